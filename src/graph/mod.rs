@@ -1,0 +1,3 @@
+//! The task graph: compact storage, order, critical path and partition.
+
+pub mod link;

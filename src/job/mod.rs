@@ -1,0 +1,169 @@
+//! The job file: from TOML text to a validated [`Job`], with every mistake reported at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::graph::link::Link;
+use crate::model::TaskId;
+
+/// A validated job: what one TOML file describes.
+///
+/// Tasks are kept as *groups* (one per `[[task]]` table) and expanded one at a time by [`Job::task`], so an array of a million
+/// tasks costs one group.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// `[job] name`, else the file's stem.
+    pub name: String,
+    /// `[job] description`.
+    pub description: String,
+    /// Directory that relative paths and commands start from (absolute). Default: the current directory.
+    pub dir: PathBuf,
+    /// `[job.env]`: variables that every task sees.
+    pub env: Vec<(String, String)>,
+    /// `[job] prologue`: shell lines that run before every command (`module load ...`).
+    pub prologue: Vec<String>,
+    /// `[job] output`: which captured output is kept.
+    pub output: KeepOutput,
+    /// `[job] flush`: when the journal is forced to disk.
+    pub flush: Flush,
+    /// `[job] max_failures`: stop starting tasks after this many have failed; `None` keeps going.
+    pub max_failures: Option<u32>,
+    /// `[job] partition`: how tasks get their homes.
+    pub partition: Partition,
+    /// The groups, in file order.
+    pub groups: Vec<Group>,
+    /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file).
+    pub links: Vec<Link>,
+}
+
+/// Which captured output of tasks is kept. Output of failed tasks is always kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KeepOutput {
+    /// Of every task.
+    #[default]
+    All,
+    /// Only of tasks that failed.
+    Failed,
+}
+
+/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system at once in any case, so a killed
+/// process loses nothing; this is about the machine itself going down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// After every record.
+    Always,
+    /// At most this long after a record.
+    Every(Duration),
+    /// Left to the system.
+    Never,
+}
+
+/// How tasks get their homes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Partition {
+    /// Multi-constraint k-way partition over level bands (METIS): little data moved, ranks busy throughout.
+    #[default]
+    Bands,
+    /// Greedy earliest finish time, in order of upward rank (HEFT).
+    Eft,
+    /// Task `i` to rank `i mod n`, weighted by slots.
+    RoundRobin,
+}
+
+/// One `[[task]]` table: tasks that differ only in index and substitutions. Elements count from 0.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// `name`.
+    pub name: String,
+    /// Number of its first element; element `i` is task `first + i`.
+    pub first: TaskId,
+    /// How many tasks it stands for (1 for a plain task).
+    pub count: u32,
+    /// True for `array` or `matrix`: its tasks are called `name[index]`.
+    pub indexed: bool,
+    /// `array = "...%limit"`: at most so many of its tasks run at once.
+    pub limit: Option<u32>,
+    /// CPUs (slots) that each task takes; at least 1. For MPI tasks: per MPI rank.
+    pub cpus: u32,
+    /// Bytes of memory that each task may use.
+    pub memory: Option<u64>,
+    /// GPUs that each task takes.
+    pub gpus: u32,
+    /// Time limit.
+    pub time: Option<Duration>,
+    /// What happens after a failure.
+    pub retry: Retry,
+    /// Higher first; default 0.
+    pub priority: i32,
+    /// Prior duration of one task, if the file gives one.
+    pub estimate: Option<Duration>,
+    /// Name under which durations are learnt and shown; default: the group's name.
+    pub class: String,
+    /// `mpi`: the command is started on several MPI ranks.
+    pub mpi: Option<MpiShape>,
+}
+
+/// `retries`, with its options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// Further attempts after the first.
+    pub count: u16,
+    /// Wait before the first further attempt.
+    pub backoff: Duration,
+    /// The wait grows by this factor with each attempt.
+    pub factor: f64,
+    /// Try again on another rank, where there is one.
+    pub elsewhere: bool,
+}
+
+/// `mpi = { ranks = 4, per_node = 2 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MpiShape {
+    /// MPI ranks that the command is started with.
+    pub ranks: u32,
+    /// At most so many of them on one node.
+    pub per_node: Option<u32>,
+}
+
+/// One task, with everything substituted: what a slot needs in order to run it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its number.
+    pub id: TaskId,
+    /// The group's name.
+    pub name: String,
+    /// The value of `{index}`, for tasks of an array or matrix.
+    pub index: Option<u64>,
+    /// What it does.
+    pub work: Work,
+    /// File to read standard input from.
+    pub stdin: Option<PathBuf>,
+    /// File of its own for standard output (`%x`, `%a`, ... substituted).
+    pub stdout: Option<PathBuf>,
+    /// File of its own for standard error.
+    pub stderr: Option<PathBuf>,
+    /// Directory that it runs in (absolute).
+    pub dir: PathBuf,
+    /// Variables of its own, after the job's.
+    pub env: Vec<(String, String)>,
+    /// Declared input files (as written, relative to `dir`) and their sizes in bytes where given.
+    pub inputs: Vec<(PathBuf, Option<u64>)>,
+    /// Declared output files.
+    pub outputs: Vec<(PathBuf, Option<u64>)>,
+}
+
+/// What a task does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// `command = ["prog", "arg"]`: executed directly.
+    Command(Vec<String>),
+    /// `command = "line"`: through `sh -c`.
+    Shell(String),
+    /// `kernel = "name"`, `args = { ... }`: a function of this process.
+    Kernel {
+        /// Its registered name.
+        name: String,
+        /// Its arguments.
+        args: toml::Table,
+    },
+}

@@ -1,0 +1,5 @@
+//! Phalanx runs graph workloads on MPI clusters.
+
+pub mod graph;
+pub mod job;
+pub mod model;

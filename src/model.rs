@@ -1,0 +1,177 @@
+//! The words that every part of Phalanx shares: tasks, ranks, times, states and attempts.
+//!
+//! Plain data only. Nothing here reads a clock, opens a file or knows how a task is run, so the pure core
+//! (`graph`, `schedule`) and the edges (`pool`, `exec`, `journal`, `observe`) can both speak in these terms.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.
+///
+/// Numbers at and above the job's task count belong to *joins*: nodes of the task graph that stand for
+/// "all of an array" and are never run (see `graph`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaskId(pub u32);
+
+/// Number of a rank within the run; rank 0 is the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rank(pub u32);
+
+impl TaskId {
+    /// The number as an index into a table of tasks.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Rank {
+    /// The coordinator.
+    pub const ZERO: Rank = Rank(0);
+
+    /// The number as an index into a table of ranks.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {}", self.0)
+    }
+}
+
+/// A moment of the run: nanoseconds since the run began on rank 0 (virtual or real, the core cannot tell).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The moment the run began.
+    pub const ZERO: Time = Time(0);
+
+    /// Seconds since the run began.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+
+    /// Time from `earlier` to this moment; zero if `earlier` is later.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This moment plus `d`, saturating.
+    pub fn after(self, d: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// State of a task, in the words of Slurm's `sacct`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum State {
+    /// Waits for other tasks.
+    Pending,
+    /// All that it needs is done; waits for a slot.
+    Ready,
+    /// Is being run.
+    Running,
+    /// Ended with success.
+    Completed,
+    /// Ended with a non-zero exit code, a signal, or an error of its kernel.
+    Failed,
+    /// Stopped because the user or the run's own end asked for it.
+    Cancelled,
+    /// Stopped at its time limit.
+    Timeout,
+    /// Stopped because it used more memory than it asked for, or because the system ran out.
+    OutOfMemory,
+    /// Its rank or node was lost while it ran.
+    NodeFail,
+    /// Never ran: what it needed did not end as it required.
+    Skipped,
+}
+
+impl State {
+    /// Every state, in the order in which reports list them.
+    pub const ALL: [State; 10] = [
+        State::Pending,
+        State::Ready,
+        State::Running,
+        State::Completed,
+        State::Failed,
+        State::Cancelled,
+        State::Timeout,
+        State::OutOfMemory,
+        State::NodeFail,
+        State::Skipped,
+    ];
+
+    /// The state as `sacct` spells it, e.g. `OUT_OF_MEMORY`.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Pending => "PENDING",
+            State::Ready => "READY",
+            State::Running => "RUNNING",
+            State::Completed => "COMPLETED",
+            State::Failed => "FAILED",
+            State::Cancelled => "CANCELLED",
+            State::Timeout => "TIMEOUT",
+            State::OutOfMemory => "OUT_OF_MEMORY",
+            State::NodeFail => "NODE_FAIL",
+            State::Skipped => "SKIPPED",
+        }
+    }
+
+    /// True for a task that ran and did not succeed (the states that `retries` may run again).
+    pub fn is_failure(self) -> bool {
+        matches!(self, State::Failed | State::Timeout | State::OutOfMemory | State::NodeFail)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How one attempt at a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The state it ended in.
+    pub state: State,
+    /// Exit code of a command (0 to 255); `-n` if signal `n` ended it; 0 for a kernel that succeeded, 1 for one that failed.
+    pub exit: i32,
+}
+
+impl Outcome {
+    /// Success.
+    pub const OK: Outcome = Outcome { state: State::Completed, exit: 0 };
+
+    /// True if the attempt succeeded.
+    pub fn ok(self) -> bool {
+        self.state == State::Completed
+    }
+}
+
+/// One attempt at a task, as it is reported to rank 0, journalled and shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The task.
+    pub task: TaskId,
+    /// 1 for the first attempt; 0 for a task that was never started (skipped).
+    pub attempt: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// True if no further attempt follows: the task's own final state.
+    pub last: bool,
+    /// Where it ran.
+    pub rank: Rank,
+    /// Which slot of that rank ran it.
+    pub slot: u16,
+    /// When all that it needed was done.
+    pub ready: Time,
+    /// When it was started.
+    pub start: Time,
+    /// When it ended.
+    pub end: Time,
+}
