@@ -120,7 +120,9 @@ impl TaskGraph {
         let successors = Csr::build(nodes, |edge| {
             plan.each_edge(|from, to, on, _| edge(from, Edge::new(to, on).raw()));
         });
-        let predecessors = Csr::build(nodes, |edge| plan.each_edge(|from, to, _, _| edge(to, from)));
+        let predecessors = Csr::build(nodes, |edge| {
+            plan.each_edge(|from, to, on, _| edge(to, Edge::new(from, on).raw()));
+        });
         let bytes = if links.iter().any(|link| link.bytes > 0) { plan.bytes(&successors) } else { Vec::new() };
         let graph = TaskGraph { tasks: plan.tasks, joins: plan.joins, successors, predecessors, bytes };
         match graph.find_cycle() {
@@ -155,8 +157,8 @@ impl TaskGraph {
     }
 
     /// What a node needs.
-    pub fn predecessors(&self, node: u32) -> &[u32] {
-        self.predecessors.row(node as usize)
+    pub fn predecessors(&self, node: u32) -> impl ExactSizeIterator<Item = Edge> + '_ {
+        self.predecessors.row(node as usize).iter().map(|&raw| Edge::from_raw(raw))
     }
 
     /// The tasks that a task needs, seen through joins; each once, ascending.
@@ -164,7 +166,7 @@ impl TaskGraph {
         let mut found = Vec::new();
         let mut open = vec![task.0];
         while let Some(node) = open.pop() {
-            for &before in self.predecessors(node) {
+            for before in self.predecessors(node).map(Edge::node) {
                 if before < self.tasks {
                     found.push(TaskId(before));
                 } else {

@@ -50,7 +50,7 @@ impl TaskGraph {
     /// The tasks of one longest chain under these durations, first to last.
     pub fn critical_tasks(&self, order: &Order) -> Vec<TaskId> {
         let mut path = Vec::new();
-        let start = (0..self.node_count() as u32).filter(|&n| self.predecessors(n).is_empty());
+        let start = (0..self.node_count() as u32).filter(|&n| self.predecessors(n).len() == 0);
         let mut at = start.max_by_key(|&n| order.upward[n as usize]);
         while let Some(node) = at {
             if (node as usize) < self.task_count() {

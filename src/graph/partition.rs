@@ -11,6 +11,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::csr::Csr;
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -91,6 +92,21 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let mut free: Vec<BinaryHeap<Reverse<u64>>> =
         problem.slots.iter().map(|&s| (0..s).map(|_| Reverse(0)).collect()).collect();
+    // Edges seen from their ends: where each comes from, and its number in order of its source.
+    let each_edge = |put: &mut dyn FnMut(u32, u32, u32)| {
+        let mut number = 0;
+        for node in 0..graph.node_count() as u32 {
+            graph.successors(node).for_each(|edge| {
+                put(edge.node(), node, number);
+                number += 1;
+            });
+        }
+    };
+    let from = Csr::build(graph.node_count(), |put| each_edge(&mut |to, from, _| put(to, from)));
+    let edge_in = Csr::build(graph.node_count(), |put| each_edge(&mut |to, _, number| put(to, number)));
+    let bytes: Vec<u64> = (0..graph.node_count() as u32)
+        .flat_map(|n| (0..graph.successors(n).len()).map(move |k| graph.edge_bytes(n, k)))
+        .collect();
     let mut end = vec![0u64; graph.node_count()];
     let mut home = vec![able[0]; graph.node_count()];
     let mut by_rank = problem.order.topological.clone();
@@ -101,12 +117,12 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         let is_task = node < graph.task_count() as u32;
         let took = if is_task { (problem.duration)(task) } else { 0 };
         let arrival = |rank: u32| {
-            let data = |&before: &u32| {
-                let k = graph.successors(before).position(|e| e.node() == node).unwrap_or(0);
-                let travels = if home[before as usize] == rank { 0 } else { graph.edge_bytes(before, k) };
+            let data = |(&before, &edge): (&u32, &u32)| {
+                let travels = if home[before as usize] == rank { 0 } else { bytes[edge as usize] };
                 end[before as usize] + (travels as f64 / BANDWIDTH * 1e9) as u64
             };
-            graph.predecessors(node).iter().take(64).map(data).max().unwrap_or(0)
+            let row = node as usize;
+            from.row(row).iter().zip(edge_in.row(row)).map(data).max().unwrap_or(0)
         };
         let start = |rank: u32| arrival(rank).max(free[rank as usize].peek().map_or(0, |slot| slot.0));
         let fitting = able.iter().copied().filter(|&r| !is_task || (problem.fits)(task, r as usize));
@@ -129,13 +145,8 @@ fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
         return blocks(problem, able, &weights);
     }
-    match metis_bands(problem, able, &weights) {
-        Ok(home) => home,
-        Err(error) => {
-            tracing::warn!(%error, "METIS gave no partition; tasks go to ranks in contiguous blocks instead");
-            blocks(problem, able, &weights)
-        }
-    }
+    // METIS refuses only what it has no memory for; blocks need next to none.
+    metis_bands(problem, able, &weights).unwrap_or_else(|_| blocks(problem, able, &weights))
 }
 
 /// Work of each node and the band it lies in.
