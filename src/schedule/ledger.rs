@@ -24,6 +24,9 @@ const ENDED: u32 = 1 << 30;
 /// Edges not yet counted.
 const COUNT: u32 = ENDED - 1;
 
+/// Set in a node's urgency if the task asks for more than one slot.
+pub const SPECIAL: u8 = 0x80;
+
 /// The nodes at home on one rank and the edges that touch them: what a rank is handed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -31,7 +34,7 @@ pub struct Part {
     pub nodes: Vec<u32>,
     /// Which of them (by local number, ascending) are joins, and their rules.
     pub joins: Vec<(u32, JoinRule)>,
-    /// Urgency of each, higher first.
+    /// Urgency of each, higher first, with [`SPECIAL`].
     pub urgency: Vec<u8>,
     /// Edges into each that are still to be counted.
     pub waits: Vec<u32>,
@@ -124,7 +127,13 @@ impl Ledger {
     /// The task's urgency.
     #[inline]
     pub fn urgency(&self, local: u32) -> u8 {
-        self.part.urgency[local as usize]
+        self.part.urgency[local as usize] & !SPECIAL
+    }
+
+    /// True for a task that asks for more than one slot: it needs a closer look before it is started.
+    #[inline]
+    pub fn is_special(&self, local: u32) -> bool {
+        self.part.urgency[local as usize] & SPECIAL != 0
     }
 
     /// When the task became ready.

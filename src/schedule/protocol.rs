@@ -113,6 +113,22 @@ pub enum Message {
     Finish,
 }
 
+impl Message {
+    /// True for what a rank tells the coordinator (and its own worker never hears).
+    pub fn is_for_coordinator(&self) -> bool {
+        matches!(
+            self,
+            Message::Hello(_)
+                | Message::Report { .. }
+                | Message::GangReady { .. }
+                | Message::Held { .. }
+                | Message::GangEnded { .. }
+                | Message::Stopped
+                | Message::Broken { .. }
+        )
+    }
+}
+
 /// What a rank must know of the run before it can take part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {

@@ -259,16 +259,7 @@ impl World {
     fn deliver(&mut self) {
         let Some(Reverse(key)) = self.network.pop() else { return };
         let (from, to, message) = self.in_flight.remove(&key).expect("sent");
-        let for_coordinator = matches!(
-            message,
-            Message::Report { .. }
-                | Message::GangReady { .. }
-                | Message::Held { .. }
-                | Message::GangEnded { .. }
-                | Message::Stopped
-                | Message::Broken { .. }
-        );
-        if for_coordinator {
+        if message.is_for_coordinator() {
             assert_eq!(to, Rank::ZERO);
             self.coordinate(coordinator::Event::Message { from, message });
         } else {

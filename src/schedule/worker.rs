@@ -453,10 +453,11 @@ impl Worker {
         let due = self.report_due.is_some_and(|due| due <= now);
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
-        if due || full || changed || (idle && !self.report.is_empty()) {
+        let last = self.stopping.is_some() && !self.stopped && self.load.running == 0;
+        if due || full || changed || ((idle || last) && !self.report.is_empty()) {
             self.send_report(now, actions);
         }
-        if self.stopping.is_some() && !self.stopped && self.load.running == 0 {
+        if last {
             self.stopped = true;
             send(actions, Rank::ZERO, Message::Stopped);
         }
