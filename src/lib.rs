@@ -3,3 +3,5 @@
 pub mod graph;
 pub mod job;
 pub mod model;
+pub mod pool;
+pub mod topology;
