@@ -1,7 +1,13 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
+pub mod codec;
+pub mod exec;
 pub mod fabric;
 pub mod graph;
 pub mod job;
+pub mod journal;
 pub mod model;
+pub mod observe;
+pub mod pool;
 pub mod schedule;
+pub mod topology;
