@@ -7,7 +7,6 @@ pub mod graph;
 pub mod job;
 pub mod journal;
 pub mod model;
-pub mod observe;
 pub mod pool;
 pub mod schedule;
 pub mod topology;

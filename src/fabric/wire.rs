@@ -80,7 +80,7 @@ mod tests {
             Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
             Message::Counts { epoch: 1, ended: vec![(1, true), (900_000, false)] },
             Message::Loot { leases: vec![lease; 2] },
-            Message::HandOut { epoch: 1, part: Default::default() },
+            Message::HandOut { epoch: 1, part: Default::default(), standing: Default::default() },
             Message::Finish,
         ]
     }

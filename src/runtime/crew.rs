@@ -15,13 +15,14 @@ use crossbeam_utils::CachePadded;
 
 use super::clock::Clock;
 use super::engine::Engine;
+use super::glue;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::{Ledger, Ripple};
-use crate::schedule::protocol::{Lease, Load};
+use crate::schedule::protocol::{Lease, Load, Standing};
 
 /// A task at home, by local number.
 const HOME: u8 = 0;
@@ -43,7 +44,7 @@ pub(super) struct Crew {
     pub(super) job: Arc<Job>,
     pub(super) engine: Mutex<Engine>,
     /// What each group's tasks need of a rank beyond one slot.
-    needs: Vec<Option<Needs>>,
+    needs: OnceLock<Vec<Option<Needs>>>,
     firsts: Vec<u32>,
     ledger: OnceLock<Arc<Ledger>>,
     pool: OnceLock<Handle>,
@@ -131,7 +132,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Crew {
-    #[expect(clippy::too_many_arguments, reason = "it gathers what the start has prepared")]
     pub(super) fn new(
         me: Rank,
         clock: Clock,
@@ -139,7 +139,6 @@ impl Crew {
         runner: Runner,
         job: Arc<Job>,
         engine: Engine,
-        needs: Vec<Option<Needs>>,
         slots: usize,
     ) -> Crew {
         Crew {
@@ -148,7 +147,7 @@ impl Crew {
             wake,
             runner,
             engine: Mutex::new(engine),
-            needs,
+            needs: OnceLock::new(),
             firsts: job.groups.iter().map(|g| g.first.0).collect(),
             job,
             ledger: OnceLock::new(),
@@ -170,8 +169,15 @@ impl Crew {
         self.pool.get()
     }
 
-    pub(super) fn set_ledger(&self, ledger: &Arc<Ledger>) {
+    /// Takes up the tasks at home here.
+    pub(super) fn open(&self, ledger: &Arc<Ledger>, standing: Standing) {
+        let groups = self.job.groups.iter().enumerate();
+        let _ = self.needs.set(groups.map(|(id, group)| glue::needs(id, group, standing)).collect());
         let _ = self.ledger.set(Arc::clone(ledger));
+    }
+
+    fn needs_of(&self, task: TaskId) -> Option<Needs> {
+        self.needs.get()?.get(self.group(task)).copied().flatten()
     }
 
     /// What the slots are doing. To be read before their outboxes: what it calls idle has left everything there.
@@ -206,7 +212,7 @@ impl Crew {
     }
 
     fn home_item(&self, ledger: &Ledger, local: u32) -> Item {
-        let constrained = ledger.is_special(local) && self.needs[self.group(ledger.task(local))].is_some();
+        let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local)).is_some();
         Item { task: local, urgency: ledger.urgency(local), tag: HOME, constrained }
     }
 
@@ -221,7 +227,7 @@ impl Crew {
     /// Starts an attempt that is not a first one at home.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
-        let constrained = self.needs[self.group(lease.task)].is_some();
+        let constrained = self.needs_of(lease.task).is_some();
         self.waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).put(lease);
         pool.push(Item { task, urgency: lease.urgency, tag: LEASED, constrained });
@@ -404,7 +410,7 @@ impl Workload for Crew {
             LEASED => lock(&self.leases).entries.get(item.task as usize).copied().flatten().map(|l| l.task),
             _ => self.ledger.get().map(|ledger| ledger.task(item.task)),
         };
-        task.and_then(|task| self.needs[self.group(task)]).unwrap_or(Needs::SLOT)
+        task.and_then(|task| self.needs_of(task)).unwrap_or(Needs::SLOT)
     }
 
     fn starving(&self, _slot: &mut Slot<'_>) -> bool {

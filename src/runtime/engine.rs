@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
@@ -25,8 +24,6 @@ pub(super) struct Engine {
     worker: Worker,
     /// Rank 0's other half.
     head: Option<Head>,
-    /// Node of each rank, for the host lists of MPI tasks.
-    nodes: Vec<String>,
     outbox: Outbox,
     last_load: Load,
     /// Messages of this rank to itself.
@@ -38,12 +35,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>, nodes: Vec<String>) -> Engine {
+    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
         Engine {
             fabric,
             worker,
             head,
-            nodes,
             outbox: Outbox::default(),
             last_load: Load::default(),
             loopback: VecDeque::new(),
@@ -55,6 +51,11 @@ impl Engine {
 
     pub(super) fn set_crew(&mut self, crew: &Arc<Crew>) {
         self.crew = Arc::downgrade(crew);
+    }
+
+    /// True if there is no other rank.
+    pub(super) fn is_alone(&self) -> bool {
+        self.fabric.size() == 1
     }
 
     /// True once the rank may leave.
@@ -188,10 +189,13 @@ impl Engine {
         let mut events = VecDeque::from([event]);
         let mut actions = Vec::new();
         while let Some(event) = events.pop_front() {
-            let opened = matches!(&event, Event::Message { message: Message::HandOut { .. }, .. });
+            let opened = match &event {
+                Event::Message { message: Message::HandOut { standing, .. }, .. } => Some(*standing),
+                _ => None,
+            };
             self.worker.step(crew.clock.now(), event, &mut actions);
-            if let (true, Some(ledger)) = (opened, self.worker.ledger()) {
-                crew.set_ledger(ledger);
+            if let (Some(standing), Some(ledger)) = (opened, self.worker.ledger()) {
+                crew.open(ledger, standing);
             }
             for action in actions.drain(..) {
                 events.extend(self.act(crew, action));
@@ -210,10 +214,8 @@ impl Engine {
             }
             Action::Hold { gang, slots, lead } => crew.hold(gang, slots, lead),
             Action::Launch { gang, hosts } => {
-                let name = |rank: Rank| self.nodes.get(rank.index()).cloned().unwrap_or_default();
-                let hosts = hosts.into_iter().map(|(rank, ranks)| (name(rank), ranks)).collect();
                 if let Some(crew) = self.crew.upgrade() {
-                    crew.launch(gang, merge(hosts));
+                    crew.launch(gang, hosts);
                 }
             }
             Action::Release { gang } => crew.release(gang),
@@ -261,14 +263,6 @@ impl Engine {
         self.send(Rank::ZERO, Message::Broken { reason });
     }
 
-    /// Waits until every frame has left, or `limit` is over.
-    pub(super) fn drain(&mut self, limit: Duration) {
-        let end = std::time::Instant::now() + limit;
-        while !self.fabric.drained() && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-
     /// Rank 0's half.
     pub(super) fn head(&mut self) -> Option<&mut Head> {
         self.head.as_mut()
@@ -279,16 +273,4 @@ impl Engine {
         self.send_all(messages);
         self.run_loopback(crew);
     }
-}
-
-/// Ranks of one node share a line of the host list.
-fn merge(hosts: Vec<(String, u32)>) -> Vec<(String, u32)> {
-    let mut merged: Vec<(String, u32)> = Vec::new();
-    for (node, ranks) in hosts {
-        match merged.iter_mut().find(|m| m.0 == node) {
-            Some(known) => known.1 += ranks,
-            None => merged.push((node, ranks)),
-        }
-    }
-    merged
 }

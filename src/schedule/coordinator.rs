@@ -12,8 +12,6 @@
 //! | stopping | a harder stop is asked for | stopping |
 //! | stopping | every rank has stopped | finished |
 
-use std::time::Duration;
-
 use super::gang::Gangs;
 use super::protocol::{Load, Message, Stop};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
@@ -73,8 +71,8 @@ pub enum Why {
 /// A rank as the coordinator knows it.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its node, as a number: equal for ranks of one node.
-    pub node: u32,
+    /// Its node.
+    pub node: String,
     /// Its slots.
     pub slots: u32,
 }
@@ -248,6 +246,3 @@ impl Coordinator {
         actions.push(Action::Finished(why));
     }
 }
-
-/// How long a rank that was told to finish may take before the coordinator stops waiting for it.
-pub const FAREWELL: Duration = Duration::from_secs(30);

@@ -35,12 +35,15 @@ pub type Hosts = Vec<(Rank, u32)>;
 /// Spreads a shape over ranks: few ranks, those with the most room first, no node above its limit. `None` if they cannot hold it.
 pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
     let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= shape.cpus.max(1)).collect();
-    order.sort_by_key(|&r| (std::cmp::Reverse(members[r].slots), members[r].node, r));
-    let mut on_node = std::collections::BTreeMap::<u32, u32>::new();
+    order.sort_by(|&a, &b| {
+        let key = |r: usize| (std::cmp::Reverse(members[r].slots), &members[r].node, r);
+        key(a).cmp(&key(b))
+    });
+    let mut on_node = std::collections::BTreeMap::<&str, u32>::new();
     let mut missing = shape.ranks;
     let mut hosts = Vec::new();
     for rank in order {
-        let node = on_node.entry(members[rank].node).or_default();
+        let node = on_node.entry(&members[rank].node).or_default();
         let room = shape.per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
         let here = (members[rank].slots / shape.cpus.max(1)).min(room).min(missing);
         if here > 0 {
@@ -87,7 +90,7 @@ impl Gangs {
             return;
         }
         if let Some(gang) = self.gathering.take() {
-            let launch = Message::Launch { gang: gang.number, hosts: gang.hosts.clone() };
+            let launch = Message::Launch { gang: gang.number, hosts: self.by_node(&gang.hosts) };
             actions.push(Action::Send { to: gang.hosts[0].0, message: launch });
             self.running.push(gang);
         }
@@ -100,6 +103,19 @@ impl Gangs {
         for &(rank, _) in &gang.hosts[1..] {
             actions.push(Action::Send { to: rank, message: Message::Release { gang: gang.number } });
         }
+    }
+
+    /// Ranks of one node share a line of the host list.
+    fn by_node(&self, hosts: &Hosts) -> Vec<(String, u32)> {
+        let mut nodes: Vec<(String, u32)> = Vec::new();
+        for &(rank, count) in hosts {
+            let node = &self.members[rank.index()].node;
+            match nodes.iter_mut().find(|n| n.0 == *node) {
+                Some(known) => known.1 += count,
+                None => nodes.push((node.clone(), count)),
+            }
+        }
+        nodes
     }
 
     fn gather(&mut self, actions: &mut Vec<Action>) {

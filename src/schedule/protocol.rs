@@ -24,6 +24,8 @@ pub enum Message {
         epoch: u32,
         /// The tasks and their edges.
         part: Part,
+        /// Where the rank stands among those that run tasks.
+        standing: Standing,
     },
     /// A rank to the coordinator: what ended since its last report, and how busy it is.
     Report {
@@ -84,8 +86,8 @@ pub enum Message {
     Launch {
         /// The gang.
         gang: u32,
-        /// Ranks that take part, and how many MPI ranks each hosts.
-        hosts: Vec<(Rank, u32)>,
+        /// Nodes that take part, and how many MPI ranks each hosts.
+        hosts: Vec<(String, u32)>,
     },
     /// The leader to the coordinator: the gang's task ended.
     GangEnded {
@@ -169,6 +171,23 @@ pub struct Hello {
     pub memory: u64,
     /// GPUs that its tasks may use.
     pub gpus: u32,
+}
+
+/// Where a rank stands among those that run tasks: limits on how many tasks run at once are shared out by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// How many of them have a lower number.
+    pub position: u32,
+    /// How many there are.
+    pub workers: u32,
+}
+
+impl Standing {
+    /// This rank's share of a limit: the first `limit` ranks get one each, and so on round.
+    pub fn share(self, limit: u32) -> u32 {
+        let workers = self.workers.max(1);
+        limit / workers + u32::from(self.position < limit % workers)
+    }
 }
 
 /// How busy a rank is.

@@ -163,7 +163,7 @@ impl World {
         let mut rng = Rng::with_seed(seed ^ 0xABCD);
         let ranks = slots.len() as u32;
         let facts: Arc<dyn Facts> = Arc::clone(&job) as Arc<dyn Facts>;
-        let members = slots.iter().map(|&slots| Member { node: 0, slots }).collect();
+        let members = slots.iter().map(|&slots| Member { node: format!("n{}", slots % 2), slots }).collect();
         let shapes = job.gangs.clone();
         let coordinator = Coordinator::new(
             job.graph.task_count() as u32,
@@ -201,7 +201,7 @@ impl World {
         let cutter = Cutter::new(&job.graph, &home, &urgency, ranks as usize, &is_done);
         for rank in 0..ranks {
             let part = cutter.part(rank as usize);
-            world.send(Rank::ZERO, Rank(rank), Message::HandOut { epoch: 1, part });
+            world.send(Rank::ZERO, Rank(rank), Message::HandOut { epoch: 1, part, standing: Default::default() });
         }
         let mut actions = Vec::new();
         world.coordinator.begin(&mut actions);
@@ -371,11 +371,9 @@ impl World {
         }
     }
 
-    fn launch(&mut self, rank: usize, gang: u32, hosts: &[(Rank, u32)]) {
-        assert_eq!(hosts[0].0.index(), rank);
-        for &(host, ranks) in hosts {
-            assert_eq!(self.pools[host.index()].held[&gang].0, ranks, "every host holds its slots");
-        }
+    fn launch(&mut self, rank: usize, gang: u32, hosts: &[(String, u32)]) {
+        let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
+        assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
         let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
         let key = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0);
         self.begin(rank, key);

@@ -108,8 +108,8 @@ pub enum Action {
     Launch {
         /// The gang.
         gang: u32,
-        /// Ranks that take part, and how many MPI ranks each hosts.
-        hosts: Vec<(Rank, u32)>,
+        /// Nodes that take part, and how many MPI ranks each hosts.
+        hosts: Vec<(String, u32)>,
     },
     /// Free the slots set aside for a gang.
     Release {
@@ -233,7 +233,7 @@ impl Worker {
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match message {
-            Message::HandOut { epoch, part } => self.open(now, epoch, part, actions),
+            Message::HandOut { epoch, part, .. } => self.open(now, epoch, part, actions),
             Message::Counts { ended, .. } => self.count(now, ended, actions),
             Message::Steal { .. } if self.stopping.is_some() => {
                 send(actions, from, Message::Loot { leases: Vec::new() });
