@@ -107,7 +107,8 @@ impl Sleep {
 
     /// Lets a waiting slot go on. Only for a sleeper that the caller took off a list: each is released once.
     pub(super) fn release(&self, sleeper: &Sleeper) {
-        self.woken[sleeper.slot].store(true, Ordering::Release);
+        // A swap where a store would do, because loom does not order a store against a concurrent swap.
+        self.woken[sleeper.slot].swap(true, Ordering::Release);
         sleeper.thread.unpark();
     }
 

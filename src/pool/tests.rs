@@ -185,6 +185,7 @@ fn constraints_are_never_exceeded() {
         assert_eq!(slot.width(), needs.slots());
         assert_eq!((slot.cpus().len(), slot.gpus().len()), (needs.slots(), needs.gpus as usize));
         let enter = |of: &[AtomicU32], at: u32, most| assert!(of[at as usize].fetch_add(1, Ordering::SeqCst) < most);
+        let leave = |of: &[AtomicU32], at: u32| _ = of[at as usize].fetch_sub(1, Ordering::SeqCst);
         slot.cpus().iter().for_each(|&cpu| enter(&slots, cpu, 1));
         slot.gpus().iter().for_each(|&gpu| enter(&gpus, gpu, 1));
         assert!(mem.fetch_add(needs.memory, Ordering::SeqCst) + needs.memory <= 1000);
@@ -193,11 +194,11 @@ fn constraints_are_never_exceeded() {
         }
         std::hint::black_box((0..item.task % 1000).sum::<u32>());
         if let Some((key, _)) = needs.limit {
-            limits[key as usize].fetch_sub(1, Ordering::SeqCst);
+            leave(&limits, key);
         }
         mem.fetch_sub(needs.memory, Ordering::SeqCst);
-        slot.gpus().iter().for_each(|&gpu| drop(gpus[gpu as usize].fetch_sub(1, Ordering::SeqCst)));
-        slot.cpus().iter().for_each(|&cpu| drop(slots[cpu as usize].fetch_sub(1, Ordering::SeqCst)));
+        slot.gpus().iter().for_each(|&gpu| leave(&gpus, gpu));
+        slot.cpus().iter().for_each(|&cpu| leave(&slots, cpu));
         count.fetch_add(1, Ordering::SeqCst);
     });
     let pool = work.needing(needs).start(places(&[0, 0, 0, 1, 1, 1]));
@@ -328,7 +329,7 @@ fn items_are_surrendered_or_run_never_both() {
     const TASKS: u32 = 50_000;
     let runs = counters(TASKS as usize);
     let seen = Arc::clone(&runs);
-    let pool = Work::new(move |item, _| drop(seen[item.task as usize].fetch_add(1, Ordering::Relaxed)));
+    let pool = Work::new(move |item, _| _ = seen[item.task as usize].fetch_add(1, Ordering::Relaxed));
     let pool = pool.start(places(&[0, 0, 1]));
     let handle = pool.handle();
     let mut surrendered = 0;
@@ -352,7 +353,7 @@ fn a_panic_is_reported_and_the_pool_goes_on() {
     let ran = Arc::clone(&count);
     let pool = Work::new(move |item, _| match item.task {
         3 => panic!("no {}", item.task),
-        _ => drop(ran.fetch_add(1, Ordering::SeqCst)),
+        _ => _ = ran.fetch_add(1, Ordering::SeqCst),
     });
     let pool = pool.needing(|_| Needs { cpus: 2, memory: 1000, ..Needs::SLOT }).start(places(&[0, 0]));
     pool.handle().push_many(&[constrained(3), plain(3), constrained(0), plain(1), plain(2)]);
@@ -374,7 +375,7 @@ fn a_pool_stops_whatever_its_slots_wait_for() {
         handle.push(plain(0));
         match wait_for {
             0 => handle.push_many(&[constrained(1), constrained(2)]),
-            1 => drop(handle.hold(Needs { cpus: 4, ..Needs::SLOT }).unwrap()),
+            1 => _ = handle.hold(Needs { cpus: 4, ..Needs::SLOT }).unwrap(),
             _ => handle.pause(),
         }
         pool.stop();
@@ -394,7 +395,7 @@ fn a_pool_without_slots_is_refused() {
 fn no_wake_up_is_lost_from_outside() {
     let done = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&done);
-    let pool = Work::new(move |_, _| drop(count.fetch_add(1, Ordering::SeqCst))).start(places(&[0, 0, 1, 1]));
+    let pool = Work::new(move |_, _| _ = count.fetch_add(1, Ordering::SeqCst)).start(places(&[0, 0, 1, 1]));
     for round in 0..10_000 {
         pool.handle().push(if round % 3 == 0 { constrained(0) } else { plain(0) });
         eventually("the item runs", || done.load(Ordering::SeqCst) == round + 1);

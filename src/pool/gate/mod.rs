@@ -363,8 +363,11 @@ mod tests {
         let gate = gate(&[(1, 9, 2), (2, 9, 2), (3, 1, 1)]);
         assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 1 }));
         assert!(matches!(gate.visit(2, Some(5), false), Visit::Nothing), "its own work is more urgent");
-        assert_eq!(run(gate.visit(2, None, false)).0, 3);
+        let (narrow, grant) = run(gate.visit(2, None, false));
+        assert_eq!(narrow, 3);
         assert_eq!(run(gate.visit(1, None, false)).0, 1);
+        assert!(matches!(gate.visit(3, None, false), Visit::Nothing), "too few slots are left for the second");
+        gate.finish(grant);
         assert!(matches!(gate.visit(3, None, false), Visit::Wait { missing: 1 }));
     }
 
