@@ -57,10 +57,9 @@ const APART: Duration = Duration::from_millis(200);
 /// Speeds with an exponentially fading memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Estimator {
-    at: Duration,
-    done: f64,
-    tasks: f64,
-    /// Faded sums of speed times time, and of time.
+    /// The look before: when, and what was done by then. What is done at the first look was done by an earlier session.
+    before: Option<(Duration, f64, f64)>,
+    /// Faded sums of work done, of tasks ended, and of the time that both took.
     work: f64,
     ended: f64,
     time: f64,
@@ -72,16 +71,17 @@ impl Estimator {
     pub fn observe(&mut self, at: Duration, tally: &Tally) {
         let (done, left) = tally.done_and_left();
         self.left = left;
-        let passed = at.saturating_sub(self.at);
+        let tasks = tally.completed as f64 + tally.failed as f64;
+        let (then, done_then, tasks_then) = *self.before.get_or_insert((at, done, tasks));
+        let passed = at.saturating_sub(then);
         if passed < APART {
             return;
         }
         let fade = (-passed.as_secs_f64() / (at.as_secs_f64() / 4.0).max(MEMORY_S)).exp();
-        let tasks = tally.completed as f64 + tally.failed as f64;
-        self.work = self.work * fade + (done - self.done).max(0.0);
-        self.ended = self.ended * fade + (tasks - self.tasks).max(0.0);
+        self.work = self.work * fade + (done - done_then).max(0.0);
+        self.ended = self.ended * fade + (tasks - tasks_then).max(0.0);
         self.time = self.time * fade + passed.as_secs_f64();
-        (self.at, self.done, self.tasks) = (at, done, tasks);
+        self.before = Some((at, done, tasks));
     }
 
     /// Tasks that end in a second, lately.
@@ -137,6 +137,14 @@ mod tests {
         };
         estimator.observe(Duration::ZERO, &tally(0, 0.0));
         estimator.observe(Duration::from_secs(10), &tally(9, 10.0));
+        assert!((estimator.remaining().unwrap().as_secs_f64() - 90.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_an_earlier_session_did_is_no_speed() {
+        let mut estimator = Estimator::default();
+        steady(&mut estimator, 1..11, |s| 900 + s);
+        assert!((estimator.tasks_per_s() - 1.0).abs() < 1e-6);
         assert!((estimator.remaining().unwrap().as_secs_f64() - 90.0).abs() < 1e-6);
     }
 

@@ -141,10 +141,8 @@ fn status(tally: &Tally, estimator: &Estimator, at: Duration) -> String {
         let _ = if rate < 10.0 { write!(text, ", {rate:.1}/s") } else { write!(text, ", {}/s", count(rate as u64)) };
     }
     let _ = write!(text, ", {}", FormattedDuration(at));
-    if tally.ended() < tally.total {
-        if let Some(left) = estimator.remaining() {
-            let _ = write!(text, ", ends in {}", FormattedDuration(left));
-        }
+    if let Some(left) = estimator.remaining().filter(|_| tally.ended() < tally.total) {
+        let _ = write!(text, ", ends in {}", FormattedDuration(left));
     }
     text
 }

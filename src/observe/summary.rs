@@ -2,6 +2,7 @@
 //! and how to go on.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use super::blame::skipped;
 use super::failures::{failures, write_failure};
@@ -83,8 +84,14 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     if figures.bytes_moved > 0 {
         row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
     }
-    row("outputs", run.dir.outputs().display().to_string())?;
+    row("outputs", from_here(&run.dir.outputs()).display().to_string())?;
     Ok(())
+}
+
+/// A path as it is shortest: relative if it lies under the current directory.
+fn from_here(path: &Path) -> PathBuf {
+    let relative = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    relative.unwrap_or_else(|| path.to_owned())
 }
 
 fn began_text(run: &RunView) -> String {

@@ -397,3 +397,28 @@ fn a_closed_pipe_is_told_from_other_errors() {
         assert_eq!(ReportError::from(copied.unwrap_err()).is_closed_pipe(), closed);
     }
 }
+
+/// Run with `cargo test --release -- --ignored --nocapture a_million` to see the figures.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_attempts_are_reported() {
+    let mut fixture = Fixture::new();
+    let began = began(1, 0, fixture.start_dir());
+    fixture.write([Record::Began(began)]);
+    for batch in 0..10_000u32 {
+        let attempts = (0..100).map(|i| ran(batch * 100 + i, 1, u64::from(batch), u64::from(batch) + 1, Outcome::OK));
+        fixture.write([Record::Attempts(attempts.collect())]);
+    }
+    fixture.end(10_000, EndReason::Complete, 0);
+    let many = |_: &Began| Ok(Subject { job: Arc::new(subject::Nameless { tasks: 1_000_000 }), graph: None });
+    let timed = |what: &str, work: &dyn Fn() -> usize| {
+        let started = std::time::Instant::now();
+        let bytes = work();
+        println!("{what}: {:?} ({bytes} bytes)", started.elapsed());
+    };
+    timed("load", &|| RunView::load(&fixture.run, &many).unwrap().replay.attempts());
+    let view = RunView::load(&fixture.run, &many).unwrap();
+    timed("report", &|| text(|out| write_report(out, &view, Paint::OFF)).len());
+    timed("--tasks", &|| text(|out| write_tasks(out, &view)).len());
+    timed("--joblog", &|| text(|out| write_joblog(out, &view)).len());
+}

@@ -21,9 +21,12 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 pub struct OutputReader {
     run: RunDir,
-    /// Entries by session and rank, sorted by key; of one key in the order in which they were written.
-    indices: RefCell<FxHashMap<(u32, Rank), Rc<[Entry]>>>,
+    /// The indices that were read, by session and rank.
+    indices: RefCell<FxHashMap<(u32, Rank), Index>>,
 }
+
+/// Entries sorted by key; of one key in the order in which they were written.
+type Index = Rc<[Entry]>;
 
 impl OutputReader {
     /// A reader for a run's outputs.
@@ -89,12 +92,12 @@ impl OutputReader {
         Ok(last_lines(&tail, lines).to_vec())
     }
 
-    fn index(&self, session: u32, rank: Rank) -> Result<Rc<[Entry]>, OutputError> {
+    fn index(&self, session: u32, rank: Rank) -> Result<Index, OutputError> {
         if let Some(index) = self.indices.borrow().get(&(session, rank)) {
             return Ok(index.clone());
         }
         let path = file(&self.run, session, rank, "idx");
-        let index: Rc<[Entry]> = read_index(&path).map_err(OutputError::io("read", &path))?.into();
+        let index: Index = read_index(&path).map_err(OutputError::io("read", &path))?.into();
         self.indices.borrow_mut().insert((session, rank), index.clone());
         Ok(index)
     }
