@@ -152,10 +152,10 @@ fn unsupported(error: &io::Error) -> bool {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        if let Some(mark) = &self.mark {
-            if let Err(error) = std::fs::remove_file(mark) {
-                tracing::warn!("cannot remove {}: {error}", mark.display());
-            }
+        if let Some(mark) = &self.mark
+            && let Err(error) = std::fs::remove_file(mark)
+        {
+            tracing::warn!("cannot remove {}: {error}", mark.display());
         }
     }
 }

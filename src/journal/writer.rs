@@ -22,6 +22,8 @@ pub struct Journal {
     path: PathBuf,
     /// Where the last whole record ends.
     end: u64,
+    /// True if something may lie behind `end`: a write that failed, which could not be taken back yet.
+    torn: bool,
     flush: Flush,
     /// When the oldest record was appended that has not been forced to disk.
     unsynced: Option<Instant>,
@@ -59,7 +61,7 @@ impl Journal {
     }
 
     fn around(file: File, path: &Path, end: u64, flush: Flush) -> Journal {
-        Journal { file, path: path.to_owned(), end, flush, unsynced: None, frame: Vec::new() }
+        Journal { file, path: path.to_owned(), end, torn: false, flush, unsynced: None, frame: Vec::new() }
     }
 
     /// Appends a record, and forces it to disk if the flush rule says so.
@@ -98,8 +100,13 @@ impl Journal {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        if let Err(error) = self.file.write_all(bytes) {
+        if self.torn {
             self.cut()?;
+        }
+        if let Err(error) = self.file.write_all(bytes) {
+            self.torn = true;
+            // If this fails too it is tried again before the next write; the caller is to hear of the first trouble.
+            let _ = self.cut();
             return Err(JournalError::io("write", &self.path)(error));
         }
         self.end += bytes.len() as u64;
@@ -108,7 +115,9 @@ impl Journal {
 
     /// Cuts off what lies behind the last whole record.
     fn cut(&mut self) -> Result<(), JournalError> {
-        self.file.set_len(self.end).map_err(JournalError::io("truncate", &self.path))
+        self.file.set_len(self.end).map_err(JournalError::io("truncate", &self.path))?;
+        self.torn = false;
+        Ok(())
     }
 
     /// Makes sure that the file itself survives, not only what is in it.
@@ -123,10 +132,11 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.unsynced.is_some() && self.flush != Flush::Never {
-            if let Err(error) = self.sync() {
-                tracing::warn!("{error}");
-            }
+        if self.unsynced.is_some()
+            && self.flush != Flush::Never
+            && let Err(error) = self.sync()
+        {
+            tracing::warn!("{error}");
         }
     }
 }
@@ -201,6 +211,17 @@ mod tests {
         assert!(journal.unsynced.is_some());
         journal.tick(since + Duration::from_secs(1000)).unwrap();
         assert!(journal.unsynced.is_none());
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_nothing_is_written_behind_what_it_tore() {
+        let path = Path::new("/dev/full");
+        let file = OpenOptions::new().append(true).open(path).unwrap();
+        let mut journal = Journal::around(file, path, 0, Flush::Never);
+        let error = journal.append(&began(1)).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
+        let error = journal.append(&began(1)).unwrap_err().to_string();
+        assert!(error.starts_with("cannot truncate"), "{error}");
     }
 
     #[test]

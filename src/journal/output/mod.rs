@@ -16,7 +16,7 @@ mod index;
 mod reader;
 mod writer;
 
-pub use reader::OutputReader;
+pub use reader::{OutputReader, last_lines};
 pub use writer::OutputWriter;
 
 use std::io;
@@ -80,6 +80,7 @@ fn file(run: &RunDir, session: u32, rank: Rank, extension: &str) -> PathBuf {
 mod tests {
     use super::*;
     use crate::job::KeepOutput;
+    use crate::journal::replay::tests::attempt;
     use crate::model::{Outcome, State};
     use proptest::prelude::*;
 
@@ -93,7 +94,7 @@ mod tests {
 
     fn all(run: &RunDir, task: u32, stream: Stream) -> Vec<u8> {
         let mut bytes = Vec::new();
-        OutputReader::new(run).copy(1, Rank(0), TaskId(task), 1, stream, &mut bytes).unwrap();
+        OutputReader::new(run).copy(1, &attempt(task), stream, &mut bytes).unwrap();
         bytes
     }
 
@@ -129,14 +130,18 @@ mod tests {
         }
         let reader = OutputReader::new(&run);
         let tail = |lines, bytes| {
-            let bytes = reader.tail(1, Rank(0), TaskId(0), 1, Stream::Err, lines, bytes).unwrap();
+            let bytes = reader.tail(1, &attempt(0), Stream::Err, lines, bytes).unwrap();
             String::from_utf8(bytes).unwrap()
         };
         assert_eq!(tail(2, 100), "three\nfour");
         assert_eq!(tail(9, 100), "one\ntwo\nthree\nfour");
         assert_eq!(tail(9, 7), "ee\nfour");
         assert_eq!(tail(0, 100), "");
-        assert_eq!(reader.tail(1, Rank(3), TaskId(0), 1, Stream::Err, 5, 100).unwrap(), b"");
+        assert_eq!(
+            reader.tail(1, &crate::model::Attempt { rank: Rank(3), ..attempt(0) }, Stream::Err, 5, 100).unwrap(),
+            b""
+        );
+        assert_eq!(reader.length(1, &attempt(0), Stream::Err).unwrap(), 18);
     }
 
     #[test]
@@ -161,6 +166,20 @@ mod tests {
         assert_eq!(size, long.len() as u64 + 100);
         drop(writer);
         assert!(!file(&run, 1, Rank(0), "held").exists());
+    }
+
+    #[test]
+    fn a_writer_that_finds_files_goes_on_behind_them() {
+        let (_dir, run) = run_dir();
+        for text in ["before", "after"] {
+            let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+            writer.append(TaskId(0), 1, Stream::Out, text.as_bytes()).unwrap();
+            // As a kill in the middle of writing an entry leaves it.
+            let index = file(&run, 1, Rank(0), "idx");
+            let whole = std::fs::read(&index).unwrap();
+            std::fs::write(&index, [&whole[..], b"torn"].concat()).unwrap();
+        }
+        assert_eq!(all(&run, 0, Stream::Out), b"beforeafter");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use super::index::{ENTRY, Entry};
 use super::{Key, OutputError, Stream, file};
 use crate::journal::RunDir;
-use crate::model::{Rank, TaskId};
+use crate::model::{Attempt, Rank};
 
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
@@ -21,9 +21,12 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 pub struct OutputReader {
     run: RunDir,
-    /// Entries by session and rank, sorted by key; of one key in the order in which they were written.
-    indices: RefCell<FxHashMap<(u32, Rank), Rc<[Entry]>>>,
+    /// The indices that were read, by session and rank.
+    indices: RefCell<FxHashMap<(u32, Rank), Index>>,
 }
+
+/// Entries sorted by key; of one key in the order in which they were written.
+type Index = Rc<[Entry]>;
 
 impl OutputReader {
     /// A reader for a run's outputs.
@@ -32,32 +35,17 @@ impl OutputReader {
     }
 
     /// Bytes that an attempt printed to a stream.
-    pub fn length(
-        &self,
-        session: u32,
-        rank: Rank,
-        task: TaskId,
-        attempt: u16,
-        stream: Stream,
-    ) -> Result<u64, OutputError> {
-        let index = self.index(session, rank)?;
-        let entries = entries_of(&index, Key { task, attempt, stream });
+    pub fn length(&self, session: u32, attempt: &Attempt, stream: Stream) -> Result<u64, OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let entries = entries_of(&index, key(attempt, stream));
         Ok(entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.length)))
     }
 
-    /// Copies all that an attempt printed to a stream. What cannot be written to `to` is an error of `to`, not of the output.
-    pub fn copy(
-        &self,
-        session: u32,
-        rank: Rank,
-        task: TaskId,
-        attempt: u16,
-        stream: Stream,
-        to: &mut dyn Write,
-    ) -> Result<(), OutputError> {
-        let index = self.index(session, rank)?;
-        let entries = entries_of(&index, Key { task, attempt, stream });
-        let path = file(&self.run, session, rank, stream.extension());
+    /// Copies all that an attempt of a session printed to a stream.
+    pub fn copy(&self, session: u32, attempt: &Attempt, stream: Stream, to: &mut dyn Write) -> Result<(), OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let entries = entries_of(&index, key(attempt, stream));
+        let path = file(&self.run, session, attempt.rank, stream.extension());
         let Some(data) = open(&path)?.filter(|_| !entries.is_empty()) else { return Ok(()) };
         let mut chunk = vec![0; CHUNK];
         for entry in entries {
@@ -77,22 +65,19 @@ impl OutputReader {
     }
 
     /// The last lines that an attempt printed to a stream: at most `lines` of them, and at most `bytes` bytes.
-    #[allow(clippy::too_many_arguments)]
     pub fn tail(
         &self,
         session: u32,
-        rank: Rank,
-        task: TaskId,
-        attempt: u16,
+        attempt: &Attempt,
         stream: Stream,
         lines: usize,
         bytes: usize,
     ) -> Result<Vec<u8>, OutputError> {
-        let index = self.index(session, rank)?;
-        let path = file(&self.run, session, rank, stream.extension());
+        let index = self.index(session, attempt.rank)?;
+        let path = file(&self.run, session, attempt.rank, stream.extension());
         let Some(data) = open(&path)? else { return Ok(Vec::new()) };
         let mut tail = Vec::new();
-        for entry in entries_of(&index, Key { task, attempt, stream }).iter().rev() {
+        for entry in entries_of(&index, key(attempt, stream)).iter().rev() {
             let want = usize::try_from(entry.length).unwrap_or(usize::MAX).min(bytes - tail.len());
             let Some(at) = entry.offset.checked_add(entry.length - want as u64) else { continue };
             let mut part = vec![0; want];
@@ -107,15 +92,19 @@ impl OutputReader {
         Ok(last_lines(&tail, lines).to_vec())
     }
 
-    fn index(&self, session: u32, rank: Rank) -> Result<Rc<[Entry]>, OutputError> {
+    fn index(&self, session: u32, rank: Rank) -> Result<Index, OutputError> {
         if let Some(index) = self.indices.borrow().get(&(session, rank)) {
             return Ok(index.clone());
         }
         let path = file(&self.run, session, rank, "idx");
-        let index: Rc<[Entry]> = read_index(&path).map_err(OutputError::io("read", &path))?.into();
+        let index: Index = read_index(&path).map_err(OutputError::io("read", &path))?.into();
         self.indices.borrow_mut().insert((session, rank), index.clone());
         Ok(index)
     }
+}
+
+fn key(attempt: &Attempt, stream: Stream) -> Key {
+    Key { task: attempt.task, attempt: attempt.attempt, stream }
 }
 
 /// A rank that printed nothing, or whose files are gone, has no output.
@@ -173,7 +162,8 @@ fn newlines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
-fn last_lines(bytes: &[u8], lines: usize) -> &[u8] {
+/// The last `lines` lines of a text.
+pub fn last_lines(bytes: &[u8], lines: usize) -> &[u8] {
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
     match lines.checked_sub(1) {

@@ -24,16 +24,16 @@ pub struct OutputWriter {
 }
 
 impl OutputWriter {
-    /// Makes the files of a rank for a session. A rank makes them once.
+    /// Opens the files of a rank for a session; there are none unless an earlier start was killed before its session began.
     pub fn create(run: &RunDir, session: u32, rank: Rank, keep: KeepOutput) -> Result<OutputWriter, OutputError> {
         let held = file(run, session, rank, "held");
         if let Some(dir) = held.parent() {
             fs::create_dir_all(dir).map_err(OutputError::io("create", dir))?;
         }
         Ok(OutputWriter {
-            out: Growing::create(file(run, session, rank, Stream::Out.extension()))?,
-            err: Growing::create(file(run, session, rank, Stream::Err.extension()))?,
-            index: Growing::create(file(run, session, rank, "idx"))?,
+            out: Growing::open(file(run, session, rank, Stream::Out.extension()), 1)?,
+            err: Growing::open(file(run, session, rank, Stream::Err.extension()), 1)?,
+            index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
             held: (keep == KeepOutput::Failed).then(|| Mutex::new(Held::new(held))),
         })
     }
@@ -85,9 +85,12 @@ struct Growing {
 }
 
 impl Growing {
-    fn create(path: PathBuf) -> Result<Growing, OutputError> {
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        Ok(Growing { file: file.map_err(OutputError::io("create", &path))?, path, end: AtomicU64::new(0) })
+    /// Goes on behind what is there, as far as that is whole pieces of `unit` bytes.
+    fn open(path: PathBuf, unit: u64) -> Result<Growing, OutputError> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(OutputError::io("create", &path))?;
+        let length = file.metadata().map_err(OutputError::io("read", &path))?.len();
+        Ok(Growing { file, path, end: AtomicU64::new(length - length % unit) })
     }
 
     /// Writes at a place that is this caller's alone, and returns it.
