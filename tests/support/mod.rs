@@ -107,7 +107,7 @@ pub fn phalanx(dir: &Dir) -> TestCommand {
 /// `mpirun -n RANKS phalanx ...`, with more ranks than cores allowed.
 pub fn mpirun(dir: &Dir, ranks: u32) -> TestCommand {
     let ranks = ranks.to_string();
-    TestCommand::new("mpirun", dir.path()).args(["-q", "--oversubscribe", "-n", &ranks]).args([program()])
+    TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", &ranks]).args([program()])
 }
 
 /// `sh -c LINE`, with the program under test first on the `PATH`.
@@ -198,7 +198,9 @@ impl Running {
     }
 
     /// `kill -9` of all processes: launcher, ranks and tasks.
-    pub fn kill_all(&self) {
+    pub fn kill_all(&mut self) {
+        // One that has ended already is no concern.
+        let _ = self.child.kill();
         self.tag.kill();
     }
 
@@ -225,7 +227,7 @@ impl Running {
             }
             sleep(Duration::from_millis(10));
         }
-        self.tag.kill();
+        self.kill_all();
         let status = self.child.wait().expect("cannot wait for a child");
         panic!("it did not end in time\n{}", self.output(status));
     }
@@ -242,7 +244,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.tag.kill();
+        self.kill_all();
         // The child has ended by now, by itself or by the signal; this only collects it.
         let _ = self.child.wait();
     }
