@@ -1,4 +1,27 @@
 //! The job file: from TOML text to a validated [`Job`], with every mistake reported at once.
+//!
+//! The way of a file: [`load`] reads it, `read` and `spec` turn the TOML tree into what was typed (with places), `resolve`
+//! works out what that means and makes the [`Job`]. Mistakes of all stages are collected as [`Diagnostics`]. A job keeps its
+//! tasks as groups with templates; [`Job::task`] expands one at a time.
+//!
+//! Parsing is a pure function of the text and the starting directory: ranks that cannot see the file parse the text that
+//! rank 0 sends them and come to the same job, with the same numbers.
+
+mod body;
+mod diagnostic;
+mod expand;
+pub mod import;
+mod key;
+mod load;
+mod place;
+mod read;
+mod resolve;
+mod schema;
+mod space;
+mod spec;
+mod template;
+pub mod units;
+mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,11 +29,17 @@ use std::time::Duration;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use expand::SubstError;
+pub use load::{KernelCheck, Loaded, load, parse};
+pub use place::Place;
+pub use schema::schema;
+
 /// A validated job: what one TOML file describes.
 ///
 /// Tasks are kept as *groups* (one per `[[task]]` table) and expanded one at a time by [`Job::task`], so an array of a million
 /// tasks costs one group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Job {
     /// `[job] name`, else the file's stem.
     pub name: String,
@@ -32,8 +61,11 @@ pub struct Job {
     pub partition: Partition,
     /// The groups, in file order.
     pub groups: Vec<Group>,
-    /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file).
+    /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may
+    /// imply the same edge.
     pub links: Vec<Link>,
+    /// What the tasks of each group do.
+    pub(crate) bodies: Vec<body::Body>,
 }
 
 /// Which captured output of tasks is kept. Output of failed tasks is always kept.
@@ -56,6 +88,13 @@ pub enum Flush {
     Every(Duration),
     /// Left to the system.
     Never,
+}
+
+impl Default for Flush {
+    /// Once a second.
+    fn default() -> Flush {
+        Flush::Every(Duration::from_secs(1))
+    }
 }
 
 /// How tasks get their homes.
@@ -95,7 +134,7 @@ pub struct Group {
     pub retry: Retry,
     /// Higher first; default 0.
     pub priority: i32,
-    /// Prior duration of one task, if the file gives one.
+    /// Prior duration of one task, if the file gives one; of the first, where they differ (see [`Job::estimate`]).
     pub estimate: Option<Duration>,
     /// Name under which durations are learnt and shown; default: the group's name.
     pub class: String,
@@ -136,9 +175,9 @@ pub struct Task {
     pub index: Option<u64>,
     /// What it does.
     pub work: Work,
-    /// File to read standard input from.
+    /// File to read standard input from; like `stdout` and `stderr` with its `%`-patterns, which [`Place::file_name`] fills in.
     pub stdin: Option<PathBuf>,
-    /// File of its own for standard output (`%x`, `%a`, ... substituted).
+    /// File of its own for standard output.
     pub stdout: Option<PathBuf>,
     /// File of its own for standard error.
     pub stderr: Option<PathBuf>,

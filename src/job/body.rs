@@ -1,0 +1,118 @@
+//! What the tasks of a group do, with placeholders: the part of a group that differs from element to element.
+
+use std::path::Path;
+
+use super::space::Space;
+use super::template::{Element, Placeholder, Template};
+use super::{Task, Work};
+use crate::model::TaskId;
+
+/// The strings of one `[[task]]` table, ready to be filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub space: Space,
+    pub work: WorkTemplate,
+    pub stdin: Option<Template>,
+    pub stdout: Option<Template>,
+    pub stderr: Option<Template>,
+    pub dir: Option<Template>,
+    pub env: Vec<(String, Template)>,
+    pub inputs: Vec<FileTemplate>,
+    pub outputs: Vec<FileTemplate>,
+    /// Only where the estimate differs from element to element.
+    pub estimate: Option<Template>,
+}
+
+/// A declared file.
+#[derive(Clone, Debug)]
+pub(crate) struct FileTemplate {
+    pub name: Template,
+    pub size: Option<u64>,
+}
+
+/// What a task does, with placeholders.
+#[derive(Clone, Debug)]
+pub(crate) enum WorkTemplate {
+    Command(Vec<Template>),
+    Shell(Template),
+    Kernel { name: String, args: Vec<(String, Arg)> },
+}
+
+/// An argument of a kernel, with placeholders.
+#[derive(Clone, Debug)]
+pub(crate) enum Arg {
+    Fixed(toml::Value),
+    /// A string that is one placeholder: the argument is the value itself, with its type.
+    Value(Placeholder),
+    Text(Template),
+    List(Vec<Arg>),
+    Table(Vec<(String, Arg)>),
+}
+
+impl Arg {
+    fn fill(&self, element: Element<'_>) -> toml::Value {
+        match self {
+            Arg::Fixed(value) => value.clone(),
+            Arg::Value(what) => element.value(*what).to_toml(),
+            Arg::Text(text) => toml::Value::String(text.fill(element)),
+            Arg::List(list) => toml::Value::Array(list.iter().map(|arg| arg.fill(element)).collect()),
+            Arg::Table(table) => toml::Value::Table(fill_table(table, element)),
+        }
+    }
+
+    fn is_constant(&self) -> bool {
+        match self {
+            Arg::Fixed(_) => true,
+            Arg::Value(what) => *what == Placeholder::Name,
+            Arg::Text(text) => text.is_same_for_all(),
+            Arg::List(list) => list.iter().all(Arg::is_constant),
+            Arg::Table(table) => table.iter().all(|(_, arg)| arg.is_constant()),
+        }
+    }
+}
+
+fn fill_table(table: &[(String, Arg)], element: Element<'_>) -> toml::Table {
+    table.iter().map(|(name, arg)| (name.clone(), arg.fill(element))).collect()
+}
+
+impl WorkTemplate {
+    /// The work of one element.
+    pub(crate) fn fill(&self, element: Element<'_>) -> Work {
+        match self {
+            WorkTemplate::Command(words) => Work::Command(words.iter().map(|word| word.fill(element)).collect()),
+            WorkTemplate::Shell(line) => Work::Shell(line.fill(element)),
+            WorkTemplate::Kernel { name, args } => Work::Kernel { name: name.clone(), args: fill_table(args, element) },
+        }
+    }
+
+    /// True if all elements do the same.
+    pub(crate) fn is_constant(&self) -> bool {
+        match self {
+            WorkTemplate::Command(words) => words.iter().all(Template::is_same_for_all),
+            WorkTemplate::Shell(line) => line.is_same_for_all(),
+            WorkTemplate::Kernel { args, .. } => args.iter().all(|(_, arg)| arg.is_constant()),
+        }
+    }
+}
+
+impl Body {
+    /// One element as a task.
+    pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
+        let element = Element { name, space: &self.space, number };
+        let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
+        let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
+        Task {
+            id,
+            name: name.to_string(),
+            index: self.space.index(number),
+            work: self.work.fill(element),
+            stdin: path(&self.stdin),
+            stdout: path(&self.stdout),
+            stderr: path(&self.stderr),
+            dir: self.dir.as_ref().map_or_else(|| job_dir.to_path_buf(), |dir| job_dir.join(dir.fill(element))),
+            env: self.env.iter().map(|(name, value)| (name.clone(), value.fill(element))).collect(),
+            inputs: files(&self.inputs),
+            outputs: files(&self.outputs),
+        }
+    }
+}

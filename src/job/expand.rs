@@ -1,0 +1,95 @@
+//! From groups to single tasks, one at a time: what a million-task array never does all at once.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::body::Body;
+use super::template::Element;
+use super::units::parse_duration;
+use super::{Group, Job, Task};
+use crate::graph::link::GroupId;
+use crate::model::TaskId;
+
+/// Why a task cannot be expanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubstError {
+    /// The number is not below the job's task count (numbers above it are joins of the graph).
+    #[error("the job has no task number {0}")]
+    NoSuchTask(u32),
+}
+
+impl Job {
+    /// How many tasks there are.
+    pub fn task_count(&self) -> usize {
+        self.groups.last().map_or(0, |group| group.first.index() + group.count as usize)
+    }
+
+    /// The group of a task, and its number within that group (from 0).
+    ///
+    /// For a number that is no task of this job, the last group and a number beyond its count.
+    pub fn group_of(&self, task: TaskId) -> (GroupId, u32) {
+        let at = self.groups.partition_point(|group| group.first <= task).saturating_sub(1);
+        let first = self.groups.get(at).map_or(0, |group| group.first.0);
+        (at as GroupId, task.0 - first.min(task.0))
+    }
+
+    /// One task, with everything filled in but the `%`-patterns of its files (see [`Place`](super::Place)).
+    ///
+    /// # Errors
+    /// If the number is not one of a task of this job.
+    pub fn task(&self, task: TaskId) -> Result<Task, SubstError> {
+        let (group, body, number) = self.element(task).ok_or(SubstError::NoSuchTask(task.0))?;
+        Ok(body.task(task, &group.name, number, &self.dir))
+    }
+
+    fn element(&self, task: TaskId) -> Option<(&Group, &Body, u32)> {
+        let (id, number) = self.group_of(task);
+        let group = self.groups.get(id as usize).filter(|group| number < group.count)?;
+        Some((group, self.bodies.get(id as usize)?, number))
+    }
+
+    /// What reports call a task: `tile[3]`, or `merge` for one that stands alone. Empty for a number that is no task.
+    pub fn task_name(&self, task: TaskId) -> String {
+        let Some((group, body, number)) = self.element(task) else { return String::new() };
+        match body.space.index(number) {
+            Some(index) => format!("{}[{index}]", group.name),
+            None => group.name.clone(),
+        }
+    }
+
+    /// The value of `{index}` for a task of an array or matrix.
+    pub fn index_of(&self, task: TaskId) -> Option<u64> {
+        let (_, body, number) = self.element(task)?;
+        body.space.index(number)
+    }
+
+    /// The numbers of the tasks with a name: all elements for `tile`, one for `tile[3]`. Takes time in proportion to the
+    /// number of groups.
+    pub fn find(&self, name: &str) -> Option<Range<u32>> {
+        let (name, index) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+            Some((name, index)) => (name, Some(index.parse().ok()?)),
+            None => (name, None),
+        };
+        let at = self.groups.iter().position(|group| group.name == name)?;
+        let (group, body) = (&self.groups[at], self.bodies.get(at)?);
+        let first = group.first.0;
+        match index {
+            None => Some(first..first + group.count),
+            Some(index) => body.space.element(index).map(|element| first + element..first + element + 1),
+        }
+    }
+
+    /// How long a task will probably take, if the job file says so.
+    pub fn estimate(&self, task: TaskId) -> Option<Duration> {
+        let (group, body, number) = self.element(task)?;
+        match &body.estimate {
+            None => group.estimate,
+            Some(text) => parse_duration(&text.fill(Element { name: &group.name, space: &body.space, number })).ok(),
+        }
+    }
+
+    /// True if all tasks of a group do the very same work, so that it need be prepared only once.
+    pub fn is_constant(&self, group: GroupId) -> bool {
+        self.bodies.get(group as usize).is_some_and(|body| body.work.is_constant())
+    }
+}

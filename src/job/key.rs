@@ -1,0 +1,148 @@
+//! The content key: what a task is and does, as 128 bits, by which a resumed run knows what is already done.
+//!
+//! The key covers whatever changes what a task computes or where its results go: name, index, work, directory, files for
+//! its streams, environment, prologue, number of MPI ranks. It leaves out how the task is scheduled (time, memory, CPUs,
+//! priority, retries, needs), so that raising a limit does not throw away finished work. The name and the index belong to
+//! it because a task sees them, and because two tasks with the same command are still two tasks.
+//!
+//! The encoding must stay the same between releases, or a resumed run would start from the beginning: fields in a fixed
+//! order, each with its length, numbers as little-endian bytes.
+
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{Job, SubstError, Work};
+use crate::model::TaskId;
+
+/// Begins every encoding; counts up whenever the encoding has to change.
+const VERSION: u8 = 1;
+
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn number(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn path(&mut self, path: &Path) {
+        self.bytes(path.as_os_str().as_encoded_bytes());
+    }
+
+    fn tag(&mut self, tag: u8) {
+        self.0.push(tag);
+    }
+
+    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) {
+        self.tag(u8::from(value.is_some()));
+        if let Some(value) = value {
+            encode(self, value);
+        }
+    }
+
+    fn variables(&mut self, variables: &[(String, String)]) {
+        self.number(variables.len() as u64);
+        for (name, value) in variables {
+            self.text(name);
+            self.text(value);
+        }
+    }
+
+    fn table(&mut self, table: &toml::Table) {
+        self.number(table.len() as u64);
+        // The table is kept in the order of its keys, so the encoding does not depend on how it was typed.
+        for (key, value) in table {
+            self.text(key);
+            self.value(value);
+        }
+    }
+
+    fn value(&mut self, value: &toml::Value) {
+        match value {
+            toml::Value::String(text) => {
+                self.tag(0);
+                self.text(text);
+            }
+            toml::Value::Integer(value) => {
+                self.tag(1);
+                self.0.extend_from_slice(&value.to_le_bytes());
+            }
+            toml::Value::Float(value) => {
+                self.tag(2);
+                self.number(value.to_bits());
+            }
+            toml::Value::Boolean(value) => self.tag(if *value { 3 } else { 4 }),
+            toml::Value::Datetime(value) => {
+                self.tag(5);
+                self.text(&value.to_string());
+            }
+            toml::Value::Array(list) => {
+                self.tag(6);
+                self.number(list.len() as u64);
+                list.iter().for_each(|value| self.value(value));
+            }
+            toml::Value::Table(table) => {
+                self.tag(7);
+                self.table(table);
+            }
+        }
+    }
+
+    fn work(&mut self, work: &Work) {
+        match work {
+            Work::Command(words) => {
+                self.tag(0);
+                self.number(words.len() as u64);
+                words.iter().for_each(|word| self.text(word));
+            }
+            Work::Shell(line) => {
+                self.tag(1);
+                self.text(line);
+            }
+            Work::Kernel { name, args } => {
+                self.tag(2);
+                self.text(name);
+                self.table(args);
+            }
+        }
+    }
+}
+
+impl Job {
+    /// The content key of a task.
+    ///
+    /// # Errors
+    /// If the number is not one of a task of this job.
+    pub fn content_key(&self, id: TaskId) -> Result<u128, SubstError> {
+        let task = self.task(id)?;
+        let (group, _) = self.group_of(id);
+        let mpi = self.groups.get(group as usize).and_then(|group| group.mpi);
+        let mut encoder = Encoder(Vec::with_capacity(256));
+        encoder.tag(VERSION);
+        encoder.text(&task.name);
+        encoder.option(task.index, Encoder::number);
+        encoder.work(&task.work);
+        encoder.path(&task.dir);
+        for stream in [&task.stdin, &task.stdout, &task.stderr] {
+            encoder.option(stream.as_deref(), Encoder::path);
+        }
+        encoder.variables(&self.env);
+        encoder.variables(&task.env);
+        encoder.option(mpi, |encoder, mpi| encoder.number(u64::from(mpi.ranks)));
+        // A prologue runs before commands only.
+        if !matches!(task.work, Work::Kernel { .. }) {
+            encoder.number(self.prologue.len() as u64);
+            self.prologue.iter().for_each(|line| encoder.text(line));
+        }
+        Ok(xxh3_128(&encoder.0))
+    }
+}

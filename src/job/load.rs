@@ -1,0 +1,145 @@
+//! The way in: a file or its text becomes a [`Loaded`] job, or all of its mistakes.
+//!
+//! [`parse`] is a pure function of its arguments and does not touch the disk, so that every rank comes to the same job. What
+//! only a look at the disk can tell (input files that are not there) is asked for separately, by [`Loaded::missing_inputs`].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::diagnostic::Findings;
+use super::resolve::{Context, resolve};
+use super::spec::read_file;
+use super::{Diagnostic, Diagnostics, Job};
+
+/// A larger file is refused: it is no job file, or one that should be an array.
+const LARGEST: u64 = 256 << 20;
+
+/// What the job file needs to know about kernels; the registry of kernels implements it.
+pub trait KernelCheck {
+    /// The names of all kernels.
+    fn names(&self) -> Vec<&str>;
+
+    /// Checks the arguments of a kernel.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one sentence without a full stop.
+    fn check(&self, name: &str, args: &toml::Table) -> Result<(), String>;
+}
+
+/// A job without errors, with what is worth saying about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The job.
+    pub job: Job,
+    /// What is probably not as intended.
+    pub warnings: Diagnostics,
+    /// The text that it was read from, which other ranks parse again.
+    pub text: Arc<str>,
+    file: String,
+    external: Vec<(PathBuf, Range<usize>)>,
+}
+
+impl Loaded {
+    /// Warnings about input files that no task writes and that do not exist now.
+    pub fn missing_inputs(&self) -> Diagnostics {
+        let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
+        for (path, span) in self.external.iter().filter(|(path, _)| !path.exists()) {
+            missing.entry((span.start, span.end)).or_insert((0, path)).0 += 1;
+        }
+        let warnings = missing.into_iter().map(|((start, end), (count, path))| {
+            let more = if count > 1 { format!(" (nor do {} others named here)", count - 1) } else { String::new() };
+            Diagnostic::warning(format!("input file {} does not exist{more}, and no task writes it", path.display()))
+                .at(&(start..end))
+                .help("correct the name, or list the file under `outputs` of the task that writes it")
+        });
+        self.report(warnings.collect())
+    }
+
+    /// Diagnostics about this file that were found elsewhere (cycles, tasks that fit nowhere).
+    pub fn report(&self, items: Vec<Diagnostic>) -> Diagnostics {
+        Diagnostics::new(self.file.clone(), self.text.clone(), items)
+    }
+}
+
+/// Reads a job file. Relative directories in it count from the current directory.
+///
+/// # Errors
+/// Every mistake in the file, or why it could not be read.
+pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+    let file = path.display().to_string();
+    let refuse = |message: String| Diagnostics::new(file.clone(), "", vec![Diagnostic::error(message)]);
+    let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
+    let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&text, &file, &base, kernels),
+        Err(error) => Err(not_utf8(&file, &error)),
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("it is larger than {} MiB; describe many tasks as an `array`", LARGEST >> 20));
+    }
+    Ok(bytes)
+}
+
+fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {
+    let at = error.utf8_error().valid_up_to();
+    let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+    let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+    let item = Diagnostic::error("the file is not valid UTF-8")
+        .label(&(at..at + char::REPLACEMENT_CHARACTER.len_utf8()), format!("byte 0x{byte:02x}"))
+        .help("save the file as UTF-8");
+    Diagnostics::new(file, text, vec![item])
+}
+
+/// Parses the text of a job file called `file_name`; relative directories in it count from `base_dir`.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn parse(text: &str, file_name: &str, base_dir: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+    let text: Arc<str> = text.into();
+    let mut findings = Findings::default();
+    let (root, errors) = DeTable::parse_recoverable(&text);
+    let spec = read_file(&root, &mut findings);
+    if !errors.is_empty() {
+        return Err(Diagnostics::new(file_name, text.clone(), with_syntax_errors(&text, &errors, findings)));
+    }
+    let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let (job, external) = resolve(&spec, &Context { stem: &stem, base_dir, kernels }, &mut findings);
+    let failed = findings.has_errors();
+    let diagnostics = Diagnostics::new(file_name, text.clone(), findings.finish());
+    match failed {
+        true => Err(diagnostics),
+        false => Ok(Loaded { job, warnings: diagnostics, text, file: file_name.to_string(), external }),
+    }
+}
+
+/// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error is left out: it
+/// is most likely a consequence.
+fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings) -> Vec<Diagnostic> {
+    let mut syntax = Findings::default();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        syntax.push(Diagnostic::error(error.message().replace('\n', ", ")).at(&span));
+    }
+    let mut items = syntax.finish();
+    let line_of = |d: &Diagnostic| d.spans.first().map_or(0, |(span, _)| line_start(text, span.start));
+    let broken: Vec<usize> = items.iter().map(line_of).collect();
+    items.extend(findings.finish().into_iter().filter(|d| !broken.contains(&line_of(d))));
+    items.sort_by_key(|d| d.spans.first().map_or(0, |(span, _)| span.start));
+    items
+}
+
+fn line_start(text: &str, at: usize) -> usize {
+    text.as_bytes().iter().take(at).rposition(|b| *b == b'\n').map_or(0, |at| at + 1)
+}

@@ -1,0 +1,123 @@
+//! `%`-patterns in the names of a task's files, as in `sbatch --output`: `%x-%a.txt`.
+//!
+//! Placeholders in braces are filled in when a task is expanded, which every rank does alike. The patterns are filled in
+//! where the task runs, because only there the node and the rank are known.
+
+use std::path::{Path, PathBuf};
+
+use super::Task;
+
+/// Where a task runs, for the names of its files.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Name of the run (`%j`, `%A`).
+    pub run: &'a str,
+    /// Name of the node (`%N`).
+    pub node: &'a str,
+    /// Number of the rank (`%t`).
+    pub rank: u32,
+}
+
+/// The letters that may follow `%`, with an optional width for zeros as in `%4a`.
+const LETTERS: &str = "jaAxNt";
+
+impl Place<'_> {
+    /// Fills in the patterns of a `stdin`, `stdout` or `stderr` of a task that runs here.
+    pub fn file_name(&self, task: &Task, pattern: &Path) -> PathBuf {
+        let Some(text) = pattern.to_str() else { return pattern.to_path_buf() };
+        let mut name = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            name.push_str(before);
+            let (letter, width, tail) = split_pattern(after);
+            match letter {
+                Some('%') => name.push('%'),
+                Some('j' | 'A') => name.push_str(self.run),
+                Some('x') => name.push_str(&task.name),
+                Some('N') => name.push_str(self.node),
+                Some('t') => name.push_str(&format!("{:0width$}", self.rank)),
+                Some('a') => name.push_str(&format!("{:0width$}", task.index.unwrap_or(0))),
+                _ => name.push_str(&format!("%{}", &after[..after.len() - tail.len()])),
+            }
+            rest = tail;
+        }
+        name.push_str(rest);
+        PathBuf::from(name)
+    }
+}
+
+/// Splits what follows a `%` into its letter, the width before it, and the rest.
+fn split_pattern(after: &str) -> (Option<char>, usize, &str) {
+    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    let letter = after[digits..].chars().next();
+    let tail = &after[digits + letter.map_or(0, char::len_utf8)..];
+    (letter, after[..digits].parse().unwrap_or(0).min(20), tail)
+}
+
+/// Why a pattern is not usable, if it is not; `indexed` tells whether `%a` has a meaning.
+pub(crate) fn check_patterns(text: &str, indexed: bool) -> Result<(), String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        let (letter, _, tail) = split_pattern(after);
+        match letter {
+            Some('%') => {}
+            Some('a') if !indexed => return Err("`%a` is the index, but this task is neither an array nor a matrix".into()),
+            Some(letter) if LETTERS.contains(letter) => {}
+            Some(letter) => return Err(format!("unknown pattern `%{letter}`; there are %j %a %A %x %N %t %%")),
+            None => return Err("`%` at the end means nothing; write `%%` for the character itself".into()),
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// True if the patterns give each element of an array a file of its own.
+pub(crate) fn tells_elements_apart(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        let (letter, _, tail) = split_pattern(after);
+        if letter == Some('a') {
+            return true;
+        }
+        rest = tail;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Work;
+    use crate::model::TaskId;
+
+    #[test]
+    fn patterns_are_filled_in() {
+        let task = Task {
+            id: TaskId(7),
+            name: "tile".into(),
+            index: Some(5),
+            work: Work::Shell("true".into()),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            dir: "/".into(),
+            env: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let place = Place { run: "sweep-3", node: "n1", rank: 2 };
+        let name = |text: &str| place.file_name(&task, Path::new(text)).display().to_string();
+        assert_eq!(name("out/%x-%a.txt"), "out/tile-5.txt");
+        assert_eq!(name("%j %A %N %t %3a 100%%"), "sweep-3 sweep-3 n1 2 005 100%");
+        assert_eq!(name("é%xé"), "étileé");
+    }
+
+    #[test]
+    fn unknown_patterns_are_named() {
+        assert!(check_patterns("%x-%4a-%%", true).is_ok());
+        assert!(check_patterns("%a", false).is_err());
+        assert!(check_patterns("%q", true).is_err());
+        assert!(check_patterns("50%", true).is_err());
+        assert!(tells_elements_apart("%%%3a") && !tells_elements_apart("%%a%x"));
+    }
+}

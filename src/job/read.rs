@@ -1,0 +1,347 @@
+//! From the TOML tree to typed specifications, with every mistake noted and none fatal.
+//!
+//! A section of the job file is declared once, by the [`section!`] macro: its fields, their types, their one-line
+//! documentation and their defaults. From that one declaration come the struct that holds what was typed, the reader that
+//! fills it, the check for unknown keys and the JSON Schema; nothing about a field is written twice. How one type is read
+//! and described is an implementation of [`Read`].
+
+use std::ops::Range;
+
+use serde_json::{Value, json};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Findings, closest, suggest};
+
+/// A value of the tree, with its place.
+pub(crate) type Node<'i> = Spanned<DeValue<'i>>;
+
+/// A place in the text, in bytes.
+pub(crate) type Span = Range<usize>;
+
+/// Something that was typed, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct At<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+impl<T> At<T> {
+    pub(crate) fn new(value: T, span: Span) -> At<T> {
+        At { value, span }
+    }
+}
+
+/// A type that can stand as the value of a field.
+pub(crate) trait Read: Sized {
+    /// What is expected, with its article: "a whole number".
+    fn expected() -> String;
+
+    /// JSON Schema of the values that are read.
+    fn schema() -> Value;
+
+    /// Reads the value of the field `key`, or notes why it cannot be.
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self>;
+}
+
+/// One field of a section.
+pub(crate) struct Field {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub default: Default,
+    pub schema: fn() -> Value,
+}
+
+/// What holds where a field is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Default {
+    /// Nothing worth a word.
+    Nothing,
+    /// This, in words.
+    Words(&'static str),
+    /// It must not be absent.
+    Required,
+}
+
+/// A table of the job file with a fixed set of fields.
+pub(crate) trait Section: Sized {
+    /// The fields that it may have.
+    const FIELDS: &'static [Field];
+
+    /// Reads those fields; other keys are not looked at.
+    fn read_fields(table: &DeTable<'_>, findings: &mut Findings) -> Self;
+
+    /// These fields, and where they are absent those of `base`.
+    fn or(self, base: &Self) -> Self;
+}
+
+/// Declares a section: a struct of optional fields, with [`Section`] and [`Read`].
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $field:ident: $type:ty $(= $default:tt)?,)* }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, ::std::default::Default)]
+        pub(crate) struct $name {
+            $($(#[doc = $doc])+ pub $field: Option<$crate::job::read::At<$type>>,)*
+        }
+
+        impl $crate::job::read::Section for $name {
+            const FIELDS: &'static [$crate::job::read::Field] = &[$($crate::job::read::Field {
+                name: stringify!($field),
+                doc: concat!($($doc),+),
+                default: section!(@default $($default)?),
+                schema: <$type as $crate::job::read::Read>::schema,
+            }),*];
+
+            fn read_fields(table: &toml::de::DeTable<'_>, findings: &mut $crate::job::diagnostic::Findings) -> Self {
+                $name { $($field: $crate::job::read::field(table, stringify!($field), findings),)* }
+            }
+
+            fn or(self, base: &Self) -> Self {
+                $name { $($field: self.$field.or_else(|| base.$field.clone()),)* }
+            }
+        }
+
+        impl $crate::job::read::Read for $name {
+            fn expected() -> String {
+                let keys: Vec<String> = <$name as $crate::job::read::Section>::FIELDS.iter().map(|f| format!("`{}`", f.name)).collect();
+                format!("a table of {}", keys.join(", "))
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::job::read::table_schema(concat!($($about),+), &[<$name as $crate::job::read::Section>::FIELDS])
+            }
+
+            fn read(
+                key: &str,
+                node: &$crate::job::read::Node<'_>,
+                findings: &mut $crate::job::diagnostic::Findings,
+            ) -> Option<Self> {
+                let table = $crate::job::read::table::<Self>(key, node, findings)?;
+                let fields = <$name as $crate::job::read::Section>::FIELDS;
+                $crate::job::read::check_keys(key, table, &[fields], findings);
+                $crate::job::read::check_required(key, node, fields, findings);
+                Some(<$name as $crate::job::read::Section>::read_fields(table, findings))
+            }
+        }
+    };
+    (@default) => { $crate::job::read::Default::Nothing };
+    (@default required) => { $crate::job::read::Default::Required };
+    (@default $default:literal) => { $crate::job::read::Default::Words($default) };
+}
+pub(crate) use section;
+
+/// Reads one field of a table, if it is there.
+pub(crate) fn field<T: Read>(table: &DeTable<'_>, name: &str, findings: &mut Findings) -> Option<At<T>> {
+    let node = table.get(name)?;
+    T::read(name, node, findings).map(|value| At::new(value, node.span()))
+}
+
+/// The node as a table, or a note that it is none.
+pub(crate) fn table<'a, 'i, T: Read>(key: &str, node: &'a Node<'i>, findings: &mut Findings) -> Option<&'a DeTable<'i>> {
+    let table = node.get_ref().as_table();
+    if table.is_none() {
+        mismatch::<T>(key, node, findings);
+    }
+    table
+}
+
+/// Notes each key that is not among the fields, with what was probably meant.
+pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], findings: &mut Findings) {
+    let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
+    for key in table.keys().filter(|key| !names.contains(&key.get_ref().as_ref())) {
+        let name = super::units::shorten(key.get_ref());
+        findings.push(
+            Diagnostic::error(format!("unknown key `{name}` in `{what}`"))
+                .at(&key.span())
+                .help(elsewhere(&name, &names).unwrap_or_else(|| suggest(&name, &names, "keys here"))),
+        );
+    }
+}
+
+/// Notes each field that must be there and is not.
+pub(crate) fn check_required(what: &str, node: &Node<'_>, fields: &[Field], findings: &mut Findings) {
+    let Some(table) = node.get_ref().as_table() else { return };
+    for field in fields.iter().filter(|f| f.default == Default::Required && !table.contains_key(f.name)) {
+        findings.push(
+            Diagnostic::error(format!("`{what}` has no `{}`", field.name))
+                .at(&node.span())
+                .help(format!("add `{} = ...`: {}", field.name, one_line(field.doc))),
+        );
+    }
+}
+
+/// A documentation comment as one line.
+fn one_line(doc: &str) -> String {
+    doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Where a key belongs that is right in itself but stands in the wrong section.
+fn elsewhere(name: &str, names: &[&str]) -> Option<String> {
+    if closest(name, names.iter().copied()).is_some() {
+        return None;
+    }
+    let home = super::spec::homes_of(name);
+    (!home.is_empty()).then(|| format!("`{name}` belongs in {}", home.join(" or ")))
+}
+
+/// Notes that a value has the wrong type.
+pub(crate) fn mismatch<T: Read>(key: &str, node: &Node<'_>, findings: &mut Findings) {
+    findings.push(
+        Diagnostic::error(format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()))).at(&node.span()),
+    );
+}
+
+fn found(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The description of a field, as an editor shows it.
+fn described(field: &Field) -> Value {
+    let mut schema = (field.schema)();
+    let mut description = one_line(field.doc);
+    if let Default::Words(words) = field.default {
+        description.push_str(&format!(". Default: {words}"));
+    }
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("description".into(), Value::String(description));
+    }
+    schema
+}
+
+/// JSON Schema of a table with these fields and no others.
+pub(crate) fn table_schema(about: &str, fields: &[&[Field]]) -> Value {
+    let properties: serde_json::Map<String, Value> =
+        fields.iter().flat_map(|f| f.iter()).map(|f| (f.name.to_string(), described(f))).collect();
+    let required = fields.iter().flat_map(|f| f.iter()).filter(|f| f.default == Default::Required).map(|f| f.name);
+    let mut schema = json!({
+        "type": "object",
+        "description": one_line(about),
+        "additionalProperties": false,
+        "properties": properties,
+    });
+    let required: Vec<&str> = required.collect();
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    schema
+}
+
+/// A whole number of the tree as `i64`; `None` if it is none or does not fit.
+pub(crate) fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// A number with a fraction of the tree.
+pub(crate) fn float(value: &DeValue<'_>) -> Option<f64> {
+    value.as_float()?.as_str().parse().ok()
+}
+
+impl Read for String {
+    fn expected() -> String {
+        "a string".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string" })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(text) = node.get_ref().as_str() else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        if text.contains('\0') {
+            findings.push(
+                Diagnostic::error(format!("`{key}` contains a NUL byte"))
+                    .at(&node.span())
+                    .help("neither file names nor commands nor variables can contain it; remove `\\u0000`"),
+            );
+            return None;
+        }
+        Some(text.to_string())
+    }
+}
+
+impl Read for bool {
+    fn expected() -> String {
+        "true or false".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "boolean" })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let value = node.get_ref().as_bool();
+        if value.is_none() {
+            mismatch::<Self>(key, node, findings);
+        }
+        value
+    }
+}
+
+/// A whole number within bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Whole<const LEAST: i64, const MOST: i64>(pub i64);
+
+impl<const LEAST: i64, const MOST: i64> Read for Whole<LEAST, MOST> {
+    fn expected() -> String {
+        "a whole number".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(typed) = node.get_ref().as_integer() else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let value = integer(node.get_ref());
+        let message = match value {
+            Some(value) if (LEAST..=MOST).contains(&value) => return Some(Whole(value)),
+            Some(value) if value < LEAST => format!("`{key}` must be at least {LEAST}, not {value}"),
+            _ => format!("`{key}` must be at most {MOST}, not {typed}"),
+        };
+        findings.push(Diagnostic::error(message).at(&node.span()));
+        None
+    }
+}
+
+/// A list of tables (`[[task]]`).
+#[derive(Clone, Debug)]
+pub(crate) struct Tables<T>(pub Vec<At<T>>);
+
+impl<T: Read> Read for Tables<T> {
+    fn expected() -> String {
+        "a list of tables".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "array", "minItems": 1, "items": T::schema() })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(list) = node.get_ref().as_array() else {
+            let found = if node.get_ref().is_table() { "one table" } else { found(node.get_ref()) };
+            findings.push(
+                Diagnostic::error(format!("`{key}` must be a list of tables, not {found}"))
+                    .at(&node.span())
+                    .help(format!("write `[[{key}]]` with two brackets on each side")),
+            );
+            return None;
+        };
+        let entries = list.iter().filter_map(|entry| Some(At::new(T::read(key, entry, findings)?, entry.span())));
+        Some(Tables(entries.collect()))
+    }
+}

@@ -1,0 +1,230 @@
+//! What `inputs` and `outputs` imply: a task that reads a file needs the task that writes it.
+//!
+//! Files are declarations: Phalanx neither makes nor checks them while a job runs. They give order and bytes.
+//!
+//! Every name is filled in, made absolute and hashed to 128 bits, so a million files cost a few dozen bytes each while the job
+//! is read and nothing afterwards: what remains are links, in the simplest shape that says the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::External;
+use super::links::Links;
+use super::task::Draft;
+use crate::graph::link::{Condition, GroupId, Link, LinkShape};
+use crate::job::body::FileTemplate;
+use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::read::Span;
+use crate::job::template::{Element, Template};
+
+/// Files beyond this are refused: the order of so many tasks is better said with `needs`.
+const MOST_FILES: u64 = 20_000_000;
+
+/// Inputs from outside that are remembered, in order to see whether they exist.
+const MOST_EXTERNAL: usize = 10_000;
+
+/// The task that writes a file: group, element, and which of its outputs.
+#[derive(Clone, Copy)]
+struct Writer {
+    group: GroupId,
+    element: u32,
+    output: u32,
+}
+
+/// Links the tasks that read files to those that write them, and returns the files that nobody writes.
+pub(super) fn resolve_files(drafts: &[Draft<'_>], job_dir: &Path, links: &mut Links, findings: &mut Findings) -> External {
+    if drafts.iter().any(|draft| draft.broken) || !within_bounds(drafts, findings) {
+        return Vec::new();
+    }
+    let names = Names { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
+    let writers = collect_writers(&names, findings);
+    let mut readers = Readers { names: &names, writers: &writers, links, findings, external: Vec::new() };
+    for group in 0..drafts.len() {
+        readers.link_group(group as GroupId);
+    }
+    readers.external
+}
+
+fn within_bounds(drafts: &[Draft<'_>], findings: &mut Findings) -> bool {
+    let mut files = 0u64;
+    for draft in drafts {
+        let per_task = (draft.body.inputs.len() + draft.body.outputs.len()) as u64;
+        files = files.saturating_add(per_task.saturating_mul(u64::from(draft.group.count)));
+        if files > MOST_FILES {
+            findings.push(
+                Diagnostic::error(format!("the job names more than {MOST_FILES} files"))
+                    .at(&draft.name_span)
+                    .help("say with `needs` what depends on what, and leave these files out"),
+            );
+            return false;
+        }
+    }
+    true
+}
+
+/// Makes names of files absolute.
+struct Names<'a> {
+    drafts: &'a [Draft<'a>],
+    job_dir: String,
+}
+
+impl Names<'_> {
+    fn absolute(&self, group: GroupId, number: u32, file: &Template) -> String {
+        let draft = &self.drafts[group as usize];
+        let element = Element { name: &draft.group.name, space: &draft.body.space, number };
+        let name = file.fill(element);
+        let dir = draft.body.dir.as_ref().map(|dir| dir.fill(element));
+        let parts = [self.job_dir.as_str(), dir.as_deref().unwrap_or(""), name.as_str()];
+        // An absolute part makes the ones before it meaningless.
+        let start = parts.iter().rposition(|part| part.starts_with('/')).unwrap_or(0);
+        clean(&parts[start..])
+    }
+
+    /// True if every element of the group means the same file.
+    fn is_same_for_all(&self, group: GroupId, file: &Template) -> bool {
+        let dir = &self.drafts[group as usize].body.dir;
+        file.is_same_for_all() && dir.as_ref().is_none_or(Template::is_same_for_all)
+    }
+}
+
+/// Joins the parts of a path and takes out `.`, `..` and doubled slashes, without looking at the disk.
+fn clean(parts: &[&str]) -> String {
+    let mut path = String::new();
+    for component in parts.iter().flat_map(|part| part.split('/')) {
+        match component {
+            "" | "." => {}
+            ".." => path.truncate(path.rfind('/').unwrap_or(0)),
+            name => {
+                path.push('/');
+                path.push_str(name);
+            }
+        }
+    }
+    path
+}
+
+fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128, Writer> {
+    let mut writers: FxHashMap<u128, Writer> = FxHashMap::default();
+    for (group, draft) in names.drafts.iter().enumerate() {
+        for (output, file) in draft.body.outputs.iter().enumerate() {
+            for element in 0..draft.group.count {
+                let name = names.absolute(group as GroupId, element, &file.name);
+                let writer = Writer { group: group as GroupId, element, output: output as u32 };
+                if let Some(other) = writers.insert(xxh3_128(name.as_bytes()), writer) {
+                    findings.push(written_twice(names, &name, writer, other));
+                    // The other elements would only repeat it.
+                    break;
+                }
+            }
+        }
+    }
+    writers
+}
+
+fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -> Diagnostic {
+    let draft = |writer: Writer| &names.drafts[writer.group as usize];
+    let place = |writer: Writer| &draft(writer).output_spans[writer.output as usize];
+    let diagnostic = if (first.group, first.output) == (second.group, second.output) {
+        Diagnostic::error(format!("several tasks of `{}` write the same file {name}", draft(first).group.name))
+            .at(place(second))
+            .help("put the index into the name: `out-{index}.dat`")
+    } else if (first.group, first.element) == (second.group, second.element) {
+        Diagnostic::error(format!("{name} is listed twice")).at(place(second)).label(place(first), "first here")
+    } else {
+        let (a, b) = (draft(first).task_name(first.element), draft(second).task_name(second.element));
+        Diagnostic::error(format!("both `{a}` and `{b}` write {name}"))
+            .at(place(second))
+            .label(place(first), format!("`{a}` writes it here"))
+            .help("let each task write a file of its own")
+    };
+    diagnostic
+}
+
+struct Readers<'a> {
+    names: &'a Names<'a>,
+    writers: &'a FxHashMap<u128, Writer>,
+    links: &'a mut Links,
+    findings: &'a mut Findings,
+    external: External,
+}
+
+impl Readers<'_> {
+    fn link_group(&mut self, to: GroupId) {
+        let draft = &self.names.drafts[to as usize];
+        for (input, file) in draft.body.inputs.iter().enumerate() {
+            let span = &draft.input_spans[input];
+            if self.names.is_same_for_all(to, &file.name) {
+                self.link_constant(to, file, span);
+            } else {
+                self.link_elements(to, file, span);
+            }
+        }
+    }
+
+    /// One file that all elements read: one look-up, whatever their number.
+    fn link_constant(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
+        let Some(writer) = self.writer(to, 0, file, span) else { return };
+        // Among the tasks that read the file is the one that writes it.
+        if writer.group == to {
+            self.refuse_self(to, writer.element, span);
+            return;
+        }
+        self.add(writer, to, LinkShape::One(writer.element), file, span);
+    }
+
+    fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
+        let mut found: BTreeMap<(GroupId, u32), (Writer, Vec<(u32, u32)>)> = BTreeMap::new();
+        for number in 0..self.names.drafts[to as usize].group.count {
+            let Some(writer) = self.writer(to, number, file, span) else { continue };
+            if writer.group == to && writer.element == number {
+                self.refuse_self(to, number, span);
+                return;
+            }
+            let entry = found.entry((writer.group, writer.output)).or_insert_with(|| (writer, Vec::new()));
+            entry.1.push((writer.element, number));
+        }
+        for (writer, pairs) in found.into_values() {
+            self.add(writer, to, LinkShape::Pairs(pairs), file, span);
+        }
+    }
+
+    fn writer(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Option<Writer> {
+        let name = self.names.absolute(to, number, &file.name);
+        let writer = self.writers.get(&xxh3_128(name.as_bytes())).copied();
+        if writer.is_none() && self.external.len() < MOST_EXTERNAL {
+            self.external.push((PathBuf::from(name), span.clone()));
+        }
+        writer
+    }
+
+    /// Adds a link with the size of the file: as the reader gives it, else as the writer does.
+    fn add(&mut self, writer: Writer, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
+        let written = &self.names.drafts[writer.group as usize].body.outputs[writer.output as usize];
+        let bytes = file.size.or(written.size).unwrap_or(0);
+        self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });
+    }
+
+    fn refuse_self(&mut self, group: GroupId, number: u32, span: &Span) {
+        let task = self.names.drafts[group as usize].task_name(number);
+        self.findings.push(
+            Diagnostic::error(format!("`{task}` reads a file that it writes itself"))
+                .at(span)
+                .help("list the file under `outputs` only"),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_compared_as_what_they_mean() {
+        assert_eq!(clean(&["/a/b", "", "./c//d.txt"]), "/a/b/c/d.txt");
+        assert_eq!(clean(&["/a/b", "../x", "../y/."]), "/a/y");
+        assert_eq!(clean(&["/..", "", "../../z"]), "/z");
+    }
+}

@@ -1,0 +1,318 @@
+//! What `needs` says: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, with a condition in front or beside it.
+
+use rustc_hash::FxHashMap;
+
+use super::links::Links;
+use super::task::Draft;
+use crate::graph::link::{Condition, GroupId, Link, LinkShape};
+use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
+use crate::job::read::{At, Span};
+use crate::job::template::{self, Element, Place, Placeholder, Template, compile};
+use crate::job::units::{IndexSet, shorten};
+use crate::job::values::{NeedSpec, When, Words};
+
+/// More edges than this from one entry of `needs` are refused.
+const MOST_EDGES: u64 = 100_000_000;
+
+/// Beyond this many pairs an entry would cost more memory than it is worth.
+const MOST_PAIRS: usize = 16_000_000;
+
+/// A need, taken apart.
+#[derive(Debug, PartialEq)]
+struct Parts<'a> {
+    condition: Option<&'a str>,
+    name: &'a str,
+    bracket: Option<&'a str>,
+}
+
+/// Takes `afterany:tile[3]` apart.
+fn split(text: &str) -> Result<Parts<'_>, String> {
+    let (head, bracket) = match text.split_once('[') {
+        Some((head, tail)) => {
+            let inside = tail.strip_suffix(']').ok_or("the bracket is not closed")?;
+            (head, Some(inside))
+        }
+        None if text.contains(']') => return Err("a bracket closes that was not opened".into()),
+        None => (text, None),
+    };
+    let (condition, name) = match head.split_once(':') {
+        Some((condition, name)) => (Some(condition.trim()), name.trim()),
+        None => (None, head.trim()),
+    };
+    if name.is_empty() {
+        return Err("it names no task".into());
+    }
+    if name.contains([',', ' ']) {
+        return Err("write several tasks as a list: needs = [\"a\", \"b\"]".into());
+    }
+    Ok(Parts { condition, name, bracket })
+}
+
+/// Resolves the needs of all tasks.
+pub(super) fn resolve_needs(
+    drafts: &[Draft<'_>],
+    by_name: &FxHashMap<&str, GroupId>,
+    links: &mut Links,
+    findings: &mut Findings,
+) {
+    for (id, draft) in drafts.iter().enumerate() {
+        let mut resolver = Resolver { drafts, by_name, to: id as GroupId, links, findings };
+        draft.needs.iter().for_each(|need| resolver.need(&need.value, &need.span));
+    }
+}
+
+struct Resolver<'a, 's> {
+    drafts: &'a [Draft<'s>],
+    by_name: &'a FxHashMap<&'a str, GroupId>,
+    to: GroupId,
+    links: &'a mut Links,
+    findings: &'a mut Findings,
+}
+
+impl<'a, 's> Resolver<'a, 's> {
+    fn draft(&self, group: GroupId) -> &'a Draft<'s> {
+        &self.drafts[group as usize]
+    }
+
+    fn need(&mut self, need: &NeedSpec, span: &Span) {
+        let text = need.text.value.as_str();
+        let parts = match split(text) {
+            Ok(parts) => parts,
+            Err(reason) => {
+                let message = format!("`{}` in `needs` cannot be read: {reason}", shorten(text));
+                self.findings.push(
+                    Diagnostic::error(message).at(&need.text.span).help("write \"tile\", \"tile[3]\" or \"afterany:tile\""),
+                );
+                return;
+            }
+        };
+        let (Some(when), Some(from)) = (self.when(&parts, need), self.find(&parts, &need.text.span)) else { return };
+        if self.draft(from).broken || self.draft(self.to).broken {
+            return;
+        }
+        let Some(shapes) = self.shapes(from, when, &parts, &need.text) else { return };
+        let on = match when {
+            When::Ok | When::Corresponding => Condition::Ok,
+            When::NotOk => Condition::NotOk,
+            When::Any => Condition::Any,
+        };
+        for shape in shapes {
+            let link = Link { from, to: self.to, shape, on, bytes: 0, span: span.clone() };
+            if let Some(earlier) = self.links.add_need(link) {
+                self.findings.push(
+                    Diagnostic::error(format!("this task needs `{}` both to succeed and not to succeed", parts.name))
+                        .at(span)
+                        .label(&earlier, "against this")
+                        .help("to start after either end, write `afterany` once"),
+                );
+                return;
+            }
+        }
+    }
+
+    fn when(&mut self, parts: &Parts<'_>, need: &NeedSpec) -> Option<When> {
+        match (parts.condition, &need.when) {
+            (None, None) => Some(When::Ok),
+            (None, Some(when)) => Some(when.value.0),
+            (Some(_), Some(when)) => {
+                self.findings.push(
+                    Diagnostic::error("the condition is given twice")
+                        .label(&when.span, "here")
+                        .label(&need.text.span, "and here"),
+                );
+                None
+            }
+            (Some(word), None) => {
+                let found = When::WORDS.iter().find(|(name, ..)| *name == word).map(|(_, when, _)| *when);
+                if found.is_none() {
+                    let words: Vec<&str> = When::WORDS.iter().map(|(word, ..)| *word).collect();
+                    self.findings.push(
+                        Diagnostic::error(format!("unknown condition `{}`", shorten(word)))
+                            .at(&need.text.span)
+                            .help(suggest(word, &words, "conditions")),
+                    );
+                }
+                found
+            }
+        }
+    }
+
+    fn find(&mut self, parts: &Parts<'_>, span: &Span) -> Option<GroupId> {
+        if let Some(id) = self.by_name.get(parts.name) {
+            return Some(*id);
+        }
+        // Comparing with all names takes a while in large files; nobody reads that many remedies.
+        if self.findings.is_full() {
+            return None;
+        }
+        let name = shorten(parts.name);
+        let help = if parts.name.contains('{') {
+            "the name of a task contains no placeholder; choose an element in brackets: \"tile[{index}]\"".to_string()
+        } else if let Some(meant) = closest(parts.name, self.by_name.keys().copied()) {
+            format!("did you mean `{meant}`?")
+        } else {
+            let mut names: Vec<&str> = self.drafts.iter().take(40).map(|draft| draft.group.name.as_str()).collect();
+            names.retain(|name| !name.is_empty());
+            suggest(&name, &names, "tasks")
+        };
+        self.findings.push(Diagnostic::error(format!("there is no task called `{name}`")).at(span).help(help));
+        None
+    }
+
+    fn shapes(&mut self, from: GroupId, when: When, parts: &Parts<'_>, text: &At<String>) -> Option<Vec<LinkShape>> {
+        let bracket = match (parts.bracket, when) {
+            (None, When::Corresponding) => "{index}",
+            (None, _) if from == self.to => return self.refuse_self(&text.span),
+            (None, _) => return Some(vec![LinkShape::All]),
+            (Some(_), When::Corresponding) => {
+                let message = "`aftercorr` already means the element with the same index";
+                self.findings.push(
+                    Diagnostic::error(message).at(&text.span).help(format!("write \"aftercorr:{}\"", parts.name)),
+                );
+                return None;
+            }
+            (Some(bracket), _) => bracket,
+        };
+        if !self.draft(from).group.indexed {
+            self.findings.push(
+                Diagnostic::error(format!("`{}` is neither an array nor a matrix, so it has no elements", parts.name))
+                    .at(&text.span)
+                    .label(&self.draft(from).name_span, "it is defined here")
+                    .help(format!("write \"{}\"", parts.name)),
+            );
+            return None;
+        }
+        let bracket = At::new(bracket.to_string(), text.span.clone());
+        let template = compile(&bracket, Place::Plain, &self.draft(self.to).body.space, self.findings);
+        match template.constant() {
+            Some(set) => self.fixed(from, set, &text.span),
+            None => self.element_wise(from, &template, &text.span),
+        }
+    }
+
+    fn refuse_self<T>(&mut self, span: &Span) -> Option<T> {
+        let name = self.draft(self.to).group.name.as_str();
+        self.findings.push(
+            Diagnostic::error(format!("`{name}` needs itself, so it could never start"))
+                .at(span)
+                .help("remove this entry, or name the task that was meant"),
+        );
+        None
+    }
+
+    /// The same elements for every task: `tile[3]`, `tile[0-9]`.
+    fn fixed(&mut self, from: GroupId, text: &str, span: &Span) -> Option<Vec<LinkShape>> {
+        if text.contains('{') {
+            let to = &self.draft(self.to).group;
+            let help = match to.indexed {
+                false => format!("`{}` is neither an array nor a matrix, so it has no `{{index}}`", to.name),
+                true => "the placeholders here are `{index}` and the axes of this task".to_string(),
+            };
+            let message = format!("`{}` in brackets is unknown", shorten(text));
+            self.findings.push(Diagnostic::error(message).at(span).help(help));
+            return None;
+        }
+        let set = self.indices(text, span)?;
+        let space = &self.draft(from).body.space;
+        if set == space.indices() {
+            return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::All]) };
+        }
+        let edges = set.len().saturating_mul(u64::from(self.draft(self.to).group.count));
+        if edges > MOST_EDGES {
+            return self.refuse_size(span);
+        }
+        let mut elements = Vec::new();
+        for index in set.iter() {
+            match space.element(index) {
+                Some(element) => elements.push(element),
+                None => return self.refuse_index(from, index, None, span),
+            }
+        }
+        match (from == self.to, self.draft(self.to).group.count) {
+            // Whichever element it is, it is one of the tasks that need it.
+            (true, _) => self.refuse_self(span),
+            (false, 1) => Some(vec![LinkShape::Pairs(elements.into_iter().map(|element| (element, 0)).collect())]),
+            (false, _) => Some(elements.into_iter().map(LinkShape::One).collect()),
+        }
+    }
+
+    /// Elements that depend on the task's own index or axes: `tile[{index}]`.
+    fn element_wise(&mut self, from: GroupId, template: &Template, span: &Span) -> Option<Vec<LinkShape>> {
+        let (source, target) = (self.draft(from), self.draft(self.to));
+        let own_index = template.sole() == Some(Placeholder::Index);
+        if own_index && source.body.space.indices() == target.body.space.indices() {
+            return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::Each]) };
+        }
+        let mut pairs = Vec::new();
+        for number in 0..target.group.count {
+            let element = Element { name: &target.group.name, space: &target.body.space, number };
+            for index in self.indices(&template.fill(element), span)?.iter() {
+                match source.body.space.element(index) {
+                    Some(needed) if from == self.to && needed == number => return self.refuse_self(span),
+                    Some(needed) => pairs.push((needed, number)),
+                    None => return self.refuse_index(from, index, target.body.space.index(number), span),
+                }
+                if pairs.len() > MOST_PAIRS {
+                    return self.refuse_size(span);
+                }
+            }
+        }
+        Some(vec![LinkShape::Pairs(pairs)])
+    }
+
+    fn indices(&mut self, text: &str, span: &Span) -> Option<IndexSet> {
+        match IndexSet::parse(text) {
+            Ok(set) => Some(set),
+            Err(error) => {
+                let help = match template::is_identifier(text.trim()) {
+                    true => format!("for the value of a placeholder write `[{{{}}}]`", text.trim()),
+                    false => "in brackets stand indices: [3], [0-9] or [{index}]".to_string(),
+                };
+                self.findings.push(Diagnostic::error(error.to_string()).at(span).help(help));
+                None
+            }
+        }
+    }
+
+    fn refuse_index<T>(&mut self, from: GroupId, index: u64, by: Option<u64>, span: &Span) -> Option<T> {
+        let (source, target) = (self.draft(from), self.draft(self.to));
+        let name = source.group.name.as_str();
+        let message = match by {
+            Some(own) => format!("`{}[{own}]` needs `{name}[{index}]`, which does not exist", target.group.name),
+            None => format!("`{name}` has no element with the index {index}"),
+        };
+        self.findings.push(
+            Diagnostic::error(message)
+                .at(span)
+                .label(&source.space_span, format!("its indices are {}", shorten(&source.body.space.indices().to_string())))
+                .help(match by {
+                    Some(_) => "element by element, every index here must exist there".to_string(),
+                    None => "indices are those of `array`, or for a matrix count from 0".to_string(),
+                }),
+        );
+        None
+    }
+
+    fn refuse_size<T>(&mut self, span: &Span) -> Option<T> {
+        let message = "this entry stands for too many single dependencies";
+        let help = "need the whole array (\"tile\") or the same element (\"tile[{index}]\")";
+        self.findings.push(Diagnostic::error(message).at(span).help(help));
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_taken_apart() {
+        let parts = |condition, name, bracket| Ok(Parts { condition, name, bracket });
+        assert_eq!(split("tile"), parts(None, "tile", None));
+        assert_eq!(split("afterany:tile[{index}]"), parts(Some("afterany"), "tile", Some("{index}")));
+        assert_eq!(split("tile[0-9:2]"), parts(None, "tile", Some("0-9:2")));
+        for text in ["", " ", "[3]", "tile[3", "tile]", "a,b", "afterok:", "tile[3]x"] {
+            assert!(split(text).is_err(), "{text}");
+        }
+    }
+}

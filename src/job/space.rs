@@ -1,0 +1,201 @@
+//! The elements that one `[[task]]` table stands for: one, an array's indices, or the combinations of a matrix.
+//!
+//! Nothing is listed: an element is a number from 0, and its index and the values along its axes are computed from that
+//! number, so an array of a million tasks costs a few words.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::units::IndexSet;
+use super::values::AxisSpec;
+
+/// A value along an axis.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Scalar {
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+}
+
+impl Scalar {
+    /// The same value as TOML.
+    pub(crate) fn to_toml(&self) -> toml::Value {
+        match self {
+            Scalar::Int(value) => toml::Value::Integer(*value),
+            Scalar::Float(value) => toml::Value::Float(*value),
+            Scalar::Bool(value) => toml::Value::Boolean(*value),
+            Scalar::Text(text) => toml::Value::String(text.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Int(value) => value.fmt(f),
+            // The debug form keeps the fraction of 1.0 and the exponent of 1e-9.
+            Scalar::Float(value) => fmt::Debug::fmt(value, f),
+            Scalar::Bool(value) => value.fmt(f),
+            Scalar::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// One axis of a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Axis {
+    pub name: String,
+    pub values: AxisSpec,
+}
+
+impl Axis {
+    fn len(&self) -> u64 {
+        match &self.values {
+            AxisSpec::Set(set) => set.len(),
+            AxisSpec::List(values) => values.len() as u64,
+        }
+    }
+
+    fn value(&self, at: u64) -> Cow<'_, Scalar> {
+        match &self.values {
+            AxisSpec::Set(set) => Cow::Owned(whole(set.nth(at).unwrap_or(0))),
+            AxisSpec::List(values) => usize::try_from(at)
+                .ok()
+                .and_then(|at| values.get(at))
+                .map_or(Cow::Owned(Scalar::Int(0)), Cow::Borrowed),
+        }
+    }
+
+    /// True if every value is a whole number.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.values {
+            AxisSpec::Set(_) => true,
+            AxisSpec::List(values) => values.iter().all(|value| matches!(value, Scalar::Int(_))),
+        }
+    }
+}
+
+fn whole(value: u64) -> Scalar {
+    // Indices are far below the limit of `i64` (see `IndexSet`).
+    Scalar::Int(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// The elements of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Space {
+    One,
+    Array(IndexSet),
+    Matrix(Vec<Axis>),
+}
+
+impl Space {
+    /// How many elements there are; saturates.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Space::One => 1,
+            Space::Array(indices) => indices.len(),
+            Space::Matrix(axes) => axes.iter().fold(1, |product, axis| product.saturating_mul(axis.len())),
+        }
+    }
+
+    /// True for arrays and matrices, whose elements have an index.
+    pub(crate) fn is_indexed(&self) -> bool {
+        !matches!(self, Space::One)
+    }
+
+    pub(crate) fn axes(&self) -> &[Axis] {
+        match self {
+            Space::Matrix(axes) => axes,
+            _ => &[],
+        }
+    }
+
+    /// The index of an element: what the array says, or its number within the matrix.
+    pub(crate) fn index(&self, element: u32) -> Option<u64> {
+        match self {
+            Space::One => None,
+            Space::Array(indices) => indices.nth(u64::from(element)),
+            Space::Matrix(_) => Some(u64::from(element)),
+        }
+    }
+
+    /// The element with an index.
+    pub(crate) fn element(&self, index: u64) -> Option<u32> {
+        let at = match self {
+            Space::One => None,
+            Space::Array(indices) => indices.position(index),
+            Space::Matrix(_) => (index < self.len()).then_some(index),
+        };
+        at.and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// The value of an element along an axis; the last axis varies fastest.
+    pub(crate) fn value(&self, axis: usize, element: u32) -> Cow<'_, Scalar> {
+        let axes = self.axes();
+        let faster = axes.iter().skip(axis + 1).fold(1, |product: u64, axis| product.saturating_mul(axis.len()));
+        match axes.get(axis) {
+            Some(axis) => axis.value(u64::from(element) / faster % axis.len()),
+            None => Cow::Owned(Scalar::Int(0)),
+        }
+    }
+
+    /// The indices, for messages: "0-99".
+    pub(crate) fn indices(&self) -> IndexSet {
+        match self {
+            Space::Array(indices) => indices.clone(),
+            other => IndexSet::first(other.len()),
+        }
+    }
+
+    /// A few elements that between them show every value of every axis (of long axes, the first thousand values): what is
+    /// checked beforehand, where checking each of a million would take too long.
+    pub(crate) fn samples(&self) -> Vec<u32> {
+        let last = u32::try_from(self.len() - 1).unwrap_or(u32::MAX);
+        let mut samples = vec![0, last];
+        let mut stride = 1u64;
+        for axis in self.axes().iter().rev() {
+            samples.extend((1..axis.len().min(1000)).filter_map(|i| u32::try_from(i.saturating_mul(stride)).ok()));
+            stride = stride.saturating_mul(axis.len());
+        }
+        samples.sort_unstable();
+        samples.dedup();
+        samples.retain(|element| *element <= last);
+        samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix() -> Space {
+        let floats = AxisSpec::List(vec![Scalar::Float(0.5), Scalar::Float(1.0)]);
+        let set = AxisSpec::Set(IndexSet::parse("3-7:2").unwrap());
+        Space::Matrix(vec![Axis { name: "a".into(), values: floats }, Axis { name: "b".into(), values: set }])
+    }
+
+    #[test]
+    fn the_last_axis_varies_fastest() {
+        let space = matrix();
+        let rows: Vec<String> = (0..6).map(|e| format!("{} {}", space.value(0, e), space.value(1, e))).collect();
+        assert_eq!(rows, ["0.5 3", "0.5 5", "0.5 7", "1.0 3", "1.0 5", "1.0 7"]);
+    }
+
+    #[test]
+    fn samples_show_every_value() {
+        let space = matrix();
+        for axis in 0..2 {
+            let mut seen: Vec<String> = space.samples().iter().map(|e| space.value(axis, *e).to_string()).collect();
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len() as u64, space.axes()[axis].len());
+        }
+    }
+
+    #[test]
+    fn index_and_element_are_inverse() {
+        let array = Space::Array(IndexSet::parse("5-50:5").unwrap());
+        assert_eq!((array.index(2), array.element(15), array.element(16)), (Some(15), Some(2), None));
+    }
+}

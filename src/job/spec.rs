@@ -1,0 +1,259 @@
+//! The job file as typed: every section with its fields, before anything is resolved.
+//!
+//! These declarations are the reference of the format: the reader, the check for unknown keys and the JSON Schema follow
+//! from them (see `read`), and their comments are what an editor shows. What the fields mean together (defaults, arrays,
+//! dependencies) is worked out in `resolve`.
+
+use serde_json::Value;
+
+use super::diagnostic::{Diagnostic, Findings};
+use super::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema};
+use super::values::{
+    ArgsSpec, ArraySpec, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec, MatrixSpec, MemorySpec,
+    NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
+};
+use super::{KeepOutput, Partition};
+
+section! {
+    /// A Phalanx job: the tasks of one run and what they need of each other
+    FileSpec {
+        /// What holds for the job as a whole
+        job: JobSpec,
+        /// Settings for every task that does not set them itself
+        defaults: Common,
+        /// The tasks, one table each
+        task: Tables<TaskSpec>,
+        /// Rules by which the number of ranks changes while the job runs (not built yet)
+        scaling: NotBuilt,
+        /// Prices and budgets (not built yet)
+        cost: NotBuilt,
+        /// Where further nodes come from (not built yet)
+        capacity: NotBuilt,
+    }
+}
+
+section! {
+    /// What holds for the job as a whole
+    JobSpec {
+        /// Name of the job and of its run directories: letters, digits and `. _ - + @ =`
+        name: String = "the name of the file without its ending",
+        /// What the job is for, in words
+        description: String,
+        /// Directory that relative paths and commands start from, relative to where Phalanx is started (as with sbatch)
+        dir: String = "the directory where Phalanx is started",
+        /// Environment variables for every task
+        env: EnvSpec,
+        /// Shell lines that run before every command, such as `module load gcc`
+        prologue: Strings,
+        /// Which captured output is kept; that of failed tasks always is
+        output: OneOf<KeepOutput> = "\"all\"",
+        /// How soon the journal is forced to disk: `always` (each record), `never`, or at most a duration later
+        flush: FlushSpec = "\"1s\"",
+        /// Stop starting tasks once so many have failed
+        max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
+        /// How tasks are divided among the ranks
+        partition: OneOf<Partition> = "\"bands\"",
+    }
+}
+
+section! {
+    /// Settings for every task that does not set them itself
+    Common {
+        /// CPUs that each task takes; for MPI tasks, per MPI rank
+        cpus: Whole<1, 65536> = "1",
+        /// Memory that each task may use, as 512M, 4G or 4GiB; a bare number is megabytes
+        memory: MemorySpec = "no limit",
+        /// GPUs that each task takes
+        gpus: Whole<0, 1024> = "0",
+        /// Time limit, as 30s, 10m, 1.5h, HH:MM:SS or D-HH:MM:SS; a bare number is minutes
+        time: DurationSpec = "no limit",
+        /// What happens after a failure: further attempts, or a table with how they are made
+        retries: RetriesSpec = "0",
+        /// Of the tasks that could start, those with a higher number start first
+        priority: Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }> = "0",
+        /// How long one task will probably take; may contain `{...}`
+        estimate: EstimateSpec = "learnt while running",
+        /// Name under which durations are learnt and shown
+        class: String = "the name of the task",
+        /// Directory that the task runs in, relative to the job's; may contain `{...}`
+        dir: String = "the job's",
+        /// Environment variables; values may contain `{...}`
+        env: EnvSpec,
+        /// File for standard output; may contain `{...}` and `%x` (task), `%a` (index), `%j` (run), `%N` (node), `%t` (rank)
+        stdout: String = "kept in the run directory",
+        /// File for standard error, like stdout
+        stderr: String = "kept in the run directory",
+    }
+}
+
+section! {
+    /// One task, or with `array` or `matrix` a whole family of tasks
+    TaskFields {
+        /// Name of the task: letters, digits and `. _ - + @ =`
+        name: String = required,
+        /// What to run: a list is a program with its arguments, a string is a line for `sh -c`; may contain `{...}`
+        command: CommandSpec,
+        /// Function of Phalanx itself to run instead of a command
+        kernel: String,
+        /// Arguments of the kernel; strings may contain `{...}`, and a string that is one `{...}` becomes the value itself
+        args: ArgsSpec,
+        /// Start the command on several MPI ranks
+        mpi: MpiSpec,
+        /// One task for each index: "0-99", "1-100:2", "1,3,7-9"; "0-99%5" runs at most 5 at once
+        array: ArraySpec,
+        /// One task for each combination of values: { alpha = [0.1, 0.2], seed = "0-9" }; the last axis varies fastest
+        matrix: MatrixSpec,
+        /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "afternotok:a", "afterany:a", "aftercorr:a"
+        needs: NeedsSpec,
+        /// Files that the task reads; where another task lists one as output, this task needs that one
+        inputs: FilesSpec,
+        /// Files that the task writes
+        outputs: FilesSpec,
+        /// File for standard input; may contain the same as stdout
+        stdin: String = "empty",
+    }
+}
+
+section! {
+    /// How a command is started on several MPI ranks
+    MpiSpec {
+        /// How many MPI ranks
+        ranks: Whole<1, 1_000_000> = required,
+        /// At most so many of them on one node
+        per_node: Whole<1, 1_000_000> = "as many as fit",
+    }
+}
+
+section! {
+    /// How a failed task is tried again
+    RetryTable {
+        /// Further attempts after the first
+        count: Whole<0, 65535> = required,
+        /// Wait before the first further attempt
+        backoff: DurationSpec = "\"1s\"",
+        /// The wait grows by this factor with each attempt
+        factor: super::values::Factor = "2.0",
+        /// Try again on another rank, where there is one
+        elsewhere: bool = "false",
+    }
+}
+
+section! {
+    /// A task that must end first
+    NeedTable {
+        /// The task: "a", "a[3]", "a[0-9]", "a[{index}]"
+        task: String = required,
+        /// Which end of it lets this task start
+        when: OneOf<super::values::When> = "\"afterok\"",
+    }
+}
+
+section! {
+    /// A file with its size
+    FileTable {
+        /// Its name, relative to the directory of the task; may contain `{...}`
+        file: String = required,
+        /// Its size, as 2G or 512M; a bare number is bytes
+        size: SizeSpec = "unknown",
+    }
+}
+
+/// A `[[task]]` table: its own fields and those that `[defaults]` may give.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskSpec {
+    pub own: TaskFields,
+    pub common: Common,
+    /// The fields that were typed, also those whose values could not be read: nobody need be told that they are missing.
+    pub typed: Vec<&'static str>,
+}
+
+const TASK_FIELDS: [&[Field]; 2] = [TaskFields::FIELDS, Common::FIELDS];
+
+impl Read for TaskSpec {
+    fn expected() -> String {
+        "a table".into()
+    }
+
+    fn schema() -> Value {
+        table_schema("One task, or with `array` or `matrix` a whole family of tasks", &TASK_FIELDS)
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let fields = table::<Self>(key, node, findings)?;
+        check_keys("[[task]]", fields, &TASK_FIELDS, findings);
+        check_required("[[task]]", node, TaskFields::FIELDS, findings);
+        let names = TASK_FIELDS.iter().flat_map(|f| f.iter()).map(|f| f.name);
+        Some(TaskSpec {
+            own: TaskFields::read_fields(fields, findings),
+            common: Common::read_fields(fields, findings),
+            typed: names.filter(|name| fields.contains_key(*name)).collect(),
+        })
+    }
+}
+
+/// The sections in which a key would be right.
+pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
+    let has = |fields: &[Field]| fields.iter().any(|f| f.name == key);
+    let homes = [
+        ("[job]", has(JobSpec::FIELDS)),
+        ("[defaults]", has(Common::FIELDS)),
+        ("[[task]]", has(TaskFields::FIELDS) || has(Common::FIELDS)),
+        ("the top of the file", has(FileSpec::FIELDS)),
+    ];
+    homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
+}
+
+/// A section that is reserved: using it is an error, because ignoring it would promise what does not happen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotBuilt;
+
+impl Read for NotBuilt {
+    fn expected() -> String {
+        "absent".into()
+    }
+
+    fn schema() -> Value {
+        serde_json::json!({ "not": {} })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        findings.push(
+            Diagnostic::error(format!("`[{key}]` is not built yet"))
+                .at(&node.span())
+                .help("remove this section; the job runs on the ranks that mpirun or sbatch starts"),
+        );
+        None
+    }
+}
+
+/// Reads a whole file.
+pub(crate) fn read_file(root: &toml::Spanned<toml::de::DeTable<'_>>, findings: &mut Findings) -> FileSpec {
+    check_keys("the job file", root.get_ref(), &[FileSpec::FIELDS], findings);
+    FileSpec::read_fields(root.get_ref(), findings)
+}
+
+impl FileSpec {
+    /// The `[[task]]` tables.
+    pub(crate) fn tasks(&self) -> &[At<TaskSpec>] {
+        self.task.as_ref().map_or(&[], |tasks| &tasks.value.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_and_own_fields_of_a_task_do_not_collide() {
+        for own in TaskFields::FIELDS {
+            assert!(Common::FIELDS.iter().all(|common| common.name != own.name), "{}", own.name);
+        }
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        for field in [FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS].into_iter().flatten() {
+            assert!(field.doc.trim().len() > 10, "{}", field.name);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Strings with placeholders: `{index}`, `{name}` and the names of a matrix's axes.
+//!
+//! The rule is meant to be safe in front of shells, awk and JSON, which have braces of their own:
+//!
+//! - `{word}` is replaced if `word` is `name`, the task's own axis, or `index` in an array or matrix. A whole number may be
+//!   padded with zeros: `{index:03}`.
+//! - `{{word}}` around such a word stands for `{word}` itself.
+//! - `${word}` is the shell's and stays.
+//! - Every other brace stays as it is.
+//!
+//! A word that is almost an axis is reported, since it is almost surely a slip: as an error, except in a line for the
+//! shell, where it is a warning.
+
+use super::diagnostic::{Diagnostic, Findings, closest};
+use super::read::{At, Span};
+use super::space::{Scalar, Space};
+
+/// What stands between the braces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placeholder {
+    Name,
+    Index,
+    Axis(usize),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Piece {
+    Text(Box<str>),
+    Value { what: Placeholder, width: u8 },
+}
+
+/// A string, cut at its placeholders.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Template {
+    pieces: Box<[Piece]>,
+}
+
+/// The element for which a template is filled in.
+#[derive(Clone, Copy)]
+pub(crate) struct Element<'a> {
+    pub name: &'a str,
+    pub space: &'a Space,
+    pub number: u32,
+}
+
+impl Element<'_> {
+    /// The value of a placeholder.
+    pub(crate) fn value(&self, what: Placeholder) -> Scalar {
+        match what {
+            Placeholder::Name => Scalar::Text(self.name.to_string()),
+            Placeholder::Index => {
+                Scalar::Int(self.space.index(self.number).and_then(|i| i64::try_from(i).ok()).unwrap_or(0))
+            }
+            Placeholder::Axis(axis) => self.space.value(axis, self.number).into_owned(),
+        }
+    }
+}
+
+impl Template {
+    /// The value itself, where the whole string is one placeholder.
+    pub(crate) fn sole(&self) -> Option<Placeholder> {
+        match &*self.pieces {
+            [Piece::Value { what, width: 0 }] => Some(*what),
+            _ => None,
+        }
+    }
+
+    /// The text, if there is no placeholder in it.
+    pub(crate) fn constant(&self) -> Option<&str> {
+        match &*self.pieces {
+            [] => Some(""),
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// True if every element of an array or matrix gives the same text.
+    pub(crate) fn is_same_for_all(&self) -> bool {
+        self.pieces.iter().all(|piece| matches!(piece, Piece::Text(_) | Piece::Value { what: Placeholder::Name, .. }))
+    }
+
+    /// The text for one element.
+    pub(crate) fn fill(&self, element: Element<'_>) -> String {
+        let mut text = String::new();
+        self.fill_into(element, &mut text);
+        text
+    }
+
+    /// Appends the text for one element.
+    pub(crate) fn fill_into(&self, element: Element<'_>, text: &mut String) {
+        self.write(element, text, |value, text| text.push_str(value));
+    }
+
+    /// The text for one element, in which `%` begins a pattern: values are written so that they contain none.
+    pub(crate) fn fill_pattern(&self, element: Element<'_>) -> String {
+        let mut text = String::new();
+        self.write(element, &mut text, |value, text| text.push_str(&value.replace('%', "%%")));
+        text
+    }
+
+    fn write(&self, element: Element<'_>, text: &mut String, put: impl Fn(&str, &mut String)) {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(literal) => text.push_str(literal),
+                Piece::Value { what, width } => match (element.value(*what), usize::from(*width)) {
+                    (Scalar::Int(value), width) => text.push_str(&format!("{value:0width$}")),
+                    (value, _) => put(&value.to_string(), text),
+                },
+            }
+        }
+    }
+}
+
+/// True for a letter or `_`, followed by letters, digits and `_`.
+pub(crate) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// What kind of string it is, which decides how a near miss is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A line for the shell, full of braces of its own.
+    Shell,
+    /// Anything else.
+    Plain,
+}
+
+/// Cuts a string at the placeholders that `space` knows.
+pub(crate) fn compile(text: &At<String>, place: Place, space: &Space, findings: &mut Findings) -> Template {
+    Compiler { source: &text.value, span: &text.span, place, space, findings }.run()
+}
+
+struct Compiler<'a> {
+    source: &'a str,
+    span: &'a Span,
+    place: Place,
+    space: &'a Space,
+    findings: &'a mut Findings,
+}
+
+impl Compiler<'_> {
+    fn run(mut self) -> Template {
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let mut at = 0;
+        while let Some(open) = self.source[at..].find('{').map(|offset| at + offset) {
+            literal.push_str(&self.source[at..open]);
+            let shell = self.source[..open].ends_with('$');
+            if let Some((word, end)) = braced(self.source, open, "{{", "}}").filter(|_| !shell)
+                && self.known(split_width(word).0).is_some()
+            {
+                literal.push_str(&format!("{{{word}}}"));
+                at = end;
+            } else if let Some((word, end)) = braced(self.source, open, "{", "}").filter(|_| !shell)
+                && let Some(value) = self.value(word)
+            {
+                if !literal.is_empty() {
+                    pieces.push(Piece::Text(std::mem::take(&mut literal).into()));
+                }
+                pieces.push(value);
+                at = end;
+            } else {
+                literal.push('{');
+                at = open + 1;
+            }
+        }
+        literal.push_str(&self.source[at..]);
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(literal.into()));
+        }
+        Template { pieces: pieces.into() }
+    }
+
+    fn known(&self, word: &str) -> Option<Placeholder> {
+        match word {
+            "name" => Some(Placeholder::Name),
+            "index" => self.space.is_indexed().then_some(Placeholder::Index),
+            _ => self.space.axes().iter().position(|axis| axis.name == word).map(Placeholder::Axis),
+        }
+    }
+
+    fn value(&mut self, braces: &str) -> Option<Piece> {
+        let (word, width) = split_width(braces);
+        let Some(what) = self.known(word) else {
+            self.note_near_miss(word);
+            return None;
+        };
+        let whole = match what {
+            Placeholder::Name => false,
+            Placeholder::Index => true,
+            Placeholder::Axis(axis) => self.space.axes().get(axis).is_some_and(|axis| axis.is_whole()),
+        };
+        if width > 0 && !whole {
+            self.findings.push(
+                Diagnostic::error(format!("`{{{braces}}}` pads with zeros, but `{word}` is not always a whole number"))
+                    .at(self.span)
+                    .help(format!("write `{{{word}}}`")),
+            );
+        }
+        Some(Piece::Value { what, width })
+    }
+
+    fn note_near_miss(&mut self, word: &str) {
+        let span = self.span;
+        if !self.space.is_indexed() {
+            if word == "index" {
+                self.findings.push(
+                    Diagnostic::warning("`{index}` is left as it is, because this task is neither an array nor a matrix")
+                        .at(span)
+                        .help("give the task an `array`, such as `array = \"0-9\"`"),
+                );
+            }
+            return;
+        }
+        let axes = self.space.axes().iter().map(|axis| axis.name.as_str()).chain(["index"]);
+        let Some(meant) = closest(word, axes) else { return };
+        let diagnostic = match self.place {
+            Place::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
+            Place::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),
+        };
+        self.findings.push(diagnostic.at(span).help(format!("did you mean `{{{meant}}}`?")));
+    }
+}
+
+/// The word between `open` and `close` at a byte of the text, and where what follows begins.
+fn braced<'a>(text: &'a str, at: usize, open: &str, close: &str) -> Option<(&'a str, usize)> {
+    let rest = text[at..].strip_prefix(open)?;
+    let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')?;
+    let word = &rest[..length];
+    let fits = rest[length..].starts_with(close) && is_identifier(split_width(word).0);
+    fits.then(|| (word, at + open.len() + length + close.len()))
+}
+
+/// Splits `index:03` into the word and the width; a width of 0 is none.
+fn split_width(word: &str) -> (&str, u8) {
+    match word.split_once(":0") {
+        Some((name, width)) if width.len() == 1 => (name, width.parse().unwrap_or(0)),
+        _ => (word, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::space::Axis;
+    use super::super::units::IndexSet;
+    use super::super::values::AxisSpec;
+    use super::*;
+
+    fn sweep() -> Space {
+        let values = AxisSpec::List(vec![Scalar::Float(0.1), Scalar::Float(1e-9)]);
+        Space::Matrix(vec![Axis { name: "alpha".into(), values }])
+    }
+
+    fn fill(text: &str, space: &Space, number: u32) -> (String, usize) {
+        let mut findings = Findings::default();
+        let template = compile(&At::new(text.to_string(), 0..1), Place::Plain, space, &mut findings);
+        (template.fill(Element { name: "t", space, number }), findings.finish().len())
+    }
+
+    #[test]
+    fn known_words_are_replaced_and_others_stay() {
+        let array = Space::Array(IndexSet::parse("7-9").unwrap());
+        for (text, expected) in [
+            ("a-{index}", "a-8"),
+            ("{index:03}/{name}", "008/t"),
+            ("{{index}}", "{index}"),
+            ("${index} $index", "${index} $index"),
+            ("awk '{print $1}' {}", "awk '{print $1}' {}"),
+            ("{\"a\":{\"b\":{index}}}", "{\"a\":{\"b\":8}}"),
+            ("{banana} {{x}} {", "{banana} {{x}} {"),
+            ("{index", "{index"),
+            ("é{index}é", "é8é"),
+        ] {
+            assert_eq!(fill(text, &array, 1), (expected.to_string(), 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn axes_have_their_typed_form() {
+        assert_eq!(fill("{alpha} {index}", &sweep(), 1).0, "1e-9 1");
+        assert_eq!(fill("{alpha}", &Space::One, 0), ("{alpha}".into(), 0));
+    }
+
+    #[test]
+    fn near_misses_are_noted() {
+        assert_eq!(fill("{alhpa}", &sweep(), 0).1, 1);
+        assert_eq!(fill("{alpha:03}", &sweep(), 0).1, 1);
+        assert_eq!(fill("{index}", &Space::One, 0).1, 1);
+    }
+}
