@@ -7,6 +7,8 @@ pub mod graph;
 pub mod job;
 pub mod journal;
 pub mod model;
+pub mod observe;
 pub mod pool;
+pub mod runtime;
 pub mod schedule;
 pub mod topology;
