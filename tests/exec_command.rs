@@ -336,7 +336,7 @@ fn output_that_cannot_be_kept_fails_the_task_but_does_not_hold_it_up() {
         fn append(&self, _: TaskId, _: u16, _: Stream, _: &[u8]) -> io::Result<()> {
             Err(io::ErrorKind::StorageFull.into())
         }
-        fn discard(&self, _: TaskId, _: u16) -> io::Result<()> {
+        fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
             Ok(())
         }
     }

@@ -15,11 +15,12 @@ use super::control::Control;
 use super::env::{BaseEnv, TaskEnv};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
-use super::output::{Output, Pattern, Stream};
+use super::output::{Output, Pattern};
 use super::spawn::{Child, Plan, Spawner};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
 use super::{ExecError, Fault, Seat, Site, within};
 use crate::job::{Group, Task, Work};
+use crate::model::Stream;
 use crate::model::{Outcome, State};
 
 /// Waits between attempts to start a process that the system refuses for the moment.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::args::{ArgError, unknown};
 use super::control::Control;
-use super::output::{Output, Stream};
+use super::output::Output;
 use super::{Seat, Site, kernels, within};
+use crate::model::Stream;
 use crate::model::{Rank, TaskId};
 
 /// A kernel with its arguments, ready to be called for any number of tasks, from several threads at once. An error is shown to the user

@@ -42,14 +42,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
-pub use output::{OutputSink, Stream};
+pub use output::OutputSink;
 pub use runner::Runner;
 
 use crate::graph::link::GroupId;
-use crate::job::{Group, KeepOutput, Task};
+use crate::job::{Group, Task};
 use crate::model::{Rank, TaskId};
 
 /// Where the runner learns what a task does.
@@ -69,8 +70,6 @@ pub trait TaskSource: Send + Sync {
     fn env(&self) -> &[(String, String)];
     /// Shell lines that run before every command.
     fn prologue(&self) -> &[String];
-    /// Which captured output is kept.
-    fn output(&self) -> KeepOutput;
 }
 
 /// Where a runner runs: what all its tasks have in common.

@@ -10,24 +10,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Fault, Site, within};
-use crate::model::TaskId;
-
-/// Which of a task's two output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Err,
-}
+use crate::model::{Outcome, Stream, TaskId};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
 /// whichever thread prints for a kernel.
 pub trait OutputSink: Send + Sync {
     /// Appends a chunk of an attempt's output: readable by others from now on.
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()>;
-    /// Forgets what the attempt has appended: it succeeded, and only the output of failed tasks is kept.
-    fn discard(&self, task: TaskId, attempt: u16) -> io::Result<()>;
+    /// The attempt has ended: nothing more comes. A sink that keeps only the output of failed tasks knows now what to keep.
+    fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
 }
 
 /// The two output streams of one attempt.
@@ -76,9 +67,9 @@ impl<'a> Output<'a> {
         self.appended.load(Ordering::Relaxed) || self.lock().is_some()
     }
 
-    /// Drops what was appended.
-    pub(super) fn discard(&self) {
-        self.note(self.sink.discard(self.task, self.attempt));
+    /// Tells the sink how the attempt ended.
+    pub(super) fn finish(&self, outcome: Outcome) {
+        self.note(self.sink.finish(self.task, self.attempt, outcome));
     }
 
     /// The first error met, if any.

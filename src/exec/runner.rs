@@ -17,7 +17,7 @@ use super::control::{Control, Stop};
 use super::kernel::{Call, Context, Kernels, Prepared};
 use super::output::{Output, OutputSink, Pattern};
 use super::{ExecError, Fault, Seat, Site, TaskSource};
-use crate::job::{Group, KeepOutput, Task, Work};
+use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
 
 /// The outcome of a task that was stopped before or while it ran, and whose process told no exit code.
@@ -203,9 +203,7 @@ impl Runner {
 
     /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.
     fn settle(&self, task: TaskId, output: &Output, outcome: Outcome) -> Outcome {
-        if outcome.ok() && self.source.output() == KeepOutput::Failed {
-            output.discard();
-        }
+        output.finish(outcome);
         match output.failure() {
             Some(error) => {
                 tracing::error!(task = task.0, %error, "the output of a task could not be kept");

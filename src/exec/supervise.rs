@@ -19,9 +19,10 @@ use rustix::io::ioctl_fionread;
 use rustix::process::WaitIdStatus;
 
 use super::control::{Control, Stop, timespec};
-use super::output::{Output, Stream};
+use super::output::Output;
 use super::process::{Family, memory_above};
 use super::spawn::Child;
+use crate::model::Stream;
 
 /// How much of a pipe is taken at once; a pipe holds as much unless somebody enlarges it.
 pub(super) const CHUNK: usize = 64 << 10;

@@ -157,7 +157,8 @@ impl<T: Words> Read for OneOf<T> {
     }
 
     fn schema() -> Value {
-        let words: Vec<Value> = T::WORDS.iter().map(|(word, _, doc)| json!({ "const": word, "description": doc })).collect();
+        let words: Vec<Value> =
+            T::WORDS.iter().map(|(word, _, doc)| json!({ "const": word, "description": doc })).collect();
         json!({ "oneOf": words })
     }
 
@@ -305,7 +306,8 @@ impl Read for CommandSpec {
             CommandSpec::Line(line) => line.trim().is_empty(),
         };
         if empty {
-            findings.push(Diagnostic::error(format!("`{key}` is empty")).at(&node.span()).help("name a program to run"));
+            findings
+                .push(Diagnostic::error(format!("`{key}` is empty")).at(&node.span()).help("name a program to run"));
         }
         (!empty).then_some(command)
     }
@@ -574,7 +576,8 @@ fn axis(name: &str, node: &Node<'_>, findings: &mut Findings) -> Option<AxisSpec
     };
     if list.is_empty() {
         let message = format!("axis `{name}` has no values, so the matrix has no tasks");
-        findings.push(Diagnostic::error(message).at(&node.span()).help("give it at least one value, or remove the axis"));
+        findings
+            .push(Diagnostic::error(message).at(&node.span()).help("give it at least one value, or remove the axis"));
         return None;
     }
     let values: Vec<Scalar> = list

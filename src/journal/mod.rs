@@ -18,7 +18,7 @@ mod writer;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
 pub use lock::{Holder, Liveness, RunLock};
-pub use output::{OutputError, OutputReader, OutputWriter, Stream, last_lines};
+pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankInfo, Record};
 pub use replay::{Replay, Session, replay};
 pub use rundir::{RUNS, RunDir};

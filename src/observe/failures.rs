@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::print::ReportError;
 use super::run_view::{RunView, node_of, run_ns};
 use super::style::{Paint, outcome, printable, seconds};
-use crate::journal::{Session, Stream, last_lines};
+use crate::journal::{Session, last_lines};
+use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
 
 /// Lines of standard error that are shown of a failed task.

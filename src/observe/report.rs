@@ -13,7 +13,8 @@ use super::run_view::{RunView, node_of, run_ns};
 use super::style::{Paint, count, outcome, percent, seconds};
 use super::summary::write_summary;
 use crate::job::Work;
-use crate::journal::{Session, Stream, utc};
+use crate::journal::{Session, utc};
+use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
 
 pub use super::tables::{write_joblog, write_tasks};

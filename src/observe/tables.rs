@@ -7,8 +7,9 @@ use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
 use super::subject::JobView;
-use crate::journal::{Session, Stream};
+use crate::journal::Session;
 use crate::model::Attempt;
+use crate::model::Stream;
 
 /// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end` as CSV (RFC 4180 without the carriage returns).
 ///

@@ -29,7 +29,7 @@ use tracing::error;
 
 pub use self::gate::HoldId;
 pub use self::item::{Impossible, Item, LEVELS, Needs};
-pub use self::slot::Slot;
+pub use self::slot::{Slot, Team};
 
 use self::bind::Binder;
 use self::gate::Gate;

@@ -96,15 +96,18 @@ impl Slot<'_> {
         self.granted.map_or(&[], |granted| &granted.gpus)
     }
 
-    /// A rayon pool with one thread per slot of the current item, bound as those slots are. Kept for the next item that
-    /// runs on the same slots.
+    /// A rayon pool with one thread per slot of the current item; see [`Team::rayon`].
     ///
     /// # Errors
     /// If its threads cannot be started.
     pub fn rayon(&self) -> Result<Arc<rayon::ThreadPool>, PoolError> {
-        let own = [self.core.index];
-        let slots = self.granted.map_or(&own[..], |granted| &granted.slots);
-        self.core.shared.team(slots)
+        self.team().rayon()
+    }
+
+    /// The slots of the current item, to start a rayon pool on when one is wanted, from whichever thread.
+    pub fn team(&self) -> Team<'_> {
+        let slots = self.granted.map_or(std::slice::from_ref(&self.core.index), |granted| &granted.slots);
+        Team { shared: &self.core.shared, slots }
     }
 
     /// Hands the pool a task that has become ready. The first one pushed by an item is usually run next by the same slot;
@@ -112,6 +115,23 @@ impl Slot<'_> {
     #[inline]
     pub fn push(&mut self, item: Item) {
         self.core.push(item);
+    }
+}
+
+/// The slots of an item while it runs.
+#[derive(Clone, Copy)]
+pub struct Team<'a> {
+    shared: &'a Shared,
+    slots: &'a [usize],
+}
+
+impl Team<'_> {
+    /// A rayon pool with one thread per slot, bound as those slots are. Kept for the next item that runs on the same slots.
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn rayon(&self) -> Result<Arc<rayon::ThreadPool>, PoolError> {
+        self.shared.team(self.slots)
     }
 }
 

@@ -326,18 +326,15 @@ impl Crew {
         Attempt { task, attempt, outcome, last: outcome.ok(), rank: self.me, slot, ready, start, end }
     }
 
-    fn execute(&self, task: TaskId, attempt: u16, slot: &mut Slot<'_>) -> Outcome {
-        let index = slot.index() as u16;
-        let team = |slot: &Slot<'_>| slot.rayon();
-        let shared: &Slot<'_> = slot;
-        let rayon = || team(shared).unwrap_or_else(|error| no_team(&error));
-        let gpus: Vec<u32> = shared.gpus().to_vec();
+    fn execute(&self, task: TaskId, attempt: u16, slot: &Slot<'_>) -> Outcome {
+        let team = slot.team();
+        let rayon = || team.rayon().unwrap_or_else(|error| no_team(&error));
         let seat = Seat {
-            slot: index,
+            slot: slot.index() as u16,
             attempt,
-            cpus: shared.cpus(),
-            numa: Some(shared.domain()),
-            gpus: &gpus,
+            cpus: slot.cpus(),
+            numa: Some(slot.domain()),
+            gpus: slot.gpus(),
             hosts: &[],
             rayon: &rayon,
         };

@@ -4,9 +4,10 @@ use std::io;
 
 use crate::exec::{Kernels, OutputSink, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{Group, Job, KeepOutput, KernelCheck, Retry, Task};
+use crate::job::{Group, Job, KernelCheck, Retry, Task};
 use crate::journal::OutputWriter;
 use crate::model::{Outcome, Stream, TaskId};
+use crate::observe::{JobView, Label};
 use crate::pool::Needs;
 use crate::schedule::gang::Shape;
 use crate::schedule::protocol::Standing;
@@ -46,10 +47,6 @@ impl TaskSource for Job {
     fn prologue(&self) -> &[String] {
         &self.prologue
     }
-
-    fn output(&self) -> KeepOutput {
-        self.output
-    }
 }
 
 impl Facts for Job {
@@ -66,6 +63,37 @@ impl Facts for Job {
         group.mpi.is_some_and(|mpi| {
             mpi.ranks.saturating_mul(group.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
         })
+    }
+}
+
+impl JobView for Job {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn task_count(&self) -> u32 {
+        Job::task_count(self) as u32
+    }
+
+    fn label(&self, task: TaskId) -> Label<'_> {
+        Label { name: &self.group(task).name, index: self.index_of(task) }
+    }
+
+    fn class(&self, task: TaskId) -> &str {
+        &self.group(task).class
+    }
+
+    fn slots(&self, task: TaskId) -> u32 {
+        let group = self.group(task);
+        (group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
+    }
+
+    fn describe(&self, task: TaskId) -> Option<Task> {
+        Job::task(self, task).ok()
+    }
+
+    fn find(&self, name: &str) -> Vec<TaskId> {
+        Job::find(self, name).map_or_else(Vec::new, |range| range.map(TaskId).collect())
     }
 }
 

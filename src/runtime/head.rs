@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::walltime::Walltime;
 use crate::journal::{EndReason, Ended, Journal, Level, Note, Record};
 use crate::model::{Rank, TaskId, Time};
-use crate::observe::estimate::Tally as Shown;
+use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
 use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
@@ -118,7 +118,10 @@ impl Head {
         if signal == libc::SIGINT {
             self.interrupts += 1;
             let (how, text) = match self.interrupts {
-                1 => (Stop::Drain, format!("interrupted: waiting for {running} running tasks; interrupt again to stop them")),
+                1 => (
+                    Stop::Drain,
+                    format!("interrupted: waiting for {running} running tasks; interrupt again to stop them"),
+                ),
                 2 => (Stop::Terminate, format!("stopping {running} running tasks; interrupt again to kill them")),
                 _ => (Stop::Kill, format!("killing {running} running tasks")),
             };
@@ -133,7 +136,11 @@ impl Head {
             self.patience = Some(now.after(Walltime::PATIENCE));
         }
         let name = if signal == libc::SIGUSR1 { "SIGUSR1" } else { "SIGTERM" };
-        self.tell(now, Level::Warning, &format!("{name}: the end is near, no further task is started ({running} running)"));
+        self.tell(
+            now,
+            Level::Warning,
+            &format!("{name}: the end is near, no further task is started ({running} running)"),
+        );
         self.stop(now, how, Why::Walltime)
     }
 

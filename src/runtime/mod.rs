@@ -40,6 +40,7 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
+pub use start::{estimate_ns, graph_of};
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]
@@ -160,12 +161,7 @@ pub fn run_in_thread(
     run_on(&mut fabric, options, kernels, wake)
 }
 
-fn run_on(
-    fabric: &mut Box<dyn Fabric>,
-    options: &Options,
-    kernels: Kernels,
-    wake: Wake,
-) -> Result<Finished, RunError> {
+fn run_on(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Finished, RunError> {
     let result = match fabric.me() {
         Rank::ZERO => world::lead(fabric, options, kernels, wake),
         _ => world::follow(fabric, kernels, wake),

@@ -4,16 +4,26 @@
 //! that it needs has to run again for a reason of its own. Names and indices say which task is which: a task that moved
 //! in the file, or an array that grew, keeps what it had.
 
-use crate::graph::link::Condition;
+use std::collections::HashMap;
+
+use crate::graph::link::{Condition, GroupId};
 use crate::graph::{JoinRule, TaskGraph};
 use crate::job::Job;
 use crate::journal::KeptRun;
 use crate::model::TaskId;
 
 /// The tasks of `new` that stay complete, with their numbers in `old`. `completed` says which tasks of `old` are complete.
-pub fn kept(old: &Job, completed: &dyn Fn(TaskId) -> bool, new: &Job, graph: &TaskGraph, same_text: bool) -> Vec<KeptRun> {
+pub fn kept(
+    old: &Job,
+    completed: &dyn Fn(TaskId) -> bool,
+    new: &Job,
+    graph: &TaskGraph,
+    same_text: bool,
+) -> Vec<KeptRun> {
     let was = former_numbers(old, new);
-    let same = |task: TaskId, was: TaskId| same_text || new.content_key(task) == old.content_key(was);
+    let same = |task: TaskId, was: TaskId| {
+        same_text || matches!((new.content_key(task), old.content_key(was)), (Ok(now), Ok(then)) if now == then)
+    };
     let nodes = graph.node_count();
     // `kept`: ended well and stays so. `stale`: had completed, but must run again.
     let (mut kept, mut stale) = (vec![false; nodes], vec![false; nodes]);
@@ -38,16 +48,17 @@ pub fn kept(old: &Job, completed: &dyn Fn(TaskId) -> bool, new: &Job, graph: &Ta
 
 /// For each task of the new job its number in the old one, if that had it.
 fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
-    let mut was = Vec::with_capacity(new.task_count() as usize);
-    let former: std::collections::HashMap<&str, usize> =
-        old.groups.iter().enumerate().map(|(i, g)| (g.name.as_str(), i)).collect();
+    let mut was = Vec::with_capacity(new.task_count());
+    let former: HashMap<&str, GroupId> =
+        old.groups.iter().zip(0..).map(|(group, id)| (group.name.as_str(), id)).collect();
     for group in &new.groups {
-        let before = former.get(group.name.as_str()).map(|&i| &old.groups[i]).filter(|b| b.indexed == group.indexed);
+        let before = former.get(group.name.as_str()).copied();
+        let before = before.filter(|&id| old.groups[id as usize].indexed == group.indexed);
         for element in 0..group.count {
             let task = TaskId(group.first.0 + element);
-            was.push(before.and_then(|before| match new.index_of(task) {
-                None => Some(before.first),
-                Some(index) => old.element_with_index(before, index),
+            was.push(before.and_then(|id| match new.index_of(task) {
+                None => Some(old.groups[id as usize].first),
+                Some(index) => old.with_index(id, index),
             }));
         }
     }

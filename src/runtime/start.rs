@@ -70,7 +70,8 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let (journal, session, kept) = open_journal(options, kernels, &dir, &job, &graph, &text)?;
     dir.write_job(&text)?;
     let order = graph.order(&|task| estimate_ns(&job, task));
-    let base = std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
+    let base =
+        std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
     let welcome = Welcome {
         version: VERSION,
         job_text: text,
@@ -119,8 +120,13 @@ fn open_journal(
     let replay = replay(&dir.journal())?;
     let Some(last) = replay.last_session() else { return Ok((journal, 1, Vec::new())) };
     let began = &last.began;
-    let former = job::parse(&began.job_text, &began.job_path.display().to_string(), &began.dir, kernels)
-        .map_err(|_| RunError::Refused(format!("the former job file in {} can no longer be read by this version of Phalanx; start a new run instead", dir.path().display())))?;
+    let former =
+        job::parse(&began.job_text, &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
+            RunError::Refused(format!(
+                "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
+                dir.path().display()
+            ))
+        })?;
     let completed = |task: TaskId| replay.completed(task);
     let kept = resume::kept(&former.job, &completed, job, graph, began.job_text == text);
     let count: u32 = kept.iter().map(|run| run.count).sum();

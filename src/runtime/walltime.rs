@@ -29,11 +29,7 @@ impl Walltime {
         let second = 1_000_000_000;
         let margin = (end_ns.saturating_sub(now_ns) / 10).clamp(10 * second, 120 * second);
         let terminate = (margin / 3).max(8 * second);
-        Walltime {
-            drain_at: end_ns.saturating_sub(margin),
-            terminate_at: end_ns.saturating_sub(terminate),
-            said: None,
-        }
+        Walltime { drain_at: end_ns.saturating_sub(margin), terminate_at: end_ns.saturating_sub(terminate), said: None }
     }
 
     /// What is to be done now; each stop is said once.

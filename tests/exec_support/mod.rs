@@ -178,7 +178,7 @@ impl OutputSink for Memory {
         Ok(())
     }
 
-    fn discard(&self, task: TaskId, _: u16) -> io::Result<()> {
+    fn finish(&self, task: TaskId, _: u16, outcome: Outcome) -> io::Result<()> {
         self.0.lock().unwrap().retain(|key, _| key.0 != task);
         Ok(())
     }

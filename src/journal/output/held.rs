@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
-use super::{Key, OutputError, Stream};
+use super::{Key, OutputError, extension};
+use crate::model::Stream;
 use crate::model::TaskId;
 
 /// Bytes of one stream of one attempt that wait in memory.
@@ -105,7 +106,7 @@ impl Released {
 impl Spill {
     fn create(dir: &Path, key: Key) -> Result<Spill, OutputError> {
         fs::create_dir_all(dir).map_err(OutputError::io("create", dir))?;
-        let path = dir.join(format!("{}-{}.{}", key.task.0, key.attempt, key.stream.extension()));
+        let path = dir.join(format!("{}-{}.{}", key.task.0, key.attempt, extension(key.stream)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
         Ok(Spill { file: file.map_err(OutputError::io("create", &path))?, path })
     }

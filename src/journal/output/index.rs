@@ -1,6 +1,7 @@
 //! The entries of an index of captured output, as bytes.
 
-use super::{Key, Stream};
+use super::Key;
+use crate::model::Stream;
 use crate::model::TaskId;
 
 /// Bytes of an entry.

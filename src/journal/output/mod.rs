@@ -25,23 +25,13 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::rundir::RunDir;
-use crate::model::{Rank, TaskId};
+use crate::model::{Rank, Stream, TaskId};
 
-/// Which of a task's two outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Err,
-}
-
-impl Stream {
-    fn extension(self) -> &'static str {
-        match self {
-            Stream::Out => "out",
-            Stream::Err => "err",
-        }
+/// The ending of the file that a stream is kept in.
+fn extension(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Out => "out",
+        Stream::Err => "err",
     }
 }
 

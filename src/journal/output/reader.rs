@@ -10,8 +10,9 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::index::{ENTRY, Entry};
-use super::{Key, OutputError, Stream, file};
+use super::{Key, OutputError, extension, file};
 use crate::journal::RunDir;
+use crate::model::Stream;
 use crate::model::{Attempt, Rank};
 
 /// Bytes that are copied at a time.
@@ -45,7 +46,7 @@ impl OutputReader {
     pub fn copy(&self, session: u32, attempt: &Attempt, stream: Stream, to: &mut dyn Write) -> Result<(), OutputError> {
         let index = self.index(session, attempt.rank)?;
         let entries = entries_of(&index, key(attempt, stream));
-        let path = file(&self.run, session, attempt.rank, stream.extension());
+        let path = file(&self.run, session, attempt.rank, extension(stream));
         let Some(data) = open(&path)?.filter(|_| !entries.is_empty()) else { return Ok(()) };
         let mut chunk = vec![0; CHUNK];
         for entry in entries {
@@ -74,7 +75,7 @@ impl OutputReader {
         bytes: usize,
     ) -> Result<Vec<u8>, OutputError> {
         let index = self.index(session, attempt.rank)?;
-        let path = file(&self.run, session, attempt.rank, stream.extension());
+        let path = file(&self.run, session, attempt.rank, extension(stream));
         let Some(data) = open(&path)? else { return Ok(Vec::new()) };
         let mut tail = Vec::new();
         for entry in entries_of(&index, key(attempt, stream)).iter().rev() {

@@ -8,9 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::held::Held;
 use super::index::{ENTRY, Entry};
-use super::{Key, OutputError, Stream, file};
+use super::{Key, OutputError, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
+use crate::model::Stream;
 use crate::model::{Outcome, Rank, TaskId};
 
 /// Writes what the tasks of one rank print in one session.
@@ -31,8 +32,8 @@ impl OutputWriter {
             fs::create_dir_all(dir).map_err(OutputError::io("create", dir))?;
         }
         Ok(OutputWriter {
-            out: Growing::open(file(run, session, rank, Stream::Out.extension()), 1)?,
-            err: Growing::open(file(run, session, rank, Stream::Err.extension()), 1)?,
+            out: Growing::open(file(run, session, rank, extension(Stream::Out)), 1)?,
+            err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
             held: (keep == KeepOutput::Failed).then(|| Mutex::new(Held::new(held))),
         })
