@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{complain, refuse};
-use crate::exec::Kernels;
 use crate::job;
 use crate::journal::{Began, RUNS, RunDir};
 use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
@@ -14,7 +13,6 @@ use crate::runtime::graph_of;
 
 /// Shows a run: its summary, or one of the views below.
 #[derive(Debug, clap::Args)]
-#[group(id = "view", multiple = false)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]

@@ -29,6 +29,8 @@ pub(super) struct Engine {
     /// Messages of this rank to itself.
     loopback: VecDeque<Message>,
     over: bool,
+    /// When the main thread looks around by itself; zero if it has been called.
+    pilot_until: Time,
     broken: Option<String>,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
@@ -44,6 +46,7 @@ impl Engine {
             last_load: Load::default(),
             loopback: VecDeque::new(),
             over: false,
+            pilot_until: Time::ZERO,
             broken: None,
             crew: std::sync::Weak::new(),
         }
@@ -74,6 +77,11 @@ impl Engine {
         (fabric, self.head.take())
     }
 
+    /// The main thread will sleep until then.
+    pub(super) fn pilot_sleeps(&mut self, until: Time) {
+        self.pilot_until = until;
+    }
+
     /// When the machines next want to be called.
     pub(super) fn next_tick(&self) -> Option<Time> {
         let head = self.head.as_ref().map(Head::next_tick);
@@ -82,9 +90,13 @@ impl Engine {
 
     /// A turn driven by a slot without work. True if the slot should look for work again.
     pub(super) fn turn_from_slot(&mut self, crew: &Crew) -> bool {
-        let before = crew.pool().map_or(0, |pool| pool.load().ready);
         let moved = self.turn(crew);
-        moved && crew.pool().is_some_and(|pool| pool.load().ready > before)
+        // The main thread sleeps until what it knew to be next: it must hear of anything sooner.
+        if self.over || self.next_tick().is_some_and(|due| due < self.pilot_until) {
+            self.pilot_until = Time::ZERO;
+            crew.wake.tell();
+        }
+        moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
     }
 
     /// Takes what has come. True if anything had.
@@ -108,8 +120,8 @@ impl Engine {
         if let Some(head) = self.head.as_mut().filter(|head| head.next_tick() <= now) {
             let messages = head.tick(now);
             self.send_all(messages);
-            self.run_loopback(crew);
         }
+        self.run_loopback(crew);
         moved
     }
 

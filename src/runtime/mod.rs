@@ -185,11 +185,12 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         if engine.is_over() {
             return;
         }
-        let due = engine.next_tick();
-        drop(engine);
         look = if moved { LOOK[0] } else { (look * 2).min(LOOK[1]) };
+        let now = crew.clock.now();
         let limit = if alone { DOZE } else { look };
-        let limit = due.map_or(limit, |due| limit.min(due.since(crew.clock.now())));
+        let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
+        engine.pilot_sleeps(now.after(limit));
+        drop(engine);
         crew.wake.wait(limit);
     }
 }
