@@ -18,7 +18,7 @@ use super::oom::OomCounter;
 use super::output::{Output, Pattern};
 use super::spawn::{Child, Plan, Spawner};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
-use super::{ExecError, Fault, Seat, Site, within};
+use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
 use crate::model::Stream;
 use crate::model::{Outcome, State};
@@ -205,7 +205,7 @@ fn c_string(bytes: &[u8], what: &str) -> Result<CString, Fault> {
 }
 
 fn open_input(dir: &Path, file: &Path) -> Result<File, Fault> {
-    let path = within(dir, file);
+    let path = dir.join(file);
     File::open(&path).map_err(|e| Fault::new(format!("cannot read stdin from {}: {e}", path.display())))
 }
 
@@ -241,7 +241,7 @@ fn find_program(name: &str, dir: &Path, env: &TaskEnv) -> Result<PathBuf, Fault>
 /// Says in words why a process could not be started, with the exit code that a shell would give.
 fn refusal(plan: &Plan, error: &io::Error) -> Fault {
     let dir = Path::new(OsStr::from_bytes(plan.dir.to_bytes()));
-    let program = within(dir, Path::new(OsStr::from_bytes(plan.program.to_bytes())));
+    let program = dir.join(OsStr::from_bytes(plan.program.to_bytes()));
     if let Err(e) = std::fs::read_dir(dir)
         && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
     {
@@ -267,7 +267,79 @@ fn refusal(plan: &Plan, error: &io::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::exec::OutputSink;
+    use crate::job::Retry;
+    use crate::model::{Rank, TaskId};
+
+    struct Lines(Mutex<Vec<u8>>);
+
+    impl OutputSink for Lines {
+        fn append(&self, _: TaskId, _: u16, _: Stream, bytes: &[u8]) -> io::Result<()> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn discard(&self, _: TaskId, _: u16) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_old_c_library_will_do() {
+        let site = Site::new("job-1", Rank(0), "here", 1);
+        let mut commands = Commands::new(&site, &[]).unwrap();
+        commands.spawner = Spawner::without_extensions().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (group, mut task) = a_command(&["pwd"]);
+        task.dir = dir.path().canonicalize().unwrap();
+        let pool = || unreachable!("no kernel runs");
+        let seat = Seat { slot: 0, attempt: 1, cpus: &[], numa: None, gpus: &[], hosts: &[], rayon: &pool };
+        let (sink, control) = (Lines(Mutex::default()), Control::new().unwrap());
+        let output = Output::new(&sink, task.id, 1);
+        let (group, site) = (&group, &site);
+        let attempt =
+            Attempt { task: &task, group, seat: &seat, site, prologue: &[], control: &control, output: &output };
+        assert_eq!(commands.run(&attempt).unwrap(), Outcome::OK);
+        let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(Path::new(printed.trim_end()), task.dir);
+    }
+
+    fn a_command(words: &[&str]) -> (Group, Task) {
+        let retry = Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false };
+        let group = Group {
+            name: "t".to_owned(),
+            first: TaskId(0),
+            count: 1,
+            indexed: false,
+            limit: None,
+            cpus: 1,
+            memory: None,
+            gpus: 0,
+            time: None,
+            retry,
+            priority: 0,
+            estimate: None,
+            class: "t".to_owned(),
+            mpi: None,
+        };
+        let task = Task {
+            id: TaskId(0),
+            name: "t".to_owned(),
+            index: None,
+            work: Work::Command(words.iter().map(|w| (*w).to_owned()).collect()),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            dir: PathBuf::from("/"),
+            env: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        (group, task)
+    }
 
     #[test]
     fn a_prologue_is_one_strict_script() {

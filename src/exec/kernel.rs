@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::args::{ArgError, unknown};
 use super::control::Control;
 use super::output::Output;
-use super::{Seat, Site, kernels, within};
+use super::{Seat, Site, kernels};
 use crate::model::Stream;
 use crate::model::{Rank, TaskId};
 
@@ -192,7 +192,7 @@ impl<'a> Context<'a> {
 
     /// A file of the task's directory.
     pub fn path(&self, file: &Path) -> PathBuf {
-        within(self.call.dir, file)
+        self.call.dir.join(file)
     }
 
     /// Threads for a kernel of several CPUs.

@@ -38,7 +38,6 @@ mod runner;
 mod spawn;
 mod supervise;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,9 +147,4 @@ impl Fault {
     fn new(text: impl Into<String>) -> Fault {
         Fault { exit: 1, text: text.into() }
     }
-}
-
-/// The directory and file names of a job are the user's; this resolves one against the directory of the task.
-fn within(dir: &std::path::Path, file: &std::path::Path) -> PathBuf {
-    dir.join(file)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Fault, Site, within};
+use super::{Fault, Site};
 use crate::model::{Outcome, Stream, TaskId};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
@@ -138,7 +138,7 @@ impl Pattern<'_> {
         out: Option<&Path>,
         err: Option<&Path>,
     ) -> Result<[Option<File>; 2], Fault> {
-        let path = |file: &Path| within(dir, Path::new(&self.fill(&file.to_string_lossy())));
+        let path = |file: &Path| dir.join(self.fill(&file.to_string_lossy()));
         let (out, err) = (out.map(path), err.map(path));
         let first = out.as_deref().map(create).transpose()?;
         let second = match &first {

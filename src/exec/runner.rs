@@ -47,6 +47,14 @@ enum Plan {
     Each,
 }
 
+/// One attempt on its way.
+struct Turn<'a> {
+    id: TaskId,
+    group: &'a Group,
+    seat: &'a Seat<'a>,
+    control: &'a Control,
+}
+
 /// A kernel that can be called.
 struct ReadyKernel {
     call: Prepared,
@@ -119,9 +127,9 @@ impl Runner {
         if self.stopping.load(Ordering::SeqCst) != 0 {
             return Ok(CANCELLED);
         }
-        let g = self.firsts.partition_point(|&first| first <= id.0).checked_sub(1);
-        let g = g.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let group = &self.source.groups()[g];
+        let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
+        let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
+        let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
         let plan = match self.plans[g].get() {
             Some(plan) => plan,
             None => {
@@ -129,9 +137,10 @@ impl Runner {
                 self.plans[g].get_or_init(|| plan)
             }
         };
+        let turn = Turn { id, group, seat, control };
         match plan {
-            Plan::Constant(kernel) => self.kernel(id, kernel, group, seat, control, output, &|| self.source.index(id)),
-            Plan::Each => self.each(id, group, seat, control, output),
+            Plan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
+            Plan::Each => self.each(turn, output),
         }
     }
 
@@ -147,19 +156,13 @@ impl Runner {
         }
     }
 
-    fn each(
-        &self,
-        id: TaskId,
-        group: &Group,
-        seat: &Seat,
-        control: &Control,
-        output: &mut Output,
-    ) -> Result<Outcome, Fault> {
-        let task = self.source.task(id).map_err(Fault::new)?;
+    fn each(&self, turn: Turn, output: &mut Output) -> Result<Outcome, Fault> {
+        let task = self.source.task(turn.id).map_err(Fault::new)?;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(&task, name, args)?;
-            return self.kernel(id, &kernel, group, seat, control, output, &|| task.index);
+            return self.kernel(turn, &kernel, output, &|| task.index);
         }
+        let Turn { group, seat, control, .. } = turn;
         let (site, prologue) = (&self.site, self.source.prologue());
         self.commands.run(&Attempt { task: &task, group, seat, site, prologue, control, output })
     }
@@ -170,20 +173,14 @@ impl Runner {
         Ok(ReadyKernel { call, name: task.name.clone(), dir: task.dir.clone(), files })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what an attempt is made of, passed once instead of stored on the hot path"
-    )]
     fn kernel(
         &self,
-        id: TaskId,
+        turn: Turn,
         kernel: &ReadyKernel,
-        group: &Group,
-        seat: &Seat,
-        control: &Control,
         output: &mut Output,
         index: &(dyn Fn() -> Option<u64> + Sync),
     ) -> Result<Outcome, Fault> {
+        let Turn { id, group, seat, control } = turn;
         if kernel.files.iter().any(Option::is_some) {
             output.redirect(self.kernel_files(kernel, index())?);
         }

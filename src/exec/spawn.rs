@@ -68,6 +68,14 @@ impl Spawner {
         }
     }
 
+    /// A spawner as it is with an old C library.
+    #[cfg(test)]
+    pub(super) fn without_extensions() -> io::Result<Spawner> {
+        let mut spawner = Spawner::new()?;
+        spawner.extensions = Extensions { add_dir: None, add_close_from: None };
+        Ok(spawner)
+    }
+
     /// True if the child can be given a directory to start in.
     pub(super) fn can_change_dir(&self) -> bool {
         self.extensions.add_dir.is_some()

@@ -267,3 +267,54 @@ impl<'a> Supervisor<'a> {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+    use crate::exec::OutputSink;
+    use crate::exec::spawn::{Plan, Spawner};
+    use crate::model::TaskId;
+
+    #[derive(Default)]
+    struct Bytes(Mutex<Vec<u8>>);
+
+    impl OutputSink for Bytes {
+        fn append(&self, _: TaskId, _: u16, _: Stream, bytes: &[u8]) -> io::Result<()> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn discard(&self, _: TaskId, _: u16) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Runs a line of shell as on a kernel without pidfd, where the exit has to be looked for.
+    fn without_pidfd(line: &str, time: Option<Duration>) -> (Ended, String) {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
+        let stdio = [writer.as_fd(); 3];
+        let plan = Plan { program: c"/bin/sh", argv: &argv, envp: vec![c"PATH=/usr/bin:/bin"], dir: c"/", stdio };
+        let mut child = Spawner::new().unwrap().spawn(&plan).unwrap();
+        child.pidfd = None;
+        let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
+        let output = Output::new(&sink, TaskId(0), 1);
+        let limits = Limits { time, memory: None, grace: Duration::from_secs(60) };
+        let pipes = vec![Pipe { stream: Stream::Out, reader, writer }];
+        let ended = Supervisor::new(child, pipes, limits, &control, &output, &mut buffer).run().unwrap();
+        let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        (ended, printed)
+    }
+
+    #[test]
+    fn an_old_kernel_will_do() {
+        let (ended, printed) = without_pidfd("echo one; sleep 0.05; echo two; exit 5", None);
+        assert_eq!((ended.status.exit_status(), ended.cause, &*printed), (Some(5), None, "one\ntwo\n"));
+        let (ended, _) = without_pidfd("exec sleep 600", Some(Duration::from_millis(50)));
+        assert_eq!((ended.status.terminating_signal(), ended.cause), (Some(15), Some(Cause::Time)));
+    }
+}

@@ -176,8 +176,8 @@ fn light(x: f64, y: f64, dx: f64, dy: f64) -> f64 {
 
 /// Colour as light (the square of what a screen is told), each part 0 to 1.
 fn colour(count: f64, light: f64) -> [f64; 3] {
-    // Bands that grow with the logarithm of the count look even at every depth.
-    let position = (count.max(0.0).ln_1p() * 0.42).rem_euclid(1.0);
+    // Bands that grow with the logarithm of the count look even at every depth; far outside is the sky.
+    let position = (count.max(0.0).ln_1p() * 0.42 - 0.4).rem_euclid(1.0);
     let after = PALETTE.iter().position(|stop| stop.0 > position).unwrap_or(PALETTE.len() - 1).max(1);
     let ((from, a), (to, b)) = (PALETTE[after - 1], PALETTE[after]);
     let t = (position - from) / (to - from);
