@@ -14,7 +14,7 @@
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
 
-use super::item::{Item, LEVELS};
+use super::item::{Item, LEVELS, Packed};
 use super::sync::{AtomicU32, Ordering, fence};
 
 /// A slot leaves its own work for another slot's only if that is at least so many levels more urgent. At 1 slots would trade
@@ -31,18 +31,18 @@ pub(super) struct Queues {
 /// One slot's deques, as others see them.
 struct Shelf {
     levels: AtomicU32,
-    stealers: [Stealer<Item>; LEVELS],
+    stealers: [Stealer<Packed>; LEVELS],
 }
 
 struct Inbox {
     levels: AtomicU32,
-    queues: [Injector<Item>; LEVELS],
+    queues: [Injector<Packed>; LEVELS],
 }
 
 /// One slot's deques, as their owner sees them.
 pub(super) struct Own {
     slot: usize,
-    deques: [Worker<Item>; LEVELS],
+    deques: [Worker<Packed>; LEVELS],
     /// The same bits as in this slot's shelf, without the detour over shared memory.
     levels: u32,
     /// The other slots of this slot's domain, then those of other domains.
@@ -69,7 +69,7 @@ impl Queues {
     pub(super) fn post(&self, items: &[Item]) {
         let mut levels = 0;
         for item in items {
-            self.inbox.queues[item.level() as usize].push(*item);
+            self.inbox.queues[item.level() as usize].push(Packed::from(*item));
             levels |= 1 << item.level();
         }
         // Orders the push before the look at the bits; the counterpart is in `Inbox::emptied`.
@@ -104,7 +104,7 @@ impl Queues {
             let from_inbox = std::iter::from_fn(|| self.inbox.take(level));
             let from_slots =
                 self.shelves.iter().flat_map(|s| std::iter::from_fn(move || retried(|| s.stealers[level].steal())));
-            out.extend(from_inbox.chain(from_slots).take(most - out.len()));
+            out.extend(from_inbox.chain(from_slots).take(most - out.len()).map(Item::from));
         }
         out
     }
@@ -147,11 +147,11 @@ impl Inbox {
         self.levels.load(Ordering::Acquire) >> level & 1 == 1
     }
 
-    fn take(&self, level: usize) -> Option<Item> {
+    fn take(&self, level: usize) -> Option<Packed> {
         self.look(level, || self.queues[level].steal())
     }
 
-    fn look(&self, level: usize, steal: impl FnMut() -> Steal<Item>) -> Option<Item> {
+    fn look(&self, level: usize, steal: impl FnMut() -> Steal<Packed>) -> Option<Packed> {
         if !self.has(level) {
             return None;
         }
@@ -193,7 +193,7 @@ impl Own {
     }
 
     /// Puts an item on this slot's shelf. It is visible on return, but not yet announced.
-    pub(super) fn push(&mut self, queues: &Queues, item: Item) {
+    pub(super) fn push(&mut self, queues: &Queues, item: Packed) {
         let level = item.level();
         self.deques[level as usize].push(item);
         self.show(queues, level);
@@ -201,7 +201,7 @@ impl Own {
 
     /// True if `item`, which this slot is about to run, should stand back for something else.
     #[inline]
-    pub(super) fn outranks(&self, queues: &Queues, item: Item) -> bool {
+    pub(super) fn outranks(&self, queues: &Queues, item: Packed) -> bool {
         let level = item.level();
         self.levels >> (level + 1) != 0 || queues.urgent.load(Ordering::Relaxed) >> (level + CLEARLY) != 0
     }
@@ -213,7 +213,7 @@ impl Own {
 
     /// The next item of this slot's own, or one that is clearly more urgent from elsewhere.
     #[inline]
-    pub(super) fn pop(&mut self, queues: &Queues) -> Option<Item> {
+    pub(super) fn pop(&mut self, queues: &Queues) -> Option<Packed> {
         while let Some(level) = self.level() {
             let higher = queues.urgent.load(Ordering::Relaxed) >> (level + CLEARLY) << (level + CLEARLY);
             if higher != 0
@@ -233,7 +233,7 @@ impl Own {
     /// For a slot that has nothing of its own and is counted as searching: the most urgent item that waits anywhere, with a
     /// batch of others that move to this slot. While they move nobody sees them, which is why only a searching slot may do this:
     /// it looks again for sleepers to wake when it stops searching.
-    pub(super) fn steal(&mut self, queues: &Queues) -> Option<Item> {
+    pub(super) fn steal(&mut self, queues: &Queues) -> Option<Packed> {
         for level in bits(queues.levels()) {
             let dest = &self.deques[level];
             let found = queues.inbox.look(level, || queues.inbox.queues[level].steal_batch_and_pop(dest));
@@ -250,7 +250,7 @@ impl Own {
 
     /// One item of the given levels from elsewhere, for a slot that has work of its own: nothing else moves.
     #[cold]
-    fn fetch(&mut self, queues: &Queues, levels: u32) -> Option<Item> {
+    fn fetch(&mut self, queues: &Queues, levels: u32) -> Option<Packed> {
         let found = bits(levels).find_map(|level| queues.inbox.take(level).or_else(|| self.rob(queues, level, false)));
         if found.is_none() {
             queues.unhint(levels);
@@ -259,7 +259,7 @@ impl Own {
     }
 
     /// Goes round the other slots, near ones first, each group from a random start.
-    fn rob(&mut self, queues: &Queues, level: usize, batch: bool) -> Option<Item> {
+    fn rob(&mut self, queues: &Queues, level: usize, batch: bool) -> Option<Packed> {
         let (near, far) = self.victims.split_at(self.near);
         for (group, stolen) in [(near, &mut self.stolen_near), (far, &mut self.stolen_far)] {
             let start = if group.len() > 1 { self.rng.usize(..group.len()) } else { 0 };
@@ -317,15 +317,23 @@ mod tests {
         Item { task, urgency, tag: 0, constrained: false }
     }
 
-    fn tasks(from: impl FnMut() -> Option<Item>) -> Vec<u32> {
-        std::iter::from_fn(from).map(|i| i.task).collect()
+    fn packed(task: u32, urgency: u8) -> Packed {
+        item(task, urgency).into()
+    }
+
+    fn task(item: Option<Packed>) -> Option<u32> {
+        item.map(|packed| Item::from(packed).task)
+    }
+
+    fn tasks(mut from: impl FnMut() -> Option<Packed>) -> Vec<u32> {
+        std::iter::from_fn(|| task(from())).collect()
     }
 
     #[test]
     fn a_slot_takes_its_most_urgent_first_and_keeps_order_within_a_level() {
         let (queues, mut owns) = Queues::new(&[0]);
         for (task, urgency) in [(0, 3), (1, 9), (2, 3), (3, 200)] {
-            owns[0].push(&queues, item(task, urgency));
+            owns[0].push(&queues, packed(task, urgency));
         }
         assert_eq!(tasks(|| owns[0].pop(&queues)), [3, 1, 0, 2]);
         assert!(!queues.visible());
@@ -334,33 +342,33 @@ mod tests {
     #[test]
     fn a_slot_leaves_its_own_work_only_for_clearly_more_urgent_work() {
         let (queues, mut owns) = Queues::new(&[0, 0]);
-        owns[0].push(&queues, item(0, 5));
-        owns[1].push(&queues, item(1, 6));
-        owns[1].push(&queues, item(2, 7));
-        let taken: Vec<_> = (0..2).map(|_| owns[0].pop(&queues).unwrap().task).collect();
-        assert_eq!(taken, [2, 0]);
+        owns[0].push(&queues, packed(0, 5));
+        owns[1].push(&queues, packed(1, 6));
+        owns[1].push(&queues, packed(2, 7));
+        let taken: Vec<_> = (0..2).map(|_| task(owns[0].pop(&queues))).collect();
+        assert_eq!(taken, [Some(2), Some(0)]);
         assert_eq!(owns[0].pop(&queues), None);
-        assert_eq!(owns[1].pop(&queues).unwrap().task, 1);
+        assert_eq!(task(owns[1].pop(&queues)), Some(1));
     }
 
     #[test]
     fn a_hint_that_leads_nowhere_is_taken_back() {
         let (queues, mut owns) = Queues::new(&[0, 0]);
-        owns[1].push(&queues, item(1, 9));
-        assert_eq!(owns[1].pop(&queues).unwrap().task, 1);
-        owns[0].push(&queues, item(0, 0));
-        assert!(owns[0].outranks(&queues, item(0, 0)));
-        assert_eq!(owns[0].pop(&queues).unwrap().task, 0);
-        assert!(!owns[0].outranks(&queues, item(0, 0)));
+        owns[1].push(&queues, packed(1, 9));
+        assert_eq!(task(owns[1].pop(&queues)), Some(1));
+        owns[0].push(&queues, packed(0, 0));
+        assert!(owns[0].outranks(&queues, packed(0, 0)));
+        assert_eq!(task(owns[0].pop(&queues)), Some(0));
+        assert!(!owns[0].outranks(&queues, packed(0, 0)));
     }
 
     #[test]
     fn near_slots_are_robbed_before_far_ones() {
         let (queues, mut owns) = Queues::new(&[0, 0, 1, 1]);
-        owns[2].push(&queues, item(2, 0));
-        owns[1].push(&queues, item(1, 0));
-        assert_eq!(owns[0].steal(&queues).unwrap().task, 1);
-        assert_eq!(owns[0].steal(&queues).unwrap().task, 2);
+        owns[2].push(&queues, packed(2, 0));
+        owns[1].push(&queues, packed(1, 0));
+        assert_eq!(task(owns[0].steal(&queues)), Some(1));
+        assert_eq!(task(owns[0].steal(&queues)), Some(2));
         assert_eq!((owns[0].stolen_near, owns[0].stolen_far), (1, 1));
     }
 
@@ -379,8 +387,8 @@ mod tests {
     #[test]
     fn items_are_taken_out_most_urgent_first_up_to_the_number_asked_for() {
         let (queues, mut owns) = Queues::new(&[0, 1]);
-        owns[0].push(&queues, item(0, 1));
-        owns[1].push(&queues, item(1, 2));
+        owns[0].push(&queues, packed(0, 1));
+        owns[1].push(&queues, packed(1, 2));
         queues.post(&[item(2, 1), item(3, 3)]);
         assert_eq!(queues.len(), 4);
         let out: Vec<_> = queues.take_out(3).iter().map(|i| i.task).collect();

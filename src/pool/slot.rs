@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::gate::{Grant, HoldId, Visit};
-use super::item::Item;
+use super::item::{Item, Packed};
 use super::patience::Patience;
 use super::queues::Own;
 use super::shared::Shared;
@@ -43,7 +43,7 @@ pub(super) struct Core {
     shared: Arc<Shared>,
     own: Own,
     /// Made ready by the item that runs now; runs next, unless something more urgent does.
-    next: Option<Item>,
+    next: Option<Packed>,
     searching: bool,
     patience: Patience,
     /// Since when it has let a collection elsewhere go first.
@@ -63,7 +63,7 @@ pub(super) struct Tally {
 
 /// What a slot does next.
 enum Turn {
-    Plain(Item),
+    Plain(Packed),
     Granted(Item, Grant),
     Nothing,
     Stop,
@@ -145,8 +145,13 @@ impl Core {
     pub(super) fn serve<W: Workload>(mut self, workload: &W) {
         self.bind();
         loop {
+            while self.shared.gate.signal().is_quiet()
+                && let Some(item) = self.take()
+            {
+                self.run(workload, item.into(), None);
+            }
             match self.turn(workload) {
-                Turn::Plain(item) => self.run(workload, item, None),
+                Turn::Plain(item) => self.run(workload, item.into(), None),
                 Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
                 Turn::Nothing => self.starve(workload),
                 Turn::Stop => break,
@@ -154,21 +159,26 @@ impl Core {
         }
     }
 
-    /// What to do next, from what this slot can have without taking it from others.
+    /// The next plain item of this slot's own.
     #[inline]
+    fn take(&mut self) -> Option<Packed> {
+        if let Some(item) = self.next.take() {
+            if !self.own.outranks(&self.shared.queues, item) {
+                return Some(item);
+            }
+            self.shelve(item);
+        }
+        self.own.pop(&self.shared.queues)
+    }
+
+    /// What to do next, from what this slot can have without taking it from others.
     fn turn<W: Workload>(&mut self, workload: &W) -> Turn {
         if !self.shared.gate.signal().is_quiet()
             && let Some(turn) = self.heed(workload, false)
         {
             return turn;
         }
-        if let Some(item) = self.next.take() {
-            if !self.own.outranks(&self.shared.queues, item) {
-                return Turn::Plain(item);
-            }
-            self.shelve(item);
-        }
-        self.own.pop(&self.shared.queues).map_or(Turn::Nothing, Turn::Plain)
+        self.take().map_or(Turn::Nothing, Turn::Plain)
     }
 
     #[inline]
@@ -201,6 +211,7 @@ impl Core {
         if item.constrained {
             return self.shared.post_constrained(&[item], self.index);
         }
+        let item = Packed::from(item);
         match self.next {
             None => self.next = Some(item),
             Some(next) if item.level() > next.level() => {
@@ -212,7 +223,7 @@ impl Core {
     }
 
     /// Puts an item where others can take it, and tells them.
-    fn shelve(&mut self, item: Item) {
+    fn shelve(&mut self, item: Packed) {
         self.own.push(&self.shared.queues, item);
         if self.shared.places.len() > 1 {
             self.shared.sleep.announce(self.index, 1);
@@ -299,7 +310,7 @@ impl Core {
         self.patience.renew();
         self.publish();
         match turn {
-            Turn::Plain(item) => self.run(workload, item, None),
+            Turn::Plain(item) => self.run(workload, item.into(), None),
             Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
             Turn::Nothing | Turn::Stop => {}
         }
