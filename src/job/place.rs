@@ -61,7 +61,9 @@ pub(crate) fn check_patterns(text: &str, indexed: bool) -> Result<(), String> {
         let (letter, _, tail) = split_pattern(after);
         match letter {
             Some('%') => {}
-            Some('a') if !indexed => return Err("`%a` is the index, but this task is neither an array nor a matrix".into()),
+            Some('a') if !indexed => {
+                return Err("`%a` is the index, but this task is neither an array nor a matrix".into());
+            }
             Some(letter) if LETTERS.contains(letter) => {}
             Some(letter) => return Err(format!("unknown pattern `%{letter}`; there are %j %a %A %x %N %t %%")),
             None => return Err("`%` at the end means nothing; write `%%` for the character itself".into()),

@@ -137,7 +137,11 @@ pub(crate) fn field<T: Read>(table: &DeTable<'_>, name: &str, findings: &mut Fin
 }
 
 /// The node as a table, or a note that it is none.
-pub(crate) fn table<'a, 'i, T: Read>(key: &str, node: &'a Node<'i>, findings: &mut Findings) -> Option<&'a DeTable<'i>> {
+pub(crate) fn table<'a, 'i, T: Read>(
+    key: &str,
+    node: &'a Node<'i>,
+    findings: &mut Findings,
+) -> Option<&'a DeTable<'i>> {
     let table = node.get_ref().as_table();
     if table.is_none() {
         mismatch::<T>(key, node, findings);
@@ -162,11 +166,11 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
 pub(crate) fn check_required(what: &str, node: &Node<'_>, fields: &[Field], findings: &mut Findings) {
     let Some(table) = node.get_ref().as_table() else { return };
     for field in fields.iter().filter(|f| f.default == Default::Required && !table.contains_key(f.name)) {
-        findings.push(
-            Diagnostic::error(format!("`{what}` has no `{}`", field.name))
-                .at(&node.span())
-                .help(format!("add `{} = ...`: {}", field.name, one_line(field.doc))),
-        );
+        findings.push(Diagnostic::error(format!("`{what}` has no `{}`", field.name)).at(&node.span()).help(format!(
+            "add `{} = ...`: {}",
+            field.name,
+            one_line(field.doc)
+        )));
     }
 }
 

@@ -60,10 +60,9 @@ impl Axis {
     fn value(&self, at: u64) -> Cow<'_, Scalar> {
         match &self.values {
             AxisSpec::Set(set) => Cow::Owned(whole(set.nth(at).unwrap_or(0))),
-            AxisSpec::List(values) => usize::try_from(at)
-                .ok()
-                .and_then(|at| values.get(at))
-                .map_or(Cow::Owned(Scalar::Int(0)), Cow::Borrowed),
+            AxisSpec::List(values) => {
+                usize::try_from(at).ok().and_then(|at| values.get(at)).map_or(Cow::Owned(Scalar::Int(0)), Cow::Borrowed)
+            }
         }
     }
 

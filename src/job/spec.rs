@@ -7,10 +7,12 @@
 use serde_json::Value;
 
 use super::diagnostic::{Diagnostic, Findings};
-use super::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema};
+use super::read::{
+    At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema,
+};
 use super::values::{
-    ArgsSpec, ArraySpec, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec, MatrixSpec, MemorySpec,
-    NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
+    ArgsSpec, ArraySpec, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec, MatrixSpec,
+    MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
 };
 use super::{KeepOutput, Partition};
 

@@ -206,9 +206,11 @@ impl Compiler<'_> {
         if !self.space.is_indexed() {
             if word == "index" {
                 self.findings.push(
-                    Diagnostic::warning("`{index}` is left as it is, because this task is neither an array nor a matrix")
-                        .at(span)
-                        .help("give the task an `array`, such as `array = \"0-9\"`"),
+                    Diagnostic::warning(
+                        "`{index}` is left as it is, because this task is neither an array nor a matrix",
+                    )
+                    .at(span)
+                    .help("give the task an `array`, such as `array = \"0-9\"`"),
                 );
             }
             return;

@@ -35,7 +35,12 @@ struct Writer {
 }
 
 /// Links the tasks that read files to those that write them, and returns the files that nobody writes.
-pub(super) fn resolve_files(drafts: &[Draft<'_>], job_dir: &Path, links: &mut Links, findings: &mut Findings) -> External {
+pub(super) fn resolve_files(
+    drafts: &[Draft<'_>],
+    job_dir: &Path,
+    links: &mut Links,
+    findings: &mut Findings,
+) -> External {
     if drafts.iter().any(|draft| draft.broken) || !within_bounds(drafts, findings) {
         return Vec::new();
     }

@@ -37,7 +37,11 @@ impl Links {
     pub(super) fn add_need(&mut self, link: Link) -> Option<Span> {
         let shape = self.simplify(link.from, link.to, link.shape);
         let contradicts = |earlier: &&Link| {
-            earlier.shape == shape && matches!((earlier.on, link.on), (Condition::Ok, Condition::NotOk) | (Condition::NotOk, Condition::Ok))
+            earlier.shape == shape
+                && matches!(
+                    (earlier.on, link.on),
+                    (Condition::Ok, Condition::NotOk) | (Condition::NotOk, Condition::Ok)
+                )
         };
         if let Some(earlier) = self.between(link.from, link.to).find(contradicts) {
             return Some(earlier.span.clone());
@@ -79,7 +83,9 @@ impl Links {
             }
             let is_one = |at: &&usize| matches!(self.list[**at].shape, LinkShape::One(_));
             let ones: Vec<usize> = members.iter().filter(is_one).copied().collect();
-            let alike = |at: &usize| (self.list[*at].on, self.list[*at].bytes) == (self.list[ones[0]].on, self.list[ones[0]].bytes);
+            let alike = |at: &usize| {
+                (self.list[*at].on, self.list[*at].bytes) == (self.list[ones[0]].on, self.list[ones[0]].bytes)
+            };
             // Equal links are merged already, so as many of them as elements are all elements.
             if ones.len() == count && ones.iter().all(alike) && self.list[ones[0]].on != Condition::NotOk {
                 self.list[ones[0]].shape = LinkShape::All;
@@ -100,7 +106,9 @@ fn shape_of(mut pairs: Vec<(u32, u32)>, from: u32, to: u32) -> LinkShape {
         return LinkShape::All;
     }
     match pairs.first() {
-        Some((first, _)) if count == u64::from(to) && pairs.iter().all(|(from, _)| from == first) => LinkShape::One(*first),
+        Some((first, _)) if count == u64::from(to) && pairs.iter().all(|(from, _)| from == first) => {
+            LinkShape::One(*first)
+        }
         _ if from == to && count == u64::from(to) && pairs.iter().all(|(from, to)| from == to) => LinkShape::Each,
         _ => LinkShape::Pairs(pairs),
     }

@@ -5,7 +5,7 @@
 
 mod files;
 mod links;
-mod names;
+pub(crate) mod names;
 mod needs;
 mod task;
 

@@ -40,7 +40,8 @@ pub(crate) fn make_name(text: &str, fallback: &str) -> String {
 /// Notes a directory that is empty or means something only to a shell.
 pub(super) fn check_dir(key: &str, dir: &At<String>, findings: &mut Findings) {
     if dir.value.is_empty() {
-        findings.push(Diagnostic::error(format!("`{key}` is empty")).at(&dir.span).help("leave it out, or write \".\""));
+        findings
+            .push(Diagnostic::error(format!("`{key}` is empty")).at(&dir.span).help("leave it out, or write \".\""));
     } else if dir.value.starts_with('~') {
         findings.push(
             Diagnostic::error(format!("`{key}` begins with `~`, which only a shell replaces"))

@@ -81,7 +81,9 @@ impl<'a, 's> Resolver<'a, 's> {
             Err(reason) => {
                 let message = format!("`{}` in `needs` cannot be read: {reason}", shorten(text));
                 self.findings.push(
-                    Diagnostic::error(message).at(&need.text.span).help("write \"tile\", \"tile[3]\" or \"afterany:tile\""),
+                    Diagnostic::error(message)
+                        .at(&need.text.span)
+                        .help("write \"tile\", \"tile[3]\" or \"afterany:tile\""),
                 );
                 return;
             }
@@ -284,7 +286,10 @@ impl<'a, 's> Resolver<'a, 's> {
         self.findings.push(
             Diagnostic::error(message)
                 .at(span)
-                .label(&source.space_span, format!("its indices are {}", shorten(&source.body.space.indices().to_string())))
+                .label(
+                    &source.space_span,
+                    format!("its indices are {}", shorten(&source.body.space.indices().to_string())),
+                )
                 .help(match by {
                     Some(_) => "element by element, every index here must exist there".to_string(),
                     None => "indices are those of `array`, or for a matrix count from 0".to_string(),

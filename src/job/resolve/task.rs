@@ -120,7 +120,8 @@ fn space(spec: &At<TaskSpec>, findings: &mut Findings) -> (Space, Option<u32>, S
         }
         (Some(array), None) => (Space::Array(array.value.indices.clone()), array.value.limit, array.span.clone()),
         (None, Some(matrix)) => {
-            let axes = matrix.value.0.iter().map(|(name, values)| Axis { name: name.value.clone(), values: values.clone() });
+            let axes =
+                matrix.value.0.iter().map(|(name, values)| Axis { name: name.value.clone(), values: values.clone() });
             (Space::Matrix(axes.collect()), None, matrix.span.clone())
         }
         (None, None) => (Space::One, None, spec.span.clone()),
@@ -220,7 +221,8 @@ impl Resolver<'_> {
 
     fn kernel(&mut self, kernel: &At<String>, args: Option<&At<ArgsSpec>>) -> WorkTemplate {
         let typed: &[(String, At<RawArg>)] = args.map_or(&[], |args| &args.value.0);
-        let args_templates: Vec<(String, Arg)> = typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
+        let args_templates: Vec<(String, Arg)> =
+            typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
         let work = WorkTemplate::Kernel { name: kernel.value.clone(), args: args_templates };
         let names = self.context.kernels.names();
         if !names.contains(&kernel.value.as_str()) {
@@ -274,7 +276,9 @@ impl Resolver<'_> {
     fn stream(&mut self, key: &str, text: Option<&At<String>>) -> Option<Template> {
         let text = text?;
         if text.value.is_empty() {
-            self.findings.push(Diagnostic::error(format!("`{key}` is empty")).at(&text.span).help("leave it out, or name a file"));
+            self.findings.push(
+                Diagnostic::error(format!("`{key}` is empty")).at(&text.span).help("leave it out, or name a file"),
+            );
         }
         if let Err(reason) = check_patterns(&text.value, self.space.is_indexed()) {
             self.findings.push(Diagnostic::error(format!("`{key}`: {reason}")).at(&text.span));
@@ -350,6 +354,9 @@ impl Resolver<'_> {
             );
         }
         let ranks = mpi.value.ranks.as_ref()?;
-        Some(MpiShape { ranks: small(ranks.value.0), per_node: mpi.value.per_node.as_ref().map(|at| small(at.value.0)) })
+        Some(MpiShape {
+            ranks: small(ranks.value.0),
+            per_node: mpi.value.per_node.as_ref().map(|at| small(at.value.0)),
+        })
     }
 }

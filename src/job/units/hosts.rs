@@ -125,7 +125,8 @@ pub fn compress_hosts<S: AsRef<str>>(hosts: &[S]) -> String {
         let (mut ranges, affixes) = (Vec::new(), (first.prefix, first.suffix));
         let mut run = vec![first];
         at += 1;
-        while let Some(next) = hosts.get(at).and_then(|h| split(h.as_ref())).filter(|n| (n.prefix, n.suffix) == affixes) {
+        while let Some(next) = hosts.get(at).and_then(|h| split(h.as_ref())).filter(|n| (n.prefix, n.suffix) == affixes)
+        {
             if !continues(&run, &next) {
                 ranges.push(write_range(&run));
                 run.clear();
@@ -169,7 +170,9 @@ mod tests {
 
     #[test]
     fn refuses_nonsense_and_is_bounded() {
-        for text in ["", "a,", "n[1", "n1]", "n[[1]]", "n[2-1]", "n[x]", "n[1-999999999]", "n[1-99999]m[1-99999]", "n[]"] {
+        for text in
+            ["", "a,", "n[1", "n1]", "n[[1]]", "n[2-1]", "n[x]", "n[1-999999999]", "n[1-99999]m[1-99999]", "n[]"]
+        {
             assert!(expand_hosts(text).is_err(), "{text}");
         }
     }

@@ -2,7 +2,8 @@
 
 use super::{UnitError, scale, split_number};
 
-const UNITS: [(&str, u64); 6] = [("P", 1 << 50), ("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10), ("B", 1)];
+const UNITS: [(&str, u64); 6] =
+    [("P", 1 << 50), ("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10), ("B", 1)];
 
 const FORMS: &str = "write 512M, 4G, 1.5G or 4GiB";
 
@@ -57,9 +58,14 @@ mod tests {
 
     #[test]
     fn powers_of_1024_and_bare_megabytes() {
-        for (text, bytes) in
-            [("4G", 4u64 << 30), ("512M", 512 << 20), ("4GiB", 4 << 30), ("4gb", 4 << 30), ("1T", 1 << 40), ("100", 100 << 20)]
-        {
+        for (text, bytes) in [
+            ("4G", 4u64 << 30),
+            ("512M", 512 << 20),
+            ("4GiB", 4 << 30),
+            ("4gb", 4 << 30),
+            ("1T", 1 << 40),
+            ("100", 100 << 20),
+        ] {
             assert_eq!(parse_memory(text), Ok(bytes), "{text}");
         }
         assert_eq!(parse_memory("1.5G"), Ok(3 << 29));
