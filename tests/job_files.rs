@@ -187,7 +187,7 @@ const THREE: &str =
 fn needs_become_the_simplest_links() {
     for (fields, shape, on) in [
         ("needs = 'a'", LinkShape::All, Condition::Ok),
-        ("needs = 'a[3]'", LinkShape::Pairs(vec![(3, 0)]), Condition::Ok),
+        ("needs = 'a[3]'", LinkShape::One(3), Condition::Ok),
         ("array = '0-9'\nneeds = 'a[3]'", LinkShape::One(3), Condition::Ok),
         ("array = '0-9'\nneeds = 'afterany:a[{index}]'", LinkShape::Each, Condition::Any),
         ("array = '0-9'\nneeds = 'aftercorr:a'", LinkShape::Each, Condition::Ok),
