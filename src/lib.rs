@@ -1,5 +1,15 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
+pub mod cli;
+pub mod codec;
+pub mod exec;
+pub mod fabric;
 pub mod graph;
 pub mod job;
+pub mod journal;
 pub mod model;
+pub mod observe;
+pub mod pool;
+pub mod runtime;
+pub mod schedule;
+pub mod topology;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `phalanx` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    phalanx::cli::main()
+}

@@ -19,6 +19,20 @@ pub enum SubstError {
 }
 
 impl Job {
+    /// The group of a task.
+    ///
+    /// # Panics
+    /// If the job has no groups; a validated job has.
+    pub fn group(&self, task: TaskId) -> &Group {
+        &self.groups[self.group_of(task).0 as usize]
+    }
+
+    /// The task of a group with this index.
+    pub fn with_index(&self, group: GroupId, index: u64) -> Option<TaskId> {
+        let element = self.bodies.get(group as usize)?.space.element(index)?;
+        Some(TaskId(self.groups.get(group as usize)?.first.0 + element))
+    }
+
     /// How many tasks there are.
     pub fn task_count(&self) -> usize {
         self.groups.last().map_or(0, |group| group.first.index() + group.count as usize)

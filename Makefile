@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all that a new machine needs; `make help` names the rest.
+#
+# The folder .ci holds what is longer than a line.
+
+CARGO ?= cargo
+SKIPPED = target/tmp/skipped.txt
+
+.PHONY: help deps build demo test lint bench clean rust
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+deps: rust ## Install what is missing to build (apt, as root or with sudo); nothing if all is there
+	@.ci/deps build
+
+build: deps ## Build target/release/phalanx
+	$(CARGO) build --release
+
+demo: build ## Build, run a real job on 3 MPI ranks, end with a picture to look at
+	@.ci/demo target/release/phalanx
+
+test: deps ## Install what is missing, run all tests, those under mpirun and a real Slurm included
+	@.ci/deps slurm || echo "Slurm is missing and could not be installed: its tests will be skipped" >&2
+	@rm -f $(SKIPPED)
+	$(CARGO) test
+	@if [ -s $(SKIPPED) ]; then echo "Not all tests ran:"; sort -u $(SKIPPED); fi
+
+lint: deps ## Check format, clippy and documentation; any warning is an error
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+bench: deps ## Run the benchmarks
+	$(CARGO) bench
+
+clean: ## Remove what was built and the demo
+	rm -rf demo
+	$(CARGO) clean
+
+rust:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it as https://rustup.rs says, then try again" >&2; exit 1; }

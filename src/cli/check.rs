@@ -1,0 +1,163 @@
+//! `phalanx check`: every mistake of a job file at once, or what the job amounts to.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{USAGE, print};
+use crate::exec::Kernels;
+use crate::graph::TaskGraph;
+use crate::job::units::format_duration;
+use crate::job::{self, Diagnostics, Group, Job};
+use crate::model::TaskId;
+use crate::observe::Paint;
+use crate::runtime::{estimate_ns, graph_of};
+
+/// Checks a job file: reports every mistake at once, or a summary of its graph.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job file.
+    job: PathBuf,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    check(&args.job, args.json)
+}
+
+/// Checks a job file and prints the result.
+pub(super) fn check(path: &Path, json: bool) -> ExitCode {
+    let found = job::load(path, &Kernels::builtin()).and_then(|loaded| {
+        let graph = graph_of(&loaded)?;
+        Ok((loaded, graph))
+    });
+    match found {
+        Ok((loaded, graph)) => {
+            let warnings = [&loaded.warnings, &loaded.missing_inputs()].map(Clone::clone);
+            if json {
+                let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
+                let mut summary = summary_json(&loaded.job, &graph);
+                summary["warnings"] = warnings.collect();
+                return print(&format!("{summary:#}\n"));
+            }
+            warnings.iter().filter(|w| !w.is_empty()).for_each(show);
+            print(&summary(&loaded.job, &graph))
+        }
+        Err(mistakes) => {
+            if json {
+                print(&format!("{:#}\n", serde_json::json!({ "ok": false, "mistakes": mistakes.to_json() })));
+            } else {
+                show(&mistakes);
+            }
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Shows mistakes or warnings to a person.
+pub(super) fn show(diagnostics: &Diagnostics) {
+    let stderr = std::io::stderr();
+    let colour = Paint::for_stream(&stderr) != Paint::OFF;
+    let _ = writeln!(stderr.lock(), "{}", diagnostics.render(colour).trim_end());
+}
+
+/// The figures of a job's graph.
+struct Shape {
+    critical_path: Duration,
+    work: Duration,
+    levels: usize,
+    widest: usize,
+    /// Tasks whose duration the file does not estimate.
+    unknown: usize,
+}
+
+impl Shape {
+    fn of(job: &Job, graph: &TaskGraph) -> Shape {
+        let order = graph.order(&|task| estimate_ns(job, task));
+        // With unit durations the earliest start is the level.
+        let levels = graph.order(&|_| 1);
+        let mut width = vec![0usize; levels.critical_path as usize];
+        for task in 0..graph.task_count() {
+            width[levels.earliest[task] as usize] += 1;
+        }
+        Shape {
+            critical_path: Duration::from_nanos(order.critical_path),
+            work: Duration::from_nanos(order.work),
+            levels: width.len(),
+            widest: width.iter().copied().max().unwrap_or(0),
+            unknown: (0..graph.task_count()).filter(|&t| job.estimate(TaskId(t as u32)).is_none()).count(),
+        }
+    }
+}
+
+fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
+    let shape = Shape::of(job, graph);
+    serde_json::json!({
+        "ok": true,
+        "job": job.name,
+        "tasks": graph.task_count(),
+        "groups": job.groups.len(),
+        "dependencies": graph.edge_count(),
+        "levels": shape.levels,
+        "widest_level": shape.widest,
+        "work_s": shape.work.as_secs_f64(),
+        "critical_path_s": shape.critical_path.as_secs_f64(),
+        "without_estimate": shape.unknown,
+    })
+}
+
+fn summary(job: &Job, graph: &TaskGraph) -> String {
+    let shape = Shape::of(job, graph);
+    let mut text = String::new();
+    let _ = writeln!(text, "{}: no mistakes found", job.name);
+    if !job.description.is_empty() {
+        let _ = writeln!(text, "  {}", job.description);
+    }
+    let _ = writeln!(text, "\n  {:<24} {:>9}  what each takes", "tasks", "count");
+    for group in &job.groups {
+        let _ = writeln!(text, "  {:<24} {:>9}  {}", group.name, group.count, request(group));
+    }
+    let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
+    let _ = writeln!(
+        text,
+        "\n  {} dependencies in {} levels; the widest level has {} tasks",
+        graph.edge_count(),
+        shape.levels,
+        shape.widest
+    );
+    if shape.unknown < graph.task_count() {
+        let _ = writeln!(
+            text,
+            "  work {}, critical path {}: more than {:.0} slots cannot make it faster",
+            format_duration(shape.work),
+            format_duration(shape.critical_path),
+            (shape.work.as_secs_f64() / shape.critical_path.as_secs_f64().max(1e-9)).ceil().max(1.0)
+        );
+    }
+    if shape.unknown > 0 {
+        let _ = writeln!(text, "  {} tasks have no `estimate`; one second is assumed for each", shape.unknown);
+    }
+    text
+}
+
+fn request(group: &Group) -> String {
+    let mut parts = Vec::new();
+    if let Some(mpi) = group.mpi {
+        parts.push(format!("{} MPI ranks", mpi.ranks));
+    }
+    parts.push(if group.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", group.cpus) });
+    parts.extend(group.memory.map(|bytes| format!("{} MiB", bytes >> 20)));
+    if group.gpus > 0 {
+        parts.push(format!("{} GPUs", group.gpus));
+    }
+    parts.extend(group.time.map(|time| format!("at most {}", format_duration(time))));
+    parts.extend(group.limit.map(|limit| format!("{limit} at once")));
+    if group.retry.count > 0 {
+        parts.push(format!("{} retries", group.retry.count));
+    }
+    parts.join(", ")
+}

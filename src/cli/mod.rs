@@ -1,0 +1,101 @@
+//! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
+
+mod check;
+mod import;
+mod report;
+mod run;
+mod schema;
+mod topo;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::model::Rank;
+use crate::observe::logging::{self, LogFormat};
+
+/// Exit code for what the user can mend on the command line or in the job file.
+const USAGE: u8 = 2;
+
+/// Runs graph workloads on MPI clusters: one TOML file, started by mpirun or sbatch.
+#[derive(Debug, Parser)]
+#[command(name = "phalanx", version, about, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Tell more about what happens (-v, -vv, -vvv).
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// How log lines on standard error look.
+    #[arg(long, global = true, value_enum, default_value = "human")]
+    log_format: LogStyle,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all tasks completed; 1 tasks failed; 2 bad usage or job file; \
+4 stopped before the walltime (resumable); 128+n ended by signal n";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogStyle {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Check(check::Args),
+    Run(run::Args),
+    Report(report::Args),
+    Import(import::Args),
+    Topo(topo::Args),
+    Schema(schema::Args),
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = match cli.log_format {
+        LogStyle::Human => LogFormat::Human,
+        LogStyle::Json => LogFormat::Json,
+    };
+    if let Err(error) = logging::init(format, cli.verbose, launched_rank()) {
+        return refuse(error);
+    }
+    match cli.verb {
+        Verb::Check(args) => check::main(args),
+        Verb::Run(args) => run::main(args),
+        Verb::Report(args) => report::main(args),
+        Verb::Import(args) => import::main(args),
+        Verb::Topo(args) => topo::main(args),
+        Verb::Schema(args) => schema::main(args),
+    }
+}
+
+/// The rank that the launcher gave this process, before MPI is asked.
+fn launched_rank() -> Option<Rank> {
+    let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"];
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).map(Rank)
+}
+
+/// Says what was wrong with the request, and returns exit code 2.
+fn refuse(error: impl Display) -> ExitCode {
+    complain(error);
+    ExitCode::from(USAGE)
+}
+
+/// Writes an error for a person. If even standard error is closed there is nobody to tell.
+fn complain(error: impl Display) {
+    let _ = writeln!(std::io::stderr(), "phalanx: {error}");
+}
+
+/// Writes text to standard output. A reader that has gone ends the program quietly.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(format_args!("cannot write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,78 @@
+//! `phalanx run`: runs a job and ends with its summary.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::value_parser;
+
+use super::{complain, report};
+use crate::exec::Kernels;
+use crate::observe::progress::Mode;
+use crate::runtime::{self, Options, RunError};
+
+/// Runs a job: alone, or on all ranks of the mpirun that started this.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job file.
+    job: PathBuf,
+    /// Go on with the latest run of this job (or the one in --run-dir): what is complete does not run again.
+    #[arg(long)]
+    resume: bool,
+    /// Where the run keeps its files [default: phalanx-runs/<job>-<number>].
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Slots of each rank [default: the CPUs that the launcher granted it].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// Rank 0 coordinates and runs no tasks.
+    #[arg(long)]
+    coordinator_only: bool,
+    /// Start nothing more once so many tasks have failed (overrides the job file).
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    max_failures: Option<u32>,
+    /// Go on however many tasks fail, even if the job file sets `max_failures`.
+    #[arg(short, long, conflicts_with = "max_failures")]
+    keep_going: bool,
+    /// Check the job and show what would run, but run nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// No progress, no summary.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    if args.dry_run {
+        return super::check::check(&args.job, false);
+    }
+    let options = Options {
+        job: args.job,
+        run_dir: args.run_dir,
+        resume: args.resume,
+        slots: args.slots,
+        coordinator_only: args.coordinator_only,
+        max_failures: args.max_failures,
+        keep_going: args.keep_going,
+        progress: Mode::detect(args.quiet),
+    };
+    match runtime::run(&options, Kernels::builtin()) {
+        Ok(finished) => {
+            if let Some(dir) = finished.run_dir.filter(|_| !args.quiet) {
+                report::summarize(&dir);
+            }
+            exit(finished.exit_code)
+        }
+        Err(RunError::Job(diagnostics)) => {
+            super::check::show(&diagnostics);
+            exit(2)
+        }
+        Err(error) => {
+            complain(&error);
+            exit(error.exit_code())
+        }
+    }
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

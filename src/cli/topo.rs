@@ -1,0 +1,27 @@
+//! `phalanx topo`: what hwloc sees, what the launcher granted, where each slot is pinned.
+
+use std::process::ExitCode;
+
+use super::print;
+use crate::topology::{Topology, show};
+
+/// Shows the machine, what the launcher granted of it, and where each slot is pinned.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Slots to place [default: one per granted CPU].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let topology = Topology::discover();
+    let places = topology.places(args.slots.map(|s| s as usize));
+    if args.json {
+        print(&format!("{:#}\n", show::json(&topology, &places)))
+    } else {
+        print(&show::text(&topology, &places))
+    }
+}

@@ -1,0 +1,387 @@
+//! The environment that a task sees.
+//!
+//! Invariant: a task never sees what our own launcher told us about our place in its world, else a task that is an MPI program
+//! would try to join that world and hang. What a user set for tuning stays.
+//!
+//! The part that all tasks share is computed once per runner; a task adds only its own variables. From weakest to
+//! strongest: the environment that Phalanx was started in (scrubbed), the variables made here, the job's, the task's.
+
+use std::ffi::{CStr, CString, OsString};
+use std::fmt::{Display, Write};
+use std::os::unix::ffi::OsStringExt;
+
+use rustc_hash::FxHashMap;
+
+use super::{ExecError, Fault, Seat, Site};
+use crate::job::{Group, Task};
+
+/// Prefixes of variables by which launchers tell a process that it is part of a world.
+const LAUNCHER: [&str; 14] = [
+    "OMPI_",
+    "PMIX_",
+    "PMI_",
+    "PMI2_",
+    "PRTE_",
+    "PRRTE_",
+    "HYDRA_",
+    "HYDI_",
+    "I_MPI_HYDRA_",
+    "MPI_LOCAL",
+    "MPIR_",
+    "MPISPAWN_",
+    "MV2_COMM_",
+    "PALS_",
+];
+
+/// Variables with a launcher's prefix that are not about a place in a world.
+const LAUNCHER_KEPT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
+
+/// Open MPI parameters of these frameworks tune how messages travel. Those of the others may come from the launcher, which passes
+/// its findings on in the same form.
+const TUNING: [&str; 17] = [
+    "btl", "pml", "mtl", "coll", "op", "osc", "io", "fs", "fbtl", "fcoll", "sharedfp", "topo", "rcache", "mpool",
+    "opal", "oob", "mpi",
+];
+
+/// Parameters of those frameworks that the launcher sets all the same.
+const TUNING_BY_LAUNCHER: [&str; 2] = ["OMPI_MCA_mpi_oversubscribe", "OMPI_MCA_mpi_yield_when_idle"];
+
+/// What a task sees of Slurm: which job it belongs to. All else describes a step or the job's nodes, and an `mpirun` inside a task that saw
+/// it (`SLURM_JOBID`, the old name, included) would start its ranks on nodes that belong to other tasks.
+const SLURM_KEPT: [&str; 19] = [
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_ACCOUNT",
+    "SLURM_JOB_USER",
+    "SLURM_JOB_UID",
+    "SLURM_JOB_GID",
+    "SLURM_JOB_QOS",
+    "SLURM_JOB_START_TIME",
+    "SLURM_JOB_END_TIME",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_COUNT",
+    "SLURM_ARRAY_TASK_MIN",
+    "SLURM_ARRAY_TASK_MAX",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_SUBMIT_DIR",
+    "SLURM_SUBMIT_HOST",
+    "SLURM_RESTART_COUNT",
+];
+
+/// What an `mpirun` over several nodes of our allocation needs to see of Slurm, beside [`SLURM_KEPT`].
+const SLURM_ALLOCATION: [&str; 8] = [
+    "SLURM_JOBID",
+    "SLURM_NODELIST",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NNODES",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_TASKS_PER_NODE",
+    "SLURM_JOB_CPUS_PER_NODE",
+    "SLURM_CONF",
+];
+
+/// Variables made here: those of an enclosing run must not be mistaken for a task's own.
+const OURS: [&str; 12] = [
+    "PHALANX_JOB_ID",
+    "PHALANX_TASK_ID",
+    "PHALANX_TASK_NAME",
+    "PHALANX_ARRAY_INDEX",
+    "PHALANX_ATTEMPT",
+    "PHALANX_RANK",
+    "PHALANX_NODE",
+    "PHALANX_CPUS",
+    "PHALANX_CPU_LIST",
+    "PHALANX_NUMA_NODE",
+    "PHALANX_MEM_MB",
+    "PHALANX_TASK_DIR",
+];
+
+/// True for a variable of our own environment that no task may see.
+fn is_hidden(name: &str) -> bool {
+    if OURS.contains(&name) || name == "OMP_NUM_THREADS" || name == "OMP_PLACES" {
+        return true;
+    }
+    if name.starts_with("SLURM_") {
+        return !SLURM_KEPT.contains(&name);
+    }
+    LAUNCHER.iter().any(|prefix| name.starts_with(prefix)) && !LAUNCHER_KEPT.contains(&name) && !is_tuning(name)
+}
+
+fn is_tuning(name: &str) -> bool {
+    let framework = name.strip_prefix("OMPI_MCA_").map(|p| p.split('_').next().unwrap_or(p));
+    framework.is_some_and(|f| TUNING.contains(&f)) && !TUNING_BY_LAUNCHER.contains(&name)
+}
+
+/// One `NAME=value`, ready for the system.
+struct Entry {
+    name: usize,
+    text: CString,
+}
+
+impl Entry {
+    fn new(name: &[u8], value: &[u8]) -> Option<Entry> {
+        let mut text = Vec::with_capacity(name.len() + value.len() + 2);
+        text.extend_from_slice(name);
+        text.push(b'=');
+        text.extend_from_slice(value);
+        Some(Entry { name: name.len(), text: CString::new(text).ok()? })
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.text.as_bytes()[..self.name]
+    }
+
+    fn value(&self) -> &[u8] {
+        &self.text.as_bytes()[self.name + 1..]
+    }
+}
+
+/// The part of the environment that all tasks of a run share.
+pub(super) struct BaseEnv {
+    entries: Vec<Entry>,
+    by_name: FxHashMap<Vec<u8>, usize>,
+    /// See [`SLURM_ALLOCATION`].
+    allocation: Vec<(String, String)>,
+    /// Names of the job's own variables.
+    job: Vec<String>,
+}
+
+impl BaseEnv {
+    /// From the variables that this process was started with, the site, and the job's variables.
+    pub(super) fn new(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        site: &Site,
+        job: &[(String, String)],
+    ) -> Result<BaseEnv, ExecError> {
+        let names = job.iter().map(|(name, _)| name.clone()).collect();
+        let mut base =
+            BaseEnv { entries: Vec::new(), by_name: FxHashMap::default(), allocation: Vec::new(), job: names };
+        for (name, value) in vars {
+            let (name, value) = (name.into_vec(), value.into_vec());
+            let text = String::from_utf8_lossy(&name);
+            if SLURM_ALLOCATION.contains(&&*text) {
+                base.allocation.push((text.to_string(), String::from_utf8_lossy(&value).into_owned()));
+            }
+            if !is_hidden(&text) {
+                base.set(&name, &value)?;
+            }
+        }
+        base.set(b"PHALANX_JOB_ID", site.job_id.as_bytes())?;
+        base.set(b"PHALANX_NODE", site.node.as_bytes())?;
+        base.set(b"PHALANX_RANK", site.rank.0.to_string().as_bytes())?;
+        for (name, value) in job {
+            base.set(name.as_bytes(), value.as_bytes())?;
+        }
+        Ok(base)
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExecError> {
+        let entry =
+            Entry::new(name, value).ok_or_else(|| ExecError::Nul(String::from_utf8_lossy(name).into_owned()))?;
+        match self.by_name.get(name) {
+            Some(&at) => self.entries[at] = entry,
+            None => {
+                self.by_name.insert(name.to_vec(), self.entries.len());
+                self.entries.push(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// The environment of one attempt at `task`.
+    pub(super) fn of_task(&self, task: &Task, group: &Group, seat: &Seat) -> Result<TaskEnv<'_>, Fault> {
+        let mut env = TaskEnv { base: self, own: Vec::with_capacity(16 + task.env.len()), replaced: Vec::new() };
+        for (name, value) in &task.env {
+            env.set(name, value)?;
+        }
+        env.describe_task(task, group, seat)?;
+        env.describe_seat(group, seat)?;
+        Ok(env)
+    }
+}
+
+/// The environment of one attempt: what is its own, over the shared part.
+pub(super) struct TaskEnv<'a> {
+    base: &'a BaseEnv,
+    own: Vec<Entry>,
+    /// Entries of the shared part that an own one replaces.
+    replaced: Vec<usize>,
+}
+
+impl TaskEnv<'_> {
+    fn describe_task(&mut self, task: &Task, group: &Group, seat: &Seat) -> Result<(), Fault> {
+        self.offer("PHALANX_TASK_ID", task.id.0)?;
+        self.offer("PHALANX_TASK_NAME", &task.name)?;
+        self.offer("PHALANX_TASK_DIR", task.dir.display())?;
+        self.offer("PHALANX_ATTEMPT", seat.attempt)?;
+        if let Some(index) = task.index {
+            self.offer("PHALANX_ARRAY_INDEX", index)?;
+        }
+        if let Some(bytes) = group.memory {
+            self.offer("PHALANX_MEM_MB", bytes.div_ceil(1 << 20))?;
+        }
+        Ok(())
+    }
+
+    fn describe_seat(&mut self, group: &Group, seat: &Seat) -> Result<(), Fault> {
+        let cpus = if seat.cpus.is_empty() { group.cpus } else { seat.cpus.len() as u32 };
+        self.offer("PHALANX_CPUS", cpus)?;
+        // Each rank of an MPI task has its share of the CPUs; places for its threads are its launcher's business.
+        self.offer("OMP_NUM_THREADS", if group.mpi.is_some() { group.cpus } else { cpus })?;
+        if !seat.cpus.is_empty() {
+            self.offer("PHALANX_CPU_LIST", cpu_list(seat.cpus))?;
+            if group.mpi.is_none() {
+                self.offer("OMP_PLACES", joined(seat.cpus, |place, cpu| write!(place, "{{{cpu}}}")))?;
+            }
+        }
+        if let Some(numa) = seat.numa {
+            self.offer("PHALANX_NUMA_NODE", numa)?;
+        }
+        if !seat.gpus.is_empty() {
+            self.offer("CUDA_VISIBLE_DEVICES", joined(seat.gpus, |list, gpu| write!(list, "{gpu}")))?;
+        }
+        Ok(())
+    }
+
+    /// Sets a variable unless the job or the task has set it. (Ours never come from the environment of this process, except
+    /// `CUDA_VISIBLE_DEVICES`.)
+    fn offer(&mut self, name: &str, value: impl Display) -> Result<(), Fault> {
+        let chosen = self.own.iter().any(|e| e.name() == name.as_bytes()) || self.base.job.iter().any(|n| n == name);
+        if chosen { Ok(()) } else { self.set(name, &value.to_string()) }
+    }
+
+    /// Sets a variable over all others.
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), Fault> {
+        let entry = Entry::new(name.as_bytes(), value.as_bytes()).ok_or_else(|| {
+            Fault::new(format!("variable {name} holds a NUL byte, which an environment cannot carry"))
+        })?;
+        if let Some(at) = self.own.iter().position(|e| e.name() == name.as_bytes()) {
+            self.own[at] = entry;
+            return Ok(());
+        }
+        if let Some(&at) = self.base.by_name.get(name.as_bytes()) {
+            self.replaced.push(at);
+        }
+        self.own.push(entry);
+        Ok(())
+    }
+
+    /// Shows the nodes of our allocation, for an `mpirun` that starts ranks on several of them.
+    pub(super) fn show_allocation(&mut self) -> Result<(), Fault> {
+        for (name, value) in &self.base.allocation {
+            self.set(name, value)?;
+        }
+        if !self.base.allocation.is_empty() {
+            // The launcher's own step must share the nodes with the one that Phalanx runs in.
+            self.set("SLURM_OVERLAP", "1")?;
+        }
+        Ok(())
+    }
+
+    /// Names of the variables that the job, the task and Phalanx set: those that a launcher must carry to other nodes.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        let own = self.own.iter().map(|e| String::from_utf8_lossy(e.name()).into_owned());
+        let job = self.base.job.iter().filter(|n| !self.own.iter().any(|e| e.name() == n.as_bytes()));
+        own.chain(job.cloned()).chain(["PHALANX_JOB_ID".to_owned()]).filter(|n| !n.starts_with("SLURM_"))
+    }
+
+    /// The value of a variable.
+    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
+        let own = self.own.iter().find(|e| e.name() == name.as_bytes());
+        own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(Entry::value)
+    }
+
+    /// Every `NAME=value`, each name once.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &CStr> {
+        let shared = self.base.entries.iter().enumerate().filter(|(at, _)| !self.replaced.contains(at));
+        shared.map(|(_, e)| e).chain(&self.own).map(|e| e.text.as_c_str())
+    }
+}
+
+fn joined<T: Copy>(items: &[T], mut write: impl FnMut(&mut String, T) -> std::fmt::Result) -> String {
+    let mut text = String::new();
+    for (i, &item) in items.iter().enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        // Writing to a string does not fail.
+        let _ = write(&mut text, item);
+    }
+    text
+}
+
+/// CPUs as Linux writes them: `0-3,8`.
+fn cpu_list(cpus: &[u32]) -> String {
+    let mut sorted = cpus.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let runs: Vec<&[u32]> = sorted.chunk_by(|a, b| a + 1 == *b).collect();
+    joined(&runs, |text, run| match *run {
+        [first, .., last] => write!(text, "{first}-{last}"),
+        [one] => write!(text, "{one}"),
+        [] => Ok(()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launchers_variables_are_hidden_and_a_users_are_not() {
+        let hidden = [
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_MCA_ess_base_jobid",
+            "OMPI_MCA_orte_hnp_uri",
+            "OMPI_MCA_pmix",
+            "OMPI_MCA_mpi_oversubscribe",
+            "OMPI_MCA_shmem_RUNTIME_QUERY_hint",
+            "PMIX_RANK",
+            "PMI_RANK",
+            "PMI2_X",
+            "PRTE_X",
+            "HYDRA_X",
+            "MPI_LOCALRANKID",
+            "PMI_FD",
+            "SLURM_JOBID",
+            "SLURM_PROCID",
+            "SLURM_STEP_ID",
+            "SLURM_STEPID",
+            "SLURM_NODELIST",
+            "SLURM_NTASKS",
+            "SLURM_TASK_PID",
+            "SLURM_CPU_BIND",
+            "PHALANX_ARRAY_INDEX",
+            "OMP_NUM_THREADS",
+        ];
+        for name in hidden {
+            assert!(is_hidden(name), "{name}");
+        }
+        let shown = [
+            "PATH",
+            "OMPI_ALLOW_RUN_AS_ROOT",
+            "OMPI_MCA_btl_tcp_if_include",
+            "OMPI_MCA_pml",
+            "SLURM_JOB_ID",
+            "SLURM_SUBMIT_DIR",
+            "SLURM_ARRAY_TASK_ID",
+            "PHALANX_MPIRUN",
+            "MPICH_OFI_NIC_POLICY",
+            "UCX_TLS",
+            "MPIEXEC_X",
+            "PMIXER",
+        ];
+        for name in shown {
+            assert!(!is_hidden(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_listed_as_linux_does() {
+        assert_eq!(cpu_list(&[3, 0, 1, 2, 8]), "0-3,8");
+        assert_eq!(cpu_list(&[5]), "5");
+        assert_eq!(cpu_list(&[1, 2, 4, 5, 1]), "1-2,4-5");
+    }
+}

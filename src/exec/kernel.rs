@@ -1,0 +1,233 @@
+//! Kernels: functions of this process as tasks.
+//!
+//! A kernel is prepared from its arguments once, which is where all errors in them come to light, and then called once per
+//! task. A kernel cannot be killed: it shares our process. It is *asked* to stop, through [`Context::cancelled`], which turns true when the task is
+//! cancelled and when its time limit is over. One that returns after its limit ends as TIMEOUT, one that returns after a
+//! cancellation as CANCELLED, whatever it returns; one that never looks occupies its slot until it returns.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::args::{ArgError, unknown};
+use super::control::Control;
+use super::output::Output;
+use super::{Seat, Site, kernels};
+use crate::model::Stream;
+use crate::model::{Rank, TaskId};
+
+/// A kernel with its arguments, ready to be called for any number of tasks, from several threads at once. An error is shown to the user
+/// and makes the task FAILED.
+pub type Prepared = Arc<dyn Fn(&Context) -> Result<(), String> + Send + Sync>;
+
+/// A kind of work that a job file can name.
+///
+/// A function from arguments to what is to be done is a kernel:
+///
+/// ```
+/// use std::sync::Arc;
+/// use phalanx::exec::{ArgError, Args, Kernels, Prepared};
+///
+/// fn greet(args: &toml::Table) -> Result<Prepared, ArgError> {
+///     let name: String = Args::new(args, &["name"])?.need("name")?;
+///     Ok(Arc::new(move |context| {
+///         context.print(&format!("hello {name} from task {}\n", context.task().0));
+///         Ok(())
+///     }))
+/// }
+///
+/// let mut kernels = Kernels::builtin();
+/// kernels.register("greet", greet);
+/// assert!(kernels.get("greet").is_some());
+/// ```
+pub trait Kernel: Send + Sync {
+    /// Checks the arguments and readies the kernel for them. Called once per group of tasks where no placeholder stands in the
+    /// arguments, else once per task.
+    fn prepare(&self, args: &toml::Table) -> Result<Prepared, ArgError>;
+}
+
+impl<F: Fn(&toml::Table) -> Result<Prepared, ArgError> + Send + Sync> Kernel for F {
+    fn prepare(&self, args: &toml::Table) -> Result<Prepared, ArgError> {
+        self(args)
+    }
+}
+
+/// The kernels that tasks can name.
+#[derive(Clone)]
+pub struct Kernels(BTreeMap<String, Arc<dyn Kernel>>);
+
+impl Kernels {
+    /// The built-in kernels.
+    pub fn builtin() -> Kernels {
+        let mut all = Kernels(BTreeMap::new());
+        kernels::register(&mut all);
+        all
+    }
+
+    /// Adds a kernel, in place of one of the same name.
+    pub fn register(&mut self, name: impl Into<String>, kernel: impl Kernel + 'static) {
+        self.0.insert(name.into(), Arc::new(kernel));
+    }
+
+    /// The kernel of that name.
+    pub fn get(&self, name: &str) -> Option<&dyn Kernel> {
+        self.0.get(name).map(|kernel| &**kernel)
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Finds a kernel and prepares it.
+    pub fn prepare(&self, name: &str, args: &toml::Table) -> Result<Prepared, KernelError> {
+        let Some(kernel) = self.get(name) else {
+            let known: Vec<&str> = self.names().collect();
+            return Err(KernelError::Unknown { name: name.to_owned(), hint: unknown("kernel", name, &known) });
+        };
+        kernel.prepare(args).map_err(|error| KernelError::Args { name: name.to_owned(), error })
+    }
+}
+
+impl Default for Kernels {
+    fn default() -> Kernels {
+        Kernels::builtin()
+    }
+}
+
+/// Why a kernel could not be prepared.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// There is none of that name.
+    #[error("kernel `{name}`: {hint}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The near miss, or what there is.
+        hint: String,
+    },
+    /// It does not take these arguments.
+    #[error("kernel `{name}`: {error}")]
+    Args {
+        /// The name.
+        name: String,
+        /// What is wrong with them.
+        error: ArgError,
+    },
+}
+
+/// Which call of a kernel it is.
+pub(super) struct Call<'a> {
+    pub(super) task: TaskId,
+    pub(super) name: &'a str,
+    pub(super) dir: &'a Path,
+    pub(super) seat: &'a Seat<'a>,
+    pub(super) site: &'a Site,
+    pub(super) index: &'a (dyn Fn() -> Option<u64> + Sync),
+}
+
+/// What a kernel is told about its task, and what it can ask for. May be shared with the threads of [`Context::rayon`].
+pub struct Context<'a> {
+    call: Call<'a>,
+    control: &'a Control,
+    deadline: Option<Instant>,
+    output: &'a Output<'a>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(call: Call<'a>, control: &'a Control, deadline: Option<Instant>, output: &'a Output<'a>) -> Self {
+        Context { call, control, deadline, output }
+    }
+
+    /// The task's number.
+    pub fn task(&self) -> TaskId {
+        self.call.task
+    }
+
+    /// The name of the task, without index.
+    pub fn name(&self) -> &str {
+        self.call.name
+    }
+
+    /// The value of `{index}`, for a task of an array or matrix.
+    pub fn index(&self) -> Option<u64> {
+        (self.call.index)()
+    }
+
+    /// 1 for the first attempt.
+    pub fn attempt(&self) -> u16 {
+        self.call.seat.attempt
+    }
+
+    /// The rank that runs it.
+    pub fn rank(&self) -> Rank {
+        self.call.site.rank
+    }
+
+    /// The run, e.g. `mosaic-3`.
+    pub fn job_id(&self) -> &str {
+        &self.call.site.job_id
+    }
+
+    /// The CPUs that are the task's; empty if slots are not pinned.
+    pub fn cpus(&self) -> &[u32] {
+        self.call.seat.cpus
+    }
+
+    /// The NUMA node of these CPUs, if they share one.
+    pub fn numa(&self) -> Option<u32> {
+        self.call.seat.numa
+    }
+
+    /// The GPUs that are the task's.
+    pub fn gpus(&self) -> &[u32] {
+        self.call.seat.gpus
+    }
+
+    /// The directory that relative file names start from.
+    pub fn dir(&self) -> &Path {
+        self.call.dir
+    }
+
+    /// A file of the task's directory.
+    pub fn path(&self, file: &Path) -> PathBuf {
+        self.call.dir.join(file)
+    }
+
+    /// Threads for a kernel of several CPUs.
+    pub fn rayon(&self) -> Arc<rayon::ThreadPool> {
+        (self.call.seat.rayon)()
+    }
+
+    /// True once the kernel should return: it is cancelled, or its time limit is over.
+    pub fn cancelled(&self) -> bool {
+        self.control.stop().is_some() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Sleeps, and returns early if the kernel is cancelled or its time limit comes: true if it slept all the time.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return true;
+            }
+            if self.cancelled() {
+                return false;
+            }
+            let limit = self.deadline.map_or(left, |deadline| deadline.saturating_duration_since(Instant::now()));
+            self.control.doze(left.min(limit));
+        }
+    }
+
+    /// Prints to the task's standard output.
+    pub fn print(&self, text: &str) {
+        self.output.print(Stream::Out, text.as_bytes());
+    }
+
+    /// Prints to the task's standard error.
+    pub fn eprint(&self, text: &str) {
+        self.output.print(Stream::Err, text.as_bytes());
+    }
+}

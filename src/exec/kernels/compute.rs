@@ -1,0 +1,73 @@
+//! `compute_bound { iterations }`: the compute kernel of Task Bench.
+//!
+//! 64 doubles, on each of them `iterations` times `x <- x * x + x`: `2 * 64 * iterations + 64` floating-point operations, no memory traffic.
+//! The values run off to infinity, where arithmetic is as fast as anywhere.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use crate::exec::args::{ArgError, Args};
+use crate::exec::kernel::Prepared;
+
+const LANES: usize = 64;
+
+pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
+    let iterations: u64 = Args::new(args, &["iterations"])?.need("iterations")?;
+    // No look at the context: the kernel is a yardstick of microseconds.
+    Ok(Arc::new(move |_| {
+        black_box(iterate(iterations));
+        Ok(())
+    }))
+}
+
+/// Floating-point operations of so many iterations.
+pub(super) fn flops(iterations: u64) -> u64 {
+    iterations.saturating_mul(2 * LANES as u64).saturating_add(LANES as u64)
+}
+
+/// Does the iterations, with the widest instructions that this CPU has.
+pub(super) fn iterate(iterations: u64) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        // SAFETY: the CPU has just said that it has these instructions.
+        return unsafe { iterate_fma(iterations) };
+    }
+    iterate_anywhere(iterations)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn iterate_fma(iterations: u64) -> f64 {
+    let mut lanes = black_box([1.2345f64; LANES]);
+    for _ in 0..iterations {
+        for x in &mut lanes {
+            *x = x.mul_add(*x, *x);
+        }
+    }
+    lanes.iter().sum()
+}
+
+fn iterate_anywhere(iterations: u64) -> f64 {
+    let mut lanes = black_box([1.2345f64; LANES]);
+    for _ in 0..iterations {
+        for x in &mut lanes {
+            *x = *x * *x + *x;
+        }
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_compute_the_same() {
+        for iterations in [0, 1, 2, 3] {
+            let (a, b) = (iterate(iterations), iterate_anywhere(iterations));
+            assert!((a - b).abs() <= b.abs() * 1e-12, "{iterations}: {a} {b}");
+        }
+        assert!((iterate_anywhere(1) - 64.0 * (1.2345 * 1.2345 + 1.2345)).abs() < 1e-9);
+        assert_eq!(flops(10), 2 * 64 * 10 + 64);
+    }
+}

@@ -1,0 +1,150 @@
+//! Runs one task at a time in the thread of the slot that it was given to.
+//!
+//! Why it exists: whatever a task is (a command, a kernel, a command of several MPI ranks), a slot calls
+//! [`Runner::run`] and gets an [`Outcome`](crate::model::Outcome) back. Nothing that a task does, or fails to do, comes back as
+//! an error of Phalanx itself: a missing program is a FAILED task with a message in its output.
+//!
+//! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it calls. That is what
+//! allows `posix_spawn` (no code of ours runs in the child), which costs the same however large this process is; a `fork` would
+//! copy the page tables of a process that maps MPI's memory.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `runner` | from a task's number to its outcome |
+//! | `control` | how other threads stop a running task |
+//! | `command` | from a task's words to a running process |
+//! | `spawn` | `posix_spawn` and the pipes to the child |
+//! | `supervise` | waiting for a process: output, limits, stops |
+//! | `process` | what `/proc` says about a process and its relatives |
+//! | `oom` | telling a kill by the system's out-of-memory killer apart |
+//! | `env` | the environment that a task sees |
+//! | `mpi` | the `mpirun` line of an MPI task |
+//! | `output` | where a task's output goes |
+//! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
+//!
+//! Nothing here decides what runs, where, or whether it runs again.
+
+mod args;
+mod command;
+mod control;
+mod env;
+mod kernel;
+mod kernels;
+mod mpi;
+mod oom;
+mod output;
+mod process;
+mod runner;
+mod spawn;
+mod supervise;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use crate::model::Stream;
+pub use args::{ArgError, Args, Bytes, FromArg};
+pub use control::Stop;
+pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
+pub use output::OutputSink;
+pub use runner::Runner;
+
+use crate::graph::link::GroupId;
+use crate::job::{Group, Task};
+use crate::model::{Rank, TaskId};
+
+/// Where the runner learns what a task does.
+///
+/// A trait, so that tests and embedding programs can run tasks that no job file describes.
+pub trait TaskSource: Send + Sync {
+    /// The groups, ordered by the number of their first task.
+    fn groups(&self) -> &[Group];
+    /// One task with everything substituted; the error is shown to the user as it is.
+    fn task(&self, id: TaskId) -> Result<Task, String>;
+    /// The value of `{index}` of a task, without expanding the rest of it.
+    fn index(&self, id: TaskId) -> Option<u64>;
+    /// True if the group's tasks differ in nothing but their number and index: no placeholder stands in their work, directory or
+    /// files. A kernel of such a group is prepared once.
+    fn constant(&self, group: GroupId) -> bool;
+    /// Variables that every task sees.
+    fn env(&self) -> &[(String, String)];
+    /// Shell lines that run before every command.
+    fn prologue(&self) -> &[String];
+}
+
+/// Where a runner runs: what all its tasks have in common.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The run, e.g. `mosaic-3`: `PHALANX_JOB_ID` and `%j`.
+    pub job_id: String,
+    /// This rank.
+    pub rank: Rank,
+    /// Name of this node, as the host list of an MPI task would write it.
+    pub node: String,
+    /// How many slots may call [`Runner::run`] at once; [`Seat::slot`] is below it.
+    pub slots: u16,
+    /// Time from TERM to KILL when a command is stopped.
+    pub grace: Duration,
+    /// The command that starts MPI tasks, with options of its own if need be: `PHALANX_MPIRUN`, else `mpirun`.
+    pub mpirun: Vec<String>,
+}
+
+impl Site {
+    /// A site with the default grace of 5 s, and `mpirun` from the environment variable `PHALANX_MPIRUN` where that is set.
+    pub fn new(job_id: impl Into<String>, rank: Rank, node: impl Into<String>, slots: u16) -> Site {
+        let mpirun = std::env::var("PHALANX_MPIRUN").unwrap_or_default();
+        let mut mpirun: Vec<String> = mpirun.split_whitespace().map(str::to_owned).collect();
+        if mpirun.is_empty() {
+            mpirun.push("mpirun".to_owned());
+        }
+        Site { job_id: job_id.into(), rank, node: node.into(), slots, grace: Duration::from_secs(5), mpirun }
+    }
+}
+
+/// Where one attempt at a task runs: the slot, and what was taken for it.
+#[derive(Clone, Copy)]
+pub struct Seat<'a> {
+    /// The slot whose thread calls; no two attempts that run at the same time have the same.
+    pub slot: u16,
+    /// 1 for the first attempt.
+    pub attempt: u16,
+    /// The CPUs that the calling thread is bound to; empty if it is not bound.
+    pub cpus: &'a [u32],
+    /// Their NUMA node, if they share one.
+    pub numa: Option<u32>,
+    /// The GPUs taken for the task.
+    pub gpus: &'a [u32],
+    /// For an MPI task over several nodes: each node and its number of ranks. Empty: all on this node.
+    pub hosts: &'a [(String, u32)],
+    /// The thread pool for kernels of several CPUs.
+    pub rayon: &'a (dyn Fn() -> Arc<rayon::ThreadPool> + Sync),
+}
+
+/// Why a [`Runner`] could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The system refused a file descriptor or the like.
+    #[error("cannot set up the execution of tasks: {what}: {source}")]
+    System {
+        /// What was asked of the system.
+        what: &'static str,
+        /// Its answer.
+        source: std::io::Error,
+    },
+    /// A variable, the job's name or the like holds a NUL byte, which no environment can carry.
+    #[error("variable {0} holds a NUL byte, which an environment cannot carry")]
+    Nul(String),
+}
+
+/// Why an attempt ended before its work could speak for itself: shown in the task's output.
+#[derive(Debug)]
+struct Fault {
+    /// The exit code that it is given; 126 and 127 mean what a shell means by them.
+    exit: i32,
+    text: String,
+}
+
+impl Fault {
+    fn new(text: impl Into<String>) -> Fault {
+        Fault { exit: 1, text: text.into() }
+    }
+}

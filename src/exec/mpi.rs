@@ -1,0 +1,172 @@
+//! The `mpirun` line of an MPI task.
+//!
+//! The task's ranks form a world of their own, which has nothing to do with ours: the environment is scrubbed of our world's traces
+//! (see `env`), and on a single node Open MPI is told to look neither at Slurm nor for other nodes. The launcher inherits the CPU mask of the
+//! slot and its ranks inherit it too, so it must not bind them itself: it would count CPUs from zero, outside the mask.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::command::after_prologue;
+use super::env::TaskEnv;
+use super::{Fault, Seat};
+use crate::job::MpiShape;
+
+/// The families of launchers, which take different options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flavour {
+    /// Open MPI and PRRTE.
+    OpenMpi,
+    /// Hydra: MPICH, Intel MPI, MVAPICH.
+    Hydra,
+}
+
+/// The launcher of this site; which one it is, is found out when the first MPI task asks.
+pub(super) struct Launcher {
+    command: Vec<String>,
+    flavour: OnceLock<Flavour>,
+}
+
+impl Launcher {
+    pub(super) fn new(command: Vec<String>) -> Launcher {
+        Launcher { command, flavour: OnceLock::new() }
+    }
+
+    /// The words that start `words` on the ranks of `shape`; completes `env` with what the launcher needs.
+    pub(super) fn words(&self, words: Vec<String>, job: &MpiJob, env: &mut TaskEnv) -> Result<Vec<String>, Fault> {
+        let flavour = self.flavour(job.prologue, env)?;
+        if !job.seat.hosts.is_empty() {
+            env.show_allocation()?;
+        } else if flavour == Flavour::OpenMpi {
+            env.set("OMPI_MCA_plm", "isolated")?;
+            env.set("OMPI_MCA_ras", "^slurm")?;
+        }
+        let options = match flavour {
+            Flavour::OpenMpi => job.open_mpi(env),
+            Flavour::Hydra => job.hydra(),
+        };
+        Ok(self.command.iter().cloned().chain(options).chain(words).collect())
+    }
+
+    /// Asks the launcher that the task itself would find, which the prologue may bring.
+    fn flavour(&self, prologue: &[String], env: &TaskEnv) -> Result<Flavour, Fault> {
+        if let Some(&flavour) = self.flavour.get() {
+            return Ok(flavour);
+        }
+        let program = self.command.first().map_or("mpirun", String::as_str);
+        // Always through a shell by its full path, which keeps the standard library from forking.
+        let lines = [prologue, &[":".to_owned()]].concat();
+        let words = after_prologue(&lines, vec![program.to_owned(), "--version".to_owned()]);
+        let mut command = Command::new("/bin/sh");
+        command.args(&words[1..]).env_clear().stdin(Stdio::null());
+        for entry in env.entries() {
+            let mut halves = entry.to_bytes().splitn(2, |&b| b == b'=');
+            if let (Some(name), Some(value)) = (halves.next().filter(|n| !n.is_empty()), halves.next()) {
+                command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+            }
+        }
+        let answer =
+            command.output().map_err(|e| Fault::new(format!("cannot ask `{program}` for its version: {e}")))?;
+        let flavour = recognise(&String::from_utf8_lossy(&answer.stdout)).ok_or_else(|| {
+            let said = String::from_utf8_lossy(&answer.stderr);
+            let remedy = "an MPI task needs the mpirun of Open MPI, MPICH or Intel MPI; PHALANX_MPIRUN names it";
+            Fault { exit: 127, text: format!("`{program} --version` failed: {}\nphalanx: {remedy}", said.trim()) }
+        })?;
+        Ok(*self.flavour.get_or_init(|| flavour))
+    }
+}
+
+fn recognise(version: &str) -> Option<Flavour> {
+    let has = |word| version.contains(word);
+    if has("Open MPI") || has("OpenRTE") || has("PRRTE") || has("prterun") {
+        Some(Flavour::OpenMpi)
+    } else if has("HYDRA") || has("Hydra") || has("Intel(R) MPI") || has("MVAPICH") {
+        Some(Flavour::Hydra)
+    } else {
+        None
+    }
+}
+
+/// What the options of a launcher are made of.
+pub(super) struct MpiJob<'a> {
+    pub(super) shape: MpiShape,
+    pub(super) cpus_per_rank: u32,
+    pub(super) seat: &'a Seat<'a>,
+    pub(super) prologue: &'a [String],
+}
+
+impl MpiJob<'_> {
+    /// `node:ranks,...`; on this node alone, as many places as there are ranks.
+    fn hosts(&self) -> String {
+        if self.seat.hosts.is_empty() {
+            return format!("localhost:{}", self.shape.ranks);
+        }
+        let hosts: Vec<String> = self.seat.hosts.iter().map(|(node, ranks)| format!("{node}:{ranks}")).collect();
+        hosts.join(",")
+    }
+
+    /// True if ranks have to share CPUs, and therefore must not spin while they wait.
+    fn is_crowded(&self) -> bool {
+        let wanted = u64::from(self.shape.ranks) * u64::from(self.cpus_per_rank.max(1));
+        self.seat.hosts.is_empty() && !self.seat.cpus.is_empty() && wanted > self.seat.cpus.len() as u64
+    }
+
+    fn open_mpi(&self, env: &TaskEnv) -> Vec<String> {
+        let mut options = vec!["-n".to_owned(), self.shape.ranks.to_string(), "--host".to_owned(), self.hosts()];
+        options.extend(["--bind-to".to_owned(), "none".to_owned()]);
+        if self.is_crowded() {
+            options.push("--oversubscribe".to_owned());
+        }
+        if !self.seat.hosts.is_empty() {
+            if let Some(per_node) = self.shape.per_node {
+                options.extend(["--map-by".to_owned(), format!("ppr:{per_node}:node")]);
+            }
+            options.extend(env.names().flat_map(|name| ["-x".to_owned(), name]));
+        }
+        options
+    }
+
+    fn hydra(&self) -> Vec<String> {
+        let mut options = vec!["-n".to_owned(), self.shape.ranks.to_string(), "-hosts".to_owned(), self.hosts()];
+        options.extend(["-bind-to".to_owned(), "none".to_owned()]);
+        if let Some(per_node) = self.shape.per_node.filter(|_| !self.seat.hosts.is_empty()) {
+            options.extend(["-ppn".to_owned(), per_node.to_string()]);
+        }
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn pool() -> Arc<rayon::ThreadPool> {
+        Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap())
+    }
+
+    fn hydra(ranks: u32, cpus: &[u32], hosts: &[(String, u32)]) -> (String, bool) {
+        let seat = Seat { slot: 0, attempt: 1, cpus, numa: None, gpus: &[], hosts, rayon: &pool };
+        let line =
+            MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat, prologue: &[] };
+        (line.hydra().join(" "), line.is_crowded())
+    }
+
+    #[test]
+    fn ranks_go_where_the_seat_says() {
+        assert_eq!(hydra(4, &[0, 1], &[]), ("-n 4 -hosts localhost:4 -bind-to none".to_owned(), true));
+        let hosts = [("n1".to_owned(), 2), ("n2".to_owned(), 2)];
+        assert_eq!(hydra(4, &[0, 1], &hosts), ("-n 4 -hosts n1:2,n2:2 -bind-to none -ppn 2".to_owned(), false));
+        assert!(!hydra(2, &[4, 5], &[]).1);
+    }
+
+    #[test]
+    fn launchers_are_told_apart() {
+        assert_eq!(recognise("mpirun (Open MPI) 4.1.4"), Some(Flavour::OpenMpi));
+        assert_eq!(recognise("HYDRA build details:"), Some(Flavour::Hydra));
+        assert_eq!(recognise("usage: mpirun"), None);
+    }
+}

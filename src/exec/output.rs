@@ -1,0 +1,183 @@
+//! Where the output of an attempt goes: to the run's sink, or to files of the task's own.
+//!
+//! A sink that fails must not hold up a task that is writing, so the first error is kept here and makes the attempt FAILED
+//! when it is over; it is never dropped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Fault, Site};
+use crate::model::{Outcome, Stream, TaskId};
+
+/// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
+/// whichever thread prints for a kernel.
+pub trait OutputSink: Send + Sync {
+    /// Appends a chunk of an attempt's output: readable by others from now on.
+    fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()>;
+    /// The attempt has ended: nothing more comes. A sink that keeps only the output of failed tasks knows now what to keep.
+    fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
+}
+
+/// The two output streams of one attempt.
+pub(super) struct Output<'a> {
+    sink: &'a dyn OutputSink,
+    task: TaskId,
+    attempt: u16,
+    /// Files of the task's own, which kernels print to; a command holds them itself.
+    files: [Option<File>; 2],
+    appended: AtomicBool,
+    failure: Mutex<Option<io::Error>>,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(sink: &'a dyn OutputSink, task: TaskId, attempt: u16) -> Output<'a> {
+        let appended = AtomicBool::new(false);
+        Output { sink, task, attempt, files: [None, None], appended, failure: Mutex::new(None) }
+    }
+
+    /// From now on, what is printed goes to these files where there is one.
+    pub(super) fn redirect(&mut self, files: [Option<File>; 2]) {
+        self.files = files;
+    }
+
+    /// Prints to the task's file or the sink.
+    pub(super) fn print(&self, stream: Stream, bytes: &[u8]) {
+        match &self.files[stream as usize] {
+            Some(file) => self.note((&*file).write_all(bytes)),
+            None => self.append(stream, bytes),
+        }
+    }
+
+    /// Appends to the sink.
+    pub(super) fn append(&self, stream: Stream, bytes: &[u8]) {
+        self.appended.store(true, Ordering::Relaxed);
+        self.note(self.sink.append(self.task, self.attempt, stream, bytes));
+    }
+
+    /// Tells the user something about the attempt, in its standard error.
+    pub(super) fn remark(&self, text: &str) {
+        self.append(Stream::Err, format!("phalanx: {text}\n").as_bytes());
+    }
+
+    /// True if anything was handed to the sink or could not be written.
+    pub(super) fn used(&self) -> bool {
+        self.appended.load(Ordering::Relaxed) || self.lock().is_some()
+    }
+
+    /// Tells the sink how the attempt ended.
+    pub(super) fn finish(&self, outcome: Outcome) {
+        self.note(self.sink.finish(self.task, self.attempt, outcome));
+    }
+
+    /// The first error met, if any.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.lock().take()
+    }
+
+    fn note(&self, result: io::Result<()>) {
+        if let Err(e) = result {
+            self.lock().get_or_insert(e);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
+        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What the `%` words in a file name stand for, for one task.
+pub(super) struct Pattern<'a> {
+    pub(super) site: &'a Site,
+    pub(super) name: &'a str,
+    pub(super) index: Option<u64>,
+}
+
+impl Pattern<'_> {
+    /// Substitutes `%j %A` (the run), `%a` (array index), `%x` (task name), `%N` (node), `%t` (rank) and `%%`. As with Slurm a number after
+    /// the `%` pads with zeros (`%4a`), and other words stay as they are.
+    pub(super) fn fill(&self, text: &str) -> String {
+        let mut filled = String::with_capacity(text.len() + 16);
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            filled.push_str(&rest[..at]);
+            let word = &rest[at + 1..];
+            let digits = word.bytes().take_while(u8::is_ascii_digit).count().min(2);
+            let value = word[digits..].chars().next().and_then(|letter| Some((letter, self.value(letter)?)));
+            if let Some((letter, value)) = value {
+                let width = word[..digits].parse().unwrap_or(0);
+                filled.push_str(&format!("{value:0>width$}"));
+                rest = &word[digits + letter.len_utf8()..];
+            } else {
+                filled.push('%');
+                rest = word;
+            }
+        }
+        filled.push_str(rest);
+        filled
+    }
+
+    fn value(&self, letter: char) -> Option<String> {
+        match letter {
+            '%' => Some("%".to_owned()),
+            'j' | 'A' => Some(self.site.job_id.clone()),
+            'a' => Some(self.index.unwrap_or(0).to_string()),
+            'x' => Some(self.name.to_owned()),
+            'N' => Some(self.site.node.clone()),
+            't' => Some(self.site.rank.0.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Creates the files that a task declares for its output, with their directories. Both names may be the same file.
+    pub(super) fn create(
+        &self,
+        dir: &Path,
+        out: Option<&Path>,
+        err: Option<&Path>,
+    ) -> Result<[Option<File>; 2], Fault> {
+        let path = |file: &Path| dir.join(self.fill(&file.to_string_lossy()));
+        let (out, err) = (out.map(path), err.map(path));
+        let first = out.as_deref().map(create).transpose()?;
+        let second = match &first {
+            Some(file) if out == err => {
+                Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?)
+            }
+            _ => err.as_deref().map(create).transpose()?,
+        };
+        Ok([first, second])
+    }
+}
+
+/// Opened for appending, so that processes that share the file do not write over each other.
+fn create(path: &Path) -> Result<File, Fault> {
+    let fault = |e| Fault::new(format!("cannot create the output file {}: {e}", path.display()));
+    let parent = path.parent().map(PathBuf::from).unwrap_or_default();
+    if !parent.as_os_str().is_empty() {
+        std::fs::create_dir_all(&parent).map_err(fault)?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(path).map_err(fault)?;
+    // A device such as /dev/null has no length to cut.
+    if file.metadata().map_err(fault)?.is_file() {
+        file.set_len(0).map_err(fault)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Rank;
+
+    #[test]
+    fn patterns_are_filled_as_slurm_does() {
+        let site = Site::new("mosaic-3", Rank(2), "n07", 1);
+        let pattern = Pattern { site: &site, name: "tile", index: Some(42) };
+        assert_eq!(pattern.fill("out/%x-%a.txt"), "out/tile-42.txt");
+        assert_eq!(pattern.fill("%j/%A/%N/%t"), "mosaic-3/mosaic-3/n07/2");
+        assert_eq!(pattern.fill("%5a|%%a|100%|%q|%9"), "00042|%a|100%|%q|%9");
+        assert_eq!(Pattern { index: None, ..pattern }.fill("é%aé"), "é0é");
+    }
+}

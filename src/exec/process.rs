@@ -1,0 +1,173 @@
+//! What `/proc` says about a process and its relatives, and how to end all of them.
+//!
+//! A command's relatives are its process group and its descendants: a shell's children are in the group, the ranks of an `mpirun` are in
+//! groups of their own, and a process whose parent has died is nobody's descendant any more. So a family is remembered
+//! from one look to the next.
+//!
+//! Invariant: a process is named by its number *and* its start time, so a number that the system has given to somebody else is never
+//! signalled. The leader is not reaped before its family is dealt with, which keeps its number, and with it the group's, taken.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// What this module needs of `/proc/PID/stat`.
+struct Stat {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    /// In clock ticks since boot.
+    start: u64,
+    /// Has exited, or is about to.
+    dead: bool,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Stat> {
+        Stat::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name of the program stands in parentheses and may hold anything, so the fields are counted from the last one.
+    fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
+        let after = bytes.iter().rposition(|&b| b == b')')? + 1;
+        let mut fields = std::str::from_utf8(&bytes[after..]).ok()?.split_ascii_whitespace();
+        let dead = matches!(fields.next()?, "Z" | "X" | "x");
+        let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        let start = fields.nth(16)?.parse().ok()?;
+        Some(Stat { pid, parent, group, start, dead })
+    }
+
+    /// Every process that there is.
+    fn all() -> Vec<Stat> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|e| Stat::read(e.file_name().to_str()?.parse().ok()?)).collect()
+    }
+}
+
+/// A command's process, its group and its descendants.
+pub(super) struct Family {
+    leader: Pid,
+    /// Number and start time of each relative seen so far that was alive at the last look.
+    relatives: HashSet<(i32, u64)>,
+}
+
+impl Family {
+    pub(super) fn new(leader: Pid) -> Family {
+        Family { leader, relatives: HashSet::new() }
+    }
+
+    /// Looks again. True if a relative other than the leader is alive.
+    pub(super) fn look(&mut self) -> bool {
+        let leader = self.leader.as_raw_nonzero().get();
+        let everyone = Stat::all();
+        let mut family = HashSet::from([leader]);
+        let known = |p: &Stat| self.relatives.contains(&(p.pid, p.start));
+        family.extend(everyone.iter().filter(|p| p.group == leader || known(p)).map(|p| p.pid));
+        loop {
+            let before = family.len();
+            family.extend(everyone.iter().filter(|p| family.contains(&p.parent)).map(|p| p.pid).collect::<Vec<_>>());
+            if family.len() == before {
+                break;
+            }
+        }
+        let relatives = everyone.iter().filter(|p| !p.dead && p.pid != leader && family.contains(&p.pid));
+        self.relatives = relatives.map(|p| (p.pid, p.start)).collect();
+        !self.relatives.is_empty()
+    }
+
+    /// Asks the group to end; an `mpirun` passes it on to its ranks. A stopped process is continued, so that it can.
+    pub(super) fn terminate(&mut self) {
+        self.look();
+        // An error means that the group is gone, which its leader's end will tell.
+        let _ = kill_process_group(self.leader, Signal::TERM);
+        let _ = kill_process_group(self.leader, Signal::CONT);
+    }
+
+    /// Kills leader and relatives, and returns when none of the relatives is left or the system does not let them die.
+    pub(super) fn kill(&mut self) {
+        for round in 0..100u64 {
+            let alive = self.look();
+            let _ = kill_process_group(self.leader, Signal::KILL);
+            if !alive {
+                return;
+            }
+            for &(pid, start) in &self.relatives {
+                if let Some(pid) = Stat::read(pid).filter(|p| p.start == start).and_then(|p| Pid::from_raw(p.pid)) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1 + round / 4));
+        }
+    }
+}
+
+/// Bytes of memory that a process and its descendants hold.
+///
+/// Resident pages are counted once per process that maps them, which is cheap but too much for processes that share. So only where
+/// that count is above `limit` the kernel is asked for the proportional share of each.
+pub(super) fn memory_above(leader: Pid, limit: u64) -> Option<u64> {
+    let family = descendants(leader.as_raw_nonzero().get());
+    let resident: u64 = family.iter().filter_map(|&pid| resident(pid)).sum();
+    if resident <= limit {
+        return None;
+    }
+    let share: u64 = family.iter().filter_map(|&pid| proportional(pid).or_else(|| resident_of_living(pid))).sum();
+    (share > limit).then_some(share)
+}
+
+fn resident_of_living(pid: i32) -> Option<u64> {
+    resident(pid).filter(|&bytes| bytes > 0)
+}
+
+/// A process and its descendants, through the lists of children that the kernel keeps per thread.
+fn descendants(leader: i32) -> Vec<i32> {
+    let mut family = vec![leader];
+    let mut next = 0;
+    while let Some(&pid) = family.get(next) {
+        next += 1;
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            // A kernel without these lists shows the leader alone; a thread that has just ended has no children.
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            family.extend(children.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        }
+    }
+    family
+}
+
+fn resident(pid: i32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+fn proportional(pid: i32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_with_a_hostile_name_is_read() {
+        let line = b"12 (a) Z (b) S 7 9 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 0 0";
+        let stat = Stat::parse(12, line).unwrap();
+        assert_eq!((stat.parent, stat.group, stat.start, stat.dead), (7, 9, 777, false));
+        assert!(Stat::parse(12, b"12 (a").is_none());
+        assert!(Stat::parse(12, b"12 (a) R 1").is_none());
+    }
+
+    #[test]
+    fn our_own_memory_is_seen() {
+        let me = rustix::process::getpid();
+        assert!(memory_above(me, 1 << 10).is_some());
+        assert!(memory_above(me, 1 << 50).is_none());
+    }
+}

@@ -1,0 +1,242 @@
+//! From a task's number to its outcome.
+//!
+//! The path of a kernel that is the same for all tasks of its group allocates nothing, takes no lock and reads no clock: a runtime whose
+//! tasks take a microsecond lives on that. Everything else about a task is found out on the way that only slower tasks take.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+
+use super::command::{Attempt, Commands};
+use super::control::{Control, Stop};
+use super::kernel::{Call, Context, Kernels, Prepared};
+use super::output::{Output, OutputSink, Pattern};
+use super::{ExecError, Fault, Seat, Site, TaskSource};
+use crate::job::{Group, Task, Work};
+use crate::model::{Outcome, State, TaskId};
+
+/// The outcome of a task that was stopped before or while it ran, and whose process told no exit code.
+const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0 };
+
+/// Runs tasks, one per slot at a time.
+pub struct Runner {
+    source: Arc<dyn TaskSource>,
+    kernels: Kernels,
+    site: Site,
+    sink: Arc<dyn OutputSink>,
+    /// Number of the first task of each group.
+    firsts: Vec<u32>,
+    /// What has been found out about each group, when its first task came.
+    plans: Vec<OnceLock<Plan>>,
+    controls: Vec<CachePadded<Control>>,
+    /// The strongest stop of the whole run so far, as `Stop`'s number; 0 for none.
+    stopping: AtomicU8,
+    commands: Commands,
+}
+
+/// What is known about all tasks of a group.
+enum Plan {
+    /// They are one kernel with the same arguments.
+    Constant(ReadyKernel),
+    /// Each has to be looked at.
+    Each,
+}
+
+/// One attempt on its way.
+struct Turn<'a> {
+    id: TaskId,
+    group: &'a Group,
+    seat: &'a Seat<'a>,
+    control: &'a Control,
+}
+
+/// A kernel that can be called.
+struct ReadyKernel {
+    call: Prepared,
+    name: String,
+    dir: PathBuf,
+    /// Files of its own for what it prints: standard output and standard error.
+    files: [Option<PathBuf>; 2],
+}
+
+impl Runner {
+    /// A runner for the tasks of `source`. What it needs of the system (descriptors for each slot) is taken now.
+    pub fn new(
+        source: Arc<dyn TaskSource>,
+        kernels: Kernels,
+        site: Site,
+        sink: Arc<dyn OutputSink>,
+    ) -> Result<Runner, ExecError> {
+        let system = |source| ExecError::System { what: "an event for each slot", source };
+        let control = |_| Control::new().map(CachePadded::new).map_err(system);
+        Ok(Runner {
+            firsts: source.groups().iter().map(|group| group.first.0).collect(),
+            plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
+            controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
+            commands: Commands::new(&site, source.env())?,
+            stopping: AtomicU8::new(0),
+            source,
+            kernels,
+            site,
+            sink,
+        })
+    }
+
+    /// Runs one attempt at a task in the calling thread and returns when it is over.
+    ///
+    /// Everything that goes wrong on the way becomes a FAILED outcome with a message in the task's standard error.
+    pub fn run(&self, task: TaskId, seat: &Seat) -> Outcome {
+        let mut output = Output::new(&*self.sink, task, seat.attempt);
+        let result = match self.controls.get(usize::from(seat.slot)) {
+            Some(control) => self.attempt(task, seat, control, &mut output),
+            None => Err(Fault::new(format!("slot {} of {} does not exist", seat.slot, self.controls.len()))),
+        };
+        let outcome = result.unwrap_or_else(|fault| {
+            output.remark(&fault.text);
+            Outcome { state: State::Failed, exit: fault.exit }
+        });
+        if output.used() { self.settle(task, &output, outcome) } else { outcome }
+    }
+
+    /// Stops a task if it is running here: TERM, then KILL after the grace; a kernel is asked. It ends as CANCELLED. Returns whether it
+    /// was running.
+    pub fn cancel(&self, task: TaskId) -> bool {
+        self.controls.iter().any(|control| control.request(Some(task), Stop::Terminate))
+    }
+
+    /// Stops all running tasks, and every one that is started from now on at once: they end as CANCELLED.
+    pub fn stop_all(&self, stop: Stop) {
+        self.stopping.fetch_max(stop as u8, Ordering::SeqCst);
+        for control in &self.controls {
+            control.request(None, stop);
+        }
+    }
+
+    /// The site that the runner was made with.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn attempt(&self, id: TaskId, seat: &Seat, control: &Control, output: &mut Output) -> Result<Outcome, Fault> {
+        let _running = control.begin(id);
+        if self.stopping.load(Ordering::SeqCst) != 0 {
+            return Ok(CANCELLED);
+        }
+        let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
+        let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
+        let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
+        let plan = match self.plans[g].get() {
+            Some(plan) => plan,
+            None => {
+                let plan = self.plan(g, id)?;
+                self.plans[g].get_or_init(|| plan)
+            }
+        };
+        let turn = Turn { id, group, seat, control };
+        match plan {
+            Plan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
+            Plan::Each => self.each(turn, output),
+        }
+    }
+
+    /// Finds out whether the tasks of a group are one and the same kernel, from any of them.
+    fn plan(&self, g: usize, id: TaskId) -> Result<Plan, Fault> {
+        if !self.source.constant(g as u32) {
+            return Ok(Plan::Each);
+        }
+        let task = self.source.task(id).map_err(Fault::new)?;
+        match &task.work {
+            Work::Kernel { name, args } => Ok(Plan::Constant(self.prepare(&task, name, args)?)),
+            _ => Ok(Plan::Each),
+        }
+    }
+
+    fn each(&self, turn: Turn, output: &mut Output) -> Result<Outcome, Fault> {
+        let task = self.source.task(turn.id).map_err(Fault::new)?;
+        if let Work::Kernel { name, args } = &task.work {
+            let kernel = self.prepare(&task, name, args)?;
+            return self.kernel(turn, &kernel, output, &|| task.index);
+        }
+        let Turn { group, seat, control, .. } = turn;
+        let (site, prologue) = (&self.site, self.source.prologue());
+        self.commands.run(&Attempt { task: &task, group, seat, site, prologue, control, output })
+    }
+
+    fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
+        let call = self.kernels.prepare(name, args).map_err(|e| Fault::new(e.to_string()))?;
+        let files = [task.stdout.clone(), task.stderr.clone()];
+        Ok(ReadyKernel { call, name: task.name.clone(), dir: task.dir.clone(), files })
+    }
+
+    fn kernel(
+        &self,
+        turn: Turn,
+        kernel: &ReadyKernel,
+        output: &mut Output,
+        index: &(dyn Fn() -> Option<u64> + Sync),
+    ) -> Result<Outcome, Fault> {
+        let Turn { id, group, seat, control } = turn;
+        if kernel.files.iter().any(Option::is_some) {
+            output.redirect(self.kernel_files(kernel, index())?);
+        }
+        // A limit beyond what the clock can tell is none.
+        let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
+        let call = Call { task: id, name: &kernel.name, dir: &kernel.dir, seat, site: &self.site, index };
+        let context = Context::new(call, control, deadline, output);
+        let result = catch_unwind(AssertUnwindSafe(|| (kernel.call)(&context)));
+        Ok(conclude(control, deadline, group.time, output, result))
+    }
+
+    fn kernel_files(&self, kernel: &ReadyKernel, index: Option<u64>) -> Result<[Option<File>; 2], Fault> {
+        let pattern = Pattern { site: &self.site, name: &kernel.name, index };
+        let [out, err] = &kernel.files;
+        pattern.create(&kernel.dir, out.as_deref(), err.as_deref())
+    }
+
+    /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.
+    fn settle(&self, task: TaskId, output: &Output, outcome: Outcome) -> Outcome {
+        output.finish(outcome);
+        match output.failure() {
+            Some(error) => {
+                tracing::error!(task = task.0, %error, "the output of a task could not be kept");
+                let state = if outcome.ok() { State::Failed } else { outcome.state };
+                Outcome { state, ..outcome }
+            }
+            None => outcome,
+        }
+    }
+}
+
+/// What a kernel's return means. A stop and the time limit count even if the kernel says that all is well: it may have returned early
+/// because of them.
+fn conclude(
+    control: &Control,
+    deadline: Option<Instant>,
+    limit: Option<Duration>,
+    output: &Output,
+    result: std::thread::Result<Result<(), String>>,
+) -> Outcome {
+    if let Ok(Err(message)) = &result {
+        output.remark(message);
+    }
+    if let Err(panic) = &result {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        output.remark(&format!("the kernel panicked: {}", text.unwrap_or("it gave no message")));
+    }
+    if control.stop().is_some() {
+        return CANCELLED;
+    }
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        output.remark(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
+        return Outcome { state: State::Timeout, exit: 0 };
+    }
+    match result {
+        Ok(Ok(())) => Outcome::OK,
+        _ => Outcome { state: State::Failed, exit: 1 },
+    }
+}

@@ -1,0 +1,85 @@
+//! Frames between ranks. The rest of the program addresses ranks and does not know which path a frame takes.
+//!
+//! A fabric moves opaque byte strings; it keeps the order of frames between two ranks, loses none and never blocks. It knows neither
+//! messages nor tasks: `wire` turns one into the other.
+
+pub mod local;
+pub mod mpi;
+pub mod wire;
+
+use thiserror::Error;
+
+use crate::model::Rank;
+
+/// Why frames no longer move.
+#[derive(Debug, Error)]
+pub enum FabricError {
+    /// A frame is larger than any rank would accept.
+    #[error("a message of {size} bytes to {to} exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// Receiver.
+        to: Rank,
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// There is no such rank.
+    #[error("there is no {0} in this run")]
+    NoSuchRank(Rank),
+    /// The other side has gone.
+    #[error("{0} has left the run")]
+    Gone(Rank),
+    /// MPI could not be used.
+    #[error("MPI: {0}")]
+    Mpi(String),
+}
+
+/// A way for frames between the ranks of a world.
+pub trait Fabric: Send {
+    /// This rank.
+    fn me(&self) -> Rank;
+
+    /// Number of ranks.
+    fn size(&self) -> u32;
+
+    /// Sends a frame to another rank; returns at once.
+    ///
+    /// # Errors
+    /// If the frame can never arrive.
+    fn send(&mut self, to: Rank, frame: Vec<u8>) -> Result<(), FabricError>;
+
+    /// The next frame that has come, if any; never waits.
+    ///
+    /// # Errors
+    /// If no frame can come any more.
+    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError>;
+
+    /// True once every frame sent has left this rank. Moves what is under way.
+    fn drained(&mut self) -> bool;
+}
+
+/// The fabric of a run that is one process: there is nobody else.
+pub struct Alone;
+
+impl Fabric for Alone {
+    fn me(&self) -> Rank {
+        Rank::ZERO
+    }
+
+    fn size(&self) -> u32 {
+        1
+    }
+
+    fn send(&mut self, to: Rank, _frame: Vec<u8>) -> Result<(), FabricError> {
+        Err(FabricError::NoSuchRank(to))
+    }
+
+    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError> {
+        Ok(None)
+    }
+
+    fn drained(&mut self) -> bool {
+        true
+    }
+}

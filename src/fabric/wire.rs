@@ -1,0 +1,119 @@
+//! Messages as bytes: a mark, the protocol's version, then the message in postcard's encoding.
+//!
+//! What comes in is not trusted: a frame of another version, cut short, too long or with anything after its message is refused with an
+//! error, never with a panic, and no length in it is believed before the bytes are there (postcard reads elements one by one).
+
+use thiserror::Error;
+
+use crate::schedule::protocol::{Message, VERSION};
+
+/// First byte of every frame.
+const MARK: u8 = 0xA7;
+
+/// No frame is larger: a part of a hundred million tasks fits.
+pub const MOST: usize = 1 << 30;
+
+/// Why a frame was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// It does not begin as a frame does.
+    #[error("not a frame of Phalanx")]
+    Foreign,
+    /// The sender is another version of Phalanx.
+    #[error(
+        "the sender speaks version {0} of the protocol, this rank version {VERSION}: start all ranks from the same build"
+    )]
+    Version(u16),
+    /// The message in it is damaged.
+    #[error("damaged frame: {0}")]
+    Damaged(String),
+}
+
+/// The frame that carries a message.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(64);
+    frame.push(MARK);
+    frame.extend_from_slice(&VERSION.to_le_bytes());
+    // Writing to memory cannot fail, and messages hold nothing that postcard cannot encode.
+    postcard::to_extend(message, frame).unwrap_or_default()
+}
+
+/// The message in a frame.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
+    let [MARK, low, high, body @ ..] = frame else { return Err(WireError::Foreign) };
+    let version = u16::from_le_bytes([*low, *high]);
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(WireError::Damaged(format!("{} bytes follow its message", rest.len()))),
+        Err(error) => Err(WireError::Damaged(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
+    use crate::schedule::protocol::{Lease, Load};
+
+    fn samples() -> Vec<Message> {
+        let attempt = Attempt {
+            task: TaskId(7),
+            attempt: 1,
+            outcome: Outcome::OK,
+            last: true,
+            rank: Rank(3),
+            slot: 2,
+            ready: Time(1),
+            start: Time(2),
+            end: Time(3_000_000_000),
+        };
+        let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
+        vec![
+            Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
+            Message::Counts { epoch: 1, ended: vec![(1, true), (900_000, false)] },
+            Message::Loot { leases: vec![lease; 2] },
+            Message::HandOut { epoch: 1, part: Default::default(), standing: Default::default() },
+            Message::Finish,
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_wire() {
+        for message in samples() {
+            assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn other_versions_and_strangers_are_refused() {
+        let mut frame = encode(&Message::Finish);
+        frame[1] = frame[1].wrapping_add(1);
+        assert_eq!(decode(&frame), Err(WireError::Version(VERSION + 1)));
+        assert_eq!(decode(b"GET / HTTP/1.1"), Err(WireError::Foreign));
+        frame[1] = frame[1].wrapping_sub(1);
+        frame.push(0);
+        assert!(matches!(decode(&frame), Err(WireError::Damaged(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(which in 0usize..5, cut in 0usize..80, at in 0usize..80, bits: u8, tail: Vec<u8>) {
+            let mut frame = encode(&samples()[which]);
+            frame.truncate(frame.len().saturating_sub(cut));
+            let len = frame.len().max(1);
+            if let Some(byte) = frame.get_mut(at % len) {
+                *byte ^= bits;
+            }
+            frame.extend(tail);
+            let _ = decode(&frame);
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Which rank keeps which task: the partition.
+//!
+//! The home of a task is where its dependencies are counted and where it runs unless another rank steals it. A good partition moves
+//! few bytes between ranks *and* keeps all ranks busy at every time of the run; plain minimum edge cut does only the first (it
+//! cuts along time, so that ranks work one after the other). [`Method::Bands`] therefore balances each *level band* (tasks whose
+//! earliest start falls into the same eighth of the work) by itself, as one of METIS's balance constraints
+//! (Karypis and Kumar, "Multilevel algorithms for multi-constraint graph partitioning", SC'98).
+//!
+//! Homes are decided once, before the run, on rank 0; stealing mends at run time what estimates got wrong.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::csr::Csr;
+use super::{Order, TaskGraph};
+use crate::model::TaskId;
+
+/// How homes are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// METIS k-way partition with one balance constraint per level band. Recommended.
+    Bands,
+    /// Greedy earliest finish in order of upward rank (HEFT without insertion): better when few tasks differ much in length.
+    EarliestFinish,
+    /// Tasks dealt out in turn, in proportion to slots.
+    RoundRobin,
+}
+
+/// What a partition is made for.
+pub struct Problem<'a> {
+    /// The graph.
+    pub graph: &'a TaskGraph,
+    /// Its order under the estimated durations.
+    pub order: &'a Order,
+    /// Estimated duration of each task in nanoseconds.
+    pub duration: &'a dyn Fn(TaskId) -> u64,
+    /// Slots of each rank; a rank without slots is nobody's home.
+    pub slots: &'a [u32],
+    /// True if a rank (by index) has what a task asks for.
+    pub fits: &'a dyn Fn(TaskId, usize) -> bool,
+}
+
+/// Homes, and what is known of their quality before the run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partition {
+    /// For each node of the graph (joins too) the index of its rank.
+    pub home: Vec<u32>,
+    /// Edges between ranks.
+    pub cut_edges: u64,
+    /// Bytes along edges between ranks.
+    pub cut_bytes: u64,
+    /// Mean over maximum of estimated work per slot, 0 to 1.
+    pub balance: f64,
+}
+
+/// Bandwidth (bytes per second) that `EarliestFinish` assumes between ranks: that of a common cluster network.
+const BANDWIDTH: f64 = 1e9;
+
+/// Level bands of equal work that are balanced one by one.
+const BANDS: usize = 8;
+
+/// Above this many nodes METIS would take longer than it saves: contiguous blocks are used per band instead.
+const METIS_LIMIT: usize = 200_000;
+
+/// Chooses the home of every node.
+pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
+    let able: Vec<u32> = (0..problem.slots.len() as u32).filter(|&r| problem.slots[r as usize] > 0).collect();
+    let nodes = problem.graph.node_count();
+    let mut home = match able[..] {
+        [] => vec![0; nodes],
+        [only] => vec![only; nodes],
+        _ => match method {
+            Method::RoundRobin => round_robin(problem),
+            Method::EarliestFinish => earliest_finish(problem, &able),
+            Method::Bands => bands(problem, &able),
+        },
+    };
+    move_misfits(problem, &mut home);
+    measure(problem, home)
+}
+
+/// Deals nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
+fn round_robin(problem: &Problem<'_>) -> Vec<u32> {
+    let turn: Vec<u32> = (0..problem.slots.iter().copied().max().unwrap_or(0))
+        .flat_map(|k| (0..problem.slots.len() as u32).filter(move |&r| problem.slots[r as usize] > k))
+        .collect();
+    (0..problem.graph.node_count()).map(|n| turn[n % turn.len()]).collect()
+}
+
+/// Gives each node, most urgent first, to the rank on which it can end first.
+fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
+    let graph = problem.graph;
+    let mut free: Vec<BinaryHeap<Reverse<u64>>> =
+        problem.slots.iter().map(|&s| (0..s).map(|_| Reverse(0)).collect()).collect();
+    // Edges seen from their ends: where each comes from, and its number in order of its source.
+    let each_edge = |put: &mut dyn FnMut(u32, u32, u32)| {
+        let mut number = 0;
+        for node in 0..graph.node_count() as u32 {
+            graph.successors(node).for_each(|edge| {
+                put(edge.node(), node, number);
+                number += 1;
+            });
+        }
+    };
+    let from = Csr::build(graph.node_count(), |put| each_edge(&mut |to, from, _| put(to, from)));
+    let edge_in = Csr::build(graph.node_count(), |put| each_edge(&mut |to, _, number| put(to, number)));
+    let bytes: Vec<u64> = (0..graph.node_count() as u32)
+        .flat_map(|n| (0..graph.successors(n).len()).map(move |k| graph.edge_bytes(n, k)))
+        .collect();
+    let mut end = vec![0u64; graph.node_count()];
+    let mut home = vec![able[0]; graph.node_count()];
+    let mut by_rank = problem.order.topological.clone();
+    // Stable, so that a node of no duration stays behind what it needs.
+    by_rank.sort_by_key(|&n| Reverse(problem.order.upward[n as usize]));
+    for node in by_rank {
+        let task = TaskId(node);
+        let is_task = node < graph.task_count() as u32;
+        let took = if is_task { (problem.duration)(task) } else { 0 };
+        let arrival = |rank: u32| {
+            let data = |(&before, &edge): (&u32, &u32)| {
+                let travels = if home[before as usize] == rank { 0 } else { bytes[edge as usize] };
+                end[before as usize] + (travels as f64 / BANDWIDTH * 1e9) as u64
+            };
+            let row = node as usize;
+            from.row(row).iter().zip(edge_in.row(row)).map(data).max().unwrap_or(0)
+        };
+        let start = |rank: u32| arrival(rank).max(free[rank as usize].peek().map_or(0, |slot| slot.0));
+        let fitting = able.iter().copied().filter(|&r| !is_task || (problem.fits)(task, r as usize));
+        let Some(best) = fitting.min_by_key(|&r| (start(r), r)) else { continue };
+        let begin = start(best);
+        home[node as usize] = best;
+        end[node as usize] = begin + took;
+        if is_task {
+            free[best as usize].pop();
+            free[best as usize].push(Reverse(begin + took));
+        }
+    }
+    home
+}
+
+/// Balances each level band by itself and cuts few bytes.
+fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
+    let graph = problem.graph;
+    let weights = Weights::new(problem);
+    if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
+        return blocks(problem, able, &weights);
+    }
+    // METIS refuses only what it has no memory for; blocks need next to none.
+    metis_bands(problem, able, &weights).unwrap_or_else(|_| blocks(problem, able, &weights))
+}
+
+/// Work of each node and the band it lies in.
+struct Weights {
+    work: Vec<u64>,
+    band: Vec<u8>,
+    bands: usize,
+}
+
+impl Weights {
+    /// Cuts the nodes, sorted by earliest start, into bands of equal work. Nodes of one earliest start share a band, so that a bag of
+    /// equal tasks is one band.
+    fn new(problem: &Problem<'_>) -> Weights {
+        let graph = problem.graph;
+        let tasks = graph.task_count() as u32;
+        let work: Vec<u64> = (0..graph.node_count() as u32)
+            .map(|n| if n < tasks { (problem.duration)(TaskId(n)).max(1) } else { 0 })
+            .collect();
+        let earliest = &problem.order.earliest;
+        let mut by_start: Vec<u32> = (0..work.len() as u32).collect();
+        by_start.sort_unstable_by_key(|&n| earliest[n as usize]);
+        let share = (work.iter().map(|&w| u128::from(w)).sum::<u128>() / BANDS as u128).max(1);
+        let mut band = vec![0u8; work.len()];
+        let (mut current, mut filled) = (0u8, 0u128);
+        for run in by_start.chunk_by(|&a, &b| earliest[a as usize] == earliest[b as usize]) {
+            if filled >= share && usize::from(current) + 1 < BANDS {
+                current += 1;
+                filled = 0;
+            }
+            for &node in run {
+                band[node as usize] = current;
+                filled += u128::from(work[node as usize]);
+            }
+        }
+        Weights { work, band, bands: usize::from(current) + 1 }
+    }
+}
+
+/// Contiguous blocks of each band, in proportion to slots: neighbours in the job file stay together.
+fn blocks(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Vec<u32> {
+    let slots: u64 = able.iter().map(|&r| u64::from(problem.slots[r as usize])).sum();
+    let mut total = vec![0u128; weights.bands];
+    for (work, &band) in weights.work.iter().zip(&weights.band) {
+        total[usize::from(band)] += u128::from(*work);
+    }
+    let mut filled = vec![0u128; weights.bands];
+    let mut at = vec![(0usize, u64::from(problem.slots[able[0] as usize])); weights.bands];
+    let deal = |(work, &band): (&u64, &u8)| {
+        let band = usize::from(band);
+        let (rank, upto) = &mut at[band];
+        // The middle of the task decides, so that rounding favours no rank.
+        let middle = (filled[band] * 2 + u128::from(*work)) * u128::from(slots);
+        while *rank + 1 < able.len() && middle > total[band] * 2 * u128::from(*upto) {
+            *rank += 1;
+            *upto += u64::from(problem.slots[able[*rank] as usize]);
+        }
+        filled[band] += u128::from(*work);
+        able[*rank]
+    };
+    weights.work.iter().zip(&weights.band).map(deal).collect()
+}
+
+fn metis_bands(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Result<Vec<u32>, metis::Error> {
+    let graph = problem.graph;
+    let nodes = graph.node_count();
+    let (offsets, neighbours, edge_weights) = undirected(graph);
+    let heaviest = weights.work.iter().copied().max().unwrap_or(1).max(1);
+    let mut vertex_weights = vec![0 as metis::Idx; nodes * weights.bands];
+    for node in 0..nodes {
+        // METIS adds weights up in 32 bits: scale so that even a million of the heaviest stay below.
+        let scaled = (u128::from(weights.work[node]) * 1000).div_ceil(u128::from(heaviest));
+        vertex_weights[node * weights.bands + usize::from(weights.band[node])] = scaled as metis::Idx;
+    }
+    let slots: f64 = able.iter().map(|&r| f64::from(problem.slots[r as usize])).sum();
+    let targets: Vec<metis::Real> = able
+        .iter()
+        .flat_map(|&r| {
+            std::iter::repeat_n((f64::from(problem.slots[r as usize]) / slots) as metis::Real, weights.bands)
+        })
+        .collect();
+    let mut part = vec![0 as metis::Idx; nodes];
+    metis::Graph::new(weights.bands as metis::Idx, able.len() as metis::Idx, &offsets, &neighbours)?
+        .set_vwgt(&vertex_weights)
+        .set_adjwgt(&edge_weights)
+        .set_tpwgts(&targets)
+        .set_option(metis::option::Seed(1))
+        .part_kway(&mut part)?;
+    Ok(part.into_iter().map(|p| able[p as usize]).collect())
+}
+
+/// The graph as METIS wants it: every edge from both ends, weights by bytes.
+fn undirected(graph: &TaskGraph) -> (Vec<metis::Idx>, Vec<metis::Idx>, Vec<metis::Idx>) {
+    let most = (0..graph.node_count() as u32)
+        .flat_map(|n| (0..graph.successors(n).len()).map(move |k| graph.edge_bytes(n, k)))
+        .max()
+        .unwrap_or(0);
+    let weight = |bytes: u64| 1 + (u128::from(bytes) * 10_000 / u128::from(most.max(1))) as metis::Idx;
+    let mut ends: Vec<Vec<(metis::Idx, metis::Idx)>> = vec![Vec::new(); graph.node_count()];
+    for node in 0..graph.node_count() as u32 {
+        for (k, edge) in graph.successors(node).enumerate() {
+            let weight = weight(graph.edge_bytes(node, k));
+            ends[node as usize].push((edge.node() as metis::Idx, weight));
+            ends[edge.node() as usize].push((node as metis::Idx, weight));
+        }
+    }
+    let (mut offsets, mut neighbours, mut weights) = (vec![0], Vec::new(), Vec::new());
+    for row in &mut ends {
+        row.sort_unstable();
+        // Two edges between the same nodes (a `needs` and a file) are one to METIS.
+        row.dedup_by(|b, a| {
+            let same = a.0 == b.0;
+            if same {
+                a.1 = a.1.saturating_add(b.1);
+            }
+            same
+        });
+        neighbours.extend(row.iter().map(|&(n, _)| n));
+        weights.extend(row.iter().map(|&(_, w)| w));
+        offsets.push(neighbours.len() as metis::Idx);
+    }
+    (offsets, neighbours, weights)
+}
+
+/// Sends tasks that do not fit where they were put to the rank, among those they fit, with the least work per slot.
+fn move_misfits(problem: &Problem<'_>, home: &mut [u32]) {
+    let mut load = vec![0f64; problem.slots.len()];
+    let cost = |task: u32| (problem.duration)(TaskId(task)).max(1) as f64;
+    let tasks = problem.graph.task_count() as u32;
+    let mut misfits = Vec::new();
+    for task in 0..tasks {
+        let rank = home[task as usize] as usize;
+        if (problem.fits)(TaskId(task), rank) {
+            load[rank] += cost(task) / f64::from(problem.slots[rank].max(1));
+        } else {
+            misfits.push(task);
+        }
+    }
+    for task in misfits {
+        let fitting = (0..problem.slots.len()).filter(|&r| problem.slots[r] > 0 && (problem.fits)(TaskId(task), r));
+        if let Some(rank) = fitting.min_by(|&a, &b| load[a].total_cmp(&load[b])) {
+            home[task as usize] = rank as u32;
+            load[rank] += cost(task) / f64::from(problem.slots[rank]);
+        }
+    }
+}
+
+fn measure(problem: &Problem<'_>, home: Vec<u32>) -> Partition {
+    let graph = problem.graph;
+    let (mut cut_edges, mut cut_bytes) = (0, 0);
+    for node in 0..graph.node_count() as u32 {
+        for (k, edge) in graph.successors(node).enumerate() {
+            if home[node as usize] != home[edge.node() as usize] {
+                cut_edges += 1;
+                cut_bytes += graph.edge_bytes(node, k);
+            }
+        }
+    }
+    let mut work = vec![0f64; problem.slots.len()];
+    for task in 0..graph.task_count() {
+        work[home[task] as usize] += (problem.duration)(TaskId(task as u32)).max(1) as f64;
+    }
+    let slots: f64 = problem.slots.iter().map(|&s| f64::from(s)).sum();
+    let mean = work.iter().sum::<f64>() / slots.max(1.0);
+    let most = work.iter().zip(problem.slots).map(|(w, &s)| w / f64::from(s.max(1))).fold(0.0, f64::max);
+    Partition { home, cut_edges, cut_bytes, balance: if most > 0.0 { mean / most } else { 1.0 } }
+}
+
+/// Number of urgency levels that a slot tells apart.
+pub const LEVELS: u8 = 16;
+
+/// For each node an urgency from 0 to `LEVELS - 1`, higher first: by `priority`, then by upward rank, in equal shares of the
+/// tasks. Nodes that compare equal get the same level.
+pub fn urgency(graph: &TaskGraph, order: &Order, priority: &dyn Fn(TaskId) -> i32) -> Vec<u8> {
+    let tasks = graph.task_count();
+    let key = |n: u32| (priority(TaskId(n)), order.upward[n as usize]);
+    let mut sorted: Vec<u32> = (0..tasks as u32).collect();
+    sorted.sort_unstable_by_key(|&n| key(n));
+    let mut level = vec![LEVELS - 1; graph.node_count()];
+    let mut at = 0;
+    for run in sorted.chunk_by(|&a, &b| key(a) == key(b)) {
+        let share = (at * usize::from(LEVELS)).checked_div(tasks).unwrap_or(0) as u8;
+        run.iter().for_each(|&n| level[n as usize] = share.min(LEVELS - 1));
+        at += run.len();
+    }
+    level
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::link::{Condition, Link, LinkShape};
+    use super::*;
+
+    /// `columns` independent chains of `steps` tasks, each edge carrying bytes.
+    fn chains(columns: u32, steps: u32) -> TaskGraph {
+        let counts = vec![columns; steps as usize];
+        let links: Vec<Link> = (1..steps)
+            .map(|s| Link { from: s - 1, to: s, shape: LinkShape::Each, on: Condition::Ok, bytes: 100, span: 0..0 })
+            .collect();
+        TaskGraph::build(&counts, &links).unwrap()
+    }
+
+    fn run(graph: &TaskGraph, slots: &[u32], method: Method) -> Partition {
+        let order = graph.order(&|_| 1000);
+        let problem = Problem { graph, order: &order, duration: &|_| 1000, slots, fits: &|_, _| true };
+        partition(&problem, method)
+    }
+
+    #[test]
+    fn every_method_gives_every_node_a_rank_with_slots() {
+        let graph = chains(24, 10);
+        for method in [Method::Bands, Method::EarliestFinish, Method::RoundRobin] {
+            let found = run(&graph, &[0, 4, 2, 4], method);
+            assert_eq!(found.home.len(), 240);
+            assert!(found.home.iter().all(|&r| (1..4).contains(&r)), "{method:?}");
+            assert!(found.balance > 0.8, "{method:?}: {}", found.balance);
+        }
+    }
+
+    #[test]
+    fn bands_cut_few_edges_and_keep_every_step_busy() {
+        let graph = chains(24, 10);
+        let found = run(&graph, &[1, 1, 1, 1], Method::Bands);
+        assert!(found.cut_edges <= 24, "{} of 216 edges cut", found.cut_edges);
+        for step in 0..10 {
+            let mut per_rank = [0; 4];
+            (0..24).for_each(|c| per_rank[found.home[step * 24 + c] as usize] += 1);
+            assert!(per_rank.iter().all(|&n| n >= 3), "step {step}: {per_rank:?}");
+        }
+        assert!(run(&graph, &[1, 1, 1, 1], Method::RoundRobin).cut_edges <= 216);
+    }
+
+    #[test]
+    fn a_bag_is_split_by_slots() {
+        let graph = TaskGraph::build(&[90], &[]).unwrap();
+        let found = run(&graph, &[1, 2], Method::Bands);
+        assert_eq!(found.home.iter().filter(|&&r| r == 0).count(), 30);
+        assert!(found.home.windows(2).all(|w| w[0] <= w[1]), "contiguous");
+    }
+
+    #[test]
+    fn tasks_go_only_where_they_fit() {
+        let graph = chains(8, 3);
+        let order = graph.order(&|_| 1);
+        let fits = |task: TaskId, rank: usize| task.0 >= 8 || rank == 2;
+        let problem = Problem { graph: &graph, order: &order, duration: &|_| 1, slots: &[1, 1, 1], fits: &fits };
+        for method in [Method::Bands, Method::EarliestFinish, Method::RoundRobin] {
+            let found = partition(&problem, method);
+            assert!(found.home[..8].iter().all(|&r| r == 2), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn urgency_follows_priority_then_upward_rank() {
+        let graph = chains(1, 16);
+        let order = graph.order(&|_| 1);
+        let level = urgency(&graph, &order, &|_| 0);
+        assert_eq!(level, (0..16).rev().collect::<Vec<u8>>());
+        let level = urgency(&graph, &order, &|task| i32::from(task.0 == 15));
+        assert_eq!(level[15], 15);
+        let bag = TaskGraph::build(&[100], &[]).unwrap();
+        let level = urgency(&bag, &bag.order(&|_| 1), &|_| 0);
+        assert!(level.iter().all(|&l| l == level[0]), "equal tasks share a level");
+    }
+}

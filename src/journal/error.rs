@@ -1,0 +1,169 @@
+//! What can go wrong with a journal or a run directory, said so that a person can mend it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::lock::Holder;
+
+/// A journal that cannot be read or written.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried, e.g. `write`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file does not begin as a journal does.
+    #[error("{} is not a journal of Phalanx (it begins differently)", path.display())]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The journal's format is another one.
+    #[error("{} is a journal of format {found}, this Phalanx reads format {}: use the version of Phalanx that wrote it", path.display(), super::frame::VERSION)]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format it has.
+        found: u32,
+    },
+    /// Bytes in the middle have changed since they were written.
+    #[error(
+        "{} is damaged at byte {at} (intact again from byte {intact}); what precedes it still counts. \
+         To go on from there, keep a copy and run `truncate -s {at} {}`: tasks recorded later then run again",
+        path.display(), path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first frame that is not what was written.
+        at: u64,
+        /// Offset of the next intact frame.
+        intact: u64,
+    },
+    /// A frame is intact but its content makes no sense to this version.
+    #[error(
+        "{} holds a record at byte {at} that cannot be understood: {reason}; what precedes it still counts. \
+         Use the version of Phalanx that wrote it, or keep a copy and run `truncate -s {at} {}`",
+        path.display(), path.display()
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Offset of its frame.
+        at: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A record that no frame can hold.
+    #[error(
+        "a record of {bytes} bytes is too large for the journal (at most {}); split the job into several files",
+        super::frame::MAX_PAYLOAD
+    )]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// A record that cannot be put into bytes.
+    #[error("cannot encode a record for the journal: {0}")]
+    Encode(#[from] postcard::Error),
+}
+
+impl JournalError {
+    /// Wraps what the system said about `path`.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+        move |source| JournalError::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+/// A run directory that cannot be made, found or used.
+#[derive(Debug, Error)]
+pub enum RunDirError {
+    /// The system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried, e.g. `create`.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A new run was to go where an earlier one is.
+    #[error("{} already holds a run: continue it with --resume, or choose another --run-dir", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process uses the directory.
+    #[error("{} is in use by {holder}: wait until that run has ended, or start a run of its own without --resume and --run-dir", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who uses it.
+        holder: Holder,
+    },
+    /// A process uses or used the directory, on a file system where only a lock file can tell.
+    #[error(
+        "{} is marked as in use by {holder}, and its file system cannot tell whether that run still goes on (it has no flock): \
+         if it does not, remove {}",
+        path.display(), mark.display()
+    )]
+    Marked {
+        /// The directory.
+        path: PathBuf,
+        /// The file that marks it.
+        mark: PathBuf,
+        /// Who made the mark.
+        holder: Holder,
+    },
+    /// There is no such run.
+    #[error("no run {wanted:?} here: {}", hint(runs, known))]
+    NotFound {
+        /// What was asked for.
+        wanted: String,
+        /// Where it was looked for.
+        runs: PathBuf,
+        /// The newest runs that there are.
+        known: Vec<String>,
+    },
+    /// There is no run of this job that could be continued.
+    #[error("no run of job {job:?} to resume in {}: start it without --resume, or name its directory with --run-dir", runs.display())]
+    NothingToResume {
+        /// The job's name.
+        job: String,
+        /// Where it was looked for.
+        runs: PathBuf,
+    },
+    /// The directory holds no journal.
+    #[error("{} is not a run directory (it has no journal)", path.display())]
+    NotARun {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl RunDirError {
+    /// Wraps what the system said about `path`.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+        move |source| RunDirError::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+fn hint(runs: &Path, known: &[String]) -> String {
+    if known.is_empty() {
+        format!(
+            "{} holds no runs; name a run directory, or go to the directory that the job was started in",
+            runs.display()
+        )
+    } else {
+        format!("{} holds {}", runs.display(), known.join(", "))
+    }
+}

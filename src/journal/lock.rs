@@ -1,0 +1,201 @@
+//! One run at a time in a run directory.
+//!
+//! The lock is `flock` on the file `lock`: the system releases it whenever and however its holder ends, so nothing goes
+//! stale, and network file systems pass it on to other nodes. What the file says (process, node, since when) is for people.
+//!
+//! Some parallel file systems are mounted without `flock`. There the lock is the existence of the file `lock.held`, created
+//! exclusively and removed at the end. A killed run leaves it behind, and nothing guesses whether its holder on some
+//! other node still lives: the message names the holder and the file to remove.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::RunDirError;
+use super::{unix_now_ns, utc};
+
+const LOCK: &str = "lock";
+const MARK: &str = "lock.held";
+
+/// A reader that asks whether a run is alive holds the lock for a moment; a run that starts just then tries again.
+const TRIES: u32 = 5;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
+/// The right to write in a run directory, for as long as it lives.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+    /// The file whose existence is the lock, where there is no `flock`.
+    mark: Option<PathBuf>,
+}
+
+/// Whether somebody writes in a run directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// This process does.
+    Alive(Holder),
+    /// Nobody does.
+    Gone,
+    /// The file system cannot tell: there is no `flock`, and this holder's mark is there.
+    Unknown(Holder),
+}
+
+/// Who holds a lock, as far as its file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process, 0 if unknown.
+    pub pid: u32,
+    /// Its node, empty if unknown.
+    pub host: String,
+    /// Since when, in nanoseconds since 1970; 0 if unknown.
+    pub since_unix_ns: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, self.host.as_str()) {
+            (0, _) => write!(f, "another process"),
+            (pid, "") => write!(f, "process {pid}"),
+            (pid, host) => write!(f, "process {pid} on {host}"),
+        }?;
+        if self.since_unix_ns == 0 { Ok(()) } else { write!(f, " since {}", utc(self.since_unix_ns)) }
+    }
+}
+
+impl Holder {
+    fn this() -> Holder {
+        let host = sysinfo::System::host_name().unwrap_or_default();
+        Holder { pid: std::process::id(), host, since_unix_ns: unix_now_ns() }
+    }
+
+    /// Three lines: process, node, since when.
+    fn read(path: &Path) -> Holder {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut lines = text.lines();
+        let mut next = || lines.next().unwrap_or_default();
+        Holder {
+            pid: next().parse().unwrap_or_default(),
+            host: next().to_owned(),
+            since_unix_ns: next().parse().unwrap_or_default(),
+        }
+    }
+
+    fn write(&self, file: &mut File) -> io::Result<()> {
+        file.set_len(0)?;
+        file.write_all(format!("{}\n{}\n{}\n", self.pid, self.host, self.since_unix_ns).as_bytes())
+    }
+}
+
+type TryLock = fn(&File) -> Result<(), TryLockError>;
+
+/// Takes the lock of a run directory, or says who has it.
+pub(super) fn take(dir: &Path) -> Result<RunLock, RunDirError> {
+    take_by(dir, File::try_lock)
+}
+
+fn take_by(dir: &Path, try_lock: TryLock) -> Result<RunLock, RunDirError> {
+    let path = dir.join(LOCK);
+    // Opened without truncating: the text of another holder must survive the attempt.
+    let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
+    let mut file = file.map_err(RunDirError::io("open", &path))?;
+    for tried in 1.. {
+        match try_lock(&file) {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if tried == TRIES => {
+                return Err(RunDirError::InUse { path: dir.to_owned(), holder: Holder::read(&path) });
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::Error(error)) if unsupported(&error) => return take_mark(dir, file),
+            Err(TryLockError::Error(error)) => return Err(RunDirError::io("lock", &path)(error)),
+        }
+    }
+    Holder::this().write(&mut file).map_err(RunDirError::io("write", &path))?;
+    Ok(RunLock { _file: file, mark: None })
+}
+
+fn take_mark(dir: &Path, file: File) -> Result<RunLock, RunDirError> {
+    let mark = dir.join(MARK);
+    match OpenOptions::new().write(true).create_new(true).open(&mark) {
+        Ok(mut held) => {
+            let lock = RunLock { _file: file, mark: Some(mark.clone()) };
+            Holder::this().write(&mut held).map_err(RunDirError::io("write", &mark))?;
+            Ok(lock)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let holder = Holder::read(&mark);
+            Err(RunDirError::Marked { path: dir.to_owned(), mark, holder })
+        }
+        Err(error) => Err(RunDirError::io("create", &mark)(error)),
+    }
+}
+
+/// Whether somebody holds the lock of a run directory. Changes nothing, and needs only the right to read.
+pub(super) fn liveness(dir: &Path) -> Liveness {
+    let mark = dir.join(MARK);
+    if mark.exists() {
+        return Liveness::Unknown(Holder::read(&mark));
+    }
+    let path = dir.join(LOCK);
+    let Ok(file) = File::open(&path) else { return Liveness::Gone };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Liveness::Alive(Holder::read(&path)),
+        Ok(()) | Err(TryLockError::Error(_)) => Liveness::Gone,
+    }
+}
+
+/// True if the file system has no `flock` (rather than having it in use).
+fn unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::ENOLCK | libc::EOPNOTSUPP))
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        if let Some(mark) = &self.mark
+            && let Err(error) = std::fs::remove_file(mark)
+        {
+            tracing::warn!("cannot remove {}: {error}", mark.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_run_is_refused_and_told_by_whom() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(liveness(dir.path()), Liveness::Gone);
+        let lock = take(dir.path()).unwrap();
+        let Liveness::Alive(holder) = liveness(dir.path()) else { panic!("not alive") };
+        assert_eq!(holder.pid, std::process::id());
+        let refused = take(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {} on ", std::process::id())), "{refused}");
+        assert!(refused.contains(" since 20"), "{refused}");
+        drop(lock);
+        assert_eq!(liveness(dir.path()), Liveness::Gone);
+        take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn without_flock_a_file_is_the_lock() {
+        let none: TryLock = |_| Err(TryLockError::Error(io::Error::from_raw_os_error(libc::ENOSYS)));
+        let dir = tempfile::tempdir().unwrap();
+        let lock = take_by(dir.path(), none).unwrap();
+        assert!(matches!(liveness(dir.path()), Liveness::Unknown(holder) if holder.pid == std::process::id()));
+        let refused = take_by(dir.path(), none).unwrap_err().to_string();
+        assert!(refused.contains("remove ") && refused.contains(MARK), "{refused}");
+        drop(lock);
+        take_by(dir.path(), none).unwrap();
+    }
+
+    #[test]
+    fn nonsense_in_the_lock_file_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(LOCK), [0xff, 0, b'\n', b'x']).unwrap();
+        let _lock = take(dir.path()).unwrap();
+        assert!(matches!(liveness(dir.path()), Liveness::Alive(holder) if holder.pid == std::process::id()));
+    }
+}

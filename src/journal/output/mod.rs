@@ -1,0 +1,206 @@
+//! What tasks print: one pair of growing files for each rank and session, not a file for each task.
+//!
+//! ```text
+//! outputs/s1/rank-0.out     standard output of all tasks that rank 0 ran in session 1, in chunks
+//! outputs/s1/rank-0.err     standard error
+//! outputs/s1/rank-0.idx     for each chunk 24 bytes: task u32, attempt u16, stream u8, 0 u8, offset u64, length u64
+//! outputs/s1/rank-0.held/   output of running tasks that may be thrown away and is too long for memory
+//! ```
+//!
+//! Threads never wait for each other: each takes its place in a file by adding to a counter, and writes there. A chunk is
+//! written before its entry in the index, so that a reader who looks while the run goes on, or after it was killed, finds
+//! nothing that is not there. Places that were taken and never written are entries of zeros, which mean nothing.
+
+mod held;
+mod index;
+mod reader;
+mod writer;
+
+pub use reader::{OutputReader, last_lines};
+pub use writer::OutputWriter;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::rundir::RunDir;
+use crate::model::{Rank, Stream, TaskId};
+
+/// The ending of the file that a stream is kept in.
+fn extension(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Out => "out",
+        Stream::Err => "err",
+    }
+}
+
+/// Captured output that cannot be written or read.
+#[derive(Debug, Error)]
+#[error("cannot {doing} {}: {source}", path.display())]
+pub struct OutputError {
+    /// What was tried, e.g. `write`.
+    pub doing: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+impl OutputError {
+    fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputError {
+        move |source| OutputError { doing, path: path.to_owned(), source }
+    }
+}
+
+/// Whose output a chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    task: TaskId,
+    attempt: u16,
+    stream: Stream,
+}
+
+/// The file of a rank and session that ends in `extension`.
+fn file(run: &RunDir, session: u32, rank: Rank, extension: &str) -> PathBuf {
+    run.outputs().join(format!("s{session}")).join(format!("rank-{}.{extension}", rank.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::KeepOutput;
+    use crate::journal::replay::tests::attempt;
+    use crate::model::{Outcome, State};
+    use proptest::prelude::*;
+
+    const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+
+    fn run_dir() -> (tempfile::TempDir, RunDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(dir.path(), "job").unwrap();
+        (dir, run)
+    }
+
+    fn all(run: &RunDir, task: u32, stream: Stream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        OutputReader::new(run).copy(1, &attempt(task), stream, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn chunks_of_many_threads_come_back_whole_and_in_order() {
+        let (_dir, run) = run_dir();
+        let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+        std::thread::scope(|scope| {
+            for task in 0..8u32 {
+                let writer = &writer;
+                scope.spawn(move || {
+                    for line in 0..50 {
+                        let text = format!("task {task} line {line}\n");
+                        writer.append(TaskId(task), 1, Stream::Out, text.as_bytes()).unwrap();
+                    }
+                    writer.append(TaskId(task), 1, Stream::Err, b"oops\n").unwrap();
+                });
+            }
+        });
+        for task in 0..8 {
+            let expected: String = (0..50).map(|line| format!("task {task} line {line}\n")).collect();
+            assert_eq!(all(&run, task, Stream::Out), expected.as_bytes());
+            assert_eq!(all(&run, task, Stream::Err), b"oops\n");
+        }
+    }
+
+    #[test]
+    fn the_tail_is_bounded_by_lines_and_by_bytes() {
+        let (_dir, run) = run_dir();
+        let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+        for line in ["one\n", "two\nth", "ree\n", "four"] {
+            writer.append(TaskId(0), 1, Stream::Err, line.as_bytes()).unwrap();
+        }
+        let reader = OutputReader::new(&run);
+        let tail = |lines, bytes| {
+            let bytes = reader.tail(1, &attempt(0), Stream::Err, lines, bytes).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(tail(2, 100), "three\nfour");
+        assert_eq!(tail(9, 100), "one\ntwo\nthree\nfour");
+        assert_eq!(tail(9, 7), "ee\nfour");
+        assert_eq!(tail(0, 100), "");
+        assert_eq!(
+            reader.tail(1, &crate::model::Attempt { rank: Rank(3), ..attempt(0) }, Stream::Err, 5, 100).unwrap(),
+            b""
+        );
+        assert_eq!(reader.length(1, &attempt(0), Stream::Err).unwrap(), 18);
+    }
+
+    #[test]
+    fn only_failed_output_is_kept_if_the_job_says_so() {
+        let (_dir, run) = run_dir();
+        let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::Failed).unwrap();
+        let long = b"0123456789abcdef".repeat(20_000);
+        for task in 0..4u32 {
+            for part in long.chunks(if task < 2 { 50_000 } else { 10 }).take(10) {
+                writer.append(TaskId(task), 1, Stream::Out, part).unwrap();
+            }
+        }
+        for task in 0..4u32 {
+            let outcome = if task % 2 == 0 { Outcome::OK } else { FAILED };
+            writer.finish(TaskId(task), 1, outcome).unwrap();
+        }
+        assert_eq!(all(&run, 0, Stream::Out), b"");
+        assert_eq!(all(&run, 1, Stream::Out), long);
+        assert_eq!(all(&run, 2, Stream::Out), b"");
+        assert_eq!(all(&run, 3, Stream::Out), &long[..100]);
+        let size = std::fs::metadata(file(&run, 1, Rank(0), "out")).unwrap().len();
+        assert_eq!(size, long.len() as u64 + 100);
+        drop(writer);
+        assert!(!file(&run, 1, Rank(0), "held").exists());
+    }
+
+    #[test]
+    fn a_writer_that_finds_files_goes_on_behind_them() {
+        let (_dir, run) = run_dir();
+        for text in ["before", "after"] {
+            let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+            writer.append(TaskId(0), 1, Stream::Out, text.as_bytes()).unwrap();
+            // As a kill in the middle of writing an entry leaves it.
+            let index = file(&run, 1, Rank(0), "idx");
+            let whole = std::fs::read(&index).unwrap();
+            std::fs::write(&index, [&whole[..], b"torn"].concat()).unwrap();
+        }
+        assert_eq!(all(&run, 0, Stream::Out), b"beforeafter");
+    }
+
+    #[test]
+    fn a_torn_index_and_missing_data_cost_only_themselves() {
+        let (_dir, run) = run_dir();
+        let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+        writer.append(TaskId(0), 1, Stream::Out, b"first").unwrap();
+        writer.append(TaskId(0), 1, Stream::Out, b"second").unwrap();
+        let (index, data) = (file(&run, 1, Rank(0), "idx"), file(&run, 1, Rank(0), "out"));
+        let whole = std::fs::read(&index).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&index, &whole[..cut]).unwrap();
+            let expected: &[u8] = if cut < 24 { b"" } else { b"first" };
+            assert_eq!(all(&run, 0, Stream::Out), expected, "cut at {cut}");
+        }
+        std::fs::write(&index, [&[0; 24], &whole[..]].concat()).unwrap();
+        std::fs::write(&data, b"firstse").unwrap();
+        assert_eq!(all(&run, 0, Stream::Out), b"firstse");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_index_is_survived(bytes in prop::collection::vec(prop_oneof![0..3u8, any::<u8>()], 0..200)) {
+            let (_dir, run) = run_dir();
+            let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
+            writer.append(TaskId(0), 1, Stream::Out, b"text").unwrap();
+            std::fs::write(file(&run, 1, Rank(0), "idx"), &bytes).unwrap();
+            let length = all(&run, 0, Stream::Out).len();
+            prop_assert!(length <= 4 * (bytes.len() / 24));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Reading captured output, while a run goes on or long after it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use super::index::{ENTRY, Entry};
+use super::{Key, OutputError, extension, file};
+use crate::journal::RunDir;
+use crate::model::Stream;
+use crate::model::{Attempt, Rank};
+
+/// Bytes that are copied at a time.
+const CHUNK: usize = 64 << 10;
+
+/// Finds what tasks printed. An index is read when it is first asked for, and what is written later is not seen.
+#[derive(Debug)]
+pub struct OutputReader {
+    run: RunDir,
+    /// The indices that were read, by session and rank.
+    indices: RefCell<FxHashMap<(u32, Rank), Index>>,
+}
+
+/// Entries sorted by key; of one key in the order in which they were written.
+type Index = Rc<[Entry]>;
+
+impl OutputReader {
+    /// A reader for a run's outputs.
+    pub fn new(run: &RunDir) -> OutputReader {
+        OutputReader { run: run.clone(), indices: RefCell::default() }
+    }
+
+    /// Bytes that an attempt printed to a stream.
+    pub fn length(&self, session: u32, attempt: &Attempt, stream: Stream) -> Result<u64, OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let entries = entries_of(&index, key(attempt, stream));
+        Ok(entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.length)))
+    }
+
+    /// Copies all that an attempt of a session printed to a stream.
+    pub fn copy(&self, session: u32, attempt: &Attempt, stream: Stream, to: &mut dyn Write) -> Result<(), OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let entries = entries_of(&index, key(attempt, stream));
+        let path = file(&self.run, session, attempt.rank, extension(stream));
+        let Some(data) = open(&path)?.filter(|_| !entries.is_empty()) else { return Ok(()) };
+        let mut chunk = vec![0; CHUNK];
+        for entry in entries {
+            let mut done = 0;
+            while done < entry.length {
+                let want = usize::try_from(entry.length - done).map_or(CHUNK, |left| left.min(CHUNK));
+                let Some(at) = entry.offset.checked_add(done) else { break };
+                let got = read_at(&data, &mut chunk[..want], at).map_err(OutputError::io("read", &path))?;
+                if got == 0 {
+                    break;
+                }
+                to.write_all(&chunk[..got]).map_err(OutputError::io("copy", &path))?;
+                done += got as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last lines that an attempt printed to a stream: at most `lines` of them, and at most `bytes` bytes.
+    pub fn tail(
+        &self,
+        session: u32,
+        attempt: &Attempt,
+        stream: Stream,
+        lines: usize,
+        bytes: usize,
+    ) -> Result<Vec<u8>, OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        let path = file(&self.run, session, attempt.rank, extension(stream));
+        let Some(data) = open(&path)? else { return Ok(Vec::new()) };
+        let mut tail = Vec::new();
+        for entry in entries_of(&index, key(attempt, stream)).iter().rev() {
+            let want = usize::try_from(entry.length).unwrap_or(usize::MAX).min(bytes - tail.len());
+            let Some(at) = entry.offset.checked_add(entry.length - want as u64) else { continue };
+            let mut part = vec![0; want];
+            let got = read_at(&data, &mut part, at).map_err(OutputError::io("read", &path))?;
+            part.truncate(got);
+            part.extend_from_slice(&tail);
+            tail = part;
+            if tail.len() >= bytes || newlines(&tail) > lines {
+                break;
+            }
+        }
+        Ok(last_lines(&tail, lines).to_vec())
+    }
+
+    fn index(&self, session: u32, rank: Rank) -> Result<Index, OutputError> {
+        if let Some(index) = self.indices.borrow().get(&(session, rank)) {
+            return Ok(index.clone());
+        }
+        let path = file(&self.run, session, rank, "idx");
+        let index: Index = read_index(&path).map_err(OutputError::io("read", &path))?.into();
+        self.indices.borrow_mut().insert((session, rank), index.clone());
+        Ok(index)
+    }
+}
+
+fn key(attempt: &Attempt, stream: Stream) -> Key {
+    Key { task: attempt.task, attempt: attempt.attempt, stream }
+}
+
+/// A rank that printed nothing, or whose files are gone, has no output.
+fn open(path: &Path) -> Result<Option<File>, OutputError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OutputError::io("open", path)(error)),
+    }
+}
+
+fn read_index(path: &Path) -> io::Result<Vec<Entry>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut input = BufReader::with_capacity(CHUNK, file);
+    let mut entries = Vec::new();
+    let mut bytes = [0; ENTRY];
+    loop {
+        match input.read_exact(&mut bytes) {
+            Ok(()) => entries.extend(Entry::decode(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    entries.sort_by_key(|entry| entry.key);
+    Ok(entries)
+}
+
+fn entries_of(index: &[Entry], key: Key) -> &[Entry] {
+    let from = index.partition_point(|entry| entry.key < key);
+    let length = index[from..].partition_point(|entry| entry.key == key);
+    &index[from..from + length]
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], at.saturating_add(got as u64)) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // An offset that no file can have, from an index that is not ours.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// The last `lines` lines of a text.
+pub fn last_lines(bytes: &[u8], lines: usize) -> &[u8] {
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    match lines.checked_sub(1) {
+        None => &[],
+        Some(skip) => ends.map(|(at, _)| at).nth(skip).map_or(bytes, |at| &bytes[at + 1..]),
+    }
+}

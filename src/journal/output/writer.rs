@@ -1,0 +1,104 @@
+//! Writing captured output: every slot of a rank appends to the same three files, without a lock between them.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::held::Held;
+use super::index::{ENTRY, Entry};
+use super::{Key, OutputError, extension, file};
+use crate::job::KeepOutput;
+use crate::journal::RunDir;
+use crate::model::Stream;
+use crate::model::{Outcome, Rank, TaskId};
+
+/// Writes what the tasks of one rank print in one session.
+#[derive(Debug)]
+pub struct OutputWriter {
+    out: Growing,
+    err: Growing,
+    index: Growing,
+    /// Output whose task is still running, if only that of failed tasks is kept.
+    held: Option<Mutex<Held>>,
+}
+
+impl OutputWriter {
+    /// Opens the files of a rank for a session; there are none unless an earlier start was killed before its session began.
+    pub fn create(run: &RunDir, session: u32, rank: Rank, keep: KeepOutput) -> Result<OutputWriter, OutputError> {
+        let held = file(run, session, rank, "held");
+        if let Some(dir) = held.parent() {
+            fs::create_dir_all(dir).map_err(OutputError::io("create", dir))?;
+        }
+        Ok(OutputWriter {
+            out: Growing::open(file(run, session, rank, extension(Stream::Out)), 1)?,
+            err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
+            index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
+            held: (keep == KeepOutput::Failed).then(|| Mutex::new(Held::new(held))),
+        })
+    }
+
+    /// Adds what an attempt has printed. Threads may call this together, but for one attempt and stream only one at a time.
+    pub fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> Result<(), OutputError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let key = Key { task, attempt, stream };
+        match &self.held {
+            None => self.write(key, bytes),
+            Some(held) => held.lock().unwrap_or_else(PoisonError::into_inner).append(key, bytes),
+        }
+    }
+
+    /// Says that an attempt has ended, after the last [`OutputWriter::append`] for it: its output is kept or thrown away.
+    pub fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> Result<(), OutputError> {
+        let Some(held) = &self.held else { return Ok(()) };
+        for stream in [Stream::Out, Stream::Err] {
+            let released = held.lock().unwrap_or_else(PoisonError::into_inner).take(task, attempt, stream);
+            match released {
+                Some(released) if outcome.ok() => released.discard()?,
+                Some(released) => released.pass(|bytes| self.write(Key { task, attempt, stream }, bytes))?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+        let data = match key.stream {
+            Stream::Out => &self.out,
+            Stream::Err => &self.err,
+        };
+        let offset = data.append(bytes)?;
+        let entry: [u8; ENTRY] = Entry { key, offset, length: bytes.len() as u64 }.encode();
+        self.index.append(&entry).map(|_| ())
+    }
+}
+
+/// A file that several threads append to.
+#[derive(Debug)]
+struct Growing {
+    path: PathBuf,
+    file: File,
+    /// Where the next append goes.
+    end: AtomicU64,
+}
+
+impl Growing {
+    /// Goes on behind what is there, as far as that is whole pieces of `unit` bytes.
+    fn open(path: PathBuf, unit: u64) -> Result<Growing, OutputError> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(OutputError::io("create", &path))?;
+        let length = file.metadata().map_err(OutputError::io("read", &path))?.len();
+        Ok(Growing { file, path, end: AtomicU64::new(length - length % unit) })
+    }
+
+    /// Writes at a place that is this caller's alone, and returns it.
+    fn append(&self, bytes: &[u8]) -> Result<u64, OutputError> {
+        // Relaxed: only the sum counts, and the bytes are ordered by the system's own locks.
+        let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(bytes, at).map_err(OutputError::io("write", &self.path))?;
+        Ok(at)
+    }
+}

@@ -1,0 +1,235 @@
+//! The records of a journal.
+//!
+//! A run directory has one journal for all its *sessions* (the first run and each resume). A session opens with
+//! [`Record::Began`], which also says what it takes over from the session before: one record, so that no kill can come
+//! between the two and make a later resume forget. Numbers of tasks are those of the session's own job, since the job
+//! file may have changed in between. A record is never changed, and new kinds are only added at the end of [`Record`],
+//! so that old journals stay readable.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Attempt, TaskId, Time};
+
+/// One thing that has happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// A session began. All times up to the next such record count from here.
+    Began(Began),
+    /// Attempts that ended, and tasks that were skipped.
+    Attempts(#[serde(with = "packed")] Vec<Attempt>),
+    /// Something that a person should find in the report.
+    Note(Note),
+    /// What is known of the job's graph and its partition.
+    Graph(GraphFacts),
+    /// Bytes that tasks' data travelled between ranks since the session began.
+    Moved(u64),
+    /// The session ended.
+    Ended(Ended),
+}
+
+/// How a session began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Began {
+    /// 1 for the first session of the run directory.
+    pub session: u32,
+    /// When, in nanoseconds since 1970 (UTC).
+    pub unix_ns: u64,
+    /// Version of Phalanx.
+    pub phalanx: String,
+    /// The job file's text.
+    pub job_text: String,
+    /// Where the job file was.
+    pub job_path: PathBuf,
+    /// The directory that Phalanx was started in.
+    pub dir: PathBuf,
+    /// The ranks that took part from the start, by number.
+    pub ranks: Vec<RankInfo>,
+    /// The command line, word by word.
+    pub command: Vec<String>,
+    /// What the session before knew and stays so: the tasks that are complete and need not run again.
+    pub kept: Vec<KeptRun>,
+}
+
+/// One rank, as it was when it began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankInfo {
+    /// Its number.
+    pub rank: u32,
+    /// Name of its node.
+    pub node: String,
+    /// Slots that it fills with tasks; 0 for one that only coordinates.
+    pub slots: u32,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Consecutive tasks of this session that were consecutive tasks of the session before, too, and keep their state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRun {
+    /// The first of them.
+    pub first: TaskId,
+    /// Its number in the session before.
+    pub was: TaskId,
+    /// How many.
+    pub count: u32,
+}
+
+/// How grave a note is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Level {
+    /// Good to know.
+    Info,
+    /// Something should be looked at.
+    Warning,
+    /// Something failed.
+    Error,
+}
+
+/// Something that a person should find in the report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// When.
+    pub time: Time,
+    /// How grave it is.
+    pub level: Level,
+    /// The message.
+    pub text: String,
+}
+
+/// What is known of the job's graph before it runs; durations are estimates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GraphFacts {
+    /// Tasks.
+    pub tasks: u32,
+    /// Joins.
+    pub joins: u32,
+    /// Edges, those to and from joins included.
+    pub edges: u64,
+    /// Longest chain of tasks, in nanoseconds.
+    pub critical_path_ns: u64,
+    /// Run time times slots, of all tasks together, in nanoseconds.
+    pub work_ns: u64,
+    /// Edges between tasks with different homes.
+    pub cut_edges: u64,
+    /// Bytes on those edges.
+    pub cut_bytes: u64,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub time: Time,
+    /// Why.
+    pub reason: EndReason,
+    /// Exit code of Phalanx.
+    pub exit_code: i32,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// Every task has completed.
+    Complete,
+    /// Nothing more can run; some tasks failed.
+    Failures,
+    /// The budget is spent.
+    Budget,
+    /// The end of the allocation was near.
+    Walltime,
+    /// This signal asked for it.
+    Signal(i32),
+    /// Phalanx itself could not go on.
+    Error(String),
+}
+
+/// Attempts within a record, as [`crate::codec`] packs them.
+mod packed {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    use crate::codec::{decode_attempts, encode_attempts};
+    use crate::model::Attempt;
+
+    pub fn serialize<S: Serializer>(attempts: &[Attempt], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::with_capacity(attempts.len() * 16);
+        encode_attempts(attempts, &mut bytes);
+        serializer.serialize_bytes(&bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Attempt>, D::Error> {
+        deserializer.deserialize_bytes(Unpack)
+    }
+
+    struct Unpack;
+
+    impl Visitor<'_> for Unpack {
+        type Value = Vec<Attempt>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a batch of attempts")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<Attempt>, E> {
+            decode_attempts(bytes).map_err(E::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::tests::any_attempt;
+    use proptest::prelude::*;
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let ranks = prop::collection::vec((any::<u32>(), ".*", any::<u32>(), any::<u32>()), 0..3).prop_map(|ranks| {
+            ranks.into_iter().map(|(rank, node, slots, pid)| RankInfo { rank, node, slots, pid }).collect()
+        });
+        let kept = prop::collection::vec(any::<[u32; 3]>(), 0..5).prop_map(|runs| {
+            let run = |[first, was, count]: [u32; 3]| KeptRun { first: TaskId(first), was: TaskId(was), count };
+            runs.into_iter().map(run).collect()
+        });
+        let began =
+            (any::<u32>(), any::<u64>(), ".*", ranks, kept).prop_map(|(session, unix_ns, job_text, ranks, kept)| {
+                Began {
+                    session,
+                    unix_ns,
+                    phalanx: "1.2.3".into(),
+                    job_text,
+                    job_path: "/a/b.toml".into(),
+                    dir: "/a".into(),
+                    ranks,
+                    command: vec!["phalanx".into(), "run".into()],
+                    kept,
+                }
+            });
+        let note = (any::<u64>(), ".*").prop_map(|(time, text)| Note { time: Time(time), level: Level::Warning, text });
+        prop_oneof![
+            began.prop_map(Record::Began),
+            prop::collection::vec(any_attempt(), 0..9).prop_map(Record::Attempts),
+            note.prop_map(Record::Note),
+            any::<u64>().prop_map(Record::Moved),
+            any::<i32>().prop_map(|signal| Record::Ended(Ended {
+                time: Time(1),
+                reason: EndReason::Signal(signal),
+                exit_code: 130
+            })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back(record in any_record()) {
+            let bytes = postcard::to_stdvec(&record).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Record>(&bytes).unwrap(), record);
+        }
+
+        #[test]
+        fn any_payload_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = postcard::from_bytes::<Record>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! From a journal back to what has happened.
+//!
+//! A replay holds every attempt once, by session, and for each task of the *last* session where its latest attempt is:
+//! in this session, or in an earlier one that it was taken over from. It reads what is there and stops at
+//! damage, which it reports beside all that precedes it; it never writes.
+
+use std::path::Path;
+
+use rustc_hash::FxHashMap;
+
+use super::error::JournalError;
+use super::frame::{BadHeader, Frames, Rest, Tail};
+use super::record::{Began, Ended, GraphFacts, KeptRun, Note, Record};
+use crate::model::{Attempt, TaskId, Time};
+
+/// What a journal says.
+#[derive(Debug)]
+pub struct Replay {
+    /// The sessions, oldest first.
+    pub sessions: Vec<Session>,
+    /// How the journal ends.
+    pub tail: Tail,
+    /// The latest attempt of each task of the last session, where there is one.
+    latest: FxHashMap<TaskId, Place>,
+}
+
+/// One session: the first run, or a resume.
+#[derive(Debug)]
+pub struct Session {
+    /// How it began.
+    pub began: Began,
+    /// Its attempts, in the order in which they were recorded.
+    pub attempts: Vec<Attempt>,
+    /// What was known of its graph.
+    pub graph: Option<GraphFacts>,
+    /// Bytes that travelled between ranks.
+    pub bytes_moved: u64,
+    /// Its notes.
+    pub notes: Vec<Note>,
+    /// How it ended; `None` if it is still running or was killed.
+    pub ended: Option<Ended>,
+}
+
+/// Where an attempt is: index of its session, index within it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    session: u32,
+    attempt: u32,
+}
+
+/// Reads the journal at `path`.
+///
+/// An error means that nothing of it can be read. Damage further in is in [`Replay::tail`].
+pub fn replay(path: &Path) -> Result<Replay, JournalError> {
+    let bytes = std::fs::read(path).map_err(JournalError::io("read", path))?;
+    let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
+    let mut replay = Replay { sessions: Vec::new(), tail: Tail::Clean, latest: FxHashMap::default() };
+    loop {
+        let at = frames.at();
+        let Some(payload) = frames.advance() else { break };
+        let record = postcard::from_bytes::<Record>(payload).map_err(|error| error.to_string());
+        if let Err(reason) = record.and_then(|record| replay.take(record)) {
+            let damage = JournalError::Record { path: path.to_owned(), at: at as u64, reason };
+            return Ok(Replay { tail: Tail::Damaged(damage), ..replay });
+        }
+    }
+    replay.tail = match frames.rest() {
+        Rest::Nothing => Tail::Clean,
+        Rest::Torn => Tail::Torn((bytes.len() - frames.at()) as u64),
+        Rest::Corrupt(intact) => Tail::Damaged(corrupt(path, frames.at(), intact)),
+    };
+    Ok(replay)
+}
+
+/// The error for bytes that do not begin as a journal of this version does.
+pub(super) fn bad_header(bad: BadHeader, path: &Path) -> JournalError {
+    let path = path.to_owned();
+    match bad {
+        BadHeader::Magic => JournalError::NotAJournal { path },
+        BadHeader::Version(found) => JournalError::Version { path, found },
+    }
+}
+
+/// The error for a journal that is intact up to `at` and again from `intact`.
+pub(super) fn corrupt(path: &Path, at: usize, intact: usize) -> JournalError {
+    JournalError::Corrupt { path: path.to_owned(), at: at as u64, intact: intact as u64 }
+}
+
+impl Replay {
+    /// The session that a report is about; `None` while not even its beginning has been written.
+    pub fn last_session(&self) -> Option<&Session> {
+        self.sessions.last()
+    }
+
+    /// The latest attempt at a task of the last session, and the session that it was made in.
+    pub fn latest(&self, task: TaskId) -> Option<(&Session, &Attempt)> {
+        self.latest.get(&task).and_then(|place| self.at(*place))
+    }
+
+    /// Every task of the last session with an attempt, in no particular order: its number, and what
+    /// [`Replay::latest`] says of it. (The attempt names the number that the task had in its own session.)
+    pub fn all_latest(&self) -> impl Iterator<Item = (TaskId, &Session, &Attempt)> {
+        self.latest.iter().filter_map(|(task, place)| self.at(*place).map(|(session, a)| (*task, session, a)))
+    }
+
+    /// True if the task has completed, in the last session or in one that it was taken over from.
+    pub fn completed(&self, task: TaskId) -> bool {
+        self.latest(task).is_some_and(|(_, attempt)| attempt.outcome.ok())
+    }
+
+    /// How many attempts there are.
+    pub fn attempts(&self) -> usize {
+        self.sessions.iter().map(|session| session.attempts.len()).sum()
+    }
+
+    fn at(&self, place: Place) -> Option<(&Session, &Attempt)> {
+        let session = self.sessions.get(place.session as usize)?;
+        Some((session, session.attempts.get(place.attempt as usize)?))
+    }
+
+    fn take(&mut self, record: Record) -> Result<(), String> {
+        if let Record::Began(began) = record {
+            self.latest = carried_over(&self.latest, &began.kept)?;
+            self.sessions.push(Session::new(began));
+            return Ok(());
+        }
+        let index = self.sessions.len().checked_sub(1).ok_or("it stands before the beginning of a session")?;
+        let session = &mut self.sessions[index];
+        match record {
+            Record::Began(_) => {}
+            Record::Attempts(attempts) => self.add(index, &attempts)?,
+            Record::Note(note) => session.notes.push(note),
+            Record::Graph(facts) => session.graph = Some(facts),
+            Record::Moved(bytes) => session.bytes_moved = bytes,
+            Record::Ended(ended) => session.ended = Some(ended),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, index: usize, attempts: &[Attempt]) -> Result<(), String> {
+        let session = &mut self.sessions[index];
+        let number = |n: usize| u32::try_from(n).map_err(|_| "there are too many".to_string());
+        for attempt in attempts {
+            let place = Place { session: number(index)?, attempt: number(session.attempts.len())? };
+            session.attempts.push(*attempt);
+            self.latest.insert(attempt.task, place);
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    fn new(began: Began) -> Session {
+        Session { began, attempts: Vec::new(), graph: None, bytes_moved: 0, notes: Vec::new(), ended: None }
+    }
+
+    /// The last moment that its records speak of.
+    pub fn last_heard(&self) -> Time {
+        let attempts = self.attempts.iter().map(|attempt| attempt.end);
+        let notes = self.notes.iter().map(|note| note.time);
+        let ended = self.ended.iter().map(|ended| ended.time);
+        attempts.chain(notes).chain(ended).max().unwrap_or(Time::ZERO)
+    }
+}
+
+/// The latest attempts of the session before, under the numbers that the kept tasks have now.
+fn carried_over(before: &FxHashMap<TaskId, Place>, runs: &[KeptRun]) -> Result<FxHashMap<TaskId, Place>, &'static str> {
+    let mut by_old = runs.to_vec();
+    by_old.sort_by_key(|run| run.was);
+    let mut latest = FxHashMap::default();
+    for (task, place) in before {
+        let upto = by_old.partition_point(|run| run.was <= *task);
+        let Some(run) = upto.checked_sub(1).map(|i| by_old[i]) else { continue };
+        let offset = task.0 - run.was.0;
+        if offset < run.count {
+            let now = run.first.0.checked_add(offset).ok_or("it names a task beyond the last number")?;
+            latest.insert(TaskId(now), *place);
+        }
+    }
+    Ok(latest)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::codec::tests::any_attempt;
+    use crate::job::Flush;
+    use crate::journal::{EndReason, Journal, RankInfo};
+    use crate::model::{Outcome, Rank, State};
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    /// The record that opens a session on one rank with two slots.
+    pub(crate) fn began(session: u32) -> Record {
+        Record::Began(Began {
+            session,
+            unix_ns: 1_700_000_000_000_000_000 + u64::from(session) * 100_000_000_000,
+            phalanx: "0.1.0".into(),
+            job_text: String::new(),
+            job_path: "job.toml".into(),
+            dir: "/".into(),
+            ranks: vec![RankInfo { rank: 0, node: "n1".into(), slots: 2, pid: 1 }],
+            command: vec!["phalanx".into(), "run".into(), "job.toml".into()],
+            kept: Vec::new(),
+        })
+    }
+
+    /// A first attempt that succeeds, one second long, at second `task`.
+    pub(crate) fn attempt(task: u32) -> Attempt {
+        let start = u64::from(task) * 1_000_000_000;
+        Attempt {
+            task: TaskId(task),
+            attempt: 1,
+            outcome: Outcome::OK,
+            last: true,
+            rank: Rank(0),
+            slot: 0,
+            ready: Time(start),
+            start: Time(start),
+            end: Time(start + 1_000_000_000),
+        }
+    }
+
+    fn written(dir: &tempfile::TempDir, records: &[Record]) -> PathBuf {
+        let path = dir.path().join("journal");
+        let mut journal = Journal::create(&path, Flush::Never).unwrap();
+        for record in records {
+            journal.append(record).unwrap();
+        }
+        path
+    }
+
+    fn resumed(session: u32, kept: &[(u32, u32, u32)]) -> Record {
+        let Record::Began(mut began) = began(session) else { unreachable!() };
+        let run = |&(first, was, count): &(u32, u32, u32)| KeptRun { first: TaskId(first), was: TaskId(was), count };
+        began.kept = kept.iter().map(run).collect();
+        Record::Began(began)
+    }
+
+    #[test]
+    fn what_was_kept_is_found_under_its_new_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let failed = Attempt { outcome: Outcome { state: State::Failed, exit: 3 }, ..attempt(4) };
+        let path = written(
+            &dir,
+            &[
+                began(1),
+                Record::Attempts(vec![attempt(0), attempt(1), attempt(3), failed]),
+                resumed(2, &[(10, 0, 2), (3, 3, 1)]),
+                Record::Attempts(vec![attempt(4)]),
+                resumed(3, &[(20, 10, 2), (4, 4, 1)]),
+            ],
+        );
+        let replay = replay(&path).unwrap();
+        let mut known: Vec<(u32, u32, u32)> =
+            replay.all_latest().map(|(task, session, a)| (task.0, session.began.session, a.task.0)).collect();
+        known.sort_unstable();
+        assert_eq!(known, [(4, 2, 4), (20, 1, 0), (21, 1, 1)]);
+        assert!(replay.completed(TaskId(20)) && !replay.completed(TaskId(3)));
+        assert_eq!(replay.attempts(), 5);
+    }
+
+    #[test]
+    fn a_later_attempt_counts_and_a_session_without_end_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Attempt { outcome: Outcome { state: State::Timeout, exit: -15 }, last: false, ..attempt(0) };
+        let second = Attempt { attempt: 2, ..attempt(0) };
+        let records = [began(1), Record::Attempts(vec![first]), Record::Moved(5), Record::Attempts(vec![second])];
+        let replay = replay(&written(&dir, &records)).unwrap();
+        assert_eq!(replay.latest(TaskId(0)).unwrap().1, &second);
+        let session = replay.last_session().unwrap();
+        assert_eq!((session.bytes_moved, session.last_heard()), (5, second.end));
+        assert!(session.ended.is_none());
+    }
+
+    #[test]
+    fn records_before_any_session_and_unknown_records_stop_the_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let replay = replay(&written(&dir, &[Record::Moved(1), began(1)])).unwrap();
+        assert!(matches!(replay.tail, Tail::Damaged(JournalError::Record { at: 12, .. })));
+        assert!(replay.sessions.is_empty());
+    }
+
+    #[test]
+    fn a_run_of_kept_tasks_beyond_the_last_number_is_refused_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = [began(1), Record::Attempts(vec![attempt(7)]), resumed(2, &[(u32::MAX, 0, u32::MAX)])];
+        let replay = replay(&written(&dir, &records)).unwrap();
+        assert!(matches!(replay.tail, Tail::Damaged(JournalError::Record { .. })));
+        assert!(replay.completed(TaskId(7)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn damage_never_costs_what_precedes_it(
+            batches in prop::collection::vec(prop::collection::vec(any_attempt(), 0..6), 1..6),
+            flips in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut records = vec![began(1)];
+            records.extend(batches.iter().cloned().map(Record::Attempts));
+            let end = crate::journal::Ended { time: Time(9), reason: EndReason::Complete, exit_code: 0 };
+            records.push(Record::Ended(end));
+            let path = written(&dir, &records);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let all: Vec<Attempt> = batches.concat();
+
+            // Where each record's frame ends, from the frames themselves.
+            let mut ends = Vec::new();
+            let mut frames = Frames::new(&bytes).unwrap();
+            while frames.advance().is_some() {
+                ends.push(frames.at());
+            }
+            bytes.truncate(12 + cut.index(bytes.len() - 12 + 1));
+            let mut intact = bytes.len();
+            for flip in flips {
+                if bytes.len() > 12 {
+                    let at = 12 + flip.index(bytes.len() - 12);
+                    bytes[at] ^= 0x10;
+                    intact = intact.min(at);
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+
+            let whole = ends.iter().filter(|&&end| end <= intact).count();
+            let expected: usize = batches.iter().take(whole.saturating_sub(1)).map(Vec::len).sum();
+            let back = replay(&path).unwrap();
+            prop_assert!(back.attempts() >= expected);
+            if let Some(session) = back.sessions.first() {
+                // Two flips of one bit may cancel out, so more than `expected` may be intact.
+                prop_assert_eq!(&session.attempts[..], &all[..session.attempts.len()]);
+            }
+        }
+
+        #[test]
+        fn any_file_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("journal");
+            std::fs::write(&path, [&crate::journal::frame::header()[..], &bytes].concat()).unwrap();
+            prop_assert!(replay(&path).unwrap().sessions.is_empty());
+        }
+    }
+
+    /// Run with `cargo test --release -- --ignored --nocapture a_million` to see the figures.
+    #[test]
+    #[ignore = "a measurement"]
+    fn a_million_attempts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::create(&path, Flush::Never).unwrap();
+        journal.append(&began(1)).unwrap();
+        let started = std::time::Instant::now();
+        for batch in 0..10_000u32 {
+            let attempts: Vec<Attempt> = (0..100).map(|i| attempt(batch * 100 + i * 7919 % 100)).collect();
+            journal.append(&Record::Attempts(attempts)).unwrap();
+        }
+        let writing = started.elapsed();
+        let size = std::fs::metadata(&path).unwrap().len();
+        let started = std::time::Instant::now();
+        let replay = replay(&path).unwrap();
+        let reading = started.elapsed();
+        assert_eq!(replay.attempts(), 1_000_000);
+        println!("1,000,000 attempts: written in {writing:?} ({size} bytes), read back in {reading:?}");
+    }
+}

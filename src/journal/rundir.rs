@@ -1,0 +1,320 @@
+//! The run directory: where one run keeps everything that it leaves behind.
+//!
+//! ```text
+//! phalanx-runs/            in the directory that the job was started in
+//!   mosaic-1/  mosaic-2/   one a run; a resume continues in the same one
+//!   latest -> mosaic-2
+//! mosaic-2/
+//!   journal                what happened (see `record`)
+//!   job.toml               the job file as it was last run
+//!   outputs/               what tasks printed (see `output`)
+//!   lock                   held while the run goes on (see `lock`)
+//! ```
+//!
+//! A number belongs to whoever made its directory (`mkdir` succeeds once), so two runs that start together get two.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::RunDirError;
+use super::lock::{self, Liveness, RunLock};
+
+/// Directory that holds the run directories, under the current one.
+pub const RUNS: &str = "phalanx-runs";
+
+const JOURNAL: &str = "journal";
+const LATEST: &str = "latest";
+
+/// How many runs a message lists.
+const LISTED: usize = 5;
+
+/// The place of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the directory of a new run of `job` under `runs` (usually [`RUNS`]), and lets `latest` point to it.
+    pub fn create(runs: &Path, job: &str) -> Result<RunDir, RunDirError> {
+        fs::create_dir_all(runs).map_err(RunDirError::io("create", runs))?;
+        let job = file_name(job);
+        let mut number = numbered(runs, &job)?.last().map_or(1, |last| last.saturating_add(1));
+        loop {
+            let name = format!("{job}-{number}");
+            let path = runs.join(&name);
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    point_latest(runs, &name);
+                    return RunDir::at(&path);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(RunDirError::io("create", &path)(error)),
+            }
+        }
+    }
+
+    /// Makes the directory of a new run at `dir` itself (`--run-dir`). It may exist, but not hold a run.
+    pub fn create_at(dir: &Path) -> Result<RunDir, RunDirError> {
+        if dir.join(JOURNAL).exists() {
+            return Err(RunDirError::Occupied { path: dir.to_owned() });
+        }
+        fs::create_dir_all(dir).map_err(RunDirError::io("create", dir))?;
+        RunDir::at(dir)
+    }
+
+    /// An existing run's directory.
+    pub fn open(dir: &Path) -> Result<RunDir, RunDirError> {
+        if dir.join(JOURNAL).is_file() { RunDir::at(dir) } else { Err(RunDirError::NotARun { path: dir.to_owned() }) }
+    }
+
+    /// Finds a run by what a person calls it: its directory, its name (`mosaic-3`), `latest`, or a job's name or file
+    /// (then the newest run of that job).
+    pub fn find(runs: &Path, wanted: &str) -> Result<RunDir, RunDirError> {
+        let direct = [PathBuf::from(wanted), runs.join(wanted)];
+        if let Some(dir) = direct.iter().find(|dir| dir.join(JOURNAL).is_file()) {
+            return RunDir::at(dir);
+        }
+        let found = if wanted == LATEST { newest(runs)? } else { newest_of(runs, &job_of(wanted))? };
+        if let Some(run) = found {
+            return Ok(run);
+        }
+        if direct[0].is_dir() {
+            return Err(RunDirError::NotARun { path: direct[0].clone() });
+        }
+        Err(RunDirError::NotFound { wanted: wanted.to_owned(), runs: runs.to_owned(), known: listed(runs)? })
+    }
+
+    /// The run that `--resume` continues: `explicit` if given, else the newest run of `job` that has a journal.
+    pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
+        if let Some(dir) = explicit {
+            return RunDir::open(dir);
+        }
+        let nothing = || RunDirError::NothingToResume { job: job.to_owned(), runs: runs.to_owned() };
+        newest_of(runs, &file_name(job))?.ok_or_else(nothing)
+    }
+
+    /// The directory, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run's name: the last part of its path.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Its journal.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
+
+    /// Its copy of the job file.
+    pub fn job_file(&self) -> PathBuf {
+        self.path.join("job.toml")
+    }
+
+    /// Where the output of tasks is.
+    pub fn outputs(&self) -> PathBuf {
+        self.path.join("outputs")
+    }
+
+    /// Keeps a copy of the job file.
+    pub fn write_job(&self, text: &str) -> Result<(), RunDirError> {
+        let path = self.job_file();
+        fs::write(&path, text).map_err(RunDirError::io("write", &path))
+    }
+
+    /// Takes the right to write here, which only one process has at a time.
+    pub fn lock(&self) -> Result<RunLock, RunDirError> {
+        lock::take(&self.path)
+    }
+
+    /// Whether a run is going on here.
+    pub fn liveness(&self) -> Liveness {
+        lock::liveness(&self.path)
+    }
+
+    fn at(dir: &Path) -> Result<RunDir, RunDirError> {
+        let path = fs::canonicalize(dir).map_err(RunDirError::io("find", dir))?;
+        Ok(RunDir { path })
+    }
+}
+
+/// A job's name as the name of a directory: separators and other characters that need quoting become `_`.
+fn file_name(job: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+    let name: String = job.chars().map(|c| if plain(c) { c } else { '_' }).take(60).collect();
+    let name = name.trim_start_matches(['.', '-']);
+    if name.is_empty() { "job".to_owned() } else { name.to_owned() }
+}
+
+/// The job that a person means by a name or by a job file.
+fn job_of(wanted: &str) -> String {
+    let path = Path::new(wanted);
+    let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let named = fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok()).and_then(|file| {
+        let name = file.get("job")?.get("name")?.as_str()?;
+        Some(name.to_owned())
+    });
+    let is_file = path.extension().is_some_and(|ext| ext == "toml");
+    let job = named.or_else(|| if is_file { stem() } else { None });
+    file_name(&job.unwrap_or_else(|| wanted.to_owned()))
+}
+
+/// The numbers that runs of `job` have, ascending.
+fn numbered(runs: &Path, job: &str) -> Result<Vec<u32>, RunDirError> {
+    let mut numbers = Vec::new();
+    for name in names(runs)? {
+        let number = name.strip_prefix(job).and_then(|rest| rest.strip_prefix('-')).map(str::parse);
+        if let Some(Ok(number)) = number {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn names(runs: &Path) -> Result<Vec<String>, RunDirError> {
+    let entries = match fs::read_dir(runs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(RunDirError::io("list", runs)(error)),
+    };
+    entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()
+        .map_err(RunDirError::io("list", runs))
+}
+
+/// The newest run of a job that has a journal.
+fn newest_of(runs: &Path, job: &str) -> Result<Option<RunDir>, RunDirError> {
+    let numbers = numbered(runs, job)?;
+    let dirs = numbers.iter().rev().map(|number| runs.join(format!("{job}-{number}")));
+    Ok(dirs.into_iter().find_map(|dir| RunDir::open(&dir).ok()))
+}
+
+/// The newest run of any job.
+fn newest(runs: &Path) -> Result<Option<RunDir>, RunDirError> {
+    Ok(by_age(runs)?.first().and_then(|name| RunDir::open(&runs.join(name)).ok()))
+}
+
+fn listed(runs: &Path) -> Result<Vec<String>, RunDirError> {
+    let mut names = by_age(runs)?;
+    names.truncate(LISTED);
+    Ok(names)
+}
+
+/// The names of all runs, the one written to last first.
+fn by_age(runs: &Path) -> Result<Vec<String>, RunDirError> {
+    let written = |name: &String| fs::metadata(runs.join(name).join(JOURNAL)).and_then(|meta| meta.modified()).ok();
+    let mut names: Vec<_> = names(runs)?
+        .into_iter()
+        .filter(|name| name != LATEST)
+        .filter_map(|name| Some((written(&name)?, name)))
+        .collect();
+    names.sort_unstable();
+    Ok(names.into_iter().rev().map(|(_, name)| name).collect())
+}
+
+/// Lets `latest` point to a run. The link is a convenience: without it the newest journal is found, and no run fails for it.
+fn point_latest(runs: &Path, name: &str) {
+    let new = runs.join(format!(".{LATEST}-{name}"));
+    let linked = std::os::unix::fs::symlink(name, &new).and_then(|()| fs::rename(&new, runs.join(LATEST)));
+    if let Err(error) = linked {
+        tracing::warn!("cannot let {} point to {name}: {error}", runs.join(LATEST).display());
+        // What is in the way, or that links are not supported, has just been said; the left-over is all that remains.
+        let _ = fs::remove_file(&new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(runs: &Path, job: &str) -> RunDir {
+        let run = RunDir::create(runs, job).unwrap();
+        fs::write(run.journal(), b"").unwrap();
+        run
+    }
+
+    #[test]
+    fn runs_that_start_together_get_directories_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join(RUNS);
+        let mut names: Vec<String> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| RunDir::create(&runs, "mosaic").unwrap().name())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        names.sort();
+        assert_eq!(names, (1..=8).map(|n| format!("mosaic-{n}")).collect::<Vec<_>>());
+        assert!(runs.join(LATEST).read_link().unwrap().to_string_lossy().starts_with("mosaic-"));
+        let left_over = super::names(&runs).unwrap().into_iter().filter(|name| name.starts_with('.')).count();
+        assert_eq!(left_over, 0);
+    }
+
+    #[test]
+    fn a_run_is_found_by_directory_name_latest_job_and_job_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join(RUNS);
+        let first = made(&runs, "mosaic");
+        let other = made(&runs, "mosaic-1");
+        let second = made(&runs, "mosaic");
+        let file = dir.path().join("some.toml");
+        fs::write(&file, "[job]\nname = \"mosaic\"\n").unwrap();
+
+        let find = |wanted: &str| RunDir::find(&runs, wanted).unwrap();
+        assert_eq!(find(&first.path().to_string_lossy()), first);
+        assert_eq!(find("mosaic-1"), first);
+        assert_eq!(find("mosaic-1-1"), other);
+        assert_eq!(find("mosaic"), second);
+        assert_eq!(find(&file.to_string_lossy()), second);
+        assert_eq!(find("jobs/mosaic.toml"), second);
+        assert_eq!(find(LATEST), second);
+        fs::remove_file(runs.join(LATEST)).unwrap();
+        assert_eq!(find(LATEST).path().parent(), second.path().parent());
+        assert_eq!(RunDir::for_resume(&runs, "mosaic", None).unwrap(), second);
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_with_what_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join(RUNS);
+        let none = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
+        assert!(none.contains("holds no runs"), "{none}");
+        made(&runs, "sweep");
+        let other = RunDir::find(&runs, "mosaic").unwrap_err().to_string();
+        assert!(other.ends_with("holds sweep-1"), "{other}");
+        let resume = RunDir::for_resume(&runs, "mosaic", None).unwrap_err().to_string();
+        assert!(resume.contains("no run of job \"mosaic\" to resume"), "{resume}");
+        let empty = RunDir::for_resume(&runs, "x", Some(dir.path())).unwrap_err().to_string();
+        assert!(empty.contains("is not a run directory"), "{empty}");
+    }
+
+    #[test]
+    fn an_explicit_directory_holds_one_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let run = RunDir::create_at(&path).unwrap();
+        RunDir::create_at(&path).unwrap();
+        fs::write(run.journal(), b"").unwrap();
+        assert!(RunDir::create_at(&path).unwrap_err().to_string().contains("already holds a run"));
+    }
+
+    #[test]
+    fn a_directory_in_the_way_of_latest_fails_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(LATEST).join("x")).unwrap();
+        assert_eq!(RunDir::create(dir.path(), "job").unwrap().name(), "job-1");
+    }
+
+    #[test]
+    fn any_job_name_makes_a_plain_directory() {
+        assert_eq!(file_name("a b/c"), "a_b_c");
+        assert_eq!(file_name("../.."), "_..");
+        assert_eq!(file_name("--"), "job");
+        assert_eq!(file_name("früh-2"), "früh-2");
+    }
+}

@@ -1,0 +1,116 @@
+//! Why tasks were skipped: the task whose end kept them from running, however far before them.
+
+use super::figures::states;
+use super::run_view::RunView;
+use crate::graph::{JoinRule, TaskGraph};
+use crate::model::{State, TaskId};
+
+/// Tasks that never ran because of one other task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// The task that is to blame; `None` if the graph is not known.
+    pub because_of: Option<TaskId>,
+    /// Those that were skipped, ascending.
+    pub tasks: Vec<TaskId>,
+}
+
+/// All skipped tasks by what they were skipped for, the largest group first.
+pub(super) fn skipped(run: &RunView) -> Vec<Skipped> {
+    let mut skipped: Vec<TaskId> = Vec::new();
+    let mut states_by_task = vec![State::Pending; run.subject().graph.as_ref().map_or(0, |graph| graph.task_count())];
+    for (task, state) in states(run) {
+        if state == State::Skipped {
+            skipped.push(task);
+        }
+        if let Some(known) = states_by_task.get_mut(task.index()) {
+            *known = state;
+        }
+    }
+    if skipped.is_empty() {
+        return Vec::new();
+    }
+    let causes = run.subject().graph.as_ref().map(|graph| causes(graph, &states_by_task));
+    let cause_of = |task: TaskId| causes.as_ref().and_then(|causes| causes.get(task.index()).copied().flatten());
+    group(skipped.into_iter().map(|task| (cause_of(task), task)).collect())
+}
+
+fn group(mut pairs: Vec<(Option<TaskId>, TaskId)>) -> Vec<Skipped> {
+    pairs.sort_unstable();
+    let mut groups: Vec<Skipped> = Vec::new();
+    for (because_of, task) in pairs {
+        match groups.last_mut() {
+            Some(group) if group.because_of == because_of => group.tasks.push(task),
+            _ => groups.push(Skipped { because_of, tasks: vec![task] }),
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.tasks.len()));
+    groups
+}
+
+/// For each node that could not run, or did not end well, the task that is to blame; for the others `None`.
+fn causes(graph: &TaskGraph, states: &[State]) -> Vec<Option<TaskId>> {
+    let mut causes: Vec<Option<TaskId>> = vec![None; graph.node_count()];
+    for node in graph.topological() {
+        let is_join = graph.join(node).is_some();
+        if !is_join && states.get(node as usize) != Some(&State::Skipped) {
+            continue;
+        }
+        // A join or a skipped task passes the blame on; a task that ran bears it.
+        let bearer = |before: u32| match states.get(before as usize) {
+            Some(state) if *state != State::Skipped => Some(TaskId(before)),
+            _ => causes[before as usize],
+        };
+        let ended_well = |before: u32| match states.get(before as usize) {
+            Some(state) => *state == State::Completed,
+            None => causes[before as usize].is_none(),
+        };
+        let mut needed = graph.predecessors(node);
+        let cause = if graph.join(node) == Some(JoinRule::AnyNotOk) {
+            let mut all = graph.predecessors(node);
+            if all.all(|edge| ended_well(edge.node())) { needed.next() } else { None }
+        } else {
+            needed.find(|edge| edge.violated_by(ended_well(edge.node())))
+        };
+        causes[node as usize] = cause.and_then(|edge| bearer(edge.node()));
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::link::{Condition, Link, LinkShape};
+
+    fn link(from: u32, to: u32, shape: LinkShape, on: Condition) -> Link {
+        Link { from, to, shape, on, bytes: 0, span: 0..0 }
+    }
+
+    #[test]
+    fn blame_passes_through_joins_and_skipped_tasks() {
+        // An array of 4 (one fails), an array of 3 that needs all of it, and one task behind that.
+        let links = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
+        let graph = TaskGraph::build(&[4, 3, 1], &links).unwrap();
+        let mut states = vec![State::Completed; 8];
+        states[2] = State::Timeout;
+        states[4..].fill(State::Skipped);
+        let causes = causes(&graph, &states);
+        assert_eq!(causes[..8], [vec![None; 4], vec![Some(TaskId(2)); 4]].concat());
+    }
+
+    #[test]
+    fn success_is_to_blame_where_failure_was_asked_for() {
+        for shape in [LinkShape::All, LinkShape::One(0)] {
+            let graph = TaskGraph::build(&[2, 1], &[link(0, 1, shape, Condition::NotOk)]).unwrap();
+            let states = [State::Completed, State::Completed, State::Skipped];
+            assert_eq!(causes(&graph, &states)[2], Some(TaskId(0)));
+        }
+    }
+
+    #[test]
+    fn groups_are_sorted_by_size() {
+        let pairs = vec![(Some(TaskId(1)), TaskId(5)), (None, TaskId(9)), (None, TaskId(8))];
+        let groups = group(pairs);
+        assert_eq!(groups[0], Skipped { because_of: None, tasks: vec![TaskId(8), TaskId(9)] });
+        assert_eq!(groups[1].tasks, [TaskId(5)]);
+    }
+}

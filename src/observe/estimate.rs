@@ -1,0 +1,162 @@
+//! When a run will end, estimated from how fast it has been: plain numbers, no clock.
+
+use std::time::Duration;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Tasks of the job.
+    pub total: u64,
+    /// Ended with success.
+    pub completed: u64,
+    /// Ended without.
+    pub failed: u64,
+    /// Never to be run, because of others.
+    pub skipped: u64,
+    /// Stopped, or never to be run because the run ends.
+    pub cancelled: u64,
+    /// Running now.
+    pub running: u64,
+    /// Waiting only for a slot.
+    pub ready: u64,
+    /// Estimated run time of the tasks that have ended, in seconds.
+    pub work_done_s: f64,
+    /// Estimated run time of all tasks, in seconds; 0 if nothing is known of it, then tasks are counted instead.
+    pub work_total_s: f64,
+    /// Ranks that take part.
+    pub ranks_active: u32,
+}
+
+impl Tally {
+    /// Tasks that are over, however they ended.
+    pub fn ended(&self) -> u64 {
+        self.completed + self.failed + self.skipped + self.cancelled
+    }
+
+    /// The share of tasks that are over, 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        if self.total == 0 { 1.0 } else { self.ended() as f64 / self.total as f64 }
+    }
+
+    /// What is done and what is left to do, in seconds of work, or in tasks where no work is known.
+    fn done_and_left(&self) -> (f64, f64) {
+        if self.work_total_s > 0.0 {
+            (self.work_done_s, (self.work_total_s - self.work_done_s).max(0.0))
+        } else {
+            (self.ended() as f64, self.total.saturating_sub(self.ended()) as f64)
+        }
+    }
+}
+
+/// Forgets speeds older than this, or than a quarter of the run if that is longer.
+const MEMORY_S: f64 = 10.0;
+
+/// Looks closer together than this add nothing but noise.
+const APART: Duration = Duration::from_millis(200);
+
+/// Speeds with an exponentially fading memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Estimator {
+    /// The look before: when, and what was done by then. What is done at the first look was done by an earlier session.
+    before: Option<(Duration, f64, f64)>,
+    /// Faded sums of work done, of tasks ended, and of the time that both took.
+    work: f64,
+    ended: f64,
+    time: f64,
+    left: f64,
+}
+
+impl Estimator {
+    /// Takes note of how far the run is at a moment, counted from its beginning.
+    pub fn observe(&mut self, at: Duration, tally: &Tally) {
+        let (done, left) = tally.done_and_left();
+        self.left = left;
+        let tasks = tally.completed as f64 + tally.failed as f64;
+        let (then, done_then, tasks_then) = *self.before.get_or_insert((at, done, tasks));
+        let passed = at.saturating_sub(then);
+        if passed < APART {
+            return;
+        }
+        let fade = (-passed.as_secs_f64() / (at.as_secs_f64() / 4.0).max(MEMORY_S)).exp();
+        self.work = self.work * fade + (done - done_then).max(0.0);
+        self.ended = self.ended * fade + (tasks - tasks_then).max(0.0);
+        self.time = self.time * fade + passed.as_secs_f64();
+        self.before = Some((at, done, tasks));
+    }
+
+    /// Tasks that end in a second, lately.
+    pub fn tasks_per_s(&self) -> f64 {
+        if self.time > 0.0 { self.ended / self.time } else { 0.0 }
+    }
+
+    /// How long the rest will take at the speed of late; `None` before anything has ended.
+    pub fn remaining(&self) -> Option<Duration> {
+        let seconds = self.left * self.time / self.work;
+        Duration::try_from_secs_f64(seconds).ok().filter(|_| self.time > 0.0 && self.work > 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steady(estimator: &mut Estimator, seconds: std::ops::Range<u64>, done_at: impl Fn(u64) -> u64) {
+        for s in seconds {
+            let tally = Tally { total: 1000, completed: done_at(s), ..Tally::default() };
+            estimator.observe(Duration::from_secs(s), &tally);
+        }
+    }
+
+    #[test]
+    fn a_steady_run_is_estimated_exactly() {
+        let mut estimator = Estimator::default();
+        assert_eq!(estimator.remaining(), None);
+        steady(&mut estimator, 0..51, |s| s * 4);
+        assert!((estimator.tasks_per_s() - 4.0).abs() < 1e-6);
+        assert!((estimator.remaining().unwrap().as_secs_f64() - 200.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_change_of_speed_is_noticed() {
+        let mut estimator = Estimator::default();
+        steady(&mut estimator, 0..100, |s| s);
+        steady(&mut estimator, 100..200, |s| 100 + (s - 100) * 5);
+        let rate = estimator.tasks_per_s();
+        assert!(rate > 4.0 && rate < 5.0, "{rate}");
+    }
+
+    #[test]
+    fn work_counts_more_than_numbers_where_it_is_known() {
+        let mut estimator = Estimator::default();
+        let tally = |completed, work_done_s| Tally {
+            total: 10,
+            completed,
+            work_done_s,
+            work_total_s: 100.0,
+            ..Tally::default()
+        };
+        estimator.observe(Duration::ZERO, &tally(0, 0.0));
+        estimator.observe(Duration::from_secs(10), &tally(9, 10.0));
+        assert!((estimator.remaining().unwrap().as_secs_f64() - 90.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_an_earlier_session_did_is_no_speed() {
+        let mut estimator = Estimator::default();
+        steady(&mut estimator, 1..11, |s| 900 + s);
+        assert!((estimator.tasks_per_s() - 1.0).abs() < 1e-6);
+        assert!((estimator.remaining().unwrap().as_secs_f64() - 90.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn nothing_and_nonsense_give_no_estimate() {
+        let mut estimator = Estimator::default();
+        let nothing = Tally::default();
+        assert_eq!(nothing.fraction(), 1.0);
+        estimator.observe(Duration::from_secs(5), &nothing);
+        assert_eq!(estimator.remaining(), None);
+        let nonsense = Tally { total: 1, completed: 5, work_done_s: f64::NAN, work_total_s: 1.0, ..nothing };
+        estimator.observe(Duration::from_secs(9), &nonsense);
+        assert_eq!(estimator.remaining(), None);
+    }
+}

@@ -1,0 +1,86 @@
+//! Tasks that failed, with the end of what they printed: what a person looks for first.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::print::ReportError;
+use super::run_view::{RunView, node_of, run_ns};
+use super::style::{Paint, outcome, printable, seconds};
+use crate::journal::{Session, last_lines};
+use crate::model::Stream;
+use crate::model::{Attempt, TaskId};
+
+/// Lines of standard error that are shown of a failed task.
+const LINES: usize = 10;
+/// Bytes of it that are looked at.
+const BYTES: usize = 16 << 10;
+
+/// A task of the last session that failed for good, and its last attempt.
+pub(super) struct Failure<'a> {
+    pub task: TaskId,
+    pub session: &'a Session,
+    pub attempt: &'a Attempt,
+}
+
+/// The failed tasks, the one that failed first before the others.
+pub(super) fn failures(run: &RunView) -> Vec<Failure<'_>> {
+    let tasks = run.subject().job.task_count();
+    let failed = run
+        .replay
+        .all_latest()
+        .filter(|(task, _, attempt)| task.0 < tasks && attempt.last && attempt.outcome.state.is_failure());
+    let mut failures: Vec<_> = failed.map(|(task, session, attempt)| Failure { task, session, attempt }).collect();
+    failures.sort_by_key(|failure| (run.on_run_clock(failure.session, failure.attempt.end), failure.task));
+    failures
+}
+
+/// Describes a failed task and shows the end of its standard error.
+pub(super) fn write_failure(
+    out: &mut dyn Write,
+    run: &RunView,
+    failure: &Failure<'_>,
+    paint: Paint,
+) -> Result<(), ReportError> {
+    let Failure { task, session, attempt } = failure;
+    let label = run.subject().job.label(*task);
+    let how = paint.state(attempt.outcome.state, outcome(attempt.outcome));
+    let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
+    let node = node_of(session, attempt.rank);
+    writeln!(out, "  {label}: {how}{tries}, on {node} after {}", seconds(run_ns(attempt) as f64 / 1e9))?;
+    let own = own_file(run, *task, Stream::Err);
+    let tail = match &own {
+        Some(path) => tail_of_file(path),
+        None => run.outputs.tail(session.began.session, attempt, Stream::Err, LINES, BYTES)?,
+    };
+    for line in tail.strip_suffix(b"\n").unwrap_or(&tail).split(|&byte| byte == b'\n').filter(|_| !tail.is_empty()) {
+        writeln!(out, "    {} {}", paint.dim("|"), printable(line))?;
+    }
+    if let Some(path) = own {
+        writeln!(out, "    {}", paint.dim(format!("standard error: {}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// The file that a task's stream goes to by the job file, if it has one of its own.
+pub(super) fn own_file(run: &RunView, task: TaskId, stream: Stream) -> Option<PathBuf> {
+    let task = run.subject().job.describe(task)?;
+    let file = match stream {
+        Stream::Out => task.stdout,
+        Stream::Err => task.stderr,
+    };
+    file.map(|path| task.dir.join(path))
+}
+
+/// The last lines of a file that may be gone: then there is nothing to show, and its path is named anyway.
+fn tail_of_file(path: &Path) -> Vec<u8> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES as u64)))?;
+        let mut bytes = Vec::new();
+        file.take(BYTES as u64).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(last_lines(&bytes, LINES).to_vec())
+    };
+    read().unwrap_or_default()
+}

@@ -1,0 +1,174 @@
+//! The figures of a run, computed from its journal.
+//!
+//! Work counts slots: a task of four CPUs that ran for a second is four slot-seconds of work, whether it succeeded or not.
+//! Wall time is the time during which a session went on; the time between two sessions costs nothing and does not count.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+use serde::{Serialize, Serializer};
+
+use super::run_view::{RunView, run_ns};
+use super::subject::Subject;
+use crate::journal::Session;
+use crate::model::{State, TaskId};
+
+/// How many tasks are in each state, in the order of [`State::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts([u32; State::ALL.len()]);
+
+impl Counts {
+    /// Tasks in a state.
+    pub fn of(&self, state: State) -> u32 {
+        self.0[state as usize]
+    }
+
+    /// The states that there are tasks in, with how many.
+    pub fn present(&self) -> impl Iterator<Item = (State, u32)> {
+        State::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
+    }
+
+    /// Tasks that ran and did not succeed.
+    pub fn failures(&self) -> u32 {
+        self.present().filter(|(state, _)| state.is_failure()).map(|(_, count)| count).sum()
+    }
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(State::ALL.iter().zip(self.0).map(|(state, count)| (state.name(), count)))
+    }
+}
+
+/// What a run did, in numbers. Shares are `None` where there was nothing to share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// Tasks of the job.
+    pub tasks: u32,
+    /// Tasks by state.
+    pub counts: Counts,
+    /// Ranks of the last session.
+    pub ranks: u32,
+    /// Slots of the last session.
+    pub slots: u32,
+    /// Nodes of the last session.
+    pub nodes: u32,
+    /// Seconds that the sessions took.
+    pub wall_s: f64,
+    /// Slot-seconds that tasks ran.
+    pub work_s: f64,
+    /// Seconds of the longest chain of tasks, as long as they really took.
+    pub critical_path_s: Option<f64>,
+    /// Work over slots times wall time, 0 to 1.
+    pub utilisation: Option<f64>,
+    /// Mean over maximum of the ranks' work per slot, 0 to 1 (sessions weighted by their work).
+    pub balance: Option<f64>,
+    /// Bytes that travelled between ranks.
+    pub bytes_moved: u64,
+    /// Node-seconds that were held.
+    pub billed_node_s: f64,
+    /// Node-seconds with an active rank on the node.
+    pub active_node_s: f64,
+}
+
+impl Figures {
+    /// Computes them.
+    pub fn of(run: &RunView) -> Figures {
+        let mut totals = Totals::default();
+        for (session, subject) in run.sessions() {
+            totals.add(session, subject, run.wall_ns(session));
+        }
+        let last = run.session();
+        let subject = run.subject();
+        let tasks = subject.job.task_count();
+        Figures {
+            tasks,
+            counts: counts(run, tasks),
+            ranks: last.began.ranks.len() as u32,
+            slots: slots(last) as u32,
+            nodes: nodes(last) as u32,
+            wall_s: totals.wall_s,
+            work_s: totals.work_s,
+            critical_path_s: critical_path_s(run),
+            utilisation: share(totals.work_s, totals.slot_s),
+            balance: share(totals.balance_times_work, totals.work_s),
+            bytes_moved: totals.bytes_moved,
+            billed_node_s: totals.node_s,
+            // No rank is parked or drained yet, so every node that was held was active.
+            active_node_s: totals.node_s,
+        }
+    }
+}
+
+/// Sums over sessions.
+#[derive(Default)]
+struct Totals {
+    wall_s: f64,
+    work_s: f64,
+    slot_s: f64,
+    node_s: f64,
+    balance_times_work: f64,
+    bytes_moved: u64,
+}
+
+impl Totals {
+    fn add(&mut self, session: &Session, subject: &Subject, wall_ns: u64) {
+        let wall_s = wall_ns as f64 / 1e9;
+        let mut busy: FxHashMap<u32, f64> = FxHashMap::default();
+        for attempt in &session.attempts {
+            let slots = f64::from(subject.job.slots(attempt.task));
+            *busy.entry(attempt.rank.0).or_default() += run_ns(attempt) as f64 / 1e9 * slots;
+        }
+        let work_s: f64 = busy.values().sum();
+        self.wall_s += wall_s;
+        self.work_s += work_s;
+        self.slot_s += wall_s * slots(session) as f64;
+        self.node_s += wall_s * nodes(session) as f64;
+        self.balance_times_work += work_s * balance(session, &busy).unwrap_or(1.0);
+        self.bytes_moved = self.bytes_moved.saturating_add(session.bytes_moved);
+    }
+}
+
+fn balance(session: &Session, busy: &FxHashMap<u32, f64>) -> Option<f64> {
+    let working = session.began.ranks.iter().filter(|rank| rank.slots > 0);
+    let per_slot = working.map(|rank| busy.get(&rank.rank).copied().unwrap_or(0.0) / f64::from(rank.slots));
+    let per_slot: Vec<f64> = per_slot.collect();
+    let max = per_slot.iter().copied().fold(0.0, f64::max);
+    share(per_slot.iter().sum::<f64>() / per_slot.len() as f64, max)
+}
+
+fn share(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
+fn slots(session: &Session) -> u64 {
+    session.began.ranks.iter().map(|rank| u64::from(rank.slots)).sum()
+}
+
+fn nodes(session: &Session) -> usize {
+    session.began.ranks.iter().map(|rank| rank.node.as_str()).collect::<BTreeSet<_>>().len()
+}
+
+fn counts(run: &RunView, tasks: u32) -> Counts {
+    let mut counts = Counts::default();
+    let mut ended = 0;
+    for (_, state) in states(run) {
+        counts.0[state as usize] += 1;
+        ended += 1;
+    }
+    counts.0[State::Pending as usize] += tasks.saturating_sub(ended);
+    counts
+}
+
+/// The state of every task of the last session that has ended for good, in no particular order.
+pub(super) fn states(run: &RunView) -> impl Iterator<Item = (TaskId, State)> {
+    let tasks = run.subject().job.task_count();
+    let ended = run.replay.all_latest().filter(move |(task, _, attempt)| task.0 < tasks && attempt.last);
+    ended.map(|(task, _, attempt)| (task, attempt.outcome.state))
+}
+
+fn critical_path_s(run: &RunView) -> Option<f64> {
+    let graph = run.subject().graph.as_ref()?;
+    let measured = |task: TaskId| run.replay.latest(task).map_or(0, |(_, attempt)| run_ns(attempt));
+    Some(graph.order(&measured).critical_path as f64 / 1e9)
+}

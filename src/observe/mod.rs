@@ -1,0 +1,34 @@
+//! Knowing: what a run shows while it goes on, and what can be asked about it afterwards.
+//!
+//! The closing summary of `run` and everything that `report` prints are made from the journal by the same code, so they
+//! say the same, whether the run is over, still going on or was killed. Nothing here changes a run.
+//!
+//! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
+//! results, standard error for progress and logs.
+
+mod blame;
+mod estimate;
+mod failures;
+mod figures;
+pub mod logging;
+mod print;
+pub mod progress;
+pub mod report;
+mod resume;
+mod run_view;
+mod style;
+mod subject;
+mod summary;
+mod tables;
+mod terminal;
+
+pub use estimate::Tally;
+pub use figures::{Counts, Figures};
+pub use print::{ReportError, to_stdout};
+pub use run_view::{Parse, RunState, RunView};
+pub use style::Paint;
+pub use subject::{JobView, Label, Subject};
+pub use summary::write_summary;
+
+#[cfg(test)]
+mod tests;

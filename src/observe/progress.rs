@@ -1,0 +1,216 @@
+//! Progress while a run goes on: a bar for a person at a terminal, sparse lines for a log file, nothing when not wanted.
+//!
+//! Everything goes to standard error. What it shows is computed from a [`Tally`] and the time since the run began; this
+//! file only decides when to draw.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::estimate::{Estimator, Tally};
+use super::style::count;
+use super::terminal::{AboveBar, set_bar};
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A bar that is redrawn.
+    Bar,
+    /// A line now and then.
+    Lines,
+    /// Not at all.
+    Quiet,
+}
+
+impl Mode {
+    /// A bar if standard error is a terminal, else lines; nothing if `quiet`.
+    pub fn detect(quiet: bool) -> Mode {
+        match (quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Mode::Quiet,
+            (false, true) => Mode::Bar,
+            (false, false) => Mode::Lines,
+        }
+    }
+}
+
+/// Shows the progress of one run.
+pub struct Progress {
+    job: String,
+    estimator: Estimator,
+    face: Face,
+}
+
+enum Face {
+    Bar(ProgressBar),
+    Lines(Sparse),
+    Quiet,
+}
+
+impl Progress {
+    /// Progress of a run of `job`.
+    pub fn new(mode: Mode, job: &str) -> Progress {
+        let face = match mode {
+            Mode::Bar => Face::Bar(bar()),
+            Mode::Lines => Face::Lines(Sparse::default()),
+            Mode::Quiet => Face::Quiet,
+        };
+        Progress { job: job.to_owned(), estimator: Estimator::default(), face }
+    }
+
+    /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.
+    pub fn update(&mut self, at: Duration, tally: &Tally) {
+        self.estimator.observe(at, tally);
+        match &mut self.face {
+            Face::Bar(bar) => {
+                bar.set_length(tally.total);
+                bar.set_position(tally.ended());
+                bar.set_message(status(tally, &self.estimator, at));
+            }
+            Face::Lines(sparse) => {
+                if sparse.due(at, tally.fraction()) {
+                    self.line(at, tally);
+                }
+            }
+            Face::Quiet => {}
+        }
+    }
+
+    /// Takes the bar away, or writes the last line. The closing summary says the rest.
+    pub fn finish(&mut self, at: Duration, tally: &Tally) {
+        self.estimator.observe(at, tally);
+        match &self.face {
+            Face::Bar(bar) => {
+                set_bar(None);
+                bar.finish_and_clear();
+            }
+            Face::Lines(_) => self.line(at, tally),
+            Face::Quiet => {}
+        }
+        self.face = Face::Quiet;
+    }
+
+    fn line(&self, at: Duration, tally: &Tally) {
+        let share = (tally.fraction() * 100.0).floor();
+        let status = status(tally, &self.estimator, at);
+        // A standard error that is closed has nobody who could miss the line.
+        let _ = writeln!(AboveBar, "{}: {share:.0} %, {status}", self.job);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Face::Bar(bar) = &self.face {
+            set_bar(None);
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    // The template is fixed, so it cannot be wrong at one time only; a test holds it.
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    set_bar(Some(bar.clone()));
+    bar
+}
+
+const TEMPLATE: &str = "[{bar:30}] {percent:>3} %  {wide_msg}";
+
+/// `120 of 400 done, 8 running, 2 failed, 12.5/s, 00:00:10, ends in 00:00:23`
+fn status(tally: &Tally, estimator: &Estimator, at: Duration) -> String {
+    let mut text = format!("{} of {} done", count(tally.completed), count(tally.total));
+    for (number, what) in [
+        (tally.running, "running"),
+        (tally.failed, "failed"),
+        (tally.skipped, "skipped"),
+        (tally.cancelled, "cancelled"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, ", {} {what}", count(number));
+        }
+    }
+    if tally.ranks_active > 1 {
+        let _ = write!(text, ", {} ranks", tally.ranks_active);
+    }
+    let rate = estimator.tasks_per_s();
+    if rate > 0.0 {
+        let _ = if rate < 10.0 { write!(text, ", {rate:.1}/s") } else { write!(text, ", {}/s", count(rate as u64)) };
+    }
+    let _ = write!(text, ", {}", FormattedDuration(at));
+    if let Some(left) = estimator.remaining().filter(|_| tally.ended() < tally.total) {
+        let _ = write!(text, ", ends in {}", FormattedDuration(left));
+    }
+    text
+}
+
+/// Decides when a line is due: at each further tenth of the tasks, and now and then in between; more seldom as the run
+/// gets longer, so that a day of it still fits on a few screens.
+#[derive(Debug, Default)]
+struct Sparse {
+    last: Duration,
+    tenths: u64,
+}
+
+impl Sparse {
+    fn due(&mut self, at: Duration, fraction: f64) -> bool {
+        let tenths = (fraction * 10.0) as u64;
+        let passed = at.saturating_sub(self.last);
+        let often = (at / 20).clamp(Duration::from_secs(10), Duration::from_secs(600));
+        let further = tenths > self.tenths && tenths < 10 && passed >= Duration::from_secs(1);
+        if !further && passed < often {
+            return false;
+        }
+        self.last = at;
+        self.tenths = tenths;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_right() {
+        ProgressStyle::with_template(TEMPLATE).unwrap();
+    }
+
+    #[test]
+    fn lines_are_sparse() {
+        let mut sparse = Sparse::default();
+        // 1,000 tasks in 100 seconds, looked at ten times a second: a line at each tenth.
+        let short = (0..1000u64).filter(|i| sparse.due(Duration::from_millis(i * 100), *i as f64 / 1000.0)).count();
+        assert_eq!(short, 9);
+        // A day without progress.
+        let mut sparse = Sparse::default();
+        let long = (0..86_400).filter(|s| sparse.due(Duration::from_secs(*s), 0.0)).count();
+        assert!((50..300).contains(&long), "{long}");
+        // All within a second: none but the last, which `finish` writes.
+        let mut sparse = Sparse::default();
+        assert!(!(0..10).any(|i| sparse.due(Duration::from_millis(i * 90), i as f64 / 10.0)));
+    }
+
+    #[test]
+    fn a_status_says_only_what_there_is() {
+        let mut estimator = Estimator::default();
+        let tally = Tally { total: 4000, completed: 1000, failed: 2, running: 8, ranks_active: 1, ..Tally::default() };
+        estimator.observe(Duration::ZERO, &Tally { total: 4000, ..Tally::default() });
+        estimator.observe(Duration::from_secs(100), &tally);
+        let status = status(&tally, &estimator, Duration::from_secs(100));
+        assert_eq!(status, "1,000 of 4,000 done, 8 running, 2 failed, 10/s, 00:01:40, ends in 00:04:59");
+    }
+
+    #[test]
+    fn every_face_survives_being_used() {
+        for mode in [Mode::Bar, Mode::Lines, Mode::Quiet] {
+            let mut progress = Progress::new(mode, "job");
+            progress.update(Duration::from_secs(1), &Tally::default());
+            progress.finish(Duration::from_secs(2), &Tally::default());
+            progress.finish(Duration::from_secs(2), &Tally::default());
+        }
+    }
+}

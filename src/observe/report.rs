@@ -1,0 +1,313 @@
+//! `phalanx report`: everything that can be asked about a run.
+
+use std::io::Write;
+
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use super::failures::{failures, own_file, write_failure};
+use super::figures::{Counts, Figures};
+use super::print::ReportError;
+use super::resume;
+use super::run_view::{RunView, node_of, run_ns};
+use super::style::{Paint, count, outcome, percent, seconds};
+use super::summary::write_summary;
+use crate::job::Work;
+use crate::journal::{Session, utc};
+use crate::model::Stream;
+use crate::model::{Attempt, TaskId};
+
+pub use super::tables::{write_joblog, write_tasks};
+
+/// How many of the slowest tasks are listed.
+const SLOWEST: usize = 10;
+
+/// Writes the summary, the slowest tasks, and a table of the classes of tasks.
+pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    write_summary(out, run, paint)?;
+    write_slowest(out, run, paint)?;
+    write_classes(out, run, paint)
+}
+
+/// Writes one JSON object with the figures of the run.
+pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
+    let figures = Figures::of(run);
+    let ended = run.session().ended.as_ref();
+    let object = Object {
+        job: run.subject().job.name(),
+        run: run.dir.path().display().to_string(),
+        state: run.state().name(),
+        exit_code: ended.map(|ended| ended.exit_code),
+        began: utc(run.replay.sessions[0].began.unix_ns),
+        sessions: run.replay.sessions.len(),
+        phalanx: &run.session().began.phalanx,
+        task_count: figures.tasks,
+        tasks: figures.counts,
+        ranks: figures.ranks,
+        slots: figures.slots,
+        nodes: figures.nodes,
+        wall_s: figures.wall_s,
+        work_s: figures.work_s,
+        critical_path_s: figures.critical_path_s,
+        utilisation: figures.utilisation,
+        balance: figures.balance,
+        bytes_moved: figures.bytes_moved,
+        billed_node_s: figures.billed_node_s,
+        active_node_s: figures.active_node_s,
+        cost: None,
+        budget: None,
+        decisions: &[],
+        resume: resume::command(run),
+        warnings: run.warnings(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// The object of `--json`. Its names are kept; a figure that is not known is null.
+#[derive(Serialize)]
+struct Object<'a> {
+    job: &'a str,
+    run: String,
+    state: &'static str,
+    exit_code: Option<i32>,
+    began: String,
+    sessions: usize,
+    phalanx: &'a str,
+    task_count: u32,
+    tasks: Counts,
+    ranks: u32,
+    slots: u32,
+    nodes: u32,
+    wall_s: f64,
+    work_s: f64,
+    critical_path_s: Option<f64>,
+    utilisation: Option<f64>,
+    balance: Option<f64>,
+    bytes_moved: u64,
+    billed_node_s: f64,
+    active_node_s: f64,
+    /// Null as long as the job names no price.
+    cost: Option<f64>,
+    /// Null as long as the job names no budget.
+    budget: Option<f64>,
+    /// Scaling decisions; a job without a policy takes none.
+    decisions: &'a [()],
+    resume: Option<String>,
+    warnings: &'a [String],
+}
+
+/// Writes the failed tasks, each with the end of its standard error.
+pub fn write_failed(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let failures = failures(run);
+    if failures.is_empty() {
+        writeln!(out, "no task of {} has failed", run.name())?;
+    }
+    for failure in &failures {
+        write_failure(out, run, failure, paint)?;
+    }
+    Ok(())
+}
+
+/// Writes all there is about a task: its attempts in every session, and what it printed. For an array, a line for each task.
+pub fn write_task(out: &mut dyn Write, run: &RunView, wanted: &str, paint: Paint) -> Result<(), ReportError> {
+    let job = &run.subject().job;
+    match job.find(wanted).as_slice() {
+        [] => Err(ReportError::NoSuchTask { wanted: wanted.to_owned(), job: job.name().to_owned() }),
+        [task] => write_one_task(out, run, *task, paint),
+        tasks => write_many_tasks(out, run, tasks, paint),
+    }
+}
+
+fn write_many_tasks(out: &mut dyn Write, run: &RunView, tasks: &[TaskId], paint: Paint) -> Result<(), ReportError> {
+    for task in tasks {
+        write!(out, "{}: ", run.subject().job.label(*task))?;
+        match run.replay.latest(*task) {
+            None => writeln!(out, "PENDING")?,
+            Some((session, attempt)) => writeln!(out, "{}", attempt_text(session, attempt, paint))?,
+        }
+    }
+    Ok(())
+}
+
+fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint) -> Result<(), ReportError> {
+    let job = &run.subject().job;
+    let label = job.label(task).to_string();
+    writeln!(out, "{}", paint.bold(&label))?;
+    if let Some(described) = job.describe(task) {
+        writeln!(out, "  {} {}", paint.dim("command "), command(&described.work))?;
+        writeln!(out, "  {} {}", paint.dim("dir     "), described.dir.display())?;
+    }
+    let attempts = attempts_of(run, &label);
+    if attempts.is_empty() {
+        writeln!(out, "  no attempt has ended")?;
+    }
+    for (session, attempt) in &attempts {
+        let number = session.began.session;
+        let resumed = if run.replay.sessions.len() > 1 { format!(" (session {number})") } else { String::new() };
+        let head = paint.dim(format!("attempt {}{resumed}", attempt.attempt));
+        writeln!(out, "  {head} {}", attempt_text(session, attempt, paint))?;
+        let clock = |time| run.on_run_clock(session, time) as f64 / 1e9;
+        let (ready, start, end) = (clock(attempt.ready), clock(attempt.start), clock(attempt.end));
+        writeln!(out, "    ready at {ready:.3} s, started at {start:.3} s, ended at {end:.3} s")?;
+    }
+    for stream in [Stream::Out, Stream::Err] {
+        write_stream(out, run, task, &attempts, stream, paint)?;
+    }
+    Ok(())
+}
+
+/// The attempts at the task of this name, in all sessions; each session knows it under a number of its own.
+fn attempts_of<'a>(run: &'a RunView, label: &str) -> Vec<(&'a Session, &'a Attempt)> {
+    let mut found = Vec::new();
+    for (session, subject) in run.sessions() {
+        if let [task] = subject.job.find(label)[..] {
+            found.extend(
+                session.attempts.iter().filter(|attempt| attempt.task == task).map(|attempt| (session, attempt)),
+            );
+        }
+    }
+    found
+}
+
+fn attempt_text(session: &Session, attempt: &Attempt, paint: Paint) -> String {
+    let how = paint.state(attempt.outcome.state, outcome(attempt.outcome));
+    if attempt.attempt == 0 {
+        return how;
+    }
+    let node = node_of(session, attempt.rank);
+    let took = seconds(run_ns(attempt) as f64 / 1e9);
+    format!("{how}, {took} on {node} ({}, slot {})", attempt.rank, attempt.slot)
+}
+
+fn write_stream(
+    out: &mut dyn Write,
+    run: &RunView,
+    task: TaskId,
+    attempts: &[(&Session, &Attempt)],
+    stream: Stream,
+    paint: Paint,
+) -> Result<(), ReportError> {
+    let name = match stream {
+        Stream::Out => "standard output",
+        Stream::Err => "standard error",
+    };
+    if let Some(path) = own_file(run, task, stream) {
+        writeln!(out, "\n{} is in {}", paint.bold(name), path.display())?;
+    }
+    for (session, attempt) in attempts {
+        let number = session.began.session;
+        if run.outputs.length(number, attempt, stream)? > 0 {
+            writeln!(out, "\n{} of attempt {}", paint.bold(name), attempt.attempt)?;
+            run.outputs.copy(number, attempt, stream, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a task does, on one line if its text is.
+pub(super) fn command(work: &Work) -> String {
+    match work {
+        Work::Command(words) => words.iter().map(|word| super::style::quoted(word)).collect::<Vec<_>>().join(" "),
+        Work::Shell(line) => line.clone(),
+        Work::Kernel { name, args } if args.is_empty() => format!("kernel {name}"),
+        Work::Kernel { name, args } => {
+            let args: Vec<String> = args.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            format!("kernel {name} {{ {} }}", args.join(", "))
+        }
+    }
+}
+
+fn write_slowest(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let tasks = run.subject().job.task_count();
+    let ran = run.replay.all_latest().filter(|(task, _, attempt)| task.0 < tasks && attempt.attempt > 0);
+    let mut slowest: Vec<_> = ran.map(|(task, session, attempt)| (run_ns(attempt), task, session, attempt)).collect();
+    slowest.sort_unstable_by_key(|(ns, task, ..)| (std::cmp::Reverse(*ns), *task));
+    slowest.truncate(SLOWEST);
+    if slowest.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Slowest tasks"))?;
+    let rows: Vec<Vec<String>> = slowest
+        .iter()
+        .map(|(ns, task, session, attempt)| {
+            let node = node_of(session, attempt.rank).to_owned();
+            let label = run.subject().job.label(*task).to_string();
+            vec![label, seconds(*ns as f64 / 1e9), outcome(attempt.outcome), node]
+        })
+        .collect();
+    write_columns(out, &["task", "ran", "state", "node"], &rows, paint)
+}
+
+fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let job = &run.subject().job;
+    let tasks = job.task_count();
+    let mut classes: FxHashMap<&str, Class> = FxHashMap::default();
+    for (task, _, attempt) in run.replay.all_latest().filter(|(task, _, attempt)| task.0 < tasks && attempt.attempt > 0)
+    {
+        classes.entry(job.class(task)).or_default().add(attempt, job.slots(task));
+    }
+    if classes.is_empty() {
+        return Ok(());
+    }
+    let all: f64 = classes.values().map(|class| class.work).sum();
+    let mut classes: Vec<(&str, Class)> = classes.into_iter().collect();
+    classes.sort_by(|(a_name, a), (b_name, b)| b.work.total_cmp(&a.work).then_with(|| a_name.cmp(b_name)));
+    writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
+    let rows: Vec<Vec<String>> = classes.into_iter().map(|(name, class)| class.row(name, all)).collect();
+    write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "max", "work"], &rows, paint)
+}
+
+/// How tasks of one class went, by their latest attempts.
+#[derive(Default)]
+struct Class {
+    failed: u64,
+    ns: Vec<u64>,
+    /// Slot-nanoseconds.
+    work: f64,
+}
+
+impl Class {
+    fn add(&mut self, attempt: &Attempt, slots: u32) {
+        self.failed += u64::from(attempt.outcome.state.is_failure());
+        self.ns.push(run_ns(attempt));
+        self.work += run_ns(attempt) as f64 * f64::from(slots);
+    }
+
+    fn row(mut self, name: &str, all_work: f64) -> Vec<String> {
+        self.ns.sort_unstable();
+        let n = self.ns.len();
+        let mean = self.ns.iter().map(|&ns| ns as f64).sum::<f64>() / n as f64;
+        // Nearest rank: the smallest duration that at least this share of the tasks did not exceed.
+        let quantile = |q: f64| self.ns[((n as f64 * q).ceil() as usize).clamp(1, n) - 1] as f64;
+        let time = |ns: f64| seconds(ns / 1e9);
+        let share = if all_work > 0.0 { percent(self.work / all_work) } else { "-".to_owned() };
+        let times = [mean, quantile(0.5), quantile(0.95), quantile(1.0)].map(time);
+        let mut row = vec![name.to_owned(), count(n as u64), count(self.failed)];
+        row.extend(times);
+        row.push(share);
+        row
+    }
+}
+
+/// Writes a table, the first column to the left and the others to the right.
+fn write_columns(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>], paint: Paint) -> Result<(), ReportError> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0 => format!("  {cell:<width$}"),
+            _ => format!("  {cell:>width$}"),
+        });
+        padded.collect::<String>()
+    };
+    writeln!(out, "{}", paint.dim(line(&mut head.iter().copied())))?;
+    for row in rows {
+        writeln!(out, "{}", line(&mut row.iter().map(String::as_str)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! A run as reports see it: its journal, the jobs of its sessions, and whether it is still alive.
+//!
+//! All moments are put on one clock that began with the first session, so that a resumed run reads as one story.
+
+use std::sync::Arc;
+
+use super::print::ReportError;
+use super::subject::{Nameless, Subject};
+use crate::journal::{
+    Began, EndReason, JournalError, Liveness, OutputReader, Replay, RunDir, Session, Tail, replay, unix_now_ns,
+};
+use crate::model::{Attempt, Rank, Time};
+
+/// Makes a job out of what a session began with.
+pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<Subject, String>;
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It goes on.
+    Running,
+    /// Every task has completed.
+    Completed,
+    /// It is over and some tasks failed.
+    Failed,
+    /// It stopped because its budget was spent.
+    Budget,
+    /// It stopped before the end of its allocation.
+    Walltime,
+    /// It was asked to stop.
+    Cancelled,
+    /// Phalanx could not go on.
+    Error,
+    /// It ended without saying so: it was killed, or its machine went down.
+    Interrupted,
+}
+
+impl RunState {
+    /// The state as it is printed, e.g. `INTERRUPTED`.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Running => "RUNNING",
+            RunState::Completed => "COMPLETED",
+            RunState::Failed => "FAILED",
+            RunState::Budget => "BUDGET",
+            RunState::Walltime => "WALLTIME",
+            RunState::Cancelled => "CANCELLED",
+            RunState::Error => "ERROR",
+            RunState::Interrupted => "INTERRUPTED",
+        }
+    }
+}
+
+/// A run, read once; what happens later is not in it.
+pub struct RunView {
+    /// Its directory.
+    pub dir: RunDir,
+    /// Its journal.
+    pub replay: Replay,
+    /// Whether it was alive when it was read.
+    pub liveness: Liveness,
+    /// What its tasks printed.
+    pub outputs: OutputReader,
+    /// The job of each session.
+    subjects: Vec<Subject>,
+    /// What a reader should be warned of.
+    warnings: Vec<String>,
+    /// When it was read, in nanoseconds since 1970.
+    read_unix_ns: u64,
+}
+
+impl RunView {
+    /// Reads a run.
+    ///
+    /// # Errors
+    /// If its journal cannot be read at all, or holds not even the beginning of a session.
+    pub fn load(dir: &RunDir, parse: Parse<'_>) -> Result<RunView, ReportError> {
+        // In this order: a run that ends in between has written its end before it let go of the lock.
+        let liveness = dir.liveness();
+        let replay = replay(&dir.journal())?;
+        if replay.sessions.is_empty() {
+            return Err(match replay.tail {
+                Tail::Damaged(error) => ReportError::Journal(error),
+                Tail::Clean | Tail::Torn(_) => ReportError::Empty { path: dir.journal() },
+            });
+        }
+        let mut view = RunView {
+            dir: dir.clone(),
+            liveness,
+            outputs: OutputReader::new(dir),
+            subjects: Vec::new(),
+            warnings: Vec::new(),
+            read_unix_ns: unix_now_ns(),
+            replay,
+        };
+        view.warn_of_the_tail();
+        view.parse_jobs(parse);
+        Ok(view)
+    }
+
+    fn warn_of_the_tail(&mut self) {
+        match &self.replay.tail {
+            Tail::Damaged(error) => self.warnings.push(error.to_string()),
+            Tail::Torn(bytes) if self.liveness == Liveness::Gone => {
+                self.warnings
+                    .push(format!("the last record was cut short when the run was killed ({bytes} bytes ignored)"));
+            }
+            Tail::Clean | Tail::Torn(_) => {}
+        }
+    }
+
+    fn parse_jobs(&mut self, parse: Parse<'_>) {
+        for (index, session) in self.replay.sessions.iter().enumerate() {
+            let same = |other: &Session| {
+                (&other.began.job_text, &other.began.job_path) == (&session.began.job_text, &session.began.job_path)
+            };
+            if let Some(known) = self.replay.sessions[..index].iter().position(same) {
+                self.subjects.push(self.subjects[known].clone());
+                continue;
+            }
+            self.subjects.push(parse(&session.began).unwrap_or_else(|error| {
+                let number = session.began.session;
+                self.warnings
+                    .push(format!("the job of session {number} cannot be read, its tasks go by number: {error}"));
+                Subject { job: Arc::new(Nameless { tasks: tasks_seen(session) }), graph: None }
+            }));
+        }
+    }
+
+    /// What a reader should be warned of before believing the rest.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What is wrong with the journal, if anything is.
+    pub fn damage(&self) -> Option<&JournalError> {
+        match &self.replay.tail {
+            Tail::Damaged(error) => Some(error),
+            Tail::Clean | Tail::Torn(_) => None,
+        }
+    }
+
+    /// The sessions with their jobs, oldest first.
+    pub fn sessions(&self) -> impl Iterator<Item = (&Session, &Subject)> {
+        self.replay.sessions.iter().zip(&self.subjects)
+    }
+
+    /// The last session, which the states of tasks are about. (`load` saw to it that there is one.)
+    pub fn session(&self) -> &Session {
+        &self.replay.sessions[self.replay.sessions.len() - 1]
+    }
+
+    /// The job of the last session.
+    pub fn subject(&self) -> &Subject {
+        &self.subjects[self.subjects.len() - 1]
+    }
+
+    /// How the run stands.
+    pub fn state(&self) -> RunState {
+        match (&self.session().ended, &self.liveness) {
+            (Some(ended), _) => match ended.reason {
+                EndReason::Complete => RunState::Completed,
+                EndReason::Failures => RunState::Failed,
+                EndReason::Budget => RunState::Budget,
+                EndReason::Walltime => RunState::Walltime,
+                EndReason::Signal(_) => RunState::Cancelled,
+                EndReason::Error(_) => RunState::Error,
+            },
+            (None, Liveness::Gone) => RunState::Interrupted,
+            (None, Liveness::Alive(_) | Liveness::Unknown(_)) => RunState::Running,
+        }
+    }
+
+    /// How long a session has been going on, or was, in nanoseconds.
+    pub fn wall_ns(&self, session: &Session) -> u64 {
+        let heard = session.last_heard().0;
+        let is_last = std::ptr::eq(session, self.session());
+        if is_last && self.state() == RunState::Running {
+            heard.max(self.read_unix_ns.saturating_sub(session.began.unix_ns))
+        } else {
+            heard
+        }
+    }
+
+    /// A session's moment on the clock of the whole run, in nanoseconds since the first session began.
+    pub fn on_run_clock(&self, session: &Session, time: Time) -> u64 {
+        session.began.unix_ns.saturating_sub(self.replay.sessions[0].began.unix_ns).saturating_add(time.0)
+    }
+
+    /// The run's name as a person would type it: short if it is under the usual directory, else its path.
+    pub fn name(&self) -> String {
+        let usual = self.dir.path().parent().is_some_and(|runs| runs.ends_with(crate::journal::RUNS));
+        if usual { self.dir.name() } else { self.dir.path().display().to_string() }
+    }
+}
+
+/// Name of the node that a rank of a session was on.
+pub(super) fn node_of(session: &Session, rank: Rank) -> &str {
+    let ranks = &session.began.ranks;
+    // Ranks are listed by number, and a damaged list is searched.
+    let direct = ranks.get(rank.index()).filter(|info| info.rank == rank.0);
+    direct.or_else(|| ranks.iter().find(|info| info.rank == rank.0)).map_or("unknown", |info| info.node.as_str())
+}
+
+/// How long an attempt ran, in nanoseconds.
+pub(super) fn run_ns(attempt: &Attempt) -> u64 {
+    if attempt.attempt == 0 { 0 } else { attempt.end.0.saturating_sub(attempt.start.0) }
+}
+
+fn tasks_seen(session: &Session) -> u32 {
+    let highest = session.attempts.iter().map(|attempt| attempt.task.0.saturating_add(1)).max();
+    session.graph.map(|graph| graph.tasks).or(highest).unwrap_or(0)
+}

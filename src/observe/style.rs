@@ -1,0 +1,194 @@
+//! How numbers, times and states look to people.
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+
+use crate::model::{Outcome, State};
+
+/// Colours, where the reader is a person at a terminal who has not asked for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// No colours.
+    pub const OFF: Paint = Paint { on: false };
+
+    /// Colours if `stream` is a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the terminal is dumb.
+    pub fn for_stream(stream: &impl IsTerminal) -> Paint {
+        let set = |name: &str| std::env::var_os(name).unwrap_or_default();
+        Paint { on: stream.is_terminal() && set("NO_COLOR").is_empty() && set("TERM") != "dumb" }
+    }
+
+    fn wrap(self, code: &str, text: impl Display) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    /// A heading.
+    pub fn bold(self, text: impl Display) -> String {
+        self.wrap("1", text)
+    }
+
+    /// Less important.
+    pub fn dim(self, text: impl Display) -> String {
+        self.wrap("2", text)
+    }
+
+    /// Failure.
+    pub fn red(self, text: impl Display) -> String {
+        self.wrap("31", text)
+    }
+
+    /// Success.
+    pub fn green(self, text: impl Display) -> String {
+        self.wrap("32", text)
+    }
+
+    /// Neither.
+    pub fn yellow(self, text: impl Display) -> String {
+        self.wrap("33", text)
+    }
+
+    /// Text about a task in this state.
+    pub fn state(self, state: State, text: impl Display) -> String {
+        match state {
+            State::Completed => self.green(text),
+            state if state.is_failure() => self.red(text),
+            State::Pending | State::Ready | State::Running => text.to_string(),
+            _ => self.yellow(text),
+        }
+    }
+}
+
+/// A number with separators: `1,234,567`.
+pub(super) fn count(n: impl Into<u64>) -> String {
+    indicatif::HumanCount(n.into()).to_string()
+}
+
+/// Bytes: `1.50 MiB`.
+pub(super) fn bytes(n: u64) -> String {
+    indicatif::BinaryBytes(n).to_string()
+}
+
+/// Seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
+pub(super) fn seconds(s: f64) -> String {
+    let whole = s.round() as u64;
+    match s {
+        s if s < 0.0005 => format!("{:.0} us", s * 1e6),
+        s if s < 0.1 => format!("{:.1} ms", s * 1e3),
+        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
+        s if s < 9.995 => format!("{s:.2} s"),
+        s if s < 59.95 => format!("{s:.1} s"),
+        _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// A share: `92 %`.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+/// How an attempt ended: `FAILED, exit 3`, `FAILED, signal 9 (KILL)`, `COMPLETED`.
+pub(super) fn outcome(outcome: Outcome) -> String {
+    match (outcome.state, outcome.exit) {
+        (State::Completed | State::Skipped, _) | (_, 0) => outcome.state.to_string(),
+        (state, exit) if exit < 0 => format!("{state}, {}", signal(exit.unsigned_abs())),
+        (state, exit) => format!("{state}, exit {exit}"),
+    }
+}
+
+/// A signal with its name, where it has one that people know.
+pub(super) fn signal(number: u32) -> String {
+    let name = match number as i32 {
+        libc::SIGHUP => "HUP",
+        libc::SIGINT => "INT",
+        libc::SIGQUIT => "QUIT",
+        libc::SIGILL => "ILL",
+        libc::SIGABRT => "ABRT",
+        libc::SIGBUS => "BUS",
+        libc::SIGFPE => "FPE",
+        libc::SIGKILL => "KILL",
+        libc::SIGUSR1 => "USR1",
+        libc::SIGSEGV => "SEGV",
+        libc::SIGUSR2 => "USR2",
+        libc::SIGPIPE => "PIPE",
+        libc::SIGALRM => "ALRM",
+        libc::SIGTERM => "TERM",
+        libc::SIGXCPU => "XCPU",
+        libc::SIGXFSZ => "XFSZ",
+        libc::SIGSYS => "SYS",
+        _ => return format!("signal {number}"),
+    };
+    format!("signal {number} ({name})")
+}
+
+/// A word as a shell reads it back.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// One line of what a task printed, without what would move the cursor or change colours.
+pub(super) fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    // A progress bar rewrites its line; what it showed last is what counts.
+    let shown = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+    shown.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_about_three_digits() {
+        let shown = [0.0, 0.0000123, 0.0123, 0.25, 0.9996, 4.557, 12.34, 59.96, 200.4, 7500.0].map(seconds);
+        let expected = [
+            "0 us",
+            "12 us",
+            "12.3 ms",
+            "250 ms",
+            "1.00 s",
+            "4.56 s",
+            "12.3 s",
+            "1 min 00 s",
+            "3 min 20 s",
+            "2 h 05 min",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn outcomes_name_exit_or_signal() {
+        let shown = |state, exit| outcome(Outcome { state, exit });
+        assert_eq!(shown(State::Completed, 0), "COMPLETED");
+        assert_eq!(shown(State::Failed, 3), "FAILED, exit 3");
+        assert_eq!(shown(State::OutOfMemory, -9), "OUT_OF_MEMORY, signal 9 (KILL)");
+        assert_eq!(shown(State::Failed, i32::MIN), "FAILED, signal 2147483648");
+    }
+
+    #[test]
+    fn words_come_back_from_a_shell_as_they_were() {
+        assert_eq!(quoted("jobs/a.toml"), "jobs/a.toml");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn output_cannot_move_the_cursor() {
+        assert_eq!(printable(b"\x1b[31mred\x07\tx\xff"), "[31mred\tx\u{fffd}");
+        assert_eq!(printable(b"10 %\r20 %\r"), "20 %");
+    }
+
+    #[test]
+    fn colours_only_where_wanted() {
+        assert_eq!(Paint::OFF.red("x"), "x");
+        assert_eq!(Paint { on: true }.state(State::Failed, "x"), "\x1b[31mx\x1b[0m");
+    }
+}

@@ -1,0 +1,186 @@
+//! The summary that closes a run and opens a report: what became of the tasks, how well the slots were used, what failed,
+//! and how to go on.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::blame::skipped;
+use super::failures::{failures, write_failure};
+use super::figures::Figures;
+use super::print::ReportError;
+use super::resume;
+use super::run_view::{RunState, RunView};
+use super::style::{Paint, bytes, count, percent, seconds, signal};
+use crate::journal::{EndReason, Level, Liveness, utc};
+
+/// Failed tasks that are shown with their output.
+const FAILURES: usize = 5;
+/// Groups of skipped tasks that are shown, and names in each.
+const SKIPPED: usize = 5;
+const NAMES: usize = 4;
+/// Notes that are shown.
+const NOTES: usize = 10;
+
+/// Writes the summary of a run.
+pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    write_head(out, run, paint)?;
+    write_figures(out, run, &Figures::of(run), paint)?;
+    write_notes(out, run, paint)?;
+    write_failures(out, run, paint)?;
+    write_skipped(out, run, paint)?;
+    if let Some(command) = resume::command(run) {
+        writeln!(out, "\n{} {command}", paint.bold("To continue:"))?;
+    }
+    Ok(())
+}
+
+/// The run's state, and why it is so.
+fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let state = run.state();
+    let name = state.name();
+    let painted = match state {
+        RunState::Completed => paint.green(name),
+        RunState::Running => paint.bold(name),
+        RunState::Failed | RunState::Error | RunState::Interrupted => paint.red(name),
+        RunState::Budget | RunState::Walltime | RunState::Cancelled => paint.yellow(name),
+    };
+    write!(out, "{} {painted}", paint.bold(run.name()))?;
+    match explanation(run) {
+        Some(why) => writeln!(out, ": {why}")?,
+        None => writeln!(out)?,
+    }
+    for warning in run.warnings() {
+        writeln!(out, "{} {warning}", paint.yellow("warning:"))?;
+    }
+    Ok(())
+}
+
+fn explanation(run: &RunView) -> Option<String> {
+    let reason = run.session().ended.as_ref().map(|ended| &ended.reason);
+    Some(match (reason, &run.liveness) {
+        (Some(EndReason::Complete), _) => return None,
+        (Some(EndReason::Failures), _) => "all that could run has run".to_owned(),
+        (Some(EndReason::Budget), _) => "stopped because the budget is spent".to_owned(),
+        (Some(EndReason::Walltime), _) => "stopped before the end of its allocation".to_owned(),
+        (Some(EndReason::Signal(number)), _) => format!("stopped by {}", signal(number.unsigned_abs())),
+        (Some(EndReason::Error(text)), _) => text.clone(),
+        (None, Liveness::Alive(holder)) => holder.to_string(),
+        (None, Liveness::Unknown(holder)) => format!("{holder}, if that process still lives"),
+        (None, Liveness::Gone) => {
+            let heard = run.session().last_heard().seconds();
+            format!("it was killed or its machine went down; last heard of after {}", seconds(heard))
+        }
+    })
+}
+
+fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: Paint) -> Result<(), ReportError> {
+    let began = &run.session().began;
+    let mut row = |name: &str, text: String| writeln!(out, "  {} {text}", paint.dim(format!("{name:<8}")));
+    row("job", format!("{} ({})", run.subject().job.name(), began.job_path.display()))?;
+    row("began", began_text(run))?;
+    row("tasks", tasks_text(figures, paint))?;
+    row("time", time_text(figures))?;
+    row("slots", slots_text(figures))?;
+    if figures.bytes_moved > 0 {
+        row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
+    }
+    row("outputs", from_here(&run.dir.outputs()).display().to_string())?;
+    Ok(())
+}
+
+/// A path as it is shortest: relative if it lies under the current directory.
+fn from_here(path: &Path) -> PathBuf {
+    let relative = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    relative.unwrap_or_else(|| path.to_owned())
+}
+
+fn began_text(run: &RunView) -> String {
+    let sessions = &run.replay.sessions;
+    let began = utc(sessions[0].began.unix_ns);
+    match sessions.len() {
+        1 => began,
+        n => format!("{began}, resumed {} times, last {}", n - 1, utc(run.session().began.unix_ns))
+            .replace(" 1 times", " once"),
+    }
+}
+
+fn tasks_text(figures: &Figures, paint: Paint) -> String {
+    let states: Vec<String> = figures
+        .counts
+        .present()
+        .map(|(state, n)| paint.state(state, format!("{} {}", count(n), state.name().to_lowercase().replace('_', " "))))
+        .collect();
+    match states.len() {
+        0 => "none".to_owned(),
+        1 => states[0].clone(),
+        _ => format!("{}: {}", count(figures.tasks), states.join(", ")),
+    }
+}
+
+fn time_text(figures: &Figures) -> String {
+    let path = figures.critical_path_s.map(|s| format!(", critical path {}", seconds(s))).unwrap_or_default();
+    format!("wall {}{path}, work {} over all slots", seconds(figures.wall_s), seconds(figures.work_s))
+}
+
+fn slots_text(figures: &Figures) -> String {
+    let some = |n: u32, what: &str| format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" });
+    let mut text =
+        format!("{}, {}, {}", some(figures.slots, "slot"), some(figures.ranks, "rank"), some(figures.nodes, "node"));
+    if let Some(used) = figures.utilisation {
+        text += &format!(": {} used", percent(used));
+    }
+    if let Some(balance) = figures.balance.filter(|_| figures.ranks > 1) {
+        text += &format!(", balance {balance:.2}");
+    }
+    text
+}
+
+fn write_notes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let notes = run.session().notes.iter().filter(|note| note.level > Level::Info);
+    for note in notes.take(NOTES) {
+        let level = if note.level == Level::Error { paint.red("error:") } else { paint.yellow("warning:") };
+        writeln!(out, "  {level} {} ({} after the beginning)", note.text, seconds(note.time.seconds()))?;
+    }
+    Ok(())
+}
+
+fn write_failures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let failures = failures(run);
+    if failures.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Failed"))?;
+    for failure in failures.iter().take(FAILURES) {
+        write_failure(out, run, failure, paint)?;
+    }
+    if failures.len() > FAILURES {
+        let more = (failures.len() - FAILURES) as u64;
+        writeln!(out, "  and {} more: phalanx report {} --failed", count(more), run.name())?;
+    }
+    Ok(())
+}
+
+fn write_skipped(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let groups = skipped(run);
+    if groups.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Skipped"))?;
+    let job = &run.subject().job;
+    for group in groups.iter().take(SKIPPED) {
+        let mut names: Vec<String> = group.tasks.iter().take(NAMES).map(|task| job.label(*task).to_string()).collect();
+        if group.tasks.len() > NAMES {
+            names.push(format!("and {} more", count((group.tasks.len() - NAMES) as u64)));
+        }
+        let ended = |task| run.replay.latest(task).map_or("did not run", |(_, attempt)| attempt.outcome.state.name());
+        let why = match group.because_of {
+            Some(task) => format!("{} {}", job.label(task), ended(task)),
+            None => "what they need did not end as it must".to_owned(),
+        };
+        writeln!(out, "  {} because {why}: {}", count(group.tasks.len() as u64), names.join(", "))?;
+    }
+    if groups.len() > SKIPPED {
+        writeln!(out, "  and more, because of {} other tasks", count((groups.len() - SKIPPED) as u64))?;
+    }
+    Ok(())
+}

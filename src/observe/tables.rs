@@ -1,0 +1,87 @@
+//! Tables with one line for each attempt, written as they are read, so that a million of them cost no memory.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use super::print::ReportError;
+use super::report::command;
+use super::run_view::{RunView, node_of, run_ns};
+use super::subject::JobView;
+use crate::journal::Session;
+use crate::model::Attempt;
+use crate::model::Stream;
+
+/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end` as CSV (RFC 4180 without the carriage returns).
+///
+/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither rank, node nor slot.
+pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
+    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end")?;
+    for (session, subject) in run.sessions() {
+        for attempt in &session.attempts {
+            write_row(out, run, session, &*subject.job, attempt)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_row(
+    out: &mut dyn Write,
+    run: &RunView,
+    session: &Session,
+    job: &dyn JobView,
+    attempt: &Attempt,
+) -> Result<(), ReportError> {
+    let label = job.label(attempt.task);
+    write!(out, "{},", cell(label.name))?;
+    if let Some(index) = label.index {
+        write!(out, "{index}")?;
+    }
+    write!(out, ",{},{},{},", attempt.attempt, attempt.outcome.state, attempt.outcome.exit)?;
+    if attempt.attempt == 0 {
+        write!(out, ",,")?;
+    } else {
+        write!(out, "{},{},{}", attempt.rank.0, cell(node_of(session, attempt.rank)), attempt.slot)?;
+    }
+    for time in [attempt.ready, attempt.start, attempt.end] {
+        let ns = run.on_run_clock(session, time);
+        write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// A cell of CSV, quoted if it must be.
+fn cell(text: &str) -> Cow<'_, str> {
+    if text.contains([',', '"', '\n', '\r']) {
+        Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Writes the job log of GNU parallel, for the tools that read one. `Seq` is the task's place in the job file, from 1.
+pub fn write_joblog(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
+    writeln!(out, "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand")?;
+    for (session, subject) in run.sessions() {
+        for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
+            let exit = attempt.outcome.exit;
+            let (exit, signal) = if exit < 0 { (0, exit.unsigned_abs()) } else { (exit, 0) };
+            let received = run.outputs.length(session.began.session, attempt, Stream::Out)?;
+            let described = subject.job.describe(attempt.task).map(|task| command(&task.work));
+            let text = described.unwrap_or_else(|| subject.job.label(attempt.task).to_string());
+            let start_ms = session.began.unix_ns.saturating_add(attempt.start.0) / 1_000_000;
+            writeln!(
+                out,
+                "{}\t{}\t{}.{:03}\t{:>10.3}\t0\t{received}\t{exit}\t{signal}\t{}",
+                u64::from(attempt.task.0) + 1,
+                node_of(session, attempt.rank),
+                start_ms / 1000,
+                start_ms % 1000,
+                run_ns(attempt) as f64 / 1e9,
+                // As GNU parallel does, so that a command of several lines stays on one.
+                text.replace('\n', "\0"),
+            )?;
+        }
+    }
+    Ok(())
+}

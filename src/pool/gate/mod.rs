@@ -1,0 +1,385 @@
+//! The gate: what may start besides plain items on single slots, and whether anything may start at all.
+//!
+//! Items with needs and holds wait here under one lock. A slot learns by one relaxed load of [`Gate::signal`] that there is nothing for it at
+//! the gate, which is all that plain items pay. The signal is written under the lock only, from what the lock protects, so
+//! it is exact whenever nobody is at the gate.
+//!
+//! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue reserves its memory and GPUs and
+//! starts a collection; slots that come by while it lasts give themselves up to it and wait; the last to come leads. One
+//! collection at a time, and a slot that is asked for does not start anything else, so neither can two collections block each other
+//! nor can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's domain, if enough of them are not given
+//! up already, else all; a slot that is about to sleep joins any.
+//!
+//! The gate never blocks a slot and never calls the workload: it hands back what to do once the lock is free.
+
+mod ledger;
+mod waiting;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_utils::CachePadded;
+use rustc_hash::FxHashMap;
+
+use self::ledger::Ledger;
+use self::waiting::Waiting;
+use self::waiting::What;
+use super::item::{Impossible, Item, Needs};
+use super::sleep::Sleeper;
+use super::sync::{AtomicU32, Ordering};
+
+/// Names slots set aside by [`Handle::hold`](super::Handle::hold).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HoldId(pub u64);
+
+pub(super) struct Gate {
+    signal: CachePadded<AtomicU32>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    stopping: bool,
+    paused: bool,
+    waiting: Waiting,
+    ledger: Ledger,
+    collecting: Option<Collecting>,
+    held: FxHashMap<HoldId, Grant>,
+    holds: u64,
+    /// Per slot: which domain it is in, as an index into `free`.
+    domains: Box<[usize]>,
+    /// Per domain: slots that are not given up to a wide item or a hold.
+    free: Box<[usize]>,
+}
+
+/// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are granted already.
+struct Collecting {
+    what: What,
+    needs: Needs,
+    gpus: Vec<u32>,
+    /// The domain whose slots are asked for; `None` asks all.
+    domain: Option<usize>,
+    members: Vec<Sleeper>,
+}
+
+/// What was granted to an item or a hold.
+pub(super) struct Grant {
+    needs: Needs,
+    /// All its slots, in ascending order.
+    pub(super) slots: Vec<usize>,
+    pub(super) gpus: Vec<u32>,
+    /// Those of its slots that wait until it is finished.
+    members: Vec<Sleeper>,
+}
+
+/// What a slot that came to the gate has to do.
+pub(super) enum Visit {
+    /// Go on elsewhere.
+    Nothing,
+    /// Run the item, then [`Gate::finish`].
+    Run(Item, Grant),
+    /// Wait until released; so many slots are still missing.
+    Wait { missing: u32 },
+    /// Tell the workload that the slots are held, then wait until released.
+    Held { id: HoldId, slots: Vec<usize>, gpus: Vec<u32> },
+}
+
+/// What the gate tells every slot in one word: two flags, one more than the highest level that may start (8 bits), and one
+/// more than the domain asked for a collection (16 bits; all ones ask all).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Signal(u32);
+
+const STOP: u32 = 1;
+const PAUSE: u32 = 2;
+const ALL_DOMAINS: u32 = u16::MAX as u32;
+
+impl Signal {
+    /// There is nothing at the gate: the common case.
+    pub(super) fn is_quiet(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) fn stop(self) -> bool {
+        self.0 & STOP != 0
+    }
+
+    pub(super) fn paused(self) -> bool {
+        self.0 & PAUSE != 0
+    }
+
+    /// An idle slot would get something to do.
+    pub(super) fn calls(self) -> bool {
+        self.0 >> 8 != 0
+    }
+
+    /// A collection asks for slots of another domain than `domain` only.
+    pub(super) fn asks_elsewhere(self, domain: usize) -> bool {
+        let asked = self.0 >> 16;
+        asked != 0 && asked != ALL_DOMAINS && asked != domain as u32 + 1
+    }
+
+    /// A slot of `domain`, whose most urgent own item is at `level`, has to come.
+    pub(super) fn calls_slot(self, domain: usize, level: Option<u32>) -> bool {
+        let asked = self.0 >> 16;
+        let may_start = self.0 >> 8 & 0xff;
+        asked == ALL_DOMAINS || asked == domain as u32 + 1 || may_start > level.unwrap_or(0)
+    }
+}
+
+impl Gate {
+    /// `domains` holds each slot's domain, numbered from 0 without gaps.
+    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<u32>) -> Gate {
+        let count = domains.iter().max().map_or(0, |last| last + 1);
+        let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
+        let inner = Inner {
+            stopping: false,
+            paused: false,
+            waiting: Waiting::default(),
+            ledger: Ledger::new(domains.len() as u32, memory, gpus),
+            collecting: None,
+            held: FxHashMap::default(),
+            holds: 0,
+            domains: domains.into(),
+            free,
+        };
+        Gate { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
+    }
+
+    /// One relaxed load; what makes the answer reliable for a slot that goes to sleep is the fence of the sleep protocol.
+    #[inline]
+    pub(super) fn signal(&self) -> Signal {
+        Signal(self.signal.load(Ordering::Relaxed))
+    }
+
+    /// Queues items; hands back those that can never start.
+    pub(super) fn push(&self, items: impl Iterator<Item = (Item, Needs)>) -> Vec<(Item, Impossible)> {
+        self.change(|inner| {
+            items.filter_map(|(item, needs)| inner.push(What::Run(item), needs).err().map(|why| (item, why))).collect()
+        })
+    }
+
+    /// Queues a hold.
+    pub(super) fn hold(&self, needs: Needs) -> Result<HoldId, Impossible> {
+        self.change(|inner| {
+            inner.holds += 1;
+            let id = HoldId(inner.holds);
+            inner.push(What::Hold(id), needs).map(|()| id)
+        })
+    }
+
+    /// Gives a hold up, at whatever stage it is. The sleepers are to be released; `None` if there is no such hold.
+    pub(super) fn release(&self, id: HoldId) -> Option<Vec<Sleeper>> {
+        self.change(|inner| inner.release(id))
+    }
+
+    /// Slot `slot` comes by. `level` is that of its own most urgent item; `idle` means that it would sleep otherwise.
+    pub(super) fn visit(&self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
+        self.change(|inner| inner.visit(slot, level, idle))
+    }
+
+    /// An item is done. The sleepers are to be released.
+    pub(super) fn finish(&self, grant: Grant) -> Vec<Sleeper> {
+        self.change(|inner| inner.take_back(grant))
+    }
+
+    /// Nothing starts while paused.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.change(|inner| inner.paused = paused);
+    }
+
+    /// Nothing starts any more. The sleepers are to be released.
+    pub(super) fn stop(&self) -> Vec<Sleeper> {
+        self.change(|inner| {
+            inner.stopping = true;
+            let collecting = inner.collecting.take().map(|c| c.members).unwrap_or_default();
+            let held = inner.held.drain().flat_map(|(_, grant)| grant.members);
+            held.chain(collecting).collect()
+        })
+    }
+
+    /// Takes out up to `most` items that have not started.
+    pub(super) fn take_out(&self, most: usize) -> Vec<Item> {
+        self.change(|inner| inner.waiting.take_out(most))
+    }
+
+    /// Number of items that wait here.
+    pub(super) fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// Does something under the lock and brings the signal up to date.
+    fn change<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let result = act(&mut inner);
+        self.signal.store(inner.signal(), Ordering::Release);
+        result
+    }
+
+    /// A panic under this lock would be a bug of the gate; the pool then goes on with what the gate knows.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, what: What, needs: Needs) -> Result<(), Impossible> {
+        self.ledger.possible(&needs)?;
+        self.waiting.push(what, needs);
+        Ok(())
+    }
+
+    fn signal(&self) -> u32 {
+        if self.stopping || self.paused {
+            return if self.stopping { STOP } else { PAUSE };
+        }
+        let may_start = self.head().map_or(0, |head| head.level + 1);
+        let asked = match &self.collecting {
+            None => 0,
+            Some(Collecting { domain: Some(domain), .. }) => *domain as u32 + 1,
+            Some(_) => ALL_DOMAINS,
+        };
+        asked << 16 | may_start << 8
+    }
+
+    fn head(&self) -> Option<waiting::Head> {
+        let collectable = if self.collecting.is_some() { 0 } else { self.free.iter().sum() };
+        self.waiting.head(&self.ledger, collectable)
+    }
+
+    fn visit(&mut self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
+        if self.stopping || self.paused {
+            return Visit::Nothing;
+        }
+        let domain = self.domains[slot];
+        let asked = |c: &Collecting| idle || c.domain.is_none_or(|d| d == domain);
+        if let Some(collecting) = self.collecting.take_if(|c| asked(c)) {
+            return self.join(collecting, slot);
+        }
+        let head = self.head().filter(|head| level.is_none_or(|own| head.level >= own));
+        let Some((head, what)) = head.and_then(|head| Some((head, self.waiting.take(&head)?))) else {
+            return Visit::Nothing;
+        };
+        let gpus = self.ledger.grant(&head.needs);
+        let enough_here = self.free[domain] >= head.needs.slots();
+        let domain = enough_here.then_some(domain);
+        self.join(Collecting { what, needs: head.needs, gpus, domain, members: Vec::new() }, slot)
+    }
+
+    /// The slot gives itself up to the collection, and completes it if it is the last.
+    fn join(&mut self, mut collecting: Collecting, slot: usize) -> Visit {
+        self.free[self.domains[slot]] -= 1;
+        let missing = collecting.needs.slots() - collecting.members.len() - 1;
+        if missing > 0 {
+            collecting.members.push(Sleeper::this(slot));
+            self.collecting = Some(collecting);
+            return Visit::Wait { missing: missing as u32 };
+        }
+        let Collecting { what, needs, gpus, mut members, .. } = collecting;
+        let mut slots: Vec<usize> = members.iter().map(|m| m.slot).chain([slot]).collect();
+        slots.sort_unstable();
+        match what {
+            What::Run(item) => Visit::Run(item, Grant { needs, slots, gpus, members }),
+            What::Hold(id) => {
+                members.push(Sleeper::this(slot));
+                let told = Visit::Held { id, slots: slots.clone(), gpus: gpus.clone() };
+                self.held.insert(id, Grant { needs, slots, gpus, members });
+                told
+            }
+        }
+    }
+
+    fn take_back(&mut self, grant: Grant) -> Vec<Sleeper> {
+        self.ledger.take_back(&grant.needs, &grant.gpus);
+        for &slot in &grant.slots {
+            self.free[self.domains[slot]] += 1;
+        }
+        grant.members
+    }
+
+    fn release(&mut self, id: HoldId) -> Option<Vec<Sleeper>> {
+        if let Some(grant) = self.held.remove(&id) {
+            return Some(self.take_back(grant));
+        }
+        if let Some(c) = self.collecting.take_if(|c| c.what == What::Hold(id)) {
+            let slots = c.members.iter().map(|m| m.slot).collect();
+            return Some(self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members }));
+        }
+        self.waiting.cancel(id).then(Vec::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(task: u32, urgency: u8) -> Item {
+        Item { task, urgency, tag: 0, constrained: true }
+    }
+
+    /// Two domains of two slots.
+    fn gate(items: &[(u32, u8, u32)]) -> Gate {
+        let gate = Gate::new(vec![0, 0, 1, 1], 100, vec![]);
+        let entry = |&(task, urgency, cpus)| (item(task, urgency), Needs { cpus, ..Needs::SLOT });
+        assert!(gate.push(items.iter().map(entry)).is_empty());
+        gate
+    }
+
+    fn run(visit: Visit) -> (u32, Grant) {
+        match visit {
+            Visit::Run(item, grant) => (item.task, grant),
+            _ => panic!("nothing to run"),
+        }
+    }
+
+    #[test]
+    fn a_collection_asks_the_domain_it_started_in() {
+        let gate = gate(&[(7, 0, 2)]);
+        assert!(gate.signal().calls_slot(0, None) && gate.signal().calls_slot(1, Some(0)));
+        assert!(matches!(gate.visit(3, Some(0), false), Visit::Wait { missing: 1 }));
+        assert!(gate.signal().calls_slot(1, Some(15)) && gate.signal().asks_elsewhere(0));
+        assert!(!gate.signal().calls_slot(0, None));
+        assert!(matches!(gate.visit(0, None, false), Visit::Nothing));
+        let (task, grant) = run(gate.visit(2, Some(15), false));
+        assert_eq!((task, grant.slots.clone()), (7, vec![2, 3]));
+        assert_eq!(gate.finish(grant).iter().map(|m| m.slot).collect::<Vec<_>>(), [3]);
+        assert!(gate.signal().is_quiet());
+    }
+
+    #[test]
+    fn a_collection_asks_all_if_its_domain_is_too_small() {
+        let gate = gate(&[(7, 0, 3)]);
+        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 2 }));
+        assert!(matches!(gate.visit(2, Some(9), false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(gate.visit(1, Some(9), false)).1.slots, [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_idle_slot_joins_a_collection_elsewhere() {
+        let gate = gate(&[(7, 0, 2)]);
+        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(gate.visit(3, None, true)).1.slots, [0, 3]);
+    }
+
+    #[test]
+    fn only_one_item_collects_and_a_narrow_one_may_start_beside_it() {
+        let gate = gate(&[(1, 9, 2), (2, 9, 2), (3, 1, 1)]);
+        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 1 }));
+        assert!(matches!(gate.visit(2, Some(5), false), Visit::Nothing), "its own work is more urgent");
+        let (narrow, grant) = run(gate.visit(2, None, false));
+        assert_eq!(narrow, 3);
+        assert_eq!(run(gate.visit(1, None, false)).0, 1);
+        assert!(matches!(gate.visit(3, None, false), Visit::Nothing), "too few slots are left for the second");
+        gate.finish(grant);
+        assert!(matches!(gate.visit(3, None, false), Visit::Wait { missing: 1 }));
+    }
+
+    #[test]
+    fn what_stops_or_pauses_is_seen_by_all_and_waiting_slots_are_freed() {
+        let gate = gate(&[(1, 0, 2)]);
+        gate.set_paused(true);
+        assert!(gate.signal().paused() && !gate.signal().calls());
+        assert!(matches!(gate.visit(0, None, true), Visit::Nothing));
+        gate.set_paused(false);
+        assert!(matches!(gate.visit(0, None, true), Visit::Wait { .. }));
+        assert_eq!(gate.stop().len(), 1);
+        assert!(gate.signal().stop() && matches!(gate.visit(1, None, true), Visit::Nothing));
+    }
+}

@@ -1,0 +1,137 @@
+//! What the pool runs, and what an item may need beyond a slot.
+
+use std::num::NonZeroU64;
+
+/// Number of urgency levels. An item's urgency is cut to the highest, `LEVELS - 1`.
+pub const LEVELS: usize = 16;
+
+/// A task that is ready, in 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The task.
+    pub task: u32,
+    /// Higher first, `0..LEVELS`.
+    pub urgency: u8,
+    /// Carried along; means nothing to the pool.
+    pub tag: u8,
+    /// It needs more than one free slot: the pool asks [`Workload::needs`](super::Workload::needs) what.
+    pub constrained: bool,
+}
+
+impl Item {
+    /// The level that the item is queued at.
+    pub(super) fn level(self) -> u32 {
+        u32::from(self.urgency).min(LEVELS as u32 - 1)
+    }
+}
+
+/// An item as the pool moves it around: one word. Written field by field and then read as a whole, an item would cost
+/// a stall of the store buffer at every hand-over, which is more than all the rest of the way through a deque.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packed(NonZeroU64);
+
+/// Set in every packed item, so that none is 0 and `Option<Packed>` is one word, too.
+const PRESENT: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
+
+impl Packed {
+    /// The level that the item is queued at.
+    #[inline]
+    pub(super) fn level(self) -> u32 {
+        (self.0.get() >> 32 & 0xff).min(LEVELS as u64 - 1) as u32
+    }
+}
+
+impl From<Item> for Packed {
+    #[inline]
+    fn from(item: Item) -> Packed {
+        let flags = u64::from(item.urgency) << 32 | u64::from(item.tag) << 40 | u64::from(item.constrained) << 48;
+        Packed(PRESENT | (flags | u64::from(item.task)))
+    }
+}
+
+impl From<Packed> for Item {
+    #[inline]
+    fn from(Packed(word): Packed) -> Item {
+        let word = word.get();
+        let byte = |shift: u32| (word >> shift) as u8;
+        Item { task: word as u32, urgency: byte(32), tag: byte(40), constrained: byte(48) & 1 != 0 }
+    }
+}
+
+/// What a constrained item needs while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Needs {
+    /// Slots that it takes; 0 counts as 1.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// GPUs of its own.
+    pub gpus: u32,
+    /// `(key, max)`: of all items with this key at most `max` run at once on this rank.
+    pub limit: Option<(u32, u32)>,
+}
+
+impl Needs {
+    /// One slot and nothing else.
+    pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, limit: None };
+
+    /// Slots that it takes, at least 1.
+    pub(super) fn slots(&self) -> usize {
+        self.cpus.max(1) as usize
+    }
+}
+
+/// Why an item or a hold can never be granted on this rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// More CPUs than there are slots.
+    #[error("needs {asked} CPUs, but this rank has {have} slots; lower `cpus` or raise --slots")]
+    Cpus {
+        /// CPUs asked for.
+        asked: u32,
+        /// Slots of the pool.
+        have: u32,
+    },
+    /// More memory than was granted.
+    #[error(
+        "needs {asked} bytes of memory, but this rank was granted {have}; lower `memory` or ask the launcher for more"
+    )]
+    Memory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes of the pool.
+        have: u64,
+    },
+    /// More GPUs than were granted.
+    #[error("needs {asked} GPUs, but this rank was granted {have}; lower `gpus` or ask the launcher for more")]
+    Gpus {
+        /// GPUs asked for.
+        asked: u32,
+        /// GPUs of the pool.
+        have: u32,
+    },
+    /// A limit of none at once.
+    #[error("its concurrency limit is 0, so that it could never start; raise the limit to at least 1")]
+    Limit,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_takes_eight_bytes() {
+        assert_eq!(size_of::<Item>(), 8);
+        assert_eq!(size_of::<Option<Packed>>(), 8);
+    }
+
+    #[test]
+    fn a_packed_item_is_the_same_item() {
+        for (task, urgency, tag, constrained) in [(0, 0, 0, false), (u32::MAX, 255, 255, true), (7, 15, 0, true)] {
+            let item = Item { task, urgency, tag, constrained };
+            let packed = Packed::from(item);
+            assert_eq!(Item::from(packed), item);
+            assert_eq!(packed.level(), item.level());
+        }
+    }
+}

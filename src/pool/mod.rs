@@ -1,0 +1,311 @@
+//! The work-stealing pool: slots pinned to CPUs that run ready items, the most urgent first.
+//!
+//! It knows nothing of tasks, ranks or messages: a [`Workload`] says what running an item means. Dependencies are counted by the
+//! workload, which pushes what has become ready; the pool decides which slot runs it, when, and with what.
+//!
+//! README.md beside this file describes the states of a slot, how work is posted, and why no wake-up is lost. In short: plain items
+//! live in lock-free deques (`queues`), items with needs wait at one locked gate (`gate`), and idle slots follow one small
+//! protocol (`sleep`). A plain item pays a few uncontended loads and stores for all three.
+
+mod bind;
+mod gate;
+mod item;
+mod patience;
+mod queues;
+mod shared;
+mod sleep;
+mod slot;
+mod sync;
+mod team;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+
+use tracing::error;
+
+pub use self::gate::HoldId;
+pub use self::item::{Impossible, Item, LEVELS, Needs};
+pub use self::slot::{Slot, Team};
+
+use self::bind::Binder;
+use self::gate::Gate;
+use self::queues::{Own, Queues};
+use self::shared::Shared;
+use self::sleep::{MOST_SLOTS, Sleep};
+use self::slot::Core;
+use self::team::Teams;
+use crate::topology::Place;
+
+/// What a pool runs. Every method may be called from several slots at once.
+pub trait Workload: Send + Sync + 'static {
+    /// Runs an item; [`Slot::push`] hands over what it made ready.
+    fn run(&self, item: Item, slot: &mut Slot<'_>);
+
+    /// What an item marked as constrained needs. Must not call back into the pool.
+    fn needs(&self, item: Item) -> Needs;
+
+    /// Called over and over by a slot that found nothing, before it waits and at last sleeps: the place to look for work in the
+    /// network, without blocking. True makes the slot look again at once.
+    fn starving(&self, slot: &mut Slot<'_>) -> bool;
+
+    /// An item can never start on this rank. It is the workload's again.
+    fn impossible(&self, item: Item, why: Impossible);
+
+    /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of them. A hold that is released
+    /// in this very moment may still be told.
+    fn held(&self, id: HoldId, cpus: &[u32], gpus: &[u32]);
+
+    /// Running this item, or (`None`) another method of this trait, panicked with this message. The pool goes on.
+    fn panicked(&self, item: Option<Item>, message: String);
+}
+
+/// What a pool has to work with.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// One slot per place; see [`Topology::places`](crate::topology::Topology::places).
+    pub places: Vec<Place>,
+    /// Bytes of memory that constrained items may use together.
+    pub memory: u64,
+    /// GPUs that constrained items may use, by the numbers that [`Slot::gpus`] tells.
+    pub gpus: Vec<u32>,
+}
+
+/// A pool could not be started, or could not start a team.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// No place was given.
+    #[error("a pool needs at least one slot")]
+    NoSlots,
+    /// More places than the pool can count.
+    #[error("a pool of {0} slots is too large; use at most {MOST_SLOTS} slots per rank")]
+    TooManySlots(usize),
+    /// A thread could not be started.
+    #[error(
+        "cannot start the thread of slot {slot}: {source}; use fewer --slots or raise the limit on processes (ulimit -u)"
+    )]
+    Thread {
+        /// The slot.
+        slot: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The threads of a rayon pool could not be started.
+    #[error("cannot start the threads of a rayon pool: {0}; raise the limit on processes (ulimit -u)")]
+    Team(#[source] rayon::ThreadPoolBuildError),
+}
+
+/// A running pool. Dropping it stops it.
+pub struct Pool<W> {
+    handle: Handle,
+    threads: Vec<JoinHandle<()>>,
+    workload: Arc<W>,
+}
+
+/// Access to a pool from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// What a pool is doing; the parts are read one after another, so they may disagree by what happens meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Slots of the pool.
+    pub slots: usize,
+    /// Slots that run something or are set aside.
+    pub busy: usize,
+    /// Items that wait for a slot.
+    pub ready: usize,
+}
+
+/// What one slot has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Items run.
+    pub tasks: u64,
+    /// Batches stolen from slots of the same domain.
+    pub stolen_near: u64,
+    /// Batches stolen from slots of other domains.
+    pub stolen_far: u64,
+    /// Times it slept.
+    pub parks: u64,
+}
+
+impl<W: Workload> Pool<W> {
+    /// Starts one thread per place.
+    ///
+    /// # Errors
+    /// If there are no places or too many, or a thread cannot be started.
+    pub fn start(config: PoolConfig, workload: Arc<W>) -> Result<Pool<W>, PoolError> {
+        let slots = config.places.len();
+        match slots {
+            0 => return Err(PoolError::NoSlots),
+            n if n > MOST_SLOTS => return Err(PoolError::TooManySlots(n)),
+            _ => {}
+        }
+        let domains = ordinals(&config.places);
+        let ids: Vec<u32> = domains.iter().map(|&d| d as u32).collect();
+        let (queues, owns) = Queues::new(&ids);
+        let weak: Weak<W> = Arc::downgrade(&workload);
+        let shared = Shared {
+            queues,
+            gate: Gate::new(domains.clone(), config.memory, config.gpus),
+            sleep: Sleep::new(slots),
+            tallies: (0..slots).map(|_| Default::default()).collect(),
+            binder: Arc::new(Binder::default()),
+            teams: Teams::new(slots + 8),
+            workload: weak,
+            places: config.places.into(),
+        };
+        let handle = Handle { shared: Arc::new(shared) };
+        // From here on, dropping the pool on an error stops the threads that have been started.
+        let mut pool = Pool { handle, threads: Vec::with_capacity(slots), workload };
+        for (slot, (own, domain)) in owns.into_iter().zip(domains).enumerate() {
+            let thread = pool.spawn(slot, domain, own)?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    fn spawn(&self, slot: usize, domain: usize, own: Own) -> Result<JoinHandle<()>, PoolError> {
+        let core = Core::new(slot, domain, Arc::clone(&self.handle.shared), own);
+        let workload = Arc::clone(&self.workload);
+        let named = thread::Builder::new().name(format!("slot-{slot}"));
+        named.spawn(move || core.serve(&*workload)).map_err(|source| PoolError::Thread { slot, source })
+    }
+}
+
+impl<W> Pool<W> {
+    /// Access from anywhere.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// What the pool runs.
+    pub fn workload(&self) -> &Arc<W> {
+        &self.workload
+    }
+
+    /// Lets running items end, starts no other, and waits for the threads. Items that have not started are dropped. Must not be called
+    /// from a slot.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl<W> Drop for Pool<W> {
+    fn drop(&mut self) {
+        let shared = &self.handle.shared;
+        shared.free(shared.gate.stop(), 0);
+        shared.sleep.wake_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("a slot of the pool ended by a panic");
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// Hands the pool a task that is ready.
+    pub fn push(&self, item: Item) {
+        self.shared.post(&[item]);
+    }
+
+    /// Hands the pool many tasks that are ready; those of one urgency start in this order, as far as slots allow.
+    pub fn push_many(&self, items: &[Item]) {
+        self.shared.post(items);
+    }
+
+    /// Takes up to `most` unconstrained items that have not started out of the pool, the most urgent first.
+    pub fn surrender(&self, most: usize) -> Vec<Item> {
+        self.shared.queues.take_out(most)
+    }
+
+    /// Takes up to `most` constrained items that have not started out of the pool, the most urgent first.
+    pub fn surrender_constrained(&self, most: usize) -> Vec<Item> {
+        let items = self.shared.gate.take_out(most);
+        self.shared.call_at_gate(0);
+        items
+    }
+
+    /// What the pool is doing. Reads every slot's state, so not for hot paths; see [`Handle::starving_slots`].
+    pub fn load(&self) -> Load {
+        let slots = self.slots();
+        let ready = self.shared.queues.len() + self.shared.gate.len();
+        Load { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
+    }
+
+    /// Slots that have nothing to do, by one load of one word.
+    pub fn starving_slots(&self) -> usize {
+        self.shared.sleep.idle() as usize
+    }
+
+    /// Slots of the pool.
+    pub fn slots(&self) -> usize {
+        self.shared.places.len()
+    }
+
+    /// Where the slots run.
+    pub fn places(&self) -> &[Place] {
+        &self.shared.places
+    }
+
+    /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just taken one still starts it.
+    pub fn pause(&self) {
+        self.shared.gate.set_paused(true);
+    }
+
+    /// Goes on after [`Handle::pause`].
+    pub fn resume(&self) {
+        self.shared.gate.set_paused(false);
+        self.shared.sleep.wake_all();
+    }
+
+    /// Asks for `needs.cpus` slots, with memory and GPUs, to be set aside for something that is led from elsewhere. It is
+    /// served before all items; [`Workload::held`] tells when the slots are there.
+    ///
+    /// # Errors
+    /// If this rank can never provide them.
+    pub fn hold(&self, needs: Needs) -> Result<HoldId, Impossible> {
+        let id = self.shared.gate.hold(needs)?;
+        self.shared.call_at_gate(0);
+        Ok(id)
+    }
+
+    /// Gives a hold back, or gives it up before it is complete. False if there is no such hold (any more).
+    pub fn release(&self, id: HoldId) -> bool {
+        let members = self.shared.gate.release(id);
+        let known = members.is_some();
+        self.shared.free(members.unwrap_or_default(), 0);
+        known
+    }
+
+    /// What each slot has done so far. Steals and sleeps of a slot show up when it next finds work.
+    pub fn counters(&self) -> Vec<Counters> {
+        let read = |tally: &slot::Tally| Counters {
+            tasks: tally.tasks.load(Ordering::Relaxed),
+            stolen_near: tally.stolen_near.load(Ordering::Relaxed),
+            stolen_far: tally.stolen_far.load(Ordering::Relaxed),
+            parks: tally.parks.load(Ordering::Relaxed),
+        };
+        self.shared.tallies.iter().map(|tally| read(tally)).collect()
+    }
+}
+
+/// Each place's domain, numbered from 0 in order of appearance.
+fn ordinals(places: &[Place]) -> Vec<usize> {
+    let mut seen: Vec<u32> = Vec::new();
+    let mut ordinal = |domain: u32| {
+        let known = seen.iter().position(|&d| d == domain);
+        known.unwrap_or_else(|| {
+            seen.push(domain);
+            seen.len() - 1
+        })
+    };
+    places.iter().map(|place| ordinal(place.domain)).collect()
+}

@@ -1,0 +1,102 @@
+//! What all slots and handles of one pool share.
+
+use std::sync::{Arc, Weak};
+
+use crossbeam_utils::CachePadded;
+use rayon::ThreadPool;
+
+use super::bind::Binder;
+use super::gate::{Gate, Grant};
+use super::item::Item;
+use super::queues::Queues;
+use super::sleep::{Sleep, Sleeper};
+use super::slot::Tally;
+use super::team::Teams;
+use super::{PoolError, Workload};
+use crate::topology::Place;
+
+pub(super) struct Shared {
+    pub(super) places: Box<[Place]>,
+    pub(super) queues: Queues,
+    pub(super) gate: Gate,
+    pub(super) sleep: Sleep,
+    pub(super) tallies: Box<[CachePadded<Tally>]>,
+    pub(super) binder: Arc<Binder>,
+    pub(super) teams: Teams,
+    /// For the slow paths. Weak, because workloads like to keep a handle of their pool.
+    pub(super) workload: Weak<dyn Workload>,
+}
+
+impl Shared {
+    /// True if a slot that is about to sleep would find something to do.
+    pub(super) fn visible(&self) -> bool {
+        let signal = self.gate.signal();
+        signal.stop() || (!signal.paused() && (signal.calls() || self.queues.visible()))
+    }
+
+    /// Puts items from outside into the inbox or to the gate.
+    pub(super) fn post(&self, items: &[Item]) {
+        if items.iter().any(|item| item.constrained) {
+            let (constrained, plain): (Vec<Item>, Vec<Item>) = items.iter().partition(|item| item.constrained);
+            self.post_plain(&plain);
+            self.post_constrained(&constrained, 0);
+        } else {
+            self.post_plain(items);
+        }
+    }
+
+    fn post_plain(&self, items: &[Item]) {
+        self.queues.post(items);
+        self.announce(0, items.len());
+    }
+
+    /// Brings items to the gate. Those that can never start go back to the workload. `near` is the slot that found them.
+    pub(super) fn post_constrained(&self, items: &[Item], near: usize) {
+        // Without a workload the pool is being taken down, and nothing starts any more.
+        let Some(workload) = self.workload.upgrade() else { return };
+        // Asked before the gate is locked: the workload may take its time, and locks of its own.
+        let needed: Vec<_> = items.iter().map(|&item| (item, workload.needs(item))).collect();
+        for (item, why) in self.gate.push(needed.into_iter()) {
+            workload.impossible(item, why);
+        }
+        if self.gate.signal().calls() {
+            self.announce(near, items.len());
+        }
+    }
+
+    fn announce(&self, near: usize, count: usize) {
+        self.sleep.announce(near, u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// A constrained item is done: what it held is free for others, and its slots go on.
+    pub(super) fn finish(&self, grant: Grant, slot: usize) {
+        self.free(self.gate.finish(grant), slot);
+    }
+
+    /// Lets slots that were given up go on, and wakes one for what could start now.
+    pub(super) fn free(&self, members: Vec<Sleeper>, near: usize) {
+        for sleeper in &members {
+            self.sleep.release(sleeper);
+        }
+        self.call_at_gate(near);
+    }
+
+    /// Wakes a slot if more waits at the gate than the calling slot has just taken.
+    pub(super) fn call_at_gate(&self, near: usize) {
+        if self.gate.signal().calls() {
+            self.sleep.announce(near, 1);
+        }
+    }
+
+    /// The CPUs of several slots, each once, in ascending order.
+    pub(super) fn cpus_of(&self, slots: &[usize]) -> Vec<u32> {
+        let mut cpus: Vec<u32> = slots.iter().flat_map(|&slot| self.places[slot].cpus.iter().copied()).collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+        cpus
+    }
+
+    pub(super) fn team(&self, slots: &[usize]) -> Result<Arc<ThreadPool>, PoolError> {
+        self.teams.get(slots, &self.places, &self.binder)
+    }
+}

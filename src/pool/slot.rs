@@ -1,0 +1,390 @@
+//! A slot: one thread that takes items, runs them, and looks for more. Its states and transitions are in README.md.
+//!
+//! Order of preference: what the gate has for it, the item that the last one made ready (inline, without touching shared
+//! state), its own shelf, the inbox and other slots, the workload's `starving`, and then sleep.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::error;
+
+use super::gate::{Grant, HoldId, Visit};
+use super::item::{Item, Packed};
+use super::patience::Patience;
+use super::queues::Own;
+use super::shared::Shared;
+use super::{PoolError, Workload};
+
+/// How long an idle slot leaves a wide item to the slots of another domain, which may have to be woken.
+const COURTESY: Duration = Duration::from_micros(200);
+
+/// What a running item sees of the slot that runs it.
+pub struct Slot<'a> {
+    core: &'a mut Core,
+    granted: Option<&'a Granted>,
+}
+
+/// What a constrained item was granted.
+struct Granted {
+    slots: Vec<usize>,
+    cpus: Vec<u32>,
+    gpus: Vec<u32>,
+}
+
+/// The slot's own side: it belongs to its thread.
+pub(super) struct Core {
+    index: usize,
+    /// Its domain, as the gate counts them.
+    domain: usize,
+    shared: Arc<Shared>,
+    own: Own,
+    /// Made ready by the item that runs now; runs next, unless something more urgent does.
+    next: Option<Packed>,
+    searching: bool,
+    patience: Patience,
+    /// Since when it has let a collection elsewhere go first.
+    courteous: Option<Instant>,
+    tasks: u64,
+    parks: u64,
+}
+
+/// What one slot has done so far, written by the slot alone.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) tasks: AtomicU64,
+    pub(super) stolen_near: AtomicU64,
+    pub(super) stolen_far: AtomicU64,
+    pub(super) parks: AtomicU64,
+}
+
+/// What a slot does next.
+enum Turn {
+    Plain(Packed),
+    Granted(Item, Grant),
+    Nothing,
+    Stop,
+}
+
+impl Slot<'_> {
+    /// Number of this slot, from 0.
+    pub fn index(&self) -> usize {
+        self.core.index
+    }
+
+    /// The CPUs that the current item may use: those of all its slots. This thread may run on exactly these, so a process
+    /// started from it inherits them.
+    pub fn cpus(&self) -> &[u32] {
+        self.granted.map_or(&self.core.shared.places[self.core.index].cpus, |granted| &granted.cpus)
+    }
+
+    /// Slots that the current item has.
+    pub fn width(&self) -> usize {
+        self.granted.map_or(1, |granted| granted.slots.len())
+    }
+
+    /// Id of the domain that this slot belongs to.
+    pub fn domain(&self) -> u32 {
+        self.core.shared.places[self.core.index].domain
+    }
+
+    /// GPUs assigned to the current item, as numbered in the pool's configuration.
+    pub fn gpus(&self) -> &[u32] {
+        self.granted.map_or(&[], |granted| &granted.gpus)
+    }
+
+    /// A rayon pool with one thread per slot of the current item; see [`Team::rayon`].
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn rayon(&self) -> Result<Arc<rayon::ThreadPool>, PoolError> {
+        self.team().rayon()
+    }
+
+    /// The slots of the current item, to start a rayon pool on when one is wanted, from whichever thread.
+    pub fn team(&self) -> Team<'_> {
+        let slots = self.granted.map_or(std::slice::from_ref(&self.core.index), |granted| &granted.slots);
+        Team { shared: &self.core.shared, slots }
+    }
+
+    /// Hands the pool a task that has become ready. The first one pushed by an item is usually run next by the same slot;
+    /// so push as the last thing that an item does, for until it returns nobody else can take that one.
+    #[inline]
+    pub fn push(&mut self, item: Item) {
+        self.core.push(item);
+    }
+}
+
+/// The slots of an item while it runs.
+#[derive(Clone, Copy)]
+pub struct Team<'a> {
+    shared: &'a Shared,
+    slots: &'a [usize],
+}
+
+impl Team<'_> {
+    /// A rayon pool with one thread per slot, bound as those slots are. Kept for the next item that runs on the same slots.
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn rayon(&self) -> Result<Arc<rayon::ThreadPool>, PoolError> {
+        self.shared.team(self.slots)
+    }
+}
+
+impl Core {
+    pub(super) fn new(index: usize, domain: usize, shared: Arc<Shared>, own: Own) -> Core {
+        let patience = Patience::new(shared.places[index].pinned);
+        Core { index, domain, shared, own, next: None, searching: false, patience, courteous: None, tasks: 0, parks: 0 }
+    }
+
+    /// The life of the slot's thread.
+    pub(super) fn serve<W: Workload>(mut self, workload: &W) {
+        self.bind();
+        loop {
+            while self.shared.gate.signal().is_quiet()
+                && let Some(item) = self.take()
+            {
+                self.run(workload, item.into(), None);
+            }
+            match self.turn(workload) {
+                Turn::Plain(item) => self.run(workload, item.into(), None),
+                Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
+                Turn::Nothing => self.starve(workload),
+                Turn::Stop => break,
+            }
+        }
+    }
+
+    /// The next plain item of this slot's own.
+    #[inline]
+    fn take(&mut self) -> Option<Packed> {
+        if let Some(item) = self.next.take() {
+            if !self.own.outranks(&self.shared.queues, item) {
+                return Some(item);
+            }
+            self.shelve(item);
+        }
+        self.own.pop(&self.shared.queues)
+    }
+
+    /// What to do next, from what this slot can have without taking it from others.
+    fn turn<W: Workload>(&mut self, workload: &W) -> Turn {
+        if !self.shared.gate.signal().is_quiet()
+            && let Some(turn) = self.heed(workload, false)
+        {
+            return turn;
+        }
+        self.take().map_or(Turn::Nothing, Turn::Plain)
+    }
+
+    #[inline]
+    fn run<W: Workload>(&mut self, workload: &W, item: Item, granted: Option<&Granted>) {
+        self.tasks += 1;
+        self.shared.tallies[self.index].tasks.store(self.tasks, Ordering::Relaxed);
+        let ran = catch_unwind(AssertUnwindSafe(|| workload.run(item, &mut Slot { core: self, granted })));
+        if let Err(payload) = ran {
+            report(workload, Some(item), payload);
+        }
+    }
+
+    #[cold]
+    fn run_granted<W: Workload>(&mut self, workload: &W, item: Item, grant: Grant) {
+        let cpus = self.shared.cpus_of(&grant.slots);
+        let granted = Granted { slots: grant.slots.clone(), cpus, gpus: grant.gpus.clone() };
+        let wide = granted.slots.len() > 1;
+        if wide {
+            self.shared.binder.bind(&granted.cpus);
+        }
+        self.run(workload, item, Some(&granted));
+        if wide {
+            self.bind();
+        }
+        self.shared.finish(grant, self.index);
+    }
+
+    #[inline]
+    fn push(&mut self, item: Item) {
+        if item.constrained {
+            return self.shared.post_constrained(&[item], self.index);
+        }
+        let item = Packed::from(item);
+        match self.next {
+            None => self.next = Some(item),
+            Some(next) if item.level() > next.level() => {
+                self.next = Some(item);
+                self.shelve(next);
+            }
+            Some(_) => self.shelve(item),
+        }
+    }
+
+    /// Puts an item where others can take it, and tells them.
+    fn shelve(&mut self, item: Packed) {
+        self.own.push(&self.shared.queues, item);
+        if self.shared.places.len() > 1 {
+            self.shared.sleep.announce(self.index, 1);
+        }
+    }
+
+    /// Comes to the gate if it calls this slot. `None`: there is nothing for it, go on.
+    #[cold]
+    fn heed<W: Workload>(&mut self, workload: &W, idle: bool) -> Option<Turn> {
+        if let Some(next) = self.next.take() {
+            // Whatever happens here may take long; others may have the item meanwhile.
+            self.shelve(next);
+        }
+        loop {
+            let signal = self.shared.gate.signal();
+            if signal.stop() {
+                return Some(Turn::Stop);
+            }
+            if signal.paused() {
+                return Some(Turn::Nothing);
+            }
+            let called = signal.calls_slot(self.domain, self.own.level()) || (idle && signal.calls());
+            if !called {
+                return None;
+            }
+            match self.shared.gate.visit(self.index, self.own.level(), idle) {
+                Visit::Nothing => return None,
+                Visit::Run(item, grant) => {
+                    self.shared.call_at_gate(self.index);
+                    return Some(Turn::Granted(item, grant));
+                }
+                Visit::Wait { missing } => self.wait(missing),
+                Visit::Held { id, slots, gpus } => {
+                    self.shared.call_at_gate(self.index);
+                    self.tell_held(workload, id, &slots, &gpus);
+                    self.wait(0);
+                }
+            }
+        }
+    }
+
+    fn tell_held<W: Workload>(&mut self, workload: &W, id: HoldId, slots: &[usize], gpus: &[u32]) {
+        let cpus = self.shared.cpus_of(slots);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| workload.held(id, &cpus, gpus))) {
+            report(workload, None, payload);
+        }
+    }
+
+    /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing are woken, should they sleep.
+    fn wait(&mut self, missing: u32) {
+        let searching = self.searching;
+        self.end_search();
+        if missing > 0 {
+            self.shared.sleep.announce(self.index, missing);
+        }
+        self.shared.sleep.wait(self.index);
+        if searching {
+            self.begin_search();
+        }
+    }
+
+    /// Looks elsewhere until something is found, then runs it; sleeps in between.
+    #[cold]
+    fn starve<W: Workload>(&mut self, workload: &W) {
+        self.begin_search();
+        let turn = loop {
+            match self.look(workload) {
+                Turn::Nothing => {}
+                found => break found,
+            }
+            if self.ask(workload) {
+                self.patience.renew();
+                continue;
+            }
+            if self.patience.wait() || self.is_courteous() {
+                continue;
+            }
+            if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
+                break found;
+            }
+            self.sleep();
+        };
+        self.end_search();
+        self.patience.renew();
+        self.publish();
+        match turn {
+            Turn::Plain(item) => self.run(workload, item.into(), None),
+            Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
+            Turn::Nothing | Turn::Stop => {}
+        }
+    }
+
+    /// True as long as a collection should get the chance to be served by the slots that it asks for, which may have to wake up
+    /// first: a kernel whose slots lie in one domain is worth this short wait.
+    fn is_courteous(&mut self) -> bool {
+        if !self.shared.gate.signal().asks_elsewhere(self.domain) {
+            self.courteous = None;
+            return false;
+        }
+        thread::yield_now();
+        self.courteous.get_or_insert_with(Instant::now).elapsed() < COURTESY
+    }
+
+    fn look<W: Workload>(&mut self, workload: &W) -> Turn {
+        match self.turn(workload) {
+            Turn::Nothing if self.shared.gate.signal().paused() => Turn::Nothing,
+            Turn::Nothing => self.own.steal(&self.shared.queues).map_or(Turn::Nothing, Turn::Plain),
+            found => found,
+        }
+    }
+
+    /// Lets the workload look for work, e.g. in the network.
+    fn ask<W: Workload>(&mut self, workload: &W) -> bool {
+        let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut Slot { core: self, granted: None })));
+        asked.unwrap_or_else(|payload| {
+            report(workload, None, payload);
+            false
+        })
+    }
+
+    fn sleep(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.shelve(next);
+        }
+        if self.shared.sleep.sleep(self.index, || self.shared.visible()) {
+            self.parks += 1;
+        }
+        self.patience.renew();
+    }
+
+    fn begin_search(&mut self) {
+        self.shared.sleep.begin_search();
+        self.searching = true;
+    }
+
+    fn end_search(&mut self) {
+        if std::mem::take(&mut self.searching) {
+            self.shared.sleep.end_search(self.index, || self.shared.visible());
+        }
+    }
+
+    fn publish(&self) {
+        let tally = &self.shared.tallies[self.index];
+        tally.stolen_near.store(self.own.stolen_near, Ordering::Relaxed);
+        tally.stolen_far.store(self.own.stolen_far, Ordering::Relaxed);
+        tally.parks.store(self.parks, Ordering::Relaxed);
+    }
+
+    fn bind(&self) {
+        self.shared.binder.bind(&self.shared.places[self.index].cpus);
+    }
+}
+
+/// Tells the workload of a panic in its code; a panic in the telling ends here.
+#[cold]
+fn report<W: Workload>(workload: &W, item: Option<Item>, payload: Box<dyn Any + Send>) {
+    let text = payload.downcast_ref::<&str>().map(|s| s.to_string());
+    let message =
+        text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without a message".into());
+    let told = catch_unwind(AssertUnwindSafe(|| workload.panicked(item, message)));
+    if told.is_err() {
+        error!("the workload panicked while it was told of a panic");
+    }
+}

@@ -1,0 +1,288 @@
+//! A rank's engine: it moves frames, feeds the state machines and carries out what they decide.
+//!
+//! One thread at a time has it (it lives in a mutex): the main thread, or a slot that starves. A *turn* takes what has come from slots and
+//! from other ranks, in an order that matters: the load is read before the outboxes, so a rank that calls itself idle has reported
+//! all that it did.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::crew::{Crew, Outbox};
+use super::head::Head;
+use crate::exec::Stop as StopTasks;
+use crate::fabric::{Fabric, FabricError, wire};
+use crate::model::{Rank, Time};
+use crate::schedule::protocol::{Load, Message, Stop};
+use crate::schedule::worker::{Action, Event, Worker};
+
+/// Frames taken in one turn, so that slots are heard in between.
+const FRAMES: usize = 64;
+
+/// See the module's text.
+pub(super) struct Engine {
+    fabric: Box<dyn Fabric>,
+    worker: Worker,
+    /// Rank 0's other half.
+    head: Option<Head>,
+    outbox: Outbox,
+    last_load: Load,
+    /// Messages of this rank to itself.
+    loopback: VecDeque<Message>,
+    over: bool,
+    /// When the main thread looks around by itself; zero if it has been called.
+    pilot_until: Time,
+    broken: Option<String>,
+    /// A reference to the crew for threads that outlive a turn; set before the first turn.
+    crew: std::sync::Weak<Crew>,
+}
+
+impl Engine {
+    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
+        Engine {
+            fabric,
+            worker,
+            head,
+            outbox: Outbox::default(),
+            last_load: Load::default(),
+            loopback: VecDeque::new(),
+            over: false,
+            pilot_until: Time::ZERO,
+            broken: None,
+            crew: std::sync::Weak::new(),
+        }
+    }
+
+    pub(super) fn set_crew(&mut self, crew: &Arc<Crew>) {
+        self.crew = Arc::downgrade(crew);
+    }
+
+    /// True if there is no other rank.
+    pub(super) fn is_alone(&self) -> bool {
+        self.fabric.size() == 1
+    }
+
+    /// True once the rank may leave.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Why this rank cannot go on, if it cannot.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// Gives the fabric and rank 0's half back, when all is over.
+    pub(super) fn take_apart(&mut self) -> (Box<dyn Fabric>, Option<Head>) {
+        let fabric = std::mem::replace(&mut self.fabric, Box::new(crate::fabric::Alone));
+        (fabric, self.head.take())
+    }
+
+    /// The main thread will sleep until then.
+    pub(super) fn pilot_sleeps(&mut self, until: Time) {
+        self.pilot_until = until;
+    }
+
+    /// When the machines next want to be called.
+    pub(super) fn next_tick(&self) -> Option<Time> {
+        let head = self.head.as_ref().map(Head::next_tick);
+        [self.worker.next_tick(), head].into_iter().flatten().min()
+    }
+
+    /// A turn driven by a slot without work. True if the slot should look for work again.
+    pub(super) fn turn_from_slot(&mut self, crew: &Crew) -> bool {
+        let moved = self.turn(crew);
+        // The main thread sleeps until what it knew to be next: it must hear of anything sooner.
+        if self.over || self.next_tick().is_some_and(|due| due < self.pilot_until) {
+            self.pilot_until = Time::ZERO;
+            crew.wake.tell();
+        }
+        moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
+    }
+
+    /// Takes what has come. True if anything had.
+    pub(super) fn turn(&mut self, crew: &Crew) -> bool {
+        if self.over {
+            return false;
+        }
+        crew.wake.heard();
+        let load = crew.load();
+        let mut moved = self.hear_slots(crew);
+        moved |= self.hear_ranks(crew);
+        if load != self.last_load {
+            self.last_load = load;
+            moved = true;
+            self.step(crew, Event::Load(load));
+        }
+        let now = crew.clock.now();
+        if self.worker.next_tick().is_some_and(|due| due <= now) {
+            self.step(crew, Event::Tick);
+        }
+        if let Some(head) = self.head.as_mut().filter(|head| head.next_tick() <= now) {
+            let messages = head.tick(now);
+            self.send_all(messages);
+        }
+        self.run_loopback(crew);
+        moved
+    }
+
+    fn hear_slots(&mut self, crew: &Crew) -> bool {
+        let mut moved = false;
+        for slot in 0..crew.outboxes() {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            if crew.take_outbox(slot, &mut outbox) {
+                moved = true;
+                self.hear_slot(crew, &mut outbox);
+            }
+            self.outbox = outbox;
+        }
+        moved
+    }
+
+    fn hear_slot(&mut self, crew: &Crew, outbox: &mut Outbox) {
+        if !outbox.attempts.is_empty() {
+            let attempts = std::mem::take(&mut outbox.attempts);
+            let ripple = std::mem::take(&mut outbox.ripple);
+            self.step(crew, Event::Completed { attempts, ripple });
+        }
+        if !outbox.special.is_empty() {
+            self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
+        }
+        for (attempt, home) in outbox.ended.drain(..) {
+            self.step(crew, Event::Ended { attempt, home });
+        }
+        for gang in outbox.held.drain(..) {
+            self.step(crew, Event::Held { gang });
+        }
+        for gang in outbox.gang_ended.drain(..) {
+            self.send(Rank::ZERO, Message::GangEnded { gang });
+        }
+        self.run_loopback(crew);
+    }
+
+    fn hear_ranks(&mut self, crew: &Crew) -> bool {
+        for taken in 0..FRAMES {
+            let frame = match self.fabric.receive() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return taken > 0,
+                Err(error) => {
+                    self.fail(error.to_string());
+                    return true;
+                }
+            };
+            match wire::decode(&frame.1) {
+                Ok(message) => self.deliver(crew, frame.0, message),
+                // Inside a world all ranks run the same program: this can only be another build of it.
+                Err(error) => self.fail(format!("a message from {} cannot be read: {error}", frame.0)),
+            }
+        }
+        true
+    }
+
+    fn deliver(&mut self, crew: &Crew, from: Rank, message: Message) {
+        if message.is_for_coordinator() {
+            if let Some(head) = &mut self.head {
+                let messages = head.hear(crew.clock.now(), from, message);
+                self.send_all(messages);
+            }
+        } else {
+            self.step(crew, Event::Message { from, message });
+        }
+        self.run_loopback(crew);
+    }
+
+    fn run_loopback(&mut self, crew: &Crew) {
+        while let Some(message) = self.loopback.pop_front() {
+            let me = self.fabric.me();
+            self.deliver(crew, me, message);
+        }
+    }
+
+    fn step(&mut self, crew: &Crew, event: Event) {
+        let mut events = VecDeque::from([event]);
+        let mut actions = Vec::new();
+        while let Some(event) = events.pop_front() {
+            let opened = match &event {
+                Event::Message { message: Message::HandOut { standing, .. }, .. } => Some(*standing),
+                _ => None,
+            };
+            self.worker.step(crew.clock.now(), event, &mut actions);
+            if let (Some(standing), Some(ledger)) = (opened, self.worker.ledger()) {
+                crew.open(ledger, standing);
+            }
+            for action in actions.drain(..) {
+                events.extend(self.act(crew, action));
+            }
+        }
+    }
+
+    /// Carries one action out; some are answered by an event.
+    fn act(&mut self, crew: &Crew, action: Action) -> Option<Event> {
+        match action {
+            Action::Send { to, message } => self.send(to, message),
+            Action::Start(locals) => crew.start(&locals),
+            Action::StartLease(lease) => crew.start_lease(lease),
+            Action::Surrender { to, max } => {
+                return Some(Event::Surrendered { to, leases: crew.surrender(max) });
+            }
+            Action::Hold { gang, slots, lead } => crew.hold(gang, slots, lead),
+            Action::Launch { gang, hosts } => {
+                if let Some(crew) = self.crew.upgrade() {
+                    crew.launch(gang, hosts);
+                }
+            }
+            Action::Release { gang } => crew.release(gang),
+            Action::Stop(how) => {
+                if let Some(pool) = crew.pool() {
+                    pool.pause();
+                }
+                match how {
+                    Stop::Drain => {}
+                    Stop::Terminate => crew.runner.stop_all(StopTasks::Terminate),
+                    Stop::Kill => crew.runner.stop_all(StopTasks::Kill),
+                }
+            }
+            Action::Exit => self.over = true,
+        }
+        None
+    }
+
+    fn send_all(&mut self, messages: Vec<(Rank, Message)>) {
+        for (to, message) in messages {
+            self.send(to, message);
+        }
+    }
+
+    fn send(&mut self, to: Rank, message: Message) {
+        if to == self.fabric.me() {
+            return self.loopback.push_back(message);
+        }
+        if let Err(error) = self.fabric.send(to, wire::encode(&message)) {
+            match error {
+                // Who has left needs no more messages.
+                FabricError::Gone(_) if self.over => {}
+                _ => self.fail(error.to_string()),
+            }
+        }
+    }
+
+    /// This rank cannot go on: tells rank 0, which stops the run.
+    fn fail(&mut self, reason: String) {
+        if self.broken.is_some() {
+            return;
+        }
+        tracing::error!("{reason}");
+        self.broken = Some(reason.clone());
+        self.send(Rank::ZERO, Message::Broken { reason });
+    }
+
+    /// Rank 0's half.
+    pub(super) fn head(&mut self) -> Option<&mut Head> {
+        self.head.as_mut()
+    }
+
+    /// Messages that rank 0's half wants sent outside a turn.
+    pub(super) fn post(&mut self, crew: &Crew, messages: Vec<(Rank, Message)>) {
+        self.send_all(messages);
+        self.run_loopback(crew);
+    }
+}

@@ -1,0 +1,129 @@
+//! The job as each part of the program wants to see it. The parts declare small traits of their own; this file fulfils them.
+
+use std::io;
+
+use crate::exec::{Kernels, OutputSink, TaskSource};
+use crate::graph::link::GroupId;
+use crate::job::{Group, Job, KernelCheck, Retry, Task};
+use crate::journal::OutputWriter;
+use crate::model::{Outcome, Stream, TaskId};
+use crate::observe::{JobView, Label};
+use crate::pool::Needs;
+use crate::schedule::gang::Shape;
+use crate::schedule::protocol::Standing;
+use crate::schedule::worker::Facts;
+
+impl KernelCheck for Kernels {
+    fn names(&self) -> Vec<&str> {
+        Kernels::names(self).collect()
+    }
+
+    fn check(&self, name: &str, args: &toml::Table) -> Result<(), String> {
+        self.prepare(name, args).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+impl TaskSource for Job {
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn task(&self, id: TaskId) -> Result<Task, String> {
+        Job::task(self, id).map_err(|error| error.to_string())
+    }
+
+    fn index(&self, id: TaskId) -> Option<u64> {
+        self.index_of(id)
+    }
+
+    fn constant(&self, group: GroupId) -> bool {
+        self.is_constant(group)
+    }
+
+    fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    fn prologue(&self) -> &[String] {
+        &self.prologue
+    }
+}
+
+impl Facts for Job {
+    fn retry(&self, task: TaskId) -> Retry {
+        self.group(task).retry
+    }
+
+    fn movable(&self, task: TaskId) -> bool {
+        !is_special(self.group(task))
+    }
+
+    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
+        let group = self.group(task);
+        group.mpi.is_some_and(|mpi| {
+            mpi.ranks.saturating_mul(group.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
+        })
+    }
+}
+
+impl JobView for Job {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn task_count(&self) -> u32 {
+        Job::task_count(self) as u32
+    }
+
+    fn label(&self, task: TaskId) -> Label<'_> {
+        Label { name: &self.group(task).name, index: self.index_of(task) }
+    }
+
+    fn class(&self, task: TaskId) -> &str {
+        &self.group(task).class
+    }
+
+    fn slots(&self, task: TaskId) -> u32 {
+        let group = self.group(task);
+        (group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
+    }
+
+    fn describe(&self, task: TaskId) -> Option<Task> {
+        Job::task(self, task).ok()
+    }
+
+    fn find(&self, name: &str) -> Vec<TaskId> {
+        Job::find(self, name).map_or_else(Vec::new, |range| range.map(TaskId).collect())
+    }
+}
+
+impl OutputSink for OutputWriter {
+    fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        OutputWriter::append(self, task, attempt, stream, bytes).map_err(io::Error::other)
+    }
+
+    fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
+        OutputWriter::finish(self, task, attempt, outcome).map_err(io::Error::other)
+    }
+}
+
+/// True if the group's tasks ask for more than one slot of any rank.
+pub(super) fn is_special(group: &Group) -> bool {
+    group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.limit.is_some() || group.mpi.is_some()
+}
+
+/// What an MPI task asks for.
+pub(super) fn shape(group: &Group) -> Shape {
+    let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
+    Shape { ranks, cpus: group.cpus, per_node }
+}
+
+/// What a group's tasks need of a rank's pool, if more than one slot.
+pub(super) fn needs(id: usize, group: &Group, standing: Standing) -> Option<Needs> {
+    is_special(group).then(|| Needs {
+        cpus: group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks),
+        memory: group.memory.unwrap_or(0),
+        gpus: group.gpus,
+        limit: group.limit.map(|limit| (id as u32, standing.share(limit))),
+    })
+}

@@ -1,0 +1,235 @@
+//! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::walltime::Walltime;
+use crate::journal::{EndReason, Ended, Journal, Level, Note, Record};
+use crate::model::{Rank, TaskId, Time};
+use crate::observe::Tally as Shown;
+use crate::observe::progress::Progress;
+use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
+use crate::schedule::protocol::{Message, Stop};
+
+/// How often progress is shown, the journal's flush rule is looked at and the allocation's end is thought of.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Estimated duration of a task in nanoseconds.
+pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
+
+/// See the module's text.
+pub(super) struct Head {
+    coordinator: Coordinator,
+    journal: Journal,
+    progress: Progress,
+    walltime: Option<Walltime>,
+    estimate: Estimate,
+    work_total_s: f64,
+    work_done_s: f64,
+    ranks: u32,
+    next_tick: Time,
+    interrupts: u32,
+    /// When a stop that waits for running tasks turns into one that ends them.
+    patience: Option<Time>,
+    finished: Option<Why>,
+    journal_failed: bool,
+}
+
+impl Head {
+    pub(super) fn new(
+        coordinator: Coordinator,
+        journal: Journal,
+        progress: Progress,
+        walltime: Option<Walltime>,
+        estimate: Estimate,
+        ranks: u32,
+    ) -> Head {
+        let total = coordinator.tally().total;
+        let seconds = |task: u32| estimate(TaskId(task)) as f64 / 1e9;
+        let done = |task: &u32| coordinator.final_state(TaskId(*task)).is_some();
+        Head {
+            work_total_s: (0..total).map(seconds).sum(),
+            work_done_s: (0..total).filter(done).map(seconds).sum(),
+            coordinator,
+            journal,
+            progress,
+            walltime,
+            estimate,
+            ranks,
+            next_tick: Time::ZERO,
+            interrupts: 0,
+            patience: None,
+            finished: None,
+            journal_failed: false,
+        }
+    }
+
+    /// Begins the run.
+    pub(super) fn begin(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let mut actions = Vec::new();
+        self.coordinator.begin(&mut actions);
+        self.carry_out(now, actions)
+    }
+
+    /// How the run ended, once it has.
+    pub(super) fn finished(&self) -> Option<&Why> {
+        self.finished.as_ref()
+    }
+
+    /// How many tasks are in which state.
+    pub(super) fn tally(&self) -> Tally {
+        self.coordinator.tally()
+    }
+
+    pub(super) fn next_tick(&self) -> Time {
+        self.next_tick
+    }
+
+    /// Takes a message for the coordinator; returns what it answers.
+    pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        let mut actions = Vec::new();
+        self.coordinator.step(now, Event::Message { from, message }, &mut actions);
+        self.carry_out(now, actions)
+    }
+
+    /// Time passed: shows progress, keeps the journal's flush rule, stops before the allocation ends.
+    pub(super) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        self.next_tick = now.after(TICK);
+        self.progress.update(now.since(Time::ZERO), &self.shown());
+        if let Err(error) = self.journal.tick(Instant::now()) {
+            return self.lose_journal(now, &error.to_string());
+        }
+        if self.patience.is_some_and(|end| end <= now) {
+            self.patience = None;
+            return self.stop(now, Stop::Terminate, Why::Walltime);
+        }
+        match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
+            Some(how) => {
+                self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
+                self.stop(now, how, Why::Walltime)
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// A signal came: SIGINT waits for what runs, then stops it, then kills it; the others mean that the end is near.
+    pub(super) fn signal(&mut self, now: Time, signal: i32) -> Vec<(Rank, Message)> {
+        let running = self.coordinator.tally().running;
+        if signal == libc::SIGINT {
+            self.interrupts += 1;
+            let (how, text) = match self.interrupts {
+                1 => (
+                    Stop::Drain,
+                    format!("interrupted: waiting for {running} running tasks; interrupt again to stop them"),
+                ),
+                2 => (Stop::Terminate, format!("stopping {running} running tasks; interrupt again to kill them")),
+                _ => (Stop::Kill, format!("killing {running} running tasks")),
+            };
+            self.tell(now, Level::Warning, &text);
+            return self.stop(now, how, Why::Signal(signal));
+        }
+        let how = match signal {
+            libc::SIGUSR1 => Stop::Drain,
+            _ => Stop::Terminate,
+        };
+        if how == Stop::Drain && self.walltime.is_none() {
+            self.patience = Some(now.after(Walltime::PATIENCE));
+        }
+        let name = if signal == libc::SIGUSR1 { "SIGUSR1" } else { "SIGTERM" };
+        self.tell(
+            now,
+            Level::Warning,
+            &format!("{name}: the end is near, no further task is started ({running} running)"),
+        );
+        self.stop(now, how, Why::Walltime)
+    }
+
+    /// The rank itself cannot go on.
+    pub(super) fn break_off(&mut self, now: Time, reason: &str) -> Vec<(Rank, Message)> {
+        self.tell(now, Level::Error, reason);
+        self.stop(now, Stop::Terminate, Why::Broken(reason.to_owned()))
+    }
+
+    /// Writes how the run ended, forces the journal to disk and takes the progress display away.
+    pub(super) fn close(&mut self, now: Time, exit_code: i32) {
+        self.progress.finish(now.since(Time::ZERO), &self.shown());
+        let reason = match &self.finished {
+            Some(Why::Complete) if self.coordinator.tally().failed + self.coordinator.tally().skipped > 0 => {
+                EndReason::Failures
+            }
+            Some(Why::Complete) => EndReason::Complete,
+            Some(Why::Failures) => EndReason::Failures,
+            Some(Why::Walltime) => EndReason::Walltime,
+            Some(Why::Signal(signal)) => EndReason::Signal(*signal),
+            Some(Why::Broken(reason)) => EndReason::Error(reason.clone()),
+            None => EndReason::Error("the coordinator did not finish".to_owned()),
+        };
+        let ended = Record::Ended(Ended { time: now, reason, exit_code });
+        if let Err(error) = self.journal.append(&ended).and_then(|()| self.journal.sync()) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn stop(&mut self, now: Time, how: Stop, why: Why) -> Vec<(Rank, Message)> {
+        let mut actions = Vec::new();
+        self.coordinator.step(now, Event::Stop { how, why }, &mut actions);
+        self.carry_out(now, actions)
+    }
+
+    fn carry_out(&mut self, now: Time, actions: Vec<Action>) -> Vec<(Rank, Message)> {
+        let mut messages = Vec::new();
+        for action in actions {
+            match action {
+                Action::Send { to, message } => messages.push((to, message)),
+                Action::Journal(attempts) => {
+                    for attempt in attempts.iter().filter(|a| a.last) {
+                        self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
+                    }
+                    if let Err(error) = self.journal.append(&Record::Attempts(attempts)) {
+                        messages.extend(self.lose_journal(now, &error.to_string()));
+                    }
+                }
+                Action::Tell(text) => self.tell(now, Level::Error, &text),
+                Action::Finished(why) => self.finished = Some(why),
+            }
+        }
+        messages
+    }
+
+    /// Without a journal nothing that ends is remembered: going on would only waste the allocation.
+    fn lose_journal(&mut self, now: Time, error: &str) -> Vec<(Rank, Message)> {
+        if std::mem::replace(&mut self.journal_failed, true) {
+            return Vec::new();
+        }
+        tracing::error!("{error}; the run stops, since it could not be resumed from here otherwise");
+        self.stop(now, Stop::Terminate, Why::Broken(error.to_owned()))
+    }
+
+    fn tell(&mut self, now: Time, level: Level, text: &str) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warning => tracing::warn!("{text}"),
+            Level::Error => tracing::error!("{text}"),
+        }
+        let note = Record::Note(Note { time: now, level, text: text.to_owned() });
+        if let Err(error) = self.journal.append(&note) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn shown(&self) -> Shown {
+        let tally = self.coordinator.tally();
+        Shown {
+            total: tally.total.into(),
+            completed: tally.completed.into(),
+            failed: tally.failed.into(),
+            skipped: tally.skipped.into(),
+            cancelled: tally.cancelled.into(),
+            running: tally.running.into(),
+            ready: tally.ready.into(),
+            work_done_s: self.work_done_s,
+            work_total_s: self.work_total_s,
+            ranks_active: self.ranks,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Runs a job for real: brings the pure core together with threads, processes, MPI and the disk.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `start` | rank 0 before the others are told: job, run directory, what is done already |
+//! | `world` | the handshake: who is there, what they have, who gets what |
+//! | `engine` | frames and slots into the state machines, their decisions into the world |
+//! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
+//! | `crew` | what slots do between two tasks |
+//! | `resume` | which tasks stay complete |
+//! | `clock`, `wake`, `walltime` | time, waiting, the end of the allocation |
+//! | `glue` | the job as each part wants to see it |
+//!
+//! [`run`] is the whole of it.
+
+mod clock;
+mod crew;
+mod engine;
+mod glue;
+mod head;
+pub mod resume;
+mod start;
+mod wake;
+mod walltime;
+mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::exec::Kernels;
+use crate::fabric::{Alone, Fabric, FabricError, mpi};
+use crate::job::Diagnostics;
+use crate::journal::{JournalError, RunDirError};
+use crate::model::Rank;
+use crate::observe::progress::Mode;
+use crew::{Crew, lock};
+use wake::Wake;
+
+pub use clock::unix_ns;
+pub use start::{estimate_ns, graph_of};
+
+/// What a person asks a run for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The job file. Only rank 0 reads it.
+    pub job: PathBuf,
+    /// Where the run keeps its files; `None`: `phalanx-runs/<job>-<number>`.
+    pub run_dir: Option<PathBuf>,
+    /// Go on with the latest run of this job (or the one in `run_dir`).
+    pub resume: bool,
+    /// Slots of each rank; `None`: the CPUs that the launcher granted.
+    pub slots: Option<u32>,
+    /// Rank 0 runs no tasks.
+    pub coordinator_only: bool,
+    /// Stop starting tasks after so many failures; overrides the job file.
+    pub max_failures: Option<u32>,
+    /// Never stop because of failures; overrides the job file.
+    pub keep_going: bool,
+    /// How progress is shown.
+    pub progress: Mode,
+}
+
+impl Options {
+    /// The defaults for a job file.
+    pub fn new(job: impl Into<PathBuf>) -> Options {
+        Options {
+            job: job.into(),
+            run_dir: None,
+            resume: false,
+            slots: None,
+            coordinator_only: false,
+            max_failures: None,
+            keep_going: false,
+            progress: Mode::detect(false),
+        }
+    }
+}
+
+/// How a run ended, for who started it.
+#[derive(Debug)]
+pub struct Finished {
+    /// Phalanx's exit code (see the README).
+    pub exit_code: i32,
+    /// The run's directory; only rank 0 knows it.
+    pub run_dir: Option<PathBuf>,
+}
+
+/// Why a run could not begin or go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The job file has mistakes.
+    #[error("the job file has mistakes")]
+    Job(Diagnostics),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Ranks cannot talk.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// Something that was asked for is not possible here.
+    #[error("{0}")]
+    Refused(String),
+    /// The system refused something that every run needs.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl RunError {
+    /// Phalanx's exit code for it: 2 for what the user can mend in the job or on the command line, else 1.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
+            RunError::Journal(_) | RunError::Fabric(_) | RunError::System { .. } => 1,
+        }
+    }
+}
+
+/// Shortest and longest time between two looks at the network while nothing comes. The longest costs a sleeping rank well under one
+/// percent of a core; a rank whose slots starve looks by itself meanwhile.
+const LOOK: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(5)];
+
+/// The main thread looks around at least this often even if nobody calls it.
+const DOZE: Duration = Duration::from_secs(1);
+
+/// How long frames may take to leave when the run is over.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// Runs a job on all ranks of the world that this process was started in, or alone. Every rank calls it, with the same kernels.
+///
+/// # Errors
+/// If the run could not begin. Failures of tasks are no errors: see [`Finished::exit_code`].
+pub fn run(options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
+    // First of all, since threads inherit which signals are blocked.
+    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
+    let mut fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
+    run_on(&mut fabric, options, kernels, wake)
+}
+
+/// Runs one rank of a world whose ranks are threads of this process; for tests of whole runs without MPI.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in_thread(
+    fabric: crate::fabric::local::Local,
+    options: &Options,
+    kernels: Kernels,
+) -> Result<Finished, RunError> {
+    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
+    let mut fabric: Box<dyn Fabric> = Box::new(fabric);
+    run_on(&mut fabric, options, kernels, wake)
+}
+
+fn run_on(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Finished, RunError> {
+    let result = match fabric.me() {
+        Rank::ZERO => world::lead(fabric, options, kernels, wake),
+        _ => world::follow(fabric, kernels, wake),
+    };
+    world::settle(fabric.as_mut(), FAREWELL);
+    result
+}
+
+/// The main thread's work while the run goes on.
+fn pilot(crew: &Arc<Crew>, alone: bool) {
+    let mut look = LOOK[0];
+    loop {
+        let mut engine = lock(&crew.engine);
+        let moved = engine.turn(crew);
+        while let Some(signal) = crew.wake.signal() {
+            let now = crew.clock.now();
+            // Launchers pass signals on to every rank; rank 0 answers for all.
+            let messages = engine.head().map(|head| head.signal(now, signal)).unwrap_or_default();
+            engine.post(crew, messages);
+        }
+        if engine.is_over() {
+            return;
+        }
+        look = if moved { LOOK[0] } else { (look * 2).min(LOOK[1]) };
+        let now = crew.clock.now();
+        let limit = if alone { DOZE } else { look };
+        let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
+        engine.pilot_sleeps(now.after(limit));
+        drop(engine);
+        crew.wake.wait(limit);
+    }
+}

@@ -1,0 +1,135 @@
+//! Rank 0 before the others are told anything: the job, the run directory, and what is done already.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::clock::unix_ns;
+use super::{Options, RunError, resume};
+use crate::exec::Kernels;
+use crate::graph::{Order, TaskGraph};
+use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
+use crate::journal::{Journal, KeptRun, RUNS, RunDir, RunLock, replay};
+use crate::model::TaskId;
+use crate::schedule::protocol::{VERSION, Welcome};
+
+/// Estimated duration of a task whose job file gives none: one second, so that tasks count.
+const UNKNOWN_NS: u64 = 1_000_000_000;
+
+/// A job that is ready to be run.
+pub(super) struct Start {
+    pub(super) job: Arc<Job>,
+    pub(super) graph: Arc<TaskGraph>,
+    pub(super) order: Order,
+    pub(super) dir: RunDir,
+    /// Held as long as the run goes on.
+    pub(super) lock: RunLock,
+    pub(super) journal: Journal,
+    pub(super) kept: Vec<KeptRun>,
+    pub(super) welcome: Welcome,
+}
+
+/// The graph of a job.
+///
+/// # Errors
+/// A cycle, as a mistake in the job file.
+pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
+    let job = &loaded.job;
+    let counts: Vec<u32> = job.groups.iter().map(|g| g.count).collect();
+    TaskGraph::build(&counts, &job.links).map_err(|cycle| {
+        let mut names: Vec<String> = cycle.path.iter().map(|&task| job.task_name(task)).collect();
+        names.extend(names.first().cloned());
+        let mut item = Diagnostic::error(format!("tasks wait for each other: {}", names.join(" -> ")));
+        for span in &cycle.spans {
+            item = item.label(span, "part of the cycle");
+        }
+        loaded.report(vec![item.help("remove one of these dependencies, or split a task in two")])
+    })
+}
+
+/// Estimated duration of a task in nanoseconds.
+pub fn estimate_ns(job: &Job, task: TaskId) -> u64 {
+    job.estimate(task).map_or(UNKNOWN_NS, |d| (d.as_nanos() as u64).max(1))
+}
+
+pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunError> {
+    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+    let graph = graph_of(&loaded).map_err(RunError::Job)?;
+    for report in [&loaded.warnings, &loaded.missing_inputs()] {
+        if !report.is_empty() {
+            tracing::warn!("the job file could be better\n{}", report.render(false));
+        }
+    }
+    let text = loaded.text.to_string();
+    let mut job = loaded.job;
+    job.max_failures = match options.keep_going {
+        true => None,
+        false => options.max_failures.or(job.max_failures),
+    };
+    let dir = run_dir(options, &job)?;
+    let lock = dir.lock()?;
+    let (journal, session, kept) = open_journal(options, kernels, &dir, &job, &graph, &text)?;
+    dir.write_job(&text)?;
+    let order = graph.order(&|task| estimate_ns(&job, task));
+    let base =
+        std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
+    let welcome = Welcome {
+        version: VERSION,
+        job_text: text,
+        job_path: options.job.display().to_string(),
+        base_dir: base.display().to_string(),
+        run_dir: absolute(&base, dir.path()),
+        run_name: dir.name(),
+        session,
+        began_unix_ns: unix_ns(),
+        works: true,
+        slots: options.slots,
+    };
+    Ok(Start { job: Arc::new(job), graph: Arc::new(graph), order, dir, lock, journal, kept, welcome })
+}
+
+fn absolute(base: &Path, path: &Path) -> String {
+    base.join(path).display().to_string()
+}
+
+fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {
+    let runs = Path::new(RUNS);
+    let found = match (&options.run_dir, options.resume) {
+        (explicit, true) => RunDir::for_resume(runs, &job.name, explicit.as_deref()),
+        (Some(dir), false) => RunDir::create_at(dir),
+        (None, false) => RunDir::create(runs, &job.name),
+    };
+    Ok(found?)
+}
+
+/// A new journal, or the former one with what stays complete of it.
+fn open_journal(
+    options: &Options,
+    kernels: &Kernels,
+    dir: &RunDir,
+    job: &Job,
+    graph: &TaskGraph,
+    text: &str,
+) -> Result<(Journal, u32, Vec<KeptRun>), RunError> {
+    if !options.resume {
+        return Ok((Journal::create(&dir.journal(), job.flush)?, 1, Vec::new()));
+    }
+    let (journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
+    if torn > 0 {
+        tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
+    }
+    let replay = replay(&dir.journal())?;
+    let Some(last) = replay.last_session() else { return Ok((journal, 1, Vec::new())) };
+    let began = &last.began;
+    let former =
+        job::parse(&began.job_text, &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
+            RunError::Refused(format!(
+                "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
+                dir.path().display()
+            ))
+        })?;
+    let completed = |task: TaskId| replay.completed(task);
+    let kept = resume::kept(&former.job, &completed, job, graph, began.job_text == text);
+    let count: u32 = kept.iter().map(|run| run.count).sum();
+    tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
+    Ok((journal, began.session + 1, kept))
+}

@@ -1,0 +1,102 @@
+//! Where a rank's main thread waits: until a slot has something to tell, a signal comes, or time is up.
+//!
+//! Signals that concern the run are blocked in every thread and read from a descriptor here, so no handler ever runs. (METIS installs
+//! handlers of its own during a call; they never see a signal either.) Children start with an empty mask: `posix_spawn` resets it.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+/// The signals that a run answers to.
+const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
+
+/// See the module's text.
+pub struct Wake {
+    event: OwnedFd,
+    signals: OwnedFd,
+    waiting: AtomicBool,
+    told: AtomicBool,
+}
+
+impl Wake {
+    /// Blocks the run's signals in this thread, and so in all that it starts. To be called before any other thread runs.
+    ///
+    /// # Errors
+    /// If the system gives no descriptors.
+    pub fn new() -> io::Result<Wake> {
+        // SAFETY: sigemptyset initialises the set that the other calls read; the descriptors returned are new, checked, and owned by
+        // nobody else.
+        unsafe {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&mut set);
+            for signal in SIGNALS {
+                libc::sigaddset(&mut set, signal);
+            }
+            let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            if blocked != 0 {
+                return Err(io::Error::from_raw_os_error(blocked));
+            }
+            let signals = descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
+            let event = descriptor(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?;
+            Ok(Wake { event, signals, waiting: AtomicBool::new(false), told: AtomicBool::new(false) })
+        }
+    }
+
+    /// Ends the current or the next wait. Costs one store and a load while the main thread is awake.
+    pub fn tell(&self) {
+        if !self.told.swap(true, SeqCst) && self.waiting.load(SeqCst) {
+            let one = 1u64;
+            // SAFETY: writes eight bytes of a live integer. It can only fail if the counter is full, and then the wait ends anyway.
+            unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+
+    /// Waits for `tell`, a signal, or the end of `limit`.
+    pub fn wait(&self, limit: Duration) {
+        self.waiting.store(true, SeqCst);
+        // Either `tell` sees that we wait and writes, or we see here that it was called.
+        if !self.told.load(SeqCst) {
+            let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut fds = [poll(&self.event), poll(&self.signals)];
+            let limit = libc::timespec {
+                tv_sec: limit.as_secs() as libc::time_t,
+                tv_nsec: limit.subsec_nanos() as libc::c_long,
+            };
+            // SAFETY: two valid pollfd entries, a valid timeout and no signal mask.
+            unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &limit, std::ptr::null()) };
+        }
+        self.waiting.store(false, SeqCst);
+        let mut drained = 0u64;
+        // SAFETY: reads at most eight bytes into a live integer; an empty counter answers EAGAIN.
+        unsafe { libc::read(self.event.as_raw_fd(), (&raw mut drained).cast(), 8) };
+    }
+
+    /// Takes note that everything told so far is being looked at. To be called before looking.
+    pub fn heard(&self) {
+        self.told.store(false, SeqCst);
+    }
+
+    /// The next signal that has come, if any.
+    pub fn signal(&self) -> Option<i32> {
+        // SAFETY: the kernel writes at most one signalfd_siginfo, for which there is room; all-zero is a valid value of it.
+        unsafe {
+            let mut info = std::mem::zeroed::<libc::signalfd_siginfo>();
+            let size = size_of::<libc::signalfd_siginfo>();
+            let got = libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size);
+            (got == size as isize).then_some(info.ssi_signo as i32)
+        }
+    }
+}
+
+/// Owns what a system call returned.
+///
+/// # Safety
+/// `fd` must come from a call that opened it for the caller alone, or be negative.
+unsafe fn descriptor(fd: i32) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: by this function's own contract.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

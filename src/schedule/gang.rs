@@ -1,0 +1,142 @@
+//! Gangs: MPI tasks that need slots on several ranks at once.
+//!
+//! A home that cannot hold such a task alone tells the coordinator. Gangs are brought together one at a time, in the order in which they
+//! became ready, so two of them never wait for each other's slots:
+//!
+//! | state | event | next | does |
+//! |---|---|---|---|
+//! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
+//! | gathering | every rank has `Held` | running | `Launch` to the leader |
+//! | running | `GangEnded` | gone | `Release` to the others |
+
+use std::collections::VecDeque;
+
+use super::coordinator::{Action, Member};
+use super::protocol::{Lease, Message};
+use crate::model::{Rank, TaskId};
+
+/// What an MPI task asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// MPI ranks.
+    pub ranks: u32,
+    /// CPUs of each.
+    pub cpus: u32,
+    /// At most so many MPI ranks on one node.
+    pub per_node: Option<u32>,
+}
+
+/// Looks a task's shape up.
+pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
+
+/// Where a gang's MPI ranks go: Phalanx's rank, and how many it hosts.
+pub type Hosts = Vec<(Rank, u32)>;
+
+/// Spreads a shape over ranks: few ranks, those with the most room first, no node above its limit. `None` if they cannot hold it.
+pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
+    let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= shape.cpus.max(1)).collect();
+    order.sort_by(|&a, &b| {
+        let key = |r: usize| (std::cmp::Reverse(members[r].slots), &members[r].node, r);
+        key(a).cmp(&key(b))
+    });
+    let mut on_node = std::collections::BTreeMap::<&str, u32>::new();
+    let mut missing = shape.ranks;
+    let mut hosts = Vec::new();
+    for rank in order {
+        let node = on_node.entry(&members[rank].node).or_default();
+        let room = shape.per_node.map_or(u32::MAX, |most| most.saturating_sub(*node));
+        let here = (members[rank].slots / shape.cpus.max(1)).min(room).min(missing);
+        if here > 0 {
+            *node += here;
+            missing -= here;
+            hosts.push((Rank(rank as u32), here));
+        }
+    }
+    (missing == 0).then_some(hosts)
+}
+
+struct Gang {
+    number: u32,
+    hosts: Hosts,
+    /// Ranks whose slots are not set aside yet.
+    missing: Vec<Rank>,
+}
+
+/// All gangs of a run.
+pub(super) struct Gangs {
+    members: Vec<Member>,
+    shape: ShapeOf,
+    waiting: VecDeque<Lease>,
+    gathering: Option<Gang>,
+    running: Vec<Gang>,
+    next: u32,
+}
+
+impl Gangs {
+    pub(super) fn new(members: Vec<Member>, shape: ShapeOf) -> Gangs {
+        Gangs { members, shape, waiting: VecDeque::new(), gathering: None, running: Vec::new(), next: 1 }
+    }
+
+    pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<Action>) {
+        let after = self.waiting.partition_point(|w| w.urgency >= lease.urgency);
+        self.waiting.insert(after, lease);
+        self.gather(actions);
+    }
+
+    pub(super) fn held(&mut self, from: Rank, gang: u32, actions: &mut Vec<Action>) {
+        let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
+        gathering.missing.retain(|&r| r != from);
+        if !gathering.missing.is_empty() {
+            return;
+        }
+        if let Some(gang) = self.gathering.take() {
+            let launch = Message::Launch { gang: gang.number, hosts: self.by_node(&gang.hosts) };
+            actions.push(Action::Send { to: gang.hosts[0].0, message: launch });
+            self.running.push(gang);
+        }
+        self.gather(actions);
+    }
+
+    pub(super) fn ended(&mut self, gang: u32, actions: &mut Vec<Action>) {
+        let Some(at) = self.running.iter().position(|g| g.number == gang) else { return };
+        let gang = self.running.swap_remove(at);
+        for &(rank, _) in &gang.hosts[1..] {
+            actions.push(Action::Send { to: rank, message: Message::Release { gang: gang.number } });
+        }
+    }
+
+    /// Ranks of one node share a line of the host list.
+    fn by_node(&self, hosts: &Hosts) -> Vec<(String, u32)> {
+        let mut nodes: Vec<(String, u32)> = Vec::new();
+        for &(rank, count) in hosts {
+            let node = &self.members[rank.index()].node;
+            match nodes.iter_mut().find(|n| n.0 == *node) {
+                Some(known) => known.1 += count,
+                None => nodes.push((node.clone(), count)),
+            }
+        }
+        nodes
+    }
+
+    fn gather(&mut self, actions: &mut Vec<Action>) {
+        if self.gathering.is_some() {
+            return;
+        }
+        let Some(lease) = self.waiting.pop_front() else { return };
+        let shape = (self.shape)(lease.task);
+        // Tasks that no set of ranks can hold are refused before the run starts.
+        let Some(hosts) = place(shape, &self.members) else { return };
+        let number = self.next;
+        self.next += 1;
+        for (i, &(to, ranks)) in hosts.iter().enumerate() {
+            let slots = ranks * shape.cpus.max(1);
+            let message = match i {
+                0 => Message::Lead { gang: number, slots, lease },
+                _ => Message::Hold { gang: number, slots },
+            };
+            actions.push(Action::Send { to, message });
+        }
+        let missing = hosts.iter().map(|h| h.0).collect();
+        self.gathering = Some(Gang { number, hosts, missing });
+    }
+}

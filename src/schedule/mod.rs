@@ -1,0 +1,15 @@
+//! The pure core of a run: what coordinator and workers decide, without clock, thread, socket or MPI.
+//!
+//! See README.md in this folder for the protocol. The real run feeds these machines from MPI and threads; tests feed them from a
+//! simulated network.
+
+pub mod coordinator;
+pub mod gang;
+pub mod handout;
+pub mod ledger;
+pub mod protocol;
+mod thief;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! What ranks say to each other. See README.md beside this file for who says what, when and why.
+//!
+//! A message is encoded with postcard (varints); the fabric adds version, length and sender. Everything here may come from a damaged or
+//! hostile peer once ranks join over the network, so receivers check numbers before they index by them.
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Part;
+use crate::model::{Attempt, Rank, TaskId, Time};
+
+/// Version of the messages below; ranks of different versions refuse each other.
+pub const VERSION: u16 = 1;
+
+/// A message between two ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// Coordinator to a rank: the run that it is part of. Answered by `Hello`.
+    Welcome(Box<Welcome>),
+    /// A rank to the coordinator: what it has.
+    Hello(Hello),
+    /// Coordinator to a rank: the tasks at home there.
+    HandOut {
+        /// The epoch that these homes belong to.
+        epoch: u32,
+        /// The tasks and their edges.
+        part: Part,
+        /// Where the rank stands among those that run tasks.
+        standing: Standing,
+    },
+    /// A rank to the coordinator: what ended since its last report, and how busy it is.
+    Report {
+        /// Ended attempts, oldest first.
+        attempts: Vec<Attempt>,
+        /// Its load now.
+        load: Load,
+    },
+    /// A home to another: these nodes ended, count them.
+    Counts {
+        /// The epoch in which the sender knew the receiver to be the home of a successor.
+        epoch: u32,
+        /// Each node, and whether it ended well.
+        ended: Vec<(u32, bool)>,
+    },
+    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty.
+    Steal {
+        /// Slots without work.
+        want: u32,
+    },
+    /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.
+    Loot {
+        /// The tasks, most urgent first.
+        leases: Vec<Lease>,
+    },
+    /// A rank to a task's home: a task run on lease ended so.
+    Returned {
+        /// The attempt; whether it is the last is for the home to say.
+        attempt: Attempt,
+    },
+    /// A home to the coordinator: this MPI task is ready and needs more than this rank has.
+    GangReady {
+        /// The task.
+        lease: Lease,
+    },
+    /// Coordinator to a rank: set slots aside for a gang.
+    Hold {
+        /// The gang.
+        gang: u32,
+        /// How many slots.
+        slots: u32,
+    },
+    /// Coordinator to a rank: set slots aside for a gang, and lead it.
+    Lead {
+        /// The gang.
+        gang: u32,
+        /// How many slots of your own.
+        slots: u32,
+        /// The task to start.
+        lease: Lease,
+    },
+    /// A rank to the coordinator: its slots for a gang are set aside.
+    Held {
+        /// The gang.
+        gang: u32,
+    },
+    /// Coordinator to the leader: all slots are set aside; start.
+    Launch {
+        /// The gang.
+        gang: u32,
+        /// Nodes that take part, and how many MPI ranks each hosts.
+        hosts: Vec<(String, u32)>,
+    },
+    /// The leader to the coordinator: the gang's task ended.
+    GangEnded {
+        /// The gang.
+        gang: u32,
+    },
+    /// Coordinator to a rank: the slots set aside for a gang are free again.
+    Release {
+        /// The gang.
+        gang: u32,
+    },
+    /// Coordinator to all: start nothing more. Answered by `Stopped` once nothing runs.
+    Stop {
+        /// Whether running tasks are ended too.
+        how: Stop,
+    },
+    /// A rank to the coordinator: nothing runs here any more, and all that ended has been reported.
+    Stopped,
+    /// A rank to the coordinator: it cannot go on.
+    Broken {
+        /// Why.
+        reason: String,
+    },
+    /// Coordinator to all: the run is over.
+    Finish,
+}
+
+impl Message {
+    /// True for what a rank tells the coordinator (and its own worker never hears).
+    pub fn is_for_coordinator(&self) -> bool {
+        matches!(
+            self,
+            Message::Hello(_)
+                | Message::Report { .. }
+                | Message::GangReady { .. }
+                | Message::Held { .. }
+                | Message::GangEnded { .. }
+                | Message::Stopped
+                | Message::Broken { .. }
+        )
+    }
+}
+
+/// What a rank must know of the run before it can take part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`VERSION`] of the coordinator.
+    pub version: u16,
+    /// The job file.
+    pub job_text: String,
+    /// Its path, for messages.
+    pub job_path: String,
+    /// The directory from which the user started the run.
+    pub base_dir: String,
+    /// The run directory.
+    pub run_dir: String,
+    /// The run's name (`mosaic-3`).
+    pub run_name: String,
+    /// Which session of the run this is; 1 unless resumed.
+    pub session: u32,
+    /// When the run's clock began: nanoseconds since the Unix epoch.
+    pub began_unix_ns: u64,
+    /// False for a rank that shall not run tasks (`--coordinator-only`).
+    pub works: bool,
+    /// Slots asked for (`--slots`).
+    pub slots: Option<u32>,
+}
+
+/// What a rank has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the rank.
+    pub version: u16,
+    /// Name of its node.
+    pub node: String,
+    /// Its process.
+    pub pid: u32,
+    /// Slots; 0 if it runs no tasks.
+    pub slots: u32,
+    /// Bytes of memory that its tasks may use in all.
+    pub memory: u64,
+    /// GPUs that its tasks may use.
+    pub gpus: u32,
+}
+
+/// Where a rank stands among those that run tasks: limits on how many tasks run at once are shared out by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// How many of them have a lower number.
+    pub position: u32,
+    /// How many there are.
+    pub workers: u32,
+}
+
+impl Standing {
+    /// This rank's share of a limit: the first `limit` ranks get one each, and so on round.
+    pub fn share(self, limit: u32) -> u32 {
+        let workers = self.workers.max(1);
+        limit / workers + u32::from(self.position < limit % workers)
+    }
+}
+
+/// How busy a rank is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Slots without work.
+    pub idle: u32,
+    /// Tasks ready but not started that any rank could run.
+    pub ready: u32,
+    /// Tasks that run, or that wait for memory, GPUs or further slots.
+    pub running: u32,
+}
+
+/// A task given to a rank that is not its home, or a further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The task.
+    pub task: TaskId,
+    /// Its home: who is told how it ended.
+    pub home: Rank,
+    /// Which attempt this is, from 1.
+    pub attempt: u16,
+    /// Its urgency.
+    pub urgency: u8,
+    /// When it became ready.
+    pub ready: Time,
+}
+
+/// How a run is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stop {
+    /// Start nothing more; what runs may end.
+    Drain,
+    /// End what runs too: TERM, and KILL after the grace time.
+    Terminate,
+    /// End what runs at once.
+    Kill,
+}

@@ -1,0 +1,149 @@
+//! Stealing between ranks: whom to ask, how much to give, when to wait.
+//!
+//! A rank without work asks others, one at a time, in an order of its own drawn from a seed. A rank that had nothing to give remembers who
+//! asked (a *lifeline*: Saraswat et al., "Lifeline-based global load balancing", PPoPP 2011) and sends work unasked when it next has
+//! more than its own slots can start. After a round without success the thief waits for those lifelines instead of asking on and on.
+//! Rank 0 is not between thief and victim.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::protocol::{Load, Message};
+use super::worker::Action;
+use crate::model::{Rank, Time};
+
+/// At most so many others are asked in a round; each remembers us.
+const ROUND: usize = 8;
+
+/// At most so many tasks are given in one message (it stays below the eager limit of common transports).
+const MOST: u32 = 128;
+
+/// See the module's text.
+pub(super) struct Thief {
+    me: Rank,
+    size: u32,
+    /// Others still to be asked in this round.
+    round: Vec<Rank>,
+    /// Whom we have asked and who has not answered yet.
+    asked: Option<Rank>,
+    /// No new round before this.
+    not_before: Time,
+    pause: Duration,
+    /// Ranks that wait for work from here, and how many slots they had free.
+    hungry: VecDeque<(Rank, u32)>,
+    /// True while the pool has been asked to give something up.
+    giving: bool,
+    random: u64,
+}
+
+impl Thief {
+    pub(super) fn new(me: Rank, size: u32, pause: Duration) -> Thief {
+        Thief {
+            me,
+            size,
+            round: Vec::new(),
+            asked: None,
+            not_before: Time::ZERO,
+            pause,
+            hungry: VecDeque::new(),
+            giving: false,
+            random: 0x9E37_79B9_7F4A_7C15 ^ u64::from(me.0),
+        }
+    }
+
+    /// The rank after another one, which may be this one if there are only two.
+    pub(super) fn next_after(&self, rank: Rank) -> Rank {
+        Rank((rank.0 + 1) % self.size)
+    }
+
+    /// When to look again by itself.
+    pub(super) fn next_try(&self, load: Load) -> Option<Time> {
+        let starving = load.idle > 0 && load.ready == 0 && self.size > 1;
+        (starving && self.asked.is_none()).then_some(self.not_before)
+    }
+
+    /// Asks another rank if this one starves; serves those who wait if this one has more than it can start.
+    pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
+        if load.ready == 0 && load.idle > 0 {
+            self.ask(now, load, actions);
+        }
+        while !self.giving && load.idle == 0 && load.ready > 0 {
+            let Some((to, want)) = self.hungry.pop_front() else { break };
+            actions.push(self.give(to, want, load));
+        }
+    }
+
+    fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
+        if self.asked.is_some() || self.size < 2 || now < self.not_before {
+            return;
+        }
+        if self.round.is_empty() {
+            self.round = self.draw_round();
+        }
+        if let Some(victim) = self.round.pop() {
+            self.asked = Some(victim);
+            actions.push(Action::Send { to: victim, message: Message::Steal { want: load.idle } });
+        }
+    }
+
+    /// A victim answered, or somebody sent work unasked.
+    pub(super) fn answered(&mut self, now: Time, from: Rank, got: usize) {
+        if self.asked == Some(from) {
+            self.asked = None;
+        }
+        if got > 0 {
+            self.round.clear();
+            self.not_before = now;
+        } else if self.asked.is_none() && self.round.is_empty() {
+            self.not_before = now.after(self.pause);
+        }
+    }
+
+    /// Somebody asks us.
+    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
+        if from == self.me || from.0 >= self.size {
+            return None;
+        }
+        if load.ready > load.idle && !self.giving {
+            return Some(self.give(from, want, load));
+        }
+        self.hungry.retain(|h| h.0 != from);
+        self.hungry.push_back((from, want));
+        Some(Action::Send { to: from, message: Message::Loot { leases: Vec::new() } })
+    }
+
+    /// Half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few more
+    /// messages mend it if they are not.
+    fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
+        self.giving = true;
+        let surplus = load.ready.saturating_sub(load.idle);
+        Action::Surrender { to, max: surplus.div_ceil(2).clamp(1, MOST.max(want)) }
+    }
+
+    /// The pool gave something (or nothing) up for a rank; it stays hungry if it got nothing.
+    pub(super) fn gave(&mut self, to: Rank, count: usize) {
+        self.giving = false;
+        if count == 0 {
+            self.hungry.retain(|h| h.0 != to);
+            self.hungry.push_back((to, 1));
+        }
+    }
+
+    fn draw_round(&mut self) -> Vec<Rank> {
+        let others = self.size - 1;
+        let take = (others as usize).min(ROUND);
+        let mut picked: Vec<Rank> = Vec::with_capacity(take);
+        while picked.len() < take {
+            // xorshift64 (Marsaglia 2003): any spread of victims does, and the simulator must draw the same one.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let candidate =
+                Rank(((u64::from(self.me.0) + 1 + self.random % u64::from(others)) % u64::from(self.size)) as u32);
+            if !picked.contains(&candidate) {
+                picked.push(candidate);
+            }
+        }
+        picked
+    }
+}

@@ -1,0 +1,477 @@
+//! A rank's side of the protocol: a state machine without I/O. Events and the time go in, actions come out.
+//!
+//! It keeps what concerns other ranks: who is told of an end, who gets work, what is reported. The dependency counts are the ledger's,
+//! and the tasks that are ready lie in the pool (or in the simulator's queue): pool threads count and start successors at home by themselves and
+//! only leave here what others must hear of.
+//!
+//! Invariants:
+//! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only tells the home (and, if it
+//!   completed, the coordinator).
+//! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its task.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ledger::{Ledger, Ripple};
+use super::protocol::{Lease, Load, Message, Stop};
+use super::thief::Thief;
+use crate::job::Retry;
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+
+/// What the machine asks about tasks.
+pub trait Facts: Send + Sync {
+    /// What happens after a failure.
+    fn retry(&self, task: TaskId) -> Retry;
+    /// True if any rank with slots can run the task: it asks for one CPU and nothing else.
+    fn movable(&self, task: TaskId) -> bool;
+    /// True for an MPI task that this many slots cannot hold: it needs several ranks.
+    fn needs_gang(&self, task: TaskId, slots: u32) -> bool;
+}
+
+/// What a rank is told.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message came.
+    Message {
+        /// Who sent it.
+        from: Rank,
+        /// What it says.
+        message: Message,
+    },
+    /// Tasks at home completed on the fast path: the ledger has counted them at home already.
+    Completed {
+        /// Their attempts.
+        attempts: Vec<Attempt>,
+        /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready tasks have been started already.
+        ripple: Ripple,
+    },
+    /// An attempt ended that the ledger has not counted: a failure, a further attempt, or a task on lease.
+    Ended {
+        /// The attempt.
+        attempt: Attempt,
+        /// The task's home.
+        home: Rank,
+    },
+    /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able to run alone.
+    Special(Vec<u32>),
+    /// The answer to [`Action::Surrender`].
+    Surrendered {
+        /// For whom.
+        to: Rank,
+        /// What the pool gave up.
+        leases: Vec<Lease>,
+    },
+    /// Slots for a gang are set aside.
+    Held {
+        /// The gang.
+        gang: u32,
+    },
+    /// The pool's load, after any change of it.
+    Load(Load),
+    /// Time passed.
+    Tick,
+}
+
+/// What a rank does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send a message (to itself too: rank 0's coordinator is addressed like any other).
+    Send {
+        /// To whom.
+        to: Rank,
+        /// What.
+        message: Message,
+    },
+    /// Start these tasks at home (local numbers), first attempt.
+    Start(Vec<u32>),
+    /// Start an attempt that is not the first, or a task of another home.
+    StartLease(Lease),
+    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank.
+    Surrender {
+        /// To whom.
+        to: Rank,
+        /// At most so many.
+        max: u32,
+    },
+    /// Set slots aside for a gang; lead it if there is a lease.
+    Hold {
+        /// The gang.
+        gang: u32,
+        /// How many.
+        slots: u32,
+        /// The task to start when `Launch` comes.
+        lead: Option<Lease>,
+    },
+    /// Start the task of the gang that this rank leads.
+    Launch {
+        /// The gang.
+        gang: u32,
+        /// Nodes that take part, and how many MPI ranks each hosts.
+        hosts: Vec<(String, u32)>,
+    },
+    /// Free the slots set aside for a gang.
+    Release {
+        /// The gang.
+        gang: u32,
+    },
+    /// Start nothing more, and end what runs as `Stop` says.
+    Stop(Stop),
+    /// The run is over: leave.
+    Exit,
+}
+
+/// Times that the protocol keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// A report waits at most this long for more to report. Short tasks so share messages; nobody waits for a report.
+    pub report: Duration,
+    /// A report is sent at once when it holds so many attempts.
+    pub report_size: usize,
+    /// Load is reported at least this often while it changes.
+    pub load: Duration,
+    /// A rank that no other had work for asks again after this long (it is remembered meanwhile).
+    pub steal: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            report: Duration::from_millis(2),
+            report_size: 1024,
+            load: Duration::from_millis(200),
+            steal: Duration::from_millis(50),
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Worker {
+    me: Rank,
+    facts: Arc<dyn Facts>,
+    pace: Pace,
+    slots: u32,
+    ledger: Option<Arc<Ledger>>,
+    epoch: u32,
+    /// Counts that came before the part that they concern.
+    early: Vec<(u32, bool)>,
+    report: Vec<Attempt>,
+    report_due: Option<Time>,
+    load: Load,
+    reported_load: Load,
+    load_due: Time,
+    thief: Thief,
+    /// Further attempts, by the time they are due.
+    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
+    stopping: Option<Stop>,
+    stopped: bool,
+    ripple: Ripple,
+}
+
+impl Worker {
+    /// A rank of `size`, with so many slots.
+    pub fn new(me: Rank, size: u32, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
+        Worker {
+            me,
+            facts,
+            pace,
+            slots,
+            ledger: None,
+            epoch: 0,
+            early: Vec::new(),
+            report: Vec::new(),
+            report_due: None,
+            load: Load::default(),
+            reported_load: Load::default(),
+            load_due: Time::ZERO,
+            thief: Thief::new(me, size, pace.steal),
+            retries: BinaryHeap::new(),
+            stopping: None,
+            stopped: false,
+            ripple: Ripple::default(),
+        }
+    }
+
+    /// The ledger, once the rank has been handed its part.
+    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
+    }
+
+    /// When the next `Tick` is due, if any.
+    pub fn next_tick(&self) -> Option<Time> {
+        let load = (self.load != self.reported_load).then_some(self.load_due);
+        let retry = self.retries.peek().map(|Reverse(next)| next.0);
+        let steal = if self.may_steal() { self.thief.next_try(self.load) } else { None };
+        [self.report_due, load, retry, steal].into_iter().flatten().min()
+    }
+
+    /// Takes one event and appends what follows from it.
+    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Message { from, message } => self.receive(now, from, message, actions),
+            Event::Completed { attempts, mut ripple } => {
+                self.report.extend(attempts);
+                self.note_report(now);
+                self.spread(now, &mut ripple, actions);
+            }
+            Event::Ended { attempt, home } => self.ended(now, attempt, home, actions),
+            Event::Special(locals) => self.start(locals, actions),
+            Event::Surrendered { to, leases } => {
+                self.thief.gave(to, leases.len());
+                // Until the pool tells its load again: what it did not give, it does not have.
+                let given = leases.len() as u32;
+                self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
+                actions.push(Action::Send { to, message: Message::Loot { leases } });
+            }
+            Event::Held { gang } => send(actions, Rank::ZERO, Message::Held { gang }),
+            Event::Load(load) => self.load = load,
+            Event::Tick => {}
+        }
+        self.settle(now, actions);
+    }
+
+    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+        match message {
+            Message::HandOut { epoch, part, .. } => self.open(now, epoch, part, actions),
+            Message::Counts { ended, .. } => self.count(now, ended, actions),
+            Message::Steal { .. } if self.stopping.is_some() => {
+                send(actions, from, Message::Loot { leases: Vec::new() });
+            }
+            Message::Steal { want } => actions.extend(self.thief.asked(from, want, self.load)),
+            Message::Loot { leases } => {
+                self.thief.answered(now, from, leases.len());
+                if self.stopping.is_none() {
+                    self.take(leases, actions);
+                }
+            }
+            Message::Returned { attempt } => self.attempt_ended(now, attempt, true, actions),
+            Message::Hold { gang, slots } => actions.push(Action::Hold { gang, slots, lead: None }),
+            Message::Lead { gang, slots, lease } => actions.push(Action::Hold { gang, slots, lead: Some(lease) }),
+            Message::Launch { gang, hosts } => actions.push(Action::Launch { gang, hosts }),
+            Message::Release { gang } => actions.push(Action::Release { gang }),
+            Message::Stop { how } => {
+                if self.stopping.is_none_or(|before| before < how) {
+                    self.stopping = Some(how);
+                    self.retries.clear();
+                    actions.push(Action::Stop(how));
+                }
+            }
+            Message::Finish => actions.push(Action::Exit),
+            // What only the coordinator is told, or what the handshake before this machine deals with.
+            Message::Welcome(_)
+            | Message::Hello(_)
+            | Message::Report { .. }
+            | Message::GangReady { .. }
+            | Message::Held { .. }
+            | Message::GangEnded { .. }
+            | Message::Stopped
+            | Message::Broken { .. } => {}
+        }
+    }
+
+    /// Starts what another rank gave; a rank without slots passes it on.
+    fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        if self.slots > 0 {
+            actions.extend(leases.into_iter().map(Action::StartLease));
+        } else if !leases.is_empty() {
+            send(actions, self.thief.next_after(self.me), Message::Loot { leases });
+        }
+    }
+
+    /// Takes up the part that this rank is home of.
+    fn open(&mut self, now: Time, epoch: u32, part: super::ledger::Part, actions: &mut Vec<Action>) {
+        let ledger = match Ledger::new(part) {
+            Ok(ledger) => Arc::new(ledger),
+            Err(error) => {
+                return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() });
+            }
+        };
+        self.epoch = epoch;
+        self.ledger = Some(Arc::clone(&ledger));
+        let mut ripple = std::mem::take(&mut self.ripple);
+        ripple.clear();
+        ledger.open(now, &mut ripple);
+        for (node, ok) in std::mem::take(&mut self.early) {
+            ledger.import(node, ok, now, &mut ripple);
+        }
+        self.follow(now, &mut ripple, actions);
+        self.ripple = ripple;
+    }
+
+    fn count(&mut self, now: Time, ended: Vec<(u32, bool)>, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else {
+            self.early.extend(ended);
+            return;
+        };
+        let mut ripple = std::mem::take(&mut self.ripple);
+        ripple.clear();
+        for (node, ok) in ended {
+            ledger.import(node, ok, now, &mut ripple);
+        }
+        self.follow(now, &mut ripple, actions);
+        self.ripple = ripple;
+    }
+
+    /// Starts what became ready and tells others of what ended.
+    fn follow(&mut self, now: Time, ripple: &mut Ripple, actions: &mut Vec<Action>) {
+        self.start(std::mem::take(&mut ripple.ready), actions);
+        self.spread(now, ripple, actions);
+    }
+
+    fn start(&mut self, locals: Vec<u32>, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        let (gangs, here): (Vec<u32>, Vec<u32>) =
+            locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
+        if !here.is_empty() {
+            actions.push(Action::Start(here));
+        }
+        for local in gangs {
+            let lease = Lease {
+                task: ledger.task(local),
+                home: self.me,
+                attempt: 1,
+                urgency: ledger.urgency(local),
+                ready: ledger.ready_at(local),
+            };
+            send(actions, Rank::ZERO, Message::GangReady { lease });
+        }
+    }
+
+    /// Tells other ranks of ends that they count, and the coordinator of tasks that will never run.
+    fn spread(&mut self, now: Time, ripple: &mut Ripple, actions: &mut Vec<Action>) {
+        if let Some(ledger) = &self.ledger {
+            let skipped = ripple.skipped.drain(..).map(|local| Attempt {
+                task: ledger.task(local),
+                attempt: 0,
+                outcome: Outcome { state: State::Skipped, exit: 0 },
+                last: true,
+                rank: self.me,
+                slot: 0,
+                ready: now,
+                start: now,
+                end: now,
+            });
+            self.report.extend(skipped);
+        }
+        ripple.exports.sort_by_key(|export| export.0);
+        for run in ripple.exports.chunk_by(|a, b| a.0 == b.0) {
+            let ended = run.iter().map(|&(_, node, ok)| (node, ok)).collect();
+            send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
+        }
+        ripple.exports.clear();
+        self.note_report(now);
+    }
+
+    fn ended(&mut self, now: Time, attempt: Attempt, home: Rank, actions: &mut Vec<Action>) {
+        if home == self.me {
+            return self.attempt_ended(now, attempt, false, actions);
+        }
+        if attempt.outcome.ok() {
+            self.report.push(Attempt { last: true, ..attempt });
+            self.note_report(now);
+        }
+        send(actions, home, Message::Returned { attempt });
+    }
+
+    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
+    fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else { return };
+        let Some(local) = ledger.local(attempt.task) else { return };
+        let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
+        let again = self.stopping.is_none() && self.try_again(now, &attempt);
+        attempt.last = !interrupted && !again;
+        if !(by_lease && attempt.outcome.ok()) {
+            self.report.push(attempt);
+            self.note_report(now);
+        }
+        if attempt.last {
+            let mut ripple = std::mem::take(&mut self.ripple);
+            ripple.clear();
+            ledger.complete(local, attempt.outcome.ok(), now, &mut ripple);
+            self.follow(now, &mut ripple, actions);
+            self.ripple = ripple;
+        }
+    }
+
+    /// Plans a further attempt, if the task has one left.
+    fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
+        if !attempt.outcome.state.is_failure() {
+            return false;
+        }
+        let retry = self.facts.retry(attempt.task);
+        if attempt.attempt > retry.count {
+            return false;
+        }
+        let growth = retry.factor.max(1.0).powi(i32::from(attempt.attempt) - 1);
+        let wait = retry.backoff.as_secs_f64() * growth;
+        let due = now.after(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX));
+        let elsewhere = retry.elsewhere && self.facts.movable(attempt.task);
+        let to = if elsewhere { self.thief.next_after(attempt.rank) } else { self.me };
+        self.retries.push(Reverse((due, attempt.task, attempt.attempt + 1, to)));
+        true
+    }
+
+    fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
+            if due > now {
+                break;
+            }
+            self.retries.pop();
+            let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
+            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
+            if self.facts.needs_gang(task, self.slots) {
+                send(actions, Rank::ZERO, Message::GangReady { lease });
+            } else if to == self.me {
+                actions.push(Action::StartLease(lease));
+            } else {
+                send(actions, to, Message::Loot { leases: vec![lease] });
+            }
+        }
+    }
+
+    fn may_steal(&self) -> bool {
+        self.stopping.is_none() && self.ledger.is_some()
+    }
+
+    fn note_report(&mut self, now: Time) {
+        if !self.report.is_empty() && self.report_due.is_none() {
+            self.report_due = Some(now.after(self.pace.report));
+        }
+    }
+
+    /// What every event ends with: due retries, steals, reports, and the end of a stop.
+    fn settle(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.start_retries(now, actions);
+        if self.may_steal() {
+            self.thief.look(now, self.load, actions);
+        }
+        let idle = self.load.running == 0 && self.load.ready == 0;
+        let due = self.report_due.is_some_and(|due| due <= now);
+        let changed = self.load != self.reported_load && self.load_due <= now;
+        let full = self.report.len() >= self.pace.report_size;
+        let last = self.stopping.is_some() && !self.stopped && self.load.running == 0;
+        if due || full || changed || ((idle || last) && !self.report.is_empty()) {
+            self.send_report(now, actions);
+        }
+        if last {
+            self.stopped = true;
+            send(actions, Rank::ZERO, Message::Stopped);
+        }
+    }
+
+    fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.report_due = None;
+        self.load_due = now.after(self.pace.load);
+        self.reported_load = self.load;
+        let attempts = std::mem::take(&mut self.report);
+        send(actions, Rank::ZERO, Message::Report { attempts, load: self.load });
+    }
+}
+
+fn send(actions: &mut Vec<Action>, to: Rank, message: Message) {
+    actions.push(Action::Send { to, message });
+}

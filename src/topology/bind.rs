@@ -1,0 +1,108 @@
+//! Binding the calling thread to CPUs, and reading which CPUs it may use.
+//!
+//! The binding goes through hwloc where it has read this very machine. Where hwloc describes another machine, its binding
+//! calls succeed without doing anything, so there, and where hwloc could not be loaded, the system is asked directly.
+//! Memory needs no binding of its own: a page lands in the domain of the thread that touches it first, and slots are
+//! pinned before they allocate.
+//!
+//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it.
+
+use std::io;
+use std::mem::size_of_val;
+use std::sync::OnceLock;
+
+use super::{cpulist::format_cpus, hwloc};
+
+/// A thread could not be bound to CPUs.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind a thread to CPUs {cpus}: {source}; it runs wherever the system puts it")]
+pub struct BindError {
+    /// The CPUs asked for, as a list like `0-3`.
+    pub cpus: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// The mask that this process inherited; set when the topology is read.
+static INHERITED: OnceLock<Vec<u32>> = OnceLock::new();
+
+/// The inherited mask, in ascending order. The first call reads it, so it has to come before anything is bound.
+pub(super) fn inherited_mask() -> &'static [u32] {
+    INHERITED.get_or_init(current_mask)
+}
+
+/// Binds the calling thread to the given CPUs. Threads and processes that it starts afterwards inherit the binding.
+///
+/// # Errors
+/// If the list is empty, names a CPU outside the inherited mask, or names only CPUs that do not exist or that the system forbids.
+pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
+    let failed = |source| BindError { cpus: format_cpus(cpus), source };
+    if cpus.is_empty() {
+        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    let granted = |cpu: &u32| INHERITED.get().is_none_or(|mask| mask.contains(cpu));
+    if !cpus.iter().all(granted) {
+        return Err(failed(io::Error::other("not all of them were granted to this process")));
+    }
+    match hwloc::bind(cpus) {
+        Some(bound) => bound.map_err(|errno| failed(io::Error::from_raw_os_error(errno))),
+        None => set_mask(cpus).map_err(failed),
+    }
+}
+
+/// Words of 64 CPUs each in the masks handed to the system: 8192 CPUs, as many as the kernel can be built for.
+const WORDS: usize = 128;
+
+fn set_mask(cpus: &[u32]) -> io::Result<()> {
+    let mut mask = [0u64; WORDS];
+    for &cpu in cpus {
+        let word = mask.get_mut(cpu as usize / 64).ok_or(io::ErrorKind::InvalidInput)?;
+        *word |= 1 << (cpu % 64);
+    }
+    // SAFETY: the kernel reads exactly the given number of bytes from `mask`, which outlives the call; `cpu_set_t` is
+    // a plain array of words to it, of any length. Thread 0 is the calling thread.
+    let rc = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The CPUs that the calling thread may run on, in ascending order. If the system does not say (it always should),
+/// as many as it reports to be usable, from 0.
+fn current_mask() -> Vec<u32> {
+    let mut mask = [0u64; WORDS];
+    // SAFETY: the C library writes at most the given number of bytes into `mask` and clears the rest of them. Thread 0 is
+    // the calling thread.
+    let rc = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
+    let bits = (0..64 * WORDS as u32).filter(|&cpu| mask[cpu as usize / 64] >> (cpu % 64) & 1 == 1);
+    match rc {
+        0 => bits.collect(),
+        _ => (0..std::thread::available_parallelism().map_or(1, |n| n.get() as u32)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_runs_where_it_was_bound() {
+        let cpu = current_mask()[0];
+        let seen = std::thread::spawn(move || bind_current_thread(&[cpu]).map(|()| current_mask())).join();
+        assert_eq!(seen.unwrap().unwrap(), vec![cpu]);
+    }
+
+    #[test]
+    fn cpus_that_do_not_exist_are_an_error() {
+        let refused = |cpus: &'static [u32]| std::thread::spawn(move || bind_current_thread(cpus)).join().unwrap();
+        assert!(refused(&[]).is_err());
+        assert!(refused(&[1 << 20]).is_err());
+        let error = refused(&[8000]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot bind a thread to CPUs 8000"), "{error}");
+    }
+
+    #[test]
+    fn the_plain_system_call_binds_too() {
+        let cpu = current_mask()[0];
+        let seen = std::thread::spawn(move || set_mask(&[cpu]).map(|()| current_mask())).join();
+        assert_eq!(seen.unwrap().unwrap(), vec![cpu]);
+    }
+}

@@ -1,0 +1,100 @@
+//! The only file that talks to hwloc: reads the machine into plain data, and keeps the topology for binding threads.
+//!
+//! The `hwloc2` crate is thin and old, so only calls that were seen to work are used. A bitmap is cloned before
+//! anything else is done with it, because the ones that objects hand out alias the topology itself. Names and `Display` of
+//! objects are never asked for, and NUMA nodes are found by the node sets of the CPUs because their level has no ordinary
+//! depth.
+
+use std::sync::{Mutex, PoisonError};
+
+use hwloc2::{Bitmap, CpuBindError, CpuBindFlags, ObjectType, TopologyObject};
+use tracing::warn;
+
+use super::{Domain, Machine};
+
+/// The topology of this very machine, kept for [`bind`]; `None` until it is read, and if it cannot be or describes another machine.
+static LOADED: Mutex<Option<hwloc2::Topology>> = Mutex::new(None);
+
+/// Reads the machine. Where hwloc fails, the CPUs of the inherited mask stand as one domain, with a warning.
+pub(super) fn read_machine(mask: &[u32]) -> Machine {
+    let node = node_name();
+    let Some(topology) = hwloc2::Topology::new() else {
+        warn!("hwloc cannot read this machine; its CPUs are treated as one domain");
+        return flat(node, mask);
+    };
+    let real = !is_described();
+    let domains = domains(&topology);
+    let mut cpus: Vec<u32> = domains.iter().flat_map(|d| d.cpus.iter().copied()).collect();
+    cpus.sort_unstable();
+    if cpus.is_empty() {
+        warn!("hwloc shows no CPU on this machine; those of the inherited mask are treated as one domain");
+        return flat(node, mask);
+    }
+    let packages = packages(&topology);
+    if real {
+        *LOADED.lock().unwrap_or_else(PoisonError::into_inner) = Some(topology);
+    }
+    Machine { node, packages, domains, cpus, real }
+}
+
+/// Binds the calling thread through hwloc; `None` if no topology of this machine is loaded, else the error as `errno`.
+pub(super) fn bind(cpus: &[u32]) -> Option<Result<(), i32>> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let set: Bitmap = cpus.iter().copied().collect();
+    let bound = loaded.as_mut()?.set_cpubind(set, CpuBindFlags::CPUBIND_THREAD);
+    Some(bound.map_err(|CpuBindError::Generic(errno, _)| errno))
+}
+
+/// hwloc describes another machine than this one where one of these is set, and it is not told otherwise.
+fn is_described() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    let told_otherwise = std::env::var_os("HWLOC_THISSYSTEM").is_some_and(|v| v == "1");
+    (set("HWLOC_SYNTHETIC") || set("HWLOC_XMLFILE")) && !told_otherwise
+}
+
+fn flat(node: String, mask: &[u32]) -> Machine {
+    let domain = Domain { id: 0, cpus: mask.to_vec(), memory: None };
+    Machine { node, packages: 1, domains: vec![domain], cpus: mask.to_vec(), real: true }
+}
+
+fn node_name() -> String {
+    let by_slurm = std::env::var("SLURMD_NODENAME").ok().filter(|name| !name.is_empty());
+    by_slurm.or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "localhost".into())
+}
+
+fn packages(topology: &hwloc2::Topology) -> u32 {
+    let level = (0..topology.depth()).find(|&d| matches!(topology.type_at_depth(d), ObjectType::Package));
+    level.map_or(1, |depth| topology.size_at_depth(depth))
+}
+
+/// CPUs grouped by the memory that is nearest to them. The processing units are always the deepest level.
+fn domains(topology: &hwloc2::Topology) -> Vec<Domain> {
+    let mut domains: Vec<(Vec<u32>, Domain)> = Vec::new();
+    for unit in topology.objects_at_depth(topology.depth() - 1) {
+        let nodes = nodes_of(unit);
+        match domains.iter_mut().find(|(of, _)| *of == nodes) {
+            Some((_, domain)) => domain.cpus.push(unit.os_index()),
+            None => {
+                let id = nodes.first().copied().unwrap_or(0);
+                let memory = memory_of(topology, &nodes);
+                domains.push((nodes, Domain { id, cpus: vec![unit.os_index()], memory }));
+            }
+        }
+    }
+    domains.into_iter().map(|(_, domain)| domain).collect()
+}
+
+/// The memory of a domain is the total of the deepest object that has memory and exactly the domain's nodes.
+fn memory_of(topology: &hwloc2::Topology, nodes: &[u32]) -> Option<u64> {
+    let owner = |object: &&TopologyObject| object.total_memory() > 0 && nodes_of(object) == nodes;
+    let levels = (0..topology.depth()).rev();
+    levels.flat_map(|d| topology.objects_at_depth(d)).find(owner).map(TopologyObject::total_memory)
+}
+
+fn nodes_of(object: &TopologyObject) -> Vec<u32> {
+    match object.nodeset() {
+        // An endless set means that all memory is as near as any other; iterating over it would not end.
+        Some(set) if set.last() >= 0 => set.clone().into_iter().collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,387 @@
+//! A small harness that lets integration tests read like a shell session.
+//!
+//! A test makes a [`Dir`], writes job files into it, starts the program with [`phalanx`] or [`mpirun`] and asks the [`Output`] what
+//! it expects. Every process that a test starts carries a variable with a value of its own ([`Tag`]), which its children inherit; that is how
+//! a test ends all that it started, orphans of a killed `mpirun` included, and nothing else.
+//!
+//! No test may rely on something being fast: time limits here only keep a hang from lasting for ever.
+
+// Each test file is a program of its own and uses only a part of the harness.
+#![allow(dead_code)]
+
+pub mod slurm;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long one command may take before the test ends it and fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_phalanx"))
+}
+
+/// A temporary directory that is removed when the test ends.
+pub struct Dir(tempfile::TempDir);
+
+impl Dir {
+    /// A new, empty directory; `name` only helps a person to tell directories apart.
+    pub fn new(name: &str) -> Dir {
+        let dir = tempfile::Builder::new().prefix(&format!("phalanx-{name}-")).tempdir();
+        Dir(dir.expect("cannot make a temporary directory"))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file, with the directories above it.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("a file has a directory")).expect("cannot make a directory");
+        fs::write(&path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        path
+    }
+
+    /// Writes a job file.
+    pub fn job(&self, name: &str, toml: &str) -> PathBuf {
+        self.file(name, toml)
+    }
+
+    /// Copies a file or folder of the repository to the same place in here.
+    pub fn copy(&self, name: &str) {
+        copy_tree(&repository().join(name), &self.path().join(name));
+    }
+
+    /// The text of a file.
+    pub fn read(&self, name: &str) -> String {
+        let path = self.path().join(name);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()))
+    }
+
+    /// True if there is such a file or folder.
+    pub fn has(&self, name: &str) -> bool {
+        self.path().join(name).exists()
+    }
+
+    /// The names in one of its folders, in order.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let path = self.path().join(name);
+        let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("cannot list {}: {e}", path.display()));
+        let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to).expect("cannot make a directory");
+        for entry in fs::read_dir(from).expect("cannot list a directory").flatten() {
+            copy_tree(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        fs::copy(from, to).unwrap_or_else(|e| panic!("cannot copy {}: {e}", from.display()));
+    }
+}
+
+/// `phalanx ...`: one process.
+pub fn phalanx(dir: &Dir) -> TestCommand {
+    TestCommand::new(program(), dir.path())
+}
+
+/// `mpirun -n RANKS phalanx ...`, with more ranks than cores allowed.
+pub fn mpirun(dir: &Dir, ranks: u32) -> TestCommand {
+    let ranks = ranks.to_string();
+    TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", &ranks]).args([program()])
+}
+
+/// `sh -c LINE`, with the program under test first on the `PATH`.
+pub fn shell(dir: &Dir, line: &str) -> TestCommand {
+    let folder = program().parent().expect("a program has a folder");
+    let old = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(folder.to_path_buf()).chain(std::env::split_paths(&old));
+    let path = std::env::join_paths(all).expect("a folder on the PATH has a colon in its name");
+    TestCommand::new("sh", dir.path()).args(["-c", line]).env("PATH", path)
+}
+
+/// A command that has not been started.
+pub struct TestCommand {
+    command: Command,
+    tag: Tag,
+    patience: Duration,
+}
+
+impl TestCommand {
+    /// Any program, run in `dir`, without what a launcher around the tests may have put into the environment.
+    pub fn new(program: impl AsRef<OsStr>, dir: &Path) -> TestCommand {
+        let tag = Tag::new();
+        let mut command = Command::new(program);
+        command.current_dir(dir).stdin(Stdio::null()).env(Tag::NAME, &tag.0);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_launchers(name)) {
+            command.env_remove(name);
+        }
+        if is_root() {
+            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        }
+        TestCommand { command, tag, patience: PATIENCE }
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> TestCommand {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> TestCommand {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Allows it `seconds` instead of two minutes.
+    pub fn patience(mut self, seconds: u64) -> TestCommand {
+        self.patience = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Output {
+        self.start().wait()
+    }
+
+    /// Starts it and returns at once, for a test that signals or kills it.
+    pub fn start(mut self) -> Running {
+        let files = tempfile::tempdir().expect("cannot make a temporary directory");
+        let open = |name: &str| File::create(files.path().join(name)).expect("cannot make a file for output");
+        self.command.stdout(open("stdout")).stderr(open("stderr")).process_group(0);
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let line = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+        let child = self.command.spawn().unwrap_or_else(|e| panic!("cannot start {line}: {e}"));
+        Running { child, line, files, tag: self.tag, deadline: Instant::now() + self.patience }
+    }
+}
+
+/// True for variables by which a launcher tells a process that it belongs to an MPI world or a Slurm step.
+fn is_launchers(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    ["OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM", "SBATCH_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A command that was started. Dropping it ends everything that it started.
+pub struct Running {
+    child: Child,
+    line: String,
+    files: tempfile::TempDir,
+    tag: Tag,
+    deadline: Instant,
+}
+
+impl Running {
+    /// Sends a signal to the started process alone (`mpirun` itself, not its ranks).
+    pub fn signal(&self, signal: i32) {
+        send(self.child.id(), signal);
+    }
+
+    /// `kill -9` of all processes: launcher, ranks and tasks.
+    pub fn kill_all(&mut self) {
+        // One that has ended already is no concern.
+        let _ = self.child.kill();
+        self.tag.kill();
+    }
+
+    /// True until it has ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("cannot wait for a child").is_none()
+    }
+
+    /// What it has written to standard output so far.
+    pub fn stdout_so_far(&self) -> String {
+        self.text("stdout")
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr_so_far(&self) -> String {
+        self.text("stderr")
+    }
+
+    /// Waits for its end; a command that outlasts its time is ended and fails the test.
+    pub fn wait(mut self) -> Output {
+        while Instant::now() < self.deadline {
+            if let Some(status) = self.child.try_wait().expect("cannot wait for a child") {
+                return self.output(status);
+            }
+            sleep(Duration::from_millis(10));
+        }
+        self.kill_all();
+        let status = self.child.wait().expect("cannot wait for a child");
+        panic!("it did not end in time\n{}", self.output(status));
+    }
+
+    fn output(&self, status: ExitStatus) -> Output {
+        Output { line: self.line.clone(), status, stdout: self.text("stdout"), stderr: self.text("stderr") }
+    }
+
+    fn text(&self, name: &str) -> String {
+        let bytes = fs::read(self.files.path().join(name)).expect("cannot read captured output");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill_all();
+        // The child has ended by now, by itself or by the signal; this only collects it.
+        let _ = self.child.wait();
+    }
+}
+
+/// How a command ended and what it wrote.
+pub struct Output {
+    line: String,
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+impl Output {
+    /// Fails the test unless the exit code is 0.
+    #[track_caller]
+    pub fn ok(self) -> Output {
+        self.code(0)
+    }
+
+    /// Fails the test unless the exit code is `code`.
+    #[track_caller]
+    pub fn code(self, code: i32) -> Output {
+        assert!(self.status.code() == Some(code), "expected exit code {code}\n{self}");
+        self
+    }
+
+    /// Exit code; 128 + n if signal n ended it, as a shell says it.
+    pub fn exit(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+
+    /// What it wrote to standard output.
+    pub fn stdout(&self) -> &str {
+        &self.stdout
+    }
+
+    /// What it wrote to standard error.
+    pub fn stderr(&self) -> &str {
+        &self.stderr
+    }
+
+    /// Fails the test unless standard output or standard error contains `text`.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Output {
+        assert!(self.stdout.contains(text) || self.stderr.contains(text), "expected to read {text:?}\n{self}");
+        self
+    }
+
+    /// Standard output as one JSON value.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("this is not JSON: {e}\n{self}"))
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Output { line, status, stdout, stderr } = self;
+        write!(f, "command: {line}\n{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n---")
+    }
+}
+
+/// A value that only the processes started by one test carry in their environment.
+pub struct Tag(pub OsString);
+
+impl Tag {
+    /// The variable that holds it.
+    pub const NAME: &'static str = "PHALANX_TEST_TAG";
+
+    /// A tag that no other process on this machine has.
+    pub fn new() -> Tag {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
+        Tag(format!("{}-{count}-{now}", std::process::id()).into())
+    }
+
+    /// Kills every process that carries it, again and again until none is left: a process may fork while it is being looked for.
+    pub fn kill(&self) {
+        for _ in 0..100 {
+            let found = self.processes();
+            if found.is_empty() {
+                return;
+            }
+            found.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The living processes that carry it. The environment of a zombie is empty, so it is not among them.
+    pub fn processes(&self) -> Vec<u32> {
+        let wanted = [Tag::NAME.as_bytes(), b"=", self.0.as_encoded_bytes()].concat();
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &u32| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|&b| b == 0).any(|variable| variable == wanted)
+        })
+        .collect()
+    }
+}
+
+/// Sends a signal; a process that has ended meanwhile is no error.
+pub fn send(pid: u32, signal: i32) {
+    let pid = libc::pid_t::try_from(pid).expect("process ids are small");
+    // SAFETY: kill only passes two numbers to the system. The id is that of a process that this test started.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// True if the tests run as root, as in a container.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and always succeeds.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Asks `probe` until it answers; after `seconds` fails the test, saying what was waited for.
+#[track_caller]
+pub fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {seconds} s in vain for {what}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Says that a test is skipped, and why, where nobody can miss it: past the capture of test output, and in a list that `make test` shows at
+/// its end.
+pub fn skip_loudly(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED {}: {why}\n", thread.name().unwrap_or("a test"));
+    // Unlike `eprint!`, writing to the handle itself is not captured by the test harness.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped.txt");
+    let file = File::options().create(true).append(true).open(list);
+    file.and_then(|mut f| f.write_all(line.as_bytes())).expect("cannot note that a test was skipped");
+}

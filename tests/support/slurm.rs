@@ -1,0 +1,350 @@
+//! A real Slurm of several nodes on this machine, for one test.
+//!
+//! The nodes are `slurmd` processes with names of their own (`n1`, `n2`, ...) beside one `slurmctld` and one `munged`, all on loopback,
+//! on free ports and in a temporary directory. A Slurm that the machine may already run is not touched: configuration, key, socket and state are all
+//! our own.
+//!
+//! Everything that is started carries the [`Tag`] of this Slurm and is killed by process id when it is dropped, jobs included; should the
+//! test itself be killed, the system ends the daemons with it (`setpriv --pdeathsig`).
+//!
+//! What differs from a cluster: all nodes share one host name, so OpenMPI's shared-memory segments of different nodes would overwrite one
+//! another. Jobs therefore use its TCP transport, over loopback.
+
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Dir, Output, Tag, TestCommand, program, skip_loudly, wait_for};
+
+/// The programs without which there is no Slurm.
+const NEEDED: [&str; 8] = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "setpriv"];
+
+/// CPUs that each node claims to have, whatever the machine has.
+pub const CPUS_PER_NODE: u32 = 2;
+
+/// A running Slurm.
+pub struct Slurm {
+    root: tempfile::TempDir,
+    tag: Tag,
+    daemons: Vec<(String, Child)>,
+}
+
+/// A job as `squeue` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Job id.
+    pub id: u32,
+    /// `PENDING`, `RUNNING`, ...
+    pub state: String,
+    /// Nodes, as a hostlist such as `n[1-2]`; empty while pending.
+    pub nodes: String,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobEnd {
+    /// `COMPLETED`, `FAILED`, `TIMEOUT`, ...
+    pub state: String,
+    /// Exit code of the batch script.
+    pub code: i32,
+    /// What the job wrote, for messages.
+    pub log: String,
+}
+
+impl Slurm {
+    /// Starts a Slurm with nodes `n1` to `n{nodes}`, all idle. `None`, said loudly, where Slurm is not installed; with
+    /// `PHALANX_REQUIRE_SLURM=1` in the environment that fails the test instead.
+    pub fn start(nodes: usize) -> Option<Slurm> {
+        let missing: Vec<&str> = NEEDED.into_iter().filter(|name| find(name).is_none()).collect();
+        if missing.is_empty() {
+            // Another process may take a port between our choice and the daemon's start; fresh ports mend that.
+            let second = || Slurm::try_start(nodes);
+            return Some(Slurm::try_start(nodes).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
+        }
+        let why = format!("a local Slurm needs {} (packages slurm-wlm, munge, util-linux)", missing.join(", "));
+        let required = std::env::var("PHALANX_REQUIRE_SLURM").is_ok_and(|v| v == "1");
+        assert!(!required, "PHALANX_REQUIRE_SLURM=1, but {why}");
+        skip_loudly(&why);
+        None
+    }
+
+    /// The error holds the tails of all logs.
+    fn try_start(nodes: usize) -> Result<Slurm, String> {
+        let root = tempfile::Builder::new().prefix("pslurm-").tempdir().map_err(|e| e.to_string())?;
+        let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new() };
+        slurm.lay_out(nodes).map_err(|e| format!("cannot lay out a Slurm: {e}"))?;
+        slurm.start_daemons(nodes).map_err(|e| format!("cannot start a daemon: {e}"))?;
+        slurm.wait_until_idle(nodes).map_err(|why| format!("Slurm did not start: {why}\n{}", slurm.logs()))?;
+        Ok(slurm)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Writes the key, the configuration and the directories that the daemons expect.
+    fn lay_out(&self, nodes: usize) -> std::io::Result<()> {
+        // munged insists on a key that only its user reads, in folders that others can enter but not write.
+        fs::set_permissions(self.root.path(), Permissions::from_mode(0o755))?;
+        let mut key = [0; 1024];
+        File::open("/dev/urandom")?.read_exact(&mut key)?;
+        fs::write(self.path("munge.key"), key)?;
+        fs::set_permissions(self.path("munge.key"), Permissions::from_mode(0o400))?;
+        fs::create_dir(self.path("state"))?;
+        for n in 1..=nodes {
+            fs::create_dir_all(self.path(&format!("spool/n{n}")))?;
+        }
+        fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1)?)?)
+    }
+
+    fn configuration(&self, ports: &[u16]) -> std::io::Result<String> {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        let host = host.trim().split('.').next().unwrap_or_default();
+        let user = user_name()?;
+        let root = self.root.path().display();
+        let mut text = format!(
+            "ClusterName=phalanx
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={root}/munge.sock
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool/%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd-%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+",
+            port = ports[0],
+        );
+        for (i, port) in ports[1..].iter().enumerate() {
+            let node = format!("NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}", i + 1);
+            text += &format!("{node} CPUs={CPUS_PER_NODE} State=UNKNOWN\n");
+        }
+        Ok(text)
+    }
+
+    fn start_daemons(&mut self, nodes: usize) -> std::io::Result<()> {
+        let root = self.root.path().display().to_string();
+        let munge = [
+            "--foreground".to_string(),
+            format!("--socket={root}/munge.sock"),
+            format!("--key-file={root}/munge.key"),
+            format!("--pid-file={root}/munge.pid"),
+            format!("--log-file={root}/munge.log"),
+            format!("--seed-file={root}/munge.seed"),
+        ];
+        self.start_daemon("munged", "munged", &munge)?;
+        let socket = self.path("munge.sock");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !socket.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let conf = format!("{root}/slurm.conf");
+        self.start_daemon("slurmctld", "slurmctld", &["-D".into(), "-f".into(), conf.clone()])?;
+        for n in 1..=nodes {
+            let args = ["-D".into(), "-N".into(), format!("n{n}"), "-f".into(), conf.clone()];
+            self.start_daemon("slurmd", &format!("slurmd-n{n}"), &args)?;
+        }
+        Ok(())
+    }
+
+    /// Starts one daemon in the foreground, so that its process id is known and it cannot outlive us.
+    fn start_daemon(&mut self, program: &str, name: &str, args: &[String]) -> std::io::Result<()> {
+        let out = File::create(self.path(&format!("{name}.out")))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(find(program).unwrap_or_else(|| program.into())).args(args);
+        command.env(Tag::NAME, &self.tag.0).env("SLURM_CONF", self.path("slurm.conf")).current_dir(self.root.path());
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        self.daemons.push((name.to_string(), command.spawn()?));
+        Ok(())
+    }
+
+    fn wait_until_idle(&mut self, nodes: usize) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while Instant::now() < deadline {
+            for (name, child) in &mut self.daemons {
+                if let Ok(Some(status)) = child.try_wait() {
+                    return Err(format!("{name} ended at once: {status}"));
+                }
+            }
+            let answer = self.command("sinfo").args(["--noheader", "--Node", "--format=%N %T"]).run();
+            if answer.exit() == 0
+                && parse_nodes(answer.stdout()).iter().filter(|(_, state)| state == "idle").count() == nodes
+            {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err("the nodes are not idle after two minutes".into())
+    }
+
+    /// One of Slurm's commands, speaking to this Slurm, with the environment that its jobs shall have.
+    pub fn command(&self, name: &str) -> TestCommand {
+        self.command_in(name, self.root.path())
+    }
+
+    fn command_in(&self, name: &str, dir: &Path) -> TestCommand {
+        TestCommand::new(find(name).unwrap_or_else(|| name.into()), dir)
+            .env(Tag::NAME, &self.tag.0)
+            .env("SLURM_CONF", self.path("slurm.conf"))
+            .env("PHALANX_BIN", program())
+            .env("OMPI_MCA_btl", "tcp,self")
+            .env("OMPI_MCA_btl_tcp_if_include", "lo")
+            .env("OMPI_MCA_oob_tcp_if_include", "lo")
+    }
+
+    /// `sbatch --parsable ARGS` in `dir`; returns the job's id.
+    pub fn sbatch<'a>(&self, dir: &Dir, args: impl IntoIterator<Item = &'a str>) -> u32 {
+        let answer = self.command_in("sbatch", dir.path()).args(["--parsable"]).args(args).run().ok();
+        let id = answer.stdout().trim().split(';').next().and_then(|id| id.parse().ok());
+        id.unwrap_or_else(|| panic!("sbatch gave no job id\n{answer}"))
+    }
+
+    /// Waits until a job has ended.
+    #[track_caller]
+    pub fn wait_job(&self, id: u32, seconds: u64) -> JobEnd {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let record = self.job_record(id);
+            if let Some(end) = parse_end(&record) {
+                return end;
+            }
+            let log = parse_field(&record, "StdOut").and_then(|path| fs::read_to_string(path).ok());
+            let late = || {
+                format!("job {id} did not end in {seconds} s\n{record}\n{}\n{}", log.unwrap_or_default(), self.logs())
+            };
+            assert!(Instant::now() < deadline, "{}", late());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until a job runs.
+    #[track_caller]
+    pub fn wait_running(&self, id: u32) {
+        let runs = || self.squeue().iter().any(|job| job.id == id && job.state == "RUNNING").then_some(());
+        wait_for(&format!("job {id} to run"), 60, runs);
+    }
+
+    fn job_record(&self, id: u32) -> String {
+        self.command("scontrol").args(["show", "job", "--oneliner", &id.to_string()]).run().stdout().to_string()
+    }
+
+    /// The jobs that wait or run.
+    pub fn squeue(&self) -> Vec<Queued> {
+        parse_queue(self.command("squeue").args(["--noheader", "--format=%i %T %N"]).run().ok().stdout())
+    }
+
+    /// The nodes and their states (`idle`, `allocated`, ...).
+    pub fn sinfo(&self) -> Vec<(String, String)> {
+        parse_nodes(self.command("sinfo").args(["--noheader", "--Node", "--format=%N %T"]).run().ok().stdout())
+    }
+
+    /// `scancel ARGS`.
+    pub fn scancel<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Output {
+        self.command("scancel").args(args).run().ok()
+    }
+
+    /// The ends of all logs.
+    pub fn logs(&self) -> String {
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.root.path()).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|ext| ext == "log" || ext == "out"));
+        files.sort();
+        let tail = |path: &PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+        };
+        files.iter().map(tail).collect()
+    }
+}
+
+impl Drop for Slurm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        for (_, child) in &mut self.daemons {
+            // One that has ended already is no concern.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.tag.kill();
+    }
+}
+
+/// Ports that are free now.
+fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
+    // All are held until the last is chosen, so that none is chosen twice.
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// Where a program is; daemons are often outside a user's `PATH`.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+fn user_name() -> std::io::Result<String> {
+    let answer = Command::new("id").arg("-un").output()?;
+    Ok(String::from_utf8_lossy(&answer.stdout).trim().to_string())
+}
+
+/// Lines of `NODE STATE`.
+fn parse_nodes(text: &str) -> Vec<(String, String)> {
+    // A trailing mark such as the `*` of a node that does not answer belongs to the state.
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(node, state)| (node.into(), state.trim().into()))
+        .collect()
+}
+
+/// Lines of `ID STATE NODES`.
+fn parse_queue(text: &str) -> Vec<Queued> {
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        let (id, state) = (words.next()?.parse().ok()?, words.next()?.to_string());
+        Some(Queued { id, state, nodes: words.next().unwrap_or_default().to_string() })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// The end of a job from its one-line record; `None` while it waits, runs or is being cleaned up.
+fn parse_end(record: &str) -> Option<JobEnd> {
+    let state = parse_field(record, "JobState")?;
+    if ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"].contains(&state) {
+        return None;
+    }
+    let code = parse_field(record, "ExitCode")?.split(':').next()?.parse().ok()?;
+    let log = parse_field(record, "StdOut").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    Some(JobEnd { state: state.to_string(), code, log })
+}
+
+/// `NAME=VALUE` in a one-line record.
+fn parse_field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
+    record.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
