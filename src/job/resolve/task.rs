@@ -99,7 +99,7 @@ fn name(spec: &At<TaskSpec>, findings: &mut Findings) -> String {
     let Some(name) = &spec.value.own.name else { return String::new() };
     if let Err(reason) = check_name(&name.value) {
         findings.push(
-            Diagnostic::error(format!("`{}` cannot be the name of a task: {reason}", shorten(&name.value)))
+            Diagnostic::error(format!("{:?} cannot be the name of a task: {reason}", shorten(&name.value)))
                 .at(&name.span)
                 .help(format!("write `name = \"{}\"`", make_name(&name.value, "task"))),
         );
