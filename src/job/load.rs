@@ -25,6 +25,11 @@ pub trait KernelCheck {
     /// The names of all kernels.
     fn names(&self) -> Vec<&str>;
 
+    /// True if there is a kernel of this name.
+    fn knows(&self, name: &str) -> bool {
+        self.names().contains(&name)
+    }
+
     /// Checks the arguments of a kernel.
     ///
     /// # Errors

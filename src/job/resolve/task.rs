@@ -224,8 +224,8 @@ impl Resolver<'_> {
         let args_templates: Vec<(String, Arg)> =
             typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
         let work = WorkTemplate::Kernel { name: kernel.value.clone(), args: args_templates };
-        let names = self.context.kernels.names();
-        if !names.contains(&kernel.value.as_str()) {
+        if !self.context.kernels.knows(&kernel.value) {
+            let names = self.context.kernels.names();
             self.findings.push(
                 Diagnostic::error(format!("there is no kernel called `{}`", shorten(&kernel.value)))
                     .at(&kernel.span)
