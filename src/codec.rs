@@ -210,6 +210,41 @@ impl Input<'_> {
     }
 }
 
+/// The packed form for serde: `#[serde(with = "codec::packed")]` on a list of attempts.
+pub mod packed {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    use super::{decode_attempts, encode_attempts};
+    use crate::model::Attempt;
+
+    /// Writes the packed bytes.
+    pub fn serialize<S: Serializer>(attempts: &[Attempt], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::with_capacity(attempts.len() * 16);
+        encode_attempts(attempts, &mut bytes);
+        serializer.serialize_bytes(&bytes)
+    }
+
+    /// Reads the packed bytes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Attempt>, D::Error> {
+        deserializer.deserialize_bytes(Unpack)
+    }
+
+    struct Unpack;
+
+    impl Visitor<'_> for Unpack {
+        type Value = Vec<Attempt>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a batch of attempts")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<Attempt>, E> {
+            decode_attempts(bytes).map_err(E::custom)
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

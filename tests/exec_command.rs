@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use exec_support::{Job, Memory, Spec, bench, bench_with, once, seat, site};
 use phalanx::exec::{Kernels, OutputSink, Runner, Stop, Stream};
-use phalanx::job::KeepOutput;
 use phalanx::model::{Outcome, State, TaskId};
 
 fn ended(state: State, exit: i32) -> Outcome {
@@ -320,13 +319,13 @@ fn a_prologue_comes_first_and_its_failure_counts() {
 }
 
 #[test]
-fn output_of_successes_can_be_dropped() {
-    let mut job = Job::new([Spec::shell("echo fine"), Spec::shell("echo broken; exit 1")]);
-    job.output = KeepOutput::Failed;
-    let bench = bench(job);
+fn the_sink_is_told_how_an_attempt_that_printed_ended() {
+    let bench = bench(Job::new([Spec::shell("echo fine"), Spec::shell("echo broken; exit 1")]));
     bench.run(0);
     bench.run(1);
-    assert_eq!((bench.sink.out(0), bench.sink.out(1)), (String::new(), "broken\n".to_owned()));
+    assert_eq!((bench.sink.out(0), bench.sink.out(1)), ("fine\n".to_owned(), "broken\n".to_owned()));
+    let expected = vec![(TaskId(0), Outcome::OK), (TaskId(1), ended(State::Failed, 1))];
+    assert_eq!(bench.sink.finished(), expected);
 }
 
 #[test]

@@ -1,8 +1,99 @@
-//! `phalanx import`.
+//! `phalanx import`: turns a workflow of another system into a job file.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use super::{complain, print, refuse};
+use crate::job::import::{self, ImportError, Imported, Options};
+
 /// Turns a workflow of another system into a job file.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn main(_: Args) -> ExitCode {
-    super::refuse("import is not built yet")
+pub(super) struct Args {
+    /// What the file is.
+    #[arg(value_enum)]
+    format: Format,
+    /// The file; `-` is standard input.
+    file: PathBuf,
+    /// Where the job file is written [default: standard output].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write over an existing output file.
+    #[arg(long, requires = "output")]
+    force: bool,
+    /// Name of the job [default: the one in the file].
+    #[arg(long)]
+    name: Option<String>,
+    /// Multiply recorded run times by this (wfcommons).
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    time_scale: f64,
+    /// Ask for as many CPUs per task as were recorded (wfcommons).
+    #[arg(long)]
+    cpus: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// WfCommons WfFormat 1.5 or 1.6: recorded tasks become sleeps.
+    Wfcommons,
+    /// Pegasus-MPI-Cluster DAG.
+    Dag,
+    /// HyperQueue job file.
+    Hq,
+    /// Makeflow rules.
+    Makeflow,
+    /// One shell command per line.
+    Lines,
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    if !args.time_scale.is_finite() || args.time_scale <= 0.0 {
+        return refuse("--time-scale must be a number above 0");
+    }
+    let text = match read(&args.file) {
+        Ok(text) => text,
+        Err(error) => return refuse(format_args!("cannot read {}: {error}", args.file.display())),
+    };
+    let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus };
+    match convert(args.format, &text, &options) {
+        Ok(imported) => {
+            imported.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+            write(args.output.as_deref(), args.force, &imported.toml)
+        }
+        Err(error) => refuse(format_args!("{}: {error}", args.file.display())),
+    }
+}
+
+fn convert(format: Format, text: &str, options: &Options) -> Result<Imported, ImportError> {
+    match format {
+        Format::Wfcommons => import::wfcommons(text, options),
+        Format::Dag => import::dag(text, options),
+        Format::Hq => import::hq(text, options),
+        Format::Makeflow => import::makeflow(text, options),
+        Format::Lines => import::lines(text, options),
+    }
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        return std::io::stdin().read_to_string(&mut text).map(|_| text);
+    }
+    std::fs::read_to_string(file)
+}
+
+fn write(output: Option<&Path>, force: bool, toml: &str) -> ExitCode {
+    let Some(path) = output else { return print(toml) };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(force).create_new(!force).truncate(force);
+    match options.open(path).and_then(|mut file| file.write_all(toml.as_bytes())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => refuse(format_args!(
+            "{} exists already: choose another name, or write over it with --force",
+            path.display()
+        )),
+        Err(error) => refuse(format_args!("cannot write {}: {error}", path.display())),
+    }
 }

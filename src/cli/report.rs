@@ -94,6 +94,10 @@ impl job::KernelCheck for AnyKernel {
         Vec::new()
     }
 
+    fn knows(&self, _: &str) -> bool {
+        true
+    }
+
     fn check(&self, _: &str, _: &toml::Table) -> Result<(), String> {
         Ok(())
     }

@@ -282,7 +282,7 @@ mod tests {
             Ok(())
         }
 
-        fn discard(&self, _: TaskId, _: u16) -> io::Result<()> {
+        fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
             Ok(())
         }
     }

@@ -288,7 +288,7 @@ mod tests {
             Ok(())
         }
 
-        fn discard(&self, _: TaskId, _: u16) -> io::Result<()> {
+        fn finish(&self, _: TaskId, _: u16, _: crate::model::Outcome) -> io::Result<()> {
             Ok(())
         }
     }

@@ -251,7 +251,7 @@ fn floor_boundary(text: &str, at: usize) -> usize {
 }
 
 /// Line and column of a byte, both counted from 1.
-fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+pub(crate) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..floor_boundary(text, at)];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     (before.bytes().filter(|b| *b == b'\n').count() + 1, before[line_start..].chars().count() + 1)

@@ -25,6 +25,11 @@ pub trait KernelCheck {
     /// The names of all kernels.
     fn names(&self) -> Vec<&str>;
 
+    /// True if there is a kernel of this name.
+    fn knows(&self, name: &str) -> bool {
+        self.names().contains(&name)
+    }
+
     /// Checks the arguments of a kernel.
     ///
     /// # Errors
@@ -124,8 +129,8 @@ pub fn parse(text: &str, file_name: &str, base_dir: &Path, kernels: &dyn KernelC
     }
 }
 
-/// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error is left out: it
-/// is most likely a consequence.
+/// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error, or in a section
+/// whose header has one, is left out: it is most likely a consequence.
 fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings) -> Vec<Diagnostic> {
     let mut syntax = Findings::default();
     for error in errors {
@@ -133,13 +138,22 @@ fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings
         syntax.push(Diagnostic::error(error.message().replace('\n', ", ")).at(&span));
     }
     let mut items = syntax.finish();
-    let line_of = |d: &Diagnostic| d.spans.first().map_or(0, |(span, _)| line_start(text, span.start));
-    let broken: Vec<usize> = items.iter().map(line_of).collect();
-    items.extend(findings.finish().into_iter().filter(|d| !broken.contains(&line_of(d))));
-    items.sort_by_key(|d| d.spans.first().map_or(0, |(span, _)| span.start));
+    let place = |d: &Diagnostic| d.spans.first().map_or(0, |(span, _)| span.start);
+    let broken: Vec<Range<usize>> = items.iter().map(|d| reach(text, place(d))).collect();
+    let unrelated = |d: &Diagnostic| !broken.iter().any(|range| range.contains(&place(d)));
+    items.extend(findings.finish().into_iter().filter(unrelated));
+    items.sort_by_key(place);
     items
 }
 
-fn line_start(text: &str, at: usize) -> usize {
-    text.as_bytes().iter().take(at).rposition(|b| *b == b'\n').map_or(0, |at| at + 1)
+/// What a syntax error at a byte may have spoilt: its line, or if that is a header all that follows up to the next one.
+fn reach(text: &str, at: usize) -> Range<usize> {
+    let (before, after) = text.as_bytes().split_at(at.min(text.len()));
+    let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let rest = &text.as_bytes()[start..];
+    let end = match rest.first() {
+        Some(b'[') => rest.windows(2).position(|pair| pair == b"\n[").map_or(text.len(), |length| start + length + 1),
+        _ => after.iter().position(|b| *b == b'\n').map_or(text.len(), |length| at + length),
+    };
+    start..end + 1
 }

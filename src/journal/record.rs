@@ -18,13 +18,11 @@ pub enum Record {
     /// A session began. All times up to the next such record count from here.
     Began(Began),
     /// Attempts that ended, and tasks that were skipped.
-    Attempts(#[serde(with = "packed")] Vec<Attempt>),
+    Attempts(#[serde(with = "crate::codec::packed")] Vec<Attempt>),
     /// Something that a person should find in the report.
     Note(Note),
     /// What is known of the job's graph and its partition.
     Graph(GraphFacts),
-    /// Bytes that tasks' data travelled between ranks since the session began.
-    Moved(u64),
     /// The session ended.
     Ended(Ended),
 }
@@ -145,39 +143,6 @@ pub enum EndReason {
     Error(String),
 }
 
-/// Attempts within a record, as [`crate::codec`] packs them.
-mod packed {
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    use crate::codec::{decode_attempts, encode_attempts};
-    use crate::model::Attempt;
-
-    pub fn serialize<S: Serializer>(attempts: &[Attempt], serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::with_capacity(attempts.len() * 16);
-        encode_attempts(attempts, &mut bytes);
-        serializer.serialize_bytes(&bytes)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Attempt>, D::Error> {
-        deserializer.deserialize_bytes(Unpack)
-    }
-
-    struct Unpack;
-
-    impl Visitor<'_> for Unpack {
-        type Value = Vec<Attempt>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a batch of attempts")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<Attempt>, E> {
-            decode_attempts(bytes).map_err(E::custom)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +176,6 @@ mod tests {
             began.prop_map(Record::Began),
             prop::collection::vec(any_attempt(), 0..9).prop_map(Record::Attempts),
             note.prop_map(Record::Note),
-            any::<u64>().prop_map(Record::Moved),
             any::<i32>().prop_map(|signal| Record::Ended(Ended {
                 time: Time(1),
                 reason: EndReason::Signal(signal),

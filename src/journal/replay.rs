@@ -33,8 +33,6 @@ pub struct Session {
     pub attempts: Vec<Attempt>,
     /// What was known of its graph.
     pub graph: Option<GraphFacts>,
-    /// Bytes that travelled between ranks.
-    pub bytes_moved: u64,
     /// Its notes.
     pub notes: Vec<Note>,
     /// How it ended; `None` if it is still running or was killed.
@@ -131,7 +129,6 @@ impl Replay {
             Record::Attempts(attempts) => self.add(index, &attempts)?,
             Record::Note(note) => session.notes.push(note),
             Record::Graph(facts) => session.graph = Some(facts),
-            Record::Moved(bytes) => session.bytes_moved = bytes,
             Record::Ended(ended) => session.ended = Some(ended),
         }
         Ok(())
@@ -151,7 +148,7 @@ impl Replay {
 
 impl Session {
     fn new(began: Began) -> Session {
-        Session { began, attempts: Vec::new(), graph: None, bytes_moved: 0, notes: Vec::new(), ended: None }
+        Session { began, attempts: Vec::new(), graph: None, notes: Vec::new(), ended: None }
     }
 
     /// The last moment that its records speak of.
@@ -265,18 +262,18 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Attempt { outcome: Outcome { state: State::Timeout, exit: -15 }, last: false, ..attempt(0) };
         let second = Attempt { attempt: 2, ..attempt(0) };
-        let records = [began(1), Record::Attempts(vec![first]), Record::Moved(5), Record::Attempts(vec![second])];
+        let records = [began(1), Record::Attempts(vec![first]), Record::Attempts(vec![second])];
         let replay = replay(&written(&dir, &records)).unwrap();
         assert_eq!(replay.latest(TaskId(0)).unwrap().1, &second);
         let session = replay.last_session().unwrap();
-        assert_eq!((session.bytes_moved, session.last_heard()), (5, second.end));
+        assert_eq!(session.last_heard(), second.end);
         assert!(session.ended.is_none());
     }
 
     #[test]
     fn records_before_any_session_and_unknown_records_stop_the_reading() {
         let dir = tempfile::tempdir().unwrap();
-        let replay = replay(&written(&dir, &[Record::Moved(1), began(1)])).unwrap();
+        let replay = replay(&written(&dir, &[Record::Attempts(Vec::new()), began(1)])).unwrap();
         assert!(matches!(replay.tail, Tail::Damaged(JournalError::Record { at: 12, .. })));
         assert!(replay.sessions.is_empty());
     }

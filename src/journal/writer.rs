@@ -179,6 +179,11 @@ mod tests {
         assert_eq!(replay(&path).unwrap().sessions.len(), 1);
     }
 
+    fn note(text: u64) -> Record {
+        let text = text.to_string();
+        Record::Note(crate::journal::Note { time: crate::model::Time(0), level: crate::journal::Level::Info, text })
+    }
+
     #[test]
     fn damage_in_the_middle_is_refused_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
@@ -186,8 +191,8 @@ mod tests {
         let mut journal = Journal::create(&path, Flush::Never).unwrap();
         journal.append(&began(1)).unwrap();
         let middle = journal.end;
-        journal.append(&Record::Moved(1)).unwrap();
-        journal.append(&Record::Moved(2)).unwrap();
+        journal.append(&note(1)).unwrap();
+        journal.append(&note(2)).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[middle as usize + 9] ^= 4;
         std::fs::write(&path, bytes).unwrap();
@@ -205,7 +210,7 @@ mod tests {
         let every = Flush::Every(Duration::from_secs(1000));
         let mut journal = Journal::create(&dir.path().join("journal"), every).unwrap();
         journal.append(&began(1)).unwrap();
-        journal.append(&Record::Moved(1)).unwrap();
+        journal.append(&note(1)).unwrap();
         let since = journal.unsynced.unwrap();
         journal.tick(since + Duration::from_secs(999)).unwrap();
         assert!(journal.unsynced.is_some());

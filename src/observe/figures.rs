@@ -10,8 +10,9 @@ use serde::{Serialize, Serializer};
 
 use super::run_view::{RunView, run_ns};
 use super::subject::Subject;
+use crate::graph::TaskGraph;
 use crate::journal::Session;
-use crate::model::{State, TaskId};
+use crate::model::{Attempt, Rank, State, TaskId};
 
 /// How many tasks are in each state, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub struct Figures {
     pub utilisation: Option<f64>,
     /// Mean over maximum of the ranks' work per slot, 0 to 1 (sessions weighted by their work).
     pub balance: Option<f64>,
-    /// Bytes that travelled between ranks.
+    /// Bytes along edges whose ends ran on different ranks; into a join, once for each rank behind it.
     pub bytes_moved: u64,
     /// Node-seconds that were held.
     pub billed_node_s: f64,
@@ -125,8 +126,38 @@ impl Totals {
         self.slot_s += wall_s * slots(session) as f64;
         self.node_s += wall_s * nodes(session) as f64;
         self.balance_times_work += work_s * balance(session, &busy).unwrap_or(1.0);
-        self.bytes_moved = self.bytes_moved.saturating_add(session.bytes_moved);
+        let moved = subject.graph.as_ref().map_or(0, |graph| bytes_moved(graph, &session.attempts));
+        self.bytes_moved = self.bytes_moved.saturating_add(moved);
     }
+}
+
+/// Bytes that had to get from one rank to another in a session, as far as the job file gives sizes.
+fn bytes_moved(graph: &TaskGraph, attempts: &[Attempt]) -> u64 {
+    let mut ran_on = vec![None; graph.node_count()];
+    for attempt in attempts.iter().filter(|a| a.outcome.ok() && a.task.index() < graph.task_count()) {
+        ran_on[attempt.task.index()] = Some(attempt.rank);
+    }
+    let mut moved = 0u64;
+    for (node, rank) in ran_on.iter().enumerate().filter_map(|(node, rank)| Some((node as u32, (*rank)?))) {
+        for (k, edge) in graph.successors(node).enumerate() {
+            let bytes = graph.edge_bytes(node, k);
+            if bytes > 0 {
+                moved = moved.saturating_add(bytes.saturating_mul(ranks_behind(graph, &ran_on, edge.node(), rank)));
+            }
+        }
+    }
+    moved
+}
+
+/// Ranks other than `from` that ran a node, or what a join leads to.
+fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Rank) -> u64 {
+    let mut ranks: Vec<Rank> = match graph.join(node) {
+        None => ran_on[node as usize].into_iter().collect(),
+        Some(_) => graph.successors(node).filter_map(|e| ran_on[e.node() as usize]).collect(),
+    };
+    ranks.sort_unstable();
+    ranks.dedup();
+    ranks.iter().filter(|&&rank| rank != from).count() as u64
 }
 
 fn balance(session: &Session, busy: &FxHashMap<u32, f64>) -> Option<f64> {
@@ -171,4 +202,31 @@ fn critical_path_s(run: &RunView) -> Option<f64> {
     let graph = run.subject().graph.as_ref()?;
     let measured = |task: TaskId| run.replay.latest(task).map_or(0, |(_, attempt)| run_ns(attempt));
     Some(graph.order(&measured).critical_path as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::link::{Condition, Link, LinkShape};
+    use crate::model::{Outcome, Time};
+
+    #[test]
+    fn bytes_move_between_ranks_once_for_each_rank_behind_a_join() {
+        // 0 and 1 feed 2 to 4 through a join; 4 feeds 5 directly.
+        let link = |from, to, bytes| Link { from, to, shape: LinkShape::All, on: Condition::Ok, bytes, span: 0..0 };
+        let graph = TaskGraph::build(&[2, 2, 1, 1], &[link(0, 1, 10), link(1, 2, 0), link(2, 3, 7)]).unwrap();
+        let on = |task: u32, rank: u32| Attempt {
+            task: TaskId(task),
+            attempt: 1,
+            outcome: Outcome::OK,
+            last: true,
+            rank: Rank(rank),
+            slot: 0,
+            ready: Time::ZERO,
+            start: Time::ZERO,
+            end: Time::ZERO,
+        };
+        let attempts = [on(0, 0), on(1, 1), on(2, 1), on(3, 2), on(4, 0), on(5, 1)];
+        assert_eq!(bytes_moved(&graph, &attempts), 10 * 2 + 10 + 7);
+    }
 }

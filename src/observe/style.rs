@@ -16,9 +16,12 @@ impl Paint {
     pub const OFF: Paint = Paint { on: false };
 
     /// Colours if `stream` is a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the terminal is dumb.
+    ///
+    /// Under an MPI launcher there are none: `mpirun` gives ranks a terminal of its own, wherever the output goes in the end.
     pub fn for_stream(stream: &impl IsTerminal) -> Paint {
         let set = |name: &str| std::env::var_os(name).unwrap_or_default();
-        Paint { on: stream.is_terminal() && set("NO_COLOR").is_empty() && set("TERM") != "dumb" }
+        let wanted = set("NO_COLOR").is_empty() && set("TERM") != "dumb" && !crate::fabric::mpi::launched();
+        Paint { on: wanted && stream.is_terminal() }
     }
 
     fn wrap(self, code: &str, text: impl Display) -> String {

@@ -8,10 +8,8 @@ use super::*;
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::job::{Flush, KeepOutput, Task, Work};
-use crate::journal::{
-    Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankInfo, Record, RunDir, Stream,
-};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankInfo, Record, RunDir};
+use crate::model::{Attempt, Outcome, Rank, State, Stream, TaskId, Time};
 
 /// `tile[0..4]`, then `mosaic`, then `thumb`.
 struct Mosaic;
@@ -143,7 +141,6 @@ impl Fixture {
             Record::Attempts(vec![ran(0, 1, 0, 2, Outcome::OK), ran(1, 1, 0, 4, Outcome::OK), retried]),
             Record::Attempts(vec![ran(2, 2, 1, 4, FAILED), ran(3, 1, 4, 8, Outcome::OK)]),
             Record::Attempts(vec![ran(4, 0, 4, 4, SKIPPED), ran(5, 0, 4, 4, SKIPPED)]),
-            Record::Moved(4096),
             Record::Note(Note { time: Time(SECOND), level: Level::Warning, text: "n2 is slow".into() }),
         ]);
         let writer = OutputWriter::create(&self.run, 1, Rank(0), KeepOutput::All).unwrap();
@@ -188,7 +185,7 @@ fn figures_are_as_computed_by_hand() {
     assert_eq!(figures.utilisation, Some(14.0 / 40.0));
     assert_eq!(figures.balance, Some(7.0 / 8.0));
     assert_eq!(figures.critical_path_s, Some(4.0));
-    assert_eq!((figures.bytes_moved, figures.billed_node_s), (4096, 20.0));
+    assert_eq!((figures.bytes_moved, figures.billed_node_s), (0, 20.0));
 }
 
 #[test]

@@ -144,12 +144,6 @@ impl Head {
         self.stop(now, how, Why::Walltime)
     }
 
-    /// The rank itself cannot go on.
-    pub(super) fn break_off(&mut self, now: Time, reason: &str) -> Vec<(Rank, Message)> {
-        self.tell(now, Level::Error, reason);
-        self.stop(now, Stop::Terminate, Why::Broken(reason.to_owned()))
-    }
-
     /// Writes how the run ended, forces the journal to disk and takes the progress display away.
     pub(super) fn close(&mut self, now: Time, exit_code: i32) {
         self.progress.finish(now.since(Time::ZERO), &self.shown());

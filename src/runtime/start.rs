@@ -83,6 +83,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         began_unix_ns: unix_ns(),
         works: true,
         slots: options.slots,
+        masks: Vec::new(),
     };
     Ok(Start { job: Arc::new(job), graph: Arc::new(graph), order, dir, lock, journal, kept, welcome })
 }

@@ -40,8 +40,10 @@ struct Outfit {
 }
 
 impl Outfit {
-    fn new(welcome: &Welcome) -> Outfit {
-        let topology = Topology::discover();
+    fn new(mut topology: Topology, welcome: &Welcome) -> Outfit {
+        if welcome.masks.len() > 1 {
+            topology.grant.agree(&topology.machine, &welcome.masks);
+        }
         let slots = welcome.slots.map(|s| s as usize);
         let places = if welcome.works { topology.places(slots) } else { Vec::new() };
         let hello = Hello {
@@ -83,31 +85,48 @@ fn prepare(
         ));
     }
     let start = start(options, kernels)?;
+    let topology = Topology::discover();
+    let here = (topology.machine.node.clone(), topology.grant.mask.clone());
+    let arrived = gather(fabric, here, |message| match message {
+        Message::Arrived { node, mask } => Some((node, mask)),
+        _ => None,
+    })?;
+    let welcome = |rank: u32| {
+        let node = &arrived[rank as usize].0;
+        let masks = arrived.iter().filter(|a| a.0 == *node).map(|a| a.1.clone()).collect();
+        Welcome { masks, ..start.welcome.clone() }
+    };
     for rank in 1..fabric.size() {
-        send(fabric, Rank(rank), &Message::Welcome(Box::new(start.welcome.clone())))?;
+        send(fabric, Rank(rank), &Message::Welcome(Box::new(welcome(rank))))?;
     }
-    let mine = Welcome { works: !options.coordinator_only, ..start.welcome.clone() };
-    let outfit = Outfit::new(&mine);
-    let hellos = gather(fabric, outfit.hello.clone())?;
+    let mine = Welcome { works: !options.coordinator_only, ..welcome(0) };
+    let outfit = Outfit::new(topology, &mine);
+    let hellos = gather(fabric, outfit.hello.clone(), |message| match message {
+        Message::Hello(hello) => Some(hello),
+        _ => None,
+    })?;
     check_fits(&start.job, &hellos)?;
     Ok((start, outfit, hellos))
 }
 
-/// Waits for what every rank has.
-fn gather(fabric: &mut dyn Fabric, mine: Hello) -> Result<Vec<Hello>, RunError> {
-    let mut hellos: Vec<Option<Hello>> = vec![None; fabric.size() as usize];
-    hellos[0] = Some(mine);
+/// Waits until every rank has said one thing.
+fn gather<T>(fabric: &mut dyn Fabric, mine: T, pick: impl Fn(Message) -> Option<T>) -> Result<Vec<T>, RunError> {
+    let mut said: Vec<Option<T>> = (0..fabric.size()).map(|_| None).collect();
+    said[0] = Some(mine);
     let end = Instant::now() + HANDSHAKE;
-    while hellos.iter().any(Option::is_none) {
+    while said.iter().any(Option::is_none) {
         match receive(fabric)? {
-            Some((from, Message::Hello(hello))) => hellos[from.index()] = Some(hello),
             Some((from, Message::Broken { reason })) => {
                 return Err(RunError::Refused(format!("{from} cannot take part: {reason}")));
             }
-            Some(_) => {}
+            Some((from, message)) => {
+                if let Some(picked) = pick(message) {
+                    said[from.index()] = Some(picked);
+                }
+            }
             None if Instant::now() > end => {
                 let missing: Vec<String> =
-                    (0..hellos.len()).filter(|&r| hellos[r].is_none()).map(|r| r.to_string()).collect();
+                    (0..said.len()).filter(|&r| said[r].is_none()).map(|r| r.to_string()).collect();
                 return Err(RunError::Refused(format!(
                     "ranks {} have not answered for {} s",
                     missing.join(", "),
@@ -117,7 +136,7 @@ fn gather(fabric: &mut dyn Fabric, mine: Hello) -> Result<Vec<Hello>, RunError> 
             None => std::thread::sleep(Duration::from_micros(100)),
         }
     }
-    Ok(hellos.into_iter().flatten().collect())
+    Ok(said.into_iter().flatten().collect())
 }
 
 /// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
@@ -315,8 +334,11 @@ fn exit_code(head: &Head) -> i32 {
 /// Any other rank's run.
 pub(super) fn follow(fabric: &mut Box<dyn Fabric>, kernels: Kernels, wake: Wake) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
+    let topology = Topology::discover();
+    let (node, mask) = (topology.machine.node.clone(), topology.grant.mask.clone());
+    send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
     let Some(welcome) = await_welcome(fabric.as_mut())? else { return Ok(silent) };
-    match sit_down(fabric, welcome, kernels, wake) {
+    match sit_down(fabric, welcome, topology, kernels, wake) {
         Ok(()) => Ok(silent),
         Err(error) => {
             let reason = error.to_string();
@@ -326,10 +348,16 @@ pub(super) fn follow(fabric: &mut Box<dyn Fabric>, kernels: Kernels, wake: Wake)
     }
 }
 
-fn sit_down(fabric: &mut Box<dyn Fabric>, welcome: Welcome, kernels: Kernels, wake: Wake) -> Result<(), RunError> {
+fn sit_down(
+    fabric: &mut Box<dyn Fabric>,
+    welcome: Welcome,
+    topology: Topology,
+    kernels: Kernels,
+    wake: Wake,
+) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let loaded = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?;
-    let outfit = Outfit::new(&welcome);
+    let outfit = Outfit::new(topology, &welcome);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
     let seat = Seat { welcome, job: Arc::new(loaded.job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;

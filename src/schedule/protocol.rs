@@ -14,6 +14,13 @@ pub const VERSION: u16 = 1;
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
+    /// A rank to the coordinator, first of all: where it is and which CPUs its launcher left it.
+    Arrived {
+        /// Name of its node.
+        node: String,
+        /// Its affinity mask: numbers of CPUs, ascending.
+        mask: Vec<u32>,
+    },
     /// Coordinator to a rank: the run that it is part of. Answered by `Hello`.
     Welcome(Box<Welcome>),
     /// A rank to the coordinator: what it has.
@@ -30,6 +37,7 @@ pub enum Message {
     /// A rank to the coordinator: what ended since its last report, and how busy it is.
     Report {
         /// Ended attempts, oldest first.
+        #[serde(with = "crate::codec::packed")]
         attempts: Vec<Attempt>,
         /// Its load now.
         load: Load,
@@ -120,7 +128,8 @@ impl Message {
     pub fn is_for_coordinator(&self) -> bool {
         matches!(
             self,
-            Message::Hello(_)
+            Message::Arrived { .. }
+                | Message::Hello(_)
                 | Message::Report { .. }
                 | Message::GangReady { .. }
                 | Message::Held { .. }
@@ -154,6 +163,8 @@ pub struct Welcome {
     pub works: bool,
     /// Slots asked for (`--slots`).
     pub slots: Option<u32>,
+    /// The masks of all ranks on the receiver's node, in order of rank: those with the same one share it.
+    pub masks: Vec<Vec<u32>>,
 }
 
 /// What a rank has.

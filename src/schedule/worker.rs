@@ -259,7 +259,8 @@ impl Worker {
             }
             Message::Finish => actions.push(Action::Exit),
             // What only the coordinator is told, or what the handshake before this machine deals with.
-            Message::Welcome(_)
+            Message::Arrived { .. }
+            | Message::Welcome(_)
             | Message::Hello(_)
             | Message::Report { .. }
             | Message::GangReady { .. }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use phalanx::exec::{Kernels, OutputSink, Runner, Seat, Site, Stream, TaskSource};
 use phalanx::graph::link::GroupId;
-use phalanx::job::{Group, KeepOutput, Retry, Task, Work};
+use phalanx::job::{Group, Retry, Task, Work};
 use phalanx::model::{Outcome, Rank, TaskId};
 
 /// A group of one task or of many equal ones.
@@ -101,7 +101,6 @@ pub struct Job {
     specs: Vec<Spec>,
     pub env: Vec<(String, String)>,
     pub prologue: Vec<String>,
-    pub output: KeepOutput,
 }
 
 impl Job {
@@ -148,17 +147,18 @@ impl TaskSource for Job {
     fn prologue(&self) -> &[String] {
         &self.prologue
     }
-
-    fn output(&self) -> KeepOutput {
-        self.output
-    }
 }
 
 /// Keeps what tasks print.
 #[derive(Default)]
-pub struct Memory(Mutex<HashMap<(TaskId, Stream), Vec<u8>>>);
+pub struct Memory(Mutex<HashMap<(TaskId, Stream), Vec<u8>>>, Mutex<Vec<(TaskId, Outcome)>>);
 
 impl Memory {
+    /// The attempts that have ended, and how.
+    pub fn finished(&self) -> Vec<(TaskId, Outcome)> {
+        self.1.lock().unwrap().clone()
+    }
+
     pub fn bytes(&self, task: u32, stream: Stream) -> Vec<u8> {
         self.0.lock().unwrap().get(&(TaskId(task), stream)).cloned().unwrap_or_default()
     }
@@ -179,7 +179,7 @@ impl OutputSink for Memory {
     }
 
     fn finish(&self, task: TaskId, _: u16, outcome: Outcome) -> io::Result<()> {
-        self.0.lock().unwrap().retain(|key, _| key.0 != task);
+        self.1.lock().unwrap().push((task, outcome));
         Ok(())
     }
 }

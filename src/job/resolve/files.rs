@@ -132,7 +132,7 @@ fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128
 fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -> Diagnostic {
     let draft = |writer: Writer| &names.drafts[writer.group as usize];
     let place = |writer: Writer| &draft(writer).output_spans[writer.output as usize];
-    let diagnostic = if (first.group, first.output) == (second.group, second.output) {
+    if (first.group, first.output) == (second.group, second.output) {
         Diagnostic::error(format!("several tasks of `{}` write the same file {name}", draft(first).group.name))
             .at(place(second))
             .help("put the index into the name: `out-{index}.dat`")
@@ -144,8 +144,13 @@ fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -
             .at(place(second))
             .label(place(first), format!("`{a}` writes it here"))
             .help("let each task write a file of its own")
-    };
-    diagnostic
+    }
+}
+
+/// Pairs of elements between which one output of a group travels.
+struct Found {
+    writer: Writer,
+    pairs: Vec<(u32, u32)>,
 }
 
 struct Readers<'a> {
@@ -181,17 +186,18 @@ impl Readers<'_> {
     }
 
     fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let mut found: BTreeMap<(GroupId, u32), (Writer, Vec<(u32, u32)>)> = BTreeMap::new();
+        let mut found: BTreeMap<(GroupId, u32), Found> = BTreeMap::new();
         for number in 0..self.names.drafts[to as usize].group.count {
             let Some(writer) = self.writer(to, number, file, span) else { continue };
             if writer.group == to && writer.element == number {
                 self.refuse_self(to, number, span);
                 return;
             }
-            let entry = found.entry((writer.group, writer.output)).or_insert_with(|| (writer, Vec::new()));
-            entry.1.push((writer.element, number));
+            let entry =
+                found.entry((writer.group, writer.output)).or_insert_with(|| Found { writer, pairs: Vec::new() });
+            entry.pairs.push((writer.element, number));
         }
-        for (writer, pairs) in found.into_values() {
+        for Found { writer, pairs } in found.into_values() {
             self.add(writer, to, LinkShape::Pairs(pairs), file, span);
         }
     }

@@ -5,7 +5,7 @@
 
 mod files;
 mod links;
-mod names;
+pub(crate) mod names;
 mod needs;
 mod task;
 
@@ -48,6 +48,7 @@ pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Fin
     if drafts.is_empty() && !findings.has_errors() {
         findings.push(
             Diagnostic::error("the job has no task")
+                .at(&spec.task.as_ref().map_or(0..0, |tasks| tasks.span.clone()))
                 .help("add one: `[[task]]`, then `name = \"hello\"` and `command = \"echo hello\"`"),
         );
     }

@@ -79,7 +79,7 @@ impl<'a, 's> Resolver<'a, 's> {
         let parts = match split(text) {
             Ok(parts) => parts,
             Err(reason) => {
-                let message = format!("`{}` in `needs` cannot be read: {reason}", shorten(text));
+                let message = format!("{:?} in `needs` cannot be read: {reason}", shorten(text));
                 self.findings.push(
                     Diagnostic::error(message)
                         .at(&need.text.span)
@@ -155,6 +155,7 @@ impl<'a, 's> Resolver<'a, 's> {
         } else {
             let mut names: Vec<&str> = self.drafts.iter().take(40).map(|draft| draft.group.name.as_str()).collect();
             names.retain(|name| !name.is_empty());
+            names.dedup();
             suggest(&name, &names, "tasks")
         };
         self.findings.push(Diagnostic::error(format!("there is no task called `{name}`")).at(span).help(help));
@@ -183,6 +184,9 @@ impl<'a, 's> Resolver<'a, 's> {
                     .help(format!("write \"{}\"", parts.name)),
             );
             return None;
+        }
+        if !self.draft(self.to).group.indexed {
+            return self.fixed(from, bracket, &text.span);
         }
         let bracket = At::new(bracket.to_string(), text.span.clone());
         let template = compile(&bracket, Place::Plain, &self.draft(self.to).body.space, self.findings);

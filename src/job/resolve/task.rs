@@ -99,7 +99,7 @@ fn name(spec: &At<TaskSpec>, findings: &mut Findings) -> String {
     let Some(name) = &spec.value.own.name else { return String::new() };
     if let Err(reason) = check_name(&name.value) {
         findings.push(
-            Diagnostic::error(format!("`{}` cannot be the name of a task: {reason}", shorten(&name.value)))
+            Diagnostic::error(format!("{:?} cannot be the name of a task: {reason}", shorten(&name.value)))
                 .at(&name.span)
                 .help(format!("write `name = \"{}\"`", make_name(&name.value, "task"))),
         );
@@ -224,8 +224,8 @@ impl Resolver<'_> {
         let args_templates: Vec<(String, Arg)> =
             typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
         let work = WorkTemplate::Kernel { name: kernel.value.clone(), args: args_templates };
-        let names = self.context.kernels.names();
-        if !names.contains(&kernel.value.as_str()) {
+        if !self.context.kernels.knows(&kernel.value) {
+            let names = self.context.kernels.names();
             self.findings.push(
                 Diagnostic::error(format!("there is no kernel called `{}`", shorten(&kernel.value)))
                     .at(&kernel.span)

@@ -170,7 +170,6 @@ mod tests {
             "1.2.3s",
             ".5s",
             "5.s",
-            "1 ",
             "9999999999999",
             "40000d",
             "1:-2",
@@ -178,11 +177,7 @@ mod tests {
             "1e3s",
         ] {
             let outcome = parse_duration(text);
-            if text == "1 " {
-                assert!(outcome.is_ok());
-            } else {
-                assert!(outcome.is_err(), "{text:?} gave {outcome:?}");
-            }
+            assert!(outcome.is_err(), "{text:?} gave {outcome:?}");
         }
     }
 

@@ -91,7 +91,7 @@ impl IndexSet {
     pub fn position(&self, index: u64) -> Option<u64> {
         let at = self.runs.partition_point(|run| run.first <= index).checked_sub(1)?;
         let run = self.runs.get(at)?;
-        let inside = index <= run.last && (index - run.first) % run.step == 0;
+        let inside = index <= run.last && (index - run.first).is_multiple_of(run.step);
         inside.then(|| run.before + (index - run.first) / run.step)
     }
 

@@ -47,7 +47,8 @@ fn unit_of(suffix: &str, bare: u64) -> Option<u64> {
 /// Writes bytes exactly, in the largest unit that divides them: `4G`, `1536M`, `1529220B`. Reads back through
 /// [`parse_memory`] and [`parse_size`] to the same value.
 pub fn format_bytes(bytes: u64) -> String {
-    let (name, unit) = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0).unwrap_or(&("B", 1));
+    let (name, unit) =
+        UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)).unwrap_or(&("B", 1));
     format!("{}{name}", bytes / unit)
 }
 

@@ -17,7 +17,7 @@ pub use memory::{format_bytes, parse_memory, parse_size};
 
 /// A text that is not the quantity it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not {what}: {reason}")]
+#[error("{text:?} is not {what}: {reason}")]
 pub struct UnitError {
     /// What was expected, with its article ("a duration").
     pub what: &'static str,

@@ -1,0 +1,42 @@
+//! How the values of fields are written: the forms that a single field may take, each with its reader and its schema.
+
+mod axes;
+mod quantities;
+mod relations;
+mod words;
+mod work;
+
+use toml::de::DeValue;
+
+use super::diagnostic::Findings;
+use super::read::{At, Node, float, integer};
+use super::space::Scalar;
+
+pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
+pub(crate) use quantities::{DurationSpec, EstimateSpec, Factor, MemorySpec, RetriesSpec, SizeSpec};
+pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
+pub(crate) use words::{FlushSpec, OneOf, When, Words};
+pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, Strings};
+
+/// Reads each entry of a list, or a single value as a list of one.
+fn entries<T>(
+    node: &Node<'_>,
+    findings: &mut Findings,
+    mut read: impl FnMut(&Node<'_>, &mut Findings) -> Option<T>,
+) -> Vec<At<T>> {
+    match node.get_ref().as_array() {
+        Some(list) => list.iter().filter_map(|n| read(n, findings).map(|value| At::new(value, n.span()))).collect(),
+        None => read(node, findings).map(|value| At::new(value, node.span())).into_iter().collect(),
+    }
+}
+
+/// A single value of the tree; `None` for lists, tables, dates and numbers that do not fit.
+fn scalar(value: &DeValue<'_>) -> Option<Scalar> {
+    match value {
+        DeValue::String(text) => Some(Scalar::Text(text.to_string())),
+        DeValue::Boolean(value) => Some(Scalar::Bool(*value)),
+        DeValue::Integer(_) => integer(value).map(Scalar::Int),
+        DeValue::Float(_) => float(value).map(Scalar::Float),
+        _ => None,
+    }
+}

@@ -1,0 +1,170 @@
+//! Quantities: durations, memory, sizes, and what is built of them.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use toml::de::DeValue;
+
+use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::read::{Node, Read, Span, Whole, float, integer, mismatch};
+use crate::job::spec::RetryTable;
+use crate::job::units::{UnitError, parse_duration, parse_memory, parse_size};
+
+/// Notes a text that is not the quantity it should be.
+pub(super) fn refuse(key: &str, error: &UnitError, span: &Span, findings: &mut Findings) {
+    findings.push(Diagnostic::error(format!("`{key}`: {error}")).at(span));
+}
+
+/// Reads a quantity: a string through `parse`, a whole number as the same digits.
+fn quantity<T: Read, Q>(
+    key: &str,
+    node: &Node<'_>,
+    parse: impl Fn(&str) -> Result<Q, UnitError>,
+    findings: &mut Findings,
+) -> Option<Q> {
+    let text = match node.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        value => match integer(value) {
+            Some(number) => number.to_string(),
+            None => {
+                mismatch::<T>(key, node, findings);
+                return None;
+            }
+        },
+    };
+    parse(&text).map_err(|error| refuse(key, &error, &node.span(), findings)).ok()
+}
+
+/// A duration; a bare number is minutes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct DurationSpec(pub Duration);
+
+impl Read for DurationSpec {
+    fn expected() -> String {
+        "a duration such as \"30s\", \"1h30m\" or \"01:30:00\" (a whole number is minutes)".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["30s", "10m", "1.5h", "01:30:00", "1-12:00:00"] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        quantity::<Self, _>(key, node, parse_duration, findings).map(DurationSpec)
+    }
+}
+
+/// An expected duration, which may differ from element to element.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum EstimateSpec {
+    Fixed(Duration),
+    Text(String),
+}
+
+impl Read for EstimateSpec {
+    fn expected() -> String {
+        DurationSpec::expected()
+    }
+
+    fn schema() -> Value {
+        DurationSpec::schema()
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        match node.get_ref().as_str() {
+            Some(text) if text.contains('{') => String::read(key, node, findings).map(EstimateSpec::Text),
+            _ => DurationSpec::read(key, node, findings).map(|d| EstimateSpec::Fixed(d.0)),
+        }
+    }
+}
+
+/// Memory in bytes; a bare number is megabytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct MemorySpec(pub u64);
+
+impl Read for MemorySpec {
+    fn expected() -> String {
+        "an amount of memory such as \"512M\" or \"4G\" (a whole number is megabytes)".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "integer"], "minimum": 1, "examples": ["512M", "4G", "4GiB"] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        quantity::<Self, _>(key, node, parse_memory, findings).map(MemorySpec)
+    }
+}
+
+/// Size of a file in bytes; a bare number is bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SizeSpec(pub u64);
+
+impl Read for SizeSpec {
+    fn expected() -> String {
+        "a size such as \"2G\" (a whole number is bytes)".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["2G", "512M", 1529220] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        quantity::<Self, _>(key, node, parse_size, findings).map(SizeSpec)
+    }
+}
+
+/// The factor by which a wait grows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Factor(pub f64);
+
+impl Read for Factor {
+    fn expected() -> String {
+        "a number of at least 1".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "minimum": 1, "maximum": 1000 })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
+        match number {
+            None => mismatch::<Self>(key, node, findings),
+            Some(number) if (1.0..=1000.0).contains(&number) => return Some(Factor(number)),
+            Some(number) => findings
+                .push(Diagnostic::error(format!("`{key}` must be between 1 and 1000, not {number}")).at(&node.span())),
+        }
+        None
+    }
+}
+
+/// Further attempts: their number, or a table.
+#[derive(Clone, Debug)]
+pub(crate) enum RetriesSpec {
+    Count(u16),
+    Table(RetryTable),
+}
+
+impl Read for RetriesSpec {
+    fn expected() -> String {
+        "a whole number, or a table such as { count = 3, backoff = \"10s\" }".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "oneOf": [Whole::<0, 65535>::schema(), RetryTable::schema()] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        match node.get_ref() {
+            DeValue::Integer(_) => {
+                let count = Whole::<0, 65535>::read(key, node, findings)?;
+                u16::try_from(count.0).ok().map(RetriesSpec::Count)
+            }
+            DeValue::Table(_) => RetryTable::read(key, node, findings).map(RetriesSpec::Table),
+            _ => {
+                mismatch::<Self>(key, node, findings);
+                None
+            }
+        }
+    }
+}

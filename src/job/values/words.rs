@@ -1,0 +1,112 @@
+//! Fields whose values are words.
+
+use serde_json::{Value, json};
+
+use super::quantities::DurationSpec;
+use crate::job::diagnostic::{Diagnostic, Findings, suggest};
+use crate::job::read::{Node, Read, mismatch};
+use crate::job::units::{parse_duration, shorten};
+use crate::job::{Flush, KeepOutput, Partition};
+
+/// A type whose values are words.
+pub(crate) trait Words: Copy + 'static {
+    /// The words, what they stand for, and what that means.
+    const WORDS: &'static [(&'static str, Self, &'static str)];
+}
+
+/// One of a few words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct OneOf<T>(pub T);
+
+impl<T: Words> Read for OneOf<T> {
+    fn expected() -> String {
+        let words: Vec<String> = T::WORDS.iter().map(|(word, ..)| format!("\"{word}\"")).collect();
+        words.join(" or ")
+    }
+
+    fn schema() -> Value {
+        let words: Vec<Value> =
+            T::WORDS.iter().map(|(word, _, doc)| json!({ "const": word, "description": doc })).collect();
+        json!({ "oneOf": words })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(text) = node.get_ref().as_str() else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let found = T::WORDS.iter().find(|(word, ..)| *word == text).map(|(_, value, _)| OneOf(*value));
+        if found.is_none() {
+            let words: Vec<&str> = T::WORDS.iter().map(|(word, ..)| *word).collect();
+            let text = shorten(text);
+            findings.push(
+                Diagnostic::error(format!("`{key}` must be {}, not \"{text}\"", Self::expected()))
+                    .at(&node.span())
+                    .help(suggest(&text, &words, "possible words")),
+            );
+        }
+        found
+    }
+}
+
+impl Words for KeepOutput {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("all", KeepOutput::All, "the output of every task is kept"),
+        ("failed", KeepOutput::Failed, "only the output of tasks that failed is kept"),
+    ];
+}
+
+impl Words for Partition {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("bands", Partition::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
+        ("eft", Partition::Eft, "greedy earliest finish time, longest remaining path first"),
+        ("round_robin", Partition::RoundRobin, "in turn, weighted by slots"),
+    ];
+}
+
+/// Which end of a task lets another start, in Slurm's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Ok,
+    NotOk,
+    Any,
+    /// Element by element, after success.
+    Corresponding,
+}
+
+impl Words for When {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("afterok", When::Ok, "it must succeed"),
+        ("afternotok", When::NotOk, "it must end without success"),
+        ("afterany", When::Any, "it must end, whichever way"),
+        ("aftercorr", When::Corresponding, "its element with the same index must succeed"),
+    ];
+}
+
+/// `always`, `never` or a duration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct FlushSpec(pub Flush);
+
+impl Read for FlushSpec {
+    fn expected() -> String {
+        "\"always\", \"never\" or a duration such as \"1s\"".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "integer"], "examples": ["always", "1s", "never"] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        match node.get_ref().as_str() {
+            Some("always") => Some(FlushSpec(Flush::Always)),
+            Some("never") => Some(FlushSpec(Flush::Never)),
+            Some(word) if parse_duration(word).is_err() => {
+                let word = shorten(word);
+                let message = format!("`{key}` must be {}, not \"{word}\"", Self::expected());
+                findings.push(Diagnostic::error(message).at(&node.span()));
+                None
+            }
+            _ => DurationSpec::read(key, node, findings).map(|d| FlushSpec(Flush::Every(d.0))),
+        }
+    }
+}

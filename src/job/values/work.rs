@@ -1,0 +1,197 @@
+//! What a task runs: commands, arguments of kernels, environment.
+
+use serde_json::{Value, json};
+use toml::de::DeValue;
+
+use super::{entries, scalar};
+use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::read::{At, Node, Read, float, integer, mismatch};
+use crate::job::space::Scalar;
+use crate::job::units::shorten;
+
+/// One string or a list of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Strings(pub Vec<At<String>>);
+
+impl Read for Strings {
+    fn expected() -> String {
+        "a string or a list of strings".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "array"], "items": { "type": "string" } })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        Some(Strings(entries(node, findings, |n, f| String::read(key, n, f))))
+    }
+}
+
+/// A program with arguments, or a line for the shell.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum CommandSpec {
+    List(Vec<At<String>>),
+    Line(String),
+}
+
+impl Read for CommandSpec {
+    fn expected() -> String {
+        "a list of strings (program and arguments) or a string (a line for the shell)".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": ["string", "array"], "minLength": 1, "minItems": 1, "items": { "type": "string" } })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let command = match node.get_ref() {
+            DeValue::Array(list) => {
+                let words = entries(node, findings, |n, f| word(key, n, f));
+                (words.len() == list.len()).then_some(CommandSpec::List(words))?
+            }
+            DeValue::String(_) => CommandSpec::Line(String::read(key, node, findings)?),
+            _ => {
+                mismatch::<Self>(key, node, findings);
+                return None;
+            }
+        };
+        let empty = match &command {
+            CommandSpec::List(words) => words.first().is_none_or(|w| w.value.is_empty()),
+            CommandSpec::Line(line) => line.trim().is_empty(),
+        };
+        if empty {
+            findings
+                .push(Diagnostic::error(format!("`{key}` is empty")).at(&node.span()).help("name a program to run"));
+        }
+        (!empty).then_some(command)
+    }
+}
+
+fn word(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<String> {
+    if node.get_ref().is_str() {
+        return String::read(key, node, findings);
+    }
+    findings.push(
+        Diagnostic::error(format!("`{key}` must be {}", CommandSpec::expected()))
+            .at(&node.span())
+            .help("put each argument in quotes, numbers too"),
+    );
+    None
+}
+
+/// Variables of the environment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EnvSpec(pub Vec<(At<String>, At<String>)>);
+
+impl Read for EnvSpec {
+    fn expected() -> String {
+        "a table of variables".into()
+    }
+
+    fn schema() -> Value {
+        json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
+            "additionalProperties": { "type": ["string", "number", "boolean"] },
+        })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(table) = node.get_ref().as_table() else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let mut variables = Vec::new();
+        for (name, value) in table.iter() {
+            if let Some(reason) = bad_variable(name.get_ref()) {
+                let shown = shorten(name.get_ref());
+                findings.push(
+                    Diagnostic::error(format!("`{shown}` cannot be the name of a variable: {reason}")).at(&name.span()),
+                );
+                continue;
+            }
+            let text = match scalar(value.get_ref()) {
+                Some(Scalar::Text(_)) => String::read(name.get_ref(), value, findings),
+                Some(scalar) => Some(scalar.to_string()),
+                None => {
+                    let message = format!("variable `{}` must be a string, a number or a boolean", name.get_ref());
+                    findings.push(Diagnostic::error(message).at(&value.span()));
+                    None
+                }
+            };
+            if let Some(text) = text {
+                variables.push((At::new(name.get_ref().to_string(), name.span()), At::new(text, value.span())));
+            }
+        }
+        Some(EnvSpec(variables))
+    }
+}
+
+fn bad_variable(name: &str) -> Option<&'static str> {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Some("it must consist of letters, digits and `_`, and not begin with a digit");
+    }
+    name.starts_with("PHALANX_").then_some("names that begin with PHALANX_ are set by Phalanx itself")
+}
+
+/// Arguments of a kernel as typed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ArgsSpec(pub Vec<(String, At<RawArg>)>);
+
+/// One argument as typed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RawArg {
+    Fixed(toml::Value),
+    Text(String),
+    List(Vec<At<RawArg>>),
+    Table(Vec<(String, At<RawArg>)>),
+}
+
+impl Read for ArgsSpec {
+    fn expected() -> String {
+        "a table of arguments".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "object" })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        match raw_arg(key, node, findings)? {
+            RawArg::Table(entries) => Some(ArgsSpec(entries)),
+            _ => {
+                mismatch::<Self>(key, node, findings);
+                None
+            }
+        }
+    }
+}
+
+/// Copies an argument out of the tree, whose depth the TOML parser has bounded.
+fn raw_arg(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<RawArg> {
+    Some(match node.get_ref() {
+        DeValue::String(_) => RawArg::Text(String::read(key, node, findings)?),
+        DeValue::Boolean(value) => RawArg::Fixed(toml::Value::Boolean(*value)),
+        DeValue::Datetime(value) => RawArg::Fixed(toml::Value::Datetime(*value)),
+        DeValue::Float(_) => RawArg::Fixed(toml::Value::Float(float(node.get_ref())?)),
+        DeValue::Integer(_) => match integer(node.get_ref()) {
+            Some(value) => RawArg::Fixed(toml::Value::Integer(value)),
+            None => {
+                findings.push(Diagnostic::error(format!("the number in `{key}` is too large")).at(&node.span()));
+                return None;
+            }
+        },
+        DeValue::Array(list) => {
+            let entries = list.iter().filter_map(|n| raw_arg(key, n, findings).map(|a| At::new(a, n.span())));
+            RawArg::List(entries.collect())
+        }
+        DeValue::Table(table) => {
+            let entries = table.iter().filter_map(|(name, n)| {
+                let arg = raw_arg(name.get_ref(), n, findings)?;
+                Some((name.get_ref().to_string(), At::new(arg, n.span())))
+            });
+            RawArg::Table(entries.collect())
+        }
+    })
+}
