@@ -439,7 +439,8 @@ fn a_task_sees_what_is_promised_and_nothing_of_a_launcher() {
     "#;
     std::fs::create_dir(dir.path().join("work")).expect("a new directory");
     dir.job("job.toml", job);
-    let command = phalanx(&dir).args(["run", "job.toml"]).env("FROM_OUTSIDE", "o").env("OMPI_COMM_WORLD_LOCAL_RANK", "0");
+    let command =
+        phalanx(&dir).args(["run", "job.toml"]).env("FROM_OUTSIDE", "o").env("OMPI_COMM_WORLD_LOCAL_RANK", "0");
     command.env("PMIX_SERVER_TMPDIR", "/tmp").env("SLURM_STEP_ID", "0").env("SLURM_JOB_ID", "77").run().ok();
     let text = dir.read("work/env-4");
     let env: std::collections::HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
@@ -469,7 +470,8 @@ fn a_task_sees_what_is_promised_and_nothing_of_a_launcher() {
     for name in ["PHALANX_NODE", "PHALANX_CPU_LIST", "PHALANX_NUMA_NODE", "OMP_PLACES"] {
         assert!(env.get(name).is_some_and(|value| !value.is_empty()), "{name} in\n{text}");
     }
-    let hidden = |name: &&str| ["PMIX_", "PMI_", "PRTE_"].iter().any(|p| name.starts_with(p)) || name.starts_with("OMPI_COMM");
+    let hidden =
+        |name: &&str| ["PMIX_", "PMI_", "PRTE_"].iter().any(|p| name.starts_with(p)) || name.starts_with("OMPI_COMM");
     let seen: Vec<&&str> = env.keys().filter(|name| hidden(name) || **name == "SLURM_STEP_ID").collect();
     assert!(seen.is_empty(), "{seen:?}");
 }
@@ -602,7 +604,8 @@ fn arguments_arrive_as_they_were_written() {
 fn a_job_in_a_directory_with_a_strange_name() {
     let dir = Dir::new("strange");
     dir.job("odd 'name' \"here\"/my job.toml", "[[task]]\nname = 'a'\ncommand = 'pwd'\n");
-    let line = "cd odd* && phalanx run 'my job.toml' && phalanx report latest --task a && phalanx run 'my job.toml' --resume";
+    let line =
+        "cd odd* && phalanx run 'my job.toml' && phalanx report latest --task a && phalanx run 'my job.toml' --resume";
     shell(&dir, line).run().ok().says("odd 'name' \"here\"");
 }
 

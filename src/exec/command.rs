@@ -97,7 +97,7 @@ impl Commands {
     fn start(&self, attempt: &Attempt, env: &TaskEnv, mut words: Vec<String>) -> Result<(Child, Vec<Pipe>), Fault> {
         let task = attempt.task;
         let stdin = task.stdin.as_deref().map(|file| open_input(&task.dir, file)).transpose()?;
-        let pattern = Pattern { site: attempt.site, name: &task.name, index: task.index };
+        let pattern = Pattern::here(attempt.site, &task.name, task.index);
         let files = pattern.create(&task.dir, task.stdout.as_deref(), task.stderr.as_deref())?;
         let mut pipes = Vec::with_capacity(2);
         for (stream, file) in [Stream::Out, Stream::Err].into_iter().zip(&files) {

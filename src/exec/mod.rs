@@ -46,6 +46,7 @@ pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use output::OutputSink;
+pub(crate) use output::Pattern;
 pub use runner::Runner;
 
 use crate::graph::link::GroupId;

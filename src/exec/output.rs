@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Fault, Site};
-use crate::model::{Outcome, Stream, TaskId};
+use crate::model::{Outcome, Rank, Stream, TaskId};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
 /// whichever thread prints for a kernel.
@@ -88,17 +88,26 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What the `%` words in a file name stand for, for one task.
-pub(super) struct Pattern<'a> {
-    pub(super) site: &'a Site,
-    pub(super) name: &'a str,
-    pub(super) index: Option<u64>,
+/// What the `%` words in a file name stand for, for one attempt.
+pub(crate) struct Pattern<'a> {
+    /// Name of the run.
+    pub(crate) run: &'a str,
+    pub(crate) node: &'a str,
+    pub(crate) rank: Rank,
+    /// Name and array index of the task.
+    pub(crate) name: &'a str,
+    pub(crate) index: Option<u64>,
 }
 
-impl Pattern<'_> {
+impl<'a> Pattern<'a> {
+    /// For a task that runs here.
+    pub(super) fn here(site: &'a Site, name: &'a str, index: Option<u64>) -> Pattern<'a> {
+        Pattern { run: &site.job_id, node: &site.node, rank: site.rank, name, index }
+    }
+
     /// Substitutes `%j %A` (the run), `%a` (array index), `%x` (task name), `%N` (node), `%t` (rank) and `%%`. As with Slurm a number after
     /// the `%` pads with zeros (`%4a`), and other words stay as they are.
-    pub(super) fn fill(&self, text: &str) -> String {
+    pub(crate) fn fill(&self, text: &str) -> String {
         let mut filled = String::with_capacity(text.len() + 16);
         let mut rest = text;
         while let Some(at) = rest.find('%') {
@@ -122,11 +131,11 @@ impl Pattern<'_> {
     fn value(&self, letter: char) -> Option<String> {
         match letter {
             '%' => Some("%".to_owned()),
-            'j' | 'A' => Some(self.site.job_id.clone()),
+            'j' | 'A' => Some(self.run.to_owned()),
             'a' => Some(self.index.unwrap_or(0).to_string()),
             'x' => Some(self.name.to_owned()),
-            'N' => Some(self.site.node.clone()),
-            't' => Some(self.site.rank.0.to_string()),
+            'N' => Some(self.node.to_owned()),
+            't' => Some(self.rank.0.to_string()),
             _ => None,
         }
     }
@@ -169,12 +178,11 @@ fn create(path: &Path) -> Result<File, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Rank;
 
     #[test]
     fn patterns_are_filled_as_slurm_does() {
         let site = Site::new("mosaic-3", Rank(2), "n07", 1);
-        let pattern = Pattern { site: &site, name: "tile", index: Some(42) };
+        let pattern = Pattern::here(&site, "tile", Some(42));
         assert_eq!(pattern.fill("out/%x-%a.txt"), "out/tile-42.txt");
         assert_eq!(pattern.fill("%j/%A/%N/%t"), "mosaic-3/mosaic-3/n07/2");
         assert_eq!(pattern.fill("%5a|%%a|100%|%q|%9"), "00042|%a|100%|%q|%9");

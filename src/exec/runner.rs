@@ -193,7 +193,7 @@ impl Runner {
     }
 
     fn kernel_files(&self, kernel: &ReadyKernel, index: Option<u64>) -> Result<[Option<File>; 2], Fault> {
-        let pattern = Pattern { site: &self.site, name: &kernel.name, index };
+        let pattern = Pattern::here(&self.site, &kernel.name, index);
         let [out, err] = &kernel.files;
         pattern.create(&kernel.dir, out.as_deref(), err.as_deref())
     }
