@@ -275,8 +275,11 @@ fn tasks_of_several_cpus_have_their_slots_to_themselves() {
     };
     assert!(trace.most_at_once(|row| width(&row.name)) <= 4);
     trace.slots_are_exclusive();
+    // A job that cannot run leaves no run behind that a resume would take for the one before.
     let too_wide = "[[task]]\nname = 'w'\ncommand = 'true'\ncpus = 5\n";
     run(&dir, too_wide, &["--slots", "4"]).code(2).says("--slots");
+    assert_eq!(dir.list("phalanx-runs"), ["job-1", "latest"]);
+    report(&dir, &[]).says("job-1 COMPLETED");
 }
 
 #[test]
@@ -301,7 +304,7 @@ fn too_many_failures_stop_the_run() {
         [[task]]
         name = "bad"
         array = "0-199"
-        command = "exit 1"
+        command = "sleep 0.01; exit 1"
     "#;
     let failed = |out: &Output| {
         assert_eq!(out.exit(), 1, "{out}");

@@ -106,6 +106,9 @@ pub enum RunError {
     /// Something that was asked for is not possible here.
     #[error("{0}")]
     Refused(String),
+    /// This rank could not go on.
+    #[error("{0}")]
+    Broken(String),
     /// The system refused something that every run needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -121,7 +124,7 @@ impl RunError {
     pub fn exit_code(&self) -> i32 {
         match self {
             RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
-            RunError::Journal(_) | RunError::Fabric(_) | RunError::System { .. } => 1,
+            RunError::Journal(_) | RunError::Fabric(_) | RunError::Broken(_) | RunError::System { .. } => 1,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::exec::{Kernels, Runner, Site};
 use crate::fabric::{Fabric, wire};
 use crate::graph::partition::{self, Method, Partition, Problem};
 use crate::job::{self, Group, Job};
-use crate::journal::{Began, GraphFacts, OutputWriter, RankInfo, Record, RunDir};
+use crate::journal::{Began, GraphFacts, OutputWriter, RankInfo, Record, RunDir, RunLock};
 use crate::model::{Rank, TaskId};
 use crate::observe::progress::Progress;
 use crate::pool::{Pool, PoolConfig};
@@ -65,8 +65,10 @@ pub(super) fn lead(
     kernels: Kernels,
     wake: Wake,
 ) -> Result<Finished, RunError> {
-    match prepare(fabric.as_mut(), options, &kernels) {
-        Ok((start, outfit, hellos)) => lead_on(fabric, start, outfit, hellos, kernels, wake, options),
+    let begun = prepare(fabric.as_mut(), options, &kernels)
+        .and_then(|(start, outfit, hellos)| begin(fabric, start, outfit, &hellos, kernels, wake, options));
+    match begun {
+        Ok(begun) => begun.lead(fabric),
         Err(error) => {
             dismiss(fabric.as_mut());
             Err(error)
@@ -85,6 +87,17 @@ fn prepare(
         ));
     }
     let start = start(options, kernels)?;
+    match assemble(fabric, options, &start) {
+        Ok((outfit, hellos)) => Ok((start, outfit, hellos)),
+        Err(error) => {
+            start.take_back();
+            Err(error)
+        }
+    }
+}
+
+/// Finds out what every rank has, and whether it is enough.
+fn assemble(fabric: &mut dyn Fabric, options: &Options, start: &Start) -> Result<(Outfit, Vec<Hello>), RunError> {
     let topology = Topology::discover();
     let here = (topology.machine.node.clone(), topology.grant.mask.clone());
     let arrived = gather(fabric, here, |message| match message {
@@ -106,7 +119,7 @@ fn prepare(
         _ => None,
     })?;
     check_fits(&start.job, &hellos)?;
-    Ok((start, outfit, hellos))
+    Ok((outfit, hellos))
 }
 
 /// Waits until every rank has said one thing.
@@ -217,18 +230,26 @@ fn divide(start: &Start, hellos: &[Hello]) -> Partition {
     partition::partition(&problem, method)
 }
 
+/// A run of which every rank has its part.
+struct Begun {
+    crew: Arc<Crew>,
+    pool: Option<Pool<Crew>>,
+    dir: RunDir,
+    lock: RunLock,
+}
+
 #[expect(clippy::too_many_arguments, reason = "it takes over all that the handshake has gathered")]
-fn lead_on(
+fn begin(
     fabric: &mut Box<dyn Fabric>,
     mut start: Start,
     outfit: Outfit,
-    hellos: Vec<Hello>,
+    hellos: &[Hello],
     kernels: Kernels,
     wake: Wake,
     options: &Options,
-) -> Result<Finished, RunError> {
-    let divided = divide(&start, &hellos);
-    remember(&mut start, &hellos, &divided)?;
+) -> Result<Begun, RunError> {
+    let divided = divide(&start, hellos);
+    remember(&mut start, hellos, &divided)?;
     let mut done = vec![false; start.graph.node_count()];
     for run in &start.kept {
         done[run.first.index()..][..run.count as usize].fill(true);
@@ -241,7 +262,7 @@ fn lead_on(
     let is_done = |node: u32| done[node as usize];
     let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
     let hand_out =
-        |rank: usize| Message::HandOut { epoch: 1, part: cutter.part(rank), standing: standing(&hellos, rank) };
+        |rank: usize| Message::HandOut { epoch: 1, part: cutter.part(rank), standing: standing(hellos, rank) };
     for rank in 1..hellos.len() {
         send(fabric.as_mut(), Rank(rank as u32), &hand_out(rank))?;
     }
@@ -250,7 +271,7 @@ fn lead_on(
     let coordinator = Coordinator::new(
         start.graph.task_count() as u32,
         &|task| done[task.index()],
-        members(&hellos),
+        members(hellos),
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
     );
@@ -268,22 +289,30 @@ fn lead_on(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, first.into_iter().chain(begun).collect());
     }
-    let alone = lock(&crew.engine).is_alone();
-    pilot(&crew, alone);
-    drop(pool);
-    let mut engine = lock(&crew.engine);
-    let broken = engine.broken().map(str::to_owned);
-    let (back, head) = engine.take_apart();
-    *fabric = back;
-    let exit_code = head.map_or(1, |mut head| {
-        let code = exit_code(&head);
-        head.close(crew.clock.now(), code);
-        code
-    });
-    drop(start.lock);
-    match broken {
-        Some(reason) => Err(RunError::Refused(reason)),
-        None => Ok(Finished { exit_code, run_dir: Some(PathBuf::from(start.dir.path())) }),
+    Ok(Begun { crew, pool, dir: start.dir, lock: start.lock })
+}
+
+impl Begun {
+    /// Leads the run to its end.
+    fn lead(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
+        let Begun { crew, pool, dir, lock: held } = self;
+        let alone = lock(&crew.engine).is_alone();
+        pilot(&crew, alone);
+        drop(pool);
+        let mut engine = lock(&crew.engine);
+        let broken = engine.broken().map(str::to_owned);
+        let (back, head) = engine.take_apart();
+        *fabric = back;
+        let exit_code = head.map_or(1, |mut head| {
+            let code = exit_code(&head);
+            head.close(crew.clock.now(), code);
+            code
+        });
+        drop(held);
+        match broken {
+            Some(reason) => Err(RunError::Broken(reason)),
+            None => Ok(Finished { exit_code, run_dir: Some(PathBuf::from(dir.path())) }),
+        }
     }
 }
 
@@ -306,6 +335,7 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
         command: std::env::args().collect(),
         kept: start.kept.clone(),
     };
+    start.dir.write_job(&start.welcome.job_text)?;
     start.journal.append(&Record::Began(began))?;
     let graph = &start.graph;
     start.journal.append(&Record::Graph(GraphFacts {
