@@ -217,7 +217,6 @@ fn divide(start: &Start, hellos: &[Hello]) -> Partition {
     partition::partition(&problem, method)
 }
 
-#[expect(clippy::too_many_arguments, reason = "it takes over all that the handshake has gathered")]
 fn lead_on(
     fabric: &mut Box<dyn Fabric>,
     mut start: Start,
@@ -240,8 +239,11 @@ fn lead_on(
     }
     let is_done = |node: u32| done[node as usize];
     let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
-    let hand_out =
-        |rank: usize| Message::HandOut { epoch: 1, part: cutter.part(rank), standing: standing(&hellos, rank) };
+    let hand_out = |rank: usize| Message::HandOut {
+        epoch: 1,
+        part: Box::new(cutter.part(rank)),
+        standing: standing(&hellos, rank),
+    };
     for rank in 1..hellos.len() {
         send(fabric.as_mut(), Rank(rank as u32), &hand_out(rank))?;
     }
@@ -323,7 +325,8 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
 fn exit_code(head: &Head) -> i32 {
     let tally = head.tally();
     match head.finished() {
-        Some(Why::Complete) if tally.completed == tally.total => 0,
+        // A skipped task alone is no failure: what it was to mend did not happen.
+        Some(Why::Complete) if tally.failed + tally.cancelled == 0 => 0,
         Some(Why::Complete | Why::Failures) | None => 1,
         Some(Why::Walltime) => 4,
         Some(Why::Signal(signal)) => 128 + signal,
