@@ -15,7 +15,7 @@ use super::control::Control;
 use super::env::{BaseEnv, TaskEnv};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
-use super::output::{Output, Pattern};
+use super::output::{Output, declared};
 use super::spawn::{Child, Plan, Spawner};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
 use super::{ExecError, Fault, Seat, Site};
@@ -96,9 +96,9 @@ impl Commands {
 
     fn start(&self, attempt: &Attempt, env: &TaskEnv, mut words: Vec<String>) -> Result<(Child, Vec<Pipe>), Fault> {
         let task = attempt.task;
-        let stdin = task.stdin.as_deref().map(|file| open_input(&task.dir, file)).transpose()?;
-        let pattern = Pattern::here(attempt.site, &task.name, task.index);
-        let files = pattern.create(&task.dir, task.stdout.as_deref(), task.stderr.as_deref())?;
+        let names = attempt.site.file_names(&task.name, task.index);
+        let stdin = task.stdin.as_deref().map(|file| open_input(&task.dir, &names.fill(file))).transpose()?;
+        let files = declared(&names, &task.dir, task.stdout.as_deref(), task.stderr.as_deref())?;
         let mut pipes = Vec::with_capacity(2);
         for (stream, file) in [Stream::Out, Stream::Err].into_iter().zip(&files) {
             if file.is_none() {

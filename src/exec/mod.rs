@@ -46,11 +46,10 @@ pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use output::OutputSink;
-pub(crate) use output::Pattern;
 pub use runner::Runner;
 
 use crate::graph::link::GroupId;
-use crate::job::{Group, Task};
+use crate::job::{FileNames, Group, Task};
 use crate::model::{Rank, TaskId};
 
 /// Where the runner learns what a task does.
@@ -98,6 +97,11 @@ impl Site {
             mpirun.push("mpirun".to_owned());
         }
         Site { job_id: job_id.into(), rank, node: node.into(), slots, grace: Duration::from_secs(5), mpirun }
+    }
+
+    /// What the patterns in the file names of a task stand for here.
+    fn file_names<'a>(&'a self, task: &'a str, index: Option<u64>) -> FileNames<'a> {
+        FileNames { run: &self.job_id, node: &self.node, rank: self.rank.0, task, index }
     }
 }
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Fault, Site};
-use crate::model::{Outcome, Rank, Stream, TaskId};
+use super::Fault;
+use crate::job::FileNames;
+use crate::model::{Outcome, Stream, TaskId};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
 /// whichever thread prints for a kernel.
@@ -88,76 +89,21 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What the `%` words in a file name stand for, for one attempt.
-pub(crate) struct Pattern<'a> {
-    /// Name of the run.
-    pub(crate) run: &'a str,
-    pub(crate) node: &'a str,
-    pub(crate) rank: Rank,
-    /// Name and array index of the task.
-    pub(crate) name: &'a str,
-    pub(crate) index: Option<u64>,
-}
-
-impl<'a> Pattern<'a> {
-    /// For a task that runs here.
-    pub(super) fn here(site: &'a Site, name: &'a str, index: Option<u64>) -> Pattern<'a> {
-        Pattern { run: &site.job_id, node: &site.node, rank: site.rank, name, index }
-    }
-
-    /// Substitutes `%j %A` (the run), `%a` (array index), `%x` (task name), `%N` (node), `%t` (rank) and `%%`. As with Slurm a number after
-    /// the `%` pads with zeros (`%4a`), and other words stay as they are.
-    pub(crate) fn fill(&self, text: &str) -> String {
-        let mut filled = String::with_capacity(text.len() + 16);
-        let mut rest = text;
-        while let Some(at) = rest.find('%') {
-            filled.push_str(&rest[..at]);
-            let word = &rest[at + 1..];
-            let digits = word.bytes().take_while(u8::is_ascii_digit).count().min(2);
-            let value = word[digits..].chars().next().and_then(|letter| Some((letter, self.value(letter)?)));
-            if let Some((letter, value)) = value {
-                let width = word[..digits].parse().unwrap_or(0);
-                filled.push_str(&format!("{value:0>width$}"));
-                rest = &word[digits + letter.len_utf8()..];
-            } else {
-                filled.push('%');
-                rest = word;
-            }
-        }
-        filled.push_str(rest);
-        filled
-    }
-
-    fn value(&self, letter: char) -> Option<String> {
-        match letter {
-            '%' => Some("%".to_owned()),
-            'j' | 'A' => Some(self.run.to_owned()),
-            'a' => Some(self.index.unwrap_or(0).to_string()),
-            'x' => Some(self.name.to_owned()),
-            'N' => Some(self.node.to_owned()),
-            't' => Some(self.rank.0.to_string()),
-            _ => None,
-        }
-    }
-
-    /// Creates the files that a task declares for its output, with their directories. Both names may be the same file.
-    pub(super) fn create(
-        &self,
-        dir: &Path,
-        out: Option<&Path>,
-        err: Option<&Path>,
-    ) -> Result<[Option<File>; 2], Fault> {
-        let path = |file: &Path| dir.join(self.fill(&file.to_string_lossy()));
-        let (out, err) = (out.map(path), err.map(path));
-        let first = out.as_deref().map(create).transpose()?;
-        let second = match &first {
-            Some(file) if out == err => {
-                Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?)
-            }
-            _ => err.as_deref().map(create).transpose()?,
-        };
-        Ok([first, second])
-    }
+/// Creates the files that a task declares for its output, with their directories. Both names may be the same file.
+pub(super) fn declared(
+    names: &FileNames,
+    dir: &Path,
+    out: Option<&Path>,
+    err: Option<&Path>,
+) -> Result<[Option<File>; 2], Fault> {
+    let path = |file: &Path| dir.join(names.fill(file));
+    let (out, err) = (out.map(path), err.map(path));
+    let first = out.as_deref().map(create).transpose()?;
+    let second = match &first {
+        Some(file) if out == err => Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?),
+        _ => err.as_deref().map(create).transpose()?,
+    };
+    Ok([first, second])
 }
 
 /// Opened for appending, so that processes that share the file do not write over each other.
@@ -173,19 +119,4 @@ fn create(path: &Path) -> Result<File, Fault> {
         file.set_len(0).map_err(fault)?;
     }
     Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_are_filled_as_slurm_does() {
-        let site = Site::new("mosaic-3", Rank(2), "n07", 1);
-        let pattern = Pattern::here(&site, "tile", Some(42));
-        assert_eq!(pattern.fill("out/%x-%a.txt"), "out/tile-42.txt");
-        assert_eq!(pattern.fill("%j/%A/%N/%t"), "mosaic-3/mosaic-3/n07/2");
-        assert_eq!(pattern.fill("%5a|%%a|100%|%q|%9"), "00042|%a|100%|%q|%9");
-        assert_eq!(Pattern { index: None, ..pattern }.fill("é%aé"), "é0é");
-    }
 }

@@ -15,7 +15,7 @@ use crossbeam_utils::CachePadded;
 use super::command::{Attempt, Commands};
 use super::control::{Control, Stop};
 use super::kernel::{Call, Context, Kernels, Prepared};
-use super::output::{Output, OutputSink, Pattern};
+use super::output::{Output, OutputSink, declared};
 use super::{ExecError, Fault, Seat, Site, TaskSource};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
@@ -193,9 +193,9 @@ impl Runner {
     }
 
     fn kernel_files(&self, kernel: &ReadyKernel, index: Option<u64>) -> Result<[Option<File>; 2], Fault> {
-        let pattern = Pattern::here(&self.site, &kernel.name, index);
+        let names = self.site.file_names(&kernel.name, index);
         let [out, err] = &kernel.files;
-        pattern.create(&kernel.dir, out.as_deref(), err.as_deref())
+        declared(&names, &kernel.dir, out.as_deref(), err.as_deref())
     }
 
     /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.

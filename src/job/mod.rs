@@ -10,10 +10,10 @@
 mod body;
 mod diagnostic;
 mod expand;
+mod file_names;
 pub mod import;
 mod key;
 mod load;
-mod place;
 mod read;
 mod resolve;
 mod schema;
@@ -31,8 +31,8 @@ use crate::model::TaskId;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
+pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
-pub use place::Place;
 pub use schema::schema;
 
 /// A validated job: what one TOML file describes.

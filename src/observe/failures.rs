@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::print::ReportError;
 use super::run_view::{RunView, node_of, run_ns};
 use super::style::{Paint, outcome, printable, seconds};
-use crate::exec::Pattern;
+use crate::job::FileNames;
 use crate::journal::{Session, last_lines};
 use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
@@ -71,14 +71,14 @@ pub(super) fn own_file(run: &RunView, task: TaskId, at: (&Session, &Attempt), st
         Stream::Out => task.stdout,
         Stream::Err => task.stderr,
     };
-    let pattern = Pattern {
+    let names = FileNames {
         run: &run.dir.name(),
         node: node_of(session, attempt.rank),
-        rank: attempt.rank,
-        name: &task.name,
+        rank: attempt.rank.0,
+        task: &task.name,
         index: task.index,
     };
-    file.map(|path| task.dir.join(pattern.fill(&path.to_string_lossy())))
+    file.map(|pattern| task.dir.join(names.fill(&pattern)))
 }
 
 /// The last lines of a file that may be gone: then there is nothing to show, and its path is named anyway.

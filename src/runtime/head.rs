@@ -148,7 +148,7 @@ impl Head {
     pub(super) fn close(&mut self, now: Time, exit_code: i32) {
         self.progress.finish(now.since(Time::ZERO), &self.shown());
         let reason = match &self.finished {
-            Some(Why::Complete) if self.coordinator.tally().failed + self.coordinator.tally().skipped > 0 => {
+            Some(Why::Complete) if self.coordinator.tally().failed + self.coordinator.tally().cancelled > 0 => {
                 EndReason::Failures
             }
             Some(Why::Complete) => EndReason::Complete,

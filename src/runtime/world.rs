@@ -261,8 +261,11 @@ fn begin(
     }
     let is_done = |node: u32| done[node as usize];
     let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
-    let hand_out =
-        |rank: usize| Message::HandOut { epoch: 1, part: cutter.part(rank), standing: standing(hellos, rank) };
+    let hand_out = |rank: usize| Message::HandOut {
+        epoch: 1,
+        part: Box::new(cutter.part(rank)),
+        standing: standing(hellos, rank),
+    };
     for rank in 1..hellos.len() {
         send(fabric.as_mut(), Rank(rank as u32), &hand_out(rank))?;
     }
@@ -353,7 +356,8 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
 fn exit_code(head: &Head) -> i32 {
     let tally = head.tally();
     match head.finished() {
-        Some(Why::Complete) if tally.completed == tally.total => 0,
+        // A skipped task alone is no failure: what it was to mend did not happen.
+        Some(Why::Complete) if tally.failed + tally.cancelled == 0 => 0,
         Some(Why::Complete | Why::Failures) | None => 1,
         Some(Why::Walltime) => 4,
         Some(Why::Signal(signal)) => 128 + signal,

@@ -30,7 +30,7 @@ pub enum Message {
         /// The epoch that these homes belong to.
         epoch: u32,
         /// The tasks and their edges.
-        part: Part,
+        part: Box<Part>,
         /// Where the rank stands among those that run tasks.
         standing: Standing,
     },

@@ -62,8 +62,12 @@ impl Job {
         let failing = rng.f64() * 0.4;
         let total: u32 = slots.iter().sum();
         let gang = |rng: &mut Rng| Shape { ranks: rng.u32(1..=total), cpus: 1, per_node: None };
-        let gangs: BTreeMap<u32, Shape> =
-            (0..n as u32).filter_map(|t| (rng.f64() < 0.05).then(|| (t, gang(rng)))).collect();
+        let gangs: BTreeMap<u32, Shape> = (0..n as u32)
+            .filter(|_| rng.f64() < 0.05)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|t| (t, gang(rng)))
+            .collect();
         Job {
             retries: (0..n).map(|_| if rng.bool() { 0 } else { rng.u16(0..4) }).collect(),
             elsewhere: (0..n).map(|_| rng.bool()).collect(),
@@ -200,7 +204,7 @@ impl World {
         let is_done = |n: u32| done.contains(&n);
         let cutter = Cutter::new(&job.graph, &home, &urgency, ranks as usize, &is_done);
         for rank in 0..ranks {
-            let part = cutter.part(rank as usize);
+            let part = Box::new(cutter.part(rank as usize));
             world.send(Rank::ZERO, Rank(rank), Message::HandOut { epoch: 1, part, standing: Default::default() });
         }
         let mut actions = Vec::new();

@@ -233,7 +233,7 @@ impl Worker {
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match message {
-            Message::HandOut { epoch, part, .. } => self.open(now, epoch, part, actions),
+            Message::HandOut { epoch, part, .. } => self.open(now, epoch, *part, actions),
             Message::Counts { ended, .. } => self.count(now, ended, actions),
             Message::Steal { .. } if self.stopping.is_some() => {
                 send(actions, from, Message::Loot { leases: Vec::new() });

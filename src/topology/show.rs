@@ -11,7 +11,7 @@ pub fn text(topology: &Topology, places: &[Place]) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_machine(&mut out, topology).and_then(|()| write_grant(&mut out, topology));
-    let _ = write_slots(&mut out, places);
+    let _ = write_slots(&mut out, topology, places);
     out
 }
 
@@ -52,10 +52,15 @@ fn write_grant(out: &mut String, topology: &Topology) -> std::fmt::Result {
     writeln!(out, "  GPUs     {gpus}")
 }
 
-fn write_slots(out: &mut String, places: &[Place]) -> std::fmt::Result {
+fn write_slots(out: &mut String, topology: &Topology, places: &[Place]) -> std::fmt::Result {
     writeln!(out, "slots      {}", places.len())?;
     for (index, place) in places.iter().enumerate() {
-        let how = if place.pinned { "pinned to" } else { "floats over" };
+        let granted = place.cpus.iter().all(|cpu| topology.grant.mask.contains(cpu));
+        let how = match (place.pinned, granted) {
+            (true, _) => "pinned to",
+            (false, true) => "floats over",
+            (false, false) => "not pinned, would be on",
+        };
         writeln!(out, "  slot {index:<4} {how} {}, domain {}", cpus_text(&place.cpus), place.domain)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use super::Context;
 use super::names::{check_dir, check_name, make_name};
 use crate::job::body::{Arg, Body, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
-use crate::job::place::{check_patterns, tells_elements_apart};
+use crate::job::file_names::{check_patterns, tells_elements_apart};
 use crate::job::read::{At, Section, Span};
 use crate::job::space::{Axis, Space};
 use crate::job::spec::{Common, TaskSpec};

@@ -5,25 +5,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Task;
-
-/// Where a task runs, for the names of its files.
+/// What the patterns in a task's file names stand for.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct FileNames<'a> {
     /// Name of the run (`%j`, `%A`).
     pub run: &'a str,
     /// Name of the node (`%N`).
     pub node: &'a str,
     /// Number of the rank (`%t`).
     pub rank: u32,
+    /// Name of the task's group (`%x`).
+    pub task: &'a str,
+    /// The task's index (`%a`).
+    pub index: Option<u64>,
 }
 
 /// The letters that may follow `%`, with an optional width for zeros as in `%4a`.
 const LETTERS: &str = "jaAxNt";
 
-impl Place<'_> {
-    /// Fills in the patterns of a `stdin`, `stdout` or `stderr` of a task that runs here.
-    pub fn file_name(&self, task: &Task, pattern: &Path) -> PathBuf {
+impl FileNames<'_> {
+    /// Fills in the patterns of a `stdin`, `stdout` or `stderr`.
+    pub fn fill(&self, pattern: &Path) -> PathBuf {
         let Some(text) = pattern.to_str() else { return pattern.to_path_buf() };
         let mut name = String::new();
         let mut rest = text;
@@ -33,10 +35,10 @@ impl Place<'_> {
             match letter {
                 Some('%') => name.push('%'),
                 Some('j' | 'A') => name.push_str(self.run),
-                Some('x') => name.push_str(&task.name),
+                Some('x') => name.push_str(self.task),
                 Some('N') => name.push_str(self.node),
                 Some('t') => name.push_str(&format!("{:0width$}", self.rank)),
-                Some('a') => name.push_str(&format!("{:0width$}", task.index.unwrap_or(0))),
+                Some('a') => name.push_str(&format!("{:0width$}", self.index.unwrap_or(0))),
                 _ => name.push_str(&format!("%{}", &after[..after.len() - tail.len()])),
             }
             rest = tail;
@@ -89,26 +91,11 @@ pub(crate) fn tells_elements_apart(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Work;
-    use crate::model::TaskId;
 
     #[test]
     fn patterns_are_filled_in() {
-        let task = Task {
-            id: TaskId(7),
-            name: "tile".into(),
-            index: Some(5),
-            work: Work::Shell("true".into()),
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            dir: "/".into(),
-            env: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        let place = Place { run: "sweep-3", node: "n1", rank: 2 };
-        let name = |text: &str| place.file_name(&task, Path::new(text)).display().to_string();
+        let names = FileNames { run: "sweep-3", node: "n1", rank: 2, task: "tile", index: Some(5) };
+        let name = |text: &str| names.fill(Path::new(text)).display().to_string();
         assert_eq!(name("out/%x-%a.txt"), "out/tile-5.txt");
         assert_eq!(name("%j %A %N %t %3a 100%%"), "sweep-3 sweep-3 n1 2 005 100%");
         assert_eq!(name("é%xé"), "étileé");
