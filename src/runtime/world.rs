@@ -238,7 +238,6 @@ struct Begun {
     lock: RunLock,
 }
 
-#[expect(clippy::too_many_arguments, reason = "it takes over all that the handshake has gathered")]
 fn begin(
     fabric: &mut Box<dyn Fabric>,
     mut start: Start,
