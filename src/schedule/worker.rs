@@ -418,7 +418,7 @@ impl Worker {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task) else { return };
         let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
-        let again = self.stopping.is_none() && self.try_again(now, &attempt);
+        let again = self.try_again(now, &attempt);
         attempt.last = !interrupted && !again;
         if !(by_lease && reported_by_runner(&attempt)) {
             self.report.push(attempt);
@@ -433,7 +433,7 @@ impl Worker {
         }
     }
 
-    /// Plans a further attempt, if the task has one left.
+    /// True if the task has a further attempt left, which is then planned unless the run stops.
     fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
         if !attempt.outcome.state.is_failure() {
             return false;
@@ -442,6 +442,10 @@ impl Worker {
         let Some(next) = attempt.attempt.checked_add(1).filter(|_| attempt.attempt <= retry.count) else {
             return false;
         };
+        if self.stopping.is_some() {
+            // Left to the resume.
+            return true;
+        }
         let growth = retry.factor.max(1.0).powi(i32::from(attempt.attempt) - 1).min(MOST_GROWTH);
         let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
         let due = now.after(wait.min(LONGEST_WAIT).max(retry.backoff));
