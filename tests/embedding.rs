@@ -8,7 +8,9 @@ use support::Dir;
 fn example() -> String {
     let exe = std::env::current_exe().expect("a test has a path");
     let target = exe.ancestors().nth(2).expect("target/debug/deps/test").to_owned();
-    target.join("examples/own_kernel").display().to_string()
+    let example = target.join("examples/own_kernel");
+    assert!(example.exists(), "build it first: cargo build --examples (a plain `cargo test` does)");
+    example.display().to_string()
 }
 
 #[test]
