@@ -233,7 +233,7 @@ fn a_program_that_cannot_be_run_is_126() {
 #[test]
 fn a_task_sees_what_it_should() {
     let mut spec = Spec::shell("env; ulimit -S -n > /dev/null; ls /proc/self/fd | wc -l");
-    spec.group.memory = Some(1 << 30);
+    (spec.group.cpus, spec.group.memory) = (4, Some(1 << 30));
     let mut job = Job::new([spec.env("MINE", "task").env("OMP_NUM_THREADS", "9").env("PATH", "/usr/bin:/bin")]);
     job.env = vec![("MINE".to_owned(), "job".to_owned()), ("FROM_JOB".to_owned(), "a=b".to_owned())];
     let bench = bench(job);

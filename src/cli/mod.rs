@@ -54,7 +54,12 @@ enum Verb {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // One rank speaks for all. The others leave in peace, or the launcher would end the one that speaks.
+        Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
+        Err(error) => error.exit(),
+    };
     let format = match cli.log_format {
         LogStyle::Human => LogFormat::Human,
         LogStyle::Json => LogFormat::Json,

@@ -226,14 +226,15 @@ impl TaskEnv<'_> {
     }
 
     fn describe_seat(&mut self, group: &Group, seat: &Seat) -> Result<(), Fault> {
-        let cpus = if seat.cpus.is_empty() { group.cpus } else { seat.cpus.len() as u32 };
-        self.offer("PHALANX_CPUS", cpus)?;
+        // Slots that float over more CPUs than the task asked for are no more CPUs of its own.
+        let all = group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks);
+        self.offer("PHALANX_CPUS", all)?;
         // Each rank of an MPI task has its share of the CPUs; places for its threads are its launcher's business.
-        self.offer("OMP_NUM_THREADS", if group.mpi.is_some() { group.cpus } else { cpus })?;
+        self.offer("OMP_NUM_THREADS", group.cpus)?;
         if !seat.cpus.is_empty() {
             self.offer("PHALANX_CPU_LIST", cpu_list(seat.cpus))?;
             if group.mpi.is_none() {
-                self.offer("OMP_PLACES", joined(seat.cpus, |place, cpu| write!(place, "{{{cpu}}}")))?;
+                self.offer("OMP_PLACES", omp_places(seat.cpus, group.cpus))?;
             }
         }
         if let Some(numa) = seat.numa {
@@ -312,6 +313,15 @@ fn joined<T: Copy>(items: &[T], mut write: impl FnMut(&mut String, T) -> std::fm
     text
 }
 
+/// A place for each thread; a single one for all where CPUs are shared, since OpenMP binds the first thread to the first place, and all
+/// tasks would meet on one CPU.
+fn omp_places(cpus: &[u32], threads: u32) -> String {
+    match cpus.len() == threads as usize {
+        true => joined(cpus, |place, cpu| write!(place, "{{{cpu}}}")),
+        false => format!("{{{}}}", joined(cpus, |place, cpu| write!(place, "{cpu}"))),
+    }
+}
+
 /// CPUs as Linux writes them: `0-3,8`.
 fn cpu_list(cpus: &[u32]) -> String {
     let mut sorted = cpus.to_vec();
@@ -376,6 +386,13 @@ mod tests {
         for name in shown {
             assert!(!is_hidden(name), "{name}");
         }
+    }
+
+    #[test]
+    fn openmp_threads_have_a_cpu_each_or_share_all() {
+        assert_eq!(omp_places(&[4, 6], 2), "{4},{6}");
+        assert_eq!(omp_places(&[4, 6], 1), "{4,6}");
+        assert_eq!(omp_places(&[4, 6], 4), "{4,6}");
     }
 
     #[test]

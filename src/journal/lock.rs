@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::error::RunDirError;
 use super::{unix_now_ns, utc};
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const MARK: &str = "lock.held";
 
 /// A reader that asks whether a run is alive holds the lock for a moment; a run that starts just then tries again.

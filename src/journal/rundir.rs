@@ -105,6 +105,37 @@ impl RunDir {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
+    /// Takes back a run that has not begun, so that nobody resumes it instead of the one before. Removes only what making it has left: a
+    /// directory that the user named may hold more.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn take_back(self) -> Result<(), RunDirError> {
+        for file in [self.journal(), self.job_file(), self.path.join(lock::LOCK)] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(RunDirError::io("remove", &file)(error));
+                }
+                _ => {}
+            }
+        }
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                return Err(RunDirError::io("remove", &self.path)(error));
+            }
+            _ => {}
+        }
+        let Some(runs) = self.path.parent() else { return Ok(()) };
+        let latest = runs.join(LATEST);
+        if latest.read_link().is_ok_and(|to| Some(to.as_os_str()) == self.path.file_name()) {
+            match newest(runs)? {
+                Some(run) => point_latest(runs, &run.name()),
+                None => fs::remove_file(&latest).map_err(RunDirError::io("remove", &latest))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Its journal.
     pub fn journal(&self) -> PathBuf {
         self.path.join(JOURNAL)
@@ -301,6 +332,22 @@ mod tests {
         RunDir::create_at(&path).unwrap();
         fs::write(run.journal(), b"").unwrap();
         assert!(RunDir::create_at(&path).unwrap_err().to_string().contains("already holds a run"));
+    }
+
+    #[test]
+    fn a_run_that_is_taken_back_leaves_what_was_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join(RUNS);
+        let only = made(&runs, "mosaic");
+        only.take_back().unwrap();
+        assert_eq!(super::names(&runs).unwrap(), Vec::<String>::new());
+        let first = made(&runs, "mosaic");
+        let second = made(&runs, "mosaic");
+        fs::write(second.path().join("mine"), b"").unwrap();
+        second.clone().take_back().unwrap();
+        assert!(second.path().join("mine").exists() && !second.journal().exists());
+        assert_eq!(runs.join(LATEST).read_link().unwrap(), Path::new("mosaic-1"));
+        assert_eq!(RunDir::for_resume(&runs, "mosaic", None).unwrap(), first);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::print::ReportError;
 use super::run_view::{RunView, node_of, run_ns};
 use super::style::{Paint, outcome, printable, seconds};
+use crate::job::FileNames;
 use crate::journal::{Session, last_lines};
 use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
@@ -48,7 +49,7 @@ pub(super) fn write_failure(
     let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
     let node = node_of(session, attempt.rank);
     writeln!(out, "  {label}: {how}{tries}, on {node} after {}", seconds(run_ns(attempt) as f64 / 1e9))?;
-    let own = own_file(run, *task, Stream::Err);
+    let own = own_file(run, *task, (session, attempt), Stream::Err);
     let tail = match &own {
         Some(path) => tail_of_file(path),
         None => run.outputs.tail(session.began.session, attempt, Stream::Err, LINES, BYTES)?,
@@ -62,14 +63,22 @@ pub(super) fn write_failure(
     Ok(())
 }
 
-/// The file that a task's stream goes to by the job file, if it has one of its own.
-pub(super) fn own_file(run: &RunView, task: TaskId, stream: Stream) -> Option<PathBuf> {
+/// The file that a task's stream went to in an attempt, if the job file gives it one of its own.
+pub(super) fn own_file(run: &RunView, task: TaskId, at: (&Session, &Attempt), stream: Stream) -> Option<PathBuf> {
+    let (session, attempt) = at;
     let task = run.subject().job.describe(task)?;
     let file = match stream {
         Stream::Out => task.stdout,
         Stream::Err => task.stderr,
     };
-    file.map(|path| task.dir.join(path))
+    let names = FileNames {
+        run: &run.dir.name(),
+        node: node_of(session, attempt.rank),
+        rank: attempt.rank.0,
+        task: &task.name,
+        index: task.index,
+    };
+    file.map(|pattern| task.dir.join(names.fill(&pattern)))
 }
 
 /// The last lines of a file that may be gone: then there is nothing to show, and its path is named anyway.

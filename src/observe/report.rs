@@ -193,7 +193,8 @@ fn write_stream(
         Stream::Out => "standard output",
         Stream::Err => "standard error",
     };
-    if let Some(path) = own_file(run, task, stream) {
+    let last = attempts.iter().rfind(|(_, attempt)| attempt.attempt > 0);
+    if let Some(path) = last.and_then(|&at| own_file(run, task, at, stream)) {
         writeln!(out, "\n{} is in {}", paint.bold(name), path.display())?;
     }
     for (session, attempt) in attempts {

@@ -68,7 +68,7 @@ impl Run {
         });
         drop(self.lock);
         match broken {
-            Some(reason) => Err(RunError::Refused(reason)),
+            Some(reason) => Err(RunError::Broken(reason)),
             None => Ok(Finished { exit_code, run_dir: Some(self.dir) }),
         }
     }
@@ -82,8 +82,15 @@ fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wa
         ));
     }
     let mut start = start(options, &kernels)?;
-    let (outfit, hellos) = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)?;
-    fit::check(&start.job, &hellos)?;
+    let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+        .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
+    let (outfit, hellos) = match mustered {
+        Ok(found) => found,
+        Err(error) => {
+            start.take_back();
+            return Err(error);
+        }
+    };
     let shares = Shares::new(&start.job, &hellos);
     let divided = fit::divide(&start, &hellos, &shares);
     remember(&mut start, &hellos, &divided)?;
@@ -207,6 +214,7 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: start.kept.clone(),
     };
+    start.dir.write_job(&start.welcome.job_text)?;
     start.journal.append(&Record::Began(began))?;
     let graph = &start.graph;
     start.journal.append(&Record::Graph(GraphFacts {

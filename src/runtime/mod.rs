@@ -126,6 +126,9 @@ pub enum RunError {
     /// A signal came before anything was started.
     #[error("stopped by signal {0} before any task was started")]
     Interrupted(i32),
+    /// This rank could not go on.
+    #[error("{0}")]
+    Broken(String),
     /// The system refused something that every run needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -141,7 +144,11 @@ impl RunError {
     pub fn exit_code(&self) -> i32 {
         match self {
             RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
-            RunError::Journal(_) | RunError::Fabric(_) | RunError::Missing { .. } | RunError::System { .. } => 1,
+            RunError::Journal(_)
+            | RunError::Fabric(_)
+            | RunError::Missing { .. }
+            | RunError::Broken(_)
+            | RunError::System { .. } => 1,
             RunError::Interrupted(signal) => 128 + signal,
         }
     }

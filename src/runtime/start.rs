@@ -28,6 +28,20 @@ pub(super) struct Start {
     pub(super) welcome: Welcome,
 }
 
+impl Start {
+    /// Removes a new run directory of a run that cannot begin; that of a resumed run stays as it was.
+    pub(super) fn take_back(self) {
+        let Start { dir, lock, journal, welcome, .. } = self;
+        drop(journal);
+        drop(lock);
+        if welcome.session == 1
+            && let Err(error) = dir.take_back()
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
 /// The graph of a job.
 ///
 /// # Errors
@@ -68,7 +82,6 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
     let (journal, session, kept) = open_journal(options, kernels, &dir, &job, &graph, &text)?;
-    dir.write_job(&text)?;
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;

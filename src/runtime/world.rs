@@ -87,7 +87,7 @@ pub(super) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Resu
 
 fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError> {
     let Some((from, frame)) = fabric.receive()? else { return Ok(None) };
-    let message = wire::decode(&frame).map_err(|error| RunError::Refused(format!("{from}: {error}")))?;
+    let message = wire::decode(&frame).map_err(|error| RunError::Broken(format!("{from}: {error}")))?;
     Ok(Some((from, message)))
 }
 

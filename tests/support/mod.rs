@@ -9,6 +9,7 @@
 // Each test file is a program of its own and uses only a part of the harness.
 #![allow(dead_code)]
 
+pub mod checker;
 pub mod slurm;
 
 use std::ffi::{OsStr, OsString};
@@ -204,6 +205,33 @@ impl Running {
         self.tag.kill();
     }
 
+    /// All processes that it started and that still live, itself included.
+    pub fn processes(&self) -> Vec<u32> {
+        self.tag.processes()
+    }
+
+    /// The processes of the program under test that it started: under `mpirun`, the ranks in order.
+    pub fn ranks(&self) -> Vec<u32> {
+        let mut ranks: Vec<(u32, u32)> = Vec::new();
+        for pid in self.processes() {
+            if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program()) {
+                let rank = environment(pid, "OMPI_COMM_WORLD_RANK").and_then(|rank| rank.parse().ok());
+                ranks.push((rank.unwrap_or(0), pid));
+            }
+        }
+        ranks.sort_unstable();
+        ranks.into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// Waits for its end and then makes sure that nothing that it started lives on.
+    #[track_caller]
+    pub fn wait_clean(mut self) -> Output {
+        let output = self.wait_here();
+        // A process that was just killed may take a moment to go.
+        wait_for("all that it started to be gone", 20, || self.processes().is_empty().then_some(()));
+        output
+    }
+
     /// True until it has ended.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("cannot wait for a child").is_none()
@@ -221,6 +249,10 @@ impl Running {
 
     /// Waits for its end; a command that outlasts its time is ended and fails the test.
     pub fn wait(mut self) -> Output {
+        self.wait_here()
+    }
+
+    fn wait_here(&mut self) -> Output {
         while Instant::now() < self.deadline {
             if let Some(status) = self.child.try_wait().expect("cannot wait for a child") {
                 return self.output(status);
@@ -346,6 +378,13 @@ impl Tag {
         })
         .collect()
     }
+}
+
+/// A variable in the environment of another process.
+fn environment(pid: u32, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environ.split(|&b| b == 0).filter_map(|v| std::str::from_utf8(v).ok()?.split_once('='));
+    variables.find(|v| v.0 == name).map(|v| v.1.to_owned())
 }
 
 /// Sends a signal; a process that has ended meanwhile is no error.
