@@ -94,7 +94,7 @@ impl Workload for Work {
         false
     }
     fn impossible(&self, _: Item, _: Impossible) {}
-    fn held(&self, _: HoldId, _: &[u32], _: &[u32]) {}
+    fn held(&self, _: HoldId, _: usize, _: &[u32], _: &[u32]) {}
     fn panicked(&self, item: Option<Item>, message: String) {
         panic!("{item:?}: {message}");
     }

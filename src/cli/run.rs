@@ -8,7 +8,7 @@ use clap::value_parser;
 use super::{complain, report};
 use crate::exec::Kernels;
 use crate::observe::progress::Mode;
-use crate::runtime::{self, Options, RunError};
+use crate::runtime::{self, Finished, Options, RunError};
 
 /// Runs a job: alone, or on all ranks of the mpirun that started this.
 #[derive(Debug, clap::Args)]
@@ -55,24 +55,17 @@ pub(super) fn main(args: Args) -> ExitCode {
         keep_going: args.keep_going,
         progress: Mode::detect(args.quiet),
     };
-    match runtime::run(&options, Kernels::builtin()) {
-        Ok(finished) => {
-            if let Some(dir) = finished.run_dir.filter(|_| !args.quiet) {
-                report::summarize(&dir);
-            }
-            exit(finished.exit_code)
-        }
-        Err(RunError::Job(diagnostics)) => {
-            super::check::show(&diagnostics);
-            exit(2)
-        }
-        Err(error) => {
-            complain(&error);
-            exit(error.exit_code())
-        }
-    }
+    let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
+    let code = result.map_or_else(|error| error.exit_code(), |finished| finished.exit_code);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-fn exit(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
+/// Says how the run ended.
+fn tell(result: &Result<Finished, RunError>, quiet: bool) {
+    match result {
+        Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir),
+        Ok(_) => {}
+        Err(RunError::Job(diagnostics)) => super::check::show(diagnostics),
+        Err(error) => complain(error),
+    }
 }

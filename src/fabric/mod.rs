@@ -57,6 +57,9 @@ pub trait Fabric: Send {
 
     /// True once every frame sent has left this rank. Moves what is under way.
     fn drained(&mut self) -> bool;
+
+    /// Ends all ranks of the world at once, this one too where that is possible: for when some no longer answer.
+    fn abandon(&mut self) {}
 }
 
 /// The fabric of a run that is one process: there is nobody else.

@@ -22,7 +22,7 @@ const PROBES: usize = 3;
 /// All Phalanx frames travel under one tag.
 const TAG: i32 = 0;
 
-/// The world of an `mpirun`.
+/// The world of an `mpirun`. The order of the fields matters: see `send`.
 pub struct Mpi {
     universe: Universe,
     me: Rank,
@@ -63,11 +63,6 @@ impl Mpi {
         Ok(Mpi { universe, me, size, sending: VecDeque::new() })
     }
 
-    /// Ends all ranks of the world at once. For errors after which ranks can no longer agree on anything.
-    pub fn abort(&self, code: i32) -> ! {
-        self.universe.world().abort(code)
-    }
-
     fn reap(&mut self) {
         while let Some(first) = self.sending.front_mut() {
             let mut done = 0;
@@ -99,8 +94,8 @@ impl Fabric for Mpi {
         }
         let world = self.universe.world();
         let mut sending = Sending { request: ffi::MPI_Request(std::ptr::null_mut()), frame };
-        // SAFETY: the buffer lies on the heap and moves with neither `sending` nor the queue; it is dropped only after MPI_Test has
-        // said that the request is complete. Count fits an i32 by the check above. Errors are fatal in MPI (its default handler).
+        // SAFETY: the buffer lies on the heap and moves with neither `sending` nor the queue. It is dropped after MPI_Test has said that the
+        // request is complete, or with `self` after MPI has been finalised: `universe` is declared, hence dropped, first. Count fits an i32 by the check above. Errors are fatal in MPI (its default handler).
         unsafe {
             ffi::MPI_Isend(
                 sending.frame.as_ptr().cast(),
@@ -133,5 +128,9 @@ impl Fabric for Mpi {
     fn drained(&mut self) -> bool {
         self.reap();
         self.sending.is_empty()
+    }
+
+    fn abandon(&mut self) {
+        self.universe.world().abort(1)
     }
 }

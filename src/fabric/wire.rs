@@ -78,9 +78,9 @@ mod tests {
         let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
         vec![
             Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
-            Message::Counts { epoch: 1, ended: vec![(1, true), (900_000, false)] },
+            Message::Counts { ended: vec![(1, true), (900_000, false)] },
             Message::Loot { leases: vec![lease; 2] },
-            Message::HandOut { epoch: 1, part: Default::default(), standing: Default::default() },
+            Message::HandOut { part: Default::default(), limits: vec![(1, 2)] },
             Message::Finish,
         ]
     }

@@ -119,7 +119,7 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         let arrival = |rank: u32| {
             let data = |(&before, &edge): (&u32, &u32)| {
                 let travels = if home[before as usize] == rank { 0 } else { bytes[edge as usize] };
-                end[before as usize] + (travels as f64 / BANDWIDTH * 1e9) as u64
+                end[before as usize].saturating_add((travels as f64 / BANDWIDTH * 1e9) as u64)
             };
             let row = node as usize;
             from.row(row).iter().zip(edge_in.row(row)).map(data).max().unwrap_or(0)
@@ -129,10 +129,10 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         let Some(best) = fitting.min_by_key(|&r| (start(r), r)) else { continue };
         let begin = start(best);
         home[node as usize] = best;
-        end[node as usize] = begin + took;
+        end[node as usize] = begin.saturating_add(took);
         if is_task {
             free[best as usize].pop();
-            free[best as usize].push(Reverse(begin + took));
+            free[best as usize].push(Reverse(begin.saturating_add(took)));
         }
     }
     home

@@ -55,9 +55,9 @@ pub trait Workload: Send + Sync + 'static {
     /// An item can never start on this rank. It is the workload's again.
     fn impossible(&self, item: Item, why: Impossible);
 
-    /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of them. A hold that is released
-    /// in this very moment may still be told.
-    fn held(&self, id: HoldId, cpus: &[u32], gpus: &[u32]);
+    /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of them (`slot`). A hold that is
+    /// released in this very moment may still be told.
+    fn held(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]);
 
     /// Running this item, or (`None`) another method of this trait, panicked with this message. The pool goes on.
     fn panicked(&self, item: Option<Item>, message: String);
@@ -257,12 +257,18 @@ impl Handle {
 
     /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just taken one still starts it.
     pub fn pause(&self) {
-        self.shared.gate.set_paused(true);
+        self.shared.free(self.shared.gate.pause(), 0);
+    }
+
+    /// True if the pool is paused and no slot has anything: none runs, is set aside, or could still have taken an item before the
+    /// pause. It stays so until [`Handle::resume`].
+    pub fn is_quiet(&self) -> bool {
+        self.shared.gate.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
     }
 
     /// Goes on after [`Handle::pause`].
     pub fn resume(&self) {
-        self.shared.gate.set_paused(false);
+        self.shared.gate.resume();
         self.shared.sleep.wake_all();
     }
 

@@ -54,6 +54,11 @@ impl Sleep {
         searching(counts) + sleeping(counts)
     }
 
+    /// Slots that sleep. One that is being woken no longer counts.
+    pub(super) fn sleeping(&self) -> u32 {
+        sleeping(self.counts.load(Ordering::SeqCst))
+    }
+
     /// `count` pieces of work have just been made visible: wakes as many slots near slot `near` as are not searching already.
     #[inline]
     pub(super) fn announce(&self, near: usize, count: u32) {

@@ -267,7 +267,7 @@ impl Core {
 
     fn tell_held<W: Workload>(&mut self, workload: &W, id: HoldId, slots: &[usize], gpus: &[u32]) {
         let cpus = self.shared.cpus_of(slots);
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| workload.held(id, &cpus, gpus))) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| workload.held(id, self.index, &cpus, gpus))) {
             report(workload, None, payload);
         }
     }

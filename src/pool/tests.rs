@@ -54,7 +54,7 @@ impl Workload for Work {
     fn impossible(&self, item: Item, why: Impossible) {
         self.impossible.lock().unwrap().push((item.task, why));
     }
-    fn held(&self, id: HoldId, cpus: &[u32], _: &[u32]) {
+    fn held(&self, id: HoldId, _: usize, cpus: &[u32], _: &[u32]) {
         self.held.lock().unwrap().push((id, cpus.to_vec()));
     }
     fn panicked(&self, item: Option<Item>, message: String) {
@@ -459,7 +459,7 @@ fn a_starving_slot_runs_what_the_workload_finds_for_it() {
             asked <= 2
         }
         fn impossible(&self, _: Item, _: Impossible) {}
-        fn held(&self, _: HoldId, _: &[u32], _: &[u32]) {}
+        fn held(&self, _: HoldId, _: usize, _: &[u32], _: &[u32]) {}
         fn panicked(&self, _: Option<Item>, _: String) {}
     }
     let config = PoolConfig { places: places(&[0]), memory: 0, gpus: vec![] };

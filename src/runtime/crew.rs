@@ -8,6 +8,7 @@
 //! wake up.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -22,12 +23,15 @@ use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::{Ledger, Ripple};
-use crate::schedule::protocol::{Lease, Load, Standing};
+use crate::schedule::protocol::{Lease, Load};
+use crate::topology::bind_current_thread;
 
 /// A task at home, by local number.
 const HOME: u8 = 0;
 /// An entry of `leases`.
 const LEASED: u8 = 1;
+
+const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 
 /// A task that ran this long is told of at once; shorter ones share the telling.
 const LONG_NS: u64 = 100_000;
@@ -103,10 +107,14 @@ impl Leases {
         }
     }
 
+    fn get(&self, at: u32) -> Option<Lease> {
+        self.entries.get(at as usize).copied().flatten()
+    }
+
     fn take(&mut self, at: u32) -> Option<Lease> {
-        let lease = self.entries.get_mut(at as usize)?.take();
+        let lease = self.entries.get_mut(at as usize)?.take()?;
         self.free.push(at);
-        lease
+        Some(lease)
     }
 }
 
@@ -123,6 +131,8 @@ pub(super) struct Gangs {
 pub(super) struct Held {
     hold: HoldId,
     pub(super) lead: Option<Lease>,
+    /// One of its slots, whose seat the task of the gang takes.
+    pub(super) slot: u16,
     pub(super) cpus: Vec<u32>,
 }
 
@@ -170,9 +180,9 @@ impl Crew {
     }
 
     /// Takes up the tasks at home here.
-    pub(super) fn open(&self, ledger: &Arc<Ledger>, standing: Standing) {
+    pub(super) fn open(&self, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
         let groups = self.job.groups.iter().enumerate();
-        let _ = self.needs.set(groups.map(|(id, group)| glue::needs(id, group, standing)).collect());
+        let _ = self.needs.set(groups.map(|(id, group)| glue::needs(id, group, limits)).collect());
         let _ = self.ledger.set(Arc::clone(ledger));
     }
 
@@ -191,6 +201,11 @@ impl Crew {
             ready: load.ready.saturating_sub(waiting) as u32,
             running: load.busy as u32 + gangs,
         }
+    }
+
+    /// True if nothing can run here any more until the pool goes on. To be read before the slots' outboxes.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.gangs.running.load(SeqCst) == 0 && self.pool.get().is_none_or(Handle::is_quiet)
     }
 
     /// Exchanges a slot's outbox for an empty one; false if there is nothing in it.
@@ -240,9 +255,19 @@ impl Crew {
         pool.surrender(max as usize).into_iter().filter_map(lease).collect()
     }
 
+    /// What an item stands for, once: a lease is then no longer this rank's.
     fn lease_of(&self, ledger: &Ledger, item: Item) -> Option<Lease> {
+        let lease = self.peek(ledger, item)?;
+        if item.tag == LEASED {
+            lock(&self.leases).take(item.task);
+        }
+        Some(lease)
+    }
+
+    /// What an item stands for.
+    fn peek(&self, ledger: &Ledger, item: Item) -> Option<Lease> {
         match item.tag {
-            LEASED => lock(&self.leases).take(item.task),
+            LEASED => lock(&self.leases).get(item.task),
             _ => Some(Lease {
                 task: ledger.task(item.task),
                 home: self.me,
@@ -254,17 +279,14 @@ impl Crew {
     }
 
     /// Sets slots aside for a gang.
-    pub(super) fn hold(&self, gang: u32, slots: u32, lead: Option<Lease>) {
-        let Some(pool) = self.pool.get() else { return };
+    pub(super) fn hold(&self, gang: u32, slots: u32, lead: Option<Lease>) -> Result<(), String> {
+        let pool = self.pool.get().ok_or("was asked for slots, but has none")?;
         // `held` may be called before `hold` returns: it finds the gang once this lock is free.
         let mut by_hold = lock(&self.gangs.by_hold);
-        match pool.hold(Needs { cpus: slots, ..Needs::SLOT }) {
-            Ok(hold) => {
-                by_hold.insert(hold, gang);
-                lock(&self.gangs.held).insert(gang, Held { hold, lead, cpus: Vec::new() });
-            }
-            Err(error) => tracing::error!(gang, %error, "cannot set slots aside for an MPI task"),
-        }
+        let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT }).map_err(|error| format!("an MPI task {error}"))?;
+        by_hold.insert(hold, gang);
+        lock(&self.gangs.held).insert(gang, Held { hold, lead, slot: 0, cpus: Vec::new() });
+        Ok(())
     }
 
     /// Frees the slots of a gang.
@@ -278,26 +300,29 @@ impl Crew {
 
     /// Runs the task of a gang that this rank leads, in a thread of its own: the slots that it holds sleep meanwhile.
     pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>) {
-        let led = lock(&self.gangs.held).get_mut(&gang).and_then(|h| Some((h.lead.take()?, h.cpus.clone())));
-        let Some((lease, cpus)) = led else { return };
+        let led = lock(&self.gangs.held).get_mut(&gang).and_then(|h| Some((h.lead.take()?, h.slot, h.cpus.clone())));
+        // Released meanwhile: the run is being stopped.
+        let Some((lease, slot, cpus)) = led else { return };
         self.gangs.running.fetch_add(1, SeqCst);
         let crew = Arc::clone(self);
-        let run = move || crew.lead(gang, lease, &cpus, &hosts);
+        let run = move || crew.lead(gang, lease, slot, &cpus, &hosts);
         if let Err(error) = std::thread::Builder::new().name(format!("gang-{gang}")).spawn(run) {
             tracing::error!(gang, %error, "cannot start the thread of an MPI task");
             let now = self.clock.now();
-            self.gang_over(gang, lease, Outcome { state: State::Failed, exit: 1 }, 0, now);
+            self.gang_over(gang, lease, FAILED, slot, now);
         }
     }
 
-    fn lead(&self, gang: u32, lease: Lease, cpus: &[u32], hosts: &[(String, u32)]) {
+    fn lead(&self, gang: u32, lease: Lease, slot: u16, cpus: &[u32], hosts: &[(String, u32)]) {
         let start = self.clock.now();
-        // Gangs take the seats after those of the slots.
-        let slots = self.outboxes.len() as u32 - 1;
-        let slot = (slots + gang % slots.max(1)) as u16;
-        let rayon = || spare_rayon();
+        // This thread was started by whichever slot heard of the launch, and has its CPU; mpirun is to have those of the gang.
+        if let Err(error) = bind_current_thread(cpus) {
+            tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
+        }
+        let rayon = || panic!("an MPI task is a command and has no rayon pool");
         let seat = Seat { slot, attempt: lease.attempt, cpus, numa: None, gpus: &[], hosts, rayon: &rayon };
-        let outcome = self.runner.run(lease.task, &seat);
+        let run = || self.runner.run(lease.task, &seat);
+        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
         self.gang_over(gang, lease, outcome, slot, start);
     }
 
@@ -364,15 +389,6 @@ impl Crew {
     }
 }
 
-/// A kernel in an MPI task's seat cannot be: MPI tasks are commands. A pool of the default size serves if one is asked for anyway.
-fn spare_rayon() -> Arc<rayon::ThreadPool> {
-    static SPARE: OnceLock<Arc<rayon::ThreadPool>> = OnceLock::new();
-    Arc::clone(SPARE.get_or_init(|| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => Arc::new(pool),
-        Err(error) => panic!("no thread can be started: {error}"),
-    }))
-}
-
 /// The kernel's panic becomes the failure of its task, with this text.
 fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
     panic!("{error}")
@@ -384,7 +400,7 @@ impl Workload for Crew {
         if item.constrained {
             self.waiting.fetch_sub(1, Relaxed);
         }
-        let Some(lease) = self.lease_of(ledger, item) else { return };
+        let Some(lease) = self.peek(ledger, item) else { return };
         let start = self.clock.now();
         let outcome = self.execute(lease.task, lease.attempt, slot);
         let end = self.clock.now();
@@ -394,6 +410,7 @@ impl Workload for Crew {
         let urgent = if fast {
             self.complete(ledger, item.task, record, slot)
         } else {
+            self.lease_of(ledger, item);
             lock(&self.outboxes[slot.index()]).ended.push((record, lease.home));
             true
         };
@@ -404,7 +421,7 @@ impl Workload for Crew {
 
     fn needs(&self, item: Item) -> Needs {
         let task = match item.tag {
-            LEASED => lock(&self.leases).entries.get(item.task as usize).copied().flatten().map(|l| l.task),
+            LEASED => lock(&self.leases).get(item.task).map(|l| l.task),
             _ => self.ledger.get().map(|ledger| ledger.task(item.task)),
         };
         task.and_then(|task| self.needs_of(task)).unwrap_or(Needs::SLOT)
@@ -422,15 +439,15 @@ impl Workload for Crew {
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
-        let failed = Outcome { state: State::Failed, exit: 1 };
-        let record = self.record(lease.task, lease.attempt, failed, 0, lease.ready, now, now);
+        let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         lock(&self.outboxes[self.outboxes.len() - 1]).ended.push((record, lease.home));
         self.wake.tell();
     }
 
-    fn held(&self, id: HoldId, cpus: &[u32], _gpus: &[u32]) {
+    fn held(&self, id: HoldId, slot: usize, cpus: &[u32], _gpus: &[u32]) {
         let Some(gang) = lock(&self.gangs.by_hold).get(&id).copied() else { return };
         if let Some(held) = lock(&self.gangs.held).get_mut(&gang) {
+            held.slot = slot as u16;
             held.cpus = cpus.to_vec();
         }
         lock(&self.outboxes[self.outboxes.len() - 1]).held.push(gang);
@@ -442,8 +459,7 @@ impl Workload for Crew {
         let Some(item) = item else { return };
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         let now = self.clock.now();
-        let failed = Outcome { state: State::Failed, exit: 1 };
-        let record = self.record(lease.task, lease.attempt, failed, 0, lease.ready, now, now);
+        let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         lock(&self.outboxes[self.outboxes.len() - 1]).ended.push((record, lease.home));
         self.wake.tell();
     }

@@ -12,7 +12,7 @@ use super::head::Head;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
-use crate::schedule::protocol::{Load, Message, Stop};
+use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::worker::{Action, Event, Worker};
 
 /// Frames taken in one turn, so that slots are heard in between.
@@ -25,7 +25,6 @@ pub(super) struct Engine {
     /// Rank 0's other half.
     head: Option<Head>,
     outbox: Outbox,
-    last_load: Load,
     /// Messages of this rank to itself.
     loopback: VecDeque<Message>,
     over: bool,
@@ -43,7 +42,6 @@ impl Engine {
             worker,
             head,
             outbox: Outbox::default(),
-            last_load: Load::default(),
             loopback: VecDeque::new(),
             over: false,
             pilot_until: Time::ZERO,
@@ -69,6 +67,11 @@ impl Engine {
     /// Why this rank cannot go on, if it cannot.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// True while a stop waits for what still runs.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.worker.is_stopping()
     }
 
     /// Gives the fabric and rank 0's half back, when all is over.
@@ -104,14 +107,16 @@ impl Engine {
         if self.over {
             return false;
         }
-        crew.wake.heard();
         let load = crew.load();
+        let quiet = self.worker.is_stopping() && crew.is_quiet();
         let mut moved = self.hear_slots(crew);
         moved |= self.hear_ranks(crew);
-        if load != self.last_load {
-            self.last_load = load;
+        if load != self.worker.load() {
             moved = true;
             self.step(crew, Event::Load(load));
+        }
+        if quiet {
+            self.step(crew, Event::Quiet);
         }
         let now = crew.clock.now();
         if self.worker.next_tick().is_some_and(|due| due <= now) {
@@ -202,12 +207,12 @@ impl Engine {
         let mut actions = Vec::new();
         while let Some(event) = events.pop_front() {
             let opened = match &event {
-                Event::Message { message: Message::HandOut { standing, .. }, .. } => Some(*standing),
+                Event::Message { message: Message::HandOut { limits, .. }, .. } => Some(limits.clone()),
                 _ => None,
             };
             self.worker.step(crew.clock.now(), event, &mut actions);
-            if let (Some(standing), Some(ledger)) = (opened, self.worker.ledger()) {
-                crew.open(ledger, standing);
+            if let (Some(limits), Some(ledger)) = (opened, self.worker.ledger()) {
+                crew.open(ledger, &limits);
             }
             for action in actions.drain(..) {
                 events.extend(self.act(crew, action));
@@ -224,7 +229,11 @@ impl Engine {
             Action::Surrender { to, max } => {
                 return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
-            Action::Hold { gang, slots, lead } => crew.hold(gang, slots, lead),
+            Action::Hold { gang, slots, lead } => {
+                if let Err(reason) = crew.hold(gang, slots, lead) {
+                    self.fail(reason);
+                }
+            }
             Action::Launch { gang, hosts } => {
                 if let Some(crew) = self.crew.upgrade() {
                     crew.launch(gang, hosts);

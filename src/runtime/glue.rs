@@ -10,7 +10,6 @@ use crate::model::{Outcome, Stream, TaskId};
 use crate::observe::{JobView, Label};
 use crate::pool::Needs;
 use crate::schedule::gang::Shape;
-use crate::schedule::protocol::Standing;
 use crate::schedule::worker::Facts;
 
 impl KernelCheck for Kernels {
@@ -85,7 +84,7 @@ impl JobView for Job {
 
     fn slots(&self, task: TaskId) -> u32 {
         let group = self.group(task);
-        (group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
+        group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
     }
 
     fn describe(&self, task: TaskId) -> Option<Task> {
@@ -118,12 +117,13 @@ pub(super) fn shape(group: &Group) -> Shape {
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// What a group's tasks need of a rank's pool, if more than one slot.
-pub(super) fn needs(id: usize, group: &Group, standing: Standing) -> Option<Needs> {
+/// What a group's tasks need of a rank's pool, if more than one slot. `limits` holds the rank's share of each group's limit.
+pub(super) fn needs(id: usize, group: &Group, limits: &[(u32, u32)]) -> Option<Needs> {
+    let share = || limits.iter().find(|l| l.0 as usize == id).map_or(0, |l| l.1);
     is_special(group).then(|| Needs {
-        cpus: group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks),
+        cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),
         memory: group.memory.unwrap_or(0),
         gpus: group.gpus,
-        limit: group.limit.map(|limit| (id as u32, standing.share(limit))),
+        limit: group.limit.map(|_| (id as u32, share())),
     })
 }

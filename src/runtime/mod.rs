@@ -3,7 +3,10 @@
 //! | file | one idea |
 //! |---|---|
 //! | `start` | rank 0 before the others are told: job, run directory, what is done already |
-//! | `world` | the handshake: who is there, what they have, who gets what |
+//! | `lead`, `follow` | rank 0, and every other rank, from beginning to end |
+//! | `world` | ranks gather, are dismissed, leave together |
+//! | `fit` | what fits where: refusals, limits, homes |
+//! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
 //! | `crew` | what slots do between two tasks |
@@ -16,9 +19,13 @@
 mod clock;
 mod crew;
 mod engine;
+mod fit;
+mod follow;
 mod glue;
 mod head;
+mod lead;
 pub mod resume;
+mod seat;
 mod start;
 mod wake;
 mod walltime;
@@ -106,6 +113,19 @@ pub enum RunError {
     /// Something that was asked for is not possible here.
     #[error("{0}")]
     Refused(String),
+    /// Ranks of this world do not answer.
+    #[error(
+        "ranks {ranks:?} have said nothing for {seconds} s; do all nodes reach each other, and run the same Phalanx?"
+    )]
+    Missing {
+        /// Their numbers.
+        ranks: Vec<u32>,
+        /// How long they were waited for.
+        seconds: u64,
+    },
+    /// A signal came before anything was started.
+    #[error("stopped by signal {0} before any task was started")]
+    Interrupted(i32),
     /// This rank could not go on.
     #[error("{0}")]
     Broken(String),
@@ -124,7 +144,12 @@ impl RunError {
     pub fn exit_code(&self) -> i32 {
         match self {
             RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
-            RunError::Journal(_) | RunError::Fabric(_) | RunError::Broken(_) | RunError::System { .. } => 1,
+            RunError::Journal(_)
+            | RunError::Fabric(_)
+            | RunError::Missing { .. }
+            | RunError::Broken(_)
+            | RunError::System { .. } => 1,
+            RunError::Interrupted(signal) => 128 + signal,
         }
     }
 }
@@ -141,13 +166,20 @@ const FAREWELL: Duration = Duration::from_secs(30);
 
 /// Runs a job on all ranks of the world that this process was started in, or alone. Every rank calls it, with the same kernels.
 ///
+/// `tell` is called once with what will be returned, before this rank leaves the world: leaving waits for all others, and whoever started
+/// the run should hear of an error before that.
+///
 /// # Errors
 /// If the run could not begin. Failures of tasks are no errors: see [`Finished::exit_code`].
-pub fn run(options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
+pub fn run(
+    options: &Options,
+    kernels: Kernels,
+    tell: impl FnOnce(&Result<Finished, RunError>),
+) -> Result<Finished, RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
     let mut fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
-    run_on(&mut fabric, options, kernels, wake)
+    run_on(&mut fabric, options, kernels, wake, tell)
 }
 
 /// Runs one rank of a world whose ranks are threads of this process; for tests of whole runs without MPI.
@@ -161,14 +193,24 @@ pub fn run_in_thread(
 ) -> Result<Finished, RunError> {
     let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
     let mut fabric: Box<dyn Fabric> = Box::new(fabric);
-    run_on(&mut fabric, options, kernels, wake)
+    run_on(&mut fabric, options, kernels, wake, |_| {})
 }
 
-fn run_on(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Finished, RunError> {
+fn run_on(
+    fabric: &mut Box<dyn Fabric>,
+    options: &Options,
+    kernels: Kernels,
+    wake: Wake,
+    tell: impl FnOnce(&Result<Finished, RunError>),
+) -> Result<Finished, RunError> {
     let result = match fabric.me() {
-        Rank::ZERO => world::lead(fabric, options, kernels, wake),
-        _ => world::follow(fabric, kernels, wake),
+        Rank::ZERO => lead::lead(fabric, options, kernels, wake),
+        _ => follow::follow(fabric, kernels, wake),
     };
+    tell(&result);
+    if let Err(RunError::Missing { .. }) = result {
+        fabric.abandon();
+    }
     world::settle(fabric.as_mut(), FAREWELL);
     result
 }
@@ -178,6 +220,7 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
     let mut look = LOOK[0];
     loop {
         let mut engine = lock(&crew.engine);
+        crew.wake.heard();
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signal() {
             let now = crew.clock.now();
@@ -190,7 +233,7 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         }
         look = if moved { LOOK[0] } else { (look * 2).min(LOOK[1]) };
         let now = crew.clock.now();
-        let limit = if alone { DOZE } else { look };
+        let limit = if alone && !engine.is_stopping() { DOZE } else { look };
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.pilot_sleeps(now.after(limit));
         drop(engine);

@@ -10,7 +10,7 @@ use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
 use crate::journal::{Journal, KeptRun, RUNS, RunDir, RunLock, replay};
 use crate::model::TaskId;
-use crate::schedule::protocol::{VERSION, Welcome};
+use crate::schedule::protocol::Welcome;
 
 /// Estimated duration of a task whose job file gives none: one second, so that tasks count.
 const UNKNOWN_NS: u64 = 1_000_000_000;
@@ -86,11 +86,10 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
     let welcome = Welcome {
-        version: VERSION,
         job_text: text,
         job_path: options.job.display().to_string(),
-        base_dir: base.display().to_string(),
-        run_dir: absolute(&base, dir.path()),
+        base_dir: text_of(&base)?,
+        run_dir: text_of(&base.join(dir.path()))?,
         run_name: dir.name(),
         session,
         began_unix_ns: unix_ns(),
@@ -101,8 +100,10 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     Ok(Start { job: Arc::new(job), graph: Arc::new(graph), order, dir, lock, journal, kept, welcome })
 }
 
-fn absolute(base: &Path, path: &Path) -> String {
-    base.join(path).display().to_string()
+/// A path that other ranks are told.
+fn text_of(path: &Path) -> Result<String, RunError> {
+    let refused = || RunError::Refused(format!("{} is not valid UTF-8: run from a directory that is", path.display()));
+    path.to_str().map(str::to_owned).ok_or_else(refused)
 }
 
 fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {

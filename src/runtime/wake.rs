@@ -19,20 +19,27 @@ pub struct Wake {
     told: AtomicBool,
 }
 
+impl Drop for Wake {
+    /// A program that embeds Phalanx gets its signals back. Our own leaves in a moment: a signal that is pending then ends it.
+    fn drop(&mut self) {
+        while self.signal().is_some() {}
+        // SAFETY: as in `new`.
+        unsafe {
+            let set = signal_set();
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        }
+    }
+}
+
 impl Wake {
     /// Blocks the run's signals in this thread, and so in all that it starts. To be called before any other thread runs.
     ///
     /// # Errors
     /// If the system gives no descriptors.
     pub fn new() -> io::Result<Wake> {
-        // SAFETY: sigemptyset initialises the set that the other calls read; the descriptors returned are new, checked, and owned by
-        // nobody else.
+        // SAFETY: the set is initialised; the descriptors returned are new, checked, and owned by nobody else.
         unsafe {
-            let mut set = std::mem::zeroed::<libc::sigset_t>();
-            libc::sigemptyset(&mut set);
-            for signal in SIGNALS {
-                libc::sigaddset(&mut set, signal);
-            }
+            let set = signal_set();
             let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
             if blocked != 0 {
                 return Err(io::Error::from_raw_os_error(blocked));
@@ -86,6 +93,19 @@ impl Wake {
             let got = libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size);
             (got == size as isize).then_some(info.ssi_signo as i32)
         }
+    }
+}
+
+/// The signals that a run answers to, as the system wants them.
+fn signal_set() -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before it is added to and returned.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        for signal in SIGNALS {
+            libc::sigaddset(&mut set, signal);
+        }
+        set
     }
 }
 

@@ -222,6 +222,7 @@ impl Coordinator {
         if !harder || self.finished {
             return;
         }
+        self.gangs.abandon(actions);
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
         for rank in 0..self.members.len() as u32 {

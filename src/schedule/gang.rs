@@ -8,6 +8,7 @@
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader |
 //! | running | `GangEnded` | gone | `Release` to the others |
+//! | waiting, gathering | the run stops | gone | `Release` to all |
 
 use std::collections::VecDeque;
 
@@ -102,6 +103,15 @@ impl Gangs {
         let gang = self.running.swap_remove(at);
         for &(rank, _) in &gang.hosts[1..] {
             actions.push(Action::Send { to: rank, message: Message::Release { gang: gang.number } });
+        }
+    }
+
+    /// No gang is started any more: slots that are set aside for one that still gathers go back.
+    pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
+        self.waiting.clear();
+        if let Some(gang) = self.gathering.take() {
+            let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
+            actions.extend(gang.hosts.iter().map(release));
         }
     }
 

@@ -155,10 +155,12 @@ impl Ledger {
         ripple.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
     }
 
-    /// Notes that a task at home ended for good, and counts it where it is needed at home. False if it had ended before: then
-    /// nothing is counted.
+    /// Notes that a task at home ended for good, and counts it where it is needed at home. False if it had ended before, or still
+    /// waits: then nothing is counted.
     pub fn complete(&self, local: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
-        if self.waits[local as usize].fetch_or(ENDED, AcqRel) & ENDED != 0 {
+        let word = &self.waits[local as usize];
+        // What still waits cannot have run: only a damaged message says so.
+        if word.load(Acquire) & COUNT != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
             return false;
         }
         self.export(local, ok, ripple);

@@ -27,12 +27,10 @@ pub enum Message {
     Hello(Hello),
     /// Coordinator to a rank: the tasks at home there.
     HandOut {
-        /// The epoch that these homes belong to.
-        epoch: u32,
         /// The tasks and their edges.
         part: Box<Part>,
-        /// Where the rank stands among those that run tasks.
-        standing: Standing,
+        /// For each group of tasks with a limit on how many run at once: its number, and this rank's share of the limit.
+        limits: Vec<(u32, u32)>,
     },
     /// A rank to the coordinator: what ended since its last report, and how busy it is.
     Report {
@@ -44,16 +42,11 @@ pub enum Message {
     },
     /// A home to another: these nodes ended, count them.
     Counts {
-        /// The epoch in which the sender knew the receiver to be the home of a successor.
-        epoch: u32,
         /// Each node, and whether it ended well.
         ended: Vec<(u32, bool)>,
     },
     /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty.
-    Steal {
-        /// Slots without work.
-        want: u32,
-    },
+    Steal,
     /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.
     Loot {
         /// The tasks, most urgent first.
@@ -143,8 +136,6 @@ impl Message {
 /// What a rank must know of the run before it can take part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// [`VERSION`] of the coordinator.
-    pub version: u16,
     /// The job file.
     pub job_text: String,
     /// Its path, for messages.
@@ -170,8 +161,6 @@ pub struct Welcome {
 /// What a rank has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`VERSION`] of the rank.
-    pub version: u16,
     /// Name of its node.
     pub node: String,
     /// Its process.
@@ -182,23 +171,6 @@ pub struct Hello {
     pub memory: u64,
     /// GPUs that its tasks may use.
     pub gpus: u32,
-}
-
-/// Where a rank stands among those that run tasks: limits on how many tasks run at once are shared out by it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// How many of them have a lower number.
-    pub position: u32,
-    /// How many there are.
-    pub workers: u32,
-}
-
-impl Standing {
-    /// This rank's share of a limit: the first `limit` ranks get one each, and so on round.
-    pub fn share(self, limit: u32) -> u32 {
-        let workers = self.workers.max(1);
-        limit / workers + u32::from(self.position < limit % workers)
-    }
 }
 
 /// How busy a rank is.

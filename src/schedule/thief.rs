@@ -29,8 +29,8 @@ pub(super) struct Thief {
     /// No new round before this.
     not_before: Time,
     pause: Duration,
-    /// Ranks that wait for work from here, and how many slots they had free.
-    hungry: VecDeque<(Rank, u32)>,
+    /// Ranks that wait for work from here.
+    hungry: VecDeque<Rank>,
     /// True while the pool has been asked to give something up.
     giving: bool,
     random: u64,
@@ -65,15 +65,15 @@ impl Thief {
     /// Asks another rank if this one starves; serves those who wait if this one has more than it can start.
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
-            self.ask(now, load, actions);
+            self.ask(now, actions);
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
-            let Some((to, want)) = self.hungry.pop_front() else { break };
-            actions.push(self.give(to, want, load));
+            let Some(to) = self.hungry.pop_front() else { break };
+            actions.push(self.give(to, load));
         }
     }
 
-    fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
+    fn ask(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.asked.is_some() || self.size < 2 || now < self.not_before {
             return;
         }
@@ -82,7 +82,7 @@ impl Thief {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(Action::Send { to: victim, message: Message::Steal { want: load.idle } });
+            actions.push(Action::Send { to: victim, message: Message::Steal });
         }
     }
 
@@ -100,33 +100,36 @@ impl Thief {
     }
 
     /// Somebody asks us.
-    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
+    pub(super) fn asked(&mut self, from: Rank, load: Load) -> Option<Action> {
         if from == self.me || from.0 >= self.size {
             return None;
         }
         if load.ready > load.idle && !self.giving {
-            return Some(self.give(from, want, load));
+            return Some(self.give(from, load));
         }
-        self.hungry.retain(|h| h.0 != from);
-        self.hungry.push_back((from, want));
+        self.remember(from);
         Some(Action::Send { to: from, message: Message::Loot { leases: Vec::new() } })
     }
 
     /// Half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few more
     /// messages mend it if they are not.
-    fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
+    fn give(&mut self, to: Rank, load: Load) -> Action {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
-        Action::Surrender { to, max: surplus.div_ceil(2).clamp(1, MOST.max(want)) }
+        Action::Surrender { to, max: surplus.div_ceil(2).clamp(1, MOST) }
     }
 
     /// The pool gave something (or nothing) up for a rank; it stays hungry if it got nothing.
     pub(super) fn gave(&mut self, to: Rank, count: usize) {
         self.giving = false;
         if count == 0 {
-            self.hungry.retain(|h| h.0 != to);
-            self.hungry.push_back((to, 1));
+            self.remember(to);
         }
+    }
+
+    fn remember(&mut self, thief: Rank) {
+        self.hungry.retain(|&h| h != thief);
+        self.hungry.push_back(thief);
     }
 
     fn draw_round(&mut self) -> Vec<Rank> {

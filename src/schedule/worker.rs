@@ -70,6 +70,8 @@ pub enum Event {
     },
     /// The pool's load, after any change of it.
     Load(Load),
+    /// After a `Stop`: no slot has anything any more, and all that ended has been told before this.
+    Quiet,
     /// Time passed.
     Tick,
 }
@@ -146,6 +148,12 @@ impl Default for Pace {
     }
 }
 
+/// The wait between attempts grows to at most this many times the first one ...
+const MOST_GROWTH: f64 = 1e6;
+
+/// ... and no longer than this, unless the job file asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// See the module's text.
 pub struct Worker {
     me: Rank,
@@ -153,9 +161,10 @@ pub struct Worker {
     pace: Pace,
     slots: u32,
     ledger: Option<Arc<Ledger>>,
-    epoch: u32,
     /// Counts that came before the part that they concern.
     early: Vec<(u32, bool)>,
+    /// Leases that came before the part: nothing can be started until then.
+    early_leases: Vec<Lease>,
     report: Vec<Attempt>,
     report_due: Option<Time>,
     load: Load,
@@ -165,6 +174,7 @@ pub struct Worker {
     /// Further attempts, by the time they are due.
     retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
     stopping: Option<Stop>,
+    quiet: bool,
     stopped: bool,
     ripple: Ripple,
 }
@@ -178,8 +188,8 @@ impl Worker {
             pace,
             slots,
             ledger: None,
-            epoch: 0,
             early: Vec::new(),
+            early_leases: Vec::new(),
             report: Vec::new(),
             report_due: None,
             load: Load::default(),
@@ -188,6 +198,7 @@ impl Worker {
             thief: Thief::new(me, size, pace.steal),
             retries: BinaryHeap::new(),
             stopping: None,
+            quiet: false,
             stopped: false,
             ripple: Ripple::default(),
         }
@@ -196,6 +207,16 @@ impl Worker {
     /// The ledger, once the rank has been handed its part.
     pub fn ledger(&self) -> Option<&Arc<Ledger>> {
         self.ledger.as_ref()
+    }
+
+    /// The pool's load as it was last told.
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// True from a `Stop` until it has been answered.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some() && !self.stopped
     }
 
     /// When the next `Tick` is due, if any.
@@ -226,6 +247,7 @@ impl Worker {
             }
             Event::Held { gang } => send(actions, Rank::ZERO, Message::Held { gang }),
             Event::Load(load) => self.load = load,
+            Event::Quiet => self.quiet = true,
             Event::Tick => {}
         }
         self.settle(now, actions);
@@ -233,12 +255,12 @@ impl Worker {
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match message {
-            Message::HandOut { epoch, part, .. } => self.open(now, epoch, *part, actions),
-            Message::Counts { ended, .. } => self.count(now, ended, actions),
-            Message::Steal { .. } if self.stopping.is_some() => {
+            Message::HandOut { part, .. } => self.open(now, *part, actions),
+            Message::Counts { ended } => self.count(now, ended, actions),
+            Message::Steal if self.stopping.is_some() => {
                 send(actions, from, Message::Loot { leases: Vec::new() });
             }
-            Message::Steal { want } => actions.extend(self.thief.asked(from, want, self.load)),
+            Message::Steal => actions.extend(self.thief.asked(from, self.load)),
             Message::Loot { leases } => {
                 self.thief.answered(now, from, leases.len());
                 if self.stopping.is_none() {
@@ -273,7 +295,11 @@ impl Worker {
 
     /// Starts what another rank gave; a rank without slots passes it on.
     fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        if self.slots > 0 {
+        if self.ledger.is_none() {
+            self.early_leases.extend(leases);
+        } else if self.slots > 0 {
+            // They count as ready until the pool tells its load again, or this rank would steal on.
+            self.load.ready += leases.len() as u32;
             actions.extend(leases.into_iter().map(Action::StartLease));
         } else if !leases.is_empty() {
             send(actions, self.thief.next_after(self.me), Message::Loot { leases });
@@ -281,14 +307,16 @@ impl Worker {
     }
 
     /// Takes up the part that this rank is home of.
-    fn open(&mut self, now: Time, epoch: u32, part: super::ledger::Part, actions: &mut Vec<Action>) {
+    fn open(&mut self, now: Time, part: super::ledger::Part, actions: &mut Vec<Action>) {
+        if self.ledger.is_some() {
+            return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
+        }
         let ledger = match Ledger::new(part) {
             Ok(ledger) => Arc::new(ledger),
             Err(error) => {
                 return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() });
             }
         };
-        self.epoch = epoch;
         self.ledger = Some(Arc::clone(&ledger));
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();
@@ -298,6 +326,8 @@ impl Worker {
         }
         self.follow(now, &mut ripple, actions);
         self.ripple = ripple;
+        let leases = std::mem::take(&mut self.early_leases);
+        self.take(leases, actions);
     }
 
     fn count(&mut self, now: Time, ended: Vec<(u32, bool)>, actions: &mut Vec<Action>) {
@@ -328,6 +358,7 @@ impl Worker {
         let (gangs, here): (Vec<u32>, Vec<u32>) =
             locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
         if !here.is_empty() {
+            self.load.ready += here.len() as u32;
             actions.push(Action::Start(here));
         }
         for local in gangs {
@@ -361,7 +392,7 @@ impl Worker {
         ripple.exports.sort_by_key(|export| export.0);
         for run in ripple.exports.chunk_by(|a, b| a.0 == b.0) {
             let ended = run.iter().map(|&(_, node, ok)| (node, ok)).collect();
-            send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
+            send(actions, run[0].0, Message::Counts { ended });
         }
         ripple.exports.clear();
         self.note_report(now);
@@ -371,11 +402,15 @@ impl Worker {
         if home == self.me {
             return self.attempt_ended(now, attempt, false, actions);
         }
-        if attempt.outcome.ok() {
-            self.report.push(Attempt { last: true, ..attempt });
+        // The stop ended it here; its home may not have heard of the stop yet, and would take this for the task's own end.
+        let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
+        if interrupted || reported_by_runner(&attempt) {
+            self.report.push(Attempt { last: attempt.outcome.ok(), ..attempt });
             self.note_report(now);
         }
-        send(actions, home, Message::Returned { attempt });
+        if !interrupted {
+            send(actions, home, Message::Returned { attempt });
+        }
     }
 
     /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
@@ -383,9 +418,9 @@ impl Worker {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task) else { return };
         let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
-        let again = self.stopping.is_none() && self.try_again(now, &attempt);
+        let again = self.try_again(now, &attempt);
         attempt.last = !interrupted && !again;
-        if !(by_lease && attempt.outcome.ok()) {
+        if !(by_lease && reported_by_runner(&attempt)) {
             self.report.push(attempt);
             self.note_report(now);
         }
@@ -398,21 +433,25 @@ impl Worker {
         }
     }
 
-    /// Plans a further attempt, if the task has one left.
+    /// True if the task has a further attempt left, which is then planned unless the run stops.
     fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
         if !attempt.outcome.state.is_failure() {
             return false;
         }
         let retry = self.facts.retry(attempt.task);
-        if attempt.attempt > retry.count {
+        let Some(next) = attempt.attempt.checked_add(1).filter(|_| attempt.attempt <= retry.count) else {
             return false;
+        };
+        if self.stopping.is_some() {
+            // Left to the resume.
+            return true;
         }
-        let growth = retry.factor.max(1.0).powi(i32::from(attempt.attempt) - 1);
-        let wait = retry.backoff.as_secs_f64() * growth;
-        let due = now.after(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX));
+        let growth = retry.factor.max(1.0).powi(i32::from(attempt.attempt) - 1).min(MOST_GROWTH);
+        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
+        let due = now.after(wait.min(LONGEST_WAIT).max(retry.backoff));
         let elsewhere = retry.elsewhere && self.facts.movable(attempt.task);
         let to = if elsewhere { self.thief.next_after(attempt.rank) } else { self.me };
-        self.retries.push(Reverse((due, attempt.task, attempt.attempt + 1, to)));
+        self.retries.push(Reverse((due, attempt.task, next, to)));
         true
     }
 
@@ -454,7 +493,7 @@ impl Worker {
         let due = self.report_due.is_some_and(|due| due <= now);
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
-        let last = self.stopping.is_some() && !self.stopped && self.load.running == 0;
+        let last = self.stopping.is_some() && !self.stopped && self.quiet;
         if due || full || changed || ((idle || last) && !self.report.is_empty()) {
             self.send_report(now, actions);
         }
@@ -471,6 +510,12 @@ impl Worker {
         let attempts = std::mem::take(&mut self.report);
         send(actions, Rank::ZERO, Message::Report { attempts, load: self.load });
     }
+}
+
+/// True for an attempt on lease that its runner tells the coordinator of. After a failure the home reports all there is, so that
+/// the attempts of a task are recorded in their order.
+fn reported_by_runner(attempt: &Attempt) -> bool {
+    attempt.outcome.ok() && attempt.attempt == 1
 }
 
 fn send(actions: &mut Vec<Action>, to: Rank, message: Message) {

@@ -180,9 +180,18 @@ impl Gate {
         self.change(|inner| inner.take_back(grant))
     }
 
-    /// Nothing starts while paused.
-    pub(super) fn set_paused(&self, paused: bool) {
-        self.change(|inner| inner.paused = paused);
+    /// Nothing starts until [`Gate::resume`]. A collection is dissolved, or slots that can no longer be joined would wait for others
+    /// that no longer come; what it collected for goes back to the queue. The sleepers are to be released.
+    pub(super) fn pause(&self) -> Vec<Sleeper> {
+        self.change(|inner| {
+            inner.paused = true;
+            inner.dissolve()
+        })
+    }
+
+    /// Goes on after [`Gate::pause`].
+    pub(super) fn resume(&self) {
+        self.change(|inner| inner.paused = false);
     }
 
     /// Nothing starts any more. The sleepers are to be released.
@@ -294,6 +303,13 @@ impl Inner {
         grant.members
     }
 
+    fn dissolve(&mut self) -> Vec<Sleeper> {
+        let Some(c) = self.collecting.take() else { return Vec::new() };
+        self.waiting.push(c.what, c.needs);
+        let slots = c.members.iter().map(|m| m.slot).collect();
+        self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members })
+    }
+
     fn release(&mut self, id: HoldId) -> Option<Vec<Sleeper>> {
         if let Some(grant) = self.held.remove(&id) {
             return Some(self.take_back(grant));
@@ -374,12 +390,26 @@ mod tests {
     #[test]
     fn what_stops_or_pauses_is_seen_by_all_and_waiting_slots_are_freed() {
         let gate = gate(&[(1, 0, 2)]);
-        gate.set_paused(true);
+        gate.pause();
         assert!(gate.signal().paused() && !gate.signal().calls());
         assert!(matches!(gate.visit(0, None, true), Visit::Nothing));
-        gate.set_paused(false);
+        gate.resume();
         assert!(matches!(gate.visit(0, None, true), Visit::Wait { .. }));
         assert_eq!(gate.stop().len(), 1);
         assert!(gate.signal().stop() && matches!(gate.visit(1, None, true), Visit::Nothing));
+    }
+
+    #[test]
+    fn a_pause_dissolves_a_collection_and_it_starts_anew_later() {
+        let gate = gate(&[(1, 0, 3)]);
+        assert!(matches!(gate.visit(0, None, true), Visit::Wait { missing: 2 }));
+        let freed = gate.pause();
+        assert_eq!(freed.iter().map(|m| m.slot).collect::<Vec<_>>(), [0], "slot 0 waits for nobody any more");
+        assert_eq!(gate.len(), 1, "the item waits again");
+        gate.resume();
+        assert!(matches!(gate.visit(1, None, true), Visit::Wait { missing: 2 }));
+        assert!(matches!(gate.visit(2, None, true), Visit::Wait { missing: 1 }));
+        let (task, grant) = run(gate.visit(0, None, true));
+        assert_eq!((task, &grant.slots[..]), (1, &[0, 1, 2][..]));
     }
 }

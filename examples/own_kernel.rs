@@ -1,0 +1,70 @@
+//! A program with a kernel of its own, run by Phalanx alone or on all ranks of an mpirun:
+//!
+//! ```console
+//! cargo run --example own_kernel
+//! mpirun -n 3 target/debug/examples/own_kernel
+//! ```
+//!
+//! It estimates pi: 40 tasks count how many random points fall into a quarter circle and leave their counts in files, a last task adds
+//! them up. Every rank runs this same `main`, so every rank knows the kernels.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use phalanx::exec::{ArgError, Args, Kernels, Prepared};
+use phalanx::runtime::{self, Options};
+
+const JOB: &str = r#"
+[job]
+name = "pi"
+
+[[task]]
+name = "count"
+array = "1-40"
+kernel = "count_hits"
+args = { points = 200_000, seed = "{index}", output = "hits/{index}" }
+
+[[task]]
+name = "pi"
+needs = "count"
+command = "cat hits/* | awk '{ hits += $1; points += $2 } END { print 4 * hits / points }'"
+"#;
+
+/// Reads its arguments once and returns what is called for each task.
+fn count_hits(table: &toml::Table) -> Result<Prepared, ArgError> {
+    let args = Args::new(table, &["points", "seed", "output"])?;
+    let points: u64 = args.need("points")?;
+    let seed: u64 = args.need("seed")?;
+    let output: String = args.need("output")?;
+    Ok(Arc::new(move |context| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let inside = |(x, y): (f64, f64)| x * x + y * y <= 1.0;
+        let hits = (0..points).filter(|_| inside((random.f64(), random.f64()))).count();
+        let file = context.path(Path::new(&output));
+        let parent = file.parent().ok_or("the output has no directory")?;
+        std::fs::create_dir_all(parent).map_err(|error| error.to_string())?;
+        std::fs::write(&file, format!("{hits} {points}\n")).map_err(|error| format!("{}: {error}", file.display()))
+    }))
+}
+
+fn main() {
+    // Only rank 0 reads the job file; the others are told.
+    let job = std::env::temp_dir().join(format!("pi-{}.toml", std::process::id()));
+    if let Err(error) = std::fs::write(&job, JOB) {
+        eprintln!("cannot write {}: {error}", job.display());
+        std::process::exit(1);
+    }
+    let mut kernels = Kernels::builtin();
+    kernels.register("count_hits", count_hits);
+    let result = runtime::run(&Options::new(&job), kernels, |result| match result {
+        Ok(finished) => {
+            if let Some(dir) = &finished.run_dir {
+                println!("exit code {}; `phalanx report {} --task pi` shows pi", finished.exit_code, dir.display());
+            }
+        }
+        Err(error) => eprintln!("{error}"),
+    });
+    // Each process wrote a file of its own, and this is all that is left of it.
+    let _ = std::fs::remove_file(&job);
+    std::process::exit(result.map_or_else(|error| error.exit_code(), |finished| finished.exit_code));
+}

@@ -1,0 +1,161 @@
+//! What fits where: refusals before the run, shares of limits, and the homes of tasks.
+
+use super::RunError;
+use super::glue;
+use super::start::{Start, estimate_ns};
+use crate::graph::partition::{self, Method, Partition, Problem};
+use crate::job::{self, Group, Job};
+use crate::model::TaskId;
+use crate::schedule::coordinator::Member;
+use crate::schedule::gang;
+use crate::schedule::protocol::Hello;
+
+/// The ranks as the coordinator wants to know them.
+pub(super) fn members(hellos: &[Hello]) -> Vec<Member> {
+    hellos.iter().map(|hello| Member { node: hello.node.clone(), slots: hello.slots }).collect()
+}
+
+/// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
+///
+/// # Errors
+/// Each such task, with what it asks for and what there is.
+pub(super) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
+    let members = members(hellos);
+    let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, hellos, &members)).collect();
+    if misfits.is_empty() { Ok(()) } else { Err(RunError::Refused(misfits.join("\n"))) }
+}
+
+/// True if the rank alone can run the group's tasks.
+fn fits(group: &Group, hello: &Hello) -> bool {
+    let (ranks, spread) = group.mpi.map_or((1, false), |mpi| (mpi.ranks, mpi.per_node.is_some_and(|n| n < mpi.ranks)));
+    hello.slots > 0
+        && !spread
+        && group.cpus.saturating_mul(ranks) <= hello.slots
+        && group.memory.is_none_or(|memory| memory <= hello.memory)
+        && group.gpus <= hello.gpus
+}
+
+fn misfit(group: &Group, hellos: &[Hello], members: &[Member]) -> Option<String> {
+    if hellos.iter().any(|hello| fits(group, hello)) {
+        return None;
+    }
+    let name = &group.name;
+    let Some(mpi) = group.mpi else { return Some(too_large(group, hellos)) };
+    if gang::place(glue::shape(group), members).is_none() {
+        let all: u64 = hellos.iter().map(|h| u64::from(h.slots)).sum();
+        return Some(format!(
+            "task `{name}` needs {} MPI ranks of {} CPUs, but this run has {all} slots on {} ranks: start more ranks, or give each more slots with --slots",
+            mpi.ranks,
+            group.cpus,
+            hellos.len()
+        ));
+    }
+    let asked =
+        [("memory", group.memory.is_some()), ("gpus", group.gpus > 0), ("a limit on its array", group.limit.is_some())];
+    let (what, _) = asked.iter().find(|asked| asked.1)?;
+    Some(format!(
+        "task `{name}` needs several ranks and asks for {what}, which is not built yet for such tasks: leave that out, or start ranks with enough slots to hold it alone"
+    ))
+}
+
+fn too_large(group: &Group, hellos: &[Hello]) -> String {
+    let most = |of: fn(&Hello) -> u64| hellos.iter().map(of).max().unwrap_or(0);
+    format!(
+        "task `{}` fits on no rank: it asks for {} CPUs, {} MiB of memory and {} GPUs; the most that a rank has is {} slots, {} MiB and {} GPUs: lower what it asks for, or start ranks with more (--slots, or the launcher's options)",
+        group.name,
+        group.cpus,
+        group.memory.unwrap_or(0) >> 20,
+        group.gpus,
+        most(|h| h.slots.into()),
+        most(|h| h.memory) >> 20,
+        most(|h| h.gpus.into()),
+    )
+}
+
+/// How many tasks of each limited group may run at once on each rank: for each rank `(group, share)`. A limit is shared out
+/// among the ranks that fit the group, the first ones getting one more where it does not divide.
+pub(super) struct Shares(Vec<Vec<(u32, u32)>>);
+
+impl Shares {
+    pub(super) fn new(job: &Job, hellos: &[Hello]) -> Shares {
+        let mut shares = vec![Vec::new(); hellos.len()];
+        for (id, group) in job.groups.iter().enumerate() {
+            let Some(limit) = group.limit else { continue };
+            let able: Vec<usize> = (0..hellos.len()).filter(|&rank| fits(group, &hellos[rank])).collect();
+            for (turn, &rank) in able.iter().enumerate() {
+                let share = limit / able.len() as u32 + u32::from((turn as u32) < limit % able.len() as u32);
+                if share > 0 {
+                    shares[rank].push((id as u32, share));
+                }
+            }
+        }
+        Shares(shares)
+    }
+
+    /// The shares of one rank.
+    pub(super) fn of(&self, rank: usize) -> &[(u32, u32)] {
+        &self.0[rank]
+    }
+}
+
+/// Chooses the homes.
+pub(super) fn divide(start: &Start, hellos: &[Hello], shares: &Shares) -> Partition {
+    let job = &start.job;
+    let slots: Vec<u32> = hellos.iter().map(|h| h.slots).collect();
+    let duration = |task: TaskId| estimate_ns(job, task);
+    // One row a group, so that a million tasks do not look the same up a million times.
+    let may: Vec<Vec<bool>> = job
+        .groups
+        .iter()
+        .enumerate()
+        .map(|(id, group)| {
+            // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks together.
+            let alone = hellos.iter().any(|hello| fits(group, hello));
+            let share = |rank: usize| group.limit.is_none() || shares.of(rank).iter().any(|s| s.0 as usize == id);
+            (0..hellos.len()).map(|rank| !alone || (fits(group, &hellos[rank]) && share(rank))).collect()
+        })
+        .collect();
+    let fitting = |task: TaskId, rank: usize| may[job.group_of(task).0 as usize][rank];
+    let problem =
+        Problem { graph: &start.graph, order: &start.order, duration: &duration, slots: &slots, fits: &fitting };
+    let method = match job.partition {
+        job::Partition::Bands => Method::Bands,
+        job::Partition::Eft => Method::EarliestFinish,
+        job::Partition::RoundRobin => Method::RoundRobin,
+    };
+    partition::partition(&problem, method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Kernels;
+
+    fn job(text: &str) -> Job {
+        job::parse(text, "t.toml", std::path::Path::new("/"), &Kernels::builtin()).expect("a good job").job
+    }
+
+    fn hello(slots: u32, memory: u64) -> Hello {
+        Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0 }
+    }
+
+    #[test]
+    fn a_limit_is_shared_out_among_the_ranks_that_fit() {
+        let job = job("[[task]]\nname = \"a\"\narray = \"0-9%3\"\nmemory = \"2G\"\nkernel = \"noop\"\n");
+        let shares = Shares::new(&job, &[hello(2, 1 << 30), hello(2, 4 << 30), hello(0, 4 << 30), hello(2, 4 << 30)]);
+        assert_eq!([shares.of(0), shares.of(1), shares.of(2), shares.of(3)], [&[][..], &[(0, 2)], &[], &[(0, 1)]]);
+    }
+
+    #[test]
+    fn what_fits_nowhere_is_refused_with_what_there_is() {
+        let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused").to_string();
+        let wide = "[[task]]\nname = \"a\"\ncpus = 3\nkernel = \"noop\"\n";
+        assert!(refused(wide, &[hello(2, 1), hello(2, 1)]).contains("3 CPUs"));
+        let mpi = "[[task]]\nname = \"a\"\ncommand = \"x\"\nmpi = { ranks = 4 }\n";
+        assert!(check(&job(mpi), &[hello(2, 1), hello(2, 1)]).is_ok());
+        assert!(refused(mpi, &[hello(2, 1), hello(1, 1)]).contains("4 MPI ranks"));
+        let hungry = format!("{mpi}memory = \"1M\"\n");
+        assert!(refused(&hungry, &[hello(2, 1 << 30), hello(2, 1 << 30)]).contains("memory"));
+        assert!(check(&job(&hungry), &[hello(4, 1 << 30)]).is_ok());
+    }
+}

@@ -1,0 +1,241 @@
+//! Rank 0, from the job file to the end of the run.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::crew::{Crew, lock};
+use super::fit::{self, Shares};
+use super::glue;
+use super::head::{Estimate, Head};
+use super::seat::{Outfit, Seat};
+use super::start::{Start, estimate_ns, start};
+use super::wake::Wake;
+use super::walltime::Walltime;
+use super::world::{dismiss, gather, send};
+use super::{Finished, Options, RunError, pilot};
+use crate::exec::Kernels;
+use crate::fabric::Fabric;
+use crate::graph::partition::{self, Partition};
+use crate::journal::{Began, GraphFacts, RankInfo, Record, RunLock};
+use crate::model::Rank;
+use crate::observe::progress::Progress;
+use crate::pool::Pool;
+use crate::schedule::coordinator::{Coordinator, Why};
+use crate::schedule::gang;
+use crate::schedule::handout::Cutter;
+use crate::schedule::ledger::SPECIAL;
+use crate::schedule::protocol::{Hello, Message, Welcome};
+use crate::topology::Topology;
+
+pub(super) fn lead(
+    fabric: &mut Box<dyn Fabric>,
+    options: &Options,
+    kernels: Kernels,
+    wake: Wake,
+) -> Result<Finished, RunError> {
+    match set_out(fabric, options, kernels, wake) {
+        Ok(run) => run.fly(fabric),
+        Err(error) => {
+            dismiss(fabric.as_mut());
+            Err(error)
+        }
+    }
+}
+
+/// A run that is under way.
+struct Run {
+    crew: Arc<Crew>,
+    pool: Option<Pool<Crew>>,
+    dir: PathBuf,
+    lock: RunLock,
+}
+
+impl Run {
+    /// Goes on to the end.
+    fn fly(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
+        let alone = lock(&self.crew.engine).is_alone();
+        pilot(&self.crew, alone);
+        drop(self.pool);
+        let mut engine = lock(&self.crew.engine);
+        let broken = engine.broken().map(str::to_owned);
+        let (back, head) = engine.take_apart();
+        *fabric = back;
+        let exit_code = head.map_or(1, |mut head| {
+            let code = exit_code(&head);
+            head.close(self.crew.clock.now(), code);
+            code
+        });
+        drop(self.lock);
+        match broken {
+            Some(reason) => Err(RunError::Broken(reason)),
+            None => Ok(Finished { exit_code, run_dir: Some(self.dir) }),
+        }
+    }
+}
+
+/// Everything up to the moment at which tasks are started.
+fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Run, RunError> {
+    if options.coordinator_only && fabric.size() < 2 {
+        return Err(RunError::Refused(
+            "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
+        ));
+    }
+    let mut start = start(options, &kernels)?;
+    let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+        .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
+    let (outfit, hellos) = match mustered {
+        Ok(found) => found,
+        Err(error) => {
+            start.take_back();
+            return Err(error);
+        }
+    };
+    let shares = Shares::new(&start.job, &hellos);
+    let divided = fit::divide(&start, &hellos, &shares);
+    remember(&mut start, &hellos, &divided)?;
+    let done = done_already(&start);
+    let first = hand_out(fabric.as_mut(), &start, &hellos, &shares, &divided, &done)?;
+    let head = head_of(&start.job, &start.graph, &hellos, &done, start.journal, options, &start.welcome.run_name);
+    let dir = PathBuf::from(start.dir.path());
+    let seat = Seat { welcome: start.welcome, job: start.job, outfit };
+    let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
+    {
+        let mut engine = lock(&crew.engine);
+        let now = crew.clock.now();
+        let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
+        engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
+    }
+    Ok(Run { crew, pool, dir, lock: start.lock })
+}
+
+/// The handshake: who is where, what the run is, what each has.
+fn muster(
+    fabric: &mut dyn Fabric,
+    wake: &Wake,
+    welcome: &Welcome,
+    works: bool,
+) -> Result<(Outfit, Vec<Hello>), RunError> {
+    let topology = Topology::discover();
+    let here = (topology.machine.node.clone(), topology.grant.mask.clone());
+    let arrived = gather(fabric, wake, here, |message| match message {
+        Message::Arrived { node, mask } => Some((node, mask)),
+        _ => None,
+    })?;
+    let mut masks: HashMap<&str, Vec<Vec<u32>>> = HashMap::new();
+    for (node, mask) in &arrived {
+        masks.entry(node).or_default().push(mask.clone());
+    }
+    let welcome_of = |rank: usize| Welcome { masks: masks[arrived[rank].0.as_str()].clone(), ..welcome.clone() };
+    for rank in 1..fabric.size() {
+        send(fabric, Rank(rank), &Message::Welcome(Box::new(welcome_of(rank as usize))))?;
+    }
+    let outfit = Outfit::new(topology, &Welcome { works, ..welcome_of(0) });
+    let hellos = gather(fabric, wake, outfit.hello.clone(), |message| match message {
+        Message::Hello(hello) => Some(hello),
+        _ => None,
+    })?;
+    Ok((outfit, hellos))
+}
+
+/// For each node of the graph, whether an earlier session completed it.
+fn done_already(start: &Start) -> Vec<bool> {
+    let mut done = vec![false; start.graph.node_count()];
+    for run in &start.kept {
+        done[run.first.index()..][..run.count as usize].fill(true);
+    }
+    done
+}
+
+/// Sends each rank its part of the graph; returns rank 0's own.
+fn hand_out(
+    fabric: &mut dyn Fabric,
+    start: &Start,
+    hellos: &[Hello],
+    shares: &Shares,
+    divided: &Partition,
+    done: &[bool],
+) -> Result<Message, RunError> {
+    let job = &start.job;
+    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
+    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
+        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
+    }
+    let is_done = |node: u32| done[node as usize];
+    let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
+    let message =
+        |rank: usize| Message::HandOut { part: Box::new(cutter.part(rank)), limits: shares.of(rank).to_vec() };
+    for rank in 1..hellos.len() {
+        send(fabric, Rank(rank as u32), &message(rank))?;
+    }
+    Ok(message(0))
+}
+
+fn head_of(
+    job: &Arc<crate::job::Job>,
+    graph: &crate::graph::TaskGraph,
+    hellos: &[Hello],
+    done: &[bool],
+    journal: crate::journal::Journal,
+    options: &Options,
+    run_name: &str,
+) -> Head {
+    let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
+    let lookup = Arc::clone(job);
+    let coordinator = Coordinator::new(
+        graph.task_count() as u32,
+        &|task| done[task.index()],
+        fit::members(hellos),
+        job.max_failures,
+        Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
+    );
+    let lookup = Arc::clone(job);
+    let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
+    let progress = Progress::new(options.progress, run_name);
+    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, hellos.len() as u32)
+}
+
+/// Writes how the session begins.
+fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
+    let info = |(rank, hello): (usize, &Hello)| RankInfo {
+        rank: rank as u32,
+        node: hello.node.clone(),
+        slots: hello.slots,
+        pid: hello.pid,
+    };
+    let began = Began {
+        session: start.welcome.session,
+        unix_ns: start.welcome.began_unix_ns,
+        phalanx: env!("CARGO_PKG_VERSION").to_owned(),
+        job_text: start.welcome.job_text.clone(),
+        job_path: start.welcome.job_path.clone().into(),
+        dir: start.welcome.base_dir.clone().into(),
+        ranks: hellos.iter().enumerate().map(info).collect(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        kept: start.kept.clone(),
+    };
+    start.dir.write_job(&start.welcome.job_text)?;
+    start.journal.append(&Record::Began(began))?;
+    let graph = &start.graph;
+    start.journal.append(&Record::Graph(GraphFacts {
+        tasks: graph.task_count() as u32,
+        joins: (graph.node_count() - graph.task_count()) as u32,
+        edges: graph.edge_count() as u64,
+        critical_path_ns: start.order.critical_path,
+        work_ns: start.order.work,
+        cut_edges: divided.cut_edges,
+        cut_bytes: divided.cut_bytes,
+    }))?;
+    Ok(())
+}
+
+fn exit_code(head: &Head) -> i32 {
+    let tally = head.tally();
+    match head.finished() {
+        // A skipped task alone is no failure: what it was to mend did not happen.
+        Some(Why::Complete) if tally.failed + tally.cancelled == 0 => 0,
+        Some(Why::Complete | Why::Failures | Why::Broken(_)) | None => 1,
+        Some(Why::Walltime) => 4,
+        Some(Why::Signal(signal)) => 128 + signal,
+    }
+}

@@ -1,0 +1,97 @@
+//! A rank of a run: what it has, and how its slots and its engine are started.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::RunError;
+use super::clock::Clock;
+use super::crew::{Crew, lock};
+use super::engine::Engine;
+use super::head::Head;
+use super::wake::Wake;
+use crate::exec::{Kernels, Runner, Site, TaskSource};
+use crate::fabric::{Alone, Fabric};
+use crate::job::Job;
+use crate::journal::{OutputWriter, RunDir};
+use crate::pool::{Pool, PoolConfig};
+use crate::schedule::protocol::{Hello, Welcome};
+use crate::schedule::worker::{Facts, Pace, Worker};
+use crate::topology::{Place, Topology};
+
+/// What this process brings to a run.
+pub(super) struct Outfit {
+    topology: Topology,
+    places: Vec<Place>,
+    pub(super) hello: Hello,
+}
+
+impl Outfit {
+    pub(super) fn new(mut topology: Topology, welcome: &Welcome) -> Outfit {
+        if welcome.masks.len() > 1 {
+            topology.grant.agree(&topology.machine, &welcome.masks);
+        }
+        let slots = welcome.slots.map(|s| s as usize);
+        let places = if welcome.works { topology.places(slots) } else { Vec::new() };
+        let hello = Hello {
+            node: topology.machine.node.clone(),
+            pid: std::process::id(),
+            slots: places.len() as u32,
+            memory: topology.grant.memory,
+            gpus: topology.grant.gpus.len() as u32,
+        };
+        Outfit { topology, places, hello }
+    }
+}
+
+/// A rank that knows what it is to run and what it has.
+pub(super) struct Seat {
+    pub(super) welcome: Welcome,
+    pub(super) job: Arc<Job>,
+    pub(super) outfit: Outfit,
+}
+
+impl Seat {
+    /// Starts the rank's slots and its engine, which takes the fabric over. On an error the fabric stays where it is.
+    pub(super) fn take(
+        self,
+        fabric: &mut Box<dyn Fabric>,
+        head: Option<Head>,
+        kernels: Kernels,
+        wake: Wake,
+    ) -> Result<(Arc<Crew>, Option<Pool<Crew>>), RunError> {
+        let Seat { welcome, job, outfit } = self;
+        let slots = outfit.places.len();
+        let rank = fabric.me();
+        let refused = |error: &dyn std::error::Error| RunError::Refused(error.to_string());
+        let dir = RunDir::open(Path::new(&welcome.run_dir))?;
+        let output = OutputWriter::create(&dir, welcome.session, rank, job.output).map_err(|e| refused(&e))?;
+        let site = Site::new(welcome.run_name.clone(), rank, outfit.hello.node.clone(), slots.max(1) as u16);
+        let source = Arc::clone(&job) as Arc<dyn TaskSource>;
+        let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
+        let facts = Arc::clone(&job) as Arc<dyn Facts>;
+        let worker = Worker::new(rank, fabric.size(), slots as u32, facts, Pace::default());
+        let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
+        let clock = Clock::new(welcome.began_unix_ns);
+        let crew = Arc::new(Crew::new(rank, clock, wake, runner, job, engine, slots));
+        // Slots that starve would drive the engine at once; they must not before the crew knows the pool to start tasks in.
+        let mut engine = lock(&crew.engine);
+        engine.set_crew(&crew);
+        if slots == 0 {
+            drop(engine);
+            return Ok((crew, None));
+        }
+        let gpus = (0..outfit.hello.gpus).collect();
+        let config = PoolConfig { places: outfit.places, memory: outfit.topology.grant.memory, gpus };
+        match Pool::start(config, Arc::clone(&crew)) {
+            Ok(pool) => {
+                crew.set_pool(pool.handle());
+                drop(engine);
+                Ok((crew, Some(pool)))
+            }
+            Err(error) => {
+                *fabric = engine.take_apart().0;
+                Err(refused(&error))
+            }
+        }
+    }
+}
