@@ -82,13 +82,17 @@ pub enum Message {
     Held {
         /// The gang.
         gang: u32,
+        /// The CPUs that they have.
+        cpus: Vec<u32>,
     },
     /// Coordinator to the leader: all slots are set aside; start.
     Launch {
         /// The gang.
         gang: u32,
-        /// Nodes that take part, and how many MPI ranks each hosts.
+        /// Nodes that take part, and how many MPI ranks each hosts; the leader's first.
         hosts: Vec<(String, u32)>,
+        /// CPUs on the leader's node that are set aside for the gang, by whichever rank.
+        cpus: Vec<u32>,
     },
     /// The leader to the coordinator: the gang's task ended.
     GangEnded {
@@ -197,6 +201,8 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
+    /// A rank that shall not have it if another can: the attempt before failed there.
+    pub avoid: Option<Rank>,
 }
 
 /// How a run is stopped.

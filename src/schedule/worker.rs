@@ -67,6 +67,8 @@ pub enum Event {
     Held {
         /// The gang.
         gang: u32,
+        /// The CPUs that they have.
+        cpus: Vec<u32>,
     },
     /// The pool's load, after any change of it.
     Load(Load),
@@ -90,7 +92,7 @@ pub enum Action {
     Start(Vec<u32>),
     /// Start an attempt that is not the first, or a task of another home.
     StartLease(Lease),
-    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank.
+    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank. Those that shall not be there stay.
     Surrender {
         /// To whom.
         to: Rank,
@@ -112,6 +114,8 @@ pub enum Action {
         gang: u32,
         /// Nodes that take part, and how many MPI ranks each hosts.
         hosts: Vec<(String, u32)>,
+        /// CPUs of this node for it.
+        cpus: Vec<u32>,
     },
     /// Free the slots set aside for a gang.
     Release {
@@ -172,7 +176,7 @@ pub struct Worker {
     load_due: Time,
     thief: Thief,
     /// Further attempts, by the time they are due.
-    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
+    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Option<Rank>)>>,
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
@@ -245,7 +249,7 @@ impl Worker {
                 self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
                 actions.push(Action::Send { to, message: Message::Loot { leases } });
             }
-            Event::Held { gang } => send(actions, Rank::ZERO, Message::Held { gang }),
+            Event::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             Event::Load(load) => self.load = load,
             Event::Quiet => self.quiet = true,
             Event::Tick => {}
@@ -270,7 +274,7 @@ impl Worker {
             Message::Returned { attempt } => self.attempt_ended(now, attempt, true, actions),
             Message::Hold { gang, slots } => actions.push(Action::Hold { gang, slots, lead: None }),
             Message::Lead { gang, slots, lease } => actions.push(Action::Hold { gang, slots, lead: Some(lease) }),
-            Message::Launch { gang, hosts } => actions.push(Action::Launch { gang, hosts }),
+            Message::Launch { gang, hosts, cpus } => actions.push(Action::Launch { gang, hosts, cpus }),
             Message::Release { gang } => actions.push(Action::Release { gang }),
             Message::Stop { how } => {
                 if self.stopping.is_none_or(|before| before < how) {
@@ -368,6 +372,7 @@ impl Worker {
                 attempt: 1,
                 urgency: ledger.urgency(local),
                 ready: ledger.ready_at(local),
+                avoid: None,
             };
             send(actions, Rank::ZERO, Message::GangReady { lease });
         }
@@ -450,19 +455,19 @@ impl Worker {
         let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
         let due = now.after(wait.min(LONGEST_WAIT).max(retry.backoff));
         let elsewhere = retry.elsewhere && self.facts.movable(attempt.task);
-        let to = if elsewhere { self.thief.next_after(attempt.rank) } else { self.me };
-        self.retries.push(Reverse((due, attempt.task, next, to)));
+        self.retries.push(Reverse((due, attempt.task, next, elsewhere.then_some(attempt.rank))));
         true
     }
 
     fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
+        while let Some(&Reverse((due, task, attempt, avoid))) = self.retries.peek() {
             if due > now {
                 break;
             }
             self.retries.pop();
             let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
-            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
+            let to = avoid.map_or(self.me, |rank| self.thief.next_after(rank));
+            let lease = Lease { task, home: self.me, attempt, urgency, ready: now, avoid };
             if self.facts.needs_gang(task, self.slots) {
                 send(actions, Rank::ZERO, Message::GangReady { lease });
             } else if to == self.me {

@@ -5,7 +5,8 @@
 //! Memory needs no binding of its own: a page lands in the domain of the thread that touches it first, and slots are
 //! pinned before they allocate.
 //!
-//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it.
+//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it; except to CPUs that other ranks of
+//! the node have set aside for an MPI task that they share with this one.
 
 use std::io;
 use std::mem::size_of_val;
@@ -44,9 +45,22 @@ pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
     if !cpus.iter().all(granted) {
         return Err(failed(io::Error::other("not all of them were granted to this process")));
     }
+    bind(cpus).map_err(failed)
+}
+
+/// Binds the calling thread to CPUs that were granted to ranks of this node and that they have set aside together. Where the system keeps
+/// each rank to its own CPUs, the thread gets those of them that are this rank's.
+///
+/// # Errors
+/// If the system allows none of them.
+pub fn bind_across_ranks(cpus: &[u32]) -> Result<(), BindError> {
+    bind(cpus).map_err(|source| BindError { cpus: format_cpus(cpus), source })
+}
+
+fn bind(cpus: &[u32]) -> io::Result<()> {
     match hwloc::bind(cpus) {
-        Some(bound) => bound.map_err(|errno| failed(io::Error::from_raw_os_error(errno))),
-        None => set_mask(cpus).map_err(failed),
+        Some(bound) => bound.map_err(io::Error::from_raw_os_error),
+        None => set_mask(cpus),
     }
 }
 
