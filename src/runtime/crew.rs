@@ -24,7 +24,7 @@ use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::protocol::{Lease, Load};
-use crate::topology::bind_current_thread;
+use crate::topology::bind_to_lent;
 
 /// A task at home, by local number.
 const HOME: u8 = 0;
@@ -70,8 +70,8 @@ pub(super) struct Outbox {
     pub(super) special: Vec<u32>,
     /// Attempts that the engine decides about, and the homes of their tasks.
     pub(super) ended: Vec<(Attempt, Rank)>,
-    /// Gangs whose slots are set aside.
-    pub(super) held: Vec<u32>,
+    /// Gangs whose slots are set aside, and the CPUs of those.
+    pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended.
     pub(super) gang_ended: Vec<u32>,
 }
@@ -133,7 +133,6 @@ pub(super) struct Held {
     pub(super) lead: Option<Lease>,
     /// One of its slots, whose seat the task of the gang takes.
     pub(super) slot: u16,
-    pub(super) cpus: Vec<u32>,
 }
 
 /// Takes a lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
@@ -285,7 +284,7 @@ impl Crew {
         let mut by_hold = lock(&self.gangs.by_hold);
         let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT }).map_err(|error| format!("an MPI task {error}"))?;
         by_hold.insert(hold, gang);
-        lock(&self.gangs.held).insert(gang, Held { hold, lead, slot: 0, cpus: Vec::new() });
+        lock(&self.gangs.held).insert(gang, Held { hold, lead, slot: 0 });
         Ok(())
     }
 
@@ -299,10 +298,10 @@ impl Crew {
     }
 
     /// Runs the task of a gang that this rank leads, in a thread of its own: the slots that it holds sleep meanwhile.
-    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>) {
-        let led = lock(&self.gangs.held).get_mut(&gang).and_then(|h| Some((h.lead.take()?, h.slot, h.cpus.clone())));
+    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>) {
+        let led = lock(&self.gangs.held).get_mut(&gang).and_then(|h| Some((h.lead.take()?, h.slot)));
         // Released meanwhile: the run is being stopped.
-        let Some((lease, slot, cpus)) = led else { return };
+        let Some((lease, slot)) = led else { return };
         self.gangs.running.fetch_add(1, SeqCst);
         let crew = Arc::clone(self);
         let run = move || crew.lead(gang, lease, slot, &cpus, &hosts);
@@ -316,7 +315,7 @@ impl Crew {
     fn lead(&self, gang: u32, lease: Lease, slot: u16, cpus: &[u32], hosts: &[(String, u32)]) {
         let start = self.clock.now();
         // This thread was started by whichever slot heard of the launch, and has its CPU; mpirun is to have those of the gang.
-        if let Err(error) = bind_current_thread(cpus) {
+        if let Err(error) = bind_to_lent(cpus) {
             tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
         }
         let rayon = || panic!("an MPI task is a command and has no rayon pool");
@@ -448,9 +447,8 @@ impl Workload for Crew {
         let Some(gang) = lock(&self.gangs.by_hold).get(&id).copied() else { return };
         if let Some(held) = lock(&self.gangs.held).get_mut(&gang) {
             held.slot = slot as u16;
-            held.cpus = cpus.to_vec();
         }
-        lock(&self.outboxes[self.outboxes.len() - 1]).held.push(gang);
+        lock(&self.outboxes[self.outboxes.len() - 1]).held.push((gang, cpus.to_vec()));
         self.wake.tell();
     }
 

@@ -155,8 +155,8 @@ impl Engine {
         for (attempt, home) in outbox.ended.drain(..) {
             self.step(crew, Event::Ended { attempt, home });
         }
-        for gang in outbox.held.drain(..) {
-            self.step(crew, Event::Held { gang });
+        for (gang, cpus) in outbox.held.drain(..) {
+            self.step(crew, Event::Held { gang, cpus });
         }
         for gang in outbox.gang_ended.drain(..) {
             self.send(Rank::ZERO, Message::GangEnded { gang });
@@ -234,9 +234,9 @@ impl Engine {
                     self.fail(reason);
                 }
             }
-            Action::Launch { gang, hosts } => {
+            Action::Launch { gang, hosts, cpus } => {
                 if let Some(crew) = self.crew.upgrade() {
-                    crew.launch(gang, hosts);
+                    crew.launch(gang, hosts, cpus);
                 }
             }
             Action::Release { gang } => crew.release(gang),

@@ -61,6 +61,8 @@ struct Gang {
     hosts: Hosts,
     /// Ranks whose slots are not set aside yet.
     missing: Vec<Rank>,
+    /// CPUs set aside on the leader's node.
+    cpus: Vec<u32>,
 }
 
 /// All gangs of a run.
@@ -84,14 +86,20 @@ impl Gangs {
         self.gather(actions);
     }
 
-    pub(super) fn held(&mut self, from: Rank, gang: u32, actions: &mut Vec<Action>) {
+    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<Action>) {
         let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
         gathering.missing.retain(|&r| r != from);
+        if self.members[from.index()].node == self.members[gathering.hosts[0].0.index()].node {
+            gathering.cpus.extend(cpus);
+        }
         if !gathering.missing.is_empty() {
             return;
         }
-        if let Some(gang) = self.gathering.take() {
-            let launch = Message::Launch { gang: gang.number, hosts: self.by_node(&gang.hosts) };
+        if let Some(mut gang) = self.gathering.take() {
+            gang.cpus.sort_unstable();
+            gang.cpus.dedup();
+            let (hosts, cpus) = (self.by_node(&gang.hosts), std::mem::take(&mut gang.cpus));
+            let launch = Message::Launch { gang: gang.number, hosts, cpus };
             actions.push(Action::Send { to: gang.hosts[0].0, message: launch });
             self.running.push(gang);
         }
@@ -147,6 +155,6 @@ impl Gangs {
             actions.push(Action::Send { to, message });
         }
         let missing = hosts.iter().map(|h| h.0).collect();
-        self.gathering = Some(Gang { number, hosts, missing });
+        self.gathering = Some(Gang { number, hosts, missing, cpus: Vec::new() });
     }
 }

@@ -82,6 +82,8 @@ pub enum Message {
     Held {
         /// The gang.
         gang: u32,
+        /// The CPUs of those slots.
+        cpus: Vec<u32>,
     },
     /// Coordinator to the leader: all slots are set aside; start.
     Launch {
@@ -89,6 +91,8 @@ pub enum Message {
         gang: u32,
         /// Nodes that take part, and how many MPI ranks each hosts.
         hosts: Vec<(String, u32)>,
+        /// The CPUs that all ranks of the leader's node have set aside.
+        cpus: Vec<u32>,
     },
     /// The leader to the coordinator: the gang's task ended.
     GangEnded {

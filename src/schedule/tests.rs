@@ -344,7 +344,7 @@ impl World {
                 events.push_back(worker::Event::Surrendered { to, leases: chosen.iter().map(lease).collect() });
             }
             worker::Action::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
-            worker::Action::Launch { gang, hosts } => self.launch(rank, gang, &hosts),
+            worker::Action::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts),
             worker::Action::Release { gang } => {
                 let pool = &mut self.pools[rank];
                 pool.holds.retain(|h| h.0 != gang);
@@ -399,7 +399,7 @@ impl World {
             pool.holds.pop_front();
             pool.idle -= slots;
             pool.held.insert(gang, (slots, lead));
-            events.push_back(worker::Event::Held { gang });
+            events.push_back(worker::Event::Held { gang, cpus: vec![rank as u32] });
         }
         while !self.pools[rank].stopped && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
             let Some((_, _, lease)) = self.pools[rank].ready.pop_first() else { break };

@@ -67,6 +67,8 @@ pub enum Event {
     Held {
         /// The gang.
         gang: u32,
+        /// Their CPUs.
+        cpus: Vec<u32>,
     },
     /// The pool's load, after any change of it.
     Load(Load),
@@ -112,6 +114,8 @@ pub enum Action {
         gang: u32,
         /// Nodes that take part, and how many MPI ranks each hosts.
         hosts: Vec<(String, u32)>,
+        /// The CPUs set aside on this node.
+        cpus: Vec<u32>,
     },
     /// Free the slots set aside for a gang.
     Release {
@@ -245,7 +249,7 @@ impl Worker {
                 self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
                 actions.push(Action::Send { to, message: Message::Loot { leases } });
             }
-            Event::Held { gang } => send(actions, Rank::ZERO, Message::Held { gang }),
+            Event::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             Event::Load(load) => self.load = load,
             Event::Quiet => self.quiet = true,
             Event::Tick => {}
@@ -270,7 +274,7 @@ impl Worker {
             Message::Returned { attempt } => self.attempt_ended(now, attempt, true, actions),
             Message::Hold { gang, slots } => actions.push(Action::Hold { gang, slots, lead: None }),
             Message::Lead { gang, slots, lease } => actions.push(Action::Hold { gang, slots, lead: Some(lease) }),
-            Message::Launch { gang, hosts } => actions.push(Action::Launch { gang, hosts }),
+            Message::Launch { gang, hosts, cpus } => actions.push(Action::Launch { gang, hosts, cpus }),
             Message::Release { gang } => actions.push(Action::Release { gang }),
             Message::Stop { how } => {
                 if self.stopping.is_none_or(|before| before < how) {

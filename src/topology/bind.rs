@@ -44,9 +44,26 @@ pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
     if !cpus.iter().all(granted) {
         return Err(failed(io::Error::other("not all of them were granted to this process")));
     }
+    bind(cpus).map_err(failed)
+}
+
+/// Binds the calling thread to CPUs of which some were granted to other ranks of this node, which have set them aside for what this
+/// thread starts. The system still refuses what is outside the allocation as a whole.
+///
+/// # Errors
+/// If there are none, or the system refuses.
+pub fn bind_to_lent(cpus: &[u32]) -> Result<(), BindError> {
+    let failed = |source| BindError { cpus: format_cpus(cpus), source };
+    if cpus.is_empty() {
+        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    bind(cpus).map_err(failed)
+}
+
+fn bind(cpus: &[u32]) -> io::Result<()> {
     match hwloc::bind(cpus) {
-        Some(bound) => bound.map_err(|errno| failed(io::Error::from_raw_os_error(errno))),
-        None => set_mask(cpus).map_err(failed),
+        Some(bound) => bound.map_err(io::Error::from_raw_os_error),
+        None => set_mask(cpus),
     }
 }
 
