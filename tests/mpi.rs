@@ -368,8 +368,8 @@ fn a_killed_rank_ends_the_run_and_resume_loses_nothing() {
     let job = r#"
         [[task]]
         name = "t"
-        array = "0-299"
-        command = "echo {index} >> ran; sleep 0.01"
+        array = "0-599"
+        command = "echo {index} >> ran; sleep 0.03"
     "#;
     dir.job("job.toml", job);
     for victim in [1, 2, 0] {
@@ -390,7 +390,7 @@ fn a_killed_rank_ends_the_run_and_resume_loses_nothing() {
     let before = dir.read("ran").lines().count();
     run(&dir, 3, job, &["--slots", "2", "--resume"]).ok();
     let trace = Trace::of(&dir, "latest");
-    assert_eq!(trace.completed().len(), 300);
+    assert_eq!(trace.completed().len(), 600);
     // What the journal knew to be complete did not run again.
     for line in dir.read("ran").lines().skip(before) {
         assert!(!done.contains(&format!("t[{line}]")), "t[{line}] ran again");

@@ -241,7 +241,9 @@ impl Crew {
     /// Starts an attempt that is not a first one at home.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
-        let constrained = self.needs_of(lease.task).is_some();
+        // One that is to be tried on another rank must not be stolen back: only plain items are given away.
+        let settled = lease.attempt > 1 && self.job.group(lease.task).retry.elsewhere;
+        let constrained = settled || self.needs_of(lease.task).is_some();
         self.waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).put(lease);
         pool.push(Item { task, urgency: lease.urgency, tag: LEASED, constrained });
