@@ -109,8 +109,10 @@ impl MpiJob<'_> {
 
     /// True if ranks have to share CPUs, and therefore must not spin while they wait.
     fn is_crowded(&self) -> bool {
-        let wanted = u64::from(self.shape.ranks) * u64::from(self.cpus_per_rank.max(1));
-        self.seat.hosts.is_empty() && !self.seat.cpus.is_empty() && wanted > self.seat.cpus.len() as u64
+        // The CPUs are those of this node, which comes first where there are several.
+        let here = self.seat.hosts.first().map_or(self.shape.ranks, |host| host.1);
+        let wanted = u64::from(here) * u64::from(self.cpus_per_rank.max(1));
+        !self.seat.cpus.is_empty() && wanted > self.seat.cpus.len() as u64
     }
 
     fn open_mpi(&self, env: &TaskEnv) -> Vec<String> {
