@@ -75,7 +75,7 @@ mod tests {
             start: Time(2),
             end: Time(3_000_000_000),
         };
-        let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5), avoid: None };
+        let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
         vec![
             Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
             Message::Counts { ended: vec![(1, true), (900_000, false)] },

@@ -24,7 +24,7 @@ use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::protocol::{Lease, Load};
-use crate::topology::bind_across_ranks;
+use crate::topology::bind_to_lent;
 
 /// A task at home, by local number.
 const HOME: u8 = 0;
@@ -70,7 +70,7 @@ pub(super) struct Outbox {
     pub(super) special: Vec<u32>,
     /// Attempts that the engine decides about, and the homes of their tasks.
     pub(super) ended: Vec<(Attempt, Rank)>,
-    /// Gangs whose slots are set aside, and the CPUs of these.
+    /// Gangs whose slots are set aside, and the CPUs of those.
     pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended.
     pub(super) gang_ended: Vec<u32>,
@@ -241,20 +241,19 @@ impl Crew {
     /// Starts an attempt that is not a first one at home.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
-        let constrained = self.needs_of(lease.task).is_some();
+        // One that is to be tried on another rank must not be stolen back: only plain items are given away.
+        let settled = lease.attempt > 1 && self.job.group(lease.task).retry.elsewhere;
+        let constrained = settled || self.needs_of(lease.task).is_some();
         self.waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).put(lease);
         pool.push(Item { task, urgency: lease.urgency, tag: LEASED, constrained });
     }
 
-    /// Takes tasks that any rank can run out of the pool, for another rank.
-    pub(super) fn surrender(&self, to: Rank, max: u32) -> Vec<Lease> {
+    /// Takes tasks that any rank can run out of the pool.
+    pub(super) fn surrender(&self, max: u32) -> Vec<Lease> {
         let (Some(pool), Some(ledger)) = (self.pool.get(), self.ledger.get()) else { return Vec::new() };
         let lease = |item: Item| self.lease_of(ledger, item);
-        let leases = pool.surrender(max as usize).into_iter().filter_map(lease);
-        let (stay, go): (Vec<Lease>, Vec<Lease>) = leases.partition(|lease| lease.avoid == Some(to));
-        stay.into_iter().for_each(|lease| self.start_lease(lease));
-        go
+        pool.surrender(max as usize).into_iter().filter_map(lease).collect()
     }
 
     /// What an item stands for, once: a lease is then no longer this rank's.
@@ -276,7 +275,6 @@ impl Crew {
                 attempt: 1,
                 urgency: item.urgency,
                 ready: ledger.ready_at(item.task),
-                avoid: None,
             }),
         }
     }
@@ -319,7 +317,7 @@ impl Crew {
     fn lead(&self, gang: u32, lease: Lease, slot: u16, cpus: &[u32], hosts: &[(String, u32)]) {
         let start = self.clock.now();
         // This thread was started by whichever slot heard of the launch, and has its CPU; mpirun is to have those of the gang.
-        if let Err(error) = bind_across_ranks(cpus) {
+        if let Err(error) = bind_to_lent(cpus) {
             tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
         }
         let rayon = || panic!("an MPI task is a command and has no rayon pool");

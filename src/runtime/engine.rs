@@ -227,7 +227,7 @@ impl Engine {
             Action::Start(locals) => crew.start(&locals),
             Action::StartLease(lease) => crew.start_lease(lease),
             Action::Surrender { to, max } => {
-                return Some(Event::Surrendered { to, leases: crew.surrender(to, max) });
+                return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = crew.hold(gang, slots, lead) {

@@ -178,7 +178,7 @@ impl Coordinator {
                 self.stop(Stop::Terminate, Why::Broken(reason), actions);
             }
             Message::GangReady { lease } if self.stopping.is_none() => self.gangs.ready(lease, actions),
-            Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, cpus, actions),
+            Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
             Message::GangEnded { gang } => self.gangs.ended(gang, actions),
             _ => {}
         }

@@ -61,7 +61,7 @@ struct Gang {
     hosts: Hosts,
     /// Ranks whose slots are not set aside yet.
     missing: Vec<Rank>,
-    /// CPUs set aside on the leader's node. Its `mpirun` starts the MPI ranks there, and they inherit its CPUs.
+    /// CPUs set aside on the leader's node.
     cpus: Vec<u32>,
 }
 
@@ -86,22 +86,20 @@ impl Gangs {
         self.gather(actions);
     }
 
-    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: Vec<u32>, actions: &mut Vec<Action>) {
+    pub(super) fn held(&mut self, from: Rank, gang: u32, cpus: &[u32], actions: &mut Vec<Action>) {
         let Some(gathering) = self.gathering.as_mut().filter(|g| g.number == gang) else { return };
         gathering.missing.retain(|&r| r != from);
-        let leader = gathering.hosts[0].0;
-        if self.members[from.index()].node == self.members[leader.index()].node {
+        if self.members[from.index()].node == self.members[gathering.hosts[0].0.index()].node {
             gathering.cpus.extend(cpus);
         }
         if !gathering.missing.is_empty() {
             return;
         }
         if let Some(mut gang) = self.gathering.take() {
-            let mut cpus = std::mem::take(&mut gang.cpus);
-            // Ranks that crowd a node share CPUs.
-            cpus.sort_unstable();
-            cpus.dedup();
-            let launch = Message::Launch { gang: gang.number, hosts: self.by_node(&gang.hosts), cpus };
+            gang.cpus.sort_unstable();
+            gang.cpus.dedup();
+            let (hosts, cpus) = (self.by_node(&gang.hosts), std::mem::take(&mut gang.cpus));
+            let launch = Message::Launch { gang: gang.number, hosts, cpus };
             actions.push(Action::Send { to: gang.hosts[0].0, message: launch });
             self.running.push(gang);
         }

@@ -148,7 +148,8 @@ impl Ledger {
         for local in 0..self.part.nodes.len() as u32 {
             let word = self.waits[local as usize].load(Acquire);
             if word & (COUNT | ENDED) == 0 {
-                self.decide(local, word & VIOLATED != 0, now, ripple);
+                self.ready_at[local as usize].store(now.0, Relaxed);
+                self.decide(local, word & VIOLATED != 0, ripple);
             }
         }
         self.spread(now, ripple);
@@ -195,26 +196,28 @@ impl Ledger {
         if edge.violated_by(ok) {
             word.fetch_or(VIOLATED, Relaxed);
         }
+        // A task is ready when the last of its predecessors ended, and that need not be the one that is counted last.
+        let ready_at = &self.ready_at[edge.node() as usize];
+        if ready_at.load(Relaxed) < now.0 {
+            ready_at.fetch_max(now.0, Relaxed);
+        }
         // AcqRel: whoever takes the count to zero sees every VIOLATED set before an earlier decrement, and all that the
         // predecessors wrote.
         let before = word.fetch_sub(1, AcqRel);
         if before & COUNT == 1 {
-            self.decide(edge.node(), before & VIOLATED != 0, now, ripple);
+            self.decide(edge.node(), before & VIOLATED != 0, ripple);
         }
     }
 
     /// Decides what becomes of a node whose last edge was counted.
     #[inline]
-    fn decide(&self, local: u32, violated: bool, now: Time, ripple: &mut Ripple) {
+    fn decide(&self, local: u32, violated: bool, ripple: &mut Ripple) {
         let join = match self.part.joins.is_empty() {
             true => None,
             false => self.part.joins.binary_search_by_key(&local, |j| j.0).ok().map(|i| self.part.joins[i].1),
         };
         match join {
-            None if !violated => {
-                self.ready_at[local as usize].store(now.0, Relaxed);
-                ripple.ready.push(local);
-            }
+            None if !violated => ripple.ready.push(local),
             None => {
                 ripple.skipped.push(local);
                 ripple.open.push((local, false));

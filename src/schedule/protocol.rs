@@ -82,16 +82,16 @@ pub enum Message {
     Held {
         /// The gang.
         gang: u32,
-        /// The CPUs that they have.
+        /// The CPUs of those slots.
         cpus: Vec<u32>,
     },
     /// Coordinator to the leader: all slots are set aside; start.
     Launch {
         /// The gang.
         gang: u32,
-        /// Nodes that take part, and how many MPI ranks each hosts; the leader's first.
+        /// Nodes that take part, and how many MPI ranks each hosts.
         hosts: Vec<(String, u32)>,
-        /// CPUs on the leader's node that are set aside for the gang, by whichever rank.
+        /// The CPUs that all ranks of the leader's node have set aside.
         cpus: Vec<u32>,
     },
     /// The leader to the coordinator: the gang's task ended.
@@ -201,8 +201,6 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
-    /// A rank that shall not have it if another can: the attempt before failed there.
-    pub avoid: Option<Rank>,
 }
 
 /// How a run is stopped.

@@ -340,7 +340,6 @@ impl World {
                     attempt,
                     urgency,
                     ready: Time(ready),
-                    avoid: None,
                 };
                 events.push_back(worker::Event::Surrendered { to, leases: chosen.iter().map(lease).collect() });
             }
@@ -400,7 +399,7 @@ impl World {
             pool.holds.pop_front();
             pool.idle -= slots;
             pool.held.insert(gang, (slots, lead));
-            events.push_back(worker::Event::Held { gang, cpus: Vec::new() });
+            events.push_back(worker::Event::Held { gang, cpus: vec![rank as u32] });
         }
         while !self.pools[rank].stopped && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
             let Some((_, _, lease)) = self.pools[rank].ready.pop_first() else { break };

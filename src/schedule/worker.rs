@@ -67,7 +67,7 @@ pub enum Event {
     Held {
         /// The gang.
         gang: u32,
-        /// The CPUs that they have.
+        /// Their CPUs.
         cpus: Vec<u32>,
     },
     /// The pool's load, after any change of it.
@@ -92,7 +92,7 @@ pub enum Action {
     Start(Vec<u32>),
     /// Start an attempt that is not the first, or a task of another home.
     StartLease(Lease),
-    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank. Those that shall not be there stay.
+    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank.
     Surrender {
         /// To whom.
         to: Rank,
@@ -114,7 +114,7 @@ pub enum Action {
         gang: u32,
         /// Nodes that take part, and how many MPI ranks each hosts.
         hosts: Vec<(String, u32)>,
-        /// CPUs of this node for it.
+        /// The CPUs set aside on this node.
         cpus: Vec<u32>,
     },
     /// Free the slots set aside for a gang.
@@ -176,7 +176,7 @@ pub struct Worker {
     load_due: Time,
     thief: Thief,
     /// Further attempts, by the time they are due.
-    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Option<Rank>)>>,
+    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
@@ -372,7 +372,6 @@ impl Worker {
                 attempt: 1,
                 urgency: ledger.urgency(local),
                 ready: ledger.ready_at(local),
-                avoid: None,
             };
             send(actions, Rank::ZERO, Message::GangReady { lease });
         }
@@ -455,19 +454,19 @@ impl Worker {
         let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
         let due = now.after(wait.min(LONGEST_WAIT).max(retry.backoff));
         let elsewhere = retry.elsewhere && self.facts.movable(attempt.task);
-        self.retries.push(Reverse((due, attempt.task, next, elsewhere.then_some(attempt.rank))));
+        let to = if elsewhere { self.thief.next_after(attempt.rank) } else { self.me };
+        self.retries.push(Reverse((due, attempt.task, next, to)));
         true
     }
 
     fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(&Reverse((due, task, attempt, avoid))) = self.retries.peek() {
+        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
             if due > now {
                 break;
             }
             self.retries.pop();
             let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
-            let to = avoid.map_or(self.me, |rank| self.thief.next_after(rank));
-            let lease = Lease { task, home: self.me, attempt, urgency, ready: now, avoid };
+            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
             if self.facts.needs_gang(task, self.slots) {
                 send(actions, Rank::ZERO, Message::GangReady { lease });
             } else if to == self.me {

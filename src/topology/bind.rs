@@ -5,8 +5,7 @@
 //! Memory needs no binding of its own: a page lands in the domain of the thread that touches it first, and slots are
 //! pinned before they allocate.
 //!
-//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it; except to CPUs that other ranks of
-//! the node have set aside for an MPI task that they share with this one.
+//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it.
 
 use std::io;
 use std::mem::size_of_val;
@@ -48,13 +47,17 @@ pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
     bind(cpus).map_err(failed)
 }
 
-/// Binds the calling thread to CPUs that were granted to ranks of this node and that they have set aside together. Where the system keeps
-/// each rank to its own CPUs, the thread gets those of them that are this rank's.
+/// Binds the calling thread to CPUs of which some were granted to other ranks of this node, which have set them aside for what this
+/// thread starts. The system still refuses what is outside the allocation as a whole.
 ///
 /// # Errors
-/// If the system allows none of them.
-pub fn bind_across_ranks(cpus: &[u32]) -> Result<(), BindError> {
-    bind(cpus).map_err(|source| BindError { cpus: format_cpus(cpus), source })
+/// If there are none, or the system refuses.
+pub fn bind_to_lent(cpus: &[u32]) -> Result<(), BindError> {
+    let failed = |source| BindError { cpus: format_cpus(cpus), source };
+    if cpus.is_empty() {
+        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    bind(cpus).map_err(failed)
 }
 
 fn bind(cpus: &[u32]) -> io::Result<()> {

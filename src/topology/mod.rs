@@ -15,7 +15,7 @@ pub mod show;
 
 use serde::Serialize;
 
-pub use bind::{BindError, bind_across_ranks, bind_current_thread};
+pub use bind::{BindError, bind_current_thread, bind_to_lent};
 pub use cpulist::{format_cpus, parse_cpus};
 pub use grant::Grant;
 pub use places::Place;

@@ -219,7 +219,9 @@ impl Running {
                 ranks.push((rank.unwrap_or(0), pid));
             }
         }
+        // A child that a rank is just starting is still the rank's own image for a moment; it has the higher number.
         ranks.sort_unstable();
+        ranks.dedup_by_key(|rank| rank.0);
         ranks.into_iter().map(|(_, pid)| pid).collect()
     }
 
