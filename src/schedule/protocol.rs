@@ -46,7 +46,10 @@ pub enum Message {
         ended: Vec<(u32, bool)>,
     },
     /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty.
-    Steal,
+    Steal {
+        /// Slots without work.
+        want: u32,
+    },
     /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.
     Loot {
         /// The tasks, most urgent first.

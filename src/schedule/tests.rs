@@ -271,7 +271,7 @@ impl World {
                 !self.left[to.index()]
                     || matches!(
                         message,
-                        Message::Steal
+                        Message::Steal { .. }
                             | Message::Loot { .. }
                             | Message::Counts { .. }
                             | Message::Returned { .. }

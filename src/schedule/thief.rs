@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use super::protocol::{Load, Message};
 use super::worker::Action;
-use crate::model::{Rank, Time};
+use crate::model::{Attempt, Rank, Time};
 
 /// At most so many others are asked in a round; each remembers us.
 const ROUND: usize = 8;
+
+/// Tasks of this length and more are given away one for each slot that is free for them: a message takes a hundredth of it even between
+/// ranks that look at the network only now and then.
+const LONG_NS: u64 = 10_000_000;
 
 /// At most so many tasks are given in one message (it stays below the eager limit of common transports).
 const MOST: u32 = 128;
@@ -29,10 +33,12 @@ pub(super) struct Thief {
     /// No new round before this.
     not_before: Time,
     pause: Duration,
-    /// Ranks that wait for work from here.
-    hungry: VecDeque<Rank>,
+    /// Ranks that wait for work from here, and how many slots they had free.
+    hungry: VecDeque<(Rank, u32)>,
     /// True while the pool has been asked to give something up.
     giving: bool,
+    /// How long tasks usually take here; `None` until the first has ended.
+    usual_ns: Option<u64>,
     random: u64,
 }
 
@@ -47,6 +53,7 @@ impl Thief {
             pause,
             hungry: VecDeque::new(),
             giving: false,
+            usual_ns: None,
             random: 0x9E37_79B9_7F4A_7C15 ^ u64::from(me.0),
         }
     }
@@ -65,15 +72,15 @@ impl Thief {
     /// Asks another rank if this one starves; serves those who wait if this one has more than it can start.
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
-            self.ask(now, actions);
+            self.ask(now, load, actions);
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
-            let Some(to) = self.hungry.pop_front() else { break };
-            actions.push(self.give(to, load));
+            let Some((to, want)) = self.hungry.pop_front() else { break };
+            actions.push(self.give(to, want, load));
         }
     }
 
-    fn ask(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if self.asked.is_some() || self.size < 2 || now < self.not_before {
             return;
         }
@@ -82,7 +89,7 @@ impl Thief {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(Action::Send { to: victim, message: Message::Steal });
+            actions.push(Action::Send { to: victim, message: Message::Steal { want: load.idle } });
         }
     }
 
@@ -100,36 +107,45 @@ impl Thief {
     }
 
     /// Somebody asks us.
-    pub(super) fn asked(&mut self, from: Rank, load: Load) -> Option<Action> {
+    pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
         if from == self.me || from.0 >= self.size {
             return None;
         }
         if load.ready > load.idle && !self.giving {
-            return Some(self.give(from, load));
+            return Some(self.give(from, want, load));
         }
-        self.remember(from);
+        self.remember(from, want);
         Some(Action::Send { to: from, message: Message::Loot { leases: Vec::new() } })
     }
 
-    /// Half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few more
-    /// messages mend it if they are not.
-    fn give(&mut self, to: Rank, load: Load) -> Action {
+    /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few
+    /// more messages mend it if they are not. Of long tasks no more than the other can start at once: what waits there would
+    /// be late if a slot falls free here first, and a message is nothing beside such a task.
+    fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
-        Action::Surrender { to, max: surplus.div_ceil(2).clamp(1, MOST) }
+        let half = surplus.div_ceil(2);
+        let share = if self.usual_ns.is_none_or(|ns| ns >= LONG_NS) { half.min(want) } else { half };
+        Action::Surrender { to, max: share.clamp(1, MOST) }
+    }
+
+    /// Learns from an attempt that ended here how long tasks usually take.
+    pub(super) fn ran(&mut self, attempt: &Attempt) {
+        let ns = attempt.end.0.saturating_sub(attempt.start.0);
+        self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }
 
     /// The pool gave something (or nothing) up for a rank; it stays hungry if it got nothing.
     pub(super) fn gave(&mut self, to: Rank, count: usize) {
         self.giving = false;
         if count == 0 {
-            self.remember(to);
+            self.remember(to, 1);
         }
     }
 
-    fn remember(&mut self, thief: Rank) {
-        self.hungry.retain(|&h| h != thief);
-        self.hungry.push_back(thief);
+    fn remember(&mut self, thief: Rank, want: u32) {
+        self.hungry.retain(|h| h.0 != thief);
+        self.hungry.push_back((thief, want));
     }
 
     fn draw_round(&mut self) -> Vec<Rank> {

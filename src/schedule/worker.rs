@@ -236,6 +236,7 @@ impl Worker {
         match event {
             Event::Message { from, message } => self.receive(now, from, message, actions),
             Event::Completed { attempts, mut ripple } => {
+                attempts.iter().for_each(|attempt| self.thief.ran(attempt));
                 self.report.extend(attempts);
                 self.note_report(now);
                 self.spread(now, &mut ripple, actions);
@@ -261,10 +262,10 @@ impl Worker {
         match message {
             Message::HandOut { part, .. } => self.open(now, *part, actions),
             Message::Counts { ended } => self.count(now, ended, actions),
-            Message::Steal if self.stopping.is_some() => {
+            Message::Steal { .. } if self.stopping.is_some() => {
                 send(actions, from, Message::Loot { leases: Vec::new() });
             }
-            Message::Steal => actions.extend(self.thief.asked(from, self.load)),
+            Message::Steal { want } => actions.extend(self.thief.asked(from, want, self.load)),
             Message::Loot { leases } => {
                 self.thief.answered(now, from, leases.len());
                 if self.stopping.is_none() {
@@ -403,6 +404,7 @@ impl Worker {
     }
 
     fn ended(&mut self, now: Time, attempt: Attempt, home: Rank, actions: &mut Vec<Action>) {
+        self.thief.ran(&attempt);
         if home == self.me {
             return self.attempt_ended(now, attempt, false, actions);
         }
