@@ -13,7 +13,8 @@ use crate::model::Stream;
 
 /// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end` as CSV (RFC 4180 without the carriage returns).
 ///
-/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither rank, node nor slot.
+/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither rank, node nor slot; so has one that is
+/// only known to have completed because a later task has, since the run was killed before its own end was written.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end")?;
     for (session, subject) in run.sessions() {

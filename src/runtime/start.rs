@@ -1,5 +1,6 @@
 //! Rank 0 before the others are told anything: the job, the run directory, and what is done already.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::{Options, RunError, resume};
 use crate::exec::Kernels;
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
-use crate::journal::{Journal, KeptRun, RUNS, RunDir, RunLock, replay};
+use crate::journal::{Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
 use crate::schedule::protocol::Welcome;
 
@@ -128,7 +129,7 @@ fn open_journal(
     if !options.resume {
         return Ok((Journal::create(&dir.journal(), job.flush)?, 1, Vec::new()));
     }
-    let (journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
+    let (mut journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
     if torn > 0 {
         tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
     }
@@ -142,8 +143,19 @@ fn open_journal(
                 dir.path().display()
             ))
         })?;
-    let completed = |task: TaskId| replay.completed(task);
-    let kept = resume::kept(&former.job, &completed, job, graph, began.job_text == text);
+    let same = began.job_text == text;
+    let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
+    let implied = match same {
+        true => resume::implied(graph, &completed),
+        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed),
+    };
+    let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
+    let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
+    let kept = resume::kept(&former.job, &completed, job, graph, same);
+    if !implied.is_empty() {
+        tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
+        journal.append(&Record::Attempts(implied))?;
+    }
     let count: u32 = kept.iter().map(|run| run.count).sum();
     tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
     Ok((journal, began.session + 1, kept))
