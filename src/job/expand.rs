@@ -47,7 +47,7 @@ impl Job {
         (at as GroupId, task.0 - first.min(task.0))
     }
 
-    /// One task, with everything filled in but the `%`-patterns of its files (see [`Place`](super::Place)).
+    /// One task, with everything filled in but the `%`-patterns of its files (see [`FileNames`](super::FileNames)).
     ///
     /// # Errors
     /// If the number is not one of a task of this job.

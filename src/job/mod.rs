@@ -175,7 +175,7 @@ pub struct Task {
     pub index: Option<u64>,
     /// What it does.
     pub work: Work,
-    /// File to read standard input from; like `stdout` and `stderr` with its `%`-patterns, which [`Place::file_name`] fills in.
+    /// File to read standard input from; like `stdout` and `stderr` with its `%`-patterns, which [`FileNames::fill`] fills in.
     pub stdin: Option<PathBuf>,
     /// File of its own for standard output.
     pub stdout: Option<PathBuf>,

@@ -91,6 +91,11 @@ impl Queues {
         on_shelves.fold(self.inbox.live_levels(), |all, levels| all | levels)
     }
 
+    /// The highest level in the inbox.
+    pub(super) fn inbox_level(&self) -> Option<u32> {
+        self.inbox.live_levels().checked_ilog2()
+    }
+
     /// How many items wait, roughly.
     pub(super) fn len(&self) -> usize {
         let shelved: usize = self.shelves.iter().map(|shelf| shelf.len()).sum();

@@ -245,11 +245,13 @@ impl Core {
             if signal.paused() {
                 return Some(Turn::Nothing);
             }
-            let called = signal.calls_slot(self.domain, self.own.level()) || (idle && signal.calls());
+            // What waits in the inbox is this slot's for the taking, and may be more urgent than what waits at the gate.
+            let level = self.own.level().max(self.shared.queues.inbox_level());
+            let called = signal.calls_slot(self.domain, level) || (idle && signal.calls());
             if !called {
                 return None;
             }
-            match self.shared.gate.visit(self.index, self.own.level(), idle) {
+            match self.shared.gate.visit(self.index, level, idle) {
                 Visit::Nothing => return None,
                 Visit::Run(item, grant) => {
                     self.shared.call_at_gate(self.index);
