@@ -684,3 +684,13 @@ fn priorities_decide_which_of_the_ready_tasks_goes_first() {
     let first_low = trace.0.iter().filter(|row| row.name == "low").map(|row| row.start).min();
     assert!(last_high < first_low, "{last_high:?} {first_low:?}");
 }
+
+#[test]
+fn the_exit_code_is_also_left_in_a_file() {
+    let dir = Dir::new("exit-file");
+    dir.job("job.toml", "[[task]]\nname = \"t\"\ncommand = \"test -z \\\"$PHALANX_EXIT_FILE\\\" && exit 9\"\n");
+    phalanx(&dir).args(["run", "job.toml"]).env("PHALANX_EXIT_FILE", "code").run().code(1);
+    assert_eq!(dir.read("code"), "1\n");
+    // The task did not see it, or it would have ended otherwise.
+    phalanx(&dir).args(["report", "latest", "--failed"]).run().ok().says("exit 9");
+}

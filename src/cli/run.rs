@@ -5,10 +5,14 @@ use std::process::ExitCode;
 
 use clap::value_parser;
 
-use super::{complain, report};
+use super::{complain, launched_rank, report};
 use crate::exec::Kernels;
+use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{self, Finished, Options, RunError};
+
+/// Environment variable that names a file for the exit code.
+const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
 
 /// Runs a job: alone, or on all ranks of the mpirun that started this.
 #[derive(Debug, clap::Args)]
@@ -56,12 +60,27 @@ pub(super) fn main(args: Args) -> ExitCode {
         progress: Mode::detect(args.quiet),
     };
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
-    let code = result.map_or_else(|error| error.exit_code(), |finished| finished.exit_code);
+    let code = exit_code(&result);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Says how the run ended.
+/// Phalanx's exit code.
+fn exit_code(result: &Result<Finished, RunError>) -> i32 {
+    match result {
+        Ok(finished) => finished.exit_code,
+        Err(error) => error.exit_code(),
+    }
+}
+
+/// Says how the run ended: to the user, and to the batch script that asked for the exit code in a file, since a launcher may change it.
 fn tell(result: &Result<Finished, RunError>, quiet: bool) {
+    let leads =
+        !matches!(result, Ok(Finished { run_dir: None, .. })) && launched_rank().is_none_or(|rank| rank == Rank::ZERO);
+    if let Some(file) = std::env::var_os(EXIT_FILE).filter(|_| leads)
+        && let Err(error) = std::fs::write(&file, format!("{}\n", exit_code(result)))
+    {
+        complain(format_args!("cannot write {}: {error}", file.display()));
+    }
     match result {
         Ok(Finished { run_dir: Some(dir), .. }) if !quiet => report::summarize(dir),
         Ok(_) => {}

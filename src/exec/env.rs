@@ -100,7 +100,8 @@ const OURS: [&str; 12] = [
 
 /// True for a variable of our own environment that no task may see.
 fn is_hidden(name: &str) -> bool {
-    if OURS.contains(&name) || name == "OMP_NUM_THREADS" || name == "OMP_PLACES" {
+    // The file for this run's exit code is not for a run that a task may start.
+    if OURS.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES", "PHALANX_EXIT_FILE"].contains(&name) {
         return true;
     }
     if name.starts_with("SLURM_") {
