@@ -156,7 +156,7 @@ impl RunError {
 
 /// Shortest and longest time between two looks at the network while nothing comes. The longest costs a sleeping rank well under one
 /// percent of a core; a rank whose slots starve looks by itself meanwhile.
-const LOOK: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(5)];
+const LOOK: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(10)];
 
 /// The main thread looks around at least this often even if nobody calls it.
 const DOZE: Duration = Duration::from_secs(1);
@@ -222,7 +222,7 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         let mut engine = lock(&crew.engine);
         crew.wake.heard();
         let moved = engine.turn(crew);
-        while let Some(signal) = crew.wake.signal() {
+        while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
             let now = crew.clock.now();
             // Launchers pass signals on to every rank; rank 0 answers for all.
             let messages = engine.head().map(|head| head.signal(now, signal)).unwrap_or_default();

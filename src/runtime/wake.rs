@@ -17,6 +17,7 @@ pub struct Wake {
     signals: OwnedFd,
     waiting: AtomicBool,
     told: AtomicBool,
+    signalled: AtomicBool,
 }
 
 impl Drop for Wake {
@@ -46,7 +47,8 @@ impl Wake {
             }
             let signals = descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
             let event = descriptor(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?;
-            Ok(Wake { event, signals, waiting: AtomicBool::new(false), told: AtomicBool::new(false) })
+            let quiet = || AtomicBool::new(false);
+            Ok(Wake { event, signals, waiting: quiet(), told: quiet(), signalled: quiet() })
         }
     }
 
@@ -63,20 +65,25 @@ impl Wake {
     pub fn wait(&self, limit: Duration) {
         self.waiting.store(true, SeqCst);
         // Either `tell` sees that we wait and writes, or we see here that it was called.
-        if !self.told.load(SeqCst) {
-            let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            let mut fds = [poll(&self.event), poll(&self.signals)];
-            let limit = libc::timespec {
-                tv_sec: limit.as_secs() as libc::time_t,
-                tv_nsec: limit.subsec_nanos() as libc::c_long,
-            };
-            // SAFETY: two valid pollfd entries, a valid timeout and no signal mask.
-            unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &limit, std::ptr::null()) };
-        }
+        let limit = if self.told.load(SeqCst) { Duration::ZERO } else { limit };
+        let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut fds = [poll(&self.event), poll(&self.signals)];
+        let limit =
+            libc::timespec { tv_sec: limit.as_secs() as libc::time_t, tv_nsec: limit.subsec_nanos() as libc::c_long };
+        // SAFETY: two valid pollfd entries, a valid timeout and no signal mask.
+        unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &limit, std::ptr::null()) };
         self.waiting.store(false, SeqCst);
-        let mut drained = 0u64;
-        // SAFETY: reads at most eight bytes into a live integer; an empty counter answers EAGAIN.
-        unsafe { libc::read(self.event.as_raw_fd(), (&raw mut drained).cast(), 8) };
+        if fds[0].revents != 0 {
+            let mut drained = 0u64;
+            // SAFETY: reads at most eight bytes into a live integer; an empty counter answers EAGAIN.
+            unsafe { libc::read(self.event.as_raw_fd(), (&raw mut drained).cast(), 8) };
+        }
+        self.signalled.store(fds[1].revents != 0, SeqCst);
+    }
+
+    /// True if the last wait found that a signal has come.
+    pub fn signalled(&self) -> bool {
+        self.signalled.load(SeqCst)
     }
 
     /// Takes note that everything told so far is being looked at. To be called before looking.
