@@ -126,6 +126,22 @@ fn a_termination_ends_the_run_in_good_order() {
 }
 
 #[test]
+fn an_mpirun_that_is_ended_leaves_no_task_behind() {
+    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives four, since this machine may be slow.
+    let stubborn = HOURS.replace("sleep 3600", "trap '' TERM; sleep 3600");
+    let dir = Dir::new("mpirun-ended");
+    dir.job("job.toml", &stubborn);
+    let command = mpirun(&dir, 3).env("OMPI_MCA_odls_base_sigkill_timeout", "4");
+    let running = command.args(["run", "job.toml", "--slots", "2"]).start();
+    wait_for("two tasks to begin", 60, || (lines(&dir, "began") >= 2).then_some(()));
+    running.signal(libc::SIGTERM);
+    let output = running.wait_clean();
+    assert_ne!(output.exit(), 0, "{output}");
+    phalanx(&dir).args(["report", "latest"]).run().ok().says("WALLTIME");
+    assert_eq!(Trace::of(&dir, "latest").state("hour[1]"), "CANCELLED");
+}
+
+#[test]
 fn a_warning_to_mpirun_reaches_the_run() {
     let dir = Dir::new("warning");
     let running = begin(&dir, 3, STEPS);

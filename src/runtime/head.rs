@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::walltime::Walltime;
+use crate::fabric::mpi;
 use crate::journal::{EndReason, Ended, Journal, Level, Note, Record};
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
@@ -13,6 +14,9 @@ use crate::schedule::protocol::{Message, Stop};
 
 /// How often progress is shown, the journal's flush rule is looked at and the allocation's end is thought of.
 const TICK: Duration = Duration::from_millis(100);
+
+/// An `mpirun` that is to end sends its ranks SIGTERM and kills them a second later: tasks that outlived them would be nobody's.
+const LAUNCHERS_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Estimated duration of a task in nanoseconds.
 pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
@@ -27,10 +31,12 @@ pub(super) struct Head {
     work_total_s: f64,
     work_done_s: f64,
     ranks: u32,
+    /// Whether an `mpirun` started this process.
+    launched: bool,
     next_tick: Time,
     interrupts: u32,
-    /// When a stop that waits for running tasks turns into one that ends them.
-    patience: Option<Time>,
+    /// When a stop turns into a harder one.
+    harder: Option<(Time, Stop)>,
     finished: Option<Why>,
     journal_failed: bool,
 }
@@ -56,9 +62,10 @@ impl Head {
             walltime,
             estimate,
             ranks,
+            launched: mpi::launched(),
             next_tick: Time::ZERO,
             interrupts: 0,
-            patience: None,
+            harder: None,
             finished: None,
             journal_failed: false,
         }
@@ -99,9 +106,8 @@ impl Head {
         if let Err(error) = self.journal.tick(Instant::now()) {
             return self.lose_journal(now, &error.to_string());
         }
-        if self.patience.is_some_and(|end| end <= now) {
-            self.patience = None;
-            return self.stop(now, Stop::Terminate, Why::Walltime);
+        if let Some((_, how)) = self.harder.take_if(|(due, _)| *due <= now) {
+            return self.stop(now, how, Why::Walltime);
         }
         match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
             Some(how) => {
@@ -132,9 +138,11 @@ impl Head {
             libc::SIGUSR1 => Stop::Drain,
             _ => Stop::Terminate,
         };
-        if how == Stop::Drain && self.walltime.is_none() {
-            self.patience = Some(now.after(Walltime::PATIENCE));
-        }
+        self.harder = match how {
+            Stop::Drain if self.walltime.is_none() => Some((now.after(Walltime::PATIENCE), Stop::Terminate)),
+            Stop::Terminate if self.launched => Some((now.after(LAUNCHERS_PATIENCE), Stop::Kill)),
+            _ => None,
+        };
         let name = if signal == libc::SIGUSR1 { "SIGUSR1" } else { "SIGTERM" };
         self.tell(
             now,
