@@ -36,7 +36,7 @@ impl KernelCheck for Kernels {
 }
 
 fn parse(text: &str) -> Result<Loaded, Diagnostics> {
-    job::parse(text, "test.toml", Path::new("/work"), &Kernels)
+    job::parse(text, "test.toml", Path::new("/scratch"), &Kernels)
 }
 
 fn good(text: &str) -> Job {
@@ -90,7 +90,7 @@ fn every_bad_job_is_told_what_is_wrong_and_where() {
 #[test]
 fn the_examples_are_good() {
     for (path, text) in files_in("jobs") {
-        let loaded = job::parse(&text, "example.toml", Path::new("/work"), &Kernels)
+        let loaded = job::parse(&text, "example.toml", Path::new("/scratch"), &Kernels)
             .unwrap_or_else(|d| panic!("{}:\n{d}", path.display()));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
         assert!(loaded.job.task_count() > 3);
@@ -119,7 +119,7 @@ fn a_matrix_expands_in_file_order_with_the_last_axis_fastest() {
     assert_eq!(args["label"].as_str(), Some("b=1.0"));
     assert_eq!(args["nested"]["list"][0], toml::Value::Integer(3));
     assert_eq!(third.env, [("INDEX".to_string(), "2".to_string())]);
-    assert_eq!(third.dir, Path::new("/work/run-2"));
+    assert_eq!(third.dir, Path::new("/scratch/run-2"));
     assert_eq!(job.estimate(TaskId(3)), Some(Duration::from_secs(4)));
     assert!(!job.is_constant(0));
 }
@@ -213,7 +213,7 @@ fn files_become_the_simplest_links_with_bytes() {
         ("array = '0-4'\ninputs = 'a-7'", LinkShape::One(7), 100),
         ("array = '8-9'\ninputs = 'a-{index}'", LinkShape::Pairs(vec![(8, 0), (9, 1)]), 100),
         ("inputs = ['a-0','a-1','a-2','a-3','a-4','a-5','a-6','a-7','a-8','a-9']", LinkShape::All, 100),
-        ("inputs = [{ file = '../work/./a-2', size = '1K' }]", LinkShape::One(2), 1024),
+        ("inputs = [{ file = '../scratch/./a-2', size = '1K' }]", LinkShape::One(2), 1024),
         ("matrix = { x = '0-9', y = [1] }\ninputs = 'a-{x}'", LinkShape::Each, 100),
     ] {
         let text = format!("{THREE}[[task]]\nname = 'b'\ncommand = 'true'\n{fields}\n");
