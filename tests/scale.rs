@@ -45,6 +45,50 @@ fn thousands_of_commands() {
     }
 }
 
+/// A number from a process's status file, 0 once it has gone.
+fn status(pid: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn descriptors_memory_and_threads_do_not_grow_with_the_tasks() {
+    let dir = Dir::new("leaks");
+    let job = r#"
+        [[task]]
+        name = "t"
+        array = "0-2999"
+        command = "echo {index}; echo {index} >&2"
+        [[task]]
+        name = "file"
+        array = "0-299"
+        command = "cat"
+        stdin = "job.toml"
+        stdout = "out/%x-%a"
+        retries = 1
+        time = "1h"
+    "#;
+    dir.job("job.toml", job);
+    let mut running = mpirun(&dir, 2).args(["run", "job.toml", "--quiet", "--slots", "2"]).start();
+    let mut most = [0; 3];
+    while running.is_running() {
+        for pid in running.ranks() {
+            let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64);
+            // The system keeps the high-water mark of memory itself.
+            for (most, now) in most.iter_mut().zip([descriptors, status(pid, "VmHWM"), status(pid, "Threads")]) {
+                *most = now.max(*most);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    running.wait().ok();
+    let [descriptors, kib, threads] = most;
+    println!("at most {descriptors} descriptors, {threads} threads and {} MiB in one rank", kib >> 10);
+    assert!(descriptors > 0, "no rank was ever looked at");
+    assert!(descriptors < 100 && threads < 40 && kib < 200 << 10, "{most:?}");
+}
+
 #[test]
 fn a_million_kernels_fit_in_little_memory() {
     let dir = Dir::new("million");

@@ -19,6 +19,10 @@ const ROUND: usize = 8;
 /// ranks that look at the network only now and then.
 const LONG_NS: u64 = 10_000_000;
 
+/// So many rounds in vain double the pause before the next: who has nothing to do for long hears of work from those who remember it, and
+/// its messages would only keep all others awake.
+const DOUBLINGS: u32 = 3;
+
 /// At most so many tasks are given in one message (it stays below the eager limit of common transports).
 const MOST: u32 = 128;
 
@@ -33,6 +37,8 @@ pub(super) struct Thief {
     /// No new round before this.
     not_before: Time,
     pause: Duration,
+    /// Rounds in vain since this rank last had work.
+    in_vain: u32,
     /// Ranks that wait for work from here, and how many slots they had free.
     hungry: VecDeque<(Rank, u32)>,
     /// True while the pool has been asked to give something up.
@@ -51,6 +57,7 @@ impl Thief {
             asked: None,
             not_before: Time::ZERO,
             pause,
+            in_vain: 0,
             hungry: VecDeque::new(),
             giving: false,
             usual_ns: None,
@@ -73,6 +80,8 @@ impl Thief {
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
             self.ask(now, load, actions);
+        } else {
+            self.in_vain = 0;
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
             let Some((to, want)) = self.hungry.pop_front() else { break };
@@ -100,9 +109,11 @@ impl Thief {
         }
         if got > 0 {
             self.round.clear();
+            self.in_vain = 0;
             self.not_before = now;
         } else if self.asked.is_none() && self.round.is_empty() {
-            self.not_before = now.after(self.pause);
+            self.not_before = now.after(self.pause * (1 << self.in_vain));
+            self.in_vain = (self.in_vain + 1).min(DOUBLINGS);
         }
     }
 
