@@ -11,7 +11,8 @@
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
 //! | `crew` | what slots do between two tasks |
 //! | `resume` | which tasks stay complete |
-//! | `clock`, `wake`, `walltime` | time, waiting, the end of the allocation |
+//! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
+//! | `wake`, `walltime` | waiting, the end of the allocation |
 //! | `glue` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it.
@@ -27,6 +28,7 @@ mod lead;
 pub mod resume;
 mod seat;
 mod start;
+mod stopwatch;
 mod wake;
 mod walltime;
 mod world;
@@ -221,6 +223,7 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
     loop {
         let mut engine = lock(&crew.engine);
         crew.wake.heard();
+        crew.answer();
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
             let now = crew.clock.now();
@@ -237,6 +240,8 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.pilot_sleeps(now.after(limit));
         drop(engine);
-        crew.wake.wait(limit);
+        if !crew.is_called() {
+            crew.wake.wait(limit);
+        }
     }
 }

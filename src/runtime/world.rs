@@ -82,11 +82,14 @@ pub(super) fn dismiss(fabric: &mut dyn Fabric) {
 
 /// Sends a message.
 pub(super) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Result<(), RunError> {
-    Ok(fabric.send(to, wire::encode(message))?)
+    let mut frame = Vec::new();
+    wire::encode(message, &mut frame);
+    Ok(fabric.send(to, &mut frame)?)
 }
 
 fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError> {
-    let Some((from, frame)) = fabric.receive()? else { return Ok(None) };
+    let mut frame = Vec::new();
+    let Some(from) = fabric.receive(&mut frame)? else { return Ok(None) };
     let message = wire::decode(&frame).map_err(|error| RunError::Broken(format!("{from}: {error}")))?;
     Ok(Some((from, message)))
 }
@@ -95,8 +98,9 @@ fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError>
 /// leave too.
 pub(super) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
     let end = Instant::now() + limit;
+    let mut dropped = Vec::new();
     loop {
-        let came = matches!(fabric.receive(), Ok(Some(_)));
+        let came = matches!(fabric.receive(&mut dropped), Ok(Some(_)));
         if (!came && fabric.drained()) || Instant::now() > end {
             return;
         }
