@@ -5,7 +5,10 @@
 
 pub mod local;
 pub mod mpi;
+pub mod rounds;
 pub mod wire;
+
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -58,6 +61,15 @@ pub trait Fabric: Send {
 
     /// True once every frame sent has left this rank. Moves what is under way.
     fn drained(&mut self) -> bool;
+
+    /// Ends a round: what other ranks sent before they ended theirs is gone, and what they send afterwards comes in the next one. Waits
+    /// for them, at most so long. A fabric that serves one round only has nothing to end.
+    ///
+    /// # Errors
+    /// If a rank did not end its round in time.
+    fn end_round(&mut self, _limit: Duration) -> Result<(), FabricError> {
+        Ok(())
+    }
 
     /// Ends all ranks of the world at once, this one too where that is possible: for when some no longer answer.
     fn abandon(&mut self) {}

@@ -48,7 +48,7 @@ const POLLS: u32 = 64;
 pub(super) struct Crew {
     pub(super) me: Rank,
     pub(super) clock: Clock,
-    pub(super) wake: Wake,
+    pub(super) wake: Arc<Wake>,
     pub(super) runner: Runner,
     pub(super) job: Arc<Job>,
     pub(super) engine: Mutex<Engine>,
@@ -162,7 +162,7 @@ impl Crew {
     pub(super) fn new(
         me: Rank,
         clock: Clock,
-        wake: Wake,
+        wake: Arc<Wake>,
         runner: Runner,
         job: Arc<Job>,
         engine: Engine,

@@ -9,10 +9,10 @@ use crate::model::Rank;
 use crate::schedule::protocol::{Message, Welcome};
 
 /// How long rank 0 waits for the others to say what they have, and they for it.
-const HANDSHAKE: Duration = Duration::from_secs(300);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(300);
 
 /// How often a rank that waits for another looks whether something came.
-const LOOK: Duration = Duration::from_micros(100);
+pub(super) const LOOK: Duration = Duration::from_micros(100);
 
 /// Waits until every rank has said one thing; `mine` is what rank 0 says itself.
 pub(super) fn gather<T>(
