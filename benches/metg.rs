@@ -85,8 +85,14 @@ fn compare(pattern: Pattern, turns: u32) {
     for (i, (row, (metg, empty))) in rows.into_iter().zip(figures).enumerate() {
         // Each is compared with the floor above it.
         let floor = figures[i / 2 * 2];
-        println!("{row:<34}{metg:>10.2}{:>10.2}{empty:>14.2}{:>10.2}", metg / floor.0, empty / floor.1);
+        let [metg_ratio, empty_ratio] = [metg / floor.0, empty / floor.1].map(shown);
+        println!("{row:<34}{:>10}{metg_ratio:>10}{:>14}{empty_ratio:>10}", shown(metg), shown(empty));
     }
+}
+
+/// A figure; a dash where half of the peak was never reached (on a machine that does something else meanwhile, say).
+fn shown(figure: f64) -> String {
+    if figure.is_nan() { "-".to_owned() } else { format!("{figure:.2}") }
 }
 
 /// Iterations from large to none.
