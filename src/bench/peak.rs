@@ -5,12 +5,18 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::exec::compute_bound::{flops, iterate};
 
-/// Iterations of one measurement: tens of milliseconds, which neither a clock nor a message's delay disturbs.
-const ITERATIONS: u64 = 4_000_000;
+/// Length of one measurement: neither a clock nor a message's delay disturbs it.
+const LENGTH: Duration = Duration::from_millis(30);
+
+/// A core that was idle needs a moment to reach its speed.
+const WARM_UP: Duration = Duration::from_millis(3);
+
+/// Iterations between two looks at the clock.
+const ITERATIONS: u64 = 20_000;
 
 /// Billions of floating-point operations a second of `threads` threads of this process together.
 pub(super) fn gflops(threads: u32) -> f64 {
@@ -22,10 +28,21 @@ pub(super) fn gflops(threads: u32) -> f64 {
 }
 
 fn one(together: &Barrier) -> f64 {
-    // A core that was idle needs a moment to reach its speed.
-    black_box(iterate(black_box(ITERATIONS / 8)));
+    compute(WARM_UP);
     together.wait();
+    compute(LENGTH)
+}
+
+/// Computes for a while, and says at which rate.
+fn compute(length: Duration) -> f64 {
     let begun = Instant::now();
-    black_box(iterate(black_box(ITERATIONS)));
-    flops(ITERATIONS) as f64 / begun.elapsed().as_secs_f64() / 1e9
+    let mut done = 0;
+    loop {
+        black_box(iterate(black_box(ITERATIONS)));
+        done += flops(ITERATIONS);
+        let took = begun.elapsed();
+        if took >= length {
+            return done as f64 / took.as_secs_f64() / 1e9;
+        }
+    }
 }

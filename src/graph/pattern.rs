@@ -286,7 +286,7 @@ mod tests {
     fn patterns() -> impl Strategy<Value = Pattern> {
         (0..Dependence::NAMED.len(), 1..40u32, 1..30u32, 1..9u32).prop_map(|(which, width, steps, radix)| {
             let mut dependence = Dependence::NAMED[which].1;
-            dependence.radix_mut().map(|r| *r = radix);
+            dependence.radix_mut().into_iter().for_each(|r| *r = radix);
             if let Dependence::RandomNearest { fraction, .. } = &mut dependence {
                 *fraction = 1.0;
             }

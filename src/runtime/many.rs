@@ -97,3 +97,49 @@ impl Drop for World {
         settle(self.fabric.as_mut(), FAREWELL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::local;
+    use crate::observe::progress::Mode;
+
+    /// One rank: three runs, and words between them.
+    fn rank(end: Local, dir: &std::path::Path) -> Vec<i32> {
+        let mut world = World::in_thread(end).unwrap();
+        let (me, size) = (world.rank(), world.size());
+        let run = |(round, job)| {
+            let run_dir = Some(dir.join(format!("run-{round}")));
+            let options = Options { run_dir, slots: Some(1), progress: Mode::Quiet, ..Options::new(dir.join(job)) };
+            let code = match world.run(&options, Kernels::builtin()) {
+                Ok(finished) => finished.exit_code,
+                Err(error) => error.exit_code(),
+            };
+            if me == Rank::ZERO {
+                (1..size).for_each(|rank| world.tell(Rank(rank), vec![round]).unwrap());
+                let mut from: Vec<u32> = (1..size).map(|_| world.hear().unwrap().0.0).collect();
+                from.sort_unstable();
+                assert_eq!(from, [1, 2]);
+            } else {
+                assert_eq!(world.hear().unwrap(), (Rank::ZERO, vec![round]));
+                world.tell(Rank::ZERO, vec![round]).unwrap();
+            }
+            code
+        };
+        [(1, "good.toml"), (2, "bad.toml"), (3, "good.toml")].into_iter().map(run).collect()
+    }
+
+    #[test]
+    fn a_world_serves_several_runs_also_after_one_that_could_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = "[[task]]\nname = \"t\"\npattern = \"fft\"\nwidth = 8\nsteps = 20\nkernel = \"noop\"\n";
+        std::fs::write(dir.path().join("good.toml"), job).unwrap();
+        std::fs::write(dir.path().join("bad.toml"), "").unwrap();
+        let codes: Vec<Vec<i32>> = std::thread::scope(|scope| {
+            let ranks: Vec<_> = local::world(3).into_iter().map(|end| scope.spawn(|| rank(end, dir.path()))).collect();
+            ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // Rank 0 says why; the others were only told that there is nothing to do.
+        assert_eq!(codes, [[0, 2, 0], [0, 0, 0], [0, 0, 0]]);
+    }
+}
