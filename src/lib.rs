@@ -1,5 +1,6 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
+pub mod bench;
 pub mod cli;
 pub mod codec;
 pub mod exec;

@@ -14,6 +14,7 @@ pub mod csr;
 pub mod link;
 mod order;
 pub mod partition;
+pub mod pattern;
 mod petgraph_view;
 
 use std::ops::Range;
@@ -338,6 +339,9 @@ impl<'a> Plan<'a> {
                 (LinkShape::One(i), _) => (0..to_count).for_each(|k| edge(from + i, to + k, link.on, link.bytes)),
                 (LinkShape::Pairs(pairs), _) => {
                     pairs.iter().for_each(|&(i, k)| edge(from + i, to + k, link.on, link.bytes));
+                }
+                (LinkShape::Pattern(pattern), _) => {
+                    pattern.each_pair(|i, k| edge(from + i, to + k, link.on, link.bytes));
                 }
             }
         }

@@ -110,6 +110,12 @@ impl Slot<'_> {
         Team { shared: &self.core.shared, slots }
     }
 
+    /// True if the slot has nothing of its own to run next.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        self.core.next.is_none() && self.core.own.level().is_none()
+    }
+
     /// Hands the pool a task that has become ready. The first one pushed by an item is usually run next by the same slot;
     /// so push as the last thing that an item does, for until it returns nobody else can take that one.
     #[inline]
@@ -296,11 +302,12 @@ impl Core {
                 Turn::Nothing => {}
                 found => break found,
             }
-            if self.ask(workload) {
+            let patient = self.patience.wait() || self.is_courteous();
+            if self.ask(workload, patient) {
                 self.patience.renew();
                 continue;
             }
-            if self.patience.wait() || self.is_courteous() {
+            if patient {
                 continue;
             }
             if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
@@ -338,8 +345,9 @@ impl Core {
     }
 
     /// Lets the workload look for work, e.g. in the network.
-    fn ask<W: Workload>(&mut self, workload: &W) -> bool {
-        let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut Slot { core: self, granted: None })));
+    fn ask<W: Workload>(&mut self, workload: &W, patient: bool) -> bool {
+        let mut slot = Slot { core: self, granted: None };
+        let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut slot, patient)));
         asked.unwrap_or_else(|payload| {
             report(workload, None, payload);
             false

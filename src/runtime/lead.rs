@@ -33,7 +33,7 @@ pub(super) fn lead(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Wake,
+    wake: Arc<Wake>,
 ) -> Result<Finished, RunError> {
     match set_out(fabric, options, kernels, wake) {
         Ok(run) => run.fly(fabric),
@@ -76,7 +76,12 @@ impl Run {
 }
 
 /// Everything up to the moment at which tasks are started.
-fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Run, RunError> {
+fn set_out(
+    fabric: &mut Box<dyn Fabric>,
+    options: &Options,
+    kernels: Kernels,
+    wake: Arc<Wake>,
+) -> Result<Run, RunError> {
     if options.coordinator_only && fabric.size() < 2 {
         return Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),

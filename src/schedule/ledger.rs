@@ -38,6 +38,11 @@ pub struct Ripple {
 }
 
 impl Ripple {
+    /// True if nothing is left in it to act on.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.skipped.is_empty() && self.exports.is_empty()
+    }
+
     /// Empties it for another use, keeping its buffers.
     pub fn clear(&mut self) {
         self.ready.clear();

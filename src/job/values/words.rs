@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::quantities::DurationSpec;
+use crate::graph::pattern::Dependence;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Node, Read, mismatch};
 use crate::job::units::{parse_duration, shorten};
@@ -62,6 +63,10 @@ impl Words for Partition {
         ("eft", Partition::Eft, "greedy earliest finish time, longest remaining path first"),
         ("round_robin", Partition::RoundRobin, "in turn, weighted by slots"),
     ];
+}
+
+impl Words for Dependence {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = Dependence::NAMED;
 }
 
 /// Which end of a task lets another start, in Slurm's words.

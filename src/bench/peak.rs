@@ -1,0 +1,31 @@
+//! What the cores can do at most: the bare kernel on as many threads as slots, all at the same time.
+//!
+//! A rate that a core reaches while the others rest is not a peak that all can reach together, so the threads of a rank begin
+//! together, and so do the ranks, as nearly as a message tells them to.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::time::Instant;
+
+use crate::exec::compute_bound::{flops, iterate};
+
+/// Iterations of one measurement: tens of milliseconds, which neither a clock nor a message's delay disturbs.
+const ITERATIONS: u64 = 4_000_000;
+
+/// Billions of floating-point operations a second of `threads` threads of this process together.
+pub(super) fn gflops(threads: u32) -> f64 {
+    let together = Barrier::new(threads as usize);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| one(&together))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+    })
+}
+
+fn one(together: &Barrier) -> f64 {
+    // A core that was idle needs a moment to reach its speed.
+    black_box(iterate(black_box(ITERATIONS / 8)));
+    together.wait();
+    let begun = Instant::now();
+    black_box(iterate(black_box(ITERATIONS)));
+    flops(ITERATIONS) as f64 / begun.elapsed().as_secs_f64() / 1e9
+}
