@@ -47,25 +47,29 @@ impl Fabric for Rounds {
         self.inner.size()
     }
 
-    fn send(&mut self, to: Rank, frame: Vec<u8>) -> Result<(), FabricError> {
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
         debug_assert!(!frame.is_empty());
         self.inner.send(to, frame)
     }
 
-    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError> {
+    #[inline]
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         loop {
             let next = match self.again.pop_front() {
-                Some(frame) => Some(frame),
-                None => self.inner.receive()?,
+                Some((from, kept)) => {
+                    *frame = kept;
+                    Some(from)
+                }
+                None => self.inner.receive(frame)?,
             };
-            let Some((from, frame)) = next else { return Ok(None) };
+            let Some(from) = next else { return Ok(None) };
             let Some(ended) = self.ended.get_mut(from.index()) else { return Err(FabricError::NoSuchRank(from)) };
             if *ended {
-                self.early.push_back((from, frame));
+                self.early.push_back((from, std::mem::take(frame)));
             } else if frame.is_empty() {
                 *ended = true;
             } else {
-                return Ok(Some((from, frame)));
+                return Ok(Some(from));
             }
         }
     }
@@ -77,12 +81,12 @@ impl Fabric for Rounds {
     fn end_round(&mut self, limit: Duration) -> Result<(), FabricError> {
         let me = self.me();
         for rank in (0..self.size()).map(Rank).filter(|&rank| rank != me) {
-            self.inner.send(rank, Vec::new())?;
+            self.inner.send(rank, &mut Vec::new())?;
         }
-        let due = Instant::now() + limit;
+        let (due, mut dropped) = (Instant::now() + limit, Vec::new());
         // `again` must be empty too: it may hold what belongs to the next round.
         while let Some(missing) = self.missing().or_else(|| self.again.front().map(|(from, _)| *from)) {
-            if self.receive()?.is_none() {
+            if self.receive(&mut dropped)?.is_none() {
                 if Instant::now() > due {
                     return Err(FabricError::Gone(missing));
                 }
@@ -104,6 +108,11 @@ mod tests {
     use super::*;
     use crate::fabric::local;
 
+    fn receive(end: &mut Rounds) -> Option<(Rank, Vec<u8>)> {
+        let mut frame = Vec::new();
+        end.receive(&mut frame).unwrap().map(|from| (from, frame))
+    }
+
     fn world(size: u32) -> Vec<Rounds> {
         local::world(size).into_iter().map(|end| Rounds::new(Box::new(end))).collect()
     }
@@ -119,8 +128,8 @@ mod tests {
                     for round in 0..200u8 {
                         for _ in 0..rng.u32(0..20) {
                             let to = Rank((end.me().0 + rng.u32(1..4)) % 4);
-                            end.send(to, vec![round]).unwrap();
-                            if let Some((_, frame)) = end.receive().unwrap() {
+                            end.send(to, &mut vec![round]).unwrap();
+                            if let Some((_, frame)) = receive(&mut end) {
                                 assert_eq!(frame, [round]);
                             }
                         }
@@ -137,13 +146,13 @@ mod tests {
         let (mut b, mut a) = (ends.pop().unwrap(), ends.pop().unwrap());
         let other = std::thread::spawn(move || {
             b.end_round(Duration::from_secs(60)).unwrap();
-            b.send(Rank(0), vec![7]).unwrap();
+            b.send(Rank(0), &mut vec![7]).unwrap();
             b.end_round(Duration::from_secs(60)).unwrap();
         });
         std::thread::sleep(Duration::from_millis(5));
-        assert_eq!(a.receive().unwrap(), None);
+        assert_eq!(receive(&mut a), None);
         a.end_round(Duration::from_secs(60)).unwrap();
-        let frame = std::iter::repeat_with(|| a.receive().unwrap()).flatten().next();
+        let frame = std::iter::repeat_with(|| receive(&mut a)).flatten().next();
         assert_eq!(frame, Some((Rank(1), vec![7])));
         a.end_round(Duration::from_secs(60)).unwrap();
         other.join().unwrap();

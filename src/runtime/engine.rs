@@ -28,8 +28,9 @@ pub(super) struct Engine {
     /// Rank 0's other half.
     head: Option<Head>,
     outbox: Outbox,
-    /// The frame that is being sent or read; kept for its memory.
-    frame: Vec<u8>,
+    /// The frame that has come, and the one that is being sent; kept for their memory.
+    came: Vec<u8>,
+    leaves: Vec<u8>,
     /// What counts from other ranks set off; kept for its memory.
     ripple: Ripple,
     special: Vec<u32>,
@@ -51,7 +52,8 @@ impl Engine {
             worker,
             head,
             outbox: Outbox::default(),
-            frame: Vec::new(),
+            came: Vec::new(),
+            leaves: Vec::new(),
             ripple: Ripple::default(),
             special: Vec::new(),
             actions: Vec::new(),
@@ -148,7 +150,7 @@ impl Engine {
     /// Counts the ends that the frame at hand tells of, if that is what it is for.
     fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
         let Some(ledger) = crew.ledger().filter(|_| self.worker.is_counting()) else { return false };
-        let Some(ended) = wire::counts(&self.frame) else { return false };
+        let Some(ended) = wire::counts(&self.came) else { return false };
         let now = crew.clock.now();
         crew.served(slot.index(), now);
         for (node, ok) in ended {
@@ -240,9 +242,9 @@ impl Engine {
         self.run_loopback(crew);
     }
 
-    /// The sender of the next frame, which then lies in `frame`.
+    /// The sender of the next frame, which then lies in `came`.
     fn receive(&mut self) -> Option<Rank> {
-        self.fabric.receive(&mut self.frame).unwrap_or_else(|error| {
+        self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
             self.fail(error.to_string());
             None
         })
@@ -257,7 +259,7 @@ impl Engine {
     }
 
     fn hear_frame(&mut self, crew: &Crew, from: Rank) {
-        match wire::decode(&self.frame) {
+        match wire::decode(&self.came) {
             Ok(message) => self.deliver(crew, from, message),
             // Inside a world all ranks run the same program: this can only be another build of it.
             Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
@@ -354,8 +356,8 @@ impl Engine {
         if to == self.fabric.me() {
             return self.loopback.push_back(message);
         }
-        wire::encode(&message, &mut self.frame);
-        if let Err(error) = self.fabric.send(to, &mut self.frame) {
+        wire::encode(&message, &mut self.leaves);
+        if let Err(error) = self.fabric.send(to, &mut self.leaves) {
             match error {
                 // Who has left needs no more messages.
                 FabricError::Gone(_) if self.over => {}

@@ -64,8 +64,8 @@ impl World {
     ///
     /// # Errors
     /// If there is no such rank.
-    pub fn tell(&mut self, to: Rank, words: Vec<u8>) -> Result<(), RunError> {
-        Ok(self.fabric.send(to, words)?)
+    pub fn tell(&mut self, to: Rank, mut words: Vec<u8>) -> Result<(), RunError> {
+        Ok(self.fabric.send(to, &mut words)?)
     }
 
     /// Waits for words of another rank, and says whose they are. Rank 0 gives up upon a signal, and when nothing comes for minutes; the others
@@ -76,8 +76,9 @@ impl World {
     pub fn hear(&mut self) -> Result<(Rank, Vec<u8>), RunError> {
         let (leads, end) = (self.rank() == Rank::ZERO, Instant::now() + HANDSHAKE);
         loop {
-            if let Some(heard) = self.fabric.receive()? {
-                return Ok(heard);
+            let mut words = Vec::new();
+            if let Some(from) = self.fabric.receive(&mut words)? {
+                return Ok((from, words));
             }
             match self.wake.signal() {
                 Some(signal) if leads && signal != libc::SIGUSR1 => return Err(RunError::Interrupted(signal)),
