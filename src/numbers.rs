@@ -31,10 +31,10 @@ pub const MOST: usize = 1 << 28;
 /// A copy costs up to eight bytes; a shorter sequence is cheaper as it is.
 const LEAST_COPY: usize = 8;
 
-/// A place that a sequence is looked up by: its first so many symbols.
+/// A sequence is looked up by its first so many symbols.
 const KEY: usize = 4;
 
-/// Places remembered while writing: 2 to the power of this.
+/// Sequences remembered while writing: 2 to the power of this.
 const REMEMBERED: u32 = 14;
 
 /// Bytes that are not a list of numbers.
@@ -45,14 +45,20 @@ pub struct DecodeError(&'static str);
 /// Appends `count` symbols to `out`.
 pub fn pack(count: usize, symbol: impl Fn(usize) -> u32, out: &mut Vec<u8>) {
     put(count as u64, out);
-    let mut seen = vec![0u32; if count < LEAST_COPY { 0 } else { 1 << REMEMBERED }];
+    // For each key, as far as two do not fall on the same place: where it was last, counted from 1, and the key itself, so that a
+    // look at that far-away place is seldom in vain.
+    let mut seen = vec![(0u32, 0u32); if count < LEAST_COPY { 0 } else { 1 << REMEMBERED }];
     // `plain` is the first symbol that is not written yet.
     let (mut plain, mut at) = (0, 0);
     while at + LEAST_COPY <= count {
-        let place = &mut seen[hash(&symbol, at)];
-        // Places count from 1, so that 0 is none.
-        let before = std::mem::replace(place, at as u32 + 1);
-        let length = before.checked_sub(1).map_or(0, |from| common(&symbol, from as usize, at, count));
+        let key = key(&symbol, at);
+        let place = &mut seen[(key >> (32 - REMEMBERED)) as usize];
+        let (before, known) = std::mem::replace(place, (at as u32 + 1, key));
+        let length = match before {
+            0 => 0,
+            _ if known != key => 0,
+            _ => common(&symbol, before as usize - 1, at, count),
+        };
         if length < LEAST_COPY {
             at += 1;
             continue;
@@ -76,9 +82,10 @@ fn literals(range: std::ops::Range<usize>, symbol: &impl Fn(usize) -> u32, out: 
     });
 }
 
-fn hash(symbol: &impl Fn(usize) -> u32, at: usize) -> usize {
+/// A number that the first symbols of a sequence make, well mixed.
+fn key(symbol: &impl Fn(usize) -> u32, at: usize) -> u32 {
     let key = (at..at + KEY).fold(0u32, |key, i| key.rotate_left(11).wrapping_mul(0x9E37_79B1) ^ symbol(i));
-    (key.wrapping_mul(0x85EB_CA6B) >> (32 - REMEMBERED)) as usize
+    key.wrapping_mul(0x85EB_CA6B)
 }
 
 /// How many symbols from `at` on are the same as those from `from` on.

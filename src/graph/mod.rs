@@ -305,7 +305,7 @@ impl<'a> Plan<'a> {
         Ok(Plan { tasks, joins, firsts: first_tasks(counts), counts, links })
     }
 
-    /// How many edges there will be.
+    /// How many edges there will be, at most.
     fn edges(&self) -> u64 {
         let of = |&(link, join): &(&Link, Option<u32>)| {
             let (from, to) = (u64::from(self.counts[link.from as usize]), u64::from(self.counts[link.to as usize]));
@@ -314,6 +314,7 @@ impl<'a> Plan<'a> {
                 (LinkShape::All, None) => from * to,
                 (LinkShape::Each | LinkShape::One(_), _) => to,
                 (LinkShape::Pairs(pairs), _) => pairs.len() as u64,
+                (LinkShape::Pattern(pattern), _) => pattern.count() * u64::from(pattern.most_needs()),
             }
         };
         self.links.iter().map(of).fold(0, u64::saturating_add)

@@ -189,7 +189,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let not_done = |_: u32| false;
     let cutter = Cutter::new(&graph, &divided.home, &urgency, ranks, &not_done);
     clock.lap("numbering");
-    let frame = |rank| wire::encode(&Message::HandOut { part: Box::new(cutter.part(rank)), limits: Vec::new() });
+    let frame = |rank| encoded(&Message::HandOut { part: Box::new(cutter.part(rank)), limits: Vec::new() });
     let frames: Vec<Vec<u8>> = (1..ranks).map(frame).collect();
     clock.lap("others' parts");
     let held = heap();
@@ -222,6 +222,13 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
         cut_edges: divided.cut_edges,
         edges,
     }
+}
+
+/// The frame that carries a message.
+pub fn encoded(message: &Message) -> Vec<u8> {
+    let mut frame = Vec::new();
+    wire::encode(message, &mut frame);
+    frame
 }
 
 fn at_home(frame: Vec<u8>) -> Home {
