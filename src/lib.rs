@@ -9,6 +9,7 @@ pub mod graph;
 pub mod job;
 pub mod journal;
 pub mod model;
+pub mod numbers;
 pub mod observe;
 pub mod pool;
 pub mod runtime;

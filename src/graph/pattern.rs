@@ -184,7 +184,8 @@ impl Pattern {
             Dependence::Spread { radix } => self.spread(step, point, radix, found),
             Dependence::RandomNearest { radix, fraction, seed } => {
                 let chosen = |other: u32| {
-                    let bytes = [radix, step % PERIOD, other, point].map(u32::to_le_bytes).concat();
+                    let words = [radix, step % PERIOD, other, point];
+                    let bytes: [u8; 16] = std::array::from_fn(|i| words[i / 4].to_le_bytes()[i % 4]);
                     // The upper 53 bits as a number from 0 to 1.
                     (xxh3_64_with_seed(&bytes, seed) >> 11) as f64 / (1u64 << 53) as f64
                 };

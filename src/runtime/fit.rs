@@ -8,6 +8,7 @@ use crate::job::{self, Group, Job};
 use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
 use crate::schedule::gang;
+use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::Hello;
 
 /// The ranks as the coordinator wants to know them.
@@ -96,6 +97,16 @@ impl Shares {
     pub(super) fn of(&self, rank: usize) -> &[(u32, u32)] {
         &self.0[rank]
     }
+}
+
+/// The urgency of every node, with [`SPECIAL`].
+pub(super) fn urgencies(start: &Start) -> Vec<u8> {
+    let job = &start.job;
+    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
+    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
+        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
+    }
+    urgency
 }
 
 /// Chooses the homes.

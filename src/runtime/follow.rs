@@ -39,10 +39,12 @@ fn work(
     wake: Arc<Wake>,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
-    let loaded = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?;
+    let mut job = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
+    // Rank 0 hands out the edges that concern this rank.
+    job.links = Vec::new();
     let outfit = Outfit::new(topology, &welcome);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
-    let seat = Seat { welcome, job: Arc::new(loaded.job), outfit };
+    let seat = Seat { welcome, job: Arc::new(job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
     pilot(&crew, false);
     drop(pool);

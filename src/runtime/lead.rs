@@ -16,15 +16,16 @@ use super::world::{dismiss, gather, send};
 use super::{Finished, Options, RunError, pilot};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
-use crate::graph::partition::{self, Partition};
-use crate::journal::{Began, GraphFacts, RankInfo, Record, RunLock};
+use crate::graph::TaskGraph;
+use crate::graph::partition::Partition;
+use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunLock};
 use crate::model::Rank;
+use crate::numbers;
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Why};
 use crate::schedule::gang;
 use crate::schedule::handout::Cutter;
-use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::{Hello, Message, Welcome};
 use crate::topology::Topology;
 
@@ -97,13 +98,19 @@ fn set_out(
         }
     };
     let shares = Shares::new(&start.job, &hellos);
+    // Each stage leaves less than it took: urgencies and homes of all that is known of the graph, parts of those.
+    let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &hellos, &shares);
     remember(&mut start, &hellos, &divided)?;
-    let done = done_already(&start);
-    let first = hand_out(fabric.as_mut(), &start, &hellos, &shares, &divided, &done)?;
-    let head = head_of(&start.job, &start.graph, &hellos, &done, start.journal, options, &start.welcome.run_name);
-    let dir = PathBuf::from(start.dir.path());
-    let seat = Seat { welcome: start.welcome, job: start.job, outfit };
+    let Start { job, graph, order, dir, lock: held, journal, kept, welcome } = start;
+    drop(order);
+    let done = Done::of(&kept, graph.node_count());
+    let cut = Cut { graph, home: divided.home, urgency };
+    let first = hand_out(fabric.as_mut(), cut, &shares, &done, hellos.len())?;
+    let head = head_of(&job, &hellos, &done, journal, options, &welcome.run_name);
+    drop(done);
+    let dir = PathBuf::from(dir.path());
+    let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
     {
         let mut engine = lock(&crew.engine);
@@ -111,7 +118,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: start.lock })
+    Ok(Run { crew, pool, dir, lock: held })
 }
 
 /// The handshake: who is where, what the run is, what each has.
@@ -143,44 +150,58 @@ fn muster(
     Ok((outfit, hellos))
 }
 
-/// For each node of the graph, whether an earlier session completed it.
-fn done_already(start: &Start) -> Vec<bool> {
-    let mut done = vec![false; start.graph.node_count()];
-    for run in &start.kept {
-        done[run.first.index()..][..run.count as usize].fill(true);
+/// For each node of the graph, whether an earlier session completed it; nothing if none did.
+struct Done(Vec<bool>);
+
+impl Done {
+    fn of(kept: &[KeptRun], nodes: usize) -> Done {
+        let mut done = vec![false; if kept.is_empty() { 0 } else { nodes }];
+        for run in kept {
+            done[run.first.index()..][..run.count as usize].fill(true);
+        }
+        Done(done)
     }
-    done
+
+    fn has(&self, node: u32) -> bool {
+        self.0.get(node as usize) == Some(&true)
+    }
+}
+
+/// What parts are cut from; gone once they are.
+struct Cut {
+    graph: TaskGraph,
+    home: Vec<u32>,
+    urgency: Vec<u8>,
 }
 
 /// Sends each rank its part of the graph; returns rank 0's own.
 fn hand_out(
     fabric: &mut dyn Fabric,
-    start: &Start,
-    hellos: &[Hello],
+    cut: Cut,
     shares: &Shares,
-    divided: &Partition,
-    done: &[bool],
+    done: &Done,
+    ranks: usize,
 ) -> Result<Message, RunError> {
-    let job = &start.job;
-    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
-    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
-        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
+    let is_done = |node: u32| done.has(node);
+    let cutter = Cutter::new(&cut.graph, &cut.home, &cut.urgency, ranks, &is_done);
+    for rank in 1..ranks {
+        let part = cutter.part(rank);
+        if part.longest_column() > numbers::MOST {
+            return Err(RunError::Refused(format!(
+                "rank {rank} would be at home to more than a message holds ({} tasks or dependencies): start more ranks",
+                part.longest_column()
+            )));
+        }
+        let message = Message::HandOut { part: Box::new(part), limits: shares.of(rank).to_vec() };
+        send(fabric, Rank(rank as u32), &message)?;
     }
-    let is_done = |node: u32| done[node as usize];
-    let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
-    let message =
-        |rank: usize| Message::HandOut { part: Box::new(cutter.part(rank)), limits: shares.of(rank).to_vec() };
-    for rank in 1..hellos.len() {
-        send(fabric, Rank(rank as u32), &message(rank))?;
-    }
-    Ok(message(0))
+    Ok(Message::HandOut { part: Box::new(cutter.part(0)), limits: shares.of(0).to_vec() })
 }
 
 fn head_of(
     job: &Arc<crate::job::Job>,
-    graph: &crate::graph::TaskGraph,
     hellos: &[Hello],
-    done: &[bool],
+    done: &Done,
     journal: crate::journal::Journal,
     options: &Options,
     run_name: &str,
@@ -188,8 +209,8 @@ fn head_of(
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
     let coordinator = Coordinator::new(
-        graph.task_count() as u32,
-        &|task| done[task.index()],
+        job.task_count() as u32,
+        &|task| done.has(task.0),
         fit::members(hellos),
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),

@@ -203,11 +203,7 @@ fn listen() -> Result<Arc<Wake>, RunError> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_in_thread(
-    fabric: crate::fabric::local::Local,
-    options: &Options,
-    kernels: Kernels,
-) -> Result<Finished, RunError> {
+pub fn run_in_thread(fabric: impl Fabric + 'static, options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
     let mut fabric: Box<dyn Fabric> = Box::new(fabric);
     run_on(&mut fabric, options, kernels, listen()?, |_| {})
 }

@@ -7,6 +7,7 @@ pub mod coordinator;
 pub mod gang;
 pub mod handout;
 pub mod ledger;
+pub mod part;
 pub mod protocol;
 mod thief;
 pub mod worker;
