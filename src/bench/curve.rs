@@ -52,15 +52,29 @@ impl Point {
     }
 }
 
-/// METG(50 %) in microseconds: where the curve first falls below half, coming from large tasks. `None` if it begins below or never
-/// falls. Between two points the curve is taken for a straight line on logarithmic scales.
+/// METG(50 %) in microseconds: the smallest granularity at which half is still reached, as the publication has it. `None` if it is never
+/// reached, or also by the smallest tasks. Between two points the curve is taken for a straight line on logarithmic scales.
+///
+/// A curve need not fall evenly: larger tasks may do worse again, and then this figure alone flatters. See [`dips`].
 pub fn metg_us(points: &[Point]) -> Option<f64> {
-    let mut sorted = points.to_vec();
-    sorted.sort_by_key(|point| std::cmp::Reverse(point.iterations));
-    let below = sorted.iter().position(|point| point.efficiency < HALF)?;
-    let (small, large) = (sorted[below], sorted[below.checked_sub(1)?]);
+    let sorted = from_large(points);
+    let last = sorted.iter().rposition(|point| point.efficiency >= HALF)?;
+    let (large, small) = (sorted[last], *sorted.get(last + 1)?);
     let share = (large.efficiency / HALF).ln() / (large.efficiency / small.efficiency).ln();
     Some(large.granularity_us * (small.granularity_us / large.granularity_us).powf(share))
+}
+
+/// The points below half that have smaller tasks above half, from large to small: where a system does worse than its METG lets expect.
+pub fn dips(points: &[Point]) -> Vec<Point> {
+    let sorted = from_large(points);
+    let last = sorted.iter().rposition(|point| point.efficiency >= HALF).unwrap_or(0);
+    sorted[..last.min(sorted.len())].iter().filter(|point| point.efficiency < HALF).copied().collect()
+}
+
+fn from_large(points: &[Point]) -> Vec<Point> {
+    let mut sorted = points.to_vec();
+    sorted.sort_by_key(|point| std::cmp::Reverse(point.iterations));
+    sorted
 }
 
 #[cfg(test)]
@@ -107,5 +121,16 @@ mod tests {
         let above: Vec<Point> = points.iter().copied().filter(|p| p.efficiency >= HALF).collect();
         let below: Vec<Point> = points.iter().copied().filter(|p| p.efficiency < HALF).collect();
         assert_eq!((metg_us(&above), metg_us(&below), metg_us(&[])), (None, None, None));
+        assert!(dips(&points).is_empty() && dips(&below).is_empty() && dips(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_curve_that_rises_again_is_taken_where_it_falls_last_and_its_dip_is_told() {
+        let even = curve(10.0);
+        let mut uneven = even.clone();
+        uneven[18] = Point::new(uneven[18].iterations, uneven[18].wall_s * 3.0, &SHAPE);
+        assert!(uneven[18].efficiency < HALF);
+        assert_eq!(metg_us(&uneven), metg_us(&even));
+        assert_eq!(dips(&uneven), [uneven[18]]);
     }
 }

@@ -9,7 +9,7 @@ use clap::{Subcommand, value_parser};
 
 use super::{complain, launched_rank, print, refuse};
 use crate::bench::metg::{self, BenchError, Measured, Plan};
-use crate::bench::picture;
+use crate::bench::{curve, picture};
 use crate::graph::pattern::{Dependence, Pattern};
 use crate::model::Rank;
 use crate::runtime::{RunError, World};
@@ -146,6 +146,10 @@ fn table(measured: &Measured, svg: Option<&Path>) -> String {
     match measured.metg_us {
         Some(metg) => drop(writeln!(text, "\nMETG(50 %): {metg:.2} us")),
         None => text += "\nMETG(50 %): half of the peak was never reached\n",
+    }
+    for dip in curve::dips(&measured.points) {
+        let (granularity, percent) = (dip.granularity_us, dip.efficiency * 100.0);
+        let _ = writeln!(text, "  but larger tasks do worse: {percent:.1} % at {granularity:.2} us");
     }
     let _ = writeln!(text, "empty tasks: {:.0} a second", measured.zero_work_tasks_per_s);
     if let Some(svg) = svg {
