@@ -6,8 +6,9 @@
 //! earliest start falls into the same eighth of the work) by itself, as one of METIS's balance constraints
 //! (Karypis and Kumar, "Multilevel algorithms for multi-constraint graph partitioning", SC'98).
 //!
-//! Where METIS would take too long, each *level* (tasks with equally long chains before them) is dealt out in contiguous blocks: neighbours
-//! in the job file stay together, step after step, and all ranks are busy at every step.
+//! Where METIS would take too long, or keeps ranks waiting for each other within a band, each *level* (tasks with equally long chains before
+//! them) is dealt out in contiguous blocks: neighbours in the job file stay together, step after step, and all ranks are busy at every
+//! step.
 //!
 //! Homes are decided once, before the run, on rank 0; stealing mends at run time what estimates got wrong.
 
@@ -70,7 +71,11 @@ const BANDWIDTH: f64 = 1e9;
 const BANDS: usize = 8;
 
 /// Above this many nodes METIS would take longer than it saves: contiguous blocks of levels are used instead.
-const METIS_LIMIT: usize = 200_000;
+const METIS_LIMIT: usize = 100_000;
+
+/// METIS's partition is refused if its levels, one after the other, take so much longer than those of the blocks: more than stealing
+/// mends without anybody noticing.
+const PATIENCE: f64 = 1.25;
 
 /// Chooses the home of every node.
 pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
@@ -150,14 +155,40 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     home
 }
 
-/// Balances each level band by itself and cuts few bytes.
+/// Balances each level band by itself and cuts few bytes; or blocks of levels, where that keeps ranks waiting for each other.
 fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
+    let levels = graph.levels();
+    let dealt = blocks(problem, able, &levels);
     if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
-        return blocks(problem, able);
+        return dealt;
     }
-    // METIS refuses only what it has no memory for; blocks need next to none.
-    metis_bands(problem, able, &Weights::new(problem)).unwrap_or_else(|_| blocks(problem, able))
+    // METIS refuses only what it has no memory for.
+    let Ok(cut) = metis_bands(problem, able, &Weights::new(problem)) else { return dealt };
+    let time = |home: &[u32]| level_by_level(problem, &levels, home);
+    if time(&cut) <= PATIENCE * time(&dealt) { cut } else { dealt }
+}
+
+/// How long the levels take one after the other, each as long as the rank with the most of it. METIS sees nothing of what goes on within
+/// a band: of a deep and narrow graph it gives the first half of each band to one rank and the second to another.
+fn level_by_level(problem: &Problem<'_>, levels: &[u32], home: &[u32]) -> f64 {
+    let count = levels.iter().max().map_or(0, |&last| last as usize + 1);
+    let nodes = Csr::build(count, |put| (0..).zip(levels).for_each(|(node, &level)| put(level, node)));
+    // As many as there are nodes, so not too many.
+    let nodes = nodes.unwrap_or_default();
+    let mut load = vec![0f64; problem.slots.len()];
+    let mut time = 0.0;
+    for level in 0..count {
+        let mut longest = 0f64;
+        for &node in nodes.row(level) {
+            let rank = home[node as usize] as usize;
+            load[rank] += problem.work(node) as f64 / f64::from(problem.slots[rank].max(1));
+            longest = longest.max(load[rank]);
+        }
+        nodes.row(level).iter().for_each(|&node| load[home[node as usize] as usize] = 0.0);
+        time += longest;
+    }
+    time
 }
 
 /// Work of each node and the band it lies in.
@@ -193,8 +224,7 @@ impl Weights {
 }
 
 /// Contiguous blocks of each level, in proportion to slots.
-fn blocks(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
-    let levels = problem.graph.levels();
+fn blocks(problem: &Problem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
     // For each rank the share of the slots of all ranks up to it.
     let slots = |r: &u32| f64::from(problem.slots[*r as usize]);
     let all: f64 = able.iter().map(slots).sum();
@@ -206,7 +236,7 @@ fn blocks(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         })
         .collect();
     let mut total = vec![0f64; levels.iter().max().map_or(0, |&last| last as usize + 1)];
-    for (node, &level) in (0..).zip(&levels) {
+    for (node, &level) in (0..).zip(levels) {
         total[level as usize] += problem.work(node) as f64;
     }
     let mut filled = vec![0f64; total.len()];
@@ -222,7 +252,7 @@ fn blocks(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         filled[level] += work;
         able[*turn as usize]
     };
-    (0..).zip(&levels).map(deal).collect()
+    (0..).zip(levels).map(deal).collect()
 }
 
 fn metis_bands(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Result<Vec<u32>, metis::Error> {
@@ -351,6 +381,7 @@ pub fn urgency(graph: &TaskGraph, order: &Order, priority: &dyn Fn(TaskId) -> i3
 #[cfg(test)]
 mod tests {
     use super::super::link::{Condition, Link, LinkShape};
+    use super::super::pattern::{Dependence, Pattern};
     use super::*;
 
     /// `columns` independent chains of `steps` tasks, each edge carrying bytes.
@@ -390,6 +421,20 @@ mod tests {
             assert!(per_rank.iter().all(|&n| n >= 3), "step {step}: {per_rank:?}");
         }
         assert!(run(&graph, &[1, 1, 1, 1], Method::RoundRobin).cut_edges <= 216);
+    }
+
+    #[test]
+    fn a_deep_and_narrow_graph_keeps_every_step_busy() {
+        let pattern = Pattern { dependence: Dependence::Stencil1d, width: 8, steps: 1000 };
+        let shape = LinkShape::Pattern(pattern);
+        let link = Link { from: 0, to: 0, shape, on: Condition::Ok, bytes: 0, span: 0..0 };
+        let graph = TaskGraph::build(&[8000], &[link]).unwrap();
+        let found = run(&graph, &[1, 1], Method::Bands);
+        for step in 0..1000 {
+            let first = (0..8).filter(|point| found.home[step * 8 + point] == 0).count();
+            assert!((3..=5).contains(&first), "step {step}: {first} of 8 on the first rank");
+        }
+        assert!(found.cut_edges <= 2000, "{} edges cut", found.cut_edges);
     }
 
     #[test]
