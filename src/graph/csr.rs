@@ -27,6 +27,9 @@ pub struct Csr {
 #[error("{0} items, more than 32 bits can count")]
 pub struct TooMany(pub u64);
 
+/// A source of `(row, item)` pairs: it hands each to the function that it is given.
+pub type Pairs<'a> = dyn FnMut(&mut dyn FnMut(u32, u32)) + 'a;
+
 impl Csr {
     /// Builds `rows` rows from a source that yields every `(row, item)` pair; it is asked twice (to count, then to fill) and must
     /// yield the same pairs both times. Items keep the order in which their row's pairs come.

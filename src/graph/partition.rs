@@ -15,7 +15,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::csr::Csr;
+use super::csr::{Csr, Pairs};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -118,7 +118,7 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         }
     };
     // As many as the graph has edges, so not too many.
-    let rows = |put: &mut dyn FnMut(&mut dyn FnMut(u32, u32))| Csr::build(graph.node_count(), put).unwrap_or_default();
+    let rows = |put: &mut Pairs<'_>| Csr::build(graph.node_count(), put).unwrap_or_default();
     let from = rows(&mut |put| each_edge(&mut |to, from, _| put(to, from)));
     let edge_in = rows(&mut |put| each_edge(&mut |to, _, number| put(to, number)));
     let bytes: Vec<u64> = (0..graph.node_count() as u32)

@@ -5,7 +5,7 @@
 //! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
 //! edges, however many ranks there are.
 
-use crate::graph::csr::Csr;
+use crate::graph::csr::{Csr, Pairs};
 use crate::graph::link::Condition;
 use crate::graph::{Edge, TaskGraph};
 
@@ -39,7 +39,7 @@ impl<'a> Cutter<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| !done(node));
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
-        let rows = |each: &mut dyn FnMut(&mut dyn FnMut(u32, u32))| Csr::build(ranks, each).unwrap_or_default();
+        let rows = |each: &mut Pairs<'_>| Csr::build(ranks, each).unwrap_or_default();
         let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
         let mut next = vec![0; ranks];
         let mut local = vec![u32::MAX; nodes.len()];
