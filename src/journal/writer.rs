@@ -2,11 +2,14 @@
 //!
 //! A record has been handed to the system when [`Journal::append`] returns, so a killed process loses none. When it is
 //! forced to disk is the job's choice ([`Flush`]); the owner calls [`Journal::tick`] now and then to keep that promise
-//! while nothing is appended. An append that fails leaves the file as it was, so that a full disk damages nothing.
+//! while nothing is appended. Disks take milliseconds, and the owner has a rank to drive: what is due by time alone is forced by a thread of its
+//! own. An append that fails leaves the file as it was, so that a full disk damages nothing.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::error::JournalError;
@@ -18,7 +21,7 @@ use crate::job::Flush;
 /// A journal that is open for appending. Its run directory must be locked.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     /// Where the last whole record ends.
     end: u64,
@@ -27,6 +30,8 @@ pub struct Journal {
     flush: Flush,
     /// When the oldest record was appended that has not been forced to disk.
     unsynced: Option<Instant>,
+    /// The thread that forces records to disk.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     /// The frame being built; kept for its memory.
     frame: Vec<u8>,
 }
@@ -61,7 +66,16 @@ impl Journal {
     }
 
     fn around(file: File, path: &Path, end: u64, flush: Flush) -> Journal {
-        Journal { file, path: path.to_owned(), end, torn: false, flush, unsynced: None, frame: Vec::new() }
+        Journal {
+            file: Arc::new(file),
+            path: path.to_owned(),
+            end,
+            torn: false,
+            flush,
+            unsynced: None,
+            syncing: None,
+            frame: Vec::new(),
+        }
     }
 
     /// Appends a record, and forces it to disk if the flush rule says so.
@@ -78,21 +92,48 @@ impl Journal {
         self.tick(now)
     }
 
-    /// Forces to disk what has waited as long as the flush rule allows.
+    /// Has what has waited as long as the flush rule allows forced to disk, and hears how that went the last time.
     pub fn tick(&mut self, now: Instant) -> Result<(), JournalError> {
-        let due = match (self.flush, self.unsynced) {
-            (Flush::Always, Some(_)) => true,
-            (Flush::Every(limit), Some(since)) => now.saturating_duration_since(since) >= limit,
-            (Flush::Never, _) | (_, None) => false,
-        };
-        if due { self.sync() } else { Ok(()) }
+        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.synced()?;
+        }
+        match (self.flush, self.unsynced) {
+            (Flush::Always, Some(_)) => self.sync(),
+            (Flush::Every(limit), Some(since)) if now.saturating_duration_since(since) >= limit => self.start_sync(),
+            _ => Ok(()),
+        }
     }
 
     /// Forces everything to disk now.
     pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.synced()?;
         self.file.sync_data().map_err(JournalError::io("flush", &self.path))?;
         self.unsynced = None;
         Ok(())
+    }
+
+    /// Has everything so far forced to disk in the background, unless that goes on already.
+    fn start_sync(&mut self) -> Result<(), JournalError> {
+        if self.syncing.is_some() {
+            return Ok(());
+        }
+        let file = Arc::clone(&self.file);
+        match std::thread::Builder::new().name("journal".into()).spawn(move || file.sync_data()) {
+            Ok(thread) => {
+                self.syncing = Some(thread);
+                self.unsynced = None;
+                Ok(())
+            }
+            // Slower, but no less safe.
+            Err(_) => self.sync(),
+        }
+    }
+
+    /// Waits for the thread that forces records to disk, if there is one.
+    fn synced(&mut self) -> Result<(), JournalError> {
+        let Some(thread) = self.syncing.take() else { return Ok(()) };
+        let done = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that flushes has panicked")));
+        done.map_err(JournalError::io("flush", &self.path))
     }
 
     fn write_header(&mut self) -> Result<(), JournalError> {
@@ -103,7 +144,7 @@ impl Journal {
         if self.torn {
             self.cut()?;
         }
-        if let Err(error) = self.file.write_all(bytes) {
+        if let Err(error) = (&*self.file).write_all(bytes) {
             self.torn = true;
             // If this fails too it is tried again before the next write; the caller is to hear of the first trouble.
             let _ = self.cut();
@@ -132,10 +173,11 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.unsynced.is_some()
-            && self.flush != Flush::Never
-            && let Err(error) = self.sync()
-        {
+        let synced = match self.unsynced {
+            Some(_) if self.flush != Flush::Never => self.sync(),
+            _ => self.synced(),
+        };
+        if let Err(error) = synced {
             tracing::warn!("{error}");
         }
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 const SPIN: Duration = Duration::from_micros(30);
 const YIELD: Duration = Duration::from_micros(500);
-/// A yield on a free CPU takes less than a microsecond.
-const CROWDED: Duration = Duration::from_micros(20);
+/// A yield on a free CPU takes less than a microsecond; one to the rank's own main thread, which has little to do, less than this.
+const CROWDED: Duration = Duration::from_micros(100);
 /// So many long yields in one wait are no chance.
 const STRIKES: u32 = 3;
 const AVOID: Duration = Duration::from_millis(20);

@@ -251,14 +251,27 @@ impl Crew {
 
     /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
     /// `turn` that others have called meanwhile.
-    pub(super) fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
-        while let Some(mut engine) = self.try_engine() {
-            turn(&mut engine, self.called.swap(false, SeqCst));
-            drop(engine);
+    fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
+        while let Some(engine) = self.call_engine() {
+            self.use_engine(engine, &mut turn);
             if !self.is_called() {
                 return;
             }
         }
+    }
+
+    /// The same, unless another thread has the engine: then nothing is done at all.
+    fn try_drive(&self, turn: &mut impl FnMut(&mut Engine, bool)) {
+        while let Some(engine) = self.try_engine() {
+            self.use_engine(engine, turn);
+            if !self.is_called() {
+                return;
+            }
+        }
+    }
+
+    fn use_engine(&self, mut engine: MutexGuard<'_, Engine>, turn: &mut impl FnMut(&mut Engine, bool)) {
+        turn(&mut engine, self.called.swap(false, SeqCst));
     }
 
     /// Takes note that all who called so far are being answered: the caller has the engine.
@@ -268,14 +281,20 @@ impl Crew {
 
     fn try_engine(&self) -> Option<MutexGuard<'_, Engine>> {
         match self.engine.try_lock() {
-            Ok(engine) => return Some(engine),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
+            Ok(engine) => Some(engine),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
-        self.called.store(true, SeqCst);
-        // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
-        fence(SeqCst);
-        self.engine.try_lock().ok()
+    }
+
+    /// The engine, or a call to whoever has it.
+    fn call_engine(&self) -> Option<MutexGuard<'_, Engine>> {
+        self.try_engine().or_else(|| {
+            self.called.store(true, SeqCst);
+            // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
+            fence(SeqCst);
+            self.try_engine()
+        })
     }
 
     /// True if somebody called for the engine while the caller, who has just freed it, had it.
@@ -539,12 +558,17 @@ impl Workload for Crew {
         let polls = station.polls.load(Relaxed) + 1;
         station.polls.store(polls, Relaxed);
         let mut found = false;
-        self.drive(|engine, called| {
+        let mut look = |engine: &mut Engine, called| {
             found |= match patient && !polls.is_multiple_of(POLLS) {
                 true => engine.exchange(self, slot, called),
-                false => engine.turn_from_slot(self),
+                false => engine.turn_from_slot(self, patient),
             };
-        });
+        };
+        match patient {
+            // Finds it free the next time, if somebody has it now: nobody needs to look in its place.
+            true => self.try_drive(&mut look),
+            false => self.drive(look),
+        }
         found
     }
 

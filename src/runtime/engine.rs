@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
@@ -20,6 +21,9 @@ use crate::schedule::worker::{Action, Event, Worker};
 
 /// Frames taken in one turn, so that slots are heard in between.
 const FRAMES: usize = 64;
+
+/// What is due may be so late while slots are awake: they look around themselves, and calling the main thread costs more than it is worth.
+const SLACK: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 pub(super) struct Engine {
@@ -40,6 +44,8 @@ pub(super) struct Engine {
     over: bool,
     /// When the main thread looks around by itself; zero if it has been called.
     pilot_until: Time,
+    /// How often a slot has looked around.
+    looks: u64,
     broken: Option<String>,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
@@ -60,6 +66,7 @@ impl Engine {
             loopback: VecDeque::new(),
             over: false,
             pilot_until: Time::ZERO,
+            looks: 0,
             broken: None,
             crew: std::sync::Weak::new(),
         }
@@ -95,6 +102,16 @@ impl Engine {
         (fabric, self.head.take())
     }
 
+    /// How often slots have looked around so far.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// The way to wait for frames, if the fabric has one.
+    pub(super) fn fabric(&mut self) -> &mut dyn Fabric {
+        self.fabric.as_mut()
+    }
+
     /// The main thread will sleep until then.
     pub(super) fn pilot_sleeps(&mut self, until: Time) {
         self.pilot_until = until;
@@ -106,16 +123,20 @@ impl Engine {
         [self.worker.next_tick(), head].into_iter().flatten().min()
     }
 
-    /// A turn driven by a slot without work. True if the slot should look for work again.
-    pub(super) fn turn_from_slot(&mut self, crew: &Crew) -> bool {
+    /// A turn driven by a slot without work, which sleeps afterwards unless it is `patient`. True if the slot should look for work again.
+    pub(super) fn turn_from_slot(&mut self, crew: &Crew, patient: bool) -> bool {
+        self.looks += 1;
+        if !patient {
+            self.fabric.doze();
+        }
         let moved = self.turn(crew);
-        self.call_pilot(crew);
+        self.call_pilot(crew, if patient { SLACK } else { Duration::ZERO });
         moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
     }
 
-    /// The main thread sleeps until what it knew to be next: it must hear of anything sooner.
-    fn call_pilot(&mut self, crew: &Crew) {
-        if self.over || self.next_tick().is_some_and(|due| due < self.pilot_until) {
+    /// The main thread sleeps until what it knew to be next: it must hear of anything that is due sooner by more than `slack`.
+    fn call_pilot(&mut self, crew: &Crew, slack: Duration) {
+        if self.over || self.next_tick().is_some_and(|due| due.after(slack) < self.pilot_until) {
             self.pilot_until = Time::ZERO;
             crew.wake.tell();
         }
@@ -126,6 +147,7 @@ impl Engine {
         if self.over {
             return false;
         }
+        self.looks += 1;
         let moved = match all {
             true => self.hear_slots(crew),
             false => self.hear_outbox(crew, slot.index()),
@@ -142,7 +164,7 @@ impl Engine {
             self.hear_frame(crew, from);
         }
         if moved {
-            self.call_pilot(crew);
+            self.call_pilot(crew, SLACK);
         }
         given
     }

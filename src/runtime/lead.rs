@@ -55,8 +55,7 @@ struct Run {
 impl Run {
     /// Goes on to the end.
     fn fly(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
-        let alone = lock(&self.crew.engine).is_alone();
-        pilot(&self.crew, alone);
+        pilot(&self.crew);
         drop(self.pool);
         let mut engine = lock(&self.crew.engine);
         let broken = engine.broken().map(str::to_owned);

@@ -45,9 +45,10 @@ pub enum Message {
         /// Each node, and whether it ended well.
         ended: Vec<(u32, bool)>,
     },
-    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty.
+    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty. One that is remembered and has
+    /// work again says so in the same way, and gets no answer.
     Steal {
-        /// Slots without work.
+        /// Slots without work; 0 to be forgotten.
         want: u32,
     },
     /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.

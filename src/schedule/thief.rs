@@ -2,8 +2,12 @@
 //!
 //! A rank without work asks others, one at a time, in an order of its own drawn from a seed. A rank that had nothing to give remembers who
 //! asked (a *lifeline*: Saraswat et al., "Lifeline-based global load balancing", PPoPP 2011) and sends work unasked when it next has
-//! more than its own slots can start. After a round without success the thief waits for those lifelines instead of asking on and on.
-//! Rank 0 is not between thief and victim.
+//! more than its own slots can start. After a round without success the thief waits for those lifelines instead of asking on and on; once
+//! it has work again, it lets go of them. Rank 0 is not between thief and victim.
+//!
+//! A rank whose own tasks only wait for a neighbour's next end would, if it stole at once, take from that neighbour what the
+//! neighbour is about to run, and both would be out of step from then on. So the thief has patience: it asks when it has starved for longer
+//! than such an end takes. What it lives on already is other ranks' work: then it asks at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +22,11 @@ const ROUND: usize = 8;
 /// Tasks of this length and more are given away one for each slot that is free for them: a message takes a hundredth of it even between
 /// ranks that look at the network only now and then.
 const LONG_NS: u64 = 10_000_000;
+
+/// A rank waits for its own work as long as so many of its tasks take ...
+const TASKS: u32 = 2;
+/// ... but not longer than this.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// So many rounds in vain double the pause before the next: who has nothing to do for long hears of work from those who remember it, and
 /// its messages would only keep all others awake.
@@ -37,6 +46,12 @@ pub(super) struct Thief {
     /// No new round before this.
     not_before: Time,
     pause: Duration,
+    /// Since when this rank has starved.
+    since: Option<Time>,
+    /// True if what it ran last was another rank's.
+    abroad: bool,
+    /// Who remembers that this rank starves.
+    lifelines: Vec<Rank>,
     /// Rounds in vain since this rank last had work.
     in_vain: u32,
     /// Ranks that wait for work from here, and how many slots they had free.
@@ -57,6 +72,9 @@ impl Thief {
             asked: None,
             not_before: Time::ZERO,
             pause,
+            since: None,
+            abroad: false,
+            lifelines: Vec::new(),
             in_vain: 0,
             hungry: VecDeque::new(),
             giving: false,
@@ -73,15 +91,29 @@ impl Thief {
     /// When to look again by itself.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
         let starving = load.idle > 0 && load.ready == 0 && self.size > 1;
-        (starving && self.asked.is_none()).then_some(self.not_before)
+        let patient_until = self.since.map_or(Time::ZERO, |since| since.after(self.patience()));
+        (starving && self.asked.is_none()).then_some(self.not_before.max(patient_until))
+    }
+
+    fn patience(&self) -> Duration {
+        match self.usual_ns {
+            Some(ns) if !self.abroad => (TASKS * Duration::from_nanos(ns)).min(PATIENCE),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Asks another rank if this one starves; serves those who wait if this one has more than it can start.
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
-            self.ask(now, load, actions);
+            let since = *self.since.get_or_insert(now);
+            if now >= since.after(self.patience()) {
+                self.ask(now, load, actions);
+            }
         } else {
+            self.since = None;
             self.in_vain = 0;
+            let let_go = |to| Action::Send { to, message: Message::Steal { want: 0 } };
+            actions.extend(self.lifelines.drain(..).map(let_go));
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
             let Some((to, want)) = self.hungry.pop_front() else { break };
@@ -108,10 +140,16 @@ impl Thief {
             self.asked = None;
         }
         if got > 0 {
+            self.lifelines.retain(|&rank| rank != from);
             self.round.clear();
             self.in_vain = 0;
             self.not_before = now;
-        } else if self.asked.is_none() && self.round.is_empty() {
+            return;
+        }
+        if !self.lifelines.contains(&from) {
+            self.lifelines.push(from);
+        }
+        if self.asked.is_none() && self.round.is_empty() {
             self.not_before = now.after(self.pause * (1 << self.in_vain));
             self.in_vain = (self.in_vain + 1).min(DOUBLINGS);
         }
@@ -120,6 +158,10 @@ impl Thief {
     /// Somebody asks us.
     pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
         if from == self.me || from.0 >= self.size {
+            return None;
+        }
+        if want == 0 {
+            self.hungry.retain(|hungry| hungry.0 != from);
             return None;
         }
         if load.ready > load.idle && !self.giving {
@@ -140,8 +182,9 @@ impl Thief {
         Action::Surrender { to, max: share.clamp(1, MOST) }
     }
 
-    /// Learns from an attempt that ended here how long tasks usually take.
-    pub(super) fn ran(&mut self, attempt: &Attempt) {
+    /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank lives on.
+    pub(super) fn ran(&mut self, attempt: &Attempt, home: Rank) {
+        self.abroad = home != self.me;
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
         self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }

@@ -266,7 +266,7 @@ impl Worker {
         ripple: &mut Ripple,
         actions: &mut Vec<Action>,
     ) {
-        attempts.iter().for_each(|attempt| self.thief.ran(attempt));
+        attempts.iter().for_each(|attempt| self.thief.ran(attempt, self.me));
         self.report.append(attempts);
         self.spread(now, ripple, actions);
         self.settle(now, actions);
@@ -425,7 +425,7 @@ impl Worker {
     }
 
     fn ended(&mut self, now: Time, attempt: Attempt, home: Rank, actions: &mut Vec<Action>) {
-        self.thief.ran(&attempt);
+        self.thief.ran(&attempt, home);
         if home == self.me {
             return self.attempt_ended(now, attempt, false, actions);
         }
