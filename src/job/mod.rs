@@ -8,20 +8,20 @@
 //! rank 0 sends them and come to the same job, with the same numbers.
 
 mod body;
-mod diagnostic;
+pub(crate) mod diagnostic;
 mod expand;
 mod file_names;
 pub mod import;
 mod key;
-mod load;
-mod read;
+pub(crate) mod load;
+pub(crate) mod read;
 mod resolve;
 mod schema;
 mod space;
 mod spec;
 mod template;
 pub mod units;
-mod values;
+pub(crate) mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
