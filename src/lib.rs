@@ -11,5 +11,6 @@ pub mod model;
 pub mod observe;
 pub mod pool;
 pub mod runtime;
+pub mod scale;
 pub mod schedule;
 pub mod topology;

@@ -16,6 +16,7 @@ mod key;
 pub(crate) mod load;
 pub(crate) mod read;
 mod resolve;
+mod scaling;
 mod schema;
 mod space;
 mod spec;
@@ -33,6 +34,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
+pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, Trigger, Weights};
 pub use schema::schema;
 
 /// A validated job: what one TOML file describes.
@@ -59,6 +61,10 @@ pub struct Job {
     pub max_failures: Option<u32>,
     /// `[job] partition`: how tasks get their homes.
     pub partition: Partition,
+    /// `[scaling]`: how the number of ranks changes; `None` keeps it as it is started.
+    pub scaling: Option<Scaling>,
+    /// `[cost]`: prices, budget and deadline.
+    pub cost: Cost,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may
