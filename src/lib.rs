@@ -13,4 +13,5 @@ pub mod pool;
 pub mod runtime;
 pub mod scale;
 pub mod schedule;
+pub mod sim;
 pub mod topology;

@@ -4,6 +4,7 @@ use super::RunError;
 use super::glue;
 use super::start::{Start, estimate_ns};
 use crate::graph::partition::{self, Method, Partition, Problem};
+use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
 use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
@@ -11,7 +12,7 @@ use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
 
 /// The ranks as the coordinator wants to know them.
-pub(super) fn members(hellos: &[Hello]) -> Vec<Member> {
+pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
     hellos.iter().map(|hello| Member { node: hello.node.clone(), slots: hello.slots }).collect()
 }
 
@@ -19,7 +20,7 @@ pub(super) fn members(hellos: &[Hello]) -> Vec<Member> {
 ///
 /// # Errors
 /// Each such task, with what it asks for and what there is.
-pub(super) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
+pub(crate) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
     let members = members(hellos);
     let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, hellos, &members)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(RunError::Refused(misfits.join("\n"))) }
@@ -74,10 +75,10 @@ fn too_large(group: &Group, hellos: &[Hello]) -> String {
 
 /// How many tasks of each limited group may run at once on each rank: for each rank `(group, share)`. A limit is shared out
 /// among the ranks that fit the group, the first ones getting one more where it does not divide.
-pub(super) struct Shares(Vec<Vec<(u32, u32)>>);
+pub(crate) struct Shares(Vec<Vec<(u32, u32)>>);
 
 impl Shares {
-    pub(super) fn new(job: &Job, hellos: &[Hello]) -> Shares {
+    pub(crate) fn new(job: &Job, hellos: &[Hello]) -> Shares {
         let mut shares = vec![Vec::new(); hellos.len()];
         for (id, group) in job.groups.iter().enumerate() {
             let Some(limit) = group.limit else { continue };
@@ -93,7 +94,7 @@ impl Shares {
     }
 
     /// The shares of one rank.
-    pub(super) fn of(&self, rank: usize) -> &[(u32, u32)] {
+    pub(crate) fn of(&self, rank: usize) -> &[(u32, u32)] {
         &self.0[rank]
     }
 }
@@ -101,8 +102,30 @@ impl Shares {
 /// Chooses the homes.
 pub(super) fn divide(start: &Start, hellos: &[Hello], shares: &Shares) -> Partition {
     let job = &start.job;
-    let slots: Vec<u32> = hellos.iter().map(|h| h.slots).collect();
     let duration = |task: TaskId| estimate_ns(job, task);
+    homes(job, &start.graph, &start.order, &duration, hellos, shares, method(job))
+}
+
+/// How a job wants its homes to be chosen.
+pub(crate) fn method(job: &Job) -> Method {
+    match job.partition {
+        job::Partition::Bands => Method::Bands,
+        job::Partition::Eft => Method::EarliestFinish,
+        job::Partition::RoundRobin => Method::RoundRobin,
+    }
+}
+
+/// Chooses the homes of a graph's nodes among ranks that have what the tasks ask for.
+pub(crate) fn homes(
+    job: &Job,
+    graph: &TaskGraph,
+    order: &Order,
+    duration: &dyn Fn(TaskId) -> u64,
+    hellos: &[Hello],
+    shares: &Shares,
+    method: Method,
+) -> Partition {
+    let slots: Vec<u32> = hellos.iter().map(|h| h.slots).collect();
     // One row a group, so that a million tasks do not look the same up a million times.
     let may: Vec<Vec<bool>> = job
         .groups
@@ -116,14 +139,7 @@ pub(super) fn divide(start: &Start, hellos: &[Hello], shares: &Shares) -> Partit
         })
         .collect();
     let fitting = |task: TaskId, rank: usize| may[job.group_of(task).0 as usize][rank];
-    let problem =
-        Problem { graph: &start.graph, order: &start.order, duration: &duration, slots: &slots, fits: &fitting };
-    let method = match job.partition {
-        job::Partition::Bands => Method::Bands,
-        job::Partition::Eft => Method::EarliestFinish,
-        job::Partition::RoundRobin => Method::RoundRobin,
-    };
-    partition::partition(&problem, method)
+    partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
 
 #[cfg(test)]

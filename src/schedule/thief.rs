@@ -21,7 +21,7 @@ const LONG_NS: u64 = 10_000_000;
 
 /// So many rounds in vain double the pause before the next: who has nothing to do for long hears of work from those who remember it, and
 /// its messages would only keep all others awake.
-const DOUBLINGS: u32 = 3;
+pub(super) const DOUBLINGS: u32 = 3;
 
 /// At most so many tasks are given in one message (it stays below the eager limit of common transports).
 const MOST: u32 = 128;

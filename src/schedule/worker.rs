@@ -141,6 +141,13 @@ pub struct Pace {
     pub steal: Duration,
 }
 
+impl Pace {
+    /// A rank that asks in vain never waits longer than this before it asks again.
+    pub fn longest_pause(&self) -> Duration {
+        self.steal * (1 << super::thief::DOUBLINGS)
+    }
+}
+
 impl Default for Pace {
     fn default() -> Pace {
         Pace {
@@ -225,10 +232,19 @@ impl Worker {
 
     /// When the next `Tick` is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
+        [self.next_duty(), self.next_ask()].into_iter().flatten().min()
+    }
+
+    /// When something is due that others wait for: a report, or a further attempt.
+    pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
         let retry = self.retries.peek().map(|Reverse(next)| next.0);
-        let steal = if self.may_steal() { self.thief.next_try(self.load) } else { None };
-        [self.report_due, load, retry, steal].into_iter().flatten().min()
+        [self.report_due, load, retry].into_iter().flatten().min()
+    }
+
+    /// When this rank, which has nothing to do, will ask another for work by itself.
+    pub fn next_ask(&self) -> Option<Time> {
+        if self.may_steal() { self.thief.next_try(self.load) } else { None }
     }
 
     /// Takes one event and appends what follows from it.

@@ -70,8 +70,10 @@ pub(super) enum Begin {
 pub(super) struct Held {
     gang: u32,
     grant: Grant,
-    /// The task to start when all are together.
-    pub(super) lead: Option<Lease>,
+    /// The task to start when all are together, if this rank leads.
+    lead: Option<Lease>,
+    /// True while that task runs.
+    led: bool,
 }
 
 const MEMORY: u8 = 1;
@@ -146,7 +148,9 @@ impl Pool {
     /// The task of a gang that is led from here, once; its slots stay set aside.
     pub(super) fn lead(&mut self, gang: u32) -> Option<(Lease, u16)> {
         let held = self.held.iter_mut().find(|held| held.gang == gang)?;
-        Some((held.lead.take()?, held.grant.slots[0]))
+        let lease = held.lead.take()?;
+        held.led = true;
+        Some((lease, held.grant.slots[0]))
     }
 
     /// Nothing more begins.
@@ -154,9 +158,10 @@ impl Pool {
         self.paused = true;
     }
 
-    /// True if nothing runs and nothing more begins.
+    /// True if nothing runs and nothing more begins. Slots that wait for a gang to begin, or to end elsewhere, do nothing.
     pub(super) fn is_quiet(&self) -> bool {
-        self.paused && self.free.len() + self.set_aside() == self.slots as usize
+        let led = self.held.iter().any(|held| held.led);
+        self.paused && !led && self.free.len() + self.set_aside() == self.slots as usize
     }
 
     fn set_aside(&self) -> usize {
@@ -199,7 +204,7 @@ impl Pool {
             self.holds.pop_front();
             let grant = Grant { slots: self.take_slots(slots), needs: None };
             let slots = grant.slots.clone();
-            self.held.push(Held { gang, grant, lead });
+            self.held.push(Held { gang, grant, lead, led: false });
             return Some(Begin::Held { gang, slots });
         }
         let plain = self.plain.peek().map(|w| w.lease.urgency);

@@ -15,7 +15,7 @@ use super::draw::Distribution;
 use crate::job::diagnostic::{Findings, suggest};
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
 use crate::job::read::{
-    At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, float, integer, mismatch, section,
+    At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section,
 };
 use crate::job::values::{DurationSpec, MemorySpec};
 use crate::job::{Diagnostic, Diagnostics};
