@@ -6,6 +6,7 @@
 //! | `scene` | what is simulated: the job, and how long its tasks take |
 //! | `draw` | random draws that do not depend on the order in which they are made |
 //! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
+//! | `search` | how idle ranks find work when there are very many of them |
 //! | `world` | the state machines of a run, driven by all of these |
 
 mod agenda;
@@ -15,6 +16,7 @@ mod pool;
 mod post;
 mod read;
 mod scene;
+mod search;
 mod slab;
 mod world;
 

@@ -6,18 +6,20 @@
 //!
 //! Time jumps from event to event. Nothing looks over all ranks: a rank costs something only when something happens to it. An idle rank that has asked
 //! in vain as patiently as it ever will *dozes* while no rank has anything to give: its questions and their empty answers are left out, and it
-//! goes on in its own rhythm when there is something.
+//! goes on in its own rhythm when there is something. Among many ranks still more questions are left out; see `search`.
 //!
 //! Everything follows from the job, the cluster and the seed. The state of a run is never looked at in the order of a hash table.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::agenda::Agenda;
 use super::cluster::Cluster;
 use super::pool::{Begin, Grant, Pool};
 use super::post::Post;
 use super::scene::{Fates, Scene};
+use super::search::{CROWD, Match, Search};
 use super::slab::Slab;
 use crate::graph::partition::{Method, Partition};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
@@ -38,7 +40,17 @@ enum What {
     Ends(u32),
     /// A rank wants to be called.
     Tick(u32),
+    /// A rank without work asks one that had something to give.
+    Asks {
+        /// Who asks.
+        thief: u32,
+        /// Whom.
+        victim: u32,
+    },
 }
+
+/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
+const SILENCE: Duration = Duration::from_secs(366 * 86_400);
 
 /// Told what a real run would write down.
 pub trait Log {
@@ -83,6 +95,7 @@ enum On {
 struct Seat {
     worker: Worker,
     pool: Pool,
+    slots: u32,
     ledger: Option<Arc<Ledger>>,
     /// Its shares of limits.
     limits: Vec<(u32, u32)>,
@@ -93,6 +106,12 @@ struct Seat {
     /// True while `dozing` names it.
     listed: bool,
     left: bool,
+    /// True while it has more than it can start.
+    gives: bool,
+    /// True while it looks for work that `search` has found for it.
+    looks: bool,
+    /// Ranks that will ask it.
+    expected: u32,
     /// Tasks take so many times their duration here.
     slowness: f64,
 }
@@ -127,7 +146,6 @@ pub struct Setup<'a> {
 /// See the module's text.
 pub struct World<'a> {
     scene: &'a Scene,
-    facts: Arc<dyn Facts>,
     fates: Fates,
     now: Time,
     agenda: Agenda<What>,
@@ -138,6 +156,8 @@ pub struct World<'a> {
     coordinator: Coordinator,
     partition: Partition,
     pace: Pace,
+    /// Among many ranks: who idles, and who has something to give.
+    search: Option<Search>,
     /// Ranks that have something to give.
     surplus: u32,
     dozing: Vec<u32>,
@@ -169,16 +189,21 @@ impl<'a> World<'a> {
         fit::check(&scene.job, &hellos).map_err(|error| error.to_string())?;
         let partition = scene.divide(&hellos, setup.method);
         let facts: Arc<dyn Facts> = Arc::clone(&scene.job) as Arc<dyn Facts>;
-        let pace = Pace::default();
+        let crowded = setup.ranks > CROWD;
+        let pace = if crowded { Pace { steal: SILENCE, ..Pace::default() } } else { Pace::default() };
         let seat = |(rank, hello): (usize, &Hello)| Seat {
             worker: Worker::new(Rank(rank as u32), setup.ranks, hello.slots, Arc::clone(&facts), pace),
             pool: Pool::new(hello.slots, hello.memory, hello.gpus),
+            slots: hello.slots,
             ledger: None,
             limits: Vec::new(),
             tick: None,
             dozes: None,
             listed: false,
             left: false,
+            gives: false,
+            looks: false,
+            expected: 0,
             slowness: 1.0 / kind.speed,
         };
         let shapes: Vec<_> = scene.job.groups.iter().map(glue::shape).collect();
@@ -200,6 +225,7 @@ impl<'a> World<'a> {
             seats: hellos.iter().enumerate().map(seat).collect(),
             coordinator,
             pace,
+            search: crowded.then(|| Search::new(setup.ranks as usize, Pace::default().steal, setup.seed)),
             surplus: 0,
             dozing: Vec::new(),
             finished: None,
@@ -209,7 +235,6 @@ impl<'a> World<'a> {
             queue: VecDeque::new(),
             actions: Vec::new(),
             scene,
-            facts,
             partition,
             log,
         };
@@ -256,6 +281,7 @@ impl<'a> World<'a> {
                 What::Arrives(letter) => self.deliver(letter),
                 What::Ends(task) => self.end(task, number),
                 What::Tick(rank) => self.call(rank),
+                What::Asks { thief, victim } => self.ask(thief, victim),
             }
         }
         let why = self.finished.clone().ok_or("the ranks left before the coordinator finished")?;
@@ -400,24 +426,71 @@ impl<'a> World<'a> {
             }
         }
         let seat = &mut self.seats[rank as usize];
-        let (before, load) = (seat.worker.load(), seat.pool.load());
-        if before != load {
+        let load = seat.pool.load();
+        if seat.worker.load() != load {
             queue.push_back(worker::Event::Load(load));
-            self.count_surplus(before, load);
+            self.count_surplus(rank, load);
         } else if seat.worker.is_stopping() && seat.pool.is_quiet() {
             queue.push_back(worker::Event::Quiet);
         }
     }
 
-    fn count_surplus(&mut self, before: Load, after: Load) {
-        let gives = |load: Load| load.ready > load.idle;
-        match (gives(before), gives(after)) {
+    fn count_surplus(&mut self, rank: u32, load: Load) {
+        let gives = load.ready > load.idle;
+        let seat = &mut self.seats[rank as usize];
+        let gave = std::mem::replace(&mut seat.gives, gives);
+        if let Some(search) = &mut self.search {
+            match gives {
+                true => self.find_thieves(rank, load.ready - load.idle),
+                false if gave => search.gives_not(rank),
+                false => {}
+            }
+            return;
+        }
+        match (gave, gives) {
             (false, true) => self.surplus += 1,
             (true, false) => self.surplus -= 1,
             _ => return,
         }
-        if self.surplus == 1 && gives(after) {
+        if gives && self.surplus == 1 {
             self.wake();
+        }
+    }
+
+    /// Among many ranks: lets idle ranks ask this one for what it has too much of.
+    fn find_thieves(&mut self, rank: u32, surplus: u32) {
+        let Some(search) = &mut self.search else { return };
+        let mut found = Vec::new();
+        let wanted = surplus.div_ceil(self.seats[rank as usize].slots.max(1));
+        for _ in self.seats[rank as usize].expected..wanted {
+            let Some(next) = search.gives(rank) else { break };
+            found.push(next);
+        }
+        found.into_iter().for_each(|found| self.expect(found));
+    }
+
+    fn expect(&mut self, found: Match) {
+        self.seats[found.thief as usize].looks = true;
+        self.seats[found.victim as usize].expected += 1;
+        let asks = What::Asks { thief: found.thief, victim: found.victim };
+        self.agenda.arrange(self.now.after(found.after), asks);
+    }
+
+    /// A rank that looked for work asks another for it, if both still have reason to.
+    fn ask(&mut self, thief: u32, victim: u32) {
+        self.seats[victim as usize].expected -= 1;
+        let seat = &mut self.seats[thief as usize];
+        seat.looks = false;
+        if seat.left {
+            return;
+        }
+        self.events += 1;
+        let starves = seat.worker.next_ask().is_some();
+        let want = seat.worker.load().idle;
+        if starves && self.seats[victim as usize].gives {
+            self.send(Rank(thief), Rank(victim), Message::Steal { want });
+        } else {
+            self.arrange_tick(thief);
         }
     }
 
@@ -440,13 +513,28 @@ impl<'a> World<'a> {
         if seat.left {
             return;
         }
-        let ask = seat.worker.next_ask();
+        let mut ask = seat.worker.next_ask();
+        if let Some(search) = &mut self.search {
+            let duty = seat.worker.next_duty();
+            let found = match ask.is_some() && !seat.looks {
+                true => search.idles(rank),
+                false => {
+                    search.idles_not(rank);
+                    None
+                }
+            };
+            found.into_iter().for_each(|found| self.expect(found));
+            duty.into_iter().for_each(|due| self.arrange_call(rank, due));
+            return;
+        }
         let patient = |at: Time| seat.dozes == Some(at) || at.since(self.now) >= self.pace.longest_pause();
         seat.dozes = ask.filter(|&at| self.surplus == 0 && patient(at));
-        if seat.dozes.is_some() && !std::mem::replace(&mut seat.listed, true) {
-            self.dozing.push(rank);
+        if seat.dozes.is_some() {
+            ask = None;
+            if !std::mem::replace(&mut seat.listed, true) {
+                self.dozing.push(rank);
+            }
         }
-        let ask = ask.filter(|_| seat.dozes.is_none());
         if let Some(due) = [seat.worker.next_duty(), ask].into_iter().flatten().min() {
             self.arrange_call(rank, due);
         }
