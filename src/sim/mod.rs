@@ -24,3 +24,6 @@ pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
 pub use draw::Distribution;
 pub use scene::Scene;
 pub use world::{Ended, Forget, Log, Setup, World};
+
+#[cfg(test)]
+mod tests;

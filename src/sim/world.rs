@@ -429,10 +429,10 @@ impl<'a> World<'a> {
         let load = seat.pool.load();
         if seat.worker.load() != load {
             queue.push_back(worker::Event::Load(load));
-            self.count_surplus(rank, load);
         } else if seat.worker.is_stopping() && seat.pool.is_quiet() {
             queue.push_back(worker::Event::Quiet);
         }
+        self.count_surplus(rank, load);
     }
 
     fn count_surplus(&mut self, rank: u32, load: Load) {
