@@ -198,8 +198,8 @@ mod tests {
         assert_eq!(dealt(Strategy::RoundRobin, &seats, &[1.0; 4]), [0, 1, 0, 1]);
         assert_eq!(dealt(Strategy::LeastLoaded, &seats, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
         assert_eq!(dealt(Strategy::WeightedRoundRobin, &seats, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
-        // One long task fills the small rank; short ones go to the big one until it would end later.
-        assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 1.0, 1.0, 1.0]), [1, 0, 1, 1, 1]);
+        // The big rank would have done 40 s of work after 20 s, the small one its 30 s only after 30 s.
+        assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
         assert_eq!(dealt(Strategy::DynamicThreshold, &[seat(4, 1.0), seat(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
     }
 

@@ -98,6 +98,12 @@ impl World {
         self
     }
 
+    /// All slots of all ranks have something to do.
+    pub fn busy(mut self) -> World {
+        self.ranks.iter_mut().for_each(|r| r.busy_slots = r.slots);
+        self
+    }
+
     pub fn request(&mut self, id: u64, nodes: u32) {
         let asked = time(self.now);
         self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked });

@@ -10,7 +10,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 use super::Quantiles;
@@ -31,7 +30,7 @@ const Z90: f64 = 1.281_551_565_544_6;
 const LONGEST_LOG: f64 = 46.0;
 
 /// What is believed of a positive quantity.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogNormal {
     /// Mean of the logarithm, and how many observations that is worth.
     mean: f64,
@@ -41,9 +40,10 @@ pub struct LogNormal {
     scale: f64,
     /// How many were really observed.
     seen: u64,
-    /// Logarithms of the latest, as a ring.
+    /// Logarithms of the latest, as a ring, and the same in order.
     latest: Vec<f64>,
     next: usize,
+    sorted: Vec<f64>,
 }
 
 impl LogNormal {
@@ -65,7 +65,16 @@ impl LogNormal {
     }
 
     fn prior(median: f64, weight: f64, scale: f64) -> LogNormal {
-        LogNormal { mean: log(median), weight, shape: 1.0, scale, seen: 0, latest: Vec::new(), next: 0 }
+        LogNormal {
+            mean: log(median),
+            weight,
+            shape: 1.0,
+            scale,
+            seen: 0,
+            latest: Vec::new(),
+            next: 0,
+            sorted: Vec::new(),
+        }
     }
 
     /// Learns from one observation; what is not a positive number is ignored.
@@ -83,8 +92,11 @@ impl LogNormal {
         if self.latest.len() < KEPT {
             self.latest.push(x);
         } else {
-            self.latest[self.next] = x;
+            let oldest = std::mem::replace(&mut self.latest[self.next], x);
+            let at = self.sorted.partition_point(|y| *y < oldest);
+            self.sorted.remove(at);
         }
+        self.sorted.insert(self.sorted.partition_point(|y| *y < x), x);
         self.next = (self.next + 1) % KEPT;
     }
 
@@ -101,9 +113,7 @@ impl LogNormal {
     /// Quantiles of the next value.
     pub fn quantiles(&self) -> Quantiles {
         if self.latest.len() >= ENOUGH {
-            let mut sorted = self.latest.clone();
-            sorted.sort_by(f64::total_cmp);
-            let at = |p: f64| exp(quantile(&sorted, p));
+            let at = |p: f64| exp(quantile(&self.sorted, p));
             return Quantiles { q10: at(0.1), q50: at(0.5), q90: at(0.9) };
         }
         let half = self.t90() * (self.variance() * (1.0 + 1.0 / self.weight)).sqrt();
@@ -119,9 +129,7 @@ impl LogNormal {
     pub fn spread<const N: usize>(&self) -> [f64; N] {
         let middle = |k: usize| (k as f64 + 0.5) / N as f64;
         if self.latest.len() >= ENOUGH {
-            let mut sorted = self.latest.clone();
-            sorted.sort_by(f64::total_cmp);
-            return std::array::from_fn(|k| exp(quantile(&sorted, middle(k))));
+            return std::array::from_fn(|k| exp(quantile(&self.sorted, middle(k))));
         }
         let deviation = self.variance().sqrt();
         std::array::from_fn(|k| exp(self.mean + deviation * normal_point(middle(k))))

@@ -140,6 +140,9 @@ struct Sight<'a> {
     late: f64,
     charge: Charge,
     settled: f64,
+    /// Seconds until the deadline.
+    deadline: Option<f64>,
+    budget: Option<f64>,
     least: u32,
     most: u32,
     found: BTreeMap<u32, Prospect>,
@@ -171,6 +174,8 @@ impl<'a> Sight<'a> {
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
             settled: Account::of(seen, prices).settled(),
+            deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
+            budget: prices.budget,
             charge,
             least: scope.min_ranks.clamp(1, most),
             most,
@@ -179,7 +184,7 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around the best found.
+    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around what a policy may choose.
     fn look_around(&mut self, outline: &Outline, scene: &Scene, player: &mut Player) {
         let mut tries = Vec::new();
         let mut n = self.least;
@@ -209,15 +214,23 @@ impl<'a> Sight<'a> {
         self.holders.iter().take(ranks as usize).map(|h| h.slots).sum()
     }
 
-    /// Numbers half way between the prospect of least finish x cost and its neighbours.
+    /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish x cost, the fewest ranks that meet
+    /// the deadline, the most that keep the budget.
     fn between(&self) -> Vec<u32> {
         let product = |p: &Prospect| p.finish_q50 * (p.cost - self.settled).max(1e-12);
-        let Some(best) = self.found.values().min_by(|a, b| product(a).total_cmp(&product(b))) else {
-            return Vec::new();
-        };
-        let below = self.found.range(..best.ranks).next_back().map(|(&n, _)| n.midpoint(best.ranks));
-        let above = self.found.range(best.ranks + 1..).next().map(|(&n, _)| best.ranks.midpoint(n));
-        below.into_iter().chain(above).filter(|n| !self.found.contains_key(n)).collect()
+        let all = || self.found.values();
+        let best = all().min_by(|a, b| product(a).total_cmp(&product(b)));
+        let in_time = self.deadline.and_then(|deadline| all().find(|p| p.finish_q90 <= deadline));
+        let in_budget = self.budget.and_then(|budget| all().rev().find(|p| p.cost_q90 <= budget));
+        let mut numbers = Vec::new();
+        for at in [best, in_time, in_budget].into_iter().flatten().map(|p| p.ranks) {
+            numbers.extend(self.found.range(..at).next_back().map(|(&n, _)| n.midpoint(at)));
+            numbers.extend(self.found.range(at + 1..).next().map(|(&n, _)| at.midpoint(n)));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|n| !self.found.contains_key(n));
+        numbers
     }
 
     /// Plays one number of ranks in both scenarios; returns the most slots that were busy at once.

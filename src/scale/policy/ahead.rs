@@ -89,12 +89,13 @@ impl Choice<'_> {
         let (mut ranks, mut chosen) = (best.wanted, best);
         let mut reason = self.sentence(&best, &stay, excuse);
         let gain = self.burden(&stay) - self.burden(&best);
+        let may_stay = self.in_budget(&stay) && self.in_time(&stay);
         let short = stay.finish_q50 <= 2.0 * self.outlook.delay.q50;
-        if ranks > supply && excuse.is_none() && gain < SAME {
+        if ranks > supply && may_stay && gain < SAME {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
             reason = format!("more ranks would gain less than {:.0} %", SAME * 100.0);
         }
-        if ranks > supply && short {
+        if ranks > supply && may_stay && short {
             (ranks, chosen) = (supply, stay);
             reason = format!(
                 "the rest takes {:.0} s, and new ranks {:.0} s to come: they would not be worth it",
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn without_knowledge_the_rules_decide() {
-        let world = World::bag(1000, 60.0);
+        let world = World::bag(1000, 60.0).busy();
         let scaling = Scaling { max_ranks: 16, ..Scaling::default() };
         let prices = Prices::of_job(&cost(), 4);
         let nothing = Estimates::new(vec![crate::scale::ClassPrior::default()], &[]);

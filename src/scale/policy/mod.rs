@@ -17,6 +17,7 @@ use crate::job::{PolicyKind, Scaling};
 
 pub use ahead::{Ahead, Aim, Hybrid};
 pub use rules::{Reactive, default_rules};
+pub(crate) use score::utilisation;
 pub use score::{Pressure, time_weight};
 pub use still::{Fixed, Static};
 

@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn failures_forbid_growth() {
-        let mut world = World::bag(500, 10.0).with_ranks(4);
+        let mut world = World::bag(500, 10.0).with_ranks(4).busy();
         world.samples.error_rate = Some(0.2);
         let mut reactive = Reactive::new(&Scaling::default());
         let held = wish(&mut reactive, &world);

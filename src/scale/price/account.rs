@@ -38,6 +38,17 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// The same with so many more nodes asked for.
+    pub fn with_request(mut self, node_type: NodeTypeId, nodes: u32) -> Account<'a> {
+        self.requested.push((node_type, nodes));
+        self
+    }
+
+    /// The moment that it is for.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
     /// Bill of the nodes that have been given back.
     pub fn settled(&self) -> f64 {
         self.settled
