@@ -319,6 +319,15 @@ impl<const LEAST: i64, const MOST: i64> Read for Whole<LEAST, MOST> {
     }
 }
 
+/// The header under which the tables of a list stand.
+fn header_of(key: &str) -> String {
+    match key {
+        "rule" => "scaling.rule".into(),
+        "node" => "cost.node".into(),
+        _ => key.into(),
+    }
+}
+
 /// A list of tables (`[[task]]`).
 #[derive(Clone, Debug)]
 pub(crate) struct Tables<T>(pub Vec<At<T>>);
@@ -338,7 +347,7 @@ impl<T: Read> Read for Tables<T> {
             findings.push(
                 Diagnostic::error(format!("`{key}` must be a list of tables, not {found}"))
                     .at(&node.span())
-                    .help(format!("write `[[{key}]]` with two brackets on each side")),
+                    .help(format!("write `[[{}]]` with two brackets on each side", header_of(key))),
             );
             return None;
         };

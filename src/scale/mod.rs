@@ -7,18 +7,24 @@
 //!
 //! Nothing here reads a clock, starts a thread, opens a file or a socket, or knows MPI.
 
+pub mod balance;
 pub mod decision;
+pub mod elasticity;
 pub mod estimate;
+pub mod forecast;
 pub mod observation;
+pub mod peers;
 pub mod policy;
 pub mod price;
 mod scaler;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
 pub use observation::{
     Counts, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
 };
-pub use policy::{Policy, Wish, policy_by_name};
-pub use price::{NodeType, NodeTypeId, Prices};
+pub use policy::{Policy, Wish, policy_by_name, policy_names, policy_of};
+pub use price::{Account, NodeType, NodeTypeId, Prices};
 pub use scaler::Scaler;
