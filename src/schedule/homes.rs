@@ -84,7 +84,8 @@ struct Scales {
     load: Vec<u128>,
     share: Vec<u128>,
     slots: Vec<u32>,
-    /// What each rank is to give away of its work, in thousandths, and how much of it is due now.
+    /// How much each rank had, how much of that it is to give away, and (times what it had) how much of it is due now.
+    had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,
     /// Ranks by load per slot, the lightest first; an entry that is out of date is put right when it comes up.
@@ -103,14 +104,14 @@ impl Scales {
         let total: u128 = load.iter().sum();
         let share: Vec<u128> = slots.iter().map(|&slots| (total * u128::from(slots)).div_ceil(all)).collect();
         let excess = |(&load, &share): (&u128, &u128)| match remains.even_out {
-            true => load.saturating_sub(share) * 1000 / load.max(1),
+            true => load.saturating_sub(share),
             false => 0,
         };
         let give = load.iter().zip(&share).map(excess).collect();
         let able = (0..ranks as u32).filter(|&rank| slots[rank as usize] > 0);
         let lightest =
             able.map(|rank| Reverse((load[rank as usize] / u128::from(slots[rank as usize]), rank))).collect();
-        Scales { due: vec![0; ranks], load, share, slots, give, lightest }
+        Scales { due: vec![0; ranks], had: load.clone(), load, share, slots, give, lightest }
     }
 
     fn carry(&mut self, work: u64, from: u32, to: u32) {
@@ -135,12 +136,12 @@ impl Scales {
         }
         let work = u128::from(remains.work(node));
         self.due[at as usize] += work * self.give[at as usize];
-        if self.due[at as usize] < work * 1000 {
+        if self.due[at as usize] < work * self.had[at as usize] {
             return at;
         }
         match self.lightest(remains, node).filter(|&to| self.has_room(to)) {
             Some(to) => {
-                self.due[at as usize] -= work * 1000;
+                self.due[at as usize] -= work * self.had[at as usize];
                 to
             }
             None => at,

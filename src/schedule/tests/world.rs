@@ -489,7 +489,7 @@ impl World {
         // Slots that are set aside are busy, as in the real pool.
         let held: u32 = pool.held.values().map(|h| h.0).sum();
         let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
-        let quiet = pool.stopped && load.running == 0 && events.is_empty();
+        let quiet = pool.stopped && load.running == 0;
         events.push_back(worker::Event::Load(load));
         if quiet {
             events.push_back(worker::Event::Quiet);
