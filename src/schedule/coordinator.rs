@@ -218,6 +218,9 @@ impl Coordinator {
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
         }
+        if self.gangs.unplaced() > 0 {
+            self.call_for_help(now, self.gangs.unplaced(), actions);
+        }
         self.finish_if_over(actions);
         // Who is gone is told nothing but to leave.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(Standing::is_gone);
@@ -248,12 +251,7 @@ impl Coordinator {
                 self.stopped[from.index()] = true;
                 self.stop(Stop::Terminate, Why::Broken(reason), actions);
             }
-            Message::GangReady { lease } if self.stopping.is_none() => {
-                self.gangs.ready(lease, actions);
-                if self.gangs.unplaced() > 0 {
-                    self.despair(self.gangs.unplaced(), actions);
-                }
-            }
+            Message::GangReady { lease } if self.stopping.is_none() => self.gangs.ready(lease, actions),
             Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
             Message::GangEnded { gang } => self.gangs.ended(gang, actions),
             _ => {}
@@ -350,6 +348,7 @@ impl Coordinator {
             _ => return,
         };
         self.finished = true;
+        self.change = None;
         self.tell_all(Message::Finish, actions);
         actions.push(Action::Finished(why));
     }

@@ -108,14 +108,6 @@ impl Coordinator {
     fn lose(&mut self, rank: Rank, actions: &mut Vec<Action>) {
         self.loads[rank.index()] = Default::default();
         actions.push(Action::Tell(format!("{rank} is lost")));
-        // Better those that were to rest than nobody.
-        if self.members.able().iter().all(|member| member.slots == 0) {
-            let parked = |rank: &Rank| self.members.standing(*rank) == Some(Standing::Parked);
-            let parked: Vec<Rank> = self.members.here().filter(parked).collect();
-            for rank in parked {
-                self.members.change(rank, Change::Unpark);
-            }
-        }
     }
 
     fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
@@ -203,13 +195,24 @@ impl Coordinator {
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
         } else if homeless > 0 {
-            self.despair(homeless, actions);
+            self.call_for_help(now, homeless, actions);
         }
     }
 
-    /// Some tasks can run nowhere, unless somebody comes who can run them.
-    pub(super) fn despair(&mut self, tasks: u32, actions: &mut Vec<Action>) {
-        if !self.members.expects_more() {
+    /// Some tasks can run nowhere: ranks that were to rest take part again, or the run stops unless somebody is to come.
+    pub(super) fn call_for_help(&mut self, now: Time, tasks: u32, actions: &mut Vec<Action>) {
+        if self.finished || self.stopping.is_some() || self.change.is_some() {
+            return;
+        }
+        let parked = |rank: &Rank| self.members.standing(*rank) == Some(Standing::Parked);
+        let parked: Vec<Rank> = self.members.here().filter(parked).collect();
+        for &rank in &parked {
+            actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
+            self.members.change(rank, Change::Unpark);
+        }
+        if !parked.is_empty() {
+            self.begin_change(now, false, true, actions);
+        } else if !self.members.expects_more() {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
             actions.push(Action::Tell(format!("{reason}: nothing more is started")));
             self.stop(Stop::Drain, Why::Broken(reason), actions);
