@@ -386,12 +386,14 @@ impl Worker {
         }
     }
 
-    /// Notes that a task is no longer here.
-    fn dismiss(&mut self, lease: &Lease) {
-        if lease.home == self.me {
-            self.lent.insert(lease.task);
-        } else {
-            self.guests.remove(&lease.task);
+    /// Notes that a task is no longer here. Its home may have changed since the pool took it.
+    fn dismiss(&mut self, lease: &mut Lease) {
+        match self.guests.remove(&lease.task) {
+            Some(guest) => lease.home = guest.home,
+            None => {
+                lease.home = self.me;
+                self.lent.insert(lease.task);
+            }
         }
     }
 
@@ -412,9 +414,9 @@ impl Worker {
     }
 
     /// The pool gave up what another rank had asked for.
-    fn surrendered(&mut self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+    fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
         self.thief.gave(to, leases.len());
-        leases.iter().for_each(|lease| self.dismiss(lease));
+        leases.iter_mut().for_each(|lease| self.dismiss(lease));
         // Until the pool tells its load again: what it did not give, it does not have.
         let given = leases.len() as u32;
         self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
@@ -524,6 +526,9 @@ impl Worker {
     fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
+        if self.tried.get(&attempt.task).is_some_and(|tried| attempt.attempt <= tried.attempts) {
+            return;
+        }
         self.lent.remove(&attempt.task);
         let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
         let again = self.try_again(now, &attempt);

@@ -87,9 +87,9 @@ impl Worker {
     }
 
     /// The pool has given up what waited there; what it has not, this rank keeps.
-    pub(super) fn frozen(&mut self, now: Time, waiting: Vec<Lease>, actions: &mut Vec<Action>) {
+    pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
         let Phase::Freezing { epoch, lost } = self.phase else { return };
-        waiting.iter().for_each(|lease| self.dismiss(lease));
+        waiting.iter_mut().for_each(|lease| self.dismiss(lease));
         self.lent.extend(self.retries.drain().map(|next| next.0.1));
         let ledger = self.ledger.clone();
         let here = ledger.iter().flat_map(|ledger| {
@@ -129,7 +129,7 @@ impl Worker {
             }
             Err(error) => return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() }),
         };
-        let Frozen { kept, ended } = std::mem::take(frozen);
+        let Frozen { mut kept, mut ended } = std::mem::take(frozen);
         self.phase = Phase::Settled;
         self.epoch = epoch;
         self.ledger = Some(Arc::clone(&ledger));
@@ -138,30 +138,38 @@ impl Worker {
         self.thief.meet(epoch, active);
         self.lent = out.into_iter().collect();
         self.tried = tried.into_iter().map(|tried| (tried.task, tried)).collect();
-        self.house(&kept, leases, actions);
+        // Of what it kept, this may have been overtaken by what the coordinator heard from others.
+        kept.retain(|&(task, attempt)| self.tried.get(&task).is_none_or(|tried| attempt > tried.attempts));
+        ended.extend(self.house(&kept, leases, actions));
         self.begin(now, &ledger, &kept, actions);
         for attempt in ended {
-            // One that the coordinator knows to have ended otherwise is nobody's any more.
-            if self.guests.contains_key(&attempt.task) || ledger.local(attempt.task).is_some() {
-                self.ended(now, attempt, actions);
-            }
+            self.ended(now, attempt, actions);
         }
         for (from, message) in std::mem::take(&mut self.early) {
             self.receive(now, from, message, actions);
         }
     }
 
-    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not have heard of.
-    fn house(&mut self, kept: &[(TaskId, u16)], leases: Vec<(TaskId, Rank)>, actions: &mut Vec<Action>) {
-        let before = std::mem::take(&mut self.guests);
+    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not have heard of. Returns such ends of tasks
+    /// whose home this rank may be now.
+    fn house(
+        &mut self,
+        kept: &[(TaskId, u16)],
+        leases: Vec<(TaskId, Rank)>,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Attempt> {
+        let mut before = std::mem::take(&mut self.guests);
         for (task, home) in leases {
             let Ok(at) = kept.binary_search_by_key(&task, |kept| kept.0) else { continue };
-            let ended = before.get(&task).and_then(|guest| guest.ended);
+            let ended = before.remove(&task).and_then(|guest| guest.ended);
             self.guests.insert(task, Guest { home, attempt: kept[at].1, ended });
             if let Some(attempt) = ended {
                 send(actions, home, Message::Returned { epoch: self.epoch, attempt });
             }
         }
+        let mut unheard: Vec<Attempt> = before.into_values().filter_map(|guest| guest.ended).collect();
+        unheard.sort_unstable_by_key(|attempt| attempt.task);
+        unheard
     }
 
     /// Starts what is ready and kept by nobody.
