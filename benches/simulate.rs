@@ -41,9 +41,9 @@ fn main() {
         let began = Instant::now();
         let scene = Scene::parse(&text, "bench.toml", Path::new("/"), &Kernels::builtin()).expect("a good job");
         let read = began.elapsed();
-        let setup = Setup { cluster: &cluster, ranks: RANKS, seed: 1, method: None };
+        let setup = Setup { cluster: &cluster, ranks: RANKS, seed: 1, homes: None, captain: None };
         let mut log = Forget;
-        let mut world = World::new(&scene, &setup, &mut log).expect("it fits");
+        let world = World::new(&scene, setup, &mut log).expect("it fits");
         let parted = began.elapsed();
         let ended = world.run().expect("it ends");
         let took = began.elapsed();

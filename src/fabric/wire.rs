@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
-    use crate::schedule::protocol::{Lease, Load};
+    use crate::schedule::protocol::{HandOut, Lease, Load};
 
     fn samples() -> Vec<Message> {
         let attempt = Attempt {
@@ -77,10 +77,14 @@ mod tests {
         };
         let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
         vec![
-            Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
-            Message::Counts { ended: vec![(1, true), (900_000, false)] },
-            Message::Loot { leases: vec![lease; 2] },
-            Message::HandOut { part: Default::default(), limits: vec![(1, 2)] },
+            Message::Report {
+                attempts: vec![attempt; 3],
+                started: Vec::new(),
+                load: Load { idle: 1, ready: 2, running: 3 },
+            },
+            Message::Counts { epoch: 3, ended: vec![(1, true), (900_000, false)] },
+            Message::Loot { epoch: 3, leases: vec![lease; 2] },
+            Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
             Message::Finish,
         ]
     }

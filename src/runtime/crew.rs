@@ -68,8 +68,8 @@ pub(super) struct Outbox {
     pub(super) ripple: Ripple,
     /// Tasks that became ready and may need more than this rank.
     pub(super) special: Vec<u32>,
-    /// Attempts that the engine decides about, and the homes of their tasks.
-    pub(super) ended: Vec<(Attempt, Rank)>,
+    /// Attempts that the engine decides about.
+    pub(super) ended: Vec<Attempt>,
     /// Gangs whose slots are set aside, and the CPUs of those.
     pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended.
@@ -331,7 +331,7 @@ impl Crew {
         let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
         self.release(gang);
         let mut outbox = lock(&self.outboxes[self.outboxes.len() - 1]);
-        outbox.ended.push((attempt, lease.home));
+        outbox.ended.push(attempt);
         outbox.gang_ended.push(gang);
         drop(outbox);
         self.gangs.running.fetch_sub(1, SeqCst);
@@ -412,7 +412,7 @@ impl Workload for Crew {
             self.complete(ledger, item.task, record, slot)
         } else {
             self.lease_of(ledger, item);
-            lock(&self.outboxes[slot.index()]).ended.push((record, lease.home));
+            lock(&self.outboxes[slot.index()]).ended.push(record);
             true
         };
         if urgent {
@@ -441,7 +441,7 @@ impl Workload for Crew {
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push((record, lease.home));
+        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push(record);
         self.wake.tell();
     }
 
@@ -460,7 +460,7 @@ impl Workload for Crew {
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push((record, lease.home));
+        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push(record);
         self.wake.tell();
     }
 }

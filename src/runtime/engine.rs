@@ -152,8 +152,8 @@ impl Engine {
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
         }
-        for (attempt, home) in outbox.ended.drain(..) {
-            self.step(crew, Event::Ended { attempt, home });
+        for attempt in outbox.ended.drain(..) {
+            self.step(crew, Event::Ended { attempt });
         }
         for (gang, cpus) in outbox.held.drain(..) {
             self.step(crew, Event::Held { gang, cpus });
@@ -207,7 +207,7 @@ impl Engine {
         let mut actions = Vec::new();
         while let Some(event) = events.pop_front() {
             let opened = match &event {
-                Event::Message { message: Message::HandOut { limits, .. }, .. } => Some(limits.clone()),
+                Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
                 _ => None,
             };
             self.worker.step(crew.clock.now(), event, &mut actions);
@@ -229,6 +229,7 @@ impl Engine {
             Action::Surrender { to, max } => {
                 return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
+            Action::Freeze { .. } => {}
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = crew.hold(gang, slots, lead) {
                     self.fail(reason);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::crew::{Crew, lock};
-use super::fit::{self, Shares};
+use super::fit::{self, Terms};
 use super::glue;
 use super::head::{Estimate, Head};
 use super::seat::{Outfit, Seat};
@@ -21,11 +21,12 @@ use crate::journal::{Began, GraphFacts, RankInfo, Record, RunLock};
 use crate::model::Rank;
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
-use crate::schedule::coordinator::{Coordinator, Why};
+use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
 use crate::schedule::gang;
 use crate::schedule::handout::Cutter;
 use crate::schedule::ledger::SPECIAL;
-use crate::schedule::protocol::{Hello, Message, Welcome};
+use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
+use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
 
 pub(super) fn lead(
@@ -91,12 +92,15 @@ fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wa
             return Err(error);
         }
     };
-    let shares = Shares::new(&start.job, &hellos);
-    let divided = fit::divide(&start, &hellos, &shares);
+    let members = fit::members(&hellos);
+    let terms = Terms::new(Arc::clone(&start.job), &members);
+    let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
     let done = done_already(&start);
-    let first = hand_out(fabric.as_mut(), &start, &hellos, &shares, &divided, &done)?;
-    let head = head_of(&start.job, &start.graph, &hellos, &done, start.journal, options, &start.welcome.run_name);
+    let urgency = urgency(&start);
+    let tasks = Tasks { graph: Arc::clone(&start.graph), home: divided.home, urgency, advice: Box::new(terms) };
+    let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
+    let head = head_of(&start.job, tasks, members, &done, start.journal, options, &start.welcome.run_name);
     let dir = PathBuf::from(start.dir.path());
     let seat = Seat { welcome: start.welcome, job: start.job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -147,34 +151,35 @@ fn done_already(start: &Start) -> Vec<bool> {
     done
 }
 
-/// Sends each rank its part of the graph; returns rank 0's own.
-fn hand_out(
-    fabric: &mut dyn Fabric,
-    start: &Start,
-    hellos: &[Hello],
-    shares: &Shares,
-    divided: &Partition,
-    done: &[bool],
-) -> Result<Message, RunError> {
+/// For each node its urgency, with what else its rank must know before it starts it.
+fn urgency(start: &Start) -> Vec<u8> {
     let job = &start.job;
     let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
     for group in job.groups.iter().filter(|group| glue::is_special(group)) {
         urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
     }
-    let is_done = |node: u32| done[node as usize];
-    let cutter = Cutter::new(&start.graph, &divided.home, &urgency, hellos.len(), &is_done);
-    let message =
-        |rank: usize| Message::HandOut { part: Box::new(cutter.part(rank)), limits: shares.of(rank).to_vec() };
-    for rank in 1..hellos.len() {
-        send(fabric, Rank(rank as u32), &message(rank))?;
+    urgency
+}
+
+/// Sends each rank its part of the graph; returns rank 0's own.
+fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &[bool]) -> Result<Message, RunError> {
+    let ended = |node: u32| done[node as usize].then_some(true);
+    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
+    let message = |rank: u32| {
+        let (part, limits) = (cutter.part(rank as usize), tasks.advice.shares(Rank(rank)));
+        let active = Ranks::first(ranks as u32);
+        Message::HandOut(Box::new(HandOut { part, limits, active, ..HandOut::default() }))
+    };
+    for rank in 1..ranks as u32 {
+        send(fabric, Rank(rank), &message(rank))?;
     }
     Ok(message(0))
 }
 
 fn head_of(
     job: &Arc<crate::job::Job>,
-    graph: &crate::graph::TaskGraph,
-    hellos: &[Hello],
+    tasks: Tasks,
+    members: Vec<Member>,
     done: &[bool],
     journal: crate::journal::Journal,
     options: &Options,
@@ -182,17 +187,18 @@ fn head_of(
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
+    let ranks = members.len() as u32;
     let coordinator = Coordinator::new(
-        graph.task_count() as u32,
+        tasks,
         &|task| done[task.index()],
-        fit::members(hellos),
+        members,
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
     let progress = Progress::new(options.progress, run_name);
-    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, hellos.len() as u32)
+    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
 /// Writes how the session begins.
@@ -230,12 +236,17 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
 }
 
 fn exit_code(head: &Head) -> i32 {
-    let tally = head.tally();
-    match head.finished() {
+    head.finished().map_or(1, |why| code_of(why, &head.tally()))
+}
+
+/// Phalanx's exit code for a run that ended so.
+pub(crate) fn code_of(why: &Why, tally: &Tally) -> i32 {
+    match why {
         // A skipped task alone is no failure: what it was to mend did not happen.
-        Some(Why::Complete) if tally.failed + tally.cancelled == 0 => 0,
-        Some(Why::Complete | Why::Failures | Why::Broken(_)) | None => 1,
-        Some(Why::Walltime) => 4,
-        Some(Why::Signal(signal)) => 128 + signal,
+        Why::Complete if tally.failed + tally.cancelled == 0 => 0,
+        Why::Complete | Why::Failures | Why::Broken(_) => 1,
+        Why::Budget => 3,
+        Why::Walltime => 4,
+        Why::Signal(signal) => 128 + signal,
     }
 }

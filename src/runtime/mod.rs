@@ -47,6 +47,8 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
+pub(crate) use head::end_reason;
+pub(crate) use lead::code_of;
 pub use start::{estimate_ns, graph_of};
 
 /// What a person asks a run for.

@@ -118,6 +118,11 @@ impl Scaler {
         std::mem::take(&mut self.effects)
     }
 
+    /// There will never be more ranks than this, unless there were from the start.
+    pub fn most_ranks(&self) -> u32 {
+        self.scaling.max_ranks.max(self.scaling.min_ranks)
+    }
+
     /// Name of the policy.
     pub fn policy(&self) -> &str {
         self.policy.name()

@@ -1,9 +1,8 @@
 //! Cuts the graph into the parts that ranks are handed.
 //!
-//! Tasks that an earlier session completed are in no part: their edges are counted here, once, before anything is sent.
+//! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted here, once, before anything is sent.
 
 use crate::graph::csr::Csr;
-use crate::graph::link::Condition;
 use crate::graph::{Edge, TaskGraph};
 
 use super::ledger::Part;
@@ -13,7 +12,7 @@ pub struct Cutter<'a> {
     graph: &'a TaskGraph,
     home: &'a [u32],
     urgency: &'a [u8],
-    done: &'a dyn Fn(u32) -> bool,
+    ended: &'a dyn Fn(u32) -> Option<bool>,
     /// The nodes of each rank.
     by_rank: Csr,
     /// Each node's position among those of its rank.
@@ -21,23 +20,23 @@ pub struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    /// Prepares to cut for `ranks` ranks. `done(node)` is true for tasks that are complete already.
+    /// Prepares to cut for `ranks` ranks. `ended(node)` tells whether a node that has ended already ended well.
     pub fn new(
         graph: &'a TaskGraph,
         home: &'a [u32],
         urgency: &'a [u8],
         ranks: usize,
-        done: &'a dyn Fn(u32) -> bool,
+        ended: &'a dyn Fn(u32) -> Option<bool>,
     ) -> Cutter<'a> {
         let nodes = graph.node_count() as u32;
         let by_rank = Csr::build(ranks, |put| {
-            (0..nodes).filter(|&n| !done(n)).for_each(|n| put(home[n as usize], n));
+            (0..nodes).filter(|&n| ended(n).is_none()).for_each(|n| put(home[n as usize], n));
         });
         let mut local = vec![u32::MAX; graph.node_count()];
         for rank in 0..ranks {
             by_rank.row(rank).iter().enumerate().for_each(|(i, &n)| local[n as usize] = i as u32);
         }
-        Cutter { graph, home, urgency, done, by_rank, local }
+        Cutter { graph, home, urgency, ended, by_rank, local }
     }
 
     /// The part of one rank.
@@ -72,14 +71,14 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// What needs a node and is not complete itself: a task can have run because one before it failed, which now runs again.
+    /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
-        self.graph.successors(node).filter(|e| !(self.done)(e.node()))
+        self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
-    /// True if a node needs that a task, complete already, had failed.
+    /// True if something that a node needs has ended against it.
     fn violated_already(&self, node: u32) -> bool {
-        self.graph.predecessors(node).any(|e| e.on() == Condition::NotOk && (self.done)(e.node()))
+        self.graph.predecessors(node).any(|e| (self.ended)(e.node()).is_some_and(|ok| e.violated_by(ok)))
     }
 
     /// From each node to the other ranks that need it, each rank once.
@@ -100,7 +99,7 @@ impl<'a> Cutter<'a> {
     fn imports(&self, rank: usize, nodes: &[u32]) -> (Vec<u32>, Csr) {
         let mut pairs = Vec::new();
         for &node in nodes {
-            let awaited = |e: &Edge| self.home[e.node() as usize] as usize != rank && !(self.done)(e.node());
+            let awaited = |e: &Edge| self.home[e.node() as usize] as usize != rank && (self.ended)(e.node()).is_none();
             let here = self.local[node as usize];
             let elsewhere = self.graph.predecessors(node).filter(awaited);
             pairs.extend(elsewhere.map(|e| (e.node(), Edge::new(here, e.on()).raw())));

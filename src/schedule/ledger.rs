@@ -136,6 +136,11 @@ impl Ledger {
         self.part.urgency[local as usize] & SPECIAL != 0
     }
 
+    /// True if the task waits for nothing any more and has not ended: it is to be run, or has been started.
+    pub fn is_ready(&self, local: u32) -> bool {
+        self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
+    }
+
     /// When the task became ready.
     #[inline]
     pub fn ready_at(&self, local: u32) -> Time {

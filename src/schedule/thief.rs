@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::protocol::{Load, Message};
+use super::ranks::Ranks;
 use super::worker::Action;
 use crate::model::{Attempt, Rank, Time};
 
@@ -29,7 +30,10 @@ const MOST: u32 = 128;
 /// See the module's text.
 pub(super) struct Thief {
     me: Rank,
-    size: u32,
+    /// Ranks that take part: each may be asked, and may ask.
+    peers: Ranks,
+    /// Membership that this rank's messages speak of.
+    epoch: u32,
     /// Others still to be asked in this round.
     round: Vec<Rank>,
     /// Whom we have asked and who has not answered yet.
@@ -49,10 +53,11 @@ pub(super) struct Thief {
 }
 
 impl Thief {
-    pub(super) fn new(me: Rank, size: u32, pause: Duration) -> Thief {
+    pub(super) fn new(me: Rank, pause: Duration) -> Thief {
         Thief {
             me,
-            size,
+            peers: Ranks::default(),
+            epoch: 0,
             round: Vec::new(),
             asked: None,
             not_before: Time::ZERO,
@@ -65,14 +70,30 @@ impl Thief {
         }
     }
 
+    /// Others take part from now on. Who was asked before will not answer, and who asked will ask again.
+    pub(super) fn meet(&mut self, epoch: u32, peers: Ranks) {
+        self.epoch = epoch;
+        self.peers = peers;
+        self.round.clear();
+        self.asked = None;
+        self.hungry.clear();
+        self.not_before = Time::ZERO;
+        self.in_vain = 0;
+    }
+
     /// The rank after another one, which may be this one if there are only two.
     pub(super) fn next_after(&self, rank: Rank) -> Rank {
-        Rank((rank.0 + 1) % self.size)
+        self.peers.after(rank).unwrap_or(self.me)
+    }
+
+    /// How many others there are to steal from; none for a rank that does not take part.
+    fn others(&self) -> u32 {
+        if self.peers.contains(self.me) { self.peers.len() - 1 } else { 0 }
     }
 
     /// When to look again by itself.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
-        let starving = load.idle > 0 && load.ready == 0 && self.size > 1;
+        let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;
         (starving && self.asked.is_none()).then_some(self.not_before)
     }
 
@@ -90,7 +111,7 @@ impl Thief {
     }
 
     fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
-        if self.asked.is_some() || self.size < 2 || now < self.not_before {
+        if self.asked.is_some() || now < self.not_before || self.others() == 0 {
             return;
         }
         if self.round.is_empty() {
@@ -98,7 +119,7 @@ impl Thief {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(Action::Send { to: victim, message: Message::Steal { want: load.idle } });
+            actions.push(Action::Send { to: victim, message: Message::Steal { epoch: self.epoch, want: load.idle } });
         }
     }
 
@@ -119,14 +140,14 @@ impl Thief {
 
     /// Somebody asks us.
     pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
-        if from == self.me || from.0 >= self.size {
+        if from == self.me || !self.peers.contains(from) {
             return None;
         }
         if load.ready > load.idle && !self.giving {
             return Some(self.give(from, want, load));
         }
         self.remember(from, want);
-        Some(Action::Send { to: from, message: Message::Loot { leases: Vec::new() } })
+        Some(Action::Send { to: from, message: Message::Loot { epoch: self.epoch, leases: Vec::new() } })
     }
 
     /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few
@@ -160,7 +181,7 @@ impl Thief {
     }
 
     fn draw_round(&mut self) -> Vec<Rank> {
-        let others = self.size - 1;
+        let (Some(mine), others) = (self.peers.position(self.me), self.others()) else { return Vec::new() };
         let take = (others as usize).min(ROUND);
         let mut picked: Vec<Rank> = Vec::with_capacity(take);
         while picked.len() < take {
@@ -168,10 +189,11 @@ impl Thief {
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
-            let candidate =
-                Rank(((u64::from(self.me.0) + 1 + self.random % u64::from(others)) % u64::from(self.size)) as u32);
-            if !picked.contains(&candidate) {
-                picked.push(candidate);
+            let step = 1 + self.random % u64::from(others);
+            let position = (u64::from(mine) + step) % u64::from(others + 1);
+            match self.peers.nth(position as u32) {
+                Some(candidate) if !picked.contains(&candidate) => picked.push(candidate),
+                _ => {}
             }
         }
         picked

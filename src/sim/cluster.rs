@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::draw::Distribution;
 use super::read;
-use crate::job::Diagnostics;
+use crate::job::{Cost, Diagnostics};
+use crate::model::Time;
+use crate::scale::{self, Prices};
 
 /// A cluster, as far as it matters to a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +77,8 @@ pub struct Faults {
     pub slow: f64,
     /// A task takes so many times as long there; at least 1.
     pub slow_factor: f64,
+    /// How long after it happened a loss is noticed.
+    pub notice: Duration,
     /// Share of attempts that fail, 0 to 1.
     pub task: f64,
 }
@@ -94,6 +98,13 @@ impl Tasks {
     /// The spread of a class.
     pub fn spread_of(&self, class: &str) -> f64 {
         self.classes.iter().find(|(name, _)| name == class).map_or(self.spread, |(_, spread)| *spread)
+    }
+}
+
+impl Faults {
+    /// True if ranks may be lost.
+    pub fn loses(&self) -> bool {
+        self.node_loss > 0.0 || self.rank_loss > 0.0
     }
 }
 
@@ -121,6 +132,24 @@ impl Cluster {
         read::parse(text, file)
     }
 
+    /// What its nodes cost, and what a job may spend.
+    pub fn prices(&self, cost: &Cost) -> Prices {
+        Prices {
+            nodes: self.nodes.iter().map(NodeType::priced).collect(),
+            budget: cost.budget,
+            budget_per_hour: cost.budget_per_hour,
+            deadline: cost.deadline.map(|deadline| Time::ZERO.after(deadline)),
+        }
+    }
+
+    /// The cluster of a job that has no cluster file: nodes of so many slots, at the prices of the job.
+    pub fn of_job(cost: &Cost, slots: u32) -> Cluster {
+        let mut cluster = Cluster::default().with_slots(slots);
+        let node = &mut cluster.nodes[0];
+        (node.price, node.minimum, node.granularity) = (cost.node_hour, cost.minimum, cost.granularity);
+        cluster
+    }
+
     /// The same with `slots` on every node.
     #[must_use]
     pub fn with_slots(mut self, slots: u32) -> Cluster {
@@ -130,33 +159,16 @@ impl Cluster {
 }
 
 impl NodeType {
-    /// What a node costs that was granted for so long.
-    pub fn charge(&self, held: Duration) -> f64 {
-        self.billed(held).as_secs_f64() / 3600.0 * self.price
-    }
-
-    /// The time that is charged for a node that was granted for so long.
-    pub fn billed(&self, held: Duration) -> Duration {
-        let step = self.granularity.as_nanos();
-        let whole = match step {
-            0 => held.as_nanos(),
-            _ => held.as_nanos().div_ceil(step) * step,
-        };
-        Duration::from_nanos(u64::try_from(whole).unwrap_or(u64::MAX)).max(self.minimum)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bill_is_rounded_up_and_has_a_minimum() {
-        let s = Duration::from_secs;
-        let node = NodeType { granularity: s(60), minimum: s(300), price: 36.0, ..Cluster::default().nodes[0].clone() };
-        assert_eq!([node.billed(s(1)), node.billed(s(301)), node.billed(s(360))], [s(300), s(360), s(360)]);
-        assert!((node.charge(s(400)) - 4.2).abs() < 1e-9);
-        let exact = NodeType { granularity: Duration::ZERO, minimum: Duration::ZERO, ..node };
-        assert_eq!(exact.billed(Duration::from_millis(1)), Duration::from_millis(1));
+    /// The kind as a price list has it.
+    fn priced(&self) -> scale::NodeType {
+        scale::NodeType {
+            name: self.name.clone(),
+            slots: self.slots,
+            speed: self.speed,
+            node_hour: self.price,
+            minimum: self.minimum,
+            granularity: self.granularity,
+            limit: Some(self.limit),
+        }
     }
 }

@@ -131,6 +131,18 @@ impl Pool {
         (0..max).map_while(|_| self.plain.pop()).map(|waiting| waiting.lease).collect()
     }
 
+    /// Takes out all that waits, except so many of the most urgent.
+    pub(super) fn take_out(&mut self, keep: u32) -> Vec<Lease> {
+        let mut all: Vec<(Waiting, Option<Needs>)> = self.plain.drain().map(|waiting| (waiting, None)).collect();
+        for (needs, queue) in self.gate.drain(..) {
+            all.extend(queue.into_iter().map(|waiting| (waiting, Some(needs))));
+        }
+        all.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        let out = all.split_off((keep as usize).min(all.len()));
+        all.into_iter().for_each(|(waiting, needs)| self.push(waiting.lease, needs));
+        out.into_iter().map(|(waiting, _)| waiting.lease).collect()
+    }
+
     /// Sets slots aside for a gang as soon as they are free.
     pub(super) fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>) {
         self.holds.push_back((gang, slots, lead));
@@ -172,11 +184,6 @@ impl Pool {
     pub(super) fn load(&self) -> Load {
         let idle = self.free.len() as u32;
         Load { idle, ready: self.plain.len() as u32, running: self.slots - idle }
-    }
-
-    /// Tasks that wait here, with needs and without.
-    pub(super) fn waiting(&self) -> usize {
-        self.plain.len() + self.gate.iter().map(|(_, queue)| queue.len()).sum::<usize>()
     }
 
     /// Gives back what was granted to a task.
@@ -328,7 +335,6 @@ mod tests {
         assert_eq!((first, next(&mut pool).unwrap().0), (0, 2));
         assert!(next(&mut pool).is_none());
         assert_eq!(pool.load().ready, 0, "what has needs is not given away");
-        assert_eq!(pool.waiting(), 2);
         pool.finish(grant);
         assert_eq!(next(&mut pool).unwrap().0, 1);
     }

@@ -18,17 +18,15 @@ pub(super) struct Post {
     last: FxHashMap<(Rank, Rank), Time>,
     /// Pairs after which those without a message under way are forgotten.
     tidy_at: usize,
-    sent: u64,
 }
 
 impl Post {
     pub(super) fn new(network: Network, seed: u64) -> Post {
-        Post { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024, sent: 0 }
+        Post { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024 }
     }
 
     /// When a message that is sent now arrives.
     pub(super) fn arrival(&mut self, now: Time, from: Rank, to: Rank) -> Time {
-        self.sent += 1;
         if from == to {
             return now;
         }
@@ -45,11 +43,6 @@ impl Post {
         let last = self.last.entry((from, to)).or_insert(at);
         *last = at.max(*last);
         *last
-    }
-
-    /// Messages sent.
-    pub(super) fn sent(&self) -> u64 {
-        self.sent
     }
 }
 

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
 use super::draw::Distribution;
-use crate::job::diagnostic::{Findings, suggest};
+use crate::job::diagnostic::Findings;
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
 use crate::job::read::{
     At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section,
@@ -83,6 +83,8 @@ section! {
         node_loss: Amount = "0.0",
         /// Ranks that die alone, per rank and hour
         rank_loss: Amount = "0.0",
+        /// How long after it happened a loss is noticed
+        notice: DurationSpec = "\"10s\"",
         /// Share of nodes that are slow, 0 to 1
         slow: Share = "0.0",
         /// How many times as long a task takes on a slow node
@@ -381,6 +383,7 @@ impl FaultsSpec {
         Faults {
             node_loss: self.node_loss.map_or(0.0, |n| n.value.0),
             rank_loss: self.rank_loss.map_or(0.0, |n| n.value.0),
+            notice: self.notice.map_or(Duration::from_secs(10), |d| d.value.0),
             slow: self.slow.map_or(0.0, |n| n.value.0),
             slow_factor: self.slow_factor.map_or(2.0, |n| n.value.0),
             task: self.task.map_or(0.0, |n| n.value.0),
@@ -402,11 +405,6 @@ impl TasksSpec {
 
 fn or<T>(typed: Option<At<T>>, default: T) -> T {
     typed.map_or(default, |at| at.value)
-}
-
-/// The words that a list in an option of the command line may hold.
-pub(crate) fn unknown_word(what: &str, word: &str, words: &[&str]) -> String {
-    format!("unknown {what} `{word}`; {}", suggest(word, words, what))
 }
 
 #[cfg(test)]

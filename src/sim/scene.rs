@@ -11,10 +11,10 @@ use super::draw::{Subject, generator, normal, stretch};
 use crate::graph::partition::{self, Method, Partition};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Diagnostics, Job, KernelCheck};
-use crate::model::{Outcome, State, TaskId};
+use crate::model::{Outcome, Rank, State, TaskId};
 use crate::runtime::{estimate_ns, fit, glue, graph_of};
+use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::ledger::SPECIAL;
-use crate::schedule::protocol::Hello;
 
 /// A job, ready to be simulated.
 pub struct Scene {
@@ -29,7 +29,7 @@ pub struct Scene {
     /// Its path.
     pub path: PathBuf,
     /// The estimated duration of each task, in nanoseconds.
-    estimates: Vec<u64>,
+    estimates: Arc<[u64]>,
     /// Each node's urgency, with [`SPECIAL`].
     pub(super) urgency: Vec<u8>,
     /// Each task's group.
@@ -58,7 +58,7 @@ impl Scene {
         let text = Arc::clone(&loaded.text);
         let job = loaded.job;
         let tasks = graph.task_count() as u32;
-        let estimates: Vec<u64> = (0..tasks).map(|task| estimate_ns(&job, TaskId(task))).collect();
+        let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&job, TaskId(task))).collect();
         let order = graph.order(&|task| estimates[task.index()]);
         let groups: Vec<u32> =
             job.groups.iter().enumerate().flat_map(|(id, g)| std::iter::repeat_n(id as u32, g.count as usize)).collect();
@@ -93,12 +93,61 @@ impl Scene {
         Duration::from_nanos(u64::try_from(sum).unwrap_or(u64::MAX))
     }
 
+    /// The duration of a task that its job file gives, if it does.
+    pub fn prior(&self, task: TaskId) -> Option<Duration> {
+        self.job.groups[self.group(task) as usize].estimate.map(|_| self.estimate(task))
+    }
+
     /// Chooses the homes on these ranks.
-    pub(super) fn divide(&self, hellos: &[Hello], method: Option<Method>) -> Partition {
-        let shares = fit::Shares::new(&self.job, hellos);
+    pub(super) fn divide(&self, members: &[Member], terms: &fit::Terms, method: Option<Method>) -> Partition {
         let duration = |task: TaskId| self.estimates[task.index()];
         let method = method.unwrap_or_else(|| fit::method(&self.job));
-        fit::homes(&self.job, &self.graph, &self.order, &duration, hellos, &shares, method)
+        fit::homes(&self.job, &self.graph, &self.order, &duration, members, terms, method)
+    }
+
+    /// The partition in which each task is at home where it was dealt, and a join with the first task that it waits for.
+    pub(super) fn dealt(&self, dealt: &[u32], members: &[Member]) -> Partition {
+        let tasks = self.graph.task_count();
+        let mut home = dealt.to_vec();
+        home.resize(self.graph.node_count(), 0);
+        for &node in self.order.topological.iter().filter(|&&node| node as usize >= tasks) {
+            home[node as usize] = self.graph.predecessors(node).next().map_or(0, |edge| home[edge.node() as usize]);
+        }
+        let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();
+        partition::measure(&self.graph, &|task| self.estimates[task.index()], &slots, home)
+    }
+
+    /// What the coordinator asks about tasks.
+    pub(super) fn advice(&self, terms: fit::Terms) -> Box<dyn Advice> {
+        Box::new(Known { terms, estimates: Arc::clone(&self.estimates) })
+    }
+}
+
+/// The terms of a real run, with estimates that are looked up and not worked out again.
+struct Known {
+    terms: fit::Terms,
+    estimates: Arc<[u64]>,
+}
+
+impl Advice for Known {
+    fn work(&self, task: TaskId) -> u64 {
+        self.estimates[task.index()]
+    }
+
+    fn fits(&self, task: TaskId, member: &Member) -> bool {
+        self.terms.fits(task, member)
+    }
+
+    fn share_out(&mut self, members: &[Member]) {
+        self.terms.share_out(members);
+    }
+
+    fn has_share(&self, task: TaskId, rank: Rank) -> bool {
+        self.terms.has_share(task, rank)
+    }
+
+    fn shares(&self, rank: Rank) -> Vec<(u32, u32)> {
+        self.terms.shares(rank)
     }
 }
 

@@ -77,9 +77,14 @@ pub(super) struct Search {
 }
 
 impl Search {
-    pub(super) fn new(ranks: usize, pause: Duration, seed: u64) -> Search {
+    pub(super) fn new(pause: Duration, seed: u64) -> Search {
         let rng = generator(seed, Subject::Network, 1);
-        Search { ranks, pause, rng, idle: Roster::default(), giving: Roster::default() }
+        Search { ranks: 0, pause, rng, idle: Roster::default(), giving: Roster::default() }
+    }
+
+    /// So many ranks take part from now on.
+    pub(super) fn meet(&mut self, ranks: usize) {
+        self.ranks = ranks;
     }
 
     /// A rank has nothing to do and asks nobody at the moment.
@@ -125,7 +130,8 @@ mod tests {
 
     #[test]
     fn who_idles_and_who_gives_are_brought_together_once() {
-        let mut search = Search::new(8, Duration::from_millis(50), 1);
+        let mut search = Search::new(Duration::from_millis(50), 1);
+        search.meet(8);
         assert_eq!(search.idles(3), None);
         assert_eq!(search.idles(3), None, "it waits already");
         let found = search.gives(5).expect("somebody idles");
@@ -140,7 +146,8 @@ mod tests {
 
     #[test]
     fn one_in_a_crowd_is_found_late() {
-        let mut search = Search::new(10_000, Duration::from_millis(50), 1);
+        let mut search = Search::new(Duration::from_millis(50), 1);
+        search.meet(10_000);
         let mut total = Duration::ZERO;
         for _ in 0..200 {
             search.gives_not(5);

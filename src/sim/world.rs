@@ -2,7 +2,7 @@
 //!
 //! It decides nothing that a run decides. It does what MPI, threads and processes do for a real one: it carries messages, keeps ready tasks in
 //! pools, lets tasks last as long as their fate says, and hands each event to the state machine that it concerns. The wiring follows
-//! `runtime/engine.rs` and `runtime/crew.rs` step by step.
+//! `runtime/engine.rs` and `runtime/crew.rs` step by step. `fleet.rs` beside this file is about ranks that come and go.
 //!
 //! Time jumps from event to event. Nothing looks over all ranks: a rank costs something only when something happens to it. An idle rank that has asked
 //! in vain as patiently as it ever will *dozes* while no rank has anything to give: its questions and their empty answers are left out, and it
@@ -10,25 +10,33 @@
 //!
 //! Everything follows from the job, the cluster and the seed. The state of a run is never looked at in the order of a hash table.
 
+mod fleet;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::Agenda;
+use super::captain::Captain;
 use super::cluster::Cluster;
 use super::pool::{Begin, Grant, Pool};
 use super::post::Post;
+use super::provider::{Answer, Loss, Node, Provider};
 use super::scene::{Fates, Scene};
 use super::search::{CROWD, Match, Search};
 use super::slab::Slab;
 use crate::graph::partition::{Method, Partition};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::journal::{Level, Note, Record};
+use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::pool::Needs;
 use crate::runtime::{fit, glue};
-use crate::schedule::coordinator::{self, Coordinator, Why};
+use crate::scale::Scaler;
+use crate::scale::elasticity::Step;
+use crate::schedule::coordinator::{self, Coordinator, Member, Tally, Tasks, Why};
 use crate::schedule::handout::Cutter;
 use crate::schedule::ledger::{Ledger, Ripple};
-use crate::schedule::protocol::{Hello, Lease, Load, Message, Stop};
+use crate::schedule::protocol::{HandOut, Lease, Load, Message, Started, Stop};
+use crate::schedule::ranks::Ranks;
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 
 /// Something that is to happen.
@@ -47,28 +55,44 @@ enum What {
         /// Whom.
         victim: u32,
     },
+    /// It is decided about ranks.
+    Decide,
+    /// A request is answered.
+    Answered(Answer),
+    /// The rank of a granted node has started.
+    Starts(u32),
+    /// A node goes down, or a rank dies.
+    Lost(u32, Loss),
+    /// Somebody notices that.
+    Noticed(u32),
+    /// What still runs must end, or the budget would be exceeded.
+    OutOfMoney,
 }
-
-/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
-const SILENCE: Duration = Duration::from_secs(366 * 86_400);
 
 /// Told what a real run would write down.
 pub trait Log {
-    /// Attempts that ended, in the order in which the coordinator hears of them.
-    fn attempts(&mut self, attempts: Vec<Attempt>);
-
-    /// Something that a person should know.
-    fn note(&mut self, now: Time, text: String);
+    /// Takes a record, in the order in which a journal would have them.
+    fn record(&mut self, record: Record);
 }
 
 /// Writes nothing down.
 pub struct Forget;
 
 impl Log for Forget {
-    fn attempts(&mut self, _: Vec<Attempt>) {}
-
-    fn note(&mut self, _: Time, _: String) {}
+    fn record(&mut self, _: Record) {}
 }
+
+impl Log for Vec<Record> {
+    fn record(&mut self, record: Record) {
+        self.push(record);
+    }
+}
+
+/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
+const SILENCE: Duration = Duration::from_secs(366 * 86_400);
+
+/// A rank for which `search` has found work that is gone by now, or whose question was lost in a change of homes, looks again after this.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A task that runs.
 #[derive(Debug)]
@@ -95,25 +119,31 @@ enum On {
 struct Seat {
     worker: Worker,
     pool: Pool,
-    slots: u32,
+    member: Member,
     ledger: Option<Arc<Ledger>>,
     /// Its shares of limits.
     limits: Vec<(u32, u32)>,
+    /// Its slots count nothing by themselves.
+    frozen: bool,
     /// When it is called next.
     tick: Option<Time>,
     /// While it dozes: when it would have asked next.
     dozes: Option<Time>,
     /// True while `dozing` names it.
     listed: bool,
-    left: bool,
+    /// True from its start until it leaves or dies.
+    here: bool,
+    /// As it was last written down.
+    state: RankState,
     /// True while it has more than it can start.
     gives: bool,
     /// True while it looks for work that `search` has found for it.
     looks: bool,
     /// Ranks that will ask it.
     expected: u32,
-    /// Tasks take so many times their duration here.
-    slowness: f64,
+    /// Slot-time that tasks ran here.
+    busy: Duration,
+    failures: u32,
 }
 
 /// How a run went.
@@ -124,11 +154,19 @@ pub struct Ended {
     /// Why.
     pub why: Why,
     /// How many tasks are in which state.
-    pub tally: coordinator::Tally,
-    /// Events that happened: messages, ends of tasks, calls of a rank.
+    pub tally: Tally,
+    /// Events that happened: messages, ends of tasks, calls of a rank, decisions.
     pub events: u64,
-    /// Slot-nanoseconds that tasks ran.
-    pub busy_ns: u128,
+    /// Slot-time that tasks ran, those that failed included.
+    pub busy: Duration,
+    /// All nodes that were granted.
+    pub nodes: Vec<Node>,
+    /// Active ranks, from each change on.
+    pub supply: Vec<Step>,
+    /// Tasks that ran or waited for a slot, from decision to decision; empty if nobody decided.
+    pub demand: Vec<Step>,
+    /// Homes have changed so often.
+    pub epochs: u32,
 }
 
 /// What to simulate beside the job.
@@ -140,12 +178,35 @@ pub struct Setup<'a> {
     /// The seed.
     pub seed: u64,
     /// How homes are chosen; `None`: as the job file says.
-    pub method: Option<Method>,
+    pub homes: Option<Homes<'a>>,
+    /// Who decides about ranks; `None`: nobody, and those that there are stay.
+    pub captain: Option<Authority>,
+}
+
+/// How homes are chosen at the start.
+#[derive(Clone, Copy)]
+pub enum Homes<'a> {
+    /// By the graph.
+    Method(Method),
+    /// As dealt: for each task its rank. Joins stay with the first task that they wait for.
+    Dealt(&'a [u32]),
+}
+
+/// Who decides about ranks.
+pub struct Authority {
+    /// The scaling core.
+    pub scaler: Scaler,
+    /// What nodes cost, and what may be spent.
+    pub prices: crate::scale::Prices,
+    /// Time between two decisions.
+    pub interval: Duration,
 }
 
 /// See the module's text.
 pub struct World<'a> {
     scene: &'a Scene,
+    cluster: &'a Cluster,
+    facts: Arc<dyn Facts>,
     fates: Fates,
     now: Time,
     agenda: Agenda<What>,
@@ -155,16 +216,22 @@ pub struct World<'a> {
     seats: Vec<Seat>,
     coordinator: Coordinator,
     partition: Partition,
+    provider: Provider<'a>,
+    captain: Option<Captain>,
     pace: Pace,
-    /// Among many ranks: who idles, and who has something to give.
-    search: Option<Search>,
     /// Ranks that have something to give.
     surplus: u32,
     dozing: Vec<u32>,
+    /// Among many ranks: who idles, and who has something to give.
+    search: Option<Search>,
     finished: Option<Why>,
+    stopping: bool,
     events: u64,
-    busy_ns: u128,
+    busy: Duration,
+    /// Ranks that are here.
     present: u32,
+    active: u32,
+    supply: Vec<Step>,
     /// Buffers of `step`, kept.
     queue: VecDeque<worker::Event>,
     actions: Vec<worker::Action>,
@@ -172,93 +239,92 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// A world at the moment at which all ranks have started.
+    /// A world at the moment at which all ranks of the beginning have started.
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
-    pub fn new(scene: &'a Scene, setup: &Setup<'_>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
-        let kind = &setup.cluster.nodes[0];
-        let hello = |rank: u32| Hello {
-            node: format!("{}{rank}", kind.name),
-            pid: 0,
-            slots: kind.slots,
-            memory: kind.memory,
-            gpus: kind.gpus,
+    pub fn new(scene: &'a Scene, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
+        let Setup { cluster, ranks, seed, homes, captain } = setup;
+        let mut provider = Provider::new(cluster, seed);
+        let kind = crate::scale::NodeTypeId(0);
+        let startups: Vec<Duration> = (0..ranks).map(|_| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
+        let members: Vec<Member> = (0..ranks).map(|rank| fleet::member(cluster, kind, rank)).collect();
+        fit::check_members(&scene.job, &members).map_err(|error| error.to_string())?;
+        let terms = fit::Terms::new(Arc::clone(&scene.job), &members);
+        let mut partition = match homes {
+            Some(Homes::Dealt(dealt)) => scene.dealt(dealt, &members),
+            Some(Homes::Method(method)) => scene.divide(&members, &terms, Some(method)),
+            None => scene.divide(&members, &terms, None),
         };
-        let hellos: Vec<Hello> = (0..setup.ranks).map(hello).collect();
-        fit::check(&scene.job, &hellos).map_err(|error| error.to_string())?;
-        let partition = scene.divide(&hellos, setup.method);
-        let facts: Arc<dyn Facts> = Arc::clone(&scene.job) as Arc<dyn Facts>;
-        let crowded = setup.ranks > CROWD;
+        let home = std::mem::take(&mut partition.home);
+        let tasks = Tasks {
+            graph: Arc::clone(&scene.graph),
+            home,
+            urgency: scene.urgency.clone(),
+            advice: scene.advice(terms),
+        };
+        let parts = parts(&tasks, ranks);
+        let most = captain.as_ref().map_or(ranks, |authority| authority.scaler.most_ranks().max(ranks));
+        let crowded = most > CROWD;
         let pace = if crowded { Pace { steal: SILENCE, ..Pace::default() } } else { Pace::default() };
-        let seat = |(rank, hello): (usize, &Hello)| Seat {
-            worker: Worker::new(Rank(rank as u32), setup.ranks, hello.slots, Arc::clone(&facts), pace),
-            pool: Pool::new(hello.slots, hello.memory, hello.gpus),
-            slots: hello.slots,
-            ledger: None,
-            limits: Vec::new(),
-            tick: None,
-            dozes: None,
-            listed: false,
-            left: false,
-            gives: false,
-            looks: false,
-            expected: 0,
-            slowness: 1.0 / kind.speed,
-        };
         let shapes: Vec<_> = scene.job.groups.iter().map(glue::shape).collect();
         let job = Arc::clone(&scene.job);
-        let coordinator = Coordinator::new(
-            scene.tasks(),
-            &|_| false,
-            fit::members(&hellos),
-            scene.job.max_failures,
-            Box::new(move |task| shapes[job.group_of(task).0 as usize]),
-        );
+        let shape = move |task| shapes[job.group_of(task).0 as usize];
+        let coordinator =
+            Coordinator::new(tasks, &|_| false, members.clone(), scene.job.max_failures, Box::new(shape));
         let mut world = World {
-            fates: Fates::new(&scene.job, &setup.cluster.tasks, &setup.cluster.faults, setup.seed),
-            now: Time::ZERO,
+            fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed),
+            facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
+            now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
             agenda: Agenda::new(),
-            post: Post::new(setup.cluster.network, setup.seed),
+            post: Post::new(cluster.network, seed),
             letters: Slab::new(),
             running: Slab::new(),
-            seats: hellos.iter().enumerate().map(seat).collect(),
-            coordinator,
-            pace,
-            search: crowded.then(|| Search::new(setup.ranks as usize, Pace::default().steal, setup.seed)),
+            seats: Vec::new(),
+            captain: captain.map(|authority| fleet::captain(scene, cluster, authority)),
+            search: crowded.then(|| Search::new(AGAIN, seed)),
+            finished: None,
+            stopping: false,
+            events: 0,
+            busy: Duration::ZERO,
+            present: 0,
+            active: 0,
+            supply: Vec::new(),
             surplus: 0,
             dozing: Vec::new(),
-            finished: None,
-            events: 0,
-            busy_ns: 0,
-            present: setup.ranks,
             queue: VecDeque::new(),
             actions: Vec::new(),
             scene,
+            cluster,
+            coordinator,
             partition,
+            provider,
+            pace,
             log,
         };
-        world.hand_out(&hellos);
+        members.into_iter().for_each(|member| world.seat(member));
+        world.open(parts);
         Ok(world)
     }
 
-    /// Sends each rank its part.
-    fn hand_out(&mut self, hellos: &[Hello]) {
-        let scene = self.scene;
-        let shares = fit::Shares::new(&scene.job, hellos);
-        let home = std::mem::take(&mut self.partition.home);
-        let cutter = Cutter::new(&scene.graph, &home, &scene.urgency, hellos.len(), &|_| false);
-        for rank in 0..hellos.len() {
-            let part = Box::new(cutter.part(rank));
-            let limits = shares.of(rank).to_vec();
-            self.send(Rank::ZERO, Rank(rank as u32), Message::HandOut { part, limits });
+    /// All begins: each rank is sent its part.
+    fn open(&mut self, parts: Vec<HandOut>) {
+        self.active = parts.len() as u32;
+        self.supply.push((Time::ZERO, f64::from(self.active)));
+        for (rank, part) in (0..).zip(parts) {
+            self.seats[rank as usize].state = RankState::Active;
+            self.enters(rank);
+            self.send(Rank::ZERO, Rank(rank), Message::HandOut(Box::new(part)));
         }
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
         self.carry_out(actions);
+        if self.captain.is_some() {
+            self.agenda.arrange(self.now, What::Decide);
+        }
     }
 
-    /// What is known of the partition: how much it cuts and how balanced it is. (The homes themselves are with the ranks.)
+    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes themselves are with the ranks.)
     pub fn partition(&self) -> &Partition {
         &self.partition
     }
@@ -267,14 +333,11 @@ impl<'a> World<'a> {
     ///
     /// # Errors
     /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which this seed replays.
-    pub fn run(&mut self) -> Result<Ended, String> {
+    pub fn run(mut self) -> Result<Ended, String> {
         while self.present > 0 {
             let Some((at, number, what)) = self.agenda.next() else {
-                return Err(format!(
-                    "the simulated run hangs at {:.6} s: {:?}",
-                    self.now.seconds(),
-                    self.coordinator.tally()
-                ));
+                let (now, tally) = (self.now.seconds(), self.coordinator.tally());
+                return Err(format!("the simulated run hangs at {now:.6} s: {tally:?}"));
             };
             self.now = at;
             match what {
@@ -282,11 +345,27 @@ impl<'a> World<'a> {
                 What::Ends(task) => self.end(task, number),
                 What::Tick(rank) => self.call(rank),
                 What::Asks { thief, victim } => self.ask(thief, victim),
+                What::Decide => self.decide_again(),
+                What::Answered(answer) => self.answered(answer),
+                What::Starts(rank) => self.starts(rank),
+                What::Lost(rank, loss) => self.lost(rank, loss),
+                What::Noticed(rank) => self.noticed(rank),
+                What::OutOfMoney => self.stop(Stop::Terminate),
             }
         }
+        self.provider.close(self.now);
         let why = self.finished.clone().ok_or("the ranks left before the coordinator finished")?;
-        let tally = self.coordinator.tally();
-        Ok(Ended { time: self.now, why, tally, events: self.events, busy_ns: self.busy_ns })
+        Ok(Ended {
+            time: self.now,
+            why,
+            tally: self.coordinator.tally(),
+            events: self.events,
+            busy: self.busy,
+            nodes: self.provider.nodes().to_vec(),
+            supply: self.supply,
+            demand: self.captain.map(|captain| captain.demand).unwrap_or_default(),
+            epochs: self.coordinator.epoch(),
+        })
     }
 
     fn send(&mut self, from: Rank, to: Rank, message: Message) {
@@ -299,29 +378,47 @@ impl<'a> World<'a> {
         let Some((from, to, message)) = self.letters.take(letter) else { return };
         self.events += 1;
         if message.is_for_coordinator() {
-            let mut actions = Vec::new();
-            self.coordinator.step(self.now, coordinator::Event::Message { from, message }, &mut actions);
-            self.carry_out(actions);
-        } else if !self.seats[to.index()].left {
+            self.coordinate(coordinator::Event::Message { from, message });
+        } else if self.seats[to.index()].here {
             self.step(to.0, worker::Event::Message { from, message });
         }
+    }
+
+    fn coordinate(&mut self, event: coordinator::Event) {
+        let mut actions = Vec::new();
+        self.coordinator.step(self.now, event, &mut actions);
+        self.carry_out(actions);
     }
 
     fn carry_out(&mut self, actions: Vec<coordinator::Action>) {
         for action in actions {
             match action {
-                coordinator::Action::Send { to, message } => self.send(Rank::ZERO, to, message),
-                coordinator::Action::Journal(attempts) => self.log.attempts(attempts),
-                coordinator::Action::Tell(text) => self.log.note(self.now, text),
+                coordinator::Action::Send { to, message } => {
+                    if matches!(message, Message::HandOut(_)) {
+                        self.note_state(to);
+                    }
+                    self.send(Rank::ZERO, to, message);
+                }
+                coordinator::Action::Journal(attempts) => {
+                    if let Some(captain) = &mut self.captain {
+                        attempts.iter().for_each(|attempt| captain.hears(self.scene, attempt));
+                    }
+                    self.log.record(Record::Attempts(attempts));
+                }
+                coordinator::Action::Tell(text) => self.note(Level::Warning, text),
                 coordinator::Action::Finished(why) => self.finished = Some(why),
             }
         }
     }
 
+    fn note(&mut self, level: Level, text: String) {
+        self.log.record(Record::Note(Note { time: self.now, level, text }));
+    }
+
     /// A rank wanted to be called at this time.
     fn call(&mut self, rank: u32) {
         let seat = &mut self.seats[rank as usize];
-        if seat.tick != Some(self.now) || seat.left {
+        if seat.tick != Some(self.now) || !seat.here {
             return;
         }
         seat.tick = None;
@@ -336,7 +433,7 @@ impl<'a> World<'a> {
         queue.push_back(event);
         while let Some(event) = queue.pop_front() {
             let limits = match &event {
-                worker::Event::Message { message: Message::HandOut { limits, .. }, .. } => Some(limits.clone()),
+                worker::Event::Message { message: Message::HandOut(part), .. } => Some(part.limits.clone()),
                 _ => None,
             };
             let seat = &mut self.seats[rank as usize];
@@ -344,11 +441,12 @@ impl<'a> World<'a> {
             if let Some(limits) = limits {
                 seat.limits = limits;
                 seat.ledger = seat.worker.ledger().cloned();
+                seat.frozen = false;
             }
             for action in actions.drain(..) {
                 self.act(rank, action, &mut queue);
             }
-            if queue.is_empty() {
+            if queue.is_empty() && self.seats[rank as usize].here {
                 self.fill(rank, &mut queue);
             }
         }
@@ -365,16 +463,22 @@ impl<'a> World<'a> {
                 // One that is to be tried on another rank must not be stolen back.
                 let settled = lease.attempt > 1 && self.scene.job.group(lease.task).retry.elsewhere;
                 let needs = self.needs(rank, lease.task).or(settled.then_some(Needs::SLOT));
-                self.seats[rank as usize].pool.push(lease, needs);
+                self.push(rank, lease, needs);
             }
             worker::Action::Surrender { to, max } => {
                 let leases = self.seats[rank as usize].pool.surrender(max);
                 queue.push_back(worker::Event::Surrendered { to, leases });
             }
+            worker::Action::Freeze { keep } => {
+                let seat = &mut self.seats[rank as usize];
+                seat.frozen = true;
+                let waiting = seat.pool.take_out(keep);
+                queue.push_back(worker::Event::Frozen { waiting });
+            }
             worker::Action::Hold { gang, slots, lead } => self.seats[rank as usize].pool.hold(gang, slots, lead),
             worker::Action::Launch { gang, .. } => {
                 if let Some((lease, slot)) = self.seats[rank as usize].pool.lead(gang) {
-                    self.begin(rank, lease, On::Gang { gang, slot });
+                    self.begin(rank, lease, On::Gang { gang, slot }, queue);
                 }
             }
             worker::Action::Release { gang } => self.seats[rank as usize].pool.release(gang),
@@ -394,7 +498,13 @@ impl<'a> World<'a> {
         let task = ledger.task(local);
         let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
         let needs = if ledger.is_special(local) { self.needs(rank, task) } else { None };
-        let lease = Lease { task, home: Rank(rank), attempt: 1, urgency, ready };
+        self.push(rank, Lease { task, home: Rank(rank), attempt: 1, urgency, ready }, needs);
+    }
+
+    fn push(&mut self, rank: u32, lease: Lease, needs: Option<Needs>) {
+        if let Some(captain) = &mut self.captain {
+            captain.is_ready(lease.task);
+        }
         self.seats[rank as usize].pool.push(lease, needs);
     }
 
@@ -403,8 +513,8 @@ impl<'a> World<'a> {
         glue::needs(group, &self.scene.job.groups[group], &self.seats[rank as usize].limits)
     }
 
-    fn begin(&mut self, rank: u32, lease: Lease, on: On) {
-        let slowness = self.seats[rank as usize].slowness;
+    fn begin(&mut self, rank: u32, lease: Lease, on: On, queue: &mut VecDeque<worker::Event>) {
+        let slowness = self.provider.node(rank).slowness;
         let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
         let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.put(running);
@@ -412,13 +522,20 @@ impl<'a> World<'a> {
         if let Some(running) = self.running.get_mut(number) {
             running.ends = ends;
         }
+        if let Some(captain) = &mut self.captain {
+            captain.begins(self.now, lease.task, self.now.since(lease.ready));
+        }
+        if self.cluster.faults.loses() {
+            let started = Started { task: lease.task, attempt: lease.attempt, start: self.now };
+            queue.push_back(worker::Event::Started(vec![started]));
+        }
     }
 
     /// Starts what can start, then tells the worker the load.
     fn fill(&mut self, rank: u32, queue: &mut VecDeque<worker::Event>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
-                Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant)),
+                Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant), queue),
                 Begin::Held { gang, slots } => {
                     let cpus = slots.into_iter().map(u32::from).collect();
                     queue.push_back(worker::Event::Held { gang, cpus });
@@ -435,10 +552,90 @@ impl<'a> World<'a> {
         self.count_surplus(rank, load);
     }
 
+    fn end(&mut self, number: u32, entry: u64) {
+        if self.running.get_mut(number).is_none_or(|running| running.ends != entry) {
+            return;
+        }
+        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.take(number) else { return };
+        self.events += 1;
+        let slot = match &on {
+            On::Slots(grant) => grant.slots[0],
+            On::Gang { slot, .. } => *slot,
+        };
+        let busy = self.now.since(start) * glue::slots(self.scene.job.group(lease.task));
+        self.busy += busy;
+        let seat = &mut self.seats[rank as usize];
+        seat.busy += busy;
+        seat.failures += u32::from(outcome.state.is_failure());
+        let attempt = Attempt {
+            task: lease.task,
+            attempt: lease.attempt,
+            outcome,
+            last: outcome.ok(),
+            rank: Rank(rank),
+            slot,
+            ready: lease.ready,
+            start,
+            end: self.now,
+        };
+        if let Some(captain) = &mut self.captain {
+            captain.stops(lease.task);
+        }
+        match on {
+            On::Slots(grant) => seat.pool.finish(grant),
+            On::Gang { gang, .. } => {
+                seat.pool.release(gang);
+                self.send(Rank(rank), Rank::ZERO, Message::GangEnded { gang });
+            }
+        }
+        match self.counted_by_slots(rank, &lease, outcome) {
+            Some((ledger, local)) => self.complete(rank, &ledger, local, attempt),
+            None => self.step(rank, worker::Event::Ended { attempt }),
+        }
+    }
+
+    /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots count those by themselves.
+    fn counted_by_slots(&self, rank: u32, lease: &Lease, outcome: Outcome) -> Option<(Arc<Ledger>, u32)> {
+        let seat = &self.seats[rank as usize];
+        let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank) && !seat.frozen;
+        let ledger = seat.ledger.clone().filter(|_| fast)?;
+        let local = ledger.local(lease.task)?;
+        Some((ledger, local))
+    }
+
+    /// What a slot does by itself after a task.
+    fn complete(&mut self, rank: u32, ledger: &Ledger, local: u32, attempt: Attempt) {
+        let mut ripple = Ripple::default();
+        if !ledger.complete(local, true, self.now, &mut ripple) {
+            return self.step(rank, worker::Event::Ended { attempt });
+        }
+        let is_special = |&local: &u32| ledger.is_special(local);
+        let (special, plain): (Vec<u32>, Vec<u32>) = ripple.ready.drain(..).partition(is_special);
+        plain.into_iter().for_each(|local| self.start(rank, local));
+        if !special.is_empty() {
+            self.queue.push_back(worker::Event::Special(special));
+        }
+        self.step(rank, worker::Event::Completed { attempts: vec![attempt], ripple });
+    }
+
+    /// What runs on a rank ends now, without being decided.
+    fn interrupt(&mut self, rank: u32) {
+        for number in self.running_on(rank) {
+            let ends = self.agenda.arrange(self.now, What::Ends(number));
+            if let Some(running) = self.running.get_mut(number) {
+                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
+                running.ends = ends;
+            }
+        }
+    }
+
+    fn running_on(&self, rank: u32) -> Vec<u32> {
+        self.running.iter().filter(|(_, running)| running.rank == rank).map(|(number, _)| number).collect()
+    }
+
     fn count_surplus(&mut self, rank: u32, load: Load) {
         let gives = load.ready > load.idle;
-        let seat = &mut self.seats[rank as usize];
-        let gave = std::mem::replace(&mut seat.gives, gives);
+        let gave = std::mem::replace(&mut self.seats[rank as usize].gives, gives);
         if let Some(search) = &mut self.search {
             match gives {
                 true => self.find_thieves(rank, load.ready - load.idle),
@@ -460,12 +657,9 @@ impl<'a> World<'a> {
     /// Among many ranks: lets idle ranks ask this one for what it has too much of.
     fn find_thieves(&mut self, rank: u32, surplus: u32) {
         let Some(search) = &mut self.search else { return };
-        let mut found = Vec::new();
-        let wanted = surplus.div_ceil(self.seats[rank as usize].slots.max(1));
-        for _ in self.seats[rank as usize].expected..wanted {
-            let Some(next) = search.gives(rank) else { break };
-            found.push(next);
-        }
+        let seat = &self.seats[rank as usize];
+        let wanted = surplus.div_ceil(seat.member.slots.max(1));
+        let found: Vec<Match> = (seat.expected..wanted).map_while(|_| search.gives(rank)).collect();
         found.into_iter().for_each(|found| self.expect(found));
     }
 
@@ -481,14 +675,14 @@ impl<'a> World<'a> {
         self.seats[victim as usize].expected -= 1;
         let seat = &mut self.seats[thief as usize];
         seat.looks = false;
-        if seat.left {
+        if !seat.here {
             return;
         }
         self.events += 1;
-        let starves = seat.worker.next_ask().is_some();
-        let want = seat.worker.load().idle;
+        let (starves, want, epoch) = (seat.worker.next_ask().is_some(), seat.worker.load().idle, seat.worker.epoch());
         if starves && self.seats[victim as usize].gives {
-            self.send(Rank(thief), Rank(victim), Message::Steal { want });
+            self.send(Rank(thief), Rank(victim), Message::Steal { epoch, want });
+            self.arrange_call(thief, self.now.after(AGAIN));
         } else {
             self.arrange_tick(thief);
         }
@@ -500,130 +694,73 @@ impl<'a> World<'a> {
         for rank in std::mem::take(&mut self.dozing) {
             let seat = &mut self.seats[rank as usize];
             seat.listed = false;
-            let Some(at) = seat.dozes.take().filter(|_| !seat.left) else { continue };
+            let Some(at) = seat.dozes.take() else { continue };
             let slept = self.now.since(at).as_nanos() as u64;
-            let due = Time(at.0 + slept.div_ceil(rhythm) * rhythm);
-            self.arrange_call(rank, due);
+            self.arrange_call(rank, Time(at.0 + slept.div_ceil(rhythm) * rhythm));
         }
     }
 
     /// Arranges the next call of a rank.
     fn arrange_tick(&mut self, rank: u32) {
         let seat = &mut self.seats[rank as usize];
-        if seat.left {
+        if !seat.here {
             return;
         }
-        let mut ask = seat.worker.next_ask();
-        if let Some(search) = &mut self.search {
-            let duty = seat.worker.next_duty();
-            let found = match ask.is_some() && !seat.looks {
-                true => search.idles(rank),
-                false => {
-                    search.idles_not(rank);
-                    None
-                }
-            };
-            found.into_iter().for_each(|found| self.expect(found));
-            duty.into_iter().for_each(|due| self.arrange_call(rank, due));
-            return;
-        }
-        let patient = |at: Time| seat.dozes == Some(at) || at.since(self.now) >= self.pace.longest_pause();
-        seat.dozes = ask.filter(|&at| self.surplus == 0 && patient(at));
-        if seat.dozes.is_some() {
-            ask = None;
-            if !std::mem::replace(&mut seat.listed, true) {
-                self.dozing.push(rank);
+        let (duty, ask) = (seat.worker.next_duty(), seat.worker.next_ask());
+        let ask = match self.search.is_some() {
+            true => {
+                self.look_for_work(rank, ask.is_some());
+                None
             }
-        }
-        if let Some(due) = [seat.worker.next_duty(), ask].into_iter().flatten().min() {
+            false => ask.filter(|&at| !self.dozes(rank, at)),
+        };
+        if let Some(due) = [duty, ask].into_iter().flatten().min() {
             self.arrange_call(rank, due);
         }
+    }
+
+    /// Among many ranks: a rank that starves looks for one that has something to give.
+    fn look_for_work(&mut self, rank: u32, starves: bool) {
+        let Some(search) = &mut self.search else { return };
+        let found = match starves && !self.seats[rank as usize].looks {
+            true => search.idles(rank),
+            false => {
+                search.idles_not(rank);
+                None
+            }
+        };
+        found.into_iter().for_each(|found| self.expect(found));
+    }
+
+    /// True if a rank that would ask at a time dozes instead.
+    fn dozes(&mut self, rank: u32, at: Time) -> bool {
+        let seat = &mut self.seats[rank as usize];
+        let patient = seat.dozes == Some(at) || at.since(self.now) >= self.pace.longest_pause();
+        seat.dozes = (self.surplus == 0 && patient).then_some(at);
+        if seat.dozes.is_some() && !std::mem::replace(&mut seat.listed, true) {
+            self.dozing.push(rank);
+        }
+        seat.dozes.is_some()
     }
 
     /// Sees to it that a rank is called at a time, or before.
     fn arrange_call(&mut self, rank: u32, due: Time) {
         let (due, seat) = (due.max(self.now), &mut self.seats[rank as usize]);
-        if seat.tick.is_none_or(|tick| due < tick) {
+        if seat.here && seat.tick.is_none_or(|tick| due < tick) {
             seat.tick = Some(due);
             self.agenda.arrange(due, What::Tick(rank));
         }
     }
+}
 
-    fn end(&mut self, number: u32, entry: u64) {
-        if self.running.get_mut(number).is_none_or(|running| running.ends != entry) {
-            return;
-        }
-        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.take(number) else { return };
-        self.events += 1;
-        let slot = match &on {
-            On::Slots(grant) => grant.slots[0],
-            On::Gang { slot, .. } => *slot,
-        };
-        let slots = glue::slots(self.scene.job.group(lease.task));
-        self.busy_ns += u128::from(self.now.since(start).as_nanos() as u64) * u128::from(slots);
-        let attempt = Attempt {
-            task: lease.task,
-            attempt: lease.attempt,
-            outcome,
-            last: outcome.ok(),
-            rank: Rank(rank),
-            slot,
-            ready: lease.ready,
-            start,
-            end: self.now,
-        };
-        let pool = &mut self.seats[rank as usize].pool;
-        match on {
-            On::Slots(grant) => pool.finish(grant),
-            On::Gang { gang, .. } => {
-                pool.release(gang);
-                self.send(Rank(rank), Rank::ZERO, Message::GangEnded { gang });
-            }
-        }
-        match self.completes_at_home(rank, &lease, outcome) {
-            Some(ledger) => self.complete(rank, &ledger, attempt),
-            None => self.step(rank, worker::Event::Ended { attempt, home: lease.home }),
-        }
-    }
-
-    /// The ledger of a first attempt at a task at home that completed: slots count those by themselves.
-    fn completes_at_home(&self, rank: u32, lease: &Lease, outcome: Outcome) -> Option<Arc<Ledger>> {
-        let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank);
-        self.seats[rank as usize].ledger.clone().filter(|_| fast)
-    }
-
-    /// The fast path: what a slot does by itself after a task.
-    fn complete(&mut self, rank: u32, ledger: &Ledger, attempt: Attempt) {
-        let mut ripple = Ripple::default();
-        let Some(local) = ledger.local(attempt.task) else { return };
-        if !ledger.complete(local, true, self.now, &mut ripple) {
-            return self.step(rank, worker::Event::Ended { attempt, home: Rank(rank) });
-        }
-        let (special, plain): (Vec<u32>, Vec<u32>) = ripple.ready.drain(..).partition(|&local| ledger.is_special(local));
-        plain.into_iter().for_each(|local| self.start(rank, local));
-        if !special.is_empty() {
-            self.queue.push_back(worker::Event::Special(special));
-        }
-        self.step(rank, worker::Event::Completed { attempts: vec![attempt], ripple });
-    }
-
-    /// What runs on a rank ends now, without being decided.
-    fn interrupt(&mut self, rank: u32) {
-        let here = |running: &Running| running.rank == rank;
-        let all: Vec<u32> = self.running.iter().filter(|(_, running)| here(running)).map(|(number, _)| number).collect();
-        for number in all {
-            let ends = self.agenda.arrange(self.now, What::Ends(number));
-            if let Some(running) = self.running.get_mut(number) {
-                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
-                running.ends = ends;
-            }
-        }
-    }
-
-    fn leave(&mut self, rank: u32) {
-        let seat = &mut self.seats[rank as usize];
-        if !std::mem::replace(&mut seat.left, true) {
-            self.present -= 1;
-        }
-    }
+/// What each rank is handed at the beginning.
+fn parts(tasks: &Tasks, ranks: u32) -> Vec<HandOut> {
+    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &|_| None);
+    let part = |rank: u32| HandOut {
+        part: cutter.part(rank as usize),
+        limits: tasks.advice.shares(Rank(rank)),
+        active: Ranks::first(ranks),
+        ..HandOut::default()
+    };
+    (0..ranks).map(part).collect()
 }
