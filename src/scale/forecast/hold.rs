@@ -37,11 +37,11 @@ impl Charge {
     }
 }
 
-/// The first `count` holders, as slots over time; in the slow scenario what is not there yet comes `late` times as late.
-pub(super) fn capacity(holders: &[Holder], late: f64) -> Capacity {
+/// The slots of holders over time.
+pub(super) fn capacity(holders: &[Holder]) -> Capacity {
     let slots = holders.iter().filter(|h| h.arrives <= 0.0).map(|h| h.slots).sum();
     let mut arrivals: Vec<(f64, u32)> =
-        holders.iter().filter(|h| h.arrives > 0.0).map(|h| (h.arrives * late, h.slots)).collect();
+        holders.iter().filter(|h| h.arrives > 0.0).map(|h| (h.arrives, h.slots)).collect();
     arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
     Capacity { slots, arrivals }
 }

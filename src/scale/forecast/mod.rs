@@ -22,12 +22,16 @@ use crate::model::{RankState, Time};
 /// The 90 % point of the standard normal distribution.
 const Z90: f64 = 1.281_551_565_544_6;
 
-/// Chunks of an outline: more would be finer and slower. `benches/decide.rs` says what this costs in quality.
-pub const CHUNKS: usize = 4096;
+/// Up to so many remaining tasks every one is a chunk of its own.
+pub const EXACT: usize = 12_000;
+
+/// Chunks of an outline of more tasks: more would be finer and slower. `benches/decide.rs` says what this costs in quality.
+pub const CHUNKS: usize = 2_000;
 
 /// Forecasts of one run. It keeps the outline of the graph between decisions.
 #[derive(Debug, Default)]
 pub struct Forecaster {
+    exact: usize,
     chunks: usize,
     levels: Vec<u32>,
     outline: Option<Outline>,
@@ -82,14 +86,14 @@ pub struct Prospect {
 }
 
 impl Forecaster {
-    /// With outlines of [`CHUNKS`] chunks.
+    /// With outlines of the usual size: [`EXACT`] and [`CHUNKS`].
     pub fn new() -> Forecaster {
-        Forecaster::with_chunks(CHUNKS)
+        Forecaster::with_outline(EXACT, CHUNKS)
     }
 
-    /// With outlines of so many chunks.
-    pub fn with_chunks(chunks: usize) -> Forecaster {
-        Forecaster { chunks: chunks.max(16), ..Forecaster::default() }
+    /// Task by task up to `exact` tasks, in about so many chunks beyond.
+    pub fn with_outline(exact: usize, chunks: usize) -> Forecaster {
+        Forecaster { exact, chunks: chunks.max(16), ..Forecaster::default() }
     }
 
     /// Looks ahead from an observation.
@@ -119,10 +123,10 @@ impl Forecaster {
             self.levels = outline::levels(graph);
             self.outline = None;
         }
-        let coarse = |o: &Outline| o.made_for > self.chunks as u64 && seen.counts.remaining < o.made_for / 2;
+        let coarse = |o: &Outline| o.made_for > self.exact as u64 && seen.counts.remaining < o.made_for / 2;
         let grown = |o: &Outline| seen.counts.remaining > o.made_for;
         if self.outline.as_ref().is_none_or(|o| coarse(o) || grown(o)) {
-            self.outline = Some(Outline::new(seen.remaining, &self.levels, self.chunks));
+            self.outline = Some(Outline::new(seen.remaining, &self.levels, self.exact, self.chunks));
         }
     }
 }
@@ -136,7 +140,7 @@ struct Sight<'a> {
     gap: f64,
     /// So many seconds ahead ranks must be asked for now.
     lead: f64,
-    /// By which factor a slow node comes later.
+    /// By which factor a node may come later than usual.
     late: f64,
     charge: Charge,
     settled: f64,
@@ -190,7 +194,7 @@ impl<'a> Sight<'a> {
         let mut n = self.least;
         while n < self.most {
             tries.push(n);
-            n = (n + 1).max(n + n / 2);
+            n *= 2;
         }
         tries.extend([self.most, self.supply, self.supply + 1, self.supply.saturating_sub(1)]);
         tries.retain(|n| (self.least..=self.most).contains(n));
@@ -233,28 +237,29 @@ impl<'a> Sight<'a> {
         numbers
     }
 
-    /// Plays one number of ranks in both scenarios; returns the most slots that were busy at once.
+    /// Plays one number of ranks; returns the most slots that were busy at once.
     fn look_at(&mut self, ranks: u32, outline: &Outline, scene: &Scene, player: &mut Player) -> u32 {
         let holders = &self.holders[..ranks as usize];
-        let slow = player.play(outline, scene, &hold::capacity(holders, self.late), 1);
-        let (slow_finish, slow_cost) = (slow.finish, hold::bill(slow, holders, self.gap, &self.charge));
-        let middle = player.play(outline, scene, &hold::capacity(holders, 1.0), 0);
-        let cost = self.beyond(ranks) + hold::bill(middle, holders, self.gap, &self.charge);
-        let slow_cost = self.beyond(ranks) + slow_cost;
-        // Chance moves the end by what it does to the longest chain, or to the sum of work where that binds.
+        let course = player.play(outline, scene, &hold::capacity(holders));
+        let cost = self.beyond(ranks) + hold::bill(course, holders, self.gap, &self.charge);
         let slots = f64::from(holders.iter().map(|h| h.slots).sum::<u32>().max(1));
-        let by_chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
-        let work_by_chance = Z90 * scene.work_deviation * self.charge.per_second * f64::from(ranks) / slots;
+        // The end is late by what is not known of the classes and of the nodes that are still to come, and by chance: by what that
+        // does to the longest chain, or to the sum of work where that binds. They are independent, so their squares add up.
+        let late_nodes = holders.iter().map(|h| h.arrives).fold(0.0, f64::max) * (self.late - 1.0);
+        let unknown = course.finish * (scene.doubt(slots) - 1.0);
+        let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
+        let dear = cost * (scene.doubtful_work / scene.work.max(1e-9) - 1.0).max(0.0);
+        let dear_by_chance = Z90 * scene.work_deviation * self.charge.per_second * f64::from(ranks) / slots;
         let prospect = Prospect {
             ranks,
-            finish_q50: middle.finish,
-            finish_q90: middle.finish + (slow_finish - middle.finish).max(0.0).hypot(by_chance),
+            finish_q50: course.finish,
+            finish_q90: course.finish + unknown.hypot(chance).hypot(late_nodes.min(course.finish)),
             cost: self.settled + cost,
-            cost_q90: self.settled + cost + (slow_cost - cost).max(0.0).hypot(work_by_chance),
-            wanted: self.wanted(ranks, middle, holders),
+            cost_q90: self.settled + cost + dear.hypot(dear_by_chance),
+            wanted: self.wanted(ranks, course, holders),
         };
         self.found.insert(ranks, prospect);
-        middle.peak
+        course.peak
     }
 
     /// Bill of the ranks there are beyond the first so many: they go now.
@@ -387,7 +392,8 @@ mod tests {
         let prices = Prices::of_job(&Cost::default(), 4);
         let estimates = world.estimates(60.0);
         let scope = Scope { max_ranks: 64, ..SCOPE };
-        let with = |chunks| world.see(|seen| Forecaster::with_chunks(chunks).look(seen, &estimates, &prices, &scope));
+        let with =
+            |chunks| world.see(|seen| Forecaster::with_outline(chunks, chunks).look(seen, &estimates, &prices, &scope));
         let (exact, coarse) = (with(100_000), with(64));
         for prospect in &exact.prospects {
             let Some(other) = coarse.prospects.iter().find(|p| p.ranks == prospect.ranks) else { continue };

@@ -62,12 +62,12 @@ pub(super) fn levels(graph: &TaskGraph) -> Vec<u32> {
 }
 
 impl Outline {
-    /// Outlines what remains of a graph in about `limit` chunks at most.
-    pub fn new(remaining: &dyn Remaining, levels: &[u32], limit: usize) -> Outline {
+    /// Outlines what remains of a graph: task by task up to `exact` nodes, in about `limit` chunks beyond.
+    pub fn new(remaining: &dyn Remaining, levels: &[u32], exact: usize, limit: usize) -> Outline {
         let graph = remaining.graph();
         let mut members = members(remaining, levels);
         let made_for = members.iter().filter(|m| m.task).count() as u64;
-        let grain = choose_grain(&members, limit);
+        let grain = if members.len() <= exact { Grain::Task } else { choose_grain(&members, limit) };
         members.sort_unstable_by_key(|m| sort_key(m, grain));
         let mut outline = Outline { of: vec![NONE; graph.node_count()], made_for, ..Outline::default() };
         outline.cut(&members, grain, limit);
@@ -152,9 +152,6 @@ fn members(remaining: &dyn Remaining, levels: &[u32]) -> Vec<Member> {
 }
 
 fn choose_grain(members: &[Member], limit: usize) -> Grain {
-    if members.len() <= limit {
-        return Grain::Task;
-    }
     let groups = |grain| {
         let keys: FxHashSet<(u32, bool, u32, u32)> = members.iter().map(|m| group_key(m, grain)).collect();
         keys.len()
@@ -197,7 +194,7 @@ mod tests {
     use crate::scale::testing::World;
 
     fn outline(world: &World, limit: usize) -> Outline {
-        Outline::new(world, &levels(&world.graph), limit)
+        Outline::new(world, &levels(&world.graph), limit, limit)
     }
 
     /// No chunk needs a chunk of a higher number, and every task is in one.

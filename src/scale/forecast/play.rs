@@ -1,7 +1,8 @@
 //! Plays the rest of the graph forward on a given number of slots: list scheduling in order of upward rank, as the real pool does.
 //!
-//! A chunk is started in as large parts as slots are free; a part is one event. Where far more tasks are left than slots, each slot of a
-//! part runs several tasks one after the other. So the number of events is bounded by the number of chunks rather than of tasks.
+//! A chunk is started in as large parts as slots are free; a part is one event. Where far more tasks are open than there are slots, a slot
+//! takes several of them one after the other, the fewer the nearer the end (guided self-scheduling: Polychronopoulos and Kuck
+//! 1987). So the number of events follows the number of chunks and slots rather than of tasks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,8 +10,8 @@ use std::collections::BinaryHeap;
 use super::outline::Outline;
 use super::scene::Scene;
 
-/// A chunk that is this many times larger than all slots is run in so many rounds.
-const ROUNDS: u32 = 8;
+/// A slot takes at most this share of what is open for it: a quarter.
+const ROUNDS: u32 = 4;
 
 /// At most so many chunks are tried for one that fits into the slots that are free.
 const TRIES: u32 = 8;
@@ -48,6 +49,8 @@ struct Part {
 pub(super) struct Player {
     left: Vec<u32>,
     open: Vec<u32>,
+    /// The sum of `open`.
+    all_open: u32,
     under_way: Vec<u32>,
     waits: Vec<u32>,
     startable: Positions,
@@ -59,16 +62,16 @@ pub(super) struct Player {
 }
 
 impl Player {
-    /// Plays a scene in the middle (0) or the slow (1) scenario.
-    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity, scenario: usize) -> &Course {
-        self.begin(outline, scene, scenario);
+    /// Plays a scene.
+    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity) -> &Course {
+        self.begin(outline, scene);
         let mut arrivals = capacity.arrivals.iter().peekable();
         let mut total = capacity.slots;
         let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
         let mut busy: u32 = scene.tasks_running.iter().map(|r| r.slots).sum();
         let mut now = 0.0;
         loop {
-            busy += self.start(outline, scene, scenario, now, total.saturating_sub(busy), most);
+            busy += self.start(outline, scene, now, total.saturating_sub(busy), most);
             self.note(now, busy);
             let end = self.ends.peek().map(|Reverse((bits, _))| f64::from_bits(*bits));
             match (end, arrivals.peek()) {
@@ -92,7 +95,7 @@ impl Player {
         &self.course
     }
 
-    fn begin(&mut self, outline: &Outline, scene: &Scene, scenario: usize) {
+    fn begin(&mut self, outline: &Outline, scene: &Scene) {
         self.left.clone_from(&scene.left);
         self.waits.clone_from(&scene.waits);
         self.under_way.clone_from(&scene.running);
@@ -104,9 +107,11 @@ impl Player {
         self.opened.clear();
         self.course.steps.clear();
         self.course.peak = 0;
+        self.all_open = 0;
         for &chunk in &scene.order {
             let at = chunk as usize;
             self.open[at] = scene.ready[at];
+            self.all_open += scene.ready[at];
             if self.open[at] > 0 {
                 self.startable.insert(scene.position[at]);
             }
@@ -115,7 +120,7 @@ impl Player {
             }
         }
         for running in &scene.tasks_running {
-            self.run(Part { chunk: running.chunk, tasks: 1, slots: running.slots }, running.rest[scenario]);
+            self.run(Part { chunk: running.chunk, tasks: 1, slots: running.slots }, running.rest);
         }
     }
 
@@ -125,7 +130,7 @@ impl Player {
     }
 
     /// Starts what fits into the free slots; returns how many of them are taken.
-    fn start(&mut self, outline: &Outline, scene: &Scene, scenario: usize, now: f64, free: u32, most: u32) -> u32 {
+    fn start(&mut self, outline: &Outline, scene: &Scene, now: f64, free: u32, most: u32) -> u32 {
         self.admit(scene);
         let mut free_left = free;
         let mut tries = TRIES;
@@ -135,22 +140,23 @@ impl Player {
             let at = chunk as usize;
             // A task wider than everything is refused elsewhere; here it takes what there is.
             let width = outline.slots[at].clamp(1, most.max(1));
-            let fit = self.open[at].min(free_left / width);
+            let in_turn = (self.all_open / (ROUNDS * (most / width).max(1))).max(1);
+            let fit = self.open[at].div_ceil(in_turn).min(free_left / width);
             if fit == 0 {
                 tries -= 1;
                 next = self.startable.after(position);
                 continue;
             }
-            let in_turn = (self.open[at] / (ROUNDS * (most / width).max(1))).max(1);
             let tasks = (fit * in_turn).min(self.open[at]);
             self.open[at] -= tasks;
+            self.all_open -= tasks;
             self.left[at] -= tasks;
             self.under_way[at] += tasks;
             if self.open[at] == 0 {
                 self.startable.remove(position);
             }
             free_left -= fit * width;
-            let seconds = scene.seconds[scenario][at] * f64::from(tasks) / f64::from(fit);
+            let seconds = scene.seconds[at] * f64::from(tasks) / f64::from(fit);
             self.run(Part { chunk, tasks, slots: fit * width }, now + seconds);
             next = self.startable.first();
         }
@@ -202,6 +208,7 @@ impl Player {
     fn open_wave(&mut self, outline: &Outline, chunk: usize) {
         let wave = self.left[chunk].min(outline.wave[chunk]);
         if wave > self.open[chunk] {
+            self.all_open += wave - self.open[chunk];
             self.open[chunk] = wave;
             self.opened.push(chunk as u32);
         }

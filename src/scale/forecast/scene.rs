@@ -1,8 +1,8 @@
 //! The scene of a forecast: what is left in each chunk at one moment, with durations filled in.
 //!
 //! Durations are not all medians, which would make every forecast too short: each task gets a quantile of its class by a hash of its
-//! number, so that the durations of a class spread as they are believed to. Two scenarios are kept: the middle one, and a *slow* one
-//! in which every class takes as much longer as nine of ten cases allow for how little is known of it.
+//! number, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
+//! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
 
 use rustc_hash::FxHashMap;
 
@@ -18,8 +18,8 @@ const SPREAD: usize = 32;
 pub(super) struct Running {
     pub chunk: u32,
     pub slots: u32,
-    /// Seconds until it ends, in the middle and in the slow scenario.
-    pub rest: [f64; 2],
+    /// Seconds until it ends.
+    pub rest: f64,
 }
 
 /// What is left, chunk by chunk.
@@ -33,18 +33,22 @@ pub(super) struct Scene {
     pub running: Vec<u32>,
     /// Chunks that each waits for.
     pub waits: Vec<u32>,
-    /// Seconds that a task of the chunk takes on average, in both scenarios.
-    pub seconds: [Vec<f64>; 2],
+    /// Seconds that a task of the chunk takes on average.
+    pub seconds: Vec<f64>,
+    /// By which factor that may be too little.
+    doubt: Vec<f64>,
     /// Chunks with something left, most urgent first.
     pub order: Vec<u32>,
     /// Position of each chunk in `order`.
     pub position: Vec<u32>,
     /// All that runs.
     pub tasks_running: Vec<Running>,
-    /// Seconds of work left, in slots.
+    /// Seconds of work left, in slots; and with doubt.
     pub work: f64,
-    /// Longest chain of what is left, in seconds.
+    pub doubtful_work: f64,
+    /// Longest chain of what is left, in seconds; and with doubt.
     pub critical: f64,
+    pub doubtful_critical: f64,
     /// How far chance moves the end: standard deviation in seconds along the longest chain, and of the sum of work.
     pub chain_deviation: f64,
     pub work_deviation: f64,
@@ -101,21 +105,22 @@ impl Scene {
                 let rest = estimates.rest(task.class, task.prior, elapsed) / speed;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
-                self.tasks_running.push(Running { chunk, slots, rest: [rest, rest * table.doubt] });
+                self.tasks_running.push(Running { chunk, slots, rest });
                 self.work += rest * f64::from(slots);
+                self.doubtful_work += rest * table.doubt * f64::from(slots);
                 return;
             }
             let seconds = table.spread[draw(&task)] * size;
             self.left[chunk] += 1;
             self.ready[chunk] += u32::from(task.stage == Stage::Ready);
-            self.seconds[0][chunk] += seconds;
-            self.seconds[1][chunk] += seconds * table.doubt;
+            self.seconds[chunk] += seconds;
+            self.doubt[chunk] += seconds * table.doubt;
             self.work += seconds * f64::from(task.slots.max(1));
+            self.doubtful_work += seconds * table.doubt * f64::from(task.slots.max(1));
         });
-        for chunk in 0..outline.len() {
-            let left = f64::from(self.left[chunk]).max(1.0);
-            self.seconds[0][chunk] /= left;
-            self.seconds[1][chunk] /= left;
+        for (chunk, seconds) in self.seconds.iter_mut().enumerate().filter(|(_, s)| **s > 0.0) {
+            self.doubt[chunk] /= *seconds;
+            *seconds /= f64::from(self.left[chunk]);
         }
         self.work_deviation = variance.iter().sum::<f64>().sqrt();
         self.connect(outline);
@@ -127,12 +132,12 @@ impl Scene {
             counts.clear();
             counts.resize(chunks, 0);
         }
-        for seconds in &mut self.seconds {
+        for seconds in [&mut self.seconds, &mut self.doubt] {
             seconds.clear();
             seconds.resize(chunks, 0.0);
         }
         self.tasks_running.clear();
-        self.work = 0.0;
+        (self.work, self.doubtful_work) = (0.0, 0.0);
     }
 
     /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something before it is.
@@ -149,29 +154,55 @@ impl Scene {
 
     /// Orders the chunks by upward rank: the longest time from their start to the end of the graph.
     fn rank(&mut self, outline: &Outline, variance: &[f64]) {
-        let mut upward = vec![(0.0f64, 0.0f64); outline.len()];
+        let mut upward = vec![Upward::default(); outline.len()];
+        let mut rest = vec![0.0f64; outline.len()];
+        for running in &self.tasks_running {
+            let longest = &mut rest[running.chunk as usize];
+            *longest = longest.max(running.rest);
+        }
+        let mut longest = Upward::default();
         for chunk in (0..outline.len()).rev() {
             let after = outline.successors.row(chunk).iter().map(|&next| upward[next as usize]);
-            let (after, spread) = after.fold((0.0, 0.0), |a, b| if b.0 > a.0 { b } else { a });
-            if self.left[chunk] + self.running[chunk] > 0 {
-                let depth = f64::from(self.left[chunk].div_ceil(outline.wave[chunk].max(1)));
-                upward[chunk] = (after + depth * self.seconds[0][chunk], spread + depth * variance[chunk]);
-            } else {
-                upward[chunk] = (after, spread);
-            }
+            let after = after.reduce(Upward::longer).unwrap_or_default();
+            let waves = f64::from(self.left[chunk].div_ceil(outline.wave[chunk].max(1)));
+            let own = (waves * self.seconds[chunk]).max(rest[chunk]);
+            upward[chunk] = Upward {
+                seconds: after.seconds + own,
+                doubtful: after.doubtful + own * self.doubt[chunk].max(1.0),
+                variance: after.variance + waves * variance[chunk],
+            };
+            longest = longest.longer(upward[chunk]);
         }
-        for running in &self.tasks_running {
-            let up = &mut upward[running.chunk as usize];
-            up.0 = up.0.max(running.rest[0]);
-        }
-        let longest = upward.iter().copied().fold((0.0, 0.0), |a, b| if b.0 > a.0 { b } else { a });
-        (self.critical, self.chain_deviation) = (longest.0, longest.1.sqrt());
+        (self.critical, self.doubtful_critical) = (longest.seconds, longest.doubtful);
+        self.chain_deviation = longest.variance.sqrt();
         self.order.clear();
         self.order.extend((0..outline.len() as u32).filter(|&c| self.left[c as usize] > 0));
-        self.order.sort_by(|&a, &b| upward[b as usize].0.total_cmp(&upward[a as usize].0));
+        self.order.sort_by(|&a, &b| upward[b as usize].seconds.total_cmp(&upward[a as usize].seconds));
         self.position.clear();
         self.position.resize(outline.len(), NONE);
         (0..).zip(&self.order).for_each(|(at, &chunk)| self.position[chunk as usize] = at);
+    }
+
+    /// By which factor the end on so many slots may be late because little is known: that of the longest chain or of the work, whichever
+    /// binds.
+    pub fn doubt(&self, slots: f64) -> f64 {
+        let middle = self.critical.max(self.work / slots);
+        let late = self.doubtful_critical.max(self.doubtful_work / slots);
+        if middle > 0.0 { (late / middle).max(1.0) } else { 1.0 }
+    }
+}
+
+/// The longest chain from a chunk on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Upward {
+    seconds: f64,
+    doubtful: f64,
+    variance: f64,
+}
+
+impl Upward {
+    fn longer(self, other: Upward) -> Upward {
+        if other.seconds > self.seconds { other } else { self }
     }
 }
 
