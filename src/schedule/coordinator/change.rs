@@ -63,7 +63,7 @@ impl Coordinator {
             }
             // It comes too late.
             Change::Arrive(_) if ending => self.members.leave(rank, actions),
-            Change::Arrive(_) | Change::Unpark => {
+            Change::Arrive(_) | Change::Recall => {
                 if let (Some((how, _)), Change::Arrive(_)) = (&self.stopping, change) {
                     actions.push(Action::Send { to: rank, message: Message::Stop { how: *how } });
                 }
@@ -197,19 +197,19 @@ impl Coordinator {
         }
     }
 
-    /// Some tasks can run nowhere: ranks that were to rest take part again, or the run stops unless somebody is to come.
+    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
     pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
         let tasks = self.homeless + self.gangs.unplaced();
         if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
             return;
         }
-        let parked = |rank: &Rank| self.members.standing(*rank) == Some(Standing::Parked);
-        let parked: Vec<Rank> = self.members.here().filter(parked).collect();
-        for &rank in &parked {
+        let resting = |rank: &Rank| matches!(self.members.standing(*rank), Some(Standing::Parked | Standing::Draining));
+        let resting: Vec<Rank> = self.members.here().filter(resting).collect();
+        for &rank in &resting {
             actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
-            self.members.change(rank, Change::Unpark);
+            self.members.change(rank, Change::Recall);
         }
-        if !parked.is_empty() {
+        if !resting.is_empty() {
             self.begin_change(now, false, true, actions);
         } else if !self.members.expects_more() {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");

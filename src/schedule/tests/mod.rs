@@ -149,7 +149,7 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
             3 => Happening::Join(rng.u32(1..4), rng.bool()),
             4 | 5 => Happening::Wish(rank, Change::Drain),
             6 => Happening::Wish(rank, Change::Park),
-            7 => Happening::Wish(rank, Change::Unpark),
+            7 => Happening::Wish(rank, Change::Recall),
             _ => Happening::Rebalance,
         }
     };
