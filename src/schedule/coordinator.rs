@@ -135,6 +135,8 @@ pub struct Coordinator {
     tried: HashMap<TaskId, Tried>,
     /// Open tasks known to be running, and where.
     running: HashMap<TaskId, (Rank, Started)>,
+    /// Open tasks that no rank can run.
+    homeless: u32,
     tally: Tally,
     open: u32,
     failures: u32,
@@ -167,6 +169,7 @@ impl Coordinator {
             finals,
             tried: HashMap::new(),
             running: HashMap::new(),
+            homeless: 0,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,
             failures: 0,
@@ -220,9 +223,7 @@ impl Coordinator {
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
         }
-        if self.gangs.unplaced() > 0 {
-            self.call_for_help(now, self.gangs.unplaced(), actions);
-        }
+        self.call_for_help(now, actions);
         self.finish_if_over(actions);
         // Who is gone is told nothing but to leave.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(Standing::is_gone);

@@ -7,7 +7,7 @@
 //! | joining | is handed its tasks | active |
 //! | joining, active, parked | is drained | draining |
 //! | joining, active | is parked | parked |
-//! | parked | is unparked | active |
+//! | parked, draining | is recalled | active |
 //! | draining | is empty | left |
 //!
 //! A rank that left or was lost never comes back under its number: one that does is told to leave, and joins as another.
@@ -60,7 +60,7 @@ pub enum Change {
     /// It shall hold no task, but stay.
     Park,
     /// It shall take part again.
-    Unpark,
+    Recall,
     /// It is not heard of any more.
     Lose,
 }
@@ -84,7 +84,7 @@ impl Standing {
             (Requested | Joining | Active | Draining | Parked, Change::Lose) => Some(Lost),
             (Joining | Active | Parked, Change::Drain) => Some(Draining),
             (Joining | Active, Change::Park) => Some(Parked),
-            (Parked, Change::Unpark) => Some(Active),
+            (Parked | Draining, Change::Recall) => Some(Active),
             _ => None,
         }
     }
@@ -197,7 +197,7 @@ mod tests {
         let mut members = Members::new(vec![member(), member()]);
         assert!(members.change(Rank(1), Change::Drain));
         members.leave(Rank(1), &mut Vec::new());
-        for change in [Change::Unpark, Change::Arrive(member()), Change::Lose, Change::Park, Change::Drain] {
+        for change in [Change::Recall, Change::Arrive(member()), Change::Lose, Change::Park, Change::Drain] {
             assert!(!members.change(Rank(1), change));
         }
         assert_eq!(members.standing(Rank(1)), Some(Standing::Left));

@@ -63,7 +63,7 @@ impl Coordinator {
             }
             // It comes too late.
             Change::Arrive(_) if ending => self.members.leave(rank, actions),
-            Change::Arrive(_) | Change::Unpark => {
+            Change::Arrive(_) | Change::Recall => {
                 if let (Some((how, _)), Change::Arrive(_)) = (&self.stopping, change) {
                     actions.push(Action::Send { to: rank, message: Message::Stop { how: *how } });
                 }
@@ -188,29 +188,28 @@ impl Coordinator {
             advice: self.tasks.advice.as_ref(),
             even_out: preparing.even_out,
         };
-        let homeless = homes::choose(&remains, &mut self.tasks.home);
+        self.homeless = homes::choose(&remains, &mut self.tasks.home);
         self.hand_out(&graph, &ended, &kept, actions);
         self.members.hand_out();
         self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(Standing::is_here), actions);
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
-        } else if homeless > 0 {
-            self.call_for_help(now, homeless, actions);
         }
     }
 
-    /// Some tasks can run nowhere: ranks that were to rest take part again, or the run stops unless somebody is to come.
-    pub(super) fn call_for_help(&mut self, now: Time, tasks: u32, actions: &mut Vec<Action>) {
-        if self.finished || self.stopping.is_some() || self.change.is_some() {
+    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
+    pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let tasks = self.homeless + self.gangs.unplaced();
+        if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
             return;
         }
-        let parked = |rank: &Rank| self.members.standing(*rank) == Some(Standing::Parked);
-        let parked: Vec<Rank> = self.members.here().filter(parked).collect();
-        for &rank in &parked {
+        let resting = |rank: &Rank| matches!(self.members.standing(*rank), Some(Standing::Parked | Standing::Draining));
+        let resting: Vec<Rank> = self.members.here().filter(resting).collect();
+        for &rank in &resting {
             actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
-            self.members.change(rank, Change::Unpark);
+            self.members.change(rank, Change::Recall);
         }
-        if !parked.is_empty() {
+        if !resting.is_empty() {
             self.begin_change(now, false, true, actions);
         } else if !self.members.expects_more() {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
@@ -247,35 +246,40 @@ impl Coordinator {
                 *end = end.or(Some(ok));
             }
         }
+        let mut unheard: Vec<Attempt> = Vec::new();
         let mut begun: Vec<bool> =
             self.finals.iter().map(|state| state.is_some_and(|state| state != State::Skipped)).collect();
         for &(task, attempt, _) in &preparing.kept {
             if self.is_claim(task, attempt) {
                 begun[task.index()] = true;
+                // Who tries a task again has heard of failures that nobody else may have.
+                let failed =
+                    (self.attempts(task) + 1..attempt).map(|number| self.unheard(now, task, number, State::Failed));
+                unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
             }
         }
         let begun = |node: u32| begun.get(node as usize).is_some_and(|&begun| begun);
         known::close(graph, order, &begun, &mut ended);
-        let unheard: Vec<Attempt> = (0..self.finals.len())
-            .filter(|&task| self.finals[task].is_none())
-            .filter_map(|task| {
-                let skipped = known::violated(graph, task as u32, &ended) == Some(true);
-                Some(self.unheard(now, TaskId(task as u32), ended[task]?, skipped))
-            })
-            .collect();
+        for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
+            let id = TaskId(task as u32);
+            let next = self.attempts(id).saturating_add(1);
+            match ended[task] {
+                Some(true) => unheard.push(self.unheard(now, id, next, State::Completed)),
+                Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
+                    unheard.push(self.unheard(now, id, 0, State::Skipped));
+                }
+                Some(false) => unheard.push(self.unheard(now, id, next, State::Failed)),
+                None => {}
+            }
+        }
         self.count(unheard, actions);
         ended
     }
 
     /// The record of an end that its own rank did not live to report.
-    fn unheard(&self, now: Time, task: TaskId, ok: bool, skipped: bool) -> Attempt {
-        let next = self.attempts(task).saturating_add(1);
-        let (attempt, outcome) = match (ok, skipped) {
-            (true, _) => (next, Outcome::OK),
-            (false, true) => (0, Outcome { state: State::Skipped, exit: 0 }),
-            (false, false) => (next, Outcome { state: State::Failed, exit: 1 }),
-        };
-        let rank = Rank(self.tasks.home[task.index()]);
+    fn unheard(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
+        let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
+        let outcome = Outcome { state, exit };
         Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
     }
 

@@ -67,15 +67,15 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
         *end = run.end.min(*end);
     }
     let runs: Vec<&Execution> = world.executed.iter().filter(|run| !world.outcasts.contains(&run.rank)).collect();
-    let mut seen: HashMap<(TaskId, u16), usize> = HashMap::new();
+    let mut seen: HashMap<(TaskId, u16), &Execution> = HashMap::new();
     let mut last: HashMap<TaskId, u64> = HashMap::new();
     for run in &runs {
         let start = last.entry(run.task).or_insert(run.start);
         *start = run.start.max(*start);
-        if let Some(before) = seen.insert((run.task, run.attempt), run.rank) {
-            // A home may be lost with a failure or a later attempt that another rank had told it of; first successes are told twice.
-            let told = run.attempt == 1 && world.journal.iter().any(|a| a.task == run.task && a.outcome.ok());
-            assert!(is_lost(before) || (any_lost && !told), "{run:?} ran before on rank {before}");
+        if let Some(before) = seen.insert((run.task, run.attempt), run) {
+            // A first success is told by who ran it. Other ends only the home tells of, and it may be lost before it has.
+            let told = before.ok && before.attempt == 1;
+            assert!(is_lost(before.rank) || (any_lost && !told), "{run:?} ran before: {before:?}");
         }
     }
     // After losses a task whose end only `afterany` speaks for may run again after its successor, as may one whose successor does, too.
@@ -149,7 +149,7 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
             3 => Happening::Join(rng.u32(1..4), rng.bool()),
             4 | 5 => Happening::Wish(rank, Change::Drain),
             6 => Happening::Wish(rank, Change::Park),
-            7 => Happening::Wish(rank, Change::Unpark),
+            7 => Happening::Wish(rank, Change::Recall),
             _ => Happening::Rebalance,
         }
     };

@@ -74,6 +74,7 @@ pub(super) enum Happening {
 pub(super) struct Execution {
     pub(super) task: TaskId,
     pub(super) attempt: u16,
+    pub(super) ok: bool,
     pub(super) rank: usize,
     pub(super) start: u64,
     pub(super) end: u64,
@@ -249,6 +250,8 @@ impl World {
                 self.change(rank, Change::Lose);
             }
             Happening::Notice(rank) => self.change(rank, Change::Lose),
+            // Nobody would answer it any more.
+            Happening::Join(..) if self.finished.is_some() => {}
             Happening::Join(slots, asked) => {
                 let rank = self.coordinator.next_rank();
                 self.add(slots);
@@ -258,10 +261,6 @@ impl World {
                     self.at(later, Happening::Arrive(rank, slots));
                 } else {
                     self.change(rank, Change::Arrive(member(slots)));
-                }
-                // Too late: nobody answers it any more.
-                if self.finished.is_some() {
-                    self.life[rank.index()] = Life::Left;
                 }
             }
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
@@ -515,7 +514,7 @@ impl World {
         };
         let start = if interrupted { self.now } else { started };
         if !interrupted {
-            self.executed.push(Execution { task, attempt, rank, start, end: self.now });
+            self.executed.push(Execution { task, attempt, ok: outcome.ok(), rank, start, end: self.now });
         }
         let pool = &mut self.pools[rank];
         pool.running -= 1;

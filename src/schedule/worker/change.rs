@@ -193,7 +193,8 @@ impl Worker {
 
     /// Says once that nothing is left on a rank that is to leave.
     pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let empty = self.guests.is_empty() && self.gangs.is_empty() && self.phase.is_settled();
+        let homeless = self.ledger.as_ref().is_none_or(|ledger| ledger.is_empty());
+        let empty = homeless && self.guests.is_empty() && self.gangs.is_empty() && self.phase.is_settled();
         if !self.leaving || self.emptied || !empty {
             return;
         }
