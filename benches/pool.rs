@@ -90,7 +90,7 @@ impl Workload for Work {
     fn needs(&self, _: Item) -> Needs {
         Needs::SLOT
     }
-    fn starving(&self, _: &mut Slot<'_>) -> bool {
+    fn starving(&self, _: &mut Slot<'_>, _: bool) -> bool {
         false
     }
     fn impossible(&self, _: Item, _: Impossible) {}

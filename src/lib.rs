@@ -1,5 +1,6 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
+pub mod bench;
 pub mod cli;
 pub mod codec;
 pub mod exec;
@@ -8,6 +9,7 @@ pub mod graph;
 pub mod job;
 pub mod journal;
 pub mod model;
+pub mod numbers;
 pub mod observe;
 pub mod pool;
 pub mod runtime;

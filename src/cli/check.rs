@@ -78,12 +78,9 @@ struct Shape {
 impl Shape {
     fn of(job: &Job, graph: &TaskGraph) -> Shape {
         let order = graph.order(&|task| estimate_ns(job, task));
-        // With unit durations the earliest start is the level.
-        let levels = graph.order(&|_| 1);
-        let mut width = vec![0usize; levels.critical_path as usize];
-        for task in 0..graph.task_count() {
-            width[levels.earliest[task] as usize] += 1;
-        }
+        let levels = &graph.levels()[..graph.task_count()];
+        let mut width = vec![0usize; levels.iter().max().map_or(0, |&last| last as usize + 1)];
+        levels.iter().for_each(|&level| width[level as usize] += 1);
         Shape {
             critical_path: Duration::from_nanos(order.critical_path),
             work: Duration::from_nanos(order.work),

@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
 
+mod bench;
 mod check;
 mod import;
 mod report;
@@ -49,6 +50,7 @@ enum Verb {
     Report(report::Args),
     Import(import::Args),
     Topo(topo::Args),
+    Bench(bench::Args),
     Schema(schema::Args),
 }
 
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Verb::Report(args) => report::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),
+        Verb::Bench(args) => bench::main(args),
         Verb::Schema(args) => schema::main(args),
     }
 }

@@ -45,6 +45,7 @@ pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
+pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
 pub use runner::Runner;
 

@@ -28,14 +28,17 @@ impl Fabric for Local {
         self.peers.len() as u32
     }
 
-    fn send(&mut self, to: Rank, frame: Vec<u8>) -> Result<(), FabricError> {
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
         let peer = self.peers.get(to.index()).ok_or(FabricError::NoSuchRank(to))?;
-        peer.send((self.me, frame)).map_err(|_| FabricError::Gone(to))
+        peer.send((self.me, std::mem::take(frame))).map_err(|_| FabricError::Gone(to))
     }
 
-    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError> {
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         match self.inbox.try_recv() {
-            Ok(frame) => Ok(Some(frame)),
+            Ok((from, came)) => {
+                *frame = came;
+                Ok(Some(from))
+            }
             Err(TryRecvError::Empty) => Ok(None),
             // It holds a sender to itself, so its inbox never closes.
             Err(TryRecvError::Disconnected) => Err(FabricError::Gone(self.me)),

@@ -5,7 +5,10 @@
 
 pub mod local;
 pub mod mpi;
+pub mod rounds;
 pub mod wire;
+
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -43,20 +46,30 @@ pub trait Fabric: Send {
     /// Number of ranks.
     fn size(&self) -> u32;
 
-    /// Sends a frame to another rank; returns at once.
+    /// Sends a frame to another rank; returns at once. Leaves `frame` empty, with its memory where the frame was small: a sender
+    /// of many allocates nothing.
     ///
     /// # Errors
     /// If the frame can never arrive.
-    fn send(&mut self, to: Rank, frame: Vec<u8>) -> Result<(), FabricError>;
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError>;
 
-    /// The next frame that has come, if any; never waits.
+    /// Puts the next frame that has come into `frame`, in place of what was there, and tells its sender; `None` if none has. Never waits.
     ///
     /// # Errors
     /// If no frame can come any more.
-    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError>;
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError>;
 
     /// True once every frame sent has left this rank. Moves what is under way.
     fn drained(&mut self) -> bool;
+
+    /// Ends a round: what other ranks sent before they ended theirs is gone, and what they send afterwards comes in the next one. Waits
+    /// for them, at most so long. A fabric that serves one round only has nothing to end.
+    ///
+    /// # Errors
+    /// If a rank did not end its round in time.
+    fn end_round(&mut self, _limit: Duration) -> Result<(), FabricError> {
+        Ok(())
+    }
 
     /// Ends all ranks of the world at once, this one too where that is possible: for when some no longer answer.
     fn abandon(&mut self) {}
@@ -74,11 +87,11 @@ impl Fabric for Alone {
         1
     }
 
-    fn send(&mut self, to: Rank, _frame: Vec<u8>) -> Result<(), FabricError> {
+    fn send(&mut self, to: Rank, _frame: &mut Vec<u8>) -> Result<(), FabricError> {
         Err(FabricError::NoSuchRank(to))
     }
 
-    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError> {
+    fn receive(&mut self, _frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         Ok(None)
     }
 

@@ -3,42 +3,94 @@
 //! MPI is initialised for *serialised* threads: any thread may call it, one at a time. `&mut self` and the lock that the runtime keeps
 //! around the fabric see to the second half; multiple threads at once would double the cost of every call.
 //!
-//! Frames are sent without waiting (`MPI_Isend`) from buffers that this file keeps until MPI has done with them, and received by matched
-//! probe. A message is often seen only by the probe after the one that moved it, so an empty answer is given after three.
+//! Two sizes of frames take two ways, because MPI does the same inside:
+//!
+//! - A *small* one fits into what a transport sends eagerly. It is copied into a buffer of ours, sent without waiting, and received into one of a ring
+//!   of receives that are always posted: looking whether one has come costs a few nanoseconds, and nothing is allocated on the way.
+//! - A *large* one is announced by a small one and then sent from the memory that it lies in. Its receiver takes nothing else until it
+//!   is there, which keeps the order of frames; it does not wait for it, so whoever looks goes on with its work.
+//!
+//! Buffers belong to MPI from the call that starts a transfer until MPI says that it is over, or until it is finalised.
 
 use std::collections::VecDeque;
 
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
-use mpi::traits::{Communicator, Equivalence, Source};
+use mpi::traits::{Communicator, Equivalence};
 
 use super::{Fabric, FabricError, wire};
 use crate::model::Rank;
 
-/// Probes before "nothing has come" is believed.
-const PROBES: usize = 3;
+/// Largest content of a small frame: with MPI's own header it stays below the eager limit of Open MPI's shared-memory transport
+/// (4,096 bytes), above which a message takes ten times as long.
+const SMALL: usize = 4000;
 
-/// All Phalanx frames travel under one tag.
-const TAG: i32 = 0;
+/// First byte of a small frame: it is the frame itself ...
+const WHOLE: u8 = 0;
+/// ... or announces a large one, whose size follows.
+const ANNOUNCED: u8 = 1;
 
-/// The world of an `mpirun`. The order of the fields matters: see `send`.
+/// Tags of small frames and of the bodies of large ones.
+const TAGS: [i32; 2] = [0, 1];
+
+/// Posted receives: as many small frames can come between two looks without MPI having to set them aside.
+const RING: usize = 16;
+
+/// Memory of a small frame.
+type Buffer = Box<[u8; 1 + SMALL]>;
+
+/// The world of an `mpirun`. The order of the fields matters: MPI is finalised before the buffers are freed.
 pub struct Mpi {
     universe: Universe,
+    world: ffi::MPI_Comm,
     me: Rank,
     size: u32,
-    sending: VecDeque<Sending>,
+    /// Posted receives; the one at `next` was posted first.
+    ring: Vec<Transfer<Buffer>>,
+    next: usize,
+    /// The large frame that is on its way in.
+    body: Option<(Rank, Transfer<Vec<u8>>)>,
+    sending: VecDeque<Transfer<Buffer>>,
+    sending_large: VecDeque<Transfer<Vec<u8>>>,
+    /// Buffers of small frames that have left.
+    free: Vec<Buffer>,
 }
 
-/// A frame that MPI may still read from.
-struct Sending {
+/// Memory that MPI may still read from or write to.
+struct Transfer<B> {
     request: ffi::MPI_Request,
-    frame: Vec<u8>,
+    buffer: B,
 }
 
-// SAFETY: a request handle is a plain word that MPI_THREAD_SERIALIZED allows any thread to use; it is only used through `&mut Mpi`,
-// hence by one thread at a time.
-unsafe impl Send for Sending {}
+// SAFETY: a request handle is a plain word that MPI_THREAD_SERIALIZED allows any thread to use, and a communicator one that is constant; they are
+// only used through `&mut Mpi`, hence by one thread at a time.
+unsafe impl Send for Mpi {}
+
+impl<B> Transfer<B> {
+    fn new(buffer: B) -> Transfer<B> {
+        Transfer { request: ffi::MPI_Request(std::ptr::null_mut()), buffer }
+    }
+
+    /// If MPI has done with the buffer: the other rank and the number of bytes (of a receive).
+    #[inline]
+    fn over(&mut self) -> Option<(i32, usize)> {
+        let mut done = 0;
+        // SAFETY: an all-zero status is a valid value to be overwritten; the request came from MPI and has not completed yet.
+        let status = unsafe {
+            let mut status = std::mem::zeroed::<ffi::MPI_Status>();
+            ffi::MPI_Test(&mut self.request, &mut done, &mut status);
+            status
+        };
+        if done == 0 {
+            return None;
+        }
+        let mut count = 0;
+        // SAFETY: the status was filled in by MPI_Test.
+        unsafe { ffi::MPI_Get_count(&status, u8::equivalent_datatype().as_raw(), &mut count) };
+        Some((status.MPI_SOURCE, count.max(0) as usize))
+    }
+}
 
 /// True if this process was started by an MPI launcher together with others, or could have been: only then is MPI initialised at all.
 pub fn launched() -> bool {
@@ -60,18 +112,114 @@ impl Mpi {
         }
         let world = universe.world();
         let (me, size) = (Rank(world.rank() as u32), world.size() as u32);
-        Ok(Mpi { universe, me, size, sending: VecDeque::new() })
+        let mut fabric = Mpi {
+            world: world.as_raw(),
+            universe,
+            me,
+            size,
+            ring: (0..RING).map(|_| Transfer::new(Box::new([0; 1 + SMALL]))).collect(),
+            next: 0,
+            body: None,
+            sending: VecDeque::new(),
+            sending_large: VecDeque::new(),
+            free: Vec::new(),
+        };
+        (0..RING).for_each(|at| fabric.post(at));
+        Ok(fabric)
     }
 
+    /// Posts a receive for a small frame from anybody.
+    fn post(&mut self, at: usize) {
+        let Transfer { request, buffer } = &mut self.ring[at];
+        // SAFETY: the buffer lies on the heap and is neither moved nor touched until `over` has said that the receive is complete; on a
+        // drop it is cancelled first. Errors are fatal in MPI (its default handler).
+        unsafe {
+            ffi::MPI_Irecv(
+                buffer.as_mut_ptr().cast(),
+                buffer.len() as i32,
+                u8::equivalent_datatype().as_raw(),
+                ffi::RSMPI_ANY_SOURCE,
+                TAGS[0],
+                self.world,
+                request,
+            );
+        }
+    }
+
+    /// Starts to send from a buffer that its transfer then owns.
+    fn start(&self, to: Rank, tag: i32, bytes: *const u8, len: usize) -> ffi::MPI_Request {
+        let mut request = ffi::MPI_Request(std::ptr::null_mut());
+        // SAFETY: callers keep the memory, which lies on the heap, until `over` says that MPI has done with it, or until after MPI has
+        // been finalised. The length fits an i32 because frames are bounded.
+        unsafe {
+            let datatype = u8::equivalent_datatype().as_raw();
+            ffi::MPI_Isend(bytes.cast(), len as i32, datatype, to.0 as i32, tag, self.world, &mut request);
+        }
+        request
+    }
+
+    fn send_small(&mut self, to: Rank, kind: u8, content: &[u8]) {
+        let mut buffer = self.free.pop().unwrap_or_else(|| Box::new([0; 1 + SMALL]));
+        buffer[0] = kind;
+        buffer[1..=content.len()].copy_from_slice(content);
+        let request = self.start(to, TAGS[0], buffer.as_ptr(), 1 + content.len());
+        self.sending.push_back(Transfer { request, buffer });
+        self.reap();
+    }
+
+    /// Takes back the buffers of frames that have left.
+    #[inline]
     fn reap(&mut self) {
-        while let Some(first) = self.sending.front_mut() {
-            let mut done = 0;
-            // SAFETY: the request came from MPI_Isend and has not completed yet; MPI_Test accepts a null status.
-            unsafe { ffi::MPI_Test(&mut first.request, &mut done, ffi::RSMPI_STATUS_IGNORE) };
-            if done == 0 {
-                return;
+        while self.sending.front_mut().is_some_and(|first| first.over().is_some()) {
+            self.free.extend(self.sending.pop_front().map(|sent| sent.buffer));
+        }
+        while self.sending_large.front_mut().is_some_and(|first| first.over().is_some()) {
+            self.sending_large.pop_front();
+        }
+    }
+
+    /// Starts to receive a large frame that was announced.
+    fn expect(&mut self, from: Rank, announced: &[u8]) -> Result<(), FabricError> {
+        let size = announced.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX) as usize;
+        if size > wire::MOST {
+            return Err(FabricError::TooLarge { to: self.me, size, limit: wire::MOST });
+        }
+        let mut transfer = Transfer::new(vec![0u8; size]);
+        // SAFETY: as in `post`; the memory is that of a vector that is not touched until the receive is complete.
+        unsafe {
+            ffi::MPI_Irecv(
+                transfer.buffer.as_mut_ptr().cast(),
+                size as i32,
+                u8::equivalent_datatype().as_raw(),
+                from.0 as i32,
+                TAGS[1],
+                self.world,
+                &mut transfer.request,
+            );
+        }
+        self.body = Some((from, transfer));
+        Ok(())
+    }
+
+    /// The large frame that is on its way in, if it has come.
+    fn take_body(&mut self, frame: &mut Vec<u8>) -> Option<Rank> {
+        let (_, transfer) = self.body.as_mut()?;
+        transfer.over()?;
+        let (from, transfer) = self.body.take()?;
+        *frame = transfer.buffer;
+        Some(from)
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        // Nobody sends any more: what is still posted would keep MPI from being finalised.
+        for transfer in &mut self.ring {
+            // SAFETY: the request is one of a posted receive; waiting for a cancelled one ends at once.
+            unsafe {
+                ffi::MPI_Cancel(&mut transfer.request);
+                ffi::MPI_Wait(&mut transfer.request, ffi::RSMPI_STATUS_IGNORE);
             }
-            self.sending.pop_front();
         }
     }
 }
@@ -85,49 +233,54 @@ impl Fabric for Mpi {
         self.size
     }
 
-    fn send(&mut self, to: Rank, frame: Vec<u8>) -> Result<(), FabricError> {
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
+        let size = frame.len();
         if to.0 >= self.size {
             return Err(FabricError::NoSuchRank(to));
         }
-        if frame.len() > wire::MOST {
-            return Err(FabricError::TooLarge { to, size: frame.len(), limit: wire::MOST });
+        if size > wire::MOST {
+            return Err(FabricError::TooLarge { to, size, limit: wire::MOST });
         }
-        let world = self.universe.world();
-        let mut sending = Sending { request: ffi::MPI_Request(std::ptr::null_mut()), frame };
-        // SAFETY: the buffer lies on the heap and moves with neither `sending` nor the queue. It is dropped after MPI_Test has said that the
-        // request is complete, or with `self` after MPI has been finalised: `universe` is declared, hence dropped, first. Count fits an i32 by the check above. Errors are fatal in MPI (its default handler).
-        unsafe {
-            ffi::MPI_Isend(
-                sending.frame.as_ptr().cast(),
-                sending.frame.len() as i32,
-                u8::equivalent_datatype().as_raw(),
-                to.0 as i32,
-                TAG,
-                world.as_raw(),
-                &mut sending.request,
-            );
+        if size <= SMALL {
+            self.send_small(to, WHOLE, frame);
+            frame.clear();
+        } else {
+            self.send_small(to, ANNOUNCED, &(size as u64).to_le_bytes());
+            let buffer = std::mem::take(frame);
+            let request = self.start(to, TAGS[1], buffer.as_ptr(), size);
+            self.sending_large.push_back(Transfer { request, buffer });
         }
-        self.sending.push_back(sending);
-        self.reap();
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<Option<(Rank, Vec<u8>)>, FabricError> {
-        self.reap();
-        let world = self.universe.world();
-        for _ in 0..PROBES {
-            let Some((message, status)) = world.any_process().immediate_matched_probe_with_tag(TAG) else { continue };
-            let size = status.count(u8::equivalent_datatype()).max(0) as usize;
-            let mut frame = vec![0u8; size];
-            message.matched_receive_into(&mut frame[..]);
-            return Ok(Some((Rank(status.source_rank() as u32), frame)));
+    #[inline]
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        if self.body.is_some() {
+            return Ok(self.take_body(frame));
         }
-        Ok(None)
+        let at = self.next;
+        let Some((source, count)) = self.ring[at].over() else {
+            self.reap();
+            return Ok(None);
+        };
+        self.next = (at + 1) % RING;
+        let from = Rank(source as u32);
+        let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
+        if kind == WHOLE {
+            frame.clear();
+            frame.extend_from_slice(&self.ring[at].buffer[content]);
+            self.post(at);
+            return Ok(Some(from));
+        }
+        let announced = self.ring[at].buffer[content].to_vec();
+        self.post(at);
+        self.expect(from, &announced)?;
+        Ok(self.take_body(frame))
     }
 
     fn drained(&mut self) -> bool {
         self.reap();
-        self.sending.is_empty()
+        self.sending.is_empty() && self.sending_large.is_empty()
     }
 
     fn abandon(&mut self) {

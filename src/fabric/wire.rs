@@ -1,5 +1,8 @@
 //! Messages as bytes: a mark, the protocol's version, then the message in postcard's encoding.
 //!
+//! `Counts`, of which fine-grained work sends one for every few tasks, has a mark and a form of its own: the epoch, and one word for each end. It is
+//! read where it lies, without building a message, and carries no version: ranks have compared theirs in the handshake before.
+//!
 //! What comes in is not trusted: a frame of another version, cut short, too long or with anything after its message is refused with an
 //! error, never with a panic, and no length in it is believed before the bytes are there (postcard reads elements one by one).
 
@@ -7,8 +10,14 @@ use thiserror::Error;
 
 use crate::schedule::protocol::{Message, VERSION};
 
-/// First byte of every frame.
+/// First byte of every frame but those of counts.
 const MARK: u8 = 0xA7;
+
+/// First byte of a frame of counts.
+const COUNTS: u8 = 0xA8;
+
+/// Set in the word of an end without success; the node's number is below it.
+const NOT_OK: u32 = 1 << 31;
 
 /// No frame is larger: a part of a hundred million tasks fits.
 pub const MOST: usize = 1 << 30;
@@ -29,13 +38,37 @@ pub enum WireError {
     Damaged(String),
 }
 
-/// The frame that carries a message.
-pub fn encode(message: &Message) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(64);
+/// Makes `frame` the one that carries a message.
+pub fn encode(message: &Message, frame: &mut Vec<u8>) {
+    frame.clear();
+    if let Message::Counts { epoch, ended } = message {
+        return encode_counts(*epoch, ended.iter().copied(), frame);
+    }
     frame.push(MARK);
     frame.extend_from_slice(&VERSION.to_le_bytes());
     // Writing to memory cannot fail, and messages hold nothing that postcard cannot encode.
-    postcard::to_extend(message, frame).unwrap_or_default()
+    *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
+}
+
+fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
+    frame.push(COUNTS);
+    frame.extend_from_slice(&epoch.to_le_bytes());
+    for (node, ok) in ended {
+        let word = if ok { node } else { node | NOT_OK };
+        frame.extend_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// The epoch and the ends in a frame of counts: each node, and whether it ended well. `None` for any other frame.
+#[inline]
+pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, bool)>)> {
+    let [COUNTS, words @ ..] = frame else { return None };
+    let (&[epoch, ref words @ ..], []) = words.as_chunks::<4>() else { return None };
+    let read = |word: &[u8; 4]| {
+        let word = u32::from_le_bytes(*word);
+        (word & !NOT_OK, word & NOT_OK == 0)
+    };
+    Some((u32::from_le_bytes(epoch), words.iter().map(read)))
 }
 
 /// The message in a frame.
@@ -43,6 +76,9 @@ pub fn encode(message: &Message) -> Vec<u8> {
 /// # Errors
 /// See [`WireError`].
 pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
+    if let Some((epoch, ended)) = counts(frame) {
+        return Ok(Message::Counts { epoch, ended: ended.collect() });
+    }
     let [MARK, low, high, body @ ..] = frame else { return Err(WireError::Foreign) };
     let version = u16::from_le_bytes([*low, *high]);
     if version != VERSION {
@@ -87,6 +123,12 @@ mod tests {
             Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
             Message::Finish,
         ]
+    }
+
+    fn encode(message: &Message) -> Vec<u8> {
+        let mut frame = vec![1, 2, 3];
+        super::encode(message, &mut frame);
+        frame
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use super::pattern::Pattern;
+
 /// Number of a group of tasks (one `[[task]]` table of the job file), in file order.
 pub type GroupId = u32;
 
@@ -20,7 +22,7 @@ pub enum Condition {
 }
 
 /// Which elements of one group need which elements of another. Elements count from 0 within their group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LinkShape {
     /// Every element needs every element of the predecessor group.
     All,
@@ -30,10 +32,12 @@ pub enum LinkShape {
     One(u32),
     /// Exactly these pairs `(predecessor element, successor element)`.
     Pairs(Vec<(u32, u32)>),
+    /// The points of a pattern need each other as it says; both ends are the one group whose elements these points are.
+    Pattern(Pattern),
 }
 
 /// One dependency between two groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Link {
     /// The group that is needed.
     pub from: GroupId,

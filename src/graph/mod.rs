@@ -1,6 +1,7 @@
 //! The task graph: compact storage, order, critical path and partition.
 //!
-//! A task is a dense number; an edge is four bytes. The graph implements petgraph's traits, so its algorithms (and its
+//! A task is a dense number; an edge is four bytes, kept with the node that it comes from (where it leads to is worked out when somebody
+//! asks: a run does not). The graph implements petgraph's traits, so its algorithms (and its
 //! DOT writer) run on this storage without a copy.
 //!
 //! A *join* is a node that stands for "all elements of an array". Where `N` elements need `M` others, `N x M` edges would be
@@ -8,20 +9,24 @@
 //!
 //! Nothing here does I/O.
 
+pub mod ascending;
 pub mod csr;
 pub mod link;
 mod order;
 pub mod partition;
+pub mod pattern;
 mod petgraph_view;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use csr::Csr;
+use csr::{Csr, TooMany};
 use link::{Condition, GroupId, Link, LinkShape};
+use thiserror::Error;
 
 use crate::model::TaskId;
 
-pub use order::{Order, Schedule};
+pub use order::{Order, Schedule, Topological};
 
 /// An edge as it is stored: the task at its other end and the condition, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +100,37 @@ pub struct TaskGraph {
     tasks: u32,
     joins: Vec<JoinRule>,
     successors: Csr,
-    predecessors: Csr,
-    /// Bytes along each edge, in the order of `successors`; empty if no edge carries any.
-    bytes: Vec<u64>,
+    /// Made when it is first asked for.
+    predecessors: OnceLock<Csr>,
+    topological: Topological,
+    bytes: EdgeBytes,
+}
+
+/// Bytes along each edge.
+#[derive(Clone, Debug)]
+enum EdgeBytes {
+    /// The same along all.
+    Same(u64),
+    /// In the order of `successors`.
+    Each(Vec<u64>),
+}
+
+/// Why there is no graph of these links.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum GraphError {
+    /// Tasks wait for each other.
+    #[error("tasks wait for each other")]
+    Cycle(Cycle),
+    /// More tasks and joins, or more edges, than can be numbered.
+    #[error("{count} {what}, of which a graph holds at most {most}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: u64,
+        /// How many there may be.
+        most: u64,
+    },
 }
 
 /// A cycle among tasks, which no order can satisfy.
@@ -113,21 +146,34 @@ impl TaskGraph {
     /// Builds the graph of groups with `counts[g]` tasks each, numbered group after group, under `links`.
     ///
     /// # Errors
-    /// The shortest cycle through one of the tasks that lie on a cycle.
-    pub fn build(counts: &[u32], links: &[Link]) -> Result<TaskGraph, Cycle> {
-        let plan = Plan::new(counts, links);
+    /// The shortest cycle through one of the tasks that lie on a cycle; or that the graph is too large.
+    pub fn build(counts: &[u32], links: &[Link]) -> Result<TaskGraph, GraphError> {
+        let plan = Plan::new(counts, links)?;
         let nodes = plan.tasks as usize + plan.joins.len();
+        let too_many = |count: u64| GraphError::TooLarge { what: "dependencies", count, most: u32::MAX.into() };
+        // Told from the links, so that nobody waits for billions of edges to be counted.
+        let edges = plan.edges();
+        if edges > u32::MAX.into() {
+            return Err(too_many(edges));
+        }
         let successors = Csr::build(nodes, |edge| {
             plan.each_edge(|from, to, on, _| edge(from, Edge::new(to, on).raw()));
-        });
-        let predecessors = Csr::build(nodes, |edge| {
-            plan.each_edge(|from, to, on, _| edge(to, Edge::new(from, on).raw()));
-        });
-        let bytes = if links.iter().any(|link| link.bytes > 0) { plan.bytes(&successors) } else { Vec::new() };
-        let graph = TaskGraph { tasks: plan.tasks, joins: plan.joins, successors, predecessors, bytes };
-        match graph.find_cycle() {
+        })
+        .map_err(|TooMany(count)| too_many(count))?;
+        let bytes = plan.bytes(&successors);
+        let topological = Topological::of(&successors);
+        let whole = topological.iter().len() == nodes;
+        let graph = TaskGraph {
+            tasks: plan.tasks,
+            joins: plan.joins,
+            successors,
+            predecessors: OnceLock::new(),
+            topological,
+            bytes,
+        };
+        match if whole { None } else { graph.find_cycle() } {
             None => Ok(graph),
-            Some(path) => Err(graph.explain_cycle(path, counts, links)),
+            Some(path) => Err(GraphError::Cycle(graph.explain_cycle(path, counts, links))),
         }
     }
 
@@ -158,7 +204,21 @@ impl TaskGraph {
 
     /// What a node needs.
     pub fn predecessors(&self, node: u32) -> impl ExactSizeIterator<Item = Edge> + '_ {
-        self.predecessors.row(node as usize).iter().map(|&raw| Edge::from_raw(raw))
+        self.predecessor_rows().row(node as usize).iter().map(|&raw| Edge::from_raw(raw))
+    }
+
+    fn predecessor_rows(&self) -> &Csr {
+        self.predecessors.get_or_init(|| {
+            self.successors.transposed(|from, raw| {
+                let edge = Edge::from_raw(raw);
+                (edge.node(), Edge::new(from, edge.on()).raw())
+            })
+        })
+    }
+
+    /// The nodes in an order in which each comes after all that it needs.
+    pub fn topological(&self) -> &Topological {
+        &self.topological
     }
 
     /// The tasks that a task needs, seen through joins; each once, ascending.
@@ -181,16 +241,10 @@ impl TaskGraph {
 
     /// Bytes along the `k`-th edge out of a node.
     pub fn edge_bytes(&self, node: u32, k: usize) -> u64 {
-        let at = self.successors.offsets()[node as usize] as usize + k;
-        self.bytes.get(at).copied().unwrap_or(0)
-    }
-
-    /// Heap bytes of the graph.
-    pub fn heap_bytes(&self) -> usize {
-        self.successors.heap_bytes()
-            + self.predecessors.heap_bytes()
-            + 8 * self.bytes.capacity()
-            + self.joins.capacity()
+        match &self.bytes {
+            EdgeBytes::Same(bytes) => *bytes,
+            EdgeBytes::Each(bytes) => bytes.get(self.successors.range(node as usize).start + k).copied().unwrap_or(0),
+        }
     }
 
     fn explain_cycle(&self, nodes: Vec<u32>, counts: &[u32], links: &[Link]) -> Cycle {
@@ -230,7 +284,12 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(counts: &'a [u32], links: &'a [Link]) -> Plan<'a> {
+    fn new(counts: &'a [u32], links: &'a [Link]) -> Result<Plan<'a>, GraphError> {
+        let most = u64::from(Edge::MASK);
+        let nodes = counts.iter().map(|&count| u64::from(count)).sum::<u64>() + links.len() as u64;
+        if nodes > most {
+            return Err(GraphError::TooLarge { what: "tasks and links", count: nodes, most });
+        }
         let tasks = counts.iter().sum();
         let mut joins = Vec::new();
         let links = links.iter().map(|link| {
@@ -243,7 +302,22 @@ impl<'a> Plan<'a> {
             (link, join)
         });
         let links = links.collect();
-        Plan { tasks, joins, firsts: first_tasks(counts), counts, links }
+        Ok(Plan { tasks, joins, firsts: first_tasks(counts), counts, links })
+    }
+
+    /// How many edges there will be, at most.
+    fn edges(&self) -> u64 {
+        let of = |&(link, join): &(&Link, Option<u32>)| {
+            let (from, to) = (u64::from(self.counts[link.from as usize]), u64::from(self.counts[link.to as usize]));
+            match (&link.shape, join) {
+                (LinkShape::All, Some(_)) => from + to,
+                (LinkShape::All, None) => from * to,
+                (LinkShape::Each | LinkShape::One(_), _) => to,
+                (LinkShape::Pairs(pairs), _) => pairs.len() as u64,
+                (LinkShape::Pattern(pattern), _) => pattern.count() * u64::from(pattern.most_needs()),
+            }
+        };
+        self.links.iter().map(of).fold(0, u64::saturating_add)
     }
 
     /// Calls `edge(from, to, condition, bytes)` for every edge, always in the same order.
@@ -267,20 +341,26 @@ impl<'a> Plan<'a> {
                 (LinkShape::Pairs(pairs), _) => {
                     pairs.iter().for_each(|&(i, k)| edge(from + i, to + k, link.on, link.bytes));
                 }
+                (LinkShape::Pattern(pattern), _) => {
+                    pattern.each_pair(|i, k| edge(from + i, to + k, link.on, link.bytes));
+                }
             }
         }
     }
 
-    /// Bytes of each edge in the order of the successor rows.
-    fn bytes(&self, successors: &Csr) -> Vec<u64> {
-        let mut next = successors.offsets().to_vec();
+    fn bytes(&self, successors: &Csr) -> EdgeBytes {
+        let first = self.links.first().map_or(0, |(link, _)| link.bytes);
+        if self.links.iter().all(|(link, _)| link.bytes == first) {
+            return EdgeBytes::Same(first);
+        }
+        let mut next: Vec<u32> = (0..successors.rows()).map(|row| successors.range(row).start as u32).collect();
         let mut bytes = vec![0; successors.len()];
         self.each_edge(|from, _, _, b| {
             let at = &mut next[from as usize];
             bytes[*at as usize] = b;
             *at += 1;
         });
-        bytes
+        EdgeBytes::Each(bytes)
     }
 }
 
@@ -335,9 +415,31 @@ mod tests {
         ];
         links[1].span = 10..20;
         links[2].span = 30..40;
-        let cycle = TaskGraph::build(&[1, 3, 3], &links).unwrap_err();
+        let GraphError::Cycle(cycle) = TaskGraph::build(&[1, 3, 3], &links).unwrap_err() else {
+            panic!("no cycle was told")
+        };
         assert_eq!(cycle.path.len(), 4, "{cycle:?}");
         assert!(cycle.spans.contains(&(10..20)) && cycle.spans.contains(&(30..40)), "{cycle:?}");
+    }
+
+    #[test]
+    fn predecessors_are_successors_from_the_other_end() {
+        let pairs = LinkShape::Pairs(vec![(2, 0), (0, 2), (1, 2)]);
+        let graph = TaskGraph::build(&[3, 3], &[link(0, 1, pairs, Condition::NotOk)]).unwrap();
+        let before = |node: u32| graph.predecessors(node).map(|e| (e.node(), e.on())).collect::<Vec<_>>();
+        assert_eq!(before(5), [(0, Condition::NotOk), (1, Condition::NotOk)]);
+        assert_eq!(before(3), [(2, Condition::NotOk)]);
+        assert_eq!(before(4), []);
+    }
+
+    #[test]
+    fn what_cannot_be_numbered_is_refused() {
+        // 70,000 tasks that each need the same 70,000, one by one: without a join that is more than 2^32 edges.
+        let links: Vec<Link> = (0..70_000).map(|i| link(0, 1, LinkShape::One(i), Condition::Ok)).collect();
+        let refused = TaskGraph::build(&[70_000, 70_000], &links).unwrap_err().to_string();
+        assert!(refused.starts_with("4900000000 dependencies"), "{refused}");
+        let refused = TaskGraph::build(&[u32::MAX, 1], &[]).unwrap_err().to_string();
+        assert!(refused.contains("at most 1073741823"), "{refused}");
     }
 
     #[test]

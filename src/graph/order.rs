@@ -1,15 +1,59 @@
-//! Times in the graph before anything runs: earliest start, upward rank, critical path.
+//! What can be known of the graph before anything runs: an order, levels, earliest starts, upward ranks, the critical path.
 
-use super::TaskGraph;
+use super::csr::Csr;
+use super::{Edge, TaskGraph};
 use crate::model::TaskId;
+
+/// The nodes of a graph in an order in which each comes after all that it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topological {
+    /// Their numbers are such an order already, as in most job files: so many nodes.
+    Numbers(u32),
+    /// One after the other.
+    Listed(Vec<u32>),
+}
+
+impl Topological {
+    /// The order of a graph; shorter than that if the graph has a cycle.
+    pub(super) fn of(successors: &Csr) -> Topological {
+        let nodes = successors.rows() as u32;
+        let after = |node: u32| successors.row(node as usize).iter().map(|&raw| Edge::from_raw(raw).node());
+        if (0..nodes).all(|node| after(node).all(|next| next > node)) {
+            return Topological::Numbers(nodes);
+        }
+        let mut missing = vec![0u32; nodes as usize];
+        successors.items().iter().for_each(|&raw| missing[Edge::from_raw(raw).node() as usize] += 1);
+        let mut order = Vec::with_capacity(nodes as usize);
+        order.extend((0..nodes).filter(|&node| missing[node as usize] == 0));
+        let mut at = 0;
+        while let Some(&node) = order.get(at) {
+            at += 1;
+            for next in after(node) {
+                missing[next as usize] -= 1;
+                if missing[next as usize] == 0 {
+                    order.push(next);
+                }
+            }
+        }
+        Topological::Listed(order)
+    }
+
+    /// The nodes, first to last; `rev` gives them last to first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + ExactSizeIterator + '_ {
+        let len = match self {
+            Topological::Numbers(nodes) => *nodes as usize,
+            Topological::Listed(order) => order.len(),
+        };
+        (0..len).map(move |at| match self {
+            Topological::Numbers(_) => at as u32,
+            Topological::Listed(order) => order[at],
+        })
+    }
+}
 
 /// What estimated durations say about a graph when slots are not scarce. All times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// A topological order of all nodes.
-    pub topological: Vec<u32>,
-    /// For each node, the earliest moment at which all that it needs can be done.
-    pub earliest: Vec<u64>,
     /// For each node, the longest time from its start to the end of the graph: HEFT's upward rank without communication
     /// (Topcuoglu et al., IEEE TPDS 13(3), 2002, eq. 8).
     pub upward: Vec<u64>,
@@ -23,35 +67,57 @@ pub struct Order {
 pub type Schedule<'a> = &'a dyn Fn(TaskId) -> u64;
 
 impl TaskGraph {
-    /// Earliest starts, upward ranks and the critical path under these durations (nanoseconds; joins take none).
+    /// A node's duration; joins take none.
+    fn time(&self, node: u32, duration: Schedule<'_>) -> u64 {
+        if (node as usize) < self.task_count() { duration(TaskId(node)) } else { 0 }
+    }
+
+    /// Upward ranks and the critical path under these durations.
     pub fn order(&self, duration: Schedule<'_>) -> Order {
-        let topological = self.topological();
-        let time = |node: u32| if (node as usize) < self.task_count() { duration(TaskId(node)) } else { 0 };
-        let mut earliest = vec![0u64; self.node_count()];
         let mut work = 0u64;
-        for &node in &topological {
-            let took = time(node);
+        let mut upward = vec![0u64; self.node_count()];
+        for node in self.topological().iter().rev() {
+            let took = self.time(node, duration);
             work = work.saturating_add(took);
-            let end = earliest[node as usize].saturating_add(took);
+            let after = self.successors(node).map(|edge| upward[edge.node() as usize]).max().unwrap_or(0);
+            upward[node as usize] = after.saturating_add(took);
+        }
+        let critical_path = upward.iter().copied().max().unwrap_or(0);
+        Order { upward, critical_path, work }
+    }
+
+    /// For each node the earliest moment at which all that it needs can be done under these durations.
+    pub fn earliest(&self, duration: Schedule<'_>) -> Vec<u64> {
+        let mut earliest = vec![0u64; self.node_count()];
+        for node in self.topological().iter() {
+            let end = earliest[node as usize].saturating_add(self.time(node, duration));
             for edge in self.successors(node) {
                 let start = &mut earliest[edge.node() as usize];
                 *start = (*start).max(end);
             }
         }
-        let mut upward = vec![0u64; self.node_count()];
-        for &node in topological.iter().rev() {
-            let after = self.successors(node).map(|edge| upward[edge.node() as usize]).max().unwrap_or(0);
-            upward[node as usize] = after.saturating_add(time(node));
+        earliest
+    }
+
+    /// For each node the number of tasks in the longest chain before it.
+    pub fn levels(&self) -> Vec<u32> {
+        let mut levels = vec![0u32; self.node_count()];
+        for node in self.topological().iter() {
+            let next = levels[node as usize] + u32::from((node as usize) < self.task_count());
+            for edge in self.successors(node) {
+                let level = &mut levels[edge.node() as usize];
+                *level = (*level).max(next);
+            }
         }
-        let critical_path = upward.iter().copied().max().unwrap_or(0);
-        Order { topological, earliest, upward, critical_path, work }
+        levels
     }
 
     /// The tasks of one longest chain under these durations, first to last.
     pub fn critical_tasks(&self, order: &Order) -> Vec<TaskId> {
         let mut path = Vec::new();
-        let start = (0..self.node_count() as u32).filter(|&n| self.predecessors(n).len() == 0);
-        let mut at = start.max_by_key(|&n| order.upward[n as usize]);
+        // No node's rank is above that of one before it, and of equal ones the first in order needs nothing that takes time.
+        let mut longest = self.topological().iter().filter(|&n| order.upward[n as usize] == order.critical_path);
+        let mut at = longest.next();
         while let Some(node) = at {
             if (node as usize) < self.task_count() {
                 path.push(TaskId(node));
@@ -76,7 +142,8 @@ mod tests {
         let graph = TaskGraph::build(&[1, 2, 1], &links).unwrap();
         let order = graph.order(&|task| [1, 2, 10, 3][task.index()]);
         assert_eq!((order.critical_path, order.work), (14, 16));
-        assert_eq!(order.earliest, [0, 1, 1, 11]);
+        assert_eq!(graph.earliest(&|task| [1, 2, 10, 3][task.index()]), [0, 1, 1, 11]);
+        assert_eq!(graph.levels(), [0, 1, 1, 2]);
         assert_eq!(order.upward, [14, 5, 13, 3]);
         assert_eq!(graph.critical_tasks(&order), [TaskId(0), TaskId(2), TaskId(3)]);
     }

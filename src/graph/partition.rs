@@ -6,12 +6,16 @@
 //! earliest start falls into the same eighth of the work) by itself, as one of METIS's balance constraints
 //! (Karypis and Kumar, "Multilevel algorithms for multi-constraint graph partitioning", SC'98).
 //!
+//! Where METIS would take too long, or keeps ranks waiting for each other within a band, each *level* (tasks with equally long chains before
+//! them) is dealt out in contiguous blocks: neighbours in the job file stay together, step after step, and all ranks are busy at every
+//! step.
+//!
 //! Homes are decided once, before the run, on rank 0; stealing mends at run time what estimates got wrong.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::csr::Csr;
+use super::csr::{Csr, Pairs};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -40,6 +44,13 @@ pub struct Problem<'a> {
     pub fits: &'a dyn Fn(TaskId, usize) -> bool,
 }
 
+impl Problem<'_> {
+    /// Estimated work of a node; joins have none.
+    fn work(&self, node: u32) -> u64 {
+        if (node as usize) < self.graph.task_count() { (self.duration)(TaskId(node)).max(1) } else { 0 }
+    }
+}
+
 /// Homes, and what is known of their quality before the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Partition {
@@ -59,8 +70,12 @@ const BANDWIDTH: f64 = 1e9;
 /// Level bands of equal work that are balanced one by one.
 const BANDS: usize = 8;
 
-/// Above this many nodes METIS would take longer than it saves: contiguous blocks are used per band instead.
-const METIS_LIMIT: usize = 200_000;
+/// Above this many nodes METIS would take longer than it saves: contiguous blocks of levels are used instead.
+const METIS_LIMIT: usize = 100_000;
+
+/// METIS's partition is refused if its levels, one after the other, take so much longer than those of the blocks: more than stealing
+/// mends without anybody noticing.
+const PATIENCE: f64 = 1.25;
 
 /// Chooses the home of every node.
 pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
@@ -102,14 +117,16 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
             });
         }
     };
-    let from = Csr::build(graph.node_count(), |put| each_edge(&mut |to, from, _| put(to, from)));
-    let edge_in = Csr::build(graph.node_count(), |put| each_edge(&mut |to, _, number| put(to, number)));
+    // As many as the graph has edges, so not too many.
+    let rows = |put: &mut Pairs<'_>| Csr::build(graph.node_count(), put).unwrap_or_default();
+    let from = rows(&mut |put| each_edge(&mut |to, from, _| put(to, from)));
+    let edge_in = rows(&mut |put| each_edge(&mut |to, _, number| put(to, number)));
     let bytes: Vec<u64> = (0..graph.node_count() as u32)
         .flat_map(|n| (0..graph.successors(n).len()).map(move |k| graph.edge_bytes(n, k)))
         .collect();
     let mut end = vec![0u64; graph.node_count()];
     let mut home = vec![able[0]; graph.node_count()];
-    let mut by_rank = problem.order.topological.clone();
+    let mut by_rank: Vec<u32> = graph.topological().iter().collect();
     // Stable, so that a node of no duration stays behind what it needs.
     by_rank.sort_by_key(|&n| Reverse(problem.order.upward[n as usize]));
     for node in by_rank {
@@ -138,15 +155,40 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     home
 }
 
-/// Balances each level band by itself and cuts few bytes.
+/// Balances each level band by itself and cuts few bytes; or blocks of levels, where that keeps ranks waiting for each other.
 fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
-    let weights = Weights::new(problem);
+    let levels = graph.levels();
+    let dealt = blocks(problem, able, &levels);
     if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
-        return blocks(problem, able, &weights);
+        return dealt;
     }
-    // METIS refuses only what it has no memory for; blocks need next to none.
-    metis_bands(problem, able, &weights).unwrap_or_else(|_| blocks(problem, able, &weights))
+    // METIS refuses only what it has no memory for.
+    let Ok(cut) = metis_bands(problem, able, &Weights::new(problem)) else { return dealt };
+    let time = |home: &[u32]| level_by_level(problem, &levels, home);
+    if time(&cut) <= PATIENCE * time(&dealt) { cut } else { dealt }
+}
+
+/// How long the levels take one after the other, each as long as the rank with the most of it. METIS sees nothing of what goes on within
+/// a band: of a deep and narrow graph it gives the first half of each band to one rank and the second to another.
+fn level_by_level(problem: &Problem<'_>, levels: &[u32], home: &[u32]) -> f64 {
+    let count = levels.iter().max().map_or(0, |&last| last as usize + 1);
+    let nodes = Csr::build(count, |put| (0..).zip(levels).for_each(|(node, &level)| put(level, node)));
+    // As many as there are nodes, so not too many.
+    let nodes = nodes.unwrap_or_default();
+    let mut load = vec![0f64; problem.slots.len()];
+    let mut time = 0.0;
+    for level in 0..count {
+        let mut longest = 0f64;
+        for &node in nodes.row(level) {
+            let rank = home[node as usize] as usize;
+            load[rank] += problem.work(node) as f64 / f64::from(problem.slots[rank].max(1));
+            longest = longest.max(load[rank]);
+        }
+        nodes.row(level).iter().for_each(|&node| load[home[node as usize] as usize] = 0.0);
+        time += longest;
+    }
+    time
 }
 
 /// Work of each node and the band it lies in.
@@ -160,12 +202,8 @@ impl Weights {
     /// Cuts the nodes, sorted by earliest start, into bands of equal work. Nodes of one earliest start share a band, so that a bag of
     /// equal tasks is one band.
     fn new(problem: &Problem<'_>) -> Weights {
-        let graph = problem.graph;
-        let tasks = graph.task_count() as u32;
-        let work: Vec<u64> = (0..graph.node_count() as u32)
-            .map(|n| if n < tasks { (problem.duration)(TaskId(n)).max(1) } else { 0 })
-            .collect();
-        let earliest = &problem.order.earliest;
+        let work: Vec<u64> = (0..problem.graph.node_count() as u32).map(|n| problem.work(n)).collect();
+        let earliest = problem.graph.earliest(problem.duration);
         let mut by_start: Vec<u32> = (0..work.len() as u32).collect();
         by_start.sort_unstable_by_key(|&n| earliest[n as usize]);
         let share = (work.iter().map(|&w| u128::from(w)).sum::<u128>() / BANDS as u128).max(1);
@@ -185,28 +223,36 @@ impl Weights {
     }
 }
 
-/// Contiguous blocks of each band, in proportion to slots: neighbours in the job file stay together.
-fn blocks(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Vec<u32> {
-    let slots: u64 = able.iter().map(|&r| u64::from(problem.slots[r as usize])).sum();
-    let mut total = vec![0u128; weights.bands];
-    for (work, &band) in weights.work.iter().zip(&weights.band) {
-        total[usize::from(band)] += u128::from(*work);
+/// Contiguous blocks of each level, in proportion to slots.
+fn blocks(problem: &Problem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
+    // For each rank the share of the slots of all ranks up to it.
+    let slots = |r: &u32| f64::from(problem.slots[*r as usize]);
+    let all: f64 = able.iter().map(slots).sum();
+    let upto: Vec<f64> = able
+        .iter()
+        .scan(0.0, |sum, r| {
+            *sum += slots(r);
+            Some(*sum / all)
+        })
+        .collect();
+    let mut total = vec![0f64; levels.iter().max().map_or(0, |&last| last as usize + 1)];
+    for (node, &level) in (0..).zip(levels) {
+        total[level as usize] += problem.work(node) as f64;
     }
-    let mut filled = vec![0u128; weights.bands];
-    let mut at = vec![(0usize, u64::from(problem.slots[able[0] as usize])); weights.bands];
-    let deal = |(work, &band): (&u64, &u8)| {
-        let band = usize::from(band);
-        let (rank, upto) = &mut at[band];
+    let mut filled = vec![0f64; total.len()];
+    let mut turn = vec![0u32; total.len()];
+    let deal = |(node, &level): (u32, &u32)| {
+        let level = level as usize;
+        let (work, turn) = (problem.work(node) as f64, &mut turn[level]);
         // The middle of the task decides, so that rounding favours no rank.
-        let middle = (filled[band] * 2 + u128::from(*work)) * u128::from(slots);
-        while *rank + 1 < able.len() && middle > total[band] * 2 * u128::from(*upto) {
-            *rank += 1;
-            *upto += u64::from(problem.slots[able[*rank] as usize]);
+        let middle = filled[level] + work / 2.0;
+        while (*turn as usize) + 1 < able.len() && middle > total[level] * upto[*turn as usize] {
+            *turn += 1;
         }
-        filled[band] += u128::from(*work);
-        able[*rank]
+        filled[level] += work;
+        able[*turn as usize]
     };
-    weights.work.iter().zip(&weights.band).map(deal).collect()
+    (0..).zip(levels).map(deal).collect()
 }
 
 fn metis_bands(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Result<Vec<u32>, metis::Error> {
@@ -322,21 +368,20 @@ pub const LEVELS: u8 = 16;
 pub fn urgency(graph: &TaskGraph, order: &Order, priority: &dyn Fn(TaskId) -> i32) -> Vec<u8> {
     let tasks = graph.task_count();
     let key = |n: u32| (priority(TaskId(n)), order.upward[n as usize]);
-    let mut sorted: Vec<u32> = (0..tasks as u32).collect();
-    sorted.sort_unstable_by_key(|&n| key(n));
-    let mut level = vec![LEVELS - 1; graph.node_count()];
-    let mut at = 0;
-    for run in sorted.chunk_by(|&a, &b| key(a) == key(b)) {
-        let share = (at * usize::from(LEVELS)).checked_div(tasks).unwrap_or(0) as u8;
-        run.iter().for_each(|&n| level[n as usize] = share.min(LEVELS - 1));
-        at += run.len();
-    }
-    level
+    let mut sorted: Vec<(i32, u64)> = (0..tasks as u32).map(key).collect();
+    sorted.sort_unstable();
+    // A task is at least at level `k` if at least `k` shares of the tasks come behind it.
+    let above = |k: usize| sorted.get((k * tasks).div_ceil(usize::from(LEVELS)).checked_sub(1)?).copied();
+    let bounds: Vec<(i32, u64)> = (1..usize::from(LEVELS)).filter_map(above).collect();
+    let level = |n: u32| bounds.partition_point(|&bound| bound < key(n)) as u8;
+    let joins = std::iter::repeat_n(LEVELS - 1, graph.node_count() - tasks);
+    (0..tasks as u32).map(level).chain(joins).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::link::{Condition, Link, LinkShape};
+    use super::super::pattern::{Dependence, Pattern};
     use super::*;
 
     /// `columns` independent chains of `steps` tasks, each edge carrying bytes.
@@ -376,6 +421,20 @@ mod tests {
             assert!(per_rank.iter().all(|&n| n >= 3), "step {step}: {per_rank:?}");
         }
         assert!(run(&graph, &[1, 1, 1, 1], Method::RoundRobin).cut_edges <= 216);
+    }
+
+    #[test]
+    fn a_deep_and_narrow_graph_keeps_every_step_busy() {
+        let pattern = Pattern { dependence: Dependence::Stencil1d, width: 8, steps: 1000 };
+        let shape = LinkShape::Pattern(pattern);
+        let link = Link { from: 0, to: 0, shape, on: Condition::Ok, bytes: 0, span: 0..0 };
+        let graph = TaskGraph::build(&[8000], &[link]).unwrap();
+        let found = run(&graph, &[1, 1], Method::Bands);
+        for step in 0..1000 {
+            let first = (0..8).filter(|point| found.home[step * 8 + point] == 0).count();
+            assert!((3..=5).contains(&first), "step {step}: {first} of 8 on the first rank");
+        }
+        assert!(found.cut_edges <= 2000, "{} edges cut", found.cut_edges);
     }
 
     #[test]

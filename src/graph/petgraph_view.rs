@@ -32,7 +32,7 @@ impl<'a> IntoNeighborsDirected for &'a TaskGraph {
     fn neighbors_directed(self, node: u32, direction: Direction) -> Self::NeighborsDirected {
         let row = match direction {
             Direction::Outgoing => self.successors.row(node as usize),
-            Direction::Incoming => self.predecessors.row(node as usize),
+            Direction::Incoming => self.predecessor_rows().row(node as usize),
         };
         row.iter().map(|&raw| Edge::from_raw(raw).node())
     }
@@ -96,11 +96,6 @@ impl Visitable for TaskGraph {
 }
 
 impl TaskGraph {
-    /// The nodes in an order in which each comes after all that it needs. The graph has no cycle: `build` saw to that.
-    pub fn topological(&self) -> Vec<u32> {
-        toposort(self, None).unwrap_or_default()
-    }
-
     /// The nodes of one shortest cycle, in order of dependency, if there is a cycle.
     pub(super) fn find_cycle(&self) -> Option<Vec<u32>> {
         // petgraph names one node of a cycle; a breadth-first walk from it back to itself gives the shortest way round.

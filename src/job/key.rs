@@ -3,7 +3,8 @@
 //! The key covers whatever changes what a task computes or where its results go: name, index, work, directory, files for
 //! its streams, environment, prologue, number of MPI ranks. It leaves out how the task is scheduled (time, memory, CPUs,
 //! priority, retries, needs), so that raising a limit does not throw away finished work. The name and the index belong to
-//! it because a task sees them, and because two tasks with the same command are still two tasks.
+//! it because a task sees them, and because two tasks with the same command are still two tasks. For a point of a pattern its step and
+//! place belong to it too: in a wider pattern the same index is another point.
 //!
 //! The encoding must stay the same between releases, or a resumed run would start from the beginning: fields in a fixed
 //! order, each with its length, numbers as little-endian bytes.
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::space::Space;
 use super::{Job, SubstError, Work};
 use crate::model::TaskId;
 
@@ -124,7 +126,7 @@ impl Job {
     /// If the number is not one of a task of this job.
     pub fn content_key(&self, id: TaskId) -> Result<u128, SubstError> {
         let task = self.task(id)?;
-        let (group, _) = self.group_of(id);
+        let (group, number) = self.group_of(id);
         let mpi = self.groups.get(group as usize).and_then(|group| group.mpi);
         let mut encoder = Encoder(Vec::with_capacity(256));
         encoder.tag(VERSION);
@@ -142,6 +144,11 @@ impl Job {
         if !matches!(task.work, Work::Kernel { .. }) {
             encoder.number(self.prologue.len() as u64);
             self.prologue.iter().for_each(|line| encoder.text(line));
+        }
+        if let Some(Space::Pattern(pattern)) = self.bodies.get(group as usize).map(|body| &body.space) {
+            let (step, point) = pattern.place(number.into());
+            encoder.number(step.into());
+            encoder.number(point.into());
         }
         Ok(xxh3_128(&encoder.0))
     }

@@ -124,7 +124,7 @@ pub struct Group {
     pub first: TaskId,
     /// How many tasks it stands for (1 for a plain task).
     pub count: u32,
-    /// True for `array` or `matrix`: its tasks are called `name[index]`.
+    /// True for `array`, `matrix` or `pattern`: its tasks are called `name[index]`.
     pub indexed: bool,
     /// `array = "...%limit"`: at most so many of its tasks run at once.
     pub limit: Option<u32>,
@@ -177,7 +177,7 @@ pub struct Task {
     pub id: TaskId,
     /// The group's name.
     pub name: String,
-    /// The value of `{index}`, for tasks of an array or matrix.
+    /// The value of `{index}`, for tasks of an array, matrix or pattern.
     pub index: Option<u64>,
     /// What it does.
     pub work: Work,

@@ -1,4 +1,4 @@
-//! The elements that one `[[task]]` table stands for: one, an array's indices, or the combinations of a matrix.
+//! The elements that one `[[task]]` table stands for: one, an array's indices, the combinations of a matrix, or the points of a pattern.
 //!
 //! Nothing is listed: an element is a number from 0, and its index and the values along its axes are computed from that
 //! number, so an array of a million tasks costs a few words.
@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::units::IndexSet;
 use super::values::AxisSpec;
+use crate::graph::pattern::Pattern;
 
 /// A value along an axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +68,7 @@ impl Axis {
     }
 
     /// True if every value is a whole number.
-    pub(crate) fn is_whole(&self) -> bool {
+    fn is_whole(&self) -> bool {
         match &self.values {
             AxisSpec::Set(_) => true,
             AxisSpec::List(values) => values.iter().all(|value| matches!(value, Scalar::Int(_))),
@@ -86,7 +87,11 @@ pub(crate) enum Space {
     One,
     Array(IndexSet),
     Matrix(Vec<Axis>),
+    Pattern(Pattern),
 }
+
+/// What the places of a pattern's points are called, as if they were axes.
+const PLACE: [&str; 2] = ["step", "point"];
 
 impl Space {
     /// How many elements there are; saturates.
@@ -95,27 +100,44 @@ impl Space {
             Space::One => 1,
             Space::Array(indices) => indices.len(),
             Space::Matrix(axes) => axes.iter().fold(1, |product, axis| product.saturating_mul(axis.len())),
+            Space::Pattern(pattern) => pattern.count(),
         }
     }
 
-    /// True for arrays and matrices, whose elements have an index.
+    /// True for arrays, matrices and patterns, whose elements have an index.
     pub(crate) fn is_indexed(&self) -> bool {
         !matches!(self, Space::One)
     }
 
-    pub(crate) fn axes(&self) -> &[Axis] {
+    fn axes(&self) -> &[Axis] {
         match self {
             Space::Matrix(axes) => axes,
             _ => &[],
         }
     }
 
-    /// The index of an element: what the array says, or its number within the matrix.
+    /// The names of the axes, in order.
+    pub(crate) fn axis_names(&self) -> Vec<&str> {
+        match self {
+            Space::Pattern(_) => PLACE.to_vec(),
+            other => other.axes().iter().map(|axis| axis.name.as_str()).collect(),
+        }
+    }
+
+    /// True if every value along an axis is a whole number.
+    pub(crate) fn is_whole(&self, axis: usize) -> bool {
+        match self {
+            Space::Pattern(_) => true,
+            other => other.axes().get(axis).is_some_and(Axis::is_whole),
+        }
+    }
+
+    /// The index of an element: what the array says, or its number within the matrix or pattern.
     pub(crate) fn index(&self, element: u32) -> Option<u64> {
         match self {
             Space::One => None,
             Space::Array(indices) => indices.nth(u64::from(element)),
-            Space::Matrix(_) => Some(u64::from(element)),
+            Space::Matrix(_) | Space::Pattern(_) => Some(u64::from(element)),
         }
     }
 
@@ -124,13 +146,17 @@ impl Space {
         let at = match self {
             Space::One => None,
             Space::Array(indices) => indices.position(index),
-            Space::Matrix(_) => (index < self.len()).then_some(index),
+            Space::Matrix(_) | Space::Pattern(_) => (index < self.len()).then_some(index),
         };
         at.and_then(|at| u32::try_from(at).ok())
     }
 
     /// The value of an element along an axis; the last axis varies fastest.
     pub(crate) fn value(&self, axis: usize, element: u32) -> Cow<'_, Scalar> {
+        if let Space::Pattern(pattern) = self {
+            let (step, point) = pattern.place(element.into());
+            return Cow::Owned(Scalar::Int(if axis == 0 { step } else { point }.into()));
+        }
         let axes = self.axes();
         let faster = axes.iter().skip(axis + 1).fold(1, |product: u64, axis| product.saturating_mul(axis.len()));
         match axes.get(axis) {
@@ -152,6 +178,12 @@ impl Space {
     pub(crate) fn samples(&self) -> Vec<u32> {
         let last = u32::try_from(self.len() - 1).unwrap_or(u32::MAX);
         let mut samples = vec![0, last];
+        if let Space::Pattern(pattern) = self {
+            let firsts = (0..pattern.steps.min(1000)).map(|step| pattern.first(step));
+            let widest = pattern.first(pattern.steps / 2);
+            samples
+                .extend(firsts.chain((0..1000).map(|i| widest + i)).filter_map(|element| u32::try_from(element).ok()));
+        }
         let mut stride = 1u64;
         for axis in self.axes().iter().rev() {
             samples.extend((1..axis.len().min(1000)).filter_map(|i| u32::try_from(i.saturating_mul(stride)).ok()));

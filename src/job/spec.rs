@@ -12,9 +12,10 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
-    MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Share, SizeSpec, Strings,
+    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
 };
 use super::{Above, Intent, KeepOutput, Partition, PolicyKind, Trigger};
+use crate::graph::pattern::Dependence;
 
 section! {
     /// A Phalanx job: the tasks of one run and what they need of each other
@@ -89,7 +90,7 @@ section! {
 }
 
 section! {
-    /// One task, or with `array` or `matrix` a whole family of tasks
+    /// One task, or with `array`, `matrix` or `pattern` a whole family of tasks
     TaskFields {
         /// Name of the task: letters, digits and `. _ - + @ =`
         name: String = required,
@@ -105,6 +106,18 @@ section! {
         array: ArraySpec,
         /// One task for each combination of values: { alpha = [0.1, 0.2], seed = "0-9" }; the last axis varies fastest
         matrix: MatrixSpec,
+        /// One task for each point of a grid of `steps` times `width` points, which need points of the step before as this pattern of Task Bench says
+        pattern: OneOf<Dependence>,
+        /// Points in each step of the pattern; at most so many where steps differ
+        width: Whole<1, 100_000_000>,
+        /// Steps of the pattern
+        steps: Whole<1, 100_000_000>,
+        /// How many points a point needs, for `nearest`, `spread` and `random_nearest`
+        radix: Whole<1, 1_000_000> = "5",
+        /// How probably `random_nearest` needs each neighbour, from 0 to 1
+        fraction: Fraction = "0.25",
+        /// Another number gives another choice of `random_nearest`
+        seed: Whole<0, { i64::MAX }> = "0",
         /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "afternotok:a", "afterany:a", "aftercorr:a"
         needs: NeedsSpec,
         /// Files that the task reads; where another task lists one as output, this task needs that one
@@ -182,7 +195,7 @@ section! {
         /// Ranks that a rule gives back at once
         step_shrink: Whole<1, 1_000_000> = "1",
         /// Wishes of a policy that is less sure than this are not followed, 0 to 1
-        confidence: Share = "0.7",
+        confidence: Fraction = "0.7",
         /// How much each measure counts in the score of load that settles between rules
         weights: WeightsSpec = "{ cpu = 0.30, queue = 0.25, memory = 0.20, latency = 0.20, errors = 0.05 }",
         /// Rules of the policies `reactive` and `hybrid`, one table each
@@ -275,7 +288,7 @@ impl Read for TaskSpec {
     }
 
     fn schema() -> Value {
-        table_schema("One task, or with `array` or `matrix` a whole family of tasks", &TASK_FIELDS)
+        table_schema("One task, or with `array`, `matrix` or `pattern` a whole family of tasks", &TASK_FIELDS)
     }
 
     fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {

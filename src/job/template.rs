@@ -1,4 +1,4 @@
-//! Strings with placeholders: `{index}`, `{name}` and the names of a matrix's axes.
+//! Strings with placeholders: `{index}`, `{name}` and the names of a matrix's axes (for a pattern: `{step}` and `{point}`).
 //!
 //! The rule is meant to be safe in front of shells, awk and JSON, which have braces of their own:
 //!
@@ -176,7 +176,7 @@ impl Compiler<'_> {
         match word {
             "name" => Some(Placeholder::Name),
             "index" => self.space.is_indexed().then_some(Placeholder::Index),
-            _ => self.space.axes().iter().position(|axis| axis.name == word).map(Placeholder::Axis),
+            _ => self.space.axis_names().iter().position(|axis| *axis == word).map(Placeholder::Axis),
         }
     }
 
@@ -189,7 +189,7 @@ impl Compiler<'_> {
         let whole = match what {
             Placeholder::Name => false,
             Placeholder::Index => true,
-            Placeholder::Axis(axis) => self.space.axes().get(axis).is_some_and(|axis| axis.is_whole()),
+            Placeholder::Axis(axis) => self.space.is_whole(axis),
         };
         if width > 0 && !whole {
             self.findings.push(
@@ -215,8 +215,8 @@ impl Compiler<'_> {
             }
             return;
         }
-        let axes = self.space.axes().iter().map(|axis| axis.name.as_str()).chain(["index"]);
-        let Some(meant) = closest(word, axes) else { return };
+        let words = self.space.axis_names().into_iter().chain(["index"]);
+        let Some(meant) = closest(word, words) else { return };
         let diagnostic = match self.place {
             Place::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
             Place::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),

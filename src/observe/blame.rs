@@ -50,7 +50,7 @@ fn group(mut pairs: Vec<(Option<TaskId>, TaskId)>) -> Vec<Skipped> {
 /// For each node that could not run, or did not end well, the task that is to blame; for the others `None`.
 fn causes(graph: &TaskGraph, states: &[State]) -> Vec<Option<TaskId>> {
     let mut causes: Vec<Option<TaskId>> = vec![None; graph.node_count()];
-    for node in graph.topological() {
+    for node in graph.topological().iter() {
         let is_join = graph.join(node).is_some();
         if !is_join && states.get(node as usize) != Some(&State::Skipped) {
             continue;

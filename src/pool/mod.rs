@@ -48,9 +48,12 @@ pub trait Workload: Send + Sync + 'static {
     /// What an item marked as constrained needs. Must not call back into the pool.
     fn needs(&self, item: Item) -> Needs;
 
-    /// Called over and over by a slot that found nothing, before it waits and at last sleeps: the place to look for work in the
-    /// network, without blocking. True makes the slot look again at once.
-    fn starving(&self, slot: &mut Slot<'_>) -> bool;
+    /// Called over and over by a slot that found nothing, before it sleeps: the place to look for work in the network, without
+    /// blocking. `patient` if the slot will ask again in a moment whatever happens, else it is about to sleep. True makes the slot look again at once.
+    fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool;
+
+    /// A slot is about to stand still for what others are to run, or to set aside.
+    fn stands_still(&self, _slot: usize) {}
 
     /// An item can never start on this rank. It is the workload's again.
     fn impossible(&self, item: Item, why: Impossible);

@@ -1,34 +1,40 @@
 //! How long a slot that found nothing keeps trying: it spins, then yields, then sleeps.
 //!
 //! Waking a sleeping thread costs about 25 us, being seen by a spinning one 50 ns; spinning for about two wake-ups
-//! is never worse than twice the best choice. Spinning only pays on a CPU that nobody else wants. Whether that is so is
-//! found out: a yield that takes long means that another thread ran here in the meantime, and then this slot does not spin
-//! again for a while. A slot without a CPU of its own never spins.
+//! is never worse than twice the best choice. A slot that yields in between two looks takes nothing from anybody, so it goes on with that
+//! for longer: the next task often hangs on another rank that is not quite as far. Both only pay on a CPU that nobody else wants. Whether that is so is
+//! found out: a yield that takes long means that another thread ran here in the meantime. Once may be chance (the rank's own main
+//! thread), again and again it means that this CPU has other work, and then this slot neither spins nor yields for a while. A
+//! slot without a CPU of its own never does.
 
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 const SPIN: Duration = Duration::from_micros(30);
-const YIELD: Duration = Duration::from_micros(60);
+const YIELD: Duration = Duration::from_micros(500);
 /// A yield on a free CPU takes less than a microsecond.
 const CROWDED: Duration = Duration::from_micros(20);
+/// So many long yields in one wait are no chance.
+const STRIKES: u32 = 3;
 const AVOID: Duration = Duration::from_millis(20);
 
 /// One slot's patience.
 pub(super) struct Patience {
     may_spin: bool,
     began: Option<Instant>,
+    strikes: u32,
     avoid_until: Option<Instant>,
 }
 
 impl Patience {
     pub(super) fn new(may_spin: bool) -> Patience {
-        Patience { may_spin, began: None, avoid_until: None }
+        Patience { may_spin, began: None, strikes: 0, avoid_until: None }
     }
 
     /// Something was found: patience is full again.
     pub(super) fn renew(&mut self) {
         self.began = None;
+        self.strikes = 0;
     }
 
     /// Waits a moment. False if it is time to sleep.
@@ -51,7 +57,8 @@ impl Patience {
 
     fn give_way(&mut self, now: Instant) -> bool {
         yield_now();
-        let crowded = now.elapsed() > CROWDED;
+        self.strikes += u32::from(now.elapsed() > CROWDED);
+        let crowded = self.strikes >= STRIKES;
         if crowded {
             self.avoid_until = Some(now + AVOID);
         }

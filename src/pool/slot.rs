@@ -110,6 +110,12 @@ impl Slot<'_> {
         Team { shared: &self.core.shared, slots }
     }
 
+    /// True if the slot has nothing of its own to run next.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        self.core.next.is_none() && self.core.own.level().is_none()
+    }
+
     /// Hands the pool a task that has become ready. The first one pushed by an item is usually run next by the same slot;
     /// so push as the last thing that an item does, for until it returns nobody else can take that one.
     #[inline]
@@ -257,11 +263,11 @@ impl Core {
                     self.shared.call_at_gate(self.index);
                     return Some(Turn::Granted(item, grant));
                 }
-                Visit::Wait { missing } => self.wait(missing),
+                Visit::Wait { missing } => self.wait(workload, missing),
                 Visit::Held { id, slots, gpus } => {
                     self.shared.call_at_gate(self.index);
                     self.tell_held(workload, id, &slots, &gpus);
-                    self.wait(0);
+                    self.wait(workload, 0);
                 }
             }
         }
@@ -275,7 +281,8 @@ impl Core {
     }
 
     /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing are woken, should they sleep.
-    fn wait(&mut self, missing: u32) {
+    fn wait<W: Workload>(&mut self, workload: &W, missing: u32) {
+        workload.stands_still(self.index);
         let searching = self.searching;
         self.end_search();
         if missing > 0 {
@@ -296,11 +303,12 @@ impl Core {
                 Turn::Nothing => {}
                 found => break found,
             }
-            if self.ask(workload) {
+            let patient = self.patience.wait() || self.is_courteous();
+            if self.ask(workload, patient) {
                 self.patience.renew();
                 continue;
             }
-            if self.patience.wait() || self.is_courteous() {
+            if patient {
                 continue;
             }
             if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
@@ -338,8 +346,9 @@ impl Core {
     }
 
     /// Lets the workload look for work, e.g. in the network.
-    fn ask<W: Workload>(&mut self, workload: &W) -> bool {
-        let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut Slot { core: self, granted: None })));
+    fn ask<W: Workload>(&mut self, workload: &W, patient: bool) -> bool {
+        let mut slot = Slot { core: self, granted: None };
+        let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut slot, patient)));
         asked.unwrap_or_else(|payload| {
             report(workload, None, payload);
             false

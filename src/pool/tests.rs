@@ -47,7 +47,7 @@ impl Workload for Work {
     fn needs(&self, item: Item) -> Needs {
         (self.needs)(item)
     }
-    fn starving(&self, _: &mut Slot<'_>) -> bool {
+    fn starving(&self, _: &mut Slot<'_>, _: bool) -> bool {
         self.starving.fetch_add(1, Ordering::Relaxed);
         false
     }
@@ -451,7 +451,7 @@ fn a_starving_slot_runs_what_the_workload_finds_for_it() {
         fn needs(&self, _: Item) -> Needs {
             Needs::SLOT
         }
-        fn starving(&self, slot: &mut Slot<'_>) -> bool {
+        fn starving(&self, slot: &mut Slot<'_>, _: bool) -> bool {
             let asked = self.1.fetch_add(1, Ordering::SeqCst);
             if asked == 2 {
                 slot.push(plain(42));

@@ -4,19 +4,21 @@
 //! became ready, and leaves in its *outbox* what other ranks must hear of: that is the fast path, without a shared lock. Everything else (failures,
 //! further attempts, tasks on lease) goes to the engine through the same outbox.
 //!
-//! A slot without work drives the engine itself if nobody else does, so a message that brings work need not wait for a thread to
-//! wake up.
+//! Slots drive the engine themselves, so that neither an end that others wait for nor a message that brings work waits for a thread to
+//! wake up: a slot without work looks around all the time, one with work after an end that others must hear of and every [`ROUND`]. Who
+//! finds the engine taken leaves a call, and whoever has it answers before going on ([`Crew::drive`]).
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use crossbeam_utils::CachePadded;
 
 use super::clock::Clock;
 use super::engine::Engine;
 use super::glue;
+use super::stopwatch::Stopwatch;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
 use crate::job::Job;
@@ -33,17 +35,20 @@ const LEASED: u8 = 1;
 
 const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 
-/// A task that ran this long is told of at once; shorter ones share the telling.
-const LONG_NS: u64 = 100_000;
+/// A slot that runs tasks without a pause looks around this often (nanoseconds): a hundredth of it goes into the look.
+const ROUND: u64 = 20_000;
 
-/// So many short tasks share the telling.
-const BATCH: usize = 64;
+/// So many ended tasks are passed on at once, however short.
+const BATCH: usize = 256;
+
+/// A starving slot looks for counts each time that it is asked, and after so many times at everything else, too.
+const POLLS: u32 = 64;
 
 /// See the module's text.
 pub(super) struct Crew {
     pub(super) me: Rank,
     pub(super) clock: Clock,
-    pub(super) wake: Wake,
+    pub(super) wake: Arc<Wake>,
     pub(super) runner: Runner,
     pub(super) job: Arc<Job>,
     pub(super) engine: Mutex<Engine>,
@@ -52,11 +57,24 @@ pub(super) struct Crew {
     firsts: Vec<u32>,
     ledger: OnceLock<Arc<Ledger>>,
     pool: OnceLock<Handle>,
-    outboxes: Vec<CachePadded<Mutex<Outbox>>>,
+    stations: Vec<CachePadded<Station>>,
+    /// Somebody found the engine taken.
+    called: AtomicBool,
     leases: Mutex<Leases>,
     /// Constrained items that wait at the gate: no other rank can have them.
     waiting: AtomicU32,
     pub(super) gangs: Gangs,
+}
+
+/// What belongs to one slot.
+#[derive(Default)]
+struct Station {
+    outbox: Mutex<Outbox>,
+    watch: Stopwatch,
+    /// When the slot last drove the engine.
+    served: AtomicU64,
+    /// How often it has been asked to look for work since it last ran any.
+    polls: AtomicU32,
 }
 
 /// What a slot leaves for the engine.
@@ -144,7 +162,7 @@ impl Crew {
     pub(super) fn new(
         me: Rank,
         clock: Clock,
-        wake: Wake,
+        wake: Arc<Wake>,
         runner: Runner,
         job: Arc<Job>,
         engine: Engine,
@@ -162,7 +180,8 @@ impl Crew {
             ledger: OnceLock::new(),
             pool: OnceLock::new(),
             // One more for threads that are no slots: the leaders of gangs.
-            outboxes: (0..=slots).map(|_| CachePadded::default()).collect(),
+            stations: (0..=slots).map(|_| CachePadded::default()).collect(),
+            called: AtomicBool::new(false),
             leases: Mutex::default(),
             waiting: AtomicU32::new(0),
             gangs: Gangs::default(),
@@ -183,6 +202,10 @@ impl Crew {
         let groups = self.job.groups.iter().enumerate();
         let _ = self.needs.set(groups.map(|(id, group)| glue::needs(id, group, limits)).collect());
         let _ = self.ledger.set(Arc::clone(ledger));
+    }
+
+    pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.get()
     }
 
     fn needs_of(&self, task: TaskId) -> Option<Needs> {
@@ -209,7 +232,7 @@ impl Crew {
 
     /// Exchanges a slot's outbox for an empty one; false if there is nothing in it.
     pub(super) fn take_outbox(&self, slot: usize, into: &mut Outbox) -> bool {
-        let mut outbox = lock(&self.outboxes[slot]);
+        let mut outbox = lock(&self.stations[slot].outbox);
         if outbox.is_empty() {
             return false;
         }
@@ -218,7 +241,82 @@ impl Crew {
     }
 
     pub(super) fn outboxes(&self) -> usize {
-        self.outboxes.len()
+        self.stations.len()
+    }
+
+    /// The outbox of threads that are no slots.
+    fn common_outbox(&self) -> MutexGuard<'_, Outbox> {
+        lock(&self.stations[self.stations.len() - 1].outbox)
+    }
+
+    /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
+    /// `turn` that others have called meanwhile.
+    pub(super) fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
+        while let Some(mut engine) = self.try_engine() {
+            turn(&mut engine, self.called.swap(false, SeqCst));
+            drop(engine);
+            if !self.is_called() {
+                return;
+            }
+        }
+    }
+
+    /// Takes note that all who called so far are being answered: the caller has the engine.
+    pub(super) fn answer(&self) {
+        self.called.store(false, SeqCst);
+    }
+
+    fn try_engine(&self) -> Option<MutexGuard<'_, Engine>> {
+        match self.engine.try_lock() {
+            Ok(engine) => return Some(engine),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.called.store(true, SeqCst);
+        // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
+        fence(SeqCst);
+        self.engine.try_lock().ok()
+    }
+
+    /// True if somebody called for the engine while the caller, who has just freed it, had it.
+    pub(super) fn is_called(&self) -> bool {
+        fence(SeqCst);
+        self.called.load(Relaxed)
+    }
+
+    /// Takes note of the time that the engine has looked at on behalf of a slot.
+    pub(super) fn served(&self, slot: usize, now: Time) {
+        self.stations[slot].watch.look(now);
+    }
+
+    /// Starts tasks at home that have become ready, in the slot at hand if there is one; leaves those in `special` that need a closer look.
+    pub(super) fn release(
+        &self,
+        ledger: &Ledger,
+        ready: &mut Vec<u32>,
+        slot: Option<&mut Slot<'_>>,
+        special: &mut Vec<u32>,
+    ) {
+        let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag: HOME, constrained: false };
+        let is_plain = |local: u32, special: &mut Vec<u32>| {
+            let looks = ledger.is_special(local);
+            if looks {
+                special.push(local);
+            }
+            !looks
+        };
+        match (slot, self.pool.get()) {
+            (Some(slot), _) => {
+                for local in ready.drain(..).filter(|&local| is_plain(local, special)) {
+                    slot.push(plain(local));
+                }
+            }
+            (None, Some(pool)) => {
+                let items: Vec<Item> = ready.drain(..).filter(|&l| is_plain(l, special)).map(plain).collect();
+                pool.push_many(&items);
+            }
+            (None, None) => ready.clear(),
+        }
     }
 
     fn group(&self, task: TaskId) -> usize {
@@ -291,7 +389,7 @@ impl Crew {
     }
 
     /// Frees the slots of a gang.
-    pub(super) fn release(&self, gang: u32) {
+    pub(super) fn release_gang(&self, gang: u32) {
         let held = lock(&self.gangs.held).remove(&gang);
         if let (Some(held), Some(pool)) = (held, self.pool.get()) {
             lock(&self.gangs.by_hold).remove(&held.hold);
@@ -329,8 +427,8 @@ impl Crew {
 
     fn gang_over(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {
         let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
-        self.release(gang);
-        let mut outbox = lock(&self.outboxes[self.outboxes.len() - 1]);
+        self.release_gang(gang);
+        let mut outbox = self.common_outbox();
         outbox.ended.push(attempt);
         outbox.gang_ended.push(gang);
         drop(outbox);
@@ -368,25 +466,36 @@ impl Crew {
     }
 
     /// The fast path: a first attempt at a task at home that completed.
-    fn complete(&self, ledger: &Ledger, local: u32, attempt: Attempt, slot: &mut Slot<'_>) -> bool {
-        let mut outbox = lock(&self.outboxes[slot.index()]);
+    fn complete(&self, ledger: &Ledger, local: u32, lease: Lease, start: Time, slot: &mut Slot<'_>) {
+        let station = &self.stations[slot.index()];
+        let mut ended = station.watch.end(&self.clock).map(|end| end.max(start));
+        let mut outbox = lock(&station.outbox);
         let Outbox { ripple, attempts, special, .. } = &mut *outbox;
-        if !ledger.complete(local, true, attempt.end, ripple) {
-            return false;
+        if !ledger.complete(local, true, ended.unwrap_or(start), ripple) {
+            return;
         }
-        attempts.push(attempt);
-        let mut urgent = false;
-        for local in ripple.ready.drain(..) {
-            if ledger.is_special(local) {
-                special.push(local);
-                urgent = true;
-            } else {
-                slot.push(Item { task: local, urgency: ledger.urgency(local), tag: HOME, constrained: false });
-            }
+        self.release(ledger, &mut ripple.ready, Some(slot), special);
+        if ended.is_none() && slot.is_last() {
+            ended = Some(station.watch.time(&self.clock).max(start));
         }
-        // Another rank may be starving for what ended here, unless many such tasks end in a moment anyway.
-        let long = attempt.end.0 - attempt.start.0 >= LONG_NS;
-        urgent || long || attempts.len() >= BATCH
+        let end = ended.unwrap_or(start);
+        attempts.push(self.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
+        let (awaited, full) = (!ripple.exports.is_empty() || !special.is_empty(), attempts.len() >= BATCH);
+        drop(outbox);
+        // Of short tasks several share a message, and those that nobody awaits wait for more.
+        let due = ended.is_some_and(|now| awaited || now.0 - station.served.load(Relaxed) >= ROUND);
+        if due || full {
+            self.serve(slot, end);
+        }
+    }
+
+    /// The slot, which has more to do, passes on what it did and takes what has come.
+    #[cold]
+    fn serve(&self, slot: &mut Slot<'_>, now: Time) {
+        self.stations[slot.index()].served.store(now.0, Relaxed);
+        self.drive(|engine, called| {
+            engine.exchange(self, slot, called);
+        });
     }
 }
 
@@ -398,26 +507,24 @@ fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
 impl Workload for Crew {
     fn run(&self, item: Item, slot: &mut Slot<'_>) {
         let Some(ledger) = self.ledger.get() else { return };
+        let station = &self.stations[slot.index()];
         if item.constrained {
             self.waiting.fetch_sub(1, Relaxed);
+            // It may have waited for other slots since the one before it ended here.
+            station.watch.pause();
         }
         let Some(lease) = self.peek(ledger, item) else { return };
-        let start = self.clock.now();
+        station.polls.store(0, Relaxed);
+        let start = station.watch.begin(&self.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
-        let end = self.clock.now();
-        let index = slot.index() as u16;
-        let record = self.record(lease.task, lease.attempt, outcome, index, lease.ready, start, end);
-        let fast = item.tag == HOME && outcome.ok();
-        let urgent = if fast {
-            self.complete(ledger, item.task, record, slot)
-        } else {
-            self.lease_of(ledger, item);
-            lock(&self.outboxes[slot.index()]).ended.push(record);
-            true
-        };
-        if urgent {
-            self.wake.tell();
+        if item.tag == HOME && outcome.ok() {
+            return self.complete(ledger, item.task, lease, start, slot);
         }
+        let end = station.watch.time(&self.clock).max(start);
+        let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
+        self.lease_of(ledger, item);
+        lock(&station.outbox).ended.push(record);
+        self.serve(slot, end);
     }
 
     fn needs(&self, item: Item) -> Needs {
@@ -428,11 +535,23 @@ impl Workload for Crew {
         task.and_then(|task| self.needs_of(task)).unwrap_or(Needs::SLOT)
     }
 
-    fn starving(&self, _slot: &mut Slot<'_>) -> bool {
-        match self.engine.try_lock() {
-            Ok(mut engine) => engine.turn_from_slot(self),
-            Err(_) => false,
-        }
+    fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool {
+        let station = &self.stations[slot.index()];
+        station.watch.pause();
+        let polls = station.polls.load(Relaxed) + 1;
+        station.polls.store(polls, Relaxed);
+        let mut found = false;
+        self.drive(|engine, called| {
+            found |= match patient && !polls.is_multiple_of(POLLS) {
+                true => engine.exchange(self, slot, called),
+                false => engine.turn_from_slot(self),
+            };
+        });
+        found
+    }
+
+    fn stands_still(&self, slot: usize) {
+        self.stations[slot].watch.pause();
     }
 
     fn impossible(&self, item: Item, why: Impossible) {
@@ -441,7 +560,7 @@ impl Workload for Crew {
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push(record);
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 
@@ -450,7 +569,7 @@ impl Workload for Crew {
         if let Some(held) = lock(&self.gangs.held).get_mut(&gang) {
             held.slot = slot as u16;
         }
-        lock(&self.outboxes[self.outboxes.len() - 1]).held.push((gang, cpus.to_vec()));
+        self.common_outbox().held.push((gang, cpus.to_vec()));
         self.wake.tell();
     }
 
@@ -460,7 +579,7 @@ impl Workload for Crew {
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        lock(&self.outboxes[self.outboxes.len() - 1]).ended.push(record);
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 }

@@ -1,8 +1,9 @@
 //! A rank's engine: it moves frames, feeds the state machines and carries out what they decide.
 //!
-//! One thread at a time has it (it lives in a mutex): the main thread, or a slot that starves. A *turn* takes what has come from slots and
+//! One thread at a time has it (it lives in a mutex): the main thread, or a slot between two tasks. A *turn* takes what has come from slots and
 //! from other ranks, in an order that matters: the load is read before the outboxes, so a rank that calls itself idle has reported
-//! all that it did.
+//! all that it did. An *exchange* is the part of a turn that fine-grained work lives on: ends go out, counts come in, and what they make ready
+//! goes straight to the slot that looks. Anything else that it meets makes it a turn.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use super::head::Head;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
+use crate::pool::Slot;
+use crate::schedule::ledger::Ripple;
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::worker::{Action, Event, Worker};
 
@@ -25,6 +28,13 @@ pub(super) struct Engine {
     /// Rank 0's other half.
     head: Option<Head>,
     outbox: Outbox,
+    /// The frame that has come, and the one that is being sent; kept for their memory.
+    came: Vec<u8>,
+    leaves: Vec<u8>,
+    /// What counts from other ranks set off; kept for its memory.
+    ripple: Ripple,
+    special: Vec<u32>,
+    actions: Vec<Action>,
     /// Messages of this rank to itself.
     loopback: VecDeque<Message>,
     over: bool,
@@ -42,6 +52,11 @@ impl Engine {
             worker,
             head,
             outbox: Outbox::default(),
+            came: Vec::new(),
+            leaves: Vec::new(),
+            ripple: Ripple::default(),
+            special: Vec::new(),
+            actions: Vec::new(),
             loopback: VecDeque::new(),
             over: false,
             pilot_until: Time::ZERO,
@@ -94,12 +109,67 @@ impl Engine {
     /// A turn driven by a slot without work. True if the slot should look for work again.
     pub(super) fn turn_from_slot(&mut self, crew: &Crew) -> bool {
         let moved = self.turn(crew);
-        // The main thread sleeps until what it knew to be next: it must hear of anything sooner.
+        self.call_pilot(crew);
+        moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
+    }
+
+    /// The main thread sleeps until what it knew to be next: it must hear of anything sooner.
+    fn call_pilot(&mut self, crew: &Crew) {
         if self.over || self.next_tick().is_some_and(|due| due < self.pilot_until) {
             self.pilot_until = Time::ZERO;
             crew.wake.tell();
         }
-        moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
+    }
+
+    /// Passes on what a slot (with `all`: every slot) did and takes what has come. True if the slot has been given work.
+    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool) -> bool {
+        if self.over {
+            return false;
+        }
+        let moved = match all {
+            true => self.hear_slots(crew),
+            false => self.hear_outbox(crew, slot.index()),
+        };
+        let mut given = false;
+        for _ in 0..FRAMES {
+            let Some(from) = self.receive() else { break };
+            if self.count(crew, slot) {
+                given = true;
+                continue;
+            }
+            // What is not a count may ask how busy this rank is.
+            self.hear_load(crew);
+            self.hear_frame(crew, from);
+        }
+        if moved {
+            self.call_pilot(crew);
+        }
+        given
+    }
+
+    /// Counts the ends that the frame at hand tells of, if that is what it is for.
+    fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
+        let Some(ledger) = crew.ledger() else { return false };
+        let Some((epoch, ended)) = wire::counts(&self.came) else { return false };
+        if !self.worker.is_counting(epoch) {
+            return false;
+        }
+        let now = crew.clock.now();
+        crew.served(slot.index(), now);
+        for (node, ok) in ended {
+            ledger.import(node, ok, now, &mut self.ripple);
+        }
+        crew.release(ledger, &mut self.ripple.ready, Some(slot), &mut self.special);
+        if !self.ripple.is_empty() {
+            let mut ripple = std::mem::take(&mut self.ripple);
+            self.with_worker(crew, |worker, actions| worker.completed(now, &mut Vec::new(), &mut ripple, actions));
+            self.ripple = ripple;
+        }
+        if !self.special.is_empty() {
+            let special = std::mem::take(&mut self.special);
+            self.step(crew, Event::Special(special));
+        }
+        true
     }
 
     /// Takes what has come. True if anything had.
@@ -107,14 +177,9 @@ impl Engine {
         if self.over {
             return false;
         }
-        let load = crew.load();
         let quiet = self.worker.is_stopping() && crew.is_quiet();
-        let mut moved = self.hear_slots(crew);
+        let mut moved = self.hear_load(crew);
         moved |= self.hear_ranks(crew);
-        if load != self.worker.load() {
-            moved = true;
-            self.step(crew, Event::Load(load));
-        }
         if quiet {
             self.step(crew, Event::Quiet);
         }
@@ -130,24 +195,40 @@ impl Engine {
         moved
     }
 
+    /// Hears of the slots, and then how busy they were *before* that: what counts as idle has told all that it did.
+    fn hear_load(&mut self, crew: &Crew) -> bool {
+        let load = crew.load();
+        let moved = self.hear_slots(crew);
+        let changed = load != self.worker.load();
+        if changed {
+            self.step(crew, Event::Load(load));
+        }
+        moved || changed
+    }
+
     fn hear_slots(&mut self, crew: &Crew) -> bool {
         let mut moved = false;
         for slot in 0..crew.outboxes() {
-            let mut outbox = std::mem::take(&mut self.outbox);
-            if crew.take_outbox(slot, &mut outbox) {
-                moved = true;
-                self.hear_slot(crew, &mut outbox);
-            }
-            self.outbox = outbox;
+            moved |= self.hear_outbox(crew, slot);
         }
+        moved
+    }
+
+    fn hear_outbox(&mut self, crew: &Crew, slot: usize) -> bool {
+        let mut outbox = std::mem::take(&mut self.outbox);
+        let moved = crew.take_outbox(slot, &mut outbox);
+        if moved {
+            self.hear_slot(crew, &mut outbox);
+        }
+        self.outbox = outbox;
         moved
     }
 
     fn hear_slot(&mut self, crew: &Crew, outbox: &mut Outbox) {
         if !outbox.attempts.is_empty() {
-            let attempts = std::mem::take(&mut outbox.attempts);
-            let ripple = std::mem::take(&mut outbox.ripple);
-            self.step(crew, Event::Completed { attempts, ripple });
+            let now = outbox.attempts.last().map_or(Time::ZERO, |attempt| attempt.end);
+            let Outbox { attempts, ripple, .. } = outbox;
+            self.with_worker(crew, |worker, actions| worker.completed(now, attempts, ripple, actions));
         }
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
@@ -164,23 +245,28 @@ impl Engine {
         self.run_loopback(crew);
     }
 
+    /// The sender of the next frame, which then lies in `came`.
+    fn receive(&mut self) -> Option<Rank> {
+        self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
+            self.fail(error.to_string());
+            None
+        })
+    }
+
     fn hear_ranks(&mut self, crew: &Crew) -> bool {
         for taken in 0..FRAMES {
-            let frame = match self.fabric.receive() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return taken > 0,
-                Err(error) => {
-                    self.fail(error.to_string());
-                    return true;
-                }
-            };
-            match wire::decode(&frame.1) {
-                Ok(message) => self.deliver(crew, frame.0, message),
-                // Inside a world all ranks run the same program: this can only be another build of it.
-                Err(error) => self.fail(format!("a message from {} cannot be read: {error}", frame.0)),
-            }
+            let Some(from) = self.receive() else { return taken > 0 };
+            self.hear_frame(crew, from);
         }
         true
+    }
+
+    fn hear_frame(&mut self, crew: &Crew, from: Rank) {
+        match wire::decode(&self.came) {
+            Ok(message) => self.deliver(crew, from, message),
+            // Inside a world all ranks run the same program: this can only be another build of it.
+            Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
+        }
     }
 
     fn deliver(&mut self, crew: &Crew, from: Rank, message: Message) {
@@ -203,21 +289,29 @@ impl Engine {
     }
 
     fn step(&mut self, crew: &Crew, event: Event) {
-        let mut events = VecDeque::from([event]);
-        let mut actions = Vec::new();
-        while let Some(event) = events.pop_front() {
-            let opened = match &event {
-                Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
-                _ => None,
-            };
-            self.worker.step(crew.clock.now(), event, &mut actions);
-            if let (Some(limits), Some(ledger)) = (opened, self.worker.ledger()) {
-                crew.open(ledger, &limits);
+        let opened = match &event {
+            Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
+            _ => None,
+        };
+        let now = crew.clock.now();
+        self.with_worker(crew, |worker, actions| {
+            worker.step(now, event, actions);
+            if let (Some(limits), Some(ledger)) = (&opened, worker.ledger()) {
+                crew.open(ledger, limits);
             }
-            for action in actions.drain(..) {
-                events.extend(self.act(crew, action));
+        });
+    }
+
+    /// Lets the worker do something and carries out what follows from it.
+    fn with_worker(&mut self, crew: &Crew, event: impl FnOnce(&mut Worker, &mut Vec<Action>)) {
+        let mut actions = std::mem::take(&mut self.actions);
+        event(&mut self.worker, &mut actions);
+        for action in actions.drain(..) {
+            if let Some(answer) = self.act(crew, action) {
+                self.step(crew, answer);
             }
         }
+        self.actions = actions;
     }
 
     /// Carries one action out; some are answered by an event.
@@ -240,7 +334,7 @@ impl Engine {
                     crew.launch(gang, hosts, cpus);
                 }
             }
-            Action::Release { gang } => crew.release(gang),
+            Action::Release { gang } => crew.release_gang(gang),
             Action::Stop(how) => {
                 if let Some(pool) = crew.pool() {
                     pool.pause();
@@ -266,7 +360,8 @@ impl Engine {
         if to == self.fabric.me() {
             return self.loopback.push_back(message);
         }
-        if let Err(error) = self.fabric.send(to, wire::encode(&message)) {
+        wire::encode(&message, &mut self.leaves);
+        if let Err(error) = self.fabric.send(to, &mut self.leaves) {
             match error {
                 // Who has left needs no more messages.
                 FabricError::Gone(_) if self.over => {}

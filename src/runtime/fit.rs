@@ -11,6 +11,7 @@ use crate::job::{self, Group, Job};
 use crate::model::{Rank, TaskId};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
+use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::Hello;
 
 /// The ranks as the coordinator wants to know them.
@@ -157,6 +158,16 @@ impl Advice for Terms {
     fn shares(&self, rank: Rank) -> Vec<(u32, u32)> {
         self.shares.of(rank.index()).to_vec()
     }
+}
+
+/// The urgency of every node, with [`SPECIAL`].
+pub(super) fn urgencies(start: &Start) -> Vec<u8> {
+    let job = &start.job;
+    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
+    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
+        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
+    }
+    urgency
 }
 
 /// Chooses the homes.

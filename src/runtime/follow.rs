@@ -15,7 +15,7 @@ use crate::model::Rank;
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
 
-pub(super) fn follow(fabric: &mut Box<dyn Fabric>, kernels: Kernels, wake: Wake) -> Result<Finished, RunError> {
+pub(super) fn follow(fabric: &mut Box<dyn Fabric>, kernels: Kernels, wake: Arc<Wake>) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
     let topology = Topology::discover();
     let (node, mask) = (topology.machine.node.clone(), topology.grant.mask.clone());
@@ -36,13 +36,15 @@ fn work(
     welcome: Welcome,
     topology: Topology,
     kernels: Kernels,
-    wake: Wake,
+    wake: Arc<Wake>,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
-    let loaded = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?;
+    let mut job = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
+    // Rank 0 hands out the edges that concern this rank.
+    job.links = Vec::new();
     let outfit = Outfit::new(topology, &welcome);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
-    let seat = Seat { welcome, job: Arc::new(loaded.job), outfit };
+    let seat = Seat { welcome, job: Arc::new(job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
     pilot(&crew, false);
     drop(pool);

@@ -16,15 +16,15 @@ use super::world::{dismiss, gather, send};
 use super::{Finished, Options, RunError, pilot};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
-use crate::graph::partition::{self, Partition};
-use crate::journal::{Began, GraphFacts, RankInfo, Record, RunLock};
+use crate::graph::partition::Partition;
+use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunLock};
 use crate::model::Rank;
+use crate::numbers;
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
 use crate::schedule::gang;
 use crate::schedule::handout::Cutter;
-use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
@@ -33,7 +33,7 @@ pub(super) fn lead(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Wake,
+    wake: Arc<Wake>,
 ) -> Result<Finished, RunError> {
     match set_out(fabric, options, kernels, wake) {
         Ok(run) => run.fly(fabric),
@@ -76,7 +76,12 @@ impl Run {
 }
 
 /// Everything up to the moment at which tasks are started.
-fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wake: Wake) -> Result<Run, RunError> {
+fn set_out(
+    fabric: &mut Box<dyn Fabric>,
+    options: &Options,
+    kernels: Kernels,
+    wake: Arc<Wake>,
+) -> Result<Run, RunError> {
     if options.coordinator_only && fabric.size() < 2 {
         return Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
@@ -94,15 +99,18 @@ fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wa
     };
     let members = fit::members(&hellos);
     let terms = Terms::new(Arc::clone(&start.job), &members);
+    let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
-    let done = done_already(&start);
-    let urgency = urgency(&start);
-    let tasks = Tasks { graph: Arc::clone(&start.graph), home: divided.home, urgency, advice: Box::new(terms) };
+    let Start { job, graph, order, dir, lock: held, journal, kept, welcome } = start;
+    drop(order);
+    let done = Done::of(&kept, graph.node_count());
+    let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
-    let head = head_of(&start.job, tasks, members, &done, start.journal, options, &start.welcome.run_name);
-    let dir = PathBuf::from(start.dir.path());
-    let seat = Seat { welcome: start.welcome, job: start.job, outfit };
+    let head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
+    drop(done);
+    let dir = PathBuf::from(dir.path());
+    let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
     {
         let mut engine = lock(&crew.engine);
@@ -110,7 +118,7 @@ fn set_out(fabric: &mut Box<dyn Fabric>, options: &Options, kernels: Kernels, wa
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: start.lock })
+    Ok(Run { crew, pool, dir, lock: held })
 }
 
 /// The handshake: who is where, what the run is, what each has.
@@ -142,45 +150,49 @@ fn muster(
     Ok((outfit, hellos))
 }
 
-/// For each node of the graph, whether an earlier session completed it.
-fn done_already(start: &Start) -> Vec<bool> {
-    let mut done = vec![false; start.graph.node_count()];
-    for run in &start.kept {
-        done[run.first.index()..][..run.count as usize].fill(true);
-    }
-    done
-}
+/// For each node of the graph, whether an earlier session completed it; nothing if none did.
+struct Done(Vec<bool>);
 
-/// For each node its urgency, with what else its rank must know before it starts it.
-fn urgency(start: &Start) -> Vec<u8> {
-    let job = &start.job;
-    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
-    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
-        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
+impl Done {
+    fn of(kept: &[KeptRun], nodes: usize) -> Done {
+        let mut done = vec![false; if kept.is_empty() { 0 } else { nodes }];
+        for run in kept {
+            done[run.first.index()..][..run.count as usize].fill(true);
+        }
+        Done(done)
     }
-    urgency
+
+    fn has(&self, node: u32) -> bool {
+        self.0.get(node as usize) == Some(&true)
+    }
 }
 
 /// Sends each rank its part of the graph; returns rank 0's own.
-fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &[bool]) -> Result<Message, RunError> {
-    let ended = |node: u32| done[node as usize].then_some(true);
+fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -> Result<Message, RunError> {
+    let ended = |node: u32| done.has(node).then_some(true);
     let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
-    let message = |rank: u32| {
-        let (part, limits) = (cutter.part(rank as usize), tasks.advice.shares(Rank(rank)));
-        let active = Ranks::first(ranks as u32);
-        Message::HandOut(Box::new(HandOut { part, limits, active, ..HandOut::default() }))
+    let message = |rank: usize| {
+        let part = cutter.part(rank);
+        if part.longest_column() > numbers::MOST {
+            return Err(RunError::Refused(format!(
+                "rank {rank} would be at home to more than a message holds ({} tasks or dependencies): start more ranks",
+                part.longest_column()
+            )));
+        }
+        let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
+        Ok(Message::HandOut(Box::new(HandOut { part, limits, active, ..HandOut::default() })))
     };
-    for rank in 1..ranks as u32 {
-        send(fabric, Rank(rank), &message(rank))?;
+    for rank in 1..ranks {
+        send(fabric, Rank(rank as u32), &message(rank)?)?;
     }
-    Ok(message(0))
+    message(0)
 }
 
 fn head_of(
     job: &Arc<crate::job::Job>,
     tasks: Tasks,
     members: Vec<Member>,
-    done: &[bool],
+    done: &Done,
     journal: crate::journal::Journal,
     options: &Options,
     run_name: &str,
@@ -190,7 +202,7 @@ fn head_of(
     let ranks = members.len() as u32;
     let coordinator = Coordinator::new(
         tasks,
-        &|task| done[task.index()],
+        &|task| done.has(task.0),
         members,
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),

@@ -5,16 +5,18 @@
 //! | `start` | rank 0 before the others are told: job, run directory, what is done already |
 //! | `lead`, `follow` | rank 0, and every other rank, from beginning to end |
 //! | `world` | ranks gather, are dismissed, leave together |
+//! | `many` | several runs one after the other on the same ranks |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
 //! | `crew` | what slots do between two tasks |
 //! | `resume` | which tasks stay complete |
-//! | `clock`, `wake`, `walltime` | time, waiting, the end of the allocation |
+//! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
+//! | `wake`, `walltime` | waiting, the end of the allocation |
 //! | `glue` | the job as each part wants to see it |
 //!
-//! [`run`] is the whole of it.
+//! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
 mod clock;
 mod crew;
@@ -24,9 +26,11 @@ mod follow;
 pub(crate) mod glue;
 mod head;
 mod lead;
+mod many;
 pub mod resume;
 mod seat;
 mod start;
+mod stopwatch;
 mod wake;
 mod walltime;
 mod world;
@@ -47,8 +51,7 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
-pub(crate) use head::end_reason;
-pub(crate) use lead::code_of;
+pub use many::World;
 pub use start::{estimate_ns, graph_of};
 
 /// What a person asks a run for.
@@ -178,31 +181,38 @@ pub fn run(
     kernels: Kernels,
     tell: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
-    // First of all, since threads inherit which signals are blocked.
-    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
-    let mut fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
+    let (wake, mut fabric) = join()?;
     run_on(&mut fabric, options, kernels, wake, tell)
+}
+
+/// Joins the other ranks, if a launcher started any.
+fn join() -> Result<(Arc<Wake>, Box<dyn Fabric>), RunError> {
+    // First of all, since threads inherit which signals are blocked.
+    let wake = listen()?;
+    let fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
+    Ok((wake, fabric))
+}
+
+/// From here on signals wait until they are asked for.
+fn listen() -> Result<Arc<Wake>, RunError> {
+    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
+    Ok(Arc::new(wake))
 }
 
 /// Runs one rank of a world whose ranks are threads of this process; for tests of whole runs without MPI.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_in_thread(
-    fabric: crate::fabric::local::Local,
-    options: &Options,
-    kernels: Kernels,
-) -> Result<Finished, RunError> {
-    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
+pub fn run_in_thread(fabric: impl Fabric + 'static, options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
     let mut fabric: Box<dyn Fabric> = Box::new(fabric);
-    run_on(&mut fabric, options, kernels, wake, |_| {})
+    run_on(&mut fabric, options, kernels, listen()?, |_| {})
 }
 
 fn run_on(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Wake,
+    wake: Arc<Wake>,
     tell: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
     let result = match fabric.me() {
@@ -223,6 +233,7 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
     loop {
         let mut engine = lock(&crew.engine);
         crew.wake.heard();
+        crew.answer();
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
             let now = crew.clock.now();
@@ -239,6 +250,8 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.pilot_sleeps(now.after(limit));
         drop(engine);
-        crew.wake.wait(limit);
+        if !crew.is_called() {
+            crew.wake.wait(limit);
+        }
     }
 }

@@ -22,7 +22,7 @@ pub fn implied(graph: &TaskGraph, completed: &dyn Fn(TaskId) -> Option<Time>) ->
     let known: Vec<Option<Time>> = (0..tasks).map(|task| completed(TaskId(task as u32))).collect();
     let mut by = known.clone();
     by.resize(graph.node_count(), None);
-    for node in graph.topological().into_iter().rev() {
+    for node in graph.topological().iter().rev() {
         // From a join that asks for a failure nothing follows about any one task.
         let Some(ready) = by[node as usize].filter(|_| graph.join(node) != Some(JoinRule::AnyNotOk)) else { continue };
         for edge in graph.predecessors(node).filter(|edge| edge.on() == Condition::Ok) {
@@ -60,7 +60,7 @@ pub fn kept(
     let nodes = graph.node_count();
     // `kept`: ended well and stays so. `stale`: had completed, but must run again.
     let (mut kept, mut stale) = (vec![false; nodes], vec![false; nodes]);
-    for node in graph.topological() {
+    for node in graph.topological().iter() {
         let at = node as usize;
         let fresh = !graph.predecessors(node).any(|e| stale[e.node() as usize]);
         let needs = graph.predecessors(node).all(|e| e.on() != Condition::Ok || kept[e.node() as usize]);

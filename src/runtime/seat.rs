@@ -57,7 +57,7 @@ impl Seat {
         fabric: &mut Box<dyn Fabric>,
         head: Option<Head>,
         kernels: Kernels,
-        wake: Wake,
+        wake: Arc<Wake>,
     ) -> Result<(Arc<Crew>, Option<Pool<Crew>>), RunError> {
         let Seat { welcome, job, outfit } = self;
         let slots = outfit.places.len();

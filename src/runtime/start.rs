@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::clock::unix_ns;
 use super::{Options, RunError, resume};
 use crate::exec::Kernels;
-use crate::graph::{Order, TaskGraph};
+use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
 use crate::journal::{Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
@@ -19,7 +19,7 @@ const UNKNOWN_NS: u64 = 1_000_000_000;
 /// A job that is ready to be run.
 pub(super) struct Start {
     pub(super) job: Arc<Job>,
-    pub(super) graph: Arc<TaskGraph>,
+    pub(super) graph: TaskGraph,
     pub(super) order: Order,
     pub(super) dir: RunDir,
     /// Held as long as the run goes on.
@@ -46,19 +46,27 @@ impl Start {
 /// The graph of a job.
 ///
 /// # Errors
-/// A cycle, as a mistake in the job file.
+/// A cycle, or too many dependencies, as a mistake in the job file.
 pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
     let job = &loaded.job;
     let counts: Vec<u32> = job.groups.iter().map(|g| g.count).collect();
-    TaskGraph::build(&counts, &job.links).map_err(|cycle| {
-        let mut names: Vec<String> = cycle.path.iter().map(|&task| job.task_name(task)).collect();
-        names.extend(names.first().cloned());
-        let mut item = Diagnostic::error(format!("tasks wait for each other: {}", names.join(" -> ")));
-        for span in &cycle.spans {
-            item = item.label(span, "part of the cycle");
+    TaskGraph::build(&counts, &job.links).map_err(|error| match error {
+        GraphError::Cycle(cycle) => loaded.report(vec![told_cycle(job, &cycle)]),
+        GraphError::TooLarge { .. } => {
+            let item = Diagnostic::error(format!("the job is too large: {error}"));
+            loaded.report(vec![item.help("split the job, or let each task do more")])
         }
-        loaded.report(vec![item.help("remove one of these dependencies, or split a task in two")])
     })
+}
+
+fn told_cycle(job: &Job, cycle: &Cycle) -> Diagnostic {
+    let mut names: Vec<String> = cycle.path.iter().map(|&task| job.task_name(task)).collect();
+    names.extend(names.first().cloned());
+    let mut item = Diagnostic::error(format!("tasks wait for each other: {}", names.join(" -> ")));
+    for span in &cycle.spans {
+        item = item.label(span, "part of the cycle");
+    }
+    item.help("remove one of these dependencies, or split a task in two")
 }
 
 /// Estimated duration of a task in nanoseconds.
@@ -76,6 +84,8 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     }
     let text = loaded.text.to_string();
     let mut job = loaded.job;
+    // The graph has them all, in half the space.
+    job.links = Vec::new();
     job.max_failures = match options.keep_going {
         true => None,
         false => options.max_failures.or(job.max_failures),
@@ -98,7 +108,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         slots: options.slots,
         masks: Vec::new(),
     };
-    Ok(Start { job: Arc::new(job), graph: Arc::new(graph), order, dir, lock, journal, kept, welcome })
+    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome })
 }
 
 /// A path that other ranks are told.

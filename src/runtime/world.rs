@@ -9,10 +9,10 @@ use crate::model::Rank;
 use crate::schedule::protocol::{Message, Welcome};
 
 /// How long rank 0 waits for the others to say what they have, and they for it.
-const HANDSHAKE: Duration = Duration::from_secs(300);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(300);
 
 /// How often a rank that waits for another looks whether something came.
-const LOOK: Duration = Duration::from_micros(100);
+pub(super) const LOOK: Duration = Duration::from_micros(100);
 
 /// Waits until every rank has said one thing; `mine` is what rank 0 says itself.
 pub(super) fn gather<T>(
@@ -82,11 +82,14 @@ pub(super) fn dismiss(fabric: &mut dyn Fabric) {
 
 /// Sends a message.
 pub(super) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Result<(), RunError> {
-    Ok(fabric.send(to, wire::encode(message))?)
+    let mut frame = Vec::new();
+    wire::encode(message, &mut frame);
+    Ok(fabric.send(to, &mut frame)?)
 }
 
 fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError> {
-    let Some((from, frame)) = fabric.receive()? else { return Ok(None) };
+    let mut frame = Vec::new();
+    let Some(from) = fabric.receive(&mut frame)? else { return Ok(None) };
     let message = wire::decode(&frame).map_err(|error| RunError::Broken(format!("{from}: {error}")))?;
     Ok(Some((from, message)))
 }
@@ -95,8 +98,9 @@ fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError>
 /// leave too.
 pub(super) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
     let end = Instant::now() + limit;
+    let mut dropped = Vec::new();
     loop {
-        let came = matches!(fabric.receive(), Ok(Some(_)));
+        let came = matches!(fabric.receive(&mut dropped), Ok(Some(_)));
         if (!came && fabric.drained()) || Instant::now() > end {
             return;
         }

@@ -133,10 +133,11 @@ impl Scaler {
     fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<Plan> {
         let by = self.stop_by?;
         let soon = seen.now.after(drain).after(self.scaling.interval);
-        // The last tasks of a run end by themselves, and a run of which nothing is left needs no stop.
+        // The last tasks of a run end by themselves, and a run of which nothing is left needs no stop. But the next decision may be too late.
         let tail = seen.counts.remaining == seen.counts.running;
-        let due = if tail { seen.now >= by } else { soon >= by };
-        if !self.stopping && !(due && seen.counts.remaining > 0) {
+        let due = if tail { seen.now.after(self.scaling.interval) >= by } else { soon >= by };
+        let rests = !due || seen.counts.remaining == 0;
+        if rests && !self.stopping {
             return None;
         }
         self.stopping = true;

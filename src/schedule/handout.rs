@@ -1,11 +1,14 @@
 //! Cuts the graph into the parts that ranks are handed.
 //!
 //! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted here, once, before anything is sent.
+//!
+//! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
+//! edges, however many ranks there are.
 
-use crate::graph::csr::Csr;
+use crate::graph::csr::{Csr, Pairs};
 use crate::graph::{Edge, TaskGraph};
 
-use super::ledger::Part;
+use super::part::Part;
 
 /// Makes parts one at a time, so that rank 0 never holds all of them.
 pub struct Cutter<'a> {
@@ -17,10 +20,14 @@ pub struct Cutter<'a> {
     by_rank: Csr,
     /// Each node's position among those of its rank.
     local: Vec<u32>,
+    /// For each rank the nodes elsewhere that nodes there need.
+    imports: Csr,
+    /// Open nodes against which something that they need has ended; ascending.
+    violated: Vec<u32>,
 }
 
 impl<'a> Cutter<'a> {
-    /// Prepares to cut for `ranks` ranks. `ended(node)` tells whether a node that has ended already ended well.
+    /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it ended well.
     pub fn new(
         graph: &'a TaskGraph,
         home: &'a [u32],
@@ -28,46 +35,59 @@ impl<'a> Cutter<'a> {
         ranks: usize,
         ended: &'a dyn Fn(u32) -> Option<bool>,
     ) -> Cutter<'a> {
-        let nodes = graph.node_count() as u32;
-        let by_rank = Csr::build(ranks, |put| {
-            (0..nodes).filter(|&n| ended(n).is_none()).for_each(|n| put(home[n as usize], n));
-        });
-        let mut local = vec![u32::MAX; graph.node_count()];
-        for rank in 0..ranks {
-            by_rank.row(rank).iter().enumerate().for_each(|(i, &n)| local[n as usize] = i as u32);
+        let nodes = 0..graph.node_count() as u32;
+        let open = || nodes.clone().filter(|&node| ended(node).is_none());
+        // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
+        let rows = |each: &mut Pairs<'_>| Csr::build(ranks, each).unwrap_or_default();
+        let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
+        let mut next = vec![0; ranks];
+        let mut local = vec![u32::MAX; nodes.len()];
+        for node in open() {
+            let next = &mut next[home[node as usize] as usize];
+            local[node as usize] = *next;
+            *next += 1;
         }
-        Cutter { graph, home, urgency, ended, by_rank, local }
+        let against = |node: u32, ok: bool| graph.successors(node).filter(move |edge| edge.violated_by(ok));
+        let mut violated: Vec<u32> = nodes
+            .clone()
+            .filter_map(|node| Some(against(node, ended(node)?)))
+            .flatten()
+            .map(Edge::node)
+            .filter(|&node| ended(node).is_none())
+            .collect();
+        violated.sort_unstable();
+        violated.dedup();
+        let mut cutter = Cutter { graph, home, urgency, ended, by_rank, local, imports: Csr::default(), violated };
+        if ranks > 1 {
+            cutter.imports = rows(&mut |put| {
+                let mut seen = Seen::new(ranks);
+                open().for_each(|node| cutter.each_other(node, &mut seen, |rank| put(rank, node)));
+            });
+        }
+        cutter
     }
 
     /// The part of one rank.
     pub fn part(&self, rank: usize) -> Part {
-        let nodes = self.by_rank.row(rank).to_vec();
-        let rows = nodes.len();
-        let at_home = |node: u32| self.home[node as usize] as usize == rank;
-        let to_local = |edge: Edge| Edge::new(self.local[edge.node() as usize], edge.on()).raw();
-        let local = Csr::build(rows, |put| {
-            for (i, &node) in nodes.iter().enumerate() {
-                let here = self.open_successors(node).filter(|e| at_home(e.node()));
-                here.for_each(|e| put(i as u32, to_local(e)));
-            }
-        });
-        let exports = self.exports(rank, &nodes);
-        let (imports, imported) = self.imports(rank, &nodes);
-        let mut waits = vec![0; rows];
-        for &raw in local.items().iter().chain(imported.items()) {
-            waits[Edge::from_raw(raw).node() as usize] += 1;
-        }
+        let (nodes, imports) = (self.by_rank.row(rank), self.imports.row(rank));
+        let here = |node: u32| self.open_successors(node).filter(|e| self.home[e.node() as usize] as usize == rank);
+        let edges = |nodes: &[u32]| -> Csr {
+            let most = nodes.iter().map(|&node| self.graph.successors(node).len()).sum();
+            Csr::in_order(nodes.len(), most, |i, out| {
+                out.extend(here(nodes[i as usize]).map(|e| Edge::new(self.local[e.node() as usize], e.on()).raw()));
+            })
+        };
         let join = |(i, &node): (usize, &u32)| self.graph.join(node).map(|rule| (i as u32, rule));
+        let at_home = |&&node: &&u32| self.home[node as usize] as usize == rank;
         Part {
+            nodes: nodes.iter().copied().collect(),
             joins: nodes.iter().enumerate().filter_map(join).collect(),
             urgency: nodes.iter().map(|&n| self.urgency[n as usize]).collect(),
-            violated: (0..rows as u32).filter(|&i| self.violated_already(nodes[i as usize])).collect(),
-            waits,
-            local,
-            exports,
-            imports,
-            imported,
-            nodes,
+            violated: self.violated.iter().filter(at_home).map(|&n| self.local[n as usize]).collect(),
+            local: edges(nodes),
+            exports: self.exports(nodes),
+            imports: imports.iter().copied().collect(),
+            imported: edges(imports),
         }
     }
 
@@ -76,47 +96,42 @@ impl<'a> Cutter<'a> {
         self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
-    /// True if something that a node needs has ended against it.
-    fn violated_already(&self, node: u32) -> bool {
-        self.graph.predecessors(node).any(|e| (self.ended)(e.node()).is_some_and(|ok| e.violated_by(ok)))
-    }
-
-    /// From each node to the other ranks that need it, each rank once.
-    fn exports(&self, rank: usize, nodes: &[u32]) -> Csr {
-        let mut pairs = Vec::new();
-        let mut ranks = Vec::new();
-        for (i, &node) in nodes.iter().enumerate() {
-            let elsewhere = self.open_successors(node).map(|e| self.home[e.node() as usize]);
-            ranks.extend(elsewhere.filter(|&r| r as usize != rank));
-            ranks.sort_unstable();
-            ranks.dedup();
-            pairs.extend(ranks.drain(..).map(|r| (i as u32, r)));
-        }
-        Csr::build(nodes.len(), |put| pairs.iter().for_each(|&(i, r)| put(i, r)))
-    }
-
-    /// The nodes elsewhere that nodes here still need, and which those are.
-    fn imports(&self, rank: usize, nodes: &[u32]) -> (Vec<u32>, Csr) {
-        let mut pairs = Vec::new();
-        for &node in nodes {
-            let awaited = |e: &Edge| self.home[e.node() as usize] as usize != rank && (self.ended)(e.node()).is_none();
-            let here = self.local[node as usize];
-            let elsewhere = self.graph.predecessors(node).filter(awaited);
-            pairs.extend(elsewhere.map(|e| (e.node(), Edge::new(here, e.on()).raw())));
-        }
-        pairs.sort_unstable_by_key(|p| p.0);
-        let mut imports: Vec<u32> = pairs.iter().map(|p| p.0).collect();
-        imports.dedup();
-        let rows = imports.len();
-        let imported = Csr::build(rows, |put| {
-            let mut row = 0;
-            for &(from, edge) in &pairs {
-                while imports[row] != from {
-                    row += 1;
-                }
-                put(row as u32, edge);
+    /// The ranks other than its own that need a node, each once, ascending.
+    fn each_other(&self, node: u32, seen: &mut Seen, mut tell: impl FnMut(u32)) {
+        let own = self.home[node as usize];
+        seen.found.clear();
+        for rank in self.open_successors(node).map(|e| self.home[e.node() as usize]).filter(|&rank| rank != own) {
+            // Nodes count from 1, so that 0 is none.
+            if std::mem::replace(&mut seen.by[rank as usize], node + 1) != node + 1 {
+                seen.found.push(rank);
             }
-        });
-        (imports, imported)
+        }
+        seen.found.sort_unstable();
+        seen.found.iter().for_each(|&rank| tell(rank));
+    }
+
+    /// From each node to the other ranks that need it.
+    fn exports(&self, nodes: &[u32]) -> Csr {
+        if self.imports.is_empty() {
+            return Csr::in_order(nodes.len(), 0, |_, _| {});
+        }
+        let mut seen = Seen::new(self.by_rank.rows());
+        let most = self.imports.len().min(nodes.len() * (self.by_rank.rows() - 1));
+        Csr::in_order(nodes.len(), most, |i, out| {
+            self.each_other(nodes[i as usize], &mut seen, |rank| out.push(rank));
+        })
+    }
+}
+
+/// Which ranks a node has been seen to be needed by.
+struct Seen {
+    /// For each rank the last node (and 1) that it was seen to need.
+    by: Vec<u32>,
+    found: Vec<u32>,
+}
+
+impl Seen {
+    fn new(ranks: usize) -> Seen {
+        Seen { by: vec![0; ranks], found: Vec::new() }
     }
 }

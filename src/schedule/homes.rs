@@ -29,8 +29,6 @@ pub trait Advice: Send {
 /// What remains, and who is there.
 pub(super) struct Remains<'a> {
     pub(super) graph: &'a TaskGraph,
-    /// A topological order.
-    pub(super) order: &'a [u32],
     /// For each node whether it ended well, if it has ended.
     pub(super) ended: &'a [Option<bool>],
     /// Who runs or is about to run a task.
@@ -59,7 +57,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> u32 {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
     let mut homeless = 0;
-    for &node in remains.order.iter().filter(|&&node| remains.ended[node as usize].is_none()) {
+    for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
         let at = home[node as usize];
         let next = match remains.kept.get(&TaskId(node)) {
             Some(keeper) if !remains.fits(node, at) => Some(keeper.0).filter(|&rank| remains.fits(node, rank)),
@@ -96,7 +94,7 @@ impl Scales {
     fn new(remains: &Remains<'_>, home: &[u32]) -> Scales {
         let ranks = remains.members.len();
         let mut load = vec![0u128; ranks];
-        for &node in remains.order.iter().filter(|&&node| remains.ended[node as usize].is_none()) {
+        for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
             load[home[node as usize] as usize] += u128::from(remains.work(node));
         }
         let slots: Vec<u32> = remains.members.iter().map(|member| member.slots).collect();
@@ -205,12 +203,11 @@ mod tests {
     }
 
     fn chosen(graph: &TaskGraph, home: &[u32], slots: &[u32], kept: &[(u32, u32)], even_out: bool) -> (Vec<u32>, u32) {
-        let order = graph.topological();
         let ended = vec![None; graph.node_count()];
         let kept = kept.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
         let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
         let (members, advice) = (&members[..], &Alike as &dyn Advice);
-        let remains = Remains { graph, order: &order, ended: &ended, kept: &kept, members, advice, even_out };
+        let remains = Remains { graph, ended: &ended, kept: &kept, members, advice, even_out };
         let mut home = home.to_vec();
         let homeless = choose(&remains, &mut home);
         (home, homeless)

@@ -9,8 +9,8 @@ use crate::graph::{JoinRule, TaskGraph};
 
 /// Adds to `ended` (for each node whether it ended well) what follows from it and from which tasks have begun. An edge that only asks for
 /// an end (`afterany`) tells nothing of how it was.
-pub(super) fn close(graph: &TaskGraph, order: &[u32], begun: &dyn Fn(u32) -> bool, ended: &mut [Option<bool>]) {
-    for &node in order.iter().rev() {
+pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut [Option<bool>]) {
+    for node in graph.topological().iter().rev() {
         // All edges into the node were kept: each end was as its edge asks.
         let kept = match (graph.join(node), ended[node as usize]) {
             (None, end) => end == Some(true) || begun(node),
@@ -29,7 +29,7 @@ pub(super) fn close(graph: &TaskGraph, order: &[u32], begun: &dyn Fn(u32) -> boo
             }
         }
     }
-    for &node in order.iter().filter(|&&node| graph.join(node).is_some()) {
+    for node in graph.topological().iter().filter(|&node| graph.join(node).is_some()) {
         if ended[node as usize].is_none() {
             ended[node as usize] = violated(graph, node, ended).map(|violated| match graph.join(node) {
                 Some(JoinRule::AnyNotOk) => violated,
@@ -61,20 +61,19 @@ mod tests {
             link(2, 3, LinkShape::All, Condition::Any),
         ];
         let graph = TaskGraph::build(&[3, 2, 1, 1], &links).unwrap();
-        let order = graph.topological();
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &order, &|node| node == 5, &mut ended);
+        close(&graph, &|node| node == 5, &mut ended);
         assert_eq!(
             ended[..7],
             [None, None, None, Some(false), None, None, None],
             "a failed task may have been skipped"
         );
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &order, &|node| node == 4, &mut ended);
+        close(&graph, &|node| node == 4, &mut ended);
         assert_eq!(ended[..7], [Some(true), Some(true), Some(true), None, None, None, None]);
         assert_eq!(ended[7], Some(true), "the join");
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &order, &|node| node == 6, &mut ended);
+        close(&graph, &|node| node == 6, &mut ended);
         assert!(ended.iter().all(Option::is_none), "afterany tells nothing");
     }
 }

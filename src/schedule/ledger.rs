@@ -8,12 +8,9 @@
 //! rank counts once because its bit in `imported` is. A skipped task and a join end the moment their last edge is counted, and
 //! their own successors with them (the *ripple*).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use crate::graph::csr::Csr;
+pub use super::part::{Part, SPECIAL, UnsoundPart};
 use crate::graph::{Edge, JoinRule};
 use crate::model::{Rank, TaskId, Time};
 
@@ -24,36 +21,13 @@ const ENDED: u32 = 1 << 30;
 /// Edges not yet counted.
 const COUNT: u32 = ENDED - 1;
 
-/// Set in a node's urgency if the task asks for more than one slot.
-pub const SPECIAL: u8 = 0x80;
+/// So many edges into one node can be counted.
+pub(super) const MOST_WAITS: u32 = COUNT;
 
-/// The nodes at home on one rank and the edges that touch them: what a rank is handed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// The nodes, ascending; a node's *local number* is its position here.
-    pub nodes: Vec<u32>,
-    /// Which of them (by local number, ascending) are joins, and their rules.
-    pub joins: Vec<(u32, JoinRule)>,
-    /// Urgency of each, higher first, with [`SPECIAL`].
-    pub urgency: Vec<u8>,
-    /// Edges into each that are still to be counted.
-    pub waits: Vec<u32>,
-    /// Which of them (local numbers) a predecessor already ended against.
-    pub violated: Vec<u32>,
-    /// From each to its successors at home: raw [`Edge`]s to local numbers.
-    pub local: Csr,
-    /// From each to the ranks where it has successors.
-    pub exports: Csr,
-    /// Nodes elsewhere that nodes here need, ascending.
-    pub imports: Vec<u32>,
-    /// From each of `imports` to the successors here: raw [`Edge`]s to local numbers.
-    pub imported: Csr,
-}
-
-/// A part that does not hold together, as only a damaged message brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the part of the graph that this rank was handed is inconsistent in its {0}")]
-pub struct UnsoundPart(&'static str);
+/// An end elsewhere that has not been counted, one that was good, one that was not.
+const OPEN: u8 = 0;
+const OK: u8 = 1;
+const NOT_OK: u8 = 2;
 
 /// What one completion sets off.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +43,11 @@ pub struct Ripple {
 }
 
 impl Ripple {
+    /// True if nothing is left in it to act on.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.skipped.is_empty() && self.exports.is_empty()
+    }
+
     /// Empties it for another use, keeping its buffers.
     pub fn clear(&mut self) {
         self.ready.clear();
@@ -82,9 +61,15 @@ impl Ripple {
 #[derive(Debug)]
 pub struct Ledger {
     part: Part,
-    waits: Vec<AtomicU32>,
-    ready_at: Vec<AtomicU64>,
-    counted: Vec<AtomicBool>,
+    waits: Box<[AtomicU32]>,
+    /// The first node that waits for something: those before it, all of an array, need no time of their own.
+    first_waiting: u32,
+    /// When each node from there on became ready.
+    ready_at: Box<[AtomicU64]>,
+    /// When the others did.
+    opened_at: AtomicU64,
+    /// For each import whether its end has been counted, and how it ended.
+    counted: Box<[AtomicU8]>,
 }
 
 impl Ledger {
@@ -93,14 +78,19 @@ impl Ledger {
     /// # Errors
     /// If the part's tables contradict each other.
     pub fn new(part: Part) -> Result<Ledger, UnsoundPart> {
-        check(&part)?;
-        let waits: Vec<AtomicU32> = part.waits.iter().map(|&n| AtomicU32::new(n)).collect();
+        let mut waits: Box<[AtomicU32]> = part.waits()?.into_iter().map(AtomicU32::new).collect();
+        let first_waiting = waits.iter_mut().position(|n| *n.get_mut() > 0).unwrap_or(waits.len());
         for &local in &part.violated {
-            waits[local as usize].fetch_or(VIOLATED, Relaxed);
+            *waits[local as usize].get_mut() |= VIOLATED;
         }
-        let ready_at = part.nodes.iter().map(|_| AtomicU64::new(0)).collect();
-        let counted = part.imports.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Ledger { part, waits, ready_at, counted })
+        Ok(Ledger {
+            ready_at: waits[first_waiting..].iter().map(|_| AtomicU64::new(0)).collect(),
+            counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN)).collect(),
+            first_waiting: first_waiting as u32,
+            opened_at: AtomicU64::new(0),
+            waits,
+            part,
+        })
     }
 
     /// Number of nodes at home here.
@@ -116,12 +106,12 @@ impl Ledger {
     /// The task with this local number.
     #[inline]
     pub fn task(&self, local: u32) -> TaskId {
-        TaskId(self.part.nodes[local as usize])
+        TaskId(self.part.nodes.get(local))
     }
 
     /// The local number of a task, if it is at home here.
     pub fn local(&self, task: TaskId) -> Option<u32> {
-        self.part.nodes.binary_search(&task.0).ok().map(|i| i as u32)
+        self.part.nodes.position(task.0)
     }
 
     /// The task's urgency.
@@ -144,16 +134,20 @@ impl Ledger {
     /// When the task became ready.
     #[inline]
     pub fn ready_at(&self, local: u32) -> Time {
-        Time(self.ready_at[local as usize].load(Relaxed))
+        let at = local.wrapping_sub(self.first_waiting) as usize;
+        Time(self.ready_at.get(at).unwrap_or(&self.opened_at).load(Relaxed))
     }
 
     /// Starts: everything that waits for nothing becomes ready, most urgent first (ties in order of their numbers), or ends at once (joins,
     /// tasks that an earlier session already decided against).
     pub fn open(&self, now: Time, ripple: &mut Ripple) {
+        self.opened_at.store(now.0, Relaxed);
         for local in 0..self.part.nodes.len() as u32 {
             let word = self.waits[local as usize].load(Acquire);
             if word & (COUNT | ENDED) == 0 {
-                self.ready_at[local as usize].store(now.0, Relaxed);
+                if let Some(ready_at) = self.ready_at.get(local.wrapping_sub(self.first_waiting) as usize) {
+                    ready_at.store(now.0, Relaxed);
+                }
                 self.decide(local, word & VIOLATED != 0, ripple);
             }
         }
@@ -177,8 +171,9 @@ impl Ledger {
 
     /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
     pub fn import(&self, node: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
-        let Ok(at) = self.part.imports.binary_search(&node) else { return false };
-        if self.counted[at].swap(true, AcqRel) {
+        let Some(at) = self.part.imports.position(node) else { return false };
+        let at = at as usize;
+        if self.counted[at].swap(if ok { OK } else { NOT_OK }, AcqRel) != OPEN {
             return false;
         }
         for &raw in self.part.imported.row(at) {
@@ -186,6 +181,12 @@ impl Ledger {
         }
         self.spread(now, ripple);
         true
+    }
+
+    /// The nodes elsewhere whose ends have been counted, and whether they ended well.
+    pub fn counted(&self) -> impl Iterator<Item = (u32, bool)> + '_ {
+        let counted = self.part.imports.iter().zip(&self.counted).map(|(node, how)| (node, how.load(Acquire)));
+        counted.filter(|&(_, how)| how != OPEN).map(|(node, how)| (node, how == OK))
     }
 
     #[inline]
@@ -202,7 +203,7 @@ impl Ledger {
             word.fetch_or(VIOLATED, Relaxed);
         }
         // A task is ready when the last of its predecessors ended, and that need not be the one that is counted last.
-        let ready_at = &self.ready_at[edge.node() as usize];
+        let ready_at = &self.ready_at[(edge.node() - self.first_waiting) as usize];
         if ready_at.load(Relaxed) < now.0 {
             ready_at.fetch_max(now.0, Relaxed);
         }
@@ -244,34 +245,10 @@ impl Ledger {
 
     #[inline]
     fn export(&self, local: u32, ok: bool, ripple: &mut Ripple) {
-        let node = self.part.nodes[local as usize];
-        ripple.exports.extend(self.part.exports.row(local as usize).iter().map(|&rank| (Rank(rank), node, ok)));
+        let ranks = self.part.exports.row(local as usize);
+        if !ranks.is_empty() {
+            let node = self.part.nodes.get(local);
+            ripple.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, ok)));
+        }
     }
-}
-
-fn check(part: &Part) -> Result<(), UnsoundPart> {
-    let n = part.nodes.len();
-    let ascending = |list: &[u32]| list.windows(2).all(|w| w[0] < w[1]);
-    let tables: [(&'static str, bool); 8] = [
-        ("nodes", ascending(&part.nodes) && n <= Edge::MASK as usize),
-        ("joins", part.joins.windows(2).all(|w| w[0].0 < w[1].0) && part.joins.iter().all(|j| (j.0 as usize) < n)),
-        ("urgencies", part.urgency.len() == n),
-        ("counts", part.waits.len() == n && part.waits.iter().all(|&w| w <= COUNT)),
-        ("skipped tasks", part.violated.iter().all(|&v| (v as usize) < n)),
-        ("edges at home", part.local.is_sound(n, Edge::MASK, n as u32)),
-        ("edges to other ranks", part.exports.is_sound(n, u32::MAX, u32::MAX)),
-        (
-            "edges from other ranks",
-            ascending(&part.imports) && part.imported.is_sound(part.imports.len(), Edge::MASK, n as u32),
-        ),
-    ];
-    if let Some((name, _)) = tables.iter().find(|t| !t.1) {
-        return Err(UnsoundPart(name));
-    }
-    // Every edge must be counted exactly once, or a count would wrap around.
-    let mut inward = vec![0u32; n];
-    for &raw in part.local.items().iter().chain(part.imported.items()) {
-        inward[Edge::from_raw(raw).node() as usize] += 1;
-    }
-    if inward != part.waits { Err(UnsoundPart("counts")) } else { Ok(()) }
 }

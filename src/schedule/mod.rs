@@ -10,6 +10,7 @@ mod homes;
 mod known;
 pub mod ledger;
 pub mod membership;
+pub mod part;
 pub mod protocol;
 pub mod ranks;
 mod thief;

@@ -167,13 +167,16 @@ impl Pace {
 impl Default for Pace {
     fn default() -> Pace {
         Pace {
-            report: Duration::from_millis(2),
+            report: Duration::from_millis(5),
             report_size: 1024,
             load: Duration::from_millis(200),
             steal: Duration::from_millis(50),
         }
     }
 }
+
+/// At most so many ends are told in one message, which keeps it below the eager limit of common transports.
+const COUNTS: usize = 900;
 
 /// The wait between attempts grows to at most this many times the first one ...
 const MOST_GROWTH: f64 = 1e6;
@@ -212,8 +215,6 @@ pub struct Worker {
     lent: HashSet<TaskId>,
     /// Tasks at home here that have been tried in vain.
     tried: HashMap<TaskId, Tried>,
-    /// Ends of nodes elsewhere that have been counted.
-    counted: Vec<(u32, bool)>,
     /// Gangs that hold slots here or are led from here, and what is led.
     gangs: HashMap<u32, Option<Lease>>,
     report: Vec<Attempt>,
@@ -248,7 +249,6 @@ impl Worker {
             guests: HashMap::new(),
             lent: HashSet::new(),
             tried: HashMap::new(),
-            counted: Vec::new(),
             gangs: HashMap::new(),
             report: Vec::new(),
             started: Vec::new(),
@@ -306,11 +306,8 @@ impl Worker {
     pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Message { from, message } => self.receive(now, from, message, actions),
-            Event::Completed { attempts, mut ripple } => {
-                attempts.iter().for_each(|attempt| self.thief.ran(attempt));
-                self.report.extend(attempts);
-                self.note_report(now);
-                self.spread(now, &mut ripple, actions);
+            Event::Completed { mut attempts, mut ripple } => {
+                return self.completed(now, &mut attempts, &mut ripple, actions);
             }
             Event::Ended { attempt } => self.ended(now, attempt, actions),
             Event::Started(started) => {
@@ -326,6 +323,25 @@ impl Worker {
             Event::Tick => {}
         }
         self.settle(now, actions);
+    }
+
+    /// Takes [`Event::Completed`], and leaves the caller the emptied buffers for the next one.
+    pub fn completed(
+        &mut self,
+        now: Time,
+        attempts: &mut Vec<Attempt>,
+        ripple: &mut Ripple,
+        actions: &mut Vec<Action>,
+    ) {
+        attempts.iter().for_each(|attempt| self.thief.ran(attempt));
+        self.report.append(attempts);
+        self.spread(now, ripple, actions);
+        self.settle(now, actions);
+    }
+
+    /// True if ends that another rank tells of in this epoch may be counted in the ledger right away instead of through a message.
+    pub fn is_counting(&self, epoch: u32) -> bool {
+        epoch == self.epoch && !self.phase.is_frozen()
     }
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
@@ -449,9 +465,7 @@ impl Worker {
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();
         for (node, ok) in ended {
-            if ledger.import(node, ok, now, &mut ripple) {
-                self.counted.push((node, ok));
-            }
+            ledger.import(node, ok, now, &mut ripple);
         }
         self.follow(now, &mut ripple, actions);
         self.ripple = ripple;
@@ -505,8 +519,10 @@ impl Worker {
         }
         ripple.exports.sort_by_key(|export| export.0);
         for run in ripple.exports.chunk_by(|a, b| a.0 == b.0) {
-            let ended = run.iter().map(|&(_, node, ok)| (node, ok)).collect();
-            send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
+            for batch in run.chunks(COUNTS) {
+                let ended = batch.iter().map(|&(_, node, ok)| (node, ok)).collect();
+                send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
+            }
         }
         ripple.exports.clear();
         self.note_report(now);

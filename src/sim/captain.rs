@@ -45,7 +45,13 @@ struct Window {
 
 impl Captain {
     /// Decides by `scaler`; nodes of each type take `delays` to come, as far as anybody knows.
-    pub(super) fn new(scene: &Scene, scaler: Scaler, prices: Prices, interval: Duration, delays: &[Duration]) -> Captain {
+    pub(super) fn new(
+        scene: &Scene,
+        scaler: Scaler,
+        prices: Prices,
+        interval: Duration,
+        delays: &[Duration],
+    ) -> Captain {
         let mut priors: Vec<ClassPrior> = Vec::new();
         let class_of = |group: &crate::job::Group| {
             let known = priors.iter().position(|prior| prior.name == group.class);

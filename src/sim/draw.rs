@@ -19,8 +19,6 @@ pub enum Subject {
     Request,
     /// How long messages travel.
     Network,
-    /// Which seed a repetition of a run has.
-    Repetition,
 }
 
 /// The generator for one thing.
@@ -122,9 +120,8 @@ mod tests {
             Distribution::Measured(vec![s(10), s(60), s(300)]),
         ];
         for distribution in all {
-            let mut draws: Vec<f64> = (0..2001)
-                .map(|i| distribution.draw(&mut generator(3, Subject::Request, i)).as_secs_f64())
-                .collect();
+            let mut draws: Vec<f64> =
+                (0..2001).map(|i| distribution.draw(&mut generator(3, Subject::Request, i)).as_secs_f64()).collect();
             draws.sort_by(f64::total_cmp);
             let (found, said) = (draws[1000], distribution.median().as_secs_f64());
             assert!((found - said).abs() < 0.06 * said, "{distribution:?}: {found}");

@@ -137,7 +137,7 @@ impl Pool {
         for (needs, queue) in self.gate.drain(..) {
             all.extend(queue.into_iter().map(|waiting| (waiting, Some(needs))));
         }
-        all.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        all.sort_unstable_by_key(|&(waiting, _)| Reverse(waiting));
         let out = all.split_off((keep as usize).min(all.len()));
         all.into_iter().for_each(|(waiting, needs)| self.push(waiting.lease, needs));
         out.into_iter().map(|(waiting, _)| waiting.lease).collect()
@@ -260,7 +260,11 @@ impl Pool {
                 continue;
             }
             let kinds = kinds(needs);
-            if kinds & claimed == 0 && needs.memory <= self.memory && needs.gpus <= self.gpus && needs.cpus <= self.slots {
+            if kinds & claimed == 0
+                && needs.memory <= self.memory
+                && needs.gpus <= self.gpus
+                && needs.cpus <= self.slots
+            {
                 return Some((class, waiting.lease.urgency));
             }
             claimed |= kinds;

@@ -14,9 +14,7 @@ use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
 use super::draw::Distribution;
 use crate::job::diagnostic::Findings;
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
-use crate::job::read::{
-    At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section,
-};
+use crate::job::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section};
 use crate::job::values::{DurationSpec, MemorySpec};
 use crate::job::{Diagnostic, Diagnostics};
 

@@ -60,8 +60,12 @@ impl Scene {
         let tasks = graph.task_count() as u32;
         let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&job, TaskId(task))).collect();
         let order = graph.order(&|task| estimates[task.index()]);
-        let groups: Vec<u32> =
-            job.groups.iter().enumerate().flat_map(|(id, g)| std::iter::repeat_n(id as u32, g.count as usize)).collect();
+        let groups: Vec<u32> = job
+            .groups
+            .iter()
+            .enumerate()
+            .flat_map(|(id, g)| std::iter::repeat_n(id as u32, g.count as usize))
+            .collect();
         let priority = |task: TaskId| job.groups[groups[task.index()] as usize].priority;
         let mut urgency = partition::urgency(&graph, &order, &priority);
         for group in job.groups.iter().filter(|group| glue::is_special(group)) {
@@ -110,7 +114,7 @@ impl Scene {
         let tasks = self.graph.task_count();
         let mut home = dealt.to_vec();
         home.resize(self.graph.node_count(), 0);
-        for &node in self.order.topological.iter().filter(|&&node| node as usize >= tasks) {
+        for node in self.graph.topological().iter().filter(|&node| node as usize >= tasks) {
             home[node as usize] = self.graph.predecessors(node).next().map_or(0, |edge| home[edge.node() as usize]);
         }
         let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();

@@ -270,8 +270,7 @@ impl<'a> World<'a> {
         let shapes: Vec<_> = scene.job.groups.iter().map(glue::shape).collect();
         let job = Arc::clone(&scene.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
-        let coordinator =
-            Coordinator::new(tasks, &|_| false, members.clone(), scene.job.max_failures, Box::new(shape));
+        let coordinator = Coordinator::new(tasks, &|_| false, members.clone(), scene.job.max_failures, Box::new(shape));
         let mut world = World {
             fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed),
             facts: Arc::clone(&scene.job) as Arc<dyn Facts>,

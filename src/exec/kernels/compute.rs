@@ -21,12 +21,12 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
 }
 
 /// Floating-point operations of so many iterations.
-pub(super) fn flops(iterations: u64) -> u64 {
+pub fn flops(iterations: u64) -> u64 {
     iterations.saturating_mul(2 * LANES as u64).saturating_add(LANES as u64)
 }
 
 /// Does the iterations, with the widest instructions that this CPU has.
-pub(super) fn iterate(iterations: u64) -> f64 {
+pub fn iterate(iterations: u64) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the CPU has just said that it has these instructions.

@@ -11,7 +11,7 @@
 //! | `png` | `input output width height` | raw pixels to a PNG file |
 
 mod busy;
-mod compute;
+pub mod compute;
 mod files;
 mod mandelbrot;
 mod memory;

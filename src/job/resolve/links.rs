@@ -62,7 +62,8 @@ impl Links {
         }
     }
 
-    fn merge(&mut self, link: Link) {
+    /// Adds a link as it is; one that is there already only carries more bytes.
+    pub(super) fn merge(&mut self, link: Link) {
         let at = self.by_pair.entry((link.from, link.to)).or_default();
         match at.iter().find(|at| self.list[**at].on == link.on && self.list[**at].shape == link.shape) {
             Some(at) => self.list[*at].bytes = self.list[*at].bytes.saturating_add(link.bytes),

@@ -7,6 +7,7 @@ mod files;
 mod links;
 pub(crate) mod names;
 mod needs;
+mod pattern;
 mod scaling;
 mod task;
 
@@ -56,6 +57,7 @@ pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Fin
     number(&mut drafts, findings);
     let by_name = index_names(&drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
+    pattern::link(&drafts, &mut links);
     needs::resolve_needs(&drafts, &by_name, &mut links, findings);
     let external = files::resolve_files(&drafts, &job.dir, &mut links, findings);
     job.links = links.finish();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::names::{check_dir, check_name, make_name};
+use super::pattern;
 use crate::job::body::{Arg, Body, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
@@ -52,7 +53,7 @@ pub(super) fn resolve_task<'s>(
     let mut resolver = Resolver { spec, name: &name, space, context, findings };
     let common = spec.value.common.clone().or(defaults);
     let body = resolver.body(&common, defaults);
-    let space_typed = ["array", "matrix"].iter().any(|key| spec.value.typed.contains(key));
+    let space_typed = ["array", "matrix", "pattern"].iter().any(|key| spec.value.typed.contains(key));
     let broken = space_typed && !body.space.is_indexed();
     let estimate = match common.estimate.as_ref().map(|at| &at.value) {
         Some(EstimateSpec::Fixed(duration)) => Some(*duration),
@@ -108,6 +109,10 @@ fn name(spec: &At<TaskSpec>, findings: &mut Findings) -> String {
 }
 
 fn space(spec: &At<TaskSpec>, findings: &mut Findings) -> (Space, Option<u32>, Span) {
+    let pattern = pattern::resolve(&spec.value, findings);
+    if let Some((pattern, span)) = pattern {
+        return (Space::Pattern(pattern), None, span);
+    }
     match (&spec.value.own.array, &spec.value.own.matrix) {
         (Some(array), Some(matrix)) => {
             findings.push(

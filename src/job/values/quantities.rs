@@ -127,14 +127,7 @@ impl Read for Factor {
     }
 
     fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
-        let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
-        match number {
-            None => mismatch::<Self>(key, node, findings),
-            Some(number) if (1.0..=1000.0).contains(&number) => return Some(Factor(number)),
-            Some(number) => findings
-                .push(Diagnostic::error(format!("`{key}` must be between 1 and 1000, not {number}")).at(&node.span())),
-        }
-        None
+        bounded::<Self>(key, node, 1.0, 1000.0, findings).map(Factor)
     }
 }
 
@@ -147,9 +140,6 @@ pub(crate) type Amount = Number<0, { i64::MAX }>;
 
 /// Money that can be spent: at least a thousandth.
 pub(crate) type Budget = Number<1, { i64::MAX }>;
-
-/// A share, 0 to 1.
-pub(crate) type Share = Number<0, 1000>;
 
 impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI, MOST_MILLI> {
     fn expected() -> String {
@@ -183,6 +173,38 @@ impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI,
         findings.push(Diagnostic::error(message).at(&node.span()));
         None
     }
+}
+
+/// A probability, or another share of a whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Fraction(pub f64);
+
+impl Read for Fraction {
+    fn expected() -> String {
+        "a number from 0 to 1".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        bounded::<Self>(key, node, 0.0, 1.0, findings).map(Fraction)
+    }
+}
+
+/// Reads a number within bounds.
+fn bounded<T: Read>(key: &str, node: &Node<'_>, least: f64, most: f64, findings: &mut Findings) -> Option<f64> {
+    let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
+    match number {
+        None => mismatch::<T>(key, node, findings),
+        Some(number) if (least..=most).contains(&number) => return Some(number),
+        Some(number) => {
+            let message = format!("`{key}` must be between {least} and {most}, not {number}");
+            findings.push(Diagnostic::error(message).at(&node.span()));
+        }
+    }
+    None
 }
 
 /// Further attempts: their number, or a table.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::quantities::DurationSpec;
+use crate::graph::pattern::Dependence;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Node, Read, mismatch};
 use crate::job::units::{parse_duration, shorten};
@@ -115,6 +116,10 @@ impl Words for Trigger {
         ("imbalance", Trigger::Imbalance, "how uneven the load of the ranks is, percent"),
         ("coordination", Trigger::Coordination, "ranks lost since the last decision"),
     ];
+}
+
+impl Words for Dependence {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = Dependence::NAMED;
 }
 
 /// Which end of a task lets another start, in Slurm's words.

@@ -120,7 +120,7 @@ impl Forecaster {
     fn prepare(&mut self, seen: &Observation<'_>) {
         let graph = seen.remaining.graph();
         if self.levels.len() != graph.node_count() {
-            self.levels = outline::levels(graph);
+            self.levels = graph.levels();
             self.outline = None;
         }
         let coarse = |o: &Outline| o.made_for > self.exact as u64 && seen.counts.remaining < o.made_for / 2;

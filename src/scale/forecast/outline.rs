@@ -11,7 +11,6 @@ use rustc_hash::FxHashSet;
 
 use crate::graph::TaskGraph;
 use crate::graph::csr::Csr;
-use crate::model::TaskId;
 use crate::scale::observation::{Remaining, RemainingTask};
 
 /// Marks a node that is in no chunk.
@@ -54,11 +53,6 @@ enum Grain {
     Level,
     /// So many levels together.
     Band(u32),
-}
-
-/// The level of every node: tasks on the longest chain before it.
-pub(super) fn levels(graph: &TaskGraph) -> Vec<u32> {
-    graph.order(&|_: TaskId| 1).earliest.iter().map(|&l| u32::try_from(l).unwrap_or(u32::MAX)).collect()
 }
 
 impl Outline {
@@ -113,9 +107,11 @@ impl Outline {
         }
         pairs.sort_unstable();
         pairs.dedup();
+        // As many as the graph has edges, so not too many.
         self.successors = Csr::build(self.slots.len(), |put| {
             pairs.iter().for_each(|&pair| put((pair >> 32) as u32, pair as u32));
-        });
+        })
+        .unwrap_or_default();
     }
 
     /// Number of chunks.
@@ -194,7 +190,7 @@ mod tests {
     use crate::scale::testing::World;
 
     fn outline(world: &World, limit: usize) -> Outline {
-        Outline::new(world, &levels(&world.graph), limit, limit)
+        Outline::new(world, &world.graph.levels(), limit, limit)
     }
 
     /// No chunk needs a chunk of a higher number, and every task is in one.

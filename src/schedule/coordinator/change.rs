@@ -172,8 +172,7 @@ impl Coordinator {
     /// of the open ones, the new homes, and each rank's part.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
-        let order = graph.topological();
-        let ended = self.close(now, &graph, &order, preparing, actions);
+        let ended = self.close(now, &graph, preparing, actions);
         let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
         let kept: HashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
         self.note_lost_attempts(now, &kept, actions);
@@ -181,7 +180,6 @@ impl Coordinator {
         self.tasks.advice.share_out(&members);
         let remains = Remains {
             graph: &graph,
-            order: &order,
             ended: &ended,
             kept: &kept,
             members: &members,
@@ -233,7 +231,6 @@ impl Coordinator {
         &mut self,
         now: Time,
         graph: &TaskGraph,
-        order: &[u32],
         preparing: &Preparing,
         actions: &mut Vec<Action>,
     ) -> Vec<Option<bool>> {
@@ -259,7 +256,7 @@ impl Coordinator {
             }
         }
         let begun = |node: u32| begun.get(node as usize).is_some_and(|&begun| begun);
-        known::close(graph, order, &begun, &mut ended);
+        known::close(graph, &begun, &mut ended);
         for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
             let id = TaskId(task as u32);
             let next = self.attempts(id).saturating_add(1);

@@ -110,7 +110,7 @@ impl Job {
     pub(super) fn oracle(&self) -> Vec<State> {
         let mut ok = vec![false; self.graph.node_count()];
         let mut states = vec![State::Pending; self.graph.task_count()];
-        for node in self.graph.topological() {
+        for node in self.graph.topological().iter() {
             let violated = self.graph.predecessors(node).any(|e| e.violated_by(ok[e.node() as usize]));
             ok[node as usize] = match self.graph.join(node) {
                 Some(JoinRule::All) => !violated,

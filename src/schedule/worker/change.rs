@@ -111,7 +111,7 @@ impl Worker {
     fn acknowledge(&mut self, epoch: u32, lost: bool, kept: Vec<(TaskId, u16)>, actions: &mut Vec<Action>) {
         self.epoch = epoch;
         self.early.retain(|early| early.1.epoch().is_some_and(|of| of >= epoch));
-        let counted = if lost { self.counted.clone() } else { Vec::new() };
+        let counted = self.ledger.as_ref().filter(|_| lost).map_or_else(Vec::new, |ledger| ledger.counted().collect());
         send(actions, Rank::ZERO, Message::Ack { epoch, kept, counted });
     }
 
@@ -133,7 +133,6 @@ impl Worker {
         self.phase = Phase::Settled;
         self.epoch = epoch;
         self.ledger = Some(Arc::clone(&ledger));
-        self.counted.clear();
         (self.leaving, self.emptied) = (leave, false);
         self.thief.meet(epoch, active);
         self.lent = out.into_iter().collect();

@@ -149,7 +149,7 @@ impl World<'_> {
             Action::Shrink { ranks } => ranks.into_iter().for_each(|rank| self.drain(rank)),
             Action::Cancel { requests } => requests.into_iter().for_each(|id| self.provider.withdraw(id)),
             Action::Park { ranks } => each(self, ranks, Change::Park),
-            Action::Unpark { ranks } => each(self, ranks, Change::Unpark),
+            Action::Unpark { ranks } => each(self, ranks, Change::Recall),
             Action::StopForBudget { by } => {
                 self.stop(Stop::Drain);
                 self.agenda.arrange(by.max(self.now), What::OutOfMoney);

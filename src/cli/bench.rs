@@ -1,0 +1,159 @@
+//! `phalanx bench`: measures Phalanx itself, here and now.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Subcommand, value_parser};
+
+use super::{complain, launched_rank, print, refuse};
+use crate::bench::metg::{self, BenchError, Measured, Plan};
+use crate::bench::{curve, picture};
+use crate::graph::pattern::{Dependence, Pattern};
+use crate::model::Rank;
+use crate::runtime::{RunError, World};
+
+/// Measures Phalanx itself: alone, or on all ranks of the mpirun that started this.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Metg(MetgArgs),
+}
+
+/// Finds the smallest task that is worth its overhead: METG(50 %), as Task Bench defines it.
+///
+/// Runs a graph of tasks of the kernel `compute_bound` again and again, from large tasks to empty ones, with the journal on.
+#[derive(Debug, clap::Args)]
+struct MetgArgs {
+    /// How the tasks depend on each other.
+    #[arg(long, value_name = "P", default_value = "stencil_1d", value_parser = names())]
+    pattern: String,
+    /// Tasks in each step.
+    #[arg(long, value_name = "W", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    width: u32,
+    /// Steps.
+    #[arg(long, value_name = "S", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    steps: u32,
+    /// Tasks that a task needs, for nearest, spread and random_nearest [default: 5].
+    #[arg(long, value_name = "R", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    radix: Option<u32>,
+    /// Slots of each rank [default: the CPUs that the launcher granted it].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// How often each size of task is run; the best counts.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Write the curve as a picture.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(Dependence::NAMED.iter().map(|(name, ..)| *name))
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let What::Metg(args) = args.what;
+    let plan = match plan(&args) {
+        Ok(plan) => plan,
+        // One rank speaks for all, as about the rest of the command line.
+        Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
+        Err(reason) => return refuse(reason),
+    };
+    match World::join() {
+        Ok(mut world) if world.rank() == Rank::ZERO => lead(&mut world, &plan, &args),
+        Ok(mut world) => follow(&mut world),
+        Err(error) => failed(&error.into()),
+    }
+}
+
+fn lead(world: &mut World, plan: &Plan, args: &MetgArgs) -> ExitCode {
+    let measured = match metg::lead(world, plan) {
+        Ok(measured) => measured,
+        Err(error) => return failed(&error),
+    };
+    if let Some(file) = &args.svg
+        && let Err(error) = std::fs::write(file, picture::svg(&measured))
+    {
+        complain(format_args!("cannot write {}: {error}", file.display()));
+        return ExitCode::FAILURE;
+    }
+    match args.json {
+        true => print(&format!("{}\n", serde_json::json!(measured))),
+        false => print(&table(&measured, args.svg.as_deref())),
+    }
+}
+
+/// Does what rank 0 says; it alone speaks, unless this rank has a trouble of its own.
+fn follow(world: &mut World) -> ExitCode {
+    match metg::follow(world) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.into()),
+    }
+}
+
+fn failed(error: &BenchError) -> ExitCode {
+    match error {
+        BenchError::Run(RunError::Job(diagnostics)) => super::check::show(diagnostics),
+        error => complain(error),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
+fn plan(args: &MetgArgs) -> Result<Plan, String> {
+    let named = Dependence::NAMED.iter().find(|(name, ..)| *name == args.pattern);
+    let mut dependence = named.map(|(_, dependence, _)| *dependence).ok_or("unknown pattern")?;
+    match (args.radix, dependence.radix_mut()) {
+        (Some(_), None) => return Err(format!("the pattern {} has no radix: leave --radix out", args.pattern)),
+        (Some(typed), Some(radix)) => *radix = typed,
+        (None, _) => {}
+    }
+    let pattern = Pattern { dependence, width: args.width, steps: args.steps };
+    Ok(Plan { pattern, slots: args.slots, rounds: args.rounds })
+}
+
+fn table(measured: &Measured, svg: Option<&Path>) -> String {
+    let Measured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
+    let mut text =
+        format!("{pattern}, width {width}, ranks {ranks}, slots {slots} each; peak {peak_gflops:.1} GFLOP/s\n\n");
+    // Writing to a string cannot fail, here and below.
+    let _ = writeln!(
+        text,
+        "{:>12} {:>16} {:>10} {:>12} {:>10} {:>14}",
+        "iterations", "granularity us", "GFLOP/s", "efficiency", "wall ms", "with set-up ms"
+    );
+    for (point, whole_s) in measured.points.iter().zip(&measured.whole_s) {
+        let _ = writeln!(
+            text,
+            "{:>12} {:>16.3} {:>10.2} {:>10.1} % {:>10.2} {:>14.2}",
+            point.iterations,
+            point.granularity_us,
+            point.gflops,
+            point.efficiency * 100.0,
+            point.wall_s * 1e3,
+            whole_s * 1e3
+        );
+    }
+    match measured.metg_us {
+        Some(metg) => drop(writeln!(text, "\nMETG(50 %): {metg:.2} us")),
+        None => text += "\nMETG(50 %): half of the peak was never reached\n",
+    }
+    for dip in curve::dips(&measured.points) {
+        let (granularity, percent) = (dip.granularity_us, dip.efficiency * 100.0);
+        let _ = writeln!(text, "  but larger tasks do worse: {percent:.1} % at {granularity:.2} us");
+    }
+    let _ = writeln!(text, "empty tasks: {:.0} a second", measured.zero_work_tasks_per_s);
+    if let Some(svg) = svg {
+        let _ = writeln!(text, "picture: {}", svg.display());
+    }
+    text
+}

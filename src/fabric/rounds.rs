@@ -1,0 +1,167 @@
+//! Several rounds (runs) one after the other on one fabric, so that no frame of one is taken for a frame of the next.
+//!
+//! A rank ends its round by an empty frame to every other, after which it waits for theirs. Frames between two ranks keep their order,
+//! so what comes before a rank's empty frame belongs to the round that it has ended, and what comes after it to the next;
+//! that is kept until this rank is there too. No message is empty, so nothing else looks like the end of a round.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Fabric, FabricError};
+use crate::model::Rank;
+
+/// How often a rank that waits for the others looks whether something came.
+const LOOK: Duration = Duration::from_micros(100);
+
+/// A fabric whose frames belong to rounds.
+pub struct Rounds {
+    inner: Box<dyn Fabric>,
+    /// For each rank, whether it has ended this round.
+    ended: Vec<bool>,
+    /// Frames that came before this round began, to be looked at again.
+    again: VecDeque<(Rank, Vec<u8>)>,
+    /// Frames from ranks that have ended this round.
+    early: VecDeque<(Rank, Vec<u8>)>,
+}
+
+impl Rounds {
+    /// Divides the use of a fabric into rounds. All ranks must do so.
+    pub fn new(inner: Box<dyn Fabric>) -> Rounds {
+        let ended = vec![false; inner.size() as usize];
+        Rounds { inner, ended, again: VecDeque::new(), early: VecDeque::new() }
+    }
+
+    /// A rank that has not ended this round.
+    fn missing(&self) -> Option<Rank> {
+        let me = self.me().index();
+        (0..self.ended.len()).find(|&rank| rank != me && !self.ended[rank]).map(|rank| Rank(rank as u32))
+    }
+}
+
+impl Fabric for Rounds {
+    fn me(&self) -> Rank {
+        self.inner.me()
+    }
+
+    fn size(&self) -> u32 {
+        self.inner.size()
+    }
+
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
+        debug_assert!(!frame.is_empty());
+        self.inner.send(to, frame)
+    }
+
+    #[inline]
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        loop {
+            let next = match self.again.pop_front() {
+                Some((from, kept)) => {
+                    *frame = kept;
+                    Some(from)
+                }
+                None => self.inner.receive(frame)?,
+            };
+            let Some(from) = next else { return Ok(None) };
+            let Some(ended) = self.ended.get_mut(from.index()) else { return Err(FabricError::NoSuchRank(from)) };
+            if *ended {
+                self.early.push_back((from, std::mem::take(frame)));
+            } else if frame.is_empty() {
+                *ended = true;
+            } else {
+                return Ok(Some(from));
+            }
+        }
+    }
+
+    fn drained(&mut self) -> bool {
+        self.inner.drained()
+    }
+
+    fn end_round(&mut self, limit: Duration) -> Result<(), FabricError> {
+        let me = self.me();
+        for rank in (0..self.size()).map(Rank).filter(|&rank| rank != me) {
+            self.inner.send(rank, &mut Vec::new())?;
+        }
+        let (due, mut dropped) = (Instant::now() + limit, Vec::new());
+        // `again` must be empty too: it may hold what belongs to the next round.
+        while let Some(missing) = self.missing().or_else(|| self.again.front().map(|(from, _)| *from)) {
+            if self.receive(&mut dropped)?.is_none() {
+                if Instant::now() > due {
+                    return Err(FabricError::Gone(missing));
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+        self.again = std::mem::take(&mut self.early);
+        self.ended.fill(false);
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.inner.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::local;
+
+    fn receive(end: &mut Rounds) -> Option<(Rank, Vec<u8>)> {
+        let mut frame = Vec::new();
+        end.receive(&mut frame).unwrap().map(|from| (from, frame))
+    }
+
+    fn world(size: u32) -> Vec<Rounds> {
+        local::world(size).into_iter().map(|end| Rounds::new(Box::new(end))).collect()
+    }
+
+    /// Sends frames at random moments of many rounds, and sees that each comes in its own round or not at all.
+    #[test]
+    fn no_frame_crosses_the_end_of_a_round() {
+        let ends = world(4);
+        std::thread::scope(|scope| {
+            for mut end in ends {
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(u64::from(end.me().0));
+                    for round in 0..200u8 {
+                        for _ in 0..rng.u32(0..20) {
+                            let to = Rank((end.me().0 + rng.u32(1..4)) % 4);
+                            end.send(to, &mut vec![round]).unwrap();
+                            if let Some((_, frame)) = receive(&mut end) {
+                                assert_eq!(frame, [round]);
+                            }
+                        }
+                        end.end_round(Duration::from_secs(60)).unwrap();
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_the_next_round_needs_is_kept() {
+        let mut ends = world(2);
+        let (mut b, mut a) = (ends.pop().unwrap(), ends.pop().unwrap());
+        let other = std::thread::spawn(move || {
+            b.end_round(Duration::from_secs(60)).unwrap();
+            b.send(Rank(0), &mut vec![7]).unwrap();
+            b.end_round(Duration::from_secs(60)).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(receive(&mut a), None);
+        a.end_round(Duration::from_secs(60)).unwrap();
+        let frame = std::iter::repeat_with(|| receive(&mut a)).flatten().next();
+        assert_eq!(frame, Some((Rank(1), vec![7])));
+        a.end_round(Duration::from_secs(60)).unwrap();
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn a_rank_that_does_not_come_is_named() {
+        let mut ends = world(3);
+        let error = ends[0].end_round(Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error, FabricError::Gone(Rank(1))), "{error}");
+    }
+}

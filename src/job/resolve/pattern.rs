@@ -1,0 +1,123 @@
+//! `pattern`, with what belongs to it: a family of tasks that depend on each other by a rule.
+
+use super::links::Links;
+use super::task::Draft;
+use crate::graph::link::{Condition, GroupId, Link, LinkShape};
+use crate::graph::pattern::{Dependence, Pattern};
+use crate::job::diagnostic::{Diagnostic, Findings};
+use crate::job::read::{At, Span};
+use crate::job::space::Space;
+use crate::job::spec::TaskSpec;
+
+/// More edges than this are refused: they would not fit into memory.
+const MOST_EDGES: u64 = 200_000_000;
+
+/// The pattern of a task table and its place in the file; `None` if it has none, or a mistake.
+pub(super) fn resolve(spec: &TaskSpec, findings: &mut Findings) -> Option<(Pattern, Span)> {
+    if !spec.typed.contains(&"pattern") {
+        refuse_strays(spec, findings);
+        return None;
+    }
+    refuse_other_families(spec, findings);
+    let own = &spec.own;
+    let typed = own.pattern.as_ref()?;
+    for key in ["width", "steps"].iter().filter(|key| !spec.typed.contains(key)) {
+        findings.push(
+            Diagnostic::error(format!("the pattern has no `{key}`"))
+                .at(&typed.span)
+                .help("say how large it is: `width = 8` and `steps = 1000`"),
+        );
+    }
+    let mut dependence = typed.value.0;
+    set_parameters(&mut dependence, spec, findings);
+    let number = |at: i64| u32::try_from(at).unwrap_or(u32::MAX);
+    let pattern =
+        Pattern { dependence, width: number(own.width.as_ref()?.value.0), steps: number(own.steps.as_ref()?.value.0) };
+    check_size(&pattern, &typed.span, findings).then(|| (pattern, typed.span.clone()))
+}
+
+/// Where the fields that only a pattern has were typed.
+fn places(spec: &TaskSpec) -> [(&'static str, Option<&Span>); 5] {
+    let own = &spec.own;
+    [
+        ("width", own.width.as_ref().map(|at| &at.span)),
+        ("steps", own.steps.as_ref().map(|at| &at.span)),
+        ("radix", own.radix.as_ref().map(|at| &at.span)),
+        ("fraction", own.fraction.as_ref().map(|at| &at.span)),
+        ("seed", own.seed.as_ref().map(|at| &at.span)),
+    ]
+}
+
+fn refuse_strays(spec: &TaskSpec, findings: &mut Findings) {
+    for (key, span) in places(spec) {
+        if let Some(span) = span {
+            findings.push(
+                Diagnostic::error(format!("`{key}` belongs to a `pattern`, and this task has none"))
+                    .at(span)
+                    .help(format!("add one, such as `pattern = \"stencil_1d\"`, or remove `{key}`")),
+            );
+        }
+    }
+}
+
+fn refuse_other_families(spec: &TaskSpec, findings: &mut Findings) {
+    let (array, matrix) = (spec.own.array.as_ref().map(|at| &at.span), spec.own.matrix.as_ref().map(|at| &at.span));
+    for (key, span) in [("array", array), ("matrix", matrix)] {
+        if let Some(span) = span {
+            findings.push(
+                Diagnostic::error(format!("a task with a `pattern` cannot have `{key}` as well"))
+                    .at(span)
+                    .help(format!("remove `{key}`; `width` and `steps` say how many tasks there are")),
+            );
+        }
+    }
+}
+
+/// Puts `radix`, `fraction` and `seed` where the pattern has use for them.
+fn set_parameters(dependence: &mut Dependence, spec: &TaskSpec, findings: &mut Findings) {
+    let (own, name) = (&spec.own, dependence.name());
+    let mut unused = |key: &str, span: &Span, right: &str| {
+        findings.push(
+            Diagnostic::error(format!("the pattern `{name}` has no `{key}`"))
+                .at(span)
+                .help(format!("remove it; it belongs to {right}")),
+        );
+    };
+    if let Some(At { value, span }) = &own.radix {
+        match dependence.radix_mut() {
+            Some(radix) => *radix = u32::try_from(value.0).unwrap_or(u32::MAX),
+            None => unused("radix", span, "nearest, spread and random_nearest"),
+        }
+    }
+    if let Dependence::RandomNearest { fraction, seed, .. } = dependence {
+        *fraction = own.fraction.as_ref().map_or(*fraction, |at| at.value.0);
+        *seed = own.seed.as_ref().and_then(|at| u64::try_from(at.value.0).ok()).unwrap_or(*seed);
+    } else {
+        for (key, span) in places(spec).into_iter().filter(|(key, _)| ["fraction", "seed"].contains(key)) {
+            span.into_iter().for_each(|span| unused(key, span, "random_nearest"));
+        }
+    }
+}
+
+fn check_size(pattern: &Pattern, span: &Span, findings: &mut Findings) -> bool {
+    let edges = pattern.count().saturating_mul(pattern.most_needs().into());
+    if edges > MOST_EDGES {
+        findings.push(
+            Diagnostic::error(format!("the pattern may have {edges} dependencies, more than {MOST_EDGES}"))
+                .at(span)
+                .help("make it smaller, or choose a pattern in which a point needs fewer"),
+        );
+    }
+    edges <= MOST_EDGES
+}
+
+/// Links the points of every pattern.
+pub(super) fn link(drafts: &[Draft<'_>], links: &mut Links) {
+    for (id, draft) in drafts.iter().enumerate().filter(|(_, draft)| !draft.broken) {
+        if let Space::Pattern(pattern) = draft.body.space {
+            let id = id as GroupId;
+            let shape = LinkShape::Pattern(pattern);
+            links.merge(Link { from: id, to: id, shape, on: Condition::Ok, bytes: 0, span: draft.space_span.clone() });
+        }
+    }
+}

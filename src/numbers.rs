@@ -1,0 +1,292 @@
+//! Lists of numbers in few bytes: what repeats travels once.
+//!
+//! The columns of a graph are regular wherever the job is: an array is one step repeated, layers and stencils repeat the edges of
+//! their first rows for ever. Columns are therefore written as *symbols* (differences, as their owners define them, so that a
+//! repeated shape is a repeated sequence of symbols), and a sequence that occurred before as a copy of any length:
+//!
+//! ```text
+//! count  varint               symbols in all
+//! then, until there are so many:
+//!   n      varint             so many symbols as they are,
+//!   n x    zigzag varint      each as a signed number of 32 bits;
+//!   length varint             then (unless all are there) a copy of so many symbols
+//!   back   varint             that begins so far back, and may run into itself
+//! ```
+//!
+//! A million equal steps take eight bytes, a random graph about one byte for a small step.
+//!
+//! Reading trusts nothing: a list holds at most [`MOST`] numbers, and memory grows only as numbers are really written, to at most twice
+//! of what there is.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// No list holds more numbers: it would take a gigabyte, as much as the largest frame.
+pub const MOST: usize = 1 << 28;
+
+/// A copy costs up to eight bytes; a shorter sequence is cheaper as it is.
+const LEAST_COPY: usize = 8;
+
+/// A sequence is looked up by its first so many symbols.
+const KEY: usize = 4;
+
+/// Sequences remembered while writing: 2 to the power of this.
+const REMEMBERED: u32 = 14;
+
+/// Bytes that are not a list of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a list of numbers: {0}")]
+pub struct DecodeError(&'static str);
+
+/// Appends `count` symbols to `out`.
+pub fn pack(count: usize, symbol: impl Fn(usize) -> u32, out: &mut Vec<u8>) {
+    put(count as u64, out);
+    // For each key, as far as two do not fall on the same place: where it was last, counted from 1, and the key itself, so that a
+    // look at that far-away place is seldom in vain.
+    let mut seen = vec![(0u32, 0u32); if count < LEAST_COPY { 0 } else { 1 << REMEMBERED }];
+    // `plain` is the first symbol that is not written yet.
+    let (mut plain, mut at) = (0, 0);
+    while at + LEAST_COPY <= count {
+        let key = key(&symbol, at);
+        let place = &mut seen[(key >> (32 - REMEMBERED)) as usize];
+        let (before, known) = std::mem::replace(place, (at as u32 + 1, key));
+        let length = match before {
+            0 => 0,
+            _ if known != key => 0,
+            _ => common(&symbol, before as usize - 1, at, count),
+        };
+        if length < LEAST_COPY {
+            at += 1;
+            continue;
+        }
+        literals(plain..at, &symbol, out);
+        put(length as u64, out);
+        put((at + 1 - before as usize) as u64, out);
+        at += length;
+        plain = at;
+    }
+    if plain < count {
+        literals(plain..count, &symbol, out);
+    }
+}
+
+fn literals(range: std::ops::Range<usize>, symbol: &impl Fn(usize) -> u32, out: &mut Vec<u8>) {
+    put(range.len() as u64, out);
+    range.for_each(|i| {
+        let n = symbol(i) as i32;
+        put(u64::from(((n << 1) ^ (n >> 31)) as u32), out);
+    });
+}
+
+/// A number that the first symbols of a sequence make, well mixed.
+fn key(symbol: &impl Fn(usize) -> u32, at: usize) -> u32 {
+    let key = (at..at + KEY).fold(0u32, |key, i| key.rotate_left(11).wrapping_mul(0x9E37_79B1) ^ symbol(i));
+    key.wrapping_mul(0x85EB_CA6B)
+}
+
+/// How many symbols from `at` on are the same as those from `from` on.
+fn common(symbol: &impl Fn(usize) -> u32, from: usize, at: usize, count: usize) -> usize {
+    (0..count - at).take_while(|i| symbol(from + i) == symbol(at + i)).count()
+}
+
+fn put(mut n: u64, out: &mut Vec<u8>) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+/// Reads the symbols that take up all of `bytes`.
+///
+/// # Errors
+/// If the bytes are not a list, or one of symbols that are no `T`.
+pub fn unpack<T: TryFrom<u32> + Copy>(mut bytes: &[u8]) -> Result<Vec<T>, DecodeError> {
+    let count = take(&mut bytes, MOST as u64)? as usize;
+    let mut out = Vec::new();
+    while out.len() < count {
+        let plain = take(&mut bytes, (count - out.len()) as u64)? as usize;
+        if plain > bytes.len() {
+            return Err(DecodeError("cut short"));
+        }
+        make_room(&mut out, plain, count)?;
+        for _ in 0..plain {
+            let zigzag = take(&mut bytes, u64::from(u32::MAX))? as u32;
+            let symbol = (zigzag >> 1) ^ (zigzag & 1).wrapping_neg();
+            out.push(T::try_from(symbol).map_err(|_| DecodeError("a number out of range"))?);
+        }
+        if out.len() < count {
+            let length = take(&mut bytes, (count - out.len()) as u64)? as usize;
+            let back = take(&mut bytes, out.len() as u64)? as usize;
+            copy(&mut out, length, back, count)?;
+        }
+    }
+    if bytes.is_empty() { Ok(out) } else { Err(DecodeError("bytes behind its end")) }
+}
+
+fn copy<T: Copy>(out: &mut Vec<T>, length: usize, back: usize, count: usize) -> Result<(), DecodeError> {
+    if length == 0 || back == 0 {
+        return Err(DecodeError("an empty copy"));
+    }
+    make_room(out, length, count)?;
+    let (from, end) = (out.len() - back, out.len() + length);
+    while out.len() < end {
+        // All from `from` on is whole periods, so however much of it there is can be copied at once.
+        let upto = out.len().min(from + end - out.len());
+        out.extend_from_within(from..upto);
+    }
+    Ok(())
+}
+
+/// Room for `more` numbers of a list of `count`: for the rest of it at once, unless that is more than is there already.
+fn make_room<T>(out: &mut Vec<T>, more: usize, count: usize) -> Result<(), DecodeError> {
+    if out.capacity() - out.len() >= more {
+        return Ok(());
+    }
+    let room = (count - out.len()).min(more + out.len());
+    out.try_reserve_exact(room).map_err(|_| DecodeError("more numbers than fit into memory"))
+}
+
+/// A number of at most `most`.
+fn take(bytes: &mut &[u8], most: u64) -> Result<u64, DecodeError> {
+    let mut n = 0u64;
+    for shift in (0..35).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or(DecodeError("cut short"))?;
+        *bytes = rest;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return if n <= most { Ok(n) } else { Err(DecodeError("a number out of range")) };
+        }
+    }
+    Err(DecodeError("a number of more than 32 bits"))
+}
+
+/// Symbols to be written with serde, computed one by one: how many, and each.
+pub struct Symbols<F>(pub usize, pub F);
+
+impl<F: Fn(usize) -> u32> Serialize for Symbols<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        pack(self.0, &self.1, &mut bytes);
+        serializer.serialize_bytes(&bytes)
+    }
+}
+
+/// Symbols as they were read with serde.
+pub struct Unpacked<T>(pub Vec<T>);
+
+impl<'de, T: TryFrom<u32> + Copy> Deserialize<'de> for Unpacked<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Unpack<T>(PhantomData<T>);
+        impl<T: TryFrom<u32> + Copy> Visitor<'_> for Unpack<T> {
+            type Value = Unpacked<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of numbers")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Unpacked<T>, E> {
+                unpack(bytes).map(Unpacked).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_bytes(Unpack(PhantomData))
+    }
+}
+
+/// Small numbers packed as they are: `#[serde(with = "crate::numbers::bytes")]` on a `Vec<u8>`.
+pub mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Symbols, Unpacked};
+
+    /// Writes the packed numbers.
+    pub fn serialize<S: Serializer>(numbers: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        Symbols(numbers.len(), |i| u32::from(numbers[i])).serialize(serializer)
+    }
+
+    /// Reads the packed numbers.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        Unpacked::deserialize(deserializer).map(|Unpacked(numbers)| numbers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packed(symbols: &[u32]) -> Vec<u8> {
+        let mut out = Vec::new();
+        pack(symbols.len(), |i| symbols[i], &mut out);
+        out
+    }
+
+    #[test]
+    fn what_repeats_is_written_once() {
+        for period in [1usize, 3, 8, 1000] {
+            let list: Vec<u32> = (0..1_000_000).map(|i| (i % period) as u32).collect();
+            let bytes = packed(&list);
+            assert!(bytes.len() <= 12 + 2 * period, "{} bytes for a period of {period}", bytes.len());
+            assert_eq!(unpack::<u32>(&bytes).unwrap(), list);
+        }
+    }
+
+    #[test]
+    fn what_does_not_repeat_grows_little() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let list: Vec<u32> = (0..100_000).map(|_| rng.u32(0..60)).collect();
+        assert!(packed(&list).len() < 102_000);
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let fault = |bytes: &[u8]| unpack::<u8>(bytes).unwrap_err().0;
+        assert_eq!(fault(&[]), "cut short");
+        assert_eq!(fault(&[2, 1, 2]), "cut short");
+        assert_eq!(fault(&[2, 1, 2, 0, 1]), "an empty copy");
+        assert_eq!(fault(&[2, 1, 2, 1, 2]), "a number out of range");
+        assert_eq!(fault(&[1, 1, 2, 0]), "bytes behind its end");
+        assert_eq!(fault(&[1, 1, 0x80, 0x7f]), "a number out of range");
+        assert_eq!(fault(&[0xff; 6]), "a number of more than 32 bits");
+        assert_eq!(fault(&[0xff, 0xff, 0xff, 0xff, 1]), "a number out of range");
+    }
+
+    #[test]
+    fn a_small_claim_of_much_is_not_believed() {
+        // As many numbers as a list may have, of which the bytes hold one.
+        let mut bytes = Vec::new();
+        put(MOST as u64, &mut bytes);
+        bytes.extend([1, 2]);
+        assert_eq!(unpack::<u32>(&bytes), Err(DecodeError("cut short")));
+        let mut out = vec![0u32; 10];
+        make_room(&mut out, 5, MOST).unwrap();
+        assert!(out.capacity() < 100, "room for {}", out.capacity());
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_comes_back(
+            list in prop::collection::vec(prop_oneof![0u32..3, any::<u32>()], 0..300),
+            again in 0usize..5,
+        ) {
+            let list = list.repeat(again);
+            prop_assert_eq!(unpack::<u32>(&packed(&list)).unwrap(), list);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..60), small: bool) {
+            if let (true, [first, second, third, ..]) = (small, &mut bytes[..]) {
+                // A count that is not absurd, so that what follows is looked at.
+                (*first, *second, *third) = (*first | 0x80, *second | 0x80, *third & 0x0f);
+            }
+            if let Ok(list) = unpack::<u8>(&bytes) {
+                prop_assert!(list.capacity() <= 2 * list.len() && list.len() <= MOST);
+            }
+        }
+    }
+}

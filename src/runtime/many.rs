@@ -1,0 +1,145 @@
+//! Several runs one after the other on the same ranks, for programs that run more than one job.
+//!
+//! MPI can be joined and left once in the life of a process, so who wants a second run must keep the world. Between two runs the ranks may
+//! send each other words of their own: rank 0 says what comes next, the others answer. A run and the words after it are a round of
+//! the fabric, so nothing that was left under way by one run is taken for part of the next.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::wake::Wake;
+use super::world::{HANDSHAKE, LOOK, settle};
+use super::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
+use crate::exec::Kernels;
+use crate::fabric::Fabric;
+use crate::fabric::local::Local;
+use crate::fabric::rounds::Rounds;
+use crate::model::Rank;
+
+/// The ranks that a launcher started together, or this process alone, joined once for any number of runs.
+pub struct World {
+    fabric: Box<dyn Fabric>,
+    wake: Arc<Wake>,
+}
+
+impl World {
+    /// Joins the world that this process was started in. To be called before any other thread runs.
+    ///
+    /// # Errors
+    /// If MPI cannot be used.
+    pub fn join() -> Result<World, RunError> {
+        let (wake, fabric) = join()?;
+        Ok(World { fabric: Box::new(Rounds::new(fabric)), wake })
+    }
+
+    /// One rank of a world whose ranks are threads of this process; for tests without MPI.
+    ///
+    /// # Errors
+    /// If signals cannot be listened to.
+    pub fn in_thread(fabric: Local) -> Result<World, RunError> {
+        Ok(World { fabric: Box::new(Rounds::new(Box::new(fabric))), wake: listen()? })
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.fabric.me()
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> u32 {
+        self.fabric.size()
+    }
+
+    /// Runs a job. Every rank calls it, with the same kernels; the options are those of rank 0.
+    ///
+    /// # Errors
+    /// As [`run`](super::run). The world can be used further unless ranks are missing.
+    pub fn run(&mut self, options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
+        let result = run_on(&mut self.fabric, options, kernels, Arc::clone(&self.wake), |_| {});
+        self.fabric.end_round(HANDSHAKE)?;
+        result
+    }
+
+    /// Sends words of the caller's own to another rank. To be called between runs; the words must not be empty.
+    ///
+    /// # Errors
+    /// If there is no such rank.
+    pub fn tell(&mut self, to: Rank, mut words: Vec<u8>) -> Result<(), RunError> {
+        Ok(self.fabric.send(to, &mut words)?)
+    }
+
+    /// Waits for words of another rank, and says whose they are. Rank 0 gives up upon a signal, and when nothing comes for minutes; the others
+    /// wait for rank 0 as long as it takes.
+    ///
+    /// # Errors
+    /// If rank 0 gives up, or no words can come any more.
+    pub fn hear(&mut self) -> Result<(Rank, Vec<u8>), RunError> {
+        let (leads, end) = (self.rank() == Rank::ZERO, Instant::now() + HANDSHAKE);
+        loop {
+            let mut words = Vec::new();
+            if let Some(from) = self.fabric.receive(&mut words)? {
+                return Ok((from, words));
+            }
+            match self.wake.signal() {
+                Some(signal) if leads && signal != libc::SIGUSR1 => return Err(RunError::Interrupted(signal)),
+                _ if leads && Instant::now() > end => {
+                    return Err(RunError::Missing { ranks: (1..self.size()).collect(), seconds: HANDSHAKE.as_secs() });
+                }
+                _ => std::thread::sleep(LOOK),
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    /// What was sent last must have left before MPI is left.
+    fn drop(&mut self) {
+        settle(self.fabric.as_mut(), FAREWELL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::local;
+    use crate::observe::progress::Mode;
+
+    /// One rank: three runs, and words between them.
+    fn rank(end: Local, dir: &std::path::Path) -> Vec<i32> {
+        let mut world = World::in_thread(end).unwrap();
+        let (me, size) = (world.rank(), world.size());
+        let run = |(round, job)| {
+            let run_dir = Some(dir.join(format!("run-{round}")));
+            let options = Options { run_dir, slots: Some(1), progress: Mode::Quiet, ..Options::new(dir.join(job)) };
+            let code = match world.run(&options, Kernels::builtin()) {
+                Ok(finished) => finished.exit_code,
+                Err(error) => error.exit_code(),
+            };
+            if me == Rank::ZERO {
+                (1..size).for_each(|rank| world.tell(Rank(rank), vec![round]).unwrap());
+                let mut from: Vec<u32> = (1..size).map(|_| world.hear().unwrap().0.0).collect();
+                from.sort_unstable();
+                assert_eq!(from, [1, 2]);
+            } else {
+                assert_eq!(world.hear().unwrap(), (Rank::ZERO, vec![round]));
+                world.tell(Rank::ZERO, vec![round]).unwrap();
+            }
+            code
+        };
+        [(1, "good.toml"), (2, "bad.toml"), (3, "good.toml")].into_iter().map(run).collect()
+    }
+
+    #[test]
+    fn a_world_serves_several_runs_also_after_one_that_could_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = "[[task]]\nname = \"t\"\npattern = \"fft\"\nwidth = 8\nsteps = 20\nkernel = \"noop\"\n";
+        std::fs::write(dir.path().join("good.toml"), job).unwrap();
+        std::fs::write(dir.path().join("bad.toml"), "").unwrap();
+        let codes: Vec<Vec<i32>> = std::thread::scope(|scope| {
+            let ranks: Vec<_> = local::world(3).into_iter().map(|end| scope.spawn(|| rank(end, dir.path()))).collect();
+            ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // Rank 0 says why; the others were only told that there is nothing to do.
+        assert_eq!(codes, [[0, 2, 0], [0, 0, 0], [0, 0, 0]]);
+    }
+}
