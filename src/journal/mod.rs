@@ -19,7 +19,9 @@ pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
-pub use record::{Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankInfo, Record};
+pub use record::{
+    Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated, Terms,
+};
 pub use replay::{Replay, Session, replay};
 pub use rundir::{RUNS, RunDir};
 pub use writer::Journal;

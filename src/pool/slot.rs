@@ -263,11 +263,11 @@ impl Core {
                     self.shared.call_at_gate(self.index);
                     return Some(Turn::Granted(item, grant));
                 }
-                Visit::Wait { missing } => self.wait(missing),
+                Visit::Wait { missing } => self.wait(workload, missing),
                 Visit::Held { id, slots, gpus } => {
                     self.shared.call_at_gate(self.index);
                     self.tell_held(workload, id, &slots, &gpus);
-                    self.wait(0);
+                    self.wait(workload, 0);
                 }
             }
         }
@@ -281,7 +281,8 @@ impl Core {
     }
 
     /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing are woken, should they sleep.
-    fn wait(&mut self, missing: u32) {
+    fn wait<W: Workload>(&mut self, workload: &W, missing: u32) {
+        workload.stands_still(self.index);
         let searching = self.searching;
         self.end_search();
         if missing > 0 {

@@ -86,8 +86,8 @@ pub(super) struct Outbox {
     pub(super) ripple: Ripple,
     /// Tasks that became ready and may need more than this rank.
     pub(super) special: Vec<u32>,
-    /// Attempts that the engine decides about, and the homes of their tasks.
-    pub(super) ended: Vec<(Attempt, Rank)>,
+    /// Attempts that the engine decides about.
+    pub(super) ended: Vec<Attempt>,
     /// Gangs whose slots are set aside, and the CPUs of those.
     pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended.
@@ -448,7 +448,7 @@ impl Crew {
         let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
         self.release_gang(gang);
         let mut outbox = self.common_outbox();
-        outbox.ended.push((attempt, lease.home));
+        outbox.ended.push(attempt);
         outbox.gang_ended.push(gang);
         drop(outbox);
         self.gangs.running.fetch_sub(1, SeqCst);
@@ -526,11 +526,13 @@ fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
 impl Workload for Crew {
     fn run(&self, item: Item, slot: &mut Slot<'_>) {
         let Some(ledger) = self.ledger.get() else { return };
+        let station = &self.stations[slot.index()];
         if item.constrained {
             self.waiting.fetch_sub(1, Relaxed);
+            // It may have waited for other slots since the one before it ended here.
+            station.watch.pause();
         }
         let Some(lease) = self.peek(ledger, item) else { return };
-        let station = &self.stations[slot.index()];
         station.polls.store(0, Relaxed);
         let start = station.watch.begin(&self.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
@@ -540,7 +542,7 @@ impl Workload for Crew {
         let end = station.watch.time(&self.clock).max(start);
         let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
         self.lease_of(ledger, item);
-        lock(&station.outbox).ended.push((record, lease.home));
+        lock(&station.outbox).ended.push(record);
         self.serve(slot, end);
     }
 
@@ -572,13 +574,17 @@ impl Workload for Crew {
         found
     }
 
+    fn stands_still(&self, slot: usize) {
+        self.stations[slot].watch.pause();
+    }
+
     fn impossible(&self, item: Item, why: Impossible) {
         self.waiting.fetch_sub(1, Relaxed);
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        self.common_outbox().ended.push((record, lease.home));
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 
@@ -597,7 +603,7 @@ impl Workload for Crew {
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        self.common_outbox().ended.push((record, lease.home));
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 }

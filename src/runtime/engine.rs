@@ -171,8 +171,11 @@ impl Engine {
 
     /// Counts the ends that the frame at hand tells of, if that is what it is for.
     fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
-        let Some(ledger) = crew.ledger().filter(|_| self.worker.is_counting()) else { return false };
-        let Some(ended) = wire::counts(&self.came) else { return false };
+        let Some(ledger) = crew.ledger() else { return false };
+        let Some((epoch, ended)) = wire::counts(&self.came) else { return false };
+        if !self.worker.is_counting(epoch) {
+            return false;
+        }
         let now = crew.clock.now();
         crew.served(slot.index(), now);
         for (node, ok) in ended {
@@ -252,8 +255,8 @@ impl Engine {
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
         }
-        for (attempt, home) in outbox.ended.drain(..) {
-            self.step(crew, Event::Ended { attempt, home });
+        for attempt in outbox.ended.drain(..) {
+            self.step(crew, Event::Ended { attempt });
         }
         for (gang, cpus) in outbox.held.drain(..) {
             self.step(crew, Event::Held { gang, cpus });
@@ -309,7 +312,7 @@ impl Engine {
 
     fn step(&mut self, crew: &Crew, event: Event) {
         let opened = match &event {
-            Event::Message { message: Message::HandOut { limits, .. }, .. } => Some(limits.clone()),
+            Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
             _ => None,
         };
         let now = crew.clock.now();
@@ -342,6 +345,7 @@ impl Engine {
             Action::Surrender { to, max } => {
                 return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
+            Action::Freeze { .. } => {}
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = crew.hold(gang, slots, lead) {
                     self.fail(reason);

@@ -156,14 +156,7 @@ impl Head {
     pub(super) fn close(&mut self, now: Time, exit_code: i32) {
         self.progress.finish(now.since(Time::ZERO), &self.shown());
         let reason = match &self.finished {
-            Some(Why::Complete) if self.coordinator.tally().failed + self.coordinator.tally().cancelled > 0 => {
-                EndReason::Failures
-            }
-            Some(Why::Complete) => EndReason::Complete,
-            Some(Why::Failures) => EndReason::Failures,
-            Some(Why::Walltime) => EndReason::Walltime,
-            Some(Why::Signal(signal)) => EndReason::Signal(*signal),
-            Some(Why::Broken(reason)) => EndReason::Error(reason.clone()),
+            Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
         };
         let ended = Record::Ended(Ended { time: now, reason, exit_code });
@@ -233,5 +226,18 @@ impl Head {
             work_total_s: self.work_total_s,
             ranks_active: self.ranks,
         }
+    }
+}
+
+/// Why a session ended, in the journal's words.
+pub(crate) fn end_reason(why: &Why, tally: &Tally) -> EndReason {
+    match why {
+        Why::Complete if tally.failed + tally.cancelled > 0 => EndReason::Failures,
+        Why::Complete => EndReason::Complete,
+        Why::Failures => EndReason::Failures,
+        Why::Budget => EndReason::Budget,
+        Why::Walltime => EndReason::Walltime,
+        Why::Signal(signal) => EndReason::Signal(*signal),
+        Why::Broken(reason) => EndReason::Error(reason.clone()),
     }
 }

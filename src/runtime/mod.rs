@@ -21,9 +21,9 @@
 mod clock;
 mod crew;
 mod engine;
-mod fit;
+pub(crate) mod fit;
 mod follow;
-mod glue;
+pub(crate) mod glue;
 mod head;
 mod lead;
 mod many;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::protocol::{Load, Message};
+use super::ranks::Ranks;
 use super::worker::Action;
 use crate::model::{Attempt, Rank, Time};
 
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// So many rounds in vain double the pause before the next: who has nothing to do for long hears of work from those who remember it, and
 /// its messages would only keep all others awake.
-const DOUBLINGS: u32 = 3;
+pub(super) const DOUBLINGS: u32 = 3;
 
 /// At most so many tasks are given in one message (it stays below the eager limit of common transports).
 const MOST: u32 = 128;
@@ -38,7 +39,10 @@ const MOST: u32 = 128;
 /// See the module's text.
 pub(super) struct Thief {
     me: Rank,
-    size: u32,
+    /// Ranks that take part: each may be asked, and may ask.
+    peers: Ranks,
+    /// Membership that this rank's messages speak of.
+    epoch: u32,
     /// Others still to be asked in this round.
     round: Vec<Rank>,
     /// Whom we have asked and who has not answered yet.
@@ -64,10 +68,11 @@ pub(super) struct Thief {
 }
 
 impl Thief {
-    pub(super) fn new(me: Rank, size: u32, pause: Duration) -> Thief {
+    pub(super) fn new(me: Rank, pause: Duration) -> Thief {
         Thief {
             me,
-            size,
+            peers: Ranks::default(),
+            epoch: 0,
             round: Vec::new(),
             asked: None,
             not_before: Time::ZERO,
@@ -83,14 +88,31 @@ impl Thief {
         }
     }
 
+    /// Others take part from now on. Who was asked before will not answer, and who asked will ask again.
+    pub(super) fn meet(&mut self, epoch: u32, peers: Ranks) {
+        self.epoch = epoch;
+        self.peers = peers;
+        self.round.clear();
+        self.asked = None;
+        self.hungry.clear();
+        self.lifelines.clear();
+        self.not_before = Time::ZERO;
+        self.in_vain = 0;
+    }
+
     /// The rank after another one, which may be this one if there are only two.
     pub(super) fn next_after(&self, rank: Rank) -> Rank {
-        Rank((rank.0 + 1) % self.size)
+        self.peers.after(rank).unwrap_or(self.me)
+    }
+
+    /// How many others there are to steal from; none for a rank that does not take part.
+    fn others(&self) -> u32 {
+        if self.peers.contains(self.me) { self.peers.len() - 1 } else { 0 }
     }
 
     /// When to look again by itself.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
-        let starving = load.idle > 0 && load.ready == 0 && self.size > 1;
+        let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;
         let patient_until = self.since.map_or(Time::ZERO, |since| since.after(self.patience()));
         (starving && self.asked.is_none()).then_some(self.not_before.max(patient_until))
     }
@@ -112,7 +134,8 @@ impl Thief {
         } else {
             self.since = None;
             self.in_vain = 0;
-            let let_go = |to| Action::Send { to, message: Message::Steal { want: 0 } };
+            let epoch = self.epoch;
+            let let_go = |to| Action::Send { to, message: Message::Steal { epoch, want: 0 } };
             actions.extend(self.lifelines.drain(..).map(let_go));
         }
         while !self.giving && load.idle == 0 && load.ready > 0 {
@@ -122,7 +145,7 @@ impl Thief {
     }
 
     fn ask(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
-        if self.asked.is_some() || self.size < 2 || now < self.not_before {
+        if self.asked.is_some() || now < self.not_before || self.others() == 0 {
             return;
         }
         if self.round.is_empty() {
@@ -130,7 +153,7 @@ impl Thief {
         }
         if let Some(victim) = self.round.pop() {
             self.asked = Some(victim);
-            actions.push(Action::Send { to: victim, message: Message::Steal { want: load.idle } });
+            actions.push(Action::Send { to: victim, message: Message::Steal { epoch: self.epoch, want: load.idle } });
         }
     }
 
@@ -157,7 +180,7 @@ impl Thief {
 
     /// Somebody asks us.
     pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
-        if from == self.me || from.0 >= self.size {
+        if from == self.me || !self.peers.contains(from) {
             return None;
         }
         if want == 0 {
@@ -168,7 +191,7 @@ impl Thief {
             return Some(self.give(from, want, load));
         }
         self.remember(from, want);
-        Some(Action::Send { to: from, message: Message::Loot { leases: Vec::new() } })
+        Some(Action::Send { to: from, message: Message::Loot { epoch: self.epoch, leases: Vec::new() } })
     }
 
     /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few
@@ -183,8 +206,8 @@ impl Thief {
     }
 
     /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank lives on.
-    pub(super) fn ran(&mut self, attempt: &Attempt, home: Rank) {
-        self.abroad = home != self.me;
+    pub(super) fn ran(&mut self, attempt: &Attempt, abroad: bool) {
+        self.abroad = abroad;
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
         self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }
@@ -203,7 +226,7 @@ impl Thief {
     }
 
     fn draw_round(&mut self) -> Vec<Rank> {
-        let others = self.size - 1;
+        let (Some(mine), others) = (self.peers.position(self.me), self.others()) else { return Vec::new() };
         let take = (others as usize).min(ROUND);
         let mut picked: Vec<Rank> = Vec::with_capacity(take);
         while picked.len() < take {
@@ -211,10 +234,11 @@ impl Thief {
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
-            let candidate =
-                Rank(((u64::from(self.me.0) + 1 + self.random % u64::from(others)) % u64::from(self.size)) as u32);
-            if !picked.contains(&candidate) {
-                picked.push(candidate);
+            let step = 1 + self.random % u64::from(others);
+            let position = (u64::from(mine) + step) % u64::from(others + 1);
+            match self.peers.nth(position as u32) {
+                Some(candidate) if !picked.contains(&candidate) => picked.push(candidate),
+                _ => {}
             }
         }
         picked
