@@ -84,8 +84,8 @@ pub enum KeepOutput {
     Failed,
 }
 
-/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system at once in any case, so a killed
-/// process loses nothing; this is about the machine itself going down.
+/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system as soon as that takes it in any case, so a killed
+/// process loses next to nothing; this is about the machine itself going down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// After every record.

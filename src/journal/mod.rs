@@ -6,6 +6,7 @@
 //!
 //! Nothing here decides anything; `schedule` does, and hands over what is to be remembered.
 
+mod clerk;
 mod error;
 mod frame;
 mod lock;
@@ -15,6 +16,7 @@ mod replay;
 mod rundir;
 mod writer;
 
+pub use clerk::Clerk;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
 pub use lock::{Holder, Liveness, RunLock};

@@ -2,14 +2,11 @@
 //!
 //! A record has been handed to the system when [`Journal::append`] returns, so a killed process loses none. When it is
 //! forced to disk is the job's choice ([`Flush`]); the owner calls [`Journal::tick`] now and then to keep that promise
-//! while nothing is appended. Disks take milliseconds, and the owner has a rank to drive: what is due by time alone is forced by a thread of its
-//! own. An append that fails leaves the file as it was, so that a full disk damages nothing.
+//! while nothing is appended. An append that fails leaves the file as it was, so that a full disk damages nothing.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::error::JournalError;
@@ -21,7 +18,7 @@ use crate::job::Flush;
 /// A journal that is open for appending. Its run directory must be locked.
 #[derive(Debug)]
 pub struct Journal {
-    file: Arc<File>,
+    file: File,
     path: PathBuf,
     /// Where the last whole record ends.
     end: u64,
@@ -30,8 +27,6 @@ pub struct Journal {
     flush: Flush,
     /// When the oldest record was appended that has not been forced to disk.
     unsynced: Option<Instant>,
-    /// The thread that forces records to disk.
-    syncing: Option<JoinHandle<io::Result<()>>>,
     /// The frame being built; kept for its memory.
     frame: Vec<u8>,
 }
@@ -66,16 +61,20 @@ impl Journal {
     }
 
     fn around(file: File, path: &Path, end: u64, flush: Flush) -> Journal {
-        Journal {
-            file: Arc::new(file),
-            path: path.to_owned(),
-            end,
-            torn: false,
-            flush,
-            unsynced: None,
-            syncing: None,
-            frame: Vec::new(),
-        }
+        Journal { file, path: path.to_owned(), end, torn: false, flush, unsynced: None, frame: Vec::new() }
+    }
+
+    /// When records are forced to disk.
+    pub(super) fn flush(&self) -> Flush {
+        self.flush
+    }
+
+    /// A journal on a disk that is full.
+    #[cfg(test)]
+    pub(super) fn full_disk() -> Journal {
+        let path = Path::new("/dev/full");
+        let file = OpenOptions::new().append(true).open(path);
+        Journal::around(file.unwrap_or_else(|error| panic!("{error}")), path, 0, Flush::Never)
     }
 
     /// Appends a record, and forces it to disk if the flush rule says so.
@@ -92,48 +91,21 @@ impl Journal {
         self.tick(now)
     }
 
-    /// Has what has waited as long as the flush rule allows forced to disk, and hears how that went the last time.
+    /// Forces to disk what has waited as long as the flush rule allows.
     pub fn tick(&mut self, now: Instant) -> Result<(), JournalError> {
-        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.synced()?;
-        }
-        match (self.flush, self.unsynced) {
-            (Flush::Always, Some(_)) => self.sync(),
-            (Flush::Every(limit), Some(since)) if now.saturating_duration_since(since) >= limit => self.start_sync(),
-            _ => Ok(()),
-        }
+        let due = match (self.flush, self.unsynced) {
+            (Flush::Always, Some(_)) => true,
+            (Flush::Every(limit), Some(since)) => now.saturating_duration_since(since) >= limit,
+            (Flush::Never, _) | (_, None) => false,
+        };
+        if due { self.sync() } else { Ok(()) }
     }
 
     /// Forces everything to disk now.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        self.synced()?;
         self.file.sync_data().map_err(JournalError::io("flush", &self.path))?;
         self.unsynced = None;
         Ok(())
-    }
-
-    /// Has everything so far forced to disk in the background, unless that goes on already.
-    fn start_sync(&mut self) -> Result<(), JournalError> {
-        if self.syncing.is_some() {
-            return Ok(());
-        }
-        let file = Arc::clone(&self.file);
-        match std::thread::Builder::new().name("journal".into()).spawn(move || file.sync_data()) {
-            Ok(thread) => {
-                self.syncing = Some(thread);
-                self.unsynced = None;
-                Ok(())
-            }
-            // Slower, but no less safe.
-            Err(_) => self.sync(),
-        }
-    }
-
-    /// Waits for the thread that forces records to disk, if there is one.
-    fn synced(&mut self) -> Result<(), JournalError> {
-        let Some(thread) = self.syncing.take() else { return Ok(()) };
-        let done = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that flushes has panicked")));
-        done.map_err(JournalError::io("flush", &self.path))
     }
 
     fn write_header(&mut self) -> Result<(), JournalError> {
@@ -144,7 +116,7 @@ impl Journal {
         if self.torn {
             self.cut()?;
         }
-        if let Err(error) = (&*self.file).write_all(bytes) {
+        if let Err(error) = self.file.write_all(bytes) {
             self.torn = true;
             // If this fails too it is tried again before the next write; the caller is to hear of the first trouble.
             let _ = self.cut();
@@ -173,11 +145,10 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let synced = match self.unsynced {
-            Some(_) if self.flush != Flush::Never => self.sync(),
-            _ => self.synced(),
-        };
-        if let Err(error) = synced {
+        if self.unsynced.is_some()
+            && self.flush != Flush::Never
+            && let Err(error) = self.sync()
+        {
             tracing::warn!("{error}");
         }
     }
@@ -262,9 +233,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_an_error_and_nothing_is_written_behind_what_it_tore() {
-        let path = Path::new("/dev/full");
-        let file = OpenOptions::new().append(true).open(path).unwrap();
-        let mut journal = Journal::around(file, path, 0, Flush::Never);
+        let mut journal = Journal::full_disk();
         let error = journal.append(&began(1)).unwrap_err().to_string();
         assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
         let error = journal.append(&began(1)).unwrap_err().to_string();

@@ -513,7 +513,7 @@ impl Crew {
     fn serve(&self, slot: &mut Slot<'_>, now: Time) {
         self.stations[slot.index()].served.store(now.0, Relaxed);
         self.drive(|engine, called| {
-            engine.exchange(self, slot, called);
+            engine.exchange(self, slot, called, true);
         });
     }
 }
@@ -562,7 +562,7 @@ impl Workload for Crew {
         let mut found = false;
         let mut look = |engine: &mut Engine, called| {
             found |= match patient && !polls.is_multiple_of(POLLS) {
-                true => engine.exchange(self, slot, called),
+                true => engine.exchange(self, slot, called, false),
                 false => engine.turn_from_slot(self, patient),
             };
         };

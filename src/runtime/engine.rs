@@ -16,7 +16,7 @@ use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
 use crate::schedule::ledger::Ripple;
-use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::protocol::{Load, Message, Stop};
 use crate::schedule::worker::{Action, Event, Worker};
 
 /// Frames taken in one turn, so that slots are heard in between.
@@ -143,14 +143,17 @@ impl Engine {
     }
 
     /// Passes on what a slot (with `all`: every slot) did and takes what has come. True if the slot has been given work.
-    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool) -> bool {
+    /// `busy`: the slot has more to do by itself.
+    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
         if self.over {
             return false;
         }
         self.looks += 1;
-        let moved = match all {
-            true => self.hear_slots(crew),
-            false => self.hear_outbox(crew, slot.index()),
+        let moved = match () {
+            // Or this rank would go on stealing although it works again.
+            () if busy && self.worker.load().idle > 0 => self.hear_load(crew),
+            () if all => self.hear_slots(crew),
+            () => self.hear_outbox(crew, slot.index()),
         };
         let mut given = false;
         for _ in 0..FRAMES {
@@ -162,6 +165,11 @@ impl Engine {
             // What is not a count may ask how busy this rank is.
             self.hear_load(crew);
             self.hear_frame(crew, from);
+        }
+        if given && !busy {
+            let load = self.worker.load();
+            let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
+            self.step(crew, Event::Load(load));
         }
         if moved {
             self.call_pilot(crew, SLACK);

@@ -1,18 +1,18 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::walltime::Walltime;
 use crate::fabric::mpi;
-use crate::journal::{EndReason, Ended, Journal, Level, Note, Record};
+use crate::journal::{Clerk, EndReason, Ended, Level, Note, Record};
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
 use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
-/// How often progress is shown, the journal's flush rule is looked at and the allocation's end is thought of.
+/// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
 const TICK: Duration = Duration::from_millis(100);
 
 /// An `mpirun` that is to end sends its ranks SIGTERM and kills them a second later: tasks that outlived them would be nobody's.
@@ -24,7 +24,7 @@ pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
 /// See the module's text.
 pub(super) struct Head {
     coordinator: Coordinator,
-    journal: Journal,
+    journal: Clerk,
     progress: Progress,
     walltime: Option<Walltime>,
     estimate: Estimate,
@@ -44,7 +44,7 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn new(
         coordinator: Coordinator,
-        journal: Journal,
+        journal: Clerk,
         progress: Progress,
         walltime: Option<Walltime>,
         estimate: Estimate,
@@ -99,11 +99,11 @@ impl Head {
         self.carry_out(now, actions)
     }
 
-    /// Time passed: shows progress, keeps the journal's flush rule, stops before the allocation ends.
+    /// Time passed: shows progress, hears how the journal fares, stops before the allocation ends.
     pub(super) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
         self.next_tick = now.after(TICK);
         self.progress.update(now.since(Time::ZERO), &self.shown());
-        if let Err(error) = self.journal.tick(Instant::now()) {
+        if let Err(error) = self.journal.check() {
             return self.lose_journal(now, &error.to_string());
         }
         if let Some((_, how)) = self.harder.take_if(|(due, _)| *due <= now) {
@@ -160,7 +160,7 @@ impl Head {
             None => EndReason::Error("the coordinator did not finish".to_owned()),
         };
         let ended = Record::Ended(Ended { time: now, reason, exit_code });
-        if let Err(error) = self.journal.append(&ended).and_then(|()| self.journal.sync()) {
+        if let Err(error) = self.journal.append_now(ended) {
             tracing::error!("{error}");
         }
     }
@@ -180,7 +180,7 @@ impl Head {
                     for attempt in attempts.iter().filter(|a| a.last) {
                         self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
                     }
-                    if let Err(error) = self.journal.append(&Record::Attempts(attempts)) {
+                    if let Err(error) = self.journal.append(Record::Attempts(attempts)) {
                         messages.extend(self.lose_journal(now, &error.to_string()));
                     }
                 }
@@ -207,7 +207,7 @@ impl Head {
             Level::Error => tracing::error!("{text}"),
         }
         let note = Record::Note(Note { time: now, level, text: text.to_owned() });
-        if let Err(error) = self.journal.append(&note) {
+        if let Err(error) = self.journal.append(note) {
             tracing::error!("{error}");
         }
     }

@@ -17,7 +17,7 @@ use super::{Finished, Options, RunError, pilot};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
 use crate::graph::partition::Partition;
-use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunLock};
+use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunLock};
 use crate::model::Rank;
 use crate::numbers;
 use crate::observe::progress::Progress;
@@ -106,6 +106,7 @@ fn set_out(
     let done = Done::of(&kept, graph.node_count());
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
+    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
     drop(done);
     let dir = PathBuf::from(dir.path());
@@ -192,7 +193,7 @@ fn head_of(
     tasks: Tasks,
     members: Vec<Member>,
     done: &Done,
-    journal: crate::journal::Journal,
+    journal: Clerk,
     options: &Options,
     run_name: &str,
 ) -> Head {

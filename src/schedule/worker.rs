@@ -149,6 +149,9 @@ pub enum Action {
 pub struct Pace {
     /// A report waits at most this long for more to report. Short tasks so share messages; nobody waits for a report.
     pub report: Duration,
+    /// A rank that has had nothing to do for so long reports: who waits for it should not wait longer. A shorter pause is none: the
+    /// next task only waits for another rank's end.
+    pub idle: Duration,
     /// A report is sent at once when it holds so many attempts.
     pub report_size: usize,
     /// Load is reported at least this often while it changes.
@@ -168,6 +171,7 @@ impl Default for Pace {
     fn default() -> Pace {
         Pace {
             report: Duration::from_millis(5),
+            idle: Duration::from_micros(300),
             report_size: 1024,
             load: Duration::from_millis(200),
             steal: Duration::from_millis(50),
@@ -220,6 +224,10 @@ pub struct Worker {
     report: Vec<Attempt>,
     started: Vec<Started>,
     report_due: Option<Time>,
+    /// Attempts that other ranks ran and that are still to be reported: the runner, the task, the attempt's number.
+    heard: Vec<(Rank, TaskId, u16)>,
+    /// Since when nothing runs here and nothing is ready.
+    idle_since: Option<Time>,
     load: Load,
     reported_load: Load,
     load_due: Time,
@@ -253,6 +261,8 @@ impl Worker {
             report: Vec::new(),
             started: Vec::new(),
             report_due: None,
+            heard: Vec::new(),
+            idle_since: None,
             load: Load::default(),
             reported_load: Load::default(),
             load_due: Time::ZERO,
@@ -294,7 +304,7 @@ impl Worker {
     pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
         let retry = self.retries.peek().map(|Reverse(next)| next.0).filter(|_| self.phase.is_settled());
-        [self.report_due, load, retry].into_iter().flatten().min()
+        [self.report_due, self.rested_at(), load, retry].into_iter().flatten().min()
     }
 
     /// When this rank, which has nothing to do, will ask another for work by itself.
@@ -553,8 +563,9 @@ impl Worker {
     /// A task at home here that ran elsewhere has ended.
     fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
         if !reported_by_runner(&attempt) {
-            let heard = Message::Heard { epoch: self.epoch, task: attempt.task, attempt: attempt.attempt };
-            send(actions, from, heard);
+            // Not before it has been reported: until then only the runner can tell of it should this rank be lost.
+            self.heard.push((from, attempt.task, attempt.attempt));
+            self.note_report(now);
         }
         self.attempt_ended(now, attempt, true, actions);
     }
@@ -643,7 +654,7 @@ impl Worker {
     }
 
     fn note_report(&mut self, now: Time) {
-        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty()) {
+        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty() && self.heard.is_empty()) {
             self.report_due = Some(now.after(self.pace.report));
         }
     }
@@ -655,11 +666,13 @@ impl Worker {
             self.thief.look(now, self.load, actions);
         }
         let idle = self.load.running == 0 && self.load.ready == 0;
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+        let rested = self.rested_at().is_some_and(|at| at <= now);
         let due = self.report_due.is_some_and(|due| due <= now);
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
         let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
-        if due || full || changed || ((idle || last) && !self.report.is_empty()) {
+        if due || full || changed || rested || (last && !self.report.is_empty()) {
             self.send_report(now, actions);
         }
         if last {
@@ -669,12 +682,20 @@ impl Worker {
         self.leave_if_empty(now, actions);
     }
 
+    /// When a rank without work reports what it has done.
+    fn rested_at(&self) -> Option<Time> {
+        self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
+    }
+
     fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.report_due = None;
         self.load_due = now.after(self.pace.load);
         self.reported_load = self.load;
         let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
         send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
+        for (runner, task, attempt) in std::mem::take(&mut self.heard) {
+            send(actions, runner, Message::Heard { epoch: self.epoch, task, attempt });
+        }
     }
 }
 

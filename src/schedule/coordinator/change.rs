@@ -246,9 +246,13 @@ impl Coordinator {
         let mut unheard: Vec<Attempt> = Vec::new();
         let mut begun: Vec<bool> =
             self.finals.iter().map(|state| state.is_some_and(|state| state != State::Skipped)).collect();
+        // The attempt that a rank still has is the one that ended, if its task has.
+        let mut latest: HashMap<TaskId, u16> = HashMap::new();
         for &(task, attempt, _) in &preparing.kept {
             if self.is_claim(task, attempt) {
                 begun[task.index()] = true;
+                let latest = latest.entry(task).or_default();
+                *latest = attempt.max(*latest);
                 // Who tries a task again has heard of failures that nobody else may have.
                 let failed =
                     (self.attempts(task) + 1..attempt).map(|number| self.unheard(now, task, number, State::Failed));
@@ -259,7 +263,7 @@ impl Coordinator {
         known::close(graph, &begun, &mut ended);
         for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
             let id = TaskId(task as u32);
-            let next = self.attempts(id).saturating_add(1);
+            let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
             match ended[task] {
                 Some(true) => unheard.push(self.unheard(now, id, next, State::Completed)),
                 Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
