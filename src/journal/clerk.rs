@@ -18,11 +18,15 @@ use super::record::Record;
 use super::writer::Journal;
 use crate::job::Flush;
 
-/// So many records wait at most. The largest are reports of a thousand attempts.
+/// So many records wait at most. The largest are reports of a few thousand attempts.
 const QUEUE: usize = 1024;
 
 /// How often the clerk looks at the flush rule while nothing is appended.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long the clerk rests after it has written all there was: who appends then finds it awake, or leaves more for it to write at once, and has not
+/// to wake it for every record.
+const REST: Duration = Duration::from_millis(1);
 
 /// What the clerk is asked to do.
 enum Order {
@@ -115,15 +119,28 @@ fn serve(mut journal: Journal, inbox: &Receiver<Order>, trouble: &Mutex<Option<J
         }
     };
     loop {
-        match inbox.recv_timeout(TICK) {
-            Ok(Order::Write(record)) => note(journal.append(&record)),
-            Ok(Order::WriteNow(record, done)) => {
-                note(journal.append(&record).and_then(|()| journal.sync()));
-                // Who asked may have given up.
-                let _ = done.send(());
+        let first = match inbox.recv_timeout(TICK) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                note(journal.tick(Instant::now()));
+                continue;
             }
-            Err(RecvTimeoutError::Timeout) => note(journal.tick(Instant::now())),
             Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut awaited = false;
+        for order in std::iter::once(first).chain(inbox.try_iter()) {
+            match order {
+                Order::Write(record) => note(journal.append(&record)),
+                Order::WriteNow(record, done) => {
+                    note(journal.append(&record).and_then(|()| journal.sync()));
+                    // Who asked may have given up.
+                    let _ = done.send(());
+                    awaited = true;
+                }
+            }
+        }
+        if !awaited {
+            std::thread::sleep(REST);
         }
     }
 }

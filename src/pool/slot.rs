@@ -298,23 +298,26 @@ impl Core {
     #[cold]
     fn starve<W: Workload>(&mut self, workload: &W) {
         self.begin_search();
+        let mut patient = true;
         let turn = loop {
             match self.look(workload) {
                 Turn::Nothing => {}
                 found => break found,
             }
-            let patient = self.patience.wait() || self.is_courteous();
             if self.ask(workload, patient) {
                 self.patience.renew();
+                patient = true;
                 continue;
             }
             if patient {
+                patient = self.patience.wait() || self.is_courteous();
                 continue;
             }
             if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
                 break found;
             }
             self.sleep();
+            patient = true;
         };
         self.end_search();
         self.patience.renew();

@@ -38,6 +38,9 @@ const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 /// A slot that runs tasks without a pause looks around this often (nanoseconds): a hundredth of it goes into the look.
 const ROUND: u64 = 20_000;
 
+/// Of so many tasks at most one has others told of ends at once: so those that follow share the cost of a message.
+const SHARED: u32 = 3;
+
 /// So many ended tasks are passed on at once, however short.
 const BATCH: usize = 256;
 
@@ -73,6 +76,8 @@ struct Station {
     watch: Stopwatch,
     /// When the slot last drove the engine.
     served: AtomicU64,
+    /// How many tasks have ended since others were told of one at once.
+    ends: AtomicU32,
     /// How often it has been asked to look for work since it last ran any.
     polls: AtomicU32,
 }
@@ -503,7 +508,10 @@ impl Crew {
         drop(outbox);
         // Of short tasks several share a message, and those that nobody awaits wait for more.
         let due = ended.is_some_and(|now| awaited || now.0 - station.served.load(Relaxed) >= ROUND);
-        if due || full {
+        let ends = station.ends.load(Relaxed) + 1;
+        let told = awaited && ends >= SHARED;
+        station.ends.store(if told { 0 } else { ends }, Relaxed);
+        if due || full || told {
             self.serve(slot, end);
         }
     }

@@ -28,6 +28,7 @@ const SLACK: Duration = Duration::from_millis(10);
 /// See the module's text.
 pub(super) struct Engine {
     fabric: Box<dyn Fabric>,
+    alone: bool,
     worker: Worker,
     /// Rank 0's other half.
     head: Option<Head>,
@@ -54,6 +55,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
         Engine {
+            alone: fabric.size() == 1,
             fabric,
             worker,
             head,
@@ -78,7 +80,7 @@ impl Engine {
 
     /// True if there is no other rank.
     pub(super) fn is_alone(&self) -> bool {
-        self.fabric.size() == 1
+        self.alone
     }
 
     /// True once the rank may leave.
@@ -160,7 +162,8 @@ impl Engine {
             let Some(from) = self.receive() else { break };
             if self.count(crew, slot) {
                 given = true;
-                continue;
+                // A slot with work to do comes back soon.
+                if busy { break } else { continue }
             }
             // What is not a count may ask how busy this rank is.
             self.hear_load(crew);
@@ -171,7 +174,8 @@ impl Engine {
             let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
             self.step(crew, Event::Load(load));
         }
-        if moved {
+        // In a world the main thread never sleeps for longer than that.
+        if moved && self.alone {
             self.call_pilot(crew, SLACK);
         }
         given
@@ -245,21 +249,26 @@ impl Engine {
     }
 
     fn hear_outbox(&mut self, crew: &Crew, slot: usize) -> bool {
-        let mut outbox = std::mem::take(&mut self.outbox);
-        let moved = crew.take_outbox(slot, &mut outbox);
-        if moved {
-            self.hear_slot(crew, &mut outbox);
+        if !crew.take_outbox(slot, &mut self.outbox) {
+            return false;
         }
-        self.outbox = outbox;
-        moved
+        if let Some(last) = self.outbox.attempts.last() {
+            let now = last.end;
+            let mut attempts = std::mem::take(&mut self.outbox.attempts);
+            let mut ripple = std::mem::take(&mut self.outbox.ripple);
+            self.with_worker(crew, |worker, actions| worker.completed(now, &mut attempts, &mut ripple, actions));
+            (self.outbox.attempts, self.outbox.ripple) = (attempts, ripple);
+        }
+        if !self.outbox.is_empty() {
+            self.hear_rest(crew);
+        }
+        true
     }
 
-    fn hear_slot(&mut self, crew: &Crew, outbox: &mut Outbox) {
-        if !outbox.attempts.is_empty() {
-            let now = outbox.attempts.last().map_or(Time::ZERO, |attempt| attempt.end);
-            let Outbox { attempts, ripple, .. } = outbox;
-            self.with_worker(crew, |worker, actions| worker.completed(now, attempts, ripple, actions));
-        }
+    /// What a slot leaves beside what completed.
+    #[cold]
+    fn hear_rest(&mut self, crew: &Crew) {
+        let mut outbox = std::mem::take(&mut self.outbox);
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
         }
@@ -273,6 +282,7 @@ impl Engine {
             self.send(Rank::ZERO, Message::GangEnded { gang });
         }
         self.run_loopback(crew);
+        self.outbox = outbox;
     }
 
     /// The sender of the next frame, which then lies in `came`.

@@ -16,7 +16,6 @@
 
 mod change;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::gang::Gangs;
@@ -25,6 +24,8 @@ use super::membership::Members;
 pub use super::membership::{Change, Member, Standing};
 use super::protocol::{Load, Message, Started, Stop, Tried};
 use crate::graph::TaskGraph;
+use rustc_hash::FxHashMap;
+
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// What the coordinator is told.
@@ -132,9 +133,9 @@ pub struct Coordinator {
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
     /// Open tasks that have been tried in vain.
-    tried: HashMap<TaskId, Tried>,
+    tried: FxHashMap<TaskId, Tried>,
     /// Open tasks known to be running, and where.
-    running: HashMap<TaskId, (Rank, Started)>,
+    running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: u32,
     tally: Tally,
@@ -167,8 +168,8 @@ impl Coordinator {
             gangs: Gangs::new(members.clone(), gang_shape),
             members: Members::new(members),
             finals,
-            tried: HashMap::new(),
-            running: HashMap::new(),
+            tried: FxHashMap::default(),
+            running: FxHashMap::default(),
             homeless: 0,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,

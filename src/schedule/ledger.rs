@@ -70,6 +70,8 @@ pub struct Ledger {
     opened_at: AtomicU64,
     /// For each import whether its end has been counted, and how it ended.
     counted: Box<[AtomicU8]>,
+    /// Where the import that was counted last stands: the next one is usually its neighbour.
+    last_import: AtomicU32,
 }
 
 impl Ledger {
@@ -88,6 +90,7 @@ impl Ledger {
             counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN)).collect(),
             first_waiting: first_waiting as u32,
             opened_at: AtomicU64::new(0),
+            last_import: AtomicU32::new(u32::MAX),
             waits,
             part,
         })
@@ -171,7 +174,9 @@ impl Ledger {
 
     /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
     pub fn import(&self, node: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
-        let Some(at) = self.part.imports.position(node) else { return false };
+        let near = self.last_import.load(Relaxed);
+        let Some(at) = self.part.imports.position_after(node, near) else { return false };
+        self.last_import.store(at, Relaxed);
         let at = at as usize;
         if self.counted[at].swap(if ok { OK } else { NOT_OK }, AcqRel) != OPEN {
             return false;

@@ -172,7 +172,7 @@ impl Default for Pace {
         Pace {
             report: Duration::from_millis(5),
             idle: Duration::from_micros(300),
-            report_size: 1024,
+            report_size: 4096,
             load: Duration::from_millis(200),
             steal: Duration::from_millis(50),
         }
@@ -343,7 +343,8 @@ impl Worker {
         ripple: &mut Ripple,
         actions: &mut Vec<Action>,
     ) {
-        attempts.iter().for_each(|attempt| self.thief.ran(attempt, false));
+        // One stands for all: they are many if they are short.
+        attempts.last().into_iter().for_each(|attempt| self.thief.ran(attempt, false));
         self.report.append(attempts);
         self.spread(now, ripple, actions);
         self.settle(now, actions);
