@@ -27,6 +27,7 @@ pub use figures::{Counts, Figures};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use style::Paint;
+pub(crate) use style::seconds;
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 

@@ -121,6 +121,12 @@ impl Scene {
         partition::measure(&self.graph, &|task| self.estimates[task.index()], &slots, home)
     }
 
+    /// The partition with these homes.
+    pub(super) fn known(&self, homes: &[u32], members: &[Member]) -> Partition {
+        let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();
+        partition::measure(&self.graph, &|task| self.estimates[task.index()], &slots, homes.to_vec())
+    }
+
     /// What the coordinator asks about tasks.
     pub(super) fn advice(&self, terms: fit::Terms) -> Box<dyn Advice> {
         Box::new(Known { terms, estimates: Arc::clone(&self.estimates) })

@@ -14,7 +14,7 @@ fn scene(text: &str) -> Scene {
 fn crowd() {
     let scene = scene("[[task]]\nname = \"work\"\narray = \"0-99999\"\nkernel = \"noop\"\nestimate = \"60s\"\n");
     let cluster = Cluster::default().with_slots(4);
-    let setup = Setup { cluster: &cluster, ranks: 1000, seed: 1, homes: None, captain: None };
+    let setup = Setup { cluster: &cluster, ranks: 1000, seed: 1, homes: None, captain: None, done: &|_| false };
     let mut log = Forget;
     let world = World::new(&scene, setup, &mut log).unwrap();
     let ended = world.run().unwrap();
