@@ -51,6 +51,8 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
+pub(crate) use head::end_reason;
+pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
 

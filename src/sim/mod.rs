@@ -11,6 +11,7 @@
 //! | `captain` | the scaling core, with what it is shown |
 //! | `world` | the state machines of a run, driven by all of these |
 //! | `trial` | one run under a policy, and its figures |
+//! | `session` | the same with a run directory, as a real run leaves it |
 //! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
 
 mod agenda;
@@ -25,6 +26,7 @@ mod provider;
 mod read;
 mod scene;
 mod search;
+mod session;
 mod slab;
 mod trial;
 mod world;
@@ -33,6 +35,7 @@ pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
 pub use draw::Distribution;
 pub use provider::Node;
 pub use scene::Scene;
+pub use session::{Request, Rehearsed, SessionError, rehearse};
 pub use trial::{Before, Floor, Outcome, Trial, TrialError};
 pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
 

@@ -346,6 +346,14 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The ranks with which a run begins: number, node and slots.
+    pub fn first_ranks(cluster: &Cluster, ranks: u32) -> impl Iterator<Item = (u32, String, u32)> + '_ {
+        (0..ranks).map(|rank| {
+            let member = fleet::member(cluster, crate::scale::NodeTypeId(0), rank);
+            (rank, member.node, member.slots)
+        })
+    }
+
     /// How fast the first ranks of a run with this seed are, relative to a node of speed 1.
     pub fn speeds(cluster: &Cluster, ranks: u32, seed: u64) -> Vec<f64> {
         let mut provider = Provider::new(cluster, seed);
