@@ -75,7 +75,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     let limit = cluster.nodes[0].limit;
     let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
     let time_weight = time_weight(scene.job.scaling.clone().unwrap_or_default().intent);
-    let question = Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
+    let question =
+        Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
     let planned = match plan(&question) {
         Ok(planned) => planned,
         Err(error) => return refuse(error),
@@ -86,7 +87,8 @@ pub(super) fn main(args: Args) -> ExitCode {
         complain(format_args!("cannot write {}: {error}", file.display()));
         return ExitCode::FAILURE;
     }
-    let line = planned.recommended.and_then(|n| Some(sbatch(&args.job, planned.candidates.iter().find(|c| c.ranks == n)?)));
+    let line =
+        planned.recommended.and_then(|n| Some(sbatch(&args.job, planned.candidates.iter().find(|c| c.ranks == n)?)));
     match args.json {
         true => print(&json(&question, &planned, line.as_deref())),
         false => print(&text(&question, &planned, line.as_deref())),

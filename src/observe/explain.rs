@@ -20,7 +20,12 @@ type Made<'a> = (&'a Session, &'a Decision);
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_decisions(out: &mut dyn Write, run: &RunView, intent: Option<Intent>, paint: Paint) -> Result<(), ReportError> {
+pub fn write_decisions(
+    out: &mut dyn Write,
+    run: &RunView,
+    intent: Option<Intent>,
+    paint: Paint,
+) -> Result<(), ReportError> {
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
         None => return Ok(writeln!(out, ": its job asks for no policy, so nothing was decided")?),
@@ -38,7 +43,11 @@ pub fn write_decisions(out: &mut dyn Write, run: &RunView, intent: Option<Intent
         }
     }
     if !made.is_empty() {
-        writeln!(out, "\n{}", paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name())))?;
+        writeln!(
+            out,
+            "\n{}",
+            paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name()))
+        )?;
     }
     Ok(())
 }
@@ -51,12 +60,17 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     let made = decisions(run);
     let found: Vec<&Made<'_>> = made.iter().filter(|(_, decision)| decision.number == number).collect();
     // A resumed run numbers anew in each session; the last one is meant.
-    let Some((_, decision)) = found.last() else { return Err(ReportError::NoSuchDecision { number, there_are: made.len() }) };
+    let Some((_, decision)) = found.last() else {
+        return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
+    };
     writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
     writeln!(out, "  {}", decision.reason)?;
     let mut row = |name: &str, text: String| writeln!(out, "  {} {text}", paint.dim(format!("{name:<10}")));
     let inputs = &decision.inputs;
-    row("policy", format!("{}, {} sure, wished for {} ranks", decision.policy, percent(decision.confidence), decision.wish))?;
+    row(
+        "policy",
+        format!("{}, {} sure, wished for {} ranks", decision.policy, percent(decision.confidence), decision.wish),
+    )?;
     row(
         "ranks",
         format!(
@@ -66,7 +80,12 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     )?;
     row(
         "tasks",
-        format!("{} left: {} run, {} wait for a slot", count(inputs.remaining), count(inputs.running), count(inputs.ready)),
+        format!(
+            "{} left: {} run, {} wait for a slot",
+            count(inputs.remaining),
+            count(inputs.running),
+            count(inputs.ready)
+        ),
     )?;
     row("slots", format!("{} busy", percent(inputs.utilisation)))?;
     row("spent", format!("{:.4}, and {:.4} that can no longer be avoided", inputs.spent, inputs.committed))?;

@@ -34,7 +34,9 @@ pub enum ReportError {
         job: String,
     },
     /// The run has taken no such decision.
-    #[error("there is no decision {number}: {there_are} were written down; `phalanx explain` without a number lists them")]
+    #[error(
+        "there is no decision {number}: {there_are} were written down; `phalanx explain` without a number lists them"
+    )]
     NoSuchDecision {
         /// What was asked for.
         number: u32,

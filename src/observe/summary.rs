@@ -146,11 +146,8 @@ fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
     if let Some(budget) = figures.budget {
         text += &format!(" of {budget:.4}");
     }
-    text += &format!(
-        ", {:.3} node-hours billed, {:.3} active",
-        hours(figures.billed_node_s),
-        hours(figures.active_node_s)
-    );
+    text +=
+        &format!(", {:.3} node-hours billed, {:.3} active", hours(figures.billed_node_s), hours(figures.active_node_s));
     let completed = figures.counts.of(State::Completed);
     if completed > 0 {
         text += &format!(", {:.6} a task", cost / f64::from(completed));

@@ -67,8 +67,9 @@ pub struct Row {
 /// If one of them is unknown, or a task fits nowhere.
 pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialError> {
     let homes = first_homes(field, policies)?;
-    let trials: Vec<(usize, u64)> =
-        (0..policies.len()).flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n))).collect();
+    let trials: Vec<(usize, u64)> = (0..policies.len())
+        .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n)))
+        .collect();
     let outcomes: Vec<(usize, Outcome)> = trials
         .into_par_iter()
         .map(|(policy, seed)| Ok((policy, trial(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
@@ -96,7 +97,8 @@ fn first_homes(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, Tr
 }
 
 fn row(outcomes: &[&Outcome]) -> Row {
-    let mean = |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(|o| of(o)).sum::<f64>() / outcomes.len().max(1) as f64;
+    let mean =
+        |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(|o| of(o)).sum::<f64>() / outcomes.len().max(1) as f64;
     Row {
         policy: outcomes.first().map_or_else(String::new, |o| o.policy.clone()),
         makespan_s: mean(&Outcome::makespan_s),
@@ -186,9 +188,7 @@ pub struct BalanceRow {
 /// If a task fits on none of the ranks.
 pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>, TrialError> {
     let mut rows = Vec::new();
-    for (name, method) in
-        [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)]
-    {
+    for (name, method) in [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)] {
         rows.push(balance_row(field, ranks, name, Homes::Method(method))?);
     }
     for (name, strategy) in Strategy::ALL {
@@ -214,12 +214,8 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     let mut seats: Vec<Seat> = speeds.into_iter().map(seat).collect();
     let need = |task: u32| {
         let group = field.scene.job.group(TaskId(task));
-        let able = Capabilities {
-            memory: group.memory.unwrap_or(0),
-            gpus: group.gpus,
-            slots: group.cpus,
-            labels: Vec::new(),
-        };
+        let able =
+            Capabilities { memory: group.memory.unwrap_or(0), gpus: group.gpus, slots: group.cpus, labels: Vec::new() };
         (able, field.scene.estimate(TaskId(task)).as_secs_f64())
     };
     let tasks: Vec<(Capabilities, f64)> = (0..field.scene.tasks()).map(need).collect();
@@ -231,7 +227,8 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
 fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, TrialError> {
     let Field { scene, cluster, scaling, cost, seed, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    let fixed = Trial { scene, cluster, policy: "fixed", scaling, cost, ranks: Some(ranks), homes: Some(homes), seed, before };
+    let fixed =
+        Trial { scene, cluster, policy: "fixed", scaling, cost, ranks: Some(ranks), homes: Some(homes), seed, before };
     let outcome = fixed.run(&mut Forget)?;
     let partition = outcome.ended.partition.clone();
     let slots = f64::from(ranks * cluster.nodes[0].slots);

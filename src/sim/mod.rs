@@ -35,7 +35,7 @@ pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
 pub use draw::Distribution;
 pub use provider::Node;
 pub use scene::Scene;
-pub use session::{Request, Rehearsed, SessionError, rehearse};
+pub use session::{Rehearsed, Request, SessionError, rehearse};
 pub use trial::{Before, Floor, Outcome, Trial, TrialError};
 pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
 

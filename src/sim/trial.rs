@@ -165,17 +165,16 @@ impl<'a> Trial<'a> {
     /// If there is no such policy, a task fits nowhere, or, by a mistake in Phalanx, the run hangs.
     pub fn run(&self, log: &mut dyn Log) -> Result<Outcome, TrialError> {
         let scaling = self.bounds();
-        let policy = policy_by_name(self.policy, &scaling).ok_or_else(|| TrialError::Policy {
-            name: self.policy.to_owned(),
-            known: policy_names().join(", "),
-        })?;
+        let policy = policy_by_name(self.policy, &scaling)
+            .ok_or_else(|| TrialError::Policy { name: self.policy.to_owned(), known: policy_names().join(", ") })?;
         let prices = self.prices();
         let interval = scaling.interval;
         let scaler = Scaler::new(policy, scaling);
-        let captain = Some(Authority { scaler, prices: prices.clone(), interval });
+        // Where nothing can be decided nobody need be asked all the time.
+        let decides = self.policy != "fixed" || prices.budget.is_some();
+        let captain = decides.then(|| Authority { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
-        let setup =
-            Setup { cluster: self.cluster, ranks, seed, homes: self.homes, captain, done: self.before.done };
+        let setup = Setup { cluster: self.cluster, ranks, seed, homes: self.homes, captain, done: self.before.done };
         let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(TrialError::Refused)?;
         Ok(self.judge(ended, &prices))
     }

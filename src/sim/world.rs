@@ -473,6 +473,7 @@ impl<'a> World<'a> {
                 worker::Event::Message { message: Message::HandOut(part), .. } => Some(part.limits.clone()),
                 _ => None,
             };
+            let told = matches!(event, worker::Event::Quiet);
             let seat = &mut self.seats[rank as usize];
             seat.worker.step(self.now, event, &mut actions);
             if let Some(limits) = limits {
@@ -484,7 +485,7 @@ impl<'a> World<'a> {
                 self.act(rank, action, &mut queue);
             }
             if queue.is_empty() && self.seats[rank as usize].here {
-                self.fill(rank, &mut queue);
+                self.fill(rank, told, &mut queue);
             }
         }
         (self.queue, self.actions) = (queue, actions);
@@ -568,8 +569,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Starts what can start, then tells the worker the load.
-    fn fill(&mut self, rank: u32, queue: &mut VecDeque<worker::Event>) {
+    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now, that all is quiet.
+    fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::Event>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
                 Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant), queue),
@@ -583,7 +584,7 @@ impl<'a> World<'a> {
         let load = seat.pool.load();
         if seat.worker.load() != load {
             queue.push_back(worker::Event::Load(load));
-        } else if seat.worker.is_stopping() && seat.pool.is_quiet() {
+        } else if !told && seat.worker.is_stopping() && seat.pool.is_quiet() {
             queue.push_back(worker::Event::Quiet);
         }
         self.count_surplus(rank, load);

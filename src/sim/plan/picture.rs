@@ -63,7 +63,8 @@ pub fn svg(question: &Question<'_>, plan: &Plan) -> String {
     let front = front.join(" ");
     picture.add(format_args!("<polyline points=\"{front}\" fill=\"none\" stroke=\"#2257a8\" stroke-width=\"1.5\"/>"));
     all.for_each(|candidate| point(&mut picture, &x, &y, candidate, plan.recommended));
-    let title = format!("{}: cost against makespan, {} slots a rank", question.scene.job.name, question.cluster.nodes[0].slots);
+    let title =
+        format!("{}: cost against makespan, {} slots a rank", question.scene.job.name, question.cluster.nodes[0].slots);
     picture.text((WIDTH / 2.0, 26.0), "middle", &title);
     picture.finish()
 }
@@ -74,9 +75,8 @@ fn point(picture: &mut Picture, x: &Axis, y: &Axis, candidate: &Candidate, recom
     picture.line((left, height), (right, height), "#9ab", "none");
     let colour = if recommended == Some(candidate.ranks) { "#208040" } else { "#2257a8" };
     let fill = if candidate.pareto { colour } else { "white" };
-    picture.add(format_args!(
-        "<circle cx=\"{left:.1}\" cy=\"{height:.1}\" r=\"4\" fill=\"{fill}\" stroke=\"{colour}\"/>"
-    ));
+    picture
+        .add(format_args!("<circle cx=\"{left:.1}\" cy=\"{height:.1}\" r=\"4\" fill=\"{fill}\" stroke=\"{colour}\"/>"));
     if candidate.pareto {
         picture.text((left + 6.0, height - 6.0), "start", &candidate.ranks.to_string());
     }
@@ -91,6 +91,10 @@ fn axes(picture: &mut Picture, x: &Axis, y: &Axis) {
         picture.line((x.from, y.at(cost)), (x.to, y.at(cost)), "#e0e0e0", "none");
         picture.text((x.from - 8.0, y.at(cost) + 4.0), "end", &format!("{cost:.3}"));
     }
-    picture.text(((x.from + x.to) / 2.0, HEIGHT - 14.0), "middle", "makespan (median; the line reaches to the ninth decile)");
+    picture.text(
+        ((x.from + x.to) / 2.0, HEIGHT - 14.0),
+        "middle",
+        "makespan (median; the line reaches to the ninth decile)",
+    );
     picture.text((x.from - 60.0, y.to - 14.0), "start", "cost");
 }

@@ -60,7 +60,9 @@ fn wishes_that_cannot_be_kept_are_said_to_be_so() {
 
     // In time or within the budget, but not both.
     let (plan, _) = planned(&bag(), &Cost { deadline: minutes(2), budget: Some(0.25), ..Cost::default() });
-    let Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } = &plan.verdict else { panic!("{:?}", plan.verdict) };
+    let Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } = &plan.verdict else {
+        panic!("{:?}", plan.verdict)
+    };
     assert!(nearest_in_time > nearest_in_cost && why.contains("keeps the deadline"), "{why}");
 }
 

@@ -54,8 +54,14 @@ impl Verdict {
                     seconds(critical_path_s),
                     seconds(deadline)
                 ),
-                Some(c) => format!("the cheapest that keeps the deadline has {} ranks and costs {:.2}", c.ranks, c.cost_q90),
-                None => format!("the soonest end, with {} ranks, is after {}", soonest.ranks, seconds(soonest.makespan_q90_s)),
+                Some(c) => {
+                    format!("the cheapest that keeps the deadline has {} ranks and costs {:.2}", c.ranks, c.cost_q90)
+                }
+                None => format!(
+                    "the soonest end, with {} ranks, is after {}",
+                    soonest.ranks,
+                    seconds(soonest.makespan_q90_s)
+                ),
             });
         }
         if cost.budget.is_some() {
@@ -72,11 +78,7 @@ impl Verdict {
             let price = question.cluster.nodes[0].price.max(1e-12);
             reasons.push(format!("{hourly:.2} an hour pay for {:.0} ranks", (hourly / price).floor()));
         }
-        Verdict::Infeasible {
-            why: reasons.join("; "),
-            nearest_in_time: soonest.ranks,
-            nearest_in_cost: cheapest.ranks,
-        }
+        Verdict::Infeasible { why: reasons.join("; "), nearest_in_time: soonest.ranks, nearest_in_cost: cheapest.ranks }
     }
 }
 
