@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::replay::Session;
+use super::replay::{Replay, Session};
 use crate::model::{RankState, Time};
 use crate::scale::{NodeTypeId, Prices};
 
@@ -103,6 +103,14 @@ impl Session {
     /// What its nodes cost until `end`.
     pub fn bill(&self, prices: &Prices, end: Time) -> f64 {
         self.nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
+    }
+}
+
+impl Replay {
+    /// What all sessions cost whose terms are known.
+    pub fn spent(&self) -> f64 {
+        let bill = |session: &Session| Some(session.bill(&session.terms.as_ref()?.prices, session.last_heard()));
+        self.sessions.iter().filter_map(bill).sum()
     }
 }
 

@@ -18,6 +18,7 @@
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
+pub(crate) mod captain;
 mod clock;
 mod crew;
 mod engine;
@@ -25,8 +26,10 @@ pub(crate) mod fit;
 mod follow;
 pub(crate) mod glue;
 mod head;
+mod helm;
 mod lead;
 mod many;
+mod pages;
 pub mod resume;
 mod seat;
 mod start;

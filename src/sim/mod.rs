@@ -8,14 +8,12 @@
 //! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
 //! | `search` | how idle ranks find work when there are very many of them |
 //! | `provider` | where nodes come from, and their bills |
-//! | `captain` | the scaling core, with what it is shown |
 //! | `world` | the state machines of a run, driven by all of these |
 //! | `trial` | one run under a policy, and its figures |
 //! | `session` | the same with a run directory, as a real run leaves it |
 //! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
 
 mod agenda;
-mod captain;
 mod cluster;
 pub mod compare;
 mod draw;

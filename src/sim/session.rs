@@ -14,7 +14,7 @@ use super::world::{Log, World};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
     Began, Ended, GraphFacts, Journal, JournalError, KeptRun, RUNS, RankInfo, Record, Replay, RunDir, RunDirError,
-    SIMULATED, Session, Simulated, Terms, replay, unix_now_ns,
+    SIMULATED, Simulated, Terms, replay, unix_now_ns,
 };
 use crate::model::TaskId;
 use crate::runtime::{code_of, end_reason};
@@ -153,16 +153,10 @@ impl Past {
             session: last.began.session,
             began_unix_ns: last.began.unix_ns.saturating_add(last.last_heard().0),
             kept: runs_of(&done),
-            spent: spent(&replay.sessions),
+            spent: replay.spent(),
             done,
         })
     }
-}
-
-/// What sessions cost.
-pub(crate) fn spent(sessions: &[Session]) -> f64 {
-    let bill = |session: &Session| Some(session.bill(&session.terms.as_ref()?.prices, session.last_heard()));
-    sessions.iter().filter_map(bill).sum()
 }
 
 /// Consecutive tasks that are complete.

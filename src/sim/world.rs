@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::Agenda;
-use super::captain::Captain;
 use super::cluster::Cluster;
 use super::pool::{Begin, Grant, Pool};
 use super::post::Post;
@@ -29,6 +28,7 @@ use crate::graph::partition::{Method, Partition};
 use crate::journal::{Level, Note, Record};
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::pool::Needs;
+use crate::runtime::captain::Captain;
 use crate::runtime::{fit, glue};
 use crate::scale::Scaler;
 use crate::scale::elasticity::Step;
@@ -438,7 +438,7 @@ impl<'a> World<'a> {
                 }
                 coordinator::Action::Journal(attempts) => {
                     if let Some(captain) = &mut self.captain {
-                        attempts.iter().for_each(|attempt| captain.hears(self.scene, attempt));
+                        attempts.iter().for_each(|attempt| captain.hears(attempt));
                     }
                     self.log.record(Record::Attempts(attempts));
                 }

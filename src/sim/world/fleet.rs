@@ -11,7 +11,7 @@ use crate::scale::{Action, Decision, NodeTypeId, RankView};
 use crate::schedule::coordinator::{self, Change, Member, Standing, Why};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
-use crate::sim::captain::Captain;
+use crate::runtime::captain::Captain;
 use crate::sim::cluster::Cluster;
 use crate::sim::pool::Pool;
 use crate::sim::provider::{Answer, Loss};
@@ -31,7 +31,7 @@ pub(super) fn captain(
     done: &dyn Fn(TaskId) -> bool,
 ) -> Captain {
     let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
-    let mut captain = Captain::new(scene, authority.scaler, authority.prices, authority.interval, &delays);
+    let mut captain = Captain::new(scene.course(), authority.scaler, authority.prices, authority.interval, &delays);
     (0..scene.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| captain.knows(task));
     captain
 }
@@ -93,7 +93,7 @@ impl World<'_> {
         let Some(captain) = &mut self.captain else { return };
         self.events += 1;
         let settled = self.provider.settled(&captain.prices);
-        let decisions = captain.decide(self.now, self.scene, &ranks, self.provider.requests(), settled);
+        let decisions = captain.decide(self.now, &ranks, self.provider.requests(), settled);
         let (effects, alarms) = (captain.effects(), captain.alarms());
         alarms.into_iter().for_each(|alarm| self.note(Level::Warning, alarm));
         for decision in decisions {
