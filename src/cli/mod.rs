@@ -7,6 +7,8 @@ mod report;
 mod run;
 mod schema;
 mod topo;
+mod trace;
+mod view;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -48,6 +50,7 @@ enum Verb {
     Check(check::Args),
     Run(run::Args),
     Report(report::Args),
+    Trace(trace::Args),
     Import(import::Args),
     Topo(topo::Args),
     Bench(bench::Args),
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::main(args),
         Verb::Run(args) => run::main(args),
         Verb::Report(args) => report::main(args),
+        Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),
         Verb::Bench(args) => bench::main(args),

@@ -2,14 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use super::{complain, refuse};
-use crate::job;
-use crate::journal::{Began, RUNS, RunDir};
+use crate::journal::RunDir;
 use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
-use crate::observe::{Paint, ReportError, RunView, Subject, to_stdout, write_summary};
-use crate::runtime::graph_of;
+use crate::observe::{Paint, to_stdout, write_summary};
 
 /// Shows a run: its summary, or one of the views below.
 #[derive(Debug, clap::Args)]
@@ -35,11 +32,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let dir = match RunDir::find(Path::new(RUNS), &args.run) {
-        Ok(dir) => dir,
-        Err(error) => return refuse(error),
-    };
-    let view = match load(&dir) {
+    let view = match super::view::find(&args.run) {
         Ok(view) => view,
         Err(error) => return refuse(error),
     };
@@ -52,53 +45,20 @@ pub(super) fn main(args: Args) -> ExitCode {
         None if args.joblog => write_joblog(out, &view),
         None => write_report(out, &view, paint),
     });
-    match (printed, view.damage()) {
-        (Err(error), _) => refuse(error),
-        (Ok(()), Some(damage)) => {
-            complain(damage);
-            ExitCode::FAILURE
-        }
-        (Ok(()), None) => ExitCode::SUCCESS,
+    match printed {
+        Err(error) => refuse(error),
+        Ok(()) => super::view::end(&view),
     }
 }
 
 /// Prints the closing summary of a run.
 pub(super) fn summarize(dir: &Path) {
     let printed = RunDir::open(dir).map_err(|error| error.to_string()).and_then(|dir| {
-        let view = load(&dir).map_err(|error| error.to_string())?;
+        let view = super::view::load(&dir).map_err(|error| error.to_string())?;
         let paint = Paint::for_stream(&std::io::stdout());
         to_stdout(|out| write_summary(out, &view, paint)).map_err(|error| error.to_string())
     });
     if let Err(error) = printed {
         complain(error);
-    }
-}
-
-fn load(dir: &RunDir) -> Result<RunView, ReportError> {
-    RunView::load(dir, &parse)
-}
-
-/// The job of a session, from the text that its journal keeps.
-fn parse(began: &Began) -> Result<Subject, String> {
-    let file = began.job_path.display().to_string();
-    let loaded = job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))?;
-    let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
-    Ok(Subject { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
-}
-
-/// Accepts every kernel: the run may have been one of a program with kernels of its own.
-struct AnyKernel;
-
-impl job::KernelCheck for AnyKernel {
-    fn names(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
-    fn knows(&self, _: &str) -> bool {
-        true
-    }
-
-    fn check(&self, _: &str, _: &toml::Table) -> Result<(), String> {
-        Ok(())
     }
 }

@@ -6,21 +6,29 @@
 //! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
 //! results, standard error for progress and logs.
 
+//ANA
 mod blame;
+mod chain;
 mod estimate;
 mod failures;
 mod figures;
+//HTML
+mod idle;
+mod latency;
 pub mod logging;
 mod print;
 pub mod progress;
 pub mod report;
 mod resume;
 mod run_view;
+mod steps;
 mod style;
 mod subject;
 mod summary;
 mod tables;
 mod terminal;
+mod timeline;
+pub mod trace;
 
 pub use estimate::Tally;
 pub use figures::{Counts, Figures};

@@ -55,7 +55,8 @@ fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
     Ok(())
 }
 
-fn explanation(run: &RunView) -> Option<String> {
+/// Why the run is in its state, where there is more to say than the state does.
+pub(super) fn explanation(run: &RunView) -> Option<String> {
     let reason = run.session().ended.as_ref().map(|ended| &ended.reason);
     Some(match (reason, &run.liveness) {
         (Some(EndReason::Complete), _) => return None,

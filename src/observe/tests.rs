@@ -7,7 +7,7 @@ use super::report::{write_failed, write_joblog, write_json, write_report, write_
 use super::*;
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::job::{Flush, KeepOutput, Task, Work};
+use crate::job::{Flush, Group, KeepOutput, Task, Work};
 use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankInfo, Record, RunDir};
 use crate::model::{Attempt, Outcome, Rank, State, Stream, TaskId, Time};
 
@@ -34,6 +34,10 @@ impl JobView for Mosaic {
 
     fn class(&self, task: TaskId) -> &str {
         self.label(task).name
+    }
+
+    fn group(&self, _: TaskId) -> Option<&Group> {
+        None
     }
 
     fn slots(&self, task: TaskId) -> u32 {

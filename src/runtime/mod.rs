@@ -14,7 +14,7 @@
 //! | `resume` | which tasks stay complete |
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
 //! | `wake`, `walltime` | waiting, the end of the allocation |
-//! | `glue` | the job as each part wants to see it |
+//! | `glue`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
@@ -31,6 +31,7 @@ pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
+mod subject;
 mod wake;
 mod walltime;
 mod world;
@@ -53,6 +54,7 @@ use wake::Wake;
 pub use clock::unix_ns;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
+pub use subject::subject_of;
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]
