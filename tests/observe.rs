@@ -144,3 +144,86 @@ fn a_trace_goes_to_standard_output_or_a_plain_file() {
     assert_eq!(piped, written);
     assert_eq!(piped["otherData"]["job"], "look");
 }
+
+/// Fails unless every tag of a document that is opened is closed, in order.
+#[track_caller]
+fn assert_balanced(html: &str) {
+    let void = ["meta", "br", "!doctype", "input", "link"];
+    let mut open: Vec<String> = Vec::new();
+    let mut rest = html;
+    while let Some(at) = rest.find('<') {
+        let end = rest[at..].find('>').expect("a tag ends") + at;
+        let tag = &rest[at + 1..end];
+        rest = &rest[end + 1..];
+        let name = tag.trim_start_matches('/').split([' ', '\n', '/']).next().unwrap_or_default().to_lowercase();
+        if let Some(closed) = tag.strip_prefix('/') {
+            assert_eq!(open.pop().as_deref(), Some(closed), "near {:?}", &rest[..rest.len().min(80)]);
+        } else if !tag.ends_with('/') && !void.contains(&name.as_str()) {
+            open.push(name.clone());
+        }
+        if !tag.starts_with('/') && (name == "style" || name == "script") {
+            rest = &rest[rest.find(&format!("</{name}>")).expect("it ends")..];
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+}
+
+#[test]
+fn the_report_is_one_file_with_everything_in_it() {
+    let dir = ran("report", 2);
+    phalanx(&dir).args(["report"]).run().ok().says("report.html");
+    let html = dir.read("phalanx-runs/look-1/report.html");
+    assert_balanced(&html);
+    for part in
+        ["<svg", "What bounded this run", "Critical path", "part[11]", "exit 7", "what went wrong &lt;here&gt;", "p99"]
+    {
+        assert!(html.contains(part), "{part:?} is missing in the report");
+    }
+    for outside in ["http:", "https:", "<script", "src=", "@import", "url("] {
+        assert!(!html.contains(outside), "the report refers to {outside:?}");
+    }
+    // A bar for each attempt: 12 parts, first, twice again, all, broken.
+    assert_eq!(html.matches("</title></rect>").count() - chain_length(&html), 17);
+    phalanx(&dir).args(["report", "--html", "elsewhere.html"]).run().ok();
+    assert_balanced(&dir.read("elsewhere.html"));
+}
+
+/// Rectangles in the picture of the chain.
+fn chain_length(html: &str) -> usize {
+    let chain = html.split("aria-label=\"The chain").nth(1).expect("there is a chain");
+    chain.split("</svg>").next().expect("it ends").matches("<rect").count()
+}
+
+#[test]
+fn a_report_of_many_tasks_stays_small() {
+    let dir = Dir::new("report-large");
+    let job = "[[task]]\nname = \"a\"\narray = \"0-19999\"\nkernel = \"noop\"\n[[task]]\nname = \"b\"\narray = \"0-19999\"\nneeds = \"a\"\nkernel = \"noop\"\n";
+    dir.job("many.toml", job);
+    phalanx(&dir).args(["run", "many.toml", "-q", "--slots", "2"]).run().ok();
+    phalanx(&dir).args(["report"]).run().ok();
+    let html = dir.read("phalanx-runs/many-1/report.html");
+    assert_balanced(&html);
+    assert!(html.len() < 400_000, "{} bytes", html.len());
+    // Of 400 million dependencies the trace shows one for each task that has any.
+    phalanx(&dir).args(["trace", "-o", "t.json.gz"]).run().ok().says("left out");
+    let trace = unpacked(&dir, "t.json.gz");
+    let events = trace["traceEvents"].as_array().expect("a list of events");
+    assert_eq!(events.iter().filter(|e| e["ph"] == "X").count(), 40_000);
+    assert_eq!(events.iter().filter(|e| e["ph"] == "s").count(), 20_000);
+}
+
+#[test]
+fn the_analysis_of_a_real_run_names_the_serial_phase() {
+    let dir = Dir::new("analyze");
+    let job = "[[task]]\nname = \"before\"\narray = \"0-7\"\ncommand = \"sleep 0.1\"\n\
+               [[task]]\nname = \"merge\"\nneeds = \"before\"\ncommand = \"sleep 2\"\n\
+               [[task]]\nname = \"after\"\narray = \"0-7\"\nneeds = \"merge\"\ncommand = \"sleep 0.1\"\n";
+    dir.job("phases.toml", job);
+    phalanx(&dir).args(["run", "phases.toml", "-q", "--slots", "4"]).run().ok();
+    let json = phalanx(&dir).args(["analyze", "--json"]).run().ok().json();
+    let first = &json["findings"][0];
+    assert_eq!(first["kind"], "serial_phase", "{json:#}");
+    assert!(first["change"]["place"].as_str().expect("a place").contains("phases.toml:"), "{first:#}");
+    let text = phalanx(&dir).args(["analyze", "phases"]).run().ok();
+    text.says("1. While class merge runs, everything else waits").says("change phases.toml:").says("cpus = ");
+}

@@ -1,11 +1,13 @@
 //! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
 
+mod analyze;
 mod bench;
 mod check;
 mod import;
 mod report;
 mod run;
 mod schema;
+mod top;
 mod topo;
 mod trace;
 mod view;
@@ -49,7 +51,9 @@ enum LogStyle {
 enum Verb {
     Check(check::Args),
     Run(run::Args),
+    Top(top::Args),
     Report(report::Args),
+    Analyze(analyze::Args),
     Trace(trace::Args),
     Import(import::Args),
     Topo(topo::Args),
@@ -75,7 +79,9 @@ pub fn main() -> ExitCode {
     match cli.verb {
         Verb::Check(args) => check::main(args),
         Verb::Run(args) => run::main(args),
+        Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),
+        Verb::Analyze(args) => analyze::main(args),
         Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),

@@ -20,7 +20,7 @@ pub use frame::Tail;
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankInfo, Record};
-pub use replay::{Replay, Session, replay};
+pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir};
 pub use writer::Journal;
 

@@ -38,7 +38,8 @@ pub(super) fn chain(run: &RunView, timeline: &Timeline) -> Vec<ChainLink> {
     let (Some(graph), Some(last)) = (&run.subject().graph, timeline.sessions.len().checked_sub(1)) else {
         return Vec::new();
     };
-    let here: Vec<usize> = (0..timeline.slices.len()).filter(|&i| timeline.slices[i].session as usize == last).collect();
+    let here: Vec<usize> =
+        (0..timeline.slices.len()).filter(|&i| timeline.slices[i].session as usize == last).collect();
     let before = binding(graph, timeline, &here);
     let slots = slot_neighbours(timeline, &here);
     let mut links = Vec::new();
@@ -75,7 +76,8 @@ pub(super) fn binding(graph: &TaskGraph, timeline: &Timeline, here: &[usize]) ->
     let mut last_slice: Vec<Option<usize>> = vec![None; graph.node_count()];
     for &i in here {
         let slice = &timeline.slices[i];
-        if let Some(known) = last_slice.get_mut(slice.task.index()).filter(|_| slice.task.index() < graph.task_count()) {
+        if let Some(known) = last_slice.get_mut(slice.task.index()).filter(|_| slice.task.index() < graph.task_count())
+        {
             let later = known.is_none_or(|j| timeline.slices[j].end <= slice.end);
             if later {
                 *known = Some(i);

@@ -105,6 +105,14 @@ impl Uses {
         uses
     }
 
+    /// Accounts for every slot-second of one session.
+    pub fn of_session(timeline: &Timeline, session: usize) -> Uses {
+        let mut uses =
+            Uses { end: timeline.end(), totals: [0.0; Use::ALL.len()], columns: vec![Vec::new(); Use::ALL.len()] };
+        uses.sweep(timeline, session);
+        uses
+    }
+
     /// Slot-nanoseconds of one use.
     pub fn total(&self, of: Use) -> f64 {
         self.totals[of as usize]

@@ -28,7 +28,10 @@ impl Durations {
         self.sum_ns += ns as f64;
         self.longest_ns = self.longest_ns.max(ns);
         if let Some(histogram) = &mut self.histogram {
-            histogram.saturating_record(ns);
+            // Grows as far as it must. Only a duration that no memory can count would be refused, and then the longest bucket has it.
+            if histogram.record(ns).is_err() {
+                histogram.saturating_record(ns);
+            }
         }
     }
 
@@ -84,10 +87,15 @@ pub(super) struct Class {
 impl Class {
     /// Takes note of an attempt.
     pub fn add(&mut self, slice: &Slice) {
-        self.ran.add(slice.ran());
-        self.waited.add(slice.waited());
-        self.failed += u64::from(slice.outcome.state.is_failure());
-        self.work_s += slice.ran() as f64 / 1e9 * f64::from(slice.slots);
+        self.count(slice.ran(), slice.waited(), slice.slots, slice.outcome.state.is_failure());
+    }
+
+    /// Takes note of an attempt by its numbers: nanoseconds that it ran and waited, and slots that it held.
+    pub fn count(&mut self, ran: u64, waited: u64, slots: u32, failed: bool) {
+        self.ran.add(ran);
+        self.waited.add(waited);
+        self.failed += u64::from(failed);
+        self.work_s += ran as f64 / 1e9 * f64::from(slots);
     }
 }
 

@@ -6,21 +6,23 @@
 //! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
 //! results, standard error for progress and logs.
 
-//ANA
+pub mod analyze;
 mod blame;
 mod chain;
 mod estimate;
 mod failures;
 mod figures;
-//HTML
+pub mod html;
 mod idle;
 mod latency;
+pub mod live;
 pub mod logging;
 mod print;
 pub mod progress;
 pub mod report;
 mod resume;
 mod run_view;
+mod samples;
 mod steps;
 mod style;
 mod subject;
@@ -34,6 +36,7 @@ pub use estimate::Tally;
 pub use figures::{Counts, Figures};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
+pub use samples::{Sample, Samples};
 pub use style::Paint;
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;

@@ -10,7 +10,7 @@ use super::figures::Figures;
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
-use super::style::{Paint, bytes, count, percent, seconds, signal};
+use super::style::{Paint, bytes, count, percent, seconds, signal, some};
 use crate::journal::{EndReason, Level, Liveness, utc};
 
 /// Failed tasks that are shown with their output.
@@ -124,7 +124,6 @@ fn time_text(figures: &Figures) -> String {
 }
 
 fn slots_text(figures: &Figures) -> String {
-    let some = |n: u32, what: &str| format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" });
     let mut text =
         format!("{}, {}, {}", some(figures.slots, "slot"), some(figures.ranks, "rank"), some(figures.nodes, "node"));
     if let Some(used) = figures.utilisation {

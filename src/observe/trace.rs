@@ -145,7 +145,8 @@ fn named<'a>(pid: u64, what: &'static str, name: &'a str) -> Event<'static, Name
 }
 
 fn write_names(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(), ReportError> {
-    let sort = |pid, sort_index| Event { args: Some(Sort { sort_index }), ..Event::new("M", pid, "process_sort_index") };
+    let sort =
+        |pid, sort_index| Event { args: Some(Sort { sort_index }), ..Event::new("M", pid, "process_sort_index") };
     events.put(&named(RUN, "process_name", &run.name()))?;
     events.put(&sort(RUN, -1))?;
     let mut nodes: FxHashMap<u32, String> = FxHashMap::default();

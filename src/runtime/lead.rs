@@ -1,6 +1,7 @@
 //! Rank 0, from the job file to the end of the run.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,14 +14,15 @@ use super::start::{Start, estimate_ns, start};
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
-use super::{Finished, Options, RunError, pilot};
+use super::{Finished, Options, RunError, pilot, subject_of};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
 use crate::graph::TaskGraph;
 use crate::graph::partition::Partition;
-use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunLock};
+use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
+use crate::observe::live::Listener;
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Why};
@@ -50,6 +52,8 @@ struct Run {
     pool: Option<Pool<Crew>>,
     dir: PathBuf,
     lock: RunLock,
+    /// Answers who watches, until the run is over.
+    listener: Option<Listener>,
 }
 
 impl Run {
@@ -67,6 +71,7 @@ impl Run {
             head.close(self.crew.clock.now(), code);
             code
         });
+        drop(self.listener);
         drop(self.lock);
         match broken {
             Some(reason) => Err(RunError::Broken(reason)),
@@ -107,8 +112,9 @@ fn set_out(
     let done = Done::of(&kept, graph.node_count());
     let cut = Cut { graph, home: divided.home, urgency };
     let first = hand_out(fabric.as_mut(), cut, &shares, &done, hellos.len())?;
-    let head = head_of(&job, &hellos, &done, journal, options, &welcome.run_name);
+    let head = head_of(&job, &hellos, &done, journal, options, &dir, &welcome.run_name);
     drop(done);
+    let listener = options.listen.map(|address| listen(&dir, address)).transpose()?;
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -118,7 +124,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held })
+    Ok(Run { crew, pool, dir, lock: held, listener })
 }
 
 /// The handshake: who is where, what the run is, what each has.
@@ -204,6 +210,7 @@ fn head_of(
     done: &Done,
     journal: crate::journal::Journal,
     options: &Options,
+    dir: &RunDir,
     run_name: &str,
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
@@ -217,8 +224,14 @@ fn head_of(
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
-    let progress = Progress::new(options.progress, run_name);
+    let progress = Progress::new(options.progress, run_name).recorded(dir);
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, hellos.len() as u32)
+}
+
+/// Opens the run's page; whoever is to see it is told where it is.
+fn listen(dir: &RunDir, address: SocketAddr) -> Result<Listener, RunError> {
+    Listener::open(dir, address, subject_of)
+        .map_err(|source| RunError::Refused(format!("cannot listen on {address}: {source}; choose another --listen")))
 }
 
 /// Writes how the session begins.

@@ -36,6 +36,7 @@ mod wake;
 mod walltime;
 mod world;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub struct Options {
     pub keep_going: bool,
     /// How progress is shown.
     pub progress: Mode,
+    /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Options {
@@ -89,6 +92,7 @@ impl Options {
             max_failures: None,
             keep_going: false,
             progress: Mode::detect(false),
+            listen: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::page::{Escaped, Html, Plot};
 use crate::observe::chain::{After, ChainLink, ChainSums};
 use crate::observe::figures::Figures;
 use crate::observe::run_view::RunView;
-use crate::observe::style::{count, percent, seconds};
+use crate::observe::style::{count, percent, seconds, some};
 use crate::observe::timeline::Timeline;
 
 /// Stretches of the chain that are listed.
@@ -26,7 +26,14 @@ struct Stretch {
 }
 
 /// Draws the chain and lists it.
-pub(super) fn chain(html: &mut Html, run: &RunView, timeline: &Timeline, links: &[ChainLink], colours: &[usize], figures: &Figures) {
+pub(super) fn chain(
+    html: &mut Html,
+    run: &RunView,
+    timeline: &Timeline,
+    links: &[ChainLink],
+    colours: &[usize],
+    figures: &Figures,
+) {
     let sums = ChainSums::of(links, timeline);
     html.add(format_args!("<p>{}</p>", sentence(&sums, links, figures)));
     draw(html, timeline, links, colours);
@@ -40,9 +47,9 @@ fn sentence(sums: &ChainSums, links: &[ChainLink], figures: &Figures) -> String 
         format!(" On unlimited slots the longest chain of dependencies alone would have taken {}.", seconds(s))
     });
     format!(
-        "The end waited for a chain of {} tasks: {} in tasks that followed a dependency, {} in tasks that had waited for a slot, {} between \
-         tasks, {} before the first.{graph}",
-        count(links.len() as u64),
+        "The end waited for a chain of {}: {} in tasks that followed a dependency, {} in tasks that had waited for a slot, {} between \
+         tasks, {} before the first. (Upper row: what followed a dependency; lower row: what waited for its slot.){graph}",
+        some(links.len() as u64, "task"),
         part(sums.dependency),
         part(sums.slot),
         part(sums.gaps),
@@ -53,7 +60,7 @@ fn sentence(sums: &ChainSums, links: &[ChainLink], figures: &Figures) -> String 
 fn draw(html: &mut Html, timeline: &Timeline, links: &[ChainLink], colours: &[usize]) {
     let plot = Plot { left: 58.0, top: 4.0, height: 54.0, end: timeline.end() };
     plot.open(html, "The chain of tasks that the end waited for");
-    for (name, y) in [("dependency", plot.top + 14.0), ("slot", plot.top + 44.0)] {
+    for (name, y) in [("needs", plot.top + 14.0), ("slot", plot.top + 44.0)] {
         html.add(format_args!("<text class=\"tick end\" x=\"{:.0}\" y=\"{y:.0}\">{name}</text>", plot.left - 6.0));
     }
     for stretch in if links.len() > DRAWN { stretches(timeline, links) } else { singles(timeline, links) } {

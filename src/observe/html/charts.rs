@@ -16,7 +16,12 @@ pub(super) fn utilisation(html: &mut Html, uses: &Uses, end: u64, slots: u32) {
     let mut floor = vec![0.0; COLUMNS];
     for of in Use::ALL.into_iter().filter(|&of| uses.total(of) > 0.0) {
         let ceiling: Vec<f64> = floor.iter().zip(uses.over_time(of)).map(|(floor, part)| floor + part).collect();
-        html.add(format_args!("<path class=\"u-{}\" d=\"{}\"><title>{}</title></path>", of.key(), band(&plot, &floor, &ceiling, &y), of.name()));
+        html.add(format_args!(
+            "<path class=\"u-{}\" d=\"{}\"><title>{}</title></path>",
+            of.key(),
+            band(&plot, &floor, &ceiling, &y),
+            of.name()
+        ));
         floor = ceiling;
     }
     plot.close(html);

@@ -73,7 +73,11 @@ pub(super) fn gantt(html: &mut Html, run: &RunView, timeline: &Timeline, colours
         )
     });
     plot.open(html, "What ran where and when");
-    if each { bars(html, run, timeline, colours, &rows, plot, height) } else { shares(html, timeline, colours, &rows, plot, height) }
+    if each {
+        bars(html, run, timeline, colours, &rows, plot, height)
+    } else {
+        shares(html, timeline, colours, &rows, plot, height)
+    }
     row_names(html, &rows, plot, height);
     plot.close(html);
 }
@@ -82,7 +86,11 @@ fn row_names(html: &mut Html, rows: &Rows, plot: Plot, height: f64) {
     let every = (11.0 / height).ceil().max(1.0) as usize;
     for (row, name) in rows.names.iter().enumerate().step_by(every) {
         let y = plot.top + (row as f64 + 0.5) * height + 3.5;
-        html.add(format_args!("<text class=\"tick end\" x=\"{:.0}\" y=\"{y:.1}\">{}</text>", plot.left - 6.0, Escaped(name)));
+        html.add(format_args!(
+            "<text class=\"tick end\" x=\"{:.0}\" y=\"{y:.1}\">{}</text>",
+            plot.left - 6.0,
+            Escaped(name)
+        ));
     }
 }
 
@@ -117,12 +125,15 @@ fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &Rows, 
         for (row, held) in held.iter().enumerate() {
             let full = rows.slots[row] * width.max(1.0);
             let floor = plot.top + height * (row + 1) as f64;
-            let part = |colour: usize, column: usize| (held[colour][column] / full * (height - 1.0) * 10.0).round() / 10.0;
+            let part =
+                |colour: usize, column: usize| (held[colour][column] / full * (height - 1.0) * 10.0).round() / 10.0;
             let mut column = 0;
             while column < COLUMNS {
                 let below: f64 = (0..colour).map(|c| part(c, column)).sum();
                 let (from, tall) = (column, part(colour, column).min(height - 1.0 - below));
-                let same = |column: usize| part(colour, column) == tall && (0..colour).map(|c| part(c, column)).sum::<f64>() == below;
+                let same = |column: usize| {
+                    part(colour, column) == tall && (0..colour).map(|c| part(c, column)).sum::<f64>() == below
+                };
                 column += 1;
                 while column < COLUMNS && same(column) {
                     column += 1;

@@ -18,7 +18,7 @@ use super::report::command;
 use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::steps::Counters;
-use super::style::{bytes, count, outcome, percent, printable, seconds};
+use super::style::{bytes, count, outcome, percent, printable, seconds, some};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
@@ -91,14 +91,16 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     let sessions = &run.replay.sessions;
     let resumed = if sessions.len() > 1 { format!(", in {} sessions", sessions.len()) } else { String::new() };
     html.add(format_args!(
-        "<p class=\"dim\">Job {} · began {}{resumed} · {} ranks, {} slots on {} nodes</p>\n<div class=\"tiles\">",
+        "<p class=\"dim\">Job {} · began {}{resumed} · {}, {} on {}</p>\n<div class=\"tiles\">",
         Escaped(run.subject().job.name()),
         utc(sessions[0].began.unix_ns),
-        count(figures.ranks),
-        count(figures.slots),
-        count(figures.nodes)
+        some(figures.ranks, "rank"),
+        some(figures.slots, "slot"),
+        some(figures.nodes, "node")
     ));
-    let mut tile = |value: String, what: &str| html.add(format_args!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>"));
+    let mut tile = |value: String, what: &str| {
+        html.add(format_args!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>"))
+    };
     tile(seconds(figures.wall_s), "wall time");
     tile(count(figures.tasks), "tasks");
     for (state, n) in figures.counts.present() {
@@ -107,7 +109,11 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     tile(seconds(figures.work_s), "work over all slots");
     figures.utilisation.into_iter().for_each(|used| tile(percent(used), "of slot time used"));
     figures.critical_path_s.into_iter().for_each(|s| tile(seconds(s), "critical path"));
-    figures.balance.filter(|_| figures.ranks > 1).into_iter().for_each(|b| tile(format!("{b:.2}"), "load balance of ranks"));
+    figures
+        .balance
+        .filter(|_| figures.ranks > 1)
+        .into_iter()
+        .for_each(|b| tile(format!("{b:.2}"), "load balance of ranks"));
     if figures.wall_s > 0.0 {
         let ended = f64::from(figures.counts.of(crate::model::State::Completed));
         tile(format!("{:.3}/s", page::Short(ended / figures.wall_s)), "tasks completed");
@@ -133,7 +139,11 @@ fn bounded_by(html: &mut Html, findings: &[Finding]) {
             Escaped(&finding.evidence)
         ));
         if let Some(change) = &finding.change {
-            html.add(format_args!("<br>To mend it, {}: <code>{}</code>", Escaped(&change.place), Escaped(&change.text)));
+            html.add(format_args!(
+                "<br>To mend it, {}: <code>{}</code>",
+                Escaped(&change.place),
+                Escaped(&change.text)
+            ));
         }
         html.add("</li>");
     }
@@ -223,7 +233,8 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
         for slice in slices.into_iter().take(tasks) {
             let session = &run.replay.sessions[slice.session as usize];
             let median = class.ran.quantile_s(0.5);
-            let factor = if median > 0.0 { format!("{:.1} x", slice.ran() as f64 / 1e9 / median) } else { "-".to_owned() };
+            let factor =
+                if median > 0.0 { format!("{:.1} x", slice.ran() as f64 / 1e9 / median) } else { "-".to_owned() };
             html.add(format_args!(
                 "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{factor}</td><td>{}</td><td>{}, rank {}</td></tr>",
                 Escaped(&class.name),
