@@ -3,7 +3,9 @@
 mod analyze;
 mod bench;
 mod check;
+mod completions;
 mod import;
+mod man;
 mod report;
 mod run;
 mod schema;
@@ -59,6 +61,8 @@ enum Verb {
     Topo(topo::Args),
     Bench(bench::Args),
     Schema(schema::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -87,6 +91,8 @@ pub fn main() -> ExitCode {
         Verb::Topo(args) => topo::main(args),
         Verb::Bench(args) => bench::main(args),
         Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     }
 }
 

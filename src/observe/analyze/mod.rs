@@ -154,7 +154,7 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
 }
 
 /// The text as a sentence begins.
-fn capital(text: &str) -> String {
+pub(super) fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

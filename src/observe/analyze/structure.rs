@@ -155,6 +155,7 @@ pub(super) fn tail(case: &Case<'_>) -> Option<Finding> {
             ),
         )
         .saving(case.wall_of(Use::Tail))
+        .of_class(last.class)
         .change(case.advice(
             last.class,
             "priority",

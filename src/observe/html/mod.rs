@@ -6,7 +6,7 @@ mod charts;
 mod gantt;
 mod page;
 
-use super::analyze::{Finding, findings};
+use super::analyze::{Finding, capital, findings};
 use super::blame::skipped;
 use super::chain::chain as chain_of;
 use super::failures::{Failure, failures, tail_of};
@@ -116,12 +116,17 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
         .for_each(|b| tile(format!("{b:.2}"), "load balance of ranks"));
     if figures.wall_s > 0.0 {
         let ended = f64::from(figures.counts.of(crate::model::State::Completed));
-        tile(format!("{:.3}/s", page::Short(ended / figures.wall_s)), "tasks completed");
+        tile(format!("{}/s", rate(ended / figures.wall_s)), "tasks completed");
     }
     if figures.bytes_moved > 0 {
         tile(bytes(figures.bytes_moved), "moved between ranks");
     }
     html.add("</div>\n");
+}
+
+/// A rate with about three digits.
+fn rate(per_s: f64) -> String {
+    if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
 }
 
 fn bounded_by(html: &mut Html, findings: &[Finding]) {
@@ -134,7 +139,7 @@ fn bounded_by(html: &mut Html, findings: &[Finding]) {
     for finding in findings {
         html.add(format_args!(
             "<li><b>{}</b> <span class=\"dim\">({})</span><br>{}",
-            Escaped(&finding.title),
+            Escaped(capital(&finding.title)),
             Escaped(finding.saving_text()),
             Escaped(&finding.evidence)
         ));

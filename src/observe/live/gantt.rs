@@ -82,8 +82,9 @@ impl Rows {
 /// The answer for `from` to `to` seconds (the whole session where they are not given) in so many columns.
 pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns: Option<usize>) -> Timeline {
     let elapsed = live.elapsed_s();
-    let from = from.unwrap_or(0.0).clamp(0.0, elapsed);
-    let to = to.unwrap_or(elapsed).clamp(from, elapsed.max(from));
+    // NaN is a number to whoever reads queries, but no moment.
+    let from = from.filter(|s| s.is_finite()).unwrap_or(0.0).clamp(0.0, elapsed);
+    let to = to.filter(|s| s.is_finite()).unwrap_or(elapsed).clamp(from, elapsed.max(from));
     let columns = columns.unwrap_or(240).clamp(1, COLUMNS);
     let rows = Rows::of(live);
     let (first_ns, last_ns) = ((from * 1e9) as u64, (to * 1e9) as u64);

@@ -103,7 +103,7 @@ function timeAxis(pen, left, right, bottom, from, to) {
   for (let t = Math.ceil(from / step) * step; step > 0 && t <= to; t += step) {
     const x = left + (right - left) * (t - from) / (to - from || 1);
     pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, bottom); pen.stroke();
-    pen.fillText(seconds(t).replace(/\.0+ /, ' '), Math.min(Math.max(x, left + 14), right - 18), bottom + 14);
+    pen.fillText(t ? seconds(t).replace(/\.0+ /, ' ') : '0 s', Math.min(Math.max(x, left + 14), right - 18), bottom + 14);
   }
 }
 

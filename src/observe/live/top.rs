@@ -11,7 +11,7 @@ use crate::observe::style::{Paint, bytes, count, outcome, percent, printable, se
 /// Rows of a table where the terminal does not say how many it has.
 const ROWS: usize = 24;
 /// Lines for the rest of a frame: head, bar, figures, headings.
-const OTHERS: usize = 14;
+const OTHERS: usize = 15;
 
 /// Writes a frame for a terminal of so many columns and lines. Lines end in `\n`; none is longer than the terminal is wide.
 pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
@@ -111,21 +111,15 @@ fn figures(frame: &mut Frame, live: &Live) {
     let slots: u64 = live.view.session().began.ranks.iter().map(|rank| u64::from(rank.slots)).sum();
     let held = live.elapsed_s() * slots as f64;
     let used = if held > 0.0 { percent((live.totals.work_s() / held).min(1.0)) } else { "-".to_owned() };
-    let mut text = format!(
+    frame.plain(&format!(
         "{}, {}; ended work is {used} of slot time",
         some(live.view.session().began.ranks.len() as u64, "rank"),
         some(slots, "slot")
-    );
+    ));
     if let Some(sample) = live.samples.last().filter(|sample| live.goes_on() && sample.node_memory > 0) {
-        let _ = write!(
-            text,
-            "   node of rank 0: CPU {}, memory {} of {}",
-            percent(sample.node_cpu),
-            bytes(sample.node_memory_used),
-            bytes(sample.node_memory)
-        );
+        let (cpu, used) = (percent(sample.node_cpu), bytes(sample.node_memory_used));
+        frame.plain(&format!("node of rank 0: CPU {cpu}, memory {used} of {}", bytes(sample.node_memory)));
     }
-    frame.plain(&text);
 }
 
 fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
