@@ -22,7 +22,7 @@ array = "0-19"
 command = "true"
 [[task]]
 name = "broken"
-command = "echo it <broke> >&2; exit 9"
+command = "echo 'it <broke>' >&2; exit 9"
 [[task]]
 name = "late"
 array = "0-9"
@@ -265,6 +265,7 @@ fn an_address_that_cannot_be_had_is_refused_before_anything_runs() {
     let address = occupied.local_addr().expect("an address").to_string();
     let output = phalanx(&dir).args(["run", "long.toml", "--listen", &address]).run().code(2);
     output.says("cannot listen on").says("--listen");
+    assert!(!dir.has("phalanx-runs"), "a run was begun");
     phalanx(&dir).args(["run", "long.toml", "--listen", "nonsense"]).run().code(2).says("--listen");
 }
 

@@ -33,7 +33,7 @@ command = "cat out/* > all.txt"
 [[task]]
 name = "broken"
 needs = "first"
-command = "echo what went wrong <here> >&2; exit 7"
+command = "echo 'what went wrong <here>' >&2; exit 7"
 "#;
 
 /// A line of `report --tasks`.
@@ -174,9 +174,15 @@ fn the_report_is_one_file_with_everything_in_it() {
     phalanx(&dir).args(["report"]).run().ok().says("report.html");
     let html = dir.read("phalanx-runs/look-1/report.html");
     assert_balanced(&html);
-    for part in
-        ["<svg", "What bounded this run", "Critical path", "part[11]", "exit 7", "what went wrong &lt;here&gt;", "p99"]
-    {
+    for part in [
+        "<svg",
+        "What bounded this run",
+        "Critical path",
+        "part[11]",
+        "FAILED, exit 7",
+        "<pre>what went wrong &lt;here&gt;</pre>",
+        "p99",
+    ] {
         assert!(html.contains(part), "{part:?} is missing in the report");
     }
     for outside in ["http:", "https:", "<script", "src=", "@import", "url("] {

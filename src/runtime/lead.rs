@@ -22,7 +22,7 @@ use crate::graph::partition::Partition;
 use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
-use crate::observe::live::Listener;
+use crate::observe::live::{Listener, Serving};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Why};
@@ -53,7 +53,7 @@ struct Run {
     dir: PathBuf,
     lock: RunLock,
     /// Answers who watches, until the run is over.
-    listener: Option<Listener>,
+    serving: Option<Serving>,
 }
 
 impl Run {
@@ -71,7 +71,7 @@ impl Run {
             head.close(self.crew.clock.now(), code);
             code
         });
-        drop(self.listener);
+        drop(self.serving);
         drop(self.lock);
         match broken {
             Some(reason) => Err(RunError::Broken(reason)),
@@ -92,6 +92,7 @@ fn set_out(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
         ));
     }
+    let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
@@ -114,7 +115,7 @@ fn set_out(
     let first = hand_out(fabric.as_mut(), cut, &shares, &done, hellos.len())?;
     let head = head_of(&job, &hellos, &done, journal, options, &dir, &welcome.run_name);
     drop(done);
-    let listener = options.listen.map(|address| listen(&dir, address)).transpose()?;
+    let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -124,7 +125,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held, listener })
+    Ok(Run { crew, pool, dir, lock: held, serving })
 }
 
 /// The handshake: who is where, what the run is, what each has.
@@ -228,10 +229,15 @@ fn head_of(
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, hellos.len() as u32)
 }
 
-/// Opens the run's page; whoever is to see it is told where it is.
-fn listen(dir: &RunDir, address: SocketAddr) -> Result<Listener, RunError> {
-    Listener::open(dir, address, subject_of)
+/// Takes the address of the run's page while it is early enough to refuse it.
+fn listen(address: SocketAddr) -> Result<Listener, RunError> {
+    Listener::bind(address)
         .map_err(|source| RunError::Refused(format!("cannot listen on {address}: {source}; choose another --listen")))
+}
+
+/// Opens the run's page; whoever is to see it is told where it is.
+fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
+    listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
 }
 
 /// Writes how the session begins.

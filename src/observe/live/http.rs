@@ -73,23 +73,36 @@ const ROUTES: [(&str, Answer); 8] = [
     }),
 ];
 
-/// Serves a run until it is dropped.
+/// An address that is taken, before there is a run to serve.
 pub struct Listener {
+    listener: TcpListener,
+    bound: SocketAddr,
+    token: String,
+}
+
+/// Serves a run until it is dropped.
+pub struct Serving {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    url: String,
 }
 
 impl Listener {
-    /// Listens at `address` and prints where the page is. `read` makes a job out of what a session began with.
+    /// Takes an address.
     ///
     /// # Errors
-    /// If the address cannot be had.
-    pub fn open(dir: &RunDir, address: SocketAddr, read: Read) -> io::Result<Listener> {
+    /// If it cannot be had.
+    pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        let bound = listener.local_addr()?;
-        let token = secret()?;
+        Ok(Listener { bound: listener.local_addr()?, listener, token: secret()? })
+    }
+
+    /// Serves a run there and prints where the page is. `read` makes a job out of what a session began with.
+    ///
+    /// # Errors
+    /// If there can be no thread for it.
+    pub fn serve(self, dir: &RunDir, read: Read) -> io::Result<Serving> {
+        let Listener { listener, bound, token } = self;
         let url = format!("http://{bound}/?token={token}");
         let (stop, stopped) = oneshot::channel();
         let dir = dir.clone();
@@ -103,16 +116,11 @@ impl Listener {
         if !bound.ip().is_loopback() {
             tracing::warn!("{bound} can be reached from other machines, and what is sent there is not encrypted");
         }
-        Ok(Listener { stop: Some(stop), thread: Some(thread), url })
-    }
-
-    /// Where the page is, with the token.
-    pub fn url(&self) -> &str {
-        &self.url
+        Ok(Serving { stop: Some(stop), thread: Some(thread) })
     }
 }
 
-impl Drop for Listener {
+impl Drop for Serving {
     fn drop(&mut self) {
         // If the thread has ended by itself it needs no telling, and it has said why.
         if let Some(stop) = self.stop.take() {

@@ -25,7 +25,7 @@ use super::samples::Samples;
 use crate::journal::RunDir;
 use totals::Totals;
 
-pub use http::{Listener, OPENAPI, routes};
+pub use http::{Listener, OPENAPI, Serving, routes};
 pub use top::write_frame;
 
 /// A run that is followed.
