@@ -162,8 +162,8 @@ struct Counted {
 impl Counted {
     /// Which message a frame carries; but for counts, frames of different messages first differ in the byte after the version.
     fn kind(frame: &[u8]) -> usize {
-        let handout = encoded(&Message::HandOut { part: Box::default(), limits: Vec::new() });
-        let report = encoded(&Message::Report { attempts: Vec::new(), load: Load::default() });
+        let handout = encoded(&Message::HandOut(Box::default()));
+        let report = encoded(&Message::Report { attempts: Vec::new(), started: Vec::new(), load: Load::default() });
         match frame.get(3) {
             _ if wire::counts(frame).is_some() => 2,
             kind if kind == handout.get(3) => 0,

@@ -13,5 +13,7 @@ pub mod numbers;
 pub mod observe;
 pub mod pool;
 pub mod runtime;
+pub mod scale;
 pub mod schedule;
+pub mod sim;
 pub mod topology;

@@ -193,3 +193,29 @@ pub struct Attempt {
     /// When it ended.
     pub end: Time,
 }
+
+/// State of a rank in the run, from the moment it is asked for to the moment it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RankState {
+    /// Asked for; nobody has answered yet.
+    Requested,
+    /// Its node is granted (and billed); it is starting.
+    Joining,
+    /// Takes part: tasks may start on it.
+    Active,
+    /// Ends what it runs and takes nothing new, because it is to leave.
+    Draining,
+    /// Holds no task and sleeps; its node is still billed.
+    Parked,
+    /// Has left in order; its node is given back.
+    Left,
+    /// Stopped answering.
+    Lost,
+}
+
+impl RankState {
+    /// True while its node is billed.
+    pub fn is_billed(self) -> bool {
+        matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)
+    }
+}

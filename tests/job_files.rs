@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use phalanx::graph::link::{Condition, LinkShape};
 use phalanx::job::import::{self, ImportError, Imported, Options};
-use phalanx::job::{self, Diagnostics, Job, KernelCheck, Loaded, Severity, Task, Work};
+use phalanx::job::{
+    self, Above, Cost, Diagnostics, Intent, Job, KernelCheck, Loaded, PolicyKind, Scaling, Severity, Task, Trigger,
+    Weights, Work,
+};
 use phalanx::model::TaskId;
 use proptest::prelude::*;
 
@@ -55,6 +58,56 @@ fn files_in(directory: &str) -> Vec<(PathBuf, String)> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn scaling_and_cost_have_the_defaults_of_their_documentation() {
+    let task = "[[task]]\nname = 'a'\ncommand = 'true'\n";
+    let plain = good(task);
+    assert_eq!((plain.scaling, plain.cost), (None, Cost::default()));
+    let empty = good(&format!("[scaling]\n[cost]\n{task}"));
+    assert_eq!((empty.scaling, empty.cost), (Some(Scaling::default()), Cost::default()));
+    let job = good(&format!(
+        r#"
+        [scaling]
+        policy = "reactive"
+        intent = "latency"
+        min_ranks = 20
+        interval = "00:10"
+        weights = {{ cpu = 1 }}
+        [[scaling.rule]]
+        trigger = "error_rate"
+        above = 7.5
+        [[scaling.rule]]
+        trigger = "queue_depth"
+        above = 20
+        below = 2
+        step = 4
+        cooldown = "1m"
+        [cost]
+        node_hour = 1.20
+        granularity = "1h"
+        budget = 25.0
+        deadline = "2h"
+        [[cost.node]]
+        name = "fat"
+        node_hour = 3
+        minimum = "10m"
+        {task}"#
+    ));
+    let scaling = job.scaling.unwrap();
+    assert_eq!((scaling.policy, scaling.intent), (PolicyKind::Reactive, Intent::Latency));
+    assert_eq!((scaling.min_ranks, scaling.max_ranks, scaling.interval), (20, 20, Duration::from_secs(10)));
+    assert_eq!((scaling.weights.cpu, scaling.weights.queue), (1.0, Weights::default().queue));
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!((scaling.rules[0].trigger, scaling.rules[0].act), (Trigger::ErrorRate, Above::Hold));
+    assert_eq!(
+        (scaling.rules[1].act, scaling.rules[1].step, scaling.rules[1].cooldown),
+        (Above::Grow, Some(4), minute)
+    );
+    let hour = Duration::from_secs(3600);
+    assert_eq!((job.cost.node_hour, job.cost.budget, job.cost.deadline), (1.2, Some(25.0), Some(2 * hour)));
+    assert_eq!((job.cost.nodes[0].minimum, job.cost.nodes[0].granularity), (hour / 6, hour));
 }
 
 /// Each bad file says in its first lines what it must be told, and where: `# expect 4:8: fragment of the message`.

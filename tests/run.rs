@@ -668,13 +668,15 @@ fn priorities_decide_which_of_the_ready_tasks_goes_first() {
         [[task]]
         name = "low"
         array = "0-9"
-        kernel = "noop"
+        kernel = "sleep"
+        args = { seconds = 0.002 }
         needs = ["gate"]
         priority = -5
         [[task]]
         name = "high"
         array = "0-9"
-        kernel = "noop"
+        kernel = "sleep"
+        args = { seconds = 0.002 }
         needs = ["gate"]
         priority = 5
     "#;

@@ -3,11 +3,13 @@
 //! A fabric moves opaque byte strings; it keeps the order of frames between two ranks, loses none and never blocks. It knows neither
 //! messages nor tasks: `wire` turns one into the other.
 
+pub mod bell;
 pub mod local;
 pub mod mpi;
 pub mod rounds;
 pub mod wire;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -61,6 +63,25 @@ pub trait Fabric: Send {
 
     /// True once every frame sent has left this rank. Moves what is under way.
     fn drained(&mut self) -> bool;
+
+    /// A descriptor that becomes readable when a frame has come for which this rank [dozed](Fabric::doze), and from which the woken reads
+    /// without waiting; `None` if there is no such thing here.
+    fn bell(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    /// True if frames of all other ranks ring the bell: who waits for that needs not look around in between.
+    fn bell_is_enough(&self) -> bool {
+        false
+    }
+
+    /// From now on the next frame rings the bell. To be called *before* the last look for frames.
+    fn doze(&mut self) {}
+
+    /// True while a frame is half way, in or out, and only moves when this rank looks around.
+    fn is_moving(&mut self) -> bool {
+        !self.drained()
+    }
 
     /// Ends a round: what other ranks sent before they ended theirs is gone, and what they send afterwards comes in the next one. Waits
     /// for them, at most so long. A fabric that serves one round only has nothing to end.

@@ -13,12 +13,14 @@
 //! Buffers belong to MPI from the call that starts a transfer until MPI says that it is over, or until it is finalised.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
-use mpi::traits::{Communicator, Equivalence};
+use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence};
 
+use super::bell::{Address, Bells};
 use super::{Fabric, FabricError, wire};
 use crate::model::Rank;
 
@@ -55,6 +57,7 @@ pub struct Mpi {
     sending_large: VecDeque<Transfer<Vec<u8>>>,
     /// Buffers of small frames that have left.
     free: Vec<Buffer>,
+    bells: Bells,
 }
 
 /// Memory that MPI may still read from or write to.
@@ -112,6 +115,11 @@ impl Mpi {
         }
         let world = universe.world();
         let (me, size) = (Rank(world.rank() as u32), world.size() as u32);
+        let bells = Bells::hang(|mine| {
+            let mut all: Vec<Address> = vec![mine; size as usize];
+            world.all_gather_into(&mine, all.as_flattened_mut());
+            all
+        });
         let mut fabric = Mpi {
             world: world.as_raw(),
             universe,
@@ -123,6 +131,7 @@ impl Mpi {
             sending: VecDeque::new(),
             sending_large: VecDeque::new(),
             free: Vec::new(),
+            bells,
         };
         (0..RING).for_each(|at| fabric.post(at));
         Ok(fabric)
@@ -164,6 +173,7 @@ impl Mpi {
         buffer[1..=content.len()].copy_from_slice(content);
         let request = self.start(to, TAGS[0], buffer.as_ptr(), 1 + content.len());
         self.sending.push_back(Transfer { request, buffer });
+        self.bells.press(to);
         self.reap();
     }
 
@@ -281,6 +291,22 @@ impl Fabric for Mpi {
     fn drained(&mut self) -> bool {
         self.reap();
         self.sending.is_empty() && self.sending_large.is_empty()
+    }
+
+    fn bell(&self) -> Option<OwnedFd> {
+        self.bells.pipe()
+    }
+
+    fn bell_is_enough(&self) -> bool {
+        self.bells.all_near()
+    }
+
+    fn doze(&mut self) {
+        self.bells.doze();
+    }
+
+    fn is_moving(&mut self) -> bool {
+        !self.drained() || self.body.is_some()
     }
 
     fn abandon(&mut self) {

@@ -5,6 +5,7 @@
 //! that is kept until this rank is there too. No message is empty, so nothing else looks like the end of a round.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::{Fabric, FabricError};
@@ -76,6 +77,22 @@ impl Fabric for Rounds {
 
     fn drained(&mut self) -> bool {
         self.inner.drained()
+    }
+
+    fn bell(&self) -> Option<OwnedFd> {
+        self.inner.bell()
+    }
+
+    fn bell_is_enough(&self) -> bool {
+        self.inner.bell_is_enough()
+    }
+
+    fn doze(&mut self) {
+        self.inner.doze();
+    }
+
+    fn is_moving(&mut self) -> bool {
+        self.inner.is_moving()
     }
 
     fn end_round(&mut self, limit: Duration) -> Result<(), FabricError> {

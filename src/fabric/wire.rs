@@ -1,6 +1,6 @@
 //! Messages as bytes: a mark, the protocol's version, then the message in postcard's encoding.
 //!
-//! `Counts`, of which fine-grained work sends one for every few tasks, has a mark and a form of its own: one word for each end. It is
+//! `Counts`, of which fine-grained work sends one for every few tasks, has a mark and a form of its own: the epoch, and one word for each end. It is
 //! read where it lies, without building a message, and carries no version: ranks have compared theirs in the handshake before.
 //!
 //! What comes in is not trusted: a frame of another version, cut short, too long or with anything after its message is refused with an
@@ -41,8 +41,8 @@ pub enum WireError {
 /// Makes `frame` the one that carries a message.
 pub fn encode(message: &Message, frame: &mut Vec<u8>) {
     frame.clear();
-    if let Message::Counts { ended } = message {
-        return encode_counts(ended.iter().copied(), frame);
+    if let Message::Counts { epoch, ended } = message {
+        return encode_counts(*epoch, ended.iter().copied(), frame);
     }
     frame.push(MARK);
     frame.extend_from_slice(&VERSION.to_le_bytes());
@@ -50,24 +50,25 @@ pub fn encode(message: &Message, frame: &mut Vec<u8>) {
     *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
 }
 
-fn encode_counts(ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
+fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
     frame.push(COUNTS);
+    frame.extend_from_slice(&epoch.to_le_bytes());
     for (node, ok) in ended {
         let word = if ok { node } else { node | NOT_OK };
         frame.extend_from_slice(&word.to_le_bytes());
     }
 }
 
-/// The ends in a frame of counts: each node, and whether it ended well. `None` for any other frame.
+/// The epoch and the ends in a frame of counts: each node, and whether it ended well. `None` for any other frame.
 #[inline]
-pub fn counts(frame: &[u8]) -> Option<impl Iterator<Item = (u32, bool)>> {
+pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, bool)>)> {
     let [COUNTS, words @ ..] = frame else { return None };
-    let (words, []) = words.as_chunks::<4>() else { return None };
+    let (&[epoch, ref words @ ..], []) = words.as_chunks::<4>() else { return None };
     let read = |word: &[u8; 4]| {
         let word = u32::from_le_bytes(*word);
         (word & !NOT_OK, word & NOT_OK == 0)
     };
-    Some(words.iter().map(read))
+    Some((u32::from_le_bytes(epoch), words.iter().map(read)))
 }
 
 /// The message in a frame.
@@ -75,8 +76,8 @@ pub fn counts(frame: &[u8]) -> Option<impl Iterator<Item = (u32, bool)>> {
 /// # Errors
 /// See [`WireError`].
 pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
-    if let Some(ended) = counts(frame) {
-        return Ok(Message::Counts { ended: ended.collect() });
+    if let Some((epoch, ended)) = counts(frame) {
+        return Ok(Message::Counts { epoch, ended: ended.collect() });
     }
     let [MARK, low, high, body @ ..] = frame else { return Err(WireError::Foreign) };
     let version = u16::from_le_bytes([*low, *high]);
@@ -96,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
-    use crate::schedule::protocol::{Lease, Load};
+    use crate::schedule::protocol::{HandOut, Lease, Load};
 
     fn samples() -> Vec<Message> {
         let attempt = Attempt {
@@ -112,10 +113,14 @@ mod tests {
         };
         let lease = Lease { task: TaskId(1), home: Rank(2), attempt: 3, urgency: 4, ready: Time(5) };
         vec![
-            Message::Report { attempts: vec![attempt; 3], load: Load { idle: 1, ready: 2, running: 3 } },
-            Message::Counts { ended: vec![(1, true), (900_000, false)] },
-            Message::Loot { leases: vec![lease; 2] },
-            Message::HandOut { part: Default::default(), limits: vec![(1, 2)] },
+            Message::Report {
+                attempts: vec![attempt; 3],
+                started: Vec::new(),
+                load: Load { idle: 1, ready: 2, running: 3 },
+            },
+            Message::Counts { epoch: 3, ended: vec![(1, true), (900_000, false)] },
+            Message::Loot { epoch: 3, leases: vec![lease; 2] },
+            Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
             Message::Finish,
         ]
     }

@@ -44,6 +44,13 @@ impl Ascending {
         }
     }
 
+    /// The same, for a number that is likely to stand right after position `near`.
+    #[inline]
+    pub fn position_after(&self, number: u32, near: u32) -> Option<u32> {
+        let next = near.wrapping_add(1);
+        if self.listed.get(next as usize) == Some(&number) { Some(next) } else { self.position(number) }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         (0..self.len).map(|at| self.get(at))

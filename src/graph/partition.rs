@@ -91,7 +91,7 @@ pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
         },
     };
     move_misfits(problem, &mut home);
-    measure(problem, home)
+    measure(problem.graph, problem.duration, problem.slots, home)
 }
 
 /// Deals nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
@@ -339,8 +339,8 @@ fn move_misfits(problem: &Problem<'_>, home: &mut [u32]) {
     }
 }
 
-fn measure(problem: &Problem<'_>, home: Vec<u32>) -> Partition {
-    let graph = problem.graph;
+/// What is known of the quality of homes, however they were chosen.
+pub fn measure(graph: &TaskGraph, duration: &dyn Fn(TaskId) -> u64, slots: &[u32], home: Vec<u32>) -> Partition {
     let (mut cut_edges, mut cut_bytes) = (0, 0);
     for node in 0..graph.node_count() as u32 {
         for (k, edge) in graph.successors(node).enumerate() {
@@ -350,13 +350,13 @@ fn measure(problem: &Problem<'_>, home: Vec<u32>) -> Partition {
             }
         }
     }
-    let mut work = vec![0f64; problem.slots.len()];
+    let mut work = vec![0f64; slots.len()];
     for task in 0..graph.task_count() {
-        work[home[task] as usize] += (problem.duration)(TaskId(task as u32)).max(1) as f64;
+        work[home[task] as usize] += duration(TaskId(task as u32)).max(1) as f64;
     }
-    let slots: f64 = problem.slots.iter().map(|&s| f64::from(s)).sum();
-    let mean = work.iter().sum::<f64>() / slots.max(1.0);
-    let most = work.iter().zip(problem.slots).map(|(w, &s)| w / f64::from(s.max(1))).fold(0.0, f64::max);
+    let all: f64 = slots.iter().map(|&s| f64::from(s)).sum();
+    let mean = work.iter().sum::<f64>() / all.max(1.0);
+    let most = work.iter().zip(slots).map(|(w, &s)| w / f64::from(s.max(1))).fold(0.0, f64::max);
     Partition { home, cut_edges, cut_bytes, balance: if most > 0.0 { mean / most } else { 1.0 } }
 }
 

@@ -69,12 +69,26 @@ pub(crate) struct Findings {
     items: Vec<Diagnostic>,
     seen: FxHashSet<(String, usize)>,
     errors: usize,
+    homes: Option<Homes>,
 }
+
+/// The sections of a kind of file in which a key would be right.
+pub(crate) type Homes = fn(&str) -> Vec<&'static str>;
 
 /// After so many, further mistakes are not collected: a file of a million tasks could have as many.
 const MOST_KEPT: usize = 100;
 
 impl Findings {
+    /// For a kind of file whose keys have these homes.
+    pub(crate) fn in_file_with(homes: Homes) -> Findings {
+        Findings { homes: Some(homes), ..Findings::default() }
+    }
+
+    /// The sections in which a key would be right.
+    pub(crate) fn homes_of(&self, key: &str) -> Vec<&'static str> {
+        self.homes.map_or_else(Vec::new, |homes| homes(key))
+    }
+
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         if self.is_full() && (diagnostic.severity == Severity::Warning || self.errors > 0) {
             return;

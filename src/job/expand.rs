@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::body::Body;
+use super::body::{Body, WorkTemplate};
 use super::template::Element;
 use super::units::parse_duration;
 use super::{Group, Job, Task};
@@ -100,6 +100,11 @@ impl Job {
             None => group.estimate,
             Some(text) => parse_duration(&text.fill(Element { name: &group.name, space: &body.space, number })).ok(),
         }
+    }
+
+    /// True if the group's tasks are kernels, not commands.
+    pub fn is_kernel(&self, group: GroupId) -> bool {
+        self.bodies.get(group as usize).is_some_and(|body| matches!(body.work, WorkTemplate::Kernel { .. }))
     }
 
     /// True if all tasks of a group do the very same work, so that it need be prepared only once.

@@ -14,7 +14,7 @@ use toml::de::DeTable;
 
 use super::diagnostic::Findings;
 use super::resolve::{Context, resolve};
-use super::spec::read_file;
+use super::spec::{homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
 
 /// A larger file is refused: it is no job file, or one that should be an array.
@@ -87,7 +87,7 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     }
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
@@ -97,7 +97,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {
+pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {
     let at = error.utf8_error().valid_up_to();
     let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
     let byte = error.as_bytes().get(at).copied().unwrap_or_default();
@@ -113,7 +113,7 @@ fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagnostics {
 /// Every mistake in it.
 pub fn parse(text: &str, file_name: &str, base_dir: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
     let text: Arc<str> = text.into();
-    let mut findings = Findings::default();
+    let mut findings = Findings::in_file_with(homes_of);
     let (root, errors) = DeTable::parse_recoverable(&text);
     let spec = read_file(&root, &mut findings);
     if !errors.is_empty() {
@@ -131,7 +131,7 @@ pub fn parse(text: &str, file_name: &str, base_dir: &Path, kernels: &dyn KernelC
 
 /// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error, or in a section
 /// whose header has one, is left out: it is most likely a consequence.
-fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings) -> Vec<Diagnostic> {
+pub(crate) fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings) -> Vec<Diagnostic> {
     let mut syntax = Findings::default();
     for error in errors {
         let span = error.span().unwrap_or(0..0);

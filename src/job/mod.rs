@@ -8,20 +8,21 @@
 //! rank 0 sends them and come to the same job, with the same numbers.
 
 mod body;
-mod diagnostic;
+pub(crate) mod diagnostic;
 mod expand;
 mod file_names;
 pub mod import;
 mod key;
-mod load;
-mod read;
+pub(crate) mod load;
+pub(crate) mod read;
 mod resolve;
+mod scaling;
 mod schema;
 mod space;
 mod spec;
 mod template;
 pub mod units;
-mod values;
+pub(crate) mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
+pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, Trigger, Weights};
 pub use schema::schema;
 
 /// A validated job: what one TOML file describes.
@@ -59,6 +61,10 @@ pub struct Job {
     pub max_failures: Option<u32>,
     /// `[job] partition`: how tasks get their homes.
     pub partition: Partition,
+    /// `[scaling]`: how the number of ranks changes; `None` keeps it as it is started.
+    pub scaling: Option<Scaling>,
+    /// `[cost]`: prices, budget and deadline.
+    pub cost: Cost,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may
@@ -78,8 +84,8 @@ pub enum KeepOutput {
     Failed,
 }
 
-/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system at once in any case, so a killed
-/// process loses nothing; this is about the machine itself going down.
+/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system as soon as that takes it in any case, so a killed
+/// process loses next to nothing; this is about the machine itself going down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// After every record.

@@ -154,11 +154,8 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
     let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
     for key in table.keys().filter(|key| !names.contains(&key.get_ref().as_ref())) {
         let name = super::units::shorten(key.get_ref());
-        findings.push(
-            Diagnostic::error(format!("unknown key `{name}` in `{what}`"))
-                .at(&key.span())
-                .help(elsewhere(&name, &names).unwrap_or_else(|| suggest(&name, &names, "keys here"))),
-        );
+        let help = elsewhere(&name, &names, findings).unwrap_or_else(|| suggest(&name, &names, "keys here"));
+        findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));
     }
 }
 
@@ -180,11 +177,11 @@ fn one_line(doc: &str) -> String {
 }
 
 /// Where a key belongs that is right in itself but stands in the wrong section.
-fn elsewhere(name: &str, names: &[&str]) -> Option<String> {
+fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> {
     if closest(name, names.iter().copied()).is_some() {
         return None;
     }
-    let home = super::spec::homes_of(name);
+    let home = findings.homes_of(name);
     (!home.is_empty()).then(|| format!("`{name}` belongs in {}", home.join(" or ")))
 }
 
@@ -322,6 +319,15 @@ impl<const LEAST: i64, const MOST: i64> Read for Whole<LEAST, MOST> {
     }
 }
 
+/// The header under which the tables of a list stand.
+fn header_of(key: &str) -> String {
+    match key {
+        "rule" => "scaling.rule".into(),
+        "node" => "cost.node".into(),
+        _ => key.into(),
+    }
+}
+
 /// A list of tables (`[[task]]`).
 #[derive(Clone, Debug)]
 pub(crate) struct Tables<T>(pub Vec<At<T>>);
@@ -341,7 +347,7 @@ impl<T: Read> Read for Tables<T> {
             findings.push(
                 Diagnostic::error(format!("`{key}` must be a list of tables, not {found}"))
                     .at(&node.span())
-                    .help(format!("write `[[{key}]]` with two brackets on each side")),
+                    .help(format!("write `[[{}]]` with two brackets on each side", header_of(key))),
             );
             return None;
         };

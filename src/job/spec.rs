@@ -11,10 +11,10 @@ use super::read::{
     At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema,
 };
 use super::values::{
-    ArgsSpec, ArraySpec, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec, Fraction, MatrixSpec,
-    MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
+    Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
+    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
 };
-use super::{KeepOutput, Partition};
+use super::{Above, Intent, KeepOutput, Partition, PolicyKind, Trigger};
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -26,10 +26,10 @@ section! {
         defaults: Common,
         /// The tasks, one table each
         task: Tables<TaskSpec>,
-        /// Rules by which the number of ranks changes while the job runs (not built yet)
-        scaling: NotBuilt,
-        /// Prices and budgets (not built yet)
-        cost: NotBuilt,
+        /// How the number of ranks changes while the job runs
+        scaling: ScalingSpec,
+        /// Prices, budget and deadline
+        cost: CostSpec,
         /// Where further nodes come from (not built yet)
         capacity: NotBuilt,
     }
@@ -173,6 +173,104 @@ section! {
     }
 }
 
+section! {
+    /// How the number of ranks changes while the job runs
+    ScalingSpec {
+        /// By what the number of ranks is decided
+        policy: OneOf<PolicyKind> = "\"hybrid\"",
+        /// What matters: how much time counts against money
+        intent: OneOf<Intent> = "\"balanced\"",
+        /// Never fewer ranks than this
+        min_ranks: Whole<1, 1_000_000> = "1",
+        /// Never more ranks than this
+        max_ranks: Whole<1, 1_000_000> = "10, or min_ranks if that is more",
+        /// Time between two decisions
+        interval: DurationSpec = "\"5s\"",
+        /// After a rule made the job grow, no rule does so again for this long
+        cooldown_grow: DurationSpec = "\"300s\"",
+        /// After a rule made the job shrink, no rule does so again for this long
+        cooldown_shrink: DurationSpec = "\"600s\"",
+        /// Ranks that a rule adds at once
+        step_grow: Whole<1, 1_000_000> = "1",
+        /// Ranks that a rule gives back at once
+        step_shrink: Whole<1, 1_000_000> = "1",
+        /// Wishes of a policy that is less sure than this are not followed, 0 to 1
+        confidence: Fraction = "0.7",
+        /// How much each measure counts in the score of load that settles between rules
+        weights: WeightsSpec = "{ cpu = 0.30, queue = 0.25, memory = 0.20, latency = 0.20, errors = 0.05 }",
+        /// Rules of the policies `reactive` and `hybrid`, one table each
+        rule: Tables<RuleSpec> = "one for each trigger but `predictive`",
+    }
+}
+
+section! {
+    /// How much each measure counts in the score of load; only their proportions matter
+    WeightsSpec {
+        /// CPU utilisation
+        cpu: Amount = "0.30",
+        /// Ready tasks per rank
+        queue: Amount = "0.25",
+        /// Memory utilisation
+        memory: Amount = "0.20",
+        /// How long ready tasks wait
+        latency: Amount = "0.20",
+        /// Attempts that fail
+        errors: Amount = "0.05",
+    }
+}
+
+section! {
+    /// One threshold, and what happens beyond it
+    RuleSpec {
+        /// What is measured
+        trigger: OneOf<Trigger> = required,
+        /// Above this value `act` happens
+        above: Amount,
+        /// Below this value ranks are given back
+        below: Amount,
+        /// What happens above
+        act: OneOf<Above> = "\"grow\"; for error_rate, cost and imbalance \"hold\"",
+        /// Ranks added or given back at once
+        step: Whole<1, 1_000_000> = "step_grow or step_shrink",
+        /// After this rule has acted it is silent for this long
+        cooldown: DurationSpec = "only the cooldowns of [scaling]",
+    }
+}
+
+section! {
+    /// Prices, budget and deadline
+    CostSpec {
+        /// Price of one node for one hour, in any currency
+        node_hour: Amount = "1, so that costs are node-hours",
+        /// The least time that a node is charged for
+        minimum: DurationSpec = "\"60s\"",
+        /// Charged time is rounded up to a multiple of this
+        granularity: DurationSpec = "\"1s\"",
+        /// The run never costs more: it stops before, and can be resumed
+        budget: Budget = "no limit",
+        /// The nodes held at one time never cost more per hour
+        budget_per_hour: Budget = "no limit",
+        /// When the run should be over, counted from its beginning
+        deadline: DurationSpec = "none",
+        /// Node types with prices of their own, one table each
+        node: Tables<NodePriceSpec>,
+    }
+}
+
+section! {
+    /// A node type with a price of its own
+    NodePriceSpec {
+        /// Name of the node type
+        name: String = required,
+        /// Price of one such node for one hour
+        node_hour: Amount = required,
+        /// The least time that it is charged for
+        minimum: DurationSpec = "as in [cost]",
+        /// Charged time is rounded up to a multiple of this
+        granularity: DurationSpec = "as in [cost]",
+    }
+}
+
 /// A `[[task]]` table: its own fields and those that `[defaults]` may give.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskSpec {
@@ -213,6 +311,9 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[job]", has(JobSpec::FIELDS)),
         ("[defaults]", has(Common::FIELDS)),
         ("[[task]]", has(TaskFields::FIELDS) || has(Common::FIELDS)),
+        ("[scaling]", has(ScalingSpec::FIELDS)),
+        ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
+        ("[cost]", has(CostSpec::FIELDS)),
         ("the top of the file", has(FileSpec::FIELDS)),
     ];
     homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
@@ -267,7 +368,9 @@ mod tests {
 
     #[test]
     fn every_field_is_documented() {
-        for field in [FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS].into_iter().flatten() {
+        let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
+        let others = [FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
+        for field in scaling.into_iter().chain(others).flatten() {
             assert!(field.doc.trim().len() > 10, "{}", field.name);
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! Nothing here decides anything; `schedule` does, and hands over what is to be remembered.
 
+mod clerk;
 mod error;
 mod frame;
 mod lock;
@@ -15,11 +16,14 @@ mod replay;
 mod rundir;
 mod writer;
 
+pub use clerk::Clerk;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
-pub use record::{Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankInfo, Record};
+pub use record::{
+    Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated, Terms,
+};
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir};
 pub use writer::Journal;

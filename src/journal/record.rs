@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, TaskId, Time};
+use crate::model::{Attempt, RankState, TaskId, Time};
+use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 
 /// One thing that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,56 @@ pub enum Record {
     Graph(GraphFacts),
     /// The session ended.
     Ended(Ended),
+    /// On what terms the session runs.
+    Terms(Terms),
+    /// A rank came, went or paused after the session had begun.
+    Rank(RankChange),
+    /// A scaling decision.
+    Decision(Box<Decision>),
+    /// What came of a decision.
+    Effect {
+        /// Number of the decision.
+        number: u32,
+        /// What was measured.
+        effect: Effect,
+    },
+}
+
+/// On what terms a session runs: who decides about ranks, what nodes cost, and whether any of it is real.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Name of the scaling policy.
+    pub policy: String,
+    /// What nodes cost, and what may be spent. Ranks that were there from the start are on nodes of type 0.
+    pub prices: Prices,
+    /// The simulation, if this is one.
+    pub simulated: Option<Simulated>,
+}
+
+/// What a simulated session followed from, beside the job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Simulated {
+    /// The seed.
+    pub seed: u64,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Text of the cluster file; empty if there was none.
+    pub text: String,
+}
+
+/// A rank's new state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankChange {
+    /// When.
+    pub time: Time,
+    /// The rank, by number, with what it has.
+    pub info: RankInfo,
+    /// Type of its node.
+    pub node_type: NodeTypeId,
+    /// Its state from now on.
+    pub state: RankState,
+    /// Since when its node is billed; until this record if the rank is gone by it.
+    pub billed_since: Time,
 }
 
 /// How a session began.

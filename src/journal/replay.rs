@@ -12,8 +12,9 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
-use super::record::{Began, Ended, GraphFacts, KeptRun, Note, Record};
+use super::record::{Began, Ended, GraphFacts, KeptRun, Note, RankChange, Record, Terms};
 use crate::model::{Attempt, TaskId, Time};
+use crate::scale::Decision;
 
 /// What a journal says.
 #[derive(Debug, Default)]
@@ -39,6 +40,12 @@ pub struct Session {
     pub notes: Vec<Note>,
     /// How it ended; `None` if it is still running or was killed.
     pub ended: Option<Ended>,
+    /// On what terms it ran, if that was written down.
+    pub terms: Option<Terms>,
+    /// Ranks that came, went or paused, in order of time.
+    pub ranks: Vec<RankChange>,
+    /// Scaling decisions with their effects, in order of number.
+    pub decisions: Vec<Decision>,
 }
 
 /// Where an attempt is: index of its session, index within it.
@@ -182,6 +189,13 @@ impl Replay {
             Record::Note(note) => session.notes.push(note),
             Record::Graph(facts) => session.graph = Some(facts),
             Record::Ended(ended) => session.ended = Some(ended),
+            Record::Terms(terms) => session.terms = Some(terms),
+            Record::Rank(change) => session.ranks.push(change),
+            Record::Decision(decision) => session.decisions.push(*decision),
+            Record::Effect { number, effect } => {
+                let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
+                decided.ok_or("it tells of an effect of no decision")?.effect = Some(effect);
+            }
         }
         Ok(())
     }
@@ -200,7 +214,16 @@ impl Replay {
 
 impl Session {
     fn new(began: Began) -> Session {
-        Session { began, attempts: Vec::new(), graph: None, notes: Vec::new(), ended: None }
+        Session {
+            began,
+            attempts: Vec::new(),
+            graph: None,
+            notes: Vec::new(),
+            ended: None,
+            terms: None,
+            ranks: Vec::new(),
+            decisions: Vec::new(),
+        }
     }
 
     /// The last moment that its records speak of.

@@ -64,6 +64,19 @@ impl Journal {
         Journal { file, path: path.to_owned(), end, torn: false, flush, unsynced: None, frame: Vec::new() }
     }
 
+    /// When records are forced to disk.
+    pub(super) fn flush(&self) -> Flush {
+        self.flush
+    }
+
+    /// A journal on a disk that is full.
+    #[cfg(test)]
+    pub(super) fn full_disk() -> Journal {
+        let path = Path::new("/dev/full");
+        let file = OpenOptions::new().append(true).open(path);
+        Journal::around(file.unwrap_or_else(|error| panic!("{error}")), path, 0, Flush::Never)
+    }
+
     /// Appends a record, and forces it to disk if the flush rule says so.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         let mut buffer = std::mem::take(&mut self.frame);
@@ -220,9 +233,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_an_error_and_nothing_is_written_behind_what_it_tore() {
-        let path = Path::new("/dev/full");
-        let file = OpenOptions::new().append(true).open(path).unwrap();
-        let mut journal = Journal::around(file, path, 0, Flush::Never);
+        let mut journal = Journal::full_disk();
         let error = journal.append(&began(1)).unwrap_err().to_string();
         assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
         let error = journal.append(&began(1)).unwrap_err().to_string();

@@ -52,6 +52,9 @@ pub trait Workload: Send + Sync + 'static {
     /// blocking. `patient` if the slot will ask again in a moment whatever happens, else it is about to sleep. True makes the slot look again at once.
     fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool;
 
+    /// A slot is about to stand still for what others are to run, or to set aside.
+    fn stands_still(&self, _slot: usize) {}
+
     /// An item can never start on this rank. It is the workload's again.
     fn impossible(&self, item: Item, why: Impossible);
 

@@ -12,15 +12,19 @@ use std::time::{Duration, Instant};
 
 const SPIN: Duration = Duration::from_micros(30);
 const YIELD: Duration = Duration::from_micros(500);
-/// A yield on a free CPU takes less than a microsecond.
-const CROWDED: Duration = Duration::from_micros(20);
+/// A yield on a free CPU takes less than a microsecond; one to the rank's own main thread, which has little to do, less than this.
+const CROWDED: Duration = Duration::from_micros(100);
 /// So many long yields in one wait are no chance.
 const STRIKES: u32 = 3;
 const AVOID: Duration = Duration::from_millis(20);
 
+/// So many looks take less than the time to spin, in which no clock need be read.
+const QUICK: u32 = 64;
+
 /// One slot's patience.
 pub(super) struct Patience {
     may_spin: bool,
+    looks: u32,
     began: Option<Instant>,
     strikes: u32,
     avoid_until: Option<Instant>,
@@ -28,11 +32,12 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(may_spin: bool) -> Patience {
-        Patience { may_spin, began: None, strikes: 0, avoid_until: None }
+        Patience { may_spin, looks: 0, began: None, strikes: 0, avoid_until: None }
     }
 
     /// Something was found: patience is full again.
     pub(super) fn renew(&mut self) {
+        self.looks = 0;
         self.began = None;
         self.strikes = 0;
     }
@@ -42,10 +47,16 @@ impl Patience {
         if !self.may_spin {
             return false;
         }
+        self.looks += 1;
+        if self.looks <= QUICK && self.avoid_until.is_none() {
+            std::hint::spin_loop();
+            return true;
+        }
         let now = Instant::now();
         if self.avoid_until.is_some_and(|until| now < until) {
             return false;
         }
+        self.avoid_until = None;
         let waited = now - *self.began.get_or_insert(now);
         match () {
             () if waited < SPIN => std::hint::spin_loop(),

@@ -263,11 +263,11 @@ impl Core {
                     self.shared.call_at_gate(self.index);
                     return Some(Turn::Granted(item, grant));
                 }
-                Visit::Wait { missing } => self.wait(missing),
+                Visit::Wait { missing } => self.wait(workload, missing),
                 Visit::Held { id, slots, gpus } => {
                     self.shared.call_at_gate(self.index);
                     self.tell_held(workload, id, &slots, &gpus);
-                    self.wait(0);
+                    self.wait(workload, 0);
                 }
             }
         }
@@ -281,7 +281,8 @@ impl Core {
     }
 
     /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing are woken, should they sleep.
-    fn wait(&mut self, missing: u32) {
+    fn wait<W: Workload>(&mut self, workload: &W, missing: u32) {
+        workload.stands_still(self.index);
         let searching = self.searching;
         self.end_search();
         if missing > 0 {
@@ -297,23 +298,26 @@ impl Core {
     #[cold]
     fn starve<W: Workload>(&mut self, workload: &W) {
         self.begin_search();
+        let mut patient = true;
         let turn = loop {
             match self.look(workload) {
                 Turn::Nothing => {}
                 found => break found,
             }
-            let patient = self.patience.wait() || self.is_courteous();
             if self.ask(workload, patient) {
                 self.patience.renew();
+                patient = true;
                 continue;
             }
             if patient {
+                patient = self.patience.wait() || self.is_courteous();
                 continue;
             }
             if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
                 break found;
             }
             self.sleep();
+            patient = true;
         };
         self.end_search();
         self.patience.renew();

@@ -38,6 +38,9 @@ const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 /// A slot that runs tasks without a pause looks around this often (nanoseconds): a hundredth of it goes into the look.
 const ROUND: u64 = 20_000;
 
+/// Of so many tasks at most one has others told of ends at once: so those that follow share the cost of a message.
+const SHARED: u32 = 3;
+
 /// So many ended tasks are passed on at once, however short.
 const BATCH: usize = 256;
 
@@ -73,6 +76,8 @@ struct Station {
     watch: Stopwatch,
     /// When the slot last drove the engine.
     served: AtomicU64,
+    /// How many tasks have ended since others were told of one at once.
+    ends: AtomicU32,
     /// How often it has been asked to look for work since it last ran any.
     polls: AtomicU32,
 }
@@ -86,8 +91,8 @@ pub(super) struct Outbox {
     pub(super) ripple: Ripple,
     /// Tasks that became ready and may need more than this rank.
     pub(super) special: Vec<u32>,
-    /// Attempts that the engine decides about, and the homes of their tasks.
-    pub(super) ended: Vec<(Attempt, Rank)>,
+    /// Attempts that the engine decides about.
+    pub(super) ended: Vec<Attempt>,
     /// Gangs whose slots are set aside, and the CPUs of those.
     pub(super) held: Vec<(u32, Vec<u32>)>,
     /// Gangs led from here whose task has ended.
@@ -251,14 +256,27 @@ impl Crew {
 
     /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
     /// `turn` that others have called meanwhile.
-    pub(super) fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
-        while let Some(mut engine) = self.try_engine() {
-            turn(&mut engine, self.called.swap(false, SeqCst));
-            drop(engine);
+    fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
+        while let Some(engine) = self.call_engine() {
+            self.use_engine(engine, &mut turn);
             if !self.is_called() {
                 return;
             }
         }
+    }
+
+    /// The same, unless another thread has the engine: then nothing is done at all.
+    fn try_drive(&self, turn: &mut impl FnMut(&mut Engine, bool)) {
+        while let Some(engine) = self.try_engine() {
+            self.use_engine(engine, turn);
+            if !self.is_called() {
+                return;
+            }
+        }
+    }
+
+    fn use_engine(&self, mut engine: MutexGuard<'_, Engine>, turn: &mut impl FnMut(&mut Engine, bool)) {
+        turn(&mut engine, self.called.swap(false, SeqCst));
     }
 
     /// Takes note that all who called so far are being answered: the caller has the engine.
@@ -268,14 +286,20 @@ impl Crew {
 
     fn try_engine(&self) -> Option<MutexGuard<'_, Engine>> {
         match self.engine.try_lock() {
-            Ok(engine) => return Some(engine),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
+            Ok(engine) => Some(engine),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
-        self.called.store(true, SeqCst);
-        // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
-        fence(SeqCst);
-        self.engine.try_lock().ok()
+    }
+
+    /// The engine, or a call to whoever has it.
+    fn call_engine(&self) -> Option<MutexGuard<'_, Engine>> {
+        self.try_engine().or_else(|| {
+            self.called.store(true, SeqCst);
+            // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
+            fence(SeqCst);
+            self.try_engine()
+        })
     }
 
     /// True if somebody called for the engine while the caller, who has just freed it, had it.
@@ -429,7 +453,7 @@ impl Crew {
         let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
         self.release_gang(gang);
         let mut outbox = self.common_outbox();
-        outbox.ended.push((attempt, lease.home));
+        outbox.ended.push(attempt);
         outbox.gang_ended.push(gang);
         drop(outbox);
         self.gangs.running.fetch_sub(1, SeqCst);
@@ -484,7 +508,10 @@ impl Crew {
         drop(outbox);
         // Of short tasks several share a message, and those that nobody awaits wait for more.
         let due = ended.is_some_and(|now| awaited || now.0 - station.served.load(Relaxed) >= ROUND);
-        if due || full {
+        let ends = station.ends.load(Relaxed) + 1;
+        let told = awaited && ends >= SHARED;
+        station.ends.store(if told { 0 } else { ends }, Relaxed);
+        if due || full || told {
             self.serve(slot, end);
         }
     }
@@ -494,7 +521,7 @@ impl Crew {
     fn serve(&self, slot: &mut Slot<'_>, now: Time) {
         self.stations[slot.index()].served.store(now.0, Relaxed);
         self.drive(|engine, called| {
-            engine.exchange(self, slot, called);
+            engine.exchange(self, slot, called, true);
         });
     }
 }
@@ -507,11 +534,13 @@ fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
 impl Workload for Crew {
     fn run(&self, item: Item, slot: &mut Slot<'_>) {
         let Some(ledger) = self.ledger.get() else { return };
+        let station = &self.stations[slot.index()];
         if item.constrained {
             self.waiting.fetch_sub(1, Relaxed);
+            // It may have waited for other slots since the one before it ended here.
+            station.watch.pause();
         }
         let Some(lease) = self.peek(ledger, item) else { return };
-        let station = &self.stations[slot.index()];
         station.polls.store(0, Relaxed);
         let start = station.watch.begin(&self.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
@@ -521,7 +550,7 @@ impl Workload for Crew {
         let end = station.watch.time(&self.clock).max(start);
         let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
         self.lease_of(ledger, item);
-        lock(&station.outbox).ended.push((record, lease.home));
+        lock(&station.outbox).ended.push(record);
         self.serve(slot, end);
     }
 
@@ -539,13 +568,22 @@ impl Workload for Crew {
         let polls = station.polls.load(Relaxed) + 1;
         station.polls.store(polls, Relaxed);
         let mut found = false;
-        self.drive(|engine, called| {
+        let mut look = |engine: &mut Engine, called| {
             found |= match patient && !polls.is_multiple_of(POLLS) {
-                true => engine.exchange(self, slot, called),
-                false => engine.turn_from_slot(self),
+                true => engine.exchange(self, slot, called, false),
+                false => engine.turn_from_slot(self, patient),
             };
-        });
+        };
+        match patient {
+            // Finds it free the next time, if somebody has it now: nobody needs to look in its place.
+            true => self.try_drive(&mut look),
+            false => self.drive(look),
+        }
         found
+    }
+
+    fn stands_still(&self, slot: usize) {
+        self.stations[slot].watch.pause();
     }
 
     fn impossible(&self, item: Item, why: Impossible) {
@@ -554,7 +592,7 @@ impl Workload for Crew {
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        self.common_outbox().ended.push((record, lease.home));
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 
@@ -573,7 +611,7 @@ impl Workload for Crew {
         let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
-        self.common_outbox().ended.push((record, lease.home));
+        self.common_outbox().ended.push(record);
         self.wake.tell();
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
@@ -15,15 +16,19 @@ use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
 use crate::schedule::ledger::Ripple;
-use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::protocol::{Load, Message, Stop};
 use crate::schedule::worker::{Action, Event, Worker};
 
 /// Frames taken in one turn, so that slots are heard in between.
 const FRAMES: usize = 64;
 
+/// What is due may be so late while slots are awake: they look around themselves, and calling the main thread costs more than it is worth.
+const SLACK: Duration = Duration::from_millis(10);
+
 /// See the module's text.
 pub(super) struct Engine {
     fabric: Box<dyn Fabric>,
+    alone: bool,
     worker: Worker,
     /// Rank 0's other half.
     head: Option<Head>,
@@ -40,6 +45,8 @@ pub(super) struct Engine {
     over: bool,
     /// When the main thread looks around by itself; zero if it has been called.
     pilot_until: Time,
+    /// How often a slot has looked around.
+    looks: u64,
     broken: Option<String>,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
@@ -48,6 +55,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
         Engine {
+            alone: fabric.size() == 1,
             fabric,
             worker,
             head,
@@ -60,6 +68,7 @@ impl Engine {
             loopback: VecDeque::new(),
             over: false,
             pilot_until: Time::ZERO,
+            looks: 0,
             broken: None,
             crew: std::sync::Weak::new(),
         }
@@ -71,7 +80,7 @@ impl Engine {
 
     /// True if there is no other rank.
     pub(super) fn is_alone(&self) -> bool {
-        self.fabric.size() == 1
+        self.alone
     }
 
     /// True once the rank may leave.
@@ -95,6 +104,16 @@ impl Engine {
         (fabric, self.head.take())
     }
 
+    /// How often slots have looked around so far.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// The way to wait for frames, if the fabric has one.
+    pub(super) fn fabric(&mut self) -> &mut dyn Fabric {
+        self.fabric.as_mut()
+    }
+
     /// The main thread will sleep until then.
     pub(super) fn pilot_sleeps(&mut self, until: Time) {
         self.pilot_until = until;
@@ -106,51 +125,69 @@ impl Engine {
         [self.worker.next_tick(), head].into_iter().flatten().min()
     }
 
-    /// A turn driven by a slot without work. True if the slot should look for work again.
-    pub(super) fn turn_from_slot(&mut self, crew: &Crew) -> bool {
+    /// A turn driven by a slot without work, which sleeps afterwards unless it is `patient`. True if the slot should look for work again.
+    pub(super) fn turn_from_slot(&mut self, crew: &Crew, patient: bool) -> bool {
+        self.looks += 1;
+        if !patient {
+            self.fabric.doze();
+        }
         let moved = self.turn(crew);
-        self.call_pilot(crew);
+        self.call_pilot(crew, if patient { SLACK } else { Duration::ZERO });
         moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
     }
 
-    /// The main thread sleeps until what it knew to be next: it must hear of anything sooner.
-    fn call_pilot(&mut self, crew: &Crew) {
-        if self.over || self.next_tick().is_some_and(|due| due < self.pilot_until) {
+    /// The main thread sleeps until what it knew to be next: it must hear of anything that is due sooner by more than `slack`.
+    fn call_pilot(&mut self, crew: &Crew, slack: Duration) {
+        if self.over || self.next_tick().is_some_and(|due| due.after(slack) < self.pilot_until) {
             self.pilot_until = Time::ZERO;
             crew.wake.tell();
         }
     }
 
     /// Passes on what a slot (with `all`: every slot) did and takes what has come. True if the slot has been given work.
-    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool) -> bool {
+    /// `busy`: the slot has more to do by itself.
+    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
         if self.over {
             return false;
         }
-        let moved = match all {
-            true => self.hear_slots(crew),
-            false => self.hear_outbox(crew, slot.index()),
+        self.looks += 1;
+        let moved = match () {
+            // Or this rank would go on stealing although it works again.
+            () if busy && self.worker.load().idle > 0 => self.hear_load(crew),
+            () if all => self.hear_slots(crew),
+            () => self.hear_outbox(crew, slot.index()),
         };
         let mut given = false;
         for _ in 0..FRAMES {
             let Some(from) = self.receive() else { break };
             if self.count(crew, slot) {
                 given = true;
-                continue;
+                // A slot with work to do comes back soon.
+                if busy { break } else { continue }
             }
             // What is not a count may ask how busy this rank is.
             self.hear_load(crew);
             self.hear_frame(crew, from);
         }
-        if moved {
-            self.call_pilot(crew);
+        if given && !busy {
+            let load = self.worker.load();
+            let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
+            self.step(crew, Event::Load(load));
+        }
+        // In a world the main thread never sleeps for longer than that.
+        if moved && self.alone {
+            self.call_pilot(crew, SLACK);
         }
         given
     }
 
     /// Counts the ends that the frame at hand tells of, if that is what it is for.
     fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
-        let Some(ledger) = crew.ledger().filter(|_| self.worker.is_counting()) else { return false };
-        let Some(ended) = wire::counts(&self.came) else { return false };
+        let Some(ledger) = crew.ledger() else { return false };
+        let Some((epoch, ended)) = wire::counts(&self.came) else { return false };
+        if !self.worker.is_counting(epoch) {
+            return false;
+        }
         let now = crew.clock.now();
         crew.served(slot.index(), now);
         for (node, ok) in ended {
@@ -212,26 +249,31 @@ impl Engine {
     }
 
     fn hear_outbox(&mut self, crew: &Crew, slot: usize) -> bool {
-        let mut outbox = std::mem::take(&mut self.outbox);
-        let moved = crew.take_outbox(slot, &mut outbox);
-        if moved {
-            self.hear_slot(crew, &mut outbox);
+        if !crew.take_outbox(slot, &mut self.outbox) {
+            return false;
         }
-        self.outbox = outbox;
-        moved
+        if let Some(last) = self.outbox.attempts.last() {
+            let now = last.end;
+            let mut attempts = std::mem::take(&mut self.outbox.attempts);
+            let mut ripple = std::mem::take(&mut self.outbox.ripple);
+            self.with_worker(crew, |worker, actions| worker.completed(now, &mut attempts, &mut ripple, actions));
+            (self.outbox.attempts, self.outbox.ripple) = (attempts, ripple);
+        }
+        if !self.outbox.is_empty() {
+            self.hear_rest(crew);
+        }
+        true
     }
 
-    fn hear_slot(&mut self, crew: &Crew, outbox: &mut Outbox) {
-        if !outbox.attempts.is_empty() {
-            let now = outbox.attempts.last().map_or(Time::ZERO, |attempt| attempt.end);
-            let Outbox { attempts, ripple, .. } = outbox;
-            self.with_worker(crew, |worker, actions| worker.completed(now, attempts, ripple, actions));
-        }
+    /// What a slot leaves beside what completed.
+    #[cold]
+    fn hear_rest(&mut self, crew: &Crew) {
+        let mut outbox = std::mem::take(&mut self.outbox);
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
         }
-        for (attempt, home) in outbox.ended.drain(..) {
-            self.step(crew, Event::Ended { attempt, home });
+        for attempt in outbox.ended.drain(..) {
+            self.step(crew, Event::Ended { attempt });
         }
         for (gang, cpus) in outbox.held.drain(..) {
             self.step(crew, Event::Held { gang, cpus });
@@ -240,6 +282,7 @@ impl Engine {
             self.send(Rank::ZERO, Message::GangEnded { gang });
         }
         self.run_loopback(crew);
+        self.outbox = outbox;
     }
 
     /// The sender of the next frame, which then lies in `came`.
@@ -287,7 +330,7 @@ impl Engine {
 
     fn step(&mut self, crew: &Crew, event: Event) {
         let opened = match &event {
-            Event::Message { message: Message::HandOut { limits, .. }, .. } => Some(limits.clone()),
+            Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
             _ => None,
         };
         let now = crew.clock.now();
@@ -320,6 +363,7 @@ impl Engine {
             Action::Surrender { to, max } => {
                 return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
+            Action::Freeze { .. } => {}
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = crew.hold(gang, slots, lead) {
                     self.fail(reason);

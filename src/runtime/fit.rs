@@ -1,54 +1,68 @@
 //! What fits where: refusals before the run, shares of limits, and the homes of tasks.
 
+use std::sync::Arc;
+
 use super::RunError;
 use super::glue;
 use super::start::{Start, estimate_ns};
 use crate::graph::partition::{self, Method, Partition, Problem};
+use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
-use crate::model::TaskId;
-use crate::schedule::coordinator::Member;
+use crate::model::{Rank, TaskId};
+use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::Hello;
 
 /// The ranks as the coordinator wants to know them.
-pub(super) fn members(hellos: &[Hello]) -> Vec<Member> {
-    hellos.iter().map(|hello| Member { node: hello.node.clone(), slots: hello.slots }).collect()
+pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
+    hellos.iter().map(member).collect()
+}
+
+fn member(hello: &Hello) -> Member {
+    Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus }
 }
 
 /// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
 ///
 /// # Errors
 /// Each such task, with what it asks for and what there is.
-pub(super) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
-    let members = members(hellos);
-    let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, hellos, &members)).collect();
+pub(crate) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
+    check_members(job, &members(hellos))
+}
+
+/// The same for ranks as the coordinator knows them.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_members(job: &Job, members: &[Member]) -> Result<(), RunError> {
+    let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, members)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(RunError::Refused(misfits.join("\n"))) }
 }
 
 /// True if the rank alone can run the group's tasks.
-fn fits(group: &Group, hello: &Hello) -> bool {
+fn fits(group: &Group, member: &Member) -> bool {
     let (ranks, spread) = group.mpi.map_or((1, false), |mpi| (mpi.ranks, mpi.per_node.is_some_and(|n| n < mpi.ranks)));
-    hello.slots > 0
+    member.slots > 0
         && !spread
-        && group.cpus.saturating_mul(ranks) <= hello.slots
-        && group.memory.is_none_or(|memory| memory <= hello.memory)
-        && group.gpus <= hello.gpus
+        && group.cpus.saturating_mul(ranks) <= member.slots
+        && group.memory.is_none_or(|memory| memory <= member.memory)
+        && group.gpus <= member.gpus
 }
 
-fn misfit(group: &Group, hellos: &[Hello], members: &[Member]) -> Option<String> {
-    if hellos.iter().any(|hello| fits(group, hello)) {
+fn misfit(group: &Group, members: &[Member]) -> Option<String> {
+    if members.iter().any(|member| fits(group, member)) {
         return None;
     }
     let name = &group.name;
-    let Some(mpi) = group.mpi else { return Some(too_large(group, hellos)) };
+    let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
     if gang::place(glue::shape(group), members).is_none() {
-        let all: u64 = hellos.iter().map(|h| u64::from(h.slots)).sum();
+        let all: u64 = members.iter().map(|m| u64::from(m.slots)).sum();
         return Some(format!(
             "task `{name}` needs {} MPI ranks of {} CPUs, but this run has {all} slots on {} ranks: start more ranks, or give each more slots with --slots",
             mpi.ranks,
             group.cpus,
-            hellos.len()
+            members.len()
         ));
     }
     let asked =
@@ -59,8 +73,8 @@ fn misfit(group: &Group, hellos: &[Hello], members: &[Member]) -> Option<String>
     ))
 }
 
-fn too_large(group: &Group, hellos: &[Hello]) -> String {
-    let most = |of: fn(&Hello) -> u64| hellos.iter().map(of).max().unwrap_or(0);
+fn too_large(group: &Group, members: &[Member]) -> String {
+    let most = |of: fn(&Member) -> u64| members.iter().map(of).max().unwrap_or(0);
     format!(
         "task `{}` fits on no rank: it asks for {} CPUs, {} MiB of memory and {} GPUs; the most that a rank has is {} slots, {} MiB and {} GPUs: lower what it asks for, or start ranks with more (--slots, or the launcher's options)",
         group.name,
@@ -75,14 +89,14 @@ fn too_large(group: &Group, hellos: &[Hello]) -> String {
 
 /// How many tasks of each limited group may run at once on each rank: for each rank `(group, share)`. A limit is shared out
 /// among the ranks that fit the group, the first ones getting one more where it does not divide.
-pub(super) struct Shares(Vec<Vec<(u32, u32)>>);
+pub(crate) struct Shares(Vec<Vec<(u32, u32)>>);
 
 impl Shares {
-    pub(super) fn new(job: &Job, hellos: &[Hello]) -> Shares {
-        let mut shares = vec![Vec::new(); hellos.len()];
+    pub(crate) fn new(job: &Job, members: &[Member]) -> Shares {
+        let mut shares = vec![Vec::new(); members.len()];
         for (id, group) in job.groups.iter().enumerate() {
             let Some(limit) = group.limit else { continue };
-            let able: Vec<usize> = (0..hellos.len()).filter(|&rank| fits(group, &hellos[rank])).collect();
+            let able: Vec<usize> = (0..members.len()).filter(|&rank| fits(group, &members[rank])).collect();
             for (turn, &rank) in able.iter().enumerate() {
                 let share = limit / able.len() as u32 + u32::from((turn as u32) < limit % able.len() as u32);
                 if share > 0 {
@@ -94,8 +108,55 @@ impl Shares {
     }
 
     /// The shares of one rank.
-    pub(super) fn of(&self, rank: usize) -> &[(u32, u32)] {
-        &self.0[rank]
+    pub(crate) fn of(&self, rank: usize) -> &[(u32, u32)] {
+        self.0.get(rank).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What the coordinator asks about tasks when it chooses homes anew.
+pub(crate) struct Terms {
+    job: Arc<Job>,
+    shares: Shares,
+    /// For each group whether some rank alone can run its tasks.
+    alone: Vec<bool>,
+}
+
+impl Terms {
+    pub(crate) fn new(job: Arc<Job>, members: &[Member]) -> Terms {
+        let mut terms = Terms { job, shares: Shares(Vec::new()), alone: Vec::new() };
+        terms.share_out(members);
+        terms
+    }
+
+    fn group(&self, task: TaskId) -> (usize, &Group) {
+        let id = self.job.group_of(task).0 as usize;
+        (id, &self.job.groups[id])
+    }
+}
+
+impl Advice for Terms {
+    fn work(&self, task: TaskId) -> u64 {
+        estimate_ns(&self.job, task)
+    }
+
+    fn fits(&self, task: TaskId, member: &Member) -> bool {
+        let (id, group) = self.group(task);
+        // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks together.
+        (group.mpi.is_some() && !self.alone[id]) || fits(group, member)
+    }
+
+    fn share_out(&mut self, members: &[Member]) {
+        self.shares = Shares::new(&self.job, members);
+        self.alone = self.job.groups.iter().map(|group| members.iter().any(|m| fits(group, m))).collect();
+    }
+
+    fn has_share(&self, task: TaskId, rank: Rank) -> bool {
+        let (id, group) = self.group(task);
+        group.limit.is_none() || self.shares.of(rank.index()).iter().any(|share| share.0 as usize == id)
+    }
+
+    fn shares(&self, rank: Rank) -> Vec<(u32, u32)> {
+        self.shares.of(rank.index()).to_vec()
     }
 }
 
@@ -110,31 +171,40 @@ pub(super) fn urgencies(start: &Start) -> Vec<u8> {
 }
 
 /// Chooses the homes.
-pub(super) fn divide(start: &Start, hellos: &[Hello], shares: &Shares) -> Partition {
-    let job = &start.job;
-    let slots: Vec<u32> = hellos.iter().map(|h| h.slots).collect();
-    let duration = |task: TaskId| estimate_ns(job, task);
-    // One row a group, so that a million tasks do not look the same up a million times.
-    let may: Vec<Vec<bool>> = job
-        .groups
-        .iter()
-        .enumerate()
-        .map(|(id, group)| {
-            // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks together.
-            let alone = hellos.iter().any(|hello| fits(group, hello));
-            let share = |rank: usize| group.limit.is_none() || shares.of(rank).iter().any(|s| s.0 as usize == id);
-            (0..hellos.len()).map(|rank| !alone || (fits(group, &hellos[rank]) && share(rank))).collect()
-        })
-        .collect();
-    let fitting = |task: TaskId, rank: usize| may[job.group_of(task).0 as usize][rank];
-    let problem =
-        Problem { graph: &start.graph, order: &start.order, duration: &duration, slots: &slots, fits: &fitting };
-    let method = match job.partition {
+pub(super) fn divide(start: &Start, members: &[Member], terms: &Terms) -> Partition {
+    let duration = |task: TaskId| estimate_ns(&start.job, task);
+    homes(&start.job, &start.graph, &start.order, &duration, members, terms, method(&start.job))
+}
+
+/// How a job wants its homes to be chosen.
+pub(crate) fn method(job: &Job) -> Method {
+    match job.partition {
         job::Partition::Bands => Method::Bands,
         job::Partition::Eft => Method::EarliestFinish,
         job::Partition::RoundRobin => Method::RoundRobin,
+    }
+}
+
+/// Chooses the homes of a graph's nodes among ranks that have what the tasks ask for.
+pub(crate) fn homes(
+    job: &Job,
+    graph: &TaskGraph,
+    order: &Order,
+    duration: &dyn Fn(TaskId) -> u64,
+    members: &[Member],
+    terms: &Terms,
+    method: Method,
+) -> Partition {
+    let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
+    // One row a group, so that a million tasks do not look the same up a million times.
+    let may = |group: &Group| -> Vec<bool> {
+        let first = group.first;
+        let ranks = members.iter().zip(0..);
+        ranks.map(|(member, rank)| terms.fits(first, member) && terms.has_share(first, Rank(rank))).collect()
     };
-    partition::partition(&problem, method)
+    let may: Vec<Vec<bool>> = job.groups.iter().map(may).collect();
+    let fitting = |task: TaskId, rank: usize| may[job.group_of(task).0 as usize][rank];
+    partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
 
 #[cfg(test)]
@@ -153,7 +223,8 @@ mod tests {
     #[test]
     fn a_limit_is_shared_out_among_the_ranks_that_fit() {
         let job = job("[[task]]\nname = \"a\"\narray = \"0-9%3\"\nmemory = \"2G\"\nkernel = \"noop\"\n");
-        let shares = Shares::new(&job, &[hello(2, 1 << 30), hello(2, 4 << 30), hello(0, 4 << 30), hello(2, 4 << 30)]);
+        let hellos = [hello(2, 1 << 30), hello(2, 4 << 30), hello(0, 4 << 30), hello(2, 4 << 30)];
+        let shares = Shares::new(&job, &members(&hellos));
         assert_eq!([shares.of(0), shares.of(1), shares.of(2), shares.of(3)], [&[][..], &[(0, 2)], &[], &[(0, 1)]]);
     }
 

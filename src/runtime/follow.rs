@@ -46,7 +46,7 @@ fn work(
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
     let seat = Seat { welcome, job: Arc::new(job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
-    pilot(&crew, false);
+    pilot(&crew);
     drop(pool);
     *fabric = lock(&crew.engine).take_apart().0;
     Ok(())

@@ -87,8 +87,7 @@ impl JobView for Job {
     }
 
     fn slots(&self, task: TaskId) -> u32 {
-        let group = self.group(task);
-        group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
+        slots(self.group(task))
     }
 
     fn describe(&self, task: TaskId) -> Option<Task> {
@@ -115,18 +114,23 @@ impl OutputSink for OutputWriter {
 }
 
 /// True if the group's tasks ask for more than one slot of any rank.
-pub(super) fn is_special(group: &Group) -> bool {
+pub(crate) fn is_special(group: &Group) -> bool {
     group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.limit.is_some() || group.mpi.is_some()
 }
 
+/// Slots that a task of the group takes, of all its MPI ranks together; at least 1.
+pub(crate) fn slots(group: &Group) -> u32 {
+    group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
+}
+
 /// What an MPI task asks for.
-pub(super) fn shape(group: &Group) -> Shape {
+pub(crate) fn shape(group: &Group) -> Shape {
     let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
 /// What a group's tasks need of a rank's pool, if more than one slot. `limits` holds the rank's share of each group's limit.
-pub(super) fn needs(id: usize, group: &Group, limits: &[(u32, u32)]) -> Option<Needs> {
+pub(crate) fn needs(id: usize, group: &Group, limits: &[(u32, u32)]) -> Option<Needs> {
     let share = || limits.iter().find(|l| l.0 as usize == id).map_or(0, |l| l.1);
     is_special(group).then(|| Needs {
         cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),

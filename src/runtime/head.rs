@@ -1,18 +1,18 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::walltime::Walltime;
 use crate::fabric::mpi;
-use crate::journal::{EndReason, Ended, Journal, Level, Note, Record};
+use crate::journal::{Clerk, EndReason, Ended, Level, Note, Record};
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
 use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
-/// How often progress is shown, the journal's flush rule is looked at and the allocation's end is thought of.
+/// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
 const TICK: Duration = Duration::from_millis(100);
 
 /// An `mpirun` that is to end sends its ranks SIGTERM and kills them a second later: tasks that outlived them would be nobody's.
@@ -24,7 +24,7 @@ pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
 /// See the module's text.
 pub(super) struct Head {
     coordinator: Coordinator,
-    journal: Journal,
+    journal: Clerk,
     progress: Progress,
     walltime: Option<Walltime>,
     estimate: Estimate,
@@ -44,7 +44,7 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn new(
         coordinator: Coordinator,
-        journal: Journal,
+        journal: Clerk,
         progress: Progress,
         walltime: Option<Walltime>,
         estimate: Estimate,
@@ -99,11 +99,11 @@ impl Head {
         self.carry_out(now, actions)
     }
 
-    /// Time passed: shows progress, keeps the journal's flush rule, stops before the allocation ends.
+    /// Time passed: shows progress, hears how the journal fares, stops before the allocation ends.
     pub(super) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
         self.next_tick = now.after(TICK);
         self.progress.update(now.since(Time::ZERO), &self.shown());
-        if let Err(error) = self.journal.tick(Instant::now()) {
+        if let Err(error) = self.journal.check() {
             return self.lose_journal(now, &error.to_string());
         }
         if let Some((_, how)) = self.harder.take_if(|(due, _)| *due <= now) {
@@ -156,18 +156,11 @@ impl Head {
     pub(super) fn close(&mut self, now: Time, exit_code: i32) {
         self.progress.finish(now.since(Time::ZERO), &self.shown());
         let reason = match &self.finished {
-            Some(Why::Complete) if self.coordinator.tally().failed + self.coordinator.tally().cancelled > 0 => {
-                EndReason::Failures
-            }
-            Some(Why::Complete) => EndReason::Complete,
-            Some(Why::Failures) => EndReason::Failures,
-            Some(Why::Walltime) => EndReason::Walltime,
-            Some(Why::Signal(signal)) => EndReason::Signal(*signal),
-            Some(Why::Broken(reason)) => EndReason::Error(reason.clone()),
+            Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
         };
         let ended = Record::Ended(Ended { time: now, reason, exit_code });
-        if let Err(error) = self.journal.append(&ended).and_then(|()| self.journal.sync()) {
+        if let Err(error) = self.journal.append_now(ended) {
             tracing::error!("{error}");
         }
     }
@@ -187,7 +180,7 @@ impl Head {
                     for attempt in attempts.iter().filter(|a| a.last) {
                         self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
                     }
-                    if let Err(error) = self.journal.append(&Record::Attempts(attempts)) {
+                    if let Err(error) = self.journal.append(Record::Attempts(attempts)) {
                         messages.extend(self.lose_journal(now, &error.to_string()));
                     }
                 }
@@ -214,7 +207,7 @@ impl Head {
             Level::Error => tracing::error!("{text}"),
         }
         let note = Record::Note(Note { time: now, level, text: text.to_owned() });
-        if let Err(error) = self.journal.append(&note) {
+        if let Err(error) = self.journal.append(note) {
             tracing::error!("{error}");
         }
     }
@@ -233,5 +226,18 @@ impl Head {
             work_total_s: self.work_total_s,
             ranks_active: self.ranks,
         }
+    }
+}
+
+/// Why a session ended, in the journal's words.
+pub(crate) fn end_reason(why: &Why, tally: &Tally) -> EndReason {
+    match why {
+        Why::Complete if tally.failed + tally.cancelled > 0 => EndReason::Failures,
+        Why::Complete => EndReason::Complete,
+        Why::Failures => EndReason::Failures,
+        Why::Budget => EndReason::Budget,
+        Why::Walltime => EndReason::Walltime,
+        Why::Signal(signal) => EndReason::Signal(*signal),
+        Why::Broken(reason) => EndReason::Error(reason.clone()),
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::crew::{Crew, lock};
-use super::fit::{self, Shares};
+use super::fit::{self, Terms};
 use super::glue;
 use super::head::{Estimate, Head};
 use super::seat::{Outfit, Seat};
@@ -17,18 +17,18 @@ use super::world::{dismiss, gather, send};
 use super::{Finished, Options, RunError, pilot, subject_of};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
-use crate::graph::TaskGraph;
 use crate::graph::partition::Partition;
-use crate::journal::{Began, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
+use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
 use crate::observe::live::{Listener, Serving};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
-use crate::schedule::coordinator::{Coordinator, Why};
+use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
 use crate::schedule::gang;
 use crate::schedule::handout::Cutter;
-use crate::schedule::protocol::{Hello, Message, Welcome};
+use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
+use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
 
 pub(super) fn lead(
@@ -59,8 +59,7 @@ struct Run {
 impl Run {
     /// Goes on to the end.
     fn fly(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
-        let alone = lock(&self.crew.engine).is_alone();
-        pilot(&self.crew, alone);
+        pilot(&self.crew);
         drop(self.pool);
         let mut engine = lock(&self.crew.engine);
         let broken = engine.broken().map(str::to_owned);
@@ -103,17 +102,18 @@ fn set_out(
             return Err(error);
         }
     };
-    let shares = Shares::new(&start.job, &hellos);
-    // Each stage leaves less than it took: urgencies and homes of all that is known of the graph, parts of those.
+    let members = fit::members(&hellos);
+    let terms = Terms::new(Arc::clone(&start.job), &members);
     let urgency = fit::urgencies(&start);
-    let divided = fit::divide(&start, &hellos, &shares);
+    let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
     let Start { job, graph, order, dir, lock: held, journal, kept, welcome } = start;
     drop(order);
     let done = Done::of(&kept, graph.node_count());
-    let cut = Cut { graph, home: divided.home, urgency };
-    let first = hand_out(fabric.as_mut(), cut, &shares, &done, hellos.len())?;
-    let head = head_of(&job, &hellos, &done, journal, options, &dir, &welcome.run_name);
+    let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
+    let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
+    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
+    let head = head_of(&job, tasks, members, &done, journal, options, &dir, &welcome.run_name);
     drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
@@ -174,24 +174,11 @@ impl Done {
     }
 }
 
-/// What parts are cut from; gone once they are.
-struct Cut {
-    graph: TaskGraph,
-    home: Vec<u32>,
-    urgency: Vec<u8>,
-}
-
 /// Sends each rank its part of the graph; returns rank 0's own.
-fn hand_out(
-    fabric: &mut dyn Fabric,
-    cut: Cut,
-    shares: &Shares,
-    done: &Done,
-    ranks: usize,
-) -> Result<Message, RunError> {
-    let is_done = |node: u32| done.has(node);
-    let cutter = Cutter::new(&cut.graph, &cut.home, &cut.urgency, ranks, &is_done);
-    for rank in 1..ranks {
+fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -> Result<Message, RunError> {
+    let ended = |node: u32| done.has(node).then_some(true);
+    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
+    let message = |rank: usize| {
         let part = cutter.part(rank);
         if part.longest_column() > numbers::MOST {
             return Err(RunError::Refused(format!(
@@ -199,34 +186,39 @@ fn hand_out(
                 part.longest_column()
             )));
         }
-        let message = Message::HandOut { part: Box::new(part), limits: shares.of(rank).to_vec() };
-        send(fabric, Rank(rank as u32), &message)?;
+        let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
+        Ok(Message::HandOut(Box::new(HandOut { part, limits, active, ..HandOut::default() })))
+    };
+    for rank in 1..ranks {
+        send(fabric, Rank(rank as u32), &message(rank)?)?;
     }
-    Ok(Message::HandOut { part: Box::new(cutter.part(0)), limits: shares.of(0).to_vec() })
+    message(0)
 }
 
 fn head_of(
     job: &Arc<crate::job::Job>,
-    hellos: &[Hello],
+    tasks: Tasks,
+    members: Vec<Member>,
     done: &Done,
-    journal: crate::journal::Journal,
+    journal: Clerk,
     options: &Options,
     dir: &RunDir,
     run_name: &str,
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
+    let ranks = members.len() as u32;
     let coordinator = Coordinator::new(
-        job.task_count() as u32,
+        tasks,
         &|task| done.has(task.0),
-        fit::members(hellos),
+        members,
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
     let progress = Progress::new(options.progress, run_name).recorded(dir);
-    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, hellos.len() as u32)
+    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
 /// Takes the address of the run's page while it is early enough to refuse it.
@@ -275,12 +267,17 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
 }
 
 fn exit_code(head: &Head) -> i32 {
-    let tally = head.tally();
-    match head.finished() {
+    head.finished().map_or(1, |why| code_of(why, &head.tally()))
+}
+
+/// Phalanx's exit code for a run that ended so.
+pub(crate) fn code_of(why: &Why, tally: &Tally) -> i32 {
+    match why {
         // A skipped task alone is no failure: what it was to mend did not happen.
-        Some(Why::Complete) if tally.failed + tally.cancelled == 0 => 0,
-        Some(Why::Complete | Why::Failures | Why::Broken(_)) | None => 1,
-        Some(Why::Walltime) => 4,
-        Some(Why::Signal(signal)) => 128 + signal,
+        Why::Complete if tally.failed + tally.cancelled == 0 => 0,
+        Why::Complete | Why::Failures | Why::Broken(_) => 1,
+        Why::Budget => 3,
+        Why::Walltime => 4,
+        Why::Signal(signal) => 128 + signal,
     }
 }

@@ -21,9 +21,9 @@
 mod clock;
 mod crew;
 mod engine;
-mod fit;
+pub(crate) mod fit;
 mod follow;
-mod glue;
+pub(crate) mod glue;
 mod head;
 mod lead;
 mod many;
@@ -165,9 +165,12 @@ impl RunError {
     }
 }
 
-/// Shortest and longest time between two looks at the network while nothing comes. The longest costs a sleeping rank well under one
-/// percent of a core; a rank whose slots starve looks by itself meanwhile.
+/// Shortest and longest time between two looks at the network while no bell tells of frames and nothing comes. The longest costs a
+/// sleeping rank well under one percent of a core.
 const LOOK: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(10)];
+
+/// Slots that have looked around themselves so shortly ago will do so again, and hear of a frame sooner than a thread that has to be woken.
+const WATCHED: Duration = Duration::from_millis(2);
 
 /// The main thread looks around at least this often even if nobody calls it.
 const DOZE: Duration = Duration::from_secs(1);
@@ -233,13 +236,21 @@ fn run_on(
     result
 }
 
-/// The main thread's work while the run goes on.
-fn pilot(crew: &Arc<Crew>, alone: bool) {
-    let mut look = LOOK[0];
+/// The main thread's work while the run goes on: what slots that are busy, or sleep, cannot see to.
+fn pilot(crew: &Arc<Crew>) {
+    let (mut look, mut looks, mut looked) = (LOOK[0], 0, crew.clock.now());
+    let bell = lock(&crew.engine).fabric().bell();
     loop {
         let mut engine = lock(&crew.engine);
         crew.wake.heard();
         crew.answer();
+        if std::mem::replace(&mut looks, engine.looks()) != looks {
+            looked = crew.clock.now();
+        }
+        let watched = crew.clock.now().since(looked) < WATCHED;
+        if !watched {
+            engine.fabric().doze();
+        }
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
             let now = crew.clock.now();
@@ -250,14 +261,20 @@ fn pilot(crew: &Arc<Crew>, alone: bool) {
         if engine.is_over() {
             return;
         }
-        look = if moved { LOOK[0] } else { (look * 2).min(LOOK[1]) };
+        look = match () {
+            () if engine.fabric().is_moving() => LOOK[0],
+            () if watched => WATCHED,
+            () if engine.fabric().bell_is_enough() => LOOK[1],
+            () if moved => LOOK[0],
+            () => (look * 2).min(LOOK[1]),
+        };
+        let limit = if engine.is_alone() && !engine.is_stopping() { DOZE } else { look };
         let now = crew.clock.now();
-        let limit = if alone && !engine.is_stopping() { DOZE } else { look };
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.pilot_sleeps(now.after(limit));
         drop(engine);
         if !crew.is_called() {
-            crew.wake.wait(limit);
+            crew.wake.wait(bell.as_ref(), limit);
         }
     }
 }

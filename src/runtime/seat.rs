@@ -69,7 +69,7 @@ impl Seat {
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
-        let worker = Worker::new(rank, fabric.size(), slots as u32, facts, Pace::default());
+        let worker = Worker::new(rank, slots as u32, facts, Pace::default());
         let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
         let clock = Clock::new(welcome.began_unix_ns);
         let crew = Arc::new(Crew::new(rank, clock, wake, runner, job, engine, slots));

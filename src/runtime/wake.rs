@@ -61,22 +61,24 @@ impl Wake {
         }
     }
 
-    /// Waits for `tell`, a signal, or the end of `limit`.
-    pub fn wait(&self, limit: Duration) {
+    /// Waits for `tell`, a signal, the bell, or the end of `limit`.
+    pub fn wait(&self, bell: Option<&OwnedFd>, limit: Duration) {
         self.waiting.store(true, SeqCst);
         // Either `tell` sees that we wait and writes, or we see here that it was called.
         let limit = if self.told.load(SeqCst) { Duration::ZERO } else { limit };
         let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut fds = [poll(&self.event), poll(&self.signals)];
+        // A negative descriptor is passed over.
+        let bell = libc::pollfd { fd: bell.map_or(-1, AsRawFd::as_raw_fd), events: libc::POLLIN, revents: 0 };
+        let mut fds = [poll(&self.event), poll(&self.signals), bell];
         let limit =
             libc::timespec { tv_sec: limit.as_secs() as libc::time_t, tv_nsec: limit.subsec_nanos() as libc::c_long };
-        // SAFETY: two valid pollfd entries, a valid timeout and no signal mask.
-        unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &limit, std::ptr::null()) };
+        // SAFETY: three valid pollfd entries, a valid timeout and no signal mask.
+        unsafe { libc::ppoll(fds.as_mut_ptr(), 3, &limit, std::ptr::null()) };
         self.waiting.store(false, SeqCst);
-        if fds[0].revents != 0 {
+        for told in fds.iter().filter(|fd| fd.revents != 0 && fd.fd != self.signals.as_raw_fd()) {
             let mut drained = 0u64;
-            // SAFETY: reads at most eight bytes into a live integer; an empty counter answers EAGAIN.
-            unsafe { libc::read(self.event.as_raw_fd(), (&raw mut drained).cast(), 8) };
+            // SAFETY: reads at most eight bytes into a live integer; an empty counter or pipe answers EAGAIN.
+            unsafe { libc::read(told.fd, (&raw mut drained).cast(), 8) };
         }
         self.signalled.store(fds[1].revents != 0, SeqCst);
     }

@@ -11,9 +11,21 @@
 //! | running | failures reach `max_failures`; a stop is asked for; a rank is broken | stopping |
 //! | stopping | a harder stop is asked for | stopping |
 //! | stopping | every rank has stopped | finished |
+//!
+//! Who takes part may change meanwhile: `change.rs` beside this file.
+
+mod change;
+
+use std::sync::Arc;
 
 use super::gang::Gangs;
-use super::protocol::{Load, Message, Stop};
+pub use super::homes::Advice;
+use super::membership::Members;
+pub use super::membership::{Change, Member, Standing};
+use super::protocol::{Load, Message, Started, Stop, Tried};
+use crate::graph::TaskGraph;
+use rustc_hash::FxHashMap;
+
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// What the coordinator is told.
@@ -33,6 +45,15 @@ pub enum Event {
         /// Why.
         why: Why,
     },
+    /// A rank comes, goes or pauses. Numbers of ranks are given out in turn; see [`Coordinator::next_rank`].
+    Change {
+        /// Which rank.
+        rank: Rank,
+        /// What happens to it.
+        change: Change,
+    },
+    /// The remaining work shall be shared out evenly.
+    Rebalance,
 }
 
 /// What the coordinator does.
@@ -62,19 +83,12 @@ pub enum Why {
     Failures,
     /// The allocation's end is near.
     Walltime,
+    /// The budget is spent.
+    Budget,
     /// The user interrupted it (signal number).
     Signal(i32),
     /// A rank could not go on.
     Broken(String),
-}
-
-/// A rank as the coordinator knows it.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Its node.
-    pub node: String,
-    /// Its slots.
-    pub slots: u32,
 }
 
 /// A count of tasks by state.
@@ -96,12 +110,34 @@ pub struct Tally {
     pub ready: u32,
 }
 
+/// The tasks of a run: what the coordinator must know to give them new homes.
+pub struct Tasks {
+    /// Their graph.
+    pub graph: Arc<TaskGraph>,
+    /// For each node the rank that it is at home on.
+    pub home: Vec<u32>,
+    /// For each node its urgency, with [`SPECIAL`](super::ledger::SPECIAL).
+    pub urgency: Vec<u8>,
+    /// What else counts when homes are chosen.
+    pub advice: Box<dyn Advice>,
+}
+
 /// See the module's text.
 pub struct Coordinator {
-    members: Vec<Member>,
+    tasks: Tasks,
+    members: Members,
+    epoch: u32,
+    /// A change of membership that is under way.
+    change: Option<change::Preparing>,
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
+    /// Open tasks that have been tried in vain.
+    tried: FxHashMap<TaskId, Tried>,
+    /// Open tasks known to be running, and where.
+    running: FxHashMap<TaskId, (Rank, Started)>,
+    /// Open tasks that no rank can run.
+    homeless: u32,
     tally: Tally,
     open: u32,
     failures: u32,
@@ -112,22 +148,29 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A run of `total` tasks over these ranks, of which `done` are complete already.
+    /// A run of these tasks over these ranks, which have been handed them. `done` are complete already.
     pub fn new(
-        total: u32,
+        tasks: Tasks,
         done: &dyn Fn(TaskId) -> bool,
         members: Vec<Member>,
         max_failures: Option<u32>,
         gang_shape: super::gang::ShapeOf,
     ) -> Coordinator {
+        let total = tasks.graph.task_count() as u32;
         let finals: Vec<Option<State>> = (0..total).map(|t| done(TaskId(t)).then_some(State::Completed)).collect();
         let completed = finals.iter().flatten().count() as u32;
         Coordinator {
+            tasks,
+            epoch: 0,
+            change: None,
             loads: vec![Load::default(); members.len()],
             stopped: vec![false; members.len()],
             gangs: Gangs::new(members.clone(), gang_shape),
-            members,
+            members: Members::new(members),
             finals,
+            tried: FxHashMap::default(),
+            running: FxHashMap::default(),
+            homeless: 0,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,
             failures: 0,
@@ -141,6 +184,26 @@ impl Coordinator {
     pub fn tally(&self) -> Tally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum();
         Tally { running: sum(|l| l.running), ready: sum(|l| l.ready), ..self.tally }
+    }
+
+    /// Where a rank stands, if there ever was one of this number.
+    pub fn standing(&self, rank: Rank) -> Option<Standing> {
+        self.members.standing(rank)
+    }
+
+    /// The number that the next rank to be asked for, or to arrive unasked, will have.
+    pub fn next_rank(&self) -> Rank {
+        Rank(self.members.len() as u32)
+    }
+
+    /// The epoch of the present homes, or of those that are about to be.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// True while homes are about to change.
+    pub fn is_changing(&self) -> bool {
+        self.change.is_some()
     }
 
     /// The final state of a task, once it has one.
@@ -158,19 +221,34 @@ impl Coordinator {
         match event {
             Event::Message { from, message } => self.receive(now, from, message, actions),
             Event::Stop { how, why } => self.stop(how, why, actions),
+            Event::Change { rank, change } => self.change(now, rank, change, actions),
+            Event::Rebalance => self.rebalance(now, actions),
         }
+        self.call_for_help(now, actions);
         self.finish_if_over(actions);
+        // Who is gone is told nothing but to leave.
+        let gone = |rank: Rank| self.members.standing(rank).is_some_and(Standing::is_gone);
+        actions.retain(|action| match action {
+            Action::Send { to, message } => *message == Message::Finish || !gone(*to),
+            _ => true,
+        });
     }
 
-    fn receive(&mut self, _now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
-        if from.index() >= self.members.len() {
-            return;
+    fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+        match self.members.standing(from) {
+            Some(standing) if standing.is_here() => {}
+            // It was given up, and its tasks have been given out again: nothing that it says counts any more.
+            Some(Standing::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
+            _ => return,
         }
         match message {
-            Message::Report { attempts, load } => {
+            Message::Report { attempts, started, load } => {
                 self.loads[from.index()] = load;
+                self.note_started(from, started);
                 self.count(attempts, actions);
             }
+            Message::Ack { epoch, kept, counted } => self.acknowledged(now, from, epoch, kept, counted, actions),
+            Message::Emptied { epoch } => self.emptied(from, epoch, actions),
             Message::Stopped => self.stopped[from.index()] = true,
             Message::Broken { reason } => {
                 actions.push(Action::Tell(format!("{from} cannot go on: {reason}")));
@@ -184,14 +262,44 @@ impl Coordinator {
         }
     }
 
+    fn note_started(&mut self, rank: Rank, started: Vec<Started>) {
+        for task in started {
+            let ended = self.tried.get(&task.task).map_or(0, |tried| tried.attempts);
+            let open = self.finals.get(task.task.index()).is_some_and(Option::is_none);
+            if open && task.attempt > ended {
+                self.running.insert(task.task, (rank, task));
+            }
+        }
+    }
+
+    fn note_tried(&mut self, attempt: &Attempt) {
+        let Attempt { task, attempt: number, rank, end, .. } = *attempt;
+        if self.running.get(&task).is_some_and(|(_, running)| running.attempt <= number) {
+            self.running.remove(&task);
+        }
+        if !attempt.outcome.state.is_failure() {
+            return;
+        }
+        let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end });
+        if number > tried.attempts {
+            *tried = Tried { attempts: number, rank, end, ..*tried };
+        }
+    }
+
     fn count(&mut self, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
         for attempt in &attempts {
             let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
-            if !attempt.last || state.is_some() {
+            if state.is_some() {
+                continue;
+            }
+            if !attempt.last {
+                self.note_tried(attempt);
                 continue;
             }
             *state = Some(attempt.outcome.state);
             self.open -= 1;
+            self.tried.remove(&attempt.task);
+            self.running.remove(&attempt.task);
             match attempt.outcome.state {
                 State::Completed => self.tally.completed += 1,
                 State::Skipped => self.tally.skipped += 1,
@@ -225,9 +333,12 @@ impl Coordinator {
         self.gangs.abandon(actions);
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
-        for rank in 0..self.members.len() as u32 {
-            actions.push(Action::Send { to: Rank(rank), message: Message::Stop { how } });
-        }
+        self.tell_all(Message::Stop { how }, actions);
+    }
+
+    fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {
+        let send = |to| Action::Send { to, message: message.clone() };
+        actions.extend(self.members.here().map(send));
     }
 
     fn finish_if_over(&mut self, actions: &mut Vec<Action>) {
@@ -237,13 +348,12 @@ impl Coordinator {
         let why = match &self.stopping {
             // Tasks that end while the run stops may be the last ones: then nothing was cut short.
             _ if self.open == 0 => Why::Complete,
-            Some((_, why)) if self.stopped.iter().all(|&s| s) => why.clone(),
+            Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),
             _ => return,
         };
         self.finished = true;
-        for rank in 0..self.members.len() as u32 {
-            actions.push(Action::Send { to: Rank(rank), message: Message::Finish });
-        }
+        self.change = None;
+        self.tell_all(Message::Finish, actions);
         actions.push(Action::Finished(why));
     }
 }

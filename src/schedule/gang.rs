@@ -8,11 +8,15 @@
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader |
 //! | running | `GangEnded` | gone | `Release` to the others |
-//! | waiting, gathering | the run stops | gone | `Release` to all |
+//! | waiting, gathering | the run stops, or homes change | gone | `Release` to all |
+//! | running | the leader is lost | gone | `Release` to the others |
+//!
+//! After a change of homes each home asks again for its gangs that had not started.
 
 use std::collections::VecDeque;
 
-use super::coordinator::{Action, Member};
+use super::coordinator::Action;
+use super::membership::Member;
 use super::protocol::{Lease, Message};
 use crate::model::{Rank, TaskId};
 
@@ -73,14 +77,30 @@ pub(super) struct Gangs {
     gathering: Option<Gang>,
     running: Vec<Gang>,
     next: u32,
+    /// No gang is brought together while homes change.
+    paused: bool,
+    /// Gangs that the ranks that are left cannot hold.
+    unplaced: u32,
 }
 
 impl Gangs {
     pub(super) fn new(members: Vec<Member>, shape: ShapeOf) -> Gangs {
-        Gangs { members, shape, waiting: VecDeque::new(), gathering: None, running: Vec::new(), next: 1 }
+        Gangs {
+            members,
+            shape,
+            waiting: VecDeque::new(),
+            gathering: None,
+            running: Vec::new(),
+            next: 1,
+            paused: false,
+            unplaced: 0,
+        }
     }
 
     pub(super) fn ready(&mut self, lease: Lease, actions: &mut Vec<Action>) {
+        if self.paused {
+            return;
+        }
         let after = self.waiting.partition_point(|w| w.urgency >= lease.urgency);
         self.waiting.insert(after, lease);
         self.gather(actions);
@@ -114,13 +134,30 @@ impl Gangs {
         }
     }
 
-    /// No gang is started any more: slots that are set aside for one that still gathers go back.
+    /// No gang is started until others take part: slots that are set aside for one that still gathers go back.
     pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
+        self.paused = true;
         self.waiting.clear();
         if let Some(gang) = self.gathering.take() {
             let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
             actions.extend(gang.hosts.iter().map(release));
         }
+    }
+
+    /// These ranks take part from now on. Gangs whose leader is gone free their slots.
+    pub(super) fn meet(&mut self, members: Vec<Member>, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<Action>) {
+        self.members = members;
+        self.paused = false;
+        self.unplaced = 0;
+        let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
+        for gang in leaderless.collect::<Vec<u32>>() {
+            self.ended(gang, actions);
+        }
+    }
+
+    /// How many gangs wait for ranks that are not there.
+    pub(super) fn unplaced(&self) -> u32 {
+        self.unplaced
     }
 
     /// Ranks of one node share a line of the host list.
@@ -140,10 +177,15 @@ impl Gangs {
         if self.gathering.is_some() {
             return;
         }
-        let Some(lease) = self.waiting.pop_front() else { return };
-        let shape = (self.shape)(lease.task);
-        // Tasks that no set of ranks can hold are refused before the run starts.
-        let Some(hosts) = place(shape, &self.members) else { return };
+        let (lease, shape, hosts) = loop {
+            let Some(lease) = self.waiting.pop_front() else { return };
+            let shape = (self.shape)(lease.task);
+            match place(shape, &self.members) {
+                Some(hosts) => break (lease, shape, hosts),
+                // Tasks that no set of ranks can hold are refused before the run starts, but ranks may go.
+                None => self.unplaced += 1,
+            }
+        };
         let number = self.next;
         self.next += 1;
         for (i, &(to, ranks)) in hosts.iter().enumerate() {

@@ -1,12 +1,11 @@
 //! Cuts the graph into the parts that ranks are handed.
 //!
-//! Tasks that an earlier session completed are in no part: their edges are counted here, once, before anything is sent.
+//! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted here, once, before anything is sent.
 //!
 //! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
 //! edges, however many ranks there are.
 
 use crate::graph::csr::{Csr, Pairs};
-use crate::graph::link::Condition;
 use crate::graph::{Edge, TaskGraph};
 
 use super::part::Part;
@@ -16,28 +15,28 @@ pub struct Cutter<'a> {
     graph: &'a TaskGraph,
     home: &'a [u32],
     urgency: &'a [u8],
-    done: &'a dyn Fn(u32) -> bool,
+    ended: &'a dyn Fn(u32) -> Option<bool>,
     /// The nodes of each rank.
     by_rank: Csr,
     /// Each node's position among those of its rank.
     local: Vec<u32>,
     /// For each rank the nodes elsewhere that nodes there need.
     imports: Csr,
-    /// Nodes that needed that a task, complete already, failed; ascending.
+    /// Open nodes against which something that they need has ended; ascending.
     violated: Vec<u32>,
 }
 
 impl<'a> Cutter<'a> {
-    /// Prepares to cut for `ranks` ranks. `done(node)` is true for tasks that are complete already.
+    /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it ended well.
     pub fn new(
         graph: &'a TaskGraph,
         home: &'a [u32],
         urgency: &'a [u8],
         ranks: usize,
-        done: &'a dyn Fn(u32) -> bool,
+        ended: &'a dyn Fn(u32) -> Option<bool>,
     ) -> Cutter<'a> {
         let nodes = 0..graph.node_count() as u32;
-        let open = || nodes.clone().filter(|&node| !done(node));
+        let open = || nodes.clone().filter(|&node| ended(node).is_none());
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
         let rows = |each: &mut Pairs<'_>| Csr::build(ranks, each).unwrap_or_default();
         let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
@@ -48,16 +47,17 @@ impl<'a> Cutter<'a> {
             local[node as usize] = *next;
             *next += 1;
         }
+        let against = |node: u32, ok: bool| graph.successors(node).filter(move |edge| edge.violated_by(ok));
         let mut violated: Vec<u32> = nodes
             .clone()
-            .filter(|&node| done(node))
-            .flat_map(|node| graph.successors(node))
-            .filter(|edge| edge.on() == Condition::NotOk && !done(edge.node()))
+            .filter_map(|node| Some(against(node, ended(node)?)))
+            .flatten()
             .map(Edge::node)
+            .filter(|&node| ended(node).is_none())
             .collect();
         violated.sort_unstable();
         violated.dedup();
-        let mut cutter = Cutter { graph, home, urgency, done, by_rank, local, imports: Csr::default(), violated };
+        let mut cutter = Cutter { graph, home, urgency, ended, by_rank, local, imports: Csr::default(), violated };
         if ranks > 1 {
             cutter.imports = rows(&mut |put| {
                 let mut seen = Seen::new(ranks);
@@ -91,9 +91,9 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// What needs a node and is not complete itself: a task can have run because one before it failed, which now runs again.
+    /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
-        self.graph.successors(node).filter(|e| !(self.done)(e.node()))
+        self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
     /// The ranks other than its own that need a node, each once, ascending.

@@ -8,7 +8,7 @@
 //! rank counts once because its bit in `imported` is. A skipped task and a join end the moment their last edge is counted, and
 //! their own successors with them (the *ripple*).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
 pub use super::part::{Part, SPECIAL, UnsoundPart};
 use crate::graph::{Edge, JoinRule};
@@ -23,6 +23,11 @@ const COUNT: u32 = ENDED - 1;
 
 /// So many edges into one node can be counted.
 pub(super) const MOST_WAITS: u32 = COUNT;
+
+/// An end elsewhere that has not been counted, one that was good, one that was not.
+const OPEN: u8 = 0;
+const OK: u8 = 1;
+const NOT_OK: u8 = 2;
 
 /// What one completion sets off.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +68,10 @@ pub struct Ledger {
     ready_at: Box<[AtomicU64]>,
     /// When the others did.
     opened_at: AtomicU64,
-    counted: Box<[AtomicBool]>,
+    /// For each import whether its end has been counted, and how it ended.
+    counted: Box<[AtomicU8]>,
+    /// Where the import that was counted last stands: the next one is usually its neighbour.
+    last_import: AtomicU32,
 }
 
 impl Ledger {
@@ -79,9 +87,10 @@ impl Ledger {
         }
         Ok(Ledger {
             ready_at: waits[first_waiting..].iter().map(|_| AtomicU64::new(0)).collect(),
-            counted: (0..part.imports.len()).map(|_| AtomicBool::new(false)).collect(),
+            counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN)).collect(),
             first_waiting: first_waiting as u32,
             opened_at: AtomicU64::new(0),
+            last_import: AtomicU32::new(u32::MAX),
             waits,
             part,
         })
@@ -118,6 +127,11 @@ impl Ledger {
     #[inline]
     pub fn is_special(&self, local: u32) -> bool {
         self.part.urgency[local as usize] & SPECIAL != 0
+    }
+
+    /// True if the task waits for nothing any more and has not ended: it is to be run, or has been started.
+    pub fn is_ready(&self, local: u32) -> bool {
+        self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
     }
 
     /// When the task became ready.
@@ -160,9 +174,11 @@ impl Ledger {
 
     /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
     pub fn import(&self, node: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
-        let Some(at) = self.part.imports.position(node) else { return false };
+        let near = self.last_import.load(Relaxed);
+        let Some(at) = self.part.imports.position_after(node, near) else { return false };
+        self.last_import.store(at, Relaxed);
         let at = at as usize;
-        if self.counted[at].swap(true, AcqRel) {
+        if self.counted[at].swap(if ok { OK } else { NOT_OK }, AcqRel) != OPEN {
             return false;
         }
         for &raw in self.part.imported.row(at) {
@@ -170,6 +186,12 @@ impl Ledger {
         }
         self.spread(now, ripple);
         true
+    }
+
+    /// The nodes elsewhere whose ends have been counted, and whether they ended well.
+    pub fn counted(&self) -> impl Iterator<Item = (u32, bool)> + '_ {
+        let counted = self.part.imports.iter().zip(&self.counted).map(|(node, how)| (node, how.load(Acquire)));
+        counted.filter(|&(_, how)| how != OPEN).map(|(node, how)| (node, how == OK))
     }
 
     #[inline]

@@ -6,9 +6,13 @@
 pub mod coordinator;
 pub mod gang;
 pub mod handout;
+mod homes;
+mod known;
 pub mod ledger;
+pub mod membership;
 pub mod part;
 pub mod protocol;
+pub mod ranks;
 mod thief;
 pub mod worker;
 

@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Part;
+use super::ranks::Ranks;
 use crate::model::{Attempt, Rank, TaskId, Time};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,40 +26,78 @@ pub enum Message {
     Welcome(Box<Welcome>),
     /// A rank to the coordinator: what it has.
     Hello(Hello),
-    /// Coordinator to a rank: the tasks at home there.
-    HandOut {
-        /// The tasks and their edges.
-        part: Box<Part>,
-        /// For each group of tasks with a limit on how many run at once: its number, and this rank's share of the limit.
-        limits: Vec<(u32, u32)>,
+    /// Coordinator to a rank: the tasks at home there, at the begin of the run and after each change of membership.
+    HandOut(Box<HandOut>),
+    /// Coordinator to a rank: homes are about to change. Answered by `Ack`.
+    Prepare {
+        /// The epoch that will begin.
+        epoch: u32,
+        /// True if a rank has been lost: what others have heard from it may be all that is left of its work.
+        lost: bool,
+        /// False if this rank is to be emptied: then it begins nothing more.
+        reserve: bool,
+    },
+    /// A rank to the coordinator, after a `Report` of all that has ended: what it keeps until the new epoch begins.
+    Ack {
+        /// The epoch that it is prepared for.
+        epoch: u32,
+        /// Tasks that it runs or is about to start, and which attempts.
+        kept: Vec<(TaskId, u16)>,
+        /// Ends of nodes elsewhere that it has counted, if a rank was lost.
+        counted: Vec<(u32, bool)>,
+    },
+    /// A rank to the coordinator: it is to leave, and nothing is left here.
+    Emptied {
+        /// The epoch in which that is so.
+        epoch: u32,
     },
     /// A rank to the coordinator: what ended since its last report, and how busy it is.
     Report {
         /// Ended attempts, oldest first.
         #[serde(with = "crate::codec::packed")]
         attempts: Vec<Attempt>,
+        /// Tasks that have been running for a while, each told once: what is lost if the rank is.
+        started: Vec<Started>,
         /// Its load now.
         load: Load,
     },
     /// A home to another: these nodes ended, count them.
     Counts {
+        /// The sender's epoch.
+        epoch: u32,
         /// Each node, and whether it ended well.
         ended: Vec<(u32, bool)>,
     },
-    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty.
+    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty. One that is remembered and has
+    /// work again says so in the same way, and gets no answer.
     Steal {
-        /// Slots without work.
+        /// The sender's epoch.
+        epoch: u32,
+        /// Slots without work; 0 to be forgotten.
         want: u32,
     },
     /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.
     Loot {
+        /// The sender's epoch.
+        epoch: u32,
         /// The tasks, most urgent first.
         leases: Vec<Lease>,
     },
     /// A rank to a task's home: a task run on lease ended so.
     Returned {
+        /// The sender's epoch.
+        epoch: u32,
         /// The attempt; whether it is the last is for the home to say.
         attempt: Attempt,
+    },
+    /// A home to whoever returned an attempt that it had not reported itself: the home has it.
+    Heard {
+        /// The sender's epoch.
+        epoch: u32,
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u16,
     },
     /// A home to the coordinator: this MPI task is ready and needs more than this rank has.
     GangReady {
@@ -130,6 +169,8 @@ impl Message {
             self,
             Message::Arrived { .. }
                 | Message::Hello(_)
+                | Message::Ack { .. }
+                | Message::Emptied { .. }
                 | Message::Report { .. }
                 | Message::GangReady { .. }
                 | Message::Held { .. }
@@ -138,6 +179,65 @@ impl Message {
                 | Message::Broken { .. }
         )
     }
+
+    /// The epoch of a message between two homes; `None` for those from and to the coordinator.
+    pub fn epoch(&self) -> Option<u32> {
+        match *self {
+            Message::Counts { epoch, .. }
+            | Message::Steal { epoch, .. }
+            | Message::Loot { epoch, .. }
+            | Message::Returned { epoch, .. }
+            | Message::Heard { epoch, .. } => Some(epoch),
+            _ => None,
+        }
+    }
+}
+
+/// What a rank is home of from an epoch on, and what it must know of those tasks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HandOut {
+    /// The epoch that begins; 0 is the begin of the run.
+    pub epoch: u32,
+    /// The tasks and their edges.
+    pub part: Part,
+    /// For each group of tasks with a limit on how many run at once: its number, and this rank's share of the limit.
+    pub limits: Vec<(u32, u32)>,
+    /// Ranks that take part; one that is not among them holds no task.
+    pub active: Ranks,
+    /// True if the receiver leaves for good as soon as nothing is left there.
+    pub leave: bool,
+    /// Tasks at home there that another rank keeps: they are on lease.
+    pub out: Vec<TaskId>,
+    /// Tasks at home there that have been tried in vain.
+    pub tried: Vec<Tried>,
+    /// Tasks kept by the receiver whose home is elsewhere, and where.
+    pub leases: Vec<(TaskId, Rank)>,
+}
+
+/// What is known of a task's attempts so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The task.
+    pub task: TaskId,
+    /// Attempts that have ended.
+    pub attempts: u16,
+    /// How many of them ended with their rank: those use up no retry.
+    pub lost: u16,
+    /// Where the last one ran.
+    pub rank: Rank,
+    /// When the last one ended by itself; zero if none did.
+    pub end: Time,
+}
+
+/// A task that is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub attempt: u16,
+    /// Since when.
+    pub start: Time,
 }
 
 /// What a rank must know of the run before it can take part.

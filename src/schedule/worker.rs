@@ -8,14 +8,18 @@
 //! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only tells the home (and, if it
 //!   completed, the coordinator).
 //! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its task.
+//! - What another home says in an earlier epoch is void, what it says in a later one waits for this rank's own hand-out; `change.rs`
+//!   beside this file is the rank's part in a change of membership.
+
+mod change;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ledger::{Ledger, Ripple};
-use super::protocol::{Lease, Load, Message, Stop};
+use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
 use super::thief::Thief;
 use crate::job::Retry;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
@@ -47,13 +51,14 @@ pub enum Event {
         /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready tasks have been started already.
         ripple: Ripple,
     },
-    /// An attempt ended that the ledger has not counted: a failure, a further attempt, or a task on lease.
+    /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on lease, or any task since the answer
+    /// to [`Action::Freeze`].
     Ended {
         /// The attempt.
         attempt: Attempt,
-        /// The task's home.
-        home: Rank,
     },
+    /// These tasks have been running for a while.
+    Started(Vec<Started>),
     /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able to run alone.
     Special(Vec<u32>),
     /// The answer to [`Action::Surrender`].
@@ -62,6 +67,11 @@ pub enum Event {
         to: Rank,
         /// What the pool gave up.
         leases: Vec<Lease>,
+    },
+    /// The answer to [`Action::Freeze`]. All that slots had counted by themselves has been told before this.
+    Frozen {
+        /// What has been taken out of the pool.
+        waiting: Vec<Lease>,
     },
     /// Slots for a gang are set aside.
     Held {
@@ -99,6 +109,12 @@ pub enum Action {
         /// At most so many.
         max: u32,
     },
+    /// From now on until the ledger is replaced slots count nothing by themselves: every end is an [`Event::Ended`]. Take all that
+    /// waits out of the pool but for some of the most urgent.
+    Freeze {
+        /// How many may stay and be started.
+        keep: u32,
+    },
     /// Set slots aside for a gang; lead it if there is a lease.
     Hold {
         /// The gang.
@@ -133,6 +149,9 @@ pub enum Action {
 pub struct Pace {
     /// A report waits at most this long for more to report. Short tasks so share messages; nobody waits for a report.
     pub report: Duration,
+    /// A rank that has had nothing to do for so long reports: who waits for it should not wait longer. A shorter pause is none: the
+    /// next task only waits for another rank's end.
+    pub idle: Duration,
     /// A report is sent at once when it holds so many attempts.
     pub report_size: usize,
     /// Load is reported at least this often while it changes.
@@ -141,11 +160,19 @@ pub struct Pace {
     pub steal: Duration,
 }
 
+impl Pace {
+    /// A rank that asks in vain never waits longer than this before it asks again.
+    pub fn longest_pause(&self) -> Duration {
+        self.steal * (1 << super::thief::DOUBLINGS)
+    }
+}
+
 impl Default for Pace {
     fn default() -> Pace {
         Pace {
             report: Duration::from_millis(5),
-            report_size: 1024,
+            idle: Duration::from_micros(300),
+            report_size: 4096,
             load: Duration::from_millis(200),
             steal: Duration::from_millis(50),
         }
@@ -161,6 +188,15 @@ const MOST_GROWTH: f64 = 1e6;
 /// ... and no longer than this, unless the job file asks for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
+/// A task of another home that this rank has taken.
+#[derive(Clone, Copy, Debug)]
+struct Guest {
+    home: Rank,
+    attempt: u16,
+    /// Set while the home is not known to have heard how it ended.
+    ended: Option<Attempt>,
+}
+
 /// See the module's text.
 pub struct Worker {
     me: Rank,
@@ -168,12 +204,30 @@ pub struct Worker {
     pace: Pace,
     slots: u32,
     ledger: Option<Arc<Ledger>>,
-    /// Counts that came before the part that they concern.
-    early: Vec<(u32, bool)>,
-    /// Leases that came before the part: nothing can be started until then.
-    early_leases: Vec<Lease>,
+    /// The membership that this rank belongs to, or has prepared for.
+    epoch: u32,
+    /// How far it is with a change of membership; every rank begins by waiting for its tasks.
+    phase: change::Phase,
+    /// Messages of homes that are ahead of this rank.
+    early: Vec<(Rank, Message)>,
+    /// True if this rank leaves when it is empty, and once it has said that it is.
+    leaving: bool,
+    emptied: bool,
+    /// Tasks of other homes that are here.
+    guests: HashMap<TaskId, Guest>,
+    /// Tasks at home here that are elsewhere: on lease, or with the coordinator as gangs.
+    lent: HashSet<TaskId>,
+    /// Tasks at home here that have been tried in vain.
+    tried: HashMap<TaskId, Tried>,
+    /// Gangs that hold slots here or are led from here, and what is led.
+    gangs: HashMap<u32, Option<Lease>>,
     report: Vec<Attempt>,
+    started: Vec<Started>,
     report_due: Option<Time>,
+    /// Attempts that other ranks ran and that are still to be reported: the runner, the task, the attempt's number.
+    heard: Vec<(Rank, TaskId, u16)>,
+    /// Since when nothing runs here and nothing is ready.
+    idle_since: Option<Time>,
     load: Load,
     reported_load: Load,
     load_due: Time,
@@ -187,22 +241,32 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A rank of `size`, with so many slots.
-    pub fn new(me: Rank, size: u32, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
+    /// A rank with so many slots.
+    pub fn new(me: Rank, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
         Worker {
             me,
             facts,
             pace,
             slots,
             ledger: None,
+            epoch: 0,
+            phase: change::Phase::default(),
             early: Vec::new(),
-            early_leases: Vec::new(),
+            leaving: false,
+            emptied: false,
+            guests: HashMap::new(),
+            lent: HashSet::new(),
+            tried: HashMap::new(),
+            gangs: HashMap::new(),
             report: Vec::new(),
+            started: Vec::new(),
             report_due: None,
+            heard: Vec::new(),
+            idle_since: None,
             load: Load::default(),
             reported_load: Load::default(),
             load_due: Time::ZERO,
-            thief: Thief::new(me, size, pace.steal),
+            thief: Thief::new(me, pace.steal),
             retries: BinaryHeap::new(),
             stopping: None,
             quiet: false,
@@ -226,12 +290,26 @@ impl Worker {
         self.stopping.is_some() && !self.stopped
     }
 
+    /// The membership that this rank's messages speak of.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// When the next `Tick` is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
+        [self.next_duty(), self.next_ask()].into_iter().flatten().min()
+    }
+
+    /// When something is due that others wait for: a report, or a further attempt.
+    pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
-        let retry = self.retries.peek().map(|Reverse(next)| next.0);
-        let steal = if self.may_steal() { self.thief.next_try(self.load) } else { None };
-        [self.report_due, load, retry, steal].into_iter().flatten().min()
+        let retry = self.retries.peek().map(|Reverse(next)| next.0).filter(|_| self.phase.is_settled());
+        [self.report_due, self.rested_at(), load, retry].into_iter().flatten().min()
+    }
+
+    /// When this rank, which has nothing to do, will ask another for work by itself.
+    pub fn next_ask(&self) -> Option<Time> {
+        if self.may_steal() { self.thief.next_try(self.load) } else { None }
     }
 
     /// Takes one event and appends what follows from it.
@@ -241,15 +319,14 @@ impl Worker {
             Event::Completed { mut attempts, mut ripple } => {
                 return self.completed(now, &mut attempts, &mut ripple, actions);
             }
-            Event::Ended { attempt, home } => self.ended(now, attempt, home, actions),
-            Event::Special(locals) => self.start(locals, actions),
-            Event::Surrendered { to, leases } => {
-                self.thief.gave(to, leases.len());
-                // Until the pool tells its load again: what it did not give, it does not have.
-                let given = leases.len() as u32;
-                self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
-                actions.push(Action::Send { to, message: Message::Loot { leases } });
+            Event::Ended { attempt } => self.ended(now, attempt, actions),
+            Event::Started(started) => {
+                self.started.extend(started);
+                self.note_report(now);
             }
+            Event::Frozen { waiting } => self.frozen(now, waiting, actions),
+            Event::Special(locals) => self.start(locals, actions),
+            Event::Surrendered { to, leases } => self.surrendered(to, leases, actions),
             Event::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             Event::Load(load) => self.load = load,
             Event::Quiet => self.quiet = true,
@@ -266,36 +343,52 @@ impl Worker {
         ripple: &mut Ripple,
         actions: &mut Vec<Action>,
     ) {
-        attempts.iter().for_each(|attempt| self.thief.ran(attempt));
+        // One stands for all: they are many if they are short.
+        attempts.last().into_iter().for_each(|attempt| self.thief.ran(attempt, false));
         self.report.append(attempts);
         self.spread(now, ripple, actions);
         self.settle(now, actions);
     }
 
-    /// True if ends of other ranks may be counted in the ledger right away instead of through a message.
-    pub fn is_counting(&self) -> bool {
-        self.ledger.is_some()
+    /// True if ends that another rank tells of in this epoch may be counted in the ledger right away instead of through a message.
+    pub fn is_counting(&self, epoch: u32) -> bool {
+        epoch == self.epoch && !self.phase.is_frozen()
     }
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+        match message.epoch() {
+            Some(epoch) if epoch < self.epoch => {}
+            Some(epoch) if epoch > self.epoch || self.phase.is_frozen() => self.early.push((from, message)),
+            _ => self.obey(now, from, message, actions),
+        }
+    }
+
+    fn obey(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match message {
-            Message::HandOut { part, .. } => self.open(now, *part, actions),
-            Message::Counts { ended } => self.count(now, ended, actions),
-            Message::Steal { .. } if self.stopping.is_some() => {
-                send(actions, from, Message::Loot { leases: Vec::new() });
-            }
-            Message::Steal { want } => actions.extend(self.thief.asked(from, want, self.load)),
-            Message::Loot { leases } => {
+            Message::HandOut(hand_out) => self.take_up(now, *hand_out, actions),
+            Message::Prepare { epoch, lost, reserve } => self.prepare(epoch, lost, reserve, actions),
+            Message::Counts { ended, .. } => self.count(now, ended, actions),
+            Message::Steal { .. } if self.stopping.is_some() => self.give(from, Vec::new(), actions),
+            Message::Steal { want, .. } => actions.extend(self.thief.asked(from, want, self.load)),
+            Message::Loot { leases, .. } => {
                 self.thief.answered(now, from, leases.len());
                 if self.stopping.is_none() {
                     self.take(leases, actions);
                 }
             }
-            Message::Returned { attempt } => self.attempt_ended(now, attempt, true, actions),
-            Message::Hold { gang, slots } => actions.push(Action::Hold { gang, slots, lead: None }),
-            Message::Lead { gang, slots, lease } => actions.push(Action::Hold { gang, slots, lead: Some(lease) }),
-            Message::Launch { gang, hosts, cpus } => actions.push(Action::Launch { gang, hosts, cpus }),
-            Message::Release { gang } => actions.push(Action::Release { gang }),
+            Message::Returned { attempt, .. } => self.returned(now, from, attempt, actions),
+            Message::Heard { task, attempt, .. } => {
+                if self.guests.get(&task).is_some_and(|guest| guest.attempt == attempt) {
+                    self.guests.remove(&task);
+                }
+            }
+            Message::Hold { gang, slots } => self.hold(gang, slots, None, actions),
+            Message::Lead { gang, slots, lease } => self.hold(gang, slots, Some(lease), actions),
+            Message::Launch { gang, hosts, cpus } => self.launch(gang, hosts, cpus, actions),
+            Message::Release { gang } => {
+                self.gangs.remove(&gang);
+                actions.push(Action::Release { gang });
+            }
             Message::Stop { how } => {
                 if self.stopping.is_none_or(|before| before < how) {
                     self.stopping = Some(how);
@@ -308,6 +401,8 @@ impl Worker {
             Message::Arrived { .. }
             | Message::Welcome(_)
             | Message::Hello(_)
+            | Message::Ack { .. }
+            | Message::Emptied { .. }
             | Message::Report { .. }
             | Message::GangReady { .. }
             | Message::Held { .. }
@@ -317,48 +412,67 @@ impl Worker {
         }
     }
 
+    fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>, actions: &mut Vec<Action>) {
+        self.gangs.insert(gang, lead);
+        actions.push(Action::Hold { gang, slots, lead });
+    }
+
+    fn launch(&mut self, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, actions: &mut Vec<Action>) {
+        // Its slots are freed here when it ends, without a word from the coordinator.
+        if let Some(lease) = self.gangs.remove(&gang).flatten() {
+            self.admit(&lease);
+        }
+        actions.push(Action::Launch { gang, hosts, cpus });
+    }
+
+    /// Notes that a task has come here.
+    fn admit(&mut self, lease: &Lease) {
+        if lease.home == self.me {
+            self.lent.remove(&lease.task);
+        } else {
+            self.guests.insert(lease.task, Guest { home: lease.home, attempt: lease.attempt, ended: None });
+        }
+    }
+
+    /// Notes that a task is no longer here. Its home may have changed since the pool took it.
+    fn dismiss(&mut self, lease: &mut Lease) {
+        match self.guests.remove(&lease.task) {
+            Some(guest) => lease.home = guest.home,
+            None => {
+                lease.home = self.me;
+                self.lent.insert(lease.task);
+            }
+        }
+    }
+
     /// Starts what another rank gave; a rank without slots passes it on.
     fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
-        if self.ledger.is_none() {
-            self.early_leases.extend(leases);
-        } else if self.slots > 0 {
+        if self.slots > 0 {
+            leases.iter().for_each(|lease| self.admit(lease));
             // They count as ready until the pool tells its load again, or this rank would steal on.
             self.load.ready += leases.len() as u32;
             actions.extend(leases.into_iter().map(Action::StartLease));
         } else if !leases.is_empty() {
-            send(actions, self.thief.next_after(self.me), Message::Loot { leases });
+            self.give(self.thief.next_after(self.me), leases, actions);
         }
     }
 
-    /// Takes up the part that this rank is home of.
-    fn open(&mut self, now: Time, part: super::ledger::Part, actions: &mut Vec<Action>) {
-        if self.ledger.is_some() {
-            return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
-        }
-        let ledger = match Ledger::new(part) {
-            Ok(ledger) => Arc::new(ledger),
-            Err(error) => {
-                return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() });
-            }
-        };
-        self.ledger = Some(Arc::clone(&ledger));
-        let mut ripple = std::mem::take(&mut self.ripple);
-        ripple.clear();
-        ledger.open(now, &mut ripple);
-        for (node, ok) in std::mem::take(&mut self.early) {
-            ledger.import(node, ok, now, &mut ripple);
-        }
-        self.follow(now, &mut ripple, actions);
-        self.ripple = ripple;
-        let leases = std::mem::take(&mut self.early_leases);
-        self.take(leases, actions);
+    fn give(&self, to: Rank, leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        send(actions, to, Message::Loot { epoch: self.epoch, leases });
+    }
+
+    /// The pool gave up what another rank had asked for.
+    fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
+        self.thief.gave(to, leases.len());
+        leases.iter_mut().for_each(|lease| self.dismiss(lease));
+        // Until the pool tells its load again: what it did not give, it does not have.
+        let given = leases.len() as u32;
+        self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
+        self.give(to, leases, actions);
     }
 
     fn count(&mut self, now: Time, ended: Vec<(u32, bool)>, actions: &mut Vec<Action>) {
-        let Some(ledger) = self.ledger.clone() else {
-            self.early.extend(ended);
-            return;
-        };
+        let Some(ledger) = self.ledger.clone() else { return };
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();
         for (node, ok) in ended {
@@ -393,6 +507,7 @@ impl Worker {
                 urgency: ledger.urgency(local),
                 ready: ledger.ready_at(local),
             };
+            self.lent.insert(lease.task);
             send(actions, Rank::ZERO, Message::GangReady { lease });
         }
     }
@@ -417,33 +532,53 @@ impl Worker {
         for run in ripple.exports.chunk_by(|a, b| a.0 == b.0) {
             for batch in run.chunks(COUNTS) {
                 let ended = batch.iter().map(|&(_, node, ok)| (node, ok)).collect();
-                send(actions, run[0].0, Message::Counts { ended });
+                send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
             }
         }
         ripple.exports.clear();
         self.note_report(now);
     }
 
-    fn ended(&mut self, now: Time, attempt: Attempt, home: Rank, actions: &mut Vec<Action>) {
-        self.thief.ran(&attempt);
-        if home == self.me {
-            return self.attempt_ended(now, attempt, false, actions);
+    fn ended(&mut self, now: Time, attempt: Attempt, actions: &mut Vec<Action>) {
+        self.thief.ran(&attempt, self.guests.contains_key(&attempt.task));
+        if self.phase.remember(&attempt) {
+            return;
         }
+        let Some(guest) = self.guests.get_mut(&attempt.task) else {
+            return self.attempt_ended(now, attempt, false, actions);
+        };
+        let home = guest.home;
+        guest.ended = Some(attempt);
         // The stop ended it here; its home may not have heard of the stop yet, and would take this for the task's own end.
         let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
         if interrupted || reported_by_runner(&attempt) {
+            self.guests.remove(&attempt.task);
             self.report.push(Attempt { last: attempt.outcome.ok(), ..attempt });
             self.note_report(now);
         }
         if !interrupted {
-            send(actions, home, Message::Returned { attempt });
+            send(actions, home, Message::Returned { epoch: self.epoch, attempt });
         }
+    }
+
+    /// A task at home here that ran elsewhere has ended.
+    fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
+        if !reported_by_runner(&attempt) {
+            // Not before it has been reported: until then only the runner can tell of it should this rank be lost.
+            self.heard.push((from, attempt.task, attempt.attempt));
+            self.note_report(now);
+        }
+        self.attempt_ended(now, attempt, true, actions);
     }
 
     /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
     fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
         let Some(ledger) = self.ledger.clone() else { return };
-        let Some(local) = ledger.local(attempt.task) else { return };
+        let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
+        if self.tried.get(&attempt.task).is_some_and(|tried| attempt.attempt <= tried.attempts) {
+            return;
+        }
+        self.lent.remove(&attempt.task);
         let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
         let again = self.try_again(now, &attempt);
         attempt.last = !interrupted && !again;
@@ -452,6 +587,7 @@ impl Worker {
             self.note_report(now);
         }
         if attempt.last {
+            self.tried.remove(&attempt.task);
             let mut ripple = std::mem::take(&mut self.ripple);
             ripple.clear();
             ledger.complete(local, attempt.outcome.ok(), now, &mut ripple);
@@ -465,47 +601,61 @@ impl Worker {
         if !attempt.outcome.state.is_failure() {
             return false;
         }
-        let retry = self.facts.retry(attempt.task);
-        let Some(next) = attempt.attempt.checked_add(1).filter(|_| attempt.attempt <= retry.count) else {
+        let task = attempt.task;
+        let before = self.tried.get(&task).map_or(0, |tried| tried.lost);
+        let tried = Tried { task, attempts: attempt.attempt, lost: before, rank: attempt.rank, end: now };
+        if attempt.attempt - tried.lost.min(attempt.attempt) > self.facts.retry(task).count
+            || attempt.attempt == u16::MAX
+        {
             return false;
-        };
-        if self.stopping.is_some() {
-            // Left to the resume.
-            return true;
         }
-        let growth = retry.factor.max(1.0).powi(i32::from(attempt.attempt) - 1).min(MOST_GROWTH);
-        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
-        let due = now.after(wait.min(LONGEST_WAIT).max(retry.backoff));
-        let elsewhere = retry.elsewhere && self.facts.movable(attempt.task);
-        let to = if elsewhere { self.thief.next_after(attempt.rank) } else { self.me };
-        self.retries.push(Reverse((due, attempt.task, next, to)));
+        self.tried.insert(task, tried);
+        // After a stop the rest is left to the resume.
+        if self.stopping.is_none() {
+            self.plan(tried);
+        }
         true
+    }
+
+    /// Plans the next attempt at a task.
+    fn plan(&mut self, tried: Tried) {
+        let retry = self.facts.retry(tried.task);
+        let failures = i32::from(tried.attempts) - i32::from(tried.lost);
+        let growth = retry.factor.max(1.0).powi(failures - 1).min(MOST_GROWTH);
+        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
+        let due = tried.end.after(wait.min(LONGEST_WAIT).max(retry.backoff));
+        let due = if failures > 0 { due } else { tried.end };
+        let elsewhere = retry.elsewhere && failures > 0 && self.facts.movable(tried.task);
+        let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
+        self.retries.push(Reverse((due, tried.task, tried.attempts.saturating_add(1), to)));
     }
 
     fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
         while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
-            if due > now {
+            if due > now || !self.phase.is_settled() {
                 break;
             }
             self.retries.pop();
             let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
             let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
             if self.facts.needs_gang(task, self.slots) {
+                self.lent.insert(task);
                 send(actions, Rank::ZERO, Message::GangReady { lease });
             } else if to == self.me {
                 actions.push(Action::StartLease(lease));
             } else {
-                send(actions, to, Message::Loot { leases: vec![lease] });
+                self.lent.insert(task);
+                self.give(to, vec![lease], actions);
             }
         }
     }
 
     fn may_steal(&self) -> bool {
-        self.stopping.is_none() && self.ledger.is_some()
+        self.stopping.is_none() && self.phase.is_settled()
     }
 
     fn note_report(&mut self, now: Time) {
-        if !self.report.is_empty() && self.report_due.is_none() {
+        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty() && self.heard.is_empty()) {
             self.report_due = Some(now.after(self.pace.report));
         }
     }
@@ -517,25 +667,36 @@ impl Worker {
             self.thief.look(now, self.load, actions);
         }
         let idle = self.load.running == 0 && self.load.ready == 0;
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+        let rested = self.rested_at().is_some_and(|at| at <= now);
         let due = self.report_due.is_some_and(|due| due <= now);
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
-        let last = self.stopping.is_some() && !self.stopped && self.quiet;
-        if due || full || changed || ((idle || last) && !self.report.is_empty()) {
+        let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
+        if due || full || changed || rested || (last && !self.report.is_empty()) {
             self.send_report(now, actions);
         }
         if last {
             self.stopped = true;
             send(actions, Rank::ZERO, Message::Stopped);
         }
+        self.leave_if_empty(now, actions);
+    }
+
+    /// When a rank without work reports what it has done.
+    fn rested_at(&self) -> Option<Time> {
+        self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
     }
 
     fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.report_due = None;
         self.load_due = now.after(self.pace.load);
         self.reported_load = self.load;
-        let attempts = std::mem::take(&mut self.report);
-        send(actions, Rank::ZERO, Message::Report { attempts, load: self.load });
+        let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
+        send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
+        for (runner, task, attempt) in std::mem::take(&mut self.heard) {
+            send(actions, runner, Message::Heard { epoch: self.epoch, task, attempt });
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,12 @@ use phalanx::fabric::wire;
 use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::partition::{self, Method, Problem};
-use phalanx::model::{TaskId, Time};
-use phalanx::schedule::coordinator::{Coordinator, Member};
+use phalanx::model::{Rank, TaskId, Time};
+use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
 use phalanx::schedule::gang;
 use phalanx::schedule::handout::Cutter;
 use phalanx::schedule::ledger::{Ledger, Part, Ripple};
-use phalanx::schedule::protocol::Message;
+use phalanx::schedule::protocol::{HandOut, Message};
 
 /// The system's allocator, counting.
 pub struct Counting;
@@ -140,6 +141,29 @@ fn random(tasks: u32, span: u32) -> Case {
     })
 }
 
+/// Every task fits everywhere.
+struct Anywhere;
+
+impl Advice for Anywhere {
+    fn work(&self, _: TaskId) -> u64 {
+        1
+    }
+
+    fn fits(&self, _: TaskId, _: &Member) -> bool {
+        true
+    }
+
+    fn share_out(&mut self, _: &[Member]) {}
+
+    fn has_share(&self, _: TaskId, _: Rank) -> bool {
+        true
+    }
+
+    fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
+}
+
 /// What one hand-out took. Bytes are of the heap unless they are of the wire.
 pub struct Figures {
     pub tasks: usize,
@@ -176,6 +200,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let slots = vec![1; ranks];
     let duration = |_: TaskId| 1_000_000_000;
     let graph = TaskGraph::build(&case.counts, &case.links).expect("a graph without a cycle");
+    let graph_bytes = heap() - before;
     clock.lap("graph");
     let order = graph.order(&duration);
     clock.lap("order");
@@ -186,23 +211,25 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     let (tasks, nodes, edges) = (graph.task_count(), graph.node_count(), graph.edge_count());
     drop(order);
     clock.lap("partition");
-    let not_done = |_: u32| false;
+    let not_done = |_: u32| None;
     let cutter = Cutter::new(&graph, &divided.home, &urgency, ranks, &not_done);
     clock.lap("numbering");
-    let frame = |rank| encoded(&Message::HandOut { part: Box::new(cutter.part(rank)), limits: Vec::new() });
+    let frame = |rank| encoded(&Message::HandOut(Box::new(HandOut { part: cutter.part(rank), ..HandOut::default() })));
     let frames: Vec<Vec<u8>> = (1..ranks).map(frame).collect();
     clock.lap("others' parts");
     let held = heap();
     let part = cutter.part(0);
     let part_bytes = heap() - held;
     drop(cutter);
-    drop((graph, divided.home, urgency));
     clock.lap("own part");
     let held = heap();
-    let member = |rank| Member { node: format!("n{rank}"), slots: 1 };
+    let member = |rank| Member { node: format!("n{rank}"), slots: 1, ..Member::default() };
+    let kept = graph_bytes + (divided.home.capacity() * 4 + urgency.capacity());
+    // Homes may change while the run goes on, so rank 0 keeps what they are chosen by.
+    let all = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(Anywhere) };
     let shape = Box::new(|_| gang::Shape { ranks: 1, cpus: 1, per_node: None });
-    let coordinator = Coordinator::new(tasks as u32, &|_| false, (0..ranks).map(member).collect(), None, shape);
-    let coordinator_bytes = heap() - held;
+    let coordinator = Coordinator::new(all, &|_| false, (0..ranks).map(member).collect(), None, shape);
+    let coordinator_bytes = heap() - held + kept;
     clock.lap("coordinator");
     let own = open(part, part_bytes);
     clock.lap("opening");
@@ -235,10 +262,10 @@ fn at_home(frame: Vec<u8>) -> Home {
     let before = heap() - frame.capacity();
     forget_peak();
     let begun = Instant::now();
-    let Ok(Message::HandOut { part, .. }) = wire::decode(&frame) else { panic!("what was encoded is decoded") };
+    let Ok(Message::HandOut(hand_out)) = wire::decode(&frame) else { panic!("what was encoded is decoded") };
     drop(frame);
     let part_bytes = heap() - before;
-    let home = open(*part, part_bytes);
+    let home = open(hand_out.part, part_bytes);
     Home { peak: peak() - before, took: begun.elapsed(), ..home }
 }
 

@@ -8,6 +8,7 @@ mod links;
 pub(crate) mod names;
 mod needs;
 mod pattern;
+mod scaling;
 mod task;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +61,8 @@ pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Fin
     needs::resolve_needs(&drafts, &by_name, &mut links, findings);
     let external = files::resolve_files(&drafts, &job.dir, &mut links, findings);
     job.links = links.finish();
+    job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
+    job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
     (job.groups, job.bodies) = drafts.into_iter().map(|draft| (draft.group, draft.body)).unzip();
     (job, external)
 }

@@ -13,7 +13,9 @@ use super::read::{At, Node, float, integer};
 use super::space::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
-pub(crate) use quantities::{DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, SizeSpec};
+pub(crate) use quantities::{
+    Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, SizeSpec,
+};
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
 pub(crate) use words::{FlushSpec, OneOf, When, Words};
 pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, Strings};

@@ -131,7 +131,51 @@ impl Read for Factor {
     }
 }
 
-/// A probability.
+/// A number within bounds; they are given in thousandths so that they can be part of the type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Number<const LEAST_MILLI: i64, const MOST_MILLI: i64>(pub f64);
+
+/// An amount of money or a threshold: not negative.
+pub(crate) type Amount = Number<0, { i64::MAX }>;
+
+/// Money that can be spent: at least a thousandth.
+pub(crate) type Budget = Number<1, { i64::MAX }>;
+
+impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI, MOST_MILLI> {
+    fn expected() -> String {
+        "a number".into()
+    }
+
+    fn schema() -> Value {
+        let mut schema = json!({ "type": "number", "minimum": LEAST_MILLI as f64 / 1e3 });
+        if MOST_MILLI < i64::MAX {
+            schema["maximum"] = json!(MOST_MILLI as f64 / 1e3);
+        }
+        schema
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
+        let Some(number) = number else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let (least, most) = (LEAST_MILLI as f64 / 1e3, MOST_MILLI as f64 / 1e3);
+        let message = if !number.is_finite() {
+            format!("`{key}` must be a finite number, not {number}")
+        } else if number < least {
+            format!("`{key}` must be at least {least}, not {number}")
+        } else if number > most {
+            format!("`{key}` must be at most {most}, not {number}")
+        } else {
+            return Some(Number(number));
+        };
+        findings.push(Diagnostic::error(message).at(&node.span()));
+        None
+    }
+}
+
+/// A probability, or another share of a whole.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Fraction(pub f64);
 

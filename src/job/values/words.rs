@@ -7,7 +7,7 @@ use crate::graph::pattern::Dependence;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Node, Read, mismatch};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::{Flush, KeepOutput, Partition};
+use crate::job::{Above, Flush, Intent, KeepOutput, Partition, PolicyKind, Trigger};
 
 /// A type whose values are words.
 pub(crate) trait Words: Copy + 'static {
@@ -62,6 +62,59 @@ impl Words for Partition {
         ("bands", Partition::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
         ("eft", Partition::Eft, "greedy earliest finish time, longest remaining path first"),
         ("round_robin", Partition::RoundRobin, "in turn, weighted by slots"),
+    ];
+}
+
+impl Words for PolicyKind {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("fixed", PolicyKind::Fixed, "the ranks that were started, from the beginning to the end"),
+        ("reactive", PolicyKind::Reactive, "by rules with thresholds, cooldowns and steps"),
+        ("predictive", PolicyKind::Predictive, "by running the rest of the graph forward for every number of ranks"),
+        ("hybrid", PolicyKind::Hybrid, "as predictive, by rules where the forecast is not sure enough"),
+        ("cost", PolicyKind::Cost, "the least bill that meets the deadline"),
+        ("performance", PolicyKind::Performance, "the earliest finish that keeps the budget"),
+    ];
+}
+
+impl Words for Intent {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("latency", Intent::Latency, "results soon: one percent of time is worth nine percent of money"),
+        ("throughput", Intent::Throughput, "many tasks a second: time counts a little more than money"),
+        ("cost", Intent::Cost, "a small bill: money counts six times as much as time"),
+        ("balanced", Intent::Balanced, "one percent of time is worth one percent of money"),
+        ("scalability", Intent::Scalability, "as throughput"),
+    ];
+}
+
+impl Words for Above {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("grow", Above::Grow, "ranks are added"),
+        ("shrink", Above::Shrink, "ranks are given back"),
+        ("hold", Above::Hold, "nothing is added while it lasts"),
+    ];
+}
+
+impl Words for Trigger {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("cpu", Trigger::Cpu, "CPU utilisation of the slots, percent"),
+        ("memory", Trigger::Memory, "memory utilisation of the fullest rank, percent"),
+        ("gpu", Trigger::Gpu, "GPU utilisation, percent"),
+        ("queue_depth", Trigger::QueueDepth, "ready tasks per active rank"),
+        (
+            "response_time",
+            Trigger::ResponseTime,
+            "how long ready tasks wait for a slot (95th percentile), milliseconds",
+        ),
+        (
+            "throughput_drop",
+            Trigger::ThroughputDrop,
+            "how far completions per second fell below those of late, percent",
+        ),
+        ("error_rate", Trigger::ErrorRate, "attempts that failed of late, percent"),
+        ("cost", Trigger::Cost, "share of the budget that is spent, percent"),
+        ("predictive", Trigger::Predictive, "ranks that the forecast wants beyond those there are"),
+        ("imbalance", Trigger::Imbalance, "how uneven the load of the ranks is, percent"),
+        ("coordination", Trigger::Coordination, "ranks lost since the last decision"),
     ];
 }
 

@@ -1,0 +1,240 @@
+//! Which rank gets a task: five ways to deal tasks out, the filter for what a rank can do, and how even the load is.
+//!
+//! The partition of the graph (`graph::partition`) decides homes by dependencies. These strategies decide by load alone, as
+//! schedulers without a graph do; they are what a user chooses where tasks have no dependencies, and what the simulator compares.
+
+use serde::{Deserialize, Serialize};
+
+/// How tasks are dealt out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// In turn.
+    RoundRobin,
+    /// To the rank with the fewest tasks per slot.
+    LeastLoaded,
+    /// In turn, in proportion to slots times measured speed (smooth weighted round robin: no rank gets a run of tasks).
+    WeightedRoundRobin,
+    /// To the rank it went to last until that has a fifth more than the mean, then to the least loaded: keeps neighbours together.
+    DynamicThreshold,
+    /// To the rank that will be done with it first, by estimated duration.
+    Predictive,
+}
+
+impl Strategy {
+    /// All of them, with the names that the job file and the command line use.
+    pub const ALL: [(&'static str, Strategy); 5] = [
+        ("round_robin", Strategy::RoundRobin),
+        ("least_loaded", Strategy::LeastLoaded),
+        ("weighted_round_robin", Strategy::WeightedRoundRobin),
+        ("dynamic_threshold", Strategy::DynamicThreshold),
+        ("predictive", Strategy::Predictive),
+    ];
+}
+
+/// A rank as the strategies see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seat {
+    /// Slots.
+    pub slots: u32,
+    /// Measured speed relative to the others (1 where unknown).
+    pub speed: f64,
+    /// Tasks that it has been given and has not ended.
+    pub tasks: u64,
+    /// Seconds of estimated work among them.
+    pub work: f64,
+    /// What it offers.
+    pub able: Capabilities,
+    /// Share of its attempts that succeeded, 0 to 1 (1 where none was made).
+    pub success: f64,
+    /// Mean seconds from giving it a task to its end, relative to the others (1 where unknown).
+    pub latency: f64,
+    /// False if it must get nothing: it drains, is parked, or is in quarantine.
+    pub healthy: bool,
+}
+
+/// What a rank offers or a task asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Capabilities {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// GPUs.
+    pub gpus: u32,
+    /// Slots for one task.
+    pub slots: u32,
+    /// Labels, such as `fast-disk`.
+    pub labels: Vec<String>,
+}
+
+impl Capabilities {
+    /// True if a rank that offers this can run a task that asks for `need`.
+    pub fn covers(&self, need: &Capabilities) -> bool {
+        self.memory >= need.memory
+            && self.gpus >= need.gpus
+            && self.slots >= need.slots
+            && need.labels.iter().all(|label| self.labels.contains(label))
+    }
+}
+
+/// Deals tasks out by one strategy.
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    strategy: Strategy,
+    next: usize,
+    /// Credit of each rank in the smooth weighted round robin.
+    credit: Vec<f64>,
+}
+
+/// How far above the mean the dynamic threshold lets a rank go.
+const THRESHOLD: f64 = 1.2;
+
+impl Balancer {
+    /// Deals by a strategy.
+    pub fn new(strategy: Strategy) -> Balancer {
+        Balancer { strategy, next: 0, credit: Vec::new() }
+    }
+
+    /// The seat that gets a task of so many estimated seconds; `None` if no healthy rank can run it. The caller counts it there.
+    pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[Seat]) -> Option<usize> {
+        let able: Vec<usize> = (0..seats.len()).filter(|&k| seats[k].healthy && seats[k].able.covers(need)).collect();
+        let least =
+            |of: &dyn Fn(&Seat) -> f64| able.iter().copied().min_by(|&a, &b| of(&seats[a]).total_cmp(&of(&seats[b])));
+        let load = |s: &Seat| s.tasks as f64 / f64::from(s.slots.max(1));
+        match self.strategy {
+            Strategy::RoundRobin => self.in_turn(&able),
+            Strategy::LeastLoaded => least(&load),
+            Strategy::WeightedRoundRobin => self.weighted(&able, seats),
+            Strategy::DynamicThreshold => {
+                let mean = able.iter().map(|&k| load(&seats[k])).sum::<f64>() / able.len().max(1) as f64;
+                let stays = able.contains(&self.next) && load(&seats[self.next]) <= (mean * THRESHOLD).max(1.0);
+                let choice = if stays { Some(self.next) } else { least(&load) };
+                self.next = choice.unwrap_or(self.next);
+                choice
+            }
+            Strategy::Predictive => least(&|s| (s.work + seconds) / (f64::from(s.slots.max(1)) * s.speed.max(1e-9))),
+        }
+    }
+
+    fn in_turn(&mut self, able: &[usize]) -> Option<usize> {
+        let choice = able.iter().copied().find(|&k| k >= self.next).or(able.first().copied())?;
+        self.next = choice + 1;
+        Some(choice)
+    }
+
+    fn weighted(&mut self, able: &[usize], seats: &[Seat]) -> Option<usize> {
+        self.credit.resize(seats.len(), 0.0);
+        let weight = |k: usize| f64::from(seats[k].slots) * seats[k].speed;
+        let total: f64 = able.iter().map(|&k| weight(k)).sum();
+        able.iter().for_each(|&k| self.credit[k] += weight(k));
+        let choice = able.iter().copied().max_by(|&a, &b| self.credit[a].total_cmp(&self.credit[b]).then(b.cmp(&a)))?;
+        self.credit[choice] -= total;
+        Some(choice)
+    }
+
+    /// Deals many tasks, given by their estimated seconds, and returns the seat of each; `None` where nobody can run it.
+    pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [Seat]) -> Vec<Option<usize>> {
+        let mut homes = Vec::with_capacity(tasks.len());
+        for (need, seconds) in tasks {
+            let home = self.choose(need, *seconds, seats);
+            if let Some(k) = home {
+                seats[k].tasks += 1;
+                seats[k].work += seconds;
+            }
+            homes.push(home);
+        }
+        homes
+    }
+}
+
+/// How well a rank suits a task, 0 to 1: half for its load, the rest for its utilisation (squared: the last free slot is dear), for not
+/// wasting special equipment on a task that does not ask for it, and for its history.
+pub fn suitability(need: &Capabilities, seat: &Seat) -> f64 {
+    let slots = f64::from(seat.slots.max(1));
+    let load = 1.0 / (1.0 + seat.tasks as f64 / slots);
+    let utilisation = (seat.tasks as f64 / slots).min(1.0);
+    let wasted = (seat.able.gpus > 0 && need.gpus == 0) || seat.able.labels.iter().any(|l| !need.labels.contains(l));
+    let special = if wasted { 0.0 } else { 1.0 };
+    let history = seat.success / (1.0 + seat.latency.max(0.0)) * 2.0;
+    0.5 * load + 0.2 * (1.0 - utilisation * utilisation) + 0.15 * special + 0.15 * history.clamp(0.0, 1.0)
+}
+
+/// The rank that suits a task best: of those that can run it; if there is none, of the healthy ones (it will wait or fail
+/// there, and say so); `None` if none is healthy.
+pub fn best_suited(need: &Capabilities, seats: &[Seat]) -> Option<usize> {
+    let best = |able: &dyn Fn(&Seat) -> bool| {
+        let open = (0..seats.len()).filter(|&k| seats[k].healthy && able(&seats[k]));
+        open.max_by(|&a, &b| suitability(need, &seats[a]).total_cmp(&suitability(need, &seats[b])).then(b.cmp(&a)))
+    };
+    best(&|seat| seat.able.covers(need)).or_else(|| best(&|_| true))
+}
+
+/// Mean over maximum of busy time per unit of capacity, 0 (one does all) to 1 (all do the same). `loads` are pairs of busy time and
+/// capacity.
+pub fn balance_of(loads: &[(f64, f64)]) -> f64 {
+    let shares: Vec<f64> = loads.iter().filter(|(_, capacity)| *capacity > 0.0).map(|(busy, c)| busy / c).collect();
+    let most = shares.iter().copied().fold(0.0, f64::max);
+    if most > 0.0 { shares.iter().sum::<f64>() / shares.len() as f64 / most } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat(slots: u32, speed: f64) -> Seat {
+        let able = Capabilities { memory: 1 << 30, slots, ..Capabilities::default() };
+        Seat { slots, speed, able, success: 1.0, latency: 1.0, healthy: true, ..Seat::default() }
+    }
+
+    fn dealt(strategy: Strategy, seats: &[Seat], tasks: &[f64]) -> Vec<usize> {
+        let tasks: Vec<_> = tasks.iter().map(|&s| (Capabilities::default(), s)).collect();
+        let mut seats = seats.to_vec();
+        Balancer::new(strategy).deal(&tasks, &mut seats).into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn each_strategy_by_hand() {
+        let (small, big) = (seat(1, 1.0), seat(2, 1.0));
+        let seats = [small, big];
+        assert_eq!(dealt(Strategy::RoundRobin, &seats, &[1.0; 4]), [0, 1, 0, 1]);
+        assert_eq!(dealt(Strategy::LeastLoaded, &seats, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
+        assert_eq!(dealt(Strategy::WeightedRoundRobin, &seats, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
+        // The big rank would have done 40 s of work after 20 s, the small one its 30 s only after 30 s.
+        assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
+        assert_eq!(dealt(Strategy::DynamicThreshold, &[seat(4, 1.0), seat(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn weights_follow_speed() {
+        let homes = dealt(Strategy::WeightedRoundRobin, &[seat(4, 1.0), seat(4, 3.0)], &[1.0; 400]);
+        assert_eq!(homes.iter().filter(|&&h| h == 1).count(), 300);
+    }
+
+    #[test]
+    fn capabilities_come_first_and_healthy_ranks_last() {
+        let mut gpu = seat(4, 1.0);
+        gpu.able.gpus = 1;
+        let seats = [seat(4, 1.0), gpu, Seat { healthy: false, ..seat(64, 1.0) }];
+        let plain = Capabilities::default();
+        let wants_gpu = Capabilities { gpus: 1, ..plain.clone() };
+        let impossible = Capabilities { labels: vec!["moon".into()], ..plain.clone() };
+        assert_eq!(best_suited(&wants_gpu, &seats), Some(1));
+        assert_eq!(best_suited(&plain, &seats), Some(0), "special equipment is kept free");
+        assert_eq!(best_suited(&impossible, &seats), Some(0), "any healthy rank is the fall-back");
+        assert_eq!(best_suited(&plain, &seats[2..]), None);
+        assert_eq!(Balancer::new(Strategy::LeastLoaded).choose(&impossible, 1.0, &seats), None);
+    }
+
+    #[test]
+    fn history_counts() {
+        let unreliable = Seat { success: 0.2, ..seat(4, 1.0) };
+        assert_eq!(best_suited(&Capabilities::default(), &[unreliable, seat(4, 1.0)]), Some(1));
+    }
+
+    #[test]
+    fn balance_by_hand() {
+        assert_eq!(balance_of(&[(10.0, 1.0), (10.0, 1.0)]), 1.0);
+        assert_eq!(balance_of(&[(10.0, 1.0), (0.0, 1.0)]), 0.5);
+        assert_eq!(balance_of(&[(10.0, 1.0), (40.0, 4.0)]), 1.0);
+        assert_eq!(balance_of(&[]), 1.0);
+    }
+}

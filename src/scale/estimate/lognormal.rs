@@ -1,0 +1,272 @@
+//! A log-normal belief about a positive quantity, sharpened by every observation.
+//!
+//! Durations of tasks of one class spread by factors rather than by seconds, so their logarithms are taken to be normal. Mean and
+//! variance are both unknown; with the conjugate normal-inverse-gamma prior (Murphy, "Conjugate Bayesian analysis of the Gaussian
+//! distribution", 2007, section 3) what comes next follows Student's t, which is wide after two observations and close to normal after
+//! thirty. Intervals are therefore honest from the first observation on, with no switch from "unknown" to "known".
+//!
+//! Where there are many observations, the quantiles of the last few hundred are used instead: they hold for any shape (two modes,
+//! a heavy tail) and forget what no longer holds.
+
+use std::time::Duration;
+
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+
+use super::Quantiles;
+
+/// Observations kept for empirical quantiles.
+const KEPT: usize = 256;
+
+/// With fewer observations the fitted distribution is used.
+const ENOUGH: usize = 64;
+
+/// Above so many degrees of freedom Student's t is taken to be normal.
+const NORMAL_FROM: f64 = 200.0;
+
+/// The 90 % point of the standard normal distribution.
+const Z90: f64 = 1.281_551_565_544_6;
+
+/// Logarithms beyond this are clamped: e^46 seconds is longer than the universe has lasted.
+const LONGEST_LOG: f64 = 46.0;
+
+/// What is believed of a positive quantity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogNormal {
+    /// Mean of the logarithm, and how many observations that is worth.
+    mean: f64,
+    weight: f64,
+    /// Shape and scale of the inverse gamma distribution of the variance.
+    shape: f64,
+    scale: f64,
+    /// How many were really observed.
+    seen: u64,
+    /// Logarithms of the latest, as a ring, and the same in order.
+    latest: Vec<f64>,
+    next: usize,
+    sorted: Vec<f64>,
+}
+
+impl LogNormal {
+    /// A guess from outside (a job file, an earlier run) that counts as one observation and may well be off by half.
+    pub fn guess(median: f64) -> LogNormal {
+        LogNormal::prior(median, 1.0, 0.05)
+    }
+
+    /// No idea, only an order of magnitude to begin with: it counts as a hundredth of an observation.
+    pub fn unknown(median: f64) -> LogNormal {
+        LogNormal::prior(median, 0.01, 0.05)
+    }
+
+    /// What earlier runs found: the mean and variance of the logarithm, worth so many observations.
+    pub fn learnt(mean_log: f64, variance_log: f64, worth: f64) -> LogNormal {
+        let shape = 1.0 + worth / 2.0;
+        let scale = shape * variance_log.clamp(1e-4, 9.0);
+        LogNormal { mean: bounded(mean_log), shape, scale, ..LogNormal::prior(1.0, worth.max(0.2), 0.05) }
+    }
+
+    fn prior(median: f64, weight: f64, scale: f64) -> LogNormal {
+        LogNormal {
+            mean: log(median),
+            weight,
+            shape: 1.0,
+            scale,
+            seen: 0,
+            latest: Vec::new(),
+            next: 0,
+            sorted: Vec::new(),
+        }
+    }
+
+    /// Learns from one observation; what is not a positive number is ignored.
+    pub fn observe(&mut self, value: f64) {
+        if !value.is_finite() || value <= 0.0 {
+            return;
+        }
+        let x = log(value);
+        let apart = x - self.mean;
+        self.scale += 0.5 * self.weight / (self.weight + 1.0) * apart * apart;
+        self.mean += apart / (self.weight + 1.0);
+        self.weight += 1.0;
+        self.shape += 0.5;
+        self.seen += 1;
+        if self.latest.len() < KEPT {
+            self.latest.push(x);
+        } else {
+            let oldest = std::mem::replace(&mut self.latest[self.next], x);
+            let at = self.sorted.partition_point(|y| *y < oldest);
+            self.sorted.remove(at);
+        }
+        self.sorted.insert(self.sorted.partition_point(|y| *y < x), x);
+        self.next = (self.next + 1) % KEPT;
+    }
+
+    /// How many observations were made.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Mean and variance of the logarithm, for a record of the run.
+    pub fn moments(&self) -> (f64, f64) {
+        (self.mean, self.variance())
+    }
+
+    /// Quantiles of the next value.
+    pub fn quantiles(&self) -> Quantiles {
+        if self.latest.len() >= ENOUGH {
+            let at = |p: f64| exp(quantile(&self.sorted, p));
+            return Quantiles { q10: at(0.1), q50: at(0.5), q90: at(0.9) };
+        }
+        let half = self.t90() * (self.variance() * (1.0 + 1.0 / self.weight)).sqrt();
+        Quantiles { q10: exp(self.mean - half), q50: exp(self.mean), q90: exp(self.mean + half) }
+    }
+
+    /// By which factor the median itself may be underestimated (90 % point): 1 for perfect knowledge.
+    pub fn doubt(&self) -> f64 {
+        exp(self.t90() * (self.variance() / self.weight).sqrt())
+    }
+
+    /// `N` values that stand for the whole distribution, ascending: its quantiles at the middles of `N` equal parts.
+    pub fn spread<const N: usize>(&self) -> [f64; N] {
+        let middle = |k: usize| (k as f64 + 0.5) / N as f64;
+        if self.latest.len() >= ENOUGH {
+            return std::array::from_fn(|k| exp(quantile(&self.sorted, middle(k))));
+        }
+        let deviation = self.variance().sqrt();
+        std::array::from_fn(|k| exp(self.mean + deviation * normal_point(middle(k))))
+    }
+
+    /// Median of what is still to come of a value that has already reached `elapsed`.
+    pub fn rest(&self, elapsed: f64) -> f64 {
+        let deviation = self.variance().sqrt();
+        if elapsed <= 0.0 || deviation == 0.0 {
+            return (exp(self.mean) - elapsed).max(0.0);
+        }
+        let passed = standard_normal().cdf((log(elapsed) - self.mean) / deviation);
+        if passed > 0.999 {
+            // Beyond all experience: what has lasted that long lasts as long again (the median under a scale-free prior).
+            return elapsed;
+        }
+        (exp(self.mean + deviation * normal_point((1.0 + passed) / 2.0)) - elapsed).max(0.0)
+    }
+
+    /// True if a value is so far out (one in a thousand) that something other than chance is likely.
+    pub fn is_odd(&self, value: f64) -> bool {
+        self.seen >= 10 && (log(value) - self.mean).abs() > 3.29 * self.variance().sqrt().max(0.05)
+    }
+
+    fn variance(&self) -> f64 {
+        (self.scale / self.shape).min(9.0)
+    }
+
+    /// The 90 % point of Student's t at the degrees of freedom that the observations give.
+    fn t90(&self) -> f64 {
+        let freedom = 2.0 * self.shape;
+        if freedom > NORMAL_FROM {
+            return Z90;
+        }
+        StudentsT::new(0.0, 1.0, freedom).map_or(Z90, |t| t.inverse_cdf(0.9))
+    }
+}
+
+/// Seconds as a belief counts them.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64().max(1e-9)
+}
+
+fn log(value: f64) -> f64 {
+    bounded(value.max(1e-20).ln())
+}
+
+fn exp(log: f64) -> f64 {
+    bounded(log).exp()
+}
+
+fn bounded(log: f64) -> f64 {
+    if log.is_nan() { 0.0 } else { log.clamp(-LONGEST_LOG, LONGEST_LOG) }
+}
+
+fn standard_normal() -> Normal {
+    Normal::standard()
+}
+
+/// The point below which the standard normal distribution has the share `p`.
+pub(crate) fn normal_point(p: f64) -> f64 {
+    standard_normal().inverse_cdf(p.clamp(1e-9, 1.0 - 1e-9))
+}
+
+/// Linear interpolation between order statistics (Hyndman and Fan 1996, definition 6: unbiased coverage).
+pub(crate) fn quantile(sorted: &[f64], p: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let at = (p * (sorted.len() as f64 + 1.0) - 1.0).clamp(0.0, last as f64);
+    let (below, share) = (at.floor() as usize, at.fract());
+    sorted[below] + share * (sorted[(below + 1).min(last)] - sorted[below])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Draws from a log-normal distribution.
+    fn draws(seed: u64, median: f64, deviation: f64) -> impl FnMut() -> f64 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        move || median * (deviation * normal_point(random.f64())).exp()
+    }
+
+    #[test]
+    fn intervals_cover_what_they_promise() {
+        // 80 % intervals for the next value, after few and after many observations, for narrow and for wide classes.
+        for seen in [8, 15, 40, 100, 300] {
+            let (mut inside, mut all) = (0, 0);
+            for class in 0..400 {
+                let deviation = [0.15, 0.3, 0.6, 1.2][class % 4];
+                let mut draw = draws(class as u64 * 31 + seen, 0.01 * 10f64.powi(class as i32 % 6), deviation);
+                let mut belief = LogNormal::unknown(10.0);
+                (0..seen).for_each(|_| belief.observe(draw()));
+                let interval = belief.quantiles();
+                for _ in 0..25 {
+                    let value = draw();
+                    inside += usize::from(interval.q10 <= value && value <= interval.q90);
+                    all += 1;
+                }
+            }
+            let coverage = inside as f64 / all as f64;
+            assert!((0.75..0.90).contains(&coverage), "after {seen} observations {coverage}");
+        }
+    }
+
+    #[test]
+    fn few_observations_correct_a_wrong_guess() {
+        let mut belief = LogNormal::guess(100.0);
+        (0..5).for_each(|_| belief.observe(10.0));
+        let quantiles = belief.quantiles();
+        assert!(quantiles.q50 < 20.0 && quantiles.q10 < 10.0 && quantiles.q90 > 10.0, "{quantiles:?}");
+        assert!(LogNormal::unknown(10.0).doubt() > 4.0 && belief.doubt() < 3.0);
+    }
+
+    #[test]
+    fn the_rest_of_a_long_wait_grows() {
+        let mut belief = LogNormal::unknown(10.0);
+        let mut draw = draws(7, 10.0, 0.3);
+        (0..50).for_each(|_| belief.observe(draw()));
+        assert!((belief.rest(0.0) - 10.0).abs() < 2.0);
+        assert!(belief.rest(9.0) < 5.0);
+        assert!(belief.rest(1000.0) >= 1000.0);
+        assert!(belief.is_odd(1000.0) && !belief.is_odd(11.0));
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let mut belief = LogNormal::guess(1.0);
+        for value in [f64::NAN, f64::INFINITY, 0.0, -3.0] {
+            belief.observe(value);
+        }
+        assert_eq!(belief, LogNormal::guess(1.0));
+    }
+
+    #[test]
+    fn order_statistics_are_interpolated() {
+        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.5), 2.0);
+        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.0), 1.0);
+        assert_eq!(quantile(&[], 0.5), 0.0);
+    }
+}

@@ -1,0 +1,256 @@
+//! What is believed about durations: of tasks by class, and of the delay until a new node comes.
+//!
+//! What is learnt for a class is not a duration but the factor between a task's own prior (its `estimate` in the job file) and
+//! the time it took. So a sweep whose members take `{n}` minutes each is one class, and one observation says
+//! something about all of them. Without a prior the factor is that to one second.
+
+mod history;
+mod lognormal;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::price::NodeTypeId;
+use crate::model::Time;
+
+pub use history::{Expected, History, Moment, RunRecord, Summary};
+pub use lognormal::LogNormal;
+
+/// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClassId(pub u32);
+
+/// What is known of a class before anything has run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassPrior {
+    /// Its name.
+    pub name: String,
+    /// How long one of its tasks takes, if the job file says so (for tasks that differ, see
+    /// [`RemainingTask::prior`](super::RemainingTask::prior)).
+    pub estimate: Option<Duration>,
+}
+
+/// Quantiles of a duration, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// One of ten is shorter.
+    pub q10: f64,
+    /// Half are shorter.
+    pub q50: f64,
+    /// Nine of ten are shorter.
+    pub q90: f64,
+}
+
+impl Quantiles {
+    /// All times a factor.
+    fn times(self, factor: f64) -> Quantiles {
+        Quantiles { q10: self.q10 * factor, q50: self.q50 * factor, q90: self.q90 * factor }
+    }
+}
+
+/// Seconds that a task is thought to take where nothing at all is known.
+const UNKNOWN_TASK_S: f64 = 10.0;
+
+/// Seconds that a node is thought to take to come where nothing is known.
+pub const UNKNOWN_DELAY: Duration = Duration::from_secs(60);
+
+/// What has been learnt so far.
+#[derive(Clone, Debug)]
+pub struct Estimates {
+    classes: Vec<Class>,
+    delays: Vec<LogNormal>,
+    /// Tasks that took a time far from all others of their class.
+    odd: u64,
+}
+
+/// One class: what is believed of the factor between prior and duration.
+#[derive(Clone, Debug)]
+struct Class {
+    name: String,
+    /// Seconds that the factor refers to, for a task without a prior of its own.
+    size: f64,
+    factor: LogNormal,
+}
+
+impl Estimates {
+    /// Knows no more than these priors; nodes of a type take `delays[type]` to come (those not listed: a minute).
+    pub fn new(classes: Vec<ClassPrior>, delays: &[Duration]) -> Estimates {
+        let class = |prior: ClassPrior| Class {
+            name: prior.name,
+            size: prior.estimate.map_or(1.0, lognormal::seconds),
+            factor: if prior.estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
+        };
+        Estimates {
+            classes: classes.into_iter().map(class).collect(),
+            delays: delays.iter().map(|&d| LogNormal::guess(lognormal::seconds(d))).collect(),
+            odd: 0,
+        }
+    }
+
+    /// As [`Estimates::new`], with what earlier runs of the job found in place of guesses. `node_types` are the names of the types.
+    pub fn with_history(
+        classes: Vec<ClassPrior>,
+        delays: &[Duration],
+        node_types: &[&str],
+        history: &History,
+        moment: Moment,
+    ) -> Estimates {
+        let mut estimates = Estimates::new(classes, delays);
+        for class in &mut estimates.classes {
+            if let Some(belief) = history.class(&class.name) {
+                class.factor = belief;
+            }
+        }
+        for (delay, name) in estimates.delays.iter_mut().zip(node_types) {
+            if let Some(belief) = history.delay(name, moment) {
+                *delay = belief;
+            }
+        }
+        estimates
+    }
+
+    /// Learns from a task of a class that completed: its own prior, and how long it took. Returns true if that is so far from
+    /// the others of its class that something other than chance is likely.
+    pub fn observe_task(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) -> bool {
+        let Some(class) = self.classes.get_mut(class.0 as usize) else { return false };
+        let factor = lognormal::seconds(took) / class.size_of(prior);
+        let odd = class.factor.is_odd(factor);
+        class.factor.observe(factor);
+        self.odd += u64::from(odd);
+        odd
+    }
+
+    /// Learns how long a node of a type took from the request to an active rank.
+    pub fn observe_delay(&mut self, node_type: NodeTypeId, took: Duration) {
+        let at = node_type.0 as usize;
+        while self.delays.len() <= at && at < 1 << 16 {
+            self.delays.push(LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)));
+        }
+        if let Some(delay) = self.delays.get_mut(at) {
+            delay.observe(lognormal::seconds(took));
+        }
+    }
+
+    /// How long a task of a class takes.
+    pub fn task(&self, class: ClassId, prior: Option<Duration>) -> Quantiles {
+        match self.classes.get(class.0 as usize) {
+            Some(class) => class.factor.quantiles().times(class.size_of(prior)),
+            None => LogNormal::unknown(UNKNOWN_TASK_S).quantiles(),
+        }
+    }
+
+    /// How long a task that has been running for `elapsed` will still take (median), in seconds.
+    pub fn rest(&self, class: ClassId, prior: Option<Duration>, elapsed: Duration) -> f64 {
+        let Some(class) = self.classes.get(class.0 as usize) else { return UNKNOWN_TASK_S };
+        let size = class.size_of(prior);
+        class.factor.rest(elapsed.as_secs_f64() / size) * size
+    }
+
+    /// How long a node of a type takes to come.
+    pub fn delay(&self, node_type: NodeTypeId) -> Quantiles {
+        match self.delays.get(node_type.0 as usize) {
+            Some(delay) => delay.quantiles(),
+            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).quantiles(),
+        }
+    }
+
+    /// How long a node that was asked for `elapsed` ago will still take to come (median), in seconds.
+    pub fn delay_rest(&self, node_type: NodeTypeId, elapsed: Duration) -> f64 {
+        match self.delays.get(node_type.0 as usize) {
+            Some(delay) => delay.rest(elapsed.as_secs_f64()),
+            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).rest(elapsed.as_secs_f64()),
+        }
+    }
+
+    /// Number of classes.
+    pub fn class_count(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// How many tasks of a class have been observed.
+    pub fn seen(&self, class: ClassId) -> u64 {
+        self.classes.get(class.0 as usize).map_or(0, |class| class.factor.seen())
+    }
+
+    /// How many tasks took a time far from all others of their class.
+    pub fn odd(&self) -> u64 {
+        self.odd
+    }
+
+    /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its duration.
+    pub(super) fn factor(&self, class: ClassId) -> LogNormal {
+        match self.classes.get(class.0 as usize) {
+            Some(class) => class.factor.clone(),
+            None => LogNormal::unknown(UNKNOWN_TASK_S),
+        }
+    }
+
+    /// Seconds that the factor of a task refers to.
+    pub(super) fn size(&self, class: ClassId, prior: Option<Duration>) -> f64 {
+        self.classes.get(class.0 as usize).map_or(1.0, |class| class.size_of(prior))
+    }
+
+    /// What this run found, for the history of the job. `node_types` are the names of the types.
+    pub fn record(&self, started: Moment, end: Time, work: Duration, node_types: &[&str]) -> RunRecord {
+        let summary = |name: &str, belief: &LogNormal| {
+            let (mean_log, variance_log) = belief.moments();
+            (belief.seen() > 0).then(|| Summary { name: name.to_owned(), seen: belief.seen(), mean_log, variance_log })
+        };
+        RunRecord {
+            started,
+            wall_s: end.seconds(),
+            work_s: work.as_secs_f64(),
+            classes: self.classes.iter().filter_map(|c| summary(&c.name, &c.factor)).collect(),
+            delays: node_types.iter().zip(&self.delays).filter_map(|(name, d)| summary(name, d)).collect(),
+        }
+    }
+}
+
+impl Class {
+    fn size_of(&self, prior: Option<Duration>) -> f64 {
+        prior.map_or(self.size, lognormal::seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimates() -> Estimates {
+        let prior = |name: &str, estimate| ClassPrior { name: name.into(), estimate };
+        Estimates::new(vec![prior("known", Some(Duration::from_secs(100))), prior("unknown", None)], &[])
+    }
+
+    #[test]
+    fn one_size_tells_about_another() {
+        let mut estimates = estimates();
+        for _ in 0..30 {
+            estimates.observe_task(ClassId(0), Some(Duration::from_secs(10)), Duration::from_secs(20));
+        }
+        let long = estimates.task(ClassId(0), Some(Duration::from_secs(1000)));
+        assert!((long.q50 - 2000.0).abs() < 100.0, "{long:?}");
+        assert!((estimates.task(ClassId(0), None).q50 - 200.0).abs() < 10.0);
+    }
+
+    #[test]
+    fn an_unknown_class_is_learnt_and_odd_ones_are_noticed() {
+        let mut estimates = estimates();
+        for k in 0..40 {
+            let odd = estimates.observe_task(ClassId(1), None, Duration::from_millis(1000 + k));
+            assert!(!odd);
+        }
+        assert!((estimates.task(ClassId(1), None).q50 - 1.02).abs() < 0.05);
+        assert!(estimates.observe_task(ClassId(1), None, Duration::from_secs(60)));
+        assert_eq!((estimates.odd(), estimates.seen(ClassId(1))), (1, 41));
+    }
+
+    #[test]
+    fn delays_are_learnt_by_type() {
+        let mut estimates = Estimates::new(Vec::new(), &[Duration::from_secs(300)]);
+        assert!((estimates.delay(NodeTypeId(0)).q50 - 300.0).abs() < 1.0);
+        (0..10).for_each(|_| estimates.observe_delay(NodeTypeId(1), Duration::from_secs(5)));
+        assert!(estimates.delay(NodeTypeId(1)).q50 < 10.0);
+        assert!((estimates.delay(NodeTypeId(0)).q50 - 300.0).abs() < 1.0);
+    }
+}

@@ -1,0 +1,279 @@
+//! Plays the rest of the graph forward on a given number of slots: list scheduling in order of upward rank, as the real pool does.
+//!
+//! A chunk is started in as large parts as slots are free; a part is one event. Where far more tasks are open than there are slots, a slot
+//! takes several of them one after the other, the fewer the nearer the end (guided self-scheduling: Polychronopoulos and Kuck
+//! 1987). So the number of events follows the number of chunks and slots rather than of tasks.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::outline::Outline;
+use super::scene::Scene;
+
+/// A slot takes at most this share of what is open for it: a quarter.
+const ROUNDS: u32 = 4;
+
+/// At most so many chunks are tried for one that fits into the slots that are free.
+const TRIES: u32 = 8;
+
+/// When slots come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Capacity {
+    /// Slots now.
+    pub slots: u32,
+    /// Further slots: after how many seconds, and how many; ascending.
+    pub arrivals: Vec<(f64, u32)>,
+}
+
+/// How a forecast went.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Course {
+    /// Busy slots from a moment on, in seconds from now; ascending, the last is the end with none.
+    pub steps: Vec<(f64, u32)>,
+    /// Seconds until the end.
+    pub finish: f64,
+    /// Most slots that were busy at once.
+    pub peak: u32,
+}
+
+/// Part of a chunk that runs.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    chunk: u32,
+    tasks: u32,
+    slots: u32,
+}
+
+/// Room for a forecast, used again for the next.
+#[derive(Debug, Default)]
+pub(super) struct Player {
+    left: Vec<u32>,
+    open: Vec<u32>,
+    /// The sum of `open`.
+    all_open: u32,
+    under_way: Vec<u32>,
+    waits: Vec<u32>,
+    startable: Positions,
+    parts: Vec<Part>,
+    /// Ends of parts: the bits of a positive float sort as the float does.
+    ends: BinaryHeap<Reverse<(u64, u32)>>,
+    opened: Vec<u32>,
+    course: Course,
+}
+
+impl Player {
+    /// Plays a scene.
+    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity) -> &Course {
+        self.begin(outline, scene);
+        let mut arrivals = capacity.arrivals.iter().peekable();
+        let mut total = capacity.slots;
+        let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
+        let mut busy: u32 = scene.tasks_running.iter().map(|r| r.slots).sum();
+        let mut now = 0.0;
+        loop {
+            busy += self.start(outline, scene, now, total.saturating_sub(busy), most);
+            self.note(now, busy);
+            let end = self.ends.peek().map(|Reverse((bits, _))| f64::from_bits(*bits));
+            match (end, arrivals.peek()) {
+                (end, Some(&&(at, slots))) if end.is_none_or(|end| at < end) => {
+                    now = at;
+                    total += slots;
+                    arrivals.next();
+                    // An arrival after the last end serves nothing.
+                    if end.is_none() && self.startable.first().is_none() {
+                        break;
+                    }
+                }
+                (Some(end), _) => {
+                    now = end;
+                    busy -= self.end_at(outline, end);
+                }
+                (None, _) => break,
+            }
+        }
+        self.course.finish = self.course.steps.last().map_or(0.0, |s| s.0);
+        &self.course
+    }
+
+    fn begin(&mut self, outline: &Outline, scene: &Scene) {
+        self.left.clone_from(&scene.left);
+        self.waits.clone_from(&scene.waits);
+        self.under_way.clone_from(&scene.running);
+        self.open.clear();
+        self.open.resize(outline.len(), 0);
+        self.startable.clear(scene.order.len());
+        self.parts.clear();
+        self.ends.clear();
+        self.opened.clear();
+        self.course.steps.clear();
+        self.course.peak = 0;
+        self.all_open = 0;
+        for &chunk in &scene.order {
+            let at = chunk as usize;
+            self.open[at] = scene.ready[at];
+            self.all_open += scene.ready[at];
+            if self.open[at] > 0 {
+                self.startable.insert(scene.position[at]);
+            }
+            if self.waits[at] == 0 {
+                self.open_wave(outline, at);
+            }
+        }
+        for running in &scene.tasks_running {
+            self.run(Part { chunk: running.chunk, tasks: 1, slots: running.slots }, running.rest);
+        }
+    }
+
+    fn run(&mut self, part: Part, end: f64) {
+        self.ends.push(Reverse((end.max(0.0).to_bits(), self.parts.len() as u32)));
+        self.parts.push(part);
+    }
+
+    /// Starts what fits into the free slots; returns how many of them are taken.
+    fn start(&mut self, outline: &Outline, scene: &Scene, now: f64, free: u32, most: u32) -> u32 {
+        self.admit(scene);
+        let mut free_left = free;
+        let mut tries = TRIES;
+        let mut next = self.startable.first();
+        while let Some(position) = next.filter(|_| free_left > 0 && tries > 0) {
+            let chunk = scene.order[position as usize];
+            let at = chunk as usize;
+            // A task wider than everything is refused elsewhere; here it takes what there is.
+            let width = outline.slots[at].clamp(1, most.max(1));
+            let in_turn = (self.all_open / (ROUNDS * (most / width).max(1))).max(1);
+            let fit = self.open[at].div_ceil(in_turn).min(free_left / width);
+            if fit == 0 {
+                tries -= 1;
+                next = self.startable.after(position);
+                continue;
+            }
+            let tasks = (fit * in_turn).min(self.open[at]);
+            self.open[at] -= tasks;
+            self.all_open -= tasks;
+            self.left[at] -= tasks;
+            self.under_way[at] += tasks;
+            if self.open[at] == 0 {
+                self.startable.remove(position);
+            }
+            free_left -= fit * width;
+            let seconds = scene.seconds[at] * f64::from(tasks) / f64::from(fit);
+            self.run(Part { chunk, tasks, slots: fit * width }, now + seconds);
+            next = self.startable.first();
+        }
+        free - free_left
+    }
+
+    /// Ends all parts that end at a moment; returns the slots that they free.
+    fn end_at(&mut self, outline: &Outline, end: f64) -> u32 {
+        let mut freed = 0;
+        while let Some(&Reverse((bits, part))) = self.ends.peek() {
+            if f64::from_bits(bits) > end {
+                break;
+            }
+            self.ends.pop();
+            let Part { chunk, tasks, slots } = self.parts[part as usize];
+            freed += slots;
+            self.count(outline, chunk as usize, tasks);
+        }
+        freed
+    }
+
+    /// Counts the ends of tasks of a chunk, and what that opens.
+    fn count(&mut self, outline: &Outline, chunk: usize, tasks: u32) {
+        self.under_way[chunk] -= tasks;
+        if self.under_way[chunk] > 0 || self.open[chunk] > 0 {
+            return;
+        }
+        if self.left[chunk] > 0 {
+            // The next wave of a band; or, with tasks still closed, nothing until what they wait for has ended.
+            if self.waits[chunk] == 0 {
+                self.open_wave(outline, chunk);
+            }
+            return;
+        }
+        for k in 0..outline.successors.row(chunk).len() {
+            let next = outline.successors.row(chunk)[k] as usize;
+            self.waits[next] -= 1;
+            if self.waits[next] == 0 {
+                if outline.slots[next] == 0 {
+                    self.count(outline, next, self.under_way[next]);
+                } else {
+                    self.open_wave(outline, next);
+                }
+            }
+        }
+    }
+
+    /// Opens as many tasks of a chunk as run in one wave.
+    fn open_wave(&mut self, outline: &Outline, chunk: usize) {
+        let wave = self.left[chunk].min(outline.wave[chunk]);
+        if wave > self.open[chunk] {
+            self.all_open += wave - self.open[chunk];
+            self.open[chunk] = wave;
+            self.opened.push(chunk as u32);
+        }
+    }
+
+    /// Makes the chunks startable that have been opened since the last call.
+    fn admit(&mut self, scene: &Scene) {
+        while let Some(chunk) = self.opened.pop() {
+            self.startable.insert(scene.position[chunk as usize]);
+        }
+    }
+
+    fn note(&mut self, now: f64, busy: u32) {
+        self.course.peak = self.course.peak.max(busy);
+        match self.course.steps.last_mut() {
+            Some(last) if last.0 == now => last.1 = busy,
+            Some(last) if last.1 == busy => {}
+            _ => self.course.steps.push((now, busy)),
+        }
+    }
+}
+
+/// A set of small numbers that finds its least member at once.
+#[derive(Debug, Default)]
+struct Positions {
+    words: Vec<u64>,
+    /// Which words are not empty.
+    filled: Vec<u64>,
+}
+
+impl Positions {
+    fn clear(&mut self, size: usize) {
+        self.words.clear();
+        self.words.resize(size.div_ceil(64), 0);
+        self.filled.clear();
+        self.filled.resize(self.words.len().div_ceil(64), 0);
+    }
+
+    fn insert(&mut self, position: u32) {
+        let word = position as usize / 64;
+        self.words[word] |= 1 << (position % 64);
+        self.filled[word / 64] |= 1 << (word % 64);
+    }
+
+    fn remove(&mut self, position: u32) {
+        let word = position as usize / 64;
+        self.words[word] &= !(1 << (position % 64));
+        if self.words[word] == 0 {
+            self.filled[word / 64] &= !(1 << (word % 64));
+        }
+    }
+
+    fn first(&self) -> Option<u32> {
+        let (at, filled) = self.filled.iter().enumerate().find(|(_, filled)| **filled != 0)?;
+        let word = at * 64 + filled.trailing_zeros() as usize;
+        Some(word as u32 * 64 + self.words[word].trailing_zeros())
+    }
+
+    fn after(&self, position: u32) -> Option<u32> {
+        let word = position as usize / 64;
+        let rest = self.words[word] & !(u64::MAX >> (63 - position % 64));
+        if rest != 0 {
+            return Some(word as u32 * 64 + rest.trailing_zeros());
+        }
+        let next = (word + 1..self.words.len()).find(|&w| self.words[w] != 0)?;
+        Some(next as u32 * 64 + self.words[next].trailing_zeros())
+    }
+}

@@ -1,0 +1,157 @@
+//! What a decision sees: the state of the run at one moment, as plain data.
+//!
+//! Whoever drives the core (rank 0 of a real run, or the simulator) fills this in. It must be complete: a policy that needs to know
+//! more gets a field here and never looks elsewhere.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::ClassId;
+use super::price::NodeTypeId;
+use crate::graph::TaskGraph;
+use crate::model::{Rank, RankState, TaskId, Time};
+
+/// The state of the run at one moment.
+#[derive(Clone, Copy)]
+pub struct Observation<'a> {
+    /// The moment.
+    pub now: Time,
+    /// Every rank that has been in the run, in order of number; those that left may be omitted.
+    pub ranks: &'a [RankView],
+    /// Requests for nodes that have not been granted yet.
+    pub requests: &'a [RequestView],
+    /// Tasks by state.
+    pub counts: Counts,
+    /// The part of the graph that is still to be run.
+    pub remaining: &'a dyn Remaining,
+    /// What has been measured of late.
+    pub samples: Samples,
+    /// Bill of all nodes that have been given back, in the currency of the prices.
+    pub settled: f64,
+}
+
+/// A rank as a decision sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankView {
+    /// Its number.
+    pub rank: Rank,
+    /// Its state.
+    pub state: RankState,
+    /// The type of its node.
+    pub node_type: NodeTypeId,
+    /// Its slots.
+    pub slots: u32,
+    /// When its node was granted: billing runs from here. `None` if the node is not billed to this rank, because another rank on the
+    /// same node carries the bill.
+    pub billed_since: Option<Time>,
+    /// Slots that run a task now.
+    pub busy_slots: u32,
+    /// Time that its slots have spent in tasks so far, summed over slots.
+    pub busy: Duration,
+    /// Attempts that failed on it.
+    pub failures: u32,
+    /// True if it may be given back; rank 0, and a node whose allocation cannot shrink, may not.
+    pub releasable: bool,
+    /// When its allocation ends by itself, if that is known.
+    pub ends: Option<Time>,
+}
+
+/// Number of a request for nodes, as given by whoever carries out decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// Nodes that have been asked for and not granted yet. A grown node brings one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestView {
+    /// Its number.
+    pub id: RequestId,
+    /// How many nodes it asks for.
+    pub nodes: u32,
+    /// Of which type.
+    pub node_type: NodeTypeId,
+    /// When it was made.
+    pub asked: Time,
+}
+
+/// Tasks by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All tasks of the job.
+    pub total: u64,
+    /// Without a final state: waiting, ready or running.
+    pub remaining: u64,
+    /// Waiting for a slot.
+    pub ready: u64,
+    /// Running.
+    pub running: u64,
+    /// Ended with success.
+    pub completed: u64,
+    /// Ended without.
+    pub failed: u64,
+}
+
+/// What has been measured of late (since about the last few decisions); `None` for what is not measured here.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// CPU utilisation of the active ranks' slots, 0 to 1; where it is `None` the share of busy slots stands for it.
+    pub cpu: Option<f64>,
+    /// Memory utilisation of the fullest active rank, 0 to 1.
+    pub memory: Option<f64>,
+    /// GPU utilisation, 0 to 1.
+    pub gpu: Option<f64>,
+    /// 95th percentile of how long tasks that started of late had waited for a slot.
+    pub queue_wait_p95: Option<Duration>,
+    /// Share of attempts that failed, 0 to 1.
+    pub error_rate: Option<f64>,
+    /// Completions per second.
+    pub throughput: Option<f64>,
+}
+
+/// The part of the graph that is still to be run.
+pub trait Remaining {
+    /// The graph of all tasks; it stays the same for the whole run.
+    fn graph(&self) -> &TaskGraph;
+
+    /// Calls `each` once for every task without a final state, in ascending order of number.
+    fn each(&self, each: &mut dyn FnMut(RemainingTask));
+}
+
+/// One task that is still to be run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RemainingTask {
+    /// Its number.
+    pub task: TaskId,
+    /// The class under which its duration is learnt.
+    pub class: ClassId,
+    /// Its own prior duration from the job file, if it has one: what is learnt is how durations relate to it.
+    pub prior: Option<Duration>,
+    /// Slots that it takes on one rank.
+    pub slots: u32,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a task is that has no final state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for other tasks, which are themselves remaining.
+    Waiting,
+    /// Waits for a slot.
+    Ready,
+    /// Has been running since this moment.
+    Running(Time),
+}
+
+impl Observation<'_> {
+    /// Number of ranks in a state.
+    pub fn ranks_in(&self, state: RankState) -> u32 {
+        self.ranks.iter().filter(|r| r.state == state).count() as u32
+    }
+
+    /// Ranks that there are or will be when all that is under way has come: active, joining and requested.
+    pub fn supply(&self) -> u32 {
+        let requested: u32 = self.requests.iter().map(|r| r.nodes).sum();
+        self.ranks_in(RankState::Active) + self.ranks_in(RankState::Joining) + requested
+    }
+}

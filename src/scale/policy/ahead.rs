@@ -1,0 +1,332 @@
+//! Policies that look ahead: the rest of the graph is played forward for many numbers of ranks, and the best is chosen.
+//!
+//! What is best is the *aim*: a trade between time and money (`predictive`), the least bill that meets the deadline (`cost`), or the
+//! earliest finish that keeps the budget (`performance`). `hybrid` does as `predictive` while the forecast is sure enough, and
+//! else as the rules say; rules may forbid growth in any case.
+
+use super::rules::RuleBook;
+use super::score::time_weight;
+use super::{Policy, Wish};
+use crate::job::{Intent, Scaling};
+use crate::model::Time;
+use crate::scale::decision::Candidate;
+use crate::scale::estimate::Estimates;
+use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
+use crate::scale::observation::Observation;
+use crate::scale::price::{Account, Prices};
+
+/// Differences smaller than this share are no reason for a change: forecasts are not that good.
+const SAME: f64 = 0.02;
+
+/// What a policy wants of the prospects.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aim {
+    /// The least `w ln(finish) + (1 - w) ln(cost)`: one percent of time is worth `w / (1 - w)` percent of money.
+    Trade(f64),
+    /// The least cost among those that meet the deadline.
+    Cheapest,
+    /// The earliest finish among those that keep the budget.
+    Fastest,
+}
+
+impl Aim {
+    /// The trade that an intent stands for.
+    pub fn of(intent: Intent) -> Aim {
+        Aim::Trade(time_weight(intent))
+    }
+
+    /// What is to be as small as possible. Differences are shares: 0.01 is one percent.
+    fn burden(self, finish: f64, cost: f64) -> f64 {
+        let (time, money) = (finish.max(1e-9).ln(), cost.max(1e-12).ln());
+        match self {
+            Aim::Trade(weight) => weight * time + (1.0 - weight) * money,
+            // The other quantity settles what would be a tie within the quality of the forecast.
+            Aim::Cheapest => money + SAME * time,
+            Aim::Fastest => time + SAME * money,
+        }
+    }
+}
+
+/// Chooses by forecast.
+pub struct Ahead {
+    name: &'static str,
+    aim: Aim,
+    scope: Scope,
+    forecaster: Forecaster,
+}
+
+impl Ahead {
+    /// A policy of this name and aim.
+    pub fn new(name: &'static str, aim: Aim, scaling: &Scaling) -> Ahead {
+        Ahead { name, aim, scope: Scope::of(scaling), forecaster: Forecaster::new() }
+    }
+}
+
+impl Policy for Ahead {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+        let outlook = self.forecaster.look(seen, estimates, prices, &self.scope);
+        Choice { aim: self.aim, seen, prices, outlook: &outlook }.wish()
+    }
+}
+
+/// One choice among prospects.
+struct Choice<'a> {
+    aim: Aim,
+    seen: &'a Observation<'a>,
+    prices: &'a Prices,
+    outlook: &'a Outlook,
+}
+
+impl Choice<'_> {
+    fn wish(&self) -> Wish {
+        let supply = self.seen.supply();
+        let Some((best, excuse)) = self.best() else { return Wish::plain(supply, "there is nothing to look ahead to") };
+        let stay = self.at(self.outlook.supply).unwrap_or(best);
+        let (mut ranks, mut chosen) = (best.wanted, best);
+        let mut reason = self.sentence(&best, &stay, excuse);
+        let gain = self.burden(&stay) - self.burden(&best);
+        let may_stay = self.in_budget(&stay) && self.in_time(&stay);
+        let short = stay.finish_q50 <= 2.0 * self.outlook.delay.q50;
+        if ranks > supply && may_stay && gain < SAME {
+            (ranks, chosen) = (stay.wanted.min(supply), stay);
+            reason = format!("more ranks would gain less than {:.0} %", SAME * 100.0);
+        }
+        if ranks > supply && may_stay && short {
+            (ranks, chosen) = (supply, stay);
+            reason = format!(
+                "the rest takes {:.0} s, and new ranks {:.0} s to come: they would not be worth it",
+                stay.finish_q50, self.outlook.delay.q50
+            );
+        }
+        let candidates: Vec<Candidate> = self.outlook.prospects.iter().map(|p| self.candidate(p)).collect();
+        Wish {
+            ranks,
+            confidence: confidence(&chosen),
+            chosen: candidates.iter().position(|c| c.ranks == chosen.ranks),
+            candidates,
+            reason,
+        }
+    }
+
+    /// The best prospect that keeps budget and deadline; if there is none, the nearest, and what stands against it.
+    fn best(&self) -> Option<(Prospect, Option<&'static str>)> {
+        let least = |keep: &dyn Fn(&Prospect) -> bool, by: &dyn Fn(&Prospect) -> f64| {
+            self.outlook.prospects.iter().filter(|p| keep(p)).min_by(|a, b| by(a).total_cmp(&by(b))).copied()
+        };
+        let burden = |p: &Prospect| self.burden(p);
+        if let Some(best) = least(&|p| self.in_budget(p) && self.in_time(p), &burden) {
+            return Some((best, None));
+        }
+        if let Some(best) = least(&|p| self.in_budget(p), &|p| p.finish_q90 + 1e-6 * p.cost) {
+            return Some((best, Some("no number of ranks is sure to meet the deadline")));
+        }
+        least(&|_| true, &|p| p.cost_q90 + 1e-6 * p.finish_q50)
+            .map(|p| (p, Some("no number of ranks is sure to keep the budget")))
+    }
+
+    fn at(&self, ranks: u32) -> Option<Prospect> {
+        // Numbers beyond the one whose slots are never all busy are not listed: they are like it.
+        let upto = self.outlook.prospects.iter().filter(|p| p.ranks <= ranks).max_by_key(|p| p.ranks);
+        upto.or(self.outlook.prospects.first()).copied()
+    }
+
+    fn burden(&self, p: &Prospect) -> f64 {
+        // What is spent already cannot be changed and must not blunt the comparison.
+        self.aim.burden(p.finish_q50, p.cost - Account::of(self.seen, self.prices).settled())
+    }
+
+    fn in_budget(&self, p: &Prospect) -> bool {
+        self.prices.budget.is_none_or(|budget| p.cost_q90 <= budget)
+    }
+
+    fn in_time(&self, p: &Prospect) -> bool {
+        self.prices.deadline.is_none_or(|deadline| self.moment(p.finish_q90) <= deadline)
+    }
+
+    fn moment(&self, seconds: f64) -> Time {
+        Time(self.seen.now.0.saturating_add((seconds.max(0.0) * 1e9).min(1e19) as u64))
+    }
+
+    fn candidate(&self, p: &Prospect) -> Candidate {
+        Candidate {
+            ranks: p.ranks,
+            finish_q50: self.moment(p.finish_q50),
+            finish_q90: self.moment(p.finish_q90),
+            cost: p.cost,
+            cost_q90: p.cost_q90,
+            feasible: self.in_budget(p) && self.in_time(p),
+        }
+    }
+
+    fn sentence(&self, best: &Prospect, stay: &Prospect, excuse: Option<&str>) -> String {
+        let mut text = excuse.map_or(String::new(), |excuse| format!("{excuse}; the nearest: "));
+        let told = |p: &Prospect| {
+            format!("{} ranks end in {:.0} s (at most {:.0} s) for {:.2}", p.ranks, p.finish_q50, p.finish_q90, p.cost)
+        };
+        text.push_str(&told(best));
+        if stay.ranks != best.ranks {
+            text.push_str(&format!(", {}", told(stay)));
+        }
+        if best.wanted < best.ranks {
+            text.push_str(&format!(
+                "; of them {} have work within the {:.0} s that a gap may last",
+                best.wanted, self.outlook.gap
+            ));
+        }
+        text
+    }
+}
+
+/// How sure a prospect is: the root of q50 / q90, so 0.7 where nine of ten runs end within twice the median.
+fn confidence(p: &Prospect) -> f64 {
+    if p.finish_q90 > 0.0 { (p.finish_q50 / p.finish_q90).clamp(0.0, 1.0).sqrt() } else { 1.0 }
+}
+
+impl Scope {
+    /// The scope of the settings.
+    pub fn of(scaling: &Scaling) -> Scope {
+        Scope {
+            min_ranks: scaling.min_ranks.max(1),
+            max_ranks: scaling.max_ranks.max(scaling.min_ranks).max(1),
+            interval: scaling.interval.as_secs_f64(),
+        }
+    }
+}
+
+/// Looks ahead, with the rules where that is not sure enough.
+pub struct Hybrid {
+    ahead: Ahead,
+    book: RuleBook,
+    confidence: f64,
+}
+
+impl Hybrid {
+    /// With the intent and the rules of the settings.
+    pub fn new(scaling: &Scaling) -> Hybrid {
+        Hybrid {
+            ahead: Ahead::new("hybrid", Aim::of(scaling.intent), scaling),
+            book: RuleBook::new(scaling),
+            confidence: scaling.confidence,
+        }
+    }
+}
+
+impl Policy for Hybrid {
+    fn name(&self) -> &str {
+        "hybrid"
+    }
+
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+        let wish = self.ahead.decide(seen, estimates, prices);
+        let verdict = self.book.judge(seen, estimates, prices);
+        let supply = seen.supply();
+        if wish.confidence < self.confidence {
+            let ranks = i64::from(supply).saturating_add(verdict.change).clamp(0, i64::from(u32::MAX)) as u32;
+            let reason = format!(
+                "the forecast is only {:.0} % sure, so rules decide: {}",
+                wish.confidence * 100.0,
+                verdict.reason
+            );
+            return Wish { ranks, confidence: 1.0, reason, ..wish };
+        }
+        match verdict.hold {
+            Some(why) if wish.ranks > supply => {
+                let reason = format!("{}, but {why}: nothing is added", wish.reason);
+                Wish { ranks: supply, reason, ..wish }
+            }
+            _ => wish,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Cost, PolicyKind};
+    use crate::scale::policy::policy_of;
+    use crate::scale::testing::World;
+    use std::time::Duration;
+
+    fn wish(kind: PolicyKind, intent: Intent, world: &World, cost: &Cost, delay: f64) -> Wish {
+        let scaling = Scaling { policy: kind, intent, max_ranks: 16, ..Scaling::default() };
+        let prices = Prices::of_job(cost, 4);
+        world.see(|seen| policy_of(&scaling).decide(seen, &world.estimates(delay), &prices))
+    }
+
+    fn cost() -> Cost {
+        Cost { node_hour: 3600.0, ..Cost::default() }
+    }
+
+    #[test]
+    fn a_wide_job_grows_and_a_chain_does_not() {
+        for kind in [PolicyKind::Predictive, PolicyKind::Hybrid, PolicyKind::Performance] {
+            let wide = wish(kind, Intent::Balanced, &World::bag(1000, 60.0), &cost(), 60.0);
+            assert!(wide.ranks >= 12, "{kind:?} {wide:?}");
+            let chain = wish(kind, Intent::Latency, &World::chain(1000, 60.0), &cost(), 1.0);
+            assert_eq!(chain.ranks, 1, "{kind:?} {}", chain.reason);
+        }
+    }
+
+    #[test]
+    fn a_narrow_phase_gives_ranks_back_if_it_lasts() {
+        let ranks = |seconds: f64| {
+            let mut world = World::phases(&[1, 200], seconds).with_ranks(16);
+            world.ranks.iter_mut().for_each(|r| r.busy_slots = 0);
+            wish(PolicyKind::Hybrid, Intent::Balanced, &world, &cost(), 60.0).ranks
+        };
+        assert_eq!(ranks(1200.0), 1);
+        // The next phase comes sooner than a node could be given back and had again.
+        assert!(ranks(100.0) > 8);
+    }
+
+    #[test]
+    fn the_deadline_sets_how_many_the_cheapest_are() {
+        // One rank needs 10,000 s; every further one wastes its start.
+        let world = World::bag(1000, 40.0);
+        let with = |deadline: Option<u64>| {
+            let cost = Cost {
+                deadline: deadline.map(Duration::from_secs),
+                minimum: Duration::from_secs(3600),
+                granularity: Duration::from_secs(3600),
+                ..cost()
+            };
+            wish(PolicyKind::Cost, Intent::Balanced, &world, &cost, 60.0)
+        };
+        let (relaxed, tight, hopeless) = (with(None).ranks, with(Some(1500)), with(Some(100)));
+        assert!(relaxed < tight.ranks, "{relaxed} {tight:?}");
+        assert!(tight.ranks >= 7, "{tight:?}");
+        assert!(hopeless.reason.contains("no number of ranks is sure to meet the deadline"), "{}", hopeless.reason);
+        assert!(hopeless.candidates.iter().all(|c| !c.feasible));
+    }
+
+    #[test]
+    fn a_small_budget_is_told_when_it_cannot_hold() {
+        let poor = Cost { budget: Some(100.0), ..cost() };
+        let wish = wish(PolicyKind::Performance, Intent::Balanced, &World::bag(1000, 60.0), &poor, 60.0);
+        assert!(wish.reason.contains("no number of ranks is sure to keep the budget"), "{}", wish.reason);
+    }
+
+    #[test]
+    fn haste_buys_more_ranks() {
+        // Few long tasks and hourly billing: each rank more is paid for a whole hour.
+        let world = World::bag(40, 400.0);
+        let hourly = Cost { granularity: Duration::from_secs(3600), minimum: Duration::from_secs(3600), ..cost() };
+        let ranks = |intent| wish(PolicyKind::Predictive, intent, &world, &hourly, 60.0).ranks;
+        assert!(ranks(Intent::Latency) > ranks(Intent::Cost), "{} {}", ranks(Intent::Latency), ranks(Intent::Cost));
+    }
+
+    #[test]
+    fn without_knowledge_the_rules_decide() {
+        let world = World::bag(1000, 60.0).busy();
+        let scaling = Scaling { max_ranks: 16, ..Scaling::default() };
+        let prices = Prices::of_job(&cost(), 4);
+        let nothing = Estimates::new(vec![crate::scale::ClassPrior::default()], &[]);
+        let wish = world.see(|seen| Hybrid::new(&scaling).decide(seen, &nothing, &prices));
+        assert!(wish.reason.contains("rules decide"), "{wish:?}");
+        assert_eq!(wish.ranks, 2);
+    }
+}

@@ -1,0 +1,97 @@
+//! What every policy is: an observation in, a wish out. And the six policies of the job file.
+//!
+//! A policy says how many ranks it wants and why. It knows neither bounds nor hysteresis nor which rank goes: that is the
+//! [`Scaler`](super::Scaler)'s part, and the same for all policies.
+
+mod ahead;
+mod rules;
+mod score;
+mod still;
+
+use super::decision::Candidate;
+use super::estimate::Estimates;
+use super::observation::Observation;
+use super::peers;
+use super::price::Prices;
+use crate::job::{PolicyKind, Scaling};
+
+pub use ahead::{Ahead, Aim, Hybrid};
+pub use rules::{Reactive, default_rules};
+pub(crate) use score::utilisation;
+pub use score::{Pressure, time_weight};
+pub use still::{Fixed, Static};
+
+/// Decides how many ranks there should be. It may remember what it saw, and nothing else.
+pub trait Policy: Send {
+    /// Its name, as in the job file or on the command line.
+    fn name(&self) -> &str;
+
+    /// How many ranks it wishes for now.
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish;
+
+    /// True if the scaler's good sense applies (see [`Scaler`](super::Scaler)); policies of other systems are carried out to
+    /// the letter, within bounds and budget.
+    fn guarded(&self) -> bool {
+        true
+    }
+}
+
+/// What a policy wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// Supply of ranks (active, joining, requested) that it wants.
+    pub ranks: u32,
+    /// How sure it is, 0 to 1.
+    pub confidence: f64,
+    /// What it considered.
+    pub candidates: Vec<Candidate>,
+    /// Which of them it chose, as an index.
+    pub chosen: Option<usize>,
+    /// Why, in a sentence without a full stop.
+    pub reason: String,
+}
+
+impl Wish {
+    /// A wish of a policy that does not look ahead.
+    pub fn plain(ranks: u32, reason: impl Into<String>) -> Wish {
+        Wish { ranks, confidence: 1.0, candidates: Vec::new(), chosen: None, reason: reason.into() }
+    }
+}
+
+/// The policy of the settings.
+pub fn policy_of(scaling: &Scaling) -> Box<dyn Policy> {
+    match scaling.policy {
+        PolicyKind::Fixed => Box::new(Fixed::default()),
+        PolicyKind::Reactive => Box::new(Reactive::new(scaling)),
+        PolicyKind::Predictive => Box::new(Ahead::new("predictive", Aim::of(scaling.intent), scaling)),
+        PolicyKind::Hybrid => Box::new(Hybrid::new(scaling)),
+        PolicyKind::Cost => Box::new(Ahead::new("cost", Aim::Cheapest, scaling)),
+        PolicyKind::Performance => Box::new(Ahead::new("performance", Aim::Fastest, scaling)),
+    }
+}
+
+/// The policy with a name: one of the six of the job file, `static-N`, or a comparison policy (see [`peers`]); `None` if there is
+/// none of that name.
+pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> {
+    let policy = match name {
+        "fixed" => PolicyKind::Fixed,
+        "reactive" => PolicyKind::Reactive,
+        "predictive" => PolicyKind::Predictive,
+        "hybrid" => PolicyKind::Hybrid,
+        "cost" => PolicyKind::Cost,
+        "performance" => PolicyKind::Performance,
+        _ => {
+            let still = name.strip_prefix("static-").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+            return still
+                .map(|n| Box::new(Static::new(n)) as Box<dyn Policy>)
+                .or_else(|| peers::by_name(name, scaling));
+        }
+    };
+    Some(policy_of(&Scaling { policy, ..scaling.clone() }))
+}
+
+/// Names that [`policy_by_name`] knows, beside `static-N`.
+pub fn policy_names() -> Vec<&'static str> {
+    let own = ["fixed", "reactive", "predictive", "hybrid", "cost", "performance"];
+    own.into_iter().chain(peers::NAMES).collect()
+}

@@ -1,0 +1,268 @@
+//! What a run has spent, what it can no longer avoid to spend, and how long it may go on.
+//!
+//! The budget is a hard cap by reservation: at every moment the bill is reckoned as if every node held, and every node that may still
+//! be granted, were kept until the last running task ends. The moment at which that bill would reach the budget is
+//! [`Account::stop_by`]; nothing may run beyond it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{NodeTypeId, Prices};
+use crate::model::Time;
+use crate::scale::decision::Alert;
+use crate::scale::observation::Observation;
+
+/// The nodes of a run at one moment, as the bill sees them.
+#[derive(Clone, Debug)]
+pub struct Account<'a> {
+    prices: &'a Prices,
+    now: Time,
+    settled: f64,
+    /// Nodes held: their type and since when.
+    held: Vec<(NodeTypeId, Time)>,
+    /// Nodes that may be granted at any moment.
+    requested: Vec<(NodeTypeId, u32)>,
+}
+
+impl<'a> Account<'a> {
+    /// The account of a run as observed.
+    pub fn of(seen: &Observation<'_>, prices: &'a Prices) -> Account<'a> {
+        let held = seen.ranks.iter().filter(|r| r.state.is_billed());
+        Account {
+            prices,
+            now: seen.now,
+            settled: seen.settled,
+            held: held.filter_map(|r| Some((r.node_type, r.billed_since?))).collect(),
+            requested: seen.requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
+        }
+    }
+
+    /// The same with so many more nodes asked for.
+    pub fn with_request(mut self, node_type: NodeTypeId, nodes: u32) -> Account<'a> {
+        self.requested.push((node_type, nodes));
+        self
+    }
+
+    /// The moment that it is for.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Bill of the nodes that have been given back.
+    pub fn settled(&self) -> f64 {
+        self.settled
+    }
+
+    /// Bill up to now: of the nodes given back, and of those held as if they were given back now.
+    pub fn spent(&self) -> f64 {
+        self.settled + self.held_until(self.now)
+    }
+
+    /// What cannot be avoided beyond [`Account::spent`] if nothing more is started and the last task ends after `drain`. Requests
+    /// count with their least bill: they may be granted before they are withdrawn.
+    pub fn committed(&self, drain: Duration) -> f64 {
+        let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, Duration::ZERO)).sum();
+        self.held_until(self.now.after(drain)) - self.held_until(self.now) + requests
+    }
+
+    /// Bill of everything if all nodes held, and all requested as if granted now, are kept until `end`.
+    pub fn until(&self, end: Time) -> f64 {
+        let hold = end.since(self.now);
+        let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, hold)).sum();
+        self.settled + self.held_until(end) + requests
+    }
+
+    /// The last moment until which everything can be kept within the budget; now, if it is exceeded already; `None` without a budget.
+    pub fn stop_by(&self) -> Option<Time> {
+        let budget = self.prices.budget?;
+        // A century bounds the search where nodes cost nothing.
+        let (mut fits, mut exceeds) = (self.now, self.now.after(Duration::from_secs(3_155_760_000)));
+        if self.until(exceeds) <= budget {
+            return Some(exceeds);
+        }
+        if self.until(fits) > budget {
+            return Some(self.now);
+        }
+        while exceeds.0 - fits.0 > 1_000_000 {
+            let middle = Time(fits.0 + (exceeds.0 - fits.0) / 2);
+            if self.until(middle) <= budget {
+                fits = middle;
+            } else {
+                exceeds = middle;
+            }
+        }
+        Some(fits)
+    }
+
+    /// What the nodes held and requested cost in an hour.
+    pub fn per_hour(&self) -> f64 {
+        let price = |t: NodeTypeId| self.prices.node(t).map_or(0.0, |n| n.node_hour);
+        let held: f64 = self.held.iter().map(|&(t, _)| price(t)).sum();
+        held + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
+    }
+
+    /// How many more nodes of a type may be asked for: within the hourly budget, the limit of the type, and so that the budget pays for
+    /// all nodes until `end`.
+    pub fn affordable(&self, node_type: NodeTypeId, end: Time) -> u32 {
+        let Some(node) = self.prices.node(node_type) else { return 0 };
+        let mut most = u32::MAX;
+        if let Some(limit) = node.limit {
+            let has = self.held.iter().filter(|h| h.0 == node_type).count() as u32;
+            let asked: u32 = self.requested.iter().filter(|r| r.0 == node_type).map(|r| r.1).sum();
+            most = limit.saturating_sub(has.saturating_add(asked));
+        }
+        let whole =
+            |money: f64, each: f64| if each > 0.0 { (money / each + 1e-9).clamp(0.0, 1e9) as u32 } else { u32::MAX };
+        if let Some(hourly) = self.prices.budget_per_hour {
+            most = most.min(whole(hourly - self.per_hour(), node.node_hour));
+        }
+        if let Some(budget) = self.prices.budget {
+            most = most.min(whole(budget - self.until(end), node.bill(end.since(self.now))));
+        }
+        most
+    }
+
+    fn held_until(&self, end: Time) -> f64 {
+        self.held.iter().map(|&(t, since)| self.prices.bill(t, since, end)).sum()
+    }
+
+    fn node_bill(&self, node_type: NodeTypeId, hold: Duration) -> f64 {
+        self.prices.node(node_type).map_or(0.0, |n| n.bill(hold))
+    }
+}
+
+/// Time for which a rank's node is paid already: giving it back before that saves nothing.
+pub fn paid_until(prices: &Prices, node_type: NodeTypeId, since: Time, now: Time) -> Time {
+    prices.node(node_type).map_or(now, |n| since.after(n.charged(now.since(since))))
+}
+
+/// Tells once when a half, four fifths and all of the budget are spent.
+#[derive(Clone, Debug, Default)]
+pub struct Alarm {
+    told: u32,
+}
+
+impl Alarm {
+    /// The shares reached since the last call.
+    pub fn ring(&mut self, account: &Account<'_>) -> Vec<Alert> {
+        let Some(budget) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
+        let spent = account.spent();
+        let reached = |percent: u32| spent >= budget * f64::from(percent) / 100.0 * (1.0 - 1e-9);
+        let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.told && reached(p)).collect();
+        self.told = news.last().copied().unwrap_or(self.told);
+        news.into_iter().map(|percent| Alert { time: account.now, percent, spent, budget }).collect()
+    }
+}
+
+/// What a run saved, and what the best possible would have saved.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Savings {
+    /// What was charged.
+    pub bill: f64,
+    /// What holding the greatest allowed number of nodes from the beginning to the end would have cost.
+    pub static_maximum: f64,
+    /// What nobody can undercut: price x work / slots.
+    pub lower_bound: f64,
+    /// What one completed task cost.
+    pub per_task: f64,
+}
+
+impl Savings {
+    /// Reckons for nodes of one type: `wall` of the run, `work` in tasks summed over slots, `completed` tasks.
+    pub fn of(
+        prices: &Prices,
+        node_type: NodeTypeId,
+        bill: f64,
+        max_nodes: u32,
+        wall: Duration,
+        work: Duration,
+        completed: u64,
+    ) -> Savings {
+        let (node_bill, bound) = prices
+            .node(node_type)
+            .map_or((0.0, 0.0), |n| (n.bill(wall), n.per_second() * work.as_secs_f64() / n.capacity().max(1e-9)));
+        Savings {
+            bill,
+            static_maximum: node_bill * f64::from(max_nodes),
+            lower_bound: bound,
+            per_task: if completed > 0 { bill / completed as f64 } else { 0.0 },
+        }
+    }
+
+    /// Share of the static maximum that was not spent, 0 to 1 (negative if it was exceeded).
+    pub fn saved(&self) -> f64 {
+        if self.static_maximum > 0.0 { 1.0 - self.bill / self.static_maximum } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Cost;
+    use crate::model::RankState;
+    use crate::scale::testing::{World, rank};
+
+    fn prices(budget: f64) -> Prices {
+        let cost = Cost { node_hour: 3.6, budget: Some(budget), ..Cost::default() };
+        Prices::of_job(&cost, 4)
+    }
+
+    #[test]
+    fn spent_and_committed_by_hand() {
+        // Two nodes since 0 and 90 s, now is 100 s, 0.001 a second, at least 60 s: 0.100 + 0.060.
+        let prices = prices(1.0);
+        let mut world = World::bag(1, 10.0);
+        world.ranks = vec![rank(0, RankState::Active, 0.0), rank(1, RankState::Active, 90.0)];
+        world.now = 100.0;
+        world.request(1, 2);
+        world.see(|seen| {
+            let account = Account::of(seen, &prices);
+            assert!((account.spent() - 0.160).abs() < 1e-9);
+            // 20 s more: the first pays 0.020, the second is still within its minimum, the requests pay their minimum.
+            assert!((account.committed(Duration::from_secs(20)) - 0.140).abs() < 1e-9);
+            assert!((account.until(Time(200_000_000_000)) - (0.2 + 0.11 + 0.2)).abs() < 1e-9);
+            assert!((account.per_hour() - 4.0 * 3.6).abs() < 1e-9);
+        });
+    }
+
+    #[test]
+    fn the_stop_lies_where_the_bill_meets_the_budget() {
+        let prices = prices(0.5);
+        let mut world = World::bag(1, 10.0);
+        world.ranks = vec![rank(0, RankState::Active, 0.0), rank(1, RankState::Parked, 0.0)];
+        world.see(|seen| {
+            let account = Account::of(seen, &prices);
+            let by = account.stop_by().unwrap();
+            assert!((by.seconds() - 250.0).abs() < 0.01, "{by:?}");
+            assert!(account.until(by) <= 0.5);
+            // Three more nodes cost 0.3 until 100 s, and 0.2 is spent by the two there are.
+            assert_eq!(account.affordable(NodeTypeId(0), Time(100_000_000_000)), 3);
+        });
+    }
+
+    #[test]
+    fn alarms_ring_once() {
+        let prices = prices(0.1);
+        let mut world = World::bag(1, 10.0);
+        world.ranks = vec![rank(0, RankState::Active, 0.0)];
+        let mut alarm = Alarm::default();
+        let mut ring = |world: &mut World, now: f64| {
+            world.now = now;
+            world.see(|seen| alarm.ring(&Account::of(seen, &prices)).iter().map(|a| a.percent).collect::<Vec<_>>())
+        };
+        assert_eq!(ring(&mut world, 10.0), [50]);
+        assert_eq!(ring(&mut world, 70.0), Vec::<u32>::new());
+        assert_eq!(ring(&mut world, 200.0), [80, 100]);
+        assert_eq!(ring(&mut world, 300.0), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn savings_by_hand() {
+        let prices = prices(1.0);
+        let hour = Duration::from_secs(3600);
+        let savings = Savings::of(&prices, NodeTypeId(0), 7.2, 4, hour, hour * 4, 100);
+        assert!((savings.static_maximum - 14.4).abs() < 1e-9 && (savings.saved() - 0.5).abs() < 1e-9);
+        assert!((savings.lower_bound - 3.6).abs() < 1e-9 && (savings.per_task - 0.072).abs() < 1e-9);
+    }
+}

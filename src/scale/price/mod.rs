@@ -1,0 +1,154 @@
+//! What nodes cost: the price list and the bill of a node; what has been spent (`account`), and the cheapest nodes for a need (`mix`).
+//!
+//! A node is charged from its grant to its end, for at least a minimum and in whole units, as sites and clouds do. A rank that idles is
+//! charged like one that works.
+
+mod account;
+mod mix;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::Cost;
+use crate::model::Time;
+
+pub use account::{Account, Alarm, Savings, paid_until};
+pub use mix::{Infeasible, Mix, Need, cheapest_mix};
+
+/// Number of a node type in [`Prices::nodes`]; 0 is the type of the job's `[cost]` section itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeTypeId(pub u32);
+
+/// A kind of node that can be had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeType {
+    /// Its name.
+    pub name: String,
+    /// Slots that a rank on it has.
+    pub slots: u32,
+    /// How fast it runs tasks, relative to the node that estimates are for.
+    pub speed: f64,
+    /// Price for one hour.
+    pub node_hour: f64,
+    /// The least time that is charged.
+    pub minimum: Duration,
+    /// Charged time is rounded up to a multiple of this (zero: to nothing).
+    pub granularity: Duration,
+    /// At most so many can be had at once, if that is known.
+    pub limit: Option<u32>,
+}
+
+/// The price list with what may be spent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prices {
+    /// The node types; type 0 is the one that the job grows by.
+    pub nodes: Vec<NodeType>,
+    /// The run never costs more.
+    pub budget: Option<f64>,
+    /// Nodes held at one time never cost more per hour.
+    pub budget_per_hour: Option<f64>,
+    /// When the run should be over.
+    pub deadline: Option<Time>,
+}
+
+impl Prices {
+    /// The price list of a job, for nodes of one rank with so many slots each. `[[cost.node]]` types follow as 1, 2, ...
+    pub fn of_job(cost: &Cost, slots: u32) -> Prices {
+        let node = |name: &str, node_hour, minimum, granularity| NodeType {
+            name: name.to_owned(),
+            slots,
+            speed: 1.0,
+            node_hour,
+            minimum,
+            granularity,
+            limit: None,
+        };
+        let first = node("node", cost.node_hour, cost.minimum, cost.granularity);
+        let more = cost.nodes.iter().map(|n| node(&n.name, n.node_hour, n.minimum, n.granularity));
+        Prices {
+            nodes: std::iter::once(first).chain(more).collect(),
+            budget: cost.budget,
+            budget_per_hour: cost.budget_per_hour,
+            deadline: cost.deadline.map(|d| Time::ZERO.after(d)),
+        }
+    }
+
+    /// A node type; `None` if there is none of that number.
+    pub fn node(&self, node_type: NodeTypeId) -> Option<&NodeType> {
+        self.nodes.get(node_type.0 as usize)
+    }
+
+    /// Bill of a node that is held from `from` to `to`; a type that is not listed costs nothing.
+    pub fn bill(&self, node_type: NodeTypeId, from: Time, to: Time) -> f64 {
+        self.node(node_type).map_or(0.0, |n| n.bill(to.since(from)))
+    }
+}
+
+impl NodeType {
+    /// Time that is charged for a node held for `held`: at least the minimum, rounded up to the granularity.
+    pub fn charged(&self, held: Duration) -> Duration {
+        let (unit, held) = (self.granularity.as_nanos(), held.as_nanos());
+        let rounded = if unit == 0 { held } else { held.div_ceil(unit) * unit };
+        Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX)).max(self.minimum)
+    }
+
+    /// Bill of a node held for `held`: `max(minimum, ceil(held / granularity) granularity) x price`.
+    pub fn bill(&self, held: Duration) -> f64 {
+        self.charged(held).as_secs_f64() * self.per_second()
+    }
+
+    /// Price of a second.
+    pub fn per_second(&self) -> f64 {
+        self.node_hour / 3600.0
+    }
+
+    /// Work that it does in a second, in seconds of one slot of the node that estimates are for.
+    pub fn capacity(&self) -> f64 {
+        f64::from(self.slots) * self.speed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(minimum: u64, granularity: u64) -> NodeType {
+        NodeType {
+            name: "n".into(),
+            slots: 4,
+            speed: 1.0,
+            node_hour: 3.6,
+            minimum: Duration::from_secs(minimum),
+            granularity: Duration::from_secs(granularity),
+            limit: None,
+        }
+    }
+
+    #[test]
+    fn bills_by_hand() {
+        // 3.6 per hour is 0.001 per second.
+        let bill = |minimum, granularity, held| node(minimum, granularity).bill(Duration::from_secs_f64(held));
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        assert!(close(bill(60, 1, 10.0), 0.060));
+        assert!(close(bill(60, 1, 60.0), 0.060));
+        assert!(close(bill(60, 1, 60.1), 0.061));
+        assert!(close(bill(0, 3600, 1.0), 3.6));
+        assert!(close(bill(0, 3600, 3600.0), 3.6));
+        assert!(close(bill(0, 3600, 3600.5), 7.2));
+        assert!(close(bill(0, 0, 1.5), 0.0015));
+        assert!(close(bill(90, 60, 10.0), 0.090), "a minimum need not be a multiple of the granularity");
+    }
+
+    proptest! {
+        #[test]
+        fn a_bill_grows_and_covers_the_time(held in 0u64..10_000_000, more in 0u64..1_000_000, minimum in 0u64..5000, unit in 0u64..5000) {
+            let node = node(minimum, unit);
+            let (a, b) = (Duration::from_millis(held), Duration::from_millis(held + more));
+            prop_assert!(node.bill(a) <= node.bill(b));
+            prop_assert!(node.charged(a) >= a && node.charged(a) >= node.minimum);
+            prop_assert!(node.charged(a) <= (a + node.granularity).max(node.minimum));
+        }
+    }
+}

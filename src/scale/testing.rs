@@ -1,0 +1,164 @@
+//! Small worlds for tests of the core: a graph, some ranks, a moment.
+
+use std::time::Duration;
+
+use super::estimate::{ClassId, ClassPrior, Estimates};
+use super::observation::{
+    Counts, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
+};
+use super::price::NodeTypeId;
+use crate::graph::TaskGraph;
+use crate::graph::link::{Condition, Link, LinkShape};
+use crate::model::{Rank, RankState, Time};
+
+/// What an observation is made of.
+pub(crate) struct World {
+    pub graph: TaskGraph,
+    /// For each task without a final state how far it is.
+    pub stages: Vec<Option<Stage>>,
+    /// For each task its duration, which its class is told as a prior.
+    pub durations: Vec<f64>,
+    pub ranks: Vec<RankView>,
+    pub requests: Vec<RequestView>,
+    pub samples: Samples,
+    pub now: f64,
+    pub settled: f64,
+}
+
+/// A rank of four slots whose node is billed since a moment.
+pub(crate) fn rank(number: u32, state: RankState, since: f64) -> RankView {
+    RankView {
+        rank: Rank(number),
+        state,
+        node_type: NodeTypeId(0),
+        slots: 4,
+        billed_since: Some(time(since)),
+        busy_slots: 0,
+        busy: Duration::ZERO,
+        failures: 0,
+        releasable: number > 0,
+        ends: None,
+    }
+}
+
+pub(crate) fn time(seconds: f64) -> Time {
+    Time((seconds * 1e9) as u64)
+}
+
+impl World {
+    /// A graph of groups under links, whose tasks take `durations[group]` seconds; the first rank is active.
+    pub fn new(counts: &[u32], links: &[(u32, u32, LinkShape)], durations: &[f64]) -> World {
+        let links: Vec<Link> = links
+            .iter()
+            .map(|(from, to, shape)| Link {
+                from: *from,
+                to: *to,
+                shape: shape.clone(),
+                on: Condition::Ok,
+                bytes: 0,
+                span: 0..0,
+            })
+            .collect();
+        let graph = TaskGraph::build(counts, &links).unwrap();
+        let stage = |task: u32| if graph.predecessors(task).len() == 0 { Stage::Ready } else { Stage::Waiting };
+        let stages = (0..graph.task_count() as u32).map(|task| Some(stage(task))).collect();
+        let durations = counts.iter().zip(durations).flat_map(|(&n, &d)| std::iter::repeat_n(d, n as usize)).collect();
+        World {
+            graph,
+            stages,
+            durations,
+            ranks: vec![rank(0, RankState::Active, 0.0)],
+            requests: Vec::new(),
+            samples: Samples::default(),
+            now: 0.0,
+            settled: 0.0,
+        }
+    }
+
+    /// Tasks that need nothing.
+    pub fn bag(tasks: u32, duration: f64) -> World {
+        World::new(&[tasks], &[], &[duration])
+    }
+
+    /// Tasks each of which needs the one before.
+    pub fn chain(tasks: u32, duration: f64) -> World {
+        let pairs = (1..tasks).map(|k| (k - 1, k)).collect();
+        World::new(&[tasks], &[(0, 0, LinkShape::Pairs(pairs))], &[duration])
+    }
+
+    /// Phases of so many tasks, each after all of the one before.
+    pub fn phases(widths: &[u32], duration: f64) -> World {
+        let links: Vec<_> = (1..widths.len() as u32).map(|k| (k - 1, k, LinkShape::All)).collect();
+        World::new(widths, &links, &vec![duration; widths.len()])
+    }
+
+    /// Active ranks, billed since the beginning.
+    pub fn with_ranks(mut self, ranks: u32) -> World {
+        self.ranks = (0..ranks).map(|r| rank(r, RankState::Active, 0.0)).collect();
+        self
+    }
+
+    /// All slots of all ranks have something to do.
+    pub fn busy(mut self) -> World {
+        self.ranks.iter_mut().for_each(|r| r.busy_slots = r.slots);
+        self
+    }
+
+    pub fn request(&mut self, id: u64, nodes: u32) {
+        let asked = time(self.now);
+        self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked });
+    }
+
+    /// Estimates that know the durations; nodes take `delay` seconds to come, which has been seen often.
+    pub fn estimates(&self, delay: f64) -> Estimates {
+        let prior = ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(1)) };
+        let delay = Duration::from_secs_f64(delay);
+        let mut estimates = Estimates::new(vec![prior], &[delay]);
+        (0..100).for_each(|_| {
+            estimates.observe_task(ClassId(0), None, Duration::from_secs(1));
+            estimates.observe_delay(NodeTypeId(0), delay);
+        });
+        estimates
+    }
+
+    pub fn see<R>(&self, look: impl FnOnce(&Observation<'_>) -> R) -> R {
+        let count = |of: fn(&Stage) -> bool| self.stages.iter().flatten().filter(|s| of(s)).count() as u64;
+        let remaining = self.stages.iter().flatten().count() as u64;
+        let counts = Counts {
+            total: self.stages.len() as u64,
+            remaining,
+            ready: count(|s| *s == Stage::Ready),
+            running: count(|s| matches!(s, Stage::Running(_))),
+            completed: self.stages.len() as u64 - remaining,
+            failed: 0,
+        };
+        look(&Observation {
+            now: time(self.now),
+            ranks: &self.ranks,
+            requests: &self.requests,
+            counts,
+            remaining: self,
+            samples: self.samples,
+            settled: self.settled,
+        })
+    }
+}
+
+impl Remaining for World {
+    fn graph(&self) -> &TaskGraph {
+        &self.graph
+    }
+
+    fn each(&self, each: &mut dyn FnMut(RemainingTask)) {
+        for (k, stage) in self.stages.iter().enumerate() {
+            let Some(stage) = *stage else { continue };
+            each(RemainingTask {
+                task: crate::model::TaskId(k as u32),
+                class: ClassId(0),
+                prior: Some(Duration::from_secs_f64(self.durations[k])),
+                slots: 1,
+                stage,
+            });
+        }
+    }
+}

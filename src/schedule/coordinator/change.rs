@@ -1,0 +1,359 @@
+//! The coordinator's part in a change of membership: prepare, gather what is known, give out new homes.
+//!
+//! Joining, draining, parking, losing a rank and rebalancing are one thing: *the homes of some open tasks change at an epoch*.
+//!
+//! | state | event | next | does |
+//! |---|---|---|---|
+//! | settled | a rank comes, goes, pauses or is lost; a rebalance | preparing | gangs that gather are released; `Prepare` to all that have been handed tasks |
+//! | preparing | every rank has acknowledged | settled | see `commit` |
+//! | preparing | a rank is lost | preparing, next epoch | `Prepare` again: the others tell what they heard from it |
+//! | preparing | any other change | preparing | the commit takes it along |
+//!
+//! While the run stops no change begins; one that has begun goes on to its commit, for frozen ranks wait for it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::{Action, Change, Coordinator, Standing, Why};
+use crate::graph::TaskGraph;
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::schedule::handout::Cutter;
+use crate::schedule::homes::{self, Remains};
+use crate::schedule::known;
+use crate::schedule::protocol::{HandOut, Message, Stop, Tried};
+use crate::schedule::ranks::Ranks;
+
+/// What is known of a change that has begun.
+#[derive(Debug, Default)]
+pub(super) struct Preparing {
+    /// Who has not acknowledged yet.
+    missing: BTreeSet<Rank>,
+    /// What each rank keeps: task, attempt, rank.
+    kept: Vec<(TaskId, u16, Rank)>,
+    /// Ends that peers have counted.
+    counted: HashMap<u32, bool>,
+    /// Whether a rank was lost.
+    lost: bool,
+    /// Whether the remaining work is shared out evenly.
+    even_out: bool,
+}
+
+impl Coordinator {
+    /// Something happened to a rank, or shall happen.
+    pub(super) fn change(&mut self, now: Time, rank: Rank, change: Change, actions: &mut Vec<Action>) {
+        if let Some(refusal) = self.refusal(rank, &change) {
+            return actions.push(Action::Tell(refusal));
+        }
+        let held_tasks = self.members.handed().any(|handed| handed == rank);
+        if self.finished || !self.members.change(rank, change.clone()) {
+            return;
+        }
+        self.loads.resize(self.members.len(), Default::default());
+        self.stopped.resize(self.members.len(), false);
+        let ending = self.stopping.is_some() && self.change.is_none();
+        match change {
+            Change::Request => {}
+            Change::Lose if !held_tasks => {}
+            Change::Lose => {
+                self.lose(rank, actions);
+                match ending {
+                    true => self.note_lost_attempts(now, &HashMap::new(), actions),
+                    false => self.begin_change(now, true, false, actions),
+                }
+            }
+            // It comes too late.
+            Change::Arrive(_) if ending => self.members.leave(rank, actions),
+            Change::Arrive(_) | Change::Recall => {
+                if let (Some((how, _)), Change::Arrive(_)) = (&self.stopping, change) {
+                    actions.push(Action::Send { to: rank, message: Message::Stop { how: *how } });
+                }
+                self.begin_change(now, false, true, actions);
+            }
+            Change::Drain | Change::Park => self.begin_change(now, false, false, actions),
+        }
+    }
+
+    /// Why a wish cannot be granted.
+    fn refusal(&self, rank: Rank, change: &Change) -> Option<String> {
+        let verb = match change {
+            Change::Drain => "drained",
+            Change::Park => "parked",
+            Change::Lose => "lost",
+            _ => return None,
+        };
+        if rank == Rank::ZERO && *change != Change::Park {
+            return Some(format!("{rank} coordinates the run and cannot be {verb}"));
+        }
+        let mut able = self.members.able();
+        let slots = able.get_mut(rank.index()).map_or(0, |member| std::mem::take(&mut member.slots));
+        if *change == Change::Lose || slots == 0 {
+            return None;
+        }
+        able.retain(|member| member.slots > 0);
+        let home = (0..).zip(&self.tasks.home).take(self.finals.len());
+        let open = home.filter(|&(task, &home)| self.finals[task as usize].is_none() && home == rank.0);
+        let mut bound = open.filter(|&(task, _)| !able.iter().any(|m| self.tasks.advice.fits(TaskId(task), m)));
+        (able.is_empty() || bound.next().is_some())
+            .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
+    }
+
+    /// The remaining work shall be shared out evenly.
+    pub(super) fn rebalance(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if !self.finished {
+            self.begin_change(now, false, true, actions);
+        }
+    }
+
+    /// A rank is gone.
+    fn lose(&mut self, rank: Rank, actions: &mut Vec<Action>) {
+        self.loads[rank.index()] = Default::default();
+        actions.push(Action::Tell(format!("{rank} is lost")));
+    }
+
+    fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
+        let fresh = self.change.is_none();
+        if fresh && self.stopping.is_some() {
+            return;
+        }
+        let preparing = self.change.get_or_insert_default();
+        preparing.lost |= lost;
+        preparing.even_out |= even_out;
+        if fresh {
+            self.gangs.abandon(actions);
+        }
+        if fresh || lost {
+            self.epoch += 1;
+            preparing.kept.clear();
+            preparing.missing = self.members.handed().collect();
+            for &to in &preparing.missing {
+                let reserve = self.members.standing(to) == Some(Standing::Active);
+                let message = Message::Prepare { epoch: self.epoch, lost: preparing.lost, reserve };
+                actions.push(Action::Send { to, message });
+            }
+        }
+        self.commit_if_prepared(now, actions);
+    }
+
+    /// A rank has stopped starting tasks and told all that it knows.
+    pub(super) fn acknowledged(
+        &mut self,
+        now: Time,
+        from: Rank,
+        epoch: u32,
+        kept: Vec<(TaskId, u16)>,
+        counted: Vec<(u32, bool)>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(preparing) = self.change.as_mut().filter(|_| epoch == self.epoch) else { return };
+        if preparing.missing.remove(&from) {
+            preparing.kept.extend(kept.into_iter().map(|(task, attempt)| (task, attempt, from)));
+            preparing.counted.extend(counted);
+            self.commit_if_prepared(now, actions);
+        }
+    }
+
+    /// A rank that drains has nothing left.
+    pub(super) fn emptied(&mut self, from: Rank, epoch: u32, actions: &mut Vec<Action>) {
+        let drained = self.members.standing(from) == Some(Standing::Draining);
+        // During a change it is asked for an answer, and says so again afterwards.
+        if drained && epoch == self.epoch && self.change.is_none() {
+            self.loads[from.index()] = Default::default();
+            self.members.leave(from, actions);
+        }
+    }
+
+    fn commit_if_prepared(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if let Some(preparing) = self.change.take_if(|preparing| preparing.missing.is_empty()) {
+            self.commit(now, &preparing, actions);
+        }
+    }
+
+    /// What all acknowledgements say together is a consistent cut of the run. From it follow the tasks that have ended, who keeps which
+    /// of the open ones, the new homes, and each rank's part.
+    fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
+        let graph = Arc::clone(&self.tasks.graph);
+        let ended = self.close(now, &graph, preparing, actions);
+        let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
+        let kept: HashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
+        self.note_lost_attempts(now, &kept, actions);
+        let members = self.members.able();
+        self.tasks.advice.share_out(&members);
+        let remains = Remains {
+            graph: &graph,
+            ended: &ended,
+            kept: &kept,
+            members: &members,
+            advice: self.tasks.advice.as_ref(),
+            even_out: preparing.even_out,
+        };
+        self.homeless = homes::choose(&remains, &mut self.tasks.home);
+        self.hand_out(&graph, &ended, &kept, actions);
+        self.members.hand_out();
+        self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(Standing::is_here), actions);
+        if self.stopping.is_some() {
+            self.gangs.abandon(actions);
+        }
+    }
+
+    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
+    pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let tasks = self.homeless + self.gangs.unplaced();
+        if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
+            return;
+        }
+        let resting = |rank: &Rank| matches!(self.members.standing(*rank), Some(Standing::Parked | Standing::Draining));
+        let resting: Vec<Rank> = self.members.here().filter(resting).collect();
+        for &rank in &resting {
+            actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
+            self.members.change(rank, Change::Recall);
+        }
+        if !resting.is_empty() {
+            self.begin_change(now, false, true, actions);
+        } else if !self.members.expects_more() {
+            let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
+            actions.push(Action::Tell(format!("{reason}: nothing more is started")));
+            self.stop(Stop::Drain, Why::Broken(reason), actions);
+        }
+    }
+
+    /// True if a rank's word that it keeps a task is not overtaken by a later one.
+    fn is_claim(&self, task: TaskId, attempt: u16) -> bool {
+        self.finals.get(task.index()).is_some_and(Option::is_none) && attempt > self.attempts(task)
+    }
+
+    /// How many attempts at a task have ended.
+    fn attempts(&self, task: TaskId) -> u16 {
+        self.tried.get(&task).map_or(0, |tried| tried.attempts)
+    }
+
+    /// For each node whether it ended well, if it has ended. Ends that only the peers of a lost rank know of are written down.
+    fn close(
+        &mut self,
+        now: Time,
+        graph: &TaskGraph,
+        preparing: &Preparing,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Option<bool>> {
+        let mut ended: Vec<Option<bool>> = vec![None; graph.node_count()];
+        for (end, state) in ended.iter_mut().zip(&self.finals) {
+            *end = state.map(|state| state == State::Completed);
+        }
+        for (&node, &ok) in &preparing.counted {
+            if let Some(end) = ended.get_mut(node as usize) {
+                *end = end.or(Some(ok));
+            }
+        }
+        let mut unheard: Vec<Attempt> = Vec::new();
+        let mut begun: Vec<bool> =
+            self.finals.iter().map(|state| state.is_some_and(|state| state != State::Skipped)).collect();
+        // The attempt that a rank still has is the one that ended, if its task has.
+        let mut latest: HashMap<TaskId, u16> = HashMap::new();
+        for &(task, attempt, _) in &preparing.kept {
+            if self.is_claim(task, attempt) {
+                begun[task.index()] = true;
+                let latest = latest.entry(task).or_default();
+                *latest = attempt.max(*latest);
+                // Who tries a task again has heard of failures that nobody else may have.
+                let failed =
+                    (self.attempts(task) + 1..attempt).map(|number| self.unheard(now, task, number, State::Failed));
+                unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
+            }
+        }
+        let begun = |node: u32| begun.get(node as usize).is_some_and(|&begun| begun);
+        known::close(graph, &begun, &mut ended);
+        for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
+            let id = TaskId(task as u32);
+            let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
+            match ended[task] {
+                Some(true) => unheard.push(self.unheard(now, id, next, State::Completed)),
+                Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
+                    unheard.push(self.unheard(now, id, 0, State::Skipped));
+                }
+                Some(false) => unheard.push(self.unheard(now, id, next, State::Failed)),
+                None => {}
+            }
+        }
+        self.count(unheard, actions);
+        ended
+    }
+
+    /// The record of an end that its own rank did not live to report.
+    fn unheard(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
+        let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
+        let outcome = Outcome { state, exit };
+        Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
+    }
+
+    /// Writes down what lost ranks are known to have been running, and counts it as tried.
+    fn note_lost_attempts(&mut self, now: Time, kept: &HashMap<TaskId, Rank>, actions: &mut Vec<Action>) {
+        let mut lost: Vec<Attempt> = Vec::new();
+        self.running.retain(|&task, &mut (rank, running)| {
+            let is_lost = self.members.standing(rank) == Some(Standing::Lost);
+            if is_lost && !kept.contains_key(&task) {
+                let (attempt, start) = (running.attempt, running.start);
+                let outcome = Outcome { state: State::NodeFail, exit: 0 };
+                lost.push(Attempt {
+                    task,
+                    attempt,
+                    outcome,
+                    last: false,
+                    rank,
+                    slot: 0,
+                    ready: start,
+                    start,
+                    end: now,
+                });
+            }
+            !is_lost
+        });
+        lost.sort_unstable_by_key(|attempt| attempt.task);
+        for &Attempt { task, attempt, rank, .. } in &lost {
+            let none = Tried { task, attempts: 0, lost: 0, rank, end: Time::ZERO };
+            let tried = self.tried.entry(task).or_insert(none);
+            *tried = Tried { attempts: attempt, lost: tried.lost.saturating_add(1), rank, ..*tried };
+        }
+        if !lost.is_empty() {
+            actions.push(Action::Journal(lost));
+        }
+    }
+
+    /// Sends each rank its part and what it must know of it.
+    fn hand_out(
+        &self,
+        graph: &TaskGraph,
+        ended: &[Option<bool>],
+        kept: &HashMap<TaskId, Rank>,
+        actions: &mut Vec<Action>,
+    ) {
+        let ranks = self.members.len();
+        let home = &self.tasks.home;
+        let mut hand_outs: Vec<HandOut> = vec![HandOut::default(); ranks];
+        for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {
+            let at = home[task.index()];
+            hand_outs[at as usize].out.push(task);
+            hand_outs[keeper.index()].leases.push((task, Rank(at)));
+        }
+        for tried in self.tried.values() {
+            hand_outs[home[tried.task.index()] as usize].tried.push(*tried);
+        }
+        let active: Ranks = self.members.active().map(|rank| rank.0).collect();
+        for hand_out in &mut hand_outs {
+            hand_out.out.sort_unstable();
+            hand_out.leases.sort_unstable();
+            hand_out.tried.sort_unstable_by_key(|tried| tried.task);
+        }
+        let is_ended = |node: u32| ended[node as usize];
+        let cutter = Cutter::new(graph, home, &self.tasks.urgency, ranks, &is_ended);
+        for to in self.members.here() {
+            let hand_out = HandOut {
+                epoch: self.epoch,
+                part: cutter.part(to.index()),
+                limits: self.tasks.advice.shares(to),
+                active: active.clone(),
+                leave: self.members.standing(to) == Some(Standing::Draining),
+                ..std::mem::take(&mut hand_outs[to.index()])
+            };
+            actions.push(Action::Send { to, message: Message::HandOut(Box::new(hand_out)) });
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! New homes for open tasks, when ranks come, go or carry unequal shares of what remains.
+//!
+//! A task moves only if it must (its rank takes no part any more, or cannot run it) or, when the remaining work is evened out, as
+//! part of the share that its rank has too much of. It goes to a rank that has less than its share, by remaining work per slot: where
+//! most of what it needs is at home, if that is such a rank, else where there is most room. Tasks follow those they need, so a chain
+//! moves as a whole. What somebody runs or is about to run stays with that rank if it takes part.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::membership::Member;
+use crate::graph::TaskGraph;
+use crate::model::{Rank, TaskId};
+
+/// What must be known of tasks to choose homes.
+pub trait Advice: Send {
+    /// Estimated duration of a task in nanoseconds.
+    fn work(&self, task: TaskId) -> u64;
+    /// True if a rank has what a task asks for. A task that no rank can hold alone may be at home with any.
+    fn fits(&self, task: TaskId, member: &Member) -> bool;
+    /// Shares the limits on how many tasks of a group run at once out among these ranks; one without slots takes no part.
+    fn share_out(&mut self, members: &[Member]);
+    /// True unless a task is of a limited group of which this rank has no share.
+    fn has_share(&self, task: TaskId, rank: Rank) -> bool;
+    /// A rank's shares: groups, and how many of their tasks it may run at once.
+    fn shares(&self, rank: Rank) -> Vec<(u32, u32)>;
+}
+
+/// What remains, and who is there.
+pub(super) struct Remains<'a> {
+    pub(super) graph: &'a TaskGraph,
+    /// For each node whether it ended well, if it has ended.
+    pub(super) ended: &'a [Option<bool>],
+    /// Who runs or is about to run a task.
+    pub(super) kept: &'a HashMap<TaskId, Rank>,
+    /// All ranks; one that takes no part has no slots.
+    pub(super) members: &'a [Member],
+    pub(super) advice: &'a dyn Advice,
+    /// Whether the work is evened out, or only moved where it must be.
+    pub(super) even_out: bool,
+}
+
+impl Remains<'_> {
+    fn work(&self, node: u32) -> u64 {
+        if (node as usize) < self.graph.task_count() { self.advice.work(TaskId(node)).max(1) } else { 0 }
+    }
+
+    fn fits(&self, node: u32, rank: u32) -> bool {
+        let (member, task) = (&self.members[rank as usize], TaskId(node));
+        let is_join = (node as usize) >= self.graph.task_count();
+        member.slots > 0 && (is_join || (self.advice.fits(task, member) && self.advice.has_share(task, Rank(rank))))
+    }
+}
+
+/// Chooses homes anew. Returns how many open tasks no rank can take: those stay where they are, in nobody's part.
+pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> u32 {
+    let before = home.to_vec();
+    let mut scales = Scales::new(remains, home);
+    let mut homeless = 0;
+    for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
+        let at = home[node as usize];
+        let next = match remains.kept.get(&TaskId(node)) {
+            Some(keeper) if !remains.fits(node, at) => Some(keeper.0).filter(|&rank| remains.fits(node, rank)),
+            Some(_) => Some(at),
+            None if remains.fits(node, at) => Some(scales.lighten(remains, &before, home, node)),
+            None => None,
+        };
+        let next = next.or_else(|| scales.near(remains, home, node)).or_else(|| scales.lightest(remains, node));
+        match next {
+            Some(next) => {
+                scales.carry(remains.work(node), at, next);
+                home[node as usize] = next;
+            }
+            None => homeless += u32::from((node as usize) < remains.graph.task_count()),
+        }
+    }
+    homeless
+}
+
+/// How much each rank has, and how much it should have.
+struct Scales {
+    load: Vec<u128>,
+    share: Vec<u128>,
+    slots: Vec<u32>,
+    /// How much each rank had, how much of that it is to give away, and (times what it had) how much of it is due now.
+    had: Vec<u128>,
+    give: Vec<u128>,
+    due: Vec<u128>,
+    /// Ranks by load per slot, the lightest first; an entry that is out of date is put right when it comes up.
+    lightest: BinaryHeap<Reverse<(u128, u32)>>,
+}
+
+impl Scales {
+    fn new(remains: &Remains<'_>, home: &[u32]) -> Scales {
+        let ranks = remains.members.len();
+        let mut load = vec![0u128; ranks];
+        for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
+            load[home[node as usize] as usize] += u128::from(remains.work(node));
+        }
+        let slots: Vec<u32> = remains.members.iter().map(|member| member.slots).collect();
+        let all = slots.iter().map(|&slots| u128::from(slots)).sum::<u128>().max(1);
+        let total: u128 = load.iter().sum();
+        let share: Vec<u128> = slots.iter().map(|&slots| (total * u128::from(slots)).div_ceil(all)).collect();
+        let excess = |(&load, &share): (&u128, &u128)| match remains.even_out {
+            true => load.saturating_sub(share),
+            false => 0,
+        };
+        let give = load.iter().zip(&share).map(excess).collect();
+        let able = (0..ranks as u32).filter(|&rank| slots[rank as usize] > 0);
+        let lightest =
+            able.map(|rank| Reverse((load[rank as usize] / u128::from(slots[rank as usize]), rank))).collect();
+        Scales { due: vec![0; ranks], had: load.clone(), load, share, slots, give, lightest }
+    }
+
+    fn carry(&mut self, work: u64, from: u32, to: u32) {
+        self.load[from as usize] = self.load[from as usize].saturating_sub(work.into());
+        self.load[to as usize] += u128::from(work);
+    }
+
+    fn has_room(&self, rank: u32) -> bool {
+        self.load[rank as usize] < self.share[rank as usize]
+    }
+
+    /// Where a task goes that need not move: with what it needs, or away as part of what its rank has too much of.
+    fn lighten(&mut self, remains: &Remains<'_>, before: &[u32], home: &[u32], node: u32) -> u32 {
+        let at = home[node as usize];
+        if self.give[at as usize] == 0 {
+            return at;
+        }
+        let open = |p: &u32| remains.ended[*p as usize].is_none() && before[*p as usize] == at;
+        if let Some(leader) = remains.graph.predecessors(node).map(|edge| edge.node()).find(open) {
+            let to = home[leader as usize];
+            return if self.has_room(to) && remains.fits(node, to) { to } else { at };
+        }
+        let work = u128::from(remains.work(node));
+        self.due[at as usize] += work * self.give[at as usize];
+        if self.due[at as usize] < work * self.had[at as usize] {
+            return at;
+        }
+        match self.lightest(remains, node).filter(|&to| self.has_room(to)) {
+            Some(to) => {
+                self.due[at as usize] -= work * self.had[at as usize];
+                to
+            }
+            None => at,
+        }
+    }
+
+    /// Where most of what a task needs is, or was, at home, if there is room.
+    fn near(&self, remains: &Remains<'_>, home: &[u32], node: u32) -> Option<u32> {
+        let mut homes: Vec<u32> = remains.graph.predecessors(node).map(|edge| home[edge.node() as usize]).collect();
+        homes.sort_unstable();
+        let runs = homes.chunk_by(|a, b| a == b).filter(|run| self.has_room(run[0]) && remains.fits(node, run[0]));
+        runs.max_by_key(|run| (run.len(), Reverse(run[0]))).map(|run| run[0])
+    }
+
+    /// The rank with the least work per slot of those that can run a task.
+    fn lightest(&mut self, remains: &Remains<'_>, node: u32) -> Option<u32> {
+        let mut passed = Vec::new();
+        let mut found = None;
+        while let Some(Reverse((load, rank))) = self.lightest.pop() {
+            let now = self.load[rank as usize] / u128::from(self.slots[rank as usize]);
+            if load < now {
+                self.lightest.push(Reverse((now, rank)));
+                continue;
+            }
+            passed.push(Reverse((now, rank)));
+            if remains.fits(node, rank) {
+                found = Some(rank);
+                break;
+            }
+        }
+        self.lightest.extend(passed);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::link::{Condition, Link, LinkShape};
+
+    struct Alike;
+
+    impl Advice for Alike {
+        fn work(&self, _: TaskId) -> u64 {
+            10
+        }
+
+        fn fits(&self, task: TaskId, member: &Member) -> bool {
+            task.0 != 99 || member.gpus > 0
+        }
+
+        fn share_out(&mut self, _: &[Member]) {}
+
+        fn has_share(&self, _: TaskId, _: Rank) -> bool {
+            true
+        }
+
+        fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
+            Vec::new()
+        }
+    }
+
+    fn chosen(graph: &TaskGraph, home: &[u32], slots: &[u32], kept: &[(u32, u32)], even_out: bool) -> (Vec<u32>, u32) {
+        let ended = vec![None; graph.node_count()];
+        let kept = kept.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
+        let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
+        let (members, advice) = (&members[..], &Alike as &dyn Advice);
+        let remains = Remains { graph, ended: &ended, kept: &kept, members, advice, even_out };
+        let mut home = home.to_vec();
+        let homeless = choose(&remains, &mut home);
+        (home, homeless)
+    }
+
+    fn count(home: &[u32], rank: u32) -> usize {
+        home.iter().filter(|&&home| home == rank).count()
+    }
+
+    #[test]
+    fn a_rank_that_joins_gets_its_share_and_nothing_else_moves() {
+        let bag = TaskGraph::build(&[90], &[]).unwrap();
+        let before: Vec<u32> = (0..90).map(|task| task % 2).collect();
+        let (home, homeless) = chosen(&bag, &before, &[1, 1, 1], &[], true);
+        assert_eq!((count(&home, 0), count(&home, 1), count(&home, 2), homeless), (30, 30, 30, 0));
+        assert!(home.iter().zip(&before).all(|(now, before)| now == before || *now == 2));
+        assert_eq!(chosen(&bag, &before, &[1, 1, 1], &[], false).0, before, "nobody must move");
+    }
+
+    #[test]
+    fn the_tasks_of_a_rank_that_goes_are_shared_out_by_slots() {
+        let bag = TaskGraph::build(&[60], &[]).unwrap();
+        let before: Vec<u32> = (0..60).map(|task| task % 3).collect();
+        let (home, _) = chosen(&bag, &before, &[1, 3, 0], &[(2, 0), (5, 2)], false);
+        assert_eq!((count(&home, 2), home[2]), (0, 0), "a task goes home to who runs it");
+        assert!(count(&home, 1) > 35, "{home:?}");
+    }
+
+    #[test]
+    fn chains_move_whole() {
+        let links: Vec<Link> = (1..5)
+            .map(|to| Link { from: to - 1, to, shape: LinkShape::Each, on: Condition::Ok, bytes: 0, span: 0..0 })
+            .collect();
+        let chains = TaskGraph::build(&[10; 5], &links).unwrap();
+        let (home, _) = chosen(&chains, &[0; 50], &[1, 1], &[], true);
+        assert_eq!(count(&home, 1), 25);
+        assert!((0..10).all(|chain| (1..5).all(|step| home[chain] == home[chain + 10 * step])), "{home:?}");
+    }
+
+    #[test]
+    fn what_fits_nowhere_stays_and_is_counted() {
+        let bag = TaskGraph::build(&[100], &[]).unwrap();
+        let (home, homeless) = chosen(&bag, &[1; 100], &[1, 0], &[], false);
+        assert_eq!((count(&home, 1), home[99], homeless), (1, 1, 1));
+        assert_eq!(chosen(&bag, &[1; 100], &[0, 0], &[], true).1, 100);
+    }
+}

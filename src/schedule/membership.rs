@@ -1,0 +1,217 @@
+//! Who takes part in a run: the life of each rank as the coordinator sees it. No messages here; see `coordinator/change.rs`.
+//!
+//! | state | event | next |
+//! |---|---|---|
+//! | requested | arrives | joining |
+//! | requested, joining, active, draining, parked | is lost | lost |
+//! | joining | is handed its tasks | active |
+//! | joining, active, parked | is drained | draining |
+//! | joining, active | is parked | parked |
+//! | parked, draining | is recalled | active |
+//! | draining | is empty | left |
+//!
+//! A rank that left or was lost never comes back under its number: one that does is told to leave, and joins as another.
+
+use super::coordinator::Action;
+use super::protocol::Message;
+use crate::model::Rank;
+
+/// A rank as the coordinator knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Its node.
+    pub node: String,
+    /// Its slots; a rank without slots runs no tasks.
+    pub slots: u32,
+    /// Bytes of memory that its tasks may use in all.
+    pub memory: u64,
+    /// GPUs that its tasks may use.
+    pub gpus: u32,
+}
+
+/// Where a rank stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Has been asked for and is not there yet.
+    Requested,
+    /// Is there and waits to be handed its first tasks.
+    Joining,
+    /// Takes part.
+    Active,
+    /// Ends what it runs, takes nothing more and then leaves.
+    Draining,
+    /// Is there and holds no task.
+    Parked,
+    /// Has been told to leave after it was empty.
+    Left,
+    /// Has vanished.
+    Lost,
+}
+
+/// What may happen to a rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has been asked for.
+    Request,
+    /// It is there.
+    Arrive(Member),
+    /// It shall leave for good.
+    Drain,
+    /// It shall hold no task, but stay.
+    Park,
+    /// It shall take part again.
+    Recall,
+    /// It is not heard of any more.
+    Lose,
+}
+
+impl Standing {
+    /// True for a rank that hears messages.
+    pub fn is_here(self) -> bool {
+        matches!(self, Standing::Joining | Standing::Active | Standing::Draining | Standing::Parked)
+    }
+
+    /// True for a rank that is gone for good.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Standing::Left | Standing::Lost)
+    }
+
+    /// What follows from an event; `None` if it means nothing to a rank in this state.
+    fn next(self, change: &Change) -> Option<Standing> {
+        use Standing::{Active, Draining, Joining, Lost, Parked, Requested};
+        match (self, change) {
+            (Requested, Change::Arrive(_)) => Some(Joining),
+            (Requested | Joining | Active | Draining | Parked, Change::Lose) => Some(Lost),
+            (Joining | Active | Parked, Change::Drain) => Some(Draining),
+            (Joining | Active, Change::Park) => Some(Parked),
+            (Parked | Draining, Change::Recall) => Some(Active),
+            _ => None,
+        }
+    }
+}
+
+/// All ranks that ever were.
+#[derive(Debug)]
+pub(super) struct Members {
+    table: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    member: Member,
+    standing: Standing,
+    /// It has been handed tasks at least once, so it must prepare for each change.
+    handed: bool,
+}
+
+impl Members {
+    /// The ranks with which a run begins: all take part.
+    pub(super) fn new(members: Vec<Member>) -> Members {
+        let entry = |member| Entry { member, standing: Standing::Active, handed: true };
+        Members { table: members.into_iter().map(entry).collect() }
+    }
+
+    /// How many numbers have been given out.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn standing(&self, rank: Rank) -> Option<Standing> {
+        self.table.get(rank.index()).map(|entry| entry.standing)
+    }
+
+    /// Ranks that hear messages.
+    pub(super) fn here(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.ranks(|entry| entry.standing.is_here())
+    }
+
+    /// Ranks that hold tasks, or did, and are here.
+    pub(super) fn handed(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.ranks(|entry| entry.handed && entry.standing.is_here())
+    }
+
+    /// Ranks that take part, once the joining ones have been handed their tasks.
+    pub(super) fn active(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.ranks(|entry| matches!(entry.standing, Standing::Joining | Standing::Active))
+    }
+
+    fn ranks(&self, which: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Rank> {
+        (0..).zip(&self.table).filter(move |(_, entry)| which(entry)).map(|(rank, _)| Rank(rank))
+    }
+
+    /// True if a number is still to be filled by a rank that has been asked for.
+    pub(super) fn expects_more(&self) -> bool {
+        self.table.iter().any(|entry| entry.standing == Standing::Requested)
+    }
+
+    /// The ranks with what they have; one that does not take part has no slots for anybody.
+    pub(super) fn able(&self) -> Vec<Member> {
+        let able = |entry: &Entry| match entry.standing {
+            Standing::Joining | Standing::Active => entry.member.clone(),
+            _ => Member { slots: 0, ..entry.member.clone() },
+        };
+        self.table.iter().map(able).collect()
+    }
+
+    /// Takes one event in. False if it changes nothing.
+    pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
+        let fresh = rank.index() == self.table.len();
+        if fresh && matches!(change, Change::Request | Change::Arrive(_)) {
+            self.table.push(Entry { member: Member::default(), standing: Standing::Requested, handed: false });
+        }
+        let Some(entry) = self.table.get_mut(rank.index()) else { return false };
+        let Some(next) = entry.standing.next(&change) else { return fresh };
+        entry.standing = next;
+        if let Change::Arrive(member) = change {
+            entry.member = member;
+        }
+        true
+    }
+
+    /// All ranks that are here have been handed their tasks.
+    pub(super) fn hand_out(&mut self) {
+        for entry in self.table.iter_mut().filter(|entry| entry.standing.is_here()) {
+            entry.handed = true;
+            if entry.standing == Standing::Joining {
+                entry.standing = Standing::Active;
+            }
+        }
+    }
+
+    /// A rank has nothing to do here any more: it is told so.
+    pub(super) fn leave(&mut self, rank: Rank, actions: &mut Vec<Action>) {
+        if let Some(entry) = self.table.get_mut(rank.index()) {
+            entry.standing = Standing::Left;
+            actions.push(Action::Send { to: rank, message: Message::Finish });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_never_comes_back() {
+        let member = || Member { node: "a".into(), slots: 2, ..Member::default() };
+        let mut members = Members::new(vec![member(), member()]);
+        assert!(members.change(Rank(1), Change::Drain));
+        members.leave(Rank(1), &mut Vec::new());
+        for change in [Change::Recall, Change::Arrive(member()), Change::Lose, Change::Park, Change::Drain] {
+            assert!(!members.change(Rank(1), change));
+        }
+        assert_eq!(members.standing(Rank(1)), Some(Standing::Left));
+    }
+
+    #[test]
+    fn a_rank_joins_with_the_next_hand_out() {
+        let mut members = Members::new(vec![Member::default()]);
+        assert!(members.change(Rank(1), Change::Request) && members.expects_more());
+        assert_eq!(members.here().count(), 1);
+        assert!(members.change(Rank(1), Change::Arrive(Member { slots: 3, ..Member::default() })));
+        assert_eq!((members.handed().count(), members.active().count(), members.able()[1].slots), (1, 2, 3));
+        members.hand_out();
+        assert_eq!((members.handed().count(), members.standing(Rank(1))), (2, Some(Standing::Active)));
+        assert!(!members.change(Rank(3), Change::Request), "numbers are given out in turn");
+    }
+}

@@ -1,0 +1,149 @@
+//! Random jobs and what each of their tasks must end as.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::graph::link::{Condition, Link, LinkShape};
+use crate::graph::{JoinRule, TaskGraph};
+use crate::job::Retry;
+use crate::model::{Outcome, Rank, State, TaskId};
+use crate::schedule::coordinator::{Advice, Member};
+use crate::schedule::gang::Shape;
+use crate::schedule::worker::Facts;
+
+/// What a job of the test is like.
+pub(super) struct Job {
+    pub(super) graph: Arc<TaskGraph>,
+    pub(super) retries: Vec<u16>,
+    pub(super) elsewhere: Vec<bool>,
+    pub(super) movable: Vec<bool>,
+    pub(super) gangs: BTreeMap<u32, Shape>,
+    pub(super) fails: HashSet<(u32, u16)>,
+    pub(super) duration: Vec<u64>,
+    /// Slots that a rank must have to run a task.
+    pub(super) needs: Vec<u32>,
+}
+
+impl Facts for Job {
+    fn retry(&self, task: TaskId) -> Retry {
+        let (count, elsewhere) = (self.retries[task.index()], self.elsewhere[task.index()]);
+        Retry { count, backoff: Duration::from_micros(300), factor: 2.0, elsewhere }
+    }
+
+    fn movable(&self, task: TaskId) -> bool {
+        self.movable[task.index()]
+    }
+
+    fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
+        self.gangs.get(&task.0).is_some_and(|shape| shape.ranks * shape.cpus > slots)
+    }
+}
+
+/// The test's answers to the coordinator's questions.
+pub(super) struct Terms(pub(super) Arc<Job>);
+
+impl Advice for Terms {
+    fn work(&self, task: TaskId) -> u64 {
+        self.0.duration[task.index()]
+    }
+
+    fn fits(&self, task: TaskId, member: &Member) -> bool {
+        member.slots >= self.0.needs[task.index()]
+    }
+
+    fn share_out(&mut self, _: &[Member]) {}
+
+    fn has_share(&self, _: TaskId, _: Rank) -> bool {
+        true
+    }
+
+    fn shares(&self, _: Rank) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
+}
+
+impl Job {
+    pub(super) fn random(rng: &mut Rng, slots: &[u32]) -> Job {
+        let groups = rng.u32(1..9);
+        let counts: Vec<u32> = (0..groups).map(|_| rng.u32(1..10)).collect();
+        let mut links = Vec::new();
+        for to in 1..groups {
+            for _ in 0..rng.u32(0..3) {
+                links.push(random_link(rng, &counts, to));
+            }
+        }
+        let graph = TaskGraph::build(&counts, &links).expect("links go from earlier to later groups");
+        let n = graph.task_count();
+        let failing = rng.f64() * 0.4;
+        let total: u32 = slots.iter().sum();
+        let gang = |rng: &mut Rng| Shape { ranks: rng.u32(1..=total), cpus: 1, per_node: None };
+        let gangs: BTreeMap<u32, Shape> = (0..n as u32)
+            .filter(|_| rng.f64() < 0.05)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|t| (t, gang(rng)))
+            .collect();
+        let movable: Vec<bool> = (0..n as u32).map(|t| rng.f64() < 0.8 && !gangs.contains_key(&t)).collect();
+        let wide = slots.iter().any(|&slots| slots > 1);
+        let need = |t: usize| if wide && !movable[t] && !gangs.contains_key(&(t as u32)) && rng.bool() { 2 } else { 1 };
+        Job {
+            needs: (0..n).map(need).collect(),
+            retries: (0..n).map(|_| if rng.bool() { 0 } else { rng.u16(0..4) }).collect(),
+            elsewhere: (0..n).map(|_| rng.bool()).collect(),
+            movable,
+            fails: (0..n as u32).flat_map(|t| (1..5).map(move |a| (t, a))).filter(|_| rng.f64() < failing).collect(),
+            duration: (0..n).map(|_| rng.u64(1_000..2_000_000)).collect(),
+            gangs,
+            graph: Arc::new(graph),
+        }
+    }
+
+    /// How an attempt ends; those that were lost with their rank are not counted.
+    pub(super) fn outcome(&self, task: TaskId, attempt: u16) -> Outcome {
+        if self.fails.contains(&(task.0, attempt)) { Outcome { state: State::Failed, exit: 1 } } else { Outcome::OK }
+    }
+
+    /// The state that every task must end in, from the meaning of the graph alone.
+    pub(super) fn oracle(&self) -> Vec<State> {
+        let mut ok = vec![false; self.graph.node_count()];
+        let mut states = vec![State::Pending; self.graph.task_count()];
+        for node in self.graph.topological().iter() {
+            let violated = self.graph.predecessors(node).any(|e| e.violated_by(ok[e.node() as usize]));
+            ok[node as usize] = match self.graph.join(node) {
+                Some(JoinRule::All) => !violated,
+                Some(JoinRule::AnyNotOk) => violated,
+                None => {
+                    let task = TaskId(node);
+                    let runs = (1..=self.retries[task.index()] + 1).any(|a| self.outcome(task, a).ok());
+                    states[task.index()] = match (violated, runs) {
+                        (true, _) => State::Skipped,
+                        (false, true) => State::Completed,
+                        (false, false) => State::Failed,
+                    };
+                    states[task.index()] == State::Completed
+                }
+            };
+        }
+        states
+    }
+}
+
+fn random_link(rng: &mut Rng, counts: &[u32], to: u32) -> Link {
+    let from = rng.u32(0..to);
+    let (n, m) = (counts[from as usize], counts[to as usize]);
+    let shape = match rng.u32(0..4) {
+        0 if n == m => LinkShape::Each,
+        1 => LinkShape::One(rng.u32(0..n)),
+        2 => LinkShape::Pairs((0..rng.u32(1..6)).map(|_| (rng.u32(0..n), rng.u32(0..m))).collect()),
+        _ => LinkShape::All,
+    };
+    let on = match rng.u32(0..6) {
+        0 => Condition::NotOk,
+        1 => Condition::Any,
+        _ => Condition::Ok,
+    };
+    Link { from, to, shape, on, bytes: 0, span: 0..0 }
+}

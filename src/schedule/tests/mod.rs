@@ -1,0 +1,201 @@
+//! Drives coordinator and workers over a simulated network: random graphs, random delays, messages of different senders reordered, tasks
+//! that fail, gangs, stops and resumes, ranks that come, go and die. Every run is replayed by its seed.
+//!
+//! What must hold is checked by an oracle that knows only the graph and which attempts fail.
+
+mod job;
+mod world;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use self::job::Job;
+use self::world::{Execution, Happening, Life, World};
+use super::coordinator::{Change, Why};
+use super::protocol::Stop;
+use crate::graph::TaskGraph;
+use crate::graph::link::Condition;
+use crate::model::{Attempt, Rank, State, TaskId};
+
+fn final_states(journals: &[&[Attempt]], tasks: usize) -> Vec<State> {
+    let mut states = vec![State::Pending; tasks];
+    for attempt in journals.iter().flat_map(|j| j.iter()).filter(|a| a.last) {
+        states[attempt.task.index()] = attempt.outcome.state;
+    }
+    states
+}
+
+fn random_slots(rng: &mut Rng) -> Vec<u32> {
+    let mut slots: Vec<u32> = (0..rng.usize(1..7)).map(|_| rng.u32(1..4)).collect();
+    if slots.len() > 1 && rng.u32(0..3) == 0 {
+        slots[0] = 0;
+    }
+    slots
+}
+
+/// The seeds to try: one that is to be replayed, so many as are asked for, or what a test takes by itself.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    match (number("PHALANX_SEED"), number("PHALANX_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => 0..count,
+        (None, None) => 0..usual,
+    }
+}
+
+/// Names the seed when a run fails, so that it can be replayed.
+struct Named(u64, &'static str);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with: PHALANX_SEED={} cargo test --lib schedule::tests::{}", self.0, self.1);
+        }
+    }
+}
+
+/// Every edge is respected and nothing ran twice that need not. What a rank did that had been declared lost by mistake is nobody's
+/// business but its own, unless others heard of it.
+fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &BTreeSet<u32>) {
+    let is_lost = |rank: usize| world.life[rank] == Life::Dead || world.outcasts.contains(&rank);
+    let any_lost = (0..world.life.len()).any(is_lost);
+    let mut first_end: HashMap<TaskId, u64> = done.iter().map(|&task| (TaskId(task), 0)).collect();
+    for run in &world.executed {
+        let end = first_end.entry(run.task).or_insert(run.end);
+        *end = run.end.min(*end);
+    }
+    let runs: Vec<&Execution> = world.executed.iter().filter(|run| !world.outcasts.contains(&run.rank)).collect();
+    let mut seen: HashMap<(TaskId, u16), &Execution> = HashMap::new();
+    let mut last: HashMap<TaskId, u64> = HashMap::new();
+    for run in &runs {
+        let start = last.entry(run.task).or_insert(run.start);
+        *start = run.start.max(*start);
+        if let Some(before) = seen.insert((run.task, run.attempt), run) {
+            // A first success is told by who ran it. Other ends only the home tells of, and it may be lost before it has.
+            let told = before.ok && before.attempt == 1;
+            assert!(is_lost(before.rank) || (any_lost && !told), "{run:?} ran before: {before:?}");
+        }
+    }
+    // After losses a task whose end only `afterany` speaks for may run again after its successor, as may one whose successor does, too.
+    let plain = (0..graph.node_count() as u32).all(|node| graph.predecessors(node).all(|e| e.on() == Condition::Ok));
+    for run in &runs {
+        let strict = !any_lost || (plain && world.finished == Some(Why::Complete) && last[&run.task] == run.start);
+        for needed in graph.tasks_before(run.task).into_iter().filter(|t| oracle[t.index()] != State::Skipped) {
+            assert!(first_end.get(&needed).is_some_and(|&end| end <= run.start), "{run:?} started before {needed:?}");
+            let later = runs.iter().find(|e| e.task == needed && e.end > run.start);
+            assert!(!strict || later.is_none(), "{run:?} started before {later:?} had ended");
+        }
+    }
+}
+
+#[test]
+fn random_graphs_end_as_the_oracle_says() {
+    let mut stolen = 0;
+    for seed in seeds(2000) {
+        let _named = Named(seed, "random_graphs");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let job = Arc::new(Job::random(&mut rng, &slots));
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        world.run();
+        let oracle = job.oracle();
+        assert_eq!(world.finished, Some(Why::Complete));
+        assert_eq!(final_states(&[&world.journal], job.graph.task_count()), oracle);
+        let finals = world.journal.iter().filter(|a| a.last).count();
+        assert_eq!(finals, job.graph.task_count(), "each task is reported final once");
+        check_executions(&world, &job.graph, &oracle, &BTreeSet::new());
+        stolen += world.last.keys().filter(|(from, to)| from != to && *from != Rank::ZERO).count();
+    }
+    assert!(stolen > 0, "some messages went from rank to rank");
+}
+
+#[test]
+fn a_stopped_run_resumes_without_running_anything_completed_again() {
+    let mut cut_short = 0;
+    for seed in seeds(2000) {
+        let _named = Named(seed, "a_stopped_run");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let job = Arc::new(Job::random(&mut rng, &slots));
+        let how = [Stop::Drain, Stop::Terminate, Stop::Kill][rng.usize(0..3)];
+        let mut first = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        first.at(rng.u64(0..8_000_000), Happening::Stop(how));
+        first.run();
+        cut_short += usize::from(first.finished != Some(Why::Complete));
+        let oracle = job.oracle();
+        for attempt in first.journal.iter().filter(|a| a.last) {
+            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "the stop decided {:?}", attempt.task);
+        }
+        let done: BTreeSet<u32> = first.journal.iter().filter(|a| a.last && a.outcome.ok()).map(|a| a.task.0).collect();
+        let mut second = World::new(Arc::clone(&job), seed + 1, &slots, &done);
+        second.run();
+        assert!(second.executed.iter().all(|e| !done.contains(&e.task.0)), "a completed task ran again");
+        assert_eq!(final_states(&[&first.journal, &second.journal], job.graph.task_count()), oracle);
+        check_executions(&second, &job.graph, &oracle, &done);
+    }
+    assert!(cut_short > 0, "some runs were cut short");
+}
+
+/// What a seed does to the ranks of its world.
+fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
+    let span = [500_000, 5_000_000, 20_000_000][rng.usize(0..3)];
+    let happening = |rng: &mut Rng| {
+        let rank = Rank(rng.u32(0..ranks + 2));
+        match rng.u32(0..9) {
+            0 | 1 => Happening::Kill(rank, [0, 10_000, 3_000_000][rng.usize(0..3)]),
+            2 => Happening::Suspect(rank),
+            3 => Happening::Join(rng.u32(1..4), rng.bool()),
+            4 | 5 => Happening::Wish(rank, Change::Drain),
+            6 => Happening::Wish(rank, Change::Park),
+            7 => Happening::Wish(rank, Change::Recall),
+            _ => Happening::Rebalance,
+        }
+    };
+    let mut plan: Vec<(u64, Happening)> = (0..rng.usize(1..8)).map(|_| (rng.u64(0..span), happening(rng))).collect();
+    if rng.u32(0..8) == 0 {
+        let how = [Stop::Drain, Stop::Terminate, Stop::Kill][rng.usize(0..3)];
+        plan.push((rng.u64(0..span), Happening::Stop(how)));
+    }
+    plan
+}
+
+#[test]
+fn ranks_come_go_and_die_and_nothing_is_lost() {
+    let (mut complete, mut changed, mut lost_attempts) = (0, 0, 0);
+    for seed in seeds(1500) {
+        let _named = Named(seed, "ranks_come_go_and_die");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let job = Arc::new(Job::random(&mut rng, &slots));
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        for (time, what) in upheavals(&mut rng, slots.len() as u32) {
+            world.at(time, what);
+        }
+        world.run();
+        let oracle = job.oracle();
+        let mut finals = HashMap::new();
+        for attempt in world.journal.iter().filter(|a| a.last) {
+            assert_eq!(finals.insert(attempt.task, attempt), None, "{:?} ended twice", attempt.task);
+            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
+        }
+        match world.finished.clone().expect("the run has ended") {
+            Why::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
+            Why::Signal(_) => {}
+            why => assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
+        }
+        check_executions(&world, &job.graph, &oracle, &BTreeSet::new());
+        for &(task, attempt) in &world.told_started {
+            let known = world.journal.iter().any(|a| (a.task, a.attempt) == (task, attempt));
+            assert!(known || world.finished != Some(Why::Complete), "{task:?}, attempt {attempt}, left no record");
+        }
+        complete += usize::from(world.finished == Some(Why::Complete));
+        changed += world.epochs();
+        lost_attempts += world.journal.iter().filter(|a| a.outcome.state == State::NodeFail).count();
+    }
+    if std::env::var_os("PHALANX_SEED").is_none() {
+        assert!(complete > 0 && changed > 0 && lost_attempts > 0);
+        eprintln!("{complete} runs complete, {changed} epochs, {lost_attempts} attempts lost with their rank");
+    }
+}

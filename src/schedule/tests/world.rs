@@ -1,0 +1,572 @@
+//! A simulated world: ranks with pools as simple as can be, a network with delays, and a failure detector.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use super::job::{Job, Terms};
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::schedule::coordinator::{self, Change, Coordinator, Member, Tasks, Why};
+use crate::schedule::handout::Cutter;
+use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::protocol::{HandOut, Lease, Load, Message, Started, Stop};
+use crate::schedule::ranks::Ranks;
+use crate::schedule::worker::{self, Facts, Pace, Worker};
+
+/// A task in a pool: task, home as the pool knows it, attempt, when it was ready.
+type Item = (u32, u32, u16, u64);
+
+/// A rank's pool: a queue in order of urgency, slots, and slots held for gangs.
+#[derive(Default)]
+struct Pool {
+    slots: u32,
+    ready: BTreeSet<(Reverse<u8>, u64, Item)>,
+    idle: u32,
+    running: u32,
+    /// Gangs that wait for slots: number, slots, task to lead.
+    holds: VecDeque<(u32, u32, Option<Lease>)>,
+    held: BTreeMap<u32, (u32, Option<Lease>)>,
+    stopped: bool,
+    /// Slots count nothing by themselves.
+    frozen: bool,
+    /// What slots have counted and not told yet.
+    outbox: Vec<(Attempt, Ripple)>,
+}
+
+/// How it is with a rank's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Lives, and is a member as far as anybody knows.
+    Alive,
+    /// Was killed.
+    Dead,
+    /// Lives, but has been declared lost.
+    Outcast,
+    /// Has left.
+    Left,
+}
+
+/// What is done to the world.
+#[derive(Clone, Debug)]
+pub(super) enum Happening {
+    /// The run is stopped.
+    Stop(Stop),
+    /// A process dies; it is noticed so much later.
+    Kill(Rank, u64),
+    /// The detector takes it for dead.
+    Suspect(Rank),
+    /// It was found dead.
+    Notice(Rank),
+    /// A rank with so many slots arrives, having been asked for or not.
+    Join(u32, bool),
+    /// It arrives now.
+    Arrive(Rank, u32),
+    /// A wish.
+    Wish(Rank, Change),
+    /// A rebalance.
+    Rebalance,
+}
+
+/// What ran where and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Execution {
+    pub(super) task: TaskId,
+    pub(super) attempt: u16,
+    pub(super) ok: bool,
+    pub(super) rank: usize,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+pub(super) struct World {
+    job: Arc<Job>,
+    rng: Rng,
+    now: u64,
+    sequence: u64,
+    workers: Vec<Worker>,
+    pools: Vec<Pool>,
+    pub(super) life: Vec<Life>,
+    pub(super) coordinator: Coordinator,
+    /// Messages under way: delivery time, tie-breaker.
+    network: BinaryHeap<Reverse<(u64, u64)>>,
+    in_flight: BTreeMap<(u64, u64), (Rank, Rank, Message)>,
+    /// Last delivery time of each pair: a pair's messages keep their order, those of different senders do not.
+    pub(super) last: BTreeMap<(Rank, Rank), u64>,
+    ends: BinaryHeap<Reverse<(u64, u32, Item, u64)>>,
+    plan: BTreeMap<(u64, u64), Happening>,
+    pub(super) journal: Vec<Attempt>,
+    journalled: HashSet<(TaskId, u16)>,
+    pub(super) executed: Vec<Execution>,
+    /// Attempts that the coordinator has been told are running.
+    pub(super) told_started: HashSet<(TaskId, u16)>,
+    pub(super) finished: Option<Why>,
+    pub(super) told: Vec<String>,
+    /// Ranks that lived when they were declared lost.
+    pub(super) outcasts: HashSet<usize>,
+    delay: u64,
+    trace: bool,
+}
+
+impl World {
+    pub(super) fn new(job: Arc<Job>, seed: u64, slots: &[u32], done: &BTreeSet<u32>) -> World {
+        let mut rng = Rng::with_seed(seed ^ 0xABCD);
+        let ranks = slots.len() as u32;
+        let members: Vec<Member> = slots.iter().map(|&slots| member(slots)).collect();
+        let home = random_homes(&mut rng, &job, slots);
+        let urgency: Vec<u8> = home.iter().map(|_| rng.u8(0..16)).collect();
+        let ended = |n: u32| done.contains(&n).then_some(true);
+        let cutter = Cutter::new(&job.graph, &home, &urgency, ranks as usize, &ended);
+        let hand_out =
+            |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
+        let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
+        let shapes = job.gangs.clone();
+        let tasks = Tasks { graph: Arc::clone(&job.graph), home, urgency, advice: Box::new(Terms(Arc::clone(&job))) };
+        let coordinator =
+            Coordinator::new(tasks, &|t| done.contains(&t.0), members, None, Box::new(move |t| shapes[&t.0]));
+        let mut world = World {
+            workers: Vec::new(),
+            pools: Vec::new(),
+            life: Vec::new(),
+            coordinator,
+            now: 0,
+            sequence: 0,
+            network: BinaryHeap::new(),
+            in_flight: BTreeMap::new(),
+            last: BTreeMap::new(),
+            ends: BinaryHeap::new(),
+            plan: BTreeMap::new(),
+            journal: Vec::new(),
+            journalled: HashSet::new(),
+            executed: Vec::new(),
+            told_started: HashSet::new(),
+            finished: None,
+            told: Vec::new(),
+            outcasts: HashSet::new(),
+            delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
+            rng,
+            job: Arc::clone(&job),
+            trace: std::env::var_os("PHALANX_TRACE").is_some(),
+        };
+        slots.iter().for_each(|&slots| world.add(slots));
+        for (rank, hand_out) in (0..).zip(hand_outs) {
+            world.send(Rank::ZERO, Rank(rank), Message::HandOut(Box::new(hand_out)));
+        }
+        let mut actions = Vec::new();
+        world.coordinator.begin(&mut actions);
+        world.carry_out(actions);
+        world
+    }
+
+    /// A process that waits for its tasks.
+    fn add(&mut self, slots: u32) {
+        let rank = Rank(self.workers.len() as u32);
+        let facts = Arc::clone(&self.job) as Arc<dyn Facts>;
+        self.workers.push(Worker::new(rank, slots, facts, Pace::default()));
+        self.pools.push(Pool { slots, idle: slots, frozen: true, ..Pool::default() });
+        self.life.push(Life::Alive);
+    }
+
+    /// How often homes have changed.
+    pub(super) fn epochs(&self) -> u32 {
+        self.coordinator.epoch()
+    }
+
+    /// Plans something.
+    pub(super) fn at(&mut self, time: u64, what: Happening) {
+        self.sequence += 1;
+        self.plan.insert((time, self.sequence), what);
+    }
+
+    fn send(&mut self, from: Rank, to: Rank, message: Message) {
+        if self.trace {
+            eprintln!("{:>9} {} -> {}: {message:?}", self.now, from.0, to.0);
+        }
+        // What travels is what the codec makes of it.
+        let bytes = postcard::to_stdvec(&message).expect("encodes");
+        let message = postcard::from_bytes(&bytes).expect("decodes");
+        let at = self.now + if from == to { 0 } else { self.rng.u64(1..=self.delay) };
+        let at = at.max(self.last.get(&(from, to)).copied().unwrap_or(0));
+        self.last.insert((from, to), at);
+        self.sequence += 1;
+        self.network.push(Reverse((at, self.sequence)));
+        self.in_flight.insert((at, self.sequence), (from, to, message));
+    }
+
+    /// Runs until every rank that lives has left.
+    pub(super) fn run(&mut self) {
+        for _ in 0..400_000 {
+            if !self.life.contains(&Life::Alive) {
+                return;
+            }
+            self.advance();
+        }
+        panic!("the run does not end: {:?} at {} ns, {:?}", self.coordinator.tally(), self.now, self.life);
+    }
+
+    fn lives(&self, rank: usize) -> bool {
+        matches!(self.life[rank], Life::Alive | Life::Outcast)
+    }
+
+    fn advance(&mut self) {
+        let message = self.network.peek().map(|Reverse(m)| m.0);
+        let end = self.ends.peek().map(|Reverse(e)| e.0);
+        let tick = (0..self.workers.len())
+            .filter(|&r| self.lives(r))
+            .filter_map(|r| Some((self.workers[r].next_tick()?.0.max(self.now), r)))
+            .min();
+        let planned = self.plan.keys().next().map(|key| key.0);
+        let next = [message, end, tick.map(|t| t.0), planned].into_iter().flatten().min();
+        self.now = self.now.max(next.expect("something is still to happen"));
+        if planned.is_some_and(|at| at <= self.now) {
+            let (_, what) = self.plan.pop_first().expect("planned");
+            self.happen(what);
+        } else if end.is_some_and(|at| at <= self.now) {
+            self.end_task();
+        } else if message.is_some_and(|at| at <= self.now) {
+            self.deliver();
+        } else if let Some((_, rank)) = tick {
+            // The clock must pass the due time, or a machine that waits for "later than" would spin.
+            self.now += 1;
+            self.step(rank, worker::Event::Tick);
+        }
+    }
+
+    fn happen(&mut self, what: Happening) {
+        if self.trace {
+            eprintln!("{:>9} {what:?}", self.now);
+        }
+        let is_alive = |rank: Rank| self.life.get(rank.index()) == Some(&Life::Alive);
+        match what {
+            Happening::Stop(how) => self.coordinate(coordinator::Event::Stop { how, why: Why::Signal(2) }),
+            Happening::Kill(rank, notice) if rank != Rank::ZERO && is_alive(rank) => {
+                self.kill(rank);
+                self.at(self.now + notice, Happening::Notice(rank));
+            }
+            Happening::Suspect(rank) if rank != Rank::ZERO && is_alive(rank) => {
+                self.life[rank.index()] = Life::Outcast;
+                self.outcasts.insert(rank.index());
+                self.change(rank, Change::Lose);
+            }
+            Happening::Notice(rank) => self.change(rank, Change::Lose),
+            // Nobody would answer it any more.
+            Happening::Join(..) if self.finished.is_some() => {}
+            Happening::Join(slots, asked) => {
+                let rank = self.coordinator.next_rank();
+                self.add(slots);
+                if asked {
+                    self.change(rank, Change::Request);
+                    let later = self.now + self.rng.u64(0..2_000_000);
+                    self.at(later, Happening::Arrive(rank, slots));
+                } else {
+                    self.change(rank, Change::Arrive(member(slots)));
+                }
+            }
+            Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
+            Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
+            Happening::Wish(rank, change) => self.change(rank, change),
+            Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
+            _ => {}
+        }
+    }
+
+    fn change(&mut self, rank: Rank, change: Change) {
+        self.coordinate(coordinator::Event::Change { rank, change });
+    }
+
+    /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may be.
+    fn kill(&mut self, rank: Rank) {
+        self.life[rank.index()] = Life::Dead;
+        let ends = std::mem::take(&mut self.ends);
+        self.ends = ends.into_iter().filter(|Reverse(end)| end.1 != rank.0).collect();
+        for to in 0..self.workers.len() as u32 {
+            let sent: Vec<_> =
+                self.in_flight.iter().filter(|m| m.1.0 == rank && m.1.1 == Rank(to)).map(|m| *m.0).collect();
+            let arrive = self.rng.usize(0..=sent.len());
+            sent[arrive..].iter().for_each(|key| {
+                self.in_flight.remove(key);
+            });
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(Reverse(key)) = self.network.pop() else { return };
+        let Some((from, to, message)) = self.in_flight.remove(&key) else { return };
+        if message.is_for_coordinator() {
+            assert_eq!(to, Rank::ZERO);
+            if let (Message::Report { started, .. }, Life::Alive) = (&message, self.life[from.index()]) {
+                self.told_started.extend(started.iter().map(|s| (s.task, s.attempt)));
+            }
+            self.coordinate(coordinator::Event::Message { from, message });
+        } else if self.lives(to.index()) {
+            self.step(to.index(), worker::Event::Message { from, message });
+        } else if self.life[to.index()] == Life::Left {
+            assert!(
+                message.epoch().is_some() || matches!(message, Message::Release { .. } | Message::Finish),
+                "{to} left before {message:?}"
+            );
+        }
+    }
+
+    fn coordinate(&mut self, event: coordinator::Event) {
+        let mut actions = Vec::new();
+        self.coordinator.step(Time(self.now), event, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, actions: Vec<coordinator::Action>) {
+        for action in actions {
+            match action {
+                coordinator::Action::Send { to, message } => self.send(Rank::ZERO, to, message),
+                coordinator::Action::Journal(attempts) => {
+                    self.journalled.extend(attempts.iter().map(|a| (a.task, a.attempt)));
+                    self.journal.extend(attempts);
+                }
+                coordinator::Action::Tell(text) => self.told.push(text),
+                coordinator::Action::Finished(why) => self.finished = Some(why),
+            }
+        }
+    }
+
+    fn step(&mut self, rank: usize, event: worker::Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            let handed = matches!(&event, worker::Event::Message { message: Message::HandOut(_), .. });
+            self.workers[rank].step(Time(self.now), event, &mut actions);
+            if handed {
+                self.pools[rank].frozen = false;
+            }
+            for action in actions {
+                self.act(rank, action, &mut events);
+            }
+            if events.is_empty() {
+                self.fill(rank, &mut events);
+            }
+        }
+    }
+
+    fn act(&mut self, rank: usize, action: worker::Action, events: &mut VecDeque<worker::Event>) {
+        let me = Rank(rank as u32);
+        match action {
+            worker::Action::Send { to, message } => self.send(me, to, message),
+            worker::Action::Start(locals) => {
+                let ledger = self.workers[rank].ledger().expect("open").clone();
+                for local in locals {
+                    let urgency = ledger.urgency(local);
+                    self.push(rank, urgency, (ledger.task(local).0, me.0, 1, ledger.ready_at(local).0));
+                }
+            }
+            worker::Action::StartLease(l) => self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0)),
+            worker::Action::Surrender { to, max } => {
+                let job = Arc::clone(&self.job);
+                let leases = self.take_out(rank, max as usize, 0, |task| job.movable[task as usize]);
+                events.push_back(worker::Event::Surrendered { to, leases });
+            }
+            worker::Action::Freeze { keep } => {
+                self.pools[rank].frozen = true;
+                let waiting = self.take_out(rank, usize::MAX, keep as usize, |_| true);
+                self.flush(rank, events);
+                events.push_back(worker::Event::Frozen { waiting });
+            }
+            worker::Action::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
+            worker::Action::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
+            worker::Action::Release { gang } => {
+                let pool = &mut self.pools[rank];
+                pool.holds.retain(|h| h.0 != gang);
+                pool.idle += pool.held.remove(&gang).map_or(0, |h| h.0);
+            }
+            worker::Action::Stop(how) => {
+                self.pools[rank].stopped = true;
+                if how != Stop::Drain {
+                    self.interrupt(rank);
+                }
+            }
+            worker::Action::Exit => self.exit(rank),
+        }
+    }
+
+    fn exit(&mut self, rank: usize) {
+        if self.life[rank] == Life::Alive && self.finished.is_none() {
+            let pool = &self.pools[rank];
+            let empty = pool.running == 0 && pool.ready.is_empty() && pool.held.is_empty() && pool.outbox.is_empty();
+            assert!(empty, "rank {rank} is told to leave with something left");
+        }
+        self.life[rank] = Life::Left;
+        let ends = std::mem::take(&mut self.ends);
+        self.ends = ends.into_iter().filter(|Reverse(end)| end.1 as usize != rank).collect();
+    }
+
+    /// Takes up to `most` items out of a pool, after so many of the most urgent.
+    fn take_out(&mut self, rank: usize, most: usize, keep: usize, which: impl Fn(u32) -> bool) -> Vec<Lease> {
+        let pool = &mut self.pools[rank];
+        let chosen: Vec<_> = pool.ready.iter().filter(|r| which(r.2.0)).skip(keep).take(most).copied().collect();
+        pool.ready.retain(|r| !chosen.contains(r));
+        let lease = |(Reverse(urgency), _, (task, home, attempt, ready))| Lease {
+            task: TaskId(task),
+            home: Rank(home),
+            attempt,
+            urgency,
+            ready: Time(ready),
+        };
+        chosen.into_iter().map(lease).collect()
+    }
+
+    /// Tells the machine what slots have counted.
+    fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
+        for (attempt, ripple) in std::mem::take(&mut self.pools[rank].outbox) {
+            events.push_back(worker::Event::Completed { attempts: vec![attempt], ripple });
+        }
+    }
+
+    fn push(&mut self, rank: usize, urgency: u8, item: Item) {
+        assert!(self.pools[rank].slots > 0, "rank {rank} has no slots");
+        self.sequence += 1;
+        self.pools[rank].ready.insert((Reverse(urgency), self.sequence, item));
+    }
+
+    /// Running tasks end now, as CANCELLED (an attempt of duration zero marks them).
+    fn interrupt(&mut self, rank: usize) {
+        let all: Vec<_> = self.ends.drain().collect();
+        for Reverse((at, r, item, started)) in all {
+            let (at, started) = if r as usize == rank { (self.now, u64::MAX) } else { (at, started) };
+            self.ends.push(Reverse((at, r, item, started)));
+        }
+    }
+
+    fn launch(&mut self, rank: usize, gang: u32, hosts: &[(String, u32)], events: &mut VecDeque<worker::Event>) {
+        let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
+        assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
+        let lease = self.pools[rank].held[&gang].1.expect("the leader has the task");
+        let item = (lease.task.0, lease.home.0, lease.attempt, lease.ready.0);
+        self.begin(rank, item, events);
+    }
+
+    fn begin(&mut self, rank: usize, item: Item, events: &mut VecDeque<worker::Event>) {
+        let (task, attempt) = (TaskId(item.0), item.2);
+        if self.trace {
+            eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
+        }
+        if self.life[rank] == Life::Alive {
+            assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
+            assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
+            assert!(self.job.gangs.contains_key(&task.0) || self.job.needs[task.index()] <= self.pools[rank].slots);
+        }
+        let took = self.job.duration[task.index()];
+        self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));
+        self.pools[rank].running += 1;
+        if self.rng.bool() {
+            events.push_back(worker::Event::Started(vec![Started { task, attempt, start: Time(self.now) }]));
+        }
+    }
+
+    /// Starts what fits, then tells the worker the load.
+    fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
+        while let Some(&(gang, slots, lead)) = self.pools[rank].holds.front() {
+            if self.pools[rank].idle < slots || self.pools[rank].stopped {
+                break;
+            }
+            let pool = &mut self.pools[rank];
+            pool.holds.pop_front();
+            pool.idle -= slots;
+            pool.held.insert(gang, (slots, lead));
+            events.push_back(worker::Event::Held { gang, cpus: vec![rank as u32] });
+        }
+        while !self.pools[rank].stopped && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
+            let Some((_, _, item)) = self.pools[rank].ready.pop_first() else { break };
+            self.pools[rank].idle -= 1;
+            self.begin(rank, item, events);
+        }
+        // What slots leave in their outboxes is heard late as long as another slot will be heard anyway.
+        if self.pools[rank].running == 0 || self.rng.bool() {
+            self.flush(rank, events);
+        }
+        let job = &self.job;
+        let pool = &self.pools[rank];
+        let movable = pool.ready.iter().filter(|r| job.movable[r.2.0 as usize]).count() as u32;
+        // Slots that are set aside are busy, as in the real pool.
+        let held: u32 = pool.held.values().map(|h| h.0).sum();
+        let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
+        let quiet = pool.stopped && load.running == 0;
+        events.push_back(worker::Event::Load(load));
+        if quiet {
+            events.push_back(worker::Event::Quiet);
+        }
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.workers[rank].step(Time(self.now), event, &mut actions);
+            for action in actions {
+                self.act(rank, action, events);
+            }
+        }
+    }
+
+    fn end_task(&mut self) {
+        let Some(Reverse((_, rank, (task, home, attempt, ready), started))) = self.ends.pop() else { return };
+        let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
+        let interrupted = started == u64::MAX;
+        let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
+        let before = self.journal.iter().filter(lost).count() as u16;
+        let outcome = match interrupted {
+            true => Outcome { state: State::Cancelled, exit: -15 },
+            false => self.job.outcome(task, attempt - before),
+        };
+        let start = if interrupted { self.now } else { started };
+        if !interrupted {
+            self.executed.push(Execution { task, attempt, ok: outcome.ok(), rank, start, end: self.now });
+        }
+        let pool = &mut self.pools[rank];
+        pool.running -= 1;
+        let gang = pool.held.iter().find(|h| h.1.1.is_some_and(|l| l.task == task)).map(|h| *h.0);
+        match gang {
+            Some(gang) => {
+                let (slots, _) = pool.held.remove(&gang).expect("held");
+                pool.idle += slots;
+                self.send(Rank(rank as u32), Rank::ZERO, Message::GangEnded { gang });
+            }
+            None => pool.idle += 1,
+        }
+        let record = Attempt {
+            task,
+            attempt,
+            outcome,
+            last: outcome.ok(),
+            rank: Rank(rank as u32),
+            slot: 0,
+            ready: Time(ready),
+            start: Time(start),
+            end: Time(self.now),
+        };
+        let fast = outcome.ok() && attempt == 1 && home.index() == rank && !self.pools[rank].frozen;
+        let ledger = self.workers[rank].ledger().expect("open").clone();
+        match ledger.local(task).filter(|_| fast) {
+            Some(local) => self.complete_fast(rank, &ledger, local, record),
+            None => self.step(rank, worker::Event::Ended { attempt: record }),
+        }
+    }
+
+    /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.
+    fn complete_fast(&mut self, rank: usize, ledger: &Ledger, local: u32, attempt: Attempt) {
+        let mut ripple = Ripple::default();
+        assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
+        assert!(!ledger.complete(local, true, Time(self.now), &mut Ripple::default()), "and not again");
+        let ready = std::mem::take(&mut ripple.ready);
+        self.pools[rank].outbox.push((attempt, ripple));
+        self.step(rank, worker::Event::Special(ready));
+    }
+}
+
+fn member(slots: u32) -> Member {
+    Member { node: format!("n{}", slots % 2), slots, ..Member::default() }
+}
+
+fn random_homes(rng: &mut Rng, job: &Job, slots: &[u32]) -> Vec<u32> {
+    let tasks = job.graph.task_count();
+    let home = |node: usize| {
+        let need = if node < tasks { job.needs[node] } else { 1 };
+        let able: Vec<u32> = (0..slots.len() as u32).filter(|&r| slots[r as usize] >= need).collect();
+        able[rng.usize(0..able.len())]
+    };
+    (0..job.graph.node_count()).map(home).collect()
+}

@@ -1,0 +1,206 @@
+//! A rank's part in a change of membership: freeze, answer, thaw under the new homes.
+//!
+//! | phase | event | next | does |
+//! |---|---|---|---|
+//! | frozen (a rank begins so) | `HandOut` | settled | takes up its part; starts what is ready and nobody keeps; counts what ended meanwhile |
+//! | settled | `Prepare` | freezing | asks the pool for what waits there |
+//! | freezing | `Frozen` | frozen | reports all that ended; `Ack` names what it keeps |
+//! | frozen | an attempt ends | frozen | remembers it: its home may be about to change |
+//! | frozen | `Prepare` of a later epoch | frozen | the same `Ack` again |
+//!
+//! Between `Ack` and `HandOut` nothing is counted, given, taken or tried again, so what the coordinator knows by all acknowledgements is
+//! a consistent cut: every message of the old epoch that is still under way speaks of what it knows already, and is void.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Action, Guest, Worker, send};
+use crate::model::{Attempt, Rank, TaskId, Time};
+use crate::schedule::ledger::Ledger;
+use crate::schedule::protocol::{HandOut, Lease, Message};
+
+/// How far a rank is with a change of membership.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The homes are known.
+    Settled,
+    /// The pool has been asked for what waits there.
+    Freezing {
+        /// The epoch to prepare for.
+        epoch: u32,
+        /// Whether a rank was lost.
+        lost: bool,
+    },
+    /// Waits for its tasks.
+    Frozen(Frozen),
+}
+
+/// What a frozen rank answers for.
+#[derive(Debug, Default)]
+pub(super) struct Frozen {
+    kept: Vec<(TaskId, u16)>,
+    /// Attempts that ended since.
+    ended: Vec<Attempt>,
+}
+
+impl Default for Phase {
+    fn default() -> Phase {
+        Phase::Frozen(Frozen::default())
+    }
+}
+
+impl Phase {
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Phase::Settled)
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        matches!(self, Phase::Frozen(_))
+    }
+
+    /// Keeps an end for later; false if it can be dealt with now.
+    pub(super) fn remember(&mut self, attempt: &Attempt) -> bool {
+        match self {
+            Phase::Frozen(frozen) => {
+                frozen.ended.push(*attempt);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Worker {
+    /// Homes are about to change.
+    pub(super) fn prepare(&mut self, epoch: u32, lost: bool, reserve: bool, actions: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Settled => {
+                self.phase = Phase::Freezing { epoch, lost };
+                actions.push(Action::Freeze { keep: if reserve { self.slots } else { 0 } });
+            }
+            Phase::Freezing { .. } => self.phase = Phase::Freezing { epoch, lost },
+            Phase::Frozen(frozen) => {
+                let kept = frozen.kept.clone();
+                self.acknowledge(epoch, lost, kept, actions);
+            }
+        }
+    }
+
+    /// The pool has given up what waited there; what it has not, this rank keeps.
+    pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
+        let Phase::Freezing { epoch, lost } = self.phase else { return };
+        waiting.iter_mut().for_each(|lease| self.dismiss(lease));
+        self.lent.extend(self.retries.drain().map(|next| next.0.1));
+        let ledger = self.ledger.clone();
+        let here = ledger.iter().flat_map(|ledger| {
+            let ready = (0..ledger.len() as u32).filter(|&local| ledger.is_ready(local));
+            ready.map(|local| ledger.task(local))
+        });
+        let attempt = |task: TaskId| self.tried.get(&task).map_or(1, |tried| tried.attempts.saturating_add(1));
+        let mut kept: Vec<(TaskId, u16)> =
+            here.filter(|task| !self.lent.contains(task)).map(|task| (task, attempt(task))).collect();
+        kept.extend(self.guests.iter().map(|(&task, guest)| (task, guest.attempt)));
+        kept.sort_unstable();
+        if !(self.report.is_empty() && self.started.is_empty()) {
+            self.send_report(now, actions);
+        }
+        self.phase = Phase::Frozen(Frozen { kept: kept.clone(), ended: Vec::new() });
+        self.acknowledge(epoch, lost, kept, actions);
+    }
+
+    fn acknowledge(&mut self, epoch: u32, lost: bool, kept: Vec<(TaskId, u16)>, actions: &mut Vec<Action>) {
+        self.epoch = epoch;
+        self.early.retain(|early| early.1.epoch().is_some_and(|of| of >= epoch));
+        let counted = self.ledger.as_ref().filter(|_| lost).map_or_else(Vec::new, |ledger| ledger.counted().collect());
+        send(actions, Rank::ZERO, Message::Ack { epoch, kept, counted });
+    }
+
+    /// Takes up the tasks that this rank is home of from now on.
+    pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
+        let HandOut { epoch, part, active, leave, out, tried, leases, .. } = hand_out;
+        let Phase::Frozen(frozen) = &mut self.phase else {
+            return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
+        };
+        let ledger = match Ledger::new(part) {
+            Ok(ledger) if active.is_sound() => Arc::new(ledger),
+            Ok(_) => {
+                let reason = "the list of ranks that take part is inconsistent".into();
+                return send(actions, Rank::ZERO, Message::Broken { reason });
+            }
+            Err(error) => return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() }),
+        };
+        let Frozen { mut kept, mut ended } = std::mem::take(frozen);
+        self.phase = Phase::Settled;
+        self.epoch = epoch;
+        self.ledger = Some(Arc::clone(&ledger));
+        (self.leaving, self.emptied) = (leave, false);
+        self.thief.meet(epoch, active);
+        self.lent = out.into_iter().collect();
+        self.tried = tried.into_iter().map(|tried| (tried.task, tried)).collect();
+        // Of what it kept, this may have been overtaken by what the coordinator heard from others.
+        kept.retain(|&(task, attempt)| self.tried.get(&task).is_none_or(|tried| attempt > tried.attempts));
+        ended.extend(self.house(&kept, leases, actions));
+        self.begin(now, &ledger, &kept, actions);
+        for attempt in ended {
+            self.ended(now, attempt, actions);
+        }
+        for (from, message) in std::mem::take(&mut self.early) {
+            self.receive(now, from, message, actions);
+        }
+    }
+
+    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not have heard of. Returns such ends of tasks
+    /// whose home this rank may be now.
+    fn house(
+        &mut self,
+        kept: &[(TaskId, u16)],
+        leases: Vec<(TaskId, Rank)>,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Attempt> {
+        let mut before = std::mem::take(&mut self.guests);
+        for (task, home) in leases {
+            let Ok(at) = kept.binary_search_by_key(&task, |kept| kept.0) else { continue };
+            let ended = before.remove(&task).and_then(|guest| guest.ended);
+            self.guests.insert(task, Guest { home, attempt: kept[at].1, ended });
+            if let Some(attempt) = ended {
+                send(actions, home, Message::Returned { epoch: self.epoch, attempt });
+            }
+        }
+        let mut unheard: Vec<Attempt> = before.into_values().filter_map(|guest| guest.ended).collect();
+        unheard.sort_unstable_by_key(|attempt| attempt.task);
+        unheard
+    }
+
+    /// Starts what is ready and kept by nobody.
+    fn begin(&mut self, now: Time, ledger: &Ledger, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
+        let kept: HashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
+        let mut ripple = std::mem::take(&mut self.ripple);
+        ripple.clear();
+        ledger.open(now, &mut ripple);
+        ripple.ready.retain(|&local| {
+            let task = ledger.task(local);
+            let free = !kept.contains(&task) && !self.lent.contains(&task);
+            match self.tried.get(&task).copied().filter(|_| free) {
+                Some(tried) if self.stopping.is_none() => self.plan(tried),
+                _ => return free,
+            }
+            false
+        });
+        self.follow(now, &mut ripple, actions);
+        self.ripple = ripple;
+    }
+
+    /// Says once that nothing is left on a rank that is to leave.
+    pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let homeless = self.ledger.as_ref().is_none_or(|ledger| ledger.is_empty());
+        let empty = homeless && self.guests.is_empty() && self.gangs.is_empty() && self.phase.is_settled();
+        if !self.leaving || self.emptied || !empty {
+            return;
+        }
+        if !(self.report.is_empty() && self.started.is_empty()) {
+            self.send_report(now, actions);
+        }
+        self.emptied = true;
+        send(actions, Rank::ZERO, Message::Emptied { epoch: self.epoch });
+    }
+}

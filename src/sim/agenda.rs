@@ -1,0 +1,76 @@
+//! What is still to happen, in order of time; what happens at the same moment, in the order in which it was arranged.
+//!
+//! The order depends on nothing else, so a run repeats itself exactly. Entries are small and copied; what they are about lies elsewhere.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::model::Time;
+
+/// Something that is to happen, as a word and what it is about.
+#[derive(Clone, Copy, Debug)]
+struct Entry<T> {
+    at: Time,
+    number: u64,
+    what: T,
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Agenda<T> {
+    entries: BinaryHeap<Reverse<Entry<T>>>,
+    arranged: u64,
+}
+
+impl<T: Copy> Agenda<T> {
+    pub(super) fn new() -> Agenda<T> {
+        Agenda { entries: BinaryHeap::new(), arranged: 0 }
+    }
+
+    /// Arranges that something happens; returns a number that no other entry has.
+    pub(super) fn arrange(&mut self, at: Time, what: T) -> u64 {
+        self.arranged += 1;
+        self.entries.push(Reverse(Entry { at, number: self.arranged, what }));
+        self.arranged
+    }
+
+    /// Takes what happens next: when, its number, and what.
+    pub(super) fn next(&mut self) -> Option<(Time, u64, T)> {
+        self.entries.pop().map(|Reverse(entry)| (entry.at, entry.number, entry.what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_orders_and_arrangement_breaks_ties() {
+        let mut agenda = Agenda::new();
+        for (at, what) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
+            agenda.arrange(Time(at), what);
+        }
+        let order: String = std::iter::from_fn(|| agenda.next()).map(|(_, _, what)| what).collect();
+        assert_eq!(order, "abcd");
+    }
+}

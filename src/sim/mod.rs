@@ -1,0 +1,34 @@
+//! The simulated edges: a virtual cluster in virtual time, under the same coordinator, workers and scaling core as a real run.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `cluster`, `read` | what a cluster is like, and the file that says so |
+//! | `scene` | what is simulated: the job, and how long its tasks take |
+//! | `draw` | random draws that do not depend on the order in which they are made |
+//! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
+//! | `search` | how idle ranks find work when there are very many of them |
+//! | `provider` | where nodes come from, and their bills |
+//! | `captain` | the scaling core, with what it is shown |
+//! | `world` | the state machines of a run, driven by all of these |
+
+mod agenda;
+mod captain;
+mod cluster;
+mod draw;
+mod pool;
+mod post;
+mod provider;
+mod read;
+mod scene;
+mod search;
+mod slab;
+mod world;
+
+pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
+pub use draw::Distribution;
+pub use provider::Node;
+pub use scene::Scene;
+pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! The virtual pool of one rank: which ready task starts on which slots.
+//!
+//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most urgent first; a task with needs starts when
+//! its memory, GPUs, place under its limit and slots are free together; what waits claims each kind that it needs, so nothing behind it takes
+//! of that; a wide task that is due collects slots, and nothing else starts meanwhile; slots for gangs come before tasks.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use crate::pool::Needs;
+use crate::schedule::protocol::{Lease, Load};
+
+/// A task that waits: more urgent first, then in order of arrival.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    arrival: u64,
+    lease: Lease,
+}
+
+impl Waiting {
+    fn key(&self) -> (u8, Reverse<u64>) {
+        (self.lease.urgency, Reverse(self.arrival))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+/// Slots and what else was granted.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    /// The slots; the first one gives its number to the attempt.
+    pub(super) slots: Vec<u16>,
+    needs: Option<Needs>,
+}
+
+/// What may begin.
+#[derive(Debug)]
+pub(super) enum Begin {
+    /// A task.
+    Task(Lease, Grant),
+    /// Slots for a gang are set aside.
+    Held {
+        /// The gang.
+        gang: u32,
+        /// Their numbers.
+        slots: Vec<u16>,
+    },
+}
+
+/// Slots set aside for a gang.
+#[derive(Debug)]
+pub(super) struct Held {
+    gang: u32,
+    grant: Grant,
+    /// The task to start when all are together, if this rank leads.
+    lead: Option<Lease>,
+    /// True while that task runs.
+    led: bool,
+}
+
+const MEMORY: u8 = 1;
+const GPUS: u8 = 2;
+const SEVERAL_SLOTS: u8 = 4;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Pool {
+    slots: u32,
+    free: Vec<u16>,
+    memory: u64,
+    gpus: u32,
+    /// Running tasks of each group with a limit.
+    limited: Vec<(u32, u32)>,
+    plain: BinaryHeap<Waiting>,
+    /// Tasks with needs, those with equal ones together.
+    gate: Vec<(Needs, BinaryHeap<Waiting>)>,
+    holds: VecDeque<(u32, u32, Option<Lease>)>,
+    held: Vec<Held>,
+    arrivals: u64,
+    paused: bool,
+}
+
+impl Pool {
+    pub(super) fn new(slots: u32, memory: u64, gpus: u32) -> Pool {
+        Pool {
+            slots,
+            free: (0..slots as u16).rev().collect(),
+            memory,
+            gpus,
+            limited: Vec::new(),
+            plain: BinaryHeap::new(),
+            gate: Vec::new(),
+            holds: VecDeque::new(),
+            held: Vec::new(),
+            arrivals: 0,
+            paused: false,
+        }
+    }
+
+    /// Adds a task that is ready; `needs` if it asks for more than one slot, or must not be given away.
+    pub(super) fn push(&mut self, lease: Lease, needs: Option<Needs>) {
+        self.arrivals += 1;
+        let waiting = Waiting { arrival: self.arrivals, lease };
+        let Some(needs) = needs else { return self.plain.push(waiting) };
+        match self.gate.iter_mut().find(|(known, _)| *known == needs) {
+            Some((_, queue)) => queue.push(waiting),
+            None => self.gate.push((needs, BinaryHeap::from([waiting]))),
+        }
+    }
+
+    /// Gives up to `max` tasks away that any rank can run, the most urgent first.
+    pub(super) fn surrender(&mut self, max: u32) -> Vec<Lease> {
+        (0..max).map_while(|_| self.plain.pop()).map(|waiting| waiting.lease).collect()
+    }
+
+    /// Takes out all that waits, except so many of the most urgent.
+    pub(super) fn take_out(&mut self, keep: u32) -> Vec<Lease> {
+        let mut all: Vec<(Waiting, Option<Needs>)> = self.plain.drain().map(|waiting| (waiting, None)).collect();
+        for (needs, queue) in self.gate.drain(..) {
+            all.extend(queue.into_iter().map(|waiting| (waiting, Some(needs))));
+        }
+        all.sort_unstable_by_key(|&(waiting, _)| Reverse(waiting));
+        let out = all.split_off((keep as usize).min(all.len()));
+        all.into_iter().for_each(|(waiting, needs)| self.push(waiting.lease, needs));
+        out.into_iter().map(|(waiting, _)| waiting.lease).collect()
+    }
+
+    /// Sets slots aside for a gang as soon as they are free.
+    pub(super) fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>) {
+        self.holds.push_back((gang, slots, lead));
+    }
+
+    /// Frees the slots of a gang.
+    pub(super) fn release(&mut self, gang: u32) {
+        self.holds.retain(|hold| hold.0 != gang);
+        if let Some(at) = self.held.iter().position(|held| held.gang == gang) {
+            let held = self.held.remove(at);
+            self.finish(held.grant);
+        }
+    }
+
+    /// The task of a gang that is led from here, once; its slots stay set aside.
+    pub(super) fn lead(&mut self, gang: u32) -> Option<(Lease, u16)> {
+        let held = self.held.iter_mut().find(|held| held.gang == gang)?;
+        let lease = held.lead.take()?;
+        held.led = true;
+        Some((lease, held.grant.slots[0]))
+    }
+
+    /// Nothing more begins.
+    pub(super) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// True if nothing runs and nothing more begins. Slots that wait for a gang to begin, or to end elsewhere, do nothing.
+    pub(super) fn is_quiet(&self) -> bool {
+        let led = self.held.iter().any(|held| held.led);
+        self.paused && !led && self.free.len() + self.set_aside() == self.slots as usize
+    }
+
+    fn set_aside(&self) -> usize {
+        self.held.iter().map(|held| held.grant.slots.len()).sum()
+    }
+
+    /// What the worker is told.
+    pub(super) fn load(&self) -> Load {
+        let idle = self.free.len() as u32;
+        Load { idle, ready: self.plain.len() as u32, running: self.slots - idle }
+    }
+
+    /// Gives back what was granted to a task.
+    pub(super) fn finish(&mut self, grant: Grant) {
+        self.free.extend(grant.slots.iter().rev());
+        let Some(needs) = grant.needs else { return };
+        self.memory += needs.memory;
+        self.gpus += needs.gpus;
+        if let Some((group, _)) = needs.limit
+            && let Some(running) = self.limited.iter_mut().find(|l| l.0 == group)
+        {
+            running.1 -= 1;
+        }
+    }
+
+    /// What begins next, if anything can.
+    pub(super) fn begin(&mut self) -> Option<Begin> {
+        if self.paused || self.free.is_empty() {
+            return None;
+        }
+        if let Some(&(gang, slots, lead)) = self.holds.front() {
+            if (self.free.len() as u32) < slots {
+                return None;
+            }
+            self.holds.pop_front();
+            let grant = Grant { slots: self.take_slots(slots), needs: None };
+            let slots = grant.slots.clone();
+            self.held.push(Held { gang, grant, lead, led: false });
+            return Some(Begin::Held { gang, slots });
+        }
+        let plain = self.plain.peek().map(|w| w.lease.urgency);
+        match self.head().filter(|head| plain.is_none_or(|plain| head.1 >= plain)) {
+            Some((class, _)) => self.begin_constrained(class),
+            None => {
+                let lease = self.plain.pop()?.lease;
+                Some(Begin::Task(lease, Grant { slots: self.take_slots(1), needs: None }))
+            }
+        }
+    }
+
+    /// Begins the head of a class, unless it still collects slots.
+    fn begin_constrained(&mut self, class: usize) -> Option<Begin> {
+        let needs = self.gate[class].0;
+        if (self.free.len() as u32) < needs.cpus.max(1) {
+            return None;
+        }
+        let lease = self.gate[class].1.pop()?.lease;
+        if self.gate[class].1.is_empty() {
+            self.gate.remove(class);
+        }
+        self.memory -= needs.memory;
+        self.gpus -= needs.gpus;
+        if let Some((group, _)) = needs.limit {
+            match self.limited.iter_mut().find(|l| l.0 == group) {
+                Some(running) => running.1 += 1,
+                None => self.limited.push((group, 1)),
+            }
+        }
+        Some(Begin::Task(lease, Grant { slots: self.take_slots(needs.cpus.max(1)), needs: Some(needs) }))
+    }
+
+    /// The class whose head is due, and how urgent that is.
+    fn head(&self) -> Option<(usize, u8)> {
+        if self.gate.is_empty() {
+            return None;
+        }
+        let mut heads: Vec<(&Waiting, usize)> =
+            self.gate.iter().enumerate().filter_map(|(class, (_, queue))| Some((queue.peek()?, class))).collect();
+        heads.sort_unstable_by(|a, b| b.0.cmp(a.0));
+        let mut claimed = 0;
+        for (waiting, class) in heads {
+            let needs = &self.gate[class].0;
+            if self.at_limit(needs) {
+                continue;
+            }
+            let kinds = kinds(needs);
+            if kinds & claimed == 0
+                && needs.memory <= self.memory
+                && needs.gpus <= self.gpus
+                && needs.cpus <= self.slots
+            {
+                return Some((class, waiting.lease.urgency));
+            }
+            claimed |= kinds;
+        }
+        None
+    }
+
+    fn at_limit(&self, needs: &Needs) -> bool {
+        let running = |group: u32| self.limited.iter().find(|l| l.0 == group).map_or(0, |l| l.1);
+        needs.limit.is_some_and(|(group, most)| running(group) >= most)
+    }
+
+    fn take_slots(&mut self, count: u32) -> Vec<u16> {
+        (0..count).filter_map(|_| self.free.pop()).collect()
+    }
+}
+
+/// The kinds of things that a task needs and others may be waiting for.
+fn kinds(needs: &Needs) -> u8 {
+    let kind = |needed: bool, kind: u8| if needed { kind } else { 0 };
+    kind(needs.memory > 0, MEMORY) | kind(needs.gpus > 0, GPUS) | kind(needs.cpus > 1, SEVERAL_SLOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Rank, TaskId, Time};
+
+    fn lease(task: u32, urgency: u8) -> Lease {
+        Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO }
+    }
+
+    fn next(pool: &mut Pool) -> Option<(u32, Grant)> {
+        match pool.begin()? {
+            Begin::Task(lease, grant) => Some((lease.task.0, grant)),
+            Begin::Held { .. } => None,
+        }
+    }
+
+    #[test]
+    fn the_most_urgent_begins_first_and_equals_in_order_of_arrival() {
+        let mut pool = Pool::new(8, 0, 0);
+        for (task, urgency) in [(0, 1), (1, 9), (2, 1)] {
+            pool.push(lease(task, urgency), None);
+        }
+        let order: Vec<u32> = std::iter::from_fn(|| next(&mut pool)).map(|(task, _)| task).collect();
+        assert_eq!(order, [1, 0, 2]);
+        assert_eq!(pool.load(), Load { idle: 5, ready: 0, running: 3 });
+    }
+
+    #[test]
+    fn a_wide_task_collects_slots_and_nothing_passes_it() {
+        let mut pool = Pool::new(2, 0, 0);
+        pool.push(lease(0, 5), None);
+        let (_, narrow) = next(&mut pool).unwrap();
+        pool.push(lease(1, 5), Some(Needs { cpus: 2, ..Needs::SLOT }));
+        pool.push(lease(2, 5), None);
+        assert!(next(&mut pool).is_none(), "one slot is kept for the wide task");
+        pool.finish(narrow);
+        assert_eq!(next(&mut pool).unwrap().1.slots.len(), 2);
+    }
+
+    #[test]
+    fn memory_and_limits_are_kept() {
+        let mut pool = Pool::new(4, 100, 0);
+        let hungry = Some(Needs { memory: 60, ..Needs::SLOT });
+        let limited = Some(Needs { limit: Some((3, 1)), ..Needs::SLOT });
+        for (task, needs) in [(0, hungry), (1, hungry), (2, limited), (3, limited)] {
+            pool.push(lease(task, 1), needs);
+        }
+        let (first, grant) = next(&mut pool).unwrap();
+        assert_eq!((first, next(&mut pool).unwrap().0), (0, 2));
+        assert!(next(&mut pool).is_none());
+        assert_eq!(pool.load().ready, 0, "what has needs is not given away");
+        pool.finish(grant);
+        assert_eq!(next(&mut pool).unwrap().0, 1);
+    }
+
+    #[test]
+    fn slots_for_a_gang_come_before_tasks() {
+        let mut pool = Pool::new(2, 0, 0);
+        pool.push(lease(0, 9), None);
+        pool.hold(7, 2, Some(lease(5, 0)));
+        assert!(matches!(pool.begin(), Some(Begin::Held { gang: 7, .. })));
+        assert!(pool.begin().is_none());
+        assert_eq!(pool.lead(7).unwrap().0.task, TaskId(5));
+        assert!(pool.lead(7).is_none());
+        pool.release(7);
+        assert_eq!(next(&mut pool).unwrap().0, 0);
+        pool.pause();
+        assert!(!pool.is_quiet());
+    }
+}

@@ -1,0 +1,69 @@
+//! The virtual fabric: how long a message is under way.
+//!
+//! As in the real one, messages between two ranks keep their order and those of different senders do not. A message to oneself takes no time.
+
+use fastrand::Rng;
+use rustc_hash::FxHashMap;
+
+use super::cluster::Network;
+use super::draw::{Subject, generator};
+use crate::model::{Rank, Time};
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Post {
+    network: Network,
+    rng: Rng,
+    /// When the last message of a pair arrives, for pairs whose next one could overtake it.
+    last: FxHashMap<(Rank, Rank), Time>,
+    /// Pairs after which those without a message under way are forgotten.
+    tidy_at: usize,
+}
+
+impl Post {
+    pub(super) fn new(network: Network, seed: u64) -> Post {
+        Post { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024 }
+    }
+
+    /// When a message that is sent now arrives.
+    pub(super) fn arrival(&mut self, now: Time, from: Rank, to: Rank) -> Time {
+        if from == to {
+            return now;
+        }
+        let at = now.after(self.network.latency);
+        if self.network.jitter.is_zero() {
+            // All take equally long: nothing can overtake.
+            return at;
+        }
+        let at = at.after(self.network.jitter.mul_f64(self.rng.f64()));
+        if self.last.len() >= self.tidy_at {
+            self.last.retain(|_, arrives| *arrives > now);
+            self.tidy_at = (2 * self.last.len()).max(1024);
+        }
+        let last = self.last.entry((from, to)).or_insert(at);
+        *last = at.max(*last);
+        *last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_pair_keeps_its_order_and_different_senders_do_not() {
+        let network = Network { latency: Duration::from_micros(1), jitter: Duration::from_millis(1) };
+        let mut post = Post::new(network, 1);
+        let mut last = [Time::ZERO; 2];
+        let mut overtaken = false;
+        for i in 0..5000u64 {
+            let sender = (i % 2) as usize;
+            let at = post.arrival(Time(i * 10), Rank(sender as u32 + 1), Rank(0));
+            assert!(at >= last[sender] && at > Time(i * 10));
+            last[sender] = at;
+            overtaken |= at < last[1 - sender];
+        }
+        assert!(overtaken);
+    }
+}

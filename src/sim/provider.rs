@@ -1,0 +1,185 @@
+//! Where nodes come from in the simulation: requests that wait, are granted or fail, and the bill of every node.
+//!
+//! A node hosts one rank and has its number. It is billed from its grant until it is given back, is found lost, or the run ends.
+
+use std::time::Duration;
+
+use super::cluster::Cluster;
+use super::draw::{Subject, generator, waiting};
+use crate::model::Time;
+use crate::scale::{NodeTypeId, Prices, RequestId, RequestView};
+
+/// A node that was granted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its kind.
+    pub kind: NodeTypeId,
+    /// When it was asked for.
+    pub asked: Time,
+    /// When it was granted.
+    pub granted: Time,
+    /// When it was given back or lost.
+    pub gone: Option<Time>,
+    /// Tasks take so many times their duration there.
+    pub(super) slowness: f64,
+}
+
+/// What becomes of one node of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Answer {
+    pub(super) request: RequestId,
+    pub(super) at: Time,
+    pub(super) granted: bool,
+}
+
+/// What ends a node or its rank before it is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The whole node goes down, and its bill ends.
+    Node,
+    /// The rank dies, and the node is billed until that is noticed.
+    Rank,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Provider<'a> {
+    cluster: &'a Cluster,
+    seed: u64,
+    requests: Vec<RequestView>,
+    made: u64,
+    answered: u64,
+    nodes: Vec<Node>,
+}
+
+impl<'a> Provider<'a> {
+    pub(super) fn new(cluster: &'a Cluster, seed: u64) -> Provider<'a> {
+        Provider { cluster, seed, requests: Vec::new(), made: 0, answered: 0, nodes: Vec::new() }
+    }
+
+    /// Asks for nodes, as far as the limit of their kind allows. Returns what will become of each.
+    pub(super) fn request(&mut self, now: Time, kind: NodeTypeId, nodes: u32) -> Vec<Answer> {
+        let Some(node) = self.cluster.nodes.get(kind.0 as usize) else { return Vec::new() };
+        let held = self.nodes.iter().filter(|n| n.kind == kind && n.gone.is_none()).count() as u32;
+        let asked: u32 = self.requests.iter().filter(|r| r.node_type == kind).map(|r| r.nodes).sum();
+        let nodes = nodes.min(node.limit.saturating_sub(held + asked));
+        if nodes == 0 {
+            return Vec::new();
+        }
+        self.made += 1;
+        let id = RequestId(self.made);
+        self.requests.push(RequestView { id, nodes, node_type: kind, asked: now });
+        let draw = |_| {
+            self.answered += 1;
+            let mut rng = generator(self.seed, Subject::Request, self.answered);
+            let at = now.after(node.delay.draw(&mut rng));
+            Answer { request: id, at, granted: rng.f64() >= node.failure }
+        };
+        (0..nodes).map(draw).collect()
+    }
+
+    /// Withdraws a request: what has not been granted of it never will be.
+    pub(super) fn withdraw(&mut self, id: RequestId) {
+        self.requests.retain(|request| request.id != id);
+    }
+
+    /// The time of an answer has come. Returns the number of the node and how long it takes to start, if it was granted.
+    pub(super) fn answer(&mut self, now: Time, answer: Answer) -> Option<(u32, Duration)> {
+        let at = self.requests.iter().position(|request| request.id == answer.request)?;
+        let (kind, asked) = (self.requests[at].node_type, self.requests[at].asked);
+        self.requests[at].nodes -= 1;
+        if self.requests[at].nodes == 0 {
+            self.requests.remove(at);
+        }
+        answer.granted.then(|| self.grant(now, asked, kind))
+    }
+
+    /// Adds a node. Returns its number and how long it takes to start.
+    pub(super) fn grant(&mut self, now: Time, asked: Time, kind: NodeTypeId) -> (u32, Duration) {
+        let number = self.nodes.len() as u32;
+        let (node, faults) = (&self.cluster.nodes[kind.0 as usize], &self.cluster.faults);
+        let mut rng = generator(self.seed, Subject::Node, u64::from(number));
+        let startup = node.startup.draw(&mut rng);
+        let slow = if rng.f64() < faults.slow { faults.slow_factor } else { 1.0 };
+        self.nodes.push(Node { kind, asked, granted: now, gone: None, slowness: slow / node.speed });
+        (number, startup)
+    }
+
+    /// When and how a node or its rank will be lost, if it lives so long.
+    pub(super) fn loss(&self, number: u32) -> Option<(Time, Loss)> {
+        let faults = &self.cluster.faults;
+        let mut rng = generator(self.seed ^ 1, Subject::Node, u64::from(number));
+        let granted = self.nodes[number as usize].granted;
+        let node = waiting(&mut rng, faults.node_loss).map(|after| (granted.after(after), Loss::Node));
+        let rank = waiting(&mut rng, faults.rank_loss).map(|after| (granted.after(after), Loss::Rank));
+        [node, rank].into_iter().flatten().min_by_key(|loss| loss.0)
+    }
+
+    /// Ends the bill of a node.
+    pub(super) fn release(&mut self, number: u32, now: Time) {
+        self.nodes[number as usize].gone.get_or_insert(now);
+    }
+
+    /// Ends all bills.
+    pub(super) fn close(&mut self, now: Time) {
+        self.nodes.iter_mut().for_each(|node| {
+            node.gone.get_or_insert(now);
+        });
+    }
+
+    pub(super) fn node(&self, number: u32) -> &Node {
+        &self.nodes[number as usize]
+    }
+
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(super) fn requests(&self) -> &[RequestView] {
+        &self.requests
+    }
+
+    /// What the nodes cost that have been given back.
+    pub(super) fn settled(&self, prices: &Prices) -> f64 {
+        let gone = self.nodes.iter().filter_map(|node| Some((node, node.gone?)));
+        gone.map(|(node, gone)| prices.bill(node.kind, node.granted, gone)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Cost;
+
+    fn cluster() -> Cluster {
+        Cluster::parse("[[node]]\nslots = 4\nlimit = 3\ndelay = \"60s\"\nprice = 3600.0\n", "c.toml").unwrap()
+    }
+
+    #[test]
+    fn requests_keep_the_limit_and_can_be_withdrawn() {
+        let cluster = cluster();
+        let mut provider = Provider::new(&cluster, 1);
+        let kind = NodeTypeId(0);
+        provider.grant(Time::ZERO, Time::ZERO, kind);
+        let answers = provider.request(Time::ZERO, kind, 9);
+        assert_eq!((answers.len(), provider.requests()[0].nodes), (2, 2));
+        assert!(provider.request(Time::ZERO, kind, 1).is_empty(), "the limit is reached");
+        assert_eq!(provider.answer(answers[0].at, answers[0]).map(|granted| granted.0), Some(1));
+        provider.withdraw(answers[1].request);
+        assert_eq!(provider.answer(answers[1].at, answers[1]), None);
+    }
+
+    #[test]
+    fn a_bill_runs_from_the_grant_to_the_end() {
+        let cluster = cluster();
+        let prices = cluster.prices(&Cost::default());
+        let mut provider = Provider::new(&cluster, 1);
+        let second = |s: u64| Time(s * 1_000_000_000);
+        provider.grant(second(10), Time::ZERO, NodeTypeId(0));
+        provider.grant(second(10), Time::ZERO, NodeTypeId(0));
+        provider.release(0, second(15));
+        assert_eq!(provider.settled(&prices), 5.0);
+        provider.close(second(20));
+        assert_eq!(provider.settled(&prices), 15.0);
+    }
+}

@@ -1,0 +1,471 @@
+//! The cluster file: from TOML text to a [`Cluster`], with every mistake reported at once, at line and column.
+//!
+//! Fields are declared once, with the same macro as those of the job file; the reader and the check for unknown keys follow from
+//! the declarations. docs/cluster-file.md describes them for people.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use toml::de::{DeTable, DeValue};
+
+use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
+use super::draw::Distribution;
+use crate::job::diagnostic::Findings;
+use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
+use crate::job::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section};
+use crate::job::values::{DurationSpec, MemorySpec};
+use crate::job::{Diagnostic, Diagnostics};
+
+section! {
+    /// A cluster, as `phalanx simulate` and `phalanx plan` imagine it
+    ClusterSpec {
+        /// What the cluster is called
+        name: String = "the name of the file without its ending",
+        /// The kinds of nodes, one table each; a run starts on nodes of the first kind
+        node: Tables<NodeSpec> = required,
+        /// How long messages travel
+        network: NetworkSpec,
+        /// What goes wrong
+        faults: FaultsSpec,
+        /// How tasks deviate from their estimates
+        tasks: TasksSpec,
+    }
+}
+
+section! {
+    /// A kind of node
+    NodeSpec {
+        /// Name of the kind; nodes are numbered behind it
+        name: String = "node",
+        /// CPUs for tasks
+        slots: Whole<1, 4096> = required,
+        /// Memory for tasks, as 64G; a bare number is megabytes
+        memory: MemorySpec = "more than any task asks for",
+        /// GPUs for tasks
+        gpus: Whole<0, 1024> = "0",
+        /// A task takes its duration divided by this
+        speed: Positive = "1.0",
+        /// What an hour costs, in any currency
+        price: Amount = "1.0",
+        /// A started piece of this length is charged whole, such as "1m" or "1h"
+        billing: DurationSpec = "\"1s\"",
+        /// The least that is charged for a node
+        minimum: DurationSpec = "\"0s\"",
+        /// At most so many at once
+        limit: Whole<1, 1_000_000> = "1000000",
+        /// From a request to its grant: a duration, { uniform = ["30s", "90s"] }, { median = "60s", sigma = 0.5 } or a list of measured ones
+        delay: Distribution = "\"0s\"",
+        /// From the grant to the first task; written like `delay`
+        startup: Distribution = "\"0s\"",
+        /// Share of requests that fail, 0 to 1
+        failure: Share = "0.0",
+    }
+}
+
+section! {
+    /// How long messages travel
+    NetworkSpec {
+        /// The least that a message takes
+        latency: DurationSpec = "\"20us\"",
+        /// Up to so much more, equally likely
+        jitter: DurationSpec = "\"0s\"",
+    }
+}
+
+section! {
+    /// What goes wrong
+    FaultsSpec {
+        /// Nodes that go down, per node and hour
+        node_loss: Amount = "0.0",
+        /// Ranks that die alone, per rank and hour
+        rank_loss: Amount = "0.0",
+        /// How long after it happened a loss is noticed
+        notice: DurationSpec = "\"10s\"",
+        /// Share of nodes that are slow, 0 to 1
+        slow: Share = "0.0",
+        /// How many times as long a task takes on a slow node
+        slow_factor: Positive = "2.0",
+        /// Share of attempts at tasks that fail, 0 to 1
+        task: Share = "0.0",
+    }
+}
+
+section! {
+    /// How tasks deviate from their estimates
+    TasksSpec {
+        /// Spread of durations around the estimate: standard deviation of the logarithm, so 0.1 is about 10 %
+        spread: Amount = "0.1",
+        /// What starting a command takes in addition to its duration
+        spawn: DurationSpec = "\"1ms\"",
+        /// The spread of single classes of tasks
+        class: Tables<ClassSpec>,
+    }
+}
+
+section! {
+    /// The spread of a class of tasks
+    ClassSpec {
+        /// The class: a task's `class`, or its name
+        name: String = required,
+        /// Standard deviation of the logarithm of durations
+        spread: Amount = required,
+    }
+}
+
+/// The sections in which a key would be right.
+fn homes_of(key: &str) -> Vec<&'static str> {
+    let has = |fields: &[Field]| fields.iter().any(|f| f.name == key);
+    let homes = [
+        ("the top of the file", has(ClusterSpec::FIELDS)),
+        ("[[node]]", has(NodeSpec::FIELDS)),
+        ("[network]", has(NetworkSpec::FIELDS)),
+        ("[faults]", has(FaultsSpec::FIELDS)),
+        ("[tasks]", has(TasksSpec::FIELDS)),
+    ];
+    homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
+}
+
+/// A number that is not negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Amount(f64);
+
+/// A number above zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Positive(f64);
+
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(f64);
+
+/// The largest number that is believed; beyond it sums would lose their meaning.
+const LARGEST: f64 = 1e9;
+
+/// Reads a number that must satisfy `right`.
+fn number<T: Read>(key: &str, node: &Node<'_>, right: fn(f64) -> bool, findings: &mut Findings) -> Option<f64> {
+    let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
+    match number {
+        None => mismatch::<T>(key, node, findings),
+        Some(number) if right(number) => return Some(number),
+        Some(number) => {
+            let message = format!("`{key}` must be {}, not {number}", T::expected());
+            findings.push(Diagnostic::error(message).at(&node.span()));
+        }
+    }
+    None
+}
+
+impl Read for Amount {
+    fn expected() -> String {
+        "a number from 0 to a thousand million".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "minimum": 0, "maximum": LARGEST })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        number::<Self>(key, node, |n| (0.0..=LARGEST).contains(&n), findings).map(Amount)
+    }
+}
+
+impl Read for Positive {
+    fn expected() -> String {
+        "a number above 0, at most a thousand million".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "exclusiveMinimum": 0, "maximum": LARGEST })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        number::<Self>(key, node, |n| (1e-9..=LARGEST).contains(&n), findings).map(Positive)
+    }
+}
+
+impl Read for Share {
+    fn expected() -> String {
+        "a number from 0 to 1".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        number::<Self>(key, node, |n| (0.0..=1.0).contains(&n), findings).map(Share)
+    }
+}
+
+section! {
+    /// A distribution of times
+    DrawSpec {
+        /// The least and the most, equally likely in between
+        uniform: Times,
+        /// Half of the times lie below this
+        median: DurationSpec,
+        /// Standard deviation of the logarithm
+        sigma: Amount,
+    }
+}
+
+/// A list of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Times(Vec<Duration>);
+
+impl Read for Times {
+    fn expected() -> String {
+        "a list of durations".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "array", "minItems": 1, "items": DurationSpec::schema() })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(list) = node.get_ref().as_array().filter(|list| !list.is_empty()) else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let times: Vec<Duration> =
+            list.iter().filter_map(|time| Some(DurationSpec::read(key, time, findings)?.0)).collect();
+        (times.len() == list.len()).then_some(Times(times))
+    }
+}
+
+impl Read for Distribution {
+    fn expected() -> String {
+        "a duration, { uniform = [least, most] }, { median = ..., sigma = ... } or a list of durations".into()
+    }
+
+    fn schema() -> Value {
+        json!({ "oneOf": [DurationSpec::schema(), Times::schema(), DrawSpec::schema()] })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        match node.get_ref() {
+            DeValue::Array(_) => Times::read(key, node, findings).map(|times| Distribution::Measured(times.0)),
+            DeValue::Table(_) => DrawSpec::read(key, node, findings).and_then(|spec| spec.resolve(key, node, findings)),
+            DeValue::String(_) | DeValue::Integer(_) => {
+                DurationSpec::read(key, node, findings).map(|time| Distribution::Constant(time.0))
+            }
+            _ => {
+                mismatch::<Self>(key, node, findings);
+                None
+            }
+        }
+    }
+}
+
+impl DrawSpec {
+    fn resolve(self, key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Distribution> {
+        match (self.uniform.map(|u| u.value.0), self.median, self.sigma) {
+            (Some(times), None, None) if times.len() == 2 && times[0] <= times[1] => {
+                return Some(Distribution::Uniform(times[0], times[1]));
+            }
+            (None, Some(median), Some(sigma)) if sigma.value.0 <= MOST_SIGMA => {
+                return Some(Distribution::LogNormal { median: median.value.0, sigma: sigma.value.0 });
+            }
+            _ => {}
+        }
+        let help = format!("write {}, the least first; sigma is at most {MOST_SIGMA}", Distribution::expected());
+        findings.push(Diagnostic::error(format!("`{key}` is no distribution")).at(&node.span()).help(help));
+        None
+    }
+}
+
+/// Beyond this the logarithm's spread makes nonsense of a median.
+const MOST_SIGMA: f64 = 5.0;
+
+/// Reads a cluster file; returns its text too.
+pub(super) fn load(path: &Path) -> Result<(Cluster, Arc<str>), Diagnostics> {
+    let file = path.display().to_string();
+    let bytes = read_bounded(path).map_err(|reason| {
+        Diagnostics::new(file.clone(), "", vec![Diagnostic::error(format!("cannot read {file}: {reason}"))])
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| not_utf8(&file, &error))?;
+    Ok((parse(&text, &file)?, text.into()))
+}
+
+pub(super) fn parse(text: &str, file: &str) -> Result<Cluster, Diagnostics> {
+    let mut findings = Findings::in_file_with(homes_of);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    check_keys("the cluster file", root.get_ref(), &[ClusterSpec::FIELDS], &mut findings);
+    let spec = ClusterSpec::read_fields(root.get_ref(), &mut findings);
+    if !errors.is_empty() {
+        return Err(Diagnostics::new(file, text, with_syntax_errors(text, &errors, findings)));
+    }
+    if !root.get_ref().contains_key("node") {
+        let help = "add a `[[node]]` table with at least `slots = ...`";
+        findings.push(Diagnostic::error("the cluster has no nodes").at(&(0..text.len().min(1))).help(help));
+    }
+    let stem = Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let cluster = spec.resolve(&stem, &mut findings);
+    match findings.has_errors() {
+        true => Err(Diagnostics::new(file, text, findings.finish())),
+        false => Ok(cluster),
+    }
+}
+
+/// What holds where a file says nothing.
+pub(super) fn defaults() -> Cluster {
+    let mut findings = Findings::default();
+    let node = NodeSpec::default().resolve(0);
+    Cluster { nodes: vec![node], ..ClusterSpec::default().resolve("cluster", &mut findings) }
+}
+
+impl ClusterSpec {
+    fn resolve(self, stem: &str, findings: &mut Findings) -> Cluster {
+        let nodes = self.node.map(|nodes| nodes.value.0).unwrap_or_default();
+        check_names(&nodes, findings);
+        Cluster {
+            name: self.name.map_or_else(|| stem.to_owned(), |name| name.value),
+            nodes: nodes.into_iter().enumerate().map(|(i, node)| node.value.resolve(i)).collect(),
+            network: self.network.map(|n| n.value).unwrap_or_default().resolve(),
+            faults: self.faults.map(|f| f.value).unwrap_or_default().resolve(),
+            tasks: self.tasks.map(|t| t.value).unwrap_or_default().resolve(),
+        }
+    }
+}
+
+/// Two kinds of one name could not be told apart in a report.
+fn check_names(nodes: &[At<NodeSpec>], findings: &mut Findings) {
+    for (i, node) in nodes.iter().enumerate() {
+        let name = |node: &At<NodeSpec>| node.value.name.as_ref().map(|n| n.value.clone());
+        let (mine, span) = (name(node), node.value.name.as_ref().map_or(&node.span, |n| &n.span));
+        if let Some(first) = nodes[..i].iter().find(|other| name(other) == mine) {
+            let called = mine.unwrap_or_else(|| "node".to_owned());
+            let other = first.value.name.as_ref().map_or(&first.span, |n| &n.span);
+            findings.push(
+                Diagnostic::error(format!("two kinds of nodes are called `{called}`"))
+                    .at(span)
+                    .label(other, "the first")
+                    .help("give each `[[node]]` a `name` of its own"),
+            );
+        }
+    }
+}
+
+impl NodeSpec {
+    fn resolve(self, number: usize) -> NodeType {
+        let nothing = || Distribution::Constant(Duration::ZERO);
+        NodeType {
+            name: or(self.name, if number == 0 { "node".to_owned() } else { format!("node{number}") }),
+            slots: self.slots.map_or(1, |n| n.value.0 as u32),
+            memory: self.memory.map_or(u64::MAX, |m| m.value.0),
+            gpus: self.gpus.map_or(0, |n| n.value.0 as u32),
+            speed: self.speed.map_or(1.0, |n| n.value.0),
+            price: self.price.map_or(1.0, |n| n.value.0),
+            granularity: self.billing.map_or(Duration::from_secs(1), |d| d.value.0),
+            minimum: self.minimum.map_or(Duration::ZERO, |d| d.value.0),
+            limit: self.limit.map_or(1_000_000, |n| n.value.0 as u32),
+            delay: self.delay.map_or_else(nothing, |d| d.value),
+            startup: self.startup.map_or_else(nothing, |d| d.value),
+            failure: self.failure.map_or(0.0, |n| n.value.0),
+        }
+    }
+}
+
+impl NetworkSpec {
+    fn resolve(self) -> Network {
+        Network {
+            latency: self.latency.map_or(Duration::from_micros(20), |d| d.value.0),
+            jitter: self.jitter.map_or(Duration::ZERO, |d| d.value.0),
+        }
+    }
+}
+
+impl FaultsSpec {
+    fn resolve(self) -> Faults {
+        Faults {
+            node_loss: self.node_loss.map_or(0.0, |n| n.value.0),
+            rank_loss: self.rank_loss.map_or(0.0, |n| n.value.0),
+            notice: self.notice.map_or(Duration::from_secs(10), |d| d.value.0),
+            slow: self.slow.map_or(0.0, |n| n.value.0),
+            slow_factor: self.slow_factor.map_or(2.0, |n| n.value.0),
+            task: self.task.map_or(0.0, |n| n.value.0),
+        }
+    }
+}
+
+impl TasksSpec {
+    fn resolve(self) -> Tasks {
+        let classes = self.class.map(|c| c.value.0).unwrap_or_default();
+        let pair = |class: At<ClassSpec>| Some((class.value.name?.value, class.value.spread?.value.0.min(MOST_SIGMA)));
+        Tasks {
+            spread: self.spread.map_or(0.1, |n| n.value.0.min(MOST_SIGMA)),
+            classes: classes.into_iter().filter_map(pair).collect(),
+            spawn: self.spawn.map_or(Duration::from_millis(1), |d| d.value.0),
+        }
+    }
+}
+
+fn or<T>(typed: Option<At<T>>, default: T) -> T {
+    typed.map_or(default, |at| at.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> String {
+        parse(text, "c.toml").expect_err("has mistakes").render(false)
+    }
+
+    #[test]
+    fn a_short_file_is_filled_up_with_defaults() {
+        let cluster = parse("[[node]]\nslots = 4\n", "small.toml").unwrap();
+        assert_eq!((cluster.name.as_str(), cluster.nodes[0].slots, cluster.nodes[0].price), ("small", 4, 1.0));
+        assert_eq!(cluster, Cluster { name: "small".into(), ..Cluster::default() }.with_slots(4));
+    }
+
+    #[test]
+    fn every_form_of_a_distribution_is_read() {
+        let with = |delay: &str| parse(&format!("[[node]]\nslots = 1\ndelay = {delay}\n"), "c.toml").unwrap();
+        let s = Duration::from_secs;
+        let forms = [
+            ("\"60s\"", Distribution::Constant(s(60))),
+            ("2", Distribution::Constant(s(120))),
+            ("{ uniform = [\"30s\", \"90s\"] }", Distribution::Uniform(s(30), s(90))),
+            ("{ median = \"60s\", sigma = 0.5 }", Distribution::LogNormal { median: s(60), sigma: 0.5 }),
+            ("[\"40s\", \"2m\"]", Distribution::Measured(vec![s(40), s(120)])),
+        ];
+        for (text, expected) in forms {
+            assert_eq!(with(text).nodes[0].delay, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_their_places() {
+        let text = "[[node]]\nslots = 0\nfailure = 2\nspeed = -1.0\ndelay = { uniform = [\"9s\", \"1s\"] }\nlatency = \"1s\"\n\n[network]\nlatncy = \"1us\"\n\n[[node]]\nslots = 1\n";
+        let told = mistakes(text);
+        let wanted = [
+            "c.toml:2:9",
+            "`failure` must be a number from 0 to 1, not 2",
+            "c.toml:4:9",
+            "no distribution",
+            "`latency` belongs in [network]",
+            "did you mean `latency`",
+            "two kinds of nodes are called `node`",
+        ];
+        for wanted in wanted {
+            assert!(told.contains(wanted), "{wanted}\n{told}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_nodes_or_with_broken_syntax_is_refused() {
+        assert!(mistakes("name = \"x\"\n").contains("no nodes"));
+        assert!(mistakes("").contains("no nodes"));
+        assert!(mistakes("[[node]]\nslots = \n").contains("c.toml:2"));
+        assert!(mistakes("[[node]]\nprice = 1.0\n").contains("has no `slots`"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_survived(text in ".{0,200}") {
+            let _ = parse(&text, "c.toml");
+        }
+    }
+}

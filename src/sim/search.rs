@@ -1,0 +1,160 @@
+//! How ranks without work find work, when there are too many of them to play every question.
+//!
+//! In a real run an idle rank asks others at random, again and again, and is remembered by those it asked. Ten thousand idle ranks so send hundreds of
+//! thousands of messages a second, nearly all of them in vain; a simulator that plays them all does nothing else. Among more ranks than [`CROWD`] it leaves
+//! out the questions in vain: it brings an idle rank and one that has something to give together, and lets the question that finds be asked as late as chance
+//! would have it. What follows from that question is the protocol's own.
+//!
+//! A rank asks [`ROUND`] others in each pause, so one of `n` ranks is found after `n / (ROUND * k)` pauses on average, where `k` may be found (or
+//! may find). With a lifeline in every round's reach (`k >= n / ROUND`) it is found at once.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::draw::{Subject, generator};
+
+/// Up to so many ranks every question is played.
+pub(super) const CROWD: u32 = 64;
+
+/// Others that a rank asks in one round (`schedule/thief.rs`).
+const ROUND: usize = 8;
+
+/// Some of the ranks, of which one can be drawn.
+#[derive(Debug, Default)]
+struct Roster {
+    list: Vec<u32>,
+    /// Where each rank stands in the list, plus one.
+    place: Vec<u32>,
+}
+
+impl Roster {
+    /// Puts a rank in; false if it is there already.
+    fn insert(&mut self, rank: u32) -> bool {
+        if self.place.len() <= rank as usize {
+            self.place.resize(rank as usize + 1, 0);
+        }
+        if self.place[rank as usize] > 0 {
+            return false;
+        }
+        self.list.push(rank);
+        self.place[rank as usize] = self.list.len() as u32;
+        true
+    }
+
+    fn remove(&mut self, rank: u32) {
+        let Some(place) = self.place.get(rank as usize).filter(|&&place| place > 0) else { return };
+        let at = *place as usize - 1;
+        self.list.swap_remove(at);
+        self.place[rank as usize] = 0;
+        if let Some(&moved) = self.list.get(at) {
+            self.place[moved as usize] = at as u32 + 1;
+        }
+    }
+
+    fn draw(&self, rng: &mut Rng) -> Option<u32> {
+        (!self.list.is_empty()).then(|| self.list[rng.usize(0..self.list.len())])
+    }
+}
+
+/// A question that will find something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) thief: u32,
+    pub(super) victim: u32,
+    /// How long the thief still looks for it.
+    pub(super) after: Duration,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Search {
+    ranks: usize,
+    pause: Duration,
+    rng: Rng,
+    idle: Roster,
+    giving: Roster,
+}
+
+impl Search {
+    pub(super) fn new(pause: Duration, seed: u64) -> Search {
+        let rng = generator(seed, Subject::Network, 1);
+        Search { ranks: 0, pause, rng, idle: Roster::default(), giving: Roster::default() }
+    }
+
+    /// So many ranks take part from now on.
+    pub(super) fn meet(&mut self, ranks: usize) {
+        self.ranks = ranks;
+    }
+
+    /// A rank has nothing to do and asks nobody at the moment.
+    pub(super) fn idles(&mut self, thief: u32) -> Option<Match> {
+        if !self.idle.insert(thief) {
+            return None;
+        }
+        let victim = self.giving.draw(&mut self.rng)?;
+        Some(self.pair(thief, victim, self.giving.list.len()))
+    }
+
+    /// A rank has more than it can start.
+    pub(super) fn gives(&mut self, victim: u32) -> Option<Match> {
+        self.giving.insert(victim);
+        let thief = self.idle.draw(&mut self.rng)?;
+        Some(self.pair(thief, victim, self.idle.list.len()))
+    }
+
+    /// A rank has something to do, or asks.
+    pub(super) fn idles_not(&mut self, rank: u32) {
+        self.idle.remove(rank);
+    }
+
+    /// A rank has nothing more to give.
+    pub(super) fn gives_not(&mut self, rank: u32) {
+        self.giving.remove(rank);
+    }
+
+    fn pair(&mut self, thief: u32, victim: u32, found: usize) -> Match {
+        self.idle.remove(thief);
+        let pauses = self.ranks as f64 / (ROUND * found.max(1)) as f64;
+        let after = match pauses > 1.0 {
+            true => self.pause.mul_f64(pauses * -(1.0 - self.rng.f64()).ln()),
+            false => Duration::ZERO,
+        };
+        Match { thief, victim, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_idles_and_who_gives_are_brought_together_once() {
+        let mut search = Search::new(Duration::from_millis(50), 1);
+        search.meet(8);
+        assert_eq!(search.idles(3), None);
+        assert_eq!(search.idles(3), None, "it waits already");
+        let found = search.gives(5).expect("somebody idles");
+        assert_eq!((found.thief, found.victim, found.after), (3, 5, Duration::ZERO));
+        assert_eq!(search.gives(5), None, "nobody idles any more");
+        assert_eq!(search.idles(4).map(|m| m.victim), Some(5));
+        search.gives_not(5);
+        assert_eq!(search.idles(6), None);
+        search.idles_not(6);
+        assert_eq!(search.gives(7), None);
+    }
+
+    #[test]
+    fn one_in_a_crowd_is_found_late() {
+        let mut search = Search::new(Duration::from_millis(50), 1);
+        search.meet(10_000);
+        let mut total = Duration::ZERO;
+        for _ in 0..200 {
+            search.gives_not(5);
+            assert_eq!(search.idles(3), None);
+            total += search.gives(5).expect("one idles").after;
+        }
+        let mean = total.as_secs_f64() / 200.0;
+        assert!((mean - 62.5).abs() < 15.0, "{mean}");
+    }
+}

@@ -1,0 +1,303 @@
+//! Ranks that come and go in the virtual world: decisions are carried out, nodes are granted and lost, and all of it is written down.
+//!
+//! The life of a node is the provider's, that of a rank the coordinator's; this file brings each to the other's notice.
+
+use std::time::Duration;
+
+use super::{Authority, Seat, What, World};
+use crate::journal::{Level, RankChange, RankInfo, Record};
+use crate::model::{Rank, RankState};
+use crate::scale::{Action, Decision, NodeTypeId, RankView};
+use crate::schedule::coordinator::{self, Change, Member, Standing, Why};
+use crate::schedule::protocol::Stop;
+use crate::schedule::worker::Worker;
+use crate::sim::captain::Captain;
+use crate::sim::cluster::Cluster;
+use crate::sim::pool::Pool;
+use crate::sim::provider::{Answer, Loss};
+use crate::sim::scene::Scene;
+
+/// What the rank on a node has.
+pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
+    let node = &cluster.nodes[kind.0 as usize];
+    Member { node: format!("{}{rank}", node.name), slots: node.slots, memory: node.memory, gpus: node.gpus }
+}
+
+/// Who decides, knowing of delays what the cluster file says.
+pub(super) fn captain(scene: &Scene, cluster: &Cluster, authority: Authority) -> Captain {
+    let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
+    Captain::new(scene, authority.scaler, authority.prices, authority.interval, &delays)
+}
+
+impl World<'_> {
+    /// Adds a rank that is not there yet.
+    pub(super) fn seat(&mut self, member: Member) {
+        let rank = Rank(self.seats.len() as u32);
+        self.seats.push(Seat {
+            worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace),
+            pool: Pool::new(member.slots, member.memory, member.gpus),
+            member,
+            ledger: None,
+            limits: Vec::new(),
+            frozen: true,
+            tick: None,
+            dozes: None,
+            listed: false,
+            here: false,
+            state: RankState::Joining,
+            gives: false,
+            looks: false,
+            expected: 0,
+            busy: Duration::ZERO,
+            failures: 0,
+        });
+    }
+
+    /// A rank is there from now on.
+    pub(super) fn enters(&mut self, rank: u32) {
+        self.seats[rank as usize].here = true;
+        self.present += 1;
+        if let Some(search) = &mut self.search {
+            search.meet(self.present as usize);
+        }
+        // Rank 0 is where the run itself is: without it there is none.
+        if rank > 0
+            && let Some((at, loss)) = self.provider.loss(rank)
+        {
+            self.agenda.arrange(at.max(self.now), What::Lost(rank, loss));
+        }
+    }
+
+    /// It is decided, and again after the interval.
+    pub(super) fn decide_again(&mut self) {
+        self.decide();
+        let interval = self.captain.as_ref().map(|captain| captain.interval);
+        if let Some(interval) = interval.filter(|_| self.finished.is_none() && !self.stopping) {
+            self.agenda.arrange(self.now.after(interval), What::Decide);
+        }
+    }
+
+    /// The scaling core is asked.
+    fn decide(&mut self) {
+        if self.finished.is_some() || self.stopping {
+            return;
+        }
+        let ranks = self.views();
+        let Some(captain) = &mut self.captain else { return };
+        self.events += 1;
+        let settled = self.provider.settled(&captain.prices);
+        let decisions = captain.decide(self.now, self.scene, &ranks, self.provider.requests(), settled);
+        let (effects, alarms) = (captain.effects(), captain.alarms());
+        alarms.into_iter().for_each(|alarm| self.note(Level::Warning, alarm));
+        for decision in decisions {
+            if self.captain.as_mut().is_some_and(|captain| captain.is_news(&decision)) {
+                self.log.record(Record::Decision(Box::new(decision.clone())));
+            }
+            self.follow(decision);
+        }
+        effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
+    }
+
+    /// The ranks as a decision sees them.
+    fn views(&self) -> Vec<RankView> {
+        let live = |(rank, seat): (u32, &Seat)| {
+            let state = self.state_of(Rank(rank), seat);
+            let node = self.provider.node(rank);
+            let load = seat.pool.load();
+            let gone = matches!(state, RankState::Left | RankState::Lost);
+            (!gone).then(|| RankView {
+                rank: Rank(rank),
+                state,
+                node_type: node.kind,
+                slots: seat.member.slots,
+                billed_since: node.gone.is_none().then_some(node.granted),
+                busy_slots: load.running,
+                busy: seat.busy,
+                failures: seat.failures,
+                releasable: rank > 0,
+                ends: None,
+            })
+        };
+        (0..).zip(&self.seats).filter_map(live).collect()
+    }
+
+    fn state_of(&self, rank: Rank, seat: &Seat) -> RankState {
+        match self.coordinator.standing(rank) {
+            Some(Standing::Requested | Standing::Joining) => RankState::Joining,
+            Some(Standing::Active) => RankState::Active,
+            Some(Standing::Draining) => RankState::Draining,
+            Some(Standing::Parked) => RankState::Parked,
+            Some(Standing::Left) => RankState::Left,
+            Some(Standing::Lost) => RankState::Lost,
+            None => seat.state,
+        }
+    }
+
+    /// Carries a decision out.
+    fn follow(&mut self, decision: Decision) {
+        let each = |world: &mut Self, ranks: Vec<Rank>, change: Change| {
+            for rank in ranks {
+                world.coordinate(coordinator::Event::Change { rank, change: change.clone() });
+            }
+        };
+        match decision.action {
+            Action::Grow { nodes, node_type } => {
+                for answer in self.provider.request(self.now, node_type, nodes) {
+                    self.agenda.arrange(answer.at, What::Answered(answer));
+                }
+            }
+            Action::Shrink { ranks } => ranks.into_iter().for_each(|rank| self.drain(rank)),
+            Action::Cancel { requests } => requests.into_iter().for_each(|id| self.provider.withdraw(id)),
+            Action::Park { ranks } => each(self, ranks, Change::Park),
+            Action::Unpark { ranks } => each(self, ranks, Change::Recall),
+            Action::StopForBudget { by } => {
+                self.stop(Stop::Drain);
+                self.agenda.arrange(by.max(self.now), What::OutOfMoney);
+            }
+            Action::Stay => {}
+        }
+    }
+
+    /// A rank is to leave. One that has not started yet is let go at once.
+    fn drain(&mut self, rank: Rank) {
+        if self.seats.get(rank.index()).is_some_and(|seat| !seat.here) {
+            self.provider.release(rank.0, self.now);
+            self.coordinate(coordinator::Event::Change { rank, change: Change::Lose });
+            self.set_state(rank.0, RankState::Left);
+        } else {
+            self.coordinate(coordinator::Event::Change { rank, change: Change::Drain });
+        }
+    }
+
+    /// The run is to end before its tasks have.
+    pub(super) fn stop(&mut self, how: Stop) {
+        self.stopping = true;
+        self.coordinate(coordinator::Event::Stop { how, why: Why::Budget });
+    }
+
+    /// A request is granted, or fails.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        if self.finished.is_some() || self.stopping {
+            return;
+        }
+        let Some((rank, startup)) = self.provider.answer(self.now, answer) else {
+            if !answer.granted {
+                self.note(Level::Info, "a request for a node has failed".to_owned());
+                self.decide();
+            }
+            return;
+        };
+        let kind = self.provider.node(rank).kind;
+        self.seat(member(self.cluster, kind, rank));
+        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Request });
+        self.write_state(rank);
+        self.agenda.arrange(self.now.after(startup), What::Starts(rank));
+        self.decide();
+    }
+
+    /// The rank of a granted node has started.
+    pub(super) fn starts(&mut self, rank: u32) {
+        let node = self.provider.node(rank);
+        // It was let go meanwhile, or comes too late.
+        if node.gone.is_some() || self.finished.is_some() {
+            return;
+        }
+        let (kind, took) = (node.kind, self.now.since(node.asked));
+        if let Some(captain) = &mut self.captain {
+            captain.arrived(kind, took);
+        }
+        self.enters(rank);
+        let member = self.seats[rank as usize].member.clone();
+        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Arrive(member) });
+        self.decide();
+    }
+
+    /// A rank is told to leave.
+    pub(super) fn leave(&mut self, rank: u32) {
+        if !self.goes(rank) {
+            return;
+        }
+        // Nodes of ranks that leave at the end of the run are given back together, when the last one has left.
+        if self.finished.is_none() {
+            self.provider.release(rank, self.now);
+            self.set_state(rank, RankState::Left);
+        }
+    }
+
+    /// A node goes down, or a rank dies: what runs there is gone, and nobody knows yet.
+    pub(super) fn lost(&mut self, rank: u32, loss: Loss) {
+        if self.finished.is_some() || !self.goes(rank) {
+            return;
+        }
+        self.events += 1;
+        if loss == Loss::Node {
+            self.provider.release(rank, self.now);
+        }
+        for number in self.running_on(rank) {
+            if let Some(running) = self.running.take(number)
+                && let Some(captain) = &mut self.captain
+            {
+                captain.stops(running.lease.task);
+            }
+        }
+        self.agenda.arrange(self.now.after(self.cluster.faults.notice), What::Noticed(rank));
+    }
+
+    /// It is noticed that a rank is lost.
+    pub(super) fn noticed(&mut self, rank: u32) {
+        self.provider.release(rank, self.now);
+        if self.finished.is_some() {
+            return;
+        }
+        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Lose });
+        self.set_state(rank, RankState::Lost);
+        self.decide();
+    }
+
+    /// A rank is here no more; false if it was not.
+    fn goes(&mut self, rank: u32) -> bool {
+        let seat = &mut self.seats[rank as usize];
+        if !std::mem::replace(&mut seat.here, false) {
+            return false;
+        }
+        self.surplus -= u32::from(std::mem::replace(&mut seat.gives, false) && self.search.is_none());
+        seat.dozes = None;
+        self.present -= 1;
+        if let Some(search) = &mut self.search {
+            search.idles_not(rank);
+            search.gives_not(rank);
+            search.meet(self.present as usize);
+        }
+        true
+    }
+
+    /// A rank is handed tasks: it may stand differently from now on.
+    pub(super) fn note_state(&mut self, rank: Rank) {
+        let Some(seat) = self.seats.get(rank.index()) else { return };
+        let state = self.state_of(rank, seat);
+        self.set_state(rank.0, state);
+    }
+
+    fn set_state(&mut self, rank: u32, state: RankState) {
+        let before = std::mem::replace(&mut self.seats[rank as usize].state, state);
+        if before == state {
+            return;
+        }
+        self.active += u32::from(state == RankState::Active);
+        self.active -= u32::from(before == RankState::Active);
+        self.supply.push((self.now, f64::from(self.active)));
+        self.write_state(rank);
+    }
+
+    fn write_state(&mut self, rank: u32) {
+        let (seat, node) = (&self.seats[rank as usize], self.provider.node(rank));
+        let info = RankInfo { rank, node: seat.member.node.clone(), slots: seat.member.slots, pid: 0 };
+        self.log.record(Record::Rank(RankChange {
+            time: self.now,
+            info,
+            node_type: node.kind,
+            state: seat.state,
+            billed_since: node.granted,
+        }));
+    }
+}
