@@ -143,26 +143,28 @@ impl Uses {
         let first = slices().map(|slice| slice.start).min();
         let last = slices().map(|slice| slice.end).max();
         let mut changes: Vec<(u64, What, i64)> = slices().flat_map(changes_of).collect();
+        let supply = timeline.supply.iter().filter(|change| change.session as usize == session);
+        changes.extend(supply.map(|change| (change.at, What::Slots, change.slots)));
         changes.sort_unstable_by_key(|change| change.0);
         let mut now = Now { to_come: slices().count() as i64, ..Now::default() };
         let mut at = span.from;
         for (moment, what, by) in changes {
             let until = moment.clamp(at, span.to.max(at));
             if until > at {
-                self.account(&now, span.slots, at, until, (first, last));
+                self.account(&now, at, until, (first, last));
                 at = until;
             }
             now.change(what, by);
         }
         if span.to > at {
-            self.account(&now, span.slots, at, span.to, (first, last));
+            self.account(&now, at, span.to, (first, last));
         }
     }
 
-    fn account(&mut self, now: &Now, slots: u32, from: u64, until: u64, (first, last): (Option<u64>, Option<u64>)) {
+    fn account(&mut self, now: &Now, from: u64, until: u64, (first, last): (Option<u64>, Option<u64>)) {
         self.add(Use::Work, from, until, now.work as f64);
         self.add(Use::Wasted, from, until, now.wasted as f64);
-        let mut idle = (i64::from(slots) - now.work - now.wasted).max(0);
+        let mut idle = (now.slots - now.work - now.wasted).max(0);
         if first.is_none_or(|first| until <= first) {
             return self.add(Use::StartUp, from, until, idle as f64);
         }
@@ -191,6 +193,7 @@ enum What {
     Wasted,
     Waiting(HeldBy),
     ToCome,
+    Slots,
 }
 
 /// How many slots or tasks are in which condition at a moment.
@@ -202,6 +205,7 @@ struct Now {
     limited: i64,
     roomy: i64,
     to_come: i64,
+    slots: i64,
 }
 
 impl Now {
@@ -213,6 +217,7 @@ impl Now {
             What::Waiting(HeldBy::Limit) => &mut self.limited,
             What::Waiting(HeldBy::Room) => &mut self.roomy,
             What::ToCome => &mut self.to_come,
+            What::Slots => &mut self.slots,
         } += by;
     }
 }
@@ -234,7 +239,7 @@ fn changes_of(slice: &Slice) -> [(u64, What, i64); 5] {
 mod tests {
     use super::*;
     use crate::model::{Outcome, TaskId};
-    use crate::observe::timeline::Span;
+    use crate::observe::timeline::{Span, Supply};
 
     fn slice(ready: u64, start: u64, end: u64) -> Slice {
         Slice {
@@ -255,8 +260,10 @@ mod tests {
     }
 
     fn uses(slices: Vec<Slice>, to: u64) -> Uses {
-        let span = Span { from: 0, to, slots: 2, ranks: 1 };
-        Uses::of(&Timeline { slices, classes: vec!["a".into()], sessions: vec![span] }, 10)
+        let span = Span { from: 0, to, slots: 2 };
+        let change = |at, by| Supply { at, session: 0, ranks: by, slots: 2 * by };
+        let supply = vec![change(0, 1), change(to, -1)];
+        Uses::of(&Timeline { slices, classes: vec!["a".into()], sessions: vec![span], supply }, 10)
     }
 
     #[test]

@@ -93,10 +93,7 @@ impl Counters {
     pub fn of(timeline: &Timeline) -> Counters {
         let slices = &timeline.slices;
         let between = |from: u64, to: u64| [(from, 1), (to, -1)];
-        let active = timeline.sessions.iter().flat_map(|span| {
-            let ranks = i64::from(span.ranks);
-            [(span.from, ranks), (span.to, -ranks)]
-        });
+        let active = timeline.supply.iter().map(|change| (change.at, change.ranks));
         Counters {
             queued: Steps::of(slices.iter().flat_map(|slice| between(slice.ready, slice.start)).collect()),
             running: Steps::of(slices.iter().flat_map(|slice| between(slice.start, slice.end)).collect()),

@@ -6,9 +6,10 @@
 use rustc_hash::FxHashMap;
 
 use super::run_view::RunView;
+use super::steps::Steps;
 use super::subject::{JobView, Label};
 use crate::journal::Session;
-use crate::model::{Attempt, Outcome, TaskId};
+use crate::model::{Attempt, Outcome, RankState, TaskId, Time};
 
 /// An attempt that ran.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +72,21 @@ pub(super) struct Span {
     pub from: u64,
     /// Its end, or the last that was heard of it.
     pub to: u64,
-    /// Slots that it had.
+    /// The most slots that it had at once.
     pub slots: u32,
-    /// Ranks with slots that it had.
-    pub ranks: u32,
+}
+
+/// Ranks that begin or cease to take part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Supply {
+    /// When.
+    pub at: u64,
+    /// Index of the session.
+    pub session: u32,
+    /// So many ranks more.
+    pub ranks: i64,
+    /// So many slots more.
+    pub slots: i64,
 }
 
 /// See the module's text.
@@ -85,22 +97,23 @@ pub(super) struct Timeline {
     pub classes: Vec<String>,
     /// The sessions, oldest first.
     pub sessions: Vec<Span>,
+    /// Ranks that came and went, by time within each session.
+    pub supply: Vec<Supply>,
 }
 
 impl Timeline {
     /// Puts all attempts of a run on one clock.
     pub fn of(run: &RunView) -> Timeline {
         let mut classes = Classes::default();
-        let mut timeline = Timeline { slices: Vec::new(), classes: Vec::new(), sessions: Vec::new() };
+        let mut timeline =
+            Timeline { slices: Vec::new(), classes: Vec::new(), sessions: Vec::new(), supply: Vec::new() };
         for (index, (session, subject)) in run.sessions().enumerate() {
-            let from = run.on_run_clock(session, crate::model::Time::ZERO);
-            let working = session.began.ranks.iter().filter(|rank| rank.slots > 0);
-            timeline.sessions.push(Span {
-                from,
-                to: from + run.wall_ns(session),
-                slots: working.clone().map(|rank| rank.slots).sum(),
-                ranks: working.count() as u32,
-            });
+            let from = run.on_run_clock(session, Time::ZERO);
+            let supply = supply(run, session, index as u32);
+            let slots = Steps::of(supply.iter().map(|change| (change.at, change.slots)).collect()).max();
+            timeline.supply.extend(supply);
+            let to = from + run.wall_ns(session);
+            timeline.sessions.push(Span { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
             let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0);
             timeline.slices.extend(ran.map(|attempt| slice(run, session, &*subject.job, index, attempt, &mut classes)));
         }
@@ -134,6 +147,34 @@ impl Timeline {
             }
         }
     }
+}
+
+/// The ranks that a session had from the start, and those that came, went or paused later.
+fn supply(run: &RunView, session: &Session, index: u32) -> Vec<Supply> {
+    let (from, to) = (run.on_run_clock(session, Time::ZERO), run.on_run_clock(session, Time(run.wall_ns(session))));
+    let change = |at: u64, slots: i64, ranks: i64| Supply {
+        at,
+        session: index,
+        ranks: ranks * slots.signum().abs(),
+        slots: slots * ranks,
+    };
+    let mut active: FxHashMap<u32, i64> = FxHashMap::default();
+    let mut supply = Vec::new();
+    for info in &session.began.ranks {
+        active.insert(info.rank, i64::from(info.slots));
+        supply.push(change(from, i64::from(info.slots), 1));
+    }
+    for next in &session.ranks {
+        let at = run.on_run_clock(session, next.time).min(to);
+        let slots = if next.state == RankState::Active { i64::from(next.info.slots) } else { 0 };
+        let before = active.insert(next.info.rank, slots).unwrap_or(0);
+        if before != slots {
+            supply.extend([change(at, before, -1), change(at, slots, 1)]);
+        }
+    }
+    supply.extend(active.into_values().map(|slots| change(to, slots, -1)));
+    supply.sort_by_key(|change| change.at);
+    supply
 }
 
 /// Names of classes by number.

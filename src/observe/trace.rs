@@ -151,7 +151,8 @@ fn write_names(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> R
     events.put(&sort(RUN, -1))?;
     let mut nodes: FxHashMap<u32, String> = FxHashMap::default();
     for (session, _) in run.sessions() {
-        nodes.extend(session.began.ranks.iter().map(|info| (info.rank, info.node.clone())));
+        let joined = session.ranks.iter().map(|change| &change.info);
+        nodes.extend(session.began.ranks.iter().chain(joined).map(|info| (info.rank, info.node.clone())));
     }
     let mut nodes: Vec<(u32, String)> = nodes.into_iter().collect();
     nodes.sort_unstable();
@@ -297,8 +298,18 @@ fn write_counters(events: &mut Events<'_>, counters: &Counters) -> Result<(), Re
     Ok(())
 }
 
+/// Decisions, warnings and errors as instants.
 fn write_notes(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
     for (session, _) in run.sessions() {
+        for decision in &session.decisions {
+            events.put(&Event::<()> {
+                tid: Some(1),
+                ts: Some(us(run.on_run_clock(session, decision.time))),
+                cat: Some("decision"),
+                s: Some("g"),
+                ..Event::new("i", RUN, &decision.reason)
+            })?;
+        }
         for note in session.notes.iter().filter(|note| note.level > Level::Info) {
             let at = run.on_run_clock(session, note.time);
             events.put(&Event::<()> {

@@ -49,7 +49,7 @@ impl<'a> Case<'a> {
         if only.is_empty() || span.slots == 0 {
             return None;
         }
-        let here = Timeline { slices: only, classes: names.clone(), sessions: Vec::new() };
+        let here = Timeline { slices: only, classes: names.clone(), sessions: Vec::new(), supply: Vec::new() };
         let mut by_number: Vec<Class> = classes(&here);
         by_number.sort_by_key(|class| names.iter().position(|name| *name == class.name));
         let overhead = overhead(&here.slices);

@@ -31,6 +31,8 @@ const FAILURES: usize = 20;
 const SLOWEST: [usize; 2] = [8, 3];
 /// Classes in the table.
 const CLASSES: usize = 60;
+/// Scaling decisions that are listed.
+const DECISIONS: usize = 60;
 /// Notes that are shown.
 const NOTES: usize = 40;
 
@@ -57,6 +59,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
     }
+    decisions(&mut html, run);
     failed(&mut html, run)?;
     skipped_tasks(&mut html, run);
     notes(&mut html, run);
@@ -252,6 +255,32 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
         }
     }
     html.add("</tbody></table></div></details>\n");
+}
+
+/// What was decided about ranks, and why.
+fn decisions(html: &mut Html, run: &RunView) {
+    let all = &run.session().decisions;
+    if all.is_empty() {
+        return;
+    }
+    html.add(
+        "<h2>Scaling decisions</h2>\n<div class=\"wide\"><table><thead><tr><th class=\"n\">at</th><th>ranks</th><th>why</th>\
+         <th class=\"n\">spent</th></tr></thead><tbody>",
+    );
+    for decision in all.iter().take(DECISIONS) {
+        html.add(format_args!(
+            "<tr><td class=\"n\">{}</td><td>{} &rarr; {}</td><td>{}</td><td class=\"n\">{:.2}</td></tr>",
+            seconds(decision.time.seconds()),
+            decision.from,
+            decision.to,
+            Escaped(&decision.reason),
+            decision.inputs.spent
+        ));
+    }
+    html.add("</tbody></table></div>\n");
+    if all.len() > DECISIONS {
+        html.add(format_args!("<p class=\"note\">and {} more in the journal.</p>\n", all.len() - DECISIONS));
+    }
 }
 
 fn failed(html: &mut Html, run: &RunView) -> Result<(), ReportError> {

@@ -130,8 +130,8 @@ function drawGantt() {
   const span = data.to - data.from;
   for (const [row, column, kind, held] of data.cells) {
     pen.fillStyle = palette[kind];
-    const from = x(data.from + span * column / data.columns), until = x(data.from + span * (column + 1) / data.columns), tall = (thick - 1) * held / 100;
-    pen.fillRect(from, (row + 1) * thick - 1 - tall, until - from + .3, tall);
+    const from = Math.floor(x(data.from + span * column / data.columns)), until = Math.floor(x(data.from + span * (column + 1) / data.columns)), tall = (thick - 1) * held / 100;
+    pen.fillRect(from, (row + 1) * thick - 1 - tall, until - from, tall);
   }
   pen.restore();
 }

@@ -11,7 +11,7 @@ use crate::observe::style::{Paint, bytes, count, outcome, percent, printable, se
 /// Rows of a table where the terminal does not say how many it has.
 const ROWS: usize = 24;
 /// Lines for the rest of a frame: head, bar, figures, headings.
-const OTHERS: usize = 15;
+const OTHERS: usize = 16;
 
 /// Writes a frame for a terminal of so many columns and lines. Lines end in `\n`; none is longer than the terminal is wide.
 pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
@@ -195,7 +195,12 @@ fn last_failures(frame: &mut Frame, live: &Live, rows: usize) {
     }
 }
 
+/// The last decision about ranks and the last warnings.
 fn notes(frame: &mut Frame, live: &Live) {
+    if let Some(decision) = live.view.session().decisions.last() {
+        let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);
+        frame.line(&format!("{at}: {from} to {to} ranks: {}", decision.reason), |paint, text| paint.bold(text));
+    }
     for note in live.view.session().notes.iter().rev().filter(|note| note.level > Level::Info).take(3) {
         frame.line(&format!("{}: {}", clock(note.time.seconds()), note.text), |paint, text| paint.yellow(text));
     }
