@@ -125,8 +125,8 @@ fn a_trace_says_what_the_journal_says() {
     }
     // Counters end where the run did.
     let last = |name: &str| {
-        let values = of("C").into_iter().filter(|e| e["name"] == name).map(|e| e["args"]["value"].as_i64());
-        values.last().flatten().unwrap_or_else(|| panic!("there is no counter {name}"))
+        let value = of("C").into_iter().rfind(|e| e["name"] == name).and_then(|e| e["args"]["value"].as_i64());
+        value.unwrap_or_else(|| panic!("there is no counter {name}"))
     };
     let completed = rows.iter().filter(|row| row.state == "COMPLETED").count() as i64;
     assert_eq!(last("tasks done"), completed);

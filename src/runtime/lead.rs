@@ -113,7 +113,8 @@ fn set_out(
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
-    let head = head_of(&job, tasks, members, &done, journal, options, &dir, &welcome.run_name);
+    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
+    let head = head_of(&job, tasks, members, &done, journal, progress);
     drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
@@ -201,9 +202,7 @@ fn head_of(
     members: Vec<Member>,
     done: &Done,
     journal: Clerk,
-    options: &Options,
-    dir: &RunDir,
-    run_name: &str,
+    progress: Progress,
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
@@ -217,7 +216,6 @@ fn head_of(
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
-    let progress = Progress::new(options.progress, run_name).recorded(dir);
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
