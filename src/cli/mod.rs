@@ -1,15 +1,21 @@
 //! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
 
+mod analyze;
 mod bench;
 mod check;
+mod completions;
 mod explain;
 mod import;
+mod man;
 mod plan;
 mod report;
 mod run;
 mod schema;
 mod simulate;
+mod top;
 mod topo;
+mod trace;
+mod view;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -52,12 +58,17 @@ enum Verb {
     Plan(plan::Args),
     Simulate(simulate::Args),
     Run(run::Args),
+    Top(top::Args),
     Report(report::Args),
     Explain(explain::Args),
+    Analyze(analyze::Args),
+    Trace(trace::Args),
     Import(import::Args),
     Topo(topo::Args),
     Bench(bench::Args),
     Schema(schema::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -81,11 +92,16 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
+        Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),
+        Verb::Analyze(args) => analyze::main(args),
+        Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),
         Verb::Bench(args) => bench::main(args),
         Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `phalanx run`: runs a job and ends with its summary.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +41,10 @@ pub(super) struct Args {
     /// Check the job and show what would run, but run nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Serve a page and an API about the run while it goes on, e.g. on 127.0.0.1:0 (any free port). The address, with the token that is
+    /// needed, is printed.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// No progress, no summary.
     #[arg(short, long)]
     quiet: bool,
@@ -58,6 +63,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         max_failures: args.max_failures,
         keep_going: args.keep_going,
         progress: Mode::detect(args.quiet),
+        listen: args.listen,
     };
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);

@@ -1,6 +1,7 @@
 //! Rank 0, from the job file to the end of the run.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use super::start::{Start, estimate_ns, start};
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
-use super::{Finished, Options, RunError, pilot};
+use super::{Finished, Options, RunError, pilot, subject_of};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
 use crate::graph::partition::Partition;
-use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunLock};
+use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
+use crate::observe::live::{Listener, Serving};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
@@ -51,6 +53,8 @@ struct Run {
     pool: Option<Pool<Crew>>,
     dir: PathBuf,
     lock: RunLock,
+    /// Answers who watches, until the run is over.
+    serving: Option<Serving>,
 }
 
 impl Run {
@@ -67,6 +71,7 @@ impl Run {
             head.close(self.crew.clock.now(), code);
             code
         });
+        drop(self.serving);
         drop(self.lock);
         match broken {
             Some(reason) => Err(RunError::Broken(reason)),
@@ -87,6 +92,7 @@ fn set_out(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
         ));
     }
+    let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
@@ -110,9 +116,11 @@ fn set_out(
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let infos = infos(&hellos);
     let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
-    let mut head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
+    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
+    let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
     drop(done);
+    let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -122,7 +130,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held })
+    Ok(Run { crew, pool, dir, lock: held, serving })
 }
 
 /// The handshake: who is where, what the run is, what each has.
@@ -198,8 +206,7 @@ fn head_of(
     members: Vec<Member>,
     done: &Done,
     journal: Clerk,
-    options: &Options,
-    run_name: &str,
+    progress: Progress,
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
@@ -213,7 +220,6 @@ fn head_of(
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
-    let progress = Progress::new(options.progress, run_name);
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
@@ -222,6 +228,17 @@ fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
     let info =
         |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };
     (0..).zip(hellos).map(info).collect()
+}
+
+/// Takes the address of the run's page while it is early enough to refuse it.
+fn listen(address: SocketAddr) -> Result<Listener, RunError> {
+    Listener::bind(address)
+        .map_err(|source| RunError::Refused(format!("cannot listen on {address}: {source}; choose another --listen")))
+}
+
+/// Opens the run's page; whoever is to see it is told where it is.
+fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
+    listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
 }
 
 /// Writes how the session begins.

@@ -14,7 +14,7 @@
 //! | `resume` | which tasks stay complete |
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
 //! | `wake`, `walltime` | waiting, the end of the allocation |
-//! | `glue` | the job as each part wants to see it |
+//! | `glue`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
@@ -34,10 +34,12 @@ pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
+mod subject;
 mod wake;
 mod walltime;
 mod world;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +60,7 @@ pub(crate) use head::end_reason;
 pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
+pub use subject::{job_of, subject_of};
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]
@@ -78,6 +81,8 @@ pub struct Options {
     pub keep_going: bool,
     /// How progress is shown.
     pub progress: Mode,
+    /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Options {
@@ -92,6 +97,7 @@ impl Options {
             max_failures: None,
             keep_going: false,
             progress: Mode::detect(false),
+            listen: None,
         }
     }
 }
