@@ -4,11 +4,14 @@ mod analyze;
 mod bench;
 mod check;
 mod completions;
+mod explain;
 mod import;
 mod man;
+mod plan;
 mod report;
 mod run;
 mod schema;
+mod simulate;
 mod top;
 mod topo;
 mod trace;
@@ -41,7 +44,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all tasks completed; 1 tasks failed; 2 bad usage or job file; \
-4 stopped before the walltime (resumable); 128+n ended by signal n";
+3 stopped at the budget (resumable); 4 stopped before the walltime (resumable); 128+n ended by signal n";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogStyle {
@@ -52,11 +55,14 @@ enum LogStyle {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Args),
+    Plan(plan::Args),
+    Simulate(simulate::Args),
     Run(run::Args),
     Top(top::Args),
     Report(report::Args),
     Analyze(analyze::Args),
     Trace(trace::Args),
+    Explain(explain::Args),
     Import(import::Args),
     Topo(topo::Args),
     Bench(bench::Args),
@@ -82,6 +88,9 @@ pub fn main() -> ExitCode {
     }
     match cli.verb {
         Verb::Check(args) => check::main(args),
+        Verb::Plan(args) => plan::main(args),
+        Verb::Simulate(args) => simulate::main(args),
+        Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
         Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),

@@ -10,6 +10,7 @@ pub mod analyze;
 mod blame;
 mod chain;
 mod estimate;
+mod explain;
 mod failures;
 mod figures;
 pub mod html;
@@ -33,11 +34,13 @@ mod timeline;
 pub mod trace;
 
 pub use estimate::Tally;
+pub use explain::{write_decision, write_decisions, write_decisions_json};
 pub use figures::{Counts, Figures};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use samples::{Sample, Samples};
 pub use style::Paint;
+pub(crate) use style::seconds;
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 
