@@ -22,6 +22,7 @@ use super::style::{bytes, count, outcome, percent, printable, seconds, some};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
+use crate::model::Time;
 use charts::Line;
 use page::{Escaped, Html};
 
@@ -55,6 +56,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
         over_time(&mut html, run, &timeline);
+        spending(&mut html, run, &timeline, &figures);
         critical_path(&mut html, run, &timeline, &colours, &figures);
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
@@ -85,6 +87,9 @@ fn head(html: &mut Html, run: &RunView) {
         Escaped(why),
         name = Escaped(run.name()),
     ));
+    if run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+        html.add("<p class=\"warn\">A simulated run: nothing of this has happened.</p>\n");
+    }
     for warning in run.warnings() {
         html.add(format_args!("<p class=\"warn\">{}</p>\n", Escaped(warning)));
     }
@@ -123,6 +128,9 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     }
     if figures.bytes_moved > 0 {
         tile(bytes(figures.bytes_moved), "moved between ranks");
+    }
+    if let Some(cost) = figures.cost {
+        tile(format!("{cost:.2}"), "cost, as billed");
     }
     html.add("</div>\n");
 }
@@ -186,6 +194,22 @@ fn over_time(html: &mut Html, run: &RunView, timeline: &Timeline) {
         let ranks = [line("ranks active", "b", &counters.active), line("ranks with a task", "a", &counters.busy)];
         charts::lines(html, "Ranks active and at work", &ranks, end, 70.0);
     }
+}
+
+/// The bill over time, where nodes have prices.
+fn spending(html: &mut Html, run: &RunView, timeline: &Timeline, figures: &Figures) {
+    let (Some(terms), Some(span), Some(cost)) =
+        (run.session().terms.as_ref(), timeline.sessions.last(), figures.cost.filter(|&cost| cost > 0.0))
+    else {
+        return;
+    };
+    let budget = figures.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
+    html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {cost:.2}{budget}.</p>\n"));
+    let at = |column: usize| Time((span.to - span.from) * (column as u64 + 1) / charts::COLUMNS as u64);
+    let earlier = cost - run.session().bill(&terms.prices, Time(span.to - span.from));
+    let spent: Vec<f64> =
+        (0..charts::COLUMNS).map(|column| earlier + run.session().bill(&terms.prices, at(column))).collect();
+    charts::spend(html, &spent, figures.budget, span.to - span.from);
 }
 
 fn critical_path(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], figures: &Figures) {
