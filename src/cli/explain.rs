@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use super::refuse;
-use crate::job::{self, Intent};
+use crate::job::Intent;
 use crate::observe::{Paint, RunView, to_stdout, write_decision, write_decisions, write_decisions_json};
-use crate::runtime::AnyKernel;
+use crate::runtime::job_of;
 
 /// Shows what was decided about ranks, and why.
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         None => write_decisions(out, &view, intent(&view), paint),
     });
     match printed {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => super::view::end(&view),
         Err(error) => refuse(error),
     }
 }
@@ -42,8 +42,6 @@ fn intent(view: &RunView) -> Option<Intent> {
     let session = view.session();
     let policy = &session.terms.as_ref()?.policy;
     let weighs = ["hybrid", "predictive"].contains(&policy.as_str());
-    let began = &session.began;
-    let file = began.job_path.display().to_string();
-    let loaded = job::parse(&began.job_text, &file, &began.dir, &AnyKernel).ok()?;
-    Some(loaded.job.scaling.unwrap_or_default().intent).filter(|_| weighs)
+    let job = job_of(&session.began).ok()?.job;
+    Some(job.scaling.unwrap_or_default().intent).filter(|_| weighs)
 }

@@ -4,9 +4,9 @@
 //! busy are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
 //! and [`Contents`] says what was left out:
 //!
-//! - While there are at most [`FLOWS`] dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
-//!   task waited for last is, and of those the first [`FLOWS`].
-//! - Counters keep at most [`POINTS`] points each.
+//! - While there are at most `FLOWS` dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
+//!   task waited for last is, and of those the first `FLOWS`.
+//! - Counters keep at most `POINTS` points each.
 
 use std::io::{self, Write};
 

@@ -114,9 +114,9 @@ fn set_out(
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
-    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
     let infos = infos(&hellos);
     let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
+    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
     drop(done);
@@ -223,6 +223,13 @@ fn head_of(
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
+/// The ranks as the journal knows them.
+fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
+    let info =
+        |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };
+    (0..).zip(hellos).map(info).collect()
+}
+
 /// Takes the address of the run's page while it is early enough to refuse it.
 fn listen(address: SocketAddr) -> Result<Listener, RunError> {
     Listener::bind(address)
@@ -232,13 +239,6 @@ fn listen(address: SocketAddr) -> Result<Listener, RunError> {
 /// Opens the run's page; whoever is to see it is told where it is.
 fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
     listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
-}
-
-/// The ranks as the journal knows them.
-fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
-    let info =
-        |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };
-    (0..).zip(hellos).map(info).collect()
 }
 
 /// Writes how the session begins.

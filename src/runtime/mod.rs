@@ -60,7 +60,7 @@ pub(crate) use head::end_reason;
 pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
-pub use subject::{AnyKernel, subject_of};
+pub use subject::{job_of, subject_of};
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]

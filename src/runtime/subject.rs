@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::graph_of;
-use crate::job;
+use crate::job::{self, Loaded};
 use crate::journal::Began;
 use crate::observe::Subject;
 
@@ -12,14 +12,22 @@ use crate::observe::Subject;
 /// # Errors
 /// If this version of Phalanx cannot read that text any more.
 pub fn subject_of(began: &Began) -> Result<Subject, String> {
-    let file = began.job_path.display().to_string();
-    let loaded = job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))?;
+    let loaded = job_of(began)?;
     let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
     Ok(Subject { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
 }
 
+/// The job alone, as it was when the session began.
+///
+/// # Errors
+/// As [`subject_of`].
+pub fn job_of(began: &Began) -> Result<Loaded, String> {
+    let file = began.job_path.display().to_string();
+    job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))
+}
+
 /// Accepts every kernel: the run may have been one of a program with kernels of its own.
-pub struct AnyKernel;
+struct AnyKernel;
 
 impl job::KernelCheck for AnyKernel {
     fn names(&self) -> Vec<&str> {
