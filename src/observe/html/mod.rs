@@ -55,7 +55,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         html.add("<h2>Tasks</h2>\n");
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
-        over_time(&mut html, run, &timeline);
+        over_time(&mut html, &timeline);
         spending(&mut html, run, &timeline, &figures);
         critical_path(&mut html, run, &timeline, &colours, &figures);
         class_table(&mut html, &by_work);
@@ -179,7 +179,7 @@ fn key(html: &mut Html, by_work: &[Class]) {
     html.add("</div>\n");
 }
 
-fn over_time(html: &mut Html, run: &RunView, timeline: &Timeline) {
+fn over_time(html: &mut Html, timeline: &Timeline) {
     let end = timeline.end();
     let slots = timeline.sessions.iter().map(|span| span.slots).max().unwrap_or(0);
     html.add("<h2>What slots did</h2>\n");
@@ -190,7 +190,7 @@ fn over_time(html: &mut Html, run: &RunView, timeline: &Timeline) {
     let tasks = [line("tasks queued", "b", &counters.queued), line("tasks running", "a", &counters.running)];
     charts::lines(html, "Tasks queued and running", &tasks, end, 110.0);
     charts::lines(html, "Tasks done", &[line("tasks done", "c", &counters.done)], end, 80.0);
-    if run.session().began.ranks.len() > 1 {
+    if counters.active.max() > 1 {
         let ranks = [line("ranks active", "b", &counters.active), line("ranks with a task", "a", &counters.busy)];
         charts::lines(html, "Ranks active and at work", &ranks, end, 70.0);
     }
@@ -205,10 +205,15 @@ fn spending(html: &mut Html, run: &RunView, timeline: &Timeline, figures: &Figur
     };
     let budget = figures.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
     html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {cost:.2}{budget}.</p>\n"));
-    let at = |column: usize| Time((span.to - span.from) * (column as u64 + 1) / charts::COLUMNS as u64);
-    let earlier = cost - run.session().bill(&terms.prices, Time(span.to - span.from));
-    let spent: Vec<f64> =
-        (0..charts::COLUMNS).map(|column| earlier + run.session().bill(&terms.prices, at(column))).collect();
+    let end = Time(span.to - span.from);
+    let nodes = run.session().nodes(end);
+    let until = |moment: Time| -> f64 {
+        let held = nodes.iter().filter(|node| node.from < moment);
+        held.map(|node| terms.prices.bill(node.node_type, node.from, node.to.min(moment))).sum()
+    };
+    let earlier = cost - until(end);
+    let at = |column: usize| Time(end.0 * (column as u64 + 1) / charts::COLUMNS as u64);
+    let spent: Vec<f64> = (0..charts::COLUMNS).map(|column| earlier + until(at(column))).collect();
     charts::spend(html, &spent, figures.budget, span.to - span.from);
 }
 
