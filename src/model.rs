@@ -158,7 +158,8 @@ impl Outcome {
 pub struct Usage {
     /// CPU time of all of them together, in nanoseconds.
     pub cpu_ns: u64,
-    /// The most memory that any one of them held, in bytes.
+    /// The most memory that any one of them held, in bytes. Linux counts what the rank itself held when it started the process, so small
+    /// programs seem to hold as much as their rank.
     pub peak_bytes: u64,
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{complain, refuse};
+use super::{complain, print, refuse};
 use crate::journal::RunDir;
 use crate::observe::html::html;
 use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
@@ -67,9 +67,11 @@ fn write_page(view: &RunView, asked: Option<&Path>) -> Result<(), String> {
     let path = asked.map_or_else(|| view.dir.path().join("report.html"), Path::to_owned);
     let text = html(view).map_err(|error| error.to_string())?;
     match (std::fs::write(&path, text), asked) {
-        (Ok(()), _) => complain(format_args!("the report as a page: {}", path.display())),
+        (Ok(()), _) => {
+            print(&format!("\nThe report as a page: {}\n", path.display()));
+        }
         (Err(error), None) => {
-            complain(format_args!("cannot write {}: {error}; --html FILE writes it elsewhere", path.display()))
+            complain(format_args!("cannot write {}: {error}; --html FILE writes it elsewhere", path.display()));
         }
         (Err(error), Some(_)) => return Err(format!("cannot write {}: {error}", path.display())),
     }

@@ -55,6 +55,27 @@ fn legend_of_uses(html: &mut Html, uses: &Uses) {
     html.add("</tbody></table>\n");
 }
 
+/// What had been spent by each column's end, with the budget as a line where there is one.
+pub(super) fn spend(html: &mut Html, spent: &[f64], budget: Option<f64>, end: u64) {
+    let plot = Plot { left: 58.0, top: 6.0, height: 90.0, end };
+    plot.open(html, "What had been spent over time");
+    let last = spent.last().copied().unwrap_or(0.0);
+    let y = plot.scale(html, last.max(budget.unwrap_or(0.0)) * 1.05);
+    let mut path = format!("M{:.1} {:.1}", plot.left, plot.bottom());
+    for (i, value) in spent.iter().enumerate() {
+        path += &format!("L{:.1} {:.1}", plot.column(i + 1, spent.len()), y(*value));
+    }
+    html.add(format_args!("<path class=\"line l-a\" d=\"{path}\"/>"));
+    if let Some(budget) = budget {
+        let (x, y) = (plot.left, y(budget));
+        html.add(format_args!(
+            "<path class=\"line l-b\" stroke-dasharray=\"6 4\" d=\"M{x:.1} {y:.1}h{:.1}\"/>",
+            plot.width()
+        ));
+    }
+    plot.close(html);
+}
+
 /// A line of a chart.
 pub(super) struct Line<'a> {
     pub name: &'a str,

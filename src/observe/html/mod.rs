@@ -22,6 +22,7 @@ use super::style::{bytes, count, outcome, percent, printable, seconds, some};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
+use crate::model::Time;
 use charts::Line;
 use page::{Escaped, Html};
 
@@ -54,7 +55,8 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         html.add("<h2>Tasks</h2>\n");
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
-        over_time(&mut html, run, &timeline);
+        over_time(&mut html, &timeline);
+        spending(&mut html, run, &timeline, &figures);
         critical_path(&mut html, run, &timeline, &colours, &figures);
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
@@ -85,6 +87,9 @@ fn head(html: &mut Html, run: &RunView) {
         Escaped(why),
         name = Escaped(run.name()),
     ));
+    if run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+        html.add("<p class=\"warn\">A simulated run: nothing of this has happened.</p>\n");
+    }
     for warning in run.warnings() {
         html.add(format_args!("<p class=\"warn\">{}</p>\n", Escaped(warning)));
     }
@@ -123,6 +128,9 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     }
     if figures.bytes_moved > 0 {
         tile(bytes(figures.bytes_moved), "moved between ranks");
+    }
+    if let Some(cost) = figures.cost {
+        tile(format!("{cost:.2}"), "cost, as billed");
     }
     html.add("</div>\n");
 }
@@ -171,7 +179,7 @@ fn key(html: &mut Html, by_work: &[Class]) {
     html.add("</div>\n");
 }
 
-fn over_time(html: &mut Html, run: &RunView, timeline: &Timeline) {
+fn over_time(html: &mut Html, timeline: &Timeline) {
     let end = timeline.end();
     let slots = timeline.sessions.iter().map(|span| span.slots).max().unwrap_or(0);
     html.add("<h2>What slots did</h2>\n");
@@ -182,10 +190,31 @@ fn over_time(html: &mut Html, run: &RunView, timeline: &Timeline) {
     let tasks = [line("tasks queued", "b", &counters.queued), line("tasks running", "a", &counters.running)];
     charts::lines(html, "Tasks queued and running", &tasks, end, 110.0);
     charts::lines(html, "Tasks done", &[line("tasks done", "c", &counters.done)], end, 80.0);
-    if run.session().began.ranks.len() > 1 {
+    if counters.active.max() > 1 {
         let ranks = [line("ranks active", "b", &counters.active), line("ranks with a task", "a", &counters.busy)];
         charts::lines(html, "Ranks active and at work", &ranks, end, 70.0);
     }
+}
+
+/// The bill over time, where nodes have prices.
+fn spending(html: &mut Html, run: &RunView, timeline: &Timeline, figures: &Figures) {
+    let (Some(terms), Some(span), Some(cost)) =
+        (run.session().terms.as_ref(), timeline.sessions.last(), figures.cost.filter(|&cost| cost > 0.0))
+    else {
+        return;
+    };
+    let budget = figures.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
+    html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {cost:.2}{budget}.</p>\n"));
+    let end = Time(span.to - span.from);
+    let nodes = run.session().nodes(end);
+    let until = |moment: Time| -> f64 {
+        let held = nodes.iter().filter(|node| node.from < moment);
+        held.map(|node| terms.prices.bill(node.node_type, node.from, node.to.min(moment))).sum()
+    };
+    let earlier = cost - until(end);
+    let at = |column: usize| Time(end.0 * (column as u64 + 1) / charts::COLUMNS as u64);
+    let spent: Vec<f64> = (0..charts::COLUMNS).map(|column| earlier + until(at(column))).collect();
+    charts::spend(html, &spent, figures.budget, span.to - span.from);
 }
 
 fn critical_path(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], figures: &Figures) {
