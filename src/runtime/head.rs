@@ -129,12 +129,9 @@ impl Head {
             return self.stop(now, how, Why::Walltime);
         }
         let mut messages = self.steer(now);
-        match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
-            Some(how) => {
-                self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
-                messages.extend(self.stop(now, how, Why::Walltime));
-            }
-            None => {}
+        if let Some(how) = self.walltime.as_mut().and_then(|walltime| walltime.due()) {
+            self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
+            messages.extend(self.stop(now, how, Why::Walltime));
         }
         messages
     }

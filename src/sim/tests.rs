@@ -320,8 +320,8 @@ fn what_a_plan_calls_feasible_meets_its_deadline() {
         let scene = scene(&random_job(&mut rng, true));
         let cluster = cluster("[[node]]\nslots = 4\n[tasks]\nspread = 0.3\n");
         let bound = Floor::of(&scene, &cluster, seed).critical_path_s;
-        let deadline = Some(Duration::from_secs_f64(bound * (1.0 + rng.f64())));
-        let cost = Cost { deadline, ..Cost::default() };
+        let deadline = Duration::from_secs_f64(bound * (1.0 + rng.f64()));
+        let cost = Cost { deadline: Some(deadline), ..Cost::default() };
         let ranks = [1, 2, 4];
         let question =
             Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
@@ -341,7 +341,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline() {
                 };
                 let took = trial.run(&mut Forget).unwrap().makespan_s();
                 feasible += 1;
-                met += u32::from(took <= deadline.unwrap_or_default().as_secs_f64());
+                met += u32::from(took <= deadline.as_secs_f64());
             }
         }
     }
