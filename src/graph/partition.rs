@@ -73,6 +73,9 @@ const BANDS: usize = 8;
 /// Above this many nodes METIS would take longer than it saves: contiguous blocks of levels are used instead.
 const METIS_LIMIT: usize = 100_000;
 
+/// With fewer nodes for each rank METIS leaves ranks empty, and says so on standard output.
+const LEAST_EACH: usize = 8;
+
 /// METIS's partition is refused if its levels, one after the other, take so much longer than those of the blocks: more than stealing
 /// mends without anybody noticing.
 const PATIENCE: f64 = 1.25;
@@ -160,7 +163,8 @@ fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let levels = graph.levels();
     let dealt = blocks(problem, able, &levels);
-    if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
+    let few = graph.node_count() < LEAST_EACH * able.len();
+    if few || graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
         return dealt;
     }
     // METIS refuses only what it has no memory for.
