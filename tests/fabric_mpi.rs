@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Runs this program's test `name` on two ranks.
 fn on_two_ranks(name: &str) {
-    let dir = Dir::new();
+    let dir = Dir::new("fabric");
     let program = std::env::current_exe().expect("this program");
     let command = TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", "2"]);
     let program: &Path = &program;

@@ -529,10 +529,11 @@ impl Crew {
             return;
         }
         self.release(ledger, &mut ripple.ready, Some(slot), special);
+        // What follows became ready at this moment, so it is also when this one ended.
+        let end = ended.unwrap_or(start);
         if ended.is_none() && slot.is_last() {
             ended = Some(station.watch.time(&self.clock).max(start));
         }
-        let end = ended.unwrap_or(start);
         attempts.push(self.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
         let (awaited, full) = (!ripple.exports.is_empty() || !special.is_empty(), attempts.len() >= BATCH);
         drop(outbox);
@@ -542,7 +543,7 @@ impl Crew {
         let told = awaited && ends >= SHARED;
         station.ends.store(if told { 0 } else { ends }, Relaxed);
         if due || full || told {
-            self.serve(slot, end);
+            self.serve(slot, ended.unwrap_or(end));
         }
     }
 
