@@ -176,7 +176,9 @@ fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Ran
 
 /// Busy time per unit of capacity: a rank that takes part for half of the time has half of the capacity.
 fn balance(ranks: &[Holding], busy: &FxHashMap<u32, f64>) -> Option<f64> {
-    let capacity = |rank: &Holding| rank.active.as_secs_f64() * f64::from(rank.slots);
+    let longest = ranks.iter().map(|rank| rank.active.as_secs_f64()).fold(0.0, f64::max);
+    let part = |rank: &Holding| if longest > 0.0 { rank.active.as_secs_f64() / longest } else { 0.0 };
+    let capacity = |rank: &Holding| part(rank) * f64::from(rank.slots);
     let working = ranks.iter().filter(|rank| capacity(rank) > 0.0);
     let per_slot: Vec<f64> =
         working.map(|rank| busy.get(&rank.rank).copied().unwrap_or(0.0) / capacity(rank)).collect();
