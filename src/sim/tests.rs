@@ -179,7 +179,7 @@ fn check_complete(scene: &Scene, records: &[Record], name: &str) {
 #[test]
 fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     let (mut lost, mut epochs, mut grown) = (0, 0, 0);
-    for seed in seeds(400) {
+    for seed in seeds(200) {
         let _named = Named(seed, "no_task_is_lost");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, false));
@@ -213,10 +213,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
         grown += outcome.ended.nodes.len() as u32 - ranks.unwrap_or(0);
     }
     if std::env::var("PHALANX_SEED").is_err() {
-        assert!(
-            lost > 20 && epochs > 100 && grown > 100,
-            "{lost} ranks lost, {epochs} changes of homes, {grown} nodes"
-        );
+        assert!(lost > 10 && epochs > 50 && grown > 50, "{lost} ranks lost, {epochs} changes of homes, {grown} nodes");
     }
 }
 
@@ -251,7 +248,7 @@ fn a_run_repeats_itself_exactly() {
 #[test]
 fn the_budget_holds_and_what_it_stops_can_be_continued() {
     let mut stopped = 0;
-    for seed in seeds(100) {
+    for seed in seeds(30) {
         let _named = Named(seed, "the_budget_holds");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
@@ -314,7 +311,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
 #[test]
 fn what_a_plan_calls_feasible_meets_its_deadline() {
     let (mut feasible, mut met) = (0, 0);
-    for seed in seeds(12) {
+    for seed in seeds(6) {
         let _named = Named(seed, "what_a_plan_calls_feasible");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
