@@ -36,8 +36,8 @@ fn main() {
     let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(5);
     let bench = Bench { dir: tempfile::tempdir().expect("a directory"), rounds };
     println!("{:<58}{:>12}{:>12}{:>8}", "", "ours", "floor", "ratio");
-    let parts: [(&str, fn(&Bench)); 7] = [
-        ("commands", Bench::commands),
+    let parts = [
+        ("commands", Bench::commands as fn(&Bench)),
         ("hops", Bench::hops),
         ("stealing", Bench::stealing),
         ("crowd", Bench::crowd),
