@@ -248,7 +248,7 @@ fn a_run_repeats_itself_exactly() {
 #[test]
 fn the_budget_holds_and_what_it_stops_can_be_continued() {
     let mut stopped = 0;
-    for seed in seeds(30) {
+    for seed in seeds(60) {
         let _named = Named(seed, "the_budget_holds");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
