@@ -57,7 +57,7 @@ fn random_job(rng: &mut Rng, plain: bool) -> String {
     let mut counts: Vec<u32> = Vec::new();
     for group in 0..rng.usize(1..7) {
         // Element by element needs equal numbers, so these are frequent.
-        let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..14) };
+        let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..if plain { 60 } else { 14 }) };
         counts.push(count);
         let seconds = rng.f64() * rng.f64() * 200.0 + 0.5;
         let _ = write!(
@@ -248,12 +248,13 @@ fn a_run_repeats_itself_exactly() {
 #[test]
 fn the_budget_holds_and_what_it_stops_can_be_continued() {
     let mut stopped = 0;
-    for seed in seeds(30) {
+    for seed in seeds(40) {
         let _named = Named(seed, "the_budget_holds");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
         let calm = rng.bool();
-        let cluster = cluster(&random_cluster(&mut rng, calm));
+        let mut cluster = cluster(&random_cluster(&mut rng, calm));
+        (cluster.tasks.spread, cluster.faults.slow) = (0.2, 0.0);
         if cluster.faults.task > 0.0 {
             // A task that fails is final, and not what a resume is about.
             continue;
@@ -275,7 +276,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         let prices = cluster.prices(&Cost::default());
         let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
         let least =
-            prices.nodes[0].bill(Duration::from_secs_f64(longest * 30.0 + 300.0)) * f64::from(first.first_ranks());
+            prices.nodes[0].bill(Duration::from_secs_f64(longest * 6.0 + 120.0)) * f64::from(first.first_ranks());
         let budget = least * (1.0 + rng.f64() * 2.0);
         let mut done: BTreeSet<TaskId> = BTreeSet::new();
         let mut sessions = 0;
@@ -305,13 +306,13 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             }
         }
     }
-    assert!(stopped > 0 || std::env::var("PHALANX_SEED").is_ok(), "no run was stopped");
+    assert!(stopped > 5 || std::env::var("PHALANX_SEED").is_ok(), "no run was stopped");
 }
 
 #[test]
 fn what_a_plan_calls_feasible_meets_its_deadline() {
     let (mut feasible, mut met) = (0, 0);
-    for seed in seeds(6) {
+    for seed in seeds(8) {
         let _named = Named(seed, "what_a_plan_calls_feasible");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
@@ -319,7 +320,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline() {
         let bound = Floor::of(&scene, &cluster, seed).critical_path_s;
         let deadline = Duration::from_secs_f64(bound * (1.0 + rng.f64()));
         let cost = Cost { deadline: Some(deadline), ..Cost::default() };
-        let ranks = [1, 2, 4];
+        let ranks = [2, 8, 16];
         let question =
             Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
         let planned = plan(&question).unwrap();
