@@ -116,6 +116,7 @@ fn json(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
         "seeds": planned.seeds,
         "candidates": planned.candidates,
         "recommended": planned.recommended,
+        "mix": planned.mix,
         "wishes": planned.verdict,
         "sbatch": sbatch,
     });
@@ -135,7 +136,7 @@ fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
         node.price,
         planned.seeds
     );
-    let head = "  ranks    makespan    in 9 of 10   node-hours        cost   slots used   held up by";
+    let head = "  ranks    makespan   8 of 10 runs within   node-hours        cost   slots used   held up by";
     let _ = writeln!(text, "{}", paint.dim(head));
     for candidate in &planned.candidates {
         let mark = match (planned.recommended == Some(candidate.ranks), candidate.pareto) {
@@ -144,10 +145,10 @@ fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
             _ => " ",
         };
         let row = format!(
-            "{mark} {:>5} {:>11} {:>13} {:>12.3} {:>11.4} {:>10.0} %   {}{}",
+            "{mark} {:>5} {:>11} {:>21} {:>12.3} {:>11.4} {:>10.0} %   {}{}",
             candidate.ranks,
             seconds(candidate.makespan_q50_s),
-            seconds(candidate.makespan_q90_s),
+            format!("{} .. {}", seconds(candidate.makespan_q10_s), seconds(candidate.makespan_q90_s)),
             candidate.billed_node_s / 3600.0,
             candidate.cost,
             candidate.utilisation * 100.0,
@@ -169,6 +170,14 @@ fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
             paint.red("Deadline and budget cannot both be kept:")
         ),
     };
+    if let Some(mix) = &planned.mix {
+        let nodes = mix.nodes.iter().map(|&(node, count)| {
+            let name = question.cluster.nodes.get(node.0 as usize).map_or("?", |node| node.name.as_str());
+            format!("{count} x {name}")
+        });
+        let nodes = nodes.collect::<Vec<_>>().join(" and ");
+        let _ = writeln!(text, "\nThe cheapest nodes for as many slots: {nodes}, {:.4} in all", mix.cost);
+    }
     if let Some(line) = sbatch {
         let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
     }

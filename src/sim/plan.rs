@@ -16,6 +16,7 @@ use super::scene::Scene;
 use super::trial::{Before, Outcome, Trial, TrialError};
 use super::world::{Forget, Homes, World};
 use crate::job::{Cost, Scaling};
+use crate::scale::price::{Mix, Need, cheapest_mix};
 
 pub use picture::svg;
 pub use wishes::Verdict;
@@ -76,6 +77,8 @@ pub struct Candidate {
     pub ranks: u32,
     /// Seconds from beginning to end: median.
     pub makespan_q50_s: f64,
+    /// The same: one case in ten ends sooner. From here to `makespan_q90_s` lie eight of ten.
+    pub makespan_q10_s: f64,
     /// The same in nine of ten cases.
     pub makespan_q90_s: f64,
     /// Node-seconds held: median.
@@ -101,6 +104,9 @@ pub struct Plan {
     pub candidates: Vec<Candidate>,
     /// Which of them is recommended: of the feasible ones the best trade.
     pub recommended: Option<u32>,
+    /// The cheapest nodes with as many slots for as long, if there are nodes of several types and these cost less than those of the
+    /// first type.
+    pub mix: Option<Mix>,
     /// What deadline and budget allow.
     pub verdict: Verdict,
     /// Seconds of the longest chain of tasks.
@@ -157,8 +163,10 @@ pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
     let floors = || outcomes.iter().map(|(_, outcome)| outcome.floor);
     let mean = |of: fn(&super::Floor) -> f64| floors().map(|f| of(&f)).sum::<f64>() / outcomes.len().max(1) as f64;
     let critical_path_s = mean(|floor| floor.critical_path_s);
+    let recommended = wishes::best(question, &candidates);
     Ok(Plan {
-        recommended: wishes::best(question, &candidates),
+        mix: candidates.iter().find(|c| Some(c.ranks) == recommended).and_then(|c| mix(question, c)),
+        recommended,
         verdict: Verdict::of(question, &candidates, critical_path_s),
         candidates,
         critical_path_s,
@@ -171,9 +179,10 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
     let quantile = |of: &dyn Fn(&Outcome) -> f64, q: f64| {
         let mut values: Vec<f64> = outcomes.iter().map(|o| of(o)).collect();
         values.sort_by(f64::total_cmp);
-        // Nearest rank: the smallest value that at least this share of the runs did not exceed.
-        let at = (values.len() as f64 * q).ceil() as usize;
-        values.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+        // The k-th of n values has k of n + 1 further ones below it on average; rounded away from the median, to promise rather too little.
+        let at = (values.len() + 1) as f64 * q;
+        let at = if q < 0.5 { at.floor() } else { at.ceil() } as usize;
+        values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(0.0)
     };
     let node = &question.cluster.nodes[0];
     let makespan_q50_s = quantile(&Outcome::makespan_s, 0.5);
@@ -188,6 +197,7 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
     Candidate {
         ranks,
         makespan_q50_s,
+        makespan_q10_s: quantile(&Outcome::makespan_s, 0.1),
         makespan_q90_s,
         billed_node_s: quantile(&|o| o.billed_node_s, 0.5),
         cost: quantile(&|o| o.bill, 0.5),
@@ -197,6 +207,19 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
         pareto: false,
         feasible: keeps(question, Duration::from_secs_f64(makespan_q90_s), cost_q90, ranks),
     }
+}
+
+/// The cheapest nodes that do what a candidate's do.
+fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
+    let first = question.cluster.nodes.first().filter(|_| question.cluster.nodes.len() > 1)?;
+    let need = Need {
+        slots: f64::from(candidate.ranks) * f64::from(first.slots) * first.speed,
+        hold: Duration::from_secs_f64(candidate.makespan_q50_s),
+        most_nodes: None,
+        budget: question.cost.budget,
+    };
+    let found = cheapest_mix(&need, &question.cluster.prices(question.cost)).ok()?;
+    (found.cost < candidate.cost).then_some(found)
 }
 
 /// True if deadline, budget and hourly budget are kept.
