@@ -41,7 +41,7 @@ fn main() {
         let began = Instant::now();
         let scene = Scene::parse(&text, "bench.toml", Path::new("/"), &Kernels::builtin()).expect("a good job");
         let read = began.elapsed();
-        let setup = Setup { cluster: &cluster, ranks: RANKS, seed: 1, homes: None, captain: None };
+        let setup = Setup { cluster: &cluster, ranks: RANKS, seed: 1, homes: None, captain: None, done: &|_| false };
         let mut log = Forget;
         let world = World::new(&scene, setup, &mut log).expect("it fits");
         let parted = began.elapsed();

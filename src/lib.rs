@@ -16,4 +16,5 @@ pub mod runtime;
 pub mod scale;
 pub mod schedule;
 pub mod sim;
+mod svg;
 pub mod topology;

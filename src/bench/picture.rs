@@ -1,9 +1,8 @@
 //! The curve as a picture: efficiency against granularity, on a logarithmic scale.
 
-use std::fmt::Write;
-
 use super::curve::{HALF, Point};
 use super::metg::Measured;
+use crate::svg::Picture;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
@@ -36,10 +35,7 @@ impl Scale {
 /// The picture as SVG.
 pub fn svg(measured: &Measured) -> String {
     let scale = Scale::of(&measured.points);
-    let mut picture = Picture(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    ));
+    let mut picture = Picture::new(WIDTH, HEIGHT);
     axes(&mut picture, &scale);
     let mut corners: Vec<String> = Vec::new();
     for point in &measured.points {
@@ -57,7 +53,7 @@ pub fn svg(measured: &Measured) -> String {
     let Measured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
     let title = format!("{pattern}, width {width}, {ranks} x {slots} cores, peak {peak_gflops:.1} GFLOP/s");
     picture.text((WIDTH / 2.0, 28.0), "middle", &title);
-    picture.0 + "</svg>\n"
+    picture.finish()
 }
 
 fn axes(picture: &mut Picture, scale: &Scale) {
@@ -74,28 +70,6 @@ fn axes(picture: &mut Picture, scale: &Scale) {
         picture.text((x, foot + 18.0), "middle", &format!("{value} µs"));
     }
     picture.text(((left + right) / 2.0, HEIGHT - 14.0), "middle", "granularity of a task (wall x cores / tasks)");
-}
-
-/// A picture that is being written.
-struct Picture(String);
-
-impl Picture {
-    fn add(&mut self, element: std::fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{element}");
-    }
-
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashes: &str) {
-        self.add(format_args!(
-            "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-dasharray=\"{dashes}\"/>",
-            from.0, from.1, to.0, to.1
-        ));
-    }
-
-    fn text(&mut self, at: (f64, f64), anchor: &str, text: &str) {
-        let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        self.add(format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>", at.0, at.1));
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,12 @@ pub(super) fn main(args: Args) -> ExitCode {
     check(&args.job, args.json)
 }
 
+/// Shows mistakes, and returns exit code 2.
+pub(super) fn refuse(mistakes: &Diagnostics) -> ExitCode {
+    show(mistakes);
+    ExitCode::from(USAGE)
+}
+
 /// Checks a job file and prints the result.
 pub(super) fn check(path: &Path, json: bool) -> ExitCode {
     let found = job::load(path, &Kernels::builtin()).and_then(|loaded| {

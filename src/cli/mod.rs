@@ -2,10 +2,13 @@
 
 mod bench;
 mod check;
+mod explain;
 mod import;
+mod plan;
 mod report;
 mod run;
 mod schema;
+mod simulate;
 mod topo;
 
 use std::fmt::Display;
@@ -35,7 +38,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all tasks completed; 1 tasks failed; 2 bad usage or job file; \
-4 stopped before the walltime (resumable); 128+n ended by signal n";
+3 stopped at the budget (resumable); 4 stopped before the walltime (resumable); 128+n ended by signal n";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogStyle {
@@ -46,8 +49,11 @@ enum LogStyle {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Args),
+    Plan(plan::Args),
+    Simulate(simulate::Args),
     Run(run::Args),
     Report(report::Args),
+    Explain(explain::Args),
     Import(import::Args),
     Topo(topo::Args),
     Bench(bench::Args),
@@ -71,6 +77,9 @@ pub fn main() -> ExitCode {
     }
     match cli.verb {
         Verb::Check(args) => check::main(args),
+        Verb::Plan(args) => plan::main(args),
+        Verb::Simulate(args) => simulate::main(args),
+        Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
         Verb::Report(args) => report::main(args),
         Verb::Import(args) => import::main(args),

@@ -74,7 +74,7 @@ pub(super) fn summarize(dir: &Path) {
     }
 }
 
-fn load(dir: &RunDir) -> Result<RunView, ReportError> {
+pub(super) fn load(dir: &RunDir) -> Result<RunView, ReportError> {
     RunView::load(dir, &parse)
 }
 
@@ -87,7 +87,7 @@ fn parse(began: &Began) -> Result<Subject, String> {
 }
 
 /// Accepts every kernel: the run may have been one of a program with kernels of its own.
-struct AnyKernel;
+pub(super) struct AnyKernel;
 
 impl job::KernelCheck for AnyKernel {
     fn names(&self) -> Vec<&str> {

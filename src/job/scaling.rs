@@ -73,6 +73,20 @@ pub enum PolicyKind {
     Performance,
 }
 
+impl PolicyKind {
+    /// As it is written in the job file.
+    pub fn name(self) -> &'static str {
+        match self {
+            PolicyKind::Fixed => "fixed",
+            PolicyKind::Reactive => "reactive",
+            PolicyKind::Predictive => "predictive",
+            PolicyKind::Hybrid => "hybrid",
+            PolicyKind::Cost => "cost",
+            PolicyKind::Performance => "performance",
+        }
+    }
+}
+
 /// What matters to the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -9,6 +9,7 @@
 mod clerk;
 mod error;
 mod frame;
+mod holding;
 mod lock;
 mod output;
 mod record;
@@ -19,13 +20,14 @@ mod writer;
 pub use clerk::Clerk;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
+pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{
     Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated, Terms,
 };
 pub use replay::{Replay, Session, replay};
-pub use rundir::{RUNS, RunDir};
+pub use rundir::{RUNS, RunDir, SIMULATED};
 pub use writer::Journal;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

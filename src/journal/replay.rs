@@ -179,7 +179,8 @@ impl Session {
         let attempts = self.attempts.iter().map(|attempt| attempt.end);
         let notes = self.notes.iter().map(|note| note.time);
         let ended = self.ended.iter().map(|ended| ended.time);
-        attempts.chain(notes).chain(ended).max().unwrap_or(Time::ZERO)
+        let ranks = self.ranks.iter().map(|change| change.time);
+        attempts.chain(notes).chain(ended).chain(ranks).max().unwrap_or(Time::ZERO)
     }
 }
 
@@ -239,6 +240,12 @@ pub(crate) mod tests {
             start: Time(start),
             end: Time(start + 1_000_000_000),
         }
+    }
+
+    /// The replay of a journal of these records.
+    pub(crate) fn replayed(records: &[Record]) -> Replay {
+        let dir = tempfile::tempdir().unwrap();
+        replay(&written(&dir, records)).unwrap()
     }
 
     fn written(dir: &tempfile::TempDir, records: &[Record]) -> PathBuf {

@@ -29,6 +29,9 @@ const LATEST: &str = "latest";
 /// How many runs a message lists.
 const LISTED: usize = 5;
 
+/// What is added to a job's name in the names of its simulated runs.
+pub const SIMULATED: &str = "-simulated";
+
 /// The place of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {

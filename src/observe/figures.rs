@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 use super::run_view::{RunView, run_ns};
 use super::subject::Subject;
 use crate::graph::TaskGraph;
-use crate::journal::Session;
-use crate::model::{Attempt, Rank, State, TaskId};
+use crate::journal::{Holding, Session};
+use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// How many tasks are in each state, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,10 @@ pub struct Figures {
     pub billed_node_s: f64,
     /// Node-seconds with an active rank on the node.
     pub active_node_s: f64,
+    /// What was charged, if the job names a price or a policy.
+    pub cost: Option<f64>,
+    /// What may be charged.
+    pub budget: Option<f64>,
 }
 
 impl Figures {
@@ -80,14 +84,15 @@ impl Figures {
             totals.add(session, subject, run.wall_ns(session));
         }
         let last = run.session();
+        let most = Most::of(&last.holdings(Time(run.wall_ns(last))));
         let subject = run.subject();
         let tasks = subject.job.task_count();
         Figures {
             tasks,
             counts: counts(run, tasks),
-            ranks: last.began.ranks.len() as u32,
-            slots: slots(last) as u32,
-            nodes: nodes(last) as u32,
+            ranks: most.ranks,
+            slots: most.slots,
+            nodes: most.nodes,
             wall_s: totals.wall_s,
             work_s: totals.work_s,
             critical_path_s: critical_path_s(run),
@@ -95,8 +100,9 @@ impl Figures {
             balance: share(totals.balance_times_work, totals.work_s),
             bytes_moved: totals.bytes_moved,
             billed_node_s: totals.node_s,
-            // No rank is parked or drained yet, so every node that was held was active.
-            active_node_s: totals.node_s,
+            active_node_s: totals.active_node_s,
+            cost: totals.cost,
+            budget: run.session().terms.as_ref().and_then(|terms| terms.prices.budget),
         }
     }
 }
@@ -108,6 +114,8 @@ struct Totals {
     work_s: f64,
     slot_s: f64,
     node_s: f64,
+    active_node_s: f64,
+    cost: Option<f64>,
     balance_times_work: f64,
     bytes_moved: u64,
 }
@@ -123,9 +131,15 @@ impl Totals {
         let work_s: f64 = busy.values().sum();
         self.wall_s += wall_s;
         self.work_s += work_s;
-        self.slot_s += wall_s * slots(session) as f64;
-        self.node_s += wall_s * nodes(session) as f64;
-        self.balance_times_work += work_s * balance(session, &busy).unwrap_or(1.0);
+        let (end, seconds) = (Time(wall_ns), |from: Time, to: Time| to.since(from).as_secs_f64());
+        let (ranks, nodes) = (session.holdings(end), session.nodes(end));
+        self.slot_s += ranks.iter().map(|rank| seconds(rank.from, rank.to) * f64::from(rank.slots)).sum::<f64>();
+        self.node_s += nodes.iter().map(|node| seconds(node.from, node.to)).sum::<f64>();
+        self.active_node_s += nodes.iter().map(|node| node.active.as_secs_f64()).sum::<f64>();
+        if let Some(terms) = &session.terms {
+            *self.cost.get_or_insert(0.0) += session.bill(&terms.prices, end);
+        }
+        self.balance_times_work += work_s * balance(&ranks, &busy).unwrap_or(1.0);
         let moved = subject.graph.as_ref().map_or(0, |graph| bytes_moved(graph, &session.attempts));
         self.bytes_moved = self.bytes_moved.saturating_add(moved);
     }
@@ -160,10 +174,12 @@ fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Ran
     ranks.iter().filter(|&&rank| rank != from).count() as u64
 }
 
-fn balance(session: &Session, busy: &FxHashMap<u32, f64>) -> Option<f64> {
-    let working = session.began.ranks.iter().filter(|rank| rank.slots > 0);
-    let per_slot = working.map(|rank| busy.get(&rank.rank).copied().unwrap_or(0.0) / f64::from(rank.slots));
-    let per_slot: Vec<f64> = per_slot.collect();
+/// Busy time per unit of capacity: a rank that takes part for half of the time has half of the capacity.
+fn balance(ranks: &[Holding], busy: &FxHashMap<u32, f64>) -> Option<f64> {
+    let capacity = |rank: &Holding| rank.active.as_secs_f64() * f64::from(rank.slots);
+    let working = ranks.iter().filter(|rank| capacity(rank) > 0.0);
+    let per_slot: Vec<f64> =
+        working.map(|rank| busy.get(&rank.rank).copied().unwrap_or(0.0) / capacity(rank)).collect();
     let max = per_slot.iter().copied().fold(0.0, f64::max);
     share(per_slot.iter().sum::<f64>() / per_slot.len() as f64, max)
 }
@@ -172,12 +188,29 @@ fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-fn slots(session: &Session) -> u64 {
-    session.began.ranks.iter().map(|rank| u64::from(rank.slots)).sum()
+/// The most that were held at once.
+#[derive(Clone, Copy, Default)]
+struct Most {
+    ranks: u32,
+    slots: u32,
+    nodes: u32,
 }
 
-fn nodes(session: &Session) -> usize {
-    session.began.ranks.iter().map(|rank| rank.node.as_str()).collect::<BTreeSet<_>>().len()
+impl Most {
+    fn of(ranks: &[Holding]) -> Most {
+        let mut most = Most::default();
+        let moments: BTreeSet<Time> = ranks.iter().map(|rank| rank.from).collect();
+        for at in moments {
+            let held = || ranks.iter().filter(move |rank| rank.from <= at && (at < rank.to || rank.from == rank.to));
+            let mut nodes: Vec<&str> = held().map(|rank| rank.node.as_str()).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            most.ranks = most.ranks.max(held().count() as u32);
+            most.slots = most.slots.max(held().map(|rank| rank.slots).sum());
+            most.nodes = most.nodes.max(nodes.len() as u32);
+        }
+        most
+    }
 }
 
 fn counts(run: &RunView, tasks: u32) -> Counts {
@@ -208,7 +241,7 @@ fn critical_path_s(run: &RunView) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::graph::link::{Condition, Link, LinkShape};
-    use crate::model::{Outcome, Time};
+    use crate::model::Outcome;
 
     #[test]
     fn bytes_move_between_ranks_once_for_each_rank_behind_a_join() {

@@ -8,6 +8,7 @@
 
 mod blame;
 mod estimate;
+mod explain;
 mod failures;
 mod figures;
 pub mod logging;
@@ -23,10 +24,12 @@ mod tables;
 mod terminal;
 
 pub use estimate::Tally;
+pub use explain::{write_decision, write_decisions, write_decisions_json};
 pub use figures::{Counts, Figures};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use style::Paint;
+pub(crate) use style::seconds;
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 

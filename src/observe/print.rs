@@ -33,6 +33,16 @@ pub enum ReportError {
         /// The job.
         job: String,
     },
+    /// The run has taken no such decision.
+    #[error(
+        "there is no decision {number}: {there_are} were written down; `phalanx explain` without a number lists them"
+    )]
+    NoSuchDecision {
+        /// What was asked for.
+        number: u32,
+        /// How many there are.
+        there_are: usize,
+    },
     /// The report cannot be put into JSON.
     #[error("cannot write the report as JSON: {0}")]
     Json(serde_json::Error),
@@ -46,7 +56,10 @@ impl ReportError {
                 error.kind() == ErrorKind::BrokenPipe
             }
             ReportError::Json(error) => error.io_error_kind() == Some(ErrorKind::BrokenPipe),
-            ReportError::Journal(_) | ReportError::Empty { .. } | ReportError::NoSuchTask { .. } => false,
+            ReportError::Journal(_)
+            | ReportError::Empty { .. }
+            | ReportError::NoSuchTask { .. }
+            | ReportError::NoSuchDecision { .. } => false,
         }
     }
 }

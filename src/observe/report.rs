@@ -16,6 +16,7 @@ use crate::job::Work;
 use crate::journal::{Session, utc};
 use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
+use crate::scale::Decision;
 
 pub use super::tables::{write_joblog, write_tasks};
 
@@ -54,9 +55,10 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         bytes_moved: figures.bytes_moved,
         billed_node_s: figures.billed_node_s,
         active_node_s: figures.active_node_s,
-        cost: None,
-        budget: None,
-        decisions: &[],
+        cost: figures.cost,
+        budget: figures.budget,
+        decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
+        simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
         warnings: run.warnings(),
     };
@@ -92,8 +94,10 @@ struct Object<'a> {
     cost: Option<f64>,
     /// Null as long as the job names no budget.
     budget: Option<f64>,
-    /// Scaling decisions; a job without a policy takes none.
-    decisions: &'a [()],
+    /// Scaling decisions of all sessions; a job without a policy takes none.
+    decisions: Vec<&'a Decision>,
+    /// True if the last session was not real.
+    simulated: bool,
     resume: Option<String>,
     warnings: &'a [String],
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::run_view::{RunState, RunView};
 use super::style::quoted;
-use crate::journal::{RUNS, RunDir};
+use crate::journal::{RUNS, RunDir, SIMULATED};
 
 /// The command, unless nothing is left to be done or the run still goes on.
 pub(super) fn command(run: &RunView) -> Option<String> {
@@ -13,7 +13,8 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     }
     let began = &run.session().began;
     let mut words = Vec::new();
-    if began.ranks.len() > 1 {
+    let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
+    if began.ranks.len() > 1 && !simulated {
         words.extend(["mpirun".to_owned(), "-n".to_owned(), began.ranks.len().to_string()]);
     }
     words.extend(began.command.iter().map(|word| quoted(word)));
@@ -33,5 +34,9 @@ pub(super) fn command(run: &RunView) -> Option<String> {
 /// True if `--resume` alone, in the directory that the run was started in, continues this very run.
 fn would_be_found(run: &RunView) -> bool {
     let runs: &Path = &run.session().began.dir.join(RUNS);
-    RunDir::for_resume(runs, run.subject().job.name(), None).is_ok_and(|found| found == run.dir)
+    // A simulated run has a name of its own; see `sim::session`.
+    let name = run.dir.name();
+    let job = name.rsplit_once('-').map_or(run.subject().job.name(), |(job, _)| job);
+    let job = if job.ends_with(SIMULATED) { job } else { run.subject().job.name() };
+    RunDir::for_resume(runs, job, None).is_ok_and(|found| found == run.dir)
 }

@@ -199,7 +199,9 @@ pub(super) fn node_of(session: &Session, rank: Rank) -> &str {
     let ranks = &session.began.ranks;
     // Ranks are listed by number, and a damaged list is searched.
     let direct = ranks.get(rank.index()).filter(|info| info.rank == rank.0);
-    direct.or_else(|| ranks.iter().find(|info| info.rank == rank.0)).map_or("unknown", |info| info.node.as_str())
+    let first = direct.or_else(|| ranks.iter().find(|info| info.rank == rank.0));
+    let later = || session.ranks.iter().map(|change| &change.info).find(|info| info.rank == rank.0);
+    first.or_else(later).map_or("unknown", |info| info.node.as_str())
 }
 
 /// How long an attempt ran, in nanoseconds.

@@ -75,7 +75,7 @@ pub(super) fn bytes(n: u64) -> String {
 }
 
 /// Seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
-pub(super) fn seconds(s: f64) -> String {
+pub(crate) fn seconds(s: f64) -> String {
     let whole = s.round() as u64;
     match s {
         s if s < 0.0005 => format!("{:.0} us", s * 1e6),

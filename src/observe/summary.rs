@@ -12,6 +12,7 @@ use super::resume;
 use super::run_view::{RunState, RunView};
 use super::style::{Paint, bytes, count, percent, seconds, signal};
 use crate::journal::{EndReason, Level, Liveness, utc};
+use crate::model::State;
 
 /// Failed tasks that are shown with their output.
 const FAILURES: usize = 5;
@@ -44,7 +45,8 @@ fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
         RunState::Failed | RunState::Error | RunState::Interrupted => paint.red(name),
         RunState::Budget | RunState::Walltime | RunState::Cancelled => paint.yellow(name),
     };
-    write!(out, "{} {painted}", paint.bold(run.name()))?;
+    let simulated = run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some());
+    write!(out, "{} {painted}{}", paint.bold(run.name()), if simulated { " in simulation" } else { "" })?;
     match explanation(run) {
         Some(why) => writeln!(out, ": {why}")?,
         None => writeln!(out)?,
@@ -81,6 +83,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     row("tasks", tasks_text(figures, paint))?;
     row("time", time_text(figures))?;
     row("slots", slots_text(figures))?;
+    if let Some(cost) = figures.cost {
+        row("cost", cost_text(run, figures, cost))?;
+    }
     if figures.bytes_moved > 0 {
         row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
     }
@@ -131,6 +136,25 @@ fn slots_text(figures: &Figures) -> String {
     }
     if let Some(balance) = figures.balance.filter(|_| figures.ranks > 1) {
         text += &format!(", balance {balance:.2}");
+    }
+    text
+}
+
+fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
+    let hours = |seconds: f64| seconds / 3600.0;
+    let mut text = format!("{cost:.4}");
+    if let Some(budget) = figures.budget {
+        text += &format!(" of {budget:.4}");
+    }
+    text +=
+        &format!(", {:.3} node-hours billed, {:.3} active", hours(figures.billed_node_s), hours(figures.active_node_s));
+    let completed = figures.counts.of(State::Completed);
+    if completed > 0 {
+        text += &format!(", {:.6} a task", cost / f64::from(completed));
+    }
+    let decisions: usize = run.replay.sessions.iter().map(|session| session.decisions.len()).sum();
+    if decisions > 0 {
+        text += &format!("; {decisions} decisions: phalanx explain {}", run.name());
     }
     text
 }

@@ -11,13 +11,14 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError};
 
 use crossbeam_utils::CachePadded;
 
 use super::clock::Clock;
 use super::engine::Engine;
 use super::glue;
+use super::pages::{Page, Pages};
 use super::stopwatch::Stopwatch;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
@@ -28,10 +29,8 @@ use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::protocol::{Lease, Load};
 use crate::topology::bind_to_lent;
 
-/// A task at home, by local number.
-const HOME: u8 = 0;
-/// An entry of `leases`.
-const LEASED: u8 = 1;
+/// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
+const LEASED: u8 = u8::MAX;
 
 const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 
@@ -56,9 +55,9 @@ pub(super) struct Crew {
     pub(super) job: Arc<Job>,
     pub(super) engine: Mutex<Engine>,
     /// What each group's tasks need of a rank beyond one slot.
-    needs: OnceLock<Vec<Option<Needs>>>,
+    needs: RwLock<Vec<Option<Needs>>>,
     firsts: Vec<u32>,
-    ledger: OnceLock<Arc<Ledger>>,
+    pages: Pages,
     pool: OnceLock<Handle>,
     stations: Vec<CachePadded<Station>>,
     /// Somebody found the engine taken.
@@ -179,10 +178,10 @@ impl Crew {
             wake,
             runner,
             engine: Mutex::new(engine),
-            needs: OnceLock::new(),
+            needs: RwLock::default(),
             firsts: job.groups.iter().map(|g| g.first.0).collect(),
             job,
-            ledger: OnceLock::new(),
+            pages: Pages::new(),
             pool: OnceLock::new(),
             // One more for threads that are no slots: the leaders of gangs.
             stations: (0..=slots).map(|_| CachePadded::default()).collect(),
@@ -205,16 +204,33 @@ impl Crew {
     /// Takes up the tasks at home here.
     pub(super) fn open(&self, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
         let groups = self.job.groups.iter().enumerate();
-        let _ = self.needs.set(groups.map(|(id, group)| glue::needs(id, group, limits)).collect());
-        let _ = self.ledger.set(Arc::clone(ledger));
+        let needs = groups.map(|(id, group)| glue::needs(id, group, limits)).collect();
+        *self.needs.write().unwrap_or_else(PoisonError::into_inner) = needs;
+        self.pages.write(ledger);
     }
 
-    pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
-        self.ledger.get()
+    /// Homes are about to change: from now on slots count nothing by themselves. To be followed by hearing what they have counted, and then by
+    /// [`Crew::take_back`].
+    pub(super) fn turn_page(&self) {
+        self.pages.turn();
+    }
+
+    /// Takes all that waits out of the pool but for some of the most urgent; returns what is out. What slots have in their hands they keep.
+    pub(super) fn take_back(&self, keep: u32) -> Vec<Lease> {
+        let Some(pool) = self.pool.get() else { return Vec::new() };
+        let constrained = pool.surrender_constrained(usize::MAX);
+        self.waiting.fetch_sub(constrained.len() as u32, Relaxed);
+        let items = pool.surrender(usize::MAX).into_iter().chain(constrained);
+        let mut leases: Vec<Lease> = items.filter_map(|item| self.lease_of(item)).collect();
+        leases.sort_by_key(|lease| std::cmp::Reverse(lease.urgency));
+        let out = leases.split_off((keep as usize).min(leases.len()));
+        leases.into_iter().for_each(|lease| self.start_lease(lease));
+        out
     }
 
     fn needs_of(&self, task: TaskId) -> Option<Needs> {
-        self.needs.get()?.get(self.group(task)).copied().flatten()
+        let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
+        needs.get(self.group(task)).copied().flatten()
     }
 
     /// What the slots are doing. To be read before their outboxes: what it calls idle has left everything there.
@@ -321,7 +337,8 @@ impl Crew {
         slot: Option<&mut Slot<'_>>,
         special: &mut Vec<u32>,
     ) {
-        let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag: HOME, constrained: false };
+        let tag = self.pages.current();
+        let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag, constrained: false };
         let is_plain = |local: u32, special: &mut Vec<u32>| {
             let looks = ledger.is_special(local);
             if looks {
@@ -349,13 +366,14 @@ impl Crew {
 
     fn home_item(&self, ledger: &Ledger, local: u32) -> Item {
         let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local)).is_some();
-        Item { task: local, urgency: ledger.urgency(local), tag: HOME, constrained }
+        Item { task: local, urgency: ledger.urgency(local), tag: self.pages.current(), constrained }
     }
 
     /// Starts tasks at home.
     pub(super) fn start(&self, locals: &[u32]) {
-        let (Some(pool), Some(ledger)) = (self.pool.get(), self.ledger.get()) else { return };
-        let items: Vec<Item> = locals.iter().map(|&local| self.home_item(ledger, local)).collect();
+        let page = self.pages.page(self.pages.current());
+        let (Some(pool), Some(ledger)) = (self.pool.get(), page) else { return };
+        let items: Vec<Item> = locals.iter().map(|&local| self.home_item(&ledger, local)).collect();
         self.waiting.fetch_add(items.iter().filter(|i| i.constrained).count() as u32, Relaxed);
         pool.push_many(&items);
     }
@@ -373,32 +391,37 @@ impl Crew {
 
     /// Takes tasks that any rank can run out of the pool.
     pub(super) fn surrender(&self, max: u32) -> Vec<Lease> {
-        let (Some(pool), Some(ledger)) = (self.pool.get(), self.ledger.get()) else { return Vec::new() };
-        let lease = |item: Item| self.lease_of(ledger, item);
-        pool.surrender(max as usize).into_iter().filter_map(lease).collect()
+        let Some(pool) = self.pool.get() else { return Vec::new() };
+        pool.surrender(max as usize).into_iter().filter_map(|item| self.lease_of(item)).collect()
     }
 
     /// What an item stands for, once: a lease is then no longer this rank's.
-    fn lease_of(&self, ledger: &Ledger, item: Item) -> Option<Lease> {
-        let lease = self.peek(ledger, item)?;
-        if item.tag == LEASED {
-            lock(&self.leases).take(item.task);
+    fn lease_of(&self, item: Item) -> Option<Lease> {
+        match item.tag {
+            LEASED => lock(&self.leases).take(item.task),
+            tag => self.page(tag).map(|page| self.at_home(&page, item)),
         }
-        Some(lease)
     }
 
-    /// What an item stands for.
-    fn peek(&self, ledger: &Ledger, item: Item) -> Option<Lease> {
-        match item.tag {
-            LEASED => lock(&self.leases).get(item.task),
-            _ => Some(Lease {
-                task: ledger.task(item.task),
-                home: self.me,
-                attempt: 1,
-                urgency: item.urgency,
-                ready: ledger.ready_at(item.task),
-            }),
+    /// What an item at home stands for.
+    #[inline]
+    fn at_home(&self, ledger: &Ledger, item: Item) -> Lease {
+        Lease {
+            task: ledger.task(item.task),
+            home: self.me,
+            attempt: 1,
+            urgency: item.urgency,
+            ready: ledger.ready_at(item.task),
         }
+    }
+
+    #[inline]
+    fn page(&self, tag: u8) -> Option<Page<'_>> {
+        let page = self.pages.page(tag);
+        if page.is_none() {
+            tracing::error!("Phalanx itself failed: a slot has an item of a ledger that is long gone");
+        }
+        page
     }
 
     /// Sets slots aside for a gang.
@@ -490,12 +513,19 @@ impl Crew {
     }
 
     /// The fast path: a first attempt at a task at home that completed.
-    fn complete(&self, ledger: &Ledger, local: u32, lease: Lease, start: Time, slot: &mut Slot<'_>) {
+    fn complete(&self, ledger: &Ledger, item: Item, lease: Lease, start: Time, slot: &mut Slot<'_>) {
         let station = &self.stations[slot.index()];
         let mut ended = station.watch.end(&self.clock).map(|end| end.max(start));
         let mut outbox = lock(&station.outbox);
+        if item.tag != self.pages.current() {
+            // Homes are changing, or have changed: the engine finds out who counts it.
+            let end = ended.unwrap_or_else(|| station.watch.time(&self.clock).max(start));
+            outbox.ended.push(self.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
+            drop(outbox);
+            return self.serve(slot, end);
+        }
         let Outbox { ripple, attempts, special, .. } = &mut *outbox;
-        if !ledger.complete(local, true, ended.unwrap_or(start), ripple) {
+        if !ledger.complete(item.task, true, ended.unwrap_or(start), ripple) {
             return;
         }
         self.release(ledger, &mut ripple.ready, Some(slot), special);
@@ -516,6 +546,25 @@ impl Crew {
         }
     }
 
+    fn run_lease(&self, item: Item, slot: &mut Slot<'_>) {
+        let Some(lease) = lock(&self.leases).get(item.task) else { return };
+        let station = &self.stations[slot.index()];
+        station.polls.store(0, Relaxed);
+        let start = station.watch.begin(&self.clock, lease.ready);
+        let outcome = self.execute(lease.task, lease.attempt, slot);
+        lock(&self.leases).take(item.task);
+        self.hand_in(lease, outcome, start, slot);
+    }
+
+    /// Leaves an end to the engine that the slot cannot count by itself.
+    fn hand_in(&self, lease: Lease, outcome: Outcome, start: Time, slot: &mut Slot<'_>) {
+        let station = &self.stations[slot.index()];
+        let end = station.watch.time(&self.clock).max(start);
+        let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
+        lock(&station.outbox).ended.push(record);
+        self.serve(slot, end);
+    }
+
     /// The slot, which has more to do, passes on what it did and takes what has come.
     #[cold]
     fn serve(&self, slot: &mut Slot<'_>, now: Time) {
@@ -533,31 +582,30 @@ fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
 
 impl Workload for Crew {
     fn run(&self, item: Item, slot: &mut Slot<'_>) {
-        let Some(ledger) = self.ledger.get() else { return };
         let station = &self.stations[slot.index()];
         if item.constrained {
             self.waiting.fetch_sub(1, Relaxed);
             // It may have waited for other slots since the one before it ended here.
             station.watch.pause();
         }
-        let Some(lease) = self.peek(ledger, item) else { return };
+        if item.tag == LEASED {
+            return self.run_lease(item, slot);
+        }
+        let Some(ledger) = self.page(item.tag) else { return };
+        let lease = self.at_home(&ledger, item);
         station.polls.store(0, Relaxed);
         let start = station.watch.begin(&self.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
-        if item.tag == HOME && outcome.ok() {
-            return self.complete(ledger, item.task, lease, start, slot);
+        match outcome.ok() {
+            true => self.complete(&ledger, item, lease, start, slot),
+            false => self.hand_in(lease, outcome, start, slot),
         }
-        let end = station.watch.time(&self.clock).max(start);
-        let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
-        self.lease_of(ledger, item);
-        lock(&station.outbox).ended.push(record);
-        self.serve(slot, end);
     }
 
     fn needs(&self, item: Item) -> Needs {
         let task = match item.tag {
             LEASED => lock(&self.leases).get(item.task).map(|l| l.task),
-            _ => self.ledger.get().map(|ledger| ledger.task(item.task)),
+            tag => self.page(tag).map(|ledger| ledger.task(item.task)),
         };
         task.and_then(|task| self.needs_of(task)).unwrap_or(Needs::SLOT)
     }
@@ -588,7 +636,7 @@ impl Workload for Crew {
 
     fn impossible(&self, item: Item, why: Impossible) {
         self.waiting.fetch_sub(1, Relaxed);
-        let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
+        let Some(lease) = self.lease_of(item) else { return };
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
@@ -608,7 +656,7 @@ impl Workload for Crew {
     fn panicked(&self, item: Option<Item>, message: String) {
         tracing::error!(?item, "Phalanx itself failed while running a task: {message}");
         let Some(item) = item else { return };
-        let Some(lease) = self.ledger.get().and_then(|ledger| self.lease_of(ledger, item)) else { return };
+        let Some(lease) = self.lease_of(item) else { return };
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         self.common_outbox().ended.push(record);

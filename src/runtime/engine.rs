@@ -183,11 +183,11 @@ impl Engine {
 
     /// Counts the ends that the frame at hand tells of, if that is what it is for.
     fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
-        let Some(ledger) = crew.ledger() else { return false };
         let Some((epoch, ended)) = wire::counts(&self.came) else { return false };
         if !self.worker.is_counting(epoch) {
             return false;
         }
+        let Some(ledger) = self.worker.ledger() else { return false };
         let now = crew.clock.now();
         crew.served(slot.index(), now);
         for (node, ok) in ended {
@@ -363,7 +363,11 @@ impl Engine {
             Action::Surrender { to, max } => {
                 return Some(Event::Surrendered { to, leases: crew.surrender(max) });
             }
-            Action::Freeze { .. } => {}
+            Action::Freeze { keep } => {
+                crew.turn_page();
+                self.hear_slots(crew);
+                return Some(Event::Frozen { waiting: crew.take_back(keep) });
+            }
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = crew.hold(gang, slots, lead) {
                     self.fail(reason);

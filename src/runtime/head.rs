@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::helm::{Helm, Orders};
 use super::walltime::Walltime;
 use crate::fabric::mpi;
 use crate::journal::{Clerk, EndReason, Ended, Level, Note, Record};
@@ -18,6 +19,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// An `mpirun` that is to end sends its ranks SIGTERM and kills them a second later: tasks that outlived them would be nobody's.
 const LAUNCHERS_PATIENCE: Duration = Duration::from_millis(400);
 
+/// At the end of the budget tasks have so long between TERM and KILL; the scaling core keeps more than that in reserve.
+const BUDGETS_PATIENCE: Duration = Duration::from_millis(800);
+
 /// Estimated duration of a task in nanoseconds.
 pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
 
@@ -27,6 +31,8 @@ pub(super) struct Head {
     journal: Clerk,
     progress: Progress,
     walltime: Option<Walltime>,
+    /// Who looks after ranks and spending, if anybody must.
+    helm: Option<Helm>,
     estimate: Estimate,
     work_total_s: f64,
     work_done_s: f64,
@@ -39,6 +45,8 @@ pub(super) struct Head {
     harder: Option<(Time, Stop)>,
     finished: Option<Why>,
     journal_failed: bool,
+    /// The budget is spent.
+    spent: bool,
 }
 
 impl Head {
@@ -62,13 +70,20 @@ impl Head {
             walltime,
             estimate,
             ranks,
+            helm: None,
             launched: mpi::launched(),
             next_tick: Time::ZERO,
             interrupts: 0,
             harder: None,
             finished: None,
             journal_failed: false,
+            spent: false,
         }
+    }
+
+    /// Lets somebody look after ranks and spending.
+    pub(super) fn set_helm(&mut self, helm: Option<Helm>) {
+        self.helm = helm;
     }
 
     /// Begins the run.
@@ -107,15 +122,47 @@ impl Head {
             return self.lose_journal(now, &error.to_string());
         }
         if let Some((_, how)) = self.harder.take_if(|(due, _)| *due <= now) {
+            if how == Stop::Terminate && self.spent {
+                // What does not heed a TERM must not cost more than may be spent.
+                self.harder = Some((now.after(BUDGETS_PATIENCE), Stop::Kill));
+            }
             return self.stop(now, how, Why::Walltime);
         }
+        let mut messages = self.steer(now);
         match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
             Some(how) => {
                 self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
-                self.stop(now, how, Why::Walltime)
+                messages.extend(self.stop(now, how, Why::Walltime));
             }
-            None => Vec::new(),
+            None => {}
         }
+        messages
+    }
+
+    /// Decides about ranks and spending, if it is time to.
+    fn steer(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(helm) = &mut self.helm else { return Vec::new() };
+        let mut records = helm.changes(now, &self.coordinator);
+        let mut orders = Orders::default();
+        if self.finished.is_none() && helm.is_due(now) {
+            orders = helm.decide(now, &self.coordinator);
+        }
+        records.append(&mut orders.records);
+        orders.warnings.iter().for_each(|text| self.tell(now, Level::Warning, text));
+        let mut actions = Vec::new();
+        orders.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        let mut messages = self.carry_out(now, actions);
+        if let Some(by) = orders.stop_by {
+            self.spent = true;
+            self.harder = Some((by, Stop::Terminate));
+            messages.extend(self.stop(now, Stop::Drain, Why::Budget));
+        }
+        for record in records {
+            if let Err(error) = self.journal.append(record) {
+                messages.extend(self.lose_journal(now, &error.to_string()));
+            }
+        }
+        messages
     }
 
     /// A signal came: SIGINT waits for what runs, then stops it, then kills it; the others mean that the end is near.
@@ -177,6 +224,9 @@ impl Head {
             match action {
                 Action::Send { to, message } => messages.push((to, message)),
                 Action::Journal(attempts) => {
+                    if let Some(helm) = &mut self.helm {
+                        helm.hears(&attempts);
+                    }
                     for attempt in attempts.iter().filter(|a| a.last) {
                         self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
                     }

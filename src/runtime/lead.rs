@@ -8,6 +8,7 @@ use super::crew::{Crew, lock};
 use super::fit::{self, Terms};
 use super::glue;
 use super::head::{Estimate, Head};
+use super::helm::{self, Helm};
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
 use super::wake::Wake;
@@ -101,13 +102,16 @@ fn set_out(
     let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
-    let Start { job, graph, order, dir, lock: held, journal, kept, welcome } = start;
+    let Start { job, graph, order, dir, lock: held, journal, kept, welcome, spent } = start;
     drop(order);
     let done = Done::of(&kept, graph.node_count());
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
-    let head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
+    let infos = infos(&hellos);
+    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
+    let mut head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
+    head.set_helm(helm);
     drop(done);
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
@@ -213,14 +217,21 @@ fn head_of(
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
-/// Writes how the session begins.
-fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
-    let info = |(rank, hello): (usize, &Hello)| RankInfo {
-        rank: rank as u32,
+/// The ranks as the journal knows them.
+fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
+    let info = |(rank, hello): (u32, &Hello)| RankInfo {
+        rank,
         node: hello.node.clone(),
         slots: hello.slots,
         pid: hello.pid,
     };
+    (0..).zip(hellos).map(info).collect()
+}
+
+/// Writes how the session begins.
+fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
+    let ranks = infos(hellos);
+    let terms = helm::terms(&start.job, &ranks);
     let began = Began {
         session: start.welcome.session,
         unix_ns: start.welcome.began_unix_ns,
@@ -228,7 +239,7 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
         job_text: start.welcome.job_text.clone(),
         job_path: start.welcome.job_path.clone().into(),
         dir: start.welcome.base_dir.clone().into(),
-        ranks: hellos.iter().enumerate().map(info).collect(),
+        ranks,
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: start.kept.clone(),
     };
@@ -244,6 +255,9 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
         cut_edges: divided.cut_edges,
         cut_bytes: divided.cut_bytes,
     }))?;
+    if let Some(terms) = terms {
+        start.journal.append(&Record::Terms(terms))?;
+    }
     Ok(())
 }
 

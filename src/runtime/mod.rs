@@ -18,6 +18,7 @@
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
+pub(crate) mod captain;
 mod clock;
 mod crew;
 mod engine;
@@ -25,8 +26,10 @@ pub(crate) mod fit;
 mod follow;
 pub(crate) mod glue;
 mod head;
+mod helm;
 mod lead;
 mod many;
+mod pages;
 pub mod resume;
 mod seat;
 mod start;
@@ -51,6 +54,8 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
+pub(crate) use head::end_reason;
+pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
 

@@ -27,6 +27,8 @@ pub(super) struct Start {
     pub(super) journal: Journal,
     pub(super) kept: Vec<KeptRun>,
     pub(super) welcome: Welcome,
+    /// What earlier sessions cost.
+    pub(super) spent: f64,
 }
 
 impl Start {
@@ -92,7 +94,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     };
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
-    let (journal, session, kept) = open_journal(options, kernels, &dir, &job, &graph, &text)?;
+    let Opened { journal, session, kept, spent } = open_journal(options, kernels, &dir, &job, &graph, &text)?;
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
@@ -108,7 +110,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         slots: options.slots,
         masks: Vec::new(),
     };
-    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome })
+    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent })
 }
 
 /// A path that other ranks are told.
@@ -127,6 +129,21 @@ fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {
     Ok(found?)
 }
 
+/// A journal, and what earlier sessions left in it.
+struct Opened {
+    journal: Journal,
+    /// Which session begins.
+    session: u32,
+    kept: Vec<KeptRun>,
+    spent: f64,
+}
+
+impl Opened {
+    fn new(journal: Journal) -> Opened {
+        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0 }
+    }
+}
+
 /// A new journal, or the former one with what stays complete of it.
 fn open_journal(
     options: &Options,
@@ -135,16 +152,22 @@ fn open_journal(
     job: &Job,
     graph: &TaskGraph,
     text: &str,
-) -> Result<(Journal, u32, Vec<KeptRun>), RunError> {
+) -> Result<Opened, RunError> {
     if !options.resume {
-        return Ok((Journal::create(&dir.journal(), job.flush)?, 1, Vec::new()));
+        return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
     }
     let (mut journal, torn) = Journal::reopen(&dir.journal(), job.flush)?;
     if torn > 0 {
         tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
     }
     let replay = replay(&dir.journal())?;
-    let Some(last) = replay.last_session() else { return Ok((journal, 1, Vec::new())) };
+    let Some(last) = replay.last_session() else { return Ok(Opened::new(journal)) };
+    if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+        return Err(RunError::Refused(format!(
+            "{} is a simulated run: nothing in it has really run; `phalanx simulate --resume` continues it",
+            dir.path().display()
+        )));
+    }
     let began = &last.began;
     let former =
         job::parse(&began.job_text, &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
@@ -168,5 +191,5 @@ fn open_journal(
     }
     let count: u32 = kept.iter().map(|run| run.count).sum();
     tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
-    Ok((journal, began.session + 1, kept))
+    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent() })
 }

@@ -210,14 +210,14 @@ impl Scaler {
         let woken: Vec<Rank> = parked.take(more as usize).collect();
         let awake = woken.len() as u32;
         if awake > 0 {
-            let reason = format!("{awake} parked ranks are woken");
+            let reason = format!("{} woken", some(awake, "parked rank"));
             plans.push(Plan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let node_type = NodeTypeId(0);
         let until = seen.now.after(drain).after(self.scaling.interval).after(MARGIN);
         let nodes = (more - awake).min(account.affordable(node_type, until));
         if nodes > 0 {
-            let reason = format!("{nodes} more nodes are asked for");
+            let reason = format!("{} asked for", some(nodes, "more node"));
             plans.push(Plan { action: Action::Grow { nodes, node_type }, to: supply + awake + nodes, reason });
         }
         plans
@@ -230,7 +230,7 @@ impl Scaler {
         let withdrawn = withdrawable(seen, &mut left);
         let mut to = seen.supply() - (fewer - left);
         if !withdrawn.is_empty() {
-            let reason = format!("{} requests are withdrawn", withdrawn.len());
+            let reason = format!("{} withdrawn", some(withdrawn.len() as u32, "request"));
             plans.push(Plan { action: Action::Cancel { requests: withdrawn }, to, reason });
         }
         let keep_paid = self.policy.guarded();
@@ -256,12 +256,12 @@ impl Scaler {
             .collect();
         to -= gone.len() as u32;
         if !gone.is_empty() {
-            let reason = format!("{} ranks are drained and their nodes given back", gone.len());
+            let reason = format!("{} drained, to give back what they hold", some(gone.len() as u32, "rank"));
             plans.push(Plan { action: Action::Shrink { ranks: gone }, to, reason });
         }
         to -= parked.len() as u32;
         if !parked.is_empty() {
-            let reason = format!("{} ranks that cannot leave are parked", parked.len());
+            let reason = format!("{} parked, for they cannot leave", some(parked.len() as u32, "rank"));
             plans.push(Plan { action: Action::Park { ranks: parked }, to, reason });
         }
         plans
@@ -316,6 +316,11 @@ impl Scaler {
 /// The moment until which an account pays for everything, less a margin: tasks are stopped before money is short.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(MARGIN.as_nanos() as u64)).max(account.now()))
+}
+
+/// So many things: `1 rank is`, `3 ranks are`.
+fn some(count: u32, thing: &str) -> String {
+    if count == 1 { format!("1 {thing} is") } else { format!("{count} {thing}s are") }
 }
 
 /// True if a supply is within bounds already; outside of them good sense must not stand in the way.

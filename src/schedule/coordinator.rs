@@ -191,6 +191,11 @@ impl Coordinator {
         self.members.standing(rank)
     }
 
+    /// How busy a rank is, as it last said.
+    pub fn load(&self, rank: Rank) -> Load {
+        self.loads.get(rank.index()).copied().unwrap_or_default()
+    }
+
     /// The number that the next rank to be asked for, or to arrive unasked, will have.
     pub fn next_rank(&self) -> Rank {
         Rank(self.members.len() as u32)

@@ -8,26 +8,33 @@
 //! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
 //! | `search` | how idle ranks find work when there are very many of them |
 //! | `provider` | where nodes come from, and their bills |
-//! | `captain` | the scaling core, with what it is shown |
 //! | `world` | the state machines of a run, driven by all of these |
+//! | `trial` | one run under a policy, and its figures |
+//! | `session` | the same with a run directory, as a real run leaves it |
+//! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
 
 mod agenda;
-mod captain;
 mod cluster;
+pub mod compare;
 mod draw;
+pub mod plan;
 mod pool;
 mod post;
 mod provider;
 mod read;
 mod scene;
 mod search;
+mod session;
 mod slab;
+mod trial;
 mod world;
 
 pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
 pub use draw::Distribution;
 pub use provider::Node;
 pub use scene::Scene;
+pub use session::{Rehearsed, Request, SessionError, rehearse};
+pub use trial::{Before, Floor, Outcome, Trial, TrialError};
 pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
 
 #[cfg(test)]

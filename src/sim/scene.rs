@@ -90,6 +90,11 @@ impl Scene {
         Duration::from_nanos(self.estimates[task.index()])
     }
 
+    /// What whoever decides about ranks must know of the job.
+    pub(super) fn course(&self) -> (Arc<Job>, Arc<TaskGraph>, Arc<[u64]>) {
+        (Arc::clone(&self.job), Arc::clone(&self.graph), Arc::clone(&self.estimates))
+    }
+
     /// Estimated time times slots of all tasks.
     pub fn work(&self) -> Duration {
         let slots = |task: usize| u64::from(glue::slots(&self.job.groups[self.groups[task] as usize]));
@@ -119,6 +124,12 @@ impl Scene {
         }
         let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();
         partition::measure(&self.graph, &|task| self.estimates[task.index()], &slots, home)
+    }
+
+    /// The partition with these homes.
+    pub(super) fn known(&self, homes: &[u32], members: &[Member]) -> Partition {
+        let slots: Vec<u32> = members.iter().map(|member| member.slots).collect();
+        partition::measure(&self.graph, &|task| self.estimates[task.index()], &slots, homes.to_vec())
     }
 
     /// What the coordinator asks about tasks.

@@ -1,22 +1,351 @@
-//! Whole runs in virtual time, against what the graph alone says of them.
+//! Whole runs in virtual time, against what the graph alone says of them. Every run is replayed by its seed.
+//!
+//! `PHALANX_SEEDS` says how many seeds are tried, `PHALANX_SEED` which single one.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
+use fastrand::Rng;
+
+use super::plan::{Question, plan};
 use super::*;
 use crate::exec::Kernels;
+use crate::graph::TaskGraph;
+use crate::job::{Cost, Scaling};
+use crate::journal::Record;
+use crate::model::{Attempt, State, TaskId};
+use crate::schedule::coordinator::Why;
 
 fn scene(text: &str) -> Scene {
-    Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
+    Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
+        .unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
+}
+
+fn cluster(text: &str) -> Cluster {
+    Cluster::parse(text, "c.toml").unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
+}
+
+/// The seeds to try: one that is to be replayed, so many as are asked for, or what a test takes by itself.
+fn seeds(usual: u64) -> Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    match (number("PHALANX_SEED"), number("PHALANX_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => 0..count,
+        (None, None) => 0..usual,
+    }
+}
+
+/// Names the seed when a run fails, so that it can be replayed.
+struct Named(u64, &'static str);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with: PHALANX_SEED={} cargo test --lib sim::tests::{}", self.0, self.1);
+        }
+    }
+}
+
+const NOBODY: Before<'static> = Before { done: &|_| false, spent: 0.0 };
+
+/// A job of a few groups with every kind of dependency.
+fn random_job(rng: &mut Rng, plain: bool) -> String {
+    let mut text = String::new();
+    let mut counts: Vec<u32> = Vec::new();
+    for group in 0..rng.usize(1..7) {
+        // Element by element needs equal numbers, so these are frequent.
+        let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..14) };
+        counts.push(count);
+        let seconds = rng.f64() * rng.f64() * 200.0 + 0.5;
+        let _ = write!(
+            text,
+            "[[task]]\nname = \"g{group}\"\narray = \"0-{}\"\nkernel = \"noop\"\nestimate = \"{seconds:.3}s\"\n",
+            count - 1
+        );
+        if rng.u32(0..4) == 0 {
+            let _ = writeln!(text, "cpus = {}", rng.u32(1..3));
+        }
+        if !plain && rng.u32(0..3) == 0 {
+            let _ = writeln!(text, "retries = {}", rng.u32(0..4));
+        }
+        let mut needs = BTreeMap::new();
+        for _ in 0..rng.u32(0..3) {
+            if group == 0 {
+                break;
+            }
+            let from = rng.usize(0..group);
+            let words: &[&str] = if plain { &["afterok"] } else { &["afterok", "afterok", "afterany", "afternotok"] };
+            let word = if counts[from] == count && rng.bool() { "aftercorr" } else { words[rng.usize(0..words.len())] };
+            needs.insert(from, word);
+        }
+        if !needs.is_empty() {
+            let list: Vec<String> = needs.iter().map(|(from, word)| format!("\"{word}:g{from}\"")).collect();
+            let _ = writeln!(text, "needs = [{}]", list.join(", "));
+        }
+    }
+    text
+}
+
+/// A cluster with everything that can go wrong, or, if `calm`, with nothing of it.
+fn random_cluster(rng: &mut Rng, calm: bool) -> String {
+    let rate = |rng: &mut Rng, most: f64| if calm || rng.bool() { 0.0 } else { rng.f64() * most };
+    let delay = [0, 1, 20, 90][rng.usize(0..4)];
+    format!(
+        "[[node]]\nslots = {}\nlimit = {}\nprice = 36.0\nminimum = \"{}s\"\nbilling = \"{}s\"\ndelay = {{ median = \"{delay}s\", sigma = 0.5 }}\nstartup = \"{}s\"\nfailure = {:.3}\n\
+         [network]\nlatency = \"20us\"\njitter = \"{}ms\"\n\
+         [faults]\nnode_loss = {:.3}\nrank_loss = {:.3}\nnotice = \"{}s\"\nslow = {:.3}\nslow_factor = 3.0\ntask = {:.3}\n[tasks]\nspread = {:.3}\n",
+        rng.u32(2..5),
+        rng.u32(2..9),
+        [0, 60][rng.usize(0..2)],
+        [1, 60][rng.usize(0..2)],
+        rng.u32(0..10),
+        rate(rng, 0.5),
+        rng.u32(0..300),
+        rate(rng, 60.0),
+        rate(rng, 60.0),
+        rng.u32(1..20),
+        rate(rng, 0.5),
+        rate(rng, 0.3),
+        rng.f64() * 0.8,
+    )
+}
+
+const POLICIES: [&str; 9] =
+    ["hybrid", "performance", "cost", "reactive", "react", "hpa", "dask", "static-5", "hyperqueue"];
+
+fn random_scaling(rng: &mut Rng) -> Scaling {
+    Scaling { max_ranks: rng.u32(1..9), interval: Duration::from_secs(rng.u64(1..15)), ..Scaling::default() }
+}
+
+/// What the journal says: the attempts, in the order in which they were written.
+fn attempts(records: &[Record]) -> Vec<Attempt> {
+    let of = |record: &Record| match record {
+        Record::Attempts(attempts) => attempts.clone(),
+        _ => Vec::new(),
+    };
+    records.iter().flat_map(of).collect()
+}
+
+/// The final state of every task; each is written once.
+fn finals(attempts: &[Attempt], tasks: u32) -> Vec<Option<Attempt>> {
+    let mut finals = vec![None; tasks as usize];
+    for attempt in attempts.iter().filter(|attempt| attempt.last) {
+        let before = finals[attempt.task.index()].replace(*attempt);
+        assert!(before.is_none(), "{attempt:?} had ended before: {before:?}");
+    }
+    finals
+}
+
+/// True if a node ended well, as far as everything is decided.
+fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
+    let mut ok: Vec<Option<bool>> = finals.iter().map(|f| f.map(|attempt| attempt.outcome.ok())).collect();
+    ok.resize(graph.node_count(), None);
+    for node in graph.topological().iter() {
+        if let Some(rule) = graph.join(node) {
+            let known: Option<Vec<bool>> =
+                graph.predecessors(node).map(|e| Some(e.violated_by(ok[e.node() as usize]?))).collect();
+            ok[node as usize] = known.map(|violated| match rule {
+                crate::graph::JoinRule::All => !violated.contains(&true),
+                crate::graph::JoinRule::AnyNotOk => violated.contains(&true),
+            });
+        }
+    }
+    ok
+}
+
+/// A complete run: every task has ended, is skipped exactly if something it needs ended against it, and none began before what it needs had ended.
+fn check_complete(scene: &Scene, records: &[Record], name: &str) {
+    let graph = &scene.graph;
+    let attempts = attempts(records);
+    let finals = finals(&attempts, scene.tasks());
+    let ok = ok_of(graph, &finals);
+    for (task, ended) in (0..).zip(&finals) {
+        let Some(ended) = ended else { panic!("{name}: task {task} has not ended") };
+        let violated = graph.predecessors(task).any(|e| e.violated_by(ok[e.node() as usize].expect("decided")));
+        assert_eq!(ended.outcome.state == State::Skipped, violated, "{name}: {ended:?}");
+        if ended.outcome.state == State::Skipped {
+            continue;
+        }
+        for needed in graph.tasks_before(TaskId(task)) {
+            let before = finals[needed.index()].expect("it has ended");
+            assert!(before.end <= ended.start, "{name}: {ended:?} began before {before:?} had ended");
+        }
+    }
 }
 
 #[test]
-#[ignore = "for measuring"]
-fn crowd() {
-    let scene = scene("[[task]]\nname = \"work\"\narray = \"0-99999\"\nkernel = \"noop\"\nestimate = \"60s\"\n");
-    let cluster = Cluster::default().with_slots(4);
-    let setup = Setup { cluster: &cluster, ranks: 1000, seed: 1, homes: None, captain: None };
-    let mut log = Forget;
-    let world = World::new(&scene, setup, &mut log).unwrap();
-    let ended = world.run().unwrap();
-    println!("{:?} {} events", ended.tally, ended.events);
+fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
+    let (mut lost, mut epochs, mut grown) = (0, 0, 0);
+    for seed in seeds(400) {
+        let _named = Named(seed, "no_task_is_lost");
+        let mut rng = Rng::with_seed(seed);
+        let scene = scene(&random_job(&mut rng, false));
+        let cluster = cluster(&random_cluster(&mut rng, false));
+        let scaling = random_scaling(&mut rng);
+        let policy = POLICIES[rng.usize(0..POLICIES.len())];
+        let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
+        let trial = Trial {
+            scene: &scene,
+            cluster: &cluster,
+            policy,
+            scaling: &scaling,
+            cost: &cost,
+            ranks,
+            homes: None,
+            seed,
+            before: NOBODY,
+        };
+        let mut records: Vec<Record> = Vec::new();
+        let outcome = match trial.run(&mut records) {
+            Ok(outcome) => outcome,
+            Err(TrialError::Refused(why)) if why.contains("fits on no rank") => continue,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(outcome.ended.why, Why::Complete);
+        check_complete(&scene, &records, policy);
+        let left =
+            |record: &&Record| matches!(record, Record::Rank(change) if change.state == crate::model::RankState::Lost);
+        lost += records.iter().filter(left).count();
+        epochs += outcome.ended.epochs;
+        grown += outcome.ended.nodes.len() as u32 - ranks.unwrap_or(0);
+    }
+    if std::env::var("PHALANX_SEED").is_err() {
+        assert!(
+            lost > 20 && epochs > 100 && grown > 100,
+            "{lost} ranks lost, {epochs} changes of homes, {grown} nodes"
+        );
+    }
+}
+
+#[test]
+fn a_run_repeats_itself_exactly() {
+    for seed in seeds(20) {
+        let _named = Named(seed, "a_run_repeats_itself");
+        let run = || {
+            let mut rng = Rng::with_seed(seed);
+            let scene = scene(&random_job(&mut rng, false));
+            let cluster = cluster(&random_cluster(&mut rng, false));
+            let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
+            let mut records: Vec<Record> = Vec::new();
+            let trial = Trial {
+                scene: &scene,
+                cluster: &cluster,
+                policy: "hybrid",
+                scaling: &scaling,
+                cost: &cost,
+                ranks: Some(2),
+                homes: None,
+                seed,
+                before: NOBODY,
+            };
+            let outcome = trial.run(&mut records).ok();
+            (outcome.map(|outcome| outcome.ended), records)
+        };
+        assert!(run() == run());
+    }
+}
+
+#[test]
+fn the_budget_holds_and_what_it_stops_can_be_continued() {
+    let mut stopped = 0;
+    for seed in seeds(100) {
+        let _named = Named(seed, "the_budget_holds");
+        let mut rng = Rng::with_seed(seed);
+        let scene = scene(&random_job(&mut rng, true));
+        let calm = rng.bool();
+        let cluster = cluster(&random_cluster(&mut rng, calm));
+        if cluster.faults.task > 0.0 {
+            // A task that fails is final, and not what a resume is about.
+            continue;
+        }
+        let scaling = random_scaling(&mut rng);
+        let policy = POLICIES[rng.usize(0..POLICIES.len())];
+        let first = Trial {
+            scene: &scene,
+            cluster: &cluster,
+            policy,
+            scaling: &scaling,
+            cost: &Cost::default(),
+            ranks: None,
+            homes: None,
+            seed,
+            before: NOBODY,
+        };
+        // What the first nodes cost at least, and the longest task on each of them, cannot be avoided by anybody.
+        let prices = cluster.prices(&Cost::default());
+        let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
+        let least =
+            prices.nodes[0].bill(Duration::from_secs_f64(longest * 30.0 + 300.0)) * f64::from(first.first_ranks());
+        let budget = least * (1.0 + rng.f64() * 2.0);
+        let mut done: BTreeSet<TaskId> = BTreeSet::new();
+        let mut sessions = 0;
+        loop {
+            sessions += 1;
+            assert!(sessions < 200, "{policy}: no progress, {} of {} tasks", done.len(), scene.tasks());
+            let cost = Cost { budget: Some(budget), ..Cost::default() };
+            let is_done = |task: TaskId| done.contains(&task);
+            let before = Before { done: &is_done, spent: 0.0 };
+            let mut records: Vec<Record> = Vec::new();
+            let trial = Trial { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
+            let outcome = match trial.run(&mut records) {
+                Ok(outcome) => outcome,
+                Err(TrialError::Refused(why)) if why.contains("fits on no rank") => break,
+                Err(error) => panic!("{error}"),
+            };
+            assert!(outcome.bill <= budget + 1e-9, "{policy}: {} of {budget}", outcome.bill);
+            let attempts = attempts(&records);
+            finals(&attempts, scene.tasks());
+            for attempt in attempts.iter().filter(|a| a.last && a.outcome.ok()) {
+                assert!(done.insert(attempt.task), "{attempt:?} ran again");
+            }
+            match outcome.ended.why {
+                Why::Complete => break,
+                Why::Budget => stopped += 1,
+                why => panic!("{policy}: {why:?}"),
+            }
+        }
+    }
+    assert!(stopped > 0 || std::env::var("PHALANX_SEED").is_ok(), "no run was stopped");
+}
+
+#[test]
+fn what_a_plan_calls_feasible_meets_its_deadline() {
+    let (mut feasible, mut met) = (0, 0);
+    for seed in seeds(12) {
+        let _named = Named(seed, "what_a_plan_calls_feasible");
+        let mut rng = Rng::with_seed(seed);
+        let scene = scene(&random_job(&mut rng, true));
+        let cluster = cluster("[[node]]\nslots = 4\n[tasks]\nspread = 0.3\n");
+        let bound = Floor::of(&scene, &cluster, seed).critical_path_s;
+        let deadline = Some(Duration::from_secs_f64(bound * (1.0 + rng.f64())));
+        let cost = Cost { deadline, ..Cost::default() };
+        let ranks = [1, 2, 4];
+        let question =
+            Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+        let planned = plan(&question).unwrap();
+        for candidate in planned.candidates.iter().filter(|c| c.feasible) {
+            for other in 0..20 {
+                let trial = Trial {
+                    scene: &scene,
+                    cluster: &cluster,
+                    policy: "fixed",
+                    scaling: &Scaling::default(),
+                    cost: &Cost::default(),
+                    ranks: Some(candidate.ranks),
+                    homes: None,
+                    seed: 1_000_000 + seed * 100 + other,
+                    before: NOBODY,
+                };
+                let took = trial.run(&mut Forget).unwrap().makespan_s();
+                feasible += 1;
+                met += u32::from(took <= deadline.unwrap_or_default().as_secs_f64());
+            }
+        }
+    }
+    assert!(feasible > 100 || std::env::var("PHALANX_SEED").is_ok());
+    println!("{met} of {feasible} runs met their deadline");
+    assert!(f64::from(met) >= 0.9 * f64::from(feasible), "{met} of {feasible}");
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::Agenda;
-use super::captain::Captain;
 use super::cluster::Cluster;
 use super::pool::{Begin, Grant, Pool};
 use super::post::Post;
@@ -29,6 +28,7 @@ use crate::graph::partition::{Method, Partition};
 use crate::journal::{Level, Note, Record};
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::pool::Needs;
+use crate::runtime::captain::Captain;
 use crate::runtime::{fit, glue};
 use crate::scale::Scaler;
 use crate::scale::elasticity::Step;
@@ -167,6 +167,10 @@ pub struct Ended {
     pub demand: Vec<Step>,
     /// Homes have changed so often.
     pub epochs: u32,
+    /// Attempts that ran elsewhere than at home.
+    pub away: u64,
+    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes themselves are with the ranks.)
+    pub partition: Partition,
 }
 
 /// What to simulate beside the job.
@@ -181,6 +185,8 @@ pub struct Setup<'a> {
     pub homes: Option<Homes<'a>>,
     /// Who decides about ranks; `None`: nobody, and those that there are stay.
     pub captain: Option<Authority>,
+    /// Tasks that are complete already.
+    pub done: &'a dyn Fn(TaskId) -> bool,
 }
 
 /// How homes are chosen at the start.
@@ -190,6 +196,8 @@ pub enum Homes<'a> {
     Method(Method),
     /// As dealt: for each task its rank. Joins stay with the first task that they wait for.
     Dealt(&'a [u32]),
+    /// As [`World::homes`] chose them before.
+    Known(&'a [u32]),
 }
 
 /// Who decides about ranks.
@@ -227,6 +235,7 @@ pub struct World<'a> {
     finished: Option<Why>,
     stopping: bool,
     events: u64,
+    away: u64,
     busy: Duration,
     /// Ranks that are here.
     present: u32,
@@ -244,7 +253,7 @@ impl<'a> World<'a> {
     /// # Errors
     /// If a task fits on none of the ranks.
     pub fn new(scene: &'a Scene, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
-        let Setup { cluster, ranks, seed, homes, captain } = setup;
+        let Setup { cluster, ranks, seed, homes, captain, done } = setup;
         let mut provider = Provider::new(cluster, seed);
         let kind = crate::scale::NodeTypeId(0);
         let startups: Vec<Duration> = (0..ranks).map(|_| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
@@ -253,6 +262,7 @@ impl<'a> World<'a> {
         let terms = fit::Terms::new(Arc::clone(&scene.job), &members);
         let mut partition = match homes {
             Some(Homes::Dealt(dealt)) => scene.dealt(dealt, &members),
+            Some(Homes::Known(homes)) => scene.known(homes, &members),
             Some(Homes::Method(method)) => scene.divide(&members, &terms, Some(method)),
             None => scene.divide(&members, &terms, None),
         };
@@ -263,14 +273,14 @@ impl<'a> World<'a> {
             urgency: scene.urgency.clone(),
             advice: scene.advice(terms),
         };
-        let parts = parts(&tasks, ranks);
+        let parts = parts(&tasks, ranks, done);
         let most = captain.as_ref().map_or(ranks, |authority| authority.scaler.most_ranks().max(ranks));
         let crowded = most > CROWD;
         let pace = if crowded { Pace { steal: SILENCE, ..Pace::default() } } else { Pace::default() };
         let shapes: Vec<_> = scene.job.groups.iter().map(glue::shape).collect();
         let job = Arc::clone(&scene.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
-        let coordinator = Coordinator::new(tasks, &|_| false, members.clone(), scene.job.max_failures, Box::new(shape));
+        let coordinator = Coordinator::new(tasks, done, members.clone(), scene.job.max_failures, Box::new(shape));
         let mut world = World {
             fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed),
             facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
@@ -280,11 +290,12 @@ impl<'a> World<'a> {
             letters: Slab::new(),
             running: Slab::new(),
             seats: Vec::new(),
-            captain: captain.map(|authority| fleet::captain(scene, cluster, authority)),
+            captain: captain.map(|authority| fleet::captain(scene, cluster, authority, done)),
             search: crowded.then(|| Search::new(AGAIN, seed)),
             finished: None,
             stopping: false,
             events: 0,
+            away: 0,
             busy: Duration::ZERO,
             present: 0,
             active: 0,
@@ -306,6 +317,18 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
+    /// The homes that a run on so many ranks begins with. Choosing them may take longer than the run, and is the same for every seed.
+    ///
+    /// # Errors
+    /// If a task fits on none of the ranks.
+    pub fn homes(scene: &Scene, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
+        let kind = crate::scale::NodeTypeId(0);
+        let members: Vec<Member> = (0..ranks).map(|rank| fleet::member(cluster, kind, rank)).collect();
+        fit::check_members(&scene.job, &members).map_err(|error| error.to_string())?;
+        let terms = fit::Terms::new(Arc::clone(&scene.job), &members);
+        Ok(scene.divide(&members, &terms, None).home)
+    }
+
     /// All begins: each rank is sent its part.
     fn open(&mut self, parts: Vec<HandOut>) {
         self.active = parts.len() as u32;
@@ -323,9 +346,22 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes themselves are with the ranks.)
-    pub fn partition(&self) -> &Partition {
-        &self.partition
+    /// The ranks with which a run begins: number, node and slots.
+    pub fn first_ranks(cluster: &Cluster, ranks: u32) -> impl Iterator<Item = (u32, String, u32)> + '_ {
+        (0..ranks).map(|rank| {
+            let member = fleet::member(cluster, crate::scale::NodeTypeId(0), rank);
+            (rank, member.node, member.slots)
+        })
+    }
+
+    /// How fast the first ranks of a run with this seed are, relative to a node of speed 1.
+    pub fn speeds(cluster: &Cluster, ranks: u32, seed: u64) -> Vec<f64> {
+        let mut provider = Provider::new(cluster, seed);
+        let kind = crate::scale::NodeTypeId(0);
+        (0..ranks).for_each(|_| {
+            provider.grant(Time::ZERO, Time::ZERO, kind);
+        });
+        provider.nodes().iter().map(|node| 1.0 / node.slowness).collect()
     }
 
     /// Goes on until every rank has left.
@@ -364,6 +400,8 @@ impl<'a> World<'a> {
             supply: self.supply,
             demand: self.captain.map(|captain| captain.demand).unwrap_or_default(),
             epochs: self.coordinator.epoch(),
+            away: self.away,
+            partition: self.partition,
         })
     }
 
@@ -400,7 +438,7 @@ impl<'a> World<'a> {
                 }
                 coordinator::Action::Journal(attempts) => {
                     if let Some(captain) = &mut self.captain {
-                        attempts.iter().for_each(|attempt| captain.hears(self.scene, attempt));
+                        attempts.iter().for_each(|attempt| captain.hears(attempt));
                     }
                     self.log.record(Record::Attempts(attempts));
                 }
@@ -435,6 +473,7 @@ impl<'a> World<'a> {
                 worker::Event::Message { message: Message::HandOut(part), .. } => Some(part.limits.clone()),
                 _ => None,
             };
+            let told = matches!(event, worker::Event::Quiet);
             let seat = &mut self.seats[rank as usize];
             seat.worker.step(self.now, event, &mut actions);
             if let Some(limits) = limits {
@@ -446,7 +485,7 @@ impl<'a> World<'a> {
                 self.act(rank, action, &mut queue);
             }
             if queue.is_empty() && self.seats[rank as usize].here {
-                self.fill(rank, &mut queue);
+                self.fill(rank, told, &mut queue);
             }
         }
         (self.queue, self.actions) = (queue, actions);
@@ -530,8 +569,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Starts what can start, then tells the worker the load.
-    fn fill(&mut self, rank: u32, queue: &mut VecDeque<worker::Event>) {
+    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now, that all is quiet.
+    fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::Event>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
                 Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant), queue),
@@ -545,7 +584,7 @@ impl<'a> World<'a> {
         let load = seat.pool.load();
         if seat.worker.load() != load {
             queue.push_back(worker::Event::Load(load));
-        } else if seat.worker.is_stopping() && seat.pool.is_quiet() {
+        } else if !told && seat.worker.is_stopping() && seat.pool.is_quiet() {
             queue.push_back(worker::Event::Quiet);
         }
         self.count_surplus(rank, load);
@@ -563,6 +602,7 @@ impl<'a> World<'a> {
         };
         let busy = self.now.since(start) * glue::slots(self.scene.job.group(lease.task));
         self.busy += busy;
+        self.away += u64::from(lease.home != Rank(rank));
         let seat = &mut self.seats[rank as usize];
         seat.busy += busy;
         seat.failures += u32::from(outcome.state.is_failure());
@@ -753,8 +793,10 @@ impl<'a> World<'a> {
 }
 
 /// What each rank is handed at the beginning.
-fn parts(tasks: &Tasks, ranks: u32) -> Vec<HandOut> {
-    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &|_| None);
+fn parts(tasks: &Tasks, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
+    let count = tasks.graph.task_count() as u32;
+    let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);
+    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &ended);
     let part = |rank: u32| HandOut {
         part: cutter.part(rank as usize),
         limits: tasks.advice.shares(Rank(rank)),

@@ -165,7 +165,8 @@ impl Choice<'_> {
     fn sentence(&self, best: &Prospect, stay: &Prospect, excuse: Option<&str>) -> String {
         let mut text = excuse.map_or(String::new(), |excuse| format!("{excuse}; the nearest: "));
         let told = |p: &Prospect| {
-            format!("{} ranks end in {:.0} s (at most {:.0} s) for {:.2}", p.ranks, p.finish_q50, p.finish_q90, p.cost)
+            let ranks = if p.ranks == 1 { "1 rank ends".to_owned() } else { format!("{} ranks end", p.ranks) };
+            format!("{ranks} in {:.0} s (in 9 of 10 cases {:.0} s) for {:.2}", p.finish_q50, p.finish_q90, p.cost)
         };
         text.push_str(&told(best));
         if stay.ranks != best.ranks {

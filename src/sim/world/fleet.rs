@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::{Authority, Seat, What, World};
 use crate::journal::{Level, RankChange, RankInfo, Record};
-use crate::model::{Rank, RankState};
+use crate::model::{Rank, RankState, TaskId};
 use crate::scale::{Action, Decision, NodeTypeId, RankView};
 use crate::schedule::coordinator::{self, Change, Member, Standing, Why};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
-use crate::sim::captain::Captain;
+use crate::runtime::captain::Captain;
 use crate::sim::cluster::Cluster;
 use crate::sim::pool::Pool;
 use crate::sim::provider::{Answer, Loss};
@@ -24,9 +24,16 @@ pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
 }
 
 /// Who decides, knowing of delays what the cluster file says.
-pub(super) fn captain(scene: &Scene, cluster: &Cluster, authority: Authority) -> Captain {
+pub(super) fn captain(
+    scene: &Scene,
+    cluster: &Cluster,
+    authority: Authority,
+    done: &dyn Fn(TaskId) -> bool,
+) -> Captain {
     let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
-    Captain::new(scene, authority.scaler, authority.prices, authority.interval, &delays)
+    let mut captain = Captain::new(scene.course(), authority.scaler, authority.prices, authority.interval, &delays);
+    (0..scene.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| captain.knows(task));
+    captain
 }
 
 impl World<'_> {
@@ -86,7 +93,7 @@ impl World<'_> {
         let Some(captain) = &mut self.captain else { return };
         self.events += 1;
         let settled = self.provider.settled(&captain.prices);
-        let decisions = captain.decide(self.now, self.scene, &ranks, self.provider.requests(), settled);
+        let decisions = captain.decide(self.now, &ranks, self.provider.requests(), settled);
         let (effects, alarms) = (captain.effects(), captain.alarms());
         alarms.into_iter().for_each(|alarm| self.note(Level::Warning, alarm));
         for decision in decisions {

@@ -1,14 +1,15 @@
-//! Who decides about ranks in a simulated run: the scaling core, with what it is shown.
+//! Who decides about ranks, in a real run and in a simulated one: the scaling core, with what it is shown.
 //!
-//! It sees what rank 0 of a real run sees: which tasks wait, run and are left, how long those took that ended, what nodes cost and how long they take
-//! to come. What it decides the world carries out.
+//! It is shown which tasks wait, run and are left, how long those took that ended, what nodes cost and how long they take to come. What it decides
+//! others carry out: the head of a real run, or the simulated world.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::scene::Scene;
+use super::glue;
 use crate::graph::TaskGraph;
+use crate::job::Job;
 use crate::model::{Attempt, TaskId, Time};
-use crate::runtime::glue;
 use crate::scale::elasticity::Step;
 use crate::scale::{
     Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Observation, Prices, RankView, Remaining,
@@ -16,13 +17,12 @@ use crate::scale::{
 };
 
 /// See the module's text.
-pub(super) struct Captain {
+pub(crate) struct Captain {
+    course: Course,
     scaler: Scaler,
-    estimates: Estimates,
-    pub(super) prices: Prices,
-    pub(super) interval: Duration,
-    /// The class of each group.
-    classes: Vec<ClassId>,
+    beliefs: Estimates,
+    pub(crate) prices: Prices,
+    pub(crate) interval: Duration,
     /// How far each task is; `None` once it has its final state.
     stages: Vec<Option<Stage>>,
     ready: u64,
@@ -30,8 +30,30 @@ pub(super) struct Captain {
     counts: Counts,
     window: Window,
     /// Slots that running and waiting tasks could use, from decision to decision.
-    pub(super) demand: Vec<Step>,
+    pub(crate) demand: Vec<Step>,
     last: Option<(Action, u32)>,
+}
+
+/// The job as decisions see it.
+struct Course {
+    job: Arc<Job>,
+    graph: Arc<TaskGraph>,
+    /// The estimated duration of each task, in nanoseconds.
+    estimates: Arc<[u64]>,
+    /// The class of each group.
+    classes: Vec<ClassId>,
+}
+
+impl Course {
+    fn group(&self, task: TaskId) -> usize {
+        self.job.group_of(task).0 as usize
+    }
+
+    /// The duration of a task that its job file gives, if it does.
+    fn prior(&self, task: TaskId) -> Option<Duration> {
+        let known = self.job.groups[self.group(task)].estimate.is_some();
+        known.then(|| Duration::from_nanos(self.estimates[task.index()]))
+    }
 }
 
 /// What happened since the last decision.
@@ -45,8 +67,8 @@ struct Window {
 
 impl Captain {
     /// Decides by `scaler`; nodes of each type take `delays` to come, as far as anybody knows.
-    pub(super) fn new(
-        scene: &Scene,
+    pub(crate) fn new(
+        (job, graph, estimates): (Arc<Job>, Arc<TaskGraph>, Arc<[u64]>),
         scaler: Scaler,
         prices: Prices,
         interval: Duration,
@@ -60,15 +82,15 @@ impl Captain {
                 priors.len() - 1
             }) as u32)
         };
-        let classes = scene.job.groups.iter().map(class_of).collect();
-        let total = u64::from(scene.tasks());
+        let classes = job.groups.iter().map(class_of).collect();
+        let total = graph.task_count() as u64;
         Captain {
+            stages: vec![Some(Stage::Waiting); graph.task_count()],
+            course: Course { job, graph, estimates, classes },
             scaler,
-            estimates: Estimates::new(priors, delays),
+            beliefs: Estimates::new(priors, delays),
             prices,
             interval,
-            classes,
-            stages: vec![Some(Stage::Waiting); scene.tasks() as usize],
             ready: 0,
             running: 0,
             counts: Counts { total, remaining: total, ..Counts::default() },
@@ -78,19 +100,43 @@ impl Captain {
         }
     }
 
+    /// A task is complete already.
+    pub(crate) fn knows(&mut self, task: TaskId) {
+        if let Some(stage) = self.stages[task.index()].take() {
+            self.count(stage, false);
+            self.counts.remaining -= 1;
+            self.counts.completed += 1;
+        }
+    }
+
     /// A task waits for a slot.
-    pub(super) fn is_ready(&mut self, task: TaskId) {
+    pub(crate) fn is_ready(&mut self, task: TaskId) {
         self.set(task, Stage::Ready);
     }
 
     /// A task begins that waited so long for a slot.
-    pub(super) fn begins(&mut self, now: Time, task: TaskId, waited: Duration) {
-        self.set(task, Stage::Running(now));
+    pub(crate) fn begins(&mut self, now: Time, task: TaskId, waited: Duration) {
+        self.runs(task, now);
+        self.waited(waited);
+    }
+
+    /// A task waited so long for a slot.
+    pub(crate) fn waited(&mut self, waited: Duration) {
         self.window.waits.push(waited);
     }
 
+    /// A task runs, since about then.
+    pub(crate) fn runs(&mut self, task: TaskId, since: Time) {
+        self.set(task, Stage::Running(since));
+    }
+
+    /// True until a task has its final state.
+    pub(crate) fn is_open(&self, task: TaskId) -> bool {
+        self.stages.get(task.index()).is_some_and(Option::is_some)
+    }
+
     /// A task runs no more, and may have to run again.
-    pub(super) fn stops(&mut self, task: TaskId) {
+    pub(crate) fn stops(&mut self, task: TaskId) {
         self.set(task, Stage::Waiting);
     }
 
@@ -111,14 +157,14 @@ impl Captain {
     }
 
     /// The coordinator has heard of an end.
-    pub(super) fn hears(&mut self, scene: &Scene, attempt: &Attempt) {
+    pub(crate) fn hears(&mut self, attempt: &Attempt) {
         if attempt.attempt > 0 {
             self.window.ended += 1;
             self.window.failed += u64::from(!attempt.outcome.ok());
         }
         if attempt.outcome.ok() {
-            let class = self.classes[scene.group(attempt.task) as usize];
-            self.estimates.observe_task(class, scene.prior(attempt.task), attempt.end.since(attempt.start));
+            let class = self.course.classes[self.course.group(attempt.task)];
+            self.beliefs.observe_task(class, self.course.prior(attempt.task), attempt.end.since(attempt.start));
         }
         if attempt.last
             && let Some(stage) = self.stages[attempt.task.index()].take()
@@ -133,15 +179,14 @@ impl Captain {
     }
 
     /// A rank that was asked for takes part after so long.
-    pub(super) fn arrived(&mut self, kind: crate::scale::NodeTypeId, took: Duration) {
-        self.estimates.observe_delay(kind, took);
+    pub(crate) fn arrived(&mut self, kind: crate::scale::NodeTypeId, took: Duration) {
+        self.beliefs.observe_delay(kind, took);
     }
 
     /// Decides.
-    pub(super) fn decide(
+    pub(crate) fn decide(
         &mut self,
         now: Time,
-        scene: &Scene,
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
@@ -149,15 +194,15 @@ impl Captain {
         let samples = self.window.close(now);
         let (ready, running) = (self.ready, self.running);
         self.demand.push((now, (ready + running) as f64));
-        let left = Left { scene, stages: &self.stages, classes: &self.classes };
+        let left = Left { course: &self.course, stages: &self.stages };
         let counts = Counts { ready, running, ..self.counts };
         let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
-        self.scaler.decide(&seen, &self.estimates, &self.prices)
+        self.scaler.decide(&seen, &self.beliefs, &self.prices)
     }
 
     /// True if a decision says something that the one before did not: any change; and of those to stay the first, and each that
     /// holds another wish back.
-    pub(super) fn is_news(&mut self, decision: &Decision) -> bool {
+    pub(crate) fn is_news(&mut self, decision: &Decision) -> bool {
         let now = (decision.action.clone(), decision.wish);
         let stays = decision.action == Action::Stay;
         let news = !stays || self.last.as_ref() != Some(&now);
@@ -165,12 +210,12 @@ impl Captain {
         news
     }
 
-    pub(super) fn effects(&mut self) -> Vec<(u32, Effect)> {
+    pub(crate) fn effects(&mut self) -> Vec<(u32, Effect)> {
         self.scaler.effects()
     }
 
     /// What the budget's alarms say.
-    pub(super) fn alarms(&mut self) -> Vec<String> {
+    pub(crate) fn alarms(&mut self) -> Vec<String> {
         let text = |alert: crate::scale::Alert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
         };
@@ -196,26 +241,25 @@ impl Window {
 
 /// The tasks that are left.
 struct Left<'a> {
-    scene: &'a Scene,
+    course: &'a Course,
     stages: &'a [Option<Stage>],
-    classes: &'a [ClassId],
 }
 
 impl Remaining for Left<'_> {
     fn graph(&self) -> &TaskGraph {
-        &self.scene.graph
+        &self.course.graph
     }
 
     fn each(&self, each: &mut dyn FnMut(RemainingTask)) {
         for (number, stage) in self.stages.iter().enumerate() {
             let Some(stage) = *stage else { continue };
             let task = TaskId(number as u32);
-            let group = self.scene.group(task) as usize;
+            let group = self.course.group(task);
             each(RemainingTask {
                 task,
-                class: self.classes[group],
-                prior: self.scene.prior(task),
-                slots: glue::slots(&self.scene.job.groups[group]),
+                class: self.course.classes[group],
+                prior: self.course.prior(task),
+                slots: glue::slots(&self.course.job.groups[group]),
                 stage,
             });
         }

@@ -1,0 +1,181 @@
+//! `phalanx plan`: ranks against makespan and cost, before the run.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::value_parser;
+
+use super::simulate::{cluster_of, duration};
+use super::{check, complain, print, refuse};
+use crate::exec::Kernels;
+use crate::observe::{Paint, seconds};
+use crate::scale::policy::time_weight;
+use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
+use crate::sim::{Cluster, Scene};
+
+/// Shows what numbers of ranks would take and cost, and which to ask for.
+///
+/// Each number is simulated from the estimates in the job file, several times with tasks that scatter.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job file.
+    job: PathBuf,
+    /// Numbers of ranks to look at: 8, or 1..64.
+    #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]
+    ranks: (u32, u32),
+    /// Slots of each rank [default: those of the cluster file, else 1].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// Where it is to run: nodes with prices, speeds and delays (see docs/cluster-file.md).
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// When it should be over, e.g. 2h (overrides the job file).
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
+    /// What it may cost (overrides the job file).
+    #[arg(long, value_name = "MONEY", value_parser = money)]
+    budget: Option<f64>,
+    /// The first seed.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write cost against makespan as a picture.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn range(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| (1..=100_000).contains(n));
+    let (from, to) = text.split_once("..").unwrap_or((text, text));
+    let both = number(from).zip(number(to.trim_start_matches('=')));
+    both.filter(|(from, to)| from <= to).ok_or_else(|| "write 8, or 1..64 (1 to 100000 ranks)".to_owned())
+}
+
+pub(super) fn money(text: &str) -> Result<f64, String> {
+    let amount = text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount > 0.0);
+    amount.ok_or_else(|| "write an amount above zero, e.g. 40 or 2.5".to_owned())
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let scene = match Scene::load(&args.job, &Kernels::builtin()) {
+        Ok(scene) => scene,
+        Err(mistakes) => return check::refuse(&mistakes),
+    };
+    let (cluster, _) = match cluster_of(&scene, args.cluster.as_deref(), args.slots) {
+        Ok(cluster) => cluster,
+        Err(mistakes) => return check::refuse(&mistakes),
+    };
+    let mut cost = scene.job.cost.clone();
+    cost.deadline = args.deadline.or(cost.deadline);
+    cost.budget = args.budget.or(cost.budget);
+    let limit = cluster.nodes[0].limit;
+    let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
+    let time_weight = time_weight(scene.job.scaling.clone().unwrap_or_default().intent);
+    let question =
+        Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
+    let planned = match plan(&question) {
+        Ok(planned) => planned,
+        Err(error) => return refuse(error),
+    };
+    if let Some(file) = &args.svg
+        && let Err(error) = std::fs::write(file, svg(&question, &planned))
+    {
+        complain(format_args!("cannot write {}: {error}", file.display()));
+        return ExitCode::FAILURE;
+    }
+    let line =
+        planned.recommended.and_then(|n| Some(sbatch(&args.job, planned.candidates.iter().find(|c| c.ranks == n)?)));
+    match args.json {
+        true => print(&json(&question, &planned, line.as_deref())),
+        false => print(&text(&question, &planned, line.as_deref())),
+    }
+}
+
+/// The line that submits a run on so many nodes. Its time limit has room for what nine of ten runs take and a fifth more.
+fn sbatch(job: &Path, candidate: &Candidate) -> String {
+    let minutes = (candidate.makespan_q90_s * 1.2 / 60.0).ceil().max(1.0) as u64;
+    let (hours, minutes) = (minutes / 60, minutes % 60);
+    let (nodes, job) = (candidate.ranks, job.display());
+    format!("sbatch --nodes={nodes} --time={hours}:{minutes:02}:00 slurm/phalanx.sbatch {job}")
+}
+
+fn json(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String {
+    let object = serde_json::json!({
+        "job": question.scene.job.name,
+        "tasks": question.scene.tasks(),
+        "cluster": question.cluster.name,
+        "slots": question.cluster.nodes[0].slots,
+        "deadline_s": question.cost.deadline.map(|d| d.as_secs_f64()),
+        "budget": question.cost.budget,
+        "critical_path_s": planned.critical_path_s,
+        "work_s": planned.work_s,
+        "seeds": planned.seeds,
+        "candidates": planned.candidates,
+        "recommended": planned.recommended,
+        "wishes": planned.verdict,
+        "sbatch": sbatch,
+    });
+    format!("{object:#}\n")
+}
+
+fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String {
+    let paint = Paint::for_stream(&std::io::stdout());
+    let node = &question.cluster.nodes[0];
+    let mut text = format!(
+        "{}: {} tasks, {} of work, longest chain {}; nodes of {} slots at {} an hour, {} seeds each\n",
+        paint.bold(&question.scene.job.name),
+        question.scene.tasks(),
+        seconds(planned.work_s),
+        seconds(planned.critical_path_s),
+        node.slots,
+        node.price,
+        planned.seeds
+    );
+    let head = "  ranks    makespan    in 9 of 10   node-hours        cost   slots used   held up by";
+    let _ = writeln!(text, "{}", paint.dim(head));
+    for candidate in &planned.candidates {
+        let mark = match (planned.recommended == Some(candidate.ranks), candidate.pareto) {
+            (true, _) => ">",
+            (false, true) => "*",
+            _ => " ",
+        };
+        let row = format!(
+            "{mark} {:>5} {:>11} {:>13} {:>12.3} {:>11.4} {:>10.0} %   {}{}",
+            candidate.ranks,
+            seconds(candidate.makespan_q50_s),
+            seconds(candidate.makespan_q90_s),
+            candidate.billed_node_s / 3600.0,
+            candidate.cost,
+            candidate.utilisation * 100.0,
+            candidate.bound.name(),
+            if candidate.feasible { "" } else { "; breaks deadline or budget" },
+        );
+        let _ = writeln!(text, "{}", if candidate.feasible { row } else { paint.dim(row) });
+    }
+    let _ = writeln!(text, "{}", paint.dim("  * no other is both faster and cheaper   > recommended"));
+    let _ = match &planned.verdict {
+        Verdict::Free => Ok(()),
+        Verdict::Feasible { ranks } => {
+            let (first, last) = (ranks.first().copied().unwrap_or(0), ranks.last().copied().unwrap_or(0));
+            writeln!(text, "\nDeadline and budget are kept by {} of these numbers, from {first} to {last}", ranks.len())
+        }
+        Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } => writeln!(
+            text,
+            "\n{} {why}\nNearest: {nearest_in_time} ranks for the deadline, {nearest_in_cost} for the budget",
+            paint.red("Deadline and budget cannot both be kept:")
+        ),
+    };
+    if let Some(line) = sbatch {
+        let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
+    }
+    text
+}
+
+/// Slots and prices where no cluster file says them.
+pub(super) fn default_cluster(scene: &Scene, slots: Option<u32>) -> Cluster {
+    Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
+}

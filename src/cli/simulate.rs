@@ -1,0 +1,176 @@
+//! `phalanx simulate`: a run in virtual time, or many of them side by side.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::value_parser;
+
+use super::plan::{default_cluster, money};
+use super::{check, complain, print, refuse, report};
+use crate::exec::Kernels;
+use crate::job::units::parse_duration;
+use crate::job::{Cost, Diagnostics, Scaling};
+use crate::scale::policy::policy_names;
+use crate::sim::compare::{Field, balance_table, compare, compare_balance, table};
+use crate::sim::{Cluster, Rehearsed, Request, Scene, rehearse};
+
+/// Policies that a comparison shows if none are named.
+const USUAL: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1", "static-4", "static-16"];
+
+/// Runs a job in virtual time: the scheduler and the policies of a real run on a cluster that is only described.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job file.
+    job: PathBuf,
+    /// Where it runs: nodes with prices, speeds, delays and faults (see docs/cluster-file.md) [default: nodes of the job's prices].
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// Slots of each node (overrides the cluster file).
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// Who decides about ranks; several to compare, or `all` [default: the job file's, else hybrid].
+    #[arg(long, value_name = "P", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Ranks at the beginning [default: those of a static-N, else `min_ranks` of the job file].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    ranks: Option<u32>,
+    /// Most ranks (overrides the job file).
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    max_ranks: Option<u32>,
+    /// What all chance follows from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// What it may cost (overrides the job file).
+    #[arg(long, value_name = "MONEY", value_parser = money)]
+    budget: Option<f64>,
+    /// When it should be over, e.g. 2h (overrides the job file).
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
+    /// Policies side by side, as a table; nothing is written down.
+    #[arg(long, conflicts_with_all = ["resume", "run_dir", "ranks"])]
+    compare: bool,
+    /// Ways to deal tasks out side by side, as a table; nothing is written down.
+    #[arg(long, conflicts_with_all = ["compare", "resume", "run_dir", "policy"])]
+    compare_balance: bool,
+    /// With --compare: so many seeds each; figures are means.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..=10_000))]
+    repeats: u64,
+    /// Go on with a simulated run that has stopped, e.g. with a larger budget.
+    #[arg(long)]
+    resume: bool,
+    /// Where the run keeps its files [default: phalanx-runs/<job>-simulated-<number>].
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// No summary.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// The cluster that a file describes, or that of the job's prices; with the file's text.
+pub(super) fn cluster_of(
+    scene: &Scene,
+    file: Option<&Path>,
+    slots: Option<u32>,
+) -> Result<(Cluster, String), Diagnostics> {
+    let Some(file) = file else { return Ok((default_cluster(scene, slots), String::new())) };
+    let (cluster, text) = Cluster::load(file)?;
+    let cluster = match slots {
+        Some(slots) => cluster.with_slots(slots),
+        None => cluster,
+    };
+    Ok((cluster, text.to_string()))
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let found = Scene::load(&args.job, &Kernels::builtin())
+        .and_then(|scene| cluster_of(&scene, args.cluster.as_deref(), args.slots).map(|cluster| (scene, cluster)));
+    let (scene, (cluster, text)) = match found {
+        Ok(found) => found,
+        Err(mistakes) => return check::refuse(&mistakes),
+    };
+    let mut scaling = scene.job.scaling.clone().unwrap_or_default();
+    scaling.max_ranks = args.max_ranks.unwrap_or(scaling.max_ranks);
+    scaling.min_ranks = scaling.min_ranks.min(scaling.max_ranks);
+    let mut cost = scene.job.cost.clone();
+    cost.budget = args.budget.or(cost.budget);
+    cost.deadline = args.deadline.or(cost.deadline);
+    let set = Set { args: &args, scene: &scene, cluster: &cluster, scaling: &scaling, cost: &cost };
+    match (args.compare || args.policy.len() > 1, args.compare_balance) {
+        (true, _) => set.compare(),
+        (_, true) => set.compare_balance(),
+        _ => set.run(&text),
+    }
+}
+
+/// What is simulated.
+struct Set<'a> {
+    args: &'a Args,
+    scene: &'a Scene,
+    cluster: &'a Cluster,
+    scaling: &'a Scaling,
+    cost: &'a Cost,
+}
+
+impl Set<'_> {
+    /// One run, written down.
+    fn run(&self, cluster_text: &str) -> ExitCode {
+        let usual = self.scene.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
+        let began = Instant::now();
+        let rehearsed = rehearse(&Request {
+            scene: self.scene,
+            cluster: self.cluster,
+            cluster_text,
+            policy: self.args.policy.first().map_or(usual, String::as_str),
+            scaling: self.scaling,
+            cost: self.cost,
+            ranks: self.args.ranks,
+            seed: self.args.seed,
+            run_dir: self.args.run_dir.as_deref(),
+            resume: self.args.resume,
+        });
+        match rehearsed {
+            Ok(rehearsed) => self.tell(&rehearsed, began.elapsed()),
+            Err(error) => refuse(error),
+        }
+    }
+
+    fn tell(&self, rehearsed: &Rehearsed, took: Duration) -> ExitCode {
+        if !self.args.quiet {
+            report::summarize(&rehearsed.dir);
+            let events = rehearsed.outcome.ended.events;
+            let rate = events as f64 / took.as_secs_f64().max(1e-9);
+            complain(format_args!("{events} events in {:.2} s, {rate:.0} a second", took.as_secs_f64()));
+        }
+        ExitCode::from(u8::try_from(rehearsed.exit_code).unwrap_or(1))
+    }
+
+    fn field(&self) -> Field<'_> {
+        let Set { args, scene, cluster, scaling, cost } = *self;
+        Field { scene, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
+    }
+
+    fn compare(&self) -> ExitCode {
+        let named: Vec<&str> = self.args.policy.iter().map(String::as_str).collect();
+        let policies = match named.as_slice() {
+            [] => USUAL.to_vec(),
+            ["all"] => policy_names().into_iter().chain(["static-1", "static-4", "static-16"]).collect(),
+            _ => named,
+        };
+        match compare(&self.field(), &policies) {
+            Ok(rows) => print(&table(&rows)),
+            Err(error) => refuse(error),
+        }
+    }
+
+    fn compare_balance(&self) -> ExitCode {
+        match compare_balance(&self.field(), self.args.ranks.unwrap_or(self.scaling.max_ranks)) {
+            Ok(rows) => print(&balance_table(&rows)),
+            Err(error) => refuse(error),
+        }
+    }
+}

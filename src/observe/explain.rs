@@ -1,0 +1,209 @@
+//! `phalanx explain`: why a run grew, shrank, waited or stopped, from the decisions in its journal.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::print::ReportError;
+use super::run_view::RunView;
+use super::style::{Paint, count, percent, seconds};
+use crate::job::Intent;
+use crate::journal::{Session, Terms};
+use crate::model::{Rank, Time};
+use crate::scale::policy::time_weight;
+use crate::scale::{Action, Decision};
+
+/// A decision with the session that it was made in.
+type Made<'a> = (&'a Session, &'a Decision);
+
+/// Writes what was decided and why, one paragraph for each decision.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_decisions(
+    out: &mut dyn Write,
+    run: &RunView,
+    intent: Option<Intent>,
+    paint: Paint,
+) -> Result<(), ReportError> {
+    write!(out, "{}", paint.bold(run.name()))?;
+    match &run.session().terms {
+        None => return Ok(writeln!(out, ": its job asks for no policy, so nothing was decided")?),
+        Some(terms) => writeln!(out, ": {}", terms_text(terms, intent))?,
+    }
+    let made = decisions(run);
+    if made.is_empty() {
+        writeln!(out, "  nothing has been decided")?;
+    }
+    for (_, decision) in &made {
+        writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
+        writeln!(out, "    {}", decision.reason)?;
+        if let Some(effect) = effect_text(decision) {
+            writeln!(out, "    {}", paint.dim(effect))?;
+        }
+    }
+    if !made.is_empty() {
+        writeln!(
+            out,
+            "\n{}",
+            paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name()))
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes all there is about one decision: what it was based on, what else was considered, what came of it.
+///
+/// # Errors
+/// If there is no such decision, or it cannot be written.
+pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Paint) -> Result<(), ReportError> {
+    let made = decisions(run);
+    let found: Vec<&Made<'_>> = made.iter().filter(|(_, decision)| decision.number == number).collect();
+    // A resumed run numbers anew in each session; the last one is meant.
+    let Some((_, decision)) = found.last() else {
+        return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
+    };
+    writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
+    writeln!(out, "  {}", decision.reason)?;
+    let mut row = |name: &str, text: String| writeln!(out, "  {} {text}", paint.dim(format!("{name:<10}")));
+    let inputs = &decision.inputs;
+    row(
+        "policy",
+        format!("{}, {} sure, wished for {} ranks", decision.policy, percent(decision.confidence), decision.wish),
+    )?;
+    row(
+        "ranks",
+        format!(
+            "{} active, {} joining, {} asked for, {} parked, {} draining",
+            inputs.active, inputs.joining, inputs.requested, inputs.parked, inputs.draining
+        ),
+    )?;
+    row(
+        "tasks",
+        format!(
+            "{} left: {} run, {} wait for a slot",
+            count(inputs.remaining),
+            count(inputs.running),
+            count(inputs.ready)
+        ),
+    )?;
+    row("slots", format!("{} busy", percent(inputs.utilisation)))?;
+    row("spent", format!("{:.4}, and {:.4} that can no longer be avoided", inputs.spent, inputs.committed))?;
+    row("new nodes", format!("come after {}", seconds(inputs.provisioning_s)))?;
+    write_candidates(out, decision, paint)?;
+    if let Some(effect) = effect_text(decision) {
+        writeln!(out, "  {effect}")?;
+    }
+    Ok(())
+}
+
+/// Writes all decisions as JSON.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u32>) -> Result<(), ReportError> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        session: u32,
+        #[serde(flatten)]
+        decision: &'a Decision,
+    }
+    let made = decisions(run);
+    let lines: Vec<Line<'_>> = made
+        .iter()
+        .filter(|(_, decision)| number.is_none_or(|number| decision.number == number))
+        .map(|(session, decision)| Line { session: session.began.session, decision })
+        .collect();
+    if let Some(number) = number.filter(|_| lines.is_empty()) {
+        return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
+    }
+    serde_json::to_writer_pretty(&mut *out, &lines).map_err(ReportError::Json)?;
+    Ok(writeln!(out)?)
+}
+
+fn decisions(run: &RunView) -> Vec<Made<'_>> {
+    run.replay.sessions.iter().flat_map(|session| session.decisions.iter().map(move |d| (session, d))).collect()
+}
+
+fn terms_text(terms: &Terms, intent: Option<Intent>) -> String {
+    let mut text = format!("policy `{}`", terms.policy);
+    if let Some(weight) = intent.map(time_weight) {
+        text += &format!(
+            ", to which one percent of time is worth {:.1} % of money",
+            if weight < 1.0 { weight / (1.0 - weight) } else { f64::INFINITY }
+        );
+    }
+    let prices = &terms.prices;
+    if let Some(node) = prices.nodes.first() {
+        text += &format!(", {} an hour for a node", node.node_hour);
+    }
+    if let Some(budget) = prices.budget {
+        text += &format!(", at most {budget:.2} in all");
+    }
+    if let Some(deadline) = prices.deadline {
+        text += &format!(", to be over after {}", seconds(deadline.seconds()));
+    }
+    if let Some(simulated) = &terms.simulated {
+        text += &format!("; simulated on `{}` with seed {}", simulated.cluster, simulated.seed);
+    }
+    text
+}
+
+fn head(decision: &Decision) -> String {
+    format!("#{} after {}:", decision.number, seconds(decision.time.seconds()))
+}
+
+fn action(decision: &Decision) -> String {
+    let ranks = |ranks: &[Rank]| match ranks {
+        [one] => one.to_string(),
+        many => format!("{} ranks", many.len()),
+    };
+    let what = match &decision.action {
+        Action::Grow { nodes, .. } => format!("ask for {nodes} more nodes"),
+        Action::Shrink { ranks: gone } => format!("give back {}", ranks(gone)),
+        Action::Cancel { requests } => format!("withdraw {} requests", requests.len()),
+        Action::Park { ranks: parked } => format!("park {}", ranks(parked)),
+        Action::Unpark { ranks: woken } => format!("wake {}", ranks(woken)),
+        Action::StopForBudget { by } => {
+            return format!("stop for the budget; all is given back by {}", seconds(by.seconds()));
+        }
+        Action::Stay => return format!("stay at {}", decision.from),
+    };
+    format!("{what} ({} -> {})", decision.from, decision.to)
+}
+
+fn effect_text(decision: &Decision) -> Option<String> {
+    let effect = decision.effect?;
+    let at = |time: Time| seconds(time.seconds());
+    let mut text = format!("came of it by {}: {} active ranks", at(effect.time), effect.active);
+    if let Some(arrived) = effect.arrived {
+        text += &format!(", the first new one after {}", at(Time(arrived.0.saturating_sub(decision.time.0))));
+    }
+    if let Some((then, now)) = decision.finish.zip(effect.finish) {
+        text += &format!("; the end was foreseen for {}, and then for {}", at(then), at(now));
+    }
+    Some(text)
+}
+
+/// The candidates, the chosen one marked.
+fn write_candidates(out: &mut dyn Write, decision: &Decision, paint: Paint) -> Result<(), ReportError> {
+    if decision.candidates.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{}", paint.dim("    ranks        end    in 9 of 10        cost    in 9 of 10"))?;
+    for candidate in &decision.candidates {
+        let chosen = decision.finish == Some(candidate.finish_q50) && decision.cost == Some(candidate.cost);
+        writeln!(
+            out,
+            "  {} {:>5} {:>10} {:>13} {:>11.4} {:>13.4}{}",
+            if chosen { "*" } else { " " },
+            candidate.ranks,
+            seconds(candidate.finish_q50.seconds()),
+            seconds(candidate.finish_q90.seconds()),
+            candidate.cost,
+            candidate.cost_q90,
+            if candidate.feasible { "" } else { "   breaks budget or deadline" },
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! Rank 0's hand on the number of ranks: shows the captain how the real run stands, and turns decisions into changes of membership.
+//!
+//! What it shows follows from what rank 0 hears anyway: ends in batches, and how busy each rank is. Nobody tells it which task runs where, so it takes
+//! those that have been ready longest for the running ones, each since a slot last became free; forecasts need no more.
+//!
+//! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes are
+//! neither asked for nor given back here.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::captain::Captain;
+use crate::graph::TaskGraph;
+use crate::job::{Cost, Job, PolicyKind, Scaling};
+use crate::journal::{RankChange, RankInfo, Record, Terms};
+use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
+use crate::scale::{Action, NodeTypeId, Prices, RankView, Scaler};
+use crate::schedule::coordinator::{Change, Coordinator, Event, Standing};
+
+/// See the module's text.
+pub(super) struct Helm {
+    captain: Captain,
+    graph: Arc<TaskGraph>,
+    /// Edges into each node that have not been counted.
+    waits: Vec<u32>,
+    /// Tasks that wait for a slot or run, longest first.
+    ready: VecDeque<TaskId>,
+    /// Those of them that the captain takes for running.
+    taken_for_running: Vec<TaskId>,
+    /// When each slot last became free.
+    freed: HashMap<(Rank, u16), Time>,
+    ranks: Vec<Seen>,
+    due: Time,
+    over: bool,
+}
+
+/// A rank, as far as it is known here.
+struct Seen {
+    info: RankInfo,
+    /// Another rank carries the bill of its node.
+    shares: bool,
+    state: RankState,
+    busy: Duration,
+    failures: u32,
+}
+
+/// What follows from a decision.
+#[derive(Default)]
+pub(super) struct Orders {
+    /// To be written down.
+    pub(super) records: Vec<Record>,
+    /// For the coordinator.
+    pub(super) events: Vec<Event>,
+    /// The budget is spent: nothing runs beyond this.
+    pub(super) stop_by: Option<Time>,
+    /// For the user.
+    pub(super) warnings: Vec<String>,
+}
+
+/// On what terms a job runs on such ranks; `None` if it names neither a policy nor a price.
+pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
+    let priced = job.cost != Cost::default();
+    let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
+    (job.scaling.is_some() || priced).then(|| Terms {
+        policy: policy.to_owned(),
+        prices: prices(&job.cost, ranks),
+        simulated: None,
+    })
+}
+
+/// The price list; no more nodes can be had than there are.
+fn prices(cost: &Cost, ranks: &[RankInfo]) -> Prices {
+    let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
+    let slots = ranks.iter().map(|info| info.slots).max().unwrap_or(1);
+    let mut prices = Prices::of_job(cost, slots);
+    prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32));
+    prices
+}
+
+impl Helm {
+    /// The helm of a run whose number of ranks or spending somebody must look after; else `None`. `spent` is what earlier sessions cost.
+    pub(super) fn of(
+        job: &Arc<Job>,
+        graph: &Arc<TaskGraph>,
+        ranks: &[RankInfo],
+        done: &dyn Fn(u32) -> bool,
+        spent: f64,
+    ) -> Option<Helm> {
+        let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
+        let scaling = job.scaling.clone().unwrap_or_else(still);
+        if scaling.policy == PolicyKind::Fixed && job.cost.budget.is_none() {
+            return None;
+        }
+        let mut prices = prices(&job.cost, ranks);
+        prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
+        let tasks = graph.task_count() as u32;
+        let estimates: Arc<[u64]> = (0..tasks).map(|task| super::estimate_ns(job, TaskId(task))).collect();
+        let course = (Arc::clone(job), Arc::clone(graph), estimates);
+        let mut helm = Helm {
+            captain: Captain::new(course, Scaler::of(&scaling), prices, scaling.interval, &[]),
+            graph: Arc::clone(graph),
+            waits: waits(graph),
+            ready: VecDeque::new(),
+            taken_for_running: Vec::new(),
+            freed: HashMap::new(),
+            ranks: seen(ranks),
+            due: Time::ZERO,
+            over: false,
+        };
+        let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
+        open.into_iter().for_each(|node| helm.opens(node));
+        for task in (0..tasks).filter(|&task| done(task)) {
+            helm.captain.knows(TaskId(task));
+            helm.ends(task);
+        }
+        Some(helm)
+    }
+
+    /// Attempts have ended.
+    pub(super) fn hears(&mut self, attempts: &[Attempt]) {
+        for attempt in attempts {
+            if attempt.attempt > 0 {
+                self.freed.insert((attempt.rank, attempt.slot), attempt.end);
+                self.captain.waited(attempt.start.since(attempt.ready));
+                if let Some(rank) = self.ranks.get_mut(attempt.rank.index()) {
+                    rank.busy += attempt.end.since(attempt.start);
+                    rank.failures += u32::from(attempt.outcome.state.is_failure());
+                }
+            }
+            let was_open = self.captain.is_open(attempt.task);
+            self.captain.hears(attempt);
+            // A task that the stop has ended is not done with.
+            if was_open && attempt.last && attempt.outcome.state != State::Cancelled {
+                self.ends(attempt.task.0);
+            }
+        }
+    }
+
+    /// A node has ended: those that need it wait for one less.
+    fn ends(&mut self, node: u32) {
+        let graph = Arc::clone(&self.graph);
+        for edge in graph.successors(node) {
+            let waits = &mut self.waits[edge.node() as usize];
+            *waits = waits.saturating_sub(1);
+            if *waits == 0 {
+                self.opens(edge.node());
+            }
+        }
+    }
+
+    /// A node waits for nothing more.
+    fn opens(&mut self, node: u32) {
+        if self.graph.join(node).is_some() {
+            return self.ends(node);
+        }
+        self.captain.is_ready(TaskId(node));
+        self.ready.push_back(TaskId(node));
+    }
+
+    /// True if it is time for a decision.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        !self.over && self.due <= now
+    }
+
+    /// Decides.
+    pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator) -> Orders {
+        self.due = now.after(self.captain.interval);
+        self.guess_running(coordinator.tally().running as usize);
+        let views: Vec<RankView> =
+            (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
+        let decisions = self.captain.decide(now, &views, &[], 0.0);
+        let mut orders = Orders { warnings: self.captain.alarms(), ..Orders::default() };
+        for decision in decisions {
+            let change = |ranks: &[Rank], change: Change| -> Vec<Event> {
+                ranks.iter().map(|&rank| Event::Change { rank, change: change.clone() }).collect()
+            };
+            match &decision.action {
+                Action::Park { ranks } => orders.events.extend(change(ranks, Change::Park)),
+                Action::Unpark { ranks } => orders.events.extend(change(ranks, Change::Recall)),
+                Action::StopForBudget { by } => {
+                    self.over = true;
+                    orders.stop_by = Some(*by);
+                    orders.warnings.push(decision.reason.clone());
+                }
+                Action::Stay => {}
+                Action::Grow { .. } | Action::Shrink { .. } | Action::Cancel { .. } => {
+                    orders.warnings.push(format!("this run cannot change its nodes, so this is not done: {}", decision.reason));
+                }
+            }
+            if self.captain.is_news(&decision) {
+                orders.records.push(Record::Decision(Box::new(decision)));
+            }
+        }
+        orders.records.extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
+        orders
+    }
+
+    /// What has changed about ranks since it was last asked.
+    pub(super) fn changes(&mut self, now: Time, coordinator: &Coordinator) -> Vec<Record> {
+        let mut changes = Vec::new();
+        for (rank, seen) in (0..).zip(&mut self.ranks) {
+            let state = coordinator.standing(Rank(rank)).map_or(seen.state, state_of);
+            if std::mem::replace(&mut seen.state, state) != state {
+                let (info, node_type) = (seen.info.clone(), NodeTypeId(0));
+                changes.push(Record::Rank(RankChange { time: now, info, node_type, state, billed_since: Time::ZERO }));
+            }
+        }
+        changes
+    }
+
+    /// Takes so many tasks for running: those that have been ready longest, the last one since a slot last became free.
+    fn guess_running(&mut self, running: usize) {
+        for task in std::mem::take(&mut self.taken_for_running) {
+            self.captain.is_ready(task);
+        }
+        let captain = &self.captain;
+        self.ready.retain(|&task| captain.is_open(task));
+        let mut freed: Vec<Time> = self.freed.values().copied().collect();
+        freed.sort_unstable_by_key(|time| std::cmp::Reverse(*time));
+        freed.resize(running.max(freed.len()), Time::ZERO);
+        // Of the slots that run something, those that became free longest ago have what began first.
+        let begun = freed[..running].iter().rev();
+        for (&task, &since) in self.ready.iter().zip(begun) {
+            self.captain.runs(task, since);
+            self.taken_for_running.push(task);
+        }
+    }
+}
+
+fn waits(graph: &TaskGraph) -> Vec<u32> {
+    let mut waits = vec![0; graph.node_count()];
+    (0..graph.node_count() as u32).flat_map(|node| graph.successors(node)).for_each(|e| waits[e.node() as usize] += 1);
+    waits
+}
+
+fn seen(ranks: &[RankInfo]) -> Vec<Seen> {
+    let mut nodes = BTreeSet::new();
+    ranks
+        .iter()
+        .map(|info| Seen {
+            shares: !nodes.insert(info.node.clone()),
+            info: info.clone(),
+            state: RankState::Active,
+            busy: Duration::ZERO,
+            failures: 0,
+        })
+        .collect()
+}
+
+fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
+    let load = coordinator.load(rank);
+    RankView {
+        rank,
+        state: coordinator.standing(rank).map_or(seen.state, state_of),
+        node_type: NodeTypeId(0),
+        slots: seen.info.slots,
+        billed_since: (!seen.shares).then_some(Time::ZERO),
+        busy_slots: load.running.min(seen.info.slots),
+        busy: seen.busy,
+        failures: seen.failures,
+        releasable: false,
+        ends: None,
+    }
+}
+
+fn state_of(standing: Standing) -> RankState {
+    match standing {
+        Standing::Requested | Standing::Joining => RankState::Joining,
+        Standing::Active => RankState::Active,
+        Standing::Draining => RankState::Draining,
+        Standing::Parked => RankState::Parked,
+        Standing::Left => RankState::Left,
+        Standing::Lost => RankState::Lost,
+    }
+}

@@ -1,0 +1,126 @@
+//! The ledgers that items of the pool may speak of.
+//!
+//! An item at home carries a number of the ledger that it was started from, and its tag says which ledger that is. When homes change
+//! the rank gets a new ledger; items that a slot has in its hands at that moment still speak of the one before, so it is kept for a while.
+//!
+//! A run whose homes never change has one ledger, and reading it costs a load. Only later ones cost a lock.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use crate::schedule::ledger::Ledger;
+
+/// Tags below this are pages; they are given out again and again.
+pub(super) const PAGES: u8 = 250;
+
+/// So many ledgers are kept behind the first. A slot that sleeps between taking an item and running it for as many changes of homes
+/// would find its page gone; each change takes a round trip between all ranks.
+const KEPT: usize = 64;
+
+/// See the module's text.
+pub(super) struct Pages {
+    first: OnceLock<Arc<Ledger>>,
+    later: RwLock<VecDeque<(u8, Arc<Ledger>)>>,
+    /// The page that items are started from.
+    current: AtomicU8,
+}
+
+/// One ledger, borrowed or shared.
+pub(super) enum Page<'a> {
+    First(&'a Ledger),
+    Later(Arc<Ledger>),
+}
+
+impl Deref for Page<'_> {
+    type Target = Ledger;
+
+    #[inline]
+    fn deref(&self) -> &Ledger {
+        match self {
+            Page::First(ledger) => ledger,
+            Page::Later(ledger) => ledger,
+        }
+    }
+}
+
+impl Pages {
+    pub(super) fn new() -> Pages {
+        Pages { first: OnceLock::new(), later: RwLock::default(), current: AtomicU8::new(0) }
+    }
+
+    /// The tag of items that are started now.
+    #[inline]
+    pub(super) fn current(&self) -> u8 {
+        self.current.load(Relaxed)
+    }
+
+    /// No item of the present page is counted by its slot from now on. Who takes a lock after this that the caller had afterwards sees it.
+    pub(super) fn turn(&self) {
+        let next = self.current.load(Relaxed) % (PAGES - 1) + 1;
+        self.current.store(next, SeqCst);
+    }
+
+    /// Writes the ledger on the present page.
+    pub(super) fn write(&self, ledger: &Arc<Ledger>) {
+        let tag = self.current();
+        if tag == 0 {
+            let _ = self.first.set(Arc::clone(ledger));
+            return;
+        }
+        let mut later = self.later.write().unwrap_or_else(PoisonError::into_inner);
+        later.push_front((tag, Arc::clone(ledger)));
+        later.truncate(KEPT);
+    }
+
+    /// The ledger that items with this tag speak of.
+    #[inline]
+    pub(super) fn page(&self, tag: u8) -> Option<Page<'_>> {
+        match tag {
+            0 => self.first.get().map(|ledger| Page::First(ledger)),
+            _ => self.turned(tag),
+        }
+    }
+
+    #[cold]
+    fn turned(&self, tag: u8) -> Option<Page<'_>> {
+        let later = self.later.read().unwrap_or_else(PoisonError::into_inner);
+        later.iter().find(|(of, _)| *of == tag).map(|(_, ledger)| Page::Later(Arc::clone(ledger)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::ledger::Part;
+
+    fn ledger(node: u32) -> Arc<Ledger> {
+        let part = Part {
+            nodes: [node].into_iter().collect(),
+            urgency: vec![0],
+            local: crate::graph::csr::Csr::in_order(1, 0, |_, _| {}),
+            exports: crate::graph::csr::Csr::in_order(1, 0, |_, _| {}),
+            ..Part::default()
+        };
+        Arc::new(Ledger::new(part).unwrap())
+    }
+
+    #[test]
+    fn each_tag_leads_to_its_own_ledger_for_a_while() {
+        let pages = Pages::new();
+        let mut tags = Vec::new();
+        for node in 0..600 {
+            pages.write(&ledger(node));
+            tags.push(pages.current());
+            let recent = (0..=node).rev().take(KEPT.min(node as usize + 1));
+            for earlier in recent {
+                let page = pages.page(tags[earlier as usize]).unwrap();
+                assert_eq!(page.task(0).0, earlier);
+            }
+            pages.turn();
+            assert!(pages.current() > 0 && pages.current() < PAGES);
+        }
+        assert_eq!(pages.page(0).unwrap().task(0).0, 0, "the first is kept");
+    }
+}

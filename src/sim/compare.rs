@@ -1,0 +1,294 @@
+//! Policies, or ways to deal tasks out, side by side: the same job, cluster and draws under each.
+//!
+//! A policy is on the *front* if no other is both faster and cheaper.
+
+use std::fmt::Write;
+
+use rayon::prelude::*;
+
+use super::cluster::Cluster;
+use super::scene::Scene;
+use super::trial::{Before, Outcome, Trial, TrialError};
+use super::world::{Forget, Homes, World};
+use crate::graph::partition::Method;
+use crate::job::{Cost, Scaling};
+use crate::model::TaskId;
+use crate::scale::balance::{Balancer, Capabilities, Seat, Strategy};
+
+/// What is compared on.
+#[derive(Clone, Copy)]
+pub struct Field<'a> {
+    /// The job.
+    pub scene: &'a Scene,
+    /// Where it runs.
+    pub cluster: &'a Cluster,
+    /// Within which bounds.
+    pub scaling: &'a Scaling,
+    /// Budget and deadline.
+    pub cost: &'a Cost,
+    /// The first seed.
+    pub seed: u64,
+    /// How many seeds each is run with; figures are means.
+    pub repeats: u64,
+}
+
+/// A policy's means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its name.
+    pub policy: String,
+    /// Seconds from beginning to end.
+    pub makespan_s: f64,
+    /// Makespan over the longest chain.
+    pub stretch: f64,
+    /// The bill.
+    pub bill: f64,
+    /// Bill over the least that the work costs.
+    pub dearness: f64,
+    /// Share of the billed slot-time in which tasks ran.
+    pub utilisation: f64,
+    /// Most ranks at once.
+    pub peak: f64,
+    /// Resources missing and idle, percent of the most there may be over time (SPEC accuracy).
+    pub accuracy: (f64, f64),
+    /// Share of time with resources missing and idle, percent (SPEC time share).
+    pub time_share: (f64, f64),
+    /// Changes of supply against demand, percent of seconds (SPEC instability).
+    pub instability: f64,
+    /// True if no other is both faster and cheaper.
+    pub front: bool,
+    /// Runs that did not come to their end.
+    pub stopped: u64,
+}
+
+/// Runs a job under each of the policies.
+///
+/// # Errors
+/// If one of them is unknown, or a task fits nowhere.
+pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialError> {
+    let homes = first_homes(field, policies)?;
+    let trials: Vec<(usize, u64)> = (0..policies.len())
+        .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n)))
+        .collect();
+    let outcomes: Vec<(usize, Outcome)> = trials
+        .into_par_iter()
+        .map(|(policy, seed)| Ok((policy, trial(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
+        .collect::<Result<_, TrialError>>()?;
+    let mut rows: Vec<Row> = (0..policies.len())
+        .map(|policy| row(&outcomes.iter().filter(|(of, _)| *of == policy).map(|(_, o)| o).collect::<Vec<_>>()))
+        .collect();
+    mark_front(&mut rows);
+    Ok(rows)
+}
+
+fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Trial<'a> {
+    let Field { scene, cluster, scaling, cost, .. } = *field;
+    let before = Before { done: &|_| false, spent: 0.0 };
+    Trial { scene, cluster, policy, scaling, cost, ranks: None, homes: Some(Homes::Known(homes)), seed, before }
+}
+
+/// The homes with which each policy begins. The partitioner is not to be called by two threads at once.
+fn first_homes(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, TrialError> {
+    let homes = |&policy: &&str| {
+        let ranks = trial(field, policy, field.seed, &[]).first_ranks();
+        World::homes(field.scene, field.cluster, ranks).map_err(TrialError::Refused)
+    };
+    policies.iter().map(homes).collect()
+}
+
+fn row(outcomes: &[&Outcome]) -> Row {
+    let mean =
+        |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(|o| of(o)).sum::<f64>() / outcomes.len().max(1) as f64;
+    Row {
+        policy: outcomes.first().map_or_else(String::new, |o| o.policy.clone()),
+        makespan_s: mean(&Outcome::makespan_s),
+        stretch: mean(&Outcome::stretch),
+        bill: mean(&|o| o.bill),
+        dearness: mean(&Outcome::dearness),
+        utilisation: mean(&|o| o.utilisation),
+        peak: mean(&|o| f64::from(o.peak)),
+        accuracy: (mean(&|o| o.elasticity.accuracy_under), mean(&|o| o.elasticity.accuracy_over)),
+        time_share: (mean(&|o| o.elasticity.time_under), mean(&|o| o.elasticity.time_over)),
+        instability: mean(&|o| o.elasticity.instability_over + o.elasticity.instability_under),
+        front: false,
+        stopped: outcomes.iter().filter(|o| !o.is_complete()).count() as u64,
+    }
+}
+
+/// Differences below this share are none.
+const SAME: f64 = 1e-3;
+
+fn mark_front(rows: &mut [Row]) {
+    let better = |a: f64, b: f64| a < b * (1.0 - SAME);
+    let no_worse = |a: f64, b: f64| a <= b * (1.0 + SAME);
+    let beats = |a: &Row, b: &Row| {
+        no_worse(a.makespan_s, b.makespan_s)
+            && no_worse(a.bill, b.bill)
+            && (better(a.makespan_s, b.makespan_s) || better(a.bill, b.bill))
+    };
+    let front: Vec<bool> =
+        rows.iter().map(|row| row.stopped == 0 && !rows.iter().any(|o| o.stopped == 0 && beats(o, row))).collect();
+    rows.iter_mut().zip(front).for_each(|(row, front)| row.front = front);
+}
+
+/// The rows as a table in Markdown, which reads well in a terminal too.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| policy | makespan s | / critical path | cost | / lower bound | slots used | peak ranks | missing/idle % | time missing/idle % | instability % | front |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+    );
+    for row in rows {
+        let front = match (row.front, row.stopped) {
+            (_, stopped) if stopped > 0 => "stopped",
+            (true, _) => "*",
+            _ => "",
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.2} | {:.4} | {:.2} | {:.0} % | {:.0} | {:.1}/{:.1} | {:.0}/{:.0} | {:.1} | {front} |",
+            row.policy,
+            row.makespan_s,
+            row.stretch,
+            row.bill,
+            row.dearness,
+            row.utilisation * 100.0,
+            row.peak,
+            row.accuracy.0,
+            row.accuracy.1,
+            row.time_share.0,
+            row.time_share.1,
+            row.instability,
+        );
+    }
+    text
+}
+
+/// How one way to deal tasks out does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BalanceRow {
+    /// Its name.
+    pub name: String,
+    /// Seconds from beginning to end.
+    pub makespan_s: f64,
+    /// Makespan over the greater of the longest chain and work / slots.
+    pub stretch: f64,
+    /// How even the dealt work is before the run: mean over maximum, 0 to 1.
+    pub balance: f64,
+    /// Bytes along edges between homes on different ranks.
+    pub cut_bytes: u64,
+    /// Edges between them.
+    pub cut_edges: u64,
+    /// Share of attempts that ran away from home, by stealing.
+    pub away: f64,
+}
+
+/// Runs a job on so many ranks with its tasks dealt out in each of the ways: by the graph, and by the strategies that look at load alone.
+///
+/// # Errors
+/// If a task fits on none of the ranks.
+pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>, TrialError> {
+    let mut rows = Vec::new();
+    for (name, method) in [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)] {
+        rows.push(balance_row(field, ranks, name, Homes::Method(method))?);
+    }
+    for (name, strategy) in Strategy::ALL {
+        let dealt = deal(field, ranks, strategy);
+        rows.push(balance_row(field, ranks, name, Homes::Dealt(&dealt))?);
+    }
+    Ok(rows)
+}
+
+/// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier run.
+fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
+    let node = &field.cluster.nodes[0];
+    let speeds = World::speeds(field.cluster, ranks, field.seed);
+    let seat = |speed: f64| Seat {
+        slots: node.slots,
+        speed,
+        able: Capabilities { memory: node.memory, gpus: node.gpus, slots: node.slots, labels: Vec::new() },
+        success: 1.0,
+        latency: 1.0,
+        healthy: true,
+        ..Seat::default()
+    };
+    let mut seats: Vec<Seat> = speeds.into_iter().map(seat).collect();
+    let need = |task: u32| {
+        let group = field.scene.job.group(TaskId(task));
+        let able =
+            Capabilities { memory: group.memory.unwrap_or(0), gpus: group.gpus, slots: group.cpus, labels: Vec::new() };
+        (able, field.scene.estimate(TaskId(task)).as_secs_f64())
+    };
+    let tasks: Vec<(Capabilities, f64)> = (0..field.scene.tasks()).map(need).collect();
+    let homes = Balancer::new(strategy).deal(&tasks, &mut seats);
+    // What no strategy can place (an MPI task over several ranks) is at home on rank 0.
+    homes.into_iter().map(|home| home.map_or(0, |seat| seat as u32)).collect()
+}
+
+fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, TrialError> {
+    let Field { scene, cluster, scaling, cost, seed, .. } = *field;
+    let before = Before { done: &|_| false, spent: 0.0 };
+    let fixed =
+        Trial { scene, cluster, policy: "fixed", scaling, cost, ranks: Some(ranks), homes: Some(homes), seed, before };
+    let outcome = fixed.run(&mut Forget)?;
+    let partition = outcome.ended.partition.clone();
+    let slots = f64::from(ranks * cluster.nodes[0].slots);
+    let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / slots / cluster.nodes[0].speed);
+    Ok(BalanceRow {
+        name: name.to_owned(),
+        makespan_s: outcome.makespan_s(),
+        stretch: outcome.makespan_s() / bound.max(1e-9),
+        balance: partition.balance,
+        cut_bytes: partition.cut_bytes,
+        cut_edges: partition.cut_edges,
+        away: outcome.ended.away as f64 / f64::from(scene.tasks().max(1)),
+    })
+}
+
+/// The rows as a table in Markdown.
+pub fn balance_table(rows: &[BalanceRow]) -> String {
+    let mut text = String::from(
+        "| tasks dealt | makespan s | / bound | balance before | edges cut | bytes cut | ran elsewhere |\n|---|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for row in rows {
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.2} | {:.2} | {} | {} | {:.0} % |",
+            row.name,
+            row.makespan_s,
+            row.stretch,
+            row.balance,
+            row.cut_edges,
+            row.cut_bytes,
+            row.away * 100.0
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_front_is_what_nothing_beats_in_both() {
+        let row = |name: &str, makespan_s: f64, bill: f64| Row {
+            policy: name.into(),
+            makespan_s,
+            bill,
+            stretch: 1.0,
+            dearness: 1.0,
+            utilisation: 1.0,
+            peak: 1.0,
+            accuracy: (0.0, 0.0),
+            time_share: (0.0, 0.0),
+            instability: 0.0,
+            front: false,
+            stopped: 0,
+        };
+        let stopped = Row { stopped: 1, ..row("stopped", 0.1, 0.1) };
+        let mut rows = vec![row("fast", 1.0, 9.0), row("beaten", 2.0, 9.0), row("cheap", 5.0, 2.0), stopped];
+        mark_front(&mut rows);
+        assert_eq!(rows.iter().map(|r| r.front).collect::<Vec<_>>(), [true, false, true, false]);
+        assert!(table(&rows).contains("| cheap | 5.0 |"));
+    }
+}

@@ -1,0 +1,223 @@
+//! Ranks against makespan and cost, before the run: each number of ranks is simulated with several seeds.
+//!
+//! What is planned is a run with so many ranks from the beginning to the end, as one allocation gives them. Times in queues are not part of
+//! it. Quantiles are over seeds: they say how far the tasks' own scatter reaches, not how wrong the estimates in the job file are.
+
+mod picture;
+mod wishes;
+
+use std::time::Duration;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::cluster::Cluster;
+use super::scene::Scene;
+use super::trial::{Before, Outcome, Trial, TrialError};
+use super::world::{Forget, Homes, World};
+use crate::job::{Cost, Scaling};
+
+pub use picture::svg;
+pub use wishes::Verdict;
+
+/// About so many tasks are simulated for a plan; more seeds are tried where runs are small.
+const EFFORT: u64 = 3_000_000;
+
+/// Least and most seeds for each number of ranks.
+const SEEDS: (u64, u64) = (5, 41);
+
+/// A ratio of makespan and bound above which neither the chain nor the slots alone explain it.
+const NEAR: f64 = 1.15;
+
+/// What is planned.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The job.
+    pub scene: &'a Scene,
+    /// Where it runs.
+    pub cluster: &'a Cluster,
+    /// Budget and deadline.
+    pub cost: &'a Cost,
+    /// Numbers of ranks to look at, ascending.
+    pub ranks: &'a [u32],
+    /// The first seed.
+    pub seed: u64,
+    /// What one percent of time is worth in percent of money, as a weight from 0 to 1.
+    pub time_weight: f64,
+}
+
+/// What stands in the way of an earlier end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The longest chain of tasks: more ranks do not help.
+    CriticalPath,
+    /// The slots: more ranks help.
+    Slots,
+    /// The way in which wide and narrow parts of the graph follow each other.
+    Shape,
+}
+
+impl Bound {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bound::CriticalPath => "critical path",
+            Bound::Slots => "slots",
+            Bound::Shape => "shape of the graph",
+        }
+    }
+}
+
+/// What a number of ranks comes to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// So many ranks, one on each node.
+    pub ranks: u32,
+    /// Seconds from beginning to end: median.
+    pub makespan_q50_s: f64,
+    /// The same in nine of ten cases.
+    pub makespan_q90_s: f64,
+    /// Node-seconds held: median.
+    pub billed_node_s: f64,
+    /// The bill: median.
+    pub cost: f64,
+    /// The same in nine of ten cases.
+    pub cost_q90: f64,
+    /// Share of the slots' time in which tasks run, 0 to 1.
+    pub utilisation: f64,
+    /// What stands in the way of an earlier end.
+    pub bound: Bound,
+    /// True if no other is both faster and cheaper.
+    pub pareto: bool,
+    /// True if it keeps deadline and budget in nine of ten cases.
+    pub feasible: bool,
+}
+
+/// The trade-offs, and what follows from them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// One for each number of ranks, ascending.
+    pub candidates: Vec<Candidate>,
+    /// Which of them is recommended: of the feasible ones the best trade.
+    pub recommended: Option<u32>,
+    /// What deadline and budget allow.
+    pub verdict: Verdict,
+    /// Seconds of the longest chain of tasks.
+    pub critical_path_s: f64,
+    /// Work of all tasks, in seconds summed over slots.
+    pub work_s: f64,
+    /// Seeds tried for each number of ranks.
+    pub seeds: u64,
+}
+
+/// Numbers between two bounds: all of them where they are few, else in steps that grow.
+pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
+    const ALL: u32 = 16;
+    let mut numbers: Vec<u32> = (least..=most.min(least.saturating_add(ALL - 1))).collect();
+    while let Some(&last) = numbers.last().filter(|last| **last < most) {
+        // About six numbers for each doubling.
+        numbers.push((last + (last / 8).max(1)).min(most));
+    }
+    numbers
+}
+
+/// Plans.
+///
+/// # Errors
+/// If a task fits on none of the ranks.
+pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
+    let Question { scene, cluster, ranks, seed, .. } = *question;
+    let each = u64::from(scene.tasks().max(1)) * ranks.len().max(1) as u64;
+    let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
+    // The partitioner is not to be called by two threads at once.
+    let homes: Vec<Vec<u32>> = ranks
+        .iter()
+        .map(|&n| World::homes(scene, cluster, n).map_err(TrialError::Refused))
+        .collect::<Result<_, _>>()?;
+    let scaling = Scaling::default();
+    // Without a cap: a plan shows what a run would cost, and the verdict what that means.
+    let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
+    let trials: Vec<(usize, u64)> =
+        (0..ranks.len()).flat_map(|at| (0..seeds).map(move |n| (at, seed.wrapping_add(n)))).collect();
+    let outcomes: Vec<(usize, Outcome)> = trials
+        .into_par_iter()
+        .map(|(at, seed)| {
+            let (ranks, homes) = (Some(ranks[at]), Some(Homes::Known(&homes[at])));
+            let before = Before { done: &|_| false, spent: 0.0 };
+            let (scaling, cost) = (&scaling, &cost);
+            let trial = Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes, seed, before };
+            Ok((at, trial.run(&mut Forget)?))
+        })
+        .collect::<Result<_, TrialError>>()?;
+    let of = |at: usize| outcomes.iter().filter(move |(n, _)| *n == at).map(|(_, outcome)| outcome);
+    let mut candidates: Vec<Candidate> =
+        ranks.iter().enumerate().map(|(at, &n)| candidate(question, n, &of(at).collect::<Vec<_>>())).collect();
+    mark_pareto(&mut candidates);
+    let floors = || outcomes.iter().map(|(_, outcome)| outcome.floor);
+    let mean = |of: fn(&super::Floor) -> f64| floors().map(|f| of(&f)).sum::<f64>() / outcomes.len().max(1) as f64;
+    let critical_path_s = mean(|floor| floor.critical_path_s);
+    Ok(Plan {
+        recommended: wishes::best(question, &candidates),
+        verdict: Verdict::of(question, &candidates, critical_path_s),
+        candidates,
+        critical_path_s,
+        work_s: mean(|floor| floor.work_s),
+        seeds,
+    })
+}
+
+fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Candidate {
+    let quantile = |of: &dyn Fn(&Outcome) -> f64, q: f64| {
+        let mut values: Vec<f64> = outcomes.iter().map(|o| of(o)).collect();
+        values.sort_by(f64::total_cmp);
+        // Nearest rank: the smallest value that at least this share of the runs did not exceed.
+        let at = (values.len() as f64 * q).ceil() as usize;
+        values.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+    };
+    let node = &question.cluster.nodes[0];
+    let makespan_q50_s = quantile(&Outcome::makespan_s, 0.5);
+    let chain = quantile(&|o| o.floor.critical_path_s, 0.5);
+    let slots = quantile(&|o| o.floor.work_s, 0.5) / (f64::from(ranks) * f64::from(node.slots) * node.speed);
+    let bound = match makespan_q50_s {
+        makespan if makespan > NEAR * chain.max(slots) => Bound::Shape,
+        _ if chain > slots => Bound::CriticalPath,
+        _ => Bound::Slots,
+    };
+    let (makespan_q90_s, cost_q90) = (quantile(&Outcome::makespan_s, 0.9), quantile(&|o| o.bill, 0.9));
+    Candidate {
+        ranks,
+        makespan_q50_s,
+        makespan_q90_s,
+        billed_node_s: quantile(&|o| o.billed_node_s, 0.5),
+        cost: quantile(&|o| o.bill, 0.5),
+        cost_q90,
+        utilisation: quantile(&|o| o.utilisation, 0.5),
+        bound,
+        pareto: false,
+        feasible: keeps(question, Duration::from_secs_f64(makespan_q90_s), cost_q90, ranks),
+    }
+}
+
+/// True if deadline, budget and hourly budget are kept.
+fn keeps(question: &Question<'_>, makespan: Duration, bill: f64, ranks: u32) -> bool {
+    let hourly = question.cluster.nodes[0].price * f64::from(ranks);
+    question.cost.deadline.is_none_or(|deadline| makespan <= deadline)
+        && question.cost.budget.is_none_or(|budget| bill <= budget)
+        && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)
+}
+
+/// Differences below this share are none: they come from the seeds.
+const SAME: f64 = 0.005;
+
+fn mark_pareto(candidates: &mut [Candidate]) {
+    let beats = |a: &Candidate, b: &Candidate| {
+        let (time, cost) = (a.makespan_q50_s / b.makespan_q50_s.max(1e-9), a.cost / b.cost.max(1e-12));
+        time <= 1.0 + SAME && cost <= 1.0 + SAME && (time < 1.0 - SAME || cost < 1.0 - SAME)
+    };
+    let pareto: Vec<bool> = candidates.iter().map(|c| !candidates.iter().any(|other| beats(other, c))).collect();
+    candidates.iter_mut().zip(pareto).for_each(|(c, pareto)| c.pareto = pareto);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+use std::path::Path;
+
+use super::*;
+use crate::exec::Kernels;
+
+fn scene(text: &str) -> Scene {
+    Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
+}
+
+fn bag() -> Scene {
+    scene("[[task]]\nname = \"w\"\narray = \"1-64\"\nkernel = \"noop\"\nestimate = \"60s\"\n")
+}
+
+fn planned(scene: &Scene, cost: &Cost) -> (Plan, String) {
+    let cluster = Cluster::of_job(cost, 4);
+    let ranks = ranks_between(1, 20);
+    let question = Question { scene, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+    let plan = plan(&question).unwrap();
+    let picture = svg(&question, &plan);
+    (plan, picture)
+}
+
+#[test]
+fn a_bag_scales_until_each_task_has_a_slot() {
+    let (plan, picture) = planned(&bag(), &Cost::default());
+    let at = |ranks: u32| plan.candidates.iter().find(|c| c.ranks == ranks).unwrap();
+    assert!((at(1).makespan_q50_s - 960.0).abs() < 60.0, "{:?}", at(1));
+    assert!((at(8).makespan_q50_s - 120.0).abs() < 40.0, "{:?}", at(8));
+    assert!(at(16).makespan_q50_s < 90.0 && at(16).bound != Bound::Slots, "{:?}", at(16));
+    assert_eq!(at(1).bound, Bound::Slots);
+    assert!(at(1).makespan_q90_s >= at(1).makespan_q50_s && at(1).pareto && !at(20).pareto);
+    assert_eq!(plan.verdict, Verdict::Free);
+    assert!(picture.contains("cost against makespan") && picture.ends_with("</svg>\n"));
+}
+
+#[test]
+fn a_chain_is_best_on_one_rank() {
+    let chain: String = (0..10)
+        .map(|k| {
+            let needs = if k > 0 { format!("needs = \"t{}\"\n", k - 1) } else { String::new() };
+            format!("[[task]]\nname = \"t{k}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n")
+        })
+        .collect();
+    let (plan, _) = planned(&scene(&chain), &Cost::default());
+    assert_eq!(plan.recommended, Some(1));
+    assert!(plan.candidates.iter().all(|c| c.bound == Bound::CriticalPath && c.pareto == (c.ranks == 1)), "{plan:?}");
+}
+
+#[test]
+fn wishes_that_cannot_be_kept_are_said_to_be_so() {
+    let minutes = |n: u64| Some(Duration::from_secs(60 * n));
+    let (plan, _) = planned(&bag(), &Cost { deadline: minutes(5), ..Cost::default() });
+    let Verdict::Feasible { ranks } = &plan.verdict else { panic!("{:?}", plan.verdict) };
+    assert!(ranks[0] >= 4 && ranks.contains(&16) && plan.recommended.is_some_and(|n| ranks.contains(&n)), "{ranks:?}");
+
+    // No task is so short.
+    let (plan, _) = planned(&bag(), &Cost { deadline: Some(Duration::from_secs(10)), ..Cost::default() });
+    let Verdict::Infeasible { why, .. } = &plan.verdict else { panic!("{:?}", plan.verdict) };
+    assert!(why.contains("no number of ranks helps") && plan.recommended.is_none(), "{why}");
+
+    // In time or within the budget, but not both.
+    let (plan, _) = planned(&bag(), &Cost { deadline: minutes(2), budget: Some(0.25), ..Cost::default() });
+    let Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } = &plan.verdict else {
+        panic!("{:?}", plan.verdict)
+    };
+    assert!(nearest_in_time > nearest_in_cost && why.contains("keeps the deadline"), "{why}");
+}
+
+#[test]
+fn many_ranks_are_looked_at_in_growing_steps() {
+    assert_eq!(ranks_between(3, 5), [3, 4, 5]);
+    let many = ranks_between(1, 10_000);
+    assert!(many.len() < 80 && many.windows(2).all(|w| w[0] < w[1]) && many.last() == Some(&10_000), "{many:?}");
+}

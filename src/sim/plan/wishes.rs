@@ -1,0 +1,91 @@
+//! What deadline and budget allow: the best that keeps them, or, where nothing does, what stands against them and what comes nearest.
+
+use serde::Serialize;
+
+use super::{Candidate, Question};
+use crate::observe::seconds;
+
+/// What deadline and budget allow.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing was wished for.
+    Free,
+    /// These numbers of ranks keep them in nine of ten cases.
+    Feasible {
+        /// The numbers.
+        ranks: Vec<u32>,
+    },
+    /// No number of ranks does.
+    Infeasible {
+        /// What stands against it.
+        why: String,
+        /// The fewest ranks that keep the deadline, or come nearest to it.
+        nearest_in_time: u32,
+        /// The number of ranks that keeps the budget and ends soonest, or costs least.
+        nearest_in_cost: u32,
+    },
+}
+
+impl Verdict {
+    pub(super) fn of(question: &Question<'_>, candidates: &[Candidate], critical_path_s: f64) -> Verdict {
+        let cost = question.cost;
+        if cost.deadline.is_none() && cost.budget.is_none() && cost.budget_per_hour.is_none() {
+            return Verdict::Free;
+        }
+        let ranks: Vec<u32> = candidates.iter().filter(|c| c.feasible).map(|c| c.ranks).collect();
+        if !ranks.is_empty() {
+            return Verdict::Feasible { ranks };
+        }
+        let in_time = |c: &&Candidate| cost.deadline.is_none_or(|d| c.makespan_q90_s <= d.as_secs_f64());
+        let in_cost = |c: &&Candidate| cost.budget.is_none_or(|budget| c.cost_q90 <= budget);
+        let by_time = |a: &&Candidate, b: &&Candidate| a.makespan_q90_s.total_cmp(&b.makespan_q90_s);
+        let by_cost = |a: &&Candidate, b: &&Candidate| a.cost_q90.total_cmp(&b.cost_q90);
+        let timely = candidates.iter().filter(in_time).min_by(by_cost);
+        let payable = candidates.iter().filter(in_cost).min_by(by_time);
+        let soonest = timely.or(candidates.iter().min_by(by_time));
+        let cheapest = payable.or(candidates.iter().min_by(by_cost));
+        let Some((soonest, cheapest)) = soonest.zip(cheapest) else { return Verdict::Free };
+        let mut reasons = Vec::new();
+        if let Some(deadline) = cost.deadline.map(|d| d.as_secs_f64()) {
+            reasons.push(match timely {
+                _ if critical_path_s > deadline => format!(
+                    "the longest chain of tasks alone takes {}, more than the deadline of {}: no number of ranks helps",
+                    seconds(critical_path_s),
+                    seconds(deadline)
+                ),
+                Some(c) => {
+                    format!("the cheapest that keeps the deadline has {} ranks and costs {:.2}", c.ranks, c.cost_q90)
+                }
+                None => format!(
+                    "the soonest end, with {} ranks, is after {}",
+                    soonest.ranks,
+                    seconds(soonest.makespan_q90_s)
+                ),
+            });
+        }
+        if cost.budget.is_some() {
+            reasons.push(match payable {
+                Some(c) => format!(
+                    "the fastest that keeps the budget has {} ranks and takes {}",
+                    c.ranks,
+                    seconds(c.makespan_q90_s)
+                ),
+                None => format!("the cheapest, with {} ranks, costs {:.2}", cheapest.ranks, cheapest.cost_q90),
+            });
+        }
+        if let Some(hourly) = cost.budget_per_hour {
+            let price = question.cluster.nodes[0].price.max(1e-12);
+            reasons.push(format!("{hourly:.2} an hour pay for {:.0} ranks", (hourly / price).floor()));
+        }
+        Verdict::Infeasible { why: reasons.join("; "), nearest_in_time: soonest.ranks, nearest_in_cost: cheapest.ranks }
+    }
+}
+
+/// Of the feasible candidates the one with the best trade of time and money, as the intent weighs them.
+pub(super) fn best(question: &Question<'_>, candidates: &[Candidate]) -> Option<u32> {
+    let weight = question.time_weight;
+    let burden = |c: &Candidate| weight * c.makespan_q50_s.max(1e-9).ln() + (1.0 - weight) * c.cost.max(1e-12).ln();
+    let feasible = candidates.iter().filter(|c| c.feasible);
+    feasible.min_by(|a, b| burden(a).total_cmp(&burden(b))).map(|c| c.ranks)
+}

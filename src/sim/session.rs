@@ -1,0 +1,220 @@
+//! A simulated run with a run directory: its journal holds what that of a real run would, so everything that reads a real run reads it too.
+//!
+//! Its journal says that it was simulated, and no real run continues it. Its sessions follow each other in virtual time: a resumed one begins
+//! when the one before ended.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::cluster::Cluster;
+use super::scene::Scene;
+use super::trial::{Before, Outcome, Trial, TrialError};
+use super::world::{Log, World};
+use crate::job::{Cost, Flush, Scaling};
+use crate::journal::{
+    Began, Ended, GraphFacts, Journal, JournalError, KeptRun, RUNS, RankInfo, Record, Replay, RunDir, RunDirError,
+    SIMULATED, Simulated, Terms, replay, unix_now_ns,
+};
+use crate::model::TaskId;
+use crate::runtime::{code_of, end_reason};
+
+/// What is to be simulated, and where it is written down.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The job.
+    pub scene: &'a Scene,
+    /// Where it runs.
+    pub cluster: &'a Cluster,
+    /// The text of the cluster file; empty if there is none.
+    pub cluster_text: &'a str,
+    /// Who decides about ranks.
+    pub policy: &'a str,
+    /// Within which bounds.
+    pub scaling: &'a Scaling,
+    /// Budget and deadline.
+    pub cost: &'a Cost,
+    /// Ranks at the beginning.
+    pub ranks: Option<u32>,
+    /// The seed.
+    pub seed: u64,
+    /// The run directory; `None`: a new one, or, to resume, the newest of this job's simulations.
+    pub run_dir: Option<&'a Path>,
+    /// Go on with a simulated run that has stopped.
+    pub resume: bool,
+}
+
+/// A simulated run that has been written down.
+#[derive(Debug)]
+pub struct Rehearsed {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Phalanx's exit code, had it been real.
+    pub exit_code: i32,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// Why a run was not simulated.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// There is nothing to simulate.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    Dir(#[from] RunDirError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The run to be resumed is another one.
+    #[error("{0}")]
+    Resume(String),
+}
+
+/// Simulates a run and leaves its directory behind.
+///
+/// # Errors
+/// If it cannot be simulated, or not be written down.
+pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
+    let dir = run_dir(request)?;
+    let _lock = dir.lock()?;
+    let (mut journal, past) = match request.resume {
+        true => (Journal::reopen(&dir.journal(), Flush::Never)?.0, Past::of(request, &replay(&dir.journal())?)?),
+        false => (Journal::create(&dir.journal(), Flush::Never)?, Past::nothing()),
+    };
+    let done = |task: TaskId| past.done.get(task.index()) == Some(&true);
+    let trial = trial(request, Before { done: &done, spent: past.spent });
+    dir.write_job(&request.scene.text)?;
+    open(request, &trial, &past, &mut journal)?;
+    let mut log = Written { journal: &mut journal, failed: None };
+    let run = trial.run(&mut log);
+    let failed = log.failed.take();
+    let outcome = match run {
+        Ok(outcome) => outcome,
+        // Nothing has happened yet in a run that cannot begin.
+        Err(error) => {
+            drop(journal);
+            if !request.resume {
+                dir.take_back()?;
+            }
+            return Err(error.into());
+        }
+    };
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let (why, tally) = (&outcome.ended.why, &outcome.ended.tally);
+    let exit_code = code_of(why, tally);
+    let reason = end_reason(why, tally);
+    journal.append(&Record::Ended(Ended { time: outcome.ended.time, reason, exit_code }))?;
+    Ok(Rehearsed { dir: dir.path().to_owned(), exit_code, outcome })
+}
+
+fn trial<'a>(request: &Request<'a>, before: Before<'a>) -> Trial<'a> {
+    let Request { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
+    Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before }
+}
+
+fn run_dir(request: &Request<'_>) -> Result<RunDir, RunDirError> {
+    let (runs, name) = (Path::new(RUNS), format!("{}{SIMULATED}", request.scene.job.name));
+    match (request.run_dir, request.resume) {
+        (explicit, true) => RunDir::for_resume(runs, &name, explicit),
+        (Some(dir), false) => RunDir::create_at(dir),
+        (None, false) => RunDir::create(runs, &name),
+    }
+}
+
+/// What the sessions before have left behind.
+struct Past {
+    session: u32,
+    began_unix_ns: u64,
+    kept: Vec<KeptRun>,
+    done: Vec<bool>,
+    spent: f64,
+}
+
+impl Past {
+    fn nothing() -> Past {
+        Past { session: 0, began_unix_ns: unix_now_ns(), kept: Vec::new(), done: Vec::new(), spent: 0.0 }
+    }
+
+    fn of(request: &Request<'_>, replay: &Replay) -> Result<Past, SessionError> {
+        let Some(last) = replay.last_session() else { return Ok(Past::nothing()) };
+        if last.terms.as_ref().is_none_or(|terms| terms.simulated.is_none()) {
+            return Err(SessionError::Resume("this run was a real one: `phalanx run --resume` continues it".into()));
+        }
+        if last.began.job_text != *request.scene.text {
+            let text = "the job file has changed since this run was simulated: simulate it anew";
+            return Err(SessionError::Resume(text.into()));
+        }
+        let done: Vec<bool> = (0..request.scene.tasks()).map(|task| replay.completed(TaskId(task))).collect();
+        Ok(Past {
+            session: last.began.session,
+            began_unix_ns: last.began.unix_ns.saturating_add(last.last_heard().0),
+            kept: runs_of(&done),
+            spent: replay.spent(),
+            done,
+        })
+    }
+}
+
+/// Consecutive tasks that are complete.
+fn runs_of(done: &[bool]) -> Vec<KeptRun> {
+    let mut runs: Vec<KeptRun> = Vec::new();
+    for (task, _) in (0..).zip(done).filter(|(_, done)| **done) {
+        match runs.last_mut() {
+            Some(run) if run.first.0 + run.count == task => run.count += 1,
+            _ => runs.push(KeptRun { first: TaskId(task), was: TaskId(task), count: 1 }),
+        }
+    }
+    runs
+}
+
+/// Writes how the session begins.
+fn open(request: &Request<'_>, trial: &Trial<'_>, past: &Past, journal: &mut Journal) -> Result<(), JournalError> {
+    let Request { scene, cluster, seed, .. } = *request;
+    let info = |(rank, node, slots): (u32, String, u32)| RankInfo { rank, node, slots, pid: 0 };
+    journal.append(&Record::Began(Began {
+        session: past.session + 1,
+        unix_ns: past.began_unix_ns,
+        phalanx: env!("CARGO_PKG_VERSION").to_owned(),
+        job_text: scene.text.to_string(),
+        job_path: scene.path.clone(),
+        dir: std::env::current_dir().unwrap_or_default(),
+        ranks: World::first_ranks(cluster, trial.first_ranks()).map(info).collect(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        kept: past.kept.clone(),
+    }))?;
+    let graph = &scene.graph;
+    journal.append(&Record::Graph(GraphFacts {
+        tasks: graph.task_count() as u32,
+        joins: (graph.node_count() - graph.task_count()) as u32,
+        edges: graph.edge_count() as u64,
+        critical_path_ns: scene.order.critical_path,
+        work_ns: scene.order.work,
+        cut_edges: 0,
+        cut_bytes: 0,
+    }))?;
+    let text = request.cluster_text.to_owned();
+    journal.append(&Record::Terms(Terms {
+        policy: request.policy.to_owned(),
+        // The cap that the user has set, for all sessions together.
+        prices: cluster.prices(request.cost),
+        simulated: Some(Simulated { seed, cluster: cluster.name.clone(), text }),
+    }))
+}
+
+/// Writes records to a journal; keeps the first error for later, since a simulation cannot stop half way.
+struct Written<'a> {
+    journal: &'a mut Journal,
+    failed: Option<JournalError>,
+}
+
+impl Log for Written<'_> {
+    fn record(&mut self, record: Record) {
+        if self.failed.is_none() {
+            self.failed = self.journal.append(&record).err();
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! One simulated run from its beginning to its end, under a policy, with what can be said of it in figures.
+//!
+//! Figures are relative to what nobody can undercut with the same draws: the longest chain of tasks on the fastest nodes, and the work on the
+//! nodes that do most for their price. So runs of different jobs can be compared.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::cluster::Cluster;
+use super::draw::stretch;
+use super::scene::{Fates, Scene};
+use super::world::{Authority, Ended, Homes, Log, Setup, World};
+use crate::job::{Cost, Scaling};
+use crate::model::{TaskId, Time};
+use crate::runtime::glue;
+use crate::scale::elasticity::{Elasticity, Step, elasticity};
+use crate::scale::policy::{policy_by_name, policy_names};
+use crate::scale::{Prices, Scaler};
+use crate::schedule::coordinator::Why;
+
+/// What is to be simulated.
+#[derive(Clone, Copy)]
+pub struct Trial<'a> {
+    /// The job.
+    pub scene: &'a Scene,
+    /// Where it runs.
+    pub cluster: &'a Cluster,
+    /// Who decides about ranks: a policy's name.
+    pub policy: &'a str,
+    /// Within which bounds, how often, and by which weights.
+    pub scaling: &'a Scaling,
+    /// Budget and deadline; prices are the cluster's.
+    pub cost: &'a Cost,
+    /// Ranks at the beginning; `None`: those of a `static-N`, else the fewest that the bounds allow.
+    pub ranks: Option<u32>,
+    /// How homes are chosen at the beginning; `None`: as the job file says.
+    pub homes: Option<Homes<'a>>,
+    /// The seed.
+    pub seed: u64,
+    /// What earlier sessions have left to do and to spend.
+    pub before: Before<'a>,
+}
+
+/// What earlier sessions of a run did.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    /// Tasks that are complete.
+    pub done: &'a (dyn Fn(TaskId) -> bool + Sync),
+    /// What they cost.
+    pub spent: f64,
+}
+
+/// Why there is no simulated run.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TrialError {
+    /// No policy has this name.
+    #[error("there is no policy `{name}`; there are {known}, and static-N")]
+    Policy {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// It cannot run on such ranks.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// How a simulated run went, in figures.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Name of the policy.
+    pub policy: String,
+    /// How it ended, and what happened on the way.
+    pub ended: Ended,
+    /// The bill of this session.
+    pub bill: f64,
+    /// Node-seconds from grant to end, all nodes together.
+    pub billed_node_s: f64,
+    /// Rank-seconds in which ranks took part.
+    pub active_s: f64,
+    /// Most ranks that took part at once.
+    pub peak: u32,
+    /// Share of the slots' time on billed nodes in which tasks ran, 0 to 1.
+    pub utilisation: f64,
+    /// What nobody can undercut.
+    pub floor: Floor,
+    /// How well ranks followed the demand.
+    pub elasticity: Elasticity,
+}
+
+/// What nobody can undercut, with the same draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Floor {
+    /// Longest chain of tasks on the fastest nodes, in seconds.
+    pub critical_path_s: f64,
+    /// Work of all tasks on a node of speed 1, summed over slots, in seconds.
+    pub work_s: f64,
+    /// That work on the nodes that do most for their price, without any idle time.
+    pub cost: f64,
+}
+
+impl Floor {
+    /// The floor of a job on a cluster, for a seed.
+    pub fn of(scene: &Scene, cluster: &Cluster, seed: u64) -> Floor {
+        let fates = Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed);
+        let mut work_s = 0.0;
+        let took: Vec<Duration> = (0..scene.tasks())
+            .map(|task| {
+                let took = fates.of(scene, TaskId(task), 1, 1.0).took;
+                work_s += took.as_secs_f64() * f64::from(glue::slots(scene.job.group(TaskId(task))));
+                took
+            })
+            .collect();
+        let nodes = || cluster.nodes.iter();
+        let speed = nodes().map(|node| node.speed).fold(0.0, f64::max).max(1e-9);
+        let dearness = |node: &super::NodeType| node.price / 3600.0 / (f64::from(node.slots) * node.speed).max(1e-9);
+        let cheapest = nodes().map(dearness).fold(f64::INFINITY, f64::min);
+        let fastest = |task: TaskId| stretch(took[task.index()], 1.0 / speed).as_nanos() as u64;
+        let critical_path_s = scene.graph.order(&fastest).critical_path as f64 / 1e9;
+        Floor { critical_path_s, work_s, cost: work_s * cheapest }
+    }
+}
+
+impl Outcome {
+    /// Seconds from the beginning to the end.
+    pub fn makespan_s(&self) -> f64 {
+        self.ended.time.seconds()
+    }
+
+    /// Makespan over the longest chain.
+    pub fn stretch(&self) -> f64 {
+        self.makespan_s() / self.floor.critical_path_s.max(1e-9)
+    }
+
+    /// Bill over the least that the work costs.
+    pub fn dearness(&self) -> f64 {
+        self.bill / self.floor.cost.max(1e-12)
+    }
+
+    /// True if every task has its final state.
+    pub fn is_complete(&self) -> bool {
+        self.ended.why == Why::Complete
+    }
+}
+
+impl<'a> Trial<'a> {
+    /// Ranks at the beginning.
+    pub fn first_ranks(&self) -> u32 {
+        let still = self.policy.strip_prefix("static-").and_then(|n| n.parse().ok());
+        self.ranks.or(still).unwrap_or(self.scaling.min_ranks).max(1)
+    }
+
+    /// What it runs on: the prices of the cluster, the budget that earlier sessions have left.
+    pub fn prices(&self) -> Prices {
+        let mut prices = self.cluster.prices(self.cost);
+        prices.budget = prices.budget.map(|budget| (budget - self.before.spent).max(0.0));
+        prices
+    }
+
+    /// Simulates it and writes down what happens.
+    ///
+    /// # Errors
+    /// If there is no such policy, a task fits nowhere, or, by a mistake in Phalanx, the run hangs.
+    pub fn run(&self, log: &mut dyn Log) -> Result<Outcome, TrialError> {
+        let scaling = self.bounds();
+        let policy = policy_by_name(self.policy, &scaling)
+            .ok_or_else(|| TrialError::Policy { name: self.policy.to_owned(), known: policy_names().join(", ") })?;
+        let prices = self.prices();
+        let interval = scaling.interval;
+        let scaler = Scaler::new(policy, scaling);
+        // Where nothing can be decided nobody need be asked all the time.
+        let decides = self.policy != "fixed" || prices.budget.is_some();
+        let captain = decides.then(|| Authority { scaler, prices: prices.clone(), interval });
+        let (ranks, seed) = (self.first_ranks(), self.seed);
+        let setup = Setup { cluster: self.cluster, ranks, seed, homes: self.homes, captain, done: self.before.done };
+        let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(TrialError::Refused)?;
+        Ok(self.judge(ended, &prices))
+    }
+
+    /// The bounds, no wider than the cluster; and at least as wide as what there is at the beginning.
+    fn bounds(&self) -> Scaling {
+        let limit = self.cluster.nodes.first().map_or(u32::MAX, |node| node.limit);
+        let most = self.scaling.max_ranks.min(limit).max(self.first_ranks());
+        Scaling { max_ranks: most, ..self.scaling.clone() }
+    }
+
+    fn judge(&self, ended: Ended, prices: &Prices) -> Outcome {
+        let end = ended.time;
+        let held = |node: &super::Node| node.gone.unwrap_or(end).since(node.granted);
+        let slots = |node: &super::Node| f64::from(self.cluster.nodes[node.kind.0 as usize].slots);
+        let bill = ended.nodes.iter().map(|n| prices.bill(n.kind, n.granted, n.gone.unwrap_or(end))).sum();
+        let billed_node_s = ended.nodes.iter().map(|n| held(n).as_secs_f64()).sum();
+        let slot_s: f64 = ended.nodes.iter().map(|n| held(n).as_secs_f64() * slots(n)).sum();
+        let per_node = f64::from(self.cluster.nodes[0].slots.max(1));
+        let demand: Vec<Step> = ended.demand.iter().map(|&(at, tasks)| (at, (tasks / per_node).ceil())).collect();
+        let peak = ended.supply.iter().map(|step| step.1).fold(0.0, f64::max);
+        Outcome {
+            policy: self.policy.to_owned(),
+            bill,
+            billed_node_s,
+            active_s: integral(&ended.supply, end),
+            peak: peak as u32,
+            utilisation: if slot_s > 0.0 { ended.busy.as_secs_f64() / slot_s } else { 0.0 },
+            floor: Floor::of(self.scene, self.cluster, self.seed),
+            elasticity: elasticity(&demand, &ended.supply, end, f64::from(self.bounds().max_ranks)),
+            ended,
+        }
+    }
+}
+
+/// The area under steps.
+fn integral(steps: &[Step], end: Time) -> f64 {
+    let ends = steps.iter().skip(1).map(|step| step.0).chain([end]);
+    steps.iter().zip(ends).map(|(&(from, value), to)| value * to.since(from).as_secs_f64()).sum()
+}
