@@ -18,6 +18,9 @@ use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
 use crate::scale::{Action, NodeTypeId, Prices, RankView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event, Standing};
 
+/// A parked rank takes part again after about this long; nothing else can be had here.
+const WAKING: Duration = Duration::from_millis(100);
+
 /// See the module's text.
 pub(super) struct Helm {
     captain: Captain,
@@ -98,7 +101,7 @@ impl Helm {
         let estimates: Arc<[u64]> = (0..tasks).map(|task| super::estimate_ns(job, TaskId(task))).collect();
         let course = (Arc::clone(job), Arc::clone(graph), estimates);
         let mut helm = Helm {
-            captain: Captain::new(course, Scaler::of(&scaling), prices, scaling.interval, &[]),
+            captain: Captain::new(course, Scaler::of(&scaling), prices, scaling.interval, &[WAKING]),
             graph: Arc::clone(graph),
             waits: waits(graph),
             ready: VecDeque::new(),
@@ -185,14 +188,18 @@ impl Helm {
                 }
                 Action::Stay => {}
                 Action::Grow { .. } | Action::Shrink { .. } | Action::Cancel { .. } => {
-                    orders.warnings.push(format!("this run cannot change its nodes, so this is not done: {}", decision.reason));
+                    orders
+                        .warnings
+                        .push(format!("this run cannot change its nodes, so this is not done: {}", decision.reason));
                 }
             }
             if self.captain.is_news(&decision) {
                 orders.records.push(Record::Decision(Box::new(decision)));
             }
         }
-        orders.records.extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
+        orders
+            .records
+            .extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         orders
     }
 

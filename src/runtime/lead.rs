@@ -219,12 +219,8 @@ fn head_of(
 
 /// The ranks as the journal knows them.
 fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
-    let info = |(rank, hello): (u32, &Hello)| RankInfo {
-        rank,
-        node: hello.node.clone(),
-        slots: hello.slots,
-        pid: hello.pid,
-    };
+    let info =
+        |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };
     (0..).zip(hellos).map(info).collect()
 }
 

@@ -85,7 +85,8 @@ impl Choice<'_> {
     fn wish(&self) -> Wish {
         let supply = self.seen.supply();
         let Some((best, excuse)) = self.best() else { return Wish::plain(supply, "there is nothing to look ahead to") };
-        let stay = self.at(self.outlook.supply).unwrap_or(best);
+        // Parked ranks are no supply until they are woken.
+        let stay = self.at(supply).unwrap_or(best);
         let (mut ranks, mut chosen) = (best.wanted, best);
         let mut reason = self.sentence(&best, &stay, excuse);
         let gain = self.burden(&stay) - self.burden(&best);
@@ -270,6 +271,14 @@ mod tests {
             let chain = wish(kind, Intent::Latency, &World::chain(1000, 60.0), &cost(), 1.0);
             assert_eq!(chain.ranks, 1, "{kind:?} {}", chain.reason);
         }
+    }
+
+    #[test]
+    fn parked_ranks_are_woken_for_a_wide_phase() {
+        let mut world = World::bag(200, 10.0).with_ranks(4);
+        world.ranks.iter_mut().skip(1).for_each(|rank| rank.state = crate::model::RankState::Parked);
+        let woken = wish(PolicyKind::Hybrid, Intent::Balanced, &world, &cost(), 0.1);
+        assert!(woken.ranks >= 4, "{woken:?}");
     }
 
     #[test]
