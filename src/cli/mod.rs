@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod explain;
 mod import;
+mod join;
 mod plan;
 mod report;
 mod run;
@@ -52,6 +53,7 @@ enum Verb {
     Plan(plan::Args),
     Simulate(simulate::Args),
     Run(run::Args),
+    Join(join::Args),
     Report(report::Args),
     Explain(explain::Args),
     Import(import::Args),
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
+        Verb::Join(args) => join::main(args),
         Verb::Report(args) => report::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),

@@ -48,6 +48,8 @@ pub(super) struct Engine {
     /// How often a slot has looked around.
     looks: u64,
     broken: Option<String>,
+    /// Rank 0 cannot be reached any more.
+    orphaned: bool,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -70,6 +72,7 @@ impl Engine {
             pilot_until: Time::ZERO,
             looks: 0,
             broken: None,
+            orphaned: false,
             crew: std::sync::Weak::new(),
         }
     }
@@ -91,6 +94,11 @@ impl Engine {
     /// Why this rank cannot go on, if it cannot.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// True if rank 0 is gone: then this rank has nothing to stay for.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.orphaned
     }
 
     /// True while a stop waits for what still runs.
@@ -288,7 +296,13 @@ impl Engine {
     /// The sender of the next frame, which then lies in `came`.
     fn receive(&mut self) -> Option<Rank> {
         self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
-            self.fail(error.to_string());
+            match error {
+                FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
+                    self.orphaned = true;
+                    self.over = true;
+                }
+                _ => self.fail(error.to_string()),
+            }
             None
         })
     }

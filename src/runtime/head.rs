@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gate::{Gate, Steps};
 use super::helm::{Helm, Orders};
 use super::walltime::Walltime;
 use crate::fabric::mpi;
@@ -33,6 +34,8 @@ pub(super) struct Head {
     walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
     helm: Option<Helm>,
+    /// Who lets ranks in, if any may join.
+    gate: Option<Gate>,
     estimate: Estimate,
     work_total_s: f64,
     work_done_s: f64,
@@ -71,6 +74,7 @@ impl Head {
             estimate,
             ranks,
             helm: None,
+            gate: None,
             launched: mpi::launched(),
             next_tick: Time::ZERO,
             interrupts: 0,
@@ -84,6 +88,11 @@ impl Head {
     /// Lets somebody look after ranks and spending.
     pub(super) fn set_helm(&mut self, helm: Option<Helm>) {
         self.helm = helm;
+    }
+
+    /// Lets ranks join.
+    pub(super) fn set_gate(&mut self, gate: Gate) {
+        self.gate = Some(gate);
     }
 
     /// Begins the run.
@@ -109,6 +118,9 @@ impl Head {
 
     /// Takes a message for the coordinator; returns what it answers.
     pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
+            return self.follow(now, steps);
+        }
         let mut actions = Vec::new();
         self.coordinator.step(now, Event::Message { from, message }, &mut actions);
         self.carry_out(now, actions)
@@ -128,7 +140,8 @@ impl Head {
             }
             return self.stop(now, how, Why::Walltime);
         }
-        let mut messages = self.steer(now);
+        let mut messages = self.admit(now);
+        messages.extend(self.steer(now));
         match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
             Some(how) => {
                 self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
@@ -136,6 +149,33 @@ impl Head {
             }
             None => {}
         }
+        messages
+    }
+
+    /// Looks who has come and who has gone.
+    fn admit(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let open = self.finished.is_none() && !self.coordinator.is_stopping();
+        let Some(gate) = &mut self.gate else { return Vec::new() };
+        let steps = gate.look(now, self.coordinator.next_rank(), open);
+        let mut messages = self.follow(now, steps);
+        let Some(gate) = &mut self.gate else { return messages };
+        for record in gate.changes(now, &self.coordinator) {
+            if let Err(error) = self.journal.append(record) {
+                messages.extend(self.lose_journal(now, &error.to_string()));
+            }
+        }
+        messages
+    }
+
+    /// Does what follows from news of the gate.
+    fn follow(&mut self, now: Time, steps: Steps) -> Vec<(Rank, Message)> {
+        for (level, text) in &steps.notes {
+            self.tell(now, *level, text);
+        }
+        let mut actions = Vec::new();
+        steps.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        let mut messages = steps.messages;
+        messages.extend(self.carry_out(now, actions));
         messages
     }
 

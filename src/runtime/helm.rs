@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::captain::Captain;
+use super::gate::state_of;
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Job, PolicyKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
 use crate::scale::{Action, NodeTypeId, Prices, RankView, Scaler};
-use crate::schedule::coordinator::{Change, Coordinator, Event, Standing};
+use crate::schedule::coordinator::{Change, Coordinator, Event};
 
 /// A parked rank takes part again after about this long; nothing else can be had here.
 const WAKING: Duration = Duration::from_millis(100);
@@ -268,16 +269,5 @@ fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
         failures: seen.failures,
         releasable: false,
         ends: None,
-    }
-}
-
-fn state_of(standing: Standing) -> RankState {
-    match standing {
-        Standing::Requested | Standing::Joining => RankState::Joining,
-        Standing::Active => RankState::Active,
-        Standing::Draining => RankState::Draining,
-        Standing::Parked => RankState::Parked,
-        Standing::Left => RankState::Left,
-        Standing::Lost => RankState::Lost,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::crew::{Crew, lock};
 use super::fit::{self, Terms};
+use super::gate::Gate;
 use super::glue;
 use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
@@ -14,9 +15,10 @@ use super::start::{Start, estimate_ns, start};
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
-use super::{Finished, Options, RunError, pilot};
+use super::{FAREWELL, Finished, Options, RunError, pilot};
 use crate::exec::Kernels;
-use crate::fabric::Fabric;
+use crate::fabric::combined::Combined;
+use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
 use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunLock};
 use crate::model::Rank;
@@ -51,6 +53,8 @@ struct Run {
     pool: Option<Pool<Crew>>,
     dir: PathBuf,
     lock: RunLock,
+    /// Ranks may have joined.
+    open: bool,
 }
 
 impl Run {
@@ -62,6 +66,9 @@ impl Run {
         let broken = engine.broken().map(str::to_owned);
         let (back, head) = engine.take_apart();
         *fabric = back;
+        if self.open {
+            *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
+        }
         let exit_code = head.map_or(1, |mut head| {
             let code = exit_code(&head);
             head.close(self.crew.clock.now(), code);
@@ -112,6 +119,13 @@ fn set_out(
     let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
     let mut head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
     head.set_helm(helm);
+    let open = options.listen.is_some();
+    if let Some(listen) = &options.listen {
+        let (gate, outer) = Gate::open(listen, welcome.clone(), Arc::clone(&wake))?;
+        head.set_gate(gate);
+        let world = std::mem::replace(fabric, Box::new(Alone));
+        *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
+    }
     drop(done);
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
@@ -122,7 +136,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held })
+    Ok(Run { crew, pool, dir, lock: held, open })
 }
 
 /// The handshake: who is where, what the run is, what each has.

@@ -6,6 +6,7 @@
 //! | `lead`, `follow` | rank 0, and every other rank, from beginning to end |
 //! | `world` | ranks gather, are dismissed, leave together |
 //! | `many` | several runs one after the other on the same ranks |
+//! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
@@ -24,9 +25,11 @@ mod crew;
 mod engine;
 pub(crate) mod fit;
 mod follow;
+mod gate;
 pub(crate) mod glue;
 mod head;
 mod helm;
+mod join;
 mod lead;
 mod many;
 mod pages;
@@ -45,6 +48,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::exec::Kernels;
+use crate::fabric::bridge::contact::ContactError;
+use crate::fabric::bridge::join::JoinError;
 use crate::fabric::{Alone, Fabric, FabricError, mpi};
 use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
@@ -55,6 +60,7 @@ use wake::Wake;
 
 pub use clock::unix_ns;
 pub(crate) use head::end_reason;
+pub use join::{JoinOptions, join_run};
 pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
@@ -76,6 +82,8 @@ pub struct Options {
     pub max_failures: Option<u32>,
     /// Never stop because of failures; overrides the job file.
     pub keep_going: bool,
+    /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: nobody can join.
+    pub listen: Option<String>,
     /// How progress is shown.
     pub progress: Mode,
 }
@@ -91,6 +99,7 @@ impl Options {
             coordinator_only: false,
             max_failures: None,
             keep_going: false,
+            listen: None,
             progress: Mode::detect(false),
         }
     }
@@ -120,6 +129,12 @@ pub enum RunError {
     /// Ranks cannot talk.
     #[error(transparent)]
     Fabric(#[from] FabricError),
+    /// The contact file cannot be used.
+    #[error(transparent)]
+    Contact(#[from] ContactError),
+    /// The run could not be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// Something that was asked for is not possible here.
     #[error("{0}")]
     Refused(String),
@@ -153,9 +168,10 @@ impl RunError {
     /// Phalanx's exit code for it: 2 for what the user can mend in the job or on the command line, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
-            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
+            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
             RunError::Journal(_)
             | RunError::Fabric(_)
+            | RunError::Join(_)
             | RunError::Missing { .. }
             | RunError::Broken(_)
             | RunError::System { .. } => 1,
@@ -225,7 +241,7 @@ fn run_on(
 ) -> Result<Finished, RunError> {
     let result = match fabric.me() {
         Rank::ZERO => lead::lead(fabric, options, kernels, wake),
-        _ => follow::follow(fabric, kernels, wake),
+        _ => follow::follow(fabric, None, kernels, wake),
     };
     tell(&result);
     if let Err(RunError::Missing { .. }) = result {
