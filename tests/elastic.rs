@@ -64,12 +64,12 @@ fn a_process_joins_a_run_and_works() {
 #[test]
 fn worlds_join_a_world() {
     let dir = Dir::new("worlds");
-    let run = open_run(&dir, mpirun(&dir, 2), &waves(6, 16, 0.2));
+    let run = open_run(&dir, mpirun(&dir, 2), &waves(12, 16, 0.3));
     let joined = [join(mpirun(&dir, 2)), join(phalanx(&dir))];
     run.wait().ok();
     joined.into_iter().for_each(|joined| drop(joined.wait_clean().ok()));
     let trace = Trace::of(&dir, "run");
-    trace.exactly_once(names(6, 16).iter().map(String::as_str));
+    trace.exactly_once(names(12, 16).iter().map(String::as_str));
     assert_eq!(ranks(&trace), HashSet::from([0, 1, 2, 3, 4]));
 }
 
@@ -118,4 +118,88 @@ fn a_wrong_secret_does_not_disturb_a_run() {
     let output = run.wait().ok();
     assert!(output.stderr().contains("refused a connection"), "{output}");
     Trace::of(&dir, "run").exactly_once(names(2, 6).iter().map(String::as_str));
+}
+
+fn status(dir: &Dir) -> serde_json::Value {
+    phalanx(dir).args(["status", "run", "--json"]).run().ok().json()
+}
+
+/// Ranks by state.
+fn count(status: &serde_json::Value, state: &str) -> usize {
+    status["ranks"].as_array().expect("a list").iter().filter(|rank| rank["state"] == state).count()
+}
+
+#[test]
+fn a_run_is_asked_scaled_drained_and_cancelled() {
+    let dir = Dir::new("steer");
+    let run = open_run(&dir, mpirun(&dir, 2), &waves(40, 12, 0.5));
+    let joined = join(phalanx(&dir));
+    wait_for("three ranks", 60, || (count(&status(&dir), "active") == 3).then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("rank 2").says("running for");
+    phalanx(&dir).args(["rebalance", "run"]).run().ok().says("shared out");
+    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 ranks drain");
+    joined.wait_clean().ok();
+    wait_for("the rank to have left", 60, || (count(&status(&dir), "left") == 1).then_some(()));
+    phalanx(&dir).args(["scale", "run", "-1"]).run().ok().says("1 of the run's own ranks are parked");
+    wait_for("one to be parked", 60, || (count(&status(&dir), "parked") == 1).then_some(()));
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok().says("1 parked ranks are woken");
+    phalanx(&dir).args(["scale", "run", "5"]).run().code(1).says("no [capacity]");
+    phalanx(&dir).args(["drain", "run", "nowhere"]).run().code(1).says("nowhere");
+    phalanx(&dir).args(["drain", "run", "0"]).run().code(1).says("coordinates");
+    phalanx(&dir).args(["cancel", "run", "w0"]).run().code(2);
+    phalanx(&dir).args(["cancel", "run"]).run().ok();
+    run.wait_clean().code(143);
+    phalanx(&dir).args(["status", "run"]).run().code(2).says("cannot be reached");
+    phalanx(&dir).args(["report", "run"]).run().says("asked by the user");
+}
+
+/// A job with nodes from this machine.
+fn local(policy: &str, body: &str) -> String {
+    format!("[capacity]\nprovider = \"local\"\n{policy}\n{body}")
+}
+
+#[test]
+fn nodes_come_from_this_machine_and_go_again_by_hand() {
+    let dir = Dir::new("local");
+    let run = open_run(&dir, phalanx(&dir), &format!("{}\n{}", waves(60, 12, 0.25), local("", "")));
+    phalanx(&dir).args(["scale", "run", "+2"]).run().ok().says("2 nodes are asked for");
+    wait_for("three ranks", 60, || (count(&status(&dir), "active") == 3).then_some(()));
+    phalanx(&dir).args(["scale", "run", "1"]).run().ok().says("2 ranks that joined drain");
+    let blocks = wait_for("both blocks to be given back", 60, || {
+        let blocks = status(&dir)["blocks"].clone();
+        let released = blocks.as_array()?.iter().filter(|block| block["state"] == "released").count();
+        (released == 2).then_some(blocks)
+    });
+    assert!(blocks[0]["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{blocks}");
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok();
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(names(60, 12).iter().map(String::as_str));
+    assert_eq!(ranks(&trace), HashSet::from([0, 1, 2, 3]));
+}
+
+#[test]
+fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
+    let dir = Dir::new("phases");
+    let mut job = local(
+        "[scaling]\npolicy = \"hybrid\"\nmax_ranks = 4\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nminimum = \"0s\"",
+        "[job]\nname = \"phases\"\n",
+    );
+    let mut task = |name: &str, more: &str| {
+        job += &format!(
+            "[[task]]\nname = \"{name}\"\nkernel = \"sleep\"\nargs = {{ seconds = 1 }}\nestimate = \"1s\"\n{more}"
+        );
+    };
+    task("wide", "array = \"1-40\"\n");
+    task("n0", "needs = [\"wide\"]\n");
+    (1..10).for_each(|k| task(&format!("n{k}"), &format!("needs = [\"n{}\"]\n", k - 1)));
+    let run = open_run(&dir, phalanx(&dir), &job);
+    let most = wait_for("the run to grow", 120, || (count(&status(&dir), "active") > 2).then_some(()));
+    let () = most;
+    wait_for("the run to shrink", 120, || (count(&status(&dir), "left") > 1).then_some(()));
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 50);
+    let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
+    assert!(report["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{report:#}");
 }

@@ -10,6 +10,8 @@ mod report;
 mod run;
 mod schema;
 mod simulate;
+mod status;
+mod steer;
 mod topo;
 
 use std::fmt::Display;
@@ -54,6 +56,11 @@ enum Verb {
     Simulate(simulate::Args),
     Run(run::Args),
     Join(join::Args),
+    Status(status::Args),
+    Scale(steer::ScaleArgs),
+    Drain(steer::DrainArgs),
+    Rebalance(steer::RebalanceArgs),
+    Cancel(steer::CancelArgs),
     Report(report::Args),
     Explain(explain::Args),
     Import(import::Args),
@@ -84,6 +91,11 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
         Verb::Join(args) => join::main(args),
+        Verb::Status(args) => status::main(args),
+        Verb::Scale(args) => steer::scale(args),
+        Verb::Drain(args) => steer::drain(args),
+        Verb::Rebalance(args) => steer::rebalance(args),
+        Verb::Cancel(args) => steer::cancel(args),
         Verb::Report(args) => report::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),

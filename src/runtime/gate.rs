@@ -52,6 +52,10 @@ pub(super) struct World {
     pub(super) block: Option<u64>,
     pub(super) node: String,
     since: Time,
+    /// Since when its node is billed, and until when if it is gone.
+    pub(super) billed: (Time, Option<Time>),
+    /// The supply has been told that it is in, or gone.
+    pub(super) told: [bool; 2],
     pub(super) ranks: Vec<Joiner>,
 }
 
@@ -134,6 +138,16 @@ impl Gate {
         let inside = |world: &World| (rank.0.checked_sub(world.first.0)? < world.ranks.len() as u32).then_some(());
         let world = self.worlds.iter().position(|world| inside(world).is_some())?;
         Some((world, (rank.0 - self.worlds[world].first.0) as usize))
+    }
+
+    /// The world that a rank came with.
+    pub(super) fn world_of(&self, rank: Rank) -> Option<&World> {
+        self.position(rank).map(|(world, _)| &self.worlds[world])
+    }
+
+    /// The worlds that ever came, to be told more about.
+    pub(super) fn worlds_mut(&mut self) -> &mut [World] {
+        &mut self.worlds
     }
 
     fn joiner(&mut self, rank: Rank) -> Option<&mut Joiner> {
@@ -250,7 +264,7 @@ impl Gate {
                 }
                 let (slots, pid) = joiner.hello.as_ref().map_or((0, 0), |hello| (hello.slots, hello.pid));
                 let info = RankInfo { rank, node: world.node.clone(), slots, pid };
-                let (node_type, billed_since) = (NodeTypeId(0), world.since);
+                let (node_type, billed_since) = (NodeTypeId(0), world.billed.0);
                 changes.push(Record::Rank(RankChange { time: now, info, node_type, state, billed_since }));
             }
         }
@@ -267,11 +281,35 @@ impl Drop for Gate {
 
 impl World {
     fn new(first: Rank, ranks: u32, block: Option<u64>, node: String, since: Time) -> World {
-        World { first, block, node, since, ranks: (0..ranks).map(|_| Joiner::default()).collect() }
+        World {
+            first,
+            block,
+            node,
+            since,
+            billed: (since, None),
+            told: [false; 2],
+            ranks: (0..ranks).map(|_| Joiner::default()).collect(),
+        }
     }
 
-    fn numbers(&self) -> impl Iterator<Item = Rank> + use<> {
+    pub(super) fn numbers(&self) -> impl Iterator<Item = Rank> + use<> {
         (self.first.0..self.first.0 + self.ranks.len() as u32).map(Rank)
+    }
+
+    /// Slots of one of its ranks.
+    pub(super) fn slots(&self, rank: Rank) -> u32 {
+        let joiner = rank.0.checked_sub(self.first.0).and_then(|at| self.ranks.get(at as usize));
+        joiner.and_then(|joiner| joiner.hello.as_ref()).map_or(0, |hello| hello.slots)
+    }
+
+    /// True once any of its ranks takes part.
+    pub(super) fn is_in(&self) -> bool {
+        self.ranks.iter().any(|joiner| joiner.hello.is_some())
+    }
+
+    /// True once all of its ranks have gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.ranks.iter().all(|joiner| joiner.gone)
     }
 
     /// Ranks that have neither come nor gone.

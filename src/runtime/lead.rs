@@ -12,10 +12,12 @@ use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
+use super::supply::Supply;
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
 use super::{FAREWELL, Finished, Options, RunError, pilot};
+use crate::control::Server;
 use crate::exec::Kernels;
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
@@ -119,10 +121,12 @@ fn set_out(
     let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
     let mut head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
     head.set_helm(helm);
-    let open = options.listen.is_some();
-    if let Some(listen) = &options.listen {
-        let (gate, outer) = Gate::open(listen, welcome.clone(), Arc::clone(&wake))?;
-        head.set_gate(gate);
+    let supply = Supply::of(&job.capacity, &welcome.run_dir, &welcome.run_name)?;
+    head.set_server(serve(&welcome.run_dir, &wake), infos);
+    let open = welcome.open;
+    if let Some(listen) = options.listen.clone().or_else(|| job.capacity.address()) {
+        let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
+        head.set_gate(gate, supply);
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
@@ -137,6 +141,15 @@ fn set_out(
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
     Ok(Run { crew, pool, dir, lock: held, open })
+}
+
+/// Opens the run's control socket. Without it the run goes on, and cannot be asked.
+fn serve(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
+    let wake = Arc::clone(wake);
+    let opened = Server::open(run_dir.as_ref(), move || wake.tell());
+    opened
+        .inspect_err(|error| tracing::warn!(%error, "no control socket: `phalanx status` and the like will not work"))
+        .ok()
 }
 
 /// The handshake: who is where, what the run is, what each has.

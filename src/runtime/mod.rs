@@ -7,6 +7,7 @@
 //! | `world` | ranks gather, are dismissed, leave together |
 //! | `many` | several runs one after the other on the same ranks |
 //! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
+//! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
@@ -21,6 +22,7 @@
 
 pub(crate) mod captain;
 mod clock;
+mod command;
 mod crew;
 mod engine;
 pub(crate) mod fit;
@@ -37,6 +39,7 @@ pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
+mod supply;
 mod wake;
 mod walltime;
 mod world;
