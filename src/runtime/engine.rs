@@ -50,6 +50,8 @@ pub(super) struct Engine {
     broken: Option<String>,
     /// Rank 0 cannot be reached any more.
     orphaned: bool,
+    /// This rank joined a run that others began, and may leave it; how often it has been told to go.
+    guest: Option<u32>,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -73,6 +75,7 @@ impl Engine {
             looks: 0,
             broken: None,
             orphaned: false,
+            guest: None,
             crew: std::sync::Weak::new(),
         }
     }
@@ -94,6 +97,26 @@ impl Engine {
     /// Why this rank cannot go on, if it cannot.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// This rank joined a run that others began.
+    pub(super) fn set_guest(&mut self) {
+        self.guest = Some(0);
+    }
+
+    /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
+    /// wait for that if it is told again.
+    pub(super) fn signal(&mut self, crew: &Crew, signal: i32) {
+        if let Some(head) = &mut self.head {
+            let messages = head.signal(crew.clock.now(), signal);
+            return self.post(crew, messages);
+        }
+        let Some(told) = &mut self.guest else { return };
+        *told += 1;
+        match told {
+            1 => self.send(Rank::ZERO, Message::Leaving),
+            _ => (self.orphaned, self.over) = (true, true),
+        }
     }
 
     /// True if rank 0 is gone: then this rank has nothing to stay for.

@@ -20,12 +20,15 @@ use crate::topology::Topology;
 /// A rank whose coordinator is gone leaves within this time.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// `slots` overrides what rank 0 says about slots.
+const ORPHANED: &str = "the coordinator is gone: what ran here is ended";
+
+/// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
 pub(super) fn follow(
     fabric: &mut Box<dyn Fabric>,
     slots: Option<u32>,
     kernels: Kernels,
     wake: Arc<Wake>,
+    guest: bool,
 ) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
     let topology = Topology::discover();
@@ -33,7 +36,7 @@ pub(super) fn follow(
     send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
     let Some(mut welcome) = await_welcome(fabric.as_mut(), &wake)? else { return Ok(silent) };
     welcome.slots = slots.or(welcome.slots);
-    match work(fabric, welcome, topology, kernels, wake) {
+    match work(fabric, welcome, topology, kernels, wake, guest) {
         Ok(()) => Ok(silent),
         Err(error) => {
             let reason = error.to_string();
@@ -49,6 +52,7 @@ fn work(
     topology: Topology,
     kernels: Kernels,
     wake: Arc<Wake>,
+    guest: bool,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
@@ -63,6 +67,9 @@ fn work(
     }
     let seat = Seat { welcome, job: Arc::new(job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
+    if guest {
+        lock(&crew.engine).set_guest();
+    }
     pilot(&crew);
     let orphaned = lock(&crew.engine).is_orphaned();
     if orphaned {
@@ -74,13 +81,14 @@ fn work(
         *fabric = world;
     }
     match orphaned {
-        true => Err(RunError::Broken("the coordinator is gone: what ran here has been ended".into())),
+        true => Err(RunError::Broken(ORPHANED.into())),
         false => Ok(()),
     }
 }
 
 /// Nobody waits for what runs here any more: ends it. What cannot be ended (a kernel that does not look) does not keep the process.
 fn give_up(crew: &Crew) {
+    tracing::error!("{ORPHANED}");
     if let Some(pool) = crew.pool() {
         pool.pause();
     }

@@ -248,6 +248,10 @@ impl Gate {
                 self.gone(from, reason, &mut steps);
                 self.hub.cut(from);
             }
+            Message::Leaving => {
+                steps.notes.push((Level::Info, format!("{from} was told to go, and drains with its world")));
+                self.worlds[at].numbers().for_each(|rank| steps.change(rank, Change::Drain));
+            }
             _ => return None,
         }
         Some(steps)

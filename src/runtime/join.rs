@@ -49,7 +49,7 @@ pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, Run
         false => Box::new(Alone),
     };
     let mut fabric = enter(world, options, &contact, &wake)?;
-    let result = follow::follow(&mut fabric, options.slots, kernels, wake);
+    let result = follow::follow(&mut fabric, options.slots, kernels, wake, true);
     match fabric.close(FAREWELL) {
         Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,
         Some(mut world) => world.abandon(),

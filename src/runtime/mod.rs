@@ -244,7 +244,7 @@ fn run_on(
 ) -> Result<Finished, RunError> {
     let result = match fabric.me() {
         Rank::ZERO => lead::lead(fabric, options, kernels, wake),
-        _ => follow::follow(fabric, None, kernels, wake),
+        _ => follow::follow(fabric, None, kernels, wake, false),
     };
     tell(&result);
     if let Err(RunError::Missing { .. }) = result {
@@ -271,10 +271,7 @@ fn pilot(crew: &Arc<Crew>) {
         }
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
-            let now = crew.clock.now();
-            // Launchers pass signals on to every rank; rank 0 answers for all.
-            let messages = engine.head().map(|head| head.signal(now, signal)).unwrap_or_default();
-            engine.post(crew, messages);
+            engine.signal(crew, signal);
         }
         if engine.is_over() {
             return;

@@ -160,6 +160,8 @@ pub enum Message {
     },
     /// Coordinator to all: the run is over.
     Finish,
+    /// A rank that joined to the coordinator: it was told to go, and asks to be drained.
+    Leaving,
 }
 
 impl Message {
@@ -177,6 +179,7 @@ impl Message {
                 | Message::GangEnded { .. }
                 | Message::Stopped
                 | Message::Broken { .. }
+                | Message::Leaving
         )
     }
 

@@ -408,7 +408,8 @@ impl Worker {
             | Message::Held { .. }
             | Message::GangEnded { .. }
             | Message::Stopped
-            | Message::Broken { .. } => {}
+            | Message::Broken { .. }
+            | Message::Leaving => {}
         }
     }
 
