@@ -203,3 +203,57 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
     let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
     assert!(report["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{report:#}");
 }
+
+#[test]
+fn what_a_lost_rank_ran_is_marked_and_runs_again() {
+    let dir = Dir::new("marked");
+    let run = open_run(&dir, phalanx(&dir), &waves(1, 6, 3.0));
+    let mut joined = join(phalanx(&dir));
+    wait_for("the rank to run something for a while", 60, || {
+        let status = status(&dir);
+        (status["ranks"][1]["running"] == 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    joined.kill_all();
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    let lost: Vec<_> = trace.0.iter().filter(|row| row.state == "NODE_FAIL").collect();
+    assert_eq!(lost.len(), 1, "{:?}", trace.0);
+    let again = trace.last(&lost[0].task());
+    assert_eq!((again.state.as_str(), again.attempt, again.rank), ("COMPLETED", lost[0].attempt + 1, Some(0)));
+    assert_eq!(trace.completed().len(), 6);
+}
+
+#[test]
+fn a_rank_that_is_told_to_go_ends_what_it_runs_first() {
+    let dir = Dir::new("leave");
+    let run = open_run(&dir, phalanx(&dir), &waves(3, 10, 0.5));
+    let joined = join(phalanx(&dir));
+    wait_for_work(&dir, 1);
+    joined.signal(libc::SIGTERM);
+    joined.wait_clean().ok();
+    run.wait().ok();
+    Trace::of(&dir, "run").exactly_once(names(3, 10).iter().map(String::as_str));
+}
+
+/// Whenever a rank is killed, nothing is lost and nothing completes twice.
+#[test]
+fn ranks_killed_at_any_moment_cost_only_what_they_ran() {
+    let dir = Dir::new("kills");
+    let job = "[job]\nname = \"kills\"\n[[task]]\nname = \"t\"\npattern = \"stencil_1d\"\nwidth = 12\nsteps = 100\n\
+               kernel = \"sleep\"\nargs = { seconds = 0.02 }\n";
+    let mut run = open_run(&dir, mpirun(&dir, 2), job);
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut kills = 0;
+    while run.is_running() && kills < 30 {
+        let mut joined = join(phalanx(&dir));
+        std::thread::sleep(Duration::from_millis(rng.u64(200..1000)));
+        joined.kill_all();
+        kills += 1;
+    }
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    let completed: Vec<String> = trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.task()).collect();
+    assert_eq!(completed.len(), 1200, "after {kills} kills");
+    assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 1200);
+}

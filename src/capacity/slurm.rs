@@ -212,6 +212,14 @@ impl Clerk {
     }
 }
 
+/// For a block whose run is gone: those of the same run that still wait in the queue shall not come. Does nothing outside of Slurm.
+pub fn withdraw_siblings() {
+    let (Ok(name), Ok(_)) = (std::env::var("SLURM_JOB_NAME"), std::env::var("SLURM_JOB_ID")) else { return };
+    if let Err(why) = output(Command::new("scancel").args(["--state=PENDING", "--name", &name])) {
+        tracing::warn!("cannot cancel what {name} still has in the queue: {why}");
+    }
+}
+
 /// What a command printed, or why it failed.
 fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
+use super::lookout::Lookout;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
@@ -52,6 +53,7 @@ pub(super) struct Engine {
     orphaned: bool,
     /// This rank joined a run that others began, and may leave it; how often it has been told to go.
     guest: Option<u32>,
+    lookout: Lookout,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -76,6 +78,7 @@ impl Engine {
             broken: None,
             orphaned: false,
             guest: None,
+            lookout: Lookout::default(),
             crew: std::sync::Weak::new(),
         }
     }
@@ -251,6 +254,12 @@ impl Engine {
         let now = crew.clock.now();
         if self.worker.next_tick().is_some_and(|due| due <= now) {
             self.step(crew, Event::Tick);
+        }
+        if self.guest.is_some() {
+            let started = self.lookout.look(now, &crew.runner, |task| self.worker.attempt_at(task));
+            if !started.is_empty() {
+                self.step(crew, Event::Started(started));
+            }
         }
         if let Some(head) = self.head.as_mut().filter(|head| head.next_tick() <= now) {
             let messages = head.tick(now);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::wake::Wake;
 use super::world::LOOK;
 use super::{FAREWELL, Finished, RunError, follow, listen};
+use crate::capacity::slurm;
 use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::Contact;
@@ -41,6 +42,15 @@ pub struct JoinOptions {
 /// # Errors
 /// If the run cannot be joined, or ended without a word.
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
+    let result = take_part(options, kernels);
+    let gone = matches!(result, Err(RunError::Broken(_) | RunError::Contact(_) | RunError::Join(_)));
+    if gone && options.block.is_some() {
+        slurm::withdraw_siblings();
+    }
+    result
+}
+
+fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     let contact = Contact::read(&options.contact)?;

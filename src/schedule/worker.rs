@@ -280,6 +280,12 @@ impl Worker {
         self.ledger.as_ref()
     }
 
+    /// Which attempt at a task runs here, if it does.
+    pub fn attempt_at(&self, task: TaskId) -> u16 {
+        let tried = || self.tried.get(&task).map_or(1, |tried| tried.attempts.saturating_add(1));
+        self.guests.get(&task).map_or_else(tried, |guest| guest.attempt)
+    }
+
     /// The pool's load as it was last told.
     pub fn load(&self) -> Load {
         self.load
