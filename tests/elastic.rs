@@ -254,6 +254,11 @@ fn ranks_killed_at_any_moment_cost_only_what_they_ran() {
     run.wait().ok();
     let trace = Trace::of(&dir, "run");
     let completed: Vec<String> = trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.task()).collect();
+    let twice = |row: &&support::checker::Row| {
+        trace.attempts(&row.task()).iter().filter(|r| r.state == "COMPLETED").count() > 1
+    };
+    let twice: Vec<_> = trace.0.iter().filter(twice).collect();
+    assert!(twice.is_empty(), "after {kills} kills: {twice:#?}");
     assert_eq!(completed.len(), 1200, "after {kills} kills");
     assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 1200);
 }

@@ -330,7 +330,8 @@ impl Engine {
         self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
             match error {
                 FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
-                    self.orphaned = true;
+                    // Who was told to leave expects nothing else.
+                    self.orphaned = !self.over;
                     self.over = true;
                 }
                 _ => self.fail(error.to_string()),

@@ -20,8 +20,6 @@ use crate::topology::Topology;
 /// A rank whose coordinator is gone leaves within this time.
 const GRACE: Duration = Duration::from_secs(3);
 
-const ORPHANED: &str = "the coordinator is gone: what ran here is ended";
-
 /// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
 pub(super) fn follow(
     fabric: &mut Box<dyn Fabric>,
@@ -38,6 +36,8 @@ pub(super) fn follow(
     welcome.slots = slots.or(welcome.slots);
     match work(fabric, welcome, topology, kernels, wake, guest) {
         Ok(()) => Ok(silent),
+        // Nobody is there to be told.
+        Err(error @ RunError::Orphaned) => Err(error),
         Err(error) => {
             let reason = error.to_string();
             send(fabric.as_mut(), Rank::ZERO, &Message::Broken { reason })?;
@@ -77,18 +77,18 @@ fn work(
     }
     drop(pool);
     *fabric = lock(&crew.engine).take_apart().0;
-    if let Some(world) = fabric.close(FAREWELL).filter(|_| open) {
+    if open && let Some(world) = fabric.close(FAREWELL) {
         *fabric = world;
     }
     match orphaned {
-        true => Err(RunError::Broken(ORPHANED.into())),
+        true => Err(RunError::Orphaned),
         false => Ok(()),
     }
 }
 
 /// Nobody waits for what runs here any more: ends it. What cannot be ended (a kernel that does not look) does not keep the process.
 fn give_up(crew: &Crew) {
-    tracing::error!("{ORPHANED}");
+    tracing::error!("{}", RunError::Orphaned);
     if let Some(pool) = crew.pool() {
         pool.pause();
     }

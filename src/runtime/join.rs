@@ -43,7 +43,7 @@ pub struct JoinOptions {
 /// If the run cannot be joined, or ended without a word.
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     let result = take_part(options, kernels);
-    let gone = matches!(result, Err(RunError::Broken(_) | RunError::Contact(_) | RunError::Join(_)));
+    let gone = matches!(result, Err(RunError::Orphaned | RunError::Contact(_) | RunError::Join(_)));
     if gone && options.block.is_some() {
         slurm::withdraw_siblings();
     }

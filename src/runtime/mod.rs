@@ -159,6 +159,9 @@ pub enum RunError {
     /// This rank could not go on.
     #[error("{0}")]
     Broken(String),
+    /// The run that this rank joined has vanished.
+    #[error("the coordinator is gone: what ran here is ended")]
+    Orphaned,
     /// The system refused something that every run needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -179,6 +182,7 @@ impl RunError {
             | RunError::Join(_)
             | RunError::Missing { .. }
             | RunError::Broken(_)
+            | RunError::Orphaned
             | RunError::System { .. } => 1,
             RunError::Interrupted(signal) => 128 + signal,
         }
