@@ -1,7 +1,8 @@
 //! Whole runs as users start them, each beside its floor in the same run: chains and masses of commands, hops of a dependency, stealing
 //! between ranks, more ranks than cores, ranks without work, starting up, and what the journal takes.
 //!
-//! `cargo bench --bench world [-- ROUNDS]`. Ratios are medians over rounds, in which ours and the floor take turns.
+//! `cargo bench --bench world [-- ROUNDS] [PART ...]`; the parts are `commands`, `hops`, `stealing`, `crowd`, `idle`, `start` and `journal`. Figures
+//! are medians over rounds, in which ours and the floor take turns.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -35,13 +36,18 @@ fn main() {
     let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(5);
     let bench = Bench { dir: tempfile::tempdir().expect("a directory"), rounds };
     println!("{:<58}{:>12}{:>12}{:>8}", "", "ours", "floor", "ratio");
-    bench.commands();
-    bench.hops();
-    bench.stealing();
-    bench.crowd();
-    bench.idle();
-    bench.start_up();
-    bench.journal();
+    let parts = [
+        ("commands", Bench::commands as fn(&Bench)),
+        ("hops", Bench::hops),
+        ("stealing", Bench::stealing),
+        ("crowd", Bench::crowd),
+        ("idle", Bench::idle),
+        ("start", Bench::start_up),
+        ("journal", Bench::journal),
+    ];
+    let wanted = |name: &str| words.iter().any(|word| word == name);
+    let all = !parts.iter().any(|(name, _)| wanted(name));
+    parts.iter().filter(|(name, _)| all || wanted(name)).for_each(|(_, part)| part(&bench));
 }
 
 struct Bench {
@@ -82,7 +88,7 @@ impl Bench {
     fn hops(&self) {
         let per_step = |ranks, width: u32| {
             let mut command = program(ranks);
-            command.args(["bench", "metg", "--json", "--rounds", "1", "--steps", "50000", "--slots", "1"]);
+            command.args(["bench", "metg", "--json", "--rounds", "1", "--steps", "10000", "--slots", "1"]);
             command.args(["--width", &width.to_string()]);
             let output = command.stderr(Stdio::null()).output().expect("phalanx");
             let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");

@@ -153,6 +153,16 @@ impl Outcome {
     }
 }
 
+/// What the processes of one attempt used, as the system had counted when they had ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of all of them together, in nanoseconds.
+    pub cpu_ns: u64,
+    /// The most memory that any one of them held, in bytes. Linux counts what the rank itself held when it started the process, so small
+    /// programs seem to hold as much as their rank.
+    pub peak_bytes: u64,
+}
+
 /// Which of a task's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stream {

@@ -27,7 +27,7 @@ fn names(waves: u32, width: u32) -> Vec<String> {
 /// Starts a run that can be joined, and waits until it can.
 fn open_run(dir: &Dir, command: TestCommand, job: &str) -> Running {
     dir.job("job.toml", job);
-    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--listen", "127.0.0.1"];
+    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--join-on", "127.0.0.1"];
     let run = command.args(args).patience(300).start();
     wait_for("the contact file", 60, || dir.has("run/contact").then_some(()));
     run

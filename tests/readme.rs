@@ -73,7 +73,7 @@ fn documents() -> Vec<String> {
 #[test]
 fn the_commands_of_the_readme_work() {
     let dir = Dir::new("readme");
-    for folder in ["jobs", "hostfiles", "slurm"] {
+    for folder in ["jobs", "clusters", "hostfiles", "slurm"] {
         dir.copy(folder);
     }
     let mut commands = 0;

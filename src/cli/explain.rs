@@ -1,12 +1,11 @@
 //! `phalanx explain`: why a run grew, shrank, waited or stopped.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use super::{refuse, report};
-use crate::job::{self, Intent};
-use crate::journal::{RUNS, RunDir};
+use super::refuse;
+use crate::job::Intent;
 use crate::observe::{Paint, RunView, to_stdout, write_decision, write_decisions, write_decisions_json};
+use crate::runtime::job_of;
 
 /// Shows what was decided about ranks, and why.
 #[derive(Debug, clap::Args)]
@@ -22,8 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let found = RunDir::find(Path::new(RUNS), &args.run).map_err(|error| error.to_string());
-    let view = match found.and_then(|dir| report::load(&dir).map_err(|error| error.to_string())) {
+    let view = match super::view::find(&args.run) {
         Ok(view) => view,
         Err(error) => return refuse(error),
     };
@@ -34,7 +32,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         None => write_decisions(out, &view, intent(&view), paint),
     });
     match printed {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => super::view::end(&view),
         Err(error) => refuse(error),
     }
 }
@@ -44,8 +42,6 @@ fn intent(view: &RunView) -> Option<Intent> {
     let session = view.session();
     let policy = &session.terms.as_ref()?.policy;
     let weighs = ["hybrid", "predictive"].contains(&policy.as_str());
-    let began = &session.began;
-    let file = began.job_path.display().to_string();
-    let loaded = job::parse(&began.job_text, &file, &began.dir, &report::AnyKernel).ok()?;
-    Some(loaded.job.scaling.unwrap_or_default().intent).filter(|_| weighs)
+    let job = job_of(&session.began).ok()?.job;
+    Some(job.scaling.unwrap_or_default().intent).filter(|_| weighs)
 }

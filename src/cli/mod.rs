@@ -1,10 +1,13 @@
 //! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
 
+mod analyze;
 mod bench;
 mod check;
+mod completions;
 mod explain;
 mod import;
 mod join;
+mod man;
 mod plan;
 mod report;
 mod run;
@@ -12,7 +15,10 @@ mod schema;
 mod simulate;
 mod status;
 mod steer;
+mod top;
 mod topo;
+mod trace;
+mod view;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -61,12 +67,17 @@ enum Verb {
     Drain(steer::DrainArgs),
     Rebalance(steer::RebalanceArgs),
     Cancel(steer::CancelArgs),
+    Top(top::Args),
     Report(report::Args),
     Explain(explain::Args),
+    Analyze(analyze::Args),
+    Trace(trace::Args),
     Import(import::Args),
     Topo(topo::Args),
     Bench(bench::Args),
     Schema(schema::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -96,11 +107,16 @@ pub fn main() -> ExitCode {
         Verb::Drain(args) => steer::drain(args),
         Verb::Rebalance(args) => steer::rebalance(args),
         Verb::Cancel(args) => steer::cancel(args),
+        Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),
+        Verb::Analyze(args) => analyze::main(args),
+        Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),
         Verb::Topo(args) => topo::main(args),
         Verb::Bench(args) => bench::main(args),
         Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     }
 }
 

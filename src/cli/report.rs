@@ -1,17 +1,15 @@
 //! `phalanx report`: what happened in a run, while it goes on or afterwards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use super::{complain, refuse};
-use crate::job;
-use crate::journal::{Began, RUNS, RunDir};
+use super::{complain, print, refuse};
+use crate::journal::RunDir;
+use crate::observe::html::html;
 use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
-use crate::observe::{Paint, ReportError, RunView, Subject, to_stdout, write_summary};
-use crate::runtime::graph_of;
+use crate::observe::{Paint, RunView, to_stdout, write_summary};
 
-/// Shows a run: its summary, or one of the views below.
+/// Shows a run: its summary, which is also written as a page (report.html in the run directory), or one of the views below.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
@@ -27,19 +25,18 @@ pub(super) struct Args {
     #[arg(long, group = "view")]
     json: bool,
     /// Every attempt as CSV.
-    #[arg(long, group = "view")]
+    #[arg(long, visible_alias = "csv", group = "view")]
     tasks: bool,
     /// A job log as GNU parallel writes it.
     #[arg(long, group = "view")]
     joblog: bool,
+    /// Where the page goes [default: report.html in the run directory].
+    #[arg(long, value_name = "FILE", conflicts_with = "view")]
+    html: Option<PathBuf>,
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let dir = match RunDir::find(Path::new(RUNS), &args.run) {
-        Ok(dir) => dir,
-        Err(error) => return refuse(error),
-    };
-    let view = match load(&dir) {
+    let view = match super::view::find(&args.run) {
         Ok(view) => view,
         Err(error) => return refuse(error),
     };
@@ -52,53 +49,43 @@ pub(super) fn main(args: Args) -> ExitCode {
         None if args.joblog => write_joblog(out, &view),
         None => write_report(out, &view, paint),
     });
-    match (printed, view.damage()) {
-        (Err(error), _) => refuse(error),
-        (Ok(()), Some(damage)) => {
-            complain(damage);
-            ExitCode::FAILURE
-        }
-        (Ok(()), None) => ExitCode::SUCCESS,
+    let is_summary = args.task.is_none() && !(args.failed || args.json || args.tasks || args.joblog);
+    if printed.is_ok()
+        && is_summary
+        && let Err(error) = write_page(&view, args.html.as_deref())
+    {
+        return refuse(error);
     }
+    match printed {
+        Err(error) => refuse(error),
+        Ok(()) => super::view::end(&view),
+    }
+}
+
+/// Writes the page and says where it is. A run directory of somebody else's is no reason to fail unless a file was asked for.
+fn write_page(view: &RunView, asked: Option<&Path>) -> Result<(), String> {
+    let path = asked.map_or_else(|| view.dir.path().join("report.html"), Path::to_owned);
+    let text = html(view).map_err(|error| error.to_string())?;
+    match (std::fs::write(&path, text), asked) {
+        (Ok(()), _) => {
+            print(&format!("\nThe report as a page: {}\n", path.display()));
+        }
+        (Err(error), None) => {
+            complain(format_args!("cannot write {}: {error}; --html FILE writes it elsewhere", path.display()));
+        }
+        (Err(error), Some(_)) => return Err(format!("cannot write {}: {error}", path.display())),
+    }
+    Ok(())
 }
 
 /// Prints the closing summary of a run.
 pub(super) fn summarize(dir: &Path) {
     let printed = RunDir::open(dir).map_err(|error| error.to_string()).and_then(|dir| {
-        let view = load(&dir).map_err(|error| error.to_string())?;
+        let view = super::view::load(&dir).map_err(|error| error.to_string())?;
         let paint = Paint::for_stream(&std::io::stdout());
         to_stdout(|out| write_summary(out, &view, paint)).map_err(|error| error.to_string())
     });
     if let Err(error) = printed {
         complain(error);
-    }
-}
-
-pub(super) fn load(dir: &RunDir) -> Result<RunView, ReportError> {
-    RunView::load(dir, &parse)
-}
-
-/// The job of a session, from the text that its journal keeps.
-fn parse(began: &Began) -> Result<Subject, String> {
-    let file = began.job_path.display().to_string();
-    let loaded = job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))?;
-    let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
-    Ok(Subject { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
-}
-
-/// Accepts every kernel: the run may have been one of a program with kernels of its own.
-pub(super) struct AnyKernel;
-
-impl job::KernelCheck for AnyKernel {
-    fn names(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
-    fn knows(&self, _: &str) -> bool {
-        true
-    }
-
-    fn check(&self, _: &str, _: &toml::Table) -> Result<(), String> {
-        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! `phalanx run`: runs a job and ends with its summary.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,10 +40,14 @@ pub(super) struct Args {
     keep_going: bool,
     /// Let further ranks join (`phalanx join`): listen on this address of rank 0's node, e.g. 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
-    listen: Option<String>,
+    join_on: Option<String>,
     /// Check the job and show what would run, but run nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Serve a page and an API about the run while it goes on, e.g. on 127.0.0.1:0 (any free port). The address, with the token that is
+    /// needed, is printed.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// No progress, no summary.
     #[arg(short, long)]
     quiet: bool,
@@ -60,8 +65,9 @@ pub(super) fn main(args: Args) -> ExitCode {
         coordinator_only: args.coordinator_only,
         max_failures: args.max_failures,
         keep_going: args.keep_going,
-        listen: args.listen,
+        join_on: args.join_on,
         progress: Mode::detect(args.quiet),
+        listen: args.listen,
     };
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);

@@ -74,6 +74,7 @@ impl Commands {
             Supervisor::new(child, pipes, limits, attempt.control, attempt.output, buffer).run()
         });
         let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
+        attempt.output.account(ended.used);
         Ok(self.judge(attempt, &ended))
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fault;
 use crate::job::FileNames;
-use crate::model::{Outcome, Stream, TaskId};
+use crate::model::{Outcome, Stream, TaskId, Usage};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
 /// whichever thread prints for a kernel.
@@ -20,6 +20,10 @@ pub trait OutputSink: Send + Sync {
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()>;
     /// The attempt has ended: nothing more comes. A sink that keeps only the output of failed tasks knows now what to keep.
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
+    /// What the processes of an attempt used; only commands have any. A sink may ignore it.
+    fn account(&self, _task: TaskId, _attempt: u16, _used: Usage) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The two output streams of one attempt.
@@ -56,6 +60,11 @@ impl<'a> Output<'a> {
     pub(super) fn append(&self, stream: Stream, bytes: &[u8]) {
         self.appended.store(true, Ordering::Relaxed);
         self.note(self.sink.append(self.task, self.attempt, stream, bytes));
+    }
+
+    /// Tells the sink what the attempt's processes used.
+    pub(super) fn account(&self, used: Usage) {
+        self.note(self.sink.account(self.task, self.attempt, used));
     }
 
     /// Tells the user something about the attempt, in its standard error.

@@ -16,6 +16,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open, waitid,
 };
 
+use crate::model::Usage;
+
 /// The attributes that all children share.
 pub(super) struct Spawner {
     attributes: libc::posix_spawnattr_t,
@@ -176,11 +178,13 @@ impl Child {
         Ok(rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?.is_some())
     }
 
-    /// Waits for its exit and takes it off the system's list.
-    pub(super) fn reap(&mut self) -> io::Result<WaitIdStatus> {
-        let status = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED))?;
+    /// Waits for its exit, takes it off the system's list, and returns what it and the descendants that it waited for used.
+    pub(super) fn reap(&mut self) -> io::Result<(WaitIdStatus, Usage)> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?;
+        let used = wait4(self.pid)?;
         self.reaped = true;
-        status.ok_or_else(|| io::Error::other("the system told nothing about an exited process"))
+        Ok((status.ok_or_else(|| io::Error::other("the system told nothing about an exited process"))?, used))
     }
 }
 
@@ -192,6 +196,20 @@ impl Drop for Child {
             let _ = self.reap();
         }
     }
+}
+
+/// Reaps a process that has exited. (`waitid` of the standard tells nothing about what it used.)
+fn wait4(pid: Pid) -> io::Result<Usage> {
+    // SAFETY: a zeroed `rusage` is valid, and the call gets a valid pointer to it and none to a status.
+    let (reaped, used) = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        (libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, &mut used), used)
+    };
+    if reaped < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+    Ok(Usage { cpu_ns: ns(used.ru_utime) + ns(used.ru_stime), peak_bytes: (used.ru_maxrss as u64) << 10 })
 }
 
 /// Some start scripts leave SIGCHLD ignored, and then the system reaps children before we learn how they ended.

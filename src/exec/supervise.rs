@@ -22,7 +22,7 @@ use super::control::{Control, Stop, timespec};
 use super::output::Output;
 use super::process::{Family, memory_above};
 use super::spawn::Child;
-use crate::model::Stream;
+use crate::model::{Stream, Usage};
 
 /// How much of a pipe is taken at once; a pipe holds as much unless somebody enlarges it.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -48,6 +48,7 @@ pub(super) enum Cause {
 pub(super) struct Ended {
     pub(super) status: WaitIdStatus,
     pub(super) cause: Option<Cause>,
+    pub(super) used: Usage,
 }
 
 /// What a command may use.
@@ -154,7 +155,8 @@ impl<'a> Supervisor<'a> {
         for i in 0..self.pipes.len() {
             self.drain(i)?;
         }
-        Ok(Ended { status: self.child.reap()?, cause: self.cause })
+        let (status, used) = self.child.reap()?;
+        Ok(Ended { status, cause: self.cause, used })
     }
 
     /// Carries out what another thread has asked for.

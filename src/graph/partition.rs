@@ -14,6 +14,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::{Mutex, PoisonError};
 
 use super::csr::{Csr, Pairs};
 use super::{Order, TaskGraph};
@@ -73,9 +74,15 @@ const BANDS: usize = 8;
 /// Above this many nodes METIS would take longer than it saves: contiguous blocks of levels are used instead.
 const METIS_LIMIT: usize = 100_000;
 
+/// With fewer nodes for each rank METIS leaves ranks empty, and says so on standard output.
+const LEAST_EACH: usize = 8;
+
 /// METIS's partition is refused if its levels, one after the other, take so much longer than those of the blocks: more than stealing
 /// mends without anybody noticing.
 const PATIENCE: f64 = 1.25;
+
+/// METIS has one source of random numbers and one set of signal handlers for all threads of a process.
+static METIS: Mutex<()> = Mutex::new(());
 
 /// Chooses the home of every node.
 pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
@@ -160,7 +167,8 @@ fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let levels = graph.levels();
     let dealt = blocks(problem, able, &levels);
-    if graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
+    let few = graph.node_count() < LEAST_EACH * able.len();
+    if few || graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
         return dealt;
     }
     // METIS refuses only what it has no memory for.
@@ -274,6 +282,7 @@ fn metis_bands(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Result
         })
         .collect();
     let mut part = vec![0 as metis::Idx; nodes];
+    let _one_at_a_time = METIS.lock().unwrap_or_else(PoisonError::into_inner);
     metis::Graph::new(weights.bands as metis::Idx, able.len() as metis::Idx, &offsets, &neighbours)?
         .set_vwgt(&vertex_weights)
         .set_adjwgt(&edge_weights)

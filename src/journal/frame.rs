@@ -27,9 +27,10 @@ const FRAME_HEAD: usize = 12;
 pub(crate) const MAX_PAYLOAD: usize = 1 << 30;
 
 /// How a journal ends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Tail {
     /// With a whole record.
+    #[default]
     Clean,
     /// With this many bytes of a record that was cut short; they do not count.
     Torn(u64),

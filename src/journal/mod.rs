@@ -26,7 +26,7 @@ pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{
     Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated, Terms,
 };
-pub use replay::{Replay, Session, replay};
+pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};
 pub use writer::Journal;
 

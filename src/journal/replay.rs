@@ -4,18 +4,20 @@
 //! in this session, or in an earlier one that it was taken over from. It reads what is there and stops at
 //! damage, which it reports beside all that precedes it; it never writes.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
-use super::frame::{BadHeader, Frames, Rest, Tail};
+use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{Began, Ended, GraphFacts, KeptRun, Note, RankChange, Record, Terms};
 use crate::model::{Attempt, TaskId, Time};
 use crate::scale::Decision;
 
 /// What a journal says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Replay {
     /// The sessions, oldest first.
     pub sessions: Vec<Session>,
@@ -57,24 +59,74 @@ struct Place {
 ///
 /// An error means that nothing of it can be read. Damage further in is in [`Replay::tail`].
 pub fn replay(path: &Path) -> Result<Replay, JournalError> {
-    let bytes = std::fs::read(path).map_err(JournalError::io("read", path))?;
-    let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
-    let mut replay = Replay { sessions: Vec::new(), tail: Tail::Clean, latest: FxHashMap::default() };
-    loop {
-        let at = frames.at();
-        let Some(payload) = frames.advance() else { break };
-        let record = postcard::from_bytes::<Record>(payload).map_err(|error| error.to_string());
-        if let Err(reason) = record.and_then(|record| replay.take(record)) {
-            let damage = JournalError::Record { path: path.to_owned(), at: at as u64, reason };
-            return Ok(Replay { tail: Tail::Damaged(damage), ..replay });
-        }
-    }
-    replay.tail = match frames.rest() {
-        Rest::Nothing => Tail::Clean,
-        Rest::Torn => Tail::Torn((bytes.len() - frames.at()) as u64),
-        Rest::Corrupt(intact) => Tail::Damaged(corrupt(path, frames.at(), intact)),
-    };
+    let mut replay = Replay::default();
+    JournalReader::new(path).read_on(&mut replay)?;
     Ok(replay)
+}
+
+/// Reads a journal as it grows: each time what has been appended since.
+#[derive(Debug)]
+pub struct JournalReader {
+    path: PathBuf,
+    /// Where the last record that was taken ends; 0 before the header was seen.
+    at: u64,
+}
+
+impl JournalReader {
+    /// A reader that begins at the beginning. The journal need not exist before it is read.
+    pub fn new(path: &Path) -> JournalReader {
+        JournalReader { path: path.to_owned(), at: 0 }
+    }
+
+    /// Takes the records that have been appended since the last time into `replay`, which is this reader's from the beginning. Returns
+    /// whether there were any. A record of which only a part is there is looked at again the next time; nothing behind damage is read.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is no journal of this version.
+    pub fn read_on(&mut self, replay: &mut Replay) -> Result<bool, JournalError> {
+        if matches!(replay.tail, Tail::Damaged(_)) {
+            return Ok(false);
+        }
+        let bytes = self.unread()?;
+        let path = &self.path;
+        let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
+        // The bytes stand behind a header, so that they are a journal by themselves.
+        let skipped = self.at.saturating_sub(HEADER as u64);
+        let place = |at: usize| at as u64 + skipped;
+        let before = frames.at();
+        replay.tail = loop {
+            let at = frames.at();
+            let Some(payload) = frames.advance() else {
+                break match frames.rest() {
+                    Rest::Nothing => Tail::Clean,
+                    Rest::Torn => Tail::Torn((bytes.len() - at) as u64),
+                    Rest::Corrupt(intact) => Tail::Damaged(corrupt(path, place(at), place(intact))),
+                };
+            };
+            let record = postcard::from_bytes::<Record>(payload).map_err(|error| error.to_string());
+            if let Err(reason) = record.and_then(|record| replay.take(record)) {
+                break Tail::Damaged(JournalError::Record { path: path.to_owned(), at: place(at), reason });
+            }
+        };
+        let taken = frames.at() > before;
+        if frames.at() >= HEADER {
+            self.at = place(frames.at());
+        }
+        Ok(taken)
+    }
+
+    /// The bytes that have not been taken, behind a header.
+    fn unread(&self) -> Result<Vec<u8>, JournalError> {
+        let io = |doing| JournalError::io(doing, &self.path);
+        let mut file = File::open(&self.path).map_err(io("open"))?;
+        let mut bytes = Vec::new();
+        if self.at > 0 {
+            file.seek(SeekFrom::Start(self.at)).map_err(io("read"))?;
+            bytes.extend_from_slice(&frame::header());
+        }
+        file.read_to_end(&mut bytes).map_err(io("read"))?;
+        Ok(bytes)
+    }
 }
 
 /// The error for bytes that do not begin as a journal of this version does.
@@ -87,8 +139,8 @@ pub(super) fn bad_header(bad: BadHeader, path: &Path) -> JournalError {
 }
 
 /// The error for a journal that is intact up to `at` and again from `intact`.
-pub(super) fn corrupt(path: &Path, at: usize, intact: usize) -> JournalError {
-    JournalError::Corrupt { path: path.to_owned(), at: at as u64, intact: intact as u64 }
+pub(super) fn corrupt(path: &Path, at: u64, intact: u64) -> JournalError {
+    JournalError::Corrupt { path: path.to_owned(), at, intact }
 }
 
 impl Replay {

@@ -7,6 +7,8 @@
 //! mosaic-2/
 //!   journal                what happened (see `record`)
 //!   job.toml               the job file as it was last run
+//!   samples.jsonl          how far it was, second by second
+//!   report.html            what `phalanx report` made of it
 //!   outputs/               what tasks printed (see `output`)
 //!   lock                   held while the run goes on (see `lock`)
 //! ```
@@ -147,6 +149,11 @@ impl RunDir {
     /// Its copy of the job file.
     pub fn job_file(&self) -> PathBuf {
         self.path.join("job.toml")
+    }
+
+    /// How far the run was at moments of its last session (see `observe::samples`).
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples.jsonl")
     }
 
     /// Where the output of tasks is.

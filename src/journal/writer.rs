@@ -48,7 +48,7 @@ impl Journal {
         let mut frames = Frames::new(&bytes).map_err(|bad| replay::bad_header(bad, path))?;
         while frames.advance().is_some() {}
         if let Rest::Corrupt(intact) = frames.rest() {
-            return Err(replay::corrupt(path, frames.at(), intact));
+            return Err(replay::corrupt(path, frames.at() as u64, intact as u64));
         }
         let end = frames.at() as u64;
         let file = OpenOptions::new().append(true).open(path).map_err(JournalError::io("open", path))?;

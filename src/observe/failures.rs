@@ -49,11 +49,7 @@ pub(super) fn write_failure(
     let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
     let node = node_of(session, attempt.rank);
     writeln!(out, "  {label}: {how}{tries}, on {node} after {}", seconds(run_ns(attempt) as f64 / 1e9))?;
-    let own = own_file(run, *task, (session, attempt), Stream::Err);
-    let tail = match &own {
-        Some(path) => tail_of_file(path),
-        None => run.outputs.tail(session.began.session, attempt, Stream::Err, LINES, BYTES)?,
-    };
+    let (tail, own) = tail_of(run, failure)?;
     for line in tail.strip_suffix(b"\n").unwrap_or(&tail).split(|&byte| byte == b'\n').filter(|_| !tail.is_empty()) {
         writeln!(out, "    {} {}", paint.dim("|"), printable(line))?;
     }
@@ -61,6 +57,17 @@ pub(super) fn write_failure(
         writeln!(out, "    {}", paint.dim(format!("standard error: {}", path.display())))?;
     }
     Ok(())
+}
+
+/// The end of a failed task's standard error, and the file that it is in, if the job file gives it one of its own.
+pub(super) fn tail_of(run: &RunView, failure: &Failure<'_>) -> Result<(Vec<u8>, Option<PathBuf>), ReportError> {
+    let Failure { task, session, attempt } = failure;
+    let own = own_file(run, *task, (session, attempt), Stream::Err);
+    let tail = match &own {
+        Some(path) => tail_of_file(path),
+        None => run.outputs.tail(session.began.session, attempt, Stream::Err, LINES, BYTES)?,
+    };
+    Ok((tail, own))
 }
 
 /// The file that a task's stream went to in an attempt, if the job file gives it one of its own.

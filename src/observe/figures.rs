@@ -177,9 +177,11 @@ fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Ran
 /// Busy time per unit of capacity: a rank that takes part for half of the time has half of the capacity.
 fn balance(ranks: &[Holding], busy: &FxHashMap<u32, f64>) -> Option<f64> {
     let capacity = |rank: &Holding| rank.active.as_secs_f64() * f64::from(rank.slots);
+    // Relative to the largest, so that equal ranks are compared by their work alone, without rounding.
+    let largest = ranks.iter().map(capacity).fold(0.0, f64::max);
     let working = ranks.iter().filter(|rank| capacity(rank) > 0.0);
-    let per_slot: Vec<f64> =
-        working.map(|rank| busy.get(&rank.rank).copied().unwrap_or(0.0) / capacity(rank)).collect();
+    let work = |rank: &Holding| busy.get(&rank.rank).copied().unwrap_or(0.0);
+    let per_slot: Vec<f64> = working.map(|rank| work(rank) / (capacity(rank) / largest)).collect();
     let max = per_slot.iter().copied().fold(0.0, f64::max);
     share(per_slot.iter().sum::<f64>() / per_slot.len() as f64, max)
 }

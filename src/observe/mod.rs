@@ -6,28 +6,39 @@
 //! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
 //! results, standard error for progress and logs.
 
+pub mod analyze;
 mod blame;
+mod chain;
 mod estimate;
 mod explain;
 mod failures;
 mod figures;
+pub mod html;
+mod idle;
+mod latency;
+pub mod live;
 pub mod logging;
 mod print;
 pub mod progress;
 pub mod report;
 mod resume;
 mod run_view;
+mod samples;
+mod steps;
 mod style;
 mod subject;
 mod summary;
 mod tables;
 mod terminal;
+mod timeline;
+pub mod trace;
 
 pub use estimate::Tally;
 pub use explain::{write_decision, write_decisions, write_decisions_json};
 pub use figures::{Counts, Figures};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
+pub use samples::{Sample, Samples};
 pub use style::Paint;
 pub(crate) use style::seconds;
 pub use subject::{JobView, Label, Subject};

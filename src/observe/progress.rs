@@ -10,8 +10,10 @@ use std::time::Duration;
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::estimate::{Estimator, Tally};
+use super::samples::Recorder;
 use super::style::count;
 use super::terminal::{AboveBar, set_bar};
+use crate::journal::RunDir;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub struct Progress {
     job: String,
     estimator: Estimator,
     face: Face,
+    recorder: Option<Recorder>,
 }
 
 enum Face {
@@ -56,12 +59,19 @@ impl Progress {
             Mode::Lines => Face::Lines(Sparse::default()),
             Mode::Quiet => Face::Quiet,
         };
-        Progress { job: job.to_owned(), estimator: Estimator::default(), face }
+        Progress { job: job.to_owned(), estimator: Estimator::default(), face, recorder: None }
+    }
+
+    /// The same, and what it shows is also kept in the run directory, for who watches from elsewhere.
+    pub fn recorded(mut self, run: &RunDir) -> Progress {
+        self.recorder = Some(Recorder::new(run));
+        self
     }
 
     /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.
     pub fn update(&mut self, at: Duration, tally: &Tally) {
         self.estimator.observe(at, tally);
+        self.recorder.iter_mut().for_each(|recorder| recorder.take(at, tally));
         match &mut self.face {
             Face::Bar(bar) => {
                 bar.set_length(tally.total);
@@ -80,6 +90,7 @@ impl Progress {
     /// Takes the bar away, or writes the last line. The closing summary says the rest.
     pub fn finish(&mut self, at: Duration, tally: &Tally) {
         self.estimator.observe(at, tally);
+        self.recorder.take().into_iter().for_each(|mut recorder| recorder.write(at, tally));
         match &self.face {
             Face::Bar(bar) => {
                 set_bar(None);

@@ -2,20 +2,20 @@
 
 use std::io::Write;
 
-use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::failures::{failures, own_file, write_failure};
 use super::figures::{Counts, Figures};
+use super::latency::{Class, classes};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
 use super::style::{Paint, count, outcome, percent, seconds};
 use super::summary::write_summary;
+use super::timeline::Timeline;
 use crate::job::Work;
 use crate::journal::{Session, utc};
-use crate::model::Stream;
-use crate::model::{Attempt, TaskId};
+use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
 
 pub use super::tables::{write_joblog, write_tasks};
@@ -246,54 +246,24 @@ fn write_slowest(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
 }
 
 fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
-    let job = &run.subject().job;
-    let tasks = job.task_count();
-    let mut classes: FxHashMap<&str, Class> = FxHashMap::default();
-    for (task, _, attempt) in run.replay.all_latest().filter(|(task, _, attempt)| task.0 < tasks && attempt.attempt > 0)
-    {
-        classes.entry(job.class(task)).or_default().add(attempt, job.slots(task));
-    }
+    let classes = classes(&Timeline::of(run));
     if classes.is_empty() {
         return Ok(());
     }
-    let all: f64 = classes.values().map(|class| class.work).sum();
-    let mut classes: Vec<(&str, Class)> = classes.into_iter().collect();
-    classes.sort_by(|(a_name, a), (b_name, b)| b.work.total_cmp(&a.work).then_with(|| a_name.cmp(b_name)));
+    let all: f64 = classes.iter().map(|class| class.work_s).sum();
     writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
-    let rows: Vec<Vec<String>> = classes.into_iter().map(|(name, class)| class.row(name, all)).collect();
-    write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "max", "work"], &rows, paint)
+    let rows: Vec<Vec<String>> = classes.iter().map(|class| class_row(class, all)).collect();
+    write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)
 }
 
-/// How tasks of one class went, by their latest attempts.
-#[derive(Default)]
-struct Class {
-    failed: u64,
-    ns: Vec<u64>,
-    /// Slot-nanoseconds.
-    work: f64,
-}
-
-impl Class {
-    fn add(&mut self, attempt: &Attempt, slots: u32) {
-        self.failed += u64::from(attempt.outcome.state.is_failure());
-        self.ns.push(run_ns(attempt));
-        self.work += run_ns(attempt) as f64 * f64::from(slots);
-    }
-
-    fn row(mut self, name: &str, all_work: f64) -> Vec<String> {
-        self.ns.sort_unstable();
-        let n = self.ns.len();
-        let mean = self.ns.iter().map(|&ns| ns as f64).sum::<f64>() / n as f64;
-        // Nearest rank: the smallest duration that at least this share of the tasks did not exceed.
-        let quantile = |q: f64| self.ns[((n as f64 * q).ceil() as usize).clamp(1, n) - 1] as f64;
-        let time = |ns: f64| seconds(ns / 1e9);
-        let share = if all_work > 0.0 { percent(self.work / all_work) } else { "-".to_owned() };
-        let times = [mean, quantile(0.5), quantile(0.95), quantile(1.0)].map(time);
-        let mut row = vec![name.to_owned(), count(n as u64), count(self.failed)];
-        row.extend(times);
-        row.push(share);
-        row
-    }
+fn class_row(class: &Class, all_work: f64) -> Vec<String> {
+    let ran = &class.ran;
+    let share = if all_work > 0.0 { percent(class.work_s / all_work) } else { "-".to_owned() };
+    let times = [ran.mean_s(), ran.quantile_s(0.5), ran.quantile_s(0.95), ran.quantile_s(0.99), ran.max_s()];
+    let mut row = vec![class.name.clone(), count(ran.count()), count(class.failed)];
+    row.extend(times.map(seconds));
+    row.push(share);
+    row
 }
 
 /// Writes a table, the first column to the left and the others to the right.

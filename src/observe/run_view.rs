@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::print::ReportError;
 use super::subject::{Nameless, Subject};
 use crate::journal::{
-    Began, EndReason, JournalError, Liveness, OutputReader, Replay, RunDir, Session, Tail, replay, unix_now_ns,
+    Began, EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
 use crate::model::{Attempt, Rank, Time};
 
@@ -51,7 +51,7 @@ impl RunState {
     }
 }
 
-/// A run, read once; what happens later is not in it.
+/// A run, as far as it was read: what happens later is in it after a [`RunView::refresh`].
 pub struct RunView {
     /// Its directory.
     pub dir: RunDir,
@@ -63,10 +63,13 @@ pub struct RunView {
     pub outputs: OutputReader,
     /// The job of each session.
     subjects: Vec<Subject>,
+    /// Which of them cannot be read.
+    unreadable: Vec<String>,
     /// What a reader should be warned of.
     warnings: Vec<String>,
     /// When it was read, in nanoseconds since 1970.
     read_unix_ns: u64,
+    reader: JournalReader,
 }
 
 impl RunView {
@@ -75,27 +78,44 @@ impl RunView {
     /// # Errors
     /// If its journal cannot be read at all, or holds not even the beginning of a session.
     pub fn load(dir: &RunDir, parse: Parse<'_>) -> Result<RunView, ReportError> {
-        // In this order: a run that ends in between has written its end before it let go of the lock.
-        let liveness = dir.liveness();
-        let replay = replay(&dir.journal())?;
-        if replay.sessions.is_empty() {
-            return Err(match replay.tail {
+        let mut view = RunView {
+            dir: dir.clone(),
+            liveness: Liveness::Gone,
+            outputs: OutputReader::new(dir),
+            subjects: Vec::new(),
+            unreadable: Vec::new(),
+            warnings: Vec::new(),
+            read_unix_ns: 0,
+            replay: Replay::default(),
+            reader: JournalReader::new(&dir.journal()),
+        };
+        view.refresh(parse)?;
+        if view.replay.sessions.is_empty() {
+            return Err(match view.replay.tail {
                 Tail::Damaged(error) => ReportError::Journal(error),
                 Tail::Clean | Tail::Torn(_) => ReportError::Empty { path: dir.journal() },
             });
         }
-        let mut view = RunView {
-            dir: dir.clone(),
-            liveness,
-            outputs: OutputReader::new(dir),
-            subjects: Vec::new(),
-            warnings: Vec::new(),
-            read_unix_ns: unix_now_ns(),
-            replay,
-        };
-        view.warn_of_the_tail();
-        view.parse_jobs(parse);
         Ok(view)
+    }
+
+    /// Reads what has happened since it was read. Returns whether anything has.
+    ///
+    /// # Errors
+    /// If its journal cannot be read any more.
+    pub fn refresh(&mut self, parse: Parse<'_>) -> Result<bool, ReportError> {
+        // In this order: a run that ends in between has written its end before it let go of the lock.
+        self.liveness = self.dir.liveness();
+        let news = self.reader.read_on(&mut self.replay)?;
+        self.read_unix_ns = unix_now_ns();
+        if news {
+            self.outputs = OutputReader::new(&self.dir);
+            self.parse_jobs(parse);
+        }
+        self.warnings.clear();
+        self.warn_of_the_tail();
+        self.warnings.extend_from_slice(&self.unreadable);
+        Ok(news)
     }
 
     fn warn_of_the_tail(&mut self) {
@@ -110,7 +130,7 @@ impl RunView {
     }
 
     fn parse_jobs(&mut self, parse: Parse<'_>) {
-        for (index, session) in self.replay.sessions.iter().enumerate() {
+        for (index, session) in self.replay.sessions.iter().enumerate().skip(self.subjects.len()) {
             let same = |other: &Session| {
                 (&other.began.job_text, &other.began.job_path) == (&session.began.job_text, &session.began.job_path)
             };
@@ -120,7 +140,7 @@ impl RunView {
             }
             self.subjects.push(parse(&session.began).unwrap_or_else(|error| {
                 let number = session.began.session;
-                self.warnings
+                self.unreadable
                     .push(format!("the job of session {number} cannot be read, its tasks go by number: {error}"));
                 Subject { job: Arc::new(Nameless { tasks: tasks_seen(session) }), graph: None }
             }));
@@ -199,9 +219,9 @@ pub(super) fn node_of(session: &Session, rank: Rank) -> &str {
     let ranks = &session.began.ranks;
     // Ranks are listed by number, and a damaged list is searched.
     let direct = ranks.get(rank.index()).filter(|info| info.rank == rank.0);
-    let first = direct.or_else(|| ranks.iter().find(|info| info.rank == rank.0));
-    let later = || session.ranks.iter().map(|change| &change.info).find(|info| info.rank == rank.0);
-    first.or_else(later).map_or("unknown", |info| info.node.as_str())
+    let joined = || session.ranks.iter().map(|change| &change.info);
+    let found = direct.or_else(|| ranks.iter().chain(joined()).find(|info| info.rank == rank.0));
+    found.map_or("unknown", |info| info.node.as_str())
 }
 
 /// How long an attempt ran, in nanoseconds.

@@ -69,6 +69,12 @@ pub(super) fn count(n: impl Into<u64>) -> String {
     indicatif::HumanCount(n.into()).to_string()
 }
 
+/// So many of something: `1 rank`, `1,024 ranks`.
+pub(super) fn some(n: impl Into<u64>, what: &str) -> String {
+    let n = n.into();
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// Bytes: `1.50 MiB`.
 pub(super) fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::graph::TaskGraph;
-use crate::job::Task;
+use crate::job::{Group, Task};
 use crate::model::TaskId;
 
 /// A job as reports name and describe its tasks. Every number below [`JobView::task_count`] is a task; for others the
@@ -21,6 +21,9 @@ pub trait JobView {
 
     /// Name under which its durations are taken together.
     fn class(&self, task: TaskId) -> &str;
+
+    /// The table of the job file that it comes from, if that can be read.
+    fn group(&self, task: TaskId) -> Option<&Group>;
 
     /// Slots that it takes, of all its MPI ranks together; at least 1.
     fn slots(&self, task: TaskId) -> u32;
@@ -79,6 +82,10 @@ impl JobView for Nameless {
 
     fn class(&self, _: TaskId) -> &str {
         "task"
+    }
+
+    fn group(&self, _: TaskId) -> Option<&Group> {
+        None
     }
 
     fn slots(&self, _: TaskId) -> u32 {

@@ -10,7 +10,7 @@ use super::figures::Figures;
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
-use super::style::{Paint, bytes, count, percent, seconds, signal};
+use super::style::{Paint, bytes, count, percent, seconds, signal, some};
 use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
 
@@ -57,7 +57,8 @@ fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
     Ok(())
 }
 
-fn explanation(run: &RunView) -> Option<String> {
+/// Why the run is in its state, where there is more to say than the state does.
+pub(super) fn explanation(run: &RunView) -> Option<String> {
     let reason = run.session().ended.as_ref().map(|ended| &ended.reason);
     Some(match (reason, &run.liveness) {
         (Some(EndReason::Complete), _) => return None,
@@ -128,7 +129,6 @@ fn time_text(figures: &Figures) -> String {
 }
 
 fn slots_text(figures: &Figures) -> String {
-    let some = |n: u32, what: &str| format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" });
     let mut text =
         format!("{}, {}, {}", some(figures.slots, "slot"), some(figures.ranks, "rank"), some(figures.nodes, "node"));
     if let Some(used) = figures.utilisation {

@@ -7,9 +7,12 @@ use super::report::{write_failed, write_joblog, write_json, write_report, write_
 use super::*;
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::job::{Flush, KeepOutput, Task, Work};
-use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankInfo, Record, RunDir};
-use crate::model::{Attempt, Outcome, Rank, State, Stream, TaskId, Time};
+use crate::job::{Flush, Group, KeepOutput, Task, Work};
+use crate::journal::{
+    Began, EndReason, Ended, Journal, KeptRun, Level, Note, OutputWriter, RankChange, RankInfo, Record, RunDir,
+};
+use crate::model::{Attempt, Outcome, Rank, RankState, State, Stream, TaskId, Time};
+use crate::scale::{Action, Decision, Inputs, NodeTypeId};
 
 /// `tile[0..4]`, then `mosaic`, then `thumb`.
 struct Mosaic;
@@ -34,6 +37,10 @@ impl JobView for Mosaic {
 
     fn class(&self, task: TaskId) -> &str {
         self.label(task).name
+    }
+
+    fn group(&self, _: TaskId) -> Option<&Group> {
+        None
     }
 
     fn slots(&self, task: TaskId) -> u32 {
@@ -418,4 +425,59 @@ fn a_million_attempts_are_reported() {
     timed("report", &|| text(|out| write_report(out, &view, Paint::OFF)).len());
     timed("--tasks", &|| text(|out| write_tasks(out, &view)).len());
     timed("--joblog", &|| text(|out| write_joblog(out, &view)).len());
+}
+
+#[test]
+fn ranks_that_come_and_go_and_the_reasons_are_in_the_report() {
+    let mut fixture = Fixture::new();
+    let began = began(1, 0, fixture.start_dir());
+    let joined = RankInfo { rank: 2, node: "n3".into(), slots: 4, pid: 30 };
+    let change = |at: u64, state| {
+        let info = joined.clone();
+        Record::Rank(RankChange {
+            time: Time(at * SECOND),
+            info,
+            node_type: NodeTypeId(0),
+            state,
+            billed_since: Time::ZERO,
+        })
+    };
+    let decision = Decision {
+        number: 1,
+        time: Time(SECOND),
+        action: Action::Grow { nodes: 1, node_type: NodeTypeId(0) },
+        from: 2,
+        to: 3,
+        policy: "predictive".into(),
+        wish: 3,
+        confidence: 0.9,
+        inputs: Inputs { spent: 1.25, ..Inputs::default() },
+        candidates: Vec::new(),
+        reason: "a third rank <saves> 4 s".into(),
+        finish: None,
+        cost: None,
+        effect: None,
+    };
+    fixture.write([
+        Record::Began(began),
+        Record::Decision(Box::new(decision)),
+        change(2, RankState::Active),
+        Record::Attempts(vec![ran(0, 1, 0, 4, Outcome::OK), Attempt { rank: Rank(2), ..ran(1, 1, 2, 6, Outcome::OK) }]),
+        change(6, RankState::Left),
+    ]);
+    fixture.end(8, EndReason::Complete, 0);
+    let view = fixture.view();
+    let timeline = timeline::Timeline::of(&view);
+    assert_eq!(timeline.sessions[0].slots, 8);
+    // Four slots for eight seconds, and four more for four.
+    let uses = idle::Uses::of(&timeline, 8);
+    assert_eq!(uses.sum(), (4 * 8 + 4 * 4) as f64 * SECOND as f64);
+    assert_eq!(
+        steps::Counters::of(&timeline).active.points,
+        [(0, 2), (2 * SECOND, 3), (6 * SECOND, 2), (8 * SECOND, 0)]
+    );
+    let page = html::html(&view).unwrap();
+    has(&page, &["Scaling decisions", "a third rank &lt;saves&gt; 4 s", "2 &rarr; 3", "1.25", "n3"]);
+    let trace = text(|out| trace::write_trace(out, &view).map(|_| ()));
+    has(&trace, &["rank 2 on n3", "a third rank <saves> 4 s"]);
 }

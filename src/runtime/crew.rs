@@ -18,7 +18,7 @@ use crossbeam_utils::CachePadded;
 use super::clock::Clock;
 use super::engine::Engine;
 use super::glue;
-use super::pages::{Page, Pages};
+use super::pages::{Kept, Page, Pages};
 use super::stopwatch::Stopwatch;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
@@ -73,6 +73,8 @@ pub(super) struct Crew {
 struct Station {
     outbox: Mutex<Outbox>,
     watch: Stopwatch,
+    /// The ledger that its tasks speak of, if homes have changed.
+    page: Mutex<Kept>,
     /// When the slot last drove the engine.
     served: AtomicU64,
     /// How many tasks have ended since others were told of one at once.
@@ -419,7 +421,7 @@ impl Crew {
     fn page(&self, tag: u8) -> Option<Page<'_>> {
         let page = self.pages.page(tag);
         if page.is_none() {
-            tracing::error!("Phalanx itself failed: a slot has an item of a ledger that is long gone");
+            lost_page();
         }
         page
     }
@@ -529,10 +531,11 @@ impl Crew {
             return;
         }
         self.release(ledger, &mut ripple.ready, Some(slot), special);
+        // What follows became ready at this moment, so it is also when this one ended.
+        let end = ended.unwrap_or(start);
         if ended.is_none() && slot.is_last() {
             ended = Some(station.watch.time(&self.clock).max(start));
         }
-        let end = ended.unwrap_or(start);
         attempts.push(self.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
         let (awaited, full) = (!ripple.exports.is_empty() || !special.is_empty(), attempts.len() >= BATCH);
         drop(outbox);
@@ -542,7 +545,7 @@ impl Crew {
         let told = awaited && ends >= SHARED;
         station.ends.store(if told { 0 } else { ends }, Relaxed);
         if due || full || told {
-            self.serve(slot, end);
+            self.serve(slot, ended.unwrap_or(end));
         }
     }
 
@@ -575,6 +578,11 @@ impl Crew {
     }
 }
 
+#[cold]
+fn lost_page() {
+    tracing::error!("Phalanx itself failed: a slot has an item of a ledger that is long gone");
+}
+
 /// The kernel's panic becomes the failure of its task, with this text.
 fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
     panic!("{error}")
@@ -591,13 +599,14 @@ impl Workload for Crew {
         if item.tag == LEASED {
             return self.run_lease(item, slot);
         }
-        let Some(ledger) = self.page(item.tag) else { return };
-        let lease = self.at_home(&ledger, item);
+        let mut kept = lock(&station.page);
+        let Some(ledger) = self.pages.read(item.tag, &mut kept) else { return lost_page() };
+        let lease = self.at_home(ledger, item);
         station.polls.store(0, Relaxed);
         let start = station.watch.begin(&self.clock, lease.ready);
         let outcome = self.execute(lease.task, lease.attempt, slot);
         match outcome.ok() {
-            true => self.complete(&ledger, item, lease, start, slot),
+            true => self.complete(ledger, item, lease, start, slot),
             false => self.hand_in(lease, outcome, start, slot),
         }
     }

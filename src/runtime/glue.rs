@@ -6,7 +6,7 @@ use crate::exec::{Kernels, OutputSink, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{Group, Job, KernelCheck, Retry, Task};
 use crate::journal::OutputWriter;
-use crate::model::{Outcome, Stream, TaskId};
+use crate::model::{Outcome, Stream, TaskId, Usage};
 use crate::observe::{JobView, Label};
 use crate::pool::Needs;
 use crate::schedule::gang::Shape;
@@ -82,6 +82,10 @@ impl JobView for Job {
         &self.group(task).class
     }
 
+    fn group(&self, task: TaskId) -> Option<&Group> {
+        Some(Job::group(self, task))
+    }
+
     fn slots(&self, task: TaskId) -> u32 {
         slots(self.group(task))
     }
@@ -102,6 +106,10 @@ impl OutputSink for OutputWriter {
 
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
         OutputWriter::finish(self, task, attempt, outcome).map_err(io::Error::other)
+    }
+
+    fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
+        OutputWriter::account(self, task, attempt, used).map_err(io::Error::other)
     }
 }
 

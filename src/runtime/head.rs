@@ -162,12 +162,9 @@ impl Head {
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
             messages.extend(self.command(now, call));
         }
-        match self.walltime.as_mut().and_then(|walltime| walltime.due()) {
-            Some(how) => {
-                self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
-                messages.extend(self.stop(now, how, Why::Walltime));
-            }
-            None => {}
+        if let Some(how) = self.walltime.as_mut().and_then(|walltime| walltime.due()) {
+            self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
+            messages.extend(self.stop(now, how, Why::Walltime));
         }
         messages
     }

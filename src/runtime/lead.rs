@@ -1,6 +1,7 @@
 //! Rank 0, from the job file to the end of the run.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,15 +17,16 @@ use super::supply::Supply;
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
-use super::{FAREWELL, Finished, Options, RunError, pilot};
+use super::{FAREWELL, Finished, Options, RunError, pilot, subject_of};
 use crate::control::Server;
 use crate::exec::Kernels;
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
-use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunLock};
+use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
+use crate::observe::live::{Listener, Serving};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
@@ -57,6 +59,8 @@ struct Run {
     lock: RunLock,
     /// Ranks may have joined.
     open: bool,
+    /// Answers who watches, until the run is over.
+    serving: Option<Serving>,
 }
 
 impl Run {
@@ -76,6 +80,7 @@ impl Run {
             head.close(self.crew.clock.now(), code);
             code
         });
+        drop(self.serving);
         drop(self.lock);
         match broken {
             Some(reason) => Err(RunError::Broken(reason)),
@@ -96,6 +101,7 @@ fn set_out(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
         ));
     }
+    let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
@@ -119,18 +125,20 @@ fn set_out(
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let infos = infos(&hellos);
     let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
-    let mut head = head_of(&job, tasks, members, &done, journal, options, &welcome.run_name);
+    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
+    let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
     let supply = Supply::of(&job.capacity, &welcome.run_dir, &welcome.run_name)?;
-    head.set_server(serve(&welcome.run_dir, &wake), infos);
+    head.set_server(answer(&welcome.run_dir, &wake), infos);
     let open = welcome.open;
-    if let Some(listen) = options.listen.clone().or_else(|| job.capacity.address()) {
+    if let Some(listen) = options.join_on.clone().or_else(|| job.capacity.address()) {
         let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
         head.set_gate(gate, supply);
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
     drop(done);
+    let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -140,11 +148,11 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held, open })
+    Ok(Run { crew, pool, dir, lock: held, open, serving })
 }
 
 /// Opens the run's control socket. Without it the run goes on, and cannot be asked.
-fn serve(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
+fn answer(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
     let wake = Arc::clone(wake);
     let opened = Server::open(run_dir.as_ref(), move || wake.tell());
     opened
@@ -225,8 +233,7 @@ fn head_of(
     members: Vec<Member>,
     done: &Done,
     journal: Clerk,
-    options: &Options,
-    run_name: &str,
+    progress: Progress,
 ) -> Head {
     let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
@@ -240,7 +247,6 @@ fn head_of(
     );
     let lookup = Arc::clone(job);
     let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
-    let progress = Progress::new(options.progress, run_name);
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
 }
 
@@ -249,6 +255,17 @@ fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
     let info =
         |(rank, hello): (u32, &Hello)| RankInfo { rank, node: hello.node.clone(), slots: hello.slots, pid: hello.pid };
     (0..).zip(hellos).map(info).collect()
+}
+
+/// Takes the address of the run's page while it is early enough to refuse it.
+fn listen(address: SocketAddr) -> Result<Listener, RunError> {
+    Listener::bind(address)
+        .map_err(|source| RunError::Refused(format!("cannot listen on {address}: {source}; choose another --listen")))
+}
+
+/// Opens the run's page; whoever is to see it is told where it is.
+fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
+    listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
 }
 
 /// Writes how the session begins.

@@ -17,7 +17,7 @@
 //! | `resume` | which tasks stay complete |
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
 //! | `wake`, `walltime` | waiting, the end of the allocation |
-//! | `glue` | the job as each part wants to see it |
+//! | `glue`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
@@ -41,11 +41,13 @@ pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
+mod subject;
 mod supply;
 mod wake;
 mod walltime;
 mod world;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +71,7 @@ pub use join::{JoinOptions, join_run};
 pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
+pub use subject::{job_of, subject_of};
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]
@@ -88,9 +91,11 @@ pub struct Options {
     /// Never stop because of failures; overrides the job file.
     pub keep_going: bool,
     /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: nobody can join.
-    pub listen: Option<String>,
+    pub join_on: Option<String>,
     /// How progress is shown.
     pub progress: Mode,
+    /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Options {
@@ -104,8 +109,9 @@ impl Options {
             coordinator_only: false,
             max_failures: None,
             keep_going: false,
-            listen: None,
+            join_on: None,
             progress: Mode::detect(false),
+            listen: None,
         }
     }
 }

@@ -3,11 +3,12 @@
 //! An item at home carries a number of the ledger that it was started from, and its tag says which ledger that is. When homes change
 //! the rank gets a new ledger; items that a slot has in its hands at that moment still speak of the one before, so it is kept for a while.
 //!
-//! A run whose homes never change has one ledger, and reading it costs a load. Only later ones cost a lock.
+//! A run whose homes never change has one ledger, and reading it costs a load. Slots keep the later one that they are at; only to find
+//! it costs a lock.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::schedule::ledger::Ledger;
@@ -25,7 +26,12 @@ pub(super) struct Pages {
     later: RwLock<VecDeque<(u8, Arc<Ledger>)>>,
     /// The page that items are started from.
     current: AtomicU8,
+    /// How many pages have been turned.
+    turns: AtomicU32,
 }
+
+/// What a slot keeps: a page by its tag, how many had been turned when it looked that up, and the ledger.
+pub(super) type Kept = Option<(u8, u32, Arc<Ledger>)>;
 
 /// One ledger, borrowed or shared.
 pub(super) enum Page<'a> {
@@ -47,7 +53,7 @@ impl Deref for Page<'_> {
 
 impl Pages {
     pub(super) fn new() -> Pages {
-        Pages { first: OnceLock::new(), later: RwLock::default(), current: AtomicU8::new(0) }
+        Pages { first: OnceLock::new(), later: RwLock::default(), current: AtomicU8::new(0), turns: AtomicU32::new(0) }
     }
 
     /// The tag of items that are started now.
@@ -58,6 +64,7 @@ impl Pages {
 
     /// No item of the present page is counted by its slot from now on. Who takes a lock after this that the caller had afterwards sees it.
     pub(super) fn turn(&self) {
+        self.turns.fetch_add(1, Relaxed);
         let next = self.current.load(Relaxed) % (PAGES - 1) + 1;
         self.current.store(next, SeqCst);
     }
@@ -74,19 +81,35 @@ impl Pages {
         later.truncate(KEPT);
     }
 
+    /// The ledger that items with this tag speak of, for a slot, which keeps the later one that it had last: so that slots do not meet at
+    /// a lock for every task.
+    #[inline]
+    pub(super) fn read<'a>(&'a self, tag: u8, kept: &'a mut Kept) -> Option<&'a Ledger> {
+        if tag == 0 {
+            return self.first.get().map(Arc::as_ref);
+        }
+        let turns = self.turns.load(Relaxed);
+        // Tags come back; what was kept for long may be of another page with this tag.
+        let same = |(of, then, _): &(u8, u32, _)| *of == tag && turns.wrapping_sub(*then) < u32::from(PAGES) / 2;
+        if !kept.as_ref().is_some_and(same) {
+            *kept = self.turned(tag).map(|ledger| (tag, turns, ledger));
+        }
+        kept.as_ref().map(|(_, _, ledger)| ledger.as_ref())
+    }
+
     /// The ledger that items with this tag speak of.
     #[inline]
     pub(super) fn page(&self, tag: u8) -> Option<Page<'_>> {
         match tag {
             0 => self.first.get().map(|ledger| Page::First(ledger)),
-            _ => self.turned(tag),
+            _ => self.turned(tag).map(Page::Later),
         }
     }
 
     #[cold]
-    fn turned(&self, tag: u8) -> Option<Page<'_>> {
+    fn turned(&self, tag: u8) -> Option<Arc<Ledger>> {
         let later = self.later.read().unwrap_or_else(PoisonError::into_inner);
-        later.iter().find(|(of, _)| *of == tag).map(|(_, ledger)| Page::Later(Arc::clone(ledger)))
+        later.iter().find(|(of, _)| *of == tag).map(|(_, ledger)| Arc::clone(ledger))
     }
 }
 
@@ -109,18 +132,31 @@ mod tests {
     #[test]
     fn each_tag_leads_to_its_own_ledger_for_a_while() {
         let pages = Pages::new();
-        let mut tags = Vec::new();
+        let (mut tags, mut kept) = (Vec::new(), None);
         for node in 0..600 {
             pages.write(&ledger(node));
             tags.push(pages.current());
             let recent = (0..=node).rev().take(KEPT.min(node as usize + 1));
             for earlier in recent {
-                let page = pages.page(tags[earlier as usize]).unwrap();
-                assert_eq!(page.task(0).0, earlier);
+                let tag = tags[earlier as usize];
+                assert_eq!(pages.page(tag).unwrap().task(0).0, earlier);
+                assert_eq!(pages.read(tag, &mut kept).unwrap().task(0).0, earlier);
             }
             pages.turn();
             assert!(pages.current() > 0 && pages.current() < PAGES);
         }
         assert_eq!(pages.page(0).unwrap().task(0).0, 0, "the first is kept");
+    }
+
+    #[test]
+    fn a_slot_that_slept_for_all_tags_does_not_take_one_page_for_another() {
+        let (pages, mut kept) = (Pages::new(), None);
+        pages.turn();
+        pages.write(&ledger(7));
+        assert_eq!(pages.read(1, &mut kept).unwrap().task(0).0, 7);
+        (1..u32::from(PAGES)).for_each(|_| pages.turn());
+        assert_eq!(pages.current(), 1, "the tag has come back");
+        pages.write(&ledger(8));
+        assert_eq!(pages.read(1, &mut kept).unwrap().task(0).0, 8);
     }
 }

@@ -5,10 +5,18 @@
 //! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
 //! edges, however many ranks there are.
 
+use rustc_hash::FxHashMap;
+
 use crate::graph::csr::{Csr, Pairs};
 use crate::graph::{Edge, TaskGraph};
 
 use super::part::Part;
+
+/// Up to so many ranks each part looks through all edges of the nodes that it imports.
+const FEW_RANKS: usize = 16;
+
+/// Nodes with more edges than this are wide.
+const WIDE: usize = 64;
 
 /// Makes parts one at a time, so that rank 0 never holds all of them.
 pub struct Cutter<'a> {
@@ -22,6 +30,8 @@ pub struct Cutter<'a> {
     local: Vec<u32>,
     /// For each rank the nodes elsewhere that nodes there need.
     imports: Csr,
+    /// Among many ranks, for nodes that many need: by the rank that needs them, its edges. Each part would else look through all of them.
+    wide: FxHashMap<u32, Vec<(u32, u32)>>,
     /// Open nodes against which something that they need has ended; ascending.
     violated: Vec<u32>,
 }
@@ -57,7 +67,18 @@ impl<'a> Cutter<'a> {
             .collect();
         violated.sort_unstable();
         violated.dedup();
-        let mut cutter = Cutter { graph, home, urgency, ended, by_rank, local, imports: Csr::default(), violated };
+        let mut cutter = Cutter {
+            graph,
+            home,
+            urgency,
+            ended,
+            by_rank,
+            local,
+            imports: Csr::default(),
+            wide: FxHashMap::default(),
+            violated,
+        };
+        cutter.sort_wide(ranks);
         if ranks > 1 {
             cutter.imports = rows(&mut |put| {
                 let mut seen = Seen::new(ranks);
@@ -72,9 +93,12 @@ impl<'a> Cutter<'a> {
         let (nodes, imports) = (self.by_rank.row(rank), self.imports.row(rank));
         let here = |node: u32| self.open_successors(node).filter(|e| self.home[e.node() as usize] as usize == rank);
         let edges = |nodes: &[u32]| -> Csr {
-            let most = nodes.iter().map(|&node| self.graph.successors(node).len()).sum();
-            Csr::in_order(nodes.len(), most, |i, out| {
-                out.extend(here(nodes[i as usize]).map(|e| Edge::new(self.local[e.node() as usize], e.on()).raw()));
+            let most = nodes.iter().map(|&node| self.width(node, rank)).sum();
+            Csr::in_order(nodes.len(), most, |i, out| match self.wide.get(&nodes[i as usize]) {
+                Some(edges) => out.extend(of_rank(edges, rank).iter().map(|&(_, edge)| edge)),
+                None => {
+                    out.extend(here(nodes[i as usize]).map(|e| Edge::new(self.local[e.node() as usize], e.on()).raw()));
+                }
             })
         };
         let join = |(i, &node): (usize, &u32)| self.graph.join(node).map(|rule| (i as u32, rule));
@@ -89,6 +113,29 @@ impl<'a> Cutter<'a> {
             imports: imports.iter().copied().collect(),
             imported: edges(imports),
         }
+    }
+
+    /// Sorts the edges of nodes that many need by rank.
+    fn sort_wide(&mut self, ranks: usize) {
+        if ranks <= FEW_RANKS {
+            return;
+        }
+        let wide = |node: &u32| self.graph.successors(*node).len() > WIDE;
+        for node in (0..self.graph.node_count() as u32).filter(wide) {
+            let edge = |e: Edge| {
+                let to = e.node() as usize;
+                (self.home[to], Edge::new(self.local[to], e.on()).raw())
+            };
+            let mut edges: Vec<(u32, u32)> = self.open_successors(node).map(edge).collect();
+            // Stable: edges to one rank keep their order.
+            edges.sort_by_key(|edge| edge.0);
+            self.wide.insert(node, edges);
+        }
+    }
+
+    /// At least the edges from a node to a rank.
+    fn width(&self, node: u32, rank: usize) -> usize {
+        self.wide.get(&node).map_or_else(|| self.graph.successors(node).len(), |edges| of_rank(edges, rank).len())
     }
 
     /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
@@ -121,6 +168,13 @@ impl<'a> Cutter<'a> {
             self.each_other(nodes[i as usize], &mut seen, |rank| out.push(rank));
         })
     }
+}
+
+/// The edges to one rank among those sorted by rank.
+fn of_rank(edges: &[(u32, u32)], rank: usize) -> &[(u32, u32)] {
+    let from = edges.partition_point(|edge| (edge.0 as usize) < rank);
+    let to = edges.partition_point(|edge| edge.0 as usize <= rank);
+    &edges[from..to]
 }
 
 /// Which ranks a node has been seen to be needed by.

@@ -680,7 +680,9 @@ impl Worker {
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
         let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
-        if due || full || changed || rested || (last && !self.report.is_empty()) {
+        // One that is sent after the pool was asked could come after the `Ack` that must follow it.
+        let may_report = !self.phase.is_freezing();
+        if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
             self.send_report(now, actions);
         }
         if last {

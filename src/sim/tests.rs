@@ -57,7 +57,7 @@ fn random_job(rng: &mut Rng, plain: bool) -> String {
     let mut counts: Vec<u32> = Vec::new();
     for group in 0..rng.usize(1..7) {
         // Element by element needs equal numbers, so these are frequent.
-        let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..14) };
+        let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..if plain { 60 } else { 14 }) };
         counts.push(count);
         let seconds = rng.f64() * rng.f64() * 200.0 + 0.5;
         let _ = write!(
@@ -179,7 +179,7 @@ fn check_complete(scene: &Scene, records: &[Record], name: &str) {
 #[test]
 fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     let (mut lost, mut epochs, mut grown) = (0, 0, 0);
-    for seed in seeds(400) {
+    for seed in seeds(200) {
         let _named = Named(seed, "no_task_is_lost");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, false));
@@ -213,10 +213,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
         grown += outcome.ended.nodes.len() as u32 - ranks.unwrap_or(0);
     }
     if std::env::var("PHALANX_SEED").is_err() {
-        assert!(
-            lost > 20 && epochs > 100 && grown > 100,
-            "{lost} ranks lost, {epochs} changes of homes, {grown} nodes"
-        );
+        assert!(lost > 10 && epochs > 50 && grown > 50, "{lost} ranks lost, {epochs} changes of homes, {grown} nodes");
     }
 }
 
@@ -251,12 +248,13 @@ fn a_run_repeats_itself_exactly() {
 #[test]
 fn the_budget_holds_and_what_it_stops_can_be_continued() {
     let mut stopped = 0;
-    for seed in seeds(100) {
+    for seed in seeds(40) {
         let _named = Named(seed, "the_budget_holds");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
         let calm = rng.bool();
-        let cluster = cluster(&random_cluster(&mut rng, calm));
+        let mut cluster = cluster(&random_cluster(&mut rng, calm));
+        (cluster.tasks.spread, cluster.faults.slow) = (0.2, 0.0);
         if cluster.faults.task > 0.0 {
             // A task that fails is final, and not what a resume is about.
             continue;
@@ -278,7 +276,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         let prices = cluster.prices(&Cost::default());
         let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
         let least =
-            prices.nodes[0].bill(Duration::from_secs_f64(longest * 30.0 + 300.0)) * f64::from(first.first_ranks());
+            prices.nodes[0].bill(Duration::from_secs_f64(longest * 6.0 + 120.0)) * f64::from(first.first_ranks());
         let budget = least * (1.0 + rng.f64() * 2.0);
         let mut done: BTreeSet<TaskId> = BTreeSet::new();
         let mut sessions = 0;
@@ -308,21 +306,21 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             }
         }
     }
-    assert!(stopped > 0 || std::env::var("PHALANX_SEED").is_ok(), "no run was stopped");
+    assert!(stopped > 5 || std::env::var("PHALANX_SEED").is_ok(), "no run was stopped");
 }
 
 #[test]
 fn what_a_plan_calls_feasible_meets_its_deadline() {
     let (mut feasible, mut met) = (0, 0);
-    for seed in seeds(12) {
+    for seed in seeds(8) {
         let _named = Named(seed, "what_a_plan_calls_feasible");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
         let cluster = cluster("[[node]]\nslots = 4\n[tasks]\nspread = 0.3\n");
         let bound = Floor::of(&scene, &cluster, seed).critical_path_s;
-        let deadline = Some(Duration::from_secs_f64(bound * (1.0 + rng.f64())));
-        let cost = Cost { deadline, ..Cost::default() };
-        let ranks = [1, 2, 4];
+        let deadline = Duration::from_secs_f64(bound * (1.0 + rng.f64()));
+        let cost = Cost { deadline: Some(deadline), ..Cost::default() };
+        let ranks = [2, 8, 16];
         let question =
             Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
         let planned = plan(&question).unwrap();
@@ -341,7 +339,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline() {
                 };
                 let took = trial.run(&mut Forget).unwrap().makespan_s();
                 feasible += 1;
-                met += u32::from(took <= deadline.unwrap_or_default().as_secs_f64());
+                met += u32::from(took <= deadline.as_secs_f64());
             }
         }
     }

@@ -385,7 +385,7 @@ impl<'a> World<'a> {
                 What::Starts(rank) => self.starts(rank),
                 What::Lost(rank, loss) => self.lost(rank, loss),
                 What::Noticed(rank) => self.noticed(rank),
-                What::OutOfMoney => self.stop(Stop::Terminate),
+                What::OutOfMoney => self.out_of_money(),
             }
         }
         self.provider.close(self.now);

@@ -1,15 +1,23 @@
 //! The entries of an index of captured output, as bytes.
 
 use super::Key;
-use crate::model::Stream;
-use crate::model::TaskId;
+use crate::model::{Stream, TaskId, Usage};
 
 /// Bytes of an entry.
 pub(super) const ENTRY: usize = 24;
 
+/// An entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Where a chunk of output is.
+    Chunk(Chunk),
+    /// What an attempt at a task used.
+    Used(TaskId, u16, Usage),
+}
+
 /// Where a chunk of output is within the file of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Chunk {
     pub key: Key,
     pub offset: u64,
     pub length: u64,
@@ -17,31 +25,39 @@ pub(super) struct Entry {
 
 impl Entry {
     pub fn encode(&self) -> [u8; ENTRY] {
-        let mut bytes = [0; ENTRY];
-        bytes[0..4].copy_from_slice(&self.key.task.0.to_le_bytes());
-        bytes[4..6].copy_from_slice(&self.key.attempt.to_le_bytes());
-        bytes[6] = match self.key.stream {
-            Stream::Out => 1,
-            Stream::Err => 2,
+        let (task, attempt, kind, numbers) = match self {
+            Entry::Chunk(Chunk { key, offset, length }) => {
+                let kind = match key.stream {
+                    Stream::Out => 1,
+                    Stream::Err => 2,
+                };
+                (key.task, key.attempt, kind, [*offset, *length])
+            }
+            Entry::Used(task, attempt, used) => (*task, *attempt, 3, [used.cpu_ns, used.peak_bytes]),
         };
-        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.length.to_le_bytes());
+        let mut bytes = [0; ENTRY];
+        bytes[0..4].copy_from_slice(&task.0.to_le_bytes());
+        bytes[4..6].copy_from_slice(&attempt.to_le_bytes());
+        bytes[6] = kind;
+        bytes[8..16].copy_from_slice(&numbers[0].to_le_bytes());
+        bytes[16..24].copy_from_slice(&numbers[1].to_le_bytes());
         bytes
     }
 
     /// The entry that these bytes are; `None` for a place that was taken and never written.
     pub fn decode(bytes: &[u8; ENTRY]) -> Option<Entry> {
-        let [t0, t1, t2, t3, a0, a1, stream, _, rest @ ..] = *bytes;
-        let stream = match stream {
-            1 => Stream::Out,
-            2 => Stream::Err,
-            _ => return None,
-        };
-        let (offset, length) = rest.split_at(8);
+        let [t0, t1, t2, t3, a0, a1, kind, _, rest @ ..] = *bytes;
+        let (first, second) = rest.split_at(8);
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
-        let task = TaskId(u32::from_le_bytes([t0, t1, t2, t3]));
-        let key = Key { task, attempt: u16::from_le_bytes([a0, a1]), stream };
-        Some(Entry { key, offset: number(offset), length: number(length) })
+        let (first, second) = (number(first), number(second));
+        let (task, attempt) = (TaskId(u32::from_le_bytes([t0, t1, t2, t3])), u16::from_le_bytes([a0, a1]));
+        let chunk = |stream| Entry::Chunk(Chunk { key: Key { task, attempt, stream }, offset: first, length: second });
+        match kind {
+            1 => Some(chunk(Stream::Out)),
+            2 => Some(chunk(Stream::Err)),
+            3 => Some(Entry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second })),
+            _ => None,
+        }
     }
 }
 
@@ -52,9 +68,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_entry_comes_back(task: u32, attempt: u16, out: bool, offset: u64, length: u64) {
-            let stream = if out { Stream::Out } else { Stream::Err };
-            let entry = Entry { key: Key { task: TaskId(task), attempt, stream }, offset, length };
+        fn any_entry_comes_back(task: u32, attempt: u16, kind in 0..3, first: u64, second: u64) {
+            let task = TaskId(task);
+            let chunk = |stream| Entry::Chunk(Chunk { key: Key { task, attempt, stream }, offset: first, length: second });
+            let entry = match kind {
+                0 => chunk(Stream::Out),
+                1 => chunk(Stream::Err),
+                _ => Entry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second }),
+            };
             prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! outputs/s1/rank-0.out     standard output of all tasks that rank 0 ran in session 1, in chunks
 //! outputs/s1/rank-0.err     standard error
-//! outputs/s1/rank-0.idx     for each chunk 24 bytes: task u32, attempt u16, stream u8, 0 u8, offset u64, length u64
+//! outputs/s1/rank-0.idx     for each chunk 24 bytes: task u32, attempt u16, stream u8, 0 u8, offset u64, length u64;
+//!                           for each command that ended the same with 3 for the stream: CPU time (ns), peak memory (bytes)
 //! outputs/s1/rank-0.held/   output of running tasks that may be thrown away and is too long for memory
 //! ```
 //!

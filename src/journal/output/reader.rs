@@ -9,11 +9,10 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::index::{ENTRY, Entry};
+use super::index::{Chunk, ENTRY, Entry};
 use super::{Key, OutputError, extension, file};
 use crate::journal::RunDir;
-use crate::model::Stream;
-use crate::model::{Attempt, Rank};
+use crate::model::{Attempt, Rank, Stream, TaskId, Usage};
 
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
@@ -23,11 +22,16 @@ const CHUNK: usize = 64 << 10;
 pub struct OutputReader {
     run: RunDir,
     /// The indices that were read, by session and rank.
-    indices: RefCell<FxHashMap<(u32, Rank), Index>>,
+    indices: RefCell<FxHashMap<(u32, Rank), Rc<Index>>>,
 }
 
-/// Entries sorted by key; of one key in the order in which they were written.
-type Index = Rc<[Entry]>;
+/// The index of a rank and session.
+#[derive(Debug, Default)]
+struct Index {
+    /// Sorted by key; of one key in the order in which they were written.
+    chunks: Vec<Chunk>,
+    used: FxHashMap<(TaskId, u16), Usage>,
+}
 
 impl OutputReader {
     /// A reader for a run's outputs.
@@ -93,12 +97,18 @@ impl OutputReader {
         Ok(last_lines(&tail, lines).to_vec())
     }
 
-    fn index(&self, session: u32, rank: Rank) -> Result<Index, OutputError> {
+    /// What an attempt of a session used; `None` if nobody counted, as of a kernel.
+    pub fn used(&self, session: u32, attempt: &Attempt) -> Result<Option<Usage>, OutputError> {
+        let index = self.index(session, attempt.rank)?;
+        Ok(index.used.get(&(attempt.task, attempt.attempt)).copied())
+    }
+
+    fn index(&self, session: u32, rank: Rank) -> Result<Rc<Index>, OutputError> {
         if let Some(index) = self.indices.borrow().get(&(session, rank)) {
             return Ok(index.clone());
         }
         let path = file(&self.run, session, rank, "idx");
-        let index: Index = read_index(&path).map_err(OutputError::io("read", &path))?.into();
+        let index = Rc::new(read_index(&path).map_err(OutputError::io("read", &path))?);
         self.indices.borrow_mut().insert((session, rank), index.clone());
         Ok(index)
     }
@@ -117,27 +127,34 @@ fn open(path: &Path) -> Result<Option<File>, OutputError> {
     }
 }
 
-fn read_index(path: &Path) -> io::Result<Vec<Entry>> {
+fn read_index(path: &Path) -> io::Result<Index> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
         Err(error) => return Err(error),
     };
     let mut input = BufReader::with_capacity(CHUNK, file);
-    let mut entries = Vec::new();
+    let mut index = Index::default();
     let mut bytes = [0; ENTRY];
     loop {
         match input.read_exact(&mut bytes) {
-            Ok(()) => entries.extend(Entry::decode(&bytes)),
+            Ok(()) => match Entry::decode(&bytes) {
+                Some(Entry::Chunk(chunk)) => index.chunks.push(chunk),
+                Some(Entry::Used(task, attempt, used)) => {
+                    index.used.insert((task, attempt), used);
+                }
+                None => {}
+            },
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(error),
         }
     }
-    entries.sort_by_key(|entry| entry.key);
-    Ok(entries)
+    index.chunks.sort_by_key(|entry| entry.key);
+    Ok(index)
 }
 
-fn entries_of(index: &[Entry], key: Key) -> &[Entry] {
+fn entries_of(index: &Index, key: Key) -> &[Chunk] {
+    let index = &index.chunks;
     let from = index.partition_point(|entry| entry.key < key);
     let length = index[from..].partition_point(|entry| entry.key == key);
     &index[from..from + length]

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::held::Held;
-use super::index::{ENTRY, Entry};
+use super::index::{Chunk, ENTRY, Entry};
 use super::{Key, OutputError, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
-use crate::model::Stream;
-use crate::model::{Outcome, Rank, TaskId};
+use crate::model::{Outcome, Rank, Stream, TaskId, Usage};
 
 /// Writes what the tasks of one rank print in one session.
 #[derive(Debug)]
@@ -65,13 +64,18 @@ impl OutputWriter {
         Ok(())
     }
 
+    /// Notes what an attempt used.
+    pub fn account(&self, task: TaskId, attempt: u16, used: Usage) -> Result<(), OutputError> {
+        self.index.append(&Entry::Used(task, attempt, used).encode()).map(|_| ())
+    }
+
     fn write(&self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
         let data = match key.stream {
             Stream::Out => &self.out,
             Stream::Err => &self.err,
         };
         let offset = data.append(bytes)?;
-        let entry: [u8; ENTRY] = Entry { key, offset, length: bytes.len() as u64 }.encode();
+        let entry: [u8; ENTRY] = Entry::Chunk(Chunk { key, offset, length: bytes.len() as u64 }).encode();
         self.index.append(&entry).map(|_| ())
     }
 }

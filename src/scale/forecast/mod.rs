@@ -23,7 +23,7 @@ use crate::model::{RankState, Time};
 const Z90: f64 = 1.281_551_565_544_6;
 
 /// Up to so many remaining tasks every one is a chunk of its own.
-pub const EXACT: usize = 12_000;
+pub const EXACT: usize = 2_500;
 
 /// Chunks of an outline of more tasks: more would be finer and slower. `benches/decide.rs` says what this costs in quality.
 pub const CHUNKS: usize = 2_000;

@@ -182,6 +182,17 @@ impl World<'_> {
         self.coordinate(coordinator::Event::Stop { how, why: Why::Budget });
     }
 
+    /// The budget pays for nothing more: what runs is ended, and who does not answer is given up.
+    pub(super) fn out_of_money(&mut self) {
+        self.stop(Stop::Terminate);
+        let silent = |(rank, seat): (u32, &Seat)| {
+            let expected = self.coordinator.standing(Rank(rank)).is_some_and(Standing::is_here);
+            (expected && !seat.here).then_some(rank)
+        };
+        let silent: Vec<u32> = (0..).zip(&self.seats).filter_map(silent).collect();
+        silent.into_iter().for_each(|rank| self.noticed(rank));
+    }
+
     /// A request is granted, or fails.
     pub(super) fn answered(&mut self, answer: Answer) {
         if self.finished.is_some() || self.stopping {

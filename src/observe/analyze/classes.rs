@@ -1,0 +1,289 @@
+//! Classes of tasks: too heavy, too short, too uneven, asking for more than they use, held back by their limit, failing.
+
+use super::case::Case;
+use super::{Advice, Finding};
+use crate::job::Work;
+use crate::observe::idle::Use;
+use crate::observe::style::{bytes, count, percent, seconds};
+
+/// A task that takes at least so many times what starting it costs is long enough.
+const WORTH: f64 = 100.0;
+/// What starting a process costs at most, in nanoseconds: less than any fork and exec of a small program on a node under load.
+const PROCESS_NS: u64 = 2_000_000;
+
+/// A class whose tasks are so long that it makes up most of the work.
+pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
+    let all: f64 = case.classes.iter().map(|class| class.work_s).sum();
+    let (number, class) =
+        case.classes.iter().enumerate().max_by(|a, b| a.1.work_s.total_cmp(&b.1.work_s)).map(|(i, c)| (i as u32, c))?;
+    let others = case.classes.iter().enumerate().filter(|(i, _)| *i as u32 != number).map(|(_, other)| other);
+    let (tasks, time) = others.fold((0, 0.0), |(n, s), other| (n + other.ran.count(), s + other.ran.sum_s()));
+    let mean_of_others = time / tasks.max(1) as f64;
+    let share = class.work_s / all.max(1e-12);
+    if tasks == 0 || class.ran.count() < 3 || share < 0.5 || class.ran.mean_s() < 3.0 * mean_of_others {
+        return None;
+    }
+    let halved = |i: usize| if case.is_of(i, number) { case.model.ran[i] / 2 } else { case.model.ran[i] };
+    let cpus = case.group_of_class(number).map_or(1, |(_, group)| group.cpus);
+    Some(
+        Finding::new(
+            "heavy_class",
+            format!("tasks of class {} take most of the time", class.name),
+            format!(
+                "Its {} attempts are {} of all work: {} each (p95 {}), against {} of the others. The saving is that of making them twice as fast.",
+                count(class.ran.count()),
+                percent(share),
+                seconds(class.ran.mean_s()),
+                seconds(class.ran.quantile_s(0.95)),
+                seconds(mean_of_others)
+            ),
+        )
+        .saving(case.saving_if_ran(&halved))
+        .of_class(number)
+        .change(case.advice(
+            number,
+            "cpus",
+            format!("cpus = {}   # if its program can use several CPUs; else make it faster or divide it into smaller tasks", cpus * 2),
+        )),
+    )
+}
+
+/// Tasks so short that starting them costs a good part of the time.
+pub(super) fn short(case: &Case<'_>) -> Option<Finding> {
+    let found = (0..case.classes.len() as u32).filter_map(|number| short_class(case, number));
+    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
+    let class = &case.classes[number as usize];
+    let task = case.slices.iter().find(|slice| slice.class == number)?.task;
+    let is_command =
+        case.run.subject().job.describe(task).is_some_and(|task| !matches!(task.work, Work::Kernel { .. }));
+    // No attempt can be shorter than the start of its process, so the shortest ones show what that takes.
+    let process = if is_command { ((class.ran.quantile_s(0.01) * 1e9) as u64).min(PROCESS_NS) } else { 0 };
+    let start = case.model.overhead + process;
+    let net = (class.ran.mean_s() * 1e9 - process as f64).max(0.0) + 1.0;
+    let batch = ((WORTH * start as f64 / net).ceil() as u64)
+        .clamp(1, 1000)
+        .min(class.ran.count() / u64::from(case.slots).max(1));
+    if class.ran.count() < 8 * u64::from(case.slots) || batch < 4 || (start as f64) < 0.05 * net {
+        return None;
+    }
+    let batched = |i: usize| {
+        let ran = case.model.ran[i];
+        if case.is_of(i, number) { ran.saturating_sub(process - process / batch).max(1) } else { ran }
+    };
+    let overhead = case.model.overhead / batch;
+    let group = case.group_of_class(number).map(|(_, group)| group.count).unwrap_or(0);
+    let tasks = u64::from(group).div_ceil(batch);
+    let last = tasks.saturating_sub(1);
+    Some(
+        Finding::new(
+            "short_tasks",
+            format!("tasks of class {} are too short", class.name),
+            format!(
+                "{} attempts ran {} each (median), of which starting costs about {}. With {batch} of them in one task that is paid once for all.",
+                count(class.ran.count()),
+                seconds(class.ran.quantile_s(0.5)),
+                seconds(start as f64 / 1e9)
+            ),
+        )
+        .saving(case.saving_if_cheaper(&batched, overhead))
+        .of_class(number)
+        .change(case.advice(
+            number,
+            "array",
+            format!(
+                "array = \"0-{last}\"   # each task does {batch} of the old ones, as in\n\
+                 command = \"for i in $(seq $(({{index}} * {batch})) $(({{index}} * {batch} + {}))); do ...; done\"",
+                batch - 1
+            ),
+        )),
+    )
+}
+
+/// Tasks whose durations differ so much that the slow ones decide when the run ends.
+pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
+    let found = (0..case.classes.len() as u32).filter_map(|number| {
+        let class = &case.classes[number as usize];
+        let (median, p99) = (class.ran.quantile_s(0.5), class.ran.quantile_s(0.99));
+        if class.ran.count() < 8 || p99 < 3.0 * median {
+            return None;
+        }
+        let limit = (median * 2e9) as u64;
+        let capped = |i: usize| {
+            let ran = case.model.ran[i];
+            if case.is_of(i, number) { ran.min(limit.max(1)) } else { ran }
+        };
+        let slow = case.slices.iter().filter(|s| s.class == number && s.ran() > limit).count();
+        Some(
+            Finding::new(
+                "uneven_class",
+                format!("tasks of class {} differ much in duration", class.name),
+                format!(
+                    "Half of them took {} or less, 1 % more than {}, the longest {}; {} took more than twice the median. \
+                     The saving is that of bringing those down to it.",
+                    seconds(median),
+                    seconds(p99),
+                    seconds(class.ran.max_s()),
+                    count(slow as u64)
+                ),
+            )
+            .saving(case.saving_if_ran(&capped))
+            .of_class(number)
+            .change(case.advice(
+                number,
+                "array",
+                "divide the long ones, or give them a table of their own with `estimate` and a higher `priority`, so that they start first".into(),
+            )),
+        )
+    });
+    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+/// Tasks that hold more CPUs or memory than they use, while others wait for room.
+pub(super) fn oversized(case: &Case<'_>) -> Option<Finding> {
+    let found =
+        (0..case.classes.len() as u32).flat_map(|number| [too_many_cpus(case, number), too_much_memory(case, number)]);
+    found.flatten().max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+/// What the attempts of a class used, as far as that is known, sorted: CPUs kept busy, and bytes at most.
+fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
+    let session = case.run.session();
+    let attempts =
+        session.attempts.iter().filter(|a| a.attempt > 0 && a.outcome.ok() && case.is_of(a.task.index(), number));
+    let (mut cpus, mut memory) = (Vec::new(), Vec::new());
+    for attempt in attempts {
+        // A report without this finding is better than none: an index that cannot be read is told where output is asked for.
+        let Ok(Some(used)) = case.run.outputs.used(session.began.session, attempt) else { continue };
+        let ran = attempt.end.0.saturating_sub(attempt.start.0);
+        cpus.push(used.cpu_ns as f64 / ran.max(1) as f64);
+        memory.push(used.peak_bytes as f64);
+    }
+    cpus.sort_by(f64::total_cmp);
+    memory.sort_by(f64::total_cmp);
+    (cpus.len() >= 5).then_some((cpus, memory))
+}
+
+/// The value that 90 % of sorted ones do not exceed.
+fn p90(sorted: &[f64]) -> f64 {
+    sorted.get((sorted.len() * 9).div_ceil(10).saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
+    let (_, group) = case.group_of_class(number)?;
+    if group.cpus < 2 || group.mpi.is_some() {
+        return None;
+    }
+    let busy = p90(&used(case, number)?.0);
+    let enough = (busy.ceil() as u32).max(1);
+    // A quarter of a CPU is lost to start and end of any program.
+    let enough = if busy - busy.floor() < 0.25 && enough > 1 { enough - 1 } else { enough };
+    if enough >= group.cpus {
+        return None;
+    }
+    let narrow = |i: usize| if case.is_of(i, number) { enough } else { case.model.width[i] };
+    let limit = |g: usize| case.model.limit[g];
+    Some(
+        Finding::new(
+            "oversized_cpus",
+            format!("tasks of class {} ask for more CPUs than they use", case.names[number as usize]),
+            format!("They ask for {} CPUs each, and 90 % of them kept at most {busy:.1} busy.", group.cpus),
+        )
+        .saving(case.saving_if_shaped(&narrow, &limit))
+        .of_class(number)
+        .change(case.advice(number, "cpus", format!("cpus = {enough}"))),
+    )
+}
+
+fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
+    let (table, group) = case.group_of_class(number)?;
+    let asked = group.memory? as f64;
+    let held = p90(&used(case, number)?.1);
+    // A fifth more than nearly all of them need, in whole MiB.
+    let enough = (held * 1.2 / 1048576.0).ceil().max(16.0) * 1048576.0;
+    if enough > 0.5 * asked || case.uses.total(Use::Room) == 0.0 {
+        return None;
+    }
+    // How many of them could run at once is what memory allowed, if slots were idle meanwhile.
+    let together = case.most_at_once(number);
+    let could = ((f64::from(together) * asked / enough) as u32).max(together);
+    let as_it_was = |g: usize| if g == table { together } else { case.model.limit[g] };
+    let mended = |g: usize| if g == table { could.min(case.model.limit[g]) } else { case.model.limit[g] };
+    let saving = case.gain_between(&as_it_was, &mended);
+    let mib = (enough / 1048576.0) as u64;
+    Some(
+        Finding::new(
+            "oversized_memory",
+            format!("tasks of class {} ask for more memory than they use", case.names[number as usize]),
+            format!(
+                "They ask for {} each, and 90 % of them held at most {}. So only {together} ran at once, while {} of the slot time was idle for lack of room.",
+                bytes(asked as u64),
+                bytes(held as u64),
+                percent(case.share_of(Use::Room))
+            ),
+        )
+        .saving(saving)
+        .of_class(number)
+        .change(case.advice(number, "memory", format!("memory = \"{mib}MiB\""))),
+    )
+}
+
+/// Slots idle because an array is at its limit.
+pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
+    if case.share_of(Use::Limit) < 0.05 {
+        return None;
+    }
+    let found = (0..case.classes.len() as u32).filter_map(|number| {
+        let (table, group) = case.group_of_class(number)?;
+        let most = group.limit?;
+        let width = |i: usize| case.model.width[i];
+        let unlimited = |g: usize| if g == table { u32::MAX } else { case.model.limit[g] };
+        let slots = case.slots / group.cpus.max(1);
+        Some(
+            Finding::new(
+                "array_limit",
+                format!("the limit of array {} leaves slots idle", group.name),
+                format!(
+                    "At most {most} of its {} tasks run at once; {} of the slot time was idle while others of them were ready.",
+                    count(group.count),
+                    percent(case.share_of(Use::Limit))
+                ),
+            )
+            .saving(case.saving_if_shaped(&width, &unlimited))
+            .of_class(number)
+            .change(case.advice(number, "array", format!("array = \"...%{slots}\"   # instead of %{most}, if what the limit protects can take it"))),
+        )
+    });
+    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+/// Time spent in attempts that failed.
+pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
+    if case.share_of(Use::Wasted) < 0.05 {
+        return None;
+    }
+    let failed = |slice: &&crate::observe::timeline::Slice| !slice.outcome.ok();
+    let mut by_class = vec![0u64; case.classes.len()];
+    case.slices.iter().filter(failed).for_each(|s| by_class[s.class as usize] += s.ran() * u64::from(s.slots));
+    let worst = (0..by_class.len()).max_by_key(|&class| by_class[class])? as u32;
+    let attempts = case.slices.iter().filter(failed).count();
+    Some(
+        Finding::new(
+            "failed_attempts",
+            "attempts that failed took slot time".to_owned(),
+            format!(
+                "{} attempts did not succeed and took {} of the slot time, most of it in class {}.",
+                count(attempts as u64),
+                percent(case.share_of(Use::Wasted)),
+                case.names[worst as usize]
+            ),
+        )
+        .saving(case.wall_of(Use::Wasted))
+        .change(Some(Advice {
+            place: "what they printed".to_owned(),
+            text: format!("phalanx report {} --failed", case.run.name()),
+        })),
+    )
+}

@@ -1,0 +1,170 @@
+//! Ranks: one slower than the others, too many of them, late to start, short of work that others have.
+
+use super::Finding;
+use super::case::Case;
+use crate::observe::idle::Use;
+use crate::observe::style::{count, percent, seconds, some};
+
+/// A rank that takes longer for the same kinds of tasks than the others do.
+pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
+    let ranks: Vec<u32> = case.run.session().began.ranks.iter().filter(|r| r.slots > 0).map(|r| r.rank).collect();
+    let factors = factors(case, &ranks);
+    let (rank, factor, tasks) = factors.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    if factor < 1.25 || tasks < 5 {
+        return None;
+    }
+    let mut on_it = vec![false; case.model.ran.len()];
+    for slice in case.slices.iter().filter(|slice| slice.rank == rank) {
+        if let Some(on_it) = on_it.get_mut(slice.task.index()) {
+            *on_it = true;
+        }
+    }
+    let mended = |i: usize| {
+        let ran = case.model.ran[i];
+        if on_it[i] { ((ran as f64 / factor) as u64).max(1) } else { ran }
+    };
+    let node = case.node(rank);
+    let alone = case.run.session().began.ranks.iter().filter(|info| info.node == node).count() == 1;
+    let text = if alone {
+        format!("sbatch --exclude={node} ...   # or leave {node} out of the hostfile, and have it looked at")
+    } else {
+        format!("look at what else runs on the CPUs of rank {rank} on {node}; start fewer slots there")
+    };
+    Some(
+        Finding::new(
+            "slow_rank",
+            format!("rank {rank} on {node} is slow"),
+            format!(
+                "Its {} tasks took {factor:.2} times as long as tasks of the same classes on the other ranks.",
+                count(tasks)
+            ),
+        )
+        .saving(case.saving_if_ran(&mended))
+        .change(case.advice_on_start(text)),
+    )
+}
+
+/// For each rank: its time over what the other ranks would have taken for the same tasks, and for how many tasks that is known.
+fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
+    if ranks.len() < 2 {
+        return Vec::new();
+    }
+    // Medians by class and rank.
+    let mut times: Vec<Vec<Vec<u64>>> = vec![vec![Vec::new(); ranks.len()]; case.classes.len()];
+    for slice in case.slices.iter().filter(|slice| slice.outcome.ok()) {
+        if let Ok(rank) = ranks.binary_search(&slice.rank) {
+            times[slice.class as usize][rank].push(slice.ran());
+        }
+    }
+    let (mut took, mut expected, mut tasks) = (vec![0.0; ranks.len()], vec![0.0; ranks.len()], vec![0u64; ranks.len()]);
+    for by_rank in &mut times {
+        let medians: Vec<Option<f64>> = by_rank.iter_mut().map(|times| median(times)).collect();
+        for rank in 0..ranks.len() {
+            let mut others: Vec<f64> =
+                medians.iter().enumerate().filter(|(other, _)| *other != rank).filter_map(|(_, m)| *m).collect();
+            let (Some(own), false) = (medians[rank], others.is_empty()) else { continue };
+            others.sort_by(f64::total_cmp);
+            let n = by_rank[rank].len() as u64;
+            took[rank] += own * n as f64;
+            expected[rank] += others[(others.len() - 1) / 2] * n as f64;
+            tasks[rank] += n;
+        }
+    }
+    let all = (0..ranks.len()).filter(|&rank| expected[rank] > 0.0);
+    all.map(|rank| (ranks[rank], took[rank] / expected[rank], tasks[rank])).collect()
+}
+
+/// The median; of fewer than three nothing can be said.
+fn median(times: &mut [u64]) -> Option<f64> {
+    times.sort_unstable();
+    if times.len() < 3 { None } else { Some(times[times.len() / 2] as f64) }
+}
+
+/// A run that would have been about as fast on fewer slots.
+pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
+    if case.slots < 2 {
+        return None;
+    }
+    let (mut enough, mut too_few) = (case.slots, 0);
+    while enough - too_few > 1 {
+        let middle = too_few + (enough - too_few) / 2;
+        if case.relative_makespan(middle) <= 1.1 { enough = middle } else { too_few = middle }
+    }
+    let longer = case.relative_makespan(enough) - 1.0;
+    let share = 1.0 - f64::from(enough) / f64::from(case.slots) * (1.0 + longer.max(0.0));
+    if share <= 0.0 {
+        return None;
+    }
+    let finding = Finding::new(
+        "too_many_ranks",
+        format!("{} would have done instead of {}", some(enough, "slot"), case.slots),
+        format!(
+            "The run would have been {} longer with {}; the other {} cost {} of the node time.",
+            percent(longer.max(0.0)),
+            some(enough, "slot"),
+            case.slots - enough,
+            percent(share)
+        ),
+    );
+    let ranks = case.run.session().began.ranks.iter().filter(|rank| rank.slots > 0).count() as u32;
+    let per_rank = (case.slots / ranks.max(1)).max(1);
+    let text = if ranks > 1 {
+        format!("mpirun -n {} ...   # instead of {ranks}", enough.div_ceil(per_rank))
+    } else {
+        format!("phalanx run --slots {enough} ...   # or ask for so many CPUs")
+    };
+    Some(Finding { saves_node_s: share * case.node_s(), ..finding }.change(case.advice_on_start(text)))
+}
+
+/// A long time before the first task.
+pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
+    let first = case.slices.iter().map(|slice| slice.start).min()?;
+    let took = first.saturating_sub(case.from) as f64 / 1e9;
+    if took < 0.05 * case.wall_s() {
+        return None;
+    }
+    Some(
+        Finding::new(
+            "start_up",
+            "the start took a good part of the run".to_owned(),
+            format!(
+                "The first task started {} after the beginning, {} of the wall time; the job has {} tasks and {} ranks.",
+                seconds(took),
+                percent(took / case.wall_s()),
+                count(case.run.subject().job.task_count()),
+                case.run.session().began.ranks.len()
+            ),
+        )
+        .saving(took)
+        .change(case.advice_on_start("put several small jobs into one, so that ranks start once for all of them".into())),
+    )
+}
+
+/// Slots idle although tasks were ready.
+pub(super) fn hand_over(case: &Case<'_>) -> Option<Finding> {
+    // What starting a task costs anyway is a matter of how short tasks are.
+    let usual = case.model.overhead as f64 * case.slices.len() as f64;
+    let idle = (case.uses.total(Use::HandOver) - usual).max(0.0);
+    let share = idle / case.uses.sum().max(1.0);
+    if share < 0.05 {
+        return None;
+    }
+    let ranks = case.run.session().began.ranks.len();
+    let change = if ranks > 1 {
+        case.advice_on_start("set `partition = \"eft\"` under [job], which spreads tasks by their estimates, and give classes an `estimate`".into())
+    } else {
+        case.advice_on_start("larger tasks; or fewer slots, if other programs use the same CPUs".into())
+    };
+    Some(
+        Finding::new(
+            "hand_over",
+            "slots were idle although tasks were ready".to_owned(),
+            format!(
+                "{} of the slot time was idle while tasks that any slot could run were ready: they were on another rank, or on their way.",
+                percent(share)
+            ),
+        )
+        .saving(idle / 1e9 / f64::from(case.slots))
+        .change(change),
+    )
+}

@@ -1,0 +1,248 @@
+//! Runs with one fault planted: the analysis names it first. Each is executed on made-up slots by a rule as simple as can be (whatever is
+//! ready goes to the slot that is free first) and journalled as a real run would be.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::*;
+use crate::job::{Flush, KeepOutput};
+use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir};
+use crate::model::{Attempt, Outcome, Rank, TaskId, Time, Usage};
+use crate::observe::RunView;
+use crate::observe::subject::Subject;
+use crate::runtime::subject_of;
+
+const MS: u64 = 1_000_000;
+
+/// A run to be made up.
+struct Plant<'a> {
+    job: &'a str,
+    ranks: u32,
+    slots: u32,
+    /// Nanoseconds that a task takes on a rank.
+    takes: &'a dyn Fn(&str, u32, u32) -> u64,
+    /// Nanoseconds between the end of a task and the start of the next in its slot.
+    gap: u64,
+    /// Nanoseconds before the first task.
+    start_up: u64,
+    /// At most so many tasks at once on a rank, for want of memory.
+    at_once: u32,
+    used: Option<Usage>,
+}
+
+impl Default for Plant<'_> {
+    fn default() -> Self {
+        Plant {
+            job: "",
+            ranks: 4,
+            slots: 2,
+            takes: &|_, _, _| MS,
+            gap: 1000,
+            start_up: MS,
+            at_once: u32::MAX,
+            used: None,
+        }
+    }
+}
+
+/// Slots, tasks and the order of events of a made-up execution.
+struct Execution<'a> {
+    plant: &'a Plant<'a>,
+    subject: &'a Subject,
+    /// When each slot is free, with its rank and number.
+    free: BinaryHeap<Reverse<(u64, u32, u16)>>,
+    ready: BinaryHeap<Reverse<(u64, u32)>>,
+    attempts: Vec<Attempt>,
+}
+
+impl Execution<'_> {
+    fn run(mut self) -> Vec<Attempt> {
+        let graph = self.subject.graph.clone().unwrap();
+        let mut missing: Vec<usize> = (0..graph.node_count() as u32).map(|n| graph.predecessors(n).len()).collect();
+        let mut events = BinaryHeap::new();
+        for node in (0..graph.node_count() as u32).filter(|&n| missing[n as usize] == 0) {
+            events.push(Reverse((self.plant.start_up, node, true)));
+        }
+        while let Some(Reverse((at, node, arrives))) = events.pop() {
+            if arrives && (node as usize) < graph.task_count() {
+                self.ready.push(Reverse((at, node)));
+            } else {
+                for edge in graph.successors(node) {
+                    missing[edge.node() as usize] -= 1;
+                    if missing[edge.node() as usize] == 0 {
+                        events.push(Reverse((at, edge.node(), true)));
+                    }
+                }
+            }
+            self.start(&mut events);
+        }
+        self.attempts
+    }
+
+    fn start(&mut self, events: &mut BinaryHeap<Reverse<(u64, u32, bool)>>) {
+        while let (Some(&Reverse((ready, task))), Some(&Reverse((free, rank, slot)))) =
+            (self.ready.peek(), self.free.peek())
+        {
+            let start = free.max(ready);
+            self.ready.pop();
+            self.free.pop();
+            let label = self.subject.job.label(TaskId(task));
+            let end = start + (self.plant.takes)(label.name, label.index.unwrap_or(0) as u32, rank);
+            self.free.push(Reverse((end + self.plant.gap, rank, slot)));
+            events.push(Reverse((end, task, false)));
+            self.attempts.push(Attempt {
+                task: TaskId(task),
+                attempt: 1,
+                outcome: Outcome::OK,
+                last: true,
+                rank: Rank(rank),
+                slot,
+                ready: Time(ready),
+                start: Time(start),
+                end: Time(end),
+            });
+        }
+    }
+}
+
+impl Plant<'_> {
+    fn findings(&self) -> Vec<Finding> {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(dir.path(), "planted").unwrap();
+        let began = Began {
+            session: 1,
+            unix_ns: 1_700_000_000 * 1_000_000_000,
+            phalanx: "0".into(),
+            job_text: self.job.into(),
+            job_path: "planted.toml".into(),
+            dir: "/tmp".into(),
+            ranks: (0..self.ranks)
+                .map(|rank| RankInfo { rank, node: format!("n{rank}"), slots: self.slots, pid: 1 })
+                .collect(),
+            command: vec!["phalanx".into()],
+            kept: Vec::new(),
+        };
+        let subject = subject_of(&began).unwrap();
+        let places =
+            (0..self.ranks).flat_map(|rank| (0..self.slots.min(self.at_once)).map(move |slot| (rank, slot as u16)));
+        let free = places.map(|(rank, slot)| Reverse((self.start_up, rank, slot))).collect();
+        let execution =
+            Execution { plant: self, subject: &subject, free, ready: BinaryHeap::new(), attempts: Vec::new() };
+        let attempts = execution.run();
+        let end = attempts.iter().map(|attempt| attempt.end).max().unwrap();
+        if let Some(used) = self.used {
+            for attempt in &attempts {
+                let writer = OutputWriter::create(&run, 1, attempt.rank, KeepOutput::All).unwrap();
+                writer.account(attempt.task, 1, used).unwrap();
+            }
+        }
+        let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+        let ended = Ended { time: end, reason: EndReason::Complete, exit_code: 0 };
+        for record in [Record::Began(began), Record::Attempts(attempts), Record::Ended(ended)] {
+            journal.append(&record).unwrap();
+        }
+        findings(&RunView::load(&run, &subject_of).unwrap())
+    }
+
+    #[track_caller]
+    fn names_first(&self, kind: &str, parts: &[&str]) -> Finding {
+        let findings = self.findings();
+        let all: Vec<_> = findings.iter().map(|f| (f.kind, f.saves_s, f.saves_node_s)).collect();
+        let first = findings.first().unwrap_or_else(|| panic!("no finding instead of {kind}")).clone();
+        assert_eq!(first.kind, kind, "{all:?}");
+        let change = first.change.as_ref().expect("a finding says what to change");
+        let text = format!("{} {} {} {}", first.title, first.evidence, change.place, change.text);
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is missing in: {text}");
+        }
+        assert!(first.saves_s > 0.0 || first.saves_node_s > 0.0);
+        first
+    }
+}
+
+const FLAT: &str = "[job]\nname = \"flat\"\n[[task]]\nname = \"work\"\narray = \"0-399\"\nkernel = \"busy\"\n";
+const THREE: &str = "[[task]]\nname = \"light\"\narray = \"0-199\"\nkernel = \"busy\"\n\n\
+    [[task]]\nname = \"other\"\narray = \"0-199\"\nkernel = \"busy\"\n\n[[task]]\nname = \"heavy\"\narray = \"0-39\"\nkernel = \"busy\"\n";
+const PHASED: &str = "[[task]]\nname = \"before\"\narray = \"0-79\"\nkernel = \"busy\"\n\n\
+    [[task]]\nname = \"merge\"\nneeds = \"before\"\nkernel = \"busy\"\n\n\
+    [[task]]\nname = \"after\"\narray = \"0-79\"\nneeds = \"merge\"\nkernel = \"busy\"\n";
+
+#[test]
+fn a_slow_rank_is_named_first() {
+    let takes = |_: &str, index: u32, rank: u32| (100 + u64::from(index % 7)) * MS * if rank == 2 { 3 } else { 1 };
+    let plant = Plant { job: FLAT, takes: &takes, ..Plant::default() };
+    let finding = plant.names_first("slow_rank", &["rank 2", "n2", "times as long", "--exclude=n2"]);
+    assert!(finding.saves_share > 0.05 && finding.saves_share < 0.4, "{}", finding.saves_share);
+}
+
+#[test]
+fn a_heavy_class_is_named_first() {
+    let takes =
+        |name: &str, index: u32, _: u32| if name == "heavy" { 900 * MS } else { (20 + u64::from(index % 5)) * MS };
+    let plant = Plant { job: THREE, takes: &takes, ..Plant::default() };
+    plant.names_first("heavy_class", &["class heavy", "planted.toml:11", "twice as fast"]);
+}
+
+#[test]
+fn a_serial_phase_is_named_first() {
+    let takes = |name: &str, _: u32, _: u32| if name == "merge" { 2000 * MS } else { 100 * MS };
+    let plant = Plant { job: PHASED, takes: &takes, ..Plant::default() };
+    let finding = plant.names_first("serial_phase", &["merge", "planted.toml:6", "7 slots idle"]);
+    // Two seconds, spread over eight slots, are a quarter of a second.
+    assert!((finding.saves_s - 1.75).abs() < 0.1, "{}", finding.saves_s);
+}
+
+#[test]
+fn tiny_tasks_are_named_first() {
+    let plant = Plant { job: FLAT, takes: &|_, _, _| 20_000, gap: 60_000, start_up: 1000, ..Plant::default() };
+    plant.names_first("short_tasks", &["class work", "planted.toml:5", "array = \"0-"]);
+}
+
+#[test]
+fn asking_for_too_many_cpus_is_named_first() {
+    let job = "[[task]]\nname = \"wide\"\narray = \"0-99\"\ncommand = \"true\"\ncpus = 4\n";
+    // Four CPUs each, of which one is busy: as many run at once as four slots of each rank hold.
+    let used = Usage { cpu_ns: 98 * MS, peak_bytes: 1 << 20 };
+    let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, used: Some(used), ..Plant::default() };
+    let finding = plant.names_first("oversized_cpus", &["wide", "planted.toml:5", "cpus = 1", "at most 1.0 busy"]);
+    assert!(finding.saves_share > 0.6, "{}", finding.saves_share);
+}
+
+#[test]
+fn asking_for_too_much_memory_is_named_first() {
+    let job = "[[task]]\nname = \"big\"\narray = \"0-99\"\ncommand = \"true\"\nmemory = \"8GiB\"\n";
+    let used = Usage { cpu_ns: 95 * MS, peak_bytes: 500 << 20 };
+    let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, used: Some(used), ..Plant::default() };
+    plant.names_first("oversized_memory", &["big", "planted.toml:5", "memory = \"600MiB\"", "500.00 MiB"]);
+}
+
+#[test]
+fn a_limit_is_named_first() {
+    let job = "[[task]]\nname = \"few\"\narray = \"0-99%4\"\nkernel = \"busy\"\n";
+    let plant = Plant { job, at_once: 1, takes: &|_, _, _| 100 * MS, ..Plant::default() };
+    plant.names_first("array_limit", &["few", "At most 4", "planted.toml:3", "%8"]);
+}
+
+#[test]
+fn a_chain_is_told_as_one_and_needs_one_slot() {
+    let mut chain = String::from("[[task]]\nname = \"s0\"\nkernel = \"busy\"\nclass = \"step\"\n");
+    for i in 1..30 {
+        chain += &format!("[[task]]\nname = \"s{i}\"\nneeds = \"s{}\"\nkernel = \"busy\"\nclass = \"step\"\n", i - 1);
+    }
+    let plant = Plant { job: &chain, takes: &|_, _, _| 50 * MS, ..Plant::default() };
+    plant.names_first("serial_phase", &["class step", "30 tasks"]);
+    let too_many = plant.findings().into_iter().find(|finding| finding.kind == "too_many_ranks").unwrap();
+    assert!(too_many.title.starts_with("1 slot "), "{}", too_many.title);
+}
+
+#[test]
+fn a_run_that_is_as_it_should_be_has_no_findings() {
+    let findings = Plant { job: FLAT, takes: &|_, _, _| 100 * MS, ..Plant::default() }.findings();
+    assert_eq!(findings, Vec::new());
+}
+
+#[test]
+fn a_slow_start_is_named() {
+    let plant = Plant { job: FLAT, takes: &|_, _, _| 10 * MS, start_up: 2000 * MS, ..Plant::default() };
+    plant.names_first("start_up", &["2.00 s after the beginning", "400 tasks"]);
+}

@@ -1,0 +1,417 @@
+//! The report as one HTML file: tables and SVG pictures, styles included, no script and no network, so that it can be mailed, archived and
+//! printed. Its size depends on what is shown, not on the number of tasks: what there may be a million of is bounded or taken together.
+
+mod chain;
+mod charts;
+mod gantt;
+mod page;
+
+use super::analyze::{Finding, capital, findings};
+use super::blame::skipped;
+use super::chain::chain as chain_of;
+use super::failures::{Failure, failures, tail_of};
+use super::figures::Figures;
+use super::idle::Uses;
+use super::latency::{Class, classes};
+use super::print::ReportError;
+use super::report::command;
+use super::resume;
+use super::run_view::{RunState, RunView, node_of, run_ns};
+use super::steps::Counters;
+use super::style::{bytes, count, outcome, percent, printable, seconds, some};
+use super::summary::explanation;
+use super::timeline::Timeline;
+use crate::journal::{Level, utc};
+use crate::model::Time;
+use charts::Line;
+use page::{Escaped, Html};
+
+/// Failures that are shown with the end of their output.
+const FAILURES: usize = 20;
+/// Classes whose slowest tasks are listed, and tasks of each.
+const SLOWEST: [usize; 2] = [8, 3];
+/// Classes in the table.
+const CLASSES: usize = 60;
+/// Scaling decisions that are listed.
+const DECISIONS: usize = 60;
+/// Notes that are shown.
+const NOTES: usize = 40;
+
+/// Makes the report of a run.
+///
+/// # Errors
+/// If what a failed task printed cannot be read.
+pub fn html(run: &RunView) -> Result<String, ReportError> {
+    let timeline = Timeline::of(run);
+    let figures = Figures::of(run);
+    let by_work = classes(&timeline);
+    let names: Vec<String> = by_work.iter().map(|class| class.name.clone()).collect();
+    let colours = gantt::colours(&timeline, &names);
+    let mut html = Html::default();
+    head(&mut html, run);
+    summary(&mut html, run, &figures);
+    if !timeline.slices.is_empty() {
+        bounded_by(&mut html, &findings(run));
+        html.add("<h2>Tasks</h2>\n");
+        key(&mut html, &by_work);
+        gantt::gantt(&mut html, run, &timeline, &colours);
+        over_time(&mut html, &timeline);
+        spending(&mut html, run, &timeline, &figures);
+        critical_path(&mut html, run, &timeline, &colours, &figures);
+        class_table(&mut html, &by_work);
+        slowest(&mut html, run, &timeline, &by_work);
+    }
+    decisions(&mut html, run);
+    failed(&mut html, run)?;
+    skipped_tasks(&mut html, run);
+    notes(&mut html, run);
+    about(&mut html, run);
+    html.add("</body></html>\n");
+    Ok(html.into_text())
+}
+
+fn head(html: &mut Html, run: &RunView) {
+    let state = run.state();
+    let tone = match state {
+        RunState::Completed => "good",
+        RunState::Failed | RunState::Error | RunState::Interrupted => "badly",
+        RunState::Running => "",
+        RunState::Budget | RunState::Walltime | RunState::Cancelled => "warn",
+    };
+    let why = explanation(run).map(|why| format!(": {why}")).unwrap_or_default();
+    html.add(format_args!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <title>{name}</title><style>{}</style></head><body>\n<h1>{name}</h1>\n<p><span class=\"state {tone}\">{}</span>{}</p>\n",
+        include_str!("style.css"),
+        state.name(),
+        Escaped(why),
+        name = Escaped(run.name()),
+    ));
+    if run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
+        html.add("<p class=\"warn\">A simulated run: nothing of this has happened.</p>\n");
+    }
+    for warning in run.warnings() {
+        html.add(format_args!("<p class=\"warn\">{}</p>\n", Escaped(warning)));
+    }
+}
+
+fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
+    let sessions = &run.replay.sessions;
+    let resumed = if sessions.len() > 1 { format!(", in {} sessions", sessions.len()) } else { String::new() };
+    html.add(format_args!(
+        "<p class=\"dim\">Job {} · began {}{resumed} · {}, {} on {}</p>\n<div class=\"tiles\">",
+        Escaped(run.subject().job.name()),
+        utc(sessions[0].began.unix_ns),
+        some(figures.ranks, "rank"),
+        some(figures.slots, "slot"),
+        some(figures.nodes, "node")
+    ));
+    let mut tile = |value: String, what: &str| {
+        html.add(format_args!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>"))
+    };
+    tile(seconds(figures.wall_s), "wall time");
+    tile(count(figures.tasks), "tasks");
+    for (state, n) in figures.counts.present() {
+        tile(count(n), &state.name().to_lowercase().replace('_', " "));
+    }
+    tile(seconds(figures.work_s), "work over all slots");
+    figures.utilisation.into_iter().for_each(|used| tile(percent(used), "of slot time used"));
+    figures.critical_path_s.into_iter().for_each(|s| tile(seconds(s), "critical path"));
+    figures
+        .balance
+        .filter(|_| figures.ranks > 1)
+        .into_iter()
+        .for_each(|b| tile(format!("{b:.2}"), "load balance of ranks"));
+    if figures.wall_s > 0.0 {
+        let ended = f64::from(figures.counts.of(crate::model::State::Completed));
+        tile(format!("{}/s", rate(ended / figures.wall_s)), "tasks completed");
+    }
+    if figures.bytes_moved > 0 {
+        tile(bytes(figures.bytes_moved), "moved between ranks");
+    }
+    if let Some(cost) = figures.cost {
+        tile(format!("{cost:.2}"), "cost, as billed");
+    }
+    html.add("</div>\n");
+}
+
+/// A rate with about three digits.
+fn rate(per_s: f64) -> String {
+    if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
+}
+
+fn bounded_by(html: &mut Html, findings: &[Finding]) {
+    html.add("<h2>What bounded this run</h2>\n");
+    if findings.is_empty() {
+        html.add("<p>Nothing stands out: slots were busy nearly all the time.</p>\n");
+        return;
+    }
+    html.add("<ol class=\"findings\">");
+    for finding in findings {
+        html.add(format_args!(
+            "<li><b>{}</b> <span class=\"dim\">({})</span><br>{}",
+            Escaped(capital(&finding.title)),
+            Escaped(finding.saving_text()),
+            Escaped(&finding.evidence)
+        ));
+        if let Some(change) = &finding.change {
+            html.add(format_args!(
+                "<br>To mend it, {}: <code>{}</code>",
+                Escaped(&change.place),
+                Escaped(&change.text)
+            ));
+        }
+        html.add("</li>");
+    }
+    html.add("</ol>\n<p class=\"note\">Savings are estimated by running the graph again with the measured durations, one finding at a time.</p>\n");
+}
+
+/// Which colour is which class.
+fn key(html: &mut Html, by_work: &[Class]) {
+    html.add("<div class=\"key\">");
+    for (i, class) in by_work.iter().take(gantt::COLOURS).enumerate() {
+        html.add(format_args!("<span><span class=\"box k{i}\"></span>{}</span>", Escaped(&class.name)));
+    }
+    if by_work.len() > gantt::COLOURS {
+        let others = by_work.len() - gantt::COLOURS;
+        html.add(format_args!("<span><span class=\"box k{}\"></span>{others} other classes</span>", gantt::COLOURS));
+    }
+    html.add("</div>\n");
+}
+
+fn over_time(html: &mut Html, timeline: &Timeline) {
+    let end = timeline.end();
+    let slots = timeline.sessions.iter().map(|span| span.slots).max().unwrap_or(0);
+    html.add("<h2>What slots did</h2>\n");
+    charts::utilisation(html, &Uses::of(timeline, charts::COLUMNS), end, slots);
+    let counters = Counters::of(timeline);
+    html.add("<h2>Tasks and ranks over time</h2>\n");
+    let line = |name, style, steps| Line { name, style, steps };
+    let tasks = [line("tasks queued", "b", &counters.queued), line("tasks running", "a", &counters.running)];
+    charts::lines(html, "Tasks queued and running", &tasks, end, 110.0);
+    charts::lines(html, "Tasks done", &[line("tasks done", "c", &counters.done)], end, 80.0);
+    if counters.active.max() > 1 {
+        let ranks = [line("ranks active", "b", &counters.active), line("ranks with a task", "a", &counters.busy)];
+        charts::lines(html, "Ranks active and at work", &ranks, end, 70.0);
+    }
+}
+
+/// The bill over time, where nodes have prices.
+fn spending(html: &mut Html, run: &RunView, timeline: &Timeline, figures: &Figures) {
+    let (Some(terms), Some(span), Some(cost)) =
+        (run.session().terms.as_ref(), timeline.sessions.last(), figures.cost.filter(|&cost| cost > 0.0))
+    else {
+        return;
+    };
+    let budget = figures.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
+    html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {cost:.2}{budget}.</p>\n"));
+    let end = Time(span.to - span.from);
+    let nodes = run.session().nodes(end);
+    let until = |moment: Time| -> f64 {
+        let held = nodes.iter().filter(|node| node.from < moment);
+        held.map(|node| terms.prices.bill(node.node_type, node.from, node.to.min(moment))).sum()
+    };
+    let earlier = cost - until(end);
+    let at = |column: usize| Time(end.0 * (column as u64 + 1) / charts::COLUMNS as u64);
+    let spent: Vec<f64> = (0..charts::COLUMNS).map(|column| earlier + until(at(column))).collect();
+    charts::spend(html, &spent, figures.budget, span.to - span.from);
+}
+
+fn critical_path(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], figures: &Figures) {
+    let links = chain_of(run, timeline);
+    if !links.is_empty() {
+        html.add("<h2>Critical path</h2>\n");
+        chain::chain(html, run, timeline, &links, colours, figures);
+    }
+}
+
+fn class_table(html: &mut Html, by_work: &[Class]) {
+    html.add(
+        "<h2>Classes of tasks</h2>\n<div class=\"wide\"><table><thead><tr><th>class</th><th class=\"n\">attempts</th><th class=\"n\">failed</th>\
+         <th class=\"n\">mean</th><th class=\"n\">p50</th><th class=\"n\">p95</th><th class=\"n\">p99</th><th class=\"n\">max</th>\
+         <th class=\"n\">waited p95</th><th class=\"n\">work</th><th class=\"n\">share</th></tr></thead><tbody>",
+    );
+    let all: f64 = by_work.iter().map(|class| class.work_s).sum();
+    for class in by_work.iter().take(CLASSES) {
+        html.add(format_args!("<tr><td>{}</td>", Escaped(&class.name)));
+        let ran = &class.ran;
+        let quantile = |share| seconds(ran.quantile_s(share));
+        let cells = [
+            count(ran.count()),
+            count(class.failed),
+            seconds(ran.mean_s()),
+            quantile(0.5),
+            quantile(0.95),
+            quantile(0.99),
+            seconds(ran.max_s()),
+            seconds(class.waited.quantile_s(0.95)),
+            seconds(class.work_s),
+            if all > 0.0 { percent(class.work_s / all) } else { "-".to_owned() },
+        ];
+        cells.iter().for_each(|cell| html.add(format_args!("<td class=\"n\">{cell}</td>")));
+        html.add("</tr>");
+    }
+    html.add("</tbody></table></div>\n");
+    if by_work.len() > CLASSES {
+        html.add(format_args!("<p class=\"note\">and {} classes with less work.</p>\n", by_work.len() - CLASSES));
+    }
+}
+
+fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class]) {
+    let [classes, tasks] = SLOWEST;
+    html.add(
+        "<details><summary>Slowest tasks of each class</summary><div class=\"wide\"><table><thead><tr><th>class</th><th>task</th>\
+         <th class=\"n\">ran</th><th class=\"n\">of the median</th><th>state</th><th>where</th></tr></thead><tbody>",
+    );
+    for class in by_work.iter().take(classes) {
+        let Some(number) = timeline.classes.iter().position(|name| *name == class.name) else { continue };
+        let mut slices: Vec<_> = timeline.slices.iter().filter(|slice| slice.class as usize == number).collect();
+        slices.sort_unstable_by_key(|slice| (std::cmp::Reverse(slice.ran()), slice.task));
+        for slice in slices.into_iter().take(tasks) {
+            let session = &run.replay.sessions[slice.session as usize];
+            let median = class.ran.quantile_s(0.5);
+            let factor =
+                if median > 0.0 { format!("{:.1} x", slice.ran() as f64 / 1e9 / median) } else { "-".to_owned() };
+            html.add(format_args!(
+                "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{factor}</td><td>{}</td><td>{}, rank {}</td></tr>",
+                Escaped(&class.name),
+                Escaped(timeline.label(run, slice)),
+                seconds(slice.ran() as f64 / 1e9),
+                outcome(slice.outcome),
+                Escaped(node_of(session, crate::model::Rank(slice.rank))),
+                slice.rank
+            ));
+        }
+    }
+    html.add("</tbody></table></div></details>\n");
+}
+
+/// What was decided about ranks, and why.
+fn decisions(html: &mut Html, run: &RunView) {
+    let all = &run.session().decisions;
+    if all.is_empty() {
+        return;
+    }
+    html.add(
+        "<h2>Scaling decisions</h2>\n<div class=\"wide\"><table><thead><tr><th class=\"n\">at</th><th>ranks</th><th>why</th>\
+         <th class=\"n\">spent</th></tr></thead><tbody>",
+    );
+    for decision in all.iter().take(DECISIONS) {
+        html.add(format_args!(
+            "<tr><td class=\"n\">{}</td><td>{} &rarr; {}</td><td>{}</td><td class=\"n\">{:.2}</td></tr>",
+            seconds(decision.time.seconds()),
+            decision.from,
+            decision.to,
+            Escaped(&decision.reason),
+            decision.inputs.spent
+        ));
+    }
+    html.add("</tbody></table></div>\n");
+    if all.len() > DECISIONS {
+        html.add(format_args!("<p class=\"note\">and {} more in the journal.</p>\n", all.len() - DECISIONS));
+    }
+}
+
+fn failed(html: &mut Html, run: &RunView) -> Result<(), ReportError> {
+    let failures = failures(run);
+    if failures.is_empty() {
+        return Ok(());
+    }
+    html.add(format_args!("<h2>Failed tasks: {}</h2>\n", count(failures.len() as u64)));
+    for failure in failures.iter().take(FAILURES) {
+        let Failure { task, session, attempt } = failure;
+        html.add(format_args!(
+            "<p><b>{}</b>: <span class=\"badly\">{}</span>, attempt {} on {} after {}</p>\n",
+            Escaped(run.subject().job.label(*task)),
+            outcome(attempt.outcome),
+            attempt.attempt,
+            Escaped(node_of(session, attempt.rank)),
+            seconds(run_ns(attempt) as f64 / 1e9)
+        ));
+        if let Some(described) = run.subject().job.describe(*task) {
+            html.add(format_args!("<p class=\"note\"><code>{}</code></p>\n", Escaped(command(&described.work))));
+        }
+        let (tail, own) = tail_of(run, failure)?;
+        if !tail.is_empty() {
+            let lines: Vec<String> = tail.split(|&byte| byte == b'\n').map(printable).collect();
+            html.add(format_args!("<pre>{}</pre>\n", Escaped(lines.join("\n").trim_end())));
+        }
+        if let Some(path) = own {
+            html.add(format_args!("<p class=\"note\">Standard error: {}</p>\n", Escaped(path.display())));
+        }
+    }
+    if failures.len() > FAILURES {
+        html.add(format_args!(
+            "<p>and {} more: <code>phalanx report {} --failed</code></p>\n",
+            count((failures.len() - FAILURES) as u64),
+            Escaped(run.name())
+        ));
+    }
+    Ok(())
+}
+
+fn skipped_tasks(html: &mut Html, run: &RunView) {
+    let groups = skipped(run);
+    if groups.is_empty() {
+        return;
+    }
+    html.add("<h2>Skipped tasks</h2>\n<ul>");
+    for group in groups.iter().take(FAILURES) {
+        let why = group.because_of.map_or("what they need did not end as it must".to_owned(), |task| {
+            let ended = run.replay.latest(task).map_or("did not run", |(_, attempt)| attempt.outcome.state.name());
+            format!("{} {ended}", run.subject().job.label(task))
+        });
+        html.add(format_args!("<li>{} tasks because {}</li>", count(group.tasks.len() as u64), Escaped(why)));
+    }
+    html.add("</ul>\n");
+    if groups.len() > FAILURES {
+        html.add(format_args!("<p>and more because of {} other tasks.</p>\n", groups.len() - FAILURES));
+    }
+}
+
+fn notes(html: &mut Html, run: &RunView) {
+    let notes: Vec<_> = run.session().notes.iter().filter(|note| note.level > Level::Info).collect();
+    if notes.is_empty() {
+        return;
+    }
+    html.add("<h2>Warnings and errors</h2>\n<table><tbody>");
+    for note in notes.iter().take(NOTES) {
+        let tone = if note.level == Level::Error { "badly" } else { "warn" };
+        html.add(format_args!(
+            "<tr><td class=\"n\">{}</td><td class=\"{tone}\">{}</td></tr>",
+            seconds(note.time.seconds()),
+            Escaped(&note.text)
+        ));
+    }
+    html.add("</tbody></table>\n");
+    if notes.len() > NOTES {
+        html.add(format_args!("<p>and {} more in the journal.</p>\n", notes.len() - NOTES));
+    }
+}
+
+fn about(html: &mut Html, run: &RunView) {
+    let began = &run.session().began;
+    let words: Vec<String> = began.command.iter().map(|word| super::style::quoted(word)).collect();
+    html.add(format_args!(
+        "<h2>How it was run</h2>\n<p><code>{}</code><br><span class=\"dim\">in {}, by Phalanx {}</span></p>\n",
+        Escaped(words.join(" ")),
+        Escaped(began.dir.display()),
+        Escaped(&began.phalanx)
+    ));
+    if let Some(command) = resume::command(run) {
+        html.add(format_args!("<p>To continue: <code>{}</code></p>\n", Escaped(command)));
+    }
+    html.add(format_args!(
+        "<details><summary>The job file</summary><pre>{}</pre></details>\n",
+        Escaped(shortened(&began.job_text))
+    ));
+}
+
+/// A job file of the usual size whole, of a generated one the beginning.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 20_000;
+    match text.char_indices().nth(MOST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}\n...", &text[..at]),
+    }
+}

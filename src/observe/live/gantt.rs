@@ -1,0 +1,160 @@
+//! `/api/v1/timeline`: what ran in a stretch of time. Few attempts come one by one; of many, each row tells for each column of time
+//! which class held most of its slots and how much of them was held, so that an answer has a bounded size whatever the run's.
+
+use serde::Serialize;
+
+use super::Live;
+use crate::model::Attempt;
+use crate::observe::run_view::run_ns;
+use crate::observe::steps::spread;
+
+/// The most rows.
+const ROWS: usize = 48;
+/// The most attempts that come one by one.
+const BARS: usize = 1500;
+/// The most columns.
+const COLUMNS: usize = 400;
+
+#[derive(Serialize)]
+pub(super) struct Timeline {
+    from: f64,
+    to: f64,
+    classes: Vec<String>,
+    rows: Vec<String>,
+    /// Empty where `cells` tells of them together.
+    bars: Vec<Bar>,
+    columns: usize,
+    /// Row, column, class, share of the row's slots in per cent.
+    cells: Vec<(usize, usize, usize, u8)>,
+}
+
+#[derive(Serialize)]
+struct Bar {
+    row: usize,
+    class: usize,
+    start: f64,
+    end: f64,
+    task: String,
+    state: &'static str,
+}
+
+/// Rows of the picture: slots if they fit, else ranks, else as many ranks as must share one.
+struct Rows {
+    names: Vec<String>,
+    slots: Vec<f64>,
+    by_slot: bool,
+    /// First row of each rank, by its place in the list of ranks.
+    first: Vec<(u32, usize)>,
+}
+
+impl Rows {
+    fn of(live: &Live) -> Rows {
+        let ranks: Vec<_> = live.view.session().began.ranks.iter().filter(|rank| rank.slots > 0).collect();
+        let slots: usize = ranks.iter().map(|rank| rank.slots as usize).sum();
+        let by_slot = slots <= ROWS;
+        let together = ranks.len().div_ceil(ROWS).max(1);
+        let mut rows = Rows { names: Vec::new(), slots: Vec::new(), by_slot, first: Vec::new() };
+        if by_slot {
+            for rank in ranks {
+                rows.first.push((rank.rank, rows.names.len()));
+                rows.names.extend((0..rank.slots).map(|slot| format!("{}.{slot}", rank.rank)));
+            }
+            rows.slots = vec![1.0; rows.names.len()];
+        } else {
+            for chunk in ranks.chunks(together) {
+                rows.first.extend(chunk.iter().map(|rank| (rank.rank, rows.names.len())));
+                let (first, last) = (chunk[0].rank, chunk[chunk.len() - 1].rank);
+                rows.names.push(if first == last { format!("rank {first}") } else { format!("{first}-{last}") });
+                rows.slots.push(chunk.iter().map(|rank| f64::from(rank.slots)).sum());
+            }
+        }
+        rows.first.sort_unstable();
+        rows
+    }
+
+    fn row(&self, attempt: &Attempt) -> Option<usize> {
+        let at = self.first.binary_search_by_key(&attempt.rank.0, |first| first.0).ok()?;
+        let row = self.first[at].1 + if self.by_slot { usize::from(attempt.slot) } else { 0 };
+        (row < self.names.len()).then_some(row)
+    }
+}
+
+/// The answer for `from` to `to` seconds (the whole session where they are not given) in so many columns.
+pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns: Option<usize>) -> Timeline {
+    let elapsed = live.elapsed_s();
+    // NaN is a number to whoever reads queries, but no moment.
+    let from = from.filter(|s| s.is_finite()).unwrap_or(0.0).clamp(0.0, elapsed);
+    let to = to.filter(|s| s.is_finite()).unwrap_or(elapsed).clamp(from, elapsed.max(from));
+    let columns = columns.unwrap_or(240).clamp(1, COLUMNS);
+    let rows = Rows::of(live);
+    let (first_ns, last_ns) = ((from * 1e9) as u64, (to * 1e9) as u64);
+    let attempts = &live.view.session().attempts;
+    let within = || attempts.iter().filter(|a| a.attempt > 0 && a.end.0 >= first_ns && a.start.0 <= last_ns);
+    let mut answer = Timeline {
+        from,
+        to,
+        classes: live.totals.classes().iter().map(|class| class.name.clone()).collect(),
+        rows: Vec::new(),
+        bars: Vec::new(),
+        columns,
+        cells: Vec::new(),
+    };
+    if within().nth(BARS).is_none() && rows.by_slot {
+        answer.bars = within().filter_map(|attempt| bar(live, &rows, attempt)).collect();
+    } else {
+        answer.cells = cells(live, &rows, within(), first_ns, last_ns, columns);
+    }
+    answer.rows = rows.names;
+    answer
+}
+
+fn bar(live: &Live, rows: &Rows, attempt: &Attempt) -> Option<Bar> {
+    let job = &live.view.subject().job;
+    Some(Bar {
+        row: rows.row(attempt)?,
+        class: live.totals.number_of(job.class(attempt.task))?,
+        start: attempt.start.seconds(),
+        end: attempt.start.seconds() + run_ns(attempt) as f64 / 1e9,
+        task: job.label(attempt.task).to_string(),
+        state: attempt.outcome.state.name(),
+    })
+}
+
+fn cells<'a>(
+    live: &Live,
+    rows: &Rows,
+    attempts: impl Iterator<Item = &'a Attempt>,
+    from: u64,
+    to: u64,
+    columns: usize,
+) -> Vec<(usize, usize, usize, u8)> {
+    let job = &live.view.subject().job;
+    let classes = live.totals.classes().len();
+    let span = (to - from).max(1);
+    // Slot-nanoseconds by row and class in each column; only for classes that a row has.
+    let mut held: Vec<Vec<Option<Vec<f64>>>> = vec![vec![None; classes]; rows.names.len()];
+    for attempt in attempts {
+        let (Some(row), Some(class)) = (rows.row(attempt), live.totals.number_of(job.class(attempt.task))) else {
+            continue;
+        };
+        let columns = held[row][class].get_or_insert_with(|| vec![0.0; columns]);
+        let (start, end) = (attempt.start.0.saturating_sub(from), attempt.end.0.saturating_sub(from));
+        spread(columns, span, start, end, f64::from(job.slots(attempt.task)));
+    }
+    let width = span as f64 / columns as f64;
+    let mut cells = Vec::new();
+    for (row, held) in held.iter().enumerate() {
+        for column in 0..columns {
+            let shares =
+                held.iter().enumerate().filter_map(|(class, columns)| Some((class, columns.as_ref()?[column])));
+            let (sum, most) = shares.fold((0.0, (0, 0.0)), |(sum, most): (f64, (usize, f64)), (class, share)| {
+                (sum + share, if share > most.1 { (class, share) } else { most })
+            });
+            let share = (sum / (rows.slots[row] * width) * 100.0).round().clamp(0.0, 100.0) as u8;
+            if share > 0 {
+                cells.push((row, column, most.0, share));
+            }
+        }
+    }
+    cells
+}

@@ -1,0 +1,330 @@
+//! Who may ask, and how requests become answers: HTTP on a thread of its own.
+//!
+//! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
+//!   and there is no default, so nothing listens unasked.
+//! - Requests are bounded: size of the head, time to send it, connections at a time, length of a connection. Bodies are not read.
+//! - Every answer is computed from what the run has written. Between requests the thread sleeps; nothing can be changed through it.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{Live, api, gantt, metrics};
+use crate::journal::{Began, RunDir};
+use crate::observe::subject::Subject;
+use crate::observe::terminal::AboveBar;
+
+/// The description of the API.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// Makes a job out of what a session began with.
+type Read = fn(&Began) -> Result<Subject, String>;
+
+/// The largest head of a request, in bytes.
+const HEAD: usize = 16 << 10;
+/// How long a request's head may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection lasts; a browser opens another one without being asked.
+const CONNECTION: Duration = Duration::from_secs(120);
+/// Connections at a time.
+const CONNECTIONS: usize = 32;
+/// Answers within so short a time are made from the same reading of the run.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The paths that are answered.
+pub fn routes() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|(path, _)| *path)
+}
+
+/// What answers a path.
+type Answer = fn(&Live, &Query) -> Body;
+
+const ROUTES: [(&str, Answer); 8] = [
+    ("/api/v1/run", |live, _| Body::json(&api::run(live))),
+    ("/api/v1/ranks", |live, _| Body::json(&api::ranks(live))),
+    ("/api/v1/classes", |live, _| Body::json(&api::classes(live))),
+    ("/api/v1/history", |live, q| {
+        Body::json(&api::history(live, q.number("from"), q.number("to"), q.number("points")))
+    }),
+    ("/api/v1/timeline", |live, q| {
+        Body::json(&gantt::timeline(live, q.number("from"), q.number("to"), q.number("columns")))
+    }),
+    ("/api/v1/failures", |live, _| Body::json(&api::failures(live))),
+    ("/api/v1/openapi.json", |_, _| Body { kind: "application/json", text: OPENAPI.to_owned(), nonce: None }),
+    ("/metrics", |live, _| Body {
+        kind: "text/plain; version=0.0.4; charset=utf-8",
+        text: metrics::text(live),
+        nonce: None,
+    }),
+];
+
+/// An address that is taken, before there is a run to serve.
+pub struct Listener {
+    listener: TcpListener,
+    bound: SocketAddr,
+    token: String,
+}
+
+/// Serves a run until it is dropped.
+pub struct Serving {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Takes an address.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Listener { bound: listener.local_addr()?, listener, token: secret()? })
+    }
+
+    /// Serves a run there and prints where the page is. `read` makes a job out of what a session began with.
+    ///
+    /// # Errors
+    /// If there can be no thread for it.
+    pub fn serve(self, dir: &RunDir, read: Read) -> io::Result<Serving> {
+        let Listener { listener, bound, token } = self;
+        let url = format!("http://{bound}/?token={token}");
+        let (stop, stopped) = oneshot::channel();
+        let dir = dir.clone();
+        let serve = move || match runtime(listener, &dir, read, token, stopped) {
+            Ok(()) => {}
+            Err(error) => tracing::error!("the live page has ended: {error}"),
+        };
+        let thread = std::thread::Builder::new().name("phalanx-listen".to_owned()).spawn(serve)?;
+        // A standard error that is closed has nobody who could look at the page.
+        let _ = writeln!(AboveBar, "phalanx: the run's page: {url}");
+        if !bound.ip().is_loopback() {
+            tracing::warn!("{bound} can be reached from other machines, and what is sent there is not encrypted");
+        }
+        Ok(Serving { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // If the thread has ended by itself it needs no telling, and it has said why.
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// 128 random bits in hexadecimal.
+fn secret() -> io::Result<String> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The life of the thread.
+fn runtime(
+    listener: TcpListener,
+    dir: &RunDir,
+    read: Read,
+    token: String,
+    stopped: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let desk = Rc::new(Desk { dir: dir.clone(), read, token, live: RefCell::new(None) });
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async {
+        let accepting = tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, desk));
+        // Told to stop, or left by whoever would tell.
+        let _ = stopped.await;
+        accepting.abort();
+        Ok(())
+    }))
+}
+
+async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or a connection that has gone again: neither is for ever.
+                tracing::debug!("a connection was not accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let desk = Rc::clone(&desk);
+        tokio::task::spawn_local(async move {
+            let service = service_fn(move |request| {
+                let response = desk.answer(&request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            // A client that speaks no HTTP or has gone is no concern of the run.
+            let _ = tokio::time::timeout(CONNECTION, connection).await;
+            drop(seat);
+        });
+    }
+}
+
+/// Where requests are answered.
+struct Desk {
+    dir: RunDir,
+    read: Read,
+    token: String,
+    /// The run, and when it was read last; from the first request on.
+    live: RefCell<Option<(Instant, Live)>>,
+}
+
+impl Desk {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let query = Query(request.uri().query().unwrap_or_default());
+        if !self.may_ask(request, &query) {
+            return respond(StatusCode::UNAUTHORIZED, Body::error("this needs the token that the run has printed"));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return respond(StatusCode::METHOD_NOT_ALLOWED, Body::error("only GET is answered here"));
+        }
+        let path = request.uri().path();
+        if path == "/" {
+            return match secret() {
+                Ok(nonce) => respond(StatusCode::OK, Body::page(nonce)),
+                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, Body::error(&error.to_string())),
+            };
+        }
+        match ROUTES.iter().find(|(route, _)| *route == path) {
+            None => respond(StatusCode::NOT_FOUND, Body::error("there is nothing here; see /api/v1/openapi.json")),
+            Some((_, answer)) => self.with_live(|live| answer(live, &query)),
+        }
+    }
+
+    fn may_ask(&self, request: &Request<Incoming>, query: &Query) -> bool {
+        let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer = header.and_then(|value| value.strip_prefix("Bearer "));
+        bearer.or_else(|| query.text("token")).is_some_and(|given| same(given.as_bytes(), self.token.as_bytes()))
+    }
+
+    /// Lets `answer` look at the run as it is now.
+    fn with_live(&self, answer: impl FnOnce(&Live) -> Body) -> Response<Full<Bytes>> {
+        let mut live = self.live.borrow_mut();
+        let read = match live.take() {
+            Some((at, live)) if at.elapsed() < FRESH => Ok((at, live)),
+            Some((_, mut live)) => live.refresh(&self.read).map(|()| (Instant::now(), live)),
+            None => Live::open(&self.dir, &self.read).map(|live| (Instant::now(), live)),
+        };
+        match read {
+            Ok(read) => respond(StatusCode::OK, answer(&live.insert(read).1)),
+            Err(error) => respond(StatusCode::SERVICE_UNAVAILABLE, Body::error(&error.to_string())),
+        }
+    }
+}
+
+/// Compares in a time that does not tell how much of it was right.
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+}
+
+/// What follows the `?`. Values that are not as expected count as not given: each has a default.
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.text(name)?.parse().ok()
+    }
+}
+
+/// What is sent.
+struct Body {
+    kind: &'static str,
+    text: String,
+    /// Of a page: what its own script is known by.
+    nonce: Option<String>,
+}
+
+impl Body {
+    fn json(value: &impl Serialize) -> Body {
+        // Our own structures have nothing that JSON could not say.
+        let text = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+        Body { kind: "application/json", text, nonce: None }
+    }
+
+    fn error(text: &str) -> Body {
+        Body::json(&serde_json::json!({ "error": text }))
+    }
+
+    fn page(nonce: String) -> Body {
+        let text = include_str!("page.html")
+            .replace("/*STYLE*/", include_str!("../html/style.css"))
+            .replace("NONCE", &nonce)
+            .replace("/*SCRIPT*/", include_str!("page.js"));
+        Body { kind: "text/html; charset=utf-8", text, nonce: Some(nonce) }
+    }
+}
+
+fn respond(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
+    let policy = match &body.nonce {
+        Some(nonce) => format!(
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; frame-ancestors 'none'"
+        ),
+        None => "default-src 'none'; frame-ancestors 'none'".to_owned(),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body.text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(body.kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_leniently() {
+        let query = Query("from=1.5&to=x&&token=abc&from=9");
+        assert_eq!((query.number("from"), query.number::<f64>("to")), (Some(1.5), None));
+        assert_eq!((query.text("token"), query.text("fro")), (Some("abc"), None));
+    }
+
+    #[test]
+    fn only_the_whole_secret_will_do() {
+        assert!(same(b"abc", b"abc"));
+        assert!(!same(b"abd", b"abc") && !same(b"ab", b"abc") && !same(b"", b"abc"));
+        let (one, other) = (secret().unwrap(), secret().unwrap());
+        assert!(one.len() == 32 && one != other);
+    }
+}

@@ -1,0 +1,236 @@
+'use strict';
+const token = new URLSearchParams(location.search).get('token') || '';
+const $ = id => document.getElementById(id);
+const get = async path => {
+  const answer = await fetch(path, {headers: {Authorization: 'Bearer ' + token}});
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  return answer.json();
+};
+const count = n => Math.round(n).toLocaleString('en');
+const seconds = s => s < 5e-4 ? (s * 1e6).toFixed(0) + ' us' : s < 0.1 ? (s * 1e3).toFixed(1) + ' ms' : s < 1 ? (s * 1e3).toFixed(0) + ' ms'
+  : s < 10 ? s.toFixed(2) + ' s' : s < 60 ? s.toFixed(1) + ' s' : s < 3600 ? Math.floor(s / 60) + ' min ' + String(Math.floor(s % 60)).padStart(2, '0') + ' s'
+  : Math.floor(s / 3600) + ' h ' + String(Math.floor(s / 60 % 60)).padStart(2, '0') + ' min';
+const element = (name, text, style) => {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (style) made.className = style;
+  return made;
+};
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colourOf = rank => colour('--c' + Math.min(rank, 9));
+
+// Classes by the work that they hold, so that colours are those of the report.
+let ranked = [];
+let run = null;
+const view = {from: 0, to: 0, follow: true, data: null};
+
+function showRun(r) {
+  run = r;
+  document.title = `${Math.floor(100 * share(r))} % · ${r.job}`;
+  $('name').textContent = r.run;
+  const state = $('state');
+  state.textContent = r.state;
+  state.className = 'state ' + ({COMPLETED: 'good', RUNNING: '', FAILED: 'badly', ERROR: 'badly', INTERRUPTED: 'badly'}[r.state] ?? 'warn');
+  const left = r.remaining_s === null ? '' : ` · ends in about ${seconds(r.remaining_s)}`;
+  $('when').textContent = `${seconds(r.elapsed_s)} since ${r.began}${left}`;
+  const bar = $('bar');
+  bar.setAttribute('aria-valuenow', Math.floor(100 * share(r)));
+  bar.firstChild.style.width = 100 * share(r) + '%';
+  const tiles = [['tasks', count(r.tasks)], ['completed', count(r.completed)], ['running', count(r.running)], ['queued', count(r.queued)],
+    ['failed', r.failed ? count(r.failed) : ''], ['skipped', r.skipped ? count(r.skipped) : ''], ['cancelled', r.cancelled ? count(r.cancelled) : ''],
+    ['tasks/s', r.tasks_per_s < 10 ? r.tasks_per_s.toFixed(1) : count(r.tasks_per_s)], [r.ranks === 1 ? 'slots on 1 rank' : `slots on ${r.ranks} ranks`, count(r.slots)],
+    ['ended work', seconds(r.work_s)], ['CPU of the first node', r.node_cpu === null ? '' : Math.round(100 * r.node_cpu) + ' %'],
+    ['its memory', r.node_memory ? Math.round(100 * r.node_memory_used / r.node_memory) + ' %' : '']];
+  $('tiles').replaceChildren(...tiles.filter(t => t[1] !== '').map(([what, value]) => {
+    const tile = element('div', undefined, 'tile');
+    tile.append(element('b', value), element('span', what));
+    return tile;
+  }));
+  $('warnings').replaceChildren(...r.warnings.slice(0, 5).map(w => element('p', `${seconds(w.t)}: ${w.text}`, w.level === 'error' ? 'badly' : 'warn')));
+}
+const share = r => r.tasks ? (r.completed + r.failed + r.skipped + r.cancelled) / r.tasks : 1;
+
+function rows(id, list, cells) {
+  $(id).replaceChildren(...list.map(item => {
+    const row = element('tr');
+    row.append(...cells(item).map((cell, i) => element('td', cell, i >= (id === 'ranks' ? 2 : 1) ? 'n' : '')));
+    return row;
+  }));
+}
+function showRanks({ranks}) {
+  rows('ranks', ranks.slice(0, 200), r => [r.rank, r.node, r.slots, count(r.attempts), count(r.failed), seconds(r.work_s), Math.round(100 * r.used) + ' %']);
+}
+function showClasses({classes}) {
+  ranked = classes.slice().sort((a, b) => b.work_s - a.work_s).map(c => c.name);
+  const sorted = classes.slice().sort((a, b) => b.work_s - a.work_s).slice(0, 60);
+  rows('classes', sorted, c => [c.name, count(c.attempts), count(c.failed), ...[c.mean_s, c.p50_s, c.p95_s, c.p99_s, c.max_s, c.waited_p95_s, c.work_s].map(seconds)]);
+  $('key').replaceChildren(...ranked.slice(0, 10).map((name, i) => {
+    const entry = element('span');
+    entry.append(element('span', '', 'box k' + Math.min(i, 9)), i === 9 ? 'others' : name);
+    return entry;
+  }));
+}
+function showFailures({failures}) {
+  const parts = failures.slice(0, 10).flatMap(f => {
+    const line = element('p');
+    line.append(element('b', f.task), ': ', element('span', f.exit < 0 ? `${f.state}, signal ${-f.exit}` : `${f.state}, exit ${f.exit}`, 'badly'),
+      `, attempt ${f.attempt} on ${f.node} after ${seconds(f.ran_s)}`);
+    return f.stderr ? [line, element('pre', f.stderr)] : [line];
+  });
+  $('failures').replaceChildren(...(parts.length ? [element('h2', 'Last failures'), ...parts] : []));
+}
+
+// A canvas at the resolution of the screen, in units of its own pixels.
+function sheet(canvas, height) {
+  const ratio = devicePixelRatio || 1, width = canvas.clientWidth;
+  canvas.style.height = height + 'px';
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+  }
+  const pen = canvas.getContext('2d');
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  pen.font = '11.5px system-ui, sans-serif';
+  return {pen, width, height};
+}
+function timeAxis(pen, left, right, bottom, from, to) {
+  const steps = Math.max(2, Math.floor((right - left) / 110)), raw = (to - from) / steps, power = 10 ** Math.floor(Math.log10(raw || 1));
+  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= raw) || raw;
+  pen.fillStyle = colour('--dim');
+  pen.strokeStyle = colour('--rule');
+  pen.textAlign = 'center';
+  for (let t = Math.ceil(from / step) * step; step > 0 && t <= to; t += step) {
+    const x = left + (right - left) * (t - from) / (to - from || 1);
+    pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, bottom); pen.stroke();
+    pen.fillText(t ? seconds(t).replace(/\.0+ /, ' ') : '0 s', Math.min(Math.max(x, left + 14), right - 18), bottom + 14);
+  }
+}
+
+const left = 54;
+function drawGantt() {
+  const data = view.data, canvas = $('gantt');
+  if (!data) return;
+  const thick = Math.max(5, Math.min(18, 460 / Math.max(1, data.rows.length))), bottom = thick * data.rows.length;
+  const {pen, width} = sheet(canvas, bottom + 22), right = width - 4;
+  const x = t => left + (right - left) * (t - view.from) / (view.to - view.from || 1);
+  timeAxis(pen, left, right, bottom, view.from, view.to);
+  pen.textAlign = 'right';
+  const every = Math.ceil(12 / thick);
+  data.rows.forEach((name, i) => i % every || pen.fillText(name, left - 6, (i + .5) * thick + 4));
+  const palette = data.classes.map(name => { const at = ranked.indexOf(name); return colourOf(at < 0 ? 9 : at); });
+  pen.save();
+  pen.beginPath(); pen.rect(left, 0, right - left, bottom); pen.clip();
+  for (const bar of data.bars) {
+    pen.fillStyle = palette[bar.class];
+    const from = x(bar.start), wide = Math.max(.6, x(bar.end) - from - .4);
+    pen.fillRect(from, bar.row * thick, wide, thick - 1);
+    if (bar.state !== 'COMPLETED') { pen.strokeStyle = colour('--bad'); pen.lineWidth = 1.5; pen.strokeRect(from + .7, bar.row * thick + .7, Math.max(.6, wide - 1.4), thick - 2.4); }
+  }
+  const span = data.to - data.from;
+  for (const [row, column, kind, held] of data.cells) {
+    pen.fillStyle = palette[kind];
+    const from = Math.floor(x(data.from + span * column / data.columns)), until = Math.floor(x(data.from + span * (column + 1) / data.columns)), tall = (thick - 1) * held / 100;
+    pen.fillRect(from, (row + 1) * thick - 1 - tall, until - from, tall);
+  }
+  pen.restore();
+}
+let asked = 0, answered = 0;
+async function loadGantt() {
+  const mine = ++asked, all = view.follow;
+  const columns = Math.max(60, Math.min(400, Math.floor(($('gantt').clientWidth - left) / 3)));
+  const range = all ? '' : `&from=${view.from}&to=${view.to}`;
+  const data = await get(`/api/v1/timeline?columns=${columns}${range}`);
+  if (mine < answered) return;
+  answered = mine;
+  if (all && view.follow) { view.from = data.from; view.to = data.to; }
+  view.data = data;
+  drawGantt();
+}
+let waiting = 0;
+function look(from, to) {
+  const end = run ? run.elapsed_s : 0, span = Math.min(Math.max(to - from, 1e-5), end);
+  view.from = Math.max(0, Math.min(from, end - span));
+  view.to = view.from + span;
+  view.follow = span >= end * .9999;
+  drawGantt();
+  clearTimeout(waiting);
+  waiting = setTimeout(() => loadGantt().catch(lost), 80);
+}
+const zoom = (factor, at) => look(at - (at - view.from) * factor, at + (view.to - at) * factor);
+const timeAt = px => view.from + (view.to - view.from) * Math.max(0, px - left) / ($('gantt').clientWidth - left - 4);
+const gantt = $('gantt');
+gantt.addEventListener('wheel', e => { if (e.ctrlKey || Math.abs(e.deltaY) > Math.abs(e.deltaX)) { e.preventDefault(); zoom(e.deltaY > 0 ? 1.25 : .8, timeAt(e.offsetX)); } }, {passive: false});
+let held = null;
+gantt.addEventListener('pointerdown', e => { held = {x: e.offsetX, from: view.from, to: view.to}; gantt.setPointerCapture(e.pointerId); });
+gantt.addEventListener('pointerup', () => { held = null; });
+gantt.addEventListener('pointermove', e => {
+  if (held) {
+    const moved = (e.offsetX - held.x) / (gantt.clientWidth - left - 4) * (held.to - held.from);
+    if (Math.abs(e.offsetX - held.x) > 2) look(held.from - moved, held.to - moved);
+    return;
+  }
+  const data = view.data;
+  if (!data || !data.rows.length) return;
+  const row = Math.floor(e.offsetY / Math.max(5, Math.min(18, 460 / data.rows.length))), at = timeAt(e.offsetX);
+  const bar = data.bars.find(b => b.row === row && b.start <= at && at <= b.end);
+  const column = Math.floor((at - data.from) / (data.to - data.from) * data.columns), cell = data.cells.find(c => c[0] === row && c[1] === column);
+  $('hint').textContent = bar ? `${bar.task}: ${seconds(bar.end - bar.start)} from ${seconds(bar.start)}, ${bar.state}`
+    : cell ? `${data.rows[row]} at ${seconds(at)}: ${cell[3]} % held, mostly ${data.classes[cell[2]]}` : `${seconds(Math.max(0, at))}`;
+});
+gantt.addEventListener('keydown', e => {
+  const span = view.to - view.from, middle = view.from + span / 2;
+  const act = {'+': () => zoom(.7, middle), '=': () => zoom(.7, middle), '-': () => zoom(1.4, middle), ArrowLeft: () => look(view.from - span / 5, view.to - span / 5),
+    ArrowRight: () => look(view.from + span / 5, view.to + span / 5), '0': () => look(0, Infinity)}[e.key];
+  if (act) { e.preventDefault(); act(); }
+});
+gantt.addEventListener('dblclick', () => look(0, Infinity));
+$('all').addEventListener('click', () => look(0, Infinity));
+
+let history = [];
+function drawChart() {
+  const {pen, width} = sheet($('chart'), 180), right = width - 4, bottom = 158;
+  const to = run ? run.elapsed_s : 1, most = Math.max(1, ...history.map(s => Math.max(s.running, s.queued)));
+  timeAxis(pen, left, right, bottom, 0, to);
+  pen.textAlign = 'right';
+  [0, .5, 1].forEach(part => pen.fillText(count(most * part), left - 6, bottom - (bottom - 10) * part + 4));
+  for (const [what, kind] of [['queued', 1], ['running', 0]]) {
+    pen.strokeStyle = colourOf(kind);
+    pen.lineWidth = 1.6;
+    pen.beginPath();
+    history.forEach((s, i) => pen[i ? 'lineTo' : 'moveTo'](left + (right - left) * s.t / to, bottom - (bottom - 10) * s[what] / most));
+    pen.stroke();
+  }
+}
+
+let failures = 0;
+function lost(error) {
+  if (++failures < 3) return;
+  $('gone').style.display = 'block';
+  $('gone').textContent = run ? `No answer any more (${error.message}): the run has ended or cannot be reached. What it left can be seen with: phalanx report ${run.run}` : error.message;
+}
+async function tick() {
+  let pause = 2000;
+  try {
+    if (!document.hidden) {
+      showRun(await get('/api/v1/run'));
+      const [ranks, classes, past, failed] = await Promise.all(['/api/v1/ranks', '/api/v1/classes', '/api/v1/history', '/api/v1/failures'].map(get));
+      showRanks(ranks);
+      showClasses(classes);
+      showFailures(failed);
+      history = past.samples;
+      drawChart();
+      await loadGantt();
+      failures = 0;
+      $('gone').style.display = 'none';
+    }
+  } catch (error) {
+    lost(error);
+    pause = 3000;
+  }
+  setTimeout(tick, pause);
+}
+const redraw = () => { drawGantt(); drawChart(); };
+addEventListener('resize', redraw);
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+tick();

@@ -1,0 +1,110 @@
+//! A run that is followed while it is written.
+
+use super::*;
+use crate::job::Flush;
+use crate::journal::{Began, EndReason, Ended, Journal, KeptRun, RankInfo, Record};
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::observe::Paint;
+use crate::runtime::subject_of;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn began(session: u32, kept: Vec<KeptRun>) -> Record {
+    Record::Began(Began {
+        session,
+        unix_ns: crate::journal::unix_now_ns() - 100 * SECOND,
+        phalanx: "0".into(),
+        job_text: "[[task]]\nname = \"a\"\narray = \"0-9\"\nkernel = \"noop\"\n".into(),
+        job_path: "a.toml".into(),
+        dir: "/tmp".into(),
+        ranks: (0..2).map(|rank| RankInfo { rank, node: format!("n{rank}"), slots: 2, pid: 1 }).collect(),
+        command: vec!["phalanx".into()],
+        kept,
+    })
+}
+
+fn attempt(task: u32, outcome: Outcome, last: bool) -> Attempt {
+    Attempt {
+        task: TaskId(task),
+        attempt: 1,
+        outcome,
+        last,
+        rank: Rank(task % 2),
+        slot: 0,
+        ready: Time(0),
+        start: Time(u64::from(task) * SECOND),
+        end: Time(u64::from(task + 2) * SECOND),
+    }
+}
+
+#[test]
+fn what_is_written_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    journal.append(&began(1, Vec::new())).unwrap();
+    let mut live = Live::open(&run, &subject_of).unwrap();
+    assert_eq!(live.totals.ended(), 0);
+    let failed = Outcome { state: State::Failed, exit: 3 };
+    journal.append(&Record::Attempts(vec![attempt(0, Outcome::OK, true), attempt(1, failed, false)])).unwrap();
+    live.refresh(&subject_of).unwrap();
+    live.refresh(&subject_of).unwrap();
+    assert_eq!((live.totals.of(State::Completed), live.totals.failed(), live.totals.failures.len()), (1, 0, 1));
+    assert_eq!((live.totals.ranks[&0].attempts, live.totals.ranks[&1].failed), (1, 1));
+    journal.append(&Record::Attempts(vec![attempt(1, Outcome::OK, true)])).unwrap();
+    live.refresh(&subject_of).unwrap();
+    assert_eq!(live.totals.of(State::Completed), 2);
+    assert_eq!(live.totals.work_s(), 6.0);
+
+    // A resume counts what it keeps as done, and forgets the durations of the session before.
+    journal
+        .append(&Record::Ended(Ended { time: Time(5 * SECOND), reason: EndReason::Walltime, exit_code: 4 }))
+        .unwrap();
+    journal.append(&began(2, vec![KeptRun { first: TaskId(0), was: TaskId(0), count: 2 }])).unwrap();
+    journal.append(&Record::Attempts(vec![attempt(2, Outcome::OK, true)])).unwrap();
+    live.refresh(&subject_of).unwrap();
+    assert_eq!((live.totals.of(State::Completed), live.totals.ended_here()), (3, 1));
+}
+
+#[test]
+fn a_frame_fits_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    let failed = Outcome { state: State::Failed, exit: 3 };
+    let attempts = (0..10).map(|task| attempt(task, if task == 4 { failed } else { Outcome::OK }, true)).collect();
+    let ended = Ended { time: Time(12 * SECOND), reason: EndReason::Failures, exit_code: 1 };
+    for record in [began(1, Vec::new()), Record::Attempts(attempts), Record::Ended(ended)] {
+        journal.append(&record).unwrap();
+    }
+    let live = Live::open(&run, &subject_of).unwrap();
+    for (width, height) in [(40, 20), (80, 24), (200, 60)] {
+        let frame = write_frame(&live, width, Some(height), Paint::OFF);
+        assert!(frame.lines().all(|line| line.chars().count() <= width), "{frame}");
+        assert!(frame.lines().count() <= height, "{} lines of {height}:\n{frame}", frame.lines().count());
+        assert!(frame.contains("FAILED") && frame.contains("9 of 10 done") && frame.contains("a[4]"), "{frame}");
+    }
+}
+
+#[test]
+fn timelines_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    let many = (0..5000).map(|i| Attempt { task: TaskId(i % 10), ..attempt(i, Outcome::OK, true) }).collect();
+    journal.append(&began(1, Vec::new())).unwrap();
+    journal.append(&Record::Attempts(many)).unwrap();
+    let live = Live::open(&run, &subject_of).unwrap();
+    let answer = |from, to| serde_json::to_value(gantt::timeline(&live, from, to, Some(100))).unwrap();
+    let all = answer(None, None);
+    assert_eq!(all["rows"].as_array().unwrap().len(), 4);
+    assert!(all["bars"].as_array().unwrap().is_empty());
+    // Rank 0 and rank 1 take turns, each attempt of two seconds; slot 1 of both is idle.
+    let cells = all["cells"].as_array().unwrap();
+    assert!(cells.len() >= 190 && cells.len() <= 200, "{}", cells.len());
+    assert!(cells.iter().all(|cell| cell[3].as_u64().unwrap() > 90));
+    let few = answer(Some(100.0), Some(110.0));
+    assert!((10..=14).contains(&few["bars"].as_array().unwrap().len()));
+    // Nonsense is as good as nothing.
+    assert_eq!(answer(Some(f64::NAN), Some(-5.0))["cells"], serde_json::json!([]));
+}

@@ -1,0 +1,207 @@
+//! One frame for a terminal: what `top` is to processes, for a run.
+
+use std::fmt::Write as _;
+
+use super::Live;
+use crate::journal::{Level, utc};
+use crate::model::{State, Stream};
+use crate::observe::run_view::{RunState, node_of, run_ns};
+use crate::observe::style::{Paint, bytes, count, outcome, percent, printable, seconds, some};
+
+/// Rows of a table where the terminal does not say how many it has.
+const ROWS: usize = 24;
+/// Lines for the rest of a frame: head, bar, figures, headings.
+const OTHERS: usize = 16;
+
+/// Writes a frame for a terminal of so many columns and lines. Lines end in `\n`; none is longer than the terminal is wide.
+pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
+    let width = width.clamp(40, 400);
+    let room = height.unwrap_or(ROWS + OTHERS).saturating_sub(OTHERS).max(6);
+    let mut frame = Frame { text: String::new(), width, paint };
+    head(&mut frame, live);
+    bar(&mut frame, live);
+    figures(&mut frame, live);
+    let failures = live.totals.failures.len().min(room / 4 + 1);
+    let classes = live.totals.classes().len().min(room / 3 + 1);
+    ranks(&mut frame, live, room.saturating_sub(failures * 2 + classes).max(2));
+    class_table(&mut frame, live, classes);
+    last_failures(&mut frame, live, failures);
+    notes(&mut frame, live);
+    frame.text
+}
+
+struct Frame {
+    text: String,
+    width: usize,
+    paint: Paint,
+}
+
+impl Frame {
+    /// Adds a line, cut to the width. `styled` is what the cut text looks like.
+    fn line(&mut self, text: &str, styled: impl FnOnce(Paint, &str) -> String) {
+        let cut: String = text.chars().take(self.width).collect();
+        self.text += &styled(self.paint, cut.trim_end());
+        self.text.push('\n');
+    }
+
+    fn plain(&mut self, text: &str) {
+        self.line(text, |_, text| text.to_owned());
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.text.push('\n');
+        self.line(text, |paint, text| paint.dim(text));
+    }
+}
+
+fn head(frame: &mut Frame, live: &Live) {
+    let state = live.view.state();
+    let session = live.view.session();
+    let text = format!(
+        "{}  {}  {}  job {}, began {}",
+        live.view.name(),
+        state.name(),
+        clock(live.elapsed_s()),
+        live.view.subject().job.name(),
+        utc(session.began.unix_ns)
+    );
+    frame.line(&text, |paint, text| match state {
+        RunState::Completed => paint.green(text),
+        RunState::Failed | RunState::Error | RunState::Interrupted => paint.red(text),
+        RunState::Running => paint.bold(text),
+        _ => paint.yellow(text),
+    });
+}
+
+/// `00:01:40`
+fn clock(s: f64) -> String {
+    let s = s as u64;
+    format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
+fn bar(frame: &mut Frame, live: &Live) {
+    let total = u64::from(live.view.subject().job.task_count());
+    let share = if total == 0 { 1.0 } else { live.totals.ended() as f64 / total as f64 };
+    let cells = (frame.width.saturating_sub(12)).clamp(10, 60);
+    let full = ((share * cells as f64) as usize).min(cells);
+    frame.plain(&format!("[{}{}] {:>3} %", "=".repeat(full), " ".repeat(cells - full), (share * 100.0).floor()));
+    let (running, queued) = live.running_and_queued();
+    let mut text = format!("{} of {} done", count(live.totals.of(State::Completed)), count(total));
+    let others = [
+        (running, "running"),
+        (queued, "queued"),
+        (live.totals.failed(), "failed"),
+        (live.totals.of(State::Skipped), "skipped"),
+        (live.totals.of(State::Cancelled), "cancelled"),
+    ];
+    for (n, what) in others.into_iter().filter(|(n, _)| *n > 0) {
+        let _ = write!(text, ", {} {what}", count(n));
+    }
+    frame.plain(&text);
+}
+
+fn figures(frame: &mut Frame, live: &Live) {
+    let rate = live.tasks_per_s();
+    let mut text = if rate < 10.0 { format!("{rate:.1} tasks/s") } else { format!("{} tasks/s", count(rate as u64)) };
+    if let Some(left) = live.remaining_s() {
+        let end = crate::journal::unix_now_ns().saturating_add((left * 1e9) as u64);
+        let _ = write!(text, "   ends in {} (about {})", clock(left), utc(end));
+    }
+    frame.plain(&text);
+    let slots: u64 = live.view.session().began.ranks.iter().map(|rank| u64::from(rank.slots)).sum();
+    let held = live.elapsed_s() * slots as f64;
+    let used = if held > 0.0 { percent((live.totals.work_s() / held).min(1.0)) } else { "-".to_owned() };
+    frame.plain(&format!(
+        "{}, {}; ended work is {used} of slot time",
+        some(live.view.session().began.ranks.len() as u64, "rank"),
+        some(slots, "slot")
+    ));
+    if let Some(sample) = live.samples.last().filter(|sample| live.goes_on() && sample.node_memory > 0) {
+        let (cpu, used) = (percent(sample.node_cpu), bytes(sample.node_memory_used));
+        frame.plain(&format!("node of rank 0: CPU {cpu}, memory {used} of {}", bytes(sample.node_memory)));
+    }
+}
+
+fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
+    frame.heading(&format!(
+        "{:>6}  {:<16} {:>5} {:>10} {:>7} {:>12} {:>6}",
+        "rank", "node", "slots", "ended", "failed", "work", "used"
+    ));
+    let session = live.view.session();
+    let elapsed = live.elapsed_s();
+    let all = &session.began.ranks;
+    for info in all.iter().take(if all.len() > rows { rows - 1 } else { rows }) {
+        let totals = live.totals.ranks.get(&info.rank).cloned().unwrap_or_default();
+        let held = elapsed * f64::from(info.slots);
+        let used = if held > 0.0 { percent((totals.work_s / held).min(1.0)) } else { "-".to_owned() };
+        frame.plain(&format!(
+            "{:>6}  {:<16} {:>5} {:>10} {:>7} {:>12} {used:>6}",
+            info.rank,
+            info.node.chars().take(16).collect::<String>(),
+            info.slots,
+            count(totals.attempts),
+            count(totals.failed),
+            seconds(totals.work_s)
+        ));
+    }
+    if all.len() > rows {
+        frame.plain(&format!("        and {} more", all.len() + 1 - rows));
+    }
+}
+
+fn class_table(frame: &mut Frame, live: &Live, rows: usize) {
+    let mut classes: Vec<_> = live.totals.classes().iter().collect();
+    if classes.is_empty() {
+        return;
+    }
+    classes.sort_by(|a, b| b.work_s.total_cmp(&a.work_s));
+    frame.heading(&format!(
+        "{:<24} {:>10} {:>7} {:>9} {:>9} {:>9} {:>9}",
+        "class", "ended", "failed", "mean", "p50", "p95", "p99"
+    ));
+    for class in classes.into_iter().take(rows) {
+        let ran = &class.ran;
+        frame.plain(&format!(
+            "{:<24} {:>10} {:>7} {:>9} {:>9} {:>9} {:>9}",
+            class.name.chars().take(24).collect::<String>(),
+            count(ran.count()),
+            count(class.failed),
+            seconds(ran.mean_s()),
+            seconds(ran.quantile_s(0.5)),
+            seconds(ran.quantile_s(0.95)),
+            seconds(ran.quantile_s(0.99))
+        ));
+    }
+}
+
+fn last_failures(frame: &mut Frame, live: &Live, rows: usize) {
+    if rows == 0 {
+        return;
+    }
+    frame.heading("last failures");
+    let session = live.view.session();
+    for attempt in live.totals.failures.iter().take(rows).filter_map(|&index| session.attempts.get(index)) {
+        let label = live.view.subject().job.label(attempt.task);
+        let node = node_of(session, attempt.rank);
+        let text =
+            format!("{label}: {} on {node} after {}", outcome(attempt.outcome), seconds(run_ns(attempt) as f64 / 1e9));
+        frame.line(&text, |paint, text| paint.red(text));
+        // What it printed is shown where it can be had; its end is what matters here.
+        let tail = live.view.outputs.tail(session.began.session, attempt, Stream::Err, 1, 4096).unwrap_or_default();
+        if !tail.is_empty() {
+            let line = format!("  | {}", printable(tail.strip_suffix(b"\n").unwrap_or(&tail)));
+            frame.line(&line, |paint, text| paint.dim(text));
+        }
+    }
+}
+
+/// The last decision about ranks and the last warnings.
+fn notes(frame: &mut Frame, live: &Live) {
+    if let Some(decision) = live.view.session().decisions.last() {
+        let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);
+        frame.line(&format!("{at}: {from} to {to} ranks: {}", decision.reason), |paint, text| paint.bold(text));
+    }
+    for note in live.view.session().notes.iter().rev().filter(|note| note.level > Level::Info).take(3) {
+        frame.line(&format!("{}: {}", clock(note.time.seconds()), note.text), |paint, text| paint.yellow(text));
+    }
+}

@@ -1,0 +1,234 @@
+//! A run as a picture sees it: every attempt that ran as a slice on one clock, by rank, slot and class.
+//!
+//! The trace, the report and the analysis all start from here, so that they agree on what ran where and when. All moments are nanoseconds
+//! since the first session began.
+
+use rustc_hash::FxHashMap;
+
+use super::run_view::RunView;
+use super::steps::Steps;
+use super::subject::{JobView, Label};
+use crate::journal::Session;
+use crate::model::{Attempt, Outcome, RankState, TaskId, Time};
+
+/// An attempt that ran.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slice {
+    /// The task, by its number in its session.
+    pub task: TaskId,
+    /// Index of its session.
+    pub session: u32,
+    /// 1 for the first attempt.
+    pub attempt: u16,
+    /// Where it ran.
+    pub rank: u32,
+    /// The slot that ran it.
+    pub slot: u16,
+    /// Which of the lanes of that slot it is drawn in: 0, unless it overlaps with another slice there.
+    pub lane: u16,
+    /// Index of its class in [`Timeline::classes`].
+    pub class: u32,
+    /// Slots that it held.
+    pub slots: u32,
+    /// What kept it from starting at once when all that it needed was done.
+    pub held_by: HeldBy,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When all that it needed was done.
+    pub ready: u64,
+    /// When it was started.
+    pub start: u64,
+    /// When it ended.
+    pub end: u64,
+}
+
+/// Why a task that is ready may have to wait although a slot is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeldBy {
+    /// Nothing: any idle slot will do.
+    Nothing,
+    /// So many of its array may run at once and no more.
+    Limit,
+    /// It needs several slots, memory or a GPU.
+    Room,
+}
+
+impl Slice {
+    /// How long it ran.
+    pub fn ran(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// How long it waited for a slot.
+    pub fn waited(&self) -> u64 {
+        self.start - self.ready
+    }
+}
+
+/// A stretch of time during which a session went on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Its beginning.
+    pub from: u64,
+    /// Its end, or the last that was heard of it.
+    pub to: u64,
+    /// The most slots that it had at once.
+    pub slots: u32,
+}
+
+/// Ranks that begin or cease to take part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Supply {
+    /// When.
+    pub at: u64,
+    /// Index of the session.
+    pub session: u32,
+    /// So many ranks more.
+    pub ranks: i64,
+    /// So many slots more.
+    pub slots: i64,
+}
+
+/// See the module's text.
+pub(super) struct Timeline {
+    /// Every attempt that ran, by the moment it started.
+    pub slices: Vec<Slice>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// The sessions, oldest first.
+    pub sessions: Vec<Span>,
+    /// Ranks that came and went, by time within each session.
+    pub supply: Vec<Supply>,
+}
+
+impl Timeline {
+    /// Puts all attempts of a run on one clock.
+    pub fn of(run: &RunView) -> Timeline {
+        let mut classes = Classes::default();
+        let mut timeline =
+            Timeline { slices: Vec::new(), classes: Vec::new(), sessions: Vec::new(), supply: Vec::new() };
+        for (index, (session, subject)) in run.sessions().enumerate() {
+            let from = run.on_run_clock(session, Time::ZERO);
+            let supply = supply(run, session, index as u32);
+            let slots = Steps::of(supply.iter().map(|change| (change.at, change.slots)).collect()).max();
+            timeline.supply.extend(supply);
+            let to = from + run.wall_ns(session);
+            timeline.sessions.push(Span { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
+            let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0);
+            timeline.slices.extend(ran.map(|attempt| slice(run, session, &*subject.job, index, attempt, &mut classes)));
+        }
+        timeline.classes = classes.names;
+        timeline.slices.sort_by_key(|slice| (slice.start, slice.end, slice.task));
+        timeline.choose_lanes();
+        timeline
+    }
+
+    /// The end of the last session.
+    pub fn end(&self) -> u64 {
+        self.sessions.iter().map(|span| span.to).max().unwrap_or(0)
+    }
+
+    /// What a slice's task is called.
+    pub fn label<'a>(&self, run: &'a RunView, slice: &Slice) -> Label<'a> {
+        let subject = run.sessions().nth(slice.session as usize).map_or(run.subject(), |(_, subject)| subject);
+        subject.job.label(slice.task)
+    }
+
+    /// Slices of one slot do not overlap, but for what the head of several ranks runs: those get further lanes.
+    fn choose_lanes(&mut self) {
+        let mut ends: FxHashMap<(u32, u16), Vec<u64>> = FxHashMap::default();
+        for slice in &mut self.slices {
+            let lanes = ends.entry((slice.rank, slice.slot)).or_default();
+            let lane = lanes.iter().position(|end| *end <= slice.start).unwrap_or(lanes.len());
+            slice.lane = u16::try_from(lane).unwrap_or(u16::MAX);
+            match lanes.get_mut(lane) {
+                Some(end) => *end = slice.end,
+                None => lanes.push(slice.end),
+            }
+        }
+    }
+}
+
+/// The ranks that a session had from the start, and those that came, went or paused later.
+fn supply(run: &RunView, session: &Session, index: u32) -> Vec<Supply> {
+    let (from, to) = (run.on_run_clock(session, Time::ZERO), run.on_run_clock(session, Time(run.wall_ns(session))));
+    let change = |at: u64, slots: i64, ranks: i64| Supply {
+        at,
+        session: index,
+        ranks: ranks * slots.signum().abs(),
+        slots: slots * ranks,
+    };
+    let mut active: FxHashMap<u32, i64> = FxHashMap::default();
+    let mut supply = Vec::new();
+    for info in &session.began.ranks {
+        active.insert(info.rank, i64::from(info.slots));
+        supply.push(change(from, i64::from(info.slots), 1));
+    }
+    for next in &session.ranks {
+        let at = run.on_run_clock(session, next.time).min(to);
+        let slots = if next.state == RankState::Active { i64::from(next.info.slots) } else { 0 };
+        let before = active.insert(next.info.rank, slots).unwrap_or(0);
+        if before != slots {
+            supply.extend([change(at, before, -1), change(at, slots, 1)]);
+        }
+    }
+    supply.extend(active.into_values().map(|slots| change(to, slots, -1)));
+    supply.sort_by_key(|change| change.at);
+    supply
+}
+
+/// Names of classes by number.
+#[derive(Default)]
+struct Classes {
+    names: Vec<String>,
+    numbers: FxHashMap<String, u32>,
+}
+
+impl Classes {
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = self.names.len() as u32;
+        self.names.push(name.to_owned());
+        self.numbers.insert(name.to_owned(), number);
+        number
+    }
+}
+
+fn slice(
+    run: &RunView,
+    session: &Session,
+    job: &dyn JobView,
+    index: usize,
+    attempt: &Attempt,
+    classes: &mut Classes,
+) -> Slice {
+    let start = run.on_run_clock(session, attempt.start);
+    Slice {
+        task: attempt.task,
+        session: index as u32,
+        attempt: attempt.attempt,
+        rank: attempt.rank.0,
+        slot: attempt.slot,
+        lane: 0,
+        class: classes.number(job.class(attempt.task)),
+        slots: job.slots(attempt.task),
+        held_by: held_by(job, attempt.task),
+        outcome: attempt.outcome,
+        // Clocks of two ranks may disagree by microseconds: a slice never ends before it starts.
+        ready: run.on_run_clock(session, attempt.ready).min(start),
+        start,
+        end: run.on_run_clock(session, attempt.end).max(start),
+    }
+}
+
+fn held_by(job: &dyn JobView, task: TaskId) -> HeldBy {
+    match job.group(task) {
+        Some(group) if group.limit.is_some() => HeldBy::Limit,
+        Some(group) if group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.mpi.is_some() => {
+            HeldBy::Room
+        }
+        _ => HeldBy::Nothing,
+    }
+}

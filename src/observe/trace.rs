@@ -1,0 +1,324 @@
+//! A run as a trace in the Chrome format, which Perfetto (<https://ui.perfetto.dev>) and `chrome://tracing` open.
+//!
+//! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Tasks queued, running and done and ranks active and
+//! busy are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
+//! and [`Contents`] says what was left out:
+//!
+//! - While there are at most `FLOWS` dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
+//!   task waited for last is, and of those the first `FLOWS`.
+//! - Counters keep at most `POINTS` points each.
+
+use std::io::{self, Write};
+
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use super::chain::binding;
+use super::print::ReportError;
+use super::run_view::RunView;
+use super::steps::{Counters, Steps};
+use super::style::outcome;
+use super::timeline::{Slice, Timeline};
+use crate::graph::TaskGraph;
+use crate::journal::Level;
+
+/// The most dependencies that are drawn.
+const FLOWS: usize = 100_000;
+/// The most points of a counter.
+const POINTS: usize = 20_000;
+/// The process that holds what concerns the whole run; ranks are numbered from 1, since viewers keep 0 for themselves.
+const RUN: u64 = 1 << 30;
+
+/// What a trace holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Attempts.
+    pub slices: usize,
+    /// Dependencies.
+    pub flows: usize,
+    /// Dependencies between tasks that ran which were left out.
+    pub flows_left_out: usize,
+}
+
+/// Writes the trace of a run.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, ReportError> {
+    let timeline = Timeline::of(run);
+    let mut events = Events { out, first: true };
+    events.begin(run)?;
+    write_names(&mut events, run, &timeline)?;
+    write_slices(&mut events, run, &timeline)?;
+    let (flows, flows_left_out) = write_flows(&mut events, run, &timeline)?;
+    write_counters(&mut events, &Counters::of(&timeline))?;
+    write_notes(&mut events, run)?;
+    events.end()?;
+    Ok(Contents { slices: timeline.slices.len(), flows, flows_left_out })
+}
+
+/// One entry of `traceEvents`. The names are the format's.
+#[derive(Serialize)]
+struct Event<'a, A: Serialize> {
+    ph: &'static str,
+    pid: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ts: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dur: Option<f64>,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cat: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    /// Of a flow's end: it belongs to the slice around it. Viewers take an `e`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bp: Option<&'static str>,
+    /// Of an instant: it concerns everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    s: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<A>,
+}
+
+impl<'a, A: Serialize> Event<'a, A> {
+    fn new(ph: &'static str, pid: u64, name: &'a str) -> Event<'a, A> {
+        Event { ph, pid, tid: None, ts: None, dur: None, name, cat: None, id: None, bp: None, s: None, args: None }
+    }
+}
+
+/// The document, written event by event.
+struct Events<'a> {
+    out: &'a mut dyn Write,
+    first: bool,
+}
+
+impl Events<'_> {
+    fn begin(&mut self, run: &RunView) -> Result<(), ReportError> {
+        let about = serde_json::json!({
+            "run": run.name(), "job": run.subject().job.name(), "state": run.state().name(),
+            "phalanx": run.session().began.phalanx,
+        });
+        write!(self.out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{about},\"traceEvents\":[")?;
+        Ok(())
+    }
+
+    fn put<A: Serialize>(&mut self, event: &Event<'_, A>) -> Result<(), ReportError> {
+        self.out.write_all(if self.first { b"\n" } else { b",\n" })?;
+        self.first = false;
+        serde_json::to_writer(&mut *self.out, event).map_err(ReportError::Json)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.out.write_all(b"\n]}\n")
+    }
+}
+
+/// The format counts in microseconds.
+fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+fn pid(rank: u32) -> u64 {
+    u64::from(rank) + 1
+}
+
+/// Slots, and behind them the lanes of a slot that runs several things at once.
+fn tid(slice: &Slice) -> u64 {
+    u64::from(slice.slot) + (u64::from(slice.lane) << 16) + 1
+}
+
+#[derive(Serialize)]
+struct Name<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Sort {
+    sort_index: i64,
+}
+
+fn named<'a>(pid: u64, what: &'static str, name: &'a str) -> Event<'static, Name<'a>> {
+    Event { args: Some(Name { name }), ..Event::new("M", pid, what) }
+}
+
+fn write_names(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(), ReportError> {
+    let sort =
+        |pid, sort_index| Event { args: Some(Sort { sort_index }), ..Event::new("M", pid, "process_sort_index") };
+    events.put(&named(RUN, "process_name", &run.name()))?;
+    events.put(&sort(RUN, -1))?;
+    let mut nodes: FxHashMap<u32, String> = FxHashMap::default();
+    for (session, _) in run.sessions() {
+        let joined = session.ranks.iter().map(|change| &change.info);
+        nodes.extend(session.began.ranks.iter().chain(joined).map(|info| (info.rank, info.node.clone())));
+    }
+    let mut nodes: Vec<(u32, String)> = nodes.into_iter().collect();
+    nodes.sort_unstable();
+    for (rank, node) in nodes {
+        events.put(&named(pid(rank), "process_name", &format!("rank {rank} on {node}")))?;
+        events.put(&sort(pid(rank), i64::from(rank)))?;
+    }
+    let mut threads: Vec<(u32, u64, u16)> =
+        timeline.slices.iter().map(|slice| (slice.rank, tid(slice), slice.slot)).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    for (rank, tid, slot) in threads {
+        let name = format!("slot {slot}");
+        events.put(&Event { tid: Some(tid), ..named(pid(rank), "thread_name", &name) })?;
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct About {
+    task: u32,
+    attempt: u16,
+    state: String,
+    slots: u32,
+    waited_us: f64,
+}
+
+fn write_slices(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(), ReportError> {
+    for slice in &timeline.slices {
+        let about = About {
+            task: slice.task.0,
+            attempt: slice.attempt,
+            state: outcome(slice.outcome),
+            slots: slice.slots,
+            waited_us: us(slice.waited()),
+        };
+        events.put(&Event {
+            tid: Some(tid(slice)),
+            ts: Some(us(slice.start)),
+            dur: Some(us(slice.ran())),
+            cat: Some(&timeline.classes[slice.class as usize]),
+            args: Some(about),
+            ..Event::new("X", pid(slice.rank), &timeline.label(run, slice).to_string())
+        })?;
+    }
+    Ok(())
+}
+
+/// Draws the dependencies of the last session; returns how many, and how many it left out.
+fn write_flows(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(usize, usize), ReportError> {
+    let Some(graph) = &run.subject().graph else { return Ok((0, 0)) };
+    let last = timeline.sessions.len() as u32 - 1;
+    let here: Vec<usize> = (0..timeline.slices.len()).filter(|&i| timeline.slices[i].session == last).collect();
+    let slices = by_task(graph, timeline, &here);
+    let all = count_dependencies(graph, &slices);
+    let mut drawn = 0;
+    let mut draw = |from: usize, to: usize| -> Result<(), ReportError> {
+        if drawn < FLOWS {
+            write_flow(events, drawn as u64, &timeline.slices[from], &timeline.slices[to])?;
+            drawn += 1;
+        }
+        Ok(())
+    };
+    let before = if all > FLOWS as u64 { binding(graph, timeline, &here) } else { Vec::new() };
+    for &to in &here {
+        let task = timeline.slices[to].task;
+        if task.index() >= graph.task_count() || slices[task.index()] != Some(to) {
+            continue;
+        }
+        match before.get(task.index()) {
+            Some(from) => from.iter().try_for_each(|&from| draw(from, to))?,
+            None => {
+                let from = graph.tasks_before(task).into_iter().filter_map(|before| slices[before.index()]);
+                from.into_iter().try_for_each(|from| draw(from, to))?;
+            }
+        }
+    }
+    let left_out = if before.is_empty() { 0 } else { usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(drawn) };
+    Ok((drawn, left_out))
+}
+
+/// The last slice of each task.
+fn by_task(graph: &TaskGraph, timeline: &Timeline, here: &[usize]) -> Vec<Option<usize>> {
+    let mut slices = vec![None; graph.task_count()];
+    for &i in here {
+        if let Some(slot) = slices.get_mut(timeline.slices[i].task.index()) {
+            *slot = Some(i);
+        }
+    }
+    slices
+}
+
+/// Dependencies between tasks that ran, seen through joins. A task that is needed through two
+/// joins counts twice.
+fn count_dependencies(graph: &TaskGraph, slices: &[Option<usize>]) -> u64 {
+    let mut tasks_before = vec![0u64; graph.node_count()];
+    let mut sum = 0u64;
+    for node in graph.topological().iter() {
+        let is_join = graph.join(node).is_some();
+        let ran = is_join || slices[node as usize].is_some();
+        if !is_join && ran {
+            sum = sum.saturating_add(tasks_before[node as usize]);
+        }
+        let own = if is_join { tasks_before[node as usize] } else { u64::from(ran) };
+        for edge in graph.successors(node) {
+            let known = &mut tasks_before[edge.node() as usize];
+            *known = known.saturating_add(own);
+        }
+    }
+    sum
+}
+
+fn write_flow(events: &mut Events<'_>, id: u64, from: &Slice, to: &Slice) -> Result<(), ReportError> {
+    let end = |ph, slice: &Slice, at: u64| Event::<()> {
+        tid: Some(tid(slice)),
+        ts: Some(us(at)),
+        cat: Some("dependency"),
+        id: Some(id),
+        ..Event::new(ph, pid(slice.rank), "needs")
+    };
+    // A flow belongs to the slice that it begins within, and a slice does not include its end.
+    events.put(&end("s", from, from.end.saturating_sub(1).max(from.start)))?;
+    events.put(&Event { bp: Some("e"), ..end("f", to, to.start) })
+}
+
+fn write_counters(events: &mut Events<'_>, counters: &Counters) -> Result<(), ReportError> {
+    let all: [(&str, &Steps); 5] = [
+        ("tasks queued", &counters.queued),
+        ("tasks running", &counters.running),
+        ("tasks done", &counters.done),
+        ("ranks active", &counters.active),
+        ("ranks busy", &counters.busy),
+    ];
+    #[derive(Serialize)]
+    struct Value {
+        value: i64,
+    }
+    for (name, steps) in all {
+        for (at, value) in steps.thinned(POINTS) {
+            events.put(&Event { ts: Some(us(at)), args: Some(Value { value }), ..Event::new("C", RUN, name) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Decisions, warnings and errors as instants.
+fn write_notes(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
+    for (session, _) in run.sessions() {
+        for decision in &session.decisions {
+            events.put(&Event::<()> {
+                tid: Some(1),
+                ts: Some(us(run.on_run_clock(session, decision.time))),
+                cat: Some("decision"),
+                s: Some("g"),
+                ..Event::new("i", RUN, &decision.reason)
+            })?;
+        }
+        for note in session.notes.iter().filter(|note| note.level > Level::Info) {
+            let at = run.on_run_clock(session, note.time);
+            events.put(&Event::<()> {
+                tid: Some(1),
+                ts: Some(us(at)),
+                s: Some("g"),
+                ..Event::new("i", RUN, &note.text)
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! The job of a session, from the text that its journal keeps.
+
+use std::sync::Arc;
+
+use super::graph_of;
+use crate::job::{self, Loaded};
+use crate::journal::Began;
+use crate::observe::Subject;
+
+/// Reads it as it was when the session began.
+///
+/// # Errors
+/// If this version of Phalanx cannot read that text any more.
+pub fn subject_of(began: &Began) -> Result<Subject, String> {
+    let loaded = job_of(began)?;
+    let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
+    Ok(Subject { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
+}
+
+/// The job alone, as it was when the session began.
+///
+/// # Errors
+/// As [`subject_of`].
+pub fn job_of(began: &Began) -> Result<Loaded, String> {
+    let file = began.job_path.display().to_string();
+    job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))
+}
+
+/// Accepts every kernel: the run may have been one of a program with kernels of its own.
+struct AnyKernel;
+
+impl job::KernelCheck for AnyKernel {
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn knows(&self, _: &str) -> bool {
+        true
+    }
+
+    fn check(&self, _: &str, _: &toml::Table) -> Result<(), String> {
+        Ok(())
+    }
+}

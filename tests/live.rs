@@ -1,0 +1,330 @@
+//! A run while it goes on: `top`, and the page and API of `run --listen`, asked by a client that knows nothing but HTTP and the description
+//! of the API.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Dir, Running, TestCommand, mpirun, phalanx, skip_loudly, wait_for};
+
+/// Tasks that go on until a file says that they may end; one of them fails at once.
+const JOB: &str = r#"
+[job]
+name = "long"
+[[task]]
+name = "early"
+array = "0-19"
+command = "true"
+[[task]]
+name = "broken"
+command = "echo 'it <broke>' >&2; exit 9"
+[[task]]
+name = "late"
+array = "0-9"
+command = "while ! test -e end; do sleep 0.05; done"
+"#;
+
+/// A run that goes on, and where it listens.
+struct Listening {
+    run: Running,
+    dir: Dir,
+    address: String,
+    token: String,
+}
+
+impl Listening {
+    fn start(name: &str, ranks: u32) -> Listening {
+        let dir = Dir::new(name);
+        dir.job("long.toml", JOB);
+        let run =
+            mpirun(&dir, ranks).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
+        let url = wait_for("the address of the page", 60, || {
+            let said = run.stderr_so_far();
+            let line = said.lines().find(|line| line.contains("http://"))?;
+            Some(line[line.find("http://")?..].trim().to_owned())
+        });
+        let (address, token) =
+            url.strip_prefix("http://").and_then(|rest| rest.split_once("/?token=")).expect("an address and a token");
+        let (address, token) = (address.to_owned(), token.to_owned());
+        let listening = Listening { run, dir, address, token };
+        wait_for("the early tasks to end", 60, || {
+            let run = listening.json("/api/v1/run");
+            (run["completed"] == 20 && run["failed"] == 1 && run["running"].as_u64() > Some(0)).then_some(())
+        });
+        listening
+    }
+
+    /// Sends these bytes and returns all that comes back.
+    fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
+        // It may have answered and closed before all has been sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Status, head and body of the answer to a request with the token.
+    fn ask(&self, method: &str, path: &str) -> (u32, String, String) {
+        let Listening { token, .. } = self;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = self.raw(request.as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
+        (status, head.to_lowercase(), body.to_owned())
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let (status, head, body) = self.ask("GET", path);
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(head.contains("application/json"), "{head}");
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+    }
+
+    fn end(self) {
+        self.dir.file("end", "");
+        self.run.wait_clean().code(1);
+    }
+}
+
+/// What of `value` is not as the schema says: the part of JSON Schema that the description uses.
+fn violations(value: &Value, schema: &Value, all: &Value, at: &str, found: &mut Vec<String>) {
+    if let Some(path) = schema["$ref"].as_str() {
+        let target = all.pointer(path.trim_start_matches('#')).unwrap_or_else(|| panic!("{path} leads nowhere"));
+        return violations(value, target, all, at, found);
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+        _ => panic!("{at}: a schema without a type"),
+    };
+    let is = |kind: &&&str| match **kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "number" => value.is_number(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("{at}: unknown type {other}"),
+    };
+    if !types.iter().any(|kind| is(&kind)) {
+        found.push(format!("{at} is {value}, not {types:?}"));
+    }
+    if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        found.push(format!("{at} is {value}, not one of {}", schema["enum"]));
+    }
+    if let (Some(map), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        found.extend(required.filter(|name| !map.contains_key(*name)).map(|name| format!("{at} has no {name}")));
+        for (name, value) in map {
+            match properties.get(name) {
+                Some(schema) => violations(value, schema, all, &format!("{at}.{name}"), found),
+                None => found.push(format!("{at}.{name} is not described")),
+            }
+        }
+    }
+    if let (Some(list), Some(items)) = (value.as_array(), schema.get("items")) {
+        list.iter().enumerate().for_each(|(i, value)| violations(value, items, all, &format!("{at}[{i}]"), found));
+    }
+}
+
+#[test]
+fn the_api_is_as_described() {
+    let run = Listening::start("api", 2);
+    let description = run.json("/api/v1/openapi.json");
+    let paths = description["paths"].as_object().expect("paths");
+    let described: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+    assert_eq!(described, phalanx::observe::live::routes().collect());
+    for (path, methods) in paths {
+        let content = &methods["get"]["responses"]["200"]["content"];
+        let Some(schema) = content.get("application/json").map(|json| &json["schema"]) else {
+            assert_eq!(path, "/metrics");
+            continue;
+        };
+        let mut found = Vec::new();
+        violations(&run.json(path), schema, &description, path, &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+        // Whatever is given as a parameter, the answer keeps its form.
+        for nonsense in
+            ["from=NaN&to=-1&points=0&columns=0", "from=1e300&to=inf&points=99999999999&columns=x", "%00&&=&from"]
+        {
+            violations(&run.json(&format!("{path}?{nonsense}")), schema, &description, path, &mut found);
+        }
+        assert!(found.is_empty(), "{found:#?}");
+    }
+    let (status, _, body) = run.ask("GET", "/api/v1/nothing");
+    assert_eq!(status, 404);
+    let mut found = Vec::new();
+    let error = &description["components"]["schemas"]["Error"];
+    violations(&serde_json::from_str(&body).expect("JSON"), error, &description, "error", &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+    run.end();
+}
+
+#[test]
+fn the_api_tells_what_happens() {
+    let run = Listening::start("api-facts", 2);
+    let about = run.json("/api/v1/run");
+    assert_eq!((&about["state"], &about["tasks"], &about["slots"]), (&"RUNNING".into(), &31.into(), &4.into()));
+    let ended: u64 = run.json("/api/v1/ranks")["ranks"]
+        .as_array()
+        .expect("ranks")
+        .iter()
+        .filter_map(|r| r["attempts"].as_u64())
+        .sum();
+    assert_eq!(ended, 21);
+    let failure = &run.json("/api/v1/failures")["failures"][0];
+    assert_eq!((&failure["task"], &failure["exit"]), (&"broken".into(), &9.into()));
+    assert_eq!(failure["stderr"], "it <broke>");
+    assert_eq!(run.json("/api/v1/timeline")["bars"].as_array().map(Vec::len), Some(21));
+    assert!(!run.json("/api/v1/history")["samples"].as_array().expect("samples").is_empty());
+
+    let top = phalanx(&run.dir).args(["top", "--once"]).run().ok();
+    top.says("RUNNING").says("20 of 31 done").says("broken: FAILED, exit 9").says("it <broke>");
+    run.dir.file("end", "");
+    let Listening { run, dir, address, .. } = run;
+    run.wait_clean().code(1);
+    assert!(TcpStream::connect(&address).is_err(), "it still listens");
+    phalanx(&dir).args(["top", "latest"]).run().ok().says("30 of 31 done").says("FAILED");
+}
+
+#[test]
+fn metrics_are_in_the_format_of_prometheus() {
+    let run = Listening::start("metrics", 1);
+    let (status, head, text) = run.ask("GET", "/metrics");
+    assert!(status == 200 && head.contains("text/plain; version=0.0.4"), "{head}");
+    let mut types = std::collections::BTreeMap::new();
+    let mut series = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a name and a kind");
+            assert!(types.insert(name, kind).is_none(), "{name} is declared twice");
+        } else if !line.starts_with('#') {
+            let (series_of, value) = line.rsplit_once(' ').expect("a series and a value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(series.insert(series_of), "{series_of} is there twice");
+            let name = series_of.split('{').next().expect("a name");
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let kind = types.get(name).or(types.get(base)).unwrap_or_else(|| panic!("{name} has no type"));
+            assert!(name.starts_with("phalanx_") && (*kind != "counter" || name.ends_with("_total")), "{name}");
+        }
+    }
+    for expected in [
+        "phalanx_tasks{state=\"completed\"} 20",
+        "phalanx_attempts_total{class=\"broken\",state=\"failed\"} 1",
+        "phalanx_task_run_seconds_bucket{class=\"early\",le=\"+Inf\"} 20",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
+    }
+    run.end();
+}
+
+#[test]
+fn strangers_and_floods_are_turned_away() {
+    let run = Listening::start("strangers", 1);
+    let refused = |request: &str| {
+        let answer = run.raw(request.as_bytes());
+        let status = answer.split(' ').nth(1).map(str::to_owned);
+        assert!(!answer.contains("long"), "something was told: {answer}");
+        status.unwrap_or_else(|| "none".into())
+    };
+    let get =
+        |path: &str, head: &str| refused(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n"));
+    let almost = &run.token[..run.token.len() - 1];
+    for path in ["/", "/metrics", "/api/v1/run", "/api/v1/openapi.json", &format!("/?token={almost}"), "/?token="] {
+        assert_eq!(get(path, ""), "401", "{path}");
+    }
+    assert_eq!(get("/metrics", "Authorization: Bearer nonsense\r\n"), "401");
+    for method in ["POST", "PUT", "DELETE"] {
+        assert_eq!(run.ask(method, "/api/v1/run").0, 405);
+    }
+    // A head that never ends is cut off, one that is no HTTP is refused; both leave the server as it was.
+    let long = "x".repeat(100_000);
+    assert!(["431", "414", "400", "none"].contains(&get("/", &format!("X: {long}\r\n")).as_str()));
+    assert!(["400", "none"].contains(&refused("\0\u{1}nonsense\r\n\r\n").as_str()));
+    let idle: Vec<TcpStream> = (0..20).filter_map(|_| TcpStream::connect(&run.address).ok()).collect();
+    assert_eq!(run.json("/api/v1/run")["state"], "RUNNING");
+    drop(idle);
+    run.end();
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_refused_before_anything_runs() {
+    let dir = Dir::new("occupied");
+    dir.job("long.toml", JOB);
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = occupied.local_addr().expect("an address").to_string();
+    let output = phalanx(&dir).args(["run", "long.toml", "--listen", &address]).run().code(2);
+    output.says("cannot listen on").says("--listen");
+    assert!(!dir.has("phalanx-runs"), "a run was begun");
+    phalanx(&dir).args(["run", "long.toml", "--listen", "nonsense"]).run().code(2).says("--listen");
+}
+
+/// A browser, if there is one.
+fn browser() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let paths: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
+    names.iter().find_map(|name| paths.iter().map(|dir| dir.join(name)).find(|path| path.is_file()))
+}
+
+/// The document that a browser makes of a page, after its scripts have run for a while.
+fn rendered(browser: &PathBuf, dir: &Dir, url: &str) -> String {
+    let profile = format!("--user-data-dir={}", dir.path().join("profile").display());
+    let output = TestCommand::new(browser, dir.path())
+        .args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=4000",
+            "--dump-dom",
+            &profile,
+            url,
+        ])
+        .run()
+        .ok();
+    output.stdout().to_owned()
+}
+
+#[test]
+fn the_page_shows_the_run_in_a_browser() {
+    let Some(browser) = browser() else { return skip_loudly("there is no Chromium") };
+    let run = Listening::start("page", 2);
+    let page = rendered(&browser, &run.dir, &format!("http://{}/?token={}", run.address, run.token));
+    for part in [
+        "<h1 id=\"name\">long-1</h1>",
+        "RUNNING",
+        "<b>20</b><span>completed</span>",
+        "it &lt;broke&gt;",
+        "<td>early</td>",
+        "exit 9",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing in\n{page}");
+    }
+    // It has been answered: the notice that says otherwise was put away.
+    assert!(page.contains("id=\"gone\" role=\"status\" style=\"display: none;\""), "{page}");
+    // What is outside is not asked for anything.
+    assert!(!page.contains("https:"), "{page}");
+    run.end();
+}
+
+#[test]
+fn the_report_opens_in_a_browser() {
+    let Some(browser) = browser() else { return skip_loudly("there is no Chromium") };
+    let dir = Dir::new("report-browser");
+    dir.job("a.toml", "[[task]]\nname = \"a\"\narray = \"0-9\"\nkernel = \"noop\"\n");
+    phalanx(&dir).args(["run", "a.toml", "-q"]).run().ok();
+    phalanx(&dir).args(["report", "--html", "r.html"]).run().ok();
+    let page = rendered(&browser, &dir, &format!("file://{}", dir.path().join("r.html").display()));
+    for part in ["<h1>a-1</h1>", "COMPLETED", "</svg>", "What slots did"] {
+        assert!(page.contains(part), "{part:?} is missing in\n{page}");
+    }
+}
