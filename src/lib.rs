@@ -1,8 +1,10 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
 pub mod bench;
+pub mod capacity;
 pub mod cli;
 pub mod codec;
+pub mod control;
 pub mod exec;
 pub mod fabric;
 pub mod graph;

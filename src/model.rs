@@ -215,6 +215,19 @@ pub enum RankState {
 }
 
 impl RankState {
+    /// The state in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            RankState::Requested => "requested",
+            RankState::Joining => "joining",
+            RankState::Active => "active",
+            RankState::Draining => "draining",
+            RankState::Parked => "parked",
+            RankState::Left => "left",
+            RankState::Lost => "lost",
+        }
+    }
+
     /// True while its node is billed.
     pub fn is_billed(self) -> bool {
         matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)

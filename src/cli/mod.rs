@@ -6,12 +6,15 @@ mod check;
 mod completions;
 mod explain;
 mod import;
+mod join;
 mod man;
 mod plan;
 mod report;
 mod run;
 mod schema;
 mod simulate;
+mod status;
+mod steer;
 mod top;
 mod topo;
 mod trace;
@@ -58,6 +61,12 @@ enum Verb {
     Plan(plan::Args),
     Simulate(simulate::Args),
     Run(run::Args),
+    Join(join::Args),
+    Status(status::Args),
+    Scale(steer::ScaleArgs),
+    Drain(steer::DrainArgs),
+    Rebalance(steer::RebalanceArgs),
+    Cancel(steer::CancelArgs),
     Top(top::Args),
     Report(report::Args),
     Explain(explain::Args),
@@ -92,6 +101,12 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
+        Verb::Join(args) => join::main(args),
+        Verb::Status(args) => status::main(args),
+        Verb::Scale(args) => steer::scale(args),
+        Verb::Drain(args) => steer::drain(args),
+        Verb::Rebalance(args) => steer::rebalance(args),
+        Verb::Cancel(args) => steer::cancel(args),
         Verb::Top(args) => top::main(args),
         Verb::Report(args) => report::main(args),
         Verb::Analyze(args) => analyze::main(args),

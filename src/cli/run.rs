@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Go on however many tasks fail, even if the job file sets `max_failures`.
     #[arg(short, long, conflicts_with = "max_failures")]
     keep_going: bool,
+    /// Let further ranks join (`phalanx join`): listen on this address of rank 0's node, e.g. 127.0.0.1 or node7:7000.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    join_on: Option<String>,
     /// Check the job and show what would run, but run nothing.
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +65,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         coordinator_only: args.coordinator_only,
         max_failures: args.max_failures,
         keep_going: args.keep_going,
+        join_on: args.join_on,
         progress: Mode::detect(args.quiet),
         listen: args.listen,
     };

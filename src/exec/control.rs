@@ -68,6 +68,12 @@ impl Control {
         Running(self)
     }
 
+    /// The task that runs here, if one does.
+    pub(super) fn task(&self) -> Option<TaskId> {
+        let word = self.word.load(Ordering::Relaxed);
+        (word & ACTIVE != 0).then_some(TaskId(word as u32))
+    }
+
     /// The request that has reached the task, if any.
     pub(super) fn stop(&self) -> Option<Stop> {
         Stop::from_bits((self.word.load(Ordering::Acquire) >> STOP_SHIFT) as u8)

@@ -117,6 +117,11 @@ impl Runner {
         }
     }
 
+    /// What each slot runs now.
+    pub fn running(&self) -> impl Iterator<Item = Option<TaskId>> + '_ {
+        self.controls.iter().map(|control| control.task())
+    }
+
     /// The site that the runner was made with.
     pub fn site(&self) -> &Site {
         &self.site

@@ -4,6 +4,8 @@
 //! messages nor tasks: `wire` turns one into the other.
 
 pub mod bell;
+pub mod bridge;
+pub mod combined;
 pub mod local;
 pub mod mpi;
 pub mod rounds;
@@ -90,6 +92,12 @@ pub trait Fabric: Send {
     /// If a rank did not end its round in time.
     fn end_round(&mut self, _limit: Duration) -> Result<(), FabricError> {
         Ok(())
+    }
+
+    /// Ends what this fabric added to another one, which is returned: no frame goes beyond that any more. Those under way have so long to
+    /// arrive. `None` if there is nothing beneath it.
+    fn close(&mut self, _limit: Duration) -> Option<Box<dyn Fabric>> {
+        None
     }
 
     /// Ends all ranks of the world at once, this one too where that is possible: for when some no longer answer.

@@ -8,6 +8,7 @@
 //! rank 0 sends them and come to the same job, with the same numbers.
 
 mod body;
+mod capacity;
 pub(crate) mod diagnostic;
 mod expand;
 mod file_names;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
+pub use capacity::{Capacity, ProviderKind};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;
@@ -65,6 +67,8 @@ pub struct Job {
     pub scaling: Option<Scaling>,
     /// `[cost]`: prices, budget and deadline.
     pub cost: Cost,
+    /// `[capacity]`: where further nodes come from.
+    pub capacity: Capacity,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::diagnostic::{Diagnostic, Findings};
+use super::diagnostic::Findings;
 use super::read::{
     At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema,
 };
@@ -14,7 +14,7 @@ use super::values::{
     Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
     Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
 };
-use super::{Above, Intent, KeepOutput, Partition, PolicyKind, Trigger};
+use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -30,8 +30,8 @@ section! {
         scaling: ScalingSpec,
         /// Prices, budget and deadline
         cost: CostSpec,
-        /// Where further nodes come from (not built yet)
-        capacity: NotBuilt,
+        /// Where further nodes come from while the job runs
+        capacity: CapacitySpec,
     }
 }
 
@@ -271,6 +271,24 @@ section! {
     }
 }
 
+section! {
+    /// Where further nodes come from while the job runs
+    CapacitySpec {
+        /// Who gives them
+        provider: OneOf<ProviderKind> = "\"none\"",
+        /// Partition of Slurm that blocks are asked from
+        partition: String = "Slurm's default",
+        /// Nodes of a block; each node is asked for, and given back, alone, so only 1 is possible
+        nodes_per_block: Whole<1, 1> = "1",
+        /// How long a block may last
+        time: DurationSpec = "as the partition says",
+        /// Further options of sbatch, such as an account
+        extra: Strings,
+        /// Address of rank 0's node that blocks connect to, as HOST or HOST:PORT
+        listen: String = "127.0.0.1 for \"local\", else the node's own name",
+    }
+}
+
 /// A `[[task]]` table: its own fields and those that `[defaults]` may give.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskSpec {
@@ -314,32 +332,10 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[scaling]", has(ScalingSpec::FIELDS)),
         ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
         ("[cost]", has(CostSpec::FIELDS)),
+        ("[capacity]", has(CapacitySpec::FIELDS)),
         ("the top of the file", has(FileSpec::FIELDS)),
     ];
     homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
-}
-
-/// A section that is reserved: using it is an error, because ignoring it would promise what does not happen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NotBuilt;
-
-impl Read for NotBuilt {
-    fn expected() -> String {
-        "absent".into()
-    }
-
-    fn schema() -> Value {
-        serde_json::json!({ "not": {} })
-    }
-
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
-        findings.push(
-            Diagnostic::error(format!("`[{key}]` is not built yet"))
-                .at(&node.span())
-                .help("remove this section; the job runs on the ranks that mpirun or sbatch starts"),
-        );
-        None
-    }
 }
 
 /// Reads a whole file.
@@ -369,7 +365,7 @@ mod tests {
     #[test]
     fn every_field_is_documented() {
         let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
-        let others = [FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
+        let others = [CapacitySpec::FIELDS, FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
         for field in scaling.into_iter().chain(others).flatten() {
             assert!(field.doc.trim().len() > 10, "{}", field.name);
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
+use super::lookout::Lookout;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
@@ -48,6 +49,11 @@ pub(super) struct Engine {
     /// How often a slot has looked around.
     looks: u64,
     broken: Option<String>,
+    /// Rank 0 cannot be reached any more.
+    orphaned: bool,
+    /// This rank joined a run that others began, and may leave it; how often it has been told to go.
+    guest: Option<u32>,
+    lookout: Lookout,
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -70,6 +76,9 @@ impl Engine {
             pilot_until: Time::ZERO,
             looks: 0,
             broken: None,
+            orphaned: false,
+            guest: None,
+            lookout: Lookout::default(),
             crew: std::sync::Weak::new(),
         }
     }
@@ -91,6 +100,31 @@ impl Engine {
     /// Why this rank cannot go on, if it cannot.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// This rank joined a run that others began.
+    pub(super) fn set_guest(&mut self) {
+        self.guest = Some(0);
+    }
+
+    /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
+    /// wait for that if it is told again.
+    pub(super) fn signal(&mut self, crew: &Crew, signal: i32) {
+        if let Some(head) = &mut self.head {
+            let messages = head.signal(crew.clock.now(), signal);
+            return self.post(crew, messages);
+        }
+        let Some(told) = &mut self.guest else { return };
+        *told += 1;
+        match told {
+            1 => self.send(Rank::ZERO, Message::Leaving),
+            _ => (self.orphaned, self.over) = (true, true),
+        }
+    }
+
+    /// True if rank 0 is gone: then this rank has nothing to stay for.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.orphaned
     }
 
     /// True while a stop waits for what still runs.
@@ -221,6 +255,12 @@ impl Engine {
         if self.worker.next_tick().is_some_and(|due| due <= now) {
             self.step(crew, Event::Tick);
         }
+        if self.guest.is_some() {
+            let started = self.lookout.look(now, &crew.runner, |task| self.worker.attempt_at(task));
+            if !started.is_empty() {
+                self.step(crew, Event::Started(started));
+            }
+        }
         if let Some(head) = self.head.as_mut().filter(|head| head.next_tick() <= now) {
             let messages = head.tick(now);
             self.send_all(messages);
@@ -288,7 +328,14 @@ impl Engine {
     /// The sender of the next frame, which then lies in `came`.
     fn receive(&mut self) -> Option<Rank> {
         self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
-            self.fail(error.to_string());
+            match error {
+                FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
+                    // Who was told to leave expects nothing else.
+                    self.orphaned = !self.over;
+                    self.over = true;
+                }
+                _ => self.fail(error.to_string()),
+            }
             None
         })
     }

@@ -19,7 +19,7 @@ pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
     hellos.iter().map(member).collect()
 }
 
-fn member(hello: &Hello) -> Member {
+pub(super) fn member(hello: &Hello) -> Member {
     Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus }
 }
 

@@ -2,27 +2,42 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::crew::lock;
+use super::crew::{Crew, lock};
 use super::seat::{Outfit, Seat};
 use super::wake::Wake;
 use super::world::{await_welcome, send};
-use super::{Finished, RunError, pilot};
-use crate::exec::Kernels;
-use crate::fabric::Fabric;
+use super::{FAREWELL, Finished, RunError, pilot};
+use crate::exec::{Kernels, Stop as StopTasks};
+use crate::fabric::combined::Combined;
+use crate::fabric::{Alone, Fabric};
 use crate::job;
 use crate::model::Rank;
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
 
-pub(super) fn follow(fabric: &mut Box<dyn Fabric>, kernels: Kernels, wake: Arc<Wake>) -> Result<Finished, RunError> {
+/// A rank whose coordinator is gone leaves within this time.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
+pub(super) fn follow(
+    fabric: &mut Box<dyn Fabric>,
+    slots: Option<u32>,
+    kernels: Kernels,
+    wake: Arc<Wake>,
+    guest: bool,
+) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
     let topology = Topology::discover();
     let (node, mask) = (topology.machine.node.clone(), topology.grant.mask.clone());
     send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
-    let Some(welcome) = await_welcome(fabric.as_mut(), &wake)? else { return Ok(silent) };
-    match work(fabric, welcome, topology, kernels, wake) {
+    let Some(mut welcome) = await_welcome(fabric.as_mut(), &wake)? else { return Ok(silent) };
+    welcome.slots = slots.or(welcome.slots);
+    match work(fabric, welcome, topology, kernels, wake, guest) {
         Ok(()) => Ok(silent),
+        // Nobody is there to be told.
+        Err(error @ RunError::Orphaned) => Err(error),
         Err(error) => {
             let reason = error.to_string();
             send(fabric.as_mut(), Rank::ZERO, &Message::Broken { reason })?;
@@ -37,6 +52,7 @@ fn work(
     topology: Topology,
     kernels: Kernels,
     wake: Arc<Wake>,
+    guest: bool,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
@@ -44,10 +60,44 @@ fn work(
     job.links = Vec::new();
     let outfit = Outfit::new(topology, &welcome);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
+    let open = welcome.open;
+    if open {
+        let world = std::mem::replace(fabric, Box::new(Alone));
+        *fabric = Box::new(Combined::new(world, Rank::ZERO, None));
+    }
     let seat = Seat { welcome, job: Arc::new(job), outfit };
     let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
+    if guest {
+        lock(&crew.engine).set_guest();
+    }
     pilot(&crew);
+    let orphaned = lock(&crew.engine).is_orphaned();
+    if orphaned {
+        give_up(&crew);
+    }
     drop(pool);
     *fabric = lock(&crew.engine).take_apart().0;
-    Ok(())
+    if open && let Some(world) = fabric.close(FAREWELL) {
+        *fabric = world;
+    }
+    match orphaned {
+        true => Err(RunError::Orphaned),
+        false => Ok(()),
+    }
+}
+
+/// Nobody waits for what runs here any more: ends it. What cannot be ended (a kernel that does not look) does not keep the process.
+fn give_up(crew: &Crew) {
+    tracing::error!("{}", RunError::Orphaned);
+    if let Some(pool) = crew.pool() {
+        pool.pause();
+    }
+    crew.runner.stop_all(StopTasks::Kill);
+    let leave = || {
+        std::thread::sleep(GRACE);
+        std::process::exit(1);
+    };
+    if let Err(error) = std::thread::Builder::new().name("leave".into()).spawn(leave) {
+        tracing::error!(%error, "cannot watch over the end of what runs here");
+    }
 }

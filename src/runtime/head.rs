@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::helm::{Helm, Orders};
+use super::gate::{Gate, Steps};
+use super::helm::{Fleet, Helm, Orders};
+use super::supply::Supply;
 use super::walltime::Walltime;
+use crate::capacity::{BlockId, Event as BlockEvent};
+use crate::control::Server;
 use crate::fabric::mpi;
-use crate::journal::{Clerk, EndReason, Ended, Level, Note, Record};
+use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
-use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
+use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Standing, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
 /// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
@@ -27,12 +31,20 @@ pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
 
 /// See the module's text.
 pub(super) struct Head {
-    coordinator: Coordinator,
+    pub(super) coordinator: Coordinator,
     journal: Clerk,
     progress: Progress,
     walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
     helm: Option<Helm>,
+    /// Who lets ranks in, if any may join.
+    pub(super) gate: Option<Gate>,
+    /// Where further nodes come from, if they do.
+    pub(super) supply: Option<Supply>,
+    /// Where people ask.
+    server: Option<Server>,
+    /// The ranks that were there from the start.
+    pub(super) infos: Vec<RankInfo>,
     estimate: Estimate,
     work_total_s: f64,
     work_done_s: f64,
@@ -71,6 +83,10 @@ impl Head {
             estimate,
             ranks,
             helm: None,
+            gate: None,
+            supply: None,
+            server: None,
+            infos: Vec::new(),
             launched: mpi::launched(),
             next_tick: Time::ZERO,
             interrupts: 0,
@@ -84,6 +100,16 @@ impl Head {
     /// Lets somebody look after ranks and spending.
     pub(super) fn set_helm(&mut self, helm: Option<Helm>) {
         self.helm = helm;
+    }
+
+    /// Lets ranks join, and asks for them where there is a supply.
+    pub(super) fn set_gate(&mut self, gate: Gate, supply: Option<Supply>) {
+        (self.gate, self.supply) = (Some(gate), supply);
+    }
+
+    /// Answers those who ask at this socket about these ranks.
+    pub(super) fn set_server(&mut self, server: Option<Server>, infos: Vec<RankInfo>) {
+        (self.server, self.infos) = (server, infos);
     }
 
     /// Begins the run.
@@ -109,6 +135,9 @@ impl Head {
 
     /// Takes a message for the coordinator; returns what it answers.
     pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
+            return self.follow(now, steps);
+        }
         let mut actions = Vec::new();
         self.coordinator.step(now, Event::Message { from, message }, &mut actions);
         self.carry_out(now, actions)
@@ -128,11 +157,101 @@ impl Head {
             }
             return self.stop(now, how, Why::Walltime);
         }
-        let mut messages = self.steer(now);
+        let mut messages = self.admit(now);
+        messages.extend(self.steer(now));
+        while let Some(call) = self.server.as_ref().and_then(Server::next) {
+            messages.extend(self.command(now, call));
+        }
         if let Some(how) = self.walltime.as_mut().and_then(|walltime| walltime.due()) {
             self.tell(now, Level::Warning, "the allocation ends soon: no further task is started");
             messages.extend(self.stop(now, how, Why::Walltime));
         }
+        messages
+    }
+
+    /// Looks who has come and who has gone.
+    fn admit(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let open = self.finished.is_none() && !self.coordinator.is_stopping();
+        let Some(gate) = &mut self.gate else { return Vec::new() };
+        let steps = gate.look(now, self.coordinator.next_rank(), open);
+        let mut messages = self.follow(now, steps);
+        self.tell_supply(now);
+        let Some(gate) = &mut self.gate else { return messages };
+        for record in gate.changes(now, &self.coordinator) {
+            if let Err(error) = self.journal.append(record) {
+                messages.extend(self.lose_journal(now, &error.to_string()));
+            }
+        }
+        messages
+    }
+
+    /// The supply hears which blocks have come and gone, and says how the others fare.
+    fn tell_supply(&mut self, now: Time) {
+        let (Some(gate), Some(supply)) = (&mut self.gate, &mut self.supply) else { return };
+        let kind = supply.kind();
+        for world in gate.worlds_mut() {
+            let Some(id) = world.block.map(BlockId) else { continue };
+            if world.is_in() && !std::mem::replace(&mut world.told[0], true) {
+                supply.step(now, id, BlockEvent::Joined);
+                let block = supply.blocks().get(id);
+                if let (Some(block), Some(helm)) = (block, &mut self.helm) {
+                    helm.arrived(now.since(block.asked));
+                }
+                tracing::debug!(?kind, %id, "takes part");
+            }
+            if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
+                supply.step(now, id, BlockEvent::Left);
+            }
+        }
+        let notes = supply.look(now);
+        for world in gate.worlds_mut() {
+            if let Some(block) = world.block.and_then(|id| supply.blocks().get(BlockId(id))) {
+                world.billed = (block.granted.unwrap_or(world.billed.0), block.ended);
+            }
+        }
+        notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
+    }
+
+    /// Asks for nodes; says how many it asked for.
+    pub(super) fn ask_for(&mut self, now: Time, nodes: u32) -> u32 {
+        self.supply.as_mut().map_or(0, |supply| supply.request(now, nodes))
+    }
+
+    /// Ranks that joined shall leave, each with all of its world.
+    pub(super) fn drain_ranks(&mut self, now: Time, ranks: &[Rank]) -> Vec<(Rank, Message)> {
+        let mates = |gate: &Gate| ranks.iter().flat_map(|&rank| gate.mates(rank)).collect::<Vec<Rank>>();
+        let mut leaving = self.gate.as_ref().map(mates).unwrap_or_default();
+        leaving.sort_unstable();
+        leaving.dedup();
+        let messages = self.happens(now, leaving.iter().map(|&rank| Event::Change { rank, change: Change::Drain }));
+        let drains = |rank: &Rank| self.coordinator.standing(*rank) == Some(Standing::Draining);
+        let blocks: Vec<u64> = leaving
+            .iter()
+            .filter(|&rank| drains(rank))
+            .filter_map(|&rank| self.gate.as_ref()?.world_of(rank)?.block)
+            .collect();
+        if let Some(supply) = &mut self.supply {
+            blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        }
+        messages
+    }
+
+    /// Lets the coordinator see to events.
+    pub(super) fn happens(&mut self, now: Time, events: impl IntoIterator<Item = Event>) -> Vec<(Rank, Message)> {
+        let mut actions = Vec::new();
+        events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        self.carry_out(now, actions)
+    }
+
+    /// Does what follows from news of the gate.
+    fn follow(&mut self, now: Time, steps: Steps) -> Vec<(Rank, Message)> {
+        for (level, text) in &steps.notes {
+            self.tell(now, *level, text);
+        }
+        let mut actions = Vec::new();
+        steps.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        let mut messages = steps.messages;
+        messages.extend(self.carry_out(now, actions));
         messages
     }
 
@@ -142,13 +261,19 @@ impl Head {
         let mut records = helm.changes(now, &self.coordinator);
         let mut orders = Orders::default();
         if self.finished.is_none() && helm.is_due(now) {
-            orders = helm.decide(now, &self.coordinator);
+            let fleet = Fleet { gate: self.gate.as_ref(), supply: self.supply.as_ref() };
+            orders = helm.decide(now, &self.coordinator, &fleet);
         }
         records.append(&mut orders.records);
         orders.warnings.iter().for_each(|text| self.tell(now, Level::Warning, text));
         let mut actions = Vec::new();
         orders.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
         let mut messages = self.carry_out(now, actions);
+        self.ask_for(now, orders.grow);
+        if let Some(supply) = &mut self.supply {
+            orders.withdraw.iter().for_each(|&id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        }
+        messages.extend(self.drain_ranks(now, &orders.drain));
         if let Some(by) = orders.stop_by {
             self.spent = true;
             self.harder = Some((by, Stop::Terminate));
@@ -199,6 +324,13 @@ impl Head {
     /// Writes how the run ended, forces the journal to disk and takes the progress display away.
     pub(super) fn close(&mut self, now: Time, exit_code: i32) {
         self.progress.finish(now.since(Time::ZERO), &self.shown());
+        // What is left of other ranks' ends comes with the last news of their links.
+        self.admit(now);
+        if let Some(supply) = &mut self.supply {
+            let notes = supply.close(now);
+            notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
+        }
+        self.server = None;
         let reason = match &self.finished {
             Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
@@ -209,7 +341,7 @@ impl Head {
         }
     }
 
-    fn stop(&mut self, now: Time, how: Stop, why: Why) -> Vec<(Rank, Message)> {
+    pub(super) fn stop(&mut self, now: Time, how: Stop, why: Why) -> Vec<(Rank, Message)> {
         let mut actions = Vec::new();
         self.coordinator.step(now, Event::Stop { how, why }, &mut actions);
         self.carry_out(now, actions)
@@ -247,7 +379,7 @@ impl Head {
         self.stop(now, Stop::Terminate, Why::Broken(error.to_owned()))
     }
 
-    fn tell(&mut self, now: Time, level: Level, text: &str) {
+    pub(super) fn tell(&mut self, now: Time, level: Level, text: &str) {
         match level {
             Level::Info => tracing::info!("{text}"),
             Level::Warning => tracing::warn!("{text}"),
@@ -257,6 +389,12 @@ impl Head {
         if let Err(error) = self.journal.append(note) {
             tracing::error!("{error}");
         }
+    }
+
+    /// Ranks that joined and take part.
+    fn joined_active(&self) -> u32 {
+        let ranks = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        ranks.filter(|&rank| self.coordinator.standing(rank) == Some(Standing::Active)).count() as u32
     }
 
     fn shown(&self) -> Shown {
@@ -271,7 +409,7 @@ impl Head {
             ready: tally.ready.into(),
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
-            ranks_active: self.ranks,
+            ranks_active: self.ranks + self.joined_active(),
         }
     }
 }

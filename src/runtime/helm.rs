@@ -3,20 +3,23 @@
 //! What it shows follows from what rank 0 hears anyway: ends in batches, and how busy each rank is. Nobody tells it which task runs where, so it takes
 //! those that have been ready longest for the running ones, each since a slot last became free; forecasts need no more.
 //!
-//! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes are
-//! neither asked for nor given back here.
+//! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes
+//! that joined since are given back; further ones are asked for where the job names a supply. Both are ordered here and done elsewhere.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::captain::Captain;
+use super::gate::{Gate, World, state_of};
+use super::supply::Supply;
+use crate::capacity::{Block, State as BlockState};
 use crate::graph::TaskGraph;
-use crate::job::{Cost, Job, PolicyKind, Scaling};
+use crate::job::{Cost, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
-use crate::scale::{Action, NodeTypeId, Prices, RankView, Scaler};
-use crate::schedule::coordinator::{Change, Coordinator, Event, Standing};
+use crate::scale::{Action, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::schedule::coordinator::{Change, Coordinator, Event};
 
 /// A parked rank takes part again after about this long; nothing else can be had here.
 const WAKING: Duration = Duration::from_millis(100);
@@ -34,6 +37,9 @@ pub(super) struct Helm {
     /// When each slot last became free.
     freed: HashMap<(Rank, u16), Time>,
     ranks: Vec<Seen>,
+    /// Of ranks that joined: time in tasks, and failed attempts.
+    joined: HashMap<Rank, (Duration, u32)>,
+    prices: Prices,
     due: Time,
     over: bool,
 }
@@ -48,6 +54,12 @@ struct Seen {
     failures: u32,
 }
 
+/// What can be had and given back while the run goes on.
+pub(super) struct Fleet<'a> {
+    pub(super) gate: Option<&'a Gate>,
+    pub(super) supply: Option<&'a Supply>,
+}
+
 /// What follows from a decision.
 #[derive(Default)]
 pub(super) struct Orders {
@@ -57,6 +69,12 @@ pub(super) struct Orders {
     pub(super) events: Vec<Event>,
     /// The budget is spent: nothing runs beyond this.
     pub(super) stop_by: Option<Time>,
+    /// So many nodes are to be asked for.
+    pub(super) grow: u32,
+    /// Blocks whose requests are to be withdrawn.
+    pub(super) withdraw: Vec<u64>,
+    /// Ranks that are to leave.
+    pub(super) drain: Vec<Rank>,
     /// For the user.
     pub(super) warnings: Vec<String>,
 }
@@ -67,17 +85,18 @@ pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
     let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
     (job.scaling.is_some() || priced).then(|| Terms {
         policy: policy.to_owned(),
-        prices: prices(&job.cost, ranks),
+        prices: prices(job, ranks),
         simulated: None,
     })
 }
 
-/// The price list; no more nodes can be had than there are.
-fn prices(cost: &Cost, ranks: &[RankInfo]) -> Prices {
+/// The price list; without a supply no more nodes can be had than there are.
+fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
     let slots = ranks.iter().map(|info| info.slots).max().unwrap_or(1);
-    let mut prices = Prices::of_job(cost, slots);
-    prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32));
+    let mut prices = Prices::of_job(&job.cost, slots);
+    let more = job.scaling.as_ref().filter(|_| job.capacity.provider != ProviderKind::None).map_or(0, |s| s.max_ranks);
+    prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32 + more));
     prices
 }
 
@@ -95,19 +114,25 @@ impl Helm {
         if scaling.policy == PolicyKind::Fixed && job.cost.budget.is_none() {
             return None;
         }
-        let mut prices = prices(&job.cost, ranks);
+        let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
         let tasks = graph.task_count() as u32;
         let estimates: Arc<[u64]> = (0..tasks).map(|task| super::estimate_ns(job, TaskId(task))).collect();
         let course = (Arc::clone(job), Arc::clone(graph), estimates);
+        let delay = match job.capacity.provider {
+            ProviderKind::None => WAKING,
+            kind => Supply::usual_delay(kind),
+        };
         let mut helm = Helm {
-            captain: Captain::new(course, Scaler::of(&scaling), prices, scaling.interval, &[WAKING]),
+            captain: Captain::new(course, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]),
             graph: Arc::clone(graph),
             waits: waits(graph),
             ready: VecDeque::new(),
             taken_for_running: Vec::new(),
             freed: HashMap::new(),
             ranks: seen(ranks),
+            joined: HashMap::new(),
+            prices,
             due: Time::ZERO,
             over: false,
         };
@@ -126,10 +151,15 @@ impl Helm {
             if attempt.attempt > 0 {
                 self.freed.insert((attempt.rank, attempt.slot), attempt.end);
                 self.captain.waited(attempt.start.since(attempt.ready));
-                if let Some(rank) = self.ranks.get_mut(attempt.rank.index()) {
-                    rank.busy += attempt.end.since(attempt.start);
-                    rank.failures += u32::from(attempt.outcome.state.is_failure());
-                }
+                let (busy, failures) = match self.ranks.get_mut(attempt.rank.index()) {
+                    Some(rank) => (&mut rank.busy, &mut rank.failures),
+                    None => {
+                        let (busy, failures) = self.joined.entry(attempt.rank).or_default();
+                        (busy, failures)
+                    }
+                };
+                *busy += attempt.end.since(attempt.start);
+                *failures += u32::from(attempt.outcome.state.is_failure());
             }
             let was_open = self.captain.is_open(attempt.task);
             self.captain.hears(attempt);
@@ -167,12 +197,13 @@ impl Helm {
     }
 
     /// Decides.
-    pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator) -> Orders {
+    pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator, fleet: &Fleet<'_>) -> Orders {
         self.due = now.after(self.captain.interval);
         self.guess_running(coordinator.tally().running as usize);
-        let views: Vec<RankView> =
+        let mut views: Vec<RankView> =
             (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
-        let decisions = self.captain.decide(now, &views, &[], 0.0);
+        views.extend(self.views_of_joined(fleet, coordinator));
+        let decisions = self.captain.decide(now, &views, &requests(fleet), self.settled(now, fleet));
         let mut orders = Orders { warnings: self.captain.alarms(), ..Orders::default() };
         for decision in decisions {
             let change = |ranks: &[Rank], change: Change| -> Vec<Event> {
@@ -187,7 +218,10 @@ impl Helm {
                     orders.warnings.push(decision.reason.clone());
                 }
                 Action::Stay => {}
-                Action::Grow { .. } | Action::Shrink { .. } | Action::Cancel { .. } => {
+                Action::Grow { nodes, .. } if fleet.supply.is_some() => orders.grow += nodes,
+                Action::Shrink { ranks } if fleet.gate.is_some() => orders.drain.extend(ranks),
+                Action::Cancel { requests } => orders.withdraw.extend(requests.iter().map(|request| request.0)),
+                Action::Grow { .. } | Action::Shrink { .. } => {
                     orders
                         .warnings
                         .push(format!("this run cannot change its nodes, so this is not done: {}", decision.reason));
@@ -201,6 +235,42 @@ impl Helm {
             .records
             .extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         orders
+    }
+
+    /// A node that was asked for takes part after so long.
+    pub(super) fn arrived(&mut self, took: Duration) {
+        self.captain.arrived(NodeTypeId(0), took);
+    }
+
+    /// Ranks that joined and are here.
+    fn views_of_joined(&self, fleet: &Fleet<'_>, coordinator: &Coordinator) -> Vec<RankView> {
+        let worlds = fleet.gate.iter().flat_map(|gate| gate.worlds());
+        worlds
+            .flat_map(|world| world.numbers().filter_map(|rank| self.view_of_joined(world, rank, coordinator)))
+            .collect()
+    }
+
+    fn view_of_joined(&self, world: &World, rank: Rank, coordinator: &Coordinator) -> Option<RankView> {
+        let state = coordinator.standing(rank).map(state_of).filter(|state| state.is_billed())?;
+        let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
+        Some(RankView {
+            rank,
+            state,
+            node_type: NodeTypeId(0),
+            slots: world.slots(rank),
+            billed_since: (rank == world.first).then_some(world.billed.0),
+            busy_slots: coordinator.load(rank).running.min(world.slots(rank)),
+            busy,
+            failures,
+            releasable: true,
+            ends: None,
+        })
+    }
+
+    /// What the nodes cost that have been given back.
+    fn settled(&self, now: Time, fleet: &Fleet<'_>) -> f64 {
+        let gone = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(|world| world.is_gone());
+        gone.map(|world| self.prices.bill(NodeTypeId(0), world.billed.0, world.billed.1.unwrap_or(now))).sum()
     }
 
     /// What has changed about ranks since it was last asked.
@@ -233,6 +303,25 @@ impl Helm {
             self.taken_for_running.push(task);
         }
     }
+}
+
+/// Nodes that have been asked for and do not take part yet.
+fn requests(fleet: &Fleet<'_>) -> Vec<RequestView> {
+    let coming =
+        |block: &&Block| matches!(block.state, BlockState::Requested | BlockState::Pending | BlockState::Granted);
+    let blocks = fleet.supply.iter().flat_map(|supply| supply.blocks().iter()).filter(coming);
+    // One that has its node and has begun to join is counted as a rank.
+    let counted = |block: &&Block| {
+        let mut worlds = fleet.gate.iter().flat_map(|gate| gate.worlds());
+        !worlds.any(|world| world.block == Some(block.id.0) && world.is_in())
+    };
+    let view = |block: &Block| RequestView {
+        id: RequestId(block.id.0),
+        nodes: 1,
+        node_type: NodeTypeId(0),
+        asked: block.asked,
+    };
+    blocks.filter(counted).map(view).collect()
 }
 
 fn waits(graph: &TaskGraph) -> Vec<u32> {
@@ -268,16 +357,5 @@ fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
         failures: seen.failures,
         releasable: false,
         ends: None,
-    }
-}
-
-fn state_of(standing: Standing) -> RankState {
-    match standing {
-        Standing::Requested | Standing::Joining => RankState::Joining,
-        Standing::Active => RankState::Active,
-        Standing::Draining => RankState::Draining,
-        Standing::Parked => RankState::Parked,
-        Standing::Left => RankState::Left,
-        Standing::Lost => RankState::Lost,
     }
 }

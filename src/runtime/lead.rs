@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use super::crew::{Crew, lock};
 use super::fit::{self, Terms};
+use super::gate::Gate;
 use super::glue;
 use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
+use super::supply::Supply;
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
-use super::{Finished, Options, RunError, pilot, subject_of};
+use super::{FAREWELL, Finished, Options, RunError, pilot, subject_of};
+use crate::control::Server;
 use crate::exec::Kernels;
-use crate::fabric::Fabric;
+use crate::fabric::combined::Combined;
+use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
 use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
@@ -53,6 +57,8 @@ struct Run {
     pool: Option<Pool<Crew>>,
     dir: PathBuf,
     lock: RunLock,
+    /// Ranks may have joined.
+    open: bool,
     /// Answers who watches, until the run is over.
     serving: Option<Serving>,
 }
@@ -66,6 +72,9 @@ impl Run {
         let broken = engine.broken().map(str::to_owned);
         let (back, head) = engine.take_apart();
         *fabric = back;
+        if self.open {
+            *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
+        }
         let exit_code = head.map_or(1, |mut head| {
             let code = exit_code(&head);
             head.close(self.crew.clock.now(), code);
@@ -119,6 +128,15 @@ fn set_out(
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
+    let supply = Supply::of(&job.capacity, &welcome.run_dir, &welcome.run_name)?;
+    head.set_server(answer(&welcome.run_dir, &wake), infos);
+    let open = welcome.open;
+    if let Some(listen) = options.join_on.clone().or_else(|| job.capacity.address()) {
+        let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
+        head.set_gate(gate, supply);
+        let world = std::mem::replace(fabric, Box::new(Alone));
+        *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
+    }
     drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let dir = PathBuf::from(dir.path());
@@ -130,7 +148,16 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held, serving })
+    Ok(Run { crew, pool, dir, lock: held, open, serving })
+}
+
+/// Opens the run's control socket. Without it the run goes on, and cannot be asked.
+fn answer(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
+    let wake = Arc::clone(wake);
+    let opened = Server::open(run_dir.as_ref(), move || wake.tell());
+    opened
+        .inspect_err(|error| tracing::warn!(%error, "no control socket: `phalanx status` and the like will not work"))
+        .ok()
 }
 
 /// The handshake: who is where, what the run is, what each has.

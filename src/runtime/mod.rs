@@ -6,6 +6,9 @@
 //! | `lead`, `follow` | rank 0, and every other rank, from beginning to end |
 //! | `world` | ranks gather, are dismissed, leave together |
 //! | `many` | several runs one after the other on the same ranks |
+//! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
+//! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
+//! | `lookout` | what a rank that may be lost has been running |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
@@ -20,14 +23,18 @@
 
 pub(crate) mod captain;
 mod clock;
+mod command;
 mod crew;
 mod engine;
 pub(crate) mod fit;
 mod follow;
+mod gate;
 pub(crate) mod glue;
 mod head;
 mod helm;
+mod join;
 mod lead;
+mod lookout;
 mod many;
 mod pages;
 pub mod resume;
@@ -35,6 +42,7 @@ mod seat;
 mod start;
 mod stopwatch;
 mod subject;
+mod supply;
 mod wake;
 mod walltime;
 mod world;
@@ -47,6 +55,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::exec::Kernels;
+use crate::fabric::bridge::contact::ContactError;
+use crate::fabric::bridge::join::JoinError;
 use crate::fabric::{Alone, Fabric, FabricError, mpi};
 use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
@@ -57,6 +67,7 @@ use wake::Wake;
 
 pub use clock::unix_ns;
 pub(crate) use head::end_reason;
+pub use join::{JoinOptions, join_run};
 pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
@@ -79,6 +90,8 @@ pub struct Options {
     pub max_failures: Option<u32>,
     /// Never stop because of failures; overrides the job file.
     pub keep_going: bool,
+    /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: nobody can join.
+    pub join_on: Option<String>,
     /// How progress is shown.
     pub progress: Mode,
     /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
@@ -96,6 +109,7 @@ impl Options {
             coordinator_only: false,
             max_failures: None,
             keep_going: false,
+            join_on: None,
             progress: Mode::detect(false),
             listen: None,
         }
@@ -126,6 +140,12 @@ pub enum RunError {
     /// Ranks cannot talk.
     #[error(transparent)]
     Fabric(#[from] FabricError),
+    /// The contact file cannot be used.
+    #[error(transparent)]
+    Contact(#[from] ContactError),
+    /// The run could not be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// Something that was asked for is not possible here.
     #[error("{0}")]
     Refused(String),
@@ -145,6 +165,9 @@ pub enum RunError {
     /// This rank could not go on.
     #[error("{0}")]
     Broken(String),
+    /// The run that this rank joined has vanished.
+    #[error("the coordinator is gone: what ran here is ended")]
+    Orphaned,
     /// The system refused something that every run needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -159,11 +182,13 @@ impl RunError {
     /// Phalanx's exit code for it: 2 for what the user can mend in the job or on the command line, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
-            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) => 2,
+            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
             RunError::Journal(_)
             | RunError::Fabric(_)
+            | RunError::Join(_)
             | RunError::Missing { .. }
             | RunError::Broken(_)
+            | RunError::Orphaned
             | RunError::System { .. } => 1,
             RunError::Interrupted(signal) => 128 + signal,
         }
@@ -231,7 +256,7 @@ fn run_on(
 ) -> Result<Finished, RunError> {
     let result = match fabric.me() {
         Rank::ZERO => lead::lead(fabric, options, kernels, wake),
-        _ => follow::follow(fabric, kernels, wake),
+        _ => follow::follow(fabric, None, kernels, wake, false),
     };
     tell(&result);
     if let Err(RunError::Missing { .. }) = result {
@@ -258,10 +283,7 @@ fn pilot(crew: &Arc<Crew>) {
         }
         let moved = engine.turn(crew);
         while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
-            let now = crew.clock.now();
-            // Launchers pass signals on to every rank; rank 0 answers for all.
-            let messages = engine.head().map(|head| head.signal(now, signal)).unwrap_or_default();
-            engine.post(crew, messages);
+            engine.signal(crew, signal);
         }
         if engine.is_over() {
             return;

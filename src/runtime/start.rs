@@ -109,6 +109,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         works: true,
         slots: options.slots,
         masks: Vec::new(),
+        open: options.join_on.is_some() || job.capacity.address().is_some(),
     };
     Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent })
 }

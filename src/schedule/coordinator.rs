@@ -206,6 +206,11 @@ impl Coordinator {
         self.epoch
     }
 
+    /// True once the run has been asked to end before its tasks have.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// True while homes are about to change.
     pub fn is_changing(&self) -> bool {
         self.change.is_some()

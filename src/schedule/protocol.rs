@@ -10,7 +10,7 @@ use super::ranks::Ranks;
 use crate::model::{Attempt, Rank, TaskId, Time};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +160,8 @@ pub enum Message {
     },
     /// Coordinator to all: the run is over.
     Finish,
+    /// A rank that joined to the coordinator: it was told to go, and asks to be drained.
+    Leaving,
 }
 
 impl Message {
@@ -177,6 +179,7 @@ impl Message {
                 | Message::GangEnded { .. }
                 | Message::Stopped
                 | Message::Broken { .. }
+                | Message::Leaving
         )
     }
 
@@ -263,6 +266,8 @@ pub struct Welcome {
     pub slots: Option<u32>,
     /// The masks of all ranks on the receiver's node, in order of rank: those with the same one share it.
     pub masks: Vec<Vec<u32>>,
+    /// True if ranks may join that are not of the receiver's world.
+    pub open: bool,
 }
 
 /// What a rank has.

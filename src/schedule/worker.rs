@@ -280,6 +280,12 @@ impl Worker {
         self.ledger.as_ref()
     }
 
+    /// Which attempt at a task runs here, if it does.
+    pub fn attempt_at(&self, task: TaskId) -> u16 {
+        let tried = || self.tried.get(&task).map_or(1, |tried| tried.attempts.saturating_add(1));
+        self.guests.get(&task).map_or_else(tried, |guest| guest.attempt)
+    }
+
     /// The pool's load as it was last told.
     pub fn load(&self) -> Load {
         self.load
@@ -408,7 +414,8 @@ impl Worker {
             | Message::Held { .. }
             | Message::GangEnded { .. }
             | Message::Stopped
-            | Message::Broken { .. } => {}
+            | Message::Broken { .. }
+            | Message::Leaving => {}
         }
     }
 
@@ -673,7 +680,9 @@ impl Worker {
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
         let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
-        if due || full || changed || rested || (last && !self.report.is_empty()) {
+        // One that is sent after the pool was asked could come after the `Ack` that must follow it.
+        let may_report = !self.phase.is_freezing();
+        if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
             self.send_report(now, actions);
         }
         if last {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Dir, Output, Tag, TestCommand, program, skip_loudly, wait_for};
+use super::{Dir, Output, Running, Tag, TestCommand, program, skip_loudly, wait_for};
 
 /// The programs without which there is no Slurm.
 const NEEDED: [&str; 8] = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "setpriv"];
@@ -213,6 +213,11 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             .env("OMPI_MCA_btl", "tcp,self")
             .env("OMPI_MCA_btl_tcp_if_include", "lo")
             .env("OMPI_MCA_oob_tcp_if_include", "lo")
+    }
+
+    /// Starts the program under test beside this Slurm, in no job of it.
+    pub fn run_here(&self, dir: &Dir, args: &[&str]) -> Running {
+        self.command_in(&program().to_string_lossy(), dir.path()).args(args).patience(400).start()
     }
 
     /// `sbatch --parsable ARGS` in `dir`; returns the job's id.

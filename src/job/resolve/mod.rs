@@ -63,6 +63,7 @@ pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Fin
     job.links = links.finish();
     job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
     job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
+    job.capacity = spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
     (job.groups, job.bodies) = drafts.into_iter().map(|draft| (draft.group, draft.body)).unzip();
     (job, external)
 }

@@ -1,13 +1,13 @@
-//! `[scaling]` and `[cost]`: defaults, and what cannot be meant together.
+//! `[scaling]`, `[cost]` and `[capacity]`: defaults, and what cannot be meant together.
 
 use std::time::Duration;
 
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
-use crate::job::spec::{CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
+use crate::job::spec::{CapacitySpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec};
-use crate::job::{Above, Cost, NodePrice, Rule, Scaling, Trigger, Weights};
+use crate::job::{Above, Capacity, Cost, NodePrice, Rule, Scaling, Trigger, Weights};
 
 /// What `[scaling]` means.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
@@ -125,6 +125,19 @@ pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
         budget_per_hour: spec.budget_per_hour.as_ref().map(|at| at.value.0),
         deadline: spec.deadline.as_ref().map(|at| at.value.0),
         nodes: node_prices(spec, minimum, granularity, findings),
+    }
+}
+
+/// What `[capacity]` means.
+pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> Capacity {
+    not_zero("time", spec.time.as_ref(), findings);
+    let text = |typed: &Option<At<String>>| typed.as_ref().map(|at| at.value.clone());
+    Capacity {
+        provider: spec.provider.as_ref().map(|at| at.value.0).unwrap_or_default(),
+        partition: text(&spec.partition),
+        time: spec.time.as_ref().map(|at| at.value.0),
+        extra: spec.extra.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
+        listen: text(&spec.listen),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::graph::pattern::Dependence;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Node, Read, mismatch};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::{Above, Flush, Intent, KeepOutput, Partition, PolicyKind, Trigger};
+use crate::job::{Above, Flush, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
 
 /// A type whose values are words.
 pub(crate) trait Words: Copy + 'static {
@@ -73,6 +73,14 @@ impl Words for PolicyKind {
         ("hybrid", PolicyKind::Hybrid, "as predictive, by rules where the forecast is not sure enough"),
         ("cost", PolicyKind::Cost, "the least bill that meets the deadline"),
         ("performance", PolicyKind::Performance, "the earliest finish that keeps the budget"),
+    ];
+}
+
+impl Words for ProviderKind {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("none", ProviderKind::None, "nobody: ranks that are not needed are parked"),
+        ("local", ProviderKind::Local, "this machine: further processes, for development"),
+        ("slurm", ProviderKind::Slurm, "Slurm: a further job for each node"),
     ];
 }
 

@@ -54,6 +54,10 @@ impl Phase {
         matches!(self, Phase::Settled)
     }
 
+    pub(super) fn is_freezing(&self) -> bool {
+        matches!(self, Phase::Freezing { .. })
+    }
+
     pub(super) fn is_frozen(&self) -> bool {
         matches!(self, Phase::Frozen(_))
     }

@@ -1,0 +1,63 @@
+//! Who gives nodes, as the run sees it: takes requests, says what became of them, and ends blocks. Nothing here waits.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::blocks::{BlockId, Event};
+
+/// What every block needs to know.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// This program.
+    pub program: PathBuf,
+    /// The run's contact file.
+    pub contact: PathBuf,
+    /// Where blocks write what they have to say.
+    pub logs: PathBuf,
+    /// The run's name.
+    pub run: String,
+}
+
+impl Order {
+    /// The words that a block runs.
+    pub fn words(&self, id: BlockId) -> [String; 6] {
+        let text = |path: &PathBuf| path.display().to_string();
+        let words = ["join", "--contact", &text(&self.contact), "--block", &id.0.to_string()].map(str::to_owned);
+        let [join, flag, contact, block, number] = words;
+        [text(&self.program), join, flag, contact, block, number]
+    }
+
+    /// Where a block writes.
+    pub fn log(&self, id: BlockId) -> PathBuf {
+        self.logs.join(format!("block-{}.log", id.0))
+    }
+}
+
+/// Gives nodes.
+pub trait Provider: Send {
+    /// Asks for a block; what comes of it is told by [`Provider::poll`].
+    fn request(&mut self, id: BlockId);
+
+    /// Ends a block, or withdraws its request.
+    fn withdraw(&mut self, id: BlockId);
+
+    /// What has happened since the last call.
+    fn poll(&mut self) -> Vec<(BlockId, Event)>;
+
+    /// Ends and withdraws all that is left, and returns once nothing is, or after a while.
+    fn close(&mut self);
+}
+
+/// Takes from a command's environment what would make its process believe that it belongs to this process's world, job or step.
+pub(super) fn alone(command: &mut Command) -> &mut Command {
+    let ours = |name: &str| {
+        let launchers = ["OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "SLURMD_", "SBATCH_"];
+        launchers.iter().any(|prefix| name.starts_with(prefix)) && name != "SLURM_CONF"
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(ours) {
+            command.env_remove(name);
+        }
+    }
+    command
+}

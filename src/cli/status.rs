@@ -1,0 +1,93 @@
+//! `phalanx status`: how a run under way stands.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{print, refuse};
+use crate::control::{Question, ask};
+use crate::journal::{RUNS, RunDir};
+
+/// How often `--watch` looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Shows how a run under way stands: tasks, ranks and blocks.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    #[arg(default_value = "latest")]
+    run: String,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Look again every second, until the run is over.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let dir = match RunDir::find(Path::new(RUNS), &args.run) {
+        Ok(dir) => dir,
+        Err(error) => return refuse(error),
+    };
+    for looked in 0u64.. {
+        let answer = match ask(dir.path(), &Question::Status) {
+            Ok(answer) => answer,
+            // The run that was watched is over.
+            Err(_) if looked > 0 => return ExitCode::SUCCESS,
+            Err(error) => return refuse(format_args!("{}: {error}", dir.name())),
+        };
+        let status = answer.status.unwrap_or_default();
+        let text = if args.json { format!("{status}\n") } else { text(&dir.name(), &status) };
+        let printed = print(&text);
+        if !args.watch || printed != ExitCode::SUCCESS {
+            return printed;
+        }
+        std::thread::sleep(EVERY);
+    }
+    ExitCode::SUCCESS
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_default()
+}
+
+/// The status as a person reads it.
+fn text(run: &str, status: &Value) -> String {
+    let tasks = &status["tasks"];
+    let [total, completed, failed, running, ready] =
+        ["total", "completed", "failed", "running", "ready"].map(|key| number(tasks, key));
+    let time = status["time_s"].as_f64().unwrap_or_default();
+    let mut text = format!(
+        "{run}  {} for {time:.0} s\n  tasks   {completed} of {total} completed, {failed} failed, {running} running, {ready} ready\n",
+        word(status, "state")
+    );
+    for rank in status["ranks"].as_array().into_iter().flatten() {
+        let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  rank {:<4} {:<10} {:<16} {:>3} of {:>3} slots busy{block}",
+            number(rank, "rank"),
+            word(rank, "state"),
+            word(rank, "node"),
+            number(rank, "running"),
+            number(rank, "slots"),
+        );
+    }
+    for block in status["blocks"].as_array().into_iter().flatten() {
+        let billed = block["billed_node_s"].as_f64().unwrap_or_default();
+        let (id, state, node) = (number(block, "block"), word(block, "state"), word(block, "node"));
+        let _ = writeln!(text, "  block {id:<3} {state:<10} {node:<16} {billed:.0} s billed  {}", word(block, "name"));
+    }
+    if let Some(why) = status["paused"].as_str() {
+        let _ = writeln!(text, "  no further nodes are asked for: {why}");
+    }
+    text
+}

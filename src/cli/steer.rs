@@ -1,0 +1,103 @@
+//! `phalanx scale`, `drain`, `rebalance` and `cancel`: changes to a run under way. Each is one question to the run.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{complain, print, refuse};
+use crate::control::{Question, Scale, ask};
+use crate::journal::{RUNS, RunDir};
+
+/// More or fewer ranks for a run under way.
+#[derive(Debug, clap::Args)]
+pub(super) struct ScaleArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    run: String,
+    /// `+2` more, `-1` fewer, or `6` in all.
+    #[arg(allow_hyphen_values = true, value_parser = parse)]
+    ranks: Scale,
+}
+
+/// Lets the ranks of a node leave a run under way: they end what they run and take nothing more.
+#[derive(Debug, clap::Args)]
+pub(super) struct DrainArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    run: String,
+    /// A node's name, or a rank's number.
+    what: String,
+}
+
+/// Shares the remaining work of a run under way out evenly.
+#[derive(Debug, clap::Args)]
+pub(super) struct RebalanceArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    #[arg(default_value = "latest")]
+    run: String,
+}
+
+/// Ends a run under way; what is complete stays so, and `phalanx run --resume` goes on.
+#[derive(Debug, clap::Args)]
+pub(super) struct CancelArgs {
+    /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
+    run: String,
+    /// A single task (not built yet: only whole runs can be cancelled).
+    task: Option<String>,
+}
+
+fn parse(text: &str) -> Result<Scale, String> {
+    let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{text}` is not `+2`, `-1` or `6`"));
+    match text.split_at_checked(1) {
+        Some(("+", more)) => number(more).map(Scale::More),
+        Some(("-", fewer)) => number(fewer).map(Scale::Fewer),
+        _ => number(text).map(Scale::To),
+    }
+}
+
+pub(super) fn scale(args: ScaleArgs) -> ExitCode {
+    put(&args.run, &Question::Scale { to: args.ranks })
+}
+
+pub(super) fn drain(args: DrainArgs) -> ExitCode {
+    put(&args.run, &Question::Drain { what: args.what })
+}
+
+pub(super) fn rebalance(args: RebalanceArgs) -> ExitCode {
+    put(&args.run, &Question::Rebalance)
+}
+
+pub(super) fn cancel(args: CancelArgs) -> ExitCode {
+    if let Some(task) = args.task {
+        return refuse(format_args!("cannot cancel `{task}` alone: only whole runs can be cancelled so far"));
+    }
+    put(&args.run, &Question::Cancel)
+}
+
+/// Asks a run, and says what it answered.
+fn put(run: &str, question: &Question) -> ExitCode {
+    let dir = match RunDir::find(Path::new(RUNS), run) {
+        Ok(dir) => dir,
+        Err(error) => return refuse(error),
+    };
+    match ask(dir.path(), question) {
+        Ok(answer) if answer.ok => print(&format!("{}: {}\n", dir.name(), answer.text)),
+        Ok(answer) => {
+            complain(format_args!("{}: {}", dir.name(), answer.text));
+            ExitCode::FAILURE
+        }
+        Err(error) => refuse(format_args!("{}: {error}", dir.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_ranks_are_read_as_typed() {
+        assert_eq!(parse("+2"), Ok(Scale::More(2)));
+        assert_eq!(parse("-1"), Ok(Scale::Fewer(1)));
+        assert_eq!(parse("6"), Ok(Scale::To(6)));
+        for text in ["", "+", "x", "--1", "é", "1.5"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

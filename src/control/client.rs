@@ -1,0 +1,45 @@
+//! Asking a run.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::server::through;
+use super::{Answer, LONGEST, Question, SOCKET, folder};
+
+/// A run answers within this time, or not at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why a run did not answer.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// There is no socket, or nobody behind it.
+    #[error("the run cannot be reached: {0} (is it running, and on this node?)")]
+    Unreachable(io::Error),
+    /// It hung up, or said something else.
+    #[error("the run did not answer: {0}")]
+    Silent(String),
+}
+
+/// Asks the run in this directory.
+///
+/// # Errors
+/// See [`ControlError`].
+pub fn ask(run: &Path, question: &Question) -> Result<Answer, ControlError> {
+    let silent = |error: &dyn std::fmt::Display| ControlError::Silent(error.to_string());
+    let connect = |path: &Path| UnixStream::connect(path.join(SOCKET));
+    let mut stream = through(&folder(run), connect).map_err(ControlError::Unreachable)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| silent(&error))?;
+    let mut line = serde_json::to_string(question).map_err(|error| silent(&error))?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(|error| silent(&error))?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LONGEST)).read_line(&mut answer).map_err(|error| silent(&error))?;
+    if answer.is_empty() {
+        return Err(ControlError::Silent("it ended meanwhile".into()));
+    }
+    serde_json::from_str(&answer).map_err(|error| silent(&error))
+}

@@ -1,0 +1,87 @@
+//! How a person, or a script, speaks to a run under way: a Unix socket in the run directory.
+//!
+//! The socket lies in a folder that only the owner of the run can enter, so who reaches it is the owner. One connection is one question: a
+//! line of JSON, answered by a line of JSON. Rank 0 answers when it looks around, a tenth of a second later at most.
+
+mod client;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ControlError, ask};
+pub use server::{Call, Server};
+
+/// The folder that the socket lies in, in the run directory.
+const FOLDER: &str = "control";
+
+/// The socket in it.
+const SOCKET: &str = "socket";
+
+/// A question or answer is not longer than this.
+const LONGEST: u64 = 64 << 20;
+
+fn folder(run: &Path) -> PathBuf {
+    run.join(FOLDER)
+}
+
+/// What is asked of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Question {
+    /// How it stands.
+    Status,
+    /// More or fewer ranks.
+    Scale {
+        /// How many.
+        to: Scale,
+    },
+    /// A node or a rank shall leave.
+    Drain {
+        /// Its name, or the rank's number.
+        what: String,
+    },
+    /// The remaining work shall be shared out evenly.
+    Rebalance,
+    /// The run shall end.
+    Cancel,
+}
+
+/// A number of ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// So many more.
+    More(u32),
+    /// So many fewer.
+    Fewer(u32),
+    /// So many.
+    To(u32),
+}
+
+/// What a run answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it did what was asked.
+    pub ok: bool,
+    /// What it did, or why not.
+    pub text: String,
+    /// How it stands, if that was asked.
+    pub status: Option<serde_json::Value>,
+}
+
+impl Answer {
+    /// It is being done.
+    pub fn done(text: impl Into<String>) -> Answer {
+        Answer { ok: true, text: text.into(), status: None }
+    }
+
+    /// It is not done.
+    pub fn refused(text: impl Into<String>) -> Answer {
+        Answer { ok: false, text: text.into(), status: None }
+    }
+}
+
+#[cfg(test)]
+mod tests;

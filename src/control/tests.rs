@@ -1,0 +1,43 @@
+//! The socket, from both ends.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn a_question_is_answered_however_deep_the_directory_lies() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("a".repeat(120)).join("b".repeat(120));
+    std::fs::create_dir_all(&run).unwrap();
+    assert!(matches!(ask(&run, &Question::Status), Err(ControlError::Unreachable(_))));
+    let (bell, rings) = channel();
+    let server = Server::open(&run, move || bell.send(()).unwrap_or_default()).unwrap();
+    assert_eq!(std::fs::metadata(folder(&run)).unwrap().permissions().mode() & 0o777, 0o700);
+    let (there, question) = (run.clone(), Question::Scale { to: Scale::More(2) });
+    let asking = std::thread::spawn(move || ask(&there, &question));
+    rings.recv_timeout(Duration::from_secs(60)).unwrap();
+    let call = server.next().unwrap();
+    assert_eq!(call.question, Question::Scale { to: Scale::More(2) });
+    call.answer(Answer::done("well"));
+    assert_eq!(asking.join().unwrap().unwrap(), Answer::done("well"));
+    drop(server);
+    assert!(!folder(&run).exists());
+}
+
+#[test]
+fn what_is_no_question_gets_an_answer_too() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::open(root.path(), || {}).unwrap();
+    for bytes in [b"\n".as_slice(), b"{}\n", &[0xFF; 9000], &b"[".repeat(5000)] {
+        let mut stream = UnixStream::connect(folder(root.path()).join(SOCKET)).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(!answer.contains("\"ok\":true"), "{answer}");
+    }
+    assert!(server.next().is_none());
+}

@@ -1,0 +1,179 @@
+//! Where a run can be reached, and the secret that lets a rank in: one small file in the run directory.
+//!
+//! Whoever can read the file can join the run and run programs as its owner. So it is written for its owner's eyes only, and a file that
+//! others could have read or written is not used.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Name of the file in the run directory.
+pub const FILE: &str = "contact";
+
+/// A contact file is smaller than this.
+const LARGEST: u64 = 4096;
+
+/// Why a contact file cannot be used.
+#[derive(Debug, Error)]
+pub enum ContactError {
+    /// It cannot be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Others could have read it.
+    #[error("{} may be read or changed by others (mode {mode:o}, owner {owner}): it holds the run's secret and must be its owner's alone (chmod 600)", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// Its owner's user id.
+        owner: u32,
+    },
+    /// It is not one.
+    #[error("{} is no contact file of a run: {why}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The run's secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    /// A new one, from the system's source of randomness.
+    ///
+    /// # Errors
+    /// If the system gives none.
+    pub fn random() -> io::Result<Secret> {
+        let mut bytes = [0; 32];
+        io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+        Ok(Secret(bytes))
+    }
+
+    fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn from_hex(text: &str) -> Option<Secret> {
+        let mut secret = [0; 32];
+        let digits = (text.len() == 64 && text.is_ascii()).then_some(text)?;
+        for (at, byte) in secret.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+        }
+        Some(Secret(secret))
+    }
+}
+
+/// How to reach a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The run's name.
+    pub run: String,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// What proves that one may come in.
+    pub secret: Secret,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    run: String,
+    address: String,
+    secret: String,
+}
+
+impl Contact {
+    /// Writes the file; one that is there already (of an earlier session) is replaced.
+    ///
+    /// # Errors
+    /// If the directory cannot be written to.
+    pub fn write(&self, path: &Path) -> Result<(), ContactError> {
+        let io = |what| move |source| ContactError::Io { what, path: path.to_owned(), source };
+        let Contact { run, address, secret } = self;
+        let written = Written { run: run.clone(), address: address.clone(), secret: secret.to_hex() };
+        let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
+        // Under another name first: nobody finds half a file, and its permissions are right from the start.
+        let new = path.with_extension("new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("replace")(error)),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io("create"))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write"))?;
+        fs::rename(&new, path).map_err(io("write"))
+    }
+
+    /// Reads the file, if it is its owner's alone.
+    ///
+    /// # Errors
+    /// See [`ContactError`].
+    pub fn read(path: &Path) -> Result<Contact, ContactError> {
+        let io = |source| ContactError::Io { what: "read", path: path.to_owned(), source };
+        let file = fs::File::open(path).map_err(io)?;
+        let about = file.metadata().map_err(io)?;
+        let (mode, owner) = (about.mode() & 0o777, about.uid());
+        if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
+            return Err(ContactError::Open { path: path.to_owned(), mode, owner });
+        }
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(file, LARGEST), &mut text).map_err(io)?;
+        Contact::parse(&text).map_err(|why| ContactError::Malformed { path: path.to_owned(), why })
+    }
+
+    fn parse(text: &str) -> Result<Contact, String> {
+        let Written { run, address, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let secret = Secret::from_hex(&secret).ok_or("its secret is not 64 hexadecimal digits")?;
+        Ok(Contact { run, address, secret })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_contact_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let secret = Secret::random().unwrap();
+        let contact = Contact { run: "a-1".into(), address: "127.0.0.1:4".into(), secret };
+        contact.write(&path).unwrap();
+        contact.write(&path).unwrap();
+        assert_eq!(Contact::read(&path).unwrap(), contact);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = Contact::read(&path).unwrap_err().to_string();
+        assert!(refused.contains("mode 640"), "{refused}");
+        assert!(!format!("{contact:?}").contains(&contact.secret.to_hex()));
+    }
+
+    #[test]
+    fn what_is_no_contact_is_named() {
+        for text in ["", "{}", "[1]", r#"{"run":"a","address":"b","secret":"é"}"#] {
+            assert!(Contact::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Rank 0's end of the bridge: listens, refuses strangers, and knows which rank is behind which link.
+//!
+//! | a link is | event | next |
+//! |---|---|---|
+//! | strange | shows that it knows the secret, and asks | knocking; the asker is told of in the news |
+//! | strange | shows nothing in time, or nonsense | closed, logged |
+//! | knocking | is admitted under a number | open: frames go both ways |
+//! | knocking | is refused | closed after the answer |
+//! | open | breaks, is silent, sends nonsense or speaks for another rank | closed; the rank is told of as gone |
+//!
+//! The hub decides nothing about ranks: it only carries, and tells. Frames and news wait in queues until rank 0 looks; `notify` is called
+//! when there is something to look at.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::contact::Secret;
+use super::link::{self, Link};
+use super::secure::{self, Channel, Reader};
+use super::stream::{Frame, Kind};
+use super::{Answer, Ask, PATIENCE, SILENCE};
+use crate::fabric::FabricError;
+use crate::fabric::combined::{Outside, Passed};
+use crate::model::Rank;
+
+/// So many connections may be strange at a time; further ones are closed at once.
+const STRANGERS: u32 = 64;
+
+/// So many refusals are told; more would only fill the log.
+const TOLD: u32 = 100;
+
+/// How often the end is looked for when all links are to close.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A connection, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkId(u64);
+
+/// What rank 0 should know.
+#[derive(Debug)]
+pub enum News {
+    /// Somebody who knows the secret asks to come in; to be answered by [`Hub::admit`] or [`Hub::refuse`].
+    Knock {
+        /// Its connection.
+        link: LinkId,
+        /// What it wants.
+        ask: Ask,
+        /// Where it comes from.
+        peer: SocketAddr,
+    },
+    /// The link of a rank has ended.
+    Gone {
+        /// The rank.
+        rank: Rank,
+        /// Why, as far as this side can tell.
+        why: String,
+    },
+}
+
+/// See the module's text.
+pub struct Hub {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+/// Rank 0's fabric takes and gives frames here.
+pub struct Outer {
+    shared: Arc<Shared>,
+    frames: Receiver<Passed>,
+}
+
+struct Shared {
+    secret: Secret,
+    notify: Box<dyn Fn() + Send + Sync>,
+    frames: Sender<Passed>,
+    /// Something lies in `frames` that nobody has looked for.
+    came: AtomicBool,
+    news: Sender<News>,
+    doors: Mutex<Doors>,
+    strangers: AtomicU32,
+    refused: AtomicU32,
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct Doors {
+    next: u64,
+    links: HashMap<LinkId, Door>,
+    by_rank: HashMap<Rank, LinkId>,
+}
+
+struct Door {
+    link: Link,
+    rank: Option<Rank>,
+}
+
+impl Hub {
+    /// Listens on an address of this machine; port 0 stands for one that is free. `notify` is called from other threads.
+    ///
+    /// # Errors
+    /// If the address is not one of this machine's, or taken.
+    pub fn open(
+        address: SocketAddr,
+        secret: Secret,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<(Hub, Outer, Receiver<News>)> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let ((frames, taken), (news, told)) = (channel(), channel());
+        let shared = Arc::new(Shared {
+            secret,
+            notify: Box::new(notify),
+            frames,
+            came: AtomicBool::new(false),
+            news,
+            doors: Mutex::default(),
+            strangers: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
+        });
+        let listening = Arc::clone(&shared);
+        thread::Builder::new().name("bridge-listen".into()).spawn(move || listening.listen(&listener))?;
+        let outer = Outer { shared: Arc::clone(&shared), frames: taken };
+        Ok((Hub { shared, address }, outer, told))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets somebody in who knocked. False if he has gone meanwhile.
+    pub fn admit(&self, link: LinkId, rank: Rank) -> bool {
+        let mut doors = self.shared.doors();
+        let Some(door) = doors.links.get_mut(&link) else { return false };
+        door.rank = Some(rank);
+        door.link.answer(&Answer::Admitted { rank: rank.0 });
+        doors.by_rank.insert(rank, link);
+        true
+    }
+
+    /// Sends somebody away who knocked.
+    pub fn refuse(&self, link: LinkId, reason: &str) {
+        if let Some(door) = self.shared.doors().links.get_mut(&link) {
+            door.link.answer(&Answer::Refused { reason: reason.to_owned() });
+            door.link.finish();
+        }
+    }
+
+    /// Closes the link of a rank at once.
+    pub fn cut(&self, rank: Rank) {
+        let doors = self.shared.doors();
+        if let Some(door) = doors.by_rank.get(&rank).and_then(|link| doors.links.get(link)) {
+            door.link.cut();
+        }
+    }
+}
+
+impl Drop for Hub {
+    /// Stops listening. Links stay until [`Outer`] is dropped, too.
+    fn drop(&mut self) {
+        self.shared.closing.store(true, SeqCst);
+        // The listener waits for a connection; this one wakes it. If it cannot be made, it is gone.
+        let mut own = self.address;
+        if own.ip().is_unspecified() {
+            own.set_ip(if own.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        }
+        drop(TcpStream::connect_timeout(&own, Duration::from_secs(1)));
+    }
+}
+
+impl Link {
+    fn answer(&self, answer: &Answer) {
+        // Two small variants: encoding them cannot fail.
+        let content = postcard::to_stdvec(answer).unwrap_or_default();
+        self.send(Kind::Answer, Rank::ZERO, Rank::ZERO, &content);
+    }
+}
+
+impl Shared {
+    fn doors(&self) -> MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen(self: &Arc<Self>, listener: &TcpListener) {
+        while let accepted = listener.accept()
+            && !self.closing.load(SeqCst)
+        {
+            match accepted {
+                Ok((stream, peer)) => self.meet(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    // Out of descriptors, most likely: some may come free.
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    /// Listens to a stranger in a thread of its own.
+    fn meet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        if self.strangers.fetch_add(1, SeqCst) >= STRANGERS {
+            self.strangers.fetch_sub(1, SeqCst);
+            return self.tell_refusal(peer, "too many connections are being looked at");
+        }
+        let shared = Arc::clone(self);
+        let met = thread::Builder::new().name("bridge-in".into()).spawn(move || shared.serve(stream, peer));
+        if let Err(error) = met {
+            self.strangers.fetch_sub(1, SeqCst);
+            self.tell_refusal(peer, &error.to_string());
+        }
+    }
+
+    fn tell_refusal(&self, peer: SocketAddr, why: &str) {
+        if self.refused.fetch_add(1, SeqCst) < TOLD {
+            tracing::warn!(%peer, "refused a connection: {why}");
+        }
+    }
+
+    /// One connection, from its first byte to its last.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        let met = self.introduce(stream);
+        self.strangers.fetch_sub(1, SeqCst);
+        match met {
+            Ok((id, ask, reader)) => {
+                tracing::debug!(%peer, ?ask, "somebody knocks");
+                self.tell(News::Knock { link: id, ask, peer });
+                self.carry(id, reader);
+            }
+            Err(why) => self.tell_refusal(peer, &why),
+        }
+    }
+
+    /// Finds out whether somebody knows the secret, and what he wants.
+    fn introduce(&self, stream: TcpStream) -> Result<(LinkId, Ask, Reader), String> {
+        let begun = Instant::now();
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let Channel { mut reader, writer } =
+            secure::accept(stream, &self.secret, PATIENCE).map_err(|error| text(&error))?;
+        let left = PATIENCE.saturating_sub(begun.elapsed()).max(LOOK);
+        reader.set_limit(left).map_err(|error| text(&error))?;
+        let mut asked = None;
+        let why = link::read(&mut reader, |frame| {
+            asked = (frame.kind == Kind::Ask).then(|| postcard::from_bytes::<Ask>(&frame.content).ok()).flatten();
+            Err("it knows the secret but did not say what it wants".into())
+        });
+        let ask = asked.ok_or(why)?;
+        reader.set_limit(SILENCE).map_err(|error| text(&error))?;
+        let link = Link::start(writer).map_err(|error| text(&error))?;
+        let mut doors = self.doors();
+        let id = LinkId(doors.next);
+        doors.next += 1;
+        doors.links.insert(id, Door { link, rank: None });
+        Ok((id, ask, reader))
+    }
+
+    /// Takes in what comes over a link, until it ends.
+    fn carry(&self, id: LinkId, mut reader: Reader) {
+        let mut rank = None;
+        let why = link::read(&mut reader, |frame| {
+            rank = rank.or_else(|| self.doors().links.get(&id).and_then(|door| door.rank));
+            let Frame { kind, from, to, content } = frame;
+            if kind != Kind::Data || rank != Some(from) {
+                return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
+            }
+            // Nobody to hear it any more: the run is over.
+            self.frames.send(Passed { from, to, frame: content }).map_err(|_| String::from("the run is over"))?;
+            if !self.came.swap(true, SeqCst) {
+                (self.notify)();
+            }
+            Ok(())
+        });
+        let mut doors = self.doors();
+        if let Some(door) = doors.links.remove(&id) {
+            door.link.cut();
+            if let Some(rank) = door.rank {
+                doors.by_rank.remove(&rank);
+                drop(doors);
+                self.tell(News::Gone { rank, why });
+            }
+        }
+    }
+
+    fn tell(&self, news: News) {
+        // Nobody hears it any more once the run is over.
+        let _ = self.news.send(news);
+        (self.notify)();
+    }
+}
+
+impl Outside for Outer {
+    fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
+        let doors = self.shared.doors();
+        match doors.by_rank.get(&to).and_then(|link| doors.links.get(link)) {
+            Some(door) => door.link.send(Kind::Data, from, to, frame),
+            None => tracing::debug!(%to, "a frame for a rank that has gone is dropped"),
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self) -> Result<Option<Passed>, FabricError> {
+        if !self.shared.came.load(SeqCst) {
+            return Ok(None);
+        }
+        if let Ok(passed) = self.frames.try_recv() {
+            return Ok(Some(passed));
+        }
+        // Cleared before the last look, so that whoever queues something afterwards says so.
+        self.shared.came.store(false, SeqCst);
+        let last = self.frames.try_recv().ok();
+        if last.is_some() {
+            self.shared.came.store(true, SeqCst);
+        }
+        Ok(last)
+    }
+
+    fn drained(&mut self) -> bool {
+        self.shared.doors().links.values().all(|door| door.link.drained())
+    }
+
+    fn close(&mut self, limit: Duration) {
+        self.shared.closing.store(true, SeqCst);
+        self.shared.doors().links.values_mut().for_each(|door| door.link.finish());
+        let end = Instant::now() + limit;
+        // Whoever has been told that the run is over hangs up.
+        while !self.shared.doors().links.is_empty() && Instant::now() < end {
+            thread::sleep(LOOK);
+        }
+        self.shared.doors().links.values().for_each(|door| door.link.cut());
+    }
+}

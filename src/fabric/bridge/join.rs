@@ -1,0 +1,163 @@
+//! The end of a link at a rank that joins.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::contact::Contact;
+use super::link::{self, Link};
+use super::secure::{self, Channel, Reader, SecureError};
+use super::stream::Kind;
+use super::{Answer, Ask, PATIENCE, SILENCE};
+use crate::fabric::FabricError;
+use crate::fabric::combined::{Outside, Passed};
+use crate::model::Rank;
+
+/// How often the end of a closed link is looked for.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Why a run cannot be joined.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// Nobody answers there.
+    #[error("cannot reach the run at {address}: {source} (is it over, or on another network?)")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody answers who is not the run that the contact file speaks of.
+    #[error("{address} is not the run that the contact file speaks of: {source}")]
+    Stranger {
+        /// Where.
+        address: String,
+        /// What was wrong.
+        source: SecureError,
+    },
+    /// The run does not want another rank.
+    #[error("the run refused: {0}")]
+    Refused(String),
+    /// It hung up, or said something else.
+    #[error("the run did not answer: {0}")]
+    Silent(String),
+    /// The system gives no threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The link of a rank that joined.
+pub struct Joined {
+    link: Link,
+    frames: Receiver<Passed>,
+    came: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+/// Asks a run to be let in; returns this rank's number and its link. `notify` is called, from another thread, when a frame has come or
+/// the link has ended.
+///
+/// # Errors
+/// See [`JoinError`].
+pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) -> Result<(Rank, Joined), JoinError> {
+    let address = || contact.address.clone();
+    let stream = reach(&contact.address).map_err(|source| JoinError::Unreachable { address: address(), source })?;
+    let Channel { mut reader, writer } = secure::connect(stream, &contact.secret, PATIENCE)
+        .map_err(|source| JoinError::Stranger { address: address(), source })?;
+    reader.set_limit(SILENCE).map_err(JoinError::Thread)?;
+    let link = Link::start(writer).map_err(JoinError::Thread)?;
+    let content = postcard::to_stdvec(ask).map_err(|error| JoinError::Silent(error.to_string()))?;
+    link.send(Kind::Ask, Rank::ZERO, Rank::ZERO, &content);
+    let me = answer(&mut reader)?;
+    let (put, frames) = channel();
+    let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (has_come, is_over) = (Arc::clone(&came), Arc::clone(&over));
+    let carry = move || {
+        let why = link::read(&mut reader, |frame| {
+            if frame.kind != Kind::Data || frame.to != me {
+                return Err("it sent a frame that is not for this rank".into());
+            }
+            let passed = Passed { from: frame.from, to: frame.to, frame: frame.content };
+            put.send(passed).map_err(|_| String::from("this rank has left"))?;
+            if !has_come.swap(true, SeqCst) {
+                notify();
+            }
+            Ok(())
+        });
+        tracing::debug!("the link to the coordinator has ended: {why}");
+        is_over.store(true, SeqCst);
+        drop(put);
+        has_come.store(true, SeqCst);
+        notify();
+    };
+    thread::Builder::new().name("bridge-in".into()).spawn(carry).map_err(JoinError::Thread)?;
+    Ok((me, Joined { link, frames, came, over }))
+}
+
+/// Connects to the first of a name's addresses that answers.
+fn reach(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Waits for the run's answer.
+fn answer(reader: &mut Reader) -> Result<Rank, JoinError> {
+    let mut answer = None;
+    let why = link::read(reader, |frame| {
+        answer = (frame.kind == Kind::Answer).then(|| postcard::from_bytes::<Answer>(&frame.content).ok()).flatten();
+        Err("it answered with something else".into())
+    });
+    match answer {
+        Some(Answer::Admitted { rank }) => Ok(Rank(rank)),
+        Some(Answer::Refused { reason }) => Err(JoinError::Refused(reason)),
+        None => Err(JoinError::Silent(why)),
+    }
+}
+
+impl Outside for Joined {
+    fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
+        self.link.send(Kind::Data, from, to, frame);
+    }
+
+    fn receive(&mut self) -> Result<Option<Passed>, FabricError> {
+        if !self.came.load(SeqCst) {
+            return Ok(None);
+        }
+        self.came.store(false, SeqCst);
+        match self.frames.try_recv() {
+            Ok(passed) => {
+                self.came.store(true, SeqCst);
+                Ok(Some(passed))
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => {
+                self.came.store(true, SeqCst);
+                Err(FabricError::Gone(Rank::ZERO))
+            }
+        }
+    }
+
+    fn drained(&mut self) -> bool {
+        self.link.drained()
+    }
+
+    fn close(&mut self, limit: Duration) {
+        self.link.finish();
+        let end = Instant::now() + limit;
+        while !(self.link.drained() || self.over.load(SeqCst)) && Instant::now() < end {
+            thread::sleep(LOOK);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One connection of the bridge in use: frames that leave are queued for a thread that writes, frames that come are read by another.
+//!
+//! Whoever sends never waits for the network. The writer joins what has gathered meanwhile into few records, and shows that this side lives when there
+//! is nothing to say. A side that ends a link in order has its last frames delivered first.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+
+use super::secure::{Reader, SecureError, Writer};
+use super::stream::{Frame, Frames, Kind, put};
+use super::{BEAT, SILENCE};
+use crate::model::Rank;
+
+/// So much is gathered before it is encrypted and sent.
+const GATHER: usize = 1 << 18;
+
+/// The sending side of a link.
+pub struct Link {
+    /// Taken once nothing more is to be sent.
+    outgoing: Option<Sender<Vec<u8>>>,
+    state: Arc<State>,
+    stream: TcpStream,
+}
+
+#[derive(Default)]
+struct State {
+    queued: AtomicU64,
+    written: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Link {
+    /// Starts to write.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(writer: Writer) -> io::Result<Link> {
+        let stream = writer.stream().try_clone()?;
+        stream.set_write_timeout(Some(SILENCE))?;
+        stream.set_nodelay(true)?;
+        let (outgoing, queue) = channel();
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        thread::Builder::new().name("bridge-out".into()).spawn(move || write(writer, &queue, &shared))?;
+        Ok(Link { outgoing: Some(outgoing), state, stream })
+    }
+
+    /// Queues a frame. What a broken link is given is lost, and whoever reads it hears that it broke.
+    pub fn send(&self, kind: Kind, from: Rank, to: Rank, content: &[u8]) {
+        let Some(outgoing) = &self.outgoing else { return };
+        let mut frame = Vec::new();
+        put(&mut frame, kind, from, to, content);
+        self.state.queued.fetch_add(1, SeqCst);
+        if outgoing.send(frame).is_err() {
+            self.state.broken.store(true, SeqCst);
+        }
+    }
+
+    /// True once all that was sent has left, or never will.
+    pub fn drained(&self) -> bool {
+        let State { queued, written, broken } = &*self.state;
+        broken.load(SeqCst) || written.load(SeqCst) == queued.load(SeqCst)
+    }
+
+    /// Nothing more is sent: the other side hears so after the last frame.
+    pub fn finish(&mut self) {
+        self.outgoing = None;
+    }
+
+    /// Ends the link at once.
+    pub fn cut(&self) {
+        // It may be gone already, which is what is wanted.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn write(mut writer: Writer, queue: &Receiver<Vec<u8>>, state: &State) {
+    let end = match write_all(&mut writer, queue, state) {
+        Ok(()) => Shutdown::Write,
+        Err(error) => {
+            tracing::debug!(%error, "a link of the bridge cannot be written to");
+            state.broken.store(true, SeqCst);
+            // The reader hears of it so.
+            Shutdown::Both
+        }
+    };
+    let _ = writer.stream().shutdown(end);
+}
+
+fn write_all(writer: &mut Writer, queue: &Receiver<Vec<u8>>, state: &State) -> Result<(), SecureError> {
+    let mut beat = Vec::new();
+    put(&mut beat, Kind::Beat, Rank::ZERO, Rank::ZERO, &[]);
+    loop {
+        let mut text = match queue.recv_timeout(BEAT) {
+            Ok(frame) => frame,
+            Err(RecvTimeoutError::Timeout) => {
+                writer.write(&beat)?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        let mut frames = 1;
+        while text.len() < GATHER
+            && let Ok(more) = queue.try_recv()
+        {
+            text.extend_from_slice(&more);
+            frames += 1;
+        }
+        writer.write(&text)?;
+        state.written.fetch_add(frames, SeqCst);
+    }
+}
+
+/// Reads a link to its end, heartbeats aside. Returns why it ended. `each` may end it with a reason of its own.
+pub fn read(reader: &mut Reader, mut each: impl FnMut(Frame) -> Result<(), String>) -> String {
+    let mut frames = Frames::default();
+    loop {
+        match frames.next() {
+            Ok(Some(Frame { kind: Kind::Beat, .. })) => continue,
+            Ok(Some(frame)) => match each(frame) {
+                Ok(()) => continue,
+                Err(why) => return why,
+            },
+            Ok(None) => {}
+            Err(error) => return format!("it sent {error}"),
+        }
+        match reader.read() {
+            Ok(Some(text)) => frames.push(text),
+            Ok(None) => return "it closed the connection".into(),
+            Err(SecureError::Io(error)) if is_silence(&error) => {
+                return format!("nothing has been heard from it for {} s", SILENCE.as_secs());
+            }
+            Err(error) => return format!("the connection broke: {error}"),
+        }
+    }
+}
+
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

@@ -1,0 +1,342 @@
+//! A TCP connection on which both sides have proved that they know the run's secret, and that nobody else can read or forge.
+//!
+//! The protocol is Noise (`NNpsk0`, X25519, ChaCha20-Poly1305, BLAKE2s): both sides mix the secret into fresh keys, so the secret never travels
+//! and who learns it later cannot read what was recorded before. A replayed opening leads nowhere, as the other side's keys are new each time.
+//!
+//! Before it both sides say in clear which program and which version of the protocol they are: two builds that do not fit are told so instead of
+//! failing to understand each other. That text is part of what both must agree on, so nobody can change it on the way.
+//!
+//! Afterwards the stream is cut into records of at most 65,535 bytes: their length (2 bytes), then the encrypted text. Each has its number, so none
+//! can be left out, repeated or moved. Reading and writing are independent of each other and belong to different threads.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snow::{Builder, HandshakeState, StatelessTransportState};
+use thiserror::Error;
+
+use super::contact::Secret;
+use crate::schedule::protocol::VERSION;
+
+const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+
+/// What both sides say first; the protocol's version follows.
+const NAME: [u8; 8] = *b"PHALANX\n";
+const HELLO: usize = NAME.len() + 2;
+
+/// Each side's opening: a public key and the proof.
+const OPENING: usize = 48;
+
+/// The proof at the end of each record.
+const TAG: usize = 16;
+
+/// Largest text of a record.
+pub const RECORD: usize = u16::MAX as usize - TAG;
+
+/// Why a connection was refused, or broke.
+#[derive(Debug, Error)]
+pub enum SecureError {
+    /// The other side is something else.
+    #[error("it does not speak as Phalanx does")]
+    Foreign,
+    /// The other side is another build.
+    #[error(
+        "it speaks version {0} of the protocol, this side version {VERSION}: use the same build of Phalanx everywhere"
+    )]
+    Version(u16),
+    /// The other side does not know the secret.
+    #[error("it does not know this run's secret")]
+    Secret,
+    /// A record was forged or damaged on its way.
+    #[error("a record is forged or damaged")]
+    Forged,
+    /// The network or the other side failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The keys could not be made.
+    #[error("cryptography: {0}")]
+    Crypto(snow::Error),
+}
+
+/// The two directions of a connection.
+pub struct Channel {
+    /// From the other side.
+    pub reader: Reader,
+    /// To the other side.
+    pub writer: Writer,
+}
+
+/// What comes, record by record.
+pub struct Reader {
+    stream: TcpStream,
+    keys: Arc<StatelessTransportState>,
+    next: u64,
+    sealed: Vec<u8>,
+    text: Vec<u8>,
+}
+
+/// What goes.
+pub struct Writer {
+    stream: TcpStream,
+    keys: Arc<StatelessTransportState>,
+    next: u64,
+    sealed: Vec<u8>,
+}
+
+/// Opens a connection to a side that [accepts](accept) it.
+///
+/// # Errors
+/// If the other side is not the run that the secret belongs to, or does not answer in time.
+pub fn connect(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
+    let mut stream = Timed::new(stream, limit);
+    let mut noise = builder(secret)?.build_initiator().map_err(SecureError::Crypto)?;
+    stream.write_all(&hello())?;
+    write_opening(&mut stream, &mut noise)?;
+    read_hello(&mut stream)?;
+    // Who knows another secret hangs up after our opening.
+    read_opening(&mut stream, &mut noise).map_err(|error| match error {
+        SecureError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => SecureError::Secret,
+        other => other,
+    })?;
+    channel(stream, noise)
+}
+
+/// Lets a connection in, if the other side knows the secret.
+///
+/// # Errors
+/// If it does not, or does not show it in time.
+pub fn accept(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
+    let mut stream = Timed::new(stream, limit);
+    let mut noise = builder(secret)?.build_responder().map_err(SecureError::Crypto)?;
+    let theirs = read_hello(&mut stream);
+    if matches!(theirs, Ok(()) | Err(SecureError::Version(_))) {
+        // Another build is told which one this is.
+        stream.write_all(&hello())?;
+    }
+    theirs?;
+    read_opening(&mut stream, &mut noise)?;
+    write_opening(&mut stream, &mut noise)?;
+    channel(stream, noise)
+}
+
+fn hello() -> [u8; HELLO] {
+    let mut hello = [0; HELLO];
+    hello[..NAME.len()].copy_from_slice(&NAME);
+    hello[NAME.len()..].copy_from_slice(&VERSION.to_le_bytes());
+    hello
+}
+
+fn builder(secret: &Secret) -> Result<Builder<'_>, SecureError> {
+    let params = NOISE.parse().map_err(SecureError::Crypto)?;
+    let builder = Builder::new(params).psk(0, &secret.0).map_err(SecureError::Crypto)?;
+    // A constant would be shorter, but must not forget the version.
+    static PROLOGUE: std::sync::OnceLock<[u8; HELLO]> = std::sync::OnceLock::new();
+    builder.prologue(PROLOGUE.get_or_init(hello)).map_err(SecureError::Crypto)
+}
+
+fn read_hello(stream: &mut Timed) -> Result<(), SecureError> {
+    let mut theirs = [0; HELLO];
+    stream.read_exact(&mut theirs)?;
+    let (name, version) = theirs.split_at(NAME.len());
+    if name != NAME {
+        return Err(SecureError::Foreign);
+    }
+    match u16::from_le_bytes([version[0], version[1]]) {
+        VERSION => Ok(()),
+        other => Err(SecureError::Version(other)),
+    }
+}
+
+fn write_opening(stream: &mut Timed, noise: &mut HandshakeState) -> Result<(), SecureError> {
+    let mut opening = [0; OPENING];
+    let size = noise.write_message(&[], &mut opening).map_err(SecureError::Crypto)?;
+    debug_assert_eq!(size, OPENING);
+    Ok(stream.write_all(&opening)?)
+}
+
+fn read_opening(stream: &mut Timed, noise: &mut HandshakeState) -> Result<(), SecureError> {
+    let mut opening = [0; OPENING];
+    stream.read_exact(&mut opening)?;
+    noise.read_message(&opening, &mut [0; OPENING]).map(drop).map_err(|_| SecureError::Secret)
+}
+
+fn channel(stream: Timed, noise: HandshakeState) -> Result<Channel, SecureError> {
+    let keys = Arc::new(noise.into_stateless_transport_mode().map_err(SecureError::Crypto)?);
+    let stream = stream.inner;
+    let reader = Reader {
+        stream: stream.try_clone()?,
+        keys: Arc::clone(&keys),
+        next: 0,
+        sealed: vec![0; u16::MAX as usize],
+        text: vec![0; u16::MAX as usize],
+    };
+    let writer = Writer { stream, keys, next: 0, sealed: vec![0; 2 + u16::MAX as usize] };
+    Ok(Channel { reader, writer })
+}
+
+impl Reader {
+    /// The text of the next record, which may take as long as the stream's time limit; `None` if the other side has closed the connection.
+    ///
+    /// # Errors
+    /// If nothing comes in time, the connection breaks, or a record is not what the other side sent.
+    pub fn read(&mut self) -> Result<Option<&[u8]>, SecureError> {
+        let mut size = [0; 2];
+        match self.stream.read(&mut size[..1])? {
+            0 => return Ok(None),
+            _ => self.stream.read_exact(&mut size[1..])?,
+        }
+        let sealed = &mut self.sealed[..usize::from(u16::from_be_bytes(size))];
+        self.stream.read_exact(sealed)?;
+        let read = self.keys.read_message(self.next, sealed, &mut self.text).map_err(|_| SecureError::Forged)?;
+        self.next += 1;
+        Ok(Some(&self.text[..read]))
+    }
+
+    /// Waits at most so long for the next bytes.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn set_limit(&self, limit: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(limit))
+    }
+}
+
+impl Writer {
+    /// Sends text, in as many records as it takes.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the other side does not take it in time.
+    pub fn write(&mut self, text: &[u8]) -> Result<(), SecureError> {
+        for piece in text.chunks(RECORD) {
+            let size = self.keys.write_message(self.next, piece, &mut self.sealed[2..]).map_err(SecureError::Crypto)?;
+            self.next += 1;
+            self.sealed[..2].copy_from_slice(&(size as u16).to_be_bytes());
+            self.stream.write_all(&self.sealed[..2 + size])?;
+        }
+        Ok(())
+    }
+
+    /// The connection itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+/// A stream that must be done by a certain moment, however slowly the other side feeds it.
+struct Timed {
+    inner: TcpStream,
+    due: Instant,
+}
+
+impl Timed {
+    fn new(inner: TcpStream, limit: Duration) -> Timed {
+        Timed { inner, due: Instant::now() + limit }
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.due.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.set_read_timeout(Some(self.left()?))?;
+        self.inner.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.set_write_timeout(Some(self.left()?))?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn ends() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (there, listener.accept().unwrap().0)
+    }
+
+    fn pair(a: [u8; 32], b: [u8; 32]) -> (Result<Channel, SecureError>, Result<Channel, SecureError>) {
+        let (there, here) = ends();
+        let other = thread::spawn(move || connect(there, &Secret(a), LIMIT));
+        let here = accept(here, &Secret(b), LIMIT);
+        (other.join().unwrap(), here)
+    }
+
+    #[test]
+    fn who_knows_the_secret_is_understood_both_ways() {
+        let (there, here) = pair([7; 32], [7; 32]);
+        let (mut there, mut here) = (there.unwrap(), here.unwrap());
+        let text: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
+        let sent = text.clone();
+        let writer = thread::spawn(move || there.writer.write(&sent).map(|()| there));
+        let mut came = Vec::new();
+        while came.len() < text.len() {
+            came.extend_from_slice(here.reader.read().unwrap().unwrap());
+        }
+        assert!(came == text);
+        let mut there = writer.join().unwrap().unwrap();
+        here.writer.write(b"well").unwrap();
+        assert_eq!(there.reader.read().unwrap(), Some(&b"well"[..]));
+        drop(here);
+        assert!(there.reader.read().unwrap().is_none());
+    }
+
+    #[test]
+    fn another_secret_is_refused_on_both_sides() {
+        let (there, here) = pair([7; 32], [8; 32]);
+        assert!(matches!(here, Err(SecureError::Secret)));
+        assert!(there.is_err());
+    }
+
+    #[test]
+    fn strangers_and_other_builds_are_told_apart() {
+        let answer = |bytes: &'static [u8]| {
+            let (mut there, here) = ends();
+            there.write_all(bytes).unwrap();
+            drop(there.shutdown(std::net::Shutdown::Write));
+            accept(here, &Secret([0; 32]), LIMIT).err().unwrap()
+        };
+        assert!(matches!(answer(b"GET / HTTP/1.1\r\n\r\n"), SecureError::Foreign));
+        assert!(matches!(answer(b"PHALANX\n\xff\xff"), SecureError::Version(0xFFFF)));
+        assert!(matches!(answer(b"PHAL"), SecureError::Io(_)));
+        assert!(matches!(answer(b""), SecureError::Io(_)));
+    }
+
+    #[test]
+    fn a_side_that_says_nothing_is_given_up_in_time() {
+        let (_there, here) = ends();
+        let error = accept(here, &Secret([0; 32]), Duration::from_millis(20)).err().unwrap();
+        assert!(matches!(error, SecureError::Io(_)), "{error}");
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let (there, here) = pair([7; 32], [7; 32]);
+        let (mut there, mut here) = (there.unwrap(), here.unwrap());
+        let mut sealed = vec![0; 64];
+        let size = there.writer.keys.write_message(0, b"text", &mut sealed).unwrap();
+        sealed[3] ^= 1;
+        there.writer.stream.write_all(&(size as u16).to_be_bytes()).unwrap();
+        there.writer.stream.write_all(&sealed[..size]).unwrap();
+        assert!(matches!(here.reader.read(), Err(SecureError::Forged)));
+    }
+}

@@ -1,0 +1,190 @@
+//! The bridge over real sockets: who comes in, who does not, and that the one does not disturb the other.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use super::contact::{Contact, Secret};
+use super::hub::{Hub, News, Outer};
+use super::join::{JoinError, Joined, join};
+use super::{Answer, Ask, secure};
+use crate::fabric::combined::{Outside, Passed};
+use crate::fabric::{FabricError, wire};
+use crate::model::Rank;
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Run {
+    hub: Hub,
+    outer: Outer,
+    news: Receiver<News>,
+    contact: Contact,
+}
+
+fn run() -> Run {
+    let secret = Secret::random().unwrap();
+    let (hub, outer, news) = Hub::open("127.0.0.1:0".parse().unwrap(), secret.clone(), || {}).unwrap();
+    let contact = Contact { run: "r-1".into(), address: hub.address().to_string(), secret };
+    Run { hub, outer, news, contact }
+}
+
+fn world() -> Ask {
+    Ask::World { ranks: 1, block: None, node: "n1".into() }
+}
+
+impl Run {
+    /// Lets the next one in who knocks.
+    fn open_door(&self, rank: u32) {
+        match self.news.recv_timeout(LONG).unwrap() {
+            News::Knock { link, ask, .. } => {
+                assert_eq!(ask, world());
+                assert!(self.hub.admit(link, Rank(rank)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn joined(&self, rank: u32) -> Joined {
+        let contact = self.contact.clone();
+        let other = std::thread::spawn(move || join(&contact, &world(), || {}).unwrap());
+        self.open_door(rank);
+        let (me, joined) = other.join().unwrap();
+        assert_eq!(me, Rank(rank));
+        joined
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.hub.address()
+    }
+}
+
+fn take(side: &mut dyn Outside) -> Passed {
+    let end = Instant::now() + LONG;
+    loop {
+        match side.receive().unwrap() {
+            Some(passed) => return passed,
+            None if Instant::now() > end => panic!("nothing came"),
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// A rank is in the run and says so both ways.
+fn assert_alive(run: &mut Run, rank: u32, joined: &mut Joined) {
+    joined.send(Rank(rank), Rank::ZERO, b"up");
+    let came = take(&mut run.outer);
+    assert_eq!((came.from, came.to, came.frame), (Rank(rank), Rank::ZERO, b"up".to_vec()));
+    run.outer.send(Rank(3), Rank(rank), b"down");
+    let came = take(joined);
+    assert_eq!((came.from, came.to, came.frame), (Rank(3), Rank(rank), b"down".to_vec()));
+}
+
+#[test]
+fn ranks_join_talk_and_are_told_of_when_they_go() {
+    let mut run = run();
+    let (mut a, mut b) = (run.joined(1), run.joined(2));
+    assert_alive(&mut run, 1, &mut a);
+    assert_alive(&mut run, 2, &mut b);
+    let large: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7) as u8).collect();
+    a.send(Rank(1), Rank(2), &large);
+    let came = take(&mut run.outer);
+    assert!(came.to == Rank(2) && came.frame == large);
+    drop(a);
+    let News::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
+    run.outer.send(Rank(0), Rank(1), b"lost");
+    assert_alive(&mut run, 2, &mut b);
+}
+
+#[test]
+fn who_is_refused_is_told_why() {
+    let run = run();
+    let contact = run.contact.clone();
+    let other = std::thread::spawn(move || join(&contact, &world(), || {}).err().unwrap());
+    let News::Knock { link, .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("no knock") };
+    run.hub.refuse(link, "the run is ending");
+    assert!(matches!(other.join().unwrap(), JoinError::Refused(why) if why == "the run is ending"));
+}
+
+#[test]
+fn strangers_are_refused_and_disturb_nobody() {
+    let mut run = run();
+    let mut good = run.joined(1);
+    // Another secret.
+    let wrong = Contact { secret: Secret([9; 32]), ..run.contact.clone() };
+    assert!(matches!(join(&wrong, &world(), || {}), Err(JoinError::Stranger { .. })));
+    // Other protocols, noise, and a promise of four gigabytes: each is hung up on.
+    let mut noise = vec![0u8; 100_000];
+    fastrand::Rng::with_seed(7).fill(&mut noise);
+    let huge = [b"PHALANX\n\x00\x00".as_slice(), &[0xFF; 64]].concat();
+    for bytes in [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(), &noise, &huge, &[0; 80]] {
+        let mut stream = TcpStream::connect(run.address()).unwrap();
+        // It may hang up before all of it is sent.
+        let _ = stream.write_all(bytes);
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let mut answer = [0; 64];
+        while stream.read(&mut answer).is_ok_and(|read| read > 0) {}
+    }
+    // Half-open connections stay for a while, and bother nobody meanwhile.
+    let silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(run.address()).unwrap()).collect();
+    assert_alive(&mut run, 1, &mut good);
+    let mut other = run.joined(2);
+    assert_alive(&mut run, 2, &mut other);
+    drop(silent);
+    assert!(run.news.try_recv().is_err(), "no stranger is told of");
+}
+
+/// Knows the secret, and asks and sends what it likes.
+fn intruder(run: &Run) -> secure::Channel {
+    let stream = TcpStream::connect(run.address()).unwrap();
+    secure::connect(stream, &run.contact.secret, LONG).unwrap()
+}
+
+#[test]
+fn who_knows_the_secret_but_misbehaves_is_cut_off() {
+    let mut run = run();
+    let mut good = run.joined(1);
+    let frame = |kind: u8, from: u32, size: u32| {
+        [&[kind][..], &from.to_le_bytes(), &0u32.to_le_bytes(), &size.to_le_bytes()].concat()
+    };
+    let ask = postcard::to_stdvec(&world()).unwrap();
+    let asking = [frame(3, 0, ask.len() as u32), ask].concat();
+    // Frames of four gigabytes, of no kind, and in another rank's name.
+    for bad in [frame(1, 2, u32::MAX), frame(77, 2, 0), frame(1, 1, 0), frame(4, 2, 0)] {
+        let mut intruder = intruder(&run);
+        intruder.writer.write(&asking).unwrap();
+        run.open_door(2);
+        let answer = intruder.reader.read().unwrap().unwrap();
+        assert_eq!(postcard::from_bytes::<Answer>(&answer[13..]).unwrap(), Answer::Admitted { rank: 2 });
+        intruder.writer.write(&bad).unwrap();
+        let News::Gone { rank: Rank(2), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not cut off") };
+    }
+    // No request at all, and one that is none.
+    for bad in [frame(1, 0, 0), frame(3, 0, 0)] {
+        let mut intruder = intruder(&run);
+        intruder.writer.write(&bad).unwrap();
+        while let Ok(Some(_)) = intruder.reader.read() {}
+    }
+    assert_alive(&mut run, 1, &mut good);
+    assert!(run.news.try_recv().is_err() && wire::MOST < u32::MAX as usize);
+}
+
+#[test]
+fn a_run_that_ends_delivers_its_last_frames() {
+    let mut run = run();
+    let mut joined = run.joined(1);
+    for turn in 0..100u8 {
+        run.outer.send(Rank(0), Rank(1), &[turn]);
+    }
+    let closer = std::thread::spawn(move || run.outer.close(LONG));
+    for turn in 0..100u8 {
+        assert_eq!(take(&mut joined).frame, [turn]);
+    }
+    let end = Instant::now() + LONG;
+    while !matches!(joined.receive(), Err(FabricError::Gone(Rank::ZERO))) {
+        assert!(Instant::now() < end, "the end was not noticed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(joined);
+    closer.join().unwrap();
+}

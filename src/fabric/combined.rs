@@ -1,0 +1,270 @@
+//! A world and what lies beyond it, as one fabric.
+//!
+//! Ranks that join a run later are in worlds of their own. Inside a world frames take its own path; beyond it there is one way, through rank 0:
+//!
+//! - rank 0 has a link to each rank that joined, and passes on what comes over one and is meant for somebody else;
+//! - the other ranks of rank 0's world send it what is meant for a rank beyond, in an *envelope* that names sender and receiver;
+//! - a rank that joined has one link, to rank 0, for all that is not in its own world.
+//!
+//! So frames between two ranks always take the same way and keep their order. What is sent to a rank that has gone is dropped: whether a rank
+//! is gone is for the coordinator to say, and it says so in messages.
+//!
+//! Ranks that join rarely talk to each other at length, since the partition and the thieves prefer what is near; links between them would spare rank 0
+//! the passing on, at the price of as many secrets kept, ports open and ways to fail as there are pairs. They are not built.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::{Alone, Fabric, FabricError};
+use crate::model::Rank;
+
+/// First byte of an envelope; no frame begins with it.
+const ENVELOPE: u8 = 0xA9;
+
+/// Bytes of an envelope before the frame in it.
+const HEADER: usize = 9;
+
+/// A frame on its way through, with both its ends.
+#[derive(Debug)]
+pub struct Passed {
+    /// Who sent it.
+    pub from: Rank,
+    /// Whom it is for.
+    pub to: Rank,
+    /// What it says.
+    pub frame: Vec<u8>,
+}
+
+/// The way out of a world.
+pub trait Outside: Send {
+    /// Sends a frame; never waits. One for a rank that has gone is dropped.
+    fn send(&mut self, from: Rank, to: Rank, frame: &[u8]);
+
+    /// The next frame that has come.
+    ///
+    /// # Errors
+    /// If no frame can come any more.
+    fn receive(&mut self) -> Result<Option<Passed>, FabricError>;
+
+    /// True once all that was sent has left.
+    fn drained(&mut self) -> bool;
+
+    /// No frame is sent any more: lets those under way arrive and ends the connections, in at most so long.
+    fn close(&mut self, limit: Duration);
+}
+
+/// See the module's text.
+pub struct Combined {
+    inner: Box<dyn Fabric>,
+    /// The numbers of the ranks in the inner world.
+    first: u32,
+    count: u32,
+    /// Rank 0's links, or the link to rank 0; other ranks of the first world have none.
+    outside: Option<Box<dyn Outside>>,
+}
+
+impl Combined {
+    /// The fabric of a rank whose world's numbers begin at `first`.
+    pub fn new(inner: Box<dyn Fabric>, first: Rank, outside: Option<Box<dyn Outside>>) -> Combined {
+        Combined { first: first.0, count: inner.size(), inner, outside }
+    }
+
+    fn is_inside(&self, rank: Rank) -> bool {
+        rank.0.wrapping_sub(self.first) < self.count
+    }
+
+    fn post(&mut self, from: Rank, to: Rank, frame: &[u8]) -> Result<(), FabricError> {
+        let mut envelope = Vec::with_capacity(HEADER + frame.len());
+        envelope.push(ENVELOPE);
+        envelope.extend_from_slice(&from.0.to_le_bytes());
+        envelope.extend_from_slice(&to.0.to_le_bytes());
+        envelope.extend_from_slice(frame);
+        let to = if self.is_inside(to) { Rank(to.0 - self.first) } else { Rank::ZERO };
+        self.inner.send(to, &mut envelope)
+    }
+
+    /// Gives a frame from elsewhere to whom it is for; true if that is this rank.
+    fn pass_on(&mut self, from: Rank, to: Rank, frame: &[u8]) -> Result<bool, FabricError> {
+        let (me, is_hub) = (self.me(), self.first == 0 && self.outside.is_some());
+        if to == me {
+            return Ok(true);
+        }
+        if self.is_inside(to) {
+            self.post(from, to, frame)?;
+        } else if let Some(outside) = self.outside.as_mut().filter(|_| is_hub) {
+            outside.send(from, to, frame);
+        } else {
+            tracing::error!(%from, %to, "a frame has lost its way and is dropped");
+        }
+        Ok(false)
+    }
+
+    /// Opens an envelope; true if what was in it, now in `frame`, is for this rank.
+    #[cold]
+    fn open(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        let Some((header, content)) = frame.split_first_chunk::<HEADER>() else {
+            tracing::error!("an envelope is cut short and dropped");
+            return Ok(None);
+        };
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (from, to) = (Rank(word(1)), Rank(word(5)));
+        let mine = self.pass_on(from, to, content)?;
+        frame.drain(..HEADER);
+        Ok(mine.then_some(from))
+    }
+}
+
+impl Fabric for Combined {
+    fn me(&self) -> Rank {
+        Rank(self.first + self.inner.me().0)
+    }
+
+    fn size(&self) -> u32 {
+        self.first + self.count
+    }
+
+    #[inline]
+    fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError> {
+        if self.is_inside(to) {
+            return self.inner.send(Rank(to.0 - self.first), frame);
+        }
+        if frame.len() > super::wire::MOST {
+            return Err(FabricError::TooLarge { to, size: frame.len(), limit: super::wire::MOST });
+        }
+        let me = self.me();
+        match &mut self.outside {
+            Some(outside) => outside.send(me, to, frame),
+            None => self.post(me, to, &std::mem::take(frame))?,
+        }
+        frame.clear();
+        Ok(())
+    }
+
+    #[inline]
+    fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        while let Some(from) = self.inner.receive(frame)? {
+            if frame.first() != Some(&ENVELOPE) {
+                return Ok(Some(Rank(self.first + from.0)));
+            }
+            if let Some(from) = self.open(frame)? {
+                return Ok(Some(from));
+            }
+        }
+        while let Some(outside) = &mut self.outside
+            && let Some(passed) = outside.receive()?
+        {
+            if self.pass_on(passed.from, passed.to, &passed.frame)? {
+                *frame = passed.frame;
+                return Ok(Some(passed.from));
+            }
+        }
+        Ok(None)
+    }
+
+    fn drained(&mut self) -> bool {
+        self.inner.drained() && self.outside.as_mut().is_none_or(|outside| outside.drained())
+    }
+
+    fn bell(&self) -> Option<OwnedFd> {
+        self.inner.bell()
+    }
+
+    fn bell_is_enough(&self) -> bool {
+        self.inner.bell_is_enough()
+    }
+
+    fn doze(&mut self) {
+        self.inner.doze();
+    }
+
+    fn is_moving(&mut self) -> bool {
+        // What is on its way over a link moves by itself.
+        self.inner.is_moving()
+    }
+
+    fn end_round(&mut self, limit: Duration) -> Result<(), FabricError> {
+        self.inner.end_round(limit)
+    }
+
+    fn abandon(&mut self) {
+        self.inner.abandon();
+    }
+
+    fn close(&mut self, limit: Duration) -> Option<Box<dyn Fabric>> {
+        if let Some(mut outside) = self.outside.take() {
+            outside.close(limit);
+        }
+        Some(std::mem::replace(&mut self.inner, Box::new(Alone)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+    use crate::fabric::local;
+
+    /// A link between threads.
+    struct Wire(Vec<Sender<Passed>>, Receiver<Passed>, u32);
+
+    impl Outside for Wire {
+        fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
+            let way = (to.0 as usize).checked_sub(self.2 as usize).filter(|_| self.2 > 0).unwrap_or(0);
+            if let Some(way) = self.0.get(way) {
+                let _ = way.send(Passed { from, to, frame: frame.to_vec() });
+            }
+        }
+
+        fn receive(&mut self) -> Result<Option<Passed>, FabricError> {
+            Ok(self.1.try_recv().ok())
+        }
+
+        fn drained(&mut self) -> bool {
+            true
+        }
+
+        fn close(&mut self, _: Duration) {}
+    }
+
+    fn take(fabric: &mut Combined) -> Option<(Rank, Vec<u8>)> {
+        let mut frame = Vec::new();
+        fabric.receive(&mut frame).unwrap().map(|from| (from, frame))
+    }
+
+    /// Two ranks begin; 2 and 3 join alone. Everybody reaches everybody, and in order.
+    #[test]
+    fn all_ranks_reach_each_other() {
+        let (to_hub, hub_in) = channel();
+        let (ways, ins): (Vec<_>, Vec<_>) = (0..2).map(|_| channel()).unzip();
+        let mut base = local::world(2).into_iter();
+        let mut inner = || Box::new(base.next().unwrap());
+        let mut ranks = vec![
+            Combined::new(inner(), Rank(0), Some(Box::new(Wire(ways, hub_in, 2)))),
+            Combined::new(inner(), Rank(0), None),
+        ];
+        for (first, came) in (2..).zip(ins) {
+            let wire = Wire(vec![to_hub.clone()], came, 0);
+            ranks.push(Combined::new(Box::new(Alone), Rank(first), Some(Box::new(wire))));
+        }
+        for (number, from) in (0..4u32).flat_map(|from| (0..4u32).map(move |to| (from, to))).filter(|(a, b)| a != b) {
+            let (from, to) = (number as usize, from);
+            for turn in 0..3u8 {
+                ranks[from].send(Rank(to), &mut vec![0xA7, turn]).unwrap();
+            }
+            let mut came = Vec::new();
+            for _ in 0..4 {
+                for (at, rank) in ranks.iter_mut().enumerate() {
+                    while let Some(frame) = take(rank) {
+                        assert_eq!(at, to as usize);
+                        came.push(frame);
+                    }
+                }
+            }
+            let expected: Vec<_> = (0..3u8).map(|turn| (Rank(from as u32), vec![0xA7, turn])).collect();
+            assert_eq!(came, expected, "{from} to {to}");
+        }
+        ranks[1].send(Rank(9), &mut vec![0xA7]).unwrap();
+        assert!(ranks.iter_mut().all(|rank| take(rank).is_none()), "a frame for nobody is dropped");
+    }
+}

@@ -1,0 +1,219 @@
+//! What a person asks of a run under way, done: rank 0's answers to the control socket. Every change is written to the journal with who made it.
+
+use serde_json::{Value, json};
+
+use super::gate::state_of;
+use super::head::Head;
+use crate::capacity::{BlockId, Event as BlockEvent, State};
+use crate::control::{Answer, Call, Question, Scale};
+use crate::journal::Level;
+use crate::model::{Rank, RankState, Time};
+use crate::schedule::coordinator::{Change, Event, Standing, Why};
+use crate::schedule::protocol::{Message, Stop};
+
+type Messages = Vec<(Rank, Message)>;
+
+impl Head {
+    /// Answers one question.
+    pub(super) fn command(&mut self, now: Time, call: Call) -> Messages {
+        let question = call.question.clone();
+        let (answer, messages) = match &question {
+            Question::Status => (self.status(now), Messages::new()),
+            _ if self.finished().is_some() => (Answer::refused("the run is ending"), Messages::new()),
+            Question::Scale { to } => self.scale(now, *to),
+            Question::Drain { what } => self.drain(now, what),
+            Question::Rebalance => {
+                (Answer::done("the remaining work is shared out evenly"), self.happens(now, [Event::Rebalance]))
+            }
+            Question::Cancel => {
+                let messages = self.stop(now, Stop::Terminate, Why::Signal(libc::SIGTERM));
+                (Answer::done("the run is being ended; what is complete stays so (--resume)"), messages)
+            }
+        };
+        if question != Question::Status {
+            let asked = serde_json::to_string(&question).unwrap_or_default();
+            let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
+            self.tell(now, level, &format!("asked by the user: {asked}: {did}: {}", answer.text));
+        }
+        call.answer(answer);
+        messages
+    }
+
+    /// Ranks in a standing.
+    fn ranks_in(&self, which: impl Fn(Standing) -> bool) -> Vec<Rank> {
+        let all = (0..self.coordinator.next_rank().0).map(Rank);
+        all.filter(|&rank| self.coordinator.standing(rank).is_some_and(&which)).collect()
+    }
+
+    fn scale(&mut self, now: Time, to: Scale) -> (Answer, Messages) {
+        let active =
+            self.ranks_in(|s| matches!(s, Standing::Requested | Standing::Joining | Standing::Active)).len() as u32;
+        let coming = self.coming();
+        let supply = active + coming;
+        match to {
+            Scale::To(0) => (Answer::refused("a run has at least one rank; `phalanx cancel` ends it"), Messages::new()),
+            Scale::To(ranks) if ranks >= supply => self.grow(now, ranks - supply),
+            Scale::To(ranks) => self.shrink(now, supply - ranks),
+            Scale::More(ranks) => self.grow(now, ranks),
+            Scale::Fewer(ranks) => self.shrink(now, ranks),
+        }
+    }
+
+    /// Blocks that have been asked for and whose ranks are not there.
+    fn coming(&self) -> u32 {
+        let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
+        self.supply.as_ref().map_or(0, |s| s.blocks().iter().filter(|block| comes(block.state)).count() as u32)
+    }
+
+    fn grow(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
+        let mut woken = self.ranks_in(|standing| standing == Standing::Parked);
+        woken.truncate(ranks as usize);
+        let messages = self.happens(now, woken.iter().map(|&rank| Event::Change { rank, change: Change::Recall }));
+        let missing = ranks - woken.len() as u32;
+        let asked = self.ask_for(now, missing);
+        let text = format!("{} parked ranks are woken, {asked} nodes are asked for", woken.len());
+        if asked == missing {
+            return (Answer::done(text), messages);
+        }
+        let why = match &self.supply {
+            None => "this job's file has no [capacity] to ask for more",
+            Some(_) => "nothing more is asked for since too much has failed (see the notes of `phalanx report`)",
+        };
+        (Answer::refused(format!("{text}; {why}")), messages)
+    }
+
+    fn shrink(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
+        let withdrawn: Vec<BlockId> =
+            self.supply.as_ref().map(|s| s.waiting()).unwrap_or_default().into_iter().take(ranks as usize).collect();
+        if let Some(supply) = &mut self.supply {
+            withdrawn.iter().for_each(|&id| supply.step(now, id, BlockEvent::Drain));
+        }
+        let mut left = ranks as usize - withdrawn.len();
+        let takes_part = self.ranks_in(|s| matches!(s, Standing::Joining | Standing::Active));
+        let (mut drained, mut parked) = (Vec::new(), Vec::new());
+        for &rank in takes_part.iter().rev() {
+            let mates = self.gate.as_ref().map(|gate| gate.mates(rank)).unwrap_or_default();
+            let gone = drained.contains(&rank) || rank == Rank::ZERO || mates.len() > left || left == 0;
+            if gone {
+                continue;
+            }
+            left -= mates.len().max(1);
+            if mates.is_empty() { parked.push(rank) } else { drained.extend(mates) }
+        }
+        let mut messages = self.drain_ranks(now, &drained);
+        messages.extend(self.happens(now, parked.iter().map(|&rank| Event::Change { rank, change: Change::Park })));
+        let text = format!(
+            "{} requests are withdrawn, {} ranks that joined drain, {} of the run's own ranks are parked",
+            withdrawn.len(),
+            drained.len(),
+            parked.len()
+        );
+        match left {
+            0 => (Answer::done(text), messages),
+            _ => (
+                Answer::refused(format!(
+                    "{text}; {left} fewer is not possible: rank 0 stays, and worlds go as a whole"
+                )),
+                messages,
+            ),
+        }
+    }
+
+    fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
+        let number = what.strip_prefix("rank").unwrap_or(what).trim().parse().ok().map(Rank);
+        let wanted: Vec<Rank> = self
+            .ranks_in(|s| matches!(s, Standing::Joining | Standing::Active | Standing::Parked))
+            .into_iter()
+            .filter(|&rank| number == Some(rank) || self.node_of(rank).as_deref() == Some(what))
+            .collect();
+        if wanted.is_empty() {
+            return (
+                Answer::refused(format!("no rank that takes part is `{what}`, or on a node of that name")),
+                Messages::new(),
+            );
+        }
+        let own: Vec<Rank> = wanted.iter().copied().filter(|&rank| self.joined(rank).is_none()).collect();
+        if own.contains(&Rank::ZERO) {
+            let text = "rank 0 coordinates the run and cannot be drained; `phalanx cancel` ends the run";
+            return (Answer::refused(text), Messages::new());
+        }
+        let joined: Vec<Rank> = wanted.iter().copied().filter(|rank| !own.contains(rank)).collect();
+        let mut messages = self.drain_ranks(now, &joined);
+        messages.extend(self.happens(now, own.iter().map(|&rank| Event::Change { rank, change: Change::Park })));
+        let parked = match own.len() {
+            0 => String::new(),
+            many => format!("; {many} ranks of the run's own world cannot leave it and are parked instead"),
+        };
+        (Answer::done(format!("{} ranks drain{parked}", joined.len())), messages)
+    }
+
+    fn joined(&self, rank: Rank) -> Option<&super::gate::World> {
+        self.gate.as_ref()?.world_of(rank)
+    }
+
+    fn node_of(&self, rank: Rank) -> Option<String> {
+        match self.joined(rank) {
+            Some(world) => Some(world.node.clone()),
+            None => self.infos.get(rank.index()).map(|info| info.node.clone()),
+        }
+    }
+
+    fn status(&self, now: Time) -> Answer {
+        let tally = self.tally();
+        let ranks: Vec<Value> = (0..self.coordinator.next_rank().0).map(|rank| self.rank_status(Rank(rank))).collect();
+        let blocks: Vec<Value> =
+            self.supply.iter().flat_map(|s| s.blocks().iter()).map(|b| block_status(now, b)).collect();
+        let text = match self.finished() {
+            Some(_) => "ending",
+            None if self.coordinator.is_stopping() => "stopping",
+            None => "running",
+        };
+        let status = json!({
+            "state": text,
+            "time_s": now.seconds(),
+            "epoch": self.coordinator.epoch(),
+            "tasks": {
+                "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
+                "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
+            },
+            "ranks": ranks,
+            "blocks": blocks,
+            "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),
+        });
+        Answer { status: Some(status), ..Answer::done(text) }
+    }
+
+    fn rank_status(&self, rank: Rank) -> Value {
+        let state = self.coordinator.standing(rank).map(state_of);
+        let load = self.coordinator.load(rank);
+        let slots = match self.joined(rank) {
+            Some(world) => world.slots(rank),
+            None => self.infos.get(rank.index()).map_or(0, |info| info.slots),
+        };
+        let here = state.is_some_and(RankState::is_billed);
+        json!({
+            "rank": rank.0,
+            "node": self.node_of(rank),
+            "state": state.map_or("unknown", RankState::name),
+            "slots": slots,
+            "running": if here { load.running } else { 0 },
+            "ready": if here { load.ready } else { 0 },
+            "block": self.joined(rank).and_then(|world| world.block),
+        })
+    }
+}
+
+fn block_status(now: Time, block: &crate::capacity::Block) -> Value {
+    let billed = block.granted.map_or(0.0, |from| block.ended.unwrap_or(now).since(from).as_secs_f64());
+    json!({
+        "block": block.id.0,
+        "state": block.state.name(),
+        "name": block.name,
+        "node": block.node,
+        "asked_s": block.asked.seconds(),
+        "granted_s": block.granted.map(Time::seconds),
+        "joined_s": block.joined.map(Time::seconds),
+        "ended_s": block.ended.map(Time::seconds),
+        "billed_node_s": billed,
+    })
+}

@@ -1,0 +1,128 @@
+//! A world that joins a run under way: this process, or all ranks of the `mpirun` that started it.
+//!
+//! Its first rank asks to be let in and tells the others which numbers they have; then each has a link of its own and goes on as any other rank
+//! does. When the coordinator is gone, so is the reason to be here: what runs is ended, and the process leaves within seconds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::wake::Wake;
+use super::world::LOOK;
+use super::{FAREWELL, Finished, RunError, follow, listen};
+use crate::capacity::slurm;
+use crate::exec::Kernels;
+use crate::fabric::bridge::Ask;
+use crate::fabric::bridge::contact::Contact;
+use crate::fabric::bridge::join::join;
+use crate::fabric::combined::Combined;
+use crate::fabric::rounds::Rounds;
+use crate::fabric::{Alone, Fabric, mpi};
+use crate::model::Rank;
+
+/// How long the other ranks of a world wait for the first to be let in.
+const ADMISSION: Duration = Duration::from_secs(60);
+
+/// Ranks of a world leave together, whenever the last of them is done.
+const TOGETHER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How a run is joined.
+#[derive(Clone, Debug)]
+pub struct JoinOptions {
+    /// The run's contact file.
+    pub contact: PathBuf,
+    /// Slots of each rank; `None`: as the run's own ranks.
+    pub slots: Option<u32>,
+    /// The block that this world is part of, if the run asked for it.
+    pub block: Option<u64>,
+}
+
+/// Joins a run, takes part in it, and leaves when it is over or when the run sends this rank away.
+///
+/// # Errors
+/// If the run cannot be joined, or ended without a word.
+pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
+    let result = take_part(options, kernels);
+    let gone = matches!(result, Err(RunError::Orphaned | RunError::Contact(_) | RunError::Join(_)));
+    if gone && options.block.is_some() {
+        slurm::withdraw_siblings();
+    }
+    result
+}
+
+fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
+    // First of all, since threads inherit which signals are blocked.
+    let wake = listen()?;
+    let contact = Contact::read(&options.contact)?;
+    let world: Box<dyn Fabric> = match mpi::launched() {
+        true => Box::new(Rounds::new(Box::new(mpi::Mpi::join()?))),
+        false => Box::new(Alone),
+    };
+    let mut fabric = enter(world, options, &contact, &wake)?;
+    let result = follow::follow(&mut fabric, options.slots, kernels, wake, true);
+    match fabric.close(FAREWELL) {
+        Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,
+        Some(mut world) => world.abandon(),
+        None => {}
+    }
+    result
+}
+
+/// Gets this rank its number and its link.
+fn enter(
+    mut world: Box<dyn Fabric>,
+    options: &JoinOptions,
+    contact: &Contact,
+    wake: &Arc<Wake>,
+) -> Result<Box<dyn Fabric>, RunError> {
+    let (place, size) = (world.me(), world.size());
+    let ask = match place {
+        Rank::ZERO => Ask::World { ranks: size, block: options.block, node: node() },
+        _ => Ask::Rank { rank: await_first(world.as_mut())? + place.0 },
+    };
+    let waker = Arc::clone(wake);
+    let entered = join(contact, &ask, move || waker.tell());
+    if place == Rank::ZERO {
+        let word = entered.as_ref().map_or(Vec::new(), |(first, _)| first.0.to_le_bytes().to_vec());
+        for rank in 1..size {
+            // A word of no number: there is none.
+            world.send(Rank(rank), &mut [&[1], word.as_slice()].concat())?;
+        }
+    }
+    let (me, link) = match entered {
+        Ok(entered) => entered,
+        Err(error) => {
+            world.end_round(ADMISSION)?;
+            return Err(error.into());
+        }
+    };
+    tracing::info!("joined {} as {me}", contact.run);
+    Ok(Box::new(Combined::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
+}
+
+/// Waits for the first rank of this world to say which numbers it was given.
+fn await_first(world: &mut dyn Fabric) -> Result<u32, RunError> {
+    let (end, mut word) = (Instant::now() + ADMISSION, Vec::new());
+    while Instant::now() < end {
+        if world.receive(&mut word)?.is_none() {
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        return match word.as_slice() {
+            &[1, a, b, c, d] => Ok(u32::from_le_bytes([a, b, c, d])),
+            _ => {
+                world.end_round(ADMISSION)?;
+                Err(RunError::Refused("the first rank of this world was not let in".into()))
+            }
+        };
+    }
+    Err(RunError::Missing { ranks: vec![0], seconds: ADMISSION.as_secs() })
+}
+
+/// This node's name, as the run will know it.
+fn node() -> String {
+    std::env::var("SLURMD_NODENAME")
+        .ok()
+        .or_else(|| sysinfo::System::host_name().ok())
+        .unwrap_or_else(|| "unknown".into())
+}

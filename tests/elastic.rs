@@ -1,0 +1,264 @@
+//! Ranks that join a run under way, are drained, and are lost: with real processes, without Slurm.
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use support::checker::Trace;
+use support::{Dir, Running, TestCommand, mpirun, phalanx, wait_for};
+
+/// Waves of tasks, each of which needs all of the wave before.
+fn waves(waves: u32, width: u32, seconds: f64) -> String {
+    let mut job = String::from("[job]\nname = \"waves\"\n");
+    for wave in 0..waves {
+        let needs = if wave > 0 { format!("needs = [\"w{}\"]\n", wave - 1) } else { String::new() };
+        job += &format!(
+            "[[task]]\nname = \"w{wave}\"\narray = \"1-{width}\"\nkernel = \"sleep\"\nargs = {{ seconds = {seconds} }}\n{needs}"
+        );
+    }
+    job
+}
+
+fn names(waves: u32, width: u32) -> Vec<String> {
+    (0..waves).flat_map(|wave| (1..=width).map(move |index| format!("w{wave}[{index}]"))).collect()
+}
+
+/// Starts a run that can be joined, and waits until it can.
+fn open_run(dir: &Dir, command: TestCommand, job: &str) -> Running {
+    dir.job("job.toml", job);
+    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--join-on", "127.0.0.1"];
+    let run = command.args(args).patience(300).start();
+    wait_for("the contact file", 60, || dir.has("run/contact").then_some(()));
+    run
+}
+
+fn join(command: TestCommand) -> Running {
+    command.args(["join", "--contact", "run/contact", "--slots", "1"]).patience(300).start()
+}
+
+/// The ranks that completed tasks.
+fn ranks(trace: &Trace) -> HashSet<u32> {
+    trace.0.iter().filter(|row| row.state == "COMPLETED").filter_map(|row| row.rank).collect()
+}
+
+/// Waits until a rank has completed a task.
+fn wait_for_work(dir: &Dir, rank: u32) {
+    wait_for("work of the rank that joined", 120, || ranks(&Trace::of(dir, "run")).contains(&rank).then_some(()));
+}
+
+#[test]
+fn a_process_joins_a_run_and_works() {
+    let dir = Dir::new("join");
+    let run = open_run(&dir, phalanx(&dir), &waves(3, 10, 0.3));
+    let joined = join(phalanx(&dir));
+    run.wait().ok();
+    joined.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(names(3, 10).iter().map(String::as_str));
+    assert_eq!(ranks(&trace), HashSet::from([0, 1]));
+    assert!(!dir.has("run/contact"), "nobody can join a run that is over");
+    phalanx(&dir).args(["join", "--contact", "run/contact"]).run().code(2);
+}
+
+#[test]
+fn worlds_join_a_world() {
+    let dir = Dir::new("worlds");
+    let run = open_run(&dir, mpirun(&dir, 2), &waves(12, 16, 0.3));
+    let joined = [join(mpirun(&dir, 2)), join(phalanx(&dir))];
+    run.wait().ok();
+    joined.into_iter().for_each(|joined| drop(joined.wait_clean().ok()));
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(names(12, 16).iter().map(String::as_str));
+    assert_eq!(ranks(&trace), HashSet::from([0, 1, 2, 3, 4]));
+}
+
+#[test]
+fn a_killed_rank_costs_only_what_it_ran() {
+    let dir = Dir::new("killed");
+    let run = open_run(&dir, phalanx(&dir), &waves(4, 8, 0.4));
+    let mut joined = join(phalanx(&dir));
+    wait_for_work(&dir, 1);
+    joined.kill_all();
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    for task in names(4, 8) {
+        let times = trace.attempts(&task).iter().filter(|row| row.state == "COMPLETED").count();
+        assert_eq!(times, 1, "{task}");
+    }
+    for wave in 1..4 {
+        trace.respects([(&*format!("w{}[1]", wave - 1), &*format!("w{wave}[1]"))]);
+    }
+}
+
+#[test]
+fn a_rank_whose_coordinator_is_gone_leaves() {
+    let dir = Dir::new("orphan");
+    let mut run = open_run(&dir, phalanx(&dir), &waves(1, 40, 10.0));
+    let joined = join(phalanx(&dir));
+    wait_for("the rank to take part", 60, || run.stderr_so_far().contains("takes part").then_some(()));
+    let begun = Instant::now();
+    run.kill_all();
+    joined.wait_clean().code(1).says("coordinator is gone");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_wrong_secret_does_not_disturb_a_run() {
+    let dir = Dir::new("secret");
+    let run = open_run(&dir, phalanx(&dir), &waves(2, 6, 0.5));
+    let contact = dir.read("run/contact");
+    let at = contact.find("secret").expect("a contact has a secret") + 9;
+    let forged = format!("{}{}{}", &contact[..at], "0".repeat(64), &contact[at + 64..]);
+    dir.file("forged", &forged);
+    // Others can read it.
+    phalanx(&dir).args(["join", "--contact", "forged"]).run().code(2).says("chmod 600");
+    support::shell(&dir, "chmod 600 forged").run().ok();
+    phalanx(&dir).args(["join", "--contact", "forged"]).run().code(1).says("secret");
+    let output = run.wait().ok();
+    assert!(output.stderr().contains("refused a connection"), "{output}");
+    Trace::of(&dir, "run").exactly_once(names(2, 6).iter().map(String::as_str));
+}
+
+fn status(dir: &Dir) -> serde_json::Value {
+    phalanx(dir).args(["status", "run", "--json"]).run().ok().json()
+}
+
+/// Ranks by state.
+fn count(status: &serde_json::Value, state: &str) -> usize {
+    status["ranks"].as_array().expect("a list").iter().filter(|rank| rank["state"] == state).count()
+}
+
+#[test]
+fn a_run_is_asked_scaled_drained_and_cancelled() {
+    let dir = Dir::new("steer");
+    let run = open_run(&dir, mpirun(&dir, 2), &waves(40, 12, 0.5));
+    let joined = join(phalanx(&dir));
+    wait_for("three ranks", 60, || (count(&status(&dir), "active") == 3).then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("rank 2").says("running for");
+    phalanx(&dir).args(["rebalance", "run"]).run().ok().says("shared out");
+    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 ranks drain");
+    joined.wait_clean().ok();
+    wait_for("the rank to have left", 60, || (count(&status(&dir), "left") == 1).then_some(()));
+    phalanx(&dir).args(["scale", "run", "-1"]).run().ok().says("1 of the run's own ranks are parked");
+    wait_for("one to be parked", 60, || (count(&status(&dir), "parked") == 1).then_some(()));
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok().says("1 parked ranks are woken");
+    phalanx(&dir).args(["scale", "run", "5"]).run().code(1).says("no [capacity]");
+    phalanx(&dir).args(["drain", "run", "nowhere"]).run().code(1).says("nowhere");
+    phalanx(&dir).args(["drain", "run", "0"]).run().code(1).says("coordinates");
+    phalanx(&dir).args(["cancel", "run", "w0"]).run().code(2);
+    phalanx(&dir).args(["cancel", "run"]).run().ok();
+    run.wait_clean().code(143);
+    phalanx(&dir).args(["status", "run"]).run().code(2).says("cannot be reached");
+    phalanx(&dir).args(["report", "run"]).run().says("asked by the user");
+}
+
+/// A job with nodes from this machine.
+fn local(policy: &str, body: &str) -> String {
+    format!("[capacity]\nprovider = \"local\"\n{policy}\n{body}")
+}
+
+#[test]
+fn nodes_come_from_this_machine_and_go_again_by_hand() {
+    let dir = Dir::new("local");
+    let run = open_run(&dir, phalanx(&dir), &format!("{}\n{}", waves(60, 12, 0.25), local("", "")));
+    phalanx(&dir).args(["scale", "run", "+2"]).run().ok().says("2 nodes are asked for");
+    wait_for("three ranks", 60, || (count(&status(&dir), "active") == 3).then_some(()));
+    phalanx(&dir).args(["scale", "run", "1"]).run().ok().says("2 ranks that joined drain");
+    let blocks = wait_for("both blocks to be given back", 60, || {
+        let blocks = status(&dir)["blocks"].clone();
+        let released = blocks.as_array()?.iter().filter(|block| block["state"] == "released").count();
+        (released == 2).then_some(blocks)
+    });
+    assert!(blocks[0]["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{blocks}");
+    phalanx(&dir).args(["scale", "run", "+1"]).run().ok();
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(names(60, 12).iter().map(String::as_str));
+    assert_eq!(ranks(&trace), HashSet::from([0, 1, 2, 3]));
+}
+
+#[test]
+fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
+    let dir = Dir::new("phases");
+    let mut job = local(
+        "[scaling]\npolicy = \"hybrid\"\nmax_ranks = 4\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nminimum = \"0s\"",
+        "[job]\nname = \"phases\"\n",
+    );
+    let mut task = |name: &str, more: &str| {
+        job += &format!(
+            "[[task]]\nname = \"{name}\"\nkernel = \"sleep\"\nargs = {{ seconds = 1 }}\nestimate = \"1s\"\n{more}"
+        );
+    };
+    task("wide", "array = \"1-40\"\n");
+    task("n0", "needs = [\"wide\"]\n");
+    (1..10).for_each(|k| task(&format!("n{k}"), &format!("needs = [\"n{}\"]\n", k - 1)));
+    let run = open_run(&dir, phalanx(&dir), &job);
+    let most = wait_for("the run to grow", 120, || (count(&status(&dir), "active") > 2).then_some(()));
+    let () = most;
+    wait_for("the run to shrink", 120, || (count(&status(&dir), "left") > 1).then_some(()));
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 50);
+    let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
+    assert!(report["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{report:#}");
+}
+
+#[test]
+fn what_a_lost_rank_ran_is_marked_and_runs_again() {
+    let dir = Dir::new("marked");
+    let run = open_run(&dir, phalanx(&dir), &waves(1, 6, 3.0));
+    let mut joined = join(phalanx(&dir));
+    wait_for("the rank to run something for a while", 60, || {
+        let status = status(&dir);
+        (status["ranks"][1]["running"] == 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    joined.kill_all();
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    let lost: Vec<_> = trace.0.iter().filter(|row| row.state == "NODE_FAIL").collect();
+    assert_eq!(lost.len(), 1, "{:?}", trace.0);
+    let again = trace.last(&lost[0].task());
+    assert_eq!((again.state.as_str(), again.attempt, again.rank), ("COMPLETED", lost[0].attempt + 1, Some(0)));
+    assert_eq!(trace.completed().len(), 6);
+}
+
+#[test]
+fn a_rank_that_is_told_to_go_ends_what_it_runs_first() {
+    let dir = Dir::new("leave");
+    let run = open_run(&dir, phalanx(&dir), &waves(3, 10, 0.5));
+    let joined = join(phalanx(&dir));
+    wait_for_work(&dir, 1);
+    joined.signal(libc::SIGTERM);
+    joined.wait_clean().ok();
+    run.wait().ok();
+    Trace::of(&dir, "run").exactly_once(names(3, 10).iter().map(String::as_str));
+}
+
+/// Whenever a rank is killed, nothing is lost and nothing completes twice.
+#[test]
+fn ranks_killed_at_any_moment_cost_only_what_they_ran() {
+    let dir = Dir::new("kills");
+    let job = "[job]\nname = \"kills\"\n[[task]]\nname = \"t\"\npattern = \"stencil_1d\"\nwidth = 12\nsteps = 100\n\
+               kernel = \"sleep\"\nargs = { seconds = 0.02 }\n";
+    let mut run = open_run(&dir, mpirun(&dir, 2), job);
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut kills = 0;
+    while run.is_running() && kills < 30 {
+        let mut joined = join(phalanx(&dir));
+        std::thread::sleep(Duration::from_millis(rng.u64(200..1000)));
+        joined.kill_all();
+        kills += 1;
+    }
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    let completed: Vec<String> = trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.task()).collect();
+    let twice = |row: &&support::checker::Row| {
+        trace.attempts(&row.task()).iter().filter(|r| r.state == "COMPLETED").count() > 1
+    };
+    let twice: Vec<_> = trace.0.iter().filter(twice).collect();
+    assert!(twice.is_empty(), "after {kills} kills: {twice:#?}");
+    assert_eq!(completed.len(), 1200, "after {kills} kills");
+    assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 1200);
+}
