@@ -334,12 +334,11 @@ impl Crew {
     /// Starts tasks at home that have become ready, in the slot at hand if there is one; leaves those in `special` that need a closer look.
     pub(super) fn release(
         &self,
-        ledger: &Ledger,
+        (tag, ledger): (u8, &Ledger),
         ready: &mut Vec<u32>,
         slot: Option<&mut Slot<'_>>,
         special: &mut Vec<u32>,
     ) {
-        let tag = self.pages.current();
         let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag, constrained: false };
         let is_plain = |local: u32, special: &mut Vec<u32>| {
             let looks = ledger.is_special(local);
@@ -424,6 +423,11 @@ impl Crew {
             lost_page();
         }
         page
+    }
+
+    /// The page that items are started from; it is only turned by whoever has the engine.
+    pub(super) fn current_page(&self) -> u8 {
+        self.pages.current()
     }
 
     /// Sets slots aside for a gang.
@@ -530,7 +534,8 @@ impl Crew {
         if !ledger.complete(item.task, true, ended.unwrap_or(start), ripple) {
             return;
         }
-        self.release(ledger, &mut ripple.ready, Some(slot), special);
+        // With the tag of this ledger: the page may be turned just now.
+        self.release((item.tag, ledger), &mut ripple.ready, Some(slot), special);
         // What follows became ready at this moment, so it is also when this one ended.
         let end = ended.unwrap_or(start);
         if ended.is_none() && slot.is_last() {

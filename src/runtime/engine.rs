@@ -227,7 +227,7 @@ impl Engine {
         for (node, ok) in ended {
             ledger.import(node, ok, now, &mut self.ripple);
         }
-        crew.release(ledger, &mut self.ripple.ready, Some(slot), &mut self.special);
+        crew.release((crew.current_page(), ledger), &mut self.ripple.ready, Some(slot), &mut self.special);
         if !self.ripple.is_empty() {
             let mut ripple = std::mem::take(&mut self.ripple);
             self.with_worker(crew, |worker, actions| worker.completed(now, &mut Vec::new(), &mut ripple, actions));

@@ -119,7 +119,7 @@ fn write_all(writer: &mut Writer, queue: &Receiver<Vec<u8>>, state: &State) -> R
 pub fn read(reader: &mut Reader, mut each: impl FnMut(Frame) -> Result<(), String>) -> String {
     let mut frames = Frames::default();
     loop {
-        match frames.pop() {
+        match frames.take() {
             Ok(Some(Frame { kind: Kind::Beat, .. })) => continue,
             Ok(Some(frame)) => match each(frame) {
                 Ok(()) => continue,

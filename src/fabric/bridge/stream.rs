@@ -81,7 +81,7 @@ impl Frames {
     ///
     /// # Errors
     /// If this is no stream of frames; it cannot be read on.
-    pub fn pop(&mut self) -> Result<Option<Frame>, StreamError> {
+    pub fn take(&mut self) -> Result<Option<Frame>, StreamError> {
         let Some((header, rest)) = self.came[self.taken..].split_first_chunk::<HEADER>() else { return Ok(None) };
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let kind = match header[0] {
@@ -118,7 +118,7 @@ mod tests {
     fn a_frame_of_four_gigabytes_is_refused_before_it_costs_anything() {
         let mut frames = Frames::default();
         frames.push(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF]);
-        assert_eq!(frames.pop(), Err(StreamError::TooLarge(u64::from(u32::MAX))));
+        assert_eq!(frames.take(), Err(StreamError::TooLarge(u64::from(u32::MAX))));
         assert!(frames.came.capacity() < 4096);
     }
 
@@ -132,7 +132,7 @@ mod tests {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
                 reader.push(now);
-                while let Some(frame) = reader.pop().unwrap() {
+                while let Some(frame) = reader.take().unwrap() {
                     found.push(frame);
                 }
                 rest = later;
@@ -145,7 +145,7 @@ mod tests {
             let mut reader = Frames::default();
             for piece in pieces {
                 reader.push(&piece);
-                while let Ok(Some(_)) = reader.pop() {}
+                while let Ok(Some(_)) = reader.take() {}
             }
         }
     }
