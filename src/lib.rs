@@ -17,6 +17,8 @@ pub mod pool;
 pub mod runtime;
 pub mod scale;
 pub mod schedule;
+#[cfg(test)]
+mod seeds;
 pub mod sim;
 mod svg;
 pub mod topology;

@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// There is no socket, or nobody behind it.
-    #[error("the run cannot be reached: {0} (is it running, and on this node?)")]
+    #[error(
+        "the run cannot be reached: {0}; it has ended, or its rank 0 is on another node (`phalanx report` shows a run that has ended)"
+    )]
     Unreachable(io::Error),
     /// It hung up, or said something else.
     #[error("the run did not answer: {0}")]

@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::gate::state_of;
 use super::head::Head;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
 use crate::model::{Rank, RankState, Time};
-use crate::schedule::coordinator::{Change, Event, Standing, Why};
+use crate::schedule::coordinator::{Change, Event, Why};
 use crate::schedule::protocol::{Message, Stop};
 
 type Messages = Vec<(Rank, Message)>;
@@ -40,14 +39,14 @@ impl Head {
     }
 
     /// Ranks in a standing.
-    fn ranks_in(&self, which: impl Fn(Standing) -> bool) -> Vec<Rank> {
+    fn ranks_in(&self, which: impl Fn(RankState) -> bool) -> Vec<Rank> {
         let all = (0..self.coordinator.next_rank().0).map(Rank);
         all.filter(|&rank| self.coordinator.standing(rank).is_some_and(&which)).collect()
     }
 
     fn scale(&mut self, now: Time, to: Scale) -> (Answer, Messages) {
         let active =
-            self.ranks_in(|s| matches!(s, Standing::Requested | Standing::Joining | Standing::Active)).len() as u32;
+            self.ranks_in(|s| matches!(s, RankState::Requested | RankState::Joining | RankState::Active)).len() as u32;
         let coming = self.coming();
         let supply = active + coming;
         match to {
@@ -66,7 +65,7 @@ impl Head {
     }
 
     fn grow(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
-        let mut woken = self.ranks_in(|standing| standing == Standing::Parked);
+        let mut woken = self.ranks_in(|standing| standing == RankState::Parked);
         woken.truncate(ranks as usize);
         let messages = self.happens(now, woken.iter().map(|&rank| Event::Change { rank, change: Change::Recall }));
         let missing = ranks - woken.len() as u32;
@@ -89,7 +88,7 @@ impl Head {
             withdrawn.iter().for_each(|&id| supply.step(now, id, BlockEvent::Drain));
         }
         let mut left = ranks as usize - withdrawn.len();
-        let takes_part = self.ranks_in(|s| matches!(s, Standing::Joining | Standing::Active));
+        let takes_part = self.ranks_in(|s| matches!(s, RankState::Joining | RankState::Active));
         let (mut drained, mut parked) = (Vec::new(), Vec::new());
         for &rank in takes_part.iter().rev() {
             let mates = self.gate.as_ref().map(|gate| gate.mates(rank)).unwrap_or_default();
@@ -122,7 +121,7 @@ impl Head {
     fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
         let number = what.strip_prefix("rank").unwrap_or(what).trim().parse().ok().map(Rank);
         let wanted: Vec<Rank> = self
-            .ranks_in(|s| matches!(s, Standing::Joining | Standing::Active | Standing::Parked))
+            .ranks_in(|s| matches!(s, RankState::Joining | RankState::Active | RankState::Parked))
             .into_iter()
             .filter(|&rank| number == Some(rank) || self.node_of(rank).as_deref() == Some(what))
             .collect();
@@ -184,7 +183,7 @@ impl Head {
     }
 
     fn rank_status(&self, rank: Rank) -> Value {
-        let state = self.coordinator.standing(rank).map(state_of);
+        let state = self.coordinator.standing(rank);
         let load = self.coordinator.load(rank);
         let slots = match self.joined(rank) {
             Some(world) => world.slots(rank),

@@ -29,7 +29,6 @@ const SLACK: Duration = Duration::from_millis(10);
 /// See the module's text.
 pub(super) struct Engine {
     fabric: Box<dyn Fabric>,
-    alone: bool,
     worker: Worker,
     /// Rank 0's other half.
     head: Option<Head>,
@@ -61,7 +60,6 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
         Engine {
-            alone: fabric.size() == 1,
             fabric,
             worker,
             head,
@@ -89,7 +87,7 @@ impl Engine {
 
     /// True if there is no other rank.
     pub(super) fn is_alone(&self) -> bool {
-        self.alone
+        self.fabric.size() == 1
     }
 
     /// True once the rank may leave.
@@ -209,7 +207,7 @@ impl Engine {
             self.step(crew, Event::Load(load));
         }
         // In a world the main thread never sleeps for longer than that.
-        if moved && self.alone {
+        if moved && self.is_alone() {
             self.call_pilot(crew, SLACK);
         }
         given

@@ -28,7 +28,7 @@ use crate::fabric::bridge::hub::{Hub, LinkId, News, Outer};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
 use crate::scale::NodeTypeId;
-use crate::schedule::coordinator::{Change, Coordinator, Event, Standing};
+use crate::schedule::coordinator::{Change, Coordinator, Event};
 use crate::schedule::protocol::{Hello, Message, Welcome};
 
 /// A world that has been let in must have arrived in this time.
@@ -262,7 +262,7 @@ impl Gate {
         let mut changes = Vec::new();
         for world in &mut self.worlds {
             for (rank, joiner) in (world.first.0..).zip(&mut world.ranks) {
-                let Some(state) = coordinator.standing(Rank(rank)).map(state_of) else { continue };
+                let Some(state) = coordinator.standing(Rank(rank)) else { continue };
                 if joiner.state.replace(state) == Some(state) || (state == RankState::Requested) {
                     continue;
                 }
@@ -340,18 +340,5 @@ impl World {
             Some((rank, Message::Welcome(Box::new(welcome))))
         };
         self.numbers().zip(&self.ranks).filter_map(told).collect()
-    }
-}
-
-/// A rank's standing in the words of the journal.
-pub(super) fn state_of(standing: Standing) -> RankState {
-    match standing {
-        Standing::Requested => RankState::Requested,
-        Standing::Joining => RankState::Joining,
-        Standing::Active => RankState::Active,
-        Standing::Draining => RankState::Draining,
-        Standing::Parked => RankState::Parked,
-        Standing::Left => RankState::Left,
-        Standing::Lost => RankState::Lost,
     }
 }

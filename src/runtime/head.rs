@@ -11,10 +11,10 @@ use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::control::Server;
 use crate::fabric::mpi;
 use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
-use crate::model::{Rank, TaskId, Time};
+use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
-use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Standing, Tally, Why};
+use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
 /// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
@@ -224,7 +224,7 @@ impl Head {
         leaving.sort_unstable();
         leaving.dedup();
         let messages = self.happens(now, leaving.iter().map(|&rank| Event::Change { rank, change: Change::Drain }));
-        let drains = |rank: &Rank| self.coordinator.standing(*rank) == Some(Standing::Draining);
+        let drains = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Draining);
         let blocks: Vec<u64> = leaving
             .iter()
             .filter(|&rank| drains(rank))
@@ -394,7 +394,7 @@ impl Head {
     /// Ranks that joined and take part.
     fn joined_active(&self) -> u32 {
         let ranks = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
-        ranks.filter(|&rank| self.coordinator.standing(rank) == Some(Standing::Active)).count() as u32
+        ranks.filter(|&rank| self.coordinator.standing(rank) == Some(RankState::Active)).count() as u32
     }
 
     fn shown(&self) -> Shown {

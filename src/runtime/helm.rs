@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::captain::Captain;
-use super::gate::{Gate, World, state_of};
+use super::gate::{Gate, World};
 use super::supply::Supply;
 use crate::capacity::{Block, State as BlockState};
 use crate::graph::TaskGraph;
@@ -251,7 +251,7 @@ impl Helm {
     }
 
     fn view_of_joined(&self, world: &World, rank: Rank, coordinator: &Coordinator) -> Option<RankView> {
-        let state = coordinator.standing(rank).map(state_of).filter(|state| state.is_billed())?;
+        let state = coordinator.standing(rank).filter(|state| state.is_billed())?;
         let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
         Some(RankView {
             rank,
@@ -277,7 +277,7 @@ impl Helm {
     pub(super) fn changes(&mut self, now: Time, coordinator: &Coordinator) -> Vec<Record> {
         let mut changes = Vec::new();
         for (rank, seen) in (0..).zip(&mut self.ranks) {
-            let state = coordinator.standing(Rank(rank)).map_or(seen.state, state_of);
+            let state = coordinator.standing(Rank(rank)).unwrap_or(seen.state);
             if std::mem::replace(&mut seen.state, state) != state {
                 let (info, node_type) = (seen.info.clone(), NodeTypeId(0));
                 changes.push(Record::Rank(RankChange { time: now, info, node_type, state, billed_since: Time::ZERO }));
@@ -348,7 +348,7 @@ fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
     let load = coordinator.load(rank);
     RankView {
         rank,
-        state: coordinator.standing(rank).map_or(seen.state, state_of),
+        state: coordinator.standing(rank).unwrap_or(seen.state),
         node_type: NodeTypeId(0),
         slots: seen.info.slots,
         billed_since: (!seen.shares).then_some(Time::ZERO),

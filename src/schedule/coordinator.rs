@@ -21,12 +21,12 @@ use std::sync::Arc;
 use super::gang::Gangs;
 pub use super::homes::Advice;
 use super::membership::Members;
-pub use super::membership::{Change, Member, Standing};
+pub use super::membership::{Change, Member};
 use super::protocol::{Load, Message, Started, Stop, Tried};
 use crate::graph::TaskGraph;
 use rustc_hash::FxHashMap;
 
-use crate::model::{Attempt, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
 
 /// What the coordinator is told.
 #[derive(Clone, Debug)]
@@ -187,7 +187,7 @@ impl Coordinator {
     }
 
     /// Where a rank stands, if there ever was one of this number.
-    pub fn standing(&self, rank: Rank) -> Option<Standing> {
+    pub fn standing(&self, rank: Rank) -> Option<RankState> {
         self.members.standing(rank)
     }
 
@@ -237,7 +237,7 @@ impl Coordinator {
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
         // Who is gone is told nothing but to leave.
-        let gone = |rank: Rank| self.members.standing(rank).is_some_and(Standing::is_gone);
+        let gone = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_gone);
         actions.retain(|action| match action {
             Action::Send { to, message } => *message == Message::Finish || !gone(*to),
             _ => true,
@@ -248,7 +248,7 @@ impl Coordinator {
         match self.members.standing(from) {
             Some(standing) if standing.is_here() => {}
             // It was given up, and its tasks have been given out again: nothing that it says counts any more.
-            Some(Standing::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
+            Some(RankState::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
             _ => return,
         }
         match message {

@@ -14,7 +14,7 @@
 
 use super::coordinator::Action;
 use super::protocol::Message;
-use crate::model::Rank;
+use crate::model::{Rank, RankState};
 
 /// A rank as the coordinator knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,25 +27,6 @@ pub struct Member {
     pub memory: u64,
     /// GPUs that its tasks may use.
     pub gpus: u32,
-}
-
-/// Where a rank stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Has been asked for and is not there yet.
-    Requested,
-    /// Is there and waits to be handed its first tasks.
-    Joining,
-    /// Takes part.
-    Active,
-    /// Ends what it runs, takes nothing more and then leaves.
-    Draining,
-    /// Is there and holds no task.
-    Parked,
-    /// Has been told to leave after it was empty.
-    Left,
-    /// Has vanished.
-    Lost,
 }
 
 /// What may happen to a rank.
@@ -65,20 +46,20 @@ pub enum Change {
     Lose,
 }
 
-impl Standing {
+impl RankState {
     /// True for a rank that hears messages.
     pub fn is_here(self) -> bool {
-        matches!(self, Standing::Joining | Standing::Active | Standing::Draining | Standing::Parked)
+        matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)
     }
 
     /// True for a rank that is gone for good.
     pub fn is_gone(self) -> bool {
-        matches!(self, Standing::Left | Standing::Lost)
+        matches!(self, RankState::Left | RankState::Lost)
     }
 
     /// What follows from an event; `None` if it means nothing to a rank in this state.
-    fn next(self, change: &Change) -> Option<Standing> {
-        use Standing::{Active, Draining, Joining, Lost, Parked, Requested};
+    fn next(self, change: &Change) -> Option<RankState> {
+        use RankState::{Active, Draining, Joining, Lost, Parked, Requested};
         match (self, change) {
             (Requested, Change::Arrive(_)) => Some(Joining),
             (Requested | Joining | Active | Draining | Parked, Change::Lose) => Some(Lost),
@@ -99,7 +80,7 @@ pub(super) struct Members {
 #[derive(Debug)]
 struct Entry {
     member: Member,
-    standing: Standing,
+    standing: RankState,
     /// It has been handed tasks at least once, so it must prepare for each change.
     handed: bool,
 }
@@ -107,7 +88,7 @@ struct Entry {
 impl Members {
     /// The ranks with which a run begins: all take part.
     pub(super) fn new(members: Vec<Member>) -> Members {
-        let entry = |member| Entry { member, standing: Standing::Active, handed: true };
+        let entry = |member| Entry { member, standing: RankState::Active, handed: true };
         Members { table: members.into_iter().map(entry).collect() }
     }
 
@@ -116,7 +97,7 @@ impl Members {
         self.table.len()
     }
 
-    pub(super) fn standing(&self, rank: Rank) -> Option<Standing> {
+    pub(super) fn standing(&self, rank: Rank) -> Option<RankState> {
         self.table.get(rank.index()).map(|entry| entry.standing)
     }
 
@@ -132,7 +113,7 @@ impl Members {
 
     /// Ranks that take part, once the joining ones have been handed their tasks.
     pub(super) fn active(&self) -> impl Iterator<Item = Rank> + '_ {
-        self.ranks(|entry| matches!(entry.standing, Standing::Joining | Standing::Active))
+        self.ranks(|entry| matches!(entry.standing, RankState::Joining | RankState::Active))
     }
 
     fn ranks(&self, which: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Rank> {
@@ -141,13 +122,13 @@ impl Members {
 
     /// True if a number is still to be filled by a rank that has been asked for.
     pub(super) fn expects_more(&self) -> bool {
-        self.table.iter().any(|entry| entry.standing == Standing::Requested)
+        self.table.iter().any(|entry| entry.standing == RankState::Requested)
     }
 
     /// The ranks with what they have; one that does not take part has no slots for anybody.
     pub(super) fn able(&self) -> Vec<Member> {
         let able = |entry: &Entry| match entry.standing {
-            Standing::Joining | Standing::Active => entry.member.clone(),
+            RankState::Joining | RankState::Active => entry.member.clone(),
             _ => Member { slots: 0, ..entry.member.clone() },
         };
         self.table.iter().map(able).collect()
@@ -157,7 +138,7 @@ impl Members {
     pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
         let fresh = rank.index() == self.table.len();
         if fresh && matches!(change, Change::Request | Change::Arrive(_)) {
-            self.table.push(Entry { member: Member::default(), standing: Standing::Requested, handed: false });
+            self.table.push(Entry { member: Member::default(), standing: RankState::Requested, handed: false });
         }
         let Some(entry) = self.table.get_mut(rank.index()) else { return false };
         let Some(next) = entry.standing.next(&change) else { return fresh };
@@ -172,8 +153,8 @@ impl Members {
     pub(super) fn hand_out(&mut self) {
         for entry in self.table.iter_mut().filter(|entry| entry.standing.is_here()) {
             entry.handed = true;
-            if entry.standing == Standing::Joining {
-                entry.standing = Standing::Active;
+            if entry.standing == RankState::Joining {
+                entry.standing = RankState::Active;
             }
         }
     }
@@ -181,7 +162,7 @@ impl Members {
     /// A rank has nothing to do here any more: it is told so.
     pub(super) fn leave(&mut self, rank: Rank, actions: &mut Vec<Action>) {
         if let Some(entry) = self.table.get_mut(rank.index()) {
-            entry.standing = Standing::Left;
+            entry.standing = RankState::Left;
             actions.push(Action::Send { to: rank, message: Message::Finish });
         }
     }
@@ -200,7 +181,7 @@ mod tests {
         for change in [Change::Recall, Change::Arrive(member()), Change::Lose, Change::Park, Change::Drain] {
             assert!(!members.change(Rank(1), change));
         }
-        assert_eq!(members.standing(Rank(1)), Some(Standing::Left));
+        assert_eq!(members.standing(Rank(1)), Some(RankState::Left));
     }
 
     #[test]
@@ -211,7 +192,7 @@ mod tests {
         assert!(members.change(Rank(1), Change::Arrive(Member { slots: 3, ..Member::default() })));
         assert_eq!((members.handed().count(), members.active().count(), members.able()[1].slots), (1, 2, 3));
         members.hand_out();
-        assert_eq!((members.handed().count(), members.standing(Rank(1))), (2, Some(Standing::Active)));
+        assert_eq!((members.handed().count(), members.standing(Rank(1))), (2, Some(RankState::Active)));
         assert!(!members.change(Rank(3), Change::Request), "numbers are given out in turn");
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::job::{Cost, Scaling};
 use crate::journal::Record;
 use crate::model::{Attempt, State, TaskId};
 use crate::schedule::coordinator::Why;
+use crate::seeds::{Named, seeds};
 
 fn scene(text: &str) -> Scene {
     Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
@@ -26,27 +26,6 @@ fn scene(text: &str) -> Scene {
 
 fn cluster(text: &str) -> Cluster {
     Cluster::parse(text, "c.toml").unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
-}
-
-/// The seeds to try: one that is to be replayed, so many as are asked for, or what a test takes by itself.
-fn seeds(usual: u64) -> Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
-    match (number("PHALANX_SEED"), number("PHALANX_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
-        (None, None) => 0..usual,
-    }
-}
-
-/// Names the seed when a run fails, so that it can be replayed.
-struct Named(u64, &'static str);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay with: PHALANX_SEED={} cargo test --lib sim::tests::{}", self.0, self.1);
-        }
-    }
 }
 
 const NOBODY: Before<'static> = Before { done: &|_| false, spent: 0.0 };
@@ -180,7 +159,7 @@ fn check_complete(scene: &Scene, records: &[Record], name: &str) {
 fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
     let (mut lost, mut epochs, mut grown) = (0, 0, 0);
     for seed in seeds(200) {
-        let _named = Named(seed, "no_task_is_lost");
+        let _named = Named(seed, "sim::tests::no_task_is_lost");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, false));
         let cluster = cluster(&random_cluster(&mut rng, false));
@@ -220,7 +199,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
 #[test]
 fn a_run_repeats_itself_exactly() {
     for seed in seeds(20) {
-        let _named = Named(seed, "a_run_repeats_itself");
+        let _named = Named(seed, "sim::tests::a_run_repeats_itself");
         let run = || {
             let mut rng = Rng::with_seed(seed);
             let scene = scene(&random_job(&mut rng, false));
@@ -249,7 +228,7 @@ fn a_run_repeats_itself_exactly() {
 fn the_budget_holds_and_what_it_stops_can_be_continued() {
     let mut stopped = 0;
     for seed in seeds(40) {
-        let _named = Named(seed, "the_budget_holds");
+        let _named = Named(seed, "sim::tests::the_budget_holds");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
         let calm = rng.bool();
@@ -313,7 +292,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
 fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
     let (mut feasible, mut met, mut within) = (0, 0, 0);
     for seed in seeds(8) {
-        let _named = Named(seed, "what_a_plan_calls_feasible");
+        let _named = Named(seed, "sim::tests::what_a_plan_calls_feasible");
         let mut rng = Rng::with_seed(seed);
         let scene = scene(&random_job(&mut rng, true));
         let cluster = cluster("[[node]]\nslots = 4\n[tasks]\nspread = 0.3\n");

@@ -14,9 +14,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Action, Change, Coordinator, Standing, Why};
+use super::{Action, Change, Coordinator, Why};
 use crate::graph::TaskGraph;
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::handout::Cutter;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::known;
@@ -126,7 +126,7 @@ impl Coordinator {
             preparing.kept.clear();
             preparing.missing = self.members.handed().collect();
             for &to in &preparing.missing {
-                let reserve = self.members.standing(to) == Some(Standing::Active);
+                let reserve = self.members.standing(to) == Some(RankState::Active);
                 let message = Message::Prepare { epoch: self.epoch, lost: preparing.lost, reserve };
                 actions.push(Action::Send { to, message });
             }
@@ -154,7 +154,7 @@ impl Coordinator {
 
     /// A rank that drains has nothing left.
     pub(super) fn emptied(&mut self, from: Rank, epoch: u32, actions: &mut Vec<Action>) {
-        let drained = self.members.standing(from) == Some(Standing::Draining);
+        let drained = self.members.standing(from) == Some(RankState::Draining);
         // During a change it is asked for an answer, and says so again afterwards.
         if drained && epoch == self.epoch && self.change.is_none() {
             self.loads[from.index()] = Default::default();
@@ -189,7 +189,7 @@ impl Coordinator {
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
         self.hand_out(&graph, &ended, &kept, actions);
         self.members.hand_out();
-        self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(Standing::is_here), actions);
+        self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(RankState::is_here), actions);
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
         }
@@ -201,7 +201,8 @@ impl Coordinator {
         if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
             return;
         }
-        let resting = |rank: &Rank| matches!(self.members.standing(*rank), Some(Standing::Parked | Standing::Draining));
+        let resting =
+            |rank: &Rank| matches!(self.members.standing(*rank), Some(RankState::Parked | RankState::Draining));
         let resting: Vec<Rank> = self.members.here().filter(resting).collect();
         for &rank in &resting {
             actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
@@ -288,7 +289,7 @@ impl Coordinator {
     fn note_lost_attempts(&mut self, now: Time, kept: &HashMap<TaskId, Rank>, actions: &mut Vec<Action>) {
         let mut lost: Vec<Attempt> = Vec::new();
         self.running.retain(|&task, &mut (rank, running)| {
-            let is_lost = self.members.standing(rank) == Some(Standing::Lost);
+            let is_lost = self.members.standing(rank) == Some(RankState::Lost);
             if is_lost && !kept.contains_key(&task) {
                 let (attempt, start) = (running.attempt, running.start);
                 let outcome = Outcome { state: State::NodeFail, exit: 0 };
@@ -350,7 +351,7 @@ impl Coordinator {
                 part: cutter.part(to.index()),
                 limits: self.tasks.advice.shares(to),
                 active: active.clone(),
-                leave: self.members.standing(to) == Some(Standing::Draining),
+                leave: self.members.standing(to) == Some(RankState::Draining),
                 ..std::mem::take(&mut hand_outs[to.index()])
             };
             actions.push(Action::Send { to, message: Message::HandOut(Box::new(hand_out)) });

@@ -18,6 +18,7 @@ use super::protocol::Stop;
 use crate::graph::TaskGraph;
 use crate::graph::link::Condition;
 use crate::model::{Attempt, Rank, State, TaskId};
+use crate::seeds::{Named, seeds};
 
 fn final_states(journals: &[&[Attempt]], tasks: usize) -> Vec<State> {
     let mut states = vec![State::Pending; tasks];
@@ -33,27 +34,6 @@ fn random_slots(rng: &mut Rng) -> Vec<u32> {
         slots[0] = 0;
     }
     slots
-}
-
-/// The seeds to try: one that is to be replayed, so many as are asked for, or what a test takes by itself.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
-    match (number("PHALANX_SEED"), number("PHALANX_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
-        (None, None) => 0..usual,
-    }
-}
-
-/// Names the seed when a run fails, so that it can be replayed.
-struct Named(u64, &'static str);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay with: PHALANX_SEED={} cargo test --lib schedule::tests::{}", self.0, self.1);
-        }
-    }
 }
 
 /// Every edge is respected and nothing ran twice that need not. What a rank did that had been declared lost by mistake is nobody's
@@ -94,7 +74,7 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
 fn random_graphs_end_as_the_oracle_says() {
     let mut stolen = 0;
     for seed in seeds(2000) {
-        let _named = Named(seed, "random_graphs");
+        let _named = Named(seed, "schedule::tests::random_graphs");
         let mut rng = Rng::with_seed(seed);
         let slots = random_slots(&mut rng);
         let job = Arc::new(Job::random(&mut rng, &slots));
@@ -115,7 +95,7 @@ fn random_graphs_end_as_the_oracle_says() {
 fn a_stopped_run_resumes_without_running_anything_completed_again() {
     let mut cut_short = 0;
     for seed in seeds(2000) {
-        let _named = Named(seed, "a_stopped_run");
+        let _named = Named(seed, "schedule::tests::a_stopped_run");
         let mut rng = Rng::with_seed(seed);
         let slots = random_slots(&mut rng);
         let job = Arc::new(Job::random(&mut rng, &slots));
@@ -165,7 +145,7 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
 fn ranks_come_go_and_die_and_nothing_is_lost() {
     let (mut complete, mut changed, mut lost_attempts) = (0, 0, 0);
     for seed in seeds(1500) {
-        let _named = Named(seed, "ranks_come_go_and_die");
+        let _named = Named(seed, "schedule::tests::ranks_come_go_and_die");
         let mut rng = Rng::with_seed(seed);
         let slots = random_slots(&mut rng);
         let job = Arc::new(Job::random(&mut rng, &slots));

@@ -9,7 +9,7 @@ use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId};
 use crate::runtime::captain::Captain;
 use crate::scale::{Action, Decision, NodeTypeId, RankView};
-use crate::schedule::coordinator::{self, Change, Member, Standing, Why};
+use crate::schedule::coordinator::{self, Change, Member, Why};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
 use crate::sim::cluster::Cluster;
@@ -130,13 +130,8 @@ impl World<'_> {
 
     fn state_of(&self, rank: Rank, seat: &Seat) -> RankState {
         match self.coordinator.standing(rank) {
-            Some(Standing::Requested | Standing::Joining) => RankState::Joining,
-            Some(Standing::Active) => RankState::Active,
-            Some(Standing::Draining) => RankState::Draining,
-            Some(Standing::Parked) => RankState::Parked,
-            Some(Standing::Left) => RankState::Left,
-            Some(Standing::Lost) => RankState::Lost,
-            None => seat.state,
+            Some(RankState::Requested) => RankState::Joining,
+            standing => standing.unwrap_or(seat.state),
         }
     }
 
@@ -186,7 +181,7 @@ impl World<'_> {
     pub(super) fn out_of_money(&mut self) {
         self.stop(Stop::Terminate);
         let silent = |(rank, seat): (u32, &Seat)| {
-            let expected = self.coordinator.standing(Rank(rank)).is_some_and(Standing::is_here);
+            let expected = self.coordinator.standing(Rank(rank)).is_some_and(RankState::is_here);
             (expected && !seat.here).then_some(rank)
         };
         let silent: Vec<u32> = (0..).zip(&self.seats).filter_map(silent).collect();
