@@ -500,6 +500,10 @@ impl Worker {
         if self.stopping.is_some() {
             return;
         }
+        if self.phase.is_freezing() {
+            // Whoever is home of them next starts them: the pool has given up what waits, and nobody keeps these.
+            return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
+        }
         let (gangs, here): (Vec<u32>, Vec<u32>) =
             locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));
         if !here.is_empty() {

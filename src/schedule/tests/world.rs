@@ -31,8 +31,8 @@ struct Pool {
     stopped: bool,
     /// Slots count nothing by themselves.
     frozen: bool,
-    /// What slots have counted and not told yet.
-    outbox: Vec<(Attempt, Ripple)>,
+    /// What slots have done and not told yet.
+    outbox: Vec<worker::Event>,
 }
 
 /// How it is with a rank's process.
@@ -352,6 +352,7 @@ impl World {
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
             worker::Action::Start(locals) => {
+                assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
                 let ledger = self.workers[rank].ledger().expect("open").clone();
                 for local in locals {
                     let urgency = ledger.urgency(local);
@@ -413,11 +414,9 @@ impl World {
         chosen.into_iter().map(lease).collect()
     }
 
-    /// Tells the machine what slots have counted.
+    /// Tells the machine what slots have done.
     fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
-        for (attempt, ripple) in std::mem::take(&mut self.pools[rank].outbox) {
-            events.push_back(worker::Event::Completed { attempts: vec![attempt], ripple });
-        }
+        events.extend(self.pools[rank].outbox.drain(..));
     }
 
     fn push(&mut self, rank: usize, urgency: u8, item: Item) {
@@ -542,8 +541,14 @@ impl World {
         let ledger = self.workers[rank].ledger().expect("open").clone();
         match ledger.local(task).filter(|_| fast) {
             Some(local) => self.complete_fast(rank, &ledger, local, record),
-            None => self.step(rank, worker::Event::Ended { attempt: record }),
+            None => self.leave(rank, worker::Event::Ended { attempt: record }),
         }
+    }
+
+    /// A slot leaves word for the machine, which hears it now or later.
+    fn leave(&mut self, rank: usize, word: worker::Event) {
+        self.pools[rank].outbox.push(word);
+        self.fill(rank, &mut VecDeque::new());
     }
 
     /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.
@@ -552,8 +557,8 @@ impl World {
         assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
         assert!(!ledger.complete(local, true, Time(self.now), &mut Ripple::default()), "and not again");
         let ready = std::mem::take(&mut ripple.ready);
-        self.pools[rank].outbox.push((attempt, ripple));
-        self.step(rank, worker::Event::Special(ready));
+        self.pools[rank].outbox.push(worker::Event::Completed { attempts: vec![attempt], ripple });
+        self.leave(rank, worker::Event::Special(ready));
     }
 }
 
