@@ -204,6 +204,29 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
 }
 
 #[test]
+fn single_tasks_are_cancelled_wherever_they_are() {
+    let dir = Dir::new("cancel-task");
+    let job = "[job]\nname = \"cancels\"\n\
+               [[task]]\nname = \"long\"\narray = \"1-2\"\ncommand = \"sleep 600\"\n\
+               [[task]]\nname = \"later\"\ncommand = \"true\"\nneeds = [\"long[1]\"]\n\
+               [[task]]\nname = \"short\"\narray = \"1-3\"\ncommand = \"true\"\nneeds = [\"afterany:long\"]\n";
+    let run = open_run(&dir, mpirun(&dir, 2), job);
+    let cancel = |task: &str| phalanx(&dir).args(["cancel", "run", task]).run();
+    wait_for("both to run", 60, || (status(&dir)["tasks"]["running"] == 2).then_some(()));
+    cancel("short[2]").ok().says("1 task is cancelled");
+    cancel("shorts").code(1).says("no task `shorts`");
+    cancel("long").ok().says("2 tasks are cancelled");
+    run.wait().code(1);
+    let trace = Trace::of(&dir, "run");
+    let state = |task: &str| trace.last(task).state.clone();
+    for task in ["long[1]", "long[2]", "short[2]"] {
+        assert_eq!(state(task), "CANCELLED", "{task}");
+    }
+    assert_eq!((&*state("later"), &*state("short[1]"), &*state("short[3]")), ("SKIPPED", "COMPLETED", "COMPLETED"));
+    phalanx(&dir).args(["report", "run"]).run().ok().says("3 cancelled");
+}
+
+#[test]
 fn what_a_lost_rank_ran_is_marked_and_runs_again() {
     let dir = Dir::new("marked");
     let run = open_run(&dir, phalanx(&dir), &waves(1, 6, 3.0));

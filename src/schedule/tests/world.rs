@@ -31,6 +31,8 @@ struct Pool {
     stopped: bool,
     /// Slots count nothing by themselves.
     frozen: bool,
+    /// Tasks that end as CANCELLED.
+    cancelled: BTreeSet<u32>,
     /// What slots have done and not told yet.
     outbox: Vec<worker::Event>,
 }
@@ -67,6 +69,8 @@ pub(super) enum Happening {
     Wish(Rank, Change),
     /// A rebalance.
     Rebalance,
+    /// A task is not wanted any more.
+    Cancel(u32),
 }
 
 /// What ran where and when.
@@ -266,6 +270,7 @@ impl World {
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
             Happening::Wish(rank, change) => self.change(rank, change),
+            Happening::Cancel(task) => self.coordinate(coordinator::Event::Cancel { tasks: task..task + 1 }),
             Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
             _ => {}
         }
@@ -383,6 +388,9 @@ impl World {
                 if how != Stop::Drain {
                     self.interrupt(rank);
                 }
+            }
+            worker::Action::Cancel(tasks) => {
+                self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
             }
             worker::Action::Exit => self.exit(rank),
         }
@@ -507,7 +515,7 @@ impl World {
         let interrupted = started == u64::MAX;
         let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
         let before = self.journal.iter().filter(lost).count() as u16;
-        let outcome = match interrupted {
+        let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
             true => Outcome { state: State::Cancelled, exit: -15 },
             false => self.job.outcome(task, attempt - before),
         };
