@@ -254,11 +254,34 @@ fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
     }
     run.wait_clean().ok();
     let trace = Trace::of(&dir, "run");
-    let completed: Vec<Option<u64>> = trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.index).collect();
+    let completed: Vec<Option<u64>> =
+        trace.0.iter().filter(|row| row.state == "COMPLETED").map(|row| row.index).collect();
     assert_eq!(completed.len(), 100_000, "after {changes} changes");
     assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 100_000, "after {changes} changes");
     assert!(changes > 3, "{changes} changes were carried out");
     eprintln!("{changes} changes, ranks {:?}", ranks(&trace).len());
+}
+
+#[test]
+fn a_rank_on_which_tasks_keep_failing_is_quarantined_and_a_slow_one_gets_less() {
+    let dir = Dir::new("health");
+    // Rank 1 takes four times as long, and fails what the last array asks.
+    let job = "[job]\nname = \"health\"\n\
+               [[task]]\nname = \"slow\"\narray = \"1-120\"\n\
+               command = \"if [ $PHALANX_RANK = 1 ]; then sleep 0.2; else sleep 0.05; fi\"\n\
+               [[task]]\nname = \"sick\"\narray = \"1-200\"\nneeds = [\"slow\"]\nretries = { count = 3, elsewhere = true }\n\
+               command = \"sleep 0.05; [ $PHALANX_RANK != 1 ]\"\n";
+    let run = open_run(&dir, mpirun(&dir, 3), job);
+    wait_for("the slow rank to be found", 120, || run.stderr_so_far().contains("times as long").then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("slower than others");
+    wait_for("the sick rank to be found", 120, || (count(&status(&dir), "quarantined") == 1).then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("failures");
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 320);
+    let failed = trace.0.iter().filter(|row| row.state == "FAILED").count();
+    assert!((5..20).contains(&failed), "{failed} attempts failed");
+    phalanx(&dir).args(["report", "run"]).run().ok().says("rank 1 is quarantined");
 }
 
 #[test]

@@ -59,6 +59,16 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
 }
 
+/// What is wrong with a rank, if anything is.
+fn health(rank: &Value) -> String {
+    let slow = rank["slowdown"].as_f64().map(|times| format!("  {times:.1} x slower than others")).unwrap_or_default();
+    match number(rank, "failures") {
+        0 => slow,
+        1 => format!("{slow}  1 failure"),
+        many => format!("{slow}  {many} failures"),
+    }
+}
+
 /// The status as a person reads it.
 fn text(run: &str, status: &Value) -> String {
     let tasks = &status["tasks"];
@@ -73,12 +83,13 @@ fn text(run: &str, status: &Value) -> String {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
         let _ = writeln!(
             text,
-            "  rank {:<4} {:<10} {:<16} {:>3} of {:>3} slots busy{block}",
+            "  rank {:<4} {:<11} {:<16} {:>3} of {:>3} slots busy{block}{}",
             number(rank, "rank"),
             word(rank, "state"),
             word(rank, "node"),
             number(rank, "running"),
             number(rank, "slots"),
+            health(rank),
         );
     }
     for block in status["blocks"].as_array().into_iter().flatten() {

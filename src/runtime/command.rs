@@ -122,7 +122,7 @@ impl Head {
     fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
         let number = what.strip_prefix("rank").unwrap_or(what).trim().parse().ok().map(Rank);
         let wanted: Vec<Rank> = self
-            .ranks_in(|s| matches!(s, RankState::Joining | RankState::Active | RankState::Parked))
+            .ranks_in(RankState::is_billed)
             .into_iter()
             .filter(|&rank| number == Some(rank) || self.node_of(rank).as_deref() == Some(what))
             .collect();
@@ -207,6 +207,7 @@ impl Head {
             None => self.infos.get(rank.index()).map_or(0, |info| info.slots),
         };
         let here = state.is_some_and(RankState::is_billed);
+        let (slow, failures) = self.coordinator.health(rank);
         json!({
             "rank": rank.0,
             "node": self.node_of(rank),
@@ -214,6 +215,8 @@ impl Head {
             "slots": slots,
             "running": if here { load.running } else { 0 },
             "ready": if here { load.ready } else { 0 },
+            "slowdown": slow,
+            "failures": failures,
             "block": self.joined(rank).and_then(|world| world.block),
         })
     }

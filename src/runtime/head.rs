@@ -163,6 +163,7 @@ impl Head {
         }
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
+        messages.extend(self.give_back_sick(now));
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
             messages.extend(self.command(now, call));
         }
@@ -238,6 +239,14 @@ impl Head {
             blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
         }
         messages
+    }
+
+    /// Nodes that joined and on which tasks keep failing are of no use.
+    fn give_back_sick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let worlds = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let is_sick = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Quarantined);
+        let sick: Vec<Rank> = worlds.filter(is_sick).collect();
+        if sick.is_empty() { Vec::new() } else { self.drain_ranks(now, &sick) }
     }
 
     /// Lets the coordinator see to events.
