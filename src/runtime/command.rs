@@ -31,9 +31,8 @@ impl Head {
             }
         };
         if question != Question::Status {
-            let asked = serde_json::to_string(&question).unwrap_or_default();
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
-            self.tell(now, level, &format!("asked by the user: {asked}: {did}: {}", answer.text));
+            self.tell(now, level, &format!("asked by the user: {question}: {did}: {}", answer.text));
         }
         call.answer(answer);
         messages
@@ -60,7 +59,7 @@ impl Head {
     }
 
     /// Blocks that have been asked for and whose ranks are not there.
-    fn coming(&self) -> u32 {
+    pub(super) fn coming(&self) -> u32 {
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
         self.supply.as_ref().map_or(0, |s| s.blocks().iter().filter(|block| comes(block.state)).count() as u32)
     }

@@ -56,6 +56,8 @@ pub enum Event {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
+    /// Further ranks can be had, or (`false`) cannot any more: tasks that no rank can run are waited for, or end the run.
+    Hope(bool),
     /// These tasks are not wanted any more.
     Cancel {
         /// Their numbers.
@@ -145,6 +147,8 @@ pub struct Coordinator {
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: u32,
+    /// Ranks may still come that have not been announced: somebody can ask for nodes.
+    hopeful: bool,
     tally: Tally,
     open: u32,
     failures: u32,
@@ -181,6 +185,7 @@ impl Coordinator {
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
             homeless: 0,
+            hopeful: false,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,
             failures: 0,
@@ -211,6 +216,11 @@ impl Coordinator {
     /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how many attempts failed there.
     pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {
         (self.health.slow(rank), self.health.failures(rank))
+    }
+
+    /// Open tasks that no rank can run.
+    pub fn homeless(&self) -> u32 {
+        self.homeless
     }
 
     /// The number that the next rank to be asked for, or to arrive unasked, will have.
@@ -250,6 +260,7 @@ impl Coordinator {
             Event::Stop { how, why } => self.stop(how, why, actions),
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
+            Event::Hope(hopeful) => self.hopeful = hopeful,
             Event::Cancel { tasks } => self.cancel(&tasks, actions),
         }
         self.call_for_help(now, actions);

@@ -215,7 +215,7 @@ impl Coordinator {
         }
         if !resting.is_empty() {
             self.begin_change(now, false, true, actions);
-        } else if !self.members.expects_more() {
+        } else if !self.members.expects_more() && !self.hopeful {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
             actions.push(Action::Tell(format!("{reason}: nothing more is started")));
             self.stop(Stop::Drain, Why::Broken(reason), actions);
