@@ -331,3 +331,49 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
     }
     assert!(f64::from(met) >= 0.9 * f64::from(feasible), "{met} of {feasible}");
 }
+
+#[test]
+fn the_end_lies_in_the_interval_that_was_foreseen_eight_times_of_ten() {
+    let (mut within, mut soon, mut late, mut all) = (0, 0, 0, 0);
+    for seed in seeds(120) {
+        let _named = Named(seed, "sim::tests::the_end_lies_in_the_interval");
+        let mut rng = Rng::with_seed(seed);
+        let scene = scene(&random_job(&mut rng, true));
+        let delay = [1, 20, 90][rng.usize(0..3)];
+        let cluster = cluster(&format!(
+            "[[node]]\nslots = 4\nlimit = 8\ndelay = {{ median = \"{delay}s\", sigma = 0.3 }}\n[tasks]\nspread = {:.2}\n",
+            0.1 + rng.f64() * 0.4
+        ));
+        let policy = ["hybrid", "performance", "predictive"][rng.usize(0..3)];
+        let scaling = Scaling { max_ranks: 8, ..Scaling::default() };
+        let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
+        let trial = Trial {
+            scene: &scene,
+            cluster: &cluster,
+            policy,
+            scaling: &scaling,
+            cost: &cost,
+            ranks,
+            homes: None,
+            seed,
+            before: NOBODY,
+        };
+        let ended = trial.run(&mut Forget).unwrap().ended;
+        let end = ended.time.seconds();
+        // Looks of one run are alike: four of each, spread over it, are asked.
+        for share in [0.0, 0.25, 0.5, 0.75] {
+            let Some((_, forecast)) = ended.forecasts.iter().find(|(at, _)| at.seconds() >= share * end) else {
+                continue;
+            };
+            all += 1;
+            within += u32::from((forecast.finish_q10_s..=forecast.finish_q90_s).contains(&end));
+            soon += u32::from(end < forecast.finish_q10_s);
+            late += u32::from(end > forecast.finish_q90_s);
+        }
+    }
+    println!("{within} of {all} ends lay in the interval of 80 %, {soon} before it, {late} after it");
+    if std::env::var("PHALANX_SEED").is_err() {
+        let share = f64::from(within) / f64::from(all);
+        assert!((0.75..=0.90).contains(&share), "{within} of {all}, {soon} before, {late} after");
+    }
+}

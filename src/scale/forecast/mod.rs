@@ -14,6 +14,7 @@ use self::hold::{Charge, Holder};
 use self::outline::Outline;
 use self::play::Player;
 use self::scene::Scene;
+use super::decision::{Candidate, Forecast};
 use super::estimate::{Estimates, Quantiles};
 use super::observation::Observation;
 use super::price::{Account, NodeType, NodeTypeId, Prices};
@@ -72,17 +73,37 @@ pub struct Outlook {
 pub struct Prospect {
     /// So many ranks.
     pub ranks: u32,
+    /// Seconds until the end: one case in ten is sooner.
+    pub finish_q10: f64,
     /// Seconds until the end (median).
     pub finish_q50: f64,
     /// Seconds until the end, in nine of ten cases.
     pub finish_q90: f64,
-    /// Bill of the whole run, spent so far included (median).
+    /// Bill of the whole run, spent so far included: one case in ten is cheaper.
+    pub cost_q10: f64,
+    /// The same (median).
     pub cost: f64,
     /// The same in nine of ten cases.
     pub cost_q90: f64,
     /// Ranks to ask for or to hold now: those that will be used before new ones could come, and those whose gap is shorter than
     /// giving them back and asking again would take.
     pub wanted: u32,
+}
+
+impl Prospect {
+    /// What it comes to, on the clock of the run.
+    pub fn candidate(&self, now: Time, feasible: bool) -> Candidate {
+        Candidate {
+            ranks: self.ranks,
+            finish_q10: now.after_seconds(self.finish_q10),
+            finish_q50: now.after_seconds(self.finish_q50),
+            finish_q90: now.after_seconds(self.finish_q90),
+            cost_q10: self.cost_q10,
+            cost: self.cost,
+            cost_q90: self.cost_q90,
+            feasible,
+        }
+    }
 }
 
 impl Forecaster {
@@ -116,6 +137,15 @@ impl Forecaster {
         }
     }
 
+    /// When the run will be over, and what it will cost, if the number of ranks stays as it is.
+    pub fn foresee(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Option<Forecast> {
+        let supply = seen.supply().max(1);
+        let scope = Scope { min_ranks: supply, max_ranks: supply, interval: 0.0 };
+        let outlook = self.look(seen, estimates, prices, &scope);
+        let prospect = outlook.prospects.iter().find(|prospect| prospect.ranks == supply);
+        prospect.map(|prospect| prospect.candidate(seen.now, true).forecast())
+    }
+
     /// Makes the outline anew if there is none for this graph, or if half of what it was made for is done.
     fn prepare(&mut self, seen: &Observation<'_>) {
         let graph = seen.remaining.graph();
@@ -144,6 +174,8 @@ struct Sight<'a> {
     late: f64,
     charge: Charge,
     settled: f64,
+    /// The bill up to now.
+    spent: f64,
     /// Seconds until the deadline.
     deadline: Option<f64>,
     budget: Option<f64>,
@@ -161,6 +193,7 @@ impl<'a> Sight<'a> {
         delay: Quantiles,
     ) -> Sight<'a> {
         let node = prices.node(NodeTypeId(0));
+        let account = Account::of(seen, prices);
         let charge = node.map_or(Charge { minimum: 0.0, granularity: 0.0, per_second: 0.0 }, charge_of);
         let mut holders = holders(seen, estimates, scope.min_ranks);
         let supply = holders.len() as u32;
@@ -177,7 +210,8 @@ impl<'a> Sight<'a> {
             gap: delay.q50 + charge.minimum,
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
-            settled: Account::of(seen, prices).settled(),
+            settled: account.settled(),
+            spent: account.spent(),
             deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
             budget: prices.budget,
             charge,
@@ -250,10 +284,15 @@ impl<'a> Sight<'a> {
         let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
         let dear = cost * (scene.doubtful_work / scene.work.max(1e-9) - 1.0).max(0.0);
         let dear_by_chance = Z90 * scene.work_deviation * self.charge.per_second * f64::from(ranks) / slots;
+        // What may take twice as long may take half as long, too.
+        let unknown_early = unknown * course.finish / (course.finish + unknown).max(1e-9);
+        let cheap = dear * cost / (cost + dear).max(1e-12);
         let prospect = Prospect {
             ranks,
+            finish_q10: (course.finish - unknown_early.hypot(chance)).max(0.0),
             finish_q50: course.finish,
             finish_q90: course.finish + unknown.hypot(chance).hypot(late_nodes.min(course.finish)),
+            cost_q10: (self.settled + cost - cheap.hypot(dear_by_chance)).max(self.spent.min(self.settled + cost)),
             cost: self.settled + cost,
             cost_q90: self.settled + cost + dear.hypot(dear_by_chance),
             wanted: self.wanted(ranks, course, holders),
