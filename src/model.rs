@@ -64,6 +64,12 @@ impl Time {
     pub fn after(self, d: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
+
+    /// This moment plus so many seconds, saturating; what is negative or no number adds nothing.
+    pub fn after_seconds(self, seconds: f64) -> Time {
+        // The cast saturates, and takes what is no number for zero.
+        Time(self.0.saturating_add((seconds * 1e9) as u64))
+    }
 }
 
 /// State of a task, in the words of Slurm's `sacct`.

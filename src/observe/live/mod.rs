@@ -23,6 +23,7 @@ use super::print::ReportError;
 use super::run_view::{Parse, RunState, RunView};
 use super::samples::Samples;
 use crate::journal::RunDir;
+use crate::scale::Forecast;
 use totals::Totals;
 
 pub use http::{Listener, OPENAPI, Serving, routes};
@@ -84,7 +85,13 @@ impl Live {
 
     /// How long the rest will take, in seconds; `None` if nothing is known, or nothing is left.
     fn remaining_s(&self) -> Option<f64> {
-        self.samples.remaining_s().filter(|_| self.goes_on())
+        let foreseen = self.forecast().map(|forecast| (forecast.finish_q50_s - self.elapsed_s()).max(0.0));
+        foreseen.or_else(|| self.samples.remaining_s()).filter(|_| self.goes_on())
+    }
+
+    /// When the end was last foreseen for, while the run goes on.
+    fn forecast(&self) -> Option<Forecast> {
+        self.samples.last().filter(|_| self.goes_on()).and_then(|sample| sample.forecast)
     }
 
     /// Tasks that run and tasks that only wait for a slot, at the latest sample of a run that goes on.

@@ -107,6 +107,11 @@ fn figures(frame: &mut Frame, live: &Live) {
         let end = crate::journal::unix_now_ns().saturating_add((left * 1e9) as u64);
         let _ = write!(text, "   ends in {} (about {})", clock(left), utc(end));
     }
+    if let Some(forecast) = live.forecast() {
+        let left = |finish: f64| clock((finish - live.elapsed_s()).max(0.0));
+        let (soon, late) = (left(forecast.finish_q10_s), left(forecast.finish_q90_s));
+        let _ = write!(text, "   8 of 10 cases: {soon} to {late}");
+    }
     frame.plain(&text);
     let slots: u64 = live.view.session().began.ranks.iter().map(|rank| u64::from(rank.slots)).sum();
     let held = live.elapsed_s() * slots as f64;
