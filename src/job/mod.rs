@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
-pub use capacity::{Capacity, ProviderKind};
+pub use capacity::{Capacity, ProviderKind, host_name};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;

@@ -10,6 +10,7 @@
 //!   samples.jsonl          how far it was, second by second
 //!   report.html            what `phalanx report` made of it
 //!   outputs/               what tasks printed (see `output`)
+//!   blocks/                what nodes that joined had to say, and the name of their jobs
 //!   lock                   held while the run goes on (see `lock`)
 //! ```
 //!
