@@ -243,6 +243,7 @@ impl Engine {
         if self.over {
             return false;
         }
+        self.post_mail(crew);
         let quiet = self.worker.is_stopping() && crew.is_quiet();
         let mut moved = self.hear_load(crew);
         moved |= self.hear_ranks(crew);
@@ -402,7 +403,12 @@ impl Engine {
     /// Carries one action out; some are answered by an event.
     fn act(&mut self, crew: &Crew, action: Action) -> Option<Event> {
         match action {
-            Action::Send { to, message } => self.send(to, message),
+            Action::Send { to, message } => {
+                if matches!(message, Message::Report { .. } | Message::Stopped) {
+                    self.post_mail(crew);
+                }
+                self.send(to, message);
+            }
             Action::Start(locals) => crew.start(&locals),
             Action::StartLease(lease) => crew.start_lease(lease),
             Action::Surrender { to, max } => {
@@ -442,6 +448,13 @@ impl Engine {
     fn send_all(&mut self, messages: Vec<(Rank, Message)>) {
         for (to, message) in messages {
             self.send(to, message);
+        }
+    }
+
+    /// Sends rank 0 what lies in the mailbox.
+    fn post_mail(&mut self, crew: &Crew) {
+        for message in crew.mailbox.take() {
+            self.send(Rank::ZERO, message);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::gate::{Gate, Steps};
@@ -43,6 +44,8 @@ pub(super) struct Head {
     pub(super) supply: Option<Supply>,
     /// Where people ask.
     server: Option<Server>,
+    /// What is to be noted of alerts.
+    alerts: Option<Receiver<String>>,
     /// The ranks that were there from the start.
     pub(super) infos: Vec<RankInfo>,
     estimate: Estimate,
@@ -86,6 +89,7 @@ impl Head {
             gate: None,
             supply: None,
             server: None,
+            alerts: None,
             infos: Vec::new(),
             launched: mpi::launched(),
             next_tick: Time::ZERO,
@@ -112,6 +116,22 @@ impl Head {
         (self.server, self.infos) = (server, infos);
     }
 
+    /// Notes what comes out here.
+    pub(super) fn set_alerts(&mut self, alerts: Option<Receiver<String>>) {
+        self.alerts = alerts;
+    }
+
+    /// Waits until those who read the run directory can see all that has happened.
+    pub(super) fn settle(&mut self) {
+        self.journal.settle();
+    }
+
+    fn note_alerts(&mut self, now: Time) {
+        while let Some(text) = self.alerts.as_ref().and_then(|alerts| alerts.try_recv().ok()) {
+            self.tell(now, Level::Warning, &text);
+        }
+    }
+
     /// Begins the run.
     pub(super) fn begin(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let mut actions = Vec::new();
@@ -135,6 +155,17 @@ impl Head {
 
     /// Takes a message for the coordinator; returns what it answers.
     pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        let message = match message {
+            Message::Vitals(vitals) => {
+                self.progress.vitals(now.since(Time::ZERO), from, &vitals);
+                return Vec::new();
+            }
+            Message::Measured { measures } => {
+                self.progress.measured(now.since(Time::ZERO), &measures);
+                return Vec::new();
+            }
+            message => message,
+        };
         if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
             return self.follow(now, steps);
         }
@@ -157,6 +188,7 @@ impl Head {
             }
             return self.stop(now, how, Why::Walltime);
         }
+        self.note_alerts(now);
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
@@ -331,6 +363,7 @@ impl Head {
             notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
         }
         self.server = None;
+        self.note_alerts(now);
         let reason = match &self.finished {
             Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),

@@ -415,7 +415,9 @@ impl Worker {
             | Message::GangEnded { .. }
             | Message::Stopped
             | Message::Broken { .. }
-            | Message::Leaving => {}
+            | Message::Leaving
+            | Message::Vitals(_)
+            | Message::Measured { .. } => {}
         }
     }
 
