@@ -58,10 +58,18 @@ impl Listening {
             url.strip_prefix("http://").and_then(|rest| rest.split_once("/?token=")).expect("an address and a token");
         let (address, token) = (address.to_owned(), token.to_owned());
         let listening = Listening { run, dir, address, token };
-        wait_for("the early tasks to end", 60, || {
-            let run = listening.json("/api/v1/run");
-            (run["completed"] == 20 && run["failed"] == 1 && run["running"].as_u64() > Some(0)).then_some(())
+        let mut state = Value::Null;
+        let mut ended = || {
+            state = listening.json("/api/v1/run");
+            state["completed"] == 20 && state["failed"] == 1 && state["running"].as_u64() > Some(0)
+        };
+        let in_time = (0..1200).any(|_| {
+            ended() || {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
         });
+        assert!(in_time, "the early tasks did not end: {state:#}\n{}", listening.run.stderr_so_far());
         listening
     }
 
@@ -318,6 +326,9 @@ fn a_run_is_changed_over_http_as_by_the_commands() {
     assert!(status == 409 && answer["ok"] == false, "{answer}");
     assert_eq!(post("/api/v1/drain", "{\"what\": \"1\"}").0, 200);
     wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
+    assert_eq!(post("/api/v1/cancel", "{\"task\": \"nothing\"}").0, 409);
+    assert_eq!(post("/api/v1/cancel", "{\"task\": \"late[9]\"}").0, 200);
+    wait_for("the task to be cancelled", 60, || (run.json("/api/v1/run")["cancelled"] == 1).then_some(()));
     assert_eq!(post("/api/v1/cancel", "{}").0, 200);
     let Listening { run, dir, .. } = run;
     run.wait_clean().code(143);
@@ -436,6 +447,75 @@ file = "never"
     let metrics = dir.read("run.prom");
     assert!(metrics.contains("phalanx_tasks{state=\"completed\"} 7"), "{metrics}");
     assert!(metrics.contains("phalanx_custom_values_total{name=\"loss\"} 6"), "{metrics}");
+}
+
+/// Asks a Prometheus on this machine; what it answers to a query, as a list of series.
+fn prometheus(address: &str, query: &str) -> Result<Vec<Value>, String> {
+    let escaped: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
+    let request = format!("GET /api/v1/query?query={escaped} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let body = &answer[answer.find('{').ok_or("no JSON")?..=answer.rfind('}').ok_or("no JSON")?];
+    let body: Value = serde_json::from_str(body).map_err(|e| format!("{e}: {body}"))?;
+    match &body["data"]["result"] {
+        Value::Array(series) => Ok(series.clone()),
+        _ => Err(body.to_string()),
+    }
+}
+
+/// A real Prometheus scrapes a real run, and every query of the dashboard finds something.
+#[test]
+fn every_query_of_the_dashboard_is_answered_by_prometheus() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&paths).any(|dir| dir.join("prometheus").is_file()) {
+        return skip_loudly("there is no Prometheus");
+    }
+    let job = "[[task]]\nname = \"told\"\ncommand = \"echo loss 2 >> $PHALANX_METRICS\"\n\
+        [[task]]\nname = \"broken\"\ncommand = \"exit 9\"\n\
+        [[task]]\nname = \"again\"\narray = \"0-9999\"\ncommand = \"test -e end || sleep 0.3\"\n\
+        [scaling]\npolicy = \"predictive\"\nmax_ranks = 2\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nbudget = 1000.0\n";
+    let dir = Dir::new("prometheus");
+    dir.job("long.toml", job);
+    let run = mpirun(&dir, 2).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
+    let url = wait_for("the address of the page", 60, || {
+        let said = run.stderr_so_far();
+        Some(said.lines().find_map(|line| line.split_once("http://"))?.1.trim().to_owned())
+    });
+    let (target, token) = url.split_once("/?token=").expect("a token");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let config = format!(
+        "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: phalanx\n    authorization:\n      credentials: {token}\n    \
+         static_configs:\n      - targets: [\"{target}\"]\n"
+    );
+    dir.file("prometheus.yml", &config);
+    let listen = format!("--web.listen-address={port}");
+    let server = TestCommand::new("prometheus", dir.path())
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", &listen])
+        .start();
+    let dashboard: Value = serde_json::from_str(include_str!("../docs/grafana.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let mut open: Vec<String> = queries.map(|t| t["expr"].as_str().expect("a query").to_owned()).collect();
+    assert!(open.len() > 15);
+    let mut said = String::new();
+    for _ in 0..600 {
+        open.retain(|query| {
+            let query = query.replace("$__rate_interval", "15s").replace("$run", ".*");
+            let answer = prometheus(&port.to_string(), &query);
+            said = format!("{answer:?}");
+            !answer.is_ok_and(|series| !series.is_empty() && series.iter().all(|s| s["value"][1] != "NaN"))
+        });
+        if open.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(open.is_empty(), "{open:#?} found nothing: {said}");
+    drop(server);
+    dir.file("end", "");
+    run.wait_clean().code(1);
 }
 
 #[test]

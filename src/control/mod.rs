@@ -45,8 +45,12 @@ pub enum Question {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
-    /// The run shall end.
-    Cancel,
+    /// The run shall end, or only some of its tasks.
+    Cancel {
+        /// A task such as `tile[3]`, or all tasks of an array (`tile`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<String>,
+    },
 }
 
 /// A number of ranks.

@@ -6,7 +6,7 @@ use super::head::Head;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
-use crate::model::{Rank, RankState, Time};
+use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::{Change, Event, Why};
 use crate::schedule::protocol::{Message, Stop};
 
@@ -24,7 +24,8 @@ impl Head {
             Question::Rebalance => {
                 (Answer::done("the remaining work is shared out evenly"), self.happens(now, [Event::Rebalance]))
             }
-            Question::Cancel => {
+            Question::Cancel { task: Some(name) } => self.cancel(now, name),
+            Question::Cancel { task: None } => {
                 let messages = self.stop(now, Stop::Terminate, Why::Signal(libc::SIGTERM));
                 (Answer::done("the run is being ended; what is complete stays so (--resume)"), messages)
             }
@@ -145,6 +146,22 @@ impl Head {
             many => format!("; {many} ranks of the run's own world cannot leave it and are parked instead"),
         };
         (Answer::done(format!("{} ranks drain{parked}", joined.len())), messages)
+    }
+
+    fn cancel(&mut self, now: Time, name: &str) -> (Answer, Messages) {
+        let Some(tasks) = self.job.as_ref().and_then(|job| job.find(name)) else {
+            return (Answer::refused(format!("this job has no task `{name}`")), Messages::new());
+        };
+        let open = tasks.clone().filter(|&task| self.coordinator.final_state(TaskId(task)).is_none()).count();
+        if open == 0 {
+            return (Answer::refused(format!("`{name}` has ended already")), Messages::new());
+        }
+        let messages = self.happens(now, [Event::Cancel { tasks }]);
+        let text = match open {
+            1 => "1 task is cancelled, with what needs it".to_owned(),
+            many => format!("{many} tasks are cancelled, with what needs them"),
+        };
+        (Answer::done(text), messages)
     }
 
     fn joined(&self, rank: Rank) -> Option<&super::gate::World> {

@@ -11,6 +11,7 @@ use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::control::Server;
 use crate::fabric::mpi;
+use crate::job::Job;
 use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
@@ -46,6 +47,8 @@ pub(super) struct Head {
     server: Option<Server>,
     /// What is to be noted of alerts.
     alerts: Option<Receiver<String>>,
+    /// What is being run; known once somebody may ask.
+    pub(super) job: Option<Arc<Job>>,
     /// The ranks that were there from the start.
     pub(super) infos: Vec<RankInfo>,
     estimate: Estimate,
@@ -90,6 +93,7 @@ impl Head {
             supply: None,
             server: None,
             alerts: None,
+            job: None,
             infos: Vec::new(),
             launched: mpi::launched(),
             next_tick: Time::ZERO,
@@ -111,9 +115,9 @@ impl Head {
         (self.gate, self.supply) = (Some(gate), supply);
     }
 
-    /// Answers those who ask at this socket about these ranks.
-    pub(super) fn set_server(&mut self, server: Option<Server>, infos: Vec<RankInfo>) {
-        (self.server, self.infos) = (server, infos);
+    /// Answers those who ask at this socket about this job on these ranks.
+    pub(super) fn set_server(&mut self, server: Option<Server>, job: &Arc<Job>, infos: Vec<RankInfo>) {
+        (self.server, self.job, self.infos) = (server, Some(Arc::clone(job)), infos);
     }
 
     /// Notes what comes out here.

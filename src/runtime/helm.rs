@@ -17,7 +17,7 @@ use crate::capacity::{Block, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
-use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
+use crate::model::{Attempt, Rank, RankState, TaskId, Time};
 use crate::scale::{Action, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
@@ -163,8 +163,7 @@ impl Helm {
             }
             let was_open = self.captain.is_open(attempt.task);
             self.captain.hears(attempt);
-            // A task that the stop has ended is not done with.
-            if was_open && attempt.last && attempt.outcome.state != State::Cancelled {
+            if was_open && attempt.last {
                 self.ends(attempt.task.0);
             }
         }

@@ -135,7 +135,7 @@ fn set_out(
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
     let supply = Supply::of(&job.capacity, &welcome.run_dir, &welcome.run_name)?;
-    head.set_server(answer(&welcome.run_dir, &wake), infos);
+    head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
     if let Some(listen) = options.join_on.clone().or_else(|| job.capacity.address()) {
         let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;

@@ -16,6 +16,7 @@
 
 mod change;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::gang::Gangs;
@@ -54,6 +55,11 @@ pub enum Event {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
+    /// These tasks are not wanted any more.
+    Cancel {
+        /// Their numbers.
+        tasks: Range<u32>,
+    },
 }
 
 /// What the coordinator does.
@@ -145,6 +151,8 @@ pub struct Coordinator {
     stopping: Option<(Stop, Why)>,
     finished: bool,
     gangs: Gangs,
+    /// Tasks that are not wanted any more (from, to).
+    cancelled: Vec<(u32, u32)>,
 }
 
 impl Coordinator {
@@ -177,6 +185,7 @@ impl Coordinator {
             max_failures,
             stopping: None,
             finished: false,
+            cancelled: Vec::new(),
         }
     }
 
@@ -233,6 +242,7 @@ impl Coordinator {
             Event::Stop { how, why } => self.stop(how, why, actions),
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
+            Event::Cancel { tasks } => self.cancel(&tasks, actions),
         }
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
@@ -344,6 +354,15 @@ impl Coordinator {
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
         self.tell_all(Message::Stop { how }, actions);
+    }
+
+    /// Everybody hears of it, for anybody may have them; who comes later hears of it then.
+    fn cancel(&mut self, tasks: &Range<u32>, actions: &mut Vec<Action>) {
+        if self.finished {
+            return;
+        }
+        self.cancelled.push((tasks.start, tasks.end));
+        self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
     }
 
     fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {

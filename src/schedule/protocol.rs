@@ -10,7 +10,7 @@ use super::ranks::Ranks;
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,6 +150,12 @@ pub enum Message {
     Stop {
         /// Whether running tasks are ended too.
         how: Stop,
+    },
+    /// Coordinator to all: these tasks (from, to) are not wanted any more. What runs of them is ended; the others end as CANCELLED
+    /// when they would start.
+    Cancel {
+        /// Ranges of numbers, the ends not included.
+        tasks: Vec<(u32, u32)>,
     },
     /// A rank to the coordinator: nothing runs here any more, and all that ended has been reported.
     Stopped,

@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(told(&mut watch, swings), [0, 60, 120, 180]);
         // One that never lasts is never told.
         let mut watch = Watch::new(alert());
-        assert_eq!(told(&mut watch, (0..200).map(|t| (t, if t % 3 == 0 { 1.0 } else { 20.0 }))), []);
+        assert_eq!(told(&mut watch, (0..200).map(|t| (t, if t % 3 == 0 { 1.0 } else { 20.0 }))), Vec::<u32>::new());
     }
 
     #[test]

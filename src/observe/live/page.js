@@ -122,10 +122,16 @@ function steer(question, consequence, path, body) {
 $('more').addEventListener('click', () => steer('One more rank?', 'A parked rank is woken, or else a node is asked for; nodes are billed.', '/api/v1/scale', {ranks: '+1'}));
 $('fewer').addEventListener('click', () => steer('One rank fewer?', 'What waits is withdrawn first; then a rank that joined drains and gives its node back, or one of the run’s own is parked.', '/api/v1/scale', {ranks: '-1'}));
 $('rebalance').addEventListener('click', () => steer('Share the remaining work out evenly?', 'Tasks that have not begun move between ranks; what runs goes on.', '/api/v1/rebalance', {}));
+$('cancelTask').addEventListener('click', () => {
+  const task = $('task').value.trim();
+  if (!task) return $('task').focus();
+  steer(`Cancel ${task}?`, 'What runs of it is ended, what would run later is not started, and what needs it is skipped.', '/api/v1/cancel', {task});
+});
 $('cancel').addEventListener('click', () => steer('Cancel the run?', 'Tasks that run are ended. What is complete stays so; phalanx run --resume goes on from there.', '/api/v1/cancel', {}));
 
 function showClasses({classes}) {
   ranked = classes.slice().sort((a, b) => b.work_s - a.work_s).map(c => c.name);
+  if ($('tasks').childElementCount !== Math.min(ranked.length, 200)) $('tasks').replaceChildren(...ranked.slice(0, 200).map(name => { const option = element('option'); option.value = name; return option; }));
   const sorted = classes.slice().sort((a, b) => b.work_s - a.work_s).slice(0, 60);
   rows('classes', sorted, c => [c.name, count(c.attempts), count(c.failed), ...[c.mean_s, c.p50_s, c.p95_s, c.p99_s, c.max_s, c.waited_p95_s, c.work_s].map(seconds)], [0]);
   $('key').replaceChildren(...ranked.slice(0, 10).map((name, i) => {

@@ -40,6 +40,13 @@ struct Drain {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Cancel {
+    #[serde(default)]
+    task: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
 /// The question behind a request; the error says what is wrong with its body.
@@ -58,7 +65,10 @@ pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
             Ok(Question::Drain { what })
         }
         "/api/v1/rebalance" => read(body, "{}").map(|Nothing {}| Question::Rebalance),
-        _ => read(body, "{}").map(|Nothing {}| Question::Cancel),
+        _ => {
+            let Cancel { task } = read(body, "{} for all of the run, or {\"task\": \"tile[3]\"}")?;
+            Ok(Question::Cancel { task })
+        }
     }
 }
 
@@ -86,7 +96,8 @@ mod tests {
         }
         assert_eq!(question("/api/v1/drain", b"{\"what\":\"n1\"}"), Ok(Question::Drain { what: "n1".into() }));
         assert_eq!(question("/api/v1/rebalance", b""), Ok(Question::Rebalance));
-        assert_eq!(question("/api/v1/cancel", b"{}"), Ok(Question::Cancel));
+        assert_eq!(question("/api/v1/cancel", b"{}"), Ok(Question::Cancel { task: None }));
+        assert_eq!(question("/api/v1/cancel", b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));
         // Who means one task must not end the whole run.
         assert!(question("/api/v1/cancel", b"{\"tsk\":\"a\"}").is_err());
     }

@@ -188,6 +188,9 @@ impl Coordinator {
         };
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
         self.hand_out(&graph, &ended, &kept, actions);
+        if !self.cancelled.is_empty() {
+            self.tell_all(Message::Cancel { tasks: self.cancelled.clone() }, actions);
+        }
         self.members.hand_out();
         self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(RankState::is_here), actions);
         if self.stopping.is_some() {
@@ -270,7 +273,11 @@ impl Coordinator {
                 Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
                     unheard.push(self.unheard(now, id, 0, State::Skipped));
                 }
-                Some(false) => unheard.push(self.unheard(now, id, next, State::Failed)),
+                Some(false) => {
+                    let cancelled = self.cancelled.iter().any(|tasks| (tasks.0..tasks.1).contains(&id.0));
+                    let state = if cancelled { State::Cancelled } else { State::Failed };
+                    unheard.push(self.unheard(now, id, next, state));
+                }
                 None => {}
             }
         }
