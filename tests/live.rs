@@ -505,7 +505,7 @@ fn every_query_of_the_dashboard_is_answered_by_prometheus() {
             let query = query.replace("$__rate_interval", "15s").replace("$run", ".*");
             let answer = prometheus(&port.to_string(), &query);
             said = format!("{answer:?}");
-            !answer.is_ok_and(|series| !series.is_empty() && series.iter().all(|s| s["value"][1] != "NaN"))
+            !answer.is_ok_and(|series| series.iter().any(|s| s["value"][1] != "NaN"))
         });
         if open.is_empty() {
             break;

@@ -10,7 +10,8 @@ use crate::observe::latency::Durations;
 use crate::observe::vitals::Vital;
 
 /// Upper bounds of the buckets of durations, in seconds.
-const BUCKETS: [f64; 12] = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0];
+const BUCKETS: [f64; 18] =
+    [1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0];
 /// Classes and ranks that have series of their own: more would be too many for whoever keeps them.
 const SERIES: usize = 500;
 
