@@ -50,7 +50,8 @@ struct Spent {
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let watched: &[&str] = &["--listen", "127.0.0.1:0", "--metrics-file", "run.prom"];
-    let case = |what, alerts: &str, arguments, polled| Case { what, job: format!("{TASKS}{alerts}"), arguments, polled };
+    let case =
+        |what, alerts: &str, arguments, polled| Case { what, job: format!("{TASKS}{alerts}"), arguments, polled };
     let cases = [
         case("nobody", "", &[], false),
         case("nobody, but it listens", "", &["--listen", "127.0.0.1:0"], false),

@@ -1,6 +1,7 @@
 //! What a session held and what that costs: each rank with its node, from when to when, worked out from the records.
 //!
-//! Several ranks of one node are billed as one node, from the first of them to the last.
+//! Several ranks that were granted a node together are billed as one node, from the first of them to the last. A node that is granted twice,
+//! as to two blocks, is billed twice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,11 +92,11 @@ impl Session {
 
     /// What each node was held until `end`.
     pub fn nodes(&self, end: Time) -> Vec<NodeHolding> {
-        let mut nodes: BTreeMap<String, NodeHolding> = BTreeMap::new();
+        let mut nodes: BTreeMap<(String, Time), NodeHolding> = BTreeMap::new();
         for rank in self.holdings(end) {
             let Holding { node, node_type, from, to, active, .. } = rank;
-            let known = nodes.entry(node).or_insert(NodeHolding { node_type, from, to, active });
-            (known.from, known.to, known.active) = (known.from.min(from), known.to.max(to), known.active.max(active));
+            let known = nodes.entry((node, from)).or_insert(NodeHolding { node_type, from, to, active });
+            (known.to, known.active) = (known.to.max(to), known.active.max(active));
         }
         nodes.into_values().collect()
     }

@@ -283,18 +283,24 @@ function drawSpend() {
   $('money').hidden = !run || run.spent === null;
   if ($('money').hidden) return;
   const ahead = run.state === 'RUNNING' ? run.forecast : null, now = run.elapsed_s;
-  const to = Math.max(now, ahead ? ahead.finish_q90_s : 0), most = 1.06 * Math.max(run.spent, run.budget ?? 0, ahead ? ahead.cost_q90 : 0, 1e-6);
+  // An end that may be far away must not make what is near too small to be seen: the band is cut off there.
+  const to = ahead ? Math.max(now, Math.min(ahead.finish_q90_s, 2 * ahead.finish_q50_s)) : now;
+  const dear = ahead ? Math.min(ahead.cost_q90, Math.max(2 * ahead.cost_q50, run.budget ?? 0)) : 0;
+  const most = 1.06 * Math.max(run.spent, run.budget ?? 0, dear, 1e-6);
   const {pen, x, y, right} = lines('spend', 150, to, most, money, [{kind: 0, points: spent.map(p => [p.t, p.spent])}]);
   $('keyBand').hidden = !ahead;
   $('keyBudget').hidden = run.budget === null;
   if (ahead) {
     const from = [x(now), y(run.spent)], middle = [x(Math.max(now, ahead.finish_q50_s)), y(ahead.cost_q50)], late = [x(Math.max(now, ahead.finish_q90_s)), y(ahead.cost_q90)];
     pen.fillStyle = pen.strokeStyle = colourOf(3);
+    pen.save();
+    pen.beginPath(); pen.rect(left, 0, right - left + 3, 128); pen.clip();
     pen.globalAlpha = .3;
     pen.beginPath(); pen.moveTo(...from); pen.lineTo(...middle); pen.lineTo(...late); pen.closePath(); pen.fill();
     pen.globalAlpha = 1;
     pen.beginPath(); pen.moveTo(...from); pen.lineTo(...middle); pen.stroke();
     for (const [px, py] of [middle, late]) { pen.beginPath(); pen.arc(px, py, 2.5, 0, 7); pen.fill(); }
+    pen.restore();
   }
   if (run.budget !== null) {
     pen.strokeStyle = colourOf(1);
