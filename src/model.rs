@@ -246,6 +246,8 @@ pub enum RankState {
     Left,
     /// Stopped answering.
     Lost,
+    /// Holds no task because tasks kept failing there; its node is still billed.
+    Quarantined,
 }
 
 impl RankState {
@@ -268,6 +270,7 @@ impl RankState {
             RankState::Active => "active",
             RankState::Draining => "draining",
             RankState::Parked => "parked",
+            RankState::Quarantined => "quarantined",
             RankState::Left => "left",
             RankState::Lost => "lost",
         }
@@ -275,6 +278,7 @@ impl RankState {
 
     /// True while its node is billed.
     pub fn is_billed(self) -> bool {
-        matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)
+        use RankState::{Active, Draining, Joining, Parked, Quarantined};
+        matches!(self, Joining | Active | Draining | Parked | Quarantined)
     }
 }

@@ -154,8 +154,10 @@ fn a_run_is_asked_scaled_drained_and_cancelled() {
     phalanx(&dir).args(["cancel", "run", "w39"]).run().ok().says("12 tasks are cancelled");
     phalanx(&dir).args(["cancel", "run"]).run().ok();
     run.wait_clean().code(143);
-    phalanx(&dir).args(["status", "run"]).run().code(2).says("cannot be reached");
-    phalanx(&dir).args(["report", "run"]).run().says("asked by the user");
+    phalanx(&dir).args(["status", "run"]).run().ok().says("run CANCELLED");
+    let over = phalanx(&dir).args(["status", "run", "--json"]).run().ok().json();
+    assert_eq!((&over["state"], &over["exit_code"]), (&"cancelled".into(), &143.into()), "{over}");
+    phalanx(&dir).args(["report", "run"]).run().says("asked by the user: scale 5: refused");
 }
 
 /// A job with nodes from this machine.
@@ -206,6 +208,29 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
     assert_eq!(trace.completed().len(), 50);
     let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
     assert!(report["billed_node_s"].as_f64().is_some_and(|billed| billed > 0.0), "{report:#}");
+}
+
+/// On a login node the run's own process may not work: nodes are asked for at once, and again when the only one dies.
+#[test]
+fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
+    let dir = Dir::new("alone");
+    dir.job("none.toml", "[job]\nname = \"none\"\n[[task]]\nname = \"t\"\ncommand = \"true\"\n");
+    phalanx(&dir).args(["run", "none.toml", "--coordinator-only"]).run().code(2).says("name a [capacity]");
+    dir.job("job.toml", &format!("{}\n{}", waves(2, 10, 0.5), local("", "")));
+    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--coordinator-only"];
+    let run = phalanx(&dir).args(args).patience(120).start();
+    let pid = wait_for("the only rank with slots to work", 60, || {
+        let status = dir.has("run/control/socket").then(|| status(&dir))?;
+        (status["tasks"]["completed"].as_u64()? > 2).then_some(())?;
+        status["blocks"][0]["name"].as_str()?.strip_prefix("process ")?.parse::<i32>().ok()
+    });
+    // SAFETY: a signal to a process that the run has started and not yet waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    let output = run.wait_clean().ok();
+    assert!(output.stderr().contains("a node is asked for"), "{output}");
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(names(2, 10).iter().map(String::as_str));
+    assert_eq!(ranks(&trace), HashSet::from([1, 2]));
 }
 
 #[test]
@@ -260,6 +285,28 @@ fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
     assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 100_000, "after {changes} changes");
     assert!(changes > 3, "{changes} changes were carried out");
     eprintln!("{changes} changes, ranks {:?}", ranks(&trace).len());
+}
+
+#[test]
+fn a_rank_on_which_tasks_keep_failing_is_quarantined_and_a_slow_one_gets_less() {
+    let dir = Dir::new("health");
+    // Rank 1 takes four times as long, and fails what the last array asks.
+    let job = "[job]\nname = \"health\"\n\
+               [[task]]\nname = \"slow\"\narray = \"1-120\"\n\
+               command = \"if [ $PHALANX_RANK = 1 ]; then sleep 0.2; else sleep 0.05; fi\"\n\
+               [[task]]\nname = \"sick\"\narray = \"1-200\"\nneeds = [\"slow\"]\nretries = { count = 3, elsewhere = true }\n\
+               command = \"sleep 0.05; [ $PHALANX_RANK != 1 ]\"\n";
+    let run = open_run(&dir, mpirun(&dir, 3), job);
+    wait_for("the slow rank to be found", 120, || run.stderr_so_far().contains("times as long").then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("slower than others");
+    wait_for("the sick rank to be found", 120, || (count(&status(&dir), "quarantined") == 1).then_some(()));
+    phalanx(&dir).args(["status", "run"]).run().ok().says("failures");
+    run.wait().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 320);
+    let failed = trace.0.iter().filter(|row| row.state == "FAILED").count();
+    assert!((5..20).contains(&failed), "{failed} attempts failed");
+    phalanx(&dir).args(["report", "run"]).run().ok().says("rank 1 is quarantined");
 }
 
 #[test]

@@ -53,6 +53,22 @@ pub enum Question {
     },
 }
 
+impl std::fmt::Display for Question {
+    /// As one would type it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Question::Status => f.write_str("status"),
+            Question::Scale { to: Scale::More(ranks) } => write!(f, "scale +{ranks}"),
+            Question::Scale { to: Scale::Fewer(ranks) } => write!(f, "scale -{ranks}"),
+            Question::Scale { to: Scale::To(ranks) } => write!(f, "scale {ranks}"),
+            Question::Drain { what } => write!(f, "drain {what}"),
+            Question::Rebalance => f.write_str("rebalance"),
+            Question::Cancel { task: None } => f.write_str("cancel"),
+            Question::Cancel { task: Some(task) } => write!(f, "cancel {task}"),
+        }
+    }
+}
+
 /// A number of ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

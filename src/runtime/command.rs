@@ -31,10 +31,9 @@ impl Head {
             }
         };
         if question != Question::Status {
-            let asked = serde_json::to_string(&question).unwrap_or_default();
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
             let by = call.by.as_deref().unwrap_or("the user");
-            self.tell(now, level, &format!("asked by {by}: {asked}: {did}: {}", answer.text));
+            self.tell(now, level, &format!("asked by {by}: {question}: {did}: {}", answer.text));
         }
         call.answer(answer);
         messages
@@ -61,7 +60,7 @@ impl Head {
     }
 
     /// Blocks that have been asked for and whose ranks are not there.
-    fn coming(&self) -> u32 {
+    pub(super) fn coming(&self) -> u32 {
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
         self.supply.as_ref().map_or(0, |s| s.blocks().iter().filter(|block| comes(block.state)).count() as u32)
     }
@@ -123,7 +122,7 @@ impl Head {
     fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
         let number = what.strip_prefix("rank").unwrap_or(what).trim().parse().ok().map(Rank);
         let wanted: Vec<Rank> = self
-            .ranks_in(|s| matches!(s, RankState::Joining | RankState::Active | RankState::Parked))
+            .ranks_in(RankState::is_billed)
             .into_iter()
             .filter(|&rank| number == Some(rank) || self.node_of(rank).as_deref() == Some(what))
             .collect();
@@ -208,6 +207,7 @@ impl Head {
             None => self.infos.get(rank.index()).map_or(0, |info| info.slots),
         };
         let here = state.is_some_and(RankState::is_billed);
+        let (slow, failures) = self.coordinator.health(rank);
         json!({
             "rank": rank.0,
             "node": self.node_of(rank),
@@ -215,6 +215,8 @@ impl Head {
             "slots": slots,
             "running": if here { load.running } else { 0 },
             "ready": if here { load.ready } else { 0 },
+            "slowdown": slow,
+            "failures": failures,
             "block": self.joined(rank).and_then(|world| world.block),
         })
     }

@@ -140,6 +140,11 @@ impl Head {
     pub(super) fn begin(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
+        if self.infos.iter().all(|info| info.slots == 0) {
+            // Their homes are those of nobody.
+            self.coordinator.step(now, Event::Hope(self.supply.is_some()), &mut actions);
+            self.coordinator.step(now, Event::Rebalance, &mut actions);
+        }
         self.carry_out(now, actions)
     }
 
@@ -195,6 +200,8 @@ impl Head {
         self.note_alerts(now);
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
+        messages.extend(self.give_back_sick(now));
+        messages.extend(self.hope(now));
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
             messages.extend(self.command(now, call));
         }
@@ -270,6 +277,26 @@ impl Head {
             blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
         }
         messages
+    }
+
+    /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
+    fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(supply) = &self.supply else { return Vec::new() };
+        let hopeful = supply.blocks().paused().is_none() && !self.spent;
+        let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
+        if needed && self.coming() == 0 && self.joined_active() == 0 {
+            self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
+            self.ask_for(now, 1);
+        }
+        self.happens(now, [Event::Hope(hopeful)])
+    }
+
+    /// Nodes that joined and on which tasks keep failing are of no use.
+    fn give_back_sick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let worlds = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let is_sick = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Quarantined);
+        let sick: Vec<Rank> = worlds.filter(is_sick).collect();
+        if sick.is_empty() { Vec::new() } else { self.drain_ranks(now, &sick) }
     }
 
     /// Lets the coordinator see to events.

@@ -505,8 +505,8 @@ impl Worker {
         if self.stopping.is_some() {
             return;
         }
-        if self.phase.is_freezing() {
-            // Whoever is home of them next starts them: the pool has given up what waits, and nobody keeps these.
+        if self.phase.is_freezing() || self.slots == 0 {
+            // Whoever is home of them next starts them: the pool has given up what waits, or there is none, and nobody keeps these.
             return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
         }
         let (gangs, here): (Vec<u32>, Vec<u32>) =

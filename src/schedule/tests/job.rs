@@ -1,6 +1,7 @@
 //! Random jobs and what each of their tasks must end as.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ impl Facts for Job {
 pub(super) struct Terms(pub(super) Arc<Job>);
 
 impl Advice for Terms {
+    fn class(&self, _: TaskId) -> (u32, Range<u32>) {
+        (0, 0..u32::MAX)
+    }
+
     fn work(&self, task: TaskId) -> u64 {
         self.0.duration[task.index()]
     }
