@@ -64,6 +64,12 @@ impl Time {
     pub fn after(self, d: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
+
+    /// This moment plus so many seconds, saturating; what is negative or no number adds nothing.
+    pub fn after_seconds(self, seconds: f64) -> Time {
+        // The cast saturates, and takes what is no number for zero.
+        Time(self.0.saturating_add((seconds * 1e9) as u64))
+    }
 }
 
 /// State of a task, in the words of Slurm's `sacct`.
@@ -182,6 +188,12 @@ pub struct Vitals {
     pub node_memory: u64,
     /// Share of the time of late in which tasks of the node waited for I/O, 0 to 1.
     pub io_stall: f64,
+    /// Messages that the rank has sent to others.
+    pub messages: u64,
+    /// Bytes in them.
+    pub message_bytes: u64,
+    /// Tasks that it has taken from others.
+    pub stolen: u64,
 }
 
 /// A value that a task wrote under a name.

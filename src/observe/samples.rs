@@ -14,6 +14,7 @@ use super::measures::Measured;
 use super::vitals::Vital;
 use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
+use crate::scale::Forecast;
 
 /// Time between two samples in the first hour, and later.
 const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
@@ -48,6 +49,9 @@ pub struct Sample {
     pub node_memory_used: u64,
     /// Memory of that node, in bytes.
     pub node_memory: u64,
+    /// When the end was foreseen for, as `finish_q10_s` to `cost_q90`; absent where nobody looks ahead.
+    #[serde(flatten)]
+    pub forecast: Option<Forecast>,
 }
 
 impl Sample {
@@ -65,6 +69,7 @@ impl Sample {
             ranks_active: tally.ranks_active,
             work_done_s: tally.work_done_s,
             work_total_s: tally.work_total_s,
+            forecast: tally.forecast,
             ..Sample::default()
         }
     }
@@ -82,6 +87,7 @@ impl Sample {
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
             ranks_active: self.ranks_active,
+            forecast: self.forecast,
         }
     }
 }

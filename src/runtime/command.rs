@@ -192,6 +192,7 @@ impl Head {
                 "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
                 "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
             },
+            "forecast": self.forecast(),
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),

@@ -53,6 +53,8 @@ pub(super) struct Engine {
     /// This rank joined a run that others began, and may leave it; how often it has been told to go.
     guest: Option<u32>,
     lookout: Lookout,
+    /// What rank 0 is told of this rank's part in the traffic: messages sent, bytes in them, tasks taken from others.
+    traffic: [u64; 3],
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -77,6 +79,7 @@ impl Engine {
             orphaned: false,
             guest: None,
             lookout: Lookout::default(),
+            traffic: [0; 3],
             crew: std::sync::Weak::new(),
         }
     }
@@ -349,7 +352,12 @@ impl Engine {
 
     fn hear_frame(&mut self, crew: &Crew, from: Rank) {
         match wire::decode(&self.came) {
-            Ok(message) => self.deliver(crew, from, message),
+            Ok(message) => {
+                if let Message::Loot { leases, .. } = &message {
+                    self.traffic[2] += leases.len() as u64;
+                }
+                self.deliver(crew, from, message);
+            }
             // Inside a world all ranks run the same program: this can only be another build of it.
             Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
         }
@@ -458,7 +466,10 @@ impl Engine {
 
     /// Sends rank 0 what lies in the mailbox.
     fn post_mail(&mut self, crew: &Crew) {
-        for message in crew.mailbox.take() {
+        for mut message in crew.mailbox.take() {
+            if let Message::Vitals(vitals) = &mut message {
+                [vitals.messages, vitals.message_bytes, vitals.stolen] = self.traffic;
+            }
             self.send(Rank::ZERO, message);
         }
     }
@@ -468,6 +479,8 @@ impl Engine {
             return self.loopback.push_back(message);
         }
         wire::encode(&message, &mut self.leaves);
+        self.traffic[0] += 1;
+        self.traffic[1] += self.leaves.len() as u64;
         if let Err(error) = self.fabric.send(to, &mut self.leaves) {
             match error {
                 // Who has left needs no more messages.

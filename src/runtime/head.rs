@@ -16,6 +16,7 @@ use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
+use crate::scale::Forecast;
 use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
@@ -461,6 +462,11 @@ impl Head {
         ranks.filter(|&rank| self.coordinator.standing(rank) == Some(RankState::Active)).count() as u32
     }
 
+    /// When the end was last foreseen for, if anybody looks ahead.
+    pub(super) fn forecast(&self) -> Option<Forecast> {
+        self.helm.as_ref().and_then(|helm| helm.forecast)
+    }
+
     fn shown(&self) -> Shown {
         let tally = self.coordinator.tally();
         Shown {
@@ -474,6 +480,7 @@ impl Head {
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
             ranks_active: self.ranks + self.joined_active(),
+            forecast: self.forecast(),
         }
     }
 }

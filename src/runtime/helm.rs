@@ -15,14 +15,18 @@ use super::gate::{Gate, World};
 use super::supply::Supply;
 use crate::capacity::{Block, State as BlockState};
 use crate::graph::TaskGraph;
-use crate::job::{Cost, Job, PolicyKind, ProviderKind, Scaling};
+use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Rank, RankState, TaskId, Time};
-use crate::scale::{Action, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::scale::{Action, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
 /// A parked rank takes part again after about this long; nothing else can be had here.
 const WAKING: Duration = Duration::from_millis(100);
+
+/// The end of runs with more tasks, or with shorter ones, is not foreseen unless somebody must decide anyway.
+const MOST_FORESEEN: usize = 1 << 20;
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 pub(super) struct Helm {
@@ -40,6 +44,10 @@ pub(super) struct Helm {
     /// Of ranks that joined: time in tasks, and failed attempts.
     joined: HashMap<Rank, (Duration, u32)>,
     prices: Prices,
+    /// False if it only foresees the end, and what there is stays.
+    decides: bool,
+    /// When the end was foreseen for at the last look.
+    pub(super) forecast: Option<Forecast>,
     due: Time,
     over: bool,
 }
@@ -90,6 +98,12 @@ pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
     })
 }
 
+/// True if a forecast means something and costs next to nothing: it takes about a microsecond for each task that ends.
+fn can_be_foreseen(job: &Job) -> bool {
+    let known = |group: &Group| group.estimate.is_some_and(|estimate| estimate >= SHORTEST);
+    job.task_count() <= MOST_FORESEEN && job.groups.iter().all(known)
+}
+
 /// The price list; without a supply no more nodes can be had than there are.
 fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
@@ -101,7 +115,8 @@ fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
 }
 
 impl Helm {
-    /// The helm of a run whose number of ranks or spending somebody must look after; else `None`. `spent` is what earlier sessions cost.
+    /// The helm of a run whose number of ranks or spending somebody must look after, or whose end can be foreseen; else `None`. `spent` is
+    /// what earlier sessions cost.
     pub(super) fn of(
         job: &Arc<Job>,
         graph: &Arc<TaskGraph>,
@@ -111,7 +126,8 @@ impl Helm {
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let scaling = job.scaling.clone().unwrap_or_else(still);
-        if scaling.policy == PolicyKind::Fixed && job.cost.budget.is_none() {
+        let decides = scaling.policy != PolicyKind::Fixed || job.cost.budget.is_some();
+        if !decides && !can_be_foreseen(job) {
             return None;
         }
         let mut prices = prices(job, ranks);
@@ -133,6 +149,8 @@ impl Helm {
             ranks: seen(ranks),
             joined: HashMap::new(),
             prices,
+            decides,
+            forecast: None,
             due: Time::ZERO,
             over: false,
         };
@@ -202,7 +220,12 @@ impl Helm {
         let mut views: Vec<RankView> =
             (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
         views.extend(self.views_of_joined(fleet, coordinator));
-        let decisions = self.captain.decide(now, &views, &requests(fleet), self.settled(now, fleet));
+        let (requests, settled) = (requests(fleet), self.settled(now, fleet));
+        let decisions = match self.decides {
+            true => self.captain.decide(now, &views, &requests, settled),
+            false => Vec::new(),
+        };
+        self.forecast = self.captain.foresee(now, &views, &requests, settled);
         let mut orders = Orders { warnings: self.captain.alarms(), ..Orders::default() };
         for decision in decisions {
             let change = |ranks: &[Rank], change: Change| -> Vec<Event> {

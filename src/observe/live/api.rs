@@ -6,12 +6,13 @@ use serde::Serialize;
 use super::Live;
 use super::members::Member;
 use crate::journal::{Level, utc};
-use crate::model::{State, Stream, Time};
+use crate::model::{State, Stream};
 use crate::observe::measures::Figure;
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
 use crate::observe::style::printable;
+use crate::scale::Forecast;
 
 /// Lines and bytes of a failed task's output.
 const TAIL: [usize; 2] = [10, 8192];
@@ -47,7 +48,7 @@ pub(super) struct Run {
     used: Option<f64>,
     spent: Option<f64>,
     budget: Option<f64>,
-    forecast: Option<Expected>,
+    forecast: Option<Forecast>,
     node_cpu: Option<f64>,
     node_memory_used: Option<u64>,
     node_memory: Option<u64>,
@@ -59,16 +60,6 @@ struct Warning {
     t: f64,
     level: &'static str,
     text: String,
-}
-
-/// How the run is expected to end: in the middle, and in nine of ten cases.
-#[derive(Serialize)]
-struct Expected {
-    made_s: f64,
-    finish_q50_s: f64,
-    finish_q90_s: f64,
-    cost_q50: f64,
-    cost_q90: f64,
 }
 
 /// `/api/v1/run`
@@ -102,13 +93,7 @@ pub(super) fn run(live: &Live) -> Run {
         used: live.used(),
         spent: live.spending.as_ref().map(Spending::spent),
         budget: live.spending.as_ref().and_then(|spending| spending.budget),
-        forecast: live.spending.as_ref().and_then(|spending| spending.forecast).map(|forecast| Expected {
-            made_s: forecast.made.seconds(),
-            finish_q50_s: forecast.finish[0].seconds(),
-            finish_q90_s: forecast.finish[1].seconds(),
-            cost_q50: forecast.cost[0],
-            cost_q90: forecast.cost[1],
-        }),
+        forecast: live.forecast(),
         node_cpu: sample.map(|sample| sample.node_cpu),
         node_memory_used: sample.map(|sample| sample.node_memory_used),
         node_memory: sample.map(|sample| sample.node_memory),
@@ -152,6 +137,9 @@ struct RankRow {
     node_memory_used: Option<u64>,
     node_memory: Option<u64>,
     io_stall: Option<f64>,
+    messages: Option<u64>,
+    message_bytes: Option<u64>,
+    stolen: Option<u64>,
 }
 
 /// `/api/v1/ranks`
@@ -178,6 +166,9 @@ pub(super) fn ranks(live: &Live) -> Ranks {
             node_memory_used: vitals.map(|vitals| vitals.node_memory_used),
             node_memory: vitals.map(|vitals| vitals.node_memory),
             io_stall: vitals.map(|vitals| vitals.io_stall),
+            messages: vitals.map(|vitals| vitals.messages),
+            message_bytes: vitals.map(|vitals| vitals.message_bytes),
+            stolen: vitals.map(|vitals| vitals.stolen),
         }
     };
     Ranks { ranks: live.members.iter().map(row).collect() }
@@ -211,8 +202,8 @@ pub(super) fn decisions(live: &Live) -> Decisions {
         policy: decision.policy.clone(),
         reason: decision.reason.clone(),
         spent: decision.inputs.spent,
-        finish_s: decision.finish.map(Time::seconds),
-        cost: decision.cost,
+        finish_s: decision.forecast.map(|forecast| forecast.finish_q50_s),
+        cost: decision.forecast.map(|forecast| forecast.cost_q50),
     };
     Decisions { decisions: live.view.session().decisions.iter().rev().take(DECISIONS).map(row).collect() }
 }

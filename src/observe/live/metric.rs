@@ -8,11 +8,11 @@ pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
     let totals = &live.totals;
     let (running, queued) = live.running_and_queued();
     let spending = live.spending.as_ref();
-    let forecast = spending.and_then(|spending| spending.forecast);
+    let forecast = live.forecast();
     Some(match name {
         "elapsed_s" => live.elapsed_s(),
         "remaining_s" => live.remaining_s()?,
-        "finish_s" => forecast?.finish[0].seconds(),
+        "finish_s" => forecast?.finish_q50_s,
         "progress" => totals.ended() as f64 / f64::from(live.view.subject().job.task_count().max(1)),
         "completed" => totals.of(State::Completed) as f64,
         "failed" => totals.failed() as f64,
@@ -30,7 +30,7 @@ pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
         "balance" => live.balance()?,
         "spent" => spending?.spent(),
         "budget_used" => spending?.spent() / spending?.budget?,
-        "cost_forecast" => forecast?.cost[0],
+        "cost_forecast" => forecast?.cost_q50,
         "cpu" => live.vitals.most(|vitals| vitals.node_cpu)?,
         "memory" => live.vitals.most(|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)?,
         "io_stall" => live.vitals.most(|vitals| vitals.io_stall)?,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::members::Member;
 use super::{Live, api};
-use crate::model::{RankState, State, Time, Vitals};
+use crate::model::{RankState, State, Vitals};
 use crate::observe::latency::Durations;
 use crate::observe::vitals::Vital;
 
@@ -52,9 +52,9 @@ impl Page {
         self.value(name, &[], value);
     }
 
-    /// The middle, and what nine of ten cases do not exceed.
-    fn quantiles(&mut self, name: &str, values: [f64; 2]) {
-        for (quantile, value) in ["0.5", "0.9"].into_iter().zip(values) {
+    /// What one of ten cases does not exceed, the middle, and what nine do not.
+    fn quantiles(&mut self, name: &str, values: [f64; 3]) {
+        for (quantile, value) in ["0.1", "0.5", "0.9"].into_iter().zip(values) {
             self.value(name, &[("quantile", quantile)], value);
         }
     }
@@ -106,15 +106,12 @@ fn money(page: &mut Page, live: &Live) {
     if let Some(budget) = spending.budget {
         page.one("phalanx_cost_budget", "gauge", "What the run may cost.", budget);
     }
-    let Some(forecast) = spending.forecast else { return };
+    let Some(forecast) = live.forecast() else { return };
     page.head("phalanx_cost_forecast", "gauge", "What the run is expected to cost, by quantile.");
-    page.quantiles("phalanx_cost_forecast", forecast.cost);
-    page.head(
-        "phalanx_run_finish_seconds",
-        "gauge",
-        "When the run is expected to be over, since it began, by quantile.",
-    );
-    page.quantiles("phalanx_run_finish_seconds", forecast.finish.map(Time::seconds));
+    page.quantiles("phalanx_cost_forecast", [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90]);
+    let name = "phalanx_run_finish_seconds";
+    page.head(name, "gauge", "When the run is expected to be over, since it began, by quantile.");
+    page.quantiles(name, [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s]);
 }
 
 fn tasks(page: &mut Page, live: &Live) {
@@ -190,10 +187,13 @@ fn vitals(page: &mut Page, live: &Live) {
 /// A series: its name, its kind, its help and its value.
 type Series = (&'static str, &'static str, &'static str, fn(&Vitals) -> f64);
 
-const OF_RANKS: [Series; 4] = [
+const OF_RANKS: [Series; 7] = [
     ("phalanx_rank_cpu_seconds_total", "counter", "CPU time of ranks and their tasks.", |v| v.cpu_s),
     ("phalanx_rank_memory_bytes", "gauge", "Memory that ranks and their tasks hold.", |v| v.memory as f64),
     ("phalanx_rank_read_bytes_total", "counter", "Bytes read from disks by ranks and their tasks.", |v| v.read as f64),
+    ("phalanx_rank_messages_total", "counter", "Messages that ranks sent to each other.", |v| v.messages as f64),
+    ("phalanx_rank_message_bytes_total", "counter", "Bytes in these messages.", |v| v.message_bytes as f64),
+    ("phalanx_rank_stolen_tasks_total", "counter", "Tasks that ranks took from each other.", |v| v.stolen as f64),
     ("phalanx_rank_written_bytes_total", "counter", "Bytes written to disks by them.", |v| v.written as f64),
 ];
 

@@ -36,6 +36,7 @@ use super::spending::Spending;
 use super::vitals::AllVitals;
 use crate::journal::RunDir;
 use crate::model::RankState;
+use crate::scale::Forecast;
 use members::Member;
 use totals::Totals;
 
@@ -117,7 +118,17 @@ impl Live {
 
     /// How long the rest will take, in seconds; `None` if nothing is known, or nothing is left.
     fn remaining_s(&self) -> Option<f64> {
-        self.samples.remaining_s().filter(|_| self.goes_on())
+        let foreseen = self.forecast().map(|forecast| (forecast.finish_q50_s - self.elapsed_s()).max(0.0));
+        foreseen.or_else(|| self.samples.remaining_s()).filter(|_| self.goes_on())
+    }
+
+    /// When the end was last foreseen for, while the run goes on, and what all of it will cost, earlier sessions included.
+    fn forecast(&self) -> Option<Forecast> {
+        let forecast = self.samples.last().filter(|_| self.goes_on()).and_then(|sample| sample.forecast)?;
+        let earlier = self.spending.as_ref().map_or(0.0, |spending| spending.earlier);
+        let Forecast { cost_q10, cost_q50, cost_q90, .. } = forecast;
+        let [cost_q10, cost_q50, cost_q90] = [cost_q10, cost_q50, cost_q90].map(|cost| earlier + cost);
+        Some(Forecast { cost_q10, cost_q50, cost_q90, ..forecast })
     }
 
     /// The ranks that take part now.

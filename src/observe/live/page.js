@@ -36,7 +36,7 @@ function showRun(r) {
   const state = $('state');
   state.textContent = r.state;
   state.className = 'state ' + ({COMPLETED: 'good', RUNNING: '', FAILED: 'badly', ERROR: 'badly', INTERRUPTED: 'badly'}[r.state] ?? 'warn');
-  const left = r.remaining_s === null ? '' : ` · ends in about ${seconds(r.remaining_s)}`;
+  const left = r.remaining_s === null ? '' : ` · ends in about ${seconds(r.remaining_s)}` + band(r);
   $('steer').querySelectorAll('button').forEach(button => { button.disabled = r.state !== 'RUNNING'; });
   $('when').textContent = `${seconds(r.elapsed_s)} since ${r.began}${left}`;
   const bar = $('bar');
@@ -58,6 +58,8 @@ function showRun(r) {
 const bytes = n => { const i = Math.min(5, Math.floor(Math.log2(Math.max(1, n)) / 10)); return (n / 2 ** (10 * i)).toFixed(i && n / 2 ** (10 * i) < 100 ? 1 : 0) + ['', ' Ki', ' Mi', ' Gi', ' Ti', ' Pi'][i] + (i ? 'B' : ' B'); };
 const number = n => Number.isInteger(n) && Math.abs(n) < 1e15 ? n.toLocaleString('en') : n.toPrecision(5);
 const money = n => n.toLocaleString('en', {minimumFractionDigits: 2, maximumFractionDigits: n < 0.1 ? 4 : 2});
+// In eight of ten cases it ends between these.
+const band = r => r.forecast ? ` (${seconds(Math.max(0, r.forecast.finish_q10_s - r.elapsed_s))} to ${seconds(Math.max(0, r.forecast.finish_q90_s - r.elapsed_s))})` : '';
 const share = r => r.tasks ? (r.completed + r.failed + r.skipped + r.cancelled) / r.tasks : 1;
 
 function rows(id, list, cells, words) {
@@ -291,15 +293,16 @@ function drawSpend() {
   $('keyBand').hidden = !ahead;
   $('keyBudget').hidden = run.budget === null;
   if (ahead) {
-    const from = [x(now), y(run.spent)], middle = [x(Math.max(now, ahead.finish_q50_s)), y(ahead.cost_q50)], late = [x(Math.max(now, ahead.finish_q90_s)), y(ahead.cost_q90)];
+    const from = [x(now), y(run.spent)];
+    const [soon, middle, late] = ['q10', 'q50', 'q90'].map(q => [x(Math.max(now, ahead[`finish_${q}_s`])), y(Math.max(run.spent, ahead['cost_' + q]))]);
     pen.fillStyle = pen.strokeStyle = colourOf(3);
     pen.save();
     pen.beginPath(); pen.rect(left, 0, right - left + 3, 128); pen.clip();
     pen.globalAlpha = .3;
-    pen.beginPath(); pen.moveTo(...from); pen.lineTo(...middle); pen.lineTo(...late); pen.closePath(); pen.fill();
+    pen.beginPath(); pen.moveTo(...from); pen.lineTo(...soon); pen.lineTo(...middle); pen.lineTo(...late); pen.closePath(); pen.fill();
     pen.globalAlpha = 1;
     pen.beginPath(); pen.moveTo(...from); pen.lineTo(...middle); pen.stroke();
-    for (const [px, py] of [middle, late]) { pen.beginPath(); pen.arc(px, py, 2.5, 0, 7); pen.fill(); }
+    for (const [px, py] of [soon, middle, late]) { pen.beginPath(); pen.arc(px, py, 2.5, 0, 7); pen.fill(); }
     pen.restore();
   }
   if (run.budget !== null) {
@@ -309,7 +312,7 @@ function drawSpend() {
     pen.setLineDash([]);
   }
   const of = run.budget === null ? '' : ` of ${money(run.budget)} (${Math.round(100 * run.spent / run.budget)} %)`;
-  $('bill').textContent = `${money(run.spent)} spent${of}` + (ahead ? `; expected in all ${money(ahead.cost_q50)}, in nine of ten cases at most ${money(ahead.cost_q90)}, over after ${seconds(ahead.finish_q50_s)} to ${seconds(ahead.finish_q90_s)}` : '') + '.';
+  $('bill').textContent = `${money(run.spent)} spent${of}` + (ahead ? `; expected in all ${money(ahead.cost_q50)}, in eight of ten cases ${money(ahead.cost_q10)} to ${money(ahead.cost_q90)}` : '') + '.';
 }
 
 let failures = 0;

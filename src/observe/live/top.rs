@@ -110,6 +110,11 @@ fn figures(frame: &mut Frame, live: &Live) {
         let end = crate::journal::unix_now_ns().saturating_add((left * 1e9) as u64);
         let _ = write!(text, "   ends in {} (about {})", clock(left), utc(end));
     }
+    if let Some(forecast) = live.forecast() {
+        let left = |finish: f64| clock((finish - live.elapsed_s()).max(0.0));
+        let (soon, late) = (left(forecast.finish_q10_s), left(forecast.finish_q90_s));
+        let _ = write!(text, "   8 of 10 cases: {soon} to {late}");
+    }
     frame.plain(&text);
     frame.plain(&format!(
         "{}, {}; ended work is {} of slot time",
@@ -131,10 +136,9 @@ fn money(frame: &mut Frame, live: &Live) {
     if let Some(budget) = spending.budget {
         let _ = write!(text, " of {budget:.2} ({})", percent(spending.spent() / budget.max(f64::MIN_POSITIVE)));
     }
-    if let Some(forecast) = spending.forecast.filter(|_| live.goes_on()) {
-        let [cost, dear] = forecast.cost;
-        let [middle, late] = forecast.finish.map(|at| clock(at.seconds()));
-        let _ = write!(text, "; expected in all {cost:.2} (90 %: {dear:.2}), over after {middle} (90 %: {late})");
+    if let Some(forecast) = live.forecast() {
+        let [cheap, middle, dear] = [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90];
+        let _ = write!(text, "; expected in all {middle:.2} (8 of 10 cases: {cheap:.2} to {dear:.2})");
     }
     frame.plain(&text);
 }

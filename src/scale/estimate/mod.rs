@@ -144,7 +144,7 @@ impl Estimates {
     pub fn rest(&self, class: ClassId, prior: Option<Duration>, elapsed: Duration) -> f64 {
         let Some(class) = self.classes.get(class.0 as usize) else { return UNKNOWN_TASK_S };
         let size = class.size_of(prior);
-        class.factor.rest(elapsed.as_secs_f64() / size) * size
+        class.factor.rest(elapsed.as_secs_f64() / size, 0.5) * size
     }
 
     /// How long a node of a type takes to come.
@@ -158,8 +158,8 @@ impl Estimates {
     /// How long a node that was asked for `elapsed` ago will still take to come (median), in seconds.
     pub fn delay_rest(&self, node_type: NodeTypeId, elapsed: Duration) -> f64 {
         match self.delays.get(node_type.0 as usize) {
-            Some(delay) => delay.rest(elapsed.as_secs_f64()),
-            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).rest(elapsed.as_secs_f64()),
+            Some(delay) => delay.rest(elapsed.as_secs_f64(), 0.5),
+            None => LogNormal::guess(lognormal::seconds(UNKNOWN_DELAY)).rest(elapsed.as_secs_f64(), 0.5),
         }
     }
 
