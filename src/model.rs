@@ -294,3 +294,48 @@ impl RankState {
         matches!(self, Joining | Active | Draining | Parked | Quarantined)
     }
 }
+
+/// State of a block (one node gained or given back while a run goes on) from the moment it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BlockState {
+    /// The provider has been asked.
+    Requested,
+    /// The provider has it in its queue.
+    Pending,
+    /// It has a node, which is billed, and is starting.
+    Granted,
+    /// Its ranks take part.
+    Active,
+    /// Its ranks end what they run.
+    Draining,
+    /// Its ranks are gone, and its node is being given back.
+    Releasing,
+    /// Its ranks are gone, and its node cannot be given back yet: it is billed on.
+    Held,
+    /// It is gone.
+    Released,
+    /// It never came to work.
+    Failed,
+}
+
+impl BlockState {
+    /// True once it is over.
+    pub fn is_over(self) -> bool {
+        matches!(self, BlockState::Released | BlockState::Failed)
+    }
+
+    /// The state in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            BlockState::Requested => "requested",
+            BlockState::Pending => "pending",
+            BlockState::Granted => "granted",
+            BlockState::Active => "active",
+            BlockState::Draining => "draining",
+            BlockState::Releasing => "releasing",
+            BlockState::Held => "held",
+            BlockState::Released => "released",
+            BlockState::Failed => "failed",
+        }
+    }
+}

@@ -1,52 +1,27 @@
 //! Nodes from a real Slurm: asked for when a job is wide, given back when it is narrow, and nothing left behind.
 
+mod elastic_jobs;
 mod support;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use elastic_jobs::{Settings, blocks, idle, phased, phases, rows, running, submit};
+use phalanx::journal::BlockChange;
 use support::checker::Trace;
 use support::slurm::Slurm;
-use support::{Dir, phalanx, repository, wait_for};
-
-/// A wide phase and a narrow one, of tasks of a second.
-fn phases(wide: u32, narrow: u32) -> String {
-    let mut job = String::from(
-        "[job]\nname = \"phases\"\n[capacity]\nprovider = \"slurm\"\ntime = \"10m\"\nlisten = \"127.0.0.1\"\n\
-         [scaling]\npolicy = \"hybrid\"\nmax_ranks = 4\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nminimum = \"0s\"\n",
-    );
-    let mut task = |name: &str, more: &str| {
-        job += &format!(
-            "[[task]]\nname = \"{name}\"\nkernel = \"sleep\"\nargs = {{ seconds = 1 }}\nestimate = \"1s\"\n{more}"
-        );
-    };
-    task("wide", &format!("array = \"1-{wide}\"\n"));
-    task("n0", "needs = [\"wide\"]\n");
-    (1..narrow).for_each(|k| task(&format!("n{k}"), &format!("needs = [\"n{}\"]\n", k - 1)));
-    job
-}
-
-fn submit(slurm: &Slurm, dir: &Dir, job: &str) -> u32 {
-    dir.job("job.toml", job);
-    let script = repository().join("slurm/phalanx.sbatch");
-    let script = script.to_str().expect("the repository's path is text");
-    slurm.sbatch(dir, ["--nodes=1", script, "job.toml", "--slots", "1", "--run-dir", "run"])
-}
-
-fn running(slurm: &Slurm) -> usize {
-    slurm.squeue().iter().filter(|job| job.state == "RUNNING").count()
-}
+use support::{Dir, phalanx, wait_for};
 
 #[test]
 fn a_run_grows_over_the_cluster_and_gives_it_back() {
     let Some(slurm) = Slurm::start(4) else { return };
     let dir = Dir::new("grow");
-    let id = submit(&slurm, &dir, &phases(60, 20));
+    let id = submit(&slurm, &dir, "--nodes=1", &phases(60, 20));
     wait_for("the run to grow", 120, || (running(&slurm) > 2).then_some(()));
     wait_for("nodes to be given back while the run goes on", 180, || {
-        let idle = slurm.sinfo().iter().filter(|node| node.1 == "idle").count();
         let jobs = slurm.squeue();
         assert!(jobs.iter().any(|job| job.id == id), "the run ended before it gave nodes back");
-        (idle >= 3).then_some(())
+        (idle(&slurm) >= 3).then_some(())
     });
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
@@ -59,7 +34,7 @@ fn a_run_grows_over_the_cluster_and_gives_it_back() {
 fn a_cancelled_block_costs_only_what_it_ran() {
     let Some(slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("scancel");
-    let id = submit(&slurm, &dir, &phases(60, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phases(60, 1));
     let block = wait_for("a block", 120, || {
         let jobs = slurm.squeue();
         jobs.iter().find(|job| job.id != id && job.state == "RUNNING").map(|job| job.id)
@@ -94,11 +69,97 @@ fn blocks_of_a_killed_run_end_by_themselves() {
 fn a_full_cluster_keeps_requests_waiting_and_the_run_goes_on() {
     let Some(slurm) = Slurm::start(1) else { return };
     let dir = Dir::new("full");
-    let id = submit(&slurm, &dir, &phases(20, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phases(20, 1));
     wait_for("a request that waits", 120, || {
         slurm.squeue().iter().any(|job| job.id != id && job.state == "PENDING").then_some(())
     });
     let end = slurm.wait_job(id, 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
     assert!(slurm.squeue().is_empty(), "{:?}", slurm.squeue());
+}
+
+/// Follows a job in the queue until it ends: how many nodes were idle while each phase ran, at most and at least.
+fn watch(slurm: &Slurm, dir: &Dir, id: u32) -> HashMap<String, (usize, usize)> {
+    let mut seen: HashMap<String, (usize, usize)> = HashMap::new();
+    let until = Instant::now() + Duration::from_secs(600);
+    while slurm.squeue().iter().any(|job| job.id == id) {
+        assert!(Instant::now() < until, "the run does not end\n{}", slurm.logs());
+        let idle = idle(slurm);
+        let seen_so_far = rows(dir);
+        let Some(last) = seen_so_far.iter().max_by_key(|row| row.end) else { continue };
+        let phase = last.name.trim_start_matches(['n', 'w']).split('-').next().unwrap_or_default();
+        let kind = if last.name.starts_with('w') { "wide" } else { "narrow" };
+        let (most, least) = seen.entry(format!("{kind} {phase}")).or_insert((idle, idle));
+        (*most, *least) = ((*most).max(idle), (*least).min(idle));
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    seen
+}
+
+/// How far what was recorded of each block is from what Slurm recorded of its job, in seconds.
+fn distance(slurm: &Slurm, dir: &Dir) -> Vec<(String, f64)> {
+    let ended = |block: &BlockChange| Some((block.name.clone(), block.granted?, block.ended?));
+    let began = elastic_jobs::began(dir, "run");
+    let recorded: Vec<_> = blocks(dir, "run").iter().filter_map(ended).collect();
+    let off = |(name, granted, end): (String, phalanx::model::Time, phalanx::model::Time)| {
+        let number = name.strip_prefix("job ").and_then(|id| id.parse().ok());
+        let (from, to) = number.and_then(|id| slurm.times(id)).expect("Slurm remembers the jobs of the last minutes");
+        let (from, to) = (from as f64 - began, to as f64 - began);
+        (name, (granted.seconds() - from).abs().max((end.seconds() - to).abs()))
+    };
+    recorded.into_iter().map(off).collect()
+}
+
+#[test]
+fn a_phased_job_grows_and_shrinks_with_its_phases_and_the_bill_is_that_of_slurm() {
+    let Some(slurm) = Slurm::start(4) else { return };
+    let dir = Dir::new("phased");
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(Settings::default(), 60, 20, 2));
+    let seen = watch(&slurm, &dir, id);
+    let end = slurm.wait_job(id, 60);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 160);
+    for phase in ["wide 0", "wide 1"] {
+        assert!(seen[phase].1 == 0, "all four nodes should have worked in {phase}: {seen:?}\n{}", end.log);
+    }
+    for phase in ["narrow 0", "narrow 1"] {
+        assert!(seen[phase].0 == 3, "three nodes should have been idle in {phase}: {seen:?}\n{}", end.log);
+    }
+    let distance = distance(&slurm, &dir);
+    assert!(distance.len() >= 6, "{distance:?}");
+    assert!(distance.iter().all(|block| block.1 <= 2.0), "{distance:?}");
+}
+
+/// Measures what a phased job costs with nodes that come and go, against the same on four nodes from beginning to end:
+/// `cargo test --test elastic_slurm -- --ignored --nocapture measure`.
+#[test]
+#[ignore = "measures for five minutes"]
+fn measure_what_coming_and_going_saves() {
+    let Some(slurm) = Slurm::start(4) else { return };
+    let run = |policy: &'static str, nodes: &str, name: &str| {
+        let dir = Dir::new(name);
+        let job = phased(Settings { policy, ..Settings::default() }, 120, 40, 2);
+        let id = submit(&slurm, &dir, nodes, &job);
+        let seen = watch(&slurm, &dir, id);
+        let end = slurm.wait_job(id, 60);
+        assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+        let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
+        let [wall, billed, active] =
+            ["wall_s", "billed_node_s", "active_node_s"].map(|name| report[name].as_f64().unwrap_or(f64::NAN));
+        println!(
+            "{policy:8} {nodes}: wall {wall:.1} s, billed {billed:.1} node-s, active {active:.1} node-s, idle nodes by phase {seen:?}"
+        );
+        if policy != "fixed" {
+            println!("off Slurm's records: {:?}", distance(&slurm, &dir));
+            println!("{}", phalanx(&dir).args(["explain", "run"]).run().stdout());
+        }
+        (wall, billed)
+    };
+    let (wall, billed) = run("fixed", "--nodes=4", "static");
+    let (elastic_wall, elastic_billed) = run("hybrid", "--nodes=1", "elastic");
+    println!(
+        "elastic against static: {:.1} % fewer node-seconds at {:+.1} % wall time",
+        100.0 * (1.0 - elastic_billed / billed),
+        100.0 * (elastic_wall / wall - 1.0)
+    );
 }

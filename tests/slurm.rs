@@ -142,3 +142,28 @@ fn a_run_stops_before_the_walltime_and_resumes() {
     assert_eq!(latest(&dir).0, "COMPLETED");
     assert_each_step_once(&dir);
 }
+
+#[test]
+fn submit_sends_the_script_and_says_where_the_run_will_be() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("submit");
+    dir.job("marks.toml", MARKS);
+    let submit = |words: &[&str]| slurm.run_here(&dir, &[&["submit", "marks.toml"], words].concat()).wait();
+    let shown = submit(&["--nodes=2", "--dry-run"]).ok();
+    assert!(shown.stdout().starts_with("#!/bin/bash") && shown.stdout().contains("--nodes=2"), "{shown}");
+    assert!(!dir.has("phalanx-runs") && slurm.squeue().is_empty(), "a dry run submits nothing");
+
+    let said = submit(&["--nodes=2", "--", "--slots", "1"]).ok();
+    let id = said.stdout().split_whitespace().nth(1).and_then(|id| id.parse().ok()).expect("a job number");
+    said.says("phalanx-runs/marks-1").says("phalanx status marks-1 --watch");
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    assert_eq!(latest(&dir), ("COMPLETED".to_string(), 2));
+    assert_eq!(dir.read("count").trim(), "16");
+
+    submit(&["--partition=nowhere"]).code(1);
+    assert!(!dir.has("phalanx-runs/marks-2"), "what Slurm did not take leaves nothing behind");
+    let said = submit(&["--resume"]).ok();
+    let id = said.stdout().split_whitespace().nth(1).and_then(|id| id.parse().ok()).expect("a job number");
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    submit(&["--", "--run-dir", "x"]).code(2);
+}

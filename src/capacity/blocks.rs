@@ -4,22 +4,29 @@
 //! |---|---|---|---|
 //! | requested | accepted by the provider | pending | |
 //! | requested | refused | failed | ten in a row pause the provider |
-//! | requested, pending | withdrawn | releasing | tells the provider |
+//! | requested, pending, granted | is wanted no more | releasing | tells the provider to withdraw it |
 //! | pending | granted | granted | the bill begins |
 //! | granted | its world joins | active | |
-//! | granted | does not join in time | releasing | tells the provider; three in a row pause it |
-//! | granted, active | is drained | draining | its ranks drain, which is for the coordinator to see to |
-//! | granted, active, draining | its ranks are gone | releasing | tells the provider, should it not end by itself |
-//! | releasing | has ended | released | the bill ends |
+//! | granted | does not join in time | releasing | tells the provider to withdraw it; three in a row pause it |
+//! | active | is drained | draining | its ranks drain, which is for the coordinator to see to |
+//! | active | its time is nearly up | active | said once: its ranks shall drain |
+//! | granted, active, draining | its ranks are gone | releasing | tells the provider to release it, and to withdraw it if that takes long |
+//! | releasing | cannot be given back | held | the bill goes on, which is said; no other node of its job is given back |
+//! | releasing, held | has ended | released | the bill ends |
 //! | requested, pending, granted | has ended | failed | three in a row pause the provider |
 //! | active, draining | has ended | released | |
 //!
-//! The bill of a block runs from its grant to its end, whatever it did in between.
+//! The bill of a block runs from its grant to its end, whatever it did in between; both moments are the provider's where it tells them.
+//!
+//! Blocks of one name are nodes of one job. A job with a node that cannot be given back gives back none, and the node that its batch script
+//! runs on (the *anchor*) goes with the last of the others. Ranks of such blocks can only be parked ([`Blocks::is_bound`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::Time;
+
+pub use crate::model::BlockState as State;
 
 /// So many submissions in a row may be refused ...
 const REFUSALS: u32 = 10;
@@ -30,8 +37,11 @@ const FAILED_STARTS: u32 = 3;
 /// A block that has been granted must have joined in this time.
 const START: Duration = Duration::from_secs(300);
 
-/// A block whose ranks have left ends by itself in this time, or is ended.
-const LEAVE: Duration = Duration::from_secs(5);
+/// A block whose ranks have left ends in this time, or is ended.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// Of the time that a block may last its ranks keep a tenth to drain in, within these bounds.
+const LAST_TENTH: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(120)];
 
 /// A block, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,48 +53,6 @@ impl std::fmt::Display for BlockId {
     }
 }
 
-/// How far a block is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The provider has been asked.
-    Requested,
-    /// The provider has it in its queue.
-    Pending,
-    /// It has a node and is starting.
-    Granted,
-    /// Its ranks take part.
-    Active,
-    /// Its ranks end what they run.
-    Draining,
-    /// It is being given back.
-    Releasing,
-    /// It is gone.
-    Released,
-    /// It never came to work.
-    Failed,
-}
-
-impl State {
-    /// True once it is over.
-    pub fn is_over(self) -> bool {
-        matches!(self, State::Released | State::Failed)
-    }
-
-    /// The state in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Requested => "requested",
-            State::Pending => "pending",
-            State::Granted => "granted",
-            State::Active => "active",
-            State::Draining => "draining",
-            State::Releasing => "releasing",
-            State::Released => "released",
-            State::Failed => "failed",
-        }
-    }
-}
-
 /// What happens to a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -92,16 +60,36 @@ pub enum Event {
     Accepted(String),
     /// The provider did not take it.
     Refused(String),
-    /// It has this node.
-    Granted(String),
+    /// It has a node.
+    Granted(Grant),
     /// Its world takes part.
     Joined,
     /// It is wanted no more.
     Drain,
     /// All its ranks are gone.
     Left,
-    /// The provider says that it is over.
-    Ended(String),
+    /// The provider cannot give its node back yet, for this reason.
+    Kept(String),
+    /// The provider says that it is over: why, and when if it knows.
+    Ended {
+        /// Why.
+        why: String,
+        /// When.
+        at: Option<Time>,
+    },
+}
+
+/// What a provider granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The node.
+    pub node: String,
+    /// Since when it is billed, if the provider knows.
+    pub since: Option<Time>,
+    /// When it will be taken away.
+    pub ends: Option<Time>,
+    /// The batch script of its job runs on it.
+    pub anchor: bool,
 }
 
 /// One block.
@@ -123,10 +111,54 @@ pub struct Block {
     pub joined: Option<Time>,
     /// When it ended: the bill ends.
     pub ended: Option<Time>,
+    /// When it will be taken away, if that is known.
+    pub ends: Option<Time>,
+    /// Part of the allocation that the run was started in.
+    pub own: bool,
+    anchor: bool,
     /// Since when it has been in its state.
     since: Time,
-    /// The provider has been told to end it.
+    /// The provider has been told to withdraw it.
     withdrawn: bool,
+    /// It has been said that its time is nearly up.
+    expires: bool,
+}
+
+impl Block {
+    fn new(id: BlockId, asked: Time, own: bool) -> Block {
+        Block {
+            id,
+            state: State::Requested,
+            name: String::new(),
+            node: String::new(),
+            asked,
+            granted: None,
+            joined: None,
+            ended: None,
+            ends: None,
+            own,
+            anchor: false,
+            since: asked,
+            withdrawn: false,
+            expires: false,
+        }
+    }
+
+    /// When its ranks shall begin to leave, for it will be taken away.
+    fn drain_by(&self) -> Option<Time> {
+        let (from, to) = (self.granted?, self.ends?);
+        let margin = (to.since(from) / 10).clamp(LAST_TENTH[0], LAST_TENTH[1]);
+        Some(Time(to.0.saturating_sub(u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX))))
+    }
+}
+
+/// What a provider is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Its ranks have left: its node goes back as soon as its processes are gone.
+    Release(BlockId),
+    /// It is to end at once, or is not to come.
+    Withdraw(BlockId),
 }
 
 /// What a person should hear.
@@ -147,75 +179,62 @@ pub struct Blocks {
     failed_starts: u32,
     paused: Option<String>,
     notes: Vec<Note>,
-    withdrawals: Vec<BlockId>,
+    orders: Vec<Order>,
+    expiring: Vec<BlockId>,
+    changed: BTreeSet<BlockId>,
 }
 
 impl Blocks {
     /// Asks for a block; `None` while nothing is asked for any more.
     pub fn request(&mut self, now: Time) -> Option<BlockId> {
-        if self.paused.is_some() {
-            return None;
-        }
+        self.paused.is_none().then(|| self.add(now, false))
+    }
+
+    /// Takes a node in that the run has from the start.
+    pub fn own(&mut self, now: Time) -> BlockId {
+        self.add(now, true)
+    }
+
+    fn add(&mut self, now: Time, own: bool) -> BlockId {
         self.next += 1;
         let id = BlockId(self.next);
-        let (name, node, asked) = (String::new(), String::new(), now);
-        let (granted, joined, ended) = (None, None, None);
-        let block = Block {
-            id,
-            state: State::Requested,
-            name,
-            node,
-            asked,
-            granted,
-            joined,
-            ended,
-            since: now,
-            withdrawn: false,
-        };
-        self.table.insert(id, block);
-        Some(id)
+        self.table.insert(id, Block::new(id, now, own));
+        self.changed.insert(id);
+        id
     }
 
     /// Takes an event in. One that means nothing in the block's state is passed over.
     pub fn step(&mut self, now: Time, id: BlockId, event: Event) {
-        use State::{Active, Draining, Failed, Granted, Pending, Released, Releasing, Requested};
         let Some(block) = self.table.get_mut(&id) else { return };
-        let next = match (block.state, &event) {
-            (Requested, Event::Accepted(_)) => Pending,
-            (Requested, Event::Refused(_)) => Failed,
-            (Requested | Pending, Event::Granted(_)) => Granted,
-            // It may be in before the provider has said that it has a node.
-            (Requested | Pending | Granted, Event::Joined) => Active,
-            (Requested | Pending, Event::Drain) => Releasing,
-            (Granted | Active, Event::Drain) => Draining,
-            (Granted | Active | Draining, Event::Left) => Releasing,
-            (Requested | Pending | Granted, Event::Ended(_)) => Failed,
-            (Active | Draining | Releasing, Event::Ended(_)) => Released,
-            _ => {
-                note_late(block, &event);
-                return;
-            }
-        };
+        let Some(next) = after(block.state, &event) else { return note_late(block, &event) };
         let before = std::mem::replace(&mut block.state, next);
         block.since = now;
         match &event {
             Event::Accepted(name) => block.name.clone_from(name),
-            Event::Granted(node) => block.node.clone_from(node),
+            Event::Granted(grant) => block.take(grant),
             _ => {}
         }
-        if matches!(next, Granted | Active) {
+        if matches!(next, State::Granted | State::Active) {
             block.granted.get_or_insert(now);
         }
-        if next == Active {
+        if next == State::Active {
             block.joined = Some(now);
         }
-        if next.is_over() {
+        if let Event::Ended { at, .. } = event {
+            let end = at.unwrap_or(now).min(now);
+            block.ended = Some(block.granted.map_or(end, |from| end.max(from)));
+        } else if next.is_over() {
             block.ended = Some(now);
         }
-        if next == Releasing && event == Event::Drain {
-            block.withdrawn = true;
-            self.withdrawals.push(id);
+        match (next, &event) {
+            (State::Releasing, Event::Drain) => {
+                block.withdrawn = true;
+                self.orders.push(Order::Withdraw(id));
+            }
+            (State::Releasing, _) => self.orders.push(Order::Release(id)),
+            _ => {}
         }
+        self.changed.insert(id);
         self.tell(id, before, &event);
     }
 
@@ -230,23 +249,24 @@ impl Blocks {
                     self.pause(format!("{REFUSALS} requests in a row were refused"));
                 }
             }
-            Event::Ended(why) if state == State::Failed => {
+            Event::Ended { why, .. } if state == State::Failed => {
                 self.failed_starts += 1;
                 self.warn(format!("{id} ({name}) ended before it took part: {why}"));
                 if self.failed_starts >= FAILED_STARTS {
                     self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
                 }
             }
-            Event::Ended(why) if before == State::Active => {
+            Event::Ended { why, .. } if before == State::Active => {
                 self.warn(format!("{id} ({name}) on {node} ended by itself: {why}"));
             }
-            Event::Ended(_) => self.info(format!("{id} ({name}) is given back")),
+            Event::Ended { .. } => self.info(format!("{id} ({name}) is given back")),
+            Event::Kept(why) => self.warn(format!("{node} of {name} cannot be given back and is billed on: {why}")),
             Event::Joined => {
                 (self.refusals, self.failed_starts) = (0, 0);
                 self.info(format!("{id} ({name}) takes part"));
             }
             Event::Accepted(name) => self.info(format!("{id} is asked for as {name}")),
-            Event::Granted(node) => self.info(format!("{id} ({name}) has node {node}")),
+            Event::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
             Event::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
             Event::Drain => self.info(format!("{id} ({name}) drains")),
             Event::Left => {}
@@ -268,29 +288,44 @@ impl Blocks {
         }
     }
 
-    /// Time passed: blocks that do not start, or do not end, are ended.
+    /// Time passed: blocks that do not start, or do not end, are ended, and those whose time is nearly up are named.
     pub fn tick(&mut self, now: Time) {
-        let late = |block: &&mut Block| match block.state {
-            State::Granted => now.since(block.since) > START,
-            State::Releasing => now.since(block.since) > LEAVE && !block.withdrawn,
-            _ => false,
-        };
         let mut slow = Vec::new();
-        for block in self.table.values_mut().filter(late) {
-            if block.state == State::Granted {
-                slow.push(block.id);
-                (block.state, block.since) = (State::Releasing, now);
+        for block in self.table.values_mut() {
+            let waited = now.since(block.since);
+            match block.state {
+                State::Granted if waited > START => {
+                    slow.push(block.id);
+                    (block.state, block.since) = (State::Releasing, now);
+                }
+                State::Releasing if waited > LEAVE && !block.withdrawn => {}
+                State::Active if !block.expires && block.drain_by().is_some_and(|by| by <= now) => {
+                    block.expires = true;
+                    self.expiring.push(block.id);
+                    continue;
+                }
+                _ => continue,
             }
             block.withdrawn = true;
-            self.withdrawals.push(block.id);
+            self.changed.insert(block.id);
+            self.orders.push(Order::Withdraw(block.id));
         }
-        for id in slow {
-            self.failed_starts += 1;
-            self.warn(format!("{id} did not join within {} s", START.as_secs()));
-            if self.failed_starts >= FAILED_STARTS {
-                self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
-            }
+        slow.into_iter().for_each(|id| self.is_slow(id));
+    }
+
+    fn is_slow(&mut self, id: BlockId) {
+        self.failed_starts += 1;
+        self.warn(format!("{id} did not join within {} s", START.as_secs()));
+        if self.failed_starts >= FAILED_STARTS {
+            self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
         }
+    }
+
+    /// True if a block's node cannot be given back now, because its job does not let it go.
+    pub fn is_bound(&self, id: BlockId) -> bool {
+        let Some(block) = self.table.get(&id) else { return false };
+        let mates = || self.table.values().filter(|other| other.id != id && other.name == block.name);
+        mates().any(|other| other.state == State::Held || (block.anchor && !other.state.is_over()))
     }
 
     /// All blocks that ever were, oldest first.
@@ -313,9 +348,48 @@ impl Blocks {
         std::mem::take(&mut self.notes)
     }
 
-    /// Blocks that the provider must end, since the last call.
-    pub fn take_withdrawals(&mut self) -> Vec<BlockId> {
-        std::mem::take(&mut self.withdrawals)
+    /// What the provider is to do, since the last call.
+    pub fn take_orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// Active blocks whose time is nearly up, since the last call.
+    pub fn take_expiring(&mut self) -> Vec<BlockId> {
+        std::mem::take(&mut self.expiring)
+    }
+
+    /// Blocks of which something has changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<BlockId> {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+impl Block {
+    fn take(&mut self, grant: &Grant) {
+        self.node.clone_from(&grant.node);
+        (self.ends, self.anchor) = (grant.ends, grant.anchor);
+        if grant.since.is_some() {
+            self.granted = grant.since;
+        }
+    }
+}
+
+/// What follows from an event; `None` if it means nothing in this state.
+fn after(state: State, event: &Event) -> Option<State> {
+    use State::{Active, Draining, Failed, Granted, Held, Pending, Released, Releasing, Requested};
+    match (state, event) {
+        (Requested, Event::Accepted(_)) => Some(Pending),
+        (Requested, Event::Refused(_)) => Some(Failed),
+        (Requested | Pending, Event::Granted(_)) => Some(Granted),
+        // It may be in before the provider has said that it has a node.
+        (Requested | Pending | Granted, Event::Joined) => Some(Active),
+        (Requested | Pending | Granted, Event::Drain) => Some(Releasing),
+        (Active, Event::Drain) => Some(Draining),
+        (Granted | Active | Draining, Event::Left) => Some(Releasing),
+        (Releasing, Event::Kept(_)) => Some(Held),
+        (Requested | Pending | Granted, Event::Ended { .. }) => Some(Failed),
+        (Active | Draining | Releasing | Held, Event::Ended { .. }) => Some(Released),
+        _ => None,
     }
 }
 
@@ -323,7 +397,7 @@ impl Blocks {
 fn note_late(block: &mut Block, event: &Event) {
     match event {
         Event::Accepted(name) if block.name.is_empty() => block.name.clone_from(name),
-        Event::Granted(node) if block.node.is_empty() => block.node.clone_from(node),
+        Event::Granted(grant) if block.node.is_empty() => block.take(grant),
         _ => {}
     }
 }
@@ -346,11 +420,15 @@ mod tests {
     }
 
     fn granted() -> Event {
-        Event::Granted("n1".into())
+        Event::Granted(Grant { node: "n1".into(), ..Grant::default() })
     }
 
     fn ended() -> Event {
-        Event::Ended("exit 0".into())
+        Event::Ended { why: "exit 0".into(), at: None }
+    }
+
+    fn second(s: u64) -> Time {
+        Time(s * 1_000_000_000)
     }
 
     #[test]
@@ -361,7 +439,7 @@ mod tests {
         assert_eq!(all(&mut blocks, id, &life), State::Released);
         let block = blocks.get(id).unwrap();
         assert_eq!((block.granted, block.ended), (Some(Time(2_000_000_000)), Some(Time(6_000_000_000))));
-        assert!(blocks.take_withdrawals().is_empty(), "it ended by itself");
+        assert_eq!(blocks.take_orders(), [Order::Release(id)], "it ended by itself");
     }
 
     #[test]
@@ -369,14 +447,77 @@ mod tests {
         let mut blocks = Blocks::default();
         let waiting = blocks.request(Time(0)).unwrap();
         assert_eq!(all(&mut blocks, waiting, &[accepted(), Event::Drain]), State::Releasing);
-        assert_eq!(blocks.take_withdrawals(), [waiting]);
+        assert_eq!(blocks.take_orders(), [Order::Withdraw(waiting)]);
         let stuck = blocks.request(Time(0)).unwrap();
         all(&mut blocks, stuck, &[accepted(), granted(), Event::Joined, Event::Left]);
         blocks.tick(Time(5_000_000_000));
-        assert!(blocks.take_withdrawals().is_empty());
+        assert_eq!(blocks.take_orders(), [Order::Release(stuck)]);
         blocks.tick(Time(60_000_000_000));
         blocks.tick(Time(61_000_000_000));
-        assert_eq!(blocks.take_withdrawals(), [stuck], "told once");
+        assert_eq!(blocks.take_orders(), [Order::Withdraw(stuck)], "told once");
+    }
+
+    #[test]
+    fn the_bill_is_that_of_the_provider_where_it_tells_when() {
+        let mut blocks = Blocks::default();
+        let id = blocks.request(Time(0)).unwrap();
+        let grant = Grant { node: "n1".into(), since: Some(second(1)), ..Grant::default() };
+        let end = Event::Ended { why: String::new(), at: Some(second(4)) };
+        all(&mut blocks, id, &[accepted(), Event::Granted(grant), Event::Joined, Event::Drain, Event::Left, end]);
+        let block = blocks.get(id).unwrap();
+        assert_eq!((block.granted, block.ended), (Some(second(1)), Some(second(4))));
+    }
+
+    #[test]
+    fn a_granted_block_that_is_wanted_no_more_does_not_come() {
+        let mut blocks = Blocks::default();
+        let id = blocks.request(Time(0)).unwrap();
+        assert_eq!(all(&mut blocks, id, &[accepted(), granted(), Event::Drain]), State::Releasing);
+        assert_eq!(blocks.take_orders(), [Order::Withdraw(id)]);
+    }
+
+    #[test]
+    fn a_job_that_keeps_one_node_is_asked_for_no_other() {
+        let mut blocks = Blocks::default();
+        let two = [blocks.own(Time(0)), blocks.own(Time(0))];
+        let other = blocks.request(Time(0)).unwrap();
+        for id in two {
+            all(&mut blocks, id, &[Event::Accepted("job 1".into()), granted(), Event::Joined]);
+        }
+        all(&mut blocks, other, &[Event::Accepted("job 2".into()), granted(), Event::Joined]);
+        assert!(!blocks.is_bound(two[1]));
+        let kept = Event::Kept("no shrinking here".into());
+        assert_eq!(all(&mut blocks, two[0], &[Event::Drain, Event::Left, kept]), State::Held);
+        assert!(blocks.is_bound(two[1]) && !blocks.is_bound(other));
+        assert_eq!(blocks.get(two[0]).unwrap().ended, None, "it is billed on");
+        assert_eq!(all(&mut blocks, two[0], &[ended()]), State::Released);
+        assert!(!blocks.is_bound(two[1]));
+    }
+
+    #[test]
+    fn the_anchor_of_a_job_goes_last() {
+        let mut blocks = Blocks::default();
+        let ids = [(); 2].map(|()| blocks.request(Time(0)).unwrap());
+        for (id, anchor) in ids.into_iter().zip([true, false]) {
+            let grant = Event::Granted(Grant { node: id.to_string(), anchor, ..Grant::default() });
+            all(&mut blocks, id, &[accepted(), grant, Event::Joined]);
+        }
+        assert!(blocks.is_bound(ids[0]) && !blocks.is_bound(ids[1]));
+        all(&mut blocks, ids[1], &[Event::Drain, Event::Left, ended()]);
+        assert!(!blocks.is_bound(ids[0]));
+    }
+
+    #[test]
+    fn a_block_whose_time_is_nearly_up_is_named_once() {
+        let mut blocks = Blocks::default();
+        let id = blocks.request(Time(0)).unwrap();
+        let grant = Grant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
+        all(&mut blocks, id, &[accepted(), Event::Granted(grant), Event::Joined]);
+        blocks.tick(second(539));
+        assert!(blocks.take_expiring().is_empty());
+        blocks.tick(second(541));
+        blocks.tick(second(542));
+        assert_eq!(blocks.take_expiring(), [id]);
     }
 
     #[test]
@@ -401,8 +542,9 @@ mod tests {
     proptest! {
         /// Whatever comes in whatever order: a block that is over stays so, and one with a grant ends its bill after it began.
         #[test]
-        fn no_order_of_events_confuses_it(events in prop::collection::vec(0usize..7, 0..30)) {
-            let kinds = [accepted(), Event::Refused("no".into()), granted(), Event::Joined, Event::Drain, Event::Left, ended()];
+        fn no_order_of_events_confuses_it(events in prop::collection::vec(0usize..8, 0..30)) {
+            let (refused, kept) = (Event::Refused("no".into()), Event::Kept("no".into()));
+            let kinds = [accepted(), refused, granted(), Event::Joined, Event::Drain, Event::Left, ended(), kept];
             let mut blocks = Blocks::default();
             let id = blocks.request(Time(0)).unwrap();
             let mut over = None;

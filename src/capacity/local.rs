@@ -1,13 +1,17 @@
-//! Blocks on this machine: each is one more process. For development, and for tests of everything but the scheduler.
+//! Blocks without a scheduler: each is one more process, on this machine or on the hosts of a hostfile, which are reached by `ssh`.
+//!
+//! A hostfile gives so many blocks at a time as it has slots. A request for which no slot is free waits, as it would in a queue. On this machine
+//! alone there is no such limit: it is for development, and for tests of everything but the scheduler.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blocks::{BlockId, Event};
-use super::provider::{Order, Provider, alone};
+use super::blocks::{BlockId, Event, Grant};
+use super::provider::{Launch, Provider, alone};
 
 /// A block that is told to end does so in this time, or is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -15,75 +19,229 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often its end is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// More slots than any host has.
+const MOST_SLOTS: u32 = 4096;
+
+/// A host that blocks are started on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// So many blocks at a time.
+    pub slots: u32,
+}
+
+impl Host {
+    /// True for this machine.
+    fn is_here(&self) -> bool {
+        ["localhost", "127.0.0.1", "::1"].contains(&self.name.as_str())
+            || sysinfo::System::host_name().is_ok_and(|here| here == self.name)
+    }
+}
+
+/// Reads a hostfile as `mpirun` does: a host a line, `slots=N` being how many blocks it may have at a time (1 if absent), `#` before a remark.
+///
+/// # Errors
+/// If it cannot be read, names no host, or has a line that is none.
+pub fn hosts(path: &Path) -> Result<Vec<Host>, String> {
+    let told = |why: String| format!("the hostfile {}: {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let hosts: Result<Vec<Host>, String> = lines.filter(|line| !line.is_empty()).map(host).collect();
+    match hosts {
+        Ok(hosts) if hosts.is_empty() => Err(told("it names no host".into())),
+        other => other.map_err(told),
+    }
+}
+
+fn host(line: &str) -> Result<Host, String> {
+    let mut words = line.split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    // A name that looks like an option would be one to ssh.
+    if name.starts_with('-') || name.contains('=') {
+        return Err(format!("`{line}` does not begin with the name of a host"));
+    }
+    let mut slots = 1;
+    for word in words {
+        // Other words mean something to mpirun alone.
+        if let Some(number) = word.strip_prefix("slots=") {
+            let counted = number.parse().ok().filter(|count| (1..=MOST_SLOTS).contains(count));
+            slots = counted.ok_or_else(|| format!("`{word}` is not a number of slots from 1 to {MOST_SLOTS}"))?;
+        }
+    }
+    Ok(Host { name, slots })
+}
+
 /// See the module's text.
 pub struct Local {
-    order: Order,
-    children: HashMap<BlockId, Child>,
+    launch: Launch,
+    /// Where blocks may be started; `None`: on this machine, any number.
+    hosts: Option<Vec<Host>>,
+    waiting: VecDeque<BlockId>,
+    running: HashMap<BlockId, Running>,
     happened: Vec<(BlockId, Event)>,
+}
+
+struct Running {
+    child: Child,
+    /// The place of its host in the list.
+    host: usize,
 }
 
 impl Local {
     /// Starts blocks so.
-    pub fn new(order: Order) -> Local {
-        Local { order, children: HashMap::new(), happened: Vec::new() }
+    pub fn new(launch: Launch, hosts: Option<Vec<Host>>) -> Local {
+        let (waiting, running, happened) = (VecDeque::new(), HashMap::new(), Vec::new());
+        Local { launch, hosts, waiting, running, happened }
     }
 
-    fn spawn(&self, id: BlockId) -> std::io::Result<Child> {
-        let log = File::create(self.order.log(id))?;
-        let [program, words @ ..] = self.order.words(id);
-        let mut command = Command::new(program);
-        command.args(words).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    /// The first host with a free slot.
+    fn free(&self) -> Option<usize> {
+        let Some(hosts) = &self.hosts else { return Some(0) };
+        let taken = |at| self.running.values().filter(|running| running.host == at).count();
+        (0..hosts.len()).find(|&at| taken(at) < hosts[at].slots as usize)
+    }
+
+    /// Starts what waits where there is a free slot.
+    fn start(&mut self) {
+        while let (Some(&id), Some(host)) = (self.waiting.front(), self.free()) {
+            self.waiting.pop_front();
+            let event = match self.spawn(id, host) {
+                Ok(child) => {
+                    let name = format!("process {}", child.id());
+                    self.running.insert(id, Running { child, host });
+                    self.happened.push((id, Event::Accepted(name)));
+                    Event::Granted(Grant { node: self.name(host), ..Grant::default() })
+                }
+                Err(error) => Event::Refused(format!("cannot start {}: {error}", self.launch.program.display())),
+            };
+            self.happened.push((id, event));
+        }
+    }
+
+    fn name(&self, host: usize) -> String {
+        let listed = self.hosts.as_ref().and_then(|hosts| hosts.get(host)).filter(|host| !host.is_here());
+        let here = || sysinfo::System::host_name().unwrap_or_else(|_| "localhost".into());
+        listed.map_or_else(here, |host| host.name.clone())
+    }
+
+    fn spawn(&self, id: BlockId, host: usize) -> std::io::Result<Child> {
+        let log = File::create(self.launch.log(id))?;
+        let words = self.launch.words(id);
+        let remote = self.hosts.as_ref().and_then(|hosts| hosts.get(host)).filter(|host| !host.is_here());
+        let mut command = match remote {
+            Some(host) => ssh(host, &words),
+            None => {
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]);
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         alone(&mut command).spawn()
     }
 }
 
+/// The same on another host. With a terminal (`-tt`) the process there is told when the connection ends.
+fn ssh(host: &Host, words: &[String]) -> Command {
+    let line: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    let mut command = Command::new("ssh");
+    command.args(["-tt", "-o", "BatchMode=yes", &host.name]).arg(format!("exec {}", line.join(" ")));
+    command
+}
+
 impl Provider for Local {
-    fn request(&mut self, id: BlockId) {
-        let event = match self.spawn(id) {
-            Ok(child) => {
-                let name = format!("process {}", child.id());
-                self.children.insert(id, child);
-                self.happened.push((id, Event::Accepted(name)));
-                Event::Granted(sysinfo::System::host_name().unwrap_or_else(|_| "localhost".into()))
-            }
-            Err(error) => Event::Refused(format!("cannot start {}: {error}", self.order.program.display())),
-        };
-        self.happened.push((id, event));
+    fn request(&mut self, ids: &[BlockId], _limit: Option<Duration>) {
+        self.waiting.extend(ids);
+        self.start();
     }
 
+    /// It ends by itself.
+    fn release(&mut self, _id: BlockId) {}
+
     fn withdraw(&mut self, id: BlockId) {
-        if let Some(child) = self.children.get_mut(&id) {
+        if let Some(running) = self.running.get_mut(&id) {
             // One that has ended is what is wanted.
-            let _ = child.kill();
+            let _ = running.child.kill();
+        }
+        if let Some(at) = self.waiting.iter().position(|&waiting| waiting == id) {
+            self.waiting.remove(at);
+            self.happened.push((id, Event::Ended { why: "it was withdrawn".into(), at: None }));
         }
     }
 
     fn poll(&mut self) -> Vec<(BlockId, Event)> {
         let mut happened = std::mem::take(&mut self.happened);
-        self.children.retain(|&id, child| match child.try_wait() {
+        let mut ended = |id, why: String| {
+            happened.push((id, Event::Ended { why, at: None }));
+            false
+        };
+        self.running.retain(|&id, running| match running.child.try_wait() {
             Ok(None) => true,
-            Ok(Some(status)) => {
-                happened.push((id, Event::Ended(status.to_string())));
-                false
-            }
-            Err(error) => {
-                happened.push((id, Event::Ended(error.to_string())));
-                false
-            }
+            Ok(Some(status)) => ended(id, status.to_string()),
+            Err(error) => ended(id, error.to_string()),
         });
+        self.start();
+        happened.append(&mut self.happened);
         happened
     }
 
     fn close(&mut self) {
         let end = Instant::now() + GRACE;
-        while !self.children.is_empty() && Instant::now() < end {
+        self.waiting.clear();
+        while !self.running.is_empty() && Instant::now() < end {
             let happened = self.poll();
             self.happened.extend(happened);
             thread::sleep(LOOK);
         }
-        for child in self.children.values_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
+        for running in self.running.values_mut() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Host>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        std::fs::write(&path, text).unwrap();
+        hosts(&path)
+    }
+
+    #[test]
+    fn hostfiles_are_read_as_mpirun_reads_them() {
+        let found = read("# two machines\nnode1 slots=2 max_slots=4\n\nnode2  # the small one\n").unwrap();
+        let host = |name: &str, slots| Host { name: name.into(), slots };
+        assert_eq!(found, [host("node1", 2), host("node2", 1)]);
+        for text in ["", "# nothing\n", "slots=2\n", "node1 slots=0\n", "node1 slots=x\n", "-oProxyCommand=x\n"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_waits_for_a_slot_of_the_hostfile() {
+        let dir = tempfile::tempdir().unwrap();
+        let (contact, logs) = (dir.path().join("contact"), dir.path().to_owned());
+        // Stands for a world: it ends when it cannot read the contact file.
+        let program = "/bin/sleep".into();
+        let launch = Launch { program, contact, logs, run: "r".into(), began_unix_ns: 0 };
+        let one = vec![Host { name: "localhost".into(), slots: 1 }];
+        let mut local = Local::new(launch, Some(one));
+        local.request(&[BlockId(1), BlockId(2), BlockId(3)], None);
+        assert_eq!((local.running.len(), local.waiting.len()), (1, 2));
+        local.withdraw(BlockId(3));
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut ended = Vec::new();
+        while ended.len() < 3 && Instant::now() < until {
+            let over = |(id, event)| matches!(event, Event::Ended { .. }).then_some(id);
+            ended.extend(local.poll().into_iter().filter_map(over));
+            thread::sleep(LOOK);
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, [BlockId(1), BlockId(2), BlockId(3)]);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::blocks::{BlockId, Event};
+use crate::model::Time;
 
-/// What every block needs to know.
+/// What it takes to start the world of a block.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct Launch {
     /// This program.
     pub program: PathBuf,
     /// The run's contact file.
@@ -16,9 +18,11 @@ pub struct Order {
     pub logs: PathBuf,
     /// The run's name.
     pub run: String,
+    /// When the run's time began, in nanoseconds since 1970.
+    pub began_unix_ns: u64,
 }
 
-impl Order {
+impl Launch {
     /// The words that a block runs.
     pub fn words(&self, id: BlockId) -> [String; 6] {
         let text = |path: &PathBuf| path.display().to_string();
@@ -31,14 +35,22 @@ impl Order {
     pub fn log(&self, id: BlockId) -> PathBuf {
         self.logs.join(format!("block-{}.log", id.0))
     }
+
+    /// A moment in seconds since 1970 in the run's time; what was before the run is its beginning.
+    pub fn moment(&self, unix_s: u64) -> Time {
+        Time(unix_s.saturating_mul(1_000_000_000).saturating_sub(self.began_unix_ns))
+    }
 }
 
 /// Gives nodes.
 pub trait Provider: Send {
-    /// Asks for a block; what comes of it is told by [`Provider::poll`].
-    fn request(&mut self, id: BlockId);
+    /// Asks for blocks, which nobody needs for longer than `limit`; what comes of it is told by [`Provider::poll`].
+    fn request(&mut self, ids: &[BlockId], limit: Option<Duration>);
 
-    /// Ends a block, or withdraws its request.
+    /// The ranks of a block have left: its node goes back as soon as its processes are gone.
+    fn release(&mut self, id: BlockId);
+
+    /// Ends a block at once, or withdraws its request.
     fn withdraw(&mut self, id: BlockId);
 
     /// What has happened since the last call.

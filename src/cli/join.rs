@@ -21,10 +21,13 @@ pub(super) struct Args {
     /// The block that this is part of; set by the run itself when it asks for nodes.
     #[arg(long, value_name = "NUMBER", hide = true)]
     block: Option<u64>,
+    /// The name of the run's jobs in Slurm's queue; set by the run itself.
+    #[arg(long, value_name = "NAME", hide = true)]
+    siblings: Option<String>,
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let options = JoinOptions { contact: args.contact, slots: args.slots, block: args.block };
+    let options = JoinOptions { contact: args.contact, slots: args.slots, block: args.block, siblings: args.siblings };
     match join_run(&options, Kernels::builtin()) {
         Ok(finished) => ExitCode::from(u8::try_from(finished.exit_code).unwrap_or(1)),
         Err(error) => {

@@ -15,6 +15,7 @@ mod schema;
 mod simulate;
 mod status;
 mod steer;
+mod submit;
 mod top;
 mod topo;
 mod trace;
@@ -61,6 +62,7 @@ enum Verb {
     Plan(plan::Args),
     Simulate(simulate::Args),
     Run(run::Args),
+    Submit(submit::Args),
     Join(join::Args),
     Status(status::Args),
     Scale(steer::ScaleArgs),
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::main(args),
         Verb::Explain(args) => explain::main(args),
         Verb::Run(args) => run::main(args),
+        Verb::Submit(args) => submit::main(args),
         Verb::Join(args) => join::main(args),
         Verb::Status(args) => status::main(args),
         Verb::Scale(args) => steer::scale(args),

@@ -8,6 +8,7 @@ use clap::value_parser;
 
 use super::{complain, launched_rank, report};
 use crate::exec::Kernels;
+use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{self, Finished, Options, RunError};
@@ -44,6 +45,10 @@ pub(super) struct Args {
     /// Check the job and show what would run, but run nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Say for a batch script how several nodes are to be started: as one MPI world, or each as its own because the job's policy may give
+    /// nodes back. Nothing is run.
+    #[arg(long, hide = true)]
+    worlds: bool,
     /// Serve a page and an API about the run while it goes on, e.g. on 127.0.0.1:0 (any free port). The address, with the token that is
     /// needed, is printed.
     #[arg(long, value_name = "ADDRESS")]
@@ -59,6 +64,9 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> ExitCode {
     if args.dry_run {
         return super::check::check(&args.job, false);
+    }
+    if args.worlds {
+        return super::print(&format!("{}\n", worlds(&args)));
     }
     let options = Options {
         job: args.job,
@@ -76,6 +84,20 @@ pub(super) fn main(args: Args) -> ExitCode {
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// One world for a job that holds its nodes to the end. What is wrong with a job file is for the run to say.
+fn worlds(args: &Args) -> &'static str {
+    let loaded = job::load(&args.job, &Kernels::builtin()).ok();
+    let policy = loaded.and_then(|loaded| Some((loaded.job.scaling?.policy, loaded.job.capacity.provider)));
+    match policy {
+        Some((policy, provider))
+            if policy != PolicyKind::Fixed && provider != ProviderKind::Local && !args.coordinator_only =>
+        {
+            "each"
+        }
+        _ => "one",
+    }
 }
 
 /// Phalanx's exit code.

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{complain, print, refuse};
+use crate::capacity::slurm::withdraw_abandoned;
 use crate::control::{Question, Scale, ask};
-use crate::journal::{RUNS, RunDir};
+use crate::journal::{Liveness, RUNS, RunDir};
+use crate::runtime::BLOCKS;
 
 /// More or fewer ranks for a run under way.
 #[derive(Debug, clap::Args)]
@@ -57,7 +59,28 @@ pub(super) fn rebalance(args: RebalanceArgs) -> ExitCode {
 }
 
 pub(super) fn cancel(args: CancelArgs) -> ExitCode {
-    put(&args.run, &Question::Cancel { task: args.task })
+    let dir = match RunDir::find(Path::new(RUNS), &args.run) {
+        Ok(dir) => dir,
+        Err(error) => return refuse(error),
+    };
+    match dir.liveness() {
+        Liveness::Gone if args.task.is_none() => withdraw(&dir),
+        _ => put(&args.run, &Question::Cancel { task: args.task }),
+    }
+}
+
+/// A run that was killed may have jobs in the queue that nobody waits for.
+fn withdraw(dir: &RunDir) -> ExitCode {
+    match withdraw_abandoned(&dir.path().join(BLOCKS)) {
+        Ok(Some(jobs)) => {
+            print(&format!("{}: the run is over; its jobs in Slurm's queue ({jobs}) are cancelled\n", dir.name()))
+        }
+        Ok(None) => refuse(format_args!("{}: the run is over, and has nothing in a queue", dir.name())),
+        Err(why) => {
+            complain(format_args!("{}: the run is over, but its jobs cannot be cancelled: {why}", dir.name()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Asks a run, and says what it answered.

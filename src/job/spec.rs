@@ -280,8 +280,10 @@ section! {
         provider: OneOf<ProviderKind> = "\"none\"",
         /// Partition of Slurm that blocks are asked from
         partition: String = "Slurm's default",
-        /// Nodes of a block; each node is asked for, and given back, alone, so only 1 is possible
-        nodes_per_block: Whole<1, 1> = "1",
+        /// A request for several nodes is put to Slurm as jobs of at most so many; each node still goes alone, the first of a job last
+        nodes_per_block: Whole<1, 1024> = "1",
+        /// Hosts of the provider `local`, as mpirun reads them; those that are not this machine are reached by ssh
+        hostfile: String = "this machine alone",
         /// How long a block may last
         time: DurationSpec = "as the partition says",
         /// Further options of sbatch, such as an account

@@ -1,11 +1,12 @@
 //! What a session held and what that costs: each rank with its node, from when to when, worked out from the records.
 //!
-//! Several ranks that were granted a node together are billed as one node, from the first of them to the last. A node that is granted twice,
-//! as to two blocks, is billed twice.
+//! Several ranks that are on one node at the same time are billed as one node, from the first of them to the last. A node that came as a block is
+//! billed from the block's grant to its end, as its provider tells them: the ranks come later and go sooner.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::record::BlockChange;
 use super::replay::{Replay, Session};
 use crate::model::{RankState, Time};
 use crate::scale::{NodeTypeId, Prices};
@@ -29,9 +30,13 @@ pub struct Holding {
     pub active: Duration,
 }
 
-/// A node's part in a session.
+/// A node's part in a session. One that was given back and gained again has several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHolding {
+    /// The node.
+    pub node: String,
+    /// The block that it came as, if it did.
+    pub block: Option<u64>,
     /// Its type.
     pub node_type: NodeTypeId,
     /// From when it is billed.
@@ -90,20 +95,56 @@ impl Session {
         stories.into_values().map(last).collect()
     }
 
-    /// What each node was held until `end`.
+    /// What each node was held until `end`, in order of time.
     pub fn nodes(&self, end: Time) -> Vec<NodeHolding> {
-        let mut nodes: BTreeMap<(String, Time), NodeHolding> = BTreeMap::new();
+        let blocks: BTreeMap<u64, &BlockChange> = self.blocks.iter().map(|change| (change.block, change)).collect();
+        let mut nodes: Vec<NodeHolding> = blocks.values().filter_map(|block| NodeHolding::of(block, end)).collect();
         for rank in self.holdings(end) {
-            let Holding { node, node_type, from, to, active, .. } = rank;
-            let known = nodes.entry((node, from)).or_insert(NodeHolding { node_type, from, to, active });
-            (known.to, known.active) = (known.to.max(to), known.active.max(active));
+            let block = blocks.values().find(|block| block.ranks.contains(&rank.rank)).map(|block| block.block);
+            match nodes.iter_mut().find(|node| node.holds(&rank, block)) {
+                Some(node) => node.add(&rank),
+                None => nodes.push(NodeHolding::from(rank)),
+            }
         }
-        nodes.into_values().collect()
+        nodes.sort_by_key(|node| (node.from, node.block));
+        nodes
     }
 
     /// What its nodes cost until `end`.
     pub fn bill(&self, prices: &Prices, end: Time) -> f64 {
         self.nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
+    }
+}
+
+impl NodeHolding {
+    /// The node of a block, if it ever had one.
+    fn of(block: &BlockChange, end: Time) -> Option<NodeHolding> {
+        let from = block.granted?;
+        let to = block.ended.unwrap_or(end).max(from);
+        let (node, node_type) = (block.node.clone(), NodeTypeId(0));
+        Some(NodeHolding { node, block: Some(block.block), node_type, from, to, active: Duration::ZERO })
+    }
+
+    /// True if a rank, which came as part of `block`, is on this node.
+    fn holds(&self, rank: &Holding, block: Option<u64>) -> bool {
+        let together = self.from <= rank.to && rank.from <= self.to;
+        self.block == block && (block.is_some() || (self.node == rank.node && together))
+    }
+
+    /// One more rank on it.
+    fn add(&mut self, rank: &Holding) {
+        self.active = self.active.max(rank.active);
+        self.node_type = rank.node_type;
+        if self.block.is_none() {
+            (self.from, self.to) = (self.from.min(rank.from), self.to.max(rank.to));
+        }
+    }
+}
+
+impl From<Holding> for NodeHolding {
+    fn from(rank: Holding) -> NodeHolding {
+        let Holding { node, node_type, from, to, active, .. } = rank;
+        NodeHolding { node, block: None, node_type, from, to, active }
     }
 }
 
@@ -121,6 +162,7 @@ mod tests {
     use crate::job::Cost;
     use crate::journal::replay::tests::{began, replayed};
     use crate::journal::{RankChange, RankInfo, Record};
+    use crate::model::BlockState;
 
     fn change(rank: u32, state: RankState, second: u64, granted: u64) -> Record {
         let info = RankInfo { rank, node: format!("n{rank}"), slots: 4, pid: 0 };
@@ -146,5 +188,57 @@ mod tests {
         assert_eq!(nodes.iter().map(seconds).collect::<Vec<_>>(), [(100, 100), (60, 30)]);
         let cost = Cost { node_hour: 3600.0, ..Cost::default() };
         assert_eq!(session.bill(&Prices::of_job(&cost, 4), end), 160.0);
+    }
+    #[test]
+    fn a_node_that_comes_twice_is_billed_twice_and_not_in_between() {
+        let again = |rank: u32, second: u64, state| {
+            let Record::Rank(change) = change(rank, state, second, if rank == 2 { 10 } else { 60 }) else {
+                unreachable!()
+            };
+            Record::Rank(RankChange { info: RankInfo { node: "n2".into(), ..change.info }, ..change })
+        };
+        let records = [
+            began(1),
+            again(2, 10, RankState::Active),
+            again(2, 20, RankState::Left),
+            again(3, 60, RankState::Active),
+            again(3, 90, RankState::Left),
+        ];
+        let nodes = replayed(&records).last_session().unwrap().nodes(Time(100_000_000_000));
+        assert_eq!(nodes.iter().map(|node| node.to.since(node.from).as_secs()).collect::<Vec<_>>(), [100, 10, 30]);
+    }
+
+    #[test]
+    fn a_block_is_billed_from_its_grant_to_its_end_whenever_its_ranks_come_and_go() {
+        let time = |s: u64| Time(s * 1_000_000_000);
+        let block = |state, ended: Option<u64>| {
+            Record::Block(BlockChange {
+                time: time(90),
+                block: 1,
+                state,
+                name: "job 7".into(),
+                node: "n2".into(),
+                ranks: 2..3,
+                asked: time(1),
+                granted: Some(time(8)),
+                ended: ended.map(time),
+            })
+        };
+        let of = |records: &[Record]| {
+            let nodes = replayed(records).last_session().unwrap().nodes(time(100));
+            let seconds = |node: &NodeHolding| (node.block, node.to.since(node.from).as_secs(), node.active.as_secs());
+            nodes.iter().map(seconds).collect::<Vec<_>>()
+        };
+        let ranks = [
+            began(1),
+            change(2, RankState::Joining, 10, 8),
+            change(2, RankState::Active, 20, 8),
+            change(2, RankState::Left, 50, 8),
+        ];
+        let with = |last: &[Record]| [&ranks[..], last].concat();
+        let held = block(BlockState::Held, None);
+        assert_eq!(of(&with(std::slice::from_ref(&held))), [(None, 100, 100), (Some(1), 92, 30)]);
+        let released = block(BlockState::Released, Some(60));
+        assert_eq!(of(&with(&[held, released])), [(None, 100, 100), (Some(1), 52, 30)]);
     }
 }

@@ -24,7 +24,8 @@ pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{
-    Began, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated, Terms,
+    Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated,
+    Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};

@@ -6,11 +6,12 @@
 //! file may have changed in between. A record is never changed, and new kinds are only added at the end of [`Record`],
 //! so that old journals stay readable.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, RankState, TaskId, Time};
+use crate::model::{Attempt, BlockState, RankState, TaskId, Time};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 
 /// One thing that has happened.
@@ -39,6 +40,8 @@ pub enum Record {
         /// What was measured.
         effect: Effect,
     },
+    /// A block came, went or changed.
+    Block(BlockChange),
 }
 
 /// On what terms a session runs: who decides about ranks, what nodes cost, and whether any of it is real.
@@ -76,6 +79,29 @@ pub struct RankChange {
     pub state: RankState,
     /// Since when its node is billed; until this record if the rank is gone by it.
     pub billed_since: Time,
+}
+
+/// A block's new state, and all that is known of it by then. The bill of its node runs from its grant to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockChange {
+    /// When.
+    pub time: Time,
+    /// Its number.
+    pub block: u64,
+    /// Its state from now on.
+    pub state: BlockState,
+    /// What the provider calls it (a job, a process); empty until it does.
+    pub name: String,
+    /// Its node; empty until it has one.
+    pub node: String,
+    /// The numbers of its ranks; empty until they have come.
+    pub ranks: Range<u32>,
+    /// When it was asked for.
+    pub asked: Time,
+    /// When it got its node, as the provider says.
+    pub granted: Option<Time>,
+    /// When it gave it back, as the provider says.
+    pub ended: Option<Time>,
 }
 
 /// How a session began.

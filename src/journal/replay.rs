@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
-use super::record::{Began, Ended, GraphFacts, KeptRun, Note, RankChange, Record, Terms};
+use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, RankChange, Record, Terms};
 use crate::model::{Attempt, TaskId, Time};
 use crate::scale::Decision;
 
@@ -44,6 +44,8 @@ pub struct Session {
     pub terms: Option<Terms>,
     /// Ranks that came, went or paused, in order of time.
     pub ranks: Vec<RankChange>,
+    /// Blocks that came, went or changed, in order of time.
+    pub blocks: Vec<BlockChange>,
     /// Scaling decisions with their effects, in order of number.
     pub decisions: Vec<Decision>,
 }
@@ -191,6 +193,7 @@ impl Replay {
             Record::Ended(ended) => session.ended = Some(ended),
             Record::Terms(terms) => session.terms = Some(terms),
             Record::Rank(change) => session.ranks.push(change),
+            Record::Block(change) => session.blocks.push(change),
             Record::Decision(decision) => session.decisions.push(*decision),
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
@@ -222,6 +225,7 @@ impl Session {
             ended: None,
             terms: None,
             ranks: Vec::new(),
+            blocks: Vec::new(),
             decisions: Vec::new(),
         }
     }
@@ -232,7 +236,8 @@ impl Session {
         let notes = self.notes.iter().map(|note| note.time);
         let ended = self.ended.iter().map(|ended| ended.time);
         let ranks = self.ranks.iter().map(|change| change.time);
-        attempts.chain(notes).chain(ended).chain(ranks).max().unwrap_or(Time::ZERO)
+        let blocks = self.blocks.iter().map(|change| change.time);
+        attempts.chain(notes).chain(ended).chain(ranks).chain(blocks).max().unwrap_or(Time::ZERO)
     }
 }
 

@@ -12,6 +12,7 @@
 //!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            what `phalanx report` made of it
 //!   outputs/               what tasks printed (see `output`)
+//!   blocks/                what nodes that joined had to say, and the name of their jobs
 //!   lock                   held while the run goes on (see `lock`)
 //! ```
 //!

@@ -70,7 +70,7 @@ impl Head {
         woken.truncate(ranks as usize);
         let messages = self.happens(now, woken.iter().map(|&rank| Event::Change { rank, change: Change::Recall }));
         let missing = ranks - woken.len() as u32;
-        let asked = self.ask_for(now, missing);
+        let asked = self.ask_for(now, missing, None);
         let text = format!("{} parked ranks are woken, {asked} nodes are asked for", woken.len());
         if asked == missing {
             return (Answer::done(text), messages);

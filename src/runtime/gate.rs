@@ -155,8 +155,9 @@ impl Gate {
         self.worlds[world].ranks.get_mut(at)
     }
 
-    /// Takes the news. `next` is the number that the next rank will have; nobody is let in unless the run is `open`.
-    pub(super) fn look(&mut self, now: Time, mut next: Rank, open: bool) -> Steps {
+    /// Takes the news. `next` is the number that the next rank will have; nobody is let in unless the run is `open`, and no block unless it
+    /// is `expected`.
+    pub(super) fn look(&mut self, now: Time, mut next: Rank, open: bool, expected: &dyn Fn(u64) -> bool) -> Steps {
         let mut steps = Steps::default();
         while let Ok(news) = self.news.try_recv() {
             match news {
@@ -164,6 +165,10 @@ impl Gate {
                 News::Knock { link, ask: Ask::World { ranks, block, node }, peer } => {
                     if !(1..=LARGEST).contains(&ranks) {
                         self.hub.refuse(link, &format!("a world has 1 to {LARGEST} ranks"));
+                        continue;
+                    }
+                    if block.is_some_and(|block| !expected(block)) {
+                        self.hub.refuse(link, "this block is not wanted any more");
                         continue;
                     }
                     let text = format!("{ranks} ranks from {node} ({peer}) join, as {next} and following");

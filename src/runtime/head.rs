@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::gate::{Gate, Steps};
+use super::gate::{Gate, Steps, World};
 use super::helm::{Fleet, Helm, Orders};
 use super::supply::Supply;
 use super::walltime::Walltime;
@@ -12,7 +12,7 @@ use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::control::Server;
 use crate::fabric::mpi;
 use crate::job::Job;
-use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
+use crate::journal::{BlockChange, Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
@@ -217,9 +217,13 @@ impl Head {
     fn admit(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let open = self.finished.is_none() && !self.coordinator.is_stopping();
         let Some(gate) = &mut self.gate else { return Vec::new() };
-        let steps = gate.look(now, self.coordinator.next_rank(), open);
+        let supply = self.supply.as_ref();
+        let expected = |block| supply.is_some_and(|supply| supply.expects(block));
+        let steps = gate.look(now, self.coordinator.next_rank(), open, &expected);
         let mut messages = self.follow(now, steps);
         self.tell_supply(now);
+        messages.extend(self.let_go(now));
+        self.record_blocks(now);
         let Some(gate) = &mut self.gate else { return messages };
         for record in gate.changes(now, &self.coordinator) {
             if let Err(error) = self.journal.append(record) {
@@ -232,16 +236,15 @@ impl Head {
     /// The supply hears which blocks have come and gone, and says how the others fare.
     fn tell_supply(&mut self, now: Time) {
         let (Some(gate), Some(supply)) = (&mut self.gate, &mut self.supply) else { return };
-        let kind = supply.kind();
         for world in gate.worlds_mut() {
             let Some(id) = world.block.map(BlockId) else { continue };
             if world.is_in() && !std::mem::replace(&mut world.told[0], true) {
                 supply.step(now, id, BlockEvent::Joined);
                 let block = supply.blocks().get(id);
-                if let (Some(block), Some(helm)) = (block, &mut self.helm) {
+                // How soon nodes come that were there from the start tells nothing of those that are asked for.
+                if let (Some(block), Some(helm)) = (block.filter(|block| !block.own), &mut self.helm) {
                     helm.arrived(now.since(block.asked));
                 }
-                tracing::debug!(?kind, %id, "takes part");
             }
             if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
                 supply.step(now, id, BlockEvent::Left);
@@ -256,9 +259,52 @@ impl Head {
         notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
     }
 
-    /// Asks for nodes; says how many it asked for.
-    pub(super) fn ask_for(&mut self, now: Time, nodes: u32) -> u32 {
-        self.supply.as_mut().map_or(0, |supply| supply.request(now, nodes))
+    /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
+    fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let (Some(gate), Some(supply)) = (&self.gate, &mut self.supply) else { return Vec::new() };
+        let expiring = supply.expiring();
+        let parked = |world: &World| {
+            world.numbers().all(|rank| self.coordinator.standing(rank) == Some(RankState::Parked))
+                && world.block.is_some_and(|block| !supply.blocks().is_bound(BlockId(block)))
+        };
+        let expires = |world: &World| world.block.is_some_and(|block| expiring.contains(&BlockId(block)));
+        let worlds = gate.worlds().iter().filter(|world| expires(world) || parked(world));
+        let leaving: Vec<Rank> = worlds.map(|world| world.first).collect();
+        for id in expiring {
+            self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
+        }
+        if leaving.is_empty() { Vec::new() } else { self.drain_ranks(now, &leaving) }
+    }
+
+    /// Writes down what has become of blocks.
+    fn record_blocks(&mut self, now: Time) {
+        let Some(supply) = &mut self.supply else { return };
+        for block in supply.changed() {
+            let world = self.gate.iter().flat_map(Gate::worlds).find(|world| world.block == Some(block.id.0));
+            let ranks = world.map_or(0..0, |world| world.first.0..world.first.0 + world.ranks.len() as u32);
+            let change = BlockChange {
+                time: now,
+                block: block.id.0,
+                state: block.state,
+                name: block.name,
+                node: block.node,
+                ranks,
+                asked: block.asked,
+                granted: block.granted,
+                ended: block.ended,
+            };
+            if let Err(error) = self.journal.append(Record::Block(change)) {
+                // The next tick hears of it, too, and stops the run.
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    /// Asks for nodes, which are needed for about so long if that is known; says how many it asked for.
+    pub(super) fn ask_for(&mut self, now: Time, nodes: u32, lasting: Option<Duration>) -> u32 {
+        let own = self.walltime.as_ref().map(Walltime::left);
+        let limit = lasting.into_iter().chain(own).min();
+        self.supply.as_mut().map_or(0, |supply| supply.request(now, nodes, limit))
     }
 
     /// Ranks that joined shall leave, each with all of its world.
@@ -287,7 +333,7 @@ impl Head {
         let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
         if needed && self.coming() == 0 && self.joined_active() == 0 {
             self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
-            self.ask_for(now, 1);
+            self.ask_for(now, 1, None);
         }
         self.happens(now, [Event::Hope(hopeful)])
     }
@@ -333,7 +379,7 @@ impl Head {
         let mut actions = Vec::new();
         orders.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
         let mut messages = self.carry_out(now, actions);
-        self.ask_for(now, orders.grow);
+        self.ask_for(now, orders.grow, orders.lasting);
         if let Some(supply) = &mut self.supply {
             orders.withdraw.iter().for_each(|&id| supply.step(now, BlockId(id), BlockEvent::Drain));
         }
@@ -393,6 +439,7 @@ impl Head {
         if let Some(supply) = &mut self.supply {
             let notes = supply.close(now);
             notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
+            self.record_blocks(now);
         }
         self.server = None;
         self.note_alerts(now);

@@ -35,6 +35,8 @@ pub struct JoinOptions {
     pub slots: Option<u32>,
     /// The block that this world is part of, if the run asked for it.
     pub block: Option<u64>,
+    /// The name of all jobs that the run has in Slurm's queue, if this is one of them.
+    pub siblings: Option<String>,
 }
 
 /// Joins a run, takes part in it, and leaves when it is over or when the run sends this rank away.
@@ -44,8 +46,8 @@ pub struct JoinOptions {
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     let result = take_part(options, kernels);
     let gone = matches!(result, Err(RunError::Orphaned | RunError::Contact(_) | RunError::Join(_)));
-    if gone && options.block.is_some() {
-        slurm::withdraw_siblings();
+    if let Some(name) = options.siblings.as_deref().filter(|_| gone) {
+        slurm::withdraw_siblings(name);
     }
     result
 }

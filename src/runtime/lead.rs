@@ -14,7 +14,7 @@ use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
-use super::supply::Supply;
+use super::supply::{Supply, listen_on};
 use super::wake::Wake;
 use super::walltime::Walltime;
 use super::world::{dismiss, gather, send};
@@ -129,12 +129,11 @@ fn set_out(
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
-    let supply = Supply::of(&job.capacity, &welcome.run_dir, &welcome.run_name)?;
     head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
-    if let Some(listen) = options.join_on.clone().or_else(|| job.capacity.address()) {
+    if let Some(listen) = listen_on(options, &job) {
         let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
-        head.set_gate(gate, supply);
+        head.set_gate(gate, Supply::of(&job.capacity, &welcome)?);
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }

@@ -75,6 +75,7 @@ pub(crate) use lead::code_of;
 pub use many::World;
 pub use start::{estimate_ns, graph_of};
 pub use subject::{job_of, subject_of};
+pub use supply::BLOCKS;
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]

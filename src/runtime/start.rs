@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::clock::unix_ns;
+use super::supply::{self, listen_on};
 use super::{Options, RunError, resume};
 use crate::exec::Kernels;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
@@ -92,6 +93,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         true => None,
         false => options.max_failures.or(job.max_failures),
     };
+    supply::check(&job.capacity)?;
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
     let Opened { journal, session, kept, spent } = open_journal(options, kernels, &dir, &job, &graph, &text)?;
@@ -109,7 +111,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         works: true,
         slots: options.slots,
         masks: Vec::new(),
-        open: options.join_on.is_some() || job.capacity.address().is_some(),
+        open: listen_on(options, &job).is_some(),
     };
     Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent })
 }

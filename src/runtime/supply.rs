@@ -1,16 +1,22 @@
 //! Rank 0's supply of nodes: the blocks of the run, with whoever gives them.
+//!
+//! A run may have nodes without a world from the start (the allocation that it was started in), and ask for more where the job names a provider.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::RunError;
-use crate::capacity::local::Local;
-use crate::capacity::slurm::Slurm;
-use crate::capacity::{Block, BlockId, Blocks, Event, Note, Order, Provider, State};
+use super::{Options, RunError};
+use crate::capacity::local::{Local, hosts};
+use crate::capacity::slurm::{Allocation, Slurm};
+use crate::capacity::{Block, BlockId, Blocks, Event, Launch, Note, Order, Provider, State};
 use crate::fabric::bridge::contact::FILE;
-use crate::job::{Capacity, ProviderKind};
+use crate::job::{Capacity, Job, ProviderKind, host_name};
 use crate::journal::Level;
 use crate::model::Time;
+use crate::schedule::protocol::Welcome;
+
+/// In the run directory: what blocks have to say, and the name of their jobs.
+pub const BLOCKS: &str = "blocks";
 
 /// See the module's text.
 pub(super) struct Supply {
@@ -19,23 +25,45 @@ pub(super) struct Supply {
     kind: ProviderKind,
 }
 
+/// Where rank 0 listens for ranks that join; `None` if none will.
+pub(super) fn listen_on(options: &Options, job: &Job) -> Option<String> {
+    let named = options.join_on.clone().or_else(|| job.capacity.address());
+    named.or_else(|| Allocation::from_environment().map(|_| host_name()))
+}
+
+/// Refuses, before anything has begun, a supply that there cannot be.
+pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
+    capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
+}
+
 impl Supply {
-    /// The supply that a job names, if it names one.
-    pub(super) fn of(capacity: &Capacity, run_dir: &str, run: &str) -> Result<Option<Supply>, RunError> {
+    /// The supply of a run whose gate is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
+    pub(super) fn of(capacity: &Capacity, welcome: &Welcome) -> Result<Option<Supply>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        if capacity.provider == ProviderKind::None {
+        let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
+        if capacity.provider == ProviderKind::None && allocation.is_none() {
             return Ok(None);
         }
-        let dir = Path::new(run_dir);
-        let logs = dir.join("blocks");
+        let dir = Path::new(&welcome.run_dir);
+        let logs = dir.join(BLOCKS);
         std::fs::create_dir_all(&logs).map_err(system("make the folder of the blocks' logs"))?;
         let program = std::env::current_exe().map_err(system("find this program"))?;
-        let order = Order { program, contact: dir.join(FILE), logs, run: run.to_owned() };
-        let provider: Box<dyn Provider> = match capacity.provider {
-            ProviderKind::Slurm => Box::new(Slurm::new(order, capacity.clone()).map_err(system("start a thread"))?),
-            _ => Box::new(Local::new(order)),
+        let (run, began_unix_ns) = (welcome.run_name.clone(), welcome.began_unix_ns);
+        let launch = Launch { program, contact: dir.join(FILE), logs, run, began_unix_ns };
+        let (kind, mut blocks) = (capacity.provider, Blocks::default());
+        let provider: Box<dyn Provider> = match &capacity.hostfile {
+            _ if kind != ProviderKind::Local => {
+                let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
+                let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO), node)).collect();
+                let slurm = Slurm::new(launch, capacity.clone(), allocation);
+                let mut slurm = slurm.map_err(system("speak to Slurm"))?;
+                own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
+                Box::new(slurm)
+            }
+            Some(file) => Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?))),
+            None => Box::new(Local::new(launch, None)),
         };
-        Ok(Some(Supply { blocks: Blocks::default(), provider, kind: capacity.provider }))
+        Ok(Some(Supply { blocks, provider, kind }))
     }
 
     /// How long a node may take to come, before anybody has seen one come.
@@ -46,30 +74,25 @@ impl Supply {
         }
     }
 
-    pub(super) fn kind(&self) -> ProviderKind {
-        self.kind
-    }
-
     pub(super) fn blocks(&self) -> &Blocks {
         &self.blocks
     }
 
-    /// Asks for so many nodes; says for how many it did.
-    pub(super) fn request(&mut self, now: Time, nodes: u32) -> u32 {
-        let mut asked = 0;
-        while asked < nodes
-            && let Some(id) = self.blocks.request(now)
-        {
-            self.provider.request(id);
-            asked += 1;
+    /// Asks for so many nodes, which nobody needs for longer than `limit`; says for how many it did.
+    pub(super) fn request(&mut self, now: Time, nodes: u32, limit: Option<Duration>) -> u32 {
+        let held = self.blocks.iter().filter(|block| block.state == State::Held && block.own).count();
+        let most = if self.kind == ProviderKind::None { held } else { nodes as usize };
+        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| self.blocks.request(now)).collect();
+        if !ids.is_empty() {
+            self.provider.request(&ids, limit);
         }
-        asked
+        ids.len() as u32
     }
 
     /// Something happened to a block that the provider does not know of.
     pub(super) fn step(&mut self, now: Time, id: BlockId, event: Event) {
         self.blocks.step(now, id, event);
-        self.withdraw();
+        self.pass_on();
     }
 
     /// Blocks that have not come, the newest first.
@@ -78,13 +101,30 @@ impl Supply {
         self.blocks.iter().rev().filter(waits).map(|block| block.id).collect()
     }
 
+    /// True if the world of a block may come in.
+    pub(super) fn expects(&self, block: u64) -> bool {
+        let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
+        self.blocks.get(BlockId(block)).is_some_and(|block| comes(block.state))
+    }
+
+    /// Active blocks whose time is nearly up, each once.
+    pub(super) fn expiring(&mut self) -> Vec<BlockId> {
+        self.blocks.take_expiring()
+    }
+
+    /// Blocks of which something has changed since it was last asked.
+    pub(super) fn changed(&mut self) -> Vec<Block> {
+        let changed = self.blocks.take_changed();
+        changed.into_iter().filter_map(|id| self.blocks.get(id).cloned()).collect()
+    }
+
     /// Hears the provider; returns what is to be told.
     pub(super) fn look(&mut self, now: Time) -> Vec<(Level, String)> {
         for (id, event) in self.provider.poll() {
             self.blocks.step(now, id, event);
         }
         self.blocks.tick(now);
-        self.withdraw();
+        self.pass_on();
         let told = |note| match note {
             Note::Info(text) => (Level::Info, text),
             Note::Warning(text) => (Level::Warning, text),
@@ -92,9 +132,12 @@ impl Supply {
         self.blocks.take_notes().into_iter().map(told).collect()
     }
 
-    fn withdraw(&mut self) {
-        for id in self.blocks.take_withdrawals() {
-            self.provider.withdraw(id);
+    fn pass_on(&mut self) {
+        for order in self.blocks.take_orders() {
+            match order {
+                Order::Release(id) => self.provider.release(id),
+                Order::Withdraw(id) => self.provider.withdraw(id),
+            }
         }
     }
 

@@ -32,6 +32,11 @@ impl Walltime {
         Walltime { drain_at: end_ns.saturating_sub(margin), terminate_at: end_ns.saturating_sub(terminate), said: None }
     }
 
+    /// How long tasks may still be started.
+    pub fn left(&self) -> Duration {
+        Duration::from_nanos(self.drain_at.saturating_sub(unix_ns()))
+    }
+
     /// What is to be done now; each stop is said once.
     pub fn due(&mut self) -> Option<Stop> {
         self.due_at(unix_ns())

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Dir, Output, Running, Tag, TestCommand, program, skip_loudly, wait_for};
+use super::{Dir, Output, Running, Tag, TestCommand, program, send, skip_loudly, wait_for};
 
 /// The programs without which there is no Slurm.
 const NEEDED: [&str; 8] = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "setpriv"];
@@ -31,6 +31,8 @@ pub struct Slurm {
     root: tempfile::TempDir,
     tag: Tag,
     daemons: Vec<(String, Child)>,
+    /// Further `SchedulerParameters`.
+    scheduler: &'static str,
 }
 
 /// A job as `squeue` shows it.
@@ -59,11 +61,16 @@ impl Slurm {
     /// Starts a Slurm with nodes `n1` to `n{nodes}`, all idle. `None`, said loudly, where Slurm is not installed; with
     /// `PHALANX_REQUIRE_SLURM=1` in the environment that fails the test instead.
     pub fn start(nodes: usize) -> Option<Slurm> {
+        Slurm::start_with(nodes, "")
+    }
+
+    /// The same with further `SchedulerParameters`.
+    pub fn start_with(nodes: usize, scheduler: &'static str) -> Option<Slurm> {
         let missing: Vec<&str> = NEEDED.into_iter().filter(|name| find(name).is_none()).collect();
         if missing.is_empty() {
             // Another process may take a port between our choice and the daemon's start; fresh ports mend that.
-            let second = || Slurm::try_start(nodes);
-            return Some(Slurm::try_start(nodes).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
+            let second = || Slurm::try_start(nodes, scheduler);
+            return Some(Slurm::try_start(nodes, scheduler).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
         }
         let why = format!("a local Slurm needs {} (packages slurm-wlm, munge, util-linux)", missing.join(", "));
         let required = std::env::var("PHALANX_REQUIRE_SLURM").is_ok_and(|v| v == "1");
@@ -73,9 +80,9 @@ impl Slurm {
     }
 
     /// The error holds the tails of all logs.
-    fn try_start(nodes: usize) -> Result<Slurm, String> {
+    fn try_start(nodes: usize, scheduler: &'static str) -> Result<Slurm, String> {
         let root = tempfile::Builder::new().prefix("pslurm-").tempdir().map_err(|e| e.to_string())?;
-        let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new() };
+        let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new(), scheduler };
         slurm.lay_out(nodes).map_err(|e| format!("cannot lay out a Slurm: {e}"))?;
         slurm.start_daemons(nodes).map_err(|e| format!("cannot start a daemon: {e}"))?;
         slurm.wait_until_idle(nodes).map_err(|why| format!("Slurm did not start: {why}\n{}", slurm.logs()))?;
@@ -130,13 +137,18 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_interval=1{scheduler}
+SlurmdTimeout=20
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 ",
             port = ports[0],
+            scheduler = match self.scheduler {
+                "" => String::new(),
+                more => format!(",{more}"),
+            },
         );
         for (i, port) in ports[1..].iter().enumerate() {
             let node = format!("NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}", i + 1);
@@ -252,6 +264,30 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         wait_for(&format!("job {id} to run"), 60, runs);
     }
 
+    /// When a job began and ended by Slurm's own record, in seconds since 1970.
+    pub fn times(&self, id: u32) -> Option<(u64, u64)> {
+        let answer = self.command("scontrol").env("SLURM_TIME_FORMAT", "%s");
+        let record = answer.args(["show", "job", "--oneliner", &id.to_string()]).run().stdout().to_string();
+        let time = |name: &str| parse_field(&record, name)?.parse().ok();
+        Some((time("StartTime")?, time("EndTime")?))
+    }
+
+    /// All processes of this Slurm, those of its jobs included.
+    pub fn processes(&self) -> Vec<u32> {
+        self.tag.processes()
+    }
+
+    /// Ends a node's `slurmd` and all that runs on the node, as when the machine loses power.
+    pub fn lose_node(&mut self, node: &str) {
+        let name = format!("slurmd-{node}");
+        let daemon = self.daemons.iter_mut().find(|(daemon, _)| *daemon == name).unwrap_or_else(|| panic!("no {name}"));
+        // The daemon first, so that nobody reports the end of the others.
+        let below = descendants(daemon.1.id());
+        send(daemon.1.id(), libc::SIGKILL);
+        below.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
+        let _ = daemon.1.wait();
+    }
+
     fn job_record(&self, id: u32) -> String {
         self.command("scontrol").args(["show", "job", "--oneliner", &id.to_string()]).run().stdout().to_string()
     }
@@ -298,6 +334,13 @@ impl Drop for Slurm {
         }
         self.tag.kill();
     }
+}
+
+/// The processes that a process started, and those that they started.
+fn descendants(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    children.flat_map(|child| std::iter::once(child).chain(descendants(child))).collect()
 }
 
 /// Ports that are free now.

@@ -1,5 +1,6 @@
 //! `[scaling]`, `[cost]` and `[capacity]`: defaults, and what cannot be meant together.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::job::diagnostic::{Diagnostic, Findings};
@@ -7,7 +8,7 @@ use crate::job::read::At;
 use crate::job::spec::{CapacitySpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec};
-use crate::job::{Above, Capacity, Cost, NodePrice, Rule, Scaling, Trigger, Weights};
+use crate::job::{Above, Capacity, Cost, NodePrice, ProviderKind, Rule, Scaling, Trigger, Weights};
 
 /// What `[scaling]` means.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
@@ -131,10 +132,17 @@ pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
 /// What `[capacity]` means.
 pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> Capacity {
     not_zero("time", spec.time.as_ref(), findings);
+    let provider = spec.provider.as_ref().map(|at| at.value.0).unwrap_or_default();
+    if let Some(file) = spec.hostfile.as_ref().filter(|_| provider != ProviderKind::Local) {
+        let error = Diagnostic::error("`hostfile` is for the provider \"local\": Slurm knows its nodes").at(&file.span);
+        findings.push(error.help("write `provider = \"local\"` or remove it"));
+    }
     let text = |typed: &Option<At<String>>| typed.as_ref().map(|at| at.value.clone());
     Capacity {
-        provider: spec.provider.as_ref().map(|at| at.value.0).unwrap_or_default(),
+        provider,
         partition: text(&spec.partition),
+        nodes_per_block: whole(spec.nodes_per_block.as_ref().map(|at| at.value.0)).unwrap_or(1),
+        hostfile: text(&spec.hostfile).map(PathBuf::from),
         time: spec.time.as_ref().map(|at| at.value.0),
         extra: spec.extra.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
         listen: text(&spec.listen),

@@ -1,0 +1,71 @@
+//! The allocation that the run was started in, where it has a world of its own on each node and so can give nodes back.
+//!
+//! The batch script starts rank 0's world on its own node alone and says so (`PHALANX_WORLDS=each`); worlds on the other nodes are started from here, each
+//! as one step. One `mpirun` over all nodes would die with the first node that is given back.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
+use super::super::blocks::BlockId;
+use super::super::provider::{Launch, alone};
+use crate::job::units::expand_hosts;
+
+/// What the batch script sets if each node has a world of its own.
+const WORLDS: &str = "PHALANX_WORLDS";
+
+/// See the module's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// The number of its job.
+    pub job: String,
+    /// Its nodes without that of rank 0.
+    pub others: Vec<String>,
+}
+
+impl Allocation {
+    /// The allocation that this process was started in, if it has nodes on which no world has been started.
+    pub fn from_environment() -> Option<Allocation> {
+        Allocation::of(|name| std::env::var(name).ok())
+    }
+
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Allocation> {
+        if variable(WORLDS)? != "each" {
+            return None;
+        }
+        let (job, here) = (variable("SLURM_JOB_ID")?, variable("SLURMD_NODENAME")?);
+        let mut others = expand_hosts(&variable("SLURM_JOB_NODELIST")?).ok()?;
+        others.retain(|node| *node != here);
+        (!others.is_empty()).then_some(Allocation { job, others })
+    }
+
+    /// Starts a world on one of its nodes; the process is that of the step.
+    pub(super) fn start(&self, launch: &Launch, id: BlockId, node: &str, words: &[String]) -> std::io::Result<Child> {
+        let log = File::options().create(true).append(true).open(launch.log(id))?;
+        let mut command = Command::new("srun");
+        command.args(["--jobid", &self.job, "--nodelist", node]).args(STEP).args(words);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        alone(&mut command).spawn()
+    }
+}
+
+/// How a world is started as a step of its own on one node, beside the batch script and with all CPUs of the node.
+pub(super) const STEP: [&str; 6] =
+    ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mpi=none", "--input=none"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_without_a_world_are_those_of_the_others() {
+        let of = |pairs: &[(&str, &str)]| {
+            Allocation::of(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let all =
+            [(WORLDS, "each"), ("SLURM_JOB_ID", "7"), ("SLURMD_NODENAME", "n2"), ("SLURM_JOB_NODELIST", "n[1-3]")];
+        let found = of(&all).unwrap();
+        assert_eq!((found.job.as_str(), found.others), ("7", vec!["n1".to_owned(), "n3".to_owned()]));
+        assert_eq!(of(&all[1..]), None, "a script that starts one world over all nodes does not say `each`");
+        assert_eq!(of(&[all[0], all[1], all[2], ("SLURM_JOB_NODELIST", "n2")]), None);
+    }
+}
