@@ -83,7 +83,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
 ];
 
 /// Variables made here: those of an enclosing run must not be mistaken for a task's own.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",
@@ -96,10 +96,11 @@ const OURS: [&str; 12] = [
     "PHALANX_NUMA_NODE",
     "PHALANX_MEM_MB",
     "PHALANX_TASK_DIR",
+    "PHALANX_METRICS",
 ];
 
 /// True for a variable of our own environment that no task may see.
-fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     // The file for this run's exit code is not for a run that a task may start.
     if OURS.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES", "PHALANX_EXIT_FILE"].contains(&name) {
         return true;

@@ -8,6 +8,8 @@
 //!   journal                what happened (see `record`)
 //!   job.toml               the job file as it was last run
 //!   samples.jsonl          how far it was, second by second
+//!   vitals.jsonl           what ranks and their nodes used, moment by moment
+//!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            what `phalanx report` made of it
 //!   outputs/               what tasks printed (see `output`)
 //!   blocks/                what nodes that joined had to say, and the name of their jobs
@@ -150,6 +152,16 @@ impl RunDir {
     /// Its copy of the job file.
     pub fn job_file(&self) -> PathBuf {
         self.path.join("job.toml")
+    }
+
+    /// What ranks and their nodes used at moments of its last session (see `observe::vitals`).
+    pub fn vitals(&self) -> PathBuf {
+        self.path.join("vitals.jsonl")
+    }
+
+    /// Values that tasks wrote about themselves (see `observe::measures`).
+    pub fn measures(&self) -> PathBuf {
+        self.path.join("measures.jsonl")
     }
 
     /// How far the run was at moments of its last session (see `observe::samples`).

@@ -14,6 +14,7 @@ use super::samples::Recorder;
 use super::style::count;
 use super::terminal::{AboveBar, set_bar};
 use crate::journal::RunDir;
+use crate::model::{Measure, Rank, Vitals};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +64,19 @@ impl Progress {
     }
 
     /// The same, and what it shows is also kept in the run directory, for who watches from elsewhere.
-    pub fn recorded(mut self, run: &RunDir) -> Progress {
-        self.recorder = Some(Recorder::new(run));
+    pub fn recorded(mut self, run: &RunDir, session: u32) -> Progress {
+        self.recorder = Some(Recorder::new(run, session));
         self
+    }
+
+    /// A rank has told what it and its node use.
+    pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.vitals(at, rank, vitals));
+    }
+
+    /// Tasks that have ended measured these values.
+    pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.measured(at, measures));
     }
 
     /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.

@@ -32,7 +32,8 @@ impl Head {
         };
         if question != Question::Status {
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
-            self.tell(now, level, &format!("asked by the user: {question}: {did}: {}", answer.text));
+            let by = call.by.as_deref().unwrap_or("the user");
+            self.tell(now, level, &format!("asked by {by}: {question}: {did}: {}", answer.text));
         }
         call.answer(answer);
         messages

@@ -1,6 +1,7 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::gate::{Gate, Steps, World};
@@ -45,6 +46,8 @@ pub(super) struct Head {
     pub(super) supply: Option<Supply>,
     /// Where people ask.
     server: Option<Server>,
+    /// What is to be noted of alerts.
+    alerts: Option<Receiver<String>>,
     /// What is being run; known once somebody may ask.
     pub(super) job: Option<Arc<Job>>,
     /// The ranks that were there from the start.
@@ -90,6 +93,7 @@ impl Head {
             gate: None,
             supply: None,
             server: None,
+            alerts: None,
             job: None,
             infos: Vec::new(),
             launched: mpi::launched(),
@@ -115,6 +119,22 @@ impl Head {
     /// Answers those who ask at this socket about this job on these ranks.
     pub(super) fn set_server(&mut self, server: Option<Server>, job: &Arc<Job>, infos: Vec<RankInfo>) {
         (self.server, self.job, self.infos) = (server, Some(Arc::clone(job)), infos);
+    }
+
+    /// Notes what comes out here.
+    pub(super) fn set_alerts(&mut self, alerts: Option<Receiver<String>>) {
+        self.alerts = alerts;
+    }
+
+    /// Waits until those who read the run directory can see all that has happened.
+    pub(super) fn settle(&mut self) {
+        self.journal.settle();
+    }
+
+    fn note_alerts(&mut self, now: Time) {
+        while let Some(text) = self.alerts.as_ref().and_then(|alerts| alerts.try_recv().ok()) {
+            self.tell(now, Level::Warning, &text);
+        }
     }
 
     /// Begins the run.
@@ -145,6 +165,17 @@ impl Head {
 
     /// Takes a message for the coordinator; returns what it answers.
     pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        let message = match message {
+            Message::Vitals(vitals) => {
+                self.progress.vitals(now.since(Time::ZERO), from, &vitals);
+                return Vec::new();
+            }
+            Message::Measured { measures } => {
+                self.progress.measured(now.since(Time::ZERO), &measures);
+                return Vec::new();
+            }
+            message => message,
+        };
         if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
             return self.follow(now, steps);
         }
@@ -167,6 +198,7 @@ impl Head {
             }
             return self.stop(now, how, Why::Walltime);
         }
+        self.note_alerts(now);
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
         messages.extend(self.give_back_sick(now));
@@ -410,6 +442,7 @@ impl Head {
             self.record_blocks(now);
         }
         self.server = None;
+        self.note_alerts(now);
         let reason = match &self.finished {
             Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
