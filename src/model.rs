@@ -212,6 +212,8 @@ pub enum RankState {
     Left,
     /// Stopped answering.
     Lost,
+    /// Holds no task because tasks kept failing there; its node is still billed.
+    Quarantined,
 }
 
 impl RankState {
@@ -223,6 +225,7 @@ impl RankState {
             RankState::Active => "active",
             RankState::Draining => "draining",
             RankState::Parked => "parked",
+            RankState::Quarantined => "quarantined",
             RankState::Left => "left",
             RankState::Lost => "lost",
         }
@@ -230,7 +233,8 @@ impl RankState {
 
     /// True while its node is billed.
     pub fn is_billed(self) -> bool {
-        matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)
+        use RankState::{Active, Draining, Joining, Parked, Quarantined};
+        matches!(self, Joining | Active | Draining | Parked | Quarantined)
     }
 }
 

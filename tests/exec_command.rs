@@ -66,7 +66,7 @@ fn output_is_seen_while_the_task_runs() {
     std::thread::scope(|s| {
         let running = s.spawn(|| bench.run(0));
         eventually("the first line", || bench.sink.out(0) == "first\n");
-        assert!(bench.runner.cancel(TaskId(0)));
+        assert_eq!(bench.runner.cancel(0..1), 1);
         assert_eq!(running.join().unwrap(), ended(State::Cancelled, -15));
     });
 }
@@ -108,7 +108,7 @@ fn a_task_may_use_its_grace() {
     std::thread::scope(|s| {
         let running = s.spawn(|| bench.run(0));
         eventually("its start", || bench.sink.out(0).starts_with("ready"));
-        assert!(bench.runner.cancel(TaskId(0)));
+        assert_eq!(bench.runner.cancel(0..1), 1);
         assert_eq!(running.join().unwrap(), ended(State::Cancelled, 7));
     });
     assert_eq!(bench.sink.out(0), "ready\nsaved\n");
@@ -126,7 +126,7 @@ fn a_child_of_a_stopped_shell_may_use_the_grace_too() {
     std::thread::scope(|s| {
         let running = s.spawn(|| bench.run(0));
         eventually("its start", || dir.path().join("ready").exists());
-        assert!(bench.runner.cancel(TaskId(0)));
+        assert_eq!(bench.runner.cancel(0..1), 1);
         assert_eq!(running.join().unwrap(), ended(State::Cancelled, -15));
     });
     assert_eq!(fs::read_to_string(dir.path().join("mark")).unwrap(), "cleaned\n");
@@ -155,7 +155,7 @@ fn stopping_all_ends_what_runs_and_what_comes() {
         }
     });
     assert_eq!(bench.run(2).state, State::Cancelled);
-    assert!(!bench.runner.cancel(TaskId(2)), "it does not run");
+    assert_eq!(bench.runner.cancel(2..3), 0, "it does not run");
 }
 
 #[test]

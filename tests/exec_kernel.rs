@@ -126,9 +126,9 @@ fn a_sleep_is_long_enough_and_can_be_interrupted() {
         let runner = &bench.runner;
         let sleeps = s.spawn(move || runner.run(TaskId(0), &seat(0)));
         let works = s.spawn(move || runner.run(TaskId(1), &seat(1)));
-        while !bench.runner.cancel(TaskId(0)) {}
+        while bench.runner.cancel(0..1) == 0 {}
         assert_eq!(sleeps.join().unwrap().state, State::Cancelled);
-        while !bench.runner.cancel(TaskId(1)) {}
+        while bench.runner.cancel(1..2) == 0 {}
         assert_eq!(works.join().unwrap().state, State::Cancelled);
     });
     bench.runner.stop_all(Stop::Terminate);

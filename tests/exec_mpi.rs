@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use exec_support::{Job, Spec, bench};
 use phalanx::job::MpiShape;
-use phalanx::model::{Outcome, State, TaskId};
+use phalanx::model::{Outcome, State};
 
 /// Set in the copies of this test that run under `mpirun`: the program that they are to run as tasks.
 const INSIDE: &str = "EXEC_MPI_INSIDE";
@@ -113,7 +113,7 @@ fn a_stop_reaches_all_ranks() {
             assert!(start.elapsed() < Duration::from_secs(120) && !running.is_finished(), "{}", bench.sink.err(0));
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert!(bench.runner.cancel(TaskId(0)));
+        assert_eq!(bench.runner.cancel(0..1), 1);
         assert_eq!(running.join().unwrap().state, State::Cancelled);
     });
     for line in bench.sink.out(0).lines() {

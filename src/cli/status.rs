@@ -1,20 +1,22 @@
-//! `phalanx status`: how a run under way stands.
+//! `phalanx status`: how a run stands. One under way is asked; one that is over is read.
 
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{print, refuse};
+use super::{print, refuse, view};
 use crate::control::{Question, ask};
 use crate::journal::{RUNS, RunDir};
+use crate::model::State;
+use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Shows how a run under way stands: tasks, ranks and blocks.
+/// Shows how a run stands: tasks, ranks and blocks while it goes on, how it ended once it is over.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
@@ -38,7 +40,9 @@ pub(super) fn main(args: Args) -> ExitCode {
             Ok(answer) => answer,
             // The run that was watched is over.
             Err(_) if looked > 0 => return ExitCode::SUCCESS,
-            Err(error) => return refuse(format_args!("{}: {error}", dir.name())),
+            Err(error) => {
+                return over(&dir, args.json).unwrap_or_else(|| refuse(format_args!("{}: {error}", dir.name())));
+            }
         };
         let status = answer.status.unwrap_or_default();
         let text = if args.json { format!("{status}\n") } else { text(&dir.name(), &status) };
@@ -51,12 +55,45 @@ pub(super) fn main(args: Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Shows a run that is over; `None` if it is not, or cannot be read.
+fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
+    let view = view::load(dir).ok().filter(|view| view.state() != RunState::Running)?;
+    if !as_json {
+        let paint = Paint::for_stream(&std::io::stdout());
+        return Some(to_stdout(|out| write_summary(out, &view, paint)).map_or_else(refuse, |()| view::end(&view)));
+    }
+    let figures = Figures::of(&view);
+    let count = |state: State| figures.counts.of(state);
+    let status = json!({
+        "state": view.state().name().to_lowercase(),
+        "time_s": figures.wall_s,
+        "exit_code": view.session().ended.as_ref().map(|ended| ended.exit_code),
+        "tasks": {
+            "total": figures.tasks, "completed": count(State::Completed), "failed": figures.counts.failures(),
+            "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0, "ready": 0,
+        },
+        "ranks": [],
+        "blocks": [],
+    });
+    Some(print(&format!("{status}\n")))
+}
+
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
 }
 
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
+}
+
+/// What is wrong with a rank, if anything is.
+fn health(rank: &Value) -> String {
+    let slow = rank["slowdown"].as_f64().map(|times| format!("  {times:.1} x slower than others")).unwrap_or_default();
+    match number(rank, "failures") {
+        0 => slow,
+        1 => format!("{slow}  1 failure"),
+        many => format!("{slow}  {many} failures"),
+    }
 }
 
 /// The status as a person reads it.
@@ -73,12 +110,13 @@ fn text(run: &str, status: &Value) -> String {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
         let _ = writeln!(
             text,
-            "  rank {:<4} {:<10} {:<16} {:>3} of {:>3} slots busy{block}",
+            "  rank {:<4} {:<11} {:<16} {:>3} of {:>3} slots busy{block}{}",
             number(rank, "rank"),
             word(rank, "state"),
             word(rank, "node"),
             number(rank, "running"),
             number(rank, "slots"),
+            health(rank),
         );
     }
     for block in status["blocks"].as_array().into_iter().flatten() {

@@ -36,12 +36,13 @@ pub(super) struct RebalanceArgs {
     run: String,
 }
 
-/// Ends a run under way; what is complete stays so, and `phalanx run --resume` goes on.
+/// Ends a run under way, or single tasks of it. What is complete stays so, and `phalanx run --resume` goes on.
 #[derive(Debug, clap::Args)]
 pub(super) struct CancelArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// A single task (not built yet: only whole runs can be cancelled).
+    /// Only this task (`tile[3]`), or all tasks of an array (`tile`): what runs of it is ended, what would run later is not started, and
+    /// what needs it is skipped.
     task: Option<String>,
 }
 
@@ -67,16 +68,13 @@ pub(super) fn rebalance(args: RebalanceArgs) -> ExitCode {
 }
 
 pub(super) fn cancel(args: CancelArgs) -> ExitCode {
-    if let Some(task) = args.task {
-        return refuse(format_args!("cannot cancel `{task}` alone: only whole runs can be cancelled so far"));
-    }
     let dir = match RunDir::find(Path::new(RUNS), &args.run) {
         Ok(dir) => dir,
         Err(error) => return refuse(error),
     };
     match dir.liveness() {
-        Liveness::Gone => withdraw(&dir),
-        _ => put(&args.run, &Question::Cancel),
+        Liveness::Gone if args.task.is_none() => withdraw(&dir),
+        _ => put(&args.run, &Question::Cancel { task: args.task }),
     }
 }
 

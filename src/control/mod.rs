@@ -44,8 +44,28 @@ pub enum Question {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
-    /// The run shall end.
-    Cancel,
+    /// The run shall end, or only some of its tasks.
+    Cancel {
+        /// A task such as `tile[3]`, or all tasks of an array (`tile`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<String>,
+    },
+}
+
+impl std::fmt::Display for Question {
+    /// As one would type it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Question::Status => f.write_str("status"),
+            Question::Scale { to: Scale::More(ranks) } => write!(f, "scale +{ranks}"),
+            Question::Scale { to: Scale::Fewer(ranks) } => write!(f, "scale -{ranks}"),
+            Question::Scale { to: Scale::To(ranks) } => write!(f, "scale {ranks}"),
+            Question::Drain { what } => write!(f, "drain {what}"),
+            Question::Rebalance => f.write_str("rebalance"),
+            Question::Cancel { task: None } => f.write_str("cancel"),
+            Question::Cancel { task: Some(task) } => write!(f, "cancel {task}"),
+        }
+    }
 }
 
 /// A number of ranks.

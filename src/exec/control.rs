@@ -70,7 +70,7 @@ impl Control {
 
     /// The task that runs here, if one does.
     pub(super) fn task(&self) -> Option<TaskId> {
-        let word = self.word.load(Ordering::Relaxed);
+        let word = self.word.load(Ordering::SeqCst);
         (word & ACTIVE != 0).then_some(TaskId(word as u32))
     }
 

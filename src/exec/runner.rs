@@ -4,10 +4,11 @@
 //! tasks take a microsecond lives on that. Everything else about a task is found out on the way that only slower tasks take.
 
 use std::fs::File;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
@@ -23,6 +24,9 @@ use crate::model::{Outcome, State, TaskId};
 /// The outcome of a task that was stopped before or while it ran, and whose process told no exit code.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0 };
 
+/// Set in `stopping` once any task has been cancelled.
+const SOME: u8 = 1 << 7;
+
 /// Runs tasks, one per slot at a time.
 pub struct Runner {
     source: Arc<dyn TaskSource>,
@@ -34,8 +38,10 @@ pub struct Runner {
     /// What has been found out about each group, when its first task came.
     plans: Vec<OnceLock<Plan>>,
     controls: Vec<CachePadded<Control>>,
-    /// The strongest stop of the whole run so far, as `Stop`'s number; 0 for none.
+    /// The strongest stop of the whole run so far, as `Stop`'s number, and [`SOME`]; 0 for none.
     stopping: AtomicU8,
+    /// Tasks that are not to run, by their numbers.
+    cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
 }
 
@@ -80,6 +86,7 @@ impl Runner {
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env())?,
             stopping: AtomicU8::new(0),
+            cancelled: RwLock::default(),
             source,
             kernels,
             site,
@@ -103,15 +110,32 @@ impl Runner {
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
 
-    /// Stops a task if it is running here: TERM, then KILL after the grace; a kernel is asked. It ends as CANCELLED. Returns whether it
-    /// was running.
-    pub fn cancel(&self, task: TaskId) -> bool {
-        self.controls.iter().any(|control| control.request(Some(task), Stop::Terminate))
+    /// Stops those of these tasks that are running here: TERM, then KILL after the grace; a kernel is asked. Those that are started from now on
+    /// are stopped at once. They end as CANCELLED. Returns how many were running.
+    pub fn cancel(&self, tasks: Range<u32>) -> usize {
+        let mut cancelled = self.cancelled.write().unwrap_or_else(PoisonError::into_inner);
+        if !cancelled.contains(&tasks) {
+            cancelled.push(tasks.clone());
+        }
+        drop(cancelled);
+        self.stopping.fetch_or(SOME, Ordering::SeqCst);
+        let running = self.controls.iter().filter(|control| {
+            let task = control.task().filter(|task| tasks.contains(&task.0));
+            task.is_some_and(|task| control.request(Some(task), Stop::Terminate))
+        });
+        running.count()
+    }
+
+    /// True if a task is not to run.
+    #[cold]
+    fn is_stopped(&self, task: TaskId, stopping: u8) -> bool {
+        let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
+        stopping & !SOME != 0 || cancelled.iter().any(|tasks| tasks.contains(&task.0))
     }
 
     /// Stops all running tasks, and every one that is started from now on at once: they end as CANCELLED.
     pub fn stop_all(&self, stop: Stop) {
-        self.stopping.fetch_max(stop as u8, Ordering::SeqCst);
+        self.stopping.fetch_or(stop as u8, Ordering::SeqCst);
         for control in &self.controls {
             control.request(None, stop);
         }
@@ -129,7 +153,8 @@ impl Runner {
 
     fn attempt(&self, id: TaskId, seat: &Seat, control: &Control, output: &mut Output) -> Result<Outcome, Fault> {
         let _running = control.begin(id);
-        if self.stopping.load(Ordering::SeqCst) != 0 {
+        let stopping = self.stopping.load(Ordering::SeqCst);
+        if stopping != 0 && self.is_stopped(id, stopping) {
             return Ok(CANCELLED);
         }
         let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);

@@ -6,7 +6,7 @@ use super::head::Head;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
-use crate::model::{Rank, RankState, Time};
+use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::{Change, Event, Why};
 use crate::schedule::protocol::{Message, Stop};
 
@@ -24,15 +24,15 @@ impl Head {
             Question::Rebalance => {
                 (Answer::done("the remaining work is shared out evenly"), self.happens(now, [Event::Rebalance]))
             }
-            Question::Cancel => {
+            Question::Cancel { task: Some(name) } => self.cancel(now, name),
+            Question::Cancel { task: None } => {
                 let messages = self.stop(now, Stop::Terminate, Why::Signal(libc::SIGTERM));
                 (Answer::done("the run is being ended; what is complete stays so (--resume)"), messages)
             }
         };
         if question != Question::Status {
-            let asked = serde_json::to_string(&question).unwrap_or_default();
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
-            self.tell(now, level, &format!("asked by the user: {asked}: {did}: {}", answer.text));
+            self.tell(now, level, &format!("asked by the user: {question}: {did}: {}", answer.text));
         }
         call.answer(answer);
         messages
@@ -59,7 +59,7 @@ impl Head {
     }
 
     /// Blocks that have been asked for and whose ranks are not there.
-    fn coming(&self) -> u32 {
+    pub(super) fn coming(&self) -> u32 {
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
         self.supply.as_ref().map_or(0, |s| s.blocks().iter().filter(|block| comes(block.state)).count() as u32)
     }
@@ -121,7 +121,7 @@ impl Head {
     fn drain(&mut self, now: Time, what: &str) -> (Answer, Messages) {
         let number = what.strip_prefix("rank").unwrap_or(what).trim().parse().ok().map(Rank);
         let wanted: Vec<Rank> = self
-            .ranks_in(|s| matches!(s, RankState::Joining | RankState::Active | RankState::Parked))
+            .ranks_in(RankState::is_billed)
             .into_iter()
             .filter(|&rank| number == Some(rank) || self.node_of(rank).as_deref() == Some(what))
             .collect();
@@ -144,6 +144,22 @@ impl Head {
             many => format!("; {many} ranks of the run's own world cannot leave it and are parked instead"),
         };
         (Answer::done(format!("{} ranks drain{parked}", joined.len())), messages)
+    }
+
+    fn cancel(&mut self, now: Time, name: &str) -> (Answer, Messages) {
+        let Some(tasks) = self.job.as_ref().and_then(|job| job.find(name)) else {
+            return (Answer::refused(format!("this job has no task `{name}`")), Messages::new());
+        };
+        let open = tasks.clone().filter(|&task| self.coordinator.final_state(TaskId(task)).is_none()).count();
+        if open == 0 {
+            return (Answer::refused(format!("`{name}` has ended already")), Messages::new());
+        }
+        let messages = self.happens(now, [Event::Cancel { tasks }]);
+        let text = match open {
+            1 => "1 task is cancelled, with what needs it".to_owned(),
+            many => format!("{many} tasks are cancelled, with what needs them"),
+        };
+        (Answer::done(text), messages)
     }
 
     fn joined(&self, rank: Rank) -> Option<&super::gate::World> {
@@ -190,6 +206,7 @@ impl Head {
             None => self.infos.get(rank.index()).map_or(0, |info| info.slots),
         };
         let here = state.is_some_and(RankState::is_billed);
+        let (slow, failures) = self.coordinator.health(rank);
         json!({
             "rank": rank.0,
             "node": self.node_of(rank),
@@ -197,6 +214,8 @@ impl Head {
             "slots": slots,
             "running": if here { load.running } else { 0 },
             "ready": if here { load.ready } else { 0 },
+            "slowdown": slow,
+            "failures": failures,
             "block": self.joined(rank).and_then(|world| world.block),
         })
     }

@@ -372,8 +372,7 @@ impl Crew {
 
     /// Starts tasks at home.
     pub(super) fn start(&self, locals: &[u32]) {
-        let page = self.pages.page(self.pages.current());
-        let (Some(pool), Some(ledger)) = (self.pool.get(), page) else { return };
+        let (Some(pool), Some(ledger)) = (self.pool.get(), self.page(self.pages.current())) else { return };
         let items: Vec<Item> = locals.iter().map(|&local| self.home_item(&ledger, local)).collect();
         self.waiting.fetch_add(items.iter().filter(|i| i.constrained).count() as u32, Relaxed);
         pool.push_many(&items);

@@ -434,6 +434,11 @@ impl Engine {
                     Stop::Kill => crew.runner.stop_all(StopTasks::Kill),
                 }
             }
+            Action::Cancel(tasks) => {
+                for (from, to) in tasks {
+                    crew.runner.cancel(from..to);
+                }
+            }
             Action::Exit => self.over = true,
         }
         None

@@ -1,5 +1,7 @@
 //! What fits where: refusals before the run, shares of limits, and the homes of tasks.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::RunError;
@@ -119,11 +121,15 @@ pub(crate) struct Terms {
     shares: Shares,
     /// For each group whether some rank alone can run its tasks.
     alone: Vec<bool>,
+    /// For each group the first one of its class.
+    classes: Vec<u32>,
 }
 
 impl Terms {
     pub(crate) fn new(job: Arc<Job>, members: &[Member]) -> Terms {
-        let mut terms = Terms { job, shares: Shares(Vec::new()), alone: Vec::new() };
+        let mut firsts: HashMap<&str, u32> = HashMap::new();
+        let classes = (0..).zip(&job.groups).map(|(id, group)| *firsts.entry(&group.class).or_insert(id)).collect();
+        let mut terms = Terms { shares: Shares(Vec::new()), alone: Vec::new(), classes, job };
         terms.share_out(members);
         terms
     }
@@ -135,6 +141,11 @@ impl Terms {
 }
 
 impl Advice for Terms {
+    fn class(&self, task: TaskId) -> (u32, Range<u32>) {
+        let (id, group) = self.group(task);
+        (self.classes[id], group.first.0..group.first.0 + group.count)
+    }
+
     fn work(&self, task: TaskId) -> u64 {
         estimate_ns(&self.job, task)
     }

@@ -10,6 +10,7 @@ use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::control::Server;
 use crate::fabric::mpi;
+use crate::job::Job;
 use crate::journal::{BlockChange, Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
@@ -43,6 +44,8 @@ pub(super) struct Head {
     pub(super) supply: Option<Supply>,
     /// Where people ask.
     server: Option<Server>,
+    /// What is being run; known once somebody may ask.
+    pub(super) job: Option<Arc<Job>>,
     /// The ranks that were there from the start.
     pub(super) infos: Vec<RankInfo>,
     estimate: Estimate,
@@ -86,6 +89,7 @@ impl Head {
             gate: None,
             supply: None,
             server: None,
+            job: None,
             infos: Vec::new(),
             launched: mpi::launched(),
             next_tick: Time::ZERO,
@@ -107,15 +111,20 @@ impl Head {
         (self.gate, self.supply) = (Some(gate), supply);
     }
 
-    /// Answers those who ask at this socket about these ranks.
-    pub(super) fn set_server(&mut self, server: Option<Server>, infos: Vec<RankInfo>) {
-        (self.server, self.infos) = (server, infos);
+    /// Answers those who ask at this socket about this job on these ranks.
+    pub(super) fn set_server(&mut self, server: Option<Server>, job: &Arc<Job>, infos: Vec<RankInfo>) {
+        (self.server, self.job, self.infos) = (server, Some(Arc::clone(job)), infos);
     }
 
     /// Begins the run.
     pub(super) fn begin(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let mut actions = Vec::new();
         self.coordinator.begin(&mut actions);
+        if self.infos.iter().all(|info| info.slots == 0) {
+            // Their homes are those of nobody.
+            self.coordinator.step(now, Event::Hope(self.supply.is_some()), &mut actions);
+            self.coordinator.step(now, Event::Rebalance, &mut actions);
+        }
         self.carry_out(now, actions)
     }
 
@@ -159,6 +168,8 @@ impl Head {
         }
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
+        messages.extend(self.give_back_sick(now));
+        messages.extend(self.hope(now));
         while let Some(call) = self.server.as_ref().and_then(Server::next) {
             messages.extend(self.command(now, call));
         }
@@ -280,6 +291,26 @@ impl Head {
             blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
         }
         messages
+    }
+
+    /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
+    fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(supply) = &self.supply else { return Vec::new() };
+        let hopeful = supply.is_hopeful() && !self.spent;
+        let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
+        if needed && self.coming() == 0 && self.joined_active() == 0 {
+            self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
+            self.ask_for(now, 1, None);
+        }
+        self.happens(now, [Event::Hope(hopeful)])
+    }
+
+    /// Nodes that joined and on which tasks keep failing are of no use.
+    fn give_back_sick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let worlds = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let is_sick = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Quarantined);
+        let sick: Vec<Rank> = worlds.filter(is_sick).collect();
+        if sick.is_empty() { Vec::new() } else { self.drain_ranks(now, &sick) }
     }
 
     /// Lets the coordinator see to events.

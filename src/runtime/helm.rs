@@ -18,7 +18,7 @@ use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
-use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
+use crate::model::{Attempt, Rank, RankState, TaskId, Time};
 use crate::scale::{Action, Decision, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
@@ -172,8 +172,7 @@ impl Helm {
             }
             let was_open = self.captain.is_open(attempt.task);
             self.captain.hears(attempt);
-            // A task that the stop has ended is not done with.
-            if was_open && attempt.last && attempt.outcome.state != State::Cancelled {
+            if was_open && attempt.last {
                 self.ends(attempt.task.0, attempt.end);
             }
         }

@@ -23,6 +23,7 @@ use crate::exec::Kernels;
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
+use crate::job::{Job, ProviderKind};
 use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
@@ -96,15 +97,10 @@ fn set_out(
     kernels: Kernels,
     wake: Arc<Wake>,
 ) -> Result<Run, RunError> {
-    if options.coordinator_only && fabric.size() < 2 {
-        return Err(RunError::Refused(
-            "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, or leave it out".into(),
-        ));
-    }
     let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
-        .and_then(|(outfit, hellos)| fit::check(&start.job, &hellos).map(|()| (outfit, hellos)));
+        .and_then(|(outfit, hellos)| check(&start.job, &hellos).map(|()| (outfit, hellos)));
     let (outfit, hellos) = match mustered {
         Ok(found) => found,
         Err(error) => {
@@ -128,7 +124,7 @@ fn set_out(
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
-    head.set_server(answer(&welcome.run_dir, &wake), infos);
+    head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {
         let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
@@ -148,6 +144,22 @@ fn set_out(
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
     Ok(Run { crew, pool, dir, lock: held, open, serving })
+}
+
+/// Refuses a job that cannot be run: here, or on the nodes that its file can ask for.
+fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
+    if hellos.iter().any(|hello| hello.slots > 0) {
+        return fit::check(job, hellos);
+    }
+    // What the nodes have that will come, nobody knows yet.
+    match job.capacity.provider {
+        ProviderKind::None => Err(RunError::Refused(
+            "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, name a [capacity] to ask for nodes, or leave it \
+             out"
+            .into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the run's control socket. Without it the run goes on, and cannot be asked.

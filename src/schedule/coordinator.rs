@@ -16,9 +16,11 @@
 
 mod change;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::gang::Gangs;
+use super::health::{Finding, Health};
 pub use super::homes::Advice;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
@@ -54,6 +56,13 @@ pub enum Event {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
+    /// Further ranks can be had, or (`false`) cannot any more: tasks that no rank can run are waited for, or end the run.
+    Hope(bool),
+    /// These tasks are not wanted any more.
+    Cancel {
+        /// Their numbers.
+        tasks: Range<u32>,
+    },
 }
 
 /// What the coordinator does.
@@ -138,6 +147,8 @@ pub struct Coordinator {
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: u32,
+    /// Ranks may still come that have not been announced: somebody can ask for nodes.
+    hopeful: bool,
     tally: Tally,
     open: u32,
     failures: u32,
@@ -145,6 +156,9 @@ pub struct Coordinator {
     stopping: Option<(Stop, Why)>,
     finished: bool,
     gangs: Gangs,
+    health: Health,
+    /// Tasks that are not wanted any more (from, to).
+    cancelled: Vec<(u32, u32)>,
 }
 
 impl Coordinator {
@@ -171,12 +185,15 @@ impl Coordinator {
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
             homeless: 0,
+            hopeful: false,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,
             failures: 0,
             max_failures,
             stopping: None,
             finished: false,
+            health: Health::default(),
+            cancelled: Vec::new(),
         }
     }
 
@@ -194,6 +211,16 @@ impl Coordinator {
     /// How busy a rank is, as it last said.
     pub fn load(&self, rank: Rank) -> Load {
         self.loads.get(rank.index()).copied().unwrap_or_default()
+    }
+
+    /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how many attempts failed there.
+    pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {
+        (self.health.slow(rank), self.health.failures(rank))
+    }
+
+    /// Open tasks that no rank can run.
+    pub fn homeless(&self) -> u32 {
+        self.homeless
     }
 
     /// The number that the next rank to be asked for, or to arrive unasked, will have.
@@ -233,6 +260,8 @@ impl Coordinator {
             Event::Stop { how, why } => self.stop(how, why, actions),
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
+            Event::Hope(hopeful) => self.hopeful = hopeful,
+            Event::Cancel { tasks } => self.cancel(&tasks, actions),
         }
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
@@ -256,6 +285,7 @@ impl Coordinator {
                 self.loads[from.index()] = load;
                 self.note_started(from, started);
                 self.count(attempts, actions);
+                self.examine(now, from, actions);
             }
             Message::Ack { epoch, kept, counted } => self.acknowledged(now, from, epoch, kept, counted, actions),
             Message::Emptied { epoch } => self.emptied(from, epoch, actions),
@@ -321,6 +351,8 @@ impl Coordinator {
             }
         }
         if !attempts.is_empty() {
+            let advice = &self.tasks.advice;
+            self.health.hear(&attempts, &|task| advice.class(task), &|task| advice.work(task));
             actions.push(Action::Journal(attempts));
         }
         if self.max_failures.is_some_and(|most| self.failures >= most) && self.stopping.is_none() && self.open > 0 {
@@ -329,6 +361,32 @@ impl Coordinator {
                 self.failures
             )));
             self.stop(Stop::Drain, Why::Failures, actions);
+        }
+    }
+
+    /// What a rank's report says about the rank.
+    fn examine(&mut self, now: Time, rank: Rank, actions: &mut Vec<Action>) {
+        if self.stopping.is_some() || self.open == 0 {
+            return;
+        }
+        match self.health.examine(rank) {
+            Some(Finding::Slow(times)) => {
+                actions.push(Action::Tell(format!(
+                    "{rank} takes {times:.1} times as long as others for the same tasks: it gets less of them"
+                )));
+                self.rebalance(now, actions);
+            }
+            Some(Finding::Recovered) => {
+                actions.push(Action::Tell(format!("{rank} is as fast as the others again")));
+                self.rebalance(now, actions);
+            }
+            Some(Finding::Sick) => {
+                actions.push(Action::Tell(format!(
+                    "{rank} is quarantined: tasks keep failing there that others complete"
+                )));
+                self.change(now, rank, Change::Quarantine, actions);
+            }
+            None => {}
         }
     }
 
@@ -344,6 +402,15 @@ impl Coordinator {
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
         self.tell_all(Message::Stop { how }, actions);
+    }
+
+    /// Everybody hears of it, for anybody may have them; who comes later hears of it then.
+    fn cancel(&mut self, tasks: &Range<u32>, actions: &mut Vec<Action>) {
+        if self.finished {
+            return;
+        }
+        self.cancelled.push((tasks.start, tasks.end));
+        self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
     }
 
     fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {

@@ -1,12 +1,13 @@
 //! New homes for open tasks, when ranks come, go or carry unequal shares of what remains.
 //!
 //! A task moves only if it must (its rank takes no part any more, or cannot run it) or, when the remaining work is evened out, as
-//! part of the share that its rank has too much of. It goes to a rank that has less than its share, by remaining work per slot: where
+//! part of the share that its rank has too much of. It goes to a rank that has less than its share, by remaining work per slot (slow ranks count for less): where
 //! most of what it needs is at home, if that is such a rank, else where there is most room. Tasks follow those they need, so a chain
 //! moves as a whole. What somebody runs or is about to run stays with that rank if it takes part.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
 
 use super::membership::Member;
 use crate::graph::TaskGraph;
@@ -14,6 +15,9 @@ use crate::model::{Rank, TaskId};
 
 /// What must be known of tasks to choose homes.
 pub trait Advice: Send {
+    /// A number for all tasks that are expected to take as long (in proportion to [`Advice::work`]) and to fail as often as this one, and
+    /// a range of numbers around it that are of the same class.
+    fn class(&self, task: TaskId) -> (u32, Range<u32>);
     /// Estimated duration of a task in nanoseconds.
     fn work(&self, task: TaskId) -> u64;
     /// True if a rank has what a task asks for. A task that no rank can hold alone may be at home with any.
@@ -35,6 +39,8 @@ pub(super) struct Remains<'a> {
     pub(super) kept: &'a HashMap<TaskId, Rank>,
     /// All ranks; one that takes no part has no slots.
     pub(super) members: &'a [Member],
+    /// How many times as long as others a rank takes; 1 unless it is slow.
+    pub(super) slowness: &'a dyn Fn(Rank) -> f64,
     pub(super) advice: &'a dyn Advice,
     /// Whether the work is evened out, or only moved where it must be.
     pub(super) even_out: bool,
@@ -81,7 +87,8 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> u32 {
 struct Scales {
     load: Vec<u128>,
     share: Vec<u128>,
-    slots: Vec<u32>,
+    /// Hundredths of a slot, as fast as those of others.
+    strength: Vec<u128>,
     /// How much each rank had, how much of that it is to give away, and (times what it had) how much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
@@ -97,19 +104,22 @@ impl Scales {
         for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
             load[home[node as usize] as usize] += u128::from(remains.work(node));
         }
-        let slots: Vec<u32> = remains.members.iter().map(|member| member.slots).collect();
-        let all = slots.iter().map(|&slots| u128::from(slots)).sum::<u128>().max(1);
+        let hundredths = |(rank, member): (u32, &Member)| {
+            let slow = (100.0 / (remains.slowness)(Rank(rank)).max(1.0)).max(1.0) as u128;
+            u128::from(member.slots) * slow
+        };
+        let strength: Vec<u128> = (0..).zip(remains.members).map(hundredths).collect();
+        let all = strength.iter().sum::<u128>().max(1);
         let total: u128 = load.iter().sum();
-        let share: Vec<u128> = slots.iter().map(|&slots| (total * u128::from(slots)).div_ceil(all)).collect();
+        let share: Vec<u128> = strength.iter().map(|&strength| (total * strength).div_ceil(all)).collect();
         let excess = |(&load, &share): (&u128, &u128)| match remains.even_out {
             true => load.saturating_sub(share),
             false => 0,
         };
         let give = load.iter().zip(&share).map(excess).collect();
-        let able = (0..ranks as u32).filter(|&rank| slots[rank as usize] > 0);
-        let lightest =
-            able.map(|rank| Reverse((load[rank as usize] / u128::from(slots[rank as usize]), rank))).collect();
-        Scales { due: vec![0; ranks], had: load.clone(), load, share, slots, give, lightest }
+        let able = (0..ranks as u32).filter(|&rank| strength[rank as usize] > 0);
+        let lightest = able.map(|rank| Reverse((load[rank as usize] / strength[rank as usize], rank))).collect();
+        Scales { due: vec![0; ranks], had: load.clone(), load, share, strength, give, lightest }
     }
 
     fn carry(&mut self, work: u64, from: u32, to: u32) {
@@ -159,7 +169,7 @@ impl Scales {
         let mut passed = Vec::new();
         let mut found = None;
         while let Some(Reverse((load, rank))) = self.lightest.pop() {
-            let now = self.load[rank as usize] / u128::from(self.slots[rank as usize]);
+            let now = self.load[rank as usize] / self.strength[rank as usize];
             if load < now {
                 self.lightest.push(Reverse((now, rank)));
                 continue;
@@ -183,6 +193,10 @@ mod tests {
     struct Alike;
 
     impl Advice for Alike {
+        fn class(&self, _: TaskId) -> (u32, Range<u32>) {
+            (0, 0..u32::MAX)
+        }
+
         fn work(&self, _: TaskId) -> u64 {
             10
         }
@@ -207,7 +221,8 @@ mod tests {
         let kept = kept.iter().map(|&(task, rank)| (TaskId(task), Rank(rank))).collect();
         let members: Vec<Member> = slots.iter().map(|&slots| Member { slots, ..Member::default() }).collect();
         let (members, advice) = (&members[..], &Alike as &dyn Advice);
-        let remains = Remains { graph, ended: &ended, kept: &kept, members, advice, even_out };
+        let slowness: &dyn Fn(Rank) -> f64 = &|rank| if rank == Rank(7) { 3.0 } else { 1.0 };
+        let remains = Remains { graph, ended: &ended, kept: &kept, members, slowness, advice, even_out };
         let mut home = home.to_vec();
         let homeless = choose(&remains, &mut home);
         (home, homeless)
@@ -234,6 +249,13 @@ mod tests {
         let (home, _) = chosen(&bag, &before, &[1, 3, 0], &[(2, 0), (5, 2)], false);
         assert_eq!((count(&home, 2), home[2]), (0, 0), "a task goes home to who runs it");
         assert!(count(&home, 1) > 35, "{home:?}");
+    }
+
+    #[test]
+    fn a_slow_rank_gets_less() {
+        let bag = TaskGraph::build(&[220], &[]).unwrap();
+        let (home, _) = chosen(&bag, &vec![7; 220], &[1; 8], &[], true);
+        assert!((9..12).contains(&count(&home, 7)), "one that takes three times as long: {home:?}");
     }
 
     #[test]

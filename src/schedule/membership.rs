@@ -3,11 +3,12 @@
 //! | state | event | next |
 //! |---|---|---|
 //! | requested | arrives | joining |
-//! | requested, joining, active, draining, parked | is lost | lost |
+//! | requested, joining, active, draining, parked, quarantined | is lost | lost |
 //! | joining | is handed its tasks | active |
-//! | joining, active, parked | is drained | draining |
+//! | joining, active, parked, quarantined | is drained | draining |
 //! | joining, active | is parked | parked |
-//! | parked, draining | is recalled | active |
+//! | joining, active, parked | is quarantined | quarantined |
+//! | parked, draining, quarantined | is recalled | active |
 //! | draining | is empty | left |
 //!
 //! A rank that left or was lost never comes back under its number: one that does is told to leave, and joins as another.
@@ -40,6 +41,8 @@ pub enum Change {
     Drain,
     /// It shall hold no task, but stay.
     Park,
+    /// It shall hold no task, because they keep failing there.
+    Quarantine,
     /// It shall take part again.
     Recall,
     /// It is not heard of any more.
@@ -49,7 +52,7 @@ pub enum Change {
 impl RankState {
     /// True for a rank that hears messages.
     pub fn is_here(self) -> bool {
-        matches!(self, RankState::Joining | RankState::Active | RankState::Draining | RankState::Parked)
+        self.is_billed()
     }
 
     /// True for a rank that is gone for good.
@@ -59,13 +62,14 @@ impl RankState {
 
     /// What follows from an event; `None` if it means nothing to a rank in this state.
     fn next(self, change: &Change) -> Option<RankState> {
-        use RankState::{Active, Draining, Joining, Lost, Parked, Requested};
+        use RankState::{Active, Draining, Joining, Lost, Parked, Quarantined, Requested};
         match (self, change) {
             (Requested, Change::Arrive(_)) => Some(Joining),
-            (Requested | Joining | Active | Draining | Parked, Change::Lose) => Some(Lost),
-            (Joining | Active | Parked, Change::Drain) => Some(Draining),
+            (Requested | Joining | Active | Draining | Parked | Quarantined, Change::Lose) => Some(Lost),
+            (Joining | Active | Parked | Quarantined, Change::Drain) => Some(Draining),
             (Joining | Active, Change::Park) => Some(Parked),
-            (Parked | Draining, Change::Recall) => Some(Active),
+            (Joining | Active | Parked, Change::Quarantine) => Some(Quarantined),
+            (Parked | Draining | Quarantined, Change::Recall) => Some(Active),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 pub mod coordinator;
 pub mod gang;
 pub mod handout;
+mod health;
 mod homes;
 mod known;
 pub mod ledger;

@@ -151,6 +151,12 @@ pub enum Message {
         /// Whether running tasks are ended too.
         how: Stop,
     },
+    /// Coordinator to all: these tasks (from, to) are not wanted any more. What runs of them is ended; the others end as CANCELLED
+    /// when they would start.
+    Cancel {
+        /// Ranges of numbers, the ends not included.
+        tasks: Vec<(u32, u32)>,
+    },
     /// A rank to the coordinator: nothing runs here any more, and all that ended has been reported.
     Stopped,
     /// A rank to the coordinator: it cannot go on.

@@ -140,6 +140,8 @@ pub enum Action {
     },
     /// Start nothing more, and end what runs as `Stop` says.
     Stop(Stop),
+    /// End what runs of these tasks (from, to), and whatever of them is started later: they end as CANCELLED.
+    Cancel(Vec<(u32, u32)>),
     /// The run is over: leave.
     Exit,
 }
@@ -402,6 +404,7 @@ impl Worker {
                     actions.push(Action::Stop(how));
                 }
             }
+            Message::Cancel { tasks } => actions.push(Action::Cancel(tasks)),
             Message::Finish => actions.push(Action::Exit),
             // What only the coordinator is told, or what the handshake before this machine deals with.
             Message::Arrived { .. }
@@ -499,6 +502,10 @@ impl Worker {
         let Some(ledger) = self.ledger.clone() else { return };
         if self.stopping.is_some() {
             return;
+        }
+        if self.phase.is_freezing() || self.slots == 0 {
+            // Whoever is home of them next starts them: the pool has given up what waits, or there is none, and nobody keeps these.
+            return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
         }
         let (gangs, here): (Vec<u32>, Vec<u32>) =
             locals.into_iter().partition(|&l| self.facts.needs_gang(ledger.task(l), self.slots));

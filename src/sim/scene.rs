@@ -1,5 +1,6 @@
 //! What is simulated: a job with its graph and estimates, read once and shared by every run of it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,6 +146,10 @@ struct Known {
 }
 
 impl Advice for Known {
+    fn class(&self, task: TaskId) -> (u32, Range<u32>) {
+        self.terms.class(task)
+    }
+
     fn work(&self, task: TaskId) -> u64 {
         self.estimates[task.index()]
     }

@@ -526,6 +526,8 @@ impl<'a> World<'a> {
                     self.interrupt(rank);
                 }
             }
+            // Nobody is there who could ask for it.
+            worker::Action::Cancel(_) => {}
             worker::Action::Exit => self.leave(rank),
         }
     }

@@ -61,6 +61,8 @@ pub(super) struct Clerk {
     /// Of all jobs of this run.
     name: String,
     jobs: Vec<Job>,
+    /// When the own allocation began, as Slurm says, once it has been asked.
+    began: Option<Option<u64>>,
     told: Sender<(BlockId, Event)>,
 }
 
@@ -125,7 +127,7 @@ impl Clerk {
     ) -> Clerk {
         let own = |allocation: &Allocation| Job::new(allocation.job.clone(), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
-        Clerk { launch, capacity, allocation, name, jobs, told }
+        Clerk { launch, capacity, allocation, name, jobs, began: None, told }
     }
 
     /// Does as it is told until it is told to close. True if nothing is left behind.
@@ -231,8 +233,9 @@ impl Clerk {
     /// Starts a world on a node of the own allocation; `first` if the node has been there since the start.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
         let Some(allocation) = &self.allocation else { return self.tell(id, Event::Refused("no allocation".into())) };
-        let queued = if first { commands::job(&allocation.job).ok().flatten() } else { None };
-        let since = queued.and_then(|job| job.start).map(|s| self.launch.moment(s));
+        let began = || commands::job(&allocation.job).ok().flatten().and_then(|job| job.start);
+        let since = if first { *self.began.get_or_insert_with(began) } else { None };
+        let since = since.map(|s| self.launch.moment(s));
         let mut seat = Seat::new(id);
         seat.node.clone_from(&node);
         match allocation.start(&self.launch, id, &node, &self.words(id)) {

@@ -69,7 +69,7 @@ impl Coordinator {
                 }
                 self.begin_change(now, false, true, actions);
             }
-            Change::Drain | Change::Park => self.begin_change(now, false, false, actions),
+            Change::Drain | Change::Park | Change::Quarantine => self.begin_change(now, false, false, actions),
         }
     }
 
@@ -78,10 +78,11 @@ impl Coordinator {
         let verb = match change {
             Change::Drain => "drained",
             Change::Park => "parked",
+            Change::Quarantine => "quarantined",
             Change::Lose => "lost",
             _ => return None,
         };
-        if rank == Rank::ZERO && *change != Change::Park {
+        if rank == Rank::ZERO && !matches!(change, Change::Park | Change::Quarantine) {
             return Some(format!("{rank} coordinates the run and cannot be {verb}"));
         }
         let mut able = self.members.able();
@@ -183,11 +184,15 @@ impl Coordinator {
             ended: &ended,
             kept: &kept,
             members: &members,
+            slowness: &|rank| self.health.slow(rank).unwrap_or(1.0),
             advice: self.tasks.advice.as_ref(),
             even_out: preparing.even_out,
         };
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
         self.hand_out(&graph, &ended, &kept, actions);
+        if !self.cancelled.is_empty() {
+            self.tell_all(Message::Cancel { tasks: self.cancelled.clone() }, actions);
+        }
         self.members.hand_out();
         self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(RankState::is_here), actions);
         if self.stopping.is_some() {
@@ -201,8 +206,8 @@ impl Coordinator {
         if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
             return;
         }
-        let resting =
-            |rank: &Rank| matches!(self.members.standing(*rank), Some(RankState::Parked | RankState::Draining));
+        let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
+        let resting = |rank: &Rank| rests(self.members.standing(*rank));
         let resting: Vec<Rank> = self.members.here().filter(resting).collect();
         for &rank in &resting {
             actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
@@ -210,7 +215,7 @@ impl Coordinator {
         }
         if !resting.is_empty() {
             self.begin_change(now, false, true, actions);
-        } else if !self.members.expects_more() {
+        } else if !self.members.expects_more() && !self.hopeful {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
             actions.push(Action::Tell(format!("{reason}: nothing more is started")));
             self.stop(Stop::Drain, Why::Broken(reason), actions);
@@ -270,7 +275,11 @@ impl Coordinator {
                 Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
                     unheard.push(self.unheard(now, id, 0, State::Skipped));
                 }
-                Some(false) => unheard.push(self.unheard(now, id, next, State::Failed)),
+                Some(false) => {
+                    let cancelled = self.cancelled.iter().any(|tasks| (tasks.0..tasks.1).contains(&id.0));
+                    let state = if cancelled { State::Cancelled } else { State::Failed };
+                    unheard.push(self.unheard(now, id, next, state));
+                }
                 None => {}
             }
         }

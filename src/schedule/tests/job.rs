@@ -1,6 +1,7 @@
 //! Random jobs and what each of their tasks must end as.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ impl Facts for Job {
 pub(super) struct Terms(pub(super) Arc<Job>);
 
 impl Advice for Terms {
+    fn class(&self, _: TaskId) -> (u32, Range<u32>) {
+        (0, 0..u32::MAX)
+    }
+
     fn work(&self, task: TaskId) -> u64 {
         self.0.duration[task.index()]
     }
@@ -108,6 +113,11 @@ impl Job {
 
     /// The state that every task must end in, from the meaning of the graph alone.
     pub(super) fn oracle(&self) -> Vec<State> {
+        self.oracle_without(&HashSet::new())
+    }
+
+    /// The same if some tasks are cancelled, should their turn come.
+    pub(super) fn oracle_without(&self, cancelled: &HashSet<TaskId>) -> Vec<State> {
         let mut ok = vec![false; self.graph.node_count()];
         let mut states = vec![State::Pending; self.graph.task_count()];
         for node in self.graph.topological().iter() {
@@ -120,6 +130,7 @@ impl Job {
                     let runs = (1..=self.retries[task.index()] + 1).any(|a| self.outcome(task, a).ok());
                     states[task.index()] = match (violated, runs) {
                         (true, _) => State::Skipped,
+                        _ if cancelled.contains(&task) => State::Cancelled,
                         (false, true) => State::Completed,
                         (false, false) => State::Failed,
                     };

@@ -6,7 +6,7 @@
 mod job;
 mod world;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -116,6 +116,40 @@ fn a_stopped_run_resumes_without_running_anything_completed_again() {
         check_executions(&second, &job.graph, &oracle, &done);
     }
     assert!(cut_short > 0, "some runs were cut short");
+}
+
+#[test]
+fn cancelled_tasks_take_what_needs_them_along_and_nothing_else() {
+    let mut cancelled_in_all = 0;
+    for seed in seeds(1000) {
+        let _named = Named(seed, "schedule::tests::cancelled_tasks");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let job = Arc::new(Job::random(&mut rng, &slots));
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        let tasks = job.graph.task_count() as u32;
+        let asked: HashSet<TaskId> = (0..rng.u32(1..4)).map(|_| TaskId(rng.u32(0..tasks))).collect();
+        for task in &asked {
+            world.at(rng.u64(0..3_000_000), Happening::Cancel(task.0));
+        }
+        if rng.bool() {
+            let joins = Happening::Join(rng.u32(1..4), rng.bool());
+            world.at(rng.u64(0..5_000_000), joins);
+            world.at(rng.u64(0..5_000_000), Happening::Kill(Rank(rng.u32(0..slots.len() as u32)), 10_000));
+        }
+        world.run();
+        if world.finished != Some(Why::Complete) {
+            assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{:?}", world.finished);
+            continue;
+        }
+        let states = final_states(&[&world.journal], job.graph.task_count());
+        let ended = (0..).zip(&states).filter(|(_, state)| **state == State::Cancelled);
+        let cancelled: HashSet<TaskId> = ended.map(|(task, _)| TaskId(task)).collect();
+        assert!(cancelled.is_subset(&asked), "{cancelled:?} of {asked:?}");
+        assert_eq!(states, job.oracle_without(&cancelled));
+        cancelled_in_all += cancelled.len();
+    }
+    assert!(cancelled_in_all > 0 || std::env::var_os("PHALANX_SEED").is_some());
 }
 
 /// What a seed does to the ranks of its world.

@@ -31,8 +31,10 @@ struct Pool {
     stopped: bool,
     /// Slots count nothing by themselves.
     frozen: bool,
-    /// What slots have counted and not told yet.
-    outbox: Vec<(Attempt, Ripple)>,
+    /// Tasks that end as CANCELLED.
+    cancelled: BTreeSet<u32>,
+    /// What slots have done and not told yet.
+    outbox: Vec<worker::Event>,
 }
 
 /// How it is with a rank's process.
@@ -67,6 +69,8 @@ pub(super) enum Happening {
     Wish(Rank, Change),
     /// A rebalance.
     Rebalance,
+    /// A task is not wanted any more.
+    Cancel(u32),
 }
 
 /// What ran where and when.
@@ -266,6 +270,7 @@ impl World {
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
             Happening::Wish(rank, change) => self.change(rank, change),
+            Happening::Cancel(task) => self.coordinate(coordinator::Event::Cancel { tasks: task..task + 1 }),
             Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
             _ => {}
         }
@@ -352,6 +357,7 @@ impl World {
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
             worker::Action::Start(locals) => {
+                assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
                 let ledger = self.workers[rank].ledger().expect("open").clone();
                 for local in locals {
                     let urgency = ledger.urgency(local);
@@ -383,6 +389,9 @@ impl World {
                     self.interrupt(rank);
                 }
             }
+            worker::Action::Cancel(tasks) => {
+                self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
+            }
             worker::Action::Exit => self.exit(rank),
         }
     }
@@ -413,11 +422,9 @@ impl World {
         chosen.into_iter().map(lease).collect()
     }
 
-    /// Tells the machine what slots have counted.
+    /// Tells the machine what slots have done.
     fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
-        for (attempt, ripple) in std::mem::take(&mut self.pools[rank].outbox) {
-            events.push_back(worker::Event::Completed { attempts: vec![attempt], ripple });
-        }
+        events.extend(self.pools[rank].outbox.drain(..));
     }
 
     fn push(&mut self, rank: usize, urgency: u8, item: Item) {
@@ -508,7 +515,7 @@ impl World {
         let interrupted = started == u64::MAX;
         let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
         let before = self.journal.iter().filter(lost).count() as u16;
-        let outcome = match interrupted {
+        let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
             true => Outcome { state: State::Cancelled, exit: -15 },
             false => self.job.outcome(task, attempt - before),
         };
@@ -542,8 +549,14 @@ impl World {
         let ledger = self.workers[rank].ledger().expect("open").clone();
         match ledger.local(task).filter(|_| fast) {
             Some(local) => self.complete_fast(rank, &ledger, local, record),
-            None => self.step(rank, worker::Event::Ended { attempt: record }),
+            None => self.leave(rank, worker::Event::Ended { attempt: record }),
         }
+    }
+
+    /// A slot leaves word for the machine, which hears it now or later.
+    fn leave(&mut self, rank: usize, word: worker::Event) {
+        self.pools[rank].outbox.push(word);
+        self.fill(rank, &mut VecDeque::new());
     }
 
     /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.
@@ -552,8 +565,8 @@ impl World {
         assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
         assert!(!ledger.complete(local, true, Time(self.now), &mut Ripple::default()), "and not again");
         let ready = std::mem::take(&mut ripple.ready);
-        self.pools[rank].outbox.push((attempt, ripple));
-        self.step(rank, worker::Event::Special(ready));
+        self.pools[rank].outbox.push(worker::Event::Completed { attempts: vec![attempt], ripple });
+        self.leave(rank, worker::Event::Special(ready));
     }
 }
 

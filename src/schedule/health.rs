@@ -1,0 +1,295 @@
+//! How ranks do, compared with the others: which of them are slow, and on which tasks keep failing. Facts only; what follows from them is
+//! the coordinator's to decide.
+//!
+//! Tasks of one class are expected to take as long, in proportion to their estimates, and to fail as often, wherever they run. So each rank is
+//! held against what the others made of the same classes:
+//!
+//! - It is *slow* if its tasks take at least [`SLOW`] times as long as theirs, and chance would hardly make it so: the difference of the two
+//!   means must exceed [`DOUBT`] standard errors (Welch's statistic).
+//! - It is *sick* if its last [`STREAK`] attempts all failed, while the others complete most tasks of those classes. Tasks that fail everywhere make
+//!   nobody sick.
+//!
+//! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as much.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{Attempt, Rank, State, TaskId};
+
+/// So many failures in a row are looked into.
+const STREAK: usize = 5;
+
+/// So many completions elsewhere say that a class of tasks can be run.
+const PROOF: u64 = 3;
+
+/// How much slower than the others a rank must be ...
+const SLOW: f64 = 1.3;
+
+/// ... and by how many standard errors of the difference ...
+const DOUBT: f64 = 3.0;
+
+/// ... after so many tasks of its own, and as many of others.
+const SAMPLES: f64 = 8.0;
+
+/// Attempts shorter than this are not timed.
+const TIMED: Duration = Duration::from_millis(1);
+
+/// What a rank, or all together, made of a class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    completed: u64,
+    failed: u64,
+    /// Timed attempts: how many, the sum of their durations over their estimates, and of the squares of that.
+    timed: f64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Record {
+    fn add(&mut self, other: &Record) {
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.timed += other.timed;
+        self.sum += other.sum;
+        self.squares += other.squares;
+    }
+
+    fn without(&self, part: &Record) -> Record {
+        Record {
+            completed: self.completed - part.completed,
+            failed: self.failed - part.failed,
+            timed: self.timed - part.timed,
+            sum: self.sum - part.sum,
+            squares: self.squares - part.squares,
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.timed
+    }
+
+    fn variance(&self) -> f64 {
+        ((self.squares - self.sum * self.mean()) / (self.timed - 1.0)).max(0.0)
+    }
+}
+
+/// What is known of one rank.
+#[derive(Debug, Default)]
+struct Chart {
+    classes: FxHashMap<u32, Record>,
+    /// The classes of its latest attempts, if all of them failed.
+    streak: Vec<u32>,
+    failures: u64,
+    timed: f64,
+    /// After so many timed attempts it is looked at again.
+    due: f64,
+    /// How many times as long as the others it takes, if it is slow.
+    slow: Option<f64>,
+}
+
+/// Something new about a rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Finding {
+    /// It takes so many times as long as the others.
+    Slow(f64),
+    /// It is as fast as the others after all.
+    Recovered,
+    /// Tasks keep failing there that others complete.
+    Sick,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    ranks: Vec<Chart>,
+    classes: FxHashMap<u32, Record>,
+}
+
+impl Health {
+    /// Takes in what ended, in the order in which it was reported. `class` and `work` as in [`Advice`](super::homes::Advice).
+    pub(super) fn hear(
+        &mut self,
+        attempts: &[Attempt],
+        class: &dyn Fn(TaskId) -> (u32, Range<u32>),
+        work: &dyn Fn(TaskId) -> u64,
+    ) {
+        let mut rest = attempts;
+        while let Some(first) = rest.first() {
+            let (class, alike) = class(first.task);
+            let same = |attempt: &&Attempt| attempt.rank == first.rank && alike.contains(&attempt.task.0);
+            let run = rest.iter().take_while(same).count().max(1);
+            let (these, others) = rest.split_at(run);
+            self.note(first.rank, class, these, work);
+            rest = others;
+        }
+    }
+
+    /// Attempts at tasks of one class on one rank.
+    fn note(&mut self, rank: Rank, class: u32, attempts: &[Attempt], work: &dyn Fn(TaskId) -> u64) {
+        if self.ranks.len() <= rank.index() {
+            self.ranks.resize_with(rank.index() + 1, Chart::default);
+        }
+        let chart = &mut self.ranks[rank.index()];
+        let mut record = Record::default();
+        for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
+            match attempt.outcome.state {
+                State::Completed => {
+                    record.completed += 1;
+                    chart.streak.clear();
+                    let took = attempt.end.since(attempt.start);
+                    if took >= TIMED {
+                        let ratio = took.as_nanos() as f64 / work(attempt.task).max(1) as f64;
+                        record.timed += 1.0;
+                        record.sum += ratio;
+                        record.squares += ratio * ratio;
+                    }
+                }
+                state if state.is_failure() && state != State::NodeFail => {
+                    record.failed += 1;
+                    if chart.streak.len() == STREAK {
+                        chart.streak.remove(0);
+                    }
+                    chart.streak.push(class);
+                }
+                _ => {}
+            }
+        }
+        chart.failures += record.failed;
+        chart.timed += record.timed;
+        chart.classes.entry(class).or_default().add(&record);
+        self.classes.entry(class).or_default().add(&record);
+    }
+
+    /// What is new about a rank that has just reported.
+    pub(super) fn examine(&mut self, rank: Rank) -> Option<Finding> {
+        if self.is_sick(rank) {
+            self.ranks[rank.index()].streak.clear();
+            return Some(Finding::Sick);
+        }
+        let chart = self.ranks.get_mut(rank.index()).filter(|chart| chart.timed >= chart.due.max(SAMPLES))?;
+        // Each look doubles the evidence of the one before.
+        chart.due = 2.0 * chart.timed;
+        let before = chart.slow.is_some();
+        let now = self.slowness(rank);
+        self.ranks[rank.index()].slow = now;
+        match now {
+            Some(times) if !before => Some(Finding::Slow(times)),
+            None if before => Some(Finding::Recovered),
+            _ => None,
+        }
+    }
+
+    fn is_sick(&self, rank: Rank) -> bool {
+        let Some(chart) = self.ranks.get(rank.index()).filter(|chart| chart.streak.len() == STREAK) else {
+            return false;
+        };
+        let runs_elsewhere = |class: &u32| {
+            let own = chart.classes.get(class).copied().unwrap_or_default();
+            let others = self.classes.get(class).map(|all| all.without(&own)).unwrap_or_default();
+            others.completed >= PROOF && others.completed > others.failed
+        };
+        chart.streak.iter().all(runs_elsewhere)
+    }
+
+    /// How many times as long as the others a rank takes, if that is certain and much.
+    fn slowness(&self, rank: Rank) -> Option<f64> {
+        let chart = self.ranks.get(rank.index())?;
+        let (mut own, mut samples, mut usual, mut error) = (0.0, 0.0, 0.0, 0.0);
+        for (class, mine) in chart.classes.iter().filter(|(_, mine)| mine.timed >= 2.0) {
+            let others = self.classes.get(class)?.without(mine);
+            if others.timed < SAMPLES {
+                continue;
+            }
+            samples += mine.timed;
+            own += mine.sum / others.mean();
+            usual += mine.timed;
+            // Of the sum of `timed` ratios, in units of the others' mean.
+            let spread = mine.variance() / mine.timed + others.variance() / others.timed;
+            error += spread * (mine.timed / others.mean()).powi(2);
+        }
+        let certain = samples >= SAMPLES && own - usual > DOUBT * error.sqrt();
+        (certain && own > SLOW * usual).then(|| own / usual)
+    }
+
+    /// How many times as long as the others a rank was last found to take; `None` if it is not slow.
+    pub(super) fn slow(&self, rank: Rank) -> Option<f64> {
+        self.ranks.get(rank.index())?.slow
+    }
+
+    /// Attempts that failed on a rank.
+    pub(super) fn failures(&self, rank: Rank) -> u64 {
+        self.ranks.get(rank.index()).map_or(0, |chart| chart.failures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Outcome, Time};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// An attempt at a task of class `task / 100` that took so many milliseconds.
+    fn attempt(task: u32, rank: u32, ms: u64, state: State) -> Attempt {
+        let outcome = Outcome { state, exit: 0 };
+        let end = Time(SECOND + ms * 1_000_000);
+        let (ready, start) = (Time(SECOND), Time(SECOND));
+        Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank: Rank(rank), slot: 0, ready, start, end }
+    }
+
+    fn hear(health: &mut Health, attempts: &[Attempt]) {
+        let class = |task: TaskId| (task.0 / 100, task.0 / 100 * 100..(task.0 / 100 + 1) * 100);
+        health.hear(attempts, &class, &|_| SECOND);
+    }
+
+    #[test]
+    fn a_rank_that_takes_twice_as_long_is_slow_and_may_recover() {
+        let mut health = Health::default();
+        let noise = [0, 7, 3, 9, 1, 5, 2, 8];
+        let all = |rank: u32, ms: u64| -> Vec<Attempt> {
+            (0..8).map(|k| attempt(k, rank, ms + noise[k as usize], State::Completed)).collect()
+        };
+        hear(&mut health, &[all(0, 100), all(1, 100), all(2, 200)].concat());
+        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None));
+        let Some(Finding::Slow(times)) = health.examine(Rank(2)) else { panic!("not found slow") };
+        assert!((1.8..2.1).contains(&times), "{times}");
+        assert_eq!((health.examine(Rank(2)), health.slow(Rank(2))), (None, Some(times)));
+        (0..40).for_each(|_| hear(&mut health, &all(2, 100)));
+        assert_eq!((health.examine(Rank(2)), health.slow(Rank(2))), (Some(Finding::Recovered), None));
+    }
+
+    #[test]
+    fn long_tasks_of_another_class_make_nobody_slow_nor_does_chance() {
+        let mut health = Health::default();
+        let class = |first: u32, rank: u32, ms: u64| -> Vec<Attempt> {
+            (0..20).map(|k| attempt(first + k, rank, ms, State::Completed)).collect()
+        };
+        hear(&mut health, &[class(0, 0, 10), class(100, 1, 900), class(0, 1, 10), class(100, 0, 900)].concat());
+        let mut rng = fastrand::Rng::with_seed(3);
+        // Exponential durations, as many as eight per rank: means differ by half now and then.
+        for rank in 2..40 {
+            let draw = |k: u32, rng: &mut fastrand::Rng| {
+                let ms = (-rng.f64().max(1e-9).ln() * 100.0) as u64 + 1;
+                attempt(200 + k, rank, ms, State::Completed)
+            };
+            let attempts: Vec<Attempt> = (0..8).map(|k| draw(k, &mut rng)).collect();
+            hear(&mut health, &attempts);
+        }
+        let found: Vec<u32> = (0..40).filter(|&rank| health.examine(Rank(rank)).is_some()).collect();
+        assert!(found.len() <= 1, "{found:?}");
+    }
+
+    #[test]
+    fn a_rank_is_sick_if_only_its_tasks_fail() {
+        let mut health = Health::default();
+        let five = |rank: u32, state| -> Vec<Attempt> { (0..5).map(|k| attempt(k, rank, 5, state)).collect() };
+        hear(&mut health, &[five(0, State::Failed), five(1, State::Failed)].concat());
+        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None), "they fail everywhere");
+        hear(&mut health, &[five(1, State::Completed), five(2, State::Completed)].concat());
+        assert_eq!(health.examine(Rank(0)), Some(Finding::Sick));
+        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None), "it is said once");
+        assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
+    }
+}
