@@ -273,3 +273,23 @@ fn tasks_that_need_several_nodes_at_once_get_one_world() {
     let worlds = |job: &str| phalanx(&dir).args(["run", "--worlds", job]).run().ok().stdout().trim().to_owned();
     assert_eq!((worlds("mpi.toml"), worlds("plain.toml")), ("one".to_owned(), "each".to_owned()));
 }
+
+#[test]
+fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
+    let Some(slurm) = Slurm::start(3) else { return };
+    let dir = Dir::new("warning");
+    let id = submit(&slurm, &dir, "--nodes=3", &own(120, 1));
+    wait_for("work on all nodes", 120, || {
+        let ranks: std::collections::HashSet<_> = rows(&dir).iter().filter_map(|row| row.rank).collect();
+        (ranks.len() == 3).then_some(())
+    });
+    slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
+    let end = slurm.wait_job(id, 120);
+    assert_eq!((end.state.as_str(), end.code), ("FAILED", 4), "{}", end.log);
+    let script = support::repository().join("slurm/phalanx.sbatch");
+    let script = script.to_str().expect("text");
+    let words = ["--nodes=3", script, "job.toml", "--slots", "1", "--run-dir", "run", "--resume"];
+    let end = slurm.wait_job(slurm.sbatch(&dir, words), 300);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(120, 1).iter().map(String::as_str));
+}

@@ -11,8 +11,14 @@ use super::commands::{self, Queued, Submission, quoted};
 use super::shrink::{Phase, Seat};
 use crate::job::{Capacity, ProviderKind};
 
-/// How often Slurm is asked how the jobs fare.
+/// How often Slurm is asked how the jobs fare while something is about to change ...
 const LOOK: Duration = Duration::from_secs(1);
+
+/// ... and otherwise. Whoever comes or goes is noticed by its link before.
+const CALM: Duration = Duration::from_secs(10);
+
+/// A job that has waited for so long may have to wait long.
+const SOON: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether nodes can be given back, while some shall be.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -112,6 +118,10 @@ impl Job {
         !self.own && self.seats.iter().all(|seat| matches!(seat.phase, Phase::Gone))
     }
 
+    fn is_ending(&self) -> bool {
+        self.seats.iter().any(|seat| !matches!(seat.phase, Phase::Wanted | Phase::Gone))
+    }
+
     fn is_unwanted(&self) -> bool {
         self.seats.iter().all(|seat| !matches!(seat.phase, Phase::Wanted))
     }
@@ -145,8 +155,9 @@ impl Clerk {
             }
             if Instant::now() >= next {
                 self.look();
-                next = Instant::now() + LOOK;
+                next = Instant::now() + CALM;
             }
+            next = next.min(Instant::now() + self.pace());
         }
     }
 
@@ -282,6 +293,12 @@ impl Clerk {
             let gone: Vec<BlockId> = job.seats.drain(wanted..).map(|seat| seat.block).collect();
             gone.into_iter().for_each(|id| self.tell(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
         }
+    }
+
+    /// How soon Slurm should be asked again.
+    fn pace(&self) -> Duration {
+        let changes = |job: &Job| if job.running { job.is_ending() } else { job.taken.elapsed() < SOON };
+        if self.jobs.iter().any(|job| job.own || changes(job)) { LOOK } else { CALM }
     }
 
     /// True while nodes shall be given back one by one.
