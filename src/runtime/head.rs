@@ -329,7 +329,7 @@ impl Head {
     /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
     fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(supply) = &self.supply else { return Vec::new() };
-        let hopeful = supply.blocks().paused().is_none() && !self.spent;
+        let hopeful = supply.is_hopeful() && !self.spent;
         let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
         if needed && self.coming() == 0 && self.joined_active() == 0 {
             self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");

@@ -291,10 +291,15 @@ impl Helm {
         rank: Rank,
         coordinator: &Coordinator,
     ) -> Option<RankView> {
-        let state = coordinator.standing(rank).filter(|state| state.is_billed())?;
-        let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
         let blocks = fleet.supply.map(Supply::blocks);
         let block = world.block.map(BlockId).and_then(|id| blocks?.get(id));
+        let state = match coordinator.standing(rank)? {
+            state if state.is_billed() => state,
+            // Its node is billed until it has been given back.
+            _ if block.is_some_and(|block| !block.state.is_over()) => RankState::Draining,
+            _ => return None,
+        };
+        let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
         Some(RankView {
             rank,
             state,
@@ -311,8 +316,12 @@ impl Helm {
 
     /// What the nodes cost that have been given back.
     fn settled(&self, now: Time, fleet: &Fleet<'_>) -> f64 {
-        let gone = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(|world| world.is_gone());
-        gone.map(|world| self.prices.bill(NodeTypeId(0), world.billed.0, world.billed.1.unwrap_or(now))).sum()
+        let by_hand = |world: &&World| world.block.is_none() && world.is_gone();
+        let worlds = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(by_hand);
+        let worlds = worlds.map(|world| (world.billed.0, world.billed.1.unwrap_or(now)));
+        let blocks = fleet.supply.iter().flat_map(|supply| supply.blocks().iter());
+        let blocks = blocks.filter_map(|block| Some((block.granted?, block.ended?)));
+        worlds.chain(blocks).map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)).sum()
     }
 
     /// What has changed about ranks since it was last asked.
