@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::captain::Captain;
 use super::gate::{Gate, World};
+use super::past::{Remembered, kind_of};
 use super::supply::Supply;
 use crate::capacity::{Block, State as BlockState};
 use crate::graph::TaskGraph;
@@ -123,6 +124,7 @@ impl Helm {
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
+        past: &Remembered,
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let scaling = job.scaling.clone().unwrap_or_else(still);
@@ -154,6 +156,7 @@ impl Helm {
             due: Time::ZERO,
             over: false,
         };
+        helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
         open.into_iter().for_each(|node| helm.opens(node));
         for task in (0..tasks).filter(|&task| done(task)) {

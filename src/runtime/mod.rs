@@ -37,6 +37,7 @@ mod lead;
 mod lookout;
 mod many;
 mod pages;
+mod past;
 pub mod resume;
 mod seat;
 mod start;
@@ -70,6 +71,7 @@ pub(crate) use head::end_reason;
 pub use join::{JoinOptions, join_run};
 pub(crate) use lead::code_of;
 pub use many::World;
+pub use past::{kind_of, recall};
 pub use start::{estimate_ns, graph_of};
 pub use subject::{job_of, subject_of};
 
