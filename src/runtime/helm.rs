@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::captain::Captain;
 use super::gate::{Gate, World};
+use super::past::{Remembered, kind_of};
 use super::supply::Supply;
 use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
@@ -132,6 +133,7 @@ impl Helm {
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
+        past: &Remembered,
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let scaling = job.scaling.clone().unwrap_or_else(still);
@@ -163,6 +165,7 @@ impl Helm {
             due: Time::ZERO,
             over: false,
         };
+        helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
         open.into_iter().for_each(|node| helm.opens(node, Time::ZERO));
         for task in (0..tasks).filter(|&task| done(task)) {
