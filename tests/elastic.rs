@@ -249,7 +249,9 @@ fn a_policy_leaves_what_was_scaled_by_hand() {
     assert_eq!((count(&later, "active"), &later["scaling"]["held"]), (3, &3.into()), "{later:#}");
     phalanx(&dir).args(["status", "run"]).run().ok().says("by hand").says("of 1000.00");
     phalanx(&dir).args(["scale", "run", "auto"]).run().ok().says("decides again");
-    wait_for("the policy to give them back", 60, || (count(&status(&dir), "left") == 2).then_some(()));
+    wait_for("the policy to give back what is beyond its bounds", 60, || {
+        (count(&status(&dir), "left") > 0).then_some(())
+    });
     run.wait_clean().ok();
     Trace::of(&dir, "run").exactly_once(names(60, 1).iter().map(String::as_str));
 }
