@@ -64,6 +64,12 @@ impl Time {
     pub fn after(self, d: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
+
+    /// This moment plus so many seconds, saturating; what is negative or no number adds nothing.
+    pub fn after_seconds(self, seconds: f64) -> Time {
+        // The cast saturates, and takes what is no number for zero.
+        Time(self.0.saturating_add((seconds * 1e9) as u64))
+    }
 }
 
 /// State of a task, in the words of Slurm's `sacct`.
@@ -158,9 +164,49 @@ impl Outcome {
 pub struct Usage {
     /// CPU time of all of them together, in nanoseconds.
     pub cpu_ns: u64,
-    /// The most memory that any one of them held, in bytes. Linux counts what the rank itself held when it started the process, so small
-    /// programs seem to hold as much as their rank.
+    /// The most memory that any one of them held, in bytes. Of programs that are smaller than their rank and end within a few hundredths of a
+    /// second the system tells only that they held no more than the rank: then it is that.
     pub peak_bytes: u64,
+}
+
+/// What a rank with its tasks, and the node that it is on, used, as the system had counted at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// CPU time of the rank and its tasks since it began, in seconds.
+    pub cpu_s: f64,
+    /// Memory that they hold, in bytes; pages that several share count for each.
+    pub memory: u64,
+    /// Bytes that they had read from disks since it began, where the kernel counts them.
+    pub read: u64,
+    /// Bytes that they had caused to be written to disks.
+    pub written: u64,
+    /// Share of the node's CPUs that is busy, 0 to 1.
+    pub node_cpu: f64,
+    /// Memory in use on the node, in bytes.
+    pub node_memory_used: u64,
+    /// Memory of the node, in bytes.
+    pub node_memory: u64,
+    /// Share of the time of late in which tasks of the node waited for I/O, 0 to 1.
+    pub io_stall: f64,
+    /// Messages that the rank has sent to others.
+    pub messages: u64,
+    /// Bytes in them.
+    pub message_bytes: u64,
+    /// Tasks that it has taken from others.
+    pub stolen: u64,
+}
+
+/// A value that a task wrote under a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt at it.
+    pub attempt: u16,
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: f64,
 }
 
 /// Which of a task's two outputs.
@@ -217,6 +263,17 @@ pub enum RankState {
 }
 
 impl RankState {
+    /// Every state, in the order in which a rank goes through them.
+    pub const ALL: [RankState; 7] = [
+        RankState::Requested,
+        RankState::Joining,
+        RankState::Active,
+        RankState::Draining,
+        RankState::Parked,
+        RankState::Left,
+        RankState::Lost,
+    ];
+
     /// The state in lower case.
     pub fn name(self) -> &'static str {
         match self {

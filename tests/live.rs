@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::browser::{self, Browser};
 use support::{Dir, Running, TestCommand, mpirun, phalanx, skip_loudly, wait_for};
 
 /// Tasks that go on until a file says that they may end; one of them fails at once.
@@ -39,8 +40,13 @@ struct Listening {
 
 impl Listening {
     fn start(name: &str, ranks: u32) -> Listening {
+        Listening::with(name, ranks, "")
+    }
+
+    /// A run whose job file says more than [`JOB`] does.
+    fn with(name: &str, ranks: u32, more: &str) -> Listening {
         let dir = Dir::new(name);
-        dir.job("long.toml", JOB);
+        dir.job("long.toml", &format!("{JOB}{more}"));
         let run =
             mpirun(&dir, ranks).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
         let url = wait_for("the address of the page", 60, || {
@@ -52,10 +58,18 @@ impl Listening {
             url.strip_prefix("http://").and_then(|rest| rest.split_once("/?token=")).expect("an address and a token");
         let (address, token) = (address.to_owned(), token.to_owned());
         let listening = Listening { run, dir, address, token };
-        wait_for("the early tasks to end", 60, || {
-            let run = listening.json("/api/v1/run");
-            (run["completed"] == 20 && run["failed"] == 1 && run["running"].as_u64() > Some(0)).then_some(())
+        let mut state = Value::Null;
+        let mut ended = || {
+            state = listening.json("/api/v1/run");
+            state["completed"] == 20 && state["failed"] == 1 && state["running"].as_u64() > Some(0)
+        };
+        let in_time = (0..1200).any(|_| {
+            ended() || {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
         });
+        assert!(in_time, "the early tasks did not end: {state:#}\n{}", listening.run.stderr_so_far());
         listening
     }
 
@@ -72,9 +86,15 @@ impl Listening {
 
     /// Status, head and body of the answer to a request with the token.
     fn ask(&self, method: &str, path: &str) -> (u32, String, String) {
+        self.send(method, path, "")
+    }
+
+    /// The same for a request with a body.
+    fn send(&self, method: &str, path: &str, body: &str) -> (u32, String, String) {
         let Listening { token, .. } = self;
+        let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         );
         let answer = self.raw(request.as_bytes());
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
@@ -142,9 +162,10 @@ fn the_api_is_as_described() {
     let run = Listening::start("api", 2);
     let description = run.json("/api/v1/openapi.json");
     let paths = description["paths"].as_object().expect("paths");
-    let described: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
-    assert_eq!(described, phalanx::observe::live::routes().collect());
-    for (path, methods) in paths {
+    let methods = |methods: &Value| methods.as_object().expect("methods").keys().cloned().collect::<Vec<_>>().join(" ");
+    let described: BTreeSet<(&str, String)> = paths.iter().map(|(path, all)| (&**path, methods(all))).collect();
+    assert_eq!(described, phalanx::observe::live::routes().map(|(path, method)| (path, method.to_owned())).collect());
+    for (path, methods) in paths.iter().filter(|(_, methods)| methods.get("get").is_some()) {
         let content = &methods["get"]["responses"]["200"]["content"];
         let Some(schema) = content.get("application/json").map(|json| &json["schema"]) else {
             assert_eq!(path, "/metrics");
@@ -188,6 +209,11 @@ fn the_api_tells_what_happens() {
     assert_eq!(run.json("/api/v1/timeline")["bars"].as_array().map(Vec::len), Some(21));
     assert!(!run.json("/api/v1/history")["samples"].as_array().expect("samples").is_empty());
 
+    // Both ranks tell what they use.
+    wait_for("what ranks use", 60, || {
+        let ranks = run.json("/api/v1/ranks");
+        ranks["ranks"].as_array()?.iter().all(|rank| rank["memory"].as_u64() > Some(1 << 20)).then_some(())
+    });
     let top = phalanx(&run.dir).args(["top", "--once"]).run().ok();
     top.says("RUNNING").says("20 of 31 done").says("broken: FAILED, exit 9").says("it <broke>");
     run.dir.file("end", "");
@@ -247,6 +273,14 @@ fn strangers_and_floods_are_turned_away() {
     for method in ["POST", "PUT", "DELETE"] {
         assert_eq!(run.ask(method, "/api/v1/run").0, 405);
     }
+    // What changes the run wants the token in the header: a link or a form elsewhere could not put it there.
+    let post = |path: &str| refused(&format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    assert_eq!(post("/api/v1/cancel"), "401");
+    assert_eq!(post(&format!("/api/v1/cancel?token={}", run.token)), "401");
+    assert_eq!(run.ask("GET", "/api/v1/cancel").0, 405);
+    for body in ["{", "{\"ranks\": 3}", "{\"ranks\": \"many\"}", &"x".repeat(10_000)] {
+        assert_eq!(run.send("POST", "/api/v1/scale", body).0, 400, "{body}");
+    }
     // A head that never ends is cut off, one that is no HTTP is refused; both leave the server as it was.
     let long = "x".repeat(100_000);
     assert!(["431", "414", "400", "none"].contains(&get("/", &format!("X: {long}\r\n")).as_str()));
@@ -255,6 +289,233 @@ fn strangers_and_floods_are_turned_away() {
     assert_eq!(run.json("/api/v1/run")["state"], "RUNNING");
     drop(idle);
     run.end();
+}
+
+/// What the description says about the answer to a POST.
+fn check_answer(run: &Listening, path: &str, (status, _, body): &(u32, String, String)) -> Value {
+    let description = run.json("/api/v1/openapi.json");
+    let schema = &description["paths"][path]["post"]["responses"][status.to_string()]["content"]["application/json"];
+    let answer: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"));
+    let mut found = Vec::new();
+    violations(&answer, &schema["schema"], &description, path, &mut found);
+    assert!(found.is_empty(), "{status}: {found:#?}");
+    answer
+}
+
+const LOCAL: &str = "[capacity]\nprovider = \"local\"\n";
+
+/// The states of the ranks, by number.
+fn states(run: &Listening) -> Vec<String> {
+    let ranks = run.json("/api/v1/ranks");
+    let states = ranks["ranks"].as_array().expect("ranks").iter().map(|rank| rank["state"].as_str().expect("a state"));
+    states.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_run_is_changed_over_http_as_by_the_commands() {
+    let run = Listening::with("steered", 1, LOCAL);
+    let post = |path: &str, body: &str| {
+        let answer = run.send("POST", path, body);
+        (answer.0, check_answer(&run, path, &answer))
+    };
+    let (status, answer) = post("/api/v1/scale", "{\"ranks\": \"+1\"}");
+    assert!(status == 200 && answer["text"].as_str().is_some_and(|text| text.contains("1 nodes")), "{answer}");
+    wait_for("the rank to join", 120, || (states(&run) == ["active", "active"]).then_some(()));
+    assert_eq!(post("/api/v1/rebalance", "").0, 200);
+    let (status, answer) = post("/api/v1/drain", "{\"what\": \"nowhere\"}");
+    assert!(status == 409 && answer["ok"] == false, "{answer}");
+    assert_eq!(post("/api/v1/drain", "{\"what\": \"1\"}").0, 200);
+    wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
+    assert_eq!(post("/api/v1/cancel", "{\"task\": \"nothing\"}").0, 409);
+    assert_eq!(post("/api/v1/cancel", "{\"task\": \"late[9]\"}").0, 200);
+    wait_for("the task to be cancelled", 60, || (run.json("/api/v1/run")["cancelled"] == 1).then_some(()));
+    assert_eq!(post("/api/v1/cancel", "{}").0, 200);
+    let Listening { run, dir, .. } = run;
+    run.wait_clean().code(143);
+    // Each of them is in the journal, with who asked for it.
+    phalanx(&dir).args(["report", "latest", "--html", "r.html"]).run();
+    let report = dir.read("r.html");
+    for verb in ["scale", "rebalance", "drain", "cancel"] {
+        let line = report.split("<tr>").find(|row| row.contains("over HTTP") && row.contains(verb));
+        assert!(line.is_some(), "{verb} is not in {report}");
+    }
+}
+
+#[test]
+fn a_click_on_the_page_scales_the_run() {
+    let Some(program) = browser::program() else { return skip_loudly("there is no Chromium") };
+    let run = Listening::with("click", 1, LOCAL);
+    let mut browser = Browser::open(&program, &run.dir, &format!("http://{}/?token={}", run.address, run.token));
+    wait_for("the page to show the run", 60, || (browser.text("#state") == "RUNNING").then_some(()));
+    // It asks first, and whoever thinks better of it has changed nothing.
+    browser.click("#more");
+    assert_eq!(browser.value("document.querySelector('#ask').open"), true);
+    browser.click("#ask button[value=no]");
+    assert_eq!(browser.value("document.querySelector('#ask').open"), false);
+    assert_eq!(states(&run), ["active"]);
+    browser.click("#more");
+    browser.click("#yes");
+    wait_for("the answer on the page", 60, || browser.text("#did").starts_with("Done: ").then_some(()));
+    wait_for("the rank to join", 120, || (states(&run) == ["active", "active"]).then_some(()));
+    wait_for("the page to show it", 60, || browser.text("#tiles").contains("slots on 2 ranks").then_some(()));
+    // By keyboard, too.
+    let button = "document.querySelector('#ranks button')";
+    wait_for("the button", 60, || (!browser.value(&format!("{button}?.dataset.rank ?? null")).is_null()).then_some(()));
+    browser.value(&format!("{button}.focus()"));
+    browser.press("Enter");
+    assert_eq!(browser.text("#question").split(" on ").next(), Some("Drain rank 1"));
+    browser.value("document.querySelector('#yes').focus()");
+    browser.press("Enter");
+    wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
+    drop(browser);
+    run.end();
+}
+
+/// Tasks that measure something; the values make alerts, which reach a file, a command and a webhook.
+#[test]
+fn alerts_of_what_tasks_measure_reach_whom_they_name() {
+    let dir = Dir::new("alerts");
+    let hook = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = hook.local_addr().expect("an address");
+    dir.job(
+        "a.toml",
+        &format!(
+            r#"
+[[task]]
+name = "train"
+array = "0-5"
+command = "echo loss $(({{index}} - 3)) >> $PHALANX_METRICS; echo nonsense >> $PHALANX_METRICS"
+[[task]]
+name = "bad"
+command = "exit 3"
+[[task]]
+name = "late"
+needs = "train"
+command = "while ! test -e end; do sleep 0.05; done"
+[[alert]]
+name = "failures"
+metric = "failed"
+above = 0
+file = "alerts.jsonl"
+command = "cat > told; echo $PHALANX_ALERT >> names"
+[[alert]]
+name = "negative"
+metric = "custom.loss"
+below = 100
+webhook = "http://{address}/hook"
+[[alert]]
+name = "never"
+metric = "queued"
+above = 1000
+file = "never"
+"#
+        ),
+    );
+    let run = mpirun(&dir, 2).args(["run", "a.toml", "-q", "--metrics-file", "run.prom"]).start();
+    let (mut stream, _) = hook.accept().expect("the webhook is called");
+    let mut said = String::new();
+    while !said.contains("\"text\"") {
+        let mut bytes = [0; 4096];
+        let n = stream.read(&mut bytes).expect("it sends");
+        assert!(n > 0, "it hung up after {said}");
+        said += &String::from_utf8_lossy(&bytes[..n]);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("it listens");
+    assert!(said.starts_with("POST /hook HTTP/1.1\r\n") && said.contains("\"metric\":\"custom.loss\""), "{said}");
+    wait_for("the other alert", 60, || dir.has("names").then_some(()));
+    dir.file("end", "");
+    run.wait_clean().code(1);
+    // Told once, not every second; what never held was never told.
+    let lines: Vec<Value> =
+        dir.read("alerts.jsonl").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(
+        (&lines[0]["alert"], &lines[0]["value"], &lines[0]["run"]),
+        (&"failures".into(), &1.0.into(), &"a-1".into())
+    );
+    assert_eq!((dir.read("names").trim(), dir.has("never")), ("failures", false));
+    let report = phalanx(&dir).args(["report", "--json"]).run().json();
+    let loss = &report["measures"]["loss"];
+    assert_eq!(
+        (&loss["count"], &loss["min"], &loss["max"], &loss["sum"]),
+        (&6.into(), &(-3.0).into(), &2.0.into(), &(-3.0).into())
+    );
+    let text = phalanx(&dir).args(["report"]).run();
+    text.says("alert failures: failed is 1, above 0").says("Values of tasks");
+    phalanx(&dir).args(["report", "--task", "train[0]"]).run().says("1 lines of $PHALANX_METRICS are left out");
+    // The last state of the run is in the collector's file.
+    let metrics = dir.read("run.prom");
+    assert!(metrics.contains("phalanx_tasks{state=\"completed\"} 7"), "{metrics}");
+    assert!(metrics.contains("phalanx_custom_values_total{name=\"loss\"} 6"), "{metrics}");
+}
+
+/// Asks a Prometheus on this machine; what it answers to a query, as a list of series.
+fn prometheus(address: &str, query: &str) -> Result<Vec<Value>, String> {
+    let escaped: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
+    let request = format!("GET /api/v1/query?query={escaped} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let body = &answer[answer.find('{').ok_or("no JSON")?..=answer.rfind('}').ok_or("no JSON")?];
+    let body: Value = serde_json::from_str(body).map_err(|e| format!("{e}: {body}"))?;
+    match &body["data"]["result"] {
+        Value::Array(series) => Ok(series.clone()),
+        _ => Err(body.to_string()),
+    }
+}
+
+/// A real Prometheus scrapes a real run, and every query of the dashboard finds something.
+#[test]
+fn every_query_of_the_dashboard_is_answered_by_prometheus() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&paths).any(|dir| dir.join("prometheus").is_file()) {
+        return skip_loudly("there is no Prometheus");
+    }
+    let job = "[[task]]\nname = \"told\"\ncommand = \"echo loss 2 >> $PHALANX_METRICS\"\n\
+        [[task]]\nname = \"broken\"\ncommand = \"exit 9\"\n\
+        [[task]]\nname = \"again\"\narray = \"0-9999\"\ncommand = \"test -e end || sleep 0.3\"\n\
+        [scaling]\npolicy = \"predictive\"\nmax_ranks = 2\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nbudget = 1000.0\n";
+    let dir = Dir::new("prometheus");
+    dir.job("long.toml", job);
+    let run = mpirun(&dir, 2).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
+    let url = wait_for("the address of the page", 60, || {
+        let said = run.stderr_so_far();
+        Some(said.lines().find_map(|line| line.split_once("http://"))?.1.trim().to_owned())
+    });
+    let (target, token) = url.split_once("/?token=").expect("a token");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let config = format!(
+        "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: phalanx\n    authorization:\n      credentials: {token}\n    \
+         static_configs:\n      - targets: [\"{target}\"]\n"
+    );
+    dir.file("prometheus.yml", &config);
+    let listen = format!("--web.listen-address={port}");
+    let server = TestCommand::new("prometheus", dir.path())
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", &listen])
+        .start();
+    let dashboard: Value = serde_json::from_str(include_str!("../docs/grafana.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let mut open: Vec<String> = queries.map(|t| t["expr"].as_str().expect("a query").to_owned()).collect();
+    assert!(open.len() > 15);
+    let mut said = String::new();
+    for _ in 0..600 {
+        open.retain(|query| {
+            let query = query.replace("$__rate_interval", "15s").replace("$run", ".*");
+            let answer = prometheus(&port.to_string(), &query);
+            said = format!("{answer:?}");
+            !answer.is_ok_and(|series| series.iter().any(|s| s["value"][1] != "NaN"))
+        });
+        if open.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(open.is_empty(), "{open:#?} found nothing: {said}");
+    drop(server);
+    dir.file("end", "");
+    run.wait_clean().code(1);
 }
 
 #[test]
@@ -267,13 +528,6 @@ fn an_address_that_cannot_be_had_is_refused_before_anything_runs() {
     output.says("cannot listen on").says("--listen");
     assert!(!dir.has("phalanx-runs"), "a run was begun");
     phalanx(&dir).args(["run", "long.toml", "--listen", "nonsense"]).run().code(2).says("--listen");
-}
-
-/// A browser, if there is one.
-fn browser() -> Option<PathBuf> {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let paths: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-    names.iter().find_map(|name| paths.iter().map(|dir| dir.join(name)).find(|path| path.is_file()))
 }
 
 /// The document that a browser makes of a page, after its scripts have run for a while.
@@ -296,7 +550,7 @@ fn rendered(browser: &PathBuf, dir: &Dir, url: &str) -> String {
 
 #[test]
 fn the_page_shows_the_run_in_a_browser() {
-    let Some(browser) = browser() else { return skip_loudly("there is no Chromium") };
+    let Some(browser) = browser::program() else { return skip_loudly("there is no Chromium") };
     let run = Listening::start("page", 2);
     let page = rendered(&browser, &run.dir, &format!("http://{}/?token={}", run.address, run.token));
     for part in [
@@ -318,7 +572,7 @@ fn the_page_shows_the_run_in_a_browser() {
 
 #[test]
 fn the_report_opens_in_a_browser() {
-    let Some(browser) = browser() else { return skip_loudly("there is no Chromium") };
+    let Some(browser) = browser::program() else { return skip_loudly("there is no Chromium") };
     let dir = Dir::new("report-browser");
     dir.job("a.toml", "[[task]]\nname = \"a\"\narray = \"0-9\"\nkernel = \"noop\"\n");
     phalanx(&dir).args(["run", "a.toml", "-q"]).run().ok();

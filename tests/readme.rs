@@ -118,9 +118,22 @@ fn the_reference_of_the_job_file_is_complete() {
     // The sections themselves have headings.
     let sections = ["job", "defaults", "scaling", "cost", "capacity"];
     let headings = sections.into_iter().filter(|name| text.contains(&format!("`[{name}]`"))).map(str::to_string);
-    let described: BTreeSet<String> = rows.chain(headings).collect();
+    let lists = ["alert"].into_iter().filter(|name| text.contains(&format!("`[[{name}]]`"))).map(str::to_string);
+    let described: BTreeSet<String> = rows.chain(headings).chain(lists).collect();
     let missing: Vec<_> = fields.difference(&described).collect();
     assert!(missing.is_empty(), "docs/job-file.md does not describe {missing:?}");
+}
+
+#[test]
+fn every_metric_of_alerts_is_described() {
+    use phalanx::job::alert::{METRICS, PREFIXES};
+    let text = read("docs/observing.md");
+    let missing = |row: &str| !text.contains(row);
+    let plain = METRICS.iter().filter(|(name, what)| missing(&format!("| `{name}` | {what} |"))).map(|(name, _)| name);
+    let families =
+        PREFIXES.iter().filter(|(name, what)| missing(&format!("| `{name}NAME` | {what} |"))).map(|(name, _)| name);
+    let missing: Vec<_> = plain.chain(families).collect();
+    assert!(missing.is_empty(), "docs/observing.md does not describe {missing:?}");
 }
 
 /// The names of all properties, at any depth. Sections that the schema refuses (`{"not": {}}`) are left out.

@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// needed, is printed.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Keep this file up to date with the metrics of the run in Prometheus' text format, for node_exporter's textfile collector.
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     /// No progress, no summary.
     #[arg(short, long)]
     quiet: bool,
@@ -76,6 +79,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         join_on: args.join_on,
         progress: Mode::detect(args.quiet),
         listen: args.listen,
+        metrics_file: args.metrics_file,
     };
     let result = runtime::run(&options, Kernels::builtin(), |result| tell(result, args.quiet));
     let code = exit_code(&result);

@@ -11,7 +11,8 @@ use super::{print, refuse, view};
 use crate::control::{Question, ask};
 use crate::journal::{RUNS, RunDir};
 use crate::model::State;
-use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
+use crate::observe::{Figures, Paint, RunState, seconds, to_stdout, write_summary};
+use crate::scale::Forecast;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -106,6 +107,11 @@ fn text(run: &str, status: &Value) -> String {
         "{run}  {} for {time:.0} s\n  tasks   {completed} of {total} completed, {failed} failed, {running} running, {ready} ready\n",
         word(status, "state")
     );
+    if let Ok(Some(forecast)) = serde_json::from_value::<Option<Forecast>>(status["forecast"].clone()) {
+        let in_s = |finish: f64| seconds((finish - time).max(0.0));
+        let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(in_s);
+        let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
+    }
     for rank in status["ranks"].as_array().into_iter().flatten() {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
         let _ = writeln!(

@@ -15,7 +15,7 @@ pub(super) struct ScaleArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
     /// `+2` more, `-1` fewer, or `6` in all.
-    #[arg(allow_hyphen_values = true, value_parser = parse)]
+    #[arg(allow_hyphen_values = true)]
     ranks: Scale,
 }
 
@@ -44,15 +44,6 @@ pub(super) struct CancelArgs {
     /// Only this task (`tile[3]`), or all tasks of an array (`tile`): what runs of it is ended, what would run later is not started, and
     /// what needs it is skipped.
     task: Option<String>,
-}
-
-fn parse(text: &str) -> Result<Scale, String> {
-    let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{text}` is not `+2`, `-1` or `6`"));
-    match text.split_at_checked(1) {
-        Some(("+", more)) => number(more).map(Scale::More),
-        Some(("-", fewer)) => number(fewer).map(Scale::Fewer),
-        _ => number(text).map(Scale::To),
-    }
 }
 
 pub(super) fn scale(args: ScaleArgs) -> ExitCode {
@@ -105,20 +96,5 @@ fn put(run: &str, question: &Question) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => refuse(format_args!("{}: {error}", dir.name())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_ranks_are_read_as_typed() {
-        assert_eq!(parse("+2"), Ok(Scale::More(2)));
-        assert_eq!(parse("-1"), Ok(Scale::Fewer(1)));
-        assert_eq!(parse("6"), Ok(Scale::To(6)));
-        for text in ["", "+", "x", "--1", "é", "1.5"] {
-            assert!(parse(text).is_err(), "{text}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::server::through;
-use super::{Answer, LONGEST, Question, SOCKET, folder};
+use super::{Answer, Asked, LONGEST, Question, SOCKET, folder};
 
 /// A run answers within this time, or not at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,16 +26,28 @@ pub enum ControlError {
     Silent(String),
 }
 
-/// Asks the run in this directory.
+/// Asks the run in this directory, as its user.
 ///
 /// # Errors
 /// See [`ControlError`].
 pub fn ask(run: &Path, question: &Question) -> Result<Answer, ControlError> {
+    put(run, &Asked { by: None, question })
+}
+
+/// Asks the run in this directory on behalf of somebody, whom the journal will name.
+///
+/// # Errors
+/// See [`ControlError`].
+pub fn ask_as(by: &str, run: &Path, question: &Question) -> Result<Answer, ControlError> {
+    put(run, &Asked { by: Some(by.to_owned()), question })
+}
+
+fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
     let silent = |error: &dyn std::fmt::Display| ControlError::Silent(error.to_string());
     let connect = |path: &Path| UnixStream::connect(path.join(SOCKET));
     let mut stream = through(&folder(run), connect).map_err(ControlError::Unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| silent(&error))?;
-    let mut line = serde_json::to_string(question).map_err(|error| silent(&error))?;
+    let mut line = serde_json::to_string(asked).map_err(|error| silent(&error))?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(|error| silent(&error))?;
     let mut answer = String::new();

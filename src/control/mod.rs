@@ -7,10 +7,11 @@ mod client;
 mod server;
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ControlError, ask};
+pub use client::{ControlError, ask, ask_as};
 pub use server::{Call, Server};
 
 /// The folder that the socket lies in, in the run directory.
@@ -78,6 +79,30 @@ pub enum Scale {
     Fewer(u32),
     /// So many.
     To(u32),
+}
+
+impl FromStr for Scale {
+    type Err = String;
+
+    /// `+2` more, `-1` fewer, or `6` in all.
+    fn from_str(text: &str) -> Result<Scale, String> {
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{text}` is not `+2`, `-1` or `6`"));
+        match text.split_at_checked(1) {
+            Some(("+", more)) => number(more).map(Scale::More),
+            Some(("-", fewer)) => number(fewer).map(Scale::Fewer),
+            _ => number(text).map(Scale::To),
+        }
+    }
+}
+
+/// A question as it goes over the socket.
+#[derive(Serialize, Deserialize)]
+struct Asked<Q> {
+    /// Who asks, for the journal; the user if nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(flatten)]
+    question: Q,
 }
 
 /// What a run answers.

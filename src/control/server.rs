@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use super::{Answer, Question, SOCKET, folder};
+use super::{Answer, Asked, Question, SOCKET, folder};
 
 /// Who connects must have asked within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +28,8 @@ const LONGEST_QUESTION: u64 = 4096;
 pub struct Call {
     /// What is asked.
     pub question: Question,
+    /// By whom, if not by the user at a terminal.
+    pub by: Option<String>,
     back: Sender<Answer>,
 }
 
@@ -127,10 +129,10 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(stream.try_clone()?.take(LONGEST_QUESTION)).read_line(&mut line)?;
-    let answer = match serde_json::from_str::<Question>(&line) {
-        Ok(question) => {
+    let answer = match serde_json::from_str::<Asked<Question>>(&line) {
+        Ok(Asked { by, question }) => {
             let (back, answered) = channel();
-            let call = Call { question, back };
+            let call = Call { question, by, back };
             shared.calls.send(call).map_err(|_| io::ErrorKind::BrokenPipe)?;
             (shared.notify)();
             // The run drops the question if it ends meanwhile.

@@ -21,9 +21,16 @@ fn a_question_is_answered_however_deep_the_directory_lies() {
     let asking = std::thread::spawn(move || ask(&there, &question));
     rings.recv_timeout(Duration::from_secs(60)).unwrap();
     let call = server.next().unwrap();
-    assert_eq!(call.question, Question::Scale { to: Scale::More(2) });
+    assert_eq!((&call.question, &call.by), (&Question::Scale { to: Scale::More(2) }, &None));
     call.answer(Answer::done("well"));
     assert_eq!(asking.join().unwrap().unwrap(), Answer::done("well"));
+    let there = run.clone();
+    let asking = std::thread::spawn(move || ask_as("somebody", &there, &Question::Rebalance));
+    rings.recv_timeout(Duration::from_secs(60)).unwrap();
+    let call = server.next().unwrap();
+    assert_eq!((&call.question, call.by.as_deref()), (&Question::Rebalance, Some("somebody")));
+    call.answer(Answer::refused("no"));
+    assert!(!asking.join().unwrap().unwrap().ok);
     drop(server);
     assert!(!folder(&run).exists());
 }
@@ -40,4 +47,14 @@ fn what_is_no_question_gets_an_answer_too() {
         assert!(!answer.contains("\"ok\":true"), "{answer}");
     }
     assert!(server.next().is_none());
+}
+
+#[test]
+fn numbers_of_ranks_are_read_as_typed() {
+    assert_eq!("+2".parse(), Ok(Scale::More(2)));
+    assert_eq!("-1".parse(), Ok(Scale::Fewer(1)));
+    assert_eq!("6".parse(), Ok(Scale::To(6)));
+    for text in ["", "+", "x", "--1", "é", "1.5"] {
+        assert!(text.parse::<Scale>().is_err(), "{text}");
+    }
 }

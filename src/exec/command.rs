@@ -13,6 +13,7 @@ use rustix::process::WaitIdStatus;
 
 use super::control::Control;
 use super::env::{BaseEnv, TaskEnv};
+use super::measures::{Measures, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
 use super::output::{Output, declared};
@@ -39,6 +40,7 @@ pub(super) struct Commands {
     null: File,
     oom: OomCounter,
     launcher: Launcher,
+    measures: Measures,
 }
 
 /// One attempt at a command.
@@ -61,12 +63,17 @@ impl Commands {
             null: File::options().read(true).write(true).open("/dev/null").map_err(system("/dev/null"))?,
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
+            measures: Measures::new(),
         })
     }
 
     /// Runs the command and waits for its end.
     pub(super) fn run(&self, attempt: &Attempt) -> Result<Outcome, Fault> {
         let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
+        let (task, number) = (attempt.task.id, attempt.seat.attempt);
+        if let Some(file) = self.measures.file(task, number) {
+            env.set(VARIABLE, &file.to_string_lossy())?;
+        }
         let words = self.words(attempt, &mut env)?;
         let (child, pipes) = self.start(attempt, &env, words)?;
         let limits = Limits { time: attempt.group.time, memory: attempt.group.memory, grace: attempt.site.grace };
@@ -75,6 +82,9 @@ impl Commands {
         });
         let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
         attempt.output.account(ended.used);
+        let measured = self.measures.collect(task, number);
+        measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
+        measured.complaint.iter().for_each(|text| attempt.output.remark(text));
         Ok(self.judge(attempt, &ended))
     }
 

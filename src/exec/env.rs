@@ -83,7 +83,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
 ];
 
 /// Variables made here: those of an enclosing run must not be mistaken for a task's own.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",
@@ -96,13 +96,14 @@ const OURS: [&str; 12] = [
     "PHALANX_NUMA_NODE",
     "PHALANX_MEM_MB",
     "PHALANX_TASK_DIR",
+    "PHALANX_METRICS",
 ];
 
 /// What a batch script says to this run: the file for its exit code, and that nodes wait for worlds. A run that a task starts must not hear it.
 const THIS_RUN: [&str; 2] = ["PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
 
 /// True for a variable of our own environment that no task may see.
-fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     if OURS.contains(&name) || THIS_RUN.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES"].contains(&name) {
         return true;
     }

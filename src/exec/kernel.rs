@@ -155,6 +155,21 @@ impl<'a> Context<'a> {
         (self.call.index)()
     }
 
+    /// Tells a value of the task, as a command does by a line in the file that `$PHALANX_METRICS` names. Names are of letters, digits and
+    /// `_ . : -`, a letter or `_` first, at most 64 of them; others, and values that are not finite, are refused.
+    ///
+    /// # Errors
+    /// If the name or the value is none.
+    pub fn measure(&self, name: &str, value: f64) -> Result<(), String> {
+        if !super::measures::is_name(name) || !value.is_finite() {
+            return Err(format!(
+                "`{name}` = {value} cannot be measured: a name is letters, digits and `_.:-`, a value finite"
+            ));
+        }
+        self.output.measure(name, value);
+        Ok(())
+    }
+
     /// 1 for the first attempt.
     pub fn attempt(&self) -> u16 {
         self.call.seat.attempt

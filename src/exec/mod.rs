@@ -20,6 +20,7 @@
 //! | `env` | the environment that a task sees |
 //! | `mpi` | the `mpirun` line of an MPI task |
 //! | `output` | where a task's output goes |
+//! | `measures` | values that a task writes about itself |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
 //!
 //! Nothing here decides what runs, where, or whether it runs again.
@@ -30,6 +31,7 @@ mod control;
 mod env;
 mod kernel;
 mod kernels;
+mod measures;
 mod mpi;
 mod oom;
 mod output;
@@ -44,9 +46,11 @@ use std::time::Duration;
 pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
+pub(crate) use env::is_hidden as is_hidden_from_tasks;
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
+pub(crate) use process::family_use;
 pub use runner::Runner;
 
 use crate::graph::link::GroupId;

@@ -20,6 +20,8 @@ pub trait OutputSink: Send + Sync {
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()>;
     /// The attempt has ended: nothing more comes. A sink that keeps only the output of failed tasks knows now what to keep.
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
+    /// A value that a task wrote about itself. A sink may ignore it.
+    fn measure(&self, _task: TaskId, _attempt: u16, _name: &str, _value: f64) {}
     /// What the processes of an attempt used; only commands have any. A sink may ignore it.
     fn account(&self, _task: TaskId, _attempt: u16, _used: Usage) -> io::Result<()> {
         Ok(())
@@ -65,6 +67,11 @@ impl<'a> Output<'a> {
     /// Tells the sink what the attempt's processes used.
     pub(super) fn account(&self, used: Usage) {
         self.note(self.sink.account(self.task, self.attempt, used));
+    }
+
+    /// Tells the sink a value that the task wrote.
+    pub(super) fn measure(&self, name: &str, value: f64) {
+        self.sink.measure(self.task, self.attempt, name, value);
     }
 
     /// Tells the user something about the attempt, in its standard error.

@@ -138,6 +138,58 @@ fn descendants(leader: i32) -> Vec<i32> {
     family
 }
 
+/// What this process and its descendants use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FamilyUse {
+    /// CPU time, that of descendants that have ended and were waited for included, in seconds.
+    pub(crate) cpu_s: f64,
+    /// Resident bytes, counted once per process.
+    pub(crate) resident: u64,
+    /// Bytes read from disks.
+    pub(crate) read: u64,
+    /// Bytes written to disks.
+    pub(crate) written: u64,
+}
+
+/// Looks what this process and its descendants use now. What cannot be read, because a process has just ended or belongs to somebody else,
+/// is left out.
+pub(crate) fn family_use() -> FamilyUse {
+    let mut used = FamilyUse::default();
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    for pid in descendants(rustix::process::getpid().as_raw_nonzero().get()) {
+        used.cpu_s += ticks_of(pid).unwrap_or(0) as f64 / ticks;
+        used.resident += resident(pid).unwrap_or(0);
+        let (read, written) = transferred(pid).unwrap_or_default();
+        (used.read, used.written) = (used.read + read, used.written + written);
+    }
+    used
+}
+
+/// Ticks of CPU time of a process and of its children that have ended.
+fn ticks_of(pid: i32) -> Option<u64> {
+    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = bytes.iter().rposition(|&b| b == b')')? + 1;
+    let fields = std::str::from_utf8(&bytes[after..]).ok()?.split_ascii_whitespace();
+    fields.skip(11).take(4).map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// Bytes that a process has had read and written on disks.
+fn transferred(pid: i32) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let of = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+    Some((of("read_bytes:")?, of("write_bytes:")?))
+}
+
+/// The most memory that one of a process and its descendants has held so far, in bytes.
+pub(super) fn peak_so_far(leader: Pid) -> u64 {
+    let peak = |pid: i32| -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+    };
+    descendants(leader.as_raw_nonzero().get()).into_iter().filter_map(peak).max().unwrap_or(0)
+}
+
 fn resident(pid: i32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -162,6 +214,13 @@ mod tests {
         assert_eq!((stat.parent, stat.group, stat.start, stat.dead), (7, 9, 777, false));
         assert!(Stat::parse(12, b"12 (a").is_none());
         assert!(Stat::parse(12, b"12 (a) R 1").is_none());
+    }
+
+    #[test]
+    fn what_we_use_is_seen() {
+        let used = family_use();
+        assert!(used.resident > 1 << 20 && used.cpu_s >= 0.0, "{used:?}");
+        assert!(peak_so_far(rustix::process::getpid()) >= 1 << 20);
     }
 
     #[test]

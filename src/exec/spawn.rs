@@ -178,13 +178,15 @@ impl Child {
         Ok(rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?.is_some())
     }
 
-    /// Waits for its exit, takes it off the system's list, and returns what it and the descendants that it waited for used.
-    pub(super) fn reap(&mut self) -> io::Result<(WaitIdStatus, Usage)> {
+    /// Waits for its exit, takes it off the system's list, and returns what it and the descendants that it waited for used, and whether the
+    /// most memory of that may be ours rather than theirs.
+    pub(super) fn reap(&mut self) -> io::Result<(WaitIdStatus, Usage, bool)> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let status = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?;
-        let used = wait4(self.pid)?;
+        let (used, inherited) = wait4(self.pid)?;
         self.reaped = true;
-        Ok((status.ok_or_else(|| io::Error::other("the system told nothing about an exited process"))?, used))
+        let status = status.ok_or_else(|| io::Error::other("the system told nothing about an exited process"))?;
+        Ok((status, used, inherited))
     }
 }
 
@@ -199,17 +201,22 @@ impl Drop for Child {
 }
 
 /// Reaps a process that has exited. (`waitid` of the standard tells nothing about what it used.)
-fn wait4(pid: Pid) -> io::Result<Usage> {
-    // SAFETY: a zeroed `rusage` is valid, and the call gets a valid pointer to it and none to a status.
-    let (reaped, used) = unsafe {
-        let mut used: libc::rusage = std::mem::zeroed();
-        (libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, &mut used), used)
+///
+/// `posix_spawn` lets a child share our memory until it runs its own program, and Linux counts that as memory that the child has held. So a
+/// peak that is not above our own says nothing about the child but that it held no more.
+fn wait4(pid: Pid) -> io::Result<(Usage, bool)> {
+    // SAFETY: a zeroed `rusage` is valid, and the calls get valid pointers to one and none to a status.
+    let (reaped, used, own) = unsafe {
+        let (mut used, mut own): (libc::rusage, libc::rusage) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::getrusage(libc::RUSAGE_SELF, &mut own);
+        (libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, &mut used), used, own)
     };
     if reaped < 0 {
         return Err(io::Error::last_os_error());
     }
     let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
-    Ok(Usage { cpu_ns: ns(used.ru_utime) + ns(used.ru_stime), peak_bytes: (used.ru_maxrss as u64) << 10 })
+    let usage = Usage { cpu_ns: ns(used.ru_utime) + ns(used.ru_stime), peak_bytes: (used.ru_maxrss as u64) << 10 };
+    Ok((usage, used.ru_maxrss <= own.ru_maxrss))
 }
 
 /// Some start scripts leave SIGCHLD ignored, and then the system reaps children before we learn how they ended.

@@ -1,7 +1,7 @@
 //! Waiting for a process: takes its output as it comes, keeps its limits, and stops it when asked.
 //!
-//! One thread waits on everything at once: the process's pidfd, its pipes, the slot's event, and the next moment that a limit needs a
-//! look. Where no limit is set no clock is read.
+//! One thread waits on everything at once: the process's pidfd, its pipes, the slot's event, and the next moment that a limit or the
+//! command's memory needs a look.
 //!
 //! Protocol:
 //! - We keep the writing ends of the pipes open as well. So the closing of the child's ends, which happens moments before it exits,
@@ -20,7 +20,7 @@ use rustix::process::WaitIdStatus;
 
 use super::control::{Control, Stop, timespec};
 use super::output::Output;
-use super::process::{Family, memory_above};
+use super::process::{Family, memory_above, peak_so_far};
 use super::spawn::Child;
 use crate::model::{Stream, Usage};
 
@@ -28,6 +28,8 @@ use crate::model::{Stream, Usage};
 pub(super) const CHUNK: usize = 64 << 10;
 /// First and longest interval between two looks at the memory of a command.
 const SAMPLES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// The same for looks at the most that it has held, which the system does not tell of small ones in the end (see `spawn`).
+const PEAKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// The same for looks at whether it has exited, where the kernel has no pidfd.
 const GLANCES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(10));
 /// Interval between two looks at whether the relatives of a stopped command have gone.
@@ -103,6 +105,9 @@ pub(super) struct Supervisor<'a> {
     deadline: Option<Instant>,
     samples: Option<Every>,
     glances: Option<Every>,
+    peaks: Every,
+    /// The most memory that was seen, in bytes; 0 if nobody has looked.
+    peak: u64,
     family: Family,
     cause: Option<Cause>,
     /// When a stop turns into a kill.
@@ -135,6 +140,8 @@ impl<'a> Supervisor<'a> {
             // A limit beyond what the clock can tell is none.
             deadline: limits.time.and_then(|time| Instant::now().checked_add(time)),
             samples: limits.memory.map(|_| Every::new(SAMPLES)),
+            peaks: Every::new(PEAKS),
+            peak: 0,
             cause: None,
             kill_at: None,
             killed: false,
@@ -155,8 +162,9 @@ impl<'a> Supervisor<'a> {
         for i in 0..self.pipes.len() {
             self.drain(i)?;
         }
-        let (status, used) = self.child.reap()?;
-        Ok(Ended { status, cause: self.cause, used })
+        let (status, used, inherited) = self.child.reap()?;
+        let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
+        Ok(Ended { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used } })
     }
 
     /// Carries out what another thread has asked for.
@@ -181,6 +189,9 @@ impl<'a> Supervisor<'a> {
             && glances.due(now)
         {
             self.exited = self.child.has_exited()?;
+        }
+        if !self.exited && self.peaks.due(now) {
+            self.peak = self.peak.max(peak_so_far(self.child.pid));
         }
         if self.cause.is_none() && !self.exited {
             if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -221,7 +232,8 @@ impl<'a> Supervisor<'a> {
         let glances = self.glances.as_ref().filter(|_| !self.exited);
         let samples = self.samples.as_ref().filter(|_| running);
         let deadline = self.deadline.filter(|_| running);
-        [deadline, kill_at, samples.map(|s| s.next), glances.map(|g| g.next)].into_iter().flatten()
+        let peaks = Some(self.peaks.next).filter(|_| !self.exited);
+        [deadline, kill_at, samples.map(|s| s.next), glances.map(|g| g.next), peaks].into_iter().flatten()
     }
 
     /// Sleeps until something happens, and takes the output that is there.

@@ -7,6 +7,7 @@
 //! Parsing is a pure function of the text and the starting directory: ranks that cannot see the file parse the text that
 //! rank 0 sends them and come to the same job, with the same numbers.
 
+pub mod alert;
 mod body;
 mod capacity;
 pub(crate) mod diagnostic;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use crate::graph::link::Link;
 use crate::model::TaskId;
 
+pub use alert::Alert;
 pub use capacity::{Capacity, ProviderKind, host_name};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
@@ -69,6 +71,8 @@ pub struct Job {
     pub cost: Cost,
     /// `[capacity]`: where further nodes come from.
     pub capacity: Capacity,
+    /// `[[alert]]`: what somebody wants to hear of.
+    pub alerts: Vec<Alert>,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may

@@ -12,7 +12,7 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
-    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, SizeSpec, Strings,
+    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings,
 };
 use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
 use crate::graph::pattern::Dependence;
@@ -32,6 +32,8 @@ section! {
         cost: CostSpec,
         /// Where further nodes come from while the job runs
         capacity: CapacitySpec,
+        /// Values of the run that somebody wants to hear of, one table each
+        alert: Tables<AlertSpec>,
     }
 }
 
@@ -291,6 +293,30 @@ section! {
     }
 }
 
+section! {
+    /// A value of the run that somebody wants to hear of
+    AlertSpec {
+        /// Name of the alert
+        name: String = required,
+        /// What is watched, such as `failed`, `remaining_s`, `p95_s.CLASS` or `custom.NAME`
+        metric: String = required,
+        /// The alert holds while the value is above this
+        above: Signed,
+        /// The alert holds while the value is below this
+        below: Signed,
+        /// It is told once it has held for so long without a break
+        lasting: DurationSpec = "\"0s\"",
+        /// While it goes on holding, it is told again after so long and not before
+        repeat: DurationSpec = "\"10m\"",
+        /// File that a line is added to, relative to the job's directory
+        file: String,
+        /// Address that it is posted to as JSON, such as `http://host:8080/path`
+        webhook: String,
+        /// Command that is run, with the alert as JSON on its standard input and in `PHALANX_ALERT...`
+        command: CommandSpec,
+    }
+}
+
 /// A `[[task]]` table: its own fields and those that `[defaults]` may give.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskSpec {
@@ -335,6 +361,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[[scaling.rule]]", has(RuleSpec::FIELDS)),
         ("[cost]", has(CostSpec::FIELDS)),
         ("[capacity]", has(CapacitySpec::FIELDS)),
+        ("[[alert]]", has(AlertSpec::FIELDS)),
         ("the top of the file", has(FileSpec::FIELDS)),
     ];
     homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
@@ -347,6 +374,11 @@ pub(crate) fn read_file(root: &toml::Spanned<toml::de::DeTable<'_>>, findings: &
 }
 
 impl FileSpec {
+    /// The `[[alert]]` tables.
+    pub(crate) fn alerts(&self) -> &[At<AlertSpec>] {
+        self.alert.as_ref().map_or(&[], |alerts| &alerts.value.0)
+    }
+
     /// The `[[task]]` tables.
     pub(crate) fn tasks(&self) -> &[At<TaskSpec>] {
         self.task.as_ref().map_or(&[], |tasks| &tasks.value.0)
@@ -368,7 +400,7 @@ mod tests {
     fn every_field_is_documented() {
         let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
         let others = [CapacitySpec::FIELDS, FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
-        for field in scaling.into_iter().chain(others).flatten() {
+        for field in scaling.into_iter().chain(others).chain([AlertSpec::FIELDS]).flatten() {
             assert!(field.doc.trim().len() > 10, "{}", field.name);
         }
     }

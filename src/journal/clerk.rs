@@ -33,6 +33,8 @@ enum Order {
     Write(Box<Record>),
     /// Writes it, forces everything to disk and says so.
     WriteNow(Box<Record>, SyncSender<()>),
+    /// Says so once everything before it has been handed to the system.
+    Settle(SyncSender<()>),
 }
 
 /// See the module's text.
@@ -82,6 +84,14 @@ impl Clerk {
         self.check()
     }
 
+    /// Waits until all that was appended can be read by others.
+    pub fn settle(&self) {
+        let (done, wait) = sync_channel(1);
+        self.send(Order::Settle(done));
+        // A clerk that is gone has left its trouble.
+        let _ = wait.recv();
+    }
+
     /// Hears whether anything went wrong since the last time.
     ///
     /// # Errors
@@ -90,7 +100,7 @@ impl Clerk {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
-    fn send(&mut self, order: Order) {
+    fn send(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // Fails only if the clerk has panicked; then `wait` and the drop see to it.
             let _ = orders.send(order);
@@ -134,6 +144,10 @@ fn serve(mut journal: Journal, inbox: &Receiver<Order>, trouble: &Mutex<Option<J
                 Order::WriteNow(record, done) => {
                     note(journal.append(&record).and_then(|()| journal.sync()));
                     // Who asked may have given up.
+                    let _ = done.send(());
+                    awaited = true;
+                }
+                Order::Settle(done) => {
                     let _ = done.send(());
                     awaited = true;
                 }

@@ -8,6 +8,8 @@
 //!   journal                what happened (see `record`)
 //!   job.toml               the job file as it was last run
 //!   samples.jsonl          how far it was, second by second
+//!   vitals.jsonl           what ranks and their nodes used, moment by moment
+//!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
 //!   report.html            what `phalanx report` made of it
 //!   outputs/               what tasks printed (see `output`)
 //!   blocks/                what nodes that joined had to say, and the name of their jobs
@@ -152,6 +154,16 @@ impl RunDir {
         self.path.join("job.toml")
     }
 
+    /// What ranks and their nodes used at moments of its last session (see `observe::vitals`).
+    pub fn vitals(&self) -> PathBuf {
+        self.path.join("vitals.jsonl")
+    }
+
+    /// Values that tasks wrote about themselves (see `observe::measures`).
+    pub fn measures(&self) -> PathBuf {
+        self.path.join("measures.jsonl")
+    }
+
     /// How far the run was at moments of its last session (see `observe::samples`).
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.jsonl")
@@ -185,7 +197,7 @@ impl RunDir {
 }
 
 /// A job's name as the name of a directory: separators and other characters that need quoting become `_`.
-fn file_name(job: &str) -> String {
+pub(super) fn file_name(job: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
     let name: String = job.chars().map(|c| if plain(c) { c } else { '_' }).take(60).collect();
     let name = name.trim_start_matches(['.', '-']);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::scale::Forecast;
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
@@ -25,6 +27,8 @@ pub struct Tally {
     pub work_total_s: f64,
     /// Ranks that take part.
     pub ranks_active: u32,
+    /// When the end was last foreseen for, if anybody looks ahead.
+    pub forecast: Option<Forecast>,
 }
 
 impl Tally {

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::RunView;
 use super::style::{Paint, count, percent, seconds};
@@ -11,7 +12,7 @@ use crate::job::Intent;
 use crate::journal::{Session, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
-use crate::scale::{Action, Decision};
+use crate::scale::{Action, Decision, Forecast};
 
 /// A decision with the session that it was made in.
 type Made<'a> = (&'a Session, &'a Decision);
@@ -26,6 +27,7 @@ pub fn write_decisions(
     intent: Option<Intent>,
     paint: Paint,
 ) -> Result<(), ReportError> {
+    write_past(out, run, paint)?;
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
         None => return Ok(writeln!(out, ": its job asks for no policy, so nothing was decided")?),
@@ -48,6 +50,17 @@ pub fn write_decisions(
             "\n{}",
             paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name()))
         )?;
+    }
+    Ok(())
+}
+
+/// Writes what earlier runs told this one, and what is unusual about it against them.
+fn write_past(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    if let Some(text) = before_text(run) {
+        writeln!(out, "{} {text}", paint.bold("Known before:"))?;
+    }
+    for text in unusual(run) {
+        writeln!(out, "{} {text}", paint.yellow("Unusual:"))?;
     }
     Ok(())
 }
@@ -90,6 +103,9 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     row("slots", format!("{} busy", percent(inputs.utilisation)))?;
     row("spent", format!("{:.4}, and {:.4} that can no longer be avoided", inputs.spent, inputs.committed))?;
     row("new nodes", format!("come after {}", seconds(inputs.provisioning_s)))?;
+    if let Some(forecast) = decision.forecast {
+        row("foreseen", forecast_text(&forecast))?;
+    }
     write_candidates(out, decision, paint)?;
     if let Some(effect) = effect_text(decision) {
         writeln!(out, "  {effect}")?;
@@ -179,10 +195,24 @@ fn effect_text(decision: &Decision) -> Option<String> {
     if let Some(arrived) = effect.arrived {
         text += &format!(", the first new one after {}", at(Time(arrived.0.saturating_sub(decision.time.0))));
     }
-    if let Some((then, now)) = decision.finish.zip(effect.finish) {
-        text += &format!("; the end was foreseen for {}, and then for {}", at(then), at(now));
+    if let Some((then, now)) = decision.forecast.zip(effect.forecast) {
+        let (then, now) = (seconds(then.finish_q50_s), seconds(now.finish_q50_s));
+        text += &format!("; the end was foreseen for {then}, and then for {now}");
     }
     Some(text)
+}
+
+/// When the end was foreseen and what for.
+fn forecast_text(forecast: &Forecast) -> String {
+    format!(
+        "the end after {}, in 8 of 10 cases between {} and {}; costs {:.4}, in 8 of 10 cases {:.4} to {:.4}",
+        seconds(forecast.finish_q50_s),
+        seconds(forecast.finish_q10_s),
+        seconds(forecast.finish_q90_s),
+        forecast.cost_q50,
+        forecast.cost_q10,
+        forecast.cost_q90
+    )
 }
 
 /// The candidates, the chosen one marked.
@@ -190,18 +220,18 @@ fn write_candidates(out: &mut dyn Write, decision: &Decision, paint: Paint) -> R
     if decision.candidates.is_empty() {
         return Ok(());
     }
-    writeln!(out, "{}", paint.dim("    ranks        end    in 9 of 10        cost    in 9 of 10"))?;
+    writeln!(out, "{}", paint.dim("    ranks        end       8 of 10 within        cost      8 of 10 within"))?;
     for candidate in &decision.candidates {
-        let chosen = decision.finish == Some(candidate.finish_q50) && decision.cost == Some(candidate.cost);
+        let chosen = decision.forecast == Some(candidate.forecast());
         writeln!(
             out,
-            "  {} {:>5} {:>10} {:>13} {:>11.4} {:>13.4}{}",
+            "  {} {:>5} {:>10} {:>20} {:>11.4} {:>19}{}",
             if chosen { "*" } else { " " },
             candidate.ranks,
             seconds(candidate.finish_q50.seconds()),
-            seconds(candidate.finish_q90.seconds()),
+            format!("{} .. {}", seconds(candidate.finish_q10.seconds()), seconds(candidate.finish_q90.seconds())),
             candidate.cost,
-            candidate.cost_q90,
+            format!("{:.4} .. {:.4}", candidate.cost_q10, candidate.cost_q90),
             if candidate.feasible { "" } else { "   breaks budget or deadline" },
         )?;
     }

@@ -6,6 +6,7 @@
 //! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
 //! results, standard error for progress and logs.
 
+mod alerts;
 pub mod analyze;
 mod blame;
 mod chain;
@@ -16,14 +17,18 @@ mod figures;
 pub mod html;
 mod idle;
 mod latency;
+mod lines;
 pub mod live;
 pub mod logging;
+mod measures;
+mod past;
 mod print;
 pub mod progress;
 pub mod report;
 mod resume;
 mod run_view;
 mod samples;
+mod spending;
 mod steps;
 mod style;
 mod subject;
@@ -32,15 +37,17 @@ mod tables;
 mod terminal;
 mod timeline;
 pub mod trace;
+mod vitals;
 
 pub use estimate::Tally;
 pub use explain::{write_decision, write_decisions, write_decisions_json};
 pub use figures::{Counts, Figures};
+pub(crate) use past::{expected_text, moment_text};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use samples::{Sample, Samples};
 pub use style::Paint;
-pub(crate) use style::seconds;
+pub(crate) use style::{seconds, some};
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 

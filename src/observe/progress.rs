@@ -14,6 +14,7 @@ use super::samples::Recorder;
 use super::style::count;
 use super::terminal::{AboveBar, set_bar};
 use crate::journal::RunDir;
+use crate::model::{Measure, Rank, Vitals};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +64,19 @@ impl Progress {
     }
 
     /// The same, and what it shows is also kept in the run directory, for who watches from elsewhere.
-    pub fn recorded(mut self, run: &RunDir) -> Progress {
-        self.recorder = Some(Recorder::new(run));
+    pub fn recorded(mut self, run: &RunDir, session: u32) -> Progress {
+        self.recorder = Some(Recorder::new(run, session));
         self
+    }
+
+    /// A rank has told what it and its node use.
+    pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.vitals(at, rank, vitals));
+    }
+
+    /// Tasks that have ended measured these values.
+    pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.measured(at, measures));
     }
 
     /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.
@@ -152,10 +163,22 @@ fn status(tally: &Tally, estimator: &Estimator, at: Duration) -> String {
         let _ = if rate < 10.0 { write!(text, ", {rate:.1}/s") } else { write!(text, ", {}/s", count(rate as u64)) };
     }
     let _ = write!(text, ", {}", FormattedDuration(at));
-    if let Some(left) = estimator.remaining().filter(|_| tally.ended() < tally.total) {
-        let _ = write!(text, ", ends in {}", FormattedDuration(left));
+    if tally.ended() < tally.total {
+        text += &ends(tally, estimator, at).unwrap_or_default();
     }
     text
+}
+
+/// `, ends in 00:00:23 (8 of 10 cases: 00:00:20 to 00:00:31)`: as it is foreseen, or else as it will be at the speed of late.
+fn ends(tally: &Tally, estimator: &Estimator, at: Duration) -> Option<String> {
+    let until =
+        |finish_s: f64| FormattedDuration(Duration::try_from_secs_f64(finish_s).unwrap_or(at).saturating_sub(at));
+    // What has been foreseen for a moment that is past was wrong.
+    if let Some(forecast) = tally.forecast.filter(|forecast| forecast.finish_q90_s > at.as_secs_f64()) {
+        let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(until);
+        return Some(format!(", ends in {middle} (8 of 10 cases: {soon} to {late})"));
+    }
+    estimator.remaining().map(|left| format!(", ends in {}", FormattedDuration(left)))
 }
 
 /// Decides when a line is due: at each further tenth of the tasks, and now and then in between; more seldom as the run

@@ -1,5 +1,6 @@
 //! `phalanx report`: everything that can be asked about a run.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde::Serialize;
@@ -7,16 +8,18 @@ use serde::Serialize;
 use super::failures::{failures, own_file, write_failure};
 use super::figures::{Counts, Figures};
 use super::latency::{Class, classes};
+use super::measures::{Figure, Measures};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
-use super::style::{Paint, count, outcome, percent, seconds};
+use super::style::{Paint, count, outcome, percent, seconds, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::Work;
-use crate::journal::{Session, utc};
+use crate::journal::{Past, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
+use crate::scale::estimate::Anomaly;
 
 pub use super::tables::{write_joblog, write_tasks};
 
@@ -27,12 +30,14 @@ const SLOWEST: usize = 10;
 pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     write_summary(out, run, paint)?;
     write_slowest(out, run, paint)?;
-    write_classes(out, run, paint)
+    write_classes(out, run, paint)?;
+    write_measures(out, run, paint)
 }
 
 /// Writes one JSON object with the figures of the run.
 pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     let figures = Figures::of(run);
+    let measures = Measures::of(&run.dir.measures());
     let ended = run.session().ended.as_ref();
     let object = Object {
         job: run.subject().job.name(),
@@ -58,8 +63,11 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         cost: figures.cost,
         budget: figures.budget,
         decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
+        past: run.session().past.as_ref(),
+        unusual: run.session().unusual.iter().collect(),
         simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
+        measures: measures.iter().collect(),
         warnings: run.warnings(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
@@ -96,9 +104,15 @@ struct Object<'a> {
     budget: Option<f64>,
     /// Scaling decisions of all sessions; a job without a policy takes none.
     decisions: Vec<&'a Decision>,
+    /// What earlier runs of the job told this one; null if there were none.
+    past: Option<&'a Past>,
+    /// What is unusual about it against them.
+    unusual: Vec<&'a Anomaly>,
     /// True if the last session was not real.
     simulated: bool,
     resume: Option<String>,
+    /// Values that tasks wrote about themselves, by name.
+    measures: BTreeMap<&'a str, &'a Figure>,
     warnings: &'a [String],
 }
 
@@ -254,6 +268,22 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
     let rows: Vec<Vec<String>> = classes.iter().map(|class| class_row(class, all)).collect();
     write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)
+}
+
+/// Values that tasks wrote about themselves.
+fn write_measures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let measures = Measures::of(&run.dir.measures());
+    if measures.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Values of tasks"))?;
+    let row = |(name, it): (&str, &Figure)| {
+        let mut row = vec![name.to_owned(), count(it.count)];
+        row.extend([it.mean(), it.min, it.max, it.last].map(value));
+        row
+    };
+    let rows: Vec<Vec<String>> = measures.iter().map(row).collect();
+    write_columns(out, &["name", "values", "mean", "least", "most", "latest"], &rows, paint)
 }
 
 fn class_row(class: &Class, all_work: f64) -> Vec<String> {

@@ -3,22 +3,21 @@
 //! Rank 0 writes it from the numbers that its progress display shows anyway. A new session begins a new file. It is a convenience for who
 //! watches: a run goes on without it, and nothing that is counted or resumed depends on it.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::estimate::{Estimator, Tally};
+use super::lines::{Lines, Reading};
+use super::measures::Measured;
+use super::vitals::Vital;
 use crate::journal::RunDir;
+use crate::model::{Measure, Rank, Vitals};
+use crate::scale::Forecast;
 
 /// Time between two samples in the first hour, and later.
 const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
-/// The longest line that is believed.
-const LINE: usize = 4096;
-
 /// One moment of a run. The names are those of the file and of the HTTP API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -50,6 +49,9 @@ pub struct Sample {
     pub node_memory_used: u64,
     /// Memory of that node, in bytes.
     pub node_memory: u64,
+    /// When the end was foreseen for, as `finish_q10_s` to `cost_q90`; absent where nobody looks ahead.
+    #[serde(flatten)]
+    pub forecast: Option<Forecast>,
 }
 
 impl Sample {
@@ -67,6 +69,7 @@ impl Sample {
             ranks_active: tally.ranks_active,
             work_done_s: tally.work_done_s,
             work_total_s: tally.work_total_s,
+            forecast: tally.forecast,
             ..Sample::default()
         }
     }
@@ -84,37 +87,33 @@ impl Sample {
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
             ranks_active: self.ranks_active,
+            forecast: self.forecast,
         }
     }
 }
 
-/// Writes the samples of a session.
+/// Writes what is known of a session moment by moment: samples, what ranks use, and what tasks measured.
 pub(super) struct Recorder {
-    path: PathBuf,
-    /// `None` after an error, which was told.
-    file: Option<File>,
+    samples: Lines,
+    vitals: Lines,
+    measures: Lines,
+    session: u32,
     next: Duration,
-    system: Option<System>,
+    /// What rank 0 and its node used of late.
+    node: Vitals,
 }
 
 impl Recorder {
-    /// Begins the file of a session.
-    pub fn new(run: &RunDir) -> Recorder {
-        let kinds = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_usage())
-            .with_memory(MemoryRefreshKind::nothing().with_ram());
-        let mut recorder = Recorder {
-            path: run.samples(),
-            file: None,
+    /// Begins the files of a session; values that tasks wrote in earlier ones are kept.
+    pub fn new(run: &RunDir, session: u32) -> Recorder {
+        Recorder {
+            samples: Lines::anew(run.samples()),
+            vitals: Lines::anew(run.vitals()),
+            measures: Lines::going_on(run.measures()),
+            session,
             next: Duration::ZERO,
-            // Without it, the node's load is missing from the samples and nothing else.
-            system: System::new_with_specifics(kinds).ok(),
-        };
-        match File::create(&recorder.path) {
-            Ok(file) => recorder.file = Some(file),
-            Err(error) => recorder.give_up(&error),
+            node: Vitals::default(),
         }
-        recorder
     }
 
     /// Writes a sample if it is time for one.
@@ -127,27 +126,30 @@ impl Recorder {
 
     /// Writes a sample now.
     pub fn write(&mut self, at: Duration, tally: &Tally) {
-        let Some(file) = &mut self.file else { return };
-        let mut sample = Sample::of(at, tally);
-        if let Some(system) = &mut self.system {
-            system.refresh_cpu_usage();
-            system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-            sample.node_cpu = f64::from(system.global_cpu_usage()) / 100.0;
-            sample.node_memory_used = system.used_memory();
-            sample.node_memory = system.total_memory();
-        }
-        let written = serde_json::to_string(&sample).map_err(std::io::Error::from).and_then(|mut line| {
-            line.push('\n');
-            file.write_all(line.as_bytes())
-        });
-        if let Err(error) = written {
-            self.give_up(&error);
-        }
+        let Vitals { node_cpu, node_memory_used, node_memory, .. } = self.node;
+        self.samples.add(&[Sample { node_cpu, node_memory_used, node_memory, ..Sample::of(at, tally) }]);
     }
 
-    fn give_up(&mut self, error: &std::io::Error) {
-        tracing::warn!("cannot write {}: {error}; `phalanx top` and the live page will know less", self.path.display());
-        self.file = None;
+    /// Writes what a rank and its node use.
+    pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
+        if rank == Rank::ZERO {
+            self.node = *vitals;
+        }
+        self.vitals.add(&[Vital { t: at.as_secs_f64(), rank: rank.0, vitals: *vitals }]);
+    }
+
+    /// Writes values that tasks measured.
+    pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
+        let line = |measure: &Measure| Measured {
+            t: at.as_secs_f64(),
+            session: self.session,
+            task: measure.task.0,
+            attempt: measure.attempt,
+            name: measure.name.clone(),
+            value: measure.value,
+        };
+        let lines: Vec<Measured> = measures.iter().map(line).collect();
+        self.measures.add(&lines);
     }
 }
 
@@ -155,32 +157,24 @@ impl Recorder {
 #[derive(Debug, Default)]
 pub struct Samples {
     all: Vec<Sample>,
-    at: u64,
+    reading: Reading,
     estimator: Estimator,
 }
 
 impl Samples {
-    /// Reads what has been written since the last time. A file that has become shorter is a new session's.
+    /// Reads what has been written since the last time.
     pub fn read_on(&mut self, path: &Path) {
-        // Runs of programs without samples, and damaged lines, leave less to show and nothing to mend.
-        let Ok(mut file) = File::open(path) else { return };
-        let length = file.metadata().map_or(0, |meta| meta.len());
-        if length < self.at {
-            *self = Samples::default();
-        }
-        let mut bytes = Vec::new();
-        if file.seek(SeekFrom::Start(self.at)).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
-            return;
-        }
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        self.at += whole as u64;
-        for line in bytes[..whole].split(|&byte| byte == b'\n').filter(|line| line.len() < LINE) {
-            let Ok(sample) = serde_json::from_slice::<Sample>(line) else { continue };
+        let Samples { all, reading, estimator } = self;
+        let anew = |(all, estimator): &mut (&mut Vec<Sample>, &mut Estimator)| {
+            all.clear();
+            **estimator = Estimator::default();
+        };
+        reading.read_on(path, &mut (all, estimator), anew, |(all, estimator), sample: Sample| {
             if let Ok(at) = Duration::try_from_secs_f64(sample.t) {
-                self.estimator.observe(at, &sample.tally());
-                self.all.push(sample);
+                estimator.observe(at, &sample.tally());
+                all.push(sample);
             }
-        }
+        });
     }
 
     /// All of them, oldest first.
@@ -237,35 +231,24 @@ mod tests {
     #[test]
     fn what_was_recorded_is_read_as_it_grows() {
         let (_dir, run) = run();
-        let mut recorder = Recorder::new(&run);
+        let mut recorder = Recorder::new(&run, 1);
         let mut samples = Samples::default();
         for s in 0..100 {
             let tally = Tally { total: 400, completed: s * 4, running: 3, ready: 7, ..Tally::default() };
+            recorder.vitals(Duration::from_secs(s), Rank(0), &Vitals { node_memory: 7, ..Vitals::default() });
             recorder.take(Duration::from_secs(s), &tally);
             recorder.take(Duration::from_secs(s) + Duration::from_millis(100), &tally);
             samples.read_on(&run.samples());
         }
         assert_eq!(samples.all().len(), 100);
         assert_eq!(samples.last().map(|s| (s.completed, s.queued)), Some((396, 7)));
+        assert_eq!(samples.last().map(|s| s.node_memory), Some(7));
         assert!((samples.tasks_per_s() - 4.0).abs() < 1e-6);
         assert!((samples.remaining_s().unwrap() - 1.0).abs() < 1e-6);
         let few = samples.between(10.0, 19.0, 5);
         assert_eq!(few.iter().map(|s| s.completed).collect::<Vec<_>>(), [44, 52, 60, 68, 76]);
-        assert!(samples.last().unwrap().node_memory > 0);
         // A resumed run begins anew.
-        Recorder::new(&run).take(Duration::ZERO, &Tally::default());
-        samples.read_on(&run.samples());
-        assert_eq!(samples.all().len(), 1);
-    }
-
-    #[test]
-    fn damaged_lines_are_passed_over() {
-        let (_dir, run) = run();
-        Recorder::new(&run).take(Duration::ZERO, &Tally::default());
-        let good = std::fs::read_to_string(run.samples()).unwrap();
-        let long = "x".repeat(LINE);
-        std::fs::write(run.samples(), format!("{{}}\nnonsense\n{long}\n{good}{}", &good[..20])).unwrap();
-        let mut samples = Samples::default();
+        Recorder::new(&run, 1).take(Duration::ZERO, &Tally::default());
         samples.read_on(&run.samples());
         assert_eq!(samples.all().len(), 1);
     }

@@ -70,7 +70,7 @@ pub(super) fn count(n: impl Into<u64>) -> String {
 }
 
 /// So many of something: `1 rank`, `1,024 ranks`.
-pub(super) fn some(n: impl Into<u64>, what: &str) -> String {
+pub(crate) fn some(n: impl Into<u64>, what: &str) -> String {
     let n = n.into();
     format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
@@ -92,6 +92,17 @@ pub(crate) fn seconds(s: f64) -> String {
         _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
     }
+}
+
+/// A number of any kind, with about five digits.
+pub(super) fn value(n: f64) -> String {
+    let exact = n == n.trunc() && n.abs() < 1e12;
+    if exact || (1e-3..1e6).contains(&n.abs()) { format!("{:.*}", digits(n, exact), n) } else { format!("{n:.4e}") }
+}
+
+/// Digits after the point that make about five in all.
+fn digits(n: f64, exact: bool) -> usize {
+    if exact { 0 } else { (4.0 - n.abs().max(1e-3).log10().floor()).clamp(0.0, 7.0) as usize }
 }
 
 /// A share: `92 %`.
@@ -154,6 +165,13 @@ pub(super) fn printable(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_have_few_digits() {
+        let shown = [0.0, 7.0, -12000.0, 0.25, 1234.5678, 0.00012345, 1e300, 0.012345678].map(value);
+        let expected = ["0", "7", "-12000", "0.25000", "1234.6", "1.2345e-4", "1.0000e300", "0.012346"];
+        assert_eq!(shown, expected.map(str::to_owned));
+    }
 
     #[test]
     fn times_have_about_three_digits() {

@@ -454,8 +454,7 @@ fn ranks_that_come_and_go_and_the_reasons_are_in_the_report() {
         inputs: Inputs { spent: 1.25, ..Inputs::default() },
         candidates: Vec::new(),
         reason: "a third rank <saves> 4 s".into(),
-        finish: None,
-        cost: None,
+        forecast: None,
         effect: None,
     };
     fixture.write([

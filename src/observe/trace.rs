@@ -1,7 +1,7 @@
 //! A run as a trace in the Chrome format, which Perfetto (<https://ui.perfetto.dev>) and `chrome://tracing` open.
 //!
-//! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Tasks queued, running and done and ranks active and
-//! busy are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
+//! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Tasks queued, running and done, ranks active and
+//! busy and what it costs are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
 //! and [`Contents`] says what was left out:
 //!
 //! - While there are at most `FLOWS` dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
@@ -16,16 +16,20 @@ use serde::Serialize;
 use super::chain::binding;
 use super::print::ReportError;
 use super::run_view::RunView;
+use super::spending::Spending;
 use super::steps::{Counters, Steps};
 use super::style::outcome;
 use super::timeline::{Slice, Timeline};
 use crate::graph::TaskGraph;
 use crate::journal::Level;
+use crate::model::Time;
 
 /// The most dependencies that are drawn.
 const FLOWS: usize = 100_000;
 /// The most points of a counter.
 const POINTS: usize = 20_000;
+/// Points of the bill.
+const SPENDING: usize = 1000;
 /// The process that holds what concerns the whole run; ranks are numbered from 1, since viewers keep 0 for themselves.
 const RUN: u64 = 1 << 30;
 
@@ -52,6 +56,7 @@ pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, Repor
     write_slices(&mut events, run, &timeline)?;
     let (flows, flows_left_out) = write_flows(&mut events, run, &timeline)?;
     write_counters(&mut events, &Counters::of(&timeline))?;
+    write_spending(&mut events, run)?;
     write_notes(&mut events, run)?;
     events.end()?;
     Ok(Contents { slices: timeline.slices.len(), flows, flows_left_out })
@@ -296,6 +301,26 @@ fn write_counters(events: &mut Events<'_>, counters: &Counters) -> Result<(), Re
         }
     }
     Ok(())
+}
+
+/// What the last session had cost, where nodes have a price, with what it may cost.
+fn write_spending(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
+    #[derive(Serialize)]
+    struct Money {
+        value: f64,
+    }
+    let Some(spending) = Spending::of(run) else { return Ok(()) };
+    let mut put = |name, at: Time, value: f64| {
+        let ts = Some(us(run.on_run_clock(run.session(), at)));
+        events.put(&Event { ts, args: Some(Money { value }), ..Event::new("C", RUN, name) })
+    };
+    for (at, spent) in spending.course(SPENDING) {
+        put("spend", at, spent)?;
+    }
+    match spending.budget {
+        Some(budget) => put("budget", Time::ZERO, budget).and_then(|()| put("budget", spending.now, budget)),
+        None => Ok(()),
+    }
 }
 
 /// Decisions, warnings and errors as instants.

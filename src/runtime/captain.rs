@@ -11,9 +11,11 @@ use crate::graph::TaskGraph;
 use crate::job::Job;
 use crate::model::{Attempt, TaskId, Time};
 use crate::scale::elasticity::Step;
+use crate::scale::estimate::{History, Learnt, Moment};
+use crate::scale::forecast::Forecaster;
 use crate::scale::{
-    Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Observation, Prices, RankView, Remaining,
-    RemainingTask, RequestView, Samples, Scaler, Stage,
+    Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
+    Remaining, RemainingTask, RequestView, Samples, Scaler, Stage,
 };
 
 /// See the module's text.
@@ -32,6 +34,9 @@ pub(crate) struct Captain {
     /// Slots that running and waiting tasks could use, from decision to decision.
     pub(crate) demand: Vec<Step>,
     last: Option<(Action, u32)>,
+    forecaster: Forecaster,
+    /// What a policy that looks ahead foresaw, from decision to decision.
+    pub(crate) forecasts: Vec<(Time, Forecast)>,
 }
 
 /// The job as decisions see it.
@@ -97,7 +102,15 @@ impl Captain {
             window: Window::default(),
             demand: Vec::new(),
             last: None,
+            forecaster: Forecaster::new(),
+            forecasts: Vec::new(),
         }
+    }
+
+    /// Takes what earlier runs found in place of guesses: for the classes that were learnt, and for nodes, which are all of one kind.
+    pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
+        let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
+        self.beliefs.recall(history, moment, &classes, &[kind]);
     }
 
     /// A task is complete already.
@@ -197,7 +210,28 @@ impl Captain {
         let left = Left { course: &self.course, stages: &self.stages };
         let counts = Counts { ready, running, ..self.counts };
         let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
-        self.scaler.decide(&seen, &self.beliefs, &self.prices)
+        let decisions = self.scaler.decide(&seen, &self.beliefs, &self.prices);
+        self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
+        decisions
+    }
+
+    /// When the run will be over: what the decision of this moment says, or, if its policy does not look ahead, what comes of the ranks
+    /// that there are.
+    pub(crate) fn foresee(
+        &mut self,
+        now: Time,
+        ranks: &[RankView],
+        requests: &[RequestView],
+        settled: f64,
+    ) -> Option<Forecast> {
+        if let Some((_, forecast)) = self.forecasts.last().filter(|(made, _)| *made == now) {
+            return Some(*forecast);
+        }
+        let left = Left { course: &self.course, stages: &self.stages };
+        let counts = Counts { ready: self.ready, running: self.running, ..self.counts };
+        let samples = Samples::default();
+        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
+        self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
     }
 
     /// True if a decision says something that the one before did not: any change; and of those to stay the first, and each that

@@ -32,7 +32,8 @@ impl Head {
         };
         if question != Question::Status {
             let (level, did) = if answer.ok { (Level::Info, "done") } else { (Level::Warning, "refused") };
-            self.tell(now, level, &format!("asked by the user: {question}: {did}: {}", answer.text));
+            let by = call.by.as_deref().unwrap_or("the user");
+            self.tell(now, level, &format!("asked by {by}: {question}: {did}: {}", answer.text));
         }
         call.answer(answer);
         messages
@@ -191,6 +192,7 @@ impl Head {
                 "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
                 "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
             },
+            "forecast": self.forecast(),
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),

@@ -18,8 +18,10 @@ use crossbeam_utils::CachePadded;
 use super::clock::Clock;
 use super::engine::Engine;
 use super::glue;
+use super::mailbox::Mailbox;
 use super::pages::{Kept, Page, Pages};
 use super::stopwatch::Stopwatch;
+use super::vitals::Gauge;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
 use crate::job::Job;
@@ -66,6 +68,10 @@ pub(super) struct Crew {
     /// Constrained items that wait at the gate: no other rank can have them.
     waiting: AtomicU32,
     pub(super) gangs: Gangs,
+    /// What rank 0 is told for who watches.
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Looks what is used, as long as the crew is there.
+    _gauge: Gauge,
 }
 
 /// What belongs to one slot.
@@ -165,6 +171,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Crew {
+    #[expect(clippy::too_many_arguments, reason = "one value for each of its parts")]
     pub(super) fn new(
         me: Rank,
         clock: Clock,
@@ -173,8 +180,11 @@ impl Crew {
         job: Arc<Job>,
         engine: Engine,
         slots: usize,
+        (mailbox, gauge): (Arc<Mailbox>, Gauge),
     ) -> Crew {
         Crew {
+            mailbox,
+            _gauge: gauge,
             me,
             clock,
             wake,

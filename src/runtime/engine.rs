@@ -53,6 +53,8 @@ pub(super) struct Engine {
     /// This rank joined a run that others began, and may leave it; how often it has been told to go.
     guest: Option<u32>,
     lookout: Lookout,
+    /// What rank 0 is told of this rank's part in the traffic: messages sent, bytes in them, tasks taken from others.
+    traffic: [u64; 3],
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
     crew: std::sync::Weak<Crew>,
 }
@@ -77,6 +79,7 @@ impl Engine {
             orphaned: false,
             guest: None,
             lookout: Lookout::default(),
+            traffic: [0; 3],
             crew: std::sync::Weak::new(),
         }
     }
@@ -243,6 +246,7 @@ impl Engine {
         if self.over {
             return false;
         }
+        self.post_mail(crew);
         let quiet = self.worker.is_stopping() && crew.is_quiet();
         let mut moved = self.hear_load(crew);
         moved |= self.hear_ranks(crew);
@@ -348,7 +352,12 @@ impl Engine {
 
     fn hear_frame(&mut self, crew: &Crew, from: Rank) {
         match wire::decode(&self.came) {
-            Ok(message) => self.deliver(crew, from, message),
+            Ok(message) => {
+                if let Message::Loot { leases, .. } = &message {
+                    self.traffic[2] += leases.len() as u64;
+                }
+                self.deliver(crew, from, message);
+            }
             // Inside a world all ranks run the same program: this can only be another build of it.
             Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
         }
@@ -402,7 +411,12 @@ impl Engine {
     /// Carries one action out; some are answered by an event.
     fn act(&mut self, crew: &Crew, action: Action) -> Option<Event> {
         match action {
-            Action::Send { to, message } => self.send(to, message),
+            Action::Send { to, message } => {
+                if matches!(message, Message::Report { .. } | Message::Stopped) {
+                    self.post_mail(crew);
+                }
+                self.send(to, message);
+            }
             Action::Start(locals) => crew.start(&locals),
             Action::StartLease(lease) => crew.start_lease(lease),
             Action::Surrender { to, max } => {
@@ -450,11 +464,23 @@ impl Engine {
         }
     }
 
+    /// Sends rank 0 what lies in the mailbox.
+    fn post_mail(&mut self, crew: &Crew) {
+        for mut message in crew.mailbox.take() {
+            if let Message::Vitals(vitals) = &mut message {
+                [vitals.messages, vitals.message_bytes, vitals.stolen] = self.traffic;
+            }
+            self.send(Rank::ZERO, message);
+        }
+    }
+
     fn send(&mut self, to: Rank, message: Message) {
         if to == self.fabric.me() {
             return self.loopback.push_back(message);
         }
         wire::encode(&message, &mut self.leaves);
+        self.traffic[0] += 1;
+        self.traffic[1] += self.leaves.len() as u64;
         if let Err(error) = self.fabric.send(to, &mut self.leaves) {
             match error {
                 // Who has left needs no more messages.

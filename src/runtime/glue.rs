@@ -1,12 +1,9 @@
 //! The job as each part of the program wants to see it. The parts declare small traits of their own; this file fulfils them.
 
-use std::io;
-
-use crate::exec::{Kernels, OutputSink, TaskSource};
+use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{Group, Job, KernelCheck, Retry, Task};
-use crate::journal::OutputWriter;
-use crate::model::{Outcome, Stream, TaskId, Usage};
+use crate::model::TaskId;
 use crate::observe::{JobView, Label};
 use crate::pool::Needs;
 use crate::schedule::gang::Shape;
@@ -93,20 +90,6 @@ impl JobView for Job {
 
     fn find(&self, name: &str) -> Vec<TaskId> {
         Job::find(self, name).map_or_else(Vec::new, |range| range.map(TaskId).collect())
-    }
-}
-
-impl OutputSink for OutputWriter {
-    fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
-        OutputWriter::append(self, task, attempt, stream, bytes).map_err(io::Error::other)
-    }
-
-    fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
-        OutputWriter::finish(self, task, attempt, outcome).map_err(io::Error::other)
-    }
-
-    fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
-        OutputWriter::account(self, task, attempt, used).map_err(io::Error::other)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::gate::{Gate, Steps, World};
 use super::helm::{Fleet, Helm, Orders};
+use super::past::Diary;
 use super::supply::Supply;
 use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
@@ -15,6 +17,7 @@ use crate::journal::{BlockChange, Clerk, EndReason, Ended, Level, Note, RankInfo
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
+use crate::scale::Forecast;
 use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
@@ -38,12 +41,16 @@ pub(super) struct Head {
     walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
     helm: Option<Helm>,
+    /// What this run leaves for later ones.
+    diary: Option<Diary>,
     /// Who lets ranks in, if any may join.
     pub(super) gate: Option<Gate>,
     /// Where further nodes come from, if they do.
     pub(super) supply: Option<Supply>,
     /// Where people ask.
     server: Option<Server>,
+    /// What is to be noted of alerts.
+    alerts: Option<Receiver<String>>,
     /// What is being run; known once somebody may ask.
     pub(super) job: Option<Arc<Job>>,
     /// The ranks that were there from the start.
@@ -86,9 +93,11 @@ impl Head {
             estimate,
             ranks,
             helm: None,
+            diary: None,
             gate: None,
             supply: None,
             server: None,
+            alerts: None,
             job: None,
             infos: Vec::new(),
             launched: mpi::launched(),
@@ -106,6 +115,11 @@ impl Head {
         self.helm = helm;
     }
 
+    /// Lets this run be remembered.
+    pub(super) fn set_diary(&mut self, diary: Diary) {
+        self.diary = Some(diary);
+    }
+
     /// Lets ranks join, and asks for them where there is a supply.
     pub(super) fn set_gate(&mut self, gate: Gate, supply: Option<Supply>) {
         (self.gate, self.supply) = (Some(gate), supply);
@@ -114,6 +128,22 @@ impl Head {
     /// Answers those who ask at this socket about this job on these ranks.
     pub(super) fn set_server(&mut self, server: Option<Server>, job: &Arc<Job>, infos: Vec<RankInfo>) {
         (self.server, self.job, self.infos) = (server, Some(Arc::clone(job)), infos);
+    }
+
+    /// Notes what comes out here.
+    pub(super) fn set_alerts(&mut self, alerts: Option<Receiver<String>>) {
+        self.alerts = alerts;
+    }
+
+    /// Waits until those who read the run directory can see all that has happened.
+    pub(super) fn settle(&mut self) {
+        self.journal.settle();
+    }
+
+    fn note_alerts(&mut self, now: Time) {
+        while let Some(text) = self.alerts.as_ref().and_then(|alerts| alerts.try_recv().ok()) {
+            self.tell(now, Level::Warning, &text);
+        }
     }
 
     /// Begins the run.
@@ -144,6 +174,17 @@ impl Head {
 
     /// Takes a message for the coordinator; returns what it answers.
     pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+        let message = match message {
+            Message::Vitals(vitals) => {
+                self.progress.vitals(now.since(Time::ZERO), from, &vitals);
+                return Vec::new();
+            }
+            Message::Measured { measures } => {
+                self.progress.measured(now.since(Time::ZERO), &measures);
+                return Vec::new();
+            }
+            message => message,
+        };
         if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
             return self.follow(now, steps);
         }
@@ -166,6 +207,7 @@ impl Head {
             }
             return self.stop(now, how, Why::Walltime);
         }
+        self.note_alerts(now);
         let mut messages = self.admit(now);
         messages.extend(self.steer(now));
         messages.extend(self.give_back_sick(now));
@@ -209,8 +251,10 @@ impl Head {
                 supply.step(now, id, BlockEvent::Joined);
                 let block = supply.blocks().get(id);
                 // How soon nodes come that were there from the start tells nothing of those that are asked for.
-                if let (Some(block), Some(helm)) = (block.filter(|block| !block.own), &mut self.helm) {
-                    helm.arrived(now.since(block.asked));
+                if let Some(block) = block.filter(|block| !block.own) {
+                    let took = now.since(block.asked);
+                    self.helm.iter_mut().for_each(|helm| helm.arrived(took));
+                    self.diary.iter_mut().for_each(|diary| diary.arrived(took));
                 }
             }
             if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
@@ -418,10 +462,19 @@ impl Head {
             self.record_blocks(now);
         }
         self.server = None;
+        self.note_alerts(now);
         let reason = match &self.finished {
             Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
         };
+        if let Some(diary) = &mut self.diary {
+            let unusual = diary.close(now, reason == EndReason::Complete);
+            if !unusual.is_empty()
+                && let Err(error) = self.journal.append(Record::Unusual(unusual))
+            {
+                tracing::error!("{error}");
+            }
+        }
         let ended = Record::Ended(Ended { time: now, reason, exit_code });
         if let Err(error) = self.journal.append_now(ended) {
             tracing::error!("{error}");
@@ -442,6 +495,9 @@ impl Head {
                 Action::Journal(attempts) => {
                     if let Some(helm) = &mut self.helm {
                         helm.hears(&attempts);
+                    }
+                    if let Some(diary) = &mut self.diary {
+                        diary.hears(&attempts);
                     }
                     for attempt in attempts.iter().filter(|a| a.last) {
                         self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
@@ -484,6 +540,11 @@ impl Head {
         ranks.filter(|&rank| self.coordinator.standing(rank) == Some(RankState::Active)).count() as u32
     }
 
+    /// When the end was last foreseen for, if anybody looks ahead.
+    pub(super) fn forecast(&self) -> Option<Forecast> {
+        self.helm.as_ref().and_then(|helm| helm.forecast)
+    }
+
     fn shown(&self) -> Shown {
         let tally = self.coordinator.tally();
         Shown {
@@ -497,6 +558,7 @@ impl Head {
             work_done_s: self.work_done_s,
             work_total_s: self.work_total_s,
             ranks_active: self.ranks + self.joined_active(),
+            forecast: self.forecast(),
         }
     }
 }

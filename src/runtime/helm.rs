@@ -13,23 +13,28 @@ use std::time::Duration;
 
 use super::captain::Captain;
 use super::gate::{Gate, World};
+use super::past::{Remembered, kind_of};
 use super::supply::Supply;
 use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
-use crate::job::{Cost, Job, PolicyKind, ProviderKind, Scaling};
+use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Rank, RankState, TaskId, Time};
-use crate::scale::{Action, Decision, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
 /// A parked rank takes part again after about this long; nothing else can be had here.
 const WAKING: Duration = Duration::from_millis(100);
 
+/// The end of runs with more tasks, or with shorter ones, is not foreseen unless somebody must decide anyway.
+const MOST_FORESEEN: usize = 1 << 20;
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// So sure must a forecast be to say how long nodes are needed: nine of ten runs end within twice the median.
 const SURE: f64 = 0.7;
 
 /// Nodes are asked for at least so long, whatever the forecast.
-const SHORTEST: Duration = Duration::from_secs(600);
+const SHORTEST_BLOCK: Duration = Duration::from_secs(600);
 
 /// See the module's text.
 pub(super) struct Helm {
@@ -47,6 +52,10 @@ pub(super) struct Helm {
     /// Of ranks that joined: time in tasks, and failed attempts.
     joined: HashMap<Rank, (Duration, u32)>,
     prices: Prices,
+    /// False if it only foresees the end, and what there is stays.
+    decides: bool,
+    /// When the end was foreseen for at the last look.
+    pub(super) forecast: Option<Forecast>,
     due: Time,
     over: bool,
 }
@@ -99,6 +108,12 @@ pub(super) fn terms(job: &Job, ranks: &[RankInfo]) -> Option<Terms> {
     })
 }
 
+/// True if a forecast means something and costs next to nothing: it takes about a microsecond for each task that ends.
+fn can_be_foreseen(job: &Job) -> bool {
+    let known = |group: &Group| group.estimate.is_some_and(|estimate| estimate >= SHORTEST);
+    job.task_count() <= MOST_FORESEEN && job.groups.iter().all(known)
+}
+
 /// The price list; without a supply no more nodes can be had than there are.
 fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
@@ -110,17 +125,20 @@ fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
 }
 
 impl Helm {
-    /// The helm of a run whose number of ranks or spending somebody must look after; else `None`. `spent` is what earlier sessions cost.
+    /// The helm of a run whose number of ranks or spending somebody must look after, or whose end can be foreseen; else `None`. `spent` is
+    /// what earlier sessions cost.
     pub(super) fn of(
         job: &Arc<Job>,
         graph: &Arc<TaskGraph>,
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
+        past: &Remembered,
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let scaling = job.scaling.clone().unwrap_or_else(still);
-        if scaling.policy == PolicyKind::Fixed && job.cost.budget.is_none() {
+        let decides = scaling.policy != PolicyKind::Fixed || job.cost.budget.is_some();
+        if !decides && !can_be_foreseen(job) {
             return None;
         }
         let mut prices = prices(job, ranks);
@@ -142,9 +160,12 @@ impl Helm {
             ranks: seen(ranks),
             joined: HashMap::new(),
             prices,
+            decides,
+            forecast: None,
             due: Time::ZERO,
             over: false,
         };
+        helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
         open.into_iter().for_each(|node| helm.opens(node, Time::ZERO));
         for task in (0..tasks).filter(|&task| done(task)) {
@@ -211,7 +232,12 @@ impl Helm {
         let mut views: Vec<RankView> =
             (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
         views.extend(self.views_of_joined(fleet, coordinator));
-        let decisions = self.captain.decide(now, &views, &requests(fleet), self.settled(now, fleet));
+        let (requests, settled) = (requests(fleet), self.settled(now, fleet));
+        let decisions = match self.decides {
+            true => self.captain.decide(now, &views, &requests, settled),
+            false => Vec::new(),
+        };
+        self.forecast = self.captain.foresee(now, &views, &requests, settled);
         let mut orders = Orders { warnings: self.captain.alarms(), ..Orders::default() };
         for decision in decisions {
             let change = |ranks: &[Rank], change: Change| -> Vec<Event> {
@@ -355,9 +381,9 @@ fn requests(fleet: &Fleet<'_>) -> Vec<RequestView> {
 /// How long a run that grows will go on in nine of ten cases, and as long again: nodes that stay for less come sooner. A forecast that is not sure
 /// limits nothing, for tasks longer than their block would never end.
 fn lasting(decision: &Decision) -> Option<Duration> {
-    let finish = decision.finish.filter(|_| decision.confidence >= SURE)?;
-    let chosen = decision.candidates.iter().find(|candidate| candidate.finish_q50 == finish)?;
-    Some((chosen.finish_q90.since(decision.time) * 2).max(SHORTEST))
+    let forecast = decision.forecast.filter(|_| decision.confidence >= SURE)?;
+    let left = forecast.finish_q90_s - decision.time.seconds();
+    Some(Duration::try_from_secs_f64(2.0 * left).unwrap_or_default().max(SHORTEST_BLOCK))
 }
 
 fn waits(graph: &TaskGraph) -> Vec<u32> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use super::crew::{Crew, lock};
 use super::fit::{self, Terms};
@@ -11,6 +12,7 @@ use super::gate::Gate;
 use super::glue;
 use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
+use super::past::Diary;
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
 use super::supply::{Supply, listen_on};
@@ -27,7 +29,7 @@ use crate::job::{Job, ProviderKind};
 use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
-use crate::observe::live::{Listener, Serving};
+use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
@@ -60,6 +62,8 @@ struct Run {
     lock: RunLock,
     /// Ranks may have joined.
     open: bool,
+    /// Tells of alerts, until the run is over.
+    watcher: Option<Watcher>,
     /// Answers who watches, until the run is over.
     serving: Option<Serving>,
 }
@@ -77,6 +81,8 @@ impl Run {
             *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
         }
         let exit_code = head.map_or(1, |mut head| {
+            head.settle();
+            drop(self.watcher);
             let code = exit_code(&head);
             head.close(self.crew.clock.now(), code);
             code
@@ -113,17 +119,23 @@ fn set_out(
     let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
-    let Start { job, graph, order, dir, lock: held, journal, kept, welcome, spent } = start;
+    let Start { job, graph, order, dir, lock: held, mut journal, kept, welcome, spent, past } = start;
     drop(order);
     let done = Done::of(&kept, graph.node_count());
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
-    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let infos = infos(&hellos);
-    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
-    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir);
+    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent, &past);
+    let slots = infos.iter().map(|info| info.slots).sum();
+    let diary = Diary::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
+    if let Some(past) = diary.before() {
+        journal.append(&Record::Past(Box::new(past)))?;
+    }
+    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
+    let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
+    head.set_diary(diary);
     head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {
@@ -134,6 +146,8 @@ fn set_out(
     }
     drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
+    let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
+    head.set_alerts(alerts);
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
     let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
@@ -143,7 +157,7 @@ fn set_out(
         let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held, open, serving })
+    Ok(Run { crew, pool, dir, lock: held, open, watcher, serving })
 }
 
 /// Refuses a job that cannot be run: here, or on the nodes that its file can ask for.
@@ -239,7 +253,7 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
 }
 
 fn head_of(
-    job: &Arc<crate::job::Job>,
+    job: &Arc<Job>,
     tasks: Tasks,
     members: Vec<Member>,
     done: &Done,
@@ -277,6 +291,13 @@ fn listen(address: SocketAddr) -> Result<Listener, RunError> {
 /// Opens the run's page; whoever is to see it is told where it is.
 fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
     listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
+}
+
+/// Has somebody look for the alerts of the job, and after the file of metrics.
+fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, Receiver<String>)>, RunError> {
+    let orders = Orders { alerts: job.alerts.clone(), metrics_file: options.metrics_file.clone() };
+    Watcher::begin(dir, subject_of, orders)
+        .map_err(|source| RunError::System { what: "start a thread for alerts", source })
 }
 
 /// Writes how the session begins.

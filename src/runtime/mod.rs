@@ -17,6 +17,7 @@
 //! | `resume` | which tasks stay complete |
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
 //! | `wake`, `walltime` | waiting, the end of the allocation |
+//! | `mailbox`, `vitals` | what a rank tells rank 0 for who watches |
 //! | `glue`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
@@ -35,14 +36,17 @@ mod helm;
 mod join;
 mod lead;
 mod lookout;
+mod mailbox;
 mod many;
 mod pages;
+mod past;
 pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
 mod subject;
 mod supply;
+mod vitals;
 mod wake;
 mod walltime;
 mod world;
@@ -70,6 +74,7 @@ pub(crate) use head::end_reason;
 pub use join::{JoinOptions, join_run};
 pub(crate) use lead::code_of;
 pub use many::World;
+pub use past::{kind_of, recall};
 pub use start::{estimate_ns, graph_of};
 pub use subject::{job_of, subject_of};
 pub use supply::BLOCKS;
@@ -97,6 +102,8 @@ pub struct Options {
     pub progress: Mode,
     /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+    /// File that rank 0 keeps up to date with the metrics of the run, in the text format of Prometheus; `None`: none.
+    pub metrics_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -113,6 +120,7 @@ impl Options {
             join_on: None,
             progress: Mode::detect(false),
             listen: None,
+            metrics_file: None,
         }
     }
 }

@@ -8,6 +8,8 @@ use super::clock::Clock;
 use super::crew::{Crew, lock};
 use super::engine::Engine;
 use super::head::Head;
+use super::mailbox::{Mailbox, Sink};
+use super::vitals::Gauge;
 use super::wake::Wake;
 use crate::exec::{Kernels, Runner, Site, TaskSource};
 use crate::fabric::{Alone, Fabric};
@@ -67,12 +69,15 @@ impl Seat {
         let output = OutputWriter::create(&dir, welcome.session, rank, job.output).map_err(|e| refused(&e))?;
         let site = Site::new(welcome.run_name.clone(), rank, outfit.hello.node.clone(), slots.max(1) as u16);
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
-        let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
+        let mailbox = Arc::new(Mailbox::default());
+        let sink = Sink { output, mailbox: Arc::clone(&mailbox) };
+        let runner = Runner::new(source, kernels, site, Arc::new(sink)).map_err(|e| refused(&e))?;
+        let gauge = Gauge::begin(Arc::clone(&mailbox), fabric.size());
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(rank, slots as u32, facts, Pace::default());
         let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
         let clock = Clock::new(welcome.began_unix_ns);
-        let crew = Arc::new(Crew::new(rank, clock, wake, runner, job, engine, slots));
+        let crew = Arc::new(Crew::new(rank, clock, wake, runner, job, engine, slots, (mailbox, gauge)));
         // Slots that starve would drive the engine at once; they must not before the crew knows the pool to start tasks in.
         let mut engine = lock(&crew.engine);
         engine.set_crew(&crew);

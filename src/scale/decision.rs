@@ -31,12 +31,27 @@ pub struct Decision {
     pub candidates: Vec<Candidate>,
     /// Why, in a sentence that a person understands.
     pub reason: String,
-    /// When the run will be over (median), if this was predicted.
-    pub finish: Option<Time>,
-    /// What the whole run will cost, if this was predicted.
-    pub cost: Option<f64>,
+    /// When the run will be over and what it will cost, if this was predicted.
+    pub forecast: Option<Forecast>,
     /// What came of it, once that is known.
     pub effect: Option<Effect>,
+}
+
+/// When a session will be over and what the whole of it will cost, as foreseen at one moment. From q10 to q90 lie eight of ten cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Seconds from the session's beginning to its end: one case in ten is sooner.
+    pub finish_q10_s: f64,
+    /// The same: half of the cases are sooner.
+    pub finish_q50_s: f64,
+    /// The same: nine cases in ten are sooner.
+    pub finish_q90_s: f64,
+    /// Bill of the session, in the currency of the prices: one case in ten is cheaper.
+    pub cost_q10: f64,
+    /// The same: half of the cases are cheaper.
+    pub cost_q50: f64,
+    /// The same: nine cases in ten are cheaper.
+    pub cost_q90: f64,
 }
 
 /// What is to be done.
@@ -114,16 +129,34 @@ pub struct Inputs {
 pub struct Candidate {
     /// At most so many ranks, given back when they idle for long.
     pub ranks: u32,
+    /// When it would be over: one case in ten is sooner.
+    pub finish_q10: Time,
     /// When the run would be over (median).
     pub finish_q50: Time,
     /// When it would be over in nine of ten cases.
     pub finish_q90: Time,
+    /// What the whole run would cost: one case in ten is cheaper.
+    pub cost_q10: f64,
     /// What the whole run would cost (median), spent so far included.
     pub cost: f64,
     /// What it would cost in nine of ten cases.
     pub cost_q90: f64,
     /// True if it keeps budget and deadline (each at q90).
     pub feasible: bool,
+}
+
+impl Candidate {
+    /// The forecast that it is.
+    pub fn forecast(&self) -> Forecast {
+        Forecast {
+            finish_q10_s: self.finish_q10.seconds(),
+            finish_q50_s: self.finish_q50.seconds(),
+            finish_q90_s: self.finish_q90.seconds(),
+            cost_q10: self.cost_q10,
+            cost_q50: self.cost,
+            cost_q90: self.cost_q90,
+        }
+    }
 }
 
 /// What came of a decision, measured when the next change was due or the run was over.
@@ -135,10 +168,8 @@ pub struct Effect {
     pub active: u32,
     /// When the first of the ranks asked for was active, if any was.
     pub arrived: Option<Time>,
-    /// When the run was predicted to be over at that time.
-    pub finish: Option<Time>,
-    /// What it was predicted to cost at that time.
-    pub cost: Option<f64>,
+    /// What was foreseen at that time.
+    pub forecast: Option<Forecast>,
 }
 
 /// A share of the budget has been reached.

@@ -20,7 +20,7 @@ mod scaler;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
+pub use decision::{Action, Alert, Candidate, Decision, Effect, Forecast, Inputs};
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
 pub use observation::{
     Counts, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,

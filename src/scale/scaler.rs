@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::decision::{Action, Alert, Decision, Effect, Inputs};
+use super::decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId, Stage};
 use super::policy::{Policy, Wish, policy_of, utilisation};
@@ -288,8 +288,7 @@ impl Scaler {
             inputs,
             candidates: wish.candidates.clone(),
             reason: plan.reason,
-            finish: chosen.map(|c| c.finish_q50),
-            cost: chosen.map(|c| c.cost),
+            forecast: chosen.map(Candidate::forecast),
             effect: None,
         }
     }
@@ -305,8 +304,7 @@ impl Scaler {
         }
         let Some(change) = decisions.iter().rev().find(|d| d.action != Action::Stay) else { return };
         if let Some(watch) = self.watched.take() {
-            let effect =
-                Effect { time: seen.now, active, arrived: watch.arrived, finish: change.finish, cost: change.cost };
+            let effect = Effect { time: seen.now, active, arrived: watch.arrived, forecast: change.forecast };
             self.effects.push((watch.number, effect));
         }
         self.watched = Some(Watch { number: change.number, active, arrived: None });

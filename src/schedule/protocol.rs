@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Part;
 use super::ranks::Ranks;
-use crate::model::{Attempt, Rank, TaskId, Time};
+use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 6;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,6 +168,13 @@ pub enum Message {
     Finish,
     /// A rank that joined to the coordinator: it was told to go, and asks to be drained.
     Leaving,
+    /// A rank to rank 0: what it and its node use. For who watches; nothing is decided by it.
+    Vitals(Box<Vitals>),
+    /// A rank to rank 0: values that tasks wrote which ended there. They come before the report of those ends.
+    Measured {
+        /// The values.
+        measures: Vec<Measure>,
+    },
 }
 
 impl Message {
@@ -186,6 +193,8 @@ impl Message {
                 | Message::Stopped
                 | Message::Broken { .. }
                 | Message::Leaving
+                | Message::Vitals(_)
+                | Message::Measured { .. }
         )
     }
 

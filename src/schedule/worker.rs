@@ -418,7 +418,9 @@ impl Worker {
             | Message::GangEnded { .. }
             | Message::Stopped
             | Message::Broken { .. }
-            | Message::Leaving => {}
+            | Message::Leaving
+            | Message::Vitals(_)
+            | Message::Measured { .. } => {}
         }
     }
 

@@ -30,8 +30,8 @@ use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::pool::Needs;
 use crate::runtime::captain::Captain;
 use crate::runtime::{fit, glue};
-use crate::scale::Scaler;
 use crate::scale::elasticity::Step;
+use crate::scale::{Forecast, Scaler};
 use crate::schedule::coordinator::{self, Coordinator, Member, Tally, Tasks, Why};
 use crate::schedule::handout::Cutter;
 use crate::schedule::ledger::{Ledger, Ripple};
@@ -165,6 +165,8 @@ pub struct Ended {
     pub supply: Vec<Step>,
     /// Tasks that ran or waited for a slot, from decision to decision; empty if nobody decided.
     pub demand: Vec<Step>,
+    /// When the end was foreseen for, from decision to decision of a policy that looks ahead.
+    pub forecasts: Vec<(Time, Forecast)>,
     /// Homes have changed so often.
     pub epochs: u32,
     /// Attempts that ran elsewhere than at home.
@@ -390,6 +392,7 @@ impl<'a> World<'a> {
         }
         self.provider.close(self.now);
         let why = self.finished.clone().ok_or("the ranks left before the coordinator finished")?;
+        let (demand, forecasts) = self.captain.map(|captain| (captain.demand, captain.forecasts)).unwrap_or_default();
         Ok(Ended {
             time: self.now,
             why,
@@ -398,7 +401,8 @@ impl<'a> World<'a> {
             busy: self.busy,
             nodes: self.provider.nodes().to_vec(),
             supply: self.supply,
-            demand: self.captain.map(|captain| captain.demand).unwrap_or_default(),
+            demand,
+            forecasts,
             epochs: self.coordinator.epoch(),
             away: self.away,
             partition: self.partition,

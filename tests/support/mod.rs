@@ -9,6 +9,7 @@
 // Each test file is a program of its own and uses only a part of the harness.
 #![allow(dead_code)]
 
+pub mod browser;
 pub mod checker;
 pub mod slurm;
 

@@ -3,6 +3,7 @@
 //! Resolution goes on after a mistake, so that all are reported together; the job that comes out counts only if no error was
 //! found. A task with a mistake of its own is marked *broken*, and what refers to it is not judged by what was lost.
 
+mod alerts;
 mod files;
 mod links;
 pub(crate) mod names;
@@ -64,6 +65,7 @@ pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Fin
     job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
     job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
     job.capacity = spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
+    job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);
     (job.groups, job.bodies) = drafts.into_iter().map(|draft| (draft.group, draft.body)).unzip();
     (job, external)
 }

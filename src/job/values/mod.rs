@@ -14,7 +14,7 @@ use super::space::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
 pub(crate) use quantities::{
-    Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, SizeSpec,
+    Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
 pub(crate) use words::{FlushSpec, OneOf, When, Words};

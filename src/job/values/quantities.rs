@@ -138,6 +138,9 @@ pub(crate) struct Number<const LEAST_MILLI: i64, const MOST_MILLI: i64>(pub f64)
 /// An amount of money or a threshold: not negative.
 pub(crate) type Amount = Number<0, { i64::MAX }>;
 
+/// Any finite number.
+pub(crate) type Signed = Number<{ i64::MIN }, { i64::MAX }>;
+
 /// Money that can be spent: at least a thousandth.
 pub(crate) type Budget = Number<1, { i64::MAX }>;
 
@@ -147,7 +150,10 @@ impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI,
     }
 
     fn schema() -> Value {
-        let mut schema = json!({ "type": "number", "minimum": LEAST_MILLI as f64 / 1e3 });
+        let mut schema = json!({ "type": "number" });
+        if LEAST_MILLI > i64::MIN {
+            schema["minimum"] = json!(LEAST_MILLI as f64 / 1e3);
+        }
         if MOST_MILLI < i64::MAX {
             schema["maximum"] = json!(MOST_MILLI as f64 / 1e3);
         }

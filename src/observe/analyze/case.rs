@@ -150,6 +150,22 @@ impl<'a> Case<'a> {
         self.class_of.get(task).copied().flatten()
     }
 
+    /// Seconds of CPU that the processes of a class used, and seconds that its attempts held CPUs; `None` if too few of them are known.
+    pub fn cpu_of_class(&self, class: u32) -> Option<(f64, f64)> {
+        let session = self.run.session();
+        let attempts = session.attempts.iter().filter(|a| a.attempt > 0 && self.is_of(a.task.index(), class));
+        let (mut known, mut cpu_s, mut held_s) = (0, 0.0, 0.0);
+        for attempt in attempts {
+            // An index that cannot be read is told where output is asked for.
+            let Ok(Some(used)) = self.run.outputs.used(session.began.session, attempt) else { continue };
+            known += 1;
+            cpu_s += used.cpu_ns as f64 / 1e9;
+            let width = self.model.width.get(attempt.task.index()).copied().unwrap_or(1);
+            held_s += attempt.end.since(attempt.start).as_secs_f64() * f64::from(width);
+        }
+        (known >= 5).then_some((cpu_s, held_s))
+    }
+
     /// True if the task ran and is of this class.
     pub fn is_of(&self, task: usize, class: u32) -> bool {
         self.class_of(task) == Some(class)

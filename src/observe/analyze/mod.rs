@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `classes` | durations, requests and limits of classes of tasks |
 //! | `structure` | the shape of the graph: serial phases, critical path, barriers, tails |
+//! | `pressure` | I/O that was waited for, memory that ran out |
 //! | `ranks` | slow ranks, too many ranks, start-up, hand-over |
 
 mod case;
 mod classes;
 mod place;
+mod pressure;
 mod ranks;
 mod structure;
 mod whatif;
@@ -95,6 +97,8 @@ pub fn findings(run: &RunView) -> Vec<Finding> {
     all.extend(classes::short(&case));
     all.extend(classes::oversized(&case));
     all.extend(classes::limited(&case));
+    all.extend(pressure::io_wait(&case));
+    all.extend(pressure::memory(&case));
     all.extend(classes::heavy(&case));
     all.extend(classes::uneven(&case));
     all.extend(classes::wasted(&case));

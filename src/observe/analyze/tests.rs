@@ -7,9 +7,11 @@ use std::collections::BinaryHeap;
 use super::*;
 use crate::job::{Flush, KeepOutput};
 use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir};
-use crate::model::{Attempt, Outcome, Rank, TaskId, Time, Usage};
+use crate::model::{Attempt, Outcome, Rank, TaskId, Time, Usage, Vitals};
 use crate::observe::RunView;
+use crate::observe::lines::Lines;
 use crate::observe::subject::Subject;
+use crate::observe::vitals::Vital;
 use crate::runtime::subject_of;
 
 const MS: u64 = 1_000_000;
@@ -28,6 +30,8 @@ struct Plant<'a> {
     /// At most so many tasks at once on a rank, for want of memory.
     at_once: u32,
     used: Option<Usage>,
+    /// The share of time in which tasks of the nodes waited for I/O.
+    stall: f64,
 }
 
 impl Default for Plant<'_> {
@@ -41,6 +45,7 @@ impl Default for Plant<'_> {
             start_up: MS,
             at_once: u32::MAX,
             used: None,
+            stall: 0.0,
         }
     }
 }
@@ -136,6 +141,9 @@ impl Plant<'_> {
                 writer.account(attempt.task, 1, used).unwrap();
             }
         }
+        let vitals = Vitals { io_stall: self.stall, read: 5 << 30, ..Vitals::default() };
+        let look = |rank: u32| Vital { t: 1.0, rank, vitals };
+        Lines::anew(run.vitals()).add(&(0..self.ranks).map(look).collect::<Vec<_>>());
         let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
         let ended = Ended { time: end, reason: EndReason::Complete, exit_code: 0 };
         for record in [Record::Began(began), Record::Attempts(attempts), Record::Ended(ended)] {
@@ -214,6 +222,17 @@ fn asking_for_too_much_memory_is_named_first() {
     let used = Usage { cpu_ns: 95 * MS, peak_bytes: 500 << 20 };
     let plant = Plant { job, slots: 8, at_once: 2, takes: &|_, _, _| 100 * MS, used: Some(used), ..Plant::default() };
     plant.names_first("oversized_memory", &["big", "planted.toml:5", "memory = \"600MiB\"", "500.00 MiB"]);
+}
+
+#[test]
+fn waiting_for_disks_is_named_first_and_sleeping_is_not() {
+    let job = "[[task]]\nname = \"reader\"\narray = \"0-99\"\ncommand = \"cat big\"\n";
+    let used = Usage { cpu_ns: 20 * MS, peak_bytes: 1 << 20 };
+    let plant = Plant { job, takes: &|_, _, _| 100 * MS, used: Some(used), stall: 0.6, ..Plant::default() };
+    let finding = plant
+        .names_first("io_wait", &["reader", "20 % of their CPUs", "60 % of the time", "20.00 GiB", "planted.toml:1"]);
+    assert!(finding.saves_share > 0.5, "{}", finding.saves_share);
+    assert_eq!(Plant { stall: 0.0, ..plant }.findings(), Vec::new());
 }
 
 #[test]

@@ -13,16 +13,17 @@ use super::failures::{Failure, failures, tail_of};
 use super::figures::Figures;
 use super::idle::Uses;
 use super::latency::{Class, classes};
+use super::measures::Measures;
 use super::print::ReportError;
 use super::report::command;
 use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
+use super::spending::Spending;
 use super::steps::Counters;
-use super::style::{bytes, count, outcome, percent, printable, seconds, some};
+use super::style::{bytes, count, outcome, percent, printable, seconds, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
-use crate::model::Time;
 use charts::Line;
 use page::{Escaped, Html};
 
@@ -56,11 +57,12 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
         over_time(&mut html, &timeline);
-        spending(&mut html, run, &timeline, &figures);
+        spending(&mut html, run);
         critical_path(&mut html, run, &timeline, &colours, &figures);
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
     }
+    measures(&mut html, run);
     decisions(&mut html, run);
     failed(&mut html, run)?;
     skipped_tasks(&mut html, run);
@@ -197,24 +199,12 @@ fn over_time(html: &mut Html, timeline: &Timeline) {
 }
 
 /// The bill over time, where nodes have prices.
-fn spending(html: &mut Html, run: &RunView, timeline: &Timeline, figures: &Figures) {
-    let (Some(terms), Some(span), Some(cost)) =
-        (run.session().terms.as_ref(), timeline.sessions.last(), figures.cost.filter(|&cost| cost > 0.0))
-    else {
-        return;
-    };
-    let budget = figures.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
-    html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {cost:.2}{budget}.</p>\n"));
-    let end = Time(span.to - span.from);
-    let nodes = run.session().nodes(end);
-    let until = |moment: Time| -> f64 {
-        let held = nodes.iter().filter(|node| node.from < moment);
-        held.map(|node| terms.prices.bill(node.node_type, node.from, node.to.min(moment))).sum()
-    };
-    let earlier = cost - until(end);
-    let at = |column: usize| Time(end.0 * (column as u64 + 1) / charts::COLUMNS as u64);
-    let spent: Vec<f64> = (0..charts::COLUMNS).map(|column| earlier + until(at(column))).collect();
-    charts::spend(html, &spent, figures.budget, span.to - span.from);
+fn spending(html: &mut Html, run: &RunView) {
+    let Some(spending) = Spending::of(run).filter(|spending| spending.spent() > 0.0) else { return };
+    let budget = spending.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
+    html.add(format_args!("<h2>Spend</h2>\n<p class=\"note\">As billed: {:.2}{budget}.</p>\n", spending.spent()));
+    let spent: Vec<f64> = spending.course(charts::COLUMNS).into_iter().skip(1).map(|(_, spent)| spent).collect();
+    charts::spend(html, &spent, spending.budget, spending.now.0);
 }
 
 fn critical_path(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], figures: &Figures) {
@@ -284,6 +274,25 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
         }
     }
     html.add("</tbody></table></div></details>\n");
+}
+
+/// Values that tasks wrote about themselves.
+fn measures(html: &mut Html, run: &RunView) {
+    let measures = Measures::of(&run.dir.measures());
+    if measures.is_empty() {
+        return;
+    }
+    html.add(
+        "<h2>Values of tasks</h2>\n<div class=\"wide\"><table><thead><tr><th>name</th><th class=\"n\">values</th><th class=\"n\">mean</th>\
+         <th class=\"n\">least</th><th class=\"n\">most</th><th class=\"n\">latest</th></tr></thead><tbody>",
+    );
+    for (name, it) in measures.iter().take(CLASSES) {
+        html.add(format_args!("<tr><td>{}</td><td class=\"n\">{}</td>", Escaped(name), count(it.count)));
+        let cells = [it.mean(), it.min, it.max, it.last].map(value);
+        cells.iter().for_each(|cell| html.add(format_args!("<td class=\"n\">{cell}</td>")));
+        html.add("</tr>");
+    }
+    html.add("</tbody></table></div>\n");
 }
 
 /// What was decided about ranks, and why.
@@ -370,13 +379,17 @@ fn skipped_tasks(html: &mut Html, run: &RunView) {
 }
 
 fn notes(html: &mut Html, run: &RunView) {
-    let notes: Vec<_> = run.session().notes.iter().filter(|note| note.level > Level::Info).collect();
+    let notes = &run.session().notes;
     if notes.is_empty() {
         return;
     }
-    html.add("<h2>Warnings and errors</h2>\n<table><tbody>");
+    html.add("<h2>Notes</h2>\n<table><tbody>");
     for note in notes.iter().take(NOTES) {
-        let tone = if note.level == Level::Error { "badly" } else { "warn" };
+        let tone = match note.level {
+            Level::Info => "",
+            Level::Warning => "warn",
+            Level::Error => "badly",
+        };
         html.add(format_args!(
             "<tr><td class=\"n\">{}</td><td class=\"{tone}\">{}</td></tr>",
             seconds(note.time.seconds()),

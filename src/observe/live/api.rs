@@ -4,16 +4,22 @@
 use serde::Serialize;
 
 use super::Live;
+use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
+use crate::observe::measures::Figure;
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::samples::Sample;
+use crate::observe::spending::Spending;
 use crate::observe::style::printable;
+use crate::scale::Forecast;
 
 /// Lines and bytes of a failed task's output.
 const TAIL: [usize; 2] = [10, 8192];
 /// The most points of a history.
 const POINTS: usize = 1000;
+/// The latest decisions that are told.
+const DECISIONS: usize = 50;
 /// The latest warnings and errors that are told.
 const NOTES: usize = 20;
 
@@ -39,6 +45,10 @@ pub(super) struct Run {
     ranks: usize,
     slots: u64,
     work_s: f64,
+    used: Option<f64>,
+    spent: Option<f64>,
+    budget: Option<f64>,
+    forecast: Option<Forecast>,
     node_cpu: Option<f64>,
     node_memory_used: Option<u64>,
     node_memory: Option<u64>,
@@ -77,9 +87,13 @@ pub(super) fn run(live: &Live) -> Run {
         skipped: totals.of(State::Skipped),
         cancelled: totals.of(State::Cancelled),
         tasks_per_s: live.tasks_per_s(),
-        ranks: session.began.ranks.len(),
-        slots: session.began.ranks.iter().map(|rank| u64::from(rank.slots)).sum(),
+        ranks: live.active().count(),
+        slots: live.slots(),
         work_s: totals.work_s(),
+        used: live.used(),
+        spent: live.spending.as_ref().map(Spending::spent),
+        budget: live.spending.as_ref().and_then(|spending| spending.budget),
+        forecast: live.forecast(),
         node_cpu: sample.map(|sample| sample.node_cpu),
         node_memory_used: sample.map(|sample| sample.node_memory_used),
         node_memory: sample.map(|sample| sample.node_memory),
@@ -108,30 +122,126 @@ pub(super) struct Ranks {
 struct RankRow {
     rank: u32,
     node: String,
+    state: &'static str,
     slots: u32,
     attempts: u64,
     failed: u64,
     work_s: f64,
     used: f64,
+    /// What it and its node use; `None` before it has told.
+    cpus: Option<f64>,
+    memory: Option<u64>,
+    read: Option<u64>,
+    written: Option<u64>,
+    node_cpu: Option<f64>,
+    node_memory_used: Option<u64>,
+    node_memory: Option<u64>,
+    io_stall: Option<f64>,
+    messages: Option<u64>,
+    message_bytes: Option<u64>,
+    stolen: Option<u64>,
 }
 
 /// `/api/v1/ranks`
 pub(super) fn ranks(live: &Live) -> Ranks {
-    let elapsed = live.elapsed_s();
-    let row = |info: &crate::journal::RankInfo| {
-        let totals = live.totals.ranks.get(&info.rank).cloned().unwrap_or_default();
-        let held = elapsed * f64::from(info.slots);
+    let row = |member: &Member| {
+        let totals = live.totals.ranks.get(&member.rank).cloned().unwrap_or_default();
+        let held = member.active_s * f64::from(member.slots);
+        let lately = live.vitals.of(member.rank).filter(|_| live.goes_on() && member.state.is_billed());
+        let vitals = lately.map(|lately| lately.last.vitals);
         RankRow {
-            rank: info.rank,
-            node: info.node.clone(),
-            slots: info.slots,
+            rank: member.rank,
+            node: member.node.clone(),
+            state: member.state.name(),
+            slots: member.slots,
             attempts: totals.attempts,
             failed: totals.failed,
             work_s: totals.work_s,
             used: if held > 0.0 { (totals.work_s / held).min(1.0) } else { 0.0 },
+            cpus: lately.map(|lately| lately.cpus),
+            memory: vitals.map(|vitals| vitals.memory),
+            read: vitals.map(|vitals| vitals.read),
+            written: vitals.map(|vitals| vitals.written),
+            node_cpu: vitals.map(|vitals| vitals.node_cpu),
+            node_memory_used: vitals.map(|vitals| vitals.node_memory_used),
+            node_memory: vitals.map(|vitals| vitals.node_memory),
+            io_stall: vitals.map(|vitals| vitals.io_stall),
+            messages: vitals.map(|vitals| vitals.messages),
+            message_bytes: vitals.map(|vitals| vitals.message_bytes),
+            stolen: vitals.map(|vitals| vitals.stolen),
         }
     };
-    Ranks { ranks: live.view.session().began.ranks.iter().map(row).collect() }
+    Ranks { ranks: live.members.iter().map(row).collect() }
+}
+
+#[derive(Serialize)]
+pub(super) struct Decisions {
+    decisions: Vec<DecisionRow>,
+}
+
+#[derive(Serialize)]
+struct DecisionRow {
+    number: u32,
+    t: f64,
+    from: u32,
+    to: u32,
+    policy: String,
+    reason: String,
+    spent: f64,
+    finish_s: Option<f64>,
+    cost: Option<f64>,
+}
+
+/// `/api/v1/decisions`: the latest first.
+pub(super) fn decisions(live: &Live) -> Decisions {
+    let row = |decision: &crate::scale::Decision| DecisionRow {
+        number: decision.number,
+        t: decision.time.seconds(),
+        from: decision.from,
+        to: decision.to,
+        policy: decision.policy.clone(),
+        reason: decision.reason.clone(),
+        spent: decision.inputs.spent,
+        finish_s: decision.forecast.map(|forecast| forecast.finish_q50_s),
+        cost: decision.forecast.map(|forecast| forecast.cost_q50),
+    };
+    Decisions { decisions: live.view.session().decisions.iter().rev().take(DECISIONS).map(row).collect() }
+}
+
+#[derive(Serialize)]
+pub(super) struct Values<'a> {
+    values: Vec<Value<'a>>,
+}
+
+#[derive(Serialize)]
+struct Value<'a> {
+    name: &'a str,
+    mean: f64,
+    #[serde(flatten)]
+    figure: &'a Figure,
+}
+
+/// `/api/v1/measures`
+pub(super) fn measures(live: &Live) -> Values<'_> {
+    Values { values: live.measures.iter().map(|(name, figure)| Value { name, mean: figure.mean(), figure }).collect() }
+}
+
+#[derive(Serialize)]
+pub(super) struct Spend {
+    course: Vec<Paid>,
+}
+
+#[derive(Serialize)]
+struct Paid {
+    t: f64,
+    spent: f64,
+}
+
+/// `/api/v1/spend`
+pub(super) fn spend(live: &Live, points: Option<usize>) -> Spend {
+    let points = points.unwrap_or(300).clamp(1, POINTS);
+    let course = live.spending.iter().flat_map(|spending| spending.course(points));
+    Spend { course: course.map(|(t, spent)| Paid { t: t.seconds(), spent }).collect() }
 }
 
 #[derive(Serialize)]

@@ -49,7 +49,7 @@ struct Rows {
 
 impl Rows {
     fn of(live: &Live) -> Rows {
-        let ranks: Vec<_> = live.view.session().began.ranks.iter().filter(|rank| rank.slots > 0).collect();
+        let ranks: Vec<_> = live.members.iter().filter(|rank| rank.slots > 0).collect();
         let slots: usize = ranks.iter().map(|rank| rank.slots as usize).sum();
         let by_slot = slots <= ROWS;
         let together = ranks.len().div_ceil(ROWS).max(1);

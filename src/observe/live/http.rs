@@ -2,10 +2,11 @@
 //!
 //! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
 //!   and there is no default, so nothing listens unasked.
-//! - Requests are bounded: size of the head, time to send it, connections at a time, length of a connection. Bodies are not read.
-//! - Every answer is computed from what the run has written. Between requests the thread sleeps; nothing can be changed through it.
+//! - Requests are bounded: size of head and body, time to send them, connections at a time, length of a connection.
+//! - What is read is computed from what the run has written. Between requests the thread sleeps.
+//! - What changes the run (`steer`) is a POST with the token in its header, where no link and no form of another page can put it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -24,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::steer::{self, VERBS};
 use super::{Live, api, gantt, metrics};
 use crate::journal::{Began, RunDir};
 use crate::observe::subject::Subject;
@@ -37,24 +39,26 @@ type Read = fn(&Began) -> Result<Subject, String>;
 
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
-/// How long a request's head may take.
+/// How long a request's head may take, and then its body.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection lasts; a browser opens another one without being asked.
 const CONNECTION: Duration = Duration::from_secs(120);
 /// Connections at a time.
 const CONNECTIONS: usize = 32;
+/// How long an answer about a change may take to leave when the run is over.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Answers within so short a time are made from the same reading of the run.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// The paths that are answered.
-pub fn routes() -> impl Iterator<Item = &'static str> {
-    ROUTES.iter().map(|(path, _)| *path)
+/// The paths that are answered, with the method for each.
+pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().map(|(path, _)| (*path, "get")).chain(VERBS.iter().map(|path| (*path, "post")))
 }
 
 /// What answers a path.
 type Answer = fn(&Live, &Query) -> Body;
 
-const ROUTES: [(&str, Answer); 8] = [
+const ROUTES: [(&str, Answer); 11] = [
     ("/api/v1/run", |live, _| Body::json(&api::run(live))),
     ("/api/v1/ranks", |live, _| Body::json(&api::ranks(live))),
     ("/api/v1/classes", |live, _| Body::json(&api::classes(live))),
@@ -64,6 +68,9 @@ const ROUTES: [(&str, Answer); 8] = [
     ("/api/v1/timeline", |live, q| {
         Body::json(&gantt::timeline(live, q.number("from"), q.number("to"), q.number("columns")))
     }),
+    ("/api/v1/decisions", |live, _| Body::json(&api::decisions(live))),
+    ("/api/v1/spend", |live, q| Body::json(&api::spend(live, q.number("points")))),
+    ("/api/v1/measures", |live, _| Body::json(&api::measures(live))),
     ("/api/v1/failures", |live, _| Body::json(&api::failures(live))),
     ("/api/v1/openapi.json", |_, _| Body { kind: "application/json", text: OPENAPI.to_owned(), nonce: None }),
     ("/metrics", |live, _| Body {
@@ -148,13 +155,16 @@ fn runtime(
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let desk = Rc::new(Desk { dir: dir.clone(), read, token, live: RefCell::new(None) });
+    let desk = Rc::new(Desk { dir: dir.clone(), read, token, live: RefCell::new(None), asking: Cell::new(0) });
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async {
-        let accepting = tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, desk));
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let accepting = tokio::task::spawn_local(accept(listener, Rc::clone(&desk)));
         // Told to stop, or left by whoever would tell.
         let _ = stopped.await;
         accepting.abort();
+        // Who has ended the run from here is to hear that it has.
+        let _ = tokio::time::timeout(FAREWELL, desk.settled()).await;
         Ok(())
     }))
 }
@@ -163,8 +173,8 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or a connection that has gone again: neither is for ever.
                 tracing::debug!("a connection was not accepted: {error}");
@@ -175,8 +185,8 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
         let desk = Rc::clone(&desk);
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request| {
-                let response = desk.answer(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let desk = Rc::clone(&desk);
+                async move { Ok::<_, Infallible>(desk.answer(request, peer).await) }
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
@@ -195,18 +205,23 @@ struct Desk {
     token: String,
     /// The run, and when it was read last; from the first request on.
     live: RefCell<Option<(Instant, Live)>>,
+    /// Changes that have been asked for and whose answers have not left.
+    asking: Cell<u32>,
 }
 
 impl Desk {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let path = request.uri().path().to_owned();
+        if let Some(verb) = VERBS.iter().find(|verb| **verb == path) {
+            return self.change(request, verb, peer).await;
+        }
         let query = Query(request.uri().query().unwrap_or_default());
-        if !self.may_ask(request, &query) {
+        if !self.holds_token(bearer(&request).or_else(|| query.text("token"))) {
             return respond(StatusCode::UNAUTHORIZED, Body::error("this needs the token that the run has printed"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return respond(StatusCode::METHOD_NOT_ALLOWED, Body::error("only GET is answered here"));
+            return refuse_method("GET, HEAD");
         }
-        let path = request.uri().path();
         if path == "/" {
             return match secret() {
                 Ok(nonce) => respond(StatusCode::OK, Body::page(nonce)),
@@ -219,10 +234,46 @@ impl Desk {
         }
     }
 
-    fn may_ask(&self, request: &Request<Incoming>, query: &Query) -> bool {
-        let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = header.and_then(|value| value.strip_prefix("Bearer "));
-        bearer.or_else(|| query.text("token")).is_some_and(|given| same(given.as_bytes(), self.token.as_bytes()))
+    /// Asks the run for a change.
+    async fn change(&self, request: Request<Incoming>, verb: &str, peer: SocketAddr) -> Response<Full<Bytes>> {
+        if !self.holds_token(bearer(&request)) {
+            let text = "this needs the token that the run has printed, as the header `Authorization: Bearer TOKEN`";
+            return respond(StatusCode::UNAUTHORIZED, Body::error(text));
+        }
+        if *request.method() != Method::POST {
+            return refuse_method("POST");
+        }
+        let body = match tokio::time::timeout(PATIENCE, Limited::new(request, steer::BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, Body::error(&error.to_string())),
+            Err(_) => return respond(StatusCode::REQUEST_TIMEOUT, Body::error("the body did not come")),
+        };
+        let question = match steer::question(verb, &body) {
+            Ok(question) => question,
+            Err(error) => return respond(StatusCode::BAD_REQUEST, Body::error(&error)),
+        };
+        self.asking.set(self.asking.get() + 1);
+        let run = self.dir.path().to_owned();
+        let asked = tokio::task::spawn_blocking(move || steer::put(&run, &peer.to_string(), &question)).await;
+        self.asking.set(self.asking.get() - 1);
+        match asked {
+            Ok((status, did)) => respond(status, Body::json(&did)),
+            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, Body::error(&error.to_string())),
+        }
+    }
+
+    /// Waits until all that was asked is answered.
+    async fn settled(&self) {
+        let pause = Duration::from_millis(20);
+        while self.asking.get() > 0 {
+            tokio::time::sleep(pause).await;
+        }
+        // What has just been answered is on its way to the client.
+        tokio::time::sleep(pause).await;
+    }
+
+    fn holds_token(&self, given: Option<&str>) -> bool {
+        given.is_some_and(|given| same(given.as_bytes(), self.token.as_bytes()))
     }
 
     /// Lets `answer` look at the run as it is now.
@@ -238,6 +289,18 @@ impl Desk {
             Err(error) => respond(StatusCode::SERVICE_UNAVAILABLE, Body::error(&error.to_string())),
         }
     }
+}
+
+/// The token in the header of a request.
+fn bearer(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response =
+        respond(StatusCode::METHOD_NOT_ALLOWED, Body::error(&format!("only {allowed} is answered here")));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// Compares in a time that does not tell how much of it was right.
@@ -302,9 +365,6 @@ fn respond(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     response
 }

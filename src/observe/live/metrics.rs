@@ -3,12 +3,15 @@
 
 use std::fmt::Write as _;
 
+use super::members::Member;
 use super::{Live, api};
-use crate::model::State;
+use crate::model::{RankState, State, Vitals};
 use crate::observe::latency::Durations;
+use crate::observe::vitals::Vital;
 
 /// Upper bounds of the buckets of durations, in seconds.
-const BUCKETS: [f64; 12] = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0];
+const BUCKETS: [f64; 18] =
+    [1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0];
 /// Classes and ranks that have series of their own: more would be too many for whoever keeps them.
 const SERIES: usize = 500;
 
@@ -16,10 +19,12 @@ const SERIES: usize = 500;
 pub(super) fn text(live: &Live) -> String {
     let mut page = Page::default();
     about(&mut page, live);
+    money(&mut page, live);
     tasks(&mut page, live);
     classes(&mut page, live);
     ranks(&mut page, live);
-    node(&mut page, live);
+    vitals(&mut page, live);
+    measures(&mut page, live);
     page.text
 }
 
@@ -45,6 +50,13 @@ impl Page {
     fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
         self.head(name, kind, help);
         self.value(name, &[], value);
+    }
+
+    /// What one of ten cases does not exceed, the middle, and what nine do not.
+    fn quantiles(&mut self, name: &str, values: [f64; 3]) {
+        for (quantile, value) in ["0.1", "0.5", "0.9"].into_iter().zip(values) {
+            self.value(name, &[("quantile", quantile)], value);
+        }
     }
 
     fn histogram(&mut self, name: &str, class: &str, durations: &Durations) {
@@ -79,9 +91,27 @@ fn about(page: &mut Page, live: &Live) {
     if let Some(left) = live.remaining_s() {
         page.one("phalanx_run_remaining_seconds", "gauge", "Estimated time to the end.", left);
     }
-    let slots: u64 = session.began.ranks.iter().map(|rank| u64::from(rank.slots)).sum();
-    page.one("phalanx_slots", "gauge", "Slots that can be filled with tasks.", slots as f64);
-    page.one("phalanx_ranks", "gauge", "Ranks that take part.", session.began.ranks.len() as f64);
+    page.one("phalanx_slots", "gauge", "Slots that can be filled with tasks.", live.slots() as f64);
+    page.head("phalanx_ranks", "gauge", "Ranks that are or have been in the run, by state.");
+    for state in RankState::ALL {
+        let ranks = live.members.iter().filter(|member| member.state == state).count();
+        page.value("phalanx_ranks", &[("state", state.name())], ranks as f64);
+    }
+}
+
+/// What it costs, where nodes have a price.
+fn money(page: &mut Page, live: &Live) {
+    let Some(spending) = &live.spending else { return };
+    page.one("phalanx_cost_total", "counter", "What the run has cost, as billed.", spending.spent());
+    if let Some(budget) = spending.budget {
+        page.one("phalanx_cost_budget", "gauge", "What the run may cost.", budget);
+    }
+    let Some(forecast) = live.forecast() else { return };
+    page.head("phalanx_cost_forecast", "gauge", "What the run is expected to cost, by quantile.");
+    page.quantiles("phalanx_cost_forecast", [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90]);
+    let name = "phalanx_run_finish_seconds";
+    page.head(name, "gauge", "When the run is expected to be over, since it began, by quantile.");
+    page.quantiles(name, [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s]);
 }
 
 fn tasks(page: &mut Page, live: &Live) {
@@ -94,6 +124,9 @@ fn tasks(page: &mut Page, live: &Live) {
     one(State::Running, running);
     for state in State::ALL.into_iter().skip(3) {
         one(state, live.totals.of(state));
+    }
+    if let Some(balance) = live.balance() {
+        page.one("phalanx_balance_ratio", "gauge", "Mean over maximum of what the slots of ranks did.", balance);
     }
     page.one("phalanx_tasks_per_second", "gauge", "Tasks that end in a second, lately.", live.tasks_per_s());
     page.one("phalanx_work_seconds_total", "counter", "Slot-seconds that attempts have held.", live.totals.work_s());
@@ -118,7 +151,6 @@ fn classes(page: &mut Page, live: &Live) {
 }
 
 fn ranks(page: &mut Page, live: &Live) {
-    let ranks = &live.view.session().began.ranks;
     type Value = fn(&super::totals::RankTotals) -> f64;
     let series: [(&str, &str, Value); 2] = [
         ("phalanx_rank_attempts_total", "Attempts that have ended, by rank.", |totals| totals.attempts as f64),
@@ -126,19 +158,69 @@ fn ranks(page: &mut Page, live: &Live) {
     ];
     for (name, help, value) in series {
         page.head(name, "counter", help);
-        for info in ranks.iter().take(SERIES) {
+        for info in live.members.iter().take(SERIES) {
             let of = live.totals.ranks.get(&info.rank).map_or(0.0, value);
             page.value(name, &[("rank", &*info.rank.to_string()), ("node", &*info.node)], of);
         }
     }
 }
 
-fn node(page: &mut Page, live: &Live) {
-    let Some(sample) = live.samples.last().filter(|sample| sample.node_memory > 0) else { return };
-    page.one("phalanx_node_cpu_ratio", "gauge", "Share of the CPUs of rank 0's node that is busy.", sample.node_cpu);
-    let used = sample.node_memory_used as f64;
-    page.one("phalanx_node_memory_used_bytes", "gauge", "Memory in use on rank 0's node.", used);
-    page.one("phalanx_node_memory_bytes", "gauge", "Memory of rank 0's node.", sample.node_memory as f64);
+/// What ranks and their nodes use. A node's figures come from the first of its ranks.
+fn vitals(page: &mut Page, live: &Live) {
+    let ranks: Vec<(&Member, &Vital)> =
+        live.active().take(SERIES).filter_map(|member| Some((member, &live.vitals.of(member.rank)?.last))).collect();
+    for (name, kind, help, value) in OF_RANKS {
+        page.head(name, kind, help);
+        for (member, vital) in &ranks {
+            page.value(name, &[("rank", &*member.rank.to_string()), ("node", &*member.node)], value(&vital.vitals));
+        }
+    }
+    let mut nodes = ranks;
+    nodes.sort_by(|a, b| a.0.node.cmp(&b.0.node));
+    nodes.dedup_by(|a, b| a.0.node == b.0.node);
+    for (name, kind, help, value) in OF_NODES {
+        page.head(name, kind, help);
+        nodes.iter().for_each(|(member, vital)| page.value(name, &[("node", &*member.node)], value(&vital.vitals)));
+    }
+}
+
+/// A series: its name, its kind, its help and its value.
+type Series = (&'static str, &'static str, &'static str, fn(&Vitals) -> f64);
+
+const OF_RANKS: [Series; 7] = [
+    ("phalanx_rank_cpu_seconds_total", "counter", "CPU time of ranks and their tasks.", |v| v.cpu_s),
+    ("phalanx_rank_memory_bytes", "gauge", "Memory that ranks and their tasks hold.", |v| v.memory as f64),
+    ("phalanx_rank_read_bytes_total", "counter", "Bytes read from disks by ranks and their tasks.", |v| v.read as f64),
+    ("phalanx_rank_messages_total", "counter", "Messages that ranks sent to each other.", |v| v.messages as f64),
+    ("phalanx_rank_message_bytes_total", "counter", "Bytes in these messages.", |v| v.message_bytes as f64),
+    ("phalanx_rank_stolen_tasks_total", "counter", "Tasks that ranks took from each other.", |v| v.stolen as f64),
+    ("phalanx_rank_written_bytes_total", "counter", "Bytes written to disks by them.", |v| v.written as f64),
+];
+
+const OF_NODES: [Series; 4] = [
+    ("phalanx_node_cpu_ratio", "gauge", "Share of a node's CPUs that is busy.", |v| v.node_cpu),
+    ("phalanx_node_memory_used_bytes", "gauge", "Memory in use on a node.", |v| v.node_memory_used as f64),
+    ("phalanx_node_memory_bytes", "gauge", "Memory of a node.", |v| v.node_memory as f64),
+    ("phalanx_node_io_stall_ratio", "gauge", "Share of the time in which tasks of a node waited for I/O.", |v| {
+        v.io_stall
+    }),
+];
+
+/// Values that tasks wrote.
+fn measures(page: &mut Page, live: &Live) {
+    if live.measures.is_empty() {
+        return;
+    }
+    page.head("phalanx_custom", "gauge", "Latest value that a task wrote to $PHALANX_METRICS, by name.");
+    live.measures.iter().take(SERIES).for_each(|(name, it)| page.value("phalanx_custom", &[("name", name)], it.last));
+    page.head("phalanx_custom_mean", "gauge", "Mean of the values that tasks wrote, by name.");
+    live.measures
+        .iter()
+        .take(SERIES)
+        .for_each(|(name, it)| page.value("phalanx_custom_mean", &[("name", name)], it.mean()));
+    page.head("phalanx_custom_values_total", "counter", "How many values tasks wrote, by name.");
+    let counts = live.measures.iter().take(SERIES);
+    counts.for_each(|(name, it)| page.value("phalanx_custom_values_total", &[("name", name)], it.count as f64));
 }
 
 #[cfg(test)]

@@ -6,6 +6,11 @@ const get = async path => {
   if (!answer.ok) throw new Error((await answer.json()).error);
   return answer.json();
 };
+const post = async (path, body) => {
+  const answer = await fetch(path, {method: 'POST', headers: {Authorization: 'Bearer ' + token, 'Content-Type': 'application/json'}, body: JSON.stringify(body)});
+  const said = await answer.json();
+  return said.error ? {ok: false, text: said.error} : said;
+};
 const count = n => Math.round(n).toLocaleString('en');
 const seconds = s => s < 5e-4 ? (s * 1e6).toFixed(0) + ' us' : s < 0.1 ? (s * 1e3).toFixed(1) + ' ms' : s < 1 ? (s * 1e3).toFixed(0) + ' ms'
   : s < 10 ? s.toFixed(2) + ' s' : s < 60 ? s.toFixed(1) + ' s' : s < 3600 ? Math.floor(s / 60) + ' min ' + String(Math.floor(s % 60)).padStart(2, '0') + ' s'
@@ -31,7 +36,8 @@ function showRun(r) {
   const state = $('state');
   state.textContent = r.state;
   state.className = 'state ' + ({COMPLETED: 'good', RUNNING: '', FAILED: 'badly', ERROR: 'badly', INTERRUPTED: 'badly'}[r.state] ?? 'warn');
-  const left = r.remaining_s === null ? '' : ` · ends in about ${seconds(r.remaining_s)}`;
+  const left = r.remaining_s === null ? '' : ` · ends in about ${seconds(r.remaining_s)}` + band(r);
+  $('steer').querySelectorAll('button').forEach(button => { button.disabled = r.state !== 'RUNNING'; });
   $('when').textContent = `${seconds(r.elapsed_s)} since ${r.began}${left}`;
   const bar = $('bar');
   bar.setAttribute('aria-valuenow', Math.floor(100 * share(r)));
@@ -39,7 +45,8 @@ function showRun(r) {
   const tiles = [['tasks', count(r.tasks)], ['completed', count(r.completed)], ['running', count(r.running)], ['queued', count(r.queued)],
     ['failed', r.failed ? count(r.failed) : ''], ['skipped', r.skipped ? count(r.skipped) : ''], ['cancelled', r.cancelled ? count(r.cancelled) : ''],
     ['tasks/s', r.tasks_per_s < 10 ? r.tasks_per_s.toFixed(1) : count(r.tasks_per_s)], [r.ranks === 1 ? 'slots on 1 rank' : `slots on ${r.ranks} ranks`, count(r.slots)],
-    ['ended work', seconds(r.work_s)], ['CPU of the first node', r.node_cpu === null ? '' : Math.round(100 * r.node_cpu) + ' %'],
+    ['ended work', seconds(r.work_s)], ['of slot time used', r.used === null ? '' : Math.round(100 * r.used) + ' %'],
+    [r.budget === null ? 'spent' : `spent of ${money(r.budget)}`, r.spent === null ? '' : money(r.spent)], ['CPU of the first node', r.node_cpu === null ? '' : Math.round(100 * r.node_cpu) + ' %'],
     ['its memory', r.node_memory ? Math.round(100 * r.node_memory_used / r.node_memory) + ' %' : '']];
   $('tiles').replaceChildren(...tiles.filter(t => t[1] !== '').map(([what, value]) => {
     const tile = element('div', undefined, 'tile');
@@ -48,22 +55,87 @@ function showRun(r) {
   }));
   $('warnings').replaceChildren(...r.warnings.slice(0, 5).map(w => element('p', `${seconds(w.t)}: ${w.text}`, w.level === 'error' ? 'badly' : 'warn')));
 }
+const bytes = n => { const i = Math.min(5, Math.floor(Math.log2(Math.max(1, n)) / 10)); return (n / 2 ** (10 * i)).toFixed(i && n / 2 ** (10 * i) < 100 ? 1 : 0) + ['', ' Ki', ' Mi', ' Gi', ' Ti', ' Pi'][i] + (i ? 'B' : ' B'); };
+const number = n => Number.isInteger(n) && Math.abs(n) < 1e15 ? n.toLocaleString('en') : n.toPrecision(5);
+const money = n => n.toLocaleString('en', {minimumFractionDigits: 2, maximumFractionDigits: n < 0.1 ? 4 : 2});
+// In eight of ten cases it ends between these.
+const band = r => r.forecast ? ` (${seconds(Math.max(0, r.forecast.finish_q10_s - r.elapsed_s))} to ${seconds(Math.max(0, r.forecast.finish_q90_s - r.elapsed_s))})` : '';
 const share = r => r.tasks ? (r.completed + r.failed + r.skipped + r.cancelled) / r.tasks : 1;
 
-function rows(id, list, cells) {
+function rows(id, list, cells, words) {
   $(id).replaceChildren(...list.map(item => {
     const row = element('tr');
-    row.append(...cells(item).map((cell, i) => element('td', cell, i >= (id === 'ranks' ? 2 : 1) ? 'n' : '')));
+    row.append(...cells(item).map((cell, i) => {
+      if (!(cell instanceof Node)) return element('td', cell, words.includes(i) ? '' : 'n');
+      const around = element('td');
+      around.append(cell);
+      return around;
+    }));
     return row;
   }));
 }
+// Rows are made anew only when they say something new, so that a button does not vanish under a finger.
+let shownRanks = '';
 function showRanks({ranks}) {
-  rows('ranks', ranks.slice(0, 200), r => [r.rank, r.node, r.slots, count(r.attempts), count(r.failed), seconds(r.work_s), Math.round(100 * r.used) + ' %']);
+  const there = r => ['active', 'parked', 'joining', 'draining'].includes(r.state);
+  const sorted = ranks.slice().sort((a, b) => there(b) - there(a)).slice(0, 200), text = JSON.stringify(sorted) + (run && run.state);
+  if (text === shownRanks) return;
+  shownRanks = text;
+  const focused = document.activeElement && document.activeElement.dataset.rank;
+  rows('ranks', sorted, r => [r.rank, r.node, r.state, r.slots, count(r.attempts), count(r.failed), seconds(r.work_s), Math.round(100 * r.used) + ' %', r.cpus === null ? '' : r.cpus.toFixed(1), r.memory === null ? '' : bytes(r.memory), r.read === null ? '' : bytes(r.read + r.written), drainButton(r)], [0, 1, 2]);
+  if (focused) document.querySelector(`[data-rank="${focused}"]`)?.focus();
 }
+function drainButton(r) {
+  if (r.rank === 0 || r.state !== 'active' || !run || run.state !== 'RUNNING') return '';
+  const button = element('button', 'Drain');
+  button.type = 'button';
+  button.dataset.rank = r.rank;
+  button.addEventListener('click', () => steer(`Drain rank ${r.rank} on ${r.node}?`, 'It ends what it runs and takes nothing more; what is left moves to other ranks. A rank that joined leaves with its node.', '/api/v1/drain', {what: String(r.rank)}));
+  return button;
+}
+function showDecisions({decisions}) {
+  $('decided').hidden = !decisions.length;
+  rows('decisions', decisions.slice(0, 12), d => [seconds(d.t), `${d.from} → ${d.to}`, d.reason], [1, 2]);
+}
+
+function showMeasures({values}) {
+  $('measured').hidden = !values.length;
+  rows('measures', values.slice(0, 100), m => [m.name, count(m.count), ...[m.last, m.mean, m.min, m.max].map(number)], [0]);
+}
+
+// Changes: asked first, done as the commands do them, and the answer shown.
+function steer(question, consequence, path, body) {
+  const dialog = $('ask');
+  $('question').textContent = question;
+  $('consequence').textContent = consequence;
+  dialog.returnValue = 'no';
+  dialog.onclose = async () => {
+    if (dialog.returnValue !== 'yes') return;
+    const said = $('did');
+    said.className = 'note';
+    said.textContent = 'Asking the run …';
+    const answer = await post(path, body).catch(error => ({ok: false, text: error.message}));
+    said.className = answer.ok ? 'good' : 'badly';
+    said.textContent = (answer.ok ? 'Done: ' : 'Not done: ') + answer.text;
+    refresh().catch(lost);
+  };
+  dialog.showModal();
+}
+$('more').addEventListener('click', () => steer('One more rank?', 'A parked rank is woken, or else a node is asked for; nodes are billed.', '/api/v1/scale', {ranks: '+1'}));
+$('fewer').addEventListener('click', () => steer('One rank fewer?', 'What waits is withdrawn first; then a rank that joined drains and gives its node back, or one of the run’s own is parked.', '/api/v1/scale', {ranks: '-1'}));
+$('rebalance').addEventListener('click', () => steer('Share the remaining work out evenly?', 'Tasks that have not begun move between ranks; what runs goes on.', '/api/v1/rebalance', {}));
+$('cancelTask').addEventListener('click', () => {
+  const task = $('task').value.trim();
+  if (!task) return $('task').focus();
+  steer(`Cancel ${task}?`, 'What runs of it is ended, what would run later is not started, and what needs it is skipped.', '/api/v1/cancel', {task});
+});
+$('cancel').addEventListener('click', () => steer('Cancel the run?', 'Tasks that run are ended. What is complete stays so; phalanx run --resume goes on from there.', '/api/v1/cancel', {}));
+
 function showClasses({classes}) {
   ranked = classes.slice().sort((a, b) => b.work_s - a.work_s).map(c => c.name);
+  if ($('tasks').childElementCount !== Math.min(ranked.length, 200)) $('tasks').replaceChildren(...ranked.slice(0, 200).map(name => { const option = element('option'); option.value = name; return option; }));
   const sorted = classes.slice().sort((a, b) => b.work_s - a.work_s).slice(0, 60);
-  rows('classes', sorted, c => [c.name, count(c.attempts), count(c.failed), ...[c.mean_s, c.p50_s, c.p95_s, c.p99_s, c.max_s, c.waited_p95_s, c.work_s].map(seconds)]);
+  rows('classes', sorted, c => [c.name, count(c.attempts), count(c.failed), ...[c.mean_s, c.p50_s, c.p95_s, c.p99_s, c.max_s, c.waited_p95_s, c.work_s].map(seconds)], [0]);
   $('key').replaceChildren(...ranked.slice(0, 10).map((name, i) => {
     const entry = element('span');
     entry.append(element('span', '', 'box k' + Math.min(i, 9)), i === 9 ? 'others' : name);
@@ -187,20 +259,60 @@ gantt.addEventListener('keydown', e => {
 gantt.addEventListener('dblclick', () => look(0, Infinity));
 $('all').addEventListener('click', () => look(0, Infinity));
 
-let history = [];
-function drawChart() {
-  const {pen, width} = sheet($('chart'), 180), right = width - 4, bottom = 158;
-  const to = run ? run.elapsed_s : 1, most = Math.max(1, ...history.map(s => Math.max(s.running, s.queued)));
+let history = [], spent = [];
+function lines(id, height, to, most, label, list) {
+  const {pen, width} = sheet($(id), height), right = width - 4, bottom = height - 22;
+  const x = t => left + (right - left) * t / (to || 1), y = v => bottom - (bottom - 10) * v / (most || 1);
   timeAxis(pen, left, right, bottom, 0, to);
   pen.textAlign = 'right';
-  [0, .5, 1].forEach(part => pen.fillText(count(most * part), left - 6, bottom - (bottom - 10) * part + 4));
-  for (const [what, kind] of [['queued', 1], ['running', 0]]) {
+  [0, .5, 1].forEach(part => pen.fillText(label(most * part), left - 6, y(most * part) + 4));
+  for (const {points, kind} of list) {
     pen.strokeStyle = colourOf(kind);
     pen.lineWidth = 1.6;
     pen.beginPath();
-    history.forEach((s, i) => pen[i ? 'lineTo' : 'moveTo'](left + (right - left) * s.t / to, bottom - (bottom - 10) * s[what] / most));
+    points.forEach(([t, v], i) => pen[i ? 'lineTo' : 'moveTo'](x(t), y(v)));
     pen.stroke();
   }
+  return {pen, x, y, right};
+}
+function drawChart() {
+  const to = run ? run.elapsed_s : 1, most = Math.max(1, ...history.map(s => Math.max(s.running, s.queued)));
+  lines('chart', 180, to, most, count, [['queued', 1], ['running', 0]].map(([what, kind]) => ({kind, points: history.map(s => [s.t, s[what]])})));
+  const ranks = Math.max(2, ...history.map(s => s.ranks_active));
+  lines('ranksChart', 90, to, ranks, n => n % 1 ? '' : count(n), [{kind: 2, points: history.map(s => [s.t, s.ranks_active])}]);
+}
+function drawSpend() {
+  $('money').hidden = !run || run.spent === null;
+  if ($('money').hidden) return;
+  const ahead = run.state === 'RUNNING' ? run.forecast : null, now = run.elapsed_s;
+  // An end that may be far away must not make what is near too small to be seen: the band is cut off there.
+  const to = ahead ? Math.max(now, Math.min(ahead.finish_q90_s, 2 * ahead.finish_q50_s)) : now;
+  const dear = ahead ? Math.min(ahead.cost_q90, Math.max(2 * ahead.cost_q50, run.budget ?? 0)) : 0;
+  const most = 1.06 * Math.max(run.spent, run.budget ?? 0, dear, 1e-6);
+  const {pen, x, y, right} = lines('spend', 150, to, most, money, [{kind: 0, points: spent.map(p => [p.t, p.spent])}]);
+  $('keyBand').hidden = !ahead;
+  $('keyBudget').hidden = run.budget === null;
+  if (ahead) {
+    const from = [x(now), y(run.spent)];
+    const [soon, middle, late] = ['q10', 'q50', 'q90'].map(q => [x(Math.max(now, ahead[`finish_${q}_s`])), y(Math.max(run.spent, ahead['cost_' + q]))]);
+    pen.fillStyle = pen.strokeStyle = colourOf(3);
+    pen.save();
+    pen.beginPath(); pen.rect(left, 0, right - left + 3, 128); pen.clip();
+    pen.globalAlpha = .3;
+    pen.beginPath(); pen.moveTo(...from); pen.lineTo(...soon); pen.lineTo(...middle); pen.lineTo(...late); pen.closePath(); pen.fill();
+    pen.globalAlpha = 1;
+    pen.beginPath(); pen.moveTo(...from); pen.lineTo(...middle); pen.stroke();
+    for (const [px, py] of [soon, middle, late]) { pen.beginPath(); pen.arc(px, py, 2.5, 0, 7); pen.fill(); }
+    pen.restore();
+  }
+  if (run.budget !== null) {
+    pen.strokeStyle = colourOf(1);
+    pen.setLineDash([6, 4]);
+    pen.beginPath(); pen.moveTo(left, y(run.budget)); pen.lineTo(right, y(run.budget)); pen.stroke();
+    pen.setLineDash([]);
+  }
+  const of = run.budget === null ? '' : ` of ${money(run.budget)} (${Math.round(100 * run.spent / run.budget)} %)`;
+  $('bill').textContent = `${money(run.spent)} spent${of}` + (ahead ? `; expected in all ${money(ahead.cost_q50)}, in eight of ten cases ${money(ahead.cost_q10)} to ${money(ahead.cost_q90)}` : '') + '.';
 }
 
 let failures = 0;
@@ -209,18 +321,26 @@ function lost(error) {
   $('gone').style.display = 'block';
   $('gone').textContent = run ? `No answer any more (${error.message}): the run has ended or cannot be reached. What it left can be seen with: phalanx report ${run.run}` : error.message;
 }
+async function refresh() {
+  showRun(await get('/api/v1/run'));
+  const paths = ['ranks', 'classes', 'history', 'failures', 'decisions', 'spend', 'measures'];
+  const [ranks, classes, past, failed, decided, paid, measured] = await Promise.all(paths.map(path => get('/api/v1/' + path)));
+  showRanks(ranks);
+  showClasses(classes);
+  showFailures(failed);
+  showDecisions(decided);
+  showMeasures(measured);
+  history = past.samples;
+  spent = paid.course;
+  drawChart();
+  drawSpend();
+  await loadGantt();
+}
 async function tick() {
   let pause = 2000;
   try {
     if (!document.hidden) {
-      showRun(await get('/api/v1/run'));
-      const [ranks, classes, past, failed] = await Promise.all(['/api/v1/ranks', '/api/v1/classes', '/api/v1/history', '/api/v1/failures'].map(get));
-      showRanks(ranks);
-      showClasses(classes);
-      showFailures(failed);
-      history = past.samples;
-      drawChart();
-      await loadGantt();
+      await refresh();
       failures = 0;
       $('gone').style.display = 'none';
     }
@@ -230,7 +350,7 @@ async function tick() {
   }
   setTimeout(tick, pause);
 }
-const redraw = () => { drawGantt(); drawChart(); };
+const redraw = () => { drawGantt(); drawChart(); drawSpend(); };
 addEventListener('resize', redraw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
 tick();

@@ -108,3 +108,37 @@ fn timelines_are_bounded() {
     // Nonsense is as good as nothing.
     assert_eq!(answer(Some(f64::NAN), Some(-5.0))["cells"], serde_json::json!([]));
 }
+
+#[test]
+fn every_metric_that_an_alert_may_name_has_a_value() {
+    use crate::job::alert::{METRICS, PREFIXES};
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::create(dir.path(), "a").unwrap();
+    let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
+    let failed = Outcome { state: State::Failed, exit: 3 };
+    let attempts = (0..4).map(|task| attempt(task, if task == 3 { failed } else { Outcome::OK }, true)).collect();
+    for record in [began(1, Vec::new()), Record::Attempts(attempts)] {
+        journal.append(&record).unwrap();
+    }
+    let live = Live::open(&run, &subject_of).unwrap();
+    let value = |name: &str| metric::value(&live, name);
+    assert_eq!((value("completed"), value("failed"), value("error_rate")), (Some(3.0), Some(1.0), Some(0.25)));
+    assert_eq!((value("progress"), value("ranks"), value("slots")), (Some(0.4), Some(2.0), Some(4.0)));
+    assert_eq!((value("p50_s.a"), value("p50_s.b"), value("custom.x")), (Some(2.0), None, None));
+    // Of a run without prices, forecast or ranks that have told anything, these are not known.
+    let unknown = [
+        "remaining_s",
+        "finish_s",
+        "spent",
+        "budget_used",
+        "cost_forecast",
+        "cpu",
+        "memory",
+        "io_stall",
+        "rank_memory",
+    ];
+    for (name, _) in METRICS {
+        assert_eq!(value(name).is_some(), !unknown.contains(&name), "{name}");
+    }
+    assert!(PREFIXES.iter().all(|(prefix, _)| prefix.ends_with('.')));
+}

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Live;
+use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
@@ -11,7 +12,9 @@ use crate::observe::style::{Paint, bytes, count, outcome, percent, printable, se
 /// Rows of a table where the terminal does not say how many it has.
 const ROWS: usize = 24;
 /// Lines for the rest of a frame: head, bar, figures, headings.
-const OTHERS: usize = 16;
+const OTHERS: usize = 18;
+/// The last decisions that are shown.
+const DECISIONS: usize = 2;
 
 /// Writes a frame for a terminal of so many columns and lines. Lines end in `\n`; none is longer than the terminal is wide.
 pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
@@ -107,38 +110,61 @@ fn figures(frame: &mut Frame, live: &Live) {
         let end = crate::journal::unix_now_ns().saturating_add((left * 1e9) as u64);
         let _ = write!(text, "   ends in {} (about {})", clock(left), utc(end));
     }
+    if let Some(forecast) = live.forecast() {
+        let left = |finish: f64| clock((finish - live.elapsed_s()).max(0.0));
+        let (soon, late) = (left(forecast.finish_q10_s), left(forecast.finish_q90_s));
+        let _ = write!(text, "   8 of 10 cases: {soon} to {late}");
+    }
     frame.plain(&text);
-    let slots: u64 = live.view.session().began.ranks.iter().map(|rank| u64::from(rank.slots)).sum();
-    let held = live.elapsed_s() * slots as f64;
-    let used = if held > 0.0 { percent((live.totals.work_s() / held).min(1.0)) } else { "-".to_owned() };
     frame.plain(&format!(
-        "{}, {}; ended work is {used} of slot time",
-        some(live.view.session().began.ranks.len() as u64, "rank"),
-        some(slots, "slot")
+        "{}, {}; ended work is {} of slot time",
+        some(live.active().count() as u64, "active rank"),
+        some(live.slots(), "slot"),
+        live.used().map_or_else(|| "-".to_owned(), percent)
     ));
+    money(frame, live);
     if let Some(sample) = live.samples.last().filter(|sample| live.goes_on() && sample.node_memory > 0) {
         let (cpu, used) = (percent(sample.node_cpu), bytes(sample.node_memory_used));
         frame.plain(&format!("node of rank 0: CPU {cpu}, memory {used} of {}", bytes(sample.node_memory)));
     }
 }
 
+/// What it costs, where nodes have a price, and how it is expected to end.
+fn money(frame: &mut Frame, live: &Live) {
+    let Some(spending) = &live.spending else { return };
+    let mut text = format!("spent {:.2}", spending.spent());
+    if let Some(budget) = spending.budget {
+        let _ = write!(text, " of {budget:.2} ({})", percent(spending.spent() / budget.max(f64::MIN_POSITIVE)));
+    }
+    if let Some(forecast) = live.forecast() {
+        let [cheap, middle, dear] = [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90];
+        let _ = write!(text, "; expected in all {middle:.2} (8 of 10 cases: {cheap:.2} to {dear:.2})");
+    }
+    frame.plain(&text);
+}
+
 fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
     frame.heading(&format!(
-        "{:>6}  {:<16} {:>5} {:>10} {:>7} {:>12} {:>6}",
-        "rank", "node", "slots", "ended", "failed", "work", "used"
+        "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {:>6} {:>6} {:>11}",
+        "rank", "node", "state", "slots", "ended", "failed", "work", "used", "CPUs", "memory"
     ));
-    let session = live.view.session();
-    let elapsed = live.elapsed_s();
-    let all = &session.began.ranks;
-    for info in all.iter().take(if all.len() > rows { rows - 1 } else { rows }) {
-        let totals = live.totals.ranks.get(&info.rank).cloned().unwrap_or_default();
-        let held = elapsed * f64::from(info.slots);
+    // Those that are there come first: of many that have gone, few need be seen.
+    let mut all: Vec<&Member> = live.members.iter().collect();
+    all.sort_by_key(|member| !member.state.is_billed());
+    for member in all.iter().take(if all.len() > rows { rows - 1 } else { rows }) {
+        let totals = live.totals.ranks.get(&member.rank).cloned().unwrap_or_default();
+        let held = member.active_s * f64::from(member.slots);
         let used = if held > 0.0 { percent((totals.work_s / held).min(1.0)) } else { "-".to_owned() };
+        let lately = live.vitals.of(member.rank).filter(|_| live.goes_on() && member.state.is_billed());
+        let (cpus, memory) = lately.map_or(("-".to_owned(), "-".to_owned()), |lately| {
+            (format!("{:.1}", lately.cpus), bytes(lately.last.vitals.memory))
+        });
         frame.plain(&format!(
-            "{:>6}  {:<16} {:>5} {:>10} {:>7} {:>12} {used:>6}",
-            info.rank,
-            info.node.chars().take(16).collect::<String>(),
-            info.slots,
+            "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {used:>6} {cpus:>6} {memory:>11}",
+            member.rank,
+            member.node.chars().take(16).collect::<String>(),
+            member.state.name(),
+            member.slots,
             count(totals.attempts),
             count(totals.failed),
             seconds(totals.work_s)
@@ -195,9 +221,9 @@ fn last_failures(frame: &mut Frame, live: &Live, rows: usize) {
     }
 }
 
-/// The last decision about ranks and the last warnings.
+/// The last decisions about ranks and the last warnings.
 fn notes(frame: &mut Frame, live: &Live) {
-    if let Some(decision) = live.view.session().decisions.last() {
+    for decision in live.view.session().decisions.iter().rev().take(DECISIONS) {
         let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);
         frame.line(&format!("{at}: {from} to {to} ranks: {}", decision.reason), |paint, text| paint.bold(text));
     }

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use statrs::distribution::{Continuous, ContinuousCDF, Normal, StudentsT};
 
 use super::Quantiles;
 
@@ -19,6 +19,12 @@ const KEPT: usize = 256;
 
 /// With fewer observations the fitted distribution is used.
 const ENOUGH: usize = 64;
+
+/// Turns in which values that go on are taken into account.
+const ROUNDS: usize = 4;
+
+/// Beyond so many deviations the tail of the normal distribution is too thin to reckon with.
+const FARTHEST: f64 = 6.0;
 
 /// Above so many degrees of freedom Student's t is taken to be normal.
 const NORMAL_FROM: f64 = 200.0;
@@ -49,7 +55,7 @@ pub struct LogNormal {
 impl LogNormal {
     /// A guess from outside (a job file, an earlier run) that counts as one observation and may well be off by half.
     pub fn guess(median: f64) -> LogNormal {
-        LogNormal::prior(median, 1.0, 0.05)
+        LogNormal::prior(median, 2.0, 0.12)
     }
 
     /// No idea, only an order of magnitude to begin with: it counts as a hundredth of an observation.
@@ -83,11 +89,7 @@ impl LogNormal {
             return;
         }
         let x = log(value);
-        let apart = x - self.mean;
-        self.scale += 0.5 * self.weight / (self.weight + 1.0) * apart * apart;
-        self.mean += apart / (self.weight + 1.0);
-        self.weight += 1.0;
-        self.shape += 0.5;
+        self.learn(x, 1.0);
         self.seen += 1;
         if self.latest.len() < KEPT {
             self.latest.push(x);
@@ -98,6 +100,45 @@ impl LogNormal {
         }
         self.sorted.insert(self.sorted.partition_point(|y| *y < x), x);
         self.next = (self.next + 1) % KEPT;
+    }
+
+    /// The belief with what values tell that have reached `elapsed` and go on. Without them it would be too low: of values that began together
+    /// the low ones are complete first. Each counts as what it will be on average, and for as much of an observation as it is likely that it
+    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977).
+    pub fn with_open(&self, elapsed: &[f64]) -> LogNormal {
+        if self.latest.len() >= ENOUGH {
+            return self.clone();
+        }
+        let mut belief = self.clone();
+        for _ in 0..ROUNDS {
+            let mut next = self.clone();
+            for &value in elapsed.iter().filter(|value| **value > 0.0) {
+                let (mean, variance, share) = belief.beyond(log(value));
+                next.learn(mean, share);
+                next.scale += 0.5 * share * variance;
+            }
+            belief = next;
+        }
+        belief
+    }
+
+    /// Mean and variance of the logarithms above `x`, and the share below it.
+    fn beyond(&self, x: f64) -> (f64, f64, f64) {
+        let deviation = self.variance().sqrt().max(1e-6);
+        let z = ((x - self.mean) / deviation).min(FARTHEST);
+        let normal = standard_normal();
+        let hazard = normal.pdf(z) / normal.sf(z);
+        let variance = deviation * deviation * (1.0 + z * hazard - hazard * hazard).max(0.0);
+        ((self.mean + deviation * hazard).max(x), variance, normal.cdf(z))
+    }
+
+    /// Takes the logarithm `x` for `share` of an observation.
+    fn learn(&mut self, x: f64, share: f64) {
+        let apart = x - self.mean;
+        self.scale += 0.5 * share * self.weight / (self.weight + share) * apart * apart;
+        self.mean += share * apart / (self.weight + share);
+        self.weight += share;
+        self.shape += 0.5 * share;
     }
 
     /// How many observations were made.
@@ -135,18 +176,18 @@ impl LogNormal {
         std::array::from_fn(|k| exp(self.mean + deviation * normal_point(middle(k))))
     }
 
-    /// Median of what is still to come of a value that has already reached `elapsed`.
-    pub fn rest(&self, elapsed: f64) -> f64 {
+    /// What is still to come of a value that has already reached `elapsed`: the share `p` of such values ends sooner.
+    pub fn rest(&self, elapsed: f64, p: f64) -> f64 {
         let deviation = self.variance().sqrt();
-        if elapsed <= 0.0 || deviation == 0.0 {
-            return (exp(self.mean) - elapsed).max(0.0);
-        }
-        let passed = standard_normal().cdf((log(elapsed) - self.mean) / deviation);
+        let passed = match elapsed > 0.0 && deviation > 0.0 {
+            true => standard_normal().cdf((log(elapsed) - self.mean) / deviation),
+            false => 0.0,
+        };
         if passed > 0.999 {
             // Beyond all experience: what has lasted that long lasts as long again (the median under a scale-free prior).
-            return elapsed;
+            return elapsed * p / (1.0 - p).max(1e-3);
         }
-        (exp(self.mean + deviation * normal_point((1.0 + passed) / 2.0)) - elapsed).max(0.0)
+        (exp(self.mean + deviation * normal_point(passed + p * (1.0 - passed))) - elapsed).max(0.0)
     }
 
     /// True if a value is so far out (one in a thousand) that something other than chance is likely.
@@ -248,10 +289,31 @@ mod tests {
         let mut belief = LogNormal::unknown(10.0);
         let mut draw = draws(7, 10.0, 0.3);
         (0..50).for_each(|_| belief.observe(draw()));
-        assert!((belief.rest(0.0) - 10.0).abs() < 2.0);
-        assert!(belief.rest(9.0) < 5.0);
-        assert!(belief.rest(1000.0) >= 1000.0);
+        assert!((belief.rest(0.0, 0.5) - 10.0).abs() < 2.0);
+        assert!(belief.rest(9.0, 0.5) < 5.0 && belief.rest(9.0, 0.9) > belief.rest(9.0, 0.5));
+        assert!(belief.rest(1000.0, 0.5) >= 1000.0);
         assert!(belief.is_odd(1000.0) && !belief.is_odd(11.0));
+    }
+
+    #[test]
+    fn what_still_runs_keeps_the_belief_from_being_too_low() {
+        // Sixteen begin together; six are complete, and ten go on.
+        let (mut low, mut mended) = (0.0, 0.0);
+        for seed in 0..200 {
+            let mut draw = draws(seed, 10.0, 0.5);
+            let mut values: Vec<f64> = (0..16).map(|_| draw()).collect();
+            values.sort_by(f64::total_cmp);
+            let mut belief = LogNormal::unknown(10.0);
+            values[..6].iter().for_each(|&value| belief.observe(value));
+            low += belief.mean / 200.0;
+            mended += belief.with_open(&[values[5]; 10]).mean / 200.0;
+        }
+        assert!(low.exp() < 6.5 && mended.exp() > 7.5 && mended.exp() < 11.0, "{} {}", low.exp(), mended.exp());
+        // What has just begun tells nothing.
+        let belief = LogNormal::guess(10.0);
+        let same = belief.with_open(&[0.01; 10]);
+        assert!((same.mean - belief.mean).abs() < 1e-3 && same.weight < belief.weight + 0.01);
+        assert!(belief.with_open(&[1000.0]).mean.exp() > 50.0);
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub(super) struct Holder {
 }
 
 /// How a node is charged, in seconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Charge {
     pub minimum: f64,
     pub granularity: f64,
     pub per_second: f64,
+    /// A node goes so long after it began to idle: it takes a decision.
+    pub notice: f64,
 }
 
 impl Charge {
@@ -113,7 +115,7 @@ impl<'a> Ledger<'a> {
             && now - idle > gap
             && !self.holders[rank].kept
         {
-            self.bill += self.charge.bill(idle - since);
+            self.bill += self.charge.bill(idle + self.charge.notice.min(now - idle) - since);
             self.held_since[rank] = None;
         }
         if self.held_since[rank].is_none() && self.bills(rank) {
@@ -130,7 +132,7 @@ impl<'a> Ledger<'a> {
         for rank in 0..self.holders.len() {
             let Some(since) = self.held_since[rank] else { continue };
             let end = match self.idle_since[rank] {
-                Some(idle) if !self.holders[rank].kept => idle,
+                Some(idle) if !self.holders[rank].kept => finish.min(idle + self.charge.notice),
                 _ => finish,
             };
             self.bill += self.charge.bill(end - since);
@@ -143,7 +145,7 @@ impl<'a> Ledger<'a> {
 mod tests {
     use super::*;
 
-    const CHARGE: Charge = Charge { minimum: 60.0, granularity: 1.0, per_second: 1.0 };
+    const CHARGE: Charge = Charge { minimum: 60.0, granularity: 1.0, per_second: 1.0, notice: 0.0 };
 
     fn held(since: f64) -> Holder {
         Holder { since: Some(since), arrives: 0.0, kept: false, granted: true, slots: 4 }

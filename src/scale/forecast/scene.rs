@@ -7,7 +7,7 @@
 use rustc_hash::FxHashMap;
 
 use super::outline::{NONE, Outline};
-use crate::scale::estimate::{ClassId, Estimates};
+use crate::scale::estimate::{ClassId, Estimates, LogNormal};
 use crate::scale::observation::{Observation, RemainingTask, Stage};
 
 /// Values that stand for the distribution of a class.
@@ -59,21 +59,16 @@ struct ClassTable {
     spread: [f64; SPREAD],
     variance: f64,
     doubt: f64,
+    belief: LogNormal,
 }
 
 impl ClassTable {
-    fn new(estimates: &Estimates, class: ClassId, lower_bound: f64) -> ClassTable {
-        let belief = estimates.factor(class);
-        let mut spread: [f64; SPREAD] = belief.spread();
-        // Nothing of the class has ended yet and it has been running for longer than believed: then it takes longer. What has
-        // lasted so long lasts as long again (the median under a scale-free prior).
-        let median = spread[SPREAD / 2];
-        if belief.seen() == 0 && 2.0 * lower_bound > median && median > 0.0 {
-            spread.iter_mut().for_each(|x| *x *= 2.0 * lower_bound / median);
-        }
+    fn new(estimates: &Estimates, class: ClassId, open: &[f64]) -> ClassTable {
+        let belief = estimates.factor(class).with_open(open);
+        let spread: [f64; SPREAD] = belief.spread();
         let mean = spread.iter().sum::<f64>() / SPREAD as f64;
         let variance = spread.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / SPREAD as f64;
-        ClassTable { spread, variance, doubt: belief.doubt() }
+        ClassTable { spread, variance, doubt: belief.doubt(), belief }
     }
 }
 
@@ -83,7 +78,7 @@ impl Scene {
         self.reset(outline.len());
         let mut variance = vec![0.0; outline.len()];
         let mut widest = vec![0.0f64; outline.len()];
-        let longest = longest_running(seen, estimates);
+        let open = open_of_classes(seen, estimates, speed);
         let mut tables: Vec<Option<ClassTable>> = Vec::new();
         seen.remaining.each(&mut |task| {
             let chunk = outline.of.get(task.task.index()).copied().unwrap_or(NONE);
@@ -94,15 +89,15 @@ impl Scene {
             if tables.len() <= at {
                 tables.resize_with(at + 1, || None);
             }
-            let bound = longest.get(&task.class.0).copied().unwrap_or(0.0);
-            let table = tables[at].get_or_insert_with(|| ClassTable::new(estimates, task.class, bound));
+            let open = || open.get(&task.class.0).map_or(&[][..], Vec::as_slice);
+            let table = tables[at].get_or_insert_with(|| ClassTable::new(estimates, task.class, open()));
             let size = estimates.size(task.class, task.prior) / speed;
             let chunk = chunk as usize;
             variance[chunk] += table.variance * size * size;
             widest[chunk] = widest[chunk].max(table.variance * size * size);
             if let Stage::Running(since) = task.stage {
-                let elapsed = seen.now.since(since).mul_f64(speed);
-                let rest = estimates.rest(task.class, task.prior, elapsed) / speed;
+                let share = (draw(&task) as f64 + 0.5) / SPREAD as f64;
+                let rest = table.belief.rest(seen.now.since(since).as_secs_f64() / size, share) * size;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
                 self.tasks_running.push(Running { chunk, slots, rest });
@@ -166,10 +161,11 @@ impl Scene {
             let after = after.reduce(Upward::longer).unwrap_or_default();
             let waves = f64::from(self.left[chunk].div_ceil(outline.wave[chunk].max(1)));
             let own = (waves * self.seconds[chunk]).max(rest[chunk]);
+            let turns = if rest[chunk] > 0.0 { waves.max(1.0) } else { waves };
             upward[chunk] = Upward {
                 seconds: after.seconds + own,
                 doubtful: after.doubtful + own * self.doubt[chunk].max(1.0),
-                variance: after.variance + waves * variance[chunk],
+                variance: after.variance + turns * variance[chunk],
             };
             longest = longest.longer(upward[chunk]);
         }
@@ -206,20 +202,19 @@ impl Upward {
     }
 }
 
-/// For each class how long its longest running task has been running, as a factor of the task's size.
-fn longest_running(seen: &Observation<'_>, estimates: &Estimates) -> FxHashMap<u32, f64> {
-    let mut longest: FxHashMap<u32, f64> = FxHashMap::default();
+/// For each class how long its tasks have been running, as factors of their sizes.
+fn open_of_classes(seen: &Observation<'_>, estimates: &Estimates, speed: f64) -> FxHashMap<u32, Vec<f64>> {
+    let mut open: FxHashMap<u32, Vec<f64>> = FxHashMap::default();
     if seen.counts.running == 0 {
-        return longest;
+        return open;
     }
     seen.remaining.each(&mut |task| {
         if let Stage::Running(since) = task.stage {
-            let factor = seen.now.since(since).as_secs_f64() / estimates.size(task.class, task.prior);
-            let entry = longest.entry(task.class.0).or_default();
-            *entry = entry.max(factor);
+            let factor = seen.now.since(since).as_secs_f64() * speed / estimates.size(task.class, task.prior);
+            open.entry(task.class.0).or_default().push(factor);
         }
     });
-    longest
+    open
 }
 
 /// Which quantile of its class a task is given: always the same for a task (Knuth's multiplicative hash of its number).

@@ -8,7 +8,6 @@ use super::rules::RuleBook;
 use super::score::time_weight;
 use super::{Policy, Wish};
 use crate::job::{Intent, Scaling};
-use crate::model::Time;
 use crate::scale::decision::Candidate;
 use crate::scale::estimate::Estimates;
 use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
@@ -145,22 +144,11 @@ impl Choice<'_> {
     }
 
     fn in_time(&self, p: &Prospect) -> bool {
-        self.prices.deadline.is_none_or(|deadline| self.moment(p.finish_q90) <= deadline)
-    }
-
-    fn moment(&self, seconds: f64) -> Time {
-        Time(self.seen.now.0.saturating_add((seconds.max(0.0) * 1e9).min(1e19) as u64))
+        self.prices.deadline.is_none_or(|deadline| self.seen.now.after_seconds(p.finish_q90) <= deadline)
     }
 
     fn candidate(&self, p: &Prospect) -> Candidate {
-        Candidate {
-            ranks: p.ranks,
-            finish_q50: self.moment(p.finish_q50),
-            finish_q90: self.moment(p.finish_q90),
-            cost: p.cost,
-            cost_q90: p.cost_q90,
-            feasible: self.in_budget(p) && self.in_time(p),
-        }
+        p.candidate(self.seen.now, self.in_budget(p) && self.in_time(p))
     }
 
     fn sentence(&self, best: &Prospect, stay: &Prospect, excuse: Option<&str>) -> String {

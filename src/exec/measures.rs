@@ -1,0 +1,159 @@
+//! Values that a task writes about itself: lines `NAME VALUE` in the file that `$PHALANX_METRICS` names.
+//!
+//! The file lies in a directory of this rank on the node's own disk, does not exist until the task makes it, and is read and removed when the
+//! attempt has ended. What is in it is a stranger's: it is opened so that nothing else than a plain file can hold us up, and read up to a
+//! bound. Lines that are not as they should be are left out, and the task's standard error says so.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::model::TaskId;
+
+/// Bytes of the file that are read.
+const BYTES: u64 = 64 << 10;
+/// Values that one attempt may have.
+const VALUES: usize = 200;
+/// Bytes of a name.
+const NAME: usize = 64;
+
+/// The variable that names the file.
+pub(super) const VARIABLE: &str = "PHALANX_METRICS";
+
+/// Where the files of one rank lie.
+pub(super) struct Measures {
+    /// `None` where the system has no place for it: then tasks see no such variable.
+    dir: Option<tempfile::TempDir>,
+}
+
+/// What an attempt wrote.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Measured {
+    pub(super) values: Vec<(String, f64)>,
+    /// What the user should be told.
+    pub(super) complaint: Option<String>,
+}
+
+impl Measures {
+    pub(super) fn new() -> Measures {
+        let dir = tempfile::Builder::new().prefix("phalanx-metrics-").tempdir();
+        Measures { dir: dir.inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
+    }
+
+    /// The file of an attempt.
+    pub(super) fn file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.path().join(format!("{task}.{attempt}", task = task.0)))
+    }
+
+    /// What an attempt that has ended wrote.
+    pub(super) fn collect(&self, task: TaskId, attempt: u16) -> Measured {
+        let Some(path) = self.file(task, attempt) else { return Measured::default() };
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = match File::options().read(true).custom_flags(flags).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Measured::default(),
+            file => file,
+        };
+        let measured = file.and_then(read).unwrap_or_else(|error| Measured {
+            complaint: Some(format!("cannot read ${VARIABLE}: {error}")),
+            ..Measured::default()
+        });
+        // Whatever it is, it goes with the directory at the latest.
+        let _ = fs::remove_file(&path);
+        measured
+    }
+}
+
+fn read(file: File) -> std::io::Result<Measured> {
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(BYTES + 1).read_to_end(&mut bytes)?;
+    let cut = bytes.len() as u64 > BYTES;
+    bytes.truncate(BYTES as usize);
+    Ok(parse(&bytes, cut))
+}
+
+/// The values in a file; `cut` if it went on.
+fn parse(bytes: &[u8], cut: bool) -> Measured {
+    let mut measured = Measured::default();
+    let mut bad: Vec<String> = Vec::new();
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    for line in lines {
+        match value(line) {
+            Some(value) if measured.values.len() < VALUES => measured.values.push(value),
+            _ => bad.push(line.chars().take(40).filter(|c| !c.is_control()).collect()),
+        }
+    }
+    let more = if cut { format!(", and what is beyond {BYTES} bytes") } else { String::new() };
+    if let Some(first) = bad.first().cloned().or_else(|| cut.then(String::new)) {
+        measured.complaint = Some(format!(
+            "{} lines of ${VARIABLE} are left out{more}, the first: `{first}` (a line is NAME VALUE, at most {VALUES} of them)",
+            bad.len()
+        ));
+    }
+    measured
+}
+
+/// A line `NAME VALUE`.
+fn value(line: &str) -> Option<(String, f64)> {
+    let mut words = line.split_whitespace();
+    let (name, value) = (words.next()?, words.next()?.parse::<f64>().ok()?);
+    let well = is_name(name) && value.is_finite() && words.next().is_none();
+    well.then(|| (name.to_owned(), value))
+}
+
+/// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first.
+pub(super) fn is_name(name: &str) -> bool {
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    first && name.len() <= NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn values_are_read_and_the_rest_is_complained_about() {
+        let measured = parse(b"loss 0.25\n\n# remark\nsteps 1e3\n  speed.gflops   -7 \n", false);
+        let values = [("loss", 0.25), ("steps", 1000.0), ("speed.gflops", -7.0)];
+        assert_eq!(measured.values, values.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(measured.complaint, None);
+        let measured = parse(b"loss\n1 2\nx nan\ny inf\nz 1 2\nok 1\n\xff 3\n", false);
+        assert_eq!(measured.values, [("ok".to_owned(), 1.0)]);
+        assert!(measured.complaint.unwrap().starts_with("6 lines of $PHALANX_METRICS are left out, the first: `loss`"));
+        let many = "a 1\n".repeat(VALUES + 5);
+        let measured = parse(many.as_bytes(), true);
+        assert_eq!(measured.values.len(), VALUES);
+        assert!(measured.complaint.unwrap().contains("5 lines"));
+    }
+
+    #[test]
+    fn only_a_plain_file_is_read_and_it_is_gone_afterwards() {
+        let measures = Measures::new();
+        let path = measures.file(TaskId(3), 1).unwrap();
+        assert_eq!(measures.collect(TaskId(3), 1), Measured::default());
+        fs::write(&path, "a 1\n").unwrap();
+        assert_eq!(measures.collect(TaskId(3), 1).values, [("a".to_owned(), 1.0)]);
+        assert!(!path.exists());
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(measures.collect(TaskId(3), 1).complaint.is_some());
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert!(measures.collect(TaskId(3), 1).complaint.is_some());
+        assert!(!path.exists());
+        fs::write(&path, "a 1\n".repeat(100_000)).unwrap();
+        assert!(measures.collect(TaskId(3), 1).complaint.unwrap().contains("beyond 65536 bytes"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let measured = parse(&bytes, false);
+            prop_assert!(measured.values.iter().all(|(name, value)| is_name(name) && value.is_finite()));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What `[[alert]]` of the job file means: a value of the run that somebody wants to hear of, and how.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[[alert]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alert {
+    /// `name`.
+    pub name: String,
+    /// `metric`: what is watched; one of [`METRICS`], or a name with one of [`PREFIXES`].
+    pub metric: String,
+    /// It holds while the value is above this,
+    pub above: Option<f64>,
+    /// or below this.
+    pub below: Option<f64>,
+    /// `lasting`: it is told once it has held for so long without a break.
+    pub lasting: Duration,
+    /// `repeat`: it is not told again before so much time has passed.
+    pub repeat: Duration,
+    /// `file`: where a line is added, relative to the job's directory.
+    pub file: Option<PathBuf>,
+    /// `webhook`: whom it is posted to.
+    pub webhook: Option<String>,
+    /// `command`: what is run, word by word.
+    pub command: Option<Vec<String>>,
+}
+
+impl Alert {
+    /// True if it holds at this value. What is not known holds no alert.
+    pub fn holds(&self, value: Option<f64>) -> bool {
+        value.is_some_and(|value| {
+            self.above.is_some_and(|above| value > above) || self.below.is_some_and(|below| value < below)
+        })
+    }
+}
+
+/// The metrics of a run that have one value, and what each is.
+pub const METRICS: [(&str, &str); 26] = [
+    ("elapsed_s", "how long the session has been going on, in seconds"),
+    ("remaining_s", "estimated time to the end, in seconds"),
+    ("finish_s", "when the run is expected to be over, in seconds since it began (by the last decision)"),
+    ("progress", "share of the tasks that are over, 0 to 1"),
+    ("completed", "tasks that completed"),
+    ("failed", "tasks that failed"),
+    ("skipped", "tasks that never run because of others"),
+    ("cancelled", "tasks that were cancelled"),
+    ("running", "tasks that run"),
+    ("queued", "tasks that only wait for a slot"),
+    ("pending", "tasks that wait for others"),
+    ("tasks_per_s", "tasks that end in a second, of late"),
+    ("error_rate", "share of the attempts that failed, 0 to 1"),
+    ("ranks", "ranks that take part"),
+    ("ranks_lost", "ranks that stopped answering"),
+    ("slots", "slots of the ranks that take part"),
+    ("used", "share of slot time that ended attempts held, 0 to 1"),
+    ("balance", "mean over maximum of what the ranks' slots did, 0 to 1"),
+    ("spent", "what the run has cost, as billed"),
+    ("budget_used", "share of the budget that is spent, 0 to 1"),
+    ("cost_forecast", "what the run is expected to cost (by the last decision)"),
+    ("cpu", "share of the CPUs that is busy on the node where that is highest, 0 to 1"),
+    ("memory", "share of the memory that is in use on the node where that is highest, 0 to 1"),
+    ("io_stall", "share of the time in which tasks waited for I/O on the node where that is highest, 0 to 1"),
+    ("rank_memory", "memory of the rank that holds most, its tasks included, in bytes"),
+    ("silence_s", "time since the last task ended, in seconds"),
+];
+
+/// The beginnings of names that stand for families of metrics, and what each is.
+pub const PREFIXES: [(&str, &str); 4] = [
+    ("p50_s.", "median duration of the attempts of a class, in seconds"),
+    ("p95_s.", "95th percentile of the durations of a class, in seconds"),
+    ("wait_p95_s.", "95th percentile of how long attempts of a class waited for a slot, in seconds"),
+    ("custom.", "latest value that a task wrote to $PHALANX_METRICS under this name"),
+];
+
+/// True if there can be such a metric.
+pub(crate) fn is_metric(name: &str) -> bool {
+    let of_family = |(prefix, _): &(&str, &str)| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
+    METRICS.iter().any(|(known, _)| *known == name) || PREFIXES.iter().any(of_family)
+}

@@ -1,0 +1,241 @@
+//! Telling somebody of an alert: a line in a file, a POST to a webhook, a command.
+//!
+//! All three get the same JSON object. Each has a bounded time, and what goes wrong comes back as text for the journal: an alert that could not be
+//! told is worth knowing of.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, Uri, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+
+use super::watch::Told;
+use crate::exec::is_hidden_from_tasks;
+use crate::job::Alert;
+
+/// How long a webhook may take.
+const WEBHOOK: Duration = Duration::from_secs(10);
+/// How long a command may take.
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// What is sent. The names are kept.
+#[derive(Serialize)]
+pub(crate) struct Telling<'a> {
+    /// The run, e.g. `mosaic-3`.
+    pub(crate) run: &'a str,
+    /// The job.
+    pub(crate) job: &'a str,
+    /// Where the run keeps its files.
+    pub(crate) run_dir: String,
+    /// The alert.
+    pub(crate) alert: &'a str,
+    /// What is watched.
+    pub(crate) metric: &'a str,
+    /// Its value.
+    pub(crate) value: f64,
+    /// The threshold beyond which that is.
+    pub(crate) threshold: f64,
+    /// Seconds since the session began.
+    pub(crate) t: f64,
+    /// For how many seconds it has been beyond the threshold.
+    pub(crate) for_s: f64,
+    /// When, in UTC.
+    pub(crate) time: String,
+    /// All of it in a sentence.
+    pub(crate) text: &'a str,
+}
+
+/// Tells everybody whom an alert names; returns what went wrong.
+pub(crate) fn tell(alert: &Alert, told: &Told, telling: &Telling<'_>) -> Vec<String> {
+    let mut line = match serde_json::to_string(telling) {
+        Ok(line) => line,
+        Err(error) => return vec![format!("alert {}: cannot be put into words: {error}", alert.name)],
+    };
+    line.push('\n');
+    let mut troubles = Vec::new();
+    let mut trouble = |what: String, error: io::Error| troubles.push(format!("alert {}: {what}: {error}", alert.name));
+    if let Some(file) = &alert.file
+        && let Err(error) = append(file, &line)
+    {
+        trouble(format!("cannot write {}", file.display()), error);
+    }
+    if let Some(webhook) = &alert.webhook
+        && let Err(error) = post(webhook, &line)
+    {
+        trouble(format!("cannot post to {webhook}"), error);
+    }
+    if let Some(words) = &alert.command
+        && let Err(error) = run(words, told, telling, &line)
+    {
+        trouble(format!("its command {:?}", words.first().map_or("", String::as_str)), error);
+    }
+    troubles
+}
+
+fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())
+}
+
+/// Sends the JSON object to an address of plain HTTP.
+fn post(webhook: &str, line: &str) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let sent = runtime.block_on(async { tokio::time::timeout(WEBHOOK, send(webhook, line)).await });
+    sent.unwrap_or_else(|_| Err(io::Error::other(format!("no answer within {WEBHOOK:?}"))))
+}
+
+async fn send(webhook: &str, line: &str) -> io::Result<()> {
+    let uri: Uri = webhook.parse().map_err(io::Error::other)?;
+    let host = uri.host().unwrap_or_default();
+    let address = (host.trim_start_matches('[').trim_end_matches(']'), uri.port_u16().unwrap_or(80));
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONNECTION, "close")
+        .body(Full::new(Bytes::from(line.to_owned())))
+        .map_err(io::Error::other)?;
+    // It ends with the connection, and with this runtime at the latest.
+    tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(io::Error::other(format!("it answered {status}"))),
+    }
+}
+
+/// Runs a command with the JSON object on its standard input. It is no task: what it prints is not kept.
+fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::Result<()> {
+    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A program of MPI must not take itself for a rank of this world.
+    let hidden = std::env::vars_os().filter(|(name, _)| is_hidden_from_tasks(&name.to_string_lossy()));
+    for (name, _) in hidden {
+        command.env_remove(name);
+    }
+    command.env("PHALANX_ALERT", telling.alert).env("PHALANX_ALERT_METRIC", telling.metric);
+    command.env("PHALANX_ALERT_VALUE", told.value.to_string()).env("PHALANX_ALERT_TEXT", telling.text);
+    command.env("PHALANX_RUN_DIR", &telling.run_dir);
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It fits into a pipe; who does not want to read it need not.
+        let _ = stdin.write_all(line.as_bytes());
+    }
+    let began = Instant::now();
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(io::Error::other(format!("ended with {status}"))),
+            None if began.elapsed() > COMMAND => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::other(format!("did not end within {COMMAND:?} and was killed")));
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn alert() -> Alert {
+        Alert {
+            name: "a".into(),
+            metric: "failed".into(),
+            above: Some(0.0),
+            below: None,
+            lasting: Duration::ZERO,
+            repeat: Duration::ZERO,
+            file: None,
+            webhook: None,
+            command: None,
+        }
+    }
+
+    fn told(alert: &Alert) -> Vec<String> {
+        let told = Told { t: 2.0, value: 1.0, threshold: 0.0, for_s: 0.0, text: "alert a: it \"is\"".into() };
+        let telling = Telling {
+            run: "r-1",
+            job: "r",
+            run_dir: "/tmp/r-1".into(),
+            alert: &alert.name,
+            metric: &alert.metric,
+            value: told.value,
+            threshold: told.threshold,
+            t: told.t,
+            for_s: told.for_s,
+            time: String::new(),
+            text: &told.text,
+        };
+        tell(alert, &told, &telling)
+    }
+
+    #[test]
+    fn a_file_grows_by_a_line_and_a_command_sees_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, out) = (dir.path().join("deep/alerts.jsonl"), dir.path().join("out"));
+        let line = format!("cat > {0}; echo \"$PHALANX_ALERT $PHALANX_ALERT_VALUE\" >> {0}", out.display());
+        let command = Some(vec!["sh".into(), "-c".into(), line]);
+        let alert = Alert { file: Some(file.clone()), command, ..alert() };
+        assert_eq!((told(&alert), told(&alert)), (vec![], vec![]));
+        let lines: Vec<serde_json::Value> =
+            fs::read_to_string(&file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines.len(), &lines[0]["text"]), (2, &"alert a: it \"is\"".into()));
+        let seen = fs::read_to_string(&out).unwrap();
+        assert!(seen.starts_with("{\"run\":\"r-1\"") && seen.ends_with("\na 1\n"), "{seen}");
+    }
+
+    #[test]
+    fn a_webhook_gets_the_object() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let mut bodies = Vec::new();
+            for status in ["204 No Content", "500 Oh"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut head, mut length) = (String::new(), 0);
+                while reader.read_line(&mut head).unwrap() > 2 {
+                    let last = head.lines().last().unwrap().to_lowercase();
+                    length = last.strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                bodies.push((head, String::from_utf8(body).unwrap()));
+                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+            bodies
+        });
+        let alert = Alert { webhook: Some(format!("http://{address}/hook?x=1")), ..alert() };
+        assert_eq!(told(&alert), Vec::<String>::new());
+        assert!(told(&alert)[0].contains("it answered 500"));
+        let bodies = serving.join().unwrap();
+        assert!(bodies[0].0.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", bodies[0].0);
+        assert!(bodies[0].1.contains("\"alert\":\"a\""));
+        // Nobody is there any more.
+        assert!(told(&alert)[0].contains("cannot post to http://"));
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told() {
+        let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert!(told(&Alert { command: words(&["false"]), ..alert() })[0].contains("exit status: 1"));
+        assert!(told(&Alert { command: words(&["/nonexistent"]), ..alert() })[0].contains("No such file"));
+        assert!(told(&Alert { file: Some("/proc/nothing/x".into()), ..alert() })[0].contains("cannot write"));
+    }
+}

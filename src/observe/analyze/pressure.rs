@@ -1,0 +1,102 @@
+//! What the nodes lacked: I/O that tasks waited for, and memory that ran out.
+//!
+//! That tasks waited for I/O takes two witnesses: their processes used little of the CPUs that they held, and the kernels of their nodes
+//! counted time in which somebody waited for a disk. A task that only sleeps has the first and not the second.
+
+use std::collections::BTreeMap;
+
+use super::case::Case;
+use super::{Advice, Finding};
+use crate::model::State;
+use crate::observe::style::{bytes, count, percent, seconds};
+use crate::observe::vitals::{self, Vital};
+
+/// The share of time in I/O from which it is worth a look.
+const STALL: f64 = 0.1;
+/// A class whose processes keep their CPUs busier than this does not wait.
+const BUSY: f64 = 0.7;
+
+/// Tasks that wait for disks.
+pub(super) fn io_wait(case: &Case<'_>) -> Option<Finding> {
+    let looks = vitals::all(&case.run.dir.vitals());
+    let stall = mean(&looks, |vital| vital.vitals.io_stall)?;
+    if stall < STALL {
+        return None;
+    }
+    let found = (0..case.classes.len() as u32).filter_map(|number| waiting_class(case, number, stall, &looks));
+    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+}
+
+fn waiting_class(case: &Case<'_>, number: u32, stall: f64, looks: &[Vital]) -> Option<Finding> {
+    let (cpu_s, held_s) = case.cpu_of_class(number)?;
+    let busy = cpu_s / held_s.max(1e-9);
+    if busy > BUSY {
+        return None;
+    }
+    // No more of a task's time can be I/O than it did not compute, and than its node waited.
+    let waited = (1.0 - busy).min(stall);
+    let without = |i: usize| {
+        let ran = case.model.ran[i];
+        if case.is_of(i, number) { (ran as f64 * (1.0 - waited)) as u64 } else { ran }
+    };
+    let moved: u64 = last_of_each(looks).map(|vital| vital.vitals.read + vital.vitals.written).sum();
+    Some(
+        Finding::new(
+            "io_wait",
+            format!("tasks of class {} wait for I/O", case.names[number as usize]),
+            format!(
+                "Their processes kept {} of their CPUs busy, while tasks of their nodes waited for I/O {} of the time; {} were read and written on disks in {}.",
+                percent(busy),
+                percent(stall),
+                bytes(moved),
+                seconds(case.wall_s())
+            ),
+        )
+        .saving(case.saving_if_ran(&without))
+        .of_class(number)
+        .change(case.advice(
+            number,
+            "dir",
+            "# work on the node's own disk (cd \"$TMPDIR\") and copy results at the end, or let fewer run at once (array = \"...%N\")".to_owned(),
+        )),
+    )
+}
+
+/// Attempts that ended because memory ran out.
+pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
+    let killed: Vec<_> = case.slices.iter().filter(|slice| slice.outcome.state == State::OutOfMemory).collect();
+    let first = killed.first()?;
+    let lost_s: f64 = killed.iter().map(|slice| slice.ran() as f64 / 1e9 * f64::from(slice.slots)).sum();
+    let looks = vitals::all(&case.run.dir.vitals());
+    let fullest = looks.iter().map(|v| v.vitals.node_memory_used as f64 / v.vitals.node_memory.max(1) as f64);
+    let most = fullest.fold(0.0, f64::max);
+    let nodes = if most > 0.0 { format!("; the fullest node was at {}", percent(most)) } else { String::new() };
+    let (_, group) = case.group_of_class(first.class)?;
+    let text = match group.memory {
+        Some(asked) => format!("memory = \"{}MiB\"   # twice what they may hold now", (asked >> 19).max(1)),
+        None => "memory = \"...\"   # what one of them needs: then no more run at once than a node holds".to_owned(),
+    };
+    Some(
+        Finding::new(
+            "out_of_memory",
+            format!("tasks of class {} ran out of memory", case.names[first.class as usize]),
+            format!("{} attempts were lost, {} of slot time{nodes}.", count(killed.len() as u64), seconds(lost_s)),
+        )
+        .saving(lost_s / f64::from(case.slots))
+        .of_class(first.class)
+        .change(
+            case.advice(first.class, "memory", text)
+                .or_else(|| Some(Advice { place: "the job file".to_owned(), text: "memory = \"...\"".to_owned() })),
+        ),
+    )
+}
+
+fn mean(looks: &[Vital], value: impl Fn(&Vital) -> f64) -> Option<f64> {
+    (!looks.is_empty()).then(|| looks.iter().map(value).sum::<f64>() / looks.len() as f64)
+}
+
+/// The last look at each rank.
+fn last_of_each(looks: &[Vital]) -> impl Iterator<Item = &Vital> {
+    let last: BTreeMap<u32, &Vital> = looks.iter().map(|look| (look.rank, look)).collect();
+    last.into_values()
+}

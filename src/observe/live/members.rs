@@ -1,0 +1,32 @@
+//! The ranks that are or have been in the last session, each with its state of now.
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{RankState, Time};
+use crate::observe::run_view::RunView;
+
+/// A rank.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Member {
+    pub rank: u32,
+    pub node: String,
+    pub slots: u32,
+    pub state: RankState,
+    /// How long it has taken part, in seconds.
+    pub active_s: f64,
+}
+
+/// The ranks by number.
+pub(super) fn members(run: &RunView) -> Vec<Member> {
+    let session = run.session();
+    let mut states: FxHashMap<u32, RankState> = FxHashMap::default();
+    states.extend(session.ranks.iter().map(|change| (change.info.rank, change.state)));
+    let member = |holding: crate::journal::Holding| Member {
+        state: states.get(&holding.rank).copied().unwrap_or(RankState::Active),
+        rank: holding.rank,
+        node: holding.node,
+        slots: holding.slots,
+        active_s: holding.active.as_secs_f64(),
+    };
+    session.holdings(Time(run.wall_ns(session))).into_iter().map(member).collect()
+}

@@ -1,0 +1,96 @@
+//! What ranks and their nodes used, moment by moment: a file beside the samples, written by rank 0 from what ranks tell it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::lines::Reading;
+use crate::model::Vitals;
+
+/// A line of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Vital {
+    /// Seconds since the session began.
+    pub t: f64,
+    /// The rank.
+    pub rank: u32,
+    /// What it and its node used.
+    #[serde(flatten)]
+    pub vitals: Vitals,
+}
+
+/// What one rank used of late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Lately {
+    /// The latest that is known.
+    pub last: Vital,
+    /// CPUs that it kept busy between the last two looks.
+    pub cpus: f64,
+}
+
+/// The file, as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct AllVitals {
+    reading: Reading,
+    ranks: BTreeMap<u32, Lately>,
+}
+
+impl AllVitals {
+    /// Reads what has been written since the last time.
+    pub fn read_on(&mut self, path: &Path) {
+        self.reading.read_on(path, &mut self.ranks, BTreeMap::clear, |ranks, vital: Vital| {
+            let before = ranks.get(&vital.rank).map(|lately| lately.last);
+            ranks.insert(vital.rank, Lately { last: vital, cpus: before.map_or(0.0, |before| cpus(&before, &vital)) });
+        });
+    }
+
+    /// What a rank used of late.
+    pub fn of(&self, rank: u32) -> Option<&Lately> {
+        self.ranks.get(&rank)
+    }
+
+    /// The latest of each rank.
+    pub fn latest(&self) -> impl Iterator<Item = &Vital> {
+        self.ranks.values().map(|lately| &lately.last)
+    }
+
+    /// The largest of a value over ranks.
+    pub fn most(&self, value: impl Fn(&Vitals) -> f64) -> Option<f64> {
+        self.latest().map(|vital| value(&vital.vitals)).max_by(f64::total_cmp)
+    }
+}
+
+/// Every line of a file, in order.
+pub(super) fn all(path: &Path) -> Vec<Vital> {
+    let mut all = Vec::new();
+    Reading::default().read_on(path, &mut all, Vec::clear, Vec::push);
+    all
+}
+
+/// CPUs that a rank kept busy between two looks.
+pub(super) fn cpus(before: &Vital, after: &Vital) -> f64 {
+    let passed = after.t - before.t;
+    if passed > 0.0 { ((after.vitals.cpu_s - before.vitals.cpu_s) / passed).max(0.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::lines::Lines;
+
+    #[test]
+    fn the_latest_of_each_rank_is_known_with_its_rate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vitals");
+        let vital = |t, rank, cpu_s| Vital { t, rank, vitals: Vitals { cpu_s, ..Vitals::default() } };
+        let written = [vital(1.0, 0, 5.0), vital(1.0, 1, 1.0), vital(3.0, 0, 9.0)];
+        Lines::anew(path.clone()).add(&written);
+        let mut vitals = AllVitals::default();
+        vitals.read_on(&path);
+        assert_eq!(vitals.of(0), Some(&Lately { last: vital(3.0, 0, 9.0), cpus: 2.0 }));
+        assert_eq!(vitals.of(1).map(|lately| lately.cpus), Some(0.0));
+        assert_eq!(vitals.most(|vitals| vitals.cpu_s), Some(9.0));
+        assert_eq!(all(&path), written);
+    }
+}

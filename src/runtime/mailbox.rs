@@ -1,0 +1,108 @@
+//! What a rank has for rank 0 beside what the protocol is about: values that its tasks wrote, and what it and its node use.
+//!
+//! Slots and a thread put it here, the engine takes it out when it looks around, and before each report, so that rank 0 has a task's values
+//! when it hears of the task's end. While nothing is here that costs one load of a flag.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::exec::OutputSink;
+use crate::journal::OutputWriter;
+use crate::model::{Measure, Outcome, Stream, TaskId, Usage, Vitals};
+use crate::schedule::protocol::Message;
+
+/// Values in one message.
+const TOGETHER: usize = 256;
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    any: AtomicBool,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    measures: Vec<Measure>,
+    vitals: Option<Vitals>,
+}
+
+impl Mailbox {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task wrote a value.
+    pub(super) fn measure(&self, measure: Measure) {
+        self.held().measures.push(measure);
+        self.any.store(true, Release);
+    }
+
+    /// So much is used; of several the latest counts.
+    pub(super) fn vitals(&self, vitals: Vitals) {
+        self.held().vitals = Some(vitals);
+        self.any.store(true, Release);
+    }
+
+    /// What is to be sent to rank 0.
+    pub(super) fn take(&self) -> Vec<Message> {
+        if !self.any.load(Acquire) || !self.any.swap(false, Acquire) {
+            return Vec::new();
+        }
+        let Held { measures, vitals } = std::mem::take(&mut *self.held());
+        let measured = measures.chunks(TOGETHER).map(|chunk| Message::Measured { measures: chunk.to_vec() });
+        measured.chain(vitals.map(|vitals| Message::Vitals(Box::new(vitals)))).collect()
+    }
+}
+
+/// Where the output of a rank's tasks goes: their text to files, their values to the mailbox.
+pub(super) struct Sink {
+    pub(super) output: OutputWriter,
+    pub(super) mailbox: std::sync::Arc<Mailbox>,
+}
+
+impl OutputSink for Sink {
+    fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        self.output.append(task, attempt, stream, bytes).map_err(io::Error::other)
+    }
+
+    fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
+        self.output.finish(task, attempt, outcome).map_err(io::Error::other)
+    }
+
+    fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
+        self.output.account(task, attempt, used).map_err(io::Error::other)
+    }
+
+    fn measure(&self, task: TaskId, attempt: u16, name: &str, value: f64) {
+        self.mailbox.measure(Measure { task, attempt, name: name.to_owned(), value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_comes_out_once() {
+        let mailbox = Mailbox::default();
+        assert!(mailbox.take().is_empty());
+        for task in 0..300 {
+            mailbox.measure(Measure { task: TaskId(task), attempt: 1, name: "x".into(), value: 1.0 });
+        }
+        mailbox.vitals(Vitals { cpu_s: 1.0, ..Vitals::default() });
+        mailbox.vitals(Vitals { cpu_s: 2.0, ..Vitals::default() });
+        let messages = mailbox.take();
+        let counts: Vec<usize> = messages
+            .iter()
+            .map(|message| match message {
+                Message::Measured { measures } => measures.len(),
+                Message::Vitals(vitals) => vitals.cpu_s as usize,
+                _ => unreachable!("nothing else is put in"),
+            })
+            .collect();
+        assert_eq!(counts, [256, 44, 2]);
+        assert!(mailbox.take().is_empty());
+    }
+}
