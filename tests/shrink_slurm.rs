@@ -236,7 +236,8 @@ fn ranks_leave_a_block_before_its_time_is_up() {
     let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 160, 1, 1));
     let end = slurm.wait_job(id, 400);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert!(end.log.contains("nearly up"), "{}", end.log);
+    let notes = elastic_jobs::notes(&dir, "run");
+    assert!(notes.iter().any(|note| note.contains("nearly up")), "{notes:#?}");
     let trace = Trace::of(&dir, "run");
     trace.exactly_once(elastic_jobs::names(160, 1).iter().map(String::as_str));
     let ends: Vec<BlockState> = blocks(&dir, "run").iter().map(|block| block.state).collect();
@@ -292,4 +293,22 @@ fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
     let end = slurm.wait_job(slurm.sbatch(&dir, words), 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
     Trace::of(&dir, "run").exactly_once(elastic_jobs::names(120, 1).iter().map(String::as_str));
+}
+
+#[test]
+fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
+    let Some(slurm) = Slurm::start_with(3, "disable_job_shrink") else { return };
+    let dir = Dir::new("whole");
+    let settings = Settings { capacity: "nodes_per_block = 2\ntime = \"10m\"", ..Settings::default() };
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 60, 40, 1));
+    wait_for("a job of two nodes", 120, || {
+        slurm.squeue().iter().any(|job| job.id != id && job.nodes == "n[2-3]").then_some(())
+    });
+    wait_for("both nodes to be idle while the run goes on", 180, || {
+        assert!(slurm.squeue().iter().any(|job| job.id == id), "the run ended before it gave its nodes back");
+        (idle(&slurm) == 2).then_some(())
+    });
+    let end = slurm.wait_job(id, 240);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(60, 40).iter().map(String::as_str));
 }

@@ -18,6 +18,7 @@ const SCRIPT_FILE: &str = "phalanx.sbatch";
 /// Submits a job to Slurm. Options of sbatch follow the job file, those of `phalanx run` follow `--`:
 /// `phalanx submit job.toml --nodes=4 --time=2:00:00 -- --keep-going`.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "phalanx submit [--dry-run] [--resume] JOB [SBATCH OPTIONS] [-- RUN OPTIONS]")]
 pub(super) struct Args {
     /// Print the batch script and the command that would submit it, and submit nothing.
     #[arg(long)]
@@ -26,7 +27,7 @@ pub(super) struct Args {
     #[arg(long)]
     resume: bool,
     /// The job file, options of sbatch such as --nodes=4, and behind `--` options of `phalanx run`.
-    #[arg(value_name = "JOB [SBATCH OPTIONS] [-- RUN OPTIONS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "JOB", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
 

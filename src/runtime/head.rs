@@ -272,19 +272,28 @@ impl Head {
 
     /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
     fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
-        let (Some(gate), Some(supply)) = (&self.gate, &mut self.supply) else { return Vec::new() };
+        let Some(supply) = &mut self.supply else { return Vec::new() };
         let expiring = supply.expiring();
-        let parked = |world: &World| {
-            world.numbers().all(|rank| self.coordinator.standing(rank) == Some(RankState::Parked))
-                && world.block.is_some_and(|block| !supply.blocks().is_bound(BlockId(block)))
+        let (Some(gate), Some(supply)) = (&self.gate, &self.supply) else { return Vec::new() };
+        let goes = |world: &World| {
+            let Some(id) = world.block.map(BlockId) else { return false };
+            expiring.contains(&id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
         };
-        let expires = |world: &World| world.block.is_some_and(|block| expiring.contains(&BlockId(block)));
-        let worlds = gate.worlds().iter().filter(|world| expires(world) || parked(world));
-        let leaving: Vec<Rank> = worlds.map(|world| world.first).collect();
+        let leaving: Vec<Rank> = gate.worlds().iter().filter(|world| goes(world)).map(|world| world.first).collect();
         for id in expiring {
             self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
         }
         if leaving.is_empty() { Vec::new() } else { self.drain_ranks(now, &leaving) }
+    }
+
+    fn is_parked(&self, world: &World) -> bool {
+        world.numbers().all(|rank| self.coordinator.standing(rank) == Some(RankState::Parked))
+    }
+
+    /// True if the ranks of a block are parked.
+    fn is_idle(&self, id: BlockId) -> bool {
+        let mut worlds = self.gate.iter().flat_map(Gate::worlds);
+        worlds.any(|world| world.block == Some(id.0) && self.is_parked(world))
     }
 
     /// Writes down what has become of blocks.

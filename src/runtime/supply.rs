@@ -113,6 +113,14 @@ impl Supply {
         self.blocks.get(BlockId(block)).is_some_and(|block| comes(block.state))
     }
 
+    /// True if a block whose ranks are parked can be given back: alone, or because its whole job can end, in which no block is of use.
+    pub(super) fn may_go(&self, id: BlockId, is_idle: &dyn Fn(BlockId) -> bool) -> bool {
+        let Some(block) = self.blocks.get(id) else { return false };
+        let mates = || self.blocks.iter().filter(|other| other.name == block.name && !other.state.is_over());
+        let useless = |other: &Block| other.state == State::Held || is_idle(other.id);
+        !self.blocks.is_bound(id) || (!block.own && mates().all(useless))
+    }
+
     /// Active blocks whose time is nearly up, each once.
     pub(super) fn expiring(&mut self) -> Vec<BlockId> {
         self.blocks.take_expiring()

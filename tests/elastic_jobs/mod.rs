@@ -93,6 +93,13 @@ pub fn blocks(dir: &Dir, run: &str) -> Vec<BlockChange> {
     blocks
 }
 
+/// What a run has noted in its last session.
+pub fn notes(dir: &Dir, run: &str) -> Vec<String> {
+    let replay = replay(&dir.path().join(run).join("journal")).expect("the journal can be read");
+    let notes = replay.last_session().map(|session| session.notes.clone()).unwrap_or_default();
+    notes.into_iter().map(|note| note.text).collect()
+}
+
 /// When a run began, in seconds since 1970.
 pub fn began(dir: &Dir, run: &str) -> f64 {
     let replay = replay(&dir.path().join(run).join("journal")).expect("the journal can be read");
