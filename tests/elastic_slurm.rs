@@ -69,7 +69,7 @@ fn blocks_of_a_killed_run_end_by_themselves() {
 fn a_full_cluster_keeps_requests_waiting_and_the_run_goes_on() {
     let Some(slurm) = Slurm::start(1) else { return };
     let dir = Dir::new("full");
-    let id = submit(&slurm, &dir, "--nodes=1", &phases(20, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phases(60, 1));
     wait_for("a request that waits", 120, || {
         slurm.squeue().iter().any(|job| job.id != id && job.state == "PENDING").then_some(())
     });

@@ -242,3 +242,54 @@ fn ranks_leave_a_block_before_its_time_is_up() {
     let ends: Vec<BlockState> = blocks(&dir, "run").iter().map(|block| block.state).collect();
     assert!(ends.len() >= 2 && ends.iter().all(|state| state.is_over()), "{ends:?}");
 }
+
+#[test]
+fn nodes_that_went_back_are_asked_for_again() {
+    let Some(slurm) = Slurm::start(4) else { return };
+    let dir = Dir::new("again");
+    let settings = Settings { capacity: "time = \"10m\"", ..Settings::default() };
+    let id = submit(&slurm, &dir, "--nodes=4", &phased(settings, 60, 20, 2));
+    let goes_on = || assert!(slurm.squeue().iter().any(|job| job.id == id), "the run is over\n{}", slurm.logs());
+    wait_for("three nodes to be idle in the first narrow phase", 180, || {
+        goes_on();
+        (idle(&slurm) == 3).then_some(())
+    });
+    wait_for("three jobs more in the second wide phase", 180, || {
+        goes_on();
+        (running(&slurm) == 4).then_some(())
+    });
+    let end = slurm.wait_job(id, 240);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 160);
+    assert!(slurm.squeue().is_empty(), "{:?}", slurm.squeue());
+}
+
+#[test]
+fn tasks_that_need_several_nodes_at_once_get_one_world() {
+    let dir = Dir::new("spans");
+    let mpi = "[[task]]\nname = \"mpi\"\ncommand = [\"true\"]\nmpi = { ranks = 2, per_node = 1 }\n";
+    dir.job("mpi.toml", &format!("{}{mpi}", own(4, 2)));
+    dir.job("plain.toml", &own(4, 2));
+    let worlds = |job: &str| phalanx(&dir).args(["run", "--worlds", job]).run().ok().stdout().trim().to_owned();
+    assert_eq!((worlds("mpi.toml"), worlds("plain.toml")), ("one".to_owned(), "each".to_owned()));
+}
+
+#[test]
+fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
+    let Some(slurm) = Slurm::start(3) else { return };
+    let dir = Dir::new("warning");
+    let id = submit(&slurm, &dir, "--nodes=3", &own(120, 1));
+    wait_for("work on all nodes", 120, || {
+        let ranks: std::collections::HashSet<_> = rows(&dir).iter().filter_map(|row| row.rank).collect();
+        (ranks.len() == 3).then_some(())
+    });
+    slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
+    let end = slurm.wait_job(id, 120);
+    assert_eq!((end.state.as_str(), end.code), ("FAILED", 4), "{}", end.log);
+    let script = support::repository().join("slurm/phalanx.sbatch");
+    let script = script.to_str().expect("text");
+    let words = ["--nodes=3", script, "job.toml", "--slots", "1", "--run-dir", "run", "--resume"];
+    let end = slurm.wait_job(slurm.sbatch(&dir, words), 300);
+    assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(120, 1).iter().map(String::as_str));
+}

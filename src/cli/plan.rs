@@ -6,11 +6,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::value_parser;
+use serde::Serialize;
 
 use super::simulate::{cluster_of, duration};
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
-use crate::observe::{Paint, seconds};
+use crate::job::Job;
+use crate::journal::{HistoryFile, RUNS, unix_now_ns};
+use crate::observe::{Paint, expected_text, moment_text, seconds, some};
+use crate::runtime::{kind_of, recall};
+use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
 use crate::sim::{Cluster, Scene};
@@ -37,6 +42,9 @@ pub(super) struct Args {
     /// What it may cost (overrides the job file).
     #[arg(long, value_name = "MONEY", value_parser = money)]
     budget: Option<f64>,
+    /// What earlier runs of the job have found [default: phalanx-runs/<job>.history.jsonl].
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// The first seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -61,14 +69,19 @@ pub(super) fn money(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let scene = match Scene::load(&args.job, &Kernels::builtin()) {
-        Ok(scene) => scene,
-        Err(mistakes) => return check::refuse(&mistakes),
-    };
-    let (cluster, _) = match cluster_of(&scene, args.cluster.as_deref(), args.slots) {
+    let mut past = Past::default();
+    let scene =
+        match Scene::prepared(&args.job, &Kernels::builtin(), |job| past = Past::of(args.history.as_deref(), job)) {
+            Ok(scene) => scene,
+            Err(mistakes) => return check::refuse(&mistakes),
+        };
+    let (mut cluster, _) = match cluster_of(&scene, args.cluster.as_deref(), args.slots) {
         Ok(cluster) => cluster,
         Err(mistakes) => return check::refuse(&mistakes),
     };
+    if args.cluster.is_none() {
+        cluster.tasks.classes.extend(past.learnt.iter().map(|learnt| (learnt.class.clone(), learnt.spread)));
+    }
     let mut cost = scene.job.cost.clone();
     cost.deadline = args.deadline.or(cost.deadline);
     cost.budget = args.budget.or(cost.budget);
@@ -90,8 +103,89 @@ pub(super) fn main(args: Args) -> ExitCode {
     let line =
         planned.recommended.and_then(|n| Some(sbatch(&args.job, planned.candidates.iter().find(|c| c.ranks == n)?)));
     match args.json {
-        true => print(&json(&question, &planned, line.as_deref())),
-        false => print(&text(&question, &planned, line.as_deref())),
+        true => print(&json(&question, &planned, &past, line.as_deref())),
+        false => print(&text(&question, &planned, &past, line.as_deref())),
+    }
+}
+
+/// What earlier runs of a job tell somebody who plans the next.
+#[derive(Debug, Default, Serialize)]
+struct Past {
+    /// How many there were.
+    runs: usize,
+    /// Durations that are taken from them.
+    learnt: Vec<Learnt>,
+    /// When the next is thought to begin: now.
+    moment: Option<Moment>,
+    /// What runs like the last one take at such a moment, and how much time in tasks they bring.
+    wall: Option<Expected>,
+    work: Option<Expected>,
+    /// How long nodes take to come at such a moment, in seconds.
+    delay: Option<Quantiles>,
+}
+
+impl Past {
+    /// Looks the history of a job up and fills in what the job leaves open.
+    fn of(file: Option<&Path>, job: &mut Job) -> Past {
+        let file = file.map_or_else(|| HistoryFile::under(Path::new(RUNS), &job.name), HistoryFile::at);
+        let history = match file.read() {
+            Ok((history, odd)) => {
+                if odd > 0 {
+                    complain(format_args!(
+                        "{odd} lines of {} make no sense and are passed over",
+                        file.path().display()
+                    ));
+                }
+                history
+            }
+            Err(error) => {
+                complain(format_args!("cannot read {}: {error}", file.path().display()));
+                History::default()
+            }
+        };
+        let now = unix_now_ns() / 1_000_000_000;
+        let moment = Moment::of_unix(now);
+        let last = history.runs.iter().rev().find(|run| run.whole);
+        let next = last.map(|run| RunRecord { began_unix_s: now, ..run.clone() });
+        Past {
+            runs: history.runs.len(),
+            learnt: recall(job, &history, moment),
+            moment: Some(moment),
+            wall: next.as_ref().and_then(|next| history.expect_wall(next)),
+            work: next.as_ref().and_then(|next| history.expect_work(next)),
+            delay: history.delay(kind_of(job), moment).map(|delay| delay.quantiles()),
+        }
+    }
+
+    fn text(&self, paint: Paint) -> String {
+        let Some(moment) = self.moment.filter(|_| self.runs > 0) else { return String::new() };
+        let mut text = format!("{} of this job have ended before", some(self.runs as u64, "run"));
+        if !self.learnt.is_empty() {
+            let names = self.learnt.iter().take(6).map(|l| format!("`{}` {}", l.class, seconds(l.seconds)));
+            let more = self.learnt.len().saturating_sub(6);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let names = names.collect::<Vec<_>>().join(", ");
+            text += &format!("; the job file does not say how long these take, so they do: {names}{more}");
+        }
+        text.push('\n');
+        if let Some((wall, work)) = self.wall.as_ref().zip(self.work.as_ref()) {
+            let when = moment_text(moment);
+            text += &format!(
+                "One like the last, {when}, takes {}, with work of {}",
+                expected_text(wall),
+                seconds(work.seconds.q50)
+            );
+            if let Some(delay) = &self.delay {
+                text += &format!(
+                    "; nodes come after {} (8 of 10 within {} .. {})",
+                    seconds(delay.q50),
+                    seconds(delay.q10),
+                    seconds(delay.q90)
+                );
+            }
+            text.push('\n');
+        }
+        paint.dim(text.trim_end()) + "\n"
     }
 }
 
@@ -103,7 +197,7 @@ fn sbatch(job: &Path, candidate: &Candidate) -> String {
     format!("sbatch --nodes={nodes} --time={hours}:{minutes:02}:00 slurm/phalanx.sbatch {job}")
 }
 
-fn json(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String {
+fn json(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&str>) -> String {
     let object = serde_json::json!({
         "job": question.scene.job.name,
         "tasks": question.scene.tasks(),
@@ -114,6 +208,7 @@ fn json(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
         "critical_path_s": planned.critical_path_s,
         "work_s": planned.work_s,
         "seeds": planned.seeds,
+        "past": past,
         "candidates": planned.candidates,
         "recommended": planned.recommended,
         "mix": planned.mix,
@@ -123,7 +218,7 @@ fn json(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
     format!("{object:#}\n")
 }
 
-fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String {
+fn text(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&str>) -> String {
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
@@ -136,6 +231,7 @@ fn text(question: &Question<'_>, planned: &Plan, sbatch: Option<&str>) -> String
         node.price,
         planned.seeds
     );
+    text += &past.text(paint);
     let head = "  ranks    makespan   8 of 10 runs within   node-hours        cost   slots used   held up by";
     let _ = writeln!(text, "{}", paint.dim(head));
     for candidate in &planned.candidates {

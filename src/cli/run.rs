@@ -86,18 +86,15 @@ pub(super) fn main(args: Args) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// One world for a job that holds its nodes to the end. What is wrong with a job file is for the run to say.
+/// One world for a job that holds its nodes to the end, or has tasks that need several nodes at once. What is wrong with a job file is for the run
+/// to say.
 fn worlds(args: &Args) -> &'static str {
-    let loaded = job::load(&args.job, &Kernels::builtin()).ok();
-    let policy = loaded.and_then(|loaded| Some((loaded.job.scaling?.policy, loaded.job.capacity.provider)));
-    match policy {
-        Some((policy, provider))
-            if policy != PolicyKind::Fixed && provider != ProviderKind::Local && !args.coordinator_only =>
-        {
-            "each"
-        }
-        _ => "one",
-    }
+    let Ok(job::Loaded { job, .. }) = job::load(&args.job, &Kernels::builtin()) else { return "one" };
+    let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+    let slots = args.slots.unwrap_or_else(here);
+    let shrinks = job.scaling.as_ref().is_some_and(|scaling| scaling.policy != PolicyKind::Fixed);
+    let apart = shrinks && job.capacity.provider != ProviderKind::Local && !args.coordinator_only;
+    if apart && !job.groups.iter().any(|group| group.spans_ranks(slots)) { "each" } else { "one" }
 }
 
 /// Phalanx's exit code.

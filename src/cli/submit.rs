@@ -19,66 +19,78 @@ const SCRIPT_FILE: &str = "phalanx.sbatch";
 /// `phalanx submit job.toml --nodes=4 --time=2:00:00 -- --keep-going`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file.
-    job: PathBuf,
     /// Print the batch script and the command that would submit it, and submit nothing.
     #[arg(long)]
     dry_run: bool,
     /// Go on with the latest run of this job.
     #[arg(long)]
     resume: bool,
-    /// Options of sbatch, such as --nodes=4 or --partition=long.
-    #[arg(value_name = "SBATCH OPTIONS", allow_hyphen_values = true, num_args = 0..)]
-    sbatch: Vec<String>,
-    /// Options of `phalanx run`.
-    #[arg(last = true, value_name = "RUN OPTIONS")]
-    run: Vec<String>,
+    /// The job file, options of sbatch such as --nodes=4, and behind `--` options of `phalanx run`.
+    #[arg(value_name = "JOB [SBATCH OPTIONS] [-- RUN OPTIONS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
-pub(super) fn main(mut args: Args) -> ExitCode {
-    // Behind the first option of sbatch our own look like sbatch's.
-    args.dry_run |= take(&mut args.sbatch, "--dry-run");
-    args.resume |= take(&mut args.sbatch, "--resume");
-    let loaded = match job::load(&args.job, &Kernels::builtin()) {
+/// What is to be submitted.
+#[derive(Debug, Default)]
+struct Wish {
+    job: PathBuf,
+    sbatch: Vec<String>,
+    run: Vec<String>,
+    dry_run: bool,
+    resume: bool,
+}
+
+impl From<Args> for Wish {
+    fn from(args: Args) -> Wish {
+        let mut words = args.words.into_iter();
+        let job = words.next().unwrap_or_default().into();
+        let mut sbatch: Vec<String> = words.by_ref().take_while(|word| word != "--").collect();
+        // Behind the job file our own options look like sbatch's.
+        let mut take = |wanted: &str| {
+            let before = sbatch.len();
+            sbatch.retain(|word| word != wanted);
+            sbatch.len() < before
+        };
+        let (dry_run, resume) = (take("--dry-run") || args.dry_run, take("--resume") || args.resume);
+        Wish { job, sbatch, run: words.collect(), dry_run, resume }
+    }
+}
+
+pub(super) fn main(args: Args) -> ExitCode {
+    let wish = Wish::from(args);
+    let loaded = match job::load(&wish.job, &Kernels::builtin()) {
         Ok(loaded) => loaded,
         Err(mistakes) => return check::refuse(&mistakes),
     };
-    if let Some(own) = args.run.iter().find(|word| word.starts_with("--run-dir") || *word == "--resume") {
+    if let Some(own) = wish.run.iter().find(|word| word.starts_with("--run-dir") || *word == "--resume") {
         return refuse(format_args!(
             "{own} is for this command to say: it chooses the run directory and knows --resume"
         ));
     }
     let name = loaded.job.name.as_str();
-    if args.dry_run {
+    if wish.dry_run {
         let dir = Path::new(RUNS).join(format!("{name}-N"));
-        let line = shown(&command(&args, &dir.join(SCRIPT_FILE), &dir));
+        let line = shown(&command(&wish, &dir.join(SCRIPT_FILE), &dir));
         return print(&format!("{SCRIPT}\n# It would be submitted so, under the next free number N:\n#   {line}\n"));
     }
-    let dir = match args.resume {
+    let dir = match wish.resume {
         true => RunDir::for_resume(Path::new(RUNS), name, None),
         false => RunDir::create(Path::new(RUNS), name),
     };
     match dir {
-        Ok(dir) => submit(&args, dir),
+        Ok(dir) => submit(&wish, dir),
         Err(error) => refuse(error),
     }
 }
 
-/// Takes a word out of a list. True if it was there.
-fn take(words: &mut Vec<String>, wanted: &str) -> bool {
-    let before = words.len();
-    words.retain(|word| word != wanted);
-    words.len() < before
-}
-
 /// `sbatch OPTIONS SCRIPT JOB --run-dir DIR OPTIONS`.
-fn command(args: &Args, script: &Path, dir: &Path) -> Command {
+fn command(wish: &Wish, script: &Path, dir: &Path) -> Command {
     let mut command = Command::new("sbatch");
-    command.arg("--parsable").args(&args.sbatch).arg(script).arg(&args.job).arg("--run-dir").arg(dir);
-    if args.resume {
+    command.arg("--parsable").args(&wish.sbatch).arg(script).arg(&wish.job).arg("--run-dir").arg(dir);
+    if wish.resume {
         command.arg("--resume");
     }
-    command.args(&args.run);
+    command.args(&wish.run);
     if std::env::var_os("PHALANX_BIN").is_none()
         && let Ok(program) = std::env::current_exe()
     {
@@ -93,12 +105,12 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-fn submit(args: &Args, dir: RunDir) -> ExitCode {
-    let number = write_script(&dir).and_then(|script| send(&mut command(args, &script, dir.path())));
+fn submit(wish: &Wish, dir: RunDir) -> ExitCode {
+    let number = write_script(&dir).and_then(|script| send(&mut command(wish, &script, dir.path())));
     let number = match number {
         Ok(number) => number,
         Err(why) => {
-            take_back(args, dir);
+            take_back(wish, dir);
             complain(why);
             return ExitCode::FAILURE;
         }
@@ -133,8 +145,8 @@ fn send(command: &mut Command) -> Result<String, String> {
 }
 
 /// A run that Slurm did not take leaves nothing behind; one that was to go on stays as it was.
-fn take_back(args: &Args, dir: RunDir) {
-    if args.resume {
+fn take_back(wish: &Wish, dir: RunDir) {
+    if wish.resume {
         return;
     }
     // What cannot be removed is left, and said.
@@ -156,27 +168,27 @@ mod tests {
         args: Args,
     }
 
-    fn parsed(line: &str) -> Args {
-        Line::parse_from(line.split(' ')).args
+    fn parsed(line: &str) -> Wish {
+        Line::parse_from(line.split(' ')).args.into()
     }
 
     #[test]
     fn options_go_to_sbatch_and_behind_two_dashes_to_the_run() {
-        let args = parsed("submit job.toml --nodes=4 -t 10 -- --keep-going --slots 2");
-        assert_eq!(args.sbatch, ["--nodes=4", "-t", "10"]);
-        assert_eq!(args.run, ["--keep-going", "--slots", "2"]);
-        let line = shown(&command(&args, Path::new("s"), Path::new("d")));
+        let wish = parsed("submit job.toml --nodes=4 -t 10 -- --keep-going --slots 2");
+        assert_eq!(wish.sbatch, ["--nodes=4", "-t", "10"]);
+        assert_eq!(wish.run, ["--keep-going", "--slots", "2"]);
+        let line = shown(&command(&wish, Path::new("s"), Path::new("d")));
         assert_eq!(line, "sbatch --parsable --nodes=4 -t 10 s job.toml --run-dir d --keep-going --slots 2");
-        let args = parsed("submit --dry-run job.toml");
-        assert!(args.dry_run && args.sbatch.is_empty());
-        let args = parsed("submit job.toml -- --slots 2");
-        assert_eq!((args.sbatch.len(), args.run.len()), (0, 2));
+        let wish = parsed("submit job.toml -- --slots 2");
+        assert_eq!((wish.sbatch.len(), wish.run.len()), (0, 2));
     }
 
     #[test]
-    fn our_own_options_are_found_among_those_of_sbatch() {
-        let mut args = parsed("submit job.toml --nodes=4 --dry-run");
-        assert!(args.dry_run || take(&mut args.sbatch, "--dry-run"));
-        assert_eq!(args.sbatch, ["--nodes=4"]);
+    fn our_own_options_stand_before_the_job_file_or_behind_it() {
+        for line in ["submit --dry-run job.toml --nodes=4", "submit job.toml --nodes=4 --dry-run"] {
+            let wish = parsed(line);
+            assert!(wish.dry_run && !wish.resume, "{line}");
+            assert_eq!((wish.job.as_path(), wish.sbatch), (Path::new("job.toml"), vec!["--nodes=4".to_owned()]));
+        }
     }
 }

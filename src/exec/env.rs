@@ -99,10 +99,12 @@ const OURS: [&str; 13] = [
     "PHALANX_METRICS",
 ];
 
+/// What a batch script says to this run: the file for its exit code, and that nodes wait for worlds. A run that a task starts must not hear it.
+const THIS_RUN: [&str; 2] = ["PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
+
 /// True for a variable of our own environment that no task may see.
 pub(crate) fn is_hidden(name: &str) -> bool {
-    // The file for this run's exit code is not for a run that a task may start.
-    if OURS.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES", "PHALANX_EXIT_FILE"].contains(&name) {
+    if OURS.contains(&name) || THIS_RUN.contains(&name) || ["OMP_NUM_THREADS", "OMP_PLACES"].contains(&name) {
         return true;
     }
     if name.starts_with("SLURM_") {

@@ -156,6 +156,16 @@ pub struct Group {
     pub mpi: Option<MpiShape>,
 }
 
+impl Group {
+    /// True if its tasks need more than one rank of so many slots.
+    pub fn spans_ranks(&self, slots: u32) -> bool {
+        let spans = |mpi: MpiShape| {
+            mpi.ranks.saturating_mul(self.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
+        };
+        self.mpi.is_some_and(spans)
+    }
+}
+
 /// `retries`, with its options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {

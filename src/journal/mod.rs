@@ -9,6 +9,7 @@
 mod clerk;
 mod error;
 mod frame;
+mod history;
 mod holding;
 mod lock;
 mod output;
@@ -20,12 +21,13 @@ mod writer;
 pub use clerk::Clerk;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
+pub use history::HistoryFile;
 pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{
-    Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, RankChange, RankInfo, Record, Simulated,
-    Terms,
+    Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, Past, RankChange, RankInfo, Record,
+    Simulated, Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};
 pub use rundir::{RUNS, RunDir, SIMULATED};

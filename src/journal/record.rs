@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Attempt, BlockState, RankState, TaskId, Time};
+use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 
 /// One thing that has happened.
@@ -42,6 +43,23 @@ pub enum Record {
     },
     /// A block came, went or changed.
     Block(BlockChange),
+    /// What earlier runs of the job have told the session.
+    Past(Box<Past>),
+    /// What is unusual about the run, against earlier ones.
+    Unusual(Vec<Anomaly>),
+}
+
+/// What earlier runs of a job tell the next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// How many runs there were.
+    pub runs: u32,
+    /// Durations that were taken from them.
+    pub learnt: Vec<Learnt>,
+    /// How long such a run is expected to take, if enough were like it.
+    pub wall: Option<Expected>,
+    /// How much time in tasks it is expected to bring, summed over slots.
+    pub work: Option<Expected>,
 }
 
 /// On what terms a session runs: who decides about ranks, what nodes cost, and whether any of it is real.

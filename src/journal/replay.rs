@@ -12,9 +12,10 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
-use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, RankChange, Record, Terms};
+use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, Past, RankChange, Record, Terms};
 use crate::model::{Attempt, TaskId, Time};
 use crate::scale::Decision;
+use crate::scale::estimate::Anomaly;
 
 /// What a journal says.
 #[derive(Debug, Default)]
@@ -48,6 +49,10 @@ pub struct Session {
     pub blocks: Vec<BlockChange>,
     /// Scaling decisions with their effects, in order of number.
     pub decisions: Vec<Decision>,
+    /// What earlier runs told it, if there were any.
+    pub past: Option<Past>,
+    /// What was unusual about the run, against earlier ones.
+    pub unusual: Vec<Anomaly>,
 }
 
 /// Where an attempt is: index of its session, index within it.
@@ -195,6 +200,8 @@ impl Replay {
             Record::Rank(change) => session.ranks.push(change),
             Record::Block(change) => session.blocks.push(change),
             Record::Decision(decision) => session.decisions.push(*decision),
+            Record::Past(past) => session.past = Some(*past),
+            Record::Unusual(unusual) => session.unusual = unusual,
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it tells of an effect of no decision")?.effect = Some(effect);
@@ -227,6 +234,8 @@ impl Session {
             ranks: Vec::new(),
             blocks: Vec::new(),
             decisions: Vec::new(),
+            past: None,
+            unusual: Vec::new(),
         }
     }
 

@@ -197,7 +197,7 @@ impl RunDir {
 }
 
 /// A job's name as the name of a directory: separators and other characters that need quoting become `_`.
-fn file_name(job: &str) -> String {
+pub(super) fn file_name(job: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
     let name: String = job.chars().map(|c| if plain(c) { c } else { '_' }).take(60).collect();
     let name = name.trim_start_matches(['.', '-']);

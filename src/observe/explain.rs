@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::RunView;
 use super::style::{Paint, count, percent, seconds};
@@ -26,6 +27,7 @@ pub fn write_decisions(
     intent: Option<Intent>,
     paint: Paint,
 ) -> Result<(), ReportError> {
+    write_past(out, run, paint)?;
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
         None => return Ok(writeln!(out, ": its job asks for no policy, so nothing was decided")?),
@@ -48,6 +50,17 @@ pub fn write_decisions(
             "\n{}",
             paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name()))
         )?;
+    }
+    Ok(())
+}
+
+/// Writes what earlier runs told this one, and what is unusual about it against them.
+fn write_past(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    if let Some(text) = before_text(run) {
+        writeln!(out, "{} {text}", paint.bold("Known before:"))?;
+    }
+    for text in unusual(run) {
+        writeln!(out, "{} {text}", paint.yellow("Unusual:"))?;
     }
     Ok(())
 }

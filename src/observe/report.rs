@@ -16,9 +16,10 @@ use super::style::{Paint, count, outcome, percent, seconds, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::Work;
-use crate::journal::{Session, utc};
+use crate::journal::{Past, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
+use crate::scale::estimate::Anomaly;
 
 pub use super::tables::{write_joblog, write_tasks};
 
@@ -62,6 +63,8 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         cost: figures.cost,
         budget: figures.budget,
         decisions: run.replay.sessions.iter().flat_map(|session| &session.decisions).collect(),
+        past: run.session().past.as_ref(),
+        unusual: run.session().unusual.iter().collect(),
         simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
         measures: measures.iter().collect(),
@@ -101,6 +104,10 @@ struct Object<'a> {
     budget: Option<f64>,
     /// Scaling decisions of all sessions; a job without a policy takes none.
     decisions: Vec<&'a Decision>,
+    /// What earlier runs of the job told this one; null if there were none.
+    past: Option<&'a Past>,
+    /// What is unusual about it against them.
+    unusual: Vec<&'a Anomaly>,
     /// True if the last session was not real.
     simulated: bool,
     resume: Option<String>,

@@ -70,7 +70,7 @@ pub(super) fn count(n: impl Into<u64>) -> String {
 }
 
 /// So many of something: `1 rank`, `1,024 ranks`.
-pub(super) fn some(n: impl Into<u64>, what: &str) -> String {
+pub(crate) fn some(n: impl Into<u64>, what: &str) -> String {
     let n = n.into();
     format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::blame::skipped;
 use super::failures::{failures, write_failure};
 use super::figures::Figures;
+use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
@@ -26,6 +27,9 @@ const NOTES: usize = 10;
 pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     write_head(out, run, paint)?;
     write_figures(out, run, &Figures::of(run), paint)?;
+    for text in unusual(run) {
+        writeln!(out, "  {} {text}", paint.yellow("unusual:"))?;
+    }
     write_notes(out, run, paint)?;
     write_failures(out, run, paint)?;
     write_skipped(out, run, paint)?;
@@ -89,6 +93,9 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     }
     if figures.bytes_moved > 0 {
         row("moved", format!("{} between ranks", bytes(figures.bytes_moved)))?;
+    }
+    if let Some(text) = before_text(run) {
+        row("earlier", text)?;
     }
     row("outputs", from_here(&run.dir.outputs()).display().to_string())?;
     Ok(())

@@ -11,6 +11,7 @@ use crate::graph::TaskGraph;
 use crate::job::Job;
 use crate::model::{Attempt, TaskId, Time};
 use crate::scale::elasticity::Step;
+use crate::scale::estimate::{History, Learnt, Moment};
 use crate::scale::forecast::Forecaster;
 use crate::scale::{
     Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
@@ -104,6 +105,12 @@ impl Captain {
             forecaster: Forecaster::new(),
             forecasts: Vec::new(),
         }
+    }
+
+    /// Takes what earlier runs found in place of guesses: for the classes that were learnt, and for nodes, which are all of one kind.
+    pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
+        let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
+        self.beliefs.recall(history, moment, &classes, &[kind]);
     }
 
     /// A task is complete already.

@@ -185,6 +185,10 @@ impl Gate {
             }
         }
         self.give_up(now, &mut steps);
+        // The end of a block's bill is told by its provider.
+        for world in self.worlds.iter_mut().filter(|world| world.block.is_none() && world.is_gone()) {
+            world.billed.1.get_or_insert(now);
+        }
         steps
     }
 

@@ -55,10 +55,7 @@ impl Facts for Job {
     }
 
     fn needs_gang(&self, task: TaskId, slots: u32) -> bool {
-        let group = self.group(task);
-        group.mpi.is_some_and(|mpi| {
-            mpi.ranks.saturating_mul(group.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
-        })
+        self.group(task).spans_ranks(slots)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::gate::{Gate, Steps, World};
 use super::helm::{Fleet, Helm, Orders};
+use super::past::Diary;
 use super::supply::Supply;
 use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
@@ -40,6 +41,8 @@ pub(super) struct Head {
     walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
     helm: Option<Helm>,
+    /// What this run leaves for later ones.
+    diary: Option<Diary>,
     /// Who lets ranks in, if any may join.
     pub(super) gate: Option<Gate>,
     /// Where further nodes come from, if they do.
@@ -90,6 +93,7 @@ impl Head {
             estimate,
             ranks,
             helm: None,
+            diary: None,
             gate: None,
             supply: None,
             server: None,
@@ -109,6 +113,11 @@ impl Head {
     /// Lets somebody look after ranks and spending.
     pub(super) fn set_helm(&mut self, helm: Option<Helm>) {
         self.helm = helm;
+    }
+
+    /// Lets this run be remembered.
+    pub(super) fn set_diary(&mut self, diary: Diary) {
+        self.diary = Some(diary);
     }
 
     /// Lets ranks join, and asks for them where there is a supply.
@@ -242,8 +251,10 @@ impl Head {
                 supply.step(now, id, BlockEvent::Joined);
                 let block = supply.blocks().get(id);
                 // How soon nodes come that were there from the start tells nothing of those that are asked for.
-                if let (Some(block), Some(helm)) = (block.filter(|block| !block.own), &mut self.helm) {
-                    helm.arrived(now.since(block.asked));
+                if let Some(block) = block.filter(|block| !block.own) {
+                    let took = now.since(block.asked);
+                    self.helm.iter_mut().for_each(|helm| helm.arrived(took));
+                    self.diary.iter_mut().for_each(|diary| diary.arrived(took));
                 }
             }
             if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
@@ -329,7 +340,7 @@ impl Head {
     /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
     fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(supply) = &self.supply else { return Vec::new() };
-        let hopeful = supply.blocks().paused().is_none() && !self.spent;
+        let hopeful = supply.is_hopeful() && !self.spent;
         let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
         if needed && self.coming() == 0 && self.joined_active() == 0 {
             self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
@@ -447,6 +458,14 @@ impl Head {
             Some(why) => end_reason(why, &self.coordinator.tally()),
             None => EndReason::Error("the coordinator did not finish".to_owned()),
         };
+        if let Some(diary) = &mut self.diary {
+            let unusual = diary.close(now, reason == EndReason::Complete);
+            if !unusual.is_empty()
+                && let Err(error) = self.journal.append(Record::Unusual(unusual))
+            {
+                tracing::error!("{error}");
+            }
+        }
         let ended = Record::Ended(Ended { time: now, reason, exit_code });
         if let Err(error) = self.journal.append_now(ended) {
             tracing::error!("{error}");
@@ -467,6 +486,9 @@ impl Head {
                 Action::Journal(attempts) => {
                     if let Some(helm) = &mut self.helm {
                         helm.hears(&attempts);
+                    }
+                    if let Some(diary) = &mut self.diary {
+                        diary.hears(&attempts);
                     }
                     for attempt in attempts.iter().filter(|a| a.last) {
                         self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;

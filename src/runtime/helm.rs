@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::captain::Captain;
 use super::gate::{Gate, World};
+use super::past::{Remembered, kind_of};
 use super::supply::Supply;
 use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
@@ -132,6 +133,7 @@ impl Helm {
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
+        past: &Remembered,
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let scaling = job.scaling.clone().unwrap_or_else(still);
@@ -163,6 +165,7 @@ impl Helm {
             due: Time::ZERO,
             over: false,
         };
+        helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
         open.into_iter().for_each(|node| helm.opens(node, Time::ZERO));
         for task in (0..tasks).filter(|&task| done(task)) {
@@ -291,10 +294,15 @@ impl Helm {
         rank: Rank,
         coordinator: &Coordinator,
     ) -> Option<RankView> {
-        let state = coordinator.standing(rank).filter(|state| state.is_billed())?;
-        let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
         let blocks = fleet.supply.map(Supply::blocks);
         let block = world.block.map(BlockId).and_then(|id| blocks?.get(id));
+        let state = match coordinator.standing(rank)? {
+            state if state.is_billed() => state,
+            // Its node is billed until it has been given back.
+            _ if block.is_some_and(|block| !block.state.is_over()) => RankState::Draining,
+            _ => return None,
+        };
+        let (busy, failures) = self.joined.get(&rank).copied().unwrap_or_default();
         Some(RankView {
             rank,
             state,
@@ -311,8 +319,12 @@ impl Helm {
 
     /// What the nodes cost that have been given back.
     fn settled(&self, now: Time, fleet: &Fleet<'_>) -> f64 {
-        let gone = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(|world| world.is_gone());
-        gone.map(|world| self.prices.bill(NodeTypeId(0), world.billed.0, world.billed.1.unwrap_or(now))).sum()
+        let by_hand = |world: &&World| world.block.is_none() && world.is_gone();
+        let worlds = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(by_hand);
+        let worlds = worlds.map(|world| (world.billed.0, world.billed.1.unwrap_or(now)));
+        let blocks = fleet.supply.iter().flat_map(|supply| supply.blocks().iter());
+        let blocks = blocks.filter_map(|block| Some((block.granted?, block.ended?)));
+        worlds.chain(blocks).map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)).sum()
     }
 
     /// What has changed about ranks since it was last asked.

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::glue;
 use super::head::{Estimate, Head};
 use super::helm::{self, Helm};
+use super::past::Diary;
 use super::seat::{Outfit, Seat};
 use super::start::{Start, estimate_ns, start};
 use super::supply::{Supply, listen_on};
@@ -118,17 +119,23 @@ fn set_out(
     let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
-    let Start { job, graph, order, dir, lock: held, journal, kept, welcome, spent } = start;
+    let Start { job, graph, order, dir, lock: held, mut journal, kept, welcome, spent, past } = start;
     drop(order);
     let done = Done::of(&kept, graph.node_count());
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
-    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let infos = infos(&hellos);
-    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent);
+    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent, &past);
+    let slots = infos.iter().map(|info| info.slots).sum();
+    let diary = Diary::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
+    if let Some(past) = diary.before() {
+        journal.append(&Record::Past(Box::new(past)))?;
+    }
+    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
     let mut head = head_of(&job, tasks, members, &done, journal, progress);
     head.set_helm(helm);
+    head.set_diary(diary);
     head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::clock::unix_ns;
+use super::past::Remembered;
 use super::supply::{self, listen_on};
 use super::{Options, RunError, resume};
 use crate::exec::Kernels;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
-use crate::journal::{Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
+use crate::journal::{HistoryFile, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
 use crate::schedule::protocol::Welcome;
 
@@ -30,6 +31,8 @@ pub(super) struct Start {
     pub(super) welcome: Welcome,
     /// What earlier sessions cost.
     pub(super) spent: f64,
+    /// What earlier runs of the job tell.
+    pub(super) past: Remembered,
 }
 
 impl Start {
@@ -96,7 +99,9 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     supply::check(&job.capacity)?;
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
+    let began_unix_ns = unix_ns();
     let Opened { journal, session, kept, spent } = open_journal(options, kernels, &dir, &job, &graph, &text)?;
+    let past = Remembered::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
@@ -107,13 +112,13 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         run_dir: text_of(&base.join(dir.path()))?,
         run_name: dir.name(),
         session,
-        began_unix_ns: unix_ns(),
+        began_unix_ns,
         works: true,
         slots: options.slots,
         masks: Vec::new(),
         open: listen_on(options, &job).is_some(),
     };
-    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent })
+    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, past })
 }
 
 /// A path that other ranks are told.

@@ -101,6 +101,12 @@ impl Supply {
         self.blocks.iter().rev().filter(waits).map(|block| block.id).collect()
     }
 
+    /// True if a node may still come.
+    pub(super) fn is_hopeful(&self) -> bool {
+        let comes = |block: &Block| self.expects(block.id.0);
+        self.blocks.paused().is_none() && (self.kind != ProviderKind::None || self.blocks.iter().any(comes))
+    }
+
     /// True if the world of a block may come in.
     pub(super) fn expects(&self, block: u64) -> bool {
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);

@@ -43,7 +43,21 @@ impl Scene {
     /// # Errors
     /// Every mistake in it.
     pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Scene, Diagnostics> {
-        Scene::of(job::load(path, kernels)?, path)
+        Scene::prepared(path, kernels, |_| ())
+    }
+
+    /// Reads a job file, and lets somebody fill in what it leaves open.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn prepared(
+        path: &Path,
+        kernels: &dyn KernelCheck,
+        prepare: impl FnOnce(&mut Job),
+    ) -> Result<Scene, Diagnostics> {
+        let mut loaded = job::load(path, kernels)?;
+        prepare(&mut loaded.job);
+        Scene::of(loaded, path)
     }
 
     /// The scene of a job file's text.

@@ -384,7 +384,7 @@ fn parse_queue(text: &str) -> Vec<Queued> {
 /// The end of a job from its one-line record; `None` while it waits, runs or is being cleaned up.
 fn parse_end(record: &str) -> Option<JobEnd> {
     let state = parse_field(record, "JobState")?;
-    if ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"].contains(&state) {
+    if ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "RESIZING"].contains(&state) {
         return None;
     }
     let code = parse_field(record, "ExitCode")?.split(':').next()?.parse().ok()?;

@@ -11,8 +11,14 @@ use super::commands::{self, Queued, Submission, quoted};
 use super::shrink::{Phase, Seat};
 use crate::job::{Capacity, ProviderKind};
 
-/// How often Slurm is asked how the jobs fare.
+/// How often Slurm is asked how the jobs fare while something is about to change ...
 const LOOK: Duration = Duration::from_secs(1);
+
+/// ... and otherwise. Whoever comes or goes is noticed by its link before.
+const CALM: Duration = Duration::from_secs(10);
+
+/// A job that has waited for so long may have to wait long.
+const SOON: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether nodes can be given back, while some shall be.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -61,6 +67,8 @@ pub(super) struct Clerk {
     /// Of all jobs of this run.
     name: String,
     jobs: Vec<Job>,
+    /// When the own allocation began, as Slurm says, once it has been asked.
+    began: Option<Option<u64>>,
     told: Sender<(BlockId, Event)>,
 }
 
@@ -110,6 +118,10 @@ impl Job {
         !self.own && self.seats.iter().all(|seat| matches!(seat.phase, Phase::Gone))
     }
 
+    fn is_ending(&self) -> bool {
+        self.seats.iter().any(|seat| !matches!(seat.phase, Phase::Wanted | Phase::Gone))
+    }
+
     fn is_unwanted(&self) -> bool {
         self.seats.iter().all(|seat| !matches!(seat.phase, Phase::Wanted))
     }
@@ -125,7 +137,7 @@ impl Clerk {
     ) -> Clerk {
         let own = |allocation: &Allocation| Job::new(allocation.job.clone(), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
-        Clerk { launch, capacity, allocation, name, jobs, told }
+        Clerk { launch, capacity, allocation, name, jobs, began: None, told }
     }
 
     /// Does as it is told until it is told to close. True if nothing is left behind.
@@ -143,8 +155,9 @@ impl Clerk {
             }
             if Instant::now() >= next {
                 self.look();
-                next = Instant::now() + LOOK;
+                next = Instant::now() + CALM;
             }
+            next = next.min(Instant::now() + self.pace());
         }
     }
 
@@ -231,8 +244,9 @@ impl Clerk {
     /// Starts a world on a node of the own allocation; `first` if the node has been there since the start.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
         let Some(allocation) = &self.allocation else { return self.tell(id, Event::Refused("no allocation".into())) };
-        let queued = if first { commands::job(&allocation.job).ok().flatten() } else { None };
-        let since = queued.and_then(|job| job.start).map(|s| self.launch.moment(s));
+        let began = || commands::job(&allocation.job).ok().flatten().and_then(|job| job.start);
+        let since = if first { *self.began.get_or_insert_with(began) } else { None };
+        let since = since.map(|s| self.launch.moment(s));
         let mut seat = Seat::new(id);
         seat.node.clone_from(&node);
         match allocation.start(&self.launch, id, &node, &self.words(id)) {
@@ -279,6 +293,12 @@ impl Clerk {
             let gone: Vec<BlockId> = job.seats.drain(wanted..).map(|seat| seat.block).collect();
             gone.into_iter().for_each(|id| self.tell(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
         }
+    }
+
+    /// How soon Slurm should be asked again.
+    fn pace(&self) -> Duration {
+        let changes = |job: &Job| if job.running { job.is_ending() } else { job.taken.elapsed() < SOON };
+        if self.jobs.iter().any(|job| job.own || changes(job)) { LOOK } else { CALM }
     }
 
     /// True while nodes shall be given back one by one.

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::super::provider::alone;
-use crate::job::units::expand_hosts;
+use crate::job::units::{compress_hosts, expand_hosts};
 
 /// A job as the queue shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn minutes(limit: Duration) -> u64 {
 
 /// Lets a job keep these of its nodes only. What scontrol leaves behind it leaves in `dir`.
 pub(super) fn keep_nodes(number: &str, nodes: &[String], dir: &Path) -> Result<(), String> {
-    let result = update(&[&format!("JobId={number}"), &format!("NodeList={}", nodes.join(","))], Some(dir));
+    let result = update(&[&format!("JobId={number}"), &format!("NodeList={}", compress_hosts(nodes))], Some(dir));
     for shell in ["sh", "csh"] {
         // A script with which a shell of the job would learn its new size; nobody needs it, and mostly there is none.
         let _ = std::fs::remove_file(dir.join(format!("slurm_job_{number}_resize.{shell}")));

@@ -20,7 +20,7 @@ use super::commands;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Blocks that end within so long are given back together.
-const TOGETHER: Duration = Duration::from_millis(500);
+const TOGETHER: Duration = Duration::from_secs(2);
 
 /// Something that stands in the way for the moment is tried again after this long ...
 const RETRY: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 //! What earlier runs of the same job tell: how long its classes took, how long nodes took to come at this hour of this weekday,
-//! and whether runs grow longer.
+//! how long runs last and whether they grow longer.
 //!
-//! Plain data: whoever drives the core loads it before a run and saves it after. The core knows no calendar; the
-//! caller says on which weekday and at which hour a run began.
+//! Plain data: whoever drives the core loads it before a run and adds to it after. `lessons` is what one run finds, `unusual` compares a
+//! run with those before.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
@@ -10,7 +10,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 use super::{LogNormal, Quantiles};
 
 /// Runs beyond this many are forgotten, oldest first.
-const KEPT: usize = 200;
+pub const KEPT: usize = 200;
 
 /// An older run counts this much less than the one after it.
 const FADE: f64 = 0.9;
@@ -18,7 +18,10 @@ const FADE: f64 = 0.9;
 /// Earlier runs together count for at most so many observations: this run must be able to overrule them.
 const MOST_WORTH: f64 = 20.0;
 
-/// A weekday and an hour.
+/// With fewer runs nothing is expected of the next.
+const FEWEST: usize = 4;
+
+/// A weekday and an hour, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// 0 for Monday to 6 for Sunday.
@@ -28,6 +31,12 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// The moment so many seconds after the beginning of 1970, which was a Thursday.
+    pub fn of_unix(seconds: u64) -> Moment {
+        let (day, second) = (seconds / 86_400, seconds % 86_400);
+        Moment { weekday: ((day + 3) % 7) as u8, hour: (second / 3600) as u8 }
+    }
+
     /// How much a run at another moment tells about this one, 0 to 1: the daily pattern counts by the distance of the hours
     /// around the clock, the weekly one by whether both are working days or both are not.
     fn likeness(self, other: Moment) -> f64 {
@@ -47,29 +56,61 @@ impl Moment {
 /// What one run found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// When it began.
-    pub started: Moment,
+    /// Name of the run.
+    pub run: String,
+    /// When it began, in seconds since 1970 (UTC).
+    pub began_unix_s: u64,
+    /// Tasks of the job.
+    pub tasks: u32,
+    /// Slots that it began with.
+    pub slots: u32,
+    /// Its scaling policy.
+    pub policy: String,
+    /// True if it ran all of the job's tasks in one go, and all of them completed: only such runs say how long a run lasts.
+    pub whole: bool,
     /// How long it took, in seconds.
     pub wall_s: f64,
     /// Time in tasks, summed over slots, in seconds.
     pub work_s: f64,
     /// Durations by class, as factors of the tasks' priors.
     pub classes: Vec<Summary>,
-    /// Delays until a node came, by node type, in seconds.
+    /// Delays until a node came, by kind of node, in seconds.
     pub delays: Vec<Summary>,
+}
+
+impl RunRecord {
+    /// The weekday and hour at which it began.
+    pub fn started(&self) -> Moment {
+        Moment::of_unix(self.began_unix_s)
+    }
 }
 
 /// Mean and variance of the logarithm of something observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Of what: a class, a node type.
+    /// Of what: a class, a kind of node.
     pub name: String,
     /// Observations.
     pub seen: u64,
-    /// Mean of their natural logarithms.
+    /// Seconds that a factor of 1 stood for.
+    pub size_s: f64,
+    /// Mean of the factors' natural logarithms.
     pub mean_log: f64,
     /// Variance of those.
     pub variance_log: f64,
+}
+
+impl Summary {
+    /// The geometric mean of what was observed, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.size_s * self.mean_log.clamp(-40.0, 40.0).exp()
+    }
+
+    /// True if it holds numbers that can be reckoned with; a file may hold anything.
+    fn is_sound(&self) -> bool {
+        let size = self.size_s.is_finite() && self.size_s > 0.0;
+        size && self.mean_log.is_finite() && self.variance_log.is_finite() && self.variance_log >= 0.0
+    }
 }
 
 /// Earlier runs of one job, oldest first.
@@ -88,13 +129,19 @@ pub struct Expected {
     pub trend: f64,
     /// The range that all but one run in a hundred should stay in.
     pub usual: (f64, f64),
+    /// How many runs that follows from.
+    pub runs: u32,
 }
 
-impl Expected {
-    /// True if a run that took so long is not like the others.
-    pub fn is_anomaly(&self, seconds: f64) -> bool {
-        seconds < self.usual.0 || seconds > self.usual.1
-    }
+/// A duration of a class that the job file does not give and earlier runs do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learnt {
+    /// The class.
+    pub class: String,
+    /// Seconds that one of its tasks takes, in the median.
+    pub seconds: f64,
+    /// Standard deviation of the logarithm of that.
+    pub spread: f64,
 }
 
 impl History {
@@ -105,60 +152,73 @@ impl History {
         self.runs.drain(..surplus);
     }
 
-    /// What is known of a class.
-    pub(super) fn class(&self, name: &str) -> Option<LogNormal> {
-        self.pool(|run| &run.classes, name, |_| 1.0)
+    /// How long a task of a class takes at this hour of this weekday.
+    pub fn learnt(&self, class: &str, moment: Moment) -> Option<Learnt> {
+        let (mean, variance, _) = self.pool(|run| &run.classes, class, 1.0, moment)?;
+        Some(Learnt { class: class.to_owned(), seconds: mean.clamp(-40.0, 40.0).exp(), spread: variance.sqrt() })
     }
 
-    /// What is known of the delay of a node type at this hour of this weekday.
-    pub(super) fn delay(&self, name: &str, moment: Moment) -> Option<LogNormal> {
-        self.pool(|run| &run.delays, name, |run| moment.likeness(run.started))
+    /// What is known of the factor between `size_s` seconds and the duration of a task of a class.
+    pub(super) fn class(&self, name: &str, size_s: f64, moment: Moment) -> Option<LogNormal> {
+        self.pool(|run| &run.classes, name, size_s, moment)
+            .map(|(mean, var, worth)| LogNormal::learnt(mean, var, worth))
     }
 
-    /// Mean and variance over runs; the variance has a part within runs and a part between them.
+    /// What is known of the delay of a kind of nodes at this hour of this weekday.
+    pub fn delay(&self, name: &str, moment: Moment) -> Option<LogNormal> {
+        self.pool(|run| &run.delays, name, 1.0, moment).map(|(mean, var, worth)| LogNormal::learnt(mean, var, worth))
+    }
+
+    /// Mean and variance over runs, and how many observations they are worth; the variance has a part within runs and a part between them.
     fn pool(
         &self,
         of: impl Fn(&RunRecord) -> &Vec<Summary>,
         name: &str,
-        weight: impl Fn(&RunRecord) -> f64,
-    ) -> Option<LogNormal> {
+        size_s: f64,
+        moment: Moment,
+    ) -> Option<(f64, f64, f64)> {
         let found = self.runs.iter().rev().enumerate().flat_map(|(age, run)| {
-            let weight = FADE.powi(age as i32) * weight(run);
-            of(run).iter().filter(|s| s.name == name && sound(s)).map(move |s| (weight * (s.seen as f64).min(10.0), s))
+            let weight = FADE.powi(age as i32) * moment.likeness(run.started());
+            let worth = move |s: &Summary| weight * (s.seen as f64).min(10.0);
+            of(run).iter().filter(|s| s.name == name && s.is_sound()).map(move |s| (worth(s), s))
         });
         let found: Vec<(f64, &Summary)> = found.collect();
         let total: f64 = found.iter().map(|(w, _)| w).sum();
         if total <= 0.0 {
             return None;
         }
-        let mean = found.iter().map(|(w, s)| w * s.mean_log).sum::<f64>() / total;
-        let around = |s: &Summary| s.variance_log + (s.mean_log - mean).powi(2);
+        let mean_of = |s: &Summary| s.mean_log + (s.size_s / size_s).ln();
+        let mean = found.iter().map(|(w, s)| w * mean_of(s)).sum::<f64>() / total;
+        let around = |s: &Summary| s.variance_log + (mean_of(s) - mean).powi(2);
         let variance = found.iter().map(|(w, s)| w * around(s)).sum::<f64>() / total;
-        Some(LogNormal::learnt(mean, variance, total.min(MOST_WORTH)))
+        Some((mean, variance, total.min(MOST_WORTH)))
     }
 
-    /// How long a run that begins at a moment is expected to take, with trend and pattern; `None` with fewer than four runs.
-    pub fn expect_wall(&self, moment: Moment) -> Option<Expected> {
-        self.expect(moment, |run| run.wall_s)
+    /// How long a run like this one (as many tasks and slots, the same policy) is expected to take when it begins at this one's moment, with
+    /// trend and pattern; `None` with fewer than four such runs.
+    pub fn expect_wall(&self, like: &RunRecord) -> Option<Expected> {
+        let is_like = |run: &RunRecord| run.slots == like.slots && run.policy == like.policy;
+        self.expect_of(like, |run| is_like(run).then_some(run.wall_s))
     }
 
-    /// How much work (seconds in tasks) it is expected to bring.
-    pub fn expect_work(&self, moment: Moment) -> Option<Expected> {
-        self.expect(moment, |run| run.work_s)
+    /// How much work (seconds in tasks) such a run is expected to bring, on however many slots.
+    pub fn expect_work(&self, like: &RunRecord) -> Option<Expected> {
+        self.expect_of(like, |run| Some(run.work_s))
+    }
+
+    fn expect_of(&self, like: &RunRecord, value: impl Fn(&RunRecord) -> Option<f64>) -> Option<Expected> {
+        self.expect(like.started(), |run| value(run).filter(|_| run.whole && run.tasks == like.tasks))
     }
 
     /// A straight line through the logarithms over the number of the run, fitted with weights for likeness, and the spread around it.
-    fn expect(&self, moment: Moment, value: impl Fn(&RunRecord) -> f64) -> Option<Expected> {
-        let points: Vec<(f64, f64, f64)> = self
-            .runs
-            .iter()
-            .enumerate()
-            .filter(|(_, run)| value(run).is_finite() && value(run) > 0.0)
-            .map(|(k, run)| (moment.likeness(run.started), k as f64, value(run).ln()))
-            .collect();
-        if points.len() < 4 {
+    pub(super) fn expect(&self, moment: Moment, value: impl Fn(&RunRecord) -> Option<f64>) -> Option<Expected> {
+        let values = self.runs.iter().filter_map(|run| Some((run, value(run).filter(|v| v.is_finite() && *v > 0.0)?)));
+        let points: Vec<(f64, f64, f64)> =
+            values.enumerate().map(|(k, (run, v))| (moment.likeness(run.started()), k as f64, v.ln())).collect();
+        if points.len() < FEWEST {
             return None;
         }
+        let count = points.len() as f64;
         let weight: f64 = points.iter().map(|p| p.0).sum();
         let mean = |of: fn(&(f64, f64, f64)) -> f64| points.iter().map(|p| p.0 * of(p)).sum::<f64>() / weight;
         let (x, y) = (mean(|p| p.1), mean(|p| p.2));
@@ -166,75 +226,108 @@ impl History {
             .iter()
             .fold((0.0, 0.0), |(xx, xy), p| (xx + p.0 * (p.1 - x).powi(2), xy + p.0 * (p.1 - x) * (p.2 - y)));
         let slope = if xx > 0.0 { xy / xx } else { 0.0 };
-        let next = y + slope * (self.runs.len() as f64 - x);
+        let next = y + slope * (count - x);
         let rest = points.iter().map(|p| p.0 * (p.2 - y - slope * (p.1 - x)).powi(2)).sum::<f64>() / weight;
-        let freedom = points.len() as f64 - 2.0;
-        let far = (self.runs.len() as f64 - x).powi(2) / xx.max(1e-9) / points.len() as f64;
-        let deviation = (rest * points.len() as f64 / freedom * (1.0 + 1.0 / weight.max(1.0) + far)).sqrt();
+        let freedom = count - 2.0;
+        let far = (count - x).powi(2) / xx.max(1e-9) / count;
+        let deviation = (rest * count / freedom * (1.0 + 1.0 / weight.max(1.0) + far)).sqrt();
         let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
         let at = |p: f64| (next + deviation * t.inverse_cdf(p)).clamp(-40.0, 40.0).exp();
         let seconds = Quantiles { q10: at(0.1), q50: at(0.5), q90: at(0.9) };
-        Some(Expected { seconds, trend: slope.exp() - 1.0, usual: (at(0.005), at(0.995)) })
+        let runs = points.len() as u32;
+        Some(Expected { seconds, trend: slope.exp() - 1.0, usual: (at(0.005), at(0.995)), runs })
     }
 }
 
-/// True if a summary holds numbers that can be reckoned with; a file may hold anything.
-fn sound(summary: &Summary) -> bool {
-    summary.mean_log.is_finite() && summary.variance_log.is_finite() && summary.variance_log >= 0.0
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn run(weekday: u8, hour: u8, wall_s: f64, delay_s: f64) -> RunRecord {
+    /// A run at an hour of the day after so many others: 1970 began on a Thursday.
+    pub(in super::super) fn run(day: u64, hour: u64, wall_s: f64, delay_s: f64) -> RunRecord {
         let summary = |name: &str, value: f64| {
-            vec![Summary { name: name.into(), seen: 5, mean_log: value.ln(), variance_log: 0.01 }]
+            vec![Summary { name: name.into(), seen: 5, size_s: 1.0, mean_log: value.ln(), variance_log: 0.01 }]
         };
         RunRecord {
-            started: Moment { weekday, hour },
+            run: format!("job-{day}"),
+            began_unix_s: day * 86_400 + hour * 3600,
+            tasks: 10,
+            slots: 4,
+            policy: "fixed".into(),
+            whole: true,
             wall_s,
             work_s: 4.0 * wall_s,
-            classes: summary("align", 2.0),
+            classes: summary("align", wall_s / 500.0),
             delays: summary("node", delay_s),
         }
+    }
+
+    #[test]
+    fn a_moment_is_a_weekday_and_an_hour() {
+        assert_eq!(Moment::of_unix(0), Moment { weekday: 3, hour: 0 });
+        // 2026-03-01, a Sunday, at 13:05.
+        assert_eq!(Moment::of_unix(1_772_370_300), Moment { weekday: 6, hour: 13 });
     }
 
     #[test]
     fn nights_differ_from_days() {
         let mut history = History::default();
         for day in 0..28 {
-            history.add(run(day % 7, 3, 1000.0, 10.0));
-            history.add(run(day % 7, 14, 1000.0, 600.0));
+            history.add(run(day, 3, 1000.0, 10.0));
+            history.add(run(day, 14, 1500.0, 600.0));
         }
-        let at = |weekday, hour| history.delay("node", Moment { weekday, hour }).unwrap().quantiles().q50;
-        assert!(at(2, 2) < 60.0, "{}", at(2, 2));
-        assert!(at(2, 15) > 300.0, "{}", at(2, 15));
-        assert!(history.delay("other", Moment { weekday: 0, hour: 0 }).is_none());
-        assert!((history.class("align").unwrap().quantiles().q50 - 2.0).abs() < 0.05);
+        let at = |hour: u8| Moment { weekday: 2, hour };
+        let delay = |hour| history.delay("node", at(hour)).unwrap().quantiles().q50;
+        assert!(delay(2) < 60.0 && delay(15) > 300.0, "{} {}", delay(2), delay(15));
+        assert!(history.delay("other", at(2)).is_none());
+        // Load follows the clock, too.
+        let work = |hour| history.expect_work(&run(35, hour, 0.0, 0.0)).unwrap().seconds.q50;
+        assert!(
+            (work(3) / 4000.0 - 1.0).abs() < 0.15 && (work(14) / 6000.0 - 1.0).abs() < 0.15,
+            "{} {}",
+            work(3),
+            work(14)
+        );
+        let night = history.learnt("align", at(3)).unwrap();
+        assert!((night.seconds - 2.0).abs() < 0.3, "{night:?}");
+        // Were an estimate of a second in the job file now, the same would be twice of it.
+        let factor = |size| history.class("align", size, at(3)).unwrap().quantiles().q50;
+        assert!((factor(1.0) / factor(4.0) - 4.0).abs() < 1e-6);
     }
 
     #[test]
-    fn a_trend_is_followed_and_an_odd_run_noticed() {
+    fn a_trend_is_followed() {
         let mut history = History::default();
-        for k in 0..20 {
-            let noise = [1.0, 1.02, 0.98, 1.01][k % 4];
-            history.add(run(1, 9, 1000.0 * 1.05f64.powi(k as i32) * noise, 60.0));
+        for k in 0..20u64 {
+            let noise = [1.0, 1.02, 0.98, 1.01][k as usize % 4];
+            history.add(run(7 * k, 9, 1000.0 * 1.05f64.powi(k as i32) * noise, 60.0));
         }
-        let expected = history.expect_wall(Moment { weekday: 1, hour: 9 }).unwrap();
-        assert!((expected.trend - 0.05).abs() < 0.01, "{expected:?}");
+        let expected = history.expect_wall(&run(140, 9, 0.0, 0.0)).unwrap();
+        assert!((expected.trend - 0.05).abs() < 0.01 && expected.runs == 20, "{expected:?}");
         assert!((expected.seconds.q50 / (1000.0 * 1.05f64.powi(20)) - 1.0).abs() < 0.05, "{expected:?}");
-        assert!(expected.is_anomaly(10_000.0) && !expected.is_anomaly(expected.seconds.q50));
-        assert!(history.expect_work(Moment { weekday: 1, hour: 9 }).unwrap().seconds.q50 > expected.seconds.q50);
     }
 
     #[test]
-    fn it_survives_serde_and_stays_bounded() {
+    fn only_like_is_compared_with_like() {
         let mut history = History::default();
-        (0..300).for_each(|_| history.add(run(0, 0, 10.0, 1.0)));
-        assert_eq!(history.runs.len(), 200);
+        (0..5).for_each(|k| history.add(run(k, 9, 100.0, 1.0)));
+        let next = run(6, 9, 0.0, 0.0);
+        assert!(history.expect_wall(&next).is_some());
+        assert!(history.expect_wall(&RunRecord { slots: 8, ..next.clone() }).is_none());
+        assert!(history.expect_work(&RunRecord { slots: 8, ..next.clone() }).is_some());
+        assert!(history.expect_work(&RunRecord { tasks: 11, ..next.clone() }).is_none());
+        history.runs.iter_mut().for_each(|run| run.whole = false);
+        assert!(history.expect_work(&next).is_none());
+    }
+
+    #[test]
+    fn it_survives_serde_nonsense_and_its_bound() {
+        let mut history = History::default();
+        (0..300).for_each(|day| history.add(run(day, 0, 10.0, 1.0)));
+        assert_eq!(history.runs.len(), KEPT);
         let text = serde_json::to_string(&history).unwrap();
         assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
-        assert!(History::default().expect_wall(Moment { weekday: 0, hour: 0 }).is_none());
+        history.runs.iter_mut().for_each(|run| run.classes[0].size_s = -1.0);
+        assert!(history.learnt("align", Moment { weekday: 0, hour: 0 }).is_none());
     }
 }

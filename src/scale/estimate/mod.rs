@@ -5,17 +5,20 @@
 //! something about all of them. Without a prior the factor is that to one second.
 
 mod history;
+mod lessons;
 mod lognormal;
+mod unusual;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
-use crate::model::Time;
 
-pub use history::{Expected, History, Moment, RunRecord, Summary};
+pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
+pub use lessons::Lessons;
 pub use lognormal::LogNormal;
+pub use unusual::{Anomaly, Quantity};
 
 /// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,26 +91,18 @@ impl Estimates {
         }
     }
 
-    /// As [`Estimates::new`], with what earlier runs of the job found in place of guesses. `node_types` are the names of the types.
-    pub fn with_history(
-        classes: Vec<ClassPrior>,
-        delays: &[Duration],
-        node_types: &[&str],
-        history: &History,
-        moment: Moment,
-    ) -> Estimates {
-        let mut estimates = Estimates::new(classes, delays);
-        for class in &mut estimates.classes {
-            if let Some(belief) = history.class(&class.name) {
+    /// Takes what earlier runs of the job found in place of guesses: for these classes, and for the delay of nodes, whose kinds are listed.
+    pub fn recall(&mut self, history: &History, moment: Moment, classes: &[&str], kinds: &[&str]) {
+        for class in self.classes.iter_mut().filter(|class| classes.contains(&class.name.as_str())) {
+            if let Some(belief) = history.class(&class.name, class.size, moment) {
                 class.factor = belief;
             }
         }
-        for (delay, name) in estimates.delays.iter_mut().zip(node_types) {
-            if let Some(belief) = history.delay(name, moment) {
+        for (delay, kind) in self.delays.iter_mut().zip(kinds) {
+            if let Some(belief) = history.delay(kind, moment) {
                 *delay = belief;
             }
         }
-        estimates
     }
 
     /// Learns from a task of a class that completed: its own prior, and how long it took. Returns true if that is so far from
@@ -189,21 +184,6 @@ impl Estimates {
     /// Seconds that the factor of a task refers to.
     pub(super) fn size(&self, class: ClassId, prior: Option<Duration>) -> f64 {
         self.classes.get(class.0 as usize).map_or(1.0, |class| class.size_of(prior))
-    }
-
-    /// What this run found, for the history of the job. `node_types` are the names of the types.
-    pub fn record(&self, started: Moment, end: Time, work: Duration, node_types: &[&str]) -> RunRecord {
-        let summary = |name: &str, belief: &LogNormal| {
-            let (mean_log, variance_log) = belief.moments();
-            (belief.seen() > 0).then(|| Summary { name: name.to_owned(), seen: belief.seen(), mean_log, variance_log })
-        };
-        RunRecord {
-            started,
-            wall_s: end.seconds(),
-            work_s: work.as_secs_f64(),
-            classes: self.classes.iter().filter_map(|c| summary(&c.name, &c.factor)).collect(),
-            delays: node_types.iter().zip(&self.delays).filter_map(|(name, d)| summary(name, d)).collect(),
-        }
     }
 }
 

@@ -1,0 +1,98 @@
+//! A run against earlier runs of its job, in words: what was taken from them, and what is unusual about it.
+
+use super::run_view::RunView;
+use super::style::{seconds, some};
+use crate::journal::Past;
+use crate::scale::estimate::{Anomaly, Expected, Moment, Quantity};
+
+/// Classes that are named.
+const NAMES: usize = 4;
+
+/// What was known before the run; `None` if it was the first of its job.
+pub(super) fn before_text(run: &RunView) -> Option<String> {
+    let past = run.session().past.as_ref()?;
+    let mut text = format!("{} of this job", some(u64::from(past.runs), "run"));
+    if !past.learnt.is_empty() {
+        text += &format!(", which say how long {} takes", learnt_text(past));
+    }
+    if let Some(wall) = &past.wall {
+        text += &format!("; one like this takes {}", expected_text(wall));
+    }
+    Some(text)
+}
+
+fn learnt_text(past: &Past) -> String {
+    let mut names: Vec<String> =
+        past.learnt.iter().take(NAMES).map(|l| format!("`{}` ({})", l.class, seconds(l.seconds))).collect();
+    if past.learnt.len() > NAMES {
+        names.push(format!("{} more", past.learnt.len() - NAMES));
+    }
+    names.join(", ")
+}
+
+/// `12.0 s (8 of 10 within 11.0 s .. 13.1 s; 3 % more from run to run)`
+pub(crate) fn expected_text(expected: &Expected) -> String {
+    let Expected { seconds: s, trend, .. } = expected;
+    let mut text = format!("{} (8 of 10 within {} .. {}", seconds(s.q50), seconds(s.q10), seconds(s.q90));
+    if trend.abs() >= 0.02 {
+        let (percent, how) = (trend.abs() * 100.0, if *trend > 0.0 { "more" } else { "less" });
+        text += &format!("; {percent:.0} % {how} from run to run");
+    }
+    text + ")"
+}
+
+/// What is unusual, one sentence each.
+pub(super) fn unusual(run: &RunView) -> Vec<String> {
+    run.session().unusual.iter().map(anomaly_text).collect()
+}
+
+/// `the run took 12.0 s: 2.3 x what runs of this job take on a Tuesday at 9 h UTC (5.2 s, 8 of 10 within 5.0 s .. 5.4 s; from 6 runs)`
+pub(super) fn anomaly_text(anomaly: &Anomaly) -> String {
+    let (what, whose) = match &anomaly.what {
+        Quantity::Wall => ("the run took".to_owned(), "runs of this job take"),
+        Quantity::Work => ("its tasks took, in all,".to_owned(), "those of runs of this job take"),
+        Quantity::Class(class) => (format!("a task of `{class}` took"), "one takes in runs of this job"),
+        Quantity::Delay(kind) => (format!("a node (`{kind}`) took"), "one takes to come in runs of this job"),
+    };
+    let usual = anomaly.usual_s;
+    format!(
+        "{what} {}: {:.1} x what {whose} {} ({}, 8 of 10 within {} .. {}; from {})",
+        seconds(anomaly.found_s),
+        anomaly.found_s / usual.q50.max(1e-12),
+        moment_text(anomaly.started),
+        seconds(usual.q50),
+        seconds(usual.q10),
+        seconds(usual.q90),
+        some(u64::from(anomaly.runs), "run"),
+    )
+}
+
+/// `on a Tuesday at 9 h UTC`
+pub(crate) fn moment_text(moment: Moment) -> String {
+    let days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+    format!("on a {} at {} h UTC", days[usize::from(moment.weekday % 7)], moment.hour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scale::estimate::Quantiles;
+
+    #[test]
+    fn it_reads_as_a_sentence() {
+        let anomaly = Anomaly {
+            what: Quantity::Class("align".into()),
+            found_s: 23.0,
+            usual_s: Quantiles { q10: 9.0, q50: 10.0, q90: 11.0 },
+            runs: 6,
+            started: Moment { weekday: 1, hour: 9 },
+        };
+        assert_eq!(
+            anomaly_text(&anomaly),
+            "a task of `align` took 23.0 s: 2.3 x what one takes in runs of this job on a Tuesday at 9 h UTC \
+             (10.0 s, 8 of 10 within 9.00 s .. 11.0 s; from 6 runs)"
+        );
+        let expected = Expected { seconds: anomaly.usual_s, trend: -0.05, usual: (1.0, 2.0), runs: 6 };
+        assert_eq!(expected_text(&expected), "10.0 s (8 of 10 within 9.00 s .. 11.0 s; 5 % less from run to run)");
+    }
+}

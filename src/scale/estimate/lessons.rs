@@ -1,0 +1,131 @@
+//! What one run finds out about its classes and its nodes, for the runs after it.
+//!
+//! Sums of this run alone: beliefs have learnt from earlier runs already, and to write those down would count every run again and again.
+
+use std::time::Duration;
+
+use super::history::{RunRecord, Summary};
+use super::lognormal::seconds;
+
+/// A run with more classes writes down those that took most time.
+const MOST_CLASSES: usize = 256;
+
+/// Count, mean and spread of logarithms (Welford 1962).
+#[derive(Clone, Debug)]
+struct Sum {
+    name: String,
+    size_s: f64,
+    seen: u64,
+    mean: f64,
+    squares: f64,
+    /// Seconds in all.
+    total_s: f64,
+}
+
+impl Sum {
+    fn new(name: &str, size: Option<Duration>) -> Sum {
+        let size_s = size.map_or(1.0, seconds);
+        Sum { name: name.to_owned(), size_s, seen: 0, mean: 0.0, squares: 0.0, total_s: 0.0 }
+    }
+
+    fn take(&mut self, factor: f64, took: Duration) {
+        let x = factor.max(1e-12).ln();
+        self.seen += 1;
+        let apart = x - self.mean;
+        self.mean += apart / self.seen as f64;
+        self.squares += apart * (x - self.mean);
+        self.total_s += took.as_secs_f64();
+    }
+
+    fn summary(&self) -> Summary {
+        let variance_log = if self.seen > 1 { self.squares / (self.seen - 1) as f64 } else { 0.0 };
+        Summary { name: self.name.clone(), seen: self.seen, size_s: self.size_s, mean_log: self.mean, variance_log }
+    }
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Lessons {
+    classes: Vec<Sum>,
+    delays: Vec<Sum>,
+    work: Duration,
+}
+
+impl Lessons {
+    /// Of a run with these classes, each with the duration that a factor of 1 stands for (a second, if none is known).
+    pub fn new<'a>(classes: impl Iterator<Item = (&'a str, Option<Duration>)>) -> Lessons {
+        Lessons { classes: classes.map(|(name, size)| Sum::new(name, size)).collect(), ..Lessons::default() }
+    }
+
+    /// An attempt took so long, on so many slots.
+    pub fn worked(&mut self, took: Duration, slots: u32) {
+        self.work += took * slots;
+    }
+
+    /// A task of the class of this number, whose prior is `prior`, completed after so long.
+    pub fn completed(&mut self, class: usize, prior: Option<Duration>, took: Duration) {
+        if let Some(sum) = self.classes.get_mut(class) {
+            sum.take(seconds(took) / prior.map_or(sum.size_s, seconds), took);
+        }
+    }
+
+    /// A node of this kind came after so long.
+    pub fn arrived(&mut self, kind: &str, took: Duration) {
+        let at = self.delays.iter().position(|sum| sum.name == kind).unwrap_or_else(|| {
+            self.delays.push(Sum::new(kind, None));
+            self.delays.len() - 1
+        });
+        self.delays[at].take(seconds(took), took);
+    }
+
+    /// Adds what was found to the record of the run.
+    pub fn tell(&self, record: RunRecord) -> RunRecord {
+        let mut classes: Vec<&Sum> = self.classes.iter().filter(|sum| sum.seen > 0).collect();
+        if classes.len() > MOST_CLASSES {
+            classes.sort_by(|a, b| b.total_s.total_cmp(&a.total_s));
+            classes.truncate(MOST_CLASSES);
+        }
+        RunRecord {
+            work_s: self.work.as_secs_f64(),
+            classes: classes.into_iter().map(Sum::summary).collect(),
+            delays: self.delays.iter().map(Sum::summary).collect(),
+            ..record
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::tests::run;
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_this_run() {
+        let s = Duration::from_secs;
+        let mut lessons = Lessons::new([("a", Some(s(10))), ("b", None), ("never", None)].into_iter());
+        for took in [20, 5] {
+            lessons.completed(0, Some(s(10)), s(took));
+            lessons.worked(s(took), 2);
+        }
+        lessons.completed(1, None, s(3));
+        lessons.arrived("slurm", s(40));
+        let found = lessons.tell(run(0, 0, 7.0, 1.0));
+        assert_eq!((found.wall_s, found.work_s), (7.0, 50.0));
+        let names: Vec<&str> = found.classes.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        // Twice and half of the prior.
+        let (a, b) = (&found.classes[0], &found.classes[1]);
+        assert!(a.mean_log.abs() < 1e-12 && (a.variance_log - 2.0 * 2f64.ln().powi(2)).abs() < 1e-9, "{a:?}");
+        assert!((a.seconds() - 10.0).abs() < 1e-9 && (b.seconds() - 3.0).abs() < 1e-9);
+        assert!((found.delays[0].seconds() - 40.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_very_many_classes_the_dearest_are_told() {
+        let names: Vec<String> = (0..1000).map(|k| format!("c{k}")).collect();
+        let mut lessons = Lessons::new(names.iter().map(|name| (name.as_str(), None)));
+        (0..1000).for_each(|k| lessons.completed(k, None, Duration::from_secs(k as u64 + 1)));
+        let found = lessons.tell(run(0, 0, 7.0, 1.0));
+        assert_eq!((found.classes.len(), found.classes[0].name.as_str()), (MOST_CLASSES, "c999"));
+    }
+}
