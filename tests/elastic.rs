@@ -233,6 +233,29 @@ fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
     assert_eq!(ranks(&trace), HashSet::from([1, 2]));
 }
 
+/// What a person asks for stays, whatever the policy thinks of it, until it may decide again.
+#[test]
+fn a_policy_leaves_what_was_scaled_by_hand() {
+    let dir = Dir::new("held");
+    let policy = "[scaling]\npolicy = \"hybrid\"\nmax_ranks = 2\ninterval = \"200ms\"\n[cost]\nnode_hour = 36.0\nminimum = \"0s\"\nbudget = 1000.0";
+    // A chain: the policy would give everything back.
+    let run = open_run(&dir, phalanx(&dir), &format!("{}\n{}", waves(60, 1, 0.25), local(policy, "")));
+    phalanx(&dir).args(["scale", "run", "3"]).run().ok().says("leaves it at 3");
+    wait_for("three ranks", 60, || (count(&status(&dir), "active") == 3).then_some(()));
+    let decided = status(&dir)["time_s"].as_f64().expect("a number") + 2.0;
+    let later = wait_for("ten further decisions", 60, || {
+        Some(status(&dir)).filter(|now| now["time_s"].as_f64() > Some(decided))
+    });
+    assert_eq!((count(&later, "active"), &later["scaling"]["held"]), (3, &3.into()), "{later:#}");
+    phalanx(&dir).args(["status", "run"]).run().ok().says("by hand").says("of 1000.00");
+    phalanx(&dir).args(["scale", "run", "auto"]).run().ok().says("decides again");
+    wait_for("the policy to give back what is beyond its bounds", 60, || {
+        (count(&status(&dir), "left") > 0).then_some(())
+    });
+    run.wait_clean().ok();
+    Trace::of(&dir, "run").exactly_once(names(60, 1).iter().map(String::as_str));
+}
+
 #[test]
 fn single_tasks_are_cancelled_wherever_they_are() {
     let dir = Dir::new("cancel-task");

@@ -393,3 +393,61 @@ fn zombies_of(parent: u32) -> usize {
     };
     stats.filter(zombie).count()
 }
+
+/// Keeps what the runner tells beside what tasks print.
+#[derive(Default)]
+struct Told {
+    used: std::sync::Mutex<Vec<phalanx::model::Usage>>,
+    measured: std::sync::Mutex<Vec<(u32, u16, String, f64)>>,
+}
+
+impl OutputSink for Told {
+    fn append(&self, _: TaskId, _: u16, _: Stream, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn account(&self, _: TaskId, _: u16, used: phalanx::model::Usage) -> io::Result<()> {
+        self.used.lock().unwrap().push(used);
+        Ok(())
+    }
+
+    fn measure(&self, task: TaskId, attempt: u16, name: &str, value: f64) {
+        self.measured.lock().unwrap().push((task.0, attempt, name.to_owned(), value));
+    }
+}
+
+/// Linux counts our own memory as a child's until the child runs its program.
+#[test]
+fn the_memory_of_a_small_command_is_its_own() {
+    const MIB: u64 = 1 << 20;
+    let ours = std::hint::black_box(vec![1u8; 200 << 20]);
+    let told = Arc::new(Told::default());
+    let large = Spec::shell("head -c 320000000 /dev/zero | tail -c 310000000 > /dev/null; true");
+    let job = Job::new([Spec::command(&["sleep", "1"]), large]);
+    let runner = Runner::new(Arc::new(job), Kernels::builtin(), site(), told.clone()).unwrap();
+    assert_eq!(runner.run(TaskId(0), &seat(0)), Outcome::OK);
+    assert_eq!(runner.run(TaskId(1), &seat(0)), Outcome::OK);
+    drop(ours);
+    let used = told.used.lock().unwrap();
+    assert!(used[0].peak_bytes > 0 && used[0].peak_bytes < 50 * MIB, "{used:?}");
+    assert!(used[1].peak_bytes > 290 * MIB, "{used:?}");
+}
+
+#[test]
+fn what_a_task_measures_is_told() {
+    let told = Arc::new(Told::default());
+    let job = Job::new([
+        Spec::shell("echo loss 0.5 > \"$PHALANX_METRICS\"; echo steps 3 >> \"$PHALANX_METRICS\""),
+        Spec::shell("true"),
+    ]);
+    let runner = Runner::new(Arc::new(job), Kernels::builtin(), site(), told.clone()).unwrap();
+    for task in [0, 1, 0] {
+        assert_eq!(runner.run(TaskId(task), &seat(0)), Outcome::OK);
+    }
+    let once = [(0, 1, "loss".to_owned(), 0.5), (0, 1, "steps".to_owned(), 3.0)];
+    assert_eq!(*told.measured.lock().unwrap(), [once.clone(), once].concat());
+}

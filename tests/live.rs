@@ -443,6 +443,10 @@ file = "never"
     let text = phalanx(&dir).args(["report"]).run();
     text.says("alert failures: failed is 1, above 0").says("Values of tasks");
     phalanx(&dir).args(["report", "--task", "train[0]"]).run().says("1 lines of $PHALANX_METRICS are left out");
+    // What ranks used is in the trace and in the page of the report.
+    phalanx(&dir).args(["trace", "latest", "-o", "t.json"]).run().ok();
+    phalanx(&dir).args(["report", "latest", "--html", "r.html"]).run();
+    assert!(dir.read("t.json").contains("\"memory (MiB)\"") && dir.read("r.html").contains("What the nodes used"));
     // The last state of the run is in the collector's file.
     let metrics = dir.read("run.prom");
     assert!(metrics.contains("phalanx_tasks{state=\"completed\"} 7"), "{metrics}");

@@ -87,6 +87,24 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
 }
 
+/// What has been spent, and what was decided of late.
+fn scaling(scaling: &Value, now: f64) -> String {
+    let mut text = String::new();
+    if let Some(spent) = scaling["spent"].as_f64() {
+        let of = scaling["budget"].as_f64().map(|budget| format!(" of {budget:.2}")).unwrap_or_default();
+        let _ = writeln!(text, "  spent   {spent:.2}{of}");
+    }
+    if let Some(ranks) = scaling["held"].as_u64() {
+        let _ = writeln!(text, "  held    at {ranks} ranks by hand; `phalanx scale RUN auto` lets the policy decide");
+    }
+    for decision in scaling["decisions"].as_array().into_iter().flatten().take(3) {
+        let ago = seconds((now - decision["time_s"].as_f64().unwrap_or(now)).max(0.0));
+        let (from, to, why) = (number(decision, "from"), number(decision, "to"), word(decision, "reason"));
+        let _ = writeln!(text, "  #{:<6} {ago} ago, {from} -> {to}: {why}", number(decision, "number"));
+    }
+    text
+}
+
 /// What is wrong with a rank, if anything is.
 fn health(rank: &Value) -> String {
     let slow = rank["slowdown"].as_f64().map(|times| format!("  {times:.1} x slower than others")).unwrap_or_default();
@@ -112,6 +130,7 @@ fn text(run: &str, status: &Value) -> String {
         let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(in_s);
         let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
     }
+    text += &scaling(&status["scaling"], time);
     for rank in status["ranks"].as_array().into_iter().flatten() {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
         let _ = writeln!(

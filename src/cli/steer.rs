@@ -9,12 +9,12 @@ use crate::control::{Question, Scale, ask};
 use crate::journal::{Liveness, RUNS, RunDir};
 use crate::runtime::BLOCKS;
 
-/// More or fewer ranks for a run under way.
+/// More or fewer ranks for a run under way. A policy leaves it so until `auto`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ScaleArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// `+2` more, `-1` fewer, or `6` in all.
+    /// `+2` more, `-1` fewer, `6` in all, or `auto`: as the policy decides.
     #[arg(allow_hyphen_values = true)]
     ranks: Scale,
 }

@@ -61,6 +61,7 @@ impl std::fmt::Display for Question {
             Question::Scale { to: Scale::More(ranks) } => write!(f, "scale +{ranks}"),
             Question::Scale { to: Scale::Fewer(ranks) } => write!(f, "scale -{ranks}"),
             Question::Scale { to: Scale::To(ranks) } => write!(f, "scale {ranks}"),
+            Question::Scale { to: Scale::Auto } => f.write_str("scale auto"),
             Question::Drain { what } => write!(f, "drain {what}"),
             Question::Rebalance => f.write_str("rebalance"),
             Question::Cancel { task: None } => f.write_str("cancel"),
@@ -79,14 +80,20 @@ pub enum Scale {
     Fewer(u32),
     /// So many.
     To(u32),
+    /// As the policy decides.
+    Auto,
 }
 
 impl FromStr for Scale {
     type Err = String;
 
-    /// `+2` more, `-1` fewer, or `6` in all.
+    /// `+2` more, `-1` fewer, `6` in all, or `auto`.
     fn from_str(text: &str) -> Result<Scale, String> {
-        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{text}` is not `+2`, `-1` or `6`"));
+        if text == "auto" {
+            return Ok(Scale::Auto);
+        }
+        let wrong = |_| format!("`{text}` is not `+2`, `-1`, `6` or `auto`");
+        let number = |digits: &str| digits.parse::<u32>().map_err(wrong);
         match text.split_at_checked(1) {
             Some(("+", more)) => number(more).map(Scale::More),
             Some(("-", fewer)) => number(fewer).map(Scale::Fewer),

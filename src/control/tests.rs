@@ -54,6 +54,7 @@ fn numbers_of_ranks_are_read_as_typed() {
     assert_eq!("+2".parse(), Ok(Scale::More(2)));
     assert_eq!("-1".parse(), Ok(Scale::Fewer(1)));
     assert_eq!("6".parse(), Ok(Scale::To(6)));
+    assert_eq!("auto".parse(), Ok(Scale::Auto));
     for text in ["", "+", "x", "--1", "é", "1.5"] {
         assert!(text.parse::<Scale>().is_err(), "{text}");
     }

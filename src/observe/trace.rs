@@ -1,7 +1,7 @@
 //! A run as a trace in the Chrome format, which Perfetto (<https://ui.perfetto.dev>) and `chrome://tracing` open.
 //!
 //! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Tasks queued, running and done, ranks active and
-//! busy and what it costs are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
+//! busy, what it costs and what ranks use are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
 //! and [`Contents`] says what was left out:
 //!
 //! - While there are at most `FLOWS` dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
@@ -20,6 +20,7 @@ use super::spending::Spending;
 use super::steps::{Counters, Steps};
 use super::style::outcome;
 use super::timeline::{Slice, Timeline};
+use super::vitals::{self, Vital};
 use crate::graph::TaskGraph;
 use crate::journal::Level;
 use crate::model::Time;
@@ -28,6 +29,8 @@ use crate::model::Time;
 const FLOWS: usize = 100_000;
 /// The most points of a counter.
 const POINTS: usize = 20_000;
+/// Looks at what ranks used that are drawn, the first ones.
+const VITALS: usize = 100_000;
 /// Points of the bill.
 const SPENDING: usize = 1000;
 /// The process that holds what concerns the whole run; ranks are numbered from 1, since viewers keep 0 for themselves.
@@ -57,6 +60,7 @@ pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, Repor
     let (flows, flows_left_out) = write_flows(&mut events, run, &timeline)?;
     write_counters(&mut events, &Counters::of(&timeline))?;
     write_spending(&mut events, run)?;
+    write_vitals(&mut events, run)?;
     write_notes(&mut events, run)?;
     events.end()?;
     Ok(Contents { slices: timeline.slices.len(), flows, flows_left_out })
@@ -321,6 +325,27 @@ fn write_spending(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportEr
         Some(budget) => put("budget", Time::ZERO, budget).and_then(|()| put("budget", spending.now, budget)),
         None => Ok(()),
     }
+}
+
+/// What each rank of the last session used, as counters of its process.
+fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
+    #[derive(Serialize)]
+    struct Value {
+        value: f64,
+    }
+    let mut before: FxHashMap<u32, Vital> = FxHashMap::default();
+    for look in vitals::all(&run.dir.vitals()).into_iter().take(VITALS) {
+        let at = Time((look.t * 1e9) as u64);
+        let ts = Some(us(run.on_run_clock(run.session(), at)));
+        let mut put = |name, value: f64| {
+            events.put(&Event { ts, args: Some(Value { value }), ..Event::new("C", pid(look.rank), name) })
+        };
+        put("memory (MiB)", look.vitals.memory as f64 / f64::from(1 << 20))?;
+        if let Some(before) = before.insert(look.rank, look) {
+            put("CPUs busy", vitals::cpus(&before, &look))?;
+        }
+    }
+    Ok(())
 }
 
 /// Decisions, warnings and errors as instants.

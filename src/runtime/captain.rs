@@ -196,6 +196,11 @@ impl Captain {
         self.beliefs.observe_delay(kind, took);
     }
 
+    /// Somebody wants so many ranks; `None` lets the policy decide again.
+    pub(crate) fn hold(&mut self, ranks: Option<u32>) {
+        self.scaler.hold(ranks);
+    }
+
     /// Decides.
     pub(crate) fn decide(
         &mut self,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::head::Head;
+use super::helm::Helm;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
@@ -46,23 +47,41 @@ impl Head {
     }
 
     fn scale(&mut self, now: Time, to: Scale) -> (Answer, Messages) {
-        let active =
-            self.ranks_in(|s| matches!(s, RankState::Requested | RankState::Joining | RankState::Active)).len() as u32;
-        let coming = self.coming();
-        let supply = active + coming;
-        match to {
-            Scale::To(0) => (Answer::refused("a run has at least one rank; `phalanx cancel` ends it"), Messages::new()),
-            Scale::To(ranks) if ranks >= supply => self.grow(now, ranks - supply),
-            Scale::To(ranks) => self.shrink(now, supply - ranks),
-            Scale::More(ranks) => self.grow(now, ranks),
-            Scale::Fewer(ranks) => self.shrink(now, ranks),
+        let active = self.ranks_in(|s| matches!(s, RankState::Joining | RankState::Active)).len() as u32;
+        let supply = active + self.coming();
+        let ranks = match to {
+            Scale::To(ranks) => ranks,
+            Scale::More(more) => supply.saturating_add(more),
+            Scale::Fewer(fewer) => supply.saturating_sub(fewer),
+            Scale::Auto => return (self.let_decide(), Messages::new()),
+        };
+        if ranks == 0 {
+            return (Answer::refused("a run has at least one rank; `phalanx cancel` ends it"), Messages::new());
+        }
+        let (mut answer, messages) = match ranks >= supply {
+            true => self.grow(now, ranks - supply),
+            false => self.shrink(now, supply - ranks),
+        };
+        if answer.ok && self.helm.as_mut().is_some_and(|helm| helm.hold(Some(ranks))) {
+            answer.text += &format!("; the policy leaves it at {ranks} until `phalanx scale RUN auto`");
+        }
+        (answer, messages)
+    }
+
+    fn let_decide(&mut self) -> Answer {
+        match self.helm.as_mut().is_some_and(|helm| helm.hold(None)) {
+            true => Answer::done("the policy decides again"),
+            false => Answer::refused("this job's file names no policy (`[scaling]`) that could decide"),
         }
     }
 
     /// Blocks that have been asked for and whose ranks are not there.
     pub(super) fn coming(&self) -> u32 {
+        let blocks = self.supply.iter().flat_map(|supply| supply.blocks().iter());
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
-        self.supply.as_ref().map_or(0, |s| s.blocks().iter().filter(|block| comes(block.state)).count() as u32)
+        let worlds = || self.gate.iter().flat_map(|gate| gate.worlds());
+        let is_in = |id: BlockId| worlds().any(|world| world.block == Some(id.0) && world.is_in());
+        blocks.filter(|block| comes(block.state) && !is_in(block.id)).count() as u32
     }
 
     fn grow(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
@@ -193,6 +212,7 @@ impl Head {
                 "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
             },
             "forecast": self.forecast(),
+            "scaling": self.helm.as_ref().map(Helm::status),
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),

@@ -40,7 +40,7 @@ pub(super) struct Head {
     progress: Progress,
     walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
-    helm: Option<Helm>,
+    pub(super) helm: Option<Helm>,
     /// What this run leaves for later ones.
     diary: Option<Diary>,
     /// Who lets ranks in, if any may join.

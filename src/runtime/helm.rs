@@ -11,6 +11,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::captain::Captain;
 use super::gate::{Gate, World};
 use super::past::{Remembered, kind_of};
@@ -36,6 +38,9 @@ const SURE: f64 = 0.7;
 /// Nodes are asked for at least so long, whatever the forecast.
 const SHORTEST_BLOCK: Duration = Duration::from_secs(600);
 
+/// So many decisions are shown to who asks.
+const SHOWN: usize = 5;
+
 /// See the module's text.
 pub(super) struct Helm {
     captain: Captain,
@@ -56,6 +61,12 @@ pub(super) struct Helm {
     decides: bool,
     /// When the end was foreseen for at the last look.
     pub(super) forecast: Option<Forecast>,
+    /// The last decisions that said something new, the latest first.
+    latest: VecDeque<Decision>,
+    /// As of the last decision.
+    spent: Option<f64>,
+    /// So many ranks are wanted by hand.
+    held: Option<u32>,
     due: Time,
     over: bool,
 }
@@ -162,6 +173,9 @@ impl Helm {
             prices,
             decides,
             forecast: None,
+            latest: VecDeque::new(),
+            spent: None,
+            held: None,
             due: Time::ZERO,
             over: false,
         };
@@ -264,7 +278,10 @@ impl Helm {
                         .push(format!("this run cannot change its nodes, so this is not done: {}", decision.reason));
                 }
             }
+            self.spent = Some(decision.inputs.spent);
             if self.captain.is_news(&decision) {
+                self.latest.truncate(SHOWN - 1);
+                self.latest.push_front(decision.clone());
                 orders.records.push(Record::Decision(Box::new(decision)));
             }
         }
@@ -272,6 +289,36 @@ impl Helm {
             .records
             .extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         orders
+    }
+
+    /// Somebody wants so many ranks, or (`None`) wants the policy to decide. False if there is no policy.
+    pub(super) fn hold(&mut self, ranks: Option<u32>) -> bool {
+        if self.decides {
+            self.held = ranks;
+            self.captain.hold(ranks);
+            // What has been done by hand is looked at when it has come about.
+            self.due = Time::ZERO;
+        }
+        self.decides
+    }
+
+    /// What it did of late, for who asks.
+    pub(super) fn status(&self) -> Value {
+        let decision = |decision: &Decision| {
+            json!({
+                "number": decision.number,
+                "time_s": decision.time.seconds(),
+                "from": decision.from,
+                "to": decision.to,
+                "reason": decision.reason,
+            })
+        };
+        json!({
+            "held": self.held,
+            "spent": self.spent,
+            "budget": self.prices.budget,
+            "decisions": self.latest.iter().map(decision).collect::<Vec<Value>>(),
+        })
     }
 
     /// A node that was asked for takes part after so long.

@@ -39,6 +39,8 @@ pub struct Scaler {
     /// The last change: its number, and the active ranks before it.
     watched: Option<Watch>,
     effects: Vec<(u32, Effect)>,
+    /// So many ranks are wanted by hand.
+    held: Option<u32>,
 }
 
 /// A change whose effect is still to be seen.
@@ -69,12 +71,18 @@ impl Scaler {
             hesitated: None,
             watched: None,
             effects: Vec::new(),
+            held: None,
         }
     }
 
     /// Follows the policy of the settings.
     pub fn of(scaling: &Scaling) -> Scaler {
         Scaler::new(policy_of(scaling), scaling.clone())
+    }
+
+    /// Somebody wants so many ranks, whatever the policy and its bounds say; `None` lets it decide again. The budget binds all the same.
+    pub fn hold(&mut self, ranks: Option<u32>) {
+        self.held = ranks;
     }
 
     /// Decides. Call it every [`Scaling::interval`], when a node is granted, and when a rank joined or was lost. The decisions are to be
@@ -89,7 +97,10 @@ impl Scaler {
             let wish = Wish::plain(0, plan.reason.clone());
             return vec![self.decision(seen, inputs, &wish, plan)];
         }
-        let wish = self.policy.decide(seen, estimates, prices);
+        let wish = match self.held {
+            Some(ranks) => Wish::plain(ranks, format!("held at {ranks} by hand")),
+            None => self.policy.decide(seen, estimates, prices),
+        };
         let plans = self.plans(seen, &account, &wish, prices, drain);
         let decisions: Vec<Decision> = plans.into_iter().map(|plan| self.decision(seen, inputs, &wish, plan)).collect();
         self.watch(seen, &decisions);
@@ -162,13 +173,16 @@ impl Scaler {
         let supply = seen.supply();
         let stay = |reason: String| vec![Plan { action: Action::Stay, to: supply, reason }];
         let least = self.scaling.min_ranks.max(1);
-        let target = wish.ranks.clamp(least, self.scaling.max_ranks.max(least));
+        let target = match self.held {
+            Some(ranks) => ranks.max(1),
+            None => wish.ranks.clamp(least, self.scaling.max_ranks.max(least)),
+        };
         let bound = if target == wish.ranks {
             String::new()
         } else {
             format!(" (bounds: {least} to {})", self.scaling.max_ranks.max(least))
         };
-        if target != supply && self.policy.guarded() && within(supply, least, self.scaling.max_ranks) {
+        if target != supply && self.guarded() && within(supply, least, self.scaling.max_ranks) {
             if wish.confidence < self.scaling.confidence {
                 let sure = wish.confidence * 100.0;
                 return stay(format!("the wish for {target} ranks is only {sure:.0} % sure: {}", wish.reason));
@@ -192,6 +206,11 @@ impl Scaler {
             return stay(format!("{}{bound}{why}", wish.reason));
         }
         plans
+    }
+
+    /// True if good sense may hold a wish back.
+    fn guarded(&self) -> bool {
+        self.held.is_none() && self.policy.guarded()
     }
 
     /// True if a change of one is wished for for the first time, among many ranks.
@@ -233,7 +252,7 @@ impl Scaler {
             let reason = format!("{} withdrawn", some(withdrawn.len() as u32, "request"));
             plans.push(Plan { action: Action::Cancel { requests: withdrawn }, to, reason });
         }
-        let keep_paid = self.policy.guarded();
+        let keep_paid = self.guarded();
         let mut candidates: Vec<&RankView> = seen
             .ranks
             .iter()

@@ -76,6 +76,30 @@ pub(super) fn spend(html: &mut Html, spent: &[f64], budget: Option<f64>, end: u6
     plot.close(html);
 }
 
+/// Shares over time, from 0 to 1, as lines in per cent: each has a value for each column, or none where it is not known.
+pub(super) fn shares(html: &mut Html, title: &str, lines: &[(&str, &str, Vec<Option<f64>>)], end: u64) {
+    let plot = Plot { left: 58.0, top: 20.0, height: 90.0, end };
+    plot.open(html, title);
+    let y = plot.scale(html, 100.0);
+    for (k, (name, style, values)) in lines.iter().enumerate() {
+        let mut path = String::new();
+        for (i, value) in values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let pen = if path.is_empty() { 'M' } else { 'L' };
+            path += &format!("{pen}{:.1} {:.1}", plot.column(i, COLUMNS), y(value * 100.0));
+        }
+        let x = plot.left + k as f64 * (WIDTH - plot.left) / 3.2;
+        let most = values.iter().flatten().copied().fold(0.0, f64::max);
+        html.add(format_args!(
+            "<path class=\"line l-{style}\" d=\"{path}\"/><path class=\"line l-{style}\" d=\"M{x:.0} 8h18\"/>\
+             <text class=\"tick\" x=\"{:.0}\" y=\"12\">{name}, at most {}</text>",
+            x + 23.0,
+            percent(most)
+        ));
+    }
+    plot.close(html);
+}
+
 /// A line of a chart.
 pub(super) struct Line<'a> {
     pub name: &'a str,

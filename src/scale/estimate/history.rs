@@ -257,7 +257,7 @@ pub(super) mod tests {
             whole: true,
             wall_s,
             work_s: 4.0 * wall_s,
-            classes: summary("align", wall_s / 500.0),
+            classes: summary("align", wall_s / 5.0),
             delays: summary("node", delay_s),
         }
     }

@@ -3,6 +3,8 @@
 //! What is learnt for a class is not a duration but the factor between a task's own prior (its `estimate` in the job file) and
 //! the time it took. So a sweep whose members take `{n}` minutes each is one class, and one observation says
 //! something about all of them. Without a prior the factor is that to one second.
+//!
+//! Of a class of which nothing is known at all the other such classes tell: the first observation of each makes up what is thought of the next.
 
 mod history;
 mod lessons;
@@ -62,6 +64,8 @@ pub const UNKNOWN_DELAY: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Estimates {
     classes: Vec<Class>,
+    /// How long the first task took of each class of which nothing had been known.
+    unseen: LogNormal,
     delays: Vec<LogNormal>,
     /// Tasks that took a time far from all others of their class.
     odd: u64,
@@ -74,6 +78,8 @@ struct Class {
     /// Seconds that the factor refers to, for a task without a prior of its own.
     size: f64,
     factor: LogNormal,
+    /// Something is known of it: the job file or an earlier run tells, or a task has ended.
+    known: bool,
 }
 
 impl Estimates {
@@ -83,9 +89,11 @@ impl Estimates {
             name: prior.name,
             size: prior.estimate.map_or(1.0, lognormal::seconds),
             factor: if prior.estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
+            known: prior.estimate.is_some(),
         };
         Estimates {
             classes: classes.into_iter().map(class).collect(),
+            unseen: LogNormal::unknown(UNKNOWN_TASK_S),
             delays: delays.iter().map(|&d| LogNormal::guess(lognormal::seconds(d))).collect(),
             odd: 0,
         }
@@ -95,7 +103,7 @@ impl Estimates {
     pub fn recall(&mut self, history: &History, moment: Moment, classes: &[&str], kinds: &[&str]) {
         for class in self.classes.iter_mut().filter(|class| classes.contains(&class.name.as_str())) {
             if let Some(belief) = history.class(&class.name, class.size, moment) {
-                class.factor = belief;
+                (class.factor, class.known) = (belief, true);
             }
         }
         for (delay, kind) in self.delays.iter_mut().zip(kinds) {
@@ -110,6 +118,9 @@ impl Estimates {
     pub fn observe_task(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) -> bool {
         let Some(class) = self.classes.get_mut(class.0 as usize) else { return false };
         let factor = lognormal::seconds(took) / class.size_of(prior);
+        if !std::mem::replace(&mut class.known, true) {
+            self.unseen.observe(factor);
+        }
         let odd = class.factor.is_odd(factor);
         class.factor.observe(factor);
         self.odd += u64::from(odd);
@@ -129,17 +140,13 @@ impl Estimates {
 
     /// How long a task of a class takes.
     pub fn task(&self, class: ClassId, prior: Option<Duration>) -> Quantiles {
-        match self.classes.get(class.0 as usize) {
-            Some(class) => class.factor.quantiles().times(class.size_of(prior)),
-            None => LogNormal::unknown(UNKNOWN_TASK_S).quantiles(),
-        }
+        self.belief(class).quantiles().times(self.size(class, prior))
     }
 
     /// How long a task that has been running for `elapsed` will still take (median), in seconds.
     pub fn rest(&self, class: ClassId, prior: Option<Duration>, elapsed: Duration) -> f64 {
-        let Some(class) = self.classes.get(class.0 as usize) else { return UNKNOWN_TASK_S };
-        let size = class.size_of(prior);
-        class.factor.rest(elapsed.as_secs_f64() / size, 0.5) * size
+        let size = self.size(class, prior);
+        self.belief(class).rest(elapsed.as_secs_f64() / size, 0.5) * size
     }
 
     /// How long a node of a type takes to come.
@@ -175,10 +182,11 @@ impl Estimates {
 
     /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its duration.
     pub(super) fn factor(&self, class: ClassId) -> LogNormal {
-        match self.classes.get(class.0 as usize) {
-            Some(class) => class.factor.clone(),
-            None => LogNormal::unknown(UNKNOWN_TASK_S),
-        }
+        self.belief(class).clone()
+    }
+
+    fn belief(&self, class: ClassId) -> &LogNormal {
+        self.classes.get(class.0 as usize).filter(|class| class.known).map_or(&self.unseen, |class| &class.factor)
     }
 
     /// Seconds that the factor of a task refers to.
@@ -223,6 +231,17 @@ mod tests {
         assert!((estimates.task(ClassId(1), None).q50 - 1.02).abs() < 0.05);
         assert!(estimates.observe_task(ClassId(1), None, Duration::from_secs(60)));
         assert_eq!((estimates.odd(), estimates.seen(ClassId(1))), (1, 41));
+    }
+
+    #[test]
+    fn classes_that_ran_tell_of_those_that_have_not() {
+        let class = |name: usize| ClassPrior { name: name.to_string(), estimate: None };
+        let mut estimates = Estimates::new((0..20).map(class).collect(), &[]);
+        let before = estimates.task(ClassId(19), None);
+        (0..15).for_each(|class| drop(estimates.observe_task(ClassId(class), None, Duration::from_millis(250))));
+        let after = estimates.task(ClassId(19), None);
+        assert!(before.q50 > 5.0 && (0.2..0.4).contains(&after.q50), "{before:?}, then {after:?}");
+        assert_eq!(estimates.seen(ClassId(19)), 0);
     }
 
     #[test]
