@@ -289,7 +289,7 @@ pub(super) mod tests {
             work(14)
         );
         let night = history.learnt("align", at(3)).unwrap();
-        assert!((night.seconds - 2.0).abs() < 0.3, "{night:?}");
+        assert!((night.seconds - 200.0).abs() < 30.0, "{night:?}");
         // Were an estimate of a second in the job file now, the same would be twice of it.
         let factor = |size| history.class("align", size, at(3)).unwrap().quantiles().q50;
         assert!((factor(1.0) / factor(4.0) - 4.0).abs() < 1e-6);

@@ -238,7 +238,9 @@ mod tests {
         let class = |name: usize| ClassPrior { name: name.to_string(), estimate: None };
         let mut estimates = Estimates::new((0..20).map(class).collect(), &[]);
         let before = estimates.task(ClassId(19), None);
-        (0..15).for_each(|class| drop(estimates.observe_task(ClassId(class), None, Duration::from_millis(250))));
+        for class in 0..15 {
+            assert!(!estimates.observe_task(ClassId(class), None, Duration::from_millis(250)));
+        }
         let after = estimates.task(ClassId(19), None);
         assert!(before.q50 > 5.0 && (0.2..0.4).contains(&after.q50), "{before:?}, then {after:?}");
         assert_eq!(estimates.seen(ClassId(19)), 0);
