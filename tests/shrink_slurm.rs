@@ -312,3 +312,22 @@ fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
     Trace::of(&dir, "run").exactly_once(elastic_jobs::names(60, 40).iter().map(String::as_str));
 }
+
+#[test]
+fn a_block_that_is_not_wanted_takes_no_other_from_the_queue_of_a_run_that_lives() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let dir = Dir::new("unwanted");
+    let other = slurm.sbatch(&dir, ["--exclusive", "--wrap", "sleep 600"]);
+    slurm.wait_running(other);
+    dir.job("job.toml", &phased(Settings::default(), 200, 1, 1));
+    let mut run = slurm.run_here(&dir, &["run", "job.toml", "--slots", "1", "--run-dir", "run"]);
+    let waiting = || slurm.squeue().iter().filter(|job| job.id != other).count();
+    wait_for("a request that waits", 120, || (waiting() > 0).then_some(()));
+    let (before, name) = (waiting(), dir.read("run/blocks/slurm"));
+    let words = ["join", "--contact", "run/contact", "--block", "99", "--siblings", &name];
+    let refused = slurm.run_here(&dir, &words).wait();
+    assert!(refused.exit() != 0, "{refused}");
+    refused.says("not wanted");
+    assert_eq!(waiting(), before, "{:?}", slurm.squeue());
+    run.kill_all();
+}

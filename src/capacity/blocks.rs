@@ -221,7 +221,7 @@ impl Blocks {
             block.joined = Some(now);
         }
         if let Event::Ended { at, .. } = event {
-            let end = at.unwrap_or(now).min(now);
+            let end = at.unwrap_or(now);
             block.ended = Some(block.granted.map_or(end, |from| end.max(from)));
         } else if next.is_over() {
             block.ended = Some(now);

@@ -85,7 +85,8 @@ impl Job {
 
     /// It has its nodes: the blocks have theirs, in order.
     fn starts(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, Event)> {
-        if std::mem::replace(&mut self.running, true) {
+        // Slurm may say that it runs a moment before it says where.
+        if queued.nodes.len() < self.seats.len() || std::mem::replace(&mut self.running, true) {
             return Vec::new();
         }
         let (since, ends) = (queued.start.map(|s| launch.moment(s)), queued.end.map(|s| launch.moment(s)));
