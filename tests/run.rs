@@ -25,12 +25,12 @@ fn exit_codes_tell_success_failure_and_mistakes() {
     let bad = run(&dir, "[[task]]\nname = 'a'\ncommand = 'exit 7'\n", &[]).code(1);
     assert!(bad.stdout().contains("exit 7") && bad.stdout().contains("--resume"), "{bad}");
 
+    phalanx(&dir).args(["run", "job.toml", "--coordinator-only"]).run().code(2).says("mpirun");
     let typo = run(&dir, "[[task]]\nname = 'a'\ncomand = 'exit 7'\n", &[]).code(2);
     assert!(typo.stderr().contains("command") && typo.stderr().contains("job.toml"), "{typo}");
     phalanx(&dir).args(["run", "absent.toml"]).run().code(2).says("absent.toml");
     phalanx(&dir).args(["run"]).run().code(2);
     phalanx(&dir).args(["run", "job.toml", "--slots", "0"]).run().code(2).says("--slots");
-    phalanx(&dir).args(["run", "job.toml", "--coordinator-only"]).run().code(2).says("mpirun");
     phalanx(&dir).args(["report", "no-such-run"]).run().code(2).says("no-such-run");
 }
 
@@ -278,7 +278,7 @@ fn tasks_of_several_cpus_have_their_slots_to_themselves() {
     // A job that cannot run leaves no run behind that a resume would take for the one before.
     let too_wide = "[[task]]\nname = 'w'\ncommand = 'true'\ncpus = 5\n";
     run(&dir, too_wide, &["--slots", "4"]).code(2).says("--slots");
-    assert_eq!(dir.list("phalanx-runs"), ["job-1", "latest"]);
+    assert_eq!(dir.list("phalanx-runs"), ["job-1", "job.history.jsonl", "latest"]);
     report(&dir, &[]).says("job-1 COMPLETED");
 }
 
@@ -332,7 +332,7 @@ fn run_directories_are_numbered_or_named() {
     let job = "[job]\nname = 'j'\n[[task]]\nname = 'a'\ncommand = 'echo $PHALANX_JOB_ID'\n";
     run(&dir, job, &[]).ok();
     run(&dir, job, &[]).ok();
-    assert_eq!(dir.list("phalanx-runs"), ["j-1", "j-2", "latest"]);
+    assert_eq!(dir.list("phalanx-runs"), ["j-1", "j-2", "j.history.jsonl", "latest"]);
     report(&dir, &["--task", "a"]).says("j-2");
     run(&dir, job, &["--run-dir", "deep/mine"]).ok();
     phalanx(&dir).args(["report", "deep/mine", "--task", "a"]).run().ok().says("mine");

@@ -26,6 +26,8 @@ pub struct Holding {
     pub from: Time,
     /// Until when.
     pub to: Time,
+    /// When it first took part, if it did.
+    pub joined: Option<Time>,
     /// How long it took part in between; the rest of the time it was starting, draining or parked.
     pub active: Duration,
 }
@@ -45,6 +47,8 @@ pub struct NodeHolding {
     pub to: Time,
     /// How long its most active rank took part.
     pub active: Duration,
+    /// Its ranks, by number.
+    pub ranks: Vec<u32>,
 }
 
 /// A rank's story while it is read.
@@ -58,6 +62,9 @@ impl Story {
     fn goes_on(&mut self, time: Time, state: RankState) {
         if matches!(self.state, RankState::Active) {
             self.holding.active += time.since(self.since);
+        }
+        if state == RankState::Active {
+            self.holding.joined.get_or_insert(time);
         }
         let gone = |state| matches!(state, RankState::Left | RankState::Lost);
         if gone(state) && !gone(self.state) {
@@ -73,7 +80,8 @@ impl Session {
         let mut stories: BTreeMap<u32, Story> = BTreeMap::new();
         let begins = |rank: u32, node: &str, node_type, slots, from, state| {
             let node = node.to_owned();
-            let holding = Holding { rank, node, node_type, slots, from, to: end, active: Duration::ZERO };
+            let joined = (state == RankState::Active).then_some(from);
+            let holding = Holding { rank, node, node_type, slots, from, to: end, joined, active: Duration::ZERO };
             Story { holding, state, since: from }
         };
         for info in &self.began.ranks {
@@ -122,7 +130,8 @@ impl NodeHolding {
         let from = block.granted?;
         let to = block.ended.unwrap_or(end).max(from);
         let (node, node_type) = (block.node.clone(), NodeTypeId(0));
-        Some(NodeHolding { node, block: Some(block.block), node_type, from, to, active: Duration::ZERO })
+        let (active, ranks) = (Duration::ZERO, Vec::new());
+        Some(NodeHolding { node, block: Some(block.block), node_type, from, to, active, ranks })
     }
 
     /// True if a rank, which came as part of `block`, is on this node.
@@ -134,6 +143,7 @@ impl NodeHolding {
     /// One more rank on it.
     fn add(&mut self, rank: &Holding) {
         self.active = self.active.max(rank.active);
+        self.ranks.push(rank.rank);
         self.node_type = rank.node_type;
         if self.block.is_none() {
             (self.from, self.to) = (self.from.min(rank.from), self.to.max(rank.to));
@@ -143,8 +153,8 @@ impl NodeHolding {
 
 impl From<Holding> for NodeHolding {
     fn from(rank: Holding) -> NodeHolding {
-        let Holding { node, node_type, from, to, active, .. } = rank;
-        NodeHolding { node, block: None, node_type, from, to, active }
+        let Holding { rank, node, node_type, from, to, active, .. } = rank;
+        NodeHolding { node, block: None, node_type, from, to, active, ranks: vec![rank] }
     }
 }
 

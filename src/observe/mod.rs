@@ -21,6 +21,7 @@ mod lines;
 pub mod live;
 pub mod logging;
 mod measures;
+mod nodes;
 mod past;
 mod print;
 pub mod progress;

@@ -9,6 +9,7 @@ use super::failures::{failures, own_file, write_failure};
 use super::figures::{Counts, Figures};
 use super::latency::{Class, classes};
 use super::measures::{Figure, Measures};
+use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
@@ -26,12 +27,16 @@ pub use super::tables::{write_joblog, write_tasks};
 /// How many of the slowest tasks are listed.
 const SLOWEST: usize = 10;
 
-/// Writes the summary, the slowest tasks, and a table of the classes of tasks.
+/// How many nodes.
+const MOST_NODES: usize = 20;
+
+/// Writes the summary, the slowest tasks, and tables of the classes of tasks, of their values and of nodes.
 pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     write_summary(out, run, paint)?;
     write_slowest(out, run, paint)?;
     write_classes(out, run, paint)?;
-    write_measures(out, run, paint)
+    write_measures(out, run, paint)?;
+    write_nodes(out, run, paint)
 }
 
 /// Writes one JSON object with the figures of the run.
@@ -68,6 +73,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
         measures: measures.iter().collect(),
+        nodes_held: uses(run),
         warnings: run.warnings(),
     };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
@@ -113,6 +119,8 @@ struct Object<'a> {
     resume: Option<String>,
     /// Values that tasks wrote about themselves, by name.
     measures: BTreeMap<&'a str, &'a Figure>,
+    /// Each node with where its time went, in order of time.
+    nodes_held: Vec<NodeUse>,
     warnings: &'a [String],
 }
 
@@ -268,6 +276,33 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
     let rows: Vec<Vec<String>> = classes.iter().map(|class| class_row(class, all)).collect();
     write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)
+}
+
+/// Where the time of each node went, for runs that pay for them or whose nodes came and went.
+fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
+    let nodes = uses(run);
+    let came = nodes.iter().any(|node| node.block.is_some());
+    if !came && run.session().terms.is_none() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Nodes, those that were held longest first"))?;
+    let mut nodes: Vec<&NodeUse> = nodes.iter().collect();
+    nodes.sort_by(|a, b| b.held_s.total_cmp(&a.held_s));
+    let row = |node: &&NodeUse| {
+        let came = node.block.map_or_else(|| "-".to_owned(), |block| format!("block {block}"));
+        let parts = [node.starting_s, node.working_s, node.starving_s, node.leaving_s, node.minimum_s];
+        let mut row = vec![node.node.clone(), came, seconds(node.from_s), seconds(node.held_s)];
+        row.extend(parts.map(seconds));
+        row
+    };
+    let rows: Vec<Vec<String>> = nodes.iter().take(MOST_NODES).map(row).collect();
+    let heads =
+        ["node", "came as", "from", "held", "starting", "working", "starving", "leaving, parked", "minimum charge"];
+    write_columns(out, &heads, &rows, paint)?;
+    match nodes.len().checked_sub(MOST_NODES).filter(|more| *more > 0) {
+        Some(more) => Ok(writeln!(out, "  and {more} more: --json")?),
+        None => Ok(()),
+    }
 }
 
 /// Values that tasks wrote about themselves.

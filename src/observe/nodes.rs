@@ -1,0 +1,83 @@
+//! Where the time of each node went that a session held: from its grant to its end, and why it was not used.
+//!
+//! | part | from | to |
+//! |---|---|---|
+//! | starting | the node is granted | its first rank takes part |
+//! | working | | slot-seconds of attempts, as seconds of the whole node |
+//! | starving | | the rest of the time in which its ranks took part |
+//! | leaving | its ranks drain, or are parked | they take part again, or the node is given back |
+//! | minimum | the node is given back | what is charged all the same |
+
+use serde::Serialize;
+
+use super::run_view::{RunView, run_ns};
+use super::subject::Subject;
+use crate::journal::{NodeHolding, Session};
+use crate::model::Time;
+
+/// One node from when to when, in seconds of the session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct NodeUse {
+    /// Its name.
+    pub node: String,
+    /// The block that it came as; absent if it was there from the start or came by hand.
+    pub block: Option<u64>,
+    /// Which session held it.
+    pub session: u32,
+    /// Since when it was held.
+    pub from_s: f64,
+    /// How long it was held.
+    pub held_s: f64,
+    /// See the table above; these four add up to the time held.
+    pub starting_s: f64,
+    /// As above.
+    pub working_s: f64,
+    /// As above.
+    pub starving_s: f64,
+    /// As above.
+    pub leaving_s: f64,
+    /// Charged beyond the time held.
+    pub minimum_s: f64,
+}
+
+/// The nodes of all sessions, in order of time.
+pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
+    run.sessions().flat_map(|(session, subject)| of_session(run, session, subject)).collect()
+}
+
+fn of_session(run: &RunView, session: &Session, subject: &Subject) -> Vec<NodeUse> {
+    let end = Time(run.wall_ns(session));
+    let holdings = session.holdings(end);
+    let mut work_ns = vec![0u64; holdings.iter().map(|rank| rank.rank as usize + 1).max().unwrap_or(0)];
+    for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
+        if let Some(work) = work_ns.get_mut(attempt.rank.index()) {
+            *work += run_ns(attempt) * u64::from(subject.job.slots(attempt.task));
+        }
+    }
+    let describe = |node: NodeHolding| {
+        let ranks = || holdings.iter().filter(|rank| node.ranks.contains(&rank.rank));
+        let slots: u32 = ranks().map(|rank| rank.slots).sum();
+        let work: u64 = ranks().map(|rank| work_ns[rank.rank as usize]).sum();
+        let first = ranks().filter_map(|rank| rank.joined).min();
+        let held = node.to.since(node.from).as_secs_f64();
+        let starting = first.map_or(held, |first| first.since(node.from).as_secs_f64()).min(held);
+        let active = node.active.as_secs_f64().min(held - starting);
+        let working = (work as f64 / 1e9 / f64::from(slots.max(1))).min(active);
+        let prices = session.terms.as_ref().map(|terms| &terms.prices);
+        let charged = prices.and_then(|prices| prices.nodes.get(node.node_type.0 as usize));
+        let charged = charged.map_or(held, |kind| kind.charged(node.to.since(node.from)).as_secs_f64());
+        NodeUse {
+            node: node.node,
+            block: node.block,
+            session: session.began.session,
+            from_s: node.from.seconds(),
+            held_s: held,
+            starting_s: starting,
+            working_s: working,
+            starving_s: active - working,
+            leaving_s: held - starting - active,
+            minimum_s: (charged - held).max(0.0),
+        }
+    };
+    session.nodes(end).into_iter().map(describe).collect()
+}
