@@ -171,9 +171,9 @@ impl Choice<'_> {
     }
 }
 
-/// How sure a prospect is: the root of q50 / q90, so 0.7 where nine of ten runs end within twice the median.
+/// How sure a prospect is: 0.7 where not knowing the tasks may double the time. Chance does not count: it strikes whatever is chosen.
 fn confidence(p: &Prospect) -> f64 {
-    if p.finish_q90 > 0.0 { (p.finish_q50 / p.finish_q90).clamp(0.0, 1.0).sqrt() } else { 1.0 }
+    p.doubt.max(1.0).recip().sqrt()
 }
 
 impl Scope {
