@@ -4,6 +4,7 @@
 //! phalanx-runs/            in the directory that the job was started in
 //!   mosaic-1/  mosaic-2/   one a run; a resume continues in the same one
 //!   latest -> mosaic-2
+//!   mosaic.history.jsonl   what its runs have found, for later ones (see `history`)
 //! mosaic-2/
 //!   journal                what happened (see `record`)
 //!   job.toml               the job file as it was last run

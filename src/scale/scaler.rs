@@ -5,7 +5,7 @@
 //! is cheapest to undo: ranks are woken before nodes are asked for, requests are withdrawn before ranks are drained, idle ranks are
 //! drained before busy ones.
 //!
-//! For our own policies good sense applies too: wishes that are not sure enough are not followed, a change of one among many ranks must be
+//! For our own policies good sense applies too: wishes for more that are not sure enough are not followed, a change of one among many ranks must be
 //! wished for twice, and no node is given back whose time is paid for anyway.
 
 use std::time::Duration;
@@ -183,7 +183,8 @@ impl Scaler {
             format!(" (bounds: {least} to {})", self.scaling.max_ranks.max(least))
         };
         if target != supply && self.guarded() && within(supply, least, self.scaling.max_ranks) {
-            if wish.confidence < self.scaling.confidence {
+            // What has no work is given back however little is known of the rest: to hold it costs for certain, and a wrong guess a delay.
+            if wish.confidence < self.scaling.confidence && target > supply {
                 let sure = wish.confidence * 100.0;
                 return stay(format!("the wish for {target} ranks is only {sure:.0} % sure: {}", wish.reason));
             }

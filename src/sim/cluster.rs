@@ -11,14 +11,14 @@ use super::draw::Distribution;
 use super::read;
 use crate::job::{Cost, Diagnostics};
 use crate::model::Time;
-use crate::scale::{self, Prices};
+use crate::scale::{self, NodeTypeId, Prices};
 
 /// A cluster, as far as it matters to a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// What it is called.
     pub name: String,
-    /// Kinds of nodes; at least one. Ranks that take part from the start are on nodes of the first kind.
+    /// Kinds of nodes; at least one. A run grows by the first kind.
     pub nodes: Vec<NodeType>,
     /// How long messages travel.
     pub network: Network,
@@ -49,6 +49,8 @@ pub struct NodeType {
     pub minimum: Duration,
     /// At most so many at once.
     pub limit: u32,
+    /// So many of the ranks with which a run begins are on nodes of this kind.
+    pub first: u32,
     /// From the request to the grant; the bill begins with the grant.
     pub delay: Distribution,
     /// From the grant to the rank's first task.
@@ -130,6 +132,29 @@ impl Cluster {
     /// Every mistake in it.
     pub fn parse(text: &str, file: &str) -> Result<Cluster, Diagnostics> {
         read::parse(text, file)
+    }
+
+    /// The kinds of the nodes with which a run of so many ranks begins: those that the file gives it, in its order; further ones are of the
+    /// first kind.
+    pub fn first_kinds(&self, ranks: u32) -> impl Iterator<Item = NodeTypeId> + Clone + '_ {
+        let given = (0u32..).zip(&self.nodes).flat_map(|(kind, node)| (0..node.first).map(move |_| NodeTypeId(kind)));
+        given.chain(std::iter::repeat(NodeTypeId(0))).take(ranks as usize)
+    }
+
+    /// With how many ranks a run begins, if the file says so.
+    pub fn first_ranks(&self) -> Option<u32> {
+        Some(self.nodes.iter().map(|node| node.first).fold(0, u32::saturating_add)).filter(|ranks| *ranks > 0)
+    }
+
+    /// Slots of so many first ranks, each times the speed of its node.
+    pub fn first_speed(&self, ranks: u32) -> f64 {
+        let node = |kind: NodeTypeId| &self.nodes[kind.0 as usize];
+        self.first_kinds(ranks).map(|kind| f64::from(node(kind).slots) * node(kind).speed).sum()
+    }
+
+    /// What nodes of so many first ranks cost in an hour.
+    pub fn first_price(&self, ranks: u32) -> f64 {
+        self.first_kinds(ranks).map(|kind| self.nodes[kind.0 as usize].price).sum()
     }
 
     /// What its nodes cost, and what a job may spend.

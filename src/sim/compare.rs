@@ -13,6 +13,7 @@ use super::world::{Forget, Homes, World};
 use crate::graph::partition::Method;
 use crate::job::{Cost, Scaling};
 use crate::model::TaskId;
+use crate::scale::NodeTypeId;
 use crate::scale::balance::{Balancer, Capabilities, Seat, Strategy};
 
 /// What is compared on.
@@ -200,18 +201,20 @@ pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>,
 
 /// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier run.
 fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
-    let node = &field.cluster.nodes[0];
     let speeds = World::speeds(field.cluster, ranks, field.seed);
-    let seat = |speed: f64| Seat {
-        slots: node.slots,
-        speed,
-        able: Capabilities { memory: node.memory, gpus: node.gpus, slots: node.slots, labels: Vec::new() },
-        success: 1.0,
-        latency: 1.0,
-        healthy: true,
-        ..Seat::default()
+    let seat = |(kind, speed): (NodeTypeId, f64)| {
+        let node = &field.cluster.nodes[kind.0 as usize];
+        Seat {
+            slots: node.slots,
+            speed,
+            able: Capabilities { memory: node.memory, gpus: node.gpus, slots: node.slots, labels: Vec::new() },
+            success: 1.0,
+            latency: 1.0,
+            healthy: true,
+            ..Seat::default()
+        }
     };
-    let mut seats: Vec<Seat> = speeds.into_iter().map(seat).collect();
+    let mut seats: Vec<Seat> = field.cluster.first_kinds(ranks).zip(speeds).map(seat).collect();
     let need = |task: u32| {
         let group = field.scene.job.group(TaskId(task));
         let able =
@@ -231,8 +234,7 @@ fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> R
         Trial { scene, cluster, policy: "fixed", scaling, cost, ranks: Some(ranks), homes: Some(homes), seed, before };
     let outcome = fixed.run(&mut Forget)?;
     let partition = outcome.ended.partition.clone();
-    let slots = f64::from(ranks * cluster.nodes[0].slots);
-    let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / slots / cluster.nodes[0].speed);
+    let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / cluster.first_speed(ranks));
     Ok(BalanceRow {
         name: name.to_owned(),
         makespan_s: outcome.makespan_s(),

@@ -184,10 +184,9 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
         let at = if q < 0.5 { at.floor() } else { at.ceil() } as usize;
         values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(0.0)
     };
-    let node = &question.cluster.nodes[0];
     let makespan_q50_s = quantile(&Outcome::makespan_s, 0.5);
     let chain = quantile(&|o| o.floor.critical_path_s, 0.5);
-    let slots = quantile(&|o| o.floor.work_s, 0.5) / (f64::from(ranks) * f64::from(node.slots) * node.speed);
+    let slots = quantile(&|o| o.floor.work_s, 0.5) / question.cluster.first_speed(ranks);
     let bound = match makespan_q50_s {
         makespan if makespan > NEAR * chain.max(slots) => Bound::Shape,
         _ if chain > slots => Bound::CriticalPath,
@@ -211,9 +210,11 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
 
 /// The cheapest nodes that do what a candidate's do.
 fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
-    let first = question.cluster.nodes.first().filter(|_| question.cluster.nodes.len() > 1)?;
+    if question.cluster.nodes.len() < 2 {
+        return None;
+    }
     let need = Need {
-        slots: f64::from(candidate.ranks) * f64::from(first.slots) * first.speed,
+        slots: question.cluster.first_speed(candidate.ranks),
         hold: Duration::from_secs_f64(candidate.makespan_q50_s),
         most_nodes: None,
         budget: question.cost.budget,
@@ -224,7 +225,7 @@ fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
 
 /// True if deadline, budget and hourly budget are kept.
 fn keeps(question: &Question<'_>, makespan: Duration, bill: f64, ranks: u32) -> bool {
-    let hourly = question.cluster.nodes[0].price * f64::from(ranks);
+    let hourly = question.cluster.first_price(ranks);
     question.cost.deadline.is_none_or(|deadline| makespan <= deadline)
         && question.cost.budget.is_none_or(|budget| bill <= budget)
         && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)

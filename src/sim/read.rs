@@ -23,7 +23,7 @@ section! {
     ClusterSpec {
         /// What the cluster is called
         name: String = "the name of the file without its ending",
-        /// The kinds of nodes, one table each; a run starts on nodes of the first kind
+        /// The kinds of nodes, one table each; a run grows by the first kind
         node: Tables<NodeSpec> = required,
         /// How long messages travel
         network: NetworkSpec,
@@ -55,6 +55,8 @@ section! {
         minimum: DurationSpec = "\"0s\"",
         /// At most so many at once
         limit: Whole<1, 1_000_000> = "1000000",
+        /// So many of the ranks with which a run begins are on nodes of this kind
+        first: Whole<0, 100_000> = "0",
         /// From a request to its grant: a duration, { uniform = ["30s", "90s"] }, { median = "60s", sigma = 0.5 } or a list of measured ones
         delay: Distribution = "\"0s\"",
         /// From the grant to the first task; written like `delay`
@@ -360,6 +362,7 @@ impl NodeSpec {
             granularity: self.billing.map_or(Duration::from_secs(1), |d| d.value.0),
             minimum: self.minimum.map_or(Duration::ZERO, |d| d.value.0),
             limit: self.limit.map_or(1_000_000, |n| n.value.0 as u32),
+            first: self.first.map_or(0, |n| n.value.0 as u32),
             delay: self.delay.map_or_else(nothing, |d| d.value),
             startup: self.startup.map_or_else(nothing, |d| d.value),
             failure: self.failure.map_or(0.0, |n| n.value.0),

@@ -32,7 +32,7 @@ pub struct Trial<'a> {
     pub scaling: &'a Scaling,
     /// Budget and deadline; prices are the cluster's.
     pub cost: &'a Cost,
-    /// Ranks at the beginning; `None`: those of a `static-N`, else the fewest that the bounds allow.
+    /// Ranks at the beginning; `None`: those of a `static-N`, else those that the cluster begins with, else the fewest that the bounds allow.
     pub ranks: Option<u32>,
     /// How homes are chosen at the beginning; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
@@ -149,7 +149,7 @@ impl<'a> Trial<'a> {
     /// Ranks at the beginning.
     pub fn first_ranks(&self) -> u32 {
         let still = self.policy.strip_prefix("static-").and_then(|n| n.parse().ok());
-        self.ranks.or(still).unwrap_or(self.scaling.min_ranks).max(1)
+        self.ranks.or(still).or(self.cluster.first_ranks()).unwrap_or(self.scaling.min_ranks).max(1)
     }
 
     /// What it runs on: the prices of the cluster, the budget that earlier sessions have left.

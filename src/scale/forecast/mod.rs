@@ -84,6 +84,8 @@ pub struct Prospect {
     pub finish_q50: f64,
     /// Seconds until the end, in nine of ten cases.
     pub finish_q90: f64,
+    /// By which factor the end may be late (nine of ten cases) because little is known; chance, which no knowledge takes away, apart.
+    pub doubt: f64,
     /// Bill of the whole run, spent so far included: one case in ten is cheaper.
     pub cost_q10: f64,
     /// The same (median).
@@ -304,6 +306,7 @@ impl<'a> Sight<'a> {
             finish_q10,
             finish_q50,
             finish_q90,
+            doubt: 1.0 + unknown / course.finish.max(1e-9),
             cost_q10: bill(finish_q10),
             cost: bill(finish_q50),
             cost_q90: bill(finish_q90),

@@ -1,10 +1,8 @@
 //! The scene of a forecast: what is left in each chunk at one moment, with durations filled in.
 //!
-//! Durations are not all medians, which would make every forecast too short: each task gets a quantile of its class by a hash of its
-//! number, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
+//! Durations are not all medians, which would make every forecast too short: the tasks of a class that wait, and those that run, are each given
+//! a quantile of their own, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
 //! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
-
-use rustc_hash::FxHashMap;
 
 use super::outline::{NONE, Outline};
 use crate::scale::estimate::{ClassId, Estimates, LogNormal};
@@ -78,7 +76,7 @@ impl Scene {
         self.reset(outline.len());
         let mut variance = vec![0.0; outline.len()];
         let mut widest = vec![0.0f64; outline.len()];
-        let open = open_of_classes(seen, estimates, speed);
+        let mut classes = left_of_classes(seen, estimates, speed);
         let mut tables: Vec<Option<ClassTable>> = Vec::new();
         seen.remaining.each(&mut |task| {
             let chunk = outline.of.get(task.task.index()).copied().unwrap_or(NONE);
@@ -89,14 +87,14 @@ impl Scene {
             if tables.len() <= at {
                 tables.resize_with(at + 1, || None);
             }
-            let open = || open.get(&task.class.0).map_or(&[][..], Vec::as_slice);
-            let table = tables[at].get_or_insert_with(|| ClassTable::new(estimates, task.class, open()));
+            let Some(left) = classes.get_mut(at) else { return };
+            let table = tables[at].get_or_insert_with(|| ClassTable::new(estimates, task.class, &left.open));
             let size = estimates.size(task.class, task.prior) / speed;
             let chunk = chunk as usize;
             variance[chunk] += table.variance * size * size;
             widest[chunk] = widest[chunk].max(table.variance * size * size);
             if let Stage::Running(since) = task.stage {
-                let share = (draw(&task) as f64 + 0.5) / SPREAD as f64;
+                let share = left.running.next(&task);
                 let rest = table.belief.rest(seen.now.since(since).as_secs_f64() / size, share) * size;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
@@ -105,7 +103,7 @@ impl Scene {
                 self.doubtful_work += rest * table.doubt * f64::from(slots);
                 return;
             }
-            let seconds = table.spread[draw(&task)] * size;
+            let seconds = table.spread[(left.waiting.next(&task) * SPREAD as f64) as usize % SPREAD] * size;
             self.left[chunk] += 1;
             self.ready[chunk] += u32::from(task.stage == Stage::Ready);
             self.seconds[chunk] += seconds;
@@ -202,19 +200,60 @@ impl Upward {
     }
 }
 
-/// For each class how long its tasks have been running, as factors of their sizes.
-fn open_of_classes(seen: &Observation<'_>, estimates: &Estimates, speed: f64) -> FxHashMap<u32, Vec<f64>> {
-    let mut open: FxHashMap<u32, Vec<f64>> = FxHashMap::default();
-    if seen.counts.running == 0 {
-        return open;
+/// Which part of a class's distribution each of some tasks stands for: equal parts, so that one task alone stands for the median and of many the
+/// longest stands for a long one. Neighbours are given parts far from each other.
+#[derive(Clone, Debug, Default)]
+struct Strata {
+    tasks: u32,
+    given: u32,
+}
+
+impl Strata {
+    /// The part, 0 to 1, of the next task.
+    fn next(&mut self, task: &RemainingTask) -> f64 {
+        if self.tasks as usize >= SPREAD {
+            return (draw(task) as f64 + 0.5) / SPREAD as f64;
+        }
+        // A step that is coprime to the number of tasks, at about the golden section, leaves no part out.
+        let tasks = self.tasks.max(1);
+        let coprime = |step: &u32| gcd(*step, tasks) == 1;
+        let step = (tasks * 5 / 8..=tasks).find(|step| *step > 0 && coprime(step)).unwrap_or(1);
+        let at = (self.given * step + tasks / 2) % tasks;
+        self.given += 1;
+        (f64::from(at) + 0.5) / f64::from(tasks)
     }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// What is left of a class.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    /// How long its tasks have been running, as factors of their sizes.
+    open: Vec<f64>,
+    running: Strata,
+    waiting: Strata,
+}
+
+fn left_of_classes(seen: &Observation<'_>, estimates: &Estimates, speed: f64) -> Vec<Left> {
+    let mut left: Vec<Left> = Vec::new();
     seen.remaining.each(&mut |task| {
-        if let Stage::Running(since) = task.stage {
-            let factor = seen.now.since(since).as_secs_f64() * speed / estimates.size(task.class, task.prior);
-            open.entry(task.class.0).or_default().push(factor);
+        let at = task.class.0 as usize;
+        if left.len() <= at {
+            left.resize_with(at + 1, Left::default);
+        }
+        match task.stage {
+            Stage::Running(since) => {
+                let factor = seen.now.since(since).as_secs_f64() * speed / estimates.size(task.class, task.prior);
+                left[at].open.push(factor);
+                left[at].running.tasks += 1;
+            }
+            _ => left[at].waiting.tasks += 1,
         }
     });
-    open
+    left
 }
 
 /// Which quantile of its class a task is given: always the same for a task (Knuth's multiplicative hash of its number).

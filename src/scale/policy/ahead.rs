@@ -2,7 +2,7 @@
 //!
 //! What is best is the *aim*: a trade between time and money (`predictive`), the least bill that meets the deadline (`cost`), or the
 //! earliest finish that keeps the budget (`performance`). `hybrid` does as `predictive` while the forecast is sure enough, and
-//! else as the rules say; rules may forbid growth in any case.
+//! else grows as the rules say; rules may forbid growth in any case.
 
 use super::rules::RuleBook;
 use super::score::time_weight;
@@ -171,9 +171,9 @@ impl Choice<'_> {
     }
 }
 
-/// How sure a prospect is: the root of q50 / q90, so 0.7 where nine of ten runs end within twice the median.
+/// How sure a prospect is: 0.7 where not knowing the tasks may double the time. Chance does not count: it strikes whatever is chosen.
 fn confidence(p: &Prospect) -> f64 {
-    if p.finish_q90 > 0.0 { (p.finish_q50 / p.finish_q90).clamp(0.0, 1.0).sqrt() } else { 1.0 }
+    p.doubt.max(1.0).recip().sqrt()
 }
 
 impl Scope {
@@ -214,6 +214,10 @@ impl Policy for Hybrid {
         let wish = self.ahead.decide(seen, estimates, prices);
         let verdict = self.book.judge(seen, estimates, prices);
         let supply = seen.supply();
+        // Rules know how to begin where nothing is known. What to give back is plainer to see: slots for which no task is left.
+        if wish.confidence < self.confidence && wish.ranks < supply {
+            return Wish { confidence: 1.0, ..wish };
+        }
         if wish.confidence < self.confidence {
             let ranks = i64::from(supply).saturating_add(verdict.change).clamp(0, i64::from(u32::MAX)) as u32;
             let reason = format!(

@@ -72,3 +72,31 @@ fn many_ranks_are_looked_at_in_growing_steps() {
     let many = ranks_between(1, 10_000);
     assert!(many.len() < 80 && many.windows(2).all(|w| w[0] < w[1]) && many.last() == Some(&10_000), "{many:?}");
 }
+
+#[test]
+fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
+    let scene = bag();
+    let with = |first: u32| {
+        let text = format!(
+            "[[node]]\nname = \"slow\"\nslots = 4\nprice = 1.0\n\
+             [[node]]\nname = \"fast\"\nslots = 8\nspeed = 2.0\nprice = 3.0\nfirst = {first}\n[tasks]\nspread = 0.0\n"
+        );
+        Cluster::parse(&text, "c.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
+    };
+    let run = |cluster: &Cluster, ranks: Option<u32>| {
+        let (scaling, cost) = (Scaling::default(), Cost::default());
+        let before = Before { done: &|_| false, spent: 0.0 };
+        let (scene, scaling, cost) = (&scene, &scaling, &cost);
+        let trial = Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes: None, seed: 1, before };
+        trial.run(&mut Forget).unwrap()
+    };
+    // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow ones eight of a minute.
+    let (fast, slow, mixed) = (run(&with(2), None), run(&with(0), Some(2)), run(&with(1), Some(2)));
+    let kinds = |outcome: &Outcome| outcome.ended.nodes.iter().map(|node| node.kind.0).collect::<Vec<_>>();
+    assert_eq!((kinds(&fast), kinds(&slow), kinds(&mixed)), (vec![1, 1], vec![0, 0], vec![1, 0]));
+    assert!((fast.makespan_s() - 120.0).abs() < 2.0 && (slow.makespan_s() - 480.0).abs() < 2.0);
+    assert!(mixed.makespan_s() > 150.0 && mixed.makespan_s() < 260.0, "{}", mixed.makespan_s());
+    assert!((fast.bill - 2.0 * 3.0 * 120.0 / 3600.0).abs() < 0.01, "{}", fast.bill);
+    assert_eq!((with(2).first_ranks(), with(0).first_ranks()), (Some(2), None));
+    assert_eq!((with(1).first_speed(2), with(1).first_price(2)), (20.0, 4.0));
+}

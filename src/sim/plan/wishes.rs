@@ -75,8 +75,9 @@ impl Verdict {
             });
         }
         if let Some(hourly) = cost.budget_per_hour {
-            let price = question.cluster.nodes[0].price.max(1e-12);
-            reasons.push(format!("{hourly:.2} an hour pay for {:.0} ranks", (hourly / price).floor()));
+            let paid = |ranks: &u32| question.cluster.first_price(*ranks) <= hourly;
+            let most = question.ranks.iter().copied().filter(paid).max().unwrap_or(0);
+            reasons.push(format!("{hourly:.2} an hour pay for {most} ranks of these numbers"));
         }
         Verdict::Infeasible { why: reasons.join("; "), nearest_in_time: soonest.ranks, nearest_in_cost: cheapest.ranks }
     }

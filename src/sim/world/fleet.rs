@@ -23,6 +23,11 @@ pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     Member { node: format!("{}{rank}", node.name), slots: node.slots, memory: node.memory, gpus: node.gpus }
 }
 
+/// The ranks with which a run begins.
+pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
+    (0..).zip(cluster.first_kinds(ranks)).map(|(rank, kind)| member(cluster, kind, rank)).collect()
+}
+
 /// Who decides, knowing of delays what the cluster file says.
 pub(super) fn captain(
     scene: &Scene,

@@ -1,0 +1,140 @@
+//! Messages and machines: what one rank sends arrives at another, and each event goes to the state machine that it concerns.
+
+use std::collections::VecDeque;
+
+use super::{On, What, World};
+use crate::journal::{Level, Note, Record};
+use crate::model::Rank;
+use crate::pool::Needs;
+use crate::schedule::coordinator;
+use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::worker;
+
+impl World<'_> {
+    pub(super) fn send(&mut self, from: Rank, to: Rank, message: Message) {
+        let at = self.post.arrival(self.now, from, to);
+        let letter = self.letters.put((from, to, message));
+        self.agenda.arrange(at, What::Arrives(letter));
+    }
+
+    pub(super) fn deliver(&mut self, letter: u32) {
+        let Some((from, to, message)) = self.letters.take(letter) else { return };
+        self.events += 1;
+        if message.is_for_coordinator() {
+            self.coordinate(coordinator::Event::Message { from, message });
+        } else if self.seats[to.index()].here {
+            self.step(to.0, worker::Event::Message { from, message });
+        }
+    }
+
+    pub(super) fn coordinate(&mut self, event: coordinator::Event) {
+        let mut actions = Vec::new();
+        self.coordinator.step(self.now, event, &mut actions);
+        self.carry_out(actions);
+    }
+
+    pub(super) fn carry_out(&mut self, actions: Vec<coordinator::Action>) {
+        for action in actions {
+            match action {
+                coordinator::Action::Send { to, message } => {
+                    if matches!(message, Message::HandOut(_)) {
+                        self.note_state(to);
+                    }
+                    self.send(Rank::ZERO, to, message);
+                }
+                coordinator::Action::Journal(attempts) => {
+                    if let Some(captain) = &mut self.captain {
+                        attempts.iter().for_each(|attempt| captain.hears(attempt));
+                    }
+                    self.log.record(Record::Attempts(attempts));
+                }
+                coordinator::Action::Tell(text) => self.note(Level::Warning, text),
+                coordinator::Action::Finished(why) => self.finished = Some(why),
+            }
+        }
+    }
+
+    pub(super) fn note(&mut self, level: Level, text: String) {
+        self.log.record(Record::Note(Note { time: self.now, level, text }));
+    }
+
+    /// A rank wanted to be called at this time.
+    pub(super) fn call(&mut self, rank: u32) {
+        let seat = &mut self.seats[rank as usize];
+        if seat.tick != Some(self.now) || !seat.here {
+            return;
+        }
+        seat.tick = None;
+        self.events += 1;
+        self.step(rank, worker::Event::Tick);
+    }
+
+    /// Hands an event to a rank's machine and carries out what follows.
+    pub(super) fn step(&mut self, rank: u32, event: worker::Event) {
+        let mut queue = std::mem::take(&mut self.queue);
+        let mut actions = std::mem::take(&mut self.actions);
+        queue.push_back(event);
+        while let Some(event) = queue.pop_front() {
+            let limits = match &event {
+                worker::Event::Message { message: Message::HandOut(part), .. } => Some(part.limits.clone()),
+                _ => None,
+            };
+            let told = matches!(event, worker::Event::Quiet);
+            let seat = &mut self.seats[rank as usize];
+            seat.worker.step(self.now, event, &mut actions);
+            if let Some(limits) = limits {
+                seat.limits = limits;
+                seat.ledger = seat.worker.ledger().cloned();
+                seat.frozen = false;
+            }
+            for action in actions.drain(..) {
+                self.act(rank, action, &mut queue);
+            }
+            if queue.is_empty() && self.seats[rank as usize].here {
+                self.fill(rank, told, &mut queue);
+            }
+        }
+        (self.queue, self.actions) = (queue, actions);
+        self.arrange_tick(rank);
+    }
+
+    pub(super) fn act(&mut self, rank: u32, action: worker::Action, queue: &mut VecDeque<worker::Event>) {
+        let me = Rank(rank);
+        match action {
+            worker::Action::Send { to, message } => self.send(me, to, message),
+            worker::Action::Start(locals) => locals.into_iter().for_each(|local| self.start(rank, local)),
+            worker::Action::StartLease(lease) => {
+                // One that is to be tried on another rank must not be stolen back.
+                let settled = lease.attempt > 1 && self.scene.job.group(lease.task).retry.elsewhere;
+                let needs = self.needs(rank, lease.task).or(settled.then_some(Needs::SLOT));
+                self.push(rank, lease, needs);
+            }
+            worker::Action::Surrender { to, max } => {
+                let leases = self.seats[rank as usize].pool.surrender(max);
+                queue.push_back(worker::Event::Surrendered { to, leases });
+            }
+            worker::Action::Freeze { keep } => {
+                let seat = &mut self.seats[rank as usize];
+                seat.frozen = true;
+                let waiting = seat.pool.take_out(keep);
+                queue.push_back(worker::Event::Frozen { waiting });
+            }
+            worker::Action::Hold { gang, slots, lead } => self.seats[rank as usize].pool.hold(gang, slots, lead),
+            worker::Action::Launch { gang, .. } => {
+                if let Some((lease, slot)) = self.seats[rank as usize].pool.lead(gang) {
+                    self.begin(rank, lease, On::Gang { gang, slot }, queue);
+                }
+            }
+            worker::Action::Release { gang } => self.seats[rank as usize].pool.release(gang),
+            worker::Action::Stop(how) => {
+                self.seats[rank as usize].pool.pause();
+                if how != Stop::Drain {
+                    self.interrupt(rank);
+                }
+            }
+            // Nobody is there who could ask for it.
+            worker::Action::Cancel(_) => {}
+            worker::Action::Exit => self.leave(rank),
+        }
+    }
+}

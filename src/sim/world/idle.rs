@@ -1,0 +1,135 @@
+//! Ranks without work: who asks whom, who dozes because nobody has anything to give, and when each rank is called next.
+
+use std::time::Duration;
+
+use super::{What, World};
+use crate::model::{Rank, Time};
+use crate::schedule::protocol::{Load, Message};
+use crate::sim::search::Match;
+
+/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
+pub(super) const SILENCE: Duration = Duration::from_secs(366 * 86_400);
+
+/// A rank for which `search` has found work that is gone by now, or whose question was lost in a change of homes, looks again after this.
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
+
+impl World<'_> {
+    pub(super) fn count_surplus(&mut self, rank: u32, load: Load) {
+        let gives = load.ready > load.idle;
+        let gave = std::mem::replace(&mut self.seats[rank as usize].gives, gives);
+        if let Some(search) = &mut self.search {
+            match gives {
+                true => self.find_thieves(rank, load.ready - load.idle),
+                false if gave => search.gives_not(rank),
+                false => {}
+            }
+            return;
+        }
+        match (gave, gives) {
+            (false, true) => self.surplus += 1,
+            (true, false) => self.surplus -= 1,
+            _ => return,
+        }
+        if gives && self.surplus == 1 {
+            self.wake();
+        }
+    }
+
+    /// Among many ranks: lets idle ranks ask this one for what it has too much of.
+    pub(super) fn find_thieves(&mut self, rank: u32, surplus: u32) {
+        let Some(search) = &mut self.search else { return };
+        let seat = &self.seats[rank as usize];
+        let wanted = surplus.div_ceil(seat.member.slots.max(1));
+        let found: Vec<Match> = (seat.expected..wanted).map_while(|_| search.gives(rank)).collect();
+        found.into_iter().for_each(|found| self.expect(found));
+    }
+
+    pub(super) fn expect(&mut self, found: Match) {
+        self.seats[found.thief as usize].looks = true;
+        self.seats[found.victim as usize].expected += 1;
+        let asks = What::Asks { thief: found.thief, victim: found.victim };
+        self.agenda.arrange(self.now.after(found.after), asks);
+    }
+
+    /// A rank that looked for work asks another for it, if both still have reason to.
+    pub(super) fn ask(&mut self, thief: u32, victim: u32) {
+        self.seats[victim as usize].expected -= 1;
+        let seat = &mut self.seats[thief as usize];
+        seat.looks = false;
+        if !seat.here {
+            return;
+        }
+        self.events += 1;
+        let (starves, want, epoch) = (seat.worker.next_ask().is_some(), seat.worker.load().idle, seat.worker.epoch());
+        if starves && self.seats[victim as usize].gives {
+            self.send(Rank(thief), Rank(victim), Message::Steal { epoch, want });
+            self.arrange_call(thief, self.now.after(AGAIN));
+        } else {
+            self.arrange_tick(thief);
+        }
+    }
+
+    /// Somebody has something to give: those who doze ask again, each at the next beat of its own rhythm.
+    pub(super) fn wake(&mut self) {
+        let rhythm = self.pace.longest_pause().as_nanos() as u64;
+        for rank in std::mem::take(&mut self.dozing) {
+            let seat = &mut self.seats[rank as usize];
+            seat.listed = false;
+            let Some(at) = seat.dozes.take() else { continue };
+            let slept = self.now.since(at).as_nanos() as u64;
+            self.arrange_call(rank, Time(at.0 + slept.div_ceil(rhythm) * rhythm));
+        }
+    }
+
+    /// Arranges the next call of a rank.
+    pub(super) fn arrange_tick(&mut self, rank: u32) {
+        let seat = &mut self.seats[rank as usize];
+        if !seat.here {
+            return;
+        }
+        let (duty, ask) = (seat.worker.next_duty(), seat.worker.next_ask());
+        let ask = match self.search.is_some() {
+            true => {
+                self.look_for_work(rank, ask.is_some());
+                None
+            }
+            false => ask.filter(|&at| !self.dozes(rank, at)),
+        };
+        if let Some(due) = [duty, ask].into_iter().flatten().min() {
+            self.arrange_call(rank, due);
+        }
+    }
+
+    /// Among many ranks: a rank that starves looks for one that has something to give.
+    pub(super) fn look_for_work(&mut self, rank: u32, starves: bool) {
+        let Some(search) = &mut self.search else { return };
+        let found = match starves && !self.seats[rank as usize].looks {
+            true => search.idles(rank),
+            false => {
+                search.idles_not(rank);
+                None
+            }
+        };
+        found.into_iter().for_each(|found| self.expect(found));
+    }
+
+    /// True if a rank that would ask at a time dozes instead.
+    pub(super) fn dozes(&mut self, rank: u32, at: Time) -> bool {
+        let seat = &mut self.seats[rank as usize];
+        let patient = seat.dozes == Some(at) || at.since(self.now) >= self.pace.longest_pause();
+        seat.dozes = (self.surplus == 0 && patient).then_some(at);
+        if seat.dozes.is_some() && !std::mem::replace(&mut seat.listed, true) {
+            self.dozing.push(rank);
+        }
+        seat.dozes.is_some()
+    }
+
+    /// Sees to it that a rank is called at a time, or before.
+    pub(super) fn arrange_call(&mut self, rank: u32, due: Time) {
+        let (due, seat) = (due.max(self.now), &mut self.seats[rank as usize]);
+        if seat.here && seat.tick.is_none_or(|tick| due < tick) {
+            seat.tick = Some(due);
+            self.agenda.arrange(due, What::Tick(rank));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The life of a task on a rank: it becomes ready, begins when it has what it needs, and ends as its fate says.
+//!
+//! What slots of a real run count by themselves (`runtime/crew.rs`) is counted by itself here, too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{On, Running, What, World};
+use crate::model::{Attempt, Outcome, Rank, State, TaskId};
+use crate::pool::Needs;
+use crate::runtime::glue;
+use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::protocol::{Lease, Message, Started};
+use crate::schedule::worker;
+use crate::sim::pool::Begin;
+
+impl World<'_> {
+    /// A task at home became ready.
+    pub(super) fn start(&mut self, rank: u32, local: u32) {
+        let Some(ledger) = &self.seats[rank as usize].ledger else { return };
+        let task = ledger.task(local);
+        let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
+        let needs = if ledger.is_special(local) { self.needs(rank, task) } else { None };
+        self.push(rank, Lease { task, home: Rank(rank), attempt: 1, urgency, ready }, needs);
+    }
+
+    pub(super) fn push(&mut self, rank: u32, lease: Lease, needs: Option<Needs>) {
+        if let Some(captain) = &mut self.captain {
+            captain.is_ready(lease.task);
+        }
+        self.seats[rank as usize].pool.push(lease, needs);
+    }
+
+    pub(super) fn needs(&self, rank: u32, task: TaskId) -> Option<Needs> {
+        let group = self.scene.group(task) as usize;
+        glue::needs(group, &self.scene.job.groups[group], &self.seats[rank as usize].limits)
+    }
+
+    pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On, queue: &mut VecDeque<worker::Event>) {
+        let slowness = self.provider.node(rank).slowness;
+        let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
+        let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
+        let number = self.running.put(running);
+        let ends = self.agenda.arrange(self.now.after(fate.took), What::Ends(number));
+        if let Some(running) = self.running.get_mut(number) {
+            running.ends = ends;
+        }
+        if let Some(captain) = &mut self.captain {
+            captain.begins(self.now, lease.task, self.now.since(lease.ready));
+        }
+        if self.cluster.faults.loses() {
+            let started = Started { task: lease.task, attempt: lease.attempt, start: self.now };
+            queue.push_back(worker::Event::Started(vec![started]));
+        }
+    }
+
+    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now, that all is quiet.
+    pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::Event>) {
+        while let Some(begin) = self.seats[rank as usize].pool.begin() {
+            match begin {
+                Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant), queue),
+                Begin::Held { gang, slots } => {
+                    let cpus = slots.into_iter().map(u32::from).collect();
+                    queue.push_back(worker::Event::Held { gang, cpus });
+                }
+            }
+        }
+        let seat = &mut self.seats[rank as usize];
+        let load = seat.pool.load();
+        if seat.worker.load() != load {
+            queue.push_back(worker::Event::Load(load));
+        } else if !told && seat.worker.is_stopping() && seat.pool.is_quiet() {
+            queue.push_back(worker::Event::Quiet);
+        }
+        self.count_surplus(rank, load);
+    }
+
+    pub(super) fn end(&mut self, number: u32, entry: u64) {
+        if self.running.get_mut(number).is_none_or(|running| running.ends != entry) {
+            return;
+        }
+        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.take(number) else { return };
+        self.events += 1;
+        let slot = match &on {
+            On::Slots(grant) => grant.slots[0],
+            On::Gang { slot, .. } => *slot,
+        };
+        let busy = self.now.since(start) * glue::slots(self.scene.job.group(lease.task));
+        self.busy += busy;
+        self.away += u64::from(lease.home != Rank(rank));
+        let seat = &mut self.seats[rank as usize];
+        seat.busy += busy;
+        seat.failures += u32::from(outcome.state.is_failure());
+        let attempt = Attempt {
+            task: lease.task,
+            attempt: lease.attempt,
+            outcome,
+            last: outcome.ok(),
+            rank: Rank(rank),
+            slot,
+            ready: lease.ready,
+            start,
+            end: self.now,
+        };
+        if let Some(captain) = &mut self.captain {
+            captain.stops(lease.task);
+        }
+        match on {
+            On::Slots(grant) => seat.pool.finish(grant),
+            On::Gang { gang, .. } => {
+                seat.pool.release(gang);
+                self.send(Rank(rank), Rank::ZERO, Message::GangEnded { gang });
+            }
+        }
+        match self.counted_by_slots(rank, &lease, outcome) {
+            Some((ledger, local)) => self.complete(rank, &ledger, local, attempt),
+            None => self.step(rank, worker::Event::Ended { attempt }),
+        }
+    }
+
+    /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots count those by themselves.
+    pub(super) fn counted_by_slots(&self, rank: u32, lease: &Lease, outcome: Outcome) -> Option<(Arc<Ledger>, u32)> {
+        let seat = &self.seats[rank as usize];
+        let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank) && !seat.frozen;
+        let ledger = seat.ledger.clone().filter(|_| fast)?;
+        let local = ledger.local(lease.task)?;
+        Some((ledger, local))
+    }
+
+    /// What a slot does by itself after a task.
+    pub(super) fn complete(&mut self, rank: u32, ledger: &Ledger, local: u32, attempt: Attempt) {
+        let mut ripple = Ripple::default();
+        if !ledger.complete(local, true, self.now, &mut ripple) {
+            return self.step(rank, worker::Event::Ended { attempt });
+        }
+        let is_special = |&local: &u32| ledger.is_special(local);
+        let (special, plain): (Vec<u32>, Vec<u32>) = ripple.ready.drain(..).partition(is_special);
+        plain.into_iter().for_each(|local| self.start(rank, local));
+        if !special.is_empty() {
+            self.queue.push_back(worker::Event::Special(special));
+        }
+        self.step(rank, worker::Event::Completed { attempts: vec![attempt], ripple });
+    }
+
+    /// What runs on a rank ends now, without being decided.
+    pub(super) fn interrupt(&mut self, rank: u32) {
+        for number in self.running_on(rank) {
+            let ends = self.agenda.arrange(self.now, What::Ends(number));
+            if let Some(running) = self.running.get_mut(number) {
+                running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
+                running.ends = ends;
+            }
+        }
+    }
+
+    pub(super) fn running_on(&self, rank: u32) -> Vec<u32> {
+        self.running.iter().filter(|(_, running)| running.rank == rank).map(|(number, _)| number).collect()
+    }
+}
