@@ -292,7 +292,7 @@ fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
         let came = node.block.map_or_else(|| "-".to_owned(), |block| format!("block {block}"));
         let parts = [node.starting_s, node.working_s, node.starving_s, node.leaving_s, node.minimum_s];
         let mut row = vec![node.node.clone(), came, seconds(node.from_s), seconds(node.held_s)];
-        row.extend(parts.map(seconds));
+        row.extend(parts.map(|part| if part > 0.0 { seconds(part) } else { "-".to_owned() }));
         row
     };
     let rows: Vec<Vec<String>> = nodes.iter().take(MOST_NODES).map(row).collect();

@@ -13,6 +13,7 @@
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
+//! | `nodes` | its dealings with nodes: who comes and goes is told to those whom it concerns |
 //! | `crew` | what slots do between two tasks |
 //! | `resume` | which tasks stay complete |
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
@@ -38,6 +39,7 @@ mod lead;
 mod lookout;
 mod mailbox;
 mod many;
+mod nodes;
 mod pages;
 mod past;
 pub mod resume;

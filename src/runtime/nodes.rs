@@ -1,0 +1,212 @@
+//! Rank 0 and its nodes: who comes and goes is told to those whom it concerns, and what was decided about nodes is carried out.
+//!
+//! The gate knows which ranks are linked, the supply which nodes are held, the helm what there should be, and the coordinator who has tasks. Nothing is
+//! decided here; a node that is of no use, or is badly needed, needs no policy.
+
+use std::time::Duration;
+
+use super::gate::{Gate, Steps, World};
+use super::head::Head;
+use super::helm::{Fleet, Orders};
+use super::walltime::Walltime;
+use crate::capacity::{BlockId, Event as BlockEvent};
+use crate::journal::{BlockChange, Level, Record};
+use crate::model::{Rank, RankState, Time};
+use crate::schedule::coordinator::{Change, Event, Why};
+use crate::schedule::protocol::{Message, Stop};
+
+impl Head {
+    /// Looks who has come and who has gone.
+    pub(super) fn admit(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let open = self.finished.is_none() && !self.coordinator.is_stopping();
+        let Some(gate) = &mut self.gate else { return Vec::new() };
+        let supply = self.supply.as_ref();
+        let expected = |block| supply.is_some_and(|supply| supply.expects(block));
+        let steps = gate.look(now, self.coordinator.next_rank(), open, &expected);
+        let mut messages = self.follow(now, steps);
+        self.tell_supply(now);
+        messages.extend(self.let_go(now));
+        self.record_blocks(now);
+        let Some(gate) = &mut self.gate else { return messages };
+        for record in gate.changes(now, &self.coordinator) {
+            if let Err(error) = self.journal.append(record) {
+                messages.extend(self.lose_journal(now, &error.to_string()));
+            }
+        }
+        messages
+    }
+
+    /// The supply hears which blocks have come and gone, and says how the others fare.
+    fn tell_supply(&mut self, now: Time) {
+        let (Some(gate), Some(supply)) = (&mut self.gate, &mut self.supply) else { return };
+        for world in gate.worlds_mut() {
+            let Some(id) = world.block.map(BlockId) else { continue };
+            if world.is_in() && !std::mem::replace(&mut world.told[0], true) {
+                supply.step(now, id, BlockEvent::Joined);
+                let block = supply.blocks().get(id);
+                // How soon nodes come that were there from the start tells nothing of those that are asked for.
+                if let Some(block) = block.filter(|block| !block.own) {
+                    let took = now.since(block.asked);
+                    self.helm.iter_mut().for_each(|helm| helm.arrived(took));
+                    self.diary.iter_mut().for_each(|diary| diary.arrived(took));
+                }
+            }
+            if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
+                supply.step(now, id, BlockEvent::Left);
+            }
+        }
+        let notes = supply.look(now);
+        for world in gate.worlds_mut() {
+            if let Some(block) = world.block.and_then(|id| supply.blocks().get(BlockId(id))) {
+                world.billed = (block.granted.unwrap_or(world.billed.0), block.ended);
+            }
+        }
+        notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
+    }
+
+    /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
+    fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(supply) = &mut self.supply else { return Vec::new() };
+        let expiring = supply.expiring();
+        let (Some(gate), Some(supply)) = (&self.gate, &self.supply) else { return Vec::new() };
+        let goes = |world: &World| {
+            let Some(id) = world.block.map(BlockId) else { return false };
+            expiring.contains(&id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
+        };
+        let leaving: Vec<Rank> = gate.worlds().iter().filter(|world| goes(world)).map(|world| world.first).collect();
+        for id in expiring {
+            self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
+        }
+        if leaving.is_empty() { Vec::new() } else { self.drain_ranks(now, &leaving) }
+    }
+
+    fn is_parked(&self, world: &World) -> bool {
+        world.numbers().all(|rank| self.coordinator.standing(rank) == Some(RankState::Parked))
+    }
+
+    /// True if the ranks of a block are parked.
+    fn is_idle(&self, id: BlockId) -> bool {
+        let mut worlds = self.gate.iter().flat_map(Gate::worlds);
+        worlds.any(|world| world.block == Some(id.0) && self.is_parked(world))
+    }
+
+    /// Writes down what has become of blocks.
+    pub(super) fn record_blocks(&mut self, now: Time) {
+        let Some(supply) = &mut self.supply else { return };
+        for block in supply.changed() {
+            let world = self.gate.iter().flat_map(Gate::worlds).find(|world| world.block == Some(block.id.0));
+            let ranks = world.map_or(0..0, |world| world.first.0..world.first.0 + world.ranks.len() as u32);
+            let change = BlockChange {
+                time: now,
+                block: block.id.0,
+                state: block.state,
+                name: block.name,
+                node: block.node,
+                ranks,
+                asked: block.asked,
+                granted: block.granted,
+                ended: block.ended,
+            };
+            if let Err(error) = self.journal.append(Record::Block(change)) {
+                // The next tick hears of it, too, and stops the run.
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    /// Asks for nodes, which are needed for about so long if that is known; says how many it asked for.
+    pub(super) fn ask_for(&mut self, now: Time, nodes: u32, lasting: Option<Duration>) -> u32 {
+        let own = self.walltime.as_ref().map(Walltime::left);
+        let limit = lasting.into_iter().chain(own).min();
+        self.supply.as_mut().map_or(0, |supply| supply.request(now, nodes, limit))
+    }
+
+    /// Ranks that joined shall leave, each with all of its world.
+    pub(super) fn drain_ranks(&mut self, now: Time, ranks: &[Rank]) -> Vec<(Rank, Message)> {
+        let mates = |gate: &Gate| ranks.iter().flat_map(|&rank| gate.mates(rank)).collect::<Vec<Rank>>();
+        let mut leaving = self.gate.as_ref().map(mates).unwrap_or_default();
+        leaving.sort_unstable();
+        leaving.dedup();
+        let messages = self.happens(now, leaving.iter().map(|&rank| Event::Change { rank, change: Change::Drain }));
+        let drains = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Draining);
+        let blocks: Vec<u64> = leaving
+            .iter()
+            .filter(|&rank| drains(rank))
+            .filter_map(|&rank| self.gate.as_ref()?.world_of(rank)?.block)
+            .collect();
+        if let Some(supply) = &mut self.supply {
+            blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        }
+        messages
+    }
+
+    /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
+    pub(super) fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(supply) = &self.supply else { return Vec::new() };
+        let hopeful = supply.is_hopeful() && !self.spent;
+        let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
+        if needed && self.coming() == 0 && self.joined_active() == 0 {
+            self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
+            self.ask_for(now, 1, None);
+        }
+        self.happens(now, [Event::Hope(hopeful)])
+    }
+
+    /// Nodes that joined and on which tasks keep failing are of no use.
+    pub(super) fn give_back_sick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let worlds = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let is_sick = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Quarantined);
+        let sick: Vec<Rank> = worlds.filter(is_sick).collect();
+        if sick.is_empty() { Vec::new() } else { self.drain_ranks(now, &sick) }
+    }
+
+    /// Does what follows from news of the gate.
+    pub(super) fn follow(&mut self, now: Time, steps: Steps) -> Vec<(Rank, Message)> {
+        for (level, text) in &steps.notes {
+            self.tell(now, *level, text);
+        }
+        let mut actions = Vec::new();
+        steps.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        let mut messages = steps.messages;
+        messages.extend(self.carry_out(now, actions));
+        messages
+    }
+
+    /// Decides about ranks and spending, if it is time to.
+    pub(super) fn steer(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        let Some(helm) = &mut self.helm else { return Vec::new() };
+        let mut records = helm.changes(now, &self.coordinator);
+        let mut orders = Orders::default();
+        if self.finished.is_none() && helm.is_due(now) {
+            let fleet = Fleet { gate: self.gate.as_ref(), supply: self.supply.as_ref() };
+            orders = helm.decide(now, &self.coordinator, &fleet);
+        }
+        records.append(&mut orders.records);
+        orders.warnings.iter().for_each(|text| self.tell(now, Level::Warning, text));
+        let mut actions = Vec::new();
+        orders.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
+        let mut messages = self.carry_out(now, actions);
+        self.ask_for(now, orders.grow, orders.lasting);
+        if let Some(supply) = &mut self.supply {
+            orders.withdraw.iter().for_each(|&id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        }
+        messages.extend(self.drain_ranks(now, &orders.drain));
+        if let Some(by) = orders.stop_by {
+            self.spent = true;
+            self.harder = Some((by, Stop::Terminate));
+            messages.extend(self.stop(now, Stop::Drain, Why::Budget));
+        }
+        for record in records {
+            if let Err(error) = self.journal.append(record) {
+                messages.extend(self.lose_journal(now, &error.to_string()));
+            }
+        }
+        messages
+    }
+
+    /// Ranks that joined and take part.
+    pub(super) fn joined_active(&self) -> u32 {
+        let ranks = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        ranks.filter(|&rank| self.coordinator.standing(rank) == Some(RankState::Active)).count() as u32
+    }
+}
