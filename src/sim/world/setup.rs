@@ -85,7 +85,7 @@ pub enum Homes<'a> {
     Method(Method),
     /// As dealt: for each task its rank. Joins stay with the first task that they wait for.
     Dealt(&'a [u32]),
-    /// As [`World::homes`] chose them before.
+    /// As [`World::homes`](super::World::homes) chose them before.
     Known(&'a [u32]),
 }
 
