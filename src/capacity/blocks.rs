@@ -238,6 +238,13 @@ impl Blocks {
         self.tell(id, before, &event);
     }
 
+    fn failed_to_start(&mut self) {
+        self.failed_starts += 1;
+        if self.failed_starts >= FAILED_STARTS {
+            self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
+        }
+    }
+
     fn tell(&mut self, id: BlockId, before: State, event: &Event) {
         let Some(block) = self.table.get(&id) else { return };
         let (state, name, node) = (block.state, block.name.clone(), block.node.clone());
@@ -250,11 +257,8 @@ impl Blocks {
                 }
             }
             Event::Ended { why, .. } if state == State::Failed => {
-                self.failed_starts += 1;
                 self.warn(format!("{id} ({name}) ended before it took part: {why}"));
-                if self.failed_starts >= FAILED_STARTS {
-                    self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
-                }
+                self.failed_to_start();
             }
             Event::Ended { why, .. } if before == State::Active => {
                 self.warn(format!("{id} ({name}) on {node} ended by itself: {why}"));
@@ -269,6 +273,7 @@ impl Blocks {
             Event::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
             Event::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
             Event::Drain => self.info(format!("{id} ({name}) drains")),
+            Event::Left if before == State::Granted => self.failed_to_start(),
             Event::Left => {}
         }
     }
@@ -314,11 +319,8 @@ impl Blocks {
     }
 
     fn is_slow(&mut self, id: BlockId) {
-        self.failed_starts += 1;
         self.warn(format!("{id} did not join within {} s", START.as_secs()));
-        if self.failed_starts >= FAILED_STARTS {
-            self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
-        }
+        self.failed_to_start();
     }
 
     /// True if a block's node cannot be given back now, because its job does not let it go.

@@ -55,8 +55,11 @@ impl Head {
             Scale::Fewer(fewer) => supply.saturating_sub(fewer),
             Scale::Auto => return (self.let_decide(), Messages::new()),
         };
-        if ranks == 0 {
-            return (Answer::refused("a run has at least one rank; `phalanx cancel` ends it"), Messages::new());
+        // One that only coordinates is a rank, too.
+        let least = 1 + self.infos.iter().filter(|info| info.slots == 0).count() as u32;
+        if ranks < least {
+            let text = format!("a run keeps at least {least} ranks, one of which works; `phalanx cancel` ends it");
+            return (Answer::refused(text), Messages::new());
         }
         let (mut answer, messages) = match ranks >= supply {
             true => self.grow(now, ranks - supply),
@@ -86,6 +89,7 @@ impl Head {
 
     fn grow(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
         let mut woken = self.ranks_in(|standing| standing == RankState::Parked);
+        woken.extend(self.ranks_in(|standing| standing == RankState::Quarantined));
         woken.truncate(ranks as usize);
         let messages = self.happens(now, woken.iter().map(|&rank| Event::Change { rank, change: Change::Recall }));
         let missing = ranks - woken.len() as u32;

@@ -17,7 +17,7 @@ use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
 use crate::scale::Forecast;
-use crate::schedule::coordinator::{Action, Coordinator, Event, Tally, Why};
+use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
 
 /// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
@@ -151,7 +151,8 @@ impl Head {
         self.coordinator.begin(&mut actions);
         if self.infos.iter().all(|info| info.slots == 0) {
             // Their homes are those of nobody.
-            self.coordinator.step(now, Event::Hope(self.supply.is_some()), &mut actions);
+            let hope = Hope { askable: self.supply.is_some(), coming: 0, most: 1 };
+            self.coordinator.step(now, Event::Hope(hope), &mut actions);
             self.coordinator.step(now, Event::Rebalance, &mut actions);
         }
         self.carry_out(now, actions)
@@ -248,11 +249,13 @@ impl Head {
             libc::SIGUSR1 => Stop::Drain,
             _ => Stop::Terminate,
         };
-        self.harder = match how {
+        let harder = match how {
             Stop::Drain if self.walltime.is_none() => Some((now.after(Walltime::PATIENCE), Stop::Terminate)),
             Stop::Terminate if self.launched => Some((now.after(LAUNCHERS_PATIENCE), Stop::Kill)),
             _ => None,
         };
+        // The budget's end stays where it is.
+        self.harder = self.harder.into_iter().chain(harder).min_by_key(|(due, _)| *due);
         let name = if signal == libc::SIGUSR1 { "SIGUSR1" } else { "SIGTERM" };
         self.tell(
             now,

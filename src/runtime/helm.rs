@@ -128,7 +128,7 @@ fn can_be_foreseen(job: &Job) -> bool {
 /// The price list; without a supply no more nodes can be had than there are.
 fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
-    let slots = ranks.iter().map(|info| info.slots).max().unwrap_or(1);
+    let slots = ranks.iter().map(|info| info.slots).max().filter(|slots| *slots > 0).unwrap_or(1);
     let mut prices = Prices::of_job(&job.cost, slots);
     let more = job.scaling.as_ref().filter(|_| job.capacity.provider != ProviderKind::None).map_or(0, |s| s.max_ranks);
     prices.nodes.iter_mut().for_each(|node| node.limit = Some(nodes.len() as u32 + more));
@@ -147,7 +147,11 @@ impl Helm {
         past: &Remembered,
     ) -> Option<Helm> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
-        let scaling = job.scaling.clone().unwrap_or_else(still);
+        let mut scaling = job.scaling.clone().unwrap_or_else(still);
+        // Ranks that only coordinate come on top of those that a job asks for.
+        let idle = ranks.iter().filter(|info| info.slots == 0).count() as u32;
+        scaling.max_ranks = scaling.max_ranks.saturating_add(idle);
+        scaling.min_ranks = scaling.min_ranks.max(u32::from(idle > 0)).saturating_add(idle);
         let decides = scaling.policy != PolicyKind::Fixed || job.cost.budget.is_some();
         if !decides && !can_be_foreseen(job) {
             return None;

@@ -12,7 +12,7 @@ use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::journal::{BlockChange, Level, Record};
 use crate::model::{Rank, RankState, Time};
-use crate::schedule::coordinator::{Change, Event, Why};
+use crate::schedule::coordinator::{Change, Event, Hope, Why};
 use crate::schedule::protocol::{Message, Stop};
 
 impl Head {
@@ -143,13 +143,14 @@ impl Head {
     /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
     pub(super) fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(supply) = &self.supply else { return Vec::new() };
-        let hopeful = supply.is_hopeful() && !self.spent;
-        let needed = hopeful && self.coordinator.homeless() > 0 && !self.coordinator.is_stopping();
-        if needed && self.coming() == 0 && self.joined_active() == 0 {
+        let askable = supply.is_hopeful() && !self.spent;
+        let most = self.job.as_ref().and_then(|job| job.scaling.as_ref()).map_or(1, |scaling| scaling.max_ranks);
+        let messages = self.happens(now, [Event::Hope(Hope { askable, coming: self.coming(), most })]);
+        if self.coordinator.needs_node() {
             self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
             self.ask_for(now, 1, None);
         }
-        self.happens(now, [Event::Hope(hopeful)])
+        messages
     }
 
     /// Nodes that joined and on which tasks keep failing are of no use.
@@ -180,6 +181,10 @@ impl Head {
         if self.finished.is_none() && helm.is_due(now) {
             let fleet = Fleet { gate: self.gate.as_ref(), supply: self.supply.as_ref() };
             orders = helm.decide(now, &self.coordinator, &fleet);
+        }
+        if self.coordinator.is_stopping() {
+            // What comes now would only be sent away again.
+            (orders.grow, orders.events) = (0, Vec::new());
         }
         records.append(&mut orders.records);
         orders.warnings.iter().for_each(|text| self.tell(now, Level::Warning, text));

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use super::gang::Gangs;
 use super::health::{Finding, Health};
 pub use super::homes::Advice;
+use super::homes::Homeless;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
 use super::protocol::{Load, Message, Started, Stop, Tried};
@@ -56,13 +57,24 @@ pub enum Event {
     },
     /// The remaining work shall be shared out evenly.
     Rebalance,
-    /// Further ranks can be had, or (`false`) cannot any more: tasks that no rank can run are waited for, or end the run.
-    Hope(bool),
+    /// What nodes can still be had: tasks that no rank can run wait for them, or end the run.
+    Hope(Hope),
     /// These tasks are not wanted any more.
     Cancel {
         /// Their numbers.
         tasks: Range<u32>,
     },
+}
+
+/// What nodes a run may still get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hope {
+    /// Somebody can be asked for nodes.
+    pub askable: bool,
+    /// Nodes that have been asked for.
+    pub coming: u32,
+    /// At most so many ranks may join in all.
+    pub most: u32,
 }
 
 /// What the coordinator does.
@@ -146,9 +158,10 @@ pub struct Coordinator {
     /// Open tasks known to be running, and where.
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
-    homeless: u32,
-    /// Ranks may still come that have not been announced: somebody can ask for nodes.
-    hopeful: bool,
+    homeless: Homeless,
+    hope: Hope,
+    /// So many ranks were there from the start.
+    first: u32,
     tally: Tally,
     open: u32,
     failures: u32,
@@ -170,7 +183,7 @@ impl Coordinator {
         max_failures: Option<u32>,
         gang_shape: super::gang::ShapeOf,
     ) -> Coordinator {
-        let total = tasks.graph.task_count() as u32;
+        let (total, first) = (tasks.graph.task_count() as u32, members.len() as u32);
         let finals: Vec<Option<State>> = (0..total).map(|t| done(TaskId(t)).then_some(State::Completed)).collect();
         let completed = finals.iter().flatten().count() as u32;
         Coordinator {
@@ -184,8 +197,9 @@ impl Coordinator {
             finals,
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
-            homeless: 0,
-            hopeful: false,
+            homeless: Homeless::default(),
+            hope: Hope::default(),
+            first,
             tally: Tally { total, completed, ..Tally::default() },
             open: total - completed,
             failures: 0,
@@ -218,9 +232,10 @@ impl Coordinator {
         (self.health.slow(rank), self.health.failures(rank))
     }
 
-    /// Open tasks that no rank can run.
-    pub fn homeless(&self) -> u32 {
-        self.homeless
+    /// True if tasks are left that no rank can run, and one more node may help.
+    pub fn needs_node(&self) -> bool {
+        let needs = self.homeless.tasks + self.gangs.unplaced() > 0;
+        needs && self.is_hopeful() && self.hope.coming == 0 && self.change.is_none() && self.stopping.is_none()
     }
 
     /// The number that the next rank to be asked for, or to arrive unasked, will have.
@@ -260,7 +275,7 @@ impl Coordinator {
             Event::Stop { how, why } => self.stop(how, why, actions),
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
-            Event::Hope(hopeful) => self.hopeful = hopeful,
+            Event::Hope(hope) => self.hope = hope,
             Event::Cancel { tasks } => self.cancel(&tasks, actions),
         }
         self.call_for_help(now, actions);

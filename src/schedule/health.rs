@@ -6,8 +6,9 @@
 //!
 //! - It is *slow* if its tasks take at least [`SLOW`] times as long as theirs, and chance would hardly make it so: the difference of the two
 //!   means must exceed [`DOUBT`] standard errors (Welch's statistic).
-//! - It is *sick* if its last [`STREAK`] attempts all failed, while the others complete most tasks of those classes. Tasks that fail everywhere make
-//!   nobody sick.
+//! - It is *sick* if all its attempts at the last [`STREAK`] tasks failed, while the others complete most tasks of those classes. Tasks that fail
+//!   everywhere make nobody sick, nor does a single bad one that is tried again and again. One that completed most of such tasks before must
+//!   fail [`LONG`] of them: it may have been given the bad ones of an array.
 //!
 //! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as much.
 
@@ -20,6 +21,9 @@ use crate::model::{Attempt, Rank, State, TaskId};
 
 /// So many failures in a row are looked into.
 const STREAK: usize = 5;
+
+/// So many, if it had done well before.
+const LONG: usize = 20;
 
 /// So many completions elsewhere say that a class of tasks can be run.
 const PROOF: u64 = 3;
@@ -79,8 +83,8 @@ impl Record {
 #[derive(Debug, Default)]
 struct Chart {
     classes: FxHashMap<u32, Record>,
-    /// The classes of its latest attempts, if all of them failed.
-    streak: Vec<u32>,
+    /// Its latest tasks with their classes, if all attempts at them failed.
+    streak: Vec<(TaskId, u32)>,
     failures: u64,
     timed: f64,
     /// After so many timed attempts it is looked at again.
@@ -148,10 +152,12 @@ impl Health {
                 }
                 state if state.is_failure() && state != State::NodeFail => {
                     record.failed += 1;
-                    if chart.streak.len() == STREAK {
-                        chart.streak.remove(0);
+                    if !chart.streak.iter().any(|(task, _)| *task == attempt.task) {
+                        if chart.streak.len() == LONG {
+                            chart.streak.remove(0);
+                        }
+                        chart.streak.push((attempt.task, class));
                     }
-                    chart.streak.push(class);
                 }
                 _ => {}
             }
@@ -182,15 +188,14 @@ impl Health {
     }
 
     fn is_sick(&self, rank: Rank) -> bool {
-        let Some(chart) = self.ranks.get(rank.index()).filter(|chart| chart.streak.len() == STREAK) else {
-            return false;
-        };
-        let runs_elsewhere = |class: &u32| {
+        let Some(chart) = self.ranks.get(rank.index()) else { return false };
+        let only_here = |(_, class): &(TaskId, u32)| {
             let own = chart.classes.get(class).copied().unwrap_or_default();
             let others = self.classes.get(class).map(|all| all.without(&own)).unwrap_or_default();
-            others.completed >= PROOF && others.completed > others.failed
+            let did_well = own.completed > own.failed && chart.streak.len() < LONG;
+            others.completed >= PROOF && others.completed > others.failed && !did_well
         };
-        chart.streak.iter().all(runs_elsewhere)
+        chart.streak.len() >= STREAK && chart.streak.iter().all(only_here)
     }
 
     /// How many times as long as the others a rank takes, if that is certain and much.
@@ -291,5 +296,16 @@ mod tests {
         assert_eq!(health.examine(Rank(0)), Some(Finding::Sick));
         assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None), "it is said once");
         assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
+        // One bad task, five times.
+        let bad = |number: u16| Attempt { attempt: number, ..attempt(50, 3, 5, State::Failed) };
+        hear(&mut health, &(1..6).map(bad).collect::<Vec<_>>());
+        assert_eq!(health.examine(Rank(3)), None);
+        (5..9).for_each(|rank| hear(&mut health, &five(rank, State::Completed)));
+        // One that had done well was given the bad tasks of an array.
+        let many = |tasks: Range<u32>, state| tasks.map(|k| attempt(k, 4, 5, state)).collect::<Vec<Attempt>>();
+        hear(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
+        assert_eq!(health.examine(Rank(4)), None);
+        hear(&mut health, &many(49..50, State::Failed));
+        assert_eq!(health.examine(Rank(4)), Some(Finding::Sick), "or has lost its disk");
     }
 }

@@ -58,11 +58,21 @@ impl Remains<'_> {
     }
 }
 
-/// Chooses homes anew. Returns how many open tasks no rank can take: those stay where they are, in nobody's part.
-pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> u32 {
+/// Open tasks that no rank can take.
+#[derive(Debug, Default)]
+pub(super) struct Homeless {
+    /// How many.
+    pub(super) tasks: u32,
+    /// One of each array.
+    pub(super) some: Vec<TaskId>,
+}
+
+/// Chooses homes anew. Returns the open tasks that no rank can take: those stay where they are, in nobody's part.
+pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
-    let mut homeless = 0;
+    let mut homeless = Homeless::default();
+    let mut alike = 0..0;
     for node in remains.graph.topological().iter().filter(|&node| remains.ended[node as usize].is_none()) {
         let at = home[node as usize];
         let next = match remains.kept.get(&TaskId(node)) {
@@ -77,7 +87,14 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> u32 {
                 scales.carry(remains.work(node), at, next);
                 home[node as usize] = next;
             }
-            None => homeless += u32::from((node as usize) < remains.graph.task_count()),
+            None if (node as usize) < remains.graph.task_count() => {
+                homeless.tasks += 1;
+                if !alike.contains(&node) {
+                    alike = remains.advice.class(TaskId(node)).1;
+                    homeless.some.push(TaskId(node));
+                }
+            }
+            None => {}
         }
     }
     homeless
@@ -224,7 +241,7 @@ mod tests {
         let slowness: &dyn Fn(Rank) -> f64 = &|rank| if rank == Rank(7) { 3.0 } else { 1.0 };
         let remains = Remains { graph, ended: &ended, kept: &kept, members, slowness, advice, even_out };
         let mut home = home.to_vec();
-        let homeless = choose(&remains, &mut home);
+        let homeless = choose(&remains, &mut home).tasks;
         (home, homeless)
     }
 

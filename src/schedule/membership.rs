@@ -138,6 +138,11 @@ impl Members {
         self.table.iter().map(able).collect()
     }
 
+    /// What a rank has, whether it takes part or not.
+    pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
+        self.table.get(rank.index()).map(|entry| &entry.member)
+    }
+
     /// Takes one event in. False if it changes nothing.
     pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
         let fresh = rank.index() == self.table.len();

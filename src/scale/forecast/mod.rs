@@ -208,7 +208,8 @@ impl<'a> Sight<'a> {
         let held: f64 =
             holders.iter().filter(|h| h.granted).filter_map(|h| h.since).map(|since| charge.bill(-since)).sum();
         let fallback = node.map_or(1, |n| n.slots.max(1));
-        let slots = holders.iter().map(|h| h.slots).sum::<u32>().checked_div(supply).unwrap_or(fallback).max(1);
+        let working = holders.iter().filter(|h| h.slots > 0).count() as u32;
+        let slots = holders.iter().map(|h| h.slots).sum::<u32>().checked_div(working).unwrap_or(fallback).max(1);
         let most = scope.max_ranks.max(supply).max(1);
         let new = Holder { since: Some(delay.q50), arrives: delay.q50, kept: false, granted: false, slots };
         holders.resize(most as usize, new);

@@ -202,12 +202,17 @@ impl Coordinator {
 
     /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
     pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let tasks = self.homeless + self.gangs.unplaced();
+        let tasks = self.homeless.tasks + self.gangs.unplaced();
         if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
             return;
         }
         let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
-        let resting = |rank: &Rank| rests(self.members.standing(*rank));
+        // Whoever would be of no use may rest or leave.
+        let helps = |rank: &Rank| {
+            let fits = |member| self.homeless.some.iter().any(|&task| self.tasks.advice.fits(task, member));
+            self.gangs.unplaced() > 0 || self.members.member(*rank).is_some_and(fits)
+        };
+        let resting = |rank: &Rank| rests(self.members.standing(*rank)) && helps(rank);
         let resting: Vec<Rank> = self.members.here().filter(resting).collect();
         for &rank in &resting {
             actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
@@ -215,11 +220,19 @@ impl Coordinator {
         }
         if !resting.is_empty() {
             self.begin_change(now, false, true, actions);
-        } else if !self.members.expects_more() && !self.hopeful {
+        } else if !self.members.expects_more() && !self.is_hopeful() {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
             actions.push(Action::Tell(format!("{reason}: nothing more is started")));
             self.stop(Stop::Drain, Why::Broken(reason), actions);
         }
+    }
+
+    /// True if nodes may still come that help. The nodes of a run are alike: where one has come that cannot run a task, others cannot either. Tasks
+    /// that need several ranks may need more of them.
+    pub(super) fn is_hopeful(&self) -> bool {
+        let joined = self.members.active().filter(|rank| rank.0 >= self.first).count() as u32;
+        let more = if self.gangs.unplaced() > 0 { joined < self.hope.most } else { joined == 0 };
+        self.hope.coming > 0 || (self.hope.askable && more)
     }
 
     /// True if a rank's word that it keeps a task is not overtaken by a later one.
