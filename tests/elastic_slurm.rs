@@ -125,7 +125,8 @@ fn a_phased_job_grows_and_shrinks_with_its_phases_and_the_bill_is_that_of_slurm(
         assert!(seen[phase].1 == 0, "all four nodes should have worked in {phase}: {seen:?}\n{}", end.log);
     }
     for phase in ["narrow 0", "narrow 1"] {
-        assert!(seen[phase].0 == 3, "three nodes should have been idle in {phase}: {seen:?}\n{}", end.log);
+        // All four, if the job ends between two looks.
+        assert!(seen[phase].0 >= 3, "three nodes should have been idle in {phase}: {seen:?}\n{}", end.log);
     }
     let distance = distance(&slurm, &dir, id);
     assert!(distance.len() >= 6, "{distance:?}");
