@@ -12,9 +12,9 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
-    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings,
+    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
-use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
+use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind};
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -225,11 +225,11 @@ section! {
     /// One threshold, and what happens beyond it
     RuleSpec {
         /// What is measured
-        trigger: OneOf<Trigger> = required,
+        trigger: TriggerSpec = required,
         /// Above this value `act` happens
-        above: Amount,
+        above: Signed,
         /// Below this value ranks are given back
-        below: Amount,
+        below: Signed,
         /// What happens above
         act: OneOf<Above> = "\"grow\"; for error_rate, cost and imbalance \"hold\"",
         /// Ranks added or given back at once
