@@ -310,7 +310,7 @@ section! {
         repeat: DurationSpec = "\"10m\"",
         /// File that a line is added to, relative to the job's directory
         file: String,
-        /// Address that it is posted to as JSON, such as `http://host:8080/path`
+        /// Address that it is posted to as JSON, such as `https://host/path`
         webhook: String,
         /// Command that is run, with the alert as JSON on its standard input and in `PHALANX_ALERT...`
         command: CommandSpec,
