@@ -216,6 +216,17 @@ pub struct Measure {
     pub value: f64,
 }
 
+impl Measure {
+    /// Bytes of a name.
+    const NAME: usize = 64;
+
+    /// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first, at most 64 in all.
+    pub fn is_name(name: &str) -> bool {
+        let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        first && name.len() <= Self::NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
+    }
+}
+
 /// Which of a task's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stream {

@@ -9,14 +9,12 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use crate::model::TaskId;
+use crate::model::{Measure, TaskId};
 
 /// Bytes of the file that are read.
 const BYTES: u64 = 64 << 10;
 /// Values that one attempt may have.
 const VALUES: usize = 200;
-/// Bytes of a name.
-const NAME: usize = 64;
 
 /// The variable that names the file.
 pub(super) const VARIABLE: &str = "PHALANX_METRICS";
@@ -101,14 +99,8 @@ fn parse(bytes: &[u8], cut: bool) -> Measured {
 fn value(line: &str) -> Option<(String, f64)> {
     let mut words = line.split_whitespace();
     let (name, value) = (words.next()?, words.next()?.parse::<f64>().ok()?);
-    let well = is_name(name) && value.is_finite() && words.next().is_none();
+    let well = Measure::is_name(name) && value.is_finite() && words.next().is_none();
     well.then(|| (name.to_owned(), value))
-}
-
-/// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first.
-pub(super) fn is_name(name: &str) -> bool {
-    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    first && name.len() <= NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
 }
 
 #[cfg(test)]
@@ -153,7 +145,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             let measured = parse(&bytes, false);
-            prop_assert!(measured.values.iter().all(|(name, value)| is_name(name) && value.is_finite()));
+            prop_assert!(measured.values.iter().all(|(name, value)| Measure::is_name(name) && value.is_finite()));
         }
     }
 }

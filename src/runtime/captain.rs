@@ -10,12 +10,12 @@ use std::time::Duration;
 use super::glue;
 use crate::graph::TaskGraph;
 use crate::job::Job;
-use crate::model::{Attempt, Rank, RankState, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::elasticity::Step;
 use crate::scale::estimate::{History, Learnt, Moment};
 use crate::scale::forecast::Forecaster;
 use crate::scale::{
-    Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
+    Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
     Remaining, RemainingTask, RequestView, Samples, Scaler, Stage,
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Captain {
     window: Window,
     /// What each rank and its node used when it told last.
     usage: BTreeMap<Rank, Vitals>,
+    /// Values that tasks wrote, as far as a rule asks for them.
+    custom: Customs,
     /// Slots that running and waiting tasks could use, from decision to decision.
     pub(crate) demand: Vec<Step>,
     last: Option<(Action, u32)>,
@@ -104,6 +106,7 @@ impl Captain {
             counts: Counts { total, remaining: total, ..Counts::default() },
             window: Window::default(),
             usage: BTreeMap::new(),
+            custom: Customs::new(),
             demand: Vec::new(),
             last: None,
             forecaster: Forecaster::new(),
@@ -195,6 +198,13 @@ impl Captain {
         }
     }
 
+    /// Tasks wrote values.
+    pub(crate) fn measured(&mut self, measures: &[Measure]) {
+        for measure in measures.iter().filter(|measure| self.scaler.asks_for(&measure.name)) {
+            self.custom.insert(measure.name.clone(), measure.value);
+        }
+    }
+
     /// A rank that was asked for takes part after so long.
     pub(crate) fn arrived(&mut self, kind: crate::scale::NodeTypeId, took: Duration) {
         self.beliefs.observe_delay(kind, took);
@@ -234,8 +244,9 @@ impl Captain {
         let (ready, running) = (self.ready, self.running);
         self.demand.push((now, (ready + running) as f64));
         let left = Left { course: &self.course, stages: &self.stages };
+        let custom = &self.custom;
         let counts = Counts { ready, running, ..self.counts };
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
         let decisions = self.scaler.decide(&seen, &self.beliefs, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
         decisions
@@ -254,9 +265,10 @@ impl Captain {
             return Some(*forecast);
         }
         let left = Left { course: &self.course, stages: &self.stages };
+        let custom = &self.custom;
         let counts = Counts { ready: self.ready, running: self.running, ..self.counts };
         let samples = Samples::default();
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
         self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
     }
 

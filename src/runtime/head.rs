@@ -184,6 +184,9 @@ impl Head {
             }
             Message::Measured { measures } => {
                 self.progress.measured(now.since(Time::ZERO), &measures);
+                if let Some(helm) = &mut self.helm {
+                    helm.measured(&measures);
+                }
                 return Vec::new();
             }
             message => message,

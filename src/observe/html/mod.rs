@@ -54,7 +54,7 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
     head(&mut html, run);
     summary(&mut html, run, &figures);
     if !timeline.slices.is_empty() {
-        bounded_by(&mut html, &findings(run));
+        bounded_by(&mut html, findings(run));
         html.add("<h2>Tasks</h2>\n");
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
@@ -145,8 +145,12 @@ fn rate(per_s: f64) -> String {
     if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
 }
 
-fn bounded_by(html: &mut Html, findings: &[Finding]) {
+fn bounded_by(html: &mut Html, findings: Result<Vec<Finding>, ReportError>) {
     html.add("<h2>What bounded this run</h2>\n");
+    let findings = match findings {
+        Ok(findings) => findings,
+        Err(error) => return html.add(format_args!("<p>Unknown: {}</p>\n", Escaped(error))),
+    };
     if findings.is_empty() {
         html.add("<p>Nothing stands out: slots were busy nearly all the time.</p>\n");
         return;

@@ -8,6 +8,7 @@ use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::measures::Figure;
+use crate::observe::nodes::{NodeUse, of_session};
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
@@ -180,6 +181,17 @@ pub(super) fn ranks(live: &Live) -> Ranks {
         }
     };
     Ranks { ranks: live.members.iter().map(row).collect() }
+}
+
+#[derive(Serialize)]
+pub(super) struct Nodes {
+    nodes: Vec<NodeUse>,
+}
+
+/// `/api/v1/nodes`: those of the session, in order of time.
+pub(super) fn nodes(live: &Live) -> Nodes {
+    let work_s = |rank: u32| live.totals.ranks.get(&rank).map_or(0.0, |totals| totals.work_s);
+    Nodes { nodes: of_session(&live.view, live.view.session(), &work_s) }
 }
 
 #[derive(Serialize)]
