@@ -171,6 +171,7 @@ pub struct Usage {
 
 /// What a rank with its tasks, and the node that it is on, used, as the system had counted at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Vitals {
     /// CPU time of the rank and its tasks since it began, in seconds.
     pub cpu_s: f64,
@@ -194,6 +195,12 @@ pub struct Vitals {
     pub message_bytes: u64,
     /// Tasks that it has taken from others.
     pub stolen: u64,
+    /// Mean share of the time of late in which its GPUs were busy, 0 to 1.
+    pub gpu_busy: f64,
+    /// Memory in use on its GPUs, in bytes.
+    pub gpu_memory_used: u64,
+    /// Memory of its GPUs, in bytes; 0 if it has none that tell.
+    pub gpu_memory: u64,
 }
 
 /// A value that a task wrote under a name.

@@ -195,7 +195,7 @@ impl<'a> Context<'a> {
         self.call.seat.numa
     }
 
-    /// The GPUs that are the task's.
+    /// The GPUs that are the task's, by their numbers among those that this process sees: what CUDA and HIP call device numbers.
     pub fn gpus(&self) -> &[u32] {
         self.call.seat.gpus
     }

@@ -38,7 +38,7 @@ impl Alert {
 }
 
 /// The metrics of a run that have one value, and what each is.
-pub const METRICS: [(&str, &str); 26] = [
+pub const METRICS: [(&str, &str); 28] = [
     ("elapsed_s", "how long the session has been going on, in seconds"),
     ("remaining_s", "estimated time to the end, in seconds"),
     ("finish_s", "when the run is expected to be over, in seconds since it began (by the last decision)"),
@@ -64,6 +64,8 @@ pub const METRICS: [(&str, &str); 26] = [
     ("memory", "share of the memory that is in use on the node where that is highest, 0 to 1"),
     ("io_stall", "share of the time in which tasks waited for I/O on the node where that is highest, 0 to 1"),
     ("rank_memory", "memory of the rank that holds most, its tasks included, in bytes"),
+    ("gpu", "share of the time in which GPUs were busy, for the rank where that is highest, 0 to 1"),
+    ("gpu_memory", "share of the GPU memory that is in use on the rank where that is highest, 0 to 1"),
     ("silence_s", "time since the last task ended, in seconds"),
 ];
 

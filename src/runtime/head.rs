@@ -177,6 +177,9 @@ impl Head {
         let message = match message {
             Message::Vitals(vitals) => {
                 self.progress.vitals(now.since(Time::ZERO), from, &vitals);
+                if let Some(helm) = &mut self.helm {
+                    helm.uses(from, &vitals);
+                }
                 return Vec::new();
             }
             Message::Measured { measures } => {

@@ -21,7 +21,7 @@ use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
-use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time};
+use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
@@ -215,6 +215,11 @@ impl Helm {
                 self.ends(attempt.task.0, attempt.end);
             }
         }
+    }
+
+    /// A rank tells what it and its node use.
+    pub(super) fn uses(&mut self, rank: Rank, vitals: &Vitals) {
+        self.captain.uses(rank, vitals);
     }
 
     /// A node has ended: those that need it wait for one less.

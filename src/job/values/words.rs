@@ -106,9 +106,9 @@ impl Words for Above {
 
 impl Words for Trigger {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("cpu", Trigger::Cpu, "CPU utilisation of the slots, percent"),
-        ("memory", Trigger::Memory, "memory utilisation of the fullest rank, percent"),
-        ("gpu", Trigger::Gpu, "GPU utilisation, percent"),
+        ("cpu", Trigger::Cpu, "share of the slots that are busy, percent"),
+        ("memory", Trigger::Memory, "share of the memory in use on the node where that is highest, percent"),
+        ("gpu", Trigger::Gpu, "mean share of the time in which GPUs are busy, percent"),
         ("queue_depth", Trigger::QueueDepth, "ready tasks per active rank"),
         (
             "response_time",

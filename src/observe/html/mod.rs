@@ -222,11 +222,14 @@ fn nodes(html: &mut Html, run: &RunView, timeline: &Timeline) {
         }
         sums.iter().zip(&counts).map(|(sum, &n)| (n > 0).then(|| sum / f64::from(n))).collect()
     };
-    let lines = [
+    let mut lines = vec![
         ("CPUs busy", "a", course(&|vitals| vitals.node_cpu)),
         ("memory in use", "b", course(&|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)),
         ("tasks wait for I/O", "c", course(&|vitals| vitals.io_stall)),
     ];
+    if looks.iter().any(|look| look.vitals.gpu_memory > 0) {
+        lines.push(("GPUs busy", "d", course(&|vitals| vitals.gpu_busy)));
+    }
     html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, whoever used them.</p>\n");
     charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
 }
