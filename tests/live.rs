@@ -75,7 +75,8 @@ impl Listening {
 
     /// Sends these bytes and returns all that comes back.
     fn raw(&self, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let mut stream = TcpStream::connect(&self.address)
+            .unwrap_or_else(|error| panic!("it does not listen: {error}\n{}", self.run.stderr_so_far()));
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
         // It may have answered and closed before all has been sent.
         let _ = stream.write_all(request);
