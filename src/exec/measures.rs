@@ -20,8 +20,8 @@ const VALUES: usize = 200;
 /// The variable that names the file.
 pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 
-/// What the directories' names begin with.
-const PREFIX: &str = "phalanx-metrics-";
+/// What the directories' names begin with. Nobody else is likely to choose such a name: empty directories that have it are taken away.
+const PREFIX: &str = ".phalanx-metrics-";
 
 /// Where the files of one rank lie.
 pub(super) struct Measures {
@@ -81,7 +81,10 @@ impl Measures {
 fn hold(place: &Path) -> std::io::Result<Held> {
     loop {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
-        let lock = File::open(dir.path())?;
+        let lock = match File::open(dir.path()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            lock => lock?,
+        };
         // Where there are no locks, nobody gets one and sweeps. Where there are, somebody who sweeps may have come in between.
         if lock.lock().is_err() || dir.path().exists() {
             return Ok(Held { dir, _lock: lock });
@@ -97,9 +100,21 @@ fn sweep(place: &Path) {
         let dir = File::options().read(true).custom_flags(flags).open(entry.path());
         let ours = |dir: &File| dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
         if dir.is_ok_and(|dir| ours(&dir) && dir.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(entry.path());
+            take_away(&entry.path());
         }
     }
+}
+
+/// Removes a directory with the files of attempts in it. One with anything else in it stays.
+fn take_away(dir: &Path) {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    let of_attempt =
+        |name: &str| name.split_once('.').is_some_and(|(task, attempt)| is_number(task) && is_number(attempt));
+    for file in files.filter(|file| of_attempt(&file.file_name().to_string_lossy())) {
+        let _ = fs::remove_file(file.path());
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 fn read(file: File) -> std::io::Result<Measured> {
@@ -184,19 +199,21 @@ mod tests {
     #[test]
     fn what_a_killed_rank_left_goes_when_another_starts() {
         let place = tempfile::tempdir().unwrap();
-        let (left, foreign) = (place.path().join("phalanx-metrics-old"), place.path().join("phalanx-other"));
-        fs::create_dir_all(&left).unwrap();
+        let [left, used, foreign] =
+            [".phalanx-metrics-old", ".phalanx-metrics-used", "other"].map(|name| place.path().join(name));
+        [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
         fs::write(left.join("3.1"), "a 1\n").unwrap();
-        fs::create_dir(&foreign).unwrap();
+        fs::write(used.join("thesis"), "all of it").unwrap();
         let first = Measures::below(place.path());
         let second = Measures::below(place.path());
         assert!(!left.exists() && foreign.exists());
+        assert!(used.join("thesis").exists(), "what no rank wrote stays");
         for measures in [&first, &second] {
             fs::write(measures.file(TaskId(3), 1).unwrap(), "a 1\n").unwrap();
             assert_eq!(measures.collect(TaskId(3), 1).values.len(), 1, "one that lives keeps its own");
         }
         drop((first, second));
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2, "each takes its own away");
     }
 
     proptest! {
