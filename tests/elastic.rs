@@ -217,7 +217,9 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
         assert!(parts.iter().all(|part| *part > -1e-6) && seconds("working_s") > 0.0, "{node}");
         assert!((parts.iter().sum::<f64>() - seconds("held_s")).abs() < 1e-6, "{node}");
     }
-    phalanx(&dir).args(["report", "run"]).run().ok().says("starving");
+    phalanx(&dir).args(["report", "run", "--html", "r.html"]).run().ok().says("starving");
+    let html = dir.read("r.html");
+    assert!(html.contains("Where the time of nodes went") && html.contains("<td>block 1</td>"));
 }
 
 /// On a login node the run's own process may not work: nodes are asked for at once, and again when the only one dies.
