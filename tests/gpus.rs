@@ -71,6 +71,9 @@ fn the_machines_gpus_are_found_and_what_they_do_is_measured() {
     phalanx(&dir).args(["run", "job.toml", "--slots", "3"]).env("LD_LIBRARY_PATH", &driver).run().ok();
     let gpus: BTreeSet<String> = seen(&dir).remove("0").expect("rank 0 ran all");
     assert_eq!(gpus.iter().map(String::as_str).collect::<Vec<_>>(), ["0 PCI_BUS_ID", "1 PCI_BUS_ID"]);
+    phalanx(&dir).args(["report", "latest"]).run().ok();
+    phalanx(&dir).args(["trace", "latest", "-o", "trace.json"]).run().ok();
+    assert!(dir.read("trace.json").contains("GPUs busy (%)"));
     let hot: serde_json::Value =
         serde_json::from_str(dir.read("hot.jsonl").lines().next().expect("an alert")).expect("JSON");
     assert_eq!(hot["value"], 0.625, "the mean of 50 and 75 %");

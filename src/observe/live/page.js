@@ -82,7 +82,7 @@ function showRanks({ranks}) {
   if (text === shownRanks) return;
   shownRanks = text;
   const focused = document.activeElement && document.activeElement.dataset.rank;
-  rows('ranks', sorted, r => [r.rank, r.node, r.state, r.slots, count(r.attempts), count(r.failed), seconds(r.work_s), Math.round(100 * r.used) + ' %', r.cpus === null ? '' : r.cpus.toFixed(1), r.memory === null ? '' : bytes(r.memory), r.read === null ? '' : bytes(r.read + r.written), drainButton(r)], [0, 1, 2]);
+  rows('ranks', sorted, r => [r.rank, r.node, r.state, r.slots, count(r.attempts), count(r.failed), seconds(r.work_s), Math.round(100 * r.used) + ' %', r.cpus === null ? '' : r.cpus.toFixed(1) + (r.gpu_busy === null ? '' : `, GPUs ${Math.round(100 * r.gpu_busy)} %`), r.memory === null ? '' : bytes(r.memory), r.read === null ? '' : bytes(r.read + r.written), drainButton(r)], [0, 1, 2]);
   if (focused) document.querySelector(`[data-rank="${focused}"]`)?.focus();
 }
 function drainButton(r) {

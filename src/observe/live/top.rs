@@ -159,8 +159,10 @@ fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
         let (cpus, memory) = lately.map_or(("-".to_owned(), "-".to_owned()), |lately| {
             (format!("{:.1}", lately.cpus), bytes(lately.last.vitals.memory))
         });
+        let gpus = lately.map(|lately| lately.last.vitals).filter(|vitals| vitals.gpu_memory > 0);
+        let gpus = gpus.map_or(String::new(), |vitals| format!("  GPUs {}", percent(vitals.gpu_busy)));
         frame.plain(&format!(
-            "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {used:>6} {cpus:>6} {memory:>11}",
+            "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {used:>6} {cpus:>6} {memory:>11}{gpus}",
             member.rank,
             member.node.chars().take(16).collect::<String>(),
             member.state.name(),
