@@ -15,8 +15,8 @@ use phalanx::model::{Rank, RankState, TaskId, Time};
 use phalanx::scale::forecast::{CHUNKS, EXACT, Forecaster, Scope};
 use phalanx::scale::policy::policy_of;
 use phalanx::scale::{
-    ClassId, ClassPrior, Counts, Estimates, NodeTypeId, Observation, Prices, RankView, Remaining, RemainingTask,
-    Samples, Stage,
+    ClassId, ClassPrior, Counts, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, Remaining,
+    RemainingTask, Samples, Stage,
 };
 
 /// A graph of which nothing has run yet.
@@ -121,6 +121,7 @@ impl Fresh {
             counts,
             remaining: self,
             samples: Samples::default(),
+            custom: &Customs::new(),
             settled: 0.0,
         })
     }

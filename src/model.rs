@@ -171,6 +171,7 @@ pub struct Usage {
 
 /// What a rank with its tasks, and the node that it is on, used, as the system had counted at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Vitals {
     /// CPU time of the rank and its tasks since it began, in seconds.
     pub cpu_s: f64,
@@ -194,6 +195,12 @@ pub struct Vitals {
     pub message_bytes: u64,
     /// Tasks that it has taken from others.
     pub stolen: u64,
+    /// Mean share of the time of late in which its GPUs were busy, 0 to 1.
+    pub gpu_busy: f64,
+    /// Memory in use on its GPUs, in bytes.
+    pub gpu_memory_used: u64,
+    /// Memory of its GPUs, in bytes; 0 if it has none that tell.
+    pub gpu_memory: u64,
 }
 
 /// A value that a task wrote under a name.
@@ -207,6 +214,17 @@ pub struct Measure {
     pub name: String,
     /// The value.
     pub value: f64,
+}
+
+impl Measure {
+    /// Bytes of a name.
+    const NAME: usize = 64;
+
+    /// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first, at most 64 in all.
+    pub fn is_name(name: &str) -> bool {
+        let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        first && name.len() <= Self::NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
+    }
 }
 
 /// Which of a task's two outputs.

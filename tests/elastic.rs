@@ -217,7 +217,9 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
         assert!(parts.iter().all(|part| *part > -1e-6) && seconds("working_s") > 0.0, "{node}");
         assert!((parts.iter().sum::<f64>() - seconds("held_s")).abs() < 1e-6, "{node}");
     }
-    phalanx(&dir).args(["report", "run"]).run().ok().says("starving");
+    phalanx(&dir).args(["report", "run", "--html", "r.html"]).run().ok().says("starving");
+    let html = dir.read("r.html");
+    assert!(html.contains("Where the time of nodes went") && html.contains("<td>block 1</td>"));
 }
 
 /// On a login node the run's own process may not work: nodes are asked for at once, and again when the only one dies.
@@ -241,6 +243,33 @@ fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
     let trace = Trace::of(&dir, "run");
     assert_eq!(trace.completed().len(), 20);
     assert_eq!(ranks(&trace), HashSet::from([1, 2]));
+}
+
+/// Nobody has a task that no rank can run: whoever cancels it does not wait for a node that never comes.
+#[test]
+fn tasks_that_no_rank_can_run_can_be_cancelled() {
+    let dir = Dir::new("nobody");
+    // The connection to the only host hangs.
+    let ssh = dir.file("bin/ssh", "#!/bin/sh\nexec sleep 1000\n");
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    dir.file("hosts", "far.invalid slots=1\n");
+    let capacity = "[capacity]\nprovider = \"local\"\nhostfile = \"hosts\"\nlisten = \"127.0.0.1\"\n";
+    let tasks = "[[task]]\nname = \"a\"\ncommand = \"true\"\n[[task]]\nname = \"b\"\nneeds = \"a\"\ncommand = \"true\"\n[[task]]\nname = \"c\"\ncommand = \"true\"\n";
+    dir.job("job.toml", &format!("[job]\nname = \"nobody\"\n{capacity}{tasks}"));
+    let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").expect("a path"));
+    let run = phalanx(&dir).env("PATH", path);
+    let run = run.args(["run", "job.toml", "--run-dir", "run", "--coordinator-only"]).patience(120).start();
+    wait_for("a node to be asked for", 60, || {
+        let status = dir.has("run/control/socket").then(|| status(&dir))?;
+        status["blocks"][0].is_object().then_some(())
+    });
+    phalanx(&dir).args(["cancel", "run", "a"]).run().ok().says("1 task is cancelled");
+    wait_for("what needs it to be skipped", 60, || {
+        let tasks = status(&dir)["tasks"].clone();
+        (tasks["cancelled"] == 1 && tasks["skipped"] == 1).then_some(())
+    });
+    phalanx(&dir).args(["cancel", "run", "c"]).run().ok();
+    run.wait_clean().code(1);
 }
 
 /// What a person asks for stays, whatever the policy thinks of it, until it may decide again.

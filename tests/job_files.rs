@@ -84,6 +84,9 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
         below = 2
         step = 4
         cooldown = "1m"
+        [[scaling.rule]]
+        trigger = "custom.loss-2"
+        below = -0.5
         [cost]
         node_hour = 1.20
         granularity = "1h"
@@ -100,11 +103,13 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
     assert_eq!((scaling.min_ranks, scaling.max_ranks, scaling.interval), (20, 20, Duration::from_secs(10)));
     assert_eq!((scaling.weights.cpu, scaling.weights.queue), (1.0, Weights::default().queue));
     let minute = Some(Duration::from_secs(60));
-    assert_eq!((scaling.rules[0].trigger, scaling.rules[0].act), (Trigger::ErrorRate, Above::Hold));
+    assert_eq!((&scaling.rules[0].trigger, scaling.rules[0].act), (&Trigger::ErrorRate, Above::Hold));
     assert_eq!(
         (scaling.rules[1].act, scaling.rules[1].step, scaling.rules[1].cooldown),
         (Above::Grow, Some(4), minute)
     );
+    assert_eq!(scaling.rules[2].trigger, Trigger::Custom("loss-2".into()));
+    assert_eq!((scaling.rules[2].below, scaling.rules[2].act), (Some(-0.5), Above::Grow));
     let hour = Duration::from_secs(3600);
     assert_eq!((job.cost.node_hour, job.cost.budget, job.cost.deadline), (1.2, Some(25.0), Some(2 * hour)));
     assert_eq!((job.cost.nodes[0].minimum, job.cost.nodes[0].granularity), (hour / 6, hour));

@@ -75,7 +75,8 @@ impl Listening {
 
     /// Sends these bytes and returns all that comes back.
     fn raw(&self, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let mut stream = TcpStream::connect(&self.address)
+            .unwrap_or_else(|error| panic!("it does not listen: {error}\n{}", self.run.stderr_so_far()));
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
         // It may have answered and closed before all has been sent.
         let _ = stream.write_all(request);
@@ -326,6 +327,7 @@ fn a_run_is_changed_over_http_as_by_the_commands() {
     assert!(status == 409 && answer["ok"] == false, "{answer}");
     assert_eq!(post("/api/v1/drain", "{\"what\": \"1\"}").0, 200);
     wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
+    every_second_is_accounted_for(&run.json("/api/v1/nodes"));
     assert_eq!(post("/api/v1/cancel", "{\"task\": \"nothing\"}").0, 409);
     assert_eq!(post("/api/v1/cancel", "{\"task\": \"late[9]\"}").0, 200);
     wait_for("the task to be cancelled", 60, || (run.json("/api/v1/run")["cancelled"] == 1).then_some(()));
@@ -338,6 +340,19 @@ fn a_run_is_changed_over_http_as_by_the_commands() {
     for verb in ["scale", "rebalance", "drain", "cancel"] {
         let line = report.split("<tr>").find(|row| row.contains("over HTTP") && row.contains(verb));
         assert!(line.is_some(), "{verb} is not in {report}");
+    }
+}
+
+/// Of two nodes, one of which came as a block.
+#[track_caller]
+fn every_second_is_accounted_for(answer: &Value) {
+    let nodes = answer["nodes"].as_array().expect("a list");
+    assert_eq!([&nodes[0]["block"], &nodes[1]["block"]], [&Value::Null, &1.into()], "{answer:#}");
+    for node in nodes {
+        let seconds = |key: &str| node[key].as_f64().expect("a number");
+        let parts = ["starting_s", "working_s", "starving_s", "leaving_s"].map(seconds);
+        assert!(parts.iter().all(|part| *part > -1e-6), "{node:#}");
+        assert!((parts.iter().sum::<f64>() - seconds("held_s")).abs() < 1e-6, "{node:#}");
     }
 }
 
@@ -358,6 +373,7 @@ fn a_click_on_the_page_scales_the_run() {
     wait_for("the answer on the page", 60, || browser.text("#did").starts_with("Done: ").then_some(()));
     wait_for("the rank to join", 120, || (states(&run) == ["active", "active"]).then_some(()));
     wait_for("the page to show it", 60, || browser.text("#tiles").contains("slots on 2 ranks").then_some(()));
+    wait_for("its node on the page", 60, || browser.text("#nodes").contains("block 1").then_some(()));
     // By keyboard, too.
     let button = "document.querySelector('#ranks button')";
     wait_for("the button", 60, || (!browser.value(&format!("{button}?.dataset.rank ?? null")).is_null()).then_some(()));
@@ -369,6 +385,61 @@ fn a_click_on_the_page_scales_the_run() {
     wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
     drop(browser);
     run.end();
+}
+
+/// A job with a single alert, which goes to a webhook.
+fn hooked(address: &str) -> String {
+    format!(
+        "[[task]]\nname = \"t\"\nkernel = \"noop\"\n\
+         [[alert]]\nname = \"over\"\nmetric = \"completed\"\nabove = 0\nwebhook = \"https://{address}/hook\"\n"
+    )
+}
+
+/// The webhook of somebody who keeps their own certificates, as centres do, is trusted by SSL_CERT_FILE and by nothing else.
+#[test]
+fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
+    let dir = Dir::new("https");
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    dir.file("ca.pem", &own.cert.pem());
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key.into()))
+        .map(std::sync::Arc::new)
+        .expect("a server");
+    let hook = std::net::TcpListener::bind("localhost:0").expect("a port");
+    dir.job("a.toml", &hooked(&format!("localhost:{}", hook.local_addr().expect("an address").port())));
+    // What the server hears, or why it hears nothing.
+    let call = |stream: TcpStream| -> std::io::Result<String> {
+        let session = rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+        let mut stream = rustls::StreamOwned::new(session, stream);
+        let (mut said, mut bytes) = (String::new(), [0; 4096]);
+        while !said.ends_with("}\n") {
+            match stream.read(&mut bytes)? {
+                0 => return Err(std::io::Error::other(format!("it hung up after {said}"))),
+                n => said += &String::from_utf8_lossy(&bytes[..n]),
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        stream.flush()?;
+        Ok(said)
+    };
+    let run = |certificates: &str| {
+        let environment = phalanx(&dir).env("SSL_CERT_FILE", certificates).env("SSL_CERT_DIR", "");
+        environment.args(["run", "a.toml", "-q"]).start()
+    };
+
+    let trusting = run("ca.pem");
+    let said = call(hook.accept().expect("the webhook is called").0).expect("it speaks");
+    assert!(said.starts_with("POST /hook HTTP/1.1\r\n") && said.contains("\"alert\":\"over\""), "{said}");
+    let output = trusting.wait().ok();
+    assert!(!output.stderr().contains("cannot post"), "{output}");
+
+    dir.file("other.pem", &rcgen::generate_simple_self_signed(["other".to_owned()]).expect("a certificate").cert.pem());
+    let wary = run("other.pem");
+    call(hook.accept().expect("the webhook is called").0).expect_err("nothing is told to a stranger");
+    wary.wait().ok().says("cannot post to https://localhost").says("invalid peer certificate");
+    run("missing.pem").wait().ok().says("check SSL_CERT_FILE");
 }
 
 /// Tasks that measure something; the values make alerts, which reach a file, a command and a webhook.

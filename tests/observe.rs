@@ -233,3 +233,50 @@ fn the_analysis_of_a_real_run_names_the_serial_phase() {
     let text = phalanx(&dir).args(["analyze", "phases"]).run().ok();
     text.says("1. While class merge runs, everything else waits").says("change phases.toml:").says("cpus = ");
 }
+
+/// Runs a job in which one thing is wrong, and returns what the analysis names first.
+fn named_first(name: &str, job: &str, ranks: u32, slots: u32) -> Value {
+    let dir = Dir::new(name);
+    dir.job("planted.toml", job);
+    mpirun(&dir, ranks).args(["run", "planted.toml", "-q", "--slots", &slots.to_string()]).run().ok();
+    let json = phalanx(&dir).args(["analyze", "--json"]).run().ok().json();
+    let first = json["findings"][0].clone();
+    assert!(first["saves_share"].as_f64().is_some_and(|share| share > 0.05), "{json:#}");
+    first
+}
+
+/// Sleeping tasks take as long on a busy machine as on an idle one, so the planted thing stands out whatever else runs here.
+#[test]
+fn the_analysis_of_a_real_run_names_the_slow_rank() {
+    let job = "[[task]]\nname = \"work\"\narray = \"0-119\"\n\
+               command = \"if [ $PHALANX_RANK = 2 ]; then sleep 0.28; else sleep 0.1; fi\"\n";
+    let first = named_first("slow-rank", job, 4, 1);
+    assert_eq!(first["kind"], "slow_rank");
+    assert!(first["title"].as_str().is_some_and(|title| title.starts_with("rank 2 ")), "{first:#}");
+}
+
+#[test]
+fn the_analysis_of_a_real_run_names_the_heavy_class() {
+    let job = "[[task]]\nname = \"light\"\narray = \"0-39\"\nkernel = \"sleep\"\nargs = { seconds = 0.05 }\n\
+               [[task]]\nname = \"heavy\"\narray = \"0-15\"\nkernel = \"sleep\"\nargs = { seconds = 0.6 }\n";
+    let first = named_first("heavy-class", job, 2, 2);
+    assert_eq!(first["kind"], "heavy_class");
+    assert!(first["change"]["place"].as_str().is_some_and(|place| place.contains("\"heavy\"")), "{first:#}");
+}
+
+#[test]
+fn the_analysis_of_a_real_run_names_tiny_tasks() {
+    let job = "[[task]]\nname = \"tiny\"\narray = \"0-1999\"\ncommand = [\"true\"]\n";
+    let first = named_first("tiny-tasks", job, 2, 1);
+    assert_eq!(first["kind"], "short_tasks");
+    assert!(first["change"]["text"].as_str().is_some_and(|text| text.starts_with("array = \"0-")), "{first:#}");
+}
+
+#[test]
+fn the_analysis_of_a_real_run_names_what_asks_for_too_much() {
+    let job = "[[task]]\nname = \"narrow\"\narray = \"0-39\"\ncommand = \"sleep 0.2\"\ncpus = 4\n\
+               [[task]]\nname = \"other\"\narray = \"0-9\"\ncommand = \"sleep 0.2\"\n";
+    let first = named_first("over-asking", job, 2, 4);
+    assert_eq!(first["kind"], "oversized_cpus");
+    assert_eq!(first["change"]["text"], "cpus = 1");
+}

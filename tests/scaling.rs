@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 use support::checker::Trace;
-use support::{Dir, mpirun, phalanx};
+use support::{Dir, mpirun, phalanx, wait_for};
 
 /// Wide, then narrow for a while, then wide again.
 fn phases(head: &str) -> String {
@@ -63,6 +63,41 @@ fn ranks_of_a_world_sleep_while_they_are_not_needed_and_wake_for_the_next_phase(
     let (billed, active) = (report["billed_node_s"].as_f64().unwrap(), report["active_node_s"].as_f64().unwrap());
     assert!(active <= billed && billed > 0.0);
     assert_eq!(report["decisions"].as_array().map(Vec::len), Some(actions.len()));
+}
+
+/// A task measures something outside, and a rule of the user's own makes the job grow by it; which value it was can be read later.
+#[test]
+fn a_value_that_a_task_wrote_makes_a_job_grow() {
+    let dir = Dir::new("custom-rule");
+    dir.job(
+        "job.toml",
+        "[job]\nname = \"custom\"\n[capacity]\nprovider = \"local\"\n\
+         [scaling]\npolicy = \"reactive\"\nmax_ranks = 2\ninterval = \"200ms\"\n\
+         [[scaling.rule]]\ntrigger = \"custom.backlog\"\nabove = 100\n\
+         [[task]]\nname = \"short\"\ncommand = \"echo backlog 7 >> $PHALANX_METRICS; echo other 900 >> $PHALANX_METRICS\"\n\
+         [[task]]\nname = \"still-short\"\nneeds = [\"short\"]\nkernel = \"sleep\"\nargs = { seconds = 1.5 }\n\
+         [[task]]\nname = \"long\"\nneeds = [\"still-short\"]\ncommand = \"echo backlog 252 >> $PHALANX_METRICS\"\n\
+         [[task]]\nname = \"work\"\nneeds = [\"long\"]\narray = \"1-200\"\nkernel = \"sleep\"\nargs = { seconds = 0.5 }\n",
+    );
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "run"]).start();
+    wait_for("a second rank", 90, || {
+        let status =
+            dir.has("run/control/socket").then(|| phalanx(&dir).args(["status", "run", "--json"]).run())?.json();
+        let active = status["ranks"].as_array()?.iter().filter(|rank| rank["state"] == "active").count();
+        (active == 2).then_some(())
+    });
+    phalanx(&dir).args(["cancel", "run"]).run().ok();
+    run.wait_clean().code(143);
+    let explained = phalanx(&dir).args(["explain", "run", "--json"]).run().ok().json();
+    let grown = actions(&explained).iter().position(|action| action == "grow").expect("it grew");
+    let decision = &explained[grown];
+    assert_eq!(decision["inputs"]["custom"], serde_json::json!({ "backlog": 252.0 }), "{explained:#}");
+    assert!(
+        decision["reason"].as_str().is_some_and(|why| why.contains("`custom.backlog` 252 is above 100")),
+        "{decision:#}"
+    );
+    let number = decision["number"].to_string();
+    phalanx(&dir).args(["explain", "run", &number]).run().ok().says("custom     backlog 252");
 }
 
 /// Forty tasks of a second; a node costs one a second.
@@ -188,7 +223,7 @@ fn a_plan_shows_trade_offs_and_what_is_possible() {
     assert!(planned["sbatch"].as_str().unwrap().starts_with("sbatch --nodes="));
     assert!(dir.read("plan.svg").ends_with("</svg>\n"));
     plan(&["--ranks", "1..12", "--deadline", "5m"]).ok().says("no number of ranks helps");
-    plan(&["--ranks", "1..12", "--deadline", "30h"]).ok().says("are kept by").says("sbatch");
+    plan(&["--ranks", "1..12", "--deadline", "30h"]).ok().says("are kept by").says("phalanx submit job.toml --nodes=");
     plan(&["--ranks", "0..3"]).code(2);
     plan(&["--budget", "-1"]).code(2);
 }

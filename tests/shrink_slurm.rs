@@ -6,8 +6,14 @@ mod support;
 use elastic_jobs::{Settings, blocks, idle, phased, rows, running, submit};
 use phalanx::model::BlockState;
 use support::checker::Trace;
-use support::slurm::Slurm;
+use support::slurm::{Setup, Slurm};
 use support::{Dir, phalanx, wait_for};
+
+/// A Slurm that forbids shrinking.
+const FORBIDDEN: Setup = Setup { scheduler: "disable_job_shrink", accounting: false };
+
+/// A Slurm that lets a job shrink more than once.
+const KEEPS_RECORDS: Setup = Setup { scheduler: "", accounting: true };
 
 /// A job whose nodes all come from the allocation that it was started in.
 fn own(wide: u32, narrow: u32) -> String {
@@ -16,7 +22,7 @@ fn own(wide: u32, narrow: u32) -> String {
 
 #[test]
 fn four_nodes_become_one_in_the_tail() {
-    let Some(slurm) = Slurm::start(4) else { return };
+    let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("tail");
     let id = submit(&slurm, &dir, "--nodes=4", &own(48, 40));
     wait_for("work on all nodes", 120, || {
@@ -41,9 +47,29 @@ fn four_nodes_become_one_in_the_tail() {
     }
 }
 
+/// Each time that a job shrinks, Slurm begins a new record of it; the next time has to wait for that.
+#[test]
+fn a_job_shrinks_more_than_once() {
+    let Some(slurm) = Slurm::start_with(3, KEEPS_RECORDS) else { return };
+    let dir = Dir::new("twice");
+    let id = submit(&slurm, &dir, "--nodes=3", &own(600, 1));
+    wait_for("work on all nodes", 120, || {
+        let ranks: std::collections::HashSet<_> = rows(&dir).iter().filter_map(|row| row.rank).collect();
+        (ranks.len() == 3).then_some(())
+    });
+    for ranks in [2, 1] {
+        phalanx(&dir).args(["scale", "run", &ranks.to_string()]).run().ok();
+        wait_for("one node more to be idle", 120, || (idle(&slurm) == 3 - ranks).then_some(()));
+    }
+    phalanx(&dir).args(["cancel", "run"]).run().ok();
+    assert_eq!(slurm.wait_job(id, 120).code, 143);
+    let ends: Vec<BlockState> = blocks(&dir, "run").iter().map(|block| block.state).collect();
+    assert_eq!(ends, [BlockState::Released; 2]);
+}
+
 #[test]
 fn a_cluster_that_forbids_shrinking_is_told_and_paid_to_the_end() {
-    let Some(slurm) = Slurm::start_with(2, "disable_job_shrink") else { return };
+    let Some(slurm) = Slurm::start_with(2, FORBIDDEN) else { return };
     let dir = Dir::new("no-shrink");
     let id = submit(&slurm, &dir, "--nodes=2", &own(10, 20));
     let end = slurm.wait_job(id, 240);
@@ -70,7 +96,7 @@ fn a_fixed_policy_keeps_one_world_over_all_nodes() {
 /// Several nodes a job: all come together, the first goes last.
 #[test]
 fn nodes_of_one_job_go_one_by_one() {
-    let Some(slurm) = Slurm::start(4) else { return };
+    let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("several");
     let settings = Settings { capacity: "nodes_per_block = 3\ntime = \"10m\"", ..Settings::default() };
     let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 80, 40, 1));
@@ -246,7 +272,7 @@ fn ranks_leave_a_block_before_its_time_is_up() {
 
 #[test]
 fn nodes_that_went_back_are_asked_for_again() {
-    let Some(slurm) = Slurm::start(4) else { return };
+    let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("again");
     let settings = Settings { capacity: "time = \"10m\"", ..Settings::default() };
     let id = submit(&slurm, &dir, "--nodes=4", &phased(settings, 60, 20, 2));
@@ -297,7 +323,7 @@ fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
 
 #[test]
 fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
-    let Some(slurm) = Slurm::start_with(3, "disable_job_shrink") else { return };
+    let Some(slurm) = Slurm::start_with(3, FORBIDDEN) else { return };
     let dir = Dir::new("whole");
     let settings = Settings { capacity: "nodes_per_block = 2\ntime = \"10m\"", ..Settings::default() };
     let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 60, 40, 1));

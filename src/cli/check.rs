@@ -155,7 +155,7 @@ fn request(group: &Group) -> String {
     parts.push(if group.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", group.cpus) });
     parts.extend(group.memory.map(|bytes| format!("{} MiB", bytes >> 20)));
     if group.gpus > 0 {
-        parts.push(format!("{} GPUs", group.gpus));
+        parts.push(format!("{} GPU{}", group.gpus, if group.gpus == 1 { "" } else { "s" }));
     }
     parts.extend(group.time.map(|time| format!("at most {}", format_duration(time))));
     parts.extend(group.limit.map(|limit| format!("{limit} at once")));

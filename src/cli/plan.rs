@@ -100,11 +100,18 @@ pub(super) fn main(args: Args) -> ExitCode {
         complain(format_args!("cannot write {}: {error}", file.display()));
         return ExitCode::FAILURE;
     }
-    let line =
-        planned.recommended.and_then(|n| Some(sbatch(&args.job, planned.candidates.iter().find(|c| c.ranks == n)?)));
+    let recommended = planned.candidates.iter().find(|candidate| Some(candidate.ranks) == planned.recommended);
+    let (job, options) = (args.job.display(), recommended.map(options));
     match args.json {
-        true => print(&json(&question, &planned, &past, line.as_deref())),
-        false => print(&text(&question, &planned, &past, line.as_deref())),
+        true => {
+            let line = options.map(|options| format!("sbatch {options} slurm/phalanx.sbatch {job}"));
+            print(&json(&question, &planned, &past, line.as_deref()))
+        }
+        // The same script, wherever one stands.
+        false => {
+            let line = options.map(|options| format!("phalanx submit {job} {options}"));
+            print(&text(&question, &planned, &past, line.as_deref()))
+        }
     }
 }
 
@@ -189,12 +196,11 @@ impl Past {
     }
 }
 
-/// The line that submits a run on so many nodes. Its time limit has room for what nine of ten runs take and a fifth more.
-fn sbatch(job: &Path, candidate: &Candidate) -> String {
+/// The options of sbatch for a run on so many nodes. Its time limit has room for what nine of ten runs take and a fifth more.
+fn options(candidate: &Candidate) -> String {
     let minutes = (candidate.makespan_q90_s * 1.2 / 60.0).ceil().max(1.0) as u64;
     let (hours, minutes) = (minutes / 60, minutes % 60);
-    let (nodes, job) = (candidate.ranks, job.display());
-    format!("sbatch --nodes={nodes} --time={hours}:{minutes:02}:00 slurm/phalanx.sbatch {job}")
+    format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
 
 fn json(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&str>) -> String {
@@ -218,7 +224,7 @@ fn json(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&st
     format!("{object:#}\n")
 }
 
-fn text(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&str>) -> String {
+fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&str>) -> String {
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
@@ -274,7 +280,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&st
         let nodes = nodes.collect::<Vec<_>>().join(" and ");
         let _ = writeln!(text, "\nThe cheapest nodes for as many slots: {nodes}, {:.4} in all", mix.cost);
     }
-    if let Some(line) = sbatch {
+    if let Some(line) = submit {
         let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
     }
     text

@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task};
+use crate::topology::Gpus;
 
 /// Prefixes of variables by which launchers tell a process that it is part of a world.
 const LAUNCHER: [&str; 14] = [
@@ -150,6 +151,7 @@ pub(super) struct BaseEnv {
     allocation: Vec<(String, String)>,
     /// Names of the job's own variables.
     job: Vec<String>,
+    gpus: Gpus,
 }
 
 impl BaseEnv {
@@ -160,8 +162,13 @@ impl BaseEnv {
         job: &[(String, String)],
     ) -> Result<BaseEnv, ExecError> {
         let names = job.iter().map(|(name, _)| name.clone()).collect();
-        let mut base =
-            BaseEnv { entries: Vec::new(), by_name: FxHashMap::default(), allocation: Vec::new(), job: names };
+        let mut base = BaseEnv {
+            entries: Vec::new(),
+            by_name: FxHashMap::default(),
+            allocation: Vec::new(),
+            job: names,
+            gpus: site.gpus.clone(),
+        };
         for (name, value) in vars {
             let (name, value) = (name.into_vec(), value.into_vec());
             let text = String::from_utf8_lossy(&name);
@@ -245,13 +252,23 @@ impl TaskEnv<'_> {
             self.offer("PHALANX_NUMA_NODE", numa)?;
         }
         if !seat.gpus.is_empty() {
-            self.offer("CUDA_VISIBLE_DEVICES", joined(seat.gpus, |list, gpu| write!(list, "{gpu}")))?;
+            self.show_gpus(seat.gpus)?;
         }
         Ok(())
     }
 
+    fn show_gpus(&mut self, ordinals: &[u32]) -> Result<(), Fault> {
+        let gpus = &self.base.gpus;
+        let variable = if gpus.variable.is_empty() { "CUDA_VISIBLE_DEVICES" } else { gpus.variable };
+        if gpus.counted && variable == "CUDA_VISIBLE_DEVICES" {
+            // Our numbers follow the bus; CUDA's, without this, put the fastest first.
+            self.offer("CUDA_DEVICE_ORDER", "PCI_BUS_ID")?;
+        }
+        self.offer(variable, gpus.named(ordinals))
+    }
+
     /// Sets a variable unless the job or the task has set it. (Ours never come from the environment of this process, except
-    /// `CUDA_VISIBLE_DEVICES`.)
+    /// those that show GPUs.)
     fn offer(&mut self, name: &str, value: impl Display) -> Result<(), Fault> {
         let chosen = self.own.iter().any(|e| e.name() == name.as_bytes()) || self.base.job.iter().any(|n| n == name);
         if chosen { Ok(()) } else { self.set(name, &value.to_string()) }

@@ -15,7 +15,7 @@ use super::control::Control;
 use super::output::Output;
 use super::{Seat, Site, kernels};
 use crate::model::Stream;
-use crate::model::{Rank, TaskId};
+use crate::model::{Measure, Rank, TaskId};
 
 /// A kernel with its arguments, ready to be called for any number of tasks, from several threads at once. An error is shown to the user
 /// and makes the task FAILED.
@@ -161,7 +161,7 @@ impl<'a> Context<'a> {
     /// # Errors
     /// If the name or the value is none.
     pub fn measure(&self, name: &str, value: f64) -> Result<(), String> {
-        if !super::measures::is_name(name) || !value.is_finite() {
+        if !Measure::is_name(name) || !value.is_finite() {
             return Err(format!(
                 "`{name}` = {value} cannot be measured: a name is letters, digits and `_.:-`, a value finite"
             ));
@@ -195,7 +195,7 @@ impl<'a> Context<'a> {
         self.call.seat.numa
     }
 
-    /// The GPUs that are the task's.
+    /// The GPUs that are the task's, by their numbers among those that this process sees: what CUDA and HIP call device numbers.
     pub fn gpus(&self) -> &[u32] {
         self.call.seat.gpus
     }

@@ -1,30 +1,39 @@
 //! Values that a task writes about itself: lines `NAME VALUE` in the file that `$PHALANX_METRICS` names.
 //!
 //! The file lies in a directory of this rank on the node's own disk, does not exist until the task makes it, and is read and removed when the
-//! attempt has ended. What is in it is a stranger's: it is opened so that nothing else than a plain file can hold us up, and read up to a
+//! attempt has ended. A rank holds a lock on its directory as long as it lives, so that whoever starts later can tell what was left behind by
+//! one that was killed, and takes it away. What is in it is a stranger's: it is opened so that nothing else than a plain file can hold us up, and read up to a
 //! bound. Lines that are not as they should be are left out, and the task's standard error says so.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use crate::model::TaskId;
+use crate::model::{Measure, TaskId};
 
 /// Bytes of the file that are read.
 const BYTES: u64 = 64 << 10;
 /// Values that one attempt may have.
 const VALUES: usize = 200;
-/// Bytes of a name.
-const NAME: usize = 64;
 
 /// The variable that names the file.
 pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 
+/// What the directories' names begin with. Nobody else is likely to choose such a name: empty directories that have it are taken away.
+const PREFIX: &str = ".phalanx-metrics-";
+
 /// Where the files of one rank lie.
 pub(super) struct Measures {
     /// `None` where the system has no place for it: then tasks see no such variable.
-    dir: Option<tempfile::TempDir>,
+    dir: Option<Held>,
+}
+
+/// A directory that lives as long as we do.
+struct Held {
+    dir: tempfile::TempDir,
+    /// The directory itself, locked.
+    _lock: File,
 }
 
 /// What an attempt wrote.
@@ -37,13 +46,17 @@ pub(super) struct Measured {
 
 impl Measures {
     pub(super) fn new() -> Measures {
-        let dir = tempfile::Builder::new().prefix("phalanx-metrics-").tempdir();
-        Measures { dir: dir.inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
+        Measures::below(&std::env::temp_dir())
+    }
+
+    fn below(place: &Path) -> Measures {
+        sweep(place);
+        Measures { dir: hold(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
     }
 
     /// The file of an attempt.
     pub(super) fn file(&self, task: TaskId, attempt: u16) -> Option<PathBuf> {
-        Some(self.dir.as_ref()?.path().join(format!("{task}.{attempt}", task = task.0)))
+        Some(self.dir.as_ref()?.dir.path().join(format!("{task}.{attempt}", task = task.0)))
     }
 
     /// What an attempt that has ended wrote.
@@ -62,6 +75,46 @@ impl Measures {
         let _ = fs::remove_file(&path);
         measured
     }
+}
+
+/// Makes a directory that nobody takes for one left behind.
+fn hold(place: &Path) -> std::io::Result<Held> {
+    loop {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
+        let lock = match File::open(dir.path()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            lock => lock?,
+        };
+        // Where there are no locks, nobody gets one and sweeps. Where there are, somebody who sweeps may have come in between.
+        if lock.lock().is_err() || dir.path().exists() {
+            return Ok(Held { dir, _lock: lock });
+        }
+    }
+}
+
+/// Takes away what ranks left behind that were killed. What cannot be taken away does no harm.
+fn sweep(place: &Path) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+        let dir = File::options().read(true).custom_flags(flags).open(entry.path());
+        let ours = |dir: &File| dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
+        if dir.is_ok_and(|dir| ours(&dir) && dir.try_lock().is_ok()) {
+            take_away(&entry.path());
+        }
+    }
+}
+
+/// Removes a directory with the files of attempts in it. One with anything else in it stays.
+fn take_away(dir: &Path) {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    let of_attempt =
+        |name: &str| name.split_once('.').is_some_and(|(task, attempt)| is_number(task) && is_number(attempt));
+    for file in files.filter(|file| of_attempt(&file.file_name().to_string_lossy())) {
+        let _ = fs::remove_file(file.path());
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 fn read(file: File) -> std::io::Result<Measured> {
@@ -101,14 +154,8 @@ fn parse(bytes: &[u8], cut: bool) -> Measured {
 fn value(line: &str) -> Option<(String, f64)> {
     let mut words = line.split_whitespace();
     let (name, value) = (words.next()?, words.next()?.parse::<f64>().ok()?);
-    let well = is_name(name) && value.is_finite() && words.next().is_none();
+    let well = Measure::is_name(name) && value.is_finite() && words.next().is_none();
     well.then(|| (name.to_owned(), value))
-}
-
-/// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first.
-pub(super) fn is_name(name: &str) -> bool {
-    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    first && name.len() <= NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
 }
 
 #[cfg(test)]
@@ -149,11 +196,31 @@ mod tests {
         assert!(measures.collect(TaskId(3), 1).complaint.unwrap().contains("beyond 65536 bytes"));
     }
 
+    #[test]
+    fn what_a_killed_rank_left_goes_when_another_starts() {
+        let place = tempfile::tempdir().unwrap();
+        let [left, used, foreign] =
+            [".phalanx-metrics-old", ".phalanx-metrics-used", "other"].map(|name| place.path().join(name));
+        [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        fs::write(left.join("3.1"), "a 1\n").unwrap();
+        fs::write(used.join("thesis"), "all of it").unwrap();
+        let first = Measures::below(place.path());
+        let second = Measures::below(place.path());
+        assert!(!left.exists() && foreign.exists());
+        assert!(used.join("thesis").exists(), "what no rank wrote stays");
+        for measures in [&first, &second] {
+            fs::write(measures.file(TaskId(3), 1).unwrap(), "a 1\n").unwrap();
+            assert_eq!(measures.collect(TaskId(3), 1).values.len(), 1, "one that lives keeps its own");
+        }
+        drop((first, second));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2, "each takes its own away");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             let measured = parse(&bytes, false);
-            prop_assert!(measured.values.iter().all(|(name, value)| is_name(name) && value.is_finite()));
+            prop_assert!(measured.values.iter().all(|(name, value)| Measure::is_name(name) && value.is_finite()));
         }
     }
 }

@@ -56,6 +56,7 @@ pub use runner::Runner;
 use crate::graph::link::GroupId;
 use crate::job::{FileNames, Group, Task};
 use crate::model::{Rank, TaskId};
+use crate::topology::Gpus;
 
 /// Where the runner learns what a task does.
 ///
@@ -89,6 +90,8 @@ pub struct Site {
     pub slots: u16,
     /// Time from TERM to KILL when a command is stopped.
     pub grace: Duration,
+    /// The GPUs of this rank, and the variable in which commands are told which are theirs.
+    pub gpus: Gpus,
     /// The command that starts MPI tasks, with options of its own if need be: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
 }
@@ -101,7 +104,15 @@ impl Site {
         if mpirun.is_empty() {
             mpirun.push("mpirun".to_owned());
         }
-        Site { job_id: job_id.into(), rank, node: node.into(), slots, grace: Duration::from_secs(5), mpirun }
+        Site {
+            job_id: job_id.into(),
+            rank,
+            node: node.into(),
+            slots,
+            grace: Duration::from_secs(5),
+            gpus: Gpus::default(),
+            mpirun,
+        }
     }
 
     /// What the patterns in the file names of a task stand for here.
@@ -121,7 +132,7 @@ pub struct Seat<'a> {
     pub cpus: &'a [u32],
     /// Their NUMA node, if they share one.
     pub numa: Option<u32>,
-    /// The GPUs taken for the task.
+    /// The GPUs taken for the task, by their ordinals; see [`Gpus`].
     pub gpus: &'a [u32],
     /// For an MPI task over several nodes: each node and its number of ranks. Empty: all on this node.
     pub hosts: &'a [(String, u32)],

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::Measure;
+
 /// `[[alert]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
@@ -36,7 +38,7 @@ impl Alert {
 }
 
 /// The metrics of a run that have one value, and what each is.
-pub const METRICS: [(&str, &str); 26] = [
+pub const METRICS: [(&str, &str); 28] = [
     ("elapsed_s", "how long the session has been going on, in seconds"),
     ("remaining_s", "estimated time to the end, in seconds"),
     ("finish_s", "when the run is expected to be over, in seconds since it began (by the last decision)"),
@@ -62,19 +64,27 @@ pub const METRICS: [(&str, &str); 26] = [
     ("memory", "share of the memory that is in use on the node where that is highest, 0 to 1"),
     ("io_stall", "share of the time in which tasks waited for I/O on the node where that is highest, 0 to 1"),
     ("rank_memory", "memory of the rank that holds most, its tasks included, in bytes"),
+    ("gpu", "share of the time in which GPUs were busy, for the rank where that is highest, 0 to 1"),
+    ("gpu_memory", "share of the GPU memory that is in use on the rank where that is highest, 0 to 1"),
     ("silence_s", "time since the last task ended, in seconds"),
 ];
+
+/// The beginning of the names of values that tasks write themselves.
+pub(crate) const CUSTOM: &str = "custom.";
 
 /// The beginnings of names that stand for families of metrics, and what each is.
 pub const PREFIXES: [(&str, &str); 4] = [
     ("p50_s.", "median duration of the attempts of a class, in seconds"),
     ("p95_s.", "95th percentile of the durations of a class, in seconds"),
     ("wait_p95_s.", "95th percentile of how long attempts of a class waited for a slot, in seconds"),
-    ("custom.", "latest value that a task wrote to $PHALANX_METRICS under this name"),
+    (CUSTOM, "latest value that a task wrote to $PHALANX_METRICS under this name"),
 ];
 
 /// True if there can be such a metric.
 pub(crate) fn is_metric(name: &str) -> bool {
+    if let Some(name) = name.strip_prefix(CUSTOM) {
+        return Measure::is_name(name);
+    }
     let of_family = |(prefix, _): &(&str, &str)| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
     METRICS.iter().any(|(known, _)| *known == name) || PREFIXES.iter().any(of_family)
 }

@@ -154,7 +154,7 @@ pub enum Above {
 }
 
 /// What a rule measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// Utilisation of the slots' CPUs, percent.
@@ -179,6 +179,8 @@ pub enum Trigger {
     Imbalance,
     /// Ranks lost or joined since the last decision.
     Coordination,
+    /// `custom.NAME`: the latest value that a task wrote to `$PHALANX_METRICS` under this name.
+    Custom(String),
 }
 
 /// `[cost]`: prices, budget and deadline.

@@ -12,9 +12,9 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
-    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings,
+    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings, TriggerSpec,
 };
-use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
+use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind};
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -225,11 +225,11 @@ section! {
     /// One threshold, and what happens beyond it
     RuleSpec {
         /// What is measured
-        trigger: OneOf<Trigger> = required,
+        trigger: TriggerSpec = required,
         /// Above this value `act` happens
-        above: Amount,
+        above: Signed,
         /// Below this value ranks are given back
-        below: Amount,
+        below: Signed,
         /// What happens above
         act: OneOf<Above> = "\"grow\"; for error_rate, cost and imbalance \"hold\"",
         /// Ranks added or given back at once
@@ -310,7 +310,7 @@ section! {
         repeat: DurationSpec = "\"10m\"",
         /// File that a line is added to, relative to the job's directory
         file: String,
-        /// Address that it is posted to as JSON, such as `http://host:8080/path`
+        /// Address that it is posted to as JSON, such as `https://host/path`
         webhook: String,
         /// Command that is run, with the alert as JSON on its standard input and in `PHALANX_ALERT...`
         command: CommandSpec,

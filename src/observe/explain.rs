@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::RunView;
-use super::style::{Paint, count, percent, seconds};
+use super::style::{self, Paint, count, percent, seconds};
 use crate::job::Intent;
 use crate::journal::{Session, Terms};
 use crate::model::{Rank, Time};
@@ -103,6 +103,10 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     row("slots", format!("{} busy", percent(inputs.utilisation)))?;
     row("spent", format!("{:.4}, and {:.4} that can no longer be avoided", inputs.spent, inputs.committed))?;
     row("new nodes", format!("come after {}", seconds(inputs.provisioning_s)))?;
+    if !inputs.custom.is_empty() {
+        let values = inputs.custom.iter().map(|(name, value)| format!("{name} {}", style::value(*value)));
+        row("custom", values.collect::<Vec<_>>().join(", "))?;
+    }
     if let Some(forecast) = decision.forecast {
         row("foreseen", forecast_text(&forecast))?;
     }

@@ -8,6 +8,7 @@
 //! | leaving | its ranks drain, or are parked | they take part again, or the node is given back |
 //! | minimum | the node is given back | what is charged all the same |
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::run_view::{RunView, run_ns};
@@ -42,27 +43,30 @@ pub(super) struct NodeUse {
 
 /// The nodes of all sessions, in order of time.
 pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
-    run.sessions().flat_map(|(session, subject)| of_session(run, session, subject)).collect()
+    let of = |(session, subject): (&Session, &Subject)| {
+        let mut work_s: FxHashMap<u32, f64> = FxHashMap::default();
+        for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
+            let slots = f64::from(subject.job.slots(attempt.task));
+            *work_s.entry(attempt.rank.0).or_default() += run_ns(attempt) as f64 / 1e9 * slots;
+        }
+        of_session(run, session, &|rank| work_s.get(&rank).copied().unwrap_or(0.0))
+    };
+    run.sessions().flat_map(of).collect()
 }
 
-fn of_session(run: &RunView, session: &Session, subject: &Subject) -> Vec<NodeUse> {
+/// The nodes of one session, whose ranks held so many slot-seconds.
+pub(super) fn of_session(run: &RunView, session: &Session, work_s: &dyn Fn(u32) -> f64) -> Vec<NodeUse> {
     let end = Time(run.wall_ns(session));
     let holdings = session.holdings(end);
-    let mut work_ns = vec![0u64; holdings.iter().map(|rank| rank.rank as usize + 1).max().unwrap_or(0)];
-    for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
-        if let Some(work) = work_ns.get_mut(attempt.rank.index()) {
-            *work += run_ns(attempt) * u64::from(subject.job.slots(attempt.task));
-        }
-    }
     let describe = |node: NodeHolding| {
         let ranks = || holdings.iter().filter(|rank| node.ranks.contains(&rank.rank));
         let slots: u32 = ranks().map(|rank| rank.slots).sum();
-        let work: u64 = ranks().map(|rank| work_ns[rank.rank as usize]).sum();
+        let work: f64 = ranks().map(|rank| work_s(rank.rank)).sum();
         let first = ranks().filter_map(|rank| rank.joined).min();
         let held = node.to.since(node.from).as_secs_f64();
         let starting = first.map_or(held, |first| first.since(node.from).as_secs_f64()).min(held);
         let active = node.active.as_secs_f64().min(held - starting);
-        let working = (work as f64 / 1e9 / f64::from(slots.max(1))).min(active);
+        let working = (work / f64::from(slots.max(1))).min(active);
         let prices = session.terms.as_ref().map(|terms| &terms.prices);
         let charged = prices.and_then(|prices| prices.nodes.get(node.node_type.0 as usize));
         let charged = charged.map_or(held, |kind| kind.charged(node.to.since(node.from)).as_secs_f64());

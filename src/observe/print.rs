@@ -43,6 +43,9 @@ pub enum ReportError {
         /// How many there are.
         there_are: usize,
     },
+    /// The run cannot be simulated.
+    #[error("what a change would save is not known, since this run cannot be simulated again: {0}")]
+    Again(String),
     /// The report cannot be put into JSON.
     #[error("cannot write the report as JSON: {0}")]
     Json(serde_json::Error),
@@ -57,6 +60,7 @@ impl ReportError {
             }
             ReportError::Json(error) => error.io_error_kind() == Some(ErrorKind::BrokenPipe),
             ReportError::Journal(_)
+            | ReportError::Again(_)
             | ReportError::Empty { .. }
             | ReportError::NoSuchTask { .. }
             | ReportError::NoSuchDecision { .. } => false,

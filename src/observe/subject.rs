@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::graph::TaskGraph;
-use crate::job::{Group, Task};
+use crate::job::{Group, Job, Task};
 use crate::model::TaskId;
 
 /// A job as reports name and describe its tasks. Every number below [`JobView::task_count`] is a task; for others the
@@ -27,6 +27,11 @@ pub trait JobView {
 
     /// Slots that it takes, of all its MPI ranks together; at least 1.
     fn slots(&self, task: TaskId) -> u32;
+
+    /// The whole job, if it is one that can be run again.
+    fn whole(&self) -> Option<&Job> {
+        None
+    }
 
     /// All of it, if it can be expanded.
     fn describe(&self, task: TaskId) -> Option<Task>;

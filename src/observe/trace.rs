@@ -341,6 +341,10 @@ fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportErro
             events.put(&Event { ts, args: Some(Value { value }), ..Event::new("C", pid(look.rank), name) })
         };
         put("memory (MiB)", look.vitals.memory as f64 / f64::from(1 << 20))?;
+        if look.vitals.gpu_memory > 0 {
+            put("GPUs busy (%)", look.vitals.gpu_busy * 100.0)?;
+            put("GPU memory (MiB)", look.vitals.gpu_memory_used as f64 / f64::from(1 << 20))?;
+        }
         if let Some(before) = before.insert(look.rank, look) {
             put("CPUs busy", vitals::cpus(&before, &look))?;
         }

@@ -73,8 +73,17 @@ pub struct PoolConfig {
     pub places: Vec<Place>,
     /// Bytes of memory that constrained items may use together.
     pub memory: u64,
-    /// GPUs that constrained items may use, by the numbers that [`Slot::gpus`] tells.
-    pub gpus: Vec<u32>,
+    /// GPUs that constrained items may use.
+    pub gpus: Vec<PoolGpu>,
+}
+
+/// A GPU that constrained items may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolGpu {
+    /// The number that [`Slot::gpus`] tells.
+    pub number: u32,
+    /// The domain that it is near to, as places number them.
+    pub domain: Option<u32>,
 }
 
 /// A pool could not be started, or could not start a team.
@@ -153,10 +162,12 @@ impl<W: Workload> Pool<W> {
         let domains = ordinals(&config.places);
         let ids: Vec<u32> = domains.iter().map(|&d| d as u32).collect();
         let (queues, owns) = Queues::new(&ids);
+        let near = |domain: u32| Some(domains[config.places.iter().position(|place| place.domain == domain)?]);
+        let gpus = config.gpus.iter().map(|gpu| (gpu.number, gpu.domain.and_then(near))).collect();
         let weak: Weak<W> = Arc::downgrade(&workload);
         let shared = Shared {
             queues,
-            gate: Gate::new(domains.clone(), config.memory, config.gpus),
+            gate: Gate::new(domains.clone(), config.memory, gpus),
             sleep: Sleep::new(slots),
             tallies: (0..slots).map(|_| Default::default()).collect(),
             binder: Arc::new(Binder::default()),

@@ -36,7 +36,11 @@ impl Work {
     }
 
     fn start(self, places: Vec<Place>) -> Pool<Work> {
-        Pool::start(PoolConfig { places, memory: 1000, gpus: vec![0, 1, 2] }, Arc::new(self)).unwrap()
+        Pool::start(
+            PoolConfig { places, memory: 1000, gpus: (0..3).map(|number| PoolGpu { number, domain: None }).collect() },
+            Arc::new(self),
+        )
+        .unwrap()
     }
 }
 

@@ -3,18 +3,19 @@
 //! It is shown which tasks wait, run and are left, how long those took that ended, what nodes cost and how long they take to come. What it decides
 //! others carry out: the head of a real run, or the simulated world.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::glue;
 use crate::graph::TaskGraph;
 use crate::job::Job;
-use crate::model::{Attempt, TaskId, Time};
+use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::elasticity::Step;
 use crate::scale::estimate::{History, Learnt, Moment};
 use crate::scale::forecast::Forecaster;
 use crate::scale::{
-    Action, ClassId, ClassPrior, Counts, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
+    Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
     Remaining, RemainingTask, RequestView, Samples, Scaler, Stage,
 };
 
@@ -31,6 +32,10 @@ pub(crate) struct Captain {
     running: u64,
     counts: Counts,
     window: Window,
+    /// What each rank and its node used when it told last.
+    usage: BTreeMap<Rank, Vitals>,
+    /// Values that tasks wrote, as far as a rule asks for them.
+    custom: Customs,
     /// Slots that running and waiting tasks could use, from decision to decision.
     pub(crate) demand: Vec<Step>,
     last: Option<(Action, u32)>,
@@ -100,6 +105,8 @@ impl Captain {
             running: 0,
             counts: Counts { total, remaining: total, ..Counts::default() },
             window: Window::default(),
+            usage: BTreeMap::new(),
+            custom: Customs::new(),
             demand: Vec::new(),
             last: None,
             forecaster: Forecaster::new(),
@@ -194,9 +201,32 @@ impl Captain {
         }
     }
 
+    /// Tasks wrote values.
+    pub(crate) fn measured(&mut self, measures: &[Measure]) {
+        for measure in measures.iter().filter(|measure| self.scaler.asks_for(&measure.name)) {
+            self.custom.insert(measure.name.clone(), measure.value);
+        }
+    }
+
     /// A rank that was asked for takes part after so long.
     pub(crate) fn arrived(&mut self, kind: crate::scale::NodeTypeId, took: Duration) {
         self.beliefs.observe_delay(kind, took);
+    }
+
+    /// A rank tells what it and its node use.
+    pub(crate) fn uses(&mut self, rank: Rank, vitals: &Vitals) {
+        self.usage.insert(rank, *vitals);
+    }
+
+    /// The fullest memory of nodes, and how busy GPUs are on average, where active ranks have told.
+    fn usage_of(&self, ranks: &[RankView]) -> (Option<f64>, Option<f64>) {
+        let active = ranks.iter().filter(|rank| rank.state == RankState::Active);
+        let told: Vec<&Vitals> = active.filter_map(|rank| self.usage.get(&rank.rank)).collect();
+        let with_memory = told.iter().filter(|vitals| vitals.node_memory > 0);
+        let full = with_memory.map(|vitals| vitals.node_memory_used as f64 / vitals.node_memory as f64);
+        let busy: Vec<f64> = told.iter().filter(|vitals| vitals.gpu_memory > 0).map(|vitals| vitals.gpu_busy).collect();
+        let mean = (!busy.is_empty()).then(|| busy.iter().sum::<f64>() / busy.len() as f64);
+        (full.max_by(f64::total_cmp), mean)
     }
 
     /// Somebody wants so many ranks; `None` lets the policy decide again.
@@ -212,12 +242,14 @@ impl Captain {
         requests: &[RequestView],
         settled: f64,
     ) -> Vec<Decision> {
-        let samples = self.window.close(now);
+        let (memory, gpu) = self.usage_of(ranks);
+        let samples = Samples { memory, gpu, ..self.window.close(now) };
         let (ready, running) = (self.ready, self.running);
         self.demand.push((now, (ready + running) as f64));
         let left = Left { course: &self.course, stages: &self.stages };
+        let custom = &self.custom;
         let counts = Counts { ready, running, ..self.counts };
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
         let decisions = self.scaler.decide(&seen, &self.beliefs, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
         decisions
@@ -236,9 +268,10 @@ impl Captain {
             return Some(*forecast);
         }
         let left = Left { course: &self.course, stages: &self.stages };
+        let custom = &self.custom;
         let counts = Counts { ready: self.ready, running: self.running, ..self.counts };
         let samples = Samples::default();
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, settled };
+        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
         self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
     }
 

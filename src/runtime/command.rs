@@ -125,6 +125,9 @@ impl Head {
         }
         let mut messages = self.drain_ranks(now, &drained);
         messages.extend(self.happens(now, parked.iter().map(|&rank| Event::Change { rank, change: Change::Park })));
+        let (drained, mut refusals) = self.those_that_go(drained, &Change::Drain);
+        let (parked, others) = self.those_that_go(parked, &Change::Park);
+        refusals.extend(others);
         let text = format!(
             "{} requests are withdrawn, {} ranks that joined drain, {} of the run's own ranks are parked",
             withdrawn.len(),
@@ -132,6 +135,7 @@ impl Head {
             parked.len()
         );
         match left {
+            _ if !refusals.is_empty() => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),
             0 => (Answer::done(text), messages),
             _ => (
                 Answer::refused(format!(
@@ -163,11 +167,29 @@ impl Head {
         let joined: Vec<Rank> = wanted.iter().copied().filter(|rank| !own.contains(rank)).collect();
         let mut messages = self.drain_ranks(now, &joined);
         messages.extend(self.happens(now, own.iter().map(|&rank| Event::Change { rank, change: Change::Park })));
+        let (joined, mut refusals) = self.those_that_go(joined, &Change::Drain);
+        let (own, others) = self.those_that_go(own, &Change::Park);
+        refusals.extend(others);
         let parked = match own.len() {
             0 => String::new(),
             many => format!("; {many} ranks of the run's own world cannot leave it and are parked instead"),
         };
-        (Answer::done(format!("{} ranks drain{parked}", joined.len())), messages)
+        let text = format!("{} ranks drain{parked}", joined.len());
+        match refusals.is_empty() {
+            true => (Answer::done(text), messages),
+            false => (Answer::refused(format!("{text}; {}", refusals.join("; "))), messages),
+        }
+    }
+
+    /// Of ranks that were asked to, those that leave or rest, and why others do not.
+    fn those_that_go(&self, ranks: Vec<Rank>, change: &Change) -> (Vec<Rank>, Vec<String>) {
+        let stays = |rank: &Rank| {
+            let standing = self.coordinator.standing(*rank);
+            matches!(standing, Some(RankState::Joining | RankState::Active | RankState::Quarantined))
+        };
+        let (stay, go): (Vec<Rank>, Vec<Rank>) = ranks.into_iter().partition(stays);
+        let why = |rank: Rank| self.coordinator.refusal(rank, change).unwrap_or_else(|| format!("{rank} stays"));
+        (go, stay.into_iter().map(why).collect())
     }
 
     fn cancel(&mut self, now: Time, name: &str) -> (Answer, Messages) {

@@ -84,6 +84,10 @@ impl JobView for Job {
         slots(self.group(task))
     }
 
+    fn whole(&self) -> Option<&Job> {
+        Some(self)
+    }
+
     fn describe(&self, task: TaskId) -> Option<Task> {
         Job::task(self, task).ok()
     }

@@ -1,5 +1,6 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use super::helm::Helm;
 use super::past::Diary;
 use super::supply::Supply;
 use super::walltime::Walltime;
+use crate::capacity::BlockId;
 use crate::control::Server;
 use crate::fabric::mpi;
 use crate::job::Job;
@@ -46,6 +48,8 @@ pub(super) struct Head {
     pub(super) gate: Option<Gate>,
     /// Where further nodes come from, if they do.
     pub(super) supply: Option<Supply>,
+    /// Blocks whose time is nearly up and that have not left yet.
+    pub(super) expiring: BTreeSet<BlockId>,
     /// Where people ask.
     server: Option<Server>,
     /// What is to be noted of alerts.
@@ -95,6 +99,7 @@ impl Head {
             diary: None,
             gate: None,
             supply: None,
+            expiring: BTreeSet::new(),
             server: None,
             alerts: None,
             job: None,
@@ -177,10 +182,16 @@ impl Head {
         let message = match message {
             Message::Vitals(vitals) => {
                 self.progress.vitals(now.since(Time::ZERO), from, &vitals);
+                if let Some(helm) = &mut self.helm {
+                    helm.uses(from, &vitals);
+                }
                 return Vec::new();
             }
             Message::Measured { measures } => {
                 self.progress.measured(now.since(Time::ZERO), &measures);
+                if let Some(helm) = &mut self.helm {
+                    helm.measured(&measures);
+                }
                 return Vec::new();
             }
             message => message,

@@ -21,7 +21,7 @@ use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
-use crate::model::{Attempt, Rank, RankState, TaskId, Time};
+use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
@@ -217,6 +217,11 @@ impl Helm {
         }
     }
 
+    /// A rank tells what it and its node use.
+    pub(super) fn uses(&mut self, rank: Rank, vitals: &Vitals) {
+        self.captain.uses(rank, vitals);
+    }
+
     /// A node has ended: those that need it wait for one less.
     fn ends(&mut self, node: u32, at: Time) {
         let graph = Arc::clone(&self.graph);
@@ -323,6 +328,11 @@ impl Helm {
             "budget": self.prices.budget,
             "decisions": self.latest.iter().map(decision).collect::<Vec<Value>>(),
         })
+    }
+
+    /// Tasks wrote values.
+    pub(super) fn measured(&mut self, measures: &[Measure]) {
+        self.captain.measured(measures);
     }
 
     /// A node that was asked for takes part after so long.

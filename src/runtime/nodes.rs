@@ -67,14 +67,21 @@ impl Head {
     /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
     fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(supply) = &mut self.supply else { return Vec::new() };
-        let expiring = supply.expiring();
+        let fresh = supply.expiring();
+        self.expiring.extend(&fresh);
         let (Some(gate), Some(supply)) = (&self.gate, &self.supply) else { return Vec::new() };
+        // Those that nobody can do without are asked again: somebody may have come.
+        let expires = |world: &World, id: &BlockId| {
+            let takes_part = |rank| self.coordinator.standing(rank) == Some(RankState::Active);
+            let may = |rank| fresh.contains(id) || self.coordinator.refusal(rank, &Change::Drain).is_none();
+            self.expiring.contains(id) && world.numbers().any(takes_part) && world.numbers().all(may)
+        };
         let goes = |world: &World| {
             let Some(id) = world.block.map(BlockId) else { return false };
-            expiring.contains(&id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
+            expires(world, &id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
         };
         let leaving: Vec<Rank> = gate.worlds().iter().filter(|world| goes(world)).map(|world| world.first).collect();
-        for id in expiring {
+        for id in fresh {
             self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
         }
         if leaving.is_empty() { Vec::new() } else { self.drain_ranks(now, &leaving) }

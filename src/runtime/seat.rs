@@ -15,10 +15,10 @@ use crate::exec::{Kernels, Runner, Site, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::Job;
 use crate::journal::{OutputWriter, RunDir};
-use crate::pool::{Pool, PoolConfig};
+use crate::pool::{Pool, PoolConfig, PoolGpu};
 use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
-use crate::topology::{Place, Topology};
+use crate::topology::{Gpu, Place, Topology};
 
 /// What this process brings to a run.
 pub(super) struct Outfit {
@@ -39,7 +39,7 @@ impl Outfit {
             pid: std::process::id(),
             slots: places.len() as u32,
             memory: topology.grant.memory,
-            gpus: topology.grant.gpus.len() as u32,
+            gpus: topology.grant.gpus.list.len() as u32,
         };
         Outfit { topology, places, hello }
     }
@@ -67,12 +67,18 @@ impl Seat {
         let refused = |error: &dyn std::error::Error| RunError::Refused(error.to_string());
         let dir = RunDir::open(Path::new(&welcome.run_dir))?;
         let output = OutputWriter::create(&dir, welcome.session, rank, job.output).map_err(|e| refused(&e))?;
+        let gpus = outfit.topology.grant.gpus.clone();
+        let pool_gpu =
+            |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
+        let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
+        let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site = Site::new(welcome.run_name.clone(), rank, outfit.hello.node.clone(), slots.max(1) as u16);
+        let site = Site { gpus, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let mailbox = Arc::new(Mailbox::default());
         let sink = Sink { output, mailbox: Arc::clone(&mailbox) };
         let runner = Runner::new(source, kernels, site, Arc::new(sink)).map_err(|e| refused(&e))?;
-        let gauge = Gauge::begin(Arc::clone(&mailbox), fabric.size());
+        let gauge = Gauge::begin(Arc::clone(&mailbox), fabric.size(), devices);
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
         let worker = Worker::new(rank, slots as u32, facts, Pace::default());
         let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
@@ -85,8 +91,7 @@ impl Seat {
             drop(engine);
             return Ok((crew, None));
         }
-        let gpus = (0..outfit.hello.gpus).collect();
-        let config = PoolConfig { places: outfit.places, memory: outfit.topology.grant.memory, gpus };
+        let config = PoolConfig { places: outfit.places, memory: outfit.topology.grant.memory, gpus: pool_gpus };
         match Pool::start(config, Arc::clone(&crew)) {
             Ok(pool) => {
                 crew.set_pool(pool.handle());

@@ -13,6 +13,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use super::mailbox::Mailbox;
 use crate::exec::family_use;
 use crate::model::Vitals;
+use crate::topology::{Device, Probe};
 
 /// Time between two looks, for each rank of the run; at least a second.
 const FOR_EACH_RANK: Duration = Duration::from_millis(10);
@@ -27,11 +28,11 @@ pub(super) struct Gauge {
 
 impl Gauge {
     /// Begins to look. Without it the rank's use is not known, and nothing else is missing.
-    pub(super) fn begin(mailbox: Arc<Mailbox>, ranks: u32) -> Gauge {
+    pub(super) fn begin(mailbox: Arc<Mailbox>, ranks: u32, gpus: Vec<Device>) -> Gauge {
         let (stop, stopped) = channel();
         let every = (FOR_EACH_RANK * ranks).max(Duration::from_secs(1));
         let look = move || {
-            let (began, mut look) = (Instant::now(), Look::new());
+            let (began, mut look) = (Instant::now(), Look::new(gpus));
             let pause =
                 |began: Instant| if began.elapsed() < Duration::from_secs(3600) { every } else { every * LATER };
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause(began)) {
@@ -57,6 +58,9 @@ impl Drop for Gauge {
 struct Look {
     system: Option<System>,
     before: Option<(Instant, Stall)>,
+    /// The rank's GPUs, and who asks them.
+    gpus: Vec<Device>,
+    probe: Option<Probe>,
 }
 
 /// How long the node's tasks had waited for I/O, as far as the kernel tells.
@@ -69,11 +73,12 @@ enum Stall {
 }
 
 impl Look {
-    fn new() -> Look {
+    fn new(gpus: Vec<Device>) -> Look {
         let kinds = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
-        Look { system: System::new_with_specifics(kinds).ok(), before: None }
+        let probe = (!gpus.is_empty()).then(Probe::new);
+        Look { system: System::new_with_specifics(kinds).ok(), before: None, gpus, probe }
     }
 
     fn take(&mut self) -> Vitals {
@@ -86,10 +91,23 @@ impl Look {
             vitals.node_memory = system.total_memory();
         }
         vitals.io_stall = self.stall();
+        self.look_at_gpus(&mut vitals);
         let family = family_use();
         (vitals.cpu_s, vitals.memory) = (family.cpu_s, family.resident);
         (vitals.read, vitals.written) = (family.read, family.written);
         vitals
+    }
+
+    fn look_at_gpus(&self, vitals: &mut Vitals) {
+        let Some(probe) = &self.probe else { return };
+        let told = self.gpus.iter().filter_map(|gpu| Some((gpu, probe.usage(gpu)?)));
+        let (mut busy, mut count) = (0.0, 0u32);
+        for (gpu, usage) in told {
+            (busy, count) = (busy + usage.busy, count + 1);
+            vitals.gpu_memory += gpu.memory;
+            vitals.gpu_memory_used += usage.memory_used;
+        }
+        vitals.gpu_busy = busy / f64::from(count.max(1));
     }
 
     /// The share of the time since the last look in which tasks of the node waited for I/O.
@@ -130,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_look_sees_this_process_and_its_node() {
-        let mut look = Look::new();
+        let mut look = Look::new(Vec::new());
         look.take();
         let vitals = look.take();
         assert!(vitals.memory > 1 << 20 && vitals.node_memory > vitals.memory, "{vitals:?}");
@@ -141,7 +159,7 @@ mod tests {
     #[test]
     fn a_gauge_can_be_ended() {
         let mailbox = Arc::new(Mailbox::default());
-        drop(Gauge::begin(Arc::clone(&mailbox), 1));
+        drop(Gauge::begin(Arc::clone(&mailbox), 1, Vec::new()));
         assert_eq!(Arc::strong_count(&mailbox), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::observation::RequestId;
+use super::observation::{Customs, RequestId};
 use super::price::NodeTypeId;
 use crate::model::{Rank, Time};
 
@@ -96,7 +96,7 @@ pub enum Action {
 }
 
 /// The state that a decision was based on, in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inputs {
     /// Active ranks.
     pub active: u32,
@@ -122,6 +122,8 @@ pub struct Inputs {
     pub committed: f64,
     /// Time that a new node takes to come (median), in seconds.
     pub provisioning_s: f64,
+    /// Values that tasks wrote and that rules ask for: the latest of each name.
+    pub custom: Customs,
 }
 
 /// One number of ranks that was considered, with what it would lead to.

@@ -23,7 +23,7 @@ pub(crate) mod testing;
 pub use decision::{Action, Alert, Candidate, Decision, Effect, Forecast, Inputs};
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
 pub use observation::{
-    Counts, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
+    Counts, Customs, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
 };
 pub use policy::{Policy, Wish, policy_by_name, policy_names, policy_of};
 pub use price::{Account, NodeType, NodeTypeId, Prices};

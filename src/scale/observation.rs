@@ -3,6 +3,7 @@
 //! Whoever drives the core (rank 0 of a real run, or the simulator) fills this in. It must be complete: a policy that needs to know
 //! more gets a field here and never looks elsewhere.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,9 @@ use super::estimate::ClassId;
 use super::price::NodeTypeId;
 use crate::graph::TaskGraph;
 use crate::model::{Rank, RankState, TaskId, Time};
+
+/// Values that tasks wrote about themselves, by name.
+pub type Customs = BTreeMap<String, f64>;
 
 /// The state of the run at one moment.
 #[derive(Clone, Copy)]
@@ -27,6 +31,8 @@ pub struct Observation<'a> {
     pub remaining: &'a dyn Remaining,
     /// What has been measured of late.
     pub samples: Samples,
+    /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; those that rules ask for are enough.
+    pub custom: &'a Customs,
     /// Bill of all nodes that have been given back, in the currency of the prices.
     pub settled: f64,
 }

@@ -15,7 +15,7 @@ use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId, Stage};
 use super::policy::{Policy, Wish, policy_of, utilisation};
 use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
-use crate::job::Scaling;
+use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
 
 /// With at most so many ranks a change of one is a large change and needs no second thought.
@@ -102,7 +102,8 @@ impl Scaler {
             None => self.policy.decide(seen, estimates, prices),
         };
         let plans = self.plans(seen, &account, &wish, prices, drain);
-        let decisions: Vec<Decision> = plans.into_iter().map(|plan| self.decision(seen, inputs, &wish, plan)).collect();
+        let decisions: Vec<Decision> =
+            plans.into_iter().map(|plan| self.decision(seen, inputs.clone(), &wish, plan)).collect();
         self.watch(seen, &decisions);
         decisions
     }
@@ -132,6 +133,11 @@ impl Scaler {
     /// There will never be more ranks than this, unless there were from the start.
     pub fn most_ranks(&self) -> u32 {
         self.scaling.max_ranks.max(self.scaling.min_ranks)
+    }
+
+    /// True if a rule asks for the values that tasks write under this name.
+    pub fn asks_for(&self, name: &str) -> bool {
+        self.scaling.rules.iter().any(|rule| matches!(&rule.trigger, Trigger::Custom(custom) if custom == name))
     }
 
     /// Name of the policy.
@@ -398,6 +404,7 @@ fn inputs(seen: &Observation<'_>, account: &Account<'_>, estimates: &Estimates, 
         spent: account.spent(),
         committed: account.committed(drain),
         provisioning_s: estimates.delay(NodeTypeId(0)).q50,
+        custom: seen.custom.clone(),
     }
 }
 

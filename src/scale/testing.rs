@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::estimate::{ClassId, ClassPrior, Estimates};
 use super::observation::{
-    Counts, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
+    Counts, Customs, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
 };
 use super::price::NodeTypeId;
 use crate::graph::TaskGraph;
@@ -21,6 +21,7 @@ pub(crate) struct World {
     pub ranks: Vec<RankView>,
     pub requests: Vec<RequestView>,
     pub samples: Samples,
+    pub custom: Customs,
     pub now: f64,
     pub settled: f64,
 }
@@ -70,6 +71,7 @@ impl World {
             ranks: vec![rank(0, RankState::Active, 0.0)],
             requests: Vec::new(),
             samples: Samples::default(),
+            custom: Customs::new(),
             now: 0.0,
             settled: 0.0,
         }
@@ -139,6 +141,7 @@ impl World {
             counts,
             remaining: self,
             samples: self.samples,
+            custom: &self.custom,
             settled: self.settled,
         })
     }

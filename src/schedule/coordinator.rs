@@ -276,7 +276,7 @@ impl Coordinator {
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
             Event::Hope(hope) => self.hope = hope,
-            Event::Cancel { tasks } => self.cancel(&tasks, actions),
+            Event::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
@@ -420,12 +420,16 @@ impl Coordinator {
     }
 
     /// Everybody hears of it, for anybody may have them; who comes later hears of it then.
-    fn cancel(&mut self, tasks: &Range<u32>, actions: &mut Vec<Action>) {
+    fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<Action>) {
         if self.finished {
             return;
         }
         self.cancelled.push((tasks.start, tasks.end));
         self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
+        // Tasks that nobody can run are in nobody's part: they end when parts are made anew.
+        if self.homeless.tasks > 0 {
+            self.begin_change(now, false, false, actions);
+        }
     }
 
     fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {

@@ -31,12 +31,17 @@ pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut 
     }
     for node in graph.topological().iter().filter(|&node| graph.join(node).is_some()) {
         if ended[node as usize].is_none() {
-            ended[node as usize] = violated(graph, node, ended).map(|violated| match graph.join(node) {
-                Some(JoinRule::AnyNotOk) => violated,
-                _ => !violated,
-            });
+            ended[node as usize] = join_end(graph, node, ended);
         }
     }
+}
+
+/// Whether a join ended well, once all that it needs has ended.
+pub(super) fn join_end(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> Option<bool> {
+    violated(graph, node, ended).map(|violated| match graph.join(node) {
+        Some(JoinRule::AnyNotOk) => violated,
+        _ => !violated,
+    })
 }
 
 /// Whether an edge into a node was violated, once all that it needs has ended.

@@ -11,8 +11,10 @@
 //! | `world` | the state machines of a run, driven by all of these |
 //! | `trial` | one run under a policy, and its figures |
 //! | `session` | the same with a run directory, as a real run leaves it |
+//! | `again` | a run that has ended, with something about it changed |
 //! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
 
+pub mod again;
 mod agenda;
 mod cluster;
 pub mod compare;

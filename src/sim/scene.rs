@@ -31,6 +31,8 @@ pub struct Scene {
     pub path: PathBuf,
     /// The estimated duration of each task, in nanoseconds.
     estimates: Arc<[u64]>,
+    /// How each task ends, if that is known: then none is tried twice.
+    ends: Option<Arc<[Outcome]>>,
     /// Each node's urgency, with [`SPECIAL`].
     pub(super) urgency: Vec<u8>,
     /// Each task's group.
@@ -70,10 +72,19 @@ impl Scene {
 
     fn of(loaded: job::Loaded, path: &Path) -> Result<Scene, Diagnostics> {
         let graph = graph_of(&loaded)?;
-        let text = Arc::clone(&loaded.text);
-        let job = loaded.job;
         let tasks = graph.task_count() as u32;
-        let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&job, TaskId(task))).collect();
+        let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&loaded.job, TaskId(task))).collect();
+        let scene = Scene::measured(loaded.job, Arc::new(graph), estimates, None);
+        Ok(Scene { text: loaded.text, path: path.to_owned(), ..scene })
+    }
+
+    /// The scene of a job whose tasks take so many nanoseconds, and end so if that is known.
+    pub(super) fn measured(
+        job: Job,
+        graph: Arc<TaskGraph>,
+        estimates: Arc<[u64]>,
+        ends: Option<Arc<[Outcome]>>,
+    ) -> Scene {
         let order = graph.order(&|task| estimates[task.index()]);
         let groups: Vec<u32> = job
             .groups
@@ -86,8 +97,8 @@ impl Scene {
         for group in job.groups.iter().filter(|group| glue::is_special(group)) {
             urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
         }
-        let (job, graph) = (Arc::new(job), Arc::new(graph));
-        Ok(Scene { job, graph, order, text, path: path.to_owned(), estimates, urgency, groups })
+        let (text, path) = (Arc::from(""), PathBuf::new());
+        Scene { job: Arc::new(job), graph, order, text, path, estimates, ends, urgency, groups }
     }
 
     /// Number of tasks.
@@ -223,7 +234,7 @@ impl Fates {
             }
             // Nothing is known of when a task that fails does so: on average half way.
             _ if fails => Fate { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1 } },
-            _ => Fate { took, outcome: Outcome::OK },
+            _ => Fate { took, outcome: scene.ends.as_ref().map_or(Outcome::OK, |ends| ends[task.index()]) },
         }
     }
 

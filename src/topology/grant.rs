@@ -7,8 +7,9 @@
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::gpus::Gpus;
 use super::{Machine, memory, parse_cpus, share};
 
 /// What this process may use of its machine.
@@ -30,8 +31,9 @@ pub struct Grant {
     pub launcher: Option<&'static str>,
     /// Bytes of memory for this rank: the node's grant divided by the local size.
     pub memory: u64,
-    /// This rank's GPUs, as `CUDA_VISIBLE_DEVICES` names them. The pool calls them by their position here.
-    pub gpus: Vec<String>,
+    /// This rank's GPUs; written out as the names that their variable gives them.
+    #[serde(serialize_with = "names")]
+    pub gpus: Gpus,
 }
 
 /// Looks up an environment variable.
@@ -56,7 +58,7 @@ impl Grant {
         let (turn, sharers) = if shared { (local_rank, local_size) } else { (0, 1) };
         let part = share::cpus(&machine.in_order(&usable), turn, sharers);
         let memory = memory::granted(&usable, env) / u64::from(local_size);
-        let gpus = share::gpus(env, local_rank, local_size);
+        let gpus = Gpus::read(machine, env, local_rank, local_size);
         let (cpus, crowded) = (part.cpus, part.crowded);
         Grant { mask, cpus, crowded, sharers, local_rank, local_size, launcher, memory, gpus }
     }
@@ -70,6 +72,10 @@ impl Grant {
         let part = share::cpus(&machine.in_order(&usable(machine, &self.mask)), before, sharers);
         (self.cpus, self.crowded, self.sharers) = (part.cpus, part.crowded, sharers);
     }
+}
+
+fn names<S: Serializer>(gpus: &Gpus, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(gpus.list.iter().map(|gpu| &gpu.name))
 }
 
 /// The mask cut down to what hwloc shows. A described machine is taken at its word: its CPUs are there to be tried out.
@@ -128,7 +134,7 @@ mod tests {
     fn machine() -> Machine {
         let domain = |id: u32| Domain { id, cpus: (4 * id..4 * id + 4).collect(), memory: None };
         let domains = vec![domain(0), domain(1)];
-        Machine { node: "n1".into(), packages: 2, domains, cpus: (0..8).collect(), real: true }
+        Machine { node: "n1".into(), packages: 2, domains, cpus: (0..8).collect(), real: true, gpus: vec![] }
     }
 
     fn grant(mask: Vec<u32>, vars: &[(&str, &str)]) -> Grant {

@@ -34,7 +34,7 @@ pub(super) fn read_machine(mask: &[u32]) -> Machine {
     if real {
         *LOADED.lock().unwrap_or_else(PoisonError::into_inner) = Some(topology);
     }
-    Machine { node, packages, domains, cpus, real }
+    Machine { node, packages, domains, cpus, real, gpus: Vec::new() }
 }
 
 /// Binds the calling thread through hwloc; `None` if no topology of this machine is loaded, else the error as `errno`.
@@ -54,7 +54,7 @@ fn is_described() -> bool {
 
 fn flat(node: String, mask: &[u32]) -> Machine {
     let domain = Domain { id: 0, cpus: mask.to_vec(), memory: None };
-    Machine { node, packages: 1, domains: vec![domain], cpus: mask.to_vec(), real: true }
+    Machine { node, packages: 1, domains: vec![domain], cpus: mask.to_vec(), real: true, gpus: Vec::new() }
 }
 
 fn node_name() -> String {

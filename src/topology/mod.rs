@@ -6,6 +6,7 @@
 
 mod bind;
 mod cpulist;
+mod gpus;
 mod grant;
 mod hwloc;
 mod memory;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use bind::{BindError, bind_current_thread, bind_to_lent};
 pub use cpulist::{format_cpus, parse_cpus};
+pub use gpus::{Device, Gpu, GpuUse, Gpus, Maker, Probe};
 pub use grant::Grant;
 pub use places::Place;
 
@@ -42,6 +44,8 @@ pub struct Machine {
     pub cpus: Vec<u32>,
     /// False if hwloc was told to describe another machine (`HWLOC_SYNTHETIC`, `HWLOC_XMLFILE`).
     pub real: bool,
+    /// Its GPUs, as far as the system shows them to this process.
+    pub gpus: Vec<Device>,
 }
 
 /// CPUs that share their nearest memory.
@@ -61,7 +65,10 @@ impl Topology {
     /// pinned yet.
     pub fn discover() -> Topology {
         let mask = bind::inherited_mask();
-        let machine = hwloc::read_machine(mask);
+        let mut machine = hwloc::read_machine(mask);
+        if machine.real {
+            machine.gpus = Probe::new().devices(&|cpu| machine.domain_of(cpu));
+        }
         let grant = Grant::read(&machine, mask.to_vec(), &|name| std::env::var(name).ok());
         Topology { machine, grant }
     }

@@ -73,12 +73,22 @@ mod tests {
         let domain = |id: u32| Domain { id, cpus: (each * id..each * (id + 1)).collect(), memory: None };
         let domains: Vec<_> = (0..domains).map(domain).collect();
         let cpus = domains.iter().flat_map(|d| d.cpus.clone()).collect();
-        Machine { node: "n1".into(), packages: 1, domains, cpus, real: true }
+        Machine { node: "n1".into(), packages: 1, domains, cpus, real: true, gpus: vec![] }
     }
 
     fn grant(cpus: Vec<u32>, crowded: bool) -> Grant {
         let mask = cpus.clone();
-        Grant { mask, cpus, crowded, sharers: 1, local_rank: 0, local_size: 1, launcher: None, memory: 1, gpus: vec![] }
+        Grant {
+            mask,
+            cpus,
+            crowded,
+            sharers: 1,
+            local_rank: 0,
+            local_size: 1,
+            launcher: None,
+            memory: 1,
+            gpus: Default::default(),
+        }
     }
 
     fn where_(places: &[Place]) -> Vec<(u32, u32)> {

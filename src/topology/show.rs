@@ -48,8 +48,17 @@ fn write_grant(out: &mut String, topology: &Topology) -> std::fmt::Result {
     };
     writeln!(out, "  CPUs     {}{how}", cpus_text(&grant.cpus))?;
     writeln!(out, "  memory   {}", bytes_text(grant.memory))?;
-    let gpus = if grant.gpus.is_empty() { "none".into() } else { grant.gpus.join(", ") };
-    writeln!(out, "  GPUs     {gpus}")
+    if grant.gpus.list.is_empty() {
+        writeln!(out, "  GPUs     none")?;
+    }
+    for (at, gpu) in grant.gpus.list.iter().enumerate() {
+        let what = gpu.device.as_ref().map_or(String::new(), |device| {
+            let domain = device.domain.map_or(String::new(), |id| format!(", near domain {id}"));
+            format!(" {}, {}{domain}", device.model, bytes_text(device.memory))
+        });
+        writeln!(out, "  {:<8} {}{what}", if at == 0 { "GPUs" } else { "" }, gpu.name)?;
+    }
+    Ok(())
 }
 
 fn write_slots(out: &mut String, topology: &Topology, places: &[Place]) -> std::fmt::Result {

@@ -10,6 +10,8 @@
 //! What differs from a cluster: all nodes share one host name, so OpenMPI's shared-memory segments of different nodes would overwrite one
 //! another. Jobs therefore use its TCP transport, over loopback.
 
+mod accounting;
+
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::net::TcpListener;
@@ -31,8 +33,16 @@ pub struct Slurm {
     root: tempfile::TempDir,
     tag: Tag,
     daemons: Vec<(String, Child)>,
+    setup: Setup,
+}
+
+/// In what a test's Slurm differs from the plainest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup {
     /// Further `SchedulerParameters`.
-    scheduler: &'static str,
+    pub scheduler: &'static str,
+    /// Whether it keeps records in a database, as production clusters do. A job can shrink more than once only then.
+    pub accounting: bool,
 }
 
 /// A job as `squeue` shows it.
@@ -61,18 +71,21 @@ impl Slurm {
     /// Starts a Slurm with nodes `n1` to `n{nodes}`, all idle. `None`, said loudly, where Slurm is not installed; with
     /// `PHALANX_REQUIRE_SLURM=1` in the environment that fails the test instead.
     pub fn start(nodes: usize) -> Option<Slurm> {
-        Slurm::start_with(nodes, "")
+        Slurm::start_with(nodes, Setup::default())
     }
 
-    /// The same with further `SchedulerParameters`.
-    pub fn start_with(nodes: usize, scheduler: &'static str) -> Option<Slurm> {
-        let missing: Vec<&str> = NEEDED.into_iter().filter(|name| find(name).is_none()).collect();
+    /// The same with another setup.
+    pub fn start_with(nodes: usize, setup: Setup) -> Option<Slurm> {
+        let further = if setup.accounting { &accounting::NEEDED[..] } else { &[] };
+        let needed = NEEDED.iter().chain(further).copied();
+        let missing: Vec<&str> = needed.filter(|name| find(name).is_none()).collect();
         if missing.is_empty() {
             // Another process may take a port between our choice and the daemon's start; fresh ports mend that.
-            let second = || Slurm::try_start(nodes, scheduler);
-            return Some(Slurm::try_start(nodes, scheduler).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
+            let second = || Slurm::try_start(nodes, setup);
+            return Some(Slurm::try_start(nodes, setup).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
         }
-        let why = format!("a local Slurm needs {} (packages slurm-wlm, munge, util-linux)", missing.join(", "));
+        let packages = "slurm-wlm, slurmdbd, mariadb-server, munge, util-linux";
+        let why = format!("a local Slurm needs {} (packages {packages})", missing.join(", "));
         let required = std::env::var("PHALANX_REQUIRE_SLURM").is_ok_and(|v| v == "1");
         assert!(!required, "PHALANX_REQUIRE_SLURM=1, but {why}");
         skip_loudly(&why);
@@ -80,11 +93,13 @@ impl Slurm {
     }
 
     /// The error holds the tails of all logs.
-    fn try_start(nodes: usize, scheduler: &'static str) -> Result<Slurm, String> {
+    fn try_start(nodes: usize, setup: Setup) -> Result<Slurm, String> {
         let root = tempfile::Builder::new().prefix("pslurm-").tempdir().map_err(|e| e.to_string())?;
-        let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new(), scheduler };
-        slurm.lay_out(nodes).map_err(|e| format!("cannot lay out a Slurm: {e}"))?;
-        slurm.start_daemons(nodes).map_err(|e| format!("cannot start a daemon: {e}"))?;
+        let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new(), setup };
+        let accounting =
+            if setup.accounting { Some(accounting::Ports::choose().map_err(|e| e.to_string())?) } else { None };
+        slurm.lay_out(nodes, accounting).map_err(|e| format!("cannot lay out a Slurm: {e}"))?;
+        slurm.start_daemons(nodes, accounting).map_err(|e| format!("cannot start a daemon: {e}\n{}", slurm.logs()))?;
         slurm.wait_until_idle(nodes).map_err(|why| format!("Slurm did not start: {why}\n{}", slurm.logs()))?;
         Ok(slurm)
     }
@@ -94,7 +109,7 @@ impl Slurm {
     }
 
     /// Writes the key, the configuration and the directories that the daemons expect.
-    fn lay_out(&self, nodes: usize) -> std::io::Result<()> {
+    fn lay_out(&self, nodes: usize, accounting: Option<accounting::Ports>) -> std::io::Result<()> {
         // munged insists on a key that only its user reads, in folders that others can enter but not write.
         fs::set_permissions(self.root.path(), Permissions::from_mode(0o755))?;
         let mut key = [0; 1024];
@@ -105,10 +120,10 @@ impl Slurm {
         for n in 1..=nodes {
             fs::create_dir_all(self.path(&format!("spool/n{n}")))?;
         }
-        fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1)?)?)
+        fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1)?, accounting)?)
     }
 
-    fn configuration(&self, ports: &[u16]) -> std::io::Result<String> {
+    fn configuration(&self, ports: &[u16], accounting: Option<accounting::Ports>) -> std::io::Result<String> {
         let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
         let host = host.trim().split('.').next().unwrap_or_default();
         let user = user_name()?;
@@ -140,12 +155,12 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1{scheduler}
 SlurmdTimeout=20
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/none
+{accounting}JobCompType=jobcomp/none
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 ",
             port = ports[0],
-            scheduler = match self.scheduler {
+            accounting = accounting::lines(accounting, self.root.path()),
+            scheduler = match self.setup.scheduler {
                 "" => String::new(),
                 more => format!(",{more}"),
             },
@@ -157,7 +172,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         Ok(text)
     }
 
-    fn start_daemons(&mut self, nodes: usize) -> std::io::Result<()> {
+    fn start_daemons(&mut self, nodes: usize, accounting: Option<accounting::Ports>) -> std::io::Result<()> {
         let root = self.root.path().display().to_string();
         let munge = [
             "--foreground".to_string(),
@@ -172,6 +187,9 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         let deadline = Instant::now() + Duration::from_secs(60);
         while !socket.exists() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(ports) = accounting {
+            self.start_accounting(ports)?;
         }
         let conf = format!("{root}/slurm.conf");
         self.start_daemon("slurmctld", "slurmctld", &["-D".into(), "-f".into(), conf.clone()])?;

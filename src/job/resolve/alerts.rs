@@ -74,10 +74,13 @@ fn check_thresholds(at: &At<AlertSpec>, findings: &mut Findings) {
 
 fn check_webhook(webhook: &At<String>, findings: &mut Findings) {
     let uri = webhook.value.parse::<hyper::Uri>().ok();
-    let usable = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
+    let usable = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    });
     if !usable {
-        let error = Diagnostic::error("`webhook` must be an address such as \"http://host:8080/path\"");
-        let help = "https is not spoken here; reach such a service through `command = [\"curl\", ...]`";
+        let error = Diagnostic::error("`webhook` must be an address such as \"https://host/path\"");
+        let help =
+            "http and https are spoken here; what speaks something else is reached through `command = [\"curl\", ...]`";
         findings.push(error.at(&webhook.span).help(help));
     }
 }

@@ -7,7 +7,7 @@ use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
 use crate::job::spec::{CapacitySpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
-use crate::job::values::{Amount, DurationSpec};
+use crate::job::values::{Amount, DurationSpec, Signed};
 use crate::job::{Above, Capacity, Cost, NodePrice, ProviderKind, Rule, Scaling, Trigger, Weights};
 
 /// What `[scaling]` means.
@@ -59,10 +59,22 @@ fn weights(at: &At<WeightsSpec>, findings: &mut Findings) -> Weights {
 
 fn rule(at: &At<RuleSpec>, findings: &mut Findings) -> Rule {
     let spec = &at.value;
-    let amount = |typed: &Option<At<Amount>>| typed.as_ref().map(|at| at.value.0);
-    let (above, below) = (amount(&spec.above), amount(&spec.below));
+    let limit = |typed: &Option<At<Signed>>| typed.as_ref().map(|at| at.value.0);
+    let (above, below) = (limit(&spec.above), limit(&spec.below));
     // A rule whose trigger could not be read has been told so; what it measures then does not matter.
-    let trigger = spec.trigger.as_ref().map_or(Trigger::Cpu, |at| at.value.0);
+    let trigger = spec.trigger.as_ref().map_or(Trigger::Cpu, |at| at.value.0.clone());
+    let own = matches!(trigger, Trigger::Custom(_));
+    for limit in [&spec.above, &spec.below].into_iter().flatten().filter(|limit| !own && limit.value.0 < 0.0) {
+        let error = Diagnostic::error(format!(
+            "nothing that this trigger measures is less than 0, so {} is no threshold",
+            limit.value.0
+        ));
+        findings.push(
+            error
+                .at(&limit.span)
+                .help("write a positive number; only values of your own (`custom.NAME`) can be negative"),
+        );
+    }
     if spec.above.is_none() && spec.below.is_none() {
         let error = Diagnostic::error("the rule has no threshold").at(&at.span);
         findings.push(error.help("add `above = ...`, `below = ...` or both"));
@@ -79,17 +91,17 @@ fn rule(at: &At<RuleSpec>, findings: &mut Findings) -> Rule {
         findings.push(error.help("else one of them would always hold"));
     }
     Rule {
-        trigger,
         above,
         below,
-        act: spec.act.as_ref().map_or_else(|| usual_act(trigger), |at| at.value.0),
+        act: spec.act.as_ref().map_or_else(|| usual_act(&trigger), |at| at.value.0),
         step: whole(spec.step.as_ref().map(|at| at.value.0)),
         cooldown: spec.cooldown.as_ref().map(|at| at.value.0),
+        trigger,
     }
 }
 
 /// More ranks neither mend failures nor save money nor even out a load that is uneven.
-fn usual_act(trigger: Trigger) -> Above {
+fn usual_act(trigger: &Trigger) -> Above {
     match trigger {
         Trigger::ErrorRate | Trigger::Cost | Trigger::Imbalance => Above::Hold,
         _ => Above::Grow,

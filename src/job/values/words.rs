@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 
 use super::quantities::DurationSpec;
 use crate::graph::pattern::Dependence;
+use crate::job::alert::CUSTOM;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::read::{Node, Read, mismatch};
 use crate::job::units::{parse_duration, shorten};
 use crate::job::{Above, Flush, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
+use crate::model::Measure;
 
 /// A type whose values are words.
-pub(crate) trait Words: Copy + 'static {
+pub(crate) trait Words: Clone + 'static {
     /// The words, what they stand for, and what that means.
     const WORDS: &'static [(&'static str, Self, &'static str)];
 }
@@ -36,7 +38,7 @@ impl<T: Words> Read for OneOf<T> {
             mismatch::<Self>(key, node, findings);
             return None;
         };
-        let found = T::WORDS.iter().find(|(word, ..)| *word == text).map(|(_, value, _)| OneOf(*value));
+        let found = T::WORDS.iter().find(|(word, ..)| *word == text).map(|(_, value, _)| OneOf(value.clone()));
         if found.is_none() {
             let words: Vec<&str> = T::WORDS.iter().map(|(word, ..)| *word).collect();
             let text = shorten(text);
@@ -104,9 +106,9 @@ impl Words for Above {
 
 impl Words for Trigger {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("cpu", Trigger::Cpu, "CPU utilisation of the slots, percent"),
-        ("memory", Trigger::Memory, "memory utilisation of the fullest rank, percent"),
-        ("gpu", Trigger::Gpu, "GPU utilisation, percent"),
+        ("cpu", Trigger::Cpu, "share of the slots that are busy, percent"),
+        ("memory", Trigger::Memory, "share of the memory in use on the node where that is highest, percent"),
+        ("gpu", Trigger::Gpu, "mean share of the time in which GPUs are busy, percent"),
         ("queue_depth", Trigger::QueueDepth, "ready tasks per active rank"),
         (
             "response_time",
@@ -124,6 +126,42 @@ impl Words for Trigger {
         ("imbalance", Trigger::Imbalance, "how uneven the load of the ranks is, percent"),
         ("coordination", Trigger::Coordination, "ranks lost since the last decision"),
     ];
+}
+
+/// What a rule measures: one of the words, or `custom.NAME`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TriggerSpec(pub Trigger);
+
+impl Read for TriggerSpec {
+    fn expected() -> String {
+        format!("{} or \"{CUSTOM}NAME\"", OneOf::<Trigger>::expected())
+    }
+
+    fn schema() -> Value {
+        let mut schema = OneOf::<Trigger>::schema();
+        let custom = json!({
+            "type": "string",
+            "pattern": "^custom\\.[A-Za-z_][A-Za-z0-9_.:-]{0,63}$",
+            "description": "latest value that a task wrote to $PHALANX_METRICS under this name",
+        });
+        if let Some(words) = schema["oneOf"].as_array_mut() {
+            words.push(custom);
+        }
+        schema
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let Some(name) = node.get_ref().as_str().and_then(|text| text.strip_prefix(CUSTOM)) else {
+            return OneOf::<Trigger>::read(key, node, findings).map(|word| TriggerSpec(word.0));
+        };
+        if Measure::is_name(name) {
+            return Some(TriggerSpec(Trigger::Custom(name.to_owned())));
+        }
+        let error = Diagnostic::error(format!("no task can write a value called `{}`", shorten(name)));
+        let help = "a name is at most 64 letters, digits and `_.:-`, and begins with a letter or `_`";
+        findings.push(error.at(&node.span()).help(help));
+        None
+    }
 }
 
 impl Words for Dependence {

@@ -8,12 +8,9 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::watch::Told;
 use crate::exec::is_hidden_from_tasks;
@@ -85,31 +82,31 @@ fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
     File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())
 }
 
-/// Sends the JSON object to an address of plain HTTP.
+/// Sends the JSON object to an address of HTTP or HTTPS, through a proxy where the environment names one.
 fn post(webhook: &str, line: &str) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let sent = runtime.block_on(async { tokio::time::timeout(WEBHOOK, send(webhook, line)).await });
-    sent.unwrap_or_else(|_| Err(io::Error::other(format!("no answer within {WEBHOOK:?}"))))
-}
-
-async fn send(webhook: &str, line: &str) -> io::Result<()> {
-    let uri: Uri = webhook.parse().map_err(io::Error::other)?;
-    let host = uri.host().unwrap_or_default();
-    let address = (host.trim_start_matches('[').trim_end_matches(']'), uri.port_u16().unwrap_or(80));
-    let stream = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::CONNECTION, "close")
-        .body(Full::new(Bytes::from(line.to_owned())))
-        .map_err(io::Error::other)?;
-    // It ends with the connection, and with this runtime at the latest.
-    tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    // What has moved is for its owner to know: a redirect is no success.
+    let mut config = Agent::config_builder().timeout_global(Some(WEBHOOK)).max_redirects(0).http_status_as_error(false);
+    if webhook.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
+        config = config.tls_config(TlsConfig::builder().root_certs(roots()?).build());
+    }
+    let request = config.build().new_agent().post(webhook).content_type("application/json");
+    let answer = request.send(line).map_err(ureq::Error::into_io)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status => Err(io::Error::other(format!("it answered {status}"))),
+    }
+}
+
+/// The certificates that are trusted: those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, else those of the system, and in a container that has
+/// none those of Mozilla as this program was built with them.
+fn roots() -> io::Result<RootCerts> {
+    let found = rustls_native_certs::load_native_certs();
+    if !found.certs.is_empty() {
+        return Ok(RootCerts::from(found.certs.iter().map(|cert| Certificate::from_der(cert).to_owned())));
+    }
+    match found.errors.into_iter().next() {
+        Some(error) => Err(io::Error::other(format!("{error}: check SSL_CERT_FILE and SSL_CERT_DIR"))),
+        None => Ok(RootCerts::WebPki),
     }
 }
 

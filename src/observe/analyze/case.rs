@@ -1,11 +1,14 @@
 //! The facts that all findings argue from: the last session, what ran in it, and the model that answers "what if".
 
+use std::collections::BTreeMap;
+
 use super::place::line_of;
 use super::whatif::{Change, Model};
 use super::{Advice, Finding};
 use crate::graph::TaskGraph;
-use crate::job::Group;
-use crate::model::Rank;
+use crate::job::{Group, Job};
+use crate::journal::Session;
+use crate::model::{Rank, RankState, TaskId};
 use crate::observe::idle::{Use, Uses};
 use crate::observe::latency::{Class, classes};
 use crate::observe::run_view::{RunView, node_of};
@@ -16,6 +19,7 @@ use crate::observe::timeline::{Slice, Timeline};
 pub(super) struct Case<'a> {
     pub run: &'a RunView,
     pub graph: &'a TaskGraph,
+    job: &'a Job,
     /// What ran in the last session.
     pub slices: Vec<Slice>,
     /// Names of the classes, by [`Slice::class`].
@@ -30,53 +34,65 @@ pub(super) struct Case<'a> {
     pub model: Model<'a>,
     /// The class of each task that ran.
     class_of: Vec<Option<u32>>,
-    /// The makespan of the model as it is.
+    /// What the simulator makes of the run as it was, in nanoseconds.
     base: u64,
-    /// The table of the job file that each group of the model is, from 0.
-    tables: Vec<usize>,
 }
 
+/// So many classes are tried out for each kind of finding, those with the most work first.
+pub(super) const TRIED: usize = 3;
+
 impl<'a> Case<'a> {
-    /// The facts of a run; `None` if its graph is not known or nothing ran.
-    pub fn of(run: &'a RunView) -> Option<Case<'a>> {
-        let graph = run.subject().graph.as_deref()?;
+    /// The facts of a run; `None` if its job is not known or nothing ran.
+    ///
+    /// # Errors
+    /// If the run cannot be simulated.
+    pub fn of(run: &'a RunView) -> Option<Result<Case<'a>, String>> {
+        let (graph, job) = (run.subject().graph.as_ref()?, run.subject().job.whole()?);
         let timeline = Timeline::of(run);
         let last = timeline.sessions.len().checked_sub(1)?;
         let span = timeline.sessions[last];
         let uses = Uses::of_session(&timeline, last);
         let names = timeline.classes.clone();
-        let only: Vec<Slice> = timeline.slices.iter().filter(|s| s.session as usize == last).copied().collect();
-        if only.is_empty() || span.slots == 0 {
+        let only: Vec<Slice> = timeline
+            .slices
+            .iter()
+            .filter(|s| s.session as usize == last && s.task.index() < graph.task_count())
+            .copied()
+            .collect();
+        let ranks = most_ranks(run.session());
+        if only.is_empty() || ranks.is_empty() {
             return None;
         }
         let here = Timeline { slices: only, classes: names.clone(), sessions: Vec::new(), supply: Vec::new() };
         let mut by_number: Vec<Class> = classes(&here);
         by_number.sort_by_key(|class| names.iter().position(|name| *name == class.name));
-        let overhead = overhead(&here.slices);
-        let (model, tables) = model(run, graph, &here.slices, overhead);
+        let done = |task: TaskId| run.replay.completed(task);
+        let model = Model::new((job, graph), &here.slices, &done, ranks);
         let mut class_of = vec![None; graph.task_count()];
         for slice in &here.slices {
             if let Some(class) = class_of.get_mut(slice.task.index()) {
                 *class = Some(slice.class);
             }
         }
-        let mut case = Case {
-            run,
-            graph,
-            slices: here.slices,
-            names,
-            classes: by_number,
-            from: span.from,
-            to: span.to,
-            slots: span.slots,
-            uses,
-            model,
-            class_of,
-            base: 0,
-            tables,
+        let known = |model: Model<'a>| {
+            let base = model.makespan(&Change::default())?.max(1);
+            Ok(Case {
+                run,
+                graph,
+                job,
+                slices: here.slices,
+                names,
+                classes: by_number,
+                from: span.from,
+                to: span.to,
+                slots: model.ranks.iter().sum(),
+                uses,
+                model,
+                class_of,
+                base,
+            })
         };
-        case.base = case.makespan_with(None, None, None, span.slots, overhead).max(1);
-        Some(case)
+        Some(model.and_then(known))
     }
 
     /// How long the session went on, in seconds.
@@ -96,53 +112,39 @@ impl<'a> Case<'a> {
 
     /// Seconds that the run would be shorter if tasks took this long.
     pub fn saving_if_ran(&self, ran: &dyn Fn(usize) -> u64) -> f64 {
-        self.saving(self.makespan_with(Some(ran), None, None, self.slots, self.model.overhead))
+        self.saving(&Change { ran: Some(ran), ..Change::default() })
     }
 
     /// Seconds that the run would be shorter if tasks took this long and starting one cost so many nanoseconds.
     pub fn saving_if_cheaper(&self, ran: &dyn Fn(usize) -> u64, overhead: u64) -> f64 {
-        self.saving(self.makespan_with(Some(ran), None, None, self.slots, overhead))
+        self.saving(&Change { ran: Some(ran), overhead: Some(overhead), ..Change::default() })
     }
 
-    /// Seconds that the run would be shorter if tasks held so many slots, or groups had these limits.
-    pub fn saving_if_shaped(&self, width: &dyn Fn(usize) -> u32, limit: &dyn Fn(usize) -> u32) -> f64 {
-        self.saving(self.makespan_with(None, Some(width), Some(limit), self.slots, self.model.overhead))
+    /// Seconds that the run would be shorter if its job file were otherwise.
+    pub fn saving_if_asked(&self, job: &dyn Fn(&mut Job)) -> f64 {
+        self.saving(&Change { job: Some(job), ..Change::default() })
     }
 
-    /// The makespan on so many slots, relative to that on those that there were.
-    pub fn relative_makespan(&self, slots: u32) -> f64 {
-        self.makespan_with(None, None, None, slots, self.model.overhead) as f64 / self.base as f64
+    /// The makespan on ranks with these slots, relative to that on those that there were. Without end if the job does not fit on them.
+    pub fn relative_makespan(&self, ranks: &[u32]) -> f64 {
+        let change = Change { ranks: Some(ranks), ..Change::default() };
+        self.model.makespan(&change).map_or(f64::INFINITY, |makespan| makespan as f64 / self.base as f64)
     }
 
-    fn makespan_with(
-        &self,
-        ran: Option<&dyn Fn(usize) -> u64>,
-        width: Option<&dyn Fn(usize) -> u32>,
-        limit: Option<&dyn Fn(usize) -> u32>,
-        slots: u32,
-        overhead: u64,
-    ) -> u64 {
-        let (own_ran, own_width, own_limit) = (&self.model.ran, &self.model.width, &self.model.limit);
-        self.model.makespan(&Change {
-            ran: ran.unwrap_or(&|i| own_ran[i]),
-            width: width.unwrap_or(&|i| own_width[i]),
-            limit: limit.unwrap_or(&|g| own_limit[g]),
-            slots,
-            overhead,
-        })
-    }
-
-    fn saving(&self, makespan: u64) -> f64 {
+    /// What does not fit saves nothing.
+    fn saving(&self, change: &Change<'_>) -> f64 {
+        let makespan = self.model.makespan(change).unwrap_or(self.base);
         let began = self.slices.iter().map(|slice| slice.start).min().unwrap_or(self.from);
         let busy_s = self.to.saturating_sub(began) as f64 / 1e9;
         busy_s * (1.0 - makespan as f64 / self.base as f64).max(0.0)
     }
 
-    /// Seconds that the run would be shorter if groups had the second limits instead of the first.
-    pub fn gain_between(&self, was: &dyn Fn(usize) -> u32, mended: &dyn Fn(usize) -> u32) -> f64 {
-        let [was, mended] =
-            [was, mended].map(|limit| self.makespan_with(None, None, Some(limit), self.slots, self.model.overhead));
-        self.wall_s() * (1.0 - mended as f64 / was.max(1) as f64).max(0.0)
+    /// The classes, those with the most work first.
+    pub fn by_work(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..self.classes.len() as u32).collect();
+        let work = |number: u32| self.classes[number as usize].work_s;
+        numbers.sort_by(|a, b| work(*b).total_cmp(&work(*a)));
+        numbers
     }
 
     /// The class of a task, if it ran.
@@ -152,7 +154,7 @@ impl<'a> Case<'a> {
 
     /// Seconds of CPU that the processes of a class used, and seconds that its attempts held CPUs; `None` if too few of them are known.
     pub fn cpu_of_class(&self, class: u32) -> Option<(f64, f64)> {
-        let session = self.run.session();
+        let (session, job) = (self.run.session(), &self.run.subject().job);
         let attempts = session.attempts.iter().filter(|a| a.attempt > 0 && self.is_of(a.task.index(), class));
         let (mut known, mut cpu_s, mut held_s) = (0, 0.0, 0.0);
         for attempt in attempts {
@@ -160,8 +162,7 @@ impl<'a> Case<'a> {
             let Ok(Some(used)) = self.run.outputs.used(session.began.session, attempt) else { continue };
             known += 1;
             cpu_s += used.cpu_ns as f64 / 1e9;
-            let width = self.model.width.get(attempt.task.index()).copied().unwrap_or(1);
-            held_s += attempt.end.since(attempt.start).as_secs_f64() * f64::from(width);
+            held_s += attempt.end.since(attempt.start).as_secs_f64() * f64::from(job.slots(attempt.task));
         }
         (known >= 5).then_some((cpu_s, held_s))
     }
@@ -185,15 +186,11 @@ impl<'a> Case<'a> {
 
     /// The table of the job file that tasks of a class come from; of several, the one with the most tasks.
     pub fn group_of_class(&self, class: u32) -> Option<(usize, &Group)> {
-        let mut counts = vec![0u32; self.tables.len()];
-        self.slices
-            .iter()
-            .filter(|s| s.class == class && s.task.index() < self.model.group.len())
-            .for_each(|s| counts[self.model.group[s.task.index()] as usize] += 1);
-        let group = (0..counts.len()).max_by_key(|&g| counts[g])?;
-        let of_group = |s: &&Slice| s.class == class && self.model.group.get(s.task.index()) == Some(&(group as u32));
-        let task = self.slices.iter().find(of_group)?.task;
-        Some((group, self.run.subject().job.group(task)?))
+        let mut counts = vec![0u32; self.job.groups.len()];
+        let of_class = self.slices.iter().filter(|slice| slice.class == class);
+        of_class.for_each(|slice| counts[self.job.group_of(slice.task).0 as usize] += 1);
+        let table = (0..counts.len()).max_by_key(|&table| counts[table]).filter(|&table| counts[table] > 0)?;
+        Some((table, &self.job.groups[table]))
     }
 
     /// An advice for the table of a class, at the line of a key.
@@ -201,7 +198,7 @@ impl<'a> Case<'a> {
         let (group, facts) = self.group_of_class(class)?;
         let began = &self.run.session().began;
         let file = began.job_path.display();
-        let place = match line_of(&began.job_text, self.tables[group], key) {
+        let place = match line_of(&began.job_text, group, key) {
             Some(line) => format!("{file}:{line}, task \"{}\"", facts.name),
             None => format!("{file}, task \"{}\"", facts.name),
         };
@@ -226,42 +223,17 @@ impl<'a> Case<'a> {
     }
 }
 
-/// The median time between two tasks of one slot where the second was ready already: what it costs to start a task.
-fn overhead(slices: &[Slice]) -> u64 {
-    let mut ends: rustc_hash::FxHashMap<(u32, u16), u64> = rustc_hash::FxHashMap::default();
-    let mut gaps = Vec::new();
-    for slice in slices {
-        let before = ends.insert((slice.rank, slice.slot), slice.end);
-        if let Some(end) = before.filter(|&end| slice.ready <= end && slice.start >= end) {
-            gaps.push(slice.start - end);
+/// The slots of the ranks that took part when there were most of them; ranks that only coordinate are left out.
+fn most_ranks(session: &Session) -> Vec<u32> {
+    let mut present: BTreeMap<u32, u32> = session.began.ranks.iter().map(|info| (info.rank, info.slots)).collect();
+    let slots = |ranks: &BTreeMap<u32, u32>| ranks.values().map(|&slots| u64::from(slots)).sum::<u64>();
+    let mut most = present.clone();
+    for change in &session.ranks {
+        let takes_part = change.state == RankState::Active;
+        present.insert(change.info.rank, if takes_part { change.info.slots } else { 0 });
+        if slots(&present) > slots(&most) {
+            most = present.clone();
         }
     }
-    gaps.sort_unstable();
-    gaps.get(gaps.len() / 2).copied().unwrap_or(0)
-}
-
-/// The model of a session, and the number of the job file's table behind each of its groups.
-fn model<'a>(run: &RunView, graph: &'a TaskGraph, slices: &[Slice], overhead: u64) -> (Model<'a>, Vec<usize>) {
-    let tasks = graph.task_count();
-    let job = &run.subject().job;
-    let (mut ran, mut width) = (vec![0u64; tasks], vec![1u32; tasks]);
-    for slice in slices.iter().filter(|slice| slice.task.index() < tasks) {
-        let i = slice.task.index();
-        // Attempts at one task come one after the other; one of no length still took its turn.
-        ran[i] = ran[i].saturating_add(slice.ran().max(1));
-        width[i] = slice.slots;
-    }
-    let (mut group, mut limit, mut tables) = (vec![0u32; tasks], Vec::new(), Vec::new());
-    let mut first = None;
-    for (i, group) in group.iter_mut().enumerate() {
-        let facts = job.group(crate::model::TaskId(i as u32));
-        let begins = facts.map(|facts| facts.first);
-        if tables.is_empty() || begins != first {
-            first = begins;
-            tables.push(tables.len());
-            limit.push(facts.and_then(|facts| facts.limit).unwrap_or(u32::MAX));
-        }
-        *group = tables.len() as u32 - 1;
-    }
-    (Model { graph, ran, width, group, limit, overhead }, tables)
+    most.into_values().filter(|slots| *slots > 0).collect()
 }

@@ -1,8 +1,8 @@
 //! Classes of tasks: too heavy, too short, too uneven, asking for more than they use, held back by their limit, failing.
 
-use super::case::Case;
+use super::case::{Case, TRIED};
 use super::{Advice, Finding};
-use crate::job::Work;
+use crate::job::{Job, Work};
 use crate::observe::idle::Use;
 use crate::observe::style::{bytes, count, percent, seconds};
 
@@ -50,7 +50,7 @@ pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
 
 /// Tasks so short that starting them costs a good part of the time.
 pub(super) fn short(case: &Case<'_>) -> Option<Finding> {
-    let found = (0..case.classes.len() as u32).filter_map(|number| short_class(case, number));
+    let found = case.by_work().into_iter().filter_map(|number| short_class(case, number)).take(TRIED);
     found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
@@ -104,7 +104,7 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
 
 /// Tasks whose durations differ so much that the slow ones decide when the run ends.
 pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
-    let found = (0..case.classes.len() as u32).filter_map(|number| {
+    let found = case.by_work().into_iter().filter_map(|number| {
         let class = &case.classes[number as usize];
         let (median, p99) = (class.ran.quantile_s(0.5), class.ran.quantile_s(0.99));
         if class.ran.count() < 8 || p99 < 3.0 * median {
@@ -138,14 +138,14 @@ pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
             )),
         )
     });
-    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
 /// Tasks that hold more CPUs or memory than they use, while others wait for room.
 pub(super) fn oversized(case: &Case<'_>) -> Option<Finding> {
     let found =
-        (0..case.classes.len() as u32).flat_map(|number| [too_many_cpus(case, number), too_much_memory(case, number)]);
-    found.flatten().max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+        case.by_work().into_iter().flat_map(|number| [too_many_cpus(case, number), too_much_memory(case, number)]);
+    found.flatten().take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
 /// What the attempts of a class used, as far as that is known, sorted: CPUs kept busy, and bytes at most.
@@ -183,15 +183,18 @@ fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
     if enough >= group.cpus {
         return None;
     }
-    let narrow = |i: usize| if case.is_of(i, number) { enough } else { case.model.width[i] };
-    let limit = |g: usize| case.model.limit[g];
+    let name = &case.names[number as usize];
+    let narrow = |job: &mut Job| {
+        let of_class = job.groups.iter_mut().filter(|group| group.class == *name);
+        of_class.for_each(|group| group.cpus = group.cpus.min(enough));
+    };
     Some(
         Finding::new(
             "oversized_cpus",
-            format!("tasks of class {} ask for more CPUs than they use", case.names[number as usize]),
+            format!("tasks of class {name} ask for more CPUs than they use"),
             format!("They ask for {} CPUs each, and 90 % of them kept at most {busy:.1} busy.", group.cpus),
         )
-        .saving(case.saving_if_shaped(&narrow, &limit))
+        .saving(case.saving_if_asked(&narrow))
         .of_class(number)
         .change(case.advice(number, "cpus", format!("cpus = {enough}"))),
     )
@@ -209,9 +212,8 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
     // How many of them could run at once is what memory allowed, if slots were idle meanwhile.
     let together = case.most_at_once(number);
     let could = ((f64::from(together) * asked / enough) as u32).max(together);
-    let as_it_was = |g: usize| if g == table { together } else { case.model.limit[g] };
-    let mended = |g: usize| if g == table { could.min(case.model.limit[g]) } else { case.model.limit[g] };
-    let saving = case.gain_between(&as_it_was, &mended);
+    let limit = group.limit.map_or(could, |limit| limit.min(could));
+    let mended = |job: &mut Job| job.groups[table].limit = Some(limit);
     let mib = (enough / 1048576.0) as u64;
     Some(
         Finding::new(
@@ -224,7 +226,7 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
                 percent(case.share_of(Use::Room))
             ),
         )
-        .saving(saving)
+        .saving(case.saving_if_asked(&mended))
         .of_class(number)
         .change(case.advice(number, "memory", format!("memory = \"{mib}MiB\""))),
     )
@@ -235,11 +237,10 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
     if case.share_of(Use::Limit) < 0.05 {
         return None;
     }
-    let found = (0..case.classes.len() as u32).filter_map(|number| {
+    let found = case.by_work().into_iter().filter_map(|number| {
         let (table, group) = case.group_of_class(number)?;
         let most = group.limit?;
-        let width = |i: usize| case.model.width[i];
-        let unlimited = |g: usize| if g == table { u32::MAX } else { case.model.limit[g] };
+        let unlimited = |job: &mut Job| job.groups[table].limit = None;
         let slots = case.slots / group.cpus.max(1);
         Some(
             Finding::new(
@@ -251,12 +252,12 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
                     percent(case.share_of(Use::Limit))
                 ),
             )
-            .saving(case.saving_if_shaped(&width, &unlimited))
+            .saving(case.saving_if_asked(&unlimited))
             .of_class(number)
             .change(case.advice(number, "array", format!("array = \"...%{slots}\"   # instead of %{most}, if what the limit protects can take it"))),
         )
     });
-    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
 /// Time spent in attempts that failed.

@@ -1,9 +1,11 @@
 //! What bounded a run, and what to change: sentences with numbers, the most worthwhile first.
 //!
 //! Each finding is a function of the same facts (`case`) that either has something to say or not. What mending it would save is
-//! estimated by `whatif`: the graph again with the measured durations and that one thing changed. Where no such change can be put
-//! into the model, it is the idle time that would go, spread over all slots. Savings do not add up, since mending one thing
+//! found by `whatif`: the run is simulated again with the measured durations and that one thing changed. Where no such change can be put
+//! to the simulator, it is the idle time that would go, spread over all slots. Savings do not add up, since mending one thing
 //! uncovers the next.
+//!
+//! Of the many classes that a job may have, each finding tries out a few with the most work, so that the number of simulated runs is bounded.
 //!
 //! | file | what it looks at |
 //! |---|---|
@@ -87,27 +89,33 @@ impl Finding {
     }
 }
 
-/// What bounded a run: what saves most wall time first, then what only saves node time. Empty if nothing stands out or the graph is not
-/// known.
-pub fn findings(run: &RunView) -> Vec<Finding> {
-    let Some(case) = Case::of(run) else { return Vec::new() };
+/// What bounded a run: what saves most wall time first, then what only saves node time. Empty if nothing stands out, nothing ran, or the job
+/// is not known.
+///
+/// # Errors
+/// If the run cannot be simulated, so that nobody knows what mending anything would save.
+pub fn findings(run: &RunView) -> Result<Vec<Finding>, ReportError> {
+    Case::of(run).transpose().map(|case| case.as_ref().map(worthwhile).unwrap_or_default()).map_err(ReportError::Again)
+}
+
+fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     let mut all: Vec<Finding> = Vec::new();
-    all.extend(ranks::slow(&case));
-    all.extend(structure::serial(&case));
-    all.extend(classes::short(&case));
-    all.extend(classes::oversized(&case));
-    all.extend(classes::limited(&case));
-    all.extend(pressure::io_wait(&case));
-    all.extend(pressure::memory(&case));
-    all.extend(classes::heavy(&case));
-    all.extend(classes::uneven(&case));
-    all.extend(classes::wasted(&case));
-    all.extend(ranks::start_up(&case));
-    all.extend(ranks::hand_over(&case));
-    all.extend(structure::barriers(&case));
-    all.extend(structure::tail(&case));
-    all.extend(structure::critical_path(&case));
-    all.extend(ranks::too_many(&case));
+    all.extend(ranks::slow(case));
+    all.extend(structure::serial(case));
+    all.extend(classes::short(case));
+    all.extend(classes::oversized(case));
+    all.extend(classes::limited(case));
+    all.extend(pressure::io_wait(case));
+    all.extend(pressure::memory(case));
+    all.extend(classes::heavy(case));
+    all.extend(classes::uneven(case));
+    all.extend(classes::wasted(case));
+    all.extend(ranks::start_up(case));
+    all.extend(ranks::hand_over(case));
+    all.extend(structure::barriers(case));
+    all.extend(structure::tail(case));
+    all.extend(structure::critical_path(case));
+    all.extend(ranks::too_many(case));
     all.retain(|finding| case.matters(finding));
     let wall = case.wall_s().max(1e-9);
     all.iter_mut().for_each(|finding| finding.saves_share = finding.saves_s / wall);
@@ -131,14 +139,13 @@ fn without_repetitions(all: Vec<Finding>) -> Vec<Finding> {
 /// Writes the findings for a person.
 ///
 /// # Errors
-/// If they cannot be written.
+/// If they cannot be written, or the run cannot be simulated.
 pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
-    let found = findings(run);
-    let wall = Case::of(run).map(|case| case.wall_s());
-    let Some(wall) = wall else {
+    let Some(case) = Case::of(run).transpose().map_err(ReportError::Again)? else {
         writeln!(out, "{}: nothing has ended in the last session, so there is nothing to analyze", run.name())?;
         return Ok(());
     };
+    let (wall, found) = (case.wall_s(), worthwhile(&case));
     writeln!(out, "{} took {}. {}", paint.bold(run.name()), seconds(wall), opening(found.len()))?;
     for (i, finding) in found.iter().enumerate() {
         writeln!(
@@ -176,7 +183,7 @@ fn opening(findings: usize) -> &'static str {
 /// Writes the findings as one JSON object.
 ///
 /// # Errors
-/// If they cannot be written.
+/// If they cannot be written, or the run cannot be simulated.
 pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     #[derive(Serialize)]
     struct Object {
@@ -184,7 +191,12 @@ pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), Rep
         wall_s: Option<f64>,
         findings: Vec<Finding>,
     }
-    let object = Object { run: run.name(), wall_s: Case::of(run).map(|case| case.wall_s()), findings: findings(run) };
+    let case = Case::of(run).transpose().map_err(ReportError::Again)?;
+    let object = Object {
+        run: run.name(),
+        wall_s: case.as_ref().map(Case::wall_s),
+        findings: case.as_ref().map(worthwhile).unwrap_or_default(),
+    };
     serde_json::to_writer_pretty(&mut *out, &object).map_err(ReportError::Json)?;
     writeln!(out)?;
     Ok(())

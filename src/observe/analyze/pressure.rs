@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::case::Case;
+use super::case::{Case, TRIED};
 use super::{Advice, Finding};
 use crate::model::State;
 use crate::observe::style::{bytes, count, percent, seconds};
@@ -23,8 +23,8 @@ pub(super) fn io_wait(case: &Case<'_>) -> Option<Finding> {
     if stall < STALL {
         return None;
     }
-    let found = (0..case.classes.len() as u32).filter_map(|number| waiting_class(case, number, stall, &looks));
-    found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    let found = case.by_work().into_iter().filter_map(|number| waiting_class(case, number, stall, &looks));
+    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
 fn waiting_class(case: &Case<'_>, number: u32, stall: f64, looks: &[Vital]) -> Option<Finding> {

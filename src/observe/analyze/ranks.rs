@@ -80,36 +80,35 @@ fn median(times: &mut [u64]) -> Option<f64> {
     if times.len() < 3 { None } else { Some(times[times.len() / 2] as f64) }
 }
 
-/// A run that would have been about as fast on fewer slots.
+/// A run that would have been about as fast with less: fewer ranks, or fewer slots of the only one.
 pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
-    if case.slots < 2 {
-        return None;
-    }
-    let (mut enough, mut too_few) = (case.slots, 0);
+    let ranks = &case.model.ranks;
+    let (what, all) = if ranks.len() > 1 { ("rank", ranks.len() as u32) } else { ("slot", case.slots) };
+    let some_of = |n: u32| if ranks.len() > 1 { ranks[..n as usize].to_vec() } else { vec![n] };
+    let (mut enough, mut too_few) = (all, 0);
     while enough - too_few > 1 {
         let middle = too_few + (enough - too_few) / 2;
-        if case.relative_makespan(middle) <= 1.1 { enough = middle } else { too_few = middle }
+        if case.relative_makespan(&some_of(middle)) <= 1.1 { enough = middle } else { too_few = middle }
     }
-    let longer = case.relative_makespan(enough) - 1.0;
-    let share = 1.0 - f64::from(enough) / f64::from(case.slots) * (1.0 + longer.max(0.0));
-    if share <= 0.0 {
+    if enough == all {
         return None;
     }
+    let longer = (case.relative_makespan(&some_of(enough)) - 1.0).max(0.0);
+    let kept: u32 = some_of(enough).iter().sum();
+    let share = 1.0 - f64::from(kept) / f64::from(case.slots) * (1.0 + longer);
     let finding = Finding::new(
         "too_many_ranks",
-        format!("{} would have done instead of {}", some(enough, "slot"), case.slots),
+        format!("{} would have done instead of {all}", some(enough, what)),
         format!(
             "The run would have been {} longer with {}; the other {} cost {} of the node time.",
-            percent(longer.max(0.0)),
-            some(enough, "slot"),
-            case.slots - enough,
+            percent(longer),
+            some(enough, what),
+            all - enough,
             percent(share)
         ),
     );
-    let ranks = case.run.session().began.ranks.iter().filter(|rank| rank.slots > 0).count() as u32;
-    let per_rank = (case.slots / ranks.max(1)).max(1);
-    let text = if ranks > 1 {
-        format!("mpirun -n {} ...   # instead of {ranks}", enough.div_ceil(per_rank))
+    let text = if ranks.len() > 1 {
+        format!("mpirun -n {enough} ...   # instead of {all}")
     } else {
         format!("phalanx run --slots {enough} ...   # or ask for so many CPUs")
     };

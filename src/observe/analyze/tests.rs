@@ -149,7 +149,7 @@ impl Plant<'_> {
         for record in [Record::Began(began), Record::Attempts(attempts), Record::Ended(ended)] {
             journal.append(&record).unwrap();
         }
-        findings(&RunView::load(&run, &subject_of).unwrap())
+        findings(&RunView::load(&run, &subject_of).unwrap()).unwrap()
     }
 
     #[track_caller]
@@ -251,7 +251,7 @@ fn a_chain_is_told_as_one_and_needs_one_slot() {
     let plant = Plant { job: &chain, takes: &|_, _, _| 50 * MS, ..Plant::default() };
     plant.names_first("serial_phase", &["class step", "30 tasks"]);
     let too_many = plant.findings().into_iter().find(|finding| finding.kind == "too_many_ranks").unwrap();
-    assert!(too_many.title.starts_with("1 slot "), "{}", too_many.title);
+    assert!(too_many.title.starts_with("1 rank "), "{}", too_many.title);
 }
 
 #[test]

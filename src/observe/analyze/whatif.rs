@@ -1,174 +1,140 @@
-//! What a run would have taken if something about it had been otherwise: its graph once more, with measured durations, on idealised slots.
+//! What a run would have taken if something about it had been otherwise: the run once more by the simulator, with measured durations.
 //!
-//! Tasks start in the order of their upward rank as soon as what they need is done and a slot is free. Ranks, messages and places are left
-//! out, so only the *ratio* of two such makespans is used: with the change and without.
+//! The simulator runs the coordinator and the workers of a real run in virtual time (see `sim::again`), so that homes, hand-over, limits and
+//! gangs have their part. What it leaves out is alike with and without a change, so only the *ratio* of two such runs is used.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use crate::graph::TaskGraph;
-use crate::model::TaskId;
+use crate::job::Job;
+use crate::model::{Outcome, TaskId};
+use crate::observe::steps::Steps;
+use crate::observe::timeline::Slice;
+use crate::sim::again::{Again, homes};
 
-/// A run's graph with all that an idealised execution needs to know of its tasks, by number.
+/// A run with all that the simulator needs to know of it.
 pub(super) struct Model<'a> {
-    pub graph: &'a TaskGraph,
-    /// How long each ran, in nanoseconds; 0 for those that did not.
+    /// The job. Groups that memory or GPUs held back have as limit what ran at once.
+    job: Job,
+    graph: &'a Arc<TaskGraph>,
+    /// How long each task ran, all its attempts together, in nanoseconds; 0 for those that did not.
     pub ran: Vec<u64>,
-    /// Slots that each held.
-    pub width: Vec<u32>,
-    /// Which group each belongs to.
-    pub group: Vec<u32>,
-    /// How many of each group may run at once.
-    pub limit: Vec<u32>,
+    /// How each ended.
+    ends: Arc<[Outcome]>,
+    /// Tasks that were complete before.
+    done: Vec<bool>,
+    /// The slots of each rank.
+    pub ranks: Vec<u32>,
+    /// Where the graph's nodes are at home on these ranks.
+    homes: Vec<u32>,
     /// What starting a task costs its slot, in nanoseconds.
     pub overhead: u64,
 }
 
-/// The variation of a model that is asked about.
+/// What is asked about; what is `None` is as it was.
+#[derive(Default)]
 pub(super) struct Change<'a> {
-    /// How long a task runs.
-    pub ran: &'a dyn Fn(usize) -> u64,
-    /// How many slots it holds.
-    pub width: &'a dyn Fn(usize) -> u32,
-    /// How many of a group may run at once.
-    pub limit: &'a dyn Fn(usize) -> u32,
-    /// Slots.
-    pub slots: u32,
+    /// How long a task runs, in nanoseconds.
+    pub ran: Option<&'a dyn Fn(usize) -> u64>,
     /// What starting a task costs, in nanoseconds.
-    pub overhead: u64,
+    pub overhead: Option<u64>,
+    /// What is otherwise in the job file.
+    pub job: Option<&'a dyn Fn(&mut Job)>,
+    /// The slots of each rank.
+    pub ranks: Option<&'a [u32]>,
 }
 
-/// Where an execution stands.
-struct State {
-    missing: Vec<u32>,
-    ready: BinaryHeap<(u64, Reverse<u32>)>,
-    /// By group, what is ready but held back by the group's limit.
-    held: Vec<BinaryHeap<(u64, Reverse<u32>)>>,
-    running_of: Vec<u32>,
-    running: BinaryHeap<Reverse<(u64, u32)>>,
-    free: u32,
-}
+impl<'a> Model<'a> {
+    /// The model of what ran, on ranks of so many slots. Tasks that are `done` were complete before.
+    ///
+    /// # Errors
+    /// If it cannot be simulated, since a task fits on none of the ranks.
+    pub fn new(
+        (job, graph): (&Job, &'a Arc<TaskGraph>),
+        slices: &[Slice],
+        done: &dyn Fn(TaskId) -> bool,
+        ranks: Vec<u32>,
+    ) -> Result<Model<'a>, String> {
+        let tasks = graph.task_count();
+        let (mut ran, mut ends) = (vec![0u64; tasks], vec![Outcome::OK; tasks]);
+        for slice in slices.iter().filter(|slice| slice.task.index() < tasks) {
+            let i = slice.task.index();
+            // Attempts at one task come one after the other; one of no length still took its turn.
+            ran[i] = ran[i].saturating_add(slice.ran().max(1));
+            // What was only stopped because the run ended counts as far as it came.
+            ends[i] = if slice.outcome.state.is_failure() { slice.outcome } else { Outcome::OK };
+        }
+        // The graph has what the links say.
+        let mut job = Job { links: Vec::new(), ..job.clone() };
+        hold_back(&mut job, slices);
+        let homes = homes(&job, graph, &ranks)?;
+        let done = (0..tasks).map(|i| ran[i] == 0 && done(TaskId(i as u32))).collect();
+        let overhead = overhead(slices);
+        Ok(Model { job, graph, ran, ends: ends.into(), done, ranks, homes, overhead })
+    }
 
-impl Model<'_> {
-    /// Nanoseconds from the first start to the last end.
-    pub fn makespan(&self, change: &Change<'_>) -> u64 {
-        let upward = self.graph.order(&|task: TaskId| (change.ran)(task.index())).upward;
-        let mut state = State {
-            missing: (0..self.graph.node_count() as u32)
-                .map(|node| self.graph.predecessors(node).len() as u32)
-                .collect(),
-            ready: BinaryHeap::new(),
-            held: vec![BinaryHeap::new(); self.limit.len()],
-            running_of: vec![0; self.limit.len()],
-            running: BinaryHeap::new(),
-            free: change.slots.max(1),
+    /// Nanoseconds until the run would have been over.
+    ///
+    /// # Errors
+    /// If a task fits on none of the ranks.
+    pub fn makespan(&self, change: &Change<'_>) -> Result<u64, String> {
+        let overhead = change.overhead.unwrap_or(self.overhead);
+        // What did not run takes no time, unless it is because of others: then it does not run now.
+        let took = |i: usize| match (self.ran[i], change.ran) {
+            (0, _) => 1,
+            (ran, None) => ran.saturating_add(overhead),
+            (_, Some(changed)) => changed(i).saturating_add(overhead),
         };
-        let roots: Vec<u32> =
-            (0..state.missing.len() as u32).filter(|&node| state.missing[node as usize] == 0).collect();
-        roots.into_iter().for_each(|node| self.arrive(&mut state, &upward, node));
-        let mut now = 0;
-        loop {
-            self.start(&mut state, change, now);
-            let Some(Reverse((end, task))) = state.running.pop() else { return now };
-            now = end;
-            let i = task as usize;
-            state.free += self.held_slots(change, i);
-            let group = self.group[i] as usize;
-            state.running_of[group] -= 1;
-            state.ready.extend(state.held[group].pop());
-            self.pass_on(&mut state, &upward, task);
+        let mut job = self.job.clone();
+        if let Some(change) = change.job {
+            change(&mut job);
         }
-    }
-
-    fn held_slots(&self, change: &Change<'_>, task: usize) -> u32 {
-        (change.width)(task).clamp(1, change.slots.max(1))
-    }
-
-    /// A node has nothing to wait for any more.
-    fn arrive(&self, state: &mut State, upward: &[u64], node: u32) {
-        let is_task = (node as usize) < self.graph.task_count();
-        if is_task && self.ran[node as usize] > 0 {
-            state.ready.push((upward[node as usize], Reverse(node)));
-        } else {
-            self.pass_on(state, upward, node);
-        }
-    }
-
-    /// A node is done: counts down what needs it.
-    fn pass_on(&self, state: &mut State, upward: &[u64], node: u32) {
-        let mut open = vec![node];
-        while let Some(node) = open.pop() {
-            for next in self.graph.successors(node).map(|edge| edge.node()) {
-                let missing = &mut state.missing[next as usize];
-                *missing = missing.saturating_sub(1);
-                if *missing > 0 {
-                    continue;
-                }
-                if (next as usize) < self.graph.task_count() && self.ran[next as usize] > 0 {
-                    state.ready.push((upward[next as usize], Reverse(next)));
-                } else {
-                    open.push(next);
-                }
-            }
-        }
-    }
-
-    fn start(&self, state: &mut State, change: &Change<'_>, now: u64) {
-        while let Some(&(rank, Reverse(task))) = state.ready.peek() {
-            let i = task as usize;
-            let group = self.group[i] as usize;
-            if state.running_of[group] >= (change.limit)(group) {
-                state.ready.pop();
-                state.held[group].push((rank, Reverse(task)));
-                continue;
-            }
-            let slots = self.held_slots(change, i);
-            if slots > state.free {
-                return;
-            }
-            state.ready.pop();
-            state.free -= slots;
-            state.running_of[group] += 1;
-            let took = (change.ran)(i).saturating_add(change.overhead);
-            state.running.push(Reverse((now.saturating_add(took), task)));
-        }
+        let slots = change.ranks.unwrap_or(&self.ranks);
+        let moved =
+            (change.job.is_some() || change.ranks.is_some()).then(|| homes(&job, self.graph, slots)).transpose()?;
+        let again = Again {
+            job,
+            graph: self.graph,
+            took: (0..self.ran.len()).map(took).collect(),
+            ends: Arc::clone(&self.ends),
+            slots,
+            homes: moved.as_ref().unwrap_or(&self.homes),
+            done: &|task| self.done[task.index()],
+        };
+        Ok(again.run()?.0)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::link::{Condition, Link, LinkShape};
-
-    fn makespan(model: &Model<'_>, slots: u32) -> u64 {
-        model.makespan(&Change {
-            ran: &|i| model.ran[i],
-            width: &|i| model.width[i],
-            limit: &|g| model.limit[g],
-            slots,
-            overhead: model.overhead,
-        })
+/// Gives groups that need memory or GPUs a limit: as many at once as ran. The simulator does not know what ranks had of either.
+fn hold_back(job: &mut Job, slices: &[Slice]) {
+    let mut changes: Vec<Vec<(u64, i64)>> = vec![Vec::new(); job.groups.len()];
+    let scarce = |job: &Job, id: usize| {
+        let group = &job.groups[id];
+        group.mpi.is_none() && (group.memory.is_some() || group.gpus > 0)
+    };
+    for slice in slices {
+        let id = job.group_of(slice.task).0 as usize;
+        if scarce(job, id) {
+            changes[id].extend([(slice.start, 1), (slice.end, -1)]);
+        }
     }
-
-    #[test]
-    fn slots_limits_widths_and_joins_count() {
-        // Eight tasks of 10, then one of 5 that needs all of them.
-        let link = Link { from: 0, to: 1, shape: LinkShape::All, on: Condition::Ok, bytes: 0, span: 0..0 };
-        let graph = TaskGraph::build(&[8, 1], &[link]).unwrap();
-        let mut ran = vec![10; 8];
-        ran.push(5);
-        let mut group = vec![0; 8];
-        group.push(1);
-        let mut model = Model { graph: &graph, ran, width: vec![1; 9], group, limit: vec![u32::MAX; 2], overhead: 0 };
-        assert_eq!([1, 2, 4, 8, 99].map(|slots| makespan(&model, slots)), [85, 45, 25, 15, 15]);
-        model.limit[0] = 2;
-        assert_eq!(makespan(&model, 8), 45);
-        model.limit[0] = u32::MAX;
-        model.width[..8].fill(3);
-        assert_eq!(makespan(&model, 8), 45);
-        model.overhead = 1;
-        assert_eq!(makespan(&model, 24), 17);
-        model.ran[8] = 0;
-        assert_eq!(makespan(&model, 24), 11);
+    for (id, changes) in changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+        let most = u32::try_from(Steps::of(changes).max()).unwrap_or(1).max(1);
+        let limit = &mut job.groups[id].limit;
+        *limit = Some(limit.map_or(most, |limit| limit.min(most)));
     }
+}
+
+/// The median time between two tasks of one slot where the second was ready already: what it costs to start a task.
+fn overhead(slices: &[Slice]) -> u64 {
+    let mut ends: rustc_hash::FxHashMap<(u32, u16), u64> = rustc_hash::FxHashMap::default();
+    let mut gaps = Vec::new();
+    for slice in slices {
+        let before = ends.insert((slice.rank, slice.slot), slice.end);
+        if let Some(end) = before.filter(|&end| slice.ready <= end && slice.start >= end) {
+            gaps.push(slice.start - end);
+        }
+    }
+    gaps.sort_unstable();
+    gaps.get(gaps.len() / 2).copied().unwrap_or(0)
 }

@@ -88,7 +88,7 @@ pub(super) fn shares(html: &mut Html, title: &str, lines: &[(&str, &str, Vec<Opt
             let pen = if path.is_empty() { 'M' } else { 'L' };
             path += &format!("{pen}{:.1} {:.1}", plot.column(i, COLUMNS), y(value * 100.0));
         }
-        let x = plot.left + k as f64 * (WIDTH - plot.left) / 3.2;
+        let x = plot.left + k as f64 * (WIDTH - plot.left) / (lines.len() as f64 + 0.2);
         let most = values.iter().flatten().copied().fold(0.0, f64::max);
         html.add(format_args!(
             "<path class=\"line l-{style}\" d=\"{path}\"/><path class=\"line l-{style}\" d=\"M{x:.0} 8h18\"/>\

@@ -4,6 +4,7 @@
 mod chain;
 mod charts;
 mod gantt;
+mod nodes;
 mod page;
 
 use super::analyze::{Finding, capital, findings};
@@ -23,9 +24,7 @@ use super::steps::Counters;
 use super::style::{bytes, count, outcome, percent, printable, seconds, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
-use super::vitals;
 use crate::journal::{Level, utc};
-use crate::model::Vitals;
 use charts::Line;
 use page::{Escaped, Html};
 
@@ -54,13 +53,14 @@ pub fn html(run: &RunView) -> Result<String, ReportError> {
     head(&mut html, run);
     summary(&mut html, run, &figures);
     if !timeline.slices.is_empty() {
-        bounded_by(&mut html, &findings(run));
+        bounded_by(&mut html, findings(run));
         html.add("<h2>Tasks</h2>\n");
         key(&mut html, &by_work);
         gantt::gantt(&mut html, run, &timeline, &colours);
         over_time(&mut html, &timeline);
-        nodes(&mut html, run, &timeline);
+        nodes::used(&mut html, run, &timeline);
         spending(&mut html, run);
+        nodes::held(&mut html, run);
         critical_path(&mut html, run, &timeline, &colours, &figures);
         class_table(&mut html, &by_work);
         slowest(&mut html, run, &timeline, &by_work);
@@ -145,8 +145,12 @@ fn rate(per_s: f64) -> String {
     if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
 }
 
-fn bounded_by(html: &mut Html, findings: &[Finding]) {
+fn bounded_by(html: &mut Html, findings: Result<Vec<Finding>, ReportError>) {
     html.add("<h2>What bounded this run</h2>\n");
+    let findings = match findings {
+        Ok(findings) => findings,
+        Err(error) => return html.add(format_args!("<p>Unknown: {}</p>\n", Escaped(error))),
+    };
     if findings.is_empty() {
         html.add("<p>Nothing stands out: slots were busy nearly all the time.</p>\n");
         return;
@@ -168,7 +172,7 @@ fn bounded_by(html: &mut Html, findings: &[Finding]) {
         }
         html.add("</li>");
     }
-    html.add("</ol>\n<p class=\"note\">Savings are estimated by running the graph again with the measured durations, one finding at a time.</p>\n");
+    html.add("</ol>\n<p class=\"note\">Savings are estimated by simulating the run again with the measured durations, one finding at a time.</p>\n");
 }
 
 /// Which colour is which class.
@@ -199,32 +203,6 @@ fn over_time(html: &mut Html, timeline: &Timeline) {
         let ranks = [line("ranks active", "b", &counters.active), line("ranks with a task", "a", &counters.busy)];
         charts::lines(html, "Ranks active and at work", &ranks, end, 70.0);
     }
-}
-
-/// What the nodes of the last session used over time, all of them together, where ranks have told.
-fn nodes(html: &mut Html, run: &RunView, timeline: &Timeline) {
-    let (looks, Some(span)) = (vitals::all(&run.dir.vitals()), timeline.sessions.last()) else { return };
-    if looks.is_empty() {
-        return;
-    }
-    let end = span.to - span.from;
-    let course = |value: &dyn Fn(&Vitals) -> f64| {
-        let (mut sums, mut counts) = (vec![0.0; charts::COLUMNS], vec![0u32; charts::COLUMNS]);
-        for look in &looks {
-            let column = (look.t * 1e9 / end.max(1) as f64 * charts::COLUMNS as f64) as usize;
-            let column = column.min(charts::COLUMNS - 1);
-            sums[column] += value(&look.vitals);
-            counts[column] += 1;
-        }
-        sums.iter().zip(&counts).map(|(sum, &n)| (n > 0).then(|| sum / f64::from(n))).collect()
-    };
-    let lines = [
-        ("CPUs busy", "a", course(&|vitals| vitals.node_cpu)),
-        ("memory in use", "b", course(&|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)),
-        ("tasks wait for I/O", "c", course(&|vitals| vitals.io_stall)),
-    ];
-    html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, whoever used them.</p>\n");
-    charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
 }
 
 /// The bill over time, where nodes have prices.

@@ -8,6 +8,7 @@ use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::measures::Figure;
+use crate::observe::nodes::{NodeUse, of_session};
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
@@ -140,6 +141,10 @@ struct RankRow {
     messages: Option<u64>,
     message_bytes: Option<u64>,
     stolen: Option<u64>,
+    /// Its GPUs; `None` if it has none that tell.
+    gpu_busy: Option<f64>,
+    gpu_memory_used: Option<u64>,
+    gpu_memory: Option<u64>,
 }
 
 /// `/api/v1/ranks`
@@ -149,6 +154,7 @@ pub(super) fn ranks(live: &Live) -> Ranks {
         let held = member.active_s * f64::from(member.slots);
         let lately = live.vitals.of(member.rank).filter(|_| live.goes_on() && member.state.is_billed());
         let vitals = lately.map(|lately| lately.last.vitals);
+        let gpus = vitals.filter(|vitals| vitals.gpu_memory > 0);
         RankRow {
             rank: member.rank,
             node: member.node.clone(),
@@ -169,9 +175,23 @@ pub(super) fn ranks(live: &Live) -> Ranks {
             messages: vitals.map(|vitals| vitals.messages),
             message_bytes: vitals.map(|vitals| vitals.message_bytes),
             stolen: vitals.map(|vitals| vitals.stolen),
+            gpu_busy: gpus.map(|vitals| vitals.gpu_busy),
+            gpu_memory_used: gpus.map(|vitals| vitals.gpu_memory_used),
+            gpu_memory: gpus.map(|vitals| vitals.gpu_memory),
         }
     };
     Ranks { ranks: live.members.iter().map(row).collect() }
+}
+
+#[derive(Serialize)]
+pub(super) struct Nodes {
+    nodes: Vec<NodeUse>,
+}
+
+/// `/api/v1/nodes`: those of the session, in order of time.
+pub(super) fn nodes(live: &Live) -> Nodes {
+    let work_s = |rank: u32| live.totals.ranks.get(&rank).map_or(0.0, |totals| totals.work_s);
+    Nodes { nodes: of_session(&live.view, live.view.session(), &work_s) }
 }
 
 #[derive(Serialize)]

@@ -58,9 +58,10 @@ pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// What answers a path.
 type Answer = fn(&Live, &Query) -> Body;
 
-const ROUTES: [(&str, Answer); 11] = [
+const ROUTES: [(&str, Answer); 12] = [
     ("/api/v1/run", |live, _| Body::json(&api::run(live))),
     ("/api/v1/ranks", |live, _| Body::json(&api::ranks(live))),
+    ("/api/v1/nodes", |live, _| Body::json(&api::nodes(live))),
     ("/api/v1/classes", |live, _| Body::json(&api::classes(live))),
     ("/api/v1/history", |live, q| {
         Body::json(&api::history(live, q.number("from"), q.number("to"), q.number("points")))

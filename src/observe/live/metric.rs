@@ -1,7 +1,7 @@
 //! The value of a metric by the name that alerts know it by: see [`crate::job::alert::METRICS`].
 
 use super::{Live, api};
-use crate::model::{RankState, State};
+use crate::model::{RankState, State, Vitals};
 
 /// What a metric is now; `None` if that is not known, as a forecast before anything has ended.
 pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
@@ -35,6 +35,8 @@ pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
         "memory" => live.vitals.most(|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)?,
         "io_stall" => live.vitals.most(|vitals| vitals.io_stall)?,
         "rank_memory" => live.vitals.most(|vitals| vitals.memory as f64)?,
+        "gpu" => gpus(live, &|vitals| vitals.gpu_busy)?,
+        "gpu_memory" => gpus(live, &|vitals| vitals.gpu_memory_used as f64 / vitals.gpu_memory as f64)?,
         "silence_s" => live.elapsed_s() - live.view.session().attempts.last().map_or(0.0, |a| a.end.seconds()),
         family => return of_family(live, family),
     })
@@ -51,6 +53,12 @@ fn of_family(live: &Live, name: &str) -> Option<f64> {
         ("wait_p95_s", name) => Some(class(name)?.waited.quantile_s(0.95)),
         _ => None,
     }
+}
+
+/// The largest of a value over the ranks that have GPUs.
+fn gpus(live: &Live, value: &dyn Fn(&Vitals) -> f64) -> Option<f64> {
+    let with_gpus = live.vitals.latest().filter(|vital| vital.vitals.gpu_memory > 0);
+    with_gpus.map(|vital| value(&vital.vitals)).max_by(f64::total_cmp)
 }
 
 /// The share of attempts that failed.

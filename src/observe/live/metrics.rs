@@ -175,6 +175,13 @@ fn vitals(page: &mut Page, live: &Live) {
             page.value(name, &[("rank", &*member.rank.to_string()), ("node", &*member.node)], value(&vital.vitals));
         }
     }
+    let with_gpus = || ranks.iter().filter(|(_, vital)| vital.vitals.gpu_memory > 0);
+    for (name, kind, help, value) in OF_GPUS.into_iter().filter(|_| with_gpus().next().is_some()) {
+        page.head(name, kind, help);
+        for (member, vital) in with_gpus() {
+            page.value(name, &[("rank", &*member.rank.to_string()), ("node", &*member.node)], value(&vital.vitals));
+        }
+    }
     let mut nodes = ranks;
     nodes.sort_by(|a, b| a.0.node.cmp(&b.0.node));
     nodes.dedup_by(|a, b| a.0.node == b.0.node);
@@ -195,6 +202,12 @@ const OF_RANKS: [Series; 7] = [
     ("phalanx_rank_message_bytes_total", "counter", "Bytes in these messages.", |v| v.message_bytes as f64),
     ("phalanx_rank_stolen_tasks_total", "counter", "Tasks that ranks took from each other.", |v| v.stolen as f64),
     ("phalanx_rank_written_bytes_total", "counter", "Bytes written to disks by them.", |v| v.written as f64),
+];
+
+const OF_GPUS: [Series; 3] = [
+    ("phalanx_rank_gpu_busy_ratio", "gauge", "Share of the time in which GPUs of ranks were busy.", |v| v.gpu_busy),
+    ("phalanx_rank_gpu_memory_used_bytes", "gauge", "Memory in use on GPUs of ranks.", |v| v.gpu_memory_used as f64),
+    ("phalanx_rank_gpu_memory_bytes", "gauge", "Memory of GPUs of ranks.", |v| v.gpu_memory as f64),
 ];
 
 const OF_NODES: [Series; 4] = [

@@ -93,6 +93,11 @@ function drainButton(r) {
   button.addEventListener('click', () => steer(`Drain rank ${r.rank} on ${r.node}?`, 'It ends what it runs and takes nothing more; what is left moves to other ranks. A rank that joined leaves with its node.', '/api/v1/drain', {what: String(r.rank)}));
   return button;
 }
+function showNodes({nodes}) {
+  const part = s => s > 0 ? seconds(s) : '–';
+  const longest = nodes.slice().sort((a, b) => b.held_s - a.held_s).slice(0, 200);
+  rows('nodes', longest, n => [n.node, n.block === null ? '–' : `block ${n.block}`, seconds(n.from_s), seconds(n.held_s), ...[n.starting_s, n.working_s, n.starving_s, n.leaving_s, n.minimum_s].map(part)], [0, 1]);
+}
 function showDecisions({decisions}) {
   $('decided').hidden = !decisions.length;
   rows('decisions', decisions.slice(0, 12), d => [seconds(d.t), `${d.from} → ${d.to}`, d.reason], [1, 2]);
@@ -323,9 +328,10 @@ function lost(error) {
 }
 async function refresh() {
   showRun(await get('/api/v1/run'));
-  const paths = ['ranks', 'classes', 'history', 'failures', 'decisions', 'spend', 'measures'];
-  const [ranks, classes, past, failed, decided, paid, measured] = await Promise.all(paths.map(path => get('/api/v1/' + path)));
+  const paths = ['ranks', 'nodes', 'classes', 'history', 'failures', 'decisions', 'spend', 'measures'];
+  const [ranks, nodes, classes, past, failed, decided, paid, measured] = await Promise.all(paths.map(path => get('/api/v1/' + path)));
   showRanks(ranks);
+  showNodes(nodes);
   showClasses(classes);
   showFailures(failed);
   showDecisions(decided);

@@ -136,6 +136,8 @@ fn every_metric_that_an_alert_may_name_has_a_value() {
         "memory",
         "io_stall",
         "rank_memory",
+        "gpu",
+        "gpu_memory",
     ];
     for (name, _) in METRICS {
         assert_eq!(value(name).is_some(), !unknown.contains(&name), "{name}");

@@ -125,8 +125,8 @@ impl Signal {
 }
 
 impl Gate {
-    /// `domains` holds each slot's domain, numbered from 0 without gaps.
-    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<u32>) -> Gate {
+    /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's number with the domain that it is near to.
+    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Gate {
         let count = domains.iter().max().map_or(0, |last| last + 1);
         let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
         let inner = Inner {
@@ -266,7 +266,7 @@ impl Inner {
         let Some((head, what)) = head.and_then(|head| Some((head, self.waiting.take(&head)?))) else {
             return Visit::Nothing;
         };
-        let gpus = self.ledger.grant(&head.needs);
+        let gpus = self.ledger.grant(&head.needs, domain);
         let enough_here = self.free[domain] >= head.needs.slots();
         let domain = enough_here.then_some(domain);
         self.join(Collecting { what, needs: head.needs, gpus, domain, members: Vec::new() }, slot)

@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        Ledger::new(4, 100, vec![0, 1])
+        Ledger::new(4, 100, vec![(0, None), (1, None)])
     }
 
     fn next(waiting: &mut Waiting, ledger: &Ledger) -> Option<What> {
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_stream_of_small_items_cannot_pass_a_large_one() {
         let (mut waiting, mut ledger) = (Waiting::default(), ledger());
-        ledger.grant(&memory(30));
+        ledger.grant(&memory(30), 0);
         waiting.push(run(0, 1), memory(80));
         waiting.push(run(1, 1), memory(10));
         waiting.push(run(2, 1), Needs { gpus: 1, ..Needs::SLOT });
@@ -216,7 +216,7 @@ mod tests {
     fn an_item_at_its_limit_holds_up_only_its_kin() {
         let (mut waiting, mut ledger) = (Waiting::default(), ledger());
         let limited = Needs { memory: 1, limit: Some((5, 1)), ..Needs::SLOT };
-        ledger.grant(&limited);
+        ledger.grant(&limited, 0);
         waiting.push(run(0, 9), limited);
         waiting.push(run(1, 1), memory(1));
         assert_eq!(next(&mut waiting, &ledger), Some(run(1, 1)));

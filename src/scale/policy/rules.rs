@@ -3,6 +3,7 @@
 //! A rule looks at one measure. Above its threshold it adds ranks (or gives them back, or forbids growth), below its lower one it
 //! gives ranks back; then it is silent for its cooldown. Rules that want different things are settled by the score of load.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::score::{Pressure, utilisation};
@@ -122,15 +123,16 @@ impl RuleBook {
         let mut votes = Vec::new();
         for (number, rule) in self.rules.iter().enumerate() {
             let silent = rule.cooldown.zip(self.acted[number]).is_some_and(|(c, last)| seen.now.since(last) < c);
-            let Some(value) = self.gauge.measure(rule.trigger, seen, prices).filter(|_| !silent) else { continue };
-            let (what, unit) = words(rule.trigger);
+            let Some(value) = self.gauge.measure(&rule.trigger, seen, prices).filter(|_| !silent) else { continue };
+            let (what, unit) = words(&rule.trigger);
+            let shown = figure(value);
             let mut vote = |act: Above, side: &str, limit: f64| {
                 let usual = if act == Above::Shrink { self.scaling.step_shrink } else { self.scaling.step_grow };
                 votes.push(Vote {
                     rule: number,
                     act,
                     step: rule.step.unwrap_or(usual),
-                    words: format!("{what} {value:.0}{unit} is {side} {limit:.0}{unit}"),
+                    words: format!("{what} {shown}{unit} is {side} {}{unit}", figure(limit)),
                 });
             };
             if let Some(limit) = rule.above.filter(|limit| value > *limit) {
@@ -144,8 +146,8 @@ impl RuleBook {
 }
 
 /// A trigger in words, and its unit.
-fn words(trigger: Trigger) -> (&'static str, &'static str) {
-    match trigger {
+fn words(trigger: &Trigger) -> (Cow<'_, str>, &'static str) {
+    let (what, unit) = match trigger {
         Trigger::Cpu => ("CPU utilisation", " %"),
         Trigger::Memory => ("memory utilisation", " %"),
         Trigger::Gpu => ("GPU utilisation", " %"),
@@ -157,7 +159,20 @@ fn words(trigger: Trigger) -> (&'static str, &'static str) {
         Trigger::Predictive => ("ranks foreseen beyond those there are:", ""),
         Trigger::Imbalance => ("the imbalance", " %"),
         Trigger::Coordination => ("ranks lost:", ""),
+        Trigger::Custom(name) => return (Cow::Owned(format!("`custom.{name}`")), ""),
+    };
+    (Cow::Borrowed(what), unit)
+}
+
+/// A number with three digits, or all that are before the point.
+fn figure(value: f64) -> String {
+    let size = value.abs();
+    if value != 0.0 && !(1e-3..1e9).contains(&size) {
+        return format!("{value:.2e}");
     }
+    let digits = (2.0 - size.max(1e-3).log10().floor()).max(0.0);
+    let scale = 10f64.powf(digits);
+    format!("{}", (value * scale).round() / scale)
 }
 
 /// Measures that need a memory of earlier looks.
@@ -197,7 +212,7 @@ impl Gauge {
         self.lost = lost;
     }
 
-    fn measure(&self, trigger: Trigger, seen: &Observation<'_>, prices: &Prices) -> Option<f64> {
+    fn measure(&self, trigger: &Trigger, seen: &Observation<'_>, prices: &Prices) -> Option<f64> {
         let percent = |share: f64| share * 100.0;
         match trigger {
             Trigger::Cpu => Some(percent(seen.samples.cpu.unwrap_or_else(|| utilisation(seen)))),
@@ -216,6 +231,7 @@ impl Gauge {
             Trigger::Predictive => self.foreseen,
             Trigger::Imbalance => self.imbalance,
             Trigger::Coordination => Some(f64::from(self.newly_lost)),
+            Trigger::Custom(name) => seen.custom.get(name).copied(),
         }
     }
 }
@@ -299,6 +315,35 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_the_users_own_is_named_and_journalled() {
+        let rule = Rule {
+            trigger: Trigger::Custom("loss".to_owned()),
+            above: None,
+            below: Some(-0.5),
+            act: Above::Grow,
+            step: Some(2),
+            cooldown: None,
+        };
+        let scaling = Scaling { policy: crate::job::PolicyKind::Reactive, rules: vec![rule], ..Scaling::default() };
+        let mut world = World::bag(2, 10.0).with_ranks(4);
+        world.custom.insert("loss".to_owned(), -0.62531);
+        let mut scaler = crate::scale::Scaler::of(&scaling);
+        assert!(scaler.asks_for("loss") && !scaler.asks_for("backlog"));
+        let prices = Prices::of_job(&Cost::default(), 4);
+        world.ranks.iter_mut().for_each(|rank| rank.billed_since = None);
+        let decision = world.see(|seen| scaler.decide(seen, &world.estimates(60.0), &prices)).remove(0);
+        assert_eq!((decision.to, decision.inputs.custom["loss"]), (2, -0.62531), "{decision:?}");
+        let why = "`custom.loss` -0.625 is below -0.5";
+        assert!(decision.reason.contains(why), "{}", decision.reason);
+    }
+
+    #[test]
+    fn numbers_in_reasons_have_three_digits() {
+        let shown = [0.0, 0.25, 1.0 / 3.0, 85.333, 1234567.8, -0.0012345, 1e-9, 1e300].map(figure);
+        assert_eq!(shown, ["0", "0.25", "0.333", "85.3", "1234568", "-0.00123", "1.00e-9", "1.00e300"]);
+    }
+
+    #[test]
     fn every_trigger_fires() {
         let base = || World::bag(500, 10.0).with_ranks(4);
         let fires = |trigger, world: &World| wish(&mut one(trigger, 10.0, None, Above::Grow), world).ranks == 6;
@@ -322,6 +367,10 @@ mod tests {
         let mut drop = one(Trigger::ThroughputDrop, 50.0, None, Above::Grow);
         assert_eq!(wish(&mut drop, &with(&|w| w.samples.throughput = Some(10.0))).ranks, 4);
         assert_eq!(wish(&mut drop, &with(&|w| w.samples.throughput = Some(1.0))).ranks, 6);
+        let custom = || Trigger::Custom("backlog".to_owned());
+        assert!(!fires(custom(), &base()), "what nobody wrote fires nothing");
+        assert!(!fires(custom(), &with(&|w| w.custom = [("other".to_owned(), 50.0)].into())));
+        assert!(fires(custom(), &with(&|w| w.custom = [("backlog".to_owned(), 10.5)].into())));
         let mut uneven = one(Trigger::Imbalance, 50.0, None, Above::Grow);
         assert_eq!(wish(&mut uneven, &base()).ranks, 4);
         assert_eq!(wish(&mut uneven, &with(&|w| w.ranks[0].busy = Duration::from_secs(100))).ranks, 6);

@@ -20,6 +20,7 @@ use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::handout::Cutter;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::known;
+use crate::schedule::membership::Member;
 use crate::schedule::protocol::{HandOut, Message, Stop, Tried};
 use crate::schedule::ranks::Ranks;
 
@@ -74,7 +75,7 @@ impl Coordinator {
     }
 
     /// Why a wish cannot be granted.
-    fn refusal(&self, rank: Rank, change: &Change) -> Option<String> {
+    pub fn refusal(&self, rank: Rank, change: &Change) -> Option<String> {
         let verb = match change {
             Change::Drain => "drained",
             Change::Park => "parked",
@@ -111,7 +112,7 @@ impl Coordinator {
         actions.push(Action::Tell(format!("{rank} is lost")));
     }
 
-    fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
+    pub(super) fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
         let fresh = self.change.is_none();
         if fresh && self.stopping.is_some() {
             return;
@@ -173,10 +174,13 @@ impl Coordinator {
     /// of the open ones, the new homes, and each rank's part.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
-        let ended = self.close(now, &graph, preparing, actions);
+        let mut ended = self.close(now, &graph, preparing, actions);
         let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
         let kept: HashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
         self.note_lost_attempts(now, &kept, actions);
+        if !self.cancelled.is_empty() {
+            self.end_cancelled(now, &graph, &kept, &mut ended, actions);
+        }
         let members = self.members.able();
         self.tasks.advice.share_out(&members);
         let remains = Remains {
@@ -289,8 +293,7 @@ impl Coordinator {
                     unheard.push(self.unheard(now, id, 0, State::Skipped));
                 }
                 Some(false) => {
-                    let cancelled = self.cancelled.iter().any(|tasks| (tasks.0..tasks.1).contains(&id.0));
-                    let state = if cancelled { State::Cancelled } else { State::Failed };
+                    let state = if self.is_cancelled(id) { State::Cancelled } else { State::Failed };
                     unheard.push(self.unheard(now, id, next, state));
                 }
                 None => {}
@@ -298,6 +301,46 @@ impl Coordinator {
         }
         self.count(unheard, actions);
         ended
+    }
+
+    /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else would end them.
+    fn end_cancelled(
+        &mut self,
+        now: Time,
+        graph: &TaskGraph,
+        kept: &HashMap<TaskId, Rank>,
+        ended: &mut [Option<bool>],
+        actions: &mut Vec<Action>,
+    ) {
+        let members = self.members.able();
+        let mut ends: Vec<Attempt> = Vec::new();
+        for node in graph.topological().iter() {
+            if ended[node as usize].is_some() {
+                continue;
+            }
+            let task = TaskId(node);
+            if node as usize >= graph.task_count() {
+                ended[node as usize] = known::join_end(graph, node, ended);
+                continue;
+            }
+            let state = match known::violated(graph, node, ended) {
+                Some(true) => State::Skipped,
+                Some(false) if self.is_cancelled(task) => State::Cancelled,
+                _ => continue,
+            };
+            let fits = |member: &Member| member.slots > 0 && self.tasks.advice.fits(task, member);
+            if kept.contains_key(&task) || members.iter().any(fits) {
+                continue;
+            }
+            let attempt = if state == State::Skipped { 0 } else { self.attempts(task).saturating_add(1) };
+            ended[node as usize] = Some(false);
+            ends.push(self.unheard(now, task, attempt, state));
+        }
+        self.count(ends, actions);
+    }
+
+    fn is_cancelled(&self, task: TaskId) -> bool {
+        self.cancelled.iter().any(|tasks| (tasks.0..tasks.1).contains(&task.0))
     }
 
     /// The record of an end that its own rank did not live to report.

@@ -1,0 +1,73 @@
+//! The nodes of a run: what they used over time, and where the time went for which each was held.
+
+use super::charts;
+use super::page::{Escaped, Html};
+use crate::model::Vitals;
+use crate::observe::nodes::{NodeUse, uses};
+use crate::observe::run_view::RunView;
+use crate::observe::style::seconds;
+use crate::observe::timeline::Timeline;
+use crate::observe::vitals;
+
+/// Nodes in the table.
+const ROWS: usize = 40;
+
+/// What the nodes of the last session used over time, all of them together, where ranks have told.
+pub(super) fn used(html: &mut Html, run: &RunView, timeline: &Timeline) {
+    let (looks, Some(span)) = (vitals::all(&run.dir.vitals()), timeline.sessions.last()) else { return };
+    if looks.is_empty() {
+        return;
+    }
+    let end = span.to - span.from;
+    let course = |value: &dyn Fn(&Vitals) -> f64| {
+        let (mut sums, mut counts) = (vec![0.0; charts::COLUMNS], vec![0u32; charts::COLUMNS]);
+        for look in &looks {
+            let column = (look.t * 1e9 / end.max(1) as f64 * charts::COLUMNS as f64) as usize;
+            let column = column.min(charts::COLUMNS - 1);
+            sums[column] += value(&look.vitals);
+            counts[column] += 1;
+        }
+        sums.iter().zip(&counts).map(|(sum, &n)| (n > 0).then(|| sum / f64::from(n))).collect()
+    };
+    let mut lines = vec![
+        ("CPUs busy", "a", course(&|vitals| vitals.node_cpu)),
+        ("memory in use", "b", course(&|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)),
+        ("tasks wait for I/O", "c", course(&|vitals| vitals.io_stall)),
+    ];
+    if looks.iter().any(|look| look.vitals.gpu_memory > 0) {
+        lines.push(("GPUs busy", "d", course(&|vitals| vitals.gpu_busy)));
+    }
+    html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, whoever used them.</p>\n");
+    charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
+}
+
+/// Where the time of each node went, those that were held longest first; for runs that pay for them or whose nodes came and went.
+pub(super) fn held(html: &mut Html, run: &RunView) {
+    let mut nodes: Vec<NodeUse> = uses(run);
+    if run.session().terms.is_none() && nodes.iter().all(|node| node.block.is_none()) {
+        return;
+    }
+    html.add(
+        "<h2>Where the time of nodes went</h2>\n<div class=\"wide\"><table><thead><tr><th>node</th><th>came as</th><th class=\"n\">from</th>\
+         <th class=\"n\">held</th><th class=\"n\">starting</th><th class=\"n\">working</th><th class=\"n\">starving</th>\
+         <th class=\"n\">leaving, parked</th><th class=\"n\">minimum charge</th></tr></thead><tbody>",
+    );
+    nodes.sort_by(|a, b| b.held_s.total_cmp(&a.held_s));
+    for node in nodes.iter().take(ROWS) {
+        let came = node.block.map_or_else(|| "&ndash;".to_owned(), |block| format!("block {block}"));
+        html.add(format_args!(
+            "<tr><td>{}</td><td>{came}</td><td class=\"n\">{}</td>",
+            Escaped(&node.node),
+            seconds(node.from_s)
+        ));
+        for part in [node.held_s, node.starting_s, node.working_s, node.starving_s, node.leaving_s, node.minimum_s] {
+            let text = if part > 0.0 { seconds(part) } else { "&ndash;".to_owned() };
+            html.add(format_args!("<td class=\"n\">{text}</td>"));
+        }
+        html.add("</tr>");
+    }
+    html.add("</tbody></table></div>\n");
+    if let Some(more) = nodes.len().checked_sub(ROWS).filter(|more| *more > 0) {
+        html.add(format_args!("<p class=\"note\">And {more} more, which were held for less.</p>\n"));
+    }
+}

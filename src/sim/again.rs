@@ -1,0 +1,167 @@
+//! A run that has ended, once more in virtual time: each task takes what it took, and something about the run may be otherwise.
+//!
+//! The coordinator and the workers are those of a real run, with the homes that they would choose. Nothing is drawn: no node is slow or lost, no
+//! message is late, and nobody decides about ranks. So the same question has the same answer, and what two answers differ by is what was
+//! changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
+use super::draw::Distribution;
+use super::scene::Scene;
+use super::world::{Forget, Homes, Setup, World};
+use crate::graph::TaskGraph;
+use crate::job::Job;
+use crate::model::{Outcome, TaskId, Time};
+use crate::runtime::estimate_ns;
+
+/// About what a message takes between two ranks of a node or of two.
+const LATENCY: Duration = Duration::from_micros(20);
+
+/// A run that is repeated.
+pub struct Again<'a> {
+    /// The job, with what is changed about it. Retries, limits of time and of failures are not looked at: what came of them is known.
+    pub job: Job,
+    /// Its graph.
+    pub graph: &'a Arc<TaskGraph>,
+    /// How long each task takes, in nanoseconds.
+    pub took: Arc<[u64]>,
+    /// How each ends.
+    pub ends: Arc<[Outcome]>,
+    /// The slots of each rank; at least one rank.
+    pub slots: &'a [u32],
+    /// The homes of the graph's nodes, as [`homes`] chose them for as many ranks.
+    pub homes: &'a [u32],
+    /// True for tasks that were complete before.
+    pub done: &'a dyn Fn(TaskId) -> bool,
+}
+
+impl Again<'_> {
+    /// When it is over.
+    ///
+    /// # Errors
+    /// If a task fits on none of the ranks.
+    pub fn run(mut self) -> Result<Time, String> {
+        for group in &mut self.job.groups {
+            (group.retry.count, group.time) = (0, None);
+        }
+        self.job.max_failures = None;
+        let cluster = cluster(self.slots);
+        let scene = Scene::measured(self.job, Arc::clone(self.graph), self.took, Some(self.ends));
+        let homes = Some(Homes::Known(self.homes));
+        let ranks = self.slots.len() as u32;
+        let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done };
+        Ok(World::new(&scene, setup, &mut Forget)?.run()?.time)
+    }
+}
+
+/// The homes that a run on ranks with these slots begins with, by the estimates of its job file.
+///
+/// # Errors
+/// If a task fits on none of the ranks.
+pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
+    let estimates = (0..graph.task_count() as u32).map(|task| estimate_ns(job, TaskId(task))).collect();
+    let scene = Scene::measured(job.clone(), Arc::clone(graph), estimates, None);
+    World::homes(&scene, &cluster(slots), slots.len() as u32)
+}
+
+/// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.
+fn cluster(slots: &[u32]) -> Cluster {
+    let at_once = || Distribution::Constant(Duration::ZERO);
+    let node = |alike: &[u32]| NodeType {
+        name: "n".to_owned(),
+        slots: alike[0],
+        memory: u64::MAX,
+        gpus: u32::MAX,
+        speed: 1.0,
+        price: 0.0,
+        granularity: Duration::ZERO,
+        minimum: Duration::ZERO,
+        limit: u32::MAX,
+        first: alike.len() as u32,
+        delay: at_once(),
+        startup: at_once(),
+        failure: 0.0,
+    };
+    Cluster {
+        name: "as it was".to_owned(),
+        nodes: slots.chunk_by(|a, b| a == b).map(node).collect(),
+        network: Network { latency: LATENCY, jitter: Duration::ZERO },
+        faults: Faults::default(),
+        tasks: Tasks { spread: 0.0, classes: Vec::new(), spawn: Duration::ZERO },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::exec::Kernels;
+    use crate::model::State;
+    use crate::runtime::graph_of;
+
+    const S: u64 = 1_000_000_000;
+
+    /// Eight tasks, and one that needs all of them.
+    const JOB: &str = "[[task]]\nname = \"wide\"\narray = \"0-7\"\nkernel = \"noop\"\n\
+                       [[task]]\nname = \"last\"\nneeds = [\"wide\"]\nkernel = \"noop\"\nretries = 3\ntime = \"1s\"\n";
+
+    struct Told {
+        job: Job,
+        graph: Arc<TaskGraph>,
+        took: Vec<u64>,
+        ends: Vec<Outcome>,
+    }
+
+    fn told() -> Told {
+        let loaded = crate::job::parse(JOB, "t.toml", Path::new("/"), &Kernels::builtin()).unwrap();
+        let graph = Arc::new(graph_of(&loaded).unwrap());
+        let mut took = vec![10 * S; 8];
+        took.push(5 * S);
+        Told { job: loaded.job, graph, took, ends: vec![Outcome::OK; 9] }
+    }
+
+    /// Seconds until it is over; what the protocol takes beyond the tasks is less than a tenth of one.
+    fn seconds(told: &Told, slots: &[u32]) -> f64 {
+        let homes = homes(&told.job, &told.graph, slots).unwrap();
+        let again = Again {
+            job: told.job.clone(),
+            graph: &told.graph,
+            took: told.took.clone().into(),
+            ends: told.ends.clone().into(),
+            slots,
+            homes: &homes,
+            done: &|task| task.0 == 0 && told.took[0] == 0,
+        };
+        let took = again.run().unwrap().seconds();
+        (took * 10.0).floor() / 10.0
+    }
+
+    #[test]
+    fn slots_limits_widths_and_what_was_done_before_count() {
+        let mut told = told();
+        assert_eq!(
+            [&[1][..], &[2], &[2, 2], &[3, 4, 1], &[99]].map(|slots| seconds(&told, slots)),
+            [85.0, 45.0, 25.0, 15.0, 15.0]
+        );
+        told.job.groups[0].limit = Some(2);
+        assert_eq!(seconds(&told, &[8]), 45.0);
+        told.job.groups[0].limit = None;
+        told.job.groups[0].cpus = 3;
+        assert_eq!(seconds(&told, &[8]), 45.0);
+        told.took[0] = 0;
+        assert_eq!(seconds(&told, &[3]), 75.0);
+    }
+
+    #[test]
+    fn what_failed_fails_again_and_once() {
+        let mut told = told();
+        told.ends[3] = Outcome { state: State::Failed, exit: 1 };
+        assert_eq!(seconds(&told, &[4]), 20.0, "what needs it is skipped");
+        told.ends[3] = Outcome::OK;
+        told.ends[8] = Outcome { state: State::Failed, exit: 1 };
+        assert_eq!(seconds(&told, &[4]), 25.0, "it is not tried again, and its limit is no more");
+    }
+}
