@@ -182,9 +182,12 @@ impl Captain {
             self.window.ended += 1;
             self.window.failed += u64::from(!attempt.outcome.ok());
         }
+        let (class, prior) = (self.course.classes[self.course.group(attempt.task)], self.course.prior(attempt.task));
+        let took = attempt.end.since(attempt.start);
         if attempt.outcome.ok() {
-            let class = self.course.classes[self.course.group(attempt.task)];
-            self.beliefs.observe_task(class, self.course.prior(attempt.task), attempt.end.since(attempt.start));
+            self.beliefs.observe_task(class, prior, took);
+        } else if attempt.attempt > 0 {
+            self.beliefs.observe_failure(class, prior, took);
         }
         if attempt.last
             && let Some(stage) = self.stages[attempt.task.index()].take()

@@ -366,15 +366,24 @@ fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
     withdrawn
 }
 
-/// How long the running tasks still take: the longest of them, in nine of ten cases.
+/// How long the running tasks still take: the longest of them, in nine of ten cases. Where nothing is known of a class it is not its prior that
+/// counts, whose tail is long enough to end any run, but what is seen: what has lasted so long lasts as long again. What takes longer after all
+/// is stopped when the money ends.
 fn drain_time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     let mut longest = 0.0f64;
     if seen.counts.running > 0 {
         seen.remaining.each(&mut |task| {
             if let Stage::Running(since) = task.stage {
                 let elapsed = seen.now.since(since);
-                let left = estimates.task(task.class, task.prior).q90 - elapsed.as_secs_f64();
-                longest = longest.max(left).max(estimates.rest(task.class, task.prior, elapsed));
+                let passed = elapsed.as_secs_f64();
+                let left = match estimates.is_known(task.class) {
+                    true => {
+                        let late = estimates.task(task.class, task.prior).q90 - passed;
+                        late.max(estimates.rest(task.class, task.prior, elapsed))
+                    }
+                    false => passed,
+                };
+                longest = longest.max(left);
             }
         });
     }

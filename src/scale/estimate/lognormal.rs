@@ -20,6 +20,9 @@ const KEPT: usize = 256;
 /// With fewer observations the fitted distribution is used.
 const ENOUGH: usize = 64;
 
+/// At most so many values that go on are looked at.
+const OPEN: usize = 1024;
+
 /// Turns in which values that go on are taken into account.
 const ROUNDS: usize = 4;
 
@@ -106,18 +109,25 @@ impl LogNormal {
     /// the low ones are complete first. Each counts as what it will be on average, and for as much of an observation as it is likely that it
     /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977).
     pub fn with_open(&self, elapsed: &[f64]) -> LogNormal {
-        if self.latest.len() >= ENOUGH {
-            return self.clone();
-        }
         let mut belief = self.clone();
+        // Of very many, so many at equal distances stand for all.
+        let each = elapsed.len().div_ceil(OPEN).max(1);
+        let open = || elapsed.iter().step_by(each).filter(|value| **value > 0.0).map(|&value| log(value));
         for _ in 0..ROUNDS {
             let mut next = self.clone();
-            for &value in elapsed.iter().filter(|value| **value > 0.0) {
-                let (mean, variance, share) = belief.beyond(log(value));
-                next.learn(mean, share);
-                next.scale += 0.5 * share * variance;
+            for value in open() {
+                let (mean, variance, share) = belief.beyond(value);
+                next.learn(mean, share * each as f64);
+                next.scale += 0.5 * share * each as f64 * variance;
             }
             belief = next;
+        }
+        if self.latest.len() >= ENOUGH {
+            // Of those that others of the sample would hardly outlast each is taken for complete, at its mean.
+            let late = open().map(|value| belief.beyond(value)).filter(|(_, _, share)| *share > 0.5);
+            let late: Vec<f64> = late.flat_map(|(mean, _, _)| std::iter::repeat_n(mean, each)).collect();
+            belief.sorted.extend(late);
+            belief.sorted.sort_unstable_by(f64::total_cmp);
         }
         belief
     }
@@ -314,6 +324,26 @@ mod tests {
         let same = belief.with_open(&[0.01; 10]);
         assert!((same.mean - belief.mean).abs() < 1e-3 && same.weight < belief.weight + 0.01);
         assert!(belief.with_open(&[1000.0]).mean.exp() > 50.0);
+    }
+
+    #[test]
+    fn of_a_known_class_the_tasks_that_outlast_all_others_still_count() {
+        let mut belief = LogNormal::unknown(10.0);
+        let mut draw = draws(3, 10.0, 0.3);
+        (0..100).for_each(|_| belief.observe(draw()));
+        let seen = belief.quantiles();
+        // What has just begun tells nothing; what goes on and on does, of the tail above all.
+        assert_eq!(belief.with_open(&[0.1; 20]).quantiles(), seen);
+        let mended = belief.with_open(&[100.0; 20]).quantiles();
+        assert!(mended.q90 >= 100.0 && seen.q90 < 20.0, "{mended:?}");
+        assert!(mended.q50 > seen.q50 && mended.q50 < 15.0, "{mended:?}");
+    }
+
+    #[test]
+    fn of_very_many_open_values_some_stand_for_all() {
+        let belief = LogNormal::guess(10.0);
+        let (few, many) = (belief.with_open(&[30.0; 1000]), belief.with_open(&[30.0; 10_000]));
+        assert!(many.weight > 5.0 * few.weight && (many.mean / few.mean - 1.0).abs() < 0.5, "{few:?} {many:?}");
     }
 
     #[test]

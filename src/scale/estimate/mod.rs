@@ -80,6 +80,8 @@ struct Class {
     factor: LogNormal,
     /// Something is known of it: the job file or an earlier run tells, or a task has ended.
     known: bool,
+    /// How long attempts took that failed: all that is known of a class none of whose tasks has completed.
+    failed: LogNormal,
 }
 
 impl Estimates {
@@ -90,6 +92,7 @@ impl Estimates {
             size: prior.estimate.map_or(1.0, lognormal::seconds),
             factor: if prior.estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
             known: prior.estimate.is_some(),
+            failed: LogNormal::unknown(UNKNOWN_TASK_S),
         };
         Estimates {
             classes: classes.into_iter().map(class).collect(),
@@ -125,6 +128,21 @@ impl Estimates {
         class.factor.observe(factor);
         self.odd += u64::from(odd);
         odd
+    }
+
+    /// Learns from an attempt of a task of a class that failed. It tells only of a class of which nothing better is known.
+    pub fn observe_failure(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) {
+        if let Some(class) = self.classes.get_mut(class.0 as usize) {
+            let factor = lognormal::seconds(took) / class.size_of(prior);
+            class.failed.observe(factor);
+        }
+    }
+
+    /// True if anything at all is known of how long tasks of a class take: from the job file, an earlier run, or an attempt of this class or of
+    /// another.
+    pub fn is_known(&self, class: ClassId) -> bool {
+        let known = self.classes.get(class.0 as usize).is_some_and(|class| class.known);
+        known || self.belief(class).seen() > 0
     }
 
     /// Learns how long a node of a type took from the request to an active rank.
@@ -186,7 +204,11 @@ impl Estimates {
     }
 
     fn belief(&self, class: ClassId) -> &LogNormal {
-        self.classes.get(class.0 as usize).filter(|class| class.known).map_or(&self.unseen, |class| &class.factor)
+        match self.classes.get(class.0 as usize) {
+            Some(class) if class.known => &class.factor,
+            Some(class) if class.failed.seen() > 0 => &class.failed,
+            _ => &self.unseen,
+        }
     }
 
     /// Seconds that the factor of a task refers to.
@@ -244,6 +266,24 @@ mod tests {
         let after = estimates.task(ClassId(19), None);
         assert!(before.q50 > 5.0 && (0.2..0.4).contains(&after.q50), "{before:?}, then {after:?}");
         assert_eq!(estimates.seen(ClassId(19)), 0);
+    }
+
+    #[test]
+    fn failed_attempts_tell_until_a_task_has_completed() {
+        let mut estimates = estimates();
+        assert!(estimates.is_known(ClassId(0)) && !estimates.is_known(ClassId(1)));
+        let unknown = estimates.task(ClassId(1), None);
+        (0..3).for_each(|_| estimates.observe_failure(ClassId(1), None, Duration::from_secs(2)));
+        let failed = estimates.task(ClassId(1), None);
+        assert!(
+            estimates.is_known(ClassId(1)) && unknown.q90 > 500.0 && failed.q90 < 10.0,
+            "{unknown:?}, then {failed:?}"
+        );
+        estimates.observe_task(ClassId(1), None, Duration::from_secs(40));
+        assert!(estimates.task(ClassId(1), None).q50 > 20.0);
+        // A class with an estimate is not shaken by attempts that fail early.
+        estimates.observe_failure(ClassId(0), None, Duration::from_secs(1));
+        assert!((estimates.task(ClassId(0), None).q50 - 100.0).abs() < 1.0);
     }
 
     #[test]

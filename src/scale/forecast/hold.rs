@@ -5,9 +5,10 @@
 //! the narrow phase after it with 15 idle ones.
 
 use super::play::{Capacity, Course};
+use super::usage::Usage;
 
 /// A rank that a forecast may use, in seconds from now.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Holder {
     /// When its node was granted (negative: before now); `None` for a node that bills to another rank.
     pub since: Option<f64>,
@@ -19,6 +20,10 @@ pub(super) struct Holder {
     pub granted: bool,
     /// Slots.
     pub slots: u32,
+    /// Slots that run something now.
+    pub busy: u32,
+    /// When the last of what runs there now ends.
+    pub until: f64,
 }
 
 /// How a node is charged, in seconds.
@@ -48,40 +53,20 @@ pub(super) fn capacity(holders: &[Holder]) -> Capacity {
     Capacity { slots, arrivals }
 }
 
-/// Most ranks that are busy at once before a moment.
-pub(super) fn most_before(course: &Course, holders: &[Holder], moment: f64) -> u32 {
-    let busy = course.steps.iter().take_while(|s| s.0 <= moment).map(|s| s.1).max().unwrap_or(0);
-    ranks_for(busy, holders)
-}
-
-/// How many of the holders, in order, have so many slots.
-fn ranks_for(busy: u32, holders: &[Holder]) -> u32 {
-    let mut slots = 0;
-    let enough = holders.iter().position(|h| {
-        slots += h.slots;
-        slots >= busy
-    });
-    match busy {
-        0 => 0,
-        _ => enough.map_or(holders.len(), |at| at + 1) as u32,
-    }
+/// Bill of holders to which nothing more is given: each goes when the last of what runs there ends.
+pub(super) fn farewell<'a>(holders: impl IntoIterator<Item = &'a Holder>, charge: &Charge) -> f64 {
+    let held = holders.into_iter().filter(|h| h.granted);
+    held.filter_map(|h| Some(charge.bill(h.until - h.since?))).sum()
 }
 
 /// Bill of all holders from their grants on, if those that idle for longer than `gap` are given back.
 pub(super) fn bill(course: &Course, holders: &[Holder], gap: f64, charge: &Charge) -> f64 {
     let mut ledger = Ledger::new(holders, charge);
-    // Ranks that are used, and for each unused one since when. Holders are used in order, so this is a stack.
+    // Holders are used in order, so those that are used, and those that are not, are stacks.
+    let mut usage = Usage::of(holders);
     let mut used = 0;
-    let slots: Vec<u32> = holders
-        .iter()
-        .scan(0, |sum, h| {
-            *sum += h.slots;
-            Some(*sum)
-        })
-        .collect();
     for &(now, busy) in &course.steps {
-        let want = slots.partition_point(|&s| s < busy) + usize::from(busy > 0);
-        let want = want.min(holders.len());
+        let want = usage.change(busy).min(holders.len());
         (used..want).for_each(|rank| ledger.resume(rank, now, gap));
         (want..used).for_each(|rank| ledger.idle(rank, now));
         used = want;
@@ -148,11 +133,11 @@ mod tests {
     const CHARGE: Charge = Charge { minimum: 60.0, granularity: 1.0, per_second: 1.0, notice: 0.0 };
 
     fn held(since: f64) -> Holder {
-        Holder { since: Some(since), arrives: 0.0, kept: false, granted: true, slots: 4 }
+        Holder { since: Some(since), arrives: 0.0, granted: true, slots: 4, ..Holder::default() }
     }
 
     fn new(arrives: f64) -> Holder {
-        Holder { since: Some(arrives), arrives, kept: false, granted: false, slots: 4 }
+        Holder { since: Some(arrives), arrives, slots: 4, ..Holder::default() }
     }
 
     fn course(steps: &[(f64, u32)]) -> Course {
@@ -161,9 +146,9 @@ mod tests {
 
     #[test]
     fn short_gaps_are_bridged_and_long_ones_are_not() {
-        // Eight slots from 0 to 100, four until 200 (or 400), eight again for another 100.
+        // Eight slots from 0 to 100, one until 200 (or 400), eight again for another 100.
         let bill_with = |gap_end: f64| {
-            let course = course(&[(0.0, 8), (100.0, 4), (gap_end, 8), (gap_end + 100.0, 0)]);
+            let course = course(&[(0.0, 8), (100.0, 1), (gap_end, 8), (gap_end + 100.0, 0)]);
             bill(&course, &[held(0.0), held(0.0)], 150.0, &CHARGE)
         };
         assert_eq!(bill_with(200.0), 600.0);
@@ -177,13 +162,5 @@ mod tests {
         assert_eq!(bill(&course, &[held(-100.0), held(-10.0)], 100.0, &CHARGE), 150.0 + 60.0);
         let kept = Holder { kept: true, ..held(-100.0) };
         assert_eq!(bill(&course, &[held(-100.0), kept], 100.0, &CHARGE), 150.0 + 150.0);
-    }
-
-    #[test]
-    fn ranks_are_counted_by_their_slots() {
-        let holders = [held(0.0), held(0.0), Holder { slots: 8, ..new(0.0) }];
-        assert_eq!([0, 1, 4, 5, 8, 9, 16, 99].map(|busy| ranks_for(busy, &holders)), [0, 1, 1, 2, 2, 3, 3, 3]);
-        let course = course(&[(0.0, 4), (10.0, 9), (20.0, 0)]);
-        assert_eq!((most_before(&course, &holders, 5.0), most_before(&course, &holders, 10.0)), (1, 3));
     }
 }

@@ -62,13 +62,12 @@ pub(super) struct Player {
 }
 
 impl Player {
-    /// Plays a scene.
-    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity) -> &Course {
-        self.begin(outline, scene);
+    /// Plays a scene on the first so many ranks, which have these slots. What runs elsewhere ends there.
+    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity, ranks: u32) -> &Course {
+        let mut busy = self.begin(outline, scene, ranks);
         let mut arrivals = capacity.arrivals.iter().peekable();
         let mut total = capacity.slots;
         let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
-        let mut busy: u32 = scene.tasks_running.iter().map(|r| r.slots).sum();
         let mut now = 0.0;
         loop {
             busy += self.start(outline, scene, now, total.saturating_sub(busy), most);
@@ -86,16 +85,17 @@ impl Player {
                 }
                 (Some(end), _) => {
                     now = end;
+                    self.course.finish = end;
                     busy -= self.end_at(outline, end);
                 }
                 (None, _) => break,
             }
         }
-        self.course.finish = self.course.steps.last().map_or(0.0, |s| s.0);
         &self.course
     }
 
-    fn begin(&mut self, outline: &Outline, scene: &Scene) {
+    /// Returns how many of the slots are busy.
+    fn begin(&mut self, outline: &Outline, scene: &Scene, ranks: u32) -> u32 {
         self.left.clone_from(&scene.left);
         self.waits.clone_from(&scene.waits);
         self.under_way.clone_from(&scene.running);
@@ -106,7 +106,7 @@ impl Player {
         self.ends.clear();
         self.opened.clear();
         self.course.steps.clear();
-        self.course.peak = 0;
+        (self.course.peak, self.course.finish) = (0, 0.0);
         self.all_open = 0;
         for &chunk in &scene.order {
             let at = chunk as usize;
@@ -119,9 +119,13 @@ impl Player {
                 self.open_wave(outline, at);
             }
         }
+        let mut busy = 0;
         for running in &scene.tasks_running {
-            self.run(Part { chunk: running.chunk, tasks: 1, slots: running.slots }, running.rest);
+            let slots = if running.holder < ranks { running.slots } else { 0 };
+            busy += slots;
+            self.run(Part { chunk: running.chunk, tasks: 1, slots }, running.rest);
         }
+        busy
     }
 
     fn run(&mut self, part: Part, end: f64) {

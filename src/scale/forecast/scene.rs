@@ -5,6 +5,7 @@
 //! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
 
 use super::outline::{NONE, Outline};
+use super::usage::stride;
 use crate::scale::estimate::{ClassId, Estimates, LogNormal};
 use crate::scale::observation::{Observation, RemainingTask, Stage};
 
@@ -18,6 +19,8 @@ pub(super) struct Running {
     pub slots: u32,
     /// Seconds until it ends.
     pub rest: f64,
+    /// On which rank, counted in the order in which they are used.
+    pub holder: u32,
 }
 
 /// What is left, chunk by chunk.
@@ -98,7 +101,7 @@ impl Scene {
                 let rest = table.belief.rest(seen.now.since(since).as_secs_f64() / size, share) * size;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
-                self.tasks_running.push(Running { chunk, slots, rest });
+                self.tasks_running.push(Running { chunk, slots, rest, holder: 0 });
                 self.work += rest * f64::from(slots);
                 self.doubtful_work += rest * table.doubt * f64::from(slots);
                 return;
@@ -214,18 +217,12 @@ impl Strata {
         if self.tasks as usize >= SPREAD {
             return (draw(task) as f64 + 0.5) / SPREAD as f64;
         }
-        // A step that is coprime to the number of tasks, at about the golden section, leaves no part out.
         let tasks = self.tasks.max(1);
-        let coprime = |step: &u32| gcd(*step, tasks) == 1;
-        let step = (tasks * 5 / 8..=tasks).find(|step| *step > 0 && coprime(step)).unwrap_or(1);
+        let step = stride(tasks as usize) as u32;
         let at = (self.given * step + tasks / 2) % tasks;
         self.given += 1;
         (f64::from(at) + 0.5) / f64::from(tasks)
     }
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What is left of a class.

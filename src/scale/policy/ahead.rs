@@ -12,10 +12,14 @@ use crate::scale::decision::Candidate;
 use crate::scale::estimate::Estimates;
 use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
 use crate::scale::observation::Observation;
-use crate::scale::price::{Account, Prices};
+use crate::scale::price::Prices;
 
 /// Differences smaller than this share are no reason for a change: forecasts are not that good.
 const SAME: f64 = 0.02;
+
+/// Ranks that have something to do are given back for no smaller share. What they run holds their nodes all the same, with slots that become
+/// free and are paid for; that the others pack what is left as well as a forecast does is not sure.
+const CLEAR: f64 = 0.2;
 
 /// What a policy wants of the prospects.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,12 +92,16 @@ impl Choice<'_> {
         let stay = self.at(supply).unwrap_or(best);
         let (mut ranks, mut chosen) = (best.wanted, best);
         let mut reason = self.sentence(&best, &stay, excuse);
-        let gain = self.burden(&stay) - self.burden(&best);
+        let gain = self.gain(&stay, &best);
         let may_stay = self.in_budget(&stay) && self.in_time(&stay);
         let short = stay.finish_q50 <= 2.0 * self.outlook.delay.q50;
         if ranks > supply && may_stay && gain < SAME {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
             reason = format!("more ranks would gain less than {:.0} %", SAME * 100.0);
+        }
+        if best.ranks < supply && may_stay && gain < CLEAR {
+            (ranks, chosen) = (stay.wanted.min(supply), stay);
+            reason = self.sentence(&stay, &best, None);
         }
         if ranks > supply && may_stay && short {
             (ranks, chosen) = (supply, stay);
@@ -134,9 +142,16 @@ impl Choice<'_> {
         upto.or(self.outlook.prospects.first()).copied()
     }
 
+    /// The burden of the whole run, not that of the rest: so a second has the same price from the beginning to the end, and none is bought dear in one
+    /// phase that was to be had cheaply in another.
     fn burden(&self, p: &Prospect) -> f64 {
-        // What is spent already cannot be changed and must not blunt the comparison.
-        self.aim.burden(p.finish_q50, p.cost - Account::of(self.seen, self.prices).settled())
+        self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost)
+    }
+
+    /// How much less burden one prospect is than another, as a share of what is left: of the whole run a change near its end can be but little.
+    fn gain(&self, from: &Prospect, to: &Prospect) -> f64 {
+        let left = from.finish_q50 / (self.seen.now.seconds() + from.finish_q50).max(1e-9);
+        (self.burden(from) - self.burden(to)) / left.max(1e-9)
     }
 
     fn in_budget(&self, p: &Prospect) -> bool {

@@ -288,6 +288,26 @@ fn run(policy: &str, world: World, cost: &Cost, delay: f64, seed: u64) -> Outcom
 }
 
 #[test]
+fn a_run_is_not_stopped_for_what_nobody_knows() {
+    // Four nodes at 1 a second and 400 to spend: the money lasts for 100 s. Of the tasks nothing is known but that they run.
+    let cost = Cost { node_hour: 3600.0, budget: Some(400.0), ..Cost::default() };
+    let prices = Prices::of_job(&cost, 4);
+    let estimates = Estimates::new(vec![crate::scale::ClassPrior::default()], &[]);
+    let stopped_at = |began: f64, now: f64| {
+        let mut world = World::bag(100, 1.0).with_ranks(4).busy();
+        world.stages.iter_mut().take(16).for_each(|stage| *stage = Some(Stage::Running(time(began))));
+        world.now = now;
+        let decisions = world.see(|seen| scaler("fixed", 4).decide(seen, &estimates, &prices));
+        matches!(decisions[0].action, Action::StopForBudget { .. })
+    };
+    assert!(!stopped_at(0.0, 6.0), "6 % are spent");
+    assert!(!stopped_at(0.0, 40.0));
+    // What has lasted for 60 s will hardly end within the 38 s that are left.
+    assert!(stopped_at(0.0, 60.0));
+    assert!(!stopped_at(55.0, 60.0) && stopped_at(90.0, 93.5), "what is short may go on to the end");
+}
+
+#[test]
 fn a_chain_never_grows() {
     for policy in ["hybrid", "predictive", "performance", "cost"] {
         for delay in [1.0, 60.0] {

@@ -1,0 +1,268 @@
+//! One look ahead: which ranks there are and could be had, and what would come of each number of them.
+//!
+//! Ranks are put in the order in which they would be used, so that a number of ranks means the first so many. Those beyond go, and the tasks that
+//! run on them end first: until then their nodes are charged for, and nothing more is started there.
+
+use std::collections::BTreeMap;
+
+use super::hold::{self, Charge, Holder};
+use super::outline::Outline;
+use super::play::{Course, Player};
+use super::scene::Scene;
+use super::usage::{self, Peaks, Usage};
+use super::{Prospect, Scope};
+use crate::model::{RankState, Time};
+use crate::scale::estimate::{Estimates, Quantiles};
+use crate::scale::observation::{Observation, RankView};
+use crate::scale::price::{Account, NodeType, NodeTypeId, Prices};
+
+/// The 90 % point of the standard normal distribution.
+const Z90: f64 = 1.281_551_565_544_6;
+
+/// By this share of what is not known the end is later than the scene says: whatever waits for several tasks waits for the last of them,
+/// and ranks come for a phase when it has begun. Measured: with it half of the ends of simulated runs are sooner
+/// (`end_and_bill_lie_in_the_interval` in `sim/tests.rs`).
+const SLIP: f64 = 0.4;
+
+/// One look: the ranks that could be had, in the order in which they would be used, and what was found.
+pub(super) struct Sight<'a> {
+    scope: &'a Scope,
+    holders: Vec<Holder>,
+    /// Ranks that go as soon as what runs there has ended.
+    leaving: Vec<Holder>,
+    pub supply: u32,
+    pub speed: f64,
+    pub gap: f64,
+    /// So many seconds ahead ranks must be asked for now.
+    lead: f64,
+    /// By which factor a node may come later than usual.
+    late: f64,
+    charge: Charge,
+    /// Bill of the nodes that have been given back.
+    settled: f64,
+    /// The bill up to now.
+    spent: f64,
+    /// Seconds until the deadline.
+    deadline: Option<f64>,
+    budget: Option<f64>,
+    now: f64,
+    least: u32,
+    most: u32,
+    pub found: BTreeMap<u32, Prospect>,
+}
+
+impl<'a> Sight<'a> {
+    pub fn new(
+        seen: &Observation<'_>,
+        estimates: &Estimates,
+        prices: &Prices,
+        scope: &'a Scope,
+        delay: Quantiles,
+    ) -> Sight<'a> {
+        let node = prices.node(NodeTypeId(0));
+        let account = Account::of(seen, prices);
+        let charge = Charge { notice: scope.interval, ..node.map_or(Charge::default(), charge_of) };
+        let mut holders = holders(seen, estimates, scope.min_ranks);
+        let supply = holders.len() as u32;
+        let fallback = node.map_or(1, |n| n.slots.max(1));
+        let working = holders.iter().filter(|h| h.slots > 0).count() as u32;
+        let slots = holders.iter().map(|h| h.slots).sum::<u32>().checked_div(working).unwrap_or(fallback).max(1);
+        let most = scope.max_ranks.max(supply).max(1);
+        let new = Holder { since: Some(delay.q50), arrives: delay.q50, slots, ..Holder::default() };
+        holders.resize(most as usize, new);
+        (0..scope.min_ranks.min(most)).for_each(|k| holders[k as usize].kept = true);
+        Sight {
+            scope,
+            supply,
+            speed: speed(seen, prices),
+            // What is given back with one decision can be asked for with the next at the earliest, and both changes cost the run something.
+            gap: delay.q50 + charge.minimum.max(2.0 * scope.interval),
+            lead: delay.q50 + scope.interval,
+            late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
+            settled: account.settled(),
+            spent: account.spent(),
+            deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
+            budget: prices.budget,
+            now: seen.now.seconds(),
+            leaving: leaving(seen),
+            charge,
+            least: scope.min_ranks.clamp(1, most),
+            most,
+            holders,
+            found: BTreeMap::new(),
+        }
+    }
+
+    /// Says of each running task where it runs.
+    pub fn deal(&mut self, scene: &mut Scene) {
+        let here = self.holders.len();
+        let mut all: Vec<Holder> = self.holders.iter().chain(&self.leaving).copied().collect();
+        usage::deal(&mut scene.tasks_running, &mut all);
+        self.leaving.copy_from_slice(&all[here..]);
+        self.holders.copy_from_slice(&all[..here]);
+    }
+
+    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around what a policy may choose.
+    pub fn look_around(&mut self, outline: &Outline, scene: &Scene, player: &mut Player) {
+        let mut tries = Vec::new();
+        let mut n = self.least;
+        while n < self.most {
+            tries.push(n);
+            n *= 2;
+        }
+        tries.extend([self.most, self.supply, self.supply + 1, self.supply.saturating_sub(1)]);
+        tries.retain(|n| (self.least..=self.most).contains(n));
+        tries.sort_unstable();
+        tries.dedup();
+        for n in tries {
+            let peak = self.look_at(n, outline, scene, player);
+            // More ranks than are ever busy change nothing.
+            if peak < self.slots_of(n) && n >= self.supply {
+                break;
+            }
+        }
+        for _ in 0..3 {
+            for n in self.between() {
+                self.look_at(n, outline, scene, player);
+            }
+        }
+    }
+
+    fn slots_of(&self, ranks: u32) -> u32 {
+        self.holders.iter().take(ranks as usize).map(|h| h.slots).sum()
+    }
+
+    /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish x cost, the fewest ranks that meet
+    /// the deadline, the most that keep the budget.
+    fn between(&self) -> Vec<u32> {
+        let product = |p: &Prospect| (self.now + p.finish_q50) * p.cost.max(1e-12);
+        let all = || self.found.values();
+        let best = all().min_by(|a, b| product(a).total_cmp(&product(b)));
+        let in_time = self.deadline.and_then(|deadline| all().find(|p| p.finish_q90 <= deadline));
+        let in_budget = self.budget.and_then(|budget| all().rev().find(|p| p.cost_q90 <= budget));
+        let mut numbers = Vec::new();
+        for at in [best, in_time, in_budget].into_iter().flatten().map(|p| p.ranks) {
+            numbers.extend(self.found.range(..at).next_back().map(|(&n, _)| n.midpoint(at)));
+            numbers.extend(self.found.range(at + 1..).next().map(|(&n, _)| at.midpoint(n)));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|n| !self.found.contains_key(n));
+        numbers
+    }
+
+    /// Plays one number of ranks; returns the most slots that were busy at once.
+    fn look_at(&mut self, ranks: u32, outline: &Outline, scene: &Scene, player: &mut Player) -> u32 {
+        let holders = &self.holders[..ranks as usize];
+        let course = player.play(outline, scene, &hold::capacity(holders), ranks);
+        let gone = self.leaving.iter().chain(&self.holders[ranks as usize..]);
+        let cost = hold::farewell(gone, &self.charge) + hold::bill(course, holders, self.gap, &self.charge);
+        let slots = f64::from(holders.iter().map(|h| h.slots).sum::<u32>().max(1));
+        // The end is late by what is not known of the classes and of the nodes that are still to come, and by chance: by what that
+        // does to the longest chain, or to the sum of work where that binds. They are independent, so their squares add up.
+        let late_nodes = holders.iter().map(|h| h.arrives).fold(0.0, f64::max) * (self.late - 1.0);
+        let unknown = course.finish * (scene.doubt(slots) - 1.0);
+        let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
+        let late = unknown.hypot(chance);
+        // What may take twice as long may take half as long, too.
+        let early = (unknown * course.finish / (course.finish + unknown).max(1e-9)).hypot(chance);
+        let middle = course.finish + SLIP * late;
+        let [finish_q10, finish_q50, finish_q90] =
+            [(middle - early).max(0.0), middle, middle + late.hypot(late_nodes.min(course.finish))];
+        // What is still to be charged goes with the end.
+        let spent = self.spent.min(self.settled + cost);
+        let bill = |finish: f64| spent + (self.settled + cost - spent) * finish / course.finish.max(1e-9);
+        let prospect = Prospect {
+            ranks,
+            finish_q10,
+            finish_q50,
+            finish_q90,
+            doubt: 1.0 + unknown / course.finish.max(1e-9),
+            cost_q10: bill(finish_q10),
+            cost: bill(finish_q50),
+            cost_q90: bill(finish_q90),
+            wanted: self.wanted(ranks, course, holders),
+        };
+        self.found.insert(ranks, prospect);
+        course.peak
+    }
+
+    /// How many of the first so many ranks are to be had: those that will have work before others could come, and of those there are the ones that
+    /// will have some before they could go and come again, or while they are held by what they run anyway.
+    fn wanted(&self, ranks: u32, course: &Course, holders: &[Holder]) -> u32 {
+        let (peaks, usage) = (Peaks::of(course), Usage::of(holders));
+        let needed = |moment: f64| usage.least(peaks.before(moment)) as u32;
+        let grow = needed(self.lead);
+        let stays = |at: &u32| needed(self.gap.max(holders[*at as usize].until)) > *at;
+        let keep = (0..self.supply.min(ranks)).rev().find(stays).map_or(0, |at| at + 1);
+        grow.max(keep).clamp(self.scope.min_ranks.min(ranks), ranks)
+    }
+}
+
+/// The ranks there are or that are under way, in the order in which they are used: those that cannot go first, then those that are
+/// there, the busiest first.
+fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: u32) -> Vec<Holder> {
+    let rest = |node_type, since| estimates.delay_rest(node_type, seen.now.since(since)).max(0.001);
+    let usable = |s: RankState| matches!(s, RankState::Active | RankState::Joining | RankState::Parked);
+    let mut holders: Vec<Holder> = seen
+        .ranks
+        .iter()
+        .filter(|r| usable(r.state))
+        .map(|r| Holder {
+            arrives: match (r.state, r.billed_since) {
+                (RankState::Joining, Some(since)) => rest(r.node_type, since),
+                (RankState::Joining, None) => 1.0,
+                _ => 0.0,
+            },
+            ..held(r, seen.now)
+        })
+        .collect();
+    for request in seen.requests {
+        let arrives = rest(request.node_type, request.asked);
+        let slots = holders.first().map_or(1, |h| h.slots);
+        let asked = Holder { since: Some(arrives), arrives, slots, ..Holder::default() };
+        holders.extend(std::iter::repeat_n(asked, request.nodes as usize));
+    }
+    holders.sort_by(|a, b| {
+        let first = (!a.kept).cmp(&!b.kept).then(a.arrives.total_cmp(&b.arrives));
+        first.then(b.busy.cmp(&a.busy))
+    });
+    holders.iter_mut().take(min_ranks as usize).for_each(|h| h.kept = true);
+    holders
+}
+
+/// The ranks that drain.
+fn leaving(seen: &Observation<'_>) -> Vec<Holder> {
+    seen.ranks.iter().filter(|r| r.state == RankState::Draining).map(|r| held(r, seen.now)).collect()
+}
+
+/// A rank that is there.
+fn held(rank: &RankView, now: Time) -> Holder {
+    Holder {
+        since: rank.billed_since.map(|since| -now.since(since).as_secs_f64()),
+        kept: !rank.releasable,
+        granted: true,
+        slots: rank.slots,
+        busy: rank.busy_slots,
+        ..Holder::default()
+    }
+}
+
+/// Mean speed of the slots there are.
+fn speed(seen: &Observation<'_>, prices: &Prices) -> f64 {
+    let active = seen.ranks.iter().filter(|r| r.state == RankState::Active);
+    let (slots, work) = active.fold((0.0, 0.0), |(slots, work), r| {
+        let speed = prices.node(r.node_type).map_or(1.0, |n| n.speed);
+        (slots + f64::from(r.slots), work + f64::from(r.slots) * speed)
+    });
+    if work > 0.0 { work / slots } else { prices.node(NodeTypeId(0)).map_or(1.0, |n| n.speed.max(1e-3)) }
+}
+
+fn charge_of(node: &NodeType) -> Charge {
+    Charge {
+        minimum: node.minimum.as_secs_f64(),
+        granularity: node.granularity.as_secs_f64(),
+        per_second: node.per_second(),
+        ..Charge::default()
+    }
+}
