@@ -16,7 +16,7 @@ use super::error::JournalError;
 /// How a journal begins.
 const MAGIC: [u8; 8] = *b"PHLXJRNL";
 /// The format that this code writes and reads.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Bytes before the first frame.
 pub(crate) const HEADER: usize = 12;
 /// How a frame begins; no byte of it but the second and third can be part of UTF-8.
