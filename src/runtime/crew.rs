@@ -6,30 +6,36 @@
 //!
 //! Slots drive the engine themselves, so that neither an end that others wait for nor a message that brings work waits for a thread to
 //! wake up: a slot without work looks around all the time, one with work after an end that others must hear of and every [`ROUND`]. Who
-//! finds the engine taken leaves a call, and whoever has it answers before going on ([`Crew::drive`]).
+//! finds the engine taken leaves a call, and whoever has it answers before going on (`driving`). `gangs` are the slots set aside for MPI tasks over
+//! several ranks.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError};
+mod driving;
+mod gangs;
+mod leases;
+mod outbox;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crossbeam_utils::CachePadded;
 
+use self::gangs::Gangs;
+use self::leases::Leases;
+pub(super) use self::outbox::Outbox;
+use self::outbox::Station;
 use super::clock::Clock;
 use super::engine::Engine;
 use super::glue;
 use super::mailbox::Mailbox;
-use super::pages::{Kept, Page, Pages};
-use super::stopwatch::Stopwatch;
+use super::pages::{Page, Pages};
 use super::vitals::Gauge;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
-use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load};
-use crate::topology::bind_to_lent;
 
 /// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
 const LEASED: u8 = u8::MAX;
@@ -72,97 +78,6 @@ pub(super) struct Crew {
     pub(super) mailbox: Arc<Mailbox>,
     /// Looks what is used, as long as the crew is there.
     _gauge: Gauge,
-}
-
-/// What belongs to one slot.
-#[derive(Default)]
-struct Station {
-    outbox: Mutex<Outbox>,
-    watch: Stopwatch,
-    /// The ledger that its tasks speak of, if homes have changed.
-    page: Mutex<Kept>,
-    /// When the slot last drove the engine.
-    served: AtomicU64,
-    /// How many tasks have ended since others were told of one at once.
-    ends: AtomicU32,
-    /// How often it has been asked to look for work since it last ran any.
-    polls: AtomicU32,
-}
-
-/// What a slot leaves for the engine.
-#[derive(Default)]
-pub(super) struct Outbox {
-    /// Tasks that completed on the fast path.
-    pub(super) attempts: Vec<Attempt>,
-    /// What followed from them for other ranks.
-    pub(super) ripple: Ripple,
-    /// Tasks that became ready and may need more than this rank.
-    pub(super) special: Vec<u32>,
-    /// Attempts that the engine decides about.
-    pub(super) ended: Vec<Attempt>,
-    /// Gangs whose slots are set aside, and the CPUs of those.
-    pub(super) held: Vec<(u32, Vec<u32>)>,
-    /// Gangs led from here whose task has ended.
-    pub(super) gang_ended: Vec<u32>,
-}
-
-impl Outbox {
-    pub(super) fn is_empty(&self) -> bool {
-        self.attempts.is_empty()
-            && self.special.is_empty()
-            && self.ended.is_empty()
-            && self.held.is_empty()
-            && self.gang_ended.is_empty()
-    }
-}
-
-/// Leases that wait in the pool, by the number that their item carries.
-#[derive(Default)]
-struct Leases {
-    entries: Vec<Option<Lease>>,
-    free: Vec<u32>,
-}
-
-impl Leases {
-    fn put(&mut self, lease: Lease) -> u32 {
-        match self.free.pop() {
-            Some(at) => {
-                self.entries[at as usize] = Some(lease);
-                at
-            }
-            None => {
-                self.entries.push(Some(lease));
-                self.entries.len() as u32 - 1
-            }
-        }
-    }
-
-    fn get(&self, at: u32) -> Option<Lease> {
-        self.entries.get(at as usize).copied().flatten()
-    }
-
-    fn take(&mut self, at: u32) -> Option<Lease> {
-        let lease = self.entries.get_mut(at as usize)?.take()?;
-        self.free.push(at);
-        Some(lease)
-    }
-}
-
-/// Gangs that hold slots of this rank.
-#[derive(Default)]
-pub(super) struct Gangs {
-    by_hold: Mutex<HashMap<HoldId, u32>>,
-    /// For each gang: its hold, and what is led from here.
-    pub(super) held: Mutex<HashMap<u32, Held>>,
-    pub(super) running: AtomicU32,
-}
-
-/// One gang's slots on this rank.
-pub(super) struct Held {
-    hold: HoldId,
-    pub(super) lead: Option<Lease>,
-    /// One of its slots, whose seat the task of the gang takes.
-    pub(super) slot: u16,
 }
 
 /// Takes a lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
@@ -282,60 +197,6 @@ impl Crew {
         lock(&self.stations[self.stations.len() - 1].outbox)
     }
 
-    /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
-    /// `turn` that others have called meanwhile.
-    fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
-        while let Some(engine) = self.call_engine() {
-            self.use_engine(engine, &mut turn);
-            if !self.is_called() {
-                return;
-            }
-        }
-    }
-
-    /// The same, unless another thread has the engine: then nothing is done at all.
-    fn try_drive(&self, turn: &mut impl FnMut(&mut Engine, bool)) {
-        while let Some(engine) = self.try_engine() {
-            self.use_engine(engine, turn);
-            if !self.is_called() {
-                return;
-            }
-        }
-    }
-
-    fn use_engine(&self, mut engine: MutexGuard<'_, Engine>, turn: &mut impl FnMut(&mut Engine, bool)) {
-        turn(&mut engine, self.called.swap(false, SeqCst));
-    }
-
-    /// Takes note that all who called so far are being answered: the caller has the engine.
-    pub(super) fn answer(&self) {
-        self.called.store(false, SeqCst);
-    }
-
-    fn try_engine(&self) -> Option<MutexGuard<'_, Engine>> {
-        match self.engine.try_lock() {
-            Ok(engine) => Some(engine),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// The engine, or a call to whoever has it.
-    fn call_engine(&self) -> Option<MutexGuard<'_, Engine>> {
-        self.try_engine().or_else(|| {
-            self.called.store(true, SeqCst);
-            // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
-            fence(SeqCst);
-            self.try_engine()
-        })
-    }
-
-    /// True if somebody called for the engine while the caller, who has just freed it, had it.
-    pub(super) fn is_called(&self) -> bool {
-        fence(SeqCst);
-        self.called.load(Relaxed)
-    }
-
     /// Takes note of the time that the engine has looked at on behalf of a slot.
     pub(super) fn served(&self, slot: usize, now: Time) {
         self.stations[slot].watch.look(now);
@@ -437,65 +298,6 @@ impl Crew {
     /// The page that items are started from; it is only turned by whoever has the engine.
     pub(super) fn current_page(&self) -> u8 {
         self.pages.current()
-    }
-
-    /// Sets slots aside for a gang.
-    pub(super) fn hold(&self, gang: u32, slots: u32, lead: Option<Lease>) -> Result<(), String> {
-        let pool = self.pool.get().ok_or("was asked for slots, but has none")?;
-        // `held` may be called before `hold` returns: it finds the gang once this lock is free.
-        let mut by_hold = lock(&self.gangs.by_hold);
-        let hold = pool.hold(Needs { cpus: slots, ..Needs::SLOT }).map_err(|error| format!("an MPI task {error}"))?;
-        by_hold.insert(hold, gang);
-        lock(&self.gangs.held).insert(gang, Held { hold, lead, slot: 0 });
-        Ok(())
-    }
-
-    /// Frees the slots of a gang.
-    pub(super) fn release_gang(&self, gang: u32) {
-        let held = lock(&self.gangs.held).remove(&gang);
-        if let (Some(held), Some(pool)) = (held, self.pool.get()) {
-            lock(&self.gangs.by_hold).remove(&held.hold);
-            pool.release(held.hold);
-        }
-    }
-
-    /// Runs the task of a gang that this rank leads, in a thread of its own: the slots that it holds sleep meanwhile.
-    pub(super) fn launch(self: &Arc<Self>, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>) {
-        let led = lock(&self.gangs.held).get_mut(&gang).and_then(|h| Some((h.lead.take()?, h.slot)));
-        // Released meanwhile: the run is being stopped.
-        let Some((lease, slot)) = led else { return };
-        self.gangs.running.fetch_add(1, SeqCst);
-        let crew = Arc::clone(self);
-        let run = move || crew.lead(gang, lease, slot, &cpus, &hosts);
-        if let Err(error) = std::thread::Builder::new().name(format!("gang-{gang}")).spawn(run) {
-            tracing::error!(gang, %error, "cannot start the thread of an MPI task");
-            let now = self.clock.now();
-            self.gang_over(gang, lease, FAILED, slot, now);
-        }
-    }
-
-    fn lead(&self, gang: u32, lease: Lease, slot: u16, cpus: &[u32], hosts: &[(String, u32)]) {
-        let start = self.clock.now();
-        // This thread was started by whichever slot heard of the launch, and has its CPU; mpirun is to have those of the gang.
-        if let Err(error) = bind_to_lent(cpus) {
-            tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
-        }
-        let rayon = || panic!("an MPI task is a command and has no rayon pool");
-        let seat = Seat { slot, attempt: lease.attempt, cpus, numa: None, gpus: &[], hosts, rayon: &rayon };
-        let run = || self.runner.run(lease.task, &seat);
-        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
-        self.gang_over(gang, lease, outcome, slot, start);
-    }
-
-    fn gang_over(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {
-        let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
-        self.release_gang(gang);
-        let mut outbox = self.common_outbox();
-        outbox.ended.push(attempt);
-        outbox.gang_ended.push(gang);
-        drop(outbox);
-        self.gangs.running.fetch_sub(1, SeqCst);
-        self.wake.tell();
     }
 
     #[expect(clippy::too_many_arguments, reason = "one value for each field of the record")]
@@ -668,12 +470,7 @@ impl Workload for Crew {
     }
 
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], _gpus: &[u32]) {
-        let Some(gang) = lock(&self.gangs.by_hold).get(&id).copied() else { return };
-        if let Some(held) = lock(&self.gangs.held).get_mut(&gang) {
-            held.slot = slot as u16;
-        }
-        self.common_outbox().held.push((gang, cpus.to_vec()));
-        self.wake.tell();
+        self.gang_holds(id, slot, cpus);
     }
 
     fn panicked(&self, item: Option<Item>, message: String) {

@@ -8,10 +8,14 @@
 //! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only tells the home (and, if it
 //!   completed, the coordinator).
 //! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its task.
-//! - What another home says in an earlier epoch is void, what it says in a later one waits for this rank's own hand-out; `change.rs`
-//!   beside this file is the rank's part in a change of membership.
+//! - What another home says in an earlier epoch is void, what it says in a later one waits for this rank's own hand-out.
+//!
+//! Beside this file, `change.rs` is the rank's part in a change of membership, `retry.rs` what becomes of a task after an attempt, and `report.rs`
+//! what the coordinator is told and when.
 
 mod change;
+mod report;
+mod retry;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -183,12 +187,6 @@ impl Default for Pace {
 
 /// At most so many ends are told in one message, which keeps it below the eager limit of common transports.
 const COUNTS: usize = 900;
-
-/// The wait between attempts grows to at most this many times the first one ...
-const MOST_GROWTH: f64 = 1e6;
-
-/// ... and no longer than this, unless the job file asks for it.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// A task of another home that this rank has taken.
 #[derive(Clone, Copy, Debug)]
@@ -587,134 +585,8 @@ impl Worker {
         self.attempt_ended(now, attempt, true, actions);
     }
 
-    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
-    fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
-        let Some(ledger) = self.ledger.clone() else { return };
-        let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
-        if self.tried.get(&attempt.task).is_some_and(|tried| attempt.attempt <= tried.attempts) {
-            return;
-        }
-        self.lent.remove(&attempt.task);
-        let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
-        let again = self.try_again(now, &attempt);
-        attempt.last = !interrupted && !again;
-        if !(by_lease && reported_by_runner(&attempt)) {
-            self.report.push(attempt);
-            self.note_report(now);
-        }
-        if attempt.last {
-            self.tried.remove(&attempt.task);
-            let mut ripple = std::mem::take(&mut self.ripple);
-            ripple.clear();
-            ledger.complete(local, attempt.outcome.ok(), now, &mut ripple);
-            self.follow(now, &mut ripple, actions);
-            self.ripple = ripple;
-        }
-    }
-
-    /// True if the task has a further attempt left, which is then planned unless the run stops.
-    fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
-        if !attempt.outcome.state.is_failure() {
-            return false;
-        }
-        let task = attempt.task;
-        let before = self.tried.get(&task).map_or(0, |tried| tried.lost);
-        let tried = Tried { task, attempts: attempt.attempt, lost: before, rank: attempt.rank, end: now };
-        if attempt.attempt - tried.lost.min(attempt.attempt) > self.facts.retry(task).count
-            || attempt.attempt == u16::MAX
-        {
-            return false;
-        }
-        self.tried.insert(task, tried);
-        // After a stop the rest is left to the resume.
-        if self.stopping.is_none() {
-            self.plan(tried);
-        }
-        true
-    }
-
-    /// Plans the next attempt at a task.
-    fn plan(&mut self, tried: Tried) {
-        let retry = self.facts.retry(tried.task);
-        let failures = i32::from(tried.attempts) - i32::from(tried.lost);
-        let growth = retry.factor.max(1.0).powi(failures - 1).min(MOST_GROWTH);
-        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
-        let due = tried.end.after(wait.min(LONGEST_WAIT).max(retry.backoff));
-        let due = if failures > 0 { due } else { tried.end };
-        let elsewhere = retry.elsewhere && failures > 0 && self.facts.movable(tried.task);
-        let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
-        self.retries.push(Reverse((due, tried.task, tried.attempts.saturating_add(1), to)));
-    }
-
-    fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
-            if due > now || !self.phase.is_settled() {
-                break;
-            }
-            self.retries.pop();
-            let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
-            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
-            if self.facts.needs_gang(task, self.slots) {
-                self.lent.insert(task);
-                send(actions, Rank::ZERO, Message::GangReady { lease });
-            } else if to == self.me {
-                actions.push(Action::StartLease(lease));
-            } else {
-                self.lent.insert(task);
-                self.give(to, vec![lease], actions);
-            }
-        }
-    }
-
     fn may_steal(&self) -> bool {
         self.stopping.is_none() && self.phase.is_settled()
-    }
-
-    fn note_report(&mut self, now: Time) {
-        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty() && self.heard.is_empty()) {
-            self.report_due = Some(now.after(self.pace.report));
-        }
-    }
-
-    /// What every event ends with: due retries, steals, reports, and the end of a stop.
-    fn settle(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.start_retries(now, actions);
-        if self.may_steal() {
-            self.thief.look(now, self.load, actions);
-        }
-        let idle = self.load.running == 0 && self.load.ready == 0;
-        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
-        let rested = self.rested_at().is_some_and(|at| at <= now);
-        let due = self.report_due.is_some_and(|due| due <= now);
-        let changed = self.load != self.reported_load && self.load_due <= now;
-        let full = self.report.len() >= self.pace.report_size;
-        let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
-        // One that is sent after the pool was asked could come after the `Ack` that must follow it.
-        let may_report = !self.phase.is_freezing();
-        if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
-            self.send_report(now, actions);
-        }
-        if last {
-            self.stopped = true;
-            send(actions, Rank::ZERO, Message::Stopped);
-        }
-        self.leave_if_empty(now, actions);
-    }
-
-    /// When a rank without work reports what it has done.
-    fn rested_at(&self) -> Option<Time> {
-        self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
-    }
-
-    fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.report_due = None;
-        self.load_due = now.after(self.pace.load);
-        self.reported_load = self.load;
-        let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
-        send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
-        for (runner, task, attempt) in std::mem::take(&mut self.heard) {
-            send(actions, runner, Message::Heard { epoch: self.epoch, task, attempt });
-        }
     }
 }
 

@@ -1,0 +1,51 @@
+//! What belongs to one slot, and what it leaves there for the engine.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::super::pages::Kept;
+use super::super::stopwatch::Stopwatch;
+use crate::model::Attempt;
+use crate::schedule::ledger::Ripple;
+
+/// What belongs to one slot.
+#[derive(Default)]
+pub(super) struct Station {
+    pub(super) outbox: Mutex<Outbox>,
+    pub(super) watch: Stopwatch,
+    /// The ledger that its tasks speak of, if homes have changed.
+    pub(super) page: Mutex<Kept>,
+    /// When the slot last drove the engine.
+    pub(super) served: AtomicU64,
+    /// How many tasks have ended since others were told of one at once.
+    pub(super) ends: AtomicU32,
+    /// How often it has been asked to look for work since it last ran any.
+    pub(super) polls: AtomicU32,
+}
+
+/// What a slot leaves for the engine.
+#[derive(Default)]
+pub(in crate::runtime) struct Outbox {
+    /// Tasks that completed on the fast path.
+    pub(in crate::runtime) attempts: Vec<Attempt>,
+    /// What followed from them for other ranks.
+    pub(in crate::runtime) ripple: Ripple,
+    /// Tasks that became ready and may need more than this rank.
+    pub(in crate::runtime) special: Vec<u32>,
+    /// Attempts that the engine decides about.
+    pub(in crate::runtime) ended: Vec<Attempt>,
+    /// Gangs whose slots are set aside, and the CPUs of those.
+    pub(in crate::runtime) held: Vec<(u32, Vec<u32>)>,
+    /// Gangs led from here whose task has ended.
+    pub(in crate::runtime) gang_ended: Vec<u32>,
+}
+
+impl Outbox {
+    pub(in crate::runtime) fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+            && self.special.is_empty()
+            && self.ended.is_empty()
+            && self.held.is_empty()
+            && self.gang_ended.is_empty()
+    }
+}

@@ -1,0 +1,54 @@
+//! What a rank reports to the coordinator, and when: soon after something worth telling, and at last that it has stopped.
+
+use super::{Action, Worker, send};
+use crate::model::{Rank, Time};
+use crate::schedule::protocol::Message;
+
+impl Worker {
+    pub(super) fn note_report(&mut self, now: Time) {
+        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty() && self.heard.is_empty()) {
+            self.report_due = Some(now.after(self.pace.report));
+        }
+    }
+
+    /// What every event ends with: due retries, steals, reports, and the end of a stop.
+    pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.start_retries(now, actions);
+        if self.may_steal() {
+            self.thief.look(now, self.load, actions);
+        }
+        let idle = self.load.running == 0 && self.load.ready == 0;
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+        let rested = self.rested_at().is_some_and(|at| at <= now);
+        let due = self.report_due.is_some_and(|due| due <= now);
+        let changed = self.load != self.reported_load && self.load_due <= now;
+        let full = self.report.len() >= self.pace.report_size;
+        let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
+        // One that is sent after the pool was asked could come after the `Ack` that must follow it.
+        let may_report = !self.phase.is_freezing();
+        if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
+            self.send_report(now, actions);
+        }
+        if last {
+            self.stopped = true;
+            send(actions, Rank::ZERO, Message::Stopped);
+        }
+        self.leave_if_empty(now, actions);
+    }
+
+    /// When a rank without work reports what it has done.
+    pub(super) fn rested_at(&self) -> Option<Time> {
+        self.idle_since.filter(|_| !self.report.is_empty()).map(|since| since.after(self.pace.idle))
+    }
+
+    pub(super) fn send_report(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.report_due = None;
+        self.load_due = now.after(self.pace.load);
+        self.reported_load = self.load;
+        let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
+        send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
+        for (runner, task, attempt) in std::mem::take(&mut self.heard) {
+            send(actions, runner, Message::Heard { epoch: self.epoch, task, attempt });
+        }
+    }
+}

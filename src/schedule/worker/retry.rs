@@ -1,0 +1,95 @@
+//! What becomes of a task after an attempt, decided by its home: an end, or a further attempt here or elsewhere when its time has come.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::{Action, Worker, reported_by_runner, send};
+use crate::model::{Attempt, Rank, State, Time};
+use crate::schedule::protocol::{Lease, Message, Tried};
+
+/// The wait between attempts grows to at most this many times the first one ...
+const MOST_GROWTH: f64 = 1e6;
+
+/// ... and no longer than this, unless the job file asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+impl Worker {
+    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
+    pub(super) fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
+        let Some(ledger) = self.ledger.clone() else { return };
+        let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
+        if self.tried.get(&attempt.task).is_some_and(|tried| attempt.attempt <= tried.attempts) {
+            return;
+        }
+        self.lent.remove(&attempt.task);
+        let interrupted = self.stopping.is_some() && attempt.outcome.state == State::Cancelled;
+        let again = self.try_again(now, &attempt);
+        attempt.last = !interrupted && !again;
+        if !(by_lease && reported_by_runner(&attempt)) {
+            self.report.push(attempt);
+            self.note_report(now);
+        }
+        if attempt.last {
+            self.tried.remove(&attempt.task);
+            let mut ripple = std::mem::take(&mut self.ripple);
+            ripple.clear();
+            ledger.complete(local, attempt.outcome.ok(), now, &mut ripple);
+            self.follow(now, &mut ripple, actions);
+            self.ripple = ripple;
+        }
+    }
+
+    /// True if the task has a further attempt left, which is then planned unless the run stops.
+    fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
+        if !attempt.outcome.state.is_failure() {
+            return false;
+        }
+        let task = attempt.task;
+        let before = self.tried.get(&task).map_or(0, |tried| tried.lost);
+        let tried = Tried { task, attempts: attempt.attempt, lost: before, rank: attempt.rank, end: now };
+        if attempt.attempt - tried.lost.min(attempt.attempt) > self.facts.retry(task).count
+            || attempt.attempt == u16::MAX
+        {
+            return false;
+        }
+        self.tried.insert(task, tried);
+        // After a stop the rest is left to the resume.
+        if self.stopping.is_none() {
+            self.plan(tried);
+        }
+        true
+    }
+
+    /// Plans the next attempt at a task.
+    pub(super) fn plan(&mut self, tried: Tried) {
+        let retry = self.facts.retry(tried.task);
+        let failures = i32::from(tried.attempts) - i32::from(tried.lost);
+        let growth = retry.factor.max(1.0).powi(failures - 1).min(MOST_GROWTH);
+        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
+        let due = tried.end.after(wait.min(LONGEST_WAIT).max(retry.backoff));
+        let due = if failures > 0 { due } else { tried.end };
+        let elsewhere = retry.elsewhere && failures > 0 && self.facts.movable(tried.task);
+        let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
+        self.retries.push(Reverse((due, tried.task, tried.attempts.saturating_add(1), to)));
+    }
+
+    pub(super) fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
+            if due > now || !self.phase.is_settled() {
+                break;
+            }
+            self.retries.pop();
+            let urgency = self.ledger.as_ref().and_then(|l| Some(l.urgency(l.local(task)?))).unwrap_or_default();
+            let lease = Lease { task, home: self.me, attempt, urgency, ready: now };
+            if self.facts.needs_gang(task, self.slots) {
+                self.lent.insert(task);
+                send(actions, Rank::ZERO, Message::GangReady { lease });
+            } else if to == self.me {
+                actions.push(Action::StartLease(lease));
+            } else {
+                self.lent.insert(task);
+                self.give(to, vec![lease], actions);
+            }
+        }
+    }
+}
