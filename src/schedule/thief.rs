@@ -201,8 +201,13 @@ impl Thief {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
         let half = surplus.div_ceil(2);
-        let share = if self.usual_ns.is_none_or(|ns| ns >= LONG_NS) { half.min(want) } else { half };
+        let share = if self.are_tasks_long() { half.min(want) } else { half };
         Action::Surrender { to, max: share.clamp(1, MOST) }
+    }
+
+    /// True unless tasks are known to be so short that a message counts beside them.
+    pub(super) fn are_tasks_long(&self) -> bool {
+        self.usual_ns.is_none_or(|ns| ns >= LONG_NS)
     }
 
     /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank lives on.

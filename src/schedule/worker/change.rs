@@ -80,7 +80,9 @@ impl Worker {
         match &self.phase {
             Phase::Settled => {
                 self.phase = Phase::Freezing { epoch, lost };
-                actions.push(Action::Freeze { keep: if reserve { self.slots } else { 0 } });
+                // The slots shall not starve meanwhile; but beside long tasks a change takes no time, and what is kept would wait behind them.
+                let keep = if reserve && !self.thief.are_tasks_long() { self.slots } else { 0 };
+                actions.push(Action::Freeze { keep });
             }
             Phase::Freezing { .. } => self.phase = Phase::Freezing { epoch, lost },
             Phase::Frozen(frozen) => {
