@@ -217,7 +217,8 @@ fn verdict(text: &mut String, name: &str, delay: u32, rows: &[Row]) {
             "| {name} | {delay} s | {:.0} % | {:.0} % | {:.0} % | {:.0} | {} |",
             (1.0 - ours.bill / still.bill) * 100.0,
             (1.0 - least_bill(still) / still.bill) * 100.0,
-            (ours.makespan_s / still.makespan_s - 1.0) * 100.0,
+            // Rounded before it is written, and without the sign of a zero.
+            ((ours.makespan_s / still.makespan_s - 1.0) * 100.0).round() + 0.0,
             ours.peak,
             if ours.front { "yes" } else { "no" }
         );
