@@ -195,7 +195,8 @@ impl<'a> Context<'a> {
         self.call.seat.numa
     }
 
-    /// The GPUs that are the task's, by their numbers among those that this process sees: what CUDA and HIP call device numbers.
+    /// The GPUs that are the task's, by their numbers among those that this process sees: what CUDA and HIP call device numbers. On a machine with unlike
+    /// GPUs that no launcher shows, set `CUDA_DEVICE_ORDER=PCI_BUS_ID`: that is how they were counted.
     pub fn gpus(&self) -> &[u32] {
         self.call.seat.gpus
     }

@@ -23,6 +23,13 @@ pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 /// What the directories' names begin with. Nobody else is likely to choose such a name: empty directories that have it are taken away.
 const PREFIX: &str = ".phalanx-metrics-";
 
+/// The same with this node's name: locks on a file system that nodes share may hold on one node only, so each sweeps before its own door.
+fn prefix() -> String {
+    let host = sysinfo::System::host_name().unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
+    format!("{PREFIX}{}-", host.chars().map(plain).collect::<String>())
+}
+
 /// Where the files of one rank lie.
 pub(super) struct Measures {
     /// `None` where the system has no place for it: then tasks see no such variable.
@@ -80,7 +87,7 @@ impl Measures {
 /// Makes a directory that nobody takes for one left behind.
 fn hold(place: &Path) -> std::io::Result<Held> {
     loop {
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
+        let dir = tempfile::Builder::new().prefix(&prefix()).tempdir_in(place)?;
         let lock = match File::open(dir.path()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             lock => lock?,
@@ -94,12 +101,14 @@ fn hold(place: &Path) -> std::io::Result<Held> {
 
 /// Takes away what ranks left behind that were killed. What cannot be taken away does no harm.
 fn sweep(place: &Path) {
+    let prefix = prefix();
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
         let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
-        let dir = File::options().read(true).custom_flags(flags).open(entry.path());
-        let ours = |dir: &File| dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
-        if dir.is_ok_and(|dir| ours(&dir) && dir.try_lock().is_ok()) {
+        let Ok(dir) = File::options().read(true).custom_flags(flags).open(entry.path()) else { continue };
+        let ours = dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
+        // The lock is held until all is gone: whoever makes a directory looks, once it has the lock, whether it is still there.
+        if ours && dir.try_lock().is_ok() {
             take_away(&entry.path());
         }
     }
@@ -199,8 +208,8 @@ mod tests {
     #[test]
     fn what_a_killed_rank_left_goes_when_another_starts() {
         let place = tempfile::tempdir().unwrap();
-        let [left, used, foreign] =
-            [".phalanx-metrics-old", ".phalanx-metrics-used", "other"].map(|name| place.path().join(name));
+        let [left, used, foreign] = [format!("{}old", prefix()), format!("{}used", prefix()), "other".into()]
+            .map(|name| place.path().join(name));
         [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
         fs::write(left.join("3.1"), "a 1\n").unwrap();
         fs::write(used.join("thesis"), "all of it").unwrap();

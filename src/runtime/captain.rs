@@ -186,7 +186,7 @@ impl Captain {
         let took = attempt.end.since(attempt.start);
         if attempt.outcome.ok() {
             self.beliefs.observe_task(class, prior, took);
-        } else if attempt.attempt > 0 {
+        } else if attempt.attempt > 0 && attempt.outcome.state.is_failure() && took > Duration::ZERO {
             self.beliefs.observe_failure(class, prior, took);
         }
         if attempt.last

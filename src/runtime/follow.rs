@@ -29,7 +29,10 @@ pub(super) fn follow(
     guest: bool,
 ) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
-    let topology = Topology::discover();
+    let mut topology = Topology::discover();
+    if guest {
+        topology.grant.gpus.leave_counted();
+    }
     let (node, mask) = (topology.machine.node.clone(), topology.grant.mask.clone());
     send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
     let Some(mut welcome) = await_welcome(fabric.as_mut(), &wake)? else { return Ok(silent) };

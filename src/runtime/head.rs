@@ -1,6 +1,6 @@
 //! Rank 0's half of the engine: the coordinator with its journal, progress and reasons to stop.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -48,8 +48,8 @@ pub(super) struct Head {
     pub(super) gate: Option<Gate>,
     /// Where further nodes come from, if they do.
     pub(super) supply: Option<Supply>,
-    /// Blocks whose time is nearly up and that have not left yet.
-    pub(super) expiring: BTreeSet<BlockId>,
+    /// Blocks whose time is nearly up, with the number that the next rank would have had when they were last asked to leave.
+    pub(super) expiring: BTreeMap<BlockId, Rank>,
     /// Where people ask.
     server: Option<Server>,
     /// What is to be noted of alerts.
@@ -99,7 +99,7 @@ impl Head {
             diary: None,
             gate: None,
             supply: None,
-            expiring: BTreeSet::new(),
+            expiring: BTreeMap::new(),
             server: None,
             alerts: None,
             job: None,

@@ -67,20 +67,25 @@ impl Head {
     /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
     fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(supply) = &mut self.supply else { return Vec::new() };
-        let fresh = supply.expiring();
-        self.expiring.extend(&fresh);
+        let (fresh, next) = (supply.expiring(), self.coordinator.next_rank());
         let (Some(gate), Some(supply)) = (&self.gate, &self.supply) else { return Vec::new() };
-        // Those that nobody can do without are asked again: somebody may have come.
-        let expires = |world: &World, id: &BlockId| {
-            let takes_part = |rank| self.coordinator.standing(rank) == Some(RankState::Active);
-            let may = |rank| fresh.contains(id) || self.coordinator.refusal(rank, &Change::Drain).is_none();
-            self.expiring.contains(id) && world.numbers().any(takes_part) && world.numbers().all(may)
+        // Those that nobody could do without are asked again when somebody has come.
+        let standing = |rank| self.coordinator.standing(rank);
+        let again = |world: &World, id: &BlockId| {
+            let may = |rank| self.coordinator.refusal(rank, &Change::Drain).is_none();
+            self.expiring.get(id).is_some_and(|asked| *asked < next)
+                && world.numbers().any(|rank| standing(rank) == Some(RankState::Active))
+                && world.numbers().all(may)
         };
+        let expires = |world: &World, id: &BlockId| fresh.contains(id) || again(world, id);
         let goes = |world: &World| {
             let Some(id) = world.block.map(BlockId) else { return false };
             expires(world, &id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
         };
         let leaving: Vec<Rank> = gate.worlds().iter().filter(|world| goes(world)).map(|world| world.first).collect();
+        let asked = gate.worlds().iter().filter(|world| goes(world)).filter_map(|world| world.block.map(BlockId));
+        let asked: Vec<BlockId> = asked.filter(|id| fresh.contains(id) || self.expiring.contains_key(id)).collect();
+        self.expiring.extend(asked.into_iter().map(|id| (id, next)));
         for id in fresh {
             self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
         }

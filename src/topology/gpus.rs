@@ -25,7 +25,19 @@ const VARIABLES: [(&str, Option<Maker>); 4] = [
 ];
 
 /// Batch systems own the nodes of their jobs: what they do not show is not ours.
-const BATCH: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"];
+const BATCH: [&str; 8] = [
+    "SLURM_JOB_ID",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "FLUX_JOB_ID",
+    "OAR_JOB_ID",
+    "COBALT_JOBID",
+    "SGE_O_HOST",
+    "_CONDOR_JOB_AD",
+];
+
+/// AMD's processors have graphics of their own, with a part of the machine's memory; what has less than this is no GPU to compute with.
+const AMD_LEAST: u64 = 4 << 30;
 
 /// NVML's file. The name without a number belongs to a package for developers, which nodes often lack.
 const NVML: &str = "libnvidia-ml.so.1";
@@ -91,6 +103,13 @@ impl Gpus {
         let all = names.into_iter().enumerate().map(gpu).collect();
         let list = if given_per_task(env) { all } else { share::gpus(all, local_rank, local_size) };
         Gpus { variable, counted, list }
+    }
+
+    /// Leaves those that were only counted: a rank that was not started together with the machine's others cannot know which are theirs.
+    pub fn leave_counted(&mut self) {
+        if self.counted {
+            self.list.clear();
+        }
     }
 
     /// The names of the GPUs with these ordinals, as the variable wants them.
@@ -223,6 +242,7 @@ impl Probe {
         cards.retain(|card| {
             word(&card.join("vendor")).as_deref() == Some("0x1002") && card.join("gpu_busy_percent").exists()
         });
+        cards.retain(|card| number_or_none(&card.join("mem_info_vram_total")) >= AMD_LEAST);
         cards.sort();
         let device = |(number, card): (usize, &PathBuf)| Device {
             maker: Maker::Amd,
@@ -342,7 +362,7 @@ mod tests {
         let files = [
             ("vendor", "0x1002\n"),
             ("gpu_busy_percent", "37\n"),
-            ("mem_info_vram_total", "1000\n"),
+            ("mem_info_vram_total", "17163091968\n"),
             ("mem_info_vram_used", "250\n"),
             ("unique_id", "18f9\n"),
             ("local_cpulist", "4-7\n"),
@@ -351,9 +371,11 @@ mod tests {
         let probe = Probe { nvml: None, sysfs: root.path().into() };
         let devices = probe.devices(&|cpu| cpu / 4);
         let [device] = &devices[..] else { panic!("{devices:?}") };
-        assert_eq!((device.maker, device.memory, device.domain), (Maker::Amd, 1000, Some(1)));
+        assert_eq!((device.maker, device.memory, device.domain), (Maker::Amd, 17_163_091_968, Some(1)));
         assert_eq!((device.address.as_str(), device.uuid.as_deref()), ("0000:c1:00.0", Some("GPU-18f9")));
         assert_eq!(probe.usage(device), Some(GpuUse { busy: 0.37, memory_used: 250 }));
+        fs::write(card.join("mem_info_vram_total"), "536870912\n").unwrap();
+        assert!(probe.devices(&|_| 0).is_empty(), "a processor's own graphics");
         fs::write(card.join("gpu_busy_percent"), "much").unwrap();
         assert_eq!(probe.usage(device), None);
     }

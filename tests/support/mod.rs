@@ -137,6 +137,9 @@ impl TestCommand {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_launchers(name)) {
             command.env_remove(name);
         }
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
         if is_root() {
             command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         }

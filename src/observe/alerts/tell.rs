@@ -82,13 +82,15 @@ fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
     File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())
 }
 
-/// Sends the JSON object to an address of HTTP or HTTPS, through a proxy where the environment names one.
+/// Sends the JSON object to an address of HTTP, or of HTTPS through a proxy where the environment names one.
 fn post(webhook: &str, line: &str) -> io::Result<()> {
     // What has moved is for its owner to know: a redirect is no success.
     let mut config = Agent::config_builder().timeout_global(Some(WEBHOOK)).max_redirects(0).http_status_as_error(false);
-    if webhook.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
-        config = config.tls_config(TlsConfig::builder().root_certs(roots()?).build());
-    }
+    config = match webhook.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
+        true => config.tls_config(TlsConfig::builder().root_certs(roots()?).build()),
+        // A proxy would be asked for a tunnel, which few allow to other ports than that of HTTPS.
+        false => config.proxy(None),
+    };
     let request = config.build().new_agent().post(webhook).content_type("application/json");
     let answer = request.send(line).map_err(ureq::Error::into_io)?;
     match answer.status() {

@@ -239,7 +239,8 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
     }
     let found = case.by_work().into_iter().filter_map(|number| {
         let (table, group) = case.group_of_class(number)?;
-        let most = group.limit?;
+        // What else they share may hold them back as well, and no limit tells how far.
+        let most = group.limit.filter(|_| group.gpus == 0 && group.memory.is_none())?;
         let unlimited = |job: &mut Job| job.groups[table].limit = None;
         let slots = case.slots / group.cpus.max(1);
         Some(

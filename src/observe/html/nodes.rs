@@ -19,23 +19,25 @@ pub(super) fn used(html: &mut Html, run: &RunView, timeline: &Timeline) {
         return;
     }
     let end = span.to - span.from;
-    let course = |value: &dyn Fn(&Vitals) -> f64| {
+    let course_of = |value: &dyn Fn(&Vitals) -> Option<f64>| {
         let (mut sums, mut counts) = (vec![0.0; charts::COLUMNS], vec![0u32; charts::COLUMNS]);
         for look in &looks {
             let column = (look.t * 1e9 / end.max(1) as f64 * charts::COLUMNS as f64) as usize;
             let column = column.min(charts::COLUMNS - 1);
-            sums[column] += value(&look.vitals);
+            let Some(value) = value(&look.vitals) else { continue };
+            sums[column] += value;
             counts[column] += 1;
         }
         sums.iter().zip(&counts).map(|(sum, &n)| (n > 0).then(|| sum / f64::from(n))).collect()
     };
+    let course = |value: &dyn Fn(&Vitals) -> f64| course_of(&|vitals| Some(value(vitals)));
     let mut lines = vec![
         ("CPUs busy", "a", course(&|vitals| vitals.node_cpu)),
         ("memory in use", "b", course(&|vitals| vitals.node_memory_used as f64 / vitals.node_memory.max(1) as f64)),
         ("tasks wait for I/O", "c", course(&|vitals| vitals.io_stall)),
     ];
     if looks.iter().any(|look| look.vitals.gpu_memory > 0) {
-        lines.push(("GPUs busy", "d", course(&|vitals| vitals.gpu_busy)));
+        lines.push(("GPUs busy", "d", course_of(&|vitals| (vitals.gpu_memory > 0).then_some(vitals.gpu_busy))));
     }
     html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, whoever used them.</p>\n");
     charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
