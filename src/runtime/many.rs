@@ -71,6 +71,9 @@ impl World {
     /// Waits for words of another rank, and says whose they are. Rank 0 gives up upon a signal, and when nothing comes for minutes; the others
     /// wait for rank 0 as long as it takes.
     ///
+    /// A rank that has sent its words and then runs the next job speaks of that at once. So whoever waits for words of several ranks has
+    /// them wait, too, before they run.
+    ///
     /// # Errors
     /// If rank 0 gives up, or no words can come any more.
     pub fn hear(&mut self) -> Result<(Rank, Vec<u8>), RunError> {
@@ -120,9 +123,12 @@ mod tests {
                 let mut from: Vec<u32> = (1..size).map(|_| world.hear().unwrap().0.0).collect();
                 from.sort_unstable();
                 assert_eq!(from, [1, 2]);
+                // Who is told that all have been heard may begin the next run.
+                (1..size).for_each(|rank| world.tell(Rank(rank), vec![round]).unwrap());
             } else {
                 assert_eq!(world.hear().unwrap(), (Rank::ZERO, vec![round]));
                 world.tell(Rank::ZERO, vec![round]).unwrap();
+                assert_eq!(world.hear().unwrap(), (Rank::ZERO, vec![round]));
             }
             code
         };
