@@ -4,8 +4,8 @@
 
 CARGO ?= cargo
 SKIPPED = target/tmp/skipped.txt
-# Most tests wait for processes that sleep, so twice as many run at once as there are cores.
-export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
+# Most tests wait for processes that sleep, so one more runs at once than there are cores.
+export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 
 .PHONY: help deps build demo test lint bench clean rust
 
