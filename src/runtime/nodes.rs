@@ -82,9 +82,10 @@ impl Head {
             let Some(id) = world.block.map(BlockId) else { return false };
             expires(world, &id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
         };
-        let leaving: Vec<Rank> = gate.worlds().iter().filter(|world| goes(world)).map(|world| world.first).collect();
-        let asked = gate.worlds().iter().filter(|world| goes(world)).filter_map(|world| world.block.map(BlockId));
-        let asked: Vec<BlockId> = asked.filter(|id| fresh.contains(id) || self.expiring.contains_key(id)).collect();
+        let leaving: Vec<&World> = gate.worlds().iter().filter(|world| goes(world)).collect();
+        let blocks = leaving.iter().filter_map(|world| world.block.map(BlockId));
+        let asked: Vec<BlockId> = blocks.filter(|id| fresh.contains(id) || self.expiring.contains_key(id)).collect();
+        let leaving: Vec<Rank> = leaving.into_iter().map(|world| world.first).collect();
         self.expiring.extend(asked.into_iter().map(|id| (id, next)));
         for id in fresh {
             self.tell(now, Level::Info, &format!("the time of {id} is nearly up: its ranks drain"));
