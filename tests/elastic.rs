@@ -318,6 +318,35 @@ fn single_tasks_are_cancelled_wherever_they_are() {
     phalanx(&dir).args(["report", "run"]).run().ok().says("3 cancelled");
 }
 
+/// Who waits for a slot, for a further attempt or for slots on several ranks does not wait for them to be cancelled.
+#[test]
+fn tasks_that_wait_are_cancelled_at_once() {
+    let dir = Dir::new("cancel-waiting");
+    let job = "[job]\nname = \"waits\"\n\
+               [[task]]\nname = \"flaky\"\ncommand = \"touch tried; false\"\nretries = { count = 3, backoff = \"1h\" }\n\
+               [[task]]\nname = \"gate\"\ncommand = \"while ! test -e tried; do sleep 0.05; done\"\n\
+               [[task]]\nname = \"long\"\nneeds = \"gate\"\narray = \"1-2\"\npriority = 1\ncommand = \"sleep 600\"\n\
+               [[task]]\nname = \"queued\"\nneeds = \"gate\"\narray = \"1-50\"\ncommand = \"sleep 600\"\n\
+               [[task]]\nname = \"wide\"\nneeds = \"gate\"\narray = \"1-2\"\nmpi = { ranks = 2 }\ncommand = \"true\"\n";
+    let run = open_run(&dir, mpirun(&dir, 2), job);
+    let cancelled = |task: &str, all: u32| {
+        phalanx(&dir).args(["cancel", "run", task]).run().ok();
+        let what = format!("{task} to be cancelled");
+        wait_for(&what, 60, || (status(&dir)["tasks"]["cancelled"] == all).then_some(()));
+    };
+    wait_for("both to run", 60, || {
+        let tasks = status(&dir)["tasks"].clone();
+        (tasks["running"] == 2 && tasks["completed"] == 1).then_some(())
+    });
+    cancelled("queued[7]", 1);
+    cancelled("wide[1]", 2);
+    cancelled("wide", 3);
+    cancelled("flaky", 4);
+    cancelled("queued", 53);
+    cancelled("long", 55);
+    run.wait().code(1);
+}
+
 /// People scale, drain and rebalance a run of many short tasks without a pause: none is lost, none completes twice.
 #[test]
 fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {

@@ -35,7 +35,7 @@ use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::Ledger;
-use crate::schedule::protocol::{Lease, Load};
+use crate::schedule::protocol::{Lease, Load, is_among};
 
 /// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
 const LEASED: u8 = u8::MAX;
@@ -155,6 +155,19 @@ impl Crew {
         out
     }
 
+    /// Those of these tasks (from, to) that wait here end as CANCELLED, without waiting for a slot. To be followed by hearing the outboxes.
+    pub(super) fn call_off(&self, tasks: &[(u32, u32)]) {
+        let Some(pool) = self.pool.get() else { return };
+        let now = self.clock.now();
+        let is_cancelled = |item: &Item| self.task_of(item).is_some_and(|task| is_among(task, tasks));
+        let items = pool.surrender(usize::MAX).into_iter().chain(pool.surrender_constrained(usize::MAX));
+        let (cancelled, stay): (Vec<Item>, Vec<Item>) = items.partition(is_cancelled);
+        pool.push_many(&stay);
+        self.waiting.fetch_sub(cancelled.iter().filter(|item| item.constrained).count() as u32, Relaxed);
+        let leases = cancelled.into_iter().filter_map(|item| self.lease_of(item));
+        self.common_outbox().ended.extend(leases.map(|lease| lease.cancelled(self.me, now)));
+    }
+
     fn needs_of(&self, task: TaskId) -> Option<Needs> {
         let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
         needs.get(self.group(task)).copied().flatten()
@@ -264,6 +277,14 @@ impl Crew {
     pub(super) fn surrender(&self, max: u32) -> Vec<Lease> {
         let Some(pool) = self.pool.get() else { return Vec::new() };
         pool.surrender(max as usize).into_iter().filter_map(|item| self.lease_of(item)).collect()
+    }
+
+    /// The task that an item stands for.
+    fn task_of(&self, item: &Item) -> Option<TaskId> {
+        match item.tag {
+            LEASED => lock(&self.leases).get(item.task).map(|lease| lease.task),
+            tag => self.page(tag).map(|page| page.task(item.task)),
+        }
     }
 
     /// What an item stands for, once: a lease is then no longer this rank's.

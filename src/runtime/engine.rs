@@ -449,9 +449,11 @@ impl Engine {
                 }
             }
             Action::Cancel(tasks) => {
-                for (from, to) in tasks {
+                for &(from, to) in &tasks {
                     crew.runner.cancel(from..to);
                 }
+                crew.call_off(&tasks);
+                self.hear_slots(crew);
             }
             Action::Exit => self.over = true,
         }

@@ -25,7 +25,7 @@ pub use super::homes::Advice;
 use super::homes::Homeless;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
-use super::protocol::{Load, Message, Started, Stop, Tried};
+use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
 use crate::graph::TaskGraph;
 use rustc_hash::FxHashMap;
 
@@ -310,7 +310,9 @@ impl Coordinator {
                 self.stopped[from.index()] = true;
                 self.stop(Stop::Terminate, Why::Broken(reason), actions);
             }
-            Message::GangReady { lease } if self.stopping.is_none() => self.gangs.ready(lease, actions),
+            Message::GangReady { .. } if self.stopping.is_some() => {}
+            Message::GangReady { lease } if self.is_cancelled(lease.task) => self.return_cancelled(now, lease, actions),
+            Message::GangReady { lease } => self.gangs.ready(lease, actions),
             Message::Held { gang, cpus } if self.stopping.is_none() => self.gangs.held(from, gang, &cpus, actions),
             Message::GangEnded { gang } => self.gangs.ended(gang, actions),
             _ => {}
@@ -426,10 +428,19 @@ impl Coordinator {
         }
         self.cancelled.push((tasks.start, tasks.end));
         self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
-        // Tasks that nobody can run are in nobody's part: they end when parts are made anew.
-        if self.homeless.tasks > 0 {
+        for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
+            self.return_cancelled(now, lease, actions);
+        }
+        // Tasks that nobody can run are in nobody's part, or were asked for in vain: they end when parts are made anew.
+        if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }
+    }
+
+    /// The home of a gang that will not be brought together hears so as it hears of a task on lease.
+    fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
+        let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
+        actions.push(Action::Send { to: lease.home, message });
     }
 
     fn tell_all(&self, message: Message, actions: &mut Vec<Action>) {

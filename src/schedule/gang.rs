@@ -8,7 +8,7 @@
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader |
 //! | running | `GangEnded` | gone | `Release` to the others |
-//! | waiting, gathering | the run stops, or homes change | gone | `Release` to all |
+//! | waiting, gathering | it is cancelled, the run stops, or homes change | gone | `Release` to all |
 //! | running | the leader is lost | gone | `Release` to the others |
 //!
 //! After a change of homes each home asks again for its gangs that had not started.
@@ -62,6 +62,7 @@ pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
 
 struct Gang {
     number: u32,
+    lease: Lease,
     hosts: Hosts,
     /// Ranks whose slots are not set aside yet.
     missing: Vec<Rank>,
@@ -138,10 +139,26 @@ impl Gangs {
     pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
         self.paused = true;
         self.waiting.clear();
-        if let Some(gang) = self.gathering.take() {
-            let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
-            actions.extend(gang.hosts.iter().map(release));
+        self.scatter(actions);
+    }
+
+    /// Returns those of these gangs that do not run yet, and forgets them.
+    pub(super) fn take_back(&mut self, which: impl Fn(TaskId) -> bool, actions: &mut Vec<Action>) -> Vec<Lease> {
+        let (mut back, stay): (Vec<Lease>, _) = self.waiting.drain(..).partition(|lease| which(lease.task));
+        self.waiting = stay.into();
+        if self.gathering.as_ref().is_some_and(|gang| which(gang.lease.task)) {
+            back.extend(self.scatter(actions));
         }
+        self.gather(actions);
+        back
+    }
+
+    /// The gang that gathers gives back the slots that it has.
+    fn scatter(&mut self, actions: &mut Vec<Action>) -> Option<Lease> {
+        let gang = self.gathering.take()?;
+        let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
+        actions.extend(gang.hosts.iter().map(release));
+        Some(gang.lease)
     }
 
     /// These ranks take part from now on. Gangs whose leader is gone free their slots.
@@ -197,6 +214,6 @@ impl Gangs {
             actions.push(Action::Send { to, message });
         }
         let missing = hosts.iter().map(|h| h.0).collect();
-        self.gathering = Some(Gang { number, hosts, missing, cpus: Vec::new() });
+        self.gathering = Some(Gang { number, lease, hosts, missing, cpus: Vec::new() });
     }
 }

@@ -3,6 +3,9 @@
 //! A rank may be lost after others have counted an end that it never reported. What they counted is evidence; so is every task
 //! that has begun, for then all that it needed had ended as its edges ask. Without this such a task would run again beside its
 //! own successors.
+//!
+//! Peers only tell whether an end was a good one. Where a task that needs another to fail (`afternotok`) was on the lost rank together with the
+//! other, and neither was reported, nobody knows whether it failed or was skipped: it counts as failed.
 
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
@@ -29,9 +32,13 @@ pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut 
             }
         }
     }
-    for node in graph.topological().iter().filter(|&node| graph.join(node).is_some()) {
+    for node in graph.topological().iter() {
         if ended[node as usize].is_none() {
-            ended[node as usize] = join_end(graph, node, ended);
+            ended[node as usize] = match graph.join(node) {
+                Some(_) => join_end(graph, node, ended),
+                // Whoever was its home has skipped it, and may have told only of what was skipped because of it.
+                None => violated(graph, node, ended).and_then(|violated| violated.then_some(false)),
+            };
         }
     }
 }
@@ -49,6 +56,11 @@ pub(super) fn violated(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> 
     graph
         .predecessors(node)
         .try_fold(false, |violated, edge| ended[edge.node() as usize].map(|ok| violated || edge.violated_by(ok)))
+}
+
+/// True if a task that has not ended well must have been skipped: an edge into it was violated, whatever becomes of the others.
+pub(super) fn was_skipped(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> bool {
+    graph.predecessors(node).any(|edge| ended[edge.node() as usize].is_some_and(|ok| edge.violated_by(ok)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Part;
 use super::ranks::Ranks;
-use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, Outcome, Rank, State, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
 pub const VERSION: u16 = 7;
@@ -324,6 +324,20 @@ pub struct Lease {
     pub urgency: u8,
     /// When it became ready.
     pub ready: Time,
+}
+
+impl Lease {
+    /// The record of an attempt that was cancelled on `rank` before it began.
+    pub fn cancelled(&self, rank: Rank, now: Time) -> Attempt {
+        let outcome = Outcome { state: State::Cancelled, exit: 0 };
+        let Lease { task, attempt, ready, .. } = *self;
+        Attempt { task, attempt, outcome, last: false, rank, slot: 0, ready, start: now, end: now }
+    }
+}
+
+/// True if one of these ranges of tasks (from, to) has this one.
+pub fn is_among(task: TaskId, tasks: &[(u32, u32)]) -> bool {
+    tasks.iter().any(|&(from, to)| (from..to).contains(&task.0))
 }
 
 /// How a run is stopped.

@@ -144,7 +144,7 @@ pub enum Action {
     },
     /// Start nothing more, and end what runs as `Stop` says.
     Stop(Stop),
-    /// End what runs of these tasks (from, to), and whatever of them is started later: they end as CANCELLED.
+    /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is started later: they end as CANCELLED.
     Cancel(Vec<(u32, u32)>),
     /// The run is over: leave.
     Exit,
@@ -402,7 +402,7 @@ impl Worker {
                     actions.push(Action::Stop(how));
                 }
             }
-            Message::Cancel { tasks } => actions.push(Action::Cancel(tasks)),
+            Message::Cancel { tasks } => self.cancel(now, tasks, actions),
             Message::Finish => actions.push(Action::Exit),
             // What only the coordinator is told, or what the handshake before this machine deals with.
             Message::Arrived { .. }

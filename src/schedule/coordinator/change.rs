@@ -21,7 +21,7 @@ use crate::schedule::handout::Cutter;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::known;
 use crate::schedule::membership::Member;
-use crate::schedule::protocol::{HandOut, Message, Stop, Tried};
+use crate::schedule::protocol::{HandOut, Message, Stop, Tried, is_among};
 use crate::schedule::ranks::Ranks;
 
 /// What is known of a change that has begun.
@@ -289,7 +289,7 @@ impl Coordinator {
             let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
             match ended[task] {
                 Some(true) => unheard.push(self.unheard(now, id, next, State::Completed)),
-                Some(false) if known::violated(graph, id.0, &ended) == Some(true) => {
+                Some(false) if known::was_skipped(graph, id.0, &ended) => {
                     unheard.push(self.unheard(now, id, 0, State::Skipped));
                 }
                 Some(false) => {
@@ -339,8 +339,8 @@ impl Coordinator {
         self.count(ends, actions);
     }
 
-    fn is_cancelled(&self, task: TaskId) -> bool {
-        self.cancelled.iter().any(|tasks| (tasks.0..tasks.1).contains(&task.0))
+    pub(super) fn is_cancelled(&self, task: TaskId) -> bool {
+        is_among(task, &self.cancelled)
     }
 
     /// The record of an end that its own rank did not live to report.

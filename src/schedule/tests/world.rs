@@ -391,6 +391,11 @@ impl World {
             }
             worker::Action::Cancel(tasks) => {
                 self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
+                let cancelled = self.pools[rank].cancelled.clone();
+                for lease in self.take_out(rank, usize::MAX, 0, |task| cancelled.contains(&task)) {
+                    let attempt = lease.cancelled(me, Time(self.now));
+                    self.pools[rank].outbox.push(worker::Event::Ended { attempt });
+                }
             }
             worker::Action::Exit => self.exit(rank),
         }

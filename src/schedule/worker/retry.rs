@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Action, Worker, reported_by_runner, send};
 use crate::model::{Attempt, Rank, State, Time};
-use crate::schedule::protocol::{Lease, Message, Tried};
+use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
 /// The wait between attempts grows to at most this many times the first one ...
 const MOST_GROWTH: f64 = 1e6;
@@ -58,6 +58,17 @@ impl Worker {
             self.plan(tried);
         }
         true
+    }
+
+    /// Tasks are not wanted any more: those that wait for a further attempt have ended.
+    pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<Action>) {
+        let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.1, &tasks));
+        self.retries.extend(stay);
+        for Reverse((_, task, attempt, _)) in cancelled {
+            let lease = Lease { task, home: self.me, attempt, urgency: 0, ready: now };
+            self.attempt_ended(now, lease.cancelled(self.me, now), false, actions);
+        }
+        actions.push(Action::Cancel(tasks));
     }
 
     /// Plans the next attempt at a task.
