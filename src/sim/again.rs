@@ -48,7 +48,8 @@ impl Again<'_> {
         }
         self.job.max_failures = None;
         let cluster = cluster(self.slots);
-        let scene = Scene::measured(self.job, Arc::clone(self.graph), self.took, Some(self.ends));
+        let expected = estimates(&self.job, self.graph);
+        let scene = Scene::measured(self.job, Arc::clone(self.graph), expected, (self.took, Some(self.ends)));
         let homes = Some(Homes::Known(self.homes));
         let ranks = self.slots.len() as u32;
         let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done };
@@ -61,9 +62,14 @@ impl Again<'_> {
 /// # Errors
 /// If a task fits on none of the ranks.
 pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
-    let estimates = (0..graph.task_count() as u32).map(|task| estimate_ns(job, TaskId(task))).collect();
-    let scene = Scene::measured(job.clone(), Arc::clone(graph), estimates, None);
+    let expected = estimates(job, graph);
+    let scene = Scene::measured(job.clone(), Arc::clone(graph), Arc::clone(&expected), (expected, None));
     World::homes(&scene, &cluster(slots), slots.len() as u32)
+}
+
+/// What the run knew of its tasks when it began, in nanoseconds.
+fn estimates(job: &Job, graph: &TaskGraph) -> Arc<[u64]> {
+    (0..graph.task_count() as u32).map(|task| estimate_ns(job, TaskId(task))).collect()
 }
 
 /// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.

@@ -74,18 +74,19 @@ impl Scene {
         let graph = graph_of(&loaded)?;
         let tasks = graph.task_count() as u32;
         let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&loaded.job, TaskId(task))).collect();
-        let scene = Scene::measured(loaded.job, Arc::new(graph), estimates, None);
+        let scene = Scene::measured(loaded.job, Arc::new(graph), Arc::clone(&estimates), (estimates, None));
         Ok(Scene { text: loaded.text, path: path.to_owned(), ..scene })
     }
 
-    /// The scene of a job whose tasks take so many nanoseconds, and end so if that is known.
+    /// The scene of a job whose tasks are thought to take `expected` nanoseconds, which decides what is urgent; they take those of `known`, and end so
+    /// if that is known.
     pub(super) fn measured(
         job: Job,
         graph: Arc<TaskGraph>,
-        estimates: Arc<[u64]>,
-        ends: Option<Arc<[Outcome]>>,
+        expected: Arc<[u64]>,
+        (estimates, ends): (Arc<[u64]>, Option<Arc<[Outcome]>>),
     ) -> Scene {
-        let order = graph.order(&|task| estimates[task.index()]);
+        let order = graph.order(&|task| expected[task.index()]);
         let groups: Vec<u32> = job
             .groups
             .iter()

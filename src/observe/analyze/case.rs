@@ -100,11 +100,6 @@ impl<'a> Case<'a> {
         (self.to - self.from) as f64 / 1e9
     }
 
-    /// Slot-seconds of a use, spread over all slots: how much shorter the run would be without it, at best.
-    pub fn wall_of(&self, of: Use) -> f64 {
-        self.uses.total(of) / 1e9 / f64::from(self.slots)
-    }
-
     /// The share of slot time in a use.
     pub fn share_of(&self, of: Use) -> f64 {
         self.uses.total(of) / self.uses.sum().max(1.0)
@@ -118,6 +113,17 @@ impl<'a> Case<'a> {
     /// Seconds that the run would be shorter if tasks took this long and starting one cost so many nanoseconds.
     pub fn saving_if_cheaper(&self, ran: &dyn Fn(usize) -> u64, overhead: u64) -> f64 {
         self.saving(&Change { ran: Some(ran), overhead: Some(overhead), ..Change::default() })
+    }
+
+    /// Seconds that the run would be shorter without the attempts that ended like this.
+    pub fn saving_without(&self, which: &dyn Fn(&Slice) -> bool) -> f64 {
+        let mut ran = self.model.ran.clone();
+        for slice in self.slices.iter().filter(|slice| which(slice)) {
+            if let Some(ran) = ran.get_mut(slice.task.index()) {
+                *ran = ran.saturating_sub(slice.ran()).max(1);
+            }
+        }
+        self.saving_if_ran(&|task| ran[task])
     }
 
     /// Seconds that the run would be shorter if its job file were otherwise.

@@ -5,6 +5,7 @@ use super::{Advice, Finding};
 use crate::job::{Job, Work};
 use crate::observe::idle::Use;
 use crate::observe::style::{bytes, count, percent, seconds};
+use crate::observe::timeline::Slice;
 
 /// A task that takes at least so many times what starting it costs is long enough.
 const WORTH: f64 = 100.0;
@@ -266,7 +267,7 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
     if case.share_of(Use::Wasted) < 0.05 {
         return None;
     }
-    let failed = |slice: &&crate::observe::timeline::Slice| !slice.outcome.ok();
+    let failed = |slice: &&Slice| !slice.outcome.ok();
     let mut by_class = vec![0u64; case.classes.len()];
     case.slices.iter().filter(failed).for_each(|s| by_class[s.class as usize] += s.ran() * u64::from(s.slots));
     let worst = (0..by_class.len()).max_by_key(|&class| by_class[class])? as u32;
@@ -282,7 +283,7 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
                 case.names[worst as usize]
             ),
         )
-        .saving(case.wall_of(Use::Wasted))
+        .saving(case.saving_without(&|slice| failed(&slice)))
         .change(Some(Advice {
             place: "what they printed".to_owned(),
             text: format!("phalanx report {} --failed", case.run.name()),

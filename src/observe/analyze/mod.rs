@@ -1,9 +1,8 @@
 //! What bounded a run, and what to change: sentences with numbers, the most worthwhile first.
 //!
 //! Each finding is a function of the same facts (`case`) that either has something to say or not. What mending it would save is
-//! found by `whatif`: the run is simulated again with the measured durations and that one thing changed. Where no such change can be put
-//! to the simulator, it is the idle time that would go, spread over all slots. Savings do not add up, since mending one thing
-//! uncovers the next.
+//! found by `whatif`: the run is simulated again with the measured durations and that one thing changed. Two are measured instead: the start-up,
+//! and idle slots while work is on its way to them, spread over all slots. Savings do not add up, since mending one thing uncovers the next.
 //!
 //! Of the many classes that a job may have, each finding tries out a few with the most work, so that the number of simulated runs is bounded.
 //!

@@ -82,7 +82,7 @@ pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
             format!("tasks of class {} ran out of memory", case.names[first.class as usize]),
             format!("{} attempts were lost, {} of slot time{nodes}.", count(killed.len() as u64), seconds(lost_s)),
         )
-        .saving(lost_s / f64::from(case.slots))
+        .saving(case.saving_without(&|slice| slice.outcome.state == State::OutOfMemory))
         .of_class(first.class)
         .change(
             case.advice(first.class, "memory", text)

@@ -1,15 +1,36 @@
 //! The shape of the graph: phases in which one task runs alone, barriers, tails, and the critical path.
 
-use std::collections::BTreeSet;
-
 use super::Finding;
 use super::case::Case;
+use crate::job::Job;
 use crate::model::TaskId;
 use crate::observe::idle::Use;
 use crate::observe::style::{count, percent, seconds};
+use crate::observe::timeline::Slice;
 
-/// For each slice, nanoseconds during which it ran alone and nothing else was ready.
-fn alone(case: &Case<'_>) -> Vec<u64> {
+/// What a slice did while slots starved, in nanoseconds.
+#[derive(Clone, Copy, Default)]
+struct Starved {
+    /// It ran alone, and nothing else was ready.
+    alone: u64,
+    /// It would have run shorter by this if what ran beside starving slots had been spread over all of them, while more was to come ...
+    before_more: u64,
+    /// ... and while nothing else was.
+    at_end: u64,
+}
+
+impl Starved {
+    fn map2(self, other: Starved, f: impl Fn(u64, u64) -> u64) -> Starved {
+        Starved {
+            alone: f(self.alone, other.alone),
+            before_more: f(self.before_more, other.before_more),
+            at_end: f(self.at_end, other.at_end),
+        }
+    }
+}
+
+/// For each slice, what it did while slots starved.
+fn starved(case: &Case<'_>) -> Vec<Starved> {
     /// In the order in which changes at one moment are taken: what is ready is not the task that holds it up.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum What {
@@ -22,26 +43,54 @@ fn alone(case: &Case<'_>) -> Vec<u64> {
         changes.extend([(slice.ready, What::Ready, i), (slice.start, What::Starts, i), (slice.end, What::Ends, i)]);
     }
     changes.sort_unstable();
-    let mut alone = vec![0; case.slices.len()];
-    let (mut waiting, mut at) = (0u32, 0);
-    let mut running = BTreeSet::new();
+    // What a slice that ran all the time would have by now; a slice has what came between its start and its end.
+    let mut so_far = Starved::default();
+    let mut of_slices = vec![Starved::default(); case.slices.len()];
+    let (mut to_come, mut waiting, mut running, mut used, mut at) = (case.slices.len(), 0u32, 0u32, 0u32, 0);
     for (moment, what, i) in changes {
-        if running.len() == 1 && waiting == 0 {
-            running.first().into_iter().for_each(|&one: &usize| alone[one] += moment - at);
+        if running > 0 && waiting == 0 {
+            let passed = moment - at;
+            let spared = passed - (passed as f64 * (f64::from(used) / f64::from(case.slots)).min(1.0)) as u64;
+            match running {
+                1 => so_far.alone += passed,
+                _ if to_come > 0 => so_far.before_more += spared,
+                _ => {}
+            }
+            if to_come == 0 {
+                so_far.at_end += spared;
+            }
         }
         at = moment;
         match what {
-            What::Ready => waiting += 1,
+            What::Ready => {
+                to_come -= 1;
+                waiting += 1;
+            }
             What::Starts => {
                 waiting -= 1;
-                running.insert(i);
+                running += 1;
+                used += case.slices[i].slots;
+                of_slices[i] = so_far;
             }
             What::Ends => {
-                running.remove(&i);
+                running -= 1;
+                used -= case.slices[i].slots;
+                of_slices[i] = so_far.map2(of_slices[i], |until, from| until - from);
             }
         }
     }
-    alone
+    of_slices
+}
+
+/// Seconds that the run would be shorter if this much of the slices' time were spared.
+fn saving_if_spared(case: &Case<'_>, spared: impl Fn(usize) -> u64) -> f64 {
+    let mut ran = case.model.ran.clone();
+    for (i, slice) in case.slices.iter().enumerate() {
+        if let Some(ran) = ran.get_mut(slice.task.index()) {
+            *ran = ran.saturating_sub(spared(i)).max(1);
+        }
+    }
+    case.saving_if_ran(&|i| ran[i])
 }
 
 /// Tasks that run alone while all other slots wait for them.
@@ -49,10 +98,11 @@ pub(super) fn serial(case: &Case<'_>) -> Option<Finding> {
     if case.slots < 2 {
         return None;
     }
-    let alone = alone(case);
-    // A task that was one of many when it started is a straggler, not a phase.
+    let alone: Vec<u64> = starved(case).iter().map(|starved| starved.alone).collect();
+    // A task that was one of many when it started is a straggler, not a phase; one that waited for a slot could have run beside others.
     let mut by_class = vec![(0u64, 0u64); case.classes.len()];
-    let is_phase = |i: usize| alone[i] * 2 > case.slices[i].ran();
+    let waited = |slice: &Slice| slice.start.saturating_sub(slice.ready);
+    let is_phase = |i: usize| alone[i] * 2 > case.slices[i].ran() && waited(&case.slices[i]) * 10 < alone[i];
     for (i, slice) in case.slices.iter().enumerate().filter(|(i, _)| is_phase(*i)) {
         let (time, tasks) = &mut by_class[slice.class as usize];
         *time += alone[i];
@@ -100,7 +150,8 @@ pub(super) fn serial(case: &Case<'_>) -> Option<Finding> {
 
 /// Slots that wait for dependencies although more than one task runs.
 pub(super) fn barriers(case: &Case<'_>) -> Option<Finding> {
-    let alone: u64 = alone(case).iter().sum();
+    let starved = starved(case);
+    let alone: u64 = starved.iter().map(|starved| starved.alone).sum();
     let idle = case.uses.total(Use::Dependencies) - alone as f64 * f64::from(case.slots.saturating_sub(1));
     let share = idle / case.uses.sum().max(1.0);
     if share < 0.05 {
@@ -113,11 +164,12 @@ pub(super) fn barriers(case: &Case<'_>) -> Option<Finding> {
             "dependencies",
             "slots waited for dependencies".to_owned(),
             format!(
-                "{} of the slot time was idle while nothing was ready but more was to come, most of it before tasks of class {name} became ready.",
+                "{} of the slot time was idle while nothing was ready but more was to come, most of it before tasks of class {name} became ready. \
+                 The saving is that of spreading over all slots what ran meanwhile.",
                 percent(share)
             ),
         )
-        .saving(idle / 1e9 / f64::from(case.slots))
+        .saving(saving_if_spared(case, |i| starved[i].before_more))
         .change(case.advice(
             number,
             "needs",
@@ -144,23 +196,43 @@ pub(super) fn tail(case: &Case<'_>) -> Option<Finding> {
     }
     let last = case.slices.iter().max_by_key(|slice| slice.end)?;
     let name = case.run.subject().job.label(last.task);
+    let (group, _) = case.group_of_class(last.class)?;
+    let first = |job: &mut Job| {
+        let highest = job.groups.iter().map(|group| group.priority).max().unwrap_or_default();
+        job.groups[group].priority = highest.saturating_add(1);
+    };
+    let starved = starved(case);
+    let earlier = case.saving_if_asked(&first);
+    let smaller = saving_if_spared(case, |i| starved[i].at_end);
+    // To start them earlier is the simpler change, if it does.
+    let (saving, of, key, text) = match earlier * 2.0 >= smaller {
+        true => (
+            earlier,
+            "starting its class before all others",
+            "priority",
+            "priority = 1   # higher than that of other tasks: what takes long first",
+        ),
+        false => (
+            smaller,
+            "spreading over all slots what ran then",
+            "array",
+            "array = \"...\"   # more tasks with less to do each, or `cpus` if its program can use several",
+        ),
+    };
     Some(
         Finding::new(
             "tail",
             "slots were idle while the last tasks ran".to_owned(),
             format!(
-                "{} of the slot time passed at the end with nothing left to start. The last task was {name}, started {} before the end.",
+                "{} of the slot time passed at the end with nothing left to start. The last task was {name}, started {} before the end. \
+                 The saving is that of {of}.",
                 percent(case.share_of(Use::Tail)),
                 seconds(case.to.saturating_sub(last.start) as f64 / 1e9)
             ),
         )
-        .saving(case.wall_of(Use::Tail))
+        .saving(saving)
         .of_class(last.class)
-        .change(case.advice(
-            last.class,
-            "priority",
-            "priority = 1   # start what takes long first; smaller tasks at the end help as well".into(),
-        )),
+        .change(case.advice(last.class, key, text.into())),
     )
 }
 

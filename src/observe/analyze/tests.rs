@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use super::*;
 use crate::job::{Flush, KeepOutput};
 use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir};
-use crate::model::{Attempt, Outcome, Rank, TaskId, Time, Usage, Vitals};
+use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time, Usage, Vitals};
 use crate::observe::RunView;
 use crate::observe::lines::Lines;
 use crate::observe::subject::Subject;
@@ -23,6 +23,8 @@ struct Plant<'a> {
     slots: u32,
     /// Nanoseconds that a task takes on a rank.
     takes: &'a dyn Fn(&str, u32, u32) -> u64,
+    /// Nanoseconds of a first attempt that fails, for tasks that have one.
+    fails: &'a dyn Fn(&str, u32) -> Option<u64>,
     /// Nanoseconds between the end of a task and the start of the next in its slot.
     gap: u64,
     /// Nanoseconds before the first task.
@@ -41,6 +43,7 @@ impl Default for Plant<'_> {
             ranks: 4,
             slots: 2,
             takes: &|_, _, _| MS,
+            fails: &|_, _| None,
             gap: 1000,
             start_up: MS,
             at_once: u32::MAX,
@@ -92,20 +95,27 @@ impl Execution<'_> {
             self.ready.pop();
             self.free.pop();
             let label = self.subject.job.label(TaskId(task));
-            let end = start + (self.plant.takes)(label.name, label.index.unwrap_or(0) as u32, rank);
+            let index = label.index.unwrap_or(0) as u32;
+            let failed = (self.plant.fails)(label.name, index).map(|took| start + took);
+            let again = failed.unwrap_or(start);
+            let end = again + (self.plant.takes)(label.name, index, rank);
             self.free.push(Reverse((end + self.plant.gap, rank, slot)));
             events.push(Reverse((end, task, false)));
-            self.attempts.push(Attempt {
+            let attempt = |attempt: u16, outcome: Outcome, ready: u64, start: u64, end: u64| Attempt {
                 task: TaskId(task),
-                attempt: 1,
-                outcome: Outcome::OK,
-                last: true,
+                attempt,
+                outcome,
+                last: outcome.ok(),
                 rank: Rank(rank),
                 slot,
                 ready: Time(ready),
                 start: Time(start),
                 end: Time(end),
-            });
+            };
+            let failure = Outcome { state: State::Failed, exit: 1 };
+            self.attempts.extend(failed.map(|failed| attempt(1, failure, ready, start, failed)));
+            let number = 1 + u16::from(failed.is_some());
+            self.attempts.push(attempt(number, Outcome::OK, failed.unwrap_or(ready), again, end));
         }
     }
 }
@@ -264,4 +274,51 @@ fn a_run_that_is_as_it_should_be_has_no_findings() {
 fn a_slow_start_is_named() {
     let plant = Plant { job: FLAT, takes: &|_, _, _| 10 * MS, start_up: 2000 * MS, ..Plant::default() };
     plant.names_first("start_up", &["2.00 s after the beginning", "400 tasks"]);
+}
+
+#[test]
+fn attempts_that_failed_are_named_with_what_they_cost() {
+    let job = "[[task]]\nname = \"work\"\narray = \"0-79\"\nkernel = \"busy\"\nretries = 1\n";
+    let fails = |_: &str, index: u32| index.is_multiple_of(2).then_some(100 * MS);
+    let plant = Plant { job, takes: &|_, _, _| 100 * MS, fails: &fails, ..Plant::default() };
+    let finding =
+        plant.names_first("failed_attempts", &["40 attempts", "31 % of the slot time", "class work", "--failed"]);
+    // Forty tenths of a second on eight slots.
+    assert!((finding.saves_s - 0.5).abs() < 0.06, "{}", finding.saves_s);
+}
+
+#[test]
+fn a_long_task_that_starts_last_is_to_start_first() {
+    let job = "[[task]]\nname = \"short\"\narray = \"0-159\"\nkernel = \"busy\"\n\n\
+        [[task]]\nname = \"long\"\nkernel = \"busy\"\n";
+    let takes = |name: &str, _: u32, _: u32| if name == "long" { 2000 * MS } else { 100 * MS };
+    let plant = Plant { job, takes: &takes, ..Plant::default() };
+    let tail = plant.findings().into_iter().find(|finding| finding.kind == "tail").expect("a tail");
+    assert!(tail.evidence.contains("long"), "{}", tail.evidence);
+    assert!(tail.change.is_some_and(|change| change.text.starts_with("priority")));
+    // 18 s of work on eight slots take 2.25 s instead of 4.
+    assert!((tail.saves_s - 1.7).abs() < 0.2, "{}", tail.saves_s);
+}
+
+#[test]
+fn long_tasks_at_the_end_of_a_chain_are_to_be_divided() {
+    let job = "[[task]]\nname = \"first\"\narray = \"0-79\"\nkernel = \"busy\"\n\n\
+        [[task]]\nname = \"last\"\narray = \"0-1\"\nneeds = \"first\"\nkernel = \"busy\"\n";
+    let takes = |name: &str, _: u32, _: u32| if name == "last" { 2000 * MS } else { 100 * MS };
+    let plant = Plant { job, takes: &takes, ..Plant::default() };
+    let finding = plant.names_first("tail", &["last", "planted.toml:8", "array"]);
+    // Two of eight slots work for two seconds: all would need half a second.
+    assert!((finding.saves_s - 1.5).abs() < 0.1, "{}", finding.saves_s);
+}
+
+#[test]
+fn phases_that_leave_slots_empty_are_named_with_what_spreading_them_saves() {
+    let job = "[[task]]\nname = \"narrow\"\narray = \"0-3\"\nkernel = \"busy\"\n\n\
+        [[task]]\nname = \"wide\"\narray = \"0-79\"\nneeds = \"narrow\"\nkernel = \"busy\"\n";
+    let takes = |name: &str, _: u32, _: u32| if name == "narrow" { 2000 * MS } else { 100 * MS };
+    let plant = Plant { job, takes: &takes, ..Plant::default() };
+    let findings = plant.findings();
+    let finding = findings.iter().find(|finding| finding.kind == "dependencies").expect("a barrier");
+    assert!(finding.evidence.contains("class wide"), "{}", finding.evidence);
+    assert!((finding.saves_s - 1.0).abs() < 0.1, "{}", finding.saves_s);
 }
