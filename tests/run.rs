@@ -470,7 +470,7 @@ fn a_task_sees_what_is_promised_and_nothing_of_a_launcher() {
     ] {
         assert_eq!(env.get(name), Some(&value), "{name} in\n{text}");
     }
-    for name in ["PHALANX_NODE", "PHALANX_CPU_LIST", "PHALANX_NUMA_NODE", "OMP_PLACES"] {
+    for name in ["PHALANX_PID", "PHALANX_NODE", "PHALANX_CPU_LIST", "PHALANX_NUMA_NODE", "OMP_PLACES"] {
         assert!(env.get(name).is_some_and(|value| !value.is_empty()), "{name} in\n{text}");
     }
     let hidden =
@@ -695,4 +695,27 @@ fn the_exit_code_is_also_left_in_a_file() {
     assert_eq!(dir.read("code"), "1\n");
     // The task did not see it, or it would have ended otherwise.
     phalanx(&dir).args(["report", "latest", "--failed"]).run().ok().says("exit 9");
+}
+
+#[test]
+fn the_commands_of_a_killed_run_are_ended_and_what_they_left_on_purpose_is_not() {
+    let dir = Dir::new("warden");
+    let stubborn = "trap '' TERM; touch on.1; sleep 600 & wait; sleep 600";
+    dir.job("job.toml", &format!("[[task]]\nname = \"a\"\ncommand = \"{stubborn}\"\n[[task]]\nname = \"b\"\ncommand = \"touch on.2; sleep 600\"\n"));
+    let mut run = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).start();
+    wait_for("both to run", 60, || (dir.has("on.1") && dir.has("on.2")).then_some(()));
+    assert!(run.processes().len() >= 5);
+    run.signal(libc::SIGKILL);
+    wait_for("all to end", 60, || run.processes().is_empty().then_some(()));
+    run.kill_all();
+    // A run that ends by itself ends nothing.
+    dir.job("job.toml", "[[task]]\nname = \"daemon\"\ncommand = \"setsid sleep 600 > /dev/null 2>&1 & true\"\n");
+    let mut run = phalanx(&dir).args(["run", "job.toml"]).start();
+    wait_for("the run to be over", 60, || {
+        let all = run.processes();
+        (all.len() == 1
+            && std::fs::read(format!("/proc/{}/cmdline", all[0])).is_ok_and(|line| line.starts_with(b"sleep")))
+        .then_some(())
+    });
+    run.kill_all();
 }

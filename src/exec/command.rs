@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::WaitIdStatus;
@@ -19,6 +20,7 @@ use super::oom::OomCounter;
 use super::output::{Output, declared};
 use super::spawn::{Child, Plan, Spawner};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
+use super::warden::Warden;
 use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
 use crate::model::Stream;
@@ -41,6 +43,8 @@ pub(super) struct Commands {
     oom: OomCounter,
     launcher: Launcher,
     measures: Measures,
+    /// There once a command has been started; `None` if it could not be.
+    warden: OnceLock<Option<Warden>>,
 }
 
 /// One attempt at a command.
@@ -64,6 +68,7 @@ impl Commands {
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
             measures: Measures::new(),
+            warden: OnceLock::new(),
         })
     }
 
@@ -75,6 +80,7 @@ impl Commands {
             env.set(VARIABLE, &file.to_string_lossy())?;
         }
         let words = self.words(attempt, &mut env)?;
+        self.warden.get_or_init(|| self.watched(attempt.site.grace));
         let (child, pipes) = self.start(attempt, &env, words)?;
         let limits = Limits { time: attempt.group.time, memory: attempt.group.memory, grace: attempt.site.grace };
         let ended = BUFFER.with_borrow_mut(|buffer| {
@@ -86,6 +92,13 @@ impl Commands {
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
         Ok(self.judge(attempt, &ended))
+    }
+
+    /// Somebody to end the commands should this process be killed.
+    fn watched(&self, grace: Duration) -> Option<Warden> {
+        let warden = Warden::start(&self.spawner, &self.null, grace);
+        let complain = |error| tracing::warn!(%error, "if this rank is killed, its commands will go on");
+        warden.map_err(complain).ok()
     }
 
     /// The words of the process that is to be started: the command with its launcher, its shell and the prologue around it.

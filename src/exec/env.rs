@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustc_hash::FxHashMap;
 
-use super::{ExecError, Fault, Seat, Site};
+use super::{ExecError, Fault, Seat, Site, warden};
 use crate::job::{Group, Task};
 use crate::topology::Gpus;
 
@@ -84,7 +84,8 @@ const SLURM_ALLOCATION: [&str; 8] = [
 ];
 
 /// Variables made here: those of an enclosing run must not be mistaken for a task's own.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
+    warden::VARIABLE,
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",
@@ -185,6 +186,7 @@ impl BaseEnv {
         for (name, value) in job {
             base.set(name.as_bytes(), value.as_bytes())?;
         }
+        base.set(warden::VARIABLE.as_bytes(), std::process::id().to_string().as_bytes())?;
         Ok(base)
     }
 

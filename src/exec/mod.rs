@@ -16,6 +16,7 @@
 //! | `spawn` | `posix_spawn` and the pipes to the child |
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `process` | what `/proc` says about a process and its relatives |
+//! | `warden` | ending the commands of a rank that was killed |
 //! | `oom` | telling a kill by the system's out-of-memory killer apart |
 //! | `env` | the environment that a task sees |
 //! | `mpi` | the `mpirun` line of an MPI task |
@@ -39,6 +40,7 @@ mod process;
 mod runner;
 mod spawn;
 mod supervise;
+mod warden;
 
 use std::sync::Arc;
 use std::time::Duration;
