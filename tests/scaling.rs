@@ -227,3 +227,14 @@ fn a_plan_shows_trade_offs_and_what_is_possible() {
     plan(&["--ranks", "0..3"]).code(2);
     plan(&["--budget", "-1"]).code(2);
 }
+
+#[test]
+fn rules_on_what_a_simulation_does_not_measure_are_said_to_be_silent() {
+    let dir = Dir::new("silent");
+    let rules =
+        "[[scaling.rule]]\ntrigger = \"custom.backlog\"\nabove = 10\n[[scaling.rule]]\ntrigger = \"cpu\"\nabove = 80\n";
+    let tasks = "[[task]]\nname = \"t\"\narray = \"0-9\"\nkernel = \"busy\"\nestimate = \"1s\"\n";
+    dir.job("job.toml", &format!("[scaling]\npolicy = \"reactive\"\nmax_ranks = 2\n{rules}{tasks}"));
+    let output = phalanx(&dir).args(["simulate", "job.toml"]).run().ok();
+    output.says("rules on `custom.backlog` do nothing here");
+}

@@ -10,7 +10,7 @@ use super::plan::{default_cluster, money};
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::units::parse_duration;
-use crate::job::{Cost, Diagnostics, Scaling};
+use crate::job::{Cost, Diagnostics, Scaling, Trigger};
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Field, balance_table, compare, compare_balance, table};
 use crate::sim::{Cluster, Rehearsed, Request, Scene, rehearse};
@@ -100,10 +100,27 @@ pub(super) fn main(args: Args) -> ExitCode {
     cost.budget = args.budget.or(cost.budget);
     cost.deadline = args.deadline.or(cost.deadline);
     let set = Set { args: &args, scene: &scene, cluster: &cluster, scaling: &scaling, cost: &cost };
+    if !args.quiet {
+        warn_of_silent_rules(&scaling);
+    }
     match (args.compare || args.policy.len() > 1, args.compare_balance) {
         (true, _) => set.compare(),
         (_, true) => set.compare_balance(),
         _ => set.run(&text),
+    }
+}
+
+/// Nothing is measured in a simulated run: rules on such values never act.
+fn warn_of_silent_rules(scaling: &Scaling) {
+    let silent = scaling.rules.iter().filter_map(|rule| match &rule.trigger {
+        Trigger::Memory => Some("memory".to_owned()),
+        Trigger::Gpu => Some("gpu".to_owned()),
+        Trigger::Custom(name) => Some(format!("custom.{name}")),
+        _ => None,
+    });
+    let silent: Vec<String> = silent.collect();
+    if !silent.is_empty() {
+        complain(format_args!("rules on `{}` do nothing here, as only a real run measures that", silent.join("`, `")));
     }
 }
 
