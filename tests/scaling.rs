@@ -233,7 +233,7 @@ fn rules_on_what_a_simulation_does_not_measure_are_said_to_be_silent() {
     let dir = Dir::new("silent");
     let rules =
         "[[scaling.rule]]\ntrigger = \"custom.backlog\"\nabove = 10\n[[scaling.rule]]\ntrigger = \"cpu\"\nabove = 80\n";
-    let tasks = "[[task]]\nname = \"t\"\narray = \"0-9\"\nkernel = \"busy\"\nestimate = \"1s\"\n";
+    let tasks = "[[task]]\nname = \"t\"\narray = \"0-9\"\nkernel = \"noop\"\nestimate = \"1s\"\n";
     dir.job("job.toml", &format!("[scaling]\npolicy = \"reactive\"\nmax_ranks = 2\n{rules}{tasks}"));
     let output = phalanx(&dir).args(["simulate", "job.toml"]).run().ok();
     output.says("rules on `custom.backlog` do nothing here");
