@@ -135,11 +135,11 @@ fn a_termination_ends_the_run_in_good_order() {
 
 #[test]
 fn an_mpirun_that_is_ended_leaves_no_task_behind() {
-    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives four, since this machine may be slow.
+    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives ten, since this machine may be slow.
     let stubborn = HOURS.replace("sleep 3600", "trap '' TERM; sleep 3600");
     let dir = Dir::new("mpirun-ended");
     dir.job("job.toml", &stubborn);
-    let command = mpirun(&dir, 3).env("OMPI_MCA_odls_base_sigkill_timeout", "4");
+    let command = mpirun(&dir, 3).env("OMPI_MCA_odls_base_sigkill_timeout", "10");
     let running = command.args(["run", "job.toml", "--slots", "2"]).start();
     wait_for("two tasks to begin", 120, || (lines(&dir, "began") >= 2).then_some(()));
     running.signal(libc::SIGTERM);
