@@ -464,6 +464,8 @@ fn what_a_lost_rank_ran_is_marked_and_runs_again() {
         let status = status(&dir);
         (status["ranks"][1]["running"] == 1 && dir.has("by-1")).then_some(())
     });
+    // A rank tells of a task that has run for half a second; that it has told cannot be seen from here.
+    std::thread::sleep(Duration::from_secs(5));
     joined.kill_all();
     release(&dir);
     run.wait().ok();
