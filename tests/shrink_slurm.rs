@@ -31,7 +31,7 @@ fn own_held(wide: u32, narrow: u32) -> String {
 fn four_nodes_become_one_in_the_tail() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("tail");
-    let id = submit(&slurm, &dir, "--nodes=4", &own_held(48, 40));
+    let id = submit(&slurm, &dir, "--nodes=4", &own_held(600, 40));
     widely(&dir, 0, 4);
     assert_eq!(idle(&slurm), 0);
     release(&dir, "w0");
@@ -44,7 +44,7 @@ fn four_nodes_become_one_in_the_tail() {
     release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(48, 40).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
     let blocks = blocks(&dir, "run");
     assert_eq!(blocks.len(), 3);
     for block in blocks {
@@ -106,7 +106,7 @@ fn nodes_of_one_job_go_one_by_one() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("several");
     let settings = Settings { capacity: "nodes_per_block = 3\ntime = \"10m\"", ..HELD };
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 80, 40, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 600, 40, 1));
     wait_for("a job of three nodes", 180, || {
         slurm.squeue().iter().any(|job| job.id != id && job.nodes == "n[2-4]").then_some(())
     });
@@ -119,7 +119,7 @@ fn nodes_of_one_job_go_one_by_one() {
     release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(80, 40).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
     slurm.wait_empty();
 }
 
@@ -127,7 +127,7 @@ fn nodes_of_one_job_go_one_by_one() {
 fn a_node_that_dies_costs_what_it_ran() {
     let Some(mut slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("node-dies");
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(HELD, 60, 1, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(HELD, 600, 1, 1));
     widely(&dir, 0, 3);
     let block = slurm.squeue().into_iter().find(|job| job.id != id && job.state == "RUNNING").expect("a block");
     slurm.lose_node(&block.nodes);
@@ -135,7 +135,7 @@ fn a_node_that_dies_costs_what_it_ran() {
     release(&dir, "n0");
     let end = slurm.wait_job(id, 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 61);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 601);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn processes(slurm: &Slurm, words: &[&str]) -> Vec<u32> {
 fn a_world_that_dies_in_the_own_allocation_gives_its_node_back() {
     let Some(slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("world-dies");
-    let id = submit(&slurm, &dir, "--nodes=3", &own_held(60, 15));
+    let id = submit(&slurm, &dir, "--nodes=3", &own_held(600, 15));
     widely(&dir, 0, 3);
     let worlds = processes(&slurm, &["join", "--block 1 "]);
     assert!(!worlds.is_empty(), "the world of block 1 should be there");
@@ -234,7 +234,7 @@ fn a_world_that_dies_in_the_own_allocation_gives_its_node_back() {
     release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 75);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 615);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn ranks_leave_a_block_before_its_time_is_up() {
 fn nodes_that_went_back_are_asked_for_again() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("again");
-    let id = submit(&slurm, &dir, "--nodes=4", &phased(HELD, 60, 20, 2));
+    let id = submit(&slurm, &dir, "--nodes=4", &phased(HELD, 600, 20, 2));
     let goes_on = || assert!(slurm.squeue().iter().any(|job| job.id == id), "the run is over\n{}", slurm.logs());
     widely(&dir, 0, 4);
     release(&dir, "w0");
@@ -297,7 +297,7 @@ fn nodes_that_went_back_are_asked_for_again() {
     ["w1", "n1"].into_iter().for_each(|phase| release(&dir, phase));
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 160);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 1240);
     slurm.wait_empty();
 }
 
@@ -316,7 +316,7 @@ fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
     let Some(slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("warning");
     // `srun` passes the warning on to all that runs on the other nodes; a task that minds it has failed by itself.
-    let job = own_held(120, 1).replace("echo $PHALANX_RANK", "trap '' USR1; echo $PHALANX_RANK");
+    let job = own_held(600, 1).replace("echo $PHALANX_RANK", "trap '' USR1; echo $PHALANX_RANK");
     let id = submit(&slurm, &dir, "--nodes=3", &job);
     widely(&dir, 0, 3);
     slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
@@ -332,7 +332,7 @@ fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
     let words = ["--nodes=3", script, "job.toml", "--slots", "1", "--run-dir", "run", "--resume"];
     let end = slurm.wait_job(slurm.sbatch(&dir, words), 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(120, 1).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 1).iter().map(String::as_str));
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
     let Some(slurm) = Slurm::start_with(3, FORBIDDEN) else { return };
     let dir = Dir::new("whole");
     let settings = Settings { capacity: "nodes_per_block = 2\ntime = \"10m\"", ..HELD };
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 60, 40, 1));
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 600, 40, 1));
     wait_for("a job of two nodes", 180, || {
         slurm.squeue().iter().any(|job| job.id != id && job.nodes == "n[2-3]").then_some(())
     });
@@ -353,7 +353,7 @@ fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
     release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(60, 40).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
 }
 
 #[test]

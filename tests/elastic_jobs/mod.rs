@@ -18,11 +18,11 @@ pub struct Settings {
     pub capacity: &'static str,
     /// Further lines of `[cost]`.
     pub cost: &'static str,
-    /// No phase ends before the test has said that it may: see [`widely`] and [`release`].
+    /// The test says when a phase may end ([`release`]): a narrow one waits for that, a wide one should have work for minutes.
     pub held: bool,
 }
 
-/// As [`Settings::default`], with phases that the test ends: none is over before what the test waits for has come about.
+/// Phases that the test ends: none is over before what the test waits for has come about.
 pub const HELD: Settings =
     Settings { provider: "slurm", policy: "hybrid", capacity: "time = \"10m\"", cost: "", held: true };
 
@@ -40,10 +40,9 @@ pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String 
          [scaling]\npolicy = \"{policy}\"\nmax_ranks = 4\ninterval = \"1s\"\n\
          [cost]\nnode_hour = 36.0\nminimum = \"0s\"\n{cost}\n",
     );
-    // `until` names the file that lets the task end, and `here` what it does before.
-    let mut task = |name: &str, more: &str, here: &str, until: Option<String>| {
-        let what = match until.filter(|_| held) {
-            Some(file) => format!("command = \"{here}until test -e {file}; do sleep 0.1; done; sleep 1\""),
+    let mut task = |name: &str, more: &str, command: Option<String>| {
+        let what = match command.filter(|_| held) {
+            Some(command) => format!("command = \"{command}\""),
             None => "kernel = \"sleep\"\nargs = { seconds = 1 }".into(),
         };
         job += &format!("[[task]]\nname = \"{name}\"\n{what}\nestimate = \"1s\"\n{more}");
@@ -52,12 +51,14 @@ pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String 
     for phase in 0..times {
         if wide > 0 {
             let (more, name) = (format!("array = \"1-{wide}\"\n{before}"), format!("w{phase}"));
-            task(&name, &more, &format!("echo $PHALANX_RANK >> ranks-{phase}; "), Some(format!("end-{name}")));
+            // They take as long as is foreseen until the phase may end, and no time from then on: the run stays hungry.
+            let command = format!("echo $PHALANX_RANK >> ranks-{phase}; test -e end-{name} || sleep 1");
+            task(&name, &more, Some(command));
             before = format!("needs = [\"w{phase}\"]\n");
         }
         for k in 0..narrow {
-            let last = (k + 1 == narrow).then(|| format!("end-n{phase}"));
-            task(&format!("n{phase}-{k}"), &before, "", last);
+            let last = format!("until test -e end-n{phase}; do sleep 0.1; done; sleep 1");
+            task(&format!("n{phase}-{k}"), &before, (k + 1 == narrow).then_some(last));
             before = format!("needs = [\"n{phase}-{k}\"]\n");
         }
     }
