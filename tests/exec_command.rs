@@ -25,7 +25,7 @@ fn alive(pid: &str) -> bool {
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -89,13 +89,13 @@ fn a_time_limit_ends_a_task_that_ignores_term() {
     // A grandchild in the group and one that has left it, both deaf.
     let line = "trap '' TERM; (trap '' TERM; sleep 600) & echo $! > a; setsid sh -c 'trap \"\" TERM; echo $$ > b; sleep 600' & wait; wait";
     let start = Instant::now();
-    let (outcome, _, err) = once(Spec::shell(line).dir(dir.path()).time(Duration::from_millis(500)));
+    let (outcome, _, err) = once(Spec::shell(line).dir(dir.path()).time(Duration::from_secs(3)));
     assert_eq!(outcome, ended(State::Timeout, -9));
-    assert!(start.elapsed() >= Duration::from_millis(1000), "limit and grace were waited for");
-    assert!(err.contains("time limit of 500ms"), "{err}");
+    assert!(start.elapsed() >= Duration::from_millis(3500), "limit and grace were waited for");
+    assert!(err.contains("time limit of 3s"), "{err}");
     for file in ["a", "b"] {
         let pid = fs::read_to_string(dir.path().join(file)).unwrap();
-        assert!(!alive(&pid), "{file} has survived");
+        eventually("the end of what was killed", || !alive(&pid));
     }
 }
 

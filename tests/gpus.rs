@@ -11,13 +11,13 @@ use std::process::Command;
 
 use support::{Dir, mpirun, phalanx, repository};
 
-/// Eight tasks that say which rank ran them, and which GPU was theirs.
+/// Eight tasks that say which rank ran them, and which GPU was theirs. None ends before two run at a time, so two GPUs are in use.
 const WHICH: &str = r#"
     [[task]]
     name = "which"
     array = "0-7"
     gpus = 1
-    command = "echo $PHALANX_RANK $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER >> seen; sleep 0.2"
+    command = "echo $PHALANX_RANK $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER >> seen; until [ $(wc -l < seen) -ge 2 ]; do sleep 0.05; done"
 "#;
 
 /// The GPUs that the tasks of each rank had.
@@ -67,7 +67,7 @@ fn the_machines_gpus_are_found_and_what_they_do_is_measured() {
     let driver = driver(&dir);
     let topo = phalanx(&dir).args(["topo"]).env("LD_LIBRARY_PATH", &driver).run().ok();
     topo.says("GPUs     0 Model T, 16.0 GiB").says("1 Model T, 16.0 GiB");
-    dir.job("job.toml", &format!("{WHICH}\n[[task]]\nname = 'long'\nkernel = 'sleep'\nargs = {{ seconds = 4 }}\n[[alert]]\nname = 'hot'\nmetric = 'gpu'\nabove = 0.5\nfile = 'hot.jsonl'\n"));
+    dir.job("job.toml", &format!("{WHICH}\n[[task]]\nname = 'long'\ncommand = 'until test -s hot.jsonl; do sleep 0.05; done'\n[[alert]]\nname = 'hot'\nmetric = 'gpu'\nabove = 0.5\nfile = 'hot.jsonl'\n"));
     phalanx(&dir).args(["run", "job.toml", "--slots", "3"]).env("LD_LIBRARY_PATH", &driver).run().ok();
     let gpus: BTreeSet<String> = seen(&dir).remove("0").expect("rank 0 ran all");
     assert_eq!(gpus.iter().map(String::as_str).collect::<Vec<_>>(), ["0 PCI_BUS_ID", "1 PCI_BUS_ID"]);

@@ -7,11 +7,13 @@ use std::collections::HashSet;
 use support::checker::Trace;
 use support::{Dir, phalanx};
 
+/// None of the tasks ends before three ranks have one each.
 fn job(hostfile: &str) -> String {
     format!(
         "[job]\nname = \"hosts\"\n[capacity]\nprovider = \"local\"\nhostfile = \"{hostfile}\"\nlisten = \"127.0.0.1\"\n\
          [scaling]\npolicy = \"hybrid\"\nmax_ranks = 8\ninterval = \"1s\"\n[cost]\nnode_hour = 36.0\nminimum = \"0s\"\n\
-         [[task]]\nname = \"wide\"\nkernel = \"sleep\"\nargs = {{ seconds = 1 }}\nestimate = \"1s\"\narray = \"1-60\"\n"
+         [[task]]\nname = \"wide\"\nestimate = \"1s\"\narray = \"1-60\"\n\
+         command = \"echo {{index}} >> met; until [ $(wc -l < met) -ge 3 ]; do sleep 0.05; done; sleep 0.5\"\n"
     )
 }
 

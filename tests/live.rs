@@ -5,13 +5,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 use support::browser::{self, Browser};
-use support::{Dir, Running, TestCommand, mpirun, phalanx, skip_loudly, wait_for};
+use support::{Dir, Running, TestCommand, free_ports, mpirun, phalanx, skip_loudly, wait_for};
 
 /// Tasks that go on until a file says that they may end; one of them fails at once.
 const JOB: &str = r#"
@@ -49,7 +49,7 @@ impl Listening {
         dir.job("long.toml", &format!("{JOB}{more}"));
         let run =
             mpirun(&dir, ranks).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
-        let url = wait_for("the address of the page", 60, || {
+        let url = wait_for("the address of the page", 120, || {
             let said = run.stderr_so_far();
             let line = said.lines().find(|line| line.contains("http://"))?;
             Some(line[line.find("http://")?..].trim().to_owned())
@@ -58,18 +58,11 @@ impl Listening {
             url.strip_prefix("http://").and_then(|rest| rest.split_once("/?token=")).expect("an address and a token");
         let (address, token) = (address.to_owned(), token.to_owned());
         let listening = Listening { run, dir, address, token };
-        let mut state = Value::Null;
-        let mut ended = || {
-            state = listening.json("/api/v1/run");
-            state["completed"] == 20 && state["failed"] == 1 && state["running"].as_u64() > Some(0)
-        };
-        let in_time = (0..1200).any(|_| {
-            ended() || {
-                std::thread::sleep(Duration::from_millis(50));
-                false
-            }
+        wait_for("the early tasks to end", 120, || {
+            let state = listening.json("/api/v1/run");
+            let ended = state["completed"] == 20 && state["failed"] == 1 && state["running"].as_u64() > Some(0);
+            ended.then_some(())
         });
-        assert!(in_time, "the early tasks did not end: {state:#}\n{}", listening.run.stderr_so_far());
         listening
     }
 
@@ -77,7 +70,7 @@ impl Listening {
     fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.address)
             .unwrap_or_else(|error| panic!("it does not listen: {error}\n{}", self.run.stderr_so_far()));
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout can be set");
         // It may have answered and closed before all has been sent.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
@@ -208,10 +201,13 @@ fn the_api_tells_what_happens() {
     assert_eq!((&failure["task"], &failure["exit"]), (&"broken".into(), &9.into()));
     assert_eq!(failure["stderr"], "it <broke>");
     assert_eq!(run.json("/api/v1/timeline")["bars"].as_array().map(Vec::len), Some(21));
-    assert!(!run.json("/api/v1/history")["samples"].as_array().expect("samples").is_empty());
+    wait_for("a first sample", 120, || {
+        let history = run.json("/api/v1/history");
+        (!history["samples"].as_array().expect("samples").is_empty()).then_some(())
+    });
 
     // Both ranks tell what they use.
-    wait_for("what ranks use", 60, || {
+    wait_for("what ranks use", 120, || {
         let ranks = run.json("/api/v1/ranks");
         ranks["ranks"].as_array()?.iter().all(|rank| rank["memory"].as_u64() > Some(1 << 20)).then_some(())
     });
@@ -292,13 +288,12 @@ fn strangers_and_floods_are_turned_away() {
     run.end();
 }
 
-/// What the description says about the answer to a POST.
-fn check_answer(run: &Listening, path: &str, (status, _, body): &(u32, String, String)) -> Value {
-    let description = run.json("/api/v1/openapi.json");
+/// Holds the answer to a POST against the description of the API, which was asked for before: the run may be over after the answer.
+fn check_answer(description: &Value, path: &str, (status, _, body): &(u32, String, String)) -> Value {
     let schema = &description["paths"][path]["post"]["responses"][status.to_string()]["content"]["application/json"];
     let answer: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"));
     let mut found = Vec::new();
-    violations(&answer, &schema["schema"], &description, path, &mut found);
+    violations(&answer, &schema["schema"], description, path, &mut found);
     assert!(found.is_empty(), "{status}: {found:#?}");
     answer
 }
@@ -315,9 +310,10 @@ fn states(run: &Listening) -> Vec<String> {
 #[test]
 fn a_run_is_changed_over_http_as_by_the_commands() {
     let run = Listening::with("steered", 1, LOCAL);
+    let description = run.json("/api/v1/openapi.json");
     let post = |path: &str, body: &str| {
         let answer = run.send("POST", path, body);
-        (answer.0, check_answer(&run, path, &answer))
+        (answer.0, check_answer(&description, path, &answer))
     };
     let (status, answer) = post("/api/v1/scale", "{\"ranks\": \"+1\"}");
     assert!(status == 200 && answer["text"].as_str().is_some_and(|text| text.contains("1 nodes")), "{answer}");
@@ -330,7 +326,7 @@ fn a_run_is_changed_over_http_as_by_the_commands() {
     every_second_is_accounted_for(&run.json("/api/v1/nodes"));
     assert_eq!(post("/api/v1/cancel", "{\"task\": \"nothing\"}").0, 409);
     assert_eq!(post("/api/v1/cancel", "{\"task\": \"late[9]\"}").0, 200);
-    wait_for("the task to be cancelled", 60, || (run.json("/api/v1/run")["cancelled"] == 1).then_some(()));
+    wait_for("the task to be cancelled", 120, || (run.json("/api/v1/run")["cancelled"] == 1).then_some(()));
     assert_eq!(post("/api/v1/cancel", "{}").0, 200);
     let Listening { run, dir, .. } = run;
     run.wait_clean().code(143);
@@ -361,7 +357,7 @@ fn a_click_on_the_page_scales_the_run() {
     let Some(program) = browser::program() else { return skip_loudly("there is no Chromium") };
     let run = Listening::with("click", 1, LOCAL);
     let mut browser = Browser::open(&program, &run.dir, &format!("http://{}/?token={}", run.address, run.token));
-    wait_for("the page to show the run", 60, || (browser.text("#state") == "RUNNING").then_some(()));
+    wait_for("the page to show the run", 120, || (browser.text("#state") == "RUNNING").then_some(()));
     // It asks first, and whoever thinks better of it has changed nothing.
     browser.click("#more");
     assert_eq!(browser.value("document.querySelector('#ask').open"), true);
@@ -370,13 +366,15 @@ fn a_click_on_the_page_scales_the_run() {
     assert_eq!(states(&run), ["active"]);
     browser.click("#more");
     browser.click("#yes");
-    wait_for("the answer on the page", 60, || browser.text("#did").starts_with("Done: ").then_some(()));
+    wait_for("the answer on the page", 120, || browser.text("#did").starts_with("Done: ").then_some(()));
     wait_for("the rank to join", 120, || (states(&run) == ["active", "active"]).then_some(()));
-    wait_for("the page to show it", 60, || browser.text("#tiles").contains("slots on 2 ranks").then_some(()));
-    wait_for("its node on the page", 60, || browser.text("#nodes").contains("block 1").then_some(()));
+    wait_for("the page to show it", 120, || browser.text("#tiles").contains("slots on 2 ranks").then_some(()));
+    wait_for("its node on the page", 120, || browser.text("#nodes").contains("block 1").then_some(()));
     // By keyboard, too.
     let button = "document.querySelector('#ranks button')";
-    wait_for("the button", 60, || (!browser.value(&format!("{button}?.dataset.rank ?? null")).is_null()).then_some(()));
+    wait_for("the button", 120, || {
+        (!browser.value(&format!("{button}?.dataset.rank ?? null")).is_null()).then_some(())
+    });
     browser.value(&format!("{button}.focus()"));
     browser.press("Enter");
     assert_eq!(browser.text("#question").split(" on ").next(), Some("Drain rank 1"));
@@ -385,6 +383,15 @@ fn a_click_on_the_page_scales_the_run() {
     wait_for("the rank to drain", 120, || (states(&run)[1] != "active").then_some(()));
     drop(browser);
     run.end();
+}
+
+/// The next call of a webhook.
+#[track_caller]
+fn called(hook: &TcpListener) -> TcpStream {
+    hook.set_nonblocking(true).expect("a listener need not block");
+    let stream = wait_for("the webhook to be called", 120, || hook.accept().ok()).0;
+    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout can be set");
+    stream
 }
 
 /// A job with a single alert, which goes to a webhook.
@@ -407,7 +414,7 @@ fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
         .and_then(|config| config.with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key.into()))
         .map(std::sync::Arc::new)
         .expect("a server");
-    let hook = std::net::TcpListener::bind("localhost:0").expect("a port");
+    let hook = TcpListener::bind("localhost:0").expect("a port");
     dir.job("a.toml", &hooked(&format!("localhost:{}", hook.local_addr().expect("an address").port())));
     // What the server hears, or why it hears nothing.
     let call = |stream: TcpStream| -> std::io::Result<String> {
@@ -430,14 +437,14 @@ fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
     };
 
     let trusting = run("ca.pem");
-    let said = call(hook.accept().expect("the webhook is called").0).expect("it speaks");
+    let said = call(called(&hook)).expect("it speaks");
     assert!(said.starts_with("POST /hook HTTP/1.1\r\n") && said.contains("\"alert\":\"over\""), "{said}");
     let output = trusting.wait().ok();
     assert!(!output.stderr().contains("cannot post"), "{output}");
 
     dir.file("other.pem", &rcgen::generate_simple_self_signed(["other".to_owned()]).expect("a certificate").cert.pem());
     let wary = run("other.pem");
-    call(hook.accept().expect("the webhook is called").0).expect_err("nothing is told to a stranger");
+    call(called(&hook)).expect_err("nothing is told to a stranger");
     wary.wait().ok().says("cannot post to https://localhost").says("invalid peer certificate");
     run("missing.pem").wait().ok().says("check SSL_CERT_FILE");
 }
@@ -446,7 +453,7 @@ fn a_webhook_over_https_is_called_if_its_certificate_is_trusted() {
 #[test]
 fn alerts_of_what_tasks_measure_reach_whom_they_name() {
     let dir = Dir::new("alerts");
-    let hook = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hook = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = hook.local_addr().expect("an address");
     dir.job(
         "a.toml",
@@ -483,7 +490,7 @@ file = "never"
         ),
     );
     let run = mpirun(&dir, 2).args(["run", "a.toml", "-q", "--metrics-file", "run.prom"]).start();
-    let (mut stream, _) = hook.accept().expect("the webhook is called");
+    let mut stream = called(&hook);
     let mut said = String::new();
     while !said.contains("\"text\"") {
         let mut bytes = [0; 4096];
@@ -493,7 +500,11 @@ file = "never"
     }
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("it listens");
     assert!(said.starts_with("POST /hook HTTP/1.1\r\n") && said.contains("\"metric\":\"custom.loss\""), "{said}");
-    wait_for("the other alert", 60, || dir.has("names").then_some(()));
+    wait_for("the other alert", 120, || dir.has("names").then_some(()));
+    wait_for("what ranks use, and what tasks measured", 120, || {
+        let metrics = dir.has("run.prom").then(|| dir.read("run.prom"))?;
+        metrics.contains("phalanx_rank_memory_bytes").then_some(())
+    });
     dir.file("end", "");
     run.wait_clean().code(1);
     // Told once, not every second; what never held was never told.
@@ -554,12 +565,12 @@ fn every_query_of_the_dashboard_is_answered_by_prometheus() {
     let dir = Dir::new("prometheus");
     dir.job("long.toml", job);
     let run = mpirun(&dir, 2).args(["run", "long.toml", "-q", "--slots", "2", "--listen", "127.0.0.1:0"]).start();
-    let url = wait_for("the address of the page", 60, || {
+    let url = wait_for("the address of the page", 120, || {
         let said = run.stderr_so_far();
         Some(said.lines().find_map(|line| line.split_once("http://"))?.1.trim().to_owned())
     });
     let (target, token) = url.split_once("/?token=").expect("a token");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let port = format!("127.0.0.1:{}", free_ports(1)[0]);
     let config = format!(
         "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: phalanx\n    authorization:\n      credentials: {token}\n    \
          static_configs:\n      - targets: [\"{target}\"]\n"
@@ -578,7 +589,7 @@ fn every_query_of_the_dashboard_is_answered_by_prometheus() {
     for _ in 0..600 {
         open.retain(|query| {
             let query = query.replace("$__rate_interval", "15s").replace("$run", ".*");
-            let answer = prometheus(&port.to_string(), &query);
+            let answer = prometheus(&port, &query);
             said = format!("{answer:?}");
             !answer.is_ok_and(|series| series.iter().any(|s| s["value"][1] != "NaN"))
         });
@@ -597,7 +608,7 @@ fn every_query_of_the_dashboard_is_answered_by_prometheus() {
 fn an_address_that_cannot_be_had_is_refused_before_anything_runs() {
     let dir = Dir::new("occupied");
     dir.job("long.toml", JOB);
-    let occupied = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let occupied = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = occupied.local_addr().expect("an address").to_string();
     let output = phalanx(&dir).args(["run", "long.toml", "--listen", &address]).run().code(2);
     output.says("cannot listen on").says("--listen");

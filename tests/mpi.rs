@@ -125,13 +125,13 @@ fn work_at_home_on_one_rank_is_shared() {
         [[task]]
         name = "heavy"
         kernel = "sleep"
-        args = { seconds = 0.3 }
+        args = { seconds = 0.5 }
         estimate = "1h"
         [[task]]
         name = "light"
         array = "0-59"
         kernel = "sleep"
-        args = { seconds = 0.1 }
+        args = { seconds = 0.5 }
         estimate = "1ms"
     "#;
     run(&dir, 3, job, &["--slots", "2"]).ok();
@@ -247,7 +247,9 @@ fn failures_reach_over_ranks() {
 #[test]
 fn a_task_sees_nothing_of_the_world_that_it_runs_in() {
     let dir = Dir::new("world");
-    let job = "[[task]]\nname = 'show'\narray = '0-5'\ncommand = 'env; sleep 0.1'\nstdout = 'env-{index}'\n";
+    // None ends before three run at a time, which is more than a rank has slots.
+    let job = "[[task]]\nname = 'show'\narray = '0-5'\nstdout = 'env-{index}'\n\
+               command = 'env; echo >> began; until [ $(wc -l < began) -ge 3 ]; do sleep 0.05; done'\n";
     run(&dir, 2, job, &["--slots", "2"]).ok();
     let mut ranks = BTreeSet::new();
     for index in 0..6 {
@@ -366,18 +368,22 @@ fn a_gang_has_the_cpus_of_all_its_ranks() {
 #[test]
 fn a_killed_rank_ends_the_run_and_resume_loses_nothing() {
     let dir = Dir::new("rank-loss");
-    let job = r#"
-        [[task]]
-        name = "t"
-        array = "0-599"
-        command = "echo {index} >> ran; sleep 0.03"
-    "#;
-    dir.job("job.toml", job);
-    for victim in [1, 2, 0] {
+    // A part of the tasks for each session: no run is over before its rank is killed.
+    let part = |part: u32| {
+        format!(
+            "[[task]]\nname = \"go{part}\"\ncommand = \"until test -e go-{part}; do sleep 0.05; done\"\n\
+             [[task]]\nname = \"t{part}\"\nneeds = \"go{part}\"\narray = \"0-149\"\n\
+             command = \"echo 't{part}[{{index}}]' >> ran; sleep 0.03\"\n"
+        )
+    };
+    let job: String = (0..4).map(part).collect();
+    dir.job("job.toml", &job);
+    for (part, victim) in [1, 2, 0].into_iter().enumerate() {
         let before = if dir.has("ran") { dir.read("ran").lines().count() } else { 0 };
+        dir.file(&format!("go-{part}"), "");
         let resume: &[&str] = if victim == 1 { &[] } else { &["--resume"] };
         let running = mpirun(&dir, 3).args(["run", "job.toml", "--slots", "2"]).args(resume).start();
-        wait_for("some tasks to run", 60, || {
+        wait_for("some tasks to run", 120, || {
             (dir.has("ran") && dir.read("ran").lines().count() > before + 20).then_some(())
         });
         let ranks = running.ranks();
@@ -389,12 +395,13 @@ fn a_killed_rank_ends_the_run_and_resume_loses_nothing() {
     }
     let done = Trace::of(&dir, "latest").completed();
     let before = dir.read("ran").lines().count();
-    run(&dir, 3, job, &["--slots", "2", "--resume"]).ok();
+    dir.file("go-3", "");
+    run(&dir, 3, &job, &["--slots", "2", "--resume"]).ok();
     let trace = Trace::of(&dir, "latest");
-    assert_eq!(trace.completed().len(), 600);
+    assert_eq!(trace.completed().len(), 604);
     // What the journal knew to be complete did not run again.
     for line in dir.read("ran").lines().skip(before) {
-        assert!(!done.contains(&format!("t[{line}]")), "t[{line}] ran again");
+        assert!(!done.contains(line), "{line} ran again");
     }
 }
 

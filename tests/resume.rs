@@ -64,7 +64,7 @@ fn twenty_kills_lose_nothing_and_repeat_nothing() {
         let resume: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
         let mut running = command.args(["run", "job.toml", "--slots", "2"]).args(resume).start();
         if kill == 0 {
-            wait_for("the first task", 60, || dir.has("ran").then_some(()));
+            wait_for("the first task", 120, || dir.has("ran").then_some(()));
         }
         sleep(Duration::from_millis(random.u64(20..700)));
         running.kill_all();

@@ -230,12 +230,12 @@ fn an_arrays_limit_is_never_exceeded() {
         name = "few"
         array = "0-29%3"
         kernel = "sleep"
-        args = { seconds = 0.02 }
+        args = { seconds = 0.1 }
         [[task]]
         name = "many"
         array = "0-29"
         kernel = "sleep"
-        args = { seconds = 0.02 }
+        args = { seconds = 0.1 }
     "#;
     run(&dir, job, &["--slots", "8"]).ok();
     let trace = Trace::of(&dir, "latest");
@@ -304,7 +304,7 @@ fn too_many_failures_stop_the_run() {
         [[task]]
         name = "bad"
         array = "0-199"
-        command = "sleep 0.01; exit 1"
+        command = "sleep 0.05; exit 1"
     "#;
     let failed = |out: &Output| {
         assert_eq!(out.exit(), 1, "{out}");
@@ -345,7 +345,7 @@ fn two_runs_do_not_share_a_run_directory() {
     let dir = Dir::new("two");
     dir.job("job.toml", "[[task]]\nname = 'a'\ncommand = 'touch started; while ! test -e go; do sleep 0.01; done'\n");
     let first = phalanx(&dir).args(["run", "job.toml", "--run-dir", "d"]).start();
-    wait_for("the first run to start its task", 60, || dir.has("started").then_some(()));
+    wait_for("the first run to start its task", 120, || dir.has("started").then_some(()));
     phalanx(&dir).args(["run", "job.toml", "--run-dir", "d"]).run().code(2);
     let second = phalanx(&dir).args(["run", "job.toml", "--run-dir", "d", "--resume"]).run().code(2);
     assert!(second.stderr().contains(&first.ranks()[0].to_string()), "the holder is not named\n{second}");

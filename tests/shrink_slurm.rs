@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::{BTreeSet, HashSet};
 
-use elastic_jobs::{Settings, blocks, idle, phased, rows, running, submit};
+use elastic_jobs::{HELD, Settings, blocks, given_back, idle, phased, release, rows, running, submit, widely};
 use phalanx::model::BlockState;
 use support::checker::Trace;
 use support::slurm::{Setup, Slurm};
@@ -22,25 +22,29 @@ fn own(wide: u32, narrow: u32) -> String {
     phased(Settings { provider: "none", ..Settings::default() }, wide, narrow, 1)
 }
 
+/// The same, with phases that the test ends.
+fn own_held(wide: u32, narrow: u32) -> String {
+    phased(Settings { provider: "none", capacity: "", ..HELD }, wide, narrow, 1)
+}
+
 #[test]
 fn four_nodes_become_one_in_the_tail() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("tail");
-    let id = submit(&slurm, &dir, "--nodes=4", &own(48, 40));
-    wait_for("work on all nodes", 120, || {
-        let seen = rows(&dir);
-        let ranks: HashSet<_> = seen.iter().filter_map(|row| row.rank).collect();
-        (ranks.len() == 4).then_some(())
-    });
+    let id = submit(&slurm, &dir, "--nodes=4", &own_held(600, 40));
+    widely(&dir, 0, 4);
     assert_eq!(idle(&slurm), 0);
+    release(&dir, "w0");
     wait_for("three nodes to be idle while the run goes on", 180, || {
         let jobs = slurm.squeue();
         assert!(jobs.iter().any(|job| job.id == id), "the run ended before it gave its nodes back");
         (idle(&slurm) == 3).then_some(())
     });
+    given_back(&dir, 3);
+    release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(48, 40).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
     let blocks = blocks(&dir, "run");
     assert_eq!(blocks.len(), 3);
     for block in blocks {
@@ -62,9 +66,10 @@ fn a_job_shrinks_more_than_once() {
     for ranks in [2, 1] {
         phalanx(&dir).args(["scale", "run", &ranks.to_string()]).run().ok();
         wait_for("one node more to be idle", 120, || (idle(&slurm) == 3 - ranks).then_some(()));
+        given_back(&dir, 3 - ranks);
     }
     phalanx(&dir).args(["cancel", "run"]).run().ok();
-    assert_eq!(slurm.wait_job(id, 120).code, 143);
+    assert_eq!(slurm.wait_job(id, 240).code, 143);
     let ends: Vec<BlockState> = blocks(&dir, "run").iter().map(|block| block.state).collect();
     assert_eq!(ends, [BlockState::Released; 2]);
 }
@@ -100,36 +105,37 @@ fn a_fixed_policy_keeps_one_world_over_all_nodes() {
 fn nodes_of_one_job_go_one_by_one() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("several");
-    let settings = Settings { capacity: "nodes_per_block = 3\ntime = \"10m\"", ..Settings::default() };
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 80, 40, 1));
-    wait_for("a job of three nodes", 120, || {
+    let settings = Settings { capacity: "nodes_per_block = 3\ntime = \"10m\"", ..HELD };
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 600, 40, 1));
+    wait_for("a job of three nodes", 180, || {
         slurm.squeue().iter().any(|job| job.id != id && job.nodes == "n[2-4]").then_some(())
     });
+    widely(&dir, 0, 4);
+    release(&dir, "w0");
     wait_for("nodes to be given back while the run goes on", 180, || {
         assert!(slurm.squeue().iter().any(|job| job.id == id), "the run ended before it gave its nodes back");
         (idle(&slurm) == 3).then_some(())
     });
+    release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(80, 40).iter().map(String::as_str));
-    assert!(slurm.squeue().is_empty(), "{:?}", slurm.squeue());
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
+    slurm.wait_empty();
 }
 
 #[test]
 fn a_node_that_dies_costs_what_it_ran() {
     let Some(mut slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("node-dies");
-    let settings = Settings { capacity: "time = \"10m\"", ..Settings::default() };
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 60, 1, 1));
-    let node = wait_for("work on a block", 120, || {
-        let seen = rows(&dir);
-        seen.iter().any(|row| row.rank.is_some_and(|rank| rank != 0)).then_some(())?;
-        slurm.squeue().into_iter().find(|job| job.id != id && job.state == "RUNNING").map(|job| job.nodes)
-    });
-    slurm.lose_node(&node);
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(HELD, 600, 1, 1));
+    widely(&dir, 0, 3);
+    let block = slurm.squeue().into_iter().find(|job| job.id != id && job.state == "RUNNING").expect("a block");
+    slurm.lose_node(&block.nodes);
+    release(&dir, "w0");
+    release(&dir, "n0");
     let end = slurm.wait_job(id, 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 61);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 601);
 }
 
 #[test]
@@ -141,7 +147,7 @@ fn a_budget_ends_a_run_with_blocks_under_the_cap_and_a_larger_one_goes_on() {
     let id = submit(&slurm, &dir, "--nodes=1", &job("budget = 0.6"));
     let end = slurm.wait_job(id, 300);
     assert_eq!((end.state.as_str(), end.code), ("FAILED", 3), "{}", end.log);
-    wait_for("the blocks to be gone", 60, || slurm.squeue().is_empty().then_some(()));
+    slurm.wait_empty();
     let report = phalanx(&dir).args(["report", "run", "--json"]).run().json();
     let cost = report["cost"].as_f64().unwrap_or(f64::NAN);
     assert!(cost <= 0.6, "{cost} were spent of 0.6");
@@ -174,7 +180,7 @@ fn what_a_dead_run_left_in_the_queue_is_withdrawn_by_whoever_comes() {
     run.kill_all();
     assert!(waiting() > 0, "nobody has withdrawn it");
     slurm.run_here(&dir, &["cancel", "run"]).wait().ok().says("cancelled");
-    wait_for("the queue to be empty", 60, || (waiting() == 0).then_some(()));
+    wait_for("the queue to be empty", 120, || (waiting() == 0).then_some(()));
     slurm.run_here(&dir, &["cancel", "run"]).wait().code(2).says("nothing in a queue");
 
     let mut run = start(&["--resume"]);
@@ -182,7 +188,7 @@ fn what_a_dead_run_left_in_the_queue_is_withdrawn_by_whoever_comes() {
     let left: Vec<u32> = slurm.squeue().iter().filter(|job| job.id != other).map(|job| job.id).collect();
     run.kill_all();
     let mut run = start(&["--resume"]);
-    wait_for("those of the session before to be gone", 60, || {
+    wait_for("those of the session before to be gone", 120, || {
         slurm.squeue().iter().all(|job| !left.contains(&job.id)).then_some(())
     });
     run.kill_all();
@@ -218,18 +224,17 @@ fn processes(slurm: &Slurm, words: &[&str]) -> Vec<u32> {
 fn a_world_that_dies_in_the_own_allocation_gives_its_node_back() {
     let Some(slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("world-dies");
-    let id = submit(&slurm, &dir, "--nodes=3", &own(60, 15));
-    wait_for("work on all nodes", 120, || {
-        let ranks: HashSet<_> = rows(&dir).iter().filter_map(|row| row.rank).collect();
-        (ranks.len() == 3).then_some(())
-    });
+    let id = submit(&slurm, &dir, "--nodes=3", &own_held(600, 15));
+    widely(&dir, 0, 3);
     let worlds = processes(&slurm, &["join", "--block 1 "]);
     assert!(!worlds.is_empty(), "the world of block 1 should be there");
     worlds.into_iter().for_each(|pid| support::send(pid, libc::SIGKILL));
     wait_for("its node to be idle", 120, || (idle(&slurm) >= 1).then_some(()));
+    release(&dir, "w0");
+    release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 75);
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 615);
 }
 
 #[test]
@@ -245,9 +250,9 @@ fn nothing_is_left_of_a_run_whose_rank_0_is_killed_in_its_allocation() {
     let rank0: Vec<u32> = rank0.into_iter().filter(|pid| is_program(*pid)).collect();
     assert_eq!(rank0.len(), 1, "{rank0:?}");
     support::send(rank0[0], libc::SIGKILL);
-    slurm.wait_job(id, 120);
-    wait_for("all nodes to be idle", 60, || (idle(&slurm) == 3).then_some(()));
-    wait_for("its processes to be gone", 60, || processes(&slurm, &["join"]).is_empty().then_some(()));
+    slurm.wait_job(id, 240);
+    wait_for("all nodes to be idle", 120, || (idle(&slurm) == 3).then_some(()));
+    wait_for("its processes to be gone", 120, || processes(&slurm, &["join"]).is_empty().then_some(()));
 }
 
 /// True for the program itself, not for a shell or a launcher that has it on its command line.
@@ -276,21 +281,24 @@ fn ranks_leave_a_block_before_its_time_is_up() {
 fn nodes_that_went_back_are_asked_for_again() {
     let Some(slurm) = Slurm::start_with(4, KEEPS_RECORDS) else { return };
     let dir = Dir::new("again");
-    let settings = Settings { capacity: "time = \"10m\"", ..Settings::default() };
-    let id = submit(&slurm, &dir, "--nodes=4", &phased(settings, 60, 20, 2));
+    let id = submit(&slurm, &dir, "--nodes=4", &phased(HELD, 600, 20, 2));
     let goes_on = || assert!(slurm.squeue().iter().any(|job| job.id == id), "the run is over\n{}", slurm.logs());
+    widely(&dir, 0, 4);
+    release(&dir, "w0");
     wait_for("three nodes to be idle in the first narrow phase", 180, || {
         goes_on();
         (idle(&slurm) == 3).then_some(())
     });
+    release(&dir, "n0");
     wait_for("three jobs more in the second wide phase", 180, || {
         goes_on();
         (running(&slurm) == 4).then_some(())
     });
+    ["w1", "n1"].into_iter().for_each(|phase| release(&dir, phase));
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    assert_eq!(Trace::of(&dir, "run").completed().len(), 160);
-    assert!(slurm.squeue().is_empty(), "{:?}", slurm.squeue());
+    assert_eq!(Trace::of(&dir, "run").completed().len(), 1240);
+    slurm.wait_empty();
 }
 
 #[test]
@@ -307,38 +315,45 @@ fn tasks_that_need_several_nodes_at_once_get_one_world() {
 fn a_warning_stops_all_worlds_of_an_allocation_and_the_run_can_be_resumed() {
     let Some(slurm) = Slurm::start(3) else { return };
     let dir = Dir::new("warning");
-    let id = submit(&slurm, &dir, "--nodes=3", &own(120, 1));
-    wait_for("work on all nodes", 120, || {
-        let ranks: HashSet<_> = rows(&dir).iter().filter_map(|row| row.rank).collect();
-        (ranks.len() == 3).then_some(())
-    });
+    // `srun` passes the warning on to all that runs on the other nodes; a task that minds it has failed by itself.
+    let job = own_held(600, 1).replace("echo $PHALANX_RANK", "trap '' USR1; echo $PHALANX_RANK");
+    let id = submit(&slurm, &dir, "--nodes=3", &job);
+    widely(&dir, 0, 3);
     slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
-    let end = slurm.wait_job(id, 120);
+    let log = format!("phalanx-{id}.log");
+    wait_for("the warning to be heard", 120, || {
+        dir.has(&log).then(|| dir.read(&log))?.contains("no further task is started").then_some(())
+    });
+    ["w0", "n0"].into_iter().for_each(|phase| release(&dir, phase));
+    let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("FAILED", 4), "{}", end.log);
     let script = support::repository().join("slurm/phalanx.sbatch");
     let script = script.to_str().expect("text");
     let words = ["--nodes=3", script, "job.toml", "--slots", "1", "--run-dir", "run", "--resume"];
     let end = slurm.wait_job(slurm.sbatch(&dir, words), 300);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(120, 1).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 1).iter().map(String::as_str));
 }
 
 #[test]
 fn a_gained_job_that_cannot_shrink_goes_as_a_whole() {
     let Some(slurm) = Slurm::start_with(3, FORBIDDEN) else { return };
     let dir = Dir::new("whole");
-    let settings = Settings { capacity: "nodes_per_block = 2\ntime = \"10m\"", ..Settings::default() };
-    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 60, 40, 1));
-    wait_for("a job of two nodes", 120, || {
+    let settings = Settings { capacity: "nodes_per_block = 2\ntime = \"10m\"", ..HELD };
+    let id = submit(&slurm, &dir, "--nodes=1", &phased(settings, 600, 40, 1));
+    wait_for("a job of two nodes", 180, || {
         slurm.squeue().iter().any(|job| job.id != id && job.nodes == "n[2-3]").then_some(())
     });
+    widely(&dir, 0, 3);
+    release(&dir, "w0");
     wait_for("both nodes to be idle while the run goes on", 180, || {
         assert!(slurm.squeue().iter().any(|job| job.id == id), "the run ended before it gave its nodes back");
         (idle(&slurm) == 2).then_some(())
     });
+    release(&dir, "n0");
     let end = slurm.wait_job(id, 240);
     assert_eq!((end.state.as_str(), end.code), ("COMPLETED", 0), "{}", end.log);
-    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(60, 40).iter().map(String::as_str));
+    Trace::of(&dir, "run").exactly_once(elastic_jobs::names(600, 40).iter().map(String::as_str));
 }
 
 #[test]

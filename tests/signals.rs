@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use support::checker::Trace;
 use support::{Dir, Output, Running, mpirun, phalanx, wait_for};
 
-/// Forty tasks of a fifth of a second that say that they began and that they ended.
+/// Forty tasks that say that they began and that they ended, and do not end before the test says that they may.
 const STEPS: &str = r#"
 [[task]]
 name = "step"
 array = "0-39"
-command = "echo {index} >> began; sleep 0.2; echo {index} >> ended"
+command = "echo {index} >> began; until test -e go; do sleep 0.05; done; sleep 0.2; echo {index} >> ended"
 "#;
 
 /// Two tasks that take an hour unless somebody ends them, and one that waits for them.
@@ -38,7 +38,7 @@ fn begin(dir: &Dir, ranks: u32, job: &str) -> Running {
     dir.job("job.toml", job);
     let command = if ranks == 0 { phalanx(dir) } else { mpirun(dir, ranks) };
     let running = command.args(["run", "job.toml", "--slots", "2"]).start();
-    wait_for("two tasks to begin", 60, || (lines(dir, "began") >= 2).then_some(()));
+    wait_for("two tasks to begin", 120, || (lines(dir, "began") >= 2).then_some(()));
     running
 }
 
@@ -55,6 +55,12 @@ fn resume(dir: &Dir, ranks: u32, tasks: usize) {
     }
 }
 
+/// Waits until a run has said that it has heard a signal.
+#[track_caller]
+fn heard(running: &Running, text: &str) {
+    wait_for("the signal to be heard", 120, || running.stderr_so_far().contains(text).then_some(()));
+}
+
 #[track_caller]
 fn ended(running: Running, code: i32) -> Output {
     let output = running.wait_clean();
@@ -67,7 +73,9 @@ fn one_interrupt_lets_running_tasks_end() {
     let dir = Dir::new("interrupt");
     let running = begin(&dir, 0, STEPS);
     running.signal(libc::SIGINT);
-    ended(running, 130).says("interrupt again");
+    heard(&running, "interrupt again");
+    dir.file("go", "");
+    ended(running, 130);
     assert_eq!(lines(&dir, "began"), lines(&dir, "ended"), "a running task was cut short");
     assert!(lines(&dir, "began") < 40, "nothing was left undone");
     resume(&dir, 0, 40);
@@ -78,9 +86,7 @@ fn a_second_interrupt_ends_running_tasks() {
     let dir = Dir::new("interrupts");
     let mut running = begin(&dir, 0, HOURS);
     running.signal(libc::SIGINT);
-    wait_for("the first interrupt to be heard", 60, || {
-        running.stderr_so_far().contains("interrupt again").then_some(())
-    });
+    heard(&running, "interrupt again");
     assert!(running.is_running(), "one interrupt waits for running tasks");
     running.signal(libc::SIGINT);
     ended(running, 130);
@@ -97,7 +103,7 @@ fn a_wide_task_that_collects_slots_holds_no_stop_up() {
         name = "narrow"
         array = "0-1"
         priority = 1
-        command = "echo x >> began; sleep {index}; echo x >> ended"
+        command = "echo x >> began; until test {index} = 0 || test -e go; do sleep 0.05; done; echo x >> ended"
 
         [[task]]
         name = "wide"
@@ -108,8 +114,10 @@ fn a_wide_task_that_collects_slots_holds_no_stop_up() {
     for _ in 0..3 {
         let dir = Dir::new("collecting");
         let running = begin(&dir, 0, job);
-        wait_for("the first slot to fall free", 60, || (lines(&dir, "ended") >= 1).then_some(()));
+        wait_for("the first slot to fall free", 120, || (lines(&dir, "ended") >= 1).then_some(()));
         running.signal(libc::SIGINT);
+        heard(&running, "interrupt again");
+        dir.file("go", "");
         ended(running, 130);
     }
 }
@@ -127,13 +135,13 @@ fn a_termination_ends_the_run_in_good_order() {
 
 #[test]
 fn an_mpirun_that_is_ended_leaves_no_task_behind() {
-    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives four, since this machine may be slow.
+    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives ten, since this machine may be slow.
     let stubborn = HOURS.replace("sleep 3600", "trap '' TERM; sleep 3600");
     let dir = Dir::new("mpirun-ended");
     dir.job("job.toml", &stubborn);
-    let command = mpirun(&dir, 3).env("OMPI_MCA_odls_base_sigkill_timeout", "4");
+    let command = mpirun(&dir, 3).env("OMPI_MCA_odls_base_sigkill_timeout", "10");
     let running = command.args(["run", "job.toml", "--slots", "2"]).start();
-    wait_for("two tasks to begin", 60, || (lines(&dir, "began") >= 2).then_some(()));
+    wait_for("two tasks to begin", 120, || (lines(&dir, "began") >= 2).then_some(()));
     running.signal(libc::SIGTERM);
     let output = running.wait_clean();
     assert_ne!(output.exit(), 0, "{output}");
@@ -146,6 +154,8 @@ fn a_warning_to_mpirun_reaches_the_run() {
     let dir = Dir::new("warning");
     let running = begin(&dir, 3, STEPS);
     running.signal(libc::SIGUSR1);
+    heard(&running, "no further task is started");
+    dir.file("go", "");
     ended(running, 4);
     assert_eq!(lines(&dir, "began"), lines(&dir, "ended"), "a running task was cut short");
     resume(&dir, 3, 40);
@@ -155,8 +165,8 @@ fn a_warning_to_mpirun_reaches_the_run() {
 fn the_run_stops_before_its_allocation_ends() {
     let dir = Dir::new("walltime");
     dir.job("job.toml", HOURS);
-    // Nothing is started in the last 10 s, and in the last 8 s what runs is ended.
-    let end = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 12;
+    // Nothing is started in the last 10 s, and in the last 8 s what runs is ended. The rest is there to begin in, if the machine is busy.
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 30;
     let command = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]);
     let running = command.env("SLURM_JOB_END_TIME", end.to_string()).start();
     ended(running, 4).says("the allocation ends soon");

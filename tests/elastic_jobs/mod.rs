@@ -1,11 +1,13 @@
 //! Jobs for which nodes come and go, and how they went: shared by the tests that need a Slurm.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::collections::HashSet;
+
 use phalanx::journal::{BlockChange, replay};
 
 use crate::support::checker::{Row, Trace};
 use crate::support::slurm::Slurm;
-use crate::support::{Dir, phalanx, repository};
+use crate::support::{Dir, phalanx, repository, wait_for};
 
 /// What differs between jobs.
 #[derive(Clone, Copy)]
@@ -16,35 +18,47 @@ pub struct Settings {
     pub capacity: &'static str,
     /// Further lines of `[cost]`.
     pub cost: &'static str,
+    /// The test says when a phase may end ([`release`]): a narrow one waits for that, a wide one should have work for minutes.
+    pub held: bool,
 }
+
+/// Phases that the test ends: none is over before what the test waits for has come about.
+pub const HELD: Settings =
+    Settings { provider: "slurm", policy: "hybrid", capacity: "time = \"10m\"", cost: "", held: true };
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { provider: "slurm", policy: "hybrid", capacity: "", cost: "" }
+        Settings { provider: "slurm", policy: "hybrid", capacity: "", cost: "", held: false }
     }
 }
 
 /// So many times a wide phase (`w0`, `w1`, ...) and a narrow one (a chain `n0-0`, `n0-1`, ...), of tasks of a second.
 pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String {
-    let Settings { provider, policy, capacity, cost } = settings;
+    let Settings { provider, policy, capacity, cost, held } = settings;
     let mut job = format!(
         "[job]\nname = \"phases\"\n[capacity]\nprovider = \"{provider}\"\nlisten = \"127.0.0.1\"\n{capacity}\n\
          [scaling]\npolicy = \"{policy}\"\nmax_ranks = 4\ninterval = \"1s\"\n\
          [cost]\nnode_hour = 36.0\nminimum = \"0s\"\n{cost}\n",
     );
-    let mut task = |name: &str, more: &str| {
-        job += &format!(
-            "[[task]]\nname = \"{name}\"\nkernel = \"sleep\"\nargs = {{ seconds = 1 }}\nestimate = \"1s\"\n{more}"
-        );
+    let mut task = |name: &str, more: &str, command: Option<String>| {
+        let what = match command.filter(|_| held) {
+            Some(command) => format!("command = \"{command}\""),
+            None => "kernel = \"sleep\"\nargs = { seconds = 1 }".into(),
+        };
+        job += &format!("[[task]]\nname = \"{name}\"\n{what}\nestimate = \"1s\"\n{more}");
     };
     let mut before = String::new();
     for phase in 0..times {
         if wide > 0 {
-            task(&format!("w{phase}"), &format!("array = \"1-{wide}\"\n{before}"));
+            let (more, name) = (format!("array = \"1-{wide}\"\n{before}"), format!("w{phase}"));
+            // They take as long as is foreseen until the phase may end, and no time from then on: the run stays hungry.
+            let command = format!("echo $PHALANX_RANK >> ranks-{phase}; test -e end-{name} || sleep 1");
+            task(&name, &more, Some(command));
             before = format!("needs = [\"w{phase}\"]\n");
         }
         for k in 0..narrow {
-            task(&format!("n{phase}-{k}"), &before);
+            let last = format!("until test -e end-n{phase}; do sleep 0.1; done; sleep 1");
+            task(&format!("n{phase}-{k}"), &before, (k + 1 == narrow).then_some(last));
             before = format!("needs = [\"n{phase}-{k}\"]\n");
         }
     }
@@ -53,7 +67,32 @@ pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String 
 
 /// One wide phase and a narrow one.
 pub fn phases(wide: u32, narrow: u32) -> String {
-    phased(Settings { capacity: "time = \"10m\"", ..Settings::default() }, wide, narrow, 1)
+    phased(Settings { held: false, ..HELD }, wide, narrow, 1)
+}
+
+/// Waits until so many ranks work in a wide phase that is held.
+#[track_caller]
+pub fn widely(dir: &Dir, phase: u32, ranks: usize) {
+    let file = format!("ranks-{phase}");
+    wait_for("work on all nodes", 180, || {
+        let text = dir.has(&file).then(|| dir.read(&file))?;
+        (text.lines().collect::<HashSet<_>>().len() == ranks).then_some(())
+    });
+}
+
+/// Lets a phase that is held (`w0`, `n0`, ...) end.
+pub fn release(dir: &Dir, phase: &str) {
+    dir.file(&format!("end-{phase}"), "");
+}
+
+/// Waits until the run in this directory, which goes on, has given back so many of its blocks.
+#[track_caller]
+pub fn given_back(dir: &Dir, count: usize) {
+    wait_for("blocks to be given back", 180, || {
+        let status = phalanx(dir).args(["status", "run", "--json"]).run().ok().json();
+        let released = status["blocks"].as_array()?.iter().filter(|block| block["state"] == "released").count();
+        (released == count).then_some(())
+    });
 }
 
 /// Submits the batch script with a job of one slot a node, in the run directory `run`.

@@ -16,6 +16,7 @@ pub mod slurm;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,8 +24,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long one command may take before the test ends it and fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a test waits for one command to end before it ends it and fails.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
@@ -109,7 +110,8 @@ pub fn phalanx(dir: &Dir) -> TestCommand {
 /// `mpirun -n RANKS phalanx ...`, with more ranks than cores allowed.
 pub fn mpirun(dir: &Dir, ranks: u32) -> TestCommand {
     let ranks = ranks.to_string();
-    TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", &ranks]).args([program()])
+    let command = TestCommand::new("mpirun", dir.path()).args(["--oversubscribe", "-n", &ranks]).args([program()]);
+    TestCommand { launches: true, ..command }
 }
 
 /// `sh -c LINE`, with the program under test first on the `PATH`.
@@ -126,6 +128,8 @@ pub struct TestCommand {
     command: Command,
     tag: Tag,
     patience: Duration,
+    /// The command is an `mpirun` of the program under test.
+    launches: bool,
 }
 
 impl TestCommand {
@@ -143,7 +147,7 @@ impl TestCommand {
         if is_root() {
             command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         }
-        TestCommand { command, tag, patience: PATIENCE }
+        TestCommand { command, tag, patience: PATIENCE, launches: false }
     }
 
     /// Adds arguments.
@@ -158,7 +162,7 @@ impl TestCommand {
         self
     }
 
-    /// Allows it `seconds` instead of two minutes.
+    /// Allows it `seconds` instead of five minutes.
     pub fn patience(mut self, seconds: u64) -> TestCommand {
         self.patience = Duration::from_secs(seconds);
         self
@@ -174,10 +178,13 @@ impl TestCommand {
         let files = tempfile::tempdir().expect("cannot make a temporary directory");
         let open = |name: &str| File::create(files.path().join(name)).expect("cannot make a file for output");
         self.command.stdout(open("stdout")).stderr(open("stderr")).process_group(0);
+        if self.launches {
+            self.command.env("PHALANX_EXIT_FILE", files.path().join("exit"));
+        }
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let line = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
         let child = self.command.spawn().unwrap_or_else(|e| panic!("cannot start {line}: {e}"));
-        Running { child, line, files, tag: self.tag, deadline: Instant::now() + self.patience }
+        Running { child, line, files, tag: self.tag, patience: self.patience, begun: Instant::now() }
     }
 }
 
@@ -193,7 +200,8 @@ pub struct Running {
     line: String,
     files: tempfile::TempDir,
     tag: Tag,
-    deadline: Instant,
+    patience: Duration,
+    begun: Instant,
 }
 
 impl Running {
@@ -234,12 +242,13 @@ impl Running {
     pub fn wait_clean(mut self) -> Output {
         let output = self.wait_here();
         // A process that was just killed may take a moment to go.
-        wait_for("all that it started to be gone", 20, || self.processes().is_empty().then_some(()));
+        wait_for("all that it started to be gone", 120, || self.processes().is_empty().then_some(()));
         output
     }
 
-    /// True until it has ended.
+    /// True until it has ended; for one that does not end, twice its time is not exceeded.
     pub fn is_running(&mut self) -> bool {
+        assert!(self.begun.elapsed() < 2 * self.patience, "it does not end: {}\n{}", self.line, self.stderr_so_far());
         self.child.try_wait().expect("cannot wait for a child").is_none()
     }
 
@@ -253,13 +262,14 @@ impl Running {
         self.text("stderr")
     }
 
-    /// Waits for its end; a command that outlasts its time is ended and fails the test.
+    /// Waits for its end; a command that outlasts its time, which begins now, is ended and fails the test.
     pub fn wait(mut self) -> Output {
         self.wait_here()
     }
 
     fn wait_here(&mut self) -> Output {
-        while Instant::now() < self.deadline {
+        let deadline = Instant::now() + self.patience;
+        while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("cannot wait for a child") {
                 return self.output(status);
             }
@@ -270,8 +280,17 @@ impl Running {
         panic!("it did not end in time\n{}", self.output(status));
     }
 
-    fn output(&self, status: ExitStatus) -> Output {
-        Output { line: self.line.clone(), status, stdout: self.text("stdout"), stderr: self.text("stderr") }
+    fn output(&self, ended: ExitStatus) -> Output {
+        // OpenMPI's launcher now and then crashes while it ends. What the run itself said counts then.
+        let crashed = matches!(ended.signal(), Some(libc::SIGSEGV | libc::SIGABRT | libc::SIGBUS));
+        let said = if crashed { fs::read_to_string(self.files.path().join("exit")).ok() } else { None };
+        let status = said.and_then(|code| Some(ExitStatus::from_raw(code.trim().parse::<i32>().ok()? << 8)));
+        Output {
+            line: self.line.clone(),
+            status: status.unwrap_or(ended),
+            stdout: self.text("stdout"),
+            stderr: self.text("stderr"),
+        }
     }
 
     fn text(&self, name: &str) -> String {
@@ -417,6 +436,17 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T
         assert!(Instant::now() < deadline, "waited {seconds} s in vain for {what}");
         sleep(Duration::from_millis(50));
     }
+}
+
+/// Ports that are free now and that nobody gets by chance: they lie below those that the system hands out by itself.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    // All are held until the last is chosen, so that none is chosen twice.
+    let mut held: Vec<(u16, TcpListener)> = Vec::new();
+    while held.len() < count {
+        let port = fastrand::u16(10_000..32_000);
+        held.extend(TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener)));
+    }
+    held.iter().map(|(port, _)| *port).collect()
 }
 
 /// Says that a test is skipped, and why, where nobody can miss it: past the capture of test output, and in a list that `make test` shows at

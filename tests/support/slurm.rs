@@ -14,13 +14,12 @@ mod accounting;
 
 use std::fs::{self, File, Permissions};
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Dir, Output, Running, Tag, TestCommand, program, send, skip_loudly, wait_for};
+use super::{Dir, Output, Running, Tag, TestCommand, free_ports, program, send, skip_loudly, wait_for};
 
 /// The programs without which there is no Slurm.
 const NEEDED: [&str; 8] = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "setpriv"];
@@ -96,8 +95,7 @@ impl Slurm {
     fn try_start(nodes: usize, setup: Setup) -> Result<Slurm, String> {
         let root = tempfile::Builder::new().prefix("pslurm-").tempdir().map_err(|e| e.to_string())?;
         let mut slurm = Slurm { root, tag: Tag::new(), daemons: Vec::new(), setup };
-        let accounting =
-            if setup.accounting { Some(accounting::Ports::choose().map_err(|e| e.to_string())?) } else { None };
+        let accounting = setup.accounting.then(accounting::Ports::choose);
         slurm.lay_out(nodes, accounting).map_err(|e| format!("cannot lay out a Slurm: {e}"))?;
         slurm.start_daemons(nodes, accounting).map_err(|e| format!("cannot start a daemon: {e}\n{}", slurm.logs()))?;
         slurm.wait_until_idle(nodes).map_err(|why| format!("Slurm did not start: {why}\n{}", slurm.logs()))?;
@@ -120,7 +118,7 @@ impl Slurm {
         for n in 1..=nodes {
             fs::create_dir_all(self.path(&format!("spool/n{n}")))?;
         }
-        fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1)?, accounting)?)
+        fs::write(self.path("slurm.conf"), self.configuration(&free_ports(nodes + 1), accounting)?)
     }
 
     fn configuration(&self, ports: &[u16], accounting: Option<accounting::Ports>) -> std::io::Result<String> {
@@ -153,7 +151,11 @@ ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1{scheduler}
-SlurmdTimeout=20
+SlurmdTimeout=60
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
+MinJobAge=3600
 JobAcctGatherType=jobacct_gather/none
 {accounting}JobCompType=jobcomp/none
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -184,7 +186,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         ];
         self.start_daemon("munged", "munged", &munge)?;
         let socket = self.path("munge.sock");
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while !socket.exists() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -247,7 +249,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
     /// Starts the program under test beside this Slurm, in no job of it.
     pub fn run_here(&self, dir: &Dir, args: &[&str]) -> Running {
-        self.command_in(&program().to_string_lossy(), dir.path()).args(args).patience(400).start()
+        self.command_in(&program().to_string_lossy(), dir.path()).args(args).patience(600).start()
     }
 
     /// `sbatch --parsable ARGS` in `dir`; returns the job's id.
@@ -279,7 +281,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     #[track_caller]
     pub fn wait_running(&self, id: u32) {
         let runs = || self.squeue().iter().any(|job| job.id == id && job.state == "RUNNING").then_some(());
-        wait_for(&format!("job {id} to run"), 60, runs);
+        wait_for(&format!("job {id} to run"), 120, runs);
     }
 
     /// When a job began and ended by Slurm's own record, in seconds since 1970.
@@ -318,6 +320,13 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     /// The nodes and their states (`idle`, `allocated`, ...).
     pub fn sinfo(&self) -> Vec<(String, String)> {
         parse_nodes(self.command("sinfo").args(["--noheader", "--Node", "--format=%N %T"]).run().ok().stdout())
+    }
+
+    /// Waits until no job is left, neither one that waits or runs nor one that is being cleaned up.
+    #[track_caller]
+    pub fn wait_empty(&self) {
+        let empty = || self.squeue().is_empty().then_some(());
+        wait_for("the queue to be empty", 120, empty);
     }
 
     /// `scancel ARGS`.
@@ -359,13 +368,6 @@ fn descendants(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|child| child.parse().ok());
     children.flat_map(|child| std::iter::once(child).chain(descendants(child))).collect()
-}
-
-/// Ports that are free now.
-fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    // All are held until the last is chosen, so that none is chosen twice.
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 /// Where a program is; daemons are often outside a user's `PATH`.

@@ -24,9 +24,9 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Two ports that are free now.
-    pub(super) fn choose() -> std::io::Result<Ports> {
-        let ports = free_ports(2)?;
-        Ok(Ports { database: ports[0], slurmdbd: ports[1] })
+    pub(super) fn choose() -> Ports {
+        let ports = free_ports(2);
+        Ports { database: ports[0], slurmdbd: ports[1] }
     }
 }
 
@@ -71,7 +71,10 @@ impl Slurm {
         fs::set_permissions(self.path("slurmdbd.conf"), Permissions::from_mode(0o600))?;
         self.start_daemon("slurmdbd", "slurmdbd", &["-D".into()])?;
         wait_for_listener(ports.slurmdbd)?;
-        self.command("sacctmgr").args(["--immediate", "add", "cluster", "phalanx"]).run().ok();
+        let added = self.command("sacctmgr").args(["--immediate", "add", "cluster", "phalanx"]).run();
+        if added.exit() != 0 {
+            return Err(std::io::Error::other(added.to_string()));
+        }
         Ok(())
     }
 }
@@ -97,7 +100,7 @@ StorageLoc=slurm
 }
 
 fn wait_for_listener(port: u16) -> std::io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while let Err(error) = TcpStream::connect(("127.0.0.1", port)) {
         if Instant::now() > deadline {
             return Err(error);
