@@ -451,3 +451,27 @@ fn what_a_task_measures_is_told() {
     let once = [(0, 1, "loss".to_owned(), 0.5), (0, 1, "steps".to_owned(), 3.0)];
     assert_eq!(*told.measured.lock().unwrap(), [once.clone(), once].concat());
 }
+
+#[test]
+fn what_a_signal_to_the_whole_node_ends_has_not_failed() {
+    let own = bench(Job::new([Spec::shell("kill -TERM $$"), Spec::shell("exit 143")]));
+    assert_eq!([own.run(0), own.run(1)], [ended(State::Failed, -15), ended(State::Failed, 143)]);
+    let line = |signal: &str| Spec::shell(&format!("kill -{signal} $$; sleep 600"));
+    let bench = bench(Job::new([
+        line("TERM"),
+        Spec::shell("sh -c 'kill -TERM $$'; exit $?"),
+        line("KILL"),
+        Spec::shell("exit 1"),
+    ]));
+    std::thread::scope(|s| {
+        // Either of the two may get it first.
+        let running = s.spawn(|| bench.run(0));
+        bench.runner.signalled(libc::SIGTERM);
+        assert_eq!(running.join().unwrap(), ended(State::NodeFail, -15));
+    });
+    assert!(bench.sink.err(0).contains("a signal to this node"), "{}", bench.sink.err(0));
+    assert_eq!(
+        [1, 2, 3].map(|task| bench.run(task)),
+        [ended(State::NodeFail, 143), ended(State::Failed, -9), ended(State::Failed, 1)]
+    );
+}

@@ -470,7 +470,7 @@ fn a_task_sees_what_is_promised_and_nothing_of_a_launcher() {
     ] {
         assert_eq!(env.get(name), Some(&value), "{name} in\n{text}");
     }
-    for name in ["PHALANX_PID", "PHALANX_NODE", "PHALANX_CPU_LIST", "PHALANX_NUMA_NODE", "OMP_PLACES"] {
+    for name in ["PHALANX_PROCESS", "PHALANX_NODE", "PHALANX_CPU_LIST", "PHALANX_NUMA_NODE", "OMP_PLACES"] {
         assert!(env.get(name).is_some_and(|value| !value.is_empty()), "{name} in\n{text}");
     }
     let hidden =
@@ -718,4 +718,42 @@ fn the_commands_of_a_killed_run_are_ended_and_what_they_left_on_purpose_is_not()
         .then_some(())
     });
     run.kill_all();
+}
+
+/// A wide task that collects slots keeps them from others: not for a moment longer than it is wanted.
+#[test]
+fn a_cancelled_task_that_collects_slots_gives_them_back() {
+    let dir = Dir::new("collects");
+    let job = r#"
+        [[task]]
+        name = "first"
+        priority = 2
+        command = "touch first"
+
+        [[task]]
+        name = "long"
+        priority = 2
+        command = "until test -e end; do sleep 0.05; done"
+
+        [[task]]
+        name = "wide"
+        priority = 1
+        cpus = 2
+        command = "touch wide"
+
+        [[task]]
+        name = "small"
+        array = "0-2"
+        command = "touch small.{index}"
+    "#;
+    dir.job("job.toml", job);
+    let run = phalanx(&dir).args(["run", "job.toml", "--slots", "2", "--run-dir", "run"]).start();
+    wait_for("a slot to fall free", 120, || dir.has("first").then_some(()));
+    // Now it may collect, or still be about to: both have to do.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    phalanx(&dir).args(["cancel", "run", "wide"]).run().ok();
+    wait_for("the others to run", 120, || (0..3).all(|i| dir.has(&format!("small.{i}"))).then_some(()));
+    dir.file("end", "");
+    run.wait_clean().code(1).says("1 cancelled");
+    assert!(!dir.has("wide"));
 }

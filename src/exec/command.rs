@@ -18,9 +18,10 @@ use super::measures::{Measures, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
 use super::output::{Output, declared};
+use super::signals::Signals;
 use super::spawn::{Child, Plan, Spawner};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
-use super::warden::Warden;
+use super::warden::{self, Warden};
 use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
 use crate::model::Stream;
@@ -43,6 +44,9 @@ pub(super) struct Commands {
     oom: OomCounter,
     launcher: Launcher,
     measures: Measures,
+    signals: Signals,
+    /// By this our commands are known.
+    mark: String,
     /// There once a command has been started; `None` if it could not be.
     warden: OnceLock<Option<Warden>>,
 }
@@ -61,15 +65,23 @@ pub(super) struct Attempt<'a> {
 impl Commands {
     pub(super) fn new(site: &Site, job_env: &[(String, String)]) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
+        let mark = warden::mark();
         Ok(Commands {
             spawner: Spawner::new().map_err(system("attributes of child processes"))?,
-            env: BaseEnv::new(std::env::vars_os(), site, job_env)?,
+            env: BaseEnv::new(std::env::vars_os(), site, job_env, &mark)?,
             null: File::options().read(true).write(true).open("/dev/null").map_err(system("/dev/null"))?,
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
             measures: Measures::new(),
+            signals: Signals::default(),
+            mark,
             warden: OnceLock::new(),
         })
+    }
+
+    /// Signals that this process has got.
+    pub(super) fn signals(&self) -> &Signals {
+        &self.signals
     }
 
     /// Runs the command and waits for its end.
@@ -80,7 +92,7 @@ impl Commands {
             env.set(VARIABLE, &file.to_string_lossy())?;
         }
         let words = self.words(attempt, &mut env)?;
-        self.warden.get_or_init(|| self.watched(attempt.site.grace));
+        self.warden.get_or_init(|| self.watched());
         let (child, pipes) = self.start(attempt, &env, words)?;
         let limits = Limits { time: attempt.group.time, memory: attempt.group.memory, grace: attempt.site.grace };
         let ended = BUFFER.with_borrow_mut(|buffer| {
@@ -95,9 +107,9 @@ impl Commands {
     }
 
     /// Somebody to end the commands should this process be killed.
-    fn watched(&self, grace: Duration) -> Option<Warden> {
-        let warden = Warden::start(&self.spawner, &self.null, grace);
-        let complain = |error| tracing::warn!(%error, "if this rank is killed, its commands will go on");
+    fn watched(&self) -> Option<Warden> {
+        let warden = Warden::start(&self.spawner, &self.null, &self.mark);
+        let complain = |error| tracing::warn!("if this rank is killed, its commands will go on: {error}");
         warden.map_err(complain).ok()
     }
 
@@ -186,6 +198,10 @@ impl Commands {
             None if killed && self.oom.claim() => {
                 attempt.output.remark("killed by the system, which ran out of memory");
                 State::OutOfMemory
+            }
+            None if self.signals.explain(exit) => {
+                attempt.output.remark("ended by a signal to this node, not by a fault of its own: it is tried again");
+                State::NodeFail
             }
             None => State::Failed,
         };

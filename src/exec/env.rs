@@ -156,11 +156,12 @@ pub(super) struct BaseEnv {
 }
 
 impl BaseEnv {
-    /// From the variables that this process was started with, the site, and the job's variables.
+    /// From the variables that this process was started with, the site, the job's variables, and the mark of this process.
     pub(super) fn new(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         site: &Site,
         job: &[(String, String)],
+        mark: &str,
     ) -> Result<BaseEnv, ExecError> {
         let names = job.iter().map(|(name, _)| name.clone()).collect();
         let mut base = BaseEnv {
@@ -186,7 +187,7 @@ impl BaseEnv {
         for (name, value) in job {
             base.set(name.as_bytes(), value.as_bytes())?;
         }
-        base.set(warden::VARIABLE.as_bytes(), std::process::id().to_string().as_bytes())?;
+        base.set(warden::VARIABLE.as_bytes(), mark.as_bytes())?;
         Ok(base)
     }
 

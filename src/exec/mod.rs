@@ -17,6 +17,7 @@
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `process` | what `/proc` says about a process and its relatives |
 //! | `warden` | ending the commands of a rank that was killed |
+//! | `signals` | telling a signal to the whole node apart |
 //! | `oom` | telling a kill by the system's out-of-memory killer apart |
 //! | `env` | the environment that a task sees |
 //! | `mpi` | the `mpirun` line of an MPI task |
@@ -38,6 +39,7 @@ mod oom;
 mod output;
 mod process;
 mod runner;
+mod signals;
 mod spawn;
 mod supervise;
 mod warden;

@@ -126,6 +126,11 @@ impl Runner {
         running.count()
     }
 
+    /// This process has got a signal. Batch systems send it to all that runs on a node: commands that it ends have not failed by themselves.
+    pub fn signalled(&self, signal: i32) {
+        self.commands.signals().note(signal);
+    }
+
     /// True if a task is not to run.
     #[cold]
     fn is_stopped(&self, task: TaskId, stopping: u8) -> bool {

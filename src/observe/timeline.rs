@@ -9,7 +9,7 @@ use super::run_view::RunView;
 use super::steps::Steps;
 use super::subject::{JobView, Label};
 use crate::journal::Session;
-use crate::model::{Attempt, Outcome, RankState, TaskId, Time};
+use crate::model::{Attempt, Outcome, RankState, State, TaskId, Time};
 
 /// An attempt that ran.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +114,9 @@ impl Timeline {
             timeline.supply.extend(supply);
             let to = from + run.wall_ns(session);
             timeline.sessions.push(Span { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
-            let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0);
+            // One that was cancelled while it waited had no slot.
+            let waited = |a: &Attempt| a.outcome.state == State::Cancelled && a.start == a.end;
+            let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0 && !waited(attempt));
             timeline.slices.extend(ran.map(|attempt| slice(run, session, &*subject.job, index, attempt, &mut classes)));
         }
         timeline.classes = classes.names;

@@ -247,6 +247,17 @@ impl Handle {
         items
     }
 
+    /// Takes these items out of the pool as far as they have not started; the others stay in their order.
+    pub fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
+        let (mut items, freed) = self.shared.gate.withdraw(which);
+        self.shared.free(freed, 0);
+        self.shared.call_at_gate(0);
+        let (plain, stay): (Vec<Item>, Vec<Item>) = self.shared.queues.take_all().into_iter().partition(which);
+        self.shared.post(&stay);
+        items.extend(plain);
+        items
+    }
+
     /// What the pool is doing. Reads every slot's state, so not for hot paths; see [`Handle::starving_slots`].
     pub fn load(&self) -> Load {
         let slots = self.slots();

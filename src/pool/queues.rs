@@ -114,6 +114,18 @@ impl Queues {
         out
     }
 
+    /// Takes all out, the most urgent first and those of one urgency as they came.
+    pub(super) fn take_all(&self) -> Vec<Item> {
+        let mut out = Vec::new();
+        for level in bits(self.levels()) {
+            let from_slots =
+                self.shelves.iter().flat_map(|s| std::iter::from_fn(move || retried(|| s.stealers[level].steal())));
+            let from_inbox = std::iter::from_fn(|| self.inbox.take(level));
+            out.extend(from_slots.chain(from_inbox).map(Item::from));
+        }
+        out
+    }
+
     fn hint(&self, levels: u32) {
         if self.urgent.load(Ordering::Relaxed) & levels != levels {
             self.urgent.fetch_or(levels, Ordering::Relaxed);

@@ -160,9 +160,7 @@ impl Crew {
         let Some(pool) = self.pool.get() else { return };
         let now = self.clock.now();
         let is_cancelled = |item: &Item| self.task_of(item).is_some_and(|task| is_among(task, tasks));
-        let items = pool.surrender(usize::MAX).into_iter().chain(pool.surrender_constrained(usize::MAX));
-        let (cancelled, stay): (Vec<Item>, Vec<Item>) = items.partition(is_cancelled);
-        pool.push_many(&stay);
+        let cancelled = pool.withdraw(&is_cancelled);
         self.waiting.fetch_sub(cancelled.iter().filter(|item| item.constrained).count() as u32, Relaxed);
         let leases = cancelled.into_iter().filter_map(|item| self.lease_of(item));
         self.common_outbox().ended.extend(leases.map(|lease| lease.cancelled(self.me, now)));

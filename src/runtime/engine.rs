@@ -111,6 +111,7 @@ impl Engine {
     /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
     /// wait for that if it is told again.
     pub(super) fn signal(&mut self, crew: &Crew, signal: i32) {
+        crew.runner.signalled(signal);
         if let Some(head) = &mut self.head {
             let messages = head.signal(crew.clock.now(), signal);
             return self.post(crew, messages);

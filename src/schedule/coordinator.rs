@@ -339,7 +339,8 @@ impl Coordinator {
         }
         let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end });
         if number > tried.attempts {
-            *tried = Tried { attempts: number, rank, end, ..*tried };
+            let lost = tried.lost + u16::from(attempt.outcome.state == State::NodeFail);
+            *tried = Tried { attempts: number, lost, rank, end, ..*tried };
         }
     }
 
@@ -426,7 +427,7 @@ impl Coordinator {
         if self.finished {
             return;
         }
-        self.cancelled.push((tasks.start, tasks.end));
+        self.note_cancelled((tasks.start, tasks.end));
         self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
         for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
             self.return_cancelled(now, lease, actions);
@@ -435,6 +436,19 @@ impl Coordinator {
         if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }
+    }
+
+    /// Keeps the ranges of cancelled tasks in order and apart.
+    fn note_cancelled(&mut self, (mut from, mut to): (u32, u32)) {
+        self.cancelled.retain(|&(other_from, other_to)| {
+            let apart = other_to < from || other_from > to;
+            if !apart {
+                (from, to) = (from.min(other_from), to.max(other_to));
+            }
+            apart
+        });
+        let at = self.cancelled.partition_point(|other| other.0 < from);
+        self.cancelled.insert(at, (from, to));
     }
 
     /// The home of a gang that will not be brought together hears so as it hears of a task on lease.

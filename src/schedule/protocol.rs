@@ -335,9 +335,10 @@ impl Lease {
     }
 }
 
-/// True if one of these ranges of tasks (from, to) has this one.
+/// True if one of these ranges of tasks (from, to), which are in order and apart, has this one.
 pub fn is_among(task: TaskId, tasks: &[(u32, u32)]) -> bool {
-    tasks.iter().any(|&(from, to)| (from..to).contains(&task.0))
+    let next = tasks.partition_point(|&(_, to)| to <= task.0);
+    tasks.get(next).is_some_and(|&(from, _)| from <= task.0)
 }
 
 /// How a run is stopped.

@@ -4,6 +4,7 @@
 //! as one step. One `mpirun` over all nodes would die with the first node that is given back.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::super::blocks::BlockId;
@@ -44,6 +45,8 @@ impl Allocation {
         let mut command = Command::new("srun");
         command.args(["--jobid", &self.job, "--nodelist", node]).args(STEP).args(words);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A launcher signals the whole group of rank 0, and `srun` would pass it on to all that runs in its step, commands included.
+        command.process_group(0);
         alone(&mut command).spawn()
     }
 }

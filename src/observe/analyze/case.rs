@@ -95,6 +95,11 @@ impl<'a> Case<'a> {
         Some(model.and_then(known))
     }
 
+    /// The job that ran.
+    pub fn job(&self) -> &Job {
+        self.job
+    }
+
     /// How long the session went on, in seconds.
     pub fn wall_s(&self) -> f64 {
         (self.to - self.from) as f64 / 1e9

@@ -100,7 +100,8 @@ pub fn findings(run: &RunView) -> Result<Vec<Finding>, ReportError> {
 fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     let mut all: Vec<Finding> = Vec::new();
     all.extend(ranks::slow(case));
-    all.extend(structure::serial(case));
+    let starved = structure::starved(case);
+    all.extend(structure::serial(case, &starved));
     all.extend(classes::short(case));
     all.extend(classes::oversized(case));
     all.extend(classes::limited(case));
@@ -111,8 +112,8 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     all.extend(classes::wasted(case));
     all.extend(ranks::start_up(case));
     all.extend(ranks::hand_over(case));
-    all.extend(structure::barriers(case));
-    all.extend(structure::tail(case));
+    all.extend(structure::barriers(case, &starved));
+    all.extend(structure::tail(case, &starved));
     all.extend(structure::critical_path(case));
     all.extend(ranks::too_many(case));
     all.retain(|finding| case.matters(finding));

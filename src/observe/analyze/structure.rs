@@ -10,7 +10,7 @@ use crate::observe::timeline::Slice;
 
 /// What a slice did while slots starved, in nanoseconds.
 #[derive(Clone, Copy, Default)]
-struct Starved {
+pub(super) struct Starved {
     /// It ran alone, and nothing else was ready.
     alone: u64,
     /// It would have run shorter by this if what ran beside starving slots had been spread over all of them, while more was to come ...
@@ -30,7 +30,7 @@ impl Starved {
 }
 
 /// For each slice, what it did while slots starved.
-fn starved(case: &Case<'_>) -> Vec<Starved> {
+pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
     /// In the order in which changes at one moment are taken: what is ready is not the task that holds it up.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum What {
@@ -94,11 +94,11 @@ fn saving_if_spared(case: &Case<'_>, spared: impl Fn(usize) -> u64) -> f64 {
 }
 
 /// Tasks that run alone while all other slots wait for them.
-pub(super) fn serial(case: &Case<'_>) -> Option<Finding> {
+pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     if case.slots < 2 {
         return None;
     }
-    let alone: Vec<u64> = starved(case).iter().map(|starved| starved.alone).collect();
+    let alone: Vec<u64> = starved.iter().map(|starved| starved.alone).collect();
     // A task that was one of many when it started is a straggler, not a phase; one that waited for a slot could have run beside others.
     let mut by_class = vec![(0u64, 0u64); case.classes.len()];
     let waited = |slice: &Slice| slice.start.saturating_sub(slice.ready);
@@ -149,8 +149,7 @@ pub(super) fn serial(case: &Case<'_>) -> Option<Finding> {
 }
 
 /// Slots that wait for dependencies although more than one task runs.
-pub(super) fn barriers(case: &Case<'_>) -> Option<Finding> {
-    let starved = starved(case);
+pub(super) fn barriers(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     let alone: u64 = starved.iter().map(|starved| starved.alone).sum();
     let idle = case.uses.total(Use::Dependencies) - alone as f64 * f64::from(case.slots.saturating_sub(1));
     let share = idle / case.uses.sum().max(1.0);
@@ -190,18 +189,16 @@ fn waited_for(case: &Case<'_>) -> Option<u32> {
 }
 
 /// Slots idle at the end, while the last tasks run.
-pub(super) fn tail(case: &Case<'_>) -> Option<Finding> {
+pub(super) fn tail(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     if case.share_of(Use::Tail) < 0.05 {
         return None;
     }
     let last = case.slices.iter().max_by_key(|slice| slice.end)?;
     let name = case.run.subject().job.label(last.task);
     let (group, _) = case.group_of_class(last.class)?;
-    let first = |job: &mut Job| {
-        let highest = job.groups.iter().map(|group| group.priority).max().unwrap_or_default();
-        job.groups[group].priority = highest.saturating_add(1);
-    };
-    let starved = starved(case);
+    let highest = case.job().groups.iter().map(|group| group.priority).max().unwrap_or_default();
+    let above = highest.saturating_add(1);
+    let first = |job: &mut Job| job.groups[group].priority = above;
     let earlier = case.saving_if_asked(&first);
     let smaller = saving_if_spared(case, |i| starved[i].at_end);
     // To start them earlier is the simpler change, if it does.
@@ -210,13 +207,13 @@ pub(super) fn tail(case: &Case<'_>) -> Option<Finding> {
             earlier,
             "starting its class before all others",
             "priority",
-            "priority = 1   # higher than that of other tasks: what takes long first",
+            format!("priority = {above}   # higher than that of other tasks: what takes long first"),
         ),
         false => (
             smaller,
             "spreading over all slots what ran then",
             "array",
-            "array = \"...\"   # more tasks with less to do each, or `cpus` if its program can use several",
+            "array = \"...\"   # more tasks with less to do each, or `cpus` if its program can use several".to_owned(),
         ),
     };
     Some(
@@ -232,7 +229,7 @@ pub(super) fn tail(case: &Case<'_>) -> Option<Finding> {
         )
         .saving(saving)
         .of_class(last.class)
-        .change(case.advice(last.class, key, text.into())),
+        .change(case.advice(last.class, key, text)),
     )
 }
 

@@ -209,6 +209,15 @@ impl Gate {
         self.change(|inner| inner.waiting.take_out(most))
     }
 
+    /// Takes out these items if they have not started. If one of them collects slots, the sleepers are to be released.
+    pub(super) fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> (Vec<Item>, Vec<Sleeper>) {
+        self.change(|inner| {
+            let collects = |c: &Collecting| matches!(&c.what, What::Run(item) if which(item));
+            let freed = if inner.collecting.as_ref().is_some_and(collects) { inner.dissolve() } else { Vec::new() };
+            (inner.waiting.withdraw(which), freed)
+        })
+    }
+
     /// Number of items that wait here.
     pub(super) fn len(&self) -> usize {
         self.lock().waiting.len()
@@ -411,5 +420,16 @@ mod tests {
         assert!(matches!(gate.visit(2, None, true), Visit::Wait { missing: 1 }));
         let (task, grant) = run(gate.visit(0, None, true));
         assert_eq!((task, &grant.slots[..]), (1, &[0, 1, 2][..]));
+    }
+
+    #[test]
+    fn what_is_withdrawn_gives_back_the_slots_that_it_collected_and_the_others_keep_their_order() {
+        let gate = gate(&[(1, 5, 3), (2, 5, 1), (3, 5, 1), (4, 5, 1)]);
+        assert!(matches!(gate.visit(0, None, true), Visit::Wait { missing: 2 }));
+        let (items, freed) = gate.withdraw(&|item| item.task == 1 || item.task == 3);
+        assert_eq!(items.iter().map(|item| item.task).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(freed.iter().map(|m| m.slot).collect::<Vec<_>>(), [0]);
+        assert_eq!(gate.len(), 2);
+        assert_eq!([run(gate.visit(1, None, true)).0, run(gate.visit(0, None, true)).0], [2, 4]);
     }
 }

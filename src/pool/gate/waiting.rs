@@ -127,6 +127,23 @@ impl Waiting {
         out
     }
 
+    /// Takes out these items (not holds); the others keep their order.
+    pub(super) fn withdraw(&mut self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
+        let mut out = Vec::new();
+        for queue in self.classes.values_mut().flat_map(|class| &mut class.queues) {
+            queue.retain(|(_, what)| match what {
+                What::Run(item) if which(item) => {
+                    out.push(*item);
+                    false
+                }
+                _ => true,
+            });
+        }
+        self.len -= out.len();
+        self.tidy_all();
+        out
+    }
+
     /// Takes a hold out again; false if it does not wait here.
     pub(super) fn cancel(&mut self, id: HoldId) -> bool {
         let level = LEVELS - 1;

@@ -79,6 +79,7 @@ fn random_graphs_end_as_the_oracle_says() {
         let slots = random_slots(&mut rng);
         let job = Arc::new(Job::random(&mut rng, &slots));
         let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        world.signals = true;
         world.run();
         let oracle = job.oracle();
         assert_eq!(world.finished, Some(Why::Complete));

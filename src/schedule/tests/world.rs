@@ -87,6 +87,10 @@ pub(super) struct Execution {
 pub(super) struct World {
     job: Arc<Job>,
     rng: Rng,
+    /// Nodes get signals, and some attempts end by them. (Of such an attempt on a rank that dies before it tells, nobody knows why it ended.)
+    pub(super) signals: bool,
+    /// Attempts that a signal to their node ended.
+    signalled: HashSet<(TaskId, u16)>,
     now: u64,
     sequence: u64,
     workers: Vec<Worker>,
@@ -150,6 +154,8 @@ impl World {
             outcasts: HashSet::new(),
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
+            signals: false,
+            signalled: HashSet::new(),
             job: Arc::clone(&job),
             trace: std::env::var_os("PHALANX_TRACE").is_some(),
         };
@@ -519,11 +525,20 @@ impl World {
         let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
         let interrupted = started == u64::MAX;
         let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
-        let before = self.journal.iter().filter(lost).count() as u16;
+        let signalled = self.signalled.iter().filter(|end| end.0 == task && end.1 < attempt).count();
+        let before =
+            self.journal.iter().filter(lost).filter(|a| !self.signalled.contains(&(a.task, a.attempt))).count();
+        let before = (signalled + before) as u16;
         let outcome = match interrupted || self.pools[rank].cancelled.contains(&task.0) {
             true => Outcome { state: State::Cancelled, exit: -15 },
+            false if self.signals && self.rng.u32(0..50) == 0 => Outcome { state: State::NodeFail, exit: -15 },
             false => self.job.outcome(task, attempt - before),
         };
+        // Nobody may hear of it: then the next attempt has the same number.
+        match outcome.state {
+            State::NodeFail => drop(self.signalled.insert((task, attempt))),
+            _ => drop(self.signalled.remove(&(task, attempt))),
+        }
         let start = if interrupted { self.now } else { started };
         if !interrupted {
             self.executed.push(Execution { task, attempt, ok: outcome.ok(), rank, start, end: self.now });

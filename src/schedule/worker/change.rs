@@ -187,7 +187,7 @@ impl Worker {
             let task = ledger.task(local);
             let free = !kept.contains(&task) && !self.lent.contains(&task);
             match self.tried.get(&task).copied().filter(|_| free) {
-                Some(tried) if self.stopping.is_none() => self.plan(tried),
+                Some(tried) if self.stopping.is_none() => self.plan(tried, false),
                 _ => return free,
             }
             false

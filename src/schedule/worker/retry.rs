@@ -46,7 +46,8 @@ impl Worker {
         }
         let task = attempt.task;
         let before = self.tried.get(&task).map_or(0, |tried| tried.lost);
-        let tried = Tried { task, attempts: attempt.attempt, lost: before, rank: attempt.rank, end: now };
+        let lost = before + u16::from(attempt.outcome.state == State::NodeFail);
+        let tried = Tried { task, attempts: attempt.attempt, lost, rank: attempt.rank, end: now };
         if attempt.attempt - tried.lost.min(attempt.attempt) > self.facts.retry(task).count
             || attempt.attempt == u16::MAX
         {
@@ -55,7 +56,7 @@ impl Worker {
         self.tried.insert(task, tried);
         // After a stop the rest is left to the resume.
         if self.stopping.is_none() {
-            self.plan(tried);
+            self.plan(tried, attempt.outcome.state == State::NodeFail);
         }
         true
     }
@@ -71,15 +72,15 @@ impl Worker {
         actions.push(Action::Cancel(tasks));
     }
 
-    /// Plans the next attempt at a task.
-    pub(super) fn plan(&mut self, tried: Tried) {
+    /// Plans the next attempt at a task, on another rank if this one is `doomed`.
+    pub(super) fn plan(&mut self, tried: Tried, doomed: bool) {
         let retry = self.facts.retry(tried.task);
         let failures = i32::from(tried.attempts) - i32::from(tried.lost);
         let growth = retry.factor.max(1.0).powi(failures - 1).min(MOST_GROWTH);
         let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
         let due = tried.end.after(wait.min(LONGEST_WAIT).max(retry.backoff));
         let due = if failures > 0 { due } else { tried.end };
-        let elsewhere = retry.elsewhere && failures > 0 && self.facts.movable(tried.task);
+        let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
         let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
         self.retries.push(Reverse((due, tried.task, tried.attempts.saturating_add(1), to)));
     }

@@ -1,0 +1,40 @@
+//! Tells commands apart that ended because of a signal to all that runs on a node.
+//!
+//! A batch system that takes a node back (`scancel`, preemption, the end of a time limit) signals this process and its commands alike, in any
+//! order and within moments. A command that such a signal ends has not failed: it is an attempt that its node did not let it finish.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Signals that are sent to nodes.
+const WARNINGS: [i32; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGTERM, libc::SIGXCPU];
+
+/// So long after a command was ended by a signal this process may still get it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The signals that this process has got so far.
+#[derive(Default)]
+pub(super) struct Signals {
+    got: Mutex<Vec<i32>>,
+    changed: Condvar,
+}
+
+impl Signals {
+    /// This process has got a signal.
+    pub(super) fn note(&self, signal: i32) {
+        self.got.lock().unwrap_or_else(PoisonError::into_inner).push(signal);
+        self.changed.notify_all();
+    }
+
+    /// True if a command with this exit was ended by a signal that this process has got, too. Waits a moment for it.
+    pub(super) fn explain(&self, exit: i32) -> bool {
+        // A shell tells of its child's signal with 128 more.
+        let Some(signal) = WARNINGS.into_iter().find(|&signal| exit == -signal || exit == 128 + signal) else {
+            return false;
+        };
+        let got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = |got: &mut Vec<i32>| !got.contains(&signal);
+        let waited = self.changed.wait_timeout_while(got, PATIENCE, missing);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
