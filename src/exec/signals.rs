@@ -6,8 +6,8 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Signals that are sent to nodes.
-const WARNINGS: [i32; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGTERM, libc::SIGXCPU];
+/// Signals that are sent to nodes and do not end this process.
+const WARNINGS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGTERM];
 
 /// So long after a command was ended by a signal this process may still get it.
 const PATIENCE: Duration = Duration::from_secs(1);
