@@ -89,6 +89,15 @@ mod tests {
         close(&graph, &|node| node == 4, &mut ended);
         assert_eq!(ended[..7], [Some(true), Some(true), Some(true), None, None, None, None]);
         assert_eq!(ended[7], Some(true), "the join");
+        // The first failed; of what needs it, somebody has only heard how the last one ended.
+        let chain = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
+        let line = TaskGraph::build(&[1, 1, 1], &chain).unwrap();
+        let mut ended = vec![None; line.node_count()];
+        (ended[0], ended[2]) = (Some(false), Some(false));
+        assert!(!was_skipped(&line, 2, &ended), "not yet known");
+        close(&line, &|node| node == 0, &mut ended);
+        assert_eq!(ended[1], Some(false));
+        assert!(!was_skipped(&line, 0, &ended) && was_skipped(&line, 1, &ended) && was_skipped(&line, 2, &ended));
         let mut ended = vec![None; graph.node_count()];
         close(&graph, &|node| node == 6, &mut ended);
         assert!(ended.iter().all(Option::is_none), "afterany tells nothing");

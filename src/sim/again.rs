@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
 use super::draw::Distribution;
-use super::scene::Scene;
+use super::scene::{Scene, estimates};
 use super::world::{Forget, Homes, Setup, World};
 use crate::graph::TaskGraph;
 use crate::job::Job;
 use crate::model::{Outcome, TaskId, Time};
-use crate::runtime::estimate_ns;
 
 /// About what a message takes between two ranks of a node or of two.
 const LATENCY: Duration = Duration::from_micros(20);
@@ -65,11 +64,6 @@ pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32
     let expected = estimates(job, graph);
     let scene = Scene::measured(job.clone(), Arc::clone(graph), Arc::clone(&expected), (expected, None));
     World::homes(&scene, &cluster(slots), slots.len() as u32)
-}
-
-/// What the run knew of its tasks when it began, in nanoseconds.
-fn estimates(job: &Job, graph: &TaskGraph) -> Arc<[u64]> {
-    (0..graph.task_count() as u32).map(|task| estimate_ns(job, TaskId(task))).collect()
 }
 
 /// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.

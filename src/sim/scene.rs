@@ -39,6 +39,11 @@ pub struct Scene {
     groups: Vec<u32>,
 }
 
+/// What a job file says of how long each task takes, in nanoseconds.
+pub(super) fn estimates(job: &Job, graph: &TaskGraph) -> Arc<[u64]> {
+    (0..graph.task_count() as u32).map(|task| estimate_ns(job, TaskId(task))).collect()
+}
+
 impl Scene {
     /// Reads a job file.
     ///
@@ -72,14 +77,13 @@ impl Scene {
 
     fn of(loaded: job::Loaded, path: &Path) -> Result<Scene, Diagnostics> {
         let graph = graph_of(&loaded)?;
-        let tasks = graph.task_count() as u32;
-        let estimates: Arc<[u64]> = (0..tasks).map(|task| estimate_ns(&loaded.job, TaskId(task))).collect();
+        let estimates = estimates(&loaded.job, &graph);
         let scene = Scene::measured(loaded.job, Arc::new(graph), Arc::clone(&estimates), (estimates, None));
         Ok(Scene { text: loaded.text, path: path.to_owned(), ..scene })
     }
 
-    /// The scene of a job whose tasks are thought to take `expected` nanoseconds, which decides what is urgent; they take those of `known`, and end so
-    /// if that is known.
+    /// The scene of a job whose tasks are thought to take `expected` nanoseconds, which decides what is urgent, and really take `estimates`. They end
+    /// as `ends` says, if that is known.
     pub(super) fn measured(
         job: Job,
         graph: Arc<TaskGraph>,
