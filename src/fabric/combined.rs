@@ -15,6 +15,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::near::NearLane;
 use super::{Alone, Fabric, FabricError};
 use crate::model::Rank;
 
@@ -171,6 +172,10 @@ impl Fabric for Combined {
 
     fn bell_is_enough(&self) -> bool {
         self.inner.bell_is_enough()
+    }
+
+    fn near(&self) -> Option<NearLane> {
+        self.inner.near().map(|lane| lane.renumbered(Rank(self.first)))
     }
 
     fn doze(&mut self) {

@@ -3,12 +3,14 @@
 //! A fabric moves opaque byte strings; it keeps the order of frames between two ranks, loses none and never blocks. It knows neither
 //! messages nor tasks: `wire` turns one into the other.
 
-pub mod bell;
 pub mod bridge;
 pub mod combined;
 pub mod local;
 pub mod mpi;
+pub mod near;
 pub mod rounds;
+mod shared_memory;
+mod shared_ring;
 pub mod wire;
 
 use std::os::fd::OwnedFd;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use self::near::NearLane;
 use crate::model::Rank;
 
 /// Why frames no longer move.
@@ -37,6 +40,9 @@ pub enum FabricError {
     /// The other side has gone.
     #[error("{0} has left the run")]
     Gone(Rank),
+    /// Memory that a rank of this node writes to holds what no rank writes.
+    #[error("what {0} wrote to shared memory is damaged")]
+    Damaged(Rank),
     /// MPI could not be used.
     #[error("MPI: {0}")]
     Mpi(String),
@@ -75,6 +81,11 @@ pub trait Fabric: Send {
     /// True if frames of all other ranks ring the bell: who waits for that needs not look around in between.
     fn bell_is_enough(&self) -> bool {
         false
+    }
+
+    /// The way for frames between ranks of this node that slots send and take by themselves, if there is one.
+    fn near(&self) -> Option<NearLane> {
+        None
     }
 
     /// From now on the next frame rings the bell. To be called *before* the last look for frames.

@@ -7,6 +7,7 @@
 //!
 //! - A *small* one fits into what a transport sends eagerly. It is copied into a buffer of ours, sent without waiting, and received into one of a ring
 //!   of receives that are always posted: looking whether one has come costs a few nanoseconds, and nothing is allocated on the way.
+//!   Between ranks of a node it takes neither, but shared memory ([`near`](super::near)).
 //! - A *large* one is announced by a small one and then sent from the memory that it lies in. Its receiver takes nothing else until it
 //!   is there, which keeps the order of frames; it does not wait for it, so whoever looks goes on with its work.
 //!
@@ -14,21 +15,23 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::raw::AsRaw;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence};
 
-use super::bell::{Address, Bells};
+use super::near::{Address, NearLane, NearRanks, lock};
+use super::shared_ring::MAX_FRAME_BYTES;
 use super::{Fabric, FabricError, wire};
 use crate::model::Rank;
 
 /// Largest content of a small frame: with MPI's own header it stays below the eager limit of Open MPI's shared-memory transport
 /// (4,096 bytes), above which a message takes ten times as long.
-const SMALL: usize = 4000;
+const SMALL: usize = MAX_FRAME_BYTES;
 
-/// First byte of a small frame: it is the frame itself ...
+/// First byte or label of a small frame: it is the frame itself ...
 const WHOLE: u8 = 0;
 /// ... or announces a large one, whose size follows.
 const ANNOUNCED: u8 = 1;
@@ -38,6 +41,9 @@ const TAGS: [i32; 2] = [0, 1];
 
 /// Posted receives: as many small frames can come between two looks without MPI having to set them aside.
 const RING: usize = 16;
+
+/// While all frames come through shared memory MPI is asked at every so many-th look: a rank that cannot write there uses MPI.
+const MPI_LOOK_INTERVAL: u32 = 16;
 
 /// Memory of a small frame.
 type Buffer = Box<[u8; 1 + SMALL]>;
@@ -57,7 +63,11 @@ pub struct Mpi {
     sending_large: VecDeque<Transfer<Vec<u8>>>,
     /// Buffers of small frames that have left.
     free: Vec<Buffer>,
-    bells: Bells,
+    near: Arc<Mutex<NearRanks>>,
+    /// True if frames come through MPI: from other nodes, or from a rank of this one that found no other way.
+    mpi_carries: bool,
+    /// Looks for frames since MPI was last asked.
+    looks: u32,
 }
 
 /// Memory that MPI may still read from or write to.
@@ -115,7 +125,7 @@ impl Mpi {
         }
         let world = universe.world();
         let (me, size) = (Rank(world.rank() as u32), world.size() as u32);
-        let bells = Bells::hang(|mine| {
+        let near = NearRanks::meet(me, size, |mine| {
             let mut all: Vec<Address> = vec![mine; size as usize];
             world.all_gather_into(&mine, all.as_flattened_mut());
             all
@@ -131,7 +141,9 @@ impl Mpi {
             sending: VecDeque::new(),
             sending_large: VecDeque::new(),
             free: Vec::new(),
-            bells,
+            mpi_carries: !near.are_all(),
+            near: Arc::new(Mutex::new(near)),
+            looks: 0,
         };
         (0..RING).for_each(|at| fabric.post(at));
         Ok(fabric)
@@ -167,13 +179,19 @@ impl Mpi {
         request
     }
 
+    #[inline]
     fn send_small(&mut self, to: Rank, kind: u8, content: &[u8]) {
+        if !lock(&self.near).send(to, kind.into(), content) {
+            self.send_through_mpi(to, kind, content);
+        }
+    }
+
+    fn send_through_mpi(&mut self, to: Rank, kind: u8, content: &[u8]) {
         let mut buffer = self.free.pop().unwrap_or_else(|| Box::new([0; 1 + SMALL]));
         buffer[0] = kind;
         buffer[1..=content.len()].copy_from_slice(content);
         let request = self.start(to, TAGS[0], buffer.as_ptr(), 1 + content.len());
         self.sending.push_back(Transfer { request, buffer });
-        self.bells.press(to);
         self.reap();
     }
 
@@ -188,8 +206,29 @@ impl Mpi {
         }
     }
 
-    /// Starts to receive a large frame that was announced.
-    fn expect(&mut self, from: Rank, announced: &[u8]) -> Result<(), FabricError> {
+    fn receive_through_mpi(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        let at = self.next;
+        let Some((source, count)) = self.ring[at].over() else {
+            self.reap();
+            return Ok(None);
+        };
+        self.mpi_carries = true;
+        self.next = (at + 1) % RING;
+        let from = Rank(source as u32);
+        let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
+        frame.clear();
+        frame.extend_from_slice(&self.ring[at].buffer[content]);
+        self.post(at);
+        if kind == WHOLE { Ok(Some(from)) } else { self.announced(from, frame) }
+    }
+
+    /// A large frame has been announced by the one at hand: starts to receive it.
+    fn announced(&mut self, from: Rank, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+        self.start_to_receive(from, frame)?;
+        Ok(self.take_body(frame))
+    }
+
+    fn start_to_receive(&mut self, from: Rank, announced: &[u8]) -> Result<(), FabricError> {
         let size = announced.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX) as usize;
         if size > wire::MOST {
             return Err(FabricError::TooLarge { to: self.me, size, limit: wire::MOST });
@@ -268,41 +307,47 @@ impl Fabric for Mpi {
         if self.body.is_some() {
             return Ok(self.take_body(frame));
         }
-        let at = self.next;
-        let Some((source, count)) = self.ring[at].over() else {
-            self.reap();
-            return Ok(None);
+        let mut near = lock(&self.near);
+        match near.receive(frame) {
+            Ok(None) => near.flush(),
+            Ok(Some((from, label))) if label == u32::from(ANNOUNCED) => {
+                drop(near);
+                return self.announced(from, frame);
+            }
+            Ok(Some((from, _))) => return Ok(Some(from)),
+            Err(from) => return Err(FabricError::Damaged(from)),
         };
-        self.next = (at + 1) % RING;
-        let from = Rank(source as u32);
-        let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
-        if kind == WHOLE {
-            frame.clear();
-            frame.extend_from_slice(&self.ring[at].buffer[content]);
-            self.post(at);
-            return Ok(Some(from));
+        drop(near);
+        self.looks += 1;
+        let busy = self.mpi_carries || !self.sending.is_empty() || !self.sending_large.is_empty();
+        if !busy && self.looks < MPI_LOOK_INTERVAL {
+            return Ok(None);
         }
-        let announced = self.ring[at].buffer[content].to_vec();
-        self.post(at);
-        self.expect(from, &announced)?;
-        Ok(self.take_body(frame))
+        self.looks = 0;
+        self.receive_through_mpi(frame)
     }
 
     fn drained(&mut self) -> bool {
         self.reap();
-        self.sending.is_empty() && self.sending_large.is_empty()
+        lock(&self.near).flush() && self.sending.is_empty() && self.sending_large.is_empty()
     }
 
     fn bell(&self) -> Option<OwnedFd> {
-        self.bells.pipe()
+        lock(&self.near).bell()
     }
 
     fn bell_is_enough(&self) -> bool {
-        self.bells.all_near()
+        lock(&self.near).are_all()
+    }
+
+    fn near(&self) -> Option<NearLane> {
+        Some(NearLane::new(Arc::clone(&self.near), Rank::ZERO))
     }
 
     fn doze(&mut self) {
-        self.bells.doze();
+        lock(&self.near).doze();
+        // The last look before a sleep is at everything.
+        self.looks = MPI_LOOK_INTERVAL;
     }
 
     fn is_moving(&mut self) -> bool {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::near::NearLane;
 use super::{Fabric, FabricError};
 use crate::model::Rank;
 
@@ -85,6 +86,10 @@ impl Fabric for Rounds {
 
     fn bell_is_enough(&self) -> bool {
         self.inner.bell_is_enough()
+    }
+
+    fn near(&self) -> Option<NearLane> {
+        self.inner.near()
     }
 
     fn doze(&mut self) {

@@ -40,17 +40,20 @@ pub enum WireError {
 
 /// Makes `frame` the one that carries a message.
 pub fn encode(message: &Message, frame: &mut Vec<u8>) {
-    frame.clear();
     if let Message::Counts { epoch, ended } = message {
         return encode_counts(*epoch, ended.iter().copied(), frame);
     }
+    frame.clear();
     frame.push(MARK);
     frame.extend_from_slice(&VERSION.to_le_bytes());
     // Writing to memory cannot fail, and messages hold nothing that postcard cannot encode.
     *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
 }
 
-fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
+/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and whether it ended well.
+#[inline]
+pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
+    frame.clear();
     frame.push(COUNTS);
     frame.extend_from_slice(&epoch.to_le_bytes());
     for (node, ok) in ended {

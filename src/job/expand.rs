@@ -102,6 +102,11 @@ impl Job {
         }
     }
 
+    /// True if all tasks of a group have the same [estimate](Job::estimate).
+    pub fn has_one_estimate(&self, group: GroupId) -> bool {
+        self.bodies.get(group as usize).is_none_or(|body| body.estimate.is_none())
+    }
+
     /// True if the group's tasks are kernels, not commands.
     pub fn is_kernel(&self, group: GroupId) -> bool {
         self.bodies.get(group as usize).is_some_and(|body| matches!(body.work, WorkTemplate::Kernel { .. }))

@@ -10,11 +10,12 @@
 //! several ranks.
 
 mod driving;
+mod express;
 mod gangs;
 mod leases;
 mod outbox;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crossbeam_utils::CachePadded;
@@ -31,6 +32,7 @@ use super::pages::{Page, Pages};
 use super::vitals::Gauge;
 use super::wake::Wake;
 use crate::exec::{Runner, Seat};
+use crate::fabric::near::NearLane;
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
@@ -45,13 +47,17 @@ const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 /// A slot that runs tasks without a pause looks around this often (nanoseconds): a hundredth of it goes into the look.
 const ROUND: u64 = 20_000;
 
-/// Of so many tasks at most one has others told of ends at once: so those that follow share the cost of a message.
-const SHARED: u32 = 3;
+/// A slot with work looks for counts from ranks of its node at least after so many tasks.
+const TASKS_BETWEEN_LOOKS: u32 = 2;
 
 /// So many ended tasks are passed on at once, however short.
 const BATCH: usize = 256;
 
-/// A starving slot looks for counts each time that it is asked, and after so many times at everything else, too.
+/// A starving slot that is asked to look for work looks for counts from ranks of its node; every so many times it asks the engine for those of
+/// other ranks, too, ...
+const POLLS_PER_EXCHANGE: u32 = 4;
+
+/// ... and every so many times it looks at everything.
 const POLLS: u32 = 64;
 
 /// See the module's text.
@@ -70,6 +76,12 @@ pub(super) struct Crew {
     stations: Vec<CachePadded<Station>>,
     /// Somebody found the engine taken.
     called: AtomicBool,
+    /// The way for ends between ranks of this node that needs no engine.
+    lane: Option<NearLane>,
+    /// The epoch of the present page.
+    epoch: AtomicU32,
+    /// A slot that starved has been given work that the engine does not know of.
+    fed: AtomicBool,
     leases: Mutex<Leases>,
     /// Constrained items that wait at the gate: no other rank can have them.
     waiting: AtomicU32,
@@ -97,6 +109,7 @@ impl Crew {
         slots: usize,
         (mailbox, gauge): (Arc<Mailbox>, Gauge),
     ) -> Crew {
+        let lane = engine.near();
         Crew {
             mailbox,
             _gauge: gauge,
@@ -113,6 +126,9 @@ impl Crew {
             // One more for threads that are no slots: the leaders of gangs.
             stations: (0..=slots).map(|_| CachePadded::default()).collect(),
             called: AtomicBool::new(false),
+            lane,
+            epoch: AtomicU32::new(0),
+            fed: AtomicBool::new(false),
             leases: Mutex::default(),
             waiting: AtomicU32::new(0),
             gangs: Gangs::default(),
@@ -129,10 +145,12 @@ impl Crew {
     }
 
     /// Takes up the tasks at home here.
-    pub(super) fn open(&self, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
+    pub(super) fn open(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
         let groups = self.job.groups.iter().enumerate();
         let needs = groups.map(|(id, group)| glue::needs(id, group, limits)).collect();
         *self.needs.write().unwrap_or_else(PoisonError::into_inner) = needs;
+        // Before the page: until that is there nobody counts on it.
+        self.epoch.store(epoch, Release);
         self.pages.write(ledger);
     }
 
@@ -182,6 +200,11 @@ impl Crew {
             ready: load.ready.saturating_sub(waiting) as u32,
             running: load.busy as u32 + gangs,
         }
+    }
+
+    /// True if a slot that starved has been given work since the last time.
+    pub(super) fn was_fed(&self) -> bool {
+        self.fed.load(Relaxed) && self.fed.swap(false, Relaxed)
     }
 
     /// True if nothing can run here any more until the pool goes on. To be read before the slots' outboxes.
@@ -372,14 +395,13 @@ impl Crew {
             ended = Some(station.watch.time(&self.clock).max(start));
         }
         attempts.push(self.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
-        let (awaited, full) = (!ripple.exports.is_empty() || !special.is_empty(), attempts.len() >= BATCH);
+        if self.lane.is_some() && (!ripple.exports.is_empty() || station.is_look_due(TASKS_BETWEEN_LOOKS)) {
+            self.pass_on((item.tag, ledger), &mut outbox, slot);
+        }
+        let (awaited, full) = (outbox.is_awaited(), outbox.attempts.len() >= BATCH);
         drop(outbox);
-        // Of short tasks several share a message, and those that nobody awaits wait for more.
-        let due = ended.is_some_and(|now| awaited || now.0 - station.served.load(Relaxed) >= ROUND);
-        let ends = station.ends.load(Relaxed) + 1;
-        let told = awaited && ends >= SHARED;
-        station.ends.store(if told { 0 } else { ends }, Relaxed);
-        if due || full || told {
+        // What nobody waits for is passed on with more of it.
+        if awaited || full || ended.is_some_and(|now| now.0 - station.served.load(Relaxed) >= ROUND) {
             self.serve(slot, ended.unwrap_or(end));
         }
     }
@@ -459,6 +481,15 @@ impl Workload for Crew {
         station.watch.pause();
         let polls = station.polls.load(Relaxed) + 1;
         station.polls.store(polls, Relaxed);
+        if patient && self.lane.is_some() {
+            if self.take_arrived(slot) {
+                self.fed.store(true, Relaxed);
+                return true;
+            }
+            if !polls.is_multiple_of(POLLS_PER_EXCHANGE) {
+                return false;
+            }
+        }
         let mut found = false;
         let mut look = |engine: &mut Engine, called| {
             found |= match patient && !polls.is_multiple_of(POLLS) {

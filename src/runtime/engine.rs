@@ -13,6 +13,7 @@ use super::crew::{Crew, Outbox};
 use super::head::Head;
 use super::lookout::Lookout;
 use crate::exec::Stop as StopTasks;
+use crate::fabric::near::NearLane;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
@@ -150,6 +151,11 @@ impl Engine {
         self.fabric.as_mut()
     }
 
+    /// The way for ends between ranks of this node that needs no engine, if there is one.
+    pub(super) fn near(&self) -> Option<NearLane> {
+        self.fabric.near()
+    }
+
     /// The main thread will sleep until then.
     pub(super) fn pilot_sleeps(&mut self, until: Time) {
         self.pilot_until = until;
@@ -274,6 +280,11 @@ impl Engine {
 
     /// Hears of the slots, and then how busy they were *before* that: what counts as idle has told all that it did.
     fn hear_load(&mut self, crew: &Crew) -> bool {
+        if crew.was_fed() {
+            // Between then and now it has not starved without a break.
+            let load = self.worker.load();
+            self.step(crew, Event::Load(Load { idle: 0, ..load }));
+        }
         let load = crew.load();
         let moved = self.hear_slots(crew);
         let changed = load != self.worker.load();
@@ -295,14 +306,17 @@ impl Engine {
         if !crew.take_outbox(slot, &mut self.outbox) {
             return false;
         }
-        if let Some(last) = self.outbox.attempts.last() {
-            let now = last.end;
+        let sent = std::mem::take(&mut self.outbox.sent);
+        self.traffic[0] += sent.messages;
+        self.traffic[1] += sent.bytes;
+        if !(self.outbox.attempts.is_empty() && self.outbox.ripple.is_empty()) {
+            let now = self.outbox.attempts.last().map_or_else(|| crew.clock.now(), |last| last.end);
             let mut attempts = std::mem::take(&mut self.outbox.attempts);
             let mut ripple = std::mem::take(&mut self.outbox.ripple);
             self.with_worker(crew, |worker, actions| worker.completed(now, &mut attempts, &mut ripple, actions));
             (self.outbox.attempts, self.outbox.ripple) = (attempts, ripple);
         }
-        if !self.outbox.is_empty() {
+        if !self.outbox.is_plain() {
             self.hear_rest(crew);
         }
         true
@@ -385,14 +399,16 @@ impl Engine {
 
     fn step(&mut self, crew: &Crew, event: Event) {
         let opened = match &event {
-            Event::Message { message: Message::HandOut(hand_out), .. } => Some(hand_out.limits.clone()),
+            Event::Message { message: Message::HandOut(hand_out), .. } => {
+                Some((hand_out.epoch, hand_out.limits.clone()))
+            }
             _ => None,
         };
         let now = crew.clock.now();
         self.with_worker(crew, |worker, actions| {
             worker.step(now, event, actions);
-            if let (Some(limits), Some(ledger)) = (&opened, worker.ledger()) {
-                crew.open(ledger, limits);
+            if let (Some((epoch, limits)), Some(ledger)) = (&opened, worker.ledger()) {
+                crew.open(*epoch, ledger, limits);
             }
         });
     }

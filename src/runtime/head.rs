@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::gate::Gate;
 use super::helm::Helm;
 use super::past::Diary;
+use super::start::TaskEstimates;
 use super::supply::Supply;
 use super::walltime::Walltime;
 use crate::capacity::BlockId;
@@ -30,9 +31,6 @@ const LAUNCHERS_PATIENCE: Duration = Duration::from_millis(400);
 
 /// At the end of the budget tasks have so long between TERM and KILL; the scaling core keeps more than that in reserve.
 const BUDGETS_PATIENCE: Duration = Duration::from_millis(800);
-
-/// Estimated duration of a task in nanoseconds.
-pub(super) type Estimate = Arc<dyn Fn(TaskId) -> u64 + Send + Sync>;
 
 /// See the module's text.
 pub(super) struct Head {
@@ -58,7 +56,7 @@ pub(super) struct Head {
     pub(super) job: Option<Arc<Job>>,
     /// The ranks that were there from the start.
     pub(super) infos: Vec<RankInfo>,
-    estimate: Estimate,
+    estimates: TaskEstimates,
     work_total_s: f64,
     work_done_s: f64,
     ranks: u32,
@@ -80,20 +78,26 @@ impl Head {
         journal: Clerk,
         progress: Progress,
         walltime: Option<Walltime>,
-        estimate: Estimate,
+        mut estimates: TaskEstimates,
         ranks: u32,
     ) -> Head {
         let total = coordinator.tally().total;
-        let seconds = |task: u32| estimate(TaskId(task)) as f64 / 1e9;
-        let done = |task: &u32| coordinator.final_state(TaskId(*task)).is_some();
+        let (mut work_total_s, mut work_done_s) = (0.0, 0.0);
+        for task in (0..total).map(TaskId) {
+            let seconds = estimates.of(task).1 as f64 / 1e9;
+            work_total_s += seconds;
+            if coordinator.final_state(task).is_some() {
+                work_done_s += seconds;
+            }
+        }
         Head {
-            work_total_s: (0..total).map(seconds).sum(),
-            work_done_s: (0..total).filter(done).map(seconds).sum(),
+            work_total_s,
+            work_done_s,
             coordinator,
             journal,
             progress,
             walltime,
-            estimate,
+            estimates,
             ranks,
             helm: None,
             diary: None,
@@ -321,11 +325,14 @@ impl Head {
                     if let Some(helm) = &mut self.helm {
                         helm.hears(&attempts);
                     }
-                    if let Some(diary) = &mut self.diary {
-                        diary.hears(&attempts);
-                    }
-                    for attempt in attempts.iter().filter(|a| a.last) {
-                        self.work_done_s += (self.estimate)(attempt.task) as f64 / 1e9;
+                    for attempt in &attempts {
+                        let (group, estimate) = self.estimates.of(attempt.task);
+                        if attempt.last {
+                            self.work_done_s += estimate as f64 / 1e9;
+                        }
+                        if let Some(diary) = &mut self.diary {
+                            diary.ended(attempt, group, estimate);
+                        }
                     }
                     if let Err(error) = self.journal.append(Record::Attempts(attempts)) {
                         messages.extend(self.lose_journal(now, &error.to_string()));

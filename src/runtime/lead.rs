@@ -10,11 +10,11 @@ use super::crew::{Crew, lock};
 use super::fit::{self, Terms};
 use super::gate::Gate;
 use super::glue;
-use super::head::{Estimate, Head};
+use super::head::Head;
 use super::helm::{self, Helm};
 use super::past::Diary;
 use super::seat::{Outfit, Seat};
-use super::start::{Start, estimate_ns, start};
+use super::start::{Start, TaskEstimates, start};
 use super::supply::{Supply, listen_on};
 use super::wake::Wake;
 use super::walltime::Walltime;
@@ -270,9 +270,8 @@ fn head_of(
         job.max_failures,
         Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
     );
-    let lookup = Arc::clone(job);
-    let estimate: Estimate = Arc::new(move |task| estimate_ns(&lookup, task));
-    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimate, ranks)
+    let estimates = TaskEstimates::new(job);
+    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimates, ranks)
 }
 
 /// The ranks as the journal knows them.

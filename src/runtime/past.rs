@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::glue;
-use super::start::estimate_ns;
+use crate::graph::link::GroupId;
 use crate::job::{Job, PolicyKind, ProviderKind};
 use crate::journal::{HistoryFile, Past};
-use crate::model::{Attempt, TaskId, Time};
+use crate::model::{Attempt, Time};
 use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecord};
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
@@ -70,8 +70,8 @@ pub fn kind_of(job: &Job) -> &'static str {
 pub(super) struct Diary {
     past: Remembered,
     job: Arc<Job>,
-    /// The class of each group.
-    classes: Vec<usize>,
+    /// The class of each group, and the slots that one of its tasks takes.
+    groups: Vec<(usize, u32)>,
     lessons: Lessons,
     run: RunRecord,
 }
@@ -94,11 +94,11 @@ impl Diary {
                 sizes.len() - 1
             })
         };
-        let classes = job.groups.iter().map(|group| number(group.class.as_str())).collect();
+        let groups = job.groups.iter().map(|group| (number(group.class.as_str()), glue::slots(group))).collect();
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
         Diary {
             lessons: Lessons::new(sizes.into_iter()),
-            classes,
+            groups,
             past,
             run: RunRecord {
                 run: run.to_owned(),
@@ -127,23 +127,17 @@ impl Diary {
         })
     }
 
-    /// Attempts have ended.
-    pub(super) fn hears(&mut self, attempts: &[Attempt]) {
-        for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
-            let group = self.job.group_of(attempt.task).0 as usize;
-            let Some((class, slots)) = self.classes.get(group).zip(self.job.groups.get(group).map(glue::slots)) else {
-                continue;
-            };
-            let took = attempt.end.since(attempt.start);
+    /// An attempt at a task of this group, estimated at so many nanoseconds, has ended.
+    #[inline]
+    pub(super) fn ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
+        let Some(&(class, slots)) = self.groups.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
+        let took = attempt.end.since(attempt.start);
+        if !took.is_zero() {
             self.lessons.worked(took, slots);
-            if attempt.outcome.ok() {
-                self.lessons.completed(*class, Some(self.prior(attempt.task)), took);
-            }
         }
-    }
-
-    fn prior(&self, task: TaskId) -> Duration {
-        Duration::from_nanos(estimate_ns(&self.job, task))
+        if attempt.outcome.ok() {
+            self.lessons.completed(class, Some(Duration::from_nanos(estimate_ns)), took);
+        }
     }
 
     /// A node that was asked for takes part after so long.

@@ -1,6 +1,7 @@
 //! Rank 0 before the others are told anything: the job, the run directory, and what is done already.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use super::past::Remembered;
 use super::supply::{self, listen_on};
 use super::{Options, RunError, resume};
 use crate::exec::Kernels;
+use crate::graph::link::GroupId;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
 use crate::journal::{HistoryFile, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
@@ -78,6 +80,36 @@ fn told_cycle(job: &Job, cycle: &Cycle) -> Diagnostic {
 /// Estimated duration of a task in nanoseconds.
 pub fn estimate_ns(job: &Job, task: TaskId) -> u64 {
     job.estimate(task).map_or(UNKNOWN_NS, |d| (d.as_nanos() as u64).max(1))
+}
+
+/// [`estimate_ns`] of tasks one after the other: those of a group usually share one, which is then worked out once.
+pub(super) struct TaskEstimates {
+    job: Arc<Job>,
+    /// The tasks of the group that was asked for last, its number, and the estimate that they share.
+    latest: (Range<u32>, GroupId, Option<u64>),
+}
+
+impl TaskEstimates {
+    pub(super) fn new(job: &Arc<Job>) -> TaskEstimates {
+        TaskEstimates { job: Arc::clone(job), latest: (0..0, 0, None) }
+    }
+
+    /// A task's group, and its estimate in nanoseconds.
+    #[inline]
+    pub(super) fn of(&mut self, task: TaskId) -> (GroupId, u64) {
+        if !self.latest.0.contains(&task.0) {
+            self.turn_to(task);
+        }
+        let (_, group, shared) = &self.latest;
+        (*group, shared.unwrap_or_else(|| estimate_ns(&self.job, task)))
+    }
+
+    fn turn_to(&mut self, task: TaskId) {
+        let (id, _) = self.job.group_of(task);
+        let group = &self.job.groups[id as usize];
+        let shared = self.job.has_one_estimate(id).then(|| estimate_ns(&self.job, task));
+        self.latest = (group.first.0..group.first.0 + group.count, id, shared);
+    }
 }
 
 pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunError> {

@@ -356,8 +356,13 @@ impl Coordinator {
             }
             *state = Some(attempt.outcome.state);
             self.open -= 1;
-            self.tried.remove(&attempt.task);
-            self.running.remove(&attempt.task);
+            // Hardly any short task is in these: of millions of them the look-ups were a tenth of rank 0's work.
+            if !self.tried.is_empty() {
+                self.tried.remove(&attempt.task);
+            }
+            if !self.running.is_empty() {
+                self.running.remove(&attempt.task);
+            }
             match attempt.outcome.state {
                 State::Completed => self.tally.completed += 1,
                 State::Skipped => self.tally.skipped += 1,

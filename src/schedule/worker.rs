@@ -542,13 +542,10 @@ impl Worker {
             });
             self.report.extend(skipped);
         }
-        ripple.exports.sort_by_key(|export| export.0);
-        for run in ripple.exports.chunk_by(|a, b| a.0 == b.0) {
-            for batch in run.chunks(COUNTS) {
-                let ended = batch.iter().map(|&(_, node, ok)| (node, ok)).collect();
-                send(actions, run[0].0, Message::Counts { epoch: self.epoch, ended });
-            }
-        }
+        each_destination(&mut ripple.exports, |to, batch| {
+            let ended = batch.iter().map(|&(_, node, ok)| (node, ok)).collect();
+            send(actions, to, Message::Counts { epoch: self.epoch, ended });
+        });
         ripple.exports.clear();
         self.note_report(now);
     }
@@ -587,6 +584,16 @@ impl Worker {
 
     fn may_steal(&self) -> bool {
         self.stopping.is_none() && self.phase.is_settled()
+    }
+}
+
+/// Sorts ends by where they are told, and calls `tell` with each rank and what one message to it holds.
+pub fn each_destination(exports: &mut [(Rank, u32, bool)], mut tell: impl FnMut(Rank, &[(Rank, u32, bool)])) {
+    if exports.len() > 1 {
+        exports.sort_by_key(|export| export.0);
+    }
+    for run in exports.chunk_by(|a, b| a.0 == b.0) {
+        run.chunks(COUNTS).for_each(|batch| tell(run[0].0, batch));
     }
 }
 

@@ -20,21 +20,45 @@ struct Sum {
     squares: f64,
     /// Seconds in all.
     total_s: f64,
+    /// Tasks that have not been timed one by one, and the sum of their priors in seconds: the next that has been brings the time of all.
+    untimed: u64,
+    untimed_prior_s: f64,
 }
 
 impl Sum {
     fn new(name: &str, size: Option<Duration>) -> Sum {
         let size_s = size.map_or(1.0, seconds);
-        Sum { name: name.to_owned(), size_s, seen: 0, mean: 0.0, squares: 0.0, total_s: 0.0 }
+        Sum {
+            name: name.to_owned(),
+            size_s,
+            seen: 0,
+            mean: 0.0,
+            squares: 0.0,
+            total_s: 0.0,
+            untimed: 0,
+            untimed_prior_s: 0.0,
+        }
     }
 
-    fn take(&mut self, factor: f64, took: Duration) {
-        let x = factor.max(1e-12).ln();
-        self.seen += 1;
-        let apart = x - self.mean;
-        self.mean += apart / self.seen as f64;
-        self.squares += apart * (x - self.mean);
-        self.total_s += took.as_secs_f64();
+    /// Takes in one that took so long. Short tasks share a look at the clock; the ones without are recorded as having taken no time.
+    #[inline]
+    fn take(&mut self, prior_s: f64, took: Duration) {
+        self.untimed += 1;
+        self.untimed_prior_s += prior_s;
+        if !took.is_zero() {
+            self.take_timed(took.as_secs_f64());
+        }
+    }
+
+    /// Those since the last timed one took so long together: each counts with their mean.
+    fn take_timed(&mut self, took_s: f64) {
+        let x = (took_s / self.untimed_prior_s).max(1e-12).ln();
+        let (weight, apart) = (self.untimed as f64, x - self.mean);
+        self.seen += self.untimed;
+        self.mean += apart * weight / self.seen as f64;
+        self.squares += apart * (x - self.mean) * weight;
+        self.total_s += took_s;
+        (self.untimed, self.untimed_prior_s) = (0, 0.0);
     }
 
     fn summary(&self) -> Summary {
@@ -65,7 +89,7 @@ impl Lessons {
     /// A task of the class of this number, whose prior is `prior`, completed after so long.
     pub fn completed(&mut self, class: usize, prior: Option<Duration>, took: Duration) {
         if let Some(sum) = self.classes.get_mut(class) {
-            sum.take(seconds(took) / prior.map_or(sum.size_s, seconds), took);
+            sum.take(prior.map_or(sum.size_s, seconds), took);
         }
     }
 
@@ -75,7 +99,7 @@ impl Lessons {
             self.delays.push(Sum::new(kind, None));
             self.delays.len() - 1
         });
-        self.delays[at].take(seconds(took), took);
+        self.delays[at].take(1.0, took.max(Duration::from_nanos(1)));
     }
 
     /// Adds what was found to the record of the run.
@@ -118,6 +142,18 @@ mod tests {
         assert!(a.mean_log.abs() < 1e-12 && (a.variance_log - 2.0 * 2f64.ln().powi(2)).abs() < 1e-9, "{a:?}");
         assert!((a.seconds() - 10.0).abs() < 1e-9 && (b.seconds() - 3.0).abs() < 1e-9);
         assert!((found.delays[0].seconds() - 40.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn tasks_that_share_a_look_at_the_clock_count_with_their_mean() {
+        let mut lessons = Lessons::new([("a", Some(Duration::from_micros(1)))].into_iter());
+        for task in 0..32u64 {
+            let took = Duration::from_micros(if task % 16 == 15 { 64 } else { 0 });
+            lessons.completed(0, None, took);
+        }
+        let class = &lessons.tell(run(0, 0, 7.0, 1.0)).classes[0];
+        assert_eq!(class.seen, 32);
+        assert!((class.seconds() - 4e-6).abs() < 1e-12 && class.variance_log < 1e-12, "{class:?}");
     }
 
     #[test]

@@ -1,0 +1,492 @@
+//! What the ranks of a node share: a doorbell for each, and rings of frames between them.
+//!
+//! A frame through MPI costs a call, a receive that is posted again and a progress engine that looks at every network; between two ranks of a
+//! node a [ring](super::shared_ring) in shared memory does with a few words. Each rank has a piece of memory with a page for its doorbell and a ring
+//! for every other rank of the node; whoever sends to it maps both when it first does.
+//!
+//! MPI has no way to sleep until a message comes; a rank that looks now and then is late by half of its pause. Hence the *doorbell*: a pipe
+//! that the rank's main thread waits on, and a word that says whether it wants to be woken. Who sent it a frame looks at the word,
+//! and only if it is set clears it and rings. A sender to a rank that is awake pays for one load of memory that nobody writes.
+//!
+//! No ring of the bell is lost: the sleeper sets the word, *then* looks for frames once more; the sender sends, *then* looks at the word. A fence
+//! lies between both, so one of them sees the other.
+//!
+//! Memory and pipe are opened through `/proc/PID/fd`: they have no names, nobody else's user may open them, and nothing of them is
+//! left, however a rank ends. Where that does not work (other nodes, containers that do not see each other) frames take MPI, nobody rings, and
+//! ranks look now and then. Which way frames to a rank take is decided by the first and stays so.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::hash::Hasher;
+use std::io::{self, PipeReader, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::shared_memory::{PAGE_BYTES, SharedMemory};
+use super::shared_ring::{DamagedRing, MAX_LABEL, RING_BYTES, RingReader, RingWriter};
+use crate::model::Rank;
+
+/// Where a rank's memory and pipe are found: what ranks tell each other when they meet.
+pub type Address = [u64; 2];
+
+/// Nobody can open this one.
+const NOWHERE: Address = [0; 2];
+
+/// A rank's own memory and pipe. Their descriptors stay open, for others to open them too.
+struct Own {
+    /// The page with the doorbell's word, then the rings that the ranks of the node write to.
+    memory: SharedMemory,
+    file: OwnedFd,
+    pipe: PipeReader,
+    _keeps_pipe_open: io::PipeWriter,
+}
+
+impl Own {
+    /// Makes room for rings from so many ranks; memory that nobody writes to costs nothing.
+    fn new(ranks: usize) -> io::Result<Own> {
+        let file = memfd_create("phalanx-near", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, memory_bytes(ranks) as u64)?;
+        let (pipe, writer) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        let memory = SharedMemory::map(&file, 0, memory_bytes(ranks))?;
+        Ok(Own { memory, file, pipe, _keeps_pipe_open: writer })
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        &self.memory.words()[0]
+    }
+
+    #[inline]
+    fn ring(&self, place: usize) -> &[AtomicU64] {
+        let words = self.memory.words();
+        &words[(PAGE_BYTES + place * RING_BYTES) / 8..][..RING_BYTES / 8]
+    }
+}
+
+/// Size of a rank's memory in a world of so many ranks.
+fn memory_bytes(ranks: usize) -> usize {
+    PAGE_BYTES + ranks * RING_BYTES
+}
+
+/// Another rank of the node, as it is written to.
+struct Neighbour {
+    bell: SharedMemory,
+    button: File,
+    ring: RingWriter,
+    /// Frames that found the ring full: what comes after them waits behind them.
+    backlog: VecDeque<(u32, Vec<u8>)>,
+}
+
+impl Neighbour {
+    /// Opens another process's memory and pipe; `ring` is the number of our ring there.
+    fn open([_, place]: Address, ring: usize, ranks: usize) -> io::Result<Neighbour> {
+        let path = |fd: u64| format!("/proc/{}/fd/{}", place >> 32, fd & 0xFFFF);
+        let memory = OpenOptions::new().read(true).write(true).open(path(place >> 16))?;
+        // A number that meanwhile stands for another file must not be mapped: past its end there is no memory.
+        if memory.metadata()?.len() != memory_bytes(ranks) as u64 {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let button = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path(place))?;
+        let ring = SharedMemory::map(&memory, PAGE_BYTES + ring * RING_BYTES, RING_BYTES)?;
+        Ok(Neighbour {
+            bell: SharedMemory::map(&memory, 0, PAGE_BYTES)?,
+            button,
+            ring: RingWriter::new(ring),
+            backlog: VecDeque::new(),
+        })
+    }
+
+    /// Sends a frame. False if it waits for room in the ring.
+    #[inline]
+    fn send(&mut self, label: u32, content: &[u8]) -> bool {
+        let sent = self.backlog.is_empty() && self.ring.push(label, content);
+        if !sent {
+            self.backlog.push_back((label, content.to_vec()));
+        }
+        self.wake();
+        sent
+    }
+
+    /// Wakes the rank if it sleeps.
+    #[inline]
+    fn wake(&mut self) {
+        fence(SeqCst);
+        let word = &self.bell.words()[0];
+        if word.load(SeqCst) != 0 && word.swap(0, SeqCst) != 0 {
+            // A full pipe wakes, too, and a rank that has ended needs no waking.
+            let _ = self.button.write(&[1]);
+        }
+    }
+
+    /// Moves what has waited into the ring; false if not all of it fits.
+    fn flush(&mut self) -> bool {
+        let before = self.backlog.len();
+        while self.backlog.pop_front_if(|(label, content)| self.ring.push(*label, content)).is_some() {}
+        if self.backlog.len() < before {
+            self.wake();
+        }
+        self.backlog.is_empty()
+    }
+}
+
+/// Another rank, as far as it is near.
+enum Peer {
+    /// Not looked for yet.
+    Unknown,
+    Near(Box<Neighbour>),
+    /// Its memory cannot be reached from here.
+    Far,
+}
+
+/// This rank's memory and that of the others of its node.
+pub struct NearRanks {
+    own: Option<Own>,
+    /// What tells this machine from others; zero if nothing does.
+    node: u64,
+    addresses: Vec<Address>,
+    /// This rank's number among those of its node: its ring in the memory of every other.
+    place: usize,
+    peers: Vec<Peer>,
+    /// The other ranks of this node: each with the ring that it writes to, and how far that has been read.
+    readers: Vec<(Rank, usize, RingReader)>,
+    /// The ring that is looked at first.
+    next: usize,
+    /// Ranks whose ring was full when they were last written to.
+    waiting: Vec<Rank>,
+}
+
+impl NearRanks {
+    /// Makes rank `me`'s memory, in a world of so many, and learns where that of the others is. `exchange` tells all ranks where this one's is
+    /// and returns where theirs are.
+    pub fn meet(me: Rank, ranks: u32, exchange: impl FnOnce(Address) -> Vec<Address>) -> NearRanks {
+        let own = Own::new(ranks as usize);
+        let own = own.inspect_err(|error| tracing::debug!(%error, "this rank shares no memory with others")).ok();
+        let node = own.as_ref().map_or(0, |_| node());
+        let address = own.as_ref().map_or(NOWHERE, |own| {
+            let fds = [own.file.as_raw_fd(), own.pipe.as_raw_fd()].map(|fd| fd as u64 & 0xFFFF);
+            [node, u64::from(std::process::id()) << 32 | fds[0] << 16 | fds[1]]
+        });
+        let addresses = exchange(address);
+        let here = (0..addresses.len()).filter(|&rank| node != 0 && addresses[rank][0] == node);
+        let places: Vec<(Rank, usize)> = here.map(|rank| Rank(rank as u32)).zip(0..).collect();
+        let others = places.iter().filter(|(rank, _)| *rank != me);
+        NearRanks {
+            readers: others.map(|&(rank, place)| (rank, place, RingReader::default())).collect(),
+            place: places.iter().find(|(rank, _)| *rank == me).map_or(0, |&(_, place)| place),
+            peers: addresses.iter().map(|_| Peer::Unknown).collect(),
+            own,
+            node,
+            addresses,
+            next: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// What to wait on: it is readable once somebody has rung; who wakes reads from it, which never waits. `None` if nobody can ring.
+    pub fn bell(&self) -> Option<OwnedFd> {
+        self.own.as_ref()?.pipe.as_fd().try_clone_to_owned().ok()
+    }
+
+    /// True if all ranks are on this node.
+    pub fn are_all(&self) -> bool {
+        self.node != 0 && self.addresses.iter().all(|address| address[0] == self.node)
+    }
+
+    /// The next frame is to wake this rank. It must look for frames once more before it sleeps.
+    pub fn doze(&self) {
+        if let Some(own) = &self.own {
+            own.word().store(1, SeqCst);
+            fence(SeqCst);
+        }
+    }
+
+    /// Sends a small frame to a rank of this node and wakes it if it sleeps. False if the rank cannot be reached so.
+    #[inline]
+    pub fn send(&mut self, to: Rank, label: u32, content: &[u8]) -> bool {
+        match &mut self.peers[to.index()] {
+            Peer::Near(neighbour) => {
+                if !neighbour.send(label, content) && !self.waiting.contains(&to) {
+                    self.waiting.push(to);
+                }
+                true
+            }
+            Peer::Far => false,
+            Peer::Unknown => {
+                self.find(to);
+                self.send(to, label, content)
+            }
+        }
+    }
+
+    #[cold]
+    fn find(&mut self, rank: Rank) {
+        let address = self.addresses[rank.index()];
+        let here = self.node != 0 && address[0] == self.node;
+        let found = here.then(|| Neighbour::open(address, self.place, self.addresses.len()));
+        self.peers[rank.index()] = match found {
+            Some(Ok(neighbour)) => Peer::Near(Box::new(neighbour)),
+            Some(Err(error)) => {
+                tracing::debug!(%rank, %error, "its memory cannot be reached, frames to it take MPI");
+                Peer::Far
+            }
+            None => Peer::Far,
+        };
+    }
+
+    /// Puts the next frame that a rank of this node has sent into `frame`; returns the sender and the label.
+    ///
+    /// # Errors
+    /// The rank whose ring holds what no rank writes.
+    #[inline]
+    pub fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<(Rank, u32)>, Rank> {
+        let Some(own) = &self.own else { return Ok(None) };
+        for _ in 0..self.readers.len() {
+            let (rank, place, reader) = &mut self.readers[self.next];
+            match reader.pop(own.ring(*place), frame) {
+                Ok(Some(label)) => return Ok(Some((*rank, label))),
+                Ok(None) => self.next = if self.next + 1 < self.readers.len() { self.next + 1 } else { 0 },
+                Err(DamagedRing) => return Err(*rank),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, if a frame with this label is the next of its ring: so a rank's slots take what they may without disturbing the order.
+    ///
+    /// # Errors
+    /// As [`receive`](NearRanks::receive).
+    #[inline]
+    pub fn receive_labelled(&mut self, label: u32, frame: &mut Vec<u8>) -> Result<Option<Rank>, Rank> {
+        let Some(own) = &self.own else { return Ok(None) };
+        for (rank, place, reader) in &mut self.readers {
+            let ring = own.ring(*place);
+            if reader.peek(ring) == Some(label) {
+                let popped = reader.pop(ring, frame).map_err(|DamagedRing| *rank)?;
+                return Ok(popped.map(|_| *rank));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves frames on that found a ring full. True if all that was sent lies in the rings.
+    #[inline]
+    pub fn flush(&mut self) -> bool {
+        if !self.waiting.is_empty() {
+            let peers = &mut self.peers;
+            self.waiting.retain(|rank| match &mut peers[rank.index()] {
+                Peer::Near(neighbour) => !neighbour.flush(),
+                Peer::Unknown | Peer::Far => false,
+            });
+        }
+        self.waiting.is_empty()
+    }
+}
+
+/// Takes the lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
+pub(super) fn lock(near: &Mutex<NearRanks>) -> MutexGuard<'_, NearRanks> {
+    near.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The rings of a rank as its slots use them, beside the rank's engine: for frames that any slot may send and take.
+pub struct NearLane {
+    ranks: Arc<Mutex<NearRanks>>,
+    /// The number of the world's first rank in the run.
+    first: Rank,
+}
+
+impl NearLane {
+    /// Of a world whose first rank has this number in the run.
+    pub fn new(ranks: Arc<Mutex<NearRanks>>, first: Rank) -> NearLane {
+        NearLane { ranks, first }
+    }
+
+    /// The same world with other numbers.
+    pub fn renumbered(self, first: Rank) -> NearLane {
+        NearLane { first, ..self }
+    }
+
+    /// The rings, unless another thread has them.
+    #[inline]
+    pub fn try_lock(&self) -> Option<OpenLane<'_>> {
+        let ranks = match self.ranks.try_lock() {
+            Ok(ranks) => ranks,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(OpenLane { ranks, first: self.first })
+    }
+}
+
+/// [`NearLane`] while one thread has it.
+pub struct OpenLane<'a> {
+    ranks: MutexGuard<'a, NearRanks>,
+    first: Rank,
+}
+
+impl OpenLane<'_> {
+    /// Sends a small frame; slots may take it that ask for its stamp. False if the rank cannot be reached so.
+    #[inline]
+    pub fn send(&mut self, to: Rank, stamp: u32, frame: &[u8]) -> bool {
+        match to.0.checked_sub(self.first.0) {
+            Some(to) if (to as usize) < self.ranks.peers.len() => self.ranks.send(Rank(to), label_of(stamp), frame),
+            _ => false,
+        }
+    }
+
+    /// Puts the next frame into `frame` that a slot sent with this stamp; false if none is next in its ring. A damaged ring is left to the engine.
+    #[inline]
+    pub fn receive(&mut self, stamp: u32, frame: &mut Vec<u8>) -> bool {
+        self.ranks.receive_labelled(label_of(stamp), frame).is_ok_and(|from| from.is_some())
+    }
+}
+
+/// Labels from here on are stamps; those below are for the fabric.
+const STAMPS: u32 = 1 << 8;
+
+/// Stamps come back after 2^29; nothing of the one before is under way by then.
+fn label_of(stamp: u32) -> u32 {
+    STAMPS + stamp % (MAX_LABEL / 2)
+}
+
+/// A number for this machine, as far as its processes see each other; zero if that cannot be told.
+fn node() -> u64 {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
+    let processes = std::fs::read_link("/proc/self/ns/pid");
+    let (Ok(boot), Ok(processes)) = (boot, processes) else { return 0 };
+    let mut hasher = Xxh3::new();
+    hasher.write(&boot);
+    hasher.write(processes.as_os_str().as_encoded_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Two ranks in one process: both find each other under this process's id.
+    fn pair() -> (NearRanks, NearRanks) {
+        use std::sync::mpsc::channel;
+        let ((to_a, at_a), (to_b, at_b)) = (channel(), channel());
+        std::thread::scope(|scope| {
+            let b = scope.spawn(move || {
+                NearRanks::meet(Rank(1), 2, |mine| {
+                    to_a.send(mine).unwrap();
+                    vec![at_b.recv().unwrap(), mine]
+                })
+            });
+            let a = NearRanks::meet(Rank(0), 2, |mine| {
+                to_b.send(mine).unwrap();
+                vec![mine, at_a.recv().unwrap()]
+            });
+            (a, b.join().unwrap())
+        })
+    }
+
+    /// Waits for a ring of the bell, and takes it.
+    fn rings(ranks: &NearRanks, seconds: i64) -> bool {
+        let pipe = ranks.bell().unwrap();
+        let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let rang = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&limit)).unwrap() == 1;
+        let taken = rustix::io::read(&pipe, &mut [0; 8]);
+        assert_eq!(taken.is_ok(), rang);
+        rang
+    }
+
+    #[test]
+    fn only_who_sleeps_is_woken_and_once() {
+        let (a, mut b) = pair();
+        assert!(a.are_all() && b.are_all());
+        assert!(b.send(Rank(0), 0, b"1"));
+        assert!(!rings(&a, 0), "it was awake");
+        a.doze();
+        assert!(b.send(Rank(0), 0, b"2"));
+        assert!(rings(&a, 0));
+        a.doze();
+        assert!(!rings(&a, 0), "that was for the doze before");
+        assert!(b.send(Rank(0), 0, b"3") && b.send(Rank(0), 0, b"4"));
+        assert!(rings(&a, 0));
+    }
+
+    #[test]
+    fn frames_beyond_a_full_ring_keep_their_order() {
+        let (mut a, mut b) = pair();
+        let (mut got, mut expected) = (Vec::new(), 0u32);
+        for number in 0..5_000u32 {
+            assert!(b.send(Rank(0), 3, &number.to_le_bytes()));
+            assert!(b.send(Rank(0), 4, &[7; 1000]));
+        }
+        assert!(!b.flush());
+        while !b.flush() || expected < 5_000 {
+            while let Some((from, label)) = a.receive(&mut got).unwrap() {
+                assert_eq!(from, Rank(1));
+                match label {
+                    3 => assert_eq!(got, expected.to_le_bytes()),
+                    _ => expected += 1,
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_labelled_frame_is_taken_in_its_turn() {
+        let (mut a, mut b) = pair();
+        let mut got = Vec::new();
+        for label in [7, 5, 7] {
+            assert!(b.send(Rank(0), label, &label.to_le_bytes()));
+        }
+        assert_eq!(a.receive_labelled(5, &mut got), Ok(None));
+        assert_eq!(a.receive_labelled(7, &mut got), Ok(Some(Rank(1))));
+        assert_eq!(a.receive_labelled(7, &mut got), Ok(None));
+        assert_eq!(a.receive(&mut got), Ok(Some((Rank(1), 5))));
+        assert_eq!(a.receive_labelled(7, &mut got), Ok(Some(Rank(1))));
+        assert_eq!(a.receive(&mut got), Ok(None));
+    }
+
+    #[test]
+    fn a_rank_that_has_gone_is_no_trouble() {
+        let (a, mut b) = pair();
+        assert!(b.send(Rank(0), 0, b"1"));
+        drop(a);
+        (0..10_000).for_each(|_| assert!(b.send(Rank(0), 0, b"2")));
+    }
+
+    #[test]
+    fn other_nodes_are_far() {
+        let mut ranks = NearRanks::meet(Rank(0), 3, |mine| vec![mine, [mine[0] ^ 1, mine[1]], NOWHERE]);
+        assert!(!ranks.are_all());
+        assert!(!ranks.send(Rank(1), 0, b"1") && !ranks.send(Rank(2), 0, b"1"));
+    }
+
+    /// Both sides as fast as they can: each frame wakes who dozes, or was seen before.
+    #[test]
+    fn no_frame_is_slept_through() {
+        const FRAMES: u32 = 3000;
+        let (mut a, mut b) = pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..FRAMES {
+                    assert!(b.send(Rank(0), 0, b"x"));
+                    std::thread::yield_now();
+                }
+                while !b.flush() {
+                    std::thread::yield_now();
+                }
+            });
+            let (mut seen, mut got) = (0, Vec::new());
+            while seen < FRAMES {
+                a.doze();
+                if a.receive(&mut got).unwrap().is_none() {
+                    assert!(rings(&a, 60), "slept through frame {seen}");
+                    continue;
+                }
+                seen += 1;
+            }
+        });
+    }
+}
