@@ -1,4 +1,4 @@
-//! Ranks that come and go, and what decides about them: with real processes of this machine, without Slurm.
+//! Ranks that come and go, and what decides about them: real processes on this machine, no Slurm.
 
 mod elastic;
 mod history;

@@ -1,4 +1,5 @@
-//! What people and programs see of Phalanx: reports, traces and pages of runs, the command line, the documents.
+//! What people and programs see of Phalanx: reports, traces and pages of runs, the command line,
+//! the documents.
 
 mod habits;
 mod live;

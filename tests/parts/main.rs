@@ -1,4 +1,4 @@
-//! Single parts of Phalanx, used through the library: no test here starts the program.
+//! Single parts of Phalanx, called through the library: no test here starts the program.
 
 mod architecture;
 mod exec_command;

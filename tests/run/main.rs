@@ -1,4 +1,4 @@
-//! Runs of jobs, as a user starts them: alone and under `mpirun`, to their end, to a failure, to a kill, and resumed.
+//! Runs of jobs as a user starts them: alone and under `mpirun`, complete, failed, killed, resumed.
 
 mod bench;
 mod embedding;

@@ -1,4 +1,5 @@
-//! Under a real Slurm, which each test starts for itself: batch jobs, and runs that gain nodes and give them back.
+//! Under a real Slurm, which each test starts for itself: batch jobs, and runs that gain nodes and
+//! give them back.
 
 mod elastic;
 mod jobs;

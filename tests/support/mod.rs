@@ -37,8 +37,8 @@ pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_phalanx"))
 }
 
-/// The name that selects a test on the command line of its own program: the path of its module, which is `module_path!()`, without the
-/// crate, and its own.
+/// The name that selects a test on the command line of its own program: the path of its module
+/// (`module_path!()`) without the crate, and the test's own name.
 pub fn test_name(module: &str, test: &str) -> String {
     let module = module.split_once("::").map_or("", |(_, module)| module);
     format!("{module}::{test}")
