@@ -5,7 +5,7 @@
 //! the median of the rounds' ratios, which is to be 0.90 or more. Beside it stands the CPU time that this process itself uses per command
 //! (without the children's), which hardly depends on what else the machine does.
 
-#[path = "../tests/exec_support/mod.rs"]
+#[path = "../tests/parts/exec_support.rs"]
 mod exec_support;
 
 use std::ffi::CString;

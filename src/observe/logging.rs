@@ -6,10 +6,12 @@ use std::fmt;
 
 use thiserror::Error;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::style::Paint;
 use super::terminal::AboveBar;
@@ -50,26 +52,27 @@ pub enum LoggingError {
 /// `rank` is `None` where there is only one.
 pub fn init(format: LogFormat, verbosity: u8, rank: Option<Rank>) -> Result<(), LoggingError> {
     let filter = filter(std::env::var(FILTER_VARIABLE).ok(), verbosity)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBar);
-    let colours = Paint::for_stream(&std::io::stderr()) != Paint::OFF;
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| AboveBar);
+    let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Human => {
-            subscriber.with_ansi(colours).event_format(Human { rank, inner: Format::default() }).try_init()
+            let colours = Paint::for_stream(&std::io::stderr()) != Paint::OFF;
+            let lines = lines.with_ansi(colours).event_format(Human { rank, inner: Format::default() });
+            registry.with(lines).with(filter).try_init()
         }
         LogFormat::Json => {
             let inner = Format::default().json().flatten_event(true);
-            subscriber.json().event_format(JsonLine { rank, inner }).try_init()
+            registry.with(lines.json().event_format(JsonLine { rank, inner })).with(filter).try_init()
         }
     }
     .map_err(|error| LoggingError::Twice(error.to_string()))
 }
 
-fn filter(variable: Option<String>, verbosity: u8) -> Result<EnvFilter, LoggingError> {
+fn filter(variable: Option<String>, verbosity: u8) -> Result<Targets, LoggingError> {
+    const LEVELS: [LevelFilter; 4] = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
     match variable.filter(|text| !text.trim().is_empty()) {
-        Some(text) => {
-            EnvFilter::try_new(&text).map_err(|error| LoggingError::Filter { text, reason: error.to_string() })
-        }
-        None => Ok(EnvFilter::new(["warn", "info", "debug", "trace"][usize::from(verbosity.min(3))])),
+        Some(text) => text.parse::<Targets>().map_err(|error| LoggingError::Filter { text, reason: error.to_string() }),
+        None => Ok(Targets::new().with_default(LEVELS[usize::from(verbosity.min(3))])),
     }
 }
 

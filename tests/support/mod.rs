@@ -6,7 +6,7 @@
 //!
 //! No test may rely on something being fast: time limits here only keep a hang from lasting for ever.
 
-// Each test file is a program of its own and uses only a part of the harness.
+// Each test program uses only a part of the harness.
 #![allow(dead_code)]
 
 pub mod browser;
@@ -35,6 +35,13 @@ pub fn repository() -> &'static Path {
 /// The program under test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_phalanx"))
+}
+
+/// The name that selects a test on the command line of its own program: the path of its module
+/// (`module_path!()`) without the crate, and the test's own name.
+pub fn test_name(module: &str, test: &str) -> String {
+    let module = module.split_once("::").map_or("", |(_, module)| module);
+    format!("{module}::{test}")
 }
 
 /// A temporary directory that is removed when the test ends.

@@ -1,0 +1,8 @@
+//! Ranks that come and go, and what decides about them: real processes on this machine, no Slurm.
+
+mod elastic;
+mod history;
+mod hostfile;
+mod scaling;
+#[path = "../support/mod.rs"]
+mod support;

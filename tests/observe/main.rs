@@ -1,0 +1,9 @@
+//! What people and programs see of Phalanx: reports, traces and pages of runs, the command line,
+//! the documents.
+
+mod habits;
+mod live;
+mod observe;
+mod readme;
+#[path = "../support/mod.rs"]
+mod support;

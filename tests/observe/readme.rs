@@ -1,0 +1,161 @@
+//! Keeps the documents true: the commands of the README work, the job files in it are valid, the reference names every field, links
+//! lead somewhere.
+//!
+//! Conventions in the documents:
+//! - A block marked `console` is a session: its lines that begin with `$ ` are run, in order, in one directory. `console no-run` is for what
+//!   needs a cluster or builds the project.
+//! - A block marked `toml` is a whole job file. If it begins with `# NAME.toml`, the session finds it under that name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::{Dir, phalanx, repository, shell};
+use serde_json::Value;
+
+/// A fenced block of a document.
+struct Block {
+    /// What stands after the opening fence, e.g. `console no-run`.
+    kind: String,
+    /// Line of the opening fence.
+    line: usize,
+    text: String,
+}
+
+impl Block {
+    /// The name in a first line `# NAME.toml`.
+    fn file_name(&self) -> Option<&str> {
+        let name = self.text.lines().next()?.strip_prefix("# ")?;
+        (name.ends_with(".toml") && !name.contains(' ')).then_some(name)
+    }
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (i, line) in markdown.lines().enumerate() {
+        match (open, line.strip_prefix("```")) {
+            (false, Some(kind)) => {
+                blocks.push(Block { kind: kind.trim().to_string(), line: i + 1, text: String::new() });
+                open = true;
+            }
+            (true, Some(_)) => open = false,
+            (true, None) => blocks.last_mut().expect("a block is open").text += &format!("{line}\n"),
+            (false, None) => {}
+        }
+    }
+    blocks
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(repository().join(name)).unwrap_or_else(|e| panic!("cannot read {name}: {e}"))
+}
+
+/// The documents of the project, relative to its root.
+fn documents() -> Vec<String> {
+    let below = |folder: &str| -> Vec<String> {
+        let entries = fs::read_dir(repository().join(folder)).into_iter().flatten().flatten();
+        let paths = entries.map(|e| PathBuf::from(folder).join(e.file_name()));
+        paths
+            .filter(|p| p.extension().is_some_and(|ext| ext == "md"))
+            .map(|p| p.to_string_lossy().into_owned())
+            .collect()
+    };
+    let mut names = below("");
+    names.extend(below("docs"));
+    names.extend(below("hostfiles"));
+    assert!(names.len() >= 4, "the documents have moved: {names:?}");
+    names
+}
+
+#[test]
+fn the_commands_of_the_readme_work() {
+    let dir = Dir::new("readme");
+    for folder in ["jobs", "clusters", "hostfiles", "slurm"] {
+        dir.copy(folder);
+    }
+    let mut commands = 0;
+    for block in blocks(&read("README.md")) {
+        if let Some(name) = block.file_name() {
+            dir.file(name, &block.text);
+        }
+        if block.kind != "console" {
+            continue;
+        }
+        for command in block.text.lines().filter_map(|line| line.strip_prefix("$ ")) {
+            let output = shell(&dir, command).patience(300).run();
+            assert!(output.exit() == 0, "README.md, block at line {}: {command}\n{output}", block.line);
+            commands += 1;
+        }
+    }
+    assert!(commands >= 5, "the README runs only {commands} commands");
+}
+
+#[test]
+fn the_job_files_in_the_documents_are_valid() {
+    for name in documents() {
+        for block in blocks(&read(&name)).iter().filter(|block| block.kind == "toml") {
+            let dir = Dir::new("document");
+            dir.job("job.toml", &block.text);
+            let output = phalanx(&dir).args(["check", "job.toml"]).run();
+            assert!(output.exit() == 0, "{name}, block at line {}:\n{}\n{output}", block.line, block.text);
+        }
+    }
+}
+
+#[test]
+fn the_reference_of_the_job_file_is_complete() {
+    let dir = Dir::new("schema");
+    let mut fields = BTreeSet::new();
+    collect_fields(&phalanx(&dir).args(["schema"]).run().ok().json(), &mut fields);
+    assert!(fields.len() > 20, "the schema has only these fields: {fields:?}");
+
+    // A row of a table that describes a field begins with its name.
+    let text = read("docs/job-file.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_string));
+    // The sections themselves have headings.
+    let sections = ["job", "defaults", "scaling", "cost", "capacity"];
+    let headings = sections.into_iter().filter(|name| text.contains(&format!("`[{name}]`"))).map(str::to_string);
+    let lists = ["alert"].into_iter().filter(|name| text.contains(&format!("`[[{name}]]`"))).map(str::to_string);
+    let described: BTreeSet<String> = rows.chain(headings).chain(lists).collect();
+    let missing: Vec<_> = fields.difference(&described).collect();
+    assert!(missing.is_empty(), "docs/job-file.md does not describe {missing:?}");
+}
+
+#[test]
+fn every_metric_of_alerts_is_described() {
+    use phalanx::job::alert::{METRICS, PREFIXES};
+    let text = read("docs/observing.md");
+    let missing = |row: &str| !text.contains(row);
+    let plain = METRICS.iter().filter(|(name, what)| missing(&format!("| `{name}` | {what} |"))).map(|(name, _)| name);
+    let families =
+        PREFIXES.iter().filter(|(name, what)| missing(&format!("| `{name}NAME` | {what} |"))).map(|(name, _)| name);
+    let missing: Vec<_> = plain.chain(families).collect();
+    assert!(missing.is_empty(), "docs/observing.md does not describe {missing:?}");
+}
+
+/// The names of all properties, at any depth. Sections that the schema refuses (`{"not": {}}`) are left out.
+fn collect_fields(schema: &Value, fields: &mut BTreeSet<String>) {
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        let allowed = properties.iter().filter(|(_, value)| value.get("not").is_none());
+        fields.extend(allowed.map(|(name, _)| name.clone()));
+    }
+    match schema {
+        Value::Object(map) => map.values().for_each(|value| collect_fields(value, fields)),
+        Value::Array(list) => list.iter().for_each(|value| collect_fields(value, fields)),
+        _ => {}
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for name in documents() {
+        let folder = repository().join(&name).parent().expect("a file has a folder").to_path_buf();
+        let text = read(&name);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = target.split('#').next().unwrap_or_default();
+            let outside = path.is_empty() || path.contains("://");
+            assert!(outside || folder.join(path).exists(), "{name}: the link to {target} leads nowhere");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Runs of jobs as a user starts them: alone and under `mpirun`, complete, failed, killed, resumed.
+
+mod bench;
+mod embedding;
+mod gpus;
+mod mpi;
+mod resume;
+mod run;
+mod scale;
+mod signals;
+#[path = "../support/mod.rs"]
+mod support;
+mod workflows;

@@ -1,0 +1,286 @@
+//! What is done stays done: whatever ends a run, the next one goes on from there, and it notices what has been changed.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::OpenOptions;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::checker::{Row, Trace};
+use crate::support::{Dir, Output, mpirun, phalanx, wait_for};
+
+const FAMILIES: u32 = 4;
+const EACH: u32 = 500;
+
+/// 2,000 short commands; each leaves its name in the file `ran`. Dependencies go across the arrays, and so across ranks.
+fn two_thousand() -> String {
+    let mut toml = String::from("[job]\npartition = \"round_robin\"\n");
+    for family in 0..FAMILIES {
+        let needs = match family {
+            0 => String::new(),
+            1 => "needs = [\"t0[{index}]\"]\n".to_owned(),
+            2 => "needs = [\"t0[0-9]\", \"t1[{index}]\"]\n".to_owned(),
+            last => format!("needs = [\"t{}[{{index}}]\"]\n", last - 1),
+        };
+        toml += &format!(
+            "[[task]]\nname = \"t{family}\"\narray = \"0-{}\"\n{needs}\
+             command = \"echo 't{family}[{{index}}]' >> ran; sleep 0.005\"\n",
+            EACH - 1
+        );
+    }
+    toml
+}
+
+/// The edges of that job.
+fn edges() -> Vec<(String, String)> {
+    let mut edges = Vec::new();
+    for index in 0..EACH {
+        for family in 1..FAMILIES {
+            edges.push((format!("t{}[{index}]", family - 1), format!("t{family}[{index}]")));
+        }
+        edges.extend((0..10).map(|first| (format!("t0[{first}]"), format!("t2[{index}]"))));
+    }
+    edges
+}
+
+fn lines(dir: &Dir, name: &str) -> Vec<String> {
+    if dir.has(name) { dir.read(name).lines().map(str::to_owned).collect() } else { Vec::new() }
+}
+
+#[test]
+fn twenty_kills_lose_nothing_and_repeat_nothing() {
+    let seed = std::env::var("PHALANX_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    println!("PHALANX_TEST_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dir = Dir::new("kills");
+    dir.job("job.toml", &two_thousand());
+    let mut done: HashSet<String> = HashSet::new();
+    for kill in 0..20 {
+        let before = lines(&dir, "ran").len();
+        // Alone or on several ranks: a resume may have other ranks than the run before it.
+        let command = if random.u32(0..3) == 0 { phalanx(&dir) } else { mpirun(&dir, random.u32(2..4)) };
+        let resume: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
+        let mut running = command.args(["run", "job.toml", "--slots", "2"]).args(resume).start();
+        if kill == 0 {
+            wait_for("the first task", 120, || dir.has("ran").then_some(()));
+        }
+        sleep(Duration::from_millis(random.u64(20..700)));
+        running.kill_all();
+        drop(running);
+        for task in &lines(&dir, "ran")[before..] {
+            assert!(!done.contains(task), "{task} was complete before kill {kill}, and ran again (seed {seed})");
+        }
+        let now = Trace::of(&dir, "latest").completed();
+        assert!(done.is_subset(&now), "kill {kill} lost completed tasks (seed {seed})");
+        println!("kill {kill}: {} complete", now.len());
+        done = now;
+    }
+    let before = lines(&dir, "ran").len();
+    mpirun(&dir, 3).args(["run", "job.toml", "--slots", "2", "--resume"]).run().ok();
+    let ran = lines(&dir, "ran");
+    assert!(ran[before..].iter().all(|task| !done.contains(task)), "seed {seed}");
+    let all: HashSet<&str> = ran.iter().map(String::as_str).collect();
+    assert_eq!(all.len() as u32, FAMILIES * EACH, "a task is missing (seed {seed})");
+    check_history(&Trace::of(&dir, "latest"));
+}
+
+/// Over all sessions every task completed exactly once, and none started before what it needs had ended.
+fn check_history(trace: &Trace) {
+    let mut completed: HashMap<String, &Row> = HashMap::new();
+    for row in trace.0.iter().filter(|row| row.state == "COMPLETED") {
+        let twice = completed.insert(row.task(), row);
+        assert!(twice.is_none(), "{row:?} and {twice:?}");
+    }
+    assert_eq!(completed.len() as u32, FAMILIES * EACH);
+    for (before, after) in edges() {
+        let (first, then) = (completed[&before], completed[&after]);
+        assert!(then.start >= first.end, "{first:?}\n{then:?}");
+    }
+}
+
+/// Runs `job.toml` with the given text; every command of these jobs appends a line to the file `ran`. Returns the lines that were added.
+fn run(dir: &Dir, toml: &str, args: &[&str]) -> (Output, Vec<String>) {
+    let before = lines(dir, "ran").len();
+    dir.job("job.toml", toml);
+    let out = phalanx(dir).args(["run", "job.toml"]).args(args).run();
+    let mut ran = lines(dir, "ran").split_off(before);
+    ran.sort();
+    (out, ran)
+}
+
+const CHAIN: &str = r#"
+    [[task]]
+    name = "a"
+    command = "echo a >> ran"
+    [[task]]
+    name = "b"
+    command = "echo b >> ran"
+    needs = ["a"]
+    [[task]]
+    name = "c"
+    command = "echo c >> ran"
+    needs = ["b"]
+    [[task]]
+    name = "other"
+    command = "echo other >> ran"
+"#;
+
+#[test]
+fn a_changed_command_runs_again_with_what_needs_it() {
+    let dir = Dir::new("changed");
+    run(&dir, CHAIN, &[]).0.ok();
+    let (out, ran) = run(&dir, CHAIN, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, [""; 0], "nothing was changed");
+    // Neither a comment, nor another order, nor limits make a task another one.
+    let cosmetic = CHAIN.replace("name = \"b\"", "# A remark.\nname = \"b\"\ntime = \"1h\"\nretries = 2");
+    let (out, ran) = run(&dir, &cosmetic, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, [""; 0]);
+    let changed = CHAIN.replace("echo b", "echo new-b");
+    let (out, ran) = run(&dir, &changed, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["c", "new-b"]);
+    // An environment variable that a task sees changes what it does.
+    let changed = changed.replace("name = \"other\"", "name = \"other\"\nenv = { X = \"1\" }");
+    let (out, ran) = run(&dir, &changed, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["other"]);
+    let trace = Trace::of(&dir, "latest");
+    let times = |task: &str| trace.attempts(task).len();
+    assert_eq!(["a", "b", "c", "other"].map(times), [1, 2, 2, 2]);
+    let shown = phalanx(&dir).args(["report", "latest", "--task", "b"]).run().ok();
+    assert!(shown.stdout().contains("session 1") && shown.stdout().contains("session 4"), "{shown}");
+}
+
+#[test]
+fn new_tasks_and_edges_are_noticed() {
+    let dir = Dir::new("grown");
+    run(&dir, CHAIN, &[]).0.ok();
+    let more = CHAIN.to_owned() + "[[task]]\nname = \"d\"\ncommand = \"echo d >> ran\"\nneeds = [\"c\"]\n";
+    let (out, ran) = run(&dir, &more, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["d"]);
+    // A task put in front of one that is done makes it run again.
+    let front = "[[task]]\nname = \"front\"\ncommand = \"echo front >> ran\"\n".to_owned();
+    let more = front + &more.replace("needs = [\"b\"]", "needs = [\"b\", \"front\"]");
+    let (out, ran) = run(&dir, &more, &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["c", "d", "front"]);
+}
+
+#[test]
+fn an_array_that_grew_runs_its_new_elements() {
+    let dir = Dir::new("array");
+    let job = |array: &str, name: &str| {
+        format!(
+            "[[task]]\nname = '{name}'\narray = '{array}'\ncommand = 'echo {{index}} >> ran'\n\
+             [[task]]\nname = 'each'\narray = '{array}'\ncommand = 'echo e{{index}} >> ran'\nneeds = ['{name}[{{index}}]']\n\
+             [[task]]\nname = 'sum'\ncommand = 'echo sum >> ran'\nneeds = ['{name}']\n"
+        )
+    };
+    run(&dir, &job("0-4", "t"), &[]).0.ok();
+    let (out, ran) = run(&dir, &job("0-6", "t"), &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["5", "6", "e5", "e6", "sum"]);
+    // Smaller again: all that is left is done, but the sum was over others.
+    let (out, ran) = run(&dir, &job("2-5", "t"), &["--resume"]);
+    out.ok();
+    assert!(ran.iter().all(|line| line == "sum"), "{ran:?}");
+    // Under another name they are other tasks.
+    let (out, ran) = run(&dir, &job("2-5", "u"), &["--resume"]);
+    out.ok();
+    assert_eq!(ran, ["2", "3", "4", "5", "e2", "e3", "e4", "e5", "sum"]);
+}
+
+#[test]
+fn failed_tasks_run_again_and_what_was_skipped_follows() {
+    let dir = Dir::new("failed");
+    let job = r#"
+        [[task]]
+        name = "good"
+        command = "echo good >> ran"
+        [[task]]
+        name = "bad"
+        command = "echo bad >> ran; test -e mended"
+        [[task]]
+        name = "after"
+        command = "echo after >> ran"
+        needs = ["good", "bad"]
+    "#;
+    let (out, ran) = run(&dir, job, &[]);
+    out.code(1);
+    assert_eq!(ran, ["bad", "good"]);
+    dir.file("mended", "");
+    let (out, ran) = run(&dir, job, &["--resume"]);
+    out.code(0);
+    assert_eq!(ran, ["after", "bad"]);
+    phalanx(&dir).args(["report", "latest", "--failed"]).run().ok().says("no task");
+    let json = phalanx(&dir).args(["report", "latest", "--json"]).run().ok().json();
+    assert_eq!((&json["tasks"]["COMPLETED"], &json["sessions"]), (&3.into(), &2.into()), "{json}");
+}
+
+/// The files of a run are found below its directory.
+fn journal(dir: &Dir) -> std::path::PathBuf {
+    dir.path().join("phalanx-runs/latest/journal")
+}
+
+#[test]
+fn a_journal_cut_short_anywhere_is_continued() {
+    let job = "[[task]]\nname = 't'\narray = '0-19'\ncommand = 'echo {index} >> ran'\n\
+               [[task]]\nname = 'u'\narray = '0-19'\ncommand = 'echo u{index} >> ran'\nneeds = ['t[{index}]']\n";
+    let dir = Dir::new("torn");
+    run(&dir, job, &["--slots", "2"]).0.ok();
+    let whole = std::fs::read(journal(&dir)).expect("the journal can be read");
+    let began = Trace::of(&dir, "latest");
+    assert_eq!(began.completed().len(), 40);
+    // From the last byte to the middle of the first record, which holds the job itself.
+    for cut in (1..whole.len()).step_by(whole.len() / 25) {
+        std::fs::write(journal(&dir), &whole[..whole.len() - cut]).expect("the journal can be written");
+        let report = phalanx(&dir).args(["report", "latest", "--tasks"]).run();
+        let done = if report.exit() == 0 { Trace::parse(report.stdout()).completed() } else { Default::default() };
+        let (out, ran) = run(&dir, job, &["--slots", "2", "--resume"]);
+        let header = whole.len() - cut < 16;
+        if header && out.exit() != 0 {
+            assert!(out.stderr().contains("journal"), "{out}");
+            continue;
+        }
+        out.ok();
+        let again = |line: &String| match line.strip_prefix('u') {
+            Some(index) => format!("u[{index}]"),
+            None => format!("t[{line}]"),
+        };
+        let again: HashSet<String> = ran.iter().map(again).collect();
+        assert!(again.is_disjoint(&done), "with {cut} bytes cut, these ran again: {:?}", again.intersection(&done));
+        assert_eq!(Trace::of(&dir, "latest").completed().len(), 40, "with {cut} bytes cut");
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_refused_with_its_place() {
+    let dir = Dir::new("damaged");
+    let job = "[[task]]\nname = 't'\narray = '0-199'\ncommand = 'echo {index} >> ran'\n";
+    run(&dir, job, &["--slots", "2"]).0.ok();
+    let mut bytes = std::fs::read(journal(&dir)).expect("the journal can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(journal(&dir), &bytes).expect("the journal can be written");
+    let (out, ran) = run(&dir, job, &["--resume"]);
+    let out = out.code(1);
+    assert_eq!(ran, [""; 0], "a journal that lies is not built upon");
+    assert!(out.stderr().contains("journal") && out.stderr().contains("byte"), "{out}");
+    assert_eq!(std::fs::read(journal(&dir)).expect("the journal can be read"), bytes, "and left as it is");
+    // A report shows what can be read, and says that it is not all.
+    let report = phalanx(&dir).args(["report", "latest"]).run();
+    assert!(report.exit() != 0 && report.stderr().contains("journal"), "{report}");
+    // A file that is no journal at all.
+    OpenOptions::new().write(true).open(journal(&dir)).and_then(|f| f.set_len(3)).expect("the journal can be cut");
+    std::fs::write(journal(&dir), "this is a diary").expect("the journal can be written");
+    assert_ne!(run(&dir, job, &["--resume"]).0.exit(), 0);
+}
+
+#[test]
+fn resume_needs_something_to_resume() {
+    let dir = Dir::new("nothing");
+    run(&dir, CHAIN, &["--resume"]).0.code(2).says("resume");
+}

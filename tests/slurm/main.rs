@@ -1,0 +1,9 @@
+//! Under a real Slurm, which each test starts for itself: batch jobs, and runs that gain nodes and
+//! give them back.
+
+mod elastic;
+mod jobs;
+mod shrink;
+mod slurm;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,169 @@
+//! Phalanx under a real Slurm: a cluster of four nodes that the test starts on this machine, and `slurm/phalanx.sbatch` as a user submits it.
+
+use crate::support::slurm::{JobEnd, Slurm};
+use crate::support::{Dir, phalanx, repository, wait_for};
+
+/// Sixteen tasks that say where they ran, and one that needs them all.
+const MARKS: &str = r#"
+[job]
+name = "marks"
+
+[[task]]
+name = "mark"
+array = "0-15"
+command = "mkdir -p marks && sleep 0.2 && echo $PHALANX_RANK >> marks/{index}"
+
+[[task]]
+name = "count"
+needs = ["mark"]
+command = "ls marks | wc -l > count"
+"#;
+
+/// Far more work than fits into a minute, until there is a file `hurry`.
+const LONG: &str = r#"
+[job]
+name = "long"
+
+[[task]]
+name = "step"
+array = "0-399"
+command = "mkdir -p marks; test -e hurry || sleep 1; echo done >> marks/{index}"
+"#;
+
+/// Submits `slurm/phalanx.sbatch`: Slurm's options before it, the job file and options of `phalanx run` after it.
+fn submit(slurm: &Slurm, dir: &Dir, options: &[&str], job: &[&str]) -> u32 {
+    let script = repository().join("slurm/phalanx.sbatch");
+    let script = script.to_str().expect("the repository's path is text");
+    slurm.sbatch(dir, options.iter().copied().chain([script]).chain(job.iter().copied()))
+}
+
+#[track_caller]
+fn assert_ended(end: &JobEnd, state: &str, code: i32) {
+    assert!(
+        end.state == state && end.code == code,
+        "expected {state} with exit code {code}, found {} with {}\n{}",
+        end.state,
+        end.code,
+        end.log
+    );
+}
+
+/// State and number of ranks of the latest run.
+fn latest(dir: &Dir) -> (String, u64) {
+    let report = phalanx(dir).args(["report", "latest", "--json"]).run().ok().json();
+    (report["state"].as_str().unwrap_or_default().to_string(), report["ranks"].as_u64().unwrap_or_default())
+}
+
+/// The ranks that wrote the sixteen marks.
+fn ranks_in_marks(dir: &Dir) -> Vec<String> {
+    let mut ranks: Vec<String> = (0..16).map(|i| dir.read(&format!("marks/{i}")).trim().to_string()).collect();
+    ranks.sort();
+    ranks.dedup();
+    ranks
+}
+
+/// Every step wrote its mark, and none wrote it twice.
+fn assert_each_step_once(dir: &Dir) {
+    for i in 0..400 {
+        assert_eq!(dir.read(&format!("marks/{i}")), "done\n", "step[{i}]");
+    }
+}
+
+#[test]
+fn two_nodes_are_two_ranks() {
+    let Some(slurm) = Slurm::start(4) else { return };
+    let dir = Dir::new("two-nodes");
+    // None ends before both ranks have one.
+    let meet = "echo $PHALANX_RANK >> ranks; until [ $(sort -u ranks | wc -l) = 2 ]; do sleep 0.05; done";
+    dir.job("marks.toml", &MARKS.replace("sleep 0.2", meet));
+    let id = submit(&slurm, &dir, &["--nodes=2"], &["marks.toml"]);
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    assert_eq!(latest(&dir), ("COMPLETED".to_string(), 2));
+    assert_eq!(ranks_in_marks(&dir), ["0", "1"]);
+    assert_eq!(dir.read("count").trim(), "16");
+    slurm.wait_empty();
+}
+
+#[test]
+fn ranks_per_node_can_be_chosen() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("ranks-per-node");
+    dir.job("marks.toml", MARKS);
+    let id = submit(&slurm, &dir, &["--nodes=2", "--export=ALL,PHALANX_RANKS_PER_NODE=2"], &["marks.toml"]);
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    assert_eq!(latest(&dir), ("COMPLETED".to_string(), 4));
+}
+
+#[test]
+fn the_exit_code_of_the_run_is_that_of_the_job() {
+    let Some(slurm) = Slurm::start(1) else { return };
+    let dir = Dir::new("exit-code");
+    dir.job("bad.toml", "[[task]]\nname = \"bad\"\ncommand = \"exit 7\"\n");
+    let id = submit(&slurm, &dir, &[], &["bad.toml"]);
+    assert_ended(&slurm.wait_job(id, 240), "FAILED", 1);
+    let id = submit(&slurm, &dir, &[], &["missing.toml"]);
+    assert_ended(&slurm.wait_job(id, 240), "FAILED", 2);
+}
+
+#[test]
+fn a_warning_signal_stops_a_run_that_can_be_resumed() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("signal");
+    dir.job("long.toml", LONG);
+    let id = submit(&slurm, &dir, &["--nodes=2"], &["long.toml", "--slots", "2"]);
+    wait_for("the first marks", 120, || dir.has("marks").then(|| dir.list("marks").len() > 4)?.then_some(()));
+    // Slurm tells the batch shell alone, as `--signal=B:USR1@120` does before the end of the allocation.
+    slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
+    assert_ended(&slurm.wait_job(id, 240), "FAILED", 4);
+    let done = dir.list("marks").len();
+    assert!(done < 400, "the run should have been stopped");
+
+    dir.file("hurry", "");
+    let id = submit(&slurm, &dir, &["--nodes=2"], &["long.toml", "--slots", "2", "--resume"]);
+    assert_ended(&slurm.wait_job(id, 480), "COMPLETED", 0);
+    assert_eq!(latest(&dir).0, "COMPLETED");
+    assert_each_step_once(&dir);
+}
+
+#[test]
+fn a_run_stops_before_the_walltime_and_resumes() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("walltime");
+    dir.job("long.toml", LONG);
+    // A minute is Slurm's shortest limit; the warning is moved so that some of it remains to work in.
+    let options = ["--nodes=2", "--time=1", "--signal=B:USR1@30"];
+    let id = submit(&slurm, &dir, &options, &["long.toml", "--slots", "2"]);
+    assert_ended(&slurm.wait_job(id, 240), "FAILED", 4);
+    assert_ne!(latest(&dir).0, "COMPLETED");
+
+    dir.file("hurry", "");
+    let id = submit(&slurm, &dir, &["--nodes=2"], &["long.toml", "--slots", "2", "--resume"]);
+    assert_ended(&slurm.wait_job(id, 480), "COMPLETED", 0);
+    assert_eq!(latest(&dir).0, "COMPLETED");
+    assert_each_step_once(&dir);
+}
+
+#[test]
+fn submit_sends_the_script_and_says_where_the_run_will_be() {
+    let Some(slurm) = Slurm::start(2) else { return };
+    let dir = Dir::new("submit");
+    dir.job("marks.toml", MARKS);
+    let submit = |words: &[&str]| slurm.run_here(&dir, &[&["submit", "marks.toml"], words].concat()).wait();
+    let shown = submit(&["--nodes=2", "--dry-run"]).ok();
+    assert!(shown.stdout().starts_with("#!/bin/bash") && shown.stdout().contains("--nodes=2"), "{shown}");
+    assert!(!dir.has("phalanx-runs") && slurm.squeue().is_empty(), "a dry run submits nothing");
+
+    let said = submit(&["--nodes=2", "--", "--slots", "1"]).ok();
+    let id = said.stdout().split_whitespace().nth(1).and_then(|id| id.parse().ok()).expect("a job number");
+    said.says("phalanx-runs/marks-1").says("phalanx status marks-1 --watch");
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    assert_eq!(latest(&dir), ("COMPLETED".to_string(), 2));
+    assert_eq!(dir.read("count").trim(), "16");
+
+    submit(&["--partition=nowhere"]).code(1);
+    assert!(!dir.has("phalanx-runs/marks-2"), "what Slurm did not take leaves nothing behind");
+    let said = submit(&["--resume"]).ok();
+    let id = said.stdout().split_whitespace().nth(1).and_then(|id| id.parse().ok()).expect("a job number");
+    assert_ended(&slurm.wait_job(id, 240), "COMPLETED", 0);
+    submit(&["--", "--run-dir", "x"]).code(2);
+}
