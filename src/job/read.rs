@@ -70,9 +70,6 @@ pub(crate) trait Section: Sized {
 
     /// Reads those fields; other keys are not looked at.
     fn read_fields(table: &DeTable<'_>, findings: &mut Findings) -> Self;
-
-    /// These fields, and where they are absent those of `base`.
-    fn or(self, base: &Self) -> Self;
 }
 
 /// Declares a section: a struct of optional fields, with [`Section`] and [`Read`].
@@ -94,10 +91,6 @@ macro_rules! section {
 
             fn read_fields(table: &toml::de::DeTable<'_>, findings: &mut $crate::job::diagnostic::Findings) -> Self {
                 $name { $($field: $crate::job::read::field(table, stringify!($field), findings),)* }
-            }
-
-            fn or(self, base: &Self) -> Self {
-                $name { $($field: self.$field.or_else(|| base.$field.clone()),)* }
             }
         }
 

@@ -368,9 +368,9 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
 }
 
 /// Reads a whole file.
-pub(crate) fn read_file(root: &toml::Spanned<toml::de::DeTable<'_>>, findings: &mut Findings) -> FileSpec {
-    check_keys("the job file", root.get_ref(), &[FileSpec::FIELDS], findings);
-    FileSpec::read_fields(root.get_ref(), findings)
+pub(crate) fn read_file(root: &toml::de::DeTable<'_>, findings: &mut Findings) -> FileSpec {
+    check_keys("the job file", root, &[FileSpec::FIELDS], findings);
+    FileSpec::read_fields(root, findings)
 }
 
 impl FileSpec {

@@ -1,6 +1,5 @@
 //! What fits where: refusals before the run, shares of limits, and the homes of tasks.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -127,8 +126,8 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) fn new(job: Arc<Job>, members: &[Member]) -> Terms {
-        let mut firsts: HashMap<&str, u32> = HashMap::new();
-        let classes = (0..).zip(&job.groups).map(|(id, group)| *firsts.entry(&group.class).or_insert(id)).collect();
+        let (classes, firsts) = job.classes();
+        let classes = classes.into_iter().map(|class| firsts[class as usize]).collect();
         let mut terms = Terms { shares: Shares(Vec::new()), alone: Vec::new(), classes, job };
         terms.share_out(members);
         terms

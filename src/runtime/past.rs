@@ -17,14 +17,19 @@ use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecor
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
 pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
+    if history.runs.is_empty() {
+        return Vec::new();
+    }
     let mut learnt: Vec<Learnt> = Vec::new();
+    let mut known: HashMap<Arc<str>, Option<Duration>> = HashMap::new();
+    let mut ask = |class: &Arc<str>| {
+        let found = history.learnt(class, moment)?;
+        let estimate = Duration::try_from_secs_f64(found.seconds.max(1e-9)).ok();
+        learnt.extend(estimate.is_some().then_some(found));
+        estimate
+    };
     for group in job.groups.iter_mut().filter(|group| group.estimate.is_none()) {
-        let known = learnt.iter().find(|known| known.class == group.class).cloned();
-        let Some(found) = known.clone().or_else(|| history.learnt(&group.class, moment)) else { continue };
-        group.estimate = Duration::try_from_secs_f64(found.seconds.max(1e-9)).ok();
-        if known.is_none() && group.estimate.is_some() {
-            learnt.push(found);
-        }
+        group.estimate = *known.entry(Arc::clone(&group.class)).or_insert_with_key(&mut ask);
     }
     learnt
 }
@@ -71,7 +76,7 @@ pub(super) struct Diary {
     past: Remembered,
     job: Arc<Job>,
     /// The class of each group.
-    classes: Vec<usize>,
+    classes: Vec<u32>,
     lessons: Lessons,
     run: RunRecord,
 }
@@ -86,18 +91,11 @@ impl Diary {
         began_unix_ns: u64,
         anew: bool,
     ) -> Diary {
-        let mut numbers: HashMap<&str, usize> = HashMap::new();
-        let mut sizes: Vec<(&str, Option<Duration>)> = Vec::new();
-        let mut number = |class| {
-            *numbers.entry(class).or_insert_with(|| {
-                sizes.push((class, job.groups.iter().find(|group| group.class == class).and_then(|g| g.estimate)));
-                sizes.len() - 1
-            })
-        };
-        let classes = job.groups.iter().map(|group| number(group.class.as_str())).collect();
+        let (classes, firsts) = job.classes();
+        let sizes = firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
         Diary {
-            lessons: Lessons::new(sizes.into_iter()),
+            lessons: Lessons::new(sizes),
             classes,
             past,
             run: RunRecord {
@@ -137,7 +135,7 @@ impl Diary {
             let took = attempt.end.since(attempt.start);
             self.lessons.worked(took, slots);
             if attempt.outcome.ok() {
-                self.lessons.completed(*class, Some(self.prior(attempt.task)), took);
+                self.lessons.completed(*class as usize, Some(self.prior(attempt.task)), took);
             }
         }
     }
