@@ -44,7 +44,8 @@ pub(crate) struct Parsed<'t> {
 impl<'t> Document<'t> {
     /// Finds the places at which a text can be cut.
     pub(crate) fn cut(text: &'t str) -> Document<'t> {
-        let mut cutter = Cutter { document: Document { remainder: Vec::new(), pieces: Vec::new(), tables: 0, text }, from: 0, in_tables: false };
+        let document = Document { text, remainder: Vec::new(), pieces: Vec::new(), tables: 0 };
+        let mut cutter = Cutter { document, from: 0, in_tables: false };
         let mut headers = Headers { text, tokens: Source::new(text).lex(), open: Vec::new() };
         match headers.all(|at, header| cutter.take(at, header)) {
             Some(()) => cutter.finish(),
@@ -75,9 +76,16 @@ impl<'t> Document<'t> {
         parse(remainder, &|at| self.place_in_remainder(at))
     }
 
-    /// Parses the pieces, one after the other.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Parsed<'t>> {
-        self.pieces.iter().map(|piece| parse(&self.text[piece.clone()], &|at| piece.start + at))
+    /// How many pieces there are.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Parses a piece.
+    pub(crate) fn parse_piece(&self, number: usize) -> Parsed<'t> {
+        let piece = self.pieces[number].clone();
+        let start = piece.start;
+        parse(&self.text[piece], &|at| start + at)
     }
 
     fn place_in_remainder(&self, at: usize) -> usize {

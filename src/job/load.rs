@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Findings;
 use super::document::{Document, TABLES};
-use super::read::{At, Read};
+use super::pieces::read_pieces;
 use super::resolve::{Context, External, Resolution};
-use super::spec::{Common, TaskSpec, homes_of, read_file};
+use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
 
 /// A larger file is refused: it is no job file, or one that should be an array.
@@ -171,15 +171,15 @@ fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
     let defaults = spec.defaults.as_ref().map_or(&no_defaults, |at| &at.value);
     let mut resolution = Resolution::new((&spec, defaults), context, document.tables(), &mut meaning);
     spec.tasks().iter().for_each(|task| resolution.add(task, &mut meaning));
-    for piece in document.pieces() {
-        syntax.extend(piece.mistakes);
-        let list = piece.root.get(TABLES).filter(|_| piece.root.len() == 1)?.get_ref().as_array()?;
-        for table in list.iter() {
-            let task = TaskSpec::read(TABLES, table, &mut findings).map(|task| At::new(task, table.span()));
-            if let Some(task) = task.filter(|_| syntax.is_empty()) {
-                resolution.add(&task, &mut meaning);
-            }
-        }
+    let read = read_pieces(document, |piece| {
+        syntax.extend(piece.syntax);
+        piece.findings.into_iter().for_each(|finding| findings.push(finding));
+        let Some(tasks) = piece.tasks else { return ControlFlow::Break(()) };
+        tasks.iter().filter(|_| syntax.is_empty()).for_each(|task| resolution.add(task, &mut meaning));
+        ControlFlow::Continue(())
+    });
+    if read.is_break() {
+        return None;
     }
     if !syntax.is_empty() {
         return Some(Outcome { syntax, findings, ..Outcome::default() });

@@ -17,6 +17,7 @@ mod file_names;
 pub mod import;
 mod key;
 pub(crate) mod load;
+mod pieces;
 pub(crate) mod read;
 mod resolve;
 mod scaling;
@@ -182,7 +183,7 @@ pub struct Retry {
 }
 
 /// `mpi = { ranks = 4, per_node = 2 }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MpiShape {
     /// MPI ranks that the command is started with.
     pub ranks: u32,

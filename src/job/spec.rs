@@ -341,11 +341,11 @@ impl Read for TaskSpec {
         let fields = table::<Self>(key, node, findings)?;
         check_keys("[[task]]", fields, &TASK_FIELDS, findings);
         check_required("[[task]]", node, TaskFields::FIELDS, findings);
-        let names = TASK_FIELDS.iter().flat_map(|f| f.iter()).map(|f| f.name);
+        let name = |key: &str| TASK_FIELDS.iter().flat_map(|f| f.iter()).map(|f| f.name).find(|name| *name == key);
         Some(TaskSpec {
             own: TaskFields::read_fields(fields, findings),
             common: Common::read_fields(fields, findings),
-            typed: names.filter(|name| fields.contains_key(*name)).collect(),
+            typed: fields.keys().filter_map(|key| name(key.get_ref())).collect(),
         })
     }
 }
