@@ -356,7 +356,7 @@ mod tests {
         for (_, dependence, _) in Dependence::NAMED {
             let pattern = Pattern { dependence: *dependence, width: 6, steps: 5 };
             let text = job_text(&pattern, 3);
-            let loaded = job::parse(&text, "metg.toml", Path::new("/"), &Kernels::builtin()).expect(&text);
+            let loaded = job::parse(text.as_str(), "metg.toml", Path::new("/"), &Kernels::builtin()).expect(&text);
             assert_eq!(loaded.job.task_count() as u64, pattern.count());
             assert_eq!(loaded.job.links[0].shape, LinkShape::Pattern(pattern));
         }

@@ -71,6 +71,9 @@ pub(super) fn show(diagnostics: &Diagnostics) {
     let _ = writeln!(stderr.lock(), "{}", diagnostics.render(colour).trim_end());
 }
 
+/// Of more task tables than this the first ones are listed.
+const MOST_LISTED: usize = 100;
+
 /// The figures of a job's graph.
 struct Shape {
     critical_path: Duration,
@@ -121,8 +124,12 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
         let _ = writeln!(text, "  {}", job.description);
     }
     let _ = writeln!(text, "\n  {:<24} {:>9}  what each takes", "tasks", "count");
-    for group in &job.groups {
+    for group in job.groups.iter().take(MOST_LISTED) {
         let _ = writeln!(text, "  {:<24} {:>9}  {}", group.name, group.count, request(group));
+    }
+    if let Some(more) = job.groups.len().checked_sub(MOST_LISTED).filter(|more| *more > 0) {
+        let tasks: u64 = job.groups[MOST_LISTED..].iter().map(|group| u64::from(group.count)).sum();
+        let _ = writeln!(text, "  {:<24} {tasks:>9}", format!("{more} more tables"));
     }
     let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
     let _ = writeln!(

@@ -350,7 +350,7 @@ mod tests {
     fn a_command(words: &[&str]) -> (Group, Task) {
         let retry = Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false };
         let group = Group {
-            name: "t".to_owned(),
+            name: "t".into(),
             first: TaskId(0),
             count: 1,
             indexed: false,
@@ -362,7 +362,7 @@ mod tests {
             retry,
             priority: 0,
             estimate: None,
-            class: "t".to_owned(),
+            class: "t".into(),
             mpi: None,
         };
         let task = Task {

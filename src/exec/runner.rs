@@ -35,8 +35,8 @@ pub struct Runner {
     sink: Arc<dyn OutputSink>,
     /// Number of the first task of each group.
     firsts: Vec<u32>,
-    /// What has been found out about each group, when its first task came.
-    plans: Vec<OnceLock<Plan>>,
+    /// What has been found out about each group of several tasks, when its first task came.
+    plans: Vec<OnceLock<Box<Plan>>>,
     controls: Vec<CachePadded<Control>>,
     /// The strongest stop of the whole run so far, as `Stop`'s number, and [`SOME`]; 0 for none.
     stopping: AtomicU8,
@@ -165,15 +165,18 @@ impl Runner {
         let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
         let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
+        let turn = Turn { id, group, seat, control };
+        if group.count == 1 {
+            return self.each(turn, output);
+        }
         let plan = match self.plans[g].get() {
             Some(plan) => plan,
             None => {
-                let plan = self.plan(g, id)?;
+                let plan = Box::new(self.plan(g, id)?);
                 self.plans[g].get_or_init(|| plan)
             }
         };
-        let turn = Turn { id, group, seat, control };
-        match plan {
+        match &**plan {
             Plan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
             Plan::Each => self.each(turn, output),
         }

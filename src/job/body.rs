@@ -1,6 +1,9 @@
 //! What the tasks of a group do, with placeholders: the part of a group that differs from element to element.
+//!
+//! There may be a million groups, so what most tables do not give, and what many give alike, is kept apart and shared.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::space::Space;
 use super::template::{Element, Placeholder, Template};
@@ -10,15 +13,22 @@ use crate::model::TaskId;
 /// The strings of one `[[task]]` table, ready to be filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
-    pub space: Space,
+    /// The elements; `None` for a single task.
+    pub family: Option<Box<Space>>,
     pub work: WorkTemplate,
+    pub env: Arc<[(Arc<str>, Template)]>,
+    pub inputs: Box<[FileTemplate]>,
+    pub outputs: Box<[FileTemplate]>,
+    pub extras: Arc<Extras>,
+}
+
+/// What few tables give, or many alike by `[defaults]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Extras {
     pub stdin: Option<Template>,
     pub stdout: Option<Template>,
     pub stderr: Option<Template>,
     pub dir: Option<Template>,
-    pub env: Vec<(String, Template)>,
-    pub inputs: Vec<FileTemplate>,
-    pub outputs: Vec<FileTemplate>,
     /// Only where the estimate differs from element to element.
     pub estimate: Option<Template>,
 }
@@ -33,13 +43,13 @@ pub(crate) struct FileTemplate {
 /// What a task does, with placeholders.
 #[derive(Clone, Debug)]
 pub(crate) enum WorkTemplate {
-    Command(Vec<Template>),
+    Command(Box<[Template]>),
     Shell(Template),
-    Kernel { name: String, args: Vec<(String, Arg)> },
+    Kernel { name: Arc<str>, args: Arc<[(String, Arg)]> },
 }
 
 /// An argument of a kernel, with placeholders.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Arg {
     Fixed(toml::Value),
     /// A string that is one placeholder: the argument is the value itself, with its type.
@@ -81,7 +91,7 @@ impl WorkTemplate {
         match self {
             WorkTemplate::Command(words) => Work::Command(words.iter().map(|word| word.fill(element)).collect()),
             WorkTemplate::Shell(line) => Work::Shell(line.fill(element)),
-            WorkTemplate::Kernel { name, args } => Work::Kernel { name: name.clone(), args: fill_table(args, element) },
+            WorkTemplate::Kernel { name, args } => Work::Kernel { name: name.to_string(), args: fill_table(args, element) },
         }
     }
 
@@ -96,21 +106,27 @@ impl WorkTemplate {
 }
 
 impl Body {
+    /// The elements.
+    pub(crate) fn space(&self) -> &Space {
+        self.family.as_deref().unwrap_or(&Space::One)
+    }
+
     /// One element as a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
-        let element = Element { name, space: &self.space, number };
+        let element = Element { name, space: self.space(), number };
+        let Extras { stdin, stdout, stderr, dir, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
         Task {
             id,
             name: name.to_string(),
-            index: self.space.index(number),
+            index: self.space().index(number),
             work: self.work.fill(element),
-            stdin: path(&self.stdin),
-            stdout: path(&self.stdout),
-            stderr: path(&self.stderr),
-            dir: self.dir.as_ref().map_or_else(|| job_dir.to_path_buf(), |dir| job_dir.join(dir.fill(element))),
-            env: self.env.iter().map(|(name, value)| (name.clone(), value.fill(element))).collect(),
+            stdin: path(stdin),
+            stdout: path(stdout),
+            stderr: path(stderr),
+            dir: dir.as_ref().map_or_else(|| job_dir.to_path_buf(), |dir| job_dir.join(dir.fill(element))),
+            env: self.env.iter().map(|(name, value)| (name.to_string(), value.fill(element))).collect(),
             inputs: files(&self.inputs),
             outputs: files(&self.outputs),
         }

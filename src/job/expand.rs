@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
 use super::body::{Body, WorkTemplate};
 use super::template::Element;
 use super::units::parse_duration;
@@ -27,9 +29,24 @@ impl Job {
         &self.groups[self.group_of(task).0 as usize]
     }
 
+    /// The classes of the groups, numbered from 0 in the order of their first groups: the class of each group, and the first
+    /// group of each class.
+    pub fn classes(&self) -> (Vec<u32>, Vec<GroupId>) {
+        let mut numbers: FxHashMap<&str, u32> = FxHashMap::default();
+        let mut firsts = Vec::new();
+        let mut classes = Vec::with_capacity(self.groups.len());
+        for (id, group) in (0..).zip(&self.groups) {
+            classes.push(*numbers.entry(&group.class).or_insert_with(|| {
+                firsts.push(id);
+                firsts.len() as u32 - 1
+            }));
+        }
+        (classes, firsts)
+    }
+
     /// The task of a group with this index.
     pub fn with_index(&self, group: GroupId, index: u64) -> Option<TaskId> {
-        let element = self.bodies.get(group as usize)?.space.element(index)?;
+        let element = self.bodies.get(group as usize)?.space().element(index)?;
         Some(TaskId(self.groups.get(group as usize)?.first.0 + element))
     }
 
@@ -42,7 +59,12 @@ impl Job {
     ///
     /// For a number that is no task of this job, the last group and a number beyond its count.
     pub fn group_of(&self, task: TaskId) -> (GroupId, u32) {
-        let at = self.groups.partition_point(|group| group.first <= task).saturating_sub(1);
+        // Where every group is a single task, its number is the task's.
+        let guess = task.index().min(self.groups.len().saturating_sub(1));
+        let at = match self.groups.get(guess) {
+            Some(group) if group.first == task => guess,
+            _ => self.groups.partition_point(|group| group.first <= task).saturating_sub(1),
+        };
         let first = self.groups.get(at).map_or(0, |group| group.first.0);
         (at as GroupId, task.0 - first.min(task.0))
     }
@@ -65,16 +87,16 @@ impl Job {
     /// What reports call a task: `tile[3]`, or `merge` for one that stands alone. Empty for a number that is no task.
     pub fn task_name(&self, task: TaskId) -> String {
         let Some((group, body, number)) = self.element(task) else { return String::new() };
-        match body.space.index(number) {
+        match body.space().index(number) {
             Some(index) => format!("{}[{index}]", group.name),
-            None => group.name.clone(),
+            None => group.name.to_string(),
         }
     }
 
     /// The value of `{index}` for a task of an array or matrix.
     pub fn index_of(&self, task: TaskId) -> Option<u64> {
         let (_, body, number) = self.element(task)?;
-        body.space.index(number)
+        body.space().index(number)
     }
 
     /// The numbers of the tasks with a name: all elements for `tile`, one for `tile[3]`. Takes time in proportion to the
@@ -84,27 +106,27 @@ impl Job {
             Some((name, index)) => (name, Some(index.parse().ok()?)),
             None => (name, None),
         };
-        let at = self.groups.iter().position(|group| group.name == name)?;
+        let at = self.groups.iter().position(|group| *group.name == *name)?;
         let (group, body) = (&self.groups[at], self.bodies.get(at)?);
         let first = group.first.0;
         match index {
             None => Some(first..first + group.count),
-            Some(index) => body.space.element(index).map(|element| first + element..first + element + 1),
+            Some(index) => body.space().element(index).map(|element| first + element..first + element + 1),
         }
     }
 
     /// How long a task will probably take, if the job file says so.
     pub fn estimate(&self, task: TaskId) -> Option<Duration> {
         let (group, body, number) = self.element(task)?;
-        match &body.estimate {
+        match &body.extras.estimate {
             None => group.estimate,
-            Some(text) => parse_duration(&text.fill(Element { name: &group.name, space: &body.space, number })).ok(),
+            Some(text) => parse_duration(&text.fill(Element { name: &group.name, space: body.space(), number })).ok(),
         }
     }
 
     /// True if all tasks of a group have the same [estimate](Job::estimate).
     pub fn has_one_estimate(&self, group: GroupId) -> bool {
-        self.bodies.get(group as usize).is_none_or(|body| body.estimate.is_none())
+        self.bodies.get(group as usize).is_none_or(|body| body.extras.estimate.is_none())
     }
 
     /// True if the group's tasks are kernels, not commands.

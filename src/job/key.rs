@@ -145,7 +145,7 @@ impl Job {
             encoder.number(self.prologue.len() as u64);
             self.prologue.iter().for_each(|line| encoder.text(line));
         }
-        if let Some(Space::Pattern(pattern)) = self.bodies.get(group as usize).map(|body| &body.space) {
+        if let Some(Space::Pattern(pattern)) = self.bodies.get(group as usize).map(|body| body.space()) {
             let (step, point) = pattern.place(number.into());
             encoder.number(step.into());
             encoder.number(point.into());

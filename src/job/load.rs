@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use toml::de::DeTable;
-
 use super::diagnostic::Findings;
-use super::resolve::{Context, resolve};
-use super::spec::{homes_of, read_file};
+use super::document::{Document, TABLES};
+use super::pieces::read_pieces;
+use super::resolve::{Context, External, Resolution};
+use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
 
 /// A larger file is refused: it is no job file, or one that should be an array.
@@ -82,7 +82,7 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&text, &file, &base, kernels),
+        Ok(text) => parse(text, &file, &base, kernels),
         Err(error) => Err(not_utf8(&file, &error)),
     }
 }
@@ -111,32 +111,94 @@ pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagno
 ///
 /// # Errors
 /// Every mistake in it.
-pub fn parse(text: &str, file_name: &str, base_dir: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
+pub fn parse(
+    text: impl Into<Arc<str>>,
+    file_name: &str,
+    base_dir: &Path,
+    kernels: &dyn KernelCheck,
+) -> Result<Loaded, Diagnostics> {
     let text: Arc<str> = text.into();
-    let mut findings = Findings::in_file_with(homes_of);
-    let (root, errors) = DeTable::parse_recoverable(&text);
-    let spec = read_file(&root, &mut findings);
-    if !errors.is_empty() {
-        return Err(Diagnostics::new(file_name, text.clone(), with_syntax_errors(&text, &errors, findings)));
-    }
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let (job, external) = resolve(&spec, &Context { stem: &stem, base_dir, kernels }, &mut findings);
-    let failed = findings.has_errors();
-    let diagnostics = Diagnostics::new(file_name, text.clone(), findings.finish());
+    let context = Context { text: &text, stem: &stem, base_dir, kernels };
+    let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
+    let failed = !read.syntax.is_empty() || read.findings.has_errors();
+    let diagnostics = match read.syntax.is_empty() {
+        true => read.findings.finish(),
+        false => with_syntax_errors(&text, read.syntax, read.findings),
+    };
+    let diagnostics = Diagnostics::new(file_name, text.clone(), diagnostics);
     match failed {
         true => Err(diagnostics),
-        false => Ok(Loaded { job, warnings: diagnostics, text, file: file_name.to_string(), external }),
+        false => Ok(Loaded {
+            job: read.job,
+            warnings: diagnostics,
+            text,
+            file: file_name.to_string(),
+            external: read.external,
+        }),
     }
+}
+
+/// What a text says; the job is of use only without mistakes.
+#[derive(Default)]
+struct Outcome {
+    syntax: Vec<Diagnostic>,
+    findings: Findings,
+    job: Job,
+    external: External,
+}
+
+/// Reads a text as one piece.
+fn read_whole(context: &Context<'_>) -> Outcome {
+    // Only what is cut can have pieces that do not fit together.
+    read(&Document::whole(context.text), context).unwrap_or_default()
+}
+
+/// Reads a text piece by piece. `None` if the pieces do not fit together: the parser is to see them as one.
+fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
+    let mut findings = Findings::in_file_with(homes_of);
+    // What is made of tables is not told where the syntax is wrong.
+    let mut meaning = Findings::default();
+    let remainder = document.remainder();
+    let parsed = document.parse_remainder(&remainder);
+    if document.tables() > 0 && parsed.root.contains_key(TABLES) {
+        return None;
+    }
+    let mut syntax = parsed.mistakes;
+    let spec = read_file(&parsed.root, &mut findings);
+    drop(parsed.root);
+    let no_defaults = Common::default();
+    let defaults = spec.defaults.as_ref().map_or(&no_defaults, |at| &at.value);
+    let mut resolution = Resolution::new((&spec, defaults), context, document.tables(), &mut meaning);
+    spec.tasks().iter().for_each(|task| resolution.add(task, &mut meaning));
+    let read = read_pieces(document, |piece| {
+        syntax.extend(piece.syntax);
+        piece.findings.into_iter().for_each(|finding| findings.push(finding));
+        let Some(tasks) = piece.tasks else { return ControlFlow::Break(()) };
+        tasks.iter().filter(|_| syntax.is_empty()).for_each(|task| resolution.add(task, &mut meaning));
+        ControlFlow::Continue(())
+    });
+    if read.is_break() {
+        return None;
+    }
+    if !syntax.is_empty() {
+        return Some(Outcome { syntax, findings, ..Outcome::default() });
+    }
+    if resolution.is_empty() && !findings.has_errors() && !meaning.has_errors() {
+        let place = spec.task.as_ref().map_or(0..0, |tasks| tasks.span.clone());
+        let help = "add one: `[[task]]`, then `name = \"hello\"` and `command = \"echo hello\"`";
+        meaning.push(Diagnostic::error("the job has no task").at(&place).help(help));
+    }
+    let (job, external) = resolution.finish(&mut meaning);
+    meaning.finish().into_iter().for_each(|finding| findings.push(finding));
+    Some(Outcome { syntax, findings, job, external })
 }
 
 /// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error, or in a section
 /// whose header has one, is left out: it is most likely a consequence.
-pub(crate) fn with_syntax_errors(text: &str, errors: &[toml::de::Error], findings: Findings) -> Vec<Diagnostic> {
+pub(crate) fn with_syntax_errors(text: &str, errors: Vec<Diagnostic>, findings: Findings) -> Vec<Diagnostic> {
     let mut syntax = Findings::default();
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        syntax.push(Diagnostic::error(error.message().replace('\n', ", ")).at(&span));
-    }
+    errors.into_iter().for_each(|error| syntax.push(error));
     let mut items = syntax.finish();
     let place = |d: &Diagnostic| d.spans.first().map_or(0, |(span, _)| span.start);
     let broken: Vec<Range<usize>> = items.iter().map(|d| reach(text, place(d))).collect();

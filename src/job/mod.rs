@@ -11,11 +11,13 @@ pub mod alert;
 mod body;
 mod capacity;
 pub(crate) mod diagnostic;
+pub(crate) mod document;
 mod expand;
 mod file_names;
 pub mod import;
 mod key;
 pub(crate) mod load;
+mod pieces;
 pub(crate) mod read;
 mod resolve;
 mod scaling;
@@ -27,6 +29,7 @@ pub mod units;
 pub(crate) mod values;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::graph::link::Link;
@@ -127,7 +130,7 @@ pub enum Partition {
 #[derive(Clone, Debug)]
 pub struct Group {
     /// `name`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Number of its first element; element `i` is task `first + i`.
     pub first: TaskId,
     /// How many tasks it stands for (1 for a plain task).
@@ -151,7 +154,7 @@ pub struct Group {
     /// Prior duration of one task, if the file gives one; of the first, where they differ (see [`Job::estimate`]).
     pub estimate: Option<Duration>,
     /// Name under which durations are learnt and shown; default: the group's name.
-    pub class: String,
+    pub class: Arc<str>,
     /// `mpi`: the command is started on several MPI ranks.
     pub mpi: Option<MpiShape>,
 }
@@ -180,7 +183,7 @@ pub struct Retry {
 }
 
 /// `mpi = { ranks = 4, per_node = 2 }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MpiShape {
     /// MPI ranks that the command is started with.
     pub ranks: u32,

@@ -70,9 +70,6 @@ pub(crate) trait Section: Sized {
 
     /// Reads those fields; other keys are not looked at.
     fn read_fields(table: &DeTable<'_>, findings: &mut Findings) -> Self;
-
-    /// These fields, and where they are absent those of `base`.
-    fn or(self, base: &Self) -> Self;
 }
 
 /// Declares a section: a struct of optional fields, with [`Section`] and [`Read`].
@@ -93,11 +90,15 @@ macro_rules! section {
             }),*];
 
             fn read_fields(table: &toml::de::DeTable<'_>, findings: &mut $crate::job::diagnostic::Findings) -> Self {
-                $name { $($field: $crate::job::read::field(table, stringify!($field), findings),)* }
-            }
-
-            fn or(self, base: &Self) -> Self {
-                $name { $($field: self.$field.or_else(|| base.$field.clone()),)* }
+                let mut section = $name::default();
+                for (key, node) in table.iter() {
+                    let key = key.get_ref().as_ref();
+                    $(if key == stringify!($field) {
+                        section.$field = $crate::job::read::field(key, node, findings);
+                        continue;
+                    })*
+                }
+                section
             }
         }
 
@@ -130,9 +131,8 @@ macro_rules! section {
 }
 pub(crate) use section;
 
-/// Reads one field of a table, if it is there.
-pub(crate) fn field<T: Read>(table: &DeTable<'_>, name: &str, findings: &mut Findings) -> Option<At<T>> {
-    let node = table.get(name)?;
+/// Reads the value of a field.
+pub(crate) fn field<T: Read>(name: &str, node: &Node<'_>, findings: &mut Findings) -> Option<At<T>> {
     T::read(name, node, findings).map(|value| At::new(value, node.span()))
 }
 
@@ -151,8 +151,9 @@ pub(crate) fn table<'a, 'i, T: Read>(
 
 /// Notes each key that is not among the fields, with what was probably meant.
 pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], findings: &mut Findings) {
-    let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
-    for key in table.keys().filter(|key| !names.contains(&key.get_ref().as_ref())) {
+    let is_known = |key: &str| fields.iter().flat_map(|f| f.iter()).any(|f| f.name == key);
+    for key in table.keys().filter(|key| !is_known(key.get_ref())) {
+        let names: Vec<&str> = fields.iter().flat_map(|f| f.iter()).map(|f| f.name).collect();
         let name = super::units::shorten(key.get_ref());
         let help = elsewhere(&name, &names, findings).unwrap_or_else(|| suggest(&name, &names, "keys here"));
         findings.push(Diagnostic::error(format!("unknown key `{name}` in `{what}`")).at(&key.span()).help(help));

@@ -341,11 +341,11 @@ impl Read for TaskSpec {
         let fields = table::<Self>(key, node, findings)?;
         check_keys("[[task]]", fields, &TASK_FIELDS, findings);
         check_required("[[task]]", node, TaskFields::FIELDS, findings);
-        let names = TASK_FIELDS.iter().flat_map(|f| f.iter()).map(|f| f.name);
+        let name = |key: &str| TASK_FIELDS.iter().flat_map(|f| f.iter()).map(|f| f.name).find(|name| *name == key);
         Some(TaskSpec {
             own: TaskFields::read_fields(fields, findings),
             common: Common::read_fields(fields, findings),
-            typed: names.filter(|name| fields.contains_key(*name)).collect(),
+            typed: fields.keys().filter_map(|key| name(key.get_ref())).collect(),
         })
     }
 }
@@ -368,9 +368,9 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
 }
 
 /// Reads a whole file.
-pub(crate) fn read_file(root: &toml::Spanned<toml::de::DeTable<'_>>, findings: &mut Findings) -> FileSpec {
-    check_keys("the job file", root.get_ref(), &[FileSpec::FIELDS], findings);
-    FileSpec::read_fields(root.get_ref(), findings)
+pub(crate) fn read_file(root: &toml::de::DeTable<'_>, findings: &mut Findings) -> FileSpec {
+    check_keys("the job file", root, &[FileSpec::FIELDS], findings);
+    FileSpec::read_fields(root, findings)
 }
 
 impl FileSpec {

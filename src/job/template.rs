@@ -11,8 +11,10 @@
 //! A word that is almost an axis is reported, since it is almost surely a slip: as an error, except in a line for the
 //! shell, where it is a warning.
 
+use std::sync::Arc;
+
 use super::diagnostic::{Diagnostic, Findings, closest};
-use super::read::{At, Span};
+use super::read::Span;
 use super::space::{Scalar, Space};
 
 /// What stands between the braces.
@@ -23,16 +25,20 @@ pub(crate) enum Placeholder {
     Axis(usize),
 }
 
+/// A part of a template.
 #[derive(Clone, Debug, PartialEq)]
-enum Piece {
+pub(crate) enum Piece {
     Text(Box<str>),
     Value { what: Placeholder, width: u8 },
 }
 
 /// A string, cut at its placeholders.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Template {
-    pieces: Box<[Piece]>,
+pub(crate) enum Template {
+    /// There are none in it. Equal texts of many tables may be one in memory.
+    Text(Arc<str>),
+    /// At least one piece is a placeholder.
+    Pieces(Box<[Piece]>),
 }
 
 /// The element for which a template is filled in.
@@ -59,24 +65,30 @@ impl Element<'_> {
 impl Template {
     /// The value itself, where the whole string is one placeholder.
     pub(crate) fn sole(&self) -> Option<Placeholder> {
-        match &*self.pieces {
-            [Piece::Value { what, width: 0 }] => Some(*what),
-            _ => None,
+        match self {
+            Template::Pieces(pieces) => match **pieces {
+                [Piece::Value { what, width: 0 }] => Some(what),
+                _ => None,
+            },
+            Template::Text(_) => None,
         }
     }
 
     /// The text, if there is no placeholder in it.
     pub(crate) fn constant(&self) -> Option<&str> {
-        match &*self.pieces {
-            [] => Some(""),
-            [Piece::Text(text)] => Some(text),
-            _ => None,
+        match self {
+            Template::Text(text) => Some(text),
+            Template::Pieces(_) => None,
         }
     }
 
     /// True if every element of an array or matrix gives the same text.
     pub(crate) fn is_same_for_all(&self) -> bool {
-        self.pieces.iter().all(|piece| matches!(piece, Piece::Text(_) | Piece::Value { what: Placeholder::Name, .. }))
+        let is_same = |piece: &Piece| matches!(piece, Piece::Text(_) | Piece::Value { what: Placeholder::Name, .. });
+        match self {
+            Template::Text(_) => true,
+            Template::Pieces(pieces) => pieces.iter().all(is_same),
+        }
     }
 
     /// The text for one element.
@@ -99,7 +111,11 @@ impl Template {
     }
 
     fn write(&self, element: Element<'_>, text: &mut String, put: impl Fn(&str, &mut String)) {
-        for piece in &self.pieces {
+        let pieces = match self {
+            Template::Text(literal) => return text.push_str(literal),
+            Template::Pieces(pieces) => pieces,
+        };
+        for piece in pieces {
             match piece {
                 Piece::Text(literal) => text.push_str(literal),
                 Piece::Value { what, width } => match (element.value(*what), usize::from(*width)) {
@@ -127,8 +143,13 @@ pub(crate) enum Place {
 }
 
 /// Cuts a string at the placeholders that `space` knows.
-pub(crate) fn compile(text: &At<String>, place: Place, space: &Space, findings: &mut Findings) -> Template {
-    Compiler { source: &text.value, span: &text.span, place, space, findings }.run()
+pub(crate) fn compile(
+    (source, span): (&str, &Span),
+    place: Place,
+    space: &Space,
+    findings: &mut Findings,
+) -> Template {
+    Compiler { source, span, place, space, findings }.run()
 }
 
 struct Compiler<'a> {
@@ -166,10 +187,13 @@ impl Compiler<'_> {
             }
         }
         literal.push_str(&self.source[at..]);
+        if pieces.is_empty() {
+            return Template::Text(literal.into());
+        }
         if !literal.is_empty() {
             pieces.push(Piece::Text(literal.into()));
         }
-        Template { pieces: pieces.into() }
+        Template::Pieces(pieces.into())
     }
 
     fn known(&self, word: &str) -> Option<Placeholder> {
@@ -256,7 +280,7 @@ mod tests {
 
     fn fill(text: &str, space: &Space, number: u32) -> (String, usize) {
         let mut findings = Findings::default();
-        let template = compile(&At::new(text.to_string(), 0..1), Place::Plain, space, &mut findings);
+        let template = compile((text, &(0..1)), Place::Plain, space, &mut findings);
         (template.fill(Element { name: "t", space, number }), findings.finish().len())
     }
 

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +133,8 @@ pub struct Began {
     /// Version of Phalanx.
     pub phalanx: String,
     /// The job file's text.
-    pub job_text: String,
+    #[serde(with = "crate::codec::shared_text")]
+    pub job_text: Arc<str>,
     /// Where the job file was.
     pub job_path: PathBuf,
     /// The directory that Phalanx was started in.
@@ -258,7 +260,7 @@ mod tests {
                     session,
                     unix_ns,
                     phalanx: "1.2.3".into(),
-                    job_text,
+                    job_text: job_text.into(),
                     job_path: "/a/b.toml".into(),
                     dir: "/a".into(),
                     ranks,

@@ -283,7 +283,7 @@ pub(crate) mod tests {
             session,
             unix_ns: 1_700_000_000_000_000_000 + u64::from(session) * 100_000_000_000,
             phalanx: "0.1.0".into(),
-            job_text: String::new(),
+            job_text: "".into(),
             job_path: "job.toml".into(),
             dir: "/".into(),
             ranks: vec![RankInfo { rank: 0, node: "n1".into(), slots: 2, pid: 1 }],

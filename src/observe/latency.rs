@@ -1,23 +1,73 @@
-//! How long tasks of each class take and wait: mean and quantiles from histograms of three digits, which cost the same memory for ten tasks
-//! as for a million.
+//! How long tasks of each class take and wait: mean and quantiles, from the durations themselves while there are few of them, and then
+//! from histograms of three digits, which take no more memory for a million.
 
 use hdrhistogram::Histogram;
 
 use super::timeline::{Slice, Timeline};
 
 /// Durations of one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Durations {
-    histogram: Option<Histogram<u32>>,
+    spread: Spread,
     count: u64,
     sum_ns: f64,
     longest_ns: u64,
 }
 
-impl Default for Durations {
-    fn default() -> Durations {
-        // Three digits are within what the crate takes, so there always is one.
-        Durations { histogram: Histogram::new(3).ok(), count: 0, sum_ns: 0.0, longest_ns: 0 }
+/// More durations than this are kept as a histogram, which takes some ten kilobytes.
+const FEW: usize = 256;
+
+#[derive(Clone, Debug)]
+enum Spread {
+    Few(Vec<u64>),
+    Many(Box<Histogram<u32>>),
+}
+
+impl Default for Spread {
+    fn default() -> Spread {
+        Spread::Few(Vec::new())
+    }
+}
+
+impl Spread {
+    fn add(&mut self, ns: u64) {
+        match self {
+            Spread::Few(all) if all.len() < FEW => all.push(ns),
+            Spread::Few(all) => {
+                // Three digits are within what the crate takes, so there always is a histogram.
+                let Ok(mut histogram) = Histogram::new(3) else { return };
+                all.iter().chain([&ns]).for_each(|&ns| record(&mut histogram, ns));
+                *self = Spread::Many(Box::new(histogram));
+            }
+            Spread::Many(histogram) => record(histogram, ns),
+        }
+    }
+
+    /// The smallest duration that this share of them did not exceed.
+    fn quantile(&self, share: f64) -> u64 {
+        match self {
+            Spread::Few(all) => {
+                let mut all = all.clone();
+                all.sort_unstable();
+                let within = (share * all.len() as f64).ceil().max(1.0) as usize;
+                all.get(within.min(all.len()).wrapping_sub(1)).copied().unwrap_or(0)
+            }
+            Spread::Many(histogram) => histogram.value_at_quantile(share),
+        }
+    }
+
+    fn at_most(&self, ns: u64) -> u64 {
+        match self {
+            Spread::Few(all) => all.iter().filter(|one| **one <= ns).count() as u64,
+            Spread::Many(histogram) => histogram.count_between(0, ns),
+        }
+    }
+}
+
+fn record(histogram: &mut Histogram<u32>, ns: u64) {
+    // Grows as far as it must. Only a duration that no memory can count would be refused, and then the longest bucket has it.
+    if histogram.record(ns).is_err() {
+        histogram.saturating_record(ns);
     }
 }
 
@@ -27,12 +77,7 @@ impl Durations {
         self.count += 1;
         self.sum_ns += ns as f64;
         self.longest_ns = self.longest_ns.max(ns);
-        if let Some(histogram) = &mut self.histogram {
-            // Grows as far as it must. Only a duration that no memory can count would be refused, and then the longest bucket has it.
-            if histogram.record(ns).is_err() {
-                histogram.saturating_record(ns);
-            }
-        }
+        self.spread.add(ns);
     }
 
     /// How many there are.
@@ -52,9 +97,8 @@ impl Durations {
 
     /// The smallest duration, in seconds, that this share of them (0 to 1) did not exceed; 0 if there are none.
     pub fn quantile_s(&self, share: f64) -> f64 {
-        let within = self.histogram.as_ref().map_or(0, |histogram| histogram.value_at_quantile(share));
         // A histogram answers with the end of a bucket, which may lie beyond the longest.
-        within.min(self.longest_ns) as f64 / 1e9
+        self.spread.quantile(share).min(self.longest_ns) as f64 / 1e9
     }
 
     /// The longest in seconds.
@@ -64,8 +108,7 @@ impl Durations {
 
     /// How many were at most so long, in seconds, to within the precision of the histogram.
     pub fn at_most(&self, s: f64) -> u64 {
-        let ns = (s * 1e9) as u64;
-        self.histogram.as_ref().map_or(0, |histogram| histogram.count_between(0, ns))
+        self.spread.at_most((s * 1e9) as u64)
     }
 }
 
@@ -124,6 +167,19 @@ mod tests {
         }
         assert_eq!(durations.max_s(), 1.0);
         assert!((498..=502).contains(&durations.at_most(0.5)));
+    }
+
+    #[test]
+    fn few_durations_are_told_exactly_and_take_little_memory() {
+        let mut durations = Durations::default();
+        (1..=FEW as u64).rev().for_each(|ns| durations.add(ns));
+        assert!(matches!(&durations.spread, Spread::Few(all) if all.len() == FEW));
+        for (share, expected) in [(0.0, 1), (0.5, 128), (0.99, 254), (1.0, 256)] {
+            assert_eq!(durations.quantile_s(share), expected as f64 / 1e9, "{share}");
+        }
+        durations.add(257);
+        assert!(matches!(durations.spread, Spread::Many(_)));
+        assert_eq!((durations.count(), durations.quantile_s(0.5), durations.at_most(1e-7)), (257, 129e-9, 100));
     }
 
     #[test]

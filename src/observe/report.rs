@@ -30,6 +30,9 @@ const SLOWEST: usize = 10;
 /// How many nodes.
 const MOST_NODES: usize = 20;
 
+/// Of more classes than this those with the most work are listed.
+const CLASSES: usize = 100;
+
 /// Writes the summary, the slowest tasks, and tables of the classes of tasks, of their values and of nodes.
 pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     write_summary(out, run, paint)?;
@@ -274,8 +277,12 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     }
     let all: f64 = classes.iter().map(|class| class.work_s).sum();
     writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
-    let rows: Vec<Vec<String>> = classes.iter().map(|class| class_row(class, all)).collect();
-    write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)
+    let rows: Vec<Vec<String>> = classes.iter().take(CLASSES).map(|class| class_row(class, all)).collect();
+    write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)?;
+    if classes.len() > CLASSES {
+        writeln!(out, "  and {} classes with less work", count((classes.len() - CLASSES) as u64))?;
+    }
+    Ok(())
 }
 
 /// Where the time of each node went, for runs that pay for them or whose nodes came and went.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::glue;
 use crate::graph::TaskGraph;
+use crate::graph::link::GroupId;
 use crate::job::Job;
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::elasticity::Step;
@@ -84,15 +85,13 @@ impl Captain {
         interval: Duration,
         delays: &[Duration],
     ) -> Captain {
-        let mut priors: Vec<ClassPrior> = Vec::new();
-        let class_of = |group: &crate::job::Group| {
-            let known = priors.iter().position(|prior| prior.name == group.class);
-            ClassId(known.unwrap_or_else(|| {
-                priors.push(ClassPrior { name: group.class.clone(), estimate: group.estimate });
-                priors.len() - 1
-            }) as u32)
+        let (classes, firsts) = job.classes();
+        let prior = |first: &GroupId| {
+            let group = &job.groups[*first as usize];
+            ClassPrior { name: Arc::clone(&group.class), estimate: group.estimate }
         };
-        let classes = job.groups.iter().map(class_of).collect();
+        let priors = firsts.iter().map(prior).collect();
+        let classes = classes.into_iter().map(ClassId).collect();
         let total = graph.task_count() as u64;
         Captain {
             stages: vec![Some(Stage::Waiting); graph.task_count()],

@@ -68,9 +68,8 @@ pub(super) struct Crew {
     pub(super) runner: Runner,
     pub(super) job: Arc<Job>,
     pub(super) engine: Mutex<Engine>,
-    /// What each group's tasks need of a rank beyond one slot.
-    needs: RwLock<Vec<Option<Needs>>>,
-    firsts: Vec<u32>,
+    /// The rank's shares of groups' limits, by group.
+    limits: RwLock<Vec<(u32, u32)>>,
     pages: Pages,
     pool: OnceLock<Handle>,
     stations: Vec<CachePadded<Station>>,
@@ -118,8 +117,7 @@ impl Crew {
             wake,
             runner,
             engine: Mutex::new(engine),
-            needs: RwLock::default(),
-            firsts: job.groups.iter().map(|g| g.first.0).collect(),
+            limits: RwLock::default(),
             job,
             pages: Pages::new(),
             pool: OnceLock::new(),
@@ -146,9 +144,7 @@ impl Crew {
 
     /// Takes up the tasks at home here.
     pub(super) fn open(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
-        let groups = self.job.groups.iter().enumerate();
-        let needs = groups.map(|(id, group)| glue::needs(id, group, limits)).collect();
-        *self.needs.write().unwrap_or_else(PoisonError::into_inner) = needs;
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.to_vec();
         // Before the page: until that is there nobody counts on it.
         self.epoch.store(epoch, Release);
         self.pages.write(ledger);
@@ -185,8 +181,8 @@ impl Crew {
     }
 
     fn needs_of(&self, task: TaskId) -> Option<Needs> {
-        let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
-        needs.get(self.group(task)).copied().flatten()
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        glue::needs(&self.job, task, &limits)
     }
 
     /// What the slots are doing. To be read before their outboxes: what it calls idle has left everything there.
@@ -264,10 +260,6 @@ impl Crew {
             }
             (None, None) => ready.clear(),
         }
-    }
-
-    fn group(&self, task: TaskId) -> usize {
-        self.firsts.partition_point(|&first| first <= task.0).saturating_sub(1)
     }
 
     fn home_item(&self, ledger: &Ledger, local: u32) -> Item {

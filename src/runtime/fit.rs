@@ -8,6 +8,7 @@ use super::RunError;
 use super::glue;
 use super::start::{Start, estimate_ns};
 use crate::graph::partition::{self, Method, Partition, Problem};
+use crate::graph::link::GroupId;
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
 use crate::model::{Rank, TaskId};
@@ -127,8 +128,8 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) fn new(job: Arc<Job>, members: &[Member]) -> Terms {
-        let mut firsts: HashMap<&str, u32> = HashMap::new();
-        let classes = (0..).zip(&job.groups).map(|(id, group)| *firsts.entry(&group.class).or_insert(id)).collect();
+        let (classes, firsts) = job.classes();
+        let classes = classes.into_iter().map(|class| firsts[class as usize]).collect();
         let mut terms = Terms { shares: Shares(Vec::new()), alone: Vec::new(), classes, job };
         terms.share_out(members);
         terms
@@ -163,7 +164,8 @@ impl Advice for Terms {
 
     fn has_share(&self, task: TaskId, rank: Rank) -> bool {
         let (id, group) = self.group(task);
-        group.limit.is_none() || self.shares.of(rank.index()).iter().any(|share| share.0 as usize == id)
+        let has = || self.shares.of(rank.index()).binary_search_by_key(&(id as u32), |share| share.0).is_ok();
+        group.limit.is_none() || has()
     }
 
     fn shares(&self, rank: Rank) -> Vec<(u32, u32)> {
@@ -207,15 +209,38 @@ pub(crate) fn homes(
     method: Method,
 ) -> Partition {
     let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
-    // One row a group, so that a million tasks do not look the same up a million times.
-    let may = |group: &Group| -> Vec<bool> {
-        let first = group.first;
-        let ranks = members.iter().zip(0..);
-        ranks.map(|(member, rank)| terms.fits(first, member) && terms.has_share(first, Rank(rank))).collect()
-    };
-    let may: Vec<Vec<bool>> = job.groups.iter().map(may).collect();
-    let fitting = |task: TaskId, rank: usize| may[job.group_of(task).0 as usize][rank];
+    let may = May::of(job, members, terms);
+    let fitting = |task: TaskId, rank: usize| may.on(job.group_of(task).0, rank);
     partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
+}
+
+/// On which ranks each group may run. It is worked out once for all groups that ask for the same, so that neither a million
+/// tasks nor a million groups look the same up again and again.
+struct May {
+    row_of: Vec<u32>,
+    rows: Vec<Vec<bool>>,
+}
+
+impl May {
+    fn of(job: &Job, members: &[Member], terms: &Terms) -> May {
+        let mut known: HashMap<_, u32> = HashMap::new();
+        let mut rows = Vec::new();
+        let mut row_of = Vec::with_capacity(job.groups.len());
+        for (id, group) in (0u32..).zip(&job.groups) {
+            // Shares of a limit are a group's own.
+            let asked = (group.cpus, group.memory, group.gpus, group.mpi, group.limit.map(|_| id));
+            row_of.push(*known.entry(asked).or_insert_with(|| {
+                let may = |(member, rank)| terms.fits(group.first, member) && terms.has_share(group.first, Rank(rank));
+                rows.push(members.iter().zip(0..).map(may).collect());
+                rows.len() as u32 - 1
+            }));
+        }
+        May { row_of, rows }
+    }
+
+    fn on(&self, group: GroupId, rank: usize) -> bool {
+        self.rows[self.row_of[group as usize] as usize][rank]
+    }
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn work(
     guest: bool,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
-    let mut job = job::parse(&welcome.job_text, &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
+    let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
     // Rank 0 hands out the edges that concern this rank.
     job.links = Vec::new();
     let outfit = Outfit::new(topology, &welcome);

@@ -113,13 +113,15 @@ pub(crate) fn shape(group: &Group) -> Shape {
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// What a group's tasks need of a rank's pool, if more than one slot. `limits` holds the rank's share of each group's limit.
-pub(crate) fn needs(id: usize, group: &Group, limits: &[(u32, u32)]) -> Option<Needs> {
-    let share = || limits.iter().find(|l| l.0 as usize == id).map_or(0, |l| l.1);
+/// What a task needs of a rank's pool, if more than one slot. `limits` holds the rank's share of each group's limit, by group.
+pub(crate) fn needs(job: &Job, task: TaskId, limits: &[(u32, u32)]) -> Option<Needs> {
+    let id = job.group_of(task).0;
+    let group = &job.groups[id as usize];
+    let share = || limits.binary_search_by_key(&id, |limit| limit.0).map_or(0, |at| limits[at].1);
     is_special(group).then(|| Needs {
         cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),
         memory: group.memory.unwrap_or(0),
         gpus: group.gpus,
-        limit: group.limit.map(|_| (id as u32, share())),
+        limit: group.limit.map(|_| (id, share())),
     })
 }

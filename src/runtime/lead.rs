@@ -33,7 +33,6 @@ use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
-use crate::schedule::gang;
 use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
@@ -260,7 +259,6 @@ fn head_of(
     journal: Clerk,
     progress: Progress,
 ) -> Head {
-    let shapes: Vec<gang::Shape> = job.groups.iter().map(glue::shape).collect();
     let lookup = Arc::clone(job);
     let ranks = members.len() as u32;
     let coordinator = Coordinator::new(
@@ -268,7 +266,7 @@ fn head_of(
         &|task| done.has(task.0),
         members,
         job.max_failures,
-        Box::new(move |task| shapes[lookup.group_of(task).0 as usize]),
+        Box::new(move |task| glue::shape(lookup.group(task))),
     );
     let estimates = TaskEstimates::new(job);
     Head::new(coordinator, journal, progress, Walltime::from_environment(), estimates, ranks)

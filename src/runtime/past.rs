@@ -17,14 +17,19 @@ use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecor
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
 pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
+    if history.runs.is_empty() {
+        return Vec::new();
+    }
     let mut learnt: Vec<Learnt> = Vec::new();
+    let mut known: HashMap<Arc<str>, Option<Duration>> = HashMap::new();
+    let mut ask = |class: &Arc<str>| {
+        let found = history.learnt(class, moment)?;
+        let estimate = Duration::try_from_secs_f64(found.seconds.max(1e-9)).ok();
+        learnt.extend(estimate.is_some().then_some(found));
+        estimate
+    };
     for group in job.groups.iter_mut().filter(|group| group.estimate.is_none()) {
-        let known = learnt.iter().find(|known| known.class == group.class).cloned();
-        let Some(found) = known.clone().or_else(|| history.learnt(&group.class, moment)) else { continue };
-        group.estimate = Duration::try_from_secs_f64(found.seconds.max(1e-9)).ok();
-        if known.is_none() && group.estimate.is_some() {
-            learnt.push(found);
-        }
+        group.estimate = *known.entry(Arc::clone(&group.class)).or_insert_with_key(&mut ask);
     }
     learnt
 }
@@ -70,8 +75,8 @@ pub fn kind_of(job: &Job) -> &'static str {
 pub(super) struct Diary {
     past: Remembered,
     job: Arc<Job>,
-    /// The class of each group, and the slots that one of its tasks takes.
-    groups: Vec<(usize, u32)>,
+    /// The class of each group.
+    classes: Vec<u32>,
     lessons: Lessons,
     run: RunRecord,
 }
@@ -86,19 +91,12 @@ impl Diary {
         began_unix_ns: u64,
         anew: bool,
     ) -> Diary {
-        let mut numbers: HashMap<&str, usize> = HashMap::new();
-        let mut sizes: Vec<(&str, Option<Duration>)> = Vec::new();
-        let mut number = |class| {
-            *numbers.entry(class).or_insert_with(|| {
-                sizes.push((class, job.groups.iter().find(|group| group.class == class).and_then(|g| g.estimate)));
-                sizes.len() - 1
-            })
-        };
-        let groups = job.groups.iter().map(|group| (number(group.class.as_str()), glue::slots(group))).collect();
+        let (classes, firsts) = job.classes();
+        let sizes = firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
         Diary {
-            lessons: Lessons::new(sizes.into_iter()),
-            groups,
+            lessons: Lessons::new(sizes),
+            classes,
             past,
             run: RunRecord {
                 run: run.to_owned(),
@@ -130,13 +128,13 @@ impl Diary {
     /// An attempt at a task of this group, estimated at so many nanoseconds, has ended.
     #[inline]
     pub(super) fn ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
-        let Some(&(class, slots)) = self.groups.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
+        let Some(&class) = self.classes.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
         let took = attempt.end.since(attempt.start);
         if !took.is_zero() {
-            self.lessons.worked(took, slots);
+            self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, glue::slots));
         }
         if attempt.outcome.ok() {
-            self.lessons.completed(class, Some(Duration::from_nanos(estimate_ns)), took);
+            self.lessons.completed(class as usize, Some(Duration::from_nanos(estimate_ns)), took);
         }
     }
 

@@ -83,9 +83,9 @@ pub fn kept(
 fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
     let mut was = Vec::with_capacity(new.task_count());
     let former: HashMap<&str, GroupId> =
-        old.groups.iter().zip(0..).map(|(group, id)| (group.name.as_str(), id)).collect();
+        old.groups.iter().zip(0..).map(|(group, id)| (&*group.name, id)).collect();
     for group in &new.groups {
-        let before = former.get(group.name.as_str()).copied();
+        let before = former.get(&*group.name).copied();
         let before = before.filter(|&id| old.groups[id as usize].indexed == group.indexed);
         for element in 0..group.count {
             let task = TaskId(group.first.0 + element);

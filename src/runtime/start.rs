@@ -120,7 +120,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
             tracing::warn!("the job file could be better\n{}", report.render(false));
         }
     }
-    let text = loaded.text.to_string();
+    let text = Arc::clone(&loaded.text);
     let mut job = loaded.job;
     // The graph has them all, in half the space.
     job.links = Vec::new();
@@ -210,13 +210,13 @@ fn open_journal(
     }
     let began = &last.began;
     let former =
-        job::parse(&began.job_text, &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
+        job::parse(began.job_text.clone(), &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
             RunError::Refused(format!(
                 "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
                 dir.path().display()
             ))
         })?;
-    let same = began.job_text == text;
+    let same = *began.job_text == *text;
     let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
     let implied = match same {
         true => resume::implied(graph, &completed),

@@ -23,7 +23,7 @@ pub fn subject_of(began: &Began) -> Result<Subject, String> {
 /// As [`subject_of`].
 pub fn job_of(began: &Began) -> Result<Loaded, String> {
     let file = began.job_path.display().to_string();
-    job::parse(&began.job_text, &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))
+    job::parse(began.job_text.clone(), &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))
 }
 
 /// Accepts every kernel: the run may have been one of a program with kernels of its own.

@@ -3,6 +3,8 @@
 //! A message is encoded with postcard (varints); the fabric adds version, length and sender. Everything here may come from a damaged or
 //! hostile peer once ranks join over the network, so receivers check numbers before they index by them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Part;
@@ -262,7 +264,8 @@ pub struct Started {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The job file.
-    pub job_text: String,
+    #[serde(with = "crate::codec::shared_text")]
+    pub job_text: Arc<str>,
     /// Its path, for messages.
     pub job_path: String,
     /// The directory from which the user started the run.

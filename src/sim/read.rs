@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
 use super::draw::Distribution;
 use crate::job::diagnostic::Findings;
+use crate::job::document::syntax_error;
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
 use crate::job::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section};
 use crate::job::values::{DurationSpec, MemorySpec};
@@ -296,7 +297,8 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Cluster, Diagnostics> {
     check_keys("the cluster file", root.get_ref(), &[ClusterSpec::FIELDS], &mut findings);
     let spec = ClusterSpec::read_fields(root.get_ref(), &mut findings);
     if !errors.is_empty() {
-        return Err(Diagnostics::new(file, text, with_syntax_errors(text, &errors, findings)));
+        let errors = errors.iter().map(|error| syntax_error(error, |span| span)).collect();
+        return Err(Diagnostics::new(file, text, with_syntax_errors(text, errors, findings)));
     }
     if !root.get_ref().contains_key("node") {
         let help = "add a `[[node]]` table with at least `slots = ...`";

@@ -4,6 +4,7 @@
 //! when the one before ended.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -144,7 +145,7 @@ impl Past {
         if last.terms.as_ref().is_none_or(|terms| terms.simulated.is_none()) {
             return Err(SessionError::Resume("this run was a real one: `phalanx run --resume` continues it".into()));
         }
-        if last.began.job_text != *request.scene.text {
+        if *last.began.job_text != *request.scene.text {
             let text = "the job file has changed since this run was simulated: simulate it anew";
             return Err(SessionError::Resume(text.into()));
         }
@@ -179,7 +180,7 @@ fn open(request: &Request<'_>, trial: &Trial<'_>, past: &Past, journal: &mut Jou
         session: past.session + 1,
         unix_ns: past.began_unix_ns,
         phalanx: env!("CARGO_PKG_VERSION").to_owned(),
-        job_text: scene.text.to_string(),
+        job_text: Arc::clone(&scene.text),
         job_path: scene.path.clone(),
         dir: std::env::current_dir().unwrap_or_default(),
         ranks: World::first_ranks(cluster, trial.first_ranks()).map(info).collect(),

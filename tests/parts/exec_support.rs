@@ -22,7 +22,7 @@ pub struct Spec {
 impl Spec {
     pub fn new(work: Work) -> Spec {
         let group = Group {
-            name: "t".to_owned(),
+            name: "t".into(),
             first: TaskId(0),
             count: 1,
             indexed: false,
@@ -34,7 +34,7 @@ impl Spec {
             retry: Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false },
             priority: 0,
             estimate: None,
-            class: "t".to_owned(),
+            class: "t".into(),
             mpi: None,
         };
         let task = Task {

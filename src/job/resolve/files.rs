@@ -12,8 +12,8 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::External;
+use super::drafts::{Draft, Drafts};
 use super::links::Links;
-use super::task::Draft;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::body::FileTemplate;
 use crate::job::diagnostic::{Diagnostic, Findings};
@@ -34,34 +34,15 @@ struct Writer {
     output: u32,
 }
 
-/// Links the tasks that read files to those that write them, and returns the files that nobody writes.
-pub(super) fn resolve_files(
-    drafts: &[Draft<'_>],
-    job_dir: &Path,
-    links: &mut Links,
-    findings: &mut Findings,
-) -> External {
-    if drafts.iter().any(|draft| draft.broken) || !within_bounds(drafts, findings) {
-        return Vec::new();
-    }
-    let names = Names { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
-    let writers = collect_writers(&names, findings);
-    let mut readers = Readers { names: &names, writers: &writers, links, findings, external: Vec::new() };
-    for group in 0..drafts.len() {
-        readers.link_group(group as GroupId);
-    }
-    readers.external
-}
-
-fn within_bounds(drafts: &[Draft<'_>], findings: &mut Findings) -> bool {
+fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
     let mut files = 0u64;
-    for draft in drafts {
+    for draft in drafts.iter() {
         let per_task = (draft.body.inputs.len() + draft.body.outputs.len()) as u64;
         files = files.saturating_add(per_task.saturating_mul(u64::from(draft.group.count)));
         if files > MOST_FILES {
             findings.push(
                 Diagnostic::error(format!("the job names more than {MOST_FILES} files"))
-                    .at(&draft.name_span)
+                    .at(&draft.notes.name.span())
                     .help("say with `needs` what depends on what, and leave these files out"),
             );
             return false;
@@ -72,16 +53,20 @@ fn within_bounds(drafts: &[Draft<'_>], findings: &mut Findings) -> bool {
 
 /// Makes names of files absolute.
 struct Names<'a> {
-    drafts: &'a [Draft<'a>],
+    drafts: &'a Drafts,
     job_dir: String,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn draft(&self, group: GroupId) -> Draft<'a> {
+        self.drafts.get(group)
+    }
+
     fn absolute(&self, group: GroupId, number: u32, file: &Template) -> String {
-        let draft = &self.drafts[group as usize];
-        let element = Element { name: &draft.group.name, space: &draft.body.space, number };
+        let draft = self.draft(group);
+        let element = Element { name: &draft.group.name, space: draft.body.space(), number };
         let name = file.fill(element);
-        let dir = draft.body.dir.as_ref().map(|dir| dir.fill(element));
+        let dir = draft.body.extras.dir.as_ref().map(|dir| dir.fill(element));
         let parts = [self.job_dir.as_str(), dir.as_deref().unwrap_or(""), name.as_str()];
         // An absolute part makes the ones before it meaningless.
         let start = parts.iter().rposition(|part| part.starts_with('/')).unwrap_or(0);
@@ -90,7 +75,7 @@ impl Names<'_> {
 
     /// True if every element of the group means the same file.
     fn is_same_for_all(&self, group: GroupId, file: &Template) -> bool {
-        let dir = &self.drafts[group as usize].body.dir;
+        let dir = &self.draft(group).body.extras.dir;
         file.is_same_for_all() && dir.as_ref().is_none_or(Template::is_same_for_all)
     }
 }
@@ -113,11 +98,11 @@ fn clean(parts: &[&str]) -> String {
 
 fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128, Writer> {
     let mut writers: FxHashMap<u128, Writer> = FxHashMap::default();
-    for (group, draft) in names.drafts.iter().enumerate() {
+    for (group, draft) in (0..).zip(names.drafts.iter()) {
         for (output, file) in draft.body.outputs.iter().enumerate() {
             for element in 0..draft.group.count {
-                let name = names.absolute(group as GroupId, element, &file.name);
-                let writer = Writer { group: group as GroupId, element, output: output as u32 };
+                let name = names.absolute(group, element, &file.name);
+                let writer = Writer { group, element, output: output as u32 };
                 if let Some(other) = writers.insert(xxh3_128(name.as_bytes()), writer) {
                     findings.push(written_twice(names, &name, writer, other));
                     // The other elements would only repeat it.
@@ -130,19 +115,19 @@ fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128
 }
 
 fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -> Diagnostic {
-    let draft = |writer: Writer| &names.drafts[writer.group as usize];
-    let place = |writer: Writer| &draft(writer).output_spans[writer.output as usize];
+    let draft = |writer: Writer| names.draft(writer.group);
+    let place = |writer: Writer| draft(writer).notes.outputs[writer.output as usize].span();
     if (first.group, first.output) == (second.group, second.output) {
         Diagnostic::error(format!("several tasks of `{}` write the same file {name}", draft(first).group.name))
-            .at(place(second))
+            .at(&place(second))
             .help("put the index into the name: `out-{index}.dat`")
     } else if (first.group, first.element) == (second.group, second.element) {
-        Diagnostic::error(format!("{name} is listed twice")).at(place(second)).label(place(first), "first here")
+        Diagnostic::error(format!("{name} is listed twice")).at(&place(second)).label(&place(first), "first here")
     } else {
         let (a, b) = (draft(first).task_name(first.element), draft(second).task_name(second.element));
         Diagnostic::error(format!("both `{a}` and `{b}` write {name}"))
-            .at(place(second))
-            .label(place(first), format!("`{a}` writes it here"))
+            .at(&place(second))
+            .label(&place(first), format!("`{a}` writes it here"))
             .help("let each task write a file of its own")
     }
 }
@@ -153,23 +138,52 @@ struct Found {
     pairs: Vec<(u32, u32)>,
 }
 
+/// Links the tasks that read files to those that write them.
+pub(super) struct Files<'a> {
+    names: Names<'a>,
+    /// `None` if nothing is to be made of the files because of other mistakes.
+    writers: Option<FxHashMap<u128, Writer>>,
+    external: External,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn of(drafts: &'a Drafts, job_dir: &Path, findings: &mut Findings) -> Files<'a> {
+        let usable = drafts.iter().all(|draft| !draft.notes.broken) && within_bounds(drafts, findings);
+        let names = Names { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
+        let writers = usable.then(|| collect_writers(&names, findings));
+        Files { names, writers, external: Vec::new() }
+    }
+
+    /// Links a group to those that write what it reads.
+    pub(super) fn link_group(&mut self, to: GroupId, links: &mut Links, findings: &mut Findings) {
+        if let Some(writers) = &self.writers {
+            let external = &mut self.external;
+            Readers { names: &self.names, writers, links, findings, external }.link_group(to);
+        }
+    }
+
+    /// The files that nobody writes.
+    pub(super) fn external(self) -> External {
+        self.external
+    }
+}
+
 struct Readers<'a> {
     names: &'a Names<'a>,
     writers: &'a FxHashMap<u128, Writer>,
     links: &'a mut Links,
     findings: &'a mut Findings,
-    external: External,
+    external: &'a mut External,
 }
 
 impl Readers<'_> {
     fn link_group(&mut self, to: GroupId) {
-        let draft = &self.names.drafts[to as usize];
-        for (input, file) in draft.body.inputs.iter().enumerate() {
-            let span = &draft.input_spans[input];
+        let draft = self.names.draft(to);
+        for (file, place) in draft.body.inputs.iter().zip(&draft.notes.inputs) {
             if self.names.is_same_for_all(to, &file.name) {
-                self.link_constant(to, file, span);
+                self.link_constant(to, file, &place.span());
             } else {
-                self.link_elements(to, file, span);
+                self.link_elements(to, file, &place.span());
             }
         }
     }
@@ -187,7 +201,7 @@ impl Readers<'_> {
 
     fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
         let mut found: BTreeMap<(GroupId, u32), Found> = BTreeMap::new();
-        for number in 0..self.names.drafts[to as usize].group.count {
+        for number in 0..self.names.draft(to).group.count {
             let Some(writer) = self.writer(to, number, file, span) else { continue };
             if writer.group == to && writer.element == number {
                 self.refuse_self(to, number, span);
@@ -213,13 +227,13 @@ impl Readers<'_> {
 
     /// Adds a link with the size of the file: as the reader gives it, else as the writer does.
     fn add(&mut self, writer: Writer, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
-        let written = &self.names.drafts[writer.group as usize].body.outputs[writer.output as usize];
+        let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
         let bytes = file.size.or(written.size).unwrap_or(0);
         self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });
     }
 
     fn refuse_self(&mut self, group: GroupId, number: u32, span: &Span) {
-        let task = self.names.drafts[group as usize].task_name(number);
+        let task = self.names.draft(group).task_name(number);
         self.findings.push(
             Diagnostic::error(format!("`{task}` reads a file that it writes itself"))
                 .at(span)

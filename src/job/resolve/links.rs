@@ -1,21 +1,30 @@
 //! Collects the links between groups and keeps them few: equal links are one, and single elements that together are a whole
 //! group become a link to all of it.
+//!
+//! Links are added successor by successor, so that only those to one group have to be looked up.
 
 use rustc_hash::FxHashMap;
 
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::read::Span;
 
+/// A look-up table with room for more than this many groups is made anew for the next group: to clear it takes time in
+/// proportion to its room.
+const MOST_REUSED: usize = 64;
+
 /// The links found so far.
 pub(super) struct Links {
     counts: Vec<u32>,
     list: Vec<Link>,
-    by_pair: FxHashMap<(GroupId, GroupId), Vec<usize>>,
+    /// Where the links to the present group begin in `list`.
+    present: usize,
+    /// Those links by the group that they come from.
+    by_source: FxHashMap<GroupId, Vec<usize>>,
 }
 
 impl Links {
     pub(super) fn new(counts: Vec<u32>) -> Links {
-        Links { counts, list: Vec::new(), by_pair: FxHashMap::default() }
+        Links { counts, list: Vec::new(), present: 0, by_source: FxHashMap::default() }
     }
 
     /// The simplest shape that means the same.
@@ -29,8 +38,9 @@ impl Links {
         }
     }
 
-    fn between(&self, from: GroupId, to: GroupId) -> impl Iterator<Item = &Link> {
-        self.by_pair.get(&(from, to)).into_iter().flatten().map(|at| &self.list[*at])
+    /// The links from a group to the present one.
+    fn from(&self, from: GroupId) -> impl Iterator<Item = &Link> {
+        self.by_source.get(&from).into_iter().flatten().map(|at| &self.list[*at])
     }
 
     /// Adds what `needs` says. Returns the place of an earlier need that contradicts it.
@@ -43,7 +53,7 @@ impl Links {
                     (Condition::Ok, Condition::NotOk) | (Condition::NotOk, Condition::Ok)
                 )
         };
-        if let Some(earlier) = self.between(link.from, link.to).find(contradicts) {
+        if let Some(earlier) = self.from(link.from).find(contradicts) {
             return Some(earlier.span.clone());
         }
         self.merge(Link { shape, ..link });
@@ -54,9 +64,9 @@ impl Links {
     /// when to start, and the file adds its bytes at most.
     pub(super) fn add_file(&mut self, link: Link) {
         let shape = self.simplify(link.from, link.to, link.shape);
-        let conditions: Vec<Condition> = self.between(link.from, link.to).map(|earlier| earlier.on).collect();
+        let conditions: Vec<Condition> = self.from(link.from).map(|earlier| earlier.on).collect();
         let on = conditions.iter().copied().find(|on| *on != Condition::Ok).unwrap_or(Condition::Ok);
-        let same_shape = self.between(link.from, link.to).any(|earlier| earlier.shape == shape && earlier.on == on);
+        let same_shape = self.from(link.from).any(|earlier| earlier.shape == shape && earlier.on == on);
         if on == Condition::Ok || same_shape {
             self.merge(Link { shape, on, ..link });
         }
@@ -64,7 +74,7 @@ impl Links {
 
     /// Adds a link as it is; one that is there already only carries more bytes.
     pub(super) fn merge(&mut self, link: Link) {
-        let at = self.by_pair.entry((link.from, link.to)).or_default();
+        let at = self.by_source.entry(link.from).or_default();
         match at.iter().find(|at| self.list[**at].on == link.on && self.list[**at].shape == link.shape) {
             Some(at) => self.list[*at].bytes = self.list[*at].bytes.saturating_add(link.bytes),
             None => {
@@ -74,10 +84,10 @@ impl Links {
         }
     }
 
-    /// The links in the order in which they were found.
-    pub(super) fn finish(mut self) -> Vec<Link> {
-        let mut dropped = vec![false; self.list.len()];
-        for ((from, _), members) in &self.by_pair {
+    /// All links to the present group are there: the next ones lead to another.
+    pub(super) fn close_group(&mut self) {
+        let mut dropped = Vec::new();
+        for (from, members) in &self.by_source {
             let count = self.counts[*from as usize] as usize;
             if members.len() < count {
                 continue;
@@ -90,11 +100,33 @@ impl Links {
             // Equal links are merged already, so as many of them as elements are all elements.
             if ones.len() == count && ones.iter().all(alike) && self.list[ones[0]].on != Condition::NotOk {
                 self.list[ones[0]].shape = LinkShape::All;
-                ones[1..].iter().for_each(|at| dropped[*at] = true);
+                dropped.extend_from_slice(&ones[1..]);
             }
         }
-        let kept = self.list.into_iter().zip(dropped).filter(|(_, dropped)| !dropped);
-        kept.map(|(link, _)| link).collect()
+        if !dropped.is_empty() {
+            self.drop_links(dropped);
+        }
+        self.present = self.list.len();
+        if self.by_source.capacity() > MOST_REUSED {
+            self.by_source = FxHashMap::default();
+        } else {
+            self.by_source.clear();
+        }
+    }
+
+    /// Drops links to the present group.
+    fn drop_links(&mut self, mut dropped: Vec<usize>) {
+        dropped.sort_unstable();
+        let mut dropped = dropped.into_iter().peekable();
+        let kept = self.list.split_off(self.present);
+        let numbered = (self.present..).zip(kept);
+        self.list.extend(numbered.filter(|(at, _)| dropped.next_if_eq(at).is_none()).map(|(_, link)| link));
+    }
+
+    /// The links, successor by successor, in the order in which they were found.
+    pub(super) fn finish(mut self) -> Vec<Link> {
+        self.close_group();
+        self.list
     }
 }
 

@@ -2,8 +2,12 @@
 //!
 //! Resolution goes on after a mistake, so that all are reported together; the job that comes out counts only if no error was
 //! found. A task with a mistake of its own is marked *broken*, and what refers to it is not judged by what was lost.
+//!
+//! A table is resolved as soon as it is read and kept in little space, as there may be a million. What relates it to
+//! others waits until all of them are there.
 
 mod alerts;
+mod drafts;
 mod files;
 mod links;
 pub(crate) mod names;
@@ -16,12 +20,13 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
+use self::drafts::{Drafts, Shared};
+use self::files::Files;
 use self::links::Links;
-use self::task::Draft;
 use super::diagnostic::{Diagnostic, Findings};
 use super::load::KernelCheck;
 use super::read::{At, Span};
-use super::spec::{Common, FileSpec, JobSpec};
+use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
 use super::{Flush, Job, KeepOutput, Partition};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
@@ -29,8 +34,10 @@ use crate::model::TaskId;
 /// More tasks than this are refused: they would not fit into memory.
 const MOST_TASKS: u64 = 100_000_000;
 
-/// What resolution needs to know beside the file itself.
+/// What resolution needs to know beside what was typed.
 pub(crate) struct Context<'a> {
+    /// The whole file.
+    pub text: &'a str,
     /// Name of the file without its ending.
     pub stem: &'a str,
     /// Where relative directories start.
@@ -41,33 +48,67 @@ pub(crate) struct Context<'a> {
 /// Input files that no task writes, with their places.
 pub(crate) type External = Vec<(PathBuf, Span)>;
 
-/// Makes the job; it is usable if `findings` has no errors afterwards.
-pub(crate) fn resolve(spec: &FileSpec, context: &Context<'_>, findings: &mut Findings) -> (Job, External) {
-    let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
-    let no_defaults = Common::default();
-    let defaults = spec.defaults.as_ref().map_or(&no_defaults, |at| &at.value);
-    let mut drafts: Vec<Draft<'_>> =
-        spec.tasks().iter().map(|task| task::resolve_task(task, defaults, context, findings)).collect();
-    if drafts.is_empty() && !findings.has_errors() {
-        findings.push(
-            Diagnostic::error("the job has no task")
-                .at(&spec.task.as_ref().map_or(0..0, |tasks| tasks.span.clone()))
-                .help("add one: `[[task]]`, then `name = \"hello\"` and `command = \"echo hello\"`"),
-        );
+/// A job in the making.
+pub(crate) struct Resolution<'a> {
+    spec: &'a FileSpec,
+    context: &'a Context<'a>,
+    defaults: &'a Common,
+    job: Job,
+    drafts: Drafts,
+    shared: Shared,
+}
+
+impl<'a> Resolution<'a> {
+    /// Begins with what stands outside of task tables, of which there will be this many.
+    pub(crate) fn new(
+        (spec, defaults): (&'a FileSpec, &'a Common),
+        context: &'a Context<'a>,
+        tables: usize,
+        findings: &mut Findings,
+    ) -> Self {
+        let job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
+        let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
+        Resolution { spec, context, defaults, job, drafts, shared: Shared::default() }
     }
-    number(&mut drafts, findings);
-    let by_name = index_names(&drafts, findings);
+
+    /// Takes a task table.
+    pub(crate) fn add(&mut self, task: &At<TaskSpec>, findings: &mut Findings) {
+        let resolver = task::Resolver::new(task, self.defaults, self.context, &mut self.shared, findings);
+        self.drafts.push(resolver.draft());
+    }
+
+    /// Makes the job; it is usable if there were no errors.
+    pub(crate) fn finish(self, findings: &mut Findings) -> (Job, External) {
+        let Resolution { spec, context, mut job, mut drafts, .. } = self;
+        number(&mut drafts, findings);
+        let external = link(&mut job, &drafts, context, findings);
+        job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
+        job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
+        job.capacity = spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
+        job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);
+        (job.groups, job.bodies) = drafts.finish();
+        (job, external)
+    }
+
+    /// True if there is no task at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.drafts.len() == 0
+    }
+}
+
+/// Puts the tables in relation to each other: successor by successor, each with what it needs in any way.
+fn link(job: &mut Job, drafts: &Drafts, context: &Context<'_>, findings: &mut Findings) -> External {
+    let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
-    pattern::link(&drafts, &mut links);
-    needs::resolve_needs(&drafts, &by_name, &mut links, findings);
-    let external = files::resolve_files(&drafts, &job.dir, &mut links, findings);
+    let mut files = Files::of(drafts, &job.dir, findings);
+    for to in 0..drafts.len() as GroupId {
+        pattern::link(to, drafts, &mut links);
+        needs::resolve_needs(to, drafts, &by_name, context.text, &mut links, findings);
+        files.link_group(to, &mut links, findings);
+        links.close_group();
+    }
     job.links = links.finish();
-    job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
-    job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
-    job.capacity = spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
-    job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);
-    (job.groups, job.bodies) = drafts.into_iter().map(|draft| (draft.group, draft.body)).unzip();
-    (job, external)
+    files.external()
 }
 
 fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Findings) -> Job {
@@ -104,39 +145,40 @@ fn job_name(typed: Option<&At<String>>, stem: &str, findings: &mut Findings) -> 
 }
 
 /// Gives every group the numbers of its tasks.
-fn number(drafts: &mut [Draft<'_>], findings: &mut Findings) {
+fn number(drafts: &mut Drafts, findings: &mut Findings) {
     let mut next = 0u64;
-    for draft in drafts {
-        let count = draft.body.space.len();
+    for (group, body, notes) in drafts.iter_mut() {
+        let count = body.space().len();
         if next.saturating_add(count) > MOST_TASKS {
             findings.push(
                 Diagnostic::error(format!("the job has more than {MOST_TASKS} tasks"))
-                    .label(&draft.space_span, format!("this alone stands for {count}"))
+                    .label(&notes.space.span(), format!("this alone stands for {count}"))
                     .help("split the job, or let each task do more"),
             );
-            draft.broken = true;
+            notes.broken = true;
             continue;
         }
         // Both fit, since the sum is at most MOST_TASKS.
-        draft.group.first = TaskId(u32::try_from(next).unwrap_or(0));
-        draft.group.count = u32::try_from(count).unwrap_or(1);
+        group.first = TaskId(u32::try_from(next).unwrap_or(0));
+        group.count = u32::try_from(count).unwrap_or(1);
         next += count;
     }
 }
 
-fn index_names<'a>(drafts: &'a [Draft<'_>], findings: &mut Findings) -> FxHashMap<&'a str, GroupId> {
+fn index_names<'a>(drafts: &'a Drafts, findings: &mut Findings) -> FxHashMap<&'a str, GroupId> {
     let mut by_name: FxHashMap<&str, GroupId> = FxHashMap::default();
-    for (id, draft) in drafts.iter().enumerate().filter(|(_, draft)| !draft.group.name.is_empty()) {
-        let name = draft.group.name.as_str();
+    by_name.reserve(drafts.len());
+    for (id, draft) in (0..).zip(drafts.iter()).filter(|(_, draft)| !draft.group.name.is_empty()) {
+        let name = &*draft.group.name;
         match by_name.get(name) {
             Some(first) => findings.push(
                 Diagnostic::error(format!("two tasks are called `{name}`"))
-                    .label(&draft.name_span, "used again here")
-                    .label(&drafts[*first as usize].name_span, "first used here")
+                    .label(&draft.notes.name.span(), "used again here")
+                    .label(&drafts.get(*first).notes.name.span(), "first used here")
                     .help("give each task a name of its own; for many alike use `array`"),
             ),
             None => {
-                by_name.insert(name, id as GroupId);
+                by_name.insert(name, id);
             }
         }
     }

@@ -2,14 +2,14 @@
 
 use rustc_hash::FxHashMap;
 
+use super::drafts::{Draft, Drafts, NeedView};
 use super::links::Links;
-use super::task::Draft;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
-use crate::job::read::{At, Span};
+use crate::job::read::Span;
 use crate::job::template::{self, Element, Place, Placeholder, Template, compile};
 use crate::job::units::{IndexSet, shorten};
-use crate::job::values::{NeedSpec, When, Words};
+use crate::job::values::{When, Words};
 
 /// More edges than this from one entry of `needs` are refused.
 const MOST_EDGES: u64 = 100_000_000;
@@ -48,51 +48,51 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
     Ok(Parts { condition, name, bracket })
 }
 
-/// Resolves the needs of all tasks.
+/// Resolves the needs of a group's tasks; `text` is that of the file.
 pub(super) fn resolve_needs(
-    drafts: &[Draft<'_>],
+    to: GroupId,
+    drafts: &Drafts,
     by_name: &FxHashMap<&str, GroupId>,
+    text: &str,
     links: &mut Links,
     findings: &mut Findings,
 ) {
-    for (id, draft) in drafts.iter().enumerate() {
-        let mut resolver = Resolver { drafts, by_name, to: id as GroupId, links, findings };
-        draft.needs.iter().for_each(|need| resolver.need(&need.value, &need.span));
-    }
+    let mut resolver = Resolver { drafts, by_name, to, links, findings };
+    drafts.get(to).notes.needs.iter().for_each(|need| resolver.need(&need.view(text)));
 }
 
-struct Resolver<'a, 's> {
-    drafts: &'a [Draft<'s>],
+struct Resolver<'a> {
+    drafts: &'a Drafts,
     by_name: &'a FxHashMap<&'a str, GroupId>,
     to: GroupId,
     links: &'a mut Links,
     findings: &'a mut Findings,
 }
 
-impl<'a, 's> Resolver<'a, 's> {
-    fn draft(&self, group: GroupId) -> &'a Draft<'s> {
-        &self.drafts[group as usize]
+impl<'a> Resolver<'a> {
+    fn draft(&self, group: GroupId) -> Draft<'a> {
+        self.drafts.get(group)
     }
 
-    fn need(&mut self, need: &NeedSpec, span: &Span) {
-        let text = need.text.value.as_str();
+    fn need(&mut self, need: &NeedView<'_>) {
+        let (text, span) = (need.text, &need.span);
         let parts = match split(text) {
             Ok(parts) => parts,
             Err(reason) => {
                 let message = format!("{:?} in `needs` cannot be read: {reason}", shorten(text));
                 self.findings.push(
                     Diagnostic::error(message)
-                        .at(&need.text.span)
+                        .at(&need.text_span)
                         .help("write \"tile\", \"tile[3]\" or \"afterany:tile\""),
                 );
                 return;
             }
         };
-        let (Some(when), Some(from)) = (self.when(&parts, need), self.find(&parts, &need.text.span)) else { return };
-        if self.draft(from).broken || self.draft(self.to).broken {
+        let (Some(when), Some(from)) = (self.when(&parts, need), self.find(&parts, &need.text_span)) else { return };
+        if self.draft(from).notes.broken || self.draft(self.to).notes.broken {
             return;
         }
-        let Some(shapes) = self.shapes(from, when, &parts, &need.text) else { return };
+        let Some(shapes) = self.shapes(from, when, &parts, &need.text_span) else { return };
         let on = match when {
             When::Ok | When::Corresponding => Condition::Ok,
             When::NotOk => Condition::NotOk,
@@ -112,15 +112,15 @@ impl<'a, 's> Resolver<'a, 's> {
         }
     }
 
-    fn when(&mut self, parts: &Parts<'_>, need: &NeedSpec) -> Option<When> {
-        match (parts.condition, &need.when) {
+    fn when(&mut self, parts: &Parts<'_>, need: &NeedView<'_>) -> Option<When> {
+        match (parts.condition, need.when) {
             (None, None) => Some(When::Ok),
             (None, Some(when)) => Some(when.value.0),
             (Some(_), Some(when)) => {
                 self.findings.push(
                     Diagnostic::error("the condition is given twice")
                         .label(&when.span, "here")
-                        .label(&need.text.span, "and here"),
+                        .label(&need.text_span, "and here"),
                 );
                 None
             }
@@ -130,7 +130,7 @@ impl<'a, 's> Resolver<'a, 's> {
                     let words: Vec<&str> = When::WORDS.iter().map(|(word, ..)| *word).collect();
                     self.findings.push(
                         Diagnostic::error(format!("unknown condition `{}`", shorten(word)))
-                            .at(&need.text.span)
+                            .at(&need.text_span)
                             .help(suggest(word, &words, "conditions")),
                     );
                 }
@@ -153,7 +153,7 @@ impl<'a, 's> Resolver<'a, 's> {
         } else if let Some(meant) = closest(parts.name, self.by_name.keys().copied()) {
             format!("did you mean `{meant}`?")
         } else {
-            let mut names: Vec<&str> = self.drafts.iter().take(40).map(|draft| draft.group.name.as_str()).collect();
+            let mut names: Vec<&str> = self.drafts.iter().take(40).map(|draft| &*draft.group.name).collect();
             names.retain(|name| !name.is_empty());
             names.dedup();
             suggest(&name, &names, "tasks")
@@ -162,15 +162,15 @@ impl<'a, 's> Resolver<'a, 's> {
         None
     }
 
-    fn shapes(&mut self, from: GroupId, when: When, parts: &Parts<'_>, text: &At<String>) -> Option<Vec<LinkShape>> {
+    fn shapes(&mut self, from: GroupId, when: When, parts: &Parts<'_>, span: &Span) -> Option<Vec<LinkShape>> {
         let bracket = match (parts.bracket, when) {
             (None, When::Corresponding) => "{index}",
-            (None, _) if from == self.to => return self.refuse_self(&text.span),
+            (None, _) if from == self.to => return self.refuse_self(span),
             (None, _) => return Some(vec![LinkShape::All]),
             (Some(_), When::Corresponding) => {
                 let message = "`aftercorr` already means the element with the same index";
                 self.findings.push(
-                    Diagnostic::error(message).at(&text.span).help(format!("write \"aftercorr:{}\"", parts.name)),
+                    Diagnostic::error(message).at(span).help(format!("write \"aftercorr:{}\"", parts.name)),
                 );
                 return None;
             }
@@ -179,25 +179,24 @@ impl<'a, 's> Resolver<'a, 's> {
         if !self.draft(from).group.indexed {
             self.findings.push(
                 Diagnostic::error(format!("`{}` is neither an array nor a matrix, so it has no elements", parts.name))
-                    .at(&text.span)
-                    .label(&self.draft(from).name_span, "it is defined here")
+                    .at(span)
+                    .label(&self.draft(from).notes.name.span(), "it is defined here")
                     .help(format!("write \"{}\"", parts.name)),
             );
             return None;
         }
         if !self.draft(self.to).group.indexed {
-            return self.fixed(from, bracket, &text.span);
+            return self.fixed(from, bracket, span);
         }
-        let bracket = At::new(bracket.to_string(), text.span.clone());
-        let template = compile(&bracket, Place::Plain, &self.draft(self.to).body.space, self.findings);
+        let template = compile((bracket, span), Place::Plain, self.draft(self.to).body.space(), self.findings);
         match template.constant() {
-            Some(set) => self.fixed(from, set, &text.span),
-            None => self.element_wise(from, &template, &text.span),
+            Some(set) => self.fixed(from, set, span),
+            None => self.element_wise(from, &template, span),
         }
     }
 
     fn refuse_self<T>(&mut self, span: &Span) -> Option<T> {
-        let name = self.draft(self.to).group.name.as_str();
+        let name = &self.draft(self.to).group.name;
         self.findings.push(
             Diagnostic::error(format!("`{name}` needs itself, so it could never start"))
                 .at(span)
@@ -209,7 +208,7 @@ impl<'a, 's> Resolver<'a, 's> {
     /// The same elements for every task: `tile[3]`, `tile[0-9]`.
     fn fixed(&mut self, from: GroupId, text: &str, span: &Span) -> Option<Vec<LinkShape>> {
         if text.contains('{') {
-            let to = &self.draft(self.to).group;
+            let to = self.draft(self.to).group;
             let help = match to.indexed {
                 false => format!("`{}` is neither an array nor a matrix, so it has no `{{index}}`", to.name),
                 true => "the placeholders here are `{index}` and the axes of this task".to_string(),
@@ -219,7 +218,7 @@ impl<'a, 's> Resolver<'a, 's> {
             return None;
         }
         let set = self.indices(text, span)?;
-        let space = &self.draft(from).body.space;
+        let space = self.draft(from).body.space();
         if set == space.indices() {
             return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::All]) };
         }
@@ -246,17 +245,17 @@ impl<'a, 's> Resolver<'a, 's> {
     fn element_wise(&mut self, from: GroupId, template: &Template, span: &Span) -> Option<Vec<LinkShape>> {
         let (source, target) = (self.draft(from), self.draft(self.to));
         let own_index = template.sole() == Some(Placeholder::Index);
-        if own_index && source.body.space.indices() == target.body.space.indices() {
+        if own_index && source.body.space().indices() == target.body.space().indices() {
             return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::Each]) };
         }
         let mut pairs = Vec::new();
         for number in 0..target.group.count {
-            let element = Element { name: &target.group.name, space: &target.body.space, number };
+            let element = Element { name: &target.group.name, space: target.body.space(), number };
             for index in self.indices(&template.fill(element), span)?.iter() {
-                match source.body.space.element(index) {
+                match source.body.space().element(index) {
                     Some(needed) if from == self.to && needed == number => return self.refuse_self(span),
                     Some(needed) => pairs.push((needed, number)),
-                    None => return self.refuse_index(from, index, target.body.space.index(number), span),
+                    None => return self.refuse_index(from, index, target.body.space().index(number), span),
                 }
                 if pairs.len() > MOST_PAIRS {
                     return self.refuse_size(span);
@@ -282,7 +281,7 @@ impl<'a, 's> Resolver<'a, 's> {
 
     fn refuse_index<T>(&mut self, from: GroupId, index: u64, by: Option<u64>, span: &Span) -> Option<T> {
         let (source, target) = (self.draft(from), self.draft(self.to));
-        let name = source.group.name.as_str();
+        let name = &source.group.name;
         let message = match by {
             Some(own) => format!("`{}[{own}]` needs `{name}[{index}]`, which does not exist", target.group.name),
             None => format!("`{name}` has no element with the index {index}"),
@@ -291,8 +290,8 @@ impl<'a, 's> Resolver<'a, 's> {
             Diagnostic::error(message)
                 .at(span)
                 .label(
-                    &source.space_span,
-                    format!("its indices are {}", shorten(&source.body.space.indices().to_string())),
+                    &source.notes.space.span(),
+                    format!("its indices are {}", shorten(&source.body.space().indices().to_string())),
                 )
                 .help(match by {
                     Some(_) => "element by element, every index here must exist there".to_string(),

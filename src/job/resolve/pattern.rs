@@ -1,7 +1,7 @@
 //! `pattern`, with what belongs to it: a family of tasks that depend on each other by a rule.
 
+use super::drafts::Drafts;
 use super::links::Links;
-use super::task::Draft;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::graph::pattern::{Dependence, Pattern};
 use crate::job::diagnostic::{Diagnostic, Findings};
@@ -111,13 +111,13 @@ fn check_size(pattern: &Pattern, span: &Span, findings: &mut Findings) -> bool {
     edges <= MOST_EDGES
 }
 
-/// Links the points of every pattern.
-pub(super) fn link(drafts: &[Draft<'_>], links: &mut Links) {
-    for (id, draft) in drafts.iter().enumerate().filter(|(_, draft)| !draft.broken) {
-        if let Space::Pattern(pattern) = draft.body.space {
-            let id = id as GroupId;
-            let shape = LinkShape::Pattern(pattern);
-            links.merge(Link { from: id, to: id, shape, on: Condition::Ok, bytes: 0, span: draft.space_span.clone() });
-        }
+/// Links the points of a group, if they are a pattern.
+pub(super) fn link(id: GroupId, drafts: &Drafts, links: &mut Links) {
+    let draft = drafts.get(id);
+    if let Space::Pattern(pattern) = *draft.body.space()
+        && !draft.notes.broken
+    {
+        let (shape, span) = (LinkShape::Pattern(pattern), draft.notes.space.span());
+        links.merge(Link { from: id, to: id, shape, on: Condition::Ok, bytes: 0, span });
     }
 }

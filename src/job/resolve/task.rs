@@ -1,95 +1,23 @@
 //! One `[[task]]` table: what it says of itself, before it is put in relation to others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Context;
+use super::drafts::{Need, Notes, Place as Spot, Shared};
 use super::names::{check_dir, check_name, make_name};
 use super::pattern;
-use crate::job::body::{Arg, Body, FileTemplate, WorkTemplate};
+use crate::job::body::{Arg, Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
-use crate::job::read::{At, Section, Span};
+use crate::job::read::{At, Span};
 use crate::job::space::{Axis, Space};
 use crate::job::spec::{Common, TaskSpec};
 use crate::job::template::{Element, Place, Template, compile};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::values::{ArgsSpec, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, NeedSpec, RawArg, RetriesSpec};
+use crate::job::values::{ArgsSpec, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, RawArg, RetriesSpec};
 use crate::job::{Group, MpiShape, Retry, Work};
 use crate::model::TaskId;
-
-/// A resolved task table whose dependencies are still as typed.
-pub(super) struct Draft<'s> {
-    pub group: Group,
-    pub body: Body,
-    pub needs: &'s [At<NeedSpec>],
-    pub name_span: Span,
-    pub space_span: Span,
-    pub input_spans: Vec<Span>,
-    pub output_spans: Vec<Span>,
-    /// True if it had a mistake, so that what refers to it cannot be judged.
-    pub broken: bool,
-}
-
-impl Draft<'_> {
-    /// The name of one of its tasks.
-    pub(super) fn task_name(&self, element: u32) -> String {
-        match self.body.space.index(element) {
-            Some(index) => format!("{}[{index}]", self.group.name),
-            None => self.group.name.clone(),
-        }
-    }
-}
-
-/// Resolves one table. Always gives a draft; what could not be made out is replaced by something harmless.
-pub(super) fn resolve_task<'s>(
-    spec: &'s At<TaskSpec>,
-    defaults: &Common,
-    context: &Context<'_>,
-    findings: &mut Findings,
-) -> Draft<'s> {
-    let own = &spec.value.own;
-    let name = name(spec, findings);
-    let (space, limit, space_span) = space(spec, findings);
-    let mut resolver = Resolver { spec, name: &name, space, context, findings };
-    let common = spec.value.common.clone().or(defaults);
-    let body = resolver.body(&common, defaults);
-    let space_typed = ["array", "matrix", "pattern"].iter().any(|key| spec.value.typed.contains(key));
-    let broken = space_typed && !body.space.is_indexed();
-    let estimate = match common.estimate.as_ref().map(|at| &at.value) {
-        Some(EstimateSpec::Fixed(duration)) => Some(*duration),
-        _ => resolver.check_estimate(&body, common.estimate.as_ref()),
-    };
-    resolver.check_bounds(&common);
-    let group = Group {
-        first: TaskId(0),
-        count: 1,
-        indexed: body.space.is_indexed(),
-        limit,
-        cpus: small(common.cpus.as_ref().map_or(1, |at| at.value.0)),
-        memory: common.memory.as_ref().map(|at| at.value.0),
-        gpus: small(common.gpus.as_ref().map_or(0, |at| at.value.0)),
-        time: common.time.as_ref().map(|at| at.value.0),
-        retry: retry(common.retries.as_ref().map(|at| &at.value)),
-        priority: common.priority.as_ref().and_then(|at| i32::try_from(at.value.0).ok()).unwrap_or(0),
-        estimate,
-        class: common.class.as_ref().map_or_else(|| name.clone(), |at| at.value.clone()),
-        mpi: resolver.mpi(),
-        name,
-    };
-    let spans = |files: Option<&At<FilesSpec>>| -> Vec<Span> {
-        files.map_or(Vec::new(), |files| files.value.0.iter().map(|file| file.name.span.clone()).collect())
-    };
-    Draft {
-        group,
-        body,
-        needs: own.needs.as_ref().map_or(&[], |needs| &needs.value.0),
-        name_span: own.name.as_ref().map_or_else(|| spec.span.clone(), |at| at.span.clone()),
-        space_span,
-        input_spans: spans(own.inputs.as_ref()),
-        output_spans: spans(own.outputs.as_ref()),
-        broken,
-    }
-}
 
 /// A number that its reader has bounded to less than `u32` holds.
 fn small(value: i64) -> u32 {
@@ -147,41 +75,107 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
     }
 }
 
-struct Resolver<'a> {
+/// Resolves one table.
+pub(super) struct Resolver<'a> {
     spec: &'a At<TaskSpec>,
-    name: &'a str,
+    defaults: &'a Common,
+    name: Arc<str>,
     space: Space,
+    limit: Option<u32>,
+    space_span: Span,
     context: &'a Context<'a>,
+    shared: &'a mut Shared,
     findings: &'a mut Findings,
 }
 
-impl Resolver<'_> {
-    fn template(&mut self, text: &At<String>) -> Template {
-        compile(text, Place::Plain, &self.space, self.findings)
+impl<'a> Resolver<'a> {
+    pub(super) fn new(
+        spec: &'a At<TaskSpec>,
+        defaults: &'a Common,
+        context: &'a Context<'a>,
+        shared: &'a mut Shared,
+        findings: &'a mut Findings,
+    ) -> Self {
+        let name = name(spec, findings).into();
+        let (space, limit, space_span) = space(spec, findings);
+        Resolver { spec, defaults, name, space, limit, space_span, context, shared, findings }
     }
 
-    fn body(&mut self, common: &Common, defaults: &Common) -> Body {
+    /// Always gives a draft; what could not be made out is replaced by something harmless.
+    pub(super) fn draft(mut self) -> (Group, Body, Notes) {
+        let own = &self.spec.value.own;
+        let common = Given { own: &self.spec.value.common, defaults: self.defaults };
+        let body = self.body(&common);
+        let group = self.group(&common, &body);
+        let space_typed = ["array", "matrix", "pattern"].iter().any(|key| self.spec.value.typed.contains(key));
+        let spots = |files: Option<&At<FilesSpec>>| -> Box<[Spot]> {
+            files.map_or_else(Box::default, |at| at.value.0.iter().map(|file| Spot::of(&file.name.span)).collect())
+        };
+        let text = self.context.text;
+        let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
+        let notes = Notes {
+            needs: needs.map(|need| Need::new(need, text)).collect(),
+            name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
+            space: Spot::of(&self.space_span),
+            inputs: spots(own.inputs.as_ref()),
+            outputs: spots(own.outputs.as_ref()),
+            broken: space_typed && !self.space.is_indexed(),
+        };
+        (group, body, notes)
+    }
+
+    fn group(&mut self, common: &Given<'_>, body: &Body) -> Group {
+        let estimate = match common.get(|c| &c.estimate).map(|at| &at.value) {
+            Some(EstimateSpec::Fixed(duration)) => Some(*duration),
+            _ => self.check_estimate(body, common.get(|c| &c.estimate)),
+        };
+        self.check_bounds(common);
+        Group {
+            first: TaskId(0),
+            count: 1,
+            indexed: self.space.is_indexed(),
+            limit: self.limit,
+            cpus: small(common.get(|c| &c.cpus).map_or(1, |at| at.value.0)),
+            memory: common.get(|c| &c.memory).map(|at| at.value.0),
+            gpus: small(common.get(|c| &c.gpus).map_or(0, |at| at.value.0)),
+            time: common.get(|c| &c.time).map(|at| at.value.0),
+            retry: retry(common.get(|c| &c.retries).map(|at| &at.value)),
+            priority: common.get(|c| &c.priority).and_then(|at| i32::try_from(at.value.0).ok()).unwrap_or(0),
+            estimate,
+            class: common.get(|c| &c.class).map_or_else(|| Arc::clone(&self.name), |at| self.shared.text(&at.value)),
+            mpi: self.mpi(),
+            name: Arc::clone(&self.name),
+        }
+    }
+
+    fn template(&mut self, text: &str, span: &Span) -> Template {
+        let template = compile((text, span), Place::Plain, &self.space, self.findings);
+        self.shared.template(template)
+    }
+
+    fn body(&mut self, common: &Given<'_>) -> Body {
         let own = &self.spec.value.own;
         let work = self.work();
-        if let Some(dir) = &common.dir {
+        if let Some(dir) = common.get(|c| &c.dir) {
             check_dir("dir", dir, self.findings);
         }
-        let estimate = match common.estimate.as_ref().map(|at| (&at.value, &at.span)) {
-            Some((EstimateSpec::Text(text), span)) => Some(self.template(&At::new(text.clone(), span.clone()))),
+        let estimate = match common.get(|c| &c.estimate).map(|at| (&at.value, &at.span)) {
+            Some((EstimateSpec::Text(text), span)) => Some(self.template(text, span)),
             _ => None,
         };
-        Body {
-            work,
+        let extras = Extras {
             stdin: self.stream("stdin", own.stdin.as_ref()),
-            stdout: self.stream("stdout", common.stdout.as_ref()),
-            stderr: self.stream("stderr", common.stderr.as_ref()),
-            dir: common.dir.as_ref().map(|dir| self.template(dir)),
-            env: self.variables(defaults.env.as_ref(), self.spec.value.common.env.as_ref()),
-            inputs: self.files(own.inputs.as_ref()),
-            outputs: self.files(own.outputs.as_ref()),
+            stdout: self.stream("stdout", common.get(|c| &c.stdout)),
+            stderr: self.stream("stderr", common.get(|c| &c.stderr)),
+            dir: common.get(|c| &c.dir).map(|dir| self.template(&dir.value, &dir.span)),
             estimate,
-            space: self.space.clone(),
-        }
+        };
+        let env = self.variables(common.defaults.env.as_ref(), common.own.env.as_ref());
+        let inputs = self.files(own.inputs.as_ref());
+        let outputs = self.files(own.outputs.as_ref());
+        let (env, extras) = (self.shared.env(env), self.shared.extras(extras));
+        let family = self.space.is_indexed().then(|| Box::new(self.space.clone()));
+        Body { family, work, env, inputs, outputs, extras }
     }
 
     fn work(&mut self) -> WorkTemplate {
@@ -195,7 +189,7 @@ impl Resolver<'_> {
             );
         } else if !typed("command") && !typed("kernel") {
             self.findings.push(
-                Diagnostic::error(format!("the task `{}` has nothing to run", shorten(self.name)))
+                Diagnostic::error(format!("the task `{}` has nothing to run", shorten(&self.name)))
                     .at(&self.spec.span)
                     .help("give it a `command` or a `kernel`"),
             );
@@ -210,16 +204,18 @@ impl Resolver<'_> {
         match (&own.command, &own.kernel) {
             (_, Some(kernel)) => self.kernel(kernel, own.args.as_ref()),
             (Some(command), None) => self.command(command),
-            (None, None) => WorkTemplate::Command(Vec::new()),
+            (None, None) => WorkTemplate::Command(Box::default()),
         }
     }
 
     fn command(&mut self, command: &At<CommandSpec>) -> WorkTemplate {
         match &command.value {
-            CommandSpec::List(words) => WorkTemplate::Command(words.iter().map(|word| self.template(word)).collect()),
+            CommandSpec::List(words) => {
+                WorkTemplate::Command(words.iter().map(|word| self.template(&word.value, &word.span)).collect())
+            },
             CommandSpec::Line(line) => {
-                let line = At::new(line.clone(), command.span.clone());
-                WorkTemplate::Shell(compile(&line, Place::Shell, &self.space, self.findings))
+                let line = compile((line, &command.span), Place::Shell, &self.space, self.findings);
+                WorkTemplate::Shell(self.shared.template(line))
             }
         }
     }
@@ -228,7 +224,7 @@ impl Resolver<'_> {
         let typed: &[(String, At<RawArg>)] = args.map_or(&[], |args| &args.value.0);
         let args_templates: Vec<(String, Arg)> =
             typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
-        let work = WorkTemplate::Kernel { name: kernel.value.clone(), args: args_templates };
+        let work = WorkTemplate::Kernel { name: self.shared.text(&kernel.value), args: self.shared.args(args_templates) };
         if !self.context.kernels.knows(&kernel.value) {
             let names = self.context.kernels.names();
             self.findings.push(
@@ -246,7 +242,7 @@ impl Resolver<'_> {
         match &arg.value {
             RawArg::Fixed(value) => Arg::Fixed(value.clone()),
             RawArg::Text(text) => {
-                let template = self.template(&At::new(text.clone(), arg.span.clone()));
+                let template = self.template(text, &arg.span);
                 match (template.sole(), template.constant()) {
                     (Some(placeholder), _) => Arg::Value(placeholder),
                     (None, Some(text)) => Arg::Fixed(toml::Value::String(text.to_string())),
@@ -275,7 +271,7 @@ impl Resolver<'_> {
     }
 
     fn element(&self, number: u32) -> Element<'_> {
-        Element { name: self.name, space: &self.space, number }
+        Element { name: &self.name, space: &self.space, number }
     }
 
     fn stream(&mut self, key: &str, text: Option<&At<String>>) -> Option<Template> {
@@ -288,7 +284,7 @@ impl Resolver<'_> {
         if let Err(reason) = check_patterns(&text.value, self.space.is_indexed()) {
             self.findings.push(Diagnostic::error(format!("`{key}`: {reason}")).at(&text.span));
         }
-        let template = self.template(text);
+        let template = self.template(&text.value, &text.span);
         let shared = self.space.is_indexed() && template.is_same_for_all() && !tells_elements_apart(&text.value);
         if shared && key != "stdin" && !text.value.starts_with("/dev/") {
             self.findings.push(
@@ -301,23 +297,23 @@ impl Resolver<'_> {
     }
 
     /// The variables of `[defaults]`, replaced and followed by the task's own.
-    fn variables(&mut self, defaults: Option<&At<EnvSpec>>, own: Option<&At<EnvSpec>>) -> Vec<(String, Template)> {
-        let of = |env: Option<&At<EnvSpec>>| env.map(|at| at.value.0.clone()).unwrap_or_default();
-        let own = of(own);
-        let mut variables = of(defaults);
-        variables.retain(|(name, _)| own.iter().all(|(other, _)| other.value != name.value));
-        variables.extend(own);
-        variables.into_iter().map(|(name, value)| (name.value, self.template(&value))).collect()
+    fn variables(&mut self, defaults: Option<&At<EnvSpec>>, own: Option<&At<EnvSpec>>) -> Vec<(Arc<str>, Template)> {
+        let own = own.map_or(&[][..], |at| &at.value.0);
+        let kept = defaults.iter().flat_map(|at| &at.value.0).filter(|(name, _)| own.iter().all(|(other, _)| other.value != name.value));
+        let variable = |(name, value): &(At<String>, At<String>)| {
+            (self.shared.text(&name.value), self.template(&value.value, &value.span))
+        };
+        kept.chain(own).map(variable).collect()
     }
 
-    fn files(&mut self, files: Option<&At<FilesSpec>>) -> Vec<FileTemplate> {
-        let Some(files) = files else { return Vec::new() };
-        files.value.0.iter().map(|file| FileTemplate { name: self.template(&file.name), size: file.size }).collect()
+    fn files(&mut self, files: Option<&At<FilesSpec>>) -> Box<[FileTemplate]> {
+        let Some(files) = files else { return Box::default() };
+        files.value.0.iter().map(|file| FileTemplate { name: self.template(&file.name.value, &file.name.span), size: file.size }).collect()
     }
 
     /// Fills the estimate in for a few elements; gives that of the first.
     fn check_estimate(&mut self, body: &Body, typed: Option<&At<EstimateSpec>>) -> Option<Duration> {
-        let (template, typed) = (body.estimate.as_ref()?, typed?);
+        let (template, typed) = (body.extras.estimate.as_ref()?, typed?);
         let mut first = None;
         for number in self.space.samples() {
             match parse_duration(&template.fill(self.element(number))) {
@@ -331,15 +327,15 @@ impl Resolver<'_> {
         first
     }
 
-    fn check_bounds(&mut self, common: &Common) {
-        if let Some(time) = common.time.as_ref().filter(|time| time.value.0.is_zero()) {
+    fn check_bounds(&mut self, common: &Given<'_>) {
+        if let Some(time) = common.get(|c| &c.time).filter(|time| time.value.0.is_zero()) {
             self.findings.push(
                 Diagnostic::error("a time limit of 0 would stop the task at once")
                     .at(&time.span)
                     .help("leave `time` out for no limit"),
             );
         }
-        if let Some(memory) = common.memory.as_ref().filter(|memory| memory.value.0 == 0) {
+        if let Some(memory) = common.get(|c| &c.memory).filter(|memory| memory.value.0 == 0) {
             self.findings.push(
                 Diagnostic::error("a memory limit of 0 lets no task run")
                     .at(&memory.span)
@@ -363,5 +359,17 @@ impl Resolver<'_> {
             ranks: small(ranks.value.0),
             per_node: mpi.value.per_node.as_ref().map(|at| small(at.value.0)),
         })
+    }
+}
+
+/// The fields that `[defaults]` may give: a table's own ones, and where they are absent those.
+struct Given<'a> {
+    own: &'a Common,
+    defaults: &'a Common,
+}
+
+impl<'a> Given<'a> {
+    fn get<T>(&self, field: fn(&Common) -> &Option<At<T>>) -> Option<&'a At<T>> {
+        field(self.own).as_ref().or_else(|| field(self.defaults).as_ref())
     }
 }

@@ -15,6 +15,9 @@ use crate::observe::run_view::{RunView, node_of};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::{Slice, Timeline};
 
+/// A job may have as many classes as tasks; each that is looked at takes a look at every attempt.
+const MOST_CLASSES: usize = 100;
+
 /// See the module's text.
 pub(super) struct Case<'a> {
     pub run: &'a RunView,
@@ -150,11 +153,12 @@ impl<'a> Case<'a> {
         busy_s * (1.0 - makespan as f64 / self.base as f64).max(0.0)
     }
 
-    /// The classes, those with the most work first.
+    /// The classes with the most work, most first: what the others do saves nothing worth a sentence.
     pub fn by_work(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = (0..self.classes.len() as u32).collect();
         let work = |number: u32| self.classes[number as usize].work_s;
         numbers.sort_by(|a, b| work(*b).total_cmp(&work(*a)));
+        numbers.truncate(MOST_CLASSES);
         numbers
     }
 

@@ -186,7 +186,7 @@ fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
     }
     let name = &case.names[number as usize];
     let narrow = |job: &mut Job| {
-        let of_class = job.groups.iter_mut().filter(|group| group.class == *name);
+        let of_class = job.groups.iter_mut().filter(|group| *group.class == **name);
         of_class.for_each(|group| group.cpus = group.cpus.min(enough));
     };
     Some(

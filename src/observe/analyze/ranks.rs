@@ -1,5 +1,7 @@
 //! Ranks: one slower than the others, too many of them, late to start, short of work that others have.
 
+use std::collections::BTreeMap;
+
 use super::Finding;
 use super::case::Case;
 use crate::observe::idle::Use;
@@ -49,15 +51,16 @@ fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
     if ranks.len() < 2 {
         return Vec::new();
     }
-    // Medians by class and rank.
-    let mut times: Vec<Vec<Vec<u64>>> = vec![vec![Vec::new(); ranks.len()]; case.classes.len()];
-    for slice in case.slices.iter().filter(|slice| slice.outcome.ok()) {
+    // Times by class and rank, of classes with enough tasks for a median on two ranks.
+    let telling = |class: u32| case.classes[class as usize].ran.count() >= 2 * LEAST as u64;
+    let mut times: BTreeMap<u32, Vec<Vec<u64>>> = BTreeMap::new();
+    for slice in case.slices.iter().filter(|slice| slice.outcome.ok() && telling(slice.class)) {
         if let Ok(rank) = ranks.binary_search(&slice.rank) {
-            times[slice.class as usize][rank].push(slice.ran());
+            times.entry(slice.class).or_insert_with(|| vec![Vec::new(); ranks.len()])[rank].push(slice.ran());
         }
     }
     let (mut took, mut expected, mut tasks) = (vec![0.0; ranks.len()], vec![0.0; ranks.len()], vec![0u64; ranks.len()]);
-    for by_rank in &mut times {
+    for by_rank in times.values_mut() {
         let medians: Vec<Option<f64>> = by_rank.iter_mut().map(|times| median(times)).collect();
         for rank in 0..ranks.len() {
             let mut others: Vec<f64> =
@@ -74,10 +77,13 @@ fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
     all.map(|rank| (ranks[rank], took[rank] / expected[rank], tasks[rank])).collect()
 }
 
-/// The median; of fewer than three nothing can be said.
+/// Of fewer times nothing can be said.
+const LEAST: usize = 3;
+
+/// The median.
 fn median(times: &mut [u64]) -> Option<f64> {
     times.sort_unstable();
-    if times.len() < 3 { None } else { Some(times[times.len() / 2] as f64) }
+    if times.len() < LEAST { None } else { Some(times[times.len() / 2] as f64) }
 }
 
 /// A run that would have been about as fast with less: fewer ranks, or fewer slots of the only one.

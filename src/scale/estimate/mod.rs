@@ -11,8 +11,10 @@ mod lessons;
 mod lognormal;
 mod unusual;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
@@ -30,7 +32,7 @@ pub struct ClassId(pub u32);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClassPrior {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// How long one of its tasks takes, if the job file says so (for tasks that differ, see
     /// [`RemainingTask::prior`](super::RemainingTask::prior)).
     pub estimate: Option<Duration>,
@@ -74,7 +76,7 @@ pub struct Estimates {
 /// One class: what is believed of the factor between prior and duration.
 #[derive(Clone, Debug)]
 struct Class {
-    name: String,
+    name: Arc<str>,
     /// Seconds that the factor refers to, for a task without a prior of its own.
     size: f64,
     factor: LogNormal,
@@ -104,7 +106,8 @@ impl Estimates {
 
     /// Takes what earlier runs of the job found in place of guesses: for these classes, and for the delay of nodes, whose kinds are listed.
     pub fn recall(&mut self, history: &History, moment: Moment, classes: &[&str], kinds: &[&str]) {
-        for class in self.classes.iter_mut().filter(|class| classes.contains(&class.name.as_str())) {
+        let classes: FxHashSet<&str> = classes.iter().copied().collect();
+        for class in self.classes.iter_mut().filter(|class| classes.contains(&*class.name)) {
             if let Some(belief) = history.class(&class.name, class.size, moment) {
                 (class.factor, class.known) = (belief, true);
             }
@@ -257,7 +260,7 @@ mod tests {
 
     #[test]
     fn classes_that_ran_tell_of_those_that_have_not() {
-        let class = |name: usize| ClassPrior { name: name.to_string(), estimate: None };
+        let class = |name: usize| ClassPrior { name: name.to_string().into(), estimate: None };
         let mut estimates = Estimates::new((0..20).map(class).collect(), &[]);
         let before = estimates.task(ClassId(19), None);
         for class in 0..15 {

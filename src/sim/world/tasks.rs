@@ -32,8 +32,7 @@ impl World<'_> {
     }
 
     pub(super) fn needs(&self, rank: u32, task: TaskId) -> Option<Needs> {
-        let group = self.scene.group(task) as usize;
-        glue::needs(group, &self.scene.job.groups[group], &self.seats[rank as usize].limits)
+        glue::needs(&self.scene.job, task, &self.seats[rank as usize].limits)
     }
 
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On, queue: &mut VecDeque<worker::Event>) {

@@ -1,0 +1,272 @@
+//! The text of a job file in pieces, so that a file of a million `[[task]]` tables is never one tree.
+//!
+//! The parser needs twenty times the memory of the text for the tree of a document. So the text is cut at the headers of its
+//! tables: runs of `[[task]]` tables are parsed and read one piece after the other, and what is left when they are taken out
+//! (the *remainder*: `[job]`, `[defaults]`, ...) is parsed as one document. The parser's own lexer finds the headers, so a
+//! header in a string, a comment or a list is none. Places are moved to where they are in the whole text.
+//!
+//! What the parser would say about the whole text it says about the pieces, but for what relates a piece to another. A text
+//! in which that could matter is one piece.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use toml_parser::Source;
+use toml_parser::lexer::{Token, TokenKind};
+
+use super::diagnostic::Diagnostic;
+use super::read::Span;
+
+/// The key under which the tables stand that are read piece by piece.
+pub(crate) const TABLES: &str = "task";
+
+/// A piece ends with the first table that makes it at least this long (bytes). It bounds the memory of the tree of a piece.
+const LEAST_PIECE: usize = 64 << 10;
+
+/// A text with the places at which it is cut.
+pub(crate) struct Document<'t> {
+    text: &'t str,
+    /// What is no task table.
+    remainder: Vec<Span>,
+    /// Runs of task tables, each with the tables inside of them (`[task.env]`).
+    pieces: Vec<Span>,
+    tables: usize,
+}
+
+/// A part of a text as the parser sees it, with places in the whole text.
+pub(crate) struct Parsed<'t> {
+    pub root: DeTable<'t>,
+    pub mistakes: Vec<Diagnostic>,
+}
+
+impl<'t> Document<'t> {
+    /// Finds the places at which a text can be cut.
+    pub(crate) fn cut(text: &'t str) -> Document<'t> {
+        let document = Document { text, remainder: Vec::new(), pieces: Vec::new(), tables: 0 };
+        let mut cutter = Cutter { document, from: 0, in_tables: false };
+        let mut headers = Headers { text, tokens: Source::new(text).lex(), open: Vec::new() };
+        match headers.all(|at, header| cutter.take(at, header)) {
+            Some(()) => cutter.finish(),
+            None => Document::whole(text),
+        }
+    }
+
+    /// The text as one piece, which is its remainder.
+    pub(crate) fn whole(text: &'t str) -> Document<'t> {
+        Document { text, remainder: vec![0..text.len()], pieces: Vec::new(), tables: 0 }
+    }
+
+    /// How many task tables there are outside of the remainder.
+    pub(crate) fn tables(&self) -> usize {
+        self.tables
+    }
+
+    /// The text of the remainder.
+    pub(crate) fn remainder(&self) -> Cow<'t, str> {
+        match &self.remainder[..] {
+            [only] => Cow::Borrowed(&self.text[only.clone()]),
+            parts => Cow::Owned(parts.iter().map(|part| &self.text[part.clone()]).collect()),
+        }
+    }
+
+    /// Parses the text of the remainder.
+    pub(crate) fn parse_remainder<'f>(&self, remainder: &'f str) -> Parsed<'f> {
+        parse(remainder, &|at| self.place_in_remainder(at))
+    }
+
+    /// How many pieces there are.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Parses a piece.
+    pub(crate) fn parse_piece(&self, number: usize) -> Parsed<'t> {
+        let piece = self.pieces[number].clone();
+        let start = piece.start;
+        parse(&self.text[piece], &|at| start + at)
+    }
+
+    fn place_in_remainder(&self, at: usize) -> usize {
+        let mut rest = at;
+        for part in &self.remainder {
+            if rest < part.len() {
+                return part.start + rest;
+            }
+            rest -= part.len();
+        }
+        self.remainder.last().map_or(0, |part| part.end)
+    }
+}
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Header {
+    /// `[[task]]`
+    Task,
+    /// `[task.env]` and the like: it belongs to the task table before it.
+    InTask,
+    /// Any other.
+    Other,
+}
+
+/// Finds the headers of a text.
+struct Headers<'t, I> {
+    text: &'t str,
+    tokens: I,
+    /// The brackets that are open.
+    open: Vec<TokenKind>,
+}
+
+impl<I: Iterator<Item = Token>> Headers<'_, I> {
+    /// Hands on every header with its place. `None` if one cannot be judged or is not wanted.
+    fn all(&mut self, mut each: impl FnMut(usize, Header) -> Option<()>) -> Option<()> {
+        let mut begins = true;
+        while let Some(token) = self.tokens.next() {
+            match token.kind() {
+                TokenKind::Whitespace => {}
+                TokenKind::Newline => begins = true,
+                TokenKind::LeftSquareBracket if begins && self.open.is_empty() => {
+                    each(token.span().start(), self.header()?)?;
+                }
+                kind => {
+                    begins = false;
+                    self.count(kind);
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn count(&mut self, kind: TokenKind) {
+        let opened_by = match kind {
+            TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket => {
+                self.open.push(kind);
+                return;
+            }
+            TokenKind::RightSquareBracket => TokenKind::LeftSquareBracket,
+            TokenKind::RightCurlyBracket => TokenKind::LeftCurlyBracket,
+            _ => return,
+        };
+        if self.open.last() == Some(&opened_by) {
+            self.open.pop();
+        }
+    }
+
+    /// Reads a header behind its first bracket, up to the end of its line.
+    fn header(&mut self) -> Option<Header> {
+        let mut token = self.tokens.next()?;
+        let double = token.kind() == TokenKind::LeftSquareBracket;
+        if double {
+            token = self.tokens.next()?;
+        }
+        token = self.visible(token)?;
+        // A quoted key may be the same word in other letters.
+        let is_task = match token.kind() {
+            TokenKind::Atom => &self.text[token.span().start()..token.span().end()] == TABLES,
+            TokenKind::BasicString | TokenKind::LiteralString => return None,
+            _ => false,
+        };
+        let next = if is_task { self.tokens.next()? } else { token };
+        let next = self.visible(next)?;
+        let header = match (is_task, next.kind()) {
+            (false, _) => Header::Other,
+            (true, TokenKind::RightSquareBracket) if double => Header::Task,
+            (true, _) => Header::InTask,
+        };
+        let mut last = next;
+        while !matches!(last.kind(), TokenKind::Newline | TokenKind::Eof) {
+            last = self.tokens.next()?;
+        }
+        Some(header)
+    }
+
+    /// This token, or the next one if it is white space.
+    fn visible(&mut self, token: Token) -> Option<Token> {
+        if token.kind() == TokenKind::Whitespace { self.tokens.next() } else { Some(token) }
+    }
+}
+
+struct Cutter<'t> {
+    document: Document<'t>,
+    /// Where the part begins that is open.
+    from: usize,
+    in_tables: bool,
+}
+
+impl<'t> Cutter<'t> {
+    /// Takes note of a header. `None` if the text cannot be cut.
+    fn take(&mut self, at: usize, header: Header) -> Option<()> {
+        match header {
+            Header::Task => {
+                self.document.tables += 1;
+                if !self.in_tables || at - self.from >= LEAST_PIECE {
+                    self.close(at);
+                }
+                self.in_tables = true;
+            }
+            Header::InTask if !self.in_tables => return None,
+            Header::InTask => {}
+            Header::Other => {
+                if self.in_tables {
+                    self.close(at);
+                }
+                self.in_tables = false;
+            }
+        }
+        Some(())
+    }
+
+    fn close(&mut self, at: usize) {
+        let parts = if self.in_tables { &mut self.document.pieces } else { &mut self.document.remainder };
+        parts.push(self.from..at);
+        self.from = at;
+    }
+
+    fn finish(mut self) -> Document<'t> {
+        self.close(self.document.text.len());
+        self.document
+    }
+}
+
+fn parse<'t>(text: &'t str, place: &dyn Fn(usize) -> usize) -> Parsed<'t> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let span = |span: Span| moved(span, place);
+    let mistakes = errors.iter().map(|error| syntax_error(error, span)).collect();
+    let same = place(0) == 0 && place(text.len()) == text.len();
+    let root = root.into_inner();
+    Parsed { root: if same { root } else { moved_table(root, place) }, mistakes }
+}
+
+/// A mistake that the parser found, at a place that is to be moved so.
+pub(crate) fn syntax_error(error: &toml::de::Error, moved: impl Fn(Span) -> Span) -> Diagnostic {
+    let span = moved(error.span().unwrap_or(0..0));
+    Diagnostic::error(error.message().replace('\n', ", ")).at(&span)
+}
+
+fn moved(span: Range<usize>, place: &dyn Fn(usize) -> usize) -> Range<usize> {
+    let start = place(span.start);
+    // The byte behind the last one may be elsewhere.
+    let end = if span.is_empty() { start } else { place(span.end - 1) + 1 };
+    start..end
+}
+
+fn moved_table<'t>(table: DeTable<'t>, place: &dyn Fn(usize) -> usize) -> DeTable<'t> {
+    let entry = |(key, mut value): (Spanned<Cow<'t, str>>, Spanned<DeValue<'t>>)| {
+        move_value(&mut value, place);
+        (Spanned::new(moved(key.span(), place), key.into_inner()), value)
+    };
+    table.into_iter().map(entry).collect()
+}
+
+fn move_value(value: &mut Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> usize) {
+    let span = moved(value.span(), place);
+    let mut inner = std::mem::replace(value.get_mut(), DeValue::Boolean(false));
+    match &mut inner {
+        DeValue::Array(list) => list.iter_mut().for_each(|entry| move_value(entry, place)),
+        DeValue::Table(table) => *table = moved_table(std::mem::take(table), place),
+        _ => {}
+    }
+    *value = Spanned::new(span, inner);
+}

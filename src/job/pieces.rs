@@ -1,0 +1,64 @@
+//! Reads the task tables of a document, piece by piece, in as many threads as there are CPUs.
+//!
+//! Each thread takes every n-th piece and waits when it is two ahead, so that what has been read and not yet been
+//! resolved stays small, and pieces come in the order of the text whoever reads them.
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::diagnostic::{Diagnostic, Findings};
+use super::document::{Document, TABLES};
+use super::read::{At, Read};
+use super::spec::{TaskSpec, homes_of};
+
+/// More threads than this would wait for the one that resolves what they have read.
+const MOST_READERS: usize = 8;
+
+/// Pieces that a thread reads ahead.
+const AHEAD: usize = 1;
+
+/// What was read of a piece.
+pub(crate) struct Piece {
+    /// The tables; `None` if what is there is not only task tables.
+    pub tasks: Option<Vec<At<TaskSpec>>>,
+    /// What the parser found.
+    pub syntax: Vec<Diagnostic>,
+    pub findings: Vec<Diagnostic>,
+}
+
+/// Reads all pieces; `take` gets them in the order of the text and may end it.
+pub(crate) fn read_pieces(document: &Document<'_>, mut take: impl FnMut(Piece) -> ControlFlow<()>) -> ControlFlow<()> {
+    let readers = thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS).min(document.pieces());
+    if readers <= 1 {
+        return (0..document.pieces()).try_for_each(|number| take(read_piece(document, number)));
+    }
+    thread::scope(|scope| {
+        let begin = |first: usize| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let numbers = (first..document.pieces()).step_by(readers);
+            let read = move || read_some(document, numbers, &sender);
+            // Where no thread can be had, the pieces are read below.
+            let _ = thread::Builder::new().name("read".into()).spawn_scoped(scope, read);
+            receiver
+        };
+        let receivers: Vec<Receiver<Piece>> = (0..readers).map(begin).collect();
+        (0..document.pieces()).try_for_each(|number| {
+            take(receivers[number % readers].recv().unwrap_or_else(|_| read_piece(document, number)))
+        })
+    })
+}
+
+fn read_some(document: &Document<'_>, mut numbers: impl Iterator<Item = usize>, sender: &SyncSender<Piece>) {
+    // Nobody receives any more once the rest is of no interest.
+    numbers.all(|number| sender.send(read_piece(document, number)).is_ok());
+}
+
+fn read_piece(document: &Document<'_>, number: usize) -> Piece {
+    let parsed = document.parse_piece(number);
+    let mut findings = Findings::in_file_with(homes_of);
+    let list = parsed.root.get(TABLES).filter(|_| parsed.root.len() == 1).and_then(|list| list.get_ref().as_array());
+    let mut read = |table| Some(At::new(TaskSpec::read(TABLES, table, &mut findings)?, table.span()));
+    let tasks = list.map(|list| list.iter().filter_map(&mut read).collect());
+    Piece { tasks, syntax: parsed.mistakes, findings: findings.finish() }
+}

@@ -1,0 +1,224 @@
+//! Resolved task tables whose dependencies are still as typed, in little space: there may be a million of them.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use crate::graph::link::GroupId;
+use crate::job::body::{Arg, Body, Extras};
+use crate::job::read::{At, Span};
+use crate::job::template::Template;
+use crate::job::values::{NeedSpec, OneOf, When};
+use crate::job::Group;
+
+/// Texts that are remembered in order to be shared. A job has few that many tables give, and they come early.
+const MOST_TEXTS: usize = 4096;
+
+/// A place in a text of less than 4 GiB.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    start: u32,
+    end: u32,
+}
+
+impl Place {
+    pub(super) fn of(span: &Span) -> Place {
+        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Place { start: narrow(span.start), end: narrow(span.end) }
+    }
+
+    pub(super) fn span(self) -> Span {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// A need as typed.
+pub(super) enum Need {
+    /// A string without escapes, whose text is between its quotes.
+    Quoted(Place),
+    Other(Box<At<NeedSpec>>),
+}
+
+/// What a need says, wherever that is kept.
+pub(super) struct NeedView<'a> {
+    pub text: &'a str,
+    pub text_span: Span,
+    pub when: Option<&'a At<OneOf<When>>>,
+    /// The whole entry.
+    pub span: Span,
+}
+
+impl Need {
+    pub(super) fn new(need: &At<NeedSpec>, text: &str) -> Need {
+        let typed = &need.value.text;
+        let quoted = need.value.when.is_none() && inside(text, &need.span) == Some(&typed.value);
+        match quoted {
+            true => Need::Quoted(Place::of(&need.span)),
+            false => Need::Other(Box::new(need.clone())),
+        }
+    }
+
+    /// What it says; `text` is that of the file.
+    pub(super) fn view<'a>(&'a self, text: &'a str) -> NeedView<'a> {
+        match self {
+            Need::Quoted(place) => {
+                let span = place.span();
+                NeedView { text: inside(text, &span).unwrap_or_default(), text_span: span.clone(), when: None, span }
+            }
+            Need::Other(need) => NeedView {
+                text: &need.value.text.value,
+                text_span: need.value.text.span.clone(),
+                when: need.value.when.as_ref(),
+                span: need.span.clone(),
+            },
+        }
+    }
+}
+
+/// What stands between the first and the last byte of a place.
+fn inside<'t>(text: &'t str, span: &Span) -> Option<&'t str> {
+    text.get(span.start + 1..span.end.checked_sub(1)?)
+}
+
+/// What is known of a table beside the group that it becomes, until the job is made.
+pub(super) struct Notes {
+    pub needs: Box<[Need]>,
+    pub name: Place,
+    pub space: Place,
+    pub inputs: Box<[Place]>,
+    pub outputs: Box<[Place]>,
+    /// True if it had a mistake, so that what refers to it cannot be judged.
+    pub broken: bool,
+}
+
+/// One table.
+#[derive(Clone, Copy)]
+pub(super) struct Draft<'a> {
+    pub group: &'a Group,
+    pub body: &'a Body,
+    pub notes: &'a Notes,
+}
+
+impl Draft<'_> {
+    /// The name of one of its tasks.
+    pub(super) fn task_name(self, element: u32) -> String {
+        match self.body.space().index(element) {
+            Some(index) => format!("{}[{index}]", self.group.name),
+            None => self.group.name.to_string(),
+        }
+    }
+}
+
+/// All tables, in the order of the file.
+pub(super) struct Drafts {
+    groups: Vec<Group>,
+    bodies: Vec<Body>,
+    notes: Vec<Notes>,
+}
+
+impl Drafts {
+    pub(super) fn with_capacity(tables: usize) -> Drafts {
+        Drafts {
+            groups: Vec::with_capacity(tables),
+            bodies: Vec::with_capacity(tables),
+            notes: Vec::with_capacity(tables),
+        }
+    }
+
+    pub(super) fn push(&mut self, (group, body, notes): (Group, Body, Notes)) {
+        self.groups.push(group);
+        self.bodies.push(body);
+        self.notes.push(notes);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(super) fn get(&self, group: GroupId) -> Draft<'_> {
+        let at = group as usize;
+        Draft { group: &self.groups[at], body: &self.bodies[at], notes: &self.notes[at] }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Draft<'_>> {
+        (0..self.len() as GroupId).map(|group| self.get(group))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Group, &Body, &mut Notes)> {
+        let others = self.bodies.iter().zip(&mut self.notes);
+        self.groups.iter_mut().zip(others).map(|(group, (body, notes))| (group, body, notes))
+    }
+
+    /// The groups with what their tasks do.
+    pub(super) fn finish(self) -> (Vec<Group>, Vec<Body>) {
+        (self.groups, self.bodies)
+    }
+}
+
+/// What tables have in common, so that it is in memory once.
+#[derive(Default)]
+pub(super) struct Shared {
+    texts: FxHashSet<Arc<str>>,
+    env: Latest<[(Arc<str>, Template)]>,
+    args: Latest<[(String, Arg)]>,
+    extras: Latest<Extras>,
+}
+
+impl Shared {
+    pub(super) fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = text.into();
+        if self.texts.len() < MOST_TEXTS {
+            self.texts.insert(Arc::clone(&text));
+        }
+        text
+    }
+
+    pub(super) fn template(&mut self, template: Template) -> Template {
+        match template {
+            Template::Text(text) => Template::Text(self.text(&text)),
+            pieces => pieces,
+        }
+    }
+
+    pub(super) fn env(&mut self, env: Vec<(Arc<str>, Template)>) -> Arc<[(Arc<str>, Template)]> {
+        self.env.known(&env).unwrap_or_else(|| self.env.keep(env.into()))
+    }
+
+    pub(super) fn args(&mut self, args: Vec<(String, Arg)>) -> Arc<[(String, Arg)]> {
+        self.args.known(&args).unwrap_or_else(|| self.args.keep(args.into()))
+    }
+
+    pub(super) fn extras(&mut self, extras: Extras) -> Arc<Extras> {
+        self.extras.known(&extras).unwrap_or_else(|| self.extras.keep(extras.into()))
+    }
+}
+
+/// What a table had none of, and what the last one had that did: neighbours are most alike.
+struct Latest<T: ?Sized> {
+    none: Arc<T>,
+    last: Arc<T>,
+}
+
+impl<T: ?Sized> Default for Latest<T>
+where
+    Arc<T>: Default,
+{
+    fn default() -> Self {
+        let none: Arc<T> = Arc::default();
+        Latest { last: Arc::clone(&none), none }
+    }
+}
+
+impl<T: ?Sized + PartialEq> Latest<T> {
+    fn known(&self, value: &T) -> Option<Arc<T>> {
+        [&self.last, &self.none].into_iter().find(|known| ***known == *value).cloned()
+    }
+
+    fn keep(&mut self, value: Arc<T>) -> Arc<T> {
+        self.last = Arc::clone(&value);
+        value
+    }
+}
