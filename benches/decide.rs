@@ -1,29 +1,32 @@
 //! How long a scaling decision takes, and what it costs in quality that large graphs are outlined.
 //!
-//! Time: one decision of the `hybrid` policy with 64 ranks to choose from, for graphs of several shapes and sizes; the median of many.
+//! Time: one decision of the `hybrid` policy with 64 ranks to choose from, for graphs of several shapes and sizes; the median of many. Then the same
+//! while ten million tasks remain and 10,000 or 100,000 slots are busy, on nodes of four slots.
 //! Quality: the finish that the outline of usual size foresees against the one that an outline of every single task foresees, over all
 //! numbers of ranks; and whether both choose the same number.
 //!
 //! `cargo bench --bench decide`
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::job::{Cost, Scaling};
 use phalanx::model::{Rank, RankState, TaskId, Time};
-use phalanx::scale::forecast::{CHUNKS, EXACT, Forecaster, Scope};
+use phalanx::scale::forecast::{Forecaster, Scope};
 use phalanx::scale::policy::policy_of;
+use phalanx::scale::remaining::{CHUNKS, EXACT};
 use phalanx::scale::{
-    ClassId, ClassPrior, Counts, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, Remaining,
-    RemainingTask, Samples, Stage,
+    ClassId, ClassPrior, Counts, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, RemainingWork, Samples,
+    TaskFacts,
 };
 
 /// A graph of which nothing has run yet.
 struct Fresh {
     name: &'static str,
-    graph: TaskGraph,
-    classes: Vec<u32>,
+    graph: Arc<TaskGraph>,
+    classes: Arc<[u32]>,
 }
 
 impl Fresh {
@@ -39,7 +42,7 @@ impl Fresh {
         let links: Vec<Link> = links.iter().map(link).collect();
         let graph = TaskGraph::build(counts, &links).expect("the graphs of this benchmark have no cycle");
         let classes = (0..).zip(counts).flat_map(|(class, &n)| std::iter::repeat_n(class, n as usize)).collect();
-        Fresh { name, graph, classes }
+        Fresh { name, graph: Arc::new(graph), classes }
     }
 
     fn bag(tasks: u32) -> Fresh {
@@ -109,22 +112,48 @@ impl Fresh {
         estimates
     }
 
-    fn see<R>(&self, look: impl FnOnce(&Observation<'_>) -> R) -> R {
-        let ranks: Vec<RankView> = (0..8).map(rank).collect();
-        let tasks = self.graph.task_count() as u64;
-        let counts = Counts { total: tasks, remaining: tasks, ready: tasks, ..Counts::default() };
-        let now = Time(1_000_000_000);
-        look(&Observation {
-            now,
-            ranks: &ranks,
-            requests: &[],
-            counts,
-            remaining: self,
-            samples: Samples::default(),
-            custom: &Customs::new(),
-            settled: 0.0,
-        })
+    /// What remains of it when `running` tasks have begun, a millisecond apart.
+    fn work(&self, (exact, chunks): (usize, usize), running: u32) -> RemainingWork {
+        let classes = Arc::clone(&self.classes);
+        let facts = move |task: TaskId| TaskFacts { class: ClassId(classes[task.index()]), prior: None, slots: 1 };
+        let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
+        let is_free = |task: &u32| self.graph.predecessors(*task).len() == 0;
+        let free = (0..self.graph.task_count() as u32).filter(is_free);
+        let mut left = running;
+        // Ranks have taken tasks from all over the graph.
+        for task in free {
+            let starts = left > 0 && (running < 1000 || task % 7 == 0);
+            left -= u32::from(starts);
+            match starts {
+                true => work.started(TaskId(task), Time(NOW.0 - 1_000_000 * u64::from(left % 20_000))),
+                false => work.became_ready(TaskId(task)),
+            }
+        }
+        work
     }
+}
+
+/// The moment of all decisions.
+const NOW: Time = Time(100_000_000_000);
+
+fn see<R>(work: &RemainingWork, ranks: &[RankView], look: impl FnOnce(&Observation<'_>) -> R) -> R {
+    let counts = Counts {
+        total: work.graph().task_count() as u64,
+        remaining: work.count(),
+        ready: work.ready_count(),
+        running: work.running_count(),
+        ..Counts::default()
+    };
+    look(&Observation {
+        now: NOW,
+        ranks,
+        requests: &[],
+        counts,
+        remaining: work,
+        samples: Samples::default(),
+        custom: &Customs::new(),
+        settled: 0.0,
+    })
 }
 
 fn rank(number: u32) -> RankView {
@@ -142,32 +171,21 @@ fn rank(number: u32) -> RankView {
     }
 }
 
-impl Remaining for Fresh {
-    fn graph(&self) -> &TaskGraph {
-        &self.graph
-    }
-
-    fn each(&self, each: &mut dyn FnMut(RemainingTask)) {
-        for (task, &class) in (0..).zip(&self.classes) {
-            let stage = if self.graph.predecessors(task).len() == 0 { Stage::Ready } else { Stage::Waiting };
-            each(RemainingTask { task: TaskId(task), class: ClassId(class), prior: None, slots: 1, stage });
-        }
-    }
-}
-
 const MOST_RANKS: u32 = 64;
 
 /// First decision (which makes the outline) and median of the following ones, in milliseconds; and the ranks wished for.
-fn time_of(fresh: &Fresh, runs: usize) -> (f64, f64, u32) {
-    let scaling = Scaling { max_ranks: MOST_RANKS, ..Scaling::default() };
+fn time_of(fresh: &Fresh, ranks: u32, most_ranks: u32, runs: usize) -> (f64, f64, u32) {
+    let scaling = Scaling { max_ranks: most_ranks, ..Scaling::default() };
     let prices = Prices::of_job(&Cost::default(), 4);
     let estimates = fresh.estimates();
+    let views: Vec<RankView> = (0..ranks).map(rank).collect();
+    let work = fresh.work((EXACT, CHUNKS), 4 * ranks);
     let mut policy = policy_of(&scaling);
     let mut times = Vec::new();
     let mut ranks = 0;
     for _ in 0..=runs {
         let begin = Instant::now();
-        ranks = fresh.see(|seen| policy.decide(seen, &estimates, &prices)).ranks;
+        ranks = see(&work, &views, |seen| policy.decide(seen, &estimates, &prices)).ranks;
         times.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     let first = times.remove(0);
@@ -181,12 +199,10 @@ fn quality_of(fresh: &Fresh, chunks: usize) -> (f64, f64, f64) {
     let scope = Scope { min_ranks: 1, max_ranks: MOST_RANKS, interval: 5.0 };
     let prices = Prices::of_job(&Cost::default(), 4);
     let estimates = fresh.estimates();
+    let views: Vec<RankView> = (0..8).map(rank).collect();
     let look = |chunks| {
-        fresh.see(|seen| {
-            Forecaster::with_outline(if chunks == usize::MAX { chunks } else { 0 }, chunks)
-                .look(seen, &estimates, &prices, &scope)
-                .prospects
-        })
+        let work = fresh.work((if chunks == usize::MAX { chunks } else { 0 }, chunks), 0);
+        see(&work, &views, |seen| Forecaster::new().look(seen, &estimates, &prices, &scope).prospects)
     };
     let (outlined, exact) = (look(chunks), look(usize::MAX));
     let mut off = Vec::new();
@@ -221,8 +237,17 @@ fn main() {
     for tasks in [1_000, 10_000, 100_000, 1_000_000] {
         for shape in SHAPES {
             let fresh = shape(tasks);
-            let (first, then, ranks) = time_of(&fresh, if tasks > 100_000 { 5 } else { 21 });
+            let (first, then, ranks) = time_of(&fresh, 8, MOST_RANKS, 21);
             println!("{:<12} {:>9} {first:>12.2} {then:>12.2} {ranks:>7}", fresh.name, fresh.graph.task_count());
+        }
+    }
+    println!("\nTen million tasks remain\n");
+    println!("{:<12} {:>9} {:>9} {:>12} {:>12} {:>7}", "graph", "busy", "at most", "first ms", "then ms", "ranks");
+    for shape in [Fresh::bag, Fresh::fork_join, Fresh::pipelines] as [Shape; 3] {
+        let fresh = shape(10_000_000);
+        for (ranks, most_ranks) in [(8, 64), (2_500, 64), (2_500, 10_000), (25_000, 64), (25_000, 100_000)] {
+            let (first, then, wish) = time_of(&fresh, ranks, most_ranks, 11);
+            println!("{:<12} {:>9} {most_ranks:>9} {first:>12.2} {then:>12.2} {wish:>7}", fresh.name, 4 * ranks);
         }
     }
     println!("\nFinish by the outline against finish task by task, percent\n");

@@ -1,4 +1,5 @@
-//! How fast the simulator is: a million tasks on ten thousand ranks, as a bag and as a graph.
+//! How fast the simulator is: a million tasks on ten thousand ranks, as a bag and as a graph; two million on up to ten thousand ranks that a
+//! policy decides about; and ten million on a hundred thousand slots.
 //!
 //! `cargo bench --bench simulate [-- NAME]`
 
@@ -6,13 +7,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use phalanx::exec::Kernels;
-use phalanx::sim::{Cluster, Forget, Scene, Setup, World};
+use phalanx::job::{Cost, Scaling};
+use phalanx::sim::{Before, Cluster, Forget, Scene, Setup, Trial, World};
 
 const RANKS: u32 = 10_000;
 
-/// A million independent tasks of a minute each, give or take.
-fn bag() -> String {
-    "[[task]]\nname = \"work\"\narray = \"0-999999\"\nkernel = \"noop\"\nestimate = \"60s\"\n".to_owned()
+/// So many independent tasks of a minute each, give or take.
+fn bag(tasks: u32) -> String {
+    format!("[[task]]\nname = \"work\"\narray = \"0-{}\"\nkernel = \"noop\"\nestimate = \"60s\"\n", tasks - 1)
 }
 
 /// A hundred steps of ten thousand tasks; each needs its own of the step before.
@@ -31,32 +33,68 @@ fn family(step: u32, width: u32, needs: Option<String>) -> String {
     format!("[[task]]\nname = \"s{step}\"\narray = \"0-{last}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n")
 }
 
+fn scene(text: &str) -> Scene {
+    Scene::parse(text, "bench.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
+}
+
+/// A job on ranks that stay.
+fn fixed(name: &str, text: &str, ranks: u32) {
+    let cluster = Cluster::default().with_slots(4);
+    let began = Instant::now();
+    let scene = scene(text);
+    let read = began.elapsed();
+    let setup = Setup { cluster: &cluster, ranks, seed: 1, homes: None, captain: None, done: &|_| false };
+    let mut log = Forget;
+    let world = World::new(&scene, setup, &mut log).expect("it fits");
+    let parted = began.elapsed();
+    let ended = world.run().expect("it ends");
+    let took = began.elapsed();
+    let running = (took - parted).as_secs_f64();
+    println!(
+        "{name}: {} tasks on {ranks} ranks, makespan {:.1} s, in {:.1} s ({:.1} s to read, {:.1} s to part); {} events, {:.0} a second",
+        ended.tally.completed,
+        ended.time.seconds(),
+        took.as_secs_f64(),
+        read.as_secs_f64(),
+        (parted - read).as_secs_f64(),
+        ended.events,
+        ended.events as f64 / running,
+    );
+}
+
+/// A job under a policy.
+fn under(policy: &str, text: &str) {
+    let mut cluster = Cluster::default().with_slots(4);
+    cluster.nodes[0].limit = RANKS;
+    let scene = scene(text);
+    let (scaling, cost) = (Scaling { max_ranks: RANKS, ..Scaling::default() }, Cost::default());
+    let before = Before { done: &|_| false, spent: 0.0 };
+    let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
+    let trial = Trial { scene, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
+    let began = Instant::now();
+    let outcome = trial.run(&mut Forget).expect("it ends");
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{policy}: {} tasks on up to {} ranks, makespan {:.1} s, in {took:.1} s; {} events, {:.0} a second",
+        outcome.ended.tally.completed,
+        outcome.peak,
+        outcome.makespan_s(),
+        outcome.ended.events,
+        outcome.ended.events as f64 / took,
+    );
+}
+
 fn main() {
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
-    let cluster = Cluster::default().with_slots(4);
-    for (name, text) in [("bag", bag()), ("chains", chains()), ("phases", phases())] {
-        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
-            continue;
-        }
-        let began = Instant::now();
-        let scene = Scene::parse(&text, "bench.toml", Path::new("/"), &Kernels::builtin()).expect("a good job");
-        let read = began.elapsed();
-        let setup = Setup { cluster: &cluster, ranks: RANKS, seed: 1, homes: None, captain: None, done: &|_| false };
-        let mut log = Forget;
-        let world = World::new(&scene, setup, &mut log).expect("it fits");
-        let parted = began.elapsed();
-        let ended = world.run().expect("it ends");
-        let took = began.elapsed();
-        let running = (took - parted).as_secs_f64();
-        println!(
-            "{name}: {} tasks on {RANKS} ranks, makespan {:.1} s, in {:.1} s ({:.1} s to read, {:.1} s to part); {} events, {:.0} a second",
-            ended.tally.completed,
-            ended.time.seconds(),
-            took.as_secs_f64(),
-            read.as_secs_f64(),
-            (parted - read).as_secs_f64(),
-            ended.events,
-            ended.events as f64 / running,
-        );
+    let cases: [(&str, &dyn Fn(&str)); 6] = [
+        ("bag", &|name| fixed(name, &bag(1_000_000), RANKS)),
+        ("chains", &|name| fixed(name, &chains(), RANKS)),
+        ("phases", &|name| fixed(name, &phases(), RANKS)),
+        ("static-10000", &|name| under(name, &bag(2_000_000))),
+        ("hybrid", &|name| under(name, &bag(2_000_000))),
+        ("ten-million", &|name| fixed(name, &bag(10_000_000), 25_000)),
+    ];
+    for (name, case) in cases.iter().filter(|case| wanted.as_ref().is_none_or(|wanted| wanted == case.0)) {
+        case(name);
     }
 }

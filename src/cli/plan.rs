@@ -249,7 +249,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&st
         let row = format!(
             "{mark} {:>5} {:>11} {:>21} {:>12.3} {:>11.4} {:>10.0} %   {}{}",
             candidate.ranks,
-            seconds(candidate.makespan_q50_s),
+            format!("{}{}", if candidate.simulated { "" } else { "~" }, seconds(candidate.makespan_q50_s)),
             format!("{} .. {}", seconds(candidate.makespan_q10_s), seconds(candidate.makespan_q90_s)),
             candidate.billed_node_s / 3600.0,
             candidate.cost,
@@ -259,7 +259,10 @@ fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&st
         );
         let _ = writeln!(text, "{}", if candidate.feasible { row } else { paint.dim(row) });
     }
-    let _ = writeln!(text, "{}", paint.dim("  * no other is both faster and cheaper   > recommended"));
+    let all = planned.candidates.iter().all(|candidate| candidate.simulated);
+    let between = if all { "" } else { "   ~ between two that were simulated" };
+    let _ =
+        writeln!(text, "{}", paint.dim(format!("  * no other is both faster and cheaper   > recommended{between}")));
     let _ = match &planned.verdict {
         Verdict::Free => Ok(()),
         Verdict::Feasible { ranks } => {

@@ -17,21 +17,19 @@ use crate::scale::estimate::{History, Learnt, Moment};
 use crate::scale::forecast::Forecaster;
 use crate::scale::{
     Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
-    Remaining, RemainingTask, RequestView, Samples, Scaler, Stage,
+    RemainingWork, RequestView, Samples, Scaler, TaskFacts,
 };
 
 /// See the module's text.
 pub(crate) struct Captain {
-    course: Course,
     scaler: Scaler,
     beliefs: Estimates,
     pub(crate) prices: Prices,
     pub(crate) interval: Duration,
-    /// How far each task is; `None` once it has its final state.
-    stages: Vec<Option<Stage>>,
-    ready: u64,
-    running: u64,
-    counts: Counts,
+    /// What is still to be run, and how far it is.
+    work: RemainingWork,
+    completed: u64,
+    failed: u64,
     window: Window,
     /// What each rank and its node used when it told last.
     usage: BTreeMap<Rank, Vitals>,
@@ -48,7 +46,6 @@ pub(crate) struct Captain {
 /// The job as decisions see it.
 struct Course {
     job: Arc<Job>,
-    graph: Arc<TaskGraph>,
     /// The estimated duration of each task, in nanoseconds.
     estimates: Arc<[u64]>,
     /// The class of each group.
@@ -56,14 +53,15 @@ struct Course {
 }
 
 impl Course {
-    fn group(&self, task: TaskId) -> usize {
-        self.job.group_of(task).0 as usize
-    }
-
-    /// The duration of a task that its job file gives, if it does.
-    fn prior(&self, task: TaskId) -> Option<Duration> {
-        let known = self.job.groups[self.group(task)].estimate.is_some();
-        known.then(|| Duration::from_nanos(self.estimates[task.index()]))
+    fn facts(&self, task: TaskId) -> TaskFacts {
+        let at = self.job.group_of(task).0 as usize;
+        let group = &self.job.groups[at];
+        TaskFacts {
+            class: self.classes[at],
+            // Where the job file gives none, the estimate is a guess.
+            prior: group.estimate.map(|_| Duration::from_nanos(self.estimates[task.index()])),
+            slots: glue::slots(group),
+        }
     }
 }
 
@@ -92,17 +90,15 @@ impl Captain {
         };
         let priors = firsts.iter().map(prior).collect();
         let classes = classes.into_iter().map(ClassId).collect();
-        let total = graph.task_count() as u64;
+        let course = Course { job, estimates, classes };
         Captain {
-            stages: vec![Some(Stage::Waiting); graph.task_count()],
-            course: Course { job, graph, estimates, classes },
+            work: RemainingWork::new(graph, Arc::new(move |task| course.facts(task))),
             scaler,
             beliefs: Estimates::new(priors, delays),
             prices,
             interval,
-            ready: 0,
-            running: 0,
-            counts: Counts { total, remaining: total, ..Counts::default() },
+            completed: 0,
+            failed: 0,
             window: Window::default(),
             usage: BTreeMap::new(),
             custom: Customs::new(),
@@ -121,16 +117,12 @@ impl Captain {
 
     /// A task is complete already.
     pub(crate) fn knows(&mut self, task: TaskId) {
-        if let Some(stage) = self.stages[task.index()].take() {
-            self.count(stage, false);
-            self.counts.remaining -= 1;
-            self.counts.completed += 1;
-        }
+        self.completed += u64::from(self.work.ended(task));
     }
 
     /// A task waits for a slot.
     pub(crate) fn is_ready(&mut self, task: TaskId) {
-        self.set(task, Stage::Ready);
+        self.work.became_ready(task);
     }
 
     /// A task begins that waited so long for a slot.
@@ -146,33 +138,17 @@ impl Captain {
 
     /// A task runs, since about then.
     pub(crate) fn runs(&mut self, task: TaskId, since: Time) {
-        self.set(task, Stage::Running(since));
+        self.work.started(task, since);
     }
 
     /// True until a task has its final state.
     pub(crate) fn is_open(&self, task: TaskId) -> bool {
-        self.stages.get(task.index()).is_some_and(Option::is_some)
+        self.work.is_open(task)
     }
 
     /// A task runs no more, and may have to run again.
     pub(crate) fn stops(&mut self, task: TaskId) {
-        self.set(task, Stage::Waiting);
-    }
-
-    fn set(&mut self, task: TaskId, stage: Stage) {
-        let Some(old) = self.stages[task.index()].as_mut() else { return };
-        let old = std::mem::replace(old, stage);
-        self.count(old, false);
-        self.count(stage, true);
-    }
-
-    fn count(&mut self, stage: Stage, more: bool) {
-        let counter = match stage {
-            Stage::Waiting => return,
-            Stage::Ready => &mut self.ready,
-            Stage::Running(_) => &mut self.running,
-        };
-        *counter = if more { *counter + 1 } else { *counter - 1 };
+        self.work.stopped(task);
     }
 
     /// The coordinator has heard of an end.
@@ -181,22 +157,29 @@ impl Captain {
             self.window.ended += 1;
             self.window.failed += u64::from(!attempt.outcome.ok());
         }
-        let (class, prior) = (self.course.classes[self.course.group(attempt.task)], self.course.prior(attempt.task));
+        let TaskFacts { class, prior, .. } = self.work.facts(attempt.task);
         let took = attempt.end.since(attempt.start);
         if attempt.outcome.ok() {
             self.beliefs.observe_task(class, prior, took);
         } else if attempt.attempt > 0 && attempt.outcome.state.is_failure() && took > Duration::ZERO {
             self.beliefs.observe_failure(class, prior, took);
         }
-        if attempt.last
-            && let Some(stage) = self.stages[attempt.task.index()].take()
-        {
-            self.count(stage, false);
-            self.counts.remaining -= 1;
+        if attempt.last && self.work.ended(attempt.task) {
             match attempt.outcome.ok() {
-                true => self.counts.completed += 1,
-                false => self.counts.failed += 1,
+                true => self.completed += 1,
+                false => self.failed += 1,
             }
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            total: self.work.graph().task_count() as u64,
+            remaining: self.work.count(),
+            ready: self.work.ready_count(),
+            running: self.work.running_count(),
+            completed: self.completed,
+            failed: self.failed,
         }
     }
 
@@ -243,12 +226,10 @@ impl Captain {
     ) -> Vec<Decision> {
         let (memory, gpu) = self.usage_of(ranks);
         let samples = Samples { memory, gpu, ..self.window.close(now) };
-        let (ready, running) = (self.ready, self.running);
-        self.demand.push((now, (ready + running) as f64));
-        let left = Left { course: &self.course, stages: &self.stages };
-        let custom = &self.custom;
-        let counts = Counts { ready, running, ..self.counts };
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
+        let counts = self.counts();
+        self.demand.push((now, (counts.ready + counts.running) as f64));
+        let (remaining, custom) = (&self.work, &self.custom);
+        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
         let decisions = self.scaler.decide(&seen, &self.beliefs, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
         decisions
@@ -266,11 +247,9 @@ impl Captain {
         if let Some((_, forecast)) = self.forecasts.last().filter(|(made, _)| *made == now) {
             return Some(*forecast);
         }
-        let left = Left { course: &self.course, stages: &self.stages };
-        let custom = &self.custom;
-        let counts = Counts { ready: self.ready, running: self.running, ..self.counts };
-        let samples = Samples::default();
-        let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
+        let (counts, samples) = (self.counts(), Samples::default());
+        let (remaining, custom) = (&self.work, &self.custom);
+        let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
         self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
     }
 
@@ -309,33 +288,6 @@ impl Window {
             error_rate: (window.ended > 0).then(|| window.failed as f64 / window.ended as f64),
             throughput: (passed > 0.0).then(|| (window.ended - window.failed) as f64 / passed),
             ..Samples::default()
-        }
-    }
-}
-
-/// The tasks that are left.
-struct Left<'a> {
-    course: &'a Course,
-    stages: &'a [Option<Stage>],
-}
-
-impl Remaining for Left<'_> {
-    fn graph(&self) -> &TaskGraph {
-        &self.course.graph
-    }
-
-    fn each(&self, each: &mut dyn FnMut(RemainingTask)) {
-        for (number, stage) in self.stages.iter().enumerate() {
-            let Some(stage) = *stage else { continue };
-            let task = TaskId(number as u32);
-            let group = self.course.group(task);
-            each(RemainingTask {
-                task,
-                class: self.course.classes[group],
-                prior: self.course.prior(task),
-                slots: glue::slots(&self.course.job.groups[group]),
-                stage,
-            });
         }
     }
 }

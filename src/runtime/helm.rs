@@ -406,8 +406,7 @@ impl Helm {
         for task in std::mem::take(&mut self.taken_for_running) {
             self.captain.is_ready(task);
         }
-        let captain = &self.captain;
-        self.ready.retain(|&(task, _)| captain.is_open(task));
+        drop_ended(&mut self.ready, running, |task| self.captain.is_open(task));
         let mut freed: Vec<Time> = self.freed.values().copied().collect();
         freed.sort_unstable_by_key(|time| std::cmp::Reverse(*time));
         freed.resize(running.max(freed.len()), Time::ZERO);
@@ -418,6 +417,18 @@ impl Helm {
             self.taken_for_running.push(task);
         }
     }
+}
+
+/// Drops ended tasks from the front of a queue until `open` open ones are there, or none is left behind. Those further
+/// back are dropped when they come to the front: each task is dropped once, however often this is called.
+fn drop_ended(queue: &mut VecDeque<(TaskId, Time)>, open: usize, is_open: impl Fn(TaskId) -> bool) {
+    let mut kept = Vec::new();
+    while kept.len() < open
+        && let Some(first) = queue.pop_front()
+    {
+        kept.extend(is_open(first.0).then_some(first));
+    }
+    kept.into_iter().rev().for_each(|task| queue.push_front(task));
 }
 
 /// Nodes that have been asked for and do not take part yet.
@@ -480,5 +491,22 @@ fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
         failures: seen.failures,
         releasable: false,
         ends: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_tasks_are_dropped_from_the_front_only() {
+        let mut queue: VecDeque<(TaskId, Time)> = (0..10).map(|task| (TaskId(task), Time::ZERO)).collect();
+        let numbers = |queue: &VecDeque<(TaskId, Time)>| queue.iter().map(|(task, _)| task.0).collect::<Vec<_>>();
+        drop_ended(&mut queue, 3, |task| task.0 % 2 == 1);
+        assert_eq!(numbers(&queue), [1, 3, 5, 6, 7, 8, 9]);
+        drop_ended(&mut queue, 3, |task| task.0 % 2 == 1);
+        assert_eq!(numbers(&queue), [1, 3, 5, 6, 7, 8, 9], "nothing is looked at that need not be");
+        drop_ended(&mut queue, 9, |task| task.0 > 8);
+        assert_eq!(numbers(&queue), [9]);
     }
 }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate::ClassId;
 use super::price::NodeTypeId;
-use crate::graph::TaskGraph;
-use crate::model::{Rank, RankState, TaskId, Time};
+use super::remaining::RemainingWork;
+use crate::model::{Rank, RankState, Time};
 
 /// Values that tasks wrote about themselves, by name.
 pub type Customs = BTreeMap<String, f64>;
@@ -28,7 +27,7 @@ pub struct Observation<'a> {
     /// Tasks by state.
     pub counts: Counts,
     /// The part of the graph that is still to be run.
-    pub remaining: &'a dyn Remaining,
+    pub remaining: &'a RemainingWork,
     /// What has been measured of late.
     pub samples: Samples,
     /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; those that rules ask for are enough.
@@ -112,41 +111,6 @@ pub struct Samples {
     pub error_rate: Option<f64>,
     /// Completions per second.
     pub throughput: Option<f64>,
-}
-
-/// The part of the graph that is still to be run.
-pub trait Remaining {
-    /// The graph of all tasks; it stays the same for the whole run.
-    fn graph(&self) -> &TaskGraph;
-
-    /// Calls `each` once for every task without a final state, in ascending order of number.
-    fn each(&self, each: &mut dyn FnMut(RemainingTask));
-}
-
-/// One task that is still to be run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RemainingTask {
-    /// Its number.
-    pub task: TaskId,
-    /// The class under which its duration is learnt.
-    pub class: ClassId,
-    /// Its own prior duration from the job file, if it has one: what is learnt is how durations relate to it.
-    pub prior: Option<Duration>,
-    /// Slots that it takes on one rank.
-    pub slots: u32,
-    /// How far it is.
-    pub stage: Stage,
-}
-
-/// How far a task is that has no final state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Waits for other tasks, which are themselves remaining.
-    Waiting,
-    /// Waits for a slot.
-    Ready,
-    /// Has been running since this moment.
-    Running(Time),
 }
 
 impl Observation<'_> {

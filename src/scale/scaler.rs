@@ -8,11 +8,13 @@
 //! For our own policies good sense applies too: wishes for more that are not sure enough are not followed, a change of one among many ranks must be
 //! wished for twice, and no node is given back whose time is paid for anyway.
 
+mod drain;
+
 use std::time::Duration;
 
 use super::decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
-use super::observation::{Observation, RankView, RequestId, Stage};
+use super::observation::{Observation, RankView, RequestId};
 use super::policy::{Policy, Wish, policy_of, utilisation};
 use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
 use crate::job::{Scaling, Trigger};
@@ -91,7 +93,7 @@ impl Scaler {
         let account = Account::of(seen, prices);
         self.alerts.extend(self.alarm.ring(&account));
         self.stop_by = stop_with_margin(&account);
-        let drain = drain_time(seen, estimates);
+        let drain = drain::time(seen, estimates);
         let inputs = inputs(seen, &account, estimates, drain);
         if let Some(plan) = self.stop(seen, drain) {
             let wish = Wish::plain(0, plan.reason.clone());
@@ -364,30 +366,6 @@ fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
         }
     }
     withdrawn
-}
-
-/// How long the running tasks still take: the longest of them, in nine of ten cases. Where nothing is known of a class it is not its prior that
-/// counts, whose tail is long enough to end any run, but what is seen: what has lasted so long lasts as long again. What takes longer after all
-/// is stopped when the money ends.
-fn drain_time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
-    let mut longest = 0.0f64;
-    if seen.counts.running > 0 {
-        seen.remaining.each(&mut |task| {
-            if let Stage::Running(since) = task.stage {
-                let elapsed = seen.now.since(since);
-                let passed = elapsed.as_secs_f64();
-                let left = match estimates.is_known(task.class) {
-                    true => {
-                        let late = estimates.task(task.class, task.prior).q90 - passed;
-                        late.max(estimates.rest(task.class, task.prior, elapsed))
-                    }
-                    false => passed,
-                };
-                longest = longest.max(left);
-            }
-        });
-    }
-    Duration::try_from_secs_f64(longest).unwrap_or(Duration::ZERO)
 }
 
 fn inputs(seen: &Observation<'_>, account: &Account<'_>, estimates: &Estimates, drain: Duration) -> Inputs {

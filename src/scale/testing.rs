@@ -1,19 +1,19 @@
 //! Small worlds for tests of the core: a graph, some ranks, a moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::estimate::{ClassId, ClassPrior, Estimates};
-use super::observation::{
-    Counts, Customs, Observation, RankView, Remaining, RemainingTask, RequestId, RequestView, Samples, Stage,
-};
+use super::observation::{Counts, Customs, Observation, RankView, RequestId, RequestView, Samples};
 use super::price::NodeTypeId;
+use super::remaining::{CHUNKS, EXACT, RemainingWork, Stage, TaskFacts};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
-use crate::model::{Rank, RankState, Time};
+use crate::model::{Rank, RankState, TaskId, Time};
 
 /// What an observation is made of.
 pub(crate) struct World {
-    pub graph: TaskGraph,
+    pub graph: Arc<TaskGraph>,
     /// For each task without a final state how far it is.
     pub stages: Vec<Option<Stage>>,
     /// For each task its duration, which its class is told as a prior.
@@ -65,7 +65,7 @@ impl World {
         let stages = (0..graph.task_count() as u32).map(|task| Some(stage(task))).collect();
         let durations = counts.iter().zip(durations).flat_map(|(&n, &d)| std::iter::repeat_n(d, n as usize)).collect();
         World {
-            graph,
+            graph: Arc::new(graph),
             stages,
             durations,
             ranks: vec![rank(0, RankState::Active, 0.0)],
@@ -123,15 +123,39 @@ impl World {
         estimates
     }
 
+    /// What remains, task by task up to `exact` tasks and in `chunks` chunks beyond.
+    pub fn remaining(&self, exact: usize, chunks: usize) -> RemainingWork {
+        let durations = self.durations.clone();
+        let facts = move |task: TaskId| TaskFacts {
+            class: ClassId(0),
+            prior: durations.get(task.index()).map(|&seconds| Duration::from_secs_f64(seconds)),
+            slots: 1,
+        };
+        let mut work = RemainingWork::with_limits(Arc::clone(&self.graph), Arc::new(facts), exact, chunks);
+        for (task, stage) in (0..).map(TaskId).zip(&self.stages) {
+            match stage {
+                Some(Stage::Waiting) => {}
+                Some(Stage::Ready) => work.became_ready(task),
+                Some(Stage::Running(since)) => work.started(task, *since),
+                None => _ = work.ended(task),
+            }
+        }
+        work
+    }
+
     pub fn see<R>(&self, look: impl FnOnce(&Observation<'_>) -> R) -> R {
-        let count = |of: fn(&Stage) -> bool| self.stages.iter().flatten().filter(|s| of(s)).count() as u64;
-        let remaining = self.stages.iter().flatten().count() as u64;
+        self.see_in(EXACT, CHUNKS, look)
+    }
+
+    pub fn see_in<R>(&self, exact: usize, chunks: usize, look: impl FnOnce(&Observation<'_>) -> R) -> R {
+        let work = self.remaining(exact, chunks);
+        let total = self.stages.len() as u64;
         let counts = Counts {
-            total: self.stages.len() as u64,
-            remaining,
-            ready: count(|s| *s == Stage::Ready),
-            running: count(|s| matches!(s, Stage::Running(_))),
-            completed: self.stages.len() as u64 - remaining,
+            total,
+            remaining: work.count(),
+            ready: work.ready_count(),
+            running: work.running_count(),
+            completed: total - work.count(),
             failed: 0,
         };
         look(&Observation {
@@ -139,29 +163,10 @@ impl World {
             ranks: &self.ranks,
             requests: &self.requests,
             counts,
-            remaining: self,
+            remaining: &work,
             samples: self.samples,
             custom: &self.custom,
             settled: self.settled,
         })
-    }
-}
-
-impl Remaining for World {
-    fn graph(&self) -> &TaskGraph {
-        &self.graph
-    }
-
-    fn each(&self, each: &mut dyn FnMut(RemainingTask)) {
-        for (k, stage) in self.stages.iter().enumerate() {
-            let Some(stage) = *stage else { continue };
-            each(RemainingTask {
-                task: crate::model::TaskId(k as u32),
-                class: ClassId(0),
-                prior: Some(Duration::from_secs_f64(self.durations[k])),
-                slots: 1,
-                stage,
-            });
-        }
     }
 }

@@ -85,7 +85,18 @@ pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialEr
 fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Trial<'a> {
     let Field { scene, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    Trial { scene, cluster, policy, scaling, cost, ranks: None, homes: Some(Homes::Known(homes)), seed, before }
+    Trial {
+        scene,
+        cluster,
+        policy,
+        scaling,
+        cost,
+        ranks: None,
+        homes: Some(Homes::Known(homes)),
+        seed,
+        before,
+        floor: None,
+    }
 }
 
 /// The homes with which each policy begins. The partitioner is not to be called by two threads at once.
@@ -230,8 +241,8 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
 fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, TrialError> {
     let Field { scene, cluster, scaling, cost, seed, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    let fixed =
-        Trial { scene, cluster, policy: "fixed", scaling, cost, ranks: Some(ranks), homes: Some(homes), seed, before };
+    let (policy, first, homes) = ("fixed", Some(ranks), Some(homes));
+    let fixed = Trial { scene, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
     let outcome = fixed.run(&mut Forget)?;
     let partition = outcome.ended.partition.clone();
     let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / cluster.first_speed(ranks));

@@ -2,20 +2,21 @@
 //!
 //! What is planned is a run with so many ranks from the beginning to the end, as one allocation gives them. Times in queues are not part of
 //! it. Quantiles are over seeds: they say how far the tasks' own scatter reaches, not how wrong the estimates in the job file are.
+//!
+//! Of large jobs only some numbers are simulated, and the figures of those between are interpolated as long as that is right (`refine`).
 
 mod picture;
+mod refine;
 mod wishes;
 
 use std::time::Duration;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::scene::Scene;
-use super::trial::{Before, Outcome, Trial, TrialError};
-use super::world::{Forget, Homes, World};
-use crate::job::{Cost, Scaling};
+use super::trial::{Floor, Outcome, TrialError};
+use crate::job::Cost;
 use crate::scale::price::{Mix, Need, cheapest_mix};
 
 pub use picture::svg;
@@ -60,6 +61,15 @@ pub enum Bound {
 }
 
 impl Bound {
+    /// What stands in the way where the longest chain, and the work on all slots, take such times.
+    fn of(makespan: f64, chain: f64, slots: f64) -> Bound {
+        match makespan {
+            makespan if makespan > NEAR * chain.max(slots) => Bound::Shape,
+            _ if chain > slots => Bound::CriticalPath,
+            _ => Bound::Slots,
+        }
+    }
+
     /// As it is printed.
     pub fn name(self) -> &'static str {
         match self {
@@ -95,6 +105,8 @@ pub struct Candidate {
     pub pareto: bool,
     /// True if it keeps deadline and budget in nine of ten cases.
     pub feasible: bool,
+    /// False if it was not simulated but lies between two that were, and is interpolated.
+    pub simulated: bool,
 }
 
 /// The trade-offs, and what follows from them.
@@ -133,35 +145,13 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
 /// # Errors
 /// If a task fits on none of the ranks.
 pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
-    let Question { scene, cluster, ranks, seed, .. } = *question;
-    let each = u64::from(scene.tasks().max(1)) * ranks.len().max(1) as u64;
+    let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
     let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
-    // The partitioner is not to be called by two threads at once.
-    let homes: Vec<Vec<u32>> = ranks
-        .iter()
-        .map(|&n| World::homes(scene, cluster, n).map_err(TrialError::Refused))
-        .collect::<Result<_, _>>()?;
-    let scaling = Scaling::default();
-    // Without a cap: a plan shows what a run would cost, and the verdict what that means.
-    let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
-    let trials: Vec<(usize, u64)> =
-        (0..ranks.len()).flat_map(|at| (0..seeds).map(move |n| (at, seed.wrapping_add(n)))).collect();
-    let outcomes: Vec<(usize, Outcome)> = trials
-        .into_par_iter()
-        .map(|(at, seed)| {
-            let (ranks, homes) = (Some(ranks[at]), Some(Homes::Known(&homes[at])));
-            let before = Before { done: &|_| false, spent: 0.0 };
-            let (scaling, cost) = (&scaling, &cost);
-            let trial = Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes, seed, before };
-            Ok((at, trial.run(&mut Forget)?))
-        })
-        .collect::<Result<_, TrialError>>()?;
-    let of = |at: usize| outcomes.iter().filter(move |(n, _)| *n == at).map(|(_, outcome)| outcome);
-    let mut candidates: Vec<Candidate> =
-        ranks.iter().enumerate().map(|(at, &n)| candidate(question, n, &of(at).collect::<Vec<_>>())).collect();
+    let is_large = EFFORT / each < SEEDS.0;
+    let simulations = refine::Simulations::new(question, seeds);
+    let mut candidates = simulations.candidates(is_large)?;
     mark_pareto(&mut candidates);
-    let floors = || outcomes.iter().map(|(_, outcome)| outcome.floor);
-    let mean = |of: fn(&super::Floor) -> f64| floors().map(|f| of(&f)).sum::<f64>() / outcomes.len().max(1) as f64;
+    let mean = |of: fn(&Floor) -> f64| simulations.floors.iter().map(of).sum::<f64>() / seeds as f64;
     let critical_path_s = mean(|floor| floor.critical_path_s);
     let recommended = wishes::best(question, &candidates);
     Ok(Plan {
@@ -175,9 +165,9 @@ pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
     })
 }
 
-fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Candidate {
+fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[Outcome]) -> Candidate {
     let quantile = |of: &dyn Fn(&Outcome) -> f64, q: f64| {
-        let mut values: Vec<f64> = outcomes.iter().map(|o| of(o)).collect();
+        let mut values: Vec<f64> = outcomes.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         // The k-th of n values has k of n + 1 further ones below it on average; rounded away from the median, to promise rather too little.
         let at = (values.len() + 1) as f64 * q;
@@ -187,11 +177,6 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
     let makespan_q50_s = quantile(&Outcome::makespan_s, 0.5);
     let chain = quantile(&|o| o.floor.critical_path_s, 0.5);
     let slots = quantile(&|o| o.floor.work_s, 0.5) / question.cluster.first_speed(ranks);
-    let bound = match makespan_q50_s {
-        makespan if makespan > NEAR * chain.max(slots) => Bound::Shape,
-        _ if chain > slots => Bound::CriticalPath,
-        _ => Bound::Slots,
-    };
     let (makespan_q90_s, cost_q90) = (quantile(&Outcome::makespan_s, 0.9), quantile(&|o| o.bill, 0.9));
     Candidate {
         ranks,
@@ -202,9 +187,10 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[&Outcome]) -> Cand
         cost: quantile(&|o| o.bill, 0.5),
         cost_q90,
         utilisation: quantile(&|o| o.utilisation, 0.5),
-        bound,
+        bound: Bound::of(makespan_q50_s, chain, slots),
         pareto: false,
-        feasible: keeps(question, Duration::from_secs_f64(makespan_q90_s), cost_q90, ranks),
+        feasible: keeps(question, makespan_q90_s, cost_q90, ranks),
+        simulated: true,
     }
 }
 
@@ -224,9 +210,9 @@ fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
 }
 
 /// True if deadline, budget and hourly budget are kept.
-fn keeps(question: &Question<'_>, makespan: Duration, bill: f64, ranks: u32) -> bool {
+fn keeps(question: &Question<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
     let hourly = question.cluster.first_price(ranks);
-    question.cost.deadline.is_none_or(|deadline| makespan <= deadline)
+    question.cost.deadline.is_none_or(|deadline| Duration::from_secs_f64(makespan_s) <= deadline)
         && question.cost.budget.is_none_or(|budget| bill <= budget)
         && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)
 }

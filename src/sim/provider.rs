@@ -50,11 +50,23 @@ pub(super) struct Provider<'a> {
     made: u64,
     answered: u64,
     nodes: Vec<Node>,
+    /// Nodes that have been given back and are not part of `settled` yet.
+    released: Vec<u32>,
+    settled: f64,
 }
 
 impl<'a> Provider<'a> {
     pub(super) fn new(cluster: &'a Cluster, seed: u64) -> Provider<'a> {
-        Provider { cluster, seed, requests: Vec::new(), made: 0, answered: 0, nodes: Vec::new() }
+        Provider {
+            cluster,
+            seed,
+            requests: Vec::new(),
+            made: 0,
+            answered: 0,
+            nodes: Vec::new(),
+            released: Vec::new(),
+            settled: 0.0,
+        }
     }
 
     /// Asks for nodes, as far as the limit of their kind allows. Returns what will become of each.
@@ -117,14 +129,16 @@ impl<'a> Provider<'a> {
 
     /// Ends the bill of a node.
     pub(super) fn release(&mut self, number: u32, now: Time) {
-        self.nodes[number as usize].gone.get_or_insert(now);
+        let node = &mut self.nodes[number as usize];
+        if node.gone.is_none() {
+            node.gone = Some(now);
+            self.released.push(number);
+        }
     }
 
     /// Ends all bills.
     pub(super) fn close(&mut self, now: Time) {
-        self.nodes.iter_mut().for_each(|node| {
-            node.gone.get_or_insert(now);
-        });
+        (0..self.nodes.len() as u32).for_each(|number| self.release(number, now));
     }
 
     pub(super) fn node(&self, number: u32) -> &Node {
@@ -140,9 +154,12 @@ impl<'a> Provider<'a> {
     }
 
     /// What the nodes cost that have been given back.
-    pub(super) fn settled(&self, prices: &Prices) -> f64 {
-        let gone = self.nodes.iter().filter_map(|node| Some((node, node.gone?)));
-        gone.map(|(node, gone)| prices.bill(node.kind, node.granted, gone)).sum()
+    pub(super) fn settled(&mut self, prices: &Prices) -> f64 {
+        for number in self.released.drain(..) {
+            let node = &self.nodes[number as usize];
+            self.settled += node.gone.map_or(0.0, |gone| prices.bill(node.kind, node.granted, gone));
+        }
+        self.settled
     }
 }
 

@@ -114,7 +114,7 @@ pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
 
 fn trial<'a>(request: &Request<'a>, before: Before<'a>) -> Trial<'a> {
     let Request { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
-    Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before }
+    Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
 }
 
 fn run_dir(request: &Request<'_>) -> Result<RunDir, RunDirError> {

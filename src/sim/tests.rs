@@ -176,6 +176,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
             homes: None,
             seed,
             before: NOBODY,
+            floor: None,
         };
         let mut records: Vec<Record> = Vec::new();
         let outcome = match trial.run(&mut records) {
@@ -216,6 +217,7 @@ fn a_run_repeats_itself_exactly() {
                 homes: None,
                 seed,
                 before: NOBODY,
+                floor: None,
             };
             let outcome = trial.run(&mut records).ok();
             (outcome.map(|outcome| outcome.ended), records)
@@ -250,6 +252,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             homes: None,
             seed,
             before: NOBODY,
+            floor: None,
         };
         // What the first nodes cost at least, and the longest task on each of them, cannot be avoided by anybody.
         let prices = cluster.prices(&Cost::default());
@@ -315,6 +318,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
                     homes: None,
                     seed: 1_000_000 + seed * 100 + other,
                     before: NOBODY,
+                    floor: None,
                 };
                 let took = trial.run(&mut Forget).unwrap().makespan_s();
                 feasible += 1;
@@ -348,7 +352,8 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         let scaling = Scaling { max_ranks: 8, ..Scaling::default() };
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
         let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
-        let trial = Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY };
+        let trial =
+            Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
         let outcome = trial.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
         // Looks of one run that follow each other are alike: four of each are asked, spread over it.

@@ -40,6 +40,8 @@ pub struct Trial<'a> {
     pub seed: u64,
     /// What earlier sessions have left to do and to spend.
     pub before: Before<'a>,
+    /// The floor of this job, cluster and seed, if it has been worked out before.
+    pub floor: Option<Floor>,
 }
 
 /// What earlier sessions of a run did.
@@ -203,7 +205,7 @@ impl<'a> Trial<'a> {
             active_s: integral(&ended.supply, end),
             peak: peak as u32,
             utilisation: if slot_s > 0.0 { ended.busy.as_secs_f64() / slot_s } else { 0.0 },
-            floor: Floor::of(self.scene, self.cluster, self.seed),
+            floor: self.floor.unwrap_or_else(|| Floor::of(self.scene, self.cluster, self.seed)),
             elasticity: elasticity(&demand, &ended.supply, end, f64::from(self.bounds().max_ranks)),
             ended,
         }

@@ -67,6 +67,8 @@ enum What {
     },
     /// It is decided about ranks.
     Decide,
+    /// It is decided about ranks because nodes have come or gone.
+    DecideOnNews,
     /// A request is answered.
     Answered(Answer),
     /// The rank of a granted node has started.
@@ -147,6 +149,10 @@ pub struct World<'a> {
     partition: Partition,
     provider: Provider<'a>,
     captain: Option<Captain>,
+    /// When it was last decided.
+    decided: Time,
+    /// True while a decision on news is arranged.
+    news: bool,
     pace: Pace,
     /// Ranks that have something to give.
     surplus: u32,
@@ -212,6 +218,8 @@ impl<'a> World<'a> {
             running: Slab::new(),
             seats: Vec::new(),
             captain: captain.map(|authority| fleet::captain(scene, cluster, authority, done)),
+            decided: Time::ZERO,
+            news: false,
             search: crowded.then(|| Search::new(AGAIN, seed)),
             finished: None,
             stopping: false,
@@ -297,6 +305,8 @@ impl<'a> World<'a> {
                 What::Tick(rank) => self.call(rank),
                 What::Asks { thief, victim } => self.ask(thief, victim),
                 What::Decide => self.decide_again(),
+                What::DecideOnNews if self.news => self.decide(),
+                What::DecideOnNews => {}
                 What::Answered(answer) => self.answered(answer),
                 What::Starts(rank) => self.starts(rank),
                 What::Lost(rank, loss) => self.lost(rank, loss),

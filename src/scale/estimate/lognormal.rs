@@ -23,6 +23,9 @@ const ENOUGH: usize = 64;
 /// At most so many values that go on are looked at.
 const OPEN: usize = 1024;
 
+/// At most about this number of values that go on are put beside the observations.
+const MOST_LATE: u64 = 4096;
+
 /// Turns in which values that go on are taken into account.
 const ROUNDS: usize = 4;
 
@@ -107,25 +110,33 @@ impl LogNormal {
 
     /// The belief with what values tell that have reached `elapsed` and go on. Without them it would be too low: of values that began together
     /// the low ones are complete first. Each counts as what it will be on average, and for as much of an observation as it is likely that it
-    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977).
-    pub fn with_open(&self, elapsed: &[f64]) -> LogNormal {
+    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977). Beside each value stands how many
+    /// there are of it.
+    pub fn with_open(&self, elapsed: &[(f64, u32)]) -> LogNormal {
         let mut belief = self.clone();
         // Of very many, so many at equal distances stand for all.
         let each = elapsed.len().div_ceil(OPEN).max(1);
-        let open = || elapsed.iter().step_by(each).filter(|value| **value > 0.0).map(|&value| log(value));
+        let open = || {
+            let some = elapsed.iter().step_by(each).filter(|(value, _)| *value > 0.0);
+            some.map(|&(value, count)| (log(value), u64::from(count) * each as u64))
+        };
         for _ in 0..ROUNDS {
             let mut next = self.clone();
-            for value in open() {
+            for (value, count) in open() {
                 let (mean, variance, share) = belief.beyond(value);
-                next.learn(mean, share * each as f64);
-                next.scale += 0.5 * share * each as f64 * variance;
+                next.learn(mean, share * count as f64);
+                next.scale += 0.5 * share * count as f64 * variance;
             }
             belief = next;
         }
         if self.latest.len() >= ENOUGH {
             // Of those that others of the sample would hardly outlast each is taken for complete, at its mean.
-            let late = open().map(|value| belief.beyond(value)).filter(|(_, _, share)| *share > 0.5);
-            let late: Vec<f64> = late.flat_map(|(mean, _, _)| std::iter::repeat_n(mean, each)).collect();
+            let thinned = open().map(|(_, count)| count).sum::<u64>().div_ceil(MOST_LATE).max(1);
+            let late =
+                open().map(|(value, count)| (belief.beyond(value), count)).filter(|((_, _, share), _)| *share > 0.5);
+            let late: Vec<f64> = late
+                .flat_map(|((mean, _, _), count)| std::iter::repeat_n(mean, count.div_ceil(thinned) as usize))
+                .collect();
             belief.sorted.extend(late);
             belief.sorted.sort_unstable_by(f64::total_cmp);
         }
@@ -316,14 +327,14 @@ mod tests {
             let mut belief = LogNormal::unknown(10.0);
             values[..6].iter().for_each(|&value| belief.observe(value));
             low += belief.mean / 200.0;
-            mended += belief.with_open(&[values[5]; 10]).mean / 200.0;
+            mended += belief.with_open(&[(values[5], 10)]).mean / 200.0;
         }
         assert!(low.exp() < 6.5 && mended.exp() > 7.5 && mended.exp() < 11.0, "{} {}", low.exp(), mended.exp());
         // What has just begun tells nothing.
         let belief = LogNormal::guess(10.0);
-        let same = belief.with_open(&[0.01; 10]);
+        let same = belief.with_open(&[(0.01, 1); 10]);
         assert!((same.mean - belief.mean).abs() < 1e-3 && same.weight < belief.weight + 0.01);
-        assert!(belief.with_open(&[1000.0]).mean.exp() > 50.0);
+        assert!(belief.with_open(&[(1000.0, 1)]).mean.exp() > 50.0);
     }
 
     #[test]
@@ -333,8 +344,8 @@ mod tests {
         (0..100).for_each(|_| belief.observe(draw()));
         let seen = belief.quantiles();
         // What has just begun tells nothing; what goes on and on does, of the tail above all.
-        assert_eq!(belief.with_open(&[0.1; 20]).quantiles(), seen);
-        let mended = belief.with_open(&[100.0; 20]).quantiles();
+        assert_eq!(belief.with_open(&[(0.1, 20)]).quantiles(), seen);
+        let mended = belief.with_open(&[(100.0, 1); 20]).quantiles();
         assert!(mended.q90 >= 100.0 && seen.q90 < 20.0, "{mended:?}");
         assert!(mended.q50 > seen.q50 && mended.q50 < 15.0, "{mended:?}");
     }
@@ -342,7 +353,7 @@ mod tests {
     #[test]
     fn of_very_many_open_values_some_stand_for_all() {
         let belief = LogNormal::guess(10.0);
-        let (few, many) = (belief.with_open(&[30.0; 1000]), belief.with_open(&[30.0; 10_000]));
+        let (few, many) = (belief.with_open(&[(30.0, 1); 1000]), belief.with_open(&[(30.0, 1); 10_000]));
         assert!(many.weight > 5.0 * few.weight && (many.mean / few.mean - 1.0).abs() < 0.5, "{few:?} {many:?}");
     }
 

@@ -25,7 +25,7 @@ pub use lognormal::LogNormal;
 pub use unusual::{Anomaly, Quantity};
 
 /// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClassId(pub u32);
 
 /// What is known of a class before anything has run.

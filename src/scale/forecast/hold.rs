@@ -3,28 +3,14 @@
 //! A forecast is not billed as if all its nodes were held to the end. It is billed as the policy will act: a node that idles for
 //! longer than the gap rule allows is given back and asked for again in time. So trying 16 nodes for a wide phase does not charge
 //! the narrow phase after it with 15 idle ones.
+//!
+//! Ranks are kept in groups of alike ones (`holders`), so that all of this costs as much as there are groups and changes, not ranks.
 
+mod holders;
+
+pub(super) use self::holders::{Group, Holder, Holders, QUANTILES};
 use super::play::{Capacity, Course};
 use super::usage::Usage;
-
-/// A rank that a forecast may use, in seconds from now.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Holder {
-    /// When its node was granted (negative: before now); `None` for a node that bills to another rank.
-    pub since: Option<f64>,
-    /// When it can take tasks.
-    pub arrives: f64,
-    /// True if it is kept to the end whatever it does.
-    pub kept: bool,
-    /// True if its node is granted already.
-    pub granted: bool,
-    /// Slots.
-    pub slots: u32,
-    /// Slots that run something now.
-    pub busy: u32,
-    /// When the last of what runs there now ends.
-    pub until: f64,
-}
 
 /// How a node is charged, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,86 +30,142 @@ impl Charge {
     }
 }
 
-/// The slots of holders over time.
-pub(super) fn capacity(holders: &[Holder]) -> Capacity {
-    let slots = holders.iter().filter(|h| h.arrives <= 0.0).map(|h| h.slots).sum();
+/// The slots of holders over time; `all_busy` slots are busy on these and on others.
+pub(super) fn capacity(holders: &Holders, all_busy: u32) -> Capacity {
+    let all = |group: &Group| group.holder.slots * group.ranks;
+    let slots = holders.groups().filter(|g| g.holder.arrives <= 0.0).map(all).sum();
     let mut arrivals: Vec<(f64, u32)> =
-        holders.iter().filter(|h| h.arrives > 0.0).map(|h| (h.arrives, h.slots)).collect();
+        holders.groups().filter(|g| g.holder.arrives > 0.0).map(|g| (g.holder.arrives, all(g))).collect();
     arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Capacity { slots, arrivals }
+    Capacity { slots, arrivals, busy: (holders.busy(), all_busy) }
 }
 
 /// Bill of holders to which nothing more is given: each goes when the last of what runs there ends.
-pub(super) fn farewell<'a>(holders: impl IntoIterator<Item = &'a Holder>, charge: &Charge) -> f64 {
-    let held = holders.into_iter().filter(|h| h.granted);
-    held.filter_map(|h| Some(charge.bill(h.until - h.since?))).sum()
+pub(super) fn farewell(group: &Group, charge: &Charge) -> f64 {
+    let Some(since) = group.holder.since.filter(|_| group.holder.granted) else { return 0.0 };
+    let bill = |until: f64| charge.bill(until - since) * f64::from(group.ranks);
+    match group.until[0] == group.until[QUANTILES - 1] {
+        true => bill(group.until[0]),
+        false => group.until.iter().map(|&until| bill(until)).sum::<f64>() / QUANTILES as f64,
+    }
 }
 
 /// Bill of all holders from their grants on, if those that idle for longer than `gap` are given back.
-pub(super) fn bill(course: &Course, holders: &[Holder], gap: f64, charge: &Charge) -> f64 {
-    let mut ledger = Ledger::new(holders, charge);
+pub(super) fn bill(course: &Course, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
+    let mut ledger = Ledger::new(holders, charge, gap);
     // Holders are used in order, so those that are used, and those that are not, are stacks.
     let mut usage = Usage::of(holders);
     let mut used = 0;
     for &(now, busy) in &course.steps {
-        let want = usage.change(busy).min(holders.len());
-        (used..want).for_each(|rank| ledger.resume(rank, now, gap));
-        (want..used).for_each(|rank| ledger.idle(rank, now));
+        let want = usage.change(busy).min(holders.ranks());
+        match want > used {
+            true => ledger.resume(want - used, now),
+            false => ledger.idle(used - want, now),
+        }
         used = want;
     }
     ledger.close(course.finish)
 }
 
-/// For each holder since when it is held and since when it idles.
+/// Alike ranks side by side: since when they are held, and since when they idle.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    ranks: u32,
+    held_since: Option<f64>,
+    idle_since: Option<f64>,
+    kept: bool,
+    /// False for ranks whose node bills to another.
+    bills: bool,
+}
+
+/// The bill while ranks are used and idle.
 struct Ledger<'a> {
-    holders: &'a [Holder],
     charge: &'a Charge,
-    held_since: Vec<Option<f64>>,
-    idle_since: Vec<Option<f64>>,
+    gap: f64,
+    /// In order of use; the last is the one that idles first.
+    used: Vec<Stretch>,
+    /// In order against use; the last is the one that is used first.
+    idle: Vec<Stretch>,
     bill: f64,
 }
 
 impl<'a> Ledger<'a> {
-    fn new(holders: &'a [Holder], charge: &'a Charge) -> Ledger<'a> {
-        let held_since = holders.iter().map(|h| h.since.filter(|_| h.granted)).collect();
-        let idle_since = holders.iter().map(|h| h.granted.then_some(0.0)).collect();
-        Ledger { holders, charge, held_since, idle_since, bill: 0.0 }
+    fn new(holders: &Holders, charge: &'a Charge, gap: f64) -> Ledger<'a> {
+        let stretch = |group: &Group| Stretch {
+            ranks: group.ranks,
+            held_since: group.holder.since.filter(|_| group.holder.granted),
+            idle_since: group.holder.granted.then_some(0.0),
+            kept: group.holder.kept,
+            bills: group.holder.since.is_some(),
+        };
+        let idle = holders.groups().rev().map(stretch).collect();
+        Ledger { charge, gap, used: Vec::new(), idle, bill: 0.0 }
     }
 
-    fn bills(&self, rank: usize) -> bool {
-        self.holders[rank].since.is_some()
-    }
-
-    fn resume(&mut self, rank: usize, now: f64, gap: f64) {
-        let idle = self.idle_since[rank].take();
-        if let Some((since, idle)) = self.held_since[rank].zip(idle)
-            && now - idle > gap
-            && !self.holders[rank].kept
-        {
-            self.bill += self.charge.bill(idle + self.charge.notice.min(now - idle) - since);
-            self.held_since[rank] = None;
+    /// The next ranks are used from now on.
+    fn resume(&mut self, mut ranks: u32, now: f64) {
+        while let Some(mut stretch) = take(&mut self.idle, ranks) {
+            ranks -= stretch.ranks;
+            let idle = stretch.idle_since.take();
+            if let Some((since, idle)) = stretch.held_since.zip(idle)
+                && now - idle > self.gap
+                && !stretch.kept
+            {
+                let held = idle + self.charge.notice.min(now - idle) - since;
+                self.bill += self.charge.bill(held) * f64::from(stretch.ranks);
+                stretch.held_since = None;
+            }
+            if stretch.held_since.is_none() && stretch.bills {
+                stretch.held_since = Some(now);
+            }
+            match self.used.last_mut() {
+                Some(last) if last.is_like(&stretch) => last.ranks += stretch.ranks,
+                _ => self.used.push(stretch),
+            }
         }
-        if self.held_since[rank].is_none() && self.bills(rank) {
-            self.held_since[rank] = Some(now);
-        }
     }
 
-    fn idle(&mut self, rank: usize, now: f64) {
-        self.idle_since[rank] = Some(now);
+    /// The last ranks that were used idle from now on.
+    fn idle(&mut self, mut ranks: u32, now: f64) {
+        while let Some(stretch) = take(&mut self.used, ranks) {
+            ranks -= stretch.ranks;
+            self.idle.push(Stretch { idle_since: Some(now), ..stretch });
+        }
     }
 
     /// The run is over.
-    fn close(mut self, finish: f64) -> f64 {
-        for rank in 0..self.holders.len() {
-            let Some(since) = self.held_since[rank] else { continue };
-            let end = match self.idle_since[rank] {
-                Some(idle) if !self.holders[rank].kept => finish.min(idle + self.charge.notice),
+    fn close(self, finish: f64) -> f64 {
+        // In order of use, as sums of other orders differ in their last digits.
+        let all = self.used.iter().chain(self.idle.iter().rev());
+        let bill = |stretch: &Stretch| {
+            let end = match stretch.idle_since {
+                Some(idle) if !stretch.kept => finish.min(idle + self.charge.notice),
                 _ => finish,
             };
-            self.bill += self.charge.bill(end - since);
-        }
-        self.bill
+            stretch.held_since.map_or(0.0, |since| self.charge.bill(end - since) * f64::from(stretch.ranks))
+        };
+        all.fold(self.bill, |sum, stretch| sum + bill(stretch))
     }
+}
+
+impl Stretch {
+    /// True for one of ranks that are used and billed in the same way.
+    fn is_like(&self, other: &Stretch) -> bool {
+        (self.held_since, self.kept, self.bills) == (other.held_since, other.kept, other.bills)
+    }
+}
+
+/// Takes the last stretch off a stack, or as much of it as there may be ranks; `None` when there is nothing more to take.
+fn take(stack: &mut Vec<Stretch>, ranks: u32) -> Option<Stretch> {
+    if ranks == 0 {
+        return None;
+    }
+    let mut stretch = stack.pop()?;
+    if stretch.ranks > ranks {
+        stack.push(Stretch { ranks: stretch.ranks - ranks, ..stretch });
+        stretch.ranks = ranks;
+    }
+    Some(stretch)
 }
 
 #[cfg(test)]
@@ -144,23 +186,57 @@ mod tests {
         Course { steps: steps.to_vec(), finish: steps.last().unwrap().0, peak: 0 }
     }
 
+    fn all(holders: &[Holder]) -> Holders {
+        Holders::new(holders.iter().map(|&holder| Group::of(holder, 1)).collect())
+    }
+
     #[test]
     fn short_gaps_are_bridged_and_long_ones_are_not() {
         // Eight slots from 0 to 100, one until 200 (or 400), eight again for another 100.
-        let bill_with = |gap_end: f64| {
+        let bill_with = |gap_end: f64, holders: &Holders| {
             let course = course(&[(0.0, 8), (100.0, 1), (gap_end, 8), (gap_end + 100.0, 0)]);
-            bill(&course, &[held(0.0), held(0.0)], 150.0, &CHARGE)
+            bill(&course, holders, 150.0, &CHARGE)
         };
-        assert_eq!(bill_with(200.0), 600.0);
-        assert_eq!(bill_with(400.0), 500.0 + 100.0 + 100.0);
+        let apart = all(&[held(0.0), held(0.0)]);
+        let grouped = Holders::new(vec![Group::of(held(0.0), 2)]);
+        for holders in [apart, grouped] {
+            assert_eq!(bill_with(200.0, &holders), 600.0);
+            assert_eq!(bill_with(400.0, &holders), 500.0 + 100.0 + 100.0);
+        }
     }
 
     #[test]
     fn what_is_never_used_is_never_asked_for() {
         let course = course(&[(0.0, 4), (50.0, 0)]);
-        assert_eq!(bill(&course, &[held(-10.0), new(30.0)], 100.0, &CHARGE), 60.0);
-        assert_eq!(bill(&course, &[held(-100.0), held(-10.0)], 100.0, &CHARGE), 150.0 + 60.0);
+        assert_eq!(bill(&course, &all(&[held(-10.0), new(30.0)]), 100.0, &CHARGE), 60.0);
+        assert_eq!(bill(&course, &all(&[held(-100.0), held(-10.0)]), 100.0, &CHARGE), 150.0 + 60.0);
         let kept = Holder { kept: true, ..held(-100.0) };
-        assert_eq!(bill(&course, &[held(-100.0), kept], 100.0, &CHARGE), 150.0 + 150.0);
+        assert_eq!(bill(&course, &all(&[held(-100.0), kept]), 100.0, &CHARGE), 150.0 + 150.0);
+    }
+
+    #[test]
+    fn groups_cost_what_their_ranks_cost_one_by_one() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut groups = Vec::new();
+            for _ in 0..random.usize(1..5) {
+                let since = random.bool().then(|| -100.0 * random.f64());
+                let slots = random.u32(1..5);
+                let holder = Holder { since, granted: random.bool(), kept: random.bool(), slots, ..Holder::default() };
+                groups.push(Group::of(holder, random.u32(1..9)));
+            }
+            let grouped = Holders::new(groups.clone());
+            let apart: Vec<Holder> =
+                groups.iter().flat_map(|g| std::iter::repeat_n(g.holder, g.ranks as usize)).collect();
+            let (mut steps, mut now) = (Vec::new(), 0.0);
+            for _ in 0..random.usize(1..20) {
+                steps.push((now, random.u32(0..60)));
+                now += 100.0 * random.f64();
+            }
+            steps.push((now, 0));
+            let (course, gap) = (course(&steps), 100.0 * random.f64());
+            let (a, b) = (bill(&course, &grouped, gap, &CHARGE), bill(&course, &all(&apart), gap, &CHARGE));
+            assert!((a - b).abs() < 1e-6 * b.max(1.0), "seed {seed}: {a} {b}");
+        }
     }
 }

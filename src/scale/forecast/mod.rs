@@ -1,19 +1,18 @@
 //! The forecast: for every number of ranks, when the rest of the graph would be done and what it would cost.
 //!
-//! `outline` reduces the graph to few chunks, `scene` fills in what is left and how long it takes, `sight` lists the ranks there are and could
+//! What remains is kept in few chunks (`scale/remaining`). `scene` fills in how long it takes, `sight` lists the ranks there are and could
 //! be and tries numbers of them: `play` runs the scene forward, `usage` says which ranks have something to do meanwhile, `hold` which nodes are
-//! held and what that costs. The forecast for one number of ranks takes tens of microseconds.
+//! held and what that costs. The forecast for one number of ranks takes tens of microseconds, and a few hundred where very many tasks run: how
+//! many remain does not matter.
 
 mod hold;
-mod outline;
 mod play;
 mod scene;
 mod sight;
 mod usage;
 
-use self::outline::Outline;
 use self::play::Player;
-use self::scene::Scene;
+use self::scene::{Beliefs, Scene};
 use self::sight::Sight;
 use super::decision::{Candidate, Forecast};
 use super::estimate::{Estimates, Quantiles};
@@ -21,19 +20,9 @@ use super::observation::Observation;
 use super::price::{NodeTypeId, Prices};
 use crate::model::Time;
 
-/// Up to so many remaining tasks every one is a chunk of its own.
-pub const EXACT: usize = 2_500;
-
-/// Chunks of an outline of more tasks: more would be finer and slower. `benches/decide.rs` says what this costs in quality.
-pub const CHUNKS: usize = 2_000;
-
-/// Forecasts of one run. It keeps the outline of the graph between decisions.
+/// Forecasts of one run. It keeps its buffers between decisions.
 #[derive(Debug, Default)]
 pub struct Forecaster {
-    exact: usize,
-    chunks: usize,
-    levels: Vec<u32>,
-    outline: Option<Outline>,
     scene: Scene,
     player: Player,
 }
@@ -64,6 +53,8 @@ pub struct Outlook {
     pub work: f64,
     /// One prospect for each number of ranks looked at, ascending.
     pub prospects: Vec<Prospect>,
+    /// What it took: entries that were looked at and events that were played, numbers of ranks all together.
+    pub steps: u64,
 }
 
 /// What would become of the run with at most so many ranks.
@@ -107,27 +98,19 @@ impl Prospect {
 }
 
 impl Forecaster {
-    /// With outlines of the usual size: [`EXACT`] and [`CHUNKS`].
+    /// With no buffers yet.
     pub fn new() -> Forecaster {
-        Forecaster::with_outline(EXACT, CHUNKS)
-    }
-
-    /// Task by task up to `exact` tasks, in about so many chunks beyond.
-    pub fn with_outline(exact: usize, chunks: usize) -> Forecaster {
-        Forecaster { exact, chunks: chunks.max(16), ..Forecaster::default() }
+        Forecaster::default()
     }
 
     /// Looks ahead from an observation.
     pub fn look(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices, scope: &Scope) -> Outlook {
-        self.prepare(seen);
         let delay = estimates.delay(NodeTypeId(0));
         let mut sight = Sight::new(seen, estimates, prices, scope, delay);
-        if let Some(outline) = &self.outline {
-            self.scene.fill(outline, seen, estimates, sight.speed);
-            sight.deal(&mut self.scene);
-            let (scene, player) = (&self.scene, &mut self.player);
-            sight.look_around(outline, scene, player);
-        }
+        self.scene.fill(seen.remaining, &Beliefs { now: seen.now, estimates, speed: sight.speed });
+        sight.deal(&mut self.scene);
+        let before = self.player.parts_run;
+        sight.look_around(seen.remaining.outline(), &self.scene, &mut self.player);
         Outlook {
             supply: sight.supply,
             delay,
@@ -135,6 +118,7 @@ impl Forecaster {
             critical: self.scene.critical,
             work: self.scene.work,
             prospects: sight.found.into_values().collect(),
+            steps: self.scene.looked_at + self.player.parts_run - before,
         }
     }
 
@@ -145,20 +129,6 @@ impl Forecaster {
         let outlook = self.look(seen, estimates, prices, &scope);
         let prospect = outlook.prospects.iter().find(|prospect| prospect.ranks == supply);
         prospect.map(|prospect| prospect.candidate(seen.now, true).forecast())
-    }
-
-    /// Makes the outline anew if there is none for this graph, or if half of what it was made for is done.
-    fn prepare(&mut self, seen: &Observation<'_>) {
-        let graph = seen.remaining.graph();
-        if self.levels.len() != graph.node_count() {
-            self.levels = graph.levels();
-            self.outline = None;
-        }
-        let coarse = |o: &Outline| o.made_for > self.exact as u64 && seen.counts.remaining < o.made_for / 2;
-        let grown = |o: &Outline| seen.counts.remaining > o.made_for;
-        if self.outline.as_ref().is_none_or(|o| coarse(o) || grown(o)) {
-            self.outline = Some(Outline::new(seen.remaining, &self.levels, self.exact, self.chunks));
-        }
     }
 }
 
@@ -254,12 +224,35 @@ mod tests {
         let estimates = world.estimates(60.0);
         let scope = Scope { max_ranks: 64, ..SCOPE };
         let with =
-            |chunks| world.see(|seen| Forecaster::with_outline(chunks, chunks).look(seen, &estimates, &prices, &scope));
+            |chunks| world.see_in(chunks, chunks, |seen| Forecaster::new().look(seen, &estimates, &prices, &scope));
         let (exact, coarse) = (with(100_000), with(64));
         for prospect in &exact.prospects {
             let Some(other) = coarse.prospects.iter().find(|p| p.ranks == prospect.ranks) else { continue };
             let off = (other.finish_q50 / prospect.finish_q50 - 1.0).abs();
             assert!(off < 0.06, "{prospect:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn a_forecast_takes_as_many_steps_however_many_tasks_remain() {
+        use crate::graph::link::LinkShape;
+        let each: Vec<_> = (1..5).map(|k| (k - 1, k, LinkShape::Each)).collect();
+        let shapes: [(&str, &dyn Fn(u32) -> World); 3] = [
+            ("bag", &|tasks| World::bag(tasks, 7.0)),
+            ("phases", &|tasks| World::phases(&[tasks / 4; 4], 7.0)),
+            ("pipelines", &|tasks| World::new(&[tasks / 5; 5], &each, &[7.0; 5])),
+        ];
+        for (name, shape) in shapes {
+            let steps = |tasks: u32| {
+                let mut world = shape(tasks).with_ranks(16).busy();
+                world.now = 100.0;
+                let running = Some(crate::scale::Stage::Running(crate::scale::testing::time(97.0)));
+                world.stages.iter_mut().take(64).for_each(|stage| *stage = running);
+                look(&world, 60.0, &SCOPE).steps
+            };
+            // Guided scheduling takes some more turns.
+            let (few, many) = (steps(10_000), steps(1_000_000));
+            assert!(few > 100 && many < 3 * few, "{name}: {few} steps, then {many}");
         }
     }
 

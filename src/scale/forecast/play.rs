@@ -7,14 +7,18 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::outline::Outline;
-use super::scene::Scene;
+use super::scene::{Running, Scene};
+use crate::scale::remaining::Outline;
 
 /// A slot takes at most this share of what is open for it: a quarter.
 const ROUNDS: u32 = 4;
 
 /// At most so many chunks are tried for one that fits into the slots that are free.
 const TRIES: u32 = 8;
+
+/// Where several tasks end together, ends are rounded to this share of the shortest time in which all could be done: what ends at about the
+/// same moment is one event.
+const MOMENTS: f64 = 512.0;
 
 /// When slots come.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +27,8 @@ pub(super) struct Capacity {
     pub slots: u32,
     /// Further slots: after how many seconds, and how many; ascending.
     pub arrivals: Vec<(f64, u32)>,
+    /// Slots of these ranks that are busy now, and of all ranks.
+    pub busy: (u32, u32),
 }
 
 /// How a forecast went.
@@ -58,16 +64,27 @@ pub(super) struct Player {
     /// Ends of parts: the bits of a positive float sort as the float does.
     ends: BinaryHeap<Reverse<(u64, u32)>>,
     opened: Vec<u32>,
+    /// Ends are multiples of this, in seconds; 0 if they are not rounded.
+    moment: f64,
+    /// Seconds by which the ends so far are too early.
+    owed: f64,
     course: Course,
+    /// Parts that have been run, in all forecasts.
+    pub parts_run: u64,
 }
 
 impl Player {
-    /// Plays a scene on the first so many ranks, which have these slots. What runs elsewhere ends there.
-    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity, ranks: u32) -> &Course {
-        let mut busy = self.begin(outline, scene, ranks);
+    /// Plays a scene on ranks that have these slots. What runs elsewhere ends there.
+    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity) -> &Course {
         let mut arrivals = capacity.arrivals.iter().peekable();
         let mut total = capacity.slots;
         let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
+        self.moment = match outline.is_exact {
+            true => 0.0,
+            false => scene.critical.max(scene.work / f64::from(most.max(1))) / MOMENTS,
+        };
+        self.owed = 0.0;
+        let mut busy = self.begin(outline, scene, capacity.busy);
         let mut now = 0.0;
         loop {
             busy += self.start(outline, scene, now, total.saturating_sub(busy), most);
@@ -95,7 +112,7 @@ impl Player {
     }
 
     /// Returns how many of the slots are busy.
-    fn begin(&mut self, outline: &Outline, scene: &Scene, ranks: u32) -> u32 {
+    fn begin(&mut self, outline: &Outline, scene: &Scene, busy: (u32, u32)) -> u32 {
         self.left.clone_from(&scene.left);
         self.waits.clone_from(&scene.waits);
         self.under_way.clone_from(&scene.running);
@@ -119,18 +136,27 @@ impl Player {
                 self.open_wave(outline, at);
             }
         }
-        let mut busy = 0;
+        let mut taken = 0;
+        let mut here = Here { busy, sum: 0 };
         for running in &scene.tasks_running {
-            let slots = if running.holder < ranks { running.slots } else { 0 };
-            busy += slots;
-            self.run(Part { chunk: running.chunk, tasks: 1, slots }, running.rest);
+            let slots = here.slots(running);
+            taken += slots;
+            self.run(Part { chunk: running.chunk, tasks: running.tasks, slots }, 0.0, running.rest);
         }
-        busy
+        taken
     }
 
-    fn run(&mut self, part: Part, end: f64) {
-        self.ends.push(Reverse((end.max(0.0).to_bits(), self.parts.len() as u32)));
+    fn run(&mut self, part: Part, start: f64, seconds: f64) {
+        let mut end = (start + seconds).max(0.0);
+        if self.moment > 0.0 {
+            // What one end is rounded by the next makes up for: or all steps of a chain would be too long, or too short.
+            let exact = end + self.owed;
+            end = ((exact / self.moment).round() * self.moment).max(start);
+            self.owed = (exact - end).clamp(-self.moment, self.moment);
+        }
+        self.ends.push(Reverse((end.to_bits(), self.parts.len() as u32)));
         self.parts.push(part);
+        self.parts_run += 1;
     }
 
     /// Starts what fits into the free slots; returns how many of them are taken.
@@ -161,7 +187,7 @@ impl Player {
             }
             free_left -= fit * width;
             let seconds = scene.seconds[at] * f64::from(tasks) / f64::from(fit);
-            self.run(Part { chunk, tasks, slots: fit * width }, now + seconds);
+            self.run(Part { chunk, tasks, slots: fit * width }, now, seconds);
             next = self.startable.first();
         }
         free - free_left
@@ -231,6 +257,31 @@ impl Player {
             Some(last) if last.0 == now => last.1 = busy,
             Some(last) if last.1 == busy => {}
             _ => self.course.steps.push((now, busy)),
+        }
+    }
+}
+
+/// Deals out what runs now between the ranks that a forecast has and those that it has not.
+struct Here {
+    /// Busy slots of those that it has, and of all.
+    busy: (u32, u32),
+    /// Busy slots here of tasks that are all over the slots, in units of one of all; what has not been given yet.
+    sum: u64,
+}
+
+impl Here {
+    /// Slots of the ranks here that tasks run on.
+    fn slots(&mut self, running: &Running) -> u32 {
+        let (here, all) = self.busy;
+        match running.seat {
+            Some(seat) if seat >= here => 0,
+            None if running.tasks > 1 && all > 0 => {
+                self.sum += u64::from(running.slots) * u64::from(here);
+                let slots = self.sum / u64::from(all);
+                self.sum -= slots * u64::from(all);
+                slots as u32
+            }
+            _ => running.slots,
         }
     }
 }

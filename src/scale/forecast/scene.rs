@@ -3,24 +3,34 @@
 //! Durations are not all medians, which would make every forecast too short: the tasks of a class that wait, and those that run, are each given
 //! a quantile of their own, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
 //! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
+//!
+//! Where every task is a chunk (`exact`), each is looked at. Else the sums of the outline's cells are, and batches of the tasks that run
+//! (`batches`): that costs as much as there are chunks, classes and running tasks, however many tasks remain.
 
-use super::outline::{NONE, Outline};
+mod batches;
+mod exact;
+
+use self::batches::Batch;
 use super::usage::stride;
+use crate::model::Time;
 use crate::scale::estimate::{ClassId, Estimates, LogNormal};
-use crate::scale::observation::{Observation, RemainingTask, Stage};
+use crate::scale::remaining::{NONE, Outline, RemainingWork};
 
 /// Values that stand for the distribution of a class.
 const SPREAD: usize = 32;
 
-/// A task that runs now.
+/// Tasks of a chunk that run now, and end together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Running {
     pub chunk: u32,
+    pub tasks: u32,
+    /// Slots that all of them take.
     pub slots: u32,
-    /// Seconds until it ends.
+    /// Seconds until they end.
     pub rest: f64,
-    /// On which rank, counted in the order in which they are used.
-    pub holder: u32,
+    /// Which of the busy slots a single task is on, counted in the order in which ranks are used; `None`: on one of the first rank. Several
+    /// tasks are all over the busy slots.
+    pub seat: Option<u32>,
 }
 
 /// What is left, chunk by chunk.
@@ -38,6 +48,8 @@ pub(super) struct Scene {
     pub seconds: Vec<f64>,
     /// By which factor that may be too little.
     doubt: Vec<f64>,
+    /// How far chance moves the duration of one of its tasks: the greatest variance.
+    widest: Vec<f64>,
     /// Chunks with something left, most urgent first.
     pub order: Vec<u32>,
     /// Position of each chunk in `order`.
@@ -53,74 +65,68 @@ pub(super) struct Scene {
     /// How far chance moves the end: standard deviation in seconds along the longest chain, and of the sum of work.
     pub chain_deviation: f64,
     pub work_deviation: f64,
+    /// Entries that were looked at: tasks where each is a chunk, else cells, running tasks and batches of them.
+    pub looked_at: u64,
 }
 
 /// What is believed of one class, ready to be used a thousand times.
 struct ClassTable {
     spread: [f64; SPREAD],
+    mean: f64,
     variance: f64,
     doubt: f64,
     belief: LogNormal,
 }
 
 impl ClassTable {
-    fn new(estimates: &Estimates, class: ClassId, open: &[f64]) -> ClassTable {
+    fn new(estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> ClassTable {
         let belief = estimates.factor(class).with_open(open);
         let spread: [f64; SPREAD] = belief.spread();
         let mean = spread.iter().sum::<f64>() / SPREAD as f64;
         let variance = spread.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / SPREAD as f64;
-        ClassTable { spread, variance, doubt: belief.doubt(), belief }
+        ClassTable { spread, mean, variance, doubt: belief.doubt(), belief }
     }
 }
 
+/// The tables of classes by number, each made when it is first asked for.
+#[derive(Default)]
+struct ClassTables(Vec<Option<ClassTable>>);
+
+impl ClassTables {
+    fn get(&mut self, estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> &ClassTable {
+        let at = class.0 as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at].get_or_insert_with(|| ClassTable::new(estimates, class, open))
+    }
+}
+
+/// The moment that a scene shows, and what is believed then.
+#[derive(Clone, Copy)]
+pub(super) struct Beliefs<'a> {
+    pub now: Time,
+    pub estimates: &'a Estimates,
+    /// Speed of the ranks, relative to the estimates.
+    pub speed: f64,
+}
+
 impl Scene {
-    /// Fills in what is left at a moment; `speed` is that of the ranks, relative to the estimates.
-    pub fn fill(&mut self, outline: &Outline, seen: &Observation<'_>, estimates: &Estimates, speed: f64) {
+    /// Fills in what is left at a moment.
+    pub fn fill(&mut self, work: &RemainingWork, beliefs: &Beliefs<'_>) {
+        let outline = work.outline();
         self.reset(outline.len());
-        let mut variance = vec![0.0; outline.len()];
-        let mut widest = vec![0.0f64; outline.len()];
-        let mut classes = left_of_classes(seen, estimates, speed);
-        let mut tables: Vec<Option<ClassTable>> = Vec::new();
-        seen.remaining.each(&mut |task| {
-            let chunk = outline.of.get(task.task.index()).copied().unwrap_or(NONE);
-            if chunk == NONE {
-                return;
-            }
-            let at = task.class.0 as usize;
-            if tables.len() <= at {
-                tables.resize_with(at + 1, || None);
-            }
-            let Some(left) = classes.get_mut(at) else { return };
-            let table = tables[at].get_or_insert_with(|| ClassTable::new(estimates, task.class, &left.open));
-            let size = estimates.size(task.class, task.prior) / speed;
-            let chunk = chunk as usize;
-            variance[chunk] += table.variance * size * size;
-            widest[chunk] = widest[chunk].max(table.variance * size * size);
-            if let Stage::Running(since) = task.stage {
-                let share = left.running.next(&task);
-                let rest = table.belief.rest(seen.now.since(since).as_secs_f64() / size, share) * size;
-                self.running[chunk] += 1;
-                let (chunk, slots) = (chunk as u32, task.slots.max(1));
-                self.tasks_running.push(Running { chunk, slots, rest, holder: 0 });
-                self.work += rest * f64::from(slots);
-                self.doubtful_work += rest * table.doubt * f64::from(slots);
-                return;
-            }
-            let seconds = table.spread[(left.waiting.next(&task) * SPREAD as f64) as usize % SPREAD] * size;
-            self.left[chunk] += 1;
-            self.ready[chunk] += u32::from(task.stage == Stage::Ready);
-            self.seconds[chunk] += seconds;
-            self.doubt[chunk] += seconds * table.doubt;
-            self.work += seconds * f64::from(task.slots.max(1));
-            self.doubtful_work += seconds * table.doubt * f64::from(task.slots.max(1));
-        });
+        let variance = match outline.is_exact {
+            true => self.fill_exactly(outline, work, beliefs),
+            false => self.fill_coarsely(outline, work, beliefs),
+        };
         for (chunk, seconds) in self.seconds.iter_mut().enumerate().filter(|(_, s)| **s > 0.0) {
             self.doubt[chunk] /= *seconds;
             *seconds /= f64::from(self.left[chunk]);
         }
-        self.work_deviation = variance.iter().sum::<f64>().sqrt();
+        self.work_deviation = variance.sqrt();
         self.connect(outline);
-        self.rank(outline, &widest);
+        self.rank(outline);
     }
 
     fn reset(&mut self, chunks: usize) {
@@ -128,12 +134,64 @@ impl Scene {
             counts.clear();
             counts.resize(chunks, 0);
         }
-        for seconds in [&mut self.seconds, &mut self.doubt] {
+        for seconds in [&mut self.seconds, &mut self.doubt, &mut self.widest] {
             seconds.clear();
             seconds.resize(chunks, 0.0);
         }
         self.tasks_running.clear();
-        (self.work, self.doubtful_work) = (0.0, 0.0);
+        (self.work, self.doubtful_work, self.looked_at) = (0.0, 0.0, 0);
+    }
+
+    /// From the sums of cells. Returns the sum of the variances of all tasks' durations.
+    fn fill_coarsely(&mut self, outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
+        let Beliefs { estimates, speed, .. } = *beliefs;
+        let batches = batches::of(outline, work, beliefs);
+        let classes = batches::by_class(&batches);
+        let open = |class: ClassId| classes.get(&class).map_or(&[][..], |class| &class.open);
+        let mut tables = ClassTables::default();
+        let mut variance = 0.0;
+        for cell in outline.cells.iter().filter(|cell| cell.left + cell.running > 0) {
+            let table = tables.get(estimates, cell.class, open(cell.class));
+            let unit = unit(estimates, cell.class, cell.is_sized) / speed;
+            let chunk = cell.chunk as usize;
+            let square = table.variance * unit * unit;
+            variance += square * cell.mean_square * f64::from(cell.left + cell.running);
+            self.widest[chunk] = self.widest[chunk].max(square * cell.largest * cell.largest);
+            let seconds = table.mean * unit * (cell.size as f64 / 1e9);
+            let slot_seconds = table.mean * unit * (cell.slot_size as f64 / 1e9);
+            self.left[chunk] += cell.left;
+            self.ready[chunk] += cell.ready;
+            self.running[chunk] += cell.running;
+            self.seconds[chunk] += seconds;
+            self.doubt[chunk] += seconds * table.doubt;
+            self.work += slot_seconds;
+            self.doubtful_work += slot_seconds * table.doubt;
+        }
+        let pieces = classes.into_iter().map(|(class, summed)| (class, Strata::of(summed.pieces)));
+        let mut strata: rustc_hash::FxHashMap<ClassId, Strata> = pieces.collect();
+        for batch in &batches {
+            let table = tables.get(estimates, batch.class, &[]);
+            if let Some(strata) = strata.get_mut(&batch.class) {
+                self.run_batch(batch, table, strata);
+            }
+        }
+        self.looked_at = outline.cells.len() as u64 + work.running_count() + self.tasks_running.len() as u64;
+        variance
+    }
+
+    /// Adds the tasks of a batch, piece by piece, each of which stands for another part of the distribution.
+    fn run_batch(&mut self, batch: &Batch, table: &ClassTable, strata: &mut Strata) {
+        let (mut tasks, mut slots) = (batch.tasks, batch.slots);
+        for left in (1..=batch.pieces).rev() {
+            let (these, their_slots) = (tasks / left, slots / left);
+            (tasks, slots) = (tasks - these, slots - their_slots);
+            let rest = table.belief.rest(batch.factor, strata.next()) * batch.seconds;
+            let seconds = rest * f64::from(their_slots);
+            self.work += seconds;
+            self.doubtful_work += seconds * table.doubt;
+            let running = Running { chunk: batch.chunk, tasks: these, slots: their_slots, rest, seat: None };
+            self.tasks_running.push(running);
+        }
     }
 
     /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something before it is.
@@ -149,7 +207,7 @@ impl Scene {
     }
 
     /// Orders the chunks by upward rank: the longest time from their start to the end of the graph.
-    fn rank(&mut self, outline: &Outline, variance: &[f64]) {
+    fn rank(&mut self, outline: &Outline) {
         let mut upward = vec![Upward::default(); outline.len()];
         let mut rest = vec![0.0f64; outline.len()];
         for running in &self.tasks_running {
@@ -166,7 +224,7 @@ impl Scene {
             upward[chunk] = Upward {
                 seconds: after.seconds + own,
                 doubtful: after.doubtful + own * self.doubt[chunk].max(1.0),
-                variance: after.variance + turns * variance[chunk],
+                variance: after.variance + turns * self.widest[chunk],
             };
             longest = longest.longer(upward[chunk]);
         }
@@ -189,6 +247,11 @@ impl Scene {
     }
 }
 
+/// Seconds that sizes of one second stand for: those of tasks without priors are in units of their class's.
+fn unit(estimates: &Estimates, class: ClassId, is_sized: bool) -> f64 {
+    if is_sized { 1.0 } else { estimates.size(class, None) }
+}
+
 /// The longest chain from a chunk on.
 #[derive(Clone, Copy, Debug, Default)]
 struct Upward {
@@ -209,51 +272,18 @@ impl Upward {
 struct Strata {
     tasks: u32,
     given: u32,
+    step: u32,
 }
 
 impl Strata {
-    /// The part, 0 to 1, of the next task.
-    fn next(&mut self, task: &RemainingTask) -> f64 {
-        if self.tasks as usize >= SPREAD {
-            return (draw(task) as f64 + 0.5) / SPREAD as f64;
-        }
-        let tasks = self.tasks.max(1);
-        let step = stride(tasks as usize) as u32;
-        let at = (self.given * step + tasks / 2) % tasks;
-        self.given += 1;
-        (f64::from(at) + 0.5) / f64::from(tasks)
+    fn of(tasks: u32) -> Strata {
+        Strata { tasks: tasks.max(1), given: 0, step: stride(tasks.max(1) as usize) as u32 }
     }
-}
 
-/// What is left of a class.
-#[derive(Clone, Debug, Default)]
-struct Left {
-    /// How long its tasks have been running, as factors of their sizes.
-    open: Vec<f64>,
-    running: Strata,
-    waiting: Strata,
-}
-
-fn left_of_classes(seen: &Observation<'_>, estimates: &Estimates, speed: f64) -> Vec<Left> {
-    let mut left: Vec<Left> = Vec::new();
-    seen.remaining.each(&mut |task| {
-        let at = task.class.0 as usize;
-        if left.len() <= at {
-            left.resize_with(at + 1, Left::default);
-        }
-        match task.stage {
-            Stage::Running(since) => {
-                let factor = seen.now.since(since).as_secs_f64() * speed / estimates.size(task.class, task.prior);
-                left[at].open.push(factor);
-                left[at].running.tasks += 1;
-            }
-            _ => left[at].waiting.tasks += 1,
-        }
-    });
-    left
-}
-
-/// Which quantile of its class a task is given: always the same for a task (Knuth's multiplicative hash of its number).
-fn draw(task: &RemainingTask) -> usize {
-    (task.task.0.wrapping_mul(2_654_435_761) >> (u32::BITS - SPREAD.trailing_zeros())) as usize
+    /// The part, 0 to 1, of the next task.
+    fn next(&mut self) -> f64 {
+        let at = (u64::from(self.given) * u64::from(self.step) + u64::from(self.tasks / 2)) % u64::from(self.tasks);
+        self.given += 1;
+        (at as f64 + 0.5) / f64::from(self.tasks)
+    }
 }

@@ -5,16 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use super::hold::{self, Charge, Holder};
-use super::outline::Outline;
+use super::hold::{self, Charge, Holder, Holders};
 use super::play::{Course, Player};
 use super::scene::Scene;
 use super::usage::{self, Peaks, Usage};
 use super::{Prospect, Scope};
-use crate::model::{RankState, Time};
+use crate::model::RankState;
 use crate::scale::estimate::{Estimates, Quantiles};
-use crate::scale::observation::{Observation, RankView};
+use crate::scale::observation::Observation;
 use crate::scale::price::{Account, NodeType, NodeTypeId, Prices};
+use crate::scale::remaining::Outline;
+
+mod alike;
 
 /// The 90 % point of the standard normal distribution.
 const Z90: f64 = 1.281_551_565_544_6;
@@ -30,9 +32,9 @@ const HELD_TO_THE_END: f64 = 0.7;
 /// One look: the ranks that could be had, in the order in which they would be used, and what was found.
 pub(super) struct Sight<'a> {
     scope: &'a Scope,
-    holders: Vec<Holder>,
+    holders: Holders,
     /// Ranks that go as soon as what runs there has ended.
-    leaving: Vec<Holder>,
+    leaving: Holders,
     pub supply: u32,
     pub speed: f64,
     pub gap: f64,
@@ -65,15 +67,14 @@ impl<'a> Sight<'a> {
         let node = prices.node(NodeTypeId(0));
         let account = Account::of(seen, prices);
         let charge = Charge { notice: scope.interval, ..node.map_or(Charge::default(), charge_of) };
-        let mut holders = holders(seen, estimates, scope.min_ranks);
-        let supply = holders.len() as u32;
+        let mut holders = alike::holders(seen, estimates, scope.min_ranks);
+        let supply = holders.ranks();
         let fallback = node.map_or(1, |n| n.slots.max(1));
-        let working = holders.iter().filter(|h| h.slots > 0).count() as u32;
-        let slots = holders.iter().map(|h| h.slots).sum::<u32>().checked_div(working).unwrap_or(fallback).max(1);
+        let working = holders.groups().filter(|group| group.holder.slots > 0).map(|group| group.ranks).sum();
+        let slots = holders.slots().checked_div(working).unwrap_or(fallback).max(1);
         let most = scope.max_ranks.max(supply).max(1);
-        let new = Holder { since: Some(delay.q50), arrives: delay.q50, slots, ..Holder::default() };
-        holders.resize(most as usize, new);
-        (0..scope.min_ranks.min(most)).for_each(|k| holders[k as usize].kept = true);
+        holders.add(Holder { since: Some(delay.q50), arrives: delay.q50, slots, ..Holder::default() }, most - supply);
+        holders.keep(scope.min_ranks.min(most));
         Sight {
             scope,
             supply,
@@ -87,7 +88,7 @@ impl<'a> Sight<'a> {
             deadline: prices.deadline.map(|d| d.since(seen.now).as_secs_f64()),
             budget: prices.budget,
             now: seen.now.seconds(),
-            leaving: leaving(seen),
+            leaving: alike::leaving(seen),
             charge,
             least: scope.min_ranks.clamp(1, most),
             most,
@@ -96,13 +97,9 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Says of each running task where it runs.
+    /// Says of what runs where it runs.
     pub fn deal(&mut self, scene: &mut Scene) {
-        let here = self.holders.len();
-        let mut all: Vec<Holder> = self.holders.iter().chain(&self.leaving).copied().collect();
-        usage::deal(&mut scene.tasks_running, &mut all);
-        self.leaving.copy_from_slice(&all[here..]);
-        self.holders.copy_from_slice(&all[..here]);
+        usage::deal(&mut scene.tasks_running, &mut self.holders, &mut self.leaving);
     }
 
     /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around what a policy may choose.
@@ -120,7 +117,7 @@ impl<'a> Sight<'a> {
         for n in tries {
             let peak = self.look_at(n, outline, scene, player);
             // More ranks than are ever busy change nothing.
-            if peak < self.slots_of(n) && n >= self.supply {
+            if peak < self.holders.slots_of(n) && n >= self.supply {
                 break;
             }
         }
@@ -129,10 +126,6 @@ impl<'a> Sight<'a> {
                 self.look_at(n, outline, scene, player);
             }
         }
-    }
-
-    fn slots_of(&self, ranks: u32) -> u32 {
-        self.holders.iter().take(ranks as usize).map(|h| h.slots).sum()
     }
 
     /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish x cost, the fewest ranks that meet
@@ -156,14 +149,16 @@ impl<'a> Sight<'a> {
 
     /// Plays one number of ranks; returns the most slots that were busy at once.
     fn look_at(&mut self, ranks: u32, outline: &Outline, scene: &Scene, player: &mut Player) -> u32 {
-        let holders = &self.holders[..ranks as usize];
-        let course = player.play(outline, scene, &hold::capacity(holders), ranks);
-        let gone = self.leaving.iter().chain(&self.holders[ranks as usize..]);
-        let cost = hold::farewell(gone, &self.charge) + hold::bill(course, holders, self.gap, &self.charge);
-        let slots = f64::from(holders.iter().map(|h| h.slots).sum::<u32>().max(1));
+        let (holders, others) = self.holders.split(ranks);
+        let all_busy = self.holders.busy() + self.leaving.busy();
+        let course = player.play(outline, scene, &hold::capacity(&holders, all_busy));
+        let gone: f64 =
+            self.leaving.groups().copied().chain(others).map(|group| hold::farewell(&group, &self.charge)).sum();
+        let cost = gone + hold::bill(course, &holders, self.gap, &self.charge);
+        let slots = f64::from(holders.slots().max(1));
         // The end is late by what is not known of the classes and of the nodes that are still to come, and by chance: by what that
         // does to the longest chain, or to the sum of work where that binds. They are independent, so their squares add up.
-        let late_nodes = holders.iter().map(|h| h.arrives).fold(0.0, f64::max) * (self.late - 1.0);
+        let late_nodes = holders.groups().map(|group| group.holder.arrives).fold(0.0, f64::max) * (self.late - 1.0);
         let unknown = course.finish * (scene.doubt(slots) - 1.0);
         let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
         let late = unknown.hypot(chance);
@@ -184,7 +179,7 @@ impl<'a> Sight<'a> {
             cost_q10: bill(finish_q10),
             cost: bill(finish_q50),
             cost_q90: bill(finish_q90),
-            wanted: self.wanted(ranks, course, holders),
+            wanted: self.wanted(ranks, course, &holders),
         };
         self.found.insert(ranks, prospect);
         course.peak
@@ -192,62 +187,12 @@ impl<'a> Sight<'a> {
 
     /// How many of the first so many ranks are to be had: those that will have work before others could come, and of those there are the ones that
     /// will have some before they could go and come again, or while they are held by what they run anyway.
-    fn wanted(&self, ranks: u32, course: &Course, holders: &[Holder]) -> u32 {
+    fn wanted(&self, ranks: u32, course: &Course, holders: &Holders) -> u32 {
         let (peaks, usage) = (Peaks::of(course), Usage::of(holders));
-        let needed = |moment: f64| usage.least(peaks.before(moment)) as u32;
+        let needed = |moment: f64| usage.least(peaks.before(moment));
         let grow = needed(self.lead);
-        let stays = |at: &u32| needed(self.gap.max(holders[*at as usize].until)) > *at;
-        let keep = (0..self.supply.min(ranks)).rev().find(stays).map_or(0, |at| at + 1);
+        let keep = holders.last_that_stays(self.supply.min(ranks), |until| needed(self.gap.max(until)));
         grow.max(keep).clamp(self.scope.min_ranks.min(ranks), ranks)
-    }
-}
-
-/// The ranks there are or that are under way, in the order in which they are used: those that cannot go first, then those that are
-/// there, the busiest first.
-fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: u32) -> Vec<Holder> {
-    let rest = |node_type, since| estimates.delay_rest(node_type, seen.now.since(since)).max(0.001);
-    let usable = |s: RankState| matches!(s, RankState::Active | RankState::Joining | RankState::Parked);
-    let mut holders: Vec<Holder> = seen
-        .ranks
-        .iter()
-        .filter(|r| usable(r.state))
-        .map(|r| Holder {
-            arrives: match (r.state, r.billed_since) {
-                (RankState::Joining, Some(since)) => rest(r.node_type, since),
-                (RankState::Joining, None) => 1.0,
-                _ => 0.0,
-            },
-            ..held(r, seen.now)
-        })
-        .collect();
-    for request in seen.requests {
-        let arrives = rest(request.node_type, request.asked);
-        let slots = holders.first().map_or(1, |h| h.slots);
-        let asked = Holder { since: Some(arrives), arrives, slots, ..Holder::default() };
-        holders.extend(std::iter::repeat_n(asked, request.nodes as usize));
-    }
-    holders.sort_by(|a, b| {
-        let first = (!a.kept).cmp(&!b.kept).then(a.arrives.total_cmp(&b.arrives));
-        first.then(b.busy.cmp(&a.busy))
-    });
-    holders.iter_mut().take(min_ranks as usize).for_each(|h| h.kept = true);
-    holders
-}
-
-/// The ranks that drain.
-fn leaving(seen: &Observation<'_>) -> Vec<Holder> {
-    seen.ranks.iter().filter(|r| r.state == RankState::Draining).map(|r| held(r, seen.now)).collect()
-}
-
-/// A rank that is there.
-fn held(rank: &RankView, now: Time) -> Holder {
-    Holder {
-        since: rank.billed_since.map(|since| -now.since(since).as_secs_f64()),
-        kept: !rank.releasable,
-        granted: true,
-        slots: rank.slots,
-        busy: rank.busy_slots,
-        ..Holder::default()
     }
 }
 

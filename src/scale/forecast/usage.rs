@@ -4,23 +4,65 @@
 //! free, and the node is held all the same. How many ranks are in use is therefore not the least that so many tasks fit on but what is left of
 //! those that were in use when tasks end here and there.
 
-use super::hold::Holder;
+use super::hold::{Holders, QUANTILES};
 use super::play::Course;
 use super::scene::Running;
 
-/// Deals the running tasks out to the ranks that run so many (which of them runs which is not known), and notes on each rank when its last one
-/// ends.
-pub(super) fn deal(running: &mut [Running], holders: &mut [Holder]) {
-    let seats: Vec<u32> = (0..).zip(&*holders).flat_map(|(at, h)| std::iter::repeat_n(at, h.busy as usize)).collect();
-    let step = stride(seats.len());
-    let mut given = 0;
-    for task in running {
+/// Deals the running tasks out to the ranks that run so many (which of them runs which is not known), and notes for each rank when its last one
+/// ends. Of ranks that are alike, and of tasks that end together, only is known how the ends are spread.
+pub(super) fn deal(running: &mut [Running], holders: &mut Holders, leaving: &mut Holders) {
+    let here = holders.busy();
+    let seats = u64::from(here + leaving.busy());
+    let step = stride(seats as usize) as u64;
+    let is_known = running.iter().all(|task| task.tasks == 1);
+    let mut given = 0u64;
+    for task in running.iter_mut().filter(|_| is_known) {
         // More than is told of by the ranks runs on the first.
-        task.holder = if given < seats.len() { seats[given * step % seats.len()] } else { 0 };
-        given += task.slots as usize;
-        if let Some(holder) = holders.get_mut(task.holder as usize) {
-            holder.until = holder.until.max(task.rest);
+        task.seat = (given < seats).then(|| (given * step % seats) as u32);
+        given += u64::from(task.slots);
+        match task.seat {
+            Some(seat) if seat >= here => leaving.occupy(Some(seat - here), task.rest),
+            seat => holders.occupy(seat, task.rest),
         }
+    }
+    if !is_known || holders.is_grouped() || leaving.is_grouped() {
+        let ends = Ends::of(running);
+        holders.spread(is_known, |busy| ends.last_of(busy));
+        leaving.spread(is_known, |busy| ends.last_of(busy));
+    }
+}
+
+/// When what runs ends.
+struct Ends {
+    /// Ends ascending, with the slots that have ended by then.
+    ended: Vec<(f64, u64)>,
+}
+
+impl Ends {
+    fn of(running: &[Running]) -> Ends {
+        let mut ended: Vec<(f64, u64)> = running.iter().map(|task| (task.rest, u64::from(task.slots))).collect();
+        ended.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut sum = 0;
+        ended.iter_mut().for_each(|(_, slots)| {
+            sum += *slots;
+            *slots = sum;
+        });
+        Ends { ended }
+    }
+
+    /// When the last of so many slots becomes free that are any of all: quantiles.
+    fn last_of(&self, busy: u32) -> [f64; QUANTILES] {
+        let all = self.ended.last().map_or(0, |last| last.1);
+        if busy == 0 || all == 0 {
+            return [0.0; QUANTILES];
+        }
+        std::array::from_fn(|quantile| {
+            // All of them have ended with probability `p` when each has with its root.
+            let p = (quantile as f64 + 0.5) / QUANTILES as f64;
+            let slots = p.powf(1.0 / f64::from(busy)) * all as f64;
+            let at = self.ended.partition_point(|(_, ended)| (*ended as f64) < slots);
+            self.ended[at.min(self.ended.len() - 1)].0
+        })
     }
 }
 
@@ -35,51 +77,39 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// How many ranks are in use, while slots become busy and free.
-pub(super) struct Usage {
-    /// Slots of the first so many ranks.
-    slots: Vec<u32>,
+pub(super) struct Usage<'a> {
+    holders: &'a Holders,
     busy: u32,
     used: f64,
 }
 
-impl Usage {
+impl<'a> Usage<'a> {
     /// Now.
-    pub fn of(holders: &[Holder]) -> Usage {
-        let slots = holders
-            .iter()
-            .scan(0, |sum, h| {
-                *sum += h.slots;
-                Some(*sum)
-            })
-            .collect();
-        let used = holders.iter().filter(|h| h.busy > 0).count() as f64;
-        Usage { slots, busy: holders.iter().map(|h| h.busy).sum(), used }
+    pub fn of(holders: &'a Holders) -> Usage<'a> {
+        Usage { holders, busy: holders.busy(), used: f64::from(holders.in_use()) }
     }
 
     /// So many slots are busy from now on: how many ranks are in use?
-    pub fn change(&mut self, busy: u32) -> usize {
+    pub fn change(&mut self, busy: u32) -> u32 {
         let least = self.least(busy);
         if busy < self.busy {
             self.used = self.used.min(self.left(busy));
         }
-        self.used = self.used.clamp(least as f64, self.slots.len().max(least) as f64);
+        self.used = self.used.clamp(f64::from(least), f64::from(self.holders.ranks().max(least)));
         self.busy = busy;
-        (self.used.round() as usize).max(least)
+        (self.used.round() as u32).max(least)
     }
 
     /// So many ranks have room for them.
-    pub fn least(&self, busy: u32) -> usize {
-        match busy {
-            0 => 0,
-            _ => (self.slots.partition_point(|&s| s < busy) + 1).min(self.slots.len()),
-        }
+    pub fn least(&self, busy: u32) -> u32 {
+        self.holders.room_for(busy)
     }
 
     /// Ranks that are still in use when tasks have ended here and there until so many slots are busy. A rank of `s` slots each of which is busy with
     /// probability `p` has nothing to do with probability `(1 - p)^s`.
     fn left(&self, busy: u32) -> f64 {
         let ranks = self.used.round().max(1.0);
-        let each = f64::from(self.slots[(ranks as usize).min(self.slots.len()) - 1]) / ranks;
+        let each = f64::from(self.holders.slots_of(ranks as u32)) / ranks;
         if self.busy == 0 || self.used <= 0.0 || each <= 1.0 {
             return f64::from(busy);
         }
@@ -88,7 +118,6 @@ impl Usage {
         self.used * some(share * f64::from(busy) / f64::from(self.busy)) / some(share)
     }
 }
-
 /// Most slots that are busy at once up to each moment of a course.
 pub(super) struct Peaks(Vec<(f64, u32)>);
 
@@ -112,24 +141,18 @@ impl Peaks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hold::{Group, Holder};
     use super::*;
 
-    fn ranks(busy: &[u32]) -> Vec<Holder> {
+    fn ranks(busy: &[u32]) -> Holders {
         let holder = |&busy: &u32| Holder { slots: 4, busy, granted: true, ..Holder::default() };
-        busy.iter().map(holder).collect()
-    }
-
-    #[test]
-    fn ranks_are_counted_by_their_slots() {
-        let mut holders = ranks(&[0, 0, 0]);
-        holders[2].slots = 8;
-        let usage = Usage::of(&holders);
-        assert_eq!([0, 1, 4, 5, 8, 9, 16, 99].map(|busy| usage.least(busy)), [0, 1, 1, 2, 2, 3, 3, 3]);
+        Holders::new(busy.iter().map(|busy| Group::of(holder(busy), 1)).collect())
     }
 
     #[test]
     fn what_ends_here_and_there_frees_few_ranks() {
-        let mut usage = Usage::of(&ranks(&[4; 16]));
+        let holders = ranks(&[4; 16]);
+        let mut usage = Usage::of(&holders);
         assert_eq!(usage.change(64), 16);
         // Half of all slots are free, and hardly a rank is: at random one in sixteen.
         assert_eq!(usage.change(32), 15);
@@ -143,18 +166,36 @@ mod tests {
         assert_eq!(Usage::of(&ranks(&[1, 1, 1, 0])).change(2), 2);
     }
 
+    fn running(tasks: u32, rest: f64) -> Running {
+        Running { chunk: 0, tasks, slots: tasks, rest, seat: None }
+    }
+
     #[test]
     fn every_running_task_is_dealt_to_a_rank_that_runs_something() {
-        let mut holders = ranks(&[3, 0, 2, 4]);
-        let mut running: Vec<Running> =
-            (1..=9).map(|k| Running { chunk: 0, slots: 1, rest: f64::from(k), holder: 0 }).collect();
-        deal(&mut running, &mut holders);
-        let on = |rank: u32| running.iter().filter(|r| r.holder == rank).count();
-        assert_eq!([0, 1, 2, 3].map(on), [3, 0, 2, 4]);
-        for (rank, holder) in (0..).zip(&holders) {
-            let last = running.iter().filter(|r| r.holder == rank).map(|r| r.rest).fold(0.0, f64::max);
-            assert_eq!(holder.until, last);
+        let (mut holders, mut leaving) = (ranks(&[3, 0, 2]), ranks(&[4]));
+        let mut tasks: Vec<Running> = (1..=9).map(|k| running(1, f64::from(k))).collect();
+        deal(&mut tasks, &mut holders, &mut leaving);
+        let of = |seats: std::ops::Range<u32>| {
+            let there = tasks.iter().filter(|task| task.seat.is_some_and(|seat| seats.contains(&seat)));
+            (there.clone().count(), there.map(|task| task.rest).fold(0.0, f64::max))
+        };
+        for (seats, group) in [0..3, 3..3, 3..5, 5..9].into_iter().zip(holders.groups().chain(leaving.groups())) {
+            let (count, last) = of(seats.clone());
+            assert_eq!((count, last), (seats.len(), group.until[0]));
+            assert_eq!(group.until[0], group.until[QUANTILES - 1]);
         }
+    }
+
+    #[test]
+    fn of_alike_ranks_it_is_known_how_the_ends_are_spread() {
+        let holder = Holder { slots: 4, busy: 4, granted: true, ..Holder::default() };
+        let mut holders = Holders::new(vec![Group::of(holder, 100), Group::of(Holder { busy: 1, ..holder }, 100)]);
+        let mut tasks: Vec<Running> = (1..=100).map(|k| running(5, f64::from(k))).collect();
+        deal(&mut tasks, &mut holders, &mut Holders::default());
+        let until: Vec<[f64; QUANTILES]> = holders.groups().map(|group| group.until).collect();
+        let mean = |ends: [f64; QUANTILES]| ends.iter().sum::<f64>() / QUANTILES as f64;
+        // The last of four of the numbers from 1 to 100, and one of them.
+        assert!((mean(until[0]) - 80.0).abs() < 3.0 && (mean(until[1]) - 50.0).abs() < 3.0, "{until:?}");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use rustc_hash::FxHashMap;
 use super::{load, nodes, slots_per_node};
 use crate::model::{Rank, RankState, Time};
 use crate::scale::estimate::Estimates;
-use crate::scale::observation::{Observation, Stage};
+use crate::scale::observation::Observation;
 use crate::scale::policy::{Policy, Wish};
 use crate::scale::price::{Account, NodeTypeId, Prices};
+use crate::scale::remaining::Stage;
 
 /// Horizontal Pod Autoscaler v2 of Kubernetes: `n' = ceil(n m / m*)` every 15 s, no change within a tolerance of 0.1; up by at most the
 /// larger of 100 % and 4, down to the highest recommendation of the last 300 s. The measure is the load per slot (running and

@@ -67,7 +67,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::job::Cost;
     use crate::model::Time;
-    use crate::scale::observation::Stage;
+    use crate::scale::remaining::Stage;
     use crate::scale::testing::World;
 
     /// A bag of which so many tasks run and the others wait.

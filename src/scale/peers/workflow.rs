@@ -8,9 +8,10 @@ use rustc_hash::FxHashMap;
 use super::{nodes, slots_per_node};
 use crate::graph::TaskGraph;
 use crate::scale::estimate::Estimates;
-use crate::scale::observation::{Observation, RemainingTask, Stage};
+use crate::scale::observation::Observation;
 use crate::scale::policy::{Policy, Wish};
 use crate::scale::price::{NodeTypeId, Prices};
+use crate::scale::remaining::{RemainingTask, Stage};
 
 /// Token: how many tasks could run at once within the horizon, found by moving tokens along the graph.
 #[derive(Clone, Copy, Debug)]

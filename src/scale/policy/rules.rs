@@ -201,7 +201,8 @@ impl Gauge {
         let loads: Vec<(f64, f64)> = active
             .iter()
             .filter_map(|r| {
-                let (_, before) = self.busy.iter().find(|(rank, _)| *rank == r.rank.0)?;
+                let at = self.busy.binary_search_by_key(&r.rank.0, |(rank, _)| *rank).ok()?;
+                let before = &self.busy[at].1;
                 Some((r.busy.saturating_sub(*before).as_secs_f64(), f64::from(r.slots)))
             })
             .collect();

@@ -19,8 +19,8 @@ pub struct Account<'a> {
     prices: &'a Prices,
     now: Time,
     settled: f64,
-    /// Nodes held: their type and since when.
-    held: Vec<(NodeTypeId, Time)>,
+    /// Nodes held: their type, since when, and how many side by side are alike in both.
+    held: Vec<(NodeTypeId, Time, u32)>,
     /// Nodes that may be granted at any moment.
     requested: Vec<(NodeTypeId, u32)>,
 }
@@ -28,12 +28,19 @@ pub struct Account<'a> {
 impl<'a> Account<'a> {
     /// The account of a run as observed.
     pub fn of(seen: &Observation<'_>, prices: &'a Prices) -> Account<'a> {
-        let held = seen.ranks.iter().filter(|r| r.state.is_billed());
+        let billed = seen.ranks.iter().filter(|r| r.state.is_billed());
+        let mut held: Vec<(NodeTypeId, Time, u32)> = Vec::new();
+        for (node_type, since) in billed.filter_map(|r| Some((r.node_type, r.billed_since?))) {
+            match held.last_mut().filter(|last| (last.0, last.1) == (node_type, since)) {
+                Some(last) => last.2 += 1,
+                None => held.push((node_type, since, 1)),
+            }
+        }
         Account {
             prices,
             now: seen.now,
             settled: seen.settled,
-            held: held.filter_map(|r| Some((r.node_type, r.billed_since?))).collect(),
+            held,
             requested: seen.requests.iter().map(|r| (r.node_type, r.nodes)).collect(),
         }
     }
@@ -98,7 +105,7 @@ impl<'a> Account<'a> {
     /// What the nodes held and requested cost in an hour.
     pub fn per_hour(&self) -> f64 {
         let price = |t: NodeTypeId| self.prices.node(t).map_or(0.0, |n| n.node_hour);
-        let held: f64 = self.held.iter().map(|&(t, _)| price(t)).sum();
+        let held: f64 = self.held.iter().map(|&(t, _, n)| f64::from(n) * price(t)).sum();
         held + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
     }
 
@@ -108,7 +115,7 @@ impl<'a> Account<'a> {
         let Some(node) = self.prices.node(node_type) else { return 0 };
         let mut most = u32::MAX;
         if let Some(limit) = node.limit {
-            let has = self.held.iter().filter(|h| h.0 == node_type).count() as u32;
+            let has: u32 = self.held.iter().filter(|h| h.0 == node_type).map(|h| h.2).sum();
             let asked: u32 = self.requested.iter().filter(|r| r.0 == node_type).map(|r| r.1).sum();
             most = limit.saturating_sub(has.saturating_add(asked));
         }
@@ -124,7 +131,7 @@ impl<'a> Account<'a> {
     }
 
     fn held_until(&self, end: Time) -> f64 {
-        self.held.iter().map(|&(t, since)| self.prices.bill(t, since, end)).sum()
+        self.held.iter().map(|&(t, since, nodes)| f64::from(nodes) * self.prices.bill(t, since, end)).sum()
     }
 
     fn node_bill(&self, node_type: NodeTypeId, hold: Duration) -> f64 {

@@ -88,9 +88,11 @@ impl Prices {
 impl NodeType {
     /// Time that is charged for a node held for `held`: at least the minimum, rounded up to the granularity.
     pub fn charged(&self, held: Duration) -> Duration {
-        let (unit, held) = (self.granularity.as_nanos(), held.as_nanos());
-        let rounded = if unit == 0 { held } else { held.div_ceil(unit) * unit };
-        Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX)).max(self.minimum)
+        // Half a millennium fits, and accounts of many nodes do this often.
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (unit, held) = (nanos(self.granularity), nanos(held));
+        let rounded = if unit == 0 { held } else { held.div_ceil(unit).saturating_mul(unit) };
+        Duration::from_nanos(rounded).max(self.minimum)
     }
 
     /// Bill of a node held for `held`: `max(minimum, ceil(held / granularity) granularity) x price`.

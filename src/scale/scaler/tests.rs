@@ -6,7 +6,7 @@ use super::*;
 use crate::job::{Cost, Intent, PolicyKind};
 use crate::scale::policy::policy_by_name;
 use crate::scale::testing::{World, rank, time};
-use crate::scale::{ClassId, RequestView};
+use crate::scale::{ClassId, RequestView, Stage};
 
 fn scaler(policy: &str, max_ranks: u32) -> Scaler {
     let scaling = Scaling { max_ranks, ..Scaling::default() };

@@ -2,6 +2,8 @@ use std::path::Path;
 
 use super::*;
 use crate::exec::Kernels;
+use crate::job::Scaling;
+use crate::sim::{Before, Forget, Trial};
 
 fn scene(text: &str) -> Scene {
     Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
@@ -87,7 +89,8 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
         let (scaling, cost) = (Scaling::default(), Cost::default());
         let before = Before { done: &|_| false, spent: 0.0 };
         let (scene, scaling, cost) = (&scene, &scaling, &cost);
-        let trial = Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes: None, seed: 1, before };
+        let trial =
+            Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes: None, seed: 1, before, floor: None };
         trial.run(&mut Forget).unwrap()
     };
     // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow ones eight of a minute.
@@ -99,4 +102,36 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
     assert!((fast.bill - 2.0 * 3.0 * 120.0 / 3600.0).abs() < 0.01, "{}", fast.bill);
     assert_eq!((with(2).first_ranks(), with(0).first_ranks()), (Some(2), None));
     assert_eq!((with(1).first_speed(2), with(1).first_price(2)), (20.0, 4.0));
+}
+
+#[test]
+fn what_is_interpolated_is_what_would_have_been_simulated() {
+    let phases: String = [300, 7, 500]
+        .iter()
+        .enumerate()
+        .map(|(k, count)| {
+            let needs = if k > 0 { format!("needs = \"p{}\"\n", k - 1) } else { String::new() };
+            format!(
+                "[[task]]\nname = \"p{k}\"\narray = \"1-{count}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n"
+            )
+        })
+        .collect();
+    let bag = "[[task]]\nname = \"w\"\narray = \"1-3000\"\nkernel = \"noop\"\nestimate = \"60s\"\n";
+    for text in [&phases, bag] {
+        let (scene, cost) = (scene(text), Cost { node_hour: 1.0, ..Cost::default() });
+        let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 64));
+        let question =
+            Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+        let simulations = refine::Simulations::new(&question, 5);
+        let (few, all) = (simulations.candidates(true).unwrap(), simulations.candidates(false).unwrap());
+        assert_eq!((few.len(), all.iter().all(|c| c.simulated)), (ranks.len(), true));
+        for (few, all) in few.iter().zip(&all) {
+            let off = |of: fn(&Candidate) -> f64| (of(few) / of(all) - 1.0).abs();
+            assert_eq!(few.ranks, all.ranks);
+            assert!(few.simulated == (few == all) && off(|c| c.makespan_q50_s) < 0.1, "{few:?} {all:?}");
+            assert!(off(|c| c.cost) < 0.1 && off(|c| c.billed_node_s) < 0.1, "{few:?} {all:?}");
+        }
+        let simulated = few.iter().filter(|c| c.simulated).count();
+        assert!(text != bag || simulated < ranks.len(), "{simulated} of {}", ranks.len());
+    }
 }

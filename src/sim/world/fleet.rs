@@ -17,6 +17,9 @@ use crate::sim::pool::Pool;
 use crate::sim::provider::{Answer, Loss};
 use crate::sim::scene::Scene;
 
+/// Among many ranks it is decided at most this often in an interval because nodes have come or gone.
+const NEWS_PER_INTERVAL: u32 = 10;
+
 /// What the rank on a node has.
 pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     let node = &cluster.nodes[kind.0 as usize];
@@ -80,6 +83,18 @@ impl World<'_> {
         }
     }
 
+    /// Nodes have come or gone: it is decided at once. Among many ranks news is collected for a while first: thousands of nodes that come within a
+    /// minute are no reason for thousands of decisions.
+    fn decide_on_news(&mut self) {
+        let interval = self.captain.as_ref().map_or(Duration::ZERO, |captain| captain.interval);
+        let due = self.decided.after(interval / NEWS_PER_INTERVAL);
+        if self.search.is_none() || due <= self.now {
+            self.decide();
+        } else if !std::mem::replace(&mut self.news, true) {
+            self.agenda.arrange(due, What::DecideOnNews);
+        }
+    }
+
     /// It is decided, and again after the interval.
     pub(super) fn decide_again(&mut self) {
         self.decide();
@@ -90,7 +105,8 @@ impl World<'_> {
     }
 
     /// The scaling core is asked.
-    fn decide(&mut self) {
+    pub(super) fn decide(&mut self) {
+        (self.decided, self.news) = (self.now, false);
         if self.finished.is_some() || self.stopping {
             return;
         }
@@ -201,7 +217,7 @@ impl World<'_> {
         let Some((rank, startup)) = self.provider.answer(self.now, answer) else {
             if !answer.granted {
                 self.note(Level::Info, "a request for a node has failed".to_owned());
-                self.decide();
+                self.decide_on_news();
             }
             return;
         };
@@ -210,7 +226,7 @@ impl World<'_> {
         self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Request });
         self.write_state(rank);
         self.agenda.arrange(self.now.after(startup), What::Starts(rank));
-        self.decide();
+        self.decide_on_news();
     }
 
     /// The rank of a granted node has started.
@@ -227,7 +243,7 @@ impl World<'_> {
         self.enters(rank);
         let member = self.seats[rank as usize].member.clone();
         self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Arrive(member) });
-        self.decide();
+        self.decide_on_news();
     }
 
     /// A rank is told to leave.
@@ -269,7 +285,7 @@ impl World<'_> {
         }
         self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Lose });
         self.set_state(rank, RankState::Lost);
-        self.decide();
+        self.decide_on_news();
     }
 
     /// A rank is here no more; false if it was not.

@@ -1,0 +1,121 @@
+//! Tasks that run, put together in batches: those of one cell that have been running for about
+//! equally long.
+
+use rustc_hash::FxHashMap;
+
+use super::{Beliefs, unit};
+use crate::model::Time;
+use crate::scale::estimate::ClassId;
+use crate::scale::remaining::{NONE, Outline, RemainingWork, RunningTask};
+
+/// Batches of one cell by age: steps of a quarter of a sixteenth of the time that a task of the
+/// class takes, and beyond four times that steps that grow.
+const FINEST: usize = 80;
+
+/// Most batches if many cells have tasks that run; at least one for each of them.
+const MOST_BATCHES: usize = 1024;
+
+/// Pieces into which large batches are divided, all together: each ends at another moment.
+const PIECES: u64 = 256;
+
+/// Running tasks of a cell that began at about the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Batch {
+    pub class: ClassId,
+    pub chunk: u32,
+    pub tasks: u32,
+    pub slots: u32,
+    /// How long they have been running, as a factor of their sizes: mean.
+    pub factor: f64,
+    /// Seconds that their sizes come to on the ranks that there are: mean.
+    pub seconds: f64,
+    /// As so many pieces they end.
+    pub pieces: u32,
+}
+
+/// What runs of a class.
+#[derive(Debug, Default)]
+pub(super) struct OfClass {
+    /// How long tasks have been running, and how many for about so long.
+    pub open: Vec<(f64, u32)>,
+    /// Pieces of all its batches.
+    pub pieces: u32,
+}
+
+/// All that runs, in batches.
+pub(super) fn of(outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>) -> Vec<Batch> {
+    // Where the batches of each cell begin.
+    let mut first = vec![NONE; outline.cells.len()];
+    let busy = (0..).zip(&outline.cells).filter(|(_, cell)| cell.running > 0);
+    let busy: Vec<usize> = busy.map(|(at, _)| at).collect();
+    let each = (MOST_BATCHES / busy.len().max(1)).clamp(1, FINEST);
+    (0..).zip(&busy).for_each(|(number, &at)| first[at] = number * each as u32);
+    let mut sums = vec![Batch::default(); busy.len() * each];
+    let scales = Scales::new(outline, &busy, beliefs);
+    for running in work.running() {
+        let cell = if running.cell == NONE { outline.cell_of(running.task) } else { running.cell };
+        let Some(&from) = first.get(cell as usize).filter(|from| **from != NONE) else { continue };
+        let (factor, age, seconds) = scales.of(cell, running, beliefs.now);
+        let sum = &mut sums[from as usize + age_step(age) * each / FINEST];
+        sum.tasks += 1;
+        sum.slots += running.facts.slots.max(1);
+        sum.factor += factor;
+        sum.seconds += seconds;
+    }
+    let whole = work.running_count().div_ceil(PIECES).max(1) as u32;
+    let mut batches = Vec::new();
+    for (number, &at) in busy.iter().enumerate() {
+        let (chunk, class) = (outline.cells[at].chunk, outline.cells[at].class);
+        for sum in sums[number * each..][..each].iter().filter(|sum| sum.tasks > 0) {
+            let tasks = f64::from(sum.tasks);
+            let (factor, seconds) = (sum.factor / tasks, sum.seconds / tasks);
+            batches.push(Batch { class, chunk, factor, seconds, pieces: sum.tasks.div_ceil(whole), ..*sum });
+        }
+    }
+    batches
+}
+
+/// The same, class by class.
+pub(super) fn by_class(batches: &[Batch]) -> FxHashMap<ClassId, OfClass> {
+    let mut classes: FxHashMap<ClassId, OfClass> = FxHashMap::default();
+    for batch in batches {
+        let class = classes.entry(batch.class).or_default();
+        class.open.push((batch.factor, batch.tasks));
+        class.pieces += batch.pieces;
+    }
+    classes
+}
+
+/// For each cell with running tasks: seconds that a size of one nanosecond comes to on the ranks
+/// that there are, and what divides a factor to make it an age in durations of the class.
+struct Scales(Vec<(f64, f64)>);
+
+impl Scales {
+    fn new(outline: &Outline, busy: &[usize], beliefs: &Beliefs<'_>) -> Scales {
+        let mut scales = vec![(0.0, 1.0); outline.cells.len()];
+        let mut medians: FxHashMap<ClassId, f64> = FxHashMap::default();
+        for &at in busy {
+            let cell = &outline.cells[at];
+            let median = *medians
+                .entry(cell.class)
+                .or_insert_with(|| beliefs.estimates.factor(cell.class).quantiles().q50.max(1e-12));
+            let unit = unit(beliefs.estimates, cell.class, cell.is_sized) / beliefs.speed;
+            scales[at] = (unit / 1e9, 1.0 / median);
+        }
+        Scales(scales)
+    }
+
+    /// How long a task of a cell has been running: as a factor of its size, and in durations of its
+    /// class; and what its size comes to.
+    fn of(&self, cell: u32, running: &RunningTask, now: Time) -> (f64, f64, f64) {
+        let (unit, per_median) = self.0[cell as usize];
+        let seconds = running.facts.size() as f64 * unit;
+        let factor = now.since(running.since).as_secs_f64() / seconds.max(1e-12);
+        (factor, factor * per_median, seconds)
+    }
+}
+
+/// The step of an age.
+fn age_step(age: f64) -> usize {
+    if age < 4.0 { (age * 16.0) as usize } else { (64.0 + (age / 4.0).log2() * 2.0).min(FINEST as f64 - 1.0) as usize }
+}

@@ -1,0 +1,120 @@
+//! The ranks of an observation as a forecast uses them. Few ranks are told apart; of many, those
+//! that are nearly alike are one group.
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{RankState, Time};
+use crate::scale::estimate::Estimates;
+use crate::scale::forecast::hold::{Group, Holder, Holders};
+use crate::scale::observation::{Observation, RankView};
+use crate::scale::price::NodeTypeId;
+
+/// Up to this number of ranks each is a group of its own.
+const APART: usize = 256;
+
+/// Nodes of many are held for about equally long if the logarithms of their times, in these units,
+/// are the same: within a thirty-second.
+const AGE_STEPS: f64 = 32.0;
+
+/// By what ranks are alike: the state of their node, since when it is billed and under way (in
+/// steps), slots, and busy ones.
+type Likeness = (RankState, NodeTypeId, bool, Option<i64>, u32, u32, usize);
+
+/// Ranks that are alike, summed.
+struct Alike {
+    first: RankView,
+    ranks: u32,
+    /// Seconds for which their nodes have been billed.
+    age: f64,
+}
+
+/// The ranks there are or that are under way, in the order in which they are used: those that
+/// cannot go first, then those that are there, the busiest first.
+pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: u32) -> Holders {
+    let rest =
+        |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
+    let usable = |s: RankState| matches!(s, RankState::Active | RankState::Joining | RankState::Parked);
+    let mut groups: Vec<Group> = alike(seen, usable)
+        .into_iter()
+        .map(|alike| {
+            let mut group = held(&alike);
+            group.holder.arrives = match (alike.first.state, alike.first.billed_since) {
+                (RankState::Joining, Some(_)) => rest(alike.first.node_type, alike.age / f64::from(alike.ranks)),
+                (RankState::Joining, None) => 1.0,
+                _ => 0.0,
+            };
+            group
+        })
+        .collect();
+    for request in seen.requests {
+        let arrives = rest(request.node_type, seen.now.since(request.asked).as_secs_f64());
+        let slots = groups.first().map_or(1, |group| group.holder.slots);
+        let asked = Holder { since: Some(arrives), arrives, slots, ..Holder::default() };
+        groups.push(Group::of(asked, request.nodes));
+    }
+    groups.sort_by(|a, b| {
+        let (a, b) = (&a.holder, &b.holder);
+        let first = (!a.kept).cmp(&!b.kept).then(a.arrives.total_cmp(&b.arrives));
+        first.then(b.busy.cmp(&a.busy))
+    });
+    let mut holders = Holders::new(groups);
+    holders.keep(min_ranks);
+    holders
+}
+
+/// The ranks that drain.
+pub(super) fn leaving(seen: &Observation<'_>) -> Holders {
+    Holders::new(alike(seen, |state| state == RankState::Draining).iter().map(held).collect())
+}
+
+/// Ranks in such states, those that are alike together; in order of their first.
+fn alike(seen: &Observation<'_>, is_in: impl Fn(RankState) -> bool) -> Vec<Alike> {
+    let apart = seen.ranks.len() <= APART;
+    let mut index: FxHashMap<Likeness, usize> = FxHashMap::default();
+    let mut all: Vec<Alike> = Vec::new();
+    let mut steps = AgeSteps { now: seen.now, last: None };
+    for (number, rank) in seen.ranks.iter().enumerate().filter(|(_, rank)| is_in(rank.state)) {
+        let (age, step) = rank.billed_since.map_or((0.0, None), |since| steps.of(since));
+        let name = if apart { number } else { usize::MAX };
+        let likeness = (rank.state, rank.node_type, rank.releasable, step, rank.slots, rank.busy_slots, name);
+        let at = *index.entry(likeness).or_insert(all.len());
+        match all.get_mut(at) {
+            Some(alike) => (alike.ranks, alike.age) = (alike.ranks + 1, alike.age + age),
+            None => all.push(Alike { first: rank.clone(), ranks: 1, age }),
+        }
+    }
+    all
+}
+
+/// Ages with their steps; neighbours often have the same.
+struct AgeSteps {
+    now: Time,
+    last: Option<(Time, (f64, Option<i64>))>,
+}
+
+impl AgeSteps {
+    fn of(&mut self, since: Time) -> (f64, Option<i64>) {
+        if let Some((_, known)) = self.last.filter(|(last, _)| *last == since) {
+            return known;
+        }
+        let age = self.now.since(since).as_secs_f64();
+        let found = (age, Some((age.max(1e-3).ln() * AGE_STEPS).round() as i64));
+        self.last = Some((since, found));
+        found
+    }
+}
+
+/// Ranks that are there.
+fn held(alike: &Alike) -> Group {
+    let rank = &alike.first;
+    let age = alike.age / f64::from(alike.ranks);
+    let holder = Holder {
+        since: rank.billed_since.map(|_| -age),
+        kept: !rank.releasable,
+        granted: true,
+        slots: rank.slots,
+        busy: rank.busy_slots,
+        ..Holder::default()
+    };
+    Group::of(holder, alike.ranks)
+}

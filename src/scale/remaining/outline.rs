@@ -1,0 +1,142 @@
+//! The outline of a graph: few chunks of like tasks in place of many tasks, so that a decision
+//! takes milliseconds whatever the size.
+//!
+//! A chunk holds tasks of one level, class and width that lie side by side in the job; up to a
+//! limit every task is a chunk of its own and nothing is lost. A chunk can be started in parts of
+//! any size, so bags, sweeps and fork-joins lose nothing either. What is lost beyond the limit is
+//! that a chunk waits for *all* tasks of the chunks before it. Graphs with more levels than the
+//! limit are cut into bands of levels, each a chunk that runs in as many waves as it has levels.
+//! Chunks that nothing tells apart (alike, with the same chunks before and behind them) are one.
+//!
+//! The tasks of one class in a chunk are a cell. Cells hold the sums over their tasks, which the
+//! events of tasks keep right.
+
+mod divide;
+
+use rustc_hash::FxHashMap;
+
+use super::{ENDED, READY, RemainingWork, TaskFacts, WAITING};
+use crate::graph::csr::Csr;
+use crate::model::TaskId;
+use crate::scale::estimate::ClassId;
+
+/// Marks a task that is in no cell, and a node that is in no chunk.
+pub(in crate::scale) const NONE: u32 = u32::MAX;
+
+/// Chunks with the dependencies between them. Chunks are numbered so that none needs one of a
+/// higher number.
+#[derive(Debug, Default)]
+pub(in crate::scale) struct Outline {
+    /// For each chunk the slots that one of its tasks takes; 0 for a join.
+    pub slots: Vec<u32>,
+    /// For each chunk how many of its tasks run in one wave: all of them, but for bands.
+    pub wave: Vec<u32>,
+    /// From each chunk to those that need it.
+    pub successors: Csr,
+    /// How many tasks remained when it was made.
+    pub made_for: u64,
+    /// True if every task is a chunk of its own.
+    pub is_exact: bool,
+    /// The sums over the tasks of each chunk, class by class.
+    pub cells: Vec<Cell>,
+    /// For each task its cell.
+    cell_of: Vec<u32>,
+    /// The chunks of joins.
+    chunk_of_join: FxHashMap<u32, u32>,
+    /// The level of each node of the graph.
+    levels: Vec<u32>,
+}
+
+/// The remaining tasks of one class in a chunk.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::scale) struct Cell {
+    pub chunk: u32,
+    pub class: ClassId,
+    /// True if its tasks have priors; sizes of others are in units of their class's.
+    pub is_sized: bool,
+    /// Tasks that have not started.
+    pub left: u32,
+    /// Those of them that could.
+    pub ready: u32,
+    /// Tasks that run.
+    pub running: u32,
+    /// Sizes of the tasks that have not started, in nanoseconds: their sum, and that of each times
+    /// its slots.
+    pub size: u128,
+    pub slot_size: u128,
+    /// Of all its tasks at first: mean square (s²) and maximum (s) of sizes.
+    pub mean_square: f64,
+    pub largest: f64,
+}
+
+impl Outline {
+    /// Divides what remains into chunks: task by task up to the limit of `work`, in about as many
+    /// chunks as it says beyond. `old` lends what does not change.
+    pub(super) fn new(work: &RemainingWork, old: Option<Outline>) -> Outline {
+        divide::outline(work, old)
+    }
+
+    /// Number of chunks.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The cell of a task that was open when the outline was made.
+    pub fn cell_of(&self, task: TaskId) -> u32 {
+        self.cell_of.get(task.index()).copied().unwrap_or(NONE)
+    }
+
+    /// The chunk of such a task.
+    pub fn chunk_of(&self, task: TaskId) -> u32 {
+        self.cells.get(self.cell_of(task) as usize).map_or(NONE, |cell| cell.chunk)
+    }
+
+    /// Counts a task in or out of a stage.
+    pub(super) fn count(&mut self, cell: u32, facts: &TaskFacts, stage: u32, sign: i32) {
+        if let Some(cell) = self.cells.get_mut(cell as usize) {
+            cell.count(facts, stage, sign);
+        }
+    }
+}
+
+impl Cell {
+    fn new(chunk: u32, facts: &TaskFacts) -> Cell {
+        Cell {
+            chunk,
+            class: facts.class,
+            is_sized: facts.prior.is_some(),
+            left: 0,
+            ready: 0,
+            running: 0,
+            size: 0,
+            slot_size: 0,
+            mean_square: 0.0,
+            largest: 0.0,
+        }
+    }
+
+    fn count(&mut self, facts: &TaskFacts, stage: u32, sign: i32) {
+        let add = |counter: &mut u32| *counter = counter.wrapping_add_signed(sign);
+        match stage {
+            ENDED => return,
+            WAITING => add(&mut self.left),
+            READY => {
+                add(&mut self.left);
+                add(&mut self.ready);
+            }
+            _ => return add(&mut self.running),
+        }
+        let size = u128::from(facts.size());
+        let slot_size = size * u128::from(facts.slots.max(1));
+        if sign > 0 {
+            self.size += size;
+            self.slot_size += slot_size;
+        } else {
+            self.size -= size;
+            self.slot_size -= slot_size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Random graphs under random events: what is kept must be at every moment what would be found by
+//! counting.
+
+use super::*;
+use crate::graph::link::{Condition, Link, LinkShape};
+use crate::seeds::{Named, seeds};
+use fastrand::Rng;
+
+/// A graph of a few groups under every kind of link, with classes, priors and widths of their own.
+fn random_work(rng: &mut Rng, exact: usize, chunks: usize) -> RemainingWork {
+    let counts: Vec<u32> = (0..rng.u32(1..6)).map(|_| rng.u32(1..80)).collect();
+    let mut links: Vec<Link> = Vec::new();
+    for to in 1..counts.len() as u32 {
+        let from = rng.u32(0..to);
+        let shape = match rng.u32(0..3) {
+            0 => LinkShape::All,
+            1 if counts[from as usize] == counts[to as usize] => LinkShape::Each,
+            _ => {
+                let mut pairs: Vec<(u32, u32)> =
+                    (0..counts[to as usize]).map(|element| (rng.u32(0..counts[from as usize]), element)).collect();
+                pairs.sort_unstable();
+                LinkShape::Pairs(pairs)
+            }
+        };
+        links.push(Link { from, to, shape, on: Condition::Ok, bytes: 0, span: 0..0 });
+    }
+    let graph = Arc::new(TaskGraph::build(&counts, &links).unwrap());
+    let facts: Vec<TaskFacts> = (0..graph.task_count())
+        .map(|_| TaskFacts {
+            class: ClassId(rng.u32(0..4)),
+            prior: rng.bool().then(|| Duration::from_nanos(rng.u64(1..1 << 50))),
+            slots: rng.u32(0..4),
+        })
+        .collect();
+    RemainingWork::with_limits(graph, Arc::new(move |task: TaskId| facts[task.index()]), exact, chunks)
+}
+
+/// The stages as the test knows them, event by event.
+#[derive(Clone)]
+struct Known(Vec<Option<Stage>>);
+
+impl Known {
+    /// Something happens to some task.
+    fn happen(&mut self, rng: &mut Rng, now: Time, work: &mut RemainingWork) {
+        let task = TaskId(rng.u32(0..self.0.len() as u32));
+        let stage = &mut self.0[task.index()];
+        let (event, before) = (rng.u32(0..10), *stage);
+        let after = match event {
+            0..3 => Some(Stage::Ready),
+            3..7 => Some(Stage::Running(now)),
+            7 => Some(Stage::Waiting),
+            _ => None,
+        };
+        *stage = before.and(after);
+        match after {
+            Some(Stage::Ready) => work.became_ready(task),
+            Some(Stage::Running(now)) => work.started(task, now),
+            Some(Stage::Waiting) => work.stopped(task),
+            None => assert_eq!(work.ended(task), before.is_some()),
+        }
+    }
+}
+
+/// The cells of an outline, counted anew.
+fn recounted(work: &RemainingWork, known: &Known) -> Vec<(u32, u32, u32, u128, u128)> {
+    let mut cells = vec![(0, 0, 0, 0, 0); work.outline().cells.len()];
+    for (task, stage) in (0..).map(TaskId).zip(&known.0).filter_map(|(task, stage)| Some((task, (*stage)?))) {
+        let (facts, cell) = (work.facts(task), &mut cells[work.outline().cell_of(task) as usize]);
+        if matches!(stage, Stage::Running(_)) {
+            cell.2 += 1;
+            continue;
+        }
+        let size = u128::from(facts.size());
+        cell.0 += 1;
+        cell.1 += u32::from(stage == Stage::Ready);
+        cell.3 += size;
+        cell.4 += size * u128::from(facts.slots.max(1));
+    }
+    cells
+}
+
+fn check(work: &RemainingWork, known: &Known, what: &str) {
+    let mut found: Vec<Option<Stage>> = vec![None; known.0.len()];
+    work.each(&mut |task| found[task.task.index()] = Some(task.stage));
+    assert_eq!(found, known.0, "{what}");
+    let count = |of: fn(&Stage) -> bool| known.0.iter().flatten().filter(|stage| of(stage)).count() as u64;
+    assert_eq!(
+        (work.count(), work.ready_count(), work.running_count()),
+        (count(|_| true), count(|s| *s == Stage::Ready), count(|s| matches!(s, Stage::Running(_)))),
+        "{what}"
+    );
+    let cells = work.outline().cells.iter().map(|c| (c.left, c.ready, c.running, c.size, c.slot_size));
+    assert_eq!(cells.collect::<Vec<_>>(), recounted(work, known), "{what}");
+    for running in work.running() {
+        assert_eq!(known.0[running.task.index()], Some(Stage::Running(running.since)), "{what}");
+        assert!(running.cell == NONE || running.cell == work.outline().cell_of(running.task), "{what}");
+    }
+}
+
+#[test]
+fn what_is_kept_is_what_counting_anew_would_find() {
+    for seed in seeds(300) {
+        let _named = Named(seed, "scale::remaining::tests::what_is_kept_is_what_counting_anew_would_find");
+        let mut rng = Rng::with_seed(seed);
+        let (exact, chunks) = ([0, 20, 100, 2500][rng.usize(0..4)], rng.usize(16..200));
+        let mut work = random_work(&mut rng, exact, chunks);
+        let mut known = Known(vec![Some(Stage::Waiting); work.graph().task_count()]);
+        // The first look comes at any time.
+        let first_look = rng.usize(0..known.0.len());
+        for step in 0..6 * known.0.len() {
+            known.happen(&mut rng, Time(step as u64), &mut work);
+            if step >= first_look && (step % 7 == 0 || known.0.iter().flatten().count() < 3) {
+                check(&work, &known, &format!("seed {seed}, step {step}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_outline_is_made_anew_when_half_has_ended_and_ends_up_exact() {
+    let mut rng = Rng::with_seed(3);
+    let mut work = random_work(&mut rng, 20, 50);
+    while work.count() < 100 {
+        work = random_work(&mut rng, 20, 50);
+    }
+    let tasks = work.count();
+    assert!(!work.outline().is_exact);
+    for task in 0..tasks as u32 - 5 {
+        work.ended(TaskId(task));
+        let outline = work.outline();
+        assert!(
+            outline.is_exact || outline.made_for <= 2 * work.count().max(1) + 1,
+            "{} {}",
+            outline.made_for,
+            work.count()
+        );
+    }
+    assert!(work.outline().is_exact && work.outline().cells.iter().map(|cell| cell.left).sum::<u32>() == 5);
+}

@@ -1,0 +1,81 @@
+//! How long the running tasks still take.
+
+use std::time::Duration;
+
+use crate::scale::estimate::{ClassId, Estimates};
+use crate::scale::observation::Observation;
+use crate::scale::remaining::RunningTask;
+
+/// Up to this number of running tasks the median of each one's rest is looked at; of more, those of
+/// each class that are likely to take longest.
+const EACH: usize = 1024;
+
+/// How long the running tasks still take: the longest of them, in nine of ten cases. Where nothing
+/// is known of a class it is not its prior that counts, whose tail is long enough to end any run,
+/// but what is seen: what has lasted so long lasts as long again. What takes longer after all is
+/// stopped when the money ends.
+pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
+    let running = seen.remaining.running();
+    let mut classes: Vec<Option<OfClass>> = Vec::new();
+    let mut longest = 0.0f64;
+    for task in running {
+        let at = task.facts.class.0 as usize;
+        if classes.len() <= at {
+            classes.resize_with(at + 1, || None);
+        }
+        let class = classes[at].get_or_insert_with(|| OfClass::new(estimates, task.facts.class));
+        let passed = seen.now.since(task.since).as_secs_f64();
+        longest = longest.max(match class.late {
+            Some(late) => late * estimates.size(task.facts.class, task.facts.prior) - passed,
+            None => passed,
+        });
+        class.note(task, passed);
+    }
+    let rest = |task: &RunningTask| {
+        let elapsed = seen.now.since(task.since);
+        estimates.rest(task.facts.class, task.facts.prior, elapsed)
+    };
+    let is_known =
+        |task: &&RunningTask| classes[task.facts.class.0 as usize].as_ref().is_some_and(|class| class.late.is_some());
+    let rests: f64 = match running.len() <= EACH {
+        true => running.iter().filter(is_known).map(rest).fold(0.0, f64::max),
+        false => {
+            let extremes =
+                classes.iter().flatten().filter(|class| class.late.is_some()).flat_map(|class| class.extremes());
+            extremes.map(|task| rest(&task)).fold(0.0, f64::max)
+        }
+    };
+    Duration::try_from_secs_f64(longest.max(rests)).unwrap_or(Duration::ZERO)
+}
+
+/// What runs of a class.
+struct OfClass {
+    /// The factor of their sizes that nine of ten tasks stay below, if anything is known of the
+    /// class.
+    late: Option<f64>,
+    /// The rest of a task first falls and then rises with the time for which it has been running:
+    /// so it is longest for the newest, for the oldest, or for the largest.
+    newest: Option<(f64, RunningTask)>,
+    oldest: Option<(f64, RunningTask)>,
+    largest: Option<(f64, RunningTask)>,
+}
+
+impl OfClass {
+    fn new(estimates: &Estimates, class: ClassId) -> OfClass {
+        let late = estimates.is_known(class).then(|| estimates.factor(class).quantiles().q90);
+        OfClass { late, newest: None, oldest: None, largest: None }
+    }
+
+    fn note(&mut self, task: &RunningTask, passed: f64) {
+        let size = task.facts.prior.map_or(1.0, |prior| prior.as_secs_f64());
+        for (extreme, value) in [(&mut self.newest, -passed), (&mut self.oldest, passed), (&mut self.largest, size)] {
+            if extreme.is_none_or(|(most, known)| (value, task.task.0) > (most, known.task.0)) {
+                *extreme = Some((value, *task));
+            }
+        }
+    }
+
+    fn extremes(&self) -> impl Iterator<Item = RunningTask> {
+        [self.newest, self.oldest, self.largest].into_iter().flatten().map(|extreme| extreme.1)
+    }
+}

@@ -1,0 +1,162 @@
+//! Which numbers of ranks are simulated, and what is said of those between.
+//!
+//! A makespan relative to its bound (the longest chain, or the work on all slots) changes little
+//! from one number of ranks to the next, and the bill follows from it. So of a large job the ends
+//! and the quarters of the range are simulated, and then the middle of each stretch: where it is
+//! what its ends say, what lies between is interpolated; else both halves are looked into.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::{Bound, Candidate, Question, candidate, keeps};
+use crate::job::{Cost, Scaling};
+use crate::sim::trial::{Before, Floor, Outcome, Trial, TrialError};
+use crate::sim::world::{Forget, Homes, World};
+
+/// A number of ranks is what its neighbours say if it differs by no more than this share from it:
+/// about what seeds differ by.
+const CLOSE: f64 = 0.01;
+
+/// The range is divided into so many stretches before any is tested.
+const STRETCHES: usize = 4;
+
+/// The simulations behind a plan.
+pub(super) struct Simulations<'a> {
+    question: &'a Question<'a>,
+    scaling: Scaling,
+    cost: Cost,
+    /// For each seed what nobody can undercut.
+    pub floors: Vec<Floor>,
+    /// Means of these over seeds: the longest chain, and the work of all tasks.
+    chain_s: f64,
+    work_s: f64,
+}
+
+impl<'a> Simulations<'a> {
+    pub fn new(question: &'a Question<'a>, seeds: u64) -> Simulations<'a> {
+        let Question { scene, cluster, seed, .. } = *question;
+        let floors: Vec<Floor> =
+            (0..seeds).into_par_iter().map(|n| Floor::of(scene, cluster, seed.wrapping_add(n))).collect();
+        let mean = |of: fn(&Floor) -> f64| floors.iter().map(of).sum::<f64>() / seeds.max(1) as f64;
+        // Without a cap: a plan shows what a run would cost, and the verdict what that means.
+        let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
+        let (chain_s, work_s) = (mean(|floor| floor.critical_path_s), mean(|floor| floor.work_s));
+        Simulations { question, scaling: Scaling::default(), cost, floors, chain_s, work_s }
+    }
+
+    /// One candidate for each number of ranks, ascending: all simulated, or only as many as it
+    /// takes.
+    pub fn candidates(&self, few: bool) -> Result<Vec<Candidate>, TrialError> {
+        let ranks = self.question.ranks;
+        let last = ranks.len().saturating_sub(1);
+        let mut known: BTreeMap<usize, Candidate> = BTreeMap::new();
+        if !few || last <= STRETCHES {
+            self.simulate((0..ranks.len()).collect(), &mut known)?;
+            return Ok(known.into_values().collect());
+        }
+        let mut corners: Vec<usize> = (0..=STRETCHES).map(|k| k * last / STRETCHES).collect();
+        corners.dedup();
+        self.simulate(corners.clone(), &mut known)?;
+        let mut open: Vec<(usize, usize)> = corners.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        while !open.is_empty() {
+            open.retain(|(low, high)| high - low > 1);
+            let middle = |(low, high): &(usize, usize)| low.midpoint(*high);
+            self.simulate(open.iter().map(middle).collect(), &mut known)?;
+            let halves = open.iter().flat_map(|stretch| [(stretch.0, middle(stretch)), (middle(stretch), stretch.1)]);
+            let is_open = |half: &(usize, usize)| {
+                let stretch = open.iter().find(|s| s.0 <= half.0 && half.1 <= s.1);
+                stretch.is_some_and(|stretch| {
+                    !self.is_even(&known[&stretch.0], &known[&middle(stretch)], &known[&stretch.1])
+                })
+            };
+            open = halves.filter(is_open).collect();
+        }
+        Ok((0..ranks.len()).filter_map(|at| self.known_or_between(at, &known)).collect())
+    }
+
+    /// Simulates some numbers of ranks with all seeds.
+    fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, Candidate>) -> Result<(), TrialError> {
+        let Question { scene, cluster, ranks, seed, .. } = *self.question;
+        // The partitioner is not to be called by two threads at once.
+        let homes: Vec<Vec<u32>> = numbers
+            .iter()
+            .map(|&at| World::homes(scene, cluster, ranks[at]).map_err(TrialError::Refused))
+            .collect::<Result<_, _>>()?;
+        let trials: Vec<(usize, usize)> =
+            (0..numbers.len()).flat_map(|number| (0..self.floors.len()).map(move |n| (number, n))).collect();
+        let outcomes: Vec<Outcome> = trials
+            .into_par_iter()
+            .map(|(number, n)| {
+                let (ranks, homes) = (Some(ranks[numbers[number]]), Some(Homes::Known(&homes[number])));
+                let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
+                let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
+                let seed = seed.wrapping_add(n as u64);
+                Trial { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
+            })
+            .collect::<Result<_, TrialError>>()?;
+        for (&at, outcomes) in numbers.iter().zip(outcomes.chunks(self.floors.len())) {
+            known.insert(at, candidate(self.question, ranks[at], outcomes));
+        }
+        Ok(())
+    }
+
+    /// True if the middle one is what the others say of it.
+    fn is_even(&self, low: &Candidate, middle: &Candidate, high: &Candidate) -> bool {
+        let said = self.between(middle.ranks, low, high);
+        let is_close = |a: f64, b: f64| (a - b).abs() <= CLOSE * b.abs();
+        is_close(said.makespan_q50_s, middle.makespan_q50_s)
+            && is_close(said.makespan_q90_s, middle.makespan_q90_s)
+            && is_close(said.cost, middle.cost)
+    }
+
+    fn known_or_between(&self, at: usize, known: &BTreeMap<usize, Candidate>) -> Option<Candidate> {
+        let (before, low) = known.range(..=at).next_back()?;
+        match *before == at {
+            true => Some(low.clone()),
+            false => Some(self.between(self.question.ranks[at], low, known.range(at..).next()?.1)),
+        }
+    }
+
+    /// The shortest time in which nothing could be done on so many ranks: the longest chain, and
+    /// the work on all slots.
+    fn bounds(&self, ranks: u32) -> (f64, f64) {
+        (self.chain_s, self.work_s / self.question.cluster.first_speed(ranks).max(1e-9))
+    }
+
+    /// What two candidates say of a number of ranks between theirs: what is relative to the bounds
+    /// is interpolated.
+    fn between(&self, ranks: u32, low: &Candidate, high: &Candidate) -> Candidate {
+        let place = |ranks: u32| f64::from(ranks).ln();
+        let share = (place(ranks) - place(low.ranks)) / (place(high.ranks) - place(low.ranks)).max(1e-9);
+        let mix = |of: &dyn Fn(&Candidate) -> f64| of(low) + share * (of(high) - of(low));
+        let bound = |ranks: u32| {
+            let (chain, slots) = self.bounds(ranks);
+            chain.max(slots).max(1e-9)
+        };
+        let makespan = |of: fn(&Candidate) -> f64| bound(ranks) * mix(&|c| of(c) / bound(c.ranks));
+        let makespan_q50_s = makespan(|c| c.makespan_q50_s);
+        // Bills and times held are in proportion to nodes and makespan, but for rounding.
+        let price = |ranks: u32| self.question.cluster.first_price(ranks).max(1e-12);
+        let bill = |of: fn(&Candidate) -> f64| {
+            price(ranks) * makespan_q50_s * mix(&|c| of(c) / (price(c.ranks) * c.makespan_q50_s.max(1e-9)))
+        };
+        let (makespan_q90_s, cost_q90) = (makespan(|c| c.makespan_q90_s), bill(|c| c.cost_q90));
+        let held = mix(&|c| c.billed_node_s / (f64::from(c.ranks) * c.makespan_q50_s.max(1e-9)));
+        let (chain, slots) = self.bounds(ranks);
+        Candidate {
+            ranks,
+            makespan_q50_s,
+            makespan_q10_s: makespan(|c| c.makespan_q10_s),
+            makespan_q90_s,
+            billed_node_s: held * f64::from(ranks) * makespan_q50_s,
+            cost: bill(|c| c.cost),
+            cost_q90,
+            utilisation: mix(&|c| c.utilisation),
+            bound: Bound::of(makespan_q50_s, chain, slots),
+            pareto: false,
+            feasible: keeps(self.question, makespan_q90_s, cost_q90, ranks),
+            simulated: false,
+        }
+    }
+}
