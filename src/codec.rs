@@ -360,4 +360,3 @@ pub(crate) mod shared_text {
         <&str>::deserialize(deserializer).map(Arc::from)
     }
 }
-
