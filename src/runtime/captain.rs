@@ -19,6 +19,7 @@ use crate::scale::{
     Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
     Remaining, RemainingTask, RequestView, Samples, Scaler, Stage,
 };
+use crate::schedule::coordinator::Coordinator;
 
 /// See the module's text.
 pub(crate) struct Captain {
@@ -31,6 +32,10 @@ pub(crate) struct Captain {
     stages: Vec<Option<Stage>>,
     ready: u64,
     running: u64,
+    /// Tasks that are known to run.
+    known: Vec<TaskId>,
+    /// How many tasks run, known or not.
+    busy: u64,
     counts: Counts,
     window: Window,
     /// What each rank and its node used when it told last.
@@ -102,6 +107,8 @@ impl Captain {
             interval,
             ready: 0,
             running: 0,
+            known: Vec::new(),
+            busy: 0,
             counts: Counts { total, remaining: total, ..Counts::default() },
             window: Window::default(),
             usage: BTreeMap::new(),
@@ -133,20 +140,30 @@ impl Captain {
         self.set(task, Stage::Ready);
     }
 
-    /// A task begins that waited so long for a slot.
-    pub(crate) fn begins(&mut self, now: Time, task: TaskId, waited: Duration) {
-        self.runs(task, now);
-        self.waited(waited);
-    }
-
     /// A task waited so long for a slot.
     pub(crate) fn waited(&mut self, waited: Duration) {
         self.window.waits.push(waited);
     }
 
-    /// A task runs, since about then.
-    pub(crate) fn runs(&mut self, task: TaskId, since: Time) {
-        self.set(task, Stage::Running(since));
+    /// Takes what the coordinator knows of running tasks: which have been running for a while, and how many run in all. The others count as
+    /// ready where it matters which ones they are: they have hardly begun.
+    pub(crate) fn sees(&mut self, coordinator: &Coordinator) {
+        for task in std::mem::take(&mut self.known) {
+            if matches!(self.stages[task.index()], Some(Stage::Running(_))) {
+                self.set(task, Stage::Ready);
+            }
+        }
+        self.busy = coordinator.tally().running.into();
+        for (_, started) in coordinator.running() {
+            self.set(started.task, Stage::Running(started.start));
+            self.known.push(started.task);
+        }
+    }
+
+    /// How many tasks wait for a slot, and how many run.
+    fn queue(&self) -> (u64, u64) {
+        let running = self.busy.max(self.running);
+        ((self.ready + self.running).saturating_sub(running), running)
     }
 
     /// True until a task has its final state.
@@ -243,7 +260,7 @@ impl Captain {
     ) -> Vec<Decision> {
         let (memory, gpu) = self.usage_of(ranks);
         let samples = Samples { memory, gpu, ..self.window.close(now) };
-        let (ready, running) = (self.ready, self.running);
+        let (ready, running) = self.queue();
         self.demand.push((now, (ready + running) as f64));
         let left = Left { course: &self.course, stages: &self.stages };
         let custom = &self.custom;
@@ -268,7 +285,8 @@ impl Captain {
         }
         let left = Left { course: &self.course, stages: &self.stages };
         let custom = &self.custom;
-        let counts = Counts { ready: self.ready, running: self.running, ..self.counts };
+        let (ready, running) = self.queue();
+        let counts = Counts { ready, running, ..self.counts };
         let samples = Samples::default();
         let seen = Observation { now, ranks, requests, counts, remaining: &left, samples, custom, settled };
         self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
