@@ -148,7 +148,7 @@ fn every_bad_job_is_told_what_is_wrong_and_where() {
 #[test]
 fn the_examples_are_good() {
     for (path, text) in files_in("jobs") {
-        let loaded = job::parse(&text, "example.toml", Path::new("/scratch"), &Kernels)
+        let loaded = job::parse(text.as_str(), "example.toml", Path::new("/scratch"), &Kernels)
             .unwrap_or_else(|d| panic!("{}:\n{d}", path.display()));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
         assert!(loaded.job.task_count() > 3);
@@ -448,7 +448,7 @@ fn recorded_workflows_keep_their_tasks_edges_and_bytes() {
             .flat_map(|task| task["parents"].as_array().unwrap().iter().map(move |parent| (parent, &task["id"])))
             .map(|(parent, child)| (parent.as_str().unwrap().into(), child.as_str().unwrap().into()))
             .collect();
-        let name = |group: u32| job.groups[group as usize].name.clone();
+        let name = |group: u32| job.groups[group as usize].name.to_string();
         let mut links: Vec<(String, String)> = job.links.iter().map(|link| (name(link.from), name(link.to))).collect();
         edges.sort();
         links.sort();
