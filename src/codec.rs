@@ -378,4 +378,3 @@ pub(crate) mod shared_text {
         <&str>::deserialize(deserializer).map(Arc::from)
     }
 }
-

@@ -17,6 +17,9 @@ use crate::scale::Forecast;
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// So many of the tasks that have been running longest are shown to a person.
+const MOST_RUNNING: usize = 5;
+
 /// Shows how a run stands: tasks, ranks and blocks while it goes on, how it ended once it is over.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -73,6 +76,7 @@ fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
             "total": figures.tasks, "completed": count(State::Completed), "failed": figures.counts.failures(),
             "skipped": count(State::Skipped), "cancelled": count(State::Cancelled), "running": 0, "ready": 0,
         },
+        "running": [],
         "ranks": [],
         "blocks": [],
     });
@@ -131,6 +135,10 @@ fn text(run: &str, status: &Value) -> String {
         let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
     }
     text += &scaling(&status["scaling"], time);
+    for task in status["running"].as_array().into_iter().flatten().take(MOST_RUNNING) {
+        let passed = seconds((time - task["since_s"].as_f64().unwrap_or(time)).max(0.0));
+        let _ = writeln!(text, "  runs    {:<24} on rank {:<4} for {passed}", word(task, "task"), number(task, "rank"));
+    }
     for rank in status["ranks"].as_array().into_iter().flatten() {
         let block = rank["block"].as_u64().map(|block| format!("  block {block}")).unwrap_or_default();
         let _ = writeln!(

@@ -91,7 +91,9 @@ impl WorkTemplate {
         match self {
             WorkTemplate::Command(words) => Work::Command(words.iter().map(|word| word.fill(element)).collect()),
             WorkTemplate::Shell(line) => Work::Shell(line.fill(element)),
-            WorkTemplate::Kernel { name, args } => Work::Kernel { name: name.to_string(), args: fill_table(args, element) },
+            WorkTemplate::Kernel { name, args } => {
+                Work::Kernel { name: name.to_string(), args: fill_table(args, element) }
+            }
         }
     }
 

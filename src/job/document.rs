@@ -44,8 +44,13 @@ pub(crate) struct Parsed<'t> {
 impl<'t> Document<'t> {
     /// Finds the places at which a text can be cut.
     pub(crate) fn cut(text: &'t str) -> Document<'t> {
+        Document::cut_into(text, LEAST_PIECE)
+    }
+
+    /// The same into pieces that are at least this long.
+    fn cut_into(text: &'t str, least: usize) -> Document<'t> {
         let document = Document { text, remainder: Vec::new(), pieces: Vec::new(), tables: 0 };
-        let mut cutter = Cutter { document, from: 0, in_tables: false };
+        let mut cutter = Cutter { document, least, from: 0, in_tables: false };
         let mut headers = Headers { text, tokens: Source::new(text).lex(), open: Vec::new() };
         match headers.all(|at, header| cutter.take(at, header)) {
             Some(()) => cutter.finish(),
@@ -190,6 +195,8 @@ impl<I: Iterator<Item = Token>> Headers<'_, I> {
 
 struct Cutter<'t> {
     document: Document<'t>,
+    /// Bytes that a piece has at least.
+    least: usize,
     /// Where the part begins that is open.
     from: usize,
     in_tables: bool,
@@ -201,7 +208,7 @@ impl<'t> Cutter<'t> {
         match header {
             Header::Task => {
                 self.document.tables += 1;
-                if !self.in_tables || at - self.from >= LEAST_PIECE {
+                if !self.in_tables || at - self.from >= self.least {
                     self.close(at);
                 }
                 self.in_tables = true;
@@ -269,4 +276,108 @@ fn move_value(value: &mut Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> usize) 
         _ => {}
     }
     *value = Spanned::new(span, inner);
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A text as small pieces as possible.
+    pub(in crate::job) fn in_small_pieces(text: &str) -> Document<'_> {
+        Document::cut_into(text, 1)
+    }
+
+    /// Lines of which job files are made, and some that are in the way.
+    const LINES: &[&str] = &[
+        "[[task]]\nname = \"a\"\nkernel = \"noop\"",
+        "[[task]] # [[task]]\nname = \"b\"\ncommand = \"x [[task]] y\"",
+        "[[ task ]]\nname = 'c'\ncommand = [\"x\",\n  \"[[task]]\",\n[\"y\"]]",
+        "[[task]]\nname = \"d\"\ncommand = \"\"\"\n[[task]]\nname = 1\n\"\"\"",
+        "[task.env]\nA = \"1\"",
+        "[ task . args ]\nms = 1",
+        "needs = [\"a\", \"b\"]",
+        "needs = [\n  [\n",
+        "outputs = [\"f\"]\ninputs = [\"g\"]",
+        "cpus = 0",
+        "cpu = 2",
+        "[job]\nname = \"j\"",
+        "[job]\ndir = \"~\"",
+        "[defaults]\ncpus = 2\nenv = { B = \"{x}\" }",
+        "[[alert]]\nname = \"x\"",
+        "[[\"task\"]]\nname = \"q\"",
+        "[task]",
+        "[[task]",
+        "task = 1",
+        "x = ]",
+        "x = { a = 1",
+        "y = \"open",
+        "[[",
+        "# a comment with [[task]]",
+        "",
+    ];
+
+    /// Values in their places.
+    fn flat(at: &str, value: &DeValue<'_>, span: Span, into: &mut Vec<String>) {
+        match value {
+            DeValue::Table(table) => {
+                for (key, value) in table.iter() {
+                    into.push(format!("{at}.{} {:?}", key.get_ref(), key.span()));
+                    flat(&format!("{at}.{}", key.get_ref()), value.get_ref(), value.span(), into);
+                }
+            }
+            DeValue::Array(list) => list.iter().for_each(|one| flat(at, one.get_ref(), one.span(), into)),
+            other => into.push(format!("{at} = {other:?} {span:?}")),
+        }
+    }
+
+    fn values(root: &DeTable<'_>) -> Vec<String> {
+        let mut into = Vec::new();
+        flat("", &DeValue::Table(root.clone()), 0..0, &mut into);
+        into.retain(|line| !line.starts_with(".task ("));
+        into
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_are_the_whole(chosen in prop::collection::vec(0..LINES.len(), 0..12)) {
+            let text: String = chosen.iter().map(|&line| format!("{}\n", LINES[line])).collect();
+            let cut = in_small_pieces(&text);
+            let covered: usize = cut.remainder.iter().chain(&cut.pieces).map(|part| part.len()).sum();
+            prop_assert_eq!(covered, text.len());
+            let whole = DeTable::parse_recoverable(&text);
+            let remainder = cut.remainder();
+            let mut parsed = vec![cut.parse_remainder(&remainder)];
+            parsed.extend((0..cut.pieces()).map(|piece| cut.parse_piece(piece)));
+            let fits = parsed[1..].iter().all(|piece| piece.root.len() == 1 && piece.root.contains_key(TABLES));
+            if cut.tables() > 0 && (parsed[0].root.contains_key(TABLES) || !fits) {
+                return Ok(());
+            }
+            let wrong = parsed.iter().any(|piece| !piece.mistakes.is_empty());
+            prop_assert_eq!(wrong, !whole.1.is_empty(), "{}", text);
+            if !wrong {
+                let mut found: Vec<String> = parsed.iter().flat_map(|piece| values(&piece.root)).collect();
+                let mut expected = values(whole.0.get_ref());
+                found.retain(|line| !line.starts_with(".task "));
+                expected.retain(|line| !line.starts_with(".task "));
+                found.sort();
+                expected.sort();
+                prop_assert_eq!(found, expected, "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_cut_at_its_tables() {
+        let text = "[job]\nname = \"j\"\n[[task]]\nname = \"a\"\n[task.env]\nX = 1\n[[task]]\n[cost]\n[[task]]\n";
+        let cut = in_small_pieces(text);
+        assert_eq!((cut.tables(), cut.pieces(), cut.remainder.len()), (3, 3, 2));
+        assert_eq!(cut.remainder(), "[job]\nname = \"j\"\n[cost]\n");
+        let one = Document::cut(text);
+        assert_eq!((one.tables(), one.pieces()), (3, 2));
+        for text in ["[[\"task\"]]\n", "[[task]]\n[job]\n[task.env]\n"] {
+            assert_eq!(in_small_pieces(text).tables(), 0, "{text}");
+        }
+    }
 }

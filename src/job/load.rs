@@ -219,3 +219,37 @@ fn reach(text: &str, at: usize) -> Range<usize> {
     };
     start..end + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Kernels;
+    use crate::job::document::tests::in_small_pieces;
+
+    /// Every job of the examples and every bad one says the same read piece by piece and as a whole.
+    #[test]
+    fn pieces_say_what_the_whole_says() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let kernels = Kernels::builtin();
+        let mut compared = 0;
+        for folder in ["jobs", "tests/bad_jobs", "examples"] {
+            for entry in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
+                let path = entry.path();
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                if path.extension().is_none_or(|ending| ending != "toml") {
+                    continue;
+                }
+                let context = Context { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels };
+                let whole = read_whole(&context);
+                let Some(cut) = read(&in_small_pieces(&text), &context) else { continue };
+                let told = |outcome: Outcome| {
+                    let job = format!("{:?} {:?} {:?}", outcome.job, outcome.external, outcome.syntax.len());
+                    (job, with_syntax_errors(&text, outcome.syntax, outcome.findings))
+                };
+                assert_eq!(told(cut), told(whole), "{}", path.display());
+                compared += 1;
+            }
+        }
+        assert!(compared > 50, "{compared} files");
+    }
+}

@@ -143,12 +143,7 @@ pub(crate) enum Place {
 }
 
 /// Cuts a string at the placeholders that `space` knows.
-pub(crate) fn compile(
-    (source, span): (&str, &Span),
-    place: Place,
-    space: &Space,
-    findings: &mut Findings,
-) -> Template {
+pub(crate) fn compile((source, span): (&str, &Span), place: Place, space: &Space, findings: &mut Findings) -> Template {
     Compiler { source, span, place, space, findings }.run()
 }
 

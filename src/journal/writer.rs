@@ -15,6 +15,9 @@ use super::record::Record;
 use super::replay;
 use crate::job::Flush;
 
+/// Bytes of memory that are kept for the next frame: how a session begins holds the whole job file, and no other record is as long.
+const MOST_KEPT: usize = 1 << 20;
+
 /// A journal that is open for appending. Its run directory must be locked.
 #[derive(Debug)]
 pub struct Journal {
@@ -84,6 +87,8 @@ impl Journal {
         let mut buffer = postcard::to_extend(record, buffer)?;
         frame::close_frame(&mut buffer)?;
         let written = self.write(&buffer);
+        buffer.clear();
+        buffer.shrink_to(MOST_KEPT);
         self.frame = buffer;
         written?;
         let now = Instant::now();

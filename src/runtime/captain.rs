@@ -19,6 +19,7 @@ use crate::scale::{
     Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
     RemainingWork, RequestView, Samples, Scaler, TaskFacts,
 };
+use crate::schedule::coordinator::Coordinator;
 
 /// See the module's text.
 pub(crate) struct Captain {
@@ -28,6 +29,10 @@ pub(crate) struct Captain {
     pub(crate) interval: Duration,
     /// What is still to be run, and how far it is.
     work: RemainingWork,
+    /// Tasks that are known to run.
+    known: Vec<TaskId>,
+    /// How many tasks run, known or not.
+    busy: u64,
     completed: u64,
     failed: u64,
     window: Window,
@@ -97,6 +102,8 @@ impl Captain {
             beliefs: Estimates::new(priors, delays),
             prices,
             interval,
+            known: Vec::new(),
+            busy: 0,
             completed: 0,
             failed: 0,
             window: Window::default(),
@@ -125,20 +132,25 @@ impl Captain {
         self.work.became_ready(task);
     }
 
-    /// A task begins that waited so long for a slot.
-    pub(crate) fn begins(&mut self, now: Time, task: TaskId, waited: Duration) {
-        self.runs(task, now);
-        self.waited(waited);
-    }
-
     /// A task waited so long for a slot.
     pub(crate) fn waited(&mut self, waited: Duration) {
         self.window.waits.push(waited);
     }
 
-    /// A task runs, since about then.
-    pub(crate) fn runs(&mut self, task: TaskId, since: Time) {
-        self.work.started(task, since);
+    /// Takes what the coordinator knows of running tasks: which have been running for a while, and how many run in all. The others count as
+    /// ready where it matters which ones they are: they have hardly begun.
+    pub(crate) fn sees(&mut self, coordinator: &Coordinator) {
+        for task in std::mem::take(&mut self.known) {
+            if self.work.is_running(task) {
+                self.work.became_ready(task);
+            }
+        }
+        self.busy = coordinator.tally().running.into();
+        for (_, started) in coordinator.running() {
+            self.work.started(started.task, started.start);
+            self.known.push(started.task);
+        }
+    }
     }
 
     /// True until a task has its final state.
@@ -172,12 +184,15 @@ impl Captain {
         }
     }
 
+    /// How many tasks are in which state; those that run are as many as the coordinator says, known or not.
     fn counts(&self) -> Counts {
+        let (ready, known) = (self.work.ready_count(), self.work.running_count());
+        let running = self.busy.max(known);
         Counts {
             total: self.work.graph().task_count() as u64,
             remaining: self.work.count(),
-            ready: self.work.ready_count(),
-            running: self.work.running_count(),
+            ready: (ready + known).saturating_sub(running),
+            running,
             completed: self.completed,
             failed: self.failed,
         }

@@ -9,7 +9,10 @@ use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::{Change, Event, Why};
-use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::protocol::{Message, Started, Stop};
+
+/// Of more running tasks than this those that have been running longest are shown.
+const MOST_RUNNING: usize = 100;
 
 type Messages = Vec<(Rank, Message)>;
 
@@ -239,11 +242,29 @@ impl Head {
             },
             "forecast": self.forecast(),
             "scaling": self.helm.as_ref().map(Helm::status),
+            "running": self.running(),
             "ranks": ranks,
             "blocks": blocks,
             "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),
         });
         Answer { status: Some(status), ..Answer::done(text) }
+    }
+
+    /// The tasks that have been running longest.
+    fn running(&self) -> Vec<Value> {
+        let Some(job) = &self.job else { return Vec::new() };
+        let mut running: Vec<(Rank, Started)> = self.coordinator.running().collect();
+        running.sort_unstable_by_key(|(_, started)| (started.start, started.task));
+        let view = |(rank, started): (Rank, Started)| {
+            json!({
+                "task": job.task_name(started.task),
+                "attempt": started.attempt,
+                "rank": rank.0,
+                "node": self.node_of(rank),
+                "since_s": started.start.seconds(),
+            })
+        };
+        running.into_iter().take(MOST_RUNNING).map(view).collect()
     }
 
     fn rank_status(&self, rank: Rank) -> Value {

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use super::crew::{Crew, Outbox};
 use super::head::Head;
-use super::lookout::Lookout;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::near::NearLane;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
 use crate::schedule::ledger::Ripple;
+use crate::schedule::long_tasks::{GUEST_LOOK_INTERVAL, LOOK_INTERVAL, LongTaskWatch};
 use crate::schedule::protocol::{Load, Message, Stop};
 use crate::schedule::worker::{Action, Event, Worker};
 
@@ -53,7 +53,7 @@ pub(super) struct Engine {
     orphaned: bool,
     /// This rank joined a run that others began, and may leave it; how often it has been told to go.
     guest: Option<u32>,
-    lookout: Lookout,
+    watch: LongTaskWatch,
     /// What rank 0 is told of this rank's part in the traffic: messages sent, bytes in them, tasks taken from others.
     traffic: [u64; 3],
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
@@ -79,7 +79,7 @@ impl Engine {
             broken: None,
             orphaned: false,
             guest: None,
-            lookout: Lookout::default(),
+            watch: LongTaskWatch::new(LOOK_INTERVAL),
             traffic: [0; 3],
             crew: std::sync::Weak::new(),
         }
@@ -107,6 +107,7 @@ impl Engine {
     /// This rank joined a run that others began.
     pub(super) fn set_guest(&mut self) {
         self.guest = Some(0);
+        self.watch = LongTaskWatch::new(GUEST_LOOK_INTERVAL);
     }
 
     /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
@@ -264,8 +265,8 @@ impl Engine {
         if self.worker.next_tick().is_some_and(|due| due <= now) {
             self.step(crew, Event::Tick);
         }
-        if self.guest.is_some() {
-            let started = self.lookout.look(now, &crew.runner, |task| self.worker.attempt_at(task));
+        if self.watch.is_due(now) {
+            let started = self.watch.look(now, crew.runner.running(), |task| self.worker.attempt_at(task));
             if !started.is_empty() {
                 self.step(crew, Event::Started(started));
             }

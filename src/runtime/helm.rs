@@ -1,8 +1,6 @@
 //! Rank 0's hand on the number of ranks: shows the captain how the real run stands, and turns decisions into changes of membership.
 //!
-//! What it shows follows from what rank 0 hears anyway: ends in batches, and how busy each rank is. Nobody tells it which task runs where, so it takes
-//! those that have been ready longest for the running ones, each since a slot last became free, or since it became ready if that was later; forecasts
-//! need no more.
+//! What it shows follows from what rank 0 hears anyway: ends in batches, how busy each rank is, and which tasks have been running for a second.
 //!
 //! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes
 //! that joined since are given back; further ones are asked for where the job names a supply. Both are ordered here and done elsewhere.
@@ -47,12 +45,6 @@ pub(super) struct Helm {
     graph: Arc<TaskGraph>,
     /// Edges into each node that have not been counted.
     waits: Vec<u32>,
-    /// Tasks that wait for a slot or run, longest first, and since when.
-    ready: VecDeque<(TaskId, Time)>,
-    /// Those of them that the captain takes for running.
-    taken_for_running: Vec<TaskId>,
-    /// When each slot last became free.
-    freed: HashMap<(Rank, u16), Time>,
     ranks: Vec<Seen>,
     /// Of ranks that joined: time in tasks, and failed attempts.
     joined: HashMap<Rank, (Duration, u32)>,
@@ -169,9 +161,6 @@ impl Helm {
             captain: Captain::new(course, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]),
             graph: Arc::clone(graph),
             waits: waits(graph),
-            ready: VecDeque::new(),
-            taken_for_running: Vec::new(),
-            freed: HashMap::new(),
             ranks: seen(ranks),
             joined: HashMap::new(),
             prices,
@@ -185,10 +174,10 @@ impl Helm {
         };
         helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
-        open.into_iter().for_each(|node| helm.opens(node, Time::ZERO));
+        open.into_iter().for_each(|node| helm.opens(node));
         for task in (0..tasks).filter(|&task| done(task)) {
             helm.captain.knows(TaskId(task));
-            helm.ends(task, Time::ZERO);
+            helm.ends(task);
         }
         Some(helm)
     }
@@ -197,7 +186,6 @@ impl Helm {
     pub(super) fn hears(&mut self, attempts: &[Attempt]) {
         for attempt in attempts {
             if attempt.attempt > 0 {
-                self.freed.insert((attempt.rank, attempt.slot), attempt.end);
                 self.captain.waited(attempt.start.since(attempt.ready));
                 let (busy, failures) = match self.ranks.get_mut(attempt.rank.index()) {
                     Some(rank) => (&mut rank.busy, &mut rank.failures),
@@ -212,7 +200,7 @@ impl Helm {
             let was_open = self.captain.is_open(attempt.task);
             self.captain.hears(attempt);
             if was_open && attempt.last {
-                self.ends(attempt.task.0, attempt.end);
+                self.ends(attempt.task.0);
             }
         }
     }
@@ -223,24 +211,23 @@ impl Helm {
     }
 
     /// A node has ended: those that need it wait for one less.
-    fn ends(&mut self, node: u32, at: Time) {
+    fn ends(&mut self, node: u32) {
         let graph = Arc::clone(&self.graph);
         for edge in graph.successors(node) {
             let waits = &mut self.waits[edge.node() as usize];
             *waits = waits.saturating_sub(1);
             if *waits == 0 {
-                self.opens(edge.node(), at);
+                self.opens(edge.node());
             }
         }
     }
 
     /// A node waits for nothing more.
-    fn opens(&mut self, node: u32, at: Time) {
+    fn opens(&mut self, node: u32) {
         if self.graph.join(node).is_some() {
-            return self.ends(node, at);
+            return self.ends(node);
         }
         self.captain.is_ready(TaskId(node));
-        self.ready.push_back((TaskId(node), at));
     }
 
     /// True if it is time for a decision.
@@ -251,7 +238,7 @@ impl Helm {
     /// Decides.
     pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator, fleet: &Fleet<'_>) -> Orders {
         self.due = now.after(self.captain.interval);
-        self.guess_running(coordinator.tally().running as usize);
+        self.captain.sees(coordinator);
         let mut views: Vec<RankView> =
             (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
         views.extend(self.views_of_joined(fleet, coordinator));
@@ -400,35 +387,6 @@ impl Helm {
         }
         changes
     }
-
-    /// Takes so many tasks for running: those that have been ready longest, the last one since a slot last became free.
-    fn guess_running(&mut self, running: usize) {
-        for task in std::mem::take(&mut self.taken_for_running) {
-            self.captain.is_ready(task);
-        }
-        drop_ended(&mut self.ready, running, |task| self.captain.is_open(task));
-        let mut freed: Vec<Time> = self.freed.values().copied().collect();
-        freed.sort_unstable_by_key(|time| std::cmp::Reverse(*time));
-        freed.resize(running.max(freed.len()), Time::ZERO);
-        // Of the slots that run something, those that became free longest ago have what began first.
-        let begun = freed[..running].iter().rev();
-        for (&(task, ready), &freed) in self.ready.iter().zip(begun) {
-            self.captain.runs(task, freed.max(ready));
-            self.taken_for_running.push(task);
-        }
-    }
-}
-
-/// Drops ended tasks from the front of a queue until `open` open ones are there, or none is left behind. Those further
-/// back are dropped when they come to the front: each task is dropped once, however often this is called.
-fn drop_ended(queue: &mut VecDeque<(TaskId, Time)>, open: usize, is_open: impl Fn(TaskId) -> bool) {
-    let mut kept = Vec::new();
-    while kept.len() < open
-        && let Some(first) = queue.pop_front()
-    {
-        kept.extend(is_open(first.0).then_some(first));
-    }
-    kept.into_iter().rev().for_each(|task| queue.push_front(task));
 }
 
 /// Nodes that have been asked for and do not take part yet.
@@ -491,22 +449,5 @@ fn view(rank: Rank, seen: &Seen, coordinator: &Coordinator) -> RankView {
         failures: seen.failures,
         releasable: false,
         ends: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ended_tasks_are_dropped_from_the_front_only() {
-        let mut queue: VecDeque<(TaskId, Time)> = (0..10).map(|task| (TaskId(task), Time::ZERO)).collect();
-        let numbers = |queue: &VecDeque<(TaskId, Time)>| queue.iter().map(|(task, _)| task.0).collect::<Vec<_>>();
-        drop_ended(&mut queue, 3, |task| task.0 % 2 == 1);
-        assert_eq!(numbers(&queue), [1, 3, 5, 6, 7, 8, 9]);
-        drop_ended(&mut queue, 3, |task| task.0 % 2 == 1);
-        assert_eq!(numbers(&queue), [1, 3, 5, 6, 7, 8, 9], "nothing is looked at that need not be");
-        drop_ended(&mut queue, 9, |task| task.0 > 8);
-        assert_eq!(numbers(&queue), [9]);
     }
 }

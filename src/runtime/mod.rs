@@ -8,7 +8,6 @@
 //! | `many` | several runs one after the other on the same ranks |
 //! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
 //! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
-//! | `lookout` | what a rank that may be lost has been running |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
@@ -36,7 +35,6 @@ mod head;
 mod helm;
 mod join;
 mod lead;
-mod lookout;
 mod mailbox;
 mod many;
 mod nodes;

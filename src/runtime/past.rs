@@ -92,7 +92,8 @@ impl Diary {
         anew: bool,
     ) -> Diary {
         let (classes, firsts) = job.classes();
-        let sizes = firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
+        let sizes =
+            firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
         Diary {
             lessons: Lessons::new(sizes),

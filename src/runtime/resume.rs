@@ -82,8 +82,7 @@ pub fn kept(
 /// For each task of the new job its number in the old one, if that had it.
 fn former_numbers(old: &Job, new: &Job) -> Vec<Option<TaskId>> {
     let mut was = Vec::with_capacity(new.task_count());
-    let former: HashMap<&str, GroupId> =
-        old.groups.iter().zip(0..).map(|(group, id)| (&*group.name, id)).collect();
+    let former: HashMap<&str, GroupId> = old.groups.iter().zip(0..).map(|(group, id)| (&*group.name, id)).collect();
     for group in &new.groups {
         let before = former.get(&*group.name).copied();
         let before = before.filter(|&id| old.groups[id as usize].indexed == group.indexed);

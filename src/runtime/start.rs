@@ -209,8 +209,8 @@ fn open_journal(
         )));
     }
     let began = &last.began;
-    let former =
-        job::parse(began.job_text.clone(), &began.job_path.display().to_string(), &began.dir, kernels).map_err(|_| {
+    let former = job::parse(began.job_text.clone(), &began.job_path.display().to_string(), &began.dir, kernels)
+        .map_err(|_| {
             RunError::Refused(format!(
                 "the former job file in {} can no longer be read by this version of Phalanx; start a new run instead",
                 dir.path().display()

@@ -227,6 +227,12 @@ impl Coordinator {
         self.loads.get(rank.index()).copied().unwrap_or_default()
     }
 
+    /// The open tasks that have been running for a while: with the rank that runs them, the attempt, and since when.
+    pub fn running(&self) -> impl Iterator<Item = (Rank, Started)> + '_ {
+        let is_gone = |rank: Rank| self.members.standing(rank).is_none_or(RankState::is_gone);
+        self.running.values().filter(move |(rank, _)| !is_gone(*rank)).copied()
+    }
+
     /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how many attempts failed there.
     pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {
         (self.health.slow(rank), self.health.failures(rank))
@@ -323,7 +329,8 @@ impl Coordinator {
         for task in started {
             let ended = self.tried.get(&task.task).map_or(0, |tried| tried.attempts);
             let open = self.finals.get(task.task.index()).is_some_and(Option::is_none);
-            if open && task.attempt > ended {
+            let newer = self.running.get(&task.task).is_none_or(|(_, known)| known.attempt <= task.attempt);
+            if open && newer && task.attempt > ended {
                 self.running.insert(task.task, (rank, task));
             }
         }

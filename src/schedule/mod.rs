@@ -10,6 +10,7 @@ mod health;
 mod homes;
 mod known;
 pub mod ledger;
+pub mod long_tasks;
 pub mod membership;
 pub mod part;
 pub mod protocol;

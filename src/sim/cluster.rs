@@ -103,13 +103,6 @@ impl Tasks {
     }
 }
 
-impl Faults {
-    /// True if ranks may be lost.
-    pub fn loses(&self) -> bool {
-        self.node_loss > 0.0 || self.rank_loss > 0.0
-    }
-}
-
 impl Default for Cluster {
     /// The file that has nothing but one kind of node.
     fn default() -> Cluster {

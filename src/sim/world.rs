@@ -56,6 +56,8 @@ enum What {
     Arrives(u32),
     /// A task ends.
     Ends(u32),
+    /// A rank finds a task that has been running for a while.
+    Found(u32),
     /// A rank wants to be called.
     Tick(u32),
     /// A rank without work asks one that had something to give.
@@ -302,6 +304,7 @@ impl<'a> World<'a> {
             match what {
                 What::Arrives(letter) => self.deliver(letter),
                 What::Ends(task) => self.end(task, number),
+                What::Found(task) => self.found(task),
                 What::Tick(rank) => self.call(rank),
                 What::Asks { thief, victim } => self.ask(thief, victim),
                 What::Decide => self.decide_again(),

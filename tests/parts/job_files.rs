@@ -448,8 +448,8 @@ fn recorded_workflows_keep_their_tasks_edges_and_bytes() {
             .flat_map(|task| task["parents"].as_array().unwrap().iter().map(move |parent| (parent, &task["id"])))
             .map(|(parent, child)| (parent.as_str().unwrap().into(), child.as_str().unwrap().into()))
             .collect();
-        let name = |group: u32| job.groups[group as usize].name.clone();
-        let mut links: Vec<(String, String)> = job.links.iter().map(|link| (name(link.from).to_string(), name(link.to).to_string())).collect();
+        let name = |group: u32| job.groups[group as usize].name.to_string();
+        let mut links: Vec<(String, String)> = job.links.iter().map(|link| (name(link.from), name(link.to))).collect();
         edges.sort();
         links.sort();
         assert_eq!(links, edges, "{}", path.display());

@@ -116,6 +116,48 @@ fn a_rank_may_coordinate_only() {
 }
 
 #[test]
+fn who_asks_is_told_what_has_been_running_where() {
+    let dir = Dir::new("running");
+    let job = r#"
+        [[task]]
+        name = "long"
+        array = "0-1"
+        command = "while [ ! -e go ]; do sleep 0.05; done"
+        [[task]]
+        name = "short"
+        array = "0-9"
+        kernel = "noop"
+    "#;
+    dir.job("job.toml", job);
+    let run = mpirun(&dir, 2).args(["run", "job.toml", "--run-dir", "run", "--slots", "1"]).start();
+    let status = wait_for("both ranks to tell what they run", 120, || {
+        let output = phalanx(&dir).args(["status", "run", "--json"]).run();
+        let status = (output.exit() == 0).then(|| output.json())?;
+        (status["running"].as_array()?.len() == 2).then_some(status)
+    });
+    let running = status["running"].as_array().expect("a list");
+    let of = |key: &str| -> BTreeSet<String> { running.iter().map(|task| task[key].to_string()).collect() };
+    assert_eq!(of("task"), ["\"long[0]\"", "\"long[1]\""].map(String::from).into(), "{status}");
+    assert_eq!(of("rank"), ["0", "1"].map(String::from).into(), "{status}");
+    for task in running {
+        let passed = status["time_s"].as_f64().expect("a time") - task["since_s"].as_f64().expect("a time");
+        assert!(passed >= 0.9 && task["attempt"] == 1, "{status}");
+    }
+    phalanx(&dir).args(["status", "run"]).run().ok().says("runs    long[0]");
+    dir.file("go", "");
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(
+        (0..2)
+            .map(|n| format!("long[{n}]"))
+            .chain((0..10).map(|n| format!("short[{n}]")))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(String::as_str),
+    );
+}
+
+#[test]
 fn work_at_home_on_one_rank_is_shared() {
     let dir = Dir::new("steal");
     // By estimate all but one of the tasks are nothing, so they may well all be at home on one rank.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use crate::graph::link::GroupId;
+use crate::job::Group;
 use crate::job::body::{Arg, Body, Extras};
 use crate::job::read::{At, Span};
 use crate::job::template::Template;
 use crate::job::values::{NeedSpec, OneOf, When};
-use crate::job::Group;
 
 /// Texts that are remembered in order to be shared. A job has few that many tables give, and they come early.
 const MOST_TEXTS: usize = 4096;

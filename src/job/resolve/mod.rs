@@ -84,7 +84,8 @@ impl<'a> Resolution<'a> {
         let external = link(&mut job, &drafts, context, findings);
         job.scaling = spec.scaling.as_ref().map(|at| scaling::resolve_scaling(&at.value, findings));
         job.cost = spec.cost.as_ref().map(|at| scaling::resolve_cost(&at.value, findings)).unwrap_or_default();
-        job.capacity = spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
+        job.capacity =
+            spec.capacity.as_ref().map(|at| scaling::resolve_capacity(&at.value, findings)).unwrap_or_default();
         job.alerts = alerts::resolve_alerts(spec.alerts(), &job.dir, findings);
         (job.groups, job.bodies) = drafts.finish();
         (job, external)

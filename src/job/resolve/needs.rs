@@ -169,9 +169,8 @@ impl<'a> Resolver<'a> {
             (None, _) => return Some(vec![LinkShape::All]),
             (Some(_), When::Corresponding) => {
                 let message = "`aftercorr` already means the element with the same index";
-                self.findings.push(
-                    Diagnostic::error(message).at(span).help(format!("write \"aftercorr:{}\"", parts.name)),
-                );
+                self.findings
+                    .push(Diagnostic::error(message).at(span).help(format!("write \"aftercorr:{}\"", parts.name)));
                 return None;
             }
             (Some(bracket), _) => bracket,

@@ -212,7 +212,7 @@ impl<'a> Resolver<'a> {
         match &command.value {
             CommandSpec::List(words) => {
                 WorkTemplate::Command(words.iter().map(|word| self.template(&word.value, &word.span)).collect())
-            },
+            }
             CommandSpec::Line(line) => {
                 let line = compile((line, &command.span), Place::Shell, &self.space, self.findings);
                 WorkTemplate::Shell(self.shared.template(line))
@@ -224,7 +224,8 @@ impl<'a> Resolver<'a> {
         let typed: &[(String, At<RawArg>)] = args.map_or(&[], |args| &args.value.0);
         let args_templates: Vec<(String, Arg)> =
             typed.iter().map(|(name, arg)| (name.clone(), self.arg(arg))).collect();
-        let work = WorkTemplate::Kernel { name: self.shared.text(&kernel.value), args: self.shared.args(args_templates) };
+        let work =
+            WorkTemplate::Kernel { name: self.shared.text(&kernel.value), args: self.shared.args(args_templates) };
         if !self.context.kernels.knows(&kernel.value) {
             let names = self.context.kernels.names();
             self.findings.push(
@@ -299,7 +300,10 @@ impl<'a> Resolver<'a> {
     /// The variables of `[defaults]`, replaced and followed by the task's own.
     fn variables(&mut self, defaults: Option<&At<EnvSpec>>, own: Option<&At<EnvSpec>>) -> Vec<(Arc<str>, Template)> {
         let own = own.map_or(&[][..], |at| &at.value.0);
-        let kept = defaults.iter().flat_map(|at| &at.value.0).filter(|(name, _)| own.iter().all(|(other, _)| other.value != name.value));
+        let kept = defaults
+            .iter()
+            .flat_map(|at| &at.value.0)
+            .filter(|(name, _)| own.iter().all(|(other, _)| other.value != name.value));
         let variable = |(name, value): &(At<String>, At<String>)| {
             (self.shared.text(&name.value), self.template(&value.value, &value.span))
         };
@@ -308,7 +312,12 @@ impl<'a> Resolver<'a> {
 
     fn files(&mut self, files: Option<&At<FilesSpec>>) -> Box<[FileTemplate]> {
         let Some(files) = files else { return Box::default() };
-        files.value.0.iter().map(|file| FileTemplate { name: self.template(&file.name.value, &file.name.span), size: file.size }).collect()
+        files
+            .value
+            .0
+            .iter()
+            .map(|file| FileTemplate { name: self.template(&file.name.value, &file.name.span), size: file.size })
+            .collect()
     }
 
     /// Fills the estimate in for a few elements; gives that of the first.

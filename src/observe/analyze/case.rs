@@ -1,6 +1,6 @@
 //! The facts that all findings argue from: the last session, what ran in it, and the model that answers "what if".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::place::line_of;
 use super::whatif::{Change, Model};
@@ -68,7 +68,8 @@ impl<'a> Case<'a> {
         }
         let here = Timeline { slices: only, classes: names.clone(), sessions: Vec::new(), supply: Vec::new() };
         let mut by_number: Vec<Class> = classes(&here);
-        by_number.sort_by_key(|class| names.iter().position(|name| *name == class.name));
+        let number: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
+        by_number.sort_by_key(|class| number.get(class.name.as_str()).copied());
         let done = |task: TaskId| run.replay.completed(task);
         let model = Model::new((job, graph), &here.slices, &done, ranks);
         let mut class_of = vec![None; graph.task_count()];

@@ -163,6 +163,11 @@ impl RemainingWork {
         self.stages.get(task.index()).is_some_and(|stage| *stage != ENDED)
     }
 
+    /// True while a task runs.
+    pub fn is_running(&self, task: TaskId) -> bool {
+        self.stages.get(task.index()).is_some_and(|&stage| stage < READY)
+    }
+
     /// A task waits for a slot.
     pub fn became_ready(&mut self, task: TaskId) {
         self.change(task, READY);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::job::{Job, Terms};
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, Tasks, Why};
 use crate::schedule::handout::Cutter;
 use crate::schedule::ledger::{Ledger, Ripple};
@@ -109,6 +109,8 @@ pub(super) struct World {
     pub(super) executed: Vec<Execution>,
     /// Attempts that the coordinator has been told are running.
     pub(super) told_started: HashSet<(TaskId, u16)>,
+    /// Attempts that run and that the coordinator has been told of by the rank that runs them.
+    known: HashSet<(Rank, TaskId, u16)>,
     pub(super) finished: Option<Why>,
     pub(super) told: Vec<String>,
     /// Ranks that lived when they were declared lost.
@@ -149,6 +151,7 @@ impl World {
             journalled: HashSet::new(),
             executed: Vec::new(),
             told_started: HashSet::new(),
+            known: HashSet::new(),
             finished: None,
             told: Vec::new(),
             outcasts: HashSet::new(),
@@ -291,6 +294,7 @@ impl World {
         self.life[rank.index()] = Life::Dead;
         let ends = std::mem::take(&mut self.ends);
         self.ends = ends.into_iter().filter(|Reverse(end)| end.1 != rank.0).collect();
+        self.known.retain(|known| known.0 != rank);
         for to in 0..self.workers.len() as u32 {
             let sent: Vec<_> =
                 self.in_flight.iter().filter(|m| m.1.0 == rank && m.1.1 == Rank(to)).map(|m| *m.0).collect();
@@ -308,6 +312,9 @@ impl World {
             assert_eq!(to, Rank::ZERO);
             if let (Message::Report { started, .. }, Life::Alive) = (&message, self.life[from.index()]) {
                 self.told_started.extend(started.iter().map(|s| (s.task, s.attempt)));
+                let runs =
+                    |s: &&Started| self.ends.iter().any(|Reverse(end)| runs_at(end) == (from, s.task, s.attempt));
+                self.known.extend(started.iter().filter(runs).map(|s| (from, s.task, s.attempt)));
             }
             self.coordinate(coordinator::Event::Message { from, message });
         } else if self.lives(to.index()) {
@@ -324,6 +331,22 @@ impl World {
         let mut actions = Vec::new();
         self.coordinator.step(Time(self.now), event, &mut actions);
         self.carry_out(actions);
+        self.check_running();
+    }
+
+    /// What the coordinator takes for running is open, and nobody has told of its end; and it knows of every task that runs and that it
+    /// was told of, where it runs.
+    fn check_running(&self) {
+        let known: HashSet<_> = self.coordinator.running().map(|(rank, s)| (rank, s.task, s.attempt)).collect();
+        for &(rank, task, attempt) in &known {
+            assert_eq!(self.coordinator.final_state(task), None, "{task:?} has ended");
+            assert!(!self.journalled.contains(&(task, attempt)), "the end of {task:?}, attempt {attempt}, is known");
+            assert!(!self.coordinator.standing(rank).is_some_and(RankState::is_gone), "{task:?} runs on no rank");
+        }
+        for &(rank, task, attempt) in &self.known {
+            let counts = self.life[rank.index()] == Life::Alive && self.coordinator.final_state(task).is_none();
+            assert!(!counts || known.contains(&(rank, task, attempt)), "{task:?}, attempt {attempt}, runs on {rank}");
+        }
     }
 
     fn carry_out(&mut self, actions: Vec<coordinator::Action>) {
@@ -523,6 +546,7 @@ impl World {
     fn end_task(&mut self) {
         let Some(Reverse((_, rank, (task, home, attempt, ready), started))) = self.ends.pop() else { return };
         let (task, home, rank) = (TaskId(task), Rank(home), rank as usize);
+        self.known.remove(&(Rank(rank as u32), task, attempt));
         let interrupted = started == u64::MAX;
         let lost = |a: &&Attempt| a.task == task && a.outcome.state == State::NodeFail && a.attempt < attempt;
         let signalled = self.signalled.iter().filter(|end| end.0 == task && end.1 < attempt).count();
@@ -588,6 +612,11 @@ impl World {
         self.pools[rank].outbox.push(worker::Event::Completed { attempts: vec![attempt], ripple });
         self.leave(rank, worker::Event::Special(ready));
     }
+}
+
+/// What an entry of `ends` is about.
+fn runs_at(&(_, rank, (task, _, attempt, _), _): &(u64, u32, Item, u64)) -> (Rank, TaskId, u16) {
+    (Rank(rank), TaskId(task), attempt)
 }
 
 fn member(slots: u32) -> Member {

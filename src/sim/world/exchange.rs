@@ -122,7 +122,7 @@ impl World<'_> {
             worker::Action::Hold { gang, slots, lead } => self.seats[rank as usize].pool.hold(gang, slots, lead),
             worker::Action::Launch { gang, .. } => {
                 if let Some((lease, slot)) = self.seats[rank as usize].pool.lead(gang) {
-                    self.begin(rank, lease, On::Gang { gang, slot }, queue);
+                    self.begin(rank, lease, On::Gang { gang, slot });
                 }
             }
             worker::Action::Release { gang } => self.seats[rank as usize].pool.release(gang),

@@ -113,6 +113,7 @@ impl World<'_> {
         let ranks = self.views();
         let Some(captain) = &mut self.captain else { return };
         self.events += 1;
+        captain.sees(&self.coordinator);
         let settled = self.provider.settled(&captain.prices);
         let decisions = captain.decide(self.now, &ranks, self.provider.requests(), settled);
         let (effects, alarms) = (captain.effects(), captain.alarms());

@@ -10,6 +10,7 @@ use crate::model::{Attempt, Outcome, Rank, State, TaskId};
 use crate::pool::Needs;
 use crate::runtime::glue;
 use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Message, Started};
 use crate::schedule::worker;
 use crate::sim::pool::Begin;
@@ -35,7 +36,7 @@ impl World<'_> {
         glue::needs(&self.scene.job, task, &self.seats[rank as usize].limits)
     }
 
-    pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On, queue: &mut VecDeque<worker::Event>) {
+    pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
         let slowness = self.provider.node(rank).slowness;
         let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
         let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
@@ -45,11 +46,22 @@ impl World<'_> {
             running.ends = ends;
         }
         if let Some(captain) = &mut self.captain {
-            captain.begins(self.now, lease.task, self.now.since(lease.ready));
+            captain.waited(self.now.since(lease.ready));
         }
-        if self.cluster.faults.loses() {
-            let started = Started { task: lease.task, attempt: lease.attempt, start: self.now };
-            queue.push_back(worker::Event::Started(vec![started]));
+        let (_, told) = found_at(self.now);
+        if told < self.now.after(fate.took) {
+            self.agenda.arrange(told, What::Found(number));
+        }
+    }
+
+    /// A rank finds a task in a slot for the second time, if it is still the one that was there at the first.
+    pub(super) fn found(&mut self, number: u32) {
+        let Some(running) = self.running.get_mut(number) else { return };
+        let (rank, lease, (first, second)) = (running.rank, running.lease, found_at(running.start));
+        if second == self.now {
+            let started = Started { task: lease.task, attempt: lease.attempt, start: first };
+            self.events += 1;
+            self.step(rank, worker::Event::Started(vec![started]));
         }
     }
 
@@ -57,7 +69,7 @@ impl World<'_> {
     pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::Event>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
-                Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant), queue),
+                Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant)),
                 Begin::Held { gang, slots } => {
                     let cpus = slots.into_iter().map(u32::from).collect();
                     queue.push_back(worker::Event::Held { gang, cpus });

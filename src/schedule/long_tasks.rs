@@ -1,0 +1,96 @@
+//! Which tasks of a rank rank 0 is told of while they run: those that have been running for about a second.
+//!
+//! A rank looks at its slots now and then. A task that it finds in a slot at two looks is told of once, with the next report, as running
+//! since the first of them. So short tasks cost nothing, slots are not bothered at all, and a rank sends at most one message a look.
+
+use std::time::Duration;
+
+use super::protocol::Started;
+use crate::model::{TaskId, Time};
+
+/// Time between two looks.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same for a rank that joined: it may be lost, and of what it was running only what was told is known to have run.
+pub const GUEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The looks of one rank.
+pub struct LongTaskWatch {
+    interval: Duration,
+    due: Time,
+    /// For each slot what it was found to run, since when, and whether that was told.
+    seen: Vec<Option<(TaskId, Time, bool)>>,
+}
+
+impl LongTaskWatch {
+    /// Looks after each interval.
+    pub fn new(interval: Duration) -> LongTaskWatch {
+        LongTaskWatch { interval, due: Time::ZERO, seen: Vec::new() }
+    }
+
+    /// True if it is time for a look.
+    pub fn is_due(&self, now: Time) -> bool {
+        self.due <= now
+    }
+
+    /// Looks at what each slot runs; returns what is to be told. `attempt` says which attempt at a task runs here.
+    pub fn look(
+        &mut self,
+        now: Time,
+        running: impl Iterator<Item = Option<TaskId>>,
+        attempt: impl Fn(TaskId) -> u16,
+    ) -> Vec<Started> {
+        self.due = now.after(self.interval);
+        let mut told = Vec::new();
+        for (slot, task) in running.enumerate() {
+            if slot == self.seen.len() {
+                self.seen.push(None);
+            }
+            match (&mut self.seen[slot], task) {
+                (Some((before, start, is_told)), Some(task)) if *before == task => {
+                    if !std::mem::replace(is_told, true) {
+                        told.push(Started { task, attempt: attempt(task), start: *start });
+                    }
+                }
+                (seen, task) => *seen = task.map(|task| (task, now, false)),
+            }
+        }
+        told
+    }
+}
+
+/// When a rank whose looks fall on whole intervals finds a task that starts at a moment for the first time, and for the second time.
+pub fn found_at(start: Time) -> (Time, Time) {
+    let interval = LOOK_INTERVAL.as_nanos() as u64;
+    let first = Time(start.0.div_ceil(interval).saturating_mul(interval));
+    (first, first.after(LOOK_INTERVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_told_of_once_at_its_second_look() {
+        let mut watch = LongTaskWatch::new(LOOK_INTERVAL);
+        let s = |seconds: u64| Time(seconds * 1_000_000_000);
+        let mut look = |at: u64, slots: [Option<u32>; 2]| {
+            assert!(watch.is_due(s(at)) && !watch.is_due(Time(s(at).0.saturating_sub(1))) || at == 0);
+            let told = watch.look(s(at), slots.into_iter().map(|task| task.map(TaskId)), |task| task.0 as u16 + 1);
+            told.into_iter().map(|t| (t.task.0, t.attempt, t.start)).collect::<Vec<_>>()
+        };
+        assert_eq!(look(0, [Some(1), None]), []);
+        assert_eq!(look(1, [Some(1), Some(2)]), [(1, 2, s(0))]);
+        assert_eq!(look(2, [Some(1), Some(3)]), []);
+        assert_eq!(look(3, [None, Some(3)]), [(3, 4, s(2))]);
+        assert_eq!(look(4, [Some(3), None]), []);
+        assert_eq!(look(5, [Some(3), None]), [(3, 4, s(4))]);
+    }
+
+    #[test]
+    fn a_task_is_found_at_the_next_two_looks() {
+        let half = Time(500_000_000);
+        assert_eq!(found_at(half), (Time(1_000_000_000), Time(2_000_000_000)));
+        assert_eq!(found_at(Time::ZERO), (Time::ZERO, Time(1_000_000_000)));
+    }
+}
