@@ -170,7 +170,8 @@ fn peers_are_checked_measured_and_drawn() {
     }
     dir.copy("benches/peers");
     dir.file("docs/benchmarks.md", "before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nafter\n");
-    let run = "python3 benches/peers/peers.py --only phalanx,xargs,make --rounds 1 --divide 50 --folder peers --write-docs";
+    let run =
+        "python3 benches/peers/peers.py --only phalanx,xargs,make --rounds 1 --divide 50 --folder peers --write-docs";
     let command = shell(&dir, run).env("PHALANX", program()).env("PYTHONDONTWRITEBYTECODE", "1");
     let table = command.patience(300).run().ok().stdout().to_owned();
     let row = |tool: &str| table.lines().find(|line| line.starts_with(tool)).unwrap_or_else(|| panic!("{table}"));
