@@ -7,7 +7,7 @@ SKIPPED = target/tmp/skipped.txt
 # Most tests wait for processes that sleep, so one more runs at once than there are cores.
 export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 
-.PHONY: help deps build demo test lint bench clean rust
+.PHONY: help deps build demo test lint bench peers clean rust
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,10 @@ lint: deps ## Check format, clippy and documentation; any warning is an error
 
 bench: deps ## Run the benchmarks
 	$(CARGO) bench
+
+peers: build ## Measure Phalanx beside other tools, which are installed into target/peers (PyPI and apt)
+	benches/peers/install
+	benches/peers/peers.py
 
 clean: ## Remove what was built and the demo
 	rm -rf demo

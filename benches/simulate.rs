@@ -84,9 +84,12 @@ fn under(policy: &str, text: &str) {
     );
 }
 
+/// A name, and what is run under it.
+type Case<'a> = (&'a str, &'a dyn Fn(&str));
+
 fn main() {
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
-    let cases: [(&str, &dyn Fn(&str)); 6] = [
+    let cases: [Case; 6] = [
         ("bag", &|name| fixed(name, &bag(1_000_000), RANKS)),
         ("chains", &|name| fixed(name, &chains(), RANKS)),
         ("phases", &|name| fixed(name, &phases(), RANKS)),

@@ -62,7 +62,7 @@ fn steps(shape: Shape, text: &str, tables: u32, floor: f64) {
     kernels.register("first", |_: &toml::Table| -> Result<Prepared, ArgError> { Ok(Arc::new(|_| Ok(()))) });
     let text: Arc<str> = text.into();
     let before = heap();
-    let mut step = |name: &str, work: &mut dyn FnMut()| {
+    let step = |name: &str, work: &mut dyn FnMut()| {
         forget_peak();
         let begun = Instant::now();
         work();

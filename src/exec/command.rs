@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::OnceLock;
 use std::time::Duration;
-
-use rustix::process::WaitIdStatus;
 
 use super::control::Control;
 use super::env::{BaseEnv, TaskEnv};
@@ -19,7 +19,7 @@ use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
 use super::output::{Output, declared};
 use super::signals::Signals;
-use super::spawn::{Child, Plan, Spawner};
+use super::spawn::{Child, Plan, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
 use super::warden::{self, Warden};
 use super::{ExecError, Fault, Seat, Site};
@@ -38,7 +38,6 @@ thread_local! {
 
 /// What running commands needs and all of them share.
 pub(super) struct Commands {
-    spawner: Spawner,
     env: BaseEnv,
     null: File,
     oom: OomCounter,
@@ -66,8 +65,8 @@ impl Commands {
     pub(super) fn new(site: &Site, job_env: &[(String, String)]) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
         let mark = warden::mark();
+        ensure_children_can_be_awaited().map_err(system("to hear of the end of child processes"))?;
         Ok(Commands {
-            spawner: Spawner::new().map_err(system("attributes of child processes"))?,
             env: BaseEnv::new(std::env::vars_os(), site, job_env, &mark)?,
             null: File::options().read(true).write(true).open("/dev/null").map_err(system("/dev/null"))?,
             oom: OomCounter::find(),
@@ -108,7 +107,7 @@ impl Commands {
 
     /// Somebody to end the commands should this process be killed.
     fn watched(&self) -> Option<Warden> {
-        let warden = Warden::start(&self.spawner, &self.null, &self.mark);
+        let warden = Warden::start(&self.null, &self.mark);
         let complain = |error| tracing::warn!("if this rank is killed, its commands will go on: {error}");
         warden.map_err(complain).ok()
     }
@@ -130,27 +129,24 @@ impl Commands {
         Ok(after_prologue(prologue, self.launcher.words(words, &job, env)?))
     }
 
-    fn start(&self, attempt: &Attempt, env: &TaskEnv, mut words: Vec<String>) -> Result<(Child, Vec<Pipe>), Fault> {
+    fn start(&self, attempt: &Attempt, env: &TaskEnv, words: Vec<String>) -> Result<(Child, Vec<Pipe>), Fault> {
         let task = attempt.task;
         let names = attempt.site.file_names(&task.name, task.index);
         let stdin = task.stdin.as_deref().map(|file| open_input(&task.dir, &names.fill(file))).transpose()?;
         let files = declared(&names, &task.dir, task.stdout.as_deref(), task.stderr.as_deref())?;
-        let mut pipes = Vec::with_capacity(2);
+        let (mut pipes, mut writers) = (Vec::with_capacity(2), [None, None]);
         for (stream, file) in [Stream::Out, Stream::Err].into_iter().zip(&files) {
             if file.is_none() {
                 let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
                 let (reader, writer) = pipe.map_err(|e| Fault::new(format!("cannot make a pipe: {e}")))?;
-                pipes.push(Pipe { stream, reader, writer });
+                pipes.push(Pipe::new(stream, reader));
+                writers[stream as usize] = Some(writer);
             }
         }
-        let end = |stream: Stream| match &files[stream as usize] {
-            Some(file) => file.as_fd(),
-            None => pipes.iter().find(|p| p.stream == stream).map_or(self.null.as_fd(), |p| p.writer.as_fd()),
+        let end = |stream: Stream| match (&files[stream as usize], &writers[stream as usize]) {
+            (Some(file), _) => file.as_fd(),
+            (None, writer) => writer.as_ref().map_or(self.null.as_fd(), |writer| writer.as_fd()),
         };
-        if !self.spawner.can_change_dir() {
-            let script = "cd -- \"$0\" && exec \"$@\"".to_owned();
-            words.splice(0..0, ["sh".to_owned(), "-c".to_owned(), script, task.dir.display().to_string()]);
-        }
         let program = find_program(words.first().map_or("", String::as_str), &task.dir, env)?;
         let argv =
             words.into_iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
@@ -159,23 +155,8 @@ impl Commands {
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
         let plan = Plan { program: &program, argv: &argv, envp, dir: &dir, stdio };
-        let child = self.spawn(&plan).map_err(|e| refusal(&plan, &e))?;
+        let child = start_patiently(&plan).map_err(|e| refusal(&plan, &e))?;
         Ok((child, pipes))
-    }
-
-    /// Starts the process, with patience for what passes: too many processes, little memory, a program that is just being written.
-    fn spawn(&self, plan: &Plan) -> io::Result<Child> {
-        let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
-        let mut waits = PATIENCE.iter();
-        loop {
-            match self.spawner.spawn(plan) {
-                Err(e) if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
-                    Some(&wait) => std::thread::sleep(wait),
-                    None => return Err(e),
-                },
-                result => return result,
-            }
-        }
     }
 
     /// What the end of the process means for the task.
@@ -209,6 +190,21 @@ impl Commands {
     }
 }
 
+/// Starts the process, with patience for what passes: too many processes, little memory, a program that is just being written.
+fn start_patiently(plan: &Plan) -> io::Result<Child> {
+    let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
+    let mut waits = PATIENCE.iter();
+    loop {
+        match spawn(plan) {
+            Err(e) if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
+                Some(&wait) => std::thread::sleep(wait),
+                None => return Err(e),
+            },
+            result => return result,
+        }
+    }
+}
+
 /// The words that run a script.
 fn shell(script: String) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), script]
@@ -228,8 +224,8 @@ fn strict(prologue: &[String]) -> String {
     format!("set -e\n{}", prologue.join("\n"))
 }
 
-fn exit_code(status: WaitIdStatus) -> i32 {
-    match (status.exit_status(), status.terminating_signal()) {
+fn exit_code(status: ExitStatus) -> i32 {
+    match (status.code(), status.signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => -signal,
         (None, None) => 1,
@@ -307,79 +303,7 @@ fn refusal(plan: &Plan, error: &io::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-    use crate::exec::OutputSink;
-    use crate::job::Retry;
-    use crate::model::{Rank, TaskId};
-
-    struct Lines(Mutex<Vec<u8>>);
-
-    impl OutputSink for Lines {
-        fn append(&self, _: TaskId, _: u16, _: Stream, bytes: &[u8]) -> io::Result<()> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn an_old_c_library_will_do() {
-        let site = Site::new("job-1", Rank(0), "here", 1);
-        let mut commands = Commands::new(&site, &[]).unwrap();
-        commands.spawner = Spawner::without_extensions().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let (group, mut task) = a_command(&["pwd"]);
-        task.dir = dir.path().canonicalize().unwrap();
-        let pool = || unreachable!("no kernel runs");
-        let seat = Seat { slot: 0, attempt: 1, cpus: &[], numa: None, gpus: &[], hosts: &[], rayon: &pool };
-        let (sink, control) = (Lines(Mutex::default()), Control::new().unwrap());
-        let output = Output::new(&sink, task.id, 1);
-        let (group, site) = (&group, &site);
-        let attempt =
-            Attempt { task: &task, group, seat: &seat, site, prologue: &[], control: &control, output: &output };
-        assert_eq!(commands.run(&attempt).unwrap(), Outcome::OK);
-        let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(Path::new(printed.trim_end()), task.dir);
-    }
-
-    fn a_command(words: &[&str]) -> (Group, Task) {
-        let retry = Retry { count: 0, backoff: Duration::ZERO, factor: 1.0, elsewhere: false };
-        let group = Group {
-            name: "t".into(),
-            first: TaskId(0),
-            count: 1,
-            indexed: false,
-            limit: None,
-            cpus: 1,
-            memory: None,
-            gpus: 0,
-            time: None,
-            retry,
-            priority: 0,
-            estimate: None,
-            class: "t".into(),
-            mpi: None,
-        };
-        let task = Task {
-            id: TaskId(0),
-            name: "t".to_owned(),
-            index: None,
-            work: Work::Command(words.iter().map(|w| (*w).to_owned()).collect()),
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            dir: PathBuf::from("/"),
-            env: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        (group, task)
-    }
 
     #[test]
     fn a_prologue_is_one_strict_script() {

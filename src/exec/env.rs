@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::{ExecError, Fault, Seat, Site, warden};
 use crate::job::{Group, Task};
-use crate::topology::Gpus;
+use crate::topology::{Gpus, is_left_out_here};
 
 /// Prefixes of variables by which launchers tell a process that it is part of a world.
 const LAUNCHER: [&str; 14] = [
@@ -177,7 +177,7 @@ impl BaseEnv {
             if SLURM_ALLOCATION.contains(&&*text) {
                 base.allocation.push((text.to_string(), String::from_utf8_lossy(&value).into_owned()));
             }
-            if !is_hidden(&text) {
+            if !is_hidden(&text) && !is_left_out_here(&text, &value) {
                 base.set(&name, &value)?;
             }
         }

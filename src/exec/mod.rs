@@ -4,16 +4,16 @@
 //! [`Runner::run`] and gets an [`Outcome`](crate::model::Outcome) back. Nothing that a task does, or fails to do, comes back as
 //! an error of Phalanx itself: a missing program is a FAILED task with a message in its output.
 //!
-//! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it calls. That is what
-//! allows `posix_spawn` (no code of ours runs in the child), which costs the same however large this process is; a `fork` would
-//! copy the page tables of a process that maps MPI's memory.
+//! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it calls. A child shares our
+//! memory until it runs its program, which costs the same however large this process is; a `fork` would copy the page
+//! tables of a process that maps MPI's memory.
 //!
 //! | file | one idea |
 //! |---|---|
 //! | `runner` | from a task's number to its outcome |
 //! | `control` | how other threads stop a running task |
 //! | `command` | from a task's words to a running process |
-//! | `spawn` | `posix_spawn` and the pipes to the child |
+//! | `spawn` | a new process at the least cost |
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `process` | what `/proc` says about a process and its relatives |
 //! | `warden` | ending the commands of a rank that was killed |

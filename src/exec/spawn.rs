@@ -1,42 +1,36 @@
-//! `posix_spawn`: a new process at the least cost that the system offers.
+//! A new process at the least cost that the system offers.
 //!
 //! Why not `std::process::Command`: it builds the whole environment anew for each child, and falls back to `fork` when
-//! `PATH` is among the variables. Here the environment comes ready-made.
+//! `PATH` is among the variables. Here the environment comes ready-made. Why not `posix_spawn`: it maps and unmaps a stack
+//! for each child, which costs a fifth of all that we spend on a short command, and asks for a limit with each descriptor.
 //!
-//! A child starts in a process group of its own, with no signal blocked or ignored, and with no file but its standard three: sockets of MPI
-//! that it kept open would make a lost rank look alive. This is the only file of `exec` with `unsafe` for system calls.
+//! A child shares our memory until it runs its own program, and the calling thread waits for that (`CLONE_VM` and
+//! `CLONE_VFORK`, as in `posix_spawn`). So it has a stack of its own, one per thread of ours that starts children.
+//!
+//! A child starts in a process group of its own, with no signal blocked or ignored, and with no file but its standard three:
+//! sockets of MPI that it kept open would make a lost rank look alive. This is the only file of `exec` with `unsafe` for
+//! system calls.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::model::Usage;
 
-/// The attributes that all children share.
-pub(super) struct Spawner {
-    attributes: libc::posix_spawnattr_t,
-    extensions: Extensions,
-}
+/// Bytes of stack for a child until it runs its own program. It makes a handful of system calls.
+const STACK_BYTES: usize = 64 << 10;
 
-// SAFETY: the attributes are written in `new` and destroyed in `drop`; in between they are only read, which the C library allows from
-// any number of threads.
-unsafe impl Send for Spawner {}
-// SAFETY: as above.
-unsafe impl Sync for Spawner {}
-
-type AddDir = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, *const c_char) -> c_int;
-type AddCloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
-
-/// What newer C libraries offer, looked up when the program runs so that it starts with older ones.
-struct Extensions {
-    add_dir: Option<AddDir>,
-    add_close_from: Option<AddCloseFrom>,
+thread_local! {
+    /// The stack of the children of this thread, one after the other. Of 16-byte words, as a stack has to be aligned.
+    static STACK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What a child is to be.
@@ -48,126 +42,105 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
 }
 
-impl Spawner {
-    pub(super) fn new() -> io::Result<Spawner> {
-        ensure_children_can_be_awaited()?;
-        let mut attributes = MaybeUninit::uninit();
-        // SAFETY: each call gets a valid pointer; the attributes are initialised by the first before the others use them, and each signal
-        // set is initialised before it is read. The names looked up belong to functions of exactly these types.
+/// A plan as the child reads it.
+struct Start {
+    program: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    dir: *const c_char,
+    stdio: [c_int; 3],
+    /// The child's answer: the number of the error that kept it from running its program, 0 for none.
+    error: c_int,
+}
+
+/// Starts a child and returns when it runs its program.
+///
+/// # Errors
+/// The system's, of the start itself or of a step that the child takes before its program runs.
+pub(super) fn spawn(plan: &Plan) -> io::Result<Child> {
+    let argv = pointers(plan.argv.iter().map(CString::as_c_str));
+    let envp = pointers(plan.envp.iter().copied());
+    let mut start = Start {
+        program: plan.program.as_ptr(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        dir: plan.dir.as_ptr(),
+        stdio: plan.stdio.map(|file| file.as_raw_fd()),
+        error: 0,
+    };
+    let pid = clone(&mut start)?;
+    let mut child = Child { pid, reaped: false };
+    if start.error == 0 {
+        return Ok(child);
+    }
+    child.reap()?;
+    Err(io::Error::from_raw_os_error(start.error))
+}
+
+/// Makes the child, which carries out `start` in our memory.
+fn clone(start: &mut Start) -> io::Result<Pid> {
+    STACK.with_borrow_mut(|stack| {
+        stack.resize(STACK_BYTES / size_of::<u128>(), 0);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is passed; this thread goes on
+        // only when the child no longer uses it. `start` lives as long, and so does all that it points to. All signals are
+        // blocked, so no handler of this process runs in the child; the mask is restored whatever happens.
         unsafe {
-            check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-            let mut spawner = Spawner { attributes: attributes.assume_init(), extensions: Extensions::find() };
-            let attributes = &raw mut spawner.attributes;
-            let mut signals = MaybeUninit::uninit();
-            libc::sigfillset(signals.as_mut_ptr());
-            check(libc::posix_spawnattr_setsigdefault(attributes, signals.as_ptr()))?;
-            libc::sigemptyset(signals.as_mut_ptr());
-            check(libc::posix_spawnattr_setsigmask(attributes, signals.as_ptr()))?;
-            check(libc::posix_spawnattr_setpgroup(attributes, 0))?;
-            let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-            check(libc::posix_spawnattr_setflags(attributes, flags as libc::c_short))?;
-            Ok(spawner)
+            let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
+            let top = stack.as_mut_ptr().add(stack.len());
+            let pid = libc::clone(run_in_child, top.cast(), flags, ptr::from_mut(start).cast());
+            let error = io::Error::last_os_error();
+            libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
+            Pid::from_raw(pid.max(0)).ok_or(error)
         }
-    }
+    })
+}
 
-    /// A spawner as it is with an old C library.
-    #[cfg(test)]
-    pub(super) fn without_extensions() -> io::Result<Spawner> {
-        let mut spawner = Spawner::new()?;
-        spawner.extensions = Extensions { add_dir: None, add_close_from: None };
-        Ok(spawner)
-    }
-
-    /// True if the child can be given a directory to start in.
-    pub(super) fn can_change_dir(&self) -> bool {
-        self.extensions.add_dir.is_some()
-    }
-
-    /// Starts a child.
-    pub(super) fn spawn(&self, plan: &Plan) -> io::Result<Child> {
-        let actions = Actions::new(&self.extensions, plan)?;
-        let argv = pointers(plan.argv.iter().map(CString::as_c_str));
-        let envp = pointers(plan.envp.iter().copied());
-        let mut pid = 0;
-        // SAFETY: all pointers are valid for the call; `argv` and `envp` end with a null pointer and point to strings that outlive it.
-        check(unsafe {
-            libc::posix_spawn(
-                &mut pid,
-                plan.program.as_ptr(),
-                &raw const actions.0,
-                &raw const self.attributes,
-                argv.as_ptr(),
-                envp.as_ptr(),
-            )
-        })?;
-        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn gave no process number"))?;
-        Ok(Child { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).ok(), reaped: false })
+/// The whole life of a child in our memory. It allocates nothing, takes no lock, and cannot panic.
+extern "C" fn run_in_child(start: *mut c_void) -> c_int {
+    // SAFETY: `clone` passes a `Start` that nobody else uses until this process runs its program or has ended.
+    unsafe {
+        let start = &mut *start.cast::<Start>();
+        start.error = start.become_program();
+        libc::_exit(127)
     }
 }
 
-impl Drop for Spawner {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new` and not used again.
-        unsafe { libc::posix_spawnattr_destroy(&raw mut self.attributes) };
-    }
-}
-
-impl Extensions {
-    /// # Safety
+impl Start {
+    /// Runs the program in place of this process; returns the number of the error if it cannot.
     ///
-    /// The C library's functions of these names must have the types given here, which glibc and musl document.
-    unsafe fn find() -> Extensions {
-        // SAFETY: the names are strings of C, and a function pointer that may be null is an `Option` of one.
+    /// # Safety
+    /// Only for a child that shares the memory of its parent, with all signals blocked.
+    unsafe fn become_program(&self) -> c_int {
+        // SAFETY: the pointers are those of a plan that outlives the child's time in this memory; a zeroed `sigaction` asks
+        // for the default.
         unsafe {
-            let find = |name: &CStr| libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-            Extensions {
-                add_dir: std::mem::transmute::<*mut libc::c_void, Option<AddDir>>(find(
-                    c"posix_spawn_file_actions_addchdir_np",
-                )),
-                add_close_from: std::mem::transmute::<*mut libc::c_void, Option<AddCloseFrom>>(find(
-                    c"posix_spawn_file_actions_addclosefrom_np",
-                )),
+            let default: libc::sigaction = std::mem::zeroed();
+            for signal in 1..=libc::SIGRTMAX() {
+                // Refused for those that cannot be handled, which have no handler.
+                libc::sigaction(signal, &default, ptr::null_mut());
             }
+            let in_place = libc::setpgid(0, 0) == 0
+                && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target)
+                && libc::chdir(self.dir) == 0;
+            if in_place {
+                // A kernel before 5.9 does not know it; then files are closed that say so themselves (`CLOEXEC`).
+                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+                let mut none = MaybeUninit::uninit();
+                libc::sigemptyset(none.as_mut_ptr());
+                libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+                libc::execve(self.program, self.argv, self.envp);
+            }
+            *libc::__errno_location()
         }
-    }
-}
-
-/// What the child does between its start and its program.
-struct Actions(libc::posix_spawn_file_actions_t);
-
-impl Actions {
-    fn new(extensions: &Extensions, plan: &Plan) -> io::Result<Actions> {
-        let mut actions = MaybeUninit::uninit();
-        // SAFETY: the actions are initialised by the first call before the others use them; the directory's string is copied.
-        unsafe {
-            check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-            let mut actions = Actions(actions.assume_init());
-            for (target, file) in (0..).zip(&plan.stdio) {
-                check(libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, file.as_raw_fd(), target))?;
-            }
-            if let Some(add_dir) = extensions.add_dir {
-                check(add_dir(&raw mut actions.0, plan.dir.as_ptr()))?;
-            }
-            if let Some(add_close_from) = extensions.add_close_from {
-                check(add_close_from(&raw mut actions.0, 3))?;
-            }
-            Ok(actions)
-        }
-    }
-}
-
-impl Drop for Actions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new` and not used again.
-        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
     }
 }
 
 /// A process of ours that has not been reaped.
 pub(super) struct Child {
     pub(super) pid: Pid,
-    /// Readable when the process has exited; absent on kernels before 5.3.
-    pub(super) pidfd: Option<OwnedFd>,
     reaped: bool,
 }
 
@@ -180,13 +153,10 @@ impl Child {
 
     /// Waits for its exit, takes it off the system's list, and returns what it and the descendants that it waited for used, and whether the
     /// most memory of that may be ours rather than theirs.
-    pub(super) fn reap(&mut self) -> io::Result<(WaitIdStatus, Usage, bool)> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        let status = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?;
-        let (used, inherited) = wait4(self.pid)?;
+    pub(super) fn reap(&mut self) -> io::Result<(ExitStatus, Usage, bool)> {
+        let ended = rustix::io::retry_on_intr(|| wait4(self.pid))?;
         self.reaped = true;
-        let status = status.ok_or_else(|| io::Error::other("the system told nothing about an exited process"))?;
-        Ok((status, used, inherited))
+        Ok(ended)
     }
 }
 
@@ -200,27 +170,45 @@ impl Drop for Child {
     }
 }
 
-/// Reaps a process that has exited. (`waitid` of the standard tells nothing about what it used.)
+/// Reaps a process. (`waitid` of the standard tells nothing about what it used.)
 ///
-/// `posix_spawn` lets a child share our memory until it runs its own program, and Linux counts that as memory that the child has held. So a
-/// peak that is not above our own says nothing about the child but that it held no more.
-fn wait4(pid: Pid) -> io::Result<(Usage, bool)> {
-    // SAFETY: a zeroed `rusage` is valid, and the calls get valid pointers to one and none to a status.
-    let (reaped, used, own) = unsafe {
-        let (mut used, mut own): (libc::rusage, libc::rusage) = (std::mem::zeroed(), std::mem::zeroed());
-        libc::getrusage(libc::RUSAGE_SELF, &mut own);
-        (libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, &mut used), used, own)
+/// A child shares our memory until it runs its own program, and Linux counts that as memory that the child has held. So a peak
+/// that is not above our own says nothing about the child but that it held no more.
+fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
+    let mut status = 0;
+    // SAFETY: a zeroed `rusage` is valid, and the call gets valid pointers to a status and to one.
+    let (reaped, used) = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        (libc::wait4(pid.as_raw_nonzero().get(), &mut status, 0, &mut used), used)
     };
     if reaped < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::CHILD));
     }
     let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
     let usage = Usage { cpu_ns: ns(used.ru_utime) + ns(used.ru_stime), peak_bytes: (used.ru_maxrss as u64) << 10 };
-    Ok((usage, used.ru_maxrss <= own.ru_maxrss))
+    Ok((ExitStatus::from_raw(status), usage, is_within_own_peak(used.ru_maxrss)))
+}
+
+/// True if this process has itself held as many KiB of memory at once. Its peak only grows, so the system is asked only about
+/// more than it was known to be.
+fn is_within_own_peak(kib: i64) -> bool {
+    static OWN_PEAK_KIB: AtomicI64 = AtomicI64::new(0);
+    // Relaxed: any value that was the peak once is a lower bound of it.
+    if kib <= OWN_PEAK_KIB.load(Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: a zeroed `rusage` is valid, and the call gets a valid pointer to it.
+    let own = unsafe {
+        let mut own: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut own);
+        own.ru_maxrss
+    };
+    OWN_PEAK_KIB.fetch_max(own, Ordering::Relaxed);
+    kib <= own
 }
 
 /// Some start scripts leave SIGCHLD ignored, and then the system reaps children before we learn how they ended.
-fn ensure_children_can_be_awaited() -> io::Result<()> {
+pub(super) fn ensure_children_can_be_awaited() -> io::Result<()> {
     // SAFETY: a zeroed `sigaction` is valid, and both calls get valid pointers. SIG_DFL runs no code of ours.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -235,11 +223,6 @@ fn ensure_children_can_be_awaited() -> io::Result<()> {
     Ok(())
 }
 
-fn pointers<'a>(strings: impl Iterator<Item = &'a CStr>) -> Vec<*mut c_char> {
-    strings.map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
-}
-
-/// These functions return the error's number instead of setting `errno`.
-fn check(code: c_int) -> io::Result<()> {
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+fn pointers<'a>(strings: impl Iterator<Item = &'a CStr>) -> Vec<*const c_char> {
+    strings.map(CStr::as_ptr).chain([ptr::null()]).collect()
 }

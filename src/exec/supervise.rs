@@ -1,22 +1,25 @@
 //! Waiting for a process: takes its output as it comes, keeps its limits, and stops it when asked.
 //!
-//! One thread waits on everything at once: the process's pidfd, its pipes, the slot's event, and the next moment that a limit or the
+//! One thread waits on everything at once: the process, its pipes, the slot's event, and the next moment that a limit or the
 //! command's memory needs a look.
 //!
 //! Protocol:
-//! - We keep the writing ends of the pipes open as well. So the closing of the child's ends, which happens moments before it exits,
-//!   does not wake us; and the end of output is not waited for, since a process left in the background may hold a pipe for
-//!   ever. What is in the pipes when the child has exited is its output.
+//! - A command that ends soon is known by its pipes: the system closes its ends moments before it exits. A pidfd, which would
+//!   cost a short command more than its pipes, is opened for what runs longer than [`SHORT`], or has closed its output and
+//!   goes on.
+//! - The end of output is not waited for, since a process left in the background may hold a pipe for ever. What is in the
+//!   pipes when the child has exited is its output.
 //! - A stop sends TERM to the group and, when the grace is over, KILL to all relatives. The first cause of a stop is the one reported.
 //! - After a stop we return only when no relative is left alive. After an exit of the task's own, what it left in the background lives on.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::ioctl_fionread;
-use rustix::process::WaitIdStatus;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::control::{Control, Stop, timespec};
 use super::output::Output;
@@ -26,6 +29,11 @@ use crate::model::{Stream, Usage};
 
 /// How much of a pipe is taken at once; a pipe holds as much unless somebody enlarges it.
 pub(super) const CHUNK: usize = 64 << 10;
+/// How long a command is waited for by its pipes alone. One that has left its pipes to a process in the background is known
+/// to have exited this much later at most.
+const SHORT: Duration = Duration::from_millis(5);
+/// How often the processor is left to a command that has closed its output and not yet exited.
+const YIELDS: u32 = 8;
 /// First and longest interval between two looks at the memory of a command.
 const SAMPLES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// The same for looks at the most that it has held, which the system does not tell of small ones in the end (see `spawn`).
@@ -48,7 +56,7 @@ pub(super) enum Cause {
 
 /// How a command ended.
 pub(super) struct Ended {
-    pub(super) status: WaitIdStatus,
+    pub(super) status: ExitStatus,
     pub(super) cause: Option<Cause>,
     pub(super) used: Usage,
 }
@@ -65,10 +73,34 @@ pub(super) struct Limits {
 
 /// A pipe from a child to us.
 pub(super) struct Pipe {
-    pub(super) stream: Stream,
-    pub(super) reader: OwnedFd,
-    /// Held, not used: see the protocol above.
-    pub(super) writer: OwnedFd,
+    stream: Stream,
+    reader: OwnedFd,
+    /// No process can write to it any more, and all of it has been read.
+    ended: bool,
+}
+
+impl Pipe {
+    /// From the end that we read.
+    pub(super) fn new(stream: Stream, reader: OwnedFd) -> Pipe {
+        Pipe { stream, reader, ended: false }
+    }
+}
+
+/// How the exit of a command becomes known.
+enum Watch {
+    /// By the end of its pipes, until this moment.
+    Pipes(Instant),
+    /// Readable when the process has exited.
+    Pidfd(OwnedFd),
+    /// By looking, on a kernel before 5.3.
+    Glances(Every),
+}
+
+impl Watch {
+    /// For a command that may run for long.
+    fn of(child: &Child) -> Watch {
+        pidfd_open(child.pid, PidfdFlags::empty()).map_or_else(|_| Watch::Glances(Every::new(GLANCES)), Watch::Pidfd)
+    }
 }
 
 /// A moment that comes again, at growing intervals.
@@ -104,7 +136,7 @@ pub(super) struct Supervisor<'a> {
     limit: Option<u64>,
     deadline: Option<Instant>,
     samples: Option<Every>,
-    glances: Option<Every>,
+    watch: Watch,
     peaks: Every,
     /// The most memory that was seen, in bytes; 0 if nobody has looked.
     peak: u64,
@@ -127,9 +159,10 @@ impl<'a> Supervisor<'a> {
         buffer: &'a mut Vec<u8>,
     ) -> Supervisor<'a> {
         buffer.resize(CHUNK, 0);
+        let watch = if pipes.is_empty() { Watch::of(&child) } else { Watch::Pipes(Instant::now() + SHORT) };
         Supervisor {
             family: Family::new(child.pid),
-            glances: child.pidfd.is_none().then(|| Every::new(GLANCES)),
+            watch,
             child,
             pipes,
             control,
@@ -184,11 +217,11 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         let now = Instant::now();
-        if let Some(glances) = &mut self.glances
-            && !self.exited
-            && glances.due(now)
-        {
-            self.exited = self.child.has_exited()?;
+        match &mut self.watch {
+            _ if self.exited => {}
+            Watch::Pipes(until) if now >= *until => self.watch = Watch::of(&self.child),
+            Watch::Glances(glances) => self.exited = glances.due(now) && self.child.has_exited()?,
+            _ => {}
         }
         if !self.exited && self.peaks.due(now) {
             self.peak = self.peak.max(peak_so_far(self.child.pid));
@@ -229,43 +262,70 @@ impl<'a> Supervisor<'a> {
     fn timers(&self) -> impl Iterator<Item = Instant> {
         let running = !self.exited && self.cause.is_none();
         let kill_at = self.kill_at.filter(|_| !self.killed);
-        let glances = self.glances.as_ref().filter(|_| !self.exited);
+        let watch = match &self.watch {
+            Watch::Pipes(until) => Some(*until),
+            Watch::Pidfd(_) => None,
+            Watch::Glances(glances) => Some(glances.next),
+        };
+        let watch = watch.filter(|_| !self.exited);
         let samples = self.samples.as_ref().filter(|_| running);
         let deadline = self.deadline.filter(|_| running);
         let peaks = Some(self.peaks.next).filter(|_| !self.exited);
-        [deadline, kill_at, samples.map(|s| s.next), glances.map(|g| g.next), peaks].into_iter().flatten()
+        [deadline, kill_at, samples.map(|s| s.next), watch, peaks].into_iter().flatten()
     }
 
     /// Sleeps until something happens, and takes the output that is there.
     fn wait(&mut self) -> io::Result<()> {
         let timer = self.timers().min().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = if self.exited { Some(timer.map_or(STRAGGLERS, |t| t.min(STRAGGLERS))) } else { timer };
+        let open: Vec<usize> = (0..self.pipes.len()).filter(|&i| !self.pipes[i].ended).collect();
         let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN));
-        fds.extend(self.pipes.iter().map(|pipe| PollFd::new(&pipe.reader, PollFlags::IN)));
-        if let Some(pidfd) = self.child.pidfd.as_ref().filter(|_| !self.exited) {
+        fds.extend(open.iter().map(|&i| PollFd::new(&self.pipes[i].reader, PollFlags::IN)));
+        if let (Watch::Pidfd(pidfd), false) = (&self.watch, self.exited) {
             fds.push(PollFd::new(pidfd, PollFlags::IN));
         }
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
             other => other?,
         };
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
-        if ready[0] {
+        if !ready[0].is_empty() {
             self.control.acknowledge();
         }
-        for i in 0..self.pipes.len() {
-            if ready[1 + i] {
+        for (&i, &ready) in open.iter().zip(&ready[1..]) {
+            if ready.contains(PollFlags::IN) {
                 self.take(i, CHUNK)?;
+            } else if !ready.is_empty() {
+                self.pipes[i].ended = true;
             }
         }
-        self.exited |= ready.get(1 + self.pipes.len()).is_some_and(|&r| r);
+        self.exited |= ready.get(1 + open.len()).is_some_and(|ready| !ready.is_empty());
+        self.end_with_pipes()
+    }
+
+    /// Once its pipes have ended, the command is about to exit, or it goes on without output.
+    fn end_with_pipes(&mut self) -> io::Result<()> {
+        if !matches!(self.watch, Watch::Pipes(_)) || self.exited || !self.pipes.iter().all(|pipe| pipe.ended) {
+            return Ok(());
+        }
+        for _ in 0..YIELDS {
+            self.exited = self.child.has_exited()?;
+            if self.exited {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        self.watch = Watch::of(&self.child);
         Ok(())
     }
 
     /// Takes what is in a pipe now and no more, since a process in the background may be filling it for ever.
     fn drain(&mut self, i: usize) -> io::Result<()> {
+        if self.pipes[i].ended {
+            return Ok(());
+        }
         let mut left = usize::try_from(ioctl_fionread(self.pipes[i].reader.as_fd())?).unwrap_or(usize::MAX);
         while left > 0 {
             left -= self.take(i, left.min(CHUNK))?;
@@ -284,13 +344,14 @@ impl<'a> Supervisor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
     use std::sync::Mutex;
 
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
     use crate::exec::OutputSink;
-    use crate::exec::spawn::{Plan, Spawner};
+    use crate::exec::spawn::{Plan, spawn};
     use crate::model::TaskId;
 
     #[derive(Default)]
@@ -307,28 +368,49 @@ mod tests {
         }
     }
 
-    /// Runs a line of shell as on a kernel without pidfd, where the exit has to be looked for.
-    fn without_pidfd(line: &str, time: Option<Duration>) -> (Ended, String) {
+    /// Runs a line of shell whose exit is to become known in the given way.
+    fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> Watch) -> (Ended, String) {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
         let plan = Plan { program: c"/bin/sh", argv: &argv, envp: vec![c"PATH=/usr/bin:/bin"], dir: c"/", stdio };
-        let mut child = Spawner::new().unwrap().spawn(&plan).unwrap();
-        child.pidfd = None;
+        let child = spawn(&plan).unwrap();
+        drop(writer);
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
         let output = Output::new(&sink, TaskId(0), 1);
         let limits = Limits { time, memory: None, grace: Duration::from_secs(60) };
-        let pipes = vec![Pipe { stream: Stream::Out, reader, writer }];
-        let ended = Supervisor::new(child, pipes, limits, &control, &output, &mut buffer).run().unwrap();
+        let pipes = vec![Pipe::new(Stream::Out, reader)];
+        let watch = watch(&child);
+        let supervisor = Supervisor::new(child, pipes, limits, &control, &output, &mut buffer);
+        let ended = Supervisor { watch, ..supervisor }.run().unwrap();
         let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         (ended, printed)
     }
 
     #[test]
-    fn an_old_kernel_will_do() {
-        let (ended, printed) = without_pidfd("echo one; sleep 0.05; echo two; exit 5", None);
-        assert_eq!((ended.status.exit_status(), ended.cause, &*printed), (Some(5), None, "one\ntwo\n"));
-        let (ended, _) = without_pidfd("exec sleep 600", Some(Duration::from_millis(50)));
-        assert_eq!((ended.status.terminating_signal(), ended.cause), (Some(15), Some(Cause::Time)));
+    fn the_exit_is_known_in_each_way() {
+        let for_ever = |_: &Child| Watch::Pipes(Instant::now() + Duration::from_secs(3600));
+        let glances = |_: &Child| Watch::Glances(Every::new(GLANCES));
+        let ways: [&dyn Fn(&Child) -> Watch; 3] = [&for_ever, &Watch::of, &glances];
+        for way in ways {
+            let (ended, printed) = run("echo one; sleep 0.05; echo two; exit 5", None, way);
+            assert_eq!((ended.status.code(), ended.cause, &*printed), (Some(5), None, "one\ntwo\n"));
+            let (ended, _) = run("exec sleep 600", Some(Duration::from_millis(50)), way);
+            assert_eq!((ended.status.signal(), ended.cause), (Some(15), Some(Cause::Time)));
+            // Who closes its output has not ended.
+            let (ended, printed) = run("echo one; exec >&- 2>&-; sleep 0.05; exit 6", None, way);
+            assert_eq!((ended.status.code(), &*printed), (Some(6), "one\n"));
+        }
+    }
+
+    #[test]
+    fn a_process_in_the_background_that_holds_the_pipe_is_not_waited_for() {
+        let begin = Instant::now();
+        let soon = |_: &Child| Watch::Pipes(Instant::now() + SHORT);
+        let (ended, printed) = run("sleep 600 & echo $!; exit 3", None, soon);
+        assert_eq!(ended.status.code(), Some(3));
+        assert!(begin.elapsed() < Duration::from_secs(300));
+        let left = rustix::process::Pid::from_raw(printed.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(left, rustix::process::Signal::KILL).unwrap();
     }
 }

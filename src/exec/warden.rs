@@ -11,18 +11,28 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::spawn::{Child, Plan, Spawner};
+use super::spawn::{Child, Plan, spawn};
 
 /// By this a command shows which process of Phalanx it belongs to: its number, and a part that no other process has, here or on another node.
 pub(super) const VARIABLE: &str = "PHALANX_PROCESS";
 
-/// With the mark. A process that is just being replaced by another program shows an empty environment, hence the second look.
+/// With the mark. A process that is just being replaced by another program shows an empty environment, hence the second look. The `grep` of
+/// some small systems does not know how to read an environment.
 const SCRIPT: &str = "\
 trap '' HUP INT TERM
 read -r _
+if printf 'a\\0b\\0' | grep -qxzF b 2>/dev/null; then
+    marked() { grep -lsxzF \"PHALANX_PROCESS=$1\" /proc/[0-9]*/environ; }
+else
+    marked() {
+        for file in /proc/[0-9]*/environ; do
+            tr '\\0' '\\n' 2>/dev/null <\"$file\" | grep -qxF \"PHALANX_PROCESS=$1\" && echo \"$file\"
+        done
+    }
+fi
 empty=0
 while [ $empty -lt 2 ]; do
-    found=$(grep -lsxzF \"PHALANX_PROCESS=$1\" /proc/[0-9]*/environ)
+    found=$(marked \"$1\")
     if [ \"$found\" ]; then empty=0; else empty=$((empty + 1)); fi
     for file in $found; do
         process=${file#/proc/}
@@ -31,9 +41,6 @@ while [ $empty -lt 2 ]; do
     sleep 0.1
 done
 ";
-
-/// Whether `grep` knows how to read an environment, which that of some small systems does not.
-const PROBE: &str = "printf 'a\\0b\\0' | grep -qxzF b";
 
 /// See the module's text. To drop it says that this process ends in order.
 pub(super) struct Warden {
@@ -52,20 +59,14 @@ impl Warden {
     /// Starts it, to end the commands with this mark.
     ///
     /// # Errors
-    /// Why it cannot be started, or could do nothing.
-    pub(super) fn start(spawner: &Spawner, null: &File, mark: &str) -> Result<Warden, String> {
-        let shell = |script: &str, stdin: &dyn AsFd| {
-            let words = ["sh", "-c", script, "phalanx-warden", mark];
-            let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-            let stdio = [stdin.as_fd(), null.as_fd(), null.as_fd()];
-            let envp = vec![c"PATH=/usr/bin:/bin"];
-            spawner.spawn(&Plan { program: c"/bin/sh", argv: &argv, envp, dir: c"/", stdio }).map_err(|e| e.to_string())
-        };
-        let (status, ..) = shell(PROBE, null)?.reap().map_err(|e| e.to_string())?;
-        if status.exit_status() != Some(0) {
-            return Err("`grep -z` does not work here".to_owned());
-        }
+    /// Why it cannot be started.
+    pub(super) fn start(null: &File, mark: &str) -> Result<Warden, String> {
+        let words = ["sh", "-c", SCRIPT, "phalanx-warden", mark];
+        let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
         let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        Ok(Warden { _shell: shell(SCRIPT, &reader)?, _alive: alive })
+        let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
+        let envp = vec![c"PATH=/usr/bin:/bin"];
+        let plan = Plan { program: c"/bin/sh", argv: &argv, envp, dir: c"/", stdio };
+        Ok(Warden { _shell: spawn(&plan).map_err(|e| e.to_string())?, _alive: alive })
     }
 }

@@ -101,11 +101,23 @@ pub(super) struct RingReader {
 }
 
 impl RingReader {
-    /// The label of the next frame, if there is one; a skip counts as none.
+    /// The header of the next frame; 0 if there is none.
     #[inline]
-    pub(super) fn peek(&self, ring: &[AtomicU64]) -> Option<u32> {
-        match ring[FIRST_WORD + self.at].load(Acquire) {
-            0 | SKIP => None,
+    fn next_header(&mut self, ring: &[AtomicU64]) -> u64 {
+        loop {
+            // Acquire: the record was written before its header.
+            match ring[FIRST_WORD + self.at].load(Acquire) {
+                SKIP => self.skip(ring),
+                header => return header,
+            }
+        }
+    }
+
+    /// The label of the next frame, if there is one.
+    #[inline]
+    pub(super) fn peek(&mut self, ring: &[AtomicU64]) -> Option<u32> {
+        match self.next_header(ring) {
+            0 => None,
             header => Some(label(header)),
         }
     }
@@ -116,13 +128,9 @@ impl RingReader {
     /// If no writer of this program can have written what is there.
     #[inline]
     pub(super) fn pop(&mut self, ring: &[AtomicU64], frame: &mut Vec<u8>) -> Result<Option<u32>, DamagedRing> {
-        loop {
-            // Acquire: the record was written before its header.
-            match ring[FIRST_WORD + self.at].load(Acquire) {
-                0 => return Ok(None),
-                SKIP => self.skip(ring),
-                header => return self.take(ring, header, frame).map(Some),
-            }
+        match self.next_header(ring) {
+            0 => Ok(None),
+            header => self.take(ring, header, frame).map(Some),
         }
     }
 

@@ -60,7 +60,7 @@ impl<'t> Document<'t> {
 
     /// The text as one piece, which is its remainder.
     pub(crate) fn whole(text: &'t str) -> Document<'t> {
-        Document { text, remainder: vec![0..text.len()], pieces: Vec::new(), tables: 0 }
+        Document { text, remainder: std::iter::once(0..text.len()).collect(), pieces: Vec::new(), tables: 0 }
     }
 
     /// How many task tables there are outside of the remainder.

@@ -151,7 +151,6 @@ impl Captain {
             self.known.push(started.task);
         }
     }
-    }
 
     /// True until a task has its final state.
     pub(crate) fn is_open(&self, task: TaskId) -> bool {

@@ -12,8 +12,34 @@ use tracing::warn;
 
 use super::{Domain, Machine};
 
+/// The variable that names plugins which hwloc is not to load.
+const LEFT_OUT_VARIABLE: &str = "HWLOC_PLUGINS_BLACKLIST";
+
+/// Plugins that look for displays and accelerators, whose libraries (X11, OpenCL, CUDA) take longer to load than the machine
+/// to be read, and the one for XML, which hwloc reads by itself, too. What finds PCI devices stays: Open MPI chooses network
+/// cards by it.
+const LEFT_OUT: &str = "hwloc_gl.so,hwloc_opencl.so,hwloc_cuda.so,hwloc_nvml.so,hwloc_rsmi.so,hwloc_levelzero.so,\
+                        hwloc_xml_libxml.so";
+
 /// The topology of this very machine, kept for [`bind`]; `None` until it is read, and if it cannot be or describes another machine.
 static LOADED: Mutex<Option<hwloc2::Topology>> = Mutex::new(None);
+
+/// Keeps hwloc, here and inside Open MPI, from loading plugins that neither needs, unless its user has chosen some. Of use
+/// before MPI is initialised and a topology is read.
+///
+/// # Safety
+/// As for [`std::env::set_var`]: no other thread may use the environment meanwhile.
+pub unsafe fn leave_out_plugins() {
+    if std::env::var_os(LEFT_OUT_VARIABLE).is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var(LEFT_OUT_VARIABLE, LEFT_OUT) };
+    }
+}
+
+/// True for the variable as [`leave_out_plugins`] sets it, which is nobody else's business.
+pub(crate) fn is_left_out_here(name: &str, value: &[u8]) -> bool {
+    name == LEFT_OUT_VARIABLE && value == LEFT_OUT.as_bytes()
+}
 
 /// Reads the machine. Where hwloc fails, the CPUs of the inherited mask stand as one domain, with a warning.
 pub(super) fn read_machine(mask: &[u32]) -> Machine {

@@ -20,6 +20,8 @@ pub use bind::{BindError, bind_current_thread, bind_to_lent};
 pub use cpulist::{format_cpus, parse_cpus};
 pub use gpus::{Device, Gpu, GpuUse, Gpus, Maker, Probe};
 pub use grant::Grant;
+pub(crate) use hwloc::is_left_out_here;
+pub use hwloc::leave_out_plugins;
 pub use places::Place;
 
 /// The machine and the grant, as one reading.

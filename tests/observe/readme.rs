@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::{Dir, phalanx, repository, shell};
+use crate::support::{Dir, phalanx, program, repository, shell, skip_loudly};
 use serde_json::Value;
 
 /// A fenced block of a document.
@@ -158,4 +158,25 @@ fn links_lead_somewhere() {
             assert!(outside || folder.join(path).exists(), "{name}: the link to {target} leads nowhere");
         }
     }
+}
+
+#[test]
+fn peers_are_checked_measured_and_drawn() {
+    let dir = Dir::new("peers");
+    if shell(&dir, "python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))'").run().exit() != 0 {
+        return skip_loudly("there is no Python 3.9");
+    }
+    dir.copy("benches/peers");
+    dir.file("docs/benchmarks.md", "before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nafter\n");
+    let run =
+        "python3 benches/peers/peers.py --only phalanx,xargs,make --rounds 1 --divide 50 --folder peers --write-docs";
+    let command = shell(&dir, run).env("PHALANX", program()).env("PYTHONDONTWRITEBYTECODE", "1");
+    let table = command.patience(300).run().ok().stdout().to_owned();
+    let row = |tool: &str| table.lines().find(|line| line.starts_with(tool)).unwrap_or_else(|| panic!("{table}"));
+    assert!(row("Phalanx").matches(" s (1x)").count() == 6 && row("make").contains('–'), "{table}");
+    assert!(!table.contains("failed"), "{table}");
+    let page = dir.read("docs/benchmarks.md");
+    assert!(page.starts_with("before\n") && page.ends_with("\nafter\n") && page.contains("| xargs |"), "{page}");
+    assert!(!page.contains("old"), "{page}");
+    assert!(dir.read("docs/peers.svg").matches("<rect").count() >= 10);
 }
