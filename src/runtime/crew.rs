@@ -1,8 +1,8 @@
 //! What the slots of a rank do between two tasks: run, count, pass on.
 //!
 //! The crew is the pool's workload. A slot that completed a task at home counts it in the ledger by itself, starts the successors that
-//! became ready, and leaves in its *outbox* what other ranks must hear of: that is the fast path, without a shared lock. Everything else (failures,
-//! further attempts, tasks on lease) goes to the engine through the same outbox.
+//! became ready, and tells ranks of its node of the end by itself (`express`): that is the fast path, without a lock that another waits for. Everything
+//! else (ranks of other nodes, failures, further attempts, tasks on lease) it leaves for the engine in its *outbox*.
 //!
 //! Slots drive the engine themselves, so that neither an end that others wait for nor a message that brings work waits for a thread to
 //! wake up: a slot without work looks around all the time, one with work after an end that others must hear of and every [`ROUND`]. Who
