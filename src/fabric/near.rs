@@ -1,7 +1,7 @@
 //! What the ranks of a node share: a doorbell for each, and rings of frames between them.
 //!
 //! A frame through MPI costs a call, a receive that is posted again and a progress engine that looks at every network; between two ranks of a
-//! node a [ring](super::shared_ring) in shared memory does with a few words. Each rank has a piece of memory with a page for its doorbell and a ring
+//! node a ring in shared memory (`shared_ring`) does with a few words. Each rank has a piece of memory with a page for its doorbell and a ring
 //! for every other rank of the node; whoever sends to it maps both when it first does.
 //!
 //! MPI has no way to sleep until a message comes; a rank that looks now and then is late by half of its pause. Hence the *doorbell*: a pipe
