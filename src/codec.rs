@@ -37,9 +37,6 @@ const SAME_READY: u8 = 1 << 4;
 /// Bits that no writer sets.
 const UNKNOWN: u8 = !(PLAIN | SAME_RANK | SAME_SLOT | NEXT_TASK | SAME_READY);
 
-/// Flags, state, exit, attempt, rank, slot, task and three times, none of which is longer than its type.
-const LONGEST_ATTEMPT_BYTES: usize = 2 + 10 + 3 + 5 + 3 + 10 + 3 * 10;
-
 /// Flags and two times.
 const SHORTEST_ATTEMPT_BYTES: usize = 3;
 
@@ -103,29 +100,27 @@ fn flags(a: &Attempt, before: &Attempt) -> u8 {
 }
 
 fn encode(a: &Attempt, before: &Attempt, out: &mut Vec<u8>) {
-    let mut written = Written { bytes: [0; LONGEST_ATTEMPT_BYTES + 8], len: 0 };
     let flags = flags(a, before);
-    written.byte(flags);
+    out.push(flags);
     if flags & PLAIN == 0 {
-        written.byte(a.outcome.state as u8 | if a.last { LAST } else { 0 });
-        written.varint(zigzag(i64::from(a.outcome.exit)));
-        written.varint(u64::from(a.attempt));
+        out.push(a.outcome.state as u8 | if a.last { LAST } else { 0 });
+        put(zigzag(i64::from(a.outcome.exit)), out);
+        put(u64::from(a.attempt), out);
     }
     if flags & SAME_RANK == 0 {
-        written.varint(u64::from(a.rank.0));
+        put(u64::from(a.rank.0), out);
     }
     if flags & SAME_SLOT == 0 {
-        written.varint(u64::from(a.slot));
+        put(u64::from(a.slot), out);
     }
     if flags & NEXT_TASK == 0 {
-        written.varint(zigzag(i64::from(a.task.0) - i64::from(before.task.0)));
+        put(zigzag(i64::from(a.task.0) - i64::from(before.task.0)), out);
     }
     if flags & SAME_READY == 0 {
-        written.varint(step(before.ready, a.ready));
+        put(step(before.ready, a.ready), out);
     }
-    written.varint(step(a.ready, a.start));
-    written.varint(step(a.start, a.end));
-    out.extend_from_slice(&written.bytes[..written.len]);
+    put(step(a.ready, a.start), out);
+    put(step(a.start, a.end), out);
 }
 
 fn decode(input: &mut Input<'_>, before: &Attempt) -> Result<Attempt, &'static str> {
@@ -173,54 +168,13 @@ fn unzigzag(n: u64) -> i64 {
     (n >> 1) as i64 ^ -((n & 1) as i64)
 }
 
-/// An attempt as it is written: at most [`LONGEST_ATTEMPT_BYTES`], behind which a number is stored as a whole word.
-struct Written {
-    bytes: [u8; LONGEST_ATTEMPT_BYTES + 8],
-    len: usize,
-}
-
-impl Written {
-    #[inline]
-    fn byte(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
+/// Appends `n`, seven bits a byte, the lowest first.
+fn put(mut n: u64, out: &mut Vec<u8>) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
     }
-
-    /// Seven bits a byte, the lowest first; each byte but the last is marked.
-    #[inline]
-    fn varint(&mut self, n: u64) {
-        let len = (63 - (n | 1).leading_zeros() as usize) / 7 + 1;
-        if len > 8 {
-            return self.long_varint(n);
-        }
-        let marks = 0x8080_8080_8080_8080 & ((1 << (8 * (len - 1))) - 1);
-        self.bytes[self.len..][..8].copy_from_slice(&(apart(n) | marks).to_le_bytes());
-        self.len += len;
-    }
-
-    fn long_varint(&mut self, mut n: u64) {
-        while n >= 0x80 {
-            self.byte(n as u8 | 0x80);
-            n >>= 7;
-        }
-        self.byte(n as u8);
-    }
-}
-
-/// Gives each seven bits of a number below 2^56 a byte of their own; [`sevens`] puts them together again.
-#[inline]
-fn apart(n: u64) -> u64 {
-    let n = (n & 0x0fff_ffff) | (n & 0x00ff_ffff_f000_0000) << 4;
-    let n = (n & 0x0000_3fff_0000_3fff) | (n & 0x0fff_c000_0fff_c000) << 2;
-    (n & 0x007f_007f_007f_007f) | (n & 0x3f80_3f80_3f80_3f80) << 1
-}
-
-/// Puts the lower seven bits of each byte together.
-#[inline]
-fn sevens(word: u64) -> u64 {
-    let word = (word & 0x007f_007f_007f_007f) | (word & 0x7f00_7f00_7f00_7f00) >> 1;
-    let word = (word & 0x0000_3fff_0000_3fff) | (word & 0x3fff_0000_3fff_0000) >> 2;
-    (word & 0x0fff_ffff) | (word & 0x0fff_ffff_0000_0000) >> 4
+    out.push(n as u8);
 }
 
 struct Input<'a> {
@@ -236,18 +190,16 @@ impl Input<'_> {
         Ok(byte)
     }
 
-    /// A number, of up to eight bytes in one go: rank 0 reads several of them for every task of every other rank.
     #[inline]
     fn varint(&mut self) -> Result<u64, &'static str> {
-        let Some(eight) = self.bytes[self.at..].first_chunk::<8>() else { return self.long_varint() };
-        let word = u64::from_le_bytes(*eight);
-        // The lowest byte without the mark that another follows is the last one.
-        let last = !word & 0x8080_8080_8080_8080;
-        if last == 0 {
-            return self.long_varint();
+        match self.bytes.get(self.at) {
+            // Most numbers are differences that fit in seven bits.
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(byte.into())
+            }
+            _ => self.long_varint(),
         }
-        self.at += last.trailing_zeros() as usize / 8 + 1;
-        Ok(sevens(word & (last ^ last.wrapping_sub(1))))
     }
 
     fn long_varint(&mut self) -> Result<u64, &'static str> {
@@ -384,24 +336,6 @@ pub(crate) mod tests {
         let mut long = vec![PLAIN | SAME_SLOT | NEXT_TASK | SAME_READY];
         long.extend([0xff; 11]);
         assert_eq!(decode_attempts(&long).unwrap_err().what, "a number of more than 64 bits");
-    }
-
-    #[test]
-    fn numbers_of_every_length_come_back() {
-        for bits in 0..64 {
-            for number in [1u64 << bits, (1u64 << bits) - 1, (1u64 << bits) | 0x55] {
-                let mut written = Written { bytes: [0; LONGEST_ATTEMPT_BYTES + 8], len: 0 };
-                written.varint(number);
-                let bytes = written.bytes[..written.len].to_vec();
-                assert_eq!(bytes.len(), (64 - number.leading_zeros()).div_ceil(7).max(1) as usize);
-                for padding in [0, 1, 9] {
-                    let mut padded = bytes.clone();
-                    padded.resize(bytes.len() + padding, 0xff);
-                    let mut input = Input { bytes: &padded, at: 0 };
-                    assert_eq!((input.varint(), input.at), (Ok(number), bytes.len()), "{number} before {padding}");
-                }
-            }
-        }
     }
 
     proptest! {
