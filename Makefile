@@ -6,6 +6,9 @@ CARGO ?= cargo
 SKIPPED = target/tmp/skipped.txt
 # Most tests wait for processes that sleep, so one more runs at once than there are cores.
 export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
+# Those under Slurm wait for a cluster of their own nearly all the time.
+SLURM_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
+TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 
 .PHONY: help deps build demo test lint bench peers clean rust
 
@@ -24,7 +27,9 @@ demo: build ## Build, run a real job on 3 MPI ranks, end with a picture to look 
 test: deps ## Install what is missing, run all tests, those under mpirun and a real Slurm included
 	@.ci/deps slurm || echo "Slurm is missing and could not be installed: its tests will be skipped" >&2
 	@rm -f $(SKIPPED)
-	$(CARGO) test
+	$(CARGO) test --lib --bins --examples $(patsubst %,--test %,$(filter-out slurm,$(TESTS)))
+	RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm
+	$(CARGO) test --doc
 	@if [ -s $(SKIPPED) ]; then echo "Not all tests ran:"; sort -u $(SKIPPED); fi
 
 lint: deps ## Check format, clippy and documentation; any warning is an error

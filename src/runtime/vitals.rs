@@ -17,6 +17,8 @@ use crate::topology::{Device, Probe};
 
 /// Time between two looks, for each rank of the run; at least a second.
 const FOR_EACH_RANK: Duration = Duration::from_millis(10);
+/// The first look waits this long: it reads for two milliseconds, in which a slot runs thousands of short tasks.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// After the first hour looks are as much rarer.
 const LATER: u32 = 10;
 
@@ -32,6 +34,10 @@ impl Gauge {
         let (stop, stopped) = channel();
         let every = (FOR_EACH_RANK * ranks).max(Duration::from_secs(1));
         let look = move || {
+            // The rank's first tasks start now, often on the one CPU that this thread has, too.
+            if stopped.recv_timeout(HEAD_START) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
             let (began, mut look) = (Instant::now(), Look::new(gpus));
             let pause =
                 |began: Instant| if began.elapsed() < Duration::from_secs(3600) { every } else { every * LATER };
