@@ -39,10 +39,10 @@ impl Gauge {
                 return;
             }
             let (began, mut look) = (Instant::now(), Look::new(gpus));
-            let pause =
-                |began: Instant| if began.elapsed() < Duration::from_secs(3600) { every } else { every * LATER };
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause(began)) {
+            let mut pause = every - HEAD_START;
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
                 mailbox.vitals(look.take());
+                pause = if began.elapsed() < Duration::from_secs(3600) { every } else { every * LATER };
             }
         };
         let thread = std::thread::Builder::new().name("vitals".into()).spawn(look);
