@@ -1,9 +1,10 @@
 //! How long a scaling decision takes, and what it costs in quality that large graphs are outlined.
 //!
-//! Time: one decision of the `hybrid` policy with 64 ranks to choose from, for graphs of several shapes and sizes; the median of many. Then the same
-//! while ten million tasks remain and 10,000 or 100,000 slots are busy, on nodes of four slots.
-//! Quality: the finish that the outline of usual size foresees against the one that an outline of every single task foresees, over all
-//! numbers of ranks; and whether both choose the same number.
+//! Time: one decision of the `hybrid` policy with 64 ranks to choose from, for graphs of several
+//! shapes and sizes; the median of many. Then the same while ten million tasks remain and 10,000 or
+//! 100,000 slots are busy, on nodes of four slots. Quality: the finish that the outline of usual
+//! size foresees against the one that an outline of every single task foresees, over all numbers of
+//! ranks; and whether both choose the same number.
 //!
 //! `cargo bench --bench decide`
 

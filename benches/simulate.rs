@@ -1,5 +1,6 @@
-//! How fast the simulator is: a million tasks on ten thousand ranks, as a bag and as a graph; two million on up to ten thousand ranks that a
-//! policy decides about; and ten million on a hundred thousand slots.
+//! How fast the simulator is: a million tasks on ten thousand ranks, as a bag and as a graph; two
+//! million on up to ten thousand ranks that a policy decides about; and ten million on a hundred
+//! thousand slots.
 //!
 //! `cargo bench --bench simulate [-- NAME]`
 

@@ -1,10 +1,10 @@
-//! What a job file of very many separate `[[task]]` tables takes: seconds and bytes of the heap per table, step by step, and a run up to
-//! its first task.
+//! What a job file of very many separate `[[task]]` tables takes: seconds and bytes of the heap per
+//! table, step by step, and a run up to its first task.
 //!
 //! `cargo bench --bench tables [-- TABLES]` (200,000 by default)
 //!
-//! The floor is the TOML parser alone on the same text; it runs on an eighth of the tables and is scaled up, for its tree takes many times
-//! the memory. `tests/tables.rs` holds the bytes.
+//! The floor is the TOML parser alone on the same text; it runs on an eighth of the tables and is
+//! scaled up, for its tree takes many times the memory. `tests/tables.rs` holds the bytes.
 
 #[path = "../tests/tables_support/mod.rs"]
 mod support;

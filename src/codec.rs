@@ -64,7 +64,8 @@ pub fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
 
 /// Reads a batch that takes up all of `bytes`.
 pub fn decode_attempts(bytes: &[u8]) -> Result<Vec<Attempt>, DecodeError> {
-    // No attempt takes fewer bytes, so a batch that lies about itself reserves little more than it brought.
+    // No attempt takes fewer bytes, so a batch that lies about itself reserves little more than it
+    // brought.
     let mut attempts = Vec::with_capacity(bytes.len() / SHORTEST_ATTEMPT_BYTES);
     let mut before = ORIGIN;
     let mut input = Input { bytes, at: 0 };
@@ -364,7 +365,8 @@ pub(crate) mod tests {
         }
     }
 }
-/// A text that several own, written as a string: a job file may be as long as a large part of the memory.
+/// A text that several own, written as a string: a job file may be as long as a large part of the
+/// memory.
 pub(crate) mod shared_text {
     use std::sync::Arc;
 

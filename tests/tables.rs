@@ -1,6 +1,8 @@
-//! What a job file of very many separate tables may take: bytes of the heap and requests for memory, per table and however many there are.
+//! What a job file of very many separate tables may take: bytes of the heap and requests for
+//! memory, per table and however many there are.
 //!
-//! Seconds are for `cargo bench --bench tables`. Alone in its process, because every byte of the process counts.
+//! Seconds are for `cargo bench --bench tables`. Alone in its process, because every byte of the
+//! process counts.
 
 mod tables_support;
 
@@ -14,7 +16,8 @@ use tables_support::{Counting, Shape, calls, forget_peak, heap, job_text, peak};
 #[global_allocator]
 static HEAP: Counting = Counting;
 
-/// Bytes of the heap that a further table may take while the file is read and its graph is made, beyond the text.
+/// Bytes of the heap that a further table may take while the file is read and its graph is made,
+/// beyond the text.
 const MOST_BYTES: f64 = 1024.0;
 
 struct AnyKernel;

@@ -190,7 +190,8 @@ impl Commands {
     }
 }
 
-/// Starts the process, with patience for what passes: too many processes, little memory, a program that is just being written.
+/// Starts the process, with patience for what passes: too many processes, little memory, a program
+/// that is just being written.
 fn start_patiently(plan: &Plan) -> io::Result<Child> {
     let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
     let mut waits = PATIENCE.iter();

@@ -4,9 +4,9 @@
 //! [`Runner::run`] and gets an [`Outcome`](crate::model::Outcome) back. Nothing that a task does, or fails to do, comes back as
 //! an error of Phalanx itself: a missing program is a FAILED task with a message in its output.
 //!
-//! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it calls. A child shares our
-//! memory until it runs its program, which costs the same however large this process is; a `fork` would copy the page
-//! tables of a process that maps MPI's memory.
+//! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it
+//! calls. A child shares our memory until it runs its program, which costs the same however large
+//! this process is; a `fork` would copy the page tables of a process that maps MPI's memory.
 //!
 //! | file | one idea |
 //! |---|---|

@@ -1,15 +1,17 @@
 //! A new process at the least cost that the system offers.
 //!
-//! Why not `std::process::Command`: it builds the whole environment anew for each child, and falls back to `fork` when
-//! `PATH` is among the variables. Here the environment comes ready-made. Why not `posix_spawn`: it maps and unmaps a stack
-//! for each child, which costs a fifth of all that we spend on a short command, and asks for a limit with each descriptor.
+//! Why not `std::process::Command`: it builds the whole environment anew for each child, and falls
+//! back to `fork` when `PATH` is among the variables. Here the environment comes ready-made. Why
+//! not `posix_spawn`: it maps and unmaps a stack for each child, which costs a fifth of all that we
+//! spend on a short command, and asks for a limit with each descriptor.
 //!
-//! A child shares our memory until it runs its own program, and the calling thread waits for that (`CLONE_VM` and
-//! `CLONE_VFORK`, as in `posix_spawn`). So it has a stack of its own, one per thread of ours that starts children.
+//! A child shares our memory until it runs its own program, and the calling thread waits for that
+//! (`CLONE_VM` and `CLONE_VFORK`, as in `posix_spawn`). So it has a stack of its own, one per
+//! thread of ours that starts children.
 //!
-//! A child starts in a process group of its own, with no signal blocked or ignored, and with no file but its standard three:
-//! sockets of MPI that it kept open would make a lost rank look alive. This is the only file of `exec` with `unsafe` for
-//! system calls.
+//! A child starts in a process group of its own, with no signal blocked or ignored, and with no
+//! file but its standard three: sockets of MPI that it kept open would make a lost rank look alive.
+//! This is the only file of `exec` with `unsafe` for system calls.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -29,7 +31,8 @@ use crate::model::Usage;
 const STACK_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// The stack of the children of this thread, one after the other. Of 16-byte words, as a stack has to be aligned.
+    /// The stack of the children of this thread, one after the other. Of 16-byte words, as a stack
+    /// has to be aligned.
     static STACK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -49,7 +52,8 @@ struct Start {
     envp: *const *const c_char,
     dir: *const c_char,
     stdio: [c_int; 3],
-    /// The child's answer: the number of the error that kept it from running its program, 0 for none.
+    /// The child's answer: the number of the error that kept it from running its program, 0 for
+    /// none.
     error: c_int,
 }
 
@@ -82,9 +86,10 @@ fn clone(start: &mut Start) -> io::Result<Pid> {
     STACK.with_borrow_mut(|stack| {
         stack.resize(STACK_BYTES / size_of::<u128>(), 0);
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is passed; this thread goes on
-        // only when the child no longer uses it. `start` lives as long, and so does all that it points to. All signals are
-        // blocked, so no handler of this process runs in the child; the mask is restored whatever happens.
+        // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is
+        // passed; this thread goes on only when the child no longer uses it. `start` lives as long,
+        // and so does all that it points to. All signals are blocked, so no handler of this process
+        // runs in the child; the mask is restored whatever happens.
         unsafe {
             let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
             libc::sigfillset(all.as_mut_ptr());
@@ -100,7 +105,8 @@ fn clone(start: &mut Start) -> io::Result<Pid> {
 
 /// The whole life of a child in our memory. It allocates nothing, takes no lock, and cannot panic.
 extern "C" fn run_in_child(start: *mut c_void) -> c_int {
-    // SAFETY: `clone` passes a `Start` that nobody else uses until this process runs its program or has ended.
+    // SAFETY: `clone` passes a `Start` that nobody else uses until this process runs its program or
+    // has ended.
     unsafe {
         let start = &mut *start.cast::<Start>();
         start.error = start.become_program();
@@ -114,8 +120,8 @@ impl Start {
     /// # Safety
     /// Only for a child that shares the memory of its parent, with all signals blocked.
     unsafe fn become_program(&self) -> c_int {
-        // SAFETY: the pointers are those of a plan that outlives the child's time in this memory; a zeroed `sigaction` asks
-        // for the default.
+        // SAFETY: the pointers are those of a plan that outlives the child's time in this memory; a
+        // zeroed `sigaction` asks for the default.
         unsafe {
             let default: libc::sigaction = std::mem::zeroed();
             for signal in 1..=libc::SIGRTMAX() {
@@ -126,7 +132,8 @@ impl Start {
                 && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target)
                 && libc::chdir(self.dir) == 0;
             if in_place {
-                // A kernel before 5.9 does not know it; then files are closed that say so themselves (`CLOEXEC`).
+                // A kernel before 5.9 does not know it; then files are closed that say so
+                // themselves (`CLOEXEC`).
                 libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
                 let mut none = MaybeUninit::uninit();
                 libc::sigemptyset(none.as_mut_ptr());
@@ -172,8 +179,9 @@ impl Drop for Child {
 
 /// Reaps a process. (`waitid` of the standard tells nothing about what it used.)
 ///
-/// A child shares our memory until it runs its own program, and Linux counts that as memory that the child has held. So a peak
-/// that is not above our own says nothing about the child but that it held no more.
+/// A child shares our memory until it runs its own program, and Linux counts that as memory that
+/// the child has held. So a peak that is not above our own says nothing about the child but that it
+/// held no more.
 fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
     let mut status = 0;
     // SAFETY: a zeroed `rusage` is valid, and the call gets valid pointers to a status and to one.
@@ -189,8 +197,8 @@ fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
     Ok((ExitStatus::from_raw(status), usage, is_within_own_peak(used.ru_maxrss)))
 }
 
-/// True if this process has itself held as many KiB of memory at once. Its peak only grows, so the system is asked only about
-/// more than it was known to be.
+/// True if this process has itself held as many KiB of memory at once. Its peak only grows, so the
+/// system is asked only about more than it was known to be.
 fn is_within_own_peak(kib: i64) -> bool {
     static OWN_PEAK_KIB: AtomicI64 = AtomicI64::new(0);
     // Relaxed: any value that was the peak once is a lower bound of it.

@@ -1,14 +1,14 @@
 //! Waiting for a process: takes its output as it comes, keeps its limits, and stops it when asked.
 //!
-//! One thread waits on everything at once: the process, its pipes, the slot's event, and the next moment that a limit or the
-//! command's memory needs a look.
+//! One thread waits on everything at once: the process, its pipes, the slot's event, and the next
+//! moment that a limit or the command's memory needs a look.
 //!
 //! Protocol:
-//! - A command that ends soon is known by its pipes: the system closes its ends moments before it exits. A pidfd, which would
-//!   cost a short command more than its pipes, is opened for what runs longer than [`SHORT`], or has closed its output and
-//!   goes on.
-//! - The end of output is not waited for, since a process left in the background may hold a pipe for ever. What is in the
-//!   pipes when the child has exited is its output.
+//! - A command that ends soon is known by its pipes: the system closes its ends moments before it
+//!   exits. A pidfd, which would cost a short command more than its pipes, is opened for what runs
+//!   longer than [`SHORT`], or has closed its output and goes on.
+//! - The end of output is not waited for, since a process left in the background may hold a pipe
+//!   for ever. What is in the pipes when the child has exited is its output.
 //! - A stop sends TERM to the group and, when the grace is over, KILL to all relatives. The first cause of a stop is the one reported.
 //! - After a stop we return only when no relative is left alive. After an exit of the task's own, what it left in the background lives on.
 
@@ -29,8 +29,8 @@ use crate::model::{Stream, Usage};
 
 /// How much of a pipe is taken at once; a pipe holds as much unless somebody enlarges it.
 pub(super) const CHUNK: usize = 64 << 10;
-/// How long a command is waited for by its pipes alone. One that has left its pipes to a process in the background is known
-/// to have exited this much later at most.
+/// How long a command is waited for by its pipes alone. One that has left its pipes to a process in
+/// the background is known to have exited this much later at most.
 const SHORT: Duration = Duration::from_millis(5);
 /// How often the processor is left to a command that has closed its output and not yet exited.
 const YIELDS: u32 = 8;

@@ -16,8 +16,9 @@ use super::spawn::{Child, Plan, spawn};
 /// By this a command shows which process of Phalanx it belongs to: its number, and a part that no other process has, here or on another node.
 pub(super) const VARIABLE: &str = "PHALANX_PROCESS";
 
-/// With the mark. A process that is just being replaced by another program shows an empty environment, hence the second look. The `grep` of
-/// some small systems does not know how to read an environment.
+/// With the mark. A process that is just being replaced by another program shows an empty
+/// environment, hence the second look. The `grep` of some small systems does not know how to read
+/// an environment.
 const SCRIPT: &str = "\
 trap '' HUP INT TERM
 read -r _

@@ -83,7 +83,8 @@ pub trait Fabric: Send {
         false
     }
 
-    /// The way for frames between ranks of this node that slots send and take by themselves, if there is one.
+    /// The way for frames between ranks of this node that slots send and take by themselves, if
+    /// there is one.
     fn near(&self) -> Option<NearLane> {
         None
     }

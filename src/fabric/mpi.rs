@@ -42,7 +42,8 @@ const TAGS: [i32; 2] = [0, 1];
 /// Posted receives: as many small frames can come between two looks without MPI having to set them aside.
 const RING: usize = 16;
 
-/// While all frames come through shared memory MPI is asked at every so many-th look: a rank that cannot write there uses MPI.
+/// While all frames come through shared memory MPI is asked at every so many-th look: a rank that
+/// cannot write there uses MPI.
 const MPI_LOOK_INTERVAL: u32 = 16;
 
 /// Memory of a small frame.
@@ -64,7 +65,8 @@ pub struct Mpi {
     /// Buffers of small frames that have left.
     free: Vec<Buffer>,
     near: Arc<Mutex<NearRanks>>,
-    /// True if frames come through MPI: from other nodes, or from a rank of this one that found no other way.
+    /// True if frames come through MPI: from other nodes, or from a rank of this one that found no
+    /// other way.
     mpi_carries: bool,
     /// Looks for frames since MPI was last asked.
     looks: u32,

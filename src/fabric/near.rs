@@ -1,19 +1,24 @@
 //! What the ranks of a node share: a doorbell for each, and rings of frames between them.
 //!
-//! A frame through MPI costs a call, a receive that is posted again and a progress engine that looks at every network; between two ranks of a
-//! node a ring in shared memory (`shared_ring`) does with a few words. Each rank has a piece of memory with a page for its doorbell and a ring
-//! for every other rank of the node; whoever sends to it maps both when it first does.
+//! A frame through MPI costs a call, a receive that is posted again and a progress engine that
+//! looks at every network; between two ranks of a node a ring in shared memory (`shared_ring`) does
+//! with a few words. Each rank has a piece of memory with a page for its doorbell and a ring for
+//! every other rank of the node; whoever sends to it maps both when it first does.
 //!
-//! MPI has no way to sleep until a message comes; a rank that looks now and then is late by half of its pause. Hence the *doorbell*: a pipe
-//! that the rank's main thread waits on, and a word that says whether it wants to be woken. Who sent it a frame looks at the word,
-//! and only if it is set clears it and rings. A sender to a rank that is awake pays for one load of memory that nobody writes.
+//! MPI has no way to sleep until a message comes; a rank that looks now and then is late by half of
+//! its pause. Hence the *doorbell*: a pipe that the rank's main thread waits on, and a word that
+//! says whether it wants to be woken. Who sent it a frame looks at the word, and only if it is set
+//! clears it and rings. A sender to a rank that is awake pays for one load of memory that nobody
+//! writes.
 //!
-//! No ring of the bell is lost: the sleeper sets the word, *then* looks for frames once more; the sender sends, *then* looks at the word. A fence
-//! lies between both, so one of them sees the other.
+//! No ring of the bell is lost: the sleeper sets the word, *then* looks for frames once more; the
+//! sender sends, *then* looks at the word. A fence lies between both, so one of them sees the
+//! other.
 //!
-//! Memory and pipe are opened through `/proc/PID/fd`: they have no names, nobody else's user may open them, and nothing of them is
-//! left, however a rank ends. Where that does not work (other nodes, containers that do not see each other) frames take MPI, nobody rings, and
-//! ranks look now and then. Which way frames to a rank take is decided by the first and stays so.
+//! Memory and pipe are opened through `/proc/PID/fd`: they have no names, nobody else's user may
+//! open them, and nothing of them is left, however a rank ends. Where that does not work (other
+//! nodes, containers that do not see each other) frames take MPI, nobody rings, and ranks look now
+//! and then. Which way frames to a rank take is decided by the first and stays so.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -91,7 +96,8 @@ impl Neighbour {
     fn open([_, place]: Address, ring: usize, ranks: usize) -> io::Result<Neighbour> {
         let path = |fd: u64| format!("/proc/{}/fd/{}", place >> 32, fd & 0xFFFF);
         let memory = OpenOptions::new().read(true).write(true).open(path(place >> 16))?;
-        // A number that meanwhile stands for another file must not be mapped: past its end there is no memory.
+        // A number that meanwhile stands for another file must not be mapped: past its end there is
+        // no memory.
         if memory.metadata()?.len() != memory_bytes(ranks) as u64 {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -156,7 +162,8 @@ pub struct NearRanks {
     /// This rank's number among those of its node: its ring in the memory of every other.
     place: usize,
     peers: Vec<Peer>,
-    /// The other ranks of this node: each with the ring that it writes to, and how far that has been read.
+    /// The other ranks of this node: each with the ring that it writes to, and how far that has
+    /// been read.
     readers: Vec<(Rank, usize, RingReader)>,
     /// The ring that is looked at first.
     next: usize,
@@ -165,8 +172,8 @@ pub struct NearRanks {
 }
 
 impl NearRanks {
-    /// Makes rank `me`'s memory, in a world of so many, and learns where that of the others is. `exchange` tells all ranks where this one's is
-    /// and returns where theirs are.
+    /// Makes rank `me`'s memory, in a world of so many, and learns where that of the others is.
+    /// `exchange` tells all ranks where this one's is and returns where theirs are.
     pub fn meet(me: Rank, ranks: u32, exchange: impl FnOnce(Address) -> Vec<Address>) -> NearRanks {
         let own = Own::new(ranks as usize);
         let own = own.inspect_err(|error| tracing::debug!(%error, "this rank shares no memory with others")).ok();
@@ -191,7 +198,8 @@ impl NearRanks {
         }
     }
 
-    /// What to wait on: it is readable once somebody has rung; who wakes reads from it, which never waits. `None` if nobody can ring.
+    /// What to wait on: it is readable once somebody has rung; who wakes reads from it, which never
+    /// waits. `None` if nobody can ring.
     pub fn bell(&self) -> Option<OwnedFd> {
         self.own.as_ref()?.pipe.as_fd().try_clone_to_owned().ok()
     }
@@ -209,7 +217,8 @@ impl NearRanks {
         }
     }
 
-    /// Sends a small frame to a rank of this node and wakes it if it sleeps. False if the rank cannot be reached so.
+    /// Sends a small frame to a rank of this node and wakes it if it sleeps. False if the rank
+    /// cannot be reached so.
     #[inline]
     pub fn send(&mut self, to: Rank, label: u32, content: &[u8]) -> bool {
         match &mut self.peers[to.index()] {
@@ -242,7 +251,8 @@ impl NearRanks {
         };
     }
 
-    /// Puts the next frame that a rank of this node has sent into `frame`; returns the sender and the label.
+    /// Puts the next frame that a rank of this node has sent into `frame`; returns the sender and
+    /// the label.
     ///
     /// # Errors
     /// The rank whose ring holds what no rank writes.
@@ -294,12 +304,14 @@ impl NearRanks {
     }
 }
 
-/// Takes the lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
+/// Takes the lock; what a panicking thread left behind is still whole, as every critical section
+/// here only moves values.
 pub(super) fn lock(near: &Mutex<NearRanks>) -> MutexGuard<'_, NearRanks> {
     near.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The rings of a rank as its slots use them, beside the rank's engine: for frames that any slot may send and take.
+/// The rings of a rank as its slots use them, beside the rank's engine: for frames that any slot
+/// may send and take.
 pub struct NearLane {
     ranks: Arc<Mutex<NearRanks>>,
     /// The number of the world's first rank in the run.
@@ -336,7 +348,8 @@ pub struct OpenLane<'a> {
 }
 
 impl OpenLane<'_> {
-    /// Sends a small frame; slots may take it that ask for its stamp. False if the rank cannot be reached so.
+    /// Sends a small frame; slots may take it that ask for its stamp. False if the rank cannot be
+    /// reached so.
     #[inline]
     pub fn send(&mut self, to: Rank, stamp: u32, frame: &[u8]) -> bool {
         match to.0.checked_sub(self.first.0) {
@@ -345,7 +358,8 @@ impl OpenLane<'_> {
         }
     }
 
-    /// Puts the next frame into `frame` that a slot sent with this stamp; false if none is next in its ring. A damaged ring is left to the engine.
+    /// Puts the next frame into `frame` that a slot sent with this stamp; false if none is next in
+    /// its ring. A damaged ring is left to the engine.
     #[inline]
     pub fn receive(&mut self, stamp: u32, frame: &mut Vec<u8>) -> bool {
         self.ranks.receive_labelled(label_of(stamp), frame).is_ok_and(|from| from.is_some())

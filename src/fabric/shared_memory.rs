@@ -1,7 +1,7 @@
 //! Memory that two processes of a node share, as atomic words.
 //!
-//! Other processes write to it at any time, so nothing but atomics is ever made of it: a peer that misbehaves can pass on wrong numbers,
-//! which readers check, but cannot make a read undefined.
+//! Other processes write to it at any time, so nothing but atomics is ever made of it: a peer that
+//! misbehaves can pass on wrong numbers, which readers check, but cannot make a read undefined.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,11 +19,13 @@ pub(super) struct SharedMemory {
     bytes: usize,
 }
 
-// SAFETY: the pointer leads to atomics that live as long as the mapping, which `SharedMemory` owns; any thread may use an atomic.
+// SAFETY: the pointer leads to atomics that live as long as the mapping, which `SharedMemory` owns;
+// any thread may use an atomic.
 unsafe impl Send for SharedMemory {}
 
 impl SharedMemory {
-    /// Maps `bytes` of a file from byte `from` on; both are multiples of [`PAGE_BYTES`], and the file is at least as long.
+    /// Maps `bytes` of a file from byte `from` on; both are multiples of [`PAGE_BYTES`], and the
+    /// file is at least as long.
     ///
     /// # Errors
     /// If the system refuses.
@@ -38,7 +40,8 @@ impl SharedMemory {
     /// All words of the section.
     #[inline]
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: mapped until the drop with this size and aligned to a page; any bytes are valid atomics. The file is never made shorter.
+        // SAFETY: mapped until the drop with this size and aligned to a page; any bytes are valid
+        // atomics. The file is never made shorter.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.bytes / size_of::<AtomicU64>()) }
     }
 }

@@ -1,8 +1,10 @@
 //! A ring of frames in shared memory, from one rank to another of the same node.
 //!
-//! One rank writes, one reads, neither waits. A record is a header word and the frame in words; the header is stored last, so the reader
-//! that finds it finds the whole record. The reader sets the words that it has taken back to zero and then moves `head` on, which is all that the
-//! writer must know of it; it looks there only when the ring seems full. A small frame so moves one cache line between two cores.
+//! One rank writes, one reads, neither waits. A record is a header word and the frame in words; the
+//! header is stored last, so the reader that finds it finds the whole record. The reader sets the
+//! words that it has taken back to zero and then moves `head` on, which is all that the writer must
+//! know of it; it looks there only when the ring seems full. A small frame so moves one cache line
+//! between two cores.
 //!
 //! ```text
 //! word 0      head: words that the reader has given back since the beginning
@@ -10,8 +12,9 @@
 //! header      PRESENT | label << 32 | length in bytes
 //! ```
 //!
-//! Sources: L. Lamport, "Specifying Concurrent Program Modules", TOPLAS 5(2), 1983 (one writer, one reader, no lock); J. Giacomoni et al., "FastForward for
-//! efficient pipeline parallelism", PPoPP 2008 (the data itself says that it is there).
+//! Sources: L. Lamport, "Specifying Concurrent Program Modules", TOPLAS 5(2), 1983 (one writer, one
+//! reader, no lock); J. Giacomoni et al., "FastForward for efficient pipeline parallelism", PPoPP
+//! 2008 (the data itself says that it is there).
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -48,7 +51,8 @@ pub(super) struct RingWriter {
     memory: SharedMemory,
     /// Where the next record begins.
     at: usize,
-    /// Words written since the beginning, and those of them that the reader is known to have given back.
+    /// Words written since the beginning, and those of them that the reader is known to have given
+    /// back.
     written: u64,
     freed: u64,
 }
@@ -59,7 +63,8 @@ impl RingWriter {
         RingWriter { memory, at: 0, written: 0, freed: 0 }
     }
 
-    /// Appends a frame of at most [`MAX_FRAME_BYTES`] under a label of at most [`MAX_LABEL`]. False if there is no room at present.
+    /// Appends a frame of at most [`MAX_FRAME_BYTES`] under a label of at most [`MAX_LABEL`]. False
+    /// if there is no room at present.
     #[inline]
     pub(super) fn push(&mut self, label: u32, frame: &[u8]) -> bool {
         let words = 1 + frame.len().div_ceil(8);
@@ -85,7 +90,8 @@ impl RingWriter {
     fn has_room(&mut self, words: u64) -> bool {
         let fits = |freed: u64| self.written + words <= freed.saturating_add(CAPACITY as u64);
         if !fits(self.freed) {
-            // Acquire: the words that the reader gave back have been set to zero before we write to them again.
+            // Acquire: the words that the reader gave back have been set to zero before we write to
+            // them again.
             self.freed = self.memory.words()[0].load(Acquire);
         }
         fits(self.freed)
@@ -122,7 +128,8 @@ impl RingReader {
         }
     }
 
-    /// Puts the next frame into `frame`, in place of what was there, and returns its label; `None` if there is none.
+    /// Puts the next frame into `frame`, in place of what was there, and returns its label; `None`
+    /// if there is none.
     ///
     /// # Errors
     /// If no writer of this program can have written what is there.

@@ -50,7 +50,8 @@ pub fn encode(message: &Message, frame: &mut Vec<u8>) {
     *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
 }
 
-/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and whether it ended well.
+/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and whether it
+/// ended well.
 #[inline]
 pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
     frame.clear();

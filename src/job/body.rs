@@ -1,6 +1,7 @@
 //! What the tasks of a group do, with placeholders: the part of a group that differs from element to element.
 //!
-//! There may be a million groups, so what most tables do not give, and what many give alike, is kept apart and shared.
+//! There may be a million groups, so what most tables do not give, and what many give alike, is
+//! kept apart and shared.
 
 use std::path::Path;
 use std::sync::Arc;

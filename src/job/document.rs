@@ -1,12 +1,14 @@
-//! The text of a job file in pieces, so that a file of a million `[[task]]` tables is never one tree.
+//! The text of a job file in pieces, so that a file of a million `[[task]]` tables is never one
+//! tree.
 //!
-//! The parser needs twenty times the memory of the text for the tree of a document. So the text is cut at the headers of its
-//! tables: runs of `[[task]]` tables are parsed and read one piece after the other, and what is left when they are taken out
-//! (the *remainder*: `[job]`, `[defaults]`, ...) is parsed as one document. The parser's own lexer finds the headers, so a
-//! header in a string, a comment or a list is none. Places are moved to where they are in the whole text.
+//! The parser needs twenty times the memory of the text for the tree of a document. So the text is
+//! cut at the headers of its tables: runs of `[[task]]` tables are parsed and read one piece after
+//! the other, and what is left when they are taken out (the *remainder*: `[job]`, `[defaults]`,
+//! ...) is parsed as one document. The parser's own lexer finds the headers, so a header in a
+//! string, a comment or a list is none. Places are moved to where they are in the whole text.
 //!
-//! What the parser would say about the whole text it says about the pieces, but for what relates a piece to another. A text
-//! in which that could matter is one piece.
+//! What the parser would say about the whole text it says about the pieces, but for what relates a
+//! piece to another. A text in which that could matter is one piece.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,7 +24,8 @@ use super::read::Span;
 /// The key under which the tables stand that are read piece by piece.
 pub(crate) const TABLES: &str = "task";
 
-/// A piece ends with the first table that makes it at least this long (bytes). It bounds the memory of the tree of a piece.
+/// A piece ends with the first table that makes it at least this long (bytes). It bounds the memory
+/// of the tree of a piece.
 const LEAST_PIECE: usize = 64 << 10;
 
 /// A text with the places at which it is cut.

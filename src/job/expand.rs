@@ -29,8 +29,8 @@ impl Job {
         &self.groups[self.group_of(task).0 as usize]
     }
 
-    /// The classes of the groups, numbered from 0 in the order of their first groups: the class of each group, and the first
-    /// group of each class.
+    /// The classes of the groups, numbered from 0 in the order of their first groups: the class of
+    /// each group, and the first group of each class.
     pub fn classes(&self) -> (Vec<u32>, Vec<GroupId>) {
         let mut numbers: FxHashMap<&str, u32> = FxHashMap::default();
         let mut firsts = Vec::new();

@@ -154,7 +154,8 @@ fn read_whole(context: &Context<'_>) -> Outcome {
     read(&Document::whole(context.text), context).unwrap_or_default()
 }
 
-/// Reads a text piece by piece. `None` if the pieces do not fit together: the parser is to see them as one.
+/// Reads a text piece by piece. `None` if the pieces do not fit together: the parser is to see them
+/// as one.
 fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
     let mut findings = Findings::in_file_with(homes_of);
     // What is made of tables is not told where the syntax is wrong.
@@ -226,7 +227,8 @@ mod tests {
     use crate::exec::Kernels;
     use crate::job::document::tests::in_small_pieces;
 
-    /// Every job of the examples and every bad one says the same read piece by piece and as a whole.
+    /// Every job of the examples and every bad one says the same read piece by piece and as a
+    /// whole.
     #[test]
     fn pieces_say_what_the_whole_says() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,8 @@
 //! Reads the task tables of a document, piece by piece, in as many threads as there are CPUs.
 //!
-//! Each thread takes every n-th piece and waits when it is two ahead, so that what has been read and not yet been
-//! resolved stays small, and pieces come in the order of the text whoever reads them.
+//! Each thread takes every n-th piece and waits when it is two ahead, so that what has been read
+//! and not yet been resolved stays small, and pieces come in the order of the text whoever reads
+//! them.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

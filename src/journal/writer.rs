@@ -15,7 +15,8 @@ use super::record::Record;
 use super::replay;
 use crate::job::Flush;
 
-/// Bytes of memory that are kept for the next frame: how a session begins holds the whole job file, and no other record is as long.
+/// Bytes of memory that are kept for the next frame: how a session begins holds the whole job file,
+/// and no other record is as long.
 const MOST_KEPT: usize = 1 << 20;
 
 /// A journal that is open for appending. Its run directory must be locked.

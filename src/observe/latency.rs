@@ -1,5 +1,6 @@
-//! How long tasks of each class take and wait: mean and quantiles, from the durations themselves while there are few of them, and then
-//! from histograms of three digits, which take no more memory for a million.
+//! How long tasks of each class take and wait: mean and quantiles, from the durations themselves
+//! while there are few of them, and then from histograms of three digits, which take no more memory
+//! for a million.
 
 use hdrhistogram::Histogram;
 
@@ -65,7 +66,8 @@ impl Spread {
 }
 
 fn record(histogram: &mut Histogram<u32>, ns: u64) {
-    // Grows as far as it must. Only a duration that no memory can count would be refused, and then the longest bucket has it.
+    // Grows as far as it must. Only a duration that no memory can count would be refused, and then
+    // the longest bucket has it.
     if histogram.record(ns).is_err() {
         histogram.saturating_record(ns);
     }

@@ -137,8 +137,9 @@ impl Captain {
         self.window.waits.push(waited);
     }
 
-    /// Takes what the coordinator knows of running tasks: which have been running for a while, and how many run in all. The others count as
-    /// ready where it matters which ones they are: they have hardly begun.
+    /// Takes what the coordinator knows of running tasks: which have been running for a while, and
+    /// how many run in all. The others count as ready where it matters which ones they are: they
+    /// have hardly begun.
     pub(crate) fn sees(&mut self, coordinator: &Coordinator) {
         for task in std::mem::take(&mut self.known) {
             if self.work.is_running(task) {
@@ -183,7 +184,8 @@ impl Captain {
         }
     }
 
-    /// How many tasks are in which state; those that run are as many as the coordinator says, known or not.
+    /// How many tasks are in which state; those that run are as many as the coordinator says, known
+    /// or not.
     fn counts(&self) -> Counts {
         let (ready, known) = (self.work.ready_count(), self.work.running_count());
         let running = self.busy.max(known);

@@ -1,8 +1,10 @@
 //! What the slots of a rank do between two tasks: run, count, pass on.
 //!
-//! The crew is the pool's workload. A slot that completed a task at home counts it in the ledger by itself, starts the successors that
-//! became ready, and tells ranks of its node of the end by itself (`express`): that is the fast path, without a lock that another waits for. Everything
-//! else (ranks of other nodes, failures, further attempts, tasks on lease) it leaves for the engine in its *outbox*.
+//! The crew is the pool's workload. A slot that completed a task at home counts it in the ledger by
+//! itself, starts the successors that became ready, and tells ranks of its node of the end by
+//! itself (`express`): that is the fast path, without a lock that another waits for. Everything
+//! else (ranks of other nodes, failures, further attempts, tasks on lease) it leaves for the engine
+//! in its *outbox*.
 //!
 //! Slots drive the engine themselves, so that neither an end that others wait for nor a message that brings work waits for a thread to
 //! wake up: a slot without work looks around all the time, one with work after an end that others must hear of and every [`ROUND`]. Who
@@ -53,8 +55,8 @@ const TASKS_BETWEEN_LOOKS: u32 = 2;
 /// So many ended tasks are passed on at once, however short.
 const BATCH: usize = 256;
 
-/// A starving slot that is asked to look for work looks for counts from ranks of its node; every so many times it asks the engine for those of
-/// other ranks, too, ...
+/// A starving slot that is asked to look for work looks for counts from ranks of its node; every so
+/// many times it asks the engine for those of other ranks, too, ...
 const POLLS_PER_EXCHANGE: u32 = 4;
 
 /// ... and every so many times it looks at everything.

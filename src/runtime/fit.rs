@@ -214,8 +214,8 @@ pub(crate) fn homes(
     partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
 
-/// On which ranks each group may run. It is worked out once for all groups that ask for the same, so that neither a million
-/// tasks nor a million groups look the same up again and again.
+/// On which ranks each group may run. It is worked out once for all groups that ask for the same,
+/// so that neither a million tasks nor a million groups look the same up again and again.
 struct May {
     row_of: Vec<u32>,
     rows: Vec<Vec<bool>>,

@@ -113,7 +113,8 @@ pub(crate) fn shape(group: &Group) -> Shape {
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// What a task needs of a rank's pool, if more than one slot. `limits` holds the rank's share of each group's limit, by group.
+/// What a task needs of a rank's pool, if more than one slot. `limits` holds the rank's share of
+/// each group's limit, by group.
 pub(crate) fn needs(job: &Job, task: TaskId, limits: &[(u32, u32)]) -> Option<Needs> {
     let id = job.group_of(task).0;
     let group = &job.groups[id as usize];

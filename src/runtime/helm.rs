@@ -1,6 +1,7 @@
 //! Rank 0's hand on the number of ranks: shows the captain how the real run stands, and turns decisions into changes of membership.
 //!
-//! What it shows follows from what rank 0 hears anyway: ends in batches, how busy each rank is, and which tasks have been running for a second.
+//! What it shows follows from what rank 0 hears anyway: ends in batches, how busy each rank is, and
+//! which tasks have been running for a second.
 //!
 //! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes
 //! that joined since are given back; further ones are asked for where the job names a supply. Both are ordered here and done elsewhere.

@@ -82,10 +82,12 @@ pub fn estimate_ns(job: &Job, task: TaskId) -> u64 {
     job.estimate(task).map_or(UNKNOWN_NS, |d| (d.as_nanos() as u64).max(1))
 }
 
-/// [`estimate_ns`] of tasks one after the other: those of a group usually share one, which is then worked out once.
+/// [`estimate_ns`] of tasks one after the other: those of a group usually share one, which is then
+/// worked out once.
 pub(super) struct TaskEstimates {
     job: Arc<Job>,
-    /// The tasks of the group that was asked for last, its number, and the estimate that they share.
+    /// The tasks of the group that was asked for last, its number, and the estimate that they
+    /// share.
     latest: (Range<u32>, GroupId, Option<u64>),
 }
 

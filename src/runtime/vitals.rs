@@ -17,7 +17,8 @@ use crate::topology::{Device, Probe};
 
 /// Time between two looks, for each rank of the run; at least a second.
 const FOR_EACH_RANK: Duration = Duration::from_millis(10);
-/// The first look waits this long: it reads for two milliseconds, in which a slot runs thousands of short tasks.
+/// The first look waits this long: it reads for two milliseconds, in which a slot runs thousands of
+/// short tasks.
 const HEAD_START: Duration = Duration::from_millis(100);
 /// After the first hour looks are as much rarer.
 const LATER: u32 = 10;

@@ -1,7 +1,8 @@
 //! Where a rank's main thread waits: until a slot has something to tell, a signal comes, or time is up.
 //!
-//! Signals that concern the run are blocked in every thread and read from a descriptor here, so no handler ever runs. (METIS installs
-//! handlers of its own during a call; they never see a signal either.) Children start with an empty mask: `exec/spawn` resets it.
+//! Signals that concern the run are blocked in every thread and read from a descriptor here, so no
+//! handler ever runs. (METIS installs handlers of its own during a call; they never see a signal
+//! either.) Children start with an empty mask: `exec/spawn` resets it.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

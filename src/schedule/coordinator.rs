@@ -227,7 +227,8 @@ impl Coordinator {
         self.loads.get(rank.index()).copied().unwrap_or_default()
     }
 
-    /// The open tasks that have been running for a while: with the rank that runs them, the attempt, and since when.
+    /// The open tasks that have been running for a while: with the rank that runs them, the
+    /// attempt, and since when.
     pub fn running(&self) -> impl Iterator<Item = (Rank, Started)> + '_ {
         let is_gone = |rank: Rank| self.members.standing(rank).is_none_or(RankState::is_gone);
         self.running.values().filter(move |(rank, _)| !is_gone(*rank)).copied()
@@ -363,7 +364,8 @@ impl Coordinator {
             }
             *state = Some(attempt.outcome.state);
             self.open -= 1;
-            // Hardly any short task is in these: of millions of them the look-ups were a tenth of rank 0's work.
+            // Hardly any short task is in these: of millions of them the look-ups were a tenth of
+            // rank 0's work.
             if !self.tried.is_empty() {
                 self.tried.remove(&attempt.task);
             }

@@ -1,7 +1,9 @@
-//! Which tasks of a rank rank 0 is told of while they run: those that have been running for about a second.
+//! Which tasks of a rank rank 0 is told of while they run: those that have been running for about a
+//! second.
 //!
-//! A rank looks at its slots now and then. A task that it finds in a slot at two looks is told of once, with the next report, as running
-//! since the first of them. So short tasks cost nothing, slots are not bothered at all, and a rank sends at most one message a look.
+//! A rank looks at its slots now and then. A task that it finds in a slot at two looks is told of
+//! once, with the next report, as running since the first of them. So short tasks cost nothing,
+//! slots are not bothered at all, and a rank sends at most one message a look.
 
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use crate::model::{TaskId, Time};
 /// Time between two looks.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same for a rank that joined: it may be lost, and of what it was running only what was told is known to have run.
+/// The same for a rank that joined: it may be lost, and of what it was running only what was told
+/// is known to have run.
 pub const GUEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The looks of one rank.
@@ -33,7 +36,8 @@ impl LongTaskWatch {
         self.due <= now
     }
 
-    /// Looks at what each slot runs; returns what is to be told. `attempt` says which attempt at a task runs here.
+    /// Looks at what each slot runs; returns what is to be told. `attempt` says which attempt at a
+    /// task runs here.
     pub fn look(
         &mut self,
         now: Time,
@@ -59,7 +63,8 @@ impl LongTaskWatch {
     }
 }
 
-/// When a rank whose looks fall on whole intervals finds a task that starts at a moment for the first time, and for the second time.
+/// When a rank whose looks fall on whole intervals finds a task that starts at a moment for the
+/// first time, and for the second time.
 pub fn found_at(start: Time) -> (Time, Time) {
     let interval = LOOK_INTERVAL.as_nanos() as u64;
     let first = Time(start.0.div_ceil(interval).saturating_mul(interval));

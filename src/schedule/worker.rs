@@ -587,7 +587,8 @@ impl Worker {
     }
 }
 
-/// Sorts ends by where they are told, and calls `tell` with each rank and what one message to it holds.
+/// Sorts ends by where they are told, and calls `tell` with each rank and what one message to it
+/// holds.
 pub fn each_destination(exports: &mut [(Rank, u32, bool)], mut tell: impl FnMut(Rank, &[(Rank, u32, bool)])) {
     if exports.len() > 1 {
         exports.sort_by_key(|export| export.0);

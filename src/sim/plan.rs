@@ -3,7 +3,8 @@
 //! What is planned is a run with so many ranks from the beginning to the end, as one allocation gives them. Times in queues are not part of
 //! it. Quantiles are over seeds: they say how far the tasks' own scatter reaches, not how wrong the estimates in the job file are.
 //!
-//! Of large jobs only some numbers are simulated, and the figures of those between are interpolated as long as that is right (`refine`).
+//! Of large jobs only some numbers are simulated, and the figures of those between are interpolated
+//! as long as that is right (`refine`).
 
 mod picture;
 mod refine;

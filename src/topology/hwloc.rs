@@ -15,17 +15,17 @@ use super::{Domain, Machine};
 /// The variable that names plugins which hwloc is not to load.
 const LEFT_OUT_VARIABLE: &str = "HWLOC_PLUGINS_BLACKLIST";
 
-/// Plugins that look for displays and accelerators, whose libraries (X11, OpenCL, CUDA) take longer to load than the machine
-/// to be read, and the one for XML, which hwloc reads by itself, too. What finds PCI devices stays: Open MPI chooses network
-/// cards by it.
+/// Plugins that look for displays and accelerators, whose libraries (X11, OpenCL, CUDA) take longer
+/// to load than the machine to be read, and the one for XML, which hwloc reads by itself, too. What
+/// finds PCI devices stays: Open MPI chooses network cards by it.
 const LEFT_OUT: &str = "hwloc_gl.so,hwloc_opencl.so,hwloc_cuda.so,hwloc_nvml.so,hwloc_rsmi.so,hwloc_levelzero.so,\
                         hwloc_xml_libxml.so";
 
 /// The topology of this very machine, kept for [`bind`]; `None` until it is read, and if it cannot be or describes another machine.
 static LOADED: Mutex<Option<hwloc2::Topology>> = Mutex::new(None);
 
-/// Keeps hwloc, here and inside Open MPI, from loading plugins that neither needs, unless its user has chosen some. Of use
-/// before MPI is initialised and a topology is read.
+/// Keeps hwloc, here and inside Open MPI, from loading plugins that neither needs, unless its user
+/// has chosen some. Of use before MPI is initialised and a topology is read.
 ///
 /// # Safety
 /// As for [`std::env::set_var`]: no other thread may use the environment meanwhile.

@@ -79,7 +79,8 @@ fn grew(bytes: usize) {
     CALLS.fetch_add(1, Relaxed);
 }
 
-// SAFETY: every call is passed on to the system's heap as it is; beside that only counters are kept.
+// SAFETY: every call is passed on to the system's heap as it is; beside that only counters are
+// kept.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grew(layout.size());

@@ -57,7 +57,8 @@ fn iterate_anywhere(iterations: u64) -> f64 {
     sum(&lanes)
 }
 
-/// Eight sums side by side: one after the other, the additions would wait for each other longer than an empty task takes.
+/// Eight sums side by side: one after the other, the additions would wait for each other longer
+/// than an empty task takes.
 #[inline]
 fn sum(lanes: &[f64; LANES]) -> f64 {
     let mut sums = [0.0; 8];

@@ -1,4 +1,5 @@
-//! Resolved task tables whose dependencies are still as typed, in little space: there may be a million of them.
+//! Resolved task tables whose dependencies are still as typed, in little space: there may be a
+//! million of them.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use crate::job::read::{At, Span};
 use crate::job::template::Template;
 use crate::job::values::{NeedSpec, OneOf, When};
 
-/// Texts that are remembered in order to be shared. A job has few that many tables give, and they come early.
+/// Texts that are remembered in order to be shared. A job has few that many tables give, and they
+/// come early.
 const MOST_TEXTS: usize = 4096;
 
 /// A place in a text of less than 4 GiB.

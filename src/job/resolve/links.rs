@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::read::Span;
 
-/// A look-up table with room for more than this many groups is made anew for the next group: to clear it takes time in
-/// proportion to its room.
+/// A look-up table with room for more than this many groups is made anew for the next group: to
+/// clear it takes time in proportion to its room.
 const MOST_REUSED: usize = 64;
 
 /// The links found so far.

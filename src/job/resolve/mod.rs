@@ -3,8 +3,8 @@
 //! Resolution goes on after a mistake, so that all are reported together; the job that comes out counts only if no error was
 //! found. A task with a mistake of its own is marked *broken*, and what refers to it is not judged by what was lost.
 //!
-//! A table is resolved as soon as it is read and kept in little space, as there may be a million. What relates it to
-//! others waits until all of them are there.
+//! A table is resolved as soon as it is read and kept in little space, as there may be a million.
+//! What relates it to others waits until all of them are there.
 
 mod alerts;
 mod drafts;
@@ -97,7 +97,8 @@ impl<'a> Resolution<'a> {
     }
 }
 
-/// Puts the tables in relation to each other: successor by successor, each with what it needs in any way.
+/// Puts the tables in relation to each other: successor by successor, each with what it needs in
+/// any way.
 fn link(job: &mut Job, drafts: &Drafts, context: &Context<'_>, findings: &mut Findings) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());

@@ -154,7 +154,8 @@ impl<'a> Case<'a> {
         busy_s * (1.0 - makespan as f64 / self.base as f64).max(0.0)
     }
 
-    /// The classes with the most work, most first: what the others do saves nothing worth a sentence.
+    /// The classes with the most work, most first: what the others do saves nothing worth a
+    /// sentence.
     pub fn by_work(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = (0..self.classes.len() as u32).collect();
         let work = |number: u32| self.classes[number as usize].work_s;

@@ -1,13 +1,17 @@
-//! Ends that cross ranks of one node without the engine: a slot sends them itself and counts those that have come.
+//! Ends that cross ranks of one node without the engine: a slot sends them itself and counts those
+//! that have come.
 //!
-//! The engine's way costs a lock, a worker call, a message and a report's bookkeeping for each end; between tasks of a microsecond that was half of a
-//! slot's time. Here a slot writes the same frame of counts straight into the ring of the rank that waits for it, and takes such frames from its
+//! The engine's way costs a lock, a worker call, a message and a report's bookkeeping for each end;
+//! between tasks of a microsecond that was half of a slot's time. Here a slot writes the same frame
+//! of counts straight into the ring of the rank that waits for it, and takes such frames from its
 //! own rings between two tasks. Protocol, order and meaning are those of the engine's way:
 //!
-//! - A frame carries the epoch as its stamp. Slots take only frames of the epoch that they count in, and only when it is the next in its
-//!   ring; whatever else is next stays there for the engine, and all that follows behind it.
-//! - Sending and counting happen under the lock of the slot's outbox, and only while the ledger is that of the present page. Whoever turns the
-//!   page takes all outboxes afterwards, so nothing is sent or counted in an epoch that this rank has left.
+//! - A frame carries the epoch as its stamp. Slots take only frames of the epoch that they count
+//!   in, and only when it is the next in its ring; whatever else is next stays there for the
+//!   engine, and all that follows behind it.
+//! - Sending and counting happen under the lock of the slot's outbox, and only while the ledger is
+//!   that of the present page. Whoever turns the page takes all outboxes afterwards, so nothing is
+//!   sent or counted in an epoch that this rank has left.
 //!
 //! Ranks that share no memory, and everything but ends, go through the engine.
 
@@ -25,8 +29,9 @@ use crate::schedule::worker::each_destination;
 const MAX_FRAMES: usize = 16;
 
 impl Crew {
-    /// Sends the ends in a slot's outbox that others wait for, and counts what has come. Ends for ranks that cannot be reached so stay there.
-    /// `(tag, ledger)` is the page that the caller found to be the present one while it held the outbox.
+    /// Sends the ends in a slot's outbox that others wait for, and counts what has come. Ends for
+    /// ranks that cannot be reached so stay there. `(tag, ledger)` is the page that the caller
+    /// found to be the present one while it held the outbox.
     pub(super) fn pass_on(&self, page: (u8, &Ledger), outbox: &mut Outbox, slot: &mut Slot<'_>) {
         let Some(mut lane) = self.lane.as_ref().and_then(|lane| lane.try_lock()) else { return };
         let epoch = self.epoch.load(Relaxed);

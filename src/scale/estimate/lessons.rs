@@ -20,7 +20,8 @@ struct Sum {
     squares: f64,
     /// Seconds in all.
     total_s: f64,
-    /// Tasks that have not been timed one by one, and the sum of their priors in seconds: the next that has been brings the time of all.
+    /// Tasks that have not been timed one by one, and the sum of their priors in seconds: the next
+    /// that has been brings the time of all.
     untimed: u64,
     untimed_prior_s: f64,
 }
@@ -40,7 +41,8 @@ impl Sum {
         }
     }
 
-    /// Takes in one that took so long. Short tasks share a look at the clock; the ones without are recorded as having taken no time.
+    /// Takes in one that took so long. Short tasks share a look at the clock; the ones without are
+    /// recorded as having taken no time.
     #[inline]
     fn take(&mut self, prior_s: f64, took: Duration) {
         self.untimed += 1;

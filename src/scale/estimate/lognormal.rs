@@ -108,10 +108,11 @@ impl LogNormal {
         self.next = (self.next + 1) % KEPT;
     }
 
-    /// The belief with what values tell that have reached `elapsed` and go on. Without them it would be too low: of values that began together
-    /// the low ones are complete first. Each counts as what it will be on average, and for as much of an observation as it is likely that it
-    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977). Beside each value stands how many
-    /// there are of it.
+    /// The belief with what values tell that have reached `elapsed` and go on. Without them it
+    /// would be too low: of values that began together the low ones are complete first. Each counts
+    /// as what it will be on average, and for as much of an observation as it is likely that it
+    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and
+    /// Rubin 1977). Beside each value stands how many there are of it.
     pub fn with_open(&self, elapsed: &[(f64, u32)]) -> LogNormal {
         let mut belief = self.clone();
         // Of very many, so many at equal distances stand for all.

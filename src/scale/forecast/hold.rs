@@ -4,7 +4,8 @@
 //! longer than the gap rule allows is given back and asked for again in time. So trying 16 nodes for a wide phase does not charge
 //! the narrow phase after it with 15 idle ones.
 //!
-//! Ranks are kept in groups of alike ones (`holders`), so that all of this costs as much as there are groups and changes, not ranks.
+//! Ranks are kept in groups of alike ones (`holders`), so that all of this costs as much as there
+//! are groups and changes, not ranks.
 
 mod holders;
 
@@ -155,7 +156,8 @@ impl Stretch {
     }
 }
 
-/// Takes the last stretch off a stack, or as much of it as there may be ranks; `None` when there is nothing more to take.
+/// Takes the last stretch off a stack, or as much of it as there may be ranks; `None` when there is
+/// nothing more to take.
 fn take(stack: &mut Vec<Stretch>, ranks: u32) -> Option<Stretch> {
     if ranks == 0 {
         return None;

@@ -1,9 +1,10 @@
 //! The forecast: for every number of ranks, when the rest of the graph would be done and what it would cost.
 //!
-//! What remains is kept in few chunks (`scale/remaining`). `scene` fills in how long it takes, `sight` lists the ranks there are and could
-//! be and tries numbers of them: `play` runs the scene forward, `usage` says which ranks have something to do meanwhile, `hold` which nodes are
-//! held and what that costs. The forecast for one number of ranks takes tens of microseconds, and a few hundred where very many tasks run: how
-//! many remain does not matter.
+//! What remains is kept in few chunks (`scale/remaining`). `scene` fills in how long it takes,
+//! `sight` lists the ranks there are and could be and tries numbers of them: `play` runs the scene
+//! forward, `usage` says which ranks have something to do meanwhile, `hold` which nodes are held
+//! and what that costs. The forecast for one number of ranks takes tens of microseconds, and a few
+//! hundred where very many tasks run: how many remain does not matter.
 
 mod hold;
 mod play;
@@ -53,7 +54,8 @@ pub struct Outlook {
     pub work: f64,
     /// One prospect for each number of ranks looked at, ascending.
     pub prospects: Vec<Prospect>,
-    /// What it took: entries that were looked at and events that were played, numbers of ranks all together.
+    /// What it took: entries that were looked at and events that were played, numbers of ranks all
+    /// together.
     pub steps: u64,
 }
 

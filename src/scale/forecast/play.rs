@@ -16,8 +16,8 @@ const ROUNDS: u32 = 4;
 /// At most so many chunks are tried for one that fits into the slots that are free.
 const TRIES: u32 = 8;
 
-/// Where several tasks end together, ends are rounded to this share of the shortest time in which all could be done: what ends at about the
-/// same moment is one event.
+/// Where several tasks end together, ends are rounded to this share of the shortest time in which
+/// all could be done: what ends at about the same moment is one event.
 const MOMENTS: f64 = 512.0;
 
 /// When slots come.
@@ -149,7 +149,8 @@ impl Player {
     fn run(&mut self, part: Part, start: f64, seconds: f64) {
         let mut end = (start + seconds).max(0.0);
         if self.moment > 0.0 {
-            // What one end is rounded by the next makes up for: or all steps of a chain would be too long, or too short.
+            // What one end is rounded by the next makes up for: or all steps of a chain would be
+            // too long, or too short.
             let exact = end + self.owed;
             end = ((exact / self.moment).round() * self.moment).max(start);
             self.owed = (exact - end).clamp(-self.moment, self.moment);
@@ -265,7 +266,8 @@ impl Player {
 struct Here {
     /// Busy slots of those that it has, and of all.
     busy: (u32, u32),
-    /// Busy slots here of tasks that are all over the slots, in units of one of all; what has not been given yet.
+    /// Busy slots here of tasks that are all over the slots, in units of one of all; what has not
+    /// been given yet.
     sum: u64,
 }
 

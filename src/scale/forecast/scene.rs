@@ -4,8 +4,9 @@
 //! a quantile of their own, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
 //! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
 //!
-//! Where every task is a chunk (`exact`), each is looked at. Else the sums of the outline's cells are, and batches of the tasks that run
-//! (`batches`): that costs as much as there are chunks, classes and running tasks, however many tasks remain.
+//! Where every task is a chunk (`exact`), each is looked at. Else the sums of the outline's cells
+//! are, and batches of the tasks that run (`batches`): that costs as much as there are chunks,
+//! classes and running tasks, however many tasks remain.
 
 mod batches;
 mod exact;
@@ -28,8 +29,8 @@ pub(super) struct Running {
     pub slots: u32,
     /// Seconds until they end.
     pub rest: f64,
-    /// Which of the busy slots a single task is on, counted in the order in which ranks are used; `None`: on one of the first rank. Several
-    /// tasks are all over the busy slots.
+    /// Which of the busy slots a single task is on, counted in the order in which ranks are used;
+    /// `None`: on one of the first rank. Several tasks are all over the busy slots.
     pub seat: Option<u32>,
 }
 
@@ -65,7 +66,8 @@ pub(super) struct Scene {
     /// How far chance moves the end: standard deviation in seconds along the longest chain, and of the sum of work.
     pub chain_deviation: f64,
     pub work_deviation: f64,
-    /// Entries that were looked at: tasks where each is a chunk, else cells, running tasks and batches of them.
+    /// Entries that were looked at: tasks where each is a chunk, else cells, running tasks and
+    /// batches of them.
     pub looked_at: u64,
 }
 
@@ -179,7 +181,8 @@ impl Scene {
         variance
     }
 
-    /// Adds the tasks of a batch, piece by piece, each of which stands for another part of the distribution.
+    /// Adds the tasks of a batch, piece by piece, each of which stands for another part of the
+    /// distribution.
     fn run_batch(&mut self, batch: &Batch, table: &ClassTable, strata: &mut Strata) {
         let (mut tasks, mut slots) = (batch.tasks, batch.slots);
         for left in (1..=batch.pieces).rev() {
@@ -247,7 +250,8 @@ impl Scene {
     }
 }
 
-/// Seconds that sizes of one second stand for: those of tasks without priors are in units of their class's.
+/// Seconds that sizes of one second stand for: those of tasks without priors are in units of their
+/// class's.
 fn unit(estimates: &Estimates, class: ClassId, is_sized: bool) -> f64 {
     if is_sized { 1.0 } else { estimates.size(class, None) }
 }

@@ -8,8 +8,9 @@ use super::hold::{Holders, QUANTILES};
 use super::play::Course;
 use super::scene::Running;
 
-/// Deals the running tasks out to the ranks that run so many (which of them runs which is not known), and notes for each rank when its last one
-/// ends. Of ranks that are alike, and of tasks that end together, only is known how the ends are spread.
+/// Deals the running tasks out to the ranks that run so many (which of them runs which is not
+/// known), and notes for each rank when its last one ends. Of ranks that are alike, and of tasks
+/// that end together, only is known how the ends are spread.
 pub(super) fn deal(running: &mut [Running], holders: &mut Holders, leaving: &mut Holders) {
     let here = holders.busy();
     let seats = u64::from(here + leaving.busy());

@@ -334,8 +334,8 @@ impl World {
         self.check_running();
     }
 
-    /// What the coordinator takes for running is open, and nobody has told of its end; and it knows of every task that runs and that it
-    /// was told of, where it runs.
+    /// What the coordinator takes for running is open, and nobody has told of its end; and it knows
+    /// of every task that runs and that it was told of, where it runs.
     fn check_running(&self) {
         let known: HashSet<_> = self.coordinator.running().map(|(rank, s)| (rank, s.task, s.attempt)).collect();
         for &(rank, task, attempt) in &known {

@@ -17,7 +17,8 @@ use crate::sim::pool::Pool;
 use crate::sim::provider::{Answer, Loss};
 use crate::sim::scene::Scene;
 
-/// Among many ranks it is decided at most this often in an interval because nodes have come or gone.
+/// Among many ranks it is decided at most this often in an interval because nodes have come or
+/// gone.
 const NEWS_PER_INTERVAL: u32 = 10;
 
 /// What the rank on a node has.
@@ -83,8 +84,9 @@ impl World<'_> {
         }
     }
 
-    /// Nodes have come or gone: it is decided at once. Among many ranks news is collected for a while first: thousands of nodes that come within a
-    /// minute are no reason for thousands of decisions.
+    /// Nodes have come or gone: it is decided at once. Among many ranks news is collected for a
+    /// while first: thousands of nodes that come within a minute are no reason for thousands of
+    /// decisions.
     fn decide_on_news(&mut self) {
         let interval = self.captain.as_ref().map_or(Duration::ZERO, |captain| captain.interval);
         let due = self.decided.after(interval / NEWS_PER_INTERVAL);

@@ -54,7 +54,8 @@ impl World<'_> {
         }
     }
 
-    /// A rank finds a task in a slot for the second time, if it is still the one that was there at the first.
+    /// A rank finds a task in a slot for the second time, if it is still the one that was there at
+    /// the first.
     pub(super) fn found(&mut self, number: u32) {
         let Some(running) = self.running.get_mut(number) else { return };
         let (rank, lease, (first, second)) = (running.rank, running.lease, found_at(running.start));
