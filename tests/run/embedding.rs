@@ -7,7 +7,7 @@ fn example() -> String {
     let exe = std::env::current_exe().expect("a test has a path");
     let target = exe.ancestors().nth(2).expect("target/debug/deps/test").to_owned();
     let example = target.join("examples/own_kernel");
-    assert!(example.exists(), "build it first: cargo build --examples (a plain `cargo test` does)");
+    assert!(example.exists(), "build it first: cargo build --examples (`make test` and a plain `cargo test` do)");
     example.display().to_string()
 }
 
