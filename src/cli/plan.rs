@@ -228,7 +228,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&st
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
-        "{}: {} tasks, {} of work, longest chain {}; nodes of {} slots at {} an hour, {} seeds each\n",
+        "{}: {} tasks, {} of work, longest chain {}; nodes of {} slots at {} an hour, up to {} seeds each\n",
         paint.bold(&question.scene.job.name),
         question.scene.tasks(),
         seconds(planned.work_s),

@@ -126,7 +126,7 @@ pub struct Plan {
     pub critical_path_s: f64,
     /// Work of all tasks, in seconds summed over slots.
     pub work_s: f64,
-    /// Seeds tried for each number of ranks.
+    /// Most seeds tried for each number of ranks; of large jobs fewer are where they agree.
     pub seeds: u64,
 }
 
@@ -149,8 +149,8 @@ pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
     let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
     let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
     let is_large = EFFORT / each < SEEDS.0;
-    let simulations = refine::Simulations::new(question, seeds);
-    let mut candidates = simulations.candidates(is_large)?;
+    let simulations = refine::Simulations::new(question, seeds, is_large);
+    let mut candidates = simulations.candidates()?;
     mark_pareto(&mut candidates);
     let mean = |of: fn(&Floor) -> f64| simulations.floors.iter().map(of).sum::<f64>() / seeds as f64;
     let critical_path_s = mean(|floor| floor.critical_path_s);

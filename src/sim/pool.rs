@@ -5,12 +5,12 @@
 //! of that; a wide task that is due collects slots, and nothing else starts meanwhile; slots for gangs come before tasks.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::pool::Needs;
 use crate::schedule::protocol::{Lease, Load};
 
-/// A task that waits: more urgent first, then in order of arrival.
+/// A task that waits.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     arrival: u64,
@@ -18,28 +18,48 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// The greatest key goes first: the most urgent, and of those the first to arrive.
     fn key(&self) -> (u8, Reverse<u64>) {
         (self.lease.urgency, Reverse(self.arrival))
     }
 }
 
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
+/// Tasks that wait, in order of arrival for each urgency. A task is added and taken in constant
+/// time for each of the urgencies that occur, which are few.
+#[derive(Debug, Default)]
+struct WaitingQueue {
+    /// One queue for each urgency that has occurred, ascending.
+    queues: Vec<(u8, VecDeque<Waiting>)>,
+    len: u32,
 }
 
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+impl WaitingQueue {
+    fn push(&mut self, waiting: Waiting) {
+        let urgency = waiting.lease.urgency;
+        let at = match self.queues.binary_search_by_key(&urgency, |queue| queue.0) {
+            Ok(at) => at,
+            Err(at) => {
+                self.queues.insert(at, (urgency, VecDeque::new()));
+                at
+            }
+        };
+        self.queues[at].1.push_back(waiting);
+        self.len += 1;
     }
-}
 
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
+    fn peek(&self) -> Option<&Waiting> {
+        self.queues.iter().rev().find_map(|(_, queue)| queue.front())
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.queues.iter_mut().rev().find_map(|(_, queue)| queue.pop_front())?;
+        self.len -= 1;
+        Some(waiting)
+    }
+
+    /// Takes out all of them.
+    fn drain(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        std::mem::take(self).queues.into_iter().flat_map(|(_, queue)| queue)
     }
 }
 
@@ -89,9 +109,9 @@ pub(super) struct Pool {
     gpus: u32,
     /// Running tasks of each group with a limit.
     limited: Vec<(u32, u32)>,
-    plain: BinaryHeap<Waiting>,
+    plain: WaitingQueue,
     /// Tasks with needs, those with equal ones together.
-    gate: Vec<(Needs, BinaryHeap<Waiting>)>,
+    gate: Vec<(Needs, WaitingQueue)>,
     holds: VecDeque<(u32, u32, Option<Lease>)>,
     held: Vec<Held>,
     arrivals: u64,
@@ -106,7 +126,7 @@ impl Pool {
             memory,
             gpus,
             limited: Vec::new(),
-            plain: BinaryHeap::new(),
+            plain: WaitingQueue::default(),
             gate: Vec::new(),
             holds: VecDeque::new(),
             held: Vec::new(),
@@ -120,10 +140,11 @@ impl Pool {
         self.arrivals += 1;
         let waiting = Waiting { arrival: self.arrivals, lease };
         let Some(needs) = needs else { return self.plain.push(waiting) };
-        match self.gate.iter_mut().find(|(known, _)| *known == needs) {
-            Some((_, queue)) => queue.push(waiting),
-            None => self.gate.push((needs, BinaryHeap::from([waiting]))),
-        }
+        let at = self.gate.iter().position(|(known, _)| *known == needs).unwrap_or_else(|| {
+            self.gate.push((needs, WaitingQueue::default()));
+            self.gate.len() - 1
+        });
+        self.gate[at].1.push(waiting);
     }
 
     /// Gives up to `max` tasks away that any rank can run, the most urgent first.
@@ -134,10 +155,10 @@ impl Pool {
     /// Takes out all that waits, except so many of the most urgent.
     pub(super) fn take_out(&mut self, keep: u32) -> Vec<Lease> {
         let mut all: Vec<(Waiting, Option<Needs>)> = self.plain.drain().map(|waiting| (waiting, None)).collect();
-        for (needs, queue) in self.gate.drain(..) {
-            all.extend(queue.into_iter().map(|waiting| (waiting, Some(needs))));
+        for (needs, mut queue) in self.gate.drain(..) {
+            all.extend(queue.drain().map(|waiting| (waiting, Some(needs))));
         }
-        all.sort_unstable_by_key(|&(waiting, _)| Reverse(waiting));
+        all.sort_unstable_by_key(|(waiting, _)| Reverse(waiting.key()));
         let out = all.split_off((keep as usize).min(all.len()));
         all.into_iter().for_each(|(waiting, needs)| self.push(waiting.lease, needs));
         out.into_iter().map(|(waiting, _)| waiting.lease).collect()
@@ -183,7 +204,7 @@ impl Pool {
     /// What the worker is told.
     pub(super) fn load(&self) -> Load {
         let idle = self.free.len() as u32;
-        Load { idle, ready: self.plain.len() as u32, running: self.slots - idle }
+        Load { idle, ready: self.plain.len, running: self.slots - idle }
     }
 
     /// Gives back what was granted to a task.
@@ -231,7 +252,7 @@ impl Pool {
             return None;
         }
         let lease = self.gate[class].1.pop()?.lease;
-        if self.gate[class].1.is_empty() {
+        if self.gate[class].1.len == 0 {
             self.gate.remove(class);
         }
         self.memory -= needs.memory;
@@ -252,7 +273,7 @@ impl Pool {
         }
         let mut heads: Vec<(&Waiting, usize)> =
             self.gate.iter().enumerate().filter_map(|(class, (_, queue))| Some((queue.peek()?, class))).collect();
-        heads.sort_unstable_by(|a, b| b.0.cmp(a.0));
+        heads.sort_unstable_by_key(|(waiting, _)| Reverse(waiting.key()));
         let mut claimed = 0;
         for (waiting, class) in heads {
             let needs = &self.gate[class].0;

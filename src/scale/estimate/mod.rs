@@ -21,7 +21,7 @@ use super::price::NodeTypeId;
 
 pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
 pub use lessons::Lessons;
-pub use lognormal::LogNormal;
+pub use lognormal::{LogNormal, SPREAD};
 pub use unusual::{Anomaly, Quantity};
 
 /// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
@@ -202,8 +202,8 @@ impl Estimates {
     }
 
     /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its duration.
-    pub(super) fn factor(&self, class: ClassId) -> LogNormal {
-        self.belief(class).clone()
+    pub(super) fn factor(&self, class: ClassId) -> &LogNormal {
+        self.belief(class)
     }
 
     fn belief(&self, class: ClassId) -> &LogNormal {

@@ -11,14 +11,13 @@
 mod batches;
 mod exact;
 
+use rustc_hash::FxHashMap;
+
 use self::batches::Batch;
 use super::usage::stride;
 use crate::model::Time;
-use crate::scale::estimate::{ClassId, Estimates, LogNormal};
+use crate::scale::estimate::{ClassId, Estimates, LogNormal, SPREAD};
 use crate::scale::remaining::{NONE, Outline, RemainingWork};
-
-/// Values that stand for the distribution of a class.
-const SPREAD: usize = 32;
 
 /// Tasks of a chunk that run now, and end together.
 #[derive(Clone, Copy, Debug)]
@@ -82,25 +81,48 @@ struct ClassTable {
 
 impl ClassTable {
     fn new(estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> ClassTable {
-        let belief = estimates.factor(class).with_open(open);
-        let spread: [f64; SPREAD] = belief.spread();
+        let belief = match open {
+            [] => estimates.factor(class).clone(),
+            _ => estimates.factor(class).with_open(open),
+        };
+        let spread = belief.spread();
         let mean = spread.iter().sum::<f64>() / SPREAD as f64;
         let variance = spread.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / SPREAD as f64;
         ClassTable { spread, mean, variance, doubt: belief.doubt(), belief }
     }
 }
 
-/// The tables of classes by number, each made when it is first asked for.
+/// The tables of classes, each made when it is first asked for. Classes of which as little is known
+/// share one: a job of many separate tasks has as many classes.
 #[derive(Default)]
-struct ClassTables(Vec<Option<ClassTable>>);
+struct ClassTables {
+    tables: Vec<ClassTable>,
+    /// The table of each class by number, or [`NONE`].
+    of_class: Vec<u32>,
+    /// The table of a belief in which nothing has been observed.
+    unseen: FxHashMap<[u64; 4], u32>,
+}
 
 impl ClassTables {
     fn get(&mut self, estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> &ClassTable {
         let at = class.0 as usize;
-        if self.0.len() <= at {
-            self.0.resize_with(at + 1, || None);
+        if self.of_class.len() <= at {
+            self.of_class.resize(at + 1, NONE);
         }
-        self.0[at].get_or_insert_with(|| ClassTable::new(estimates, class, open))
+        if self.of_class[at] == NONE {
+            self.of_class[at] = self.find_or_make(estimates, class, open);
+        }
+        &self.tables[self.of_class[at] as usize]
+    }
+
+    fn find_or_make(&mut self, estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> u32 {
+        let new = self.tables.len() as u32;
+        let key = estimates.factor(class).unseen_key().filter(|_| open.is_empty());
+        let number = key.map_or(new, |key| *self.unseen.entry(key).or_insert(new));
+        if number == new {
+            self.tables.push(ClassTable::new(estimates, class, open));
+        }
+        number
     }
 }
 
@@ -170,7 +192,7 @@ impl Scene {
             self.doubtful_work += slot_seconds * table.doubt;
         }
         let pieces = classes.into_iter().map(|(class, summed)| (class, Strata::of(summed.pieces)));
-        let mut strata: rustc_hash::FxHashMap<ClassId, Strata> = pieces.collect();
+        let mut strata: FxHashMap<ClassId, Strata> = pieces.collect();
         for batch in &batches {
             let table = tables.get(estimates, batch.class, &[]);
             if let Some(strata) = strata.get_mut(&batch.class) {

@@ -6,6 +6,7 @@
 //! what its ends say, what lies between is interpolated; else both halves are looked into.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -21,6 +22,9 @@ const CLOSE: f64 = 0.01;
 /// The range is divided into so many stretches before any is tested.
 const STRETCHES: usize = 4;
 
+/// Seeds for each number of ranks of a large job, as long as they say the same.
+const FEW_SEEDS: usize = 3;
+
 /// The simulations behind a plan.
 pub(super) struct Simulations<'a> {
     question: &'a Question<'a>,
@@ -28,13 +32,15 @@ pub(super) struct Simulations<'a> {
     cost: Cost,
     /// For each seed what nobody can undercut.
     pub floors: Vec<Floor>,
+    /// True if only as many simulations are run as it takes.
+    is_large: bool,
     /// Means of these over seeds: the longest chain, and the work of all tasks.
     chain_s: f64,
     work_s: f64,
 }
 
 impl<'a> Simulations<'a> {
-    pub fn new(question: &'a Question<'a>, seeds: u64) -> Simulations<'a> {
+    pub fn new(question: &'a Question<'a>, seeds: u64, is_large: bool) -> Simulations<'a> {
         let Question { scene, cluster, seed, .. } = *question;
         let floors: Vec<Floor> =
             (0..seeds).into_par_iter().map(|n| Floor::of(scene, cluster, seed.wrapping_add(n))).collect();
@@ -42,16 +48,16 @@ impl<'a> Simulations<'a> {
         // Without a cap: a plan shows what a run would cost, and the verdict what that means.
         let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
         let (chain_s, work_s) = (mean(|floor| floor.critical_path_s), mean(|floor| floor.work_s));
-        Simulations { question, scaling: Scaling::default(), cost, floors, chain_s, work_s }
+        Simulations { question, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
     }
 
     /// One candidate for each number of ranks, ascending: all simulated, or only as many as it
     /// takes.
-    pub fn candidates(&self, few: bool) -> Result<Vec<Candidate>, TrialError> {
+    pub fn candidates(&self) -> Result<Vec<Candidate>, TrialError> {
         let ranks = self.question.ranks;
         let last = ranks.len().saturating_sub(1);
         let mut known: BTreeMap<usize, Candidate> = BTreeMap::new();
-        if !few || last <= STRETCHES {
+        if !self.is_large || last <= STRETCHES {
             self.simulate((0..ranks.len()).collect(), &mut known)?;
             return Ok(known.into_values().collect());
         }
@@ -75,30 +81,38 @@ impl<'a> Simulations<'a> {
         Ok((0..ranks.len()).filter_map(|at| self.known_or_between(at, &known)).collect())
     }
 
-    /// Simulates some numbers of ranks with all seeds.
+    /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they agree.
     fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, Candidate>) -> Result<(), TrialError> {
-        let Question { scene, cluster, ranks, seed, .. } = *self.question;
+        let Question { scene, cluster, ranks, .. } = *self.question;
         // The partitioner is not to be called by two threads at once.
         let homes: Vec<Vec<u32>> = numbers
             .iter()
             .map(|&at| World::homes(scene, cluster, ranks[at]).map_err(TrialError::Refused))
             .collect::<Result<_, _>>()?;
-        let trials: Vec<(usize, usize)> =
-            (0..numbers.len()).flat_map(|number| (0..self.floors.len()).map(move |n| (number, n))).collect();
-        let outcomes: Vec<Outcome> = trials
-            .into_par_iter()
-            .map(|(number, n)| {
-                let (ranks, homes) = (Some(ranks[numbers[number]]), Some(Homes::Known(&homes[number])));
-                let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
-                let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
-                let seed = seed.wrapping_add(n as u64);
-                Trial { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
-            })
-            .collect::<Result<_, TrialError>>()?;
-        for (&at, outcomes) in numbers.iter().zip(outcomes.chunks(self.floors.len())) {
+        let all = self.floors.len();
+        let few = if self.is_large { FEW_SEEDS.min(all) } else { all };
+        let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, Outcome)>, TrialError> {
+            let pairs: Vec<(usize, usize)> = of.iter().flat_map(|&k| seeds.clone().map(move |n| (k, n))).collect();
+            pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(ranks[numbers[k]], &homes[k], n)?))).collect()
+        };
+        let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); numbers.len()];
+        let everything: Vec<usize> = (0..numbers.len()).collect();
+        trials(&everything, 0..few)?.into_iter().for_each(|(k, outcome)| outcomes[k].push(outcome));
+        let apart: Vec<usize> = everything.into_iter().filter(|&k| !agree(&outcomes[k])).collect();
+        trials(&apart, few..all)?.into_iter().for_each(|(k, outcome)| outcomes[k].push(outcome));
+        for (&at, outcomes) in numbers.iter().zip(&outcomes) {
             known.insert(at, candidate(self.question, ranks[at], outcomes));
         }
         Ok(())
+    }
+
+    /// One run on so many ranks, with the seed of this number.
+    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<Outcome, TrialError> {
+        let Question { scene, cluster, seed, .. } = *self.question;
+        let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
+        let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
+        let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
+        Trial { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
     }
 
     /// True if the middle one is what the others say of it.
@@ -159,4 +173,14 @@ impl<'a> Simulations<'a> {
             simulated: false,
         }
     }
+}
+
+/// True if makespans and bills differ so little that further seeds would say nothing new.
+fn agree(outcomes: &[Outcome]) -> bool {
+    let is_close = |of: &dyn Fn(&Outcome) -> f64| {
+        let values = || outcomes.iter().map(of);
+        let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+        most - least <= CLOSE * most
+    };
+    is_close(&Outcome::makespan_s) && is_close(&|outcome| outcome.bill)
 }

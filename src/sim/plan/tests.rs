@@ -106,7 +106,7 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
 
 #[test]
 fn what_is_interpolated_is_what_would_have_been_simulated() {
-    let phases: String = [300, 7, 500]
+    let phases: String = [40, 7, 60]
         .iter()
         .enumerate()
         .map(|(k, count)| {
@@ -116,20 +116,22 @@ fn what_is_interpolated_is_what_would_have_been_simulated() {
             )
         })
         .collect();
-    let bag = "[[task]]\nname = \"w\"\narray = \"1-3000\"\nkernel = \"noop\"\nestimate = \"60s\"\n";
+    let bag = "[[task]]\nname = \"w\"\narray = \"1-400\"\nkernel = \"noop\"\nestimate = \"60s\"\n";
     for text in [&phases, bag] {
         let (scene, cost) = (scene(text), Cost { node_hour: 1.0, ..Cost::default() });
-        let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 64));
+        let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 32));
         let question =
             Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
-        let simulations = refine::Simulations::new(&question, 5);
-        let (few, all) = (simulations.candidates(true).unwrap(), simulations.candidates(false).unwrap());
+        let candidates = |is_large| refine::Simulations::new(&question, 5, is_large).candidates().unwrap();
+        let (few, all) = (candidates(true), candidates(false));
         assert_eq!((few.len(), all.iter().all(|c| c.simulated)), (ranks.len(), true));
         for (few, all) in few.iter().zip(&all) {
             let off = |of: fn(&Candidate) -> f64| (of(few) / of(all) - 1.0).abs();
             assert_eq!(few.ranks, all.ranks);
-            assert!(few.simulated == (few == all) && off(|c| c.makespan_q50_s) < 0.1, "{few:?} {all:?}");
-            assert!(off(|c| c.cost) < 0.1 && off(|c| c.billed_node_s) < 0.1, "{few:?} {all:?}");
+            // Seeds that were left out would have differed by about as much as those that were run.
+            let most = if few.simulated { 0.015 } else { 0.1 };
+            let values: [fn(&Candidate) -> f64; 3] = [|c| c.makespan_q50_s, |c| c.cost, |c| c.billed_node_s];
+            assert!(values.iter().all(|of| off(*of) < most), "{few:?} {all:?}");
         }
         let simulated = few.iter().filter(|c| c.simulated).count();
         assert!(text != bag || simulated < ranks.len(), "{simulated} of {}", ranks.len());

@@ -45,9 +45,9 @@ impl World<'_> {
         if let Some(running) = self.running.get_mut(number) {
             running.ends = ends;
         }
-        if let Some(captain) = &mut self.captain {
-            captain.waited(self.now.since(lease.ready));
-        }
+        // Which tasks run where matters to decisions alone.
+        let Some(captain) = &mut self.captain else { return };
+        captain.waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
         if told < self.now.after(fate.took) {
             self.agenda.arrange(told, What::Found(number));
