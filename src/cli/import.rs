@@ -59,7 +59,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus };
     match convert(args.format, &text, &options) {
         Ok(imported) => {
-            imported.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+            let file = args.file.display();
+            imported.warnings.iter().for_each(|warning| complain(format_args!("warning: {file}: {warning}")));
             write(args.output.as_deref(), args.force, &imported.toml)
         }
         Err(error) => refuse(format_args!("{}: {error}", args.file.display())),

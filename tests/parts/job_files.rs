@@ -380,8 +380,8 @@ fn the_schema_is_one_object_with_all_sections() {
 
 type Importer = fn(&str, &Options) -> Result<Imported, ImportError>;
 
-/// A text in each format, whole enough that mutations of it reach deep.
-const IMPORTS: [(&str, Importer, &str); 5] = [
+/// Texts in each format, whole enough that mutations of them reach deep.
+const IMPORTS: [(&str, Importer, &str); 8] = [
     (
         "dag",
         import::dag,
@@ -399,11 +399,38 @@ const IMPORTS: [(&str, Importer, &str); 5] = [
         "X=1\nCORES=2\nb c: a \\\n d\n@MEMORY=100\n\techo $(X) {name} $HOME > b\n\ne: b c\n\tLOCAL cat b c > e\n",
     ),
     (
+        "makeflow with quotes",
+        import::makeflow,
+        "export V=\"a b\" 'c' \\$d # e\n.SIZE f 3M\n.MAKEFLOW CATEGORY k\n.MAKEFLOW CORES 2\n\"f g\" h\\ i: 'j' # k\nV+=x\n    LOCAL echo \"it\\'s $V\" \\\\ '\\x' > \"f g\" \\\n  ${HOME} # c\nl: \"f g\"\n@MEMORY=5\n\tMAKEFLOW m\n",
+    ),
+    (
+        "dag with forwarding",
+        import::dag,
+        "TASK a -f A=b\\ c -F d=e -p 3 -m 1.5 'it\\'s' \"x\nTASK b --file-forward f=g h\\\nEDGE a b\n",
+    ),
+    (
+        "lines with directives",
+        import::lines,
+        "#DISBATCH PERENGINE STOP s\n#DISBATCH PREFIX ( \n#DISBATCH SUFFIX  ) > $DISBATCH_TASKID_ZP\n#DISBATCH REPEAT 1 start 7 step 3 r {index}\n",
+    ),
+    (
         "wfcommons",
         import::wfcommons,
         r#"{"name":"x","schemaVersion":"1.5","workflow":{"specification":{"tasks":[{"name":"a_ID01","id":"1","children":["2"],"outputFiles":["f{name}","/g"]},{"name":"b b","id":"2","parents":["1"],"inputFiles":["f{name}","/g","h"]}],"files":[{"id":"f{name}","sizeInBytes":1000}]},"execution":{"tasks":[{"id":"1","runtimeInSeconds":10.5,"coreCount":4}]}}}"#,
     ),
 ];
+
+#[test]
+fn imported_makeflows_have_the_edges_of_their_quoted_files() {
+    let text = "S=sum of all\n\"A\": # first\n    echo 1 > A\n\nB 'x y': A # second\n\tcat A > B; touch \"x y\"\n\n\"$S\": \"x y\" B\n\tcat B > \"$S\"\n";
+    let job = good(&import::makeflow(text, &Options::default()).unwrap().toml);
+    let name = |group: u32| job.groups[group as usize].name.to_string();
+    let mut links: Vec<(String, String)> = job.links.iter().map(|link| (name(link.from), name(link.to))).collect();
+    links.sort();
+    links.dedup();
+    assert_eq!(links, [("A".into(), "B".into()), ("B".into(), "sum-of-all".into())]);
+    assert_eq!(task(&job, 2).work, Work::Shell("cat B > \"sum of all\"".into()));
+}
 
 #[test]
 fn what_importers_write_is_a_good_job() {

@@ -1,8 +1,8 @@
 //! Jobs written for other tools, rewritten as a Phalanx job file that a person can go on with.
 //!
-//! An importer turns text into text: what it writes is a job file like any other and passes through the same checks. What a
-//! format can say and Phalanx cannot do the same way is refused with its line, or, where the job still does its work, named
-//! in a warning; nothing is dropped in silence.
+//! An importer turns text into text: what it writes is a job file like any other and passes through
+//! the same checks. What a format can say and Phalanx cannot do the same way is refused with its
+//! line, or, where the job still does its work, named in a warning; nothing is dropped in silence.
 
 mod dag;
 mod hq;
@@ -10,6 +10,8 @@ mod lines;
 mod makeflow;
 mod wfcommons;
 mod write;
+
+use std::borrow::Cow;
 
 pub use dag::dag;
 pub use hq::hq;
@@ -59,10 +61,17 @@ impl ImportError {
     }
 }
 
-/// Refuses a NUL byte, which no command or file name can contain.
-fn check_text(text: &str) -> Result<(), ImportError> {
-    match text.lines().position(|line| line.contains('\0')) {
-        Some(at) => Err(ImportError::new(at + 1, "there is a NUL byte, which no command can contain")),
-        None => Ok(()),
+/// The text without a byte-order mark and with plain ends of lines. A NUL byte, which no command or
+/// file name can contain, is refused.
+fn plain_text(text: &str) -> Result<Cow<'_, str>, ImportError> {
+    if let Some(at) = text.lines().position(|line| line.contains('\0')) {
+        return Err(ImportError::new(at + 1, "there is a NUL byte, which no command can contain"));
     }
+    let text = without_mark(text);
+    Ok(if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text.into() })
+}
+
+/// The text without the byte-order mark that some editors begin files with.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }

@@ -1,4 +1,4 @@
-//! Writes job files: quoting, lists over several lines, unique names.
+//! Writes job files: lists over several lines, placeholders, unique names.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -40,26 +40,9 @@ impl Document {
     }
 }
 
-/// A string as TOML, in the form that needs the fewest escapes.
+/// A string as TOML.
 pub(super) fn quote(text: &str) -> String {
-    let plain = |forbidden: &[char]| !text.contains(forbidden) && !text.contains(char::is_control);
-    if plain(&['"', '\\']) {
-        return format!("\"{text}\"");
-    }
-    if plain(&['\'']) {
-        return format!("'{text}'");
-    }
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            '\n' => quoted.push_str("\\n"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => quoted.push(c),
-        }
-    }
-    quoted + "\""
+    toml::Value::from(text).to_string()
 }
 
 /// A list of values that are TOML already.

@@ -1,0 +1,97 @@
+//! The rules as tasks of a job file.
+
+use std::collections::BTreeMap;
+
+use super::variables::{DEFAULT, END};
+use super::{Reader, Rule};
+use crate::job::import::write::{Document, Names, list, protect, quote};
+use crate::job::import::{Imported, Options};
+
+impl Reader {
+    pub(super) fn write(mut self, options: &Options) -> Imported {
+        let name = options.name.as_deref().unwrap_or("makeflow");
+        let mut document = Document::new("Imported from Makeflow rules.", name);
+        self.exported.sort_unstable();
+        self.exported.dedup();
+        let rules = std::mem::take(&mut self.rules);
+        let (shared, own): (Vec<&String>, Vec<&String>) = self.exported.iter().partition(|name| {
+            let mut values = rules.iter().map(|rule| self.value(rule, name));
+            let first = values.next().flatten();
+            values.all(|value| value == first)
+        });
+        if rules.iter().any(|rule| shared.iter().any(|name| self.value(rule, name).is_some())) {
+            document.section("[job.env]");
+            for name in &shared {
+                if let Some(value) = rules.first().and_then(|rule| self.value(rule, name)) {
+                    document.field(&quote(name), quote(value));
+                }
+            }
+        }
+        let mut names = Names::default();
+        let mut warnings = Vec::new();
+        for rule in &rules {
+            document.task(&names.unique(rule.outputs.first().map_or("rule", String::as_str)));
+            self.write_rule(rule, &mut document, &mut warnings);
+            let env = own.iter().filter_map(|name| Some((name, self.value(rule, name)?)));
+            let env: Vec<String> =
+                env.map(|(name, value)| format!("{} = {}", quote(name), quote(&protect(value, &["name"])))).collect();
+            if !env.is_empty() {
+                document.field("env", format!("{{ {} }}", env.join(", ")));
+            }
+        }
+        self.warnings.extend(warnings);
+        Imported { toml: document.finish(), warnings: self.warnings }
+    }
+
+    /// The value of a variable for a rule.
+    fn value<'a>(&'a self, rule: &'a Rule, name: &str) -> Option<&'a str> {
+        let own = rule.variables.get(name).map(String::as_str);
+        own.or_else(|| self.variables.get(&rule.category, name, rule.number))
+    }
+
+    fn write_rule(&self, rule: &Rule, document: &mut Document, warnings: &mut Vec<String>) {
+        if rule.category != DEFAULT {
+            document.field("class", quote(&rule.category));
+        }
+        document.field("command", quote(&protect(&rule.command, &["name"])));
+        let inputs: Vec<&String> = rule.inputs.iter().filter(|input| !rule.outputs.contains(input)).collect();
+        if inputs.len() < rule.inputs.len() {
+            warnings.push(format!("line {}: a file that this rule reads and writes counts as output only", rule.line));
+        }
+        for (key, files) in [("inputs", inputs), ("outputs", rule.outputs.iter().collect())] {
+            if !files.is_empty() {
+                document.field(key, declared(&files, &self.sizes));
+            }
+        }
+        self.write_resources(rule, document, warnings);
+    }
+
+    /// Resources are the rule's own, else those that its category has at the end of the file.
+    fn write_resources(&self, rule: &Rule, document: &mut Document, warnings: &mut Vec<String>) {
+        for (name, key, unit) in
+            [("CORES", "cpus", ""), ("GPUS", "gpus", ""), ("MEMORY", "memory", "M"), ("WALL_TIME", "time", "s")]
+        {
+            let own = rule.variables.get(name).map(String::as_str);
+            let Some(value) = own.or_else(|| self.variables.get(&rule.category, name, END)) else { continue };
+            match value.trim().parse::<u32>().ok().filter(|number| !unit.is_empty() || *number <= 1024) {
+                // Nothing asked for.
+                Some(0) => {}
+                Some(number) if unit.is_empty() => document.field(key, number.to_string()),
+                Some(number) => document.field(key, quote(&format!("{number}{unit}"))),
+                None => warnings.push(format!("line {}: {name} = {value} is left out", rule.line)),
+            }
+        }
+    }
+}
+
+fn declared(files: &[&String], sizes: &BTreeMap<String, String>) -> String {
+    let entries = files.iter().map(|file| {
+        let name = quote(&protect(file, &["name"]));
+        // Makeflow gives sizes in bytes or with a unit, as they are written here.
+        match sizes.get(*file).filter(|size| crate::job::units::parse_size(size).is_ok()) {
+            Some(size) => format!("{{ file = {name}, size = {} }}", quote(size)),
+            None => name,
+        }
+    });
+    list(&entries.collect::<Vec<_>>())
+}
