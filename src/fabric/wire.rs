@@ -8,6 +8,7 @@
 
 use thiserror::Error;
 
+use crate::schedule::ledger::End;
 use crate::schedule::protocol::{Message, VERSION};
 
 /// First byte of every frame but those of counts.
@@ -16,8 +17,11 @@ const MARK: u8 = 0xA7;
 /// First byte of a frame of counts.
 const COUNTS: u8 = 0xA8;
 
-/// Set in the word of an end without success; the node's number is below it.
+/// Set in the word of an end without success ...
 const NOT_OK: u32 = 1 << 31;
+
+/// ... and this too if the node is not known to have run; the node's number is below both.
+const UNSUCCESSFUL: u32 = NOT_OK | 1 << 30;
 
 /// No frame is larger: a part of a hundred million tasks fits.
 pub const MOST: usize = 1 << 30;
@@ -50,27 +54,36 @@ pub fn encode(message: &Message, frame: &mut Vec<u8>) {
     *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
 }
 
-/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and whether it
-/// ended well.
+/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and how it
+/// ended.
 #[inline]
-pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, bool)>, frame: &mut Vec<u8>) {
+pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, End)>, frame: &mut Vec<u8>) {
     frame.clear();
     frame.push(COUNTS);
     frame.extend_from_slice(&epoch.to_le_bytes());
-    for (node, ok) in ended {
-        let word = if ok { node } else { node | NOT_OK };
+    for (node, end) in ended {
+        let word = match end {
+            End::Completed => node,
+            End::Failed => node | NOT_OK,
+            End::Unsuccessful => node | UNSUCCESSFUL,
+        };
         frame.extend_from_slice(&word.to_le_bytes());
     }
 }
 
-/// The epoch and the ends in a frame of counts: each node, and whether it ended well. `None` for any other frame.
+/// The epoch and the ends in a frame of counts: each node, and how it ended. `None` for any other frame.
 #[inline]
-pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, bool)>)> {
+pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, End)>)> {
     let [COUNTS, words @ ..] = frame else { return None };
     let (&[epoch, ref words @ ..], []) = words.as_chunks::<4>() else { return None };
     let read = |word: &[u8; 4]| {
         let word = u32::from_le_bytes(*word);
-        (word & !NOT_OK, word & NOT_OK == 0)
+        let end = match word & UNSUCCESSFUL {
+            UNSUCCESSFUL => End::Unsuccessful,
+            NOT_OK => End::Failed,
+            _ => End::Completed,
+        };
+        (word & !UNSUCCESSFUL, end)
     };
     Some((u32::from_le_bytes(epoch), words.iter().map(read)))
 }
@@ -122,7 +135,10 @@ mod tests {
                 started: Vec::new(),
                 load: Load { idle: 1, ready: 2, running: 3 },
             },
-            Message::Counts { epoch: 3, ended: vec![(1, true), (900_000, false)] },
+            Message::Counts {
+                epoch: 3,
+                ended: vec![(1, End::Completed), (900_000, End::Failed), (7, End::Unsuccessful)],
+            },
             Message::Loot { epoch: 3, leases: vec![lease; 2] },
             Message::HandOut(Box::new(HandOut { limits: vec![(1, 2)], ..HandOut::default() })),
             Message::Finish,

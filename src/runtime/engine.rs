@@ -233,8 +233,8 @@ impl Engine {
         let Some(ledger) = self.worker.ledger() else { return false };
         let now = crew.clock.now();
         crew.served(slot.index(), now);
-        for (node, ok) in ended {
-            ledger.import(node, ok, now, &mut self.ripple);
+        for (node, end) in ended {
+            ledger.import(node, end, now, &mut self.ripple);
         }
         crew.release((crew.current_page(), ledger), &mut self.ripple.ready, Some(slot), &mut self.special);
         if !self.ripple.is_empty() {

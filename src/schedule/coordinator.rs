@@ -16,6 +16,7 @@
 
 mod change;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -170,6 +171,8 @@ pub struct Coordinator {
     finished: bool,
     gangs: Gangs,
     health: Health,
+    /// Open tasks that have ended badly; whether they failed or were skipped follows when all that they need has ended.
+    undecided: BTreeSet<TaskId>,
     /// Tasks that are not wanted any more (from, to).
     cancelled: Vec<(u32, u32)>,
 }
@@ -207,6 +210,7 @@ impl Coordinator {
             stopping: None,
             finished: false,
             health: Health::default(),
+            undecided: BTreeSet::new(),
             cancelled: Vec::new(),
         }
     }
@@ -307,6 +311,7 @@ impl Coordinator {
                 self.loads[from.index()] = load;
                 self.note_started(from, started);
                 self.count(attempts, actions);
+                self.decide(now, actions);
                 self.examine(now, from, actions);
             }
             Message::Ack { epoch, kept, counted } => self.acknowledged(now, from, epoch, kept, counted, actions),

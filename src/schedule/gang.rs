@@ -161,11 +161,15 @@ impl Gangs {
         Some(gang.lease)
     }
 
-    /// These ranks take part from now on. Gangs whose leader is gone free their slots.
-    pub(super) fn meet(&mut self, members: Vec<Member>, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<Action>) {
+    /// These ranks take part from now on.
+    pub(super) fn meet(&mut self, members: Vec<Member>) {
         self.members = members;
         self.paused = false;
         self.unplaced = 0;
+    }
+
+    /// Gangs whose leader is gone free their slots.
+    pub(super) fn release_leaderless(&mut self, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<Action>) {
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
         for gang in leaderless.collect::<Vec<u32>>() {
             self.ended(gang, actions);

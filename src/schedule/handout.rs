@@ -5,7 +5,7 @@
 //! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
 //! edges, however many ranks there are.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::csr::{Csr, Pairs};
 use crate::graph::{Edge, TaskGraph};
@@ -24,6 +24,8 @@ pub struct Cutter<'a> {
     home: &'a [u32],
     urgency: &'a [u8],
     ended: &'a dyn Fn(u32) -> Option<bool>,
+    /// Open tasks that have begun.
+    begun: Option<&'a FxHashSet<u32>>,
     /// The nodes of each rank.
     by_rank: Csr,
     /// Each node's position among those of its rank.
@@ -45,6 +47,18 @@ impl<'a> Cutter<'a> {
         ranks: usize,
         ended: &'a dyn Fn(u32) -> Option<bool>,
     ) -> Cutter<'a> {
+        Cutter::after_losses(graph, home, urgency, ranks, ended, None)
+    }
+
+    /// The same where ranks may have been lost: what a task needed that has `begun` may be open again, but had ended, so the task does not wait for it.
+    pub(super) fn after_losses(
+        graph: &'a TaskGraph,
+        home: &'a [u32],
+        urgency: &'a [u8],
+        ranks: usize,
+        ended: &'a dyn Fn(u32) -> Option<bool>,
+        begun: Option<&'a FxHashSet<u32>>,
+    ) -> Cutter<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
@@ -63,7 +77,7 @@ impl<'a> Cutter<'a> {
             .filter_map(|node| Some(against(node, ended(node)?)))
             .flatten()
             .map(Edge::node)
-            .filter(|&node| ended(node).is_none())
+            .filter(|&node| ended(node).is_none() && !begun.is_some_and(|begun| begun.contains(&node)))
             .collect();
         violated.sort_unstable();
         violated.dedup();
@@ -72,6 +86,7 @@ impl<'a> Cutter<'a> {
             home,
             urgency,
             ended,
+            begun,
             by_rank,
             local,
             imports: Csr::default(),
@@ -138,9 +153,10 @@ impl<'a> Cutter<'a> {
         self.wide.get(&node).map_or_else(|| self.graph.successors(node).len(), |edges| of_rank(edges, rank).len())
     }
 
-    /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
+    /// What waits for a node: a task can have begun because one before it had ended, which now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
-        self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
+        let begun = |node: u32| self.begun.is_some_and(|begun| begun.contains(&node));
+        self.graph.successors(node).filter(move |e| (self.ended)(e.node()).is_none() && !begun(e.node()))
     }
 
     /// The ranks other than its own that need a node, each once, ascending.

@@ -6,9 +6,12 @@
 //! moves as a whole. What somebody runs or is about to run stays with that rank if it takes part.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
+
+use super::ledger::End;
 use super::membership::Member;
 use crate::graph::TaskGraph;
 use crate::model::{Rank, TaskId};
@@ -33,10 +36,10 @@ pub trait Advice: Send {
 /// What remains, and who is there.
 pub(super) struct Remains<'a> {
     pub(super) graph: &'a TaskGraph,
-    /// For each node whether it ended well, if it has ended.
-    pub(super) ended: &'a [Option<bool>],
+    /// For each node how it ended, if it has.
+    pub(super) ended: &'a [Option<End>],
     /// Who runs or is about to run a task.
-    pub(super) kept: &'a HashMap<TaskId, Rank>,
+    pub(super) kept: &'a FxHashMap<TaskId, Rank>,
     /// All ranks; one that takes no part has no slots.
     pub(super) members: &'a [Member],
     /// How many times as long as others a rank takes; 1 unless it is slow.

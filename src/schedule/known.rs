@@ -4,21 +4,29 @@
 //! that has begun, for then all that it needed had ended as its edges ask. Without this such a task would run again beside its
 //! own successors.
 //!
-//! Peers only tell whether an end was a good one. Where a task that needs another to fail (`afternotok`) was on the lost rank together with the
-//! other, and neither was reported, nobody knows whether it failed or was skipped: it counts as failed.
+//! Where a task that needs another to fail (`afternotok`) has begun, and the other was on a lost rank together with what that one needs,
+//! nobody knows whether the other failed or was skipped: it has ended, and the coordinator decides which once all that it needs has ended.
 
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
 
-/// Adds to `ended` (for each node whether it ended well) what follows from it and from which tasks have begun. An edge that only asks for
+use super::ledger::End;
+
+/// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have begun. An edge that only asks for
 /// an end (`afterany`) tells nothing of how it was.
-pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut [Option<bool>]) {
+pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut [Option<End>]) {
     for node in graph.topological().iter().rev() {
+        let end = &mut ended[node as usize];
         // All edges into the node were kept: each end was as its edge asks.
-        let kept = match (graph.join(node), ended[node as usize]) {
-            (None, end) => end == Some(true) || begun(node),
-            (Some(JoinRule::All), end) => end == Some(true),
-            (Some(JoinRule::AnyNotOk), end) => end == Some(false),
+        let kept = match graph.join(node) {
+            None => {
+                if *end == Some(End::Unsuccessful) && begun(node) {
+                    *end = Some(End::Failed);
+                }
+                matches!(end, Some(End::Completed | End::Failed)) || begun(node)
+            }
+            Some(JoinRule::All) => *end == Some(End::Completed),
+            Some(JoinRule::AnyNotOk) => *end == Some(End::Unsuccessful),
         };
         if !kept {
             continue;
@@ -26,41 +34,45 @@ pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut 
         for edge in graph.predecessors(node) {
             let end = &mut ended[edge.node() as usize];
             match edge.on() {
-                Condition::Ok => *end = end.or(Some(true)),
-                Condition::NotOk => *end = end.or(Some(false)),
+                Condition::Ok => *end = end.or(Some(End::Completed)),
+                Condition::NotOk => *end = end.or(Some(End::Unsuccessful)),
                 Condition::Any => {}
             }
         }
     }
     for node in graph.topological().iter() {
         if ended[node as usize].is_none() {
+            let known = |node: u32| ended[node as usize];
             ended[node as usize] = match graph.join(node) {
-                Some(_) => join_end(graph, node, ended),
-                // Whoever was its home has skipped it, and may have told only of what was skipped because of it.
-                None => violated(graph, node, ended).and_then(|violated| violated.then_some(false)),
+                Some(rule) => join_end(graph, node, rule, &known),
+                // Its home has skipped it, and may have told only of what was skipped because of it.
+                None => violated(graph, node, &known).and_then(|violated| violated.then_some(End::Unsuccessful)),
             };
         }
     }
 }
 
-/// Whether a join ended well, once all that it needs has ended.
-pub(super) fn join_end(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> Option<bool> {
-    violated(graph, node, ended).map(|violated| match graph.join(node) {
-        Some(JoinRule::AnyNotOk) => violated,
-        _ => !violated,
-    })
+/// How a join ended, once all that it needs has ended.
+pub(super) fn join_end(
+    graph: &TaskGraph,
+    node: u32,
+    rule: JoinRule,
+    ended: &dyn Fn(u32) -> Option<End>,
+) -> Option<End> {
+    let violated = violated(graph, node, ended)?;
+    Some(End::without_run(violated == (rule == JoinRule::AnyNotOk)))
 }
 
 /// Whether an edge into a node was violated, once all that it needs has ended.
-pub(super) fn violated(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> Option<bool> {
+pub(super) fn violated(graph: &TaskGraph, node: u32, ended: &dyn Fn(u32) -> Option<End>) -> Option<bool> {
     graph
         .predecessors(node)
-        .try_fold(false, |violated, edge| ended[edge.node() as usize].map(|ok| violated || edge.violated_by(ok)))
+        .try_fold(false, |violated, edge| ended(edge.node()).map(|end| violated || edge.violated_by(end.ok())))
 }
 
 /// True if a task that has not ended well must have been skipped: an edge into it was violated, whatever becomes of the others.
-pub(super) fn was_skipped(graph: &TaskGraph, node: u32, ended: &[Option<bool>]) -> bool {
-    graph.predecessors(node).any(|edge| ended[edge.node() as usize].is_some_and(|ok| edge.violated_by(ok)))
+pub(super) fn was_skipped(graph: &TaskGraph, node: u32, ended: &[Option<End>]) -> bool {
+    graph.predecessors(node).any(|edge| ended[edge.node() as usize].is_some_and(|end| edge.violated_by(end.ok())))
 }
 
 #[cfg(test)]
@@ -78,25 +90,30 @@ mod tests {
             link(2, 3, LinkShape::All, Condition::Any),
         ];
         let graph = TaskGraph::build(&[3, 2, 1, 1], &links).unwrap();
+        let good = Some(End::Completed);
         let mut ended = vec![None; graph.node_count()];
         close(&graph, &|node| node == 5, &mut ended);
         assert_eq!(
             ended[..7],
-            [None, None, None, Some(false), None, None, None],
+            [None, None, None, Some(End::Unsuccessful), None, None, None],
             "a failed task may have been skipped"
         );
         let mut ended = vec![None; graph.node_count()];
         close(&graph, &|node| node == 4, &mut ended);
-        assert_eq!(ended[..7], [Some(true), Some(true), Some(true), None, None, None, None]);
-        assert_eq!(ended[7], Some(true), "the join");
+        assert_eq!(ended[..7], [good, good, good, None, None, None, None]);
+        assert_eq!(ended[7], good, "the join");
+        let mut ended = vec![None; graph.node_count()];
+        (ended[3], ended[4]) = (Some(End::Failed), Some(End::Unsuccessful));
+        close(&graph, &|_| false, &mut ended);
+        assert_eq!((ended[0], ended[7]), (good, good), "what failed has run");
         // The first failed; of what needs it, somebody has only heard how the last one ended.
         let chain = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
         let line = TaskGraph::build(&[1, 1, 1], &chain).unwrap();
         let mut ended = vec![None; line.node_count()];
-        (ended[0], ended[2]) = (Some(false), Some(false));
+        (ended[0], ended[2]) = (Some(End::Failed), Some(End::Unsuccessful));
         assert!(!was_skipped(&line, 2, &ended), "not yet known");
         close(&line, &|node| node == 0, &mut ended);
-        assert_eq!(ended[1], Some(false));
+        assert_eq!(ended[1], Some(End::Unsuccessful));
         assert!(!was_skipped(&line, 0, &ended) && was_skipped(&line, 1, &ended) && was_skipped(&line, 2, &ended));
         let mut ended = vec![None; graph.node_count()];
         close(&graph, &|node| node == 6, &mut ended);

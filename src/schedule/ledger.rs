@@ -11,6 +11,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
 pub use super::part::{Part, SPECIAL, UnsoundPart};
+use serde::{Deserialize, Serialize};
+
 use crate::graph::{Edge, JoinRule};
 use crate::model::{Rank, TaskId, Time};
 
@@ -24,10 +26,42 @@ const COUNT: u32 = ENDED - 1;
 /// So many edges into one node can be counted.
 pub(super) const MOST_WAITS: u32 = COUNT;
 
-/// An end elsewhere that has not been counted, one that was good, one that was not.
+/// The end of an import that has not been counted; other values are those of [`End`], plus 1.
 const OPEN: u8 = 0;
-const OK: u8 = 1;
-const NOT_OK: u8 = 2;
+
+/// How a node ended. Edges only distinguish good ends from others; if ranks are lost, it matters
+/// whether a task that did not complete has run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The task completed, or the join holds.
+    Completed,
+    /// The task failed or was cancelled in its turn: all that it needed had ended as its edges ask.
+    Failed,
+    /// The task was skipped, the join does not hold, or nobody knows why the end was not a good one.
+    Unsuccessful,
+}
+
+impl End {
+    /// The end of a task that ran.
+    pub fn of_run(completed: bool) -> End {
+        if completed { End::Completed } else { End::Failed }
+    }
+
+    /// The end of a node that did not run: a join, or a skipped task.
+    pub fn without_run(good: bool) -> End {
+        if good { End::Completed } else { End::Unsuccessful }
+    }
+
+    /// True for a good end.
+    #[inline]
+    pub fn ok(self) -> bool {
+        self == End::Completed
+    }
+
+    fn from_counted(counted: u8) -> Option<End> {
+        [End::Completed, End::Failed, End::Unsuccessful].get(usize::from(counted).checked_sub(1)?).copied()
+    }
+}
 
 /// What one completion sets off.
 #[derive(Clone, Debug, Default)]
@@ -36,10 +70,10 @@ pub struct Ripple {
     pub ready: Vec<u32>,
     /// Tasks (local numbers) that will never run.
     pub skipped: Vec<u32>,
-    /// Ends that other ranks count: where to, which node, and whether it ended well.
-    pub exports: Vec<(Rank, u32, bool)>,
+    /// Ends that other ranks count: where to, which node, and how it ended.
+    pub exports: Vec<(Rank, u32, End)>,
     /// Nodes that ended and whose successors are still to be counted.
-    open: Vec<(u32, bool)>,
+    open: Vec<(u32, End)>,
 }
 
 impl Ripple {
@@ -160,38 +194,38 @@ impl Ledger {
 
     /// Notes that a task at home ended for good, and counts it where it is needed at home. False if it had ended before, or still
     /// waits: then nothing is counted.
-    pub fn complete(&self, local: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
+    pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut Ripple) -> bool {
         let word = &self.waits[local as usize];
         // What still waits cannot have run: only a damaged message says so.
         if word.load(Acquire) & COUNT != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
             return false;
         }
-        self.export(local, ok, ripple);
-        self.count_successors(local, ok, now, ripple);
+        self.export(local, End::of_run(completed), ripple);
+        self.count_successors(local, completed, now, ripple);
         self.spread(now, ripple);
         true
     }
 
     /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
-    pub fn import(&self, node: u32, ok: bool, now: Time, ripple: &mut Ripple) -> bool {
+    pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut Ripple) -> bool {
         let near = self.last_import.load(Relaxed);
         let Some(at) = self.part.imports.position_after(node, near) else { return false };
         self.last_import.store(at, Relaxed);
         let at = at as usize;
-        if self.counted[at].swap(if ok { OK } else { NOT_OK }, AcqRel) != OPEN {
+        if self.counted[at].swap(end as u8 + 1, AcqRel) != OPEN {
             return false;
         }
         for &raw in self.part.imported.row(at) {
-            self.count(Edge::from_raw(raw), ok, now, ripple);
+            self.count(Edge::from_raw(raw), end.ok(), now, ripple);
         }
         self.spread(now, ripple);
         true
     }
 
-    /// The nodes elsewhere whose ends have been counted, and whether they ended well.
-    pub fn counted(&self) -> impl Iterator<Item = (u32, bool)> + '_ {
-        let counted = self.part.imports.iter().zip(&self.counted).map(|(node, how)| (node, how.load(Acquire)));
-        counted.filter(|&(_, how)| how != OPEN).map(|(node, how)| (node, how == OK))
+    /// The nodes elsewhere whose ends have been counted, and how they ended.
+    pub fn counted(&self) -> impl Iterator<Item = (u32, End)> + '_ {
+        let counted = self.part.imports.iter().zip(&self.counted);
+        counted.filter_map(|(node, counted)| Some((node, End::from_counted(counted.load(Acquire))?)))
     }
 
     #[inline]
@@ -231,29 +265,29 @@ impl Ledger {
             None if !violated => ripple.ready.push(local),
             None => {
                 ripple.skipped.push(local);
-                ripple.open.push((local, false));
+                ripple.open.push((local, End::Unsuccessful));
             }
-            Some(JoinRule::All) => ripple.open.push((local, !violated)),
-            Some(JoinRule::AnyNotOk) => ripple.open.push((local, violated)),
+            Some(JoinRule::All) => ripple.open.push((local, End::without_run(!violated))),
+            Some(JoinRule::AnyNotOk) => ripple.open.push((local, End::without_run(violated))),
         }
     }
 
     /// Counts the ends of skipped tasks and joins until nothing more follows from them.
     #[inline]
     fn spread(&self, now: Time, ripple: &mut Ripple) {
-        while let Some((local, ok)) = ripple.open.pop() {
+        while let Some((local, end)) = ripple.open.pop() {
             self.waits[local as usize].fetch_or(ENDED, AcqRel);
-            self.export(local, ok, ripple);
-            self.count_successors(local, ok, now, ripple);
+            self.export(local, end, ripple);
+            self.count_successors(local, end.ok(), now, ripple);
         }
     }
 
     #[inline]
-    fn export(&self, local: u32, ok: bool, ripple: &mut Ripple) {
+    fn export(&self, local: u32, end: End, ripple: &mut Ripple) {
         let ranks = self.part.exports.row(local as usize);
         if !ranks.is_empty() {
             let node = self.part.nodes.get(local);
-            ripple.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, ok)));
+            ripple.exports.extend(ranks.iter().map(|&rank| (Rank(rank), node, end)));
         }
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Part;
+use super::ledger::{End, Part};
 use super::ranks::Ranks;
 use crate::model::{Attempt, Measure, Outcome, Rank, State, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub enum Message {
         /// Tasks that it runs or is about to start, and which attempts.
         kept: Vec<(TaskId, u16)>,
         /// Ends of nodes elsewhere that it has counted, if a rank was lost.
-        counted: Vec<(u32, bool)>,
+        counted: Vec<(u32, End)>,
     },
     /// A rank to the coordinator: it is to leave, and nothing is left here.
     Emptied {
@@ -67,8 +67,8 @@ pub enum Message {
     Counts {
         /// The sender's epoch.
         epoch: u32,
-        /// Each node, and whether it ended well.
-        ended: Vec<(u32, bool)>,
+        /// Each node, and how it ended.
+        ended: Vec<(u32, End)>,
     },
     /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty. One that is remembered and has
     /// work again says so in the same way, and gets no answer.

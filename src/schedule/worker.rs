@@ -18,11 +18,13 @@ mod report;
 mod retry;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ledger::{Ledger, Ripple};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::ledger::{End, Ledger, Ripple};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
 use super::thief::Thief;
 use crate::job::Retry;
@@ -214,13 +216,13 @@ pub struct Worker {
     leaving: bool,
     emptied: bool,
     /// Tasks of other homes that are here.
-    guests: HashMap<TaskId, Guest>,
+    guests: FxHashMap<TaskId, Guest>,
     /// Tasks at home here that are elsewhere: on lease, or with the coordinator as gangs.
-    lent: HashSet<TaskId>,
+    lent: FxHashSet<TaskId>,
     /// Tasks at home here that have been tried in vain.
-    tried: HashMap<TaskId, Tried>,
+    tried: FxHashMap<TaskId, Tried>,
     /// Gangs that hold slots here or are led from here, and what is led.
-    gangs: HashMap<u32, Option<Lease>>,
+    gangs: FxHashMap<u32, Option<Lease>>,
     report: Vec<Attempt>,
     started: Vec<Started>,
     report_due: Option<Time>,
@@ -254,10 +256,10 @@ impl Worker {
             early: Vec::new(),
             leaving: false,
             emptied: false,
-            guests: HashMap::new(),
-            lent: HashSet::new(),
-            tried: HashMap::new(),
-            gangs: HashMap::new(),
+            guests: FxHashMap::default(),
+            lent: FxHashSet::default(),
+            tried: FxHashMap::default(),
+            gangs: FxHashMap::default(),
             report: Vec::new(),
             started: Vec::new(),
             report_due: None,
@@ -481,12 +483,12 @@ impl Worker {
         self.give(to, leases, actions);
     }
 
-    fn count(&mut self, now: Time, ended: Vec<(u32, bool)>, actions: &mut Vec<Action>) {
+    fn count(&mut self, now: Time, ended: Vec<(u32, End)>, actions: &mut Vec<Action>) {
         let Some(ledger) = self.ledger.clone() else { return };
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();
-        for (node, ok) in ended {
-            ledger.import(node, ok, now, &mut ripple);
+        for (node, end) in ended {
+            ledger.import(node, end, now, &mut ripple);
         }
         self.follow(now, &mut ripple, actions);
         self.ripple = ripple;
@@ -543,7 +545,7 @@ impl Worker {
             self.report.extend(skipped);
         }
         each_destination(&mut ripple.exports, |to, batch| {
-            let ended = batch.iter().map(|&(_, node, ok)| (node, ok)).collect();
+            let ended = batch.iter().map(|&(_, node, end)| (node, end)).collect();
             send(actions, to, Message::Counts { epoch: self.epoch, ended });
         });
         ripple.exports.clear();
@@ -589,7 +591,7 @@ impl Worker {
 
 /// Sorts ends by where they are told, and calls `tell` with each rank and what one message to it
 /// holds.
-pub fn each_destination(exports: &mut [(Rank, u32, bool)], mut tell: impl FnMut(Rank, &[(Rank, u32, bool)])) {
+pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(Rank, &[(Rank, u32, End)])) {
     if exports.len() > 1 {
         exports.sort_by_key(|export| export.0);
     }

@@ -70,8 +70,8 @@ impl Crew {
             let Some((_, ended)) = wire::counts(&outbox.frame) else { continue };
             let now = self.clock.now();
             self.served(slot.index(), now);
-            for (node, ok) in ended {
-                page.1.import(node, ok, now, &mut outbox.ripple);
+            for (node, end) in ended {
+                page.1.import(node, end, now, &mut outbox.ripple);
             }
             given |= !outbox.ripple.ready.is_empty();
             self.release(page, &mut outbox.ripple.ready, Some(slot), &mut outbox.special);
@@ -85,7 +85,7 @@ fn send_ends(epoch: u32, outbox: &mut Outbox, lane: &mut OpenLane<'_>) {
     let Outbox { ripple, frame, sent, .. } = outbox;
     let mut exports = std::mem::take(&mut ripple.exports);
     each_destination(&mut exports, |to, ended| {
-        wire::encode_counts(epoch, ended.iter().map(|&(_, node, ok)| (node, ok)), frame);
+        wire::encode_counts(epoch, ended.iter().map(|&(_, node, end)| (node, end)), frame);
         if lane.send(to, epoch, frame) {
             sent.messages += 1;
             sent.bytes += frame.len() as u64;

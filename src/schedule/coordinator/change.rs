@@ -11,8 +11,10 @@
 //!
 //! While the run stops no change begins; one that has begun goes on to its commit, for frozen ranks wait for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Action, Change, Coordinator, Why};
 use crate::graph::TaskGraph;
@@ -20,6 +22,7 @@ use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::handout::Cutter;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::known;
+use crate::schedule::ledger::End;
 use crate::schedule::membership::Member;
 use crate::schedule::protocol::{HandOut, Message, Stop, Tried, is_among};
 use crate::schedule::ranks::Ranks;
@@ -32,7 +35,7 @@ pub(super) struct Preparing {
     /// What each rank keeps: task, attempt, rank.
     kept: Vec<(TaskId, u16, Rank)>,
     /// Ends that peers have counted.
-    counted: HashMap<u32, bool>,
+    counted: FxHashMap<u32, End>,
     /// Whether a rank was lost.
     lost: bool,
     /// Whether the remaining work is shared out evenly.
@@ -58,7 +61,10 @@ impl Coordinator {
             Change::Lose => {
                 self.lose(rank, actions);
                 match ending {
-                    true => self.note_lost_attempts(now, &HashMap::new(), actions),
+                    true => {
+                        self.note_lost_attempts(now, &FxHashMap::default(), actions);
+                        self.release_leaderless(actions);
+                    }
                     false => self.begin_change(now, true, false, actions),
                 }
             }
@@ -97,6 +103,12 @@ impl Coordinator {
         let mut bound = open.filter(|&(task, _)| !able.iter().any(|m| self.tasks.advice.fits(TaskId(task), m)));
         (able.is_empty() || bound.next().is_some())
             .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
+    }
+
+    /// The slots of gangs whose leader is gone are free again: no rank can stop or leave before.
+    fn release_leaderless(&mut self, actions: &mut Vec<Action>) {
+        let is_here = |rank| self.members.standing(rank).is_some_and(RankState::is_here);
+        self.gangs.release_leaderless(&is_here, actions);
     }
 
     /// The remaining work shall be shared out evenly.
@@ -143,7 +155,7 @@ impl Coordinator {
         from: Rank,
         epoch: u32,
         kept: Vec<(TaskId, u16)>,
-        counted: Vec<(u32, bool)>,
+        counted: Vec<(u32, End)>,
         actions: &mut Vec<Action>,
     ) {
         let Some(preparing) = self.change.as_mut().filter(|_| epoch == self.epoch) else { return };
@@ -174,9 +186,9 @@ impl Coordinator {
     /// of the open ones, the new homes, and each rank's part.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
-        let mut ended = self.close(now, &graph, preparing, actions);
+        let (mut ended, mut begun) = self.close(now, &graph, preparing, actions);
         let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
-        let kept: HashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
+        let kept: FxHashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
         self.note_lost_attempts(now, &kept, actions);
         if !self.cancelled.is_empty() {
             self.end_cancelled(now, &graph, &kept, &mut ended, actions);
@@ -193,12 +205,14 @@ impl Coordinator {
             even_out: preparing.even_out,
         };
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
-        self.hand_out(&graph, &ended, &kept, actions);
+        begun.extend(self.tried.keys().map(|task| task.0));
+        self.hand_out(&graph, &ended, &begun, &kept, actions);
         if !self.cancelled.is_empty() {
             self.tell_all(Message::Cancel { tasks: self.cancelled.clone() }, actions);
         }
         self.members.hand_out();
-        self.gangs.meet(members, &|rank| self.members.standing(rank).is_some_and(RankState::is_here), actions);
+        self.gangs.meet(members);
+        self.release_leaderless(actions);
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
         }
@@ -249,31 +263,31 @@ impl Coordinator {
         self.tried.get(&task).map_or(0, |tried| tried.attempts)
     }
 
-    /// For each node whether it ended well, if it has ended. Ends that only the peers of a lost rank know of are written down.
+    /// For each node how it ended, if it has, and the open tasks that have begun. Ends that only the peers of a lost rank know of are written down.
     fn close(
         &mut self,
         now: Time,
         graph: &TaskGraph,
         preparing: &Preparing,
         actions: &mut Vec<Action>,
-    ) -> Vec<Option<bool>> {
-        let mut ended: Vec<Option<bool>> = vec![None; graph.node_count()];
-        for (end, state) in ended.iter_mut().zip(&self.finals) {
-            *end = state.map(|state| state == State::Completed);
+    ) -> (Vec<Option<End>>, FxHashSet<u32>) {
+        let mut ended: Vec<Option<End>> = vec![None; graph.node_count()];
+        for (task, end) in ended.iter_mut().take(self.finals.len()).enumerate() {
+            *end = self.end_of(TaskId(task as u32));
         }
-        for (&node, &ok) in &preparing.counted {
+        for (&node, &counted) in &preparing.counted {
             if let Some(end) = ended.get_mut(node as usize) {
-                *end = end.or(Some(ok));
+                *end = end.or(Some(counted));
             }
         }
         let mut unheard: Vec<Attempt> = Vec::new();
-        let mut begun: Vec<bool> =
-            self.finals.iter().map(|state| state.is_some_and(|state| state != State::Skipped)).collect();
+        let tasks = self.running.keys().chain(self.tried.keys());
+        let mut begun: FxHashSet<u32> = tasks.map(|task| task.0).collect();
         // The attempt that a rank still has is the one that ended, if its task has.
-        let mut latest: HashMap<TaskId, u16> = HashMap::new();
+        let mut latest: FxHashMap<TaskId, u16> = FxHashMap::default();
         for &(task, attempt, _) in &preparing.kept {
             if self.is_claim(task, attempt) {
-                begun[task.index()] = true;
+                begun.insert(task.0);
                 let latest = latest.entry(task).or_default();
                 *latest = attempt.max(*latest);
                 // Who tries a task again has heard of failures that nobody else may have.
@@ -282,25 +296,25 @@ impl Coordinator {
                 unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
             }
         }
-        let begun = |node: u32| begun.get(node as usize).is_some_and(|&begun| begun);
-        known::close(graph, &begun, &mut ended);
+        known::close(graph, &|node| begun.contains(&node), &mut ended);
         for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
             let id = TaskId(task as u32);
             let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
             match ended[task] {
-                Some(true) => unheard.push(self.unheard(now, id, next, State::Completed)),
-                Some(false) if known::was_skipped(graph, id.0, &ended) => {
+                Some(End::Completed) => unheard.push(self.unheard(now, id, next, State::Completed)),
+                Some(End::Failed) => unheard.push(self.unheard(now, id, next, self.unsuccessful(id))),
+                Some(End::Unsuccessful) if known::was_skipped(graph, id.0, &ended) => {
                     unheard.push(self.unheard(now, id, 0, State::Skipped));
                 }
-                Some(false) => {
-                    let state = if self.is_cancelled(id) { State::Cancelled } else { State::Failed };
-                    unheard.push(self.unheard(now, id, next, state));
+                Some(End::Unsuccessful) => {
+                    self.undecided.insert(id);
                 }
                 None => {}
             }
         }
         self.count(unheard, actions);
-        ended
+        self.decide(now, actions);
+        (ended, begun)
     }
 
     /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else would end them.
@@ -308,8 +322,8 @@ impl Coordinator {
         &mut self,
         now: Time,
         graph: &TaskGraph,
-        kept: &HashMap<TaskId, Rank>,
-        ended: &mut [Option<bool>],
+        kept: &FxHashMap<TaskId, Rank>,
+        ended: &mut [Option<End>],
         actions: &mut Vec<Action>,
     ) {
         let members = self.members.able();
@@ -319,11 +333,12 @@ impl Coordinator {
                 continue;
             }
             let task = TaskId(node);
-            if node as usize >= graph.task_count() {
-                ended[node as usize] = known::join_end(graph, node, ended);
+            let known = |node: u32| ended[node as usize];
+            if let Some(rule) = graph.join(node) {
+                ended[node as usize] = known::join_end(graph, node, rule, &known);
                 continue;
             }
-            let state = match known::violated(graph, node, ended) {
+            let state = match known::violated(graph, node, &known) {
                 Some(true) => State::Skipped,
                 Some(false) if self.is_cancelled(task) => State::Cancelled,
                 _ => continue,
@@ -333,10 +348,52 @@ impl Coordinator {
                 continue;
             }
             let attempt = if state == State::Skipped { 0 } else { self.attempts(task).saturating_add(1) };
-            ended[node as usize] = Some(false);
+            ended[node as usize] = Some(if state == State::Skipped { End::Unsuccessful } else { End::Failed });
             ends.push(self.unheard(now, task, attempt, state));
         }
         self.count(ends, actions);
+        self.decide(now, actions);
+    }
+
+    /// How a task ended, if it has, whether or not its state is known.
+    fn end_of(&self, task: TaskId) -> Option<End> {
+        match self.final_state(task) {
+            Some(State::Completed) => Some(End::Completed),
+            Some(State::Skipped) => Some(End::Unsuccessful),
+            Some(_) => Some(End::Failed),
+            None => self.undecided.contains(&task).then_some(End::Unsuccessful),
+        }
+    }
+
+    /// The same for any node.
+    fn node_end(&self, graph: &TaskGraph, node: u32) -> Option<End> {
+        match graph.join(node) {
+            Some(rule) => known::join_end(graph, node, rule, &|node| self.node_end(graph, node)),
+            None => self.end_of(TaskId(node)),
+        }
+    }
+
+    /// Writes down what became of tasks that nobody knew to have failed or to have been skipped, once all that they need has ended.
+    pub(super) fn decide(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.undecided.is_empty() {
+            return;
+        }
+        let graph = Arc::clone(&self.tasks.graph);
+        let decided = |&task: &TaskId| {
+            let violated = known::violated(&graph, task.0, &|node| self.node_end(&graph, node))?;
+            Some(match violated {
+                true => self.unheard(now, task, 0, State::Skipped),
+                false => self.unheard(now, task, self.attempts(task).saturating_add(1), self.unsuccessful(task)),
+            })
+        };
+        let ends: Vec<Attempt> = self.undecided.iter().filter_map(decided).collect();
+        self.undecided.retain(|task| ends.iter().all(|end| end.task != *task));
+        self.count(ends, actions);
+    }
+
+    /// The state of a task that ran in vain.
+    fn unsuccessful(&self, task: TaskId) -> State {
+        if self.is_cancelled(task) { State::Cancelled } else { State::Failed }
     }
 
     pub(super) fn is_cancelled(&self, task: TaskId) -> bool {
@@ -351,7 +408,7 @@ impl Coordinator {
     }
 
     /// Writes down what lost ranks are known to have been running, and counts it as tried.
-    fn note_lost_attempts(&mut self, now: Time, kept: &HashMap<TaskId, Rank>, actions: &mut Vec<Action>) {
+    fn note_lost_attempts(&mut self, now: Time, kept: &FxHashMap<TaskId, Rank>, actions: &mut Vec<Action>) {
         let mut lost: Vec<Attempt> = Vec::new();
         self.running.retain(|&task, &mut (rank, running)| {
             let is_lost = self.members.standing(rank) == Some(RankState::Lost);
@@ -387,8 +444,9 @@ impl Coordinator {
     fn hand_out(
         &self,
         graph: &TaskGraph,
-        ended: &[Option<bool>],
-        kept: &HashMap<TaskId, Rank>,
+        ended: &[Option<End>],
+        begun: &FxHashSet<u32>,
+        kept: &FxHashMap<TaskId, Rank>,
         actions: &mut Vec<Action>,
     ) {
         let ranks = self.members.len();
@@ -408,8 +466,8 @@ impl Coordinator {
             hand_out.leases.sort_unstable();
             hand_out.tried.sort_unstable_by_key(|tried| tried.task);
         }
-        let is_ended = |node: u32| ended[node as usize];
-        let cutter = Cutter::new(graph, home, &self.tasks.urgency, ranks, &is_ended);
+        let is_ended = |node: u32| ended[node as usize].map(End::ok);
+        let cutter = Cutter::after_losses(graph, home, &self.tasks.urgency, ranks, &is_ended, Some(begun));
         for to in self.members.here() {
             let hand_out = HandOut {
                 epoch: self.epoch,

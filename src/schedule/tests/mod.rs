@@ -4,6 +4,7 @@
 //! What must hold is checked by an oracle that knows only the graph and which attempts fail.
 
 mod job;
+mod losses;
 mod world;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -15,8 +16,8 @@ use self::job::Job;
 use self::world::{Execution, Happening, Life, World};
 use super::coordinator::{Change, Why};
 use super::protocol::Stop;
-use crate::graph::TaskGraph;
 use crate::graph::link::Condition;
+use crate::graph::{JoinRule, TaskGraph};
 use crate::model::{Attempt, Rank, State, TaskId};
 use crate::seeds::{Named, seeds};
 
@@ -58,8 +59,11 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
             assert!(is_lost(before.rank) || (any_lost && !told), "{run:?} ran before: {before:?}");
         }
     }
-    // After losses a task whose end only `afterany` speaks for may run again after its successor, as may one whose successor does, too.
-    let plain = (0..graph.node_count() as u32).all(|node| graph.predecessors(node).all(|e| e.on() == Condition::Ok));
+    // After losses a task may run again after its successor if nothing tells how it ended but `afterany`, or that not all of an array
+    // ended well; as may one whose successor does, too.
+    let tells = |node| graph.join(node) != Some(JoinRule::AnyNotOk);
+    let plain = (0..graph.node_count() as u32)
+        .all(|node| tells(node) && graph.predecessors(node).all(|e| e.on() == Condition::Ok));
     for run in &runs {
         let strict = !any_lost || (plain && world.finished == Some(Why::Complete) && last[&run.task] == run.start);
         for needed in graph.tasks_before(run.task).into_iter().filter(|t| oracle[t.index()] != State::Skipped) {

@@ -11,8 +11,9 @@
 //! Between `Ack` and `HandOut` nothing is counted, given, taken or tried again, so what the coordinator knows by all acknowledgements is
 //! a consistent cut: every message of the old epoch that is still under way speaks of what it knows already, and is void.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
 
 use super::{Action, Guest, Worker, send};
 use crate::model::{Attempt, Rank, TaskId, Time};
@@ -179,7 +180,7 @@ impl Worker {
 
     /// Starts what is ready and kept by nobody.
     fn begin(&mut self, now: Time, ledger: &Ledger, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
-        let kept: HashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
+        let kept: FxHashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();
         ledger.open(now, &mut ripple);
