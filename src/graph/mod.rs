@@ -255,7 +255,12 @@ impl TaskGraph {
         for (i, before) in path.iter().enumerate() {
             let after = path[(i + 1) % path.len()];
             let (from, to) = (group(before.0), group(after.0));
-            spans.extend(links.iter().find(|l| l.from == from && l.to == to).map(|l| l.span.clone()));
+            let pair = (before.0 - firsts[from as usize], after.0 - firsts[to as usize]);
+            let states = |l: &&Link| {
+                let has_pair = !matches!(&l.shape, LinkShape::Pairs(pairs) if !pairs.contains(&pair));
+                l.from == from && l.to == to && has_pair
+            };
+            spans.extend(links.iter().find(states).map(|l| l.span.clone()));
         }
         Cycle { path, spans }
     }

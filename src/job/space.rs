@@ -51,20 +51,34 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match &self.values {
             AxisSpec::Set(set) => set.len(),
             AxisSpec::List(values) => values.len() as u64,
         }
     }
 
-    fn value(&self, at: u64) -> Cow<'_, Scalar> {
+    pub(crate) fn value(&self, at: u64) -> Cow<'_, Scalar> {
         match &self.values {
             AxisSpec::Set(set) => Cow::Owned(whole(set.nth(at).unwrap_or(0))),
             AxisSpec::List(values) => {
                 usize::try_from(at).ok().and_then(|at| values.get(at)).map_or(Cow::Owned(Scalar::Int(0)), Cow::Borrowed)
             }
         }
+    }
+
+    /// The value at a place, if it is a whole number.
+    pub(crate) fn whole_value(&self, at: u64) -> Option<i64> {
+        match *self.value(at) {
+            Scalar::Int(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The least and the largest whole number.
+    pub(crate) fn range(&self) -> Option<(i64, i64)> {
+        let values = || (0..self.len()).filter_map(|at| self.whole_value(at));
+        Some((values().min()?, values().max()?))
     }
 
     /// True if every value is a whole number.
@@ -109,7 +123,8 @@ impl Space {
         !matches!(self, Space::One)
     }
 
-    fn axes(&self) -> &[Axis] {
+    /// The axes of a matrix.
+    pub(crate) fn axes(&self) -> &[Axis] {
         match self {
             Space::Matrix(axes) => axes,
             _ => &[],

@@ -120,7 +120,7 @@ section! {
         fraction: Fraction = "0.25",
         /// Another number gives another choice of `random_nearest`
         seed: Whole<0, { i64::MAX }> = "0",
-        /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "afternotok:a", "afterany:a", "aftercorr:a"
+        /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "a[{index}-1]", "afternotok:a", "afterany:a", "aftercorr:a"
         needs: NeedsSpec,
         /// Files that the task reads; where another task lists one as output, this task needs that one
         inputs: FilesSpec,
@@ -158,7 +158,7 @@ section! {
 section! {
     /// A task that must end first
     NeedTable {
-        /// The task: "a", "a[3]", "a[0-9]", "a[{index}]"
+        /// The task: "a", "a[3]", "a[0-9]", "a[{index}]", "a[{index}-1]"
         task: String = required,
         /// Which end of it lets this task start
         when: OneOf<super::values::When> = "\"afterok\"",

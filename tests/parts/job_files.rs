@@ -514,6 +514,77 @@ fn job_texts() -> Vec<String> {
     files_in("jobs").into_iter().chain(files_in("tests/bad_jobs")).map(|(_, text)| text).collect()
 }
 
+/// Single dependencies `(needed, task)`, by name.
+fn edges(job: &Job) -> Vec<(String, String)> {
+    let mut edges = Vec::new();
+    for link in &job.links {
+        let (from, to) = (&job.groups[link.from as usize], &job.groups[link.to as usize]);
+        let pairs: Vec<(u32, u32)> = match &link.shape {
+            LinkShape::All => (0..from.count).flat_map(|a| (0..to.count).map(move |b| (a, b))).collect(),
+            LinkShape::Each => (0..to.count).map(|i| (i, i)).collect(),
+            LinkShape::One(a) => (0..to.count).map(|b| (*a, b)).collect(),
+            LinkShape::Pairs(pairs) => pairs.clone(),
+            LinkShape::Pattern(_) => unreachable!("no job here has a pattern"),
+        };
+        let name = |first: TaskId, i: u32| job.task_name(TaskId(first.0 + i)).to_string();
+        edges.extend(pairs.into_iter().map(|(a, b)| (name(from.first, a), name(to.first, b))));
+    }
+    edges.sort();
+    edges.dedup();
+    edges
+}
+
+#[test]
+fn chains_go_along_arrays_and_axes() {
+    let segments = "matrix = { member = [\"a\", \"b\"], part = \"1-3\" }\nneeds = \"s[{part}-1]\"\ncommand = \"x\"\n";
+    let job = good(&format!("[[task]]\nname = \"s\"\n{segments}"));
+    let named = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
+    assert_eq!(edges(&job), named(&[("s[0]", "s[1]"), ("s[1]", "s[2]"), ("s[3]", "s[4]"), ("s[4]", "s[5]")]));
+    // Another matrix whose axes stand in another order and have values of their own.
+    let other = "[[task]]\nname = \"t\"\nmatrix = { part = \"2-4\", member = [\"b\"], k = [1, 2] }\nneeds = \"afterany:s[{part}-1]\"\ncommand = \"x\"\n";
+    let job = good(&format!("[[task]]\nname = \"s\"\n{segments}{other}"));
+    let of_t: Vec<_> = edges(&job).into_iter().filter(|(_, to)| to.starts_with('t')).collect();
+    let expected =
+        [("s[3]", "t[0]"), ("s[3]", "t[1]"), ("s[4]", "t[2]"), ("s[4]", "t[3]"), ("s[5]", "t[4]"), ("s[5]", "t[5]")];
+    assert_eq!(of_t, named(&expected));
+    // Of an array the value is the index.
+    let job = good(
+        "[[task]]\nname = \"a\"\narray = \"5-6\"\ncommand = \"x\"\n[[task]]\nname = \"b\"\nmatrix = { y = [6, 9], z = \"0-1\" }\nneeds = { task = \"a[{y}-1, {y}+0]\", when = \"afterany\" }\ncommand = \"x\"\n",
+    );
+    assert_eq!(edges(&job), named(&[("a[5]", "b[0]"), ("a[5]", "b[1]"), ("a[6]", "b[0]"), ("a[6]", "b[1]")]));
+    assert!(job.links.iter().all(|link| link.on == Condition::Any));
+}
+
+#[test]
+fn chains_that_cannot_be_are_refused_with_the_reason() {
+    for (task, reason) in [
+        ("array = \"0-9\"\nneeds = \"s[{index}-0]\"", "needs itself"),
+        ("array = \"0-90:10\"\nneeds = \"s[{index}-1]\"", "at 9, which does not exist"),
+        ("array = \"1,2,9\"\nneeds = \"s[{index}+3]\"", "at 4, which does not exist"),
+        ("matrix = { a = [0.5, 1.0] }\nneeds = \"s[{a}-1]\"", "not always a whole number"),
+        ("matrix = { part = \"0-3\" }\nneeds = \"s[{prat}-1]\"", "unknown placeholder"),
+        ("array = \"0-9\"\nneeds = \"s[{name}-1]\"", "in brackets is unknown"),
+        ("needs = \"o[{index}-1]\"", "in brackets is unknown"),
+        ("matrix = { n = \"0-3\" }\nneeds = \"m[{n}-1]\"", "also has the axis `k`"),
+        ("matrix = { n = \"0-3\", k = [1, 2] }\nneeds = \"m[{n}-1]\"", "has a value along `k` that `m` does not have"),
+        ("array = \"0-20000000\"\nneeds = \"s[{index}-1]\"", "too many single dependencies"),
+    ] {
+        let others = "[[task]]\nname = \"o\"\narray = \"0-3\"\ncommand = \"x\"\n[[task]]\nname = \"m\"\nmatrix = { n = \"0-3\", k = \"0-1\" }\ncommand = \"x\"\n";
+        let text = format!("[[task]]\nname = \"s\"\ncommand = \"x\"\n{task}\n{others}");
+        let mistakes = parse(&text).err().unwrap_or_else(|| panic!("{task} is accepted")).to_string();
+        assert!(mistakes.contains(reason), "{task}:\n{mistakes}");
+    }
+}
+
+#[test]
+fn a_circle_of_chains_is_told_with_its_path() {
+    let text =
+        "[[task]]\nname = \"s\"\narray = \"0-9\"\nneeds = [\"s[{index}-1]\", \"s[{index}+1]\"]\ncommand = \"x\"\n";
+    let loaded = parse(text).unwrap();
+    let mistakes = phalanx::runtime::graph_of(&loaded).unwrap_err().to_string();
+    assert!(mistakes.contains("s[1] -> s[2] -> s[1]"), "{mistakes}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
 
@@ -534,6 +605,44 @@ proptest! {
                     loaded.job.content_key(task.id).unwrap();
                 }
             }
+        }
+    }
+
+    #[test]
+    fn chains_are_those_of_a_naive_expansion(
+        values in prop::collection::vec(prop::collection::btree_set(0i64..6, 1..5), 1..4),
+        axis in any::<prop::sample::Index>(),
+        by in -3i64..4,
+    ) {
+        prop_assume!(by != 0);
+        let axis = axis.index(values.len());
+        let axes: Vec<String> = values.iter().enumerate().map(|(i, v)| format!("a{i} = {v:?}").replace(['{', '}'], "|")).collect();
+        let axes: Vec<String> = axes.iter().map(|a| a.replacen('|', "[", 1).replace('|', "]")).collect();
+        let text = format!(
+            "[[task]]\nname = \"s\"\nmatrix = {{ {} }}\nneeds = \"s[{{a{axis}}}{by:+}]\"\ncommand = \"x\"\n",
+            axes.join(", ")
+        );
+        // All elements, the last axis fastest.
+        let elements = values.iter().fold(vec![Vec::new()], |rows: Vec<Vec<i64>>, axis| {
+            rows.iter().flat_map(|row| axis.iter().map(|value| [&row[..], &[*value]].concat())).collect()
+        });
+        let (least, most) = (values[axis].first().unwrap(), values[axis].last().unwrap());
+        let (mut expected, mut gap) = (Vec::new(), false);
+        for (to, row) in elements.iter().enumerate() {
+            let mut wanted = row.clone();
+            wanted[axis] += by;
+            match elements.iter().position(|row| *row == wanted) {
+                Some(from) => expected.push((format!("s[{from}]"), format!("s[{to}]"))),
+                None => gap |= (least..=most).contains(&&wanted[axis]),
+            }
+        }
+        expected.sort();
+        match parse(&text) {
+            Ok(loaded) => {
+                prop_assert!(!gap, "{text}");
+                prop_assert_eq!(edges(&loaded.job), expected);
+            }
+            Err(mistakes) => prop_assert!(gap, "{text}\n{mistakes}"),
         }
     }
 

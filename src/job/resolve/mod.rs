@@ -12,6 +12,7 @@ mod files;
 mod links;
 pub(crate) mod names;
 mod needs;
+mod offsets;
 mod pattern;
 mod scaling;
 mod task;

@@ -1,9 +1,11 @@
-//! What `needs` says: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, with a condition in front or beside it.
+//! What `needs` says: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`, with a
+//! condition in front or beside it.
 
 use rustc_hash::FxHashMap;
 
 use super::drafts::{Draft, Drafts, NeedView};
 use super::links::Links;
+use super::offsets::{self, Offset, Problem};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
 use crate::job::read::Span;
@@ -187,11 +189,79 @@ impl<'a> Resolver<'a> {
         if !self.draft(self.to).group.indexed {
             return self.fixed(from, bracket, span);
         }
+        if bracket.split(',').any(|part| Offset::read(part).is_some()) {
+            return self.at_distances(from, bracket, span);
+        }
         let template = compile((bracket, span), Place::Plain, self.draft(self.to).body.space(), self.findings);
         match template.constant() {
             Some(set) => self.fixed(from, set, span),
             None => self.element_wise(from, &template, span),
         }
+    }
+
+    /// Elements at a distance, beside others perhaps: `tile[{index}-1]`, `tile[{index}-2,{index}-1]`.
+    fn at_distances(&mut self, from: GroupId, bracket: &str, span: &Span) -> Option<Vec<LinkShape>> {
+        let mut shapes = Vec::new();
+        for part in bracket.split(',') {
+            let Some(offset) = Offset::read(part) else {
+                let others =
+                    self.shapes(from, When::Ok, &Parts { condition: None, name: "", bracket: Some(part) }, span)?;
+                shapes.extend(others);
+                continue;
+            };
+            let (source, target) = (self.draft(from), self.draft(self.to));
+            let space = target.body.space();
+            let template = compile((offset.placeholder, span), Place::Plain, space, self.findings);
+            let Some(what) = template.sole().filter(|what| *what != Placeholder::Name) else {
+                return self.fixed(from, part, span);
+            };
+            if from == self.to && offset.by == 0 {
+                return self.refuse_self(span);
+            }
+            if space.len() > MOST_PAIRS as u64 {
+                return self.refuse_size(span);
+            }
+            match offsets::pairs((source.body.space(), space), what, offset.by) {
+                // Nothing is needed: every element is as near to the end as that.
+                Ok(pairs) if pairs.is_empty() => {}
+                Ok(pairs) => shapes.push(LinkShape::Pairs(pairs)),
+                Err(problem) => return self.refuse_offset(from, &offset, problem, span),
+            }
+        }
+        Some(shapes)
+    }
+
+    fn refuse_offset<T>(&mut self, from: GroupId, offset: &Offset<'_>, problem: Problem, span: &Span) -> Option<T> {
+        let (source, target) = (self.draft(from), self.draft(self.to));
+        let (name, placeholder) = (&source.group.name, offset.placeholder);
+        let (message, help) = match problem {
+            Problem::NotWhole(value) => (
+                format!("`{placeholder}` is not always a whole number, so nothing can be added to it: {value}"),
+                "number the values along this axis, or write `{index}`".to_string(),
+            ),
+            Problem::Gap { element, wanted } => {
+                let own = target.body.space().index(element).unwrap_or(0);
+                (
+                    format!("`{}[{own}]` needs `{name}` at {wanted}, which does not exist", target.group.name),
+                    format!("add or subtract the distance between neighbours, as in `[{placeholder}-10]` for 0-100:10"),
+                )
+            }
+            Problem::Value { element, axis } => (
+                format!(
+                    "`{}[{}]` has a value along `{axis}` that `{name}` does not have",
+                    target.group.name,
+                    target.body.space().index(element).unwrap_or(0)
+                ),
+                format!("give `{axis}` the same values in both, or need elements of `{name}` by `{{index}}`"),
+            ),
+            Problem::Axis(axis) => (
+                format!("`{name}` also has the axis `{axis}`, so `{placeholder}` does not say which task is meant"),
+                format!("give this task the axis `{axis}`, or need elements of `{name}` by `{{index}}`"),
+            ),
+        };
+        let place = source.notes.space.span();
+        self.findings.push(Diagnostic::error(message).at(span).label(&place, "its elements are these").help(help));
+        None
     }
 
     fn refuse_self<T>(&mut self, span: &Span) -> Option<T> {

@@ -1,0 +1,198 @@
+//! Needs at a distance: `step[{index}-1]` is the element before, along an array or one axis of a
+//! matrix.
+//!
+//! Where a matrix is needed that has the axis in the placeholder, the elements must agree along all
+//! its other axes; so the steps of each member of an ensemble are a chain of their own. Elsewhere
+//! the value is the index that is needed. What lies beyond the first or last one needs nothing,
+//! which is how a chain begins; a gap between them is a mistake.
+
+use rustc_hash::FxHashMap;
+
+use crate::job::space::{Axis, Scalar, Space};
+use crate::job::template::Placeholder;
+
+/// A placeholder and what is added to its value.
+#[derive(Debug, PartialEq)]
+pub(super) struct Offset<'a> {
+    /// With its braces.
+    pub placeholder: &'a str,
+    pub by: i64,
+}
+
+impl Offset<'_> {
+    /// Reads `{index}-1` or `{index} + 12`; `None` for anything else.
+    pub(super) fn read(text: &str) -> Option<Offset<'_>> {
+        let (placeholder, rest) = text.trim().split_at(text.trim().find('}')? + 1);
+        let (sign, number) = rest.trim_start().split_at_checked(1)?;
+        let digits = number.trim_start();
+        let plain = placeholder.starts_with('{') && !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+        let by: i64 = digits.parse().ok().filter(|_| plain)?;
+        match sign {
+            "-" => Some(Offset { placeholder, by: -by }),
+            "+" => Some(Offset { placeholder, by }),
+            _ => None,
+        }
+    }
+}
+
+/// Why there are no such needs.
+#[derive(Debug, PartialEq)]
+pub(super) enum Problem {
+    /// The placeholder's value at this element is no whole number.
+    NotWhole(Scalar),
+    /// This element needs an index or value that is missing between others.
+    Gap { element: u32, wanted: i64 },
+    /// The needed matrix has an axis that the task does not have.
+    Axis(String),
+    /// Along this axis the needed matrix has no such value as the element.
+    Value { element: u32, axis: String },
+}
+
+/// The pairs `(needed element, element)` where `source` is needed at this distance.
+pub(super) fn pairs(
+    (source, target): (&Space, &Space),
+    what: Placeholder,
+    by: i64,
+) -> Result<Vec<(u32, u32)>, Problem> {
+    let axis = match what {
+        Placeholder::Axis(axis) => target.axes().get(axis).map(|axis| axis.name.as_str()),
+        Placeholder::Index | Placeholder::Name => None,
+    };
+    let along = axis.and_then(|name| Some((name, source.axes().iter().find(|axis| axis.name == name)?)));
+    let count = u32::try_from(target.len()).unwrap_or(u32::MAX);
+    let mut pairs = Vec::new();
+    let matching = along.map(|(name, _)| Matching::new(source, target, name)).transpose()?;
+    let range = match along {
+        Some((_, axis)) => axis.range(),
+        None => range_of_indices(source),
+    };
+    for element in 0..count {
+        let wanted = match value(target, what, element) {
+            Scalar::Int(value) => value.saturating_add(by),
+            other => return Err(Problem::NotWhole(other)),
+        };
+        let beyond = range.is_none_or(|(least, most)| wanted < least || wanted > most);
+        let needed = match &matching {
+            Some(matching) => matching.find(wanted, element),
+            None => Found::of(u64::try_from(wanted).ok().and_then(|index| source.element(index))),
+        };
+        match needed {
+            Found::Element(needed) => pairs.push((needed, element)),
+            Found::Missing if !beyond => return Err(Problem::Gap { element, wanted }),
+            Found::Missing => {}
+            Found::OtherwiseMissing(axis) => return Err(Problem::Value { element, axis }),
+        }
+    }
+    Ok(pairs)
+}
+
+fn value(space: &Space, what: Placeholder, element: u32) -> Scalar {
+    match what {
+        Placeholder::Axis(axis) => space.value(axis, element).into_owned(),
+        Placeholder::Index | Placeholder::Name => {
+            Scalar::Int(space.index(element).and_then(|index| i64::try_from(index).ok()).unwrap_or(0))
+        }
+    }
+}
+
+fn range_of_indices(space: &Space) -> Option<(i64, i64)> {
+    let index = |element: u64| i64::try_from(space.index(u32::try_from(element).ok()?)?).ok();
+    Some((index(0)?, index(space.len() - 1)?))
+}
+
+enum Found {
+    Element(u32),
+    /// There is no such index or value.
+    Missing,
+    /// Another axis of the needed matrix lacks the value that the element has there.
+    OtherwiseMissing(String),
+}
+
+impl Found {
+    fn of(element: Option<u32>) -> Found {
+        element.map_or(Found::Missing, Found::Element)
+    }
+}
+
+/// Finds elements of a matrix that agree with those of another along all axes but one.
+struct Matching {
+    /// Place of each value along the axis that the offset goes along.
+    places: FxHashMap<i64, u64>,
+    /// How far apart neighbours along that axis are.
+    stride: u64,
+    others: Vec<OtherAxis>,
+}
+
+struct OtherAxis {
+    name: String,
+    /// How far apart neighbours along it are in the needed matrix.
+    stride: u64,
+    /// The same, and the number of values, for the matrix that needs it.
+    own: (u64, u64),
+    /// For each place along the own axis the place of the same value along the needed one.
+    places: Vec<Option<u64>>,
+}
+
+impl Matching {
+    fn new(source: &Space, target: &Space, along: &str) -> Result<Matching, Problem> {
+        let (mut stride, mut others) = (1, Vec::new());
+        let mut matching = Matching { places: FxHashMap::default(), stride: 1, others: Vec::new() };
+        for axis in source.axes().iter().rev() {
+            if axis.name == along {
+                matching.stride = stride;
+                matching.places = (0..axis.len()).filter_map(|at| Some((axis.whole_value(at)?, at))).collect();
+            } else {
+                others.push(OtherAxis::new(axis, target, stride)?);
+            }
+            stride = stride.saturating_mul(axis.len());
+        }
+        matching.others = others;
+        Ok(matching)
+    }
+
+    fn find(&self, wanted: i64, element: u32) -> Found {
+        let Some(place) = self.places.get(&wanted) else { return Found::Missing };
+        let mut needed = place * self.stride;
+        for other in &self.others {
+            let (stride, count) = other.own;
+            match other.places[(u64::from(element) / stride % count) as usize] {
+                Some(place) => needed += place * other.stride,
+                None => return Found::OtherwiseMissing(other.name.clone()),
+            }
+        }
+        Found::of(u32::try_from(needed).ok())
+    }
+}
+
+impl OtherAxis {
+    fn new(axis: &Axis, target: &Space, stride: u64) -> Result<OtherAxis, Problem> {
+        let mut own_stride = 1;
+        for own in target.axes().iter().rev() {
+            if own.name == axis.name {
+                let known: FxHashMap<String, u64> =
+                    (0..axis.len()).map(|at| (axis.value(at).to_string(), at)).collect();
+                let places = (0..own.len()).map(|at| known.get(&own.value(at).to_string()).copied()).collect();
+                return Ok(OtherAxis { name: axis.name.clone(), stride, own: (own_stride, own.len()), places });
+            }
+            own_stride = own_stride.saturating_mul(own.len());
+        }
+        Err(Problem::Axis(axis.name.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_read() {
+        let offset = |placeholder, by| Some(Offset { placeholder, by });
+        assert_eq!(Offset::read("{index}-1"), offset("{index}", -1));
+        assert_eq!(Offset::read(" {step} + 12 "), offset("{step}", 12));
+        for text in
+            ["{index}", "3-1", "{index}-", "{index}-{index}", "0-{index}", "{index}*2", "-1", "{index}--1", "{i}é"]
+        {
+            assert_eq!(Offset::read(text), None, "{text}");
+        }
+    }
+}
