@@ -10,7 +10,7 @@ use super::{USAGE, print};
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
-use crate::job::{self, Diagnostics, Group, Job};
+use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::observe::Paint;
 use crate::runtime::{estimate_ns, graph_of};
@@ -43,7 +43,7 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
     });
     match found {
         Ok((loaded, graph)) => {
-            let warnings = [&loaded.warnings, &loaded.missing_inputs()].map(Clone::clone);
+            let warnings = [&loaded.warnings, &loaded.missing_inputs(), &line_ends(&loaded)].map(Clone::clone);
             if json {
                 let warnings = warnings.iter().flat_map(|w| w.to_json().as_array().cloned().unwrap_or_default());
                 let mut summary = summary_json(&loaded.job, &graph);
@@ -62,6 +62,12 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// Says once that the file has line ends of Windows.
+fn line_ends(loaded: &Loaded) -> Diagnostics {
+    let text = "the file has the line ends of Windows (CR LF); they are read as plain line ends, in strings of several lines too";
+    loaded.report(loaded.has_crlf.then(|| Diagnostic::warning(text)).into_iter().collect())
 }
 
 /// Shows mistakes or warnings to a person.

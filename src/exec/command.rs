@@ -9,23 +9,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::control::Control;
+use super::aside::Patience;
 use super::env::{BaseEnv, TaskEnv};
+use super::files::{self, Streams, first_missing};
 use super::measures::{Measures, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
-use super::output::{Output, declared};
+use super::output::{Output, OutputSink};
+use super::script::{DEFAULT, Prologue, Words};
 use super::signals::Signals;
 use super::spawn::{Child, Plan, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
 use super::warden::{self, Warden};
 use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
-use crate::model::Stream;
-use crate::model::{Outcome, State};
+use crate::model::{Outcome, State, Stream, TaskId};
 
 /// Waits between attempts to start a process that the system refuses for the moment.
 const PATIENCE: [Duration; 4] =
@@ -43,6 +44,7 @@ pub(super) struct Commands {
     oom: OomCounter,
     launcher: Launcher,
     measures: Measures,
+    prologue: Prologue,
     signals: Signals,
     /// By this our commands are known.
     mark: String,
@@ -56,13 +58,14 @@ pub(super) struct Attempt<'a> {
     pub(super) group: &'a Group,
     pub(super) seat: &'a Seat<'a>,
     pub(super) site: &'a Site,
-    pub(super) prologue: &'a [String],
-    pub(super) control: &'a Control,
+    pub(super) patience: Patience<'a>,
+    /// How long a declared output may take to be seen.
+    pub(super) output_wait: Duration,
     pub(super) output: &'a Output<'a>,
 }
 
 impl Commands {
-    pub(super) fn new(site: &Site, job_env: &[(String, String)]) -> Result<Commands, ExecError> {
+    pub(super) fn new(site: &Site, job_env: &[(String, String)], prologue: &[String]) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
         let mark = warden::mark();
         ensure_children_can_be_awaited().map_err(system("to hear of the end of child processes"))?;
@@ -72,6 +75,7 @@ impl Commands {
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
             measures: Measures::new(),
+            prologue: Prologue::new(prologue),
             signals: Signals::default(),
             mark,
             warden: OnceLock::new(),
@@ -90,19 +94,26 @@ impl Commands {
         if let Some(file) = self.measures.file(task, number) {
             env.set(VARIABLE, &file.to_string_lossy())?;
         }
-        let words = self.words(attempt, &mut env)?;
         self.warden.get_or_init(|| self.watched());
-        let (child, pipes) = self.start(attempt, &env, words)?;
-        let limits = Limits { time: attempt.group.time, memory: attempt.group.memory, grace: attempt.site.grace };
-        let ended = BUFFER.with_borrow_mut(|buffer| {
-            Supervisor::new(child, pipes, limits, attempt.control, attempt.output, buffer).run()
-        });
-        let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
+        let words = self.words(attempt, &mut env)?;
+        let streams = open_streams(attempt)?;
+        let ended = self.carry_out(attempt, &env, words, streams, attempt.output)?;
         attempt.output.account(ended.used);
         let measured = self.measures.collect(task, number);
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
-        Ok(self.judge(attempt, &ended))
+        let outcome = self.judge(attempt, &ended);
+        if outcome.ok() { self.keep_promises(attempt, outcome) } else { Ok(outcome) }
+    }
+
+    /// A command that ended well has failed all the same if it did not write what it declares.
+    fn keep_promises(&self, attempt: &Attempt, outcome: Outcome) -> Result<Outcome, Fault> {
+        let task = attempt.task;
+        let missing = first_missing(&attempt.patience, &task.dir, &task.promised, attempt.output_wait)?;
+        Ok(missing.map_or(outcome, |file| {
+            attempt.output.blame(&format!("it ended well, but did not write its output {}", file.display()));
+            Outcome { state: State::Failed, ..outcome }
+        }))
     }
 
     /// Somebody to end the commands should this process be killed.
@@ -113,27 +124,70 @@ impl Commands {
     }
 
     /// The words of the process that is to be started: the command with its launcher, its shell and the prologue around it.
-    fn words(&self, attempt: &Attempt, env: &mut TaskEnv) -> Result<Vec<String>, Fault> {
-        let &Attempt { task, group, seat, prologue, .. } = attempt;
+    fn words(&self, attempt: &Attempt, env: &mut TaskEnv) -> Result<Words, Fault> {
+        let &Attempt { task, group, seat, site, .. } = attempt;
+        let (prologue, place) = (&self.prologue, &*site.scripts);
+        let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
-            Work::Command(words) => words.clone(),
-            Work::Shell(line) if group.mpi.is_none() && !prologue.is_empty() => {
-                // In one shell, so that the line sees functions that the prologue defines.
-                return Ok(shell(format!("{}\nset +e\n{line}", strict(prologue))));
+            Work::Command(words) => Words::plain(words.clone()),
+            Work::Shell(line) if group.mpi.is_none() => {
+                return prologue.run_line(&shell(), line, &env.take_long(), place);
             }
-            Work::Shell(line) => shell(line.clone()),
+            Work::Shell(line) => prologue.line_of_rank(&shell(), line, place)?,
             Work::Kernel { name, .. } => return Err(Fault::new(format!("kernel `{name}` is not a command"))),
         };
-        let Some(shape) = group.mpi else { return Ok(after_prologue(prologue, words)) };
-        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat, prologue };
-        Ok(after_prologue(prologue, self.launcher.words(words, &job, env)?))
+        let Some(shape) = group.mpi else { return prologue.run_words(words.words, place) };
+        let job = MpiJob { shape, cpus_per_rank: group.cpus, seat };
+        let ask = |env: &TaskEnv, words| self.ask(attempt, env, prologue.run_words(words, place)?);
+        let launched = self.launcher.words(words.words.clone(), &job, env, ask)?;
+        let launched = prologue.run_words(launched, place)?;
+        Ok(words.behind(launched))
     }
 
-    fn start(&self, attempt: &Attempt, env: &TaskEnv, words: Vec<String>) -> Result<(Child, Vec<Pipe>), Fault> {
+    /// Runs a program in the task's environment and within its limits; returns what it prints to
+    /// each stream.
+    fn ask(&self, attempt: &Attempt, env: &TaskEnv, words: Words) -> Result<[String; 2], Fault> {
+        let heard = Heard::default();
+        let output = Output::new(&heard, attempt.task.id, attempt.seat.attempt);
+        let ended = self.carry_out(attempt, env, words, Streams::default(), &output)?;
+        if ended.cause.is_some() {
+            attempt.patience.check("asking the MPI launcher for its version")?;
+        }
+        Ok(heard
+            .0
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map(|b| String::from_utf8_lossy(&b).into_owned()))
+    }
+
+    /// Starts a process and waits for its end.
+    fn carry_out(
+        &self,
+        attempt: &Attempt,
+        env: &TaskEnv,
+        words: Words,
+        streams: Streams,
+        output: &Output,
+    ) -> Result<Ended, Fault> {
+        let (child, pipes) = self.start(attempt, env, &words, streams)?;
+        let memory = attempt.group.memory;
+        let limits = Limits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
+        let ended = BUFFER.with_borrow_mut(|buffer| {
+            Supervisor::new(child, pipes, limits, attempt.patience.control, output, buffer).run()
+        });
+        drop(words);
+        ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))
+    }
+
+    fn start(
+        &self,
+        attempt: &Attempt,
+        env: &TaskEnv,
+        words: &Words,
+        streams: Streams,
+    ) -> Result<(Child, Vec<Pipe>), Fault> {
         let task = attempt.task;
-        let names = attempt.site.file_names(&task.name, task.index);
-        let stdin = task.stdin.as_deref().map(|file| open_input(&task.dir, &names.fill(file))).transpose()?;
-        let files = declared(&names, &task.dir, task.stdout.as_deref(), task.stderr.as_deref())?;
+        let (stdin, files) = (streams.stdin, streams.out);
         let (mut pipes, mut writers) = (Vec::with_capacity(2), [None, None]);
         for (stream, file) in [Stream::Out, Stream::Err].into_iter().zip(&files) {
             if file.is_none() {
@@ -147,16 +201,15 @@ impl Commands {
             (Some(file), _) => file.as_fd(),
             (None, writer) => writer.as_ref().map_or(self.null.as_fd(), |writer| writer.as_fd()),
         };
+        let words = &words.words;
         let program = find_program(words.first().map_or("", String::as_str), &task.dir, env)?;
-        let argv =
-            words.into_iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
+        let argv = words.iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
         let program = c_string(program.as_os_str().as_bytes(), "the program's name")?;
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
         let plan = Plan { program: &program, argv: &argv, envp, dir: &dir, stdio };
-        let child = start_patiently(&plan).map_err(|e| refusal(&plan, &e))?;
-        Ok((child, pipes))
+        Ok((start_patiently(&plan, &attempt.patience)?, pipes))
     }
 
     /// What the end of the process means for the task.
@@ -167,21 +220,21 @@ impl Commands {
             Some(Cause::Asked) => State::Cancelled,
             Some(Cause::Time) => {
                 let limit = attempt.group.time.unwrap_or_default();
-                attempt.output.remark(&format!("stopped at its time limit of {:?}", limit));
+                attempt.output.blame(&format!("stopped at its time limit of {:?}", limit));
                 State::Timeout
             }
             Some(Cause::Memory(bytes)) => {
                 let (used, limit) = (mib(bytes), mib(attempt.group.memory.unwrap_or_default()));
-                attempt.output.remark(&format!("killed: it held {used} of memory, and `memory` allows {limit}"));
+                attempt.output.blame(&format!("killed: it held {used} of memory, and `memory` allows {limit}"));
                 State::OutOfMemory
             }
             None if exit == 0 => State::Completed,
             None if killed && self.oom.claim() => {
-                attempt.output.remark("killed by the system, which ran out of memory");
+                attempt.output.blame("killed by the system, which ran out of memory");
                 State::OutOfMemory
             }
             None if self.signals.explain(exit) => {
-                attempt.output.remark("ended by a signal to this node, not by a fault of its own: it is tried again");
+                attempt.output.blame("ended by a signal to this node, not by a fault of its own: it is tried again");
                 State::NodeFail
             }
             None => State::Failed,
@@ -192,37 +245,41 @@ impl Commands {
 
 /// Starts the process, with patience for what passes: too many processes, little memory, a program
 /// that is just being written.
-fn start_patiently(plan: &Plan) -> io::Result<Child> {
+fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
     let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
     let mut waits = PATIENCE.iter();
     loop {
         match spawn(plan) {
             Err(e) if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
-                Some(&wait) => std::thread::sleep(wait),
-                None => return Err(e),
+                Some(&wait) => patience.sleep(wait, "waiting to be started")?,
+                None => return Err(refusal(plan, &e)),
             },
-            result => return result,
+            result => return result.map_err(|e| refusal(plan, &e)),
         }
     }
 }
 
-/// The words that run a script.
-fn shell(script: String) -> Vec<String> {
-    vec!["sh".to_owned(), "-c".to_owned(), script]
+/// Opens the files that the task names for its streams.
+fn open_streams(attempt: &Attempt) -> Result<Streams, Fault> {
+    let task = attempt.task;
+    let names = attempt.site.file_names(&task.name, task.index);
+    let path = |file: &Option<PathBuf>| file.as_deref().map(|file| task.dir.join(names.fill(file)));
+    files::open(&attempt.patience, path(&task.stdin), path(&task.stdout), path(&task.stderr))
 }
 
-/// The words that run a command after the prologue, in the environment that it leaves; without one, the command itself.
-pub(super) fn after_prologue(prologue: &[String], words: Vec<String>) -> Vec<String> {
-    if prologue.is_empty() {
-        return words;
+/// What a program prints that was asked something.
+#[derive(Default)]
+struct Heard(Mutex<[Vec<u8>; 2]>);
+
+impl OutputSink for Heard {
+    fn append(&self, _: TaskId, _: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[stream as usize].extend_from_slice(bytes);
+        Ok(())
     }
-    let script = format!("{}\nexec \"$@\"", strict(prologue));
-    shell(script).into_iter().chain(["sh".to_owned()]).chain(words).collect()
-}
 
-/// Lines of a shell of which the first that fails ends it.
-fn strict(prologue: &[String]) -> String {
-    format!("set -e\n{}", prologue.join("\n"))
+    fn finish(&self, _: TaskId, _: u16, _: Outcome) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
@@ -241,15 +298,10 @@ fn c_string(bytes: &[u8], what: &str) -> Result<CString, Fault> {
     CString::new(bytes).map_err(|_| Fault::new(format!("{what} holds a NUL byte, which no process can be given")))
 }
 
-fn open_input(dir: &Path, file: &Path) -> Result<File, Fault> {
-    let path = dir.join(file);
-    File::open(&path).map_err(|e| Fault::new(format!("cannot read stdin from {}: {e}", path.display())))
-}
-
 /// Finds a program in the task's own `PATH`, as a shell would. A name with a slash starts from the task's directory.
 fn find_program(name: &str, dir: &Path, env: &TaskEnv) -> Result<PathBuf, Fault> {
     if name.is_empty() {
-        return Err(Fault { exit: 127, text: "the command is empty".to_owned() });
+        return Err(Fault::with_exit(127, "the command is empty"));
     }
     if name.contains('/') {
         return Ok(PathBuf::from(name));
@@ -267,11 +319,10 @@ fn find_program(name: &str, dir: &Path, env: &TaskEnv) -> Result<PathBuf, Fault>
         denied.get_or_insert(path);
     }
     Err(match denied {
-        Some(path) => Fault { exit: 126, text: format!("{} is not executable (chmod +x?)", path.display()) },
-        None => Fault {
-            exit: 127,
-            text: format!("program `{name}` not found in PATH ({})", String::from_utf8_lossy(search)),
-        },
+        Some(path) => Fault::with_exit(126, format!("{} is not executable (chmod +x?)", path.display())),
+        None => {
+            Fault::with_exit(127, format!("program `{name}` not found in PATH ({})", String::from_utf8_lossy(search)))
+        }
     })
 }
 
@@ -288,30 +339,16 @@ fn refusal(plan: &Plan, error: &io::Error) -> Fault {
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::NotFound, _) => {
             let text = format!("program {program} not found (or the interpreter in its `#!` line is missing)");
-            Fault { exit: 127, text }
+            Fault::with_exit(127, text)
         }
         (ErrorKind::PermissionDenied, _) => {
             let text = format!("not allowed to run {program} in {} (chmod +x?)", dir.display());
-            Fault { exit: 126, text }
+            Fault::with_exit(126, text)
         }
         (_, Some(libc::ENOEXEC)) => {
             let text = format!("{program} is no program of this machine (a script needs a `#!` line)");
-            Fault { exit: 126, text }
+            Fault::with_exit(126, text)
         }
-        _ => Fault { exit: 126, text: format!("cannot start {program}: {error}") },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prologue_is_one_strict_script() {
-        let words = vec!["prog".to_owned(), "arg".to_owned()];
-        assert_eq!(after_prologue(&[], words.clone()), words);
-        let prologue = ["module load x".to_owned(), "y=1".to_owned()];
-        let script = "set -e\nmodule load x\ny=1\nexec \"$@\"";
-        assert_eq!(after_prologue(&prologue, words), ["sh", "-c", script, "sh", "prog", "arg"]);
+        _ => Fault::with_exit(126, format!("cannot start {program}: {error}")),
     }
 }

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustc_hash::FxHashMap;
 
+use super::script::LONGEST_WORD;
 use super::{ExecError, Fault, Seat, Site, warden};
 use crate::job::{Group, Task};
 use crate::topology::{Gpus, is_left_out_here};
@@ -291,6 +292,21 @@ impl TaskEnv<'_> {
         }
         self.own.push(entry);
         Ok(())
+    }
+
+    /// Takes out the variables that are too long for any program to be started with.
+    pub(super) fn take_long(&mut self) -> Vec<(String, String)> {
+        let is_long = |entry: &Entry| entry.text.as_bytes_with_nul().len() > LONGEST_WORD;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let pair = |entry: &Entry| (text(entry.name()), text(entry.value()));
+        let shared = self.base.entries.iter().enumerate();
+        let long: Vec<usize> =
+            shared.filter(|(at, e)| is_long(e) && !self.replaced.contains(at)).map(|(at, _)| at).collect();
+        let mut taken: Vec<_> = long.iter().map(|&at| pair(&self.base.entries[at])).collect();
+        taken.extend(self.own.iter().filter(|e| is_long(e)).map(pair));
+        self.own.retain(|entry| !is_long(entry));
+        self.replaced.extend(long);
+        taken
     }
 
     /// Shows the nodes of our allocation, for an `mpirun` that starts ranks on several of them.

@@ -13,6 +13,9 @@
 //! | `runner` | from a task's number to its outcome |
 //! | `control` | how other threads stop a running task |
 //! | `command` | from a task's words to a running process |
+//! | `script` | shell, prologue and line as the words of a process |
+//! | `files` | the files that a task names |
+//! | `aside` | what may block, beside a slot that must not |
 //! | `spawn` | a new process at the least cost |
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `process` | what `/proc` says about a process and its relatives |
@@ -28,9 +31,11 @@
 //! Nothing here decides what runs, where, or whether it runs again.
 
 mod args;
+mod aside;
 mod command;
 mod control;
 mod env;
+mod files;
 mod kernel;
 mod kernels;
 mod measures;
@@ -39,11 +44,13 @@ mod oom;
 mod output;
 mod process;
 mod runner;
+pub(crate) mod script;
 mod signals;
 mod spawn;
 mod supervise;
 mod warden;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,10 +63,11 @@ pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
 pub(crate) use process::family_use;
 pub use runner::Runner;
+pub(crate) use spawn::is_ignored_from_start;
 
 use crate::graph::link::GroupId;
 use crate::job::{FileNames, Group, Task};
-use crate::model::{Rank, TaskId};
+use crate::model::{Rank, State, TaskId};
 use crate::topology::Gpus;
 
 /// Where the runner learns what a task does.
@@ -79,6 +87,10 @@ pub trait TaskSource: Send + Sync {
     fn env(&self) -> &[(String, String)];
     /// Shell lines that run before every command.
     fn prologue(&self) -> &[String];
+    /// How long a declared output on a shared file system may take to be seen.
+    fn output_wait(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Where a runner runs: what all its tasks have in common.
@@ -96,6 +108,8 @@ pub struct Site {
     pub grace: Duration,
     /// The GPUs of this rank, and the variable in which commands are told which are theirs.
     pub gpus: Gpus,
+    /// Where long commands are put as scripts; all nodes of an MPI task must see it.
+    pub scripts: PathBuf,
     /// The command that starts MPI tasks, with options of its own if need be: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
 }
@@ -115,6 +129,7 @@ impl Site {
             slots,
             grace: Duration::from_secs(5),
             gpus: Gpus::default(),
+            scripts: std::env::temp_dir(),
             mpirun,
         }
     }
@@ -163,6 +178,8 @@ pub enum ExecError {
 /// Why an attempt ended before its work could speak for itself: shown in the task's output.
 #[derive(Debug)]
 struct Fault {
+    /// How the attempt ended by it.
+    state: State,
     /// The exit code that it is given; 126 and 127 mean what a shell means by them.
     exit: i32,
     text: String,
@@ -170,6 +187,10 @@ struct Fault {
 
 impl Fault {
     fn new(text: impl Into<String>) -> Fault {
-        Fault { exit: 1, text: text.into() }
+        Fault::with_exit(1, text)
+    }
+
+    fn with_exit(exit: i32, text: impl Into<String>) -> Fault {
+        Fault { state: State::Failed, exit, text: text.into() }
     }
 }

@@ -4,15 +4,12 @@
 //! (see `env`), and on a single node Open MPI is told to look neither at Slurm nor for other nodes. The launcher inherits the CPU mask of the
 //! slot and its ranks inherit it too, so it must not bind them itself: it would count CPUs from zero, outside the mask.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use super::command::after_prologue;
 use super::env::TaskEnv;
 use super::{Fault, Seat};
 use crate::job::MpiShape;
+use crate::model::State;
 
 /// The families of launchers, which take different options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +31,16 @@ impl Launcher {
         Launcher { command, flavour: OnceLock::new() }
     }
 
-    /// The words that start `words` on the ranks of `shape`; completes `env` with what the launcher needs.
-    pub(super) fn words(&self, words: Vec<String>, job: &MpiJob, env: &mut TaskEnv) -> Result<Vec<String>, Fault> {
-        let flavour = self.flavour(job.prologue, env)?;
+    /// The words that start `words` on the ranks of `shape`; completes `env` with what the launcher
+    /// needs. `ask` runs a program as the task would, and returns what it prints to each stream.
+    pub(super) fn words(
+        &self,
+        words: Vec<String>,
+        job: &MpiJob,
+        env: &mut TaskEnv,
+        ask: impl FnOnce(&TaskEnv, Vec<String>) -> Result<[String; 2], Fault>,
+    ) -> Result<Vec<String>, Fault> {
+        let flavour = self.flavour(|words| ask(env, words))?;
         if !job.seat.hosts.is_empty() {
             env.show_allocation()?;
         } else if flavour == Flavour::OpenMpi {
@@ -51,29 +55,19 @@ impl Launcher {
     }
 
     /// Asks the launcher that the task itself would find, which the prologue may bring.
-    fn flavour(&self, prologue: &[String], env: &TaskEnv) -> Result<Flavour, Fault> {
+    fn flavour(&self, ask: impl FnOnce(Vec<String>) -> Result<[String; 2], Fault>) -> Result<Flavour, Fault> {
         if let Some(&flavour) = self.flavour.get() {
             return Ok(flavour);
         }
         let program = self.command.first().map_or("mpirun", String::as_str);
-        // Always through a shell by its full path, which keeps the standard library from forking.
-        let lines = [prologue, &[":".to_owned()]].concat();
-        let words = after_prologue(&lines, vec![program.to_owned(), "--version".to_owned()]);
-        let mut command = Command::new("/bin/sh");
-        command.args(&words[1..]).env_clear().stdin(Stdio::null());
-        for entry in env.entries() {
-            let mut halves = entry.to_bytes().splitn(2, |&b| b == b'=');
-            if let (Some(name), Some(value)) = (halves.next().filter(|n| !n.is_empty()), halves.next()) {
-                command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
-            }
-        }
-        let answer =
-            command.output().map_err(|e| Fault::new(format!("cannot ask `{program}` for its version: {e}")))?;
-        let flavour = recognise(&String::from_utf8_lossy(&answer.stdout)).ok_or_else(|| {
-            let said = String::from_utf8_lossy(&answer.stderr);
+        let failed = |said: &str| {
             let remedy = "an MPI task needs the mpirun of Open MPI, MPICH or Intel MPI; PHALANX_MPIRUN names it";
-            Fault { exit: 127, text: format!("`{program} --version` failed: {}\nphalanx: {remedy}", said.trim()) }
-        })?;
+            Fault::with_exit(127, format!("`{program} --version` failed: {}\nphalanx: {remedy}", said.trim()))
+        };
+        let answer = ask(vec![program.to_owned(), "--version".to_owned()]);
+        let [version, said] =
+            answer.map_err(|fault| if fault.state == State::Failed { failed(&fault.text) } else { fault })?;
+        let flavour = recognise(&version).ok_or_else(|| failed(&said))?;
         Ok(*self.flavour.get_or_init(|| flavour))
     }
 }
@@ -94,7 +88,6 @@ pub(super) struct MpiJob<'a> {
     pub(super) shape: MpiShape,
     pub(super) cpus_per_rank: u32,
     pub(super) seat: &'a Seat<'a>,
-    pub(super) prologue: &'a [String],
 }
 
 impl MpiJob<'_> {
@@ -152,8 +145,7 @@ mod tests {
 
     fn hydra(ranks: u32, cpus: &[u32], hosts: &[(String, u32)]) -> (String, bool) {
         let seat = Seat { slot: 0, attempt: 1, cpus, numa: None, gpus: &[], hosts, rayon: &pool };
-        let line =
-            MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat, prologue: &[] };
+        let line = MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat };
         (line.hydra().join(" "), line.is_crowded())
     }
 

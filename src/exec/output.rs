@@ -3,14 +3,11 @@
 //! A sink that fails must not hold up a task that is writing, so the first error is kept here and makes the attempt FAILED
 //! when it is over; it is never dropped.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Fault;
-use crate::job::FileNames;
 use crate::model::{Outcome, Stream, TaskId, Usage};
 
 /// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
@@ -22,6 +19,8 @@ pub trait OutputSink: Send + Sync {
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
     /// A value that a task wrote about itself. A sink may ignore it.
     fn measure(&self, _task: TaskId, _attempt: u16, _name: &str, _value: f64) {}
+    /// Why Phalanx itself made the attempt fail, in words. A sink may ignore it.
+    fn reason(&self, _task: TaskId, _attempt: u16, _text: &str) {}
     /// What the processes of an attempt used; only commands have any. A sink may ignore it.
     fn account(&self, _task: TaskId, _attempt: u16, _used: Usage) -> io::Result<()> {
         Ok(())
@@ -79,6 +78,17 @@ impl<'a> Output<'a> {
         self.append(Stream::Err, format!("phalanx: {text}\n").as_bytes());
     }
 
+    /// Tells the user why Phalanx made the attempt fail: in its standard error, and beside its end.
+    pub(super) fn blame(&self, text: &str) {
+        self.remark(text);
+        self.reason(text);
+    }
+
+    /// Notes why Phalanx made the attempt fail.
+    pub(super) fn reason(&self, text: &str) {
+        self.sink.reason(self.task, self.attempt, text);
+    }
+
     /// True if anything was handed to the sink or could not be written.
     pub(super) fn used(&self) -> bool {
         self.appended.load(Ordering::Relaxed) || self.lock().is_some()
@@ -103,36 +113,4 @@ impl<'a> Output<'a> {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
         self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// Creates the files that a task declares for its output, with their directories. Both names may be the same file.
-pub(super) fn declared(
-    names: &FileNames,
-    dir: &Path,
-    out: Option<&Path>,
-    err: Option<&Path>,
-) -> Result<[Option<File>; 2], Fault> {
-    let path = |file: &Path| dir.join(names.fill(file));
-    let (out, err) = (out.map(path), err.map(path));
-    let first = out.as_deref().map(create).transpose()?;
-    let second = match &first {
-        Some(file) if out == err => Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?),
-        _ => err.as_deref().map(create).transpose()?,
-    };
-    Ok([first, second])
-}
-
-/// Opened for appending, so that processes that share the file do not write over each other.
-fn create(path: &Path) -> Result<File, Fault> {
-    let fault = |e| Fault::new(format!("cannot create the output file {}: {e}", path.display()));
-    let parent = path.parent().map(PathBuf::from).unwrap_or_default();
-    if !parent.as_os_str().is_empty() {
-        std::fs::create_dir_all(&parent).map_err(fault)?;
-    }
-    let file = OpenOptions::new().create(true).append(true).open(path).map_err(fault)?;
-    // A device such as /dev/null has no length to cut.
-    if file.metadata().map_err(fault)?.is_file() {
-        file.set_len(0).map_err(fault)?;
-    }
-    Ok(file)
 }

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
+use super::aside::Patience;
 use super::command::{Attempt, Commands};
 use super::control::{Control, Stop};
+use super::files;
 use super::kernel::{Call, Context, Kernels, Prepared};
-use super::output::{Output, OutputSink, declared};
+use super::output::{Output, OutputSink};
 use super::{ExecError, Fault, Seat, Site, TaskSource};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
@@ -84,7 +86,7 @@ impl Runner {
             firsts: source.groups().iter().map(|group| group.first.0).collect(),
             plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
-            commands: Commands::new(&site, source.env())?,
+            commands: Commands::new(&site, source.env(), source.prologue())?,
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             source,
@@ -104,8 +106,8 @@ impl Runner {
             None => Err(Fault::new(format!("slot {} of {} does not exist", seat.slot, self.controls.len()))),
         };
         let outcome = result.unwrap_or_else(|fault| {
-            output.remark(&fault.text);
-            Outcome { state: State::Failed, exit: fault.exit }
+            output.blame(&fault.text);
+            Outcome { state: fault.state, exit: fault.exit }
         });
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
@@ -201,8 +203,9 @@ impl Runner {
             return self.kernel(turn, &kernel, output, &|| task.index);
         }
         let Turn { group, seat, control, .. } = turn;
-        let (site, prologue) = (&self.site, self.source.prologue());
-        self.commands.run(&Attempt { task: &task, group, seat, site, prologue, control, output })
+        let patience = Patience::begin(control, group.time);
+        let output_wait = self.source.output_wait();
+        self.commands.run(&Attempt { task: &task, group, seat, site: &self.site, patience, output_wait, output })
     }
 
     fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
@@ -220,7 +223,7 @@ impl Runner {
     ) -> Result<Outcome, Fault> {
         let Turn { id, group, seat, control } = turn;
         if kernel.files.iter().any(Option::is_some) {
-            output.redirect(self.kernel_files(kernel, index())?);
+            output.redirect(self.kernel_files(kernel, index(), &Patience::begin(control, group.time))?);
         }
         // A limit beyond what the clock can tell is none.
         let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
@@ -230,10 +233,15 @@ impl Runner {
         Ok(conclude(control, deadline, group.time, output, result))
     }
 
-    fn kernel_files(&self, kernel: &ReadyKernel, index: Option<u64>) -> Result<[Option<File>; 2], Fault> {
+    fn kernel_files(
+        &self,
+        kernel: &ReadyKernel,
+        index: Option<u64>,
+        patience: &Patience,
+    ) -> Result<[Option<File>; 2], Fault> {
         let names = self.site.file_names(&kernel.name, index);
-        let [out, err] = &kernel.files;
-        declared(&names, &kernel.dir, out.as_deref(), err.as_deref())
+        let [out, err] = kernel.files.each_ref().map(|file| Some(kernel.dir.join(names.fill(file.as_deref()?))));
+        Ok(files::open(patience, None, out, err)?.out)
     }
 
     /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.
@@ -242,6 +250,7 @@ impl Runner {
         match output.failure() {
             Some(error) => {
                 tracing::error!(task = task.0, %error, "the output of a task could not be kept");
+                output.reason(&format!("its output could not be kept: {error}"));
                 let state = if outcome.ok() { State::Failed } else { outcome.state };
                 Outcome { state, ..outcome }
             }
@@ -260,17 +269,17 @@ fn conclude(
     result: std::thread::Result<Result<(), String>>,
 ) -> Outcome {
     if let Ok(Err(message)) = &result {
-        output.remark(message);
+        output.blame(message);
     }
     if let Err(panic) = &result {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        output.remark(&format!("the kernel panicked: {}", text.unwrap_or("it gave no message")));
+        output.blame(&format!("the kernel panicked: {}", text.unwrap_or("it gave no message")));
     }
     if control.stop().is_some() {
         return CANCELLED;
     }
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        output.remark(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
+        output.blame(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
         return Outcome { state: State::Timeout, exit: 0 };
     }
     match result {

@@ -9,8 +9,10 @@
 //! (`CLONE_VM` and `CLONE_VFORK`, as in `posix_spawn`). So it has a stack of its own, one per
 //! thread of ours that starts children.
 //!
-//! A child starts in a process group of its own, with no signal blocked or ignored, and with no
-//! file but its standard three: sockets of MPI that it kept open would make a lost rank look alive.
+//! A child starts in a session of its own, without a terminal: one that asks for a password or sets
+//! a terminal fails at once, instead of being stopped for ever. No signal is blocked, those that
+//! were ignored when Phalanx was started (`nohup`) stay so, and it has no file but its standard
+//! three: sockets of MPI that it kept open would make a lost rank look alive.
 //! This is the only file of `exec` with `unsafe` for system calls.
 
 use std::cell::RefCell;
@@ -21,6 +23,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -52,6 +55,8 @@ struct Start {
     envp: *const *const c_char,
     dir: *const c_char,
     stdio: [c_int; 3],
+    /// The signals that it ignores, a bit for each.
+    ignored: u64,
     /// The child's answer: the number of the error that kept it from running its program, 0 for
     /// none.
     error: c_int,
@@ -70,6 +75,7 @@ pub(super) fn spawn(plan: &Plan) -> io::Result<Child> {
         envp: envp.as_ptr(),
         dir: plan.dir.as_ptr(),
         stdio: plan.stdio.map(|file| file.as_raw_fd()),
+        ignored: ignored_from_start(),
         error: 0,
     };
     let pid = clone(&mut start)?;
@@ -124,11 +130,11 @@ impl Start {
         // zeroed `sigaction` asks for the default.
         unsafe {
             let default: libc::sigaction = std::mem::zeroed();
-            for signal in 1..=libc::SIGRTMAX() {
+            for signal in (1..=libc::SIGRTMAX()).filter(|signal| self.ignored & bit(*signal) == 0) {
                 // Refused for those that cannot be handled, which have no handler.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
-            let in_place = libc::setpgid(0, 0) == 0
+            let in_place = libc::setsid() >= 0
                 && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target)
                 && libc::chdir(self.dir) == 0;
             if in_place {
@@ -213,6 +219,36 @@ fn is_within_own_peak(kib: i64) -> bool {
     };
     OWN_PEAK_KIB.fetch_max(own, Ordering::Relaxed);
     kib <= own
+}
+
+/// True for a signal that was ignored when this process was started, as by `nohup` or `trap ''`:
+/// whoever did so wants it to have no effect.
+pub(crate) fn is_ignored_from_start(signal: c_int) -> bool {
+    ignored_from_start() & bit(signal) != 0
+}
+
+/// The signals that were ignored when this process was started, a bit for each, as found when this
+/// is first asked: before any library changes them. Not SIGPIPE, which Rust's own start ignores,
+/// nor SIGCHLD, without which no shell learns of its children.
+fn ignored_from_start() -> u64 {
+    static FOUND: OnceLock<u64> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let signals = (1..=libc::SIGRTMAX()).filter(|&signal| signal != libc::SIGPIPE && signal != libc::SIGCHLD);
+        let is_ignored = |signal: &c_int| {
+            // SAFETY: a zeroed `sigaction` is valid, and the call only writes what is set now into
+            // it.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(*signal, ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+            }
+        };
+        signals.filter(is_ignored).fold(0, |all, signal| all | bit(signal))
+    })
+}
+
+/// A signal's place among 64.
+fn bit(signal: c_int) -> u64 {
+    1u64.checked_shl(signal.unsigned_abs().wrapping_sub(1)).unwrap_or(0)
 }
 
 /// Some start scripts leave SIGCHLD ignored, and then the system reaps children before we learn how they ended.

@@ -64,7 +64,8 @@ pub(super) struct Ended {
 /// What a command may use.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) time: Option<Duration>,
+    /// When its time is over.
+    pub(super) deadline: Option<Instant>,
     /// In bytes.
     pub(super) memory: Option<u64>,
     /// From TERM to KILL.
@@ -170,8 +171,7 @@ impl<'a> Supervisor<'a> {
             buffer,
             grace: limits.grace,
             limit: limits.memory,
-            // A limit beyond what the clock can tell is none.
-            deadline: limits.time.and_then(|time| Instant::now().checked_add(time)),
+            deadline: limits.deadline,
             samples: limits.memory.map(|_| Every::new(SAMPLES)),
             peaks: Every::new(PEAKS),
             peak: 0,
@@ -378,7 +378,8 @@ mod tests {
         drop(writer);
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
         let output = Output::new(&sink, TaskId(0), 1);
-        let limits = Limits { time, memory: None, grace: Duration::from_secs(60) };
+        let deadline = time.map(|time| Instant::now() + time);
+        let limits = Limits { deadline, memory: None, grace: Duration::from_secs(60) };
         let pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
         let supervisor = Supervisor::new(child, pipes, limits, &control, &output, &mut buffer);

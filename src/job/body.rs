@@ -32,6 +32,8 @@ pub(crate) struct Extras {
     pub dir: Option<Template>,
     /// Only where the estimate differs from element to element.
     pub estimate: Option<Template>,
+    pub shell: Option<Arc<[String]>>,
+    pub keeps_background: bool,
 }
 
 /// A declared file.
@@ -39,6 +41,7 @@ pub(crate) struct Extras {
 pub(crate) struct FileTemplate {
     pub name: Template,
     pub size: Option<u64>,
+    pub optional: bool,
 }
 
 /// What a task does, with placeholders.
@@ -117,7 +120,7 @@ impl Body {
     /// One element as a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
-        let Extras { stdin, stdout, stderr, dir, .. } = &*self.extras;
+        let Extras { stdin, stdout, stderr, dir, shell, keeps_background, .. } = &*self.extras;
         let path = |template: &Option<Template>| template.as_ref().map(|t| t.fill_pattern(element).into());
         let files = |files: &[FileTemplate]| files.iter().map(|f| (f.name.fill(element).into(), f.size)).collect();
         Task {
@@ -132,6 +135,9 @@ impl Body {
             env: self.env.iter().map(|(name, value)| (name.to_string(), value.fill(element))).collect(),
             inputs: files(&self.inputs),
             outputs: files(&self.outputs),
+            promised: self.outputs.iter().filter(|f| !f.optional).map(|f| f.name.fill(element).into()).collect(),
+            shell: shell.clone(),
+            keeps_background: *keeps_background,
         }
     }
 }

@@ -75,7 +75,8 @@ impl Job {
     /// If the number is not one of a task of this job.
     pub fn task(&self, task: TaskId) -> Result<Task, SubstError> {
         let (group, body, number) = self.element(task).ok_or(SubstError::NoSuchTask(task.0))?;
-        Ok(body.task(task, &group.name, number, &self.dir))
+        let task = body.task(task, &group.name, number, &self.dir);
+        Ok(Task { shell: task.shell.or_else(|| self.shell.clone()), ..task })
     }
 
     fn element(&self, task: TaskId) -> Option<(&Group, &Body, u32)> {

@@ -1,10 +1,11 @@
 //! The content key: what a task is and does, as 128 bits, by which a resumed run knows what is already done.
 //!
-//! The key covers whatever changes what a task computes or where its results go: name, index, work, directory, files for
-//! its streams, environment, prologue, number of MPI ranks. It leaves out how the task is scheduled (time, memory, CPUs,
-//! priority, retries, needs), so that raising a limit does not throw away finished work. The name and the index belong to
-//! it because a task sees them, and because two tasks with the same command are still two tasks. For a point of a pattern its step and
-//! place belong to it too: in a wider pattern the same index is another point.
+//! The key covers whatever changes what a task computes or where its results go: name, index, work,
+//! directory, files for its streams, environment, prologue, shell, number of MPI ranks. It leaves
+//! out how the task is scheduled (time, memory, CPUs, priority, retries, needs), so that raising a
+//! limit does not throw away finished work. The name and the index belong to it because a task sees
+//! them, and because two tasks with the same command are still two tasks. For a point of a pattern
+//! its step and place belong to it too: in a wider pattern the same index is another point.
 //!
 //! The encoding must stay the same between releases, or a resumed run would start from the beginning: fields in a fixed
 //! order, each with its length, numbers as little-endian bytes.
@@ -144,6 +145,9 @@ impl Job {
         if !matches!(task.work, Work::Kernel { .. }) {
             encoder.number(self.prologue.len() as u64);
             self.prologue.iter().for_each(|line| encoder.text(line));
+        }
+        if let (Work::Shell(_), Some(shell)) = (&task.work, &task.shell) {
+            shell.iter().for_each(|word| encoder.text(word));
         }
         if let Some(Space::Pattern(pattern)) = self.bodies.get(group as usize).map(|body| body.space()) {
             let (step, point) = pattern.place(number.into());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Findings;
+use super::dialect::Sh;
 use super::document::{Document, TABLES};
 use super::pieces::read_pieces;
 use super::resolve::{Context, External, Resolution};
@@ -46,6 +47,8 @@ pub struct Loaded {
     pub warnings: Diagnostics,
     /// The text that it was read from, which other ranks parse again.
     pub text: Arc<str>,
+    /// The file had line ends of Windows, which are read as plain ones.
+    pub has_crlf: bool,
     file: String,
     external: Vec<(PathBuf, Range<usize>)>,
 }
@@ -82,7 +85,7 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
     let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse(text, &file, &base, kernels),
+        Ok(text) => parse_for(text.into(), &file, &base, kernels, Some(&Sh::here())),
         Err(error) => Err(not_utf8(&file, &error)),
     }
 }
@@ -117,9 +120,23 @@ pub fn parse(
     base_dir: &Path,
     kernels: &dyn KernelCheck,
 ) -> Result<Loaded, Diagnostics> {
-    let text: Arc<str> = text.into();
+    parse_for(text.into(), file_name, base_dir, kernels, None)
+}
+
+/// [`parse`], with warnings of lines that this `sh` does not understand.
+fn parse_for(
+    text: Arc<str>,
+    file_name: &str,
+    base_dir: &Path,
+    kernels: &dyn KernelCheck,
+    sh: Option<&Sh>,
+) -> Result<Loaded, Diagnostics> {
+    // In a string of several lines the ends of lines are part of it, and those of Windows would
+    // reach the shell.
+    let has_crlf = text.contains("\r\n");
+    let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let context = Context { text: &text, stem: &stem, base_dir, kernels };
+    let context = Context { text: &text, stem: &stem, base_dir, kernels, sh };
     let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
     let diagnostics = match read.syntax.is_empty() {
@@ -133,6 +150,7 @@ pub fn parse(
             job: read.job,
             warnings: diagnostics,
             text,
+            has_crlf,
             file: file_name.to_string(),
             external: read.external,
         }),
@@ -241,7 +259,7 @@ mod tests {
                 if path.extension().is_none_or(|ending| ending != "toml") {
                     continue;
                 }
-                let context = Context { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels };
+                let context = Context { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels, sh: None };
                 let whole = read_whole(&context);
                 let Some(cut) = read(&in_small_pieces(&text), &context) else { continue };
                 let told = |outcome: Outcome| {

@@ -11,6 +11,7 @@ pub mod alert;
 mod body;
 mod capacity;
 pub(crate) mod diagnostic;
+pub(crate) mod dialect;
 pub(crate) mod document;
 mod expand;
 mod file_names;
@@ -60,6 +61,10 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     /// `[job] prologue`: shell lines that run before every command (`module load ...`).
     pub prologue: Vec<String>,
+    /// `[job] shell`: the shell of tasks that choose none; `None`: `sh -c`.
+    pub shell: Option<Arc<[String]>>,
+    /// `[job] output_wait`: how long a declared output on a shared file system may take to be seen.
+    pub output_wait: Duration,
     /// `[job] output`: which captured output is kept.
     pub output: KeepOutput,
     /// `[job] flush`: when the journal is forced to disk.
@@ -216,6 +221,12 @@ pub struct Task {
     pub inputs: Vec<(PathBuf, Option<u64>)>,
     /// Declared output files.
     pub outputs: Vec<(PathBuf, Option<u64>)>,
+    /// Those of them that must be there when its command has ended well.
+    pub promised: Vec<PathBuf>,
+    /// The words of the shell that a line of shell is given to as the last one; `None`: `sh -c`.
+    pub shell: Option<Arc<[String]>>,
+    /// `background = "keep"`: what its command leaves running when it ends lives on.
+    pub keeps_background: bool,
 }
 
 /// What a task does.
@@ -223,7 +234,7 @@ pub struct Task {
 pub enum Work {
     /// `command = ["prog", "arg"]`: executed directly.
     Command(Vec<String>),
-    /// `command = "line"`: through `sh -c`.
+    /// `command = "line"`: through the task's shell.
     Shell(String),
     /// `kernel = "name"`, `args = { ... }`: a function of this process.
     Kernel {

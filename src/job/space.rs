@@ -147,6 +147,17 @@ impl Space {
         }
     }
 
+    /// Bytes of the longest value along any axis.
+    pub(crate) fn longest_value(&self) -> usize {
+        let longest = |axis: &Axis| match &axis.values {
+            AxisSpec::Set(_) => 20,
+            AxisSpec::List(values) => {
+                values.iter().map(|v| if let Scalar::Text(text) = v { text.len() } else { 24 }).max().unwrap_or(0)
+            }
+        };
+        self.axes().iter().map(longest).max().unwrap_or(0)
+    }
+
     /// The index of an element: what the array says, or its number within the matrix or pattern.
     pub(crate) fn index(&self, element: u32) -> Option<u64> {
         match self {

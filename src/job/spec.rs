@@ -11,8 +11,9 @@ use super::read::{
     At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema,
 };
 use super::values::{
-    Amount, ArgsSpec, ArraySpec, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec, FlushSpec,
-    Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, Signed, SizeSpec, Strings, TriggerSpec,
+    Amount, ArgsSpec, ArraySpec, Background, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec,
+    FlushSpec, Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings,
+    TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind};
 use crate::graph::pattern::Dependence;
@@ -48,8 +49,15 @@ section! {
         dir: String = "the directory where Phalanx is started",
         /// Environment variables for every task
         env: EnvSpec,
-        /// Shell lines that run before every command, such as `module load gcc`
+        /// Shell lines that run before every command, such as `module load gcc`; options that they
+        /// set hold for the command
         prologue: Strings,
+        /// The shell that runs lines of shell, as "bash" or with its options: ["bash", "-euo",
+        /// "pipefail", "-c"]
+        shell: ShellSpec = "[\"sh\", \"-c\"]",
+        /// How long a declared output on a file system that nodes share may take to be seen after
+        /// its task has ended
+        output_wait: DurationSpec = "\"5s\"",
         /// Which captured output is kept; that of failed tasks always is
         output: OneOf<KeepOutput> = "\"all\"",
         /// How soon the journal is forced to disk: `always` (each record), `never`, or at most a duration later
@@ -88,6 +96,9 @@ section! {
         stdout: String = "kept in the run directory",
         /// File for standard error, like stdout
         stderr: String = "kept in the run directory",
+        /// The shell that runs a line of shell, as "bash" or with its options: ["bash", "-euo",
+        /// "pipefail", "-c"]
+        shell: ShellSpec = "the job's",
     }
 }
 
@@ -96,7 +107,8 @@ section! {
     TaskFields {
         /// Name of the task: letters, digits and `. _ - + @ =`
         name: String = required,
-        /// What to run: a list is a program with its arguments, a string is a line for `sh -c`; may contain `{...}`
+        /// What to run: a list is a program with its arguments, a string is a line for the shell;
+        /// may contain `{...}`
         command: CommandSpec,
         /// Function of Phalanx itself to run instead of a command
         kernel: String,
@@ -124,8 +136,10 @@ section! {
         needs: NeedsSpec,
         /// Files that the task reads; where another task lists one as output, this task needs that one
         inputs: FilesSpec,
-        /// Files that the task writes
+        /// Files that the task writes: it has failed if one is not there when its command has ended
         outputs: FilesSpec,
+        /// What becomes of processes that the command leaves running when it ends
+        background: OneOf<Background> = "\"end\"",
         /// File for standard input; may contain the same as stdout
         stdin: String = "empty",
     }
@@ -172,6 +186,8 @@ section! {
         file: String = required,
         /// Its size, as 2G or 512M; a bare number is bytes
         size: SizeSpec = "unknown",
+        /// The task may end well without writing it; for outputs
+        optional: bool = "false",
     }
 }
 

@@ -32,6 +32,15 @@ pub(crate) enum Piece {
     Value { what: Placeholder, width: u8 },
 }
 
+impl Piece {
+    fn typed_len(&self) -> usize {
+        match self {
+            Piece::Text(text) => text.len(),
+            Piece::Value { .. } => 0,
+        }
+    }
+}
+
 /// A string, cut at its placeholders.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Template {
@@ -63,6 +72,14 @@ impl Element<'_> {
 }
 
 impl Template {
+    /// Bytes of what was typed, about.
+    pub(crate) fn typed_len(&self) -> usize {
+        match self {
+            Template::Text(text) => text.len(),
+            Template::Pieces(pieces) => pieces.iter().map(Piece::typed_len).sum(),
+        }
+    }
+
     /// The value itself, where the whole string is one placeholder.
     pub(crate) fn sole(&self) -> Option<Placeholder> {
         match self {

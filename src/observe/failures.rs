@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::print::ReportError;
@@ -36,7 +37,7 @@ pub(super) fn failures(run: &RunView) -> Vec<Failure<'_>> {
     failures
 }
 
-/// Describes a failed task and shows the end of its standard error.
+/// Describes a failed task and shows the end of its output.
 pub(super) fn write_failure(
     out: &mut dyn Write,
     run: &RunView,
@@ -49,25 +50,65 @@ pub(super) fn write_failure(
     let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
     let node = node_of(session, attempt.rank);
     writeln!(out, "  {label}: {how}{tries}, on {node} after {}", seconds(run_ns(attempt) as f64 / 1e9))?;
-    let (tail, own) = tail_of(run, failure)?;
-    for line in tail.strip_suffix(b"\n").unwrap_or(&tail).split(|&byte| byte == b'\n').filter(|_| !tail.is_empty()) {
-        writeln!(out, "    {} {}", paint.dim("|"), printable(line))?;
-    }
-    if let Some(path) = own {
-        writeln!(out, "    {}", paint.dim(format!("standard error: {}", path.display())))?;
+    for tail in tails_of(run, failure)? {
+        if let Some(heading) = tail.heading() {
+            writeln!(out, "    {}", paint.dim(heading))?;
+        }
+        for line in tail.lines() {
+            writeln!(out, "    {} {}", paint.dim("|"), printable(line))?;
+        }
     }
     Ok(())
 }
 
-/// The end of a failed task's standard error, and the file that it is in, if the job file gives it one of its own.
-pub(super) fn tail_of(run: &RunView, failure: &Failure<'_>) -> Result<(Vec<u8>, Option<PathBuf>), ReportError> {
-    let Failure { task, session, attempt } = failure;
-    let own = own_file(run, *task, (session, attempt), Stream::Err);
-    let tail = match &own {
-        Some(path) => tail_of_file(path),
-        None => run.outputs.tail(session.began.session, attempt, Stream::Err, LINES, BYTES)?,
-    };
-    Ok((tail, own))
+/// The end of what a failed task wrote to a stream.
+pub(super) struct OutputTail {
+    stream: Stream,
+    text: Vec<u8>,
+    /// The file that it is in, if the job file gives it one of its own.
+    own: Option<PathBuf>,
+}
+
+impl OutputTail {
+    fn of(run: &RunView, failure: &Failure<'_>, stream: Stream) -> Result<OutputTail, ReportError> {
+        let Failure { task, session, attempt } = failure;
+        let own = own_file(run, *task, (session, attempt), stream);
+        let text = match &own {
+            Some(path) => tail_of_file(path),
+            None => run.outputs.tail(session.began.session, attempt, stream, LINES, BYTES)?,
+        };
+        Ok(OutputTail { stream, text, own })
+    }
+
+    /// What stands above it: nothing over captured standard error, which is what one expects.
+    pub(super) fn heading(&self) -> Option<String> {
+        let name = if self.stream == Stream::Out { "standard output" } else { "standard error" };
+        match &self.own {
+            Some(path) => Some(format!("{name}: {}", path.display())),
+            None => (self.stream == Stream::Out).then(|| format!("{name}:")),
+        }
+    }
+
+    /// Its lines.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        let text = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
+        text.split(|&byte| byte == b'\n').filter(|_| !self.text.is_empty())
+    }
+
+    fn is_short(&self) -> bool {
+        self.lines().count() <= LINES / 2
+    }
+}
+
+/// The ends of what a failed task wrote that are worth showing: of standard error, and of standard
+/// output where that is empty or both are short. Many programs write their errors to standard
+/// output. A file of the task's own is named even if nothing is in it.
+pub(super) fn tails_of(run: &RunView, failure: &Failure<'_>) -> Result<Vec<OutputTail>, ReportError> {
+    let [out, err] = [OutputTail::of(run, failure, Stream::Out)?, OutputTail::of(run, failure, Stream::Err)?];
+    let shows_out = err.text.is_empty() || (out.is_short() && err.is_short());
+    let is_worth = |tail: &OutputTail| !tail.text.is_empty() || tail.own.is_some();
+    let tails = [Some(out).filter(|_| shows_out), Some(err)];
+    Ok(tails.into_iter().flatten().filter(is_worth).collect())
 }
 
 /// The file that a task's stream went to in an attempt, if the job file gives it one of its own.
@@ -91,8 +132,13 @@ pub(super) fn own_file(run: &RunView, task: TaskId, at: (&Session, &Attempt), st
 /// The last lines of a file that may be gone: then there is nothing to show, and its path is named anyway.
 fn tail_of_file(path: &Path) -> Vec<u8> {
     let read = || {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
+        // A FIFO or a device would be waited for, and has no end to show.
+        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let facts = file.metadata()?;
+        if !facts.is_file() {
+            return Ok(Vec::new());
+        }
+        let length = facts.len();
         file.seek(SeekFrom::Start(length.saturating_sub(BYTES as u64)))?;
         let mut bytes = Vec::new();
         file.take(BYTES as u64).read_to_end(&mut bytes)?;

@@ -52,7 +52,9 @@ pub enum LoggingError {
 /// `rank` is `None` where there is only one.
 pub fn init(format: LogFormat, verbosity: u8, rank: Option<Rank>) -> Result<(), LoggingError> {
     let filter = filter(std::env::var(FILTER_VARIABLE).ok(), verbosity)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| AboveBar);
+    // A layer that reports its own failed writes does so with `eprintln!`, which panics where
+    // standard error cannot be written.
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| AboveBar).log_internal_errors(false);
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Human => {

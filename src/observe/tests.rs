@@ -61,6 +61,9 @@ impl JobView for Mosaic {
             env: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            promised: Vec::new(),
+            shell: None,
+            keeps_background: false,
         })
     }
 

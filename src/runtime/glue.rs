@@ -1,5 +1,7 @@
 //! The job as each part of the program wants to see it. The parts declare small traits of their own; this file fulfils them.
 
+use std::time::Duration;
+
 use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
 use crate::job::{Group, Job, KernelCheck, Retry, Task};
@@ -42,6 +44,10 @@ impl TaskSource for Job {
 
     fn prologue(&self) -> &[String] {
         &self.prologue
+    }
+
+    fn output_wait(&self) -> Duration {
+        self.output_wait
     }
 }
 

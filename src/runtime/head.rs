@@ -271,7 +271,11 @@ impl Head {
         };
         // The budget's end stays where it is.
         self.harder = self.harder.into_iter().chain(harder).min_by_key(|(due, _)| *due);
-        let name = if signal == libc::SIGUSR1 { "SIGUSR1" } else { "SIGTERM" };
+        let name = match signal {
+            libc::SIGUSR1 => "SIGUSR1",
+            libc::SIGHUP => "SIGHUP",
+            _ => "SIGTERM",
+        };
         self.tell(
             now,
             Level::Warning,

@@ -2,12 +2,15 @@
 //!
 //! Signals that concern the run are blocked in every thread and read from a descriptor here, so no
 //! handler ever runs. (METIS installs handlers of its own during a call; they never see a signal
-//! either.) Children start with an empty mask: `exec/spawn` resets it.
+//! either.) Children start with an empty mask: `exec/spawn` resets it. A signal that was ignored
+//! when Phalanx was started is left alone: a blocked one would be kept for us all the same.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
+
+use crate::exec::is_ignored_from_start;
 
 /// The signals that a run answers to.
 const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
@@ -112,7 +115,7 @@ fn signal_set() -> libc::sigset_t {
     unsafe {
         let mut set = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&mut set);
-        for signal in SIGNALS {
+        for signal in SIGNALS.into_iter().filter(|&signal| !is_ignored_from_start(signal)) {
             libc::sigaddset(&mut set, signal);
         }
         set

@@ -49,6 +49,9 @@ impl Spec {
             env: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            promised: Vec::new(),
+            shell: None,
+            keeps_background: false,
         };
         Spec { group, task, constant: false }
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod embedding;
+mod faults;
 mod gpus;
 mod mpi;
 mod resume;

@@ -16,6 +16,9 @@ use crate::job::values::{NeedSpec, OneOf, When};
 /// come early.
 const MOST_TEXTS: usize = 4096;
 
+/// Lines of shell that are judged.
+const MOST_JUDGED: u32 = 10_000;
+
 /// A place in a text of less than 4 GiB.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -164,9 +167,18 @@ pub(super) struct Shared {
     env: Latest<[(Arc<str>, Template)]>,
     args: Latest<[(String, Arg)]>,
     extras: Latest<Extras>,
+    /// Lines of shell that have been judged.
+    judged: u32,
 }
 
 impl Shared {
+    /// True for the first lines of a job: to parse all of a million would take a minute, and the
+    /// first show what the others are like.
+    pub(super) fn judge_one(&mut self) -> bool {
+        self.judged += 1;
+        self.judged <= MOST_JUDGED
+    }
+
     pub(super) fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);

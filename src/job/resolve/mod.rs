@@ -9,6 +9,7 @@
 mod alerts;
 mod drafts;
 mod files;
+mod limits;
 mod links;
 pub(crate) mod names;
 mod needs;
@@ -18,6 +19,7 @@ mod scaling;
 mod task;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -25,6 +27,7 @@ use self::drafts::{Drafts, Shared};
 use self::files::Files;
 use self::links::Links;
 use super::diagnostic::{Diagnostic, Findings};
+use super::dialect::Sh;
 use super::load::KernelCheck;
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
@@ -35,6 +38,9 @@ use crate::model::TaskId;
 /// More tasks than this are refused: they would not fit into memory.
 const MOST_TASKS: u64 = 100_000_000;
 
+/// How long a declared output may take to be seen on a shared file system.
+const OUTPUT_WAIT: Duration = Duration::from_secs(5);
+
 /// What resolution needs to know beside what was typed.
 pub(crate) struct Context<'a> {
     /// The whole file.
@@ -44,6 +50,8 @@ pub(crate) struct Context<'a> {
     /// Where relative directories start.
     pub base_dir: &'a Path,
     pub kernels: &'a dyn KernelCheck,
+    /// Lines of shell that it does not understand are warned of; `None`: none are.
+    pub sh: Option<&'a Sh>,
 }
 
 /// Input files that no task writes, with their places.
@@ -74,7 +82,7 @@ impl<'a> Resolution<'a> {
 
     /// Takes a task table.
     pub(crate) fn add(&mut self, task: &At<TaskSpec>, findings: &mut Findings) {
-        let resolver = task::Resolver::new(task, self.defaults, self.context, &mut self.shared, findings);
+        let resolver = task::Resolver::new(task, (self.defaults, &self.job), self.context, &mut self.shared, findings);
         self.drafts.push(resolver.draft());
     }
 
@@ -120,6 +128,10 @@ fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Fin
     if let Some(dir) = &spec.dir {
         names::check_dir("dir", dir, findings);
     }
+    let chooses = spec.shell.is_some();
+    for line in spec.prologue.iter().flat_map(|lines| &lines.value.0).filter(|_| !chooses) {
+        warn_of_dialect(context, &line.value, &line.span, findings);
+    }
     let variables = spec.env.iter().flat_map(|env| &env.value.0);
     Job {
         name: job_name(spec.name.as_ref(), context.stem, findings),
@@ -127,11 +139,25 @@ fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Fin
         dir: context.base_dir.join(spec.dir.as_ref().map_or("", |at| at.value.as_str())),
         env: variables.map(|(name, value)| (name.value.clone(), value.value.clone())).collect(),
         prologue: spec.prologue.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
+        shell: spec.shell.as_ref().map(|at| at.value.0.as_slice().into()),
+        output_wait: spec.output_wait.as_ref().map_or(OUTPUT_WAIT, |at| at.value.0),
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
         partition: spec.partition.as_ref().map_or(Partition::default(), |at| at.value.0),
         ..Job::default()
+    }
+}
+
+/// Warns of what the `sh` of this machine takes for something else than bash does.
+fn warn_of_dialect(context: &Context<'_>, line: &str, span: &Span, findings: &mut Findings) {
+    let Some(sh) = context.sh.filter(|_| !findings.is_full()) else { return };
+    let foreign = sh.foreign(line);
+    if !foreign.is_empty() {
+        let list = foreign.iter().take(4).map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+        let message = format!("`sh` is {} here, which does not understand {list} as bash does", sh.name);
+        let help = "choose the shell, in [job], [defaults] or the task: `shell = \"bash\"`";
+        findings.push(Diagnostic::warning(message).at(span).help(help));
     }
 }
 

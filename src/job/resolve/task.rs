@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
 use super::drafts::{Need, Notes, Place as Spot, Shared};
 use super::names::{check_dir, check_name, make_name};
-use super::pattern;
+use super::{Context, pattern, warn_of_dialect};
 use crate::job::body::{Arg, Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
@@ -15,8 +14,8 @@ use crate::job::space::{Axis, Space};
 use crate::job::spec::{Common, TaskSpec};
 use crate::job::template::{Element, Place, Template, compile};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::values::{ArgsSpec, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, RawArg, RetriesSpec};
-use crate::job::{Group, MpiShape, Retry, Work};
+use crate::job::values::{ArgsSpec, Background, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, RawArg, RetriesSpec};
+use crate::job::{Group, Job, MpiShape, Retry, Work};
 use crate::model::TaskId;
 
 /// A number that its reader has bounded to less than `u32` holds.
@@ -77,28 +76,30 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
 
 /// Resolves one table.
 pub(super) struct Resolver<'a> {
-    spec: &'a At<TaskSpec>,
+    pub(super) spec: &'a At<TaskSpec>,
     defaults: &'a Common,
-    name: Arc<str>,
-    space: Space,
+    /// What stands outside of tables.
+    pub(super) job: &'a Job,
+    pub(super) name: Arc<str>,
+    pub(super) space: Space,
     limit: Option<u32>,
     space_span: Span,
     context: &'a Context<'a>,
     shared: &'a mut Shared,
-    findings: &'a mut Findings,
+    pub(super) findings: &'a mut Findings,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(
         spec: &'a At<TaskSpec>,
-        defaults: &'a Common,
+        (defaults, job): (&'a Common, &'a Job),
         context: &'a Context<'a>,
         shared: &'a mut Shared,
         findings: &'a mut Findings,
     ) -> Self {
         let name = name(spec, findings).into();
         let (space, limit, space_span) = space(spec, findings);
-        Resolver { spec, defaults, name, space, limit, space_span, context, shared, findings }
+        Resolver { spec, defaults, job, name, space, limit, space_span, context, shared, findings }
     }
 
     /// Always gives a draft; what could not be made out is replaced by something harmless.
@@ -169,10 +170,14 @@ impl<'a> Resolver<'a> {
             stderr: self.stream("stderr", common.get(|c| &c.stderr)),
             dir: common.get(|c| &c.dir).map(|dir| self.template(&dir.value, &dir.span)),
             estimate,
+            shell: common.get(|c| &c.shell).map(|at| at.value.0.as_slice().into()),
+            keeps_background: own.background.as_ref().is_some_and(|at| at.value.0 == Background::Keep),
         };
+        self.judge_line(&work, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let env = self.variables(common.defaults.env.as_ref(), common.own.env.as_ref());
         let inputs = self.files(own.inputs.as_ref());
         let outputs = self.files(own.outputs.as_ref());
+        self.check_lengths(&work, &env, extras.shell.as_ref().or(self.job.shell.as_ref()));
         let (env, extras) = (self.shared.env(env), self.shared.extras(extras));
         let family = self.space.is_indexed().then(|| Box::new(self.space.clone()));
         Body { family, work, env, inputs, outputs, extras }
@@ -217,6 +222,18 @@ impl<'a> Resolver<'a> {
                 let line = compile((line, &command.span), Place::Shell, &self.space, self.findings);
                 WorkTemplate::Shell(self.shared.template(line))
             }
+        }
+    }
+
+    /// Warns of a line that the plain `sh` does not understand.
+    fn judge_line(&mut self, work: &WorkTemplate, shell: Option<&Arc<[String]>>) {
+        let is_plain = shell.is_none_or(|words| matches!(&*words[0], "sh" | "/bin/sh"));
+        let (WorkTemplate::Shell(line), Some(command), true) = (work, &self.spec.value.own.command, is_plain) else {
+            return;
+        };
+        if self.context.sh.is_some() && self.shared.judge_one() {
+            let line = line.fill(self.element(0));
+            warn_of_dialect(self.context, &line, &command.span, self.findings);
         }
     }
 
@@ -271,7 +288,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn element(&self, number: u32) -> Element<'_> {
+    pub(super) fn element(&self, number: u32) -> Element<'_> {
         Element { name: &self.name, space: &self.space, number }
     }
 
@@ -316,7 +333,11 @@ impl<'a> Resolver<'a> {
             .value
             .0
             .iter()
-            .map(|file| FileTemplate { name: self.template(&file.name.value, &file.name.span), size: file.size })
+            .map(|file| FileTemplate {
+                name: self.template(&file.name.value, &file.name.span),
+                size: file.size,
+                optional: file.optional,
+            })
             .collect()
     }
 

@@ -17,8 +17,8 @@ pub(crate) use quantities::{
     Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
-pub(crate) use words::{FlushSpec, OneOf, TriggerSpec, When, Words};
-pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, Strings};
+pub(crate) use words::{Background, FlushSpec, OneOf, TriggerSpec, When, Words};
+pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, ShellSpec, Strings};
 
 /// Reads each entry of a list, or a single value as a list of one.
 fn entries<T>(

@@ -61,6 +61,8 @@ pub(crate) struct FilesSpec(pub Vec<FileSpecEntry>);
 pub(crate) struct FileSpecEntry {
     pub name: At<String>,
     pub size: Option<u64>,
+    /// It may be missing.
+    pub optional: bool,
 }
 
 impl Read for FilesSpec {
@@ -81,12 +83,22 @@ impl Read for FilesSpec {
 
 fn file(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<FileSpecEntry> {
     let entry = match node.get_ref() {
-        DeValue::String(_) => {
-            FileSpecEntry { name: At::new(String::read(key, node, findings)?, node.span()), size: None }
-        }
+        DeValue::String(_) => FileSpecEntry {
+            name: At::new(String::read(key, node, findings)?, node.span()),
+            size: None,
+            optional: false,
+        },
         DeValue::Table(_) => {
             let table = FileTable::read(key, node, findings)?;
-            FileSpecEntry { name: table.file?, size: table.size.map(|at| at.value.0) }
+            if let Some(optional) = table.optional.as_ref().filter(|_| key != "outputs") {
+                findings.push(
+                    Diagnostic::error(format!("`optional` has no meaning in `{key}`"))
+                        .at(&optional.span)
+                        .help("it excuses a task from writing one of its `outputs`; remove it here"),
+                );
+            }
+            let optional = table.optional.is_some_and(|at| at.value);
+            FileSpecEntry { name: table.file?, size: table.size.map(|at| at.value.0), optional }
         }
         _ => {
             mismatch::<FilesSpec>(key, node, findings);

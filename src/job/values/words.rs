@@ -187,6 +187,20 @@ impl Words for When {
     ];
 }
 
+/// What becomes of processes that a command leaves running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Background {
+    End,
+    Keep,
+}
+
+impl Words for Background {
+    const WORDS: &'static [(&'static str, Self, &'static str)] = &[
+        ("end", Background::End, "they are ended with it, and its slot is free when they are gone"),
+        ("keep", Background::Keep, "they live on"),
+    ];
+}
+
 /// `always`, `never` or a duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FlushSpec(pub Flush);

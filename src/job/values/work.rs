@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::{entries, scalar};
+use crate::exec::script::is_standard;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::{At, Node, Read, float, integer, mismatch};
 use crate::job::space::Scalar;
@@ -64,6 +65,62 @@ impl Read for CommandSpec {
                 .push(Diagnostic::error(format!("`{key}` is empty")).at(&node.span()).help("name a program to run"));
         }
         (!empty).then_some(command)
+    }
+}
+
+/// The words of a shell, to which the line is added.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ShellSpec(pub Vec<String>);
+
+impl Read for ShellSpec {
+    fn expected() -> String {
+        "the name of a shell, or a list of its words to which the line is added".into()
+    }
+
+    fn schema() -> Value {
+        json!({
+            "type": ["string", "array"],
+            "minLength": 1,
+            "minItems": 1,
+            "items": { "type": "string", "minLength": 1 },
+            "examples": ["bash", ["bash", "-euo", "pipefail", "-c"]],
+        })
+    }
+
+    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+        let mut refuse = |message: String, help: String| {
+            findings.push(Diagnostic::error(message).at(&node.span()).help(help));
+        };
+        if let Some(name) = node.get_ref().as_str() {
+            let words: Vec<String> = name.split_whitespace().map(str::to_owned).collect();
+            if words.len() == 1 && words[0] == name {
+                return String::read(key, node, findings).map(|name| ShellSpec(vec![name, "-c".into()]));
+            }
+            let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+            let help = if words.is_empty() {
+                "name one, such as \"bash\"".into()
+            } else {
+                format!("write `{key} = [{list}]`")
+            };
+            refuse(format!("`{key}` is the name of one program, not {:?}", shorten(name)), help);
+            return None;
+        }
+        let Some(list) = node.get_ref().as_array() else {
+            mismatch::<Self>(key, node, findings);
+            return None;
+        };
+        let words: Vec<String> =
+            list.iter().filter_map(|n| word(key, n, findings)).filter(|word| !word.is_empty()).collect();
+        if words.len() < list.len() {
+            return None;
+        }
+        let last = words.last().map_or("", String::as_str);
+        if is_standard(std::slice::from_ref(&last.to_owned())) || words.is_empty() {
+            let error = Diagnostic::error(format!("`{key}` makes its program read the line as the name of a script"));
+            findings.push(error.at(&node.span()).help("end the list with `\"-c\"`"));
+            return None;
+        }
+        Some(ShellSpec(words))
     }
 }
 

@@ -10,7 +10,7 @@ mod page;
 use super::analyze::{Finding, capital, findings};
 use super::blame::skipped;
 use super::chain::chain as chain_of;
-use super::failures::{Failure, failures, tail_of};
+use super::failures::{Failure, failures, tails_of};
 use super::figures::Figures;
 use super::idle::Uses;
 use super::latency::{Class, classes};
@@ -347,13 +347,14 @@ fn failed(html: &mut Html, run: &RunView) -> Result<(), ReportError> {
         if let Some(described) = run.subject().job.describe(*task) {
             html.add(format_args!("<p class=\"note\"><code>{}</code></p>\n", Escaped(command(&described.work))));
         }
-        let (tail, own) = tail_of(run, failure)?;
-        if !tail.is_empty() {
-            let lines: Vec<String> = tail.split(|&byte| byte == b'\n').map(printable).collect();
-            html.add(format_args!("<pre>{}</pre>\n", Escaped(lines.join("\n").trim_end())));
-        }
-        if let Some(path) = own {
-            html.add(format_args!("<p class=\"note\">Standard error: {}</p>\n", Escaped(path.display())));
+        for tail in tails_of(run, failure)? {
+            if let Some(heading) = tail.heading() {
+                html.add(format_args!("<p class=\"note\">{}</p>\n", Escaped(heading)));
+            }
+            let lines: Vec<String> = tail.lines().map(printable).collect();
+            if !lines.is_empty() {
+                html.add(format_args!("<pre>{}</pre>\n", Escaped(lines.join("\n").trim_end())));
+            }
         }
     }
     if failures.len() > FAILURES {

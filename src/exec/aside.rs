@@ -1,0 +1,118 @@
+//! What may block for ever, in a thread of its own: the slot waits for it only as long as the
+//! attempt may go on.
+//!
+//! To open a FIFO waits for its other end, and anything on a mount whose server is gone waits for
+//! the server; the system offers no way to wait for either beside other things. Where an attempt is
+//! given up, its thread is told so, and ends as soon as the system lets it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::Fault;
+use super::control::{Control, timespec};
+use crate::model::State;
+
+/// How long an attempt may go on.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    pub(super) control: &'a Control,
+    /// The time limit, and when it is over.
+    pub(super) limit: Option<(Duration, Instant)>,
+}
+
+impl<'a> Patience<'a> {
+    /// From now on. A limit beyond what the clock can tell is none.
+    pub(super) fn begin(control: &'a Control, limit: Option<Duration>) -> Patience<'a> {
+        let limit = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
+        Patience { control, limit }
+    }
+
+    /// When the time limit is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.limit.map(|(_, at)| at)
+    }
+
+    /// An error once the attempt may not go on; `doing` says what it was at.
+    pub(super) fn check(&self, doing: &str) -> Result<(), Fault> {
+        if self.control.stop().is_some() {
+            return Err(Fault { state: State::Cancelled, exit: 0, text: format!("cancelled while {doing}") });
+        }
+        match self.limit {
+            Some((limit, at)) if Instant::now() >= at => {
+                let text = format!("stopped at its time limit of {limit:?} while {doing}");
+                Err(Fault { state: State::Timeout, exit: 0, text })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sleeps for so long, or until the attempt may not go on.
+    pub(super) fn sleep(&self, time: Duration, doing: &str) -> Result<(), Fault> {
+        let until = Instant::now() + time;
+        loop {
+            self.check(doing)?;
+            let now = Instant::now();
+            if now >= until {
+                return Ok(());
+            }
+            let end = self.deadline().map_or(until, |deadline| deadline.min(until));
+            self.control.doze(end.saturating_duration_since(now));
+        }
+    }
+
+    /// Does `work` in a thread of its own and waits for it while the attempt may go on. The flag is
+    /// set for work that nobody waits for any more.
+    pub(super) fn aside<T: Send + 'static>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let fault = |error: std::io::Error| Fault::new(format!("the system refuses a thread for {doing}: {error}"));
+        let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| fault(e.into()))?;
+        let (done, is_given_up) = (Arc::new(done), Arc::new(AtomicBool::new(false)));
+        let (bell, flag) = (Arc::clone(&done), Arc::clone(&is_given_up));
+        let run = move || {
+            let _bell = Bell(bell);
+            work(&flag)
+        };
+        let thread = std::thread::Builder::new().name("aside".into()).spawn(run).map_err(fault)?;
+        let waited = self.wait(doing, &done);
+        if let Err(fault) = waited {
+            is_given_up.store(true, Relaxed);
+            return Err(fault);
+        }
+        thread.join().map_err(|_| Fault::new(format!("Phalanx itself failed while {doing}")))
+    }
+
+    fn wait(&self, doing: &str, done: &OwnedFd) -> Result<(), Fault> {
+        loop {
+            self.check(doing)?;
+            let mut fds =
+                [PollFd::new(done, PollFlags::IN), PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN)];
+            let left = self.deadline().map(|at| timespec(at.saturating_duration_since(Instant::now())));
+            // An interrupted wait is looked at again, too.
+            let _ = poll(&mut fds, left.as_ref());
+            let [is_done, is_asked] = fds.map(|fd| !fd.revents().is_empty());
+            if is_done {
+                return Ok(());
+            }
+            if is_asked {
+                self.control.acknowledge();
+            }
+        }
+    }
+}
+
+/// Rings when it is dropped, whether the work has ended or panicked.
+struct Bell(Arc<OwnedFd>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // It is rung once, so the counter cannot be full.
+        let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
+    }
+}

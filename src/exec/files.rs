@@ -1,0 +1,237 @@
+//! The files that a task names: opened before it starts, and looked for when it has ended. Nothing
+//! here waits longer than the attempt may go on.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+
+use super::Fault;
+use super::aside::Patience;
+use super::control::timespec;
+
+/// Interval between two looks for the other end of a FIFO, or for a file on a shared file system.
+const LOOKS: Duration = Duration::from_millis(20);
+
+/// The device that stands for the terminal of whoever opens it: (5, 0) in Linux.
+const OWN_TERMINAL: u64 = 5 << 8;
+
+/// Nothing is waited for in the system, and no terminal becomes ours.
+const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// The files of a task: standard input, output and error, where it names any.
+#[derive(Default)]
+pub(super) struct Streams {
+    pub(super) stdin: Option<File>,
+    pub(super) out: [Option<File>; 2],
+}
+
+/// Opens the files that a task names, and makes those for its output with their directories. Both
+/// outputs may be the same file.
+pub(super) fn open(
+    patience: &Patience,
+    stdin: Option<PathBuf>,
+    out: Option<PathBuf>,
+    err: Option<PathBuf>,
+) -> Result<Streams, Fault> {
+    if stdin.is_none() && out.is_none() && err.is_none() {
+        return Ok(Streams::default());
+    }
+    let names = [&stdin, &out, &err].into_iter().flatten().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let doing = format!("opening {}", names.join(", "));
+    patience.aside(&doing, move |is_given_up| {
+        let stdin = stdin.map(|path| open_input(&path, is_given_up)).transpose()?;
+        let first = out.as_deref().map(|path| create(path, is_given_up)).transpose()?;
+        let second = match &first {
+            Some(file) if out == err => {
+                Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?)
+            }
+            _ => err.as_deref().map(|path| create(path, is_given_up)).transpose()?,
+        };
+        Ok(Streams { stdin, out: [first, second] })
+    })?
+}
+
+fn open_input(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
+    let open = || -> io::Result<File> {
+        let file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path)?;
+        let facts = file.metadata()?;
+        refuse_terminal(&facts)?;
+        if facts.file_type().is_fifo() {
+            // Open at once; a reader that was held up in `open` would go on when somebody has it
+            // open for writing.
+            let mut fds = [PollFd::new(&file, PollFlags::IN)];
+            while poll(&mut fds, Some(&timespec(LOOKS))).is_ok_and(|ready| ready == 0) && !is_given_up.load(Relaxed) {}
+        }
+        wait_again(&file)?;
+        Ok(file)
+    };
+    open().map_err(|e| Fault::new(format!("cannot read stdin from {}: {e}", path.display())))
+}
+
+/// Opened for appending, so that processes that share the file do not write over each other.
+fn create(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
+    let make = || -> io::Result<File> {
+        let parent = path.parent().map(PathBuf::from).unwrap_or_default();
+        if !parent.as_os_str().is_empty() {
+            std::fs::create_dir_all(&parent)?;
+        }
+        let file = loop {
+            match OpenOptions::new().create(true).append(true).custom_flags(FLAGS).open(path) {
+                // A FIFO that nobody reads yet.
+                Err(e) if e.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) && !is_given_up.load(Relaxed) => {
+                    std::thread::sleep(LOOKS);
+                }
+                file => break file?,
+            }
+        };
+        let facts = file.metadata()?;
+        refuse_terminal(&facts)?;
+        // A device such as /dev/null has no length to cut.
+        if facts.is_file() {
+            file.set_len(0)?;
+        }
+        wait_again(&file)?;
+        Ok(file)
+    };
+    make().map_err(|e| Fault::new(format!("cannot create the output file {}: {e}", path.display())))
+}
+
+fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|facts| facts.file_type().is_fifo())
+}
+
+/// A task has no terminal, but this process may have one.
+fn refuse_terminal(facts: &std::fs::Metadata) -> io::Result<()> {
+    match facts.file_type().is_char_device() && facts.rdev() == OWN_TERMINAL {
+        true => Err(io::Error::other("a task has no terminal")),
+        false => Ok(()),
+    }
+}
+
+/// Takes back that reads and writes do not wait, which only to open was to keep to.
+fn wait_again(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file.as_fd())?;
+    Ok(rustix::fs::fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?)
+}
+
+/// The first of the files that a task promised to write and that is not there. On file systems that
+/// nodes share it is looked for again for up to `wait`: another node's view of a directory may be
+/// seconds old.
+pub(super) fn first_missing(
+    patience: &Patience,
+    dir: &Path,
+    promised: &[PathBuf],
+    wait: Duration,
+) -> Result<Option<PathBuf>, Fault> {
+    if promised.is_empty() {
+        return Ok(None);
+    }
+    let files: Vec<PathBuf> = promised.iter().map(|file| dir.join(file)).collect();
+    let found = patience.aside("looking for its outputs", move |is_given_up| {
+        let until = Instant::now().checked_add(wait);
+        files.into_iter().position(|file| !is_there(&file, until, is_given_up))
+    })?;
+    Ok(found.map(|at| promised[at].clone()))
+}
+
+fn is_there(file: &Path, until: Option<Instant>, is_given_up: &AtomicBool) -> bool {
+    loop {
+        if file.exists() {
+            return true;
+        }
+        let is_over = until.is_some_and(|until| Instant::now() >= until);
+        let parent = file.parent().unwrap_or(Path::new("/"));
+        if is_over || is_given_up.load(Relaxed) || !is_shared(parent) {
+            return false;
+        }
+        // To list the directory makes a network file system ask its server anew.
+        let _ = std::fs::read_dir(parent).map(Iterator::count);
+        std::thread::sleep(LOOKS);
+    }
+}
+
+/// True unless the file system is known to belong to this node alone.
+fn is_shared(dir: &Path) -> bool {
+    // ext, XFS, Btrfs, tmpfs, ramfs, overlayfs, ZFS, F2FS.
+    const LOCAL: [u64; 8] =
+        [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010];
+    // A directory that is not there has no file system; whoever makes it may be another node.
+    rustix::fs::statfs(dir).map_or(true, |facts| !LOCAL.contains(&(facts.f_type as u64 & 0xffff_ffff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::control::Control;
+    use crate::model::{State, TaskId};
+
+    fn fifo() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_fifo_without_another_end_holds_nothing_up() {
+        // One for each: who is given up keeps its end for a moment.
+        let [(_a, for_in), (_b, for_out), (_c, path)] = [fifo(), fifo(), fifo()];
+        let control = Control::new().unwrap();
+        let _running = control.begin(TaskId(0));
+        for (stdin, out) in [(Some(for_in), None), (None, Some(for_out))] {
+            let patience = Patience::begin(&control, Some(Duration::from_millis(30)));
+            let fault = open(&patience, stdin, out, None).err().unwrap();
+            assert_eq!(fault.state, State::Timeout);
+            assert!(fault.text.contains("opening") && fault.text.contains("fifo"), "{}", fault.text);
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                control.request(None, crate::exec::Stop::Terminate);
+            });
+            let patience = Patience::begin(&control, None);
+            assert_eq!(open(&patience, Some(path.clone()), None, None).err().unwrap().state, State::Cancelled);
+        });
+    }
+
+    #[test]
+    fn a_fifo_joins_two_tasks() {
+        use std::io::{Read, Write};
+        let (_dir, path) = fifo();
+        let controls = [Control::new().unwrap(), Control::new().unwrap()];
+        let read = std::thread::scope(|scope| {
+            let (control, from) = (&controls[0], path.clone());
+            let reader = scope.spawn(move || {
+                let mut file = open(&Patience::begin(control, None), Some(from), None, None).unwrap().stdin.unwrap();
+                let mut text = String::new();
+                file.read_to_string(&mut text).unwrap();
+                text
+            });
+            let [out, _] = open(&Patience::begin(&controls[1], None), None, Some(path), None).unwrap().out;
+            out.unwrap().write_all(b"through").unwrap();
+            reader.join().unwrap()
+        });
+        assert_eq!(read, "through");
+    }
+
+    #[test]
+    fn promised_files_are_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::new().unwrap();
+        let patience = Patience::begin(&control, None);
+        let (one, two) = (PathBuf::from("one"), PathBuf::from("sub/two"));
+        let missing = |files: &[PathBuf]| first_missing(&patience, dir.path(), files, Duration::ZERO).unwrap();
+        assert_eq!(missing(&[]), None);
+        assert_eq!(missing(&[one.clone(), two.clone()]), Some(one.clone()));
+        std::fs::write(dir.path().join("one"), "").unwrap();
+        assert_eq!(missing(&[one, two.clone()]), Some(two));
+    }
+}

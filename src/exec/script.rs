@@ -1,0 +1,206 @@
+//! From a line of shell, its shell and the prologue to the words that run them.
+//!
+//! A prologue runs strictly: the first of its lines that fails ends the attempt. That strictness is
+//! ours and ends with it, unless the prologue (or the shell's own words) asked for it: options that
+//! it sets hold for the command. Linux takes no single argument of 128 KiB, so a longer script goes
+//! to the shell as a file.
+
+use std::io::Write;
+use std::path::Path;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::Fault;
+use crate::job::dialect::PrologueOptions;
+
+/// Bytes of an argument, or of a variable with its name, from which on Linux starts no program with
+/// it.
+pub(crate) const LONGEST_WORD: usize = 128 << 10;
+
+/// The words of the shell that runs the lines of tasks which choose none.
+pub(crate) const DEFAULT: [&str; 2] = ["sh", "-c"];
+
+/// The prologue of a job.
+pub(super) struct Prologue {
+    /// Its lines as one text; empty if there are none.
+    text: String,
+    options: PrologueOptions,
+}
+
+/// Words to start, and the scripts that they name, which go when this does.
+pub(super) struct Words {
+    pub(super) words: Vec<String>,
+    scripts: Vec<TempPath>,
+}
+
+impl Words {
+    pub(super) fn plain(words: Vec<String>) -> Words {
+        Words { words, scripts: Vec::new() }
+    }
+
+    /// These words behind others, which start them.
+    pub(super) fn behind(self, first: Words) -> Words {
+        Words { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }
+    }
+}
+
+impl Prologue {
+    pub(super) fn new(lines: &[String]) -> Prologue {
+        let text = lines.join("\n");
+        Prologue { options: PrologueOptions::of(&text), text }
+    }
+
+    /// The words that run a line after the prologue, in one shell, so that the line sees functions
+    /// that the prologue defines. `variables` are too long for an environment: the shell has them,
+    /// and the programs that it starts do not. `place` is where a script may lie.
+    pub(super) fn run_line(
+        &self,
+        shell: &[String],
+        line: &str,
+        variables: &[(String, String)],
+        place: &Path,
+    ) -> Result<Words, Fault> {
+        let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
+        let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
+        if self.text.is_empty() {
+            return words(shell, format!("{assignments}{line}"), &[], place);
+        }
+        if !is_standard(shell) {
+            // A shell of another language: the prologue runs in `sh`, and what it exports is what
+            // the line gets of it.
+            let inner = words(shell, line.to_owned(), &[], place)?;
+            let outer = self.run_words(inner.words.clone(), place)?;
+            return Ok(inner.behind(outer));
+        }
+        let is_strict = self.options.errexit.unwrap_or_else(|| sets_errexit(shell));
+        let relax = if is_strict { "" } else { "set +e\n" };
+        words(shell, format!("{assignments}{}\n{relax}{line}", self.strict()), &[], place)
+    }
+
+    /// The words that run a line in a shell of its own that another shell has run the prologue for,
+    /// as each rank of an MPI task does.
+    pub(super) fn line_of_rank(&self, shell: &[String], line: &str, place: &Path) -> Result<Words, Fault> {
+        let options = if is_standard(shell) { &self.options.commands[..] } else { &[] };
+        let script = options.iter().map(String::as_str).chain([line]).collect::<Vec<_>>().join("\n");
+        words(shell, script, &[], place)
+    }
+
+    /// The words that run a command after the prologue, in the environment that it leaves; without
+    /// one, the command itself.
+    pub(super) fn run_words(&self, command: Vec<String>, place: &Path) -> Result<Words, Fault> {
+        if self.text.is_empty() {
+            return Ok(Words::plain(command));
+        }
+        let script = format!("{}\nexec \"$@\"", self.strict());
+        words(&DEFAULT.map(str::to_owned), script, &command, place)
+    }
+
+    /// Lines of a shell of which the first that fails ends it.
+    fn strict(&self) -> String {
+        format!("set -e\n{}", self.text)
+    }
+}
+
+/// The words that run a script with arguments.
+fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -> Result<Words, Fault> {
+    let name = || shell.first().cloned().unwrap_or_else(|| "sh".to_owned());
+    // A byte more ends the argument.
+    if script.len() + 1 < LONGEST_WORD {
+        let zero = if arguments.is_empty() { None } else { Some(name()) };
+        let words = shell.iter().cloned().chain([script]).chain(zero).chain(arguments.iter().cloned());
+        return Ok(Words::plain(words.collect()));
+    }
+    let fault =
+        |error| Fault::new(format!("cannot write the long command to a script in {}: {error}", place.display()));
+    let mut file = NamedTempFile::with_prefix_in("phalanx-script-", place).map_err(fault)?;
+    file.write_all(script.as_bytes()).and_then(|()| file.flush()).map_err(fault)?;
+    let file = file.into_temp_path();
+    let path = file.to_string_lossy().into_owned();
+    let shell = without_c(shell).ok_or_else(|| {
+        Fault::with_exit(
+            126,
+            format!("`{}` takes a line only as an argument, and this one is too long for that", shell.join(" ")),
+        )
+    })?;
+    let words = shell.into_iter().chain([path]).chain(arguments.iter().cloned());
+    Ok(Words { words: words.collect(), scripts: vec![file] })
+}
+
+/// The words of a shell that make it read a script: those that make it read a line, but for the
+/// `c`. `None` where there is none.
+fn without_c(shell: &[String]) -> Option<Vec<String>> {
+    let (last, before) = shell.split_last()?;
+    let flags: String = last.chars().filter(|&c| c != 'c').collect();
+    let reads_line = last.starts_with('-') && !last.starts_with("--") && flags.len() < last.len();
+    reads_line.then(|| before.iter().cloned().chain(Some(flags).filter(|flags| flags.len() > 1)).collect())
+}
+
+/// True for a shell that can be given a long line as a script.
+pub(crate) fn takes_scripts(shell: &[String]) -> bool {
+    without_c(shell).is_some()
+}
+
+/// True for a shell that understands what `sh` does.
+pub(crate) fn is_standard(shell: &[String]) -> bool {
+    const KNOWN: [&str; 9] = ["sh", "bash", "dash", "ash", "ksh", "ksh93", "mksh", "zsh", "busybox"];
+    let mut names = shell.iter().filter_map(|word| Path::new(word).file_name()?.to_str());
+    // Behind `env` and the like the shell's name comes later.
+    names.any(|name| KNOWN.contains(&name))
+}
+
+/// True if a shell's own words turn `set -e` on.
+fn sets_errexit(shell: &[String]) -> bool {
+    let pairs = shell.iter().zip(shell.iter().skip(1));
+    let named = pairs.into_iter().any(|(flag, name)| flag.ends_with('o') && name == "errexit");
+    named || shell.iter().any(|word| word.starts_with('-') && !word.starts_with("--") && word.contains('e'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn line(prologue: &[&str], shell: &[&str]) -> Vec<String> {
+        let prologue = Prologue::new(&strings(prologue));
+        prologue.run_line(&strings(shell), "work", &[], Path::new("/tmp")).unwrap().words
+    }
+
+    #[test]
+    fn a_prologue_is_strict_and_its_options_hold() {
+        assert_eq!(line(&[], &DEFAULT), ["sh", "-c", "work"]);
+        assert_eq!(line(&["x", "y"], &DEFAULT), ["sh", "-c", "set -e\nx\ny\nset +e\nwork"]);
+        assert_eq!(line(&["set -eu"], &DEFAULT), ["sh", "-c", "set -e\nset -eu\nwork"]);
+        assert_eq!(line(&["set +e"], &["bash", "-ec"]), ["bash", "-ec", "set -e\nset +e\nset +e\nwork"]);
+        assert_eq!(line(&["x"], &["bash", "-euo", "pipefail", "-c"])[4], "set -e\nx\nwork");
+        assert_eq!(line(&["x"], &["bash", "-o", "errexit", "-c"])[4], "set -e\nx\nwork");
+        let python = line(&["x"], &["python3", "-c"]);
+        assert_eq!(python, ["sh", "-c", "set -e\nx\nexec \"$@\"", "sh", "python3", "-c", "work"]);
+        let prologue = Prologue::new(&strings(&["module load x", "set -o pipefail"]));
+        let rank = prologue.line_of_rank(&strings(&["bash", "-c"]), "work", Path::new("/tmp")).unwrap();
+        assert_eq!(rank.words, ["bash", "-c", "set -o pipefail\nwork"]);
+        let words = prologue.run_words(strings(&["prog", "arg"]), Path::new("/tmp")).unwrap().words;
+        assert_eq!(words, ["sh", "-c", "set -e\nmodule load x\nset -o pipefail\nexec \"$@\"", "sh", "prog", "arg"]);
+    }
+
+    #[test]
+    fn a_long_line_is_a_script_that_goes_with_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = format!("echo {}", "x".repeat(LONGEST_WORD));
+        for (shell, words) in
+            [(&DEFAULT[..], vec!["sh"]), (&["bash", "-euo", "pipefail", "-c"][..], vec!["bash", "-euo", "pipefail"])]
+        {
+            let found = Prologue::new(&[]).run_line(&strings(shell), &long, &[], dir.path()).unwrap();
+            let (path, first) = found.words.split_last().unwrap();
+            assert_eq!((first, &*std::fs::read_to_string(path).unwrap()), (&strings(&words)[..], &*long));
+            drop(found);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+        assert_eq!(without_c(&strings(&["bash", "-euc"])), Some(strings(&["bash", "-eu"])));
+        assert_eq!(without_c(&strings(&["perl", "-e"])), None);
+        let refused = Prologue::new(&[]).run_line(&strings(&DEFAULT), &long, &[], Path::new("/absent")).err().unwrap();
+        assert!(refused.text.contains("/absent"), "{}", refused.text);
+    }
+}

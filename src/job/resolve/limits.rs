@@ -1,0 +1,81 @@
+//! Commands that Linux can start in no way, because they or their variables are too long: found
+//! before anything has run.
+
+use std::sync::Arc;
+
+use super::task::Resolver;
+use crate::exec::script::{DEFAULT, LONGEST_WORD, takes_scripts};
+use crate::job::Work;
+use crate::job::body::WorkTemplate;
+use crate::job::diagnostic::Diagnostic;
+use crate::job::template::Template;
+
+/// Tables with less text than this have nothing that is too long.
+const WORTH_A_LOOK: usize = LONGEST_WORD / 4;
+
+/// Bytes of all arguments and variables together, with a pointer for each, that Linux takes at
+/// most. (It takes 2 MiB where stacks may have the usual 8 MiB.)
+const LONGEST_START: usize = 6 << 20;
+
+impl Resolver<'_> {
+    /// Notes what is too long in any of some elements that show every value.
+    pub(super) fn check_lengths(
+        &mut self,
+        work: &WorkTemplate,
+        env: &[(Arc<str>, Template)],
+        shell: Option<&Arc<[String]>>,
+    ) {
+        let texts: usize = match work {
+            WorkTemplate::Command(words) => words.iter().map(Template::typed_len).sum(),
+            WorkTemplate::Shell(line) => line.typed_len(),
+            WorkTemplate::Kernel { .. } => return,
+        };
+        let of_job = self.job.env.iter().map(|(name, value)| name.len() + value.len() + 1);
+        let (longest_of_job, all_of_job) = of_job.fold((0, 0), |(most, all), len| (most.max(len), all + len + 9));
+        let variables = all_of_job + env.iter().map(|(_, value)| value.typed_len()).sum::<usize>();
+        if texts + variables + self.space.longest_value() < WORTH_A_LOOK {
+            return;
+        }
+        let takes_scripts = takes_scripts(shell.map_or(&DEFAULT.map(str::to_owned)[..], |shell| shell));
+        for number in self.space.samples() {
+            let element = self.element(number);
+            let env = env.iter().map(|(name, value)| name.len() + 1 + value.fill(element).len());
+            let (longest_variable, all_variables) =
+                env.fold((longest_of_job, all_of_job), |(most, all), len| (most.max(len), all + len + 9));
+            let short_variables = if longest_variable < LONGEST_WORD { all_variables } else { 0 };
+            let reason = match work.fill(element) {
+                // What is too long for an argument or a variable goes to the shell in a script.
+                Work::Shell(_) if takes_scripts => too_long(std::iter::empty(), 0, short_variables),
+                Work::Shell(line) => too_long([line.len()].into_iter(), longest_variable, all_variables),
+                Work::Command(words) => too_long(words.iter().map(String::len), longest_variable, all_variables),
+                Work::Kernel { .. } => None,
+            };
+            let Some((what, found, most)) = reason else { continue };
+            let name = match self.space.index(number) {
+                Some(index) => format!("{}[{index}]", self.name),
+                None => self.name.to_string(),
+            };
+            let span = self.spec.value.own.command.as_ref().map_or(&self.spec.span, |command| &command.span);
+            let error =
+                Diagnostic::error(format!("`{name}` can never start: {what} {found} bytes, and Linux takes {most}"));
+            self.findings
+                .push(error.at(span).help("write it to a file, or make the command a line for `sh` or `bash`"));
+            return;
+        }
+    }
+}
+
+/// What about words and variables that are handed to a program directly is too long: what it is,
+/// its length, and the bound.
+fn too_long(
+    words: impl Iterator<Item = usize>,
+    longest_variable: usize,
+    all_variables: usize,
+) -> Option<(&'static str, usize, usize)> {
+    let (longest, all) = words.fold((0, all_variables), |(most, all), len| (most.max(len), all + len + 9));
+    // A byte ends each.
+    let word = (longest + 1 > LONGEST_WORD).then_some(("an argument has", longest, LONGEST_WORD - 1));
+    let variable =
+        (longest_variable + 1 > LONGEST_WORD).then_some(("a variable has", longest_variable, LONGEST_WORD - 1));
+    word.or(variable).or((all > LONGEST_START).then_some(("all arguments and variables have", all, LONGEST_START)))
+}

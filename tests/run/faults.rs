@@ -1,0 +1,301 @@
+//! What users of other tools ran into: each kind of fault, with the real program.
+
+use std::time::Duration;
+
+use crate::support::checker::Trace;
+use crate::support::{Dir, Output, Running, phalanx, shell, wait_for};
+
+/// Runs a job that is written to `job.toml`, with further arguments.
+fn run(dir: &Dir, toml: &str, args: &[&str]) -> Output {
+    dir.job("job.toml", toml);
+    phalanx(dir).args(["run", "job.toml"]).args(args).run()
+}
+
+fn report(dir: &Dir, args: &[&str]) -> Output {
+    phalanx(dir).args(["report", "latest"]).args(args).run().ok()
+}
+
+/// Runs a line of shell on a terminal of its own.
+fn on_terminal(dir: &Dir, line: &str) -> Output {
+    shell(dir, &format!("script -qec \"{line}\" /dev/null")).run()
+}
+
+#[test]
+fn diagnostics_that_nobody_can_read_end_no_run() {
+    // The run begins with a warning, as `absent.txt` is no file.
+    let job = "[[task]]\nname = 'reader'\ninputs = ['absent.txt']\ncommand = 'echo ran >> finished'\n";
+    let sinks = [
+        "2>/dev/full",
+        "2>&-",
+        ">&- 2>&-",
+        ">/dev/full 2>/dev/full",
+        "2>&1 >/dev/null | true",
+        "--log-format json 2>/dev/full",
+        "-vvv 2>/dev/full",
+    ];
+    for (times, sink) in (1..).zip(sinks) {
+        let dir = Dir::new("diagnostics");
+        dir.job("job.toml", job);
+        shell(&dir, &format!("phalanx run job.toml {sink}")).run();
+        assert_eq!(dir.read("finished"), "ran\n", "{sink}");
+        assert_eq!(Trace::of(&dir, "latest").state("reader"), "COMPLETED", "{times}: {sink}");
+    }
+}
+
+#[test]
+fn a_reader_of_diagnostics_that_does_not_read_holds_nothing_up() {
+    let dir = Dir::new("unread");
+    dir.job("job.toml", "[[task]]\nname = 'many'\narray = '0-199'\ncommand = 'true'\n");
+    // Far more lines than a pipe holds; whoever has its other end only waits for the run.
+    shell(&dir, "{ phalanx -vvv run job.toml --slots 2; echo $? > code; } 2>&1 >/dev/null | until test -e code; do sleep 0.1; done")
+        .run()
+        .ok();
+    assert_eq!(dir.read("code"), "0\n");
+    assert_eq!(Trace::of(&dir, "latest").completed().len(), 200);
+}
+
+#[test]
+fn a_signal_that_cannot_be_told_of_still_ends_the_run_well() {
+    let dir = Dir::new("untold");
+    dir.job("job.toml", "[[task]]\nname = 'long'\narray = '0-1'\ncommand = 'echo {index} >> began; until test -e go; do sleep 0.05; done; echo {index} >> finished'\n[[task]]\nname = 'next'\nneeds = 'long'\ncommand = 'true'\n");
+    let running = shell(&dir, "exec phalanx run job.toml --slots 2 2>/dev/full").start();
+    wait_for("two tasks to begin", 120, || (dir.has("began") && dir.read("began").lines().count() == 2).then_some(()));
+    running.signal(libc::SIGUSR1);
+    std::thread::sleep(Duration::from_millis(300));
+    dir.file("go", "");
+    assert_eq!(running.wait_clean().exit(), 4);
+    let trace = Trace::of(&dir, "latest");
+    assert_eq!((trace.state("long[0]"), trace.state("long[1]")), ("COMPLETED", "COMPLETED"));
+    phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok();
+    assert_eq!(dir.read("finished").lines().count(), 2, "what had completed ran again");
+}
+
+/// A job with one task, which uses the FIFO `fifo`, and one that is fine.
+fn with_fifo(dir: &Dir, task: &str) {
+    shell(dir, "mkfifo fifo").run().ok();
+    dir.job("job.toml", &format!("[[task]]\nname = 'stuck'\n{task}\n[[task]]\nname = 'fine'\ncommand = 'true'\n"));
+}
+
+#[test]
+fn a_time_limit_holds_in_each_phase_of_an_attempt() {
+    for (phase, task) in [
+        ("stdin", "stdin = 'fifo'\ncommand = 'cat'"),
+        ("stdout", "stdout = 'fifo'\ncommand = 'echo x'"),
+        ("stderr", "stderr = 'fifo'\ncommand = 'echo x'"),
+        ("kernel", "stdout = 'fifo'\nkernel = 'sleep'\nargs = { seconds = 0 }"),
+        ("running", "command = 'cat fifo'"),
+        ("ignoring", "command = \"trap '' TERM; cat fifo\""),
+        ("prologue of mpirun", "mpi = { ranks = 1 }\ncommand = ['true']"),
+    ] {
+        let dir = Dir::new("phase");
+        with_fifo(&dir, &format!("time = '1s'\n{task}"));
+        if phase.starts_with("prologue") {
+            let job = dir.read("job.toml");
+            let fine = job.find("[[task]]\nname = 'fine'").expect("the second task");
+            dir.job("job.toml", &format!("[job]\nprologue = 'read x < fifo'\n{}", &job[..fine]));
+        }
+        let output = phalanx(&dir).args(["run", "job.toml", "--slots", "1"]).start().wait_clean();
+        assert_eq!(output.exit(), 1, "{phase}: {output}");
+        let trace = Trace::of(&dir, "latest");
+        assert_eq!(trace.state("stuck"), "TIMEOUT", "{phase}");
+        if !phase.starts_with("prologue") {
+            assert_eq!(trace.state("fine"), "COMPLETED", "{phase}: its slot was not free again");
+        }
+    }
+}
+
+#[test]
+fn signals_and_cancellation_hold_while_files_are_opened() {
+    for task in ["stdin = 'fifo'\ncommand = 'cat'", "stdout = 'fifo'\ncommand = 'echo x'"] {
+        for signals in [&[libc::SIGTERM][..], &[libc::SIGINT, libc::SIGINT], &[]] {
+            let dir = Dir::new("opening");
+            with_fifo(&dir, task);
+            let running = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]).start();
+            wait_for("the run to answer", 120, || {
+                let status = phalanx(&dir).args(["status", "latest"]).run();
+                (status.exit() == 0 && status.stdout().contains("1 of 2 completed")).then_some(())
+            });
+            if signals.is_empty() {
+                phalanx(&dir).args(["cancel", "latest", "stuck"]).run().ok();
+            }
+            for &signal in signals {
+                running.signal(signal);
+                // One that comes while the one before is pending is not counted.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            running.wait_clean();
+            assert_eq!(Trace::of(&dir, "latest").state("stuck"), "CANCELLED", "{task}, {signals:?}");
+        }
+    }
+}
+
+#[test]
+fn two_tasks_talk_through_a_fifo() {
+    let dir = Dir::new("fifo");
+    shell(&dir, "mkfifo fifo").run().ok();
+    let job = "[[task]]\nname = 'from'\nstdout = 'fifo'\ncommand = 'echo through'\n[[task]]\nname = 'to'\nstdin = 'fifo'\nstdout = 'got'\ncommand = 'cat'\n";
+    run(&dir, job, &["--slots", "2"]).ok();
+    assert_eq!(dir.read("got"), "through\n");
+}
+
+#[test]
+fn a_task_has_no_terminal() {
+    let dir = Dir::new("terminal");
+    let job = "[[task]]\nname = 'asks'\ncommand = 'head -1 /dev/tty'\n[[task]]\nname = 'sets'\ncommand = 'stty -echo < /dev/tty'\n[[task]]\nname = 'stdin'\nstdin = '/dev/tty'\ncommand = 'head -1'\n";
+    dir.job("job.toml", job);
+    on_terminal(&dir, "phalanx run job.toml").code(1);
+    let trace = Trace::of(&dir, "latest");
+    assert_eq!(["asks", "sets", "stdin"].map(|task| trace.state(task).to_owned()), ["FAILED"; 3]);
+}
+
+#[test]
+fn signals_that_were_ignored_stay_ignored() {
+    let job = "[[task]]\nname = 'a'\narray = '0-1'\ncommand = 'grep SigIgn /proc/self/status >> masks; echo x >> began; until test -e go; do sleep 0.05; done'\n[[task]]\nname = 'b'\nneeds = 'a'\ncommand = 'true'\n";
+    for (ignored, signal) in
+        [("HUP", libc::SIGHUP), ("INT", libc::SIGINT), ("TERM", libc::SIGTERM), ("USR1", libc::SIGUSR1)]
+    {
+        let dir = Dir::new("ignored");
+        dir.job("job.toml", job);
+        let line = format!("trap '' {ignored}; exec phalanx run job.toml --slots 2");
+        let mut running: Running = shell(&dir, &line).start();
+        wait_for("tasks to begin", 120, || (dir.has("began") && dir.read("began").lines().count() == 2).then_some(()));
+        running.signal(signal);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(running.is_running(), "{ignored}");
+        dir.file("go", "");
+        running.wait_clean().ok();
+        let bit = 1u64 << (signal - 1);
+        for line in dir.read("masks").lines() {
+            let mask = line.split_whitespace().next_back().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            assert_eq!(mask.map(|mask| mask & bit), Some(bit), "{ignored} is not ignored in a task");
+        }
+    }
+}
+
+#[test]
+fn options_of_the_prologue_hold_for_the_command() {
+    let dir = Dir::new("options");
+    let job = |prologue: &str, line: &str| {
+        format!("[job]\nshell = 'bash'\nprologue = {prologue}\n[[task]]\nname = 's'\ncommand = '''{line}'''\n")
+    };
+    for (prologue, line, code) in [
+        ("['set -e']", "false\ntrue", 1),
+        ("['set -eu', 'set -o pipefail']", "false | true\ntrue", 1),
+        ("['set -u']", "echo $unset_variable; true", 1),
+        ("['set -o pipefail']", "false | true", 1),
+        ("['shopt -s failglob']", "echo /absent/*; exit 0", 1),
+        // Strictness that the prologue did not ask for is its own.
+        ("['true']", "false\ntrue", 0),
+        ("['set -e', 'set +e']", "false\ntrue", 0),
+        ("['false']", "true", 1),
+        ("'''\nif true; then\n  set -e\nfi\n'''", "false\ntrue", 1),
+    ] {
+        run(&dir, &job(prologue, line), &[]).code(code);
+    }
+}
+
+#[test]
+fn the_shell_is_a_choice() {
+    let dir = Dir::new("shell");
+    let task = |extra: &str| {
+        format!("[[task]]\nname = 't'\n{extra}\nstdout = 'out'\ncommand = 'echo ${{BASH_VERSION:+bash}}'\n")
+    };
+    for (job, expected) in [
+        (format!("[job]\nshell = 'bash'\n{}", task("")), "bash\n"),
+        (format!("[defaults]\nshell = ['bash', '-c']\n{}", task("")), "bash\n"),
+        (task("shell = ['bash', '-euo', 'pipefail', '-c']"), "bash\n"),
+        (format!("[job]\nshell = 'bash'\n{}", task("shell = 'dash'")), "\n"),
+    ] {
+        run(&dir, &job, &[]).ok();
+        assert_eq!(dir.read("out"), expected, "{job}");
+    }
+    let strict = "[[task]]\nname = 't'\nshell = ['bash', '-euo', 'pipefail', '-c']\ncommand = \"false | true\"\n";
+    run(&dir, strict, &[]).code(1);
+    let python = "[job]\nprologue = 'export WORD=hello'\n[[task]]\nname = 't'\nstdout = 'out'\nshell = ['python3', '-c']\ncommand = 'import os; print(os.environ[\"WORD\"])'\n";
+    run(&dir, python, &[]).ok();
+    assert_eq!(dir.read("out"), "hello\n");
+    for (bad, remedy) in
+        [("'bash -c'", "[\"bash\", \"-c\"]"), ("['bash']", "\"-c\""), ("''", "name one"), ("7", "shell")]
+    {
+        run(&dir, &task(&format!("shell = {bad}")), &[]).code(2).says(remedy);
+    }
+}
+
+#[test]
+fn check_warns_of_what_sh_does_not_understand() {
+    if std::fs::canonicalize("/bin/sh").is_ok_and(|sh| sh.ends_with("bash")) {
+        return;
+    }
+    let dir = Dir::new("dialect");
+    let job = "[[task]]\nname = 'a'\ncommand = 'make &> log'\n[[task]]\nname = 'b'\ncommand = '[[ 1 == 1 ]] && source x'\n[[task]]\nname = 'c'\nshell = 'bash'\ncommand = 'make |& tee log'\n[[task]]\nname = 'd'\ncommand = \"echo '{1..3} <( $x'\"\n";
+    dir.job("job.toml", job);
+    let output = phalanx(&dir).args(["check", "job.toml"]).run().ok();
+    for text in ["`&>`", "`[[`", "`source`", "shell = \"bash\"", "job.toml:3"] {
+        assert!(output.stderr().contains(text), "{text} is missing\n{output}");
+    }
+    for text in ["|&", "{1..3}", "<("] {
+        assert!(!output.stderr().contains(text), "{text}\n{output}");
+    }
+}
+
+#[test]
+fn a_failure_shows_what_it_wrote_to_either_stream() {
+    let dir = Dir::new("streams");
+    let job = "[[task]]\nname = 'fortran'\ncommand = 'echo no convergence; exit 1'\n[[task]]\nname = 'both'\ncommand = 'echo out-line; echo err-line >&2; exit 1'\n[[task]]\nname = 'own'\nstdout = 'own.log'\ncommand = 'echo own-line; exit 1'\n[[task]]\nname = 'long'\ncommand = 'echo hidden; seq 50 >&2; exit 1'\n";
+    let output = run(&dir, job, &[]).code(1);
+    let failed = report(&dir, &["--failed"]);
+    phalanx(&dir).args(["report", "latest", "--html", "page.html"]).run().ok();
+    for text in [output.stdout(), failed.stdout(), &dir.read("page.html")] {
+        for line in ["no convergence", "out-line", "err-line", "own-line"] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("hidden\n"), "{text}");
+    }
+}
+
+#[test]
+fn line_ends_of_windows_do_not_reach_the_shell() {
+    let dir = Dir::new("crlf");
+    let job = "[job]\nprologue = '''\ncd .\nx=1\n'''\n[[task]]\nname = \"a\"\nstdout = 'out'\ncommand = \"\"\"\ncd sub\nif true; then\n  echo \"$x\"\nfi\nprintf 'a\\\\r\\\\n'\n\"\"\"\n";
+    dir.file("sub/here", "");
+    run(&dir, &job.replace('\n', "\r\n"), &[]).ok();
+    assert_eq!(dir.read("out"), "1\na\r\n");
+    let output = phalanx(&dir).args(["check", "job.toml"]).run().ok();
+    assert_eq!(output.stderr().matches("CR LF").count(), 1, "{output}");
+}
+
+#[test]
+fn long_lines_and_variables_reach_the_shell() {
+    let dir = Dir::new("long");
+    let long = " p1234".repeat(30_000);
+    let job = format!(
+        "[job]\nprologue = 'hello() {{ echo hi; }}'\n[[task]]\nname = 'line'\nstdout = 'line'\ncommand = 'hello; echo{long} | wc -w'\n\
+         [[task]]\nname = 'variable'\nstdout = 'variable'\nenv = {{ LONG = \"it's{long}\" }}\ncommand = 'echo \"$LONG\" | wc -w'\n\
+         [[task]]\nname = 'ranks'\nstdout = 'ranks'\nmpi = {{ ranks = 1 }}\ncommand = 'echo{long} | wc -w'\n"
+    );
+    run(&dir, &job, &[]).ok();
+    assert_eq!(dir.read("line").split_whitespace().collect::<Vec<_>>(), ["hi", "30000"]);
+    assert_eq!(dir.read("variable").trim(), "30001");
+    assert_eq!(dir.read("ranks").trim(), "30000");
+    assert!(!shell(&dir, "ls phalanx-runs/*").run().stdout().contains("script"), "a script is left behind");
+    for task in [
+        format!("command = ['echo', '{long}']"),
+        format!("command = ['echo']\nenv = {{ LONG = '{long}' }}"),
+        format!("shell = ['perl', '-e']\ncommand = '{long}'"),
+    ] {
+        dir.job("never.toml", &format!("[[task]]\nname = 'never'\n{task}\n"));
+        phalanx(&dir).args(["check", "never.toml"]).run().code(2).says("`never` can never start");
+    }
+}
+
+#[test]
+fn a_declared_output_is_a_promise() {
+    let dir = Dir::new("promise");
+    let job = "[[task]]\nname = 'broken'\narray = '0-1'\noutputs = ['made-{index}', 'sub/missing-{index}']\ncommand = 'touch made-{index}'\n[[task]]\nname = 'kept'\noutputs = ['there', { file = 'perhaps', optional = true }]\ncommand = 'touch there'\n[[task]]\nname = 'after'\nneeds = 'broken'\ncommand = 'true'\n";
+    run(&dir, job, &[]).code(1).says("did not write its output sub/missing-0");
+    let trace = Trace::of(&dir, "latest");
+    assert_eq!(["broken[1]", "kept", "after"].map(|task| trace.state(task)), ["FAILED", "COMPLETED", "SKIPPED"]);
+    run(&dir, "[[task]]\nname = 'a'\ninputs = [{ file = 'x', optional = true }]\ncommand = 'true'\n", &[])
+        .code(2)
+        .says("optional");
+}
