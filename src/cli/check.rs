@@ -12,7 +12,7 @@ use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
-use crate::observe::Paint;
+use crate::observe::{LISTED, Paint, and_more};
 use crate::runtime::{estimate_ns, graph_of};
 
 /// Checks a job file: reports every mistake at once, or a summary of its graph.
@@ -77,9 +77,6 @@ pub(super) fn show(diagnostics: &Diagnostics) {
     let _ = writeln!(stderr.lock(), "{}", diagnostics.render(colour).trim_end());
 }
 
-/// Of more task tables than this the first ones are listed.
-const MOST_LISTED: usize = 100;
-
 /// The figures of a job's graph.
 struct Shape {
     critical_path: Duration,
@@ -130,12 +127,12 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
         let _ = writeln!(text, "  {}", job.description);
     }
     let _ = writeln!(text, "\n  {:<24} {:>9}  what each takes", "tasks", "count");
-    for group in job.groups.iter().take(MOST_LISTED) {
+    for group in job.groups.iter().take(LISTED) {
         let _ = writeln!(text, "  {:<24} {:>9}  {}", group.name, group.count, request(group));
     }
-    if let Some(more) = job.groups.len().checked_sub(MOST_LISTED).filter(|more| *more > 0) {
-        let tasks: u64 = job.groups[MOST_LISTED..].iter().map(|group| u64::from(group.count)).sum();
-        let _ = writeln!(text, "  {:<24} {tasks:>9}", format!("{more} more tables"));
+    if let Some(more) = and_more(job.groups.len()) {
+        let tasks: u64 = job.groups[LISTED..].iter().map(|group| u64::from(group.count)).sum();
+        let _ = writeln!(text, "  {more:<24} {tasks:>9}");
     }
     let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
     let _ = writeln!(
@@ -176,4 +173,19 @@ fn request(group: &Group) -> String {
         parts.push(format!("{} retries", group.retry.count));
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_tables_are_summed_up() {
+        let text: String = (0..100).map(|i| format!("[[task]]\nname = \"t{i}\"\ncommand = \"true\"\n")).collect();
+        let loaded = job::parse(text.as_str(), "many.toml", Path::new("."), &Kernels::builtin()).unwrap();
+        let shown = summary(&loaded.job, &graph_of(&loaded).unwrap());
+        assert!(shown.lines().count() < 50, "{shown}");
+        let more = shown.lines().find(|line| line.contains("and 60 more")).unwrap();
+        assert!(more.trim_end().ends_with("60"), "{more}");
+    }
 }

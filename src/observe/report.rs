@@ -13,7 +13,7 @@ use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
-use super::style::{Paint, count, outcome, percent, seconds, value};
+use super::style::{LISTED, Paint, and_more, count, outcome, percent, seconds, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::Work;
@@ -29,9 +29,6 @@ const SLOWEST: usize = 10;
 
 /// How many nodes.
 const MOST_NODES: usize = 20;
-
-/// Of more classes than this those with the most work are listed.
-const CLASSES: usize = 100;
 
 /// Writes the summary, the slowest tasks, and tables of the classes of tasks, of their values and of nodes.
 pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
@@ -277,10 +274,10 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     }
     let all: f64 = classes.iter().map(|class| class.work_s).sum();
     writeln!(out, "\n{}", paint.bold("Classes of tasks"))?;
-    let rows: Vec<Vec<String>> = classes.iter().take(CLASSES).map(|class| class_row(class, all)).collect();
+    let rows: Vec<Vec<String>> = classes.iter().take(LISTED).map(|class| class_row(class, all)).collect();
     write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)?;
-    if classes.len() > CLASSES {
-        writeln!(out, "  and {} classes with less work", count((classes.len() - CLASSES) as u64))?;
+    if let Some(more) = and_more(classes.len()) {
+        writeln!(out, "  {more} classes, with less work")?;
     }
     Ok(())
 }

@@ -5,6 +5,14 @@ use std::io::IsTerminal;
 
 use crate::model::{Outcome, State};
 
+/// Of more classes or tables of tasks than this the first ones are listed.
+pub const LISTED: usize = 40;
+
+/// `and 39,960 more`, where a list of so many does not show all.
+pub fn and_more(all: usize) -> Option<String> {
+    all.checked_sub(LISTED).filter(|more| *more > 0).map(|more| format!("and {} more", count(more as u64)))
+}
+
 /// Colours, where the reader is a person at a terminal who has not asked for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paint {
@@ -165,6 +173,11 @@ pub(super) fn printable(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_are_summed_up() {
+        assert_eq!([40, 41, 40_000].map(and_more), [None, Some("and 1 more".into()), Some("and 39,960 more".into())]);
+    }
 
     #[test]
     fn values_have_few_digits() {

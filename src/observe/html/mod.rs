@@ -21,7 +21,7 @@ use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::spending::Spending;
 use super::steps::Counters;
-use super::style::{bytes, count, outcome, percent, printable, seconds, some, value};
+use super::style::{LISTED, and_more, bytes, count, outcome, percent, printable, seconds, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
@@ -33,7 +33,7 @@ const FAILURES: usize = 20;
 /// Classes whose slowest tasks are listed, and tasks of each.
 const SLOWEST: [usize; 2] = [8, 3];
 /// Classes in the table.
-const CLASSES: usize = 60;
+const CLASSES: usize = LISTED;
 /// Scaling decisions that are listed.
 const DECISIONS: usize = 60;
 /// Notes that are shown.
@@ -249,8 +249,8 @@ fn class_table(html: &mut Html, by_work: &[Class]) {
         html.add("</tr>");
     }
     html.add("</tbody></table></div>\n");
-    if by_work.len() > CLASSES {
-        html.add(format_args!("<p class=\"note\">and {} classes with less work.</p>\n", by_work.len() - CLASSES));
+    if let Some(more) = and_more(by_work.len()) {
+        html.add(format_args!("<p class=\"note\">{more} classes, with less work.</p>\n"));
     }
 }
 

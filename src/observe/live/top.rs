@@ -7,7 +7,7 @@ use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
-use crate::observe::style::{Paint, bytes, count, outcome, percent, printable, seconds, some};
+use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable, seconds, some};
 
 /// Rows of a table where the terminal does not say how many it has.
 const ROWS: usize = 24;
@@ -187,7 +187,9 @@ fn class_table(frame: &mut Frame, live: &Live, rows: usize) {
         "{:<24} {:>10} {:>7} {:>9} {:>9} {:>9} {:>9}",
         "class", "ended", "failed", "mean", "p50", "p95", "p99"
     ));
-    for class in classes.into_iter().take(rows) {
+    let (all, rows) = (classes.len(), rows.min(LISTED));
+    let shown = if all > rows { rows.saturating_sub(1) } else { rows };
+    for class in classes.into_iter().take(shown) {
         let ran = &class.ran;
         frame.plain(&format!(
             "{:<24} {:>10} {:>7} {:>9} {:>9} {:>9} {:>9}",
@@ -199,6 +201,9 @@ fn class_table(frame: &mut Frame, live: &Live, rows: usize) {
             seconds(ran.quantile_s(0.95)),
             seconds(ran.quantile_s(0.99))
         ));
+    }
+    if all > shown {
+        frame.plain(&format!("and {} more", count((all - shown) as u64)));
     }
 }
 
