@@ -56,7 +56,9 @@ pub(super) fn main(args: Args) -> ExitCode {
         Ok(text) => text,
         Err(error) => return refuse(format_args!("cannot read {}: {error}", args.file.display())),
     };
-    let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let bash = std::env::split_paths(&path).any(|dir| dir.join("bash").is_file());
+    let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus, bash };
     match convert(args.format, &text, &options) {
         Ok(imported) => {
             let file = args.file.display();

@@ -203,6 +203,9 @@ impl Reader {
         let job = options.name.as_deref().unwrap_or("lines");
         let origin = "Imported from lines of commands. Each line is one task; `{index}` counts them from 0.";
         let mut document = Document::new(origin, job);
+        if options.bash {
+            document.field("shell", quote("bash"));
+        }
         let mut names = Names::default();
         let mut known: Vec<String> = Vec::new();
         for group in &self.groups {
@@ -438,6 +441,16 @@ mod tests {
         assert_eq!(tasks[1]["needs"].to_string(), r#"["start"]"#);
         assert_eq!(tasks[2]["needs"].to_string(), r#"["afterany:start", "afterany:line"]"#);
         assert!(import("#!/bin/bash\na\n").1.is_empty());
+    }
+
+    #[test]
+    fn lines_run_in_bash_where_there_is_one() {
+        let shell = |bash: bool| {
+            let options = Options { bash, ..Options::default() };
+            let table: toml::Table = toml::from_str(&lines("a &> b\n", &options).unwrap().toml).unwrap();
+            table["job"].get("shell").map(|shell| shell.to_string())
+        };
+        assert_eq!((shell(true), shell(false)), (Some("\"bash\"".into()), None));
     }
 
     #[test]

@@ -28,11 +28,13 @@ pub struct Options {
     pub time_scale: f64,
     /// Ask for as many CPUs per task as were recorded (`wfcommons`); otherwise one.
     pub cpus: bool,
+    /// Lines of shell run in bash (`lines`), which is what they are mostly written for.
+    pub bash: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { name: None, time_scale: 1.0, cpus: false }
+        Options { name: None, time_scale: 1.0, cpus: false, bash: false }
     }
 }
 
