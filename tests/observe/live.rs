@@ -273,16 +273,43 @@ fn strangers_and_floods_are_turned_away() {
     assert_eq!(post("/api/v1/cancel"), "401");
     assert_eq!(post(&format!("/api/v1/cancel?token={}", run.token)), "401");
     assert_eq!(run.ask("GET", "/api/v1/cancel").0, 405);
-    for body in ["{", "{\"ranks\": 3}", "{\"ranks\": \"many\"}", &"x".repeat(10_000)] {
+    for body in ["{", "{\"ranks\": 3}", "{\"ranks\": \"many\"}"] {
         assert_eq!(run.send("POST", "/api/v1/scale", body).0, 400, "{body}");
     }
+    // A body that is too large is refused by its announced length: nothing of it is sent here.
+    let scale = |more: &str| {
+        let (token, path) = (&run.token, "/api/v1/scale");
+        refused(&format!("POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{more}"))
+    };
+    assert_eq!(scale("Content-Length: 10000\r\n\r\n"), "413");
+    let chunk = "x".repeat(0x2000);
+    assert_eq!(scale(&format!("Transfer-Encoding: chunked\r\n\r\n2000\r\n{chunk}\r\n")), "413");
     // A head that never ends is cut off, one that is no HTTP is refused; both leave the server as it was.
     let long = "x".repeat(100_000);
     assert!(["431", "414", "400", "none"].contains(&get("/", &format!("X: {long}\r\n")).as_str()));
     assert!(["400", "none"].contains(&refused("\0\u{1}nonsense\r\n\r\n").as_str()));
-    let idle: Vec<TcpStream> = (0..20).filter_map(|_| TcpStream::connect(&run.address).ok()).collect();
+    run.end();
+}
+
+#[test]
+fn connections_without_the_token_keep_nobody_waiting() {
+    let run = Listening::start("crowd", 1);
+    let half = |_| {
+        let mut stream = TcpStream::connect(&run.address).expect("it is accepted");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x").expect("it is read");
+        stream
+    };
+    let mut crowd: Vec<TcpStream> = (0..200).map(half).collect();
     assert_eq!(run.json("/api/v1/run")["state"], "RUNNING");
-    drop(idle);
+    // The oldest have made room: they are closed without a word.
+    for stream in &mut crowd[..100] {
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout can be set");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(String::from_utf8_lossy(&answer), "");
+    }
+    crowd.extend((0..200).map(half));
+    assert_eq!(run.json("/api/v1/run")["state"], "RUNNING");
     run.end();
 }
 

@@ -2,28 +2,32 @@
 //!
 //! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
 //!   and there is no default, so nothing listens unasked.
-//! - Requests are bounded: size of head and body, time to send them, connections at a time, length of a connection.
+//! - Requests are bounded: size of head and body, time to send them, length of a connection.
+//! - Every connection is accepted at once. At most 32 are kept that have not shown the token, and
+//!   as many that have; one more ends the oldest of its kind. So connections without a token keep
+//!   no others waiting.
 //! - What is read is computed from what the run has written. Between requests the thread sleeps.
 //! - What changes the run (`steer`) is a POST with the token in its header, where no link and no form of another page can put it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::steer::{self, VERBS};
 use super::{Live, api, gantt, metrics};
@@ -39,11 +43,13 @@ type Read = fn(&Began) -> Result<Subject, String>;
 
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
-/// How long a request's head may take, and then its body.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request's head may take.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long the body of a request with the token may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a connection lasts; a browser opens another one without being asked.
 const CONNECTION: Duration = Duration::from_secs(120);
-/// Connections at a time.
+/// Connections that have not shown the token, and connections that have.
 const CONNECTIONS: usize = 32;
 /// How long an answer about a change may take to leave when the run is over.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -156,7 +162,14 @@ fn runtime(
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let desk = Rc::new(Desk { dir: dir.clone(), read, token, live: RefCell::new(None), asking: Cell::new(0) });
+    let desk = Rc::new(Desk {
+        dir: dir.clone(),
+        read,
+        token,
+        live: RefCell::new(None),
+        asking: Cell::new(0),
+        guests: RefCell::default(),
+    });
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -171,9 +184,7 @@ fn runtime(
 }
 
 async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+    for number in 0.. {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -183,19 +194,58 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
                 continue;
             }
         };
-        let desk = Rc::clone(&desk);
-        tokio::task::spawn_local(async move {
+        let own = Rc::clone(&desk);
+        let serving = tokio::task::spawn_local(async move {
+            let desk = Rc::clone(&own);
             let service = service_fn(move |request| {
                 let desk = Rc::clone(&desk);
-                async move { Ok::<_, Infallible>(desk.answer(request, peer).await) }
+                async move { Ok::<_, Infallible>(desk.answer(request, peer, number).await) }
             });
             let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD);
             let connection = server.serve_connection(TokioIo::new(stream), service);
             // A client that speaks no HTTP or has gone is no concern of the run.
             let _ = tokio::time::timeout(CONNECTION, connection).await;
-            drop(seat);
+            own.guests.borrow_mut().leave(number);
         });
+        desk.guests.borrow_mut().come(number, serving.abort_handle());
+    }
+}
+
+/// The connections, each with its number and what ends it; the oldest come first.
+#[derive(Default)]
+struct Guests {
+    strangers: VecDeque<(u64, AbortHandle)>,
+    known: VecDeque<(u64, AbortHandle)>,
+}
+
+impl Guests {
+    fn come(&mut self, number: u64, end: AbortHandle) {
+        admit(&mut self.strangers, number, end);
+    }
+
+    /// A connection has shown the token.
+    fn trust(&mut self, number: u64) {
+        if let Some(at) = self.strangers.iter().position(|(stranger, _)| *stranger == number)
+            && let Some((_, end)) = self.strangers.remove(at)
+        {
+            admit(&mut self.known, number, end);
+        }
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.strangers.retain(|(stranger, _)| *stranger != number);
+        self.known.retain(|(known, _)| *known != number);
+    }
+}
+
+/// Adds a connection; where that is one too many, the oldest is ended.
+fn admit(list: &mut VecDeque<(u64, AbortHandle)>, number: u64, end: AbortHandle) {
+    list.push_back((number, end));
+    if list.len() > CONNECTIONS
+        && let Some((_, oldest)) = list.pop_front()
+    {
+        oldest.abort();
     }
 }
 
@@ -208,18 +258,36 @@ struct Desk {
     live: RefCell<Option<(Instant, Live)>>,
     /// Changes that have been asked for and whose answers have not left.
     asking: Cell<u32>,
+    guests: RefCell<Guests>,
+}
+
+/// A change that is being asked for, however that ends.
+struct Asking<'a>(&'a Cell<u32>);
+
+impl<'a> Asking<'a> {
+    fn begin(count: &'a Cell<u32>) -> Asking<'a> {
+        count.set(count.get() + 1);
+        Asking(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl Desk {
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if let Some(verb) = VERBS.iter().find(|verb| **verb == path) {
-            return self.change(request, verb, peer).await;
+            return self.change(request, verb, peer, number).await;
         }
         let query = Query(request.uri().query().unwrap_or_default());
         if !self.holds_token(bearer(&request).or_else(|| query.text("token"))) {
-            return respond(StatusCode::UNAUTHORIZED, Body::error("this needs the token that the run has printed"));
+            return refuse_stranger("this needs the token that the run has printed");
         }
+        self.guests.borrow_mut().trust(number);
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return refuse_method("GET, HEAD");
         }
@@ -236,16 +304,30 @@ impl Desk {
     }
 
     /// Asks the run for a change.
-    async fn change(&self, request: Request<Incoming>, verb: &str, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn change(
+        &self,
+        request: Request<Incoming>,
+        verb: &str,
+        peer: SocketAddr,
+        number: u64,
+    ) -> Response<Full<Bytes>> {
         if !self.holds_token(bearer(&request)) {
-            let text = "this needs the token that the run has printed, as the header `Authorization: Bearer TOKEN`";
-            return respond(StatusCode::UNAUTHORIZED, Body::error(text));
+            return refuse_stranger(
+                "this needs the token that the run has printed, as the header `Authorization: Bearer TOKEN`",
+            );
         }
+        self.guests.borrow_mut().trust(number);
         if *request.method() != Method::POST {
             return refuse_method("POST");
         }
-        let body = match tokio::time::timeout(PATIENCE, Limited::new(request, steer::BODY).collect()).await {
+        // Told before it is sent: by its announced length, or else as soon as more has come.
+        let too_large = || closing(StatusCode::PAYLOAD_TOO_LARGE, Body::error("the body is too large"));
+        if request.body().size_hint().lower() > steer::BODY as u64 {
+            return too_large();
+        }
+        let body = match tokio::time::timeout(BODY_TIME, Limited::new(request, steer::BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
             Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, Body::error(&error.to_string())),
             Err(_) => return respond(StatusCode::REQUEST_TIMEOUT, Body::error("the body did not come")),
         };
@@ -253,10 +335,10 @@ impl Desk {
             Ok(question) => question,
             Err(error) => return respond(StatusCode::BAD_REQUEST, Body::error(&error)),
         };
-        self.asking.set(self.asking.get() + 1);
+        let asking = Asking::begin(&self.asking);
         let run = self.dir.path().to_owned();
         let asked = tokio::task::spawn_blocking(move || steer::put(&run, &peer.to_string(), &question)).await;
-        self.asking.set(self.asking.get() - 1);
+        drop(asking);
         match asked {
             Ok((status, did)) => respond(status, Body::json(&did)),
             Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, Body::error(&error.to_string())),
@@ -295,6 +377,18 @@ impl Desk {
 /// The token in the header of a request.
 fn bearer(request: &Request<Incoming>) -> Option<&str> {
     request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Refuses who has no token, and ends the connection.
+fn refuse_stranger(text: &str) -> Response<Full<Bytes>> {
+    closing(StatusCode::UNAUTHORIZED, Body::error(text))
+}
+
+/// An answer after which the connection ends.
+fn closing(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
+    let mut response = respond(status, body);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
@@ -379,6 +473,25 @@ mod tests {
         let query = Query("from=1.5&to=x&&token=abc&from=9");
         assert_eq!((query.number("from"), query.number::<f64>("to")), (Some(1.5), None));
         assert_eq!((query.text("token"), query.text("fro")), (Some("abc"), None));
+    }
+
+    #[test]
+    fn the_oldest_connection_of_a_kind_makes_room_for_the_newest() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut guests = Guests::default();
+        let numbers = |list: &VecDeque<(u64, AbortHandle)>| list.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        let waiting = || runtime.spawn(std::future::pending::<()>());
+        let first = waiting();
+        guests.come(0, first.abort_handle());
+        guests.trust(0);
+        (1..=200).for_each(|number| guests.come(number, waiting().abort_handle()));
+        assert_eq!(numbers(&guests.strangers), (169..=200).collect::<Vec<_>>());
+        assert_eq!(numbers(&guests.known), [0]);
+        (1..=200).for_each(|number| guests.trust(number));
+        assert_eq!((numbers(&guests.strangers), numbers(&guests.known)), (vec![], (169..=200).collect()));
+        assert!(runtime.block_on(first).unwrap_err().is_cancelled());
+        guests.leave(180);
+        assert_eq!(guests.known.len(), 31);
     }
 
     #[test]
