@@ -23,7 +23,8 @@ pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
 }
 
 pub(super) fn member(hello: &Hello) -> Member {
-    Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus }
+    let cpus = hello.cpus.as_slice().into();
+    Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus }
 }
 
 /// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
@@ -253,7 +254,7 @@ mod tests {
     }
 
     fn hello(slots: u32, memory: u64) -> Hello {
-        Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0 }
+        Hello { node: "n1".into(), pid: 1, slots, memory, gpus: 0, cpus: Vec::new() }
     }
 
     #[test]

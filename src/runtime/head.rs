@@ -343,6 +343,7 @@ impl Head {
                     }
                 }
                 Action::Tell(text) => self.tell(now, Level::Error, &text),
+                Action::Note(text) => self.tell(now, Level::Warning, &text),
                 Action::Finished(why) => self.finished = Some(why),
             }
         }

@@ -40,6 +40,7 @@ impl Outfit {
             slots: places.len() as u32,
             memory: topology.grant.memory,
             gpus: topology.grant.gpus.list.len() as u32,
+            cpus: topology.grant.cpus.clone(),
         };
         Outfit { topology, places, hello }
     }

@@ -90,8 +90,10 @@ pub enum Action {
     },
     /// Write these attempts to the journal before anything that follows.
     Journal(Vec<Attempt>),
-    /// Something that the user should know.
+    /// Something that costs results: tasks that are not run, a request that is refused.
     Tell(String),
+    /// Something that the user should know and that costs no results.
+    Note(String),
     /// The run is over.
     Finished(Why),
 }
@@ -406,19 +408,22 @@ impl Coordinator {
         if self.stopping.is_some() || self.open == 0 {
             return;
         }
-        match self.health.examine(rank) {
+        let members = &self.members;
+        match self.health.examine(rank, &|rank| members.slots_per_cpu(rank)) {
             Some(Finding::Slow(times)) => {
-                actions.push(Action::Tell(format!(
+                actions.push(Action::Note(format!(
                     "{rank} takes {times:.1} times as long as others for the same tasks: it gets less of them"
                 )));
                 self.rebalance(now, actions);
             }
-            Some(Finding::Recovered) => {
-                actions.push(Action::Tell(format!("{rank} is as fast as the others again")));
+            Some(Finding::Crowded) => self.rebalance(now, actions),
+            Some(Finding::Recovered(told)) => {
+                let note = || Action::Note(format!("{rank} is as fast as the others again"));
+                actions.extend(told.then(note));
                 self.rebalance(now, actions);
             }
             Some(Finding::Sick) => {
-                actions.push(Action::Tell(format!(
+                actions.push(Action::Note(format!(
                     "{rank} is quarantined: tasks keep failing there that others complete"
                 )));
                 self.change(now, rank, Change::Quarantine, actions);

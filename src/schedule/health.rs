@@ -10,6 +10,9 @@
 //!   everywhere make nobody sick, nor does a single bad one that is tried again and again. One that completed most of such tasks before must
 //!   fail [`LONG`] of them: it may have been given the bad ones of an array.
 //!
+//! A rank may be slow because its slots share CPUs with others. That counts when tasks are divided,
+//! but the user is notified only if sharing does not explain it.
+//!
 //! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as much.
 
 use std::ops::Range;
@@ -91,6 +94,8 @@ struct Chart {
     due: f64,
     /// How many times as long as the others it takes, if it is slow.
     slow: Option<f64>,
+    /// A person has been told that it is slow.
+    told: bool,
 }
 
 /// Something new about a rank.
@@ -98,8 +103,10 @@ struct Chart {
 pub(super) enum Finding {
     /// It takes so many times as long as the others.
     Slow(f64),
-    /// It is as fast as the others after all.
-    Recovered,
+    /// The same, as is to be expected where slots share CPUs.
+    Crowded,
+    /// It is as fast as the others after all; true if it was told that it was not.
+    Recovered(bool),
     /// Tasks keep failing there that others complete.
     Sick,
 }
@@ -168,8 +175,8 @@ impl Health {
         self.classes.entry(class).or_default().add(&record);
     }
 
-    /// What is new about a rank that has just reported.
-    pub(super) fn examine(&mut self, rank: Rank) -> Option<Finding> {
+    /// What is new about a rank that has just reported, so many of whose slots share a CPU.
+    pub(super) fn examine(&mut self, rank: Rank, slots_per_cpu: &dyn Fn(Rank) -> f64) -> Option<Finding> {
         if self.is_sick(rank) {
             self.ranks[rank.index()].streak.clear();
             return Some(Finding::Sick);
@@ -179,11 +186,15 @@ impl Health {
         chart.due = 2.0 * chart.timed;
         let before = chart.slow.is_some();
         let now = self.slowness(rank);
-        self.ranks[rank.index()].slow = now;
+        let chart = &mut self.ranks[rank.index()];
+        chart.slow = now;
         match now {
-            Some(times) if !before => Some(Finding::Slow(times)),
-            None if before => Some(Finding::Recovered),
-            _ => None,
+            Some(times) if !chart.told && times > SLOW * slots_per_cpu(rank) => {
+                chart.told = true;
+                Some(Finding::Slow(times))
+            }
+            Some(_) => (!before).then_some(Finding::Crowded),
+            None => before.then(|| Finding::Recovered(std::mem::take(&mut chart.told))),
         }
     }
 
@@ -244,6 +255,11 @@ mod tests {
         Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank: Rank(rank), slot: 0, ready, start, end }
     }
 
+    /// A rank whose slots have their CPUs to themselves.
+    fn examine(health: &mut Health, rank: u32) -> Option<Finding> {
+        health.examine(Rank(rank), &|_| 1.0)
+    }
+
     fn hear(health: &mut Health, attempts: &[Attempt]) {
         let class = |task: TaskId| (task.0 / 100, task.0 / 100 * 100..(task.0 / 100 + 1) * 100);
         health.hear(attempts, &class, &|_| SECOND);
@@ -257,12 +273,30 @@ mod tests {
             (0..8).map(|k| attempt(k, rank, ms + noise[k as usize], State::Completed)).collect()
         };
         hear(&mut health, &[all(0, 100), all(1, 100), all(2, 200)].concat());
-        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None));
-        let Some(Finding::Slow(times)) = health.examine(Rank(2)) else { panic!("not found slow") };
+        assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None));
+        let Some(Finding::Slow(times)) = examine(&mut health, 2) else { panic!("not found slow") };
         assert!((1.8..2.1).contains(&times), "{times}");
-        assert_eq!((health.examine(Rank(2)), health.slow(Rank(2))), (None, Some(times)));
+        assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (None, Some(times)));
         (0..40).for_each(|_| hear(&mut health, &all(2, 100)));
-        assert_eq!((health.examine(Rank(2)), health.slow(Rank(2))), (Some(Finding::Recovered), None));
+        assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (Some(Finding::Recovered(true)), None));
+    }
+
+    #[test]
+    fn slowness_that_sharing_explains_is_not_told_until_it_is_more_than_that() {
+        let mut health = Health::default();
+        let all = |rank: u32, ms: u64, count: u32| -> Vec<Attempt> {
+            (0..count).map(|k| attempt(k % 50, rank, ms + u64::from(k % 3), State::Completed)).collect()
+        };
+        hear(&mut health, &[all(0, 100, 8), all(1, 100, 8), all(2, 180, 8)].concat());
+        let crowded = |health: &mut Health| health.examine(Rank(2), &|_| 2.0);
+        assert_eq!(crowded(&mut health), Some(Finding::Crowded));
+        assert!(health.slow(Rank(2)).is_some());
+        hear(&mut health, &all(2, 180, 16));
+        assert_eq!(crowded(&mut health), None);
+        hear(&mut health, &all(2, 900, 60));
+        assert!(matches!(crowded(&mut health), Some(Finding::Slow(_))));
+        hear(&mut health, &all(2, 100, 20_000));
+        assert_eq!(crowded(&mut health), Some(Finding::Recovered(true)));
     }
 
     #[test]
@@ -282,7 +316,7 @@ mod tests {
             let attempts: Vec<Attempt> = (0..8).map(|k| draw(k, &mut rng)).collect();
             hear(&mut health, &attempts);
         }
-        let found: Vec<u32> = (0..40).filter(|&rank| health.examine(Rank(rank)).is_some()).collect();
+        let found: Vec<u32> = (0..40).filter(|&rank| examine(&mut health, rank).is_some()).collect();
         assert!(found.len() <= 1, "{found:?}");
     }
 
@@ -291,21 +325,21 @@ mod tests {
         let mut health = Health::default();
         let five = |rank: u32, state| -> Vec<Attempt> { (0..5).map(|k| attempt(k, rank, 5, state)).collect() };
         hear(&mut health, &[five(0, State::Failed), five(1, State::Failed)].concat());
-        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None), "they fail everywhere");
+        assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "they fail everywhere");
         hear(&mut health, &[five(1, State::Completed), five(2, State::Completed)].concat());
-        assert_eq!(health.examine(Rank(0)), Some(Finding::Sick));
-        assert_eq!((health.examine(Rank(0)), health.examine(Rank(1))), (None, None), "it is said once");
+        assert_eq!(examine(&mut health, 0), Some(Finding::Sick));
+        assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "it is said once");
         assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
         // One bad task, five times.
         let bad = |number: u16| Attempt { attempt: number, ..attempt(50, 3, 5, State::Failed) };
         hear(&mut health, &(1..6).map(bad).collect::<Vec<_>>());
-        assert_eq!(health.examine(Rank(3)), None);
+        assert_eq!(examine(&mut health, 3), None);
         (5..9).for_each(|rank| hear(&mut health, &five(rank, State::Completed)));
         // One that had done well was given the bad tasks of an array.
         let many = |tasks: Range<u32>, state| tasks.map(|k| attempt(k, 4, 5, state)).collect::<Vec<Attempt>>();
         hear(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
-        assert_eq!(health.examine(Rank(4)), None);
+        assert_eq!(examine(&mut health, 4), None);
         hear(&mut health, &many(49..50, State::Failed));
-        assert_eq!(health.examine(Rank(4)), Some(Finding::Sick), "or has lost its disk");
+        assert_eq!(examine(&mut health, 4), Some(Finding::Sick), "or has lost its disk");
     }
 }

@@ -13,6 +13,9 @@
 //!
 //! A rank that left or was lost never comes back under its number: one that does is told to leave, and joins as another.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::coordinator::Action;
 use super::protocol::Message;
 use crate::model::{Rank, RankState};
@@ -28,6 +31,8 @@ pub struct Member {
     pub memory: u64,
     /// GPUs that its tasks may use.
     pub gpus: u32,
+    /// CPUs that its slots run on; none if that is not known.
+    pub cpus: Arc<[u32]>,
 }
 
 /// What may happen to a rank.
@@ -143,6 +148,23 @@ impl Members {
         self.table.get(rank.index()).map(|entry| &entry.member)
     }
 
+    /// Slots per CPU of this rank, counting those of other ranks on its node that use the same
+    /// CPUs; rounded up, at least 1.
+    pub(super) fn slots_per_cpu(&self, rank: Rank) -> f64 {
+        let Some(own) = self.member(rank).filter(|own| !own.cpus.is_empty()) else { return 1.0 };
+        let shares = |entry: &&Entry| {
+            let other = &entry.member;
+            let overlap = || other.cpus.iter().any(|cpu| own.cpus.contains(cpu));
+            entry.standing.is_here() && other.node == own.node && overlap()
+        };
+        let (mut slots, mut cpus) = (0, BTreeSet::<u32>::new());
+        for entry in self.table.iter().filter(shares) {
+            slots += entry.member.slots;
+            cpus.extend(entry.member.cpus.iter().copied());
+        }
+        (f64::from(slots) / cpus.len().max(1) as f64).ceil().max(1.0)
+    }
+
     /// Takes one event in. False if it changes nothing.
     pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
         let fresh = rank.index() == self.table.len();
@@ -180,6 +202,26 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_share_the_cpus_of_their_node() {
+        let member = |node: &str, slots, cpus: &[u32]| Member {
+            node: node.into(),
+            slots,
+            cpus: cpus.into(),
+            ..Member::default()
+        };
+        let crowded = Members::new(vec![member("a", 1, &[0, 1]); 3]);
+        assert_eq!(crowded.slots_per_cpu(Rank(2)), 2.0);
+        let apart = vec![member("a", 2, &[0, 1]), member("a", 2, &[2, 3]), member("b", 2, &[0, 1])];
+        assert_eq!(Members::new(apart.clone()).slots_per_cpu(Rank(0)), 1.0);
+        let overlapping = [&apart[..], &[member("a", 4, &[1, 2]), member("b", 2, &[])]].concat();
+        let mut overlapping = Members::new(overlapping);
+        let each = |members: &Members| [0, 1, 2, 3, 4].map(|rank| members.slots_per_cpu(Rank(rank)));
+        assert_eq!(each(&overlapping), [2.0, 2.0, 1.0, 2.0, 1.0]);
+        assert!(overlapping.change(Rank(3), Change::Lose));
+        assert_eq!(each(&overlapping)[..2], [1.0, 1.0]);
+    }
 
     #[test]
     fn who_is_gone_never_comes_back() {

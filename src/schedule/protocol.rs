@@ -301,6 +301,8 @@ pub struct Hello {
     pub memory: u64,
     /// GPUs that its tasks may use.
     pub gpus: u32,
+    /// CPUs that its slots run on; other ranks of the node may use the same.
+    pub cpus: Vec<u32>,
 }
 
 /// How busy a rank is.

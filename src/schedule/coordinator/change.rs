@@ -121,7 +121,7 @@ impl Coordinator {
     /// A rank is gone.
     fn lose(&mut self, rank: Rank, actions: &mut Vec<Action>) {
         self.loads[rank.index()] = Default::default();
-        actions.push(Action::Tell(format!("{rank} is lost")));
+        actions.push(Action::Note(format!("{rank} is lost")));
     }
 
     pub(super) fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
@@ -233,7 +233,7 @@ impl Coordinator {
         let resting = |rank: &Rank| rests(self.members.standing(*rank)) && helps(rank);
         let resting: Vec<Rank> = self.members.here().filter(resting).collect();
         for &rank in &resting {
-            actions.push(Action::Tell(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
+            actions.push(Action::Note(format!("{rank} takes part again: {tasks} tasks can run nowhere else")));
             self.members.change(rank, Change::Recall);
         }
         if !resting.is_empty() {

@@ -357,7 +357,7 @@ impl World {
                     self.journalled.extend(attempts.iter().map(|a| (a.task, a.attempt)));
                     self.journal.extend(attempts);
                 }
-                coordinator::Action::Tell(text) => self.told.push(text),
+                coordinator::Action::Tell(text) | coordinator::Action::Note(text) => self.told.push(text),
                 coordinator::Action::Finished(why) => self.finished = Some(why),
             }
         }

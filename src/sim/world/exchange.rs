@@ -48,7 +48,7 @@ impl World<'_> {
                     }
                     self.log.record(Record::Attempts(attempts));
                 }
-                coordinator::Action::Tell(text) => self.note(Level::Warning, text),
+                coordinator::Action::Tell(text) | coordinator::Action::Note(text) => self.note(Level::Warning, text),
                 coordinator::Action::Finished(why) => self.finished = Some(why),
             }
         }

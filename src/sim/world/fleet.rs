@@ -24,7 +24,8 @@ const NEWS_PER_INTERVAL: u32 = 10;
 /// What the rank on a node has.
 pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     let node = &cluster.nodes[kind.0 as usize];
-    Member { node: format!("{}{rank}", node.name), slots: node.slots, memory: node.memory, gpus: node.gpus }
+    let name = format!("{}{rank}", node.name);
+    Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, ..Member::default() }
 }
 
 /// The ranks with which a run begins.
