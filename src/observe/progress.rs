@@ -100,6 +100,8 @@ impl Progress {
 
     /// Takes the bar away, or writes the last line. The closing summary says the rest.
     pub fn finish(&mut self, at: Duration, tally: &Tally) {
+        // The last reports of the ranks are older than the end of the run.
+        let tally = &Tally { running: 0, ready: 0, ..*tally };
         self.estimator.observe(at, tally);
         self.recorder.take().into_iter().for_each(|mut recorder| recorder.write(at, tally));
         match &self.face {

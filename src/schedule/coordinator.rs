@@ -219,8 +219,10 @@ impl Coordinator {
 
     /// How many tasks are in which state.
     pub fn tally(&self) -> Tally {
-        let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum();
-        Tally { running: sum(|l| l.running), ready: sum(|l| l.ready), ..self.tally }
+        let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
+        // Ranks report their load now and then, so the last reports may count tasks that have ended.
+        let running = sum(|l| l.running).min(self.open);
+        Tally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
     }
 
     /// Where a rank stands, if there ever was one of this number.

@@ -358,7 +358,12 @@ impl World {
                     self.journal.extend(attempts);
                 }
                 coordinator::Action::Tell(text) | coordinator::Action::Note(text) => self.told.push(text),
-                coordinator::Action::Finished(why) => self.finished = Some(why),
+                coordinator::Action::Finished(why) => {
+                    let tally = self.coordinator.tally();
+                    let ended = tally.completed + tally.failed + tally.skipped + tally.cancelled;
+                    assert!(ended + tally.running + tally.ready <= tally.total, "{tally:?}");
+                    self.finished = Some(why);
+                }
             }
         }
     }
