@@ -50,6 +50,11 @@ pub trait Outside: Send {
     /// True once all that was sent has left.
     fn drained(&mut self) -> bool;
 
+    /// True if nothing has come for so long that two heartbeats are missing.
+    fn is_silent(&self) -> bool {
+        false
+    }
+
     /// No frame is sent any more: lets those under way arrive and ends the connections, in at most so long.
     fn close(&mut self, limit: Duration);
 }
@@ -164,6 +169,10 @@ impl Fabric for Combined {
 
     fn drained(&mut self) -> bool {
         self.inner.drained() && self.outside.as_mut().is_none_or(|outside| outside.drained())
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.outside.as_ref().is_some_and(|outside| outside.is_silent())
     }
 
     fn bell(&self) -> Option<OwnedFd> {

@@ -72,6 +72,11 @@ pub trait Fabric: Send {
     /// True once every frame sent has left this rank. Moves what is under way.
     fn drained(&mut self) -> bool;
 
+    /// True for a rank that has a link to rank 0 on which two heartbeats are missing.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
     /// A descriptor that becomes readable when a frame has come for which this rank [dozed](Fabric::doze), and from which the woken reads
     /// without waiting; `None` if there is no such thing here.
     fn bell(&self) -> Option<OwnedFd> {

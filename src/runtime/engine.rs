@@ -53,6 +53,8 @@ pub(super) struct Engine {
     orphaned: bool,
     /// This rank joined a run that others began, and may leave it; how often it has been told to go.
     guest: Option<u32>,
+    /// Rank 0 is silent.
+    cut_off: bool,
     watch: LongTaskWatch,
     /// What rank 0 is told of this rank's part in the traffic: messages sent, bytes in them, tasks taken from others.
     traffic: [u64; 3],
@@ -79,6 +81,7 @@ impl Engine {
             broken: None,
             orphaned: false,
             guest: None,
+            cut_off: false,
             watch: LongTaskWatch::new(LOOK_INTERVAL),
             traffic: [0; 3],
             crew: std::sync::Weak::new(),
@@ -255,6 +258,9 @@ impl Engine {
             return false;
         }
         self.post_mail(crew);
+        if self.guest.is_some() {
+            self.heed_silence(crew);
+        }
         let quiet = self.worker.is_stopping() && crew.is_quiet();
         let mut moved = self.hear_load(crew);
         moved |= self.hear_ranks(crew);
@@ -277,6 +283,19 @@ impl Engine {
         }
         self.run_loopback(crew);
         moved
+    }
+
+    /// Tells the worker when rank 0 falls silent, and when it is heard again.
+    fn heed_silence(&mut self, crew: &Crew) {
+        let cut_off = self.fabric.is_cut_off();
+        if cut_off != self.cut_off {
+            self.cut_off = cut_off;
+            match cut_off {
+                true => tracing::warn!("rank 0 is silent: nothing is started until it is heard again"),
+                false => tracing::warn!("rank 0 is heard again"),
+            }
+            self.step(crew, Event::CutOff(cut_off));
+        }
     }
 
     /// Hears of the slots, and then how busy they were *before* that: what counts as idle has told all that it did.
@@ -456,6 +475,8 @@ impl Engine {
                 }
             }
             Action::Release { gang } => crew.release_gang(gang),
+            Action::Suspend => crew.pool().into_iter().for_each(|pool| pool.pause()),
+            Action::Resume => crew.pool().into_iter().for_each(|pool| pool.resume()),
             Action::Stop(how) => {
                 if let Some(pool) = crew.pool() {
                     pool.pause();

@@ -88,6 +88,8 @@ pub enum Event {
     },
     /// The pool's load, after any change of it.
     Load(Load),
+    /// Rank 0 is silent (true), or is heard again (false).
+    CutOff(bool),
     /// After a `Stop`: no slot has anything any more, and all that ended has been told before this.
     Quiet,
     /// Time passed.
@@ -144,6 +146,10 @@ pub enum Action {
         /// The gang.
         gang: u32,
     },
+    /// Start nothing until [`Action::Resume`]; what runs may end.
+    Suspend,
+    /// Go on.
+    Resume,
     /// Start nothing more, and end what runs as `Stop` says.
     Stop(Stop),
     /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is started later: they end as CANCELLED.
@@ -236,6 +242,8 @@ pub struct Worker {
     thief: Thief,
     /// Further attempts, by the time they are due.
     retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
+    /// True while rank 0 is silent.
+    cut_off: bool,
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
@@ -270,6 +278,7 @@ impl Worker {
             load_due: Time::ZERO,
             thief: Thief::new(me, pace.steal),
             retries: BinaryHeap::new(),
+            cut_off: false,
             stopping: None,
             quiet: false,
             stopped: false,
@@ -337,6 +346,7 @@ impl Worker {
             Event::Surrendered { to, leases } => self.surrendered(to, leases, actions),
             Event::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
             Event::Load(load) => self.load = load,
+            Event::CutOff(cut_off) => self.cut_off(cut_off, actions),
             Event::Quiet => self.quiet = true,
             Event::Tick => {}
         }
@@ -584,8 +594,17 @@ impl Worker {
         self.attempt_ended(now, attempt, true, actions);
     }
 
+    /// Rank 0 gives up a rank that it does not hear, and all that is at home there runs elsewhere. So a
+    /// rank that does not hear rank 0 starts nothing: it would run twice.
+    fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
+        let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
+        if changed && self.stopping.is_none() {
+            actions.push(if cut_off { Action::Suspend } else { Action::Resume });
+        }
+    }
+
     fn may_steal(&self) -> bool {
-        self.stopping.is_none() && self.phase.is_settled()
+        self.stopping.is_none() && !self.cut_off && self.phase.is_settled()
     }
 }
 

@@ -513,3 +513,27 @@ fn ranks_killed_at_any_moment_cost_only_what_they_ran() {
     assert_eq!(completed.len(), 1200, "after {kills} kills");
     assert_eq!(completed.iter().collect::<HashSet<_>>().len(), 1200);
 }
+
+/// Rank 0 is stopped, so its link is silent but whole, as when a network fails for a while.
+#[test]
+fn a_rank_that_does_not_hear_rank_0_starts_nothing_until_it_does() {
+    let dir = Dir::new("silent");
+    let mut run = open_run(&dir, phalanx(&dir), &met_waves(2, 1, 200, 0.1));
+    let joined = join(phalanx(&dir));
+    wait_for_work(&dir, 1);
+    let coordinator: Vec<u32> = run.ranks();
+    coordinator.iter().for_each(|&pid| support::send(pid, libc::SIGSTOP));
+    wait_for("the rank to miss rank 0", 60, || joined.stderr_so_far().contains("rank 0 is silent").then_some(()));
+    // What has begun by now ends soon; nothing else may begin while rank 0 stands still.
+    std::thread::sleep(Duration::from_secs(3));
+    coordinator.iter().for_each(|&pid| support::send(pid, libc::SIGCONT));
+    assert!(run.is_running());
+    run.wait().ok();
+    joined.wait_clean().ok().says("rank 0 is heard again");
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(met_names(2, 1, 200).iter().map(String::as_str));
+    let mut starts: Vec<u64> = trace.0.iter().filter(|row| row.rank == Some(1)).map(|row| row.start).collect();
+    starts.sort_unstable();
+    let longest = starts.windows(2).map(|w| Duration::from_nanos(w[1] - w[0])).max();
+    assert!(longest > Some(Duration::from_millis(2500)), "rank 1 started nothing for {longest:?}");
+}

@@ -246,7 +246,7 @@ impl Shared {
         let left = PATIENCE.saturating_sub(begun.elapsed()).max(LOOK);
         reader.set_limit(left).map_err(|error| text(&error))?;
         let mut asked = None;
-        let why = link::read(&mut reader, |frame| {
+        let why = link::read(&mut reader, None, |frame| {
             asked = (frame.kind == Kind::Ask).then(|| postcard::from_bytes::<Ask>(&frame.content).ok()).flatten();
             Err("it knows the secret but did not say what it wants".into())
         });
@@ -263,7 +263,7 @@ impl Shared {
     /// Takes in what comes over a link, until it ends.
     fn carry(&self, id: LinkId, mut reader: Reader) {
         let mut rank = None;
-        let why = link::read(&mut reader, |frame| {
+        let why = link::read(&mut reader, None, |frame| {
             rank = rank.or_else(|| self.doors().links.get(&id).and_then(|door| door.rank));
             let Frame { kind, from, to, content } = frame;
             if kind != Kind::Data || rank != Some(from) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::contact::Contact;
-use super::link::{self, Link};
+use super::link::{self, Link, Pulse};
 use super::secure::{self, Channel, Reader, SecureError};
 use super::stream::Kind;
 use super::{Answer, Ask, PATIENCE, SILENCE};
@@ -56,6 +56,7 @@ pub enum JoinError {
 pub struct Joined {
     link: Link,
     frames: Receiver<Passed>,
+    pulse: Pulse,
     came: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
@@ -78,8 +79,10 @@ pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) ->
     let (put, frames) = channel();
     let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (has_come, is_over) = (Arc::clone(&came), Arc::clone(&over));
+    let pulse = Pulse::start();
+    let beats = pulse.clone();
     let carry = move || {
-        let why = link::read(&mut reader, |frame| {
+        let why = link::read(&mut reader, Some(&beats), |frame| {
             if frame.kind != Kind::Data || frame.to != me {
                 return Err("it sent a frame that is not for this rank".into());
             }
@@ -97,7 +100,7 @@ pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) ->
         notify();
     };
     thread::Builder::new().name("bridge-in".into()).spawn(carry).map_err(JoinError::Thread)?;
-    Ok((me, Joined { link, frames, came, over }))
+    Ok((me, Joined { link, frames, pulse, came, over }))
 }
 
 /// Connects to the first of a name's addresses that answers.
@@ -115,7 +118,7 @@ fn reach(address: &str) -> io::Result<TcpStream> {
 /// Waits for the run's answer.
 fn answer(reader: &mut Reader) -> Result<Rank, JoinError> {
     let mut answer = None;
-    let why = link::read(reader, |frame| {
+    let why = link::read(reader, None, |frame| {
         answer = (frame.kind == Kind::Answer).then(|| postcard::from_bytes::<Answer>(&frame.content).ok()).flatten();
         Err("it answered with something else".into())
     });
@@ -151,6 +154,10 @@ impl Outside for Joined {
 
     fn drained(&mut self) -> bool {
         self.link.drained()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.pulse.is_missing()
     }
 
     fn close(&mut self, limit: Duration) {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Instant;
 
 use super::secure::{Reader, SecureError, Writer};
 use super::stream::{Frame, Frames, Kind, put};
-use super::{BEAT, SILENCE};
+use super::{BEAT, SILENCE, TWO_BEATS_MISSING};
 use crate::model::Rank;
 
 /// So much is gathered before it is encrypted and sent.
@@ -115,8 +116,37 @@ fn write_all(writer: &mut Writer, queue: &Receiver<Vec<u8>>, state: &State) -> R
     }
 }
 
+/// When something has last come over a link.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    began: Instant,
+    /// Milliseconds after that.
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// Something comes now.
+    pub fn start() -> Pulse {
+        Pulse { began: Instant::now(), last: Arc::default() }
+    }
+
+    /// Something has come.
+    pub fn beat(&self) {
+        self.last.store(self.now(), SeqCst);
+    }
+
+    /// True if two heartbeats are missing.
+    pub fn is_missing(&self) -> bool {
+        u128::from(self.now().saturating_sub(self.last.load(SeqCst))) > TWO_BEATS_MISSING.as_millis()
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+}
+
 /// Reads a link to its end, heartbeats aside. Returns why it ended. `each` may end it with a reason of its own.
-pub fn read(reader: &mut Reader, mut each: impl FnMut(Frame) -> Result<(), String>) -> String {
+pub fn read(reader: &mut Reader, pulse: Option<&Pulse>, mut each: impl FnMut(Frame) -> Result<(), String>) -> String {
     let mut frames = Frames::default();
     loop {
         match frames.take() {
@@ -129,7 +159,10 @@ pub fn read(reader: &mut Reader, mut each: impl FnMut(Frame) -> Result<(), Strin
             Err(error) => return format!("it sent {error}"),
         }
         match reader.read() {
-            Ok(Some(text)) => frames.push(text),
+            Ok(Some(text)) => {
+                pulse.into_iter().for_each(Pulse::beat);
+                frames.push(text);
+            }
             Ok(None) => return "it closed the connection".into(),
             Err(SecureError::Io(error)) if is_silence(&error) => {
                 return format!("nothing has been heard from it for {} s", SILENCE.as_secs());

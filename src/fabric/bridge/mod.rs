@@ -34,6 +34,9 @@ use serde::{Deserialize, Serialize};
 /// A link that has nothing to say shows at least this often that it lives.
 pub const BEAT: Duration = Duration::from_secs(1);
 
+/// Two heartbeats are missing if nothing has come for so long.
+pub const TWO_BEATS_MISSING: Duration = Duration::from_millis(2500);
+
 /// A link on which nothing has come for so long is given up. A machine that swaps or compiles may hold its threads up for seconds.
 pub const SILENCE: Duration = Duration::from_secs(15);
 

@@ -183,7 +183,14 @@ impl Reader {
     /// If nothing comes in time, the connection breaks, or a record is not what the other side sent.
     pub fn read(&mut self) -> Result<Option<&[u8]>, SecureError> {
         let mut size = [0; 2];
-        match self.stream.read(&mut size[..1])? {
+        let first = loop {
+            match self.stream.read(&mut size[..1]) {
+                // A process that is stopped and goes on is interrupted in a read with a time limit.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                first => break first?,
+            }
+        };
+        match first {
             0 => return Ok(None),
             _ => self.stream.read_exact(&mut size[1..])?,
         }

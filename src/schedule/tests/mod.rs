@@ -162,13 +162,14 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
     let span = [500_000, 5_000_000, 20_000_000][rng.usize(0..3)];
     let happening = |rng: &mut Rng| {
         let rank = Rank(rng.u32(0..ranks + 2));
-        match rng.u32(0..9) {
+        match rng.u32(0..10) {
             0 | 1 => Happening::Kill(rank, [0, 10_000, 3_000_000][rng.usize(0..3)]),
             2 => Happening::Suspect(rank),
             3 => Happening::Join(rng.u32(1..4), rng.bool()),
             4 | 5 => Happening::Wish(rank, Change::Drain),
             6 => Happening::Wish(rank, Change::Park),
             7 => Happening::Wish(rank, Change::Recall),
+            8 => Happening::CutOff(rank, rng.u64(0..3_000_000)),
             _ => Happening::Rebalance,
         }
     };

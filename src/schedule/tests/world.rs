@@ -29,6 +29,8 @@ struct Pool {
     holds: VecDeque<(u32, u32, Option<Lease>)>,
     held: BTreeMap<u32, (u32, Option<Lease>)>,
     stopped: bool,
+    /// Starts nothing because rank 0 is silent.
+    suspended: bool,
     /// Slots count nothing by themselves.
     frozen: bool,
     /// Tasks that end as CANCELLED.
@@ -50,6 +52,9 @@ pub(super) enum Life {
     Left,
 }
 
+/// After so long a rank notices that rank 0 is silent.
+const BEATS: u64 = 300_000;
+
 /// What is done to the world.
 #[derive(Clone, Debug)]
 pub(super) enum Happening {
@@ -69,6 +74,10 @@ pub(super) enum Happening {
     Wish(Rank, Change),
     /// A rebalance.
     Rebalance,
+    /// Nothing goes between rank 0 and a rank for so long; after a while the rank notices.
+    CutOff(Rank, u64),
+    /// It notices, or hears rank 0 again.
+    Hears(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
 }
@@ -115,6 +124,8 @@ pub(super) struct World {
     pub(super) told: Vec<String>,
     /// Ranks that lived when they were declared lost.
     pub(super) outcasts: HashSet<usize>,
+    /// Ranks that nothing reaches, and that reach nobody: since when, and until when.
+    cut: BTreeMap<Rank, (u64, u64)>,
     delay: u64,
     trace: bool,
 }
@@ -155,6 +166,7 @@ impl World {
             finished: None,
             told: Vec::new(),
             outcasts: HashSet::new(),
+            cut: BTreeMap::new(),
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
             signals: false,
@@ -200,11 +212,18 @@ impl World {
         let bytes = postcard::to_stdvec(&message).expect("encodes");
         let message = postcard::from_bytes(&bytes).expect("decodes");
         let at = self.now + if from == to { 0 } else { self.rng.u64(1..=self.delay) };
+        let at = at.max(self.healed(from, to).unwrap_or(0));
         let at = at.max(self.last.get(&(from, to)).copied().unwrap_or(0));
         self.last.insert((from, to), at);
         self.sequence += 1;
         self.network.push(Reverse((at, self.sequence)));
         self.in_flight.insert((at, self.sequence), (from, to, message));
+    }
+
+    /// When two ranks reach each other again that were cut off from rank 0, through which they do.
+    fn healed(&self, from: Rank, to: Rank) -> Option<u64> {
+        let ends = [from, to].into_iter().filter(|_| from != to);
+        ends.filter_map(|rank| Some(self.cut.get(&rank)?.1)).max()
     }
 
     /// Runs until every rank that lives has left.
@@ -280,6 +299,21 @@ impl World {
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
             Happening::Wish(rank, change) => self.change(rank, change),
             Happening::Cancel(task) => self.coordinate(coordinator::Event::Cancel { tasks: task..task + 1 }),
+            Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
+                let (mut since, mut healed) = (self.now, self.now + time);
+                if let Some(before) = self.cut.get(&rank).filter(|before| before.1 > self.now) {
+                    (since, healed) = (before.0, healed.max(before.1));
+                }
+                self.cut.insert(rank, (since, healed));
+                self.at(self.now + BEATS, Happening::Hears(rank, false));
+                self.at(healed.max(self.now + BEATS), Happening::Hears(rank, true));
+            }
+            Happening::Hears(rank, heard) if self.lives(rank.index()) => {
+                let cut = self.cut.get(&rank).is_some_and(|&(_, healed)| self.now < healed);
+                if heard != cut {
+                    self.step(rank.index(), worker::Event::CutOff(cut));
+                }
+            }
             Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
             _ => {}
         }
@@ -308,6 +342,11 @@ impl World {
     fn deliver(&mut self) {
         let Some(Reverse(key)) = self.network.pop() else { return };
         let Some((from, to, message)) = self.in_flight.remove(&key) else { return };
+        if let Some(healed) = self.healed(from, to).filter(|&healed| healed > self.now) {
+            self.network.push(Reverse((healed, key.1)));
+            self.in_flight.insert((healed, key.1), (from, to, message));
+            return;
+        }
         if message.is_for_coordinator() {
             assert_eq!(to, Rank::ZERO);
             if let (Message::Report { started, .. }, Life::Alive) = (&message, self.life[from.index()]) {
@@ -417,8 +456,11 @@ impl World {
                 pool.holds.retain(|h| h.0 != gang);
                 pool.idle += pool.held.remove(&gang).map_or(0, |h| h.0);
             }
+            worker::Action::Suspend => self.pools[rank].suspended = true,
+            worker::Action::Resume => self.pools[rank].suspended = false,
             worker::Action::Stop(how) => {
                 self.pools[rank].stopped = true;
+                self.pools[rank].suspended = false;
                 if how != Stop::Drain {
                     self.interrupt(rank);
                 }
@@ -494,6 +536,9 @@ impl World {
         if self.trace {
             eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
         }
+        let cut = self.cut.get(&Rank(rank as u32));
+        let silent = cut.is_some_and(|&(since, healed)| since + BEATS < self.now && self.now < healed);
+        assert!(!silent, "rank {rank} does not hear rank 0 and starts {task:?}");
         if self.life[rank] == Life::Alive {
             assert_eq!(self.coordinator.final_state(task), None, "{task:?} is known to have ended and starts again");
             assert!(!self.journalled.contains(&(task, attempt)), "{task:?}, attempt {attempt}, is known to have ended");
@@ -510,7 +555,7 @@ impl World {
     /// Starts what fits, then tells the worker the load.
     fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
         while let Some(&(gang, slots, lead)) = self.pools[rank].holds.front() {
-            if self.pools[rank].idle < slots || self.pools[rank].stopped {
+            if self.pools[rank].idle < slots || self.pools[rank].stopped || self.pools[rank].suspended {
                 break;
             }
             let pool = &mut self.pools[rank];
@@ -519,7 +564,8 @@ impl World {
             pool.held.insert(gang, (slots, lead));
             events.push_back(worker::Event::Held { gang, cpus: vec![rank as u32] });
         }
-        while !self.pools[rank].stopped && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
+        let starts = |pool: &Pool| !pool.stopped && !pool.suspended;
+        while starts(&self.pools[rank]) && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
             let Some((_, _, item)) = self.pools[rank].ready.pop_first() else { break };
             self.pools[rank].idle -= 1;
             self.begin(rank, item, events);

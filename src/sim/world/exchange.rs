@@ -132,6 +132,8 @@ impl World<'_> {
                     self.interrupt(rank);
                 }
             }
+            // Links do not break here.
+            worker::Action::Suspend | worker::Action::Resume => {}
             // Nobody is there who could ask for it.
             worker::Action::Cancel(_) => {}
             worker::Action::Exit => self.leave(rank),
