@@ -56,6 +56,10 @@ pub(super) fn main(args: Args) -> ExitCode {
         Ok(text) => text,
         Err(error) => return refuse(format_args!("cannot read {}: {error}", args.file.display())),
     };
+    let text = match text_of(text) {
+        Ok(text) => text,
+        Err(error) => return refuse(format_args!("{}: {error}", args.file.display())),
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let bash = std::env::split_paths(&path).any(|dir| dir.join("bash").is_file());
     let options = Options { name: args.name, time_scale: args.time_scale, cpus: args.cpus, bash };
@@ -79,12 +83,22 @@ fn convert(format: Format, text: &str, options: &Options) -> Result<Imported, Im
     }
 }
 
-fn read(file: &Path) -> std::io::Result<String> {
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     if file == Path::new("-") {
-        let mut text = String::new();
-        return std::io::stdin().read_to_string(&mut text).map(|_| text);
+        let mut bytes = Vec::new();
+        return std::io::stdin().read_to_end(&mut bytes).map(|_| bytes);
     }
-    std::fs::read_to_string(file)
+    std::fs::read(file)
+}
+
+/// The text of a file; job files are UTF-8, so what is imported must be, too.
+fn text_of(bytes: Vec<u8>) -> Result<String, ImportError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let reason = "this is not UTF-8; convert the file first, for example with iconv -f LATIN1 -t UTF-8";
+        ImportError { line, reason: reason.into() }
+    })
 }
 
 fn write(output: Option<&Path>, force: bool, toml: &str) -> ExitCode {
@@ -98,5 +112,16 @@ fn write(output: Option<&Path>, force: bool, toml: &str) -> ExitCode {
             path.display()
         )),
         Err(error) => refuse(format_args!("cannot write {}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_utf8_is_refused_with_its_line() {
+        assert_eq!(text_of(b"a\n\xff\n".to_vec()).map_err(|error| error.line), Err(2));
+        assert_eq!(text_of("é".into()), Ok("é".into()));
     }
 }

@@ -47,6 +47,40 @@ fn lines(dir: &Dir, name: &str) -> Vec<String> {
 }
 
 #[test]
+fn chains_run_in_order_and_go_on_where_they_broke() {
+    let dir = Dir::new("chains");
+    // Each segment reads what the one before has left, and says which it was; the third of member 1 fails at first.
+    let command = "test {part} = 1 || grep -qx $(({part}-1)) {member}; test {member}-{part} != 1-3 -o -e mended; \
+                   echo {part} >> {member}";
+    dir.job(
+        "chains.toml",
+        &format!(
+            "[[task]]\nname = \"segment\"\nmatrix = {{ member = \"0-2\", part = \"1-5\" }}\n\
+             needs = \"segment[{{part}}-1]\"\ncommand = \"set -e; {command}\"\n"
+        ),
+    );
+    phalanx(&dir).args(["check", "chains.toml"]).run().ok().says("12 dependencies in 5 levels");
+    mpirun(&dir, 3).args(["run", "chains.toml", "--run-dir", "run"]).run().code(1);
+    assert_eq!(["0", "1", "2"].map(|member| lines(&dir, member).len()), [5, 2, 5]);
+    dir.file("mended", "");
+    mpirun(&dir, 2).args(["run", "chains.toml", "--run-dir", "run", "--resume"]).run().ok();
+    for member in ["0", "1", "2"] {
+        assert_eq!(lines(&dir, member), ["1", "2", "3", "4", "5"], "member {member}");
+    }
+    phalanx(&dir).args(["simulate", "chains.toml", "--ranks", "2", "--slots", "2"]).run().ok().says("15 completed");
+    phalanx(&dir).args(["plan", "chains.toml", "--ranks", "1..3", "--slots", "1"]).run().ok().says("critical path");
+}
+
+#[test]
+fn the_progress_at_the_end_is_what_is_true_at_the_end() {
+    let dir = Dir::new("last-line");
+    dir.job("one.toml", "[[task]]\nname = \"a\"\ncommand = \"sleep 0.3\"\n");
+    let output = mpirun(&dir, 8).args(["run", "one.toml"]).run().ok();
+    let last = output.stderr().lines().rfind(|line| line.contains(" done")).expect("a line of progress").to_owned();
+    assert!(last.contains("100 %, 1 of 1 done") && !last.contains("running"), "{last}");
+}
+
+#[test]
 fn twenty_kills_lose_nothing_and_repeat_nothing() {
     let seed = std::env::var("PHALANX_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));

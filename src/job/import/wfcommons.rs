@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
 use super::write::{Document, Names, list, protect, quote, strings};
-use super::{ImportError, Imported, Options};
+use super::{ImportError, Imported, Options, without_mark};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,7 +80,7 @@ pub fn wfcommons(text: &str, options: &Options) -> Result<Imported, ImportError>
             format!("the time scale {} is not a number of at least 0", options.time_scale),
         ));
     }
-    let instance: Instance = serde_json::from_str(text)
+    let instance: Instance = serde_json::from_str(without_mark(text))
         .map_err(|error| ImportError::new(error.line().max(1), format!("this is not WfFormat: {error}")))?;
     check_version(&instance)?;
     let specification = instance.workflow.specification.as_ref();
