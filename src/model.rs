@@ -227,6 +227,28 @@ impl Measure {
     }
 }
 
+/// Why Phalanx itself made an attempt fail: not what a task says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt at it.
+    pub attempt: u16,
+    /// In words.
+    pub text: String,
+}
+
+impl Reason {
+    /// Bytes of a text.
+    const MOST: usize = 1000;
+
+    /// A reason; a long text is cut.
+    pub fn new(task: TaskId, attempt: u16, text: &str) -> Reason {
+        let cut = (0..=Self::MOST.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+        Reason { task, attempt, text: text[..cut.unwrap_or(0)].to_owned() }
+    }
+}
+
 /// Which of a task's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stream {

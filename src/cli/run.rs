@@ -19,11 +19,15 @@ const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
 /// Runs a job: alone, or on all ranks of the mpirun that started this.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file.
+    /// The job file; `-`: standard input.
     job: PathBuf,
     /// Go on with the latest run of this job (or the one in --run-dir): what is complete does not run again.
     #[arg(long)]
     resume: bool,
+    /// With --resume: run this task again although it is complete (an array, or one element as
+    /// `tile[3]`), and what needs it.
+    #[arg(long, value_name = "TASK", requires = "resume")]
+    rerun: Vec<String>,
     /// Where the run keeps its files [default: phalanx-runs/<job>-<number>].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -72,6 +76,7 @@ pub(super) fn main(args: Args) -> ExitCode {
         job: args.job,
         run_dir: args.run_dir,
         resume: args.resume,
+        rerun: args.rerun,
         slots: args.slots,
         coordinator_only: args.coordinator_only,
         max_failures: args.max_failures,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attempt, BlockState, RankState, TaskId, Time};
+use crate::model::{Attempt, BlockState, RankState, Reason, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 
@@ -48,6 +48,8 @@ pub enum Record {
     Past(Box<Past>),
     /// What is unusual about the run, against earlier ones.
     Unusual(Vec<Anomaly>),
+    /// Why Phalanx itself made attempts fail. They may come before the attempts or after.
+    Reasons(Vec<Reason>),
 }
 
 /// What earlier runs of a job tell the next.

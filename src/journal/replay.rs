@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
 use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, Past, RankChange, Record, Terms};
-use crate::model::{Attempt, TaskId, Time};
+use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
 
@@ -53,6 +53,8 @@ pub struct Session {
     pub past: Option<Past>,
     /// What was unusual about the run, against earlier ones.
     pub unusual: Vec<Anomaly>,
+    /// Why Phalanx itself made attempts fail.
+    reasons: FxHashMap<(TaskId, u16), String>,
 }
 
 /// Where an attempt is: index of its session, index within it.
@@ -202,6 +204,9 @@ impl Replay {
             Record::Decision(decision) => session.decisions.push(*decision),
             Record::Past(past) => session.past = Some(*past),
             Record::Unusual(unusual) => session.unusual = unusual,
+            Record::Reasons(reasons) => {
+                session.reasons.extend(reasons.into_iter().map(|reason| ((reason.task, reason.attempt), reason.text)));
+            }
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
                 decided.ok_or("it tells of an effect of no decision")?.effect = Some(effect);
@@ -236,7 +241,14 @@ impl Session {
             decisions: Vec::new(),
             past: None,
             unusual: Vec::new(),
+            reasons: FxHashMap::default(),
         }
+    }
+
+    /// Why Phalanx itself made an attempt fail, if it did.
+    pub fn reason(&self, attempt: &Attempt) -> Option<&str> {
+        let is_lost = || (attempt.outcome.state == State::NodeFail).then_some("its rank or node was lost");
+        self.reasons.get(&(attempt.task, attempt.attempt)).map(String::as_str).or_else(is_lost)
     }
 
     /// The last moment that its records speak of.

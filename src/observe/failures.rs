@@ -50,6 +50,9 @@ pub(super) fn write_failure(
     let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
     let node = node_of(session, attempt.rank);
     writeln!(out, "  {label}: {how}{tries}, on {node} after {}", seconds(run_ns(attempt) as f64 / 1e9))?;
+    if let Some(reason) = session.reason(attempt) {
+        writeln!(out, "    {} {}", paint.yellow("reason:"), printable(reason.as_bytes()))?;
+    }
     for tail in tails_of(run, failure)? {
         if let Some(heading) = tail.heading() {
             writeln!(out, "    {}", paint.dim(heading))?;
@@ -63,7 +66,7 @@ pub(super) fn write_failure(
 
 /// The end of what a failed task wrote to a stream.
 pub(super) struct OutputTail {
-    stream: Stream,
+    pub(super) stream: Stream,
     text: Vec<u8>,
     /// The file that it is in, if the job file gives it one of its own.
     own: Option<PathBuf>,
@@ -93,6 +96,11 @@ impl OutputTail {
     pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
         let text = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         text.split(|&byte| byte == b'\n').filter(|_| !self.text.is_empty())
+    }
+
+    /// Its lines as one text that can be shown.
+    pub(super) fn text(&self) -> String {
+        self.lines().map(printable).collect::<Vec<_>>().join("\n").trim_end().to_owned()
     }
 
     fn is_short(&self) -> bool {

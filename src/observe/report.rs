@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::failures::{failures, own_file, write_failure};
+use super::failures::{Failure, failures, own_file, write_failure};
 use super::figures::{Counts, Figures};
 use super::latency::{Class, classes};
 use super::measures::{Figure, Measures};
@@ -26,6 +26,9 @@ pub use super::tables::{write_joblog, write_tasks};
 
 /// How many of the slowest tasks are listed.
 const SLOWEST: usize = 10;
+
+/// How many failures `--json` names.
+const MOST_FAILURES: usize = 100;
 
 /// How many nodes.
 const MOST_NODES: usize = 20;
@@ -72,6 +75,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         unusual: run.session().unusual.iter().collect(),
         simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
+        failures: failures(run).iter().take(MOST_FAILURES).map(|failure| failed(run, failure)).collect(),
         measures: measures.iter().collect(),
         nodes_held: uses(run),
         warnings: run.warnings(),
@@ -117,11 +121,35 @@ struct Object<'a> {
     /// True if the last session was not real.
     simulated: bool,
     resume: Option<String>,
+    /// Tasks that failed for good, the first ones first; at most a hundred.
+    failures: Vec<Failed<'a>>,
     /// Values that tasks wrote about themselves, by name.
     measures: BTreeMap<&'a str, &'a Figure>,
     /// Each node with where its time went, in order of time.
     nodes_held: Vec<NodeUse>,
     warnings: &'a [String],
+}
+
+/// A failed task in `--json`.
+#[derive(Serialize)]
+struct Failed<'a> {
+    task: String,
+    state: &'static str,
+    exit: i32,
+    attempt: u16,
+    /// Why Phalanx itself made it fail; null if the task did so by itself.
+    reason: Option<&'a str>,
+}
+
+fn failed<'a>(run: &RunView, failure: &Failure<'a>) -> Failed<'a> {
+    let Failure { task, session, attempt } = failure;
+    Failed {
+        task: run.subject().job.label(*task).to_string(),
+        state: attempt.outcome.state.name(),
+        exit: attempt.outcome.exit,
+        attempt: attempt.attempt,
+        reason: session.reason(attempt),
+    }
 }
 
 /// Writes the failed tasks, each with the end of its standard error.
@@ -177,6 +205,9 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
         let clock = |time| run.on_run_clock(session, time) as f64 / 1e9;
         let (ready, start, end) = (clock(attempt.ready), clock(attempt.start), clock(attempt.end));
         writeln!(out, "    ready at {ready:.3} s, started at {start:.3} s, ended at {end:.3} s")?;
+        if let Some(reason) = session.reason(attempt) {
+            writeln!(out, "    reason: {}", super::style::printable(reason.as_bytes()))?;
+        }
     }
     for stream in [Stream::Out, Stream::Err] {
         write_stream(out, run, task, &attempts, stream, paint)?;

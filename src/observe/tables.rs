@@ -11,12 +11,15 @@ use crate::journal::Session;
 use crate::model::Attempt;
 use crate::model::Stream;
 
-/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end` as CSV (RFC 4180 without the carriage returns).
+/// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason` as CSV (RFC 4180
+/// without the carriage returns).
 ///
-/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither rank, node nor slot; so has one that is
-/// only known to have completed because a later task has, since the run was killed before its own end was written.
+/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither
+/// rank, node nor slot; so has one that is only known to have completed because a later task has,
+/// since the run was killed before its own end was written. The reason is why Phalanx itself made
+/// the attempt fail, where it did.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
-    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end")?;
+    writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason")?;
     for (session, subject) in run.sessions() {
         for attempt in &session.attempts {
             write_row(out, run, session, &*subject.job, attempt)?;
@@ -47,7 +50,7 @@ fn write_row(
         let ns = run.on_run_clock(session, time);
         write!(out, ",{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)?;
     }
-    writeln!(out)?;
+    writeln!(out, ",{}", cell(session.reason(attempt).unwrap_or_default()))?;
     Ok(())
 }
 

@@ -36,7 +36,7 @@ use super::wake::Wake;
 use crate::exec::{Runner, Seat};
 use crate::fabric::near::NearLane;
 use crate::job::Job;
-use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
+use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load, is_among};
@@ -87,6 +87,8 @@ pub(super) struct Crew {
     /// Constrained items that wait at the gate: no other rank can have them.
     waiting: AtomicU32,
     pub(super) gangs: Gangs,
+    /// The run ends after a number of failures.
+    job_stops_by_failures: bool,
     /// What rank 0 is told for who watches.
     pub(super) mailbox: Arc<Mailbox>,
     /// Looks what is used, as long as the crew is there.
@@ -112,6 +114,7 @@ impl Crew {
     ) -> Crew {
         let lane = engine.near();
         Crew {
+            job_stops_by_failures: engine.stops_by_failures(),
             mailbox,
             _gauge: gauge,
             me,
@@ -142,6 +145,20 @@ impl Crew {
 
     pub(super) fn pool(&self) -> Option<&Handle> {
         self.pool.get()
+    }
+
+    /// Starts nothing more.
+    pub(super) fn pause(&self) {
+        if let Some(pool) = self.pool.get() {
+            pool.pause();
+        }
+    }
+
+    /// Goes on, unless what would be started could not be kept.
+    pub(super) fn resume(&self) {
+        if let Some(pool) = self.pool.get().filter(|_| !self.mailbox.is_storage_lost()) {
+            pool.resume();
+        }
     }
 
     /// Takes up the tasks at home here.
@@ -416,6 +433,17 @@ impl Crew {
         let end = station.watch.time(&self.clock).max(start);
         let record = self.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
         lock(&station.outbox).ended.push(record);
+        if self.mailbox.is_storage_lost() {
+            // What would be started next could not be kept either. Rank 0 is told by the main
+            // thread.
+            self.pause();
+            self.wake.tell();
+        }
+        if outcome.state.is_failure() && self.job_stops_by_failures {
+            // The slot must not begin another task before the engine has counted this failure.
+            let mut engine = lock(&self.engine);
+            engine.exchange(self, slot, true, true);
+        }
         self.serve(slot, end);
     }
 
@@ -507,6 +535,7 @@ impl Workload for Crew {
         self.waiting.fetch_sub(1, Relaxed);
         let Some(lease) = self.lease_of(item) else { return };
         tracing::error!(task = %self.job.task_name(lease.task), "{why}");
+        self.mailbox.reason(Reason::new(lease.task, lease.attempt, &why.to_string()));
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         self.common_outbox().ended.push(record);
@@ -521,6 +550,8 @@ impl Workload for Crew {
         tracing::error!(?item, "Phalanx itself failed while running a task: {message}");
         let Some(item) = item else { return };
         let Some(lease) = self.lease_of(item) else { return };
+        let text = format!("Phalanx itself failed while running it: {message}");
+        self.mailbox.reason(Reason::new(lease.task, lease.attempt, &text));
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         self.common_outbox().ended.push(record);

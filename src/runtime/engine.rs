@@ -92,6 +92,11 @@ impl Engine {
         self.crew = Arc::downgrade(crew);
     }
 
+    /// True if the run ends after a number of failures.
+    pub(super) fn stops_by_failures(&self) -> bool {
+        self.worker.stops_by_failures()
+    }
+
     /// True if there is no other rank.
     pub(super) fn is_alone(&self) -> bool {
         self.fabric.size() == 1
@@ -475,12 +480,10 @@ impl Engine {
                 }
             }
             Action::Release { gang } => crew.release_gang(gang),
-            Action::Suspend => crew.pool().into_iter().for_each(|pool| pool.pause()),
-            Action::Resume => crew.pool().into_iter().for_each(|pool| pool.resume()),
+            Action::Suspend | Action::Halt => crew.pause(),
+            Action::Resume => crew.resume(),
             Action::Stop(how) => {
-                if let Some(pool) = crew.pool() {
-                    pool.pause();
-                }
+                crew.pause();
                 match how {
                     Stop::Drain => {}
                     Stop::Terminate => crew.runner.stop_all(StopTasks::Terminate),

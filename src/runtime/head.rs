@@ -198,6 +198,12 @@ impl Head {
                 }
                 return Vec::new();
             }
+            Message::Reasons { reasons } => {
+                return match self.journal.append(Record::Reasons(reasons)) {
+                    Ok(()) => Vec::new(),
+                    Err(error) => self.lose_journal(now, &error.to_string()),
+                };
+            }
             message => message,
         };
         if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {

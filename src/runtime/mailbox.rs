@@ -4,12 +4,12 @@
 //! when it hears of the task's end. While nothing is here that costs one load of a flag.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
-use crate::model::{Measure, Outcome, Stream, TaskId, Usage, Vitals};
+use crate::model::{Measure, Outcome, Reason, Stream, TaskId, Usage, Vitals};
 use crate::schedule::protocol::Message;
 
 /// Values in one message.
@@ -19,13 +19,18 @@ const TOGETHER: usize = 256;
 #[derive(Default)]
 pub(super) struct Mailbox {
     any: AtomicBool,
+    storage_lost: AtomicBool,
     held: Mutex<Held>,
 }
 
 #[derive(Default)]
 struct Held {
     measures: Vec<Measure>,
+    reasons: Vec<Reason>,
     vitals: Option<Vitals>,
+    /// What the system said when the run directory could not be written, until rank 0 has been
+    /// told.
+    lost: Option<String>,
 }
 
 impl Mailbox {
@@ -39,6 +44,25 @@ impl Mailbox {
         self.any.store(true, Release);
     }
 
+    /// An attempt failed for this reason.
+    pub(super) fn reason(&self, reason: Reason) {
+        self.held().reasons.push(reason);
+        self.any.store(true, Release);
+    }
+
+    /// The run directory cannot be written. Rank 0 is told of it once.
+    fn lose_storage(&self, error: &io::Error) {
+        if !self.storage_lost.swap(true, AcqRel) {
+            self.held().lost = Some(error.to_string());
+            self.any.store(true, Release);
+        }
+    }
+
+    /// True if the run directory could not be written.
+    pub(super) fn is_storage_lost(&self) -> bool {
+        self.storage_lost.load(Acquire)
+    }
+
     /// So much is used; of several the latest counts.
     pub(super) fn vitals(&self, vitals: Vitals) {
         self.held().vitals = Some(vitals);
@@ -50,9 +74,12 @@ impl Mailbox {
         if !self.any.load(Acquire) || !self.any.swap(false, Acquire) {
             return Vec::new();
         }
-        let Held { measures, vitals } = std::mem::take(&mut *self.held());
+        let Held { measures, reasons, vitals, lost } = std::mem::take(&mut *self.held());
+        let lost = lost.map(|reason| Message::StorageLost { reason });
+        let reasons = reasons.chunks(TOGETHER).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
         let measured = measures.chunks(TOGETHER).map(|chunk| Message::Measured { measures: chunk.to_vec() });
-        measured.chain(vitals.map(|vitals| Message::Vitals(Box::new(vitals)))).collect()
+        let vitals = vitals.map(|vitals| Message::Vitals(Box::new(vitals)));
+        lost.into_iter().chain(reasons).chain(measured).chain(vitals).collect()
     }
 }
 
@@ -62,17 +89,27 @@ pub(super) struct Sink {
     pub(super) mailbox: std::sync::Arc<Mailbox>,
 }
 
+impl Sink {
+    fn noted(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|error| self.mailbox.lose_storage(error))
+    }
+}
+
 impl OutputSink for Sink {
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
-        self.output.append(task, attempt, stream, bytes).map_err(io::Error::other)
+        self.noted(self.output.append(task, attempt, stream, bytes).map_err(io::Error::other))
     }
 
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
-        self.output.finish(task, attempt, outcome).map_err(io::Error::other)
+        self.noted(self.output.finish(task, attempt, outcome).map_err(io::Error::other))
     }
 
     fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
-        self.output.account(task, attempt, used).map_err(io::Error::other)
+        self.noted(self.output.account(task, attempt, used).map_err(io::Error::other))
+    }
+
+    fn reason(&self, task: TaskId, attempt: u16, text: &str) {
+        self.mailbox.reason(Reason::new(task, attempt, text));
     }
 
     fn measure(&self, task: TaskId, attempt: u16, name: &str, value: f64) {

@@ -88,6 +88,9 @@ pub struct Options {
     pub run_dir: Option<PathBuf>,
     /// Go on with the latest run of this job (or the one in `run_dir`).
     pub resume: bool,
+    /// Tasks that run again although they have completed, with what needs them; only for a run that
+    /// goes on.
+    pub rerun: Vec<String>,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
     pub slots: Option<u32>,
     /// Rank 0 runs no tasks.
@@ -113,6 +116,7 @@ impl Options {
             job: job.into(),
             run_dir: None,
             resume: false,
+            rerun: Vec::new(),
             slots: None,
             coordinator_only: false,
             max_failures: None,

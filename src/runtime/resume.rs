@@ -1,8 +1,11 @@
 //! Which tasks of a resumed run stay complete.
 //!
-//! A task stays complete if it completed in an earlier session, still does the same (its content key has not changed), and nothing
-//! that it needs has to run again for a reason of its own. Names and indices say which task is which: a task that moved
-//! in the file, or an array that grew, keeps what it had.
+//! A task stays complete if it completed in an earlier session, still does the same (its content
+//! key has not changed), nobody asks for it to run again, and nothing that it needs has to run
+//! again for such a reason. One whose declared output is gone runs again, too, if something that
+//! still has to run needs it; what else has needed it has had it, and stays complete. Names and
+//! indices say which task is which: a task that moved in the file, or an array that grew, keeps
+//! what it had.
 //!
 //! Ranks report what ended each by itself, so a run that is killed may have written that a task completed but not yet that those did which
 //! it needed. They did: [`implied`] finds them, else they would run again, and all that came after them.
@@ -15,12 +18,20 @@ use crate::job::Job;
 use crate::journal::KeptRun;
 use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
 
-/// Tasks that must have completed, though their own ends were never written, because one that needs them has: each as an attempt
-/// without a number, which ended when what followed it became ready. `completed` tells when each completed task had become ready.
-pub fn implied(graph: &TaskGraph, completed: &dyn Fn(TaskId) -> Option<Time>) -> Vec<Attempt> {
+/// Tasks that must have completed, though their own ends were never written, because one that needs
+/// them has: each as an attempt without a number, which ended when what followed it became ready.
+/// `completed` tells when each completed task had become ready, `before` which of them were
+/// complete when the last session began: nothing follows from those, as what they needed may have
+/// been about to run again.
+pub fn implied(
+    graph: &TaskGraph,
+    completed: &dyn Fn(TaskId) -> Option<Time>,
+    before: &dyn Fn(TaskId) -> bool,
+) -> Vec<Attempt> {
     let tasks = graph.task_count();
     let known: Vec<Option<Time>> = (0..tasks).map(|task| completed(TaskId(task as u32))).collect();
-    let mut by = known.clone();
+    let tells = |(task, ready): (usize, &Option<Time>)| ready.filter(|_| !before(TaskId(task as u32)));
+    let mut by: Vec<Option<Time>> = known.iter().enumerate().map(tells).collect();
     by.resize(graph.node_count(), None);
     for node in graph.topological().iter().rev() {
         // From a join that asks for a failure nothing follows about any one task.
@@ -45,6 +56,14 @@ pub fn implied(graph: &TaskGraph, completed: &dyn Fn(TaskId) -> Option<Time>) ->
     missing.filter_map(|task| Some(attempt(task, by[task]?))).collect()
 }
 
+/// Why a task that completed runs again, beside what has changed about it.
+pub struct Again<'a> {
+    /// It was asked for.
+    pub forced: &'a dyn Fn(TaskId) -> bool,
+    /// A declared output of it is gone; asked only of tasks that something still needs.
+    pub lost: &'a dyn Fn(TaskId) -> bool,
+}
+
 /// The tasks of `new` that stay complete, with their numbers in `old`. `completed` says which tasks of `old` are complete.
 pub fn kept(
     old: &Job,
@@ -52,6 +71,7 @@ pub fn kept(
     new: &Job,
     graph: &TaskGraph,
     same_text: bool,
+    again: &Again,
 ) -> Vec<KeptRun> {
     let was = former_numbers(old, new);
     let same = |task: TaskId, was: TaskId| {
@@ -71,9 +91,22 @@ pub fn kept(
             }
             None => {
                 let done = was[at].filter(|&before| completed(before));
-                kept[at] = fresh && needs && done.is_some_and(|before| same(TaskId(node), before));
+                let is_wanted = (again.forced)(TaskId(node));
+                kept[at] = fresh && needs && !is_wanted && done.is_some_and(|before| same(TaskId(node), before));
                 stale[at] = done.is_some() && !kept[at];
             }
+        }
+    }
+    // From the last tasks to the first: what runs again needs its own inputs.
+    let mut awaited = vec![false; nodes];
+    for node in graph.topological().iter().rev() {
+        let at = node as usize;
+        let is_join = |node: u32| graph.join(node).is_some();
+        let is_open = |next: u32| if is_join(next) { awaited[next as usize] } else { !kept[next as usize] };
+        let is_awaited = graph.successors(node).any(|edge| is_open(edge.node()));
+        awaited[at] = is_awaited;
+        if is_awaited && !is_join(node) && kept[at] && (again.lost)(TaskId(node)) {
+            kept[at] = false;
         }
     }
     runs(&kept[..graph.task_count()], &was)
@@ -128,7 +161,7 @@ mod tests {
         let graph = TaskGraph::build(&[1, 1, 3, 1, 1, 1, 1], &links).unwrap();
         let of = |completed: &[u32]| {
             let ready = |task: TaskId| completed.contains(&task.0).then_some(Time(u64::from(task.0) * 10));
-            implied(&graph, &ready)
+            implied(&graph, &ready, &|_| false)
         };
         let tasks = |attempts: &[Attempt]| attempts.iter().map(|a| a.task.0).collect::<Vec<_>>();
         assert_eq!(tasks(&of(&[0, 1])), [0; 0]);
@@ -138,5 +171,28 @@ mod tests {
         // Each ended before whatever followed it could start.
         assert!(all.iter().all(|a| a.end == Time(if a.task.0 < 2 { 20 } else { 50 })), "{all:?}");
         assert_eq!(tasks(&of(&[6, 8])), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_gone_and_needed_runs_again_and_nothing_else_does() {
+        // a -> b[0-2] -> c, where b[1] and c have not completed.
+        let text = "[[task]]\nname = 'a'\ncommand = 'x'\n[[task]]\nname = 'b'\narray = '0-2'\nneeds = 'a'\ncommand = 'x'\n\
+                    [[task]]\nname = 'c'\nneeds = 'b'\ncommand = 'x'\n";
+        let loaded = crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap();
+        let graph = crate::runtime::graph_of(&loaded).unwrap();
+        let of = |completed: &[u32], lost: &[u32], forced: &[u32]| {
+            let has = |list: &[u32], task: TaskId| list.contains(&task.0);
+            let again = Again { forced: &|task| has(forced, task), lost: &|task| has(lost, task) };
+            let runs = kept(&loaded.job, &|task| has(completed, task), &loaded.job, &graph, true, &again);
+            runs.iter().flat_map(|run| run.first.0..run.first.0 + run.count).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[0, 1, 3], &[], &[]), [0, 1, 3]);
+        assert_eq!(of(&[0, 1, 3], &[0], &[]), [1, 3], "b[1] needs it; b[0] and b[2] have had it");
+        assert_eq!(of(&[0, 1, 3], &[1], &[]), [0, 3], "c needs all of b");
+        assert_eq!(of(&[0, 1, 3], &[0, 1], &[]), [3]);
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[0, 1, 4], &[]), [0, 1, 2, 3, 4], "nobody needs it any more");
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[2]), [0, 1, 3], "and what needs it");
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[], &[0]), [0; 0]);
+        assert_eq!(of(&[0, 1, 2, 3, 4], &[0], &[4]), [0, 1, 2, 3], "c needs b, which is there");
     }
 }

@@ -81,7 +81,7 @@ impl Seat {
         let runner = Runner::new(source, kernels, site, Arc::new(sink)).map_err(|e| refused(&e))?;
         let gauge = Gauge::begin(Arc::clone(&mailbox), fabric.size(), devices);
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
-        let worker = Worker::new(rank, slots as u32, facts, Pace::default());
+        let worker = Worker::new(rank, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
         let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
         let clock = Clock::new(welcome.began_unix_ns);
         let crew = Arc::new(Crew::new(rank, clock, wake, runner, job, engine, slots, (mailbox, gauge)));

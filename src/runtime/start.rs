@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use super::clock::unix_ns;
 use super::past::Remembered;
+use super::resume::{self, Again};
 use super::supply::{self, listen_on};
-use super::{Options, RunError, resume};
+use super::{Options, RunError};
 use crate::exec::Kernels;
 use crate::graph::link::GroupId;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
+use crate::job::diagnostic::suggest;
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
 use crate::journal::{HistoryFile, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
@@ -151,6 +153,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         slots: options.slots,
         masks: Vec::new(),
         open: listen_on(options, &job).is_some(),
+        max_failures: job.max_failures,
     };
     Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, past })
 }
@@ -169,6 +172,20 @@ fn run_dir(options: &Options, job: &Job) -> Result<RunDir, RunError> {
         (None, false) => RunDir::create(runs, &job.name),
     };
     Ok(found?)
+}
+
+/// The tasks that `--rerun` names.
+fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
+    let find = |name: &String| {
+        job.find(name).ok_or_else(|| {
+            let plain = name.split('[').next().unwrap_or(name);
+            let names: Vec<&str> = job.groups.iter().map(|group| &*group.name).collect();
+            let is_known = names.contains(&plain);
+            let help = if is_known { format!("`{plain}` has no such index") } else { suggest(plain, &names, "tasks") };
+            RunError::Refused(format!("--rerun: the job has no task {name:?}; {help}"))
+        })
+    };
+    options.rerun.iter().map(find).collect()
 }
 
 /// A journal, and what earlier sessions left in it.
@@ -220,13 +237,19 @@ fn open_journal(
         })?;
     let same = *began.job_text == *text;
     let completed = |task: TaskId| replay.latest(task).filter(|(_, a)| a.outcome.ok()).map(|(_, a)| a.ready);
+    let before = |task: TaskId| replay.latest(task).is_some_and(|(at, _)| at.began.session < began.session);
     let implied = match same {
-        true => resume::implied(graph, &completed),
-        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed),
+        true => resume::implied(graph, &completed, &before),
+        false => resume::implied(&graph_of(&former).map_err(RunError::Job)?, &completed, &before),
     };
     let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
-    let kept = resume::kept(&former.job, &completed, job, graph, same);
+    let forced = rerun(options, job)?;
+    let again = Again {
+        forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
+        lost: &|task| job.task(task).is_ok_and(|task| task.promised.iter().any(|file| !task.dir.join(file).exists())),
+    };
+    let kept = resume::kept(&former.job, &completed, job, graph, same, &again);
     if !implied.is_empty() {
         tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
         journal.append(&Record::Attempts(implied))?;

@@ -156,6 +156,8 @@ pub struct Coordinator {
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
+    /// The tasks that were complete when the session began; empty if none was.
+    done_before: Vec<bool>,
     /// Open tasks that have been tried in vain.
     tried: FxHashMap<TaskId, Tried>,
     /// Open tasks known to be running, and where.
@@ -169,6 +171,8 @@ pub struct Coordinator {
     open: u32,
     failures: u32,
     max_failures: Option<u32>,
+    /// How many of the failures each rank ran.
+    failed_at: Vec<u32>,
     stopping: Option<(Stop, Why)>,
     finished: bool,
     gangs: Gangs,
@@ -199,6 +203,7 @@ impl Coordinator {
             stopped: vec![false; members.len()],
             gangs: Gangs::new(members.clone(), gang_shape),
             members: Members::new(members),
+            done_before: if completed == 0 { Vec::new() } else { finals.iter().map(Option::is_some).collect() },
             finals,
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
@@ -209,6 +214,7 @@ impl Coordinator {
             open: total - completed,
             failures: 0,
             max_failures,
+            failed_at: Vec::new(),
             stopping: None,
             finished: false,
             health: Health::default(),
@@ -326,6 +332,12 @@ impl Coordinator {
                 self.stopped[from.index()] = true;
                 self.stop(Stop::Terminate, Why::Broken(reason), actions);
             }
+            Message::StorageLost { reason } if self.stopping.is_none() => {
+                let text =
+                    format!("{from} cannot write to the run directory any more ({reason}): nothing more is started");
+                actions.push(Action::Tell(format!("{text}; make room, then continue with --resume")));
+                self.stop(Stop::Drain, Why::Broken(text), actions);
+            }
             Message::GangReady { .. } if self.stopping.is_some() => {}
             Message::GangReady { lease } if self.is_cancelled(lease.task) => self.return_cancelled(now, lease, actions),
             Message::GangReady { lease } => self.gangs.ready(lease, actions),
@@ -361,7 +373,21 @@ impl Coordinator {
         }
     }
 
+    /// Tells ranks how many tasks have failed elsewhere, once as many may fail at a time as are
+    /// still allowed to.
+    fn tell_of_failures(&mut self, actions: &mut Vec<Action>) {
+        let Some(left) = self.max_failures.and_then(|most| most.checked_sub(self.failures)) else { return };
+        let slots: u64 = self.members.able().iter().map(|member| u64::from(member.slots)).sum();
+        if self.stopping.is_some() || u64::from(left) > slots {
+            return;
+        }
+        let elsewhere = |rank: Rank| self.failures - self.failed_at.get(rank.index()).copied().unwrap_or(0);
+        let message = |to| Action::Send { to, message: Message::FailedElsewhere { tasks: elsewhere(to) } };
+        actions.extend(self.members.here().map(message));
+    }
+
     fn count(&mut self, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
+        let before = self.failures;
         for attempt in &attempts {
             let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
             if state.is_some() {
@@ -388,6 +414,9 @@ impl Coordinator {
                 _ => {
                     self.tally.failed += 1;
                     self.failures += 1;
+                    let at = attempt.rank.index();
+                    self.failed_at.resize(self.failed_at.len().max(at + 1), 0);
+                    self.failed_at[at] += 1;
                 }
             }
         }
@@ -395,6 +424,9 @@ impl Coordinator {
             let advice = &self.tasks.advice;
             self.health.hear(&attempts, &|task| advice.class(task), &|task| advice.work(task));
             actions.push(Action::Journal(attempts));
+        }
+        if before < self.failures {
+            self.tell_of_failures(actions);
         }
         if self.max_failures.is_some_and(|most| self.failures >= most) && self.stopping.is_none() && self.open > 0 {
             actions.push(Action::Tell(format!(

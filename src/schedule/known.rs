@@ -13,8 +13,14 @@ use crate::graph::{JoinRule, TaskGraph};
 use super::ledger::End;
 
 /// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have begun. An edge that only asks for
-/// an end (`afterany`) tells nothing of how it was.
-pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut [Option<End>]) {
+/// an end (`afterany`) tells nothing of how it was. Nothing follows from tasks that were `done`
+/// before the session: what they needed may run again by now.
+pub(super) fn close(
+    graph: &TaskGraph,
+    begun: &dyn Fn(u32) -> bool,
+    done: &dyn Fn(u32) -> bool,
+    ended: &mut [Option<End>],
+) {
     for node in graph.topological().iter().rev() {
         let end = &mut ended[node as usize];
         // All edges into the node were kept: each end was as its edge asks.
@@ -28,7 +34,7 @@ pub(super) fn close(graph: &TaskGraph, begun: &dyn Fn(u32) -> bool, ended: &mut 
             Some(JoinRule::All) => *end == Some(End::Completed),
             Some(JoinRule::AnyNotOk) => *end == Some(End::Unsuccessful),
         };
-        if !kept {
+        if !kept || done(node) {
             continue;
         }
         for edge in graph.predecessors(node) {
@@ -92,19 +98,19 @@ mod tests {
         let graph = TaskGraph::build(&[3, 2, 1, 1], &links).unwrap();
         let good = Some(End::Completed);
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &|node| node == 5, &mut ended);
+        close(&graph, &|node| node == 5, &|_| false, &mut ended);
         assert_eq!(
             ended[..7],
             [None, None, None, Some(End::Unsuccessful), None, None, None],
             "a failed task may have been skipped"
         );
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &|node| node == 4, &mut ended);
+        close(&graph, &|node| node == 4, &|_| false, &mut ended);
         assert_eq!(ended[..7], [good, good, good, None, None, None, None]);
         assert_eq!(ended[7], good, "the join");
         let mut ended = vec![None; graph.node_count()];
         (ended[3], ended[4]) = (Some(End::Failed), Some(End::Unsuccessful));
-        close(&graph, &|_| false, &mut ended);
+        close(&graph, &|_| false, &|_| false, &mut ended);
         assert_eq!((ended[0], ended[7]), (good, good), "what failed has run");
         // The first failed; of what needs it, somebody has only heard how the last one ended.
         let chain = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
@@ -112,11 +118,15 @@ mod tests {
         let mut ended = vec![None; line.node_count()];
         (ended[0], ended[2]) = (Some(End::Failed), Some(End::Unsuccessful));
         assert!(!was_skipped(&line, 2, &ended), "not yet known");
-        close(&line, &|node| node == 0, &mut ended);
+        close(&line, &|node| node == 0, &|_| false, &mut ended);
         assert_eq!(ended[1], Some(End::Unsuccessful));
         assert!(!was_skipped(&line, 0, &ended) && was_skipped(&line, 1, &ended) && was_skipped(&line, 2, &ended));
+        let mut ended = vec![None; line.node_count()];
+        ended[1] = good;
+        close(&line, &|_| false, &|node| node == 1, &mut ended);
+        assert_eq!(ended[0], None, "it runs again, since its output is gone");
         let mut ended = vec![None; graph.node_count()];
-        close(&graph, &|node| node == 6, &mut ended);
+        close(&graph, &|node| node == 6, &|_| false, &mut ended);
         assert!(ended.iter().all(Option::is_none), "afterany tells nothing");
     }
 }

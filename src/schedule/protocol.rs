@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{End, Part};
 use super::ranks::Ranks;
-use crate::model::{Attempt, Measure, Outcome, Rank, State, TaskId, Time, Vitals};
+use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +177,24 @@ pub enum Message {
         /// The values.
         measures: Vec<Measure>,
     },
+    /// A rank to rank 0: why it made attempts fail by itself.
+    Reasons {
+        /// The reasons.
+        reasons: Vec<Reason>,
+    },
+    /// A rank to the coordinator: it cannot write to the run directory any more. What would still
+    /// be started could not be kept, so nothing is.
+    StorageLost {
+        /// What the system said.
+        reason: String,
+    },
+    /// Coordinator to a rank, when the job's `max_failures` is near: how many tasks have failed
+    /// that other ranks ran. With its own the rank knows by itself when nothing more is to be
+    /// started.
+    FailedElsewhere {
+        /// How many.
+        tasks: u32,
+    },
 }
 
 impl Message {
@@ -197,6 +215,8 @@ impl Message {
                 | Message::Leaving
                 | Message::Vitals(_)
                 | Message::Measured { .. }
+                | Message::Reasons { .. }
+                | Message::StorageLost { .. }
         )
     }
 
@@ -286,6 +306,8 @@ pub struct Welcome {
     pub masks: Vec<Vec<u32>>,
     /// True if ranks may join that are not of the receiver's world.
     pub open: bool,
+    /// Nothing more is started once so many tasks have failed; `None`: however many do.
+    pub max_failures: Option<u32>,
 }
 
 /// What a rank has.

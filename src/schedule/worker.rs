@@ -150,6 +150,9 @@ pub enum Action {
     Suspend,
     /// Go on.
     Resume,
+    /// Start nothing more: the coordinator will say the same to all as soon as it has counted what
+    /// this rank has.
+    Halt,
     /// Start nothing more, and end what runs as `Stop` says.
     Stop(Stop),
     /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is started later: they end as CANCELLED.
@@ -244,6 +247,12 @@ pub struct Worker {
     retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
     /// True while rank 0 is silent.
     cut_off: bool,
+    /// Nothing more is started once so many tasks have failed.
+    max_failures: Option<u32>,
+    /// Failures that the coordinator has counted or will count: of tasks that ran here, and of
+    /// others.
+    failed: [u32; 2],
+    halted: bool,
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
@@ -279,11 +288,24 @@ impl Worker {
             thief: Thief::new(me, pace.steal),
             retries: BinaryHeap::new(),
             cut_off: false,
+            max_failures: None,
+            failed: [0; 2],
+            halted: false,
             stopping: None,
             quiet: false,
             stopped: false,
             ripple: Ripple::default(),
         }
+    }
+
+    /// The rank starts nothing more once so many tasks have failed.
+    pub fn with_max_failures(self, max_failures: Option<u32>) -> Worker {
+        Worker { max_failures, ..self }
+    }
+
+    /// True if the run ends after a number of failures.
+    pub fn stops_by_failures(&self) -> bool {
+        self.max_failures.is_some()
     }
 
     /// The ledger, once the rank has been handed its part.
@@ -386,7 +408,7 @@ impl Worker {
             Message::HandOut(hand_out) => self.take_up(now, *hand_out, actions),
             Message::Prepare { epoch, lost, reserve } => self.prepare(epoch, lost, reserve, actions),
             Message::Counts { ended, .. } => self.count(now, ended, actions),
-            Message::Steal { .. } if self.stopping.is_some() => self.give(from, Vec::new(), actions),
+            Message::Steal { .. } if self.stopping.is_some() || self.halted => self.give(from, Vec::new(), actions),
             Message::Steal { want, .. } => actions.extend(self.thief.asked(from, want, self.load)),
             Message::Loot { leases, .. } => {
                 self.thief.answered(now, from, leases.len());
@@ -414,6 +436,10 @@ impl Worker {
                     actions.push(Action::Stop(how));
                 }
             }
+            Message::FailedElsewhere { tasks } => {
+                self.failed[1] = tasks;
+                self.halt_if_enough(actions);
+            }
             Message::Cancel { tasks } => self.cancel(now, tasks, actions),
             Message::Finish => actions.push(Action::Exit),
             // What only the coordinator is told, or what the handshake before this machine deals with.
@@ -430,7 +456,9 @@ impl Worker {
             | Message::Broken { .. }
             | Message::Leaving
             | Message::Vitals(_)
-            | Message::Measured { .. } => {}
+            | Message::Measured { .. }
+            | Message::Reasons { .. }
+            | Message::StorageLost { .. } => {}
         }
     }
 
@@ -572,6 +600,15 @@ impl Worker {
         };
         let home = guest.home;
         guest.ended = Some(attempt);
+        // What its home will make of a first attempt at a task without retries is certain.
+        let state = attempt.outcome.state;
+        if state.is_failure()
+            && state != State::NodeFail
+            && attempt.attempt == 1
+            && self.facts.retry(attempt.task).count == 0
+        {
+            self.count_failure(actions);
+        }
         // The stop ended it here; its home may not have heard of the stop yet, and would take this for the task's own end.
         let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
         if interrupted || reported_by_runner(&attempt) {
@@ -598,13 +635,28 @@ impl Worker {
     /// rank that does not hear rank 0 starts nothing: it would run twice.
     fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
         let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
-        if changed && self.stopping.is_none() {
+        if changed && self.stopping.is_none() && !self.halted {
             actions.push(if cut_off { Action::Suspend } else { Action::Resume });
         }
     }
 
+    /// Counts a task that ran here and failed for good.
+    fn count_failure(&mut self, actions: &mut Vec<Action>) {
+        self.failed[0] += 1;
+        self.halt_if_enough(actions);
+    }
+
+    /// The failure that reaches the job's bound is the last thing that this rank waits for.
+    fn halt_if_enough(&mut self, actions: &mut Vec<Action>) {
+        let is_enough = self.max_failures.is_some_and(|most| self.failed[0].saturating_add(self.failed[1]) >= most);
+        if is_enough && !self.halted && self.stopping.is_none() {
+            self.halted = true;
+            actions.push(Action::Halt);
+        }
+    }
+
     fn may_steal(&self) -> bool {
-        self.stopping.is_none() && !self.cut_off && self.phase.is_settled()
+        self.stopping.is_none() && !self.halted && !self.cut_off && self.phase.is_settled()
     }
 }
 

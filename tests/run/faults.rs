@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::checker::Trace;
-use crate::support::{Dir, Output, Running, phalanx, shell, wait_for};
+use crate::support::{Dir, Output, Running, mpirun, phalanx, shell, wait_for};
 
 /// Runs a job that is written to `job.toml`, with further arguments.
 fn run(dir: &Dir, toml: &str, args: &[&str]) -> Output {
@@ -298,4 +298,111 @@ fn a_declared_output_is_a_promise() {
     run(&dir, "[[task]]\nname = 'a'\ninputs = [{ file = 'x', optional = true }]\ncommand = 'true'\n", &[])
         .code(2)
         .says("optional");
+}
+
+#[test]
+fn a_run_directory_that_cannot_be_written_ends_the_run_before_the_graph_is_burnt() {
+    for ranks in [0, 2] {
+        let dir = Dir::new("lost");
+        let job = "[[task]]\nname = 'big'\ncommand = 'head -c 80000000 /dev/zero'\n[[task]]\nname = 'many'\narray = '0-30'\nneeds = 'afterany:big'\ncommand = 'echo x >> ran'\n";
+        dir.job("job.toml", job);
+        // No file may grow beyond 64 MiB; the error comes to whoever writes, as from a full disk.
+        let launch = if ranks == 0 { String::new() } else { format!("mpirun --oversubscribe -n {ranks} ") };
+        let line = format!("{launch}sh -c \"trap '' XFSZ; ulimit -f 131072; exec phalanx run job.toml --slots 1\"");
+        let output = shell(&dir, &line).run();
+        assert_eq!(output.exit(), 1, "{output}");
+        assert!(output.stderr().contains("cannot write to the run directory any more"), "{output}");
+        assert!(output.stdout().contains("--resume"), "{output}");
+        let trace = Trace::of(&dir, "latest");
+        let big = trace.last("big");
+        assert!(big.state == "FAILED" && big.reason.contains("its output could not be kept"), "{big:?}");
+        let started = if dir.has("ran") { dir.read("ran").lines().count() } else { 0 };
+        assert!(started <= ranks, "{started} tasks were started for nothing");
+        report(&dir, &["--failed"]).says("reason: its output could not be kept");
+        report(&dir, &["--task", "big"]).says("reason: its output could not be kept");
+        let json = report(&dir, &["--json"]).json();
+        assert!(
+            json["failures"][0]["reason"].as_str().is_some_and(|text| text.contains("could not be kept")),
+            "{json}"
+        );
+        phalanx(&dir).args(["run", "job.toml", "--resume"]).run().ok();
+        assert_eq!(Trace::of(&dir, "latest").completed().len(), 32);
+    }
+}
+
+#[test]
+fn failures_that_phalanx_made_have_a_reason() {
+    let dir = Dir::new("reasons");
+    let job = "[[task]]\nname = 'absent'\ncommand = ['no-such-program']\n[[task]]\nname = 'dir'\ndir = 'no/such'\ncommand = ['true']\n[[task]]\nname = 'stdin'\nstdin = 'no-such-file'\ncommand = 'cat'\n[[task]]\nname = 'late'\ntime = '300ms'\ncommand = 'sleep 600'\n[[task]]\nname = 'promise'\noutputs = 'never, written'\ncommand = 'true'\n[[task]]\nname = 'own'\ncommand = 'exit 7'\n";
+    run(&dir, job, &[]).code(1);
+    let trace = Trace::of(&dir, "latest");
+    for (task, text) in [
+        ("absent", "not found in PATH"),
+        ("dir", "cannot enter the task's directory"),
+        ("stdin", "no-such-file"),
+        ("late", "time limit"),
+        ("promise", "never, written"),
+    ] {
+        assert!(trace.last(task).reason.contains(text), "{:?}", trace.last(task));
+    }
+    assert_eq!(trace.last("own").reason, "");
+}
+
+#[test]
+fn the_failure_that_reaches_the_bound_is_the_last_thing_that_is_waited_for() {
+    let job = |most: u32| {
+        format!("[job]\nmax_failures = {most}\n[[task]]\nname = 'f'\narray = '0-199'\ncommand = 'exit 1'\n")
+    };
+    for (most, slots) in [(1, 1), (1, 2), (5, 2), (3, 4)] {
+        let dir = Dir::new("bound");
+        run(&dir, &job(most), &["--slots", &slots.to_string()]).code(1).says("max_failures");
+        let failed = Trace::of(&dir, "latest").0.iter().filter(|row| row.state == "FAILED").count() as u32;
+        assert!((most..most + slots).contains(&failed), "{failed} tasks failed, of {most} that may, on {slots} slots");
+    }
+}
+
+#[test]
+fn other_ranks_stop_within_a_message_of_the_last_failure_allowed() {
+    let dir = Dir::new("bound-ranks");
+    // One task fails once the other rank runs one, too; that one goes on until the run has said
+    // that it stops.
+    let job = "[job]\nmax_failures = 1\n[[task]]\nname = 'f'\narray = '0-19'\ncommand = 'echo x >> began; if mkdir first 2> /dev/null; then until test $(wc -l < began) = 2; do sleep 0.02; done; exit 1; fi; until test -e go; do sleep 0.02; done'\n";
+    dir.job("job.toml", job);
+    let running = mpirun(&dir, 2).args(["run", "job.toml", "--slots", "1"]).start();
+    wait_for("the bound to be told of", 120, || running.stderr_so_far().contains("max_failures").then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    dir.file("go", "");
+    assert_eq!(running.wait_clean().exit(), 1);
+    assert_eq!(dir.read("began").lines().count(), 2, "a task was started after the bound was reached");
+}
+
+#[test]
+fn an_output_that_is_gone_is_made_again_if_it_is_needed() {
+    let dir = Dir::new("gone");
+    // Tasks note that they ran; the one that uses `made` fails until `go` is there.
+    let job = "[[task]]\nname = 'make'\noutputs = 'made'\ncommand = 'echo make >> log; touch made'\n[[task]]\nname = 'used'\nneeds = 'make'\noutputs = 'other'\ncommand = 'echo used >> log; touch other'\n[[task]]\nname = 'use'\ninputs = 'made'\ncommand = 'echo use >> log; test -e go && test -e made'\n";
+    run(&dir, job, &[]).code(1);
+    shell(&dir, "rm made other log; touch go").run().ok();
+    let resume = |args: &[&str]| phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--resume"]).args(args).run();
+    resume(&[]).ok();
+    assert_eq!(dir.read("log"), "make\nuse\n", "`used` has had what it needed");
+    shell(&dir, "rm made log").run().ok();
+    resume(&[]).ok();
+    assert!(!dir.has("log"), "nobody needs it any more");
+
+    resume(&["--rerun", "used"]).ok();
+    assert_eq!(dir.read("log"), "make\nused\n", "its output is gone, and `used` needs it");
+    shell(&dir, "rm log").run().ok();
+    resume(&["--rerun", "use", "--rerun", "used"]).ok();
+    let log = dir.read("log");
+    let mut ran: Vec<&str> = log.lines().collect();
+    ran.sort_unstable();
+    assert_eq!(ran, ["use", "used"]);
+    shell(&dir, "rm log").run().ok();
+    resume(&["--rerun", "make"]).ok();
+    assert_eq!(dir.read("log").lines().count(), 3, "and what needs it");
+
+    resume(&["--rerun", "mak"]).code(2).says("did you mean `make`?");
+    resume(&["--rerun", "make[3]"]).code(2).says("no such index");
+    run(&dir, job, &["--rerun", "make"]).code(2).says("--resume");
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Dir, phalanx};
 
 /// The header that `report --tasks` promises.
-pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end";
+pub const HEADER: &str = "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason";
 
 /// One attempt, as a line of the report tells it. Times are nanoseconds since the run began.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,7 @@ pub struct Row {
     pub ready: u64,
     pub start: u64,
     pub end: u64,
+    pub reason: String,
 }
 
 impl Row {
@@ -160,8 +161,8 @@ impl Trace {
 #[track_caller]
 fn row(line: &str) -> Row {
     let cells = cells(line);
-    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end] = &cells[..] else {
-        panic!("this line has not 11 cells: {line}");
+    let [name, index, attempt, state, exit, rank, node, slot, ready, start, end, reason] = &cells[..] else {
+        panic!("this line has not 12 cells: {line}");
     };
     let number = |text: &String| text.parse::<u32>().unwrap_or_else(|e| panic!("{text:?}: {e} in {line}"));
     let optional = |text: &String| (!text.is_empty()).then(|| number(text));
@@ -177,6 +178,7 @@ fn row(line: &str) -> Row {
         ready: nanoseconds(ready),
         start: nanoseconds(start),
         end: nanoseconds(end),
+        reason: reason.clone(),
     }
 }
 

@@ -21,7 +21,7 @@ use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::spending::Spending;
 use super::steps::Counters;
-use super::style::{LISTED, and_more, bytes, count, outcome, percent, printable, seconds, some, value};
+use super::style::{LISTED, and_more, bytes, count, outcome, percent, seconds, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
@@ -347,13 +347,16 @@ fn failed(html: &mut Html, run: &RunView) -> Result<(), ReportError> {
         if let Some(described) = run.subject().job.describe(*task) {
             html.add(format_args!("<p class=\"note\"><code>{}</code></p>\n", Escaped(command(&described.work))));
         }
+        if let Some(reason) = session.reason(attempt) {
+            html.add(format_args!("<p>Reason: {}</p>\n", Escaped(reason)));
+        }
         for tail in tails_of(run, failure)? {
             if let Some(heading) = tail.heading() {
                 html.add(format_args!("<p class=\"note\">{}</p>\n", Escaped(heading)));
             }
-            let lines: Vec<String> = tail.lines().map(printable).collect();
-            if !lines.is_empty() {
-                html.add(format_args!("<pre>{}</pre>\n", Escaped(lines.join("\n").trim_end())));
+            let text = tail.text();
+            if !text.is_empty() {
+                html.add(format_args!("<pre>{}</pre>\n", Escaped(text)));
             }
         }
     }

@@ -7,16 +7,14 @@ use super::Live;
 use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
+use crate::observe::failures::{Failure, OutputTail, tails_of};
 use crate::observe::measures::Figure;
 use crate::observe::nodes::{NodeUse, of_session};
 use crate::observe::run_view::{node_of, run_ns};
 use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
-use crate::observe::style::printable;
 use crate::scale::Forecast;
 
-/// Lines and bytes of a failed task's output.
-const TAIL: [usize; 2] = [10, 8192];
 /// The most points of a history.
 const POINTS: usize = 1000;
 /// The latest decisions that are told.
@@ -312,12 +310,12 @@ pub(super) fn history(live: &Live, from: Option<f64>, to: Option<f64>, points: O
 }
 
 #[derive(Serialize)]
-pub(super) struct Failures {
-    failures: Vec<FailureRow>,
+pub(super) struct Failures<'a> {
+    failures: Vec<FailureRow<'a>>,
 }
 
 #[derive(Serialize)]
-struct FailureRow {
+struct FailureRow<'a> {
     task: String,
     state: &'static str,
     exit: i32,
@@ -327,18 +325,20 @@ struct FailureRow {
     node: String,
     ended_s: f64,
     ran_s: f64,
+    reason: Option<&'a str>,
+    stdout: String,
     stderr: String,
 }
 
 /// `/api/v1/failures`
-pub(super) fn failures(live: &Live) -> Failures {
+pub(super) fn failures(live: &Live) -> Failures<'_> {
     let session = live.view.session();
     let attempts = live.totals.failures.iter().filter_map(|&index| session.attempts.get(index));
     let row = |attempt: &crate::model::Attempt| {
-        let [lines, bytes] = TAIL;
         // Output that cannot be read is told by `phalanx report --failed`; here the failure itself is what counts.
-        let tail =
-            live.view.outputs.tail(session.began.session, attempt, Stream::Err, lines, bytes).unwrap_or_default();
+        let failure = Failure { task: attempt.task, session, attempt };
+        let tails = tails_of(&live.view, &failure).unwrap_or_default();
+        let text = |stream| tails.iter().find(|tail| tail.stream == stream).map(OutputTail::text).unwrap_or_default();
         FailureRow {
             task: live.view.subject().job.label(attempt.task).to_string(),
             state: attempt.outcome.state.name(),
@@ -349,13 +349,9 @@ pub(super) fn failures(live: &Live) -> Failures {
             node: node_of(session, attempt.rank).to_owned(),
             ended_s: attempt.end.seconds(),
             ran_s: run_ns(attempt) as f64 / 1e9,
-            stderr: tail
-                .split(|&byte| byte == b'\n')
-                .map(printable)
-                .collect::<Vec<_>>()
-                .join("\n")
-                .trim_end()
-                .to_owned(),
+            reason: session.reason(attempt),
+            stdout: text(Stream::Out),
+            stderr: text(Stream::Err),
         }
     };
     Failures { failures: attempts.map(row).collect() }

@@ -152,7 +152,8 @@ function showFailures({failures}) {
     const line = element('p');
     line.append(element('b', f.task), ': ', element('span', f.exit < 0 ? `${f.state}, signal ${-f.exit}` : `${f.state}, exit ${f.exit}`, 'badly'),
       `, attempt ${f.attempt} on ${f.node} after ${seconds(f.ran_s)}`);
-    return f.stderr ? [line, element('pre', f.stderr)] : [line];
+    if (f.reason) line.append(`: ${f.reason}`);
+    return [line, ...[f.stdout, f.stderr].filter(text => text).map(text => element('pre', text))];
   });
   $('failures').replaceChildren(...(parts.length ? [element('h2', 'Last failures'), ...parts] : []));
 }

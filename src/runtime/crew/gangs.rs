@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Crew, FAILED, lock};
 use crate::exec::Seat;
-use crate::model::{Outcome, Time};
+use crate::model::{Outcome, Reason, Time};
 use crate::pool::{HoldId, Needs};
 use crate::schedule::protocol::Lease;
 use crate::topology::bind_to_lent;
@@ -63,6 +63,8 @@ impl Crew {
         let run = move || crew.lead(gang, lease, slot, &cpus, &hosts);
         if let Err(error) = std::thread::Builder::new().name(format!("gang-{gang}")).spawn(run) {
             tracing::error!(gang, %error, "cannot start the thread of an MPI task");
+            let text = format!("the system refuses a thread for the MPI task: {error}");
+            self.mailbox.reason(Reason::new(lease.task, lease.attempt, &text));
             let now = self.clock.now();
             self.gang_over(gang, lease, FAILED, slot, now);
         }

@@ -296,7 +296,8 @@ impl Coordinator {
                 unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
             }
         }
-        known::close(graph, &|node| begun.contains(&node), &mut ended);
+        let done = |node: u32| self.done_before.get(node as usize) == Some(&true);
+        known::close(graph, &|node| begun.contains(&node), &done, &mut ended);
         for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
             let id = TaskId(task as u32);
             let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));

@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) duration: Vec<u64>,
     /// Slots that a rank must have to run a task.
     pub(super) needs: Vec<u32>,
+    /// Nothing more is started once so many tasks have failed.
+    pub(super) max_failures: Option<u32>,
 }
 
 impl Facts for Job {
@@ -96,6 +98,7 @@ impl Job {
         let need = |t: usize| if wide && !movable[t] && !gangs.contains_key(&(t as u32)) && rng.bool() { 2 } else { 1 };
         Job {
             needs: (0..n).map(need).collect(),
+            max_failures: None,
             retries: (0..n).map(|_| if rng.bool() { 0 } else { rng.u16(0..4) }).collect(),
             elsewhere: (0..n).map(|_| rng.bool()).collect(),
             movable,

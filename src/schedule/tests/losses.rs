@@ -19,6 +19,7 @@ fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
     let graph = Arc::new(TaskGraph::build(&vec![1; home.len()], &links).expect("a chain"));
     let tasks = home.len();
     let job = Job {
+        max_failures: None,
         graph: Arc::clone(&graph),
         retries: vec![0; tasks],
         elsewhere: vec![false; tasks],

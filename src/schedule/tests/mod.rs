@@ -97,6 +97,52 @@ fn random_graphs_end_as_the_oracle_says() {
 }
 
 #[test]
+fn a_bound_on_failures_ends_every_run() {
+    let mut ended_early = 0;
+    for seed in seeds(1000) {
+        let _named = Named(seed, "schedule::tests::a_bound_on_failures");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let most = rng.u32(1..6);
+        let job = Arc::new(Job { max_failures: Some(most), ..Job::random(&mut rng, &slots) });
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        world.run();
+        let failed: Vec<&Attempt> =
+            world.journal.iter().filter(|a| a.last && a.outcome.state == State::Failed).collect();
+        match world.finished {
+            Some(Why::Complete) => {}
+            Some(Why::Failures) => ended_early += 1,
+            ref other => panic!("{other:?}"),
+        }
+        if world.finished == Some(Why::Failures) {
+            assert!(failed.len() as u32 >= most, "a rank gave up before the bound was reached");
+        }
+    }
+    assert!(ended_early > 100, "{ended_early}");
+}
+
+#[test]
+fn a_rank_starts_nothing_after_the_failure_that_reaches_the_bound() {
+    for seed in seeds(500) {
+        let _named = Named(seed, "schedule::tests::a_rank_starts_nothing");
+        let mut rng = Rng::with_seed(seed);
+        // One rank, and tasks without retries: then it knows all that the coordinator will.
+        let slots = [rng.u32(1..4)];
+        let job = Job::random(&mut rng, &slots);
+        let retries = vec![0; job.retries.len()];
+        let job = Arc::new(Job { max_failures: Some(rng.u32(1..4)), retries, ..job });
+        let mut world = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        world.run();
+        let mut failed: Vec<u64> = world.executed.iter().filter(|run| !run.ok).map(|run| run.end).collect();
+        failed.sort_unstable();
+        let most = job.max_failures.unwrap_or_default() as usize;
+        let Some(&reached) = failed.get(most - 1) else { continue };
+        let later = world.executed.iter().find(|run| run.start > reached);
+        assert!(later.is_none(), "{later:?} started after {reached}");
+    }
+}
+
+#[test]
 fn a_stopped_run_resumes_without_running_anything_completed_again() {
     let mut cut_short = 0;
     for seed in seeds(2000) {

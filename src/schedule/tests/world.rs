@@ -144,8 +144,13 @@ impl World {
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
         let shapes = job.gangs.clone();
         let tasks = Tasks { graph: Arc::clone(&job.graph), home, urgency, advice: Box::new(Terms(Arc::clone(&job))) };
-        let coordinator =
-            Coordinator::new(tasks, &|t| done.contains(&t.0), members, None, Box::new(move |t| shapes[&t.0]));
+        let coordinator = Coordinator::new(
+            tasks,
+            &|t| done.contains(&t.0),
+            members,
+            job.max_failures,
+            Box::new(move |t| shapes[&t.0]),
+        );
         let mut world = World {
             workers: Vec::new(),
             pools: Vec::new(),
@@ -188,7 +193,8 @@ impl World {
     fn add(&mut self, slots: u32) {
         let rank = Rank(self.workers.len() as u32);
         let facts = Arc::clone(&self.job) as Arc<dyn Facts>;
-        self.workers.push(Worker::new(rank, slots, facts, Pace::default()));
+        let worker = Worker::new(rank, slots, facts, Pace::default()).with_max_failures(self.job.max_failures);
+        self.workers.push(worker);
         self.pools.push(Pool { slots, idle: slots, frozen: true, ..Pool::default() });
         self.life.push(Life::Alive);
     }
@@ -458,6 +464,7 @@ impl World {
             }
             worker::Action::Suspend => self.pools[rank].suspended = true,
             worker::Action::Resume => self.pools[rank].suspended = false,
+            worker::Action::Halt => self.pools[rank].stopped = true,
             worker::Action::Stop(how) => {
                 self.pools[rank].stopped = true;
                 self.pools[rank].suspended = false;
@@ -650,8 +657,19 @@ impl World {
 
     /// A slot leaves word for the machine, which hears it now or later.
     fn leave(&mut self, rank: usize, word: worker::Event) {
+        let is_failure = matches!(&word, worker::Event::Ended { attempt } if attempt.outcome.state.is_failure());
         self.pools[rank].outbox.push(word);
-        self.fill(rank, &mut VecDeque::new());
+        let mut events = VecDeque::new();
+        if is_failure && self.job.max_failures.is_some() {
+            // A slot takes nothing else up before the machine has heard of a failure that counts.
+            self.flush(rank, &mut events);
+            while let Some(event) = events.pop_front() {
+                let mut actions = Vec::new();
+                self.workers[rank].step(Time(self.now), event, &mut actions);
+                actions.into_iter().for_each(|action| self.act(rank, action, &mut events));
+            }
+        }
+        self.fill(rank, &mut events);
     }
 
     /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.

@@ -29,6 +29,13 @@ impl Worker {
             self.report.push(attempt);
             self.note_report(now);
         }
+        if attempt.last && attempt.outcome.state.is_failure() && self.max_failures.is_some() {
+            // Others may be about to start what nobody wants any more.
+            self.report_due = Some(now);
+            if attempt.rank == self.me {
+                self.count_failure(actions);
+            }
+        }
         if attempt.last {
             self.tried.remove(&attempt.task);
             let mut ripple = std::mem::take(&mut self.ripple);

@@ -126,6 +126,7 @@ impl World<'_> {
                 }
             }
             worker::Action::Release { gang } => self.seats[rank as usize].pool.release(gang),
+            worker::Action::Halt => self.seats[rank as usize].pool.pause(),
             worker::Action::Stop(how) => {
                 self.seats[rank as usize].pool.pause();
                 if how != Stop::Drain {

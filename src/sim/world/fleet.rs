@@ -51,7 +51,8 @@ impl World<'_> {
     pub(super) fn seat(&mut self, member: Member) {
         let rank = Rank(self.seats.len() as u32);
         self.seats.push(Seat {
-            worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace),
+            worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace)
+                .with_max_failures(self.scene.job.max_failures),
             pool: Pool::new(member.slots, member.memory, member.gpus),
             member,
             ledger: None,
