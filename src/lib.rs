@@ -5,6 +5,7 @@ pub mod capacity;
 pub mod cli;
 pub mod codec;
 pub mod control;
+pub mod data;
 pub mod exec;
 pub mod fabric;
 pub mod graph;

@@ -1,6 +1,7 @@
 //! Single parts of Phalanx, called through the library: no test here starts the program.
 
 mod architecture;
+mod data_graphs;
 mod exec_command;
 mod exec_kernel;
 mod exec_mpi;

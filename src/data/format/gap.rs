@@ -1,0 +1,152 @@
+//! The binary format of the GAP benchmark suite: whether edges have a direction (a byte), how many edges are stored and how many vertices
+//! there are (64 bits each), where rows begin (64 bits each), then neighbours in 32 bits, with weights of 32 bits behind each in `.wsg`. Directed
+//! graphs have the rows of the other direction behind that.
+//!
+//! Each rank reads the rows of its own range and nothing else: no number has to be parsed, and no edge sent. The file is read, not
+//! mapped: a mapping would die with a signal if somebody cut the file off meanwhile, and rows are kept in memory in any case.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::trouble;
+use crate::data::exchange::Exchange;
+use crate::data::ids::Ids;
+use crate::data::part::{EvenRanges, Part, Partition};
+use crate::data::rows::Rows;
+use crate::data::source::WeightSource;
+use crate::data::{GraphError, Vertex, agree};
+
+/// Bytes before the first beginning of a row.
+const HEADER: u64 = 17;
+
+struct GapFile<'a> {
+    path: &'a Path,
+    file: File,
+    directed: bool,
+    edges: u64,
+    count: u64,
+    /// Bytes of a neighbour.
+    each: u64,
+}
+
+/// Loads a graph; see the module's text.
+pub fn load(
+    exchange: &mut dyn Exchange,
+    path: &Path,
+    directed: Option<bool>,
+    weights: Option<WeightSource>,
+) -> Result<Part, GraphError> {
+    let file = agree(exchange, GapFile::open(path))?;
+    if directed == Some(!file.directed) {
+        let is = if file.directed { "directed" } else { "undirected" };
+        return Err(GraphError::refused(format!("{}: the file holds a graph that is {is}", path.display())));
+    }
+    let (ranks, place) = (exchange.ranks(), exchange.place());
+    let offsets = agree(exchange, file.offsets(HEADER))?;
+    let degrees: Vec<u32> = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
+    let cuts = EvenRanges.cuts(&degrees, ranks);
+    drop(degrees);
+    let own = cuts[place]..cuts[place + 1];
+    let out = agree(exchange, file.rows(HEADER, &offsets, own.clone(), weights))?;
+    let into = if file.directed {
+        let behind = HEADER + (file.count + 1) * 8 + file.edges * file.each;
+        let offsets = agree(exchange, file.offsets(behind))?;
+        Some(agree(exchange, file.rows(behind, &offsets, own, weights))?)
+    } else {
+        None
+    };
+    let ids = Ids::Dense { first: 0, count: file.count as Vertex };
+    Part::from_rows(exchange, ids, cuts, out, into)
+}
+
+impl GapFile<'_> {
+    fn open(path: &Path) -> Result<GapFile<'_>, GraphError> {
+        let refuse = |reason: String| GraphError::refused(format!("{}: {reason}", path.display()));
+        let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
+        let size = file.metadata().map_err(|error| trouble(path, "read it", &error))?.len();
+        let mut header = [0; HEADER as usize];
+        file.read_exact_at(&mut header, 0)
+            .map_err(|_| refuse(format!("{size} bytes are too short for a graph in GAP's format")))?;
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+        let (edges, count) = (number(1), number(9));
+        if header[0] > 1 || edges > i64::MAX as u64 || count > u64::from(Vertex::MAX - 1) {
+            return Err(refuse("this is no graph in GAP's format: its first 17 bytes make no sense".to_owned()));
+        }
+        let each = if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg")) { 8 } else { 4 };
+        let directed = header[0] == 1;
+        let once = u128::from(count + 1) * 8 + u128::from(edges) * u128::from(each);
+        let wanted = u128::from(HEADER) + once * if directed { 2 } else { 1 };
+        if wanted != u128::from(size) {
+            let reason = format!(
+                "{count} vertices and {edges} stored edges take {wanted} bytes, but the file has {size}; is it cut off, or the ending wrong \
+                 (.sg without weights, .wsg with)?"
+            );
+            return Err(refuse(reason));
+        }
+        Ok(GapFile { path, file, directed, edges, count, each })
+    }
+
+    fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, GraphError> {
+        let mut all = vec![0; bytes];
+        self.file.read_exact_at(&mut all, at).map_err(|error| trouble(self.path, "read it", &error))?;
+        Ok(all)
+    }
+
+    /// Where all rows begin, and where the last one ends.
+    fn offsets(&self, at: u64) -> Result<Vec<u64>, GraphError> {
+        let bytes = self.read(at, (self.count as usize + 1) * 8)?;
+        let offsets: Vec<u64> =
+            bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+        if offsets.first() != Some(&0) || offsets.last() != Some(&self.edges) || !offsets.is_sorted() {
+            let reason = "the places of its rows are not in order: the file is damaged";
+            return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));
+        }
+        Ok(offsets)
+    }
+
+    /// The rows of a range of vertices.
+    fn rows(
+        &self,
+        at: u64,
+        offsets: &[u64],
+        own: std::ops::Range<Vertex>,
+        weights: Option<WeightSource>,
+    ) -> Result<Rows, GraphError> {
+        let offsets = &offsets[own.start as usize..=own.end as usize];
+        let (begin, end) = (offsets[0], offsets[offsets.len() - 1]);
+        let start = at + (self.count + 1) * 8 + begin * self.each;
+        let bytes = self.read(start, ((end - begin) * self.each) as usize)?;
+        let words = bytes.as_chunks::<4>().0;
+        let word = |at: usize| u32::from_le_bytes(words[at]);
+        let stride = self.each as usize / 4;
+        let targets: Vec<Vertex> =
+            (0..(end - begin) as usize).into_par_iter().map(|e| word(e * stride)).collect();
+        if let Some(target) = targets.par_iter().find_any(|&&target| u64::from(target) >= self.count) {
+            let reason = format!("an edge leads to vertex {target}, but there are {}", self.count);
+            return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));
+        }
+        let weights = match (weights, weights.and_then(WeightSource::draw)) {
+            (Some(WeightSource::File), _) if stride == 1 => {
+                return Err(GraphError::refused(format!("{}: a .sg file has no weights", self.path.display())));
+            }
+            (_, Some(draw)) => {
+                let mut all = Vec::with_capacity(targets.len());
+                for (row, pair) in offsets.windows(2).enumerate() {
+                    let source = u64::from(own.start) + row as u64;
+                    let here = &targets[(pair[0] - begin) as usize..(pair[1] - begin) as usize];
+                    all.extend(here.iter().map(|&target| draw(source, u64::from(target))));
+                }
+                Some(all)
+            }
+            (None | Some(WeightSource::File), None) if stride == 2 => {
+                Some((0..targets.len()).into_par_iter().map(|e| f64::from(word(e * 2 + 1) as i32)).collect())
+            }
+            _ => None,
+        };
+        Rows::from_offsets(own.start, offsets, targets, weights)
+            .ok_or_else(|| GraphError::refused(format!("{}: the file is damaged", self.path.display())))
+    }
+}

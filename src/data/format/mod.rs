@@ -1,0 +1,417 @@
+//! Files that hold graphs.
+//!
+//! | format | endings | directed by default | ids |
+//! |---|---|---|---|
+//! | `edge_list` | `.el .wel .txt .edges .tsv .csv` | yes | those that occur |
+//! | `matrix_market` | `.mtx` | unless `symmetric` | from 1 |
+//! | `metis` | `.graph .metis` | no | from 1 |
+//! | `dimacs` | `.gr` | yes | from 1 |
+//! | `gap` | `.sg .wsg` | as the file says | from 0 |
+//! | `graphalytics` | `.v` and `.e` | as `.properties` says, else yes | those in `.v` |
+//!
+//! Text may be compressed (`.gz`, `.zst` behind the ending). Every rank reads its own piece of a text, cut at ends of lines. An error
+//! names file, line and reason. An edge that is listed twice is one edge, with the smaller weight; loops stay.
+
+mod gap;
+pub mod text;
+pub mod write;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustc_hash::FxHashSet;
+
+use super::exchange::{Exchange, gather, largest, pack, sum, unpack};
+use super::ids::Ids;
+use super::part::Part;
+use super::rows::EdgeList;
+use super::source::WeightSource;
+use super::{GraphError, Vertex, agree};
+use text::{Layout, Piece};
+
+/// A format of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A line `u v` or `u v weight` for each edge, `#` or `%` before comments.
+    EdgeList,
+    /// Matrix Market's coordinate format.
+    MatrixMarket,
+    /// METIS and Chaco: a line of neighbours for each vertex.
+    Metis,
+    /// DIMACS shortest paths: `a u v weight`.
+    Dimacs,
+    /// The binary format of the GAP benchmark suite.
+    Gap,
+    /// LDBC Graphalytics: one file of vertices, one of edges.
+    Graphalytics,
+}
+
+impl Format {
+    /// All formats, by their names.
+    pub const ALL: [(&'static str, Format); 6] = [
+        ("edge_list", Format::EdgeList),
+        ("matrix_market", Format::MatrixMarket),
+        ("metis", Format::Metis),
+        ("dimacs", Format::Dimacs),
+        ("gap", Format::Gap),
+        ("graphalytics", Format::Graphalytics),
+    ];
+
+    /// The format's name.
+    pub fn name(self) -> &'static str {
+        Format::ALL.iter().find(|known| known.1 == self).map_or("", |known| known.0)
+    }
+
+    /// The format that a file's ending stands for.
+    pub fn of(path: &Path) -> Option<Format> {
+        let (bare, _) = uncompressed(path);
+        Some(match bare.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "el" | "wel" | "txt" | "edges" | "tsv" | "csv" => Format::EdgeList,
+            "mtx" => Format::MatrixMarket,
+            "graph" | "metis" => Format::Metis,
+            "gr" => Format::Dimacs,
+            "sg" | "wsg" => Format::Gap,
+            "v" | "e" => Format::Graphalytics,
+            _ => return None,
+        })
+    }
+
+    /// The format of a file by its ending.
+    ///
+    /// # Errors
+    /// If the ending stands for none.
+    pub fn need(path: &Path) -> Result<Format, GraphError> {
+        Format::of(path).ok_or_else(|| {
+            let known = ".el .wel .txt (edge_list), .mtx (matrix_market), .graph (metis), .gr (dimacs), .sg .wsg (gap), .v .e (graphalytics)";
+            GraphError::refused(format!("{}: the ending stands for no format of graphs; known are {known}", path.display()))
+        })
+    }
+}
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// The name without what compression appends to it.
+fn uncompressed(path: &Path) -> (PathBuf, Compression) {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("gz") => (path.with_extension(""), Compression::Gzip),
+        Some("zst" | "zstd") => (path.with_extension(""), Compression::Zstd),
+        _ => (path.to_owned(), Compression::None),
+    }
+}
+
+/// Says that something about a file cannot be done.
+pub(super) fn trouble(path: &Path, what: &str, error: &std::io::Error) -> GraphError {
+    GraphError::refused(format!("{}: cannot {what}: {error}", path.display()))
+}
+
+/// One rank's piece of a text, and which bytes of the whole it is.
+struct PieceOfText {
+    bytes: Vec<u8>,
+    range: Range<u64>,
+}
+
+/// Reads the piece of a text that begins after the `place`-th of `ranks` cuts: whole lines.
+fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, GraphError> {
+    let cannot = |error: std::io::Error| trouble(path, "read it", &error);
+    let mut file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.is_dir() {
+        return Err(GraphError::refused(format!("{}: this is a directory", path.display())));
+    }
+    let whole = match uncompressed(path).1 {
+        Compression::Gzip => {
+            let mut whole = Vec::new();
+            flate2::read::MultiGzDecoder::new(file).read_to_end(&mut whole).map_err(cannot)?;
+            whole
+        }
+        Compression::Zstd => zstd::decode_all(file).map_err(cannot)?,
+        // Only a plain file can be read from a place within it.
+        Compression::None if !metadata.is_file() => {
+            let mut whole = Vec::new();
+            file.read_to_end(&mut whole).map_err(cannot)?;
+            whole
+        }
+        Compression::None => {
+            let size = metadata.len();
+            let start = line_start(&mut file, size * place as u64 / ranks as u64).map_err(cannot)?;
+            let end = line_start(&mut file, size * (place as u64 + 1) / ranks as u64).map_err(cannot)?;
+            let mut bytes = Vec::with_capacity((end - start) as usize);
+            file.seek(SeekFrom::Start(start)).map_err(cannot)?;
+            file.take(end - start).read_to_end(&mut bytes).map_err(cannot)?;
+            return Ok(PieceOfText { range: start..start + bytes.len() as u64, bytes });
+        }
+    };
+    let cut = |part: usize| {
+        let at = whole.len() * part / ranks;
+        if at == 0 { 0 } else { at + whole[at - 1..].iter().position(|&b| b == b'\n').unwrap_or(whole.len() - at) }
+    };
+    let (start, end) = (cut(place).min(whole.len()), cut(place + 1).min(whole.len()));
+    Ok(PieceOfText { bytes: whole[start..end].to_vec(), range: start as u64..end as u64 })
+}
+
+/// The first beginning of a line at or after that place.
+fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
+    if at == 0 {
+        return Ok(0);
+    }
+    file.seek(SeekFrom::Start(at - 1))?;
+    let mut chunk = [0; 4096];
+    let mut place = at - 1;
+    loop {
+        let count = file.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(place);
+        }
+        if let Some(end) = chunk[..count].iter().position(|&b| b == b'\n') {
+            return Ok(place + end as u64 + 1);
+        }
+        place += count as u64;
+    }
+}
+
+/// Loads a graph from a file; see [`Source::load`](super::source::Source::load).
+///
+/// # Errors
+/// If the file cannot be read, or the ranks cannot talk.
+pub fn load(
+    exchange: &mut dyn Exchange,
+    path: &Path,
+    format: Option<Format>,
+    directed: Option<bool>,
+    weights: Option<WeightSource>,
+) -> Result<Part, GraphError> {
+    let format = match format {
+        Some(format) => format,
+        None => agree(exchange, Format::need(path))?,
+    };
+    if format == Format::Gap {
+        return gap::load(exchange, path, directed, weights);
+    }
+    let ending = uncompressed(path).0.extension().map(std::ffi::OsStr::to_ascii_lowercase);
+    let (mut edges_path, mut listed, mut layout) = (path.to_owned(), None, None);
+    let mut directed = directed;
+    if format == Format::Graphalytics {
+        let (base, compression) = uncompressed(path);
+        let beside = |ending: &str| {
+            let name = base.with_extension(ending);
+            match compression {
+                Compression::None => name,
+                Compression::Gzip => name.with_extension(format!("{ending}.gz")),
+                Compression::Zstd => name.with_extension(format!("{ending}.zst")),
+            }
+        };
+        edges_path = beside("e");
+        let ids = agree(exchange, read_piece(&beside("v"), 0, 1).and_then(|text| text::vertices(&beside("v"), &text.bytes)));
+        listed = Some(ids?);
+        layout = Some(Layout::EdgeList);
+        directed = directed.or_else(|| text::directed_by_properties(&base.with_extension("properties")));
+    }
+    let (place, ranks) = (exchange.place(), exchange.ranks());
+    let text = agree(exchange, read_piece(&edges_path, place, ranks))?;
+    let layout = match layout {
+        Some(layout) => layout,
+        None => agree(exchange, layout_of(format, path))?,
+    };
+    let wants_weights = match weights {
+        Some(WeightSource::File) => true,
+        Some(_) => false,
+        None => match format {
+            Format::EdgeList => ending.is_some_and(|ending| ending == "wel"),
+            Format::Graphalytics => text::columns(&text.bytes) >= 3,
+            _ => layout.has_weights(),
+        },
+    };
+    let [wants_weights] = largest(exchange, [u64::from(wants_weights)])?;
+    let parsed = text::parse(&layout, &text.bytes, text.range.start, wants_weights == 1)
+        .map_err(|wrong| wrong.at(&edges_path, text.range.start));
+    let Piece { mut ends, weights: own_weights, rows } = agree(exchange, parsed)?;
+    drop(text.bytes);
+    if format == Format::Metis {
+        number_rows(exchange, &edges_path, &layout, &mut ends, rows)?;
+    }
+    agree_on_count(exchange, &edges_path, &layout, ends.len() as u64)?;
+    let ids = match (layout.vertices(), listed) {
+        (Some(count), _) => agree(exchange, dense(&edges_path, count))?,
+        (None, Some(listed)) => agree(exchange, Ids::from_sorted(listed).ok_or_else(|| too_many(path)))?,
+        (None, None) => agree_on_ids(exchange, path, &ends)?,
+    };
+    let numbered: Result<Vec<(Vertex, Vertex)>, GraphError> = ends
+        .par_iter()
+        .map(|&(u, v)| {
+            let find = |id| ids.vertex(id).ok_or_else(|| unknown_vertex(&edges_path, id, &ids));
+            Ok((find(u)?, find(v)?))
+        })
+        .collect();
+    let numbered = agree(exchange, numbered)?;
+    let weights = match weights.and_then(WeightSource::draw) {
+        Some(draw) => Some(ends.par_iter().map(|&(u, v)| draw(u, v)).collect()),
+        None => own_weights,
+    };
+    drop(ends);
+    let directed = directed.unwrap_or(layout.is_directed());
+    let mut edges = EdgeList { ends: numbered, weights };
+    // A METIS file lists each edge at both ends already.
+    if format == Format::Metis || (directed && layout.is_symmetric()) {
+        if layout.is_symmetric() && format != Format::Metis {
+            edges.mirror();
+        }
+        return Part::build_mirrored(exchange, ids, edges, directed);
+    }
+    Part::build(exchange, ids, edges, directed)
+}
+
+/// What the first lines of a text say.
+fn layout_of(format: Format, path: &Path) -> Result<Layout, GraphError> {
+    if format == Format::EdgeList {
+        return Ok(Layout::EdgeList);
+    }
+    let head = read_head(path)?;
+    Layout::read(format, &head).map_err(|wrong| wrong.at(path, 0))
+}
+
+/// The first bytes of a text.
+fn read_head(path: &Path) -> Result<Vec<u8>, GraphError> {
+    const HEAD: u64 = 1 << 20;
+    let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
+    let mut head = Vec::new();
+    let read = match uncompressed(path).1 {
+        Compression::None => file.take(HEAD).read_to_end(&mut head),
+        Compression::Gzip => flate2::read::MultiGzDecoder::new(file).take(HEAD).read_to_end(&mut head),
+        Compression::Zstd => zstd::Decoder::new(file).and_then(|text| text.take(HEAD).read_to_end(&mut head)),
+    };
+    read.map_err(|error| trouble(path, "read it", &error))?;
+    Ok(head)
+}
+
+/// Rows of METIS files are numbered by the lines before them, which other ranks may have read.
+fn number_rows(
+    exchange: &mut dyn Exchange,
+    path: &Path,
+    layout: &Layout,
+    ends: &mut [(u64, u64)],
+    rows: u64,
+) -> Result<(), GraphError> {
+    let mut before = 0;
+    let mut all = 0;
+    for (r, bytes) in gather(exchange, pack([rows]))?.iter().enumerate() {
+        let rows: u64 = unpack::<u64>(bytes)?.sum();
+        before += if r < exchange.place() { rows } else { 0 };
+        all += rows;
+    }
+    ends.par_iter_mut().for_each(|(u, _)| *u += before);
+    let said = layout.vertices().unwrap_or(0);
+    let line = layout.entries().map_or(1, |entries| entries.1);
+    if all == said {
+        return Ok(());
+    }
+    let reason = format!(
+        "{}: line {line} announces {said} vertices, but {all} lines of neighbours follow; is the file cut off?",
+        path.display()
+    );
+    Err(GraphError::Refused(reason))
+}
+
+/// A file that announces how many edges it holds must hold as many.
+fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, here: u64) -> Result<(), GraphError> {
+    let [found] = sum(exchange, [here])?;
+    match layout.entries() {
+        Some((said, line)) if said != found => Err(GraphError::Refused(format!(
+            "{}: line {line} announces {said} entries, but {found} follow; is the file cut off?",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn dense(path: &Path, count: u64) -> Result<Ids, GraphError> {
+    let count = Vertex::try_from(count).ok().filter(|&count| count < Vertex::MAX).ok_or_else(|| too_many(path))?;
+    Ok(Ids::Dense { first: 1, count })
+}
+
+fn too_many(path: &Path) -> GraphError {
+    GraphError::refused(format!("{}: more than {} vertices are not supported", path.display(), Vertex::MAX - 1))
+}
+
+fn unknown_vertex(path: &Path, id: u64, ids: &Ids) -> GraphError {
+    let range = match ids {
+        Ids::Dense { first, count } => format!("ids go from {first} to {}", first + u64::from(*count).saturating_sub(1)),
+        _ => "it is not in the list of vertices".to_owned(),
+    };
+    GraphError::refused(format!("{}: an edge names vertex {id}, but {range}", path.display()))
+}
+
+/// The vertices of a graph that lists only edges are the ids that occur.
+fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -> Result<Ids, GraphError> {
+    let highest = ends.par_iter().map(|&(u, v)| u.max(v) + 1).max().unwrap_or(0);
+    // An id of 2^64 - 1 would not be countable; the parser refuses it.
+    let [highest, count] = {
+        let [highest] = largest(exchange, [highest])?;
+        let [count] = sum(exchange, [ends.len() as u64])?;
+        [highest, count]
+    };
+    let ids: Vec<u64> = if highest <= 64 * count + (1 << 16) {
+        // A bit for each possible id.
+        let words: Vec<std::sync::atomic::AtomicU64> =
+            (0..highest.div_ceil(64)).map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
+        let mark = |id: u64| {
+            let (word, bit) = (&words[id as usize / 64], 1 << (id % 64));
+            if word.load(std::sync::atomic::Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        ends.par_iter().for_each(|&(u, v)| {
+            mark(u);
+            mark(v);
+        });
+        let mut words: Vec<u64> = words.into_iter().map(std::sync::atomic::AtomicU64::into_inner).collect();
+        if exchange.ranks() > 1 {
+            for bytes in gather(exchange, pack(words.iter().copied()))? {
+                words.iter_mut().zip(unpack::<u64>(&bytes)?).for_each(|(word, more)| *word |= more);
+            }
+        }
+        let bits = |(at, &word): (usize, &u64)| {
+            (0..64u64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at as u64 * 64 + bit)
+        };
+        words.iter().enumerate().flat_map(bits).collect()
+    } else {
+        let own: FxHashSet<u64> = ends.iter().flat_map(|&(u, v)| [u, v]).collect();
+        let mut all = Vec::new();
+        for bytes in gather(exchange, pack(own))? {
+            all.extend(unpack::<u64>(&bytes)?);
+        }
+        all.par_sort_unstable();
+        all.dedup();
+        all
+    };
+    Ids::from_sorted(ids).ok_or_else(|| too_many(path))
+}
+
+/// Ids at the ends of edges, and weights.
+type Lines = (Vec<(u64, u64)>, Option<Vec<f64>>);
+
+/// The edges of a file of lines `u v` or `u v weight`, each rank a piece of them. Weights are taken where `weighted` and
+/// the file has a third column.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn edge_lines(exchange: &mut dyn Exchange, path: &Path, weighted: bool) -> Result<Lines, GraphError> {
+    let (place, ranks) = (exchange.place(), exchange.ranks());
+    let text = agree(exchange, read_piece(path, place, ranks))?;
+    let [third] = largest(exchange, [u64::from(weighted && text::columns(&text.bytes) >= 3)])?;
+    let piece = text::parse(&Layout::EdgeList, &text.bytes, text.range.start, third == 1)
+        .map_err(|wrong| wrong.at(path, text.range.start));
+    let piece = agree(exchange, piece)?;
+    Ok((piece.ends, piece.weights))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,492 @@
+//! Graphs as text: lines of numbers, parsed in parallel.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::{Format, GraphError};
+
+/// Bytes that one piece of parallel work parses.
+const CHUNK: usize = 1 << 20;
+
+/// A mistake, by the place in the text at hand where its line begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    at: usize,
+    reason: String,
+}
+
+impl Wrong {
+    fn new(at: usize, reason: impl Into<String>) -> Wrong {
+        Wrong { at, reason: reason.into() }
+    }
+
+    /// The mistake with its file and line; `before` bytes of the file come before the text at hand.
+    pub fn at(self, path: &Path, before: u64) -> GraphError {
+        let line = lines_before(path, before + self.at as u64).map_or(String::new(), |lines| format!(":{}", lines + 1));
+        GraphError::refused(format!("{}{line}: {}", path.display(), self.reason))
+    }
+}
+
+/// How many lines of a text end before that place.
+fn lines_before(path: &Path, at: u64) -> Option<u64> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).ok()?;
+    let reader: Box<dyn Read> = match super::uncompressed(path).1 {
+        super::Compression::None => Box::new(file),
+        super::Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        super::Compression::Zstd => Box::new(zstd::Decoder::new(file).ok()?),
+    };
+    let mut text = reader.take(at);
+    let (mut lines, mut chunk) = (0, vec![0; 1 << 16]);
+    loop {
+        match text.read(&mut chunk).ok()? {
+            0 => return Some(lines),
+            count => lines += chunk[..count].iter().filter(|&&b| b == b'\n').count() as u64,
+        }
+    }
+}
+
+/// What the first lines of a text say of the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `u v [weight]`.
+    EdgeList,
+    /// Matrix Market.
+    Matrix {
+        /// Bytes of the header.
+        header: usize,
+        /// Line of the sizes.
+        line: u64,
+        /// Vertices.
+        count: u64,
+        /// Entries.
+        entries: u64,
+        /// Entries have values.
+        weighted: bool,
+        /// Each entry stands for both directions.
+        symmetric: bool,
+    },
+    /// METIS.
+    Metis {
+        /// Bytes of the header.
+        header: usize,
+        /// Line of the header.
+        line: u64,
+        /// Vertices.
+        count: u64,
+        /// Edges; each is listed at both ends.
+        edges: u64,
+        /// Numbers before the neighbours of a line: size and weights of the vertex.
+        before: usize,
+        /// Neighbours are followed by weights.
+        weighted: bool,
+    },
+    /// DIMACS.
+    Dimacs {
+        /// Bytes up to the end of the problem line.
+        header: usize,
+        /// Line of the problem.
+        line: u64,
+        /// Vertices.
+        count: u64,
+        /// Arcs.
+        arcs: u64,
+    },
+}
+
+impl Layout {
+    /// Reads the header of a format that has one.
+    pub fn read(format: Format, text: &[u8]) -> Result<Layout, Wrong> {
+        match format {
+            Format::MatrixMarket => Layout::matrix(text),
+            Format::Metis => Layout::metis(text),
+            Format::Dimacs => Layout::dimacs(text),
+            Format::EdgeList | Format::Gap | Format::Graphalytics => Ok(Layout::EdgeList),
+        }
+    }
+
+    fn matrix(text: &[u8]) -> Result<Layout, Wrong> {
+        let mut lines = Lines::new(text);
+        let (_, banner) = lines.next().unwrap_or_default();
+        let banner = String::from_utf8_lossy(banner).to_ascii_lowercase();
+        let words: Vec<&str> = banner.split_ascii_whitespace().collect();
+        let ["%%matrixmarket", "matrix", kind, field, symmetry] = words[..] else {
+            return Err(Wrong::new(0, "a Matrix Market file begins with `%%MatrixMarket matrix coordinate ...`"));
+        };
+        if kind != "coordinate" {
+            return Err(Wrong::new(0, format!("`{kind}` matrices are not read, only `coordinate` ones")));
+        }
+        let weighted = match field {
+            "pattern" => false,
+            "real" | "double" | "integer" => true,
+            _ => return Err(Wrong::new(0, format!("entries of type `{field}` cannot be weights"))),
+        };
+        let symmetric = match symmetry {
+            "general" => false,
+            "symmetric" => true,
+            _ => return Err(Wrong::new(0, format!("`{symmetry}` matrices are not read, only general and symmetric ones"))),
+        };
+        let mut line = 1;
+        for (at, text) in lines.by_ref() {
+            line += 1;
+            let mut tokens = Tokens::new(text);
+            if text.first() == Some(&b'%') || tokens.is_empty() {
+                continue;
+            }
+            let mut number = || tokens.number().ok_or_else(|| Wrong::new(at, "expected `rows columns entries`"));
+            let (rows, columns, entries) = (number()?, number()?, number()?);
+            if rows != columns {
+                let reason = format!("a graph needs a square matrix, this one has {rows} rows and {columns} columns");
+                return Err(Wrong::new(at, reason));
+            }
+            let header = lines.at;
+            return Ok(Layout::Matrix { header, line, count: rows, entries, weighted, symmetric });
+        }
+        Err(Wrong::new(text.len(), "the line with the sizes is missing; is the file cut off?"))
+    }
+
+    fn metis(text: &[u8]) -> Result<Layout, Wrong> {
+        let mut lines = Lines::new(text);
+        let mut number_of_line = 0;
+        for (at, line) in lines.by_ref() {
+            number_of_line += 1;
+            if line.first() == Some(&b'%') {
+                continue;
+            }
+            let mut tokens = Tokens::new(line);
+            let mut number = || tokens.number().ok_or_else(|| Wrong::new(at, "expected `vertices edges [format]`"));
+            let (count, edges) = (number()?, number()?);
+            let format = tokens.number().unwrap_or(0);
+            let constraints = tokens.number();
+            if format > 111 || format % 10 > 1 || format / 10 % 10 > 1 {
+                return Err(Wrong::new(at, format!("`{format}` is no format of METIS: three digits of 0 and 1")));
+            }
+            let vertex_weights = if format / 10 % 10 == 1 { constraints.unwrap_or(1) } else { 0 };
+            let before = (format / 100 + vertex_weights) as usize;
+            let (header, weighted) = (lines.at, format % 10 == 1);
+            return Ok(Layout::Metis { header, line: number_of_line, count, edges, before, weighted });
+        }
+        Err(Wrong::new(text.len(), "the line `vertices edges` is missing"))
+    }
+
+    fn dimacs(text: &[u8]) -> Result<Layout, Wrong> {
+        let mut lines = Lines::new(text);
+        let mut number = 0;
+        for (at, line) in lines.by_ref() {
+            number += 1;
+            let mut tokens = Tokens::new(line);
+            match tokens.word() {
+                None | Some(b"c") => {}
+                Some(b"p") => {
+                    let wrong = || Wrong::new(at, "expected `p sp vertices arcs`");
+                    if tokens.word() != Some(b"sp") {
+                        return Err(wrong());
+                    }
+                    let (count, arcs) =
+                        (tokens.number().ok_or_else(wrong)?, tokens.number().ok_or_else(wrong)?);
+                    return Ok(Layout::Dimacs { header: lines.at, line: number, count, arcs });
+                }
+                Some(_) => return Err(Wrong::new(at, "expected `c` or `p` at the beginning of the line")),
+            }
+        }
+        Err(Wrong::new(text.len(), "the line `p sp vertices arcs` is missing"))
+    }
+
+    /// True if edges have weights.
+    pub fn has_weights(&self) -> bool {
+        match self {
+            Layout::EdgeList => false,
+            Layout::Matrix { weighted, .. } | Layout::Metis { weighted, .. } => *weighted,
+            Layout::Dimacs { .. } => true,
+        }
+    }
+
+    /// How many vertices are announced.
+    pub fn vertices(&self) -> Option<u64> {
+        match self {
+            Layout::EdgeList => None,
+            Layout::Matrix { count, .. } | Layout::Metis { count, .. } | Layout::Dimacs { count, .. } => Some(*count),
+        }
+    }
+
+    /// How many entries are announced, and in which line.
+    pub fn entries(&self) -> Option<(u64, u64)> {
+        match self {
+            Layout::EdgeList => None,
+            Layout::Matrix { entries, line, .. } => Some((*entries, *line)),
+            Layout::Metis { edges, line, .. } => Some((edges.saturating_mul(2), *line)),
+            Layout::Dimacs { arcs, line, .. } => Some((*arcs, *line)),
+        }
+    }
+
+    /// True if edges have a direction unless the user says otherwise.
+    pub fn is_directed(&self) -> bool {
+        match self {
+            Layout::EdgeList | Layout::Dimacs { .. } => true,
+            Layout::Matrix { symmetric, .. } => !symmetric,
+            Layout::Metis { .. } => false,
+        }
+    }
+
+    /// True if each entry stands for both directions.
+    pub fn is_symmetric(&self) -> bool {
+        matches!(self, Layout::Matrix { symmetric: true, .. })
+    }
+
+    fn header(&self) -> usize {
+        match self {
+            Layout::EdgeList => 0,
+            Layout::Matrix { header, .. } | Layout::Metis { header, .. } | Layout::Dimacs { header, .. } => *header,
+        }
+    }
+}
+
+/// What a piece of text holds.
+#[derive(Debug, Default, PartialEq)]
+pub struct Piece {
+    /// Ids of both ends of each edge. METIS: the source is the line's number within the piece.
+    pub ends: Vec<(u64, u64)>,
+    /// A weight for each edge, if they were asked for.
+    pub weights: Option<Vec<f64>>,
+    /// METIS: lines of neighbours.
+    pub rows: u64,
+}
+
+/// Parses a piece of text that begins at byte `begin` of the whole, without what belongs to the header.
+///
+/// # Errors
+/// The first mistake.
+pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<Piece, Wrong> {
+    let mut start = (layout.header() as u64).saturating_sub(begin) as usize;
+    let mut chunks = Vec::new();
+    while start < text.len() {
+        let end = (start + CHUNK).min(text.len());
+        let end = text[end..].iter().position(|&b| b == b'\n').map_or(text.len(), |more| end + more + 1);
+        chunks.push(start..end);
+        start = end;
+    }
+    let pieces: Vec<Piece> = chunks
+        .par_iter()
+        .map(|range| {
+            let chunk = &text[range.clone()];
+            let piece = parse_chunk(layout, chunk, weights);
+            piece.map_err(|wrong| Wrong { at: wrong.at + range.start, ..wrong })
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    let mut whole = Piece { weights: weights.then(Vec::new), ..Piece::default() };
+    whole.ends.reserve_exact(pieces.iter().map(|piece| piece.ends.len()).sum());
+    for piece in pieces {
+        let before = whole.rows;
+        whole.ends.extend(piece.ends.into_iter().map(|(u, v)| (u + before, v)));
+        if let (Some(all), Some(more)) = (&mut whole.weights, piece.weights) {
+            all.extend(more);
+        }
+        whole.rows += piece.rows;
+    }
+    Ok(whole)
+}
+
+fn parse_chunk(layout: &Layout, text: &[u8], wants_weights: bool) -> Result<Piece, Wrong> {
+    let mut piece = Piece { weights: wants_weights.then(Vec::new), ..Piece::default() };
+    for (at, line) in Lines::new(text) {
+        let mut tokens = Tokens::new(line);
+        if let Layout::Metis { count, before, weighted, .. } = layout {
+            if line.first() != Some(&b'%') {
+                piece.rows += 1;
+                let source = piece.rows;
+                for _ in 0..*before {
+                    tokens.word();
+                }
+                while !tokens.is_empty() {
+                    let target = id(&mut tokens, at, line)?;
+                    within(target, *count, at)?;
+                    let weight = if *weighted { weight(&mut tokens, at, line)? } else { 1.0 };
+                    piece.push(source, target, weight);
+                }
+            }
+            continue;
+        }
+        match tokens.peek() {
+            None | Some(b'#' | b'%') => continue,
+            Some(b'c') if matches!(layout, Layout::Dimacs { .. }) => continue,
+            Some(_) => {}
+        }
+        if matches!(layout, Layout::Dimacs { .. }) && tokens.word() != Some(b"a") {
+            return Err(Wrong::new(at, format!("expected `a u v weight`, found `{}`", shown(line))));
+        }
+        let (u, v) = (id(&mut tokens, at, line)?, id(&mut tokens, at, line)?);
+        if let Some(count) = layout.vertices() {
+            within(u, count, at)?;
+            within(v, count, at)?;
+        }
+        let weight = if wants_weights { weight(&mut tokens, at, line)? } else { 1.0 };
+        piece.push(u, v, weight);
+    }
+    Ok(piece)
+}
+
+impl Piece {
+    fn push(&mut self, u: u64, v: u64, weight: f64) {
+        self.ends.push((u, v));
+        if let Some(weights) = &mut self.weights {
+            weights.push(weight);
+        }
+    }
+}
+
+fn within(id: u64, count: u64, at: usize) -> Result<(), Wrong> {
+    if (1..=count).contains(&id) {
+        return Ok(());
+    }
+    Err(Wrong::new(at, format!("vertex {id} is outside of 1 to {count}, which the header announces")))
+}
+
+fn shown(line: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(line).chars().take(60).collect();
+    text.trim().escape_debug().to_string()
+}
+
+fn id(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<u64, Wrong> {
+    tokens.number().filter(|&id| id < u64::MAX).ok_or_else(|| {
+        Wrong::new(at, format!("expected the ids of two vertices (whole numbers from 0), found `{}`", shown(line)))
+    })
+}
+
+fn weight(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<f64, Wrong> {
+    let word = tokens.word().unwrap_or_default();
+    let number = std::str::from_utf8(word).ok().and_then(|word| word.parse::<f64>().ok());
+    number
+        .filter(|weight| weight.is_finite())
+        .ok_or_else(|| Wrong::new(at, format!("expected a weight after the ids, found `{}`", shown(line))))
+}
+
+/// How many columns the first line with content has.
+pub fn columns(text: &[u8]) -> usize {
+    let content = |line: &&[u8]| !matches!(Tokens::new(line).peek(), None | Some(b'#' | b'%'));
+    let Some(line) = Lines::new(text).map(|(_, line)| line).find(content) else { return 0 };
+    let mut tokens = Tokens::new(line);
+    std::iter::from_fn(|| tokens.word()).count()
+}
+
+/// The ids of a file of vertices, ascending.
+///
+/// # Errors
+/// If a line is not an id, or an id stands there twice.
+pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, GraphError> {
+    let mut ids = Vec::new();
+    for (at, line) in Lines::new(text) {
+        let mut tokens = Tokens::new(line);
+        if matches!(tokens.peek(), None | Some(b'#' | b'%')) {
+            continue;
+        }
+        match tokens.number().filter(|&id| id < u64::MAX) {
+            Some(id) => ids.push(id),
+            None => return Err(Wrong::new(at, format!("expected an id, found `{}`", shown(line))).at(path, 0)),
+        }
+    }
+    ids.par_sort_unstable();
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(GraphError::refused(format!("{}: vertex {} is listed twice", path.display(), pair[0]))),
+        None => Ok(ids),
+    }
+}
+
+/// What a Graphalytics properties file says of the direction of edges.
+pub fn directed_by_properties(path: &Path) -> Option<bool> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim().ends_with(".directed")))?;
+    line.split('=').nth(1)?.trim().parse().ok()
+}
+
+/// The lines of a text, each with the place where it begins.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a [u8]) -> Lines<'a> {
+        Lines { text, at: 0 }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = (usize, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.text.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let start = self.at;
+        let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        self.at += (length + 1).min(rest.len());
+        Some((start, &rest[..length]))
+    }
+}
+
+/// The words of a line; blanks, tabs, commas and carriage returns are between them.
+struct Tokens<'a> {
+    rest: &'a [u8],
+}
+
+fn is_between(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b',' | b'\r')
+}
+
+impl<'a> Tokens<'a> {
+    fn new(line: &'a [u8]) -> Tokens<'a> {
+        let mut tokens = Tokens { rest: line };
+        tokens.skip();
+        tokens
+    }
+
+    #[inline]
+    fn skip(&mut self) {
+        while let [first, rest @ ..] = self.rest {
+            if !is_between(*first) {
+                return;
+            }
+            self.rest = rest;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    fn word(&mut self) -> Option<&'a [u8]> {
+        let end = self.rest.iter().position(|&b| is_between(b)).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        self.skip();
+        (!word.is_empty()).then_some(word)
+    }
+
+    /// A whole number of 64 bits, if the next word is one.
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        let (mut value, mut length) = (0u64, 0);
+        for &byte in self.rest {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                if !is_between(byte) {
+                    return None;
+                }
+                break;
+            }
+            value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+            length += 1;
+        }
+        if length == 0 {
+            return None;
+        }
+        self.rest = &self.rest[length..];
+        self.skip();
+        Some(value)
+    }
+}

@@ -1,0 +1,257 @@
+//! Writes a graph to a file: every rank its own rows, side by side, into a new file that takes the place of an old one at the end.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::{Format, trouble};
+use crate::data::exchange::{Exchange, gather, pack, unpack};
+use crate::data::ids::Ids;
+use crate::data::part::Part;
+use crate::data::{GraphError, Vertex, agree};
+
+/// Rows that one piece of parallel work turns into text.
+const BLOCK: usize = 1 << 12;
+
+/// Writes the graph. Formats that number vertices themselves lose its ids: [`keeps_ids`].
+///
+/// # Errors
+/// If the format cannot hold the graph, or the file cannot be written. All ranks get the same error.
+pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Format) -> Result<(), GraphError> {
+    let refuse = |reason: &str| Err(GraphError::refused(format!("{}: {reason}", path.display())));
+    match format {
+        Format::Metis if part.is_directed() => refuse("METIS files hold undirected graphs only"),
+        Format::EdgeList => {
+            let weighted = part.is_weighted();
+            text(exchange, part, path, String::new(), |part, v, out| edge_lines(part, v, weighted, out))
+        }
+        Format::Graphalytics => {
+            let ids = part.ids();
+            text(exchange, part, &path.with_extension("v"), String::new(), |_, v, out| number_line(ids.id(v), out))?;
+            let weighted = part.is_weighted();
+            text(exchange, part, &path.with_extension("e"), String::new(), |part, v, out| {
+                edge_lines(part, v, weighted, out);
+            })
+        }
+        Format::MatrixMarket => {
+            let field = if part.is_weighted() { "real" } else { "pattern" };
+            let symmetry = if part.is_directed() { "general" } else { "symmetric" };
+            let n = part.vertices();
+            let header =
+                format!("%%MatrixMarket matrix coordinate {field} {symmetry}\n{n} {n} {}\n", part.edges());
+            text(exchange, part, path, header, |part, v, out| {
+                each_edge(part, v, |target, weight| {
+                    // Symmetric matrices list their lower triangle.
+                    let (row, column) = if part.is_directed() { (v, target) } else { (target, v) };
+                    put(out, format_args!("{} {}", row + 1, column + 1));
+                    end_line(part.is_weighted(), weight, out);
+                });
+            })
+        }
+        Format::Dimacs => {
+            let [loops] = crate::data::exchange::sum(exchange, [loops(part)])?;
+            let arcs = if part.is_directed() { part.edges() } else { 2 * part.edges() - loops };
+            let header = format!("p sp {} {arcs}\n", part.vertices());
+            text(exchange, part, path, header, |part, v, out| {
+                let weights = part.out().row_weights(v);
+                for (at, target) in part.out().row(v).iter().enumerate() {
+                    put(out, format_args!("a {} {} {}\n", v + 1, target + 1, weights.get(at)));
+                }
+            })
+        }
+        Format::Metis => {
+            let [loops] = crate::data::exchange::sum(exchange, [loops(part)])?;
+            if loops > 0 {
+                return refuse("METIS files hold no loops, but the graph has some");
+            }
+            let format = if part.is_weighted() { " 001" } else { "" };
+            let header = format!("{} {}{format}\n", part.vertices(), part.edges());
+            text(exchange, part, path, header, |part, v, out| {
+                let weights = part.out().row_weights(v);
+                for (at, target) in part.out().row(v).iter().enumerate() {
+                    let blank = if at == 0 { "" } else { " " };
+                    put(out, format_args!("{blank}{}", target + 1));
+                    if part.is_weighted() {
+                        put(out, format_args!(" {}", weights.get(at)));
+                    }
+                }
+                out.push(b'\n');
+            })
+        }
+        Format::Gap => gap(exchange, part, path),
+    }
+}
+
+/// True if a file of that format names the vertices as the graph does.
+pub fn keeps_ids(part: &Part, format: Format) -> bool {
+    match format {
+        Format::EdgeList | Format::Graphalytics => true,
+        Format::Gap => matches!(part.ids(), Ids::Dense { first: 0, .. }),
+        Format::MatrixMarket | Format::Metis | Format::Dimacs => matches!(part.ids(), Ids::Dense { first: 1, .. }),
+    }
+}
+
+fn loops(part: &Part) -> u64 {
+    part.own().into_par_iter().filter(|&v| part.has_loop(v)).count() as u64
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments) {
+    // Writing to memory cannot fail.
+    let _ = out.write_fmt(text);
+}
+
+/// Appends a number and the end of the line.
+pub fn number_line(number: u64, out: &mut Vec<u8>) {
+    put(out, format_args!("{number}\n"));
+}
+
+fn end_line(weighted: bool, weight: f64, out: &mut Vec<u8>) {
+    if weighted { put(out, format_args!(" {weight}\n")) } else { out.push(b'\n') }
+}
+
+/// Calls `each` with target and weight of every edge of a vertex; undirected edges come once, at their smaller end.
+fn each_edge(part: &Part, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
+    let weights = part.out().row_weights(vertex);
+    for (at, &target) in part.out().row(vertex).iter().enumerate() {
+        if part.is_directed() || target >= vertex {
+            each(target, weights.get(at));
+        }
+    }
+}
+
+fn edge_lines(part: &Part, vertex: Vertex, weighted: bool, out: &mut Vec<u8>) {
+    let ids = part.ids();
+    each_edge(part, vertex, |target, weight| {
+        put(out, format_args!("{} {}", ids.id(vertex), ids.id(target)));
+        end_line(weighted, weight, out);
+    });
+}
+
+/// Writes lines for every vertex, in ascending order, behind a header: each rank those of its own vertices, at their place in the file.
+///
+/// # Errors
+/// As [`save`].
+pub fn text(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    path: &Path,
+    header: String,
+    line: impl Fn(&Part, Vertex, &mut Vec<u8>) + Sync,
+) -> Result<(), GraphError> {
+    let mut own = if exchange.place() == 0 { header.into_bytes() } else { Vec::new() };
+    let blocks: Vec<Vertex> = part.own().step_by(BLOCK).collect();
+    let pieces: Vec<Vec<u8>> = blocks
+        .par_iter()
+        .map(|&from| {
+            let mut out = Vec::new();
+            (from..(from.saturating_add(BLOCK as Vertex)).min(part.own().end)).for_each(|v| line(part, v, &mut out));
+            out
+        })
+        .collect();
+    own.extend(pieces.into_iter().flatten());
+    let sizes = sizes(exchange, own.len() as u64)?;
+    let at: u64 = sizes[..exchange.place()].iter().sum();
+    let own = [(at, own)];
+    together(exchange, path, sizes.iter().sum(), &own)
+}
+
+/// How many bytes each rank has.
+fn sizes(exchange: &mut dyn Exchange, own: u64) -> Result<Vec<u64>, GraphError> {
+    let all = gather(exchange, pack([own]))?;
+    all.iter().map(|bytes| Ok(unpack::<u64>(bytes)?.sum())).collect()
+}
+
+/// Writes a file of that size, of which each rank has some stretches.
+fn together(
+    exchange: &mut dyn Exchange,
+    path: &Path,
+    size: u64,
+    stretches: &[(u64, Vec<u8>)],
+) -> Result<(), GraphError> {
+    let new = unfinished(path);
+    let cannot = |error: std::io::Error| trouble(path, "write it", &error);
+    let is_first = exchange.place() == 0;
+    let made = if is_first {
+        File::create(&new).and_then(|file| file.set_len(size)).map_err(cannot)
+    } else {
+        Ok(())
+    };
+    agree(exchange, made)?;
+    let written = File::options().write(true).open(&new).and_then(|file| {
+        stretches.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))?;
+        file.sync_data()
+    });
+    let written = agree(exchange, written.map_err(cannot));
+    let done = match &written {
+        Ok(()) if is_first => std::fs::rename(&new, path).map_err(cannot),
+        Err(_) if is_first => {
+            // What is left of it is of no use to anybody; the error above says what happened.
+            let _ = std::fs::remove_file(&new);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    written?;
+    agree(exchange, done)
+}
+
+/// The name of a file until it is complete.
+fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.part"))
+}
+
+fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), GraphError> {
+    let weighted = part.is_weighted();
+    let is_wsg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg"));
+    if weighted != is_wsg {
+        let reason = if weighted { "a graph with weights needs the ending .wsg" } else { "a graph without weights needs the ending .sg" };
+        return Err(GraphError::refused(format!("{}: {reason}", path.display())));
+    }
+    let each = if weighted { 8 } else { 4 };
+    let count = u64::from(part.vertices());
+    let stored = sizes(exchange, part.out().edges())?;
+    let edges: u64 = stored.iter().sum();
+    let mut stretches = Vec::new();
+    let mut base = 17;
+    let (is_first, is_last) = (exchange.place() == 0, exchange.place() + 1 == exchange.ranks());
+    if is_first {
+        let mut header = vec![u8::from(part.is_directed())];
+        header.extend(edges.to_le_bytes());
+        header.extend(count.to_le_bytes());
+        stretches.push((0, header));
+    }
+    let mut good = true;
+    for rows in if part.is_directed() { vec![part.out(), part.into()] } else { vec![part.out()] } {
+        let before: u64 = sizes(exchange, rows.edges())?[..exchange.place()].iter().sum();
+        let own = part.own();
+        let mut begin = before;
+        let mut offsets = Vec::with_capacity(own.len() * 8 + 8);
+        let mut neighbours = Vec::with_capacity((rows.edges() * each) as usize);
+        for v in own.clone() {
+            offsets.extend(begin.to_le_bytes());
+            begin += rows.degree(v) as u64;
+            let weights = rows.row_weights(v);
+            for (at, target) in rows.row(v).iter().enumerate() {
+                neighbours.extend(target.to_le_bytes());
+                if weighted {
+                    let weight = weights.get(at);
+                    good &= weight.fract() == 0.0 && weight.abs() <= f64::from(i32::MAX);
+                    neighbours.extend((weight as i32).to_le_bytes());
+                }
+            }
+        }
+        if is_last {
+            offsets.extend(begin.to_le_bytes());
+        }
+        stretches.push((base + u64::from(own.start) * 8, offsets));
+        stretches.push((base + (count + 1) * 8 + before * each, neighbours));
+        base += (count + 1) * 8 + edges * each;
+    }
+    let reason = "weights of .wsg files are whole numbers of 32 bits; save as .wel or .mtx instead";
+    agree(exchange, if good { Ok(()) } else { Err(GraphError::refused(format!("{}: {reason}", path.display()))) })?;
+    together(exchange, path, base, &stretches)
+}

@@ -1,0 +1,65 @@
+//! Communities by label propagation as Graphalytics defines it (CDLP): each vertex takes the label that most of its neighbours have, the
+//! smallest of several; all at once, a fixed number of times. Of a directed graph, an edge in each direction counts.
+
+use rayon::prelude::*;
+
+use super::components::sizes;
+use crate::data::exchange::{Exchange, share, sum};
+use crate::data::part::Part;
+use crate::data::{GraphError, Vertex};
+
+/// What was found.
+pub struct Communities {
+    /// The label of each own vertex: a vertex.
+    pub labels: Vec<Vertex>,
+    /// How many labels there are.
+    pub count: u64,
+    /// How many vertices have the commonest.
+    pub largest: u64,
+    /// Iterations made; fewer than asked for once nothing changes any more.
+    pub iterations: u32,
+}
+
+/// Finds communities.
+///
+/// # Errors
+/// If the operation is stopped.
+pub fn communities(exchange: &mut dyn Exchange, part: &Part, iterations: u32) -> Result<Communities, GraphError> {
+    let own = part.own();
+    let mut labels: Vec<Vertex> = (0..part.vertices()).collect();
+    let mut done = 0;
+    while done < iterations {
+        let next: Vec<Vertex> = own
+            .clone()
+            .into_par_iter()
+            .with_min_len(64)
+            .map_init(Vec::new, |seen, v| {
+                seen.clear();
+                seen.extend(part.out().row(v).iter().map(|&u| labels[u as usize]));
+                if part.is_directed() {
+                    seen.extend(part.into().row(v).iter().map(|&u| labels[u as usize]));
+                }
+                commonest(seen).unwrap_or(labels[v as usize])
+            })
+            .collect();
+        let before = &labels[own.start as usize..own.end as usize];
+        let changed: Vec<u32> = (0..next.len() as u32).filter(|&at| next[at as usize] != before[at as usize]).collect();
+        done += 1;
+        let [all] = sum(exchange, [changed.len() as u64])?;
+        if all == 0 {
+            break;
+        }
+        share(exchange, part.cuts(), &next, &changed, |v, label| labels[v as usize] = label)?;
+        labels[own.start as usize..own.end as usize].copy_from_slice(&next);
+    }
+    let labels = labels[own.start as usize..own.end as usize].to_vec();
+    let (count, largest) = sizes(exchange, part, &labels)?;
+    Ok(Communities { labels, count, largest, iterations: done })
+}
+
+/// The number that occurs most often, the smallest of several.
+fn commonest(seen: &mut [Vertex]) -> Option<Vertex> {
+    seen.sort_unstable();
+    let runs = seen.chunk_by(|a, b| a == b);
+    runs.max_by_key(|run| (run.len(), std::cmp::Reverse(run[0]))).map(|run| run[0])
+}

@@ -1,0 +1,404 @@
+//! Operations on data graphs.
+//!
+//! [`run`] is one operation on every rank that shares the graph. What it finds is a few numbers ([`Fact`]) and, for most, a value
+//! for each vertex ([`Values`]), of which each rank has those of its own vertices.
+
+pub mod bfs;
+mod bits;
+pub mod communities;
+pub mod components;
+pub mod pagerank;
+pub mod sssp;
+pub mod triangles;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::exchange::{Exchange, gather, largest, pack, sum, unpack};
+use super::format::{self, Format};
+use super::part::Part;
+use super::rows::EdgeList;
+use super::{GraphError, Vertex, agree};
+use bfs::UNREACHED;
+
+/// What vertices show as distance that a search by edges does not reach (Graphalytics).
+pub const UNREACHABLE: u64 = i64::MAX as u64;
+
+/// Which edges of a vertex are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Those that leave it.
+    Out,
+    /// Those that reach it.
+    In,
+    /// All.
+    Both,
+}
+
+/// An operation with its arguments. Vertices are named by their ids.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// Degrees.
+    Degrees(Direction),
+    /// Distances in edges.
+    Bfs {
+        /// From where.
+        source: u64,
+    },
+    /// Distances by weight.
+    Sssp {
+        /// From where.
+        source: u64,
+        /// Width of buckets.
+        delta: Option<f64>,
+    },
+    /// Weakly connected components.
+    Components,
+    /// PageRank.
+    PageRank(pagerank::Options),
+    /// Triangles.
+    Triangles,
+    /// Local clustering coefficients.
+    Clustering,
+    /// Communities by label propagation.
+    Communities {
+        /// How often labels are passed on.
+        iterations: u32,
+    },
+    /// The vertices within so many edges.
+    KHop {
+        /// From where.
+        sources: Vec<u64>,
+        /// How many edges.
+        hops: u32,
+    },
+    /// A batch of changes.
+    Change {
+        /// Edges come, else they go.
+        insert: bool,
+        /// Which.
+        edges: Edges,
+    },
+    /// Writes the graph to a file.
+    Save {
+        /// Where.
+        file: PathBuf,
+        /// How; `None`: by the ending.
+        format: Option<Format>,
+    },
+}
+
+/// Edges of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Edges {
+    /// Pairs of ids.
+    Listed(Vec<(u64, u64)>),
+    /// Lines `u v` or `u v weight` of a file.
+    File(PathBuf),
+}
+
+/// A number that an operation reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// Whole.
+    Whole(u64),
+    /// Not.
+    Real(f64),
+}
+
+/// A name and a number, as in the operation's line of output.
+pub type Fact = (&'static str, Number);
+
+/// Values of the own vertices of a rank.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// None.
+    None,
+    /// Whole numbers.
+    Whole(Vec<u64>),
+    /// Real numbers, with at most 17 digits.
+    Real(Vec<f64>),
+    /// Distances in edges; the vertices beyond the last one that counts are left out if `only_reached`.
+    Levels {
+        /// [`UNREACHED`] for those that were not reached.
+        levels: Vec<u32>,
+        /// Leave those out.
+        only_reached: bool,
+    },
+    /// Vertices, shown by their ids.
+    Vertices(Vec<Vertex>),
+}
+
+/// What an operation has found.
+pub struct Answer {
+    /// Numbers of the whole graph, the same on every rank.
+    pub facts: Vec<Fact>,
+    /// Values of the own vertices.
+    pub values: Values,
+    /// The version that a change has made.
+    pub changed: Option<Part>,
+}
+
+impl Operation {
+    /// Names of all operations.
+    pub const NAMES: [&'static str; 12] = [
+        "degrees",
+        "bfs",
+        "sssp",
+        "components",
+        "pagerank",
+        "triangles",
+        "clustering",
+        "communities",
+        "k_hop",
+        "insert_edges",
+        "delete_edges",
+        "save",
+    ];
+
+    /// The operation's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Operation::Degrees(_) => "degrees",
+            Operation::Bfs { .. } => "bfs",
+            Operation::Sssp { .. } => "sssp",
+            Operation::Components => "components",
+            Operation::PageRank(_) => "pagerank",
+            Operation::Triangles => "triangles",
+            Operation::Clustering => "clustering",
+            Operation::Communities { .. } => "communities",
+            Operation::KHop { .. } => "k_hop",
+            Operation::Change { insert: true, .. } => "insert_edges",
+            Operation::Change { insert: false, .. } => "delete_edges",
+            Operation::Save { .. } => "save",
+        }
+    }
+
+    /// True if it makes a new version of the graph.
+    pub fn writes(&self) -> bool {
+        matches!(self, Operation::Change { .. })
+    }
+}
+
+fn vertex(part: &Part, id: u64) -> Result<Vertex, GraphError> {
+    part.ids().vertex(id).ok_or_else(|| GraphError::refused(format!("the graph has no vertex {id}")))
+}
+
+/// Runs an operation on every rank that shares the graph; `each`: values of single vertices are wanted. Relative files lie in `dir`.
+///
+/// # Errors
+/// If it is stopped, or its arguments do not fit the graph. All ranks get the same error.
+pub fn run(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    operation: &Operation,
+    dir: &Path,
+    each: bool,
+) -> Result<Answer, GraphError> {
+    let whole = |name, number| (name, Number::Whole(number));
+    let (facts, values) = match operation {
+        Operation::Degrees(direction) => {
+            let degrees = degrees(part, *direction);
+            let [total] = sum(exchange, [degrees.par_iter().sum::<u64>()])?;
+            let [most] = largest(exchange, [degrees.iter().copied().max().unwrap_or(0)])?;
+            let mean = total as f64 / f64::from(part.vertices()).max(1.0);
+            (vec![whole("largest", most), ("mean", Number::Real(mean))], Values::Whole(degrees))
+        }
+        Operation::Bfs { source } => {
+            let found = bfs::bfs(exchange, part, &[vertex(part, *source)?], UNREACHED)?;
+            let facts = vec![whole("reached", found.reached), whole("depth", u64::from(found.depth))];
+            (facts, Values::Levels { levels: found.levels, only_reached: false })
+        }
+        Operation::KHop { sources, hops } => {
+            let sources = sources.iter().map(|&id| vertex(part, id)).collect::<Result<Vec<_>, _>>()?;
+            let found = bfs::bfs(exchange, part, &sources, *hops)?;
+            (vec![whole("reached", found.reached)], Values::Levels { levels: found.levels, only_reached: true })
+        }
+        Operation::Sssp { source, delta } => {
+            let found = sssp::sssp(exchange, part, vertex(part, *source)?, *delta)?;
+            (vec![whole("reached", found.reached)], Values::Real(found.distances))
+        }
+        Operation::Components => {
+            let found = components::components(exchange, part)?;
+            let facts = vec![whole("components", found.count), whole("largest", found.largest)];
+            (facts, Values::Vertices(found.labels))
+        }
+        Operation::PageRank(options) => {
+            let found = pagerank::pagerank(exchange, part, options)?;
+            let facts = vec![
+                whole("iterations", u64::from(found.iterations)),
+                ("residual", Number::Real(found.residual)),
+            ];
+            (facts, Values::Real(found.ranks))
+        }
+        Operation::Triangles => {
+            let found = triangles::triangles(exchange, part, each)?;
+            (vec![whole("triangles", found.total)], Values::Whole(found.counts))
+        }
+        Operation::Clustering => {
+            let values = triangles::clustering(exchange, part)?;
+            // Summed in whole numbers, for which the order does not matter.
+            const ONE: f64 = (1u64 << 31) as f64;
+            let own = values.par_iter().map(|&value| (value * ONE) as u64).sum::<u64>();
+            let [total] = sum(exchange, [own])?;
+            let mean = total as f64 / ONE / f64::from(part.vertices()).max(1.0);
+            (vec![("mean", Number::Real(mean))], Values::Real(values))
+        }
+        Operation::Communities { iterations } => {
+            let found = communities::communities(exchange, part, *iterations)?;
+            let facts = vec![
+                whole("communities", found.count),
+                whole("largest", found.largest),
+                whole("iterations", u64::from(found.iterations)),
+            ];
+            (facts, Values::Vertices(found.labels))
+        }
+        Operation::Change { insert, edges } => {
+            let edges = read_changes(exchange, part, edges, dir)?;
+            let (changed, count) = part.changed(exchange, edges, *insert)?;
+            let name = if *insert { "inserted" } else { "deleted" };
+            return Ok(Answer { facts: vec![whole(name, count)], values: Values::None, changed: Some(changed) });
+        }
+        Operation::Save { file, format } => {
+            let path = dir.join(file);
+            let format = match format {
+                Some(format) => *format,
+                None => agree(exchange, Format::need(&path))?,
+            };
+            format::write::save(exchange, part, &path, format)?;
+            (Vec::new(), Values::None)
+        }
+    };
+    Ok(Answer { facts, values, changed: None })
+}
+
+/// Degrees of the own vertices. A loop of an undirected graph has both its ends there.
+fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
+    let degree = |v: Vertex| {
+        let (out, into) = (part.out().degree(v) as u64, part.into().degree(v) as u64);
+        match direction {
+            _ if !part.is_directed() => out + u64::from(part.has_loop(v)),
+            Direction::Out => out,
+            Direction::In => into,
+            Direction::Both => out + into,
+        }
+    };
+    part.own().into_par_iter().map(degree).collect()
+}
+
+/// The edges of a batch, each rank a piece of them.
+fn read_changes(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    edges: &Edges,
+    dir: &Path,
+) -> Result<EdgeList, GraphError> {
+    let (pairs, weights) = match edges {
+        Edges::Listed(pairs) => {
+            let (place, ranks) = (exchange.place(), exchange.ranks());
+            let own = pairs.len() * place / ranks..pairs.len() * (place + 1) / ranks;
+            (pairs[own].to_vec(), None)
+        }
+        Edges::File(file) => format::edge_lines(exchange, &dir.join(file), part.is_weighted())?,
+    };
+    let named = |&(u, v): &(u64, u64)| Ok((vertex(part, u)?, vertex(part, v)?));
+    let ends = agree(exchange, pairs.par_iter().map(named).collect::<Result<Vec<_>, _>>())?;
+    let weights = part.is_weighted().then(|| weights.unwrap_or_else(|| vec![1.0; ends.len()]));
+    Ok(EdgeList { ends, weights })
+}
+
+impl Values {
+    /// Appends the value of the own vertex at that place. False if it is left out.
+    fn put(&self, part: &Part, at: usize, text: &mut String) -> bool {
+        // Writing to memory cannot fail.
+        let _ = match self {
+            Values::None => return false,
+            Values::Whole(values) => write!(text, "{}", values[at]),
+            Values::Real(values) if values[at].is_infinite() => write!(text, "infinity"),
+            Values::Real(values) => write!(text, "{:?}", values[at]),
+            Values::Vertices(values) => write!(text, "{}", part.ids().id(values[at])),
+            Values::Levels { levels, only_reached } => match levels[at] {
+                UNREACHED if *only_reached => return false,
+                UNREACHED => write!(text, "{UNREACHABLE}"),
+                level => write!(text, "{level}"),
+            },
+        };
+        true
+    }
+
+    /// What the value at that place is ordered by among the largest: larger is larger. `None` for what was not reached.
+    fn order(&self, part: &Part, at: usize) -> Option<u64> {
+        match self {
+            Values::None => None,
+            Values::Whole(values) => values.get(at).copied(),
+            // Neither is negative, so bits are ordered as numbers are.
+            Values::Real(values) => Some(values[at]).filter(|value| value.is_finite()).map(f64::to_bits),
+            Values::Vertices(values) => Some(part.ids().id(values[at])),
+            Values::Levels { levels, .. } => Some(levels[at]).filter(|&level| level != UNREACHED).map(u64::from),
+        }
+    }
+}
+
+/// Writes a line `id value` for each vertex, ascending by id.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_values(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    values: &Values,
+    path: &Path,
+) -> Result<(), GraphError> {
+    format::write::text(exchange, part, path, String::new(), |part, v, out| {
+        let mut text = String::with_capacity(32);
+        let _ = write!(text, "{} ", part.ids().id(v));
+        if values.put(part, (v - part.own().start) as usize, &mut text) {
+            text.push('\n');
+            out.extend_from_slice(text.as_bytes());
+        }
+    })
+}
+
+/// The vertices with the largest values of all ranks as lines `id value`, of equal ones that with the smallest id first.
+///
+/// # Errors
+/// If the operation is stopped.
+pub fn top(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    values: &Values,
+    count: usize,
+) -> Result<String, GraphError> {
+    let own = part.own();
+    let key = |&(order, v): &(u64, Vertex)| (std::cmp::Reverse(order), v);
+    let has_values = !matches!(values, Values::None) && !matches!(values, Values::Whole(all) if all.len() < own.len());
+    let all = if has_values { own.len() } else { 0 };
+    let mut best: Vec<(u64, Vertex)> = (0..all)
+        .into_par_iter()
+        .filter_map(|at| Some((values.order(part, at)?, own.start + at as Vertex)))
+        .collect();
+    if best.len() > count && count > 0 {
+        best.select_nth_unstable_by_key(count - 1, key);
+    }
+    best.truncate(count);
+    let mut gathered = Vec::new();
+    for bytes in gather(exchange, pack(best))? {
+        gathered.extend(unpack::<(u64, Vertex)>(&bytes)?);
+    }
+    gathered.sort_unstable_by_key(key);
+    gathered.truncate(count);
+    let mut text = String::new();
+    for (order, v) in gathered {
+        let _ = write!(text, "{} ", part.ids().id(v));
+        let _ = match values {
+            Values::Real(_) => writeln!(text, "{:?}", f64::from_bits(order)),
+            _ => writeln!(text, "{order}"),
+        };
+    }
+    Ok(text)
+}

@@ -1,0 +1,289 @@
+//! What one rank holds of a graph, and which rank owns a vertex.
+//!
+//! Ranges are cut so that out-degree + 8 (ranks - 1) per vertex is even (Zhu et al., Gemini, OSDI 2016, section 4.1).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::exchange::{Exchange, push, sum, sum_arrays};
+use super::ids::Ids;
+use super::rows::{EdgeList, Rows};
+use super::{GraphError, Vertex};
+
+/// Edges that one message of a graph's distribution carries at most. Larger graphs take several rounds.
+const EDGES_PER_ROUND: usize = 1 << 24;
+
+/// Decides where the ranges of the ranks begin.
+pub trait Partition {
+    /// `ranks + 1` ascending vertices, from 0 to the number of vertices.
+    fn cuts(&self, out_degrees: &[u32], ranks: usize) -> Vec<Vertex>;
+}
+
+/// Contiguous ranges of even work: see the module's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EvenRanges;
+
+impl Partition for EvenRanges {
+    fn cuts(&self, out_degrees: &[u32], ranks: usize) -> Vec<Vertex> {
+        let each = 8 * (ranks as u64 - 1);
+        let total: u64 = out_degrees.iter().map(|&degree| u64::from(degree) + each).sum();
+        let mut cuts = vec![0];
+        let mut sum = 0;
+        for (vertex, &degree) in out_degrees.iter().enumerate() {
+            while cuts.len() < ranks && sum * ranks as u64 >= total * cuts.len() as u64 && sum > 0 {
+                cuts.push(vertex as Vertex);
+            }
+            sum += u64::from(degree) + each;
+        }
+        cuts.resize(ranks + 1, out_degrees.len() as Vertex);
+        cuts
+    }
+}
+
+/// One rank's share of one version of a graph. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Part {
+    ids: Arc<Ids>,
+    cuts: Arc<[Vertex]>,
+    place: usize,
+    directed: bool,
+    version: u64,
+    out: Rows,
+    /// Only of directed graphs: in others it would be the same.
+    into: Option<Rows>,
+    edges: u64,
+}
+
+impl Part {
+    /// Distributes a graph over the ranks. Every rank gives the edges that it has read; an edge of an undirected graph is given once.
+    ///
+    /// # Errors
+    /// If the ranks cannot talk.
+    pub fn build(
+        exchange: &mut dyn Exchange,
+        ids: Ids,
+        mut edges: EdgeList,
+        directed: bool,
+    ) -> Result<Part, GraphError> {
+        if !directed {
+            edges.mirror();
+        }
+        Part::build_mirrored(exchange, ids, edges, directed)
+    }
+
+    /// As [`Part::build`], with the edges of undirected graphs given in both directions.
+    ///
+    /// # Errors
+    /// If the ranks cannot talk.
+    pub fn build_mirrored(
+        exchange: &mut dyn Exchange,
+        ids: Ids,
+        edges: EdgeList,
+        directed: bool,
+    ) -> Result<Part, GraphError> {
+        let (ranks, place, count) = (exchange.ranks(), exchange.place(), ids.count() as usize);
+        let cuts: Arc<[Vertex]> = if ranks == 1 {
+            [0, count as Vertex].into()
+        } else {
+            let mut degrees = vec![0u32; count];
+            edges.ends.iter().for_each(|&(u, _)| degrees[u as usize] += 1);
+            sum_arrays(exchange, &mut degrees)?;
+            EvenRanges.cuts(&degrees, ranks).into()
+        };
+        let own = cuts[place]..cuts[place + 1];
+        let rows = |edges: &EdgeList| Rows::build(own.start, own.len(), edges);
+        let (out, into) = if ranks == 1 {
+            (rows(&edges), directed.then(|| rows(&edges.turned())))
+        } else {
+            let turned = directed.then(|| edges.turned());
+            let out = rows(&to_owners(exchange, &cuts, edges)?);
+            let into = match turned {
+                Some(turned) => Some(rows(&to_owners(exchange, &cuts, turned)?)),
+                None => None,
+            };
+            (out, into)
+        };
+        let part = Part { ids: Arc::new(ids), cuts, place, directed, version: 1, out, into, edges: 0 };
+        part.counted(exchange)
+    }
+
+    /// A graph whose rows are known already, on each rank those of its range.
+    ///
+    /// # Errors
+    /// If the ranks cannot talk.
+    pub fn from_rows(
+        exchange: &mut dyn Exchange,
+        ids: Ids,
+        cuts: Vec<Vertex>,
+        out: Rows,
+        into: Option<Rows>,
+    ) -> Result<Part, GraphError> {
+        let (place, directed) = (exchange.place(), into.is_some());
+        let part =
+            Part { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
+        part.counted(exchange)
+    }
+
+    /// With the number of edges summed over all ranks. An undirected edge counts once, though both its ends hold it.
+    fn counted(mut self, exchange: &mut dyn Exchange) -> Result<Part, GraphError> {
+        let loops = if self.directed { 0 } else { self.own().filter(|&v| self.has_loop(v)).count() as u64 };
+        let [edges, loops] = sum(exchange, [self.out.edges(), loops])?;
+        self.edges = if self.directed { edges } else { (edges + loops) / 2 };
+        Ok(self)
+    }
+
+    /// True if an edge leads from this own vertex to itself.
+    pub fn has_loop(&self, vertex: Vertex) -> bool {
+        self.out.row(vertex).binary_search(&vertex).is_ok()
+    }
+
+    /// A version with changed edges: `insert` puts them in, else they are taken out. Every rank gives edges of its own reading.
+    /// Returns the version, and how many edges really came or went.
+    ///
+    /// # Errors
+    /// If the ranks cannot talk.
+    pub fn changed(
+        &self,
+        exchange: &mut dyn Exchange,
+        mut edges: EdgeList,
+        insert: bool,
+    ) -> Result<(Part, u64), GraphError> {
+        if !self.directed {
+            edges.mirror();
+        }
+        let turned = self.directed.then(|| edges.turned());
+        let apply = |rows: &Rows, edges: &EdgeList| if insert { rows.insert(edges).0 } else { rows.delete(edges).0 };
+        let out = apply(&self.out, &to_owners(exchange, &self.cuts, edges)?);
+        let into = match (&self.into, turned) {
+            (Some(into), Some(turned)) => Some(apply(into, &to_owners(exchange, &self.cuts, turned)?)),
+            _ => None,
+        };
+        let next = Part { out, into, version: self.version + 1, ..self.clone() }.counted(exchange)?;
+        let count = next.edges.abs_diff(self.edges);
+        Ok((next, count))
+    }
+
+    /// The ids of all vertices.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// How many vertices the graph has.
+    pub fn vertices(&self) -> Vertex {
+        self.ids.count()
+    }
+
+    /// How many edges it has; an undirected one counts once.
+    pub fn edges(&self) -> u64 {
+        self.edges
+    }
+
+    /// True if edges have a direction.
+    pub fn is_directed(&self) -> bool {
+        self.directed
+    }
+
+    /// True if edges have weights.
+    pub fn is_weighted(&self) -> bool {
+        self.out.is_weighted()
+    }
+
+    /// 1 as it was loaded, one more after each batch of changes.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The vertices of this rank.
+    pub fn own(&self) -> Range<Vertex> {
+        self.cuts[self.place]..self.cuts[self.place + 1]
+    }
+
+    /// Where the ranges of the ranks begin, and where the last one ends.
+    pub fn cuts(&self) -> &[Vertex] {
+        &self.cuts
+    }
+
+    /// The rank that owns a vertex.
+    #[inline]
+    pub fn owner(&self, vertex: Vertex) -> usize {
+        match &*self.cuts {
+            [_, _] => 0,
+            cuts => cuts.partition_point(|&cut| cut <= vertex) - 1,
+        }
+    }
+
+    /// Edges from the own vertices.
+    pub fn out(&self) -> &Rows {
+        &self.out
+    }
+
+    /// Edges to the own vertices.
+    pub fn into(&self) -> &Rows {
+        self.into.as_ref().unwrap_or(&self.out)
+    }
+
+    /// Bytes that this rank's share takes.
+    pub fn bytes(&self) -> u64 {
+        self.out.bytes() + self.into.as_ref().map_or(0, Rows::bytes) + self.ids.bytes()
+    }
+}
+
+/// Brings each edge to the owner of its source.
+fn to_owners(exchange: &mut dyn Exchange, cuts: &[Vertex], edges: EdgeList) -> Result<EdgeList, GraphError> {
+    let (ranks, place) = (exchange.ranks(), exchange.place());
+    if ranks == 1 {
+        return Ok(edges);
+    }
+    let [rounds] = super::exchange::largest(exchange, [edges.ends.len().div_ceil(EDGES_PER_ROUND) as u64])?;
+    let [weighted] = super::exchange::largest(exchange, [u64::from(edges.weights.is_some())])?;
+    let mut own = EdgeList { ends: Vec::new(), weights: (weighted == 1).then(Vec::new) };
+    for round in 0..rounds as usize {
+        let range = edges.ends.len().min(round * EDGES_PER_ROUND)..edges.ends.len().min((round + 1) * EDGES_PER_ROUND);
+        let mut ends: Vec<Vec<(Vertex, Vertex)>> = vec![Vec::new(); ranks];
+        let mut weights: Vec<Vec<f64>> = vec![Vec::new(); ranks];
+        for at in range {
+            let (u, v) = edges.ends[at];
+            let owner = cuts.partition_point(|&cut| cut <= u) - 1;
+            let weight = edges.weights.as_ref().map_or(1.0, |weights| weights[at]);
+            if owner == place {
+                own.ends.push((u, v));
+                if let Some(own) = &mut own.weights {
+                    own.push(weight);
+                }
+            } else {
+                ends[owner].push((u, v));
+                if weighted == 1 {
+                    weights[owner].push(weight);
+                }
+            }
+        }
+        own.ends.extend(push(exchange, ends)?.into_iter().flatten());
+        if let Some(own) = &mut own.weights {
+            own.extend(push(exchange, weights)?.into_iter().flatten());
+        }
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EvenRanges, Partition};
+
+    #[test]
+    fn ranges_cover_all_vertices_and_share_the_work() {
+        let degrees: Vec<u32> = (0..1000).map(|v| v % 50).collect();
+        for ranks in 1..9 {
+            let cuts = EvenRanges.cuts(&degrees, ranks);
+            assert_eq!((cuts.len(), cuts[0], cuts[ranks]), (ranks + 1, 0, 1000));
+            assert!(cuts.is_sorted());
+            let work = |r: usize| (cuts[r]..cuts[r + 1]).map(|v| degrees[v as usize] as u64 + 8 * (ranks as u64 - 1));
+            let total: u64 = (0..ranks).flat_map(work).sum();
+            for r in 0..ranks {
+                let share = work(r).sum::<u64>() * ranks as u64;
+                assert!(share.abs_diff(total) < 120 * ranks as u64, "{ranks} {r}");
+            }
+        }
+        assert_eq!(EvenRanges.cuts(&[], 3), [0, 0, 0, 0]);
+        assert_eq!(EvenRanges.cuts(&[5], 3), [0, 1, 1, 1]);
+    }
+}

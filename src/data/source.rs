@@ -1,0 +1,91 @@
+//! Where a graph comes from, and how it is loaded.
+
+use std::path::PathBuf;
+
+use super::exchange::Exchange;
+use super::format::{self, Format};
+use super::generate::Generator;
+use super::part::Part;
+use super::{GraphError, agree};
+
+/// What a graph is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// File or generator.
+    pub origin: Origin,
+    /// Whether edges have a direction; `None`: what the format says, else they do.
+    pub directed: Option<bool>,
+    /// Weights of edges; `None`: those of the file where its format has some.
+    pub weights: Option<WeightSource>,
+}
+
+/// File or generator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// A file. The format follows from the name's ending unless it is given.
+    File(PathBuf, Option<Format>),
+    /// A generator.
+    Generated(Generator),
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSource {
+    /// There are none; every edge counts as 1.
+    None,
+    /// The file has them.
+    File,
+    /// Whole numbers of this range, ends included, drawn for each pair of ids from a seed.
+    Uniform {
+        /// The smallest.
+        from: u32,
+        /// The largest.
+        to: u32,
+        /// What chance follows from.
+        seed: u64,
+    },
+}
+
+impl WeightSource {
+    /// The weight of an edge, if it is drawn: the same in both directions.
+    pub fn draw(self) -> Option<impl Fn(u64, u64) -> f64 + Sync> {
+        let WeightSource::Uniform { from, to, seed } = self else { return None };
+        let range = u64::from(to.saturating_sub(from)) + 1;
+        Some(move |u: u64, v: u64| {
+            let mixed = mix(mix(seed ^ mix(u.min(v))) ^ u.max(v));
+            // The upper half times the range: a bias of 2^-32 at most.
+            f64::from(from + (((mixed >> 32) * range) >> 32) as u32)
+        })
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Source {
+    /// Loads the graph: every rank reads or makes its own piece, then the pieces are distributed.
+    ///
+    /// # Errors
+    /// If the file cannot be read (with file, line and reason), or the ranks cannot talk. All ranks get the same error.
+    pub fn load(&self, exchange: &mut dyn Exchange) -> Result<Part, GraphError> {
+        match &self.origin {
+            Origin::Generated(generator) => {
+                let refused = match (self.directed, self.weights) {
+                    (Some(true), _) => Some("a generated graph is undirected: `directed` must be false"),
+                    (_, Some(WeightSource::File)) => Some("a generated graph has no weights of a file"),
+                    _ => None,
+                };
+                agree(exchange, refused.map_or(Ok(()), |reason| Err(GraphError::refused(reason))))?;
+                let draw = self.weights.and_then(WeightSource::draw);
+                let weigh = draw.as_ref().map(|draw| draw as &(dyn Fn(u64, u64) -> f64 + Sync));
+                generator.part(exchange, weigh)
+            }
+            Origin::File(path, format) => format::load(exchange, path, *format, self.directed, self.weights),
+        }
+    }
+}
