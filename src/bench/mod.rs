@@ -6,10 +6,12 @@
 //! | `curve` | from measured walls to efficiency and METG; pure |
 //! | `peak` | what the cores can do at most |
 //! | `picture` | the curve as SVG; pure |
+//! | `graph` | operations on a data graph |
 //!
 //! What is measured is the real runtime with its journal, as `phalanx run` runs a job.
 
 pub mod curve;
+pub mod graph;
 pub mod metg;
 mod peak;
 pub mod picture;

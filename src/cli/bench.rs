@@ -9,7 +9,10 @@ use clap::{Subcommand, value_parser};
 
 use super::{complain, launched_rank, print, refuse};
 use crate::bench::metg::{self, BenchError, Measured, Plan};
-use crate::bench::{curve, picture};
+use crate::bench::{curve, graph, picture};
+use crate::data::generate::{GAP_SEED, Generator, Kind};
+use crate::data::operations::Operation;
+use crate::data::source::{Origin, Source, WeightSource};
 use crate::graph::pattern::{Dependence, Pattern};
 use crate::model::Rank;
 use crate::runtime::{RunError, World};
@@ -24,6 +27,36 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Metg(MetgArgs),
+    Graph(GraphArgs),
+}
+
+/// Times operations on a data graph, which is made from a seed or read from a file and lies on all ranks.
+#[derive(Debug, clap::Args)]
+struct GraphArgs {
+    /// Kind of graph: kron (power law), urand (random) or grid.
+    #[arg(long, value_name = "KIND", default_value = "kron", value_parser = PossibleValuesParser::new(Kind::ALL.map(|kind| kind.0)))]
+    kind: String,
+    /// The graph has 2^S vertices.
+    #[arg(long, value_name = "S", default_value_t = 16, value_parser = value_parser!(u32).range(0..=31))]
+    scale: u32,
+    /// Edges for each vertex, before doubles and loops are taken out.
+    #[arg(long, value_name = "D", default_value_t = 16, value_parser = value_parser!(u32).range(1..=65536))]
+    degree: u32,
+    /// Read the graph from a file instead.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "scale", "degree"])]
+    file: Option<PathBuf>,
+    /// Only these operations, separated by commas [default: all].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(Operation::NAMES))]
+    operations: Vec<String>,
+    /// Threads of each rank [default: the CPUs that the launcher granted it].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    slots: Option<u32>,
+    /// How often each operation is run; the best counts.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Finds the smallest task that is worth its overhead: METG(50 %), as Task Bench defines it.
@@ -62,7 +95,10 @@ fn names() -> PossibleValuesParser {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let What::Metg(args) = args.what;
+    let args = match args.what {
+        What::Metg(args) => args,
+        What::Graph(args) => return graph_bench(&args),
+    };
     let plan = match plan(&args) {
         Ok(plan) => plan,
         // One rank speaks for all, as about the rest of the command line.
@@ -74,6 +110,74 @@ pub(super) fn main(args: Args) -> ExitCode {
         Ok(mut world) => follow(&mut world),
         Err(error) => failed(&error.into()),
     }
+}
+
+fn graph_bench(args: &GraphArgs) -> ExitCode {
+    let kind = Kind::ALL.iter().find(|known| known.0 == args.kind).map_or(Kind::Kron, |known| known.1);
+    let (origin, weights) = match &args.file {
+        Some(file) => (Origin::File(file.clone(), None), None),
+        None => {
+            let generator = Generator { kind, scale: args.scale, degree: args.degree, seed: GAP_SEED };
+            (Origin::Generated(generator), Some(WeightSource::Uniform { from: 1, to: 255, seed: 1 }))
+        }
+    };
+    let source = Source { origin, directed: None, weights };
+    let plan = graph::Plan { source, operations: args.operations.clone(), rounds: args.rounds };
+    let mut world = match World::join() {
+        Ok(world) => world,
+        Err(error) => return failed(&error.into()),
+    };
+    let mut threads = rayon::ThreadPoolBuilder::new();
+    if let Some(slots) = args.slots {
+        threads = threads.num_threads(slots as usize);
+    }
+    let speaks = world.rank() == Rank::ZERO;
+    // The thread that entered MPI is the one that calls it, so it takes part in the pool as one of its threads.
+    let measured = match threads.use_current_thread().build() {
+        Ok(pool) => pool.install(|| graph::measure(&mut world, &plan)),
+        Err(error) => Err(crate::data::GraphError::refused(format!("cannot start threads: {error}"))),
+    };
+    match measured {
+        Ok(measured) if speaks && args.json => print(&format!("{}\n", serde_json::json!(measured))),
+        Ok(measured) if speaks => print(&graph_table(&measured)),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) if speaks => refuse(error),
+        Err(_) => ExitCode::SUCCESS,
+    }
+}
+
+fn graph_table(measured: &graph::Measured) -> String {
+    let mut text = format!(
+        "{} vertices, {} edges on {} ranks x {} threads: loaded in {:.2} s, {:.1} MiB\n\n{:<14} {:>10} {:>14}  found\n",
+        measured.vertices,
+        measured.edges,
+        measured.ranks,
+        measured.threads,
+        measured.load_s,
+        measured.bytes as f64 / f64::from(1 << 20),
+        "operation",
+        "seconds",
+        "edges/s",
+    );
+    for timed in &measured.operations {
+        let found: Vec<String> = timed.found.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        // Writing to memory cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<14} {:>10.5} {:>14.3e}  {}",
+            timed.operation,
+            timed.seconds,
+            timed.edges_per_s,
+            found.join(", ")
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nmemory bandwidth {:.1} GB/s: enough for an iteration of PageRank in {:.5} s",
+        measured.bandwidth / 1e9,
+        measured.pagerank_iteration_floor_s
+    );
+    text
 }
 
 fn lead(world: &mut World, plan: &Plan, args: &MetgArgs) -> ExitCode {

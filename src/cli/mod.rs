@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod completions;
 mod explain;
+mod graph;
 mod import;
 mod join;
 mod man;
@@ -75,6 +76,7 @@ enum Verb {
     Analyze(analyze::Args),
     Trace(trace::Args),
     Import(import::Args),
+    Graph(graph::Args),
     Topo(topo::Args),
     Bench(bench::Args),
     Schema(schema::Args),
@@ -115,6 +117,7 @@ pub fn main() -> ExitCode {
         Verb::Analyze(args) => analyze::main(args),
         Verb::Trace(args) => trace::main(args),
         Verb::Import(args) => import::main(args),
+        Verb::Graph(args) => graph::main(args),
         Verb::Topo(args) => topo::main(args),
         Verb::Bench(args) => bench::main(args),
         Verb::Schema(args) => schema::main(args),

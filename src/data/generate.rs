@@ -69,8 +69,7 @@ impl Generator {
         let last = ends.par_iter().map(|&(u, v)| u64::from(u.max(v)) + 1).max().unwrap_or(0);
         let [count] = largest(exchange, [last])?;
         let count = if self.kind == Kind::Grid { 1 << self.scale } else { count };
-        let weights =
-            weigh.map(|weigh| ends.par_iter().map(|&(u, v)| weigh(u64::from(u), u64::from(v))).collect());
+        let weights = weigh.map(|weigh| ends.par_iter().map(|&(u, v)| weigh(u64::from(u), u64::from(v))).collect());
         let ids = Ids::Dense { first: 0, count: count as Vertex };
         Part::build(exchange, ids, EdgeList { ends, weights }, false)
     }
@@ -224,6 +223,6 @@ mod tests {
         let part = grid.part(&mut Alone::unstoppable(), None).unwrap();
         // 4 rows of 8.
         assert_eq!((part.vertices(), part.edges()), (32, 4 * 7 + 3 * 8));
-        assert_eq!(part.out().row(9), [1, 8, 10, 17]);
+        assert_eq!(part.outgoing().row(9), [1, 8, 10, 17]);
     }
 }

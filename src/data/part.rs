@@ -119,8 +119,7 @@ impl Part {
         into: Option<Rows>,
     ) -> Result<Part, GraphError> {
         let (place, directed) = (exchange.place(), into.is_some());
-        let part =
-            Part { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
+        let part = Part { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
         part.counted(exchange)
     }
 
@@ -213,13 +212,28 @@ impl Part {
     }
 
     /// Edges from the own vertices.
-    pub fn out(&self) -> &Rows {
+    pub fn outgoing(&self) -> &Rows {
         &self.out
     }
 
     /// Edges to the own vertices.
-    pub fn into(&self) -> &Rows {
+    pub fn incoming(&self) -> &Rows {
         self.into.as_ref().unwrap_or(&self.out)
+    }
+
+    /// Bytes that each rank holds if a graph that lies on this rank alone is cut for so many.
+    pub fn bytes_on(&self, ranks: usize) -> Vec<u64> {
+        let degrees: Vec<u32> = self.own().map(|v| self.out.degree(v) as u32).collect();
+        let each = if self.is_weighted() { 8 } else { 4 };
+        let rows = |rows: &Rows, from: Vertex, to: Vertex| {
+            (from..to).map(|v| 4 + each * rows.degree(v) as u64).sum::<u64>() + 4
+        };
+        let cuts = EvenRanges.cuts(&degrees, ranks);
+        let of = |range: &[Vertex]| {
+            let into = self.into.as_ref().map_or(0, |into| rows(into, range[0], range[1]));
+            rows(&self.out, range[0], range[1]) + into + self.ids.bytes()
+        };
+        cuts.windows(2).map(of).collect()
     }
 
     /// Bytes that this rank's share takes.

@@ -228,9 +228,7 @@ impl Rows {
                     let here = at.start - start..at.end - start;
                     match &mut weights {
                         None => order(&mut targets[here]),
-                        Some(weights) => {
-                            order_weighted(&mut targets[here.clone()], &mut weights[here], &mut scratch)
-                        }
+                        Some(weights) => order_weighted(&mut targets[here.clone()], &mut weights[here], &mut scratch),
                     }
                 })
                 .collect()

@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use super::args::{ArgError, unknown};
 use super::control::Control;
+use super::graphs::Graphs;
 use super::output::Output;
 use super::{Seat, Site, kernels};
+use crate::data::GraphError;
+use crate::data::part::Part;
 use crate::model::Stream;
 use crate::model::{Measure, Rank, TaskId};
 
@@ -124,6 +127,7 @@ pub(super) struct Call<'a> {
     pub(super) dir: &'a Path,
     pub(super) seat: &'a Seat<'a>,
     pub(super) site: &'a Site,
+    pub(super) graphs: &'a Graphs,
     pub(super) index: &'a (dyn Fn() -> Option<u64> + Sync),
 }
 
@@ -204,6 +208,20 @@ impl<'a> Context<'a> {
     /// The directory that relative file names start from.
     pub fn dir(&self) -> &Path {
         self.call.dir
+    }
+
+    /// The share of a data graph that this rank holds, in its present version; loaded if need be. It has the graph's rows for
+    /// petgraph's `visit` traits and for [`crate::data::operations`].
+    ///
+    /// # Errors
+    /// If the job declares none of that name, it cannot be loaded, or the task is to stop.
+    pub fn graph(&self, name: &str) -> Result<Part, GraphError> {
+        self.call.graphs.part(name, self)
+    }
+
+    /// The data graphs of the run.
+    pub fn graphs(&self) -> &Graphs {
+        self.call.graphs
     }
 
     /// A file of the task's directory.

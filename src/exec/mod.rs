@@ -27,6 +27,7 @@
 //! | `output` | where a task's output goes |
 //! | `measures` | values that a task writes about itself |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
+//! | `graphs` | data graphs that stay while the run lasts |
 //!
 //! Nothing here decides what runs, where, or whether it runs again.
 
@@ -36,6 +37,7 @@ mod command;
 mod control;
 mod env;
 mod files;
+mod graphs;
 mod kernel;
 mod kernels;
 mod measures;
@@ -58,6 +60,7 @@ pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
 pub use control::Stop;
 pub(crate) use env::is_hidden as is_hidden_from_tasks;
+pub use graphs::{Found, Graphs};
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
@@ -66,7 +69,7 @@ pub use runner::Runner;
 pub(crate) use spawn::is_ignored_from_start;
 
 use crate::graph::link::GroupId;
-use crate::job::{FileNames, Group, Task};
+use crate::job::{DataGraph, FileNames, Group, Task};
 use crate::model::{Rank, State, TaskId};
 use crate::topology::Gpus;
 
@@ -91,6 +94,10 @@ pub trait TaskSource: Send + Sync {
     fn output_wait(&self) -> Duration {
         Duration::ZERO
     }
+    /// Data graphs that operations run on.
+    fn graphs(&self) -> &[DataGraph] {
+        &[]
+    }
 }
 
 /// Where a runner runs: what all its tasks have in common.
@@ -110,6 +117,8 @@ pub struct Site {
     pub gpus: Gpus,
     /// Where long commands are put as scripts; all nodes of an MPI task must see it.
     pub scripts: PathBuf,
+    /// Where batches of changes to data graphs are kept; `None`: nowhere.
+    pub graphs: Option<PathBuf>,
     /// The command that starts MPI tasks, with options of its own if need be: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
 }
@@ -130,6 +139,7 @@ impl Site {
             grace: Duration::from_secs(5),
             gpus: Gpus::default(),
             scripts: std::env::temp_dir(),
+            graphs: None,
             mpirun,
         }
     }

@@ -17,6 +17,7 @@ use super::aside::Patience;
 use super::command::{Attempt, Commands};
 use super::control::{Control, Stop};
 use super::files;
+use super::graphs::Graphs;
 use super::kernel::{Call, Context, Kernels, Prepared};
 use super::output::{Output, OutputSink};
 use super::{ExecError, Fault, Seat, Site, TaskSource};
@@ -45,6 +46,7 @@ pub struct Runner {
     /// Tasks that are not to run, by their numbers.
     cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
+    graphs: Graphs,
 }
 
 /// What is known about all tasks of a group.
@@ -87,6 +89,7 @@ impl Runner {
             plans: source.groups().iter().map(|_| OnceLock::new()).collect(),
             controls: (0..site.slots).map(control).collect::<Result<_, _>>()?,
             commands: Commands::new(&site, source.env(), source.prologue())?,
+            graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
             source,
@@ -227,7 +230,15 @@ impl Runner {
         }
         // A limit beyond what the clock can tell is none.
         let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
-        let call = Call { task: id, name: &kernel.name, dir: &kernel.dir, seat, site: &self.site, index };
+        let call = Call {
+            task: id,
+            name: &kernel.name,
+            dir: &kernel.dir,
+            seat,
+            site: &self.site,
+            graphs: &self.graphs,
+            index,
+        };
         let context = Context::new(call, control, deadline, output);
         let result = catch_unwind(AssertUnwindSafe(|| (kernel.call)(&context)));
         Ok(conclude(control, deadline, group.time, output, result))

@@ -42,6 +42,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
+pub(crate) use resolve::graphs::OPERATION_KERNEL;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, Trigger, Weights};
 pub use schema::schema;
 
@@ -81,6 +82,8 @@ pub struct Job {
     pub capacity: Capacity,
     /// `[[alert]]`: what somebody wants to hear of.
     pub alerts: Vec<Alert>,
+    /// `[[graph]]`: the data graphs that operations run on.
+    pub graphs: Vec<DataGraph>,
     /// The groups, in file order.
     pub groups: Vec<Group>,
     /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may
@@ -88,6 +91,15 @@ pub struct Job {
     pub links: Vec<Link>,
     /// What the tasks of each group do.
     pub(crate) bodies: Vec<body::Body>,
+}
+
+/// A data graph of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataGraph {
+    /// Its name.
+    pub name: String,
+    /// Where it comes from.
+    pub source: crate::data::source::Source,
 }
 
 /// Which captured output of tasks is kept. Output of failed tasks is always kept.

@@ -14,7 +14,10 @@ pub fn schema() -> Value {
         object.insert("required".into(), json!(["task"]));
     }
     if let Some(task) = schema.pointer_mut("/properties/task/items").and_then(Value::as_object_mut) {
-        task.insert("oneOf".into(), json!([{ "required": ["command"] }, { "required": ["kernel"] }]));
+        task.insert(
+            "oneOf".into(),
+            json!([{ "required": ["command"] }, { "required": ["kernel"] }, { "required": ["graph", "operation"] }]),
+        );
     }
     schema
 }

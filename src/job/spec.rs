@@ -12,10 +12,12 @@ use super::read::{
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec,
-    FlushSpec, Fraction, MatrixSpec, MemorySpec, NeedsSpec, OneOf, RetriesSpec, ShellSpec, Signed, SizeSpec, Strings,
-    TriggerSpec,
+    FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, RetriesSpec, ShellSpec,
+    Signed, SizeSpec, Strings, TriggerSpec,
 };
 use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind};
+use crate::data::format::Format;
+use crate::data::generate::Kind;
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -27,6 +29,8 @@ section! {
         defaults: Common,
         /// The tasks, one table each
         task: Tables<TaskSpec>,
+        /// Data graphs that operations run on, one table each
+        graph: Tables<GraphSpec>,
         /// How the number of ranks changes while the job runs
         scaling: ScalingSpec,
         /// Prices, budget and deadline
@@ -114,6 +118,14 @@ section! {
         kernel: String,
         /// Arguments of the kernel; strings may contain `{...}`, and a string that is one `{...}` becomes the value itself
         args: ArgsSpec,
+        /// Data graph (a `[[graph]]` table) that the operation runs on
+        graph: String,
+        /// Operation on the graph to run instead of a command or a kernel
+        operation: OneOf<OperationName>,
+        /// File that the operation writes a line `id value` to for each vertex; may contain `{...}`
+        output: String,
+        /// So many of the largest values are printed
+        top: Whole<1, 1_000_000> = "none",
         /// Start the command on several MPI ranks
         mpi: MpiSpec,
         /// One task for each index: "0-99", "1-100:2", "1,3,7-9"; "0-99%5" runs at most 5 at once
@@ -142,6 +154,38 @@ section! {
         background: OneOf<Background> = "\"end\"",
         /// File for standard input; may contain the same as stdout
         stdin: String = "empty",
+    }
+}
+
+section! {
+    /// A data graph, which is loaded when the first operation needs it and stays until the run ends
+    GraphSpec {
+        /// Name of the graph: letters, digits and `. _ - + @ =`
+        name: String = required,
+        /// File that it is read from, relative to the job's directory; may be compressed (`.gz`, `.zst`)
+        file: String,
+        /// Make the graph from a seed instead of reading a file
+        generate: GenerateSpec,
+        /// Format of the file
+        format: OneOf<Format> = "by the ending of the file's name",
+        /// Whether edges have a direction
+        directed: bool = "what the format says, else true",
+        /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for whole numbers drawn at random
+        weights: GraphWeights = "\"file\" where the format has weights, else \"none\"",
+    }
+}
+
+section! {
+    /// A graph made from a seed; it is undirected
+    GenerateSpec {
+        /// What kind of graph
+        kind: OneOf<Kind> = required,
+        /// The graph has 2^scale vertices
+        scale: Whole<0, 31> = required,
+        /// Edges for each vertex, before doubles and loops are taken out; a grid has none to choose
+        degree: Whole<1, 65536> = "16",
+        /// Another number gives another graph
+        seed: Whole<0, { u32::MAX as i64 }> = "27491095, which gives the graphs of the GAP benchmark suite",
     }
 }
 
@@ -378,6 +422,7 @@ pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
         ("[cost]", has(CostSpec::FIELDS)),
         ("[capacity]", has(CapacitySpec::FIELDS)),
         ("[[alert]]", has(AlertSpec::FIELDS)),
+        ("[[graph]]", has(GraphSpec::FIELDS)),
         ("the top of the file", has(FileSpec::FIELDS)),
     ];
     homes.into_iter().filter(|(_, right)| *right).map(|(home, _)| home).collect()
@@ -393,6 +438,11 @@ impl FileSpec {
     /// The `[[alert]]` tables.
     pub(crate) fn alerts(&self) -> &[At<AlertSpec>] {
         self.alert.as_ref().map_or(&[], |alerts| &alerts.value.0)
+    }
+
+    /// The `[[graph]]` tables.
+    pub(crate) fn graphs(&self) -> &[At<GraphSpec>] {
+        self.graph.as_ref().map_or(&[], |graphs| &graphs.value.0)
     }
 
     /// The `[[task]]` tables.
@@ -416,7 +466,12 @@ mod tests {
     fn every_field_is_documented() {
         let scaling = [ScalingSpec::FIELDS, RuleSpec::FIELDS, CostSpec::FIELDS, NodePriceSpec::FIELDS];
         let others = [CapacitySpec::FIELDS, FileSpec::FIELDS, JobSpec::FIELDS, Common::FIELDS, TaskFields::FIELDS];
-        for field in scaling.into_iter().chain(others).chain([AlertSpec::FIELDS]).flatten() {
+        for field in scaling
+            .into_iter()
+            .chain(others)
+            .chain([AlertSpec::FIELDS, GraphSpec::FIELDS, GenerateSpec::FIELDS])
+            .flatten()
+        {
             assert!(field.doc.trim().len() > 10, "{}", field.name);
         }
     }

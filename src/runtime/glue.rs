@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::exec::{Kernels, TaskSource};
 use crate::graph::link::GroupId;
-use crate::job::{Group, Job, KernelCheck, Retry, Task};
+use crate::job::{DataGraph, Group, Job, KernelCheck, Retry, Task};
 use crate::model::TaskId;
 use crate::observe::{JobView, Label};
 use crate::pool::Needs;
@@ -48,6 +48,10 @@ impl TaskSource for Job {
 
     fn output_wait(&self) -> Duration {
         self.output_wait
+    }
+
+    fn graphs(&self) -> &[DataGraph] {
+        &self.graphs
     }
 }
 

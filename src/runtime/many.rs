@@ -4,22 +4,30 @@
 //! send each other words of their own: rank 0 says what comes next, the others answer. A run and the words after it are a round of
 //! the fabric, so nothing that was left under way by one run is taken for part of the next.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::wake::Wake;
 use super::world::{HANDSHAKE, LOOK, settle};
 use super::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
+use crate::data::exchange::{Exchange, Stopped};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
 use crate::fabric::local::Local;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
 
+/// How often a rank that waits for a round looks before it offers its core to others, and before it sleeps.
+const SPINS: u32 = 200;
+const YIELDS: u32 = 20_000;
+
 /// The ranks that a launcher started together, or this process alone, joined once for any number of runs.
 pub struct World {
     fabric: Box<dyn Fabric>,
     wake: Arc<Wake>,
+    /// By sender: what has come for rounds of an operation on a graph that this rank has not reached.
+    early: Vec<VecDeque<Vec<u8>>>,
 }
 
 impl World {
@@ -29,7 +37,7 @@ impl World {
     /// If MPI cannot be used.
     pub fn join() -> Result<World, RunError> {
         let (wake, fabric) = join()?;
-        Ok(World { fabric: Box::new(Rounds::new(fabric)), wake })
+        Ok(World { fabric: Box::new(Rounds::new(fabric)), wake, early: Vec::new() })
     }
 
     /// One rank of a world whose ranks are threads of this process; for tests without MPI.
@@ -37,7 +45,7 @@ impl World {
     /// # Errors
     /// If signals cannot be listened to.
     pub fn in_thread(fabric: Local) -> Result<World, RunError> {
-        Ok(World { fabric: Box::new(Rounds::new(Box::new(fabric))), wake: listen()? })
+        Ok(World { fabric: Box::new(Rounds::new(Box::new(fabric))), wake: listen()?, early: Vec::new() })
     }
 
     /// This rank.
@@ -91,6 +99,65 @@ impl World {
                 _ => std::thread::sleep(LOOK),
             }
         }
+    }
+}
+
+/// Between runs, the ranks of a world can share data graphs.
+impl Exchange for World {
+    fn place(&self) -> usize {
+        self.rank().index()
+    }
+
+    fn ranks(&self) -> usize {
+        self.size() as usize
+    }
+
+    fn swap(&mut self, outgoing: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Stopped> {
+        let lost = |error: crate::fabric::FabricError| Stopped::Lost(error.to_string());
+        let me = self.place();
+        let mut incoming: Vec<Option<Vec<u8>>> = vec![None; outgoing.len()];
+        self.early.resize_with(outgoing.len(), VecDeque::new);
+        for (to, mut bytes) in outgoing.into_iter().enumerate() {
+            if to == me {
+                incoming[me] = Some(bytes);
+                continue;
+            }
+            // A frame must not be empty.
+            bytes.push(0);
+            self.fabric.send(Rank(to as u32), &mut bytes).map_err(lost)?;
+        }
+        for (from, early) in self.early.iter_mut().enumerate().filter(|&(from, _)| from != me) {
+            incoming[from] = early.pop_front();
+        }
+        let mut looks = 0u32;
+        while incoming.iter().any(Option::is_none) {
+            let mut frame = Vec::new();
+            match self.fabric.receive(&mut frame).map_err(lost)? {
+                Some(from) => {
+                    frame.pop();
+                    match &mut incoming[from.index()] {
+                        place @ None => *place = Some(frame),
+                        Some(_) => self.early[from.index()].push_back(frame),
+                    }
+                    looks = 0;
+                }
+                None => {
+                    looks += 1;
+                    // Others may need this core to get on; a longer wait gives it up altogether.
+                    match looks {
+                        0..SPINS => std::hint::spin_loop(),
+                        SPINS..YIELDS => std::thread::yield_now(),
+                        _ => std::thread::sleep(LOOK),
+                    }
+                }
+            }
+        }
+        self.fabric.drained();
+        Ok(incoming.into_iter().flatten().collect())
+    }
+
+    fn check(&mut self) -> Result<(), Stopped> {
+        Ok(())
     }
 }
 

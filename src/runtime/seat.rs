@@ -74,7 +74,8 @@ impl Seat {
         let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
         let site = Site::new(welcome.run_name.clone(), rank, outfit.hello.node.clone(), slots.max(1) as u16);
-        let site = Site { gpus, scripts: dir.path().to_owned(), ..site };
+        let graphs = Some(dir.path().join("graphs"));
+        let site = Site { gpus, scripts: dir.path().to_owned(), graphs, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let mailbox = Arc::new(Mailbox::default());
         let sink = Sink { output, mailbox: Arc::clone(&mailbox) };

@@ -110,7 +110,9 @@ fn graphs_of_gap_have_the_values_that_others_found() {
                 }
             }
             for (key, sinks) in [("pagerank_sinks_drop", Sinks::Drop), ("pagerank_sinks_spread", Sinks::Spread)] {
-                let Some(top) = want.pointer(&format!("/{key}/top")).and_then(serde_json::Value::as_array) else { continue };
+                let Some(top) = want.pointer(&format!("/{key}/top")).and_then(serde_json::Value::as_array) else {
+                    continue;
+                };
                 let options = pagerank::Options { tolerance: 1e-14, iterations: 300, sinks, ..Default::default() };
                 let all = values(ranks, &source, &Operation::PageRank(options));
                 for pair in top {
@@ -131,7 +133,7 @@ fn our_generator_makes_the_graphs_of_gap() {
         let ours = made.part(&mut Alone::unstoppable(), None).unwrap();
         let theirs = of_file(&path, None).load(&mut Alone::unstoppable()).unwrap();
         assert_eq!((ours.vertices(), ours.edges()), (theirs.vertices(), theirs.edges()), "{name}");
-        let same = |part: &Part, v| part.out().row(v).to_vec();
+        let same = |part: &Part, v| part.outgoing().row(v).to_vec();
         assert!((0..ours.vertices()).all(|v| same(&ours, v) == same(&theirs, v)), "{name}");
     }
 }

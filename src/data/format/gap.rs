@@ -98,8 +98,7 @@ impl GapFile<'_> {
     /// Where all rows begin, and where the last one ends.
     fn offsets(&self, at: u64) -> Result<Vec<u64>, GraphError> {
         let bytes = self.read(at, (self.count as usize + 1) * 8)?;
-        let offsets: Vec<u64> =
-            bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+        let offsets: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
         if offsets.first() != Some(&0) || offsets.last() != Some(&self.edges) || !offsets.is_sorted() {
             let reason = "the places of its rows are not in order: the file is damaged";
             return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));
@@ -122,8 +121,7 @@ impl GapFile<'_> {
         let words = bytes.as_chunks::<4>().0;
         let word = |at: usize| u32::from_le_bytes(words[at]);
         let stride = self.each as usize / 4;
-        let targets: Vec<Vertex> =
-            (0..(end - begin) as usize).into_par_iter().map(|e| word(e * stride)).collect();
+        let targets: Vec<Vertex> = (0..(end - begin) as usize).into_par_iter().map(|e| word(e * stride)).collect();
         if let Some(target) = targets.par_iter().find_any(|&&target| u64::from(target) >= self.count) {
             let reason = format!("an edge leads to vertex {target}, but there are {}", self.count);
             return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));

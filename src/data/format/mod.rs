@@ -210,7 +210,8 @@ pub fn load(
             }
         };
         edges_path = beside("e");
-        let ids = agree(exchange, read_piece(&beside("v"), 0, 1).and_then(|text| text::vertices(&beside("v"), &text.bytes)));
+        let ids =
+            agree(exchange, read_piece(&beside("v"), 0, 1).and_then(|text| text::vertices(&beside("v"), &text.bytes)));
         listed = Some(ids?);
         layout = Some(Layout::EdgeList);
         directed = directed.or_else(|| text::directed_by_properties(&base.with_extension("properties")));
@@ -343,7 +344,9 @@ fn too_many(path: &Path) -> GraphError {
 
 fn unknown_vertex(path: &Path, id: u64, ids: &Ids) -> GraphError {
     let range = match ids {
-        Ids::Dense { first, count } => format!("ids go from {first} to {}", first + u64::from(*count).saturating_sub(1)),
+        Ids::Dense { first, count } => {
+            format!("ids go from {first} to {}", first + u64::from(*count).saturating_sub(1))
+        }
         _ => "it is not in the list of vertices".to_owned(),
     };
     GraphError::refused(format!("{}: an edge names vertex {id}, but {range}", path.display()))

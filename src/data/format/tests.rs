@@ -16,8 +16,8 @@ fn listing(part: &Part) -> Listing {
     let ids = part.ids();
     let mut edges = Vec::new();
     for v in part.own() {
-        let weights = part.out().row_weights(v);
-        for (at, &to) in part.out().row(v).iter().enumerate() {
+        let weights = part.outgoing().row_weights(v);
+        for (at, &to) in part.outgoing().row(v).iter().enumerate() {
             if part.is_directed() || v <= to {
                 edges.push((ids.id(v), ids.id(to), weights.get(at)));
             }

@@ -125,7 +125,12 @@ impl Layout {
         let symmetric = match symmetry {
             "general" => false,
             "symmetric" => true,
-            _ => return Err(Wrong::new(0, format!("`{symmetry}` matrices are not read, only general and symmetric ones"))),
+            _ => {
+                return Err(Wrong::new(
+                    0,
+                    format!("`{symmetry}` matrices are not read, only general and symmetric ones"),
+                ));
+            }
         };
         let mut line = 1;
         for (at, text) in lines.by_ref() {
@@ -183,8 +188,7 @@ impl Layout {
                     if tokens.word() != Some(b"sp") {
                         return Err(wrong());
                     }
-                    let (count, arcs) =
-                        (tokens.number().ok_or_else(wrong)?, tokens.number().ok_or_else(wrong)?);
+                    let (count, arcs) = (tokens.number().ok_or_else(wrong)?, tokens.number().ok_or_else(wrong)?);
                     return Ok(Layout::Dimacs { header: lines.at, line: number, count, arcs });
                 }
                 Some(_) => return Err(Wrong::new(at, "expected `c` or `p` at the beginning of the line")),

@@ -40,8 +40,7 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
             let field = if part.is_weighted() { "real" } else { "pattern" };
             let symmetry = if part.is_directed() { "general" } else { "symmetric" };
             let n = part.vertices();
-            let header =
-                format!("%%MatrixMarket matrix coordinate {field} {symmetry}\n{n} {n} {}\n", part.edges());
+            let header = format!("%%MatrixMarket matrix coordinate {field} {symmetry}\n{n} {n} {}\n", part.edges());
             text(exchange, part, path, header, |part, v, out| {
                 each_edge(part, v, |target, weight| {
                     // Symmetric matrices list their lower triangle.
@@ -56,8 +55,8 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
             let arcs = if part.is_directed() { part.edges() } else { 2 * part.edges() - loops };
             let header = format!("p sp {} {arcs}\n", part.vertices());
             text(exchange, part, path, header, |part, v, out| {
-                let weights = part.out().row_weights(v);
-                for (at, target) in part.out().row(v).iter().enumerate() {
+                let weights = part.outgoing().row_weights(v);
+                for (at, target) in part.outgoing().row(v).iter().enumerate() {
                     put(out, format_args!("a {} {} {}\n", v + 1, target + 1, weights.get(at)));
                 }
             })
@@ -70,8 +69,8 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
             let format = if part.is_weighted() { " 001" } else { "" };
             let header = format!("{} {}{format}\n", part.vertices(), part.edges());
             text(exchange, part, path, header, |part, v, out| {
-                let weights = part.out().row_weights(v);
-                for (at, target) in part.out().row(v).iter().enumerate() {
+                let weights = part.outgoing().row_weights(v);
+                for (at, target) in part.outgoing().row(v).iter().enumerate() {
                     let blank = if at == 0 { "" } else { " " };
                     put(out, format_args!("{blank}{}", target + 1));
                     if part.is_weighted() {
@@ -114,8 +113,8 @@ fn end_line(weighted: bool, weight: f64, out: &mut Vec<u8>) {
 
 /// Calls `each` with target and weight of every edge of a vertex; undirected edges come once, at their smaller end.
 fn each_edge(part: &Part, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
-    let weights = part.out().row_weights(vertex);
-    for (at, &target) in part.out().row(vertex).iter().enumerate() {
+    let weights = part.outgoing().row_weights(vertex);
+    for (at, &target) in part.outgoing().row(vertex).iter().enumerate() {
         if part.is_directed() || target >= vertex {
             each(target, weights.get(at));
         }
@@ -174,11 +173,7 @@ fn together(
     let new = unfinished(path);
     let cannot = |error: std::io::Error| trouble(path, "write it", &error);
     let is_first = exchange.place() == 0;
-    let made = if is_first {
-        File::create(&new).and_then(|file| file.set_len(size)).map_err(cannot)
-    } else {
-        Ok(())
-    };
+    let made = if is_first { File::create(&new).and_then(|file| file.set_len(size)).map_err(cannot) } else { Ok(()) };
     agree(exchange, made)?;
     let written = File::options().write(true).open(&new).and_then(|file| {
         stretches.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))?;
@@ -208,12 +203,16 @@ fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), Grap
     let weighted = part.is_weighted();
     let is_wsg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg"));
     if weighted != is_wsg {
-        let reason = if weighted { "a graph with weights needs the ending .wsg" } else { "a graph without weights needs the ending .sg" };
+        let reason = if weighted {
+            "a graph with weights needs the ending .wsg"
+        } else {
+            "a graph without weights needs the ending .sg"
+        };
         return Err(GraphError::refused(format!("{}: {reason}", path.display())));
     }
     let each = if weighted { 8 } else { 4 };
     let count = u64::from(part.vertices());
-    let stored = sizes(exchange, part.out().edges())?;
+    let stored = sizes(exchange, part.outgoing().edges())?;
     let edges: u64 = stored.iter().sum();
     let mut stretches = Vec::new();
     let mut base = 17;
@@ -225,7 +224,7 @@ fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), Grap
         stretches.push((0, header));
     }
     let mut good = true;
-    for rows in if part.is_directed() { vec![part.out(), part.into()] } else { vec![part.out()] } {
+    for rows in if part.is_directed() { vec![part.outgoing(), part.incoming()] } else { vec![part.outgoing()] } {
         let before: u64 = sizes(exchange, rows.edges())?[..exchange.place()].iter().sum();
         let own = part.own();
         let mut begin = before;

@@ -65,10 +65,10 @@ impl Search<'_> {
             let (mut next, mut scout) = (Vec::new(), 0);
             let mut remote = vec![Vec::new(); if ranks == 1 { 0 } else { ranks }];
             for &v in piece {
-                for &to in part.out().row(v) {
+                for &to in part.outgoing().row(v) {
                     if own.contains(&to) {
                         if self.reach(to, level) {
-                            scout += part.out().degree(to) as u64;
+                            scout += part.outgoing().degree(to) as u64;
                             next.push(to);
                         }
                     } else if self.told.insert(to) {
@@ -90,7 +90,7 @@ impl Search<'_> {
         if ranks > 1 {
             for v in push(exchange, outgoing)?.into_iter().flatten().filter(|v| own.contains(v)) {
                 if self.reach(v, level) {
-                    scout += part.out().degree(v) as u64;
+                    scout += part.outgoing().degree(v) as u64;
                     next.push(v);
                 }
             }
@@ -101,7 +101,7 @@ impl Search<'_> {
     /// Each vertex that is not reached looks for a neighbour in `front`. Returns how many found one.
     fn pull(&self, front: &Bits, next: &Bits, level: u32) -> u64 {
         let own = self.part.own();
-        let into = self.part.into();
+        let into = self.part.incoming();
         let words = own.start as usize / 64..(own.end as usize).div_ceil(64);
         words
             .into_par_iter()
@@ -141,20 +141,15 @@ fn share_bits(exchange: &mut dyn Exchange, part: &Part, set: &Bits) -> Result<()
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn bfs(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    sources: &[Vertex],
-    hops: u32,
-) -> Result<Levels, GraphError> {
+pub fn bfs(exchange: &mut dyn Exchange, part: &Part, sources: &[Vertex], hops: u32) -> Result<Levels, GraphError> {
     let own = part.own();
     let count = part.vertices();
     let told = Bits::new(if exchange.ranks() > 1 { count } else { 0 });
     let search = Search { part, levels: own.clone().map(|_| AtomicU32::new(UNREACHED)).collect(), told };
     let mut frontier: Vec<Vertex> =
         sources.iter().copied().filter(|v| own.contains(v) && search.reach(*v, 0)).collect();
-    let mut scout = frontier.iter().map(|&v| part.out().degree(v) as u64).sum();
-    let [mut edges_left] = sum(exchange, [part.out().edges()])?;
+    let mut scout = frontier.iter().map(|&v| part.outgoing().degree(v) as u64).sum();
+    let [mut edges_left] = sum(exchange, [part.outgoing().edges()])?;
     let (mut level, mut reached, mut depth) = (0, 0, 0);
     loop {
         let [awake, leaving] = sum(exchange, [frontier.len() as u64, scout])?;

@@ -35,9 +35,9 @@ pub fn communities(exchange: &mut dyn Exchange, part: &Part, iterations: u32) ->
             .with_min_len(64)
             .map_init(Vec::new, |seen, v| {
                 seen.clear();
-                seen.extend(part.out().row(v).iter().map(|&u| labels[u as usize]));
+                seen.extend(part.outgoing().row(v).iter().map(|&u| labels[u as usize]));
                 if part.is_directed() {
-                    seen.extend(part.into().row(v).iter().map(|&u| labels[u as usize]));
+                    seen.extend(part.incoming().row(v).iter().map(|&u| labels[u as usize]));
                 }
                 commonest(seen).unwrap_or(labels[v as usize])
             })

@@ -95,7 +95,7 @@ pub fn components(exchange: &mut dyn Exchange, part: &Part) -> Result<Components
     let forest = Forest { parents: (0..part.vertices()).into_par_iter().map(AtomicU32::new).collect() };
     for round in 0..FIRST {
         own.clone().into_par_iter().with_min_len(256).for_each(|v| {
-            if let Some(&to) = part.out().row(v).get(round) {
+            if let Some(&to) = part.outgoing().row(v).get(round) {
                 forest.link(v, to);
             }
         });
@@ -104,12 +104,12 @@ pub fn components(exchange: &mut dyn Exchange, part: &Part) -> Result<Components
     }
     let giant = forest.commonest(part);
     own.clone().into_par_iter().with_min_len(256).for_each(|v| {
-        let row = part.out().row(v);
+        let row = part.outgoing().row(v);
         let rest = &row[row.len().min(FIRST)..];
         if forest.parent(v) != giant {
             rest.iter().for_each(|&to| forest.link(v, to));
             if part.is_directed() {
-                part.into().row(v).iter().for_each(|&from| forest.link(v, from));
+                part.incoming().row(v).iter().for_each(|&from| forest.link(v, from));
             }
         } else if !alone {
             // The other end of such an edge may be skipped by its owner, who has a forest of its own.
@@ -155,11 +155,7 @@ fn unite(exchange: &mut dyn Exchange, part: &Part, forest: &Forest) -> Result<()
 }
 
 /// How many different labels there are, and how often the commonest occurs.
-pub(super) fn sizes(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    labels: &[Vertex],
-) -> Result<(u64, u64), GraphError> {
+pub(super) fn sizes(exchange: &mut dyn Exchange, part: &Part, labels: &[Vertex]) -> Result<(u64, u64), GraphError> {
     let mut own = FxHashMap::<Vertex, u64>::default();
     labels.iter().for_each(|&label| *own.entry(label).or_default() += 1);
     let (place, ranks) = (exchange.place(), exchange.ranks());

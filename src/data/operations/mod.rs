@@ -230,10 +230,8 @@ pub fn run(
         }
         Operation::PageRank(options) => {
             let found = pagerank::pagerank(exchange, part, options)?;
-            let facts = vec![
-                whole("iterations", u64::from(found.iterations)),
-                ("residual", Number::Real(found.residual)),
-            ];
+            let facts =
+                vec![whole("iterations", u64::from(found.iterations)), ("residual", Number::Real(found.residual))];
             (facts, Values::Real(found.ranks))
         }
         Operation::Triangles => {
@@ -260,9 +258,8 @@ pub fn run(
         }
         Operation::Change { insert, edges } => {
             let edges = read_changes(exchange, part, edges, dir)?;
-            let (changed, count) = part.changed(exchange, edges, *insert)?;
-            let name = if *insert { "inserted" } else { "deleted" };
-            return Ok(Answer { facts: vec![whole(name, count)], values: Values::None, changed: Some(changed) });
+            let (next, count) = part.changed(exchange, edges, *insert)?;
+            return Ok(Answer { changed: Some(next), ..changed(count, *insert) });
         }
         Operation::Save { file, format } => {
             let path = dir.join(file);
@@ -280,7 +277,7 @@ pub fn run(
 /// Degrees of the own vertices. A loop of an undirected graph has both its ends there.
 fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
     let degree = |v: Vertex| {
-        let (out, into) = (part.out().degree(v) as u64, part.into().degree(v) as u64);
+        let (out, into) = (part.outgoing().degree(v) as u64, part.incoming().degree(v) as u64);
         match direction {
             _ if !part.is_directed() => out + u64::from(part.has_loop(v)),
             Direction::Out => out,
@@ -291,8 +288,17 @@ fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
     part.own().into_par_iter().map(degree).collect()
 }
 
-/// The edges of a batch, each rank a piece of them.
-fn read_changes(
+/// What a batch answers that has changed so many edges.
+pub fn changed(count: u64, insert: bool) -> Answer {
+    let name = if insert { "inserted" } else { "deleted" };
+    Answer { facts: vec![(name, Number::Whole(count))], values: Values::None, changed: None }
+}
+
+/// The edges of a batch, each rank a piece of them. Relative files lie in `dir`.
+///
+/// # Errors
+/// If the file cannot be read, or names a vertex that the graph has not.
+pub fn read_changes(
     exchange: &mut dyn Exchange,
     part: &Part,
     edges: &Edges,
@@ -348,12 +354,7 @@ impl Values {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_values(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    values: &Values,
-    path: &Path,
-) -> Result<(), GraphError> {
+pub fn write_values(exchange: &mut dyn Exchange, part: &Part, values: &Values, path: &Path) -> Result<(), GraphError> {
     format::write::text(exchange, part, path, String::new(), |part, v, out| {
         let mut text = String::with_capacity(32);
         let _ = write!(text, "{} ", part.ids().id(v));
@@ -368,20 +369,13 @@ pub fn write_values(
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn top(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    values: &Values,
-    count: usize,
-) -> Result<String, GraphError> {
+pub fn top(exchange: &mut dyn Exchange, part: &Part, values: &Values, count: usize) -> Result<String, GraphError> {
     let own = part.own();
     let key = |&(order, v): &(u64, Vertex)| (std::cmp::Reverse(order), v);
     let has_values = !matches!(values, Values::None) && !matches!(values, Values::Whole(all) if all.len() < own.len());
     let all = if has_values { own.len() } else { 0 };
-    let mut best: Vec<(u64, Vertex)> = (0..all)
-        .into_par_iter()
-        .filter_map(|at| Some((values.order(part, at)?, own.start + at as Vertex)))
-        .collect();
+    let mut best: Vec<(u64, Vertex)> =
+        (0..all).into_par_iter().filter_map(|at| Some((values.order(part, at)?, own.start + at as Vertex))).collect();
     if best.len() > count && count > 0 {
         best.select_nth_unstable_by_key(count - 1, key);
     }

@@ -67,7 +67,7 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &Part, options: &Options) -> 
     let mut ranks = vec![1.0 / count; own.len()];
     // What each vertex of the graph passes on along each of its edges.
     let mut passed = vec![0.0f64; part.vertices() as usize];
-    let inverse: Vec<f64> = own.clone().into_par_iter().map(|v| 1.0 / part.out().degree(v) as f64).collect();
+    let inverse: Vec<f64> = own.clone().into_par_iter().map(|v| 1.0 / part.outgoing().degree(v) as f64).collect();
     let everything: Vec<u32> = if exchange.ranks() > 1 { (0..own.len() as u32).collect() } else { Vec::new() };
     let (mut done, mut residual) = (0, 0.0);
     while done < iterations {
@@ -103,7 +103,7 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &Part, options: &Options) -> 
                 let first = own.start + (piece * PIECE) as u32;
                 let mut change = 0u64;
                 for (at, rank) in ranks.iter_mut().enumerate() {
-                    let new = base + damping * row_sum(part.into().row(first + at as u32), &passed);
+                    let new = base + damping * row_sum(part.incoming().row(first + at as u32), &passed);
                     change += fixed((new - *rank).abs());
                     *rank = new;
                 }

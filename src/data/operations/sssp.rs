@@ -66,8 +66,8 @@ impl Search<'_> {
         if self.bucket(distance) < bucket {
             return;
         }
-        let weights = self.part.out().row_weights(v);
-        for (at, &to) in self.part.out().row(v).iter().enumerate() {
+        let weights = self.part.outgoing().row_weights(v);
+        for (at, &to) in self.part.outgoing().row(v).iter().enumerate() {
             let new = distance + weights.get(at);
             if range.contains(&to) {
                 if lower(&self.own[(to - range.start) as usize], new.to_bits()) {
@@ -98,7 +98,7 @@ impl Search<'_> {
 /// The width of buckets where the user names none: the heaviest edge by the mean degree, which leaves an edge or so
 /// of each vertex within a bucket.
 fn width(exchange: &mut dyn Exchange, part: &Part) -> Result<f64, GraphError> {
-    let rows = part.out();
+    let rows = part.outgoing();
     let heaviest = part
         .own()
         .into_par_iter()

@@ -12,8 +12,15 @@ use crate::data::ids::Ids;
 /// Runs the same on so many ranks that are threads, and returns what each returns.
 fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            exchanges(ranks).into_iter().map(|mut exchange| scope.spawn({ let run = &run; move || run(&mut exchange) })).collect();
+        let threads: Vec<_> = exchanges(ranks)
+            .into_iter()
+            .map(|mut exchange| {
+                scope.spawn({
+                    let run = &run;
+                    move || run(&mut exchange)
+                })
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
@@ -199,16 +206,48 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
         })
     };
     let whole = |operation| {
-        joined(&answers(&operation).into_iter().map(|a| match a.1 { Values::Whole(v) => v, other => panic!("{other:?}") }).collect::<Vec<_>>())
+        joined(
+            &answers(&operation)
+                .into_iter()
+                .map(|a| match a.1 {
+                    Values::Whole(v) => v,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>(),
+        )
     };
     let real = |operation| {
-        joined(&answers(&operation).into_iter().map(|a| match a.1 { Values::Real(v) => v, other => panic!("{other:?}") }).collect::<Vec<_>>())
+        joined(
+            &answers(&operation)
+                .into_iter()
+                .map(|a| match a.1 {
+                    Values::Real(v) => v,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>(),
+        )
     };
     let vertices = |operation| {
-        joined(&answers(&operation).into_iter().map(|a| match a.1 { Values::Vertices(v) => v, other => panic!("{other:?}") }).collect::<Vec<_>>())
+        joined(
+            &answers(&operation)
+                .into_iter()
+                .map(|a| match a.1 {
+                    Values::Vertices(v) => v,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>(),
+        )
     };
     let levels = |operation| {
-        joined(&answers(&operation).into_iter().map(|a| match a.1 { Values::Levels { levels, .. } => levels, other => panic!("{other:?}") }).collect::<Vec<_>>())
+        joined(
+            &answers(&operation)
+                .into_iter()
+                .map(|a| match a.1 {
+                    Values::Levels { levels, .. } => levels,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>(),
+        )
     };
     let close = |a: &[f64], b: &[f64]| {
         assert_eq!(a.len(), b.len());

@@ -83,12 +83,12 @@ impl Oriented {
 /// Calls `each` for the neighbours of a vertex in either direction, ascending, with the number of edges between the two; an undirected
 /// edge counts as two.
 fn neighbours(part: &Part, v: Vertex, mut each: impl FnMut(Vertex, u8)) {
-    let out = part.out().row(v);
+    let out = part.outgoing().row(v);
     if !part.is_directed() {
         out.iter().filter(|&&u| u != v).for_each(|&u| each(u, 2));
         return;
     }
-    let into = part.into().row(v);
+    let into = part.incoming().row(v);
     let (mut a, mut b) = (0, 0);
     while a < out.len() || b < into.len() {
         let (x, y) = (out.get(a).copied().unwrap_or(Vertex::MAX), into.get(b).copied().unwrap_or(Vertex::MAX));
@@ -186,12 +186,7 @@ impl<'a> Counter<'a> {
 }
 
 /// Counts over all ranks.
-fn run(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    lists: &Oriented,
-    want: Want,
-) -> Result<Triangles, GraphError> {
+fn run(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, want: Want) -> Result<Triangles, GraphError> {
     let own = part.own();
     let counter = Counter::new(part, lists, want);
     let blocks: Vec<Vertex> = own.clone().step_by(4096).collect();
@@ -238,12 +233,7 @@ fn run(
 }
 
 /// Lists go to the other ranks that own some of their vertices, in rounds.
-fn remote(
-    exchange: &mut dyn Exchange,
-    part: &Part,
-    lists: &Oriented,
-    counter: &Counter,
-) -> Result<(), GraphError> {
+fn remote(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, counter: &Counter) -> Result<(), GraphError> {
     let own = part.own();
     let mut next = own.start;
     loop {

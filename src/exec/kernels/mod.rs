@@ -8,11 +8,13 @@
 //! | `compute_bound` | `iterations` | the compute kernel of Task Bench |
 //! | `memory` | `size`, `seconds` | takes memory, touches it, holds it |
 //! | `mandelbrot` | `width height band bands center span iterations samples output` | renders one strip of a picture |
+//! | `graph_operation` | `graph operation args output top` | an operation on a data graph; tasks with `operation` become this |
 //! | `png` | `input output width height` | raw pixels to a PNG file |
 
 mod busy;
 pub mod compute;
 mod files;
+mod graph_operation;
 mod mandelbrot;
 mod memory;
 mod png;
@@ -32,6 +34,7 @@ pub(super) fn register(kernels: &mut Kernels) {
     kernels.register("memory", memory::prepare);
     kernels.register("mandelbrot", mandelbrot::prepare);
     kernels.register("png", png::prepare);
+    kernels.register(crate::job::OPERATION_KERNEL, graph_operation::prepare);
 }
 
 fn noop(args: &toml::Table) -> Result<Prepared, ArgError> {

@@ -9,6 +9,7 @@
 mod alerts;
 mod drafts;
 mod files;
+pub(crate) mod graphs;
 mod limits;
 mod links;
 pub(crate) mod names;
@@ -75,7 +76,8 @@ impl<'a> Resolution<'a> {
         tables: usize,
         findings: &mut Findings,
     ) -> Self {
-        let job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
+        let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
+        job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
         Resolution { spec, context, defaults, job, drafts, shared: Shared::default() }
     }

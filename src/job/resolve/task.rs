@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::drafts::{Need, Notes, Place as Spot, Shared};
+use super::graphs::OPERATION_KERNEL;
 use super::names::{check_dir, check_name, make_name};
 use super::{Context, pattern, warn_of_dialect};
+use crate::data::source::{Origin, Source};
 use crate::job::body::{Arg, Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
@@ -15,7 +17,7 @@ use crate::job::spec::{Common, TaskSpec};
 use crate::job::template::{Element, Place, Template, compile};
 use crate::job::units::{parse_duration, shorten};
 use crate::job::values::{ArgsSpec, Background, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, RawArg, RetriesSpec};
-use crate::job::{Group, Job, MpiShape, Retry, Work};
+use crate::job::{DataGraph, Group, Job, MpiShape, Retry, Work};
 use crate::model::TaskId;
 
 /// A number that its reader has bounded to less than `u32` holds.
@@ -106,20 +108,26 @@ impl<'a> Resolver<'a> {
     pub(super) fn draft(mut self) -> (Group, Body, Notes) {
         let own = &self.spec.value.own;
         let common = Given { own: &self.spec.value.common, defaults: self.defaults };
-        let body = self.body(&common);
+        let mut body = self.body(&common);
+        if matches!(&body.work, WorkTemplate::Kernel { name, .. } if **name == *OPERATION_KERNEL) {
+            self.operation_files(&mut body);
+        }
         let group = self.group(&common, &body);
         let space_typed = ["array", "matrix", "pattern"].iter().any(|key| self.spec.value.typed.contains(key));
         let spots = |files: Option<&At<FilesSpec>>| -> Box<[Spot]> {
             files.map_or_else(Box::default, |at| at.value.0.iter().map(|file| Spot::of(&file.name.span)).collect())
         };
+        let listed = usize::from(body.inputs.len() > own.inputs.as_ref().map_or(0, |files| files.value.0.len()));
+        let graph_file = own.graph.as_ref().map(|at| Spot::of(&at.span)).into_iter().take(listed);
+        let output = own.output.as_ref().filter(|_| !body.outputs.is_empty()).map(|at| Spot::of(&at.span));
         let text = self.context.text;
         let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
         let notes = Notes {
             needs: needs.map(|need| Need::new(need, text)).collect(),
             name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
             space: Spot::of(&self.space_span),
-            inputs: spots(own.inputs.as_ref()),
-            outputs: spots(own.outputs.as_ref()),
+            inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).collect(),
+            outputs: spots(own.outputs.as_ref()).into_iter().chain(output).collect(),
             broken: space_typed && !self.space.is_indexed(),
         };
         (group, body, notes)
@@ -186,6 +194,17 @@ impl<'a> Resolver<'a> {
     fn work(&mut self) -> WorkTemplate {
         let own = &self.spec.value.own;
         let typed = |key| self.spec.value.typed.contains(&key);
+        if typed("operation") || typed("graph") {
+            return self.operation();
+        }
+        for field in ["output", "top"].into_iter().filter(|field| typed(field)) {
+            let span = own.output.as_ref().map(|at| &at.span).or(own.top.as_ref().map(|at| &at.span));
+            self.findings.push(
+                Diagnostic::error(format!("`{field}` belongs to an `operation` on a graph, and this task has none"))
+                    .at(span.unwrap_or(&self.spec.span))
+                    .help("the files that a command writes are its `outputs`"),
+            );
+        }
         if let (Some(command), Some(kernel)) = (&own.command, &own.kernel) {
             self.findings.push(
                 Diagnostic::error("a task has either a `command` or a `kernel`, not both")
@@ -196,7 +215,7 @@ impl<'a> Resolver<'a> {
             self.findings.push(
                 Diagnostic::error(format!("the task `{}` has nothing to run", shorten(&self.name)))
                     .at(&self.spec.span)
-                    .help("give it a `command` or a `kernel`"),
+                    .help("give it a `command`, a `kernel`, or a `graph` and an `operation`"),
             );
         }
         if let Some(args) = own.args.as_ref().filter(|_| !typed("kernel")) {
@@ -256,6 +275,90 @@ impl<'a> Resolver<'a> {
         work
     }
 
+    /// An operation on a graph, as a call of the kernel that runs them.
+    fn operation(&mut self) -> WorkTemplate {
+        let own = &self.spec.value.own;
+        for (other, span) in [
+            ("command", own.command.as_ref().map(|at| &at.span)),
+            ("kernel", own.kernel.as_ref().map(|at| &at.span)),
+            ("mpi", own.mpi.as_ref().map(|at| &at.span)),
+        ] {
+            if let Some(span) = span {
+                let message = format!("a task is either an `operation` on a graph or has a `{other}`, not both");
+                self.findings.push(Diagnostic::error(message).at(span));
+            }
+        }
+        let typed = |key| self.spec.value.typed.contains(&key);
+        for (missing, there, help) in [
+            ("graph", "operation", "name a `[[graph]]` table: `graph = \"web\"`"),
+            ("operation", "graph", "name what is done with it: `operation = \"pagerank\"`"),
+        ] {
+            if !typed(missing) && typed(there) {
+                let message = format!("the task `{}` has `{there}`, but no `{missing}`", shorten(&self.name));
+                self.findings.push(Diagnostic::error(message).at(&self.spec.span).help(help));
+            }
+        }
+        let (Some(graph), Some(operation)) = (&own.graph, &own.operation) else {
+            return WorkTemplate::Command(Box::default());
+        };
+        let Some(known) = self.job.graphs.iter().find(|known| known.name == graph.value) else {
+            let names: Vec<&str> = self.job.graphs.iter().map(|graph| graph.name.as_str()).collect();
+            self.findings.push(
+                Diagnostic::error(format!("there is no graph called `{}`", shorten(&graph.value)))
+                    .at(&graph.span)
+                    .help(suggest(&graph.value, &names, "graphs")),
+            );
+            return WorkTemplate::Command(Box::default());
+        };
+        let fixed = |text: &str| Arg::Fixed(toml::Value::String(text.to_owned()));
+        let own_args: Vec<(String, Arg)> = own
+            .args
+            .as_ref()
+            .map_or(&[][..], |args| &args.value.0)
+            .iter()
+            .map(|(name, arg)| (name.clone(), self.arg(arg)))
+            .collect();
+        let mut args = vec![
+            ("graph".to_owned(), fixed(&known.name)),
+            ("source".to_owned(), fixed(&format!("{:?}", known.source))),
+            ("operation".to_owned(), fixed(operation.value.0.0)),
+            ("args".to_owned(), Arg::Table(own_args)),
+        ];
+        if let Some(output) = &own.output {
+            let template = self.template(&output.value, &output.span);
+            let is_written_by_all = self.space.is_indexed() && template.is_same_for_all();
+            args.push(("output".to_owned(), template.constant().map_or(Arg::Text(template.clone()), &fixed)));
+            if is_written_by_all {
+                let message = format!("all tasks of `{}` write to the same `output`", self.name);
+                let help = "put the index into the name: `output = \"ranks-{index}.txt\"`";
+                self.findings.push(Diagnostic::error(message).at(&output.span).help(help));
+            }
+        }
+        if let Some(top) = &own.top {
+            args.push(("top".to_owned(), Arg::Fixed(toml::Value::Integer(top.value.0))));
+        }
+        let work = WorkTemplate::Kernel { name: self.shared.text(OPERATION_KERNEL), args: self.shared.args(args) };
+        self.check_args(&work, own.args.as_ref().map_or(&operation.span, |args| &args.span));
+        work
+    }
+
+    /// Files that an operation reads and writes beside those that are listed: that of its graph, and its output.
+    fn operation_files(&mut self, body: &mut Body) {
+        let own = &self.spec.value.own;
+        let graph = own.graph.as_ref().and_then(|graph| {
+            self.job.graphs.iter().find(|known| known.name == graph.value).map(|known| (known, &graph.span))
+        });
+        let file = |name: Template| FileTemplate { name, size: None, optional: false };
+        if let Some((DataGraph { source: Source { origin: Origin::File(path, _), .. }, .. }, _)) = graph {
+            let name = Template::Text(self.shared.text(&path.to_string_lossy()));
+            body.inputs = body.inputs.iter().cloned().chain([file(name)]).collect();
+        }
+        if let Some(output) = &own.output {
+            let name = self.template(&output.value, &output.span);
+            body.outputs = body.outputs.iter().cloned().chain([file(name)]).collect();
+        }
+    }
+
     fn arg(&mut self, arg: &At<RawArg>) -> Arg {
         match &arg.value {
             RawArg::Fixed(value) => Arg::Fixed(value.clone()),
@@ -278,7 +381,13 @@ impl<'a> Resolver<'a> {
         for number in samples {
             let Work::Kernel { name, args } = work.fill(self.element(number)) else { return };
             if let Err(reason) = self.context.kernels.check(&name, &args) {
-                let mut message = format!("the kernel `{name}` refuses its arguments: {reason}");
+                let mut message = match args.get("operation") {
+                    Some(toml::Value::String(operation)) if name == OPERATION_KERNEL => {
+                        let reason = reason.strip_prefix(&format!("kernel `{name}`: ")).unwrap_or(&reason);
+                        format!("the operation `{operation}` refuses its arguments: {reason}")
+                    }
+                    _ => format!("the kernel `{name}` refuses its arguments: {reason}"),
+                };
                 if let Some(index) = self.space.index(number).filter(|_| !work.is_constant()) {
                     message.push_str(&format!(" (in `{}[{index}]`)", self.name));
                 }

@@ -1,6 +1,7 @@
 //! How the values of fields are written: the forms that a single field may take, each with its reader and its schema.
 
 mod axes;
+mod graphs;
 mod quantities;
 mod relations;
 mod words;
@@ -13,6 +14,7 @@ use super::read::{At, Node, float, integer};
 use super::space::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
+pub(crate) use graphs::{GraphWeights, OperationName};
 pub(crate) use quantities::{
     Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
 };

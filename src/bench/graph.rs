@@ -1,0 +1,206 @@
+//! Operations on a data graph, timed: on this process alone, or on all ranks of the world.
+//!
+//! Each rank holds its share of the graph and works on it with its own threads; the world carries the rounds. There is no scheduler
+//! and no journal in between: what is measured is the operations themselves.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::data::exchange::{Exchange, largest, sum};
+use crate::data::operations::pagerank::{self, Sinks};
+use crate::data::operations::{self, Edges, Number, Operation};
+use crate::data::part::Part;
+use crate::data::source::Source;
+use crate::data::{GraphError, Vertex};
+
+/// Sources of searches; as in the GAP benchmark suite they are drawn among vertices that have edges.
+const SOURCES: usize = 8;
+
+/// Edges of a batch of insertions at most.
+const BATCH: usize = 1_000_000;
+
+/// Bytes that the measurement of memory bandwidth goes through on each rank: more than caches hold.
+const STREAM: usize = 64 << 20;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The graph.
+    pub source: Source,
+    /// Operations by name; empty: all.
+    pub operations: Vec<String>,
+    /// How often each is run; the best counts.
+    pub rounds: u32,
+}
+
+/// One operation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timed {
+    /// Its name.
+    pub operation: &'static str,
+    /// Seconds of the fastest round; of searches the mean over sources of the fastest.
+    pub seconds: f64,
+    /// Edges of the graph per second; of insertions those of the batch.
+    pub edges_per_s: f64,
+    /// What it found.
+    pub found: serde_json::Map<String, serde_json::Value>,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Ranks.
+    pub ranks: u32,
+    /// Threads of each.
+    pub threads: u32,
+    /// Vertices of the graph.
+    pub vertices: Vertex,
+    /// Edges of the graph; undirected ones count once.
+    pub edges: u64,
+    /// Seconds until it was loaded and distributed.
+    pub load_s: f64,
+    /// Bytes that it takes on all ranks together.
+    pub bytes: u64,
+    /// Bytes per second that all threads of all ranks read together.
+    pub bandwidth: f64,
+    /// Seconds for which the bandwidth would suffice for an iteration of PageRank: 4 bytes for each edge, 24 for each vertex.
+    pub pagerank_iteration_floor_s: f64,
+    /// The operations.
+    pub operations: Vec<Timed>,
+}
+
+/// Measures. Every rank calls it with the same plan, in its own pool of threads.
+///
+/// # Errors
+/// If the graph cannot be loaded, or ranks cannot talk.
+pub fn measure(exchange: &mut dyn Exchange, plan: &Plan) -> Result<Measured, GraphError> {
+    let begin = Instant::now();
+    let part = plan.source.load(exchange)?;
+    sum(exchange, [0])?;
+    let load_s = begin.elapsed().as_secs_f64();
+    let [bytes, stored] = sum(exchange, [part.bytes(), part.outgoing().edges()])?;
+    let sources = sources(exchange, &part)?;
+    let bandwidth = bandwidth(exchange)?;
+    let touched = 4 * stored + 24 * u64::from(part.vertices());
+    let mut timed = Vec::new();
+    for name in Operation::NAMES.iter().filter(|name| **name != "save" && **name != "delete_edges") {
+        if plan.operations.is_empty() || plan.operations.iter().any(|wanted| wanted == name) {
+            timed.push(time(exchange, &part, name, &sources, plan.rounds)?);
+        }
+    }
+    Ok(Measured {
+        ranks: exchange.ranks() as u32,
+        threads: rayon::current_num_threads() as u32,
+        vertices: part.vertices(),
+        edges: part.edges(),
+        load_s,
+        bytes,
+        bandwidth,
+        pagerank_iteration_floor_s: touched as f64 / bandwidth,
+        operations: timed,
+    })
+}
+
+/// Ids of vertices that have edges, the same on all ranks.
+fn sources(exchange: &mut dyn Exchange, part: &Part) -> Result<Vec<u64>, GraphError> {
+    let mut random = fastrand::Rng::with_seed(27_491_095);
+    let mut sources = Vec::new();
+    for _ in 0..1000 {
+        let vertex = random.u32(..part.vertices().max(1));
+        let degree = if part.own().contains(&vertex) { part.outgoing().degree(vertex) as u64 } else { 0 };
+        let [degree] = sum(exchange, [degree])?;
+        if degree > 0 {
+            sources.push(part.ids().id(vertex));
+        }
+        if sources.len() == SOURCES {
+            break;
+        }
+    }
+    Ok(sources)
+}
+
+/// The operations of a name: one for each source where it has one.
+fn operations_of(part: &Part, name: &str, sources: &[u64]) -> Vec<Operation> {
+    let each = |make: fn(u64) -> Operation| sources.iter().map(|&source| make(source)).collect();
+    match name {
+        "degrees" => vec![Operation::Degrees(operations::Direction::Both)],
+        "bfs" => each(|source| Operation::Bfs { source }),
+        "sssp" => each(|source| Operation::Sssp { source, delta: None }),
+        "components" => vec![Operation::Components],
+        // As GAP does it.
+        "pagerank" => {
+            vec![Operation::PageRank(pagerank::Options { sinks: Sinks::Drop, ..pagerank::Options::default() })]
+        }
+        "triangles" => vec![Operation::Triangles],
+        "clustering" => vec![Operation::Clustering],
+        "communities" => vec![Operation::Communities { iterations: 10 }],
+        "k_hop" => each(|source| Operation::KHop { sources: vec![source], hops: 1 }),
+        _ => {
+            let mut random = fastrand::Rng::with_seed(1);
+            let mut vertex = || part.ids().id(random.u32(..part.vertices().max(1)));
+            let size = if part.vertices() == 0 { 0 } else { BATCH.min(part.edges() as usize) };
+            let pairs = (0..size).map(|_| (vertex(), vertex())).collect();
+            vec![Operation::Change { insert: true, edges: Edges::Listed(pairs) }]
+        }
+    }
+}
+
+fn time(
+    exchange: &mut dyn Exchange,
+    part: &Part,
+    name: &str,
+    sources: &[u64],
+    rounds: u32,
+) -> Result<Timed, GraphError> {
+    let operations = operations_of(part, name, sources);
+    let (mut total, mut found) = (Duration::ZERO, serde_json::Map::new());
+    let (mut operation_name, mut edges) = ("", part.edges());
+    for operation in &operations {
+        let mut best = Duration::MAX;
+        for _ in 0..rounds {
+            // All begin together, and it is over when the last rank is done.
+            sum(exchange, [0])?;
+            let begin = Instant::now();
+            let answer = operations::run(exchange, part, operation, Path::new(""), false)?;
+            let [nanoseconds] = largest(exchange, [begin.elapsed().as_nanos() as u64])?;
+            best = best.min(Duration::from_nanos(nanoseconds));
+            found = answer
+                .facts
+                .iter()
+                .map(|&(key, number)| {
+                    let number = match number {
+                        Number::Whole(number) => number.into(),
+                        Number::Real(number) => number.into(),
+                    };
+                    (key.to_owned(), number)
+                })
+                .collect();
+        }
+        if let Operation::Change { edges: Edges::Listed(pairs), .. } = operation {
+            edges = pairs.len() as u64;
+        }
+        operation_name = operation.name();
+        total += best;
+    }
+    let seconds = total.as_secs_f64() / operations.len().max(1) as f64;
+    Ok(Timed { operation: operation_name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
+}
+
+/// Bytes per second that the threads of all ranks read together, all at once; the best of three.
+fn bandwidth(exchange: &mut dyn Exchange) -> Result<f64, GraphError> {
+    use rayon::prelude::*;
+    let words: Vec<u64> = (0..(STREAM / 8) as u64).into_par_iter().collect();
+    let mut best = u64::MAX;
+    for _ in 0..3 {
+        sum(exchange, [0])?;
+        let begin = Instant::now();
+        let total: u64 =
+            words.par_chunks(1 << 14).map(|chunk| chunk.iter().fold(0u64, |sum, w| sum.wrapping_add(*w))).sum();
+        std::hint::black_box(total);
+        let [nanoseconds] = largest(exchange, [begin.elapsed().as_nanos() as u64])?;
+        best = best.min(nanoseconds);
+    }
+    Ok(STREAM as f64 * exchange.ranks() as f64 / (best.max(1) as f64 / 1e9))
+}

@@ -1,0 +1,316 @@
+//! The data graphs of a run on this rank: loaded when the first operation needs them, kept until the run ends.
+//!
+//! A graph has versions. Operations that read keep the version that they began with; a batch of changes makes the next one. Each batch is
+//! a file of the run directory, numbered by the version that it makes, which exists before that version is shown. So all ranks agree on
+//! the order of batches (a number is taken once), each puts in what others have written before it runs an operation, and a resumed
+//! run reads the source and then the batches. Edges are a set, so a batch that comes twice does no harm.
+//!
+//! Each rank that runs operations on a graph holds all of it.
+//!
+//! What an operation finds is kept for [`KEPT_FOR`]: an equal one of the same version is answered from memory, and waits for one that is
+//! under way instead of computing the same again.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::kernel::Context;
+use crate::data::GraphError;
+use crate::data::exchange::{Alone, Exchange, Stopped};
+use crate::data::format::Format;
+use crate::data::operations::{self, Answer, Edges, Operation, Values};
+use crate::data::part::Part;
+use crate::data::rows::EdgeList;
+use crate::job::DataGraph;
+
+/// How long results are answered from memory.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// How many results of a graph are kept at most.
+const KEPT_RESULTS: usize = 64;
+
+/// How long an operation waits before it asks again for what another one holds.
+const HELD_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The graphs of a run.
+#[derive(Default)]
+pub struct Graphs {
+    all: BTreeMap<String, Resident>,
+}
+
+struct Resident {
+    graph: DataGraph,
+    /// Where batches are kept; `None`: nowhere.
+    batches: Option<PathBuf>,
+    /// Held while it is loaded or changed.
+    loading: Mutex<()>,
+    part: Mutex<Option<Part>>,
+    results: Mutex<Vec<Kept>>,
+}
+
+/// A result, or the place where it will be.
+struct Kept {
+    version: u64,
+    key: String,
+    since: Instant,
+    found: Arc<Mutex<Option<Arc<Found>>>>,
+}
+
+/// What an operation has found, on which version.
+pub struct Found {
+    /// The version.
+    pub part: Part,
+    /// Numbers and values.
+    pub answer: Answer,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a lock that others may hold for long, unless the task is to stop.
+fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, GraphError> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(std::sync::TryLockError::Poisoned(guard)) => return Ok(guard.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => {
+                if !context.sleep(HELD_RETRY_INTERVAL) {
+                    return Err(Stopped::Cancelled.into());
+                }
+            }
+        }
+    }
+}
+
+impl Graphs {
+    /// The graphs of a job; batches of changes are kept in `dir`.
+    pub fn new(graphs: &[DataGraph], dir: Option<&Path>) -> Graphs {
+        let resident = |graph: &DataGraph| Resident {
+            graph: graph.clone(),
+            batches: dir.map(|dir| dir.join(&graph.name)),
+            loading: Mutex::default(),
+            part: Mutex::default(),
+            results: Mutex::default(),
+        };
+        Graphs { all: graphs.iter().map(|graph| (graph.name.clone(), resident(graph))).collect() }
+    }
+
+    fn resident(&self, name: &str) -> Result<&Resident, GraphError> {
+        self.all.get(name).ok_or_else(|| GraphError::refused(format!("the job has no graph called `{name}`")))
+    }
+
+    /// The present version of a graph; loads it if need be.
+    ///
+    /// # Errors
+    /// If there is none of that name, it cannot be loaded, or the task is to stop.
+    pub fn part(&self, name: &str, context: &Context) -> Result<Part, GraphError> {
+        let resident = self.resident(name)?;
+        let present = || lock(&resident.part).clone();
+        if let Some(part) = present().filter(|part| !resident.is_behind(part)) {
+            return Ok(part);
+        }
+        let _loading = lock_patiently(&resident.loading, context)?;
+        let is_cancelled = || context.cancelled();
+        let mut exchange = Alone::new(&is_cancelled);
+        let part = context.rayon().install(|| {
+            let part = match present() {
+                Some(part) => part,
+                None => resident.graph.source.load(&mut exchange)?,
+            };
+            resident.caught_up(&mut exchange, part)
+        })?;
+        *lock(&resident.part) = Some(part.clone());
+        Ok(part)
+    }
+
+    /// Runs an operation on the present version, or takes what an equal one has found; `each`: values of single vertices are wanted. True
+    /// beside it if it was taken.
+    ///
+    /// # Errors
+    /// If it is stopped, or its arguments do not fit the graph.
+    pub fn run(
+        &self,
+        name: &str,
+        operation: &Operation,
+        context: &Context,
+        each: bool,
+    ) -> Result<(Arc<Found>, bool), GraphError> {
+        let part = self.part(name, context)?;
+        let resident = self.resident(name)?;
+        match operation {
+            Operation::Change { insert, edges } => {
+                resident.change(*insert, edges, context).map(|found| (Arc::new(found), false))
+            }
+            Operation::Save { .. } => compute(part, operation, context, each).map(|found| (Arc::new(found), false)),
+            _ => {
+                let place = resident.place_for(part.version(), format!("{operation:?} {each}"));
+                let mut found = lock_patiently(&place, context)?;
+                if let Some(found) = &*found {
+                    return Ok((Arc::clone(found), true));
+                }
+                let new = Arc::new(compute(part, operation, context, each)?);
+                *found = Some(Arc::clone(&new));
+                Ok((new, false))
+            }
+        }
+    }
+}
+
+fn compute(part: Part, operation: &Operation, context: &Context, each: bool) -> Result<Found, GraphError> {
+    let begin = Instant::now();
+    let is_cancelled = || context.cancelled();
+    let mut exchange = Alone::new(&is_cancelled);
+    let run = || operations::run(&mut exchange, &part, operation, context.dir(), each);
+    let answer = context.rayon().install(run)?;
+    Ok(Found { part, answer, seconds: begin.elapsed().as_secs_f64() })
+}
+
+impl Resident {
+    /// The file of the batch that makes a version.
+    fn batch(&self, version: u64) -> Option<PathBuf> {
+        Some(self.batches.as_ref()?.join(format!("{version:09}.el")))
+    }
+
+    /// True if there is a batch that makes the next version.
+    fn is_behind(&self, part: &Part) -> bool {
+        self.batch(part.version() + 1).is_some_and(|file| file.exists())
+    }
+
+    /// Puts in what has been written since that version, by this rank or another.
+    fn caught_up(&self, exchange: &mut dyn Exchange, mut part: Part) -> Result<Part, GraphError> {
+        while let Some(file) = self.batch(part.version() + 1).filter(|file| file.exists()) {
+            let cannot =
+                |error: std::io::Error| GraphError::refused(format!("{}: cannot read it: {error}", file.display()));
+            let mut first = String::new();
+            let text = std::fs::File::open(&file).map_err(cannot)?;
+            std::io::BufReader::new(text).read_line(&mut first).map_err(cannot)?;
+            let insert = match first.trim() {
+                "# insert" => true,
+                "# delete" => false,
+                _ => {
+                    return Err(GraphError::refused(format!("{}:1: expected `# insert` or `# delete`", file.display())));
+                }
+            };
+            let edges = Edges::File(file.clone());
+            let batch = operations::read_changes(exchange, &part, &edges, Path::new(""))?;
+            (part, _) = part.changed(exchange, batch, insert)?;
+        }
+        Ok(part)
+    }
+
+    /// Makes the next version.
+    fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<Found, GraphError> {
+        let _loading = lock_patiently(&self.loading, context)?;
+        let begin = Instant::now();
+        let is_cancelled = || context.cancelled();
+        let mut exchange = Alone::new(&is_cancelled);
+        let mut part = lock(&self.part).clone().ok_or_else(|| GraphError::refused("the graph is not loaded"))?;
+        let (part, count) = context.rayon().install(|| {
+            loop {
+                part = self.caught_up(&mut exchange, part)?;
+                let batch = operations::read_changes(&mut exchange, &part, edges, context.dir())?;
+                let (next, count) = part.changed(&mut exchange, batch.clone(), insert)?;
+                if self.keep(&part, &batch, next.version(), insert)? {
+                    return Ok::<_, GraphError>((next, count));
+                }
+            }
+        })?;
+        *lock(&self.part) = Some(part.clone());
+        lock(&self.results).retain(|kept| kept.version + 1 >= part.version());
+        let answer = operations::changed(count, insert);
+        Ok(Found { part, answer, seconds: begin.elapsed().as_secs_f64() })
+    }
+
+    /// Writes a batch to the run directory, as the one that makes `version`. False if another rank has written that one meanwhile.
+    fn keep(&self, part: &Part, batch: &EdgeList, version: u64, insert: bool) -> Result<bool, GraphError> {
+        let Some(file) = self.batch(version) else { return Ok(true) };
+        let mut text = String::from(if insert { "# insert\n" } else { "# delete\n" });
+        for (at, &(u, v)) in batch.ends.iter().enumerate() {
+            // Writing to memory cannot fail.
+            let _ = write!(text, "{} {}", part.ids().id(u), part.ids().id(v));
+            if let Some(weights) = &batch.weights {
+                let _ = write!(text, " {}", weights[at]);
+            }
+            text.push('\n');
+        }
+        let dir = file.parent().unwrap_or(Path::new("."));
+        let write = || {
+            std::fs::create_dir_all(dir)?;
+            let mut new = tempfile::NamedTempFile::new_in(dir)?;
+            new.write_all(text.as_bytes())?;
+            new.as_file().sync_all()?;
+            match new.persist_noclobber(&file) {
+                Ok(_) => Ok(true),
+                Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(error.error),
+            }
+        };
+        write().map_err(|error| GraphError::refused(format!("{}: cannot write it: {error}", file.display())))
+    }
+
+    /// The place of a result of that version.
+    fn place_for(&self, version: u64, key: String) -> Arc<Mutex<Option<Arc<Found>>>> {
+        let mut results = lock(&self.results);
+        results.retain(|kept| kept.since.elapsed() < KEPT_FOR);
+        if let Some(kept) = results.iter().find(|kept| kept.version == version && kept.key == key) {
+            return Arc::clone(&kept.found);
+        }
+        if results.len() >= KEPT_RESULTS {
+            results.remove(0);
+        }
+        let found = Arc::default();
+        results.push(Kept { version, key, since: Instant::now(), found: Arc::clone(&found) });
+        found
+    }
+}
+
+/// What an operation prints: a line of JSON, then the largest values.
+///
+/// # Errors
+/// If the task is to stop.
+pub fn report(
+    name: &str,
+    operation: &Operation,
+    found: &Found,
+    cached: bool,
+    top: usize,
+    exchange: &mut dyn Exchange,
+) -> Result<String, GraphError> {
+    let Found { part, answer, seconds } = found;
+    let mut line = serde_json::Map::new();
+    let mut put = |key: &str, value: serde_json::Value| line.insert(key.to_owned(), value);
+    put("operation", operation.name().into());
+    put("graph", name.into());
+    put("version", part.version().into());
+    put("vertices", part.vertices().into());
+    put("edges", part.edges().into());
+    put("seconds", (*seconds).into());
+    put("edges_per_s", (part.edges() as f64 / seconds.max(1e-9)).into());
+    for (key, number) in &answer.facts {
+        put(
+            key,
+            match number {
+                operations::Number::Whole(number) => (*number).into(),
+                operations::Number::Real(number) => (*number).into(),
+            },
+        );
+    }
+    put("cached", cached.into());
+    let mut text = serde_json::Value::Object(line).to_string();
+    text.push('\n');
+    if top > 0 && !matches!(answer.values, Values::None) {
+        text += &operations::top(exchange, part, &answer.values, top)?;
+    }
+    Ok(text)
+}
+
+/// The format named by a word.
+pub fn format_named(word: &str) -> Option<Format> {
+    Format::ALL.iter().find(|known| known.0 == word).map(|known| known.1)
+}
