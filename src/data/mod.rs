@@ -13,6 +13,7 @@
 //! | `ids` | names of vertices in the file, numbers inside |
 //! | `rows` | neighbours of a range of vertices, and versions of them |
 //! | `part` | what one rank holds; who owns what |
+//! | `visit` | a rank's share for petgraph's algorithms |
 //! | `exchange` | how ranks talk in a round |
 //! | `operations/` | the operations |
 //!
@@ -26,6 +27,7 @@ pub mod operations;
 pub mod part;
 pub mod rows;
 pub mod source;
+mod visit;
 
 /// Number of a vertex, from 0 in ascending order of ids.
 pub type Vertex = u32;

@@ -194,7 +194,10 @@ impl Resident {
                 "# insert" => true,
                 "# delete" => false,
                 _ => {
-                    return Err(GraphError::refused(format!("{}:1: expected `# insert` or `# delete`", file.display())));
+                    return Err(GraphError::refused(format!(
+                        "{}:1: expected `# insert` or `# delete`",
+                        file.display()
+                    )));
                 }
             };
             let edges = Edges::File(file.clone());
@@ -283,8 +286,8 @@ pub fn report(
     exchange: &mut dyn Exchange,
 ) -> Result<String, GraphError> {
     let Found { part, answer, seconds } = found;
-    let mut line = serde_json::Map::new();
-    let mut put = |key: &str, value: serde_json::Value| line.insert(key.to_owned(), value);
+    let mut line: Vec<String> = Vec::new();
+    let mut put = |key: &str, value: serde_json::Value| line.push(format!("\"{key}\":{value}"));
     put("operation", operation.name().into());
     put("graph", name.into());
     put("version", part.version().into());
@@ -302,8 +305,7 @@ pub fn report(
         );
     }
     put("cached", cached.into());
-    let mut text = serde_json::Value::Object(line).to_string();
-    text.push('\n');
+    let mut text = format!("{{{}}}\n", line.join(","));
     if top > 0 && !matches!(answer.values, Values::None) {
         text += &operations::top(exchange, part, &answer.values, top)?;
     }

@@ -16,7 +16,7 @@ use super::run_view::{RunView, node_of, run_ns};
 use super::style::{LISTED, Paint, and_more, count, outcome, percent, seconds, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
-use crate::job::Work;
+use crate::job::{OPERATION_KERNEL, Work};
 use crate::journal::{Past, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
@@ -270,6 +270,12 @@ pub(super) fn command(work: &Work) -> String {
         Work::Command(words) => words.iter().map(|word| super::style::quoted(word)).collect::<Vec<_>>().join(" "),
         Work::Shell(line) => line.clone(),
         Work::Kernel { name, args } if args.is_empty() => format!("kernel {name}"),
+        Work::Kernel { name, args } if name == OPERATION_KERNEL => {
+            let text = |key: &str| args.get(key).and_then(toml::Value::as_str).unwrap_or_default();
+            let own = args.get("args").filter(|own| own.as_table().is_some_and(|own| !own.is_empty()));
+            let own = own.map_or(String::new(), |own| format!(" {own}"));
+            format!("operation {} on graph {}{own}", text("operation"), text("graph"))
+        }
         Work::Kernel { name, args } => {
             let args: Vec<String> = args.iter().map(|(key, value)| format!("{key} = {value}")).collect();
             format!("kernel {name} {{ {} }}", args.join(", "))

@@ -4,6 +4,7 @@ mod bench;
 mod embedding;
 mod faults;
 mod gpus;
+mod graphs;
 mod mpi;
 mod resume;
 mod run;

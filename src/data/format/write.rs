@@ -173,7 +173,15 @@ fn together(
     let new = unfinished(path);
     let cannot = |error: std::io::Error| trouble(path, "write it", &error);
     let is_first = exchange.place() == 0;
-    let made = if is_first { File::create(&new).and_then(|file| file.set_len(size)).map_err(cannot) } else { Ok(()) };
+    let made = if is_first {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        dir.map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| File::create(&new))
+            .and_then(|file| file.set_len(size))
+            .map_err(cannot)
+    } else {
+        Ok(())
+    };
     agree(exchange, made)?;
     let written = File::options().write(true).open(&new).and_then(|file| {
         stretches.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))?;
