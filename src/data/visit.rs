@@ -42,7 +42,7 @@ impl NodeIndexable for Part {
     }
 }
 
-impl<'a> IntoNodeIdentifiers for &'a Part {
+impl IntoNodeIdentifiers for &Part {
     type NodeIdentifiers = std::ops::Range<Vertex>;
 
     fn node_identifiers(self) -> std::ops::Range<Vertex> {

@@ -54,7 +54,9 @@ struct Resident {
 /// A result, or the place where it will be.
 struct Kept {
     version: u64,
-    key: String,
+    operation: Operation,
+    /// It has the values of single vertices, where these have to be asked for.
+    each: bool,
     since: Instant,
     found: Arc<Mutex<Option<Arc<Found>>>>,
 }
@@ -149,7 +151,9 @@ impl Graphs {
             }
             Operation::Save { .. } => compute(part, operation, context, each).map(|found| (Arc::new(found), false)),
             _ => {
-                let place = resident.place_for(part.version(), format!("{operation:?} {each}"));
+                // Only counting triangles is cheaper without.
+                let each = each || *operation != Operation::Triangles;
+                let place = resident.place_for(part.version(), operation, each);
                 let mut found = lock_patiently(&place, context)?;
                 if let Some(found) = &*found {
                     return Ok((Arc::clone(found), true));
@@ -258,17 +262,24 @@ impl Resident {
     }
 
     /// The place of a result of that version.
-    fn place_for(&self, version: u64, key: String) -> Arc<Mutex<Option<Arc<Found>>>> {
+    fn place_for(&self, version: u64, operation: &Operation, each: bool) -> Arc<Mutex<Option<Arc<Found>>>> {
         let mut results = lock(&self.results);
         results.retain(|kept| kept.since.elapsed() < KEPT_FOR);
-        if let Some(kept) = results.iter().find(|kept| kept.version == version && kept.key == key) {
+        let answers = |kept: &&Kept| kept.version == version && kept.operation == *operation && kept.each >= each;
+        if let Some(kept) = results.iter().find(answers) {
             return Arc::clone(&kept.found);
         }
         if results.len() >= KEPT_RESULTS {
             results.remove(0);
         }
         let found = Arc::default();
-        results.push(Kept { version, key, since: Instant::now(), found: Arc::clone(&found) });
+        results.push(Kept {
+            version,
+            operation: operation.clone(),
+            each,
+            since: Instant::now(),
+            found: Arc::clone(&found),
+        });
         found
     }
 }

@@ -116,7 +116,8 @@ fn the_reference_of_the_job_file_is_complete() {
     // The sections themselves have headings.
     let sections = ["job", "defaults", "scaling", "cost", "capacity"];
     let headings = sections.into_iter().filter(|name| text.contains(&format!("`[{name}]`"))).map(str::to_string);
-    let lists = ["alert"].into_iter().filter(|name| text.contains(&format!("`[[{name}]]`"))).map(str::to_string);
+    let lists =
+        ["alert", "graph"].into_iter().filter(|name| text.contains(&format!("`[[{name}]]`"))).map(str::to_string);
     let described: BTreeSet<String> = rows.chain(headings).chain(lists).collect();
     let missing: Vec<_> = fields.difference(&described).collect();
     assert!(missing.is_empty(), "docs/job-file.md does not describe {missing:?}");

@@ -132,9 +132,7 @@ impl Layout {
                 ));
             }
         };
-        let mut line = 1;
         for (at, text) in lines.by_ref() {
-            line += 1;
             let mut tokens = Tokens::new(text);
             if text.first() == Some(&b'%') || tokens.is_empty() {
                 continue;
@@ -145,7 +143,7 @@ impl Layout {
                 let reason = format!("a graph needs a square matrix, this one has {rows} rows and {columns} columns");
                 return Err(Wrong::new(at, reason));
             }
-            let header = lines.at;
+            let (header, line) = (lines.at, lines.count);
             return Ok(Layout::Matrix { header, line, count: rows, entries, weighted, symmetric });
         }
         Err(Wrong::new(text.len(), "the line with the sizes is missing; is the file cut off?"))
@@ -153,9 +151,7 @@ impl Layout {
 
     fn metis(text: &[u8]) -> Result<Layout, Wrong> {
         let mut lines = Lines::new(text);
-        let mut number_of_line = 0;
         for (at, line) in lines.by_ref() {
-            number_of_line += 1;
             if line.first() == Some(&b'%') {
                 continue;
             }
@@ -170,16 +166,14 @@ impl Layout {
             let vertex_weights = if format / 10 % 10 == 1 { constraints.unwrap_or(1) } else { 0 };
             let before = (format / 100 + vertex_weights) as usize;
             let (header, weighted) = (lines.at, format % 10 == 1);
-            return Ok(Layout::Metis { header, line: number_of_line, count, edges, before, weighted });
+            return Ok(Layout::Metis { header, line: lines.count, count, edges, before, weighted });
         }
         Err(Wrong::new(text.len(), "the line `vertices edges` is missing"))
     }
 
     fn dimacs(text: &[u8]) -> Result<Layout, Wrong> {
         let mut lines = Lines::new(text);
-        let mut number = 0;
         for (at, line) in lines.by_ref() {
-            number += 1;
             let mut tokens = Tokens::new(line);
             match tokens.word() {
                 None | Some(b"c") => {}
@@ -189,7 +183,7 @@ impl Layout {
                         return Err(wrong());
                     }
                     let (count, arcs) = (tokens.number().ok_or_else(wrong)?, tokens.number().ok_or_else(wrong)?);
-                    return Ok(Layout::Dimacs { header: lines.at, line: number, count, arcs });
+                    return Ok(Layout::Dimacs { header: lines.at, line: lines.count, count, arcs });
                 }
                 Some(_) => return Err(Wrong::new(at, "expected `c` or `p` at the beginning of the line")),
             }
@@ -409,11 +403,13 @@ pub fn directed_by_properties(path: &Path) -> Option<bool> {
 struct Lines<'a> {
     text: &'a [u8],
     at: usize,
+    /// How many have been read.
+    count: u64,
 }
 
 impl<'a> Lines<'a> {
     fn new(text: &'a [u8]) -> Lines<'a> {
-        Lines { text, at: 0 }
+        Lines { text, at: 0, count: 0 }
     }
 }
 
@@ -425,6 +421,7 @@ impl<'a> Iterator for Lines<'a> {
         let start = self.at;
         let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         self.at += (length + 1).min(rest.len());
+        self.count += 1;
         Some((start, &rest[..length]))
     }
 }
