@@ -3,9 +3,9 @@
 //! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
 //!   and there is no default, so nothing listens unasked.
 //! - Requests are bounded: size of head and body, time to send them, length of a connection.
-//! - Every connection is accepted at once. At most 32 are kept that have not shown the token, and
-//!   as many that have; one more ends the oldest of its kind. So connections without a token keep
-//!   no others waiting.
+//! - Every connection is accepted at once. At most 64 are kept that have not shown the token, and
+//!   32 that have; one more ends the oldest of its kind. So connections without a token keep no
+//!   others waiting.
 //! - What is read is computed from what the run has written. Between requests the thread sleeps.
 //! - What changes the run (`steer`) is a POST with the token in its header, where no link and no form of another page can put it.
 
@@ -49,8 +49,10 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a connection lasts; a browser opens another one without being asked.
 const CONNECTION: Duration = Duration::from_secs(120);
-/// Connections that have not shown the token, and connections that have.
-const CONNECTIONS: usize = 32;
+/// Connections that have not shown the token.
+const MAX_STRANGERS: usize = 64;
+/// Connections that have.
+const MAX_KNOWN: usize = 32;
 /// How long an answer about a change may take to leave when the run is over.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Answers within so short a time are made from the same reading of the run.
@@ -221,7 +223,7 @@ struct Guests {
 
 impl Guests {
     fn come(&mut self, number: u64, end: AbortHandle) {
-        admit(&mut self.strangers, number, end);
+        admit(&mut self.strangers, MAX_STRANGERS, number, end);
     }
 
     /// A connection has shown the token.
@@ -229,7 +231,7 @@ impl Guests {
         if let Some(at) = self.strangers.iter().position(|(stranger, _)| *stranger == number)
             && let Some((_, end)) = self.strangers.remove(at)
         {
-            admit(&mut self.known, number, end);
+            admit(&mut self.known, MAX_KNOWN, number, end);
         }
     }
 
@@ -239,10 +241,10 @@ impl Guests {
     }
 }
 
-/// Adds a connection; where that is one too many, the oldest is ended.
-fn admit(list: &mut VecDeque<(u64, AbortHandle)>, number: u64, end: AbortHandle) {
+/// Adds a connection; where there are more than `most`, the oldest is ended.
+fn admit(list: &mut VecDeque<(u64, AbortHandle)>, most: usize, number: u64, end: AbortHandle) {
     list.push_back((number, end));
-    if list.len() > CONNECTIONS
+    if list.len() > most
         && let Some((_, oldest)) = list.pop_front()
     {
         oldest.abort();
@@ -485,7 +487,7 @@ mod tests {
         guests.come(0, first.abort_handle());
         guests.trust(0);
         (1..=200).for_each(|number| guests.come(number, waiting().abort_handle()));
-        assert_eq!(numbers(&guests.strangers), (169..=200).collect::<Vec<_>>());
+        assert_eq!(numbers(&guests.strangers), (137..=200).collect::<Vec<_>>());
         assert_eq!(numbers(&guests.known), [0]);
         (1..=200).for_each(|number| guests.trust(number));
         assert_eq!((numbers(&guests.strangers), numbers(&guests.known)), (vec![], (169..=200).collect()));
