@@ -18,7 +18,7 @@ use crate::runtime::{estimate_ns, graph_of};
 /// Checks a job file: reports every mistake at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file.
+    /// The job file; `-`: standard input.
     job: PathBuf,
     /// One JSON object instead of text.
     #[arg(long)]

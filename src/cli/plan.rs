@@ -25,7 +25,7 @@ use crate::sim::{Cluster, Scene};
 /// Each number is simulated from the estimates in the job file, several times with tasks that scatter.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file.
+    /// The job file; `-`: standard input.
     job: PathBuf,
     /// Numbers of ranks to look at: 8, or 1..64.
     #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]

@@ -21,7 +21,7 @@ const USUAL: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1
 /// Runs a job in virtual time: the scheduler and the policies of a real run on a cluster that is only described.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file.
+    /// The job file; `-`: standard input.
     job: PathBuf,
     /// Where it runs: nodes with prices, speeds, delays and faults (see docs/cluster-file.md) [default: nodes of the job's prices].
     #[arg(long, value_name = "FILE")]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use toml::Value;
 
+use crate::job::diagnostic::closest;
+
 /// What is wrong with the arguments of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("args.{field}: {reason}")]
@@ -52,9 +54,8 @@ impl<'a> Args<'a> {
 
 /// `unknown argument (did you mean `seconds`?)`, or else what there is.
 pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|k| (strsim::jaro_winkler(word, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((likeness, near)) if likeness > 0.75 => format!("unknown {what}; did you mean `{near}`?"),
+    match closest(word, known.iter().copied()) {
+        Some(near) => format!("unknown {what}; did you mean `{near}`?"),
         _ if known.is_empty() => format!("unknown {what}; none is taken"),
         _ => format!("unknown {what}; known: {}", known.join(", ")),
     }

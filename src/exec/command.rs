@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::aside::Patience;
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
+use super::leftovers::{Leftovers, Owner};
 use super::measures::{Measures, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::OomCounter;
@@ -22,7 +23,7 @@ use super::output::{Output, OutputSink};
 use super::script::{DEFAULT, Prologue, Words};
 use super::signals::Signals;
 use super::spawn::{Child, Plan, ensure_children_can_be_awaited, spawn};
-use super::supervise::{Cause, Ended, Limits, Pipe, Supervisor};
+use super::supervise::{Care, Cause, Ended, Limits, Pipe, Supervisor};
 use super::warden::{self, Warden};
 use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
@@ -46,6 +47,7 @@ pub(super) struct Commands {
     measures: Measures,
     prologue: Prologue,
     signals: Signals,
+    leftovers: Leftovers,
     /// By this our commands are known.
     mark: String,
     /// There once a command has been started; `None` if it could not be.
@@ -77,6 +79,7 @@ impl Commands {
             measures: Measures::new(),
             prologue: Prologue::new(prologue),
             signals: Signals::default(),
+            leftovers: Leftovers::new(&mark),
             mark,
             warden: OnceLock::new(),
         })
@@ -118,7 +121,7 @@ impl Commands {
 
     /// Somebody to end the commands should this process be killed.
     fn watched(&self) -> Option<Warden> {
-        let warden = Warden::start(&self.null, &self.mark);
+        let warden = Warden::start(&self.null, &self.mark).inspect(|warden| self.leftovers.note_own(warden.pid()));
         let complain = |error| tracing::warn!("if this rank is killed, its commands will go on: {error}");
         warden.map_err(complain).ok()
     }
@@ -172,8 +175,10 @@ impl Commands {
         let (child, pipes) = self.start(attempt, env, &words, streams)?;
         let memory = attempt.group.memory;
         let limits = Limits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
+        let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
+        let care = Care { leftovers: &self.leftovers, owner, keeps: attempt.task.keeps_background };
         let ended = BUFFER.with_borrow_mut(|buffer| {
-            Supervisor::new(child, pipes, limits, attempt.patience.control, output, buffer).run()
+            Supervisor::new(child, pipes, limits, care, attempt.patience.control, output, buffer).run()
         });
         drop(words);
         ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))

@@ -19,6 +19,7 @@
 //! | `spawn` | a new process at the least cost |
 //! | `supervise` | waiting for a process: output, limits, stops |
 //! | `process` | what `/proc` says about a process and its relatives |
+//! | `leftovers` | what a command leaves running when it ends |
 //! | `warden` | ending the commands of a rank that was killed |
 //! | `signals` | telling a signal to the whole node apart |
 //! | `oom` | telling a kill by the system's out-of-memory killer apart |
@@ -40,6 +41,7 @@ mod files;
 mod graphs;
 mod kernel;
 mod kernels;
+mod leftovers;
 mod measures;
 mod mpi;
 mod oom;

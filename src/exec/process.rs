@@ -1,8 +1,8 @@
 //! What `/proc` says about a process and its relatives, and how to end all of them.
 //!
-//! A command's relatives are its process group and its descendants: a shell's children are in the group, the ranks of an `mpirun` are in
-//! groups of their own, and a process whose parent has died is nobody's descendant any more. So a family is remembered
-//! from one look to the next.
+//! A command's relatives are its session and its descendants: a shell's children are in the
+//! session, and a process whose parent has died is nobody's descendant any more (see `leftovers`).
+//! So a family is remembered from one look to the next.
 //!
 //! Invariant: a process is named by its number *and* its start time, so a number that the system has given to somebody else is never
 //! signalled. The leader is not reaped before its family is dealt with, which keeps its number, and with it the group's, taken.
@@ -13,19 +13,19 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// What this module needs of `/proc/PID/stat`.
-struct Stat {
-    pid: i32,
+/// What `exec` needs of `/proc/PID/stat`.
+pub(super) struct Stat {
+    pub(super) pid: i32,
     parent: i32,
-    group: i32,
+    pub(super) session: i32,
     /// In clock ticks since boot.
-    start: u64,
+    pub(super) start: u64,
     /// Has exited, or is about to.
-    dead: bool,
+    pub(super) dead: bool,
 }
 
 impl Stat {
-    fn read(pid: i32) -> Option<Stat> {
+    pub(super) fn read(pid: i32) -> Option<Stat> {
         Stat::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -35,9 +35,10 @@ impl Stat {
         let mut fields = std::str::from_utf8(&bytes[after..]).ok()?.split_ascii_whitespace();
         let dead = matches!(fields.next()?, "Z" | "X" | "x");
         let parent = fields.next()?.parse().ok()?;
-        let group = fields.next()?.parse().ok()?;
-        let start = fields.nth(16)?.parse().ok()?;
-        Some(Stat { pid, parent, group, start, dead })
+        // The process group stands between.
+        let session = fields.nth(1)?.parse().ok()?;
+        let start = fields.nth(15)?.parse().ok()?;
+        Some(Stat { pid, parent, session, start, dead })
     }
 
     /// Every process that there is.
@@ -47,7 +48,7 @@ impl Stat {
     }
 }
 
-/// A command's process, its group and its descendants.
+/// A command's process, its session and its descendants.
 pub(super) struct Family {
     leader: Pid,
     /// Number and start time of each relative seen so far that was alive at the last look.
@@ -65,7 +66,7 @@ impl Family {
         let everyone = Stat::all();
         let mut family = HashSet::from([leader]);
         let known = |p: &Stat| self.relatives.contains(&(p.pid, p.start));
-        family.extend(everyone.iter().filter(|p| p.group == leader || known(p)).map(|p| p.pid));
+        family.extend(everyone.iter().filter(|p| p.session == leader || known(p)).map(|p| p.pid));
         loop {
             let before = family.len();
             family.extend(everyone.iter().filter(|p| family.contains(&p.parent)).map(|p| p.pid).collect::<Vec<_>>());
@@ -78,12 +79,34 @@ impl Family {
         !self.relatives.is_empty()
     }
 
+    /// Counts processes (number and start time) among the relatives: orphans that no parent leads
+    /// to.
+    pub(super) fn adopt(&mut self, orphans: Vec<(i32, u64)>) {
+        self.relatives.extend(orphans);
+    }
+
     /// Asks the group to end; an `mpirun` passes it on to its ranks. A stopped process is continued, so that it can.
     pub(super) fn terminate(&mut self) {
         self.look();
         // An error means that the group is gone, which its leader's end will tell.
         let _ = kill_process_group(self.leader, Signal::TERM);
         let _ = kill_process_group(self.leader, Signal::CONT);
+    }
+
+    /// Asks each relative that was seen at the last look to end: nobody is left who could pass it
+    /// on.
+    pub(super) fn terminate_each(&self) {
+        for signal in [Signal::TERM, Signal::CONT] {
+            self.signal_each(signal);
+        }
+    }
+
+    fn signal_each(&self, signal: Signal) {
+        for &(pid, start) in &self.relatives {
+            if let Some(pid) = Stat::read(pid).filter(|p| p.start == start).and_then(|p| Pid::from_raw(p.pid)) {
+                let _ = kill_process(pid, signal);
+            }
+        }
     }
 
     /// Kills leader and relatives, and returns when none of the relatives is left or the system does not let them die.
@@ -94,11 +117,7 @@ impl Family {
             if !alive {
                 return;
             }
-            for &(pid, start) in &self.relatives {
-                if let Some(pid) = Stat::read(pid).filter(|p| p.start == start).and_then(|p| Pid::from_raw(p.pid)) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
+            self.signal_each(Signal::KILL);
             std::thread::sleep(Duration::from_millis(1 + round / 4));
         }
     }
@@ -211,7 +230,7 @@ mod tests {
     fn a_stat_line_with_a_hostile_name_is_read() {
         let line = b"12 (a) Z (b) S 7 9 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 0 0";
         let stat = Stat::parse(12, line).unwrap();
-        assert_eq!((stat.parent, stat.group, stat.start, stat.dead), (7, 9, 777, false));
+        assert_eq!((stat.parent, stat.session, stat.start, stat.dead), (7, 9, 777, false));
         assert!(Stat::parse(12, b"12 (a").is_none());
         assert!(Stat::parse(12, b"12 (a) R 1").is_none());
     }

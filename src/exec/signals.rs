@@ -12,6 +12,9 @@ const WARNINGS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIG
 /// So long after a command was ended by a signal this process may still get it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The same for a command that may have exited by itself.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// The signals that this process has got so far.
 #[derive(Default)]
 pub(super) struct Signals {
@@ -26,15 +29,19 @@ impl Signals {
         self.changed.notify_all();
     }
 
-    /// True if a command with this exit was ended by a signal that this process has got, too. Waits a moment for it.
+    /// True if a command with this exit was ended by a signal that this process has got, too. Waits
+    /// a moment for it if the system says that a signal ended the command. An exit code that only
+    /// looks like one (143: a shell tells of its child's SIGTERM so, but any program may exit with
+    /// it) holds its slot up no longer than it takes a signal to come that was sent to both at
+    /// once.
     pub(super) fn explain(&self, exit: i32) -> bool {
-        // A shell tells of its child's signal with 128 more.
         let Some(signal) = WARNINGS.into_iter().find(|&signal| exit == -signal || exit == 128 + signal) else {
             return false;
         };
         let got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = |got: &mut Vec<i32>| !got.contains(&signal);
-        let waited = self.changed.wait_timeout_while(got, PATIENCE, missing);
+        let patience = if exit < 0 { PATIENCE } else { GLANCE };
+        let waited = self.changed.wait_timeout_while(got, patience, missing);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }

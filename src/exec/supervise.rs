@@ -10,7 +10,9 @@
 //! - The end of output is not waited for, since a process left in the background may hold a pipe
 //!   for ever. What is in the pipes when the child has exited is its output.
 //! - A stop sends TERM to the group and, when the grace is over, KILL to all relatives. The first cause of a stop is the one reported.
-//! - After a stop we return only when no relative is left alive. After an exit of the task's own, what it left in the background lives on.
+//! - We return only when no relative is left alive, unless what the command leaves behind is to
+//!   live on: after its own exit what is left has [`LINGER`] to end by itself (`cmd > >(tee log)`
+//!   leaves `tee` a moment), then TERM, then KILL when the grace is over.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +24,7 @@ use rustix::io::ioctl_fionread;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::control::{Control, Stop, timespec};
+use super::leftovers::{Leftovers, Owner};
 use super::output::Output;
 use super::process::{Family, memory_above, peak_so_far};
 use super::spawn::Child;
@@ -42,6 +45,17 @@ const PEAKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const GLANCES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(10));
 /// Interval between two looks at whether the relatives of a stopped command have gone.
 const STRAGGLERS: Duration = Duration::from_millis(10);
+
+/// What a command leaves behind may go on for this long before it is ended.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// What becomes of processes that a command leaves running.
+pub(super) struct Care<'a> {
+    pub(super) leftovers: &'a Leftovers,
+    pub(super) owner: Owner,
+    /// They live on.
+    pub(super) keeps: bool,
+}
 
 /// Why we ended a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +156,9 @@ pub(super) struct Supervisor<'a> {
     /// The most memory that was seen, in bytes; 0 if nobody has looked.
     peak: u64,
     family: Family,
+    care: Care<'a>,
+    /// The command has exited and left processes, which are to end: when they are asked to.
+    lingers: Option<Instant>,
     cause: Option<Cause>,
     /// When a stop turns into a kill.
     kill_at: Option<Instant>,
@@ -155,6 +172,7 @@ impl<'a> Supervisor<'a> {
         child: Child,
         pipes: Vec<Pipe>,
         limits: Limits,
+        care: Care<'a>,
         control: &'a Control,
         output: &'a Output<'a>,
         buffer: &'a mut Vec<u8>,
@@ -175,6 +193,8 @@ impl<'a> Supervisor<'a> {
             samples: limits.memory.map(|_| Every::new(SAMPLES)),
             peaks: Every::new(PEAKS),
             peak: 0,
+            care,
+            lingers: None,
             cause: None,
             kill_at: None,
             killed: false,
@@ -182,12 +202,14 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns when the child has ended and, if it was stopped, its relatives have too.
+    /// Returns when the child has ended and its relatives have, too.
     pub(super) fn run(mut self) -> io::Result<Ended> {
+        let leftovers = self.care.leftovers;
+        let _running = leftovers.begin(self.child.pid);
         loop {
             self.obey();
             self.keep_limits()?;
-            if self.exited && (self.cause.is_none() || self.killed || !self.family.look()) {
+            if self.exited && (self.killed || !self.is_survived()) {
                 break;
             }
             self.wait()?;
@@ -200,10 +222,30 @@ impl<'a> Supervisor<'a> {
         Ok(Ended { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used } })
     }
 
+    /// True while the command, which has exited, is survived by processes that are to end.
+    fn is_survived(&mut self) -> bool {
+        let orphans = self.care.leftovers.of(self.child.pid, self.care.owner);
+        if self.cause.is_some() {
+            self.family.adopt(orphans);
+            return self.family.look();
+        }
+        if self.lingers.is_none() && orphans.is_empty() {
+            return false;
+        }
+        if self.care.keeps {
+            self.care.leftovers.excuse(orphans);
+            return false;
+        }
+        self.family.adopt(orphans);
+        self.lingers.get_or_insert_with(|| Instant::now() + LINGER);
+        self.family.look()
+    }
+
     /// Carries out what another thread has asked for.
     fn obey(&mut self) {
         match self.control.stop() {
             Some(Stop::Terminate) if self.cause.is_none() && !self.exited => self.end(Cause::Asked),
+            Some(Stop::Terminate | Stop::Kill) if self.lingers.is_some() && !self.killed => self.kill(),
             Some(Stop::Kill) if !self.killed && (self.cause.is_some() || !self.exited) => {
                 self.cause.get_or_insert(Cause::Asked);
                 self.kill();
@@ -225,6 +267,7 @@ impl<'a> Supervisor<'a> {
         }
         if !self.exited && self.peaks.due(now) {
             self.peak = self.peak.max(peak_so_far(self.child.pid));
+            self.care.leftovers.reap();
         }
         if self.cause.is_none() && !self.exited {
             if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -232,6 +275,10 @@ impl<'a> Supervisor<'a> {
             } else if self.samples.as_mut().is_some_and(|samples| samples.due(now)) {
                 self.check_memory();
             }
+        }
+        if self.kill_at.is_none() && self.lingers.is_some_and(|at| now >= at) {
+            self.family.terminate_each();
+            self.kill_at = now.checked_add(self.grace);
         }
         if !self.killed && self.kill_at.is_some_and(|at| now >= at) {
             self.kill();
@@ -271,7 +318,8 @@ impl<'a> Supervisor<'a> {
         let samples = self.samples.as_ref().filter(|_| running);
         let deadline = self.deadline.filter(|_| running);
         let peaks = Some(self.peaks.next).filter(|_| !self.exited);
-        [deadline, kill_at, samples.map(|s| s.next), watch, peaks].into_iter().flatten()
+        let lingers = self.lingers.filter(|_| self.kill_at.is_none());
+        [deadline, kill_at, samples.map(|s| s.next), watch, peaks, lingers].into_iter().flatten()
     }
 
     /// Sleeps until something happens, and takes the output that is there.
@@ -382,7 +430,9 @@ mod tests {
         let limits = Limits { deadline, memory: None, grace: Duration::from_secs(60) };
         let pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
-        let supervisor = Supervisor::new(child, pipes, limits, &control, &output, &mut buffer);
+        let leftovers = Leftovers::new("a mark");
+        let care = Care { leftovers: &leftovers, owner: Owner { task: 0, attempt: 1 }, keeps: false };
+        let supervisor = Supervisor::new(child, pipes, limits, care, &control, &output, &mut buffer);
         let ended = Supervisor { watch, ..supervisor }.run().unwrap();
         let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         (ended, printed)
@@ -405,13 +455,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_in_the_background_that_holds_the_pipe_is_not_waited_for() {
+    fn a_process_in_the_background_is_ended() {
         let begin = Instant::now();
         let soon = |_: &Child| Watch::Pipes(Instant::now() + SHORT);
         let (ended, printed) = run("sleep 600 & echo $!; exit 3", None, soon);
         assert_eq!(ended.status.code(), Some(3));
         assert!(begin.elapsed() < Duration::from_secs(300));
         let left = rustix::process::Pid::from_raw(printed.trim().parse().unwrap()).unwrap();
-        rustix::process::kill_process(left, rustix::process::Signal::KILL).unwrap();
+        assert!(rustix::process::test_kill_process(left).is_err(), "it is gone");
     }
 }

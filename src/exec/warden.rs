@@ -11,6 +11,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::process::Pid;
+
 use super::spawn::{Child, Plan, spawn};
 
 /// By this a command shows which process of Phalanx it belongs to: its number, and a part that no other process has, here or on another node.
@@ -46,7 +48,7 @@ done
 /// See the module's text. To drop it says that this process ends in order.
 pub(super) struct Warden {
     // Dropped, and so killed, before the pipe is closed.
-    _shell: Child,
+    shell: Child,
     _alive: OwnedFd,
 }
 
@@ -57,6 +59,11 @@ pub(super) fn mark() -> String {
 }
 
 impl Warden {
+    /// The process that it is.
+    pub(super) fn pid(&self) -> Pid {
+        self.shell.pid
+    }
+
     /// Starts it, to end the commands with this mark.
     ///
     /// # Errors
@@ -68,6 +75,6 @@ impl Warden {
         let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
         let envp = vec![c"PATH=/usr/bin:/bin"];
         let plan = Plan { program: c"/bin/sh", argv: &argv, envp, dir: c"/", stdio };
-        Ok(Warden { _shell: spawn(&plan).map_err(|e| e.to_string())?, _alive: alive })
+        Ok(Warden { shell: spawn(&plan).map_err(|e| e.to_string())?, _alive: alive })
     }
 }

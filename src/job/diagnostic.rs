@@ -277,7 +277,11 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(lower.len()) / 4)
+        // For `c` nobody means `a`: more must be alike than differs.
+        .filter(|(distance, candidate)| {
+            let shorter = candidate.chars().count().min(lower.chars().count());
+            *distance <= 1 + shorter / 4 && *distance * 2 <= shorter
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -325,5 +329,7 @@ mod tests {
         assert_eq!(closest("comand", ["command", "kernel"]), Some("command"));
         assert_eq!(closest("CPUS", ["cpus"]), Some("cpus"));
         assert_eq!(closest("banana", ["command", "kernel"]), None);
+        assert_eq!(closest("c", ["a", "b"]), None);
+        assert_eq!(closest("ac", ["ab"]), Some("ab"));
     }
 }

@@ -54,6 +54,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The name under which it was read: the path of its file, or `stdin`.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Warnings about input files that no task writes and that do not exist now.
     pub fn missing_inputs(&self) -> Diagnostics {
         let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
@@ -75,12 +80,18 @@ impl Loaded {
     }
 }
 
-/// Reads a job file. Relative directories in it count from the current directory.
+/// True for `-`, which stands for standard input.
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Reads a job file; `-` is standard input. Relative directories in it count from the current
+/// directory.
 ///
 /// # Errors
 /// Every mistake in the file, or why it could not be read.
 pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
-    let file = path.display().to_string();
+    let file = if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() };
     let refuse = |message: String| Diagnostics::new(file.clone(), "", vec![Diagnostic::error(message)]);
     let bytes = read_bounded(path).map_err(|reason| refuse(format!("cannot read {file}: {reason}")))?;
     let base = std::env::current_dir().map_err(|error| refuse(format!("the current directory is unknown: {error}")))?;
@@ -91,7 +102,10 @@ pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostic
 }
 
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    let file: Box<dyn std::io::Read> = match is_stdin(path) {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(File::open(path).map_err(|error| error.to_string())?),
+    };
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > LARGEST {

@@ -374,6 +374,9 @@ fn class_row(class: &Class, all_work: f64) -> Vec<String> {
 
 /// Writes a table, the first column to the left and the others to the right.
 fn write_columns(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>], paint: Paint) -> Result<(), ReportError> {
+    // A class may be any text; a line break in it is none of the table's.
+    let one_line = |cell: &String| cell.replace(['\n', '\r'], " ");
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)

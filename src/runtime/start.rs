@@ -124,7 +124,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
             tracing::warn!("the job file could be better\n{}", report.render(false));
         }
     }
-    let text = Arc::clone(&loaded.text);
+    let (text, job_path) = (Arc::clone(&loaded.text), loaded.file().to_owned());
     let mut job = loaded.job;
     // The graph has them all, in half the space.
     job.links = Vec::new();
@@ -143,7 +143,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
     let welcome = Welcome {
         job_text: text,
-        job_path: options.job.display().to_string(),
+        job_path,
         base_dir: text_of(&base)?,
         run_dir: text_of(&base.join(dir.path()))?,
         run_name: dir.name(),

@@ -64,7 +64,7 @@ impl Scene {
     ) -> Result<Scene, Diagnostics> {
         let mut loaded = job::load(path, kernels)?;
         prepare(&mut loaded.job);
-        Scene::of(loaded, path)
+        Scene::of(loaded)
     }
 
     /// The scene of a job file's text.
@@ -72,14 +72,15 @@ impl Scene {
     /// # Errors
     /// Every mistake in it.
     pub fn parse(text: &str, file: &str, dir: &Path, kernels: &dyn KernelCheck) -> Result<Scene, Diagnostics> {
-        Scene::of(job::parse(text, file, dir, kernels)?, Path::new(file))
+        Scene::of(job::parse(text, file, dir, kernels)?)
     }
 
-    fn of(loaded: job::Loaded, path: &Path) -> Result<Scene, Diagnostics> {
+    fn of(loaded: job::Loaded) -> Result<Scene, Diagnostics> {
+        let path = PathBuf::from(loaded.file());
         let graph = graph_of(&loaded)?;
         let estimates = estimates(&loaded.job, &graph);
         let scene = Scene::measured(loaded.job, Arc::new(graph), Arc::clone(&estimates), (estimates, None));
-        Ok(Scene { text: loaded.text, path: path.to_owned(), ..scene })
+        Ok(Scene { text: loaded.text, path, ..scene })
     }
 
     /// The scene of a job whose tasks are thought to take `expected` nanoseconds, which decides what is urgent, and really take `estimates`. They end

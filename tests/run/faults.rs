@@ -406,3 +406,87 @@ fn an_output_that_is_gone_is_made_again_if_it_is_needed() {
     resume(&["--rerun", "make[3]"]).code(2).says("no such index");
     run(&dir, job, &["--rerun", "make"]).code(2).says("--resume");
 }
+
+/// Processes with these numbers that live.
+fn living(dir: &Dir, file: &str) -> Vec<u32> {
+    let pids = dir.read(file).lines().filter_map(|line| line.trim().parse().ok()).collect::<Vec<u32>>();
+    let is_alive =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    pids.into_iter().filter(is_alive).collect()
+}
+
+#[test]
+fn what_a_task_leaves_behind_is_ended_with_it() {
+    let dir = Dir::new("left");
+    dir.file("note", "echo $$ >> pids; exec sleep 600");
+    dir.file("deaf", "trap '' TERM; echo $$ >> pids; while :; do sleep 1; done");
+    let ways = [
+        ("child", "sh note & until test -e pids; do sleep 0.05; done"),
+        ("session", "setsid sh note & until test -e pids; do sleep 0.05; done"),
+        ("twice", "(setsid sh -c 'sh note & sleep 0.1' &); until test -e pids; do sleep 0.05; done; sleep 0.3"),
+        ("nameless", "env -i setsid sh note & until test -e pids; do sleep 0.05; done"),
+        ("deaf", "setsid sh deaf & until test -e pids; do sleep 0.05; done"),
+        ("failing", "sh note & until test -e pids; do sleep 0.05; done; exit 3"),
+    ];
+    for (name, line) in ways {
+        shell(&dir, "rm -f pids").run().ok();
+        // The task after it looks whether anything of the one before is left: its slot is free only
+        // then.
+        let look = "for pid in $(cat pids); do if grep -qv ') Z ' /proc/$pid/stat; then exit 1; fi; done";
+        let job = format!(
+            "[[task]]\nname = 'leaves'\ncommand = '''{line}'''\n[[task]]\nname = 'look'\nneeds = 'afterany:leaves'\ncommand = '''{look}'''\n"
+        );
+        dir.job("job.toml", &job);
+        phalanx(&dir).args(["run", "job.toml", "--slots", "1"]).start().wait_clean();
+        assert!(!dir.read("pids").is_empty(), "{name}");
+        assert_eq!(living(&dir, "pids"), [0u32; 0], "{name}");
+        assert_eq!(Trace::of(&dir, "latest").state("look"), "COMPLETED", "{name}");
+    }
+}
+
+#[test]
+fn what_other_tasks_run_is_left_alone_and_background_may_be_kept() {
+    let dir = Dir::new("keep");
+    dir.file("orphan", "touch on; until test -e go; do sleep 0.1; done; touch done");
+    // `long` has an orphan of its own while many short tasks end.
+    let job = "[[task]]\nname = 'long'\npriority = 1\ncommand = '(setsid sh orphan &); until test -e done; do sleep 0.1; done'\n[[task]]\nname = 'short'\narray = '0-20'\ncommand = 'until test -e on; do sleep 0.1; done; sleep 600 &'\n[[task]]\nname = 'go'\nneeds = 'short'\ncommand = 'touch go'\n";
+    run(&dir, job, &["--slots", "2"]).ok();
+    let job = "[[task]]\nname = 'server'\nbackground = 'keep'\ncommand = 'sleep 600 & echo $! > kept'\n[[task]]\nname = 'next'\nneeds = 'server'\ncommand = 'sleep 600 &'\n";
+    dir.job("job.toml", job);
+    let mut running = phalanx(&dir).args(["run", "job.toml", "--slots", "1"]).start();
+    wait_for("the run to end", 120, || (!running.is_running()).then_some(()));
+    assert_eq!(living(&dir, "kept").len(), 1);
+    running.kill_all();
+}
+
+#[test]
+fn a_moment_is_left_to_what_still_writes() {
+    let dir = Dir::new("linger");
+    run(&dir, "[[task]]\nname = 'tee'\nshell = 'bash'\ncommand = 'seq 2000 > >(gzip > all.gz)'\n", &[]).ok();
+    assert_eq!(shell(&dir, "gunzip -c all.gz | wc -l").run().ok().stdout().trim(), "2000");
+}
+
+#[test]
+fn a_job_file_may_come_from_standard_input() {
+    let dir = Dir::new("stdin");
+    dir.file("piped", "[[task]]\nname = 'a'\ncommand = 'echo x >> ran'\n");
+    for verb in ["check -", "plan -", "simulate -", "run -"] {
+        shell(&dir, &format!("phalanx {verb} < piped")).run().ok();
+    }
+    assert_eq!(dir.read("ran"), "x\n");
+    shell(&dir, "phalanx run - --resume < piped").run().ok();
+    assert_eq!(dir.read("ran"), "x\n");
+    shell(&dir, "echo nonsense | phalanx check -").run().code(2).says("stdin:1");
+    shell(&dir, "mpirun --oversubscribe -n 2 phalanx run - --slots 1 < piped").run().ok();
+    assert_eq!(dir.read("ran"), "x\nx\n");
+}
+
+#[test]
+fn line_breaks_break_no_table() {
+    let dir = Dir::new("breaks");
+    run(&dir, "[[task]]\nname = 'a'\nclass = \"two\\nlines\"\ncommand = 'true'\n", &[]).ok();
+    report(&dir, &[]).says("two lines");
+    dir.job("job.toml", "[[task]]\nname = 'a'\ncommand = 'true'\nneeds = 'c'\n");
+    let output = phalanx(&dir).args(["check", "job.toml"]).run().code(2);
+    assert!(!output.stderr().contains("did you mean"), "{output}");
+}

@@ -707,7 +707,10 @@ fn the_commands_of_a_killed_run_are_ended_and_what_they_left_on_purpose_is_not()
     wait_for("all to end", 60, || run.processes().is_empty().then_some(()));
     run.kill_all();
     // A run that ends by itself ends nothing.
-    dir.job("job.toml", "[[task]]\nname = \"daemon\"\ncommand = \"setsid sleep 600 > /dev/null 2>&1 & true\"\n");
+    dir.job(
+        "job.toml",
+        "[[task]]\nname = \"daemon\"\nbackground = \"keep\"\ncommand = \"setsid sleep 600 > /dev/null 2>&1 & true\"\n",
+    );
     let mut run = phalanx(&dir).args(["run", "job.toml"]).start();
     wait_for("the run to be over", 60, || {
         let all = run.processes();

@@ -1,0 +1,184 @@
+//! What commands leave running when they end, and whose it is.
+//!
+//! When a process ends, the system gives its children to the nearest ancestor that has asked for
+//! orphans, which is this process (`PR_SET_CHILD_SUBREAPER`), and there to the main thread. So all
+//! that an ended command has left, however often it forked and whatever sessions it made, hangs on
+//! the children of the main thread, and a command that leaves nothing costs one look at a list that
+//! is empty.
+//!
+//! An orphan belongs to the command whose session it is in, or else to the attempt that its
+//! environment names. One that has neither belongs to the only command that runs; while there are
+//! several it waits until one is left. Children of Phalanx itself are known by their numbers, or by
+//! its own session.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
+
+use super::process::Stat;
+
+/// An attempt, as the environment of its processes names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) task: u32,
+    pub(super) attempt: u16,
+}
+
+/// See the module's text.
+pub(super) struct Leftovers {
+    /// The children of the main thread, where the kernel lists them.
+    list: Option<File>,
+    /// `NAME=mark` of this process in the environment of its commands.
+    mark: String,
+    session: i32,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// Children of ours that are no orphans: commands that run, and helpers.
+    own: HashSet<i32>,
+    /// How many of them are commands.
+    commands: usize,
+    /// Orphans that are to live on: number and start time.
+    excused: HashSet<(i32, u64)>,
+}
+
+impl Leftovers {
+    /// From now on this process gets the orphans of its commands, which have `mark` in their
+    /// environment.
+    pub(super) fn new(mark: &str) -> Leftovers {
+        let me = getpid();
+        if let Err(error) = rustix::process::set_child_subreaper(Some(me)) {
+            tracing::warn!("what commands leave running cannot be ended: {error}");
+        }
+        let pid = me.as_raw_nonzero().get();
+        Leftovers {
+            list: File::open(format!("/proc/{pid}/task/{pid}/children")).ok(),
+            mark: format!("{}={mark}", super::warden::VARIABLE),
+            session: Stat::read(pid).map_or(0, |stat| stat.session),
+            held: Mutex::default(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A child of ours that is no orphan, whatever thread it hangs on.
+    pub(super) fn note_own(&self, pid: Pid) {
+        self.held().own.insert(pid.as_raw_nonzero().get());
+    }
+
+    /// A command runs. Until the guard goes it is no orphan.
+    pub(super) fn begin(&self, pid: Pid) -> Guard<'_> {
+        let pid = pid.as_raw_nonzero().get();
+        let mut held = self.held();
+        held.own.insert(pid);
+        held.commands += 1;
+        Guard { leftovers: self, pid }
+    }
+
+    /// What an ended command has left that is alive; dead orphans are taken off the system's list.
+    pub(super) fn of(&self, leader: Pid, owner: Owner) -> Vec<(i32, u64)> {
+        let orphans = self.orphans();
+        if orphans.is_empty() {
+            return Vec::new();
+        }
+        let leader = leader.as_raw_nonzero().get();
+        let is_only = self.held().commands <= 1;
+        let is_of = |orphan: &Stat| match orphan.session == leader {
+            true => true,
+            false => self.owner_of(orphan.pid).map_or(is_only, |of| of == owner),
+        };
+        orphans.iter().filter(|orphan| is_of(orphan)).map(|orphan| (orphan.pid, orphan.start)).collect()
+    }
+
+    /// These orphans live on.
+    pub(super) fn excuse(&self, orphans: Vec<(i32, u64)>) {
+        self.held().excused.extend(orphans);
+    }
+
+    /// Takes dead orphans off the system's list, so that a long command may have many.
+    pub(super) fn reap(&self) {
+        self.orphans();
+    }
+
+    /// Orphans of commands that are alive and not excused.
+    fn orphans(&self) -> Vec<Stat> {
+        let children = self.children();
+        if children.is_empty() {
+            return Vec::new();
+        }
+        let held = self.held();
+        let others = children.into_iter().filter(|pid| !held.own.contains(pid));
+        let orphans = others.filter_map(Stat::read).filter(|stat| stat.session != self.session);
+        let (dead, alive): (Vec<Stat>, Vec<Stat>) = orphans.partition(|stat| stat.dead);
+        for pid in dead.iter().filter_map(|stat| Pid::from_raw(stat.pid)) {
+            // One that is about to die stays for the next time.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+        alive.into_iter().filter(|stat| !held.excused.contains(&(stat.pid, stat.start))).collect()
+    }
+
+    /// The children of the main thread.
+    fn children(&self) -> Vec<i32> {
+        let Some(list) = &self.list else { return Vec::new() };
+        let mut bytes = [0u8; 4096];
+        let (mut text, mut at) = (Vec::new(), 0);
+        loop {
+            match list.read_at(&mut bytes, at) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => {
+                    text.extend_from_slice(&bytes[..n]);
+                    at += n as u64;
+                }
+            }
+            if text.len() < bytes.len() {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+    }
+
+    /// The attempt that the environment of a process names, if it has our mark.
+    fn owner_of(&self, pid: i32) -> Option<Owner> {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let entries = || environment.split(|&byte| byte == 0);
+        let value = |name: &str| {
+            let entry = entries().find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+            std::str::from_utf8(entry).ok()
+        };
+        entries().find(|entry| *entry == self.mark.as_bytes())?;
+        let task = value("PHALANX_TASK_ID")?.parse().ok()?;
+        Some(Owner { task, attempt: value("PHALANX_ATTEMPT")?.parse().ok()? })
+    }
+}
+
+impl Drop for Leftovers {
+    /// What nobody could be found for does not outlive the run.
+    fn drop(&mut self) {
+        for orphan in self.orphans() {
+            if let Some(pid) = Pid::from_raw(orphan.pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// See [`Leftovers::begin`].
+pub(super) struct Guard<'a> {
+    leftovers: &'a Leftovers,
+    pid: i32,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let mut held = self.leftovers.held();
+        held.own.remove(&self.pid);
+        held.commands -= 1;
+    }
+}
