@@ -236,6 +236,9 @@ fn check_warns_of_what_sh_does_not_understand() {
     for text in ["|&", "{1..3}", "<("] {
         assert!(!output.stderr().contains(text), "{text}\n{output}");
     }
+    let job = "[[task]]\nname = 'lines'\ncommand = '{line}'\n[task.matrix]\nline = ['true', 'make |& tee log', 'cat <<< x']\n";
+    dir.job("job.toml", job);
+    phalanx(&dir).args(["check", "job.toml"]).run().ok().says("`|&`, `<<<`");
 }
 
 #[test]

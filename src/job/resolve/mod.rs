@@ -22,7 +22,7 @@ mod task;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::drafts::{Drafts, Shared};
 use self::files::Files;
@@ -132,7 +132,8 @@ fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Fin
     }
     let chooses = spec.shell.is_some();
     for line in spec.prologue.iter().flat_map(|lines| &lines.value.0).filter(|_| !chooses) {
-        warn_of_dialect(context, &line.value, &line.span, findings);
+        let foreign = context.sh.map(|sh| (sh, sh.foreign(&line.value)));
+        foreign.into_iter().for_each(|(sh, foreign)| warn_of_dialect(sh, foreign, &line.span, findings));
     }
     let variables = spec.env.iter().flat_map(|env| &env.value.0);
     Job {
@@ -152,10 +153,10 @@ fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Fin
 }
 
 /// Warns of what the `sh` of this machine takes for something else than bash does.
-fn warn_of_dialect(context: &Context<'_>, line: &str, span: &Span, findings: &mut Findings) {
-    let Some(sh) = context.sh.filter(|_| !findings.is_full()) else { return };
-    let foreign = sh.foreign(line);
-    if !foreign.is_empty() {
+fn warn_of_dialect(sh: &Sh, mut foreign: Vec<String>, span: &Span, findings: &mut Findings) {
+    let mut seen = FxHashSet::default();
+    foreign.retain(|word| seen.insert(word.clone()));
+    if !foreign.is_empty() && !findings.is_full() {
         let list = foreign.iter().take(4).map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
         let message = format!("`sh` is {} here, which does not understand {list} as bash does", sh.name);
         let help = "choose the shell, in [job], [defaults] or the task: `shell = \"bash\"`";

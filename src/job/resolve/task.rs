@@ -250,10 +250,17 @@ impl<'a> Resolver<'a> {
         let (WorkTemplate::Shell(line), Some(command), true) = (work, &self.spec.value.own.command, is_plain) else {
             return;
         };
-        if self.context.sh.is_some() && self.shared.judge_one() {
-            let line = line.fill(self.element(0));
-            warn_of_dialect(self.context, &line, &command.span, self.findings);
+        let Some(sh) = self.context.sh else { return };
+        let samples = if line.is_same_for_all() { vec![0] } else { self.space.samples() };
+        let mut foreign: Vec<String> = Vec::new();
+        for number in samples {
+            if !self.shared.judge_one() {
+                break;
+            }
+            let found = sh.foreign(&line.fill(self.element(number)));
+            foreign.extend(found);
         }
+        warn_of_dialect(sh, foreign, &command.span, self.findings);
     }
 
     fn kernel(&mut self, kernel: &At<String>, args: Option<&At<ArgsSpec>>) -> WorkTemplate {
