@@ -226,7 +226,7 @@ impl Part {
         let degrees: Vec<u32> = self.own().map(|v| self.out.degree(v) as u32).collect();
         let each = if self.is_weighted() { 8 } else { 4 };
         let rows = |rows: &Rows, from: Vertex, to: Vertex| {
-            (from..to).map(|v| 4 + each * rows.degree(v) as u64).sum::<u64>() + 4
+            (from..to).map(|v| 8 + each * rows.degree(v) as u64).sum::<u64>() + 8
         };
         let cuts = EvenRanges.cuts(&degrees, ranks);
         let of = |range: &[Vertex]| {

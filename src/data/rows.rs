@@ -52,48 +52,29 @@ impl RowWeights<'_> {
     }
 }
 
-/// Where rows begin.
-#[derive(Debug)]
-enum Offsets {
-    Short(Box<[u32]>),
-    Long(Box<[u64]>),
-}
-
-impl Offsets {
-    fn new(counts: impl Iterator<Item = u64> + Clone, total: u64) -> Offsets {
-        let sums = std::iter::once(0).chain(counts.scan(0u64, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        }));
-        if u32::try_from(total).is_ok() {
-            Offsets::Short(sums.map(|sum| sum as u32).collect())
-        } else {
-            Offsets::Long(sums.collect())
-        }
-    }
-
-    #[inline]
-    fn range(&self, row: usize) -> std::ops::Range<usize> {
-        match self {
-            Offsets::Short(at) => at[row] as usize..at[row + 1] as usize,
-            Offsets::Long(at) => at[row] as usize..at[row + 1] as usize,
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Offsets::Short(at) => 4 * at.len() as u64,
-            Offsets::Long(at) => 8 * at.len() as u64,
-        }
-    }
+/// Where rows begin, and where the last one ends, from the numbers of edges in them.
+fn offsets(counts: impl Iterator<Item = u64>) -> Box<[u64]> {
+    let sums = counts.scan(0, |sum, count| {
+        *sum += count;
+        Some(*sum)
+    });
+    std::iter::once(0).chain(sums).collect()
 }
 
 #[derive(Debug)]
 struct Base {
     count: usize,
-    offsets: Offsets,
+    /// Where rows begin, and where the last one ends.
+    offsets: Box<[u64]>,
     targets: Box<[Vertex]>,
     weights: Option<Weights>,
+}
+
+impl Base {
+    #[inline]
+    fn range(&self, row: usize) -> std::ops::Range<usize> {
+        self.offsets[row] as usize..self.offsets[row + 1] as usize
+    }
 }
 
 #[derive(Debug)]
@@ -111,6 +92,8 @@ pub struct Rows {
     base: Arc<Base>,
     /// Empty, or a place for each page.
     pages: Arc<Vec<Option<Arc<Page>>>>,
+    /// True while there are no such pages: what every look at a row asks first.
+    is_plain: bool,
     /// Edges in all, and in changed rows.
     edges: u64,
     changed: u64,
@@ -151,11 +134,11 @@ impl Rows {
             degrees[(u - first) as usize].fetch_add(1, Relaxed);
         });
         let total = edges.ends.len() as u64;
-        let offsets = Offsets::new(degrees.iter().map(|d| u64::from(d.load(Relaxed))), total);
+        let offsets = offsets(degrees.iter().map(|d| u64::from(d.load(Relaxed))));
         let targets: Vec<AtomicU32> = (0..total).map(|_| AtomicU32::new(0)).collect();
         let place = |u: Vertex| {
             let row = (u - first) as usize;
-            offsets.range(row).start + degrees[row].fetch_sub(1, Relaxed) as usize - 1
+            offsets[row] as usize + degrees[row].fetch_sub(1, Relaxed) as usize - 1
         };
         let weights = match &edges.weights {
             None => {
@@ -190,15 +173,15 @@ impl Rows {
             return None;
         }
         let count = offsets.len() - 1;
-        let offsets = Offsets::new(offsets.windows(2).map(|pair| pair[1] - pair[0]), targets.len() as u64);
-        Some(Rows::from_parts(first, count, offsets, targets, weights))
+        let places = offsets.iter().map(|offset| offset - begin).collect();
+        Some(Rows::from_parts(first, count, places, targets, weights))
     }
 
     /// Orders each row and takes doubles out.
     fn from_parts(
         first: Vertex,
         count: usize,
-        offsets: Offsets,
+        places: Box<[u64]>,
         mut targets: Vec<Vertex>,
         mut weights: Option<Vec<f64>>,
     ) -> Rows {
@@ -208,7 +191,7 @@ impl Rows {
         let mut left_weights = weights.as_deref_mut();
         let mut pieces = Vec::with_capacity(blocks.len());
         for rows in blocks {
-            let size = offsets.range(rows.end - 1).end - offsets.range(rows.start).start;
+            let size = (places[rows.end] - places[rows.start]) as usize;
             let (piece, rest) = left.split_at_mut(size);
             left = rest;
             let piece_weights = left_weights.take().map(|all| {
@@ -221,11 +204,10 @@ impl Rows {
         let kept: Vec<Vec<u32>> = pieces
             .into_par_iter()
             .map(|(rows, targets, mut weights)| {
-                let start = offsets.range(rows.start).start;
+                let start = places[rows.start];
                 let mut scratch = Vec::new();
                 rows.map(|row| {
-                    let at = offsets.range(row);
-                    let here = at.start - start..at.end - start;
+                    let here = (places[row] - start) as usize..(places[row + 1] - start) as usize;
                     match &mut weights {
                         None => order(&mut targets[here]),
                         Some(weights) => order_weighted(&mut targets[here.clone()], &mut weights[here], &mut scratch),
@@ -236,12 +218,12 @@ impl Rows {
             .collect();
         let kept = kept.concat();
         let total: u64 = kept.iter().map(|&n| u64::from(n)).sum();
-        let offsets = if total == targets.len() as u64 {
-            offsets
+        let places = if total == targets.len() as u64 {
+            places
         } else {
             let mut end = 0;
             for (row, &n) in kept.iter().enumerate() {
-                let from = offsets.range(row).start;
+                let from = places[row] as usize;
                 targets.copy_within(from..from + n as usize, end);
                 if let Some(weights) = &mut weights {
                     weights.copy_within(from..from + n as usize, end);
@@ -252,7 +234,7 @@ impl Rows {
             if let Some(weights) = &mut weights {
                 weights.truncate(end);
             }
-            Offsets::new(kept.iter().map(|&n| u64::from(n)), total)
+            offsets(kept.iter().map(|&n| u64::from(n)))
         };
         let weights = weights.map(|weights| {
             #[expect(clippy::float_cmp, reason = "the question is whether nothing is lost")]
@@ -263,8 +245,15 @@ impl Rows {
                 Weights::Wide(weights.into_boxed_slice())
             }
         });
-        let base = Base { count, offsets, targets: targets.into_boxed_slice(), weights };
-        Rows { first, edges: base.targets.len() as u64, base: Arc::new(base), pages: Arc::default(), changed: 0 }
+        let base = Base { count, offsets: places, targets: targets.into_boxed_slice(), weights };
+        Rows {
+            first,
+            edges: base.targets.len() as u64,
+            base: Arc::new(base),
+            pages: Arc::default(),
+            is_plain: true,
+            changed: 0,
+        }
     }
 
     /// The first vertex.
@@ -289,7 +278,7 @@ impl Rows {
 
     #[inline]
     fn changed_row(&self, row: usize) -> Option<&ChangedRow> {
-        if self.pages.is_empty() {
+        if self.is_plain {
             return None;
         }
         self.pages[row / PAGE].as_ref().and_then(|page| page[row % PAGE].as_deref())
@@ -300,7 +289,7 @@ impl Rows {
     pub fn row(&self, vertex: Vertex) -> &[Vertex] {
         let row = (vertex - self.first) as usize;
         match self.changed_row(row) {
-            None => &self.base.targets[self.base.offsets.range(row)],
+            None => &self.base.targets[self.base.range(row)],
             Some(changed) => &changed.targets,
         }
     }
@@ -312,8 +301,8 @@ impl Rows {
         match (self.changed_row(row), &self.base.weights) {
             (Some(ChangedRow { weights: Some(weights), .. }), _) => RowWeights::Wide(weights),
             (Some(_), _) | (None, None) => RowWeights::One,
-            (None, Some(Weights::Narrow(weights))) => RowWeights::Narrow(&weights[self.base.offsets.range(row)]),
-            (None, Some(Weights::Wide(weights))) => RowWeights::Wide(&weights[self.base.offsets.range(row)]),
+            (None, Some(Weights::Narrow(weights))) => RowWeights::Narrow(&weights[self.base.range(row)]),
+            (None, Some(Weights::Wide(weights))) => RowWeights::Wide(&weights[self.base.range(row)]),
         }
     }
 
@@ -331,7 +320,7 @@ impl Rows {
             Some(Weights::Wide(weights)) => 8 * weights.len(),
         };
         let each = if self.is_weighted() { 12 } else { 4 };
-        self.base.offsets.bytes() + 4 * self.base.targets.len() as u64 + weights as u64 + each * self.changed
+        8 * self.base.offsets.len() as u64 + 4 * self.base.targets.len() as u64 + weights as u64 + each * self.changed
     }
 
     /// A version with these edges too, and how many of them are new. A weight replaces the one that an edge had.
@@ -381,7 +370,7 @@ impl Rows {
                 (number, page, count, grown, lying)
             })
             .collect();
-        let mut next = self.clone();
+        let mut next = Rows { is_plain: false, ..self.clone() };
         let pages = Arc::make_mut(&mut next.pages);
         pages.resize(self.count().div_ceil(PAGE), None);
         let mut total = 0;
@@ -399,8 +388,7 @@ impl Rows {
 
     /// The same rows in a base of their own.
     fn rebuilt(&self) -> Rows {
-        let rows = || (0..self.count()).map(|row| self.first + row as Vertex);
-        let offsets = Offsets::new(rows().map(|v| self.degree(v) as u64), self.edges);
+        let places = offsets((0..self.count()).map(|row| self.degree(self.first + row as Vertex) as u64));
         let blocks: Vec<usize> = (0..self.count()).step_by(BLOCK).collect();
         let range = |block: usize| block..(block + BLOCK).min(self.count());
         let targets: Vec<Vec<Vertex>> = blocks
@@ -421,7 +409,7 @@ impl Rows {
                 .collect();
             weights.concat()
         });
-        Rows::from_parts(self.first, self.count(), offsets, targets.concat(), weights)
+        Rows::from_parts(self.first, self.count(), places, targets.concat(), weights)
     }
 }
 

@@ -29,7 +29,8 @@ pub struct Distances {
 
 struct Search<'a> {
     part: &'a Part,
-    delta: f64,
+    /// Buckets in a distance of 1.
+    buckets: f64,
     /// Distances of own vertices as the bits of numbers that are not negative, which are ordered as the numbers are.
     own: Vec<AtomicU64>,
     /// The best that this rank has told the owners of other vertices; empty with one rank.
@@ -56,7 +57,7 @@ fn lower(place: &AtomicU64, bits: u64) -> bool {
 
 impl Search<'_> {
     fn bucket(&self, distance: f64) -> u64 {
-        (distance / self.delta) as u64
+        (distance * self.buckets) as u64
     }
 
     fn relax(&self, bucket: u64, v: Vertex, found: &mut Found) {
@@ -134,7 +135,7 @@ pub fn sssp(
     let told = if ranks == 1 { 0 } else { part.vertices() };
     let search = Search {
         part,
-        delta: delta.unwrap_or(proposed),
+        buckets: 1.0 / delta.unwrap_or(proposed),
         own: own.clone().map(|_| infinite()).collect(),
         told: (0..told).map(|_| infinite()).collect(),
     };
