@@ -15,20 +15,23 @@
 //! Who takes part may change meanwhile: `change.rs` beside this file.
 
 mod change;
+mod handover;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::change::Answer;
 use super::gang::Gangs;
 use super::health::{Finding, Health};
 pub use super::homes::Advice;
 use super::homes::Homeless;
+use super::ledger::End;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
-use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
+use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use crate::graph::TaskGraph;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
 
@@ -158,6 +161,10 @@ pub struct Coordinator {
     finals: Vec<Option<State>>,
     /// The tasks that were complete when the session began; empty if none was.
     done_before: Vec<bool>,
+    /// For each node how it ended, if it is known to have. Its home knows, or has been told.
+    ends: Vec<Option<End>>,
+    /// Ranks that hold nothing, and what has ended there was told to those who need it.
+    evacuated: FxHashSet<Rank>,
     /// Open tasks that have been tried in vain.
     tried: FxHashMap<TaskId, Tried>,
     /// Open tasks known to be running, and where.
@@ -195,6 +202,8 @@ impl Coordinator {
         let (total, first) = (tasks.graph.task_count() as u32, members.len() as u32);
         let finals: Vec<Option<State>> = (0..total).map(|t| done(TaskId(t)).then_some(State::Completed)).collect();
         let completed = finals.iter().flatten().count() as u32;
+        let mut ends = vec![None; tasks.graph.node_count()];
+        ends.iter_mut().zip(&finals).filter(|(_, end)| end.is_some()).for_each(|(end, _)| *end = Some(End::Completed));
         Coordinator {
             tasks,
             epoch: 0,
@@ -205,6 +214,8 @@ impl Coordinator {
             members: Members::new(members),
             done_before: if completed == 0 { Vec::new() } else { finals.iter().map(Option::is_some).collect() },
             finals,
+            ends,
+            evacuated: FxHashSet::default(),
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
             homeless: Homeless::default(),
@@ -324,7 +335,10 @@ impl Coordinator {
                 self.decide(now, actions);
                 self.examine(now, from, actions);
             }
-            Message::Ack { epoch, kept, counted } => self.acknowledged(now, from, epoch, kept, counted, actions),
+            Message::Ack { epoch, kept, lent, counted } => {
+                let answer = Answer { kept, lent, counted };
+                self.acknowledged(now, from, epoch, answer, actions);
+            }
             Message::Emptied { epoch } => self.emptied(from, epoch, actions),
             Message::Stopped => self.stopped[from.index()] = true,
             Message::Broken { reason } => {
@@ -398,6 +412,11 @@ impl Coordinator {
                 continue;
             }
             *state = Some(attempt.outcome.state);
+            self.ends[attempt.task.index()] = Some(match attempt.outcome.state {
+                State::Completed => End::Completed,
+                State::Skipped => End::Unsuccessful,
+                _ => End::Failed,
+            });
             self.open -= 1;
             // Hardly any short task is in these: of millions of them the look-ups were a tenth of
             // rank 0's work.
@@ -485,7 +504,7 @@ impl Coordinator {
         if self.finished {
             return;
         }
-        self.note_cancelled((tasks.start, tasks.end));
+        add_range(&mut self.cancelled, (tasks.start, tasks.end));
         self.tell_all(Message::Cancel { tasks: vec![(tasks.start, tasks.end)] }, actions);
         for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
             self.return_cancelled(now, lease, actions);
@@ -494,19 +513,6 @@ impl Coordinator {
         if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }
-    }
-
-    /// Keeps the ranges of cancelled tasks in order and apart.
-    fn note_cancelled(&mut self, (mut from, mut to): (u32, u32)) {
-        self.cancelled.retain(|&(other_from, other_to)| {
-            let apart = other_to < from || other_from > to;
-            if !apart {
-                (from, to) = (from.min(other_from), to.max(other_to));
-            }
-            apart
-        });
-        let at = self.cancelled.partition_point(|other| other.0 < from);
-        self.cancelled.insert(at, (from, to));
     }
 
     /// The home of a gang that will not be brought together hears so as it hears of a task on lease.

@@ -10,6 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::graph::csr::{Csr, Pairs};
 use crate::graph::{Edge, TaskGraph};
 
+use super::ledger::End;
 use super::part::Part;
 
 /// Up to so many ranks each part looks through all edges of the nodes that it imports.
@@ -24,8 +25,6 @@ pub struct Cutter<'a> {
     home: &'a [u32],
     urgency: &'a [u8],
     ended: &'a dyn Fn(u32) -> Option<bool>,
-    /// Open tasks that have begun.
-    begun: Option<&'a FxHashSet<u32>>,
     /// The nodes of each rank.
     by_rank: Csr,
     /// Each node's position among those of its rank.
@@ -47,18 +46,6 @@ impl<'a> Cutter<'a> {
         ranks: usize,
         ended: &'a dyn Fn(u32) -> Option<bool>,
     ) -> Cutter<'a> {
-        Cutter::after_losses(graph, home, urgency, ranks, ended, None)
-    }
-
-    /// The same where ranks may have been lost: what a task needed that has `begun` may be open again, but had ended, so the task does not wait for it.
-    pub(super) fn after_losses(
-        graph: &'a TaskGraph,
-        home: &'a [u32],
-        urgency: &'a [u8],
-        ranks: usize,
-        ended: &'a dyn Fn(u32) -> Option<bool>,
-        begun: Option<&'a FxHashSet<u32>>,
-    ) -> Cutter<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
@@ -77,7 +64,7 @@ impl<'a> Cutter<'a> {
             .filter_map(|node| Some(against(node, ended(node)?)))
             .flatten()
             .map(Edge::node)
-            .filter(|&node| ended(node).is_none() && !begun.is_some_and(|begun| begun.contains(&node)))
+            .filter(|&node| ended(node).is_none())
             .collect();
         violated.sort_unstable();
         violated.dedup();
@@ -86,7 +73,6 @@ impl<'a> Cutter<'a> {
             home,
             urgency,
             ended,
-            begun,
             by_rank,
             local,
             imports: Csr::default(),
@@ -153,10 +139,9 @@ impl<'a> Cutter<'a> {
         self.wide.get(&node).map_or_else(|| self.graph.successors(node).len(), |edges| of_rank(edges, rank).len())
     }
 
-    /// What waits for a node: a task can have begun because one before it had ended, which now runs again.
+    /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
-        let begun = |node: u32| self.begun.is_some_and(|begun| begun.contains(&node));
-        self.graph.successors(node).filter(move |e| (self.ended)(e.node()).is_none() && !begun(e.node()))
+        self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
     /// The ranks other than its own that need a node, each once, ascending.
@@ -203,5 +188,82 @@ struct Seen {
 impl Seen {
     fn new(ranks: usize) -> Seen {
         Seen { by: vec![0; ranks], found: Vec::new() }
+    }
+}
+
+/// Cuts parts of given nodes, in time that follows from them and their edges.
+pub(super) struct Pieces<'a> {
+    graph: &'a TaskGraph,
+    home: &'a [u32],
+    urgency: &'a [u8],
+    ends: &'a [Option<End>],
+    /// Open tasks that have begun: what they needed may be open again, but had ended, so they do not wait for it.
+    begun: &'a FxHashSet<u32>,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(
+        graph: &'a TaskGraph,
+        home: &'a [u32],
+        urgency: &'a [u8],
+        ends: &'a [Option<End>],
+        begun: &'a FxHashSet<u32>,
+    ) -> Pieces<'a> {
+        Pieces { graph, home, urgency, ends, begun }
+    }
+
+    /// The part of these open nodes (ascending), which are at home on a rank. `local`: for each node of the graph `u32::MAX`.
+    pub(super) fn piece(&self, rank: u32, nodes: &[u32], local: &mut [u32]) -> Part {
+        for (at, &node) in (0..).zip(nodes) {
+            local[node as usize] = at;
+        }
+        let waiting = |node: u32| self.graph.successors(node).filter(|edge| self.waits(edge.node()));
+        let most = nodes.iter().map(|&node| self.graph.successors(node).len()).sum();
+        let edges = Csr::in_order(nodes.len(), most, |i, out| {
+            let here = waiting(nodes[i as usize]).filter(|edge| local[edge.node() as usize] != u32::MAX);
+            out.extend(here.map(|edge| Edge::new(local[edge.node() as usize], edge.on()).raw()));
+        });
+        let exports = Csr::in_order(nodes.len(), most, |i, out| {
+            let elsewhere = waiting(nodes[i as usize]).map(|edge| self.home[edge.node() as usize]);
+            let mut ranks: Vec<u32> = elsewhere.filter(|&at| at != rank).collect();
+            ranks.sort_unstable();
+            ranks.dedup();
+            out.append(&mut ranks);
+        });
+        let (mut needed, mut violated) = (Vec::new(), Vec::new());
+        for (at, &node) in (0..).zip(nodes).filter(|(_, node)| !self.begun.contains(node)) {
+            for edge in self.graph.predecessors(node) {
+                match self.ends[edge.node() as usize] {
+                    None if local[edge.node() as usize] == u32::MAX => {
+                        needed.push((edge.node(), Edge::new(at, edge.on()).raw()));
+                    }
+                    Some(end) if edge.violated_by(end.ok()) => violated.push(at),
+                    _ => {}
+                }
+            }
+        }
+        violated.dedup();
+        needed.sort_by_key(|needed| needed.0);
+        let rows: Vec<&[(u32, u32)]> = needed.chunk_by(|a, b| a.0 == b.0).collect();
+        let join = |(at, &node): (u32, &u32)| self.graph.join(node).map(|rule| (at, rule));
+        let part = Part {
+            nodes: nodes.iter().copied().collect(),
+            joins: (0..).zip(nodes).filter_map(join).collect(),
+            urgency: nodes.iter().map(|&node| self.urgency[node as usize]).collect(),
+            violated,
+            local: edges,
+            exports,
+            imports: rows.iter().map(|row| row[0].0).collect(),
+            imported: Csr::in_order(rows.len(), needed.len(), |at, out| {
+                out.extend(rows[at as usize].iter().map(|needed| needed.1));
+            }),
+        };
+        nodes.iter().for_each(|&node| local[node as usize] = u32::MAX);
+        part
+    }
+
+    /// True for a node that waits for what is open of what it needs.
+    fn waits(&self, node: u32) -> bool {
+        self.ends[node as usize].is_none() && !self.begun.contains(&node)
     }
 }

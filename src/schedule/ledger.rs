@@ -168,6 +168,26 @@ impl Ledger {
         self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
     }
 
+    /// The part that this is the ledger of.
+    pub(super) fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// True for a node that has ended here.
+    pub(super) fn is_ended(&self, local: u32) -> bool {
+        self.waits[local as usize].load(Acquire) & ENDED != 0
+    }
+
+    /// True for a node against which something that it needs has ended.
+    pub(super) fn is_violated(&self, local: u32) -> bool {
+        self.waits[local as usize].load(Acquire) & VIOLATED != 0
+    }
+
+    /// True if the end of an import (by its position) has been counted.
+    pub(super) fn is_counted(&self, at: u32) -> bool {
+        self.counted[at as usize].load(Acquire) != OPEN
+    }
+
     /// When the task became ready.
     #[inline]
     pub fn ready_at(&self, local: u32) -> Time {

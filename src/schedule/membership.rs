@@ -143,6 +143,16 @@ impl Members {
         self.table.iter().map(able).collect()
     }
 
+    /// True if a rank has a part that can be amended: it has been handed tasks, and goes on taking part.
+    pub(super) fn has_part(&self, rank: Rank) -> bool {
+        self.table.get(rank.index()).is_some_and(|entry| entry.handed && entry.standing == RankState::Active)
+    }
+
+    /// Ranks that have been lost.
+    pub(super) fn lost(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.ranks(|entry| entry.standing == RankState::Lost)
+    }
+
     /// What a rank has, whether it takes part or not.
     pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
         self.table.get(rank.index()).map(|entry| &entry.member)

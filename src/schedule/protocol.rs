@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{End, Part};
 use super::ranks::Ranks;
+use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,8 +35,10 @@ pub enum Message {
     Prepare {
         /// The epoch that will begin.
         epoch: u32,
-        /// True if a rank has been lost: what others have heard from it may be all that is left of its work.
-        lost: bool,
+        /// Open nodes whose home has been lost: what others have heard of them may be all that is left of its work.
+        lost: Ascending,
+        /// All ranks that have been lost.
+        lost_ranks: Ranks,
         /// False if this rank is to be emptied: then it begins nothing more.
         reserve: bool,
     },
@@ -45,7 +48,9 @@ pub enum Message {
         epoch: u32,
         /// Tasks that it runs or is about to start, and which attempts.
         kept: Vec<(TaskId, u16)>,
-        /// Ends of nodes elsewhere that it has counted, if a rank was lost.
+        /// Tasks at home here that are elsewhere, as far as it knows.
+        lent: Vec<TaskId>,
+        /// Ends that it has counted of the nodes in `lost`, and those of its own that a lost rank was to report.
         counted: Vec<(u32, End)>,
     },
     /// A rank to the coordinator: it is to leave, and nothing is left here.
@@ -238,8 +243,12 @@ impl Message {
 pub struct HandOut {
     /// The epoch that begins; 0 is the begin of the run.
     pub epoch: u32,
-    /// The tasks and their edges.
+    /// The tasks and their edges: all that is at home on the receiver, or what comes there if it has a part to amend.
     pub part: Part,
+    /// What else becomes of the part that the receiver has; `None` if `part` takes its place.
+    pub amends: Option<Box<Amendment>>,
+    /// All ranks that have been lost: what they have said and not been heard to say is void.
+    pub lost: Ranks,
     /// For each group of tasks with a limit on how many run at once: its number, and this rank's share of the limit.
     pub limits: Vec<(u32, u32)>,
     /// Ranks that take part; one that is not among them holds no task.
@@ -248,10 +257,21 @@ pub struct HandOut {
     pub leave: bool,
     /// Tasks at home there that another rank keeps: they are on lease.
     pub out: Vec<TaskId>,
-    /// Tasks at home there that have been tried in vain.
+    /// Tasks at home there that have been tried in vain, unless the receiver knows that.
     pub tried: Vec<Tried>,
     /// Tasks kept by the receiver whose home is elsewhere, and where.
     pub leases: Vec<(TaskId, Rank)>,
+}
+
+/// What becomes of a part at an epoch, beside the nodes that come to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Amendment {
+    /// Nodes that are at home elsewhere from now on.
+    pub gone: Ascending,
+    /// Ends that the receiver may not know of.
+    pub ended: Vec<(u32, End)>,
+    /// Nodes at home there that nodes on a further rank need from now on; ascending.
+    pub needed: Vec<(u32, u32)>,
 }
 
 /// What is known of a task's attempts so far.
@@ -366,6 +386,19 @@ impl Lease {
 pub fn is_among(task: TaskId, tasks: &[(u32, u32)]) -> bool {
     let next = tasks.partition_point(|&(_, to)| to <= task.0);
     tasks.get(next).is_some_and(|&(from, _)| from <= task.0)
+}
+
+/// Adds a range to ranges of tasks (from, to) and keeps them in order and apart.
+pub fn add_range(tasks: &mut Vec<(u32, u32)>, (mut from, mut to): (u32, u32)) {
+    tasks.retain(|&(other_from, other_to)| {
+        let apart = other_to < from || other_from > to;
+        if !apart {
+            (from, to) = (from.min(other_from), to.max(other_to));
+        }
+        apart
+    });
+    let at = tasks.partition_point(|other| other.0 < from);
+    tasks.insert(at, (from, to));
 }
 
 /// How a run is stopped.

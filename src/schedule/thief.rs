@@ -205,6 +205,16 @@ impl Thief {
         Action::Surrender { to, max: share.clamp(1, MOST) }
     }
 
+    /// How long tasks usually take here, once one has ended.
+    pub(super) fn usual(&self) -> Option<Duration> {
+        self.usual_ns.map(Duration::from_nanos)
+    }
+
+    /// How many ranks take part.
+    pub(super) fn ranks(&self) -> u32 {
+        self.peers.len()
+    }
+
     /// True unless tasks are known to be so short that a message counts beside them.
     pub(super) fn are_tasks_long(&self) -> bool {
         self.usual_ns.is_none_or(|ns| ns >= LONG_NS)

@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::change::Lost;
 use super::ledger::{End, Ledger, Ripple};
-use super::protocol::{Lease, Load, Message, Started, Stop, Tried};
+use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
+use super::ranks::Ranks;
 use super::thief::Thief;
 use crate::job::Retry;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
@@ -224,6 +226,15 @@ pub struct Worker {
     /// True if this rank leaves when it is empty, and once it has said that it is.
     leaving: bool,
     emptied: bool,
+    /// Ranks that have been lost.
+    lost: Ranks,
+    /// Tasks that are not wanted any more (from, to).
+    cancelled: Vec<(u32, u32)>,
+    /// Tasks at home here that others completed since the last change, which report them.
+    completed_elsewhere: Vec<(TaskId, Rank)>,
+    /// When it acknowledged the change under way, and how long the one before took from then on.
+    acknowledged: Time,
+    last_change: Duration,
     /// Tasks of other homes that are here.
     guests: FxHashMap<TaskId, Guest>,
     /// Tasks at home here that are elsewhere: on lease, or with the coordinator as gangs.
@@ -273,6 +284,11 @@ impl Worker {
             early: Vec::new(),
             leaving: false,
             emptied: false,
+            lost: Ranks::default(),
+            cancelled: Vec::new(),
+            completed_elsewhere: Vec::new(),
+            acknowledged: Time::ZERO,
+            last_change: Duration::ZERO,
             guests: FxHashMap::default(),
             lent: FxHashSet::default(),
             tried: FxHashMap::default(),
@@ -396,8 +412,11 @@ impl Worker {
     }
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
+        // An end is an end in every epoch; whom it concerns now has been told where it is known.
+        let stays = matches!(message, Message::Counts { .. });
         match message.epoch() {
-            Some(epoch) if epoch < self.epoch => {}
+            Some(_) if self.lost.contains(from) => {}
+            Some(epoch) if epoch < self.epoch && !stays => {}
             Some(epoch) if epoch > self.epoch || self.phase.is_frozen() => self.early.push((from, message)),
             _ => self.obey(now, from, message, actions),
         }
@@ -406,7 +425,10 @@ impl Worker {
     fn obey(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match message {
             Message::HandOut(hand_out) => self.take_up(now, *hand_out, actions),
-            Message::Prepare { epoch, lost, reserve } => self.prepare(epoch, lost, reserve, actions),
+            Message::Prepare { epoch, lost, lost_ranks, reserve } => {
+                let lost = Lost { nodes: lost, ranks: lost_ranks };
+                self.prepare(now, epoch, lost, reserve, actions);
+            }
             Message::Counts { ended, .. } => self.count(now, ended, actions),
             Message::Steal { .. } if self.stopping.is_some() || self.halted => self.give(from, Vec::new(), actions),
             Message::Steal { want, .. } => actions.extend(self.thief.asked(from, want, self.load)),
@@ -440,7 +462,10 @@ impl Worker {
                 self.failed[1] = tasks;
                 self.halt_if_enough(actions);
             }
-            Message::Cancel { tasks } => self.cancel(now, tasks, actions),
+            Message::Cancel { tasks } => {
+                tasks.iter().for_each(|&range| add_range(&mut self.cancelled, range));
+                self.cancel(now, tasks, actions);
+            }
             Message::Finish => actions.push(Action::Exit),
             // What only the coordinator is told, or what the handshake before this machine deals with.
             Message::Arrived { .. }
@@ -623,7 +648,9 @@ impl Worker {
 
     /// A task at home here that ran elsewhere has ended.
     fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
-        if !reported_by_runner(&attempt) {
+        if reported_by_runner(&attempt) {
+            self.completed_elsewhere.push((attempt.task, from));
+        } else {
             // Not before it has been reported: until then only the runner can tell of it should this rank be lost.
             self.heard.push((from, attempt.task, attempt.attempt));
             self.note_report(now);

@@ -18,13 +18,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Action, Change, Coordinator, Why};
 use crate::graph::TaskGraph;
+use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
-use crate::schedule::handout::Cutter;
 use crate::schedule::homes::{self, Remains};
 use crate::schedule::known;
 use crate::schedule::ledger::End;
 use crate::schedule::membership::Member;
-use crate::schedule::protocol::{HandOut, Message, Stop, Tried, is_among};
+use crate::schedule::protocol::{Message, Stop, Tried, is_among};
 use crate::schedule::ranks::Ranks;
 
 /// What is known of a change that has begun.
@@ -34,12 +34,33 @@ pub(super) struct Preparing {
     missing: BTreeSet<Rank>,
     /// What each rank keeps: task, attempt, rank.
     kept: Vec<(TaskId, u16, Rank)>,
+    /// Tasks that their homes believe elsewhere.
+    lent: Vec<TaskId>,
     /// Ends that peers have counted.
     counted: FxHashMap<u32, End>,
     /// Whether a rank was lost.
     lost: bool,
     /// Whether the remaining work is shared out evenly.
     even_out: bool,
+}
+
+/// What a rank acknowledges a change with; see [`Message::Ack`].
+pub(super) struct Answer {
+    pub(super) kept: Vec<(TaskId, u16)>,
+    pub(super) lent: Vec<TaskId>,
+    pub(super) counted: Vec<(u32, End)>,
+}
+
+/// What a consistent cut of the run says.
+pub(super) struct Cut {
+    /// Who runs or is about to run a task.
+    pub(super) kept: FxHashMap<TaskId, Rank>,
+    /// Open tasks that have begun.
+    pub(super) begun: FxHashSet<u32>,
+    /// Nodes that have ended, which those whom it concerns may not know.
+    pub(super) told: Vec<u32>,
+    /// Tasks of whose attempts their homes may not know.
+    pub(super) retried: FxHashSet<TaskId>,
 }
 
 impl Coordinator {
@@ -138,10 +159,17 @@ impl Coordinator {
         if fresh || lost {
             self.epoch += 1;
             preparing.kept.clear();
+            preparing.lent.clear();
             preparing.missing = self.members.handed().collect();
+            let lost: FxHashSet<u32> = self.members.lost().map(|rank| rank.0).collect();
+            let open = (0..).zip(&self.ends).filter(|(_, end)| end.is_none()).map(|(node, _)| node);
+            let of_lost = |node: &u32| lost.contains(&self.tasks.home[*node as usize]);
+            let lost: Ascending = if preparing.lost { open.filter(of_lost).collect() } else { Ascending::default() };
+            let lost_ranks: Ranks = self.members.lost().map(|rank| rank.0).collect();
             for &to in &preparing.missing {
                 let reserve = self.members.standing(to) == Some(RankState::Active);
-                let message = Message::Prepare { epoch: self.epoch, lost: preparing.lost, reserve };
+                let message =
+                    Message::Prepare { epoch: self.epoch, lost: lost.clone(), lost_ranks: lost_ranks.clone(), reserve };
                 actions.push(Action::Send { to, message });
             }
         }
@@ -154,13 +182,13 @@ impl Coordinator {
         now: Time,
         from: Rank,
         epoch: u32,
-        kept: Vec<(TaskId, u16)>,
-        counted: Vec<(u32, End)>,
+        Answer { kept, lent, counted }: Answer,
         actions: &mut Vec<Action>,
     ) {
         let Some(preparing) = self.change.as_mut().filter(|_| epoch == self.epoch) else { return };
         if preparing.missing.remove(&from) {
             preparing.kept.extend(kept.into_iter().map(|(task, attempt)| (task, attempt, from)));
+            preparing.lent.extend(lent);
             preparing.counted.extend(counted);
             self.commit_if_prepared(now, actions);
         }
@@ -183,32 +211,37 @@ impl Coordinator {
     }
 
     /// What all acknowledgements say together is a consistent cut of the run. From it follow the tasks that have ended, who keeps which
-    /// of the open ones, the new homes, and each rank's part.
+    /// of the open ones, the new homes, and what changes for each rank.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
-        let (mut ended, mut begun) = self.close(now, &graph, preparing, actions);
+        let mut cut = self.close(now, &graph, preparing, actions);
         let claims = preparing.kept.iter().filter(|(task, attempt, _)| self.is_claim(*task, *attempt));
-        let kept: FxHashMap<TaskId, Rank> = claims.map(|&(task, _, rank)| (task, rank)).collect();
-        self.note_lost_attempts(now, &kept, actions);
+        cut.kept = claims.map(|&(task, _, rank)| (task, rank)).collect();
+        let lost = self.note_lost_attempts(now, &cut.kept, actions);
+        cut.retried.extend(lost);
         if !self.cancelled.is_empty() {
-            self.end_cancelled(now, &graph, &kept, &mut ended, actions);
+            self.end_cancelled(now, &graph, &mut cut, actions);
         }
+        cut.begun.extend(self.tried.keys().map(|task| task.0));
         let members = self.members.able();
         self.tasks.advice.share_out(&members);
         let remains = Remains {
             graph: &graph,
-            ended: &ended,
-            kept: &kept,
+            ended: &self.ends,
+            kept: &cut.kept,
             members: &members,
             slowness: &|rank| self.health.slow(rank).unwrap_or(1.0),
             advice: self.tasks.advice.as_ref(),
             even_out: preparing.even_out,
         };
+        let before = self.tasks.home.clone();
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
-        begun.extend(self.tried.keys().map(|task| task.0));
-        self.hand_out(&graph, &ended, &begun, &kept, actions);
+        self.hand_over(&graph, &cut, &before, actions);
         if !self.cancelled.is_empty() {
-            self.tell_all(Message::Cancel { tasks: self.cancelled.clone() }, actions);
+            // The others have been told before.
+            let fresh = self.members.here().filter(|&to| !self.members.handed().any(|handed| handed == to));
+            let cancel = |to| Action::Send { to, message: Message::Cancel { tasks: self.cancelled.clone() } };
+            actions.extend(fresh.map(cancel));
         }
         self.members.hand_out();
         self.gangs.meet(members);
@@ -263,23 +296,8 @@ impl Coordinator {
         self.tried.get(&task).map_or(0, |tried| tried.attempts)
     }
 
-    /// For each node how it ended, if it has, and the open tasks that have begun. Ends that only the peers of a lost rank know of are written down.
-    fn close(
-        &mut self,
-        now: Time,
-        graph: &TaskGraph,
-        preparing: &Preparing,
-        actions: &mut Vec<Action>,
-    ) -> (Vec<Option<End>>, FxHashSet<u32>) {
-        let mut ended: Vec<Option<End>> = vec![None; graph.node_count()];
-        for (task, end) in ended.iter_mut().take(self.finals.len()).enumerate() {
-            *end = self.end_of(TaskId(task as u32));
-        }
-        for (&node, &counted) in &preparing.counted {
-            if let Some(end) = ended.get_mut(node as usize) {
-                *end = end.or(Some(counted));
-            }
-        }
+    /// Closes what is known to have ended. Ends that only the peers of a lost rank know of are written down.
+    fn close(&mut self, now: Time, graph: &TaskGraph, preparing: &Preparing, actions: &mut Vec<Action>) -> Cut {
         let mut unheard: Vec<Attempt> = Vec::new();
         let tasks = self.running.keys().chain(self.tried.keys());
         let mut begun: FxHashSet<u32> = tasks.map(|task| task.0).collect();
@@ -296,47 +314,69 @@ impl Coordinator {
                 unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
             }
         }
-        let done = |node: u32| self.done_before.get(node as usize) == Some(&true);
-        known::close(graph, &|node| begun.contains(&node), &done, &mut ended);
-        for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
-            let id = TaskId(task as u32);
-            let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
-            match ended[task] {
-                Some(End::Completed) => unheard.push(self.unheard(now, id, next, State::Completed)),
-                Some(End::Failed) => unheard.push(self.unheard(now, id, next, self.unsuccessful(id))),
-                Some(End::Unsuccessful) if known::was_skipped(graph, id.0, &ended) => {
-                    unheard.push(self.unheard(now, id, 0, State::Skipped));
+        let retried = unheard.iter().map(|attempt| attempt.task).collect();
+        let mut told: Vec<u32> = preparing.lent.iter().map(|task| task.0).collect();
+        told.retain(|&node| self.ends.get(node as usize).is_some_and(Option::is_some));
+        if preparing.lost {
+            let before = self.ends.clone();
+            for (&node, &counted) in &preparing.counted {
+                if let Some(end) = self.ends.get_mut(node as usize) {
+                    *end = end.or(Some(counted));
                 }
-                Some(End::Unsuccessful) => {
-                    self.undecided.insert(id);
-                }
-                None => {}
             }
+            let done = |node: u32| self.done_before.get(node as usize) == Some(&true);
+            known::close(graph, &|node| begun.contains(&node), &done, &mut self.ends);
+            let closed = (0..).zip(before.iter().zip(&self.ends)).filter(|(_, (before, end))| before != end);
+            told.extend(closed.map(|(node, _)| node));
+            for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
+                let id = TaskId(task as u32);
+                let next = self.attempts(id).saturating_add(1).max(latest.get(&id).copied().unwrap_or(0));
+                match self.ends[task] {
+                    Some(End::Completed) => unheard.push(self.unheard(now, id, next, State::Completed)),
+                    Some(End::Failed) => unheard.push(self.unheard(now, id, next, self.unsuccessful(id))),
+                    Some(End::Unsuccessful) if known::was_skipped(graph, id.0, &self.ends) => {
+                        unheard.push(self.unheard(now, id, 0, State::Skipped));
+                    }
+                    Some(End::Unsuccessful) => {
+                        self.undecided.insert(id);
+                    }
+                    None => {}
+                }
+            }
+        } else {
+            // All homes are here, and have told of all other nodes.
+            told.extend(self.close_joins(graph));
         }
         self.count(unheard, actions);
         self.decide(now, actions);
-        (ended, begun)
+        Cut { kept: FxHashMap::default(), begun, told, retried }
+    }
+
+    /// Joins that have ended, as all that they need has.
+    fn close_joins(&mut self, graph: &TaskGraph) -> Vec<u32> {
+        let mut closed = Vec::new();
+        for node in graph.task_count() as u32..graph.node_count() as u32 {
+            if let (None, Some(rule)) = (self.ends[node as usize], graph.join(node)) {
+                self.ends[node as usize] = known::join_end(graph, node, rule, &|node| self.ends[node as usize]);
+                closed.extend(self.ends[node as usize].map(|_| node));
+            }
+        }
+        closed
     }
 
     /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else would end them.
-    fn end_cancelled(
-        &mut self,
-        now: Time,
-        graph: &TaskGraph,
-        kept: &FxHashMap<TaskId, Rank>,
-        ended: &mut [Option<End>],
-        actions: &mut Vec<Action>,
-    ) {
+    fn end_cancelled(&mut self, now: Time, graph: &TaskGraph, cut: &mut Cut, actions: &mut Vec<Action>) {
         let members = self.members.able();
         let mut ends: Vec<Attempt> = Vec::new();
         for node in graph.topological().iter() {
-            if ended[node as usize].is_some() {
+            if self.ends[node as usize].is_some() {
                 continue;
             }
             let task = TaskId(node);
-            let known = |node: u32| ended[node as usize];
+            let known = |node: u32| self.ends[node as usize];
             if let Some(rule) = graph.join(node) {
-                ended[node as usize] = known::join_end(graph, node, rule, &known);
+                self.ends[node as usize] = known::join_end(graph, node, rule, &known);
+                cut.told.extend(self.ends[node as usize].map(|_| node));
                 continue;
             }
             let state = match known::violated(graph, node, &known) {
@@ -345,33 +385,23 @@ impl Coordinator {
                 _ => continue,
             };
             let fits = |member: &Member| member.slots > 0 && self.tasks.advice.fits(task, member);
-            if kept.contains_key(&task) || members.iter().any(fits) {
+            if cut.kept.contains_key(&task) || members.iter().any(fits) {
                 continue;
             }
             let attempt = if state == State::Skipped { 0 } else { self.attempts(task).saturating_add(1) };
-            ended[node as usize] = Some(if state == State::Skipped { End::Unsuccessful } else { End::Failed });
+            self.ends[node as usize] = Some(if state == State::Skipped { End::Unsuccessful } else { End::Failed });
+            cut.told.push(node);
             ends.push(self.unheard(now, task, attempt, state));
         }
         self.count(ends, actions);
         self.decide(now, actions);
     }
 
-    /// How a task ended, if it has, whether or not its state is known.
-    fn end_of(&self, task: TaskId) -> Option<End> {
-        match self.final_state(task) {
-            Some(State::Completed) => Some(End::Completed),
-            Some(State::Skipped) => Some(End::Unsuccessful),
-            Some(_) => Some(End::Failed),
-            None => self.undecided.contains(&task).then_some(End::Unsuccessful),
-        }
-    }
-
-    /// The same for any node.
+    /// How a node ended, if that is known.
     fn node_end(&self, graph: &TaskGraph, node: u32) -> Option<End> {
-        match graph.join(node) {
-            Some(rule) => known::join_end(graph, node, rule, &|node| self.node_end(graph, node)),
-            None => self.end_of(TaskId(node)),
-        }
+        let open = || graph.join(node).map(|rule| (node, rule));
+        let join = |(node, rule)| known::join_end(graph, node, rule, &|node| self.node_end(graph, node));
+        self.ends[node as usize].or_else(|| open().and_then(join))
     }
 
     /// Writes down what became of tasks that nobody knew to have failed or to have been skipped, once all that they need has ended.
@@ -409,7 +439,12 @@ impl Coordinator {
     }
 
     /// Writes down what lost ranks are known to have been running, and counts it as tried.
-    fn note_lost_attempts(&mut self, now: Time, kept: &FxHashMap<TaskId, Rank>, actions: &mut Vec<Action>) {
+    fn note_lost_attempts(
+        &mut self,
+        now: Time,
+        kept: &FxHashMap<TaskId, Rank>,
+        actions: &mut Vec<Action>,
+    ) -> Vec<TaskId> {
         let mut lost: Vec<Attempt> = Vec::new();
         self.running.retain(|&task, &mut (rank, running)| {
             let is_lost = self.members.standing(rank) == Some(RankState::Lost);
@@ -436,49 +471,10 @@ impl Coordinator {
             let tried = self.tried.entry(task).or_insert(none);
             *tried = Tried { attempts: attempt, lost: tried.lost.saturating_add(1), rank, ..*tried };
         }
+        let tasks = lost.iter().map(|attempt| attempt.task).collect();
         if !lost.is_empty() {
             actions.push(Action::Journal(lost));
         }
-    }
-
-    /// Sends each rank its part and what it must know of it.
-    fn hand_out(
-        &self,
-        graph: &TaskGraph,
-        ended: &[Option<End>],
-        begun: &FxHashSet<u32>,
-        kept: &FxHashMap<TaskId, Rank>,
-        actions: &mut Vec<Action>,
-    ) {
-        let ranks = self.members.len();
-        let home = &self.tasks.home;
-        let mut hand_outs: Vec<HandOut> = vec![HandOut::default(); ranks];
-        for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {
-            let at = home[task.index()];
-            hand_outs[at as usize].out.push(task);
-            hand_outs[keeper.index()].leases.push((task, Rank(at)));
-        }
-        for tried in self.tried.values() {
-            hand_outs[home[tried.task.index()] as usize].tried.push(*tried);
-        }
-        let active: Ranks = self.members.active().map(|rank| rank.0).collect();
-        for hand_out in &mut hand_outs {
-            hand_out.out.sort_unstable();
-            hand_out.leases.sort_unstable();
-            hand_out.tried.sort_unstable_by_key(|tried| tried.task);
-        }
-        let is_ended = |node: u32| ended[node as usize].map(End::ok);
-        let cutter = Cutter::after_losses(graph, home, &self.tasks.urgency, ranks, &is_ended, Some(begun));
-        for to in self.members.here() {
-            let hand_out = HandOut {
-                epoch: self.epoch,
-                part: cutter.part(to.index()),
-                limits: self.tasks.advice.shares(to),
-                active: active.clone(),
-                leave: self.members.standing(to) == Some(RankState::Draining),
-                ..std::mem::take(&mut hand_outs[to.index()])
-            };
-            actions.push(Action::Send { to, message: Message::HandOut(Box::new(hand_out)) });
-        }
+        tasks
     }
 }

@@ -49,7 +49,7 @@ fn says(coordinator: &mut Coordinator, from: u32, message: Message) -> Vec<Actio
 fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<Action> {
     step(coordinator, Event::Change { rank: Rank(1), change: Change::Lose });
     let kept = kept.iter().map(|&task| (TaskId(task), 1)).collect();
-    says(coordinator, 0, Message::Ack { epoch: 1, kept, counted: Vec::new() })
+    says(coordinator, 0, Message::Ack { epoch: 1, kept, lent: Vec::new(), counted: Vec::new() })
 }
 
 const ALONE: Shape = Shape { ranks: 1, cpus: 1, per_node: None };
@@ -71,7 +71,7 @@ fn whether_a_task_failed_or_was_skipped_follows_from_what_it_needs() {
 
 #[test]
 fn a_task_that_has_begun_does_not_wait_for_what_runs_again() {
-    let mut coordinator = two_ranks(&[Condition::Any], &[1, 0], ALONE);
+    let mut coordinator = two_ranks(&[Condition::Any], &[1, 1], ALONE);
     let parts = lose(&mut coordinator, &[1]).into_iter().filter_map(|action| match action {
         Action::Send { to: Rank::ZERO, message: Message::HandOut(hand_out) } => Some(hand_out.part),
         _ => None,
@@ -87,7 +87,11 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     let leader = Member { slots: 3, ..Member::default() };
     step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Arrive(leader) });
     for rank in [0, 1] {
-        says(&mut coordinator, rank, Message::Ack { epoch: 1, kept: Vec::new(), counted: Vec::new() });
+        says(
+            &mut coordinator,
+            rank,
+            Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() },
+        );
     }
     says(&mut coordinator, 0, Message::GangReady { lease });
     for rank in [0, 2] {

@@ -3,6 +3,7 @@
 //!
 //! What must hold is checked by an oracle that knows only the graph and which attempts fail.
 
+mod epochs;
 mod job;
 mod losses;
 mod world;

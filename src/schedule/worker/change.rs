@@ -12,13 +12,32 @@
 //! a consistent cut: every message of the old epoch that is still under way speaks of what it knows already, and is void.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
 use super::{Action, Guest, Worker, send};
+use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Rank, TaskId, Time};
-use crate::schedule::ledger::Ledger;
+use crate::schedule::amend::amended;
+use crate::schedule::ledger::{End, Ledger, UnsoundPart};
 use crate::schedule::protocol::{HandOut, Lease, Message};
+use crate::schedule::ranks::Ranks;
+
+/// Rank 0 takes about so long for each task of the run (nanoseconds) to find new homes.
+const NODE_NS: u64 = 100;
+
+/// At most so many tasks are reserved: the others shall have a share of the rest.
+const MOST_RESERVED: u32 = 65_536;
+
+/// What has been lost with ranks.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// Open nodes whose home it was.
+    pub(super) nodes: Ascending,
+    /// The ranks.
+    pub(super) ranks: Ranks,
+}
 
 /// How far a rank is with a change of membership.
 #[derive(Debug)]
@@ -29,8 +48,8 @@ pub(super) enum Phase {
     Freezing {
         /// The epoch to prepare for.
         epoch: u32,
-        /// Whether a rank was lost.
-        lost: bool,
+        /// What has been lost.
+        lost: Lost,
     },
     /// Waits for its tasks.
     Frozen(Frozen),
@@ -40,6 +59,7 @@ pub(super) enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     kept: Vec<(TaskId, u16)>,
+    lent: Vec<TaskId>,
     /// Attempts that ended since.
     ended: Vec<Attempt>,
 }
@@ -77,25 +97,38 @@ impl Phase {
 
 impl Worker {
     /// Homes are about to change.
-    pub(super) fn prepare(&mut self, epoch: u32, lost: bool, reserve: bool, actions: &mut Vec<Action>) {
+    pub(super) fn prepare(&mut self, now: Time, epoch: u32, lost: Lost, reserve: bool, actions: &mut Vec<Action>) {
         match &self.phase {
             Phase::Settled => {
                 self.phase = Phase::Freezing { epoch, lost };
-                // The slots shall not starve meanwhile; but beside long tasks a change takes no time, and what is kept would wait behind them.
-                let keep = if reserve && !self.thief.are_tasks_long() { self.slots } else { 0 };
+                let keep = if reserve { self.reserve() } else { 0 };
                 actions.push(Action::Freeze { keep });
             }
             Phase::Freezing { .. } => self.phase = Phase::Freezing { epoch, lost },
             Phase::Frozen(frozen) => {
-                let kept = frozen.kept.clone();
-                self.acknowledge(epoch, lost, kept, actions);
+                let (kept, lent) = (frozen.kept.clone(), frozen.lent.clone());
+                self.acknowledge(now, epoch, &lost, kept, lent, actions);
             }
         }
     }
 
+    /// How many tasks the slots will start until the new homes are known: as many as fit in twice the time that it took before, or that it
+    /// takes rank 0 to look at all tasks. Beside long tasks a change takes no time, and what is kept would wait behind them.
+    fn reserve(&self) -> u32 {
+        let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.thief.ranks());
+        let stop = self.last_change.max(Duration::from_nanos(nodes * NODE_NS)) * 2;
+        let waves = self.thief.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
+        let bridge = (f64::from(self.slots) * waves) as u32;
+        let least = if self.thief.are_tasks_long() { 0 } else { self.slots };
+        (least + bridge).min(MOST_RESERVED.max(self.slots))
+    }
+
     /// The pool has given up what waited there; what it has not, this rank keeps.
     pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
-        let Phase::Freezing { epoch, lost } = self.phase else { return };
+        let Phase::Freezing { epoch, lost } = &mut self.phase else { return };
+        let (epoch, lost) = (*epoch, std::mem::take(lost));
+        let mut lent: Vec<TaskId> = self.lent.iter().copied().collect();
+        lent.sort_unstable();
         waiting.iter_mut().for_each(|lease| self.dismiss(lease));
         self.lent.extend(self.retries.drain().map(|next| next.0.1));
         let ledger = self.ledger.clone();
@@ -111,45 +144,79 @@ impl Worker {
         if !(self.report.is_empty() && self.started.is_empty()) {
             self.send_report(now, actions);
         }
-        self.phase = Phase::Frozen(Frozen { kept: kept.clone(), ended: Vec::new() });
-        self.acknowledge(epoch, lost, kept, actions);
+        self.phase = Phase::Frozen(Frozen { kept: kept.clone(), lent: lent.clone(), ended: Vec::new() });
+        self.acknowledge(now, epoch, &lost, kept, lent, actions);
     }
 
-    fn acknowledge(&mut self, epoch: u32, lost: bool, kept: Vec<(TaskId, u16)>, actions: &mut Vec<Action>) {
-        self.epoch = epoch;
-        self.early.retain(|early| early.1.epoch().is_some_and(|of| of >= epoch));
-        let counted = self.ledger.as_ref().filter(|_| lost).map_or_else(Vec::new, |ledger| ledger.counted().collect());
-        send(actions, Rank::ZERO, Message::Ack { epoch, kept, counted });
+    fn acknowledge(
+        &mut self,
+        now: Time,
+        epoch: u32,
+        lost: &Lost,
+        kept: Vec<(TaskId, u16)>,
+        lent: Vec<TaskId>,
+        actions: &mut Vec<Action>,
+    ) {
+        (self.epoch, self.acknowledged) = (epoch, now);
+        let stays = |message: &Message| matches!(message, Message::Counts { .. });
+        self.early.retain(|(_, early)| stays(early) || early.epoch().is_some_and(|of| of >= epoch));
+        let ledger = self.ledger.as_ref().filter(|_| !lost.nodes.is_empty());
+        let mut counted: Vec<(u32, End)> = ledger.map_or_else(Vec::new, |ledger| {
+            ledger.counted().filter(|&(node, _)| lost.nodes.position(node).is_some()).collect()
+        });
+        let unreported = self.completed_elsewhere.iter().filter(|(_, by)| lost.ranks.contains(*by));
+        counted.extend(unreported.map(|(task, _)| (task.0, End::Completed)));
+        send(actions, Rank::ZERO, Message::Ack { epoch, kept, lent, counted });
     }
 
     /// Takes up the tasks that this rank is home of from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
-        let HandOut { epoch, part, active, leave, out, tried, leases, .. } = hand_out;
+        let HandOut { epoch, part, amends, lost, active, leave, out, tried, leases, .. } = hand_out;
         let Phase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
-        let ledger = match Ledger::new(part) {
-            Ok(ledger) if active.is_sound() => Arc::new(ledger),
+        let whole = match (&amends, &self.ledger) {
+            (None, _) => Ok(part),
+            (Some(amendment), Some(ledger)) => amended(ledger, &part, amendment, &lost),
+            (Some(_), None) => Err(UnsoundPart("changes")),
+        };
+        let ledger = match whole.and_then(Ledger::new) {
+            Ok(ledger) if active.is_sound() && lost.is_sound() => Arc::new(ledger),
             Ok(_) => {
                 let reason = "the list of ranks that take part is inconsistent".into();
                 return send(actions, Rank::ZERO, Message::Broken { reason });
             }
             Err(error) => return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() }),
         };
-        let Frozen { mut kept, mut ended } = std::mem::take(frozen);
+        let Frozen { mut kept, mut ended, .. } = std::mem::take(frozen);
         self.phase = Phase::Settled;
-        self.epoch = epoch;
+        (self.epoch, self.lost) = (epoch, lost);
+        self.last_change = now.since(self.acknowledged);
+        self.completed_elsewhere.clear();
         self.ledger = Some(Arc::clone(&ledger));
         (self.leaving, self.emptied) = (leave, false);
         self.thief.meet(epoch, active);
         self.lent = out.into_iter().collect();
-        self.tried = tried.into_iter().map(|tried| (tried.task, tried)).collect();
+        match amends {
+            Some(_) => self.tried.retain(|&task, _| ledger.local(task).is_some()),
+            None => self.tried.clear(),
+        }
+        for tried in tried {
+            let known = self.tried.get(&tried.task).is_some_and(|known| known.attempts > tried.attempts);
+            if !known {
+                self.tried.insert(tried.task, tried);
+            }
+        }
         // Of what it kept, this may have been overtaken by what the coordinator heard from others.
         kept.retain(|&(task, attempt)| self.tried.get(&task).is_none_or(|tried| attempt > tried.attempts));
         ended.extend(self.house(&kept, leases, actions));
         self.begin(now, &ledger, &kept, actions);
         for attempt in ended {
             self.ended(now, attempt, actions);
+        }
+        if !self.cancelled.is_empty() {
+            // Some of them may have come just now.
+            self.cancel(now, self.cancelled.clone(), actions);
         }
         for (from, message) in std::mem::take(&mut self.early) {
             self.receive(now, from, message, actions);

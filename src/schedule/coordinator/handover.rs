@@ -1,0 +1,144 @@
+//! What each rank is told when homes have changed: only what changes for it, so that an epoch costs bytes in proportion to the tasks
+//! that move. A rank that is new, or holds nothing any more, is handed a whole part.
+
+use rustc_hash::FxHashMap;
+
+use super::change::Cut;
+use super::{Action, Coordinator};
+use crate::graph::TaskGraph;
+use crate::model::{Rank, RankState, TaskId};
+use crate::schedule::handout::Pieces;
+use crate::schedule::ledger::End;
+use crate::schedule::protocol::{Amendment, HandOut, Message};
+use crate::schedule::ranks::Ranks;
+
+/// What becomes of one rank's part.
+#[derive(Default)]
+struct Turn {
+    /// It is handed all that is at home there.
+    whole: bool,
+    come: Vec<u32>,
+    gone: Vec<u32>,
+    ended: Vec<(u32, End)>,
+    needed: Vec<(u32, u32)>,
+    hand_out: HandOut,
+}
+
+impl Coordinator {
+    /// Sends each rank what it must know of the new homes.
+    pub(super) fn hand_over(&mut self, graph: &TaskGraph, cut: &Cut, before: &[u32], actions: &mut Vec<Action>) {
+        let home = &self.tasks.home;
+        let mut turns: Vec<Turn> = (0..self.members.len()).map(|_| Turn::default()).collect();
+        for (rank, turn) in (0..).zip(&mut turns) {
+            turn.whole = !self.members.has_part(Rank(rank));
+        }
+        let open = |node: u32| self.ends[node as usize].is_none();
+        for node in (0..home.len() as u32).filter(|&node| open(node)) {
+            let (from, to) = (before[node as usize], home[node as usize]);
+            if turns[to as usize].whole || from != to {
+                turns[to as usize].come.push(node);
+            }
+            if from != to {
+                turns[from as usize].gone.push(node);
+                self.note_needed(graph, cut, before, node, &mut turns);
+            }
+        }
+        self.tell_ends(graph, cut, &mut turns);
+        self.tell_kept(cut, before, &mut turns);
+        let home = &self.tasks.home;
+        let pieces = Pieces::new(graph, home, &self.tasks.urgency, &self.ends, &cut.begun);
+        let mut local = vec![u32::MAX; home.len()];
+        let active: Ranks = self.members.active().map(|rank| rank.0).collect();
+        let lost: Ranks = self.members.lost().map(|rank| rank.0).collect();
+        for to in self.members.here() {
+            let turn = &mut turns[to.index()];
+            let amends = (!turn.whole).then(|| {
+                turn.needed.sort_unstable();
+                turn.needed.dedup();
+                turn.ended.sort_unstable_by_key(|ended| ended.0);
+                turn.ended.dedup_by_key(|ended| ended.0);
+                Box::new(Amendment {
+                    gone: turn.gone.iter().copied().collect(),
+                    ended: std::mem::take(&mut turn.ended),
+                    needed: std::mem::take(&mut turn.needed),
+                })
+            });
+            let hand_out = HandOut {
+                epoch: self.epoch,
+                part: pieces.piece(to.0, &turn.come, &mut local),
+                amends,
+                lost: lost.clone(),
+                limits: self.tasks.advice.shares(to),
+                active: active.clone(),
+                leave: self.members.standing(to) == Some(RankState::Draining),
+                ..std::mem::take(&mut turn.hand_out)
+            };
+            actions.push(Action::Send { to, message: Message::HandOut(Box::new(hand_out)) });
+        }
+    }
+
+    /// Homes that stay learn that a node which they are needed by is elsewhere now.
+    fn note_needed(&self, graph: &TaskGraph, cut: &Cut, before: &[u32], node: u32, turns: &mut [Turn]) {
+        if cut.begun.contains(&node) {
+            return;
+        }
+        let (home, to) = (&self.tasks.home, self.tasks.home[node as usize]);
+        for needed in graph.predecessors(node).map(|edge| edge.node()) {
+            let at = home[needed as usize];
+            let stays = self.ends[needed as usize].is_none() && before[needed as usize] == at;
+            if stays && at != to && !turns[at as usize].whole {
+                turns[at as usize].needed.push((needed, to));
+            }
+        }
+    }
+
+    /// Tells the ends that have just become known, and those on ranks that hold nothing any more: what these have said may not arrive.
+    fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [Turn]) {
+        let active: Ranks = self.members.active().map(|rank| rank.0).collect();
+        let all = (0..self.members.len() as u32).map(Rank);
+        let inactive = all.filter(|&rank| !active.contains(rank)).collect();
+        let known = std::mem::replace(&mut self.evacuated, inactive);
+        let home = &self.tasks.home;
+        let mut told = cut.told.clone();
+        if self.evacuated.iter().any(|rank| !known.contains(rank)) {
+            let is_fresh = |rank: Rank| self.evacuated.contains(&rank) && !known.contains(&rank);
+            let fresh: Vec<bool> = (0..self.members.len() as u32).map(|rank| is_fresh(Rank(rank))).collect();
+            told.extend((0..home.len() as u32).filter(|&node| fresh[home[node as usize] as usize]));
+        }
+        for node in told {
+            let Some(end) = self.ends[node as usize] else { continue };
+            turns[home[node as usize] as usize].ended.push((node, end));
+            let mut last = home[node as usize];
+            for successor in graph.successors(node).map(|edge| edge.node()) {
+                let at = home[successor as usize];
+                if at != last && self.ends[successor as usize].is_none() {
+                    turns[at as usize].ended.push((node, end));
+                    last = at;
+                }
+            }
+        }
+    }
+
+    /// Tells who keeps what, and what has been tried.
+    fn tell_kept(&self, cut: &Cut, before: &[u32], turns: &mut [Turn]) {
+        let home = &self.tasks.home;
+        let kept: &FxHashMap<TaskId, Rank> = &cut.kept;
+        for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {
+            let at = home[task.index()];
+            turns[at as usize].hand_out.out.push(task);
+            turns[keeper.index()].hand_out.leases.push((task, Rank(at)));
+        }
+        for tried in self.tried.values() {
+            let (at, was) = (home[tried.task.index()], before[tried.task.index()]);
+            let turn = &mut turns[at as usize];
+            if turn.whole || at != was || cut.retried.contains(&tried.task) {
+                turn.hand_out.tried.push(*tried);
+            }
+        }
+        for Turn { hand_out, .. } in turns {
+            hand_out.out.sort_unstable();
+            hand_out.leases.sort_unstable();
+            hand_out.tried.sort_unstable_by_key(|tried| tried.task);
+        }
+    }
+}
