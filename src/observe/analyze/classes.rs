@@ -12,6 +12,9 @@ const WORTH: f64 = 100.0;
 /// What starting a process costs at most, in nanoseconds: less than any fork and exec of a small program on a node under load.
 const PROCESS_NS: u64 = 2_000_000;
 
+/// Differences below this, in seconds, come from the system: a process that waits for its turn on a CPU waits for a few time slices.
+const SYSTEM_NOISE_S: f64 = 0.02;
+
 /// A class whose tasks are so long that it makes up most of the work.
 pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
     let all: f64 = case.classes.iter().map(|class| class.work_s).sum();
@@ -108,7 +111,7 @@ pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
     let found = case.by_work().into_iter().filter_map(|number| {
         let class = &case.classes[number as usize];
         let (median, p99) = (class.ran.quantile_s(0.5), class.ran.quantile_s(0.99));
-        if class.ran.count() < 8 || p99 < 3.0 * median {
+        if class.ran.count() < 8 || p99 < 3.0 * median || p99 - median < SYSTEM_NOISE_S {
             return None;
         }
         let limit = (median * 2e9) as u64;

@@ -217,6 +217,15 @@ fn tiny_tasks_are_named_first() {
 }
 
 #[test]
+fn what_the_system_does_to_short_tasks_makes_no_class_uneven() {
+    // Some wait for their turn on a CPU; nobody could divide them.
+    let takes = |_: &str, index: u32, _: u32| if index % 20 == 0 { 6 * MS } else { MS };
+    let plant = Plant { job: FLAT, takes: &takes, gap: 200_000, start_up: 1000, ..Plant::default() };
+    let findings = plant.findings();
+    assert!(findings.iter().all(|finding| finding.kind != "uneven_class"), "{findings:?}");
+}
+
+#[test]
 fn asking_for_too_many_cpus_is_named_first() {
     let job = "[[task]]\nname = \"wide\"\narray = \"0-99\"\ncommand = \"true\"\ncpus = 4\n";
     // Four CPUs each, of which one is busy: as many run at once as four slots of each rank hold.
