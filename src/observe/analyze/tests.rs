@@ -219,7 +219,7 @@ fn tiny_tasks_are_named_first() {
 #[test]
 fn what_the_system_does_to_short_tasks_makes_no_class_uneven() {
     // Some wait for their turn on a CPU; nobody could divide them.
-    let takes = |_: &str, index: u32, _: u32| if index % 20 == 0 { 6 * MS } else { MS };
+    let takes = |_: &str, index: u32, _: u32| if index.is_multiple_of(20) { 6 * MS } else { MS };
     let plant = Plant { job: FLAT, takes: &takes, gap: 200_000, start_up: 1000, ..Plant::default() };
     let findings = plant.findings();
     assert!(findings.iter().all(|finding| finding.kind != "uneven_class"), "{findings:?}");
