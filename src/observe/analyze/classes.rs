@@ -12,9 +12,6 @@ const WORTH: f64 = 100.0;
 /// What starting a process costs at most, in nanoseconds: less than any fork and exec of a small program on a node under load.
 const PROCESS_NS: u64 = 2_000_000;
 
-/// Differences below this, in seconds, come from the system: a process that waits for its turn on a CPU waits for a few time slices.
-const SYSTEM_NOISE_S: f64 = 0.02;
-
 /// A class whose tasks are so long that it makes up most of the work.
 pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
     let all: f64 = case.classes.iter().map(|class| class.work_s).sum();
@@ -58,7 +55,17 @@ pub(super) fn short(case: &Case<'_>) -> Option<Finding> {
     found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
+/// Tasks of a class that would better be one.
+struct Batch {
+    /// How many.
+    size: u64,
+    /// What starting a task costs, in nanoseconds, and how much of that goes to its process.
+    start: u64,
+    process: u64,
+}
+
+/// How many tasks of a class would better be one, if they are too short.
+fn batch(case: &Case<'_>, number: u32) -> Option<Batch> {
     let class = &case.classes[number as usize];
     let task = case.slices.iter().find(|slice| slice.class == number)?.task;
     let is_command =
@@ -67,12 +74,16 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
     let process = if is_command { ((class.ran.quantile_s(0.01) * 1e9) as u64).min(PROCESS_NS) } else { 0 };
     let start = case.model.overhead + process;
     let net = (class.ran.mean_s() * 1e9 - process as f64).max(0.0) + 1.0;
-    let batch = ((WORTH * start as f64 / net).ceil() as u64)
+    let size = ((WORTH * start as f64 / net).ceil() as u64)
         .clamp(1, 1000)
         .min(class.ran.count() / u64::from(case.slots).max(1));
-    if class.ran.count() < 8 * u64::from(case.slots) || batch < 4 || (start as f64) < 0.05 * net {
-        return None;
-    }
+    let is_short = class.ran.count() >= 8 * u64::from(case.slots) && size >= 4 && start as f64 >= 0.05 * net;
+    is_short.then_some(Batch { size, start, process })
+}
+
+fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
+    let class = &case.classes[number as usize];
+    let Batch { size: batch, start, process } = batch(case, number)?;
     let batched = |i: usize| {
         let ran = case.model.ran[i];
         if case.is_of(i, number) { ran.saturating_sub(process - process / batch).max(1) } else { ran }
@@ -106,12 +117,13 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
     )
 }
 
-/// Tasks whose durations differ so much that the slow ones decide when the run ends.
+/// Tasks whose durations differ so much that the slow ones decide when the run ends. Of tasks that are too short in any case it is
+/// the system that makes some of them slow, and with many in one task that evens out.
 pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
     let found = case.by_work().into_iter().filter_map(|number| {
         let class = &case.classes[number as usize];
         let (median, p99) = (class.ran.quantile_s(0.5), class.ran.quantile_s(0.99));
-        if class.ran.count() < 8 || p99 < 3.0 * median || p99 - median < SYSTEM_NOISE_S {
+        if class.ran.count() < 8 || p99 < 3.0 * median || batch(case, number).is_some() {
             return None;
         }
         let limit = (median * 2e9) as u64;
