@@ -85,8 +85,8 @@ pub fn measure(exchange: &mut dyn Exchange, plan: &Plan) -> Result<Measured, Gra
     let bandwidth = bandwidth(exchange)?;
     let touched = 4 * stored + 24 * u64::from(part.vertices());
     let mut timed = Vec::new();
-    for name in Operation::NAMES.iter().filter(|name| **name != "save" && **name != "delete_edges") {
-        if plan.operations.is_empty() || plan.operations.iter().any(|wanted| wanted == name) {
+    for name in Operation::NAMES.into_iter().filter(|name| !matches!(*name, "save" | "delete_edges")) {
+        if plan.operations.is_empty() || plan.operations.iter().any(|wanted| *wanted == name) {
             timed.push(time(exchange, &part, name, &sources, plan.rounds)?);
         }
     }
@@ -150,13 +150,13 @@ fn operations_of(part: &Part, name: &str, sources: &[u64]) -> Vec<Operation> {
 fn time(
     exchange: &mut dyn Exchange,
     part: &Part,
-    name: &str,
+    name: &'static str,
     sources: &[u64],
     rounds: u32,
 ) -> Result<Timed, GraphError> {
     let operations = operations_of(part, name, sources);
     let (mut total, mut found) = (Duration::ZERO, serde_json::Map::new());
-    let (mut operation_name, mut edges) = ("", part.edges());
+    let mut edges = part.edges();
     for operation in &operations {
         let mut best = Duration::MAX;
         for _ in 0..rounds {
@@ -181,11 +181,10 @@ fn time(
         if let Operation::Change { edges: Edges::Listed(pairs), .. } = operation {
             edges = pairs.len() as u64;
         }
-        operation_name = operation.name();
         total += best;
     }
     let seconds = total.as_secs_f64() / operations.len().max(1) as f64;
-    Ok(Timed { operation: operation_name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
+    Ok(Timed { operation: name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
 }
 
 /// Bytes per second that the threads of all ranks read together, all at once; the best of three.

@@ -113,7 +113,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 }
 
 fn graph_bench(args: &GraphArgs) -> ExitCode {
-    let kind = Kind::ALL.iter().find(|known| known.0 == args.kind).map_or(Kind::Kron, |known| known.1);
+    let kind = Kind::named(&args.kind).unwrap_or(Kind::Kron);
     let (origin, weights) = match &args.file {
         Some(file) => (Origin::File(file.clone(), None), None),
         None => {

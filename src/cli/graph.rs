@@ -13,9 +13,10 @@ use crate::data::GraphError;
 use crate::data::exchange::Alone;
 use crate::data::format::{Format, write};
 use crate::data::generate::{GAP_SEED, Generator, Kind};
-use crate::data::operations::components;
+use crate::data::operations::{self, Direction, components};
 use crate::data::part::Part;
 use crate::data::source::{Origin, Source, WeightSource};
+use crate::observe::bytes;
 use crate::svg::Picture;
 
 /// Makes, converts and describes data graphs.
@@ -127,7 +128,7 @@ fn weights(text: &str) -> Result<WeightSource, String> {
 }
 
 fn named(word: Option<&String>) -> Option<Format> {
-    word.and_then(|word| Format::ALL.iter().find(|known| known.0 == word)).map(|known| known.1)
+    word.and_then(|word| Format::named(word))
 }
 
 impl Reading {
@@ -173,7 +174,7 @@ fn save(part: &Part, path: &Path, format: Option<Format>) -> Result<String, Grap
 }
 
 fn generate(args: &GenerateArgs) -> Result<String, GraphError> {
-    let kind = Kind::ALL.iter().find(|known| known.0 == args.kind).map_or(Kind::Kron, |known| known.1);
+    let kind = Kind::named(&args.kind).unwrap_or(Kind::Kron);
     let generator = Generator { kind, scale: args.scale, degree: args.degree, seed: args.seed };
     let weights = args.weights.map(|(from, to)| WeightSource::Uniform { from, to, seed: u64::from(args.seed) });
     // Before the work, not after it.
@@ -214,13 +215,7 @@ fn bin_name(bin: usize) -> String {
 fn info(args: &InfoArgs) -> Result<String, GraphError> {
     let part = args.reading.load(&args.file)?;
     let found = components::components(&mut Alone::unstoppable(), &part)?;
-    let degrees: Vec<u64> = part
-        .own()
-        .map(|v| {
-            let into = if part.is_directed() { part.incoming().degree(v) as u64 } else { 0 };
-            part.outgoing().degree(v) as u64 + into
-        })
-        .collect();
+    let degrees = operations::degrees(&part, Direction::Both);
     let most = degrees.iter().copied().max().unwrap_or(0);
     let mean = degrees.iter().sum::<u64>() as f64 / (degrees.len() as f64).max(1.0);
     let isolated = degrees.iter().filter(|&&degree| degree == 0).count();
@@ -258,8 +253,8 @@ fn info(args: &InfoArgs) -> Result<String, GraphError> {
     line(
         "memory",
         match args.ranks {
-            1 => format!("{} on one rank", mebibytes(all)),
-            ranks => format!("{} on {ranks} ranks, at most {} on one", mebibytes(all), mebibytes(largest)),
+            1 => format!("{} on one rank", bytes(all)),
+            ranks => format!("{} on {ranks} ranks, at most {} on one", bytes(all), bytes(largest)),
         },
     );
     text.push_str("\n      degree    vertices\n");
@@ -269,10 +264,6 @@ fn info(args: &InfoArgs) -> Result<String, GraphError> {
         let _ = writeln!(text, "{:>12} {count:>11} {bar}", bin_name(bin));
     }
     Ok(text)
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// The degrees as bars, both axes by powers.

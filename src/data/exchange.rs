@@ -388,7 +388,7 @@ pub mod threads {
     }
 
     /// An exchange for each of `ranks` threads.
-    pub fn exchanges(ranks: usize) -> Vec<Threads> {
+    fn exchanges(ranks: usize) -> Vec<Threads> {
         let mut all: Vec<Threads> =
             (0..ranks).map(|place| Threads { place, to: Vec::new(), from: Vec::new() }).collect();
         for from in 0..ranks {
@@ -399,6 +399,20 @@ pub mod threads {
             }
         }
         all
+    }
+
+    /// Runs the same on so many ranks that are threads; returns what each returns, in their order. A rank that panics makes the
+    /// caller panic.
+    pub fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
+        std::thread::scope(|scope| {
+            let run = &run;
+            let spawn = |mut exchange| scope.spawn(move || run(&mut exchange));
+            let threads: Vec<_> = exchanges(ranks).into_iter().map(spawn).collect();
+            let result = |thread: std::thread::ScopedJoinHandle<T>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(result).collect()
+        })
     }
 
     impl Exchange for Threads {

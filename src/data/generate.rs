@@ -45,12 +45,14 @@ pub enum Kind {
 impl Kind {
     /// All kinds, by their names.
     pub const ALL: [(&'static str, Kind); 3] = [("kron", Kind::Kron), ("urand", Kind::Urand), ("grid", Kind::Grid)];
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Kind> {
+        Kind::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
+    }
 }
 
 impl Generator {
-    /// The largest scale: vertices have 32-bit numbers.
-    pub const MAX_SCALE: u32 = 31;
-
     /// Makes the graph, each rank a part of the edges, and distributes it. `weigh` gives an edge its weight.
     ///
     /// # Errors

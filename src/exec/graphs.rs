@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use super::kernel::Context;
 use crate::data::GraphError;
 use crate::data::exchange::{Alone, Exchange, Stopped};
-use crate::data::format::Format;
 use crate::data::operations::{self, Answer, Edges, Operation, Values};
 use crate::data::part::Part;
 use crate::data::rows::EdgeList;
@@ -321,9 +320,4 @@ pub fn report(
         text += &operations::top(exchange, part, &answer.values, top)?;
     }
     Ok(text)
-}
-
-/// The format named by a word.
-pub fn format_named(word: &str) -> Option<Format> {
-    Format::ALL.iter().find(|known| known.0 == word).map(|known| known.1)
 }

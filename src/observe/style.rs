@@ -84,7 +84,7 @@ pub(crate) fn some(n: impl Into<u64>, what: &str) -> String {
 }
 
 /// Bytes: `1.50 MiB`.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
 }
 

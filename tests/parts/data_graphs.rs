@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use phalanx::data::exchange::threads::exchanges;
-use phalanx::data::exchange::{Alone, Exchange};
+use crate::support::skip_loudly;
+use phalanx::data::exchange::Alone;
+use phalanx::data::exchange::threads::on_ranks;
 use phalanx::data::generate::{GAP_SEED, Generator, Kind};
 use phalanx::data::operations::pagerank::{self, Sinks};
 use phalanx::data::operations::{Direction, Fact, Number, Operation, run, write_values};
@@ -16,17 +17,8 @@ fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("NOT CHECKED: {} is absent", path.display());
+    skip_loudly(&format!("{} is absent", path.display()));
     None
-}
-
-fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let run = &run;
-        let spawn = |mut exchange| scope.spawn(move || run(&mut exchange));
-        let threads: Vec<_> = exchanges(ranks).into_iter().map(spawn).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
 }
 
 fn of_file(path: &Path, directed: Option<bool>) -> Source {

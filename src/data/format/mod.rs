@@ -65,6 +65,11 @@ impl Format {
         Format::ALL.iter().find(|known| known.1 == self).map_or("", |known| known.0)
     }
 
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Format> {
+        Format::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
+    }
+
     /// The format that a file's ending stands for.
     pub fn of(path: &Path) -> Option<Format> {
         let (bare, _) = uncompressed(path);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::data::exchange::Alone;
-use crate::data::exchange::threads::exchanges;
+use crate::data::exchange::threads::on_ranks;
 use crate::data::source::{Origin, Source};
 
 /// All edges of a graph by ids, with weights; undirected ones once.
@@ -24,15 +24,6 @@ fn listing(part: &Part) -> Listing {
         }
     }
     (part.own().map(|v| ids.id(v)).collect(), edges)
-}
-
-fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let run = &run;
-        let spawn = |mut exchange| scope.spawn(move || run(&mut exchange));
-        let threads: Vec<_> = exchanges(ranks).into_iter().map(spawn).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
 }
 
 fn source(path: &Path, directed: Option<bool>, weights: Option<WeightSource>) -> Source {

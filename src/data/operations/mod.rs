@@ -275,7 +275,7 @@ pub fn run(
 }
 
 /// Degrees of the own vertices. A loop of an undirected graph has both its ends there.
-fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
+pub fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
     let degree = |v: Vertex| {
         let (out, into) = (part.outgoing().degree(v) as u64, part.incoming().degree(v) as u64);
         match direction {

@@ -6,24 +6,8 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::data::exchange::threads::exchanges;
+use crate::data::exchange::threads::on_ranks;
 use crate::data::ids::Ids;
-
-/// Runs the same on so many ranks that are threads, and returns what each returns.
-fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = exchanges(ranks)
-            .into_iter()
-            .map(|mut exchange| {
-                scope.spawn({
-                    let run = &run;
-                    move || run(&mut exchange)
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
-}
 
 /// A graph as a person would write it down.
 #[derive(Clone, Debug)]

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use toml::Value;
 
 use crate::data::exchange::Alone;
+use crate::data::format::Format;
 use crate::data::operations::{Direction, Edges, Operation, pagerank, write_values};
 use crate::exec::args::{ArgError, Args, FromArg, unknown};
-use crate::exec::graphs::{format_named, report};
+use crate::exec::graphs::report;
 use crate::exec::kernel::{Context, Prepared};
 
 pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
@@ -116,8 +117,11 @@ fn operation(name: &str, table: &toml::Table) -> Result<Operation, ArgError> {
             let format = match args.get::<String>("format")? {
                 None => None,
                 Some(word) => {
-                    let known = crate::data::format::Format::ALL.map(|known| known.0);
-                    Some(format_named(&word).ok_or_else(|| ArgError::new("format", unknown("format", &word, &known)))?)
+                    let known = Format::ALL.map(|known| known.0);
+                    Some(
+                        Format::named(&word)
+                            .ok_or_else(|| ArgError::new("format", unknown("format", &word, &known)))?,
+                    )
                 }
             };
             Operation::Save { file: args.need("file")?, format }
