@@ -1,6 +1,7 @@
 //! Phalanx runs graph workloads on MPI clusters.
 
 pub mod bench;
+mod bounded_command;
 pub mod capacity;
 pub mod cli;
 pub mod codec;

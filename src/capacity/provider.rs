@@ -60,16 +60,39 @@ pub trait Provider: Send {
     fn close(&mut self);
 }
 
-/// Takes from a command's environment what would make its process believe that it belongs to this process's world, job or step.
+/// Takes from a command's environment what would make its process believe that it belongs to this
+/// process's world, job or step, and what changes what Slurm's commands print and do.
 pub(super) fn alone(command: &mut Command) -> &mut Command {
-    let ours = |name: &str| {
-        let launchers = ["OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "SLURMD_", "SBATCH_"];
-        launchers.iter().any(|prefix| name.starts_with(prefix)) && name != "SLURM_CONF"
-    };
+    alone_but(command, &[])
+}
+
+/// The same, but leaves some variables.
+pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut Command {
+    let goes = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !ALWAYS.contains(&name);
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(ours) {
+        if name.to_str().is_some_and(|name| goes(name) && !kept.contains(&name)) {
             command.env_remove(name);
         }
     }
     command
 }
+
+/// Of launchers, and of the commands of Slurm.
+const PREFIXES: [&str; 13] = [
+    "OMPI_",
+    "PMIX_",
+    "PMI_",
+    "PRTE_",
+    "SLURM_",
+    "SLURMD_",
+    "SALLOC_",
+    "SBATCH_",
+    "SCANCEL_",
+    "SCONTROL_",
+    "SINFO_",
+    "SQUEUE_",
+    "SRUN_",
+];
+
+/// Without these Slurm cannot be reached.
+const ALWAYS: [&str; 2] = ["SLURM_CONF", "SLURM_JWT"];

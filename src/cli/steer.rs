@@ -71,13 +71,14 @@ pub(super) fn cancel(args: CancelArgs) -> ExitCode {
 
 /// A run that was killed may have jobs in the queue that nobody waits for.
 fn withdraw(dir: &RunDir) -> ExitCode {
-    match withdraw_abandoned(&dir.path().join(BLOCKS)) {
-        Ok(Some(jobs)) => {
+    match withdraw_abandoned(&dir.path().join(BLOCKS), &|began| dir.is_over(began)) {
+        Ok(jobs) if !jobs.is_empty() => {
+            let jobs = jobs.join(", ");
             print(&format!("{}: the run is over; its jobs in Slurm's queue ({jobs}) are cancelled\n", dir.name()))
         }
-        Ok(None) => refuse(format_args!("{}: the run is over, and has nothing in a queue", dir.name())),
+        Ok(_) => refuse(format_args!("{}: the run is over, and has nothing in a queue", dir.name())),
         Err(why) => {
-            complain(format_args!("{}: the run is over, but its jobs cannot be cancelled: {why}", dir.name()));
+            complain(format_args!("{}: nobody leads the run here, but its jobs are not cancelled: {why}", dir.name()));
             ExitCode::FAILURE
         }
     }

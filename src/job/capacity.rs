@@ -53,3 +53,58 @@ pub enum ProviderKind {
     /// Slurm, by further jobs.
     Slurm,
 }
+
+/// Long options of `sbatch` that a block cannot have, with their letters: it would not be one job of
+/// a known number, name and size.
+const UNUSABLE: [(&str, Option<char>); 10] = [
+    ("array", Some('a')),
+    ("help", Some('h')),
+    ("job-name", Some('J')),
+    ("nodes", Some('N')),
+    ("output", Some('o')),
+    ("quiet", Some('Q')),
+    ("test-only", None),
+    ("version", Some('V')),
+    ("wait", Some('W')),
+    ("wrap", None),
+];
+
+/// Letters of `sbatch` that take no value, so that others may follow in the same word.
+const SWITCHES: &str = "hHIkOQsvVW";
+
+/// The option of `sbatch` in a word of `extra` that a block cannot have, if there is one. Long
+/// options may be cut short (`--arr`), and letters stand together (`-HW`), as `sbatch` reads them.
+pub(crate) fn unusable_option(word: &str) -> Option<&'static str> {
+    let found = |(name, _): &(&'static str, Option<char>)| *name;
+    if let Some(long) = word.strip_prefix("--") {
+        let given = long.split('=').next().filter(|given| !given.is_empty())?;
+        return UNUSABLE.iter().find(|(name, _)| name.starts_with(given)).map(found);
+    }
+    for letter in word.strip_prefix('-')?.chars() {
+        if let Some(option) = UNUSABLE.iter().find(|(_, short)| *short == Some(letter)) {
+            return Some(option.0);
+        }
+        if !SWITCHES.contains(letter) {
+            return None;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_as_sbatch_reads_them() {
+        for word in ["--array=1-3", "--arr=1", "-a1-3", "-a", "-HW", "-Q", "--wait", "--test-only", "--nodes=4", "-N4"]
+        {
+            assert!(unusable_option(word).is_some(), "{word}");
+        }
+        for word in ["--account=a", "-Aabc", "-A", "--wait-all-nodes=1", "--nodelist=n1", "-H", "-Mbig", "-wn1", "abc"]
+        {
+            assert_eq!(unusable_option(word), None, "{word}");
+        }
+        assert_eq!(unusable_option("--arr=1"), Some("array"));
+    }
+}

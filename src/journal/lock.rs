@@ -29,6 +29,15 @@ pub struct RunLock {
     _file: File,
     /// The file whose existence is the lock, where there is no `flock`.
     mark: Option<PathBuf>,
+    /// The last holder before this one was on this node, so the lock shows that it is gone.
+    was_held_here: bool,
+}
+
+impl RunLock {
+    /// True if it is certain that the last holder before this one is gone.
+    pub fn predecessor_is_gone(&self) -> bool {
+        self.was_held_here
+    }
 }
 
 /// Whether somebody writes in a run directory.
@@ -65,6 +74,11 @@ impl fmt::Display for Holder {
 }
 
 impl Holder {
+    /// True if it was on this node, where `flock` knows of it on every file system.
+    fn is_here(&self) -> bool {
+        !self.host.is_empty() && self.host == sysinfo::System::host_name().unwrap_or_default()
+    }
+
     fn this() -> Holder {
         let host = sysinfo::System::host_name().unwrap_or_default();
         Holder { pid: std::process::id(), host, since_unix_ns: unix_now_ns() }
@@ -111,15 +125,16 @@ fn take_by(dir: &Path, try_lock: TryLock) -> Result<RunLock, RunDirError> {
             Err(TryLockError::Error(error)) => return Err(RunDirError::io("lock", &path)(error)),
         }
     }
+    let was_held_here = Holder::read(&path).is_here();
     Holder::this().write(&mut file).map_err(RunDirError::io("write", &path))?;
-    Ok(RunLock { _file: file, mark: None })
+    Ok(RunLock { _file: file, mark: None, was_held_here })
 }
 
 fn take_mark(dir: &Path, file: File) -> Result<RunLock, RunDirError> {
     let mark = dir.join(MARK);
     match OpenOptions::new().write(true).create_new(true).open(&mark) {
         Ok(mut held) => {
-            let lock = RunLock { _file: file, mark: Some(mark.clone()) };
+            let lock = RunLock { _file: file, mark: Some(mark.clone()), was_held_here: false };
             Holder::this().write(&mut held).map_err(RunDirError::io("write", &mark))?;
             Ok(lock)
         }
@@ -143,6 +158,14 @@ pub(super) fn liveness(dir: &Path) -> Liveness {
         Err(TryLockError::WouldBlock) => Liveness::Alive(Holder::read(&path)),
         Ok(()) | Err(TryLockError::Error(_)) => Liveness::Gone,
     }
+}
+
+/// True if it is certain that the last holder of a run directory's lock is gone: the lock is free,
+/// and was last held on this node. Locks of other nodes may not be seen here.
+pub(super) fn is_abandoned(dir: &Path) -> bool {
+    let path = dir.join(LOCK);
+    let is_free = File::open(&path).is_ok_and(|file| file.try_lock_shared().is_ok());
+    is_free && !dir.join(MARK).exists() && Holder::read(&path).is_here()
 }
 
 /// True if the file system has no `flock` (rather than having it in use).
@@ -189,6 +212,22 @@ mod tests {
         assert!(refused.contains("remove ") && refused.contains(MARK), "{refused}");
         drop(lock);
         take_by(dir.path(), none).unwrap();
+    }
+
+    #[test]
+    fn only_the_node_of_its_holder_shows_that_a_run_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_abandoned(dir.path()), "nothing is seen here");
+        let lock = take(dir.path()).unwrap();
+        assert!(!lock.predecessor_is_gone() && !is_abandoned(dir.path()));
+        drop(lock);
+        assert!(is_abandoned(dir.path()) && take(dir.path()).unwrap().predecessor_is_gone());
+        std::fs::write(dir.path().join(LOCK), "7\nelsewhere\n1\n").unwrap();
+        assert!(!is_abandoned(dir.path()) && !take(dir.path()).unwrap().predecessor_is_gone());
+        let mark = dir.path().join(MARK);
+        take(dir.path()).unwrap();
+        std::fs::write(mark, "").unwrap();
+        assert!(!is_abandoned(dir.path()), "without `flock` nothing is certain");
     }
 
     #[test]

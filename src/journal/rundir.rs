@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::RunDirError;
 use super::lock::{self, Liveness, RunLock};
+use super::replay::replay;
 
 /// Directory that holds the run directories, under the current one.
 pub const RUNS: &str = "phalanx-runs";
@@ -189,6 +190,13 @@ impl RunDir {
     /// Whether a run is going on here.
     pub fn liveness(&self) -> Liveness {
         lock::liveness(&self.path)
+    }
+
+    /// True if it is certain that nobody leads the session that began then (in milliseconds since
+    /// 1970): the journal says how it ended, or it is the last one and the lock shows on the node of
+    /// its leader that nobody holds it. That something cannot be read is no such sign.
+    pub fn is_over(&self, began_unix_ms: u64) -> bool {
+        replay(&self.journal()).is_ok_and(|replay| replay.is_over(began_unix_ms, lock::is_abandoned(&self.path)))
     }
 
     fn at(dir: &Path) -> Result<RunDir, RunDirError> {

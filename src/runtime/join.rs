@@ -3,7 +3,7 @@
 //! Its first rank asks to be let in and tells the others which numbers they have; then each has a link of its own and goes on as any other rank
 //! does. When the coordinator is gone, so is the reason to be here: what runs is ended, and the process leaves within seconds.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::fabric::bridge::join::join;
 use crate::fabric::combined::Combined;
 use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
-use crate::journal::{Liveness, RunDir};
+use crate::journal::RunDir;
 use crate::model::Rank;
 
 /// How long the other ranks of a world wait for the first to be let in.
@@ -46,18 +46,11 @@ pub struct JoinOptions {
 /// If the run cannot be joined, or ended without a word.
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     let result = take_part(options, kernels);
-    if let (Err(_), Some(name)) = (&result, &options.siblings)
-        && is_over(&options.contact)
-    {
-        slurm::withdraw_siblings(name);
+    if let (Err(_), Some(name)) = (&result, &options.siblings) {
+        let dir = || options.contact.parent().and_then(|dir| RunDir::open(dir).ok());
+        slurm::withdraw_siblings(name, |began| dir().is_some_and(|dir| dir.is_over(began)));
     }
     result
-}
-
-/// True if nobody leads the run of this contact file any more; that this process cannot reach it says nothing.
-fn is_over(contact: &Path) -> bool {
-    let dir = contact.parent().and_then(|dir| RunDir::open(dir).ok());
-    dir.is_none_or(|dir| dir.liveness() == Liveness::Gone)
 }
 
 fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {

@@ -35,6 +35,9 @@ pub(super) struct Start {
     pub(super) welcome: Welcome,
     /// What earlier sessions cost.
     pub(super) spent: f64,
+    /// The earlier sessions that nobody leads for certain, by when they began in milliseconds since
+    /// 1970.
+    pub(super) over: Vec<u64>,
     /// What earlier runs of the job tell.
     pub(super) past: Remembered,
 }
@@ -136,7 +139,9 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
     let began_unix_ns = unix_ns();
-    let Opened { journal, session, kept, spent } = open_journal(options, kernels, &dir, &job, &graph, &text)?;
+    let is_gone = lock.predecessor_is_gone();
+    let Opened { journal, session, kept, spent, over } =
+        open_journal(options, kernels, &dir, &job, &graph, &text, is_gone)?;
     let past = Remembered::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
@@ -155,7 +160,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         open: listen_on(options, &job).is_some(),
         max_failures: job.max_failures,
     };
-    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, past })
+    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, over, past })
 }
 
 /// A path that other ranks are told.
@@ -195,15 +200,17 @@ struct Opened {
     session: u32,
     kept: Vec<KeptRun>,
     spent: f64,
+    over: Vec<u64>,
 }
 
 impl Opened {
     fn new(journal: Journal) -> Opened {
-        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0 }
+        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0, over: Vec::new() }
     }
 }
 
-/// A new journal, or the former one with what stays complete of it.
+/// A new journal, or the former one with what stays complete of it. `last_is_gone`: nobody leads its
+/// last session any more, for certain.
 fn open_journal(
     options: &Options,
     kernels: &Kernels,
@@ -211,6 +218,7 @@ fn open_journal(
     job: &Job,
     graph: &TaskGraph,
     text: &str,
+    last_is_gone: bool,
 ) -> Result<Opened, RunError> {
     if !options.resume {
         return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
@@ -256,5 +264,7 @@ fn open_journal(
     }
     let count: u32 = kept.iter().map(|run| run.count).sum();
     tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
-    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent() })
+    let began_ms = replay.sessions.iter().map(|session| session.began.unix_ns / 1_000_000);
+    let over = began_ms.filter(|&began| replay.is_over(began, last_is_gone)).collect();
+    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent(), over })
 }

@@ -38,7 +38,8 @@ pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
 
 impl Supply {
     /// The supply of a run whose gate is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
-    pub(super) fn of(capacity: &Capacity, welcome: &Welcome) -> Result<Option<Supply>, RunError> {
+    /// `over`: the earlier sessions that have ended for certain.
+    pub(super) fn of(capacity: &Capacity, welcome: &Welcome, over: &[u64]) -> Result<Option<Supply>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
         if capacity.provider == ProviderKind::None && allocation.is_none() {
@@ -55,7 +56,7 @@ impl Supply {
             _ if kind != ProviderKind::Local => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
                 let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO), node)).collect();
-                let slurm = Slurm::new(launch, capacity.clone(), allocation);
+                let slurm = Slurm::new(launch, capacity.clone(), allocation, &|began| over.contains(&began));
                 let mut slurm = slurm.map_err(system("speak to Slurm"))?;
                 own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
                 Box::new(slurm)

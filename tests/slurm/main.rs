@@ -3,6 +3,7 @@
 
 mod elastic;
 mod jobs;
+mod queue;
 mod shrink;
 mod slurm;
 #[path = "../support/mod.rs"]

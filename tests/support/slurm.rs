@@ -249,7 +249,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
     /// Starts the program under test beside this Slurm, in no job of it.
     pub fn run_here(&self, dir: &Dir, args: &[&str]) -> Running {
-        self.command_in(&program().to_string_lossy(), dir.path()).args(args).patience(600).start()
+        self.program_here(dir, args).patience(600).start()
+    }
+
+    /// The program under test, beside this Slurm and in no job of it.
+    pub fn program_here(&self, dir: &Dir, args: &[&str]) -> TestCommand {
+        self.command_in(&program().to_string_lossy(), dir.path()).args(args)
     }
 
     /// `sbatch --parsable ARGS` in `dir`; returns the job's id.

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::super::blocks::{BlockId, Event, Grant};
 use super::super::provider::Launch;
+use super::CLOSE_LIMIT;
 use super::allocation::{Allocation, STEP};
-use super::commands::{self, Queued, Submission, quoted};
+use super::commands::{JobId, Queued, SlurmCommands, Submission, quoted};
+use super::names::NamesFile;
 use super::shrink::{Phase, Seat};
 use crate::job::{Capacity, ProviderKind};
 
@@ -29,8 +31,8 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// Jobs whose ranks have left end by themselves in this time, or are cancelled.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// At the end so long is waited for Slurm to confirm.
-const FAREWELL: Duration = Duration::from_secs(60);
+/// A job whose submission seemed to fail shows in the queue within this time, if there is one.
+const UNSURE: Duration = Duration::from_secs(120);
 
 /// A job waits in the queue for so long after its run was last heard of ...
 const LEASE: Duration = Duration::from_secs(600);
@@ -49,7 +51,7 @@ pub(super) enum Word {
 
 /// A job with a seat for each of its nodes.
 pub(super) struct Job {
-    pub(super) number: String,
+    pub(super) id: JobId,
     /// The run was started in it, and rank 0's node has no seat.
     pub(super) own: bool,
     pub(super) seats: Vec<Seat>,
@@ -64,23 +66,26 @@ pub(super) struct Clerk {
     launch: Launch,
     capacity: Capacity,
     allocation: Option<Allocation>,
-    /// Of all jobs of this run.
-    name: String,
+    /// Whose last session is this one, with the name of all its jobs.
+    names: NamesFile,
+    slurm: SlurmCommands,
     jobs: Vec<Job>,
+    /// Until then a job may show in the queue whose submission seemed to fail.
+    unsure_until: Option<Instant>,
     /// When the own allocation began, as Slurm says, once it has been asked.
     began: Option<Option<u64>>,
     told: Sender<(BlockId, Event)>,
 }
 
 impl Job {
-    fn new(number: String, own: bool, ids: &[BlockId], limit: Option<Duration>) -> Job {
+    fn new(job: JobId, own: bool, ids: &[BlockId], limit: Option<Duration>) -> Job {
         let (now, seats) = (Instant::now(), ids.iter().map(|&id| Seat::new(id)).collect());
-        Job { number, own, seats, limit, taken: now, renewed: now, running: own }
+        Job { id: job, own, seats, limit, taken: now, renewed: now, running: own }
     }
 
     #[cfg(test)]
     pub(super) fn of_seats(number: &str, own: bool, seats: Vec<Seat>) -> Job {
-        Job { seats, ..Job::new(number.to_owned(), own, &[], None) }
+        Job { seats, ..Job::new(JobId::here(number.to_owned()), own, &[], None) }
     }
 
     /// It has its nodes: the blocks have theirs, in order.
@@ -133,16 +138,17 @@ impl Clerk {
         launch: Launch,
         capacity: Capacity,
         allocation: Option<Allocation>,
-        name: String,
+        names: NamesFile,
+        slurm: SlurmCommands,
         told: Sender<(BlockId, Event)>,
     ) -> Clerk {
-        let own = |allocation: &Allocation| Job::new(allocation.job.clone(), true, &[], None);
+        let own = |allocation: &Allocation| Job::new(JobId::here(allocation.job.clone()), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
-        Clerk { launch, capacity, allocation, name, jobs, began: None, told }
+        Clerk { launch, capacity, allocation, names, slurm, jobs, unsure_until: None, began: None, told }
     }
 
-    /// Does as it is told until it is told to close. True if nothing is left behind.
-    pub(super) fn work(mut self, words: &Receiver<Word>) -> bool {
+    /// Does as it is told until it is told to close.
+    pub(super) fn work(mut self, words: &Receiver<Word>) {
         let mut next = Instant::now() + LOOK;
         loop {
             let wait = next.saturating_duration_since(Instant::now());
@@ -199,7 +205,7 @@ impl Clerk {
         let log = self.launch.log(first);
         let script = self.script(ids);
         let submission = Submission {
-            name: &self.name,
+            name: self.name(),
             nodes: ids.len(),
             partition: self.capacity.partition.as_deref(),
             limit,
@@ -208,18 +214,43 @@ impl Clerk {
             extra: &self.capacity.extra,
             script: &script,
         };
-        match submission.submit() {
-            Ok(number) => {
-                ids.iter().for_each(|&id| self.tell(id, Event::Accepted(format!("job {number}"))));
-                self.jobs.push(Job::new(number, false, ids, limit));
+        match self.slurm.submit(&submission) {
+            Ok(job) => {
+                ids.iter().for_each(|&id| self.tell(id, Event::Accepted(format!("job {job}"))));
+                self.note_cluster(&job);
+                self.jobs.push(Job::new(job, false, ids, limit));
             }
-            Err(why) => refuse(&why),
+            Err(why) => {
+                refuse(&why);
+                // It may have been taken before its answer got lost.
+                self.unsure_until = Some(Instant::now() + UNSURE);
+            }
+        }
+    }
+
+    /// The name of all jobs of this session.
+    fn name(&self) -> &str {
+        self.names.sessions.last().map_or("", |jobs| &jobs.name)
+    }
+
+    /// What this session may leave behind has to be found on every cluster that it has sent jobs to.
+    fn note_cluster(&mut self, job: &JobId) {
+        let Some(jobs) = self.names.sessions.last_mut() else { return };
+        if let Some(cluster) = job.cluster.as_ref().filter(|cluster| !jobs.clusters.contains(cluster)) {
+            jobs.clusters.push(cluster.clone());
+            self.write_names();
+        }
+    }
+
+    fn write_names(&self) {
+        if let Err(error) = self.names.write() {
+            tracing::warn!("cannot write down which jobs this run has in the queue: {error}");
         }
     }
 
     /// The words that start the world of a block, which knows how to find the other jobs of this run.
     fn words(&self, id: BlockId) -> Vec<String> {
-        let more = ["--siblings".to_owned(), self.name.clone()];
+        let more = ["--siblings".to_owned(), self.name().to_owned()];
         self.launch.words(id).into_iter().chain(more).collect()
     }
 
@@ -245,7 +276,8 @@ impl Clerk {
     /// Starts a world on a node of the own allocation; `first` if the node has been there since the start.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
         let Some(allocation) = &self.allocation else { return self.tell(id, Event::Refused("no allocation".into())) };
-        let began = || commands::job(&allocation.job).ok().flatten().and_then(|job| job.start);
+        let job = JobId::here(allocation.job.clone());
+        let began = || self.slurm.job(&job).ok().flatten().and_then(|job| job.start);
         let since = if first { *self.began.get_or_insert_with(began) } else { None };
         let since = since.map(|s| self.launch.moment(s));
         let mut seat = Seat::new(id);
@@ -280,6 +312,7 @@ impl Clerk {
 
     /// A block is to end at once, or not to come.
     fn withdraw(&mut self, id: BlockId) {
+        let slurm = self.slurm.clone();
         let Some((job, at)) = self.job_of(id) else { return };
         match (job.running, job.seats[at].phase) {
             (_, Phase::Gone) => return,
@@ -287,10 +320,10 @@ impl Clerk {
             (false, _) => job.seats[at].phase = Phase::Unwanted,
         }
         if !job.own && job.is_unwanted() {
-            return cancel(&job.number);
+            return cancel(&slurm, [&job.id]);
         }
         let wanted = job.seats.iter().rposition(|seat| matches!(seat.phase, Phase::Wanted)).map_or(0, |last| last + 1);
-        if !job.running && wanted < job.seats.len() && commands::ask_for_fewer(&job.number, wanted).is_ok() {
+        if !job.running && wanted < job.seats.len() && slurm.ask_for_fewer(&job.id, wanted).is_ok() {
             let gone: Vec<BlockId> = job.seats.drain(wanted..).map(|seat| seat.block).collect();
             gone.into_iter().for_each(|id| self.tell(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
         }
@@ -311,7 +344,7 @@ impl Clerk {
         let mut news = Vec::new();
         for job in &mut self.jobs {
             news.extend(job.reap());
-            news.extend(job.shrink(&self.launch.logs));
+            news.extend(job.shrink(&self.slurm, &self.launch.logs));
         }
         news.into_iter().for_each(|(id, event)| self.tell(id, event));
     }
@@ -319,44 +352,94 @@ impl Clerk {
     /// Asks how the jobs fare.
     fn look(&mut self) {
         self.give_back();
-        if self.jobs.iter().all(|job| job.own) {
-            return;
+        if self.may_have_jobs() {
+            self.look_at_queue();
         }
-        let queue = match commands::jobs_named(&self.name) {
+    }
+
+    /// True if Slurm may have jobs that this run was given.
+    fn may_have_jobs(&self) -> bool {
+        self.unsure_until.is_some_and(|end| Instant::now() < end) || self.jobs.iter().any(|job| !job.own)
+    }
+
+    fn look_at_queue(&mut self) {
+        let mut clusters: Vec<Option<String>> = vec![None];
+        clusters.extend(self.names.sessions.last().into_iter().flat_map(|jobs| &jobs.clusters).cloned().map(Some));
+        clusters.into_iter().for_each(|cluster| self.look_at(cluster));
+    }
+
+    /// Asks how the jobs fare that are on one cluster.
+    fn look_at(&mut self, cluster: Option<String>) {
+        let queue = match self.slurm.jobs_named(self.name(), cluster.as_deref()) {
             Ok(queue) => queue,
             // A controller that is restarted is asked again.
             Err(why) => return tracing::debug!("{why}"),
         };
+        self.cancel_unknown(&queue, cluster.as_deref());
         let mut news = Vec::new();
-        for job in self.jobs.iter_mut().filter(|job| !job.own) {
-            match queue.iter().find(|queued| queued.number == job.number) {
-                Some(queued) if queued.has_nodes() => news.extend(job.starts(queued, &self.launch)),
+        for job in self.jobs.iter_mut().filter(|job| !job.own && job.id.cluster == cluster) {
+            let found = match queue.iter().find(|queued| queued.is(&job.id)) {
+                Some(queued) => Some(queued.clone()),
+                None if job.taken.elapsed() < SETTLING && !job.running => continue,
+                // It may have another name by now, so it is asked for by its number.
+                None => match self.slurm.job(&job.id) {
+                    Ok(found) => found,
+                    Err(why) => {
+                        tracing::debug!("{why}");
+                        continue;
+                    }
+                },
+            };
+            match found {
+                Some(queued) if queued.has_nodes() => news.extend(job.starts(&queued, &self.launch)),
                 Some(queued) if queued.is_over() => {
                     let why = format!("{}, {}", queued.state, queued.reason);
                     news.extend(job.ends(&why, queued.end, &self.launch));
                 }
-                Some(_) => job.renew(),
-                None if job.taken.elapsed() < SETTLING && !job.running => {}
-                None => news.extend(job.ends("it is no longer in the queue", None, &self.launch)),
+                Some(_) => job.renew(&self.slurm),
+                None => {
+                    cancel(&self.slurm, [&job.id]);
+                    news.extend(job.ends("it is no longer in the queue", None, &self.launch));
+                }
             }
         }
         self.jobs.retain(|job| !job.is_over());
         news.into_iter().for_each(|(id, event)| self.tell(id, event));
     }
 
-    /// Leaves nothing in the queue. True if so.
-    fn close(mut self) -> bool {
+    /// Cancels what a failed submission has left in the queue after all.
+    fn cancel_unknown(&mut self, queue: &[Queued], cluster: Option<&str>) {
+        let is_known = |queued: &Queued| self.jobs.iter().any(|job| queued.is(&job.id));
+        let unknown = queue.iter().filter(|queued| !queued.is_over() && !is_known(queued));
+        let unknown: Vec<JobId> = unknown.map(|queued| queued.id(cluster)).collect();
+        if !unknown.is_empty() {
+            cancel(&self.slurm, &unknown);
+        }
+    }
+
+    /// Leaves nothing in the queue, and no step of the own allocation. Slurm confirms it, or the
+    /// name of the jobs stays, so that they can be taken from the queue later.
+    fn close(mut self) {
         let begun = Instant::now();
         // What waits in the queue is cancelled at once, what runs has been told to leave.
-        self.jobs.iter().filter(|job| !job.running).for_each(|job| cancel(&job.number));
+        cancel(&self.slurm, self.jobs.iter().filter(|job| !job.running).map(|job| &job.id));
         self.wait(begun + GRACE, |clerk| clerk.jobs.iter().any(Job::works));
-        for job in &mut self.jobs {
-            if job.own { job.end_steps() } else { cancel(&job.number) }
+        let session = self.names.sessions.last().filter(|_| self.may_have_jobs());
+        let cancelled = session.map_or(Ok(()), |jobs| jobs.cancel(&self.slurm, false));
+        cancel(&self.slurm, self.jobs.iter().filter(|job| !job.own).map(|job| &job.id));
+        self.jobs.iter_mut().for_each(Job::end_steps);
+        self.wait(begun + CLOSE_LIMIT, |clerk| clerk.jobs.iter().any(|job| !job.own));
+        let left: Vec<&Job> = self.jobs.iter().filter(|job| !job.own).collect();
+        for job in &left {
+            tracing::error!(
+                "job {} may still be in the queue: `phalanx cancel` of this run takes it from there",
+                job.id
+            );
         }
-        self.wait(begun + FAREWELL, |clerk| clerk.jobs.iter().any(|job| !job.own));
-        let left = self.jobs.iter().filter(|job| !job.own);
-        left.clone().for_each(|job| tracing::error!("job {0} may still be in the queue: scancel {0}", job.number));
-        left.count() == 0
+        if left.is_empty() && cancelled.is_ok() {
+            self.names.sessions.pop();
+            self.write_names();
+        }
     }
 
     /// Looks at the queue until nothing of this kind is left, or until then.
@@ -375,17 +458,17 @@ impl Job {
     }
 
     /// It may wait on.
-    fn renew(&mut self) {
+    fn renew(&mut self, slurm: &SlurmCommands) {
         let Some(limit) = self.limit.filter(|_| self.renewed.elapsed() > RENEWAL) else { return };
         self.renewed = Instant::now();
-        if let Err(why) = commands::renew(&self.number, limit, LEASE) {
-            tracing::debug!("job {} waits no longer than it was allowed before: {why}", self.number);
+        if let Err(why) = slurm.renew(&self.id, limit, LEASE) {
+            tracing::debug!("job {} waits no longer than it was allowed before: {why}", self.id);
         }
     }
 }
 
-fn cancel(number: &str) {
-    if let Err(why) = commands::cancel(number) {
-        tracing::warn!("cannot cancel job {number}: {why}");
+fn cancel<'a>(slurm: &SlurmCommands, jobs: impl IntoIterator<Item = &'a JobId>) {
+    if let Err(why) = slurm.cancel(jobs) {
+        tracing::warn!("cannot cancel jobs: {why}");
     }
 }

@@ -1,16 +1,73 @@
 //! What is asked of Slurm, one function a command. Times are in seconds since 1970.
+//!
+//! The answer must not depend on whoever started the run: variables that change what these commands
+//! print or do are taken from their environment. What says whose account pays and where nodes come
+//! from reaches submissions. A command that does not end in time is killed and has failed.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use super::super::provider::alone;
+use super::super::provider::{alone, alone_but};
+use crate::bounded_command;
 use crate::job::units::{compress_hosts, expand_hosts};
+
+/// Upper bound of one command. Slurm's own time limits end most of them sooner.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Variables of the user that choose nodes and who pays; the others could make a submission wait,
+/// print something else, or be an array.
+const SUBMISSION: [&str; 11] = [
+    "SLURM_CLUSTERS",
+    "SBATCH_CLUSTERS",
+    "SBATCH_ACCOUNT",
+    "SBATCH_CONSTRAINT",
+    "SBATCH_GRES",
+    "SBATCH_NETWORK",
+    "SBATCH_PARTITION",
+    "SBATCH_QOS",
+    "SBATCH_RESERVATION",
+    "SBATCH_TIMELIMIT",
+    "SBATCH_WCKEY",
+];
+
+/// A job, with the cluster that it was sent to if that is another than this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct JobId {
+    number: String,
+    pub(super) cluster: Option<String>,
+}
+
+impl JobId {
+    /// A job of this cluster.
+    pub(super) fn here(number: String) -> JobId {
+        JobId { number, cluster: None }
+    }
+
+    /// What `sbatch --parsable` prints: `NUMBER` or `NUMBER;CLUSTER`.
+    fn parse(said: &str) -> Option<JobId> {
+        let (number, cluster) = said.trim().split_once(';').map_or((said.trim(), None), |(n, c)| (n, Some(c)));
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| JobId { number: number.to_owned(), cluster: cluster.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cluster {
+            None => f.write_str(&self.number),
+            Some(cluster) => write!(f, "{} of cluster {cluster}", self.number),
+        }
+    }
+}
 
 /// A job as the queue shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Queued {
-    pub(super) number: String,
+    number: String,
     /// `PENDING`, `RUNNING`, `COMPLETED`, ...
     pub(super) state: String,
     pub(super) start: Option<u64>,
@@ -42,29 +99,142 @@ impl Queued {
         let (number, state) = (next()?.to_owned(), next()?.to_owned());
         let (start, end) = (next()?.parse().ok(), next()?.parse().ok());
         let nodes = next()?;
-        let nodes = if nodes.is_empty() { Vec::new() } else { expand_hosts(nodes).ok()? };
+        // A job is there, whatever its nodes are called.
+        let nodes = if nodes.is_empty() { Vec::new() } else { expand_hosts(nodes).unwrap_or_default() };
         Some(Queued { number, state, start, end, nodes, reason: next().unwrap_or_default().to_owned() })
     }
 }
 
-/// The jobs of a name, those that ended of late included.
-pub(super) fn jobs_named(name: &str) -> Result<Vec<Queued>, String> {
-    let said = output(Command::new("squeue").args(["--noheader", "--states=all", "--name", name, COLUMNS]))?;
-    Ok(said.lines().filter_map(Queued::parse).collect())
+/// Calls Slurm's commands.
+#[derive(Clone, Default)]
+pub(super) struct SlurmCommands {
+    /// When the run stops waiting for answers, once it is over.
+    closes: Arc<OnceLock<Instant>>,
 }
 
-/// One job.
-pub(super) fn job(number: &str) -> Result<Option<Queued>, String> {
-    let said = output(Command::new("squeue").args(["--noheader", "--states=all", "--jobs", number, COLUMNS]))?;
-    Ok(said.lines().find_map(Queued::parse))
+impl Queued {
+    /// The job that it is the entry of, on this cluster.
+    pub(super) fn id(&self, cluster: Option<&str>) -> JobId {
+        JobId { number: self.number.clone(), cluster: cluster.map(str::to_owned) }
+    }
+
+    /// True for the entry of this job.
+    pub(super) fn is(&self, job: &JobId) -> bool {
+        self.number == job.number
+    }
 }
 
-/// The nodes on which steps of a job run, its batch script left out.
-pub(super) fn nodes_with_steps(number: &str) -> Result<Vec<String>, String> {
-    let said = output(Command::new("squeue").args(["--noheader", "--steps", "--jobs", number, "--format=%i|%N"]))?;
-    let steps = said.lines().filter_map(|line| line.trim().split_once('|'));
-    let ours = steps.filter(|(step, _)| step.rsplit('.').next().is_some_and(|n| n.parse::<u32>().is_ok()));
-    Ok(ours.flat_map(|(_, nodes)| expand_hosts(nodes.trim()).unwrap_or_default()).collect())
+impl SlurmCommands {
+    /// From now on no command goes on for longer than until `end`, also one that runs already.
+    pub(super) fn close_by(&self, end: Instant) {
+        // The first end counts.
+        let _ = self.closes.set(end);
+    }
+
+    /// The jobs of a name on one cluster, those that ended of late included.
+    pub(super) fn jobs_named(&self, name: &str, cluster: Option<&str>) -> Result<Vec<Queued>, String> {
+        let said = self.output(command("squeue", cluster).args(LIST).args(["--name", name, COLUMNS]))?;
+        Ok(said.lines().filter_map(Queued::parse).collect())
+    }
+
+    /// One job; `None` if Slurm says that it knows no such job (any more).
+    pub(super) fn job(&self, job: &JobId) -> Result<Option<Queued>, String> {
+        let list = ["--jobs", &job.number, COLUMNS];
+        match self.output(command("squeue", job.cluster.as_deref()).args(LIST).args(list)) {
+            Ok(said) => Ok(said.lines().filter_map(Queued::parse).find(|queued| queued.is(job))),
+            Err(why) if why.contains(UNKNOWN) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// The nodes on which steps of a job run, its batch script left out.
+    pub(super) fn nodes_with_steps(&self, job: &JobId) -> Result<Vec<String>, String> {
+        let list = ["--noheader", "--all", "--steps", "--jobs", &job.number, "--format=%i|%N"];
+        let said = self.output(command("squeue", job.cluster.as_deref()).args(list))?;
+        let steps = said.lines().filter_map(|line| line.trim().split_once('|'));
+        let ours = steps.filter(|(step, _)| step.rsplit('.').next().is_some_and(|n| n.parse::<u32>().is_ok()));
+        Ok(ours.flat_map(|(_, nodes)| expand_hosts(nodes.trim()).unwrap_or_default()).collect())
+    }
+
+    /// Submits a job.
+    pub(super) fn submit(&self, job: &Submission<'_>) -> Result<JobId, String> {
+        let mut command = Command::new("sbatch");
+        let said = self.output(alone_but(job.add_to(&mut command), &SUBMISSION))?;
+        JobId::parse(&said).ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))
+    }
+
+    /// Lets a job wait in the queue for so long from now on.
+    pub(super) fn renew(&self, job: &JobId, limit: Duration, lease: Duration) -> Result<(), String> {
+        self.update(job, &format!("Deadline={}", deadline(limit, lease)), None)
+    }
+
+    /// Lets a job keep these of its nodes only. What scontrol leaves behind it leaves in `dir`.
+    pub(super) fn keep_nodes(&self, job: &JobId, nodes: &[String], dir: &Path) -> Result<(), String> {
+        let result = self.update(job, &format!("NodeList={}", compress_hosts(nodes)), Some(dir));
+        for shell in ["sh", "csh"] {
+            // A script with which a shell of the job would learn its new size; nobody needs it, and mostly there is none.
+            let _ = std::fs::remove_file(dir.join(format!("slurm_job_{}_resize.{shell}", job.number)));
+        }
+        result
+    }
+
+    /// Lets a job that waits ask for fewer nodes.
+    pub(super) fn ask_for_fewer(&self, job: &JobId, nodes: usize) -> Result<(), String> {
+        self.update(job, &format!("NumNodes={nodes}"), None)
+    }
+
+    fn update(&self, job: &JobId, what: &str, dir: Option<&Path>) -> Result<(), String> {
+        let mut command = command("scontrol", job.cluster.as_deref());
+        if let Some(dir) = dir {
+            command.current_dir(dir);
+        }
+        self.output(command.args(["update", &format!("JobId={}", job.number), what])).map(drop)
+    }
+
+    /// Ends jobs, or takes them from the queue. Says for each cluster why it did not.
+    pub(super) fn cancel<'a>(&self, jobs: impl IntoIterator<Item = &'a JobId>) -> Result<(), String> {
+        let mut by_cluster: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
+        for job in jobs {
+            by_cluster.entry(job.cluster.as_deref()).or_default().push(&job.number);
+        }
+        let cancel = |(cluster, numbers)| self.output(command("scancel", cluster).args::<Vec<_>, _>(numbers));
+        let failed: Vec<String> = by_cluster.into_iter().filter_map(|jobs| cancel(jobs).err()).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+
+    /// Ends all jobs of a name on one cluster; only those that wait, if so wished.
+    pub(super) fn cancel_named(&self, name: &str, cluster: Option<&str>, only_waiting: bool) -> Result<(), String> {
+        let state: &[&str] = if only_waiting { &["--state=PENDING"] } else { &[] };
+        self.output(command("scancel", cluster).args(state).args(["--name", name])).map(drop)
+    }
+
+    /// What a command printed, or why it failed.
+    fn output(&self, command: &mut Command) -> Result<String, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let limit = Instant::now() + LIMIT;
+        let deadline = || self.closes.get().map_or(limit, |&end| end.min(limit));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = bounded_command::run(command, &deadline).map_err(|error| format!("{name}: {error}"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        Err(if said.is_empty() { format!("{name} failed ({})", output.status) } else { said })
+    }
+}
+
+/// Every job, also one of a partition that is not shown to everybody, and one that has ended.
+const LIST: [&str; 3] = ["--noheader", "--all", "--states=all"];
+
+/// What Slurm says of a job that it does not know.
+const UNKNOWN: &str = "Invalid job id";
+
+/// One of Slurm's commands, for another cluster than this one if named.
+fn command(program: &str, cluster: Option<&str>) -> Command {
+    let mut command = Command::new(program);
+    alone(&mut command).env("SLURM_TIME_FORMAT", "%s");
+    command.args(cluster.map(|cluster| format!("--clusters={cluster}")));
+    command
 }
 
 /// A job to be submitted.
@@ -83,9 +253,7 @@ pub(super) struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    /// Submits it; its number.
-    pub(super) fn submit(&self) -> Result<String, String> {
-        let mut command = Command::new("sbatch");
+    fn add_to<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let log = self.log.display().to_string().replace('%', "%%");
         command.args(["--parsable", "--ntasks-per-node=1", "--exclusive", "--no-requeue", "--open-mode=append"]);
         command.args(["--nodes", &self.nodes.to_string(), "--job-name", self.name, "--output", &log]);
@@ -95,16 +263,8 @@ impl Submission<'_> {
         if let Some(limit) = self.limit {
             command.args(["--time", &minutes(limit).to_string(), "--deadline", &deadline(limit, self.lease)]);
         }
-        let said = output(command.args(self.extra).args(["--wrap", self.script]))?;
-        // `NUMBER` or `NUMBER;CLUSTER`.
-        Ok(said.trim().split(';').next().unwrap_or_default().to_owned())
+        command.args(self.extra).args(["--wrap", self.script])
     }
-}
-
-/// Lets a job wait in the queue for so long from now on.
-pub(super) fn renew(number: &str, limit: Duration, lease: Duration) -> Result<(), String> {
-    let job = format!("JobId={number}");
-    update(&[&job, &format!("Deadline={}", deadline(limit, lease))], None)
 }
 
 /// Slurm removes a job that could not end before its deadline any more.
@@ -114,52 +274,6 @@ fn deadline(limit: Duration, lease: Duration) -> String {
 
 fn minutes(limit: Duration) -> u64 {
     limit.as_secs().div_ceil(60).max(1)
-}
-
-/// Lets a job keep these of its nodes only. What scontrol leaves behind it leaves in `dir`.
-pub(super) fn keep_nodes(number: &str, nodes: &[String], dir: &Path) -> Result<(), String> {
-    let result = update(&[&format!("JobId={number}"), &format!("NodeList={}", compress_hosts(nodes))], Some(dir));
-    for shell in ["sh", "csh"] {
-        // A script with which a shell of the job would learn its new size; nobody needs it, and mostly there is none.
-        let _ = std::fs::remove_file(dir.join(format!("slurm_job_{number}_resize.{shell}")));
-    }
-    result
-}
-
-/// Lets a job that waits ask for fewer nodes.
-pub(super) fn ask_for_fewer(number: &str, nodes: usize) -> Result<(), String> {
-    update(&[&format!("JobId={number}"), &format!("NumNodes={nodes}")], None)
-}
-
-fn update(words: &[&str], dir: Option<&Path>) -> Result<(), String> {
-    let mut command = Command::new("scontrol");
-    if let Some(dir) = dir {
-        command.current_dir(dir);
-    }
-    output(command.arg("update").args(words)).map(drop)
-}
-
-/// Ends a job, or takes it from the queue.
-pub(super) fn cancel(number: &str) -> Result<(), String> {
-    output(Command::new("scancel").arg(number)).map(drop)
-}
-
-/// Ends all jobs of a name; only those that wait, if so wished.
-pub(super) fn cancel_named(name: &str, only_waiting: bool) -> Result<(), String> {
-    let state: &[&str] = if only_waiting { &["--state=PENDING"] } else { &[] };
-    output(Command::new("scancel").args(state).args(["--name", name])).map(drop)
-}
-
-/// What a command printed, or why it failed.
-fn output(command: &mut Command) -> Result<String, String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    alone(command).env("SLURM_TIME_FORMAT", "%s");
-    let output = command.output().map_err(|error| format!("cannot start {name}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(if said.is_empty() { format!("{name} failed ({})", output.status) } else { said })
 }
 
 /// A word as a shell takes it.
@@ -182,6 +296,15 @@ mod tests {
         assert!(job.nodes.is_empty() && !job.has_nodes() && !job.is_over());
         assert!(Queued::parse("19|DEADLINE|1|1||DeadLine").unwrap().is_over());
         assert_eq!(Queued::parse(""), None);
+    }
+
+    #[test]
+    fn a_job_is_known_with_its_cluster() {
+        assert_eq!(JobId::parse("17\n"), Some(JobId::here("17".into())));
+        let other = JobId::parse("17;big\n").unwrap();
+        assert_eq!((other.to_string().as_str(), other.cluster.as_deref()), ("17 of cluster big", Some("big")));
+        // `--quiet`, `--test-only` and what a plugin may print.
+        assert!(["", ";big", "Submitted batch job 17"].into_iter().all(|said| JobId::parse(said).is_none()));
     }
 
     #[test]

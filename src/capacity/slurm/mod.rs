@@ -9,58 +9,68 @@
 //!
 //! Nothing stays in the queue for a run that is gone. What runs hangs on the run's link. What waits has a *lease*: a deadline that the run
 //! renews. The first of a run's jobs to start and find nobody takes the others from the queue, and so does a resume, or `phalanx cancel` of
-//! the dead run: the name that all jobs of a run share is kept in the run directory.
+//! the dead run: the name that all jobs of a session share is kept in the run directory (`names`). Each of them does so only where it is
+//! certain that the session is over; that it cannot be seen from some node is no such sign.
 //!
-//! Slurm's commands may take seconds, so a thread of this folder's own calls them; the run only exchanges words with it.
+//! Slurm's commands may take seconds, so a thread of this folder's own calls them; the run only exchanges words with it. None of them is
+//! waited for without end, and at the end of the run all of them together have [`CLOSE_LIMIT`].
 
 mod allocation;
 mod clerk;
 mod commands;
+mod names;
 mod shrink;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
 use clerk::{Clerk, Word};
+use commands::SlurmCommands;
+use names::{NamesFile, SessionJobs};
 
 use super::blocks::{BlockId, Event};
 use super::provider::{Launch, Provider};
 use crate::job::Capacity;
 
-/// In the folder of the blocks' logs: the name of the jobs that may be in the queue.
+/// In the folder of the blocks' logs: the names of the jobs that may be in the queue.
 const NAME_FILE: &str = "slurm";
+
+/// How long the end of a run waits for Slurm at most.
+pub const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
 /// See the module's text.
 pub struct Slurm {
     words: Sender<Word>,
     happened: Receiver<(BlockId, Event)>,
     clerk: Option<JoinHandle<()>>,
+    commands: SlurmCommands,
 }
 
 impl Slurm {
-    /// Asks for blocks so. What an earlier session may have left in the queue is taken from it.
+    /// Asks for blocks so. What earlier sessions may have left in the queue is taken from it, where
+    /// `is_over` says of one (by when it began, in milliseconds since 1970) that nobody leads it.
     ///
     /// # Errors
     /// If the system gives no thread, or the name of the jobs cannot be written down.
-    pub fn new(launch: Launch, capacity: Capacity, allocation: Option<Allocation>) -> std::io::Result<Slurm> {
-        let file = launch.logs.join(NAME_FILE);
-        if let Err(why) = withdraw_named_in(&file) {
-            tracing::warn!("what an earlier session may still have in the queue stays there: {why}");
-        }
-        let name = format!("phalanx-{}-{:x}", launch.run, launch.began_unix_ns / 1_000_000);
-        std::fs::write(&file, &name)?;
+    pub fn new(
+        launch: Launch,
+        capacity: Capacity,
+        allocation: Option<Allocation>,
+        is_over: &dyn Fn(u64) -> bool,
+    ) -> std::io::Result<Slurm> {
+        let commands = SlurmCommands::default();
+        let mut names = NamesFile::read(launch.logs.join(NAME_FILE))?;
+        let (_, left) = names.withdraw(&commands, is_over);
+        left.iter().for_each(|why| tracing::warn!("{why}"));
+        names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns));
+        names.write()?;
         let ((words, heard), (told, happened)) = (channel(), channel());
-        let clerk = Clerk::new(launch, capacity, allocation, name, told);
-        let clerk = thread::Builder::new().name("slurm".into()).spawn(move || {
-            // Should something be left, the name stays, so that it can be taken from the queue later.
-            if clerk.work(&heard) {
-                let _ = std::fs::remove_file(file);
-            }
-        })?;
-        Ok(Slurm { words, happened, clerk: Some(clerk) })
+        let clerk = Clerk::new(launch, capacity, allocation, names, commands.clone(), told);
+        let clerk = thread::Builder::new().name("slurm".into()).spawn(move || clerk.work(&heard))?;
+        Ok(Slurm { words, happened, clerk: Some(clerk), commands })
     }
 
     /// Starts the world of a block on a node that the run has from the start.
@@ -92,6 +102,7 @@ impl Provider for Slurm {
     }
 
     fn close(&mut self) {
+        self.commands.close_by(Instant::now() + CLOSE_LIMIT);
         self.say(Word::Close);
         if self.clerk.take().is_some_and(|clerk| clerk.join().is_err()) {
             tracing::error!("the thread that speaks to Slurm failed; `squeue` shows whether jobs of this run are left");
@@ -107,28 +118,29 @@ impl Drop for Slurm {
     }
 }
 
-/// For a block whose run is gone: those of the same run that still wait in the queue shall not come.
-pub fn withdraw_siblings(name: &str) {
-    if let Err(why) = commands::cancel_named(name, true) {
+/// For a block that found nobody to join: if its session is over, those of its jobs that still wait
+/// in the queue shall not come.
+pub fn withdraw_siblings(name: &str, is_over: impl Fn(u64) -> bool) {
+    let jobs = SessionJobs::named(name);
+    if jobs.began_unix_ms().is_some_and(is_over)
+        && let Err(why) = jobs.cancel(&SlurmCommands::default(), true)
+    {
         tracing::warn!("cannot cancel what {name} still has in the queue: {why}");
     }
 }
 
-/// Ends the jobs that a run which is gone may have left, by what stands in the folder of its blocks' logs. Returns their name if there may have
-/// been any.
+/// Ends the jobs that sessions which are over may have left, by what stands in the folder of the
+/// run's block logs. Returns their names.
 ///
 /// # Errors
-/// If Slurm refuses.
-pub fn withdraw_abandoned(logs: &Path) -> Result<Option<String>, String> {
-    withdraw_named_in(&logs.join(NAME_FILE))
-}
-
-fn withdraw_named_in(file: &PathBuf) -> Result<Option<String>, String> {
-    let name = match std::fs::read_to_string(file) {
-        Ok(name) if !name.trim().is_empty() => name.trim().to_owned(),
-        _ => return Ok(None),
-    };
-    commands::cancel_named(&name, false)?;
-    std::fs::remove_file(file).map_err(|error| format!("cannot remove {}: {error}", file.display()))?;
-    Ok(Some(name))
+/// If Slurm refuses, or a session may go on.
+pub fn withdraw_abandoned(logs: &Path, is_over: &dyn Fn(u64) -> bool) -> Result<Vec<String>, String> {
+    let file = logs.join(NAME_FILE);
+    let told = |error: std::io::Error| format!("{}: {error}", file.display());
+    let mut names = NamesFile::read(file.clone()).map_err(told)?;
+    let (gone, left) = names.withdraw(&SlurmCommands::default(), is_over);
+    if !gone.is_empty() {
+        names.write().map_err(told)?;
+    }
+    if left.is_empty() { Ok(gone) } else { Err(left.join("; ")) }
 }

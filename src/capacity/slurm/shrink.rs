@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::blocks::{BlockId, Event};
 use super::clerk::Job;
-use super::commands;
+use super::commands::{JobId, SlurmCommands};
 
 /// A step that is there so long after its ranks have left is ended.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -161,12 +161,12 @@ impl Job {
     }
 
     /// Gives back what can be given back now; says what came of it.
-    pub(super) fn shrink(&mut self, dir: &Path) -> Vec<(BlockId, Event)> {
+    pub(super) fn shrink(&mut self, slurm: &SlurmCommands, dir: &Path) -> Vec<(BlockId, Event)> {
         let now = Instant::now();
         if !self.shrinks() || !self.leaving().any(|seat| seat.is_due(now)) {
             return Vec::new();
         }
-        let busy = match self.busy_nodes() {
+        let busy = match self.busy_nodes(slurm) {
             Ok(busy) => busy,
             Err(why) => return self.refused(&why),
         };
@@ -177,16 +177,16 @@ impl Job {
             end(&mut seat.step);
         }
         let leaving: Vec<String> = self.leaving().map(|seat| seat.node.clone()).collect();
-        match release(&self.number, &leaving, dir) {
+        match release(slurm, &self.id, &leaving, dir) {
             Ok(kept) => self.gave_back(&leaving, &kept),
             Err(why) => self.refused(&why),
         }
     }
 
     /// Nodes on which steps of it run.
-    fn busy_nodes(&self) -> Result<Vec<String>, String> {
+    fn busy_nodes(&self, slurm: &SlurmCommands) -> Result<Vec<String>, String> {
         if !self.own {
-            return commands::nodes_with_steps(&self.number);
+            return slurm.nodes_with_steps(&self.id);
         }
         Ok(self.seats.iter().filter(|seat| seat.step.is_some()).map(|seat| seat.node.clone()).collect())
     }
@@ -210,13 +210,13 @@ impl Job {
 }
 
 /// Lets a job keep all nodes but these; what it has then.
-fn release(number: &str, nodes: &[String], dir: &Path) -> Result<Vec<String>, String> {
-    let holds = || commands::job(number)?.map(|job| job.nodes).ok_or("the job is not in the queue".to_owned());
+fn release(slurm: &SlurmCommands, job: &JobId, nodes: &[String], dir: &Path) -> Result<Vec<String>, String> {
+    let holds = || slurm.job(job)?.map(|job| job.nodes).ok_or("the job is not in the queue".to_owned());
     let mut kept = holds()?;
     let before = kept.len();
     kept.retain(|node| !nodes.contains(node));
     if kept.len() < before {
-        commands::keep_nodes(number, &kept, dir)?;
+        slurm.keep_nodes(job, &kept, dir)?;
     }
     holds()
 }

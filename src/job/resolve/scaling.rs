@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::job::capacity::unusable_option;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
 use crate::job::spec::{CapacitySpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
@@ -148,6 +149,14 @@ pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> 
     if let Some(file) = spec.hostfile.as_ref().filter(|_| provider != ProviderKind::Local) {
         let error = Diagnostic::error("`hostfile` is for the provider \"local\": Slurm knows its nodes").at(&file.span);
         findings.push(error.help("write `provider = \"local\"` or remove it"));
+    }
+    for word in spec.extra.iter().flat_map(|lines| &lines.value.0) {
+        if let Some(option) = unusable_option(&word.value) {
+            let error = Diagnostic::error(format!("a block cannot be submitted with --{option}"));
+            let help =
+                "remove it from `extra`: Phalanx submits each block as one job of a size, name and log of its own";
+            findings.push(error.at(&word.span).help(help));
+        }
     }
     let text = |typed: &Option<At<String>>| typed.as_ref().map(|at| at.value.clone());
     Capacity {

@@ -13,6 +13,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::watch::Told;
+use crate::bounded_command;
 use crate::exec::is_hidden_from_tasks;
 use crate::job::Alert;
 
@@ -116,7 +117,7 @@ fn roots() -> io::Result<RootCerts> {
 fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::Result<()> {
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     // A program of MPI must not take itself for a rank of this world.
     let hidden = std::env::vars_os().filter(|(name, _)| is_hidden_from_tasks(&name.to_string_lossy()));
     for (name, _) in hidden {
@@ -125,23 +126,14 @@ fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::
     command.env("PHALANX_ALERT", telling.alert).env("PHALANX_ALERT_METRIC", telling.metric);
     command.env("PHALANX_ALERT_VALUE", told.value.to_string()).env("PHALANX_ALERT_TEXT", telling.text);
     command.env("PHALANX_RUN_DIR", &telling.run_dir);
-    let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // It fits into a pipe; who does not want to read it need not.
-        let _ = stdin.write_all(line.as_bytes());
-    }
-    let began = Instant::now();
-    loop {
-        match child.try_wait()? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(io::Error::other(format!("ended with {status}"))),
-            None if began.elapsed() > COMMAND => {
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::other(format!("did not end within {COMMAND:?} and was killed")));
-            }
-            None => std::thread::sleep(Duration::from_millis(10)),
-        }
+    // It fits into a pipe; who does not want to read it need not.
+    let (input, mut writer) = io::pipe()?;
+    writer.write_all(line.as_bytes())?;
+    drop(writer);
+    let deadline = Instant::now() + COMMAND;
+    match bounded_command::run(command.stdin(input), &|| deadline)?.status {
+        status if status.success() => Ok(()),
+        status => Err(io::Error::other(format!("ended with {status}"))),
     }
 }
 

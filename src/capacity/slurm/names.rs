@@ -1,0 +1,125 @@
+//! Under which names a run may have jobs in the queue: a file in its run directory, a line for each
+//! session that may have left some, with the other clusters that it has sent jobs to.
+//!
+//! A line is written before the first job is submitted, and goes when nothing of that name is left.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::commands::SlurmCommands;
+
+/// The jobs of one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SessionJobs {
+    pub(super) name: String,
+    pub(super) clusters: Vec<String>,
+}
+
+impl SessionJobs {
+    pub(super) fn new(run: &str, began_unix_ns: u64) -> SessionJobs {
+        SessionJobs::named(&format!("phalanx-{run}-{:x}", began_unix_ns / 1_000_000))
+    }
+
+    pub(super) fn named(name: &str) -> SessionJobs {
+        SessionJobs { name: name.to_owned(), clusters: Vec::new() }
+    }
+
+    fn parse(line: &str) -> Option<SessionJobs> {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        Some(SessionJobs { name: words.next()?, clusters: words.collect() })
+    }
+
+    /// When the session began, in milliseconds since 1970: its name ends with that.
+    pub(super) fn began_unix_ms(&self) -> Option<u64> {
+        u64::from_str_radix(self.name.rsplit('-').next()?, 16).ok()
+    }
+
+    /// Ends all of them; only those that wait, if so wished.
+    pub(super) fn cancel(&self, slurm: &SlurmCommands, only_waiting: bool) -> Result<(), String> {
+        let clusters = std::iter::once(None).chain(self.clusters.iter().map(|name| Some(name.as_str())));
+        clusters.into_iter().try_for_each(|cluster| slurm.cancel_named(&self.name, cluster, only_waiting))
+    }
+}
+
+/// The file, with what it is to hold.
+pub(super) struct NamesFile {
+    path: PathBuf,
+    pub(super) sessions: Vec<SessionJobs>,
+}
+
+impl NamesFile {
+    /// Reads it. One that is not there names no session.
+    pub(super) fn read(path: PathBuf) -> io::Result<NamesFile> {
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
+        };
+        Ok(NamesFile { path, sessions: text.lines().filter_map(SessionJobs::parse).collect() })
+    }
+
+    /// Cancels the jobs of the sessions of which it is certain that they are over, and forgets
+    /// those. Returns their names, and what became of the others.
+    pub(super) fn withdraw(
+        &mut self,
+        slurm: &SlurmCommands,
+        is_over: &dyn Fn(u64) -> bool,
+    ) -> (Vec<String>, Vec<String>) {
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
+        self.sessions.retain(|jobs| {
+            let name = &jobs.name;
+            if !jobs.began_unix_ms().is_some_and(is_over) {
+                left.push(format!(
+                    "the session with the jobs {name} has not written its end, and whether its process still lives can only be seen on \
+                     its own node: run `phalanx cancel` there, or `scancel --name {name}` if you know that it is over"
+                ));
+                return true;
+            }
+            match jobs.cancel(slurm, false) {
+                Ok(()) => gone.push(name.clone()),
+                Err(why) => left.push(format!("the jobs {name} may still be in the queue: {why}")),
+            }
+            !gone.contains(name)
+        });
+        (gone, left)
+    }
+
+    /// Writes it; one that would be empty is removed.
+    pub(super) fn write(&self) -> io::Result<()> {
+        if self.sessions.is_empty() {
+            return match std::fs::remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let line = |jobs: &SessionJobs| format!("{} {}\n", jobs.name, jobs.clusters.join(" "));
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, self.sessions.iter().map(line).collect::<String>())?;
+        std::fs::rename(new, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kept_until_their_session_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slurm");
+        let mut file = NamesFile::read(path.clone()).unwrap();
+        let mut jobs = SessionJobs::new("a-b-1", 5_000_000_000);
+        assert_eq!((jobs.name.as_str(), jobs.began_unix_ms()), ("phalanx-a-b-1-1388", Some(5000)));
+        jobs.clusters.push("big".into());
+        file.sessions.push(jobs);
+        file.write().unwrap();
+        let mut again = NamesFile::read(path.clone()).unwrap();
+        assert_eq!(again.sessions, file.sessions);
+        // Nothing is asked of Slurm for a session that may go on.
+        let (gone, left) = again.withdraw(&SlurmCommands::default(), &|ms| ms != 5000);
+        assert!(gone.is_empty() && left[0].contains("scancel --name phalanx-a-b-1-1388"), "{left:?}");
+        assert_eq!(again.sessions, file.sessions);
+        again.sessions.clear();
+        again.write().unwrap();
+        assert!(!path.exists());
+    }
+}
