@@ -65,6 +65,11 @@ impl Time {
         Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// This moment minus `d`, saturating.
+    pub fn before(self, d: Duration) -> Time {
+        Time(self.0.saturating_sub(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// This moment plus so many seconds, saturating; what is negative or no number adds nothing.
     pub fn after_seconds(self, seconds: f64) -> Time {
         // The cast saturates, and takes what is no number for zero.

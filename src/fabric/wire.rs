@@ -23,8 +23,8 @@ const NOT_OK: u32 = 1 << 31;
 /// ... and this too if the node is not known to have run; the node's number is below both.
 const UNSUCCESSFUL: u32 = NOT_OK | 1 << 30;
 
-/// No frame is larger: a part of a hundred million tasks fits.
-pub const MOST: usize = 1 << 30;
+/// No frame is larger.
+pub const MOST: usize = crate::schedule::protocol::MOST_BYTES;
 
 /// Why a frame was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -40,18 +40,27 @@ pub enum WireError {
     /// The message in it is damaged.
     #[error("damaged frame: {0}")]
     Damaged(String),
+    /// A message holds more than a frame can carry.
+    #[error("a message holds more than {most} numbers: start more ranks", most = crate::numbers::MOST)]
+    Oversize,
 }
 
 /// Makes `frame` the one that carries a message.
-pub fn encode(message: &Message, frame: &mut Vec<u8>) {
+///
+/// # Errors
+/// If a list in the message is too long.
+pub fn encode(message: &Message, frame: &mut Vec<u8>) -> Result<(), WireError> {
     if let Message::Counts { epoch, ended } = message {
-        return encode_counts(*epoch, ended.iter().copied(), frame);
+        encode_counts(*epoch, ended.iter().copied(), frame);
+        return Ok(());
     }
     frame.clear();
     frame.push(MARK);
     frame.extend_from_slice(&VERSION.to_le_bytes());
-    // Writing to memory cannot fail, and messages hold nothing that postcard cannot encode.
-    *frame = postcard::to_extend(message, std::mem::take(frame)).unwrap_or_default();
+    // Writing to memory cannot fail, and of what messages hold postcard encodes all but lists that
+    // are too long.
+    *frame = postcard::to_extend(message, std::mem::take(frame)).map_err(|_| WireError::Oversize)?;
+    Ok(())
 }
 
 /// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and how it
@@ -147,7 +156,7 @@ mod tests {
 
     fn encode(message: &Message) -> Vec<u8> {
         let mut frame = vec![1, 2, 3];
-        super::encode(message, &mut frame);
+        super::encode(message, &mut frame).unwrap();
         frame
     }
 

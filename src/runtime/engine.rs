@@ -360,8 +360,8 @@ impl Engine {
         for (gang, cpus) in outbox.held.drain(..) {
             self.step(crew, Event::Held { gang, cpus });
         }
-        for gang in outbox.gang_ended.drain(..) {
-            self.send(Rank::ZERO, Message::GangEnded { gang });
+        for (gang, attempt) in outbox.gang_ended.drain(..) {
+            self.step(crew, Event::GangEnded { gang, attempt });
         }
         self.run_loopback(crew);
         self.outbox = outbox;
@@ -522,7 +522,9 @@ impl Engine {
         if to == self.fabric.me() {
             return self.loopback.push_back(message);
         }
-        wire::encode(&message, &mut self.leaves);
+        if let Err(error) = wire::encode(&message, &mut self.leaves) {
+            return self.fail(format!("{to} cannot be sent what concerns it: {error}"));
+        }
         self.traffic[0] += 1;
         self.traffic[1] += self.leaves.len() as u64;
         if let Err(error) = self.fabric.send(to, &mut self.leaves) {

@@ -178,7 +178,7 @@ impl Head {
     }
 
     pub(super) fn next_tick(&self) -> Time {
-        self.next_tick
+        self.coordinator.next_tick().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     /// Takes a message for the coordinator; returns what it answers.
@@ -229,7 +229,8 @@ impl Head {
             return self.stop(now, how, Why::Walltime);
         }
         self.note_alerts(now);
-        let mut messages = self.admit(now);
+        let mut messages = self.happens(now, [Event::Tick]);
+        messages.extend(self.admit(now));
         messages.extend(self.steer(now));
         messages.extend(self.give_back_sick(now));
         messages.extend(self.hope(now));

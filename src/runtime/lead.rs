@@ -236,14 +236,15 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
     let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
     let message = |rank: usize| {
         let part = cutter.part(rank);
-        if part.longest_column() > numbers::MOST {
-            return Err(RunError::Refused(format!(
-                "rank {rank} would be at home to more than a message holds ({} tasks or dependencies): start more ranks",
-                part.longest_column()
-            )));
-        }
         let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
-        Ok(Message::HandOut(Box::new(HandOut { part, limits, active, ..HandOut::default() })))
+        let hand_out = HandOut { part, limits, active, ..HandOut::default() };
+        match hand_out.oversize(numbers::MOST) {
+            // Its own part is sent nowhere.
+            Some(size) if ranks > 1 => Err(RunError::Refused(format!(
+                "rank {rank} would be at home to more than a message holds ({size} tasks or dependencies): start more ranks"
+            ))),
+            _ => Ok(Message::HandOut(Box::new(hand_out))),
+        }
     };
     for rank in 1..ranks {
         send(fabric, Rank(rank as u32), &message(rank)?)?;

@@ -83,7 +83,8 @@ pub(super) fn dismiss(fabric: &mut dyn Fabric) {
 /// Sends a message.
 pub(super) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Result<(), RunError> {
     let mut frame = Vec::new();
-    wire::encode(message, &mut frame);
+    let refused = |error| RunError::Broken(format!("{to} cannot be sent what concerns it: {error}"));
+    wire::encode(message, &mut frame).map_err(refused)?;
     Ok(fabric.send(to, &mut frame)?)
 }
 

@@ -34,6 +34,7 @@ use crate::graph::TaskGraph;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
+use crate::numbers;
 
 /// What the coordinator is told.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub enum Event {
     Rebalance,
     /// What nodes can still be had: tasks that no rank can run wait for them, or end the run.
     Hope(Hope),
+    /// Time passed; see [`Coordinator::next_tick`].
+    Tick,
     /// These tasks are not wanted any more.
     Cancel {
         /// Their numbers.
@@ -156,6 +159,8 @@ pub struct Coordinator {
     epoch: u32,
     /// A change of membership that is under way.
     change: Option<change::Preparing>,
+    /// When ranks that have arrived since the last change are handed tasks.
+    next_change: change::NextChange,
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
@@ -188,6 +193,8 @@ pub struct Coordinator {
     undecided: BTreeSet<TaskId>,
     /// Tasks that are not wanted any more (from, to).
     cancelled: Vec<(u32, u32)>,
+    /// No list in a message is longer.
+    longest_list: usize,
 }
 
 impl Coordinator {
@@ -208,6 +215,7 @@ impl Coordinator {
             tasks,
             epoch: 0,
             change: None,
+            next_change: change::NextChange::default(),
             loads: vec![Load::default(); members.len()],
             stopped: vec![false; members.len()],
             gangs: Gangs::new(members.clone(), gang_shape),
@@ -231,7 +239,14 @@ impl Coordinator {
             health: Health::default(),
             undecided: BTreeSet::new(),
             cancelled: Vec::new(),
+            longest_list: numbers::MOST,
         }
+    }
+
+    /// The same with a smaller bound on what a message holds.
+    #[cfg(test)]
+    pub(super) fn with_longest_list(self, longest_list: usize) -> Coordinator {
+        Coordinator { longest_list, ..self }
     }
 
     /// How many tasks are in which state.
@@ -267,7 +282,7 @@ impl Coordinator {
     /// True if tasks are left that no rank can run, and one more node may help.
     pub fn needs_node(&self) -> bool {
         let needs = self.homeless.tasks + self.gangs.unplaced() > 0;
-        needs && self.is_hopeful() && self.hope.coming == 0 && self.change.is_none() && self.stopping.is_none()
+        needs && self.is_hopeful() && self.hope.coming == 0 && !self.is_changing() && self.stopping.is_none()
     }
 
     /// The number that the next rank to be asked for, or to arrive unasked, will have.
@@ -285,9 +300,14 @@ impl Coordinator {
         self.stopping.is_some()
     }
 
-    /// True while homes are about to change.
+    /// True while homes are about to change, or ranks that have arrived wait for that.
     pub fn is_changing(&self) -> bool {
-        self.change.is_some()
+        self.change.is_some() || self.next_tick().is_some()
+    }
+
+    /// When the next [`Event::Tick`] is due, if any.
+    pub fn next_tick(&self) -> Option<Time> {
+        self.next_change.due()
     }
 
     /// The final state of a task, once it has one.
@@ -308,8 +328,10 @@ impl Coordinator {
             Event::Change { rank, change } => self.change(now, rank, change, actions),
             Event::Rebalance => self.rebalance(now, actions),
             Event::Hope(hope) => self.hope = hope,
+            Event::Tick => self.admit_arrivals(now, actions),
             Event::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
+        self.release_leaderless(actions);
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
         // Who is gone is told nothing but to leave.
@@ -331,7 +353,8 @@ impl Coordinator {
             Message::Report { attempts, started, load } => {
                 self.loads[from.index()] = load;
                 self.note_started(from, started);
-                self.count(attempts, actions);
+                acknowledge(from, &attempts, actions);
+                self.count(now, attempts, actions);
                 self.decide(now, actions);
                 self.examine(now, from, actions);
             }
@@ -372,18 +395,19 @@ impl Coordinator {
         }
     }
 
-    fn note_tried(&mut self, attempt: &Attempt) {
-        let Attempt { task, attempt: number, rank, end, .. } = *attempt;
+    /// `now`, not the attempt's end: that is a time of another rank's clock.
+    fn note_tried(&mut self, now: Time, attempt: &Attempt) {
+        let Attempt { task, attempt: number, rank, .. } = *attempt;
         if self.running.get(&task).is_some_and(|(_, running)| running.attempt <= number) {
             self.running.remove(&task);
         }
         if !attempt.outcome.state.is_failure() {
             return;
         }
-        let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end });
+        let tried = self.tried.entry(task).or_insert(Tried { task, attempts: 0, lost: 0, rank, end: now });
         if number > tried.attempts {
             let lost = tried.lost + u16::from(attempt.outcome.state == State::NodeFail);
-            *tried = Tried { attempts: number, lost, rank, end, ..*tried };
+            *tried = Tried { attempts: number, lost, rank, end: now, ..*tried };
         }
     }
 
@@ -400,7 +424,7 @@ impl Coordinator {
         actions.extend(self.members.here().map(message));
     }
 
-    fn count(&mut self, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
+    fn count(&mut self, now: Time, attempts: Vec<Attempt>, actions: &mut Vec<Action>) {
         let before = self.failures;
         for attempt in &attempts {
             let Some(state) = self.finals.get_mut(attempt.task.index()) else { continue };
@@ -408,7 +432,7 @@ impl Coordinator {
                 continue;
             }
             if !attempt.last {
-                self.note_tried(attempt);
+                self.note_tried(now, attempt);
                 continue;
             }
             *state = Some(attempt.outcome.state);
@@ -496,6 +520,7 @@ impl Coordinator {
         self.gangs.abandon(actions);
         let why = self.stopping.take().map_or(why, |(_, first)| first);
         self.stopping = Some((how, why));
+        self.send_arrivals_away(actions);
         self.tell_all(Message::Stop { how }, actions);
     }
 
@@ -533,12 +558,24 @@ impl Coordinator {
         let why = match &self.stopping {
             // Tasks that end while the run stops may be the last ones: then nothing was cut short.
             _ if self.open == 0 => Why::Complete,
+            // While homes change, the others may still tell of what a lost rank did.
+            Some(_) if self.change.is_some() => return,
             Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),
             _ => return,
         };
         self.finished = true;
-        self.change = None;
+        (self.change, self.next_change) = (None, change::NextChange::default());
         self.tell_all(Message::Finish, actions);
         actions.push(Action::Finished(why));
     }
+}
+
+/// Tells ranks that their attempts at tasks of other homes have been reported: until then nobody
+/// else could tell of them should the home be lost.
+fn acknowledge(home: Rank, attempts: &[Attempt], actions: &mut Vec<Action>) {
+    let elsewhere = attempts.iter().filter(|attempt| attempt.rank != home);
+    actions.extend(elsewhere.map(|&Attempt { task, attempt, rank, .. }| {
+        let message = Message::Heard { task, attempt };
+        Action::Send { to: rank, message }
+    }));
 }

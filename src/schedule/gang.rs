@@ -7,9 +7,8 @@
 //! |---|---|---|---|
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader |
-//! | running | `GangEnded` | gone | `Release` to the others |
+//! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
 //! | waiting, gathering | it is cancelled, the run stops, or homes change | gone | `Release` to all |
-//! | running | the leader is lost | gone | `Release` to the others |
 //!
 //! After a change of homes each home asks again for its gangs that had not started.
 

@@ -16,6 +16,10 @@ use super::membership::Member;
 use crate::graph::TaskGraph;
 use crate::model::{Rank, TaskId};
 
+/// It takes rank 0 about so long for each node of the graph (nanoseconds) to find new homes and to
+/// cut the parts anew.
+pub(super) const NODE_NS: u64 = 100;
+
 /// What must be known of tasks to choose homes.
 pub trait Advice: Send {
     /// A number for all tasks that are expected to take as long (in proportion to [`Advice::work`]) and to fail as often as this one, and
@@ -70,7 +74,9 @@ pub(super) struct Homeless {
     pub(super) some: Vec<TaskId>,
 }
 
-/// Chooses homes anew. Returns the open tasks that no rank can take: those stay where they are, in nobody's part.
+/// Chooses homes anew. Returns the open tasks that no rank can take: those stay where they are, in
+/// nobody's part. What is kept by a rank that takes no part, and that no other can take, is at home
+/// there.
 pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
@@ -85,6 +91,8 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             None => None,
         };
         let next = next.or_else(|| scales.near(remains, home, node)).or_else(|| scales.lightest(remains, node));
+        // Somebody must hear how it ends. Whoever runs it can try it again, too.
+        let next = next.or_else(|| remains.kept.get(&TaskId(node)).map(|keeper| keeper.0));
         match next {
             Some(next) => {
                 scales.carry(remains.work(node), at, next);

@@ -140,6 +140,11 @@ impl Ledger {
         self.part.nodes.is_empty()
     }
 
+    /// True if all that is at home here has ended.
+    pub(super) fn is_over(&self) -> bool {
+        (0..self.len() as u32).all(|local| self.is_ended(local))
+    }
+
     /// The task with this local number.
     #[inline]
     pub fn task(&self, local: u32) -> TaskId {

@@ -51,6 +51,12 @@ impl Part {
         self.nodes.len().max(self.imports.len()).max(self.local.len()).max(self.exports.len()).max(self.imported.len())
     }
 
+    /// At most so many numbers tell all that is in it.
+    pub fn numbers(&self) -> usize {
+        let nodes = 5 * self.nodes.len() + 2 * self.joins.len() + self.violated.len();
+        nodes + self.local.len() + self.exports.len() + 2 * self.imports.len() + self.imported.len()
+    }
+
     /// How many edges into each node are still to be counted.
     ///
     /// # Errors

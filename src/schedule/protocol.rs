@@ -12,8 +12,11 @@ use super::ranks::Ranks;
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
+/// No message takes more bytes: a part of a hundred million tasks fits.
+pub const MOST_BYTES: usize = 1 << 30;
+
 /// Version of the messages below; ranks of different versions refuse each other.
-pub const VERSION: u16 = 10;
+pub const VERSION: u16 = 11;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,10 +100,9 @@ pub enum Message {
         /// The attempt; whether it is the last is for the home to say.
         attempt: Attempt,
     },
-    /// A home to whoever returned an attempt that it had not reported itself: the home has it.
+    /// Coordinator to a rank that ran a task of another home and left it to that to report the
+    /// attempt: it has been reported.
     Heard {
-        /// The sender's epoch.
-        epoch: u32,
         /// The task.
         task: TaskId,
         /// Which attempt.
@@ -231,8 +233,7 @@ impl Message {
             Message::Counts { epoch, .. }
             | Message::Steal { epoch, .. }
             | Message::Loot { epoch, .. }
-            | Message::Returned { epoch, .. }
-            | Message::Heard { epoch, .. } => Some(epoch),
+            | Message::Returned { epoch, .. } => Some(epoch),
             _ => None,
         }
     }
@@ -243,6 +244,8 @@ impl Message {
 pub struct HandOut {
     /// The epoch that begins; 0 is the begin of the run.
     pub epoch: u32,
+    /// The time by the clock of rank 0, of which all times in here are: the receiver's may differ.
+    pub now: Time,
     /// The tasks and their edges: all that is at home on the receiver, or what comes there if it has a part to amend.
     pub part: Part,
     /// What else becomes of the part that the receiver has; `None` if `part` takes its place.
@@ -261,6 +264,23 @@ pub struct HandOut {
     pub tried: Vec<Tried>,
     /// Tasks kept by the receiver whose home is elsewhere, and where.
     pub leases: Vec<(TaskId, Rank)>,
+}
+
+impl HandOut {
+    /// The length of its longest list, if that or the size of the whole is more than a message
+    /// holds. `most`: how long a list may be.
+    pub fn oversize(&self, most: usize) -> Option<usize> {
+        let amends = self.amends.as_deref();
+        let [gone, ended, needed] = amends.map_or([0; 3], |a| [a.gone.len(), a.ended.len(), a.needed.len()]);
+        let longest = self.part.longest_column().max(gone);
+        // A number takes five bytes at most, and nothing else more than 32: most messages need not
+        // be measured.
+        let rest = ended + needed + self.out.len() + self.tried.len() + self.leases.len();
+        let may_exceed = 5 * (self.part.numbers() + gone) + 32 * rest > MOST_BYTES;
+        let size = || postcard::serialize_with_flavor(self, postcard::ser_flavors::Size::default());
+        let exceeds = longest > most || may_exceed && size().is_ok_and(|size: usize| size > MOST_BYTES);
+        exceeds.then_some(longest.max(rest))
+    }
 }
 
 /// What becomes of a part at an epoch, beside the nodes that come to it.

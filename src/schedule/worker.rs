@@ -65,6 +65,13 @@ pub enum Event {
         /// The attempt.
         attempt: Attempt,
     },
+    /// The task of a gang that this rank leads ended; its slots here are free.
+    GangEnded {
+        /// The gang.
+        gang: u32,
+        /// The attempt.
+        attempt: Attempt,
+    },
     /// These tasks have been running for a while.
     Started(Vec<Started>),
     /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able to run alone.
@@ -206,7 +213,7 @@ const COUNTS: usize = 900;
 struct Guest {
     home: Rank,
     attempt: u16,
-    /// Set while the home is not known to have heard how it ended.
+    /// Set while the coordinator is not known to have heard from the home how it ended.
     ended: Option<Attempt>,
 }
 
@@ -241,13 +248,11 @@ pub struct Worker {
     lent: FxHashSet<TaskId>,
     /// Tasks at home here that have been tried in vain.
     tried: FxHashMap<TaskId, Tried>,
-    /// Gangs that hold slots here or are led from here, and what is led.
+    /// Gangs that hold slots here, and what is led from here and has not been started.
     gangs: FxHashMap<u32, Option<Lease>>,
     report: Vec<Attempt>,
     started: Vec<Started>,
     report_due: Option<Time>,
-    /// Attempts that other ranks ran and that are still to be reported: the runner, the task, the attempt's number.
-    heard: Vec<(Rank, TaskId, u16)>,
     /// Since when nothing runs here and nothing is ready.
     idle_since: Option<Time>,
     load: Load,
@@ -296,7 +301,6 @@ impl Worker {
             report: Vec::new(),
             started: Vec::new(),
             report_due: None,
-            heard: Vec::new(),
             idle_since: None,
             load: Load::default(),
             reported_load: Load::default(),
@@ -375,6 +379,12 @@ impl Worker {
                 return self.completed(now, &mut attempts, &mut ripple, actions);
             }
             Event::Ended { attempt } => self.ended(now, attempt, actions),
+            Event::GangEnded { gang, attempt } => {
+                // Before this rank may say that nothing is left here: then nobody would listen.
+                self.gangs.remove(&gang);
+                send(actions, Rank::ZERO, Message::GangEnded { gang });
+                self.ended(now, attempt, actions);
+            }
             Event::Started(started) => {
                 self.started.extend(started);
                 self.note_report(now);
@@ -439,7 +449,7 @@ impl Worker {
                 }
             }
             Message::Returned { attempt, .. } => self.returned(now, from, attempt, actions),
-            Message::Heard { task, attempt, .. } => {
+            Message::Heard { task, attempt } => {
                 if self.guests.get(&task).is_some_and(|guest| guest.attempt == attempt) {
                     self.guests.remove(&task);
                 }
@@ -493,8 +503,7 @@ impl Worker {
     }
 
     fn launch(&mut self, gang: u32, hosts: Vec<(String, u32)>, cpus: Vec<u32>, actions: &mut Vec<Action>) {
-        // Its slots are freed here when it ends, without a word from the coordinator.
-        if let Some(lease) = self.gangs.remove(&gang).flatten() {
+        if let Some(lease) = self.gangs.get_mut(&gang).and_then(Option::take) {
             self.admit(&lease);
         }
         actions.push(Action::Launch { gang, hosts, cpus });
@@ -650,10 +659,6 @@ impl Worker {
     fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
         if reported_by_runner(&attempt) {
             self.completed_elsewhere.push((attempt.task, from));
-        } else {
-            // Not before it has been reported: until then only the runner can tell of it should this rank be lost.
-            self.heard.push((from, attempt.task, attempt.attempt));
-            self.note_report(now);
         }
         self.attempt_ended(now, attempt, true, actions);
     }

@@ -42,7 +42,7 @@ use crate::model::{Outcome, Rank, RankState, Time};
 use crate::runtime::captain::Captain;
 use crate::runtime::{fit, glue};
 use crate::scale::elasticity::Step;
-use crate::schedule::coordinator::{Coordinator, Member, Tasks, Why};
+use crate::schedule::coordinator::{self, Coordinator, Member, Tasks, Why};
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
@@ -67,6 +67,8 @@ enum What {
         /// Whom.
         victim: u32,
     },
+    /// Ranks that have arrived are handed tasks.
+    Admit,
     /// It is decided about ranks.
     Decide,
     /// It is decided about ranks because nodes have come or gone.
@@ -307,6 +309,7 @@ impl<'a> World<'a> {
                 What::Found(task) => self.found(task),
                 What::Tick(rank) => self.call(rank),
                 What::Asks { thief, victim } => self.ask(thief, victim),
+                What::Admit => self.coordinate(coordinator::Event::Tick),
                 What::Decide => self.decide_again(),
                 What::DecideOnNews if self.news => self.decide(),
                 What::DecideOnNews => {}

@@ -258,7 +258,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
 /// The frame that carries a message.
 pub fn encoded(message: &Message) -> Vec<u8> {
     let mut frame = Vec::new();
-    wire::encode(message, &mut frame);
+    wire::encode(message, &mut frame).expect("fits");
     frame
 }
 

@@ -86,10 +86,7 @@ impl Crew {
     fn gang_over(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {
         let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
         self.release_gang(gang);
-        let mut outbox = self.common_outbox();
-        outbox.ended.push(attempt);
-        outbox.gang_ended.push(gang);
-        drop(outbox);
+        self.common_outbox().gang_ended.push((gang, attempt));
         self.gangs.running.fetch_sub(1, SeqCst);
         self.wake.tell();
     }

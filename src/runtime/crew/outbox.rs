@@ -46,8 +46,8 @@ pub(in crate::runtime) struct Outbox {
     pub(in crate::runtime) ended: Vec<Attempt>,
     /// Gangs whose slots are set aside, and the CPUs of those.
     pub(in crate::runtime) held: Vec<(u32, Vec<u32>)>,
-    /// Gangs led from here whose task has ended.
-    pub(in crate::runtime) gang_ended: Vec<u32>,
+    /// Gangs led from here whose task has ended, and how.
+    pub(in crate::runtime) gang_ended: Vec<(u32, Attempt)>,
     /// What the slot has sent by itself since the engine last asked.
     pub(in crate::runtime) sent: Traffic,
     /// The frame that the slot sends or takes; kept for its memory.

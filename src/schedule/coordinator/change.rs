@@ -5,14 +5,18 @@
 //! | state | event | next | does |
 //! |---|---|---|---|
 //! | settled | a rank comes, goes, pauses or is lost; a rebalance | preparing | gangs that gather are released; `Prepare` to all that have been handed tasks |
+//! | settled | a rank comes soon after the last change | settled | it waits for others, as long as that change took |
 //! | preparing | every rank has acknowledged | settled | see `commit` |
 //! | preparing | a rank is lost | preparing, next epoch | `Prepare` again: the others tell what they heard from it |
 //! | preparing | any other change | preparing | the commit takes it along |
 //!
-//! While the run stops no change begins; one that has begun goes on to its commit, for frozen ranks wait for it.
+//! While the run stops, only a loss begins a change: the others tell what they know of the lost
+//! rank's work, and take up what it was home of. The run ends after the commit, for frozen ranks
+//! wait for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -42,6 +46,39 @@ pub(super) struct Preparing {
     lost: bool,
     /// Whether the remaining work is shared out evenly.
     even_out: bool,
+}
+
+/// When the next change may begin that only hands tasks to ranks which have arrived. Each cuts the
+/// graph anew, so arrivals are collected for as long as the last change took: of a burst of them
+/// changes take half of the time at most.
+#[derive(Debug, Default)]
+pub(super) struct NextChange {
+    /// When the last change began.
+    began: Time,
+    /// Arrivals are collected until then.
+    collects_until: Time,
+    /// Ranks have arrived meanwhile.
+    waits: bool,
+}
+
+impl NextChange {
+    fn is_early(&self, now: Time) -> bool {
+        now < self.collects_until
+    }
+
+    fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    pub(super) fn due(&self) -> Option<Time> {
+        self.waits.then_some(self.collects_until)
+    }
+
+    /// A change has been decided on; to cut and send the parts takes some more time.
+    fn after(&mut self, now: Time, nodes: usize) {
+        let cut = Duration::from_nanos(nodes as u64 * homes::NODE_NS);
+        self.collects_until = now.after(now.since(self.began) + cut);
+    }
 }
 
 /// What a rank acknowledges a change with; see [`Message::Ack`].
@@ -75,22 +112,16 @@ impl Coordinator {
         }
         self.loads.resize(self.members.len(), Default::default());
         self.stopped.resize(self.members.len(), false);
-        let ending = self.stopping.is_some() && self.change.is_none();
         match change {
             Change::Request => {}
             Change::Lose if !held_tasks => {}
             Change::Lose => {
                 self.lose(rank, actions);
-                match ending {
-                    true => {
-                        self.note_lost_attempts(now, &FxHashMap::default(), actions);
-                        self.release_leaderless(actions);
-                    }
-                    false => self.begin_change(now, true, false, actions),
-                }
+                self.begin_change(now, true, false, actions);
             }
             // It comes too late.
-            Change::Arrive(_) if ending => self.members.leave(rank, actions),
+            Change::Arrive(_) if self.stopping.is_some() && self.change.is_none() => self.members.leave(rank, actions),
+            Change::Arrive(_) if self.change.is_none() && self.next_change.is_early(now) => self.next_change.wait(),
             Change::Arrive(_) | Change::Recall => {
                 if let (Some((how, _)), Change::Arrive(_)) = (&self.stopping, change) {
                     actions.push(Action::Send { to: rank, message: Message::Stop { how: *how } });
@@ -126,9 +157,25 @@ impl Coordinator {
             .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
     }
 
-    /// The slots of gangs whose leader is gone are free again: no rank can stop or leave before.
-    fn release_leaderless(&mut self, actions: &mut Vec<Action>) {
-        let is_here = |rank| self.members.standing(rank).is_some_and(RankState::is_here);
+    /// Ranks that have arrived since the last change are handed tasks.
+    pub(super) fn admit_arrivals(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.next_change.due().is_some_and(|due| due <= now) {
+            self.begin_change(now, false, true, actions);
+        }
+    }
+
+    /// Nobody would hand ranks tasks that wait for a change.
+    pub(super) fn send_arrivals_away(&mut self, actions: &mut Vec<Action>) {
+        if std::mem::take(&mut self.next_change).due().is_some() {
+            let waits = |rank: &Rank| self.members.standing(*rank) == Some(RankState::Joining);
+            let waiting: Vec<Rank> = self.members.here().filter(waits).collect();
+            waiting.into_iter().for_each(|rank| self.members.leave(rank, actions));
+        }
+    }
+
+    /// The slots of gangs whose leader is gone are free again, whether it left or was lost.
+    pub(super) fn release_leaderless(&mut self, actions: &mut Vec<Action>) {
+        let is_here = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_here);
         self.gangs.release_leaderless(&is_here, actions);
     }
 
@@ -147,8 +194,11 @@ impl Coordinator {
 
     pub(super) fn begin_change(&mut self, now: Time, lost: bool, even_out: bool, actions: &mut Vec<Action>) {
         let fresh = self.change.is_none();
-        if fresh && self.stopping.is_some() {
+        if fresh && self.stopping.is_some() && !lost {
             return;
+        }
+        if fresh {
+            self.next_change = NextChange { began: now, ..NextChange::default() };
         }
         let preparing = self.change.get_or_insert_default();
         preparing.lost |= lost;
@@ -236,7 +286,7 @@ impl Coordinator {
         };
         let before = self.tasks.home.clone();
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
-        self.hand_over(&graph, &cut, &before, actions);
+        let oversize = self.hand_over(now, &graph, &cut, &before, actions);
         if !self.cancelled.is_empty() {
             // The others have been told before.
             let fresh = self.members.here().filter(|&to| !self.members.handed().any(|handed| handed == to));
@@ -245,7 +295,13 @@ impl Coordinator {
         }
         self.members.hand_out();
         self.gangs.meet(members);
-        self.release_leaderless(actions);
+        self.next_change.after(now, graph.node_count());
+        if let Some((rank, size)) = oversize {
+            let reason = format!("{rank} would be handed more than a message holds ({size} tasks or dependencies)");
+            let remedy = "nothing more is started; continue with --resume on more ranks";
+            actions.push(Action::Tell(format!("{reason}: {remedy}")));
+            self.stop(Stop::Drain, Why::Broken(reason), actions);
+        }
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
         }
@@ -254,7 +310,7 @@ impl Coordinator {
     /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
     pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
         let tasks = self.homeless.tasks + self.gangs.unplaced();
-        if tasks == 0 || self.finished || self.stopping.is_some() || self.change.is_some() {
+        if tasks == 0 || self.finished || self.stopping.is_some() || self.is_changing() {
             return;
         }
         let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
@@ -347,7 +403,7 @@ impl Coordinator {
             // All homes are here, and have told of all other nodes.
             told.extend(self.close_joins(graph));
         }
-        self.count(unheard, actions);
+        self.count(now, unheard, actions);
         self.decide(now, actions);
         Cut { kept: FxHashMap::default(), begun, told, retried }
     }
@@ -393,7 +449,7 @@ impl Coordinator {
             cut.told.push(node);
             ends.push(self.unheard(now, task, attempt, state));
         }
-        self.count(ends, actions);
+        self.count(now, ends, actions);
         self.decide(now, actions);
     }
 
@@ -419,7 +475,7 @@ impl Coordinator {
         };
         let ends: Vec<Attempt> = self.undecided.iter().filter_map(decided).collect();
         self.undecided.retain(|task| ends.iter().all(|end| end.task != *task));
-        self.count(ends, actions);
+        self.count(now, ends, actions);
     }
 
     /// The state of a task that ran in vain.

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use super::change::Cut;
 use super::{Action, Coordinator};
 use crate::graph::TaskGraph;
-use crate::model::{Rank, RankState, TaskId};
+use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::handout::Pieces;
 use crate::schedule::ledger::End;
 use crate::schedule::protocol::{Amendment, HandOut, Message};
@@ -25,8 +25,34 @@ struct Turn {
 }
 
 impl Coordinator {
-    /// Sends each rank what it must know of the new homes.
-    pub(super) fn hand_over(&mut self, graph: &TaskGraph, cut: &Cut, before: &[u32], actions: &mut Vec<Action>) {
+    /// Sends each rank what it must know of the new homes. If a message could not carry that, all
+    /// homes stay as they were `before`; returns the rank and how long a list it would have been
+    /// handed.
+    pub(super) fn hand_over(
+        &mut self,
+        now: Time,
+        graph: &TaskGraph,
+        cut: &Cut,
+        before: &[u32],
+        actions: &mut Vec<Action>,
+    ) -> Option<(Rank, usize)> {
+        let evacuated = self.evacuated.clone();
+        let hand_outs = self.hand_outs(now, graph, cut, before);
+        let oversize = hand_outs.iter().find_map(|(to, hand_out)| Some((*to, hand_out.oversize(self.longest_list)?)));
+        let hand_outs = match oversize {
+            None => hand_outs,
+            Some(_) => {
+                self.tasks.home = before.to_vec();
+                self.evacuated = evacuated;
+                self.hand_outs(now, graph, cut, before)
+            }
+        };
+        let send = |(to, hand_out)| Action::Send { to, message: Message::HandOut(Box::new(hand_out)) };
+        actions.extend(hand_outs.into_iter().map(send));
+        oversize
+    }
+
+    fn hand_outs(&mut self, now: Time, graph: &TaskGraph, cut: &Cut, before: &[u32]) -> Vec<(Rank, HandOut)> {
         let home = &self.tasks.home;
         let mut turns: Vec<Turn> = (0..self.members.len()).map(|_| Turn::default()).collect();
         for (rank, turn) in (0..).zip(&mut turns) {
@@ -50,6 +76,7 @@ impl Coordinator {
         let mut local = vec![u32::MAX; home.len()];
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let lost: Ranks = self.members.lost().map(|rank| rank.0).collect();
+        let mut hand_outs = Vec::new();
         for to in self.members.here() {
             let turn = &mut turns[to.index()];
             let amends = (!turn.whole).then(|| {
@@ -65,6 +92,7 @@ impl Coordinator {
             });
             let hand_out = HandOut {
                 epoch: self.epoch,
+                now,
                 part: pieces.piece(to.0, &turn.come, &mut local),
                 amends,
                 lost: lost.clone(),
@@ -73,8 +101,9 @@ impl Coordinator {
                 leave: self.members.standing(to) == Some(RankState::Draining),
                 ..std::mem::take(&mut turn.hand_out)
             };
-            actions.push(Action::Send { to, message: Message::HandOut(Box::new(hand_out)) });
+            hand_outs.push((to, hand_out));
         }
+        hand_outs
     }
 
     /// Homes that stay learn that a node which they are needed by is elsewhere now.

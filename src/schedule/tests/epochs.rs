@@ -9,7 +9,7 @@ use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
 use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Member, Tasks};
 use crate::schedule::gang::Shape;
-use crate::schedule::protocol::{HandOut, Message};
+use crate::schedule::protocol::{HandOut, Message, Stop};
 
 const RANKS: u32 = 8;
 
@@ -48,6 +48,10 @@ fn step(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
 
 /// All ranks acknowledge a change; returns what each is sent then.
 fn change(coordinator: &mut Coordinator, event: Event) -> Vec<(Rank, Message)> {
+    messages(change_actions(coordinator, event))
+}
+
+fn change_actions(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
     let prepare = step(coordinator, event);
     let asked = prepare.into_iter().filter_map(|action| match action {
         Action::Send { to, message: Message::Prepare { .. } } => Some(to),
@@ -59,11 +63,15 @@ fn change(coordinator: &mut Coordinator, event: Event) -> Vec<(Rank, Message)> {
         let message = Message::Ack { epoch: coordinator.epoch(), kept, lent, counted };
         sent.extend(step(coordinator, Event::Message { from, message }));
     }
+    sent
+}
+
+fn messages(actions: Vec<Action>) -> Vec<(Rank, Message)> {
     let message = |action| match action {
         Action::Send { to, message } => Some((to, message)),
         _ => None,
     };
-    sent.into_iter().filter_map(message).collect()
+    actions.into_iter().filter_map(message).collect()
 }
 
 /// What each rank is handed, and how many bytes that takes.
@@ -112,4 +120,45 @@ fn a_cancellation_is_told_to_each_rank_once() {
     let arrive = Event::Change { rank: Rank(RANKS), change: Change::Arrive(slots()) };
     assert_eq!(told(&change(&mut coordinator, arrive)), [Rank(RANKS)], "it has not heard of it");
     assert_eq!(told(&change(&mut coordinator, Event::Rebalance)), []);
+}
+
+#[test]
+fn a_part_that_no_message_holds_moves_nothing_and_stops_the_run() {
+    let mut coordinator = pairs(400).with_longest_list(20);
+    let lost = Event::Change { rank: Rank(1), change: Change::Lose };
+    let actions = change_actions(&mut coordinator, lost);
+    let sent = messages(actions.clone());
+    let handed = hand_outs(&sent);
+    assert_eq!(handed.len(), RANKS as usize - 1, "nobody stays frozen");
+    assert!(handed.iter().all(|(_, hand_out, _)| hand_out.part.nodes.is_empty()), "{handed:?}");
+    let told =
+        actions.iter().any(|action| matches!(action, Action::Tell(text) if text.contains("--resume on more ranks")));
+    assert!(told && coordinator.is_stopping(), "{actions:?}");
+    let stops = sent.iter().filter(|sent| matches!(sent.1, Message::Stop { how: Stop::Drain })).count();
+    assert_eq!(stops, RANKS as usize - 1);
+}
+
+#[test]
+fn ranks_that_arrive_soon_after_a_change_are_handed_tasks_together() {
+    let mut coordinator = pairs(1000);
+    let mut actions = Vec::new();
+    let mut at = |now, event| {
+        actions.clear();
+        coordinator.step(Time(now), event, &mut actions);
+        let prepared = actions.iter().any(|a| matches!(a, Action::Send { message: Message::Prepare { .. }, .. }));
+        (prepared, coordinator.next_tick())
+    };
+    let arrive = |rank| Event::Change { rank: Rank(rank), change: Change::Arrive(slots()) };
+    assert_eq!(at(1_000_000, arrive(RANKS)), (true, None), "the first is not kept waiting");
+    for from in (0..RANKS).map(Rank) {
+        let (kept, lent, counted) = (Vec::new(), Vec::new(), Vec::new());
+        at(3_000_000, Event::Message { from, message: Message::Ack { epoch: 1, kept, lent, counted } });
+    }
+    // The change took 2 ms, and some time to cut.
+    let (prepared, due) = at(4_000_000, arrive(RANKS + 1));
+    let due = due.expect("it waits");
+    assert!(!prepared && due > Time(5_000_000) && due < Time(6_000_000), "{due:?}");
+    assert_eq!(at(4_500_000, arrive(RANKS + 2)), (false, Some(due)));
+    assert_eq!(at(due.0 - 1, Event::Tick), (false, Some(due)));
+    assert_eq!(at(due.0, Event::Tick), (true, None));
 }

@@ -87,8 +87,9 @@ impl Job {
         let failing = rng.f64() * 0.4;
         let total: u32 = slots.iter().sum();
         let gang = |rng: &mut Rng| Shape { ranks: rng.u32(1..=total), cpus: 1, per_node: None };
+        let gang_share = [0.0, 0.05, 0.05, 0.4][rng.usize(0..4)];
         let gangs: BTreeMap<u32, Shape> = (0..n as u32)
-            .filter(|_| rng.f64() < 0.05)
+            .filter(|_| rng.f64() < gang_share)
             .collect::<Vec<_>>()
             .into_iter()
             .map(|t| (t, gang(rng)))

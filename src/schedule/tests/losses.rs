@@ -9,7 +9,9 @@ use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Member, Tasks, Why};
 use crate::schedule::gang::Shape;
-use crate::schedule::protocol::{Lease, Load, Message, Stop};
+use crate::schedule::ledger::End;
+use crate::schedule::protocol::{HandOut, Lease, Load, Message, Stop};
+use crate::schedule::worker::{self, Pace, Worker};
 
 /// Two ranks with two slots; each task of a chain needs the one before as the conditions say.
 fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
@@ -18,9 +20,17 @@ fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
     let links: Vec<Link> = (0..).zip(chain).map(link).collect();
     let graph = Arc::new(TaskGraph::build(&vec![1; home.len()], &links).expect("a chain"));
     let tasks = home.len();
-    let job = Job {
+    let job = Job { graph: Arc::clone(&graph), ..plain_job(tasks) };
+    let (urgency, advice) = (vec![0; graph.node_count()], Box::new(Terms(Arc::new(job))));
+    let members = vec![Member { slots: 2, ..Member::default() }; 2];
+    let tasks = Tasks { graph, home: home.to_vec(), urgency, advice };
+    Coordinator::new(tasks, &|_| false, members, None, Box::new(move |_| gang))
+}
+
+fn plain_job(tasks: usize) -> Job {
+    Job {
         max_failures: None,
-        graph: Arc::clone(&graph),
+        graph: Arc::new(TaskGraph::build(&[tasks as u32], &[]).expect("no edges")),
         retries: vec![0; tasks],
         elsewhere: vec![false; tasks],
         movable: vec![true; tasks],
@@ -28,11 +38,7 @@ fn two_ranks(chain: &[Condition], home: &[u32], gang: Shape) -> Coordinator {
         fails: HashSet::new(),
         duration: vec![1; tasks],
         needs: vec![1; tasks],
-    };
-    let (urgency, advice) = (vec![0; graph.node_count()], Box::new(Terms(Arc::new(job))));
-    let members = vec![Member { slots: 2, ..Member::default() }; 2];
-    let tasks = Tasks { graph, home: home.to_vec(), urgency, advice };
-    Coordinator::new(tasks, &|_| false, members, None, Box::new(move |_| gang))
+    }
 }
 
 fn step(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
@@ -100,4 +106,80 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     step(&mut coordinator, Event::Stop { how: Stop::Kill, why: Why::Signal(2) });
     let freed = step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Lose });
     assert!(freed.contains(&Action::Send { to: Rank(0), message: Message::Release { gang: 1 } }), "{freed:?}");
+}
+
+/// What is sent, and to whom.
+fn messages(actions: &[Action]) -> impl Iterator<Item = (Rank, &Message)> {
+    actions.iter().filter_map(|action| match action {
+        Action::Send { to, message } => Some((*to, message)),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
+    let mut coordinator = two_ranks(&[Condition::Any], &[0, 0], ALONE);
+    step(&mut coordinator, Event::Stop { how: Stop::Drain, why: Why::Signal(2) });
+    says(&mut coordinator, 0, Message::Stopped);
+    // Rank 1 ran task 0 on lease, told its home, and dies before it has reported it.
+    let asked = step(&mut coordinator, Event::Change { rank: Rank(1), change: Change::Lose });
+    assert!(!asked.iter().any(|action| matches!(action, Action::Finished(_))), "{asked:?}");
+    let counted = vec![(0, End::Completed)];
+    let ended = says(&mut coordinator, 0, Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted });
+    assert_eq!(coordinator.final_state(TaskId(0)), Some(State::Completed));
+    assert!(ended.contains(&Action::Finished(Why::Signal(2))), "{ended:?}");
+}
+
+#[test]
+fn slots_of_a_gang_whose_leader_has_left_are_free() {
+    let lease = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0) };
+    let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
+    let leader = Member { slots: 3, ..Member::default() };
+    step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Arrive(leader) });
+    let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
+    (0..2).for_each(|rank| drop(says(&mut coordinator, rank, ack(1))));
+    let asked = says(&mut coordinator, 0, Message::GangReady { lease });
+    let leads = |(to, message): (Rank, &Message)| matches!(message, Message::Lead { .. }).then_some(to);
+    let leader = messages(&asked).find_map(leads).expect("somebody leads");
+    let other =
+        (0..3).find(|&rank| messages(&asked).any(|(to, m)| matches!(m, Message::Hold { .. }) && to == Rank(rank)));
+    let other = other.expect("somebody else takes part");
+    assert_ne!(leader, Rank::ZERO, "rank 0 cannot be drained");
+    for rank in [leader.0, other] {
+        says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() });
+    }
+    step(&mut coordinator, Event::Change { rank: leader, change: Change::Drain });
+    (0..3).for_each(|rank| drop(says(&mut coordinator, rank, ack(2))));
+    let freed = says(&mut coordinator, leader.0, Message::Emptied { epoch: 2 });
+    let release = Action::Send { to: Rank(other), message: Message::Release { gang: 1 } };
+    assert!(freed.contains(&release), "{freed:?}");
+}
+
+/// The rank on which a task failed is an hour before rank 0, and the one that tries it again two
+/// behind.
+#[test]
+fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let mut coordinator = two_ranks(&[], &[1], ALONE);
+    let (rank, outcome) = (Rank(1), Outcome { state: State::Failed, exit: 1 });
+    let (ready, start, end) = (Time(4 * HOUR), Time(4 * HOUR), Time(4 * HOUR));
+    let attempt = Attempt { task: TaskId(0), attempt: 1, outcome, last: false, rank, slot: 0, ready, start, end };
+    let report = Message::Report { attempts: vec![attempt], started: Vec::new(), load: Load::default() };
+    coordinator.step(Time(3 * HOUR), Event::Message { from: rank, message: report }, &mut Vec::new());
+    let drain = Event::Change { rank: Rank(1), change: Change::Drain };
+    coordinator.step(Time(3 * HOUR), drain, &mut Vec::new());
+    let ack = || Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
+    let mut sent = Vec::new();
+    for from in [Rank(0), Rank(1)] {
+        coordinator.step(Time(3 * HOUR + 100_000), Event::Message { from, message: ack() }, &mut sent);
+    }
+    let handed = messages(&sent).find(|(to, message)| *to == Rank::ZERO && matches!(message, Message::HandOut(_)));
+    let Some((_, Message::HandOut(hand_out))) = handed else { panic!("{sent:?}") };
+    // It takes the place of a part that was never there.
+    let hand_out = HandOut { amends: None, ..(**hand_out).clone() };
+    let job = Job { retries: vec![1], ..plain_job(1) };
+    let mut worker = Worker::new(Rank(0), 1, Arc::new(job), Pace::default());
+    let message = Message::HandOut(Box::new(hand_out));
+    worker.step(Time(HOUR), worker::Event::Message { from: Rank::ZERO, message }, &mut Vec::new());
+    assert_eq!(worker.next_duty(), Some(Time(HOUR + 200_000)), "300 us, of which 100 have passed");
 }

@@ -209,8 +209,10 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
     let span = [500_000, 5_000_000, 20_000_000][rng.usize(0..3)];
     let happening = |rng: &mut Rng| {
         let rank = Rank(rng.u32(0..ranks + 2));
-        match rng.u32(0..10) {
-            0 | 1 => Happening::Kill(rank, [0, 10_000, 3_000_000][rng.usize(0..3)]),
+        let notice = [0, 10_000, 3_000_000][rng.usize(0..3)];
+        match rng.u32(0..11) {
+            0 | 1 => Happening::Kill(rank, notice),
+            10 => Happening::KillThief(notice),
             2 => Happening::Suspect(rank),
             3 => Happening::Join(rng.u32(1..4), rng.bool()),
             4 | 5 => Happening::Wish(rank, Change::Drain),
@@ -222,10 +224,61 @@ fn upheavals(rng: &mut Rng, ranks: u32) -> Vec<(u64, Happening)> {
     };
     let mut plan: Vec<(u64, Happening)> = (0..rng.usize(1..8)).map(|_| (rng.u64(0..span), happening(rng))).collect();
     if rng.u32(0..8) == 0 {
-        let how = [Stop::Drain, Stop::Terminate, Stop::Kill][rng.usize(0..3)];
-        plan.push((rng.u64(0..span), Happening::Stop(how)));
+        plan.extend(losses_while_ending(rng, span, ranks));
     }
     plan
+}
+
+/// A stop, and what is lost around it.
+fn losses_while_ending(rng: &mut Rng, span: u64, ranks: u32) -> Vec<(u64, Happening)> {
+    let (stop, how) = (rng.u64(0..span), [Stop::Drain, Stop::Terminate, Stop::Kill][rng.usize(0..3)]);
+    let mut plan = vec![(stop, Happening::Stop(how))];
+    for _ in 0..rng.u32(0..4) {
+        let notice = [0, 10_000, 3_000_000][rng.usize(0..3)];
+        let what = match rng.u32(0..4) {
+            0 => Happening::KillThief(notice),
+            1 => Happening::Suspect(Rank(rng.u32(0..ranks + 2))),
+            _ => Happening::Kill(Rank(rng.u32(0..ranks + 2)), notice),
+        };
+        plan.push((stop.saturating_sub(200_000) + rng.u64(0..2_000_000), what));
+    }
+    plan
+}
+
+#[test]
+fn a_run_that_loses_ranks_while_it_ends_is_resumed() {
+    let (mut cut_short, mut lost, mut thieves) = (0, 0, 0);
+    for seed in seeds(1500) {
+        let _named = Named(seed, "schedule::tests::a_run_that_loses_ranks_while_it_ends");
+        let mut rng = Rng::with_seed(seed);
+        let slots = random_slots(&mut rng);
+        let job = Arc::new(Job::random(&mut rng, &slots));
+        let mut first = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
+        let ranks = slots.len() as u32;
+        for (time, what) in
+            upheavals(&mut rng, ranks).into_iter().chain(losses_while_ending(&mut rng, 8_000_000, ranks))
+        {
+            first.at(time, what);
+        }
+        first.run();
+        let oracle = job.oracle();
+        for attempt in first.journal.iter().filter(|a| a.last) {
+            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "the stop decided {:?}", attempt.task);
+        }
+        let done: BTreeSet<u32> = first.journal.iter().filter(|a| a.last && a.outcome.ok()).map(|a| a.task.0).collect();
+        let mut second = World::new(Arc::clone(&job), seed + 1, &slots, &done);
+        second.run();
+        assert!(second.executed.iter().all(|e| !done.contains(&e.task.0)), "a completed task ran again");
+        assert_eq!(final_states(&[&first.journal, &second.journal], job.graph.task_count()), oracle);
+        check_executions(&second, &job.graph, &oracle, &done);
+        cut_short += usize::from(first.finished != Some(Why::Complete));
+        lost += first.life.iter().filter(|life| **life == Life::Dead).count();
+        thieves += first.dead_thieves;
+    }
+    if std::env::var_os("PHALANX_SEED").is_none() {
+        assert!(cut_short > 0 && lost > 0 && thieves > 0);
+        eprintln!("{cut_short} runs cut short, {lost} ranks lost, {thieves} of them thieves before their report");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::job::{Job, Terms};
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::coordinator::{self, Change, Coordinator, Member, Tasks, Why};
 use crate::schedule::handout::Cutter;
-use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::ledger::{End, Ledger, Ripple};
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Started, Stop};
 use crate::schedule::ranks::Ranks;
 use crate::schedule::worker::{self, Facts, Pace, Worker};
@@ -80,6 +80,9 @@ pub(super) enum Happening {
     Hears(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
+    /// The next rank that returns a task which completed on lease dies before it reports it; that
+    /// is noticed so much later.
+    KillThief(u64),
 }
 
 /// What ran where and when.
@@ -126,6 +129,9 @@ pub(super) struct World {
     pub(super) outcasts: HashSet<usize>,
     /// Ranks that nothing reaches, and that reach nobody: since when, and until when.
     cut: BTreeMap<Rank, (u64, u64)>,
+    /// The next thief dies, and that is noticed so much later.
+    thief_dies: Option<u64>,
+    pub(super) dead_thieves: u32,
     delay: u64,
     trace: bool,
 }
@@ -172,6 +178,8 @@ impl World {
             told: Vec::new(),
             outcasts: HashSet::new(),
             cut: BTreeMap::new(),
+            thief_dies: None,
+            dead_thieves: 0,
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
             rng,
             signals: false,
@@ -217,6 +225,15 @@ impl World {
         // What travels is what the codec makes of it.
         let bytes = postcard::to_stdvec(&message).expect("encodes");
         let message = postcard::from_bytes(&bytes).expect("decodes");
+        if let Message::Returned { attempt, .. } = &message
+            && (attempt.outcome.ok(), attempt.attempt) == (true, 1)
+            && from != Rank::ZERO
+            && self.life[from.index()] == Life::Alive
+            && let Some(notice) = self.thief_dies.take()
+        {
+            self.dead_thieves += 1;
+            self.at(self.now, Happening::Kill(from, notice));
+        }
         let at = self.now + if from == to { 0 } else { self.rng.u64(1..=self.delay) };
         let at = at.max(self.healed(from, to).unwrap_or(0));
         let at = at.max(self.last.get(&(from, to)).copied().unwrap_or(0));
@@ -255,7 +272,8 @@ impl World {
             .filter_map(|r| Some((self.workers[r].next_tick()?.0.max(self.now), r)))
             .min();
         let planned = self.plan.keys().next().map(|key| key.0);
-        let next = [message, end, tick.map(|t| t.0), planned].into_iter().flatten().min();
+        let arrivals = self.coordinator.next_tick().map(|due| due.0.max(self.now));
+        let next = [message, end, tick.map(|t| t.0), planned, arrivals].into_iter().flatten().min();
         self.now = self.now.max(next.expect("something is still to happen"));
         if planned.is_some_and(|at| at <= self.now) {
             let (_, what) = self.plan.pop_first().expect("planned");
@@ -264,6 +282,8 @@ impl World {
             self.end_task();
         } else if message.is_some_and(|at| at <= self.now) {
             self.deliver();
+        } else if arrivals.is_some_and(|at| at <= self.now) {
+            self.coordinate(coordinator::Event::Tick);
         } else if let Some((_, rank)) = tick {
             // The clock must pass the due time, or a machine that waits for "later than" would spin.
             self.now += 1;
@@ -321,6 +341,7 @@ impl World {
                 }
             }
             Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
+            Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
         }
     }
@@ -408,7 +429,25 @@ impl World {
                     let ended = tally.completed + tally.failed + tally.skipped + tally.cancelled;
                     assert!(ended + tally.running + tally.ready <= tally.total, "{tally:?}");
                     self.finished = Some(why);
+                    self.check_counted();
                 }
+            }
+        }
+    }
+
+    /// When a run ends, what any rank that is there has counted as ended is in the journal: else a
+    /// resume would run it again, beside what followed from it.
+    fn check_counted(&self) {
+        let is_here = |rank: &usize| self.life[*rank] == Life::Alive;
+        for (rank, worker) in self.workers.iter().enumerate().filter(|(rank, _)| is_here(rank)) {
+            let Some(ledger) = worker.ledger() else { continue };
+            // What is skipped follows from the rest.
+            let ran = |local: &u32| ledger.is_ended(*local) && !ledger.is_violated(*local);
+            let at_home = (0..ledger.len() as u32).filter(ran).map(|local| ledger.part().nodes.get(local));
+            let elsewhere = ledger.counted().filter(|(_, end)| *end != End::Unsuccessful).map(|(node, _)| node);
+            for node in at_home.chain(elsewhere).filter(|&node| (node as usize) < self.job.graph.task_count()) {
+                let is_final = self.coordinator.final_state(TaskId(node)).is_some();
+                assert!(is_final, "rank {rank} has counted the end of {node}, of which the journal knows nothing");
             }
         }
     }
@@ -628,14 +667,7 @@ impl World {
         let pool = &mut self.pools[rank];
         pool.running -= 1;
         let gang = pool.held.iter().find(|h| h.1.1.is_some_and(|l| l.task == task)).map(|h| *h.0);
-        match gang {
-            Some(gang) => {
-                let (slots, _) = pool.held.remove(&gang).expect("held");
-                pool.idle += slots;
-                self.send(Rank(rank as u32), Rank::ZERO, Message::GangEnded { gang });
-            }
-            None => pool.idle += 1,
-        }
+        pool.idle += gang.and_then(|gang| pool.held.remove(&gang)).map_or(1, |(slots, _)| slots);
         let record = Attempt {
             task,
             attempt,
@@ -647,6 +679,9 @@ impl World {
             start: Time(start),
             end: Time(self.now),
         };
+        if let Some(gang) = gang {
+            return self.leave(rank, worker::Event::GangEnded { gang, attempt: record });
+        }
         let fast = outcome.ok() && attempt == 1 && home.index() == rank && !self.pools[rank].frozen;
         let ledger = self.workers[rank].ledger().expect("open").clone();
         match ledger.local(task).filter(|_| fast) {
@@ -657,7 +692,7 @@ impl World {
 
     /// A slot leaves word for the machine, which hears it now or later.
     fn leave(&mut self, rank: usize, word: worker::Event) {
-        let is_failure = matches!(&word, worker::Event::Ended { attempt } if attempt.outcome.state.is_failure());
+        let is_failure = matches!(&word, worker::Event::Ended { attempt } | worker::Event::GangEnded { attempt, .. } if attempt.outcome.state.is_failure());
         self.pools[rank].outbox.push(word);
         let mut events = VecDeque::new();
         if is_failure && self.job.max_failures.is_some() {

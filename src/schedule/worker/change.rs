@@ -20,12 +20,10 @@ use super::{Action, Guest, Worker, send};
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::schedule::amend::amended;
+use crate::schedule::homes::NODE_NS;
 use crate::schedule::ledger::{End, Ledger, UnsoundPart};
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::ranks::Ranks;
-
-/// Rank 0 takes about so long for each task of the run (nanoseconds) to find new homes.
-const NODE_NS: u64 = 100;
 
 /// At most so many tasks are reserved: the others shall have a share of the rest.
 const MOST_RESERVED: u32 = 65_536;
@@ -171,7 +169,7 @@ impl Worker {
 
     /// Takes up the tasks that this rank is home of from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
-        let HandOut { epoch, part, amends, lost, active, leave, out, tried, leases, .. } = hand_out;
+        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, .. } = hand_out;
         let Phase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
@@ -201,7 +199,10 @@ impl Worker {
             Some(_) => self.tried.retain(|&task, _| ledger.local(task).is_some()),
             None => self.tried.clear(),
         }
-        for tried in tried {
+        for mut tried in tried {
+            if tried.end > Time::ZERO {
+                tried.end = now.before(told.since(tried.end));
+            }
             let known = self.tried.get(&tried.task).is_some_and(|known| known.attempts > tried.attempts);
             if !known {
                 self.tried.insert(tried.task, tried);
@@ -266,9 +267,11 @@ impl Worker {
 
     /// Says once that nothing is left on a rank that is to leave.
     pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let homeless = self.ledger.as_ref().is_none_or(|ledger| ledger.is_empty());
-        let empty = homeless && self.guests.is_empty() && self.gangs.is_empty() && self.phase.is_settled();
-        if !self.leaving || self.emptied || !empty {
+        if !self.leaving || self.emptied || !self.phase.is_settled() {
+            return;
+        }
+        let is_over = self.ledger.as_ref().is_none_or(|ledger| ledger.is_over());
+        if !(is_over && self.guests.is_empty() && self.gangs.is_empty()) {
             return;
         }
         if !(self.report.is_empty() && self.started.is_empty()) {

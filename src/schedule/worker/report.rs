@@ -6,7 +6,7 @@ use crate::schedule::protocol::Message;
 
 impl Worker {
     pub(super) fn note_report(&mut self, now: Time) {
-        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty() && self.heard.is_empty()) {
+        if self.report_due.is_none() && !(self.report.is_empty() && self.started.is_empty()) {
             self.report_due = Some(now.after(self.pace.report));
         }
     }
@@ -23,7 +23,7 @@ impl Worker {
         let due = self.report_due.is_some_and(|due| due <= now);
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
-        let last = self.stopping.is_some() && !self.stopped && self.quiet && self.phase.is_settled();
+        let last = self.stopping.is_some() && !self.stopped && self.quiet && self.has_settled();
         // One that is sent after the pool was asked could come after the `Ack` that must follow it.
         let may_report = !self.phase.is_freezing();
         if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
@@ -34,6 +34,12 @@ impl Worker {
             send(actions, Rank::ZERO, Message::Stopped);
         }
         self.leave_if_empty(now, actions);
+    }
+
+    /// True if nothing depends on what this rank may still be told: homes are known, and the
+    /// coordinator has heard from them of all attempts here that only they report.
+    fn has_settled(&self) -> bool {
+        self.phase.is_settled() && self.guests.values().all(|guest| guest.ended.is_none())
     }
 
     /// When a rank without work reports what it has done.
@@ -47,8 +53,5 @@ impl Worker {
         self.reported_load = self.load;
         let (attempts, started) = (std::mem::take(&mut self.report), std::mem::take(&mut self.started));
         send(actions, Rank::ZERO, Message::Report { attempts, started, load: self.load });
-        for (runner, task, attempt) in std::mem::take(&mut self.heard) {
-            send(actions, runner, Message::Heard { epoch: self.epoch, task, attempt });
-        }
     }
 }

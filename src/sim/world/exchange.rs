@@ -29,7 +29,11 @@ impl World<'_> {
 
     pub(super) fn coordinate(&mut self, event: coordinator::Event) {
         let mut actions = Vec::new();
+        let before = self.coordinator.next_tick();
         self.coordinator.step(self.now, event, &mut actions);
+        if let Some(due) = self.coordinator.next_tick().filter(|due| before != Some(*due)) {
+            self.agenda.arrange(due.max(self.now), What::Admit);
+        }
         self.carry_out(actions);
     }
 

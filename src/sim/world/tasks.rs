@@ -11,7 +11,7 @@ use crate::pool::Needs;
 use crate::runtime::glue;
 use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::long_tasks::found_at;
-use crate::schedule::protocol::{Lease, Message, Started};
+use crate::schedule::protocol::{Lease, Started};
 use crate::schedule::worker;
 use crate::sim::pool::Begin;
 
@@ -121,7 +121,7 @@ impl World<'_> {
             On::Slots(grant) => seat.pool.finish(grant),
             On::Gang { gang, .. } => {
                 seat.pool.release(gang);
-                self.send(Rank(rank), Rank::ZERO, Message::GangEnded { gang });
+                return self.step(rank, worker::Event::GangEnded { gang, attempt });
             }
         }
         match self.counted_by_slots(rank, &lease, outcome) {
