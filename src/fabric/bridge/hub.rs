@@ -9,14 +9,15 @@
 //! | open | breaks, is silent, sends nonsense or speaks for another rank | closed; the rank is told of as gone |
 //!
 //! The hub decides nothing about ranks: it only carries, and tells. Frames and news wait in queues until rank 0 looks; `notify` is called
-//! when there is something to look at.
+//! when there is something to look at. Where rank 0 does not look, links are read no further once
+//! [`MOST_UNREAD`] bytes wait: the senders then wait, and keep what they have to say.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ const TOLD: u32 = 100;
 
 /// How often the end is looked for when all links are to close.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// So many bytes of frames may wait for rank 0 to look.
+const MOST_UNREAD: usize = 256 << 20;
 
 /// A connection, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +83,7 @@ struct Shared {
     secret: Secret,
     notify: Box<dyn Fn() + Send + Sync>,
     frames: Sender<Passed>,
+    unread: Unread,
     /// Something lies in `frames` that nobody has looked for.
     came: AtomicBool,
     news: Sender<News>,
@@ -110,6 +115,16 @@ impl Hub {
         secret: Secret,
         notify: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<(Hub, Outer, Receiver<News>)> {
+        Hub::bounded(address, secret, notify, MOST_UNREAD)
+    }
+
+    /// The same, with another bound on what waits for rank 0.
+    pub(super) fn bounded(
+        address: SocketAddr,
+        secret: Secret,
+        notify: impl Fn() + Send + Sync + 'static,
+        most_unread: usize,
+    ) -> io::Result<(Hub, Outer, Receiver<News>)> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let ((frames, taken), (news, told)) = (channel(), channel());
@@ -117,6 +132,7 @@ impl Hub {
             secret,
             notify: Box::new(notify),
             frames,
+            unread: Unread::new(most_unread),
             came: AtomicBool::new(false),
             news,
             doors: Mutex::default(),
@@ -270,6 +286,9 @@ impl Shared {
                 return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
             }
             // Nobody to hear it any more: the run is over.
+            if !self.unread.add(content.len()) {
+                return Err("the run is over".into());
+            }
             self.frames.send(Passed { from, to, frame: content }).map_err(|_| String::from("the run is over"))?;
             if !self.came.swap(true, SeqCst) {
                 (self.notify)();
@@ -278,6 +297,7 @@ impl Shared {
         });
         let mut doors = self.doors();
         if let Some(door) = doors.links.remove(&id) {
+            let why = door.link.complaint().unwrap_or(why);
             door.link.cut();
             if let Some(rank) = door.rank {
                 doors.by_rank.remove(&rank);
@@ -291,6 +311,14 @@ impl Shared {
         // Nobody hears it any more once the run is over.
         let _ = self.news.send(news);
         (self.notify)();
+    }
+}
+
+#[cfg(test)]
+impl Outer {
+    /// Bytes that wait for rank 0.
+    pub(super) fn unread(&self) -> usize {
+        self.shared.unread.bytes().unwrap_or_default()
     }
 }
 
@@ -309,12 +337,14 @@ impl Outside for Outer {
             return Ok(None);
         }
         if let Ok(passed) = self.frames.try_recv() {
+            self.shared.unread.take(passed.frame.len());
             return Ok(Some(passed));
         }
         // Cleared before the last look, so that whoever queues something afterwards says so.
         self.shared.came.store(false, SeqCst);
         let last = self.frames.try_recv().ok();
-        if last.is_some() {
+        if let Some(passed) = &last {
+            self.shared.unread.take(passed.frame.len());
             self.shared.came.store(true, SeqCst);
         }
         Ok(last)
@@ -325,6 +355,7 @@ impl Outside for Outer {
     }
 
     fn close(&mut self, limit: Duration) {
+        self.shared.unread.close();
         self.shared.closing.store(true, SeqCst);
         self.shared.doors().links.values_mut().for_each(|door| door.link.finish());
         let end = Instant::now() + limit;
@@ -333,5 +364,53 @@ impl Outside for Outer {
             thread::sleep(LOOK);
         }
         self.shared.doors().links.values().for_each(|door| door.link.cut());
+    }
+}
+
+impl Drop for Outer {
+    /// Nobody looks any more: whoever waits for that goes on.
+    fn drop(&mut self) {
+        self.shared.unread.close();
+    }
+}
+
+/// Bytes that wait for rank 0, and those who wait because there are too many.
+struct Unread {
+    most: usize,
+    /// `None` once nobody looks any more.
+    bytes: Mutex<Option<usize>>,
+    fell: Condvar,
+}
+
+impl Unread {
+    fn new(most: usize) -> Unread {
+        Unread { most, bytes: Mutex::new(Some(0)), fell: Condvar::new() }
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Option<usize>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room; false if there will be none. What is larger than all of it comes alone.
+    fn add(&self, bytes: usize) -> bool {
+        let no_room =
+            |unread: &mut Option<usize>| unread.is_some_and(|unread| unread > 0 && unread + bytes > self.most);
+        let mut unread = self.fell.wait_while(self.bytes(), no_room).unwrap_or_else(PoisonError::into_inner);
+        if let Some(unread) = &mut *unread {
+            *unread += bytes;
+        }
+        unread.is_some()
+    }
+
+    fn take(&self, bytes: usize) {
+        if let Some(unread) = &mut *self.bytes() {
+            *unread = unread.saturating_sub(bytes);
+        }
+        self.fell.notify_all();
+    }
+
+    fn close(&self) {
+        *self.bytes() = None;
+        self.fell.notify_all();
     }
 }

@@ -1,12 +1,14 @@
 //! One connection of the bridge in use: frames that leave are queued for a thread that writes, frames that come are read by another.
 //!
-//! Whoever sends never waits for the network. The writer joins what has gathered meanwhile into few records, and shows that this side lives when there
+//! Whoever sends never waits for the network. A side that does not read what it is sent costs no
+//! memory without end: once [`MOST_WAITING`] bytes wait, the link is cut. The writer joins what has
+//! gathered meanwhile into few records, and shows that this side lives when there
 //! is nothing to say. A side that ends a link in order has its last frames delivered first.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -18,6 +20,13 @@ use crate::model::Rank;
 
 /// So much is gathered before it is encrypted and sent.
 const GATHER: usize = 1 << 18;
+
+/// So many bytes may wait to be sent; then the other side is taken for one that does not read. It
+/// is minutes of messages, or more, over a slow network.
+pub const MOST_WAITING: usize = 64 << 20;
+
+/// A frame counts as no more than this: what a rank is handed may be large, and comes once.
+const MOST_WEIGHT: usize = 1 << 16;
 
 /// The sending side of a link.
 pub struct Link {
@@ -31,7 +40,11 @@ pub struct Link {
 struct State {
     queued: AtomicU64,
     written: AtomicU64,
+    /// The weight of what is queued and not written.
+    waiting: AtomicUsize,
     broken: AtomicBool,
+    /// The other side does not read.
+    overrun: AtomicBool,
 }
 
 impl Link {
@@ -55,15 +68,26 @@ impl Link {
         let Some(outgoing) = &self.outgoing else { return };
         let mut frame = Vec::new();
         put(&mut frame, kind, from, to, content);
+        let before = self.state.waiting.fetch_add(weight(&frame), SeqCst);
+        if before > MOST_WAITING {
+            self.state.overrun.store(true, SeqCst);
+            return self.cut();
+        }
         self.state.queued.fetch_add(1, SeqCst);
         if outgoing.send(frame).is_err() {
             self.state.broken.store(true, SeqCst);
         }
     }
 
+    /// Why the link was cut on this side, if it was.
+    pub fn complaint(&self) -> Option<String> {
+        let overrun = self.state.overrun.load(SeqCst);
+        overrun.then(|| format!("it does not read what it is sent: {} MiB waited", MOST_WAITING >> 20))
+    }
+
     /// True once all that was sent has left, or never will.
     pub fn drained(&self) -> bool {
-        let State { queued, written, broken } = &*self.state;
+        let State { queued, written, broken, .. } = &*self.state;
         broken.load(SeqCst) || written.load(SeqCst) == queued.load(SeqCst)
     }
 
@@ -104,16 +128,22 @@ fn write_all(writer: &mut Writer, queue: &Receiver<Vec<u8>>, state: &State) -> R
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let mut frames = 1;
+        let (mut frames, mut weights) = (1, weight(&text));
         while text.len() < GATHER
             && let Ok(more) = queue.try_recv()
         {
             text.extend_from_slice(&more);
             frames += 1;
+            weights += weight(&more);
         }
         writer.write(&text)?;
         state.written.fetch_add(frames, SeqCst);
+        state.waiting.fetch_sub(weights, SeqCst);
     }
+}
+
+fn weight(frame: &[u8]) -> usize {
+    frame.len().min(MOST_WEIGHT)
 }
 
 /// When something has last come over a link.

@@ -23,8 +23,13 @@ struct Run {
 }
 
 fn run() -> Run {
+    run_with(256 << 20)
+}
+
+fn run_with(most_unread: usize) -> Run {
     let secret = Secret::random().unwrap();
-    let (hub, outer, news) = Hub::open("127.0.0.1:0".parse().unwrap(), secret.clone(), || {}).unwrap();
+    let address = "127.0.0.1:0".parse().unwrap();
+    let (hub, outer, news) = Hub::bounded(address, secret.clone(), || {}, most_unread).unwrap();
     let contact = Contact { run: "r-1".into(), address: hub.address().to_string(), secret };
     Run { hub, outer, news, contact }
 }
@@ -187,4 +192,70 @@ fn a_run_that_ends_delivers_its_last_frames() {
     }
     drop(joined);
     closer.join().unwrap();
+}
+
+#[test]
+fn who_does_not_read_is_cut_off_before_memory_is_full() {
+    let mut run = run();
+    let mut good = run.joined(1);
+    let ask = postcard::to_stdvec(&world()).unwrap();
+    let mut deaf = intruder(&run);
+    let head = [&[3u8][..], &[0; 8], &(ask.len() as u32).to_le_bytes(), &ask].concat();
+    deaf.writer.write(&head).unwrap();
+    run.open_door(2);
+    // It is admitted, and reads nothing more. What fits into the system's buffers is not counted.
+    let (frame, most) = (vec![0; 1 << 16], 4 * (super::link::MOST_WAITING >> 16));
+    let gone = (0..most).find_map(|_| {
+        run.outer.send(Rank::ZERO, Rank(2), &frame);
+        run.news.try_recv().ok()
+    });
+    let gone = gone.or_else(|| run.news.recv_timeout(LONG).ok());
+    let Some(News::Gone { rank: Rank(2), why }) = gone else { panic!("{gone:?}") };
+    assert!(why.contains("does not read what it is sent"), "{why}");
+    assert_alive(&mut run, 1, &mut good);
+    drop(deaf);
+}
+
+#[test]
+fn where_rank_0_does_not_look_senders_wait() {
+    let most = 1 << 20;
+    let mut run = run_with(most);
+    let (mut a, mut b) = (run.joined(1), run.joined(2));
+    // Two megabytes from one, and one frame that is larger than the bound from another.
+    let frames = 32;
+    for turn in 0..frames {
+        a.send(Rank(1), Rank::ZERO, &vec![turn; 1 << 16]);
+    }
+    b.send(Rank(2), Rank::ZERO, &vec![0; 2 * most]);
+    let full = || run.outer.unread() > most / 2;
+    let end = Instant::now() + LONG;
+    while !full() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(full(), "nothing waits");
+    let mut of_a = 0;
+    for _ in 0..=frames {
+        let unread = run.outer.unread();
+        assert!(unread <= most || unread == 2 * most, "{unread} bytes wait");
+        let came = take(&mut run.outer);
+        if came.from == Rank(1) {
+            assert_eq!(came.frame[0], of_a);
+            of_a += 1;
+        }
+    }
+    assert_eq!(of_a, frames);
+    assert_alive(&mut run, 1, &mut a);
+    assert_alive(&mut run, 2, &mut b);
+}
+
+#[test]
+fn a_run_that_ends_frees_senders_that_wait() {
+    let mut run = run_with(1 << 16);
+    let mut sender = run.joined(1);
+    for _ in 0..8 {
+        sender.send(Rank(1), Rank::ZERO, &vec![0; 1 << 16]);
+    }
+    run.outer.close(LONG);
+    drop(sender);
+    let News::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
 }
