@@ -48,6 +48,8 @@ pub(super) struct Engine {
     pilot_until: Time,
     /// How often a slot has looked around.
     looks: u64,
+    /// The last look ended before all frames that had come were taken.
+    has_more: bool,
     broken: Option<String>,
     /// Rank 0 cannot be reached any more.
     orphaned: bool,
@@ -78,6 +80,7 @@ impl Engine {
             over: false,
             pilot_until: Time::ZERO,
             looks: 0,
+            has_more: false,
             broken: None,
             orphaned: false,
             guest: None,
@@ -155,6 +158,11 @@ impl Engine {
         self.looks
     }
 
+    /// True if frames may have come that nobody has taken: nothing tells of them again.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// The way to wait for frames, if the fabric has one.
     pub(super) fn fabric(&mut self) -> &mut dyn Fabric {
         self.fabric.as_mut()
@@ -187,9 +195,10 @@ impl Engine {
         moved && crew.pool().is_some_and(|pool| pool.load().ready > 0)
     }
 
-    /// The main thread sleeps until what it knew to be next: it must hear of anything that is due sooner by more than `slack`.
+    /// The main thread sleeps until what it knew to be next: it must hear of anything that is due
+    /// sooner by more than `slack`, and of frames that nobody has taken.
     fn call_pilot(&mut self, crew: &Crew, slack: Duration) {
-        if self.over || self.next_tick().is_some_and(|due| due.after(slack) < self.pilot_until) {
+        if self.over || self.has_more || self.next_tick().is_some_and(|due| due.after(slack) < self.pilot_until) {
             self.pilot_until = Time::ZERO;
             crew.wake.tell();
         }
@@ -226,7 +235,7 @@ impl Engine {
             self.step(crew, Event::Load(load));
         }
         // In a world the main thread never sleeps for longer than that.
-        if moved && self.is_alone() {
+        if (moved || self.has_more) && self.is_alone() {
             self.call_pilot(crew, SLACK);
         }
         given
@@ -369,7 +378,9 @@ impl Engine {
 
     /// The sender of the next frame, which then lies in `came`.
     fn receive(&mut self) -> Option<Rank> {
-        self.fabric.receive(&mut self.came).unwrap_or_else(|error| {
+        let received = self.fabric.receive(&mut self.came);
+        self.has_more = matches!(received, Ok(Some(_)));
+        received.unwrap_or_else(|error| {
             match error {
                 FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
                     // Who was told to leave expects nothing else.

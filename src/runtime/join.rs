@@ -62,7 +62,8 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
         false => Box::new(Alone),
     };
     let mut fabric = enter(world, options, &contact, &wake)?;
-    let result = follow::follow(&mut fabric, options.slots, kernels, wake, true);
+    let result = follow::follow(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
+    wake.leave();
     match fabric.close(FAREWELL) {
         Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,
         Some(mut world) => world.abandon(),

@@ -233,8 +233,13 @@ pub fn run(
     kernels: Kernels,
     tell: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
+    // Kept until the fabric is gone: what hangs in its end can still be interrupted.
     let (wake, mut fabric) = join()?;
-    run_on(&mut fabric, options, kernels, wake, tell)
+    let tell = |result: &Result<Finished, RunError>| {
+        tell(result);
+        wake.leave();
+    };
+    run_on(&mut fabric, options, kernels, Arc::clone(&wake), tell)
 }
 
 /// Joins the other ranks, if a launcher started any.
@@ -267,6 +272,7 @@ fn run_on(
     wake: Arc<Wake>,
     tell: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
+    wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
         Rank::ZERO => lead::lead(fabric, options, kernels, wake),
         _ => follow::follow(fabric, None, kernels, wake, false),
@@ -295,7 +301,7 @@ fn pilot(crew: &Arc<Crew>) {
             engine.fabric().doze();
         }
         let moved = engine.turn(crew);
-        while let Some(signal) = crew.wake.signalled().then(|| crew.wake.signal()).flatten() {
+        while let Some(signal) = crew.wake.signal() {
             engine.signal(crew, signal);
         }
         if engine.is_over() {
@@ -312,9 +318,94 @@ fn pilot(crew: &Arc<Crew>) {
         let now = crew.clock.now();
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
         engine.pilot_sleeps(now.after(limit));
+        let has_more = engine.has_more();
         drop(engine);
-        if !crew.is_called() {
+        if !crew.is_called() && !has_more {
             crew.wake.wait(bell.as_ref(), limit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+    use super::*;
+    use crate::exec::Prepared;
+    use crate::fabric::wire;
+    use crate::schedule::protocol::Message;
+
+    const FRAMES: u64 = 10_000;
+
+    /// Frames that have all come once a task has begun, and of which nothing tells.
+    struct Flood {
+        began: AtomicBool,
+        left: AtomicU64,
+        /// How often the main thread had waited at the first frame, and at the last.
+        waits: [AtomicU64; 2],
+        wake: Arc<Wake>,
+    }
+
+    struct Flooded(Arc<Flood>);
+
+    impl Fabric for Flooded {
+        fn me(&self) -> Rank {
+            Rank::ZERO
+        }
+
+        fn size(&self) -> u32 {
+            1
+        }
+
+        fn send(&mut self, to: Rank, _: &mut Vec<u8>) -> Result<(), FabricError> {
+            Err(FabricError::NoSuchRank(to))
+        }
+
+        fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
+            let left = self.0.left.load(SeqCst);
+            if !self.0.began.load(SeqCst) || left == 0 {
+                return Ok(None);
+            }
+            let edge = [FRAMES, 1].into_iter().position(|at| at == left);
+            edge.into_iter().for_each(|edge| self.0.waits[edge].store(self.0.wake.waits(), SeqCst));
+            self.0.left.store(left - 1, SeqCst);
+            // It means nothing from a rank that does not take part.
+            wire::encode(&Message::Steal { epoch: 0, want: 0 }, frame).expect("is small");
+            Ok(Some(Rank(1)))
+        }
+
+        fn drained(&mut self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn the_main_thread_does_not_sleep_while_frames_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = dir.path().join("job.toml");
+        std::fs::write(&job, "[[task]]\nname = \"t\"\nkernel = \"until_heard\"\n").unwrap();
+        let wake = listen().unwrap();
+        let flood = Arc::new(Flood {
+            began: AtomicBool::new(false),
+            left: AtomicU64::new(FRAMES),
+            waits: Default::default(),
+            wake: Arc::clone(&wake),
+        });
+        let mut kernels = Kernels::builtin();
+        let shared = Arc::clone(&flood);
+        kernels.register("until_heard", move |_: &toml::Table| -> Result<Prepared, crate::exec::ArgError> {
+            let flood = Arc::clone(&shared);
+            Ok(Arc::new(move |context| {
+                flood.began.store(true, SeqCst);
+                while flood.left.load(SeqCst) > 0 && context.sleep(Duration::from_millis(1)) {}
+                Ok(())
+            }))
+        });
+        let run_dir = Some(dir.path().join("run"));
+        let options = Options { run_dir, slots: Some(1), progress: Mode::Quiet, ..Options::new(job) };
+        let mut fabric: Box<dyn Fabric> = Box::new(Flooded(Arc::clone(&flood)));
+        let finished = run_on(&mut fabric, &options, kernels, wake, |_| {}).unwrap();
+        let [first, last] = [0, 1].map(|edge| flood.waits[edge].load(SeqCst));
+        assert_eq!((finished.exit_code, flood.left.load(SeqCst), last - first), (0, 0, 0));
     }
 }

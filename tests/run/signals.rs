@@ -4,7 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::checker::Trace;
-use crate::support::{Dir, Output, Running, mpirun, phalanx, wait_for};
+use crate::support::{Dir, Output, Running, mpirun, phalanx, send, wait_for};
 
 /// Forty tasks that say that they began and that they ended, and do not end before the test says that they may.
 const STEPS: &str = r#"
@@ -171,4 +171,53 @@ fn the_run_stops_before_its_allocation_ends() {
     let trace = Trace::of(&dir, "latest");
     assert_eq!(trace.state("hour[0]"), "CANCELLED");
     phalanx(&dir).args(["report", "latest"]).run().ok().says("WALLTIME");
+}
+
+/// A kernel that never looks whether it shall end: the run cannot end in order.
+const DEAF: &str = r#"
+[[task]]
+name = "deaf"
+kernel = "compute_bound"
+args = { iterations = 1000000000000000000 }
+"#;
+
+#[test]
+fn a_third_interrupt_or_a_second_termination_ends_what_hangs() {
+    for (signal, times, code) in [(libc::SIGINT, 3, 130), (libc::SIGTERM, 2, 143)] {
+        let dir = Dir::new("hangs");
+        dir.job("job.toml", DEAF);
+        let running = phalanx(&dir).args(["run", "job.toml", "--slots", "1", "--run-dir", "r"]).start();
+        let status = || phalanx(&dir).args(["status", "r", "--json"]).run();
+        let runs = || {
+            serde_json::from_str::<serde_json::Value>(status().stdout())
+                .is_ok_and(|status| status["tasks"]["running"] == 1)
+        };
+        wait_for("the task to run", 120, || runs().then_some(()));
+        for time in 1..=times {
+            running.signal(signal);
+            let hears = |line: &&str| line.contains("interrupt again") || line.contains("the end is near");
+            let said = || running.stderr_so_far().lines().filter(hears).count();
+            if time < times {
+                wait_for("the signal to be heard", 120, || (said() >= time).then_some(()));
+            }
+        }
+        let output = ended(running, code);
+        assert!(output.stderr().contains("ended at once"), "{output}");
+    }
+}
+
+/// A world whose second rank is stopped does not answer: rank 0 does not wait for it for ever.
+#[test]
+fn a_rank_that_does_not_answer_does_not_keep_a_run_that_is_to_end() {
+    let dir = Dir::new("stopped-rank");
+    let running = begin(&dir, 2, HOURS);
+    let ranks = running.ranks();
+    send(ranks[1], libc::SIGSTOP);
+    for text in ["interrupt again to stop", "interrupt again to kill", "killing"] {
+        send(ranks[0], libc::SIGINT);
+        heard(&running, text);
+    }
+    let output = running.wait();
+    assert_ne!(output.exit(), 0, "{output}");
+    assert!(output.stderr().contains("ended at once"), "{output}");
 }
