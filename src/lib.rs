@@ -9,6 +9,7 @@ pub mod control;
 pub mod data;
 pub mod exec;
 pub mod fabric;
+mod file_probe;
 pub mod graph;
 pub mod job;
 pub mod journal;

@@ -1,7 +1,7 @@
 //! From a command's words to a running process: shell and prologue, the search for the program, standard input and output.
 
 use std::cell::RefCell;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -22,7 +22,7 @@ use super::oom::OomCounter;
 use super::output::{Output, OutputSink};
 use super::script::{DEFAULT, Prologue, Words};
 use super::signals::Signals;
-use super::spawn::{Child, Plan, ensure_children_can_be_awaited, spawn};
+use super::spawn::{Child, Plan, Refusal, Step, ensure_children_can_be_awaited, spawn};
 use super::supervise::{Care, Cause, Ended, Limits, Pipe, Supervisor};
 use super::warden::{self, Warden};
 use super::{ExecError, Fault, Seat, Site};
@@ -32,6 +32,9 @@ use crate::model::{Outcome, State, Stream, TaskId};
 /// Waits between attempts to start a process that the system refuses for the moment.
 const PATIENCE: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(1000)];
+
+/// Where programs are looked for if the task has no `PATH`.
+const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
 thread_local! {
     /// Where output passes through on its way to the sink.
@@ -207,13 +210,12 @@ impl Commands {
             (None, writer) => writer.as_ref().map_or(self.null.as_fd(), |writer| writer.as_fd()),
         };
         let words = &words.words;
-        let program = find_program(words.first().map_or("", String::as_str), &task.dir, env)?;
+        let programs = places_of(words.first().map_or("", String::as_str), &task.dir, env)?;
         let argv = words.iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
-        let program = c_string(program.as_os_str().as_bytes(), "the program's name")?;
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
-        let plan = Plan { program: &program, argv: &argv, envp, dir: &dir, stdio };
+        let plan = Plan { programs: &programs, argv: &argv, envp, dir: &dir, stdio };
         Ok((start_patiently(&plan, &attempt.patience)?, pipes))
     }
 
@@ -254,12 +256,17 @@ fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
     let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
     let mut waits = PATIENCE.iter();
     loop {
-        match spawn(plan) {
-            Err(e) if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
+        let started = patience.control.start(patience.deadline(), |pid| spawn(plan, pid));
+        let Some(started) = started else {
+            patience.check("starting the program, which is held up by its file system")?;
+            continue;
+        };
+        match started {
+            Err(e) if e.error.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
                 Some(&wait) => patience.sleep(wait, "waiting to be started")?,
-                None => return Err(refusal(plan, &e)),
+                None => return Err(explain(plan, &e)),
             },
-            result => return result.map_err(|e| refusal(plan, &e)),
+            result => return result.map_err(|e| explain(plan, &e)),
         }
     }
 }
@@ -303,52 +310,58 @@ fn c_string(bytes: &[u8], what: &str) -> Result<CString, Fault> {
     CString::new(bytes).map_err(|_| Fault::new(format!("{what} holds a NUL byte, which no process can be given")))
 }
 
-/// Finds a program in the task's own `PATH`, as a shell would. A name with a slash starts from the task's directory.
-fn find_program(name: &str, dir: &Path, env: &TaskEnv) -> Result<PathBuf, Fault> {
+/// Where a program may be: in the directories of the task's own `PATH`. A name with a slash starts
+/// from the task's directory. The child looks, as a dead mount would hold up this thread.
+fn places_of(name: &str, dir: &Path, env: &TaskEnv) -> Result<Vec<CString>, Fault> {
+    let c_path = |path: &Path| c_string(path.as_os_str().as_bytes(), "the program's name");
     if name.is_empty() {
         return Err(Fault::with_exit(127, "the command is empty"));
     }
     if name.contains('/') {
-        return Ok(PathBuf::from(name));
+        return Ok(vec![c_path(Path::new(name))?]);
     }
-    let search = env.get("PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
-    let mut denied = None;
-    for entry in std::env::split_paths(OsStr::from_bytes(search)) {
-        let path = dir.join(entry).join(name);
-        if !path.is_file() {
-            continue;
-        }
-        if rustix::fs::access(&path, rustix::fs::Access::EXEC_OK).is_ok() {
-            return Ok(path);
-        }
-        denied.get_or_insert(path);
-    }
-    Err(match denied {
-        Some(path) => Fault::with_exit(126, format!("{} is not executable (chmod +x?)", path.display())),
-        None => {
-            Fault::with_exit(127, format!("program `{name}` not found in PATH ({})", String::from_utf8_lossy(search)))
-        }
-    })
+    let search = env.get("PATH").unwrap_or(DEFAULT_PATH);
+    std::env::split_paths(OsStr::from_bytes(search)).map(|entry| c_path(&dir.join(entry).join(name))).collect()
 }
 
 /// Says in words why a process could not be started, with the exit code that a shell would give.
-fn refusal(plan: &Plan, error: &io::Error) -> Fault {
-    let dir = Path::new(OsStr::from_bytes(plan.dir.to_bytes()));
-    let program = dir.join(OsStr::from_bytes(plan.program.to_bytes()));
-    if let Err(e) = std::fs::read_dir(dir)
-        && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-    {
-        return Fault::new(format!("cannot enter the task's directory {}: {e}", dir.display()));
-    }
+fn explain(plan: &Plan, refusal: &Refusal) -> Fault {
+    let error = &refusal.error;
+    let path = |text: &CStr| Path::new(OsStr::from_bytes(text.to_bytes())).to_owned();
+    let dir = path(plan.dir);
+    let place = match refusal.step {
+        Step::Process => return Fault::with_exit(126, format!("cannot start a process: {error}")),
+        Step::Directory => {
+            return Fault::new(format!("cannot enter the task's directory {}: {error}", dir.display()));
+        }
+        Step::Program(place) => place,
+    };
+    let name = plan.argv.first().map_or_else(PathBuf::new, |name| path(name));
+    let program = plan.programs.get(place).map_or_else(|| name.clone(), |program| dir.join(path(program)));
+    let is_searched = !name.as_os_str().as_bytes().contains(&b'/');
+    // A directory of PATH that may not be searched denies each name.
+    let is_found = error.kind() == ErrorKind::PermissionDenied && (!is_searched || program.is_file());
     let program = program.display();
     match (error.kind(), error.raw_os_error()) {
+        _ if is_found => {
+            let text = format!("not allowed to run {program} in {} (chmod +x?)", dir.display());
+            Fault::with_exit(126, text)
+        }
+        (ErrorKind::NotFound | ErrorKind::PermissionDenied, _) if is_searched => {
+            let paths = plan
+                .programs
+                .iter()
+                .map(|program| path(program).parent().map_or_else(String::new, |dir| dir.display().to_string()));
+            let text = format!(
+                "program `{}` not found in PATH ({}), or the interpreter in its `#!` line is missing",
+                name.display(),
+                paths.collect::<Vec<_>>().join(":")
+            );
+            Fault::with_exit(127, text)
+        }
         (ErrorKind::NotFound, _) => {
             let text = format!("program {program} not found (or the interpreter in its `#!` line is missing)");
             Fault::with_exit(127, text)
-        }
-        (ErrorKind::PermissionDenied, _) => {
-            let text = format!("not allowed to run {program} in {} (chmod +x?)", dir.display());
-            Fault::with_exit(126, text)
         }
         (_, Some(libc::ENOEXEC)) => {
             let text = format!("{program} is no program of this machine (a script needs a `#!` line)");

@@ -5,16 +5,25 @@
 //! slot's thread reads the word whenever its wait ends. A signal that arrives after the task has ended wakes the next one once, which
 //! finds no request and goes on.
 //!
+//! A slot's thread that starts a child waits until the child runs its program, which a dead mount can hold up for ever. So it leaves word of the
+//! child, and a thread of the rank ([`watch_starts`]) kills one that may not go on.
+//!
 //! Invariant: a request never reaches another task than the one it was made for. A task that does not look pays two stores.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
+use crossbeam_utils::CachePadded;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::model::TaskId;
+
+/// Interval between two looks for a child whose start may not go on.
+const START_WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How a running task is to be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +53,18 @@ const STOP_SHIFT: u32 = 32;
 pub(super) struct Control {
     word: AtomicU64,
     event: OwnedFd,
+    /// The child that is being started, if one is.
+    start: Mutex<Option<Start>>,
+    /// Its number, once it has one.
+    child: AtomicI32,
+}
+
+/// A child that does not run its program yet.
+struct Start {
+    /// When the attempt's time is over.
+    deadline: Option<Instant>,
+    /// It was killed, as the attempt may not go on.
+    is_killed: bool,
 }
 
 /// Clears the word when the attempt is over, whichever way it ends.
@@ -58,7 +79,7 @@ impl Drop for Running<'_> {
 impl Control {
     pub(super) fn new() -> io::Result<Control> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Control { word: AtomicU64::new(0), event })
+        Ok(Control { word: AtomicU64::new(0), event, start: Mutex::default(), child: AtomicI32::new(0) })
     }
 
     /// Publishes that `task` runs here. Sequentially consistent, so that a run-wide stop is either seen by the caller
@@ -95,6 +116,34 @@ impl Control {
         found
     }
 
+    /// Calls `start`, which starts a child and leaves its number in the word that it is given. `None`
+    /// if the child was killed before it ran its program, as the attempt may not go on.
+    pub(super) fn start<T>(&self, deadline: Option<Instant>, start: impl FnOnce(&AtomicI32) -> T) -> Option<T> {
+        *self.starting() = Some(Start { deadline, is_killed: false });
+        let started = start(&self.child);
+        // The number stays taken until the child is reaped, which is after this.
+        let is_killed = self.starting().take().is_some_and(|start| start.is_killed);
+        self.child.store(0, Ordering::Relaxed);
+        (!is_killed).then_some(started)
+    }
+
+    fn starting(&self) -> MutexGuard<'_, Option<Start>> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills a child that does not run its program yet if the attempt may not go on.
+    fn end_overdue_start(&self) {
+        let mut starting = self.starting();
+        let Some(start) = &mut *starting else { return };
+        let is_over = self.stop().is_some() || start.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let child = Pid::from_raw(self.child.load(Ordering::Relaxed));
+        if let (true, Some(child)) = (is_over, child) {
+            start.is_killed = true;
+            // An error means that it has just ended.
+            let _ = kill_process(child, Signal::KILL);
+        }
+    }
+
     /// Readable after a request.
     pub(super) fn event(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
@@ -113,6 +162,22 @@ impl Control {
             self.acknowledge();
         }
     }
+}
+
+/// Watches the starts of children in all slots, in a thread of its own, until the slots are gone.
+///
+/// # Errors
+/// The system refuses the thread.
+pub(super) fn watch_starts(controls: &Arc<[CachePadded<Control>]>) -> io::Result<()> {
+    let controls: Weak<[CachePadded<Control>]> = Arc::downgrade(controls);
+    let watch = move || {
+        while let Some(controls) = controls.upgrade() {
+            controls.iter().for_each(|control| control.end_overdue_start());
+            drop(controls);
+            std::thread::sleep(START_WATCH_INTERVAL);
+        }
+    };
+    std::thread::Builder::new().name("start-watch".into()).spawn(watch).map(drop)
 }
 
 /// A wait as the system takes it, capped where the system's type ends.

@@ -8,14 +8,14 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
 use super::aside::Patience;
 use super::command::{Attempt, Commands};
-use super::control::{Control, Stop};
+use super::control::{Control, Stop, watch_starts};
 use super::files;
 use super::graphs::Graphs;
 use super::kernel::{Call, Context, Kernels, Prepared};
@@ -40,7 +40,9 @@ pub struct Runner {
     firsts: Vec<u32>,
     /// What has been found out about each group of several tasks, when its first task came.
     plans: Vec<OnceLock<Box<Plan>>>,
-    controls: Vec<CachePadded<Control>>,
+    controls: Arc<[CachePadded<Control>]>,
+    /// Set once starts of commands are watched.
+    watch: Once,
     /// The strongest stop of the whole run so far, as `Stop`'s number, and [`SOME`]; 0 for none.
     stopping: AtomicU8,
     /// Tasks that are not to run, by their numbers.
@@ -92,6 +94,7 @@ impl Runner {
             graphs: Graphs::new(source.graphs(), site.graphs.as_deref()),
             stopping: AtomicU8::new(0),
             cancelled: RwLock::default(),
+            watch: Once::new(),
             source,
             kernels,
             site,
@@ -146,7 +149,7 @@ impl Runner {
     /// Stops all running tasks, and every one that is started from now on at once: they end as CANCELLED.
     pub fn stop_all(&self, stop: Stop) {
         self.stopping.fetch_or(stop as u8, Ordering::SeqCst);
-        for control in &self.controls {
+        for control in &*self.controls {
             control.request(None, stop);
         }
     }
@@ -206,6 +209,11 @@ impl Runner {
             return self.kernel(turn, &kernel, output, &|| task.index);
         }
         let Turn { group, seat, control, .. } = turn;
+        self.watch.call_once(|| {
+            if let Err(error) = watch_starts(&self.controls) {
+                tracing::warn!("a dead mount may hold up a command beyond its time limit: {error}");
+            }
+        });
         let patience = Patience::begin(control, group.time);
         let output_wait = self.source.output_wait();
         self.commands.run(&Attempt { task: &task, group, seat, site: &self.site, patience, output_wait, output })

@@ -24,7 +24,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
@@ -41,7 +41,8 @@ thread_local! {
 
 /// What a child is to be.
 pub(super) struct Plan<'a> {
-    pub(super) program: &'a CStr,
+    /// Where the program may be; the first that there is runs, as in `execvp`.
+    pub(super) programs: &'a [CString],
     pub(super) argv: &'a [CString],
     pub(super) envp: Vec<&'a CStr>,
     pub(super) dir: &'a CStr,
@@ -50,7 +51,7 @@ pub(super) struct Plan<'a> {
 
 /// A plan as the child reads it.
 struct Start {
-    program: *const c_char,
+    programs: *const *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
     dir: *const c_char,
@@ -58,50 +59,69 @@ struct Start {
     /// The signals that it ignores, a bit for each.
     ignored: u64,
     /// The child's answer: the number of the error that kept it from running its program, 0 for
-    /// none.
+    /// none, and the step at which it came.
     error: c_int,
+    step: Step,
 }
 
-/// Starts a child and returns when it runs its program.
-///
-/// # Errors
-/// The system's, of the start itself or of a step that the child takes before its program runs.
-pub(super) fn spawn(plan: &Plan) -> io::Result<Child> {
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The system makes a process.
+    Process,
+    /// The process enters its directory.
+    Directory,
+    /// It runs one of the programs, by its place in the plan.
+    Program(usize),
+}
+
+/// Why a child was not started: the system's error, and at which step.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) error: io::Error,
+    pub(super) step: Step,
+}
+
+/// Starts a child and returns when it runs its program. The child's number is in `pid` as soon as
+/// there is one, for other threads: a dead mount may hold up the child, and this thread with it.
+pub(super) fn spawn(plan: &Plan, pid: &AtomicI32) -> Result<Child, Refusal> {
+    let programs = pointers(plan.programs.iter().map(CString::as_c_str));
     let argv = pointers(plan.argv.iter().map(CString::as_c_str));
     let envp = pointers(plan.envp.iter().copied());
     let mut start = Start {
-        program: plan.program.as_ptr(),
+        programs: programs.as_ptr(),
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
         dir: plan.dir.as_ptr(),
         stdio: plan.stdio.map(|file| file.as_raw_fd()),
         ignored: ignored_from_start(),
         error: 0,
+        step: Step::Process,
     };
-    let pid = clone(&mut start)?;
-    let mut child = Child { pid, reaped: false };
-    if start.error == 0 {
-        return Ok(child);
+    let pid = clone(&mut start, pid).map_err(|error| Refusal { error, step: Step::Process })?;
+    let child = Child { pid, reaped: false };
+    match start.error {
+        0 => Ok(child),
+        error => Err(Refusal { error: io::Error::from_raw_os_error(error), step: start.step }),
     }
-    child.reap()?;
-    Err(io::Error::from_raw_os_error(start.error))
 }
 
 /// Makes the child, which carries out `start` in our memory.
-fn clone(start: &mut Start) -> io::Result<Pid> {
+fn clone(start: &mut Start, pid: &AtomicI32) -> io::Result<Pid> {
     STACK.with_borrow_mut(|stack| {
         stack.resize(STACK_BYTES / size_of::<u128>(), 0);
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
         // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is
         // passed; this thread goes on only when the child no longer uses it. `start` lives as long,
-        // and so does all that it points to. All signals are blocked, so no handler of this process
+        // and so does all that it points to. The system writes the child's number to `pid`, an
+        // aligned word that may be written through a shared reference. All signals are blocked, so no handler of this process
         // runs in the child; the mask is restored whatever happens.
         unsafe {
             let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
             libc::sigfillset(all.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
             let top = stack.as_mut_ptr().add(stack.len());
-            let pid = libc::clone(run_in_child, top.cast(), flags, ptr::from_mut(start).cast());
+            let pid = libc::clone(run_in_child, top.cast(), flags, ptr::from_mut(start).cast(), pid.as_ptr());
             let error = io::Error::last_os_error();
             libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
             Pid::from_raw(pid.max(0)).ok_or(error)
@@ -125,7 +145,7 @@ impl Start {
     ///
     /// # Safety
     /// Only for a child that shares the memory of its parent, with all signals blocked.
-    unsafe fn become_program(&self) -> c_int {
+    unsafe fn become_program(&mut self) -> c_int {
         // SAFETY: the pointers are those of a plan that outlives the child's time in this memory; a
         // zeroed `sigaction` asks for the default.
         unsafe {
@@ -134,19 +154,57 @@ impl Start {
                 // Refused for those that cannot be handled, which have no handler.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
-            let in_place = libc::setsid() >= 0
-                && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target)
-                && libc::chdir(self.dir) == 0;
-            if in_place {
+            let has_files =
+                libc::setsid() >= 0 && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target);
+            if has_files {
+                self.step = Step::Directory;
+            }
+            if has_files && libc::chdir(self.dir) == 0 {
                 // A kernel before 5.9 does not know it; then files are closed that say so
                 // themselves (`CLOEXEC`).
                 libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
                 let mut none = MaybeUninit::uninit();
                 libc::sigemptyset(none.as_mut_ptr());
                 libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
-                libc::execve(self.program, self.argv, self.envp);
+                return self.run_first();
             }
             *libc::__errno_location()
+        }
+    }
+
+    /// Runs the first of the programs that there is; returns the number of the error if none runs.
+    ///
+    /// # Safety
+    /// As for `become_program`.
+    unsafe fn run_first(&mut self) -> c_int {
+        let mut denied = None;
+        // SAFETY: the list of programs ends with a null pointer; the other pointers are those of a
+        // plan that outlives the child's time in this memory.
+        unsafe {
+            for place in 0.. {
+                let program = *self.programs.add(place);
+                if program.is_null() {
+                    break;
+                }
+                libc::execve(program, self.argv, self.envp);
+                match *libc::__errno_location() {
+                    libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {
+                        self.step = Step::Program(place)
+                    }
+                    libc::EACCES => denied = denied.or(Some(place)),
+                    error => {
+                        self.step = Step::Program(place);
+                        return error;
+                    }
+                }
+            }
+        }
+        match denied {
+            Some(place) => {
+                self.step = Step::Program(place);
+                libc::EACCES
+            }
+            None => libc::ENOENT,
         }
     }
 }

@@ -403,6 +403,8 @@ mod tests {
 
     use super::*;
     use crate::exec::OutputSink;
+    use std::sync::atomic::AtomicI32;
+
     use crate::exec::spawn::{Plan, spawn};
     use crate::model::TaskId;
 
@@ -425,8 +427,9 @@ mod tests {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
-        let plan = Plan { program: c"/bin/sh", argv: &argv, envp: vec![c"PATH=/usr/bin:/bin"], dir: c"/", stdio };
-        let child = spawn(&plan).unwrap();
+        let plan =
+            Plan { programs: &[c"/bin/sh".into()], argv: &argv, envp: vec![c"PATH=/usr/bin:/bin"], dir: c"/", stdio };
+        let child = spawn(&plan, &AtomicI32::new(0)).unwrap();
         drop(writer);
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
         let output = Output::new(&sink, TaskId(0), 1);

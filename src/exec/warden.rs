@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicI32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Pid;
@@ -74,7 +75,8 @@ impl Warden {
         let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
         let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
         let envp = vec![c"PATH=/usr/bin:/bin"];
-        let plan = Plan { program: c"/bin/sh", argv: &argv, envp, dir: c"/", stdio };
-        Ok(Warden { shell: spawn(&plan).map_err(|e| e.to_string())?, _alive: alive })
+        let plan = Plan { programs: &[c"/bin/sh".into()], argv: &argv, envp, dir: c"/", stdio };
+        let shell = spawn(&plan, &AtomicI32::new(0)).map_err(|e| e.error.to_string())?;
+        Ok(Warden { shell, _alive: alive })
     }
 }

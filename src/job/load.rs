@@ -17,6 +17,7 @@ use super::pieces::read_pieces;
 use super::resolve::{Context, External, Resolution};
 use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
+use crate::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
 /// A larger file is refused: it is no job file, or one that should be an array.
 const LARGEST: u64 = 256 << 20;
@@ -62,7 +63,8 @@ impl Loaded {
     /// Warnings about input files that no task writes and that do not exist now.
     pub fn missing_inputs(&self) -> Diagnostics {
         let mut missing: BTreeMap<(usize, usize), (usize, &Path)> = BTreeMap::new();
-        for (path, span) in self.external.iter().filter(|(path, _)| !path.exists()) {
+        let probe = FileProbe::default();
+        for (path, span) in self.external.iter().filter(|(path, _)| probe.exists(path) == Some(false)) {
             missing.entry((span.start, span.end)).or_insert((0, path)).0 += 1;
         }
         let warnings = missing.into_iter().map(|((start, end), (count, path))| {
@@ -71,7 +73,16 @@ impl Loaded {
                 .at(&(start..end))
                 .help("correct the name, or list the file under `outputs` of the task that writes it")
         });
-        self.report(warnings.collect())
+        let hung = self.external.iter().find(|(path, _)| Some(path.as_path()) == probe.unanswered());
+        let hung = hung.map(|(path, span)| {
+            let text = format!(
+                "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}; whether input files exist was not \
+                 checked further",
+                path.display()
+            );
+            Diagnostic::warning(text).at(span).help("see whether its server is up (`stat -f` on the directory)")
+        });
+        self.report(warnings.chain(hung).collect())
     }
 
     /// Diagnostics about this file that were found elsewhere (cycles, tasks that fit nowhere).

@@ -77,7 +77,7 @@ impl OutputTail {
         let Failure { task, session, attempt } = failure;
         let own = own_file(run, *task, (session, attempt), stream);
         let text = match &own {
-            Some(path) => tail_of_file(path),
+            Some(path) => run.probe.ask(path, tail_of_file).unwrap_or_default(),
             None => run.outputs.tail(session.began.session, attempt, stream, LINES, BYTES)?,
         };
         Ok(OutputTail { stream, text, own })

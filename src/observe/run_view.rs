@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::print::ReportError;
 use super::subject::{Nameless, Subject};
+use crate::file_probe::FileProbe;
 use crate::journal::{
     Began, EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
@@ -61,6 +62,8 @@ pub struct RunView {
     pub liveness: Liveness,
     /// What its tasks printed.
     pub outputs: OutputReader,
+    /// Asks about files that tasks name.
+    pub(crate) probe: FileProbe,
     /// The job of each session.
     subjects: Vec<Subject>,
     /// Which of them cannot be read.
@@ -82,6 +85,7 @@ impl RunView {
             dir: dir.clone(),
             liveness: Liveness::Gone,
             outputs: OutputReader::new(dir),
+            probe: FileProbe::default(),
             subjects: Vec::new(),
             unreadable: Vec::new(),
             warnings: Vec::new(),

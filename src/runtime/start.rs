@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::clock::unix_ns;
@@ -11,6 +11,7 @@ use super::resume::{self, Again};
 use super::supply::{self, listen_on};
 use super::{Options, RunError};
 use crate::exec::Kernels;
+use crate::file_probe::{ANSWER_TIMEOUT, FileProbe};
 use crate::graph::link::GroupId;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::diagnostic::suggest;
@@ -253,11 +254,20 @@ fn open_journal(
     let also: HashSet<TaskId> = implied.iter().map(|attempt| attempt.task).collect();
     let completed = |task: TaskId| also.contains(&task) || replay.completed(task);
     let forced = rerun(options, job)?;
+    let probe = FileProbe::default();
+    let is_gone = |file: PathBuf| probe.exists(&file) == Some(false);
     let again = Again {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
-        lost: &|task| job.task(task).is_ok_and(|task| task.promised.iter().any(|file| !task.dir.join(file).exists())),
+        lost: &|task| job.task(task).is_ok_and(|task| task.promised.iter().any(|file| is_gone(task.dir.join(file)))),
     };
     let kept = resume::kept(&former.job, &completed, job, graph, same, &again);
+    if let Some(file) = probe.unanswered() {
+        tracing::warn!(
+            "the file system of {} gives no answer within {ANSWER_TIMEOUT:?}: declared outputs of completed tasks are \
+             taken to be there",
+            file.display()
+        );
+    }
     if !implied.is_empty() {
         tracing::info!("{} tasks had completed whose records the kill has cut off", implied.len());
         journal.append(&Record::Attempts(implied))?;

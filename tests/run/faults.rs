@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::checker::Trace;
-use crate::support::{Dir, Output, Running, mpirun, phalanx, shell, wait_for};
+use crate::support::{Dir, Output, Running, mpirun, phalanx, shell, skip_loudly, wait_for};
 
 /// Runs a job that is written to `job.toml`, with further arguments.
 fn run(dir: &Dir, toml: &str, args: &[&str]) -> Output {
@@ -127,6 +127,67 @@ fn signals_and_cancellation_hold_while_files_are_opened() {
             assert_eq!(Trace::of(&dir, "latest").state("stuck"), "CANCELLED", "{task}, {signals:?}");
         }
     }
+}
+
+/// Runs a line of shell where `dead-3`, `dead-4` and so on are mounts whose servers never answer:
+/// FUSE file systems that nobody serves. `None` where the system refuses such mounts.
+fn beside_dead_mounts(dir: &Dir, count: usize, line: &str) -> Option<Output> {
+    let mounts = (3..).take(count).map(|fd| {
+        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+        format!(
+            "mkdir -p dead-{fd}; exec {fd}<>/dev/fuse && mount -i -n -t fuse -o {options} dead dead-{fd} || exit 77; "
+        )
+    });
+    let script = mounts.collect::<String>() + line;
+    let output = shell(dir, &format!("unshare -m sh -c '{script}' || exit $?")).run();
+    if output.exit() == 77 {
+        skip_loudly("the system refuses to mount FUSE");
+        return None;
+    }
+    Some(output)
+}
+
+#[test]
+fn a_dead_mount_holds_up_only_what_uses_it() {
+    // Each with a mount of its own: a process that waits behind another one within a file system
+    // is one that no KILL reaches.
+    let uses = [
+        ("stdin", "stdin = 'dead-3/x'\ncommand = 'cat'"),
+        ("stdout", "stdout = 'dead-4/x'\ncommand = 'echo x'"),
+        ("dir", "dir = 'dead-5/x'\ncommand = 'true'"),
+        ("program", "command = ['dead-6/x']"),
+        ("path", "env = { PATH = 'dead-7' }\ncommand = ['x']"),
+        ("reads", "command = 'cat dead-8/x'"),
+        ("outputs", "outputs = ['dead-9/x']\ncommand = 'true'"),
+    ];
+    let tasks = uses.map(|(name, task)| format!("[[task]]\nname = '{name}'\ntime = '1s'\n{task}\n"));
+    let fine = "[[task]]\nname = 'fine'\narray = '0-7'\ncommand = 'true'\n";
+    let dir = Dir::new("dead-mount");
+    dir.job("job.toml", &format!("{}{fine}", tasks.concat()));
+    let Some(output) = beside_dead_mounts(&dir, 7, "phalanx run job.toml --slots 2") else { return };
+    assert_eq!(output.exit(), 1, "{output}");
+    let trace = Trace::of(&dir, "latest");
+    for (name, _) in uses {
+        assert_eq!(trace.state(name), "TIMEOUT", "{name}: {output}");
+    }
+    assert_eq!(trace.completed().len(), 8, "{output}");
+}
+
+#[test]
+fn files_on_a_dead_mount_are_not_waited_for_by_the_run() {
+    let dir = Dir::new("dead-files");
+    let job = |exit| {
+        format!(
+            "[[task]]\nname = 'makes'\noutputs = ['dead-3/out']\ncommand = 'echo made >> count; touch dead-3/out'\n[[task]]\nname = 'uses'\nneeds = 'makes'\ninputs = ['dead-4/in']\ncommand = 'exit {exit}'\n"
+        )
+    };
+    shell(&dir, "mkdir dead-3").run().ok();
+    run(&dir, &job(1), &[]).code(1);
+    dir.job("job.toml", &job(0));
+    let Some(output) = beside_dead_mounts(&dir, 2, "phalanx run job.toml --resume") else { return };
+    assert!(output.exit() == 0 && output.stderr().contains("dead-4/in gives no answer within 5s"), "{output}");
+    assert!(output.stderr().contains("are taken to be there"), "{output}");
+    assert_eq!(dir.read("count"), "made\n");
 }
 
 #[test]

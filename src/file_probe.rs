@@ -1,0 +1,61 @@
+//! Questions to file systems, asked without waiting for ever: a mount whose server is gone answers
+//! none, and holds up whoever asks.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::Builder;
+use std::time::Duration;
+
+/// Upper bound on the wait for one answer; a busy file system answers well within it.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks in a thread of its own. After the first question without an answer it asks no further ones.
+#[derive(Default)]
+pub(crate) struct FileProbe {
+    /// There once something has been asked; `None` if the system refuses a thread.
+    thread: OnceLock<Option<Sender<Question>>>,
+    unanswered: OnceLock<PathBuf>,
+}
+
+type Question = Box<dyn FnOnce() + Send>;
+
+impl FileProbe {
+    /// Whether the file exists; `None` if its file system gives no answer in time.
+    pub(crate) fn exists(&self, path: &Path) -> Option<bool> {
+        self.ask(path, Path::exists)
+    }
+
+    /// What `question` says of the file; `None` if a file system gives no answer in time, or gave
+    /// none before.
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        question: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.unanswered.get().is_some() {
+            return None;
+        }
+        let Some(thread) = self.thread.get_or_init(start) else { return Some(question(path)) };
+        let (answer, answers) = channel();
+        let asked = path.to_owned();
+        // Nobody waits any more for an answer that comes late.
+        let ask = move || drop(answer.send(question(&asked)));
+        let answer = thread.send(Box::new(ask)).ok().and_then(|()| answers.recv_timeout(ANSWER_TIMEOUT).ok());
+        if answer.is_none() {
+            self.unanswered.get_or_init(|| path.to_owned());
+        }
+        answer
+    }
+
+    /// The file about which its file system gave no answer, if there was one.
+    pub(crate) fn unanswered(&self) -> Option<&Path> {
+        self.unanswered.get().map(PathBuf::as_path)
+    }
+}
+
+fn start() -> Option<Sender<Question>> {
+    let (sender, questions) = channel::<Question>();
+    let serve = move || questions.into_iter().for_each(|question| question());
+    Builder::new().name("file-probe".into()).spawn(serve).ok().map(|_| sender)
+}
