@@ -54,8 +54,13 @@ fn release(dir: &Dir) {
 
 /// Starts a run that can be joined, and waits until it can.
 fn open_run(dir: &Dir, command: TestCommand, job: &str) -> Running {
+    open_run_with(dir, command, job, 1)
+}
+
+fn open_run_with(dir: &Dir, command: TestCommand, job: &str, slots: u32) -> Running {
     dir.job("job.toml", job);
-    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--join-on", "127.0.0.1"];
+    let slots = slots.to_string();
+    let args = ["-v", "run", "job.toml", "--slots", &slots, "--run-dir", "run", "--join-on", "127.0.0.1"];
     let run = command.args(args).patience(300).start();
     wait_for("the contact file", 120, || dir.has("run/contact").then_some(()));
     run
@@ -536,4 +541,49 @@ fn a_rank_that_does_not_hear_rank_0_starts_nothing_until_it_does() {
     starts.sort_unstable();
     let longest = starts.windows(2).map(|w| Duration::from_nanos(w[1] - w[0])).max();
     assert!(longest > Some(Duration::from_millis(2500)), "rank 1 started nothing for {longest:?}");
+}
+
+/// A run whose MPI task takes all three slots of the rank that joined, which leads it, and one of
+/// rank 0. It goes on until the test says that it may end.
+fn begin_gang(name: &str, more: &str) -> (Dir, Running, Running) {
+    let dir = Dir::new(name);
+    let job = format!(
+        "[[task]]\nname = \"wait\"\ncommand = \"until test -e ready; do sleep 0.05; done\"\n\
+         [[task]]\nname = \"gang\"\nneeds = \"wait\"\nmpi = {{ ranks = 4 }}\n\
+         command = \"echo >> began; until test -e end; do sleep 0.05; done\"\n{more}"
+    );
+    let run = open_run_with(&dir, mpirun(&dir, 2), &job, 2);
+    let args = ["join", "--contact", "run/contact", "--slots", "3"];
+    let joined = phalanx(&dir).args(args).patience(300).start();
+    wait_for("three ranks", 120, || (count(&status(&dir), "active") == 3).then_some(()));
+    dir.file("ready", "");
+    let began = || dir.has("began") && dir.read("began").lines().count() == 4;
+    wait_for("the MPI task", 120, || began().then_some(()));
+    (dir, run, joined)
+}
+
+#[test]
+fn a_run_ends_that_loses_the_leader_of_an_mpi_task_while_it_stops() {
+    let (dir, run, mut joined) = begin_gang("gang-lost", "");
+    // It does not hear of the stop, so its task runs on until it is lost.
+    joined.ranks().iter().for_each(|&pid| support::send(pid, libc::SIGSTOP));
+    phalanx(&dir).args(["cancel", "run"]).run().ok();
+    wait_for("the stop", 120, || (status(&dir)["state"] == "stopping").then_some(()));
+    joined.kill_all();
+    run.wait_clean().code(143);
+    assert_eq!(Trace::of(&dir, "run").state("wait"), "COMPLETED");
+}
+
+#[test]
+fn slots_of_an_mpi_task_are_free_when_its_leader_was_drained() {
+    // They need both slots of a rank, so none of them leaves its home.
+    let after = "[[task]]\nname = \"after\"\nneeds = \"gang\"\narray = \"1-8\"\ncpus = 2\ncommand = \"true\"\n";
+    let (dir, run, joined) = begin_gang("gang-drained", after);
+    phalanx(&dir).args(["drain", "run", "2"]).run().ok().says("1 ranks drain");
+    release(&dir);
+    joined.wait_clean().ok();
+    run.wait_clean().ok();
+    let trace = Trace::of(&dir, "run");
+    assert_eq!(trace.completed().len(), 10);
+    assert_eq!(trace.attempts("gang")[0].rank, Some(2), "the rank that joined led it");
 }
