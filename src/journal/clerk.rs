@@ -5,9 +5,11 @@
 //! the clerk writes them. With `flush = "always"` an append waits until its record is on disk, as the job asked for. The queue is bounded: who
 //! is far ahead of the disk waits.
 //!
-//! The first trouble is told at the next append or check. A killed process loses what was in the queue, which is no more than what other
-//! ranks had not reported yet: those tasks run again.
+//! The first failure is kept until the next check or the end, and nothing is written after it. What depends on the journal (an exit code,
+//! a summary) is made after [`Clerk::close`]. A killed process loses what was in the queue, which is no more than what other ranks had not
+//! reported yet: those tasks run again.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,8 +35,6 @@ enum Order {
     Write(Box<Record>),
     /// Writes it, forces everything to disk and says so.
     WriteNow(Box<Record>, SyncSender<()>),
-    /// Says so once everything before it has been handed to the system.
-    Settle(SyncSender<()>),
 }
 
 /// See the module's text.
@@ -42,8 +42,37 @@ enum Order {
 pub struct Clerk {
     orders: Option<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
-    trouble: Arc<Mutex<Option<JournalError>>>,
+    failure: Arc<Failure>,
     always: bool,
+}
+
+/// The first thing that went wrong, until somebody takes it.
+#[derive(Debug)]
+struct Failure {
+    path: PathBuf,
+    error: Mutex<Option<JournalError>>,
+}
+
+impl Failure {
+    fn note(&self, result: Result<(), JournalError>) {
+        match result {
+            // It only repeats that there was a failure.
+            Ok(()) | Err(JournalError::Closed { .. }) => {}
+            Err(error) => {
+                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    }
+
+    /// The thread that writes has panicked.
+    fn note_panic(&self) {
+        let source = std::io::Error::other("the thread that writes it has panicked");
+        self.note(Err(JournalError::io("write", &self.path)(source)));
+    }
+
+    fn take(&self) -> Result<(), JournalError> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
 }
 
 impl Clerk {
@@ -54,56 +83,58 @@ impl Clerk {
     pub fn hire(journal: Journal) -> std::io::Result<Clerk> {
         let always = journal.flush() == Flush::Always;
         let (orders, inbox) = sync_channel(QUEUE);
-        let trouble = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&trouble);
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &told))?;
-        Ok(Clerk { orders: Some(orders), thread: Some(thread), trouble, always })
+        let failure = Arc::new(Failure { path: journal.path().to_owned(), error: Mutex::new(None) });
+        let noted = Arc::clone(&failure);
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &noted))?;
+        Ok(Clerk { orders: Some(orders), thread: Some(thread), failure, always })
     }
 
-    /// Has a record written.
-    ///
-    /// # Errors
-    /// What went wrong since the last time, perhaps with an earlier record.
-    pub fn append(&mut self, record: Record) -> Result<(), JournalError> {
-        if self.always {
-            return self.append_now(record);
+    /// Appends a record. Whether that fails is known to [`check`](Clerk::check), later.
+    pub fn append(&self, record: Record) {
+        match self.always {
+            true => self.append_now(record),
+            false => self.send(Order::Write(Box::new(record))),
         }
-        self.send(Order::Write(Box::new(record)));
-        self.check()
     }
 
-    /// Has a record written and waits until it and all before it are on disk.
-    ///
-    /// # Errors
-    /// As [`append`](Clerk::append).
-    pub fn append_now(&mut self, record: Record) -> Result<(), JournalError> {
+    /// Appends a record and waits until it and all before it are on disk, or it is known that they will not be.
+    pub fn append_now(&self, record: Record) {
         let (done, wait) = sync_channel(1);
         self.send(Order::WriteNow(Box::new(record), done));
-        // A clerk that is gone has left its trouble.
-        let _ = wait.recv();
-        self.check()
+        if wait.recv().is_err() {
+            self.failure.note_panic();
+        }
     }
 
-    /// Waits until all that was appended can be read by others.
-    pub fn settle(&self) {
-        let (done, wait) = sync_channel(1);
-        self.send(Order::Settle(done));
-        // A clerk that is gone has left its trouble.
-        let _ = wait.recv();
-    }
-
-    /// Hears whether anything went wrong since the last time.
+    /// Takes the failure, if there was one that nobody has taken.
     ///
     /// # Errors
-    /// The first trouble.
-    pub fn check(&mut self) -> Result<(), JournalError> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    /// The first failure.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.failure.take()
+    }
+
+    /// Waits until everything is written, and on disk if the flush rule wants that.
+    ///
+    /// # Errors
+    /// The first failure, if nobody has taken it.
+    pub fn close(mut self) -> Result<(), JournalError> {
+        self.finish();
+        self.check()
     }
 
     fn send(&self, order: Order) {
-        if let Some(orders) = &self.orders {
-            // Fails only if the clerk has panicked; then `wait` and the drop see to it.
-            let _ = orders.send(order);
+        if let Some(orders) = &self.orders
+            && orders.send(order).is_err()
+        {
+            self.failure.note_panic();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.orders = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            self.failure.note_panic();
         }
     }
 }
@@ -111,10 +142,7 @@ impl Clerk {
 impl Drop for Clerk {
     /// Waits until all is written.
     fn drop(&mut self) {
-        self.orders = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that writes the journal has panicked");
-        }
+        self.finish();
         if let Err(error) = self.check() {
             tracing::warn!("{error}");
         }
@@ -122,12 +150,8 @@ impl Drop for Clerk {
 }
 
 /// The clerk's life.
-fn serve(mut journal: Journal, inbox: &Receiver<Order>, trouble: &Mutex<Option<JournalError>>) {
-    let note = |result: Result<(), JournalError>| {
-        if let Err(error) = result {
-            let _ = trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        }
-    };
+fn serve(mut journal: Journal, inbox: &Receiver<Order>, failure: &Failure) {
+    let note = |result| failure.note(result);
     loop {
         let first = match inbox.recv_timeout(TICK) {
             Ok(first) => first,
@@ -135,7 +159,7 @@ fn serve(mut journal: Journal, inbox: &Receiver<Order>, trouble: &Mutex<Option<J
                 note(journal.tick(Instant::now()));
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return note(journal.close()),
         };
         let mut awaited = false;
         for order in std::iter::once(first).chain(inbox.try_iter()) {
@@ -144,10 +168,6 @@ fn serve(mut journal: Journal, inbox: &Receiver<Order>, trouble: &Mutex<Option<J
                 Order::WriteNow(record, done) => {
                     note(journal.append(&record).and_then(|()| journal.sync()));
                     // Who asked may have given up.
-                    let _ = done.send(());
-                    awaited = true;
-                }
-                Order::Settle(done) => {
                     let _ = done.send(());
                     awaited = true;
                 }
@@ -170,11 +190,11 @@ mod tests {
         for flush in [Flush::Never, Flush::Always, Flush::Every(Duration::from_millis(1))] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("journal");
-            let mut clerk = Clerk::hire(Journal::create(&path, flush).unwrap()).unwrap();
-            clerk.append(began(1)).unwrap();
+            let clerk = Clerk::hire(Journal::create(&path, flush).unwrap()).unwrap();
+            clerk.append(began(1));
             let all: Vec<_> = (0..3000).map(attempt).collect();
-            all.iter().for_each(|&a| clerk.append(Record::Attempts(vec![a])).unwrap());
-            drop(clerk);
+            all.iter().for_each(|&a| clerk.append(Record::Attempts(vec![a])));
+            clerk.close().unwrap();
             assert_eq!(replay(&path).unwrap().sessions[0].attempts, all);
         }
     }
@@ -183,17 +203,26 @@ mod tests {
     fn what_was_asked_for_now_is_there_now() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let mut clerk = Clerk::hire(Journal::create(&path, Flush::Never).unwrap()).unwrap();
-        clerk.append(began(1)).unwrap();
-        clerk.append_now(Record::Attempts(vec![attempt(1)])).unwrap();
+        let clerk = Clerk::hire(Journal::create(&path, Flush::Never).unwrap()).unwrap();
+        clerk.append(began(1));
+        clerk.append_now(Record::Attempts(vec![attempt(1)]));
+        clerk.check().unwrap();
         assert_eq!(replay(&path).unwrap().sessions[0].attempts, vec![attempt(1)]);
     }
 
     #[test]
-    fn trouble_is_told_once() {
-        let mut clerk = Clerk::hire(Journal::full_disk()).unwrap();
-        let error = clerk.append_now(began(1)).unwrap_err().to_string();
+    fn the_first_failure_is_told_once_also_at_the_end() {
+        let clerk = Clerk::hire(Journal::full_disk()).unwrap();
+        clerk.append_now(began(1));
+        let error = clerk.check().unwrap_err().to_string();
         assert!(error.contains("No space left"), "{error}");
+        clerk.append_now(began(2));
         clerk.check().unwrap();
+        clerk.close().unwrap();
+
+        let clerk = Clerk::hire(Journal::full_disk()).unwrap();
+        clerk.append(began(1));
+        let error = clerk.close().unwrap_err().to_string();
+        assert!(error.contains("No space left"), "{error}");
     }
 }

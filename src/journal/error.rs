@@ -62,6 +62,12 @@ pub enum JournalError {
         /// What is wrong.
         reason: String,
     },
+    /// Nothing more is written, since something before it could not be.
+    #[error("nothing more is written to {}: an earlier record could not be", path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A record that no frame can hold.
     #[error(
         "a record of {bytes} bytes is too large for the journal (at most {}); split the job into several files",

@@ -2,7 +2,11 @@
 //!
 //! A record has been handed to the system when [`Journal::append`] returns, so a killed process loses none. When it is
 //! forced to disk is the job's choice ([`Flush`]); the owner calls [`Journal::tick`] now and then to keep that promise
-//! while nothing is appended. An append that fails leaves the file as it was, so that a full disk damages nothing.
+//! while nothing is appended.
+//!
+//! The first failure is the last thing that happens to a journal: what could not be written is cut off, and every
+//! later call is refused. A record therefore never stands behind one that is missing, and a sync that failed is never
+//! followed by one that succeeds without the pages that the system has dropped meanwhile.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -26,8 +30,8 @@ pub struct Journal {
     path: PathBuf,
     /// Where the last whole record ends.
     end: u64,
-    /// True if something may lie behind `end`: a write that failed, which could not be taken back yet.
-    torn: bool,
+    /// True once anything has failed: nothing is written any more.
+    failed: bool,
     flush: Flush,
     /// When the oldest record was appended that has not been forced to disk.
     unsynced: Option<Instant>,
@@ -65,7 +69,12 @@ impl Journal {
     }
 
     fn around(file: File, path: &Path, end: u64, flush: Flush) -> Journal {
-        Journal { file, path: path.to_owned(), end, torn: false, flush, unsynced: None, frame: Vec::new() }
+        Journal { file, path: path.to_owned(), end, failed: false, flush, unsynced: None, frame: Vec::new() }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// When records are forced to disk.
@@ -82,7 +91,58 @@ impl Journal {
     }
 
     /// Appends a record, and forces it to disk if the flush rule says so.
+    ///
+    /// # Errors
+    /// If this record, or anything before it, could not be written.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.unless_failed(|journal| journal.append_record(record))
+    }
+
+    /// Forces to disk what has waited as long as the flush rule allows.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub fn tick(&mut self, now: Instant) -> Result<(), JournalError> {
+        if self.is_due(now) { self.sync() } else { Ok(()) }
+    }
+
+    /// Forces everything to disk now.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.unless_failed(Journal::force)
+    }
+
+    /// Forces to disk what the flush rule says must be there when nothing more comes.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub fn close(mut self) -> Result<(), JournalError> {
+        self.sync_rest()
+    }
+
+    fn sync_rest(&mut self) -> Result<(), JournalError> {
+        if self.unsynced.is_some() && self.flush != Flush::Never { self.sync() } else { Ok(()) }
+    }
+
+    /// Does something to the file, which is not touched again if that fails.
+    fn unless_failed(
+        &mut self,
+        act: impl FnOnce(&mut Journal) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        if self.failed {
+            return Err(JournalError::Closed { path: self.path.clone() });
+        }
+        let result = act(self);
+        if result.is_err() {
+            self.failed = true;
+            self.unsynced = None;
+        }
+        result
+    }
+
+    fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
         let mut buffer = std::mem::take(&mut self.frame);
         frame::open_frame(&mut buffer);
         let mut buffer = postcard::to_extend(record, buffer)?;
@@ -94,21 +154,18 @@ impl Journal {
         written?;
         let now = Instant::now();
         self.unsynced.get_or_insert(now);
-        self.tick(now)
+        if self.is_due(now) { self.force() } else { Ok(()) }
     }
 
-    /// Forces to disk what has waited as long as the flush rule allows.
-    pub fn tick(&mut self, now: Instant) -> Result<(), JournalError> {
-        let due = match (self.flush, self.unsynced) {
+    fn is_due(&self, now: Instant) -> bool {
+        match (self.flush, self.unsynced) {
             (Flush::Always, Some(_)) => true,
             (Flush::Every(limit), Some(since)) => now.saturating_duration_since(since) >= limit,
             (Flush::Never, _) | (_, None) => false,
-        };
-        if due { self.sync() } else { Ok(()) }
+        }
     }
 
-    /// Forces everything to disk now.
-    pub fn sync(&mut self) -> Result<(), JournalError> {
+    fn force(&mut self) -> Result<(), JournalError> {
         self.file.sync_data().map_err(JournalError::io("flush", &self.path))?;
         self.unsynced = None;
         Ok(())
@@ -119,12 +176,8 @@ impl Journal {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        if self.torn {
-            self.cut()?;
-        }
         if let Err(error) = self.file.write_all(bytes) {
-            self.torn = true;
-            // If this fails too it is tried again before the next write; the caller is to hear of the first trouble.
+            // If this fails too, readers and a resume find a record cut short, as a kill leaves it.
             let _ = self.cut();
             return Err(JournalError::io("write", &self.path)(error));
         }
@@ -134,9 +187,7 @@ impl Journal {
 
     /// Cuts off what lies behind the last whole record.
     fn cut(&mut self) -> Result<(), JournalError> {
-        self.file.set_len(self.end).map_err(JournalError::io("truncate", &self.path))?;
-        self.torn = false;
-        Ok(())
+        self.file.set_len(self.end).map_err(JournalError::io("truncate", &self.path))
     }
 
     /// Makes sure that the file itself survives, not only what is in it.
@@ -151,10 +202,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.unsynced.is_some()
-            && self.flush != Flush::Never
-            && let Err(error) = self.sync()
-        {
+        if let Err(error) = self.sync_rest() {
             tracing::warn!("{error}");
         }
     }
@@ -238,12 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_an_error_and_nothing_is_written_behind_what_it_tore() {
+    fn a_journal_that_could_not_write_a_record_writes_nothing_after_it() {
         let mut journal = Journal::full_disk();
         let error = journal.append(&began(1)).unwrap_err().to_string();
         assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
-        let error = journal.append(&began(1)).unwrap_err().to_string();
-        assert!(error.starts_with("cannot truncate"), "{error}");
+        let is_closed = |result| matches!(result, Err(JournalError::Closed { .. }));
+        assert!(is_closed(journal.append(&began(1))));
+        assert!(is_closed(journal.sync()));
+        journal.close().unwrap();
     }
 
     #[test]

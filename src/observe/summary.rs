@@ -75,7 +75,10 @@ pub(super) fn explanation(run: &RunView) -> Option<String> {
         (None, Liveness::Unknown(holder)) => format!("{holder}, if that process still lives"),
         (None, Liveness::Gone) => {
             let heard = run.session().last_heard().seconds();
-            format!("it was killed or its machine went down; last heard of after {}", seconds(heard))
+            format!(
+                "it was killed, its machine went down or its journal could not be written; last heard of after {}",
+                seconds(heard)
+            )
         }
     })
 }

@@ -22,7 +22,7 @@ impl Head {
         let question = call.question.clone();
         let (answer, messages) = match &question {
             Question::Status => (self.status(now), Messages::new()),
-            _ if self.finished().is_some() => (Answer::refused("the run is ending"), Messages::new()),
+            _ if self.finished.is_some() => (Answer::refused("the run is ending"), Messages::new()),
             Question::Scale { to } => self.scale(now, *to),
             Question::Drain { what } => self.drain(now, what),
             Question::Rebalance => {
@@ -223,11 +223,11 @@ impl Head {
     }
 
     fn status(&self, now: Time) -> Answer {
-        let tally = self.tally();
+        let tally = self.coordinator.tally();
         let ranks: Vec<Value> = (0..self.coordinator.next_rank().0).map(|rank| self.rank_status(Rank(rank))).collect();
         let blocks: Vec<Value> =
             self.supply.iter().flat_map(|s| s.blocks().iter()).map(|b| block_status(now, b)).collect();
-        let text = match self.finished() {
+        let text = match &self.finished {
             Some(_) => "ending",
             None if self.coordinator.is_stopping() => "stopping",
             None => "running",

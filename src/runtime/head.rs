@@ -15,7 +15,7 @@ use crate::capacity::BlockId;
 use crate::control::Server;
 use crate::fabric::mpi;
 use crate::job::Job;
-use crate::journal::{Clerk, EndReason, Ended, Level, Note, RankInfo, Record};
+use crate::journal::{Clerk, EndReason, Ended, JournalError, Level, Note, RankInfo, Record};
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
@@ -35,7 +35,9 @@ const BUDGETS_PATIENCE: Duration = Duration::from_millis(800);
 /// See the module's text.
 pub(super) struct Head {
     pub(super) coordinator: Coordinator,
-    pub(super) journal: Clerk,
+    journal: Clerk,
+    /// The first failure of the journal.
+    journal_failure: Option<JournalError>,
     progress: Progress,
     pub(super) walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
@@ -67,7 +69,6 @@ pub(super) struct Head {
     /// When a stop turns into a harder one.
     pub(super) harder: Option<(Time, Stop)>,
     pub(super) finished: Option<Why>,
-    journal_failed: bool,
     /// The budget is spent.
     pub(super) spent: bool,
 }
@@ -95,6 +96,7 @@ impl Head {
             work_done_s,
             coordinator,
             journal,
+            journal_failure: None,
             progress,
             walltime,
             estimates,
@@ -113,7 +115,6 @@ impl Head {
             interrupts: 0,
             harder: None,
             finished: None,
-            journal_failed: false,
             spent: false,
         }
     }
@@ -143,11 +144,6 @@ impl Head {
         self.alerts = alerts;
     }
 
-    /// Waits until those who read the run directory can see all that has happened.
-    pub(super) fn settle(&mut self) {
-        self.journal.settle();
-    }
-
     fn note_alerts(&mut self, now: Time) {
         while let Some(text) = self.alerts.as_ref().and_then(|alerts| alerts.try_recv().ok()) {
             self.tell(now, Level::Warning, &text);
@@ -165,16 +161,6 @@ impl Head {
             self.coordinator.step(now, Event::Rebalance, &mut actions);
         }
         self.carry_out(now, actions)
-    }
-
-    /// How the run ended, once it has.
-    pub(super) fn finished(&self) -> Option<&Why> {
-        self.finished.as_ref()
-    }
-
-    /// How many tasks are in which state.
-    pub(super) fn tally(&self) -> Tally {
-        self.coordinator.tally()
     }
 
     pub(super) fn next_tick(&self) -> Time {
@@ -199,10 +185,8 @@ impl Head {
                 return Vec::new();
             }
             Message::Reasons { reasons } => {
-                return match self.journal.append(Record::Reasons(reasons)) {
-                    Ok(()) => Vec::new(),
-                    Err(error) => self.lose_journal(now, &error.to_string()),
-                };
+                self.record(Record::Reasons(reasons));
+                return self.check_journal(now);
             }
             message => message,
         };
@@ -218,8 +202,9 @@ impl Head {
     pub(super) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
         self.next_tick = now.after(TICK);
         self.progress.update(now.since(Time::ZERO), &self.shown());
-        if let Err(error) = self.journal.check() {
-            return self.lose_journal(now, &error.to_string());
+        let failed = self.check_journal(now);
+        if !failed.is_empty() {
+            return failed;
         }
         if let Some((_, how)) = self.harder.take_if(|(due, _)| *due <= now) {
             if how == Stop::Terminate && self.spent {
@@ -291,9 +276,24 @@ impl Head {
         self.stop(now, how, Why::Walltime)
     }
 
-    /// Writes how the run ended, forces the journal to disk and takes the progress display away.
-    pub(super) fn close(&mut self, now: Time, exit_code: i32) {
+    /// Writes how the run ended and waits until that is on disk, before anything that may take long. Returns the exit
+    /// code: no run is complete whose journal does not say so.
+    pub(super) fn conclude(&mut self, now: Time) -> i32 {
+        let (reason, exit_code) = match &self.finished {
+            Some(why) => (end_reason(why, &self.coordinator.tally()), code_of(why, &self.coordinator.tally())),
+            None => (EndReason::Error("the coordinator did not finish".to_owned()), 1),
+        };
+        self.journal.append_now(Record::Ended(Ended { time: now, reason, exit_code }));
+        self.note_failure(self.journal.check());
         self.progress.finish(now.since(Time::ZERO), &self.shown());
+        if self.journal_failure.is_some() { 1 } else { exit_code }
+    }
+
+    /// Gives back what the run holds, notes that behind the run's end, and closes the journal.
+    ///
+    /// # Errors
+    /// What the journal could not be told, at any time of the run.
+    pub(super) fn close(mut self, now: Time) -> Result<(), JournalError> {
         // What is left of other ranks' ends comes with the last news of their links.
         self.admit(now);
         if let Some(supply) = &mut self.supply {
@@ -303,22 +303,16 @@ impl Head {
         }
         self.server = None;
         self.note_alerts(now);
-        let reason = match &self.finished {
-            Some(why) => end_reason(why, &self.coordinator.tally()),
-            None => EndReason::Error("the coordinator did not finish".to_owned()),
-        };
+        let tally = self.coordinator.tally();
+        let complete = self.finished.as_ref().is_some_and(|why| end_reason(why, &tally) == EndReason::Complete);
         if let Some(diary) = &mut self.diary {
-            let unusual = diary.close(now, reason == EndReason::Complete);
-            if !unusual.is_empty()
-                && let Err(error) = self.journal.append(Record::Unusual(unusual))
-            {
-                tracing::error!("{error}");
+            let unusual = diary.close(now, complete);
+            if !unusual.is_empty() {
+                self.record(Record::Unusual(unusual));
             }
         }
-        let ended = Record::Ended(Ended { time: now, reason, exit_code });
-        if let Err(error) = self.journal.append_now(ended) {
-            tracing::error!("{error}");
-        }
+        let closed = self.journal.close();
+        self.journal_failure.map_or(closed, Err)
     }
 
     pub(super) fn stop(&mut self, now: Time, how: Stop, why: Why) -> Vec<(Rank, Message)> {
@@ -345,25 +339,38 @@ impl Head {
                             diary.ended(attempt, group, estimate);
                         }
                     }
-                    if let Err(error) = self.journal.append(Record::Attempts(attempts)) {
-                        messages.extend(self.lose_journal(now, &error.to_string()));
-                    }
+                    self.record(Record::Attempts(attempts));
                 }
                 Action::Tell(text) => self.tell(now, Level::Error, &text),
                 Action::Note(text) => self.tell(now, Level::Warning, &text),
                 Action::Finished(why) => self.finished = Some(why),
             }
         }
+        messages.extend(self.check_journal(now));
         messages
     }
 
-    /// Without a journal nothing that ends is remembered: going on would only waste the allocation.
-    pub(super) fn lose_journal(&mut self, now: Time, error: &str) -> Vec<(Rank, Message)> {
-        if std::mem::replace(&mut self.journal_failed, true) {
-            return Vec::new();
+    /// Appends a record to the journal; a failure stops the run at the next check.
+    pub(super) fn record(&self, record: Record) {
+        self.journal.append(record);
+    }
+
+    /// Stops the run once its journal has failed: nothing that ends from then on is remembered, and going on would only
+    /// waste the allocation.
+    fn check_journal(&mut self, now: Time) -> Vec<(Rank, Message)> {
+        match self.note_failure(self.journal.check()) {
+            Some(error) => self.stop(now, Stop::Terminate, Why::Broken(error)),
+            None => Vec::new(),
         }
-        tracing::error!("{error}; the run stops, since it could not be resumed from here otherwise");
-        self.stop(now, Stop::Terminate, Why::Broken(error.to_owned()))
+    }
+
+    /// Keeps and shows the first failure of the journal; returns it in words.
+    fn note_failure(&mut self, result: Result<(), JournalError>) -> Option<String> {
+        let error = result.err()?;
+        let text = error.to_string();
+        tracing::error!("{text}; the run stops, since what ends from now on cannot be recorded");
+        self.journal_failure.get_or_insert(error);
+        Some(text)
     }
 
     pub(super) fn tell(&mut self, now: Time, level: Level, text: &str) {
@@ -372,10 +379,7 @@ impl Head {
             Level::Warning => tracing::warn!("{text}"),
             Level::Error => tracing::error!("{text}"),
         }
-        let note = Record::Note(Note { time: now, level, text: text.to_owned() });
-        if let Err(error) = self.journal.append(note) {
-            tracing::error!("{error}");
-        }
+        self.record(Record::Note(Note { time: now, level, text: text.to_owned() }));
     }
 
     /// When the end was last foreseen for, if anybody looks ahead.
@@ -398,6 +402,18 @@ impl Head {
             ranks_active: self.ranks + self.joined_active(),
             forecast: self.forecast(),
         }
+    }
+}
+
+/// Phalanx's exit code for a run that ended so.
+pub(crate) fn code_of(why: &Why, tally: &Tally) -> i32 {
+    match why {
+        // A skipped task alone is no failure: what it was to mend did not happen.
+        Why::Complete if tally.failed + tally.cancelled == 0 => 0,
+        Why::Complete | Why::Failures | Why::Broken(_) => 1,
+        Why::Budget => 3,
+        Why::Walltime => 4,
+        Why::Signal(signal) => 128 + signal,
     }
 }
 

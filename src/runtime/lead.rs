@@ -32,7 +32,7 @@ use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
-use crate::schedule::coordinator::{Coordinator, Member, Tally, Tasks, Why};
+use crate::schedule::coordinator::{Coordinator, Member, Tasks};
 use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
@@ -74,23 +74,20 @@ impl Run {
         drop(self.pool);
         let mut engine = lock(&self.crew.engine);
         let broken = engine.broken().map(str::to_owned);
-        let (back, head) = engine.take_apart();
+        let (back, mut head) = engine.take_apart();
+        let exit_code = head.as_mut().map_or(1, |head| head.conclude(self.crew.clock.now()));
         *fabric = back;
         if self.open {
             *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
         }
-        let exit_code = head.map_or(1, |mut head| {
-            head.settle();
-            drop(self.watcher);
-            let code = exit_code(&head);
-            head.close(self.crew.clock.now(), code);
-            code
-        });
+        drop(self.watcher);
+        let recorded = head.map_or(Ok(()), |head| head.close(self.crew.clock.now()));
         drop(self.serving);
         drop(self.lock);
-        match broken {
-            Some(reason) => Err(RunError::Broken(reason)),
-            None => Ok(Finished { exit_code, run_dir: Some(self.dir) }),
+        match (broken, recorded) {
+            (_, Err(error)) => Err(RunError::Unrecorded { dir: self.dir, error }),
+            (Some(reason), _) => Err(RunError::Broken(reason)),
+            (None, Ok(())) => Ok(Finished { exit_code, run_dir: Some(self.dir) }),
         }
     }
 }
@@ -331,18 +328,3 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
     Ok(())
 }
 
-fn exit_code(head: &Head) -> i32 {
-    head.finished().map_or(1, |why| code_of(why, &head.tally()))
-}
-
-/// Phalanx's exit code for a run that ended so.
-pub(crate) fn code_of(why: &Why, tally: &Tally) -> i32 {
-    match why {
-        // A skipped task alone is no failure: what it was to mend did not happen.
-        Why::Complete if tally.failed + tally.cancelled == 0 => 0,
-        Why::Complete | Why::Failures | Why::Broken(_) => 1,
-        Why::Budget => 3,
-        Why::Walltime => 4,
-        Why::Signal(signal) => 128 + signal,
-    }
-}

@@ -70,9 +70,8 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
-pub(crate) use head::end_reason;
+pub(crate) use head::{code_of, end_reason};
 pub use join::{JoinOptions, join_run};
-pub(crate) use lead::code_of;
 pub use many::World;
 pub use past::{kind_of, recall};
 pub use start::{estimate_ns, graph_of};
@@ -150,6 +149,16 @@ pub enum RunError {
     /// The journal cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal could not take all that happened.
+    #[error(
+        "{error}; what the journal of {} does not say runs again: mend that, then continue with --resume", dir.display()
+    )]
+    Unrecorded {
+        /// The run directory.
+        dir: PathBuf,
+        /// What could not be written.
+        error: JournalError,
+    },
     /// Ranks cannot talk.
     #[error(transparent)]
     Fabric(#[from] FabricError),
@@ -197,6 +206,7 @@ impl RunError {
         match self {
             RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
             RunError::Journal(_)
+            | RunError::Unrecorded { .. }
             | RunError::Fabric(_)
             | RunError::Join(_)
             | RunError::Missing { .. }

@@ -29,9 +29,7 @@ impl Head {
         self.record_blocks(now);
         let Some(gate) = &mut self.gate else { return messages };
         for record in gate.changes(now, &self.coordinator) {
-            if let Err(error) = self.journal.append(record) {
-                messages.extend(self.lose_journal(now, &error.to_string()));
-            }
+            self.record(record);
         }
         messages
     }
@@ -120,10 +118,7 @@ impl Head {
                 granted: block.granted,
                 ended: block.ended,
             };
-            if let Err(error) = self.journal.append(Record::Block(change)) {
-                // The next tick hears of it, too, and stops the run.
-                tracing::error!("{error}");
-            }
+            self.record(Record::Block(change));
         }
     }
 
@@ -214,11 +209,7 @@ impl Head {
             self.harder = Some((by, Stop::Terminate));
             messages.extend(self.stop(now, Stop::Drain, Why::Budget));
         }
-        for record in records {
-            if let Err(error) = self.journal.append(record) {
-                messages.extend(self.lose_journal(now, &error.to_string()));
-            }
-        }
+        records.into_iter().for_each(|record| self.record(record));
         messages
     }
 

@@ -5,6 +5,7 @@ mod embedding;
 mod faults;
 mod gpus;
 mod graphs;
+mod journal;
 mod mpi;
 mod resume;
 mod run;
