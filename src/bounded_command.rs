@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::open_files;
+
 /// Upper bound of one wait, after which the deadline and the exit are looked at again.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
@@ -29,6 +31,7 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 pub(crate) fn run(command: &mut Command, deadline: &dyn Fn() -> Instant) -> io::Result<Output> {
     let began = Instant::now();
     let mut child = command.process_group(0).spawn()?;
+    open_files::restore_limit(child.id());
     // What nobody writes to would keep a program waiting that reads it.
     drop(child.stdin.take());
     let mut pipes = Pipes::of(&mut child);

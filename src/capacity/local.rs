@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks::{BlockId, Event, Grant};
 use super::provider::{Launch, Provider, alone};
+use crate::open_files;
 
 /// A block that is told to end does so in this time, or is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -138,7 +139,7 @@ impl Local {
             }
         };
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        alone(&mut command).spawn()
+        alone(&mut command).spawn().inspect(|child| open_files::restore_limit(child.id()))
     }
 }
 

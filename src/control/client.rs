@@ -44,7 +44,14 @@ pub fn ask_as(by: &str, run: &Path, question: &Question) -> Result<Answer, Contr
 
 fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
     let silent = |error: &dyn std::fmt::Display| ControlError::Silent(error.to_string());
-    let connect = |path: &Path| UnixStream::connect(path.join(SOCKET));
+    let connect = |path: &Path| {
+        loop {
+            match UnixStream::connect(path.join(SOCKET)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                connected => return connected,
+            }
+        }
+    };
     let mut stream = through(&folder(run), connect).map_err(ControlError::Unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| silent(&error))?;
     let mut line = serde_json::to_string(asked).map_err(|error| silent(&error))?;

@@ -5,15 +5,15 @@
 //! the server; the system offers no way to wait for either beside other things. Where an attempt is
 //! given up, its thread is told so, and ends as soon as the system lets it.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Fault;
 use super::control::{Control, timespec};
+use crate::event::Event;
 use crate::model::State;
 
 /// How long an attempt may go on.
@@ -31,6 +31,16 @@ impl<'a> Patience<'a> {
         Patience { control, limit }
     }
 
+    /// The same, with a time limit that begins now.
+    pub(super) fn renewed(&self) -> Patience<'a> {
+        Patience::begin(self.control, self.limit.map(|(limit, _)| limit))
+    }
+
+    /// The same without a time limit.
+    pub(super) fn untimed(&self) -> Patience<'a> {
+        Patience { limit: None, ..*self }
+    }
+
     /// When the time limit is over.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.limit.map(|(_, at)| at)
@@ -39,12 +49,12 @@ impl<'a> Patience<'a> {
     /// An error once the attempt may not go on; `doing` says what it was at.
     pub(super) fn check(&self, doing: &str) -> Result<(), Fault> {
         if self.control.stop().is_some() {
-            return Err(Fault { state: State::Cancelled, exit: 0, text: format!("cancelled while {doing}") });
+            return Err(Fault::ended(State::Cancelled, format!("cancelled while {doing}")));
         }
         match self.limit {
             Some((limit, at)) if Instant::now() >= at => {
                 let text = format!("stopped at its time limit of {limit:?} while {doing}");
-                Err(Fault { state: State::Timeout, exit: 0, text })
+                Err(Fault::ended(State::Timeout, text))
             }
             _ => Ok(()),
         }
@@ -71,8 +81,8 @@ impl<'a> Patience<'a> {
         doing: &str,
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Fault> {
-        let fault = |error: std::io::Error| Fault::new(format!("the system refuses a thread for {doing}: {error}"));
-        let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| fault(e.into()))?;
+        let fault = |error| Fault::refused(format!("the system refuses a thread for {doing}"), &error);
+        let done = Event::new().map_err(fault)?;
         let (done, is_given_up) = (Arc::new(done), Arc::new(AtomicBool::new(false)));
         let (bell, flag) = (Arc::clone(&done), Arc::clone(&is_given_up));
         let run = move || {
@@ -88,7 +98,7 @@ impl<'a> Patience<'a> {
         thread.join().map_err(|_| Fault::new(format!("Phalanx itself failed while {doing}")))
     }
 
-    fn wait(&self, doing: &str, done: &OwnedFd) -> Result<(), Fault> {
+    fn wait(&self, doing: &str, done: &Event) -> Result<(), Fault> {
         loop {
             self.check(doing)?;
             let mut fds =
@@ -108,11 +118,10 @@ impl<'a> Patience<'a> {
 }
 
 /// Rings when it is dropped, whether the work has ended or panicked.
-struct Bell(Arc<OwnedFd>);
+struct Bell(Arc<Event>);
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        // It is rung once, so the counter cannot be full.
-        let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
+        self.0.signal();
     }
 }

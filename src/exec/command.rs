@@ -18,8 +18,9 @@ use super::files::{self, Streams, first_missing};
 use super::leftovers::{Leftovers, Owner};
 use super::measures::{Measures, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
-use super::oom::OomCounter;
+use super::oom::{OomCounter, OomMark};
 use super::output::{Output, OutputSink};
+use super::scarcity::{Scarcity, check_reserve, is_scarcity};
 use super::script::{DEFAULT, Prologue, Words};
 use super::signals::Signals;
 use super::spawn::{Child, Plan, Refusal, Step, ensure_children_can_be_awaited, spawn};
@@ -29,7 +30,7 @@ use super::{ExecError, Fault, Seat, Site};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
-/// Waits between attempts to start a process that the system refuses for the moment.
+/// Waits between attempts to start a program that is just being written.
 const PATIENCE: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(1000)];
 
@@ -51,6 +52,7 @@ pub(super) struct Commands {
     prologue: Prologue,
     signals: Signals,
     leftovers: Leftovers,
+    scarcity: Scarcity,
     /// By this our commands are known.
     mark: String,
     /// There once a command has been started; `None` if it could not be.
@@ -58,6 +60,7 @@ pub(super) struct Commands {
 }
 
 /// One attempt at a command.
+#[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub(super) task: &'a Task,
     pub(super) group: &'a Group,
@@ -67,6 +70,15 @@ pub(super) struct Attempt<'a> {
     /// How long a declared output may take to be seen.
     pub(super) output_wait: Duration,
     pub(super) output: &'a Output<'a>,
+}
+
+/// A process that runs.
+struct Started {
+    child: Child,
+    pipes: Vec<Pipe>,
+    /// With the scripts that it may be reading.
+    words: Words,
+    oom: OomMark,
 }
 
 impl Commands {
@@ -83,6 +95,7 @@ impl Commands {
             prologue: Prologue::new(prologue),
             signals: Signals::default(),
             leftovers: Leftovers::new(&mark),
+            scarcity: Scarcity::default(),
             mark,
             warden: OnceLock::new(),
         })
@@ -95,15 +108,21 @@ impl Commands {
 
     /// Runs the command and waits for its end.
     pub(super) fn run(&self, attempt: &Attempt) -> Result<Outcome, Fault> {
-        let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
         let (task, number) = (attempt.task.id, attempt.seat.attempt);
-        if let Some(file) = self.measures.file(task, number) {
-            env.set(VARIABLE, &file.to_string_lossy())?;
-        }
-        self.warden.get_or_init(|| self.watched());
-        let words = self.words(attempt, &mut env)?;
-        let streams = open_streams(attempt)?;
-        let ended = self.carry_out(attempt, &env, words, streams, attempt.output)?;
+        let (attempt, started) = self.scarcity.insist(&attempt.patience, |patience| {
+            let attempt = Attempt { patience, ..*attempt };
+            let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
+            if let Some(file) = self.measures.file(task, number) {
+                env.set(VARIABLE, &file.to_string_lossy())?;
+            }
+            self.start_warden()?;
+            let words = self.words(&attempt, &mut env)?;
+            let streams = open_streams(&attempt)?;
+            let started = self.start(&attempt, &env, words, streams)?;
+            Ok((attempt, started))
+        })?;
+        let attempt = &attempt;
+        let ended = self.supervise(attempt, started, attempt.output)?;
         attempt.output.account(ended.used);
         let measured = self.measures.collect(task, number);
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
@@ -115,18 +134,40 @@ impl Commands {
     /// A command that ended well has failed all the same if it did not write what it declares.
     fn keep_promises(&self, attempt: &Attempt, outcome: Outcome) -> Result<Outcome, Fault> {
         let task = attempt.task;
-        let missing = first_missing(&attempt.patience, &task.dir, &task.promised, attempt.output_wait)?;
+        let look = |patience| first_missing(&patience, &task.dir, &task.promised, attempt.output_wait);
+        let missing = self.scarcity.insist(&attempt.patience, look)?;
         Ok(missing.map_or(outcome, |file| {
             attempt.output.blame(&format!("it ended well, but did not write its output {}", file.display()));
             Outcome { state: State::Failed, ..outcome }
         }))
     }
 
-    /// Somebody to end the commands should this process be killed.
-    fn watched(&self) -> Option<Warden> {
-        let warden = Warden::start(&self.null, &self.mark).inspect(|warden| self.leftovers.note_own(warden.pid()));
-        let complain = |error| tracing::warn!("if this rank is killed, its commands will go on: {error}");
-        warden.map_err(complain).ok()
+    /// Starts the process that ends the commands should this one be killed, before the first of them.
+    fn start_warden(&self) -> Result<(), Fault> {
+        if self.warden.get().is_some() {
+            return Ok(());
+        }
+        let warden = match Warden::start(&self.null, &self.mark) {
+            Ok(warden) => Some(warden),
+            Err(error) if is_scarcity(&error) => return Err(Fault::refused("cannot start a helper process", &error)),
+            Err(error) => {
+                tracing::warn!("if this rank is killed, its commands will go on: {error}");
+                None
+            }
+        };
+        warden.iter().for_each(|warden| self.leftovers.note_own(warden.pid()));
+        // Another slot may have been faster: one is enough.
+        let _ = self.warden.set(warden);
+        Ok(())
+    }
+
+    /// Tries a start until it is not scarcity that refuses it.
+    pub(super) fn insist<'a, T>(
+        &self,
+        patience: &Patience<'a>,
+        start: impl FnMut(Patience<'a>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.scarcity.insist(patience, start)
     }
 
     /// The words of the process that is to be started: the command with its launcher, its shell and the prologue around it.
@@ -155,7 +196,8 @@ impl Commands {
     fn ask(&self, attempt: &Attempt, env: &TaskEnv, words: Words) -> Result<[String; 2], Fault> {
         let heard = Heard::default();
         let output = Output::new(&heard, attempt.task.id, attempt.seat.attempt);
-        let ended = self.carry_out(attempt, env, words, Streams::default(), &output)?;
+        let started = self.start(attempt, env, words, Streams::default())?;
+        let ended = self.supervise(attempt, started, &output)?;
         if ended.cause.is_some() {
             attempt.patience.check("asking the MPI launcher for its version")?;
         }
@@ -166,41 +208,32 @@ impl Commands {
             .map(|b| String::from_utf8_lossy(&b).into_owned()))
     }
 
-    /// Starts a process and waits for its end.
-    fn carry_out(
-        &self,
-        attempt: &Attempt,
-        env: &TaskEnv,
-        words: Words,
-        streams: Streams,
-        output: &Output,
-    ) -> Result<Ended, Fault> {
-        let (child, pipes) = self.start(attempt, env, &words, streams)?;
+    /// Waits for the end of a process.
+    fn supervise(&self, attempt: &Attempt, started: Started, output: &Output) -> Result<Ended, Fault> {
+        let Started { child, pipes, words, oom } = started;
+        let _running = self.scarcity.begin();
         let memory = attempt.group.memory;
         let limits = Limits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
         let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
-        let care = Care { leftovers: &self.leftovers, owner, keeps: attempt.task.keeps_background };
+        let care = Care { leftovers: &self.leftovers, oom: &self.oom, owner, keeps: attempt.task.keeps_background };
         let ended = BUFFER.with_borrow_mut(|buffer| {
             Supervisor::new(child, pipes, limits, care, attempt.patience.control, output, buffer).run()
         });
         drop(words);
-        ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))
+        let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
+        // A shell that ends with the code of a killed child may have lived on for long.
+        let was_killed = exit_code(ended.status) < 0;
+        Ok(Ended { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
     }
 
-    fn start(
-        &self,
-        attempt: &Attempt,
-        env: &TaskEnv,
-        words: &Words,
-        streams: Streams,
-    ) -> Result<(Child, Vec<Pipe>), Fault> {
+    fn start(&self, attempt: &Attempt, env: &TaskEnv, words: Words, streams: Streams) -> Result<Started, Fault> {
         let task = attempt.task;
         let (stdin, files) = (streams.stdin, streams.out);
         let (mut pipes, mut writers) = (Vec::with_capacity(2), [None, None]);
         for (stream, file) in [Stream::Out, Stream::Err].into_iter().zip(&files) {
             if file.is_none() {
                 let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-                let (reader, writer) = pipe.map_err(|e| Fault::new(format!("cannot make a pipe: {e}")))?;
+                let (reader, writer) = pipe.map_err(|e| Fault::refused("cannot make a pipe", &e.into()))?;
                 pipes.push(Pipe::new(stream, reader));
                 writers[stream as usize] = Some(writer);
             }
@@ -209,14 +242,17 @@ impl Commands {
             (Some(file), _) => file.as_fd(),
             (None, writer) => writer.as_ref().map_or(self.null.as_fd(), |writer| writer.as_fd()),
         };
-        let words = &words.words;
-        let programs = places_of(words.first().map_or("", String::as_str), &task.dir, env)?;
-        let argv = words.iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
+        let programs = places_of(words.words.first().map_or("", String::as_str), &task.dir, env)?;
+        let argv =
+            words.words.iter().map(|word| c_string(word.as_bytes(), "an argument")).collect::<Result<Vec<_>, _>>()?;
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
         let plan = Plan { programs: &programs, argv: &argv, envp, dir: &dir, stdio };
-        Ok((start_patiently(&plan, &attempt.patience)?, pipes))
+        let taken = pipes.iter().map(Pipe::as_fd).chain(plan.stdio);
+        check_reserve(taken).map_err(|e| Fault::refused("cannot start a further command", &e))?;
+        let oom = self.oom.mark();
+        Ok(Started { child: start_patiently(&plan, &attempt.patience)?, pipes, words, oom })
     }
 
     /// What the end of the process means for the task.
@@ -236,7 +272,7 @@ impl Commands {
                 State::OutOfMemory
             }
             None if exit == 0 => State::Completed,
-            None if killed && self.oom.claim() => {
+            None if killed && ended.alive.is_some_and(|alive| self.oom.claim(alive)) => {
                 attempt.output.blame("killed by the system, which ran out of memory");
                 State::OutOfMemory
             }
@@ -250,10 +286,8 @@ impl Commands {
     }
 }
 
-/// Starts the process, with patience for what passes: too many processes, little memory, a program
-/// that is just being written.
+/// Starts the process, with patience for a program that is just being written.
 fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
-    let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY];
     let mut waits = PATIENCE.iter();
     loop {
         let started = patience.control.start(patience.deadline(), |pid| spawn(plan, pid));
@@ -262,7 +296,7 @@ fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
             continue;
         };
         match started {
-            Err(e) if e.error.raw_os_error().is_some_and(|code| passing.contains(&code)) => match waits.next() {
+            Err(e) if e.error.raw_os_error() == Some(libc::ETXTBSY) => match waits.next() {
                 Some(&wait) => patience.sleep(wait, "waiting to be started")?,
                 None => return Err(explain(plan, &e)),
             },
@@ -330,9 +364,9 @@ fn explain(plan: &Plan, refusal: &Refusal) -> Fault {
     let path = |text: &CStr| Path::new(OsStr::from_bytes(text.to_bytes())).to_owned();
     let dir = path(plan.dir);
     let place = match refusal.step {
-        Step::Process => return Fault::with_exit(126, format!("cannot start a process: {error}")),
+        Step::Process => return Fault { exit: 126, ..Fault::refused("cannot start a process", error) },
         Step::Directory => {
-            return Fault::new(format!("cannot enter the task's directory {}: {error}", dir.display()));
+            return Fault::refused(format!("cannot enter the task's directory {}", dir.display()), error);
         }
         Step::Program(place) => place,
     };
@@ -367,6 +401,6 @@ fn explain(plan: &Plan, refusal: &Refusal) -> Fault {
             let text = format!("{program} is no program of this machine (a script needs a `#!` line)");
             Fault::with_exit(126, text)
         }
-        _ => Fault::with_exit(126, format!("cannot start {program}: {error}")),
+        _ => Fault { exit: 126, ..Fault::refused(format!("cannot start {program}"), error) },
     }
 }

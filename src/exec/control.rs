@@ -11,15 +11,16 @@
 //! Invariant: a request never reaches another task than the one it was made for. A task that does not look pays two stores.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::event::Event;
 use crate::model::TaskId;
 
 /// Interval between two looks for a child whose start may not go on.
@@ -52,7 +53,7 @@ const STOP_SHIFT: u32 = 32;
 /// The word and the event of one slot.
 pub(super) struct Control {
     word: AtomicU64,
-    event: OwnedFd,
+    event: Event,
     /// The child that is being started, if one is.
     start: Mutex<Option<Start>>,
     /// Its number, once it has one.
@@ -78,8 +79,12 @@ impl Drop for Running<'_> {
 
 impl Control {
     pub(super) fn new() -> io::Result<Control> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Control { word: AtomicU64::new(0), event, start: Mutex::default(), child: AtomicI32::new(0) })
+        Ok(Control {
+            word: AtomicU64::new(0),
+            event: Event::new()?,
+            start: Mutex::default(),
+            child: AtomicI32::new(0),
+        })
     }
 
     /// Publishes that `task` runs here. Sequentially consistent, so that a run-wide stop is either seen by the caller
@@ -110,8 +115,7 @@ impl Control {
         };
         let found = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, asked).is_ok();
         if found {
-            // The counter can only be full, and then the event is readable already.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            self.event.signal();
         }
         found
     }
@@ -151,8 +155,7 @@ impl Control {
 
     /// Makes the event unreadable until the next request.
     pub(super) fn acknowledge(&self) {
-        // An error means that there was nothing to read.
-        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+        self.event.clear();
     }
 
     /// Sleeps for `timeout` or until the event; may return early.

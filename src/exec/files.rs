@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::Fault;
 use super::aside::Patience;
@@ -49,9 +50,7 @@ pub(super) fn open(
         let stdin = stdin.map(|path| open_input(&path, is_given_up)).transpose()?;
         let first = out.as_deref().map(|path| create(path, is_given_up)).transpose()?;
         let second = match &first {
-            Some(file) if out == err => {
-                Some(file.try_clone().map_err(|e| Fault::new(format!("cannot open stderr: {e}")))?)
-            }
+            Some(file) if out == err => Some(file.try_clone().map_err(|e| Fault::refused("cannot open stderr", &e))?),
             _ => err.as_deref().map(|path| create(path, is_given_up)).transpose()?,
         };
         Ok(Streams { stdin, out: [first, second] })
@@ -67,12 +66,13 @@ fn open_input(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
             // Open at once; a reader that was held up in `open` would go on when somebody has it
             // open for writing.
             let mut fds = [PollFd::new(&file, PollFlags::IN)];
-            while poll(&mut fds, Some(&timespec(LOOKS))).is_ok_and(|ready| ready == 0) && !is_given_up.load(Relaxed) {}
+            let is_waiting = |polled| matches!(polled, Ok(0) | Err(Errno::INTR));
+            while is_waiting(poll(&mut fds, Some(&timespec(LOOKS)))) && !is_given_up.load(Relaxed) {}
         }
         wait_again(&file)?;
         Ok(file)
     };
-    open().map_err(|e| Fault::new(format!("cannot read stdin from {}: {e}", path.display())))
+    open().map_err(|e| Fault::refused(format!("cannot read stdin from {}", path.display()), &e))
 }
 
 /// Opened for appending, so that processes that share the file do not write over each other.
@@ -100,7 +100,7 @@ fn create(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
         wait_again(&file)?;
         Ok(file)
     };
-    make().map_err(|e| Fault::new(format!("cannot create the output file {}: {e}", path.display())))
+    make().map_err(|e| Fault::refused(format!("cannot create the output file {}", path.display()), &e))
 }
 
 fn is_fifo(path: &Path) -> bool {

@@ -131,12 +131,15 @@ impl Leftovers {
         let (mut text, mut at) = (Vec::new(), 0);
         loop {
             match list.read_at(&mut bytes, at) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Ok(0) | Err(_) => break,
                 Ok(n) => {
                     text.extend_from_slice(&bytes[..n]);
                     at += n as u64;
                 }
             }
+            // A second look at a list that has changed meanwhile could take a part of a number for one. The system
+            // gives less than there is room for only at the end.
             if text.len() < bytes.len() {
                 break;
             }

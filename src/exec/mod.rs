@@ -18,6 +18,7 @@
 //! | `aside` | what may block, beside a slot that must not |
 //! | `spawn` | a new process at the least cost |
 //! | `supervise` | waiting for a process: output, limits, stops |
+//! | `scarcity` | waiting for what the system has no more of |
 //! | `process` | what `/proc` says about a process and its relatives |
 //! | `leftovers` | what a command leaves running when it ends |
 //! | `warden` | ending the commands of a rank that was killed |
@@ -48,6 +49,7 @@ mod oom;
 mod output;
 mod process;
 mod runner;
+mod scarcity;
 pub(crate) mod script;
 mod signals;
 mod spawn;
@@ -195,6 +197,8 @@ struct Fault {
     /// The exit code that it is given; 126 and 127 mean what a shell means by them.
     exit: i32,
     text: String,
+    /// The system had no more of something that comes free again.
+    is_scarcity: bool,
 }
 
 impl Fault {
@@ -203,6 +207,16 @@ impl Fault {
     }
 
     fn with_exit(exit: i32, text: impl Into<String>) -> Fault {
-        Fault { state: State::Failed, exit, text: text.into() }
+        Fault { exit, ..Fault::ended(State::Failed, text) }
+    }
+
+    /// The attempt ended in this state before it began.
+    fn ended(state: State, text: impl Into<String>) -> Fault {
+        Fault { state, exit: 0, text: text.into(), is_scarcity: false }
+    }
+
+    /// The system refused something.
+    fn refused(what: impl std::fmt::Display, error: &std::io::Error) -> Fault {
+        Fault { is_scarcity: scarcity::is_scarcity(error), ..Fault::new(format!("{what}: {error}")) }
     }
 }

@@ -1,33 +1,79 @@
 //! Telling a kill by the system's out-of-memory killer from any other SIGKILL.
 //!
-//! The kernel counts such kills before it sends the signal. A command that was killed by somebody, while the count has risen since the
-//! last look, is taken for one of its victims. Two commands that are killed at the same moment can be mistaken for each
-//! other; nothing in the kernel tells them apart after the fact.
+//! The kernel counts such kills before it sends the signal. A command that was killed by somebody, while the count has
+//! risen since it was last known to live, is taken for a victim, and each kill for the end of one command at most. Kills
+//! of others, which nobody claims, so concern no command that starts after them, nor one that survives them. Two
+//! commands that are killed at the same moment can be mistaken for each other; nothing in the kernel tells them apart
+//! after the fact.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The count of kills, and how many of them have been attributed.
+/// How long a count is taken for the present one, so that many short commands do not read it each.
+const FRESH: Duration = Duration::from_millis(10);
+
+/// The count of kills.
 pub(super) struct OomCounter {
     file: Option<PathBuf>,
-    seen: AtomicU64,
+    counted: Mutex<Counted>,
 }
+
+struct Counted {
+    at: Instant,
+    kills: u64,
+    claimed: u64,
+}
+
+impl Counted {
+    fn unclaimed(&self) -> u64 {
+        self.kills.saturating_sub(self.claimed)
+    }
+}
+
+/// A moment at which a command was alive, by the kills that nobody had claimed until then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OomMark(u64);
 
 impl OomCounter {
     /// Finds the narrowest count that covers the children of this process: its control group's, else the machine's.
     pub(super) fn find() -> OomCounter {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let file = candidates(&groups).into_iter().find(|path| count(path).is_some());
-        let seen = AtomicU64::new(file.as_deref().and_then(count).unwrap_or(0));
-        OomCounter { file, seen }
+        OomCounter::of(candidates(&groups).into_iter().find(|path| count(path).is_some()))
     }
 
-    /// True if there was a kill that no earlier call has claimed.
-    pub(super) fn claim(&self) -> bool {
-        let Some(now) = self.file.as_deref().and_then(count) else { return false };
-        let claim = |seen| (seen < now).then_some(seen + 1);
-        self.seen.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
+    fn of(file: Option<PathBuf>) -> OomCounter {
+        let kills = file.as_deref().and_then(count).unwrap_or(0);
+        OomCounter { file, counted: Mutex::new(Counted { at: Instant::now(), kills, claimed: 0 }) }
+    }
+
+    /// A command is alive now, or about to start.
+    pub(super) fn mark(&self) -> OomMark {
+        let mut counted = self.counted();
+        if counted.at.elapsed() >= FRESH {
+            self.count(&mut counted);
+        }
+        OomMark(counted.unclaimed())
+    }
+
+    /// True if there was a kill since then that no other command has claimed.
+    pub(super) fn claim(&self, since: OomMark) -> bool {
+        let mut counted = self.counted();
+        self.count(&mut counted);
+        let is_victim = counted.unclaimed() > since.0;
+        counted.claimed += u64::from(is_victim);
+        is_victim
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, counted: &mut Counted) {
+        // A count that cannot be read stays what it was.
+        counted.kills = self.file.as_deref().and_then(count).unwrap_or(counted.kills);
+        counted.at = Instant::now();
     }
 }
 
@@ -69,13 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn each_kill_is_claimed_once() {
+    fn each_kill_is_claimed_once_and_by_nobody_who_started_after_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "low 0\noom 2\noom_kill 3\n").unwrap();
-        let counter = OomCounter { file: Some(file.path().to_owned()), seen: AtomicU64::new(3) };
-        assert!(!counter.claim());
-        fs::write(file.path(), "oom_kill 4\n").unwrap();
-        assert!(counter.claim());
-        assert!(!counter.claim());
+        let kills = |count: u32| {
+            fs::write(file.path(), format!("low 0\noom 2\noom_kill {count}\n")).unwrap();
+            std::thread::sleep(FRESH);
+        };
+        kills(3);
+        let counter = OomCounter::of(Some(file.path().to_owned()));
+        let first = counter.mark();
+        assert!(!counter.claim(first));
+        kills(4);
+        assert!(counter.claim(first));
+        assert!(!counter.claim(first));
+        // Somebody else's, whom nobody claims.
+        kills(6);
+        let later = counter.mark();
+        assert!(!counter.claim(later));
+        kills(7);
+        assert!(counter.claim(later));
+        assert!(!counter.claim(later));
     }
 }

@@ -260,7 +260,8 @@ impl Runner {
     ) -> Result<[Option<File>; 2], Fault> {
         let names = self.site.file_names(&kernel.name, index);
         let [out, err] = kernel.files.each_ref().map(|file| Some(kernel.dir.join(names.fill(file.as_deref()?))));
-        Ok(files::open(patience, None, out, err)?.out)
+        let open = |patience| files::open(&patience, None, out.clone(), err.clone());
+        Ok(self.commands.insist(patience, open)?.out)
     }
 
     /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.

@@ -110,8 +110,8 @@ fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -
         let words = shell.iter().cloned().chain([script]).chain(zero).chain(arguments.iter().cloned());
         return Ok(Words::plain(words.collect()));
     }
-    let fault =
-        |error| Fault::new(format!("cannot write the long command to a script in {}: {error}", place.display()));
+    let doing = || format!("cannot write the long command to a script in {}", place.display());
+    let fault = |error| Fault::refused(doing(), &error);
     let mut file = NamedTempFile::with_prefix_in("phalanx-script-", place).map_err(fault)?;
     file.write_all(script.as_bytes()).and_then(|()| file.flush()).map_err(fault)?;
     let file = file.into_temp_path();

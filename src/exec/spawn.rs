@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::model::Usage;
+use crate::open_files;
 
 /// Bytes of stack for a child until it runs its own program. It makes a handful of system calls.
 const STACK_BYTES: usize = 64 << 10;
@@ -58,6 +59,8 @@ struct Start {
     stdio: [c_int; 3],
     /// The signals that it ignores, a bit for each.
     ignored: u64,
+    /// Its limit on open files, if that is not ours.
+    files: Option<libc::rlimit>,
     /// The child's answer: the number of the error that kept it from running its program, 0 for
     /// none, and the step at which it came.
     error: c_int,
@@ -95,6 +98,7 @@ pub(super) fn spawn(plan: &Plan, pid: &AtomicI32) -> Result<Child, Refusal> {
         dir: plan.dir.as_ptr(),
         stdio: plan.stdio.map(|file| file.as_raw_fd()),
         ignored: ignored_from_start(),
+        files: open_files::child_limit(),
         error: 0,
         step: Step::Process,
     };
@@ -163,6 +167,10 @@ impl Start {
                 // A kernel before 5.9 does not know it; then files are closed that say so
                 // themselves (`CLOEXEC`).
                 libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+                if let Some(files) = &self.files {
+                    // Lowers the soft limit only, which is always allowed.
+                    libc::setrlimit(libc::RLIMIT_NOFILE, files);
+                }
                 let mut none = MaybeUninit::uninit();
                 libc::sigemptyset(none.as_mut_ptr());
                 libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());

@@ -15,7 +15,7 @@
 //!   leaves `tee` a moment), then TERM, then KILL when the grace is over.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::control::{Control, Stop, timespec};
 use super::leftovers::{Leftovers, Owner};
+use super::oom::{OomCounter, OomMark};
 use super::output::Output;
 use super::process::{Family, memory_above, peak_so_far};
 use super::spawn::Child;
@@ -49,9 +50,10 @@ const STRAGGLERS: Duration = Duration::from_millis(10);
 /// What a command leaves behind may go on for this long before it is ended.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// What becomes of processes that a command leaves running.
+/// What is known of the commands of a rank, and what becomes of processes that this one leaves running.
 pub(super) struct Care<'a> {
     pub(super) leftovers: &'a Leftovers,
+    pub(super) oom: &'a OomCounter,
     pub(super) owner: Owner,
     /// They live on.
     pub(super) keeps: bool,
@@ -73,6 +75,8 @@ pub(super) struct Ended {
     pub(super) status: ExitStatus,
     pub(super) cause: Option<Cause>,
     pub(super) used: Usage,
+    /// When it was last looked at and alive; `None` if it ended before the first look.
+    pub(super) alive: Option<OomMark>,
 }
 
 /// What a command may use.
@@ -98,6 +102,11 @@ impl Pipe {
     /// From the end that we read.
     pub(super) fn new(stream: Stream, reader: OwnedFd) -> Pipe {
         Pipe { stream, reader, ended: false }
+    }
+
+    /// Where it is read.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 }
 
@@ -157,6 +166,7 @@ pub(super) struct Supervisor<'a> {
     peak: u64,
     family: Family,
     care: Care<'a>,
+    alive: Option<OomMark>,
     /// The command has exited and left processes, which are to end: when they are asked to.
     lingers: Option<Instant>,
     cause: Option<Cause>,
@@ -194,6 +204,7 @@ impl<'a> Supervisor<'a> {
             peaks: Every::new(PEAKS),
             peak: 0,
             care,
+            alive: None,
             lingers: None,
             cause: None,
             kill_at: None,
@@ -223,7 +234,7 @@ impl<'a> Supervisor<'a> {
         }
         let (status, used, inherited) = self.child.reap()?;
         let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
-        Ok(Ended { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used } })
+        Ok(Ended { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used }, alive: self.alive })
     }
 
     /// True while the command, which has exited, is survived by processes that are to end.
@@ -272,6 +283,10 @@ impl<'a> Supervisor<'a> {
         if !self.exited && self.peaks.due(now) {
             self.peak = self.peak.max(peak_so_far(self.child.pid));
             self.care.leftovers.reap();
+            let alive = self.care.oom.mark();
+            if !self.child.has_exited()? {
+                self.alive = Some(alive);
+            }
         }
         if self.cause.is_none() && !self.exited {
             if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -438,7 +453,12 @@ mod tests {
         let pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
         let leftovers = Leftovers::new("a mark");
-        let care = Care { leftovers: &leftovers, owner: Owner { task: 0, attempt: 1 }, keeps: false };
+        let care = Care {
+            leftovers: &leftovers,
+            oom: &OomCounter::find(),
+            owner: Owner { task: 0, attempt: 1 },
+            keeps: false,
+        };
         let supervisor = Supervisor::new(child, pipes, limits, care, &control, &output, &mut buffer);
         let ended = Supervisor { watch, ..supervisor }.run().unwrap();
         let printed = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();

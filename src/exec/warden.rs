@@ -8,6 +8,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -69,14 +70,14 @@ impl Warden {
     ///
     /// # Errors
     /// Why it cannot be started.
-    pub(super) fn start(null: &File, mark: &str) -> Result<Warden, String> {
+    pub(super) fn start(null: &File, mark: &str) -> io::Result<Warden> {
         let words = ["sh", "-c", SCRIPT, "phalanx-warden", mark];
-        let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-        let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
         let envp = vec![c"PATH=/usr/bin:/bin"];
         let plan = Plan { programs: &[c"/bin/sh".into()], argv: &argv, envp, dir: c"/", stdio };
-        let shell = spawn(&plan, &AtomicI32::new(0)).map_err(|e| e.error.to_string())?;
+        let shell = spawn(&plan, &AtomicI32::new(0)).map_err(|refusal| refusal.error)?;
         Ok(Warden { shell, _alive: alive })
     }
 }

@@ -129,7 +129,7 @@ impl Neighbour {
         let word = &self.bell.words()[0];
         if word.load(SeqCst) != 0 && word.swap(0, SeqCst) != 0 {
             // A full pipe wakes, too, and a rank that has ended needs no waking.
-            let _ = self.button.write(&[1]);
+            let _ = self.button.write_all(&[1]);
         }
     }
 

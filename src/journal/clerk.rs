@@ -85,7 +85,8 @@ impl Clerk {
         let (orders, inbox) = sync_channel(QUEUE);
         let failure = Arc::new(Failure { path: journal.path().to_owned(), error: Mutex::new(None) });
         let noted = Arc::clone(&failure);
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &noted))?;
+        let thread =
+            std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &noted))?;
         Ok(Clerk { orders: Some(orders), thread: Some(thread), failure, always })
     }
 

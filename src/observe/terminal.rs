@@ -1,6 +1,7 @@
 //! The terminal is one, and a progress bar and log lines share it: whoever writes a line first takes the bar away.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +44,17 @@ impl Write for AboveBar {
     }
 }
 
+/// Writes without the buffer of the standard library, which could not be given back what it has not written.
+fn write_whole(stderr: &impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::write(stderr, bytes))? {
+            0 => return Err(rustix::io::Errno::IO),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
+}
+
 /// Writes in pieces that a pipe takes whole once it is writable at all.
 fn write_or_lose(bytes: &[u8]) {
     let stderr = io::stderr().lock();
@@ -52,7 +64,7 @@ fn write_or_lose(bytes: &[u8]) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let is_writable = poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0);
         STUCK.store(!is_writable, Relaxed);
-        if !is_writable || rustix::io::write(&stderr, piece).is_err() {
+        if !is_writable || write_whole(&stderr, piece).is_err() {
             return;
         }
     }

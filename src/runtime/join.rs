@@ -20,6 +20,7 @@ use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
+use crate::open_files;
 
 /// How long the other ranks of a world wait for the first to be let in.
 const ADMISSION: Duration = Duration::from_secs(60);
@@ -56,6 +57,7 @@ pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, Run
 fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
+    open_files::raise_limit();
     let contact = Contact::read(&options.contact)?;
     let world: Box<dyn Fabric> = match mpi::launched() {
         true => Box::new(Rounds::new(Box::new(mpi::Mpi::join()?))),

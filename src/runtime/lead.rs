@@ -327,4 +327,3 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
     }
     Ok(())
 }
-

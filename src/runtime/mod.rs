@@ -66,6 +66,7 @@ use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
+use crate::open_files;
 use crew::{Crew, lock};
 use wake::Wake;
 
@@ -256,6 +257,7 @@ pub fn run(
 fn join() -> Result<(Arc<Wake>, Box<dyn Fabric>), RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
+    open_files::raise_limit();
     let fabric: Box<dyn Fabric> = if mpi::launched() { Box::new(mpi::Mpi::join()?) } else { Box::new(Alone) };
     Ok((wake, fabric))
 }

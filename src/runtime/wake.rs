@@ -12,12 +12,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::event::Event;
 use crate::exec::is_ignored_from_start;
 
 /// The signals that a run answers to.
@@ -33,12 +34,12 @@ pub struct Wake {
 }
 
 struct Shared {
-    event: OwnedFd,
+    event: Event,
     waiting: AtomicBool,
     told: AtomicBool,
     signals: OwnedFd,
     /// Ends the reader.
-    quit: OwnedFd,
+    quit: Event,
     came: Mutex<Came>,
     /// Something is in `came`.
     signalled: AtomicBool,
@@ -79,7 +80,7 @@ impl Repeats {
 impl Drop for Wake {
     /// A program that embeds Phalanx gets its signals back. Our own leaves in a moment: a signal that is pending then ends it.
     fn drop(&mut self) {
-        ring(&self.shared.quit);
+        self.shared.quit.signal();
         if let Some(reader) = self.reader.take() {
             // It has no reason to panic.
             let _ = reader.join();
@@ -99,23 +100,21 @@ impl Wake {
     /// If the system gives no descriptors, or no thread.
     pub fn new() -> io::Result<Wake> {
         // SAFETY: the set is initialised; the descriptors returned are new, checked, and owned by nobody else.
-        let (signals, event, quit) = unsafe {
+        let signals = unsafe {
             let set = signal_set();
             let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
             if blocked != 0 {
                 return Err(io::Error::from_raw_os_error(blocked));
             }
-            let signals = descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?;
-            let event = || descriptor(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC));
-            (signals, event()?, event()?)
+            descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?
         };
         let quiet = || AtomicBool::new(false);
         let shared = Arc::new(Shared {
-            event,
+            event: Event::new()?,
             waiting: quiet(),
             told: quiet(),
             signals,
-            quit,
+            quit: Event::new()?,
             came: Mutex::default(),
             signalled: quiet(),
             #[cfg(test)]
@@ -150,7 +149,7 @@ impl Wake {
         // Either `tell` sees that we wait and writes, or we see here that it was called.
         let limit = if shared.told.load(SeqCst) { Duration::ZERO } else { limit };
         let bell = bell.map_or(-1, AsRawFd::as_raw_fd);
-        let mut fds = [shared.event.as_raw_fd(), bell].map(readable);
+        let mut fds = [shared.event.as_fd().as_raw_fd(), bell].map(readable);
         let limit =
             libc::timespec { tv_sec: limit.as_secs() as libc::time_t, tv_nsec: limit.subsec_nanos() as libc::c_long };
         // SAFETY: two valid pollfd entries (a negative descriptor is passed over), a valid timeout
@@ -194,7 +193,7 @@ impl Shared {
 
     fn tell(&self) {
         if !self.told.swap(true, SeqCst) && self.waiting.load(SeqCst) {
-            ring(&self.event);
+            self.event.signal();
         }
     }
 
@@ -206,7 +205,7 @@ impl Shared {
             if let (Some(Duration::ZERO), Some((_, signal))) = (left, last) {
                 exit_now(signal);
             }
-            let mut fds = [self.signals.as_raw_fd(), self.quit.as_raw_fd()].map(readable);
+            let mut fds = [self.signals.as_raw_fd(), self.quit.as_fd().as_raw_fd()].map(readable);
             let limit = left.map_or(-1, |left| left.as_millis() as i32 + 1);
             // SAFETY: two valid pollfd entries. A call that was interrupted left them without news.
             if unsafe { libc::poll(fds.as_mut_ptr(), 2, limit) } <= 0 {
@@ -256,14 +255,6 @@ fn exit_now(signal: i32) -> ! {
 
 fn readable(fd: i32) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
-}
-
-/// Makes an event's descriptor readable.
-fn ring(event: &OwnedFd) {
-    let one = 1u64;
-    // SAFETY: writes eight bytes of a live integer. It can only fail if the counter is full, and
-    // then it is readable anyway.
-    unsafe { libc::write(event.as_raw_fd(), (&raw const one).cast(), 8) };
 }
 
 /// The signals that a run answers to, as the system wants them.

@@ -95,7 +95,7 @@ static int is_plausible(int fd, const char *target) {
     int is_event = !strncmp(target, "anon_inode", 10);
     switch (wanted_error) {
     case EINTR: return 1;
-    case EAGAIN: return !is_file && (fcntl(fd, F_GETFL) & O_NONBLOCK);
+    case EAGAIN: return !is_file && !is_event && (fcntl(fd, F_GETFL) & O_NONBLOCK);
     case 0: return !is_event;
     default: return is_file;
     }
@@ -203,10 +203,13 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *a, void *(*f)(void *
 }
 
 pid_t fork(void) { REAL(fork); FAIL(SPAWN, NULL, -1, -1); return real(); }
-/* Processes are made with four arguments; the last three are for what nobody asks for here. */
 int clone(int (*f)(void *), void *stack, int flags, void *x, ...) {
     static int (*real)(int (*)(void *), void *, int, void *, ...);
     if (!real) real = (__typeof__(real))dlsym(RTLD_NEXT, "clone");
+    va_list list;
+    va_start(list, x);
+    void *parent = va_arg(list, void *), *tls = va_arg(list, void *), *child = va_arg(list, void *);
+    va_end(list);
     FAIL(SPAWN, NULL, -1, -1);
-    return real(f, stack, flags, x);
+    return real(f, stack, flags, x, parent, tls, child);
 }

@@ -586,4 +586,36 @@ fn slots_of_an_mpi_task_are_free_when_its_leader_was_drained() {
     let trace = Trace::of(&dir, "run");
     assert_eq!(trace.completed().len(), 10);
     assert_eq!(trace.attempts("gang")[0].rank, Some(2), "the rank that joined led it");
+
+/// Stops all these processes for a while, as Ctrl-Z, a debugger or `scontrol suspend` do.
+fn stand_still(processes: &[u32]) {
+    processes.iter().for_each(|&pid| support::send(pid, libc::SIGSTOP));
+    std::thread::sleep(Duration::from_secs(2));
+    processes.iter().for_each(|&pid| support::send(pid, libc::SIGCONT));
+}
+
+/// Whoever is stopped for a moment is interrupted in all that it waits for, and must not lose a link by it.
+#[test]
+fn processes_that_are_stopped_and_go_on_lose_nothing() {
+    let dir = Dir::new("stopped");
+    // It goes on until all have stood still.
+    let job = met_waves(6, 4, 24, 0.2) + &held(1, "needs = [\"w3\"]");
+    let run = open_run(&dir, mpirun(&dir, 2), &job);
+    let joined: Vec<Running> =
+        [1, 1, 2].map(|ranks| if ranks == 1 { join(phalanx(&dir)) } else { join(mpirun(&dir, 2)) }).into();
+    (2..6).for_each(|rank| wait_for_work(&dir, rank));
+    let base = run.ranks();
+    let guests: Vec<u32> = joined.iter().flat_map(Running::ranks).collect();
+    // Rank 0, the other rank of its world, all that joined, and everything with its launchers.
+    stand_still(&base[..1]);
+    stand_still(&base[1..]);
+    stand_still(&guests);
+    let all: Vec<u32> = joined.iter().chain([&run]).flat_map(Running::processes).collect();
+    stand_still(&all);
+    release(&dir);
+    run.wait().ok();
+    joined.into_iter().for_each(|joined| drop(joined.wait_clean().ok()));
+    let trace = Trace::of(&dir, "run");
+    trace.exactly_once(met_names(6, 4, 24).iter().map(String::as_str).chain(["held[1]"]));
+    assert_eq!(ranks(&trace), (0..6).collect());
 }

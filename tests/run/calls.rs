@@ -201,7 +201,11 @@ impl Calls {
         ensure(output.exit() == 0, &format!("the resume failed: {output}"))?;
         let trace = Trace::of(dir, "latest");
         let mut completed: BTreeMap<&str, u32> = BTreeMap::new();
-        trace.0.iter().filter(|row| row.state == "COMPLETED").for_each(|row| *completed.entry(&row.name).or_default() += 1);
+        trace
+            .0
+            .iter()
+            .filter(|row| row.state == "COMPLETED")
+            .for_each(|row| *completed.entry(&row.name).or_default() += 1);
         ensure(completed.len() == 6 && completed.values().all(|&times| times == 1), &format!("{completed:?}"))?;
         let last = ran(dir);
         for task in TASKS {
@@ -263,7 +267,8 @@ fn try_all(calls: &Calls, faults: &[Fault]) {
 fn a_call_that_fails_loses_nothing() {
     let calls = Calls::new();
     let mut faults = calls.faults();
-    let seed = std::env::var("PHALANX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed =
+        std::env::var("PHALANX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("PHALANX_SEED={seed}, {} faults", faults.len());
     fastrand::Rng::with_seed(seed).shuffle(&mut faults);
     faults.truncate(50);

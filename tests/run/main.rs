@@ -7,6 +7,7 @@ mod faults;
 mod gpus;
 mod graphs;
 mod journal;
+mod limits;
 mod mpi;
 mod resume;
 mod run;

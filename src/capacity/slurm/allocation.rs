@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use super::super::blocks::BlockId;
 use super::super::provider::{Launch, alone};
 use crate::job::units::expand_hosts;
+use crate::open_files;
 
 /// What the batch script sets if each node has a world of its own.
 const WORLDS: &str = "PHALANX_WORLDS";
@@ -47,7 +48,7 @@ impl Allocation {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A launcher signals the whole group of rank 0, and `srun` would pass it on to all that runs in its step, commands included.
         command.process_group(0);
-        alone(&mut command).spawn()
+        alone(&mut command).spawn().inspect(|child| open_files::restore_limit(child.id()))
     }
 }
 

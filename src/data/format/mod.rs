@@ -172,7 +172,10 @@ fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
     let mut chunk = [0; 4096];
     let mut place = at - 1;
     loop {
-        let count = file.read(&mut chunk)?;
+        let count = match file.read(&mut chunk) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
         if count == 0 {
             return Ok(place);
         }

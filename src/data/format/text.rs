@@ -40,9 +40,11 @@ fn lines_before(path: &Path, at: u64) -> Option<u64> {
     let mut text = reader.take(at);
     let (mut lines, mut chunk) = (0, vec![0; 1 << 16]);
     loop {
-        match text.read(&mut chunk).ok()? {
-            0 => return Some(lines),
-            count => lines += chunk[..count].iter().filter(|&&b| b == b'\n').count() as u64,
+        match text.read(&mut chunk) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+            Ok(0) => return Some(lines),
+            Ok(count) => lines += chunk[..count].iter().filter(|&&b| b == b'\n').count() as u64,
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
@@ -16,11 +17,12 @@ use crate::model::TaskId;
 /// Bytes of one stream of one attempt that wait in memory.
 const IN_MEMORY: usize = 64 << 10;
 
-/// The output of running tasks. Its owner guards it by a mutex.
+/// The output of running tasks. Slots do not wait for each other: each stream of an attempt has a lock of its own, and
+/// whatever reaches the disk does so under that lock alone.
 #[derive(Debug)]
 pub(super) struct Held {
     dir: PathBuf,
-    parts: FxHashMap<Key, Part>,
+    parts: Mutex<FxHashMap<Key, Arc<Mutex<Part>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,35 +39,52 @@ struct Spill {
 
 impl Held {
     pub fn new(dir: PathBuf) -> Held {
-        Held { dir, parts: FxHashMap::default() }
+        Held { dir, parts: Mutex::default() }
     }
 
-    pub fn append(&mut self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
-        let part = self.parts.entry(key).or_default();
-        if part.memory.len() + bytes.len() <= IN_MEMORY {
-            part.memory.extend_from_slice(bytes);
-            return Ok(());
-        }
-        if part.spilled.is_none() {
-            part.spilled = Some(Spill::create(&self.dir, key)?);
-        }
-        if let Some(spill) = &mut part.spilled {
-            let written = spill.file.write_all(&part.memory).and_then(|()| spill.file.write_all(bytes));
-            written.map_err(OutputError::io("write", &spill.path))?;
-            part.memory.clear();
-        }
-        Ok(())
+    pub fn append(&self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+        let part = Arc::clone(lock(&self.parts).entry(key).or_default());
+        lock(&part).append(&self.dir, key, bytes)
     }
 
     /// Takes out what an attempt printed to a stream.
-    pub fn take(&mut self, task: TaskId, attempt: u16, stream: Stream) -> Option<Released> {
-        self.parts.remove(&Key { task, attempt, stream }).map(Released)
+    pub fn take(&self, task: TaskId, attempt: u16, stream: Stream) -> Option<Released> {
+        let part = lock(&self.parts).remove(&Key { task, attempt, stream })?;
+        Some(Released(std::mem::take(&mut *lock(&part))))
     }
+}
+
+impl Part {
+    fn append(&mut self, dir: &Path, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+        if self.memory.len() + bytes.len() > IN_MEMORY && self.spilled.is_none() {
+            self.spilled = match Spill::create(dir, key) {
+                Ok(spill) => Some(spill),
+                // It waits in memory until a descriptor comes free.
+                Err(error) if matches!(error.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        match &mut self.spilled {
+            Some(spill) if self.memory.len() + bytes.len() > IN_MEMORY => {
+                let written = spill.file.write_all(&self.memory).and_then(|()| spill.file.write_all(bytes));
+                written.map_err(OutputError::io("write", &spill.path))?;
+                self.memory.clear();
+                self.memory.shrink_to(IN_MEMORY);
+            }
+            _ => self.memory.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+}
+
+/// What a panicking thread left behind is whole: output is only added.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.parts.clear();
+        lock(&self.parts).clear();
         // Empty unless a task was still running, whose output then stays for whoever looks; absent if nothing was long.
         let _ = fs::remove_dir(&self.dir);
     }

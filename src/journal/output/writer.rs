@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::held::Held;
 use super::index::{Chunk, ENTRY, Entry};
@@ -20,7 +19,7 @@ pub struct OutputWriter {
     err: Growing,
     index: Growing,
     /// Output whose task is still running, if only that of failed tasks is kept.
-    held: Option<Mutex<Held>>,
+    held: Option<Held>,
 }
 
 impl OutputWriter {
@@ -34,7 +33,7 @@ impl OutputWriter {
             out: Growing::open(file(run, session, rank, extension(Stream::Out)), 1)?,
             err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
-            held: (keep == KeepOutput::Failed).then(|| Mutex::new(Held::new(held))),
+            held: (keep == KeepOutput::Failed).then(|| Held::new(held)),
         })
     }
 
@@ -46,7 +45,7 @@ impl OutputWriter {
         let key = Key { task, attempt, stream };
         match &self.held {
             None => self.write(key, bytes),
-            Some(held) => held.lock().unwrap_or_else(PoisonError::into_inner).append(key, bytes),
+            Some(held) => held.append(key, bytes),
         }
     }
 
@@ -54,8 +53,7 @@ impl OutputWriter {
     pub fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> Result<(), OutputError> {
         let Some(held) = &self.held else { return Ok(()) };
         for stream in [Stream::Out, Stream::Err] {
-            let released = held.lock().unwrap_or_else(PoisonError::into_inner).take(task, attempt, stream);
-            match released {
+            match held.take(task, attempt, stream) {
                 Some(released) if outcome.ok() => released.discard()?,
                 Some(released) => released.pass(|bytes| self.write(Key { task, attempt, stream }, bytes))?,
                 None => {}

@@ -1,0 +1,131 @@
+//! What the system has no more of for the moment: descriptors, processes, threads, memory.
+//!
+//! A start that is refused for such a reason is no fault of the task. It is tried again, as a whole, until a command of
+//! this rank has ended or the system has more. The time limit of the task begins anew with each try. The refusal is final
+//! only if no command has been running here for a while, so that nothing will come free.
+//!
+//! Some descriptors are left to those who look after running commands: a start that would take them waits, too.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use super::Fault;
+use super::aside::Patience;
+use crate::open_files;
+
+/// First and longest time between two tries.
+const WAITS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+
+/// How long a start is tried while no command of this rank runs.
+const ALONE: Duration = Duration::from_secs(5);
+
+/// Descriptors that no command is started with.
+const RESERVE: u64 = 16;
+
+/// The commands of a rank that run, and whether any start has had to wait.
+#[derive(Default)]
+pub(super) struct Scarcity {
+    running: AtomicU32,
+    told: AtomicBool,
+}
+
+/// A command that runs.
+pub(super) struct Running<'a>(&'a Scarcity);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+/// True for an error that passes when others give back what they hold.
+pub(super) fn is_scarcity(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM].contains(&code))
+}
+
+/// Refuses a start whose descriptors are among the last.
+pub(super) fn check_reserve<'a>(files: impl IntoIterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+    // The system always gives the lowest number that is free.
+    let highest = files.into_iter().map(|file| file.as_raw_fd()).max().map_or(0, |fd| u64::from(fd.unsigned_abs()));
+    match highest < open_files::limit().saturating_sub(RESERVE) {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+    }
+}
+
+impl Scarcity {
+    /// A command has been started.
+    pub(super) fn begin(&self) -> Running<'_> {
+        self.running.fetch_add(1, SeqCst);
+        Running(self)
+    }
+
+    /// Tries until it is not scarcity that refuses.
+    pub(super) fn insist<'a, T>(
+        &self,
+        patience: &Patience<'a>,
+        mut attempt: impl FnMut(Patience<'a>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let (mut wait, mut alone) = (WAITS[0], None);
+        loop {
+            let fault = match attempt(patience.renewed()) {
+                Err(fault) if fault.is_scarcity => fault,
+                result => return result,
+            };
+            if self.running.load(SeqCst) > 0 {
+                alone = None;
+            } else if alone.get_or_insert_with(Instant::now).elapsed() >= ALONE {
+                return Err(fault);
+            }
+            if !self.told.swap(true, SeqCst) {
+                tracing::warn!(
+                    "{}: tasks wait for others to end; raise the limits (`ulimit -n`, `ulimit -u`) or use fewer --slots",
+                    fault.text
+                );
+            }
+            patience.untimed().sleep(wait, "waiting to be started")?;
+            wait = (wait * 2).min(WAITS[1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::control::Control;
+
+    fn scarce() -> Fault {
+        Fault::refused("cannot", &io::Error::from_raw_os_error(libc::EMFILE))
+    }
+
+    #[test]
+    fn a_refusal_that_passes_fails_nobody_and_costs_no_time_of_the_task() {
+        let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
+        let limit = Duration::from_millis(100);
+        let patience = Patience::begin(&control, Some(limit));
+        let _running = scarcity.begin();
+        let mut tries = 0;
+        let begun = Instant::now();
+        let deadline = scarcity.insist(&patience, |patience| {
+            tries += 1;
+            if tries < 7 { Err(scarce()) } else { Ok(patience.deadline()) }
+        });
+        assert!(deadline.unwrap() >= Some(begun + limit + WAITS[0] * 10));
+    }
+
+    #[test]
+    fn whoever_waits_can_be_cancelled_and_other_faults_are_final() {
+        let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
+        let _task = control.begin(crate::model::TaskId(1));
+        let _running = scarcity.begin();
+        let patience = Patience::begin(&control, None);
+        let other = scarcity.insist(&patience, |_| Err::<(), _>(Fault::new("absent")));
+        assert_eq!(other.unwrap_err().text, "absent");
+        assert!(control.request(None, crate::exec::Stop::Terminate));
+        let cancelled = scarcity.insist(&patience, |_| Err::<(), _>(scarce()));
+        assert_eq!(cancelled.unwrap_err().state, crate::model::State::Cancelled);
+    }
+}
