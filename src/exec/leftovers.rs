@@ -115,7 +115,8 @@ impl Leftovers {
         }
         let held = self.held();
         let others = children.into_iter().filter(|pid| !held.own.contains(pid));
-        let orphans = others.filter_map(Stat::read).filter(|stat| stat.session != self.session);
+        let is_orphan = |stat: &Stat| stat.is_child_of_this_process() && stat.session != self.session;
+        let orphans = others.filter_map(Stat::read).filter(is_orphan);
         let (dead, alive): (Vec<Stat>, Vec<Stat>) = orphans.partition(|stat| stat.dead);
         for pid in dead.iter().filter_map(|stat| Pid::from_raw(stat.pid)) {
             // One that is about to die stays for the next time.

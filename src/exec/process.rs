@@ -25,6 +25,11 @@ pub(super) struct Stat {
 }
 
 impl Stat {
+    /// A number from a list may have become that of another process.
+    pub(super) fn is_child_of_this_process(&self) -> bool {
+        self.parent == rustix::process::getpid().as_raw_nonzero().get()
+    }
+
     pub(super) fn read(pid: i32) -> Option<Stat> {
         Stat::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }

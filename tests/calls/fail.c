@@ -34,12 +34,12 @@
 
 enum kind {
     WRITE, SYNC, READ, OPEN, PIPE, SPAWN, ACCEPT, RENAME, MKDIR, TRUNCATE, UNLINK, POLL, WAIT, EVENT, SOCKET,
-    CONNECT, SEND, RECEIVE, THREAD, LIST, LINK, KINDS
+    CONNECT, SEND, RECEIVE, THREAD, LIST, LINK, PIDFD, KINDS
 };
 
 static const char *const NAMES[KINDS] = {
     "write", "sync", "read", "open", "pipe", "spawn", "accept", "rename", "mkdir", "truncate", "unlink",
-    "poll", "wait", "event", "socket", "connect", "send", "receive", "thread", "list", "link",
+    "poll", "wait", "event", "socket", "connect", "send", "receive", "thread", "list", "link", "pidfd",
 };
 
 static atomic_long counts[KINDS];
@@ -47,6 +47,7 @@ static int active;
 static int wanted = -1;
 static long number;
 static int wanted_error;
+static long (*raw)(long, ...);
 static const char *log_file;
 static const char *counts_file;
 
@@ -55,6 +56,7 @@ __attribute__((constructor)) static void begin(void) {
     const char *program = getenv("CALLS_PROGRAM");
     ssize_t length = readlink("/proc/self/exe", exe, sizeof exe - 1);
     unsetenv("LD_PRELOAD");
+    raw = (__typeof__(raw))dlsym(RTLD_NEXT, "syscall");
     if (!program || length <= 0) return;
     exe[length] = 0;
     if (strcmp(exe, program)) return;
@@ -71,10 +73,10 @@ __attribute__((constructor)) static void begin(void) {
 }
 
 static void tell(const char *file, const char *text) {
-    int fd = syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int fd = raw(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0) return;
-    syscall(SYS_write, fd, text, strlen(text));
-    syscall(SYS_close, fd);
+    raw(SYS_write, fd, text, strlen(text));
+    raw(SYS_close, fd);
 }
 
 __attribute__((destructor)) static void end(void) {
@@ -110,7 +112,7 @@ static int fails(enum kind kind, const char *path, int fd) {
     char link[64], target[1024] = "", text[1200];
     if (!path && fd >= 0) {
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t length = syscall(SYS_readlink, link, target, sizeof target - 1);
+        ssize_t length = raw(SYS_readlink, link, target, sizeof target - 1);
         target[length > 0 ? length : 0] = 0;
         path = target;
         plausible = (kind != READ && kind != WRITE) || is_plausible(fd, target);
@@ -200,6 +202,19 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *a, void *(*f)(void *
     REAL(pthread_create);
     int error = fails(THREAD, NULL, -1);
     return error > 0 ? error : real(thread, a, f, x);
+}
+
+/* Calls for which a library has no function, or does not use it. */
+long syscall(long call, ...) {
+    long a[6];
+    va_list list;
+    va_start(list, call);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    if (!raw) raw = (__typeof__(raw))dlsym(RTLD_NEXT, "syscall");
+    if (call == SYS_eventfd2) FAIL(EVENT, NULL, -1, -1);
+    if (call == SYS_pidfd_open) FAIL(PIDFD, NULL, -1, -1);
+    return raw(call, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 pid_t fork(void) { REAL(fork); FAIL(SPAWN, NULL, -1, -1); return real(); }

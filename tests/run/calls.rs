@@ -53,7 +53,7 @@ const TASKS: [&str; 6] = ["plain", "own", "twice", "made", "reads", "long"];
 const HALF: i32 = 0;
 
 /// The errors that calls of each kind can give.
-const ERRORS: [(&str, &[i32]); 18] = [
+const ERRORS: [(&str, &[i32]); 19] = [
     ("write", &[libc::EINTR, HALF, libc::EAGAIN, libc::ENOSPC, libc::EDQUOT, libc::EIO]),
     ("sync", &[libc::EINTR, libc::ENOSPC, libc::EDQUOT, libc::EIO]),
     ("read", &[libc::EINTR, HALF, libc::EAGAIN, libc::EIO]),
@@ -67,6 +67,7 @@ const ERRORS: [(&str, &[i32]); 18] = [
     ("unlink", &[libc::EIO]),
     ("poll", &[libc::EINTR]),
     ("wait", &[libc::EINTR]),
+    ("pidfd", &[libc::EMFILE, libc::ENFILE, libc::ENOMEM]),
     ("event", &[libc::EMFILE, libc::ENFILE, libc::ENOMEM]),
     ("socket", &[libc::EMFILE, libc::ENFILE]),
     ("thread", &[libc::EAGAIN]),
