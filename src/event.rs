@@ -1,6 +1,7 @@
 //! An event that threads signal and one waits for: a descriptor that can be polled beside others.
 //!
-//! A signal that is lost would leave the waiter asleep for ever, so an interrupted write is made again.
+//! A signal that is lost would leave the waiter asleep for ever, so an interrupted write is made
+//! again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

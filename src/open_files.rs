@@ -1,7 +1,8 @@
 //! The limit on open files of this process.
 //!
-//! The usual soft limit of 1,024 serves some 250 busy slots, while the hard one is far above it. So the soft limit is
-//! raised at the start. What Phalanx starts gets the old one back: programs that use `select` rely on it.
+//! The usual soft limit of 1,024 serves some 250 busy slots, while the hard one is far above it. So
+//! the soft limit is raised at the start. What Phalanx starts gets the old one back: programs that
+//! use `select` rely on it.
 
 use std::sync::OnceLock;
 

@@ -142,7 +142,8 @@ impl Commands {
         }))
     }
 
-    /// Starts the process that ends the commands should this one be killed, before the first of them.
+    /// Starts the process that ends the commands should this one be killed, before the first of
+    /// them.
     fn start_warden(&self) -> Result<(), Fault> {
         if self.warden.get().is_some() {
             return Ok(());

@@ -139,8 +139,8 @@ impl Leftovers {
                     at += n as u64;
                 }
             }
-            // A second look at a list that has changed meanwhile could take a part of a number for one. The system
-            // gives less than there is room for only at the end.
+            // A second look at a list that has changed meanwhile could take a part of a number for
+            // one. The system gives less than there is room for only at the end.
             if text.len() < bytes.len() {
                 break;
             }

@@ -1,10 +1,10 @@
 //! Telling a kill by the system's out-of-memory killer from any other SIGKILL.
 //!
-//! The kernel counts such kills before it sends the signal. A command that was killed by somebody, while the count has
-//! risen since it was last known to live, is taken for a victim, and each kill for the end of one command at most. Kills
-//! of others, which nobody claims, so concern no command that starts after them, nor one that survives them. Two
-//! commands that are killed at the same moment can be mistaken for each other; nothing in the kernel tells them apart
-//! after the fact.
+//! The kernel counts such kills before it sends the signal. A command that was killed by somebody,
+//! while the count has risen since it was last known to live, is taken for a victim, and each kill
+//! for the end of one command at most. Kills of others, which nobody claims, so concern no command
+//! that starts after them, nor one that survives them. Two commands that are killed at the same
+//! moment can be mistaken for each other; nothing in the kernel tells them apart after the fact.
 
 use std::fs;
 use std::path::{Path, PathBuf};

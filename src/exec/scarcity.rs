@@ -1,10 +1,12 @@
 //! What the system has no more of for the moment: descriptors, processes, threads, memory.
 //!
-//! A start that is refused for such a reason is no fault of the task. It is tried again, as a whole, until a command of
-//! this rank has ended or the system has more. The time limit of the task begins anew with each try. The refusal is final
-//! only if no command has been running here for a while, so that nothing will come free.
+//! A start that is refused for such a reason is no fault of the task. It is tried again, as a
+//! whole, until a command of this rank has ended or the system has more. The time limit of the task
+//! begins anew with each try. The refusal is final only if no command has been running here for a
+//! while, so that nothing will come free.
 //!
-//! Some descriptors are left to those who look after running commands: a start that would take them waits, too.
+//! Some descriptors are left to those who look after running commands: a start that would take them
+//! waits, too.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

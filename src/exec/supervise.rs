@@ -50,7 +50,8 @@ const STRAGGLERS: Duration = Duration::from_millis(10);
 /// What a command leaves behind may go on for this long before it is ended.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// What is known of the commands of a rank, and what becomes of processes that this one leaves running.
+/// What is known of the commands of a rank, and what becomes of processes that this one leaves
+/// running.
 pub(super) struct Care<'a> {
     pub(super) leftovers: &'a Leftovers,
     pub(super) oom: &'a OomCounter,

@@ -5,9 +5,10 @@
 //! the clerk writes them. With `flush = "always"` an append waits until its record is on disk, as the job asked for. The queue is bounded: who
 //! is far ahead of the disk waits.
 //!
-//! The first failure is kept until the next check or the end, and nothing is written after it. What depends on the journal (an exit code,
-//! a summary) is made after [`Clerk::close`]. A killed process loses what was in the queue, which is no more than what other ranks had not
-//! reported yet: those tasks run again.
+//! The first failure is kept until the next check or the end, and nothing is written after it. What
+//! depends on the journal (an exit code, a summary) is made after [`Clerk::close`]. A killed
+//! process loses what was in the queue, which is no more than what other ranks had not reported
+//! yet: those tasks run again.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -98,7 +99,8 @@ impl Clerk {
         }
     }
 
-    /// Appends a record and waits until it and all before it are on disk, or it is known that they will not be.
+    /// Appends a record and waits until it and all before it are on disk, or it is known that they
+    /// will not be.
     pub fn append_now(&self, record: Record) {
         let (done, wait) = sync_channel(1);
         self.send(Order::WriteNow(Box::new(record), done));

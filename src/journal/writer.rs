@@ -4,9 +4,10 @@
 //! forced to disk is the job's choice ([`Flush`]); the owner calls [`Journal::tick`] now and then to keep that promise
 //! while nothing is appended.
 //!
-//! The first failure is the last thing that happens to a journal: what could not be written is cut off, and every
-//! later call is refused. A record therefore never stands behind one that is missing, and a sync that failed is never
-//! followed by one that succeeds without the pages that the system has dropped meanwhile.
+//! The first failure is the last thing that happens to a journal: what could not be written is cut
+//! off, and every later call is refused. A record therefore never stands behind one that is
+//! missing, and a sync that failed is never followed by one that succeeds without the pages that
+//! the system has dropped meanwhile.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

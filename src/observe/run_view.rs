@@ -32,7 +32,8 @@ pub enum RunState {
     Cancelled,
     /// Phalanx could not go on.
     Error,
-    /// It ended without saying so: it was killed, its machine went down, or its journal could not be written.
+    /// It ended without saying so: it was killed, its machine went down, or its journal could not
+    /// be written.
     Interrupted,
 }
 

@@ -44,7 +44,8 @@ impl Write for AboveBar {
     }
 }
 
-/// Writes without the buffer of the standard library, which could not be given back what it has not written.
+/// Writes without the buffer of the standard library, which could not be given back what it has not
+/// written.
 fn write_whole(stderr: &impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::retry_on_intr(|| rustix::io::write(stderr, bytes))? {

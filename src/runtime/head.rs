@@ -276,8 +276,8 @@ impl Head {
         self.stop(now, how, Why::Walltime)
     }
 
-    /// Writes how the run ended and waits until that is on disk, before anything that may take long. Returns the exit
-    /// code: no run is complete whose journal does not say so.
+    /// Writes how the run ended and waits until that is on disk, before anything that may take
+    /// long. Returns the exit code: no run is complete whose journal does not say so.
     pub(super) fn conclude(&mut self, now: Time) -> i32 {
         let (reason, exit_code) = match &self.finished {
             Some(why) => (end_reason(why, &self.coordinator.tally()), code_of(why, &self.coordinator.tally())),
@@ -355,8 +355,8 @@ impl Head {
         self.journal.append(record);
     }
 
-    /// Stops the run once its journal has failed: nothing that ends from then on is remembered, and going on would only
-    /// waste the allocation.
+    /// Stops the run once its journal has failed: nothing that ends from then on is remembered, and
+    /// going on would only waste the allocation.
     fn check_journal(&mut self, now: Time) -> Vec<(Rank, Message)> {
         match self.note_failure(self.journal.check()) {
             Some(error) => self.stop(now, Stop::Terminate, Why::Broken(error)),

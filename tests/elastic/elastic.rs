@@ -594,7 +594,8 @@ fn stand_still(processes: &[u32]) {
     processes.iter().for_each(|&pid| support::send(pid, libc::SIGCONT));
 }
 
-/// Whoever is stopped for a moment is interrupted in all that it waits for, and must not lose a link by it.
+/// Whoever is stopped for a moment is interrupted in all that it waits for, and must not lose a
+/// link by it.
 #[test]
 fn processes_that_are_stopped_and_go_on_lose_nothing() {
     let dir = Dir::new("stopped");

@@ -1,7 +1,9 @@
-//! Every system call may fail: whichever one does so once, the run ends as it must, and a resume loses nothing.
+//! Every system call may fail: whichever one does so once, the run ends as it must, and a resume
+//! loses nothing.
 //!
-//! A library of the tests' own (`tests/calls/fail.c`) stands between the program and libc. A run that fails in nothing
-//! tells how many calls of each kind there are; then each of them fails in turn, with each error that it can give.
+//! A library of the tests' own (`tests/calls/fail.c`) stands between the program and libc. A run
+//! that fails in nothing tells how many calls of each kind there are; then each of them fails in
+//! turn, with each error that it can give.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::support::checker::Trace;
 use crate::support::{Dir, Output, TestCommand, phalanx, program, repository};
 
-/// Six commands: output kept and in a file of its own, long output, one that fails once, a declared output, one that reads, and one that
-/// asks the run how it stands. Each notes that it has run.
+/// Six commands: output kept and in a file of its own, long output, one that fails once, a declared
+/// output, one that reads, and one that asks the run how it stands. Each notes that it has run.
 const JOB: &str = r#"
     [job]
     flush = "always"
@@ -143,7 +145,8 @@ impl Calls {
         faults
     }
 
-    /// A run in which one call fails. Returns on what, if the run came that far; an error says what was wrong.
+    /// A run in which one call fails. Returns on what, if the run came that far; an error says what
+    /// was wrong.
     fn try_one(&self, fault: Fault) -> Result<Option<String>, String> {
         let dir = Dir::new("fault");
         dir.job("job.toml", JOB);

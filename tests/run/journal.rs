@@ -1,4 +1,5 @@
-//! What a run claims is what its journal holds: exit code, summary and the record of its end come after the last sync.
+//! What a run claims is what its journal holds: exit code, summary and the record of its end come
+//! after the last sync.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -32,7 +33,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Nobody uses it any more; what is left of it goes with the folder's mount namespace otherwise.
+        // Nobody uses it any more; what is left of it goes with the folder's mount namespace
+        // otherwise.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

@@ -1,4 +1,5 @@
-//! What the system does not give: a start that is refused for want of descriptors or processes waits for others to end.
+//! What the system does not give: a start that is refused for want of descriptors or processes
+//! waits for others to end.
 
 use crate::support::checker::Trace;
 use crate::support::{Dir, Output, is_root, shell, skip_loudly};

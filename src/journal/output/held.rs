@@ -17,8 +17,8 @@ use crate::model::TaskId;
 /// Bytes of one stream of one attempt that wait in memory.
 const IN_MEMORY: usize = 64 << 10;
 
-/// The output of running tasks. Slots do not wait for each other: each stream of an attempt has a lock of its own, and
-/// whatever reaches the disk does so under that lock alone.
+/// The output of running tasks. Slots do not wait for each other: each stream of an attempt has a
+/// lock of its own, and whatever reaches the disk does so under that lock alone.
 #[derive(Debug)]
 pub(super) struct Held {
     dir: PathBuf,
