@@ -79,12 +79,7 @@ impl Drop for Running<'_> {
 
 impl Control {
     pub(super) fn new() -> io::Result<Control> {
-        Ok(Control {
-            word: AtomicU64::new(0),
-            event: Event::new()?,
-            start: Mutex::default(),
-            child: AtomicI32::new(0),
-        })
+        Ok(Control { word: AtomicU64::new(0), event: Event::new()?, start: Mutex::default(), child: AtomicI32::new(0) })
     }
 
     /// Publishes that `task` runs here. Sequentially consistent, so that a run-wide stop is either seen by the caller
