@@ -586,6 +586,7 @@ fn slots_of_an_mpi_task_are_free_when_its_leader_was_drained() {
     let trace = Trace::of(&dir, "run");
     assert_eq!(trace.completed().len(), 10);
     assert_eq!(trace.attempts("gang")[0].rank, Some(2), "the rank that joined led it");
+}
 
 /// Stops all these processes for a while, as Ctrl-Z, a debugger or `scontrol suspend` do.
 fn stand_still(processes: &[u32]) {
