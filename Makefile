@@ -29,8 +29,9 @@ test: deps ## Install what is missing, run all tests, those under mpirun and a r
 	@rm -f $(SKIPPED)
 	@# `cargo test --examples` would build them as tests; a test runs one as it is.
 	$(CARGO) build --examples
-	$(CARGO) test --lib --bins $(patsubst %,--test %,$(filter-out slurm,$(TESTS)))
-	RUST_TEST_THREADS=$(SLURM_TEST_THREADS) $(CARGO) test --test slurm
+	@# No test leaves a process behind.
+	.ci/leftovers $(CARGO) test --lib --bins $(patsubst %,--test %,$(filter-out slurm,$(TESTS)))
+	RUST_TEST_THREADS=$(SLURM_TEST_THREADS) .ci/leftovers $(CARGO) test --test slurm
 	$(CARGO) test --doc
 	@if [ -s $(SKIPPED) ]; then echo "Not all tests ran:"; sort -u $(SKIPPED); fi
 

@@ -25,5 +25,6 @@ pub mod schedule;
 #[cfg(test)]
 mod seeds;
 pub mod sim;
+mod strangers;
 mod svg;
 pub mod topology;

@@ -7,7 +7,7 @@ use clap::value_parser;
 
 use super::complain;
 use crate::exec::Kernels;
-use crate::runtime::{JoinOptions, join_run};
+use crate::runtime::{JoinOptions, go_on_without_terminal, join_run};
 
 /// Joins a run under way, alone or with all ranks of the mpirun that started this.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
+    go_on_without_terminal();
     let options = JoinOptions { contact: args.contact, slots: args.slots, block: args.block, siblings: args.siblings };
     match join_run(&options, Kernels::builtin()) {
         Ok(finished) => ExitCode::from(u8::try_from(finished.exit_code).unwrap_or(1)),

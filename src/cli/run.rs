@@ -11,7 +11,7 @@ use crate::exec::Kernels;
 use crate::job::{self, PolicyKind, ProviderKind};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
-use crate::runtime::{self, Finished, Options, RunError};
+use crate::runtime::{self, Finished, Options, RunError, go_on_without_terminal};
 
 /// Environment variable that names a file for the exit code.
 const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
@@ -72,6 +72,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     if args.worlds {
         return super::print(&format!("{}\n", worlds(&args)));
     }
+    go_on_without_terminal();
     let options = Options {
         job: args.job,
         run_dir: args.run_dir,

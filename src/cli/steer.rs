@@ -71,7 +71,7 @@ pub(super) fn cancel(args: CancelArgs) -> ExitCode {
 
 /// A run that was killed may have jobs in the queue that nobody waits for.
 fn withdraw(dir: &RunDir) -> ExitCode {
-    match withdraw_abandoned(&dir.path().join(BLOCKS), &|began| dir.is_over(began)) {
+    match withdraw_abandoned(&dir.path().join(BLOCKS), &dir.ended_sessions()) {
         Ok(jobs) if !jobs.is_empty() => {
             let jobs = jobs.join(", ");
             print(&format!("{}: the run is over; its jobs in Slurm's queue ({jobs}) are cancelled\n", dir.name()))

@@ -16,9 +16,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
-use super::process::Stat;
+use super::process::{Stat, signal_process};
 
 /// An attempt, as the environment of its processes names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,9 +166,7 @@ impl Drop for Leftovers {
     /// What nobody could be found for does not outlive the run.
     fn drop(&mut self) {
         for orphan in self.orphans() {
-            if let Some(pid) = Pid::from_raw(orphan.pid) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            signal_process(orphan.pid, orphan.start, Signal::KILL);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// What `exec` needs of `/proc/PID/stat`.
 pub(super) struct Stat {
@@ -51,6 +51,22 @@ impl Stat {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|e| Stat::read(e.file_name().to_str()?.parse().ok()?)).collect()
     }
+}
+
+/// Signals the process with this number and start time, if it is there. It is held before it is
+/// looked at, so that its number cannot be another's by the time of the signal; only a kernel before
+/// 5.3 leaves that moment.
+pub(super) fn signal_process(pid: i32, start: u64, signal: Signal) {
+    let Some(number) = Pid::from_raw(pid) else { return };
+    let held = pidfd_open(number, PidfdFlags::empty());
+    if Stat::read(pid).is_none_or(|stat| stat.start != start) {
+        return;
+    }
+    // An error means that it has ended, which is what is wanted.
+    let _ = match held {
+        Ok(held) => pidfd_send_signal(&held, signal),
+        Err(_) => kill_process(number, signal),
+    };
 }
 
 /// A command's process, its session and its descendants.
@@ -108,9 +124,7 @@ impl Family {
 
     fn signal_each(&self, signal: Signal) {
         for &(pid, start) in &self.relatives {
-            if let Some(pid) = Stat::read(pid).filter(|p| p.start == start).and_then(|p| Pid::from_raw(p.pid)) {
-                let _ = kill_process(pid, signal);
-            }
+            signal_process(pid, start, signal);
         }
     }
 
@@ -238,6 +252,17 @@ mod tests {
         assert_eq!((stat.parent, stat.session, stat.start, stat.dead), (7, 9, 777, false));
         assert!(Stat::parse(12, b"12 (a").is_none());
         assert!(Stat::parse(12, b"12 (a) R 1").is_none());
+    }
+
+    #[test]
+    fn only_the_process_that_was_seen_is_signalled() {
+        let mut child = std::process::Command::new("sleep").arg("3600").spawn().unwrap();
+        let stat = Stat::read(child.id() as i32).unwrap();
+        signal_process(stat.pid, stat.start + 1, Signal::KILL);
+        assert!(child.try_wait().unwrap().is_none(), "another process had this number");
+        signal_process(stat.pid, stat.start, Signal::TERM);
+        assert!(!child.wait().unwrap().success());
+        signal_process(stat.pid, stat.start, Signal::KILL);
     }
 
     #[test]

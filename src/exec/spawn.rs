@@ -293,13 +293,12 @@ pub(crate) fn is_ignored_from_start(signal: c_int) -> bool {
     ignored_from_start() & bit(signal) != 0
 }
 
-/// The signals that were ignored when this process was started, a bit for each, as found when this
-/// is first asked: before any library changes them. Not SIGPIPE, which Rust's own start ignores,
-/// nor SIGCHLD, without which no shell learns of its children.
+/// The signals that were ignored when this process was started, a bit for each. Not SIGCHLD, without
+/// which no shell learns of its children.
 fn ignored_from_start() -> u64 {
     static FOUND: OnceLock<u64> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let signals = (1..=libc::SIGRTMAX()).filter(|&signal| signal != libc::SIGPIPE && signal != libc::SIGCHLD);
+        let signals = (1..=libc::SIGRTMAX()).filter(|&signal| signal != libc::SIGCHLD);
         let is_ignored = |signal: &c_int| {
             // SAFETY: a zeroed `sigaction` is valid, and the call only writes what is set now into
             // it.
@@ -311,6 +310,18 @@ fn ignored_from_start() -> u64 {
         signals.filter(is_ignored).fold(0, |all, signal| all | bit(signal))
     })
 }
+
+/// Has them found before `main`: Rust's own start ignores SIGPIPE, and libraries change others.
+// SAFETY: the system calls each function that this section names once, before any other thread runs.
+// This one makes system calls and stores a number; it needs nothing that `main` would set up.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static FIND_IGNORED: extern "C" fn() = {
+    extern "C" fn find() {
+        ignored_from_start();
+    }
+    find
+};
 
 /// A signal's place among 64.
 fn bit(signal: c_int) -> u64 {

@@ -24,23 +24,6 @@ pub struct Capacity {
     pub listen: Option<String>,
 }
 
-impl Capacity {
-    /// Where rank 0 listens for blocks; `None` if there will be none.
-    pub fn address(&self) -> Option<String> {
-        let usual = match self.provider {
-            ProviderKind::None => return self.listen.clone(),
-            ProviderKind::Local if self.hostfile.is_none() => "127.0.0.1".to_owned(),
-            ProviderKind::Local | ProviderKind::Slurm => host_name(),
-        };
-        Some(self.listen.clone().unwrap_or(usual))
-    }
-}
-
-/// The address by which others reach this machine, unless somebody knows better.
-pub fn host_name() -> String {
-    sysinfo::System::host_name().unwrap_or_else(|_| "0.0.0.0".to_owned())
-}
-
 /// Who gives nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -37,7 +37,7 @@ use crate::graph::link::Link;
 use crate::model::TaskId;
 
 pub use alert::Alert;
-pub use capacity::{Capacity, ProviderKind, host_name};
+pub use capacity::{Capacity, ProviderKind};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expand::SubstError;
 pub use file_names::FileNames;

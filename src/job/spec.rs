@@ -349,7 +349,7 @@ section! {
         /// Further options of sbatch, such as an account
         extra: Strings,
         /// Address of rank 0's node that blocks connect to, as HOST or HOST:PORT
-        listen: String = "127.0.0.1 for \"local\", else the node's own name",
+        listen: String = "127.0.0.1 for \"local\" without `hostfile`, else all that other nodes can reach",
     }
 }
 

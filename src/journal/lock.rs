@@ -29,14 +29,14 @@ pub struct RunLock {
     _file: File,
     /// The file whose existence is the lock, where there is no `flock`.
     mark: Option<PathBuf>,
-    /// The last holder before this one was on this node, so the lock shows that it is gone.
-    was_held_here: bool,
+    /// The last holder before this one, if it was on this node, where the lock shows that it is gone.
+    predecessor: Option<Holder>,
 }
 
 impl RunLock {
-    /// True if it is certain that the last holder before this one is gone.
-    pub fn predecessor_is_gone(&self) -> bool {
-        self.was_held_here
+    /// The last holder before this one, if it is certain that it is gone.
+    pub fn gone_predecessor(&self) -> Option<&Holder> {
+        self.predecessor.as_ref()
     }
 }
 
@@ -125,16 +125,16 @@ fn take_by(dir: &Path, try_lock: TryLock) -> Result<RunLock, RunDirError> {
             Err(TryLockError::Error(error)) => return Err(RunDirError::io("lock", &path)(error)),
         }
     }
-    let was_held_here = Holder::read(&path).is_here();
+    let predecessor = Some(Holder::read(&path)).filter(Holder::is_here);
     Holder::this().write(&mut file).map_err(RunDirError::io("write", &path))?;
-    Ok(RunLock { _file: file, mark: None, was_held_here })
+    Ok(RunLock { _file: file, mark: None, predecessor })
 }
 
 fn take_mark(dir: &Path, file: File) -> Result<RunLock, RunDirError> {
     let mark = dir.join(MARK);
     match OpenOptions::new().write(true).create_new(true).open(&mark) {
         Ok(mut held) => {
-            let lock = RunLock { _file: file, mark: Some(mark.clone()), was_held_here: false };
+            let lock = RunLock { _file: file, mark: Some(mark.clone()), predecessor: None };
             Holder::this().write(&mut held).map_err(RunDirError::io("write", &mark))?;
             Ok(lock)
         }
@@ -160,12 +160,13 @@ pub(super) fn liveness(dir: &Path) -> Liveness {
     }
 }
 
-/// True if it is certain that the last holder of a run directory's lock is gone: the lock is free,
-/// and was last held on this node. Locks of other nodes may not be seen here.
-pub(super) fn is_abandoned(dir: &Path) -> bool {
+/// The last holder of a run directory's lock, if it is certain that it is gone: the lock is free, and
+/// was last held on this node. Locks of other nodes may not be seen here.
+pub(super) fn gone_holder(dir: &Path) -> Option<Holder> {
     let path = dir.join(LOCK);
     let is_free = File::open(&path).is_ok_and(|file| file.try_lock_shared().is_ok());
-    is_free && !dir.join(MARK).exists() && Holder::read(&path).is_here()
+    let is_certain = is_free && !dir.join(MARK).exists();
+    Some(Holder::read(&path)).filter(|holder| is_certain && holder.is_here())
 }
 
 /// True if the file system has no `flock` (rather than having it in use).
@@ -217,17 +218,18 @@ mod tests {
     #[test]
     fn only_the_node_of_its_holder_shows_that_a_run_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!is_abandoned(dir.path()), "nothing is seen here");
+        let is_gone = || gone_holder(dir.path()).is_some();
+        assert!(!is_gone(), "nothing is seen here");
         let lock = take(dir.path()).unwrap();
-        assert!(!lock.predecessor_is_gone() && !is_abandoned(dir.path()));
+        assert!(lock.gone_predecessor().is_none() && !is_gone());
         drop(lock);
-        assert!(is_abandoned(dir.path()) && take(dir.path()).unwrap().predecessor_is_gone());
+        assert!(is_gone() && take(dir.path()).unwrap().gone_predecessor().is_some());
         std::fs::write(dir.path().join(LOCK), "7\nelsewhere\n1\n").unwrap();
-        assert!(!is_abandoned(dir.path()) && !take(dir.path()).unwrap().predecessor_is_gone());
+        assert!(!is_gone() && take(dir.path()).unwrap().gone_predecessor().is_none());
         let mark = dir.path().join(MARK);
         take(dir.path()).unwrap();
         std::fs::write(mark, "").unwrap();
-        assert!(!is_abandoned(dir.path()), "without `flock` nothing is certain");
+        assert!(!is_gone(), "without `flock` nothing is certain");
     }
 
     #[test]

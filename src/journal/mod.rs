@@ -7,6 +7,7 @@
 //! Nothing here decides anything; `schedule` does, and hands over what is to be remembered.
 
 mod clerk;
+mod ended;
 mod error;
 mod frame;
 mod history;
@@ -19,6 +20,7 @@ mod rundir;
 mod writer;
 
 pub use clerk::Clerk;
+pub use ended::EndedSessions;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;
 pub use history::HistoryFile;

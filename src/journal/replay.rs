@@ -153,14 +153,6 @@ pub(super) fn corrupt(path: &Path, at: u64, intact: u64) -> JournalError {
 }
 
 impl Replay {
-    /// True if it is certain that nobody leads the session that began then (in milliseconds since
-    /// 1970). `last_is_gone`: nobody leads the last one.
-    pub fn is_over(&self, began_unix_ms: u64, last_is_gone: bool) -> bool {
-        let is_it = |session: &Session| session.began.unix_ns / 1_000_000 == began_unix_ms;
-        let Some(session) = self.sessions.iter().rfind(|session| is_it(session)) else { return false };
-        session.ended.is_some() || (last_is_gone && self.last_session().is_some_and(is_it))
-    }
-
     /// The session that a report is about; `None` while not even its beginning has been written.
     pub fn last_session(&self) -> Option<&Session> {
         self.sessions.last()

@@ -23,6 +23,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ended::EndedSessions;
 use super::error::RunDirError;
 use super::lock::{self, Liveness, RunLock};
 use super::replay::replay;
@@ -192,11 +193,10 @@ impl RunDir {
         lock::liveness(&self.path)
     }
 
-    /// True if it is certain that nobody leads the session that began then (in milliseconds since
-    /// 1970): the journal says how it ended, or it is the last one and the lock shows on the node of
-    /// its leader that nobody holds it. That something cannot be read is no such sign.
-    pub fn is_over(&self, began_unix_ms: u64) -> bool {
-        replay(&self.journal()).is_ok_and(|replay| replay.is_over(began_unix_ms, lock::is_abandoned(&self.path)))
+    /// The sessions that nobody leads any more, for certain.
+    pub fn ended_sessions(&self) -> EndedSessions {
+        let gone = lock::gone_holder(&self.path);
+        EndedSessions::of(replay(&self.journal()).ok().as_ref(), gone.as_ref())
     }
 
     fn at(dir: &Path) -> Result<RunDir, RunDirError> {

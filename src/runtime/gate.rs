@@ -3,7 +3,7 @@
 //! | a world that joins | event | next |
 //! |---|---|---|
 //! | knocking | its first rank asks | numbers are given out; its ranks are *requested* |
-//! | coming | all its ranks are linked and have said where they are | each is welcomed |
+//! | coming | all its ranks have said where they are, or are gone | each that is there is welcomed |
 //! | coming | a rank has said what it has | that rank *arrives* and is handed tasks with the next epoch |
 //! | any | a link ends | that rank is *lost*, and so are those of its world that never came |
 //! | coming | it takes too long | what has not come of it is lost |
@@ -13,7 +13,6 @@
 //!
 //! Ranks that join share the CPUs of a node with their own world, not with others: whoever starts two worlds on one node means it.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -21,6 +20,7 @@ use std::time::Duration;
 
 use super::RunError;
 use super::fit;
+use super::join_address::{JoinAddress, Listen};
 use super::wake::Wake;
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
@@ -54,6 +54,8 @@ pub(super) struct World {
     since: Time,
     /// Since when its node is billed, and until when if it is gone.
     pub(super) billed: (Time, Option<Time>),
+    /// Its ranks have been told what the run is.
+    welcomed: bool,
     /// The supply has been told that it is in, or gone.
     pub(super) told: [bool; 2],
     pub(super) ranks: Vec<Joiner>,
@@ -87,40 +89,18 @@ impl Steps {
     }
 }
 
-/// Finds the address to listen on: `HOST`, `HOST:PORT`, or an IP address with or without a port.
-fn address_of(text: &str) -> Result<SocketAddr, RunError> {
-    use std::net::ToSocketAddrs;
-    let refused = |why: String| RunError::Refused(format!("cannot listen on `{text}`: {why}"));
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
-    }
-    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
-        return Ok((ip, 0).into());
-    }
-    let named = if text.contains(':') { text.to_owned() } else { format!("{text}:0") };
-    let mut found = named.to_socket_addrs().map_err(|error| refused(error.to_string()))?;
-    found.next().ok_or_else(|| refused("the name has no address".into()))
-}
-
-/// What others are told to connect to: an address that stands for all of this machine's means nothing elsewhere, its name does.
-fn told(address: SocketAddr) -> String {
-    match sysinfo::System::host_name().ok().filter(|_| address.ip().is_unspecified()) {
-        Some(host) => format!("{host}:{}", address.port()),
-        None => address.to_string(),
-    }
-}
-
 impl Gate {
     /// Opens the gate on an address of this machine and writes the contact file.
-    pub(super) fn open(listen: &str, welcome: Welcome, wake: Arc<Wake>) -> Result<(Gate, Outer), RunError> {
+    pub(super) fn open(listen: &Listen, welcome: Welcome, wake: Arc<Wake>) -> Result<(Gate, Outer), RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let secret = Secret::random().map_err(system("make a secret"))?;
-        let (hub, outer, news) = Hub::open(address_of(listen)?, secret.clone(), move || wake.tell())
+        let address = JoinAddress::choose(listen)?;
+        let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wake.tell())
             .map_err(system("listen for ranks that join"))?;
         let path = Path::new(&welcome.run_dir).join(FILE);
-        let address = told(hub.address());
-        tracing::info!("ranks may join at {address}: phalanx join --contact {}", path.display());
-        Contact { run: welcome.run_name.clone(), address, secret }.write(&path)?;
+        let addresses = address.told(hub.address().port());
+        tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
+        Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
         Ok((Gate { hub, news, welcome, contact: path, worlds: Vec::new() }, outer))
     }
 
@@ -213,6 +193,8 @@ impl Gate {
             tracing::debug!(%rank, "its link has ended: {why}");
             steps.change(rank, Change::Lose);
         }
+        // It may be the only one that the others waited for.
+        steps.messages.extend(world.welcomes(&self.welcome));
     }
 
     /// Worlds that do not come are not waited for.
@@ -237,10 +219,7 @@ impl Gate {
         match message {
             Message::Arrived { node, mask } => {
                 self.joiner(from)?.place = Some((node.clone(), mask.clone()));
-                let (world, welcome) = (&self.worlds[at], &self.welcome);
-                if world.ranks.iter().all(|joiner| joiner.place.is_some() || joiner.gone) {
-                    steps.messages.extend(world.welcomes(welcome));
-                }
+                steps.messages.extend(self.worlds[at].welcomes(&self.welcome));
             }
             Message::Hello(hello) => {
                 let joiner = self.joiner(from)?;
@@ -300,6 +279,7 @@ impl World {
             node,
             since,
             billed: (since, None),
+            welcomed: false,
             told: [false; 2],
             ranks: (0..ranks).map(|_| Joiner::default()).collect(),
         }
@@ -339,8 +319,12 @@ impl World {
         })
     }
 
-    /// What its ranks are told, once all of them have said where they are.
-    fn welcomes(&self, welcome: &Welcome) -> Vec<(Rank, Message)> {
+    /// What its ranks are told, once: when all of them have said where they are, or are gone.
+    fn welcomes(&mut self, welcome: &Welcome) -> Vec<(Rank, Message)> {
+        let is_complete = self.ranks.iter().all(|joiner| joiner.place.is_some() || joiner.gone);
+        if !is_complete || std::mem::replace(&mut self.welcomed, true) {
+            return Vec::new();
+        }
         let places = || self.ranks.iter().filter(|joiner| !joiner.gone).filter_map(|joiner| joiner.place.as_ref());
         let masks = |node: &str| places().filter(|place| place.0 == node).map(|place| place.1.clone()).collect();
         let told = |(rank, joiner): (Rank, &Joiner)| {
@@ -349,5 +333,75 @@ impl World {
             Some((rank, Message::Welcome(Box::new(welcome))))
         };
         self.numbers().zip(&self.ranks).filter_map(told).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::fabric::bridge::join::{Joined, join};
+
+    fn gate(dir: &Path) -> Gate {
+        let welcome = Welcome {
+            job_text: "".into(),
+            job_path: String::new(),
+            base_dir: String::new(),
+            run_dir: dir.display().to_string(),
+            run_name: "r-1".into(),
+            session: 1,
+            began_unix_ns: 0,
+            works: true,
+            slots: None,
+            masks: Vec::new(),
+            open: true,
+            max_failures: None,
+        };
+        Gate::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(Wake::new().unwrap())).unwrap().0
+    }
+
+    /// Looks until as many changes have come as there should be.
+    fn look(gate: &mut Gate, changes: usize) -> Steps {
+        let (mut all, until) = (Steps::default(), Instant::now() + Duration::from_secs(60));
+        while all.events.len() < changes {
+            let steps = gate.look(Time::ZERO, Rank(1), true, &|_| true);
+            all.events.extend(steps.events);
+            all.messages.extend(steps.messages);
+            assert!(Instant::now() < until, "nothing happens");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        all
+    }
+
+    /// A world of two ranks; the second has its link.
+    fn world(gate: &mut Gate) -> [Joined; 2] {
+        let contact = Contact::read(&gate.contact).unwrap();
+        let asks = [Ask::World { ranks: 2, block: None, node: "n".into() }, Ask::Rank { rank: 2 }];
+        asks.map(|ask| {
+            let contact = contact.clone();
+            let joining = std::thread::spawn(move || join(&contact, &ask, || {}).unwrap().1);
+            let until = Instant::now() + Duration::from_secs(60);
+            while !joining.is_finished() {
+                gate.look(Time::ZERO, Rank(1), true, &|_| true);
+                assert!(Instant::now() < until, "it is not let in");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            joining.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_rank_that_dies_before_it_has_said_where_it_is_is_not_waited_for() {
+        let arrived = Message::Arrived { node: "n".into(), mask: vec![0] };
+        let is_welcome = |steps: &Steps| matches!(&steps.messages[..], [(Rank(1), Message::Welcome(_))]);
+        let dir = tempfile::tempdir().unwrap();
+        let mut gate = gate(dir.path());
+        let [_first, second] = world(&mut gate);
+        assert!(gate.hear(Rank(1), &arrived).unwrap().messages.is_empty(), "the other may still come");
+        drop(second);
+        let steps = look(&mut gate, 1);
+        assert!(is_welcome(&steps), "{:?}", steps.messages);
+        assert!(gate.hear(Rank(1), &arrived).unwrap().messages.is_empty(), "told once");
     }
 }

@@ -14,7 +14,7 @@ use crate::capacity::slurm;
 use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::Contact;
-use crate::fabric::bridge::join::join;
+use crate::fabric::bridge::join::{Joined, Pauses, join};
 use crate::fabric::combined::Combined;
 use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
@@ -22,8 +22,8 @@ use crate::journal::RunDir;
 use crate::model::Rank;
 use crate::open_files;
 
-/// How long the other ranks of a world wait for the first to be let in.
-const ADMISSION: Duration = Duration::from_secs(60);
+/// How long the other ranks of a world wait for the first to be let in, which may try for a minute.
+const ADMISSION: Duration = Duration::from_secs(120);
 
 /// Ranks of a world leave together, whenever the last of them is done.
 const TOGETHER: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -48,8 +48,8 @@ pub struct JoinOptions {
 pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
     let result = take_part(options, kernels);
     if let (Err(_), Some(name)) = (&result, &options.siblings) {
-        let dir = || options.contact.parent().and_then(|dir| RunDir::open(dir).ok());
-        slurm::withdraw_siblings(name, |began| dir().is_some_and(|dir| dir.is_over(began)));
+        let dir = options.contact.parent().and_then(|dir| RunDir::open(dir).ok());
+        slurm::withdraw_siblings(name, &dir.map(|dir| dir.ended_sessions()).unwrap_or_default());
     }
     result
 }
@@ -58,12 +58,11 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
-    let contact = Contact::read(&options.contact)?;
     let world: Box<dyn Fabric> = match mpi::launched() {
         true => Box::new(Rounds::new(Box::new(mpi::Mpi::join()?))),
         false => Box::new(Alone),
     };
-    let mut fabric = enter(world, options, &contact, &wake)?;
+    let mut fabric = enter(world, options, &wake)?;
     let result = follow::follow(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
     match fabric.close(FAREWELL) {
@@ -75,19 +74,13 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
 }
 
 /// Gets this rank its number and its link.
-fn enter(
-    mut world: Box<dyn Fabric>,
-    options: &JoinOptions,
-    contact: &Contact,
-    wake: &Arc<Wake>,
-) -> Result<Box<dyn Fabric>, RunError> {
+fn enter(mut world: Box<dyn Fabric>, options: &JoinOptions, wake: &Arc<Wake>) -> Result<Box<dyn Fabric>, RunError> {
     let (place, size) = (world.me(), world.size());
     let ask = match place {
         Rank::ZERO => Ask::World { ranks: size, block: options.block, node: node() },
         _ => Ask::Rank { rank: await_first(world.as_mut())? + place.0 },
     };
-    let waker = Arc::clone(wake);
-    let entered = join(contact, &ask, move || waker.tell());
+    let entered = knock(options, &ask, wake);
     if place == Rank::ZERO {
         let word = entered.as_ref().map_or(Vec::new(), |(first, _)| first.0.to_le_bytes().to_vec());
         for rank in 1..size {
@@ -99,11 +92,33 @@ fn enter(
         Ok(entered) => entered,
         Err(error) => {
             world.end_round(ADMISSION)?;
-            return Err(error.into());
+            return Err(error);
         }
     };
-    tracing::info!("joined {} as {me}", contact.run);
     Ok(Box::new(Combined::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
+}
+
+/// Asks to be let in, again and again while that may help. The contact file is read each time: it
+/// goes when the run ends, and changes when it is resumed.
+fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<Wake>) -> Result<(Rank, Joined), RunError> {
+    let mut pauses = Pauses::begin();
+    loop {
+        let contact = Contact::read(&options.contact)?;
+        let waker = Arc::clone(wake);
+        let error = match join(&contact, ask, move || waker.tell()) {
+            Ok((me, link)) => {
+                tracing::info!("joined {} as {me}", contact.run);
+                return Ok((me, link));
+            }
+            Err(error) => error,
+        };
+        let Some(pause) = pauses.after(&error) else { return Err(error.into()) };
+        tracing::debug!("{error}; the next attempt follows in {pause:?}");
+        wake.wait(None, pause);
+        if let Some(signal) = wake.signal().filter(|&signal| signal != libc::SIGUSR1) {
+            return Err(RunError::Interrupted(signal));
+        }
+    }
 }
 
 /// Waits for the first rank of this world to say which numbers it was given.

@@ -115,7 +115,7 @@ fn set_out(
     let urgency = fit::urgencies(&start);
     let divided = fit::divide(&start, &members, &terms);
     remember(&mut start, &hellos, &divided)?;
-    let Start { job, graph, order, dir, lock: held, mut journal, kept, welcome, spent, over, past } = start;
+    let Start { job, graph, order, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
     drop(order);
     let done = Done::of(&kept, graph.node_count());
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
@@ -136,7 +136,7 @@ fn set_out(
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {
         let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
-        head.set_gate(gate, Supply::of(&job.capacity, &welcome, &over)?);
+        head.set_gate(gate, Supply::of(&job.capacity, &welcome, &ended)?);
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }

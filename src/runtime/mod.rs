@@ -7,6 +7,7 @@
 //! | `world` | ranks gather, are dismissed, leave together |
 //! | `many` | several runs one after the other on the same ranks |
 //! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
+//! | `join_address` | where rank 0 listens for them, and what it tells them |
 //! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
 //! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
@@ -34,6 +35,7 @@ pub(crate) mod glue;
 mod head;
 mod helm;
 mod join;
+mod join_address;
 mod lead;
 mod mailbox;
 mod many;
@@ -78,6 +80,7 @@ pub use past::{kind_of, recall};
 pub use start::{estimate_ns, graph_of};
 pub use subject::{job_of, subject_of};
 pub use supply::BLOCKS;
+pub(crate) use wake::go_on_without_terminal;
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::clock::unix_ns;
+use super::join_address::JoinAddress;
 use super::past::Remembered;
 use super::resume::{self, Again};
 use super::supply::{self, listen_on};
@@ -16,7 +17,7 @@ use crate::graph::link::GroupId;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::diagnostic::suggest;
 use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
-use crate::journal::{HistoryFile, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
+use crate::journal::{EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
 use crate::schedule::protocol::Welcome;
 
@@ -36,9 +37,8 @@ pub(super) struct Start {
     pub(super) welcome: Welcome,
     /// What earlier sessions cost.
     pub(super) spent: f64,
-    /// The earlier sessions that nobody leads for certain, by when they began in milliseconds since
-    /// 1970.
-    pub(super) over: Vec<u64>,
+    /// The earlier sessions that nobody leads any more, for certain.
+    pub(super) ended: EndedSessions,
     /// What earlier runs of the job tell.
     pub(super) past: Remembered,
 }
@@ -137,12 +137,15 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         false => options.max_failures.or(job.max_failures),
     };
     supply::check(&job.capacity)?;
+    let listen = listen_on(options, &job);
+    if let Some(listen) = &listen {
+        JoinAddress::choose(listen)?;
+    }
     let dir = run_dir(options, &job)?;
     let lock = dir.lock()?;
     let began_unix_ns = unix_ns();
-    let is_gone = lock.predecessor_is_gone();
-    let Opened { journal, session, kept, spent, over } =
-        open_journal(options, kernels, &dir, &job, &graph, &text, is_gone)?;
+    let Opened { journal, session, kept, spent, ended } =
+        open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
     let past = Remembered::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
@@ -158,10 +161,10 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         works: true,
         slots: options.slots,
         masks: Vec::new(),
-        open: listen_on(options, &job).is_some(),
+        open: listen.is_some(),
         max_failures: job.max_failures,
     };
-    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, over, past })
+    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, ended, past })
 }
 
 /// A path that other ranks are told.
@@ -201,17 +204,17 @@ struct Opened {
     session: u32,
     kept: Vec<KeptRun>,
     spent: f64,
-    over: Vec<u64>,
+    ended: EndedSessions,
 }
 
 impl Opened {
     fn new(journal: Journal) -> Opened {
-        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0, over: Vec::new() }
+        Opened { journal, session: 1, kept: Vec::new(), spent: 0.0, ended: EndedSessions::default() }
     }
 }
 
-/// A new journal, or the former one with what stays complete of it. `last_is_gone`: nobody leads its
-/// last session any more, for certain.
+/// A new journal, or the former one with what stays complete of it. `gone`: the last holder of its
+/// run's lock, if it is gone for certain.
 fn open_journal(
     options: &Options,
     kernels: &Kernels,
@@ -219,7 +222,7 @@ fn open_journal(
     job: &Job,
     graph: &TaskGraph,
     text: &str,
-    last_is_gone: bool,
+    gone: Option<&Holder>,
 ) -> Result<Opened, RunError> {
     if !options.resume {
         return Ok(Opened::new(Journal::create(&dir.journal(), job.flush)?));
@@ -229,7 +232,8 @@ fn open_journal(
         tracing::info!("the last record was cut short when the run was killed; its {torn} bytes are dropped");
     }
     let replay = replay(&dir.journal())?;
-    let Some(last) = replay.last_session() else { return Ok(Opened::new(journal)) };
+    let ended = EndedSessions::of(Some(&replay), gone);
+    let Some(last) = replay.last_session() else { return Ok(Opened { ended, ..Opened::new(journal) }) };
     if last.terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
         return Err(RunError::Refused(format!(
             "{} is a simulated run: nothing in it has really run; `phalanx simulate --resume` continues it",
@@ -274,7 +278,5 @@ fn open_journal(
     }
     let count: u32 = kept.iter().map(|run| run.count).sum();
     tracing::info!("resuming {}: {count} of {} tasks are complete already", dir.name(), job.task_count());
-    let began_ms = replay.sessions.iter().map(|session| session.began.unix_ns / 1_000_000);
-    let over = began_ms.filter(|&began| replay.is_over(began, last_is_gone)).collect();
-    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent(), over })
+    Ok(Opened { journal, session: began.session + 1, kept, spent: replay.spent(), ended })
 }

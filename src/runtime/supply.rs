@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::join_address::Listen;
 use super::{Options, RunError};
 use crate::capacity::local::{Local, hosts};
 use crate::capacity::slurm::{Allocation, Slurm};
 use crate::capacity::{Block, BlockId, Blocks, Event, Launch, Note, Order, Provider, State};
 use crate::fabric::bridge::contact::FILE;
-use crate::job::{Capacity, Job, ProviderKind, host_name};
-use crate::journal::Level;
+use crate::job::{Capacity, Job, ProviderKind};
+use crate::journal::{EndedSessions, Level};
 use crate::model::Time;
 use crate::schedule::protocol::Welcome;
 
@@ -26,9 +27,16 @@ pub(super) struct Supply {
 }
 
 /// Where rank 0 listens for ranks that join; `None` if none will.
-pub(super) fn listen_on(options: &Options, job: &Job) -> Option<String> {
-    let named = options.join_on.clone().or_else(|| job.capacity.address());
-    named.or_else(|| Allocation::from_environment().map(|_| host_name()))
+pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
+    let capacity = &job.capacity;
+    if let Some(named) = options.join_on.as_ref().or(capacity.listen.as_ref()) {
+        return Some(Listen::On(named.clone()));
+    }
+    match capacity.provider {
+        ProviderKind::None => Allocation::from_environment().map(|_| Listen::Reachable),
+        ProviderKind::Local if capacity.hostfile.is_none() => Some(Listen::On("127.0.0.1".into())),
+        ProviderKind::Local | ProviderKind::Slurm => Some(Listen::Reachable),
+    }
 }
 
 /// Refuses, before anything has begun, a supply that there cannot be.
@@ -38,8 +46,11 @@ pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
 
 impl Supply {
     /// The supply of a run whose gate is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
-    /// `over`: the earlier sessions that have ended for certain.
-    pub(super) fn of(capacity: &Capacity, welcome: &Welcome, over: &[u64]) -> Result<Option<Supply>, RunError> {
+    pub(super) fn of(
+        capacity: &Capacity,
+        welcome: &Welcome,
+        ended: &EndedSessions,
+    ) -> Result<Option<Supply>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
         if capacity.provider == ProviderKind::None && allocation.is_none() {
@@ -56,7 +67,7 @@ impl Supply {
             _ if kind != ProviderKind::Local => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
                 let own: Vec<(BlockId, String)> = nodes.map(|node| (blocks.own(Time::ZERO), node)).collect();
-                let slurm = Slurm::new(launch, capacity.clone(), allocation, &|began| over.contains(&began));
+                let slurm = Slurm::new(launch, capacity.clone(), allocation, ended);
                 let mut slurm = slurm.map_err(system("speak to Slurm"))?;
                 own.into_iter().for_each(|(id, node)| slurm.adopt(id, node));
                 Box::new(slurm)

@@ -87,7 +87,7 @@ impl Drop for Wake {
         }
         // SAFETY: as in `new`.
         unsafe {
-            let set = signal_set();
+            let set = signal_set(SIGNALS);
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
         }
     }
@@ -101,7 +101,7 @@ impl Wake {
     pub fn new() -> io::Result<Wake> {
         // SAFETY: the set is initialised; the descriptors returned are new, checked, and owned by nobody else.
         let signals = unsafe {
-            let set = signal_set();
+            let set = signal_set(SIGNALS);
             let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
             if blocked != 0 {
                 return Err(io::Error::from_raw_os_error(blocked));
@@ -257,13 +257,22 @@ fn readable(fd: i32) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
 
-/// The signals that a run answers to, as the system wants them.
-fn signal_set() -> libc::sigset_t {
+/// Keeps the terminal from stopping this process, which would hear of no signal any more: from now
+/// on it may write there also in the background, and to read there fails. To be called before any
+/// other thread runs.
+pub(crate) fn go_on_without_terminal() {
+    let set = signal_set([libc::SIGTTOU, libc::SIGTTIN]);
+    // SAFETY: the set is initialised, and nobody wants to know the mask before. It cannot fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+}
+
+/// Signals as the system wants them, without those that were ignored from the start.
+fn signal_set(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
     // SAFETY: sigemptyset initialises the set before it is added to and returned.
     unsafe {
         let mut set = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&mut set);
-        for signal in SIGNALS.into_iter().filter(|&signal| !is_ignored_from_start(signal)) {
+        for signal in signals.into_iter().filter(|&signal| !is_ignored_from_start(signal)) {
             libc::sigaddset(&mut set, signal);
         }
         set

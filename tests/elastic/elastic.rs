@@ -1,6 +1,7 @@
 //! Ranks that join a run under way, are drained, and are lost: with real processes, without Slurm.
 
 use std::collections::HashSet;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::support::checker::Trace;
@@ -46,6 +47,55 @@ fn held(count: u32, needs: &str) -> String {
         "[[task]]\nname = \"held\"\nestimate = \"1s\"\narray = \"1-{count}\"\n{needs}\n\
          command = \"until test -e end; do sleep 0.05; done\"\n"
     )
+}
+
+/// Connections to a run that can be joined which say nothing.
+fn idle_connections(dir: &Dir, count: usize) -> Vec<TcpStream> {
+    let contact: serde_json::Value = serde_json::from_str(&dir.read("run/contact")).expect("a contact is JSON");
+    let address = contact["addresses"][0].as_str().expect("it has an address");
+    (0..count).map(|_| TcpStream::connect(address).expect("the run listens")).collect()
+}
+
+#[test]
+fn connections_that_say_nothing_shut_nobody_out() {
+    let dir = Dir::new("idle");
+    let run = open_run(&dir, phalanx(&dir), &(meeting(2) + &held(2, "needs = [\"meet\"]")));
+    let idle = idle_connections(&dir, 200);
+    let joined = join(phalanx(&dir));
+    wait_for("both to work", 120, || (dir.has("met") && dir.read("met").lines().count() >= 2).then_some(()));
+    drop(idle);
+    release(&dir);
+    run.wait().ok();
+    joined.wait().ok();
+}
+
+#[test]
+fn the_name_of_this_machine_means_an_address_that_others_reach() {
+    let dir = Dir::new("address");
+    dir.job("job.toml", &held(1, ""));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a machine has a name");
+    let args = ["-v", "run", "job.toml", "--slots", "1", "--run-dir", "run", "--join-on", host.trim()];
+    let mut run = phalanx(&dir).args(args).start();
+    wait_for("the contact file, or a refusal", 120, || (dir.has("run/contact") || !run.is_running()).then_some(()));
+    if !dir.has("run/contact") {
+        // There is no network here.
+        run.wait().code(2).says("--join-on").says("loopback");
+        return;
+    }
+    let contact: serde_json::Value = serde_json::from_str(&dir.read("run/contact")).expect("a contact is JSON");
+    let addresses = contact["addresses"].as_array().expect("addresses");
+    let is_loopback = |address: &serde_json::Value| {
+        address
+            .as_str()
+            .and_then(|text| text.parse::<SocketAddr>().ok())
+            .is_none_or(|address| address.ip().is_loopback())
+    };
+    assert!(!addresses.is_empty() && !addresses.iter().any(is_loopback), "{contact}");
+    let joined = join(phalanx(&dir));
+    wait_for("it to join", 120, || run.stderr_so_far().contains("takes part").then_some(()));
+    release(&dir);
+    run.wait().ok();
+    joined.wait().ok();
 }
 
 fn release(dir: &Dir) {

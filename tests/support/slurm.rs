@@ -297,9 +297,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         Some((time("StartTime")?, time("EndTime")?))
     }
 
-    /// All processes of this Slurm, those of its jobs included.
+    /// All processes of this Slurm, those of its jobs included. `slurmstepd` overwrites its
+    /// environment with its title, so it is known by its files.
     pub fn processes(&self) -> Vec<u32> {
-        self.tag.processes()
+        let mut all = self.tag.processes();
+        all.extend(users_of(self.root.path()));
+        all
     }
 
     /// Ends a node's `slurmd` and all that runs on the node, as when the machine loses power.
@@ -364,8 +367,29 @@ impl Drop for Slurm {
             let _ = child.kill();
             let _ = child.wait();
         }
-        self.tag.kill();
+        // Again and again: one may start another while it is being looked for.
+        for _ in 0..1000 {
+            let found = self.processes();
+            if found.is_empty() {
+                return;
+            }
+            found.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
+}
+
+/// The other processes that work in a folder or have files of it open.
+fn users_of(folder: &Path) -> Vec<u32> {
+    let is_in = |link: PathBuf| fs::read_link(link).is_ok_and(|path| path.starts_with(folder));
+    let uses = |process: &Path| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        is_in(process.join("cwd")) || files.map(|file| file.path()).any(is_in)
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let pid = |process: &PathBuf| process.file_name()?.to_str()?.parse().ok();
+    let found = all.filter_map(|process| Some((pid(&process)?, process)));
+    found.filter(|(pid, process)| *pid != std::process::id() && uses(process)).map(|(pid, _)| pid).collect()
 }
 
 /// The processes that a process started, and those that they started.

@@ -34,6 +34,7 @@ use names::{NamesFile, SessionJobs};
 use super::blocks::{BlockId, Event};
 use super::provider::{Launch, Provider};
 use crate::job::Capacity;
+use crate::journal::EndedSessions;
 
 /// In the folder of the blocks' logs: the names of the jobs that may be in the queue.
 const NAME_FILE: &str = "slurm";
@@ -50,8 +51,8 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// Asks for blocks so. What earlier sessions may have left in the queue is taken from it, where
-    /// `is_over` says of one (by when it began, in milliseconds since 1970) that nobody leads it.
+    /// Asks for blocks so. What earlier sessions may have left in the queue is taken from it, from
+    /// those that have `ended`.
     ///
     /// # Errors
     /// If the system gives no thread, or the name of the jobs cannot be written down.
@@ -59,11 +60,11 @@ impl Slurm {
         launch: Launch,
         capacity: Capacity,
         allocation: Option<Allocation>,
-        is_over: &dyn Fn(u64) -> bool,
+        ended: &EndedSessions,
     ) -> std::io::Result<Slurm> {
         let commands = SlurmCommands::default();
         let mut names = NamesFile::read(launch.logs.join(NAME_FILE))?;
-        let (_, left) = names.withdraw(&commands, is_over);
+        let (_, left) = names.withdraw(&commands, ended);
         left.iter().for_each(|why| tracing::warn!("{why}"));
         names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns));
         names.write()?;
@@ -120,9 +121,9 @@ impl Drop for Slurm {
 
 /// For a block that found nobody to join: if its session is over, those of its jobs that still wait
 /// in the queue shall not come.
-pub fn withdraw_siblings(name: &str, is_over: impl Fn(u64) -> bool) {
+pub fn withdraw_siblings(name: &str, ended: &EndedSessions) {
     let jobs = SessionJobs::named(name);
-    if jobs.began_unix_ms().is_some_and(is_over)
+    if jobs.are_of(ended)
         && let Err(why) = jobs.cancel(&SlurmCommands::default(), true)
     {
         tracing::warn!("cannot cancel what {name} still has in the queue: {why}");
@@ -134,11 +135,11 @@ pub fn withdraw_siblings(name: &str, is_over: impl Fn(u64) -> bool) {
 ///
 /// # Errors
 /// If Slurm refuses, or a session may go on.
-pub fn withdraw_abandoned(logs: &Path, is_over: &dyn Fn(u64) -> bool) -> Result<Vec<String>, String> {
+pub fn withdraw_abandoned(logs: &Path, ended: &EndedSessions) -> Result<Vec<String>, String> {
     let file = logs.join(NAME_FILE);
     let told = |error: std::io::Error| format!("{}: {error}", file.display());
     let mut names = NamesFile::read(file.clone()).map_err(told)?;
-    let (gone, left) = names.withdraw(&SlurmCommands::default(), is_over);
+    let (gone, left) = names.withdraw(&SlurmCommands::default(), ended);
     if !gone.is_empty() {
         names.write().map_err(told)?;
     }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::commands::SlurmCommands;
+use crate::journal::EndedSessions;
 
 /// The jobs of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,13 @@ impl SessionJobs {
     }
 
     /// When the session began, in milliseconds since 1970: its name ends with that.
-    pub(super) fn began_unix_ms(&self) -> Option<u64> {
+    fn began_unix_ms(&self) -> Option<u64> {
         u64::from_str_radix(self.name.rsplit('-').next()?, 16).ok()
+    }
+
+    /// True if they are those of a session that nobody leads any more, for certain.
+    pub(super) fn are_of(&self, ended: &EndedSessions) -> bool {
+        self.began_unix_ms().is_some_and(|began| ended.contains(began))
     }
 
     /// Ends all of them; only those that wait, if so wished.
@@ -59,15 +65,11 @@ impl NamesFile {
 
     /// Cancels the jobs of the sessions of which it is certain that they are over, and forgets
     /// those. Returns their names, and what became of the others.
-    pub(super) fn withdraw(
-        &mut self,
-        slurm: &SlurmCommands,
-        is_over: &dyn Fn(u64) -> bool,
-    ) -> (Vec<String>, Vec<String>) {
+    pub(super) fn withdraw(&mut self, slurm: &SlurmCommands, ended: &EndedSessions) -> (Vec<String>, Vec<String>) {
         let (mut gone, mut left) = (Vec::new(), Vec::new());
         self.sessions.retain(|jobs| {
             let name = &jobs.name;
-            if !jobs.began_unix_ms().is_some_and(is_over) {
+            if !jobs.are_of(ended) {
                 left.push(format!(
                     "the session with the jobs {name} has not written its end, and whether its process still lives can only be seen on \
                      its own node: run `phalanx cancel` there, or `scancel --name {name}` if you know that it is over"
@@ -115,7 +117,7 @@ mod tests {
         let mut again = NamesFile::read(path.clone()).unwrap();
         assert_eq!(again.sessions, file.sessions);
         // Nothing is asked of Slurm for a session that may go on.
-        let (gone, left) = again.withdraw(&SlurmCommands::default(), &|ms| ms != 5000);
+        let (gone, left) = again.withdraw(&SlurmCommands::default(), &EndedSessions::default());
         assert!(gone.is_empty() && left[0].contains("scancel --name phalanx-a-b-1-1388"), "{left:?}");
         assert_eq!(again.sessions, file.sessions);
         again.sessions.clear();

@@ -90,8 +90,8 @@ impl Secret {
 pub struct Contact {
     /// The run's name.
     pub run: String,
-    /// `HOST:PORT`.
-    pub address: String,
+    /// Where it listens, as `HOST:PORT` each; whoever joins tries them in this order.
+    pub addresses: Vec<String>,
     /// What proves that one may come in.
     pub secret: Secret,
 }
@@ -99,7 +99,7 @@ pub struct Contact {
 #[derive(Serialize, Deserialize)]
 struct Written {
     run: String,
-    address: String,
+    addresses: Vec<String>,
     secret: String,
 }
 
@@ -110,8 +110,8 @@ impl Contact {
     /// If the directory cannot be written to.
     pub fn write(&self, path: &Path) -> Result<(), ContactError> {
         let io = |what| move |source| ContactError::Io { what, path: path.to_owned(), source };
-        let Contact { run, address, secret } = self;
-        let written = Written { run: run.clone(), address: address.clone(), secret: secret.to_hex() };
+        let Contact { run, addresses, secret } = self;
+        let written = Written { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
         let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
         // Under another name first: nobody finds half a file, and its permissions are right from the start.
         let new = path.with_extension("new");
@@ -142,9 +142,9 @@ impl Contact {
     }
 
     fn parse(text: &str) -> Result<Contact, String> {
-        let Written { run, address, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let Written { run, addresses, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let secret = Secret::from_hex(&secret).ok_or("its secret is not 64 hexadecimal digits")?;
-        Ok(Contact { run, address, secret })
+        Ok(Contact { run, addresses, secret })
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         let secret = Secret::random().unwrap();
-        let contact = Contact { run: "a-1".into(), address: "127.0.0.1:4".into(), secret };
+        let contact = Contact { run: "a-1".into(), addresses: vec!["127.0.0.1:4".into(), "[::1]:4".into()], secret };
         contact.write(&path).unwrap();
         contact.write(&path).unwrap();
         assert_eq!(Contact::read(&path).unwrap(), contact);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_no_contact_is_named() {
-        for text in ["", "{}", "[1]", r#"{"run":"a","address":"b","secret":"é"}"#] {
+        for text in ["", "{}", "[1]", r#"{"run":"a","addresses":["b"],"secret":"é"}"#] {
             assert!(Contact::parse(text).is_err(), "{text}");
         }
     }

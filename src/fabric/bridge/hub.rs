@@ -3,7 +3,7 @@
 //! | a link is | event | next |
 //! |---|---|---|
 //! | strange | shows that it knows the secret, and asks | knocking; the asker is told of in the news |
-//! | strange | shows nothing in time, or nonsense | closed, logged |
+//! | strange | shows nothing in time, or nonsense, or too many others come | closed, logged |
 //! | knocking | is admitted under a number | open: frames go both ways |
 //! | knocking | is refused | closed after the answer |
 //! | open | breaks, is silent, sends nonsense or speaks for another rank | closed; the rank is told of as gone |
@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,9 +29,10 @@ use super::{Answer, Ask, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::combined::{Outside, Passed};
 use crate::model::Rank;
+use crate::strangers::Strangers;
 
-/// So many connections may be strange at a time; further ones are closed at once.
-const STRANGERS: u32 = 64;
+/// So many connections may be strange at a time; older ones give way to further ones.
+const STRANGERS: usize = 128;
 
 /// So many refusals are told; more would only fill the log.
 const TOLD: u32 = 100;
@@ -88,7 +89,8 @@ struct Shared {
     came: AtomicBool,
     news: Sender<News>,
     doors: Mutex<Doors>,
-    strangers: AtomicU32,
+    /// What has not shown that it knows the secret, each with what ends it.
+    strangers: Mutex<Strangers<TcpStream>>,
     refused: AtomicU32,
     closing: AtomicBool,
 }
@@ -136,7 +138,7 @@ impl Hub {
             came: AtomicBool::new(false),
             news,
             doors: Mutex::default(),
-            strangers: AtomicU32::new(0),
+            strangers: Mutex::new(Strangers::new(STRANGERS)),
             refused: AtomicU32::new(0),
             closing: AtomicBool::new(false),
         });
@@ -205,11 +207,15 @@ impl Shared {
     }
 
     fn listen(self: &Arc<Self>, listener: &TcpListener) {
+        let mut number = 0;
         while let accepted = listener.accept()
             && !self.closing.load(SeqCst)
         {
             match accepted {
-                Ok((stream, peer)) => self.meet(stream, peer),
+                Ok((stream, peer)) => {
+                    number += 1;
+                    self.meet(number, stream, peer);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     // Out of descriptors, most likely: some may come free.
@@ -220,17 +226,25 @@ impl Shared {
     }
 
     /// Listens to a stranger in a thread of its own.
-    fn meet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        if self.strangers.fetch_add(1, SeqCst) >= STRANGERS {
-            self.strangers.fetch_sub(1, SeqCst);
-            return self.tell_refusal(peer, "too many connections are being looked at");
+    fn meet(self: &Arc<Self>, number: u64, stream: TcpStream, peer: SocketAddr) {
+        let end = match stream.try_clone() {
+            Ok(end) => end,
+            Err(error) => return self.tell_refusal(peer, &error.to_string()),
+        };
+        if let Some(oldest) = self.strangers().come(number, peer.ip(), end) {
+            // Its thread finds it closed.
+            let _ = oldest.shutdown(Shutdown::Both);
         }
         let shared = Arc::clone(self);
-        let met = thread::Builder::new().name("bridge-in".into()).spawn(move || shared.serve(stream, peer));
+        let met = thread::Builder::new().name("bridge-in".into()).spawn(move || shared.serve(number, stream, peer));
         if let Err(error) = met {
-            self.strangers.fetch_sub(1, SeqCst);
+            self.strangers().leave(number);
             self.tell_refusal(peer, &error.to_string());
         }
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers<TcpStream>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_refusal(&self, peer: SocketAddr, why: &str) {
@@ -240,11 +254,12 @@ impl Shared {
     }
 
     /// One connection, from its first byte to its last.
-    fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    fn serve(&self, number: u64, stream: TcpStream, peer: SocketAddr) {
         let met = self.introduce(stream);
-        self.strangers.fetch_sub(1, SeqCst);
-        match met {
-            Ok((id, ask, reader)) => {
+        let was_there = self.strangers().leave(number).is_some();
+        match met.and_then(|met| was_there.then_some(met).ok_or_else(|| "it gave way to newer ones".into())) {
+            Ok((ask, reader, link)) => {
+                let id = self.open_door(link);
                 tracing::debug!(%peer, ?ask, "somebody knocks");
                 self.tell(News::Knock { link: id, ask, peer });
                 self.carry(id, reader);
@@ -254,7 +269,7 @@ impl Shared {
     }
 
     /// Finds out whether somebody knows the secret, and what he wants.
-    fn introduce(&self, stream: TcpStream) -> Result<(LinkId, Ask, Reader), String> {
+    fn introduce(&self, stream: TcpStream) -> Result<(Ask, Reader, Link), String> {
         let begun = Instant::now();
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let Channel { mut reader, writer } =
@@ -269,11 +284,15 @@ impl Shared {
         let ask = asked.ok_or(why)?;
         reader.set_limit(SILENCE).map_err(|error| text(&error))?;
         let link = Link::start(writer).map_err(|error| text(&error))?;
+        Ok((ask, reader, link))
+    }
+
+    fn open_door(&self, link: Link) -> LinkId {
         let mut doors = self.doors();
         let id = LinkId(doors.next);
         doors.next += 1;
         doors.links.insert(id, Door { link, rank: None });
-        Ok((id, ask, reader))
+        id
     }
 
     /// Takes in what comes over a link, until it ends.

@@ -22,6 +22,19 @@ use crate::model::Rank;
 /// How often the end of a closed link is looked for.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Whoever joins tries again for so long while it may help.
+const PERSISTENCE: Duration = Duration::from_secs(60);
+
+/// The first pause is about as long as this; each further one is twice as long as the one before ...
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// ... up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// So often it may be that the run hangs up after this side's proof because it has too many
+/// connections, and not because the proof is wrong.
+const PROOFS: u32 = 5;
+
 /// Why a run cannot be joined.
 #[derive(Debug, Error)]
 pub enum JoinError {
@@ -41,6 +54,9 @@ pub enum JoinError {
         /// What was wrong.
         source: SecureError,
     },
+    /// None of several addresses leads to the run.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Nowhere(Vec<JoinError>),
     /// The run does not want another rank.
     #[error("the run refused: {0}")]
     Refused(String),
@@ -50,6 +66,47 @@ pub enum JoinError {
     /// The system gives no threads.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+impl JoinError {
+    /// True if a further attempt may do better, the first of them having failed so `before` times.
+    fn may_pass(&self, before: u32) -> bool {
+        match self {
+            // Nobody listens there any more.
+            JoinError::Unreachable { source, .. } => source.kind() != io::ErrorKind::ConnectionRefused,
+            JoinError::Stranger { source, .. } => match source {
+                SecureError::Io(_) => true,
+                SecureError::Secret => before < PROOFS,
+                _ => false,
+            },
+            JoinError::Nowhere(errors) => errors.iter().any(|error| error.may_pass(before)),
+            JoinError::Silent(_) => true,
+            JoinError::Refused(_) | JoinError::Thread(_) => false,
+        }
+    }
+}
+
+/// The pauses of somebody who tries again to join. They grow, and differ between those who began
+/// together, so that a world of hundreds of ranks comes in however few connections the run looks at.
+pub struct Pauses {
+    next: Duration,
+    tried: u32,
+    until: Instant,
+}
+
+impl Pauses {
+    /// From now on.
+    pub fn begin() -> Pauses {
+        Pauses { next: FIRST_PAUSE, tried: 0, until: Instant::now() + PERSISTENCE }
+    }
+
+    /// How long to wait before the next attempt; `None` if there should be none.
+    pub fn after(&mut self, error: &JoinError) -> Option<Duration> {
+        self.tried += 1;
+        let pause = self.next.mul_f64(0.5 + fastrand::f64());
+        self.next = (2 * self.next).min(LONGEST_PAUSE);
+        (error.may_pass(self.tried) && Instant::now() + pause < self.until).then_some(pause)
+    }
 }
 
 /// The link of a rank that joined.
@@ -67,10 +124,7 @@ pub struct Joined {
 /// # Errors
 /// See [`JoinError`].
 pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) -> Result<(Rank, Joined), JoinError> {
-    let address = || contact.address.clone();
-    let stream = reach(&contact.address).map_err(|source| JoinError::Unreachable { address: address(), source })?;
-    let Channel { mut reader, writer } = secure::connect(stream, &contact.secret, PATIENCE)
-        .map_err(|source| JoinError::Stranger { address: address(), source })?;
+    let Channel { mut reader, writer } = reach(contact)?;
     reader.set_limit(SILENCE).map_err(JoinError::Thread)?;
     let link = Link::start(writer).map_err(JoinError::Thread)?;
     let content = postcard::to_stdvec(ask).map_err(|error| JoinError::Silent(error.to_string()))?;
@@ -103,8 +157,27 @@ pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) ->
     Ok((me, Joined { link, frames, pulse, came, over }))
 }
 
+/// Finds the run at the first of its addresses that leads to it: on another node an address may
+/// belong to somebody else.
+fn reach(contact: &Contact) -> Result<Channel, JoinError> {
+    let mut failed = Vec::new();
+    for address in &contact.addresses {
+        let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };
+        let stranger = |source| JoinError::Stranger { address: address.clone(), source };
+        let open = |stream| secure::connect(stream, &contact.secret, PATIENCE).map_err(stranger);
+        match connect(address).map_err(unreachable).and_then(open) {
+            Ok(channel) => return Ok(channel),
+            Err(error) => failed.push(error),
+        }
+    }
+    match failed.pop() {
+        Some(only) if failed.is_empty() => Err(only),
+        last => Err(JoinError::Nowhere(failed.into_iter().chain(last).collect())),
+    }
+}
+
 /// Connects to the first of a name's addresses that answers.
-fn reach(address: &str) -> io::Result<TcpStream> {
+fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, PATIENCE) {

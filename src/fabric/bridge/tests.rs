@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::contact::{Contact, Secret};
 use super::hub::{Hub, News, Outer};
-use super::join::{JoinError, Joined, join};
+use super::join::{JoinError, Joined, Pauses, join};
 use super::{Answer, Ask, secure};
 use crate::fabric::combined::{Outside, Passed};
 use crate::fabric::{FabricError, wire};
@@ -30,7 +30,7 @@ fn run_with(most_unread: usize) -> Run {
     let secret = Secret::random().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
     let (hub, outer, news) = Hub::bounded(address, secret.clone(), || {}, most_unread).unwrap();
-    let contact = Contact { run: "r-1".into(), address: hub.address().to_string(), secret };
+    let contact = Contact { run: "r-1".into(), addresses: vec![hub.address().to_string()], secret };
     Run { hub, outer, news, contact }
 }
 
@@ -137,6 +137,59 @@ fn strangers_are_refused_and_disturb_nobody() {
     assert_alive(&mut run, 2, &mut other);
     drop(silent);
     assert!(run.news.try_recv().is_err(), "no stranger is told of");
+}
+
+/// Joins as a rank does that does not give up at once.
+fn join_patiently(contact: &Contact) -> Joined {
+    let mut pauses = Pauses::begin();
+    loop {
+        match join(contact, &world(), || {}) {
+            Ok((_, joined)) => return joined,
+            Err(error) => std::thread::sleep(pauses.after(&error).unwrap_or_else(|| panic!("{error}"))),
+        }
+    }
+}
+
+#[test]
+fn a_world_of_200_ranks_comes_in_at_once_past_connections_that_say_nothing() {
+    let run = run();
+    let idle = || (0..300).map(|_| TcpStream::connect(run.address()).unwrap()).collect::<Vec<_>>();
+    let before = idle();
+    let joined: Vec<Joined> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..200).map(|_| scope.spawn(|| join_patiently(&run.contact))).collect();
+        let also = idle();
+        (0..200).for_each(|rank| run.open_door(rank + 1));
+        drop(also);
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(joined.len(), 200);
+    drop(before);
+}
+
+#[test]
+fn a_run_is_found_at_the_address_that_leads_to_it() {
+    let run = run();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stranger = other.local_addr().unwrap().to_string();
+    // Somebody else lives at one address, and nobody at another.
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = other.accept() {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n and so on");
+            kept.push(stream);
+        }
+    });
+    let addresses = vec![stranger, "127.0.0.1:1".into(), run.address().to_string()];
+    let contact = Contact { addresses: addresses.clone(), ..run.contact.clone() };
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| join(&contact, &world(), || {}).unwrap());
+        run.open_door(1);
+        assert_eq!(joining.join().unwrap().0, Rank(1));
+    });
+    let nowhere = Contact { addresses: addresses[..2].to_vec(), ..contact };
+    let error = join(&nowhere, &world(), || {}).err().unwrap();
+    assert!(addresses[..2].iter().all(|address| error.to_string().contains(address)), "{error}");
+    assert!(Pauses::begin().after(&error).is_none(), "nothing there will become the run");
 }
 
 /// Knows the secret, and asks and sends what it likes.

@@ -3,9 +3,9 @@
 //! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
 //!   and there is no default, so nothing listens unasked.
 //! - Requests are bounded: size of head and body, time to send them, length of a connection.
-//! - Every connection is accepted at once. At most 64 are kept that have not shown the token, and
-//!   32 that have; one more ends the oldest of its kind. So connections without a token keep no
-//!   others waiting.
+//! - Every connection is accepted at once. At most 64 are kept that have not shown the token (one
+//!   more ends the oldest of the address with most of them), and 32 that have (one more ends the
+//!   oldest). So connections without a token keep no others waiting.
 //! - What is read is computed from what the run has written. Between requests the thread sleeps.
 //! - What changes the run (`steer`) is a POST with the token in its header, where no link and no form of another page can put it.
 
@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ use super::{Live, api, gantt, metrics};
 use crate::journal::{Began, RunDir};
 use crate::observe::subject::Subject;
 use crate::observe::terminal::AboveBar;
+use crate::strangers::Strangers;
 
 /// The description of the API.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -210,44 +211,42 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
             let _ = tokio::time::timeout(CONNECTION, connection).await;
             own.guests.borrow_mut().leave(number);
         });
-        desk.guests.borrow_mut().come(number, serving.abort_handle());
+        desk.guests.borrow_mut().come(number, peer.ip(), serving.abort_handle());
     }
 }
 
 /// The connections, each with its number and what ends it; the oldest come first.
-#[derive(Default)]
 struct Guests {
-    strangers: VecDeque<(u64, AbortHandle)>,
+    strangers: Strangers<AbortHandle>,
     known: VecDeque<(u64, AbortHandle)>,
 }
 
+impl Default for Guests {
+    fn default() -> Guests {
+        Guests { strangers: Strangers::new(MAX_STRANGERS), known: VecDeque::new() }
+    }
+}
+
 impl Guests {
-    fn come(&mut self, number: u64, end: AbortHandle) {
-        admit(&mut self.strangers, MAX_STRANGERS, number, end);
+    fn come(&mut self, number: u64, from: IpAddr, end: AbortHandle) {
+        if let Some(end) = self.strangers.come(number, from, end) {
+            end.abort();
+        }
     }
 
     /// A connection has shown the token.
     fn trust(&mut self, number: u64) {
-        if let Some(at) = self.strangers.iter().position(|(stranger, _)| *stranger == number)
-            && let Some((_, end)) = self.strangers.remove(at)
+        self.known.extend(self.strangers.leave(number).map(|end| (number, end)));
+        if self.known.len() > MAX_KNOWN
+            && let Some((_, oldest)) = self.known.pop_front()
         {
-            admit(&mut self.known, MAX_KNOWN, number, end);
+            oldest.abort();
         }
     }
 
     fn leave(&mut self, number: u64) {
-        self.strangers.retain(|(stranger, _)| *stranger != number);
+        self.strangers.leave(number);
         self.known.retain(|(known, _)| *known != number);
-    }
-}
-
-/// Adds a connection; where there are more than `most`, the oldest is ended.
-fn admit(list: &mut VecDeque<(u64, AbortHandle)>, most: usize, number: u64, end: AbortHandle) {
-    list.push_back((number, end));
-    if list.len() > most
-        && let Some((_, oldest)) = list.pop_front()
-    {
-        oldest.abort();
     }
 }
 
@@ -483,14 +482,13 @@ mod tests {
         let mut guests = Guests::default();
         let numbers = |list: &VecDeque<(u64, AbortHandle)>| list.iter().map(|(number, _)| *number).collect::<Vec<_>>();
         let waiting = || runtime.spawn(std::future::pending::<()>());
-        let first = waiting();
-        guests.come(0, first.abort_handle());
+        let (first, from) = (waiting(), IpAddr::from([127, 0, 0, 1]));
+        guests.come(0, from, first.abort_handle());
         guests.trust(0);
-        (1..=200).for_each(|number| guests.come(number, waiting().abort_handle()));
-        assert_eq!(numbers(&guests.strangers), (137..=200).collect::<Vec<_>>());
+        (1..=200).for_each(|number| guests.come(number, from, waiting().abort_handle()));
         assert_eq!(numbers(&guests.known), [0]);
         (1..=200).for_each(|number| guests.trust(number));
-        assert_eq!((numbers(&guests.strangers), numbers(&guests.known)), (vec![], (169..=200).collect()));
+        assert_eq!(numbers(&guests.known), (169..=200).collect::<Vec<_>>());
         assert!(runtime.block_on(first).unwrap_err().is_cancelled());
         guests.leave(180);
         assert_eq!(guests.known.len(), 31);
