@@ -1,8 +1,8 @@
 //! Which sessions of a run nobody leads any more, for certain.
 //!
 //! Two things prove it, and nothing else does: the journal says how the session ended; or its own
-//! node, which sees every lock that is taken there, shows that nobody holds the run directory's, and
-//! the session began after its last holder had taken it. That a file cannot be read, or that a lock
+//! node, which sees every lock that is taken there, shows that nobody holds the run directory's,
+//! and the session began after its last holder had taken it. That a file cannot be read, or that a lock
 //! seems free from another node, is no proof.
 
 use super::Holder;
