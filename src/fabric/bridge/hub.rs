@@ -304,10 +304,8 @@ impl Shared {
             if kind != Kind::Data || rank != Some(from) {
                 return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
             }
+            self.unread.add(content.len());
             // Nobody to hear it any more: the run is over.
-            if !self.unread.add(content.len()) {
-                return Err("the run is over".into());
-            }
             self.frames.send(Passed { from, to, frame: content }).map_err(|_| String::from("the run is over"))?;
             if !self.came.swap(true, SeqCst) {
                 (self.notify)();
@@ -410,15 +408,14 @@ impl Unread {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room; false if there will be none. What is larger than all of it comes alone.
-    fn add(&self, bytes: usize) -> bool {
+    /// Waits for room, unless nobody looks any more. What is larger than all of it comes alone.
+    fn add(&self, bytes: usize) {
         let no_room =
             |unread: &mut Option<usize>| unread.is_some_and(|unread| unread > 0 && unread + bytes > self.most);
         let mut unread = self.fell.wait_while(self.bytes(), no_room).unwrap_or_else(PoisonError::into_inner);
         if let Some(unread) = &mut *unread {
             *unread += bytes;
         }
-        unread.is_some()
     }
 
     fn take(&self, bytes: usize) {

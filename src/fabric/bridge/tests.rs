@@ -308,7 +308,11 @@ fn a_run_that_ends_frees_senders_that_wait() {
     for _ in 0..8 {
         sender.send(Rank(1), Rank::ZERO, &vec![0; 1 << 16]);
     }
-    run.outer.close(LONG);
+    run.outer.send(Rank::ZERO, Rank(1), b"last");
+    let mut outer = run.outer;
+    let closer = std::thread::spawn(move || outer.close(LONG));
+    assert_eq!(take(&mut sender).frame, b"last", "what comes meanwhile does not end the link");
     drop(sender);
+    closer.join().unwrap();
     let News::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
 }
