@@ -6,12 +6,14 @@
 //! drained before busy ones.
 //!
 //! For our own policies good sense applies too: wishes for more that are not sure enough are not followed, a change of one among many ranks must be
-//! wished for twice, and no node is given back whose time is paid for anyway.
+//! wished for twice, no node is given back whose time is paid for anyway, and none that will be of use on a guess (`evidence`).
 
 mod drain;
+mod evidence;
 
 use std::time::Duration;
 
+use self::evidence::{IdleRanks, usable_ranks};
 use super::decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId};
@@ -38,6 +40,7 @@ pub struct Scaler {
     stopping: bool,
     /// The direction of the last wish for a change of one that was not followed.
     hesitated: Option<bool>,
+    idle: IdleRanks,
     /// The last change: its number, and the active ranks before it.
     watched: Option<Watch>,
     effects: Vec<(u32, Effect)>,
@@ -71,6 +74,7 @@ impl Scaler {
             stop_by: None,
             stopping: false,
             hesitated: None,
+            idle: IdleRanks::default(),
             watched: None,
             effects: Vec::new(),
             held: None,
@@ -93,6 +97,7 @@ impl Scaler {
         let account = Account::of(seen, prices);
         self.alerts.extend(self.alarm.ring(&account));
         self.stop_by = stop_with_margin(&account);
+        self.idle.note(seen);
         let drain = drain::time(seen, estimates);
         let inputs = inputs(seen, &account, estimates, drain);
         if let Some(plan) = self.stop(seen, drain) {
@@ -103,6 +108,7 @@ impl Scaler {
             Some(ranks) => Wish::plain(ranks, format!("held at {ranks} by hand")),
             None => self.policy.decide(seen, estimates, prices),
         };
+        let wish = self.keep_useful(seen, estimates, wish);
         let plans = self.plans(seen, &account, &wish, prices, drain);
         let decisions: Vec<Decision> =
             plans.into_iter().map(|plan| self.decision(seen, inputs.clone(), &wish, plan)).collect();
@@ -167,6 +173,28 @@ impl Scaler {
             drain.as_secs_f64()
         );
         Some(Plan { action: Action::StopForBudget { by }, to: 0, reason })
+    }
+
+    /// A wish for fewer ranks that is not sure enough keeps those that will be of use, unless they
+    /// have been idle for so long that others would have come meanwhile.
+    fn keep_useful(&self, seen: &Observation<'_>, estimates: &Estimates, wish: Wish) -> Wish {
+        let supply = seen.supply();
+        if wish.ranks >= supply || wish.confidence >= self.scaling.confidence || !self.guarded() {
+            return wish;
+        }
+        let useful = usable_ranks(seen).min(supply);
+        let delay = Duration::try_from_secs_f64(estimates.delay(NodeTypeId(0)).q90).unwrap_or(Duration::MAX);
+        let idle = self.idle.idle_for(seen.now, delay.max(self.scaling.interval * 2));
+        let kept = useful.min(supply.saturating_sub(idle));
+        if wish.ranks >= kept {
+            return wish;
+        }
+        let reason = format!(
+            "{}; but tasks are still to come for {}, and too little is known to give them back",
+            wish.reason,
+            ranks(useful)
+        );
+        Wish { ranks: kept, reason, ..wish }
     }
 
     /// What to do about a wish.
@@ -342,6 +370,11 @@ impl Scaler {
 /// The moment until which an account pays for everything, less a margin: tasks are stopped before money is short.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(MARGIN.as_nanos() as u64)).max(account.now()))
+}
+
+/// So many ranks: `1 rank`, `3 ranks`.
+fn ranks(count: u32) -> String {
+    if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
 }
 
 /// So many things: `1 rank is`, `3 ranks are`.

@@ -89,6 +89,12 @@ impl LogNormal {
         LogNormal::prior(median, 0.01, 0.05)
     }
 
+    /// Of a class of tasks of which nothing is known, before other classes tell of it: durations of
+    /// the classes of one job lie a factor of e apart as a rule, and often of far more.
+    pub fn of_other_classes(median: f64) -> LogNormal {
+        LogNormal { shape: 2.0, ..LogNormal::prior(median, 0.3, 2.0) }
+    }
+
     /// What earlier runs found: the mean and variance of the logarithm, worth so many observations.
     pub fn learnt(mean_log: f64, variance_log: f64, worth: f64) -> LogNormal {
         let shape = 1.0 + worth / 2.0;
@@ -218,10 +224,10 @@ impl LogNormal {
         NORMAL_POINTS.map(|point| exp(self.mean + deviation * point))
     }
 
-    /// Four numbers that are equal for beliefs that are equal, if nothing has been observed.
-    pub fn unseen_key(&self) -> Option<[u64; 4]> {
+    /// The numbers that all of its quantiles follow from; `None` once single observations count.
+    pub fn key(&self) -> Option<[u64; 4]> {
         let numbers = [self.mean, self.weight, self.shape, self.scale];
-        (self.seen == 0).then(|| numbers.map(f64::to_bits))
+        (self.latest.len() < ENOUGH).then(|| numbers.map(f64::to_bits))
     }
 
     /// What is still to come of a value that has already reached `elapsed`: the share `p` of such values ends sooner.

@@ -4,7 +4,8 @@
 //! the time it took. So a sweep whose members take `{n}` minutes each is one class, and one observation says
 //! something about all of them. Without a prior the factor is that to one second.
 //!
-//! Of a class of which nothing is known at all the other such classes tell: the first observation of each makes up what is thought of the next.
+//! Of a class of which nothing is known at all the other classes of the job tell: the estimates of
+//! the job file, and the first observation of each class without one.
 
 mod history;
 mod lessons;
@@ -66,7 +67,7 @@ pub const UNKNOWN_DELAY: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Estimates {
     classes: Vec<Class>,
-    /// How long the first task took of each class of which nothing had been known.
+    /// How long tasks of the other classes take, for a class of which nothing is known.
     unseen: LogNormal,
     delays: Vec<LogNormal>,
     /// Tasks that took a time far from all others of their class.
@@ -96,9 +97,14 @@ impl Estimates {
             known: prior.estimate.is_some(),
             failed: LogNormal::unknown(UNKNOWN_TASK_S),
         };
+        let mut unseen = LogNormal::of_other_classes(UNKNOWN_TASK_S);
+        classes
+            .iter()
+            .filter_map(|prior| prior.estimate)
+            .for_each(|estimate| unseen.observe(lognormal::seconds(estimate)));
         Estimates {
             classes: classes.into_iter().map(class).collect(),
-            unseen: LogNormal::unknown(UNKNOWN_TASK_S),
+            unseen,
             delays: delays.iter().map(|&d| LogNormal::guess(lognormal::seconds(d))).collect(),
             odd: 0,
         }
@@ -109,6 +115,9 @@ impl Estimates {
         let classes: FxHashSet<&str> = classes.iter().copied().collect();
         for class in self.classes.iter_mut().filter(|class| classes.contains(&*class.name)) {
             if let Some(belief) = history.class(&class.name, class.size, moment) {
+                if !class.known {
+                    self.unseen.observe(belief.quantiles().q50 * class.size);
+                }
                 (class.factor, class.known) = (belief, true);
             }
         }
@@ -141,11 +150,10 @@ impl Estimates {
         }
     }
 
-    /// True if anything at all is known of how long tasks of a class take: from the job file, an earlier run, or an attempt of this class or of
-    /// another.
+    /// True if something is known of how long tasks of this class take: from the job file, an
+    /// earlier run, or an attempt.
     pub fn is_known(&self, class: ClassId) -> bool {
-        let known = self.classes.get(class.0 as usize).is_some_and(|class| class.known);
-        known || self.belief(class).seen() > 0
+        self.classes.get(class.0 as usize).is_some_and(|class| class.known || class.failed.seen() > 0)
     }
 
     /// Learns how long a node of a type took from the request to an active rank.
@@ -272,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_class_is_thought_to_be_like_the_others_of_its_job() {
+        let of = |seconds: &[u64]| {
+            let known = seconds.iter().map(|&s| Some(Duration::from_secs(s)));
+            let class = |estimate| ClassPrior { name: "class".into(), estimate };
+            Estimates::new([None].into_iter().chain(known).map(class).collect(), &[]).task(ClassId(0), None)
+        };
+        let (alone, beside) = (of(&[]), of(&[300, 500, 400]));
+        assert!(alone.q90 / alone.q50 > 10.0, "{alone:?}");
+        assert!((100.0..500.0).contains(&beside.q50) && beside.q90 / beside.q50 < 8.0, "{beside:?}");
+    }
+
+    #[test]
     fn failed_attempts_tell_until_a_task_has_completed() {
         let mut estimates = estimates();
         assert!(estimates.is_known(ClassId(0)) && !estimates.is_known(ClassId(1)));
@@ -279,7 +299,7 @@ mod tests {
         (0..3).for_each(|_| estimates.observe_failure(ClassId(1), None, Duration::from_secs(2)));
         let failed = estimates.task(ClassId(1), None);
         assert!(
-            estimates.is_known(ClassId(1)) && unknown.q90 > 500.0 && failed.q90 < 10.0,
+            estimates.is_known(ClassId(1)) && unknown.q90 > 100.0 && failed.q90 < 10.0,
             "{unknown:?}, then {failed:?}"
         );
         estimates.observe_task(ClassId(1), None, Duration::from_secs(40));

@@ -99,8 +99,8 @@ struct ClassTables {
     tables: Vec<ClassTable>,
     /// The table of each class by number, or [`NONE`].
     of_class: Vec<u32>,
-    /// The table of a belief in which nothing has been observed.
-    unseen: FxHashMap<[u64; 4], u32>,
+    /// The table of a belief that follows from four numbers.
+    by_key: FxHashMap<[u64; 4], u32>,
 }
 
 impl ClassTables {
@@ -117,8 +117,8 @@ impl ClassTables {
 
     fn find_or_make(&mut self, estimates: &Estimates, class: ClassId, open: &[(f64, u32)]) -> u32 {
         let new = self.tables.len() as u32;
-        let key = estimates.factor(class).unseen_key().filter(|_| open.is_empty());
-        let number = key.map_or(new, |key| *self.unseen.entry(key).or_insert(new));
+        let key = estimates.factor(class).key().filter(|_| open.is_empty());
+        let number = key.map_or(new, |key| *self.by_key.entry(key).or_insert(new));
         if number == new {
             self.tables.push(ClassTable::new(estimates, class, open));
         }

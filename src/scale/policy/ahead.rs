@@ -229,9 +229,10 @@ impl Policy for Hybrid {
         let wish = self.ahead.decide(seen, estimates, prices);
         let verdict = self.book.judge(seen, estimates, prices);
         let supply = seen.supply();
-        // Rules know how to begin where nothing is known. What to give back is plainer to see: slots for which no task is left.
+        // Rules know how to begin where nothing is known. What to give back is plainer to see: slots
+        // for which no task is left. The scaler gives back no more than that on such a wish.
         if wish.confidence < self.confidence && wish.ranks < supply {
-            return Wish { confidence: 1.0, ..wish };
+            return wish;
         }
         if wish.confidence < self.confidence {
             let ranks = i64::from(supply).saturating_add(verdict.change).clamp(0, i64::from(u32::MAX)) as u32;
@@ -240,7 +241,8 @@ impl Policy for Hybrid {
                 wish.confidence * 100.0,
                 verdict.reason
             );
-            return Wish { ranks, confidence: 1.0, reason, ..wish };
+            let confidence = if ranks < supply { wish.confidence } else { 1.0 };
+            return Wish { ranks, confidence, reason, ..wish };
         }
         match verdict.hold {
             Some(why) if wish.ranks > supply => {

@@ -39,6 +39,8 @@ pub(super) struct RuleBook {
     scaling: Scaling,
     /// For each rule when it acted last.
     acted: Vec<Option<Time>>,
+    /// For each rule since when its measure has been below the lower threshold.
+    low_since: Vec<Option<Time>>,
     grown: Option<Time>,
     shrunk: Option<Time>,
     gauge: Gauge,
@@ -70,6 +72,7 @@ impl RuleBook {
         let foresees = rules.iter().any(|r| r.trigger == Trigger::Predictive);
         RuleBook {
             acted: vec![None; rules.len()],
+            low_since: vec![None; rules.len()],
             forecaster: foresees.then(Forecaster::new),
             rules,
             scaling: scaling.clone(),
@@ -119,11 +122,15 @@ impl RuleBook {
         Verdict { change, hold, reason: vote.words.clone() }
     }
 
-    fn votes(&self, seen: &Observation<'_>, prices: &Prices) -> Vec<Vote> {
+    fn votes(&mut self, seen: &Observation<'_>, prices: &Prices) -> Vec<Vote> {
         let mut votes = Vec::new();
         for (number, rule) in self.rules.iter().enumerate() {
             let silent = rule.cooldown.zip(self.acted[number]).is_some_and(|(c, last)| seen.now.since(last) < c);
-            let Some(value) = self.gauge.measure(&rule.trigger, seen, prices).filter(|_| !silent) else { continue };
+            let value = self.gauge.measure(&rule.trigger, seen, prices);
+            let is_low = rule.below.zip(value).is_some_and(|(limit, value)| value < limit);
+            let low_since = if is_low { self.low_since[number].or(Some(seen.now)) } else { None };
+            self.low_since[number] = low_since;
+            let Some(value) = value.filter(|_| !silent) else { continue };
             let (what, unit) = words(&rule.trigger);
             let shown = figure(value);
             let mut vote = |act: Above, side: &str, limit: f64| {
@@ -137,7 +144,11 @@ impl RuleBook {
             };
             if let Some(limit) = rule.above.filter(|limit| value > *limit) {
                 vote(rule.act, "above", limit);
-            } else if let Some(limit) = rule.below.filter(|limit| value < *limit) {
+            } else if let (Some(limit), Some(since)) = (rule.below, low_since)
+                && (seen.now.since(since) >= self.scaling.interval || matches!(rule.trigger, Trigger::Custom(_)))
+            {
+                // One look is no measurement: a run that has just begun uses nothing yet. What a
+                // task wrote is one.
                 vote(Above::Shrink, "below", limit);
             }
         }
@@ -294,6 +305,8 @@ mod tests {
     fn idle_ranks_are_given_back_unless_others_are_busy() {
         let mut world = World::bag(2, 10.0).with_ranks(4);
         let mut reactive = one(Trigger::Cpu, 80.0, Some(20.0), Above::Grow);
+        assert_eq!(wish(&mut reactive, &world).ranks, 4, "it has just begun");
+        world.now = 10.0;
         assert_eq!(wish(&mut reactive, &world).ranks, 2);
         // Little CPU, but full of waiting tasks (they wait for something else than CPU).
         let mut reactive = one(Trigger::Cpu, 80.0, Some(20.0), Above::Grow);

@@ -244,6 +244,12 @@ impl RemainingWork {
         RemainingTask { task, class, prior, slots, stage }
     }
 
+    /// The most slots that remaining tasks of one level of the graph take: so many may be of use at
+    /// once, now or later, however long tasks take.
+    pub fn widest_level(&self) -> u64 {
+        self.outline().widest()
+    }
+
     /// The tasks that run, in no particular order.
     pub(super) fn running(&self) -> &[RunningTask] {
         &self.running

@@ -91,6 +91,28 @@ impl Outline {
         self.cells.get(self.cell_of(task) as usize).map_or(NONE, |cell| cell.chunk)
     }
 
+    /// The most slots that what remains of one level takes: so many may be of use at once.
+    pub(super) fn widest(&self) -> u64 {
+        let mut tasks = vec![0u64; self.len()];
+        for cell in &self.cells {
+            tasks[cell.chunk as usize] += u64::from(cell.left) + u64::from(cell.running);
+        }
+        let mut level_of = vec![0usize; self.len()];
+        let mut levels: Vec<u64> = Vec::new();
+        for (chunk, &left) in tasks.iter().enumerate() {
+            let level = level_of[chunk];
+            if levels.len() <= level {
+                levels.resize(level + 1, 0);
+            }
+            levels[level] += left.min(u64::from(self.wave[chunk].max(1))) * u64::from(self.slots[chunk]);
+            let next_level = level + usize::from(left > 0);
+            for &next in self.successors.row(chunk) {
+                level_of[next as usize] = level_of[next as usize].max(next_level);
+            }
+        }
+        levels.into_iter().max().unwrap_or(0)
+    }
+
     /// Counts a task in or out of a stage.
     pub(super) fn count(&mut self, cell: u32, facts: &TaskFacts, stage: u32, sign: i32) {
         if let Some(cell) = self.cells.get_mut(cell as usize) {

@@ -67,6 +67,31 @@ fn what_is_paid_for_stays() {
 }
 
 #[test]
+fn on_a_guess_only_what_nothing_will_use_is_given_back() {
+    // One task runs, of a class of which nothing is known; twelve wait for it, for which three ranks are enough.
+    let mut world = World::phases(&[1, 12], 1.0).with_ranks(6);
+    world.stages[0] = Some(Stage::Running(time(0.0)));
+    world.ranks[0].busy_slots = 1;
+    let nothing = Estimates::new(vec![crate::scale::ClassPrior::default()], &[Duration::from_secs(60)]);
+    let mut scaler = scaler("hybrid", 8);
+    let mut held = |world: &World| {
+        let cost =
+            Cost { node_hour: 1.0, minimum: Duration::ZERO, granularity: Duration::from_secs(1), ..Cost::default() };
+        let decisions = world.see(|seen| scaler.decide(seen, &nothing, &Prices::of_job(&cost, 4)));
+        decisions.last().map(|decision| (decision.to, decision.reason.clone()))
+    };
+    for now in [0.0, 5.0, 10.0] {
+        world.now = now;
+        let held = held(&world);
+        assert_eq!(held.as_ref().map(|held| held.0), Some(3), "after {now} s: {held:?}");
+        world.ranks.truncate(3);
+    }
+    // They have been idle for longer than others would take to come.
+    world.now = 600.0;
+    assert_eq!(held(&world).map(|held| held.0), Some(1));
+}
+
+#[test]
 fn a_change_of_one_among_many_waits_for_a_second_look() {
     let mut scaler = scaler("hybrid", 20);
     assert!(scaler.hesitates(10, 11) && !scaler.hesitates(10, 11));

@@ -1,0 +1,52 @@
+//! What may be given back while too little is known to foresee how long the rest takes.
+//!
+//! Ranks beyond what any level of the rest can use may go at once: that is certain. Others will be
+//! of use, and the question is whether it costs less to hold them until then or to ask for others.
+//! While the forecast cannot tell, a rank is held for as long as it has been idle less than another
+//! one takes to come, which costs at most twice the best (the ski-rental rule: Karlin, Manasse,
+//! McGeoch and Owicki, "Competitive randomized algorithms for nonuniform problems", 1994, section 2).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::{Rank, RankState, Time};
+use crate::scale::observation::{Observation, RankView};
+
+/// Since when each active rank has been idle.
+#[derive(Default)]
+pub(super) struct IdleRanks {
+    since: BTreeMap<Rank, Idle>,
+}
+
+#[derive(Clone, Copy)]
+struct Idle {
+    since: Time,
+    /// The time that its slots had spent in tasks: it grows if one ran between two decisions.
+    busy: Duration,
+}
+
+impl IdleRanks {
+    /// Notes which ranks are idle now.
+    pub(super) fn note(&mut self, seen: &Observation<'_>) {
+        let before = std::mem::take(&mut self.since);
+        let is_idle = |rank: &&RankView| rank.state == RankState::Active && rank.busy_slots == 0;
+        let idle = seen.ranks.iter().filter(is_idle).map(|rank| {
+            let now = Idle { since: seen.now, busy: rank.busy };
+            (rank.rank, before.get(&rank.rank).copied().filter(|idle| idle.busy == rank.busy).unwrap_or(now))
+        });
+        self.since = idle.collect();
+    }
+
+    /// How many have been idle for this long.
+    pub(super) fn idle_for(&self, now: Time, time: Duration) -> u32 {
+        self.since.values().filter(|idle| now.since(idle.since) >= time).count() as u32
+    }
+}
+
+/// The most ranks that remaining tasks can use at once, at the slots of the active ranks.
+pub(super) fn usable_ranks(seen: &Observation<'_>) -> u32 {
+    let active = seen.ranks.iter().filter(|rank| rank.state == RankState::Active);
+    let (ranks, slots) = active.fold((0u64, 0u64), |(ranks, slots), rank| (ranks + 1, slots + u64::from(rank.slots)));
+    let each = slots.checked_div(ranks).unwrap_or(1).max(1);
+    u32::try_from(seen.remaining.widest_level().div_ceil(each)).unwrap_or(u32::MAX)
+}
