@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks::{BlockId, Event, Grant};
 use super::provider::{Launch, Provider, alone};
-use crate::open_files;
+use crate::system::open_files;
 
 /// A block that is told to end does so in this time, or is killed.
 const GRACE: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Fault;
 use super::control::{Control, timespec};
-use crate::event::Event;
 use crate::model::State;
+use crate::system::event::Event;
 
 /// How long an attempt may go on.
 #[derive(Clone, Copy)]

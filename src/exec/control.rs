@@ -20,8 +20,8 @@ use crossbeam_utils::CachePadded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::event::Event;
 use crate::model::TaskId;
+use crate::system::event::Event;
 
 /// Interval between two looks for a child whose start may not go on.
 const START_WATCH_INTERVAL: Duration = Duration::from_millis(250);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::Fault;
 use super::aside::Patience;
-use crate::open_files;
+use crate::system::open_files;
 
 /// First and longest time between two tries.
 const WAITS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::model::Usage;
-use crate::open_files;
+use crate::system::open_files;
 
 /// Bytes of stack for a child until it runs its own program. It makes a handful of system calls.
 const STACK_BYTES: usize = 64 << 10;

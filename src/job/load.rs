@@ -17,7 +17,7 @@ use super::pieces::read_pieces;
 use super::resolve::{Context, External, Resolution};
 use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
-use crate::file_probe::{ANSWER_TIMEOUT, FileProbe};
+use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
 /// A larger file is refused: it is no job file, or one that should be an array.
 const LARGEST: u64 = 256 << 20;

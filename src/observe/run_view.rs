@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::print::ReportError;
 use super::subject::{Nameless, Subject};
-use crate::file_probe::FileProbe;
 use crate::journal::{
     Began, EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
 use crate::model::{Attempt, Rank, Time};
+use crate::system::file_probe::FileProbe;
 
 /// Makes a job out of what a session began with.
 pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<Subject, String>;

@@ -20,7 +20,7 @@ use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
-use crate::open_files;
+use crate::system::open_files;
 
 /// How long the other ranks of a world wait for the first to be let in, which may try for a minute.
 const ADMISSION: Duration = Duration::from_secs(120);

@@ -68,7 +68,7 @@ use crate::job::Diagnostics;
 use crate::journal::{JournalError, RunDirError};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
-use crate::open_files;
+use crate::system::open_files;
 use crew::{Crew, lock};
 use wake::Wake;
 

@@ -12,7 +12,6 @@ use super::resume::{self, Again};
 use super::supply::{self, listen_on};
 use super::{Options, RunError};
 use crate::exec::Kernels;
-use crate::file_probe::{ANSWER_TIMEOUT, FileProbe};
 use crate::graph::link::GroupId;
 use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::diagnostic::suggest;
@@ -20,6 +19,7 @@ use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
 use crate::journal::{EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
 use crate::schedule::protocol::Welcome;
+use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
 /// Estimated duration of a task whose job file gives none: one second, so that tasks count.
 const UNKNOWN_NS: u64 = 1_000_000_000;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use super::super::blocks::BlockId;
 use super::super::provider::{Launch, alone};
 use crate::job::units::expand_hosts;
-use crate::open_files;
+use crate::system::open_files;
 
 /// What the batch script sets if each node has a world of its own.
 const WORLDS: &str = "PHALANX_WORLDS";

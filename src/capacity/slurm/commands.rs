@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::super::provider::{alone, alone_but};
-use crate::bounded_command;
 use crate::job::units::{compress_hosts, expand_hosts};
+use crate::system::bounded_command;
 
 /// Upper bound of one command. Slurm's own time limits end most of them sooner.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -29,7 +29,7 @@ use super::{Answer, Ask, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::combined::{Outside, Passed};
 use crate::model::Rank;
-use crate::strangers::Strangers;
+use crate::system::strangers::Strangers;
 
 /// So many connections may be strange at a time; older ones give way to further ones.
 const STRANGERS: usize = 128;

@@ -13,9 +13,9 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::watch::Told;
-use crate::bounded_command;
 use crate::exec::is_hidden_from_tasks;
 use crate::job::Alert;
+use crate::system::bounded_command;
 
 /// How long a webhook may take.
 const WEBHOOK: Duration = Duration::from_secs(10);

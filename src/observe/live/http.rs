@@ -34,7 +34,7 @@ use super::{Live, api, gantt, metrics};
 use crate::journal::{Began, RunDir};
 use crate::observe::subject::Subject;
 use crate::observe::terminal::AboveBar;
-use crate::strangers::Strangers;
+use crate::system::strangers::Strangers;
 
 /// The description of the API.
 pub const OPENAPI: &str = include_str!("openapi.json");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::open_files;
+use crate::system::open_files;
 
 /// Upper bound of one wait, after which the deadline and the exit are looked at again.
 const MAX_WAIT: Duration = Duration::from_millis(100);
