@@ -6,7 +6,7 @@
 //! finds no request and goes on.
 //!
 //! A slot's thread that starts a child waits until the child runs its program, which a dead mount can hold up for ever. So it leaves word of the
-//! child, and a thread of the rank ([`watch_starts`]) kills one that may not go on.
+//! child, and a thread of the rank (`watch_starts`) kills one that may not go on.
 //!
 //! Invariant: a request never reaches another task than the one it was made for. A task that does not look pays two stores.
 
