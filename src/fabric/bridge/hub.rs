@@ -10,7 +10,7 @@
 //!
 //! The hub decides nothing about ranks: it only carries, and tells. Frames and news wait in queues until rank 0 looks; `notify` is called
 //! when there is something to look at. Where rank 0 does not look, links are read no further once
-//! [`MOST_UNREAD`] bytes wait: the senders then wait, and keep what they have to say.
+//! `MOST_UNREAD` bytes wait: the senders then wait, and keep what they have to say.
 
 use std::collections::HashMap;
 use std::io;
