@@ -401,8 +401,8 @@ pub mod threads {
         all
     }
 
-    /// Runs the same on so many ranks that are threads; returns what each returns, in their order. A rank that panics makes the
-    /// caller panic.
+    /// Runs the same on so many ranks that are threads; returns what each returns, in their order.
+    /// A rank that panics makes the caller panic.
     pub fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
         std::thread::scope(|scope| {
             let run = &run;

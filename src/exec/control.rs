@@ -5,8 +5,9 @@
 //! slot's thread reads the word whenever its wait ends. A signal that arrives after the task has ended wakes the next one once, which
 //! finds no request and goes on.
 //!
-//! A slot's thread that starts a child waits until the child runs its program, which a dead mount can hold up for ever. So it leaves word of the
-//! child, and a thread of the rank (`watch_starts`) kills one that may not go on.
+//! A slot's thread that starts a child waits until the child runs its program, which a dead mount
+//! can hold up for ever. So it leaves word of the child, and a thread of the rank (`watch_starts`)
+//! kills one that may not go on.
 //!
 //! Invariant: a request never reaches another task than the one it was made for. A task that does not look pays two stores.
 
@@ -115,8 +116,8 @@ impl Control {
         found
     }
 
-    /// Calls `start`, which starts a child and leaves its number in the word that it is given. `None`
-    /// if the child was killed before it ran its program, as the attempt may not go on.
+    /// Calls `start`, which starts a child and leaves its number in the word that it is given.
+    /// `None` if the child was killed before it ran its program, as the attempt may not go on.
     pub(super) fn start<T>(&self, deadline: Option<Instant>, start: impl FnOnce(&AtomicI32) -> T) -> Option<T> {
         *self.starting() = Some(Start { deadline, is_killed: false });
         let started = start(&self.child);

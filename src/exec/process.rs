@@ -54,8 +54,8 @@ impl Stat {
 }
 
 /// Signals the process with this number and start time, if it is there. It is held before it is
-/// looked at, so that its number cannot be another's by the time of the signal; only a kernel before
-/// 5.3 leaves that moment.
+/// looked at, so that its number cannot be another's by the time of the signal; only a kernel
+/// before 5.3 leaves that moment.
 pub(super) fn signal_process(pid: i32, start: u64, signal: Signal) {
     let Some(number) = Pid::from_raw(pid) else { return };
     let held = pidfd_open(number, PidfdFlags::empty());

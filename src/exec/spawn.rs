@@ -118,8 +118,8 @@ fn clone(start: &mut Start, pid: &AtomicI32) -> io::Result<Pid> {
         // SAFETY: the stack is this thread's alone, aligned, and grows down from the end that is
         // passed; this thread goes on only when the child no longer uses it. `start` lives as long,
         // and so does all that it points to. The system writes the child's number to `pid`, an
-        // aligned word that may be written through a shared reference. All signals are blocked, so no handler of this process
-        // runs in the child; the mask is restored whatever happens.
+        // aligned word that may be written through a shared reference. All signals are blocked, so
+        // no handler of this process runs in the child; the mask is restored whatever happens.
         unsafe {
             let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
             libc::sigfillset(all.as_mut_ptr());
@@ -293,8 +293,8 @@ pub(crate) fn is_ignored_from_start(signal: c_int) -> bool {
     ignored_from_start() & bit(signal) != 0
 }
 
-/// The signals that were ignored when this process was started, a bit for each. Not SIGCHLD, without
-/// which no shell learns of its children.
+/// The signals that were ignored when this process was started, a bit for each. Not SIGCHLD,
+/// without which no shell learns of its children.
 fn ignored_from_start() -> u64 {
     static FOUND: OnceLock<u64> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -312,8 +312,8 @@ fn ignored_from_start() -> u64 {
 }
 
 /// Has them found before `main`: Rust's own start ignores SIGPIPE, and libraries change others.
-// SAFETY: the system calls each function that this section names once, before any other thread runs.
-// This one makes system calls and stores a number; it needs nothing that `main` would set up.
+// SAFETY: the system calls each function that this section names once, before any other thread
+// runs. This one makes system calls and stores a number; it needs nothing that `main` would set up.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static FIND_IGNORED: extern "C" fn() = {

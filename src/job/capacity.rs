@@ -37,8 +37,8 @@ pub enum ProviderKind {
     Slurm,
 }
 
-/// Long options of `sbatch` that a block cannot have, with their letters: it would not be one job of
-/// a known number, name and size.
+/// Long options of `sbatch` that a block cannot have, with their letters: it would not be one job
+/// of a known number, name and size.
 const UNUSABLE: [(&str, Option<char>); 10] = [
     ("array", Some('a')),
     ("help", Some('h')),

@@ -2,8 +2,8 @@
 //!
 //! Two things prove it, and nothing else does: the journal says how the session ended; or its own
 //! node, which sees every lock that is taken there, shows that nobody holds the run directory's,
-//! and the session began after its last holder had taken it. That a file cannot be read, or that a lock
-//! seems free from another node, is no proof.
+//! and the session began after its last holder had taken it. That a file cannot be read, or that a
+//! lock seems free from another node, is no proof.
 
 use super::Holder;
 use super::replay::Replay;

@@ -29,7 +29,8 @@ pub struct RunLock {
     _file: File,
     /// The file whose existence is the lock, where there is no `flock`.
     mark: Option<PathBuf>,
-    /// The last holder before this one, if it was on this node, where the lock shows that it is gone.
+    /// The last holder before this one, if it was on this node, where the lock shows that it is
+    /// gone.
     predecessor: Option<Holder>,
 }
 
@@ -160,8 +161,8 @@ pub(super) fn liveness(dir: &Path) -> Liveness {
     }
 }
 
-/// The last holder of a run directory's lock, if it is certain that it is gone: the lock is free, and
-/// was last held on this node. Locks of other nodes may not be seen here.
+/// The last holder of a run directory's lock, if it is certain that it is gone: the lock is free,
+/// and was last held on this node. Locks of other nodes may not be seen here.
 pub(super) fn gone_holder(dir: &Path) -> Option<Holder> {
     let path = dir.join(LOCK);
     let is_free = File::open(&path).is_ok_and(|file| file.try_lock_shared().is_ok());

@@ -1,8 +1,8 @@
 //! Where rank 0 listens for ranks that join, and what it tells them to connect to.
 //!
 //! An address that somebody names is taken as it is. Where nobody does, or the name given is that
-//! of this machine and means its loopback interface (many systems map the own name to 127.0.1.1), rank
-//! 0 listens on all its interfaces and tells those addresses that other nodes may reach, the
+//! of this machine and means its loopback interface (many systems map the own name to 127.0.1.1),
+//! rank 0 listens on all its interfaces and tells those addresses that other nodes may reach, the
 //! likeliest first: who joins tries one after the other.
 
 use std::collections::BTreeMap;

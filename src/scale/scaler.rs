@@ -6,7 +6,8 @@
 //! drained before busy ones.
 //!
 //! For our own policies good sense applies too: wishes for more that are not sure enough are not followed, a change of one among many ranks must be
-//! wished for twice, no node is given back whose time is paid for anyway, and none that will be of use on a guess (`evidence`).
+//! wished for twice, no node is given back whose time is paid for anyway, and none that will be of
+//! use on a guess (`evidence`).
 
 mod drain;
 mod evidence;

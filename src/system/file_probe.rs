@@ -1,5 +1,5 @@
 //! Questions to file systems, asked without waiting for ever: a mount whose server is gone answers
-//! none, and holds up whoever asks.
+//! none, and the process that asks does not return.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

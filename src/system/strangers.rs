@@ -14,7 +14,7 @@ pub(crate) struct Strangers<E> {
 }
 
 impl<E> Strangers<E> {
-    /// Lets at most so many be strange at a time.
+    /// Keeps at most `most` such connections at a time.
     pub(crate) fn new(most: usize) -> Strangers<E> {
         Strangers { most, list: VecDeque::new() }
     }

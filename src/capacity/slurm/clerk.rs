@@ -233,7 +233,8 @@ impl Clerk {
         self.names.sessions.last().map_or("", |jobs| &jobs.name)
     }
 
-    /// What this session may leave behind has to be found on every cluster that it has sent jobs to.
+    /// What this session may leave behind has to be found on every cluster that it has sent jobs
+    /// to.
     fn note_cluster(&mut self, job: &JobId) {
         let Some(jobs) = self.names.sessions.last_mut() else { return };
         if let Some(cluster) = job.cluster.as_ref().filter(|cluster| !jobs.clusters.contains(cluster)) {

@@ -172,7 +172,8 @@ impl SlurmCommands {
     pub(super) fn keep_nodes(&self, job: &JobId, nodes: &[String], dir: &Path) -> Result<(), String> {
         let result = self.update(job, &format!("NodeList={}", compress_hosts(nodes)), Some(dir));
         for shell in ["sh", "csh"] {
-            // A script with which a shell of the job would learn its new size; nobody needs it, and mostly there is none.
+            // A script with which a shell of the job would learn its new size; nobody needs it, and
+            // mostly there is none.
             let _ = std::fs::remove_file(dir.join(format!("slurm_job_{}_resize.{shell}", job.number)));
         }
         result

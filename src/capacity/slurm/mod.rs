@@ -9,11 +9,13 @@
 //!
 //! Nothing stays in the queue for a run that is gone. What runs hangs on the run's link. What waits has a *lease*: a deadline that the run
 //! renews. The first of a run's jobs to start and find nobody takes the others from the queue, and so does a resume, or `phalanx cancel` of
-//! the dead run: the name that all jobs of a session share is kept in the run directory (`names`). Each of them does so only where it is
-//! certain that the session is over; that it cannot be seen from some node is no such sign.
+//! the dead run: the name that all jobs of a session share is kept in the run directory (`names`).
+//! Each of them does so only where it is certain that the session is over; that it cannot be seen
+//! from some node is no such sign.
 //!
-//! Slurm's commands may take seconds, so a thread of this folder's own calls them; the run only exchanges words with it. None of them is
-//! waited for without end, and at the end of the run all of them together have [`CLOSE_LIMIT`].
+//! Slurm's commands may take seconds, so a thread of this folder's own calls them; the run only
+//! exchanges words with it. None of them is waited for without end, and at the end of the run all
+//! of them together have [`CLOSE_LIMIT`].
 
 mod allocation;
 mod clerk;

@@ -25,7 +25,8 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Whoever joins tries again for so long while it may help.
 const PERSISTENCE: Duration = Duration::from_secs(60);
 
-/// The first pause is about as long as this; each further one is twice as long as the one before ...
+/// The first pause is about as long as this; each further one is twice as long as the one before
+/// ...
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// ... up to this.
@@ -87,7 +88,8 @@ impl JoinError {
 }
 
 /// The pauses of somebody who tries again to join. They grow, and differ between those who began
-/// together, so that a world of hundreds of ranks comes in however few connections the run looks at.
+/// together, so that a world of hundreds of ranks comes in however few connections the run looks
+/// at.
 pub struct Pauses {
     next: Duration,
     tried: u32,

@@ -117,8 +117,9 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
     )
 }
 
-/// Tasks whose durations differ so much that the slow ones decide when the run ends. Of tasks that are too short in any case it is
-/// the system that makes some of them slow, and with many in one task that evens out.
+/// Tasks whose durations differ so much that the slow ones decide when the run ends. Of tasks that
+/// are too short in any case it is the system that makes some of them slow, and with many in one
+/// task that evens out.
 pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
     let found = case.by_work().into_iter().filter_map(|number| {
         let class = &case.classes[number as usize];

@@ -229,8 +229,8 @@ impl Policy for Hybrid {
         let wish = self.ahead.decide(seen, estimates, prices);
         let verdict = self.book.judge(seen, estimates, prices);
         let supply = seen.supply();
-        // Rules know how to begin where nothing is known. What to give back is plainer to see: slots
-        // for which no task is left. The scaler gives back no more than that on such a wish.
+        // Rules know how to begin where nothing is known. What to give back is plainer to see:
+        // slots for which no task is left. The scaler gives back no more than that on such a wish.
         if wish.confidence < self.confidence && wish.ranks < supply {
             return wish;
         }

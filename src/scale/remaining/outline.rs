@@ -91,7 +91,7 @@ impl Outline {
         self.cells.get(self.cell_of(task) as usize).map_or(NONE, |cell| cell.chunk)
     }
 
-    /// The most slots that what remains of one level takes: so many may be of use at once.
+    /// The most slots that the remaining tasks of one level take together.
     pub(super) fn widest(&self) -> u64 {
         let mut tasks = vec![0u64; self.len()];
         for cell in &self.cells {

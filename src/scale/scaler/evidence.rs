@@ -4,7 +4,8 @@
 //! of use, and the question is whether it costs less to hold them until then or to ask for others.
 //! While the forecast cannot tell, a rank is held for as long as it has been idle less than another
 //! one takes to come, which costs at most twice the best (the ski-rental rule: Karlin, Manasse,
-//! McGeoch and Owicki, "Competitive randomized algorithms for nonuniform problems", 1994, section 2).
+//! McGeoch and Owicki, "Competitive randomized algorithms for nonuniform problems", 1994, section
+//! 2).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -68,7 +68,8 @@ fn what_is_paid_for_stays() {
 
 #[test]
 fn on_a_guess_only_what_nothing_will_use_is_given_back() {
-    // One task runs, of a class of which nothing is known; twelve wait for it, for which three ranks are enough.
+    // One task runs, of a class of which nothing is known; twelve wait for it, for which three
+    // ranks are enough.
     let mut world = World::phases(&[1, 12], 1.0).with_ranks(6);
     world.stages[0] = Some(Stage::Running(time(0.0)));
     world.ranks[0].busy_slots = 1;

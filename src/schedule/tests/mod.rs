@@ -156,16 +156,7 @@ fn a_stopped_run_resumes_without_running_anything_completed_again() {
         first.at(rng.u64(0..8_000_000), Happening::Stop(how));
         first.run();
         cut_short += usize::from(first.finished != Some(Why::Complete));
-        let oracle = job.oracle();
-        for attempt in first.journal.iter().filter(|a| a.last) {
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "the stop decided {:?}", attempt.task);
-        }
-        let done: BTreeSet<u32> = first.journal.iter().filter(|a| a.last && a.outcome.ok()).map(|a| a.task.0).collect();
-        let mut second = World::new(Arc::clone(&job), seed + 1, &slots, &done);
-        second.run();
-        assert!(second.executed.iter().all(|e| !done.contains(&e.task.0)), "a completed task ran again");
-        assert_eq!(final_states(&[&first.journal, &second.journal], job.graph.task_count()), oracle);
-        check_executions(&second, &job.graph, &oracle, &done);
+        check_resume(&job, &first, seed, &slots);
     }
     assert!(cut_short > 0, "some runs were cut short");
 }
@@ -245,6 +236,22 @@ fn losses_while_ending(rng: &mut Rng, span: u64, ranks: u32) -> Vec<(u64, Happen
     plan
 }
 
+/// Resumes a run that has been cut short, and checks that nothing that completed runs again and
+/// that
+/// all tasks end as they would have without the stop.
+fn check_resume(job: &Arc<Job>, first: &World, seed: u64, slots: &[u32]) {
+    let oracle = job.oracle();
+    for attempt in first.journal.iter().filter(|a| a.last) {
+        assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "the stop decided {:?}", attempt.task);
+    }
+    let done: BTreeSet<u32> = first.journal.iter().filter(|a| a.last && a.outcome.ok()).map(|a| a.task.0).collect();
+    let mut second = World::new(Arc::clone(job), seed + 1, slots, &done);
+    second.run();
+    assert!(second.executed.iter().all(|e| !done.contains(&e.task.0)), "a completed task ran again");
+    assert_eq!(final_states(&[&first.journal, &second.journal], job.graph.task_count()), oracle);
+    check_executions(&second, &job.graph, &oracle, &done);
+}
+
 #[test]
 fn a_run_that_loses_ranks_while_it_ends_is_resumed() {
     let (mut cut_short, mut lost, mut thieves) = (0, 0, 0);
@@ -261,16 +268,7 @@ fn a_run_that_loses_ranks_while_it_ends_is_resumed() {
             first.at(time, what);
         }
         first.run();
-        let oracle = job.oracle();
-        for attempt in first.journal.iter().filter(|a| a.last) {
-            assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "the stop decided {:?}", attempt.task);
-        }
-        let done: BTreeSet<u32> = first.journal.iter().filter(|a| a.last && a.outcome.ok()).map(|a| a.task.0).collect();
-        let mut second = World::new(Arc::clone(&job), seed + 1, &slots, &done);
-        second.run();
-        assert!(second.executed.iter().all(|e| !done.contains(&e.task.0)), "a completed task ran again");
-        assert_eq!(final_states(&[&first.journal, &second.journal], job.graph.task_count()), oracle);
-        check_executions(&second, &job.graph, &oracle, &done);
+        check_resume(&job, &first, seed, &slots);
         cut_short += usize::from(first.finished != Some(Why::Complete));
         lost += first.life.iter().filter(|life| **life == Life::Dead).count();
         thieves += first.dead_thieves;

@@ -571,8 +571,8 @@ impl World {
 
     fn launch(&mut self, rank: usize, gang: u32, hosts: &[(String, u32)], events: &mut VecDeque<worker::Event>) {
         let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
-        // A rank that has been given up may still receive what was sent before, when the others have
-        // been released already.
+        // A rank that has been given up may still receive what was sent before, when the others
+        // have been released already.
         if self.life[rank] != Life::Outcast {
             assert_eq!(held, hosts.iter().map(|h| h.1).sum::<u32>(), "all slots are held");
         }
