@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator::driver::Head;
 use super::crew::{Crew, Outbox};
-use super::head::Head;
 use crate::exec::Stop as StopTasks;
 use crate::fabric::near::NearLane;
 use crate::fabric::{Fabric, FabricError, wire};

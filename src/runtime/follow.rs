@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::crew::{Crew, lock};
 use super::seat::{Outfit, Seat};
 use super::wake::Wake;
-use super::world::{await_welcome, send};
+use super::world::handshake::{await_welcome, send};
 use super::{FAREWELL, Finished, RunError, pilot};
 use crate::exec::{Kernels, Stop as StopTasks};
 use crate::fabric::combined::Combined;

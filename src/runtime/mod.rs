@@ -25,32 +25,20 @@
 
 pub(crate) mod captain;
 mod clock;
-mod command;
+mod coordinator;
 mod crew;
 mod engine;
 pub(crate) mod fit;
 mod follow;
-mod gate;
 pub(crate) mod glue;
-mod head;
-mod helm;
-mod join;
-mod join_address;
-mod lead;
+mod job_from_session;
 mod mailbox;
-mod many;
-mod nodes;
 mod pages;
-mod past;
-pub mod resume;
 mod seat;
 mod start;
 mod stopwatch;
-mod subject;
-mod supply;
 mod vitals;
 mod wake;
-mod walltime;
 mod world;
 
 use std::net::SocketAddr;
@@ -73,14 +61,14 @@ use crew::{Crew, lock};
 use wake::Wake;
 
 pub use clock::unix_ns;
-pub(crate) use head::{code_of, end_reason};
-pub use join::{JoinOptions, join_run};
-pub use many::World;
-pub use past::{kind_of, recall};
+pub(crate) use coordinator::driver::{code_of, end_reason};
+pub use coordinator::provisioner::BLOCKS;
+pub use coordinator::resume;
+pub use coordinator::run_history::{kind_of, recall};
+pub use job_from_session::{job_of, subject_of};
 pub use start::{estimate_ns, graph_of};
-pub use subject::{job_of, subject_of};
-pub use supply::BLOCKS;
 pub(crate) use wake::go_on_without_terminal;
+pub use world::{JoinOptions, World, join_run};
 
 /// What a person asks a run for.
 #[derive(Clone, Debug)]
@@ -289,14 +277,14 @@ fn run_on(
 ) -> Result<Finished, RunError> {
     wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
-        Rank::ZERO => lead::lead(fabric, options, kernels, wake),
+        Rank::ZERO => coordinator::launch::lead(fabric, options, kernels, wake),
         _ => follow::follow(fabric, None, kernels, wake, false),
     };
     tell(&result);
     if let Err(RunError::Missing { .. }) = result {
         fabric.abandon();
     }
-    world::settle(fabric.as_mut(), FAREWELL);
+    world::handshake::settle(fabric.as_mut(), FAREWELL);
     result
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::RunError;
 use super::clock::Clock;
+use super::coordinator::driver::Head;
 use super::crew::{Crew, lock};
 use super::engine::Engine;
-use super::head::Head;
 use super::mailbox::{Mailbox, Sink};
 use super::vitals::Gauge;
 use super::wake::Wake;

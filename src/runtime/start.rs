@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::clock::unix_ns;
-use super::join_address::JoinAddress;
-use super::past::Remembered;
-use super::resume::{self, Again};
-use super::supply::{self, listen_on};
+use super::coordinator::join_address::JoinAddress;
+use super::coordinator::provisioner::{self, listen_on};
+use super::coordinator::resume::{self, Again};
+use super::coordinator::run_history::Remembered;
 use super::{Options, RunError};
 use crate::exec::Kernels;
 use crate::graph::link::GroupId;
@@ -136,7 +136,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         true => None,
         false => options.max_failures.or(job.max_failures),
     };
-    supply::check(&job.capacity)?;
+    provisioner::check(&job.capacity)?;
     let listen = listen_on(options, &job);
     if let Some(listen) = &listen {
         JoinAddress::choose(listen)?;

@@ -18,8 +18,8 @@
 //! of them together have [`CLOSE_LIMIT`].
 
 mod allocation;
-mod clerk;
 mod commands;
+mod manager;
 mod names;
 mod shrink;
 
@@ -29,8 +29,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
-use clerk::{Clerk, Word};
 use commands::SlurmCommands;
+use manager::{Clerk, Word};
 use names::{NamesFile, SessionJobs};
 
 use super::blocks::{BlockId, Event};

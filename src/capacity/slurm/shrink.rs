@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::blocks::{BlockId, Event};
-use super::clerk::Job;
 use super::commands::{JobId, SlurmCommands};
+use super::manager::Job;
 
 /// A step that is there so long after its ranks have left is ended.
 const PATIENCE: Duration = Duration::from_secs(5);

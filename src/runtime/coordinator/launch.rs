@@ -6,20 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use super::crew::{Crew, lock};
-use super::fit::{self, Terms};
-use super::gate::Gate;
-use super::glue;
-use super::head::Head;
-use super::helm::{self, Helm};
-use super::past::Diary;
-use super::seat::{Outfit, Seat};
-use super::start::{Start, TaskEstimates, start};
-use super::supply::{Supply, listen_on};
-use super::wake::Wake;
+use super::autoscaler::{self, Helm};
+use super::driver::Head;
+use super::join_listener::Gate;
+use super::provisioner::{Supply, listen_on};
+use super::run_history::Diary;
 use super::walltime::Walltime;
-use super::world::{dismiss, gather, send};
-use super::{FAREWELL, Finished, Options, RunError, pilot, subject_of};
 use crate::control::Server;
 use crate::exec::Kernels;
 use crate::fabric::combined::Combined;
@@ -32,13 +24,21 @@ use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
+use crate::runtime::crew::{Crew, lock};
+use crate::runtime::fit::{self, Terms};
+use crate::runtime::glue;
+use crate::runtime::seat::{Outfit, Seat};
+use crate::runtime::start::{Start, TaskEstimates, start};
+use crate::runtime::wake::Wake;
+use crate::runtime::world::handshake::{dismiss, gather, send};
+use crate::runtime::{FAREWELL, Finished, Options, RunError, pilot, subject_of};
 use crate::schedule::coordinator::{Coordinator, Member, Tasks};
 use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
 
-pub(super) fn lead(
+pub(crate) fn lead(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
@@ -298,7 +298,7 @@ fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, 
 /// Writes how the session begins.
 fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
     let ranks = infos(hellos);
-    let terms = helm::terms(&start.job, &ranks);
+    let terms = autoscaler::terms(&start.job, &ranks);
     let began = Began {
         session: start.welcome.session,
         unix_ns: start.welcome.began_unix_ns,

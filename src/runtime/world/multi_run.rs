@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::wake::Wake;
-use super::world::{HANDSHAKE, LOOK, settle};
-use super::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
+use super::handshake::{HANDSHAKE, LOOK, settle};
 use crate::data::exchange::{Exchange, Stopped};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
 use crate::fabric::local::Local;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
+use crate::runtime::wake::Wake;
+use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
 
 /// How often a rank that waits for a round looks before it offers its core to others, and before it sleeps.
 const SPINS: u32 = 200;
@@ -61,7 +61,7 @@ impl World {
     /// Runs a job. Every rank calls it, with the same kernels; the options are those of rank 0.
     ///
     /// # Errors
-    /// As [`run`](super::run). The world can be used further unless ranks are missing.
+    /// As [`run`](crate::runtime::run). The world can be used further unless ranks are missing.
     pub fn run(&mut self, options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
         let result = run_on(&mut self.fabric, options, kernels, Arc::clone(&self.wake), |_| {});
         self.fabric.end_round(HANDSHAKE)?;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::gate::Gate;
-use super::helm::Helm;
-use super::past::Diary;
-use super::start::TaskEstimates;
-use super::supply::Supply;
+use super::autoscaler::Helm;
+use super::join_listener::Gate;
+use super::provisioner::Supply;
+use super::run_history::Diary;
 use super::walltime::Walltime;
 use crate::capacity::BlockId;
 use crate::control::Server;
@@ -19,6 +18,7 @@ use crate::journal::{Clerk, EndReason, Ended, JournalError, Level, Note, RankInf
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
+use crate::runtime::start::TaskEstimates;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Tally, Why};
 use crate::schedule::protocol::{Message, Stop};
@@ -33,7 +33,7 @@ const LAUNCHERS_PATIENCE: Duration = Duration::from_millis(400);
 const BUDGETS_PATIENCE: Duration = Duration::from_millis(800);
 
 /// See the module's text.
-pub(super) struct Head {
+pub(crate) struct Head {
     pub(super) coordinator: Coordinator,
     journal: Clerk,
     /// The first failure of the journal.
@@ -163,12 +163,12 @@ impl Head {
         self.carry_out(now, actions)
     }
 
-    pub(super) fn next_tick(&self) -> Time {
+    pub(crate) fn next_tick(&self) -> Time {
         self.coordinator.next_tick().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     /// Takes a message for the coordinator; returns what it answers.
-    pub(super) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+    pub(crate) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
         let message = match message {
             Message::Vitals(vitals) => {
                 self.progress.vitals(now.since(Time::ZERO), from, &vitals);
@@ -199,7 +199,7 @@ impl Head {
     }
 
     /// Time passed: shows progress, hears how the journal fares, stops before the allocation ends.
-    pub(super) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
+    pub(crate) fn tick(&mut self, now: Time) -> Vec<(Rank, Message)> {
         self.next_tick = now.after(TICK);
         self.progress.update(now.since(Time::ZERO), &self.shown());
         let failed = self.check_journal(now);
@@ -237,7 +237,7 @@ impl Head {
     }
 
     /// A signal came: SIGINT waits for what runs, then stops it, then kills it; the others mean that the end is near.
-    pub(super) fn signal(&mut self, now: Time, signal: i32) -> Vec<(Rank, Message)> {
+    pub(crate) fn signal(&mut self, now: Time, signal: i32) -> Vec<(Rank, Message)> {
         let running = self.coordinator.tally().running;
         if signal == libc::SIGINT {
             self.interrupts += 1;

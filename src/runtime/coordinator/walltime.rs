@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::clock::unix_ns;
+use crate::runtime::clock::unix_ns;
 use crate::schedule::protocol::Stop;
 
 /// When to stop starting tasks, and when to end those that still run, so that the run leaves its allocation in good order.

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::gate::{Gate, Steps, World};
-use super::head::Head;
-use super::helm::{Fleet, Orders};
+use super::autoscaler::{Fleet, Orders};
+use super::driver::Head;
+use super::join_listener::{Gate, Steps, World};
 use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::journal::{BlockChange, Level, Record};

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::glue;
 use crate::graph::link::GroupId;
 use crate::job::{Job, PolicyKind, ProviderKind};
 use crate::journal::{HistoryFile, Past};
 use crate::model::{Attempt, Time};
+use crate::runtime::glue;
 use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecord};
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
@@ -35,16 +35,16 @@ pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
 }
 
 /// The history of a job as a run finds it.
-pub(super) struct Remembered {
+pub(crate) struct Remembered {
     file: HistoryFile,
-    pub(super) history: History,
-    pub(super) moment: Moment,
-    pub(super) learnt: Vec<Learnt>,
+    pub(crate) history: History,
+    pub(crate) moment: Moment,
+    pub(crate) learnt: Vec<Learnt>,
 }
 
 impl Remembered {
     /// Reads the history and fills in what it knows of the job.
-    pub(super) fn of(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> Remembered {
+    pub(crate) fn of(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> Remembered {
         let history = match file.read() {
             Ok((history, 0)) => history,
             Ok((history, odd)) => {
@@ -72,7 +72,7 @@ pub fn kind_of(job: &Job) -> &'static str {
 }
 
 /// What a run finds out, as it goes on.
-pub(super) struct Diary {
+pub(crate) struct Diary {
     past: Remembered,
     job: Arc<Job>,
     /// The class of each group.
@@ -83,7 +83,7 @@ pub(super) struct Diary {
 
 impl Diary {
     /// Of a run of this name that begins with so many slots; `anew` if no earlier session has done anything for it.
-    pub(super) fn new(
+    pub(crate) fn new(
         past: Remembered,
         job: &Arc<Job>,
         run: &str,
@@ -116,7 +116,7 @@ impl Diary {
     }
 
     /// What is known before the run; `None` if there was none before it.
-    pub(super) fn before(&self) -> Option<Past> {
+    pub(crate) fn before(&self) -> Option<Past> {
         let Remembered { history, learnt, .. } = &self.past;
         (!history.runs.is_empty()).then(|| Past {
             runs: history.runs.len() as u32,
@@ -128,7 +128,7 @@ impl Diary {
 
     /// An attempt at a task of this group, estimated at so many nanoseconds, has ended.
     #[inline]
-    pub(super) fn ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
+    pub(crate) fn ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
         let Some(&class) = self.classes.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
         let took = attempt.end.since(attempt.start);
         if !took.is_zero() {
@@ -140,12 +140,12 @@ impl Diary {
     }
 
     /// A node that was asked for takes part after so long.
-    pub(super) fn arrived(&mut self, took: Duration) {
+    pub(crate) fn arrived(&mut self, took: Duration) {
         self.lessons.arrived(kind_of(&self.job), took);
     }
 
     /// The run is over; `complete` if all of its tasks have completed. Adds it to the history, and says what is unusual about it.
-    pub(super) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
+    pub(crate) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
         let whole = self.run.whole && complete;
         let run = self.lessons.tell(RunRecord { whole, wall_s: now.seconds(), ..self.run.clone() });
         if run.classes.is_empty() {

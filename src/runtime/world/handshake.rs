@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::RunError;
-use super::wake::Wake;
 use crate::fabric::{Fabric, wire};
 use crate::model::Rank;
+use crate::runtime::RunError;
+use crate::runtime::wake::Wake;
 use crate::schedule::protocol::{Message, Welcome};
 
 /// How long rank 0 waits for the others to say what they have, and they for it.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(300);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(300);
 
 /// How often a rank that waits for another looks whether something came.
-pub(super) const LOOK: Duration = Duration::from_micros(100);
+pub(crate) const LOOK: Duration = Duration::from_micros(100);
 
 /// Waits until every rank has said one thing; `mine` is what rank 0 says itself.
-pub(super) fn gather<T>(
+pub(crate) fn gather<T>(
     fabric: &mut dyn Fabric,
     wake: &Wake,
     mine: T,
@@ -45,7 +45,7 @@ pub(super) fn gather<T>(
 }
 
 /// Waits for what rank 0 has to say; `None` if it says that there is nothing to do.
-pub(super) fn await_welcome(fabric: &mut dyn Fabric, wake: &Wake) -> Result<Option<Welcome>, RunError> {
+pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &Wake) -> Result<Option<Welcome>, RunError> {
     let end = Instant::now() + HANDSHAKE;
     loop {
         match receive(fabric)? {
@@ -72,7 +72,7 @@ fn pause(wake: &Wake) -> Result<(), RunError> {
 }
 
 /// Tells all other ranks that there will be no run. Those that cannot be told are beyond help.
-pub(super) fn dismiss(fabric: &mut dyn Fabric) {
+pub(crate) fn dismiss(fabric: &mut dyn Fabric) {
     for rank in 1..fabric.size() {
         if let Err(error) = send(fabric, Rank(rank), &Message::Finish) {
             tracing::error!("{error}");
@@ -81,7 +81,7 @@ pub(super) fn dismiss(fabric: &mut dyn Fabric) {
 }
 
 /// Sends a message.
-pub(super) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Result<(), RunError> {
+pub(crate) fn send(fabric: &mut dyn Fabric, to: Rank, message: &Message) -> Result<(), RunError> {
     let mut frame = Vec::new();
     let refused = |error| RunError::Broken(format!("{to} cannot be sent what concerns it: {error}"));
     wire::encode(message, &mut frame).map_err(refused)?;
@@ -97,7 +97,7 @@ fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError>
 
 /// Moves what is under way until every frame has left, or `limit` is over. What still comes is dropped, so that the others' frames
 /// leave too.
-pub(super) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
+pub(crate) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
     let end = Instant::now() + limit;
     let mut dropped = Vec::new();
     loop {

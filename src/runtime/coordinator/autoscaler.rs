@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::captain::Captain;
-use super::gate::{Gate, World};
-use super::past::{Remembered, kind_of};
-use super::supply::Supply;
+use super::join_listener::{Gate, World};
+use super::provisioner::Supply;
+use super::run_history::{Remembered, kind_of};
 use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
+use crate::runtime::captain::Captain;
 use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 
@@ -152,7 +152,7 @@ impl Helm {
         let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
         let tasks = graph.task_count() as u32;
-        let estimates: Arc<[u64]> = (0..tasks).map(|task| super::estimate_ns(job, TaskId(task))).collect();
+        let estimates: Arc<[u64]> = (0..tasks).map(|task| crate::runtime::estimate_ns(job, TaskId(task))).collect();
         let course = (Arc::clone(job), Arc::clone(graph), estimates);
         let delay = match job.capacity.provider {
             ProviderKind::None => WAKING,

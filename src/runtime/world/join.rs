@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::wake::Wake;
-use super::world::LOOK;
-use super::{FAREWELL, Finished, RunError, follow, listen};
+use super::handshake::LOOK;
 use crate::capacity::slurm;
 use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
@@ -20,6 +18,8 @@ use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
+use crate::runtime::wake::Wake;
+use crate::runtime::{FAREWELL, Finished, RunError, follow, listen};
 use crate::system::open_files;
 
 /// How long the other ranks of a world wait for the first to be let in, which may try for a minute.

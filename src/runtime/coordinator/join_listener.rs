@@ -18,15 +18,15 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::RunError;
-use super::fit;
 use super::join_address::{JoinAddress, Listen};
-use super::wake::Wake;
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
 use crate::fabric::bridge::hub::{Hub, LinkId, News, Outer};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
+use crate::runtime::RunError;
+use crate::runtime::fit;
+use crate::runtime::wake::Wake;
 use crate::scale::NodeTypeId;
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 use crate::schedule::protocol::{Hello, Message, Welcome};

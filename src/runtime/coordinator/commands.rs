@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::head::Head;
-use super::helm::Helm;
+use super::autoscaler::Helm;
+use super::driver::Head;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
@@ -211,7 +211,7 @@ impl Head {
         (Answer::done(text), messages)
     }
 
-    fn joined(&self, rank: Rank) -> Option<&super::gate::World> {
+    fn joined(&self, rank: Rank) -> Option<&super::join_listener::World> {
         self.gate.as_ref()?.world_of(rank)
     }
 

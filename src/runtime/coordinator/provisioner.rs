@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::join_address::Listen;
-use super::{Options, RunError};
 use crate::capacity::local::{Local, hosts};
 use crate::capacity::slurm::{Allocation, Slurm};
 use crate::capacity::{Block, BlockId, Blocks, Event, Launch, Note, Order, Provider, State};
@@ -14,20 +13,21 @@ use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind};
 use crate::journal::{EndedSessions, Level};
 use crate::model::Time;
+use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
 
 /// In the run directory: what blocks have to say, and the name of their jobs.
 pub const BLOCKS: &str = "blocks";
 
 /// See the module's text.
-pub(super) struct Supply {
+pub(crate) struct Supply {
     blocks: Blocks,
     provider: Box<dyn Provider>,
     kind: ProviderKind,
 }
 
 /// Where rank 0 listens for ranks that join; `None` if none will.
-pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
+pub(crate) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
     let capacity = &job.capacity;
     if let Some(named) = options.join_on.as_ref().or(capacity.listen.as_ref()) {
         return Some(Listen::On(named.clone()));
@@ -40,13 +40,13 @@ pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
 }
 
 /// Refuses, before anything has begun, a supply that there cannot be.
-pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
+pub(crate) fn check(capacity: &Capacity) -> Result<(), RunError> {
     capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
 }
 
 impl Supply {
     /// The supply of a run whose gate is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
-    pub(super) fn of(
+    pub(crate) fn of(
         capacity: &Capacity,
         welcome: &Welcome,
         ended: &EndedSessions,
@@ -79,19 +79,19 @@ impl Supply {
     }
 
     /// How long a node may take to come, before anybody has seen one come.
-    pub(super) fn usual_delay(kind: ProviderKind) -> Duration {
+    pub(crate) fn usual_delay(kind: ProviderKind) -> Duration {
         match kind {
             ProviderKind::Slurm => Duration::from_secs(15),
             _ => Duration::from_secs(1),
         }
     }
 
-    pub(super) fn blocks(&self) -> &Blocks {
+    pub(crate) fn blocks(&self) -> &Blocks {
         &self.blocks
     }
 
     /// Asks for so many nodes, which nobody needs for longer than `limit`; says for how many it did.
-    pub(super) fn request(&mut self, now: Time, nodes: u32, limit: Option<Duration>) -> u32 {
+    pub(crate) fn request(&mut self, now: Time, nodes: u32, limit: Option<Duration>) -> u32 {
         let held = self.blocks.iter().filter(|block| block.state == State::Held && block.own).count();
         let most = if self.kind == ProviderKind::None { held } else { nodes as usize };
         let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| self.blocks.request(now)).collect();
@@ -102,31 +102,31 @@ impl Supply {
     }
 
     /// Something happened to a block that the provider does not know of.
-    pub(super) fn step(&mut self, now: Time, id: BlockId, event: Event) {
+    pub(crate) fn step(&mut self, now: Time, id: BlockId, event: Event) {
         self.blocks.step(now, id, event);
         self.pass_on();
     }
 
     /// Blocks that have not come, the newest first.
-    pub(super) fn waiting(&self) -> Vec<BlockId> {
+    pub(crate) fn waiting(&self) -> Vec<BlockId> {
         let waits = |block: &&Block| matches!(block.state, State::Requested | State::Pending);
         self.blocks.iter().rev().filter(waits).map(|block| block.id).collect()
     }
 
     /// True if a node may still come.
-    pub(super) fn is_hopeful(&self) -> bool {
+    pub(crate) fn is_hopeful(&self) -> bool {
         let comes = |block: &Block| self.expects(block.id.0);
         self.blocks.paused().is_none() && (self.kind != ProviderKind::None || self.blocks.iter().any(comes))
     }
 
     /// True if the world of a block may come in.
-    pub(super) fn expects(&self, block: u64) -> bool {
+    pub(crate) fn expects(&self, block: u64) -> bool {
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
         self.blocks.get(BlockId(block)).is_some_and(|block| comes(block.state))
     }
 
     /// True if a block whose ranks are parked can be given back: alone, or because its whole job can end, in which no block is of use.
-    pub(super) fn may_go(&self, id: BlockId, is_idle: &dyn Fn(BlockId) -> bool) -> bool {
+    pub(crate) fn may_go(&self, id: BlockId, is_idle: &dyn Fn(BlockId) -> bool) -> bool {
         let Some(block) = self.blocks.get(id) else { return false };
         let mates = || self.blocks.iter().filter(|other| other.name == block.name && !other.state.is_over());
         let useless = |other: &Block| other.state == State::Held || is_idle(other.id);
@@ -134,18 +134,18 @@ impl Supply {
     }
 
     /// Active blocks whose time is nearly up, each once.
-    pub(super) fn expiring(&mut self) -> Vec<BlockId> {
+    pub(crate) fn expiring(&mut self) -> Vec<BlockId> {
         self.blocks.take_expiring()
     }
 
     /// Blocks of which something has changed since it was last asked.
-    pub(super) fn changed(&mut self) -> Vec<Block> {
+    pub(crate) fn changed(&mut self) -> Vec<Block> {
         let changed = self.blocks.take_changed();
         changed.into_iter().filter_map(|id| self.blocks.get(id).cloned()).collect()
     }
 
     /// Hears the provider; returns what is to be told.
-    pub(super) fn look(&mut self, now: Time) -> Vec<(Level, String)> {
+    pub(crate) fn look(&mut self, now: Time) -> Vec<(Level, String)> {
         for (id, event) in self.provider.poll() {
             self.blocks.step(now, id, event);
         }
@@ -168,7 +168,7 @@ impl Supply {
     }
 
     /// Gives everything back, and waits until that is done.
-    pub(super) fn close(&mut self, now: Time) -> Vec<(Level, String)> {
+    pub(crate) fn close(&mut self, now: Time) -> Vec<(Level, String)> {
         for id in self.waiting() {
             self.blocks.step(now, id, Event::Drain);
         }
