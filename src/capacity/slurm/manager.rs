@@ -1,4 +1,5 @@
-//! The thread that speaks to Slurm: submits, looks how the jobs fare, and leaves nothing behind.
+//! The thread that calls Slurm: submits jobs, polls their state, releases nodes, and leaves nothing
+//! in the queue.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -10,176 +11,177 @@ use super::CLOSE_LIMIT;
 use super::allocation::{Allocation, STEP};
 use super::commands::{JobId, Queued, SlurmCommands, Submission, quoted};
 use super::names::NamesFile;
-use super::shrink::{Phase, Seat};
+use super::shrink::{JobNode, Phase};
 use crate::job::{Capacity, ProviderKind};
 
-/// How often Slurm is asked how the jobs fare while something is about to change ...
-const LOOK: Duration = Duration::from_secs(1);
+/// Poll interval while a job is about to change state.
+const FAST_POLL: Duration = Duration::from_secs(1);
 
-/// ... and otherwise. Whoever comes or goes is noticed by its link before.
-const CALM: Duration = Duration::from_secs(10);
+/// Poll interval otherwise. A world that joins or leaves is noticed by its link earlier.
+const SLOW_POLL: Duration = Duration::from_secs(10);
 
-/// A job that has waited for so long may have to wait long.
-const SOON: Duration = Duration::from_secs(60);
+/// A job that has waited this long is polled slowly.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether nodes can be given back, while some shall be.
-const GLANCE: Duration = Duration::from_millis(200);
+/// Poll interval while nodes wait to be released.
+const RELEASE_POLL: Duration = Duration::from_millis(200);
 
-/// A job is not in the queue for a moment after it was taken.
-const SETTLING: Duration = Duration::from_secs(5);
+/// A submitted job may be missing from the queue for this long.
+const SUBMIT_VISIBILITY_DELAY: Duration = Duration::from_secs(5);
 
-/// Jobs whose ranks have left end by themselves in this time, or are cancelled.
-const GRACE: Duration = Duration::from_secs(5);
+/// At the end, jobs have this long to end by themselves before they are cancelled.
+const STEP_EXIT_GRACE: Duration = Duration::from_secs(5);
 
-/// A job whose submission seemed to fail shows in the queue within this time, if there is one.
-const UNSURE: Duration = Duration::from_secs(120);
+/// A job whose submission seemed to fail shows in the queue within this time, if it exists.
+const LOST_SUBMIT_WINDOW: Duration = Duration::from_secs(120);
 
-/// A job waits in the queue for so long after its run was last heard of ...
+/// A job waits in the queue at most this long after its last renewal.
 const LEASE: Duration = Duration::from_secs(600);
 
-/// ... which says so as often as this.
-const RENEWAL: Duration = Duration::from_secs(200);
+/// Renewal interval of the lease.
+const LEASE_RENEWAL: Duration = Duration::from_secs(200);
 
-/// What the clerk is told.
-pub(super) enum Word {
-    Request(Vec<BlockId>, Option<Duration>),
+/// What the run asks of the manager.
+pub(super) enum Request {
+    /// Blocks to request, needed at most this long.
+    Nodes(Vec<BlockId>, Option<Duration>),
     Adopt(BlockId, String),
     Release(BlockId),
     Withdraw(BlockId),
     Close,
 }
 
-/// A job with a seat for each of its nodes.
-pub(super) struct Job {
+/// A job of the scheduler and its nodes.
+pub(super) struct SlurmJob {
     pub(super) id: JobId,
-    /// The run was started in it, and rank 0's node has no seat.
+    /// The run was started in this job; rank 0's node is not in `nodes`.
     pub(super) own: bool,
-    pub(super) seats: Vec<Seat>,
+    pub(super) nodes: Vec<JobNode>,
     limit: Option<Duration>,
     taken: Instant,
     renewed: Instant,
     running: bool,
 }
 
-/// See the module's text.
-pub(super) struct Clerk {
+/// State of the thread that calls Slurm.
+pub(super) struct SlurmManager {
     launch: Launch,
     capacity: Capacity,
     allocation: Option<Allocation>,
-    /// Whose last session is this one, with the name of all its jobs.
+    /// The last session in it is this one, with the name of all its jobs.
     names: NamesFile,
     slurm: SlurmCommands,
-    jobs: Vec<Job>,
-    /// Until then a job may show in the queue whose submission seemed to fail.
-    unsure_until: Option<Instant>,
-    /// When the own allocation began, as Slurm says, once it has been asked.
+    jobs: Vec<SlurmJob>,
+    /// Until then a job whose submission seemed to fail may still show in the queue.
+    lost_submit_until: Option<Instant>,
+    /// When the run's own allocation began according to Slurm, once asked.
     began: Option<Option<u64>>,
-    told: Sender<(BlockId, Event)>,
+    events: Sender<(BlockId, Event)>,
 }
 
-impl Job {
-    fn new(job: JobId, own: bool, ids: &[BlockId], limit: Option<Duration>) -> Job {
-        let (now, seats) = (Instant::now(), ids.iter().map(|&id| Seat::new(id)).collect());
-        Job { id: job, own, seats, limit, taken: now, renewed: now, running: own }
+impl SlurmJob {
+    fn new(job: JobId, own: bool, ids: &[BlockId], limit: Option<Duration>) -> SlurmJob {
+        let (now, nodes) = (Instant::now(), ids.iter().map(|&id| JobNode::new(id)).collect());
+        SlurmJob { id: job, own, nodes, limit, taken: now, renewed: now, running: own }
     }
 
     #[cfg(test)]
-    pub(super) fn of_seats(number: &str, own: bool, seats: Vec<Seat>) -> Job {
-        Job { seats, ..Job::new(JobId::here(number.to_owned()), own, &[], None) }
+    pub(super) fn of_nodes(number: &str, own: bool, nodes: Vec<JobNode>) -> SlurmJob {
+        SlurmJob { nodes, ..SlurmJob::new(JobId::here(number.to_owned()), own, &[], None) }
     }
 
-    /// It has its nodes: the blocks have theirs, in order.
-    fn starts(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, Event)> {
+    /// The job was granted its nodes: assigns them to the blocks in order.
+    fn on_start(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, Event)> {
         // Slurm may say that it runs a moment before it says where.
-        if queued.nodes.len() < self.seats.len() || std::mem::replace(&mut self.running, true) {
+        if queued.nodes.len() < self.nodes.len() || std::mem::replace(&mut self.running, true) {
             return Vec::new();
         }
         let (since, ends) = (queued.start.map(|s| launch.moment(s)), queued.end.map(|s| launch.moment(s)));
-        let several = self.seats.len() > 1;
+        let several = self.nodes.len() > 1;
         let mut news = Vec::new();
-        for (at, (seat, node)) in self.seats.iter_mut().zip(&queued.nodes).enumerate() {
-            seat.node.clone_from(node);
-            match seat.phase {
-                Phase::Unwanted => seat.leave(),
+        for (at, (node, name)) in self.nodes.iter_mut().zip(&queued.nodes).enumerate() {
+            node.name.clone_from(name);
+            match node.phase {
+                Phase::Unwanted => node.leave(),
                 _ => {
-                    let grant = Grant { node: node.clone(), since, ends, anchor: several && at == 0 };
-                    news.push((seat.block, Event::Granted(grant)));
+                    let grant = Grant { node: name.clone(), since, ends, anchor: several && at == 0 };
+                    news.push((node.block, Event::Granted(grant)));
                 }
             }
         }
         news
     }
 
-    /// It is over, and with it all blocks that have not ended before.
-    fn ends(&mut self, why: &str, at: Option<u64>, launch: &Launch) -> Vec<(BlockId, Event)> {
-        let left = self.seats.iter_mut().filter(|seat| !matches!(seat.phase, Phase::Gone));
-        let ended = |seat: &mut Seat| {
-            seat.phase = Phase::Gone;
-            (seat.block, Event::Ended { why: why.to_owned(), at: at.map(|s| launch.moment(s)) })
+    /// The job ended, and with it all blocks that had not ended before.
+    fn on_end(&mut self, why: &str, at: Option<u64>, launch: &Launch) -> Vec<(BlockId, Event)> {
+        let left = self.nodes.iter_mut().filter(|node| !matches!(node.phase, Phase::Gone));
+        let ended = |node: &mut JobNode| {
+            node.phase = Phase::Gone;
+            (node.block, Event::Ended { why: why.to_owned(), at: at.map(|s| launch.moment(s)) })
         };
         left.map(ended).collect()
     }
 
     fn is_over(&self) -> bool {
-        !self.own && self.seats.iter().all(|seat| matches!(seat.phase, Phase::Gone))
+        !self.own && self.nodes.iter().all(|node| matches!(node.phase, Phase::Gone))
     }
 
     fn is_ending(&self) -> bool {
-        self.seats.iter().any(|seat| !matches!(seat.phase, Phase::Wanted | Phase::Gone))
+        self.nodes.iter().any(|node| !matches!(node.phase, Phase::Wanted | Phase::Gone))
     }
 
-    fn is_unwanted(&self) -> bool {
-        self.seats.iter().all(|seat| !matches!(seat.phase, Phase::Wanted))
+    fn all_unwanted(&self) -> bool {
+        self.nodes.iter().all(|node| !matches!(node.phase, Phase::Wanted))
     }
 }
 
-impl Clerk {
+impl SlurmManager {
     pub(super) fn new(
         launch: Launch,
         capacity: Capacity,
         allocation: Option<Allocation>,
         names: NamesFile,
         slurm: SlurmCommands,
-        told: Sender<(BlockId, Event)>,
-    ) -> Clerk {
-        let own = |allocation: &Allocation| Job::new(JobId::here(allocation.job.clone()), true, &[], None);
+        events: Sender<(BlockId, Event)>,
+    ) -> SlurmManager {
+        let own = |allocation: &Allocation| SlurmJob::new(JobId::here(allocation.job.clone()), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
-        Clerk { launch, capacity, allocation, names, slurm, jobs, unsure_until: None, began: None, told }
+        SlurmManager { launch, capacity, allocation, names, slurm, jobs, lost_submit_until: None, began: None, events }
     }
 
-    /// Does as it is told until it is told to close.
-    pub(super) fn work(mut self, words: &Receiver<Word>) {
-        let mut next = Instant::now() + LOOK;
+    /// Handles requests until [`Request::Close`], and polls Slurm between them.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut next = Instant::now() + FAST_POLL;
         loop {
             let wait = next.saturating_duration_since(Instant::now());
-            match words.recv_timeout(if self.gives_back() { wait.min(GLANCE) } else { wait }) {
-                Ok(Word::Request(ids, limit)) => self.request(&ids, limit),
-                Ok(Word::Adopt(id, node)) => self.adopt(id, node, true),
-                Ok(Word::Release(id)) => self.release(id),
-                Ok(Word::Withdraw(id)) => self.withdraw(id),
-                Ok(Word::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
-                Err(RecvTimeoutError::Timeout) => self.give_back(),
+            match requests.recv_timeout(if self.has_nodes_to_release() { wait.min(RELEASE_POLL) } else { wait }) {
+                Ok(Request::Nodes(ids, limit)) => self.request(&ids, limit),
+                Ok(Request::Adopt(id, node)) => self.adopt(id, node, true),
+                Ok(Request::Release(id)) => self.release(id),
+                Ok(Request::Withdraw(id)) => self.withdraw(id),
+                Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
+                Err(RecvTimeoutError::Timeout) => self.release_nodes(),
             }
             if Instant::now() >= next {
-                self.look();
-                next = Instant::now() + CALM;
+                self.poll();
+                next = Instant::now() + SLOW_POLL;
             }
-            next = next.min(Instant::now() + self.pace());
+            next = next.min(Instant::now() + self.poll_interval());
         }
     }
 
-    fn tell(&self, id: BlockId, event: Event) {
-        // Once the run is over nobody listens.
-        let _ = self.told.send((id, event));
+    fn report(&self, id: BlockId, event: Event) {
+        // The receiver is gone once the run is over.
+        let _ = self.events.send((id, event));
     }
 
-    /// Asks for nodes; one of the own allocation that could not be given back comes first, for it is paid for.
+    /// Requests nodes. A held node of the own allocation is used first: it is billed anyway.
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
         let mut left = ids;
         while let [id, rest @ ..] = left
             && let Some((old, node)) = self.held_node()
         {
-            self.tell(old, Event::Ended { why: "it is used again".into(), at: None });
+            self.report(old, Event::Ended { why: "it is used again".into(), at: None });
             self.adopt(*id, node, false);
             left = rest;
         }
@@ -187,16 +189,16 @@ impl Clerk {
         left.chunks(most).for_each(|ids| self.submit(ids, limit));
     }
 
-    /// A node of the own allocation that is billed on without a world; its seat is given up.
+    /// Takes a node of the own allocation that is billed without a world.
     fn held_node(&mut self) -> Option<(BlockId, String)> {
         let own = self.jobs.iter_mut().find(|job| job.own)?;
-        let held = own.seats.iter_mut().find(|seat| seat.is_held())?;
+        let held = own.nodes.iter_mut().find(|node| node.is_held())?;
         held.phase = Phase::Gone;
-        Some((held.block, held.node.clone()))
+        Some((held.block, held.name.clone()))
     }
 
     fn submit(&mut self, ids: &[BlockId], limit: Option<Duration>) {
-        let refuse = |why: &str| ids.iter().for_each(|&id| self.tell(id, Event::Refused(why.to_owned())));
+        let refuse = |why: &str| ids.iter().for_each(|&id| self.report(id, Event::Refused(why.to_owned())));
         let Some(&first) = ids.first() else { return };
         if self.capacity.provider != ProviderKind::Slurm {
             return refuse("the job file names no provider = \"slurm\"");
@@ -216,14 +218,14 @@ impl Clerk {
         };
         match self.slurm.submit(&submission) {
             Ok(job) => {
-                ids.iter().for_each(|&id| self.tell(id, Event::Accepted(format!("job {job}"))));
+                ids.iter().for_each(|&id| self.report(id, Event::Accepted(format!("job {job}"))));
                 self.note_cluster(&job);
-                self.jobs.push(Job::new(job, false, ids, limit));
+                self.jobs.push(SlurmJob::new(job, false, ids, limit));
             }
             Err(why) => {
                 refuse(&why);
-                // It may have been taken before its answer got lost.
-                self.unsure_until = Some(Instant::now() + UNSURE);
+                // Slurm may have accepted the job and the answer got lost.
+                self.lost_submit_until = Some(Instant::now() + LOST_SUBMIT_WINDOW);
             }
         }
     }
@@ -233,8 +235,7 @@ impl Clerk {
         self.names.sessions.last().map_or("", |jobs| &jobs.name)
     }
 
-    /// What this session may leave behind has to be found on every cluster that it has sent jobs
-    /// to.
+    /// Remembers each cluster that received a job, so that a later cleanup searches there too.
     fn note_cluster(&mut self, job: &JobId) {
         let Some(jobs) = self.names.sessions.last_mut() else { return };
         if let Some(cluster) = job.cluster.as_ref().filter(|cluster| !jobs.clusters.contains(cluster)) {
@@ -249,13 +250,14 @@ impl Clerk {
         }
     }
 
-    /// The words that start the world of a block, which knows how to find the other jobs of this run.
+    /// The command line of a block's world. It names the run's other jobs, so that the block can
+    /// withdraw them if the run is gone.
     fn words(&self, id: BlockId) -> Vec<String> {
         let more = ["--siblings".to_owned(), self.name().to_owned()];
         self.launch.words(id).into_iter().chain(more).collect()
     }
 
-    /// What a job runs: a world, or one on each node as a step of its own, so that each can go alone.
+    /// The batch script of a job: one world, or one step per node so that each node can leave alone.
     fn script(&self, ids: &[BlockId]) -> String {
         let line = |id: BlockId| self.words(id).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         if let [id] = ids {
@@ -265,7 +267,7 @@ impl Clerk {
         for &id in ids {
             let log = quoted(&self.launch.log(id).display().to_string().replace('%', "%%"));
             let step = STEP.join(" ");
-            // Should Slurm have been asked for fewer nodes meanwhile, there are no hosts for the last blocks.
+            // If the request was shrunk meanwhile, the last blocks have no host.
             script += &format!(
                 "[ $# -eq 0 ] || {{ srun {step} --nodelist=\"$1\" --open-mode=append --output={log} {} & shift; }}\n",
                 line(id)
@@ -274,106 +276,107 @@ impl Clerk {
         script + "wait\n"
     }
 
-    /// Starts a world on a node of the own allocation; `first` if the node has been there since the start.
+    /// Starts a world on a node of the own allocation. `first`: the node was there from the start, so
+    /// it is billed since the start of the allocation.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
-        let Some(allocation) = &self.allocation else { return self.tell(id, Event::Refused("no allocation".into())) };
+        let Some(allocation) = &self.allocation else { return self.report(id, Event::Refused("no allocation".into())) };
         let job = JobId::here(allocation.job.clone());
         let began = || self.slurm.job(&job).ok().flatten().and_then(|job| job.start);
         let since = if first { *self.began.get_or_insert_with(began) } else { None };
         let since = since.map(|s| self.launch.moment(s));
-        let mut seat = Seat::new(id);
-        seat.node.clone_from(&node);
+        let mut job_node = JobNode::new(id);
+        job_node.name.clone_from(&node);
         match allocation.start(&self.launch, id, &node, &self.words(id)) {
-            Ok(step) => seat.step = Some(step),
+            Ok(step) => job_node.step = Some(step),
             Err(error) => tracing::warn!("cannot start srun for {node}: {error}"),
         }
-        self.tell(id, Event::Accepted(format!("job {}", allocation.job)));
-        self.tell(id, Event::Granted(Grant { node, since, ends: None, anchor: false }));
-        if seat.step.is_none() {
-            self.tell(id, Event::Left);
+        self.report(id, Event::Accepted(format!("job {}", allocation.job)));
+        self.report(id, Event::Granted(Grant { node, since, ends: None, anchor: false }));
+        if job_node.step.is_none() {
+            self.report(id, Event::Left);
         }
         if let Some(own) = self.jobs.iter_mut().find(|job| job.own) {
-            own.seats.push(seat);
+            own.nodes.push(job_node);
         }
     }
 
-    fn job_of(&mut self, id: BlockId) -> Option<(&mut Job, usize)> {
+    fn job_of(&mut self, id: BlockId) -> Option<(&mut SlurmJob, usize)> {
         self.jobs.iter_mut().find_map(|job| {
-            let at = job.seats.iter().position(|seat| seat.block == id)?;
+            let at = job.nodes.iter().position(|node| node.block == id)?;
             Some((job, at))
         })
     }
 
-    /// The ranks of a block have left. A job of one node ends by itself.
+    /// Releases the node of a block whose ranks have left. A job of one node ends by itself.
     fn release(&mut self, id: BlockId) {
         if let Some((job, at)) = self.job_of(id) {
-            job.seats[at].leave();
+            job.nodes[at].leave();
         }
     }
 
-    /// A block is to end at once, or not to come.
+    /// Ends a block at once, or withdraws its request.
     fn withdraw(&mut self, id: BlockId) {
         let slurm = self.slurm.clone();
         let Some((job, at)) = self.job_of(id) else { return };
-        match (job.running, job.seats[at].phase) {
+        match (job.running, job.nodes[at].phase) {
             (_, Phase::Gone) => return,
-            (true, _) => job.seats[at].leave_at_once(),
-            (false, _) => job.seats[at].phase = Phase::Unwanted,
+            (true, _) => job.nodes[at].end_now(),
+            (false, _) => job.nodes[at].phase = Phase::Unwanted,
         }
-        if !job.own && job.is_unwanted() {
+        if !job.own && job.all_unwanted() {
             return cancel(&slurm, [&job.id]);
         }
-        let wanted = job.seats.iter().rposition(|seat| matches!(seat.phase, Phase::Wanted)).map_or(0, |last| last + 1);
-        if !job.running && wanted < job.seats.len() && slurm.ask_for_fewer(&job.id, wanted).is_ok() {
-            let gone: Vec<BlockId> = job.seats.drain(wanted..).map(|seat| seat.block).collect();
-            gone.into_iter().for_each(|id| self.tell(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
+        let wanted = job.nodes.iter().rposition(|node| matches!(node.phase, Phase::Wanted)).map_or(0, |last| last + 1);
+        if !job.running && wanted < job.nodes.len() && slurm.ask_for_fewer(&job.id, wanted).is_ok() {
+            let gone: Vec<BlockId> = job.nodes.drain(wanted..).map(|node| node.block).collect();
+            gone.into_iter().for_each(|id| self.report(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
         }
     }
 
-    /// How soon Slurm should be asked again.
-    fn pace(&self) -> Duration {
-        let changes = |job: &Job| if job.running { job.is_ending() } else { job.taken.elapsed() < SOON };
-        if self.jobs.iter().any(|job| job.own || changes(job)) { LOOK } else { CALM }
+    /// The interval until the next poll.
+    fn poll_interval(&self) -> Duration {
+        let changes = |job: &SlurmJob| if job.running { job.is_ending() } else { job.taken.elapsed() < LONG_WAIT };
+        if self.jobs.iter().any(|job| job.own || changes(job)) { FAST_POLL } else { SLOW_POLL }
     }
 
-    /// True while nodes shall be given back one by one.
-    fn gives_back(&self) -> bool {
-        self.jobs.iter().any(Job::gives_back)
+    /// True while nodes wait to be released one by one.
+    fn has_nodes_to_release(&self) -> bool {
+        self.jobs.iter().any(SlurmJob::has_nodes_to_release)
     }
 
-    fn give_back(&mut self) {
+    fn release_nodes(&mut self) {
         let mut news = Vec::new();
         for job in &mut self.jobs {
             news.extend(job.reap());
             news.extend(job.shrink(&self.slurm, &self.launch.logs));
         }
-        news.into_iter().for_each(|(id, event)| self.tell(id, event));
+        news.into_iter().for_each(|(id, event)| self.report(id, event));
     }
 
-    /// Asks how the jobs fare.
-    fn look(&mut self) {
-        self.give_back();
+    /// Releases nodes and polls the queues.
+    fn poll(&mut self) {
+        self.release_nodes();
         if self.may_have_jobs() {
-            self.look_at_queue();
+            self.poll_queues();
         }
     }
 
-    /// True if Slurm may have jobs that this run was given.
+    /// True if Slurm may have jobs of this session.
     fn may_have_jobs(&self) -> bool {
-        self.unsure_until.is_some_and(|end| Instant::now() < end) || self.jobs.iter().any(|job| !job.own)
+        self.lost_submit_until.is_some_and(|end| Instant::now() < end) || self.jobs.iter().any(|job| !job.own)
     }
 
-    fn look_at_queue(&mut self) {
+    fn poll_queues(&mut self) {
         let mut clusters: Vec<Option<String>> = vec![None];
         clusters.extend(self.names.sessions.last().into_iter().flat_map(|jobs| &jobs.clusters).cloned().map(Some));
-        clusters.into_iter().for_each(|cluster| self.look_at(cluster));
+        clusters.into_iter().for_each(|cluster| self.poll_cluster(cluster));
     }
 
-    /// Asks how the jobs fare that are on one cluster.
-    fn look_at(&mut self, cluster: Option<String>) {
+    /// Updates the jobs of one cluster.
+    fn poll_cluster(&mut self, cluster: Option<String>) {
         let queue = match self.slurm.jobs_named(self.name(), cluster.as_deref()) {
             Ok(queue) => queue,
-            // A controller that is restarted is asked again.
+            // The controller may be restarting; the next poll asks again.
             Err(why) => return tracing::debug!("{why}"),
         };
         self.cancel_unknown(&queue, cluster.as_deref());
@@ -381,8 +384,8 @@ impl Clerk {
         for job in self.jobs.iter_mut().filter(|job| !job.own && job.id.cluster == cluster) {
             let found = match queue.iter().find(|queued| queued.is(&job.id)) {
                 Some(queued) => Some(queued.clone()),
-                None if job.taken.elapsed() < SETTLING && !job.running => continue,
-                // It may have another name by now, so it is asked for by its number.
+                None if job.taken.elapsed() < SUBMIT_VISIBILITY_DELAY && !job.running => continue,
+                // Somebody may have renamed it, so it is looked up by number.
                 None => match self.slurm.job(&job.id) {
                     Ok(found) => found,
                     Err(why) => {
@@ -392,23 +395,23 @@ impl Clerk {
                 },
             };
             match found {
-                Some(queued) if queued.has_nodes() => news.extend(job.starts(&queued, &self.launch)),
+                Some(queued) if queued.has_nodes() => news.extend(job.on_start(&queued, &self.launch)),
                 Some(queued) if queued.is_over() => {
                     let why = format!("{}, {}", queued.state, queued.reason);
-                    news.extend(job.ends(&why, queued.end, &self.launch));
+                    news.extend(job.on_end(&why, queued.end, &self.launch));
                 }
                 Some(_) => job.renew(&self.slurm),
                 None => {
                     cancel(&self.slurm, [&job.id]);
-                    news.extend(job.ends("it is no longer in the queue", None, &self.launch));
+                    news.extend(job.on_end("it is no longer in the queue", None, &self.launch));
                 }
             }
         }
         self.jobs.retain(|job| !job.is_over());
-        news.into_iter().for_each(|(id, event)| self.tell(id, event));
+        news.into_iter().for_each(|(id, event)| self.report(id, event));
     }
 
-    /// Cancels what a failed submission has left in the queue after all.
+    /// Cancels jobs in the queue whose submission seemed to fail.
     fn cancel_unknown(&mut self, queue: &[Queued], cluster: Option<&str>) {
         let is_known = |queued: &Queued| self.jobs.iter().any(|job| queued.is(&job.id));
         let unknown = queue.iter().filter(|queued| !queued.is_over() && !is_known(queued));
@@ -418,19 +421,19 @@ impl Clerk {
         }
     }
 
-    /// Leaves nothing in the queue, and no step of the own allocation. Slurm confirms it, or the
-    /// name of the jobs stays, so that they can be taken from the queue later.
+    /// Cancels all jobs and terminates all steps. Unless Slurm confirms it, the name of the jobs stays
+    /// on disk, so that they can be cancelled later.
     fn close(mut self) {
         let begun = Instant::now();
-        // What waits in the queue is cancelled at once, what runs has been told to leave.
+        // Running jobs were asked to leave already.
         cancel(&self.slurm, self.jobs.iter().filter(|job| !job.running).map(|job| &job.id));
-        self.wait(begun + GRACE, |clerk| clerk.jobs.iter().any(Job::works));
+        self.wait(begun + STEP_EXIT_GRACE, |manager| manager.jobs.iter().any(SlurmJob::is_working));
         let session = self.names.sessions.last().filter(|_| self.may_have_jobs());
         let cancelled = session.map_or(Ok(()), |jobs| jobs.cancel(&self.slurm, false));
         cancel(&self.slurm, self.jobs.iter().filter(|job| !job.own).map(|job| &job.id));
-        self.jobs.iter_mut().for_each(Job::end_steps);
-        self.wait(begun + CLOSE_LIMIT, |clerk| clerk.jobs.iter().any(|job| !job.own));
-        let left: Vec<&Job> = self.jobs.iter().filter(|job| !job.own).collect();
+        self.jobs.iter_mut().for_each(SlurmJob::end_steps);
+        self.wait(begun + CLOSE_LIMIT, |manager| manager.jobs.iter().any(|job| !job.own));
+        let left: Vec<&SlurmJob> = self.jobs.iter().filter(|job| !job.own).collect();
         for job in &left {
             tracing::error!(
                 "job {} may still be in the queue: `phalanx cancel` of this run takes it from there",
@@ -443,24 +446,24 @@ impl Clerk {
         }
     }
 
-    /// Looks at the queue until nothing of this kind is left, or until then.
-    fn wait(&mut self, until: Instant, more: impl Fn(&Clerk) -> bool) {
+    /// Polls while `more` holds, at most until `until`.
+    fn wait(&mut self, until: Instant, more: impl Fn(&SlurmManager) -> bool) {
         while more(self) && Instant::now() < until {
-            thread::sleep(GLANCE);
-            self.look();
+            thread::sleep(RELEASE_POLL);
+            self.poll();
         }
     }
 }
 
-impl Job {
-    /// True while any of its worlds may still be there.
-    fn works(&self) -> bool {
-        if self.own { self.seats.iter().any(|seat| seat.step.is_some()) } else { self.running }
+impl SlurmJob {
+    /// True while any of its worlds may still run.
+    fn is_working(&self) -> bool {
+        if self.own { self.nodes.iter().any(|node| node.step.is_some()) } else { self.running }
     }
 
-    /// It may wait on.
+    /// Renews the lease of a job that waits in the queue.
     fn renew(&mut self, slurm: &SlurmCommands) {
-        let Some(limit) = self.limit.filter(|_| self.renewed.elapsed() > RENEWAL) else { return };
+        let Some(limit) = self.limit.filter(|_| self.renewed.elapsed() > LEASE_RENEWAL) else { return };
         self.renewed = Instant::now();
         if let Err(why) = slurm.renew(&self.id, limit, LEASE) {
             tracing::debug!("job {} waits no longer than it was allowed before: {why}", self.id);

@@ -1,21 +1,23 @@
 //! Blocks from Slurm: further jobs, and the nodes of the job that the run was started in.
 //!
-//! A request is put to Slurm as batch jobs of up to `nodes_per_block` nodes, one world a node. With one node a job (the default) each starts as soon as
-//! any node is free, and giving it back is the end of its job, which asks nothing of Slurm. Of a job of several nodes single ones are given
-//! back by shrinking it (`shrink`); so are the nodes of the job that the run itself was started in (`allocation`).
+//! A request becomes batch jobs of up to `nodes_per_block` nodes, with one world per node. With one
+//! node per job (the default) each job starts as soon as any node is free and is released by ending,
+//! which needs no request to Slurm. Single nodes of a larger job are released by shrinking it
+//! (`shrink`); so are the nodes of the job that the run itself was started in (`allocation`).
 //!
-//! Jobs that are gained are batch jobs, not `salloc --no-shell`: a batch job ends when its worlds do, whoever has died, where an allocation without a
-//! shell would stay for its whole time limit. The price is that its first node, on which the script runs, goes last.
+//! Gained jobs are batch jobs, not `salloc --no-shell`: a batch job ends when its worlds end, even
+//! if the run was killed; an allocation without a shell would stay for its whole time limit. The
+//! price is that the first node, which runs the script, is released last.
 //!
-//! Nothing stays in the queue for a run that is gone. What runs hangs on the run's link. What waits has a *lease*: a deadline that the run
-//! renews. The first of a run's jobs to start and find nobody takes the others from the queue, and so does a resume, or `phalanx cancel` of
-//! the dead run: the name that all jobs of a session share is kept in the run directory (`names`).
-//! Each of them does so only where it is certain that the session is over; that it cannot be seen
-//! from some node is no such sign.
+//! No job stays in the queue for a run that is gone. Running worlds depend on their link to rank 0.
+//! Waiting jobs have a *lease*: a deadline that the run renews. The first job of a dead run that
+//! starts and finds no coordinator cancels the others, and so do a resume and `phalanx cancel`: all
+//! jobs of a session share a name, which is kept in the run directory (`names`). They do so only if
+//! it is certain that the session is over; that it is not visible from some node proves nothing.
 //!
-//! Slurm's commands may take seconds, so a thread of this folder's own calls them; the run only
-//! exchanges words with it. None of them is waited for without end, and at the end of the run all
-//! of them together have [`CLOSE_LIMIT`].
+//! Slurm's commands may take seconds, so the manager's thread (`manager`) calls them and exchanges
+//! messages with the run. Every command has a time limit, and at the end of the run all of them
+//! together have [`CLOSE_LIMIT`].
 
 mod allocation;
 mod commands;
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
 use commands::SlurmCommands;
-use manager::{Clerk, Word};
+use manager::{Request, SlurmManager};
 use names::{NamesFile, SessionJobs};
 
 use super::blocks::{BlockId, Event};
@@ -41,20 +43,19 @@ use crate::journal::EndedSessions;
 /// In the folder of the blocks' logs: the names of the jobs that may be in the queue.
 const NAME_FILE: &str = "slurm";
 
-/// How long the end of a run waits for Slurm at most.
+/// Upper bound on the time that Slurm's commands take at the end of a run.
 pub const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
-/// See the module's text.
+/// The handle of the thread that calls Slurm.
 pub struct Slurm {
-    words: Sender<Word>,
-    happened: Receiver<(BlockId, Event)>,
-    clerk: Option<JoinHandle<()>>,
+    requests: Sender<Request>,
+    events: Receiver<(BlockId, Event)>,
+    manager: Option<JoinHandle<()>>,
     commands: SlurmCommands,
 }
 
 impl Slurm {
-    /// Asks for blocks so. What earlier sessions may have left in the queue is taken from it, from
-    /// those that have `ended`.
+    /// Starts the thread. Jobs that `ended` sessions may have left in the queue are cancelled.
     ///
     /// # Errors
     /// If the system gives no thread, or the name of the jobs cannot be written down.
@@ -70,44 +71,44 @@ impl Slurm {
         left.iter().for_each(|why| tracing::warn!("{why}"));
         names.sessions.push(SessionJobs::new(&launch.run, launch.began_unix_ns));
         names.write()?;
-        let ((words, heard), (told, happened)) = (channel(), channel());
-        let clerk = Clerk::new(launch, capacity, allocation, names, commands.clone(), told);
-        let clerk = thread::Builder::new().name("slurm".into()).spawn(move || clerk.work(&heard))?;
-        Ok(Slurm { words, happened, clerk: Some(clerk), commands })
+        let ((requests, receiver), (sender, events)) = (channel(), channel());
+        let manager = SlurmManager::new(launch, capacity, allocation, names, commands.clone(), sender);
+        let manager = thread::Builder::new().name("slurm".into()).spawn(move || manager.run(&receiver))?;
+        Ok(Slurm { requests, events, manager: Some(manager), commands })
     }
 
     /// Starts the world of a block on a node that the run has from the start.
     pub fn adopt(&mut self, id: BlockId, node: String) {
-        self.say(Word::Adopt(id, node));
+        self.send(Request::Adopt(id, node));
     }
 
-    fn say(&self, word: Word) {
-        // The clerk only leaves when it is told to.
-        let _ = self.words.send(word);
+    fn send(&self, request: Request) {
+        // The manager exits only after `Request::Close`.
+        let _ = self.requests.send(request);
     }
 }
 
 impl Provider for Slurm {
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
-        self.say(Word::Request(ids.to_vec(), limit));
+        self.send(Request::Nodes(ids.to_vec(), limit));
     }
 
     fn release(&mut self, id: BlockId) {
-        self.say(Word::Release(id));
+        self.send(Request::Release(id));
     }
 
     fn withdraw(&mut self, id: BlockId) {
-        self.say(Word::Withdraw(id));
+        self.send(Request::Withdraw(id));
     }
 
     fn poll(&mut self) -> Vec<(BlockId, Event)> {
-        self.happened.try_iter().collect()
+        self.events.try_iter().collect()
     }
 
     fn close(&mut self) {
         self.commands.close_by(Instant::now() + CLOSE_LIMIT);
-        self.say(Word::Close);
-        if self.clerk.take().is_some_and(|clerk| clerk.join().is_err()) {
+        self.send(Request::Close);
+        if self.manager.take().is_some_and(|manager| manager.join().is_err()) {
             tracing::error!("the thread that speaks to Slurm failed; `squeue` shows whether jobs of this run are left");
         }
     }
@@ -115,7 +116,7 @@ impl Provider for Slurm {
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        if self.clerk.is_some() {
+        if self.manager.is_some() {
             self.close();
         }
     }
