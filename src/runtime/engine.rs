@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coordinator::driver::Head;
+use super::coordinator::driver::CoordinatorDriver;
 use super::crew::{Crew, Outbox};
 use crate::exec::Stop as StopTasks;
 use crate::fabric::near::NearLane;
@@ -32,7 +32,7 @@ pub(super) struct Engine {
     fabric: Box<dyn Fabric>,
     worker: Worker,
     /// Rank 0's other half.
-    head: Option<Head>,
+    head: Option<CoordinatorDriver>,
     outbox: Outbox,
     /// The frame that has come, and the one that is being sent; kept for their memory.
     came: Vec<u8>,
@@ -65,7 +65,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<Head>) -> Engine {
+    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<CoordinatorDriver>) -> Engine {
         Engine {
             fabric,
             worker,
@@ -148,7 +148,7 @@ impl Engine {
     }
 
     /// Gives the fabric and rank 0's half back, when all is over.
-    pub(super) fn take_apart(&mut self) -> (Box<dyn Fabric>, Option<Head>) {
+    pub(super) fn take_apart(&mut self) -> (Box<dyn Fabric>, Option<CoordinatorDriver>) {
         let fabric = std::mem::replace(&mut self.fabric, Box::new(crate::fabric::Alone));
         (fabric, self.head.take())
     }
@@ -180,7 +180,7 @@ impl Engine {
 
     /// When the machines next want to be called.
     pub(super) fn next_tick(&self) -> Option<Time> {
-        let head = self.head.as_ref().map(Head::next_tick);
+        let head = self.head.as_ref().map(CoordinatorDriver::next_tick);
         [self.worker.next_tick(), head].into_iter().flatten().min()
     }
 
@@ -417,7 +417,7 @@ impl Engine {
     fn deliver(&mut self, crew: &Crew, from: Rank, message: Message) {
         if message.is_for_coordinator() {
             if let Some(head) = &mut self.head {
-                let messages = head.hear(crew.clock.now(), from, message);
+                let messages = head.on_message(crew.clock.now(), from, message);
                 self.send_all(messages);
             }
         } else {
@@ -558,7 +558,7 @@ impl Engine {
     }
 
     /// Rank 0's half.
-    pub(super) fn head(&mut self) -> Option<&mut Head> {
+    pub(super) fn head(&mut self) -> Option<&mut CoordinatorDriver> {
         self.head.as_mut()
     }
 

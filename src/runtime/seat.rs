@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::RunError;
 use super::clock::Clock;
-use super::coordinator::driver::Head;
+use super::coordinator::driver::CoordinatorDriver;
 use super::crew::{Crew, lock};
 use super::engine::Engine;
 use super::mailbox::{Mailbox, Sink};
@@ -58,7 +58,7 @@ impl Seat {
     pub(super) fn take(
         self,
         fabric: &mut Box<dyn Fabric>,
-        head: Option<Head>,
+        head: Option<CoordinatorDriver>,
         kernels: Kernels,
         wake: Arc<Wake>,
     ) -> Result<(Arc<Crew>, Option<Pool<Crew>>), RunError> {

@@ -9,7 +9,7 @@ use super::clock::unix_ns;
 use super::coordinator::join_address::JoinAddress;
 use super::coordinator::provisioner::{self, listen_on};
 use super::coordinator::resume::{self, Again};
-use super::coordinator::run_history::Remembered;
+use super::coordinator::run_history::LoadedHistory;
 use super::{Options, RunError};
 use crate::exec::Kernels;
 use crate::graph::link::GroupId;
@@ -40,7 +40,7 @@ pub(super) struct Start {
     /// The earlier sessions that nobody leads any more, for certain.
     pub(super) ended: EndedSessions,
     /// What earlier runs of the job tell.
-    pub(super) past: Remembered,
+    pub(super) past: LoadedHistory,
 }
 
 impl Start {
@@ -146,7 +146,7 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let began_unix_ns = unix_ns();
     let Opened { journal, session, kept, spent, ended } =
         open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
-    let past = Remembered::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
+    let past = LoadedHistory::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
     let order = graph.order(&|task| estimate_ns(&job, task));
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;

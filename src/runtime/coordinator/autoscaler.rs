@@ -4,7 +4,7 @@
 //! which tasks have been running for a second.
 //!
 //! Ranks of a world cannot leave it. Those that are not needed are parked: they hold no task and sleep, and their nodes are billed on. Nodes
-//! that joined since are given back; further ones are asked for where the job names a supply. Both are ordered here and done elsewhere.
+//! that joined since are given back; further ones are asked for where the job names a provisioner. Both are ordered here and done elsewhere.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::join_listener::{Gate, World};
-use super::provisioner::Supply;
-use super::run_history::{Remembered, kind_of};
+use super::join_listener::{JoinListener, JoinedWorld};
+use super::provisioner::Provisioner;
+use super::run_history::{LoadedHistory, kind_of};
 use crate::capacity::{Block, BlockId, State as BlockState};
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
@@ -41,7 +41,7 @@ const SHORTEST_BLOCK: Duration = Duration::from_secs(600);
 const SHOWN: usize = 5;
 
 /// See the module's text.
-pub(super) struct Helm {
+pub(super) struct Autoscaler {
     captain: Captain,
     graph: Arc<TaskGraph>,
     /// Edges into each node that have not been counted.
@@ -75,14 +75,14 @@ struct Seen {
 }
 
 /// What can be had and given back while the run goes on.
-pub(super) struct Fleet<'a> {
-    pub(super) gate: Option<&'a Gate>,
-    pub(super) supply: Option<&'a Supply>,
+pub(super) struct NodeSources<'a> {
+    pub(super) listener: Option<&'a JoinListener>,
+    pub(super) provisioner: Option<&'a Provisioner>,
 }
 
 /// What follows from a decision.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct ScalingCommands {
     /// To be written down.
     pub(super) records: Vec<Record>,
     /// For the coordinator.
@@ -118,7 +118,7 @@ fn can_be_foreseen(job: &Job) -> bool {
     job.task_count() <= MOST_FORESEEN && job.groups.iter().all(known)
 }
 
-/// The price list; without a supply no more nodes can be had than there are.
+/// The price list; without a provisioner no more nodes can be had than there are.
 fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     let nodes: BTreeSet<&str> = ranks.iter().map(|info| info.node.as_str()).collect();
     let slots = ranks.iter().map(|info| info.slots).max().filter(|slots| *slots > 0).unwrap_or(1);
@@ -128,8 +128,8 @@ fn prices(job: &Job, ranks: &[RankInfo]) -> Prices {
     prices
 }
 
-impl Helm {
-    /// The helm of a run whose number of ranks or spending somebody must look after, or whose end can be foreseen; else `None`. `spent` is
+impl Autoscaler {
+    /// The autoscaler of a run whose number of ranks or spending somebody must look after, or whose end can be foreseen; else `None`. `spent` is
     /// what earlier sessions cost.
     pub(super) fn of(
         job: &Arc<Job>,
@@ -137,8 +137,8 @@ impl Helm {
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
-        past: &Remembered,
-    ) -> Option<Helm> {
+        past: &LoadedHistory,
+    ) -> Option<Autoscaler> {
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let mut scaling = job.scaling.clone().unwrap_or_else(still);
         // Ranks that only coordinate come on top of those that a job asks for.
@@ -156,9 +156,9 @@ impl Helm {
         let course = (Arc::clone(job), Arc::clone(graph), estimates);
         let delay = match job.capacity.provider {
             ProviderKind::None => WAKING,
-            kind => Supply::usual_delay(kind),
+            kind => Provisioner::usual_delay(kind),
         };
-        let mut helm = Helm {
+        let mut autoscaler = Autoscaler {
             captain: Captain::new(course, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]),
             graph: Arc::clone(graph),
             waits: waits(graph),
@@ -173,14 +173,15 @@ impl Helm {
             due: Time::ZERO,
             over: false,
         };
-        helm.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
-        let open: Vec<u32> = (0..graph.node_count() as u32).filter(|&node| helm.waits[node as usize] == 0).collect();
-        open.into_iter().for_each(|node| helm.opens(node));
+        autoscaler.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
+        let open: Vec<u32> =
+            (0..graph.node_count() as u32).filter(|&node| autoscaler.waits[node as usize] == 0).collect();
+        open.into_iter().for_each(|node| autoscaler.opens(node));
         for task in (0..tasks).filter(|&task| done(task)) {
-            helm.captain.knows(TaskId(task));
-            helm.ends(task);
+            autoscaler.captain.knows(TaskId(task));
+            autoscaler.ends(task);
         }
-        Some(helm)
+        Some(autoscaler)
     }
 
     /// Attempts have ended.
@@ -237,7 +238,7 @@ impl Helm {
     }
 
     /// Decides.
-    pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator, fleet: &Fleet<'_>) -> Orders {
+    pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator, fleet: &NodeSources<'_>) -> ScalingCommands {
         self.due = now.after(self.captain.interval);
         self.captain.sees(coordinator);
         let mut views: Vec<RankView> =
@@ -249,7 +250,7 @@ impl Helm {
             false => Vec::new(),
         };
         self.forecast = self.captain.foresee(now, &views, &requests, settled);
-        let mut orders = Orders { warnings: self.captain.alarms(), ..Orders::default() };
+        let mut orders = ScalingCommands { warnings: self.captain.alarms(), ..ScalingCommands::default() };
         for decision in decisions {
             let change = |ranks: &[Rank], change: Change| -> Vec<Event> {
                 ranks.iter().map(|&rank| Event::Change { rank, change: change.clone() }).collect()
@@ -263,11 +264,11 @@ impl Helm {
                     orders.warnings.push(decision.reason.clone());
                 }
                 Action::Stay => {}
-                Action::Grow { nodes, .. } if fleet.supply.is_some() => {
+                Action::Grow { nodes, .. } if fleet.provisioner.is_some() => {
                     orders.grow += nodes;
                     orders.lasting = lasting(&decision);
                 }
-                Action::Shrink { ranks } if fleet.gate.is_some() => orders.drain.extend(ranks),
+                Action::Shrink { ranks } if fleet.listener.is_some() => orders.drain.extend(ranks),
                 Action::Cancel { requests } => orders.withdraw.extend(requests.iter().map(|request| request.0)),
                 Action::Grow { .. } | Action::Shrink { .. } => {
                     orders
@@ -329,8 +330,8 @@ impl Helm {
     }
 
     /// Ranks that joined and are here.
-    fn views_of_joined(&self, fleet: &Fleet<'_>, coordinator: &Coordinator) -> Vec<RankView> {
-        let worlds = fleet.gate.iter().flat_map(|gate| gate.worlds());
+    fn views_of_joined(&self, fleet: &NodeSources<'_>, coordinator: &Coordinator) -> Vec<RankView> {
+        let worlds = fleet.listener.iter().flat_map(|listener| listener.worlds());
         worlds
             .flat_map(|world| world.numbers().filter_map(|rank| self.view_of_joined(fleet, world, rank, coordinator)))
             .collect()
@@ -338,12 +339,12 @@ impl Helm {
 
     fn view_of_joined(
         &self,
-        fleet: &Fleet<'_>,
-        world: &World,
+        fleet: &NodeSources<'_>,
+        world: &JoinedWorld,
         rank: Rank,
         coordinator: &Coordinator,
     ) -> Option<RankView> {
-        let blocks = fleet.supply.map(Supply::blocks);
+        let blocks = fleet.provisioner.map(Provisioner::blocks);
         let block = world.block.map(BlockId).and_then(|id| blocks?.get(id));
         let state = match coordinator.standing(rank)? {
             state if state.is_billed() => state,
@@ -367,11 +368,11 @@ impl Helm {
     }
 
     /// What the nodes cost that have been given back.
-    fn settled(&self, now: Time, fleet: &Fleet<'_>) -> f64 {
-        let by_hand = |world: &&World| world.block.is_none() && world.is_gone();
-        let worlds = fleet.gate.iter().flat_map(|gate| gate.worlds()).filter(by_hand);
+    fn settled(&self, now: Time, fleet: &NodeSources<'_>) -> f64 {
+        let by_hand = |world: &&JoinedWorld| world.block.is_none() && world.is_gone();
+        let worlds = fleet.listener.iter().flat_map(|listener| listener.worlds()).filter(by_hand);
         let worlds = worlds.map(|world| (world.billed.0, world.billed.1.unwrap_or(now)));
-        let blocks = fleet.supply.iter().flat_map(|supply| supply.blocks().iter());
+        let blocks = fleet.provisioner.iter().flat_map(|provisioner| provisioner.blocks().iter());
         let blocks = blocks.filter_map(|block| Some((block.granted?, block.ended?)));
         worlds.chain(blocks).map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)).sum()
     }
@@ -391,13 +392,13 @@ impl Helm {
 }
 
 /// Nodes that have been asked for and do not take part yet.
-fn requests(fleet: &Fleet<'_>) -> Vec<RequestView> {
+fn requests(fleet: &NodeSources<'_>) -> Vec<RequestView> {
     let coming =
         |block: &&Block| matches!(block.state, BlockState::Requested | BlockState::Pending | BlockState::Granted);
-    let blocks = fleet.supply.iter().flat_map(|supply| supply.blocks().iter()).filter(coming);
+    let blocks = fleet.provisioner.iter().flat_map(|provisioner| provisioner.blocks().iter()).filter(coming);
     // One that has its node and has begun to join is counted as a rank.
     let counted = |block: &&Block| {
-        let mut worlds = fleet.gate.iter().flat_map(|gate| gate.worlds());
+        let mut worlds = fleet.listener.iter().flat_map(|listener| listener.worlds());
         !worlds.any(|world| world.block == Some(block.id.0) && world.is_in())
     };
     let view = |block: &Block| RequestView {

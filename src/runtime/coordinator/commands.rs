@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::autoscaler::Helm;
-use super::driver::Head;
+use super::autoscaler::Autoscaler;
+use super::driver::CoordinatorDriver;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
 use crate::control::{Answer, Call, Question, Scale};
 use crate::journal::Level;
@@ -16,7 +16,7 @@ const MOST_RUNNING: usize = 100;
 
 type Messages = Vec<(Rank, Message)>;
 
-impl Head {
+impl CoordinatorDriver {
     /// Answers one question.
     pub(super) fn command(&mut self, now: Time, call: Call) -> Messages {
         let question = call.question.clone();
@@ -51,11 +51,11 @@ impl Head {
 
     fn scale(&mut self, now: Time, to: Scale) -> (Answer, Messages) {
         let active = self.ranks_in(|s| matches!(s, RankState::Joining | RankState::Active)).len() as u32;
-        let supply = active + self.coming();
+        let provisioner = active + self.coming();
         let ranks = match to {
             Scale::To(ranks) => ranks,
-            Scale::More(more) => supply.saturating_add(more),
-            Scale::Fewer(fewer) => supply.saturating_sub(fewer),
+            Scale::More(more) => provisioner.saturating_add(more),
+            Scale::Fewer(fewer) => provisioner.saturating_sub(fewer),
             Scale::Auto => return (self.let_decide(), Messages::new()),
         };
         // One that only coordinates is a rank, too.
@@ -64,18 +64,18 @@ impl Head {
             let text = format!("a run keeps at least {least} ranks, one of which works; `phalanx cancel` ends it");
             return (Answer::refused(text), Messages::new());
         }
-        let (mut answer, messages) = match ranks >= supply {
-            true => self.grow(now, ranks - supply),
-            false => self.shrink(now, supply - ranks),
+        let (mut answer, messages) = match ranks >= provisioner {
+            true => self.grow(now, ranks - provisioner),
+            false => self.shrink(now, provisioner - ranks),
         };
-        if answer.ok && self.helm.as_mut().is_some_and(|helm| helm.hold(Some(ranks))) {
+        if answer.ok && self.autoscaler.as_mut().is_some_and(|autoscaler| autoscaler.hold(Some(ranks))) {
             answer.text += &format!("; the policy leaves it at {ranks} until `phalanx scale RUN auto`");
         }
         (answer, messages)
     }
 
     fn let_decide(&mut self) -> Answer {
-        match self.helm.as_mut().is_some_and(|helm| helm.hold(None)) {
+        match self.autoscaler.as_mut().is_some_and(|autoscaler| autoscaler.hold(None)) {
             true => Answer::done("the policy decides again"),
             false => Answer::refused("this job's file names no policy (`[scaling]`) that could decide"),
         }
@@ -83,9 +83,9 @@ impl Head {
 
     /// Blocks that have been asked for and whose ranks are not there.
     pub(super) fn coming(&self) -> u32 {
-        let blocks = self.supply.iter().flat_map(|supply| supply.blocks().iter());
+        let blocks = self.provisioner.iter().flat_map(|provisioner| provisioner.blocks().iter());
         let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
-        let worlds = || self.gate.iter().flat_map(|gate| gate.worlds());
+        let worlds = || self.listener.iter().flat_map(|listener| listener.worlds());
         let is_in = |id: BlockId| worlds().any(|world| world.block == Some(id.0) && world.is_in());
         blocks.filter(|block| comes(block.state) && !is_in(block.id)).count() as u32
     }
@@ -101,7 +101,7 @@ impl Head {
         if asked == missing {
             return (Answer::done(text), messages);
         }
-        let why = match &self.supply {
+        let why = match &self.provisioner {
             None => "this job's file has no [capacity] to ask for more",
             Some(_) => "nothing more is asked for since too much has failed (see the notes of `phalanx report`)",
         };
@@ -109,16 +109,22 @@ impl Head {
     }
 
     fn shrink(&mut self, now: Time, ranks: u32) -> (Answer, Messages) {
-        let withdrawn: Vec<BlockId> =
-            self.supply.as_ref().map(|s| s.waiting()).unwrap_or_default().into_iter().take(ranks as usize).collect();
-        if let Some(supply) = &mut self.supply {
-            withdrawn.iter().for_each(|&id| supply.step(now, id, BlockEvent::Drain));
+        let withdrawn: Vec<BlockId> = self
+            .provisioner
+            .as_ref()
+            .map(|s| s.waiting())
+            .unwrap_or_default()
+            .into_iter()
+            .take(ranks as usize)
+            .collect();
+        if let Some(provisioner) = &mut self.provisioner {
+            withdrawn.iter().for_each(|&id| provisioner.step(now, id, BlockEvent::Drain));
         }
         let mut left = ranks as usize - withdrawn.len();
         let takes_part = self.ranks_in(|s| matches!(s, RankState::Joining | RankState::Active));
         let (mut drained, mut parked) = (Vec::new(), Vec::new());
         for &rank in takes_part.iter().rev() {
-            let mates = self.gate.as_ref().map(|gate| gate.mates(rank)).unwrap_or_default();
+            let mates = self.listener.as_ref().map(|listener| listener.mates(rank)).unwrap_or_default();
             let gone = drained.contains(&rank) || rank == Rank::ZERO || mates.len() > left || left == 0;
             if gone {
                 continue;
@@ -211,8 +217,8 @@ impl Head {
         (Answer::done(text), messages)
     }
 
-    fn joined(&self, rank: Rank) -> Option<&super::join_listener::World> {
-        self.gate.as_ref()?.world_of(rank)
+    fn joined(&self, rank: Rank) -> Option<&super::join_listener::JoinedWorld> {
+        self.listener.as_ref()?.world_of(rank)
     }
 
     fn node_of(&self, rank: Rank) -> Option<String> {
@@ -226,7 +232,7 @@ impl Head {
         let tally = self.coordinator.tally();
         let ranks: Vec<Value> = (0..self.coordinator.next_rank().0).map(|rank| self.rank_status(Rank(rank))).collect();
         let blocks: Vec<Value> =
-            self.supply.iter().flat_map(|s| s.blocks().iter()).map(|b| block_status(now, b)).collect();
+            self.provisioner.iter().flat_map(|s| s.blocks().iter()).map(|b| block_status(now, b)).collect();
         let text = match &self.finished {
             Some(_) => "ending",
             None if self.coordinator.is_stopping() => "stopping",
@@ -241,11 +247,11 @@ impl Head {
                 "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
             },
             "forecast": self.forecast(),
-            "scaling": self.helm.as_ref().map(Helm::status),
+            "scaling": self.autoscaler.as_ref().map(Autoscaler::status),
             "running": self.running(),
             "ranks": ranks,
             "blocks": blocks,
-            "paused": self.supply.as_ref().and_then(|s| s.blocks().paused()),
+            "paused": self.provisioner.as_ref().and_then(|s| s.blocks().paused()),
         });
         Answer { status: Some(status), ..Answer::done(text) }
     }

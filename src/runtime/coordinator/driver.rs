@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::autoscaler::Helm;
-use super::join_listener::Gate;
-use super::provisioner::Supply;
-use super::run_history::Diary;
+use super::autoscaler::Autoscaler;
+use super::join_listener::JoinListener;
+use super::provisioner::Provisioner;
+use super::run_history::HistoryRecorder;
 use super::walltime::Walltime;
 use crate::capacity::BlockId;
 use crate::control::Server;
@@ -33,7 +33,7 @@ const LAUNCHERS_PATIENCE: Duration = Duration::from_millis(400);
 const BUDGETS_PATIENCE: Duration = Duration::from_millis(800);
 
 /// See the module's text.
-pub(crate) struct Head {
+pub(crate) struct CoordinatorDriver {
     pub(super) coordinator: Coordinator,
     journal: Clerk,
     /// The first failure of the journal.
@@ -41,13 +41,13 @@ pub(crate) struct Head {
     progress: Progress,
     pub(super) walltime: Option<Walltime>,
     /// Who looks after ranks and spending, if anybody must.
-    pub(super) helm: Option<Helm>,
+    pub(super) autoscaler: Option<Autoscaler>,
     /// What this run leaves for later ones.
-    pub(super) diary: Option<Diary>,
+    pub(super) recorder: Option<HistoryRecorder>,
     /// Who lets ranks in, if any may join.
-    pub(super) gate: Option<Gate>,
+    pub(super) listener: Option<JoinListener>,
     /// Where further nodes come from, if they do.
-    pub(super) supply: Option<Supply>,
+    pub(super) provisioner: Option<Provisioner>,
     /// Blocks whose time is nearly up, with the number that the next rank would have had when they were last asked to leave.
     pub(super) expiring: BTreeMap<BlockId, Rank>,
     /// Where people ask.
@@ -73,7 +73,7 @@ pub(crate) struct Head {
     pub(super) spent: bool,
 }
 
-impl Head {
+impl CoordinatorDriver {
     pub(super) fn new(
         coordinator: Coordinator,
         journal: Clerk,
@@ -81,7 +81,7 @@ impl Head {
         walltime: Option<Walltime>,
         mut estimates: TaskEstimates,
         ranks: u32,
-    ) -> Head {
+    ) -> CoordinatorDriver {
         let total = coordinator.tally().total;
         let (mut work_total_s, mut work_done_s) = (0.0, 0.0);
         for task in (0..total).map(TaskId) {
@@ -91,7 +91,7 @@ impl Head {
                 work_done_s += seconds;
             }
         }
-        Head {
+        CoordinatorDriver {
             work_total_s,
             work_done_s,
             coordinator,
@@ -101,10 +101,10 @@ impl Head {
             walltime,
             estimates,
             ranks,
-            helm: None,
-            diary: None,
-            gate: None,
-            supply: None,
+            autoscaler: None,
+            recorder: None,
+            listener: None,
+            provisioner: None,
             expiring: BTreeMap::new(),
             server: None,
             alerts: None,
@@ -120,18 +120,18 @@ impl Head {
     }
 
     /// Lets somebody look after ranks and spending.
-    pub(super) fn set_helm(&mut self, helm: Option<Helm>) {
-        self.helm = helm;
+    pub(super) fn set_autoscaler(&mut self, autoscaler: Option<Autoscaler>) {
+        self.autoscaler = autoscaler;
     }
 
     /// Lets this run be remembered.
-    pub(super) fn set_diary(&mut self, diary: Diary) {
-        self.diary = Some(diary);
+    pub(super) fn set_recorder(&mut self, recorder: HistoryRecorder) {
+        self.recorder = Some(recorder);
     }
 
-    /// Lets ranks join, and asks for them where there is a supply.
-    pub(super) fn set_gate(&mut self, gate: Gate, supply: Option<Supply>) {
-        (self.gate, self.supply) = (Some(gate), supply);
+    /// Lets ranks join, and asks for them where there is a provisioner.
+    pub(super) fn set_listener(&mut self, listener: JoinListener, provisioner: Option<Provisioner>) {
+        (self.listener, self.provisioner) = (Some(listener), provisioner);
     }
 
     /// Answers those who ask at this socket about this job on these ranks.
@@ -156,7 +156,7 @@ impl Head {
         self.coordinator.begin(&mut actions);
         if self.infos.iter().all(|info| info.slots == 0) {
             // Their homes are those of nobody.
-            let hope = Hope { askable: self.supply.is_some(), coming: 0, most: 1 };
+            let hope = Hope { askable: self.provisioner.is_some(), coming: 0, most: 1 };
             self.coordinator.step(now, Event::Hope(hope), &mut actions);
             self.coordinator.step(now, Event::Rebalance, &mut actions);
         }
@@ -168,19 +168,19 @@ impl Head {
     }
 
     /// Takes a message for the coordinator; returns what it answers.
-    pub(crate) fn hear(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
+    pub(crate) fn on_message(&mut self, now: Time, from: Rank, message: Message) -> Vec<(Rank, Message)> {
         let message = match message {
             Message::Vitals(vitals) => {
                 self.progress.vitals(now.since(Time::ZERO), from, &vitals);
-                if let Some(helm) = &mut self.helm {
-                    helm.uses(from, &vitals);
+                if let Some(autoscaler) = &mut self.autoscaler {
+                    autoscaler.uses(from, &vitals);
                 }
                 return Vec::new();
             }
             Message::Measured { measures } => {
                 self.progress.measured(now.since(Time::ZERO), &measures);
-                if let Some(helm) = &mut self.helm {
-                    helm.measured(&measures);
+                if let Some(autoscaler) = &mut self.autoscaler {
+                    autoscaler.measured(&measures);
                 }
                 return Vec::new();
             }
@@ -190,7 +190,7 @@ impl Head {
             }
             message => message,
         };
-        if let Some(steps) = self.gate.as_mut().and_then(|gate| gate.hear(from, &message)) {
+        if let Some(steps) = self.listener.as_mut().and_then(|listener| listener.on_message(from, &message)) {
             return self.follow(now, steps);
         }
         let mut actions = Vec::new();
@@ -296,8 +296,8 @@ impl Head {
     pub(super) fn close(mut self, now: Time) -> Result<(), JournalError> {
         // What is left of other ranks' ends comes with the last news of their links.
         self.admit(now);
-        if let Some(supply) = &mut self.supply {
-            let notes = supply.close(now);
+        if let Some(provisioner) = &mut self.provisioner {
+            let notes = provisioner.close(now);
             notes.into_iter().for_each(|(level, text)| self.tell(now, level, &text));
             self.record_blocks(now);
         }
@@ -305,8 +305,8 @@ impl Head {
         self.note_alerts(now);
         let tally = self.coordinator.tally();
         let complete = self.finished.as_ref().is_some_and(|why| end_reason(why, &tally) == EndReason::Complete);
-        if let Some(diary) = &mut self.diary {
-            let unusual = diary.close(now, complete);
+        if let Some(recorder) = &mut self.recorder {
+            let unusual = recorder.close(now, complete);
             if !unusual.is_empty() {
                 self.record(Record::Unusual(unusual));
             }
@@ -327,16 +327,16 @@ impl Head {
             match action {
                 Action::Send { to, message } => messages.push((to, message)),
                 Action::Journal(attempts) => {
-                    if let Some(helm) = &mut self.helm {
-                        helm.hears(&attempts);
+                    if let Some(autoscaler) = &mut self.autoscaler {
+                        autoscaler.hears(&attempts);
                     }
                     for attempt in &attempts {
                         let (group, estimate) = self.estimates.of(attempt.task);
                         if attempt.last {
                             self.work_done_s += estimate as f64 / 1e9;
                         }
-                        if let Some(diary) = &mut self.diary {
-                            diary.ended(attempt, group, estimate);
+                        if let Some(recorder) = &mut self.recorder {
+                            recorder.ended(attempt, group, estimate);
                         }
                     }
                     self.record(Record::Attempts(attempts));
@@ -384,7 +384,7 @@ impl Head {
 
     /// When the end was last foreseen for, if anybody looks ahead.
     pub(super) fn forecast(&self) -> Option<Forecast> {
-        self.helm.as_ref().and_then(|helm| helm.forecast)
+        self.autoscaler.as_ref().and_then(|autoscaler| autoscaler.forecast)
     }
 
     fn shown(&self) -> Shown {

@@ -1,4 +1,4 @@
-//! Rank 0's gate: lets ranks into a run that is under way, and hears when one has gone.
+//! Rank 0's listener: lets ranks into a run that is under way, and hears when one has gone.
 //!
 //! | a world that joins | event | next |
 //! |---|---|---|
@@ -9,7 +9,7 @@
 //! | coming | it takes too long | what has not come of it is lost |
 //!
 //! A rank that had left in order is gone for good, and that its link ends then means nothing. What is lost costs the tasks that it was
-//! running; that is for the coordinator to see to. The gate decides nothing: it turns news of the bridge into events.
+//! running; that is for the coordinator to see to. The listener decides nothing: it turns news of the bridge into events.
 //!
 //! Ranks that join share the CPUs of a node with their own world, not with others: whoever starts two worlds on one node means it.
 
@@ -38,16 +38,16 @@ const ARRIVAL: Duration = Duration::from_secs(300);
 const LARGEST: u32 = 4096;
 
 /// See the module's text.
-pub(super) struct Gate {
+pub(super) struct JoinListener {
     hub: Hub,
     news: Receiver<News>,
     welcome: Welcome,
     contact: PathBuf,
-    worlds: Vec<World>,
+    worlds: Vec<JoinedWorld>,
 }
 
 /// Ranks that came together.
-pub(super) struct World {
+pub(super) struct JoinedWorld {
     pub(super) first: Rank,
     pub(super) block: Option<u64>,
     pub(super) node: String,
@@ -56,14 +56,14 @@ pub(super) struct World {
     pub(super) billed: (Time, Option<Time>),
     /// Its ranks have been told what the run is.
     welcomed: bool,
-    /// The supply has been told that it is in, or gone.
+    /// The provisioner has been told that it is in, or gone.
     pub(super) told: [bool; 2],
-    pub(super) ranks: Vec<Joiner>,
+    pub(super) ranks: Vec<JoinedRank>,
 }
 
 /// One of them.
 #[derive(Default)]
-pub(super) struct Joiner {
+pub(super) struct JoinedRank {
     linked: bool,
     /// Its node and CPUs.
     place: Option<(String, Vec<u32>)>,
@@ -74,7 +74,7 @@ pub(super) struct Joiner {
 
 /// What follows from news.
 #[derive(Default)]
-pub(super) struct Steps {
+pub(super) struct JoinEffects {
     /// For the coordinator, in this order.
     pub(super) events: Vec<Event>,
     /// To be sent.
@@ -83,15 +83,15 @@ pub(super) struct Steps {
     pub(super) notes: Vec<(Level, String)>,
 }
 
-impl Steps {
+impl JoinEffects {
     fn change(&mut self, rank: Rank, change: Change) {
         self.events.push(Event::Change { rank, change });
     }
 }
 
-impl Gate {
-    /// Opens the gate on an address of this machine and writes the contact file.
-    pub(super) fn open(listen: &Listen, welcome: Welcome, wake: Arc<Wake>) -> Result<(Gate, Outer), RunError> {
+impl JoinListener {
+    /// Opens the listener on an address of this machine and writes the contact file.
+    pub(super) fn open(listen: &Listen, welcome: Welcome, wake: Arc<Wake>) -> Result<(JoinListener, Outer), RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let secret = Secret::random().map_err(system("make a secret"))?;
         let address = JoinAddress::choose(listen)?;
@@ -101,11 +101,11 @@ impl Gate {
         let addresses = address.told(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
         Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
-        Ok((Gate { hub, news, welcome, contact: path, worlds: Vec::new() }, outer))
+        Ok((JoinListener { hub, news, welcome, contact: path, worlds: Vec::new() }, outer))
     }
 
     /// The worlds that ever came.
-    pub(super) fn worlds(&self) -> &[World] {
+    pub(super) fn worlds(&self) -> &[JoinedWorld] {
         &self.worlds
     }
 
@@ -115,30 +115,37 @@ impl Gate {
     }
 
     fn position(&self, rank: Rank) -> Option<(usize, usize)> {
-        let inside = |world: &World| (rank.0.checked_sub(world.first.0)? < world.ranks.len() as u32).then_some(());
+        let inside =
+            |world: &JoinedWorld| (rank.0.checked_sub(world.first.0)? < world.ranks.len() as u32).then_some(());
         let world = self.worlds.iter().position(|world| inside(world).is_some())?;
         Some((world, (rank.0 - self.worlds[world].first.0) as usize))
     }
 
     /// The world that a rank came with.
-    pub(super) fn world_of(&self, rank: Rank) -> Option<&World> {
+    pub(super) fn world_of(&self, rank: Rank) -> Option<&JoinedWorld> {
         self.position(rank).map(|(world, _)| &self.worlds[world])
     }
 
     /// The worlds that ever came, to be told more about.
-    pub(super) fn worlds_mut(&mut self) -> &mut [World] {
+    pub(super) fn worlds_mut(&mut self) -> &mut [JoinedWorld] {
         &mut self.worlds
     }
 
-    fn joiner(&mut self, rank: Rank) -> Option<&mut Joiner> {
+    fn joiner(&mut self, rank: Rank) -> Option<&mut JoinedRank> {
         let (world, at) = self.position(rank)?;
         self.worlds[world].ranks.get_mut(at)
     }
 
     /// Takes the news. `next` is the number that the next rank will have; nobody is let in unless the run is `open`, and no block unless it
     /// is `expected`.
-    pub(super) fn look(&mut self, now: Time, mut next: Rank, open: bool, expected: &dyn Fn(u64) -> bool) -> Steps {
-        let mut steps = Steps::default();
+    pub(super) fn look(
+        &mut self,
+        now: Time,
+        mut next: Rank,
+        open: bool,
+        expected: &dyn Fn(u64) -> bool,
+    ) -> JoinEffects {
+        let mut steps = JoinEffects::default();
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Knock { link, .. } if !open => self.hub.refuse(link, "the run is ending"),
@@ -153,7 +160,7 @@ impl Gate {
                     }
                     let text = format!("{ranks} ranks from {node} ({peer}) join, as {next} and following");
                     steps.notes.push((Level::Info, text));
-                    let world = World::new(next, ranks, block, node, now);
+                    let world = JoinedWorld::new(next, ranks, block, node, now);
                     world.numbers().for_each(|rank| steps.change(rank, Change::Request));
                     next = Rank(next.0 + ranks);
                     let first = world.first;
@@ -173,7 +180,7 @@ impl Gate {
     }
 
     /// A rank is linked under the number that it was given.
-    fn link(&mut self, link: LinkId, rank: Rank, steps: &mut Steps) {
+    fn link(&mut self, link: LinkId, rank: Rank, steps: &mut JoinEffects) {
         match self.joiner(rank) {
             Some(joiner) if !joiner.linked && !joiner.gone => {
                 joiner.linked = true;
@@ -185,7 +192,7 @@ impl Gate {
         }
     }
 
-    fn gone(&mut self, rank: Rank, why: &str, steps: &mut Steps) {
+    fn gone(&mut self, rank: Rank, why: &str, steps: &mut JoinEffects) {
         let Some((world, _)) = self.position(rank) else { return };
         let world = &mut self.worlds[world];
         let lost: Vec<Rank> = world.lose(rank).collect();
@@ -198,9 +205,13 @@ impl Gate {
     }
 
     /// Worlds that do not come are not waited for.
-    fn give_up(&mut self, now: Time, steps: &mut Steps) {
-        let late: Vec<Rank> =
-            self.worlds.iter().filter(|world| now.since(world.since) > ARRIVAL).flat_map(World::missing).collect();
+    fn give_up(&mut self, now: Time, steps: &mut JoinEffects) {
+        let late: Vec<Rank> = self
+            .worlds
+            .iter()
+            .filter(|world| now.since(world.since) > ARRIVAL)
+            .flat_map(JoinedWorld::missing)
+            .collect();
         for rank in late {
             if let Some(joiner) = self.joiner(rank) {
                 joiner.gone = true;
@@ -212,10 +223,10 @@ impl Gate {
         }
     }
 
-    /// Takes a message of a rank that joins; `None` if it is not for the gate.
-    pub(super) fn hear(&mut self, from: Rank, message: &Message) -> Option<Steps> {
+    /// Takes a message of a rank that joins; `None` if it is not for the listener.
+    pub(super) fn on_message(&mut self, from: Rank, message: &Message) -> Option<JoinEffects> {
         let (at, _) = self.position(from)?;
-        let mut steps = Steps::default();
+        let mut steps = JoinEffects::default();
         match message {
             Message::Arrived { node, mask } => {
                 self.joiner(from)?.place = Some((node.clone(), mask.clone()));
@@ -264,16 +275,16 @@ impl Gate {
     }
 }
 
-impl Drop for Gate {
+impl Drop for JoinListener {
     fn drop(&mut self) {
         // Nobody can use it any more; that it stays behind harms nobody.
         let _ = std::fs::remove_file(&self.contact);
     }
 }
 
-impl World {
-    fn new(first: Rank, ranks: u32, block: Option<u64>, node: String, since: Time) -> World {
-        World {
+impl JoinedWorld {
+    fn new(first: Rank, ranks: u32, block: Option<u64>, node: String, since: Time) -> JoinedWorld {
+        JoinedWorld {
             first,
             block,
             node,
@@ -281,7 +292,7 @@ impl World {
             billed: (since, None),
             welcomed: false,
             told: [false; 2],
-            ranks: (0..ranks).map(|_| Joiner::default()).collect(),
+            ranks: (0..ranks).map(|_| JoinedRank::default()).collect(),
         }
     }
 
@@ -307,7 +318,7 @@ impl World {
 
     /// Ranks that have neither come nor gone.
     fn missing(&self) -> impl Iterator<Item = Rank> + '_ {
-        let missing = |joiner: &Joiner| !joiner.gone && joiner.hello.is_none();
+        let missing = |joiner: &JoinedRank| !joiner.gone && joiner.hello.is_none();
         self.numbers().zip(&self.ranks).filter(move |(_, joiner)| missing(joiner)).map(|(rank, _)| rank)
     }
 
@@ -327,7 +338,7 @@ impl World {
         }
         let places = || self.ranks.iter().filter(|joiner| !joiner.gone).filter_map(|joiner| joiner.place.as_ref());
         let masks = |node: &str| places().filter(|place| place.0 == node).map(|place| place.1.clone()).collect();
-        let told = |(rank, joiner): (Rank, &Joiner)| {
+        let told = |(rank, joiner): (Rank, &JoinedRank)| {
             let (node, _) = joiner.place.as_ref().filter(|_| !joiner.gone)?;
             let welcome = Welcome { masks: masks(node), open: false, ..welcome.clone() };
             Some((rank, Message::Welcome(Box::new(welcome))))
@@ -343,7 +354,7 @@ mod tests {
     use super::*;
     use crate::fabric::bridge::join::{Joined, join};
 
-    fn gate(dir: &Path) -> Gate {
+    fn listener(dir: &Path) -> JoinListener {
         let welcome = Welcome {
             job_text: "".into(),
             job_path: String::new(),
@@ -358,14 +369,14 @@ mod tests {
             open: true,
             max_failures: None,
         };
-        Gate::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(Wake::new().unwrap())).unwrap().0
+        JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(Wake::new().unwrap())).unwrap().0
     }
 
     /// Looks until as many changes have come as there should be.
-    fn look(gate: &mut Gate, changes: usize) -> Steps {
-        let (mut all, until) = (Steps::default(), Instant::now() + Duration::from_secs(60));
+    fn look(listener: &mut JoinListener, changes: usize) -> JoinEffects {
+        let (mut all, until) = (JoinEffects::default(), Instant::now() + Duration::from_secs(60));
         while all.events.len() < changes {
-            let steps = gate.look(Time::ZERO, Rank(1), true, &|_| true);
+            let steps = listener.look(Time::ZERO, Rank(1), true, &|_| true);
             all.events.extend(steps.events);
             all.messages.extend(steps.messages);
             assert!(Instant::now() < until, "nothing happens");
@@ -375,15 +386,15 @@ mod tests {
     }
 
     /// A world of two ranks; the second has its link.
-    fn world(gate: &mut Gate) -> [Joined; 2] {
-        let contact = Contact::read(&gate.contact).unwrap();
+    fn world(listener: &mut JoinListener) -> [Joined; 2] {
+        let contact = Contact::read(&listener.contact).unwrap();
         let asks = [Ask::World { ranks: 2, block: None, node: "n".into() }, Ask::Rank { rank: 2 }];
         asks.map(|ask| {
             let contact = contact.clone();
             let joining = std::thread::spawn(move || join(&contact, &ask, || {}).unwrap().1);
             let until = Instant::now() + Duration::from_secs(60);
             while !joining.is_finished() {
-                gate.look(Time::ZERO, Rank(1), true, &|_| true);
+                listener.look(Time::ZERO, Rank(1), true, &|_| true);
                 assert!(Instant::now() < until, "it is not let in");
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -394,14 +405,14 @@ mod tests {
     #[test]
     fn a_rank_that_dies_before_it_has_said_where_it_is_is_not_waited_for() {
         let arrived = Message::Arrived { node: "n".into(), mask: vec![0] };
-        let is_welcome = |steps: &Steps| matches!(&steps.messages[..], [(Rank(1), Message::Welcome(_))]);
+        let is_welcome = |steps: &JoinEffects| matches!(&steps.messages[..], [(Rank(1), Message::Welcome(_))]);
         let dir = tempfile::tempdir().unwrap();
-        let mut gate = gate(dir.path());
-        let [_first, second] = world(&mut gate);
-        assert!(gate.hear(Rank(1), &arrived).unwrap().messages.is_empty(), "the other may still come");
+        let mut listener = listener(dir.path());
+        let [_first, second] = world(&mut listener);
+        assert!(listener.on_message(Rank(1), &arrived).unwrap().messages.is_empty(), "the other may still come");
         drop(second);
-        let steps = look(&mut gate, 1);
+        let steps = look(&mut listener, 1);
         assert!(is_welcome(&steps), "{:?}", steps.messages);
-        assert!(gate.hear(Rank(1), &arrived).unwrap().messages.is_empty(), "told once");
+        assert!(listener.on_message(Rank(1), &arrived).unwrap().messages.is_empty(), "told once");
     }
 }

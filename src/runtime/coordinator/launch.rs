@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use super::autoscaler::{self, Helm};
-use super::driver::Head;
-use super::join_listener::Gate;
-use super::provisioner::{Supply, listen_on};
-use super::run_history::Diary;
+use super::autoscaler::{self, Autoscaler};
+use super::driver::CoordinatorDriver;
+use super::join_listener::JoinListener;
+use super::provisioner::{Provisioner, listen_on};
+use super::run_history::HistoryRecorder;
 use super::walltime::Walltime;
 use crate::control::Server;
 use crate::exec::Kernels;
@@ -44,8 +44,8 @@ pub(crate) fn lead(
     kernels: Kernels,
     wake: Arc<Wake>,
 ) -> Result<Finished, RunError> {
-    match set_out(fabric, options, kernels, wake) {
-        Ok(run) => run.fly(fabric),
+    match prepare(fabric, options, kernels, wake) {
+        Ok(run) => run.run_to_end(fabric),
         Err(error) => {
             dismiss(fabric.as_mut());
             Err(error)
@@ -69,19 +69,19 @@ struct Run {
 
 impl Run {
     /// Goes on to the end.
-    fn fly(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
+    fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
         pilot(&self.crew);
         drop(self.pool);
         let mut engine = lock(&self.crew.engine);
         let broken = engine.broken().map(str::to_owned);
-        let (back, mut head) = engine.take_apart();
-        let exit_code = head.as_mut().map_or(1, |head| head.conclude(self.crew.clock.now()));
+        let (back, mut driver) = engine.take_apart();
+        let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.crew.clock.now()));
         *fabric = back;
         if self.open {
             *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
         }
         drop(self.watcher);
-        let recorded = head.map_or(Ok(()), |head| head.close(self.crew.clock.now()));
+        let recorded = driver.map_or(Ok(()), |driver| driver.close(self.crew.clock.now()));
         drop(self.serving);
         drop(self.lock);
         match (broken, recorded) {
@@ -93,7 +93,7 @@ impl Run {
 }
 
 /// Everything up to the moment at which tasks are started.
-fn set_out(
+fn prepare(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
@@ -101,9 +101,9 @@ fn set_out(
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
-    let mustered = muster(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+    let greeted = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(outfit, hellos)| check(&start.job, &hellos).map(|()| (outfit, hellos)));
-    let (outfit, hellos) = match mustered {
+    let (outfit, hellos) = match greeted {
         Ok(found) => found,
         Err(error) => {
             start.take_back();
@@ -121,36 +121,36 @@ fn set_out(
     let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let infos = infos(&hellos);
-    let helm = Helm::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent, &past);
+    let autoscaler = Autoscaler::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent, &past);
     let slots = infos.iter().map(|info| info.slots).sum();
-    let diary = Diary::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
-    if let Some(past) = diary.before() {
+    let recorder = HistoryRecorder::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
+    if let Some(past) = recorder.before() {
         journal.append(&Record::Past(Box::new(past)))?;
     }
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let mut head = head_of(&job, tasks, members, &done, journal, progress);
-    head.set_helm(helm);
-    head.set_diary(diary);
-    head.set_server(answer(&welcome.run_dir, &wake), &job, infos);
+    let mut driver = driver_of(&job, tasks, members, &done, journal, progress);
+    driver.set_autoscaler(autoscaler);
+    driver.set_recorder(recorder);
+    driver.set_server(answer(&welcome.run_dir, &wake), &job, infos);
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {
-        let (gate, outer) = Gate::open(&listen, welcome.clone(), Arc::clone(&wake))?;
-        head.set_gate(gate, Supply::of(&job.capacity, &welcome, &ended)?);
+        let (listener, outer) = JoinListener::open(&listen, welcome.clone(), Arc::clone(&wake))?;
+        driver.set_listener(listener, Provisioner::of(&job.capacity, &welcome, &ended)?);
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
     drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
-    head.set_alerts(alerts);
+    driver.set_alerts(alerts);
     let dir = PathBuf::from(dir.path());
     let seat = Seat { welcome, job, outfit };
-    let (crew, pool) = seat.take(fabric, Some(head), kernels, wake)?;
+    let (crew, pool) = seat.take(fabric, Some(driver), kernels, wake)?;
     {
         let mut engine = lock(&crew.engine);
         let now = crew.clock.now();
-        let begun = engine.head().map(|head| head.begin(now)).unwrap_or_default();
+        let begun = engine.head().map(|driver| driver.begin(now)).unwrap_or_default();
         engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
     Ok(Run { crew, pool, dir, lock: held, open, watcher, serving })
@@ -182,7 +182,7 @@ fn answer(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
 }
 
 /// The handshake: who is where, what the run is, what each has.
-fn muster(
+fn handshake(
     fabric: &mut dyn Fabric,
     wake: &Wake,
     welcome: &Welcome,
@@ -249,14 +249,14 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
     message(0)
 }
 
-fn head_of(
+fn driver_of(
     job: &Arc<Job>,
     tasks: Tasks,
     members: Vec<Member>,
     done: &Done,
     journal: Clerk,
     progress: Progress,
-) -> Head {
+) -> CoordinatorDriver {
     let lookup = Arc::clone(job);
     let ranks = members.len() as u32;
     let coordinator = Coordinator::new(
@@ -267,7 +267,7 @@ fn head_of(
         Box::new(move |task| glue::shape(lookup.group(task))),
     );
     let estimates = TaskEstimates::new(job);
-    Head::new(coordinator, journal, progress, Walltime::from_environment(), estimates, ranks)
+    CoordinatorDriver::new(coordinator, journal, progress, Walltime::from_environment(), estimates, ranks)
 }
 
 /// The ranks as the journal knows them.

@@ -1,13 +1,13 @@
 //! Rank 0 and its nodes: who comes and goes is told to those whom it concerns, and what was decided about nodes is carried out.
 //!
-//! The gate knows which ranks are linked, the supply which nodes are held, the helm what there should be, and the coordinator who has tasks. Nothing is
+//! The listener knows which ranks are linked, the provisioner which nodes are held, the autoscaler what there should be, and the coordinator who has tasks. Nothing is
 //! decided here; a node that is of no use, or is badly needed, needs no policy.
 
 use std::time::Duration;
 
-use super::autoscaler::{Fleet, Orders};
-use super::driver::Head;
-use super::join_listener::{Gate, Steps, World};
+use super::autoscaler::{NodeSources, ScalingCommands};
+use super::driver::CoordinatorDriver;
+use super::join_listener::{JoinEffects, JoinListener, JoinedWorld};
 use super::walltime::Walltime;
 use crate::capacity::{BlockId, Event as BlockEvent};
 use crate::journal::{BlockChange, Level, Record};
@@ -15,47 +15,47 @@ use crate::model::{Rank, RankState, Time};
 use crate::schedule::coordinator::{Change, Event, Hope, Why};
 use crate::schedule::protocol::{Message, Stop};
 
-impl Head {
+impl CoordinatorDriver {
     /// Looks who has come and who has gone.
     pub(super) fn admit(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let open = self.finished.is_none() && !self.coordinator.is_stopping();
-        let Some(gate) = &mut self.gate else { return Vec::new() };
-        let supply = self.supply.as_ref();
-        let expected = |block| supply.is_some_and(|supply| supply.expects(block));
-        let steps = gate.look(now, self.coordinator.next_rank(), open, &expected);
+        let Some(listener) = &mut self.listener else { return Vec::new() };
+        let provisioner = self.provisioner.as_ref();
+        let expected = |block| provisioner.is_some_and(|provisioner| provisioner.expects(block));
+        let steps = listener.look(now, self.coordinator.next_rank(), open, &expected);
         let mut messages = self.follow(now, steps);
         self.tell_supply(now);
         messages.extend(self.let_go(now));
         self.record_blocks(now);
-        let Some(gate) = &mut self.gate else { return messages };
-        for record in gate.changes(now, &self.coordinator) {
+        let Some(listener) = &mut self.listener else { return messages };
+        for record in listener.changes(now, &self.coordinator) {
             self.record(record);
         }
         messages
     }
 
-    /// The supply hears which blocks have come and gone, and says how the others fare.
+    /// The provisioner hears which blocks have come and gone, and says how the others fare.
     fn tell_supply(&mut self, now: Time) {
-        let (Some(gate), Some(supply)) = (&mut self.gate, &mut self.supply) else { return };
-        for world in gate.worlds_mut() {
+        let (Some(listener), Some(provisioner)) = (&mut self.listener, &mut self.provisioner) else { return };
+        for world in listener.worlds_mut() {
             let Some(id) = world.block.map(BlockId) else { continue };
             if world.is_in() && !std::mem::replace(&mut world.told[0], true) {
-                supply.step(now, id, BlockEvent::Joined);
-                let block = supply.blocks().get(id);
+                provisioner.step(now, id, BlockEvent::Joined);
+                let block = provisioner.blocks().get(id);
                 // How soon nodes come that were there from the start tells nothing of those that are asked for.
                 if let Some(block) = block.filter(|block| !block.own) {
                     let took = now.since(block.asked);
-                    self.helm.iter_mut().for_each(|helm| helm.arrived(took));
-                    self.diary.iter_mut().for_each(|diary| diary.arrived(took));
+                    self.autoscaler.iter_mut().for_each(|autoscaler| autoscaler.arrived(took));
+                    self.recorder.iter_mut().for_each(|recorder| recorder.arrived(took));
                 }
             }
             if world.is_gone() && !std::mem::replace(&mut world.told[1], true) {
-                supply.step(now, id, BlockEvent::Left);
+                provisioner.step(now, id, BlockEvent::Left);
             }
         }
-        let notes = supply.look(now);
-        for world in gate.worlds_mut() {
-            if let Some(block) = world.block.and_then(|id| supply.blocks().get(BlockId(id))) {
+        let notes = provisioner.look(now);
+        for world in listener.worlds_mut() {
+            if let Some(block) = world.block.and_then(|id| provisioner.blocks().get(BlockId(id))) {
                 world.billed = (block.granted.unwrap_or(world.billed.0), block.ended);
             }
         }
@@ -64,23 +64,23 @@ impl Head {
 
     /// Ranks leave whose node will soon be taken away, or that were parked only because their node could not be given back, and now can.
     fn let_go(&mut self, now: Time) -> Vec<(Rank, Message)> {
-        let Some(supply) = &mut self.supply else { return Vec::new() };
-        let (fresh, next) = (supply.expiring(), self.coordinator.next_rank());
-        let (Some(gate), Some(supply)) = (&self.gate, &self.supply) else { return Vec::new() };
+        let Some(provisioner) = &mut self.provisioner else { return Vec::new() };
+        let (fresh, next) = (provisioner.expiring(), self.coordinator.next_rank());
+        let (Some(listener), Some(provisioner)) = (&self.listener, &self.provisioner) else { return Vec::new() };
         // Those that nobody could do without are asked again when somebody has come.
         let standing = |rank| self.coordinator.standing(rank);
-        let again = |world: &World, id: &BlockId| {
+        let again = |world: &JoinedWorld, id: &BlockId| {
             let may = |rank| self.coordinator.refusal(rank, &Change::Drain).is_none();
             self.expiring.get(id).is_some_and(|asked| *asked < next)
                 && world.numbers().any(|rank| standing(rank) == Some(RankState::Active))
                 && world.numbers().all(may)
         };
-        let expires = |world: &World, id: &BlockId| fresh.contains(id) || again(world, id);
-        let goes = |world: &World| {
+        let expires = |world: &JoinedWorld, id: &BlockId| fresh.contains(id) || again(world, id);
+        let goes = |world: &JoinedWorld| {
             let Some(id) = world.block.map(BlockId) else { return false };
-            expires(world, &id) || (self.is_parked(world) && supply.may_go(id, &|id| self.is_idle(id)))
+            expires(world, &id) || (self.is_parked(world) && provisioner.may_go(id, &|id| self.is_idle(id)))
         };
-        let leaving: Vec<&World> = gate.worlds().iter().filter(|world| goes(world)).collect();
+        let leaving: Vec<&JoinedWorld> = listener.worlds().iter().filter(|world| goes(world)).collect();
         let blocks = leaving.iter().filter_map(|world| world.block.map(BlockId));
         let asked: Vec<BlockId> = blocks.filter(|id| fresh.contains(id) || self.expiring.contains_key(id)).collect();
         let leaving: Vec<Rank> = leaving.into_iter().map(|world| world.first).collect();
@@ -91,21 +91,22 @@ impl Head {
         if leaving.is_empty() { Vec::new() } else { self.drain_ranks(now, &leaving) }
     }
 
-    fn is_parked(&self, world: &World) -> bool {
+    fn is_parked(&self, world: &JoinedWorld) -> bool {
         world.numbers().all(|rank| self.coordinator.standing(rank) == Some(RankState::Parked))
     }
 
     /// True if the ranks of a block are parked.
     fn is_idle(&self, id: BlockId) -> bool {
-        let mut worlds = self.gate.iter().flat_map(Gate::worlds);
+        let mut worlds = self.listener.iter().flat_map(JoinListener::worlds);
         worlds.any(|world| world.block == Some(id.0) && self.is_parked(world))
     }
 
     /// Writes down what has become of blocks.
     pub(super) fn record_blocks(&mut self, now: Time) {
-        let Some(supply) = &mut self.supply else { return };
-        for block in supply.changed() {
-            let world = self.gate.iter().flat_map(Gate::worlds).find(|world| world.block == Some(block.id.0));
+        let Some(provisioner) = &mut self.provisioner else { return };
+        for block in provisioner.changed() {
+            let world =
+                self.listener.iter().flat_map(JoinListener::worlds).find(|world| world.block == Some(block.id.0));
             let ranks = world.map_or(0..0, |world| world.first.0..world.first.0 + world.ranks.len() as u32);
             let change = BlockChange {
                 time: now,
@@ -126,13 +127,14 @@ impl Head {
     pub(super) fn ask_for(&mut self, now: Time, nodes: u32, lasting: Option<Duration>) -> u32 {
         let own = self.walltime.as_ref().map(Walltime::left);
         let limit = lasting.into_iter().chain(own).min();
-        self.supply.as_mut().map_or(0, |supply| supply.request(now, nodes, limit))
+        self.provisioner.as_mut().map_or(0, |provisioner| provisioner.request(now, nodes, limit))
     }
 
     /// Ranks that joined shall leave, each with all of its world.
     pub(super) fn drain_ranks(&mut self, now: Time, ranks: &[Rank]) -> Vec<(Rank, Message)> {
-        let mates = |gate: &Gate| ranks.iter().flat_map(|&rank| gate.mates(rank)).collect::<Vec<Rank>>();
-        let mut leaving = self.gate.as_ref().map(mates).unwrap_or_default();
+        let mates =
+            |listener: &JoinListener| ranks.iter().flat_map(|&rank| listener.mates(rank)).collect::<Vec<Rank>>();
+        let mut leaving = self.listener.as_ref().map(mates).unwrap_or_default();
         leaving.sort_unstable();
         leaving.dedup();
         let messages = self.happens(now, leaving.iter().map(|&rank| Event::Change { rank, change: Change::Drain }));
@@ -140,18 +142,18 @@ impl Head {
         let blocks: Vec<u64> = leaving
             .iter()
             .filter(|&rank| drains(rank))
-            .filter_map(|&rank| self.gate.as_ref()?.world_of(rank)?.block)
+            .filter_map(|&rank| self.listener.as_ref()?.world_of(rank)?.block)
             .collect();
-        if let Some(supply) = &mut self.supply {
-            blocks.into_iter().for_each(|id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        if let Some(provisioner) = &mut self.provisioner {
+            blocks.into_iter().for_each(|id| provisioner.step(now, BlockId(id), BlockEvent::Drain));
         }
         messages
     }
 
     /// Tasks that no rank can run wait for a node as long as one can be had. One is asked for at once: no policy waits for less.
     pub(super) fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
-        let Some(supply) = &self.supply else { return Vec::new() };
-        let askable = supply.is_hopeful() && !self.spent;
+        let Some(provisioner) = &self.provisioner else { return Vec::new() };
+        let askable = provisioner.is_hopeful() && !self.spent;
         let most = self.job.as_ref().and_then(|job| job.scaling.as_ref()).map_or(1, |scaling| scaling.max_ranks);
         let messages = self.happens(now, [Event::Hope(Hope { askable, coming: self.coming(), most })]);
         if self.coordinator.needs_node() {
@@ -163,14 +165,14 @@ impl Head {
 
     /// Nodes that joined and on which tasks keep failing are of no use.
     pub(super) fn give_back_sick(&mut self, now: Time) -> Vec<(Rank, Message)> {
-        let worlds = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let worlds = self.listener.iter().flat_map(JoinListener::worlds).flat_map(|world| world.numbers());
         let is_sick = |rank: &Rank| self.coordinator.standing(*rank) == Some(RankState::Quarantined);
         let sick: Vec<Rank> = worlds.filter(is_sick).collect();
         if sick.is_empty() { Vec::new() } else { self.drain_ranks(now, &sick) }
     }
 
-    /// Does what follows from news of the gate.
-    pub(super) fn follow(&mut self, now: Time, steps: Steps) -> Vec<(Rank, Message)> {
+    /// Does what follows from news of the listener.
+    pub(super) fn follow(&mut self, now: Time, steps: JoinEffects) -> Vec<(Rank, Message)> {
         for (level, text) in &steps.notes {
             self.tell(now, *level, text);
         }
@@ -183,12 +185,12 @@ impl Head {
 
     /// Decides about ranks and spending, if it is time to.
     pub(super) fn steer(&mut self, now: Time) -> Vec<(Rank, Message)> {
-        let Some(helm) = &mut self.helm else { return Vec::new() };
-        let mut records = helm.changes(now, &self.coordinator);
-        let mut orders = Orders::default();
-        if self.finished.is_none() && helm.is_due(now) {
-            let fleet = Fleet { gate: self.gate.as_ref(), supply: self.supply.as_ref() };
-            orders = helm.decide(now, &self.coordinator, &fleet);
+        let Some(autoscaler) = &mut self.autoscaler else { return Vec::new() };
+        let mut records = autoscaler.changes(now, &self.coordinator);
+        let mut orders = ScalingCommands::default();
+        if self.finished.is_none() && autoscaler.is_due(now) {
+            let fleet = NodeSources { listener: self.listener.as_ref(), provisioner: self.provisioner.as_ref() };
+            orders = autoscaler.decide(now, &self.coordinator, &fleet);
         }
         if self.coordinator.is_stopping() {
             // What comes now would only be sent away again.
@@ -200,8 +202,8 @@ impl Head {
         orders.events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
         let mut messages = self.carry_out(now, actions);
         self.ask_for(now, orders.grow, orders.lasting);
-        if let Some(supply) = &mut self.supply {
-            orders.withdraw.iter().for_each(|&id| supply.step(now, BlockId(id), BlockEvent::Drain));
+        if let Some(provisioner) = &mut self.provisioner {
+            orders.withdraw.iter().for_each(|&id| provisioner.step(now, BlockId(id), BlockEvent::Drain));
         }
         messages.extend(self.drain_ranks(now, &orders.drain));
         if let Some(by) = orders.stop_by {
@@ -215,7 +217,7 @@ impl Head {
 
     /// Ranks that joined and take part.
     pub(super) fn joined_active(&self) -> u32 {
-        let ranks = self.gate.iter().flat_map(Gate::worlds).flat_map(|world| world.numbers());
+        let ranks = self.listener.iter().flat_map(JoinListener::worlds).flat_map(|world| world.numbers());
         ranks.filter(|&rank| self.coordinator.standing(rank) == Some(RankState::Active)).count() as u32
     }
 }

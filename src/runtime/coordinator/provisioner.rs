@@ -1,4 +1,4 @@
-//! Rank 0's supply of nodes: the blocks of the run, with whoever gives them.
+//! Rank 0's provisioner of nodes: the blocks of the run, with whoever gives them.
 //!
 //! A run may have nodes without a world from the start (the allocation that it was started in), and ask for more where the job names a provider.
 
@@ -20,7 +20,7 @@ use crate::schedule::protocol::Welcome;
 pub const BLOCKS: &str = "blocks";
 
 /// See the module's text.
-pub(crate) struct Supply {
+pub(crate) struct Provisioner {
     blocks: Blocks,
     provider: Box<dyn Provider>,
     kind: ProviderKind,
@@ -39,18 +39,18 @@ pub(crate) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
     }
 }
 
-/// Refuses, before anything has begun, a supply that there cannot be.
+/// Refuses, before anything has begun, a provisioner that there cannot be.
 pub(crate) fn check(capacity: &Capacity) -> Result<(), RunError> {
     capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
 }
 
-impl Supply {
-    /// The supply of a run whose gate is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
+impl Provisioner {
+    /// The provisioner of a run whose listener is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
     pub(crate) fn of(
         capacity: &Capacity,
         welcome: &Welcome,
         ended: &EndedSessions,
-    ) -> Result<Option<Supply>, RunError> {
+    ) -> Result<Option<Provisioner>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
         if capacity.provider == ProviderKind::None && allocation.is_none() {
@@ -75,7 +75,7 @@ impl Supply {
             Some(file) => Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?))),
             None => Box::new(Local::new(launch, None)),
         };
-        Ok(Some(Supply { blocks, provider, kind }))
+        Ok(Some(Provisioner { blocks, provider, kind }))
     }
 
     /// How long a node may take to come, before anybody has seen one come.

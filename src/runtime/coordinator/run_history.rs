@@ -35,16 +35,16 @@ pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
 }
 
 /// The history of a job as a run finds it.
-pub(crate) struct Remembered {
+pub(crate) struct LoadedHistory {
     file: HistoryFile,
     pub(crate) history: History,
     pub(crate) moment: Moment,
     pub(crate) learnt: Vec<Learnt>,
 }
 
-impl Remembered {
+impl LoadedHistory {
     /// Reads the history and fills in what it knows of the job.
-    pub(crate) fn of(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> Remembered {
+    pub(crate) fn of(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> LoadedHistory {
         let history = match file.read() {
             Ok((history, 0)) => history,
             Ok((history, odd)) => {
@@ -58,7 +58,7 @@ impl Remembered {
         };
         let moment = Moment::of_unix(began_unix_ns / 1_000_000_000);
         let learnt = recall(job, &history, moment);
-        Remembered { file, history, moment, learnt }
+        LoadedHistory { file, history, moment, learnt }
     }
 }
 
@@ -72,8 +72,8 @@ pub fn kind_of(job: &Job) -> &'static str {
 }
 
 /// What a run finds out, as it goes on.
-pub(crate) struct Diary {
-    past: Remembered,
+pub(crate) struct HistoryRecorder {
+    past: LoadedHistory,
     job: Arc<Job>,
     /// The class of each group.
     classes: Vec<u32>,
@@ -81,21 +81,21 @@ pub(crate) struct Diary {
     run: RunRecord,
 }
 
-impl Diary {
+impl HistoryRecorder {
     /// Of a run of this name that begins with so many slots; `anew` if no earlier session has done anything for it.
     pub(crate) fn new(
-        past: Remembered,
+        past: LoadedHistory,
         job: &Arc<Job>,
         run: &str,
         slots: u32,
         began_unix_ns: u64,
         anew: bool,
-    ) -> Diary {
+    ) -> HistoryRecorder {
         let (classes, firsts) = job.classes();
         let sizes =
             firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
-        Diary {
+        HistoryRecorder {
             lessons: Lessons::new(sizes),
             classes,
             past,
@@ -117,7 +117,7 @@ impl Diary {
 
     /// What is known before the run; `None` if there was none before it.
     pub(crate) fn before(&self) -> Option<Past> {
-        let Remembered { history, learnt, .. } = &self.past;
+        let LoadedHistory { history, learnt, .. } = &self.past;
         (!history.runs.is_empty()).then(|| Past {
             runs: history.runs.len() as u32,
             learnt: learnt.clone(),
