@@ -2,7 +2,7 @@
 //!
 //! It decides nothing that a run decides. It does what MPI, threads and processes do for a real one: it carries messages, keeps ready tasks in
 //! pools, lets tasks last as long as their fate says, and hands each event to the state machine that it concerns. The wiring follows
-//! `runtime/engine.rs` and `runtime/crew.rs` step by step.
+//! `runtime/rank/engine.rs` and `runtime/rank/executor.rs` step by step.
 //!
 //! | file | one idea |
 //! |---|---|

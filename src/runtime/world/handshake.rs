@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::fabric::{Fabric, wire};
 use crate::model::Rank;
 use crate::runtime::RunError;
-use crate::runtime::wake::Wake;
+use crate::runtime::event_wait::Wake;
 use crate::schedule::protocol::{Message, Welcome};
 
 /// How long rank 0 waits for the others to say what they have, and they for it.

@@ -18,8 +18,9 @@ use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
-use crate::runtime::wake::Wake;
-use crate::runtime::{FAREWELL, Finished, RunError, follow, listen};
+use crate::runtime::event_wait::Wake;
+use crate::runtime::rank::worker_main;
+use crate::runtime::{FAREWELL, Finished, RunError, listen};
 use crate::system::open_files;
 
 /// How long the other ranks of a world wait for the first to be let in, which may try for a minute.
@@ -63,7 +64,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
         false => Box::new(Alone),
     };
     let mut fabric = enter(world, options, &wake)?;
-    let result = follow::follow(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
+    let result = worker_main::follow(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
     match fabric.close(FAREWELL) {
         Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,

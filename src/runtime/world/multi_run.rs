@@ -15,7 +15,7 @@ use crate::fabric::Fabric;
 use crate::fabric::local::Local;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
-use crate::runtime::wake::Wake;
+use crate::runtime::event_wait::Wake;
 use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
 
 /// How often a rank that waits for a round looks before it offers its core to others, and before it sleeps.

@@ -1,6 +1,6 @@
 //! The life of a task on a rank: it becomes ready, begins when it has what it needs, and ends as its fate says.
 //!
-//! What slots of a real run count by themselves (`runtime/crew.rs`) is counted by itself here, too.
+//! What slots of a real run count by themselves (`runtime/rank/executor.rs`) is counted by itself here, too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crew::{Crew, lock};
-use super::seat::{Outfit, Seat};
-use super::wake::Wake;
-use super::world::handshake::{await_welcome, send};
-use super::{FAREWELL, Finished, RunError, pilot};
+use super::executor::{Crew, lock};
+use super::main_loop::pilot;
+use super::setup::{Outfit, Seat};
 use crate::exec::{Kernels, Stop as StopTasks};
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
 use crate::job;
 use crate::model::Rank;
+use crate::runtime::event_wait::Wake;
+use crate::runtime::world::handshake::{await_welcome, send};
+use crate::runtime::{FAREWELL, Finished, RunError};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
 
@@ -21,7 +22,7 @@ use crate::topology::Topology;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
-pub(super) fn follow(
+pub(in crate::runtime) fn follow(
     fabric: &mut Box<dyn Fabric>,
     slots: Option<u32>,
     kernels: Kernels,

@@ -11,40 +11,34 @@
 //! finds the engine taken leaves a call, and whoever has it answers before going on (`driving`). `gangs` are the slots set aside for MPI tasks over
 //! several ranks.
 
-mod driving;
-mod express;
-mod gangs;
-mod leases;
-mod outbox;
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crossbeam_utils::CachePadded;
 
-use self::gangs::Gangs;
-use self::leases::Leases;
-pub(super) use self::outbox::Outbox;
-use self::outbox::Station;
-use super::clock::Clock;
 use super::engine::Engine;
-use super::glue;
-use super::mailbox::Mailbox;
-use super::pages::{Page, Pages};
-use super::vitals::Gauge;
-use super::wake::Wake;
+use super::gangs::Gangs;
+use super::leases::Leases;
+use super::ledger_epochs::{Page, Pages};
+pub(in crate::runtime) use super::outbox::Outbox;
+use super::outbox::Station;
+use super::resource_monitor::Gauge;
+use super::telemetry::Mailbox;
 use crate::exec::{Runner, Seat};
 use crate::fabric::near::NearLane;
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
+use crate::runtime::clock::Clock;
+use crate::runtime::event_wait::Wake;
+use crate::runtime::glue;
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load, is_among};
 
 /// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
 const LEASED: u8 = u8::MAX;
 
-const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+pub(super) const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
 
 /// A slot that runs tasks without a pause looks around this often (nanoseconds): a hundredth of it goes into the look.
 const ROUND: u64 = 20_000;
@@ -63,46 +57,46 @@ const POLLS_PER_EXCHANGE: u32 = 4;
 const POLLS: u32 = 64;
 
 /// See the module's text.
-pub(super) struct Crew {
-    pub(super) me: Rank,
-    pub(super) clock: Clock,
-    pub(super) wake: Arc<Wake>,
-    pub(super) runner: Runner,
-    pub(super) job: Arc<Job>,
-    pub(super) engine: Mutex<Engine>,
+pub(in crate::runtime) struct Crew {
+    pub(in crate::runtime) me: Rank,
+    pub(in crate::runtime) clock: Clock,
+    pub(in crate::runtime) wake: Arc<Wake>,
+    pub(in crate::runtime) runner: Runner,
+    pub(in crate::runtime) job: Arc<Job>,
+    pub(in crate::runtime) engine: Mutex<Engine>,
     /// The rank's shares of groups' limits, by group.
     limits: RwLock<Vec<(u32, u32)>>,
-    pages: Pages,
-    pool: OnceLock<Handle>,
-    stations: Vec<CachePadded<Station>>,
+    pub(super) pages: Pages,
+    pub(super) pool: OnceLock<Handle>,
+    pub(super) stations: Vec<CachePadded<Station>>,
     /// Somebody found the engine taken.
-    called: AtomicBool,
+    pub(super) called: AtomicBool,
     /// The way for ends between ranks of this node that needs no engine.
-    lane: Option<NearLane>,
+    pub(super) lane: Option<NearLane>,
     /// The epoch of the present page.
-    epoch: AtomicU32,
+    pub(super) epoch: AtomicU32,
     /// A slot that starved has been given work that the engine does not know of.
     fed: AtomicBool,
     leases: Mutex<Leases>,
     /// Constrained items that wait at the gate: no other rank can have them.
     waiting: AtomicU32,
-    pub(super) gangs: Gangs,
+    pub(in crate::runtime) gangs: Gangs,
     /// The run ends after a number of failures.
     job_stops_by_failures: bool,
     /// What rank 0 is told for who watches.
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(in crate::runtime) mailbox: Arc<Mailbox>,
     /// Looks what is used, as long as the crew is there.
     _gauge: Gauge,
 }
 
 /// Takes a lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::runtime) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Crew {
     #[expect(clippy::too_many_arguments, reason = "one value for each of its parts")]
-    pub(super) fn new(
+    pub(in crate::runtime) fn new(
         me: Rank,
         clock: Clock,
         wake: Arc<Wake>,
@@ -139,30 +133,30 @@ impl Crew {
     }
 
     /// From now on tasks can be started.
-    pub(super) fn set_pool(&self, handle: Handle) {
+    pub(in crate::runtime) fn set_pool(&self, handle: Handle) {
         let _ = self.pool.set(handle);
     }
 
-    pub(super) fn pool(&self) -> Option<&Handle> {
+    pub(in crate::runtime) fn pool(&self) -> Option<&Handle> {
         self.pool.get()
     }
 
     /// Starts nothing more.
-    pub(super) fn pause(&self) {
+    pub(in crate::runtime) fn pause(&self) {
         if let Some(pool) = self.pool.get() {
             pool.pause();
         }
     }
 
     /// Goes on, unless what would be started could not be kept.
-    pub(super) fn resume(&self) {
+    pub(in crate::runtime) fn resume(&self) {
         if let Some(pool) = self.pool.get().filter(|_| !self.mailbox.is_storage_lost()) {
             pool.resume();
         }
     }
 
     /// Takes up the tasks at home here.
-    pub(super) fn open(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
+    pub(in crate::runtime) fn open(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.to_vec();
         // Before the page: until that is there nobody counts on it.
         self.epoch.store(epoch, Release);
@@ -171,12 +165,12 @@ impl Crew {
 
     /// Homes are about to change: from now on slots count nothing by themselves. To be followed by hearing what they have counted, and then by
     /// [`Crew::take_back`].
-    pub(super) fn turn_page(&self) {
+    pub(in crate::runtime) fn turn_page(&self) {
         self.pages.turn();
     }
 
     /// Takes all that waits out of the pool but for some of the most urgent; returns what is out. What slots have in their hands they keep.
-    pub(super) fn take_back(&self, keep: u32) -> Vec<Lease> {
+    pub(in crate::runtime) fn take_back(&self, keep: u32) -> Vec<Lease> {
         let Some(pool) = self.pool.get() else { return Vec::new() };
         let constrained = pool.surrender_constrained(usize::MAX);
         self.waiting.fetch_sub(constrained.len() as u32, Relaxed);
@@ -189,7 +183,7 @@ impl Crew {
     }
 
     /// Those of these tasks (from, to) that wait here end as CANCELLED, without waiting for a slot. To be followed by hearing the outboxes.
-    pub(super) fn call_off(&self, tasks: &[(u32, u32)]) {
+    pub(in crate::runtime) fn call_off(&self, tasks: &[(u32, u32)]) {
         let Some(pool) = self.pool.get() else { return };
         let now = self.clock.now();
         let is_cancelled = |item: &Item| self.task_of(item).is_some_and(|task| is_among(task, tasks));
@@ -205,7 +199,7 @@ impl Crew {
     }
 
     /// What the slots are doing. To be read before their outboxes: what it calls idle has left everything there.
-    pub(super) fn load(&self) -> Load {
+    pub(in crate::runtime) fn load(&self) -> Load {
         let gangs = self.gangs.running.load(SeqCst);
         let Some(pool) = self.pool.get() else { return Load { running: gangs, ..Load::default() } };
         let load = pool.load();
@@ -218,17 +212,17 @@ impl Crew {
     }
 
     /// True if a slot that starved has been given work since the last time.
-    pub(super) fn was_fed(&self) -> bool {
+    pub(in crate::runtime) fn was_fed(&self) -> bool {
         self.fed.load(Relaxed) && self.fed.swap(false, Relaxed)
     }
 
     /// True if nothing can run here any more until the pool goes on. To be read before the slots' outboxes.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(in crate::runtime) fn is_quiet(&self) -> bool {
         self.gangs.running.load(SeqCst) == 0 && self.pool.get().is_none_or(Handle::is_quiet)
     }
 
     /// Exchanges a slot's outbox for an empty one; false if there is nothing in it.
-    pub(super) fn take_outbox(&self, slot: usize, into: &mut Outbox) -> bool {
+    pub(in crate::runtime) fn take_outbox(&self, slot: usize, into: &mut Outbox) -> bool {
         let mut outbox = lock(&self.stations[slot].outbox);
         if outbox.is_empty() {
             return false;
@@ -237,22 +231,22 @@ impl Crew {
         true
     }
 
-    pub(super) fn outboxes(&self) -> usize {
+    pub(in crate::runtime) fn outboxes(&self) -> usize {
         self.stations.len()
     }
 
     /// The outbox of threads that are no slots.
-    fn common_outbox(&self) -> MutexGuard<'_, Outbox> {
+    pub(super) fn common_outbox(&self) -> MutexGuard<'_, Outbox> {
         lock(&self.stations[self.stations.len() - 1].outbox)
     }
 
     /// Takes note of the time that the engine has looked at on behalf of a slot.
-    pub(super) fn served(&self, slot: usize, now: Time) {
+    pub(in crate::runtime) fn served(&self, slot: usize, now: Time) {
         self.stations[slot].watch.look(now);
     }
 
     /// Starts tasks at home that have become ready, in the slot at hand if there is one; leaves those in `special` that need a closer look.
-    pub(super) fn release(
+    pub(in crate::runtime) fn release(
         &self,
         (tag, ledger): (u8, &Ledger),
         ready: &mut Vec<u32>,
@@ -287,7 +281,7 @@ impl Crew {
     }
 
     /// Starts tasks at home.
-    pub(super) fn start(&self, locals: &[u32]) {
+    pub(in crate::runtime) fn start(&self, locals: &[u32]) {
         let (Some(pool), Some(ledger)) = (self.pool.get(), self.page(self.pages.current())) else { return };
         let items: Vec<Item> = locals.iter().map(|&local| self.home_item(&ledger, local)).collect();
         self.waiting.fetch_add(items.iter().filter(|i| i.constrained).count() as u32, Relaxed);
@@ -295,7 +289,7 @@ impl Crew {
     }
 
     /// Starts an attempt that is not a first one at home.
-    pub(super) fn start_lease(&self, lease: Lease) {
+    pub(in crate::runtime) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
         // One that is to be tried on another rank must not be stolen back: only plain items are given away.
         let settled = lease.attempt > 1 && self.job.group(lease.task).retry.elsewhere;
@@ -306,7 +300,7 @@ impl Crew {
     }
 
     /// Takes tasks that any rank can run out of the pool.
-    pub(super) fn surrender(&self, max: u32) -> Vec<Lease> {
+    pub(in crate::runtime) fn surrender(&self, max: u32) -> Vec<Lease> {
         let Some(pool) = self.pool.get() else { return Vec::new() };
         pool.surrender(max as usize).into_iter().filter_map(|item| self.lease_of(item)).collect()
     }
@@ -349,12 +343,12 @@ impl Crew {
     }
 
     /// The page that items are started from; it is only turned by whoever has the engine.
-    pub(super) fn current_page(&self) -> u8 {
+    pub(in crate::runtime) fn current_page(&self) -> u8 {
         self.pages.current()
     }
 
     #[expect(clippy::too_many_arguments, reason = "one value for each field of the record")]
-    fn record(
+    pub(super) fn record(
         &self,
         task: TaskId,
         attempt: u16,

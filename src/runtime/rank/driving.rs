@@ -3,8 +3,8 @@
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{MutexGuard, TryLockError};
 
-use super::super::engine::Engine;
-use super::Crew;
+use super::engine::Engine;
+use super::executor::Crew;
 
 impl Crew {
     /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::{Crew, FAILED, lock};
+use super::executor::{Crew, FAILED, lock};
 use crate::exec::Seat;
 use crate::model::{Outcome, Reason, Time};
 use crate::pool::{HoldId, Needs};

@@ -14,14 +14,14 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use crate::schedule::ledger::Ledger;
 
 /// Tags below this are pages; they are given out again and again.
-pub(super) const PAGES: u8 = 250;
+pub(in crate::runtime) const PAGES: u8 = 250;
 
 /// So many ledgers are kept behind the first. A slot that sleeps between taking an item and running it for as many changes of homes
 /// would find its page gone; each change takes a round trip between all ranks.
 const KEPT: usize = 64;
 
 /// See the module's text.
-pub(super) struct Pages {
+pub(in crate::runtime) struct Pages {
     first: OnceLock<Arc<Ledger>>,
     later: RwLock<VecDeque<(u8, Arc<Ledger>)>>,
     /// The page that items are started from.
@@ -31,10 +31,10 @@ pub(super) struct Pages {
 }
 
 /// What a slot keeps: a page by its tag, how many had been turned when it looked that up, and the ledger.
-pub(super) type Kept = Option<(u8, u32, Arc<Ledger>)>;
+pub(in crate::runtime) type Kept = Option<(u8, u32, Arc<Ledger>)>;
 
 /// One ledger, borrowed or shared.
-pub(super) enum Page<'a> {
+pub(in crate::runtime) enum Page<'a> {
     First(&'a Ledger),
     Later(Arc<Ledger>),
 }
@@ -52,25 +52,25 @@ impl Deref for Page<'_> {
 }
 
 impl Pages {
-    pub(super) fn new() -> Pages {
+    pub(in crate::runtime) fn new() -> Pages {
         Pages { first: OnceLock::new(), later: RwLock::default(), current: AtomicU8::new(0), turns: AtomicU32::new(0) }
     }
 
     /// The tag of items that are started now.
     #[inline]
-    pub(super) fn current(&self) -> u8 {
+    pub(in crate::runtime) fn current(&self) -> u8 {
         self.current.load(Relaxed)
     }
 
     /// No item of the present page is counted by its slot from now on. Who takes a lock after this that the caller had afterwards sees it.
-    pub(super) fn turn(&self) {
+    pub(in crate::runtime) fn turn(&self) {
         self.turns.fetch_add(1, Relaxed);
         let next = self.current.load(Relaxed) % (PAGES - 1) + 1;
         self.current.store(next, SeqCst);
     }
 
     /// Writes the ledger on the present page.
-    pub(super) fn write(&self, ledger: &Arc<Ledger>) {
+    pub(in crate::runtime) fn write(&self, ledger: &Arc<Ledger>) {
         let tag = self.current();
         if tag == 0 {
             let _ = self.first.set(Arc::clone(ledger));
@@ -84,7 +84,7 @@ impl Pages {
     /// The ledger that items with this tag speak of, for a slot, which keeps the later one that it had last: so that slots do not meet at
     /// a lock for every task.
     #[inline]
-    pub(super) fn read<'a>(&'a self, tag: u8, kept: &'a mut Kept) -> Option<&'a Ledger> {
+    pub(in crate::runtime) fn read<'a>(&'a self, tag: u8, kept: &'a mut Kept) -> Option<&'a Ledger> {
         if tag == 0 {
             return self.first.get().map(Arc::as_ref);
         }
@@ -99,7 +99,7 @@ impl Pages {
 
     /// The ledger that items with this tag speak of.
     #[inline]
-    pub(super) fn page(&self, tag: u8) -> Option<Page<'_>> {
+    pub(in crate::runtime) fn page(&self, tag: u8) -> Option<Page<'_>> {
         match tag {
             0 => self.first.get().map(|ledger| Page::First(ledger)),
             _ => self.turned(tag).map(Page::Later),

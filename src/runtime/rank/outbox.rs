@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::super::pages::Kept;
-use super::super::stopwatch::Stopwatch;
+use super::ledger_epochs::Kept;
+use super::task_timer::Stopwatch;
 use crate::model::Attempt;
 use crate::schedule::ledger::Ripple;
 

@@ -17,7 +17,7 @@ const TOGETHER: usize = 256;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Mailbox {
+pub(in crate::runtime) struct Mailbox {
     any: AtomicBool,
     storage_lost: AtomicBool,
     held: Mutex<Held>,
@@ -39,13 +39,13 @@ impl Mailbox {
     }
 
     /// A task wrote a value.
-    pub(super) fn measure(&self, measure: Measure) {
+    pub(in crate::runtime) fn measure(&self, measure: Measure) {
         self.held().measures.push(measure);
         self.any.store(true, Release);
     }
 
     /// An attempt failed for this reason.
-    pub(super) fn reason(&self, reason: Reason) {
+    pub(in crate::runtime) fn reason(&self, reason: Reason) {
         self.held().reasons.push(reason);
         self.any.store(true, Release);
     }
@@ -59,18 +59,18 @@ impl Mailbox {
     }
 
     /// True if the run directory could not be written.
-    pub(super) fn is_storage_lost(&self) -> bool {
+    pub(in crate::runtime) fn is_storage_lost(&self) -> bool {
         self.storage_lost.load(Acquire)
     }
 
     /// So much is used; of several the latest counts.
-    pub(super) fn vitals(&self, vitals: Vitals) {
+    pub(in crate::runtime) fn vitals(&self, vitals: Vitals) {
         self.held().vitals = Some(vitals);
         self.any.store(true, Release);
     }
 
     /// What is to be sent to rank 0.
-    pub(super) fn take(&self) -> Vec<Message> {
+    pub(in crate::runtime) fn take(&self) -> Vec<Message> {
         if !self.any.load(Acquire) || !self.any.swap(false, Acquire) {
             return Vec::new();
         }
@@ -84,9 +84,9 @@ impl Mailbox {
 }
 
 /// Where the output of a rank's tasks goes: their text to files, their values to the mailbox.
-pub(super) struct Sink {
-    pub(super) output: OutputWriter,
-    pub(super) mailbox: std::sync::Arc<Mailbox>,
+pub(in crate::runtime) struct Sink {
+    pub(in crate::runtime) output: OutputWriter,
+    pub(in crate::runtime) mailbox: std::sync::Arc<Mailbox>,
 }
 
 impl Sink {

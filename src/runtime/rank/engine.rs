@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coordinator::driver::CoordinatorDriver;
-use super::crew::{Crew, Outbox};
+use super::executor::{Crew, Outbox};
 use crate::exec::Stop as StopTasks;
 use crate::fabric::near::NearLane;
 use crate::fabric::{Fabric, FabricError, wire};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
+use crate::runtime::coordinator::driver::CoordinatorDriver;
 use crate::schedule::ledger::Ripple;
 use crate::schedule::long_tasks::{GUEST_LOOK_INTERVAL, LOOK_INTERVAL, LongTaskWatch};
 use crate::schedule::protocol::{Load, Message, Stop};
@@ -28,7 +28,7 @@ const FRAMES: usize = 64;
 const SLACK: Duration = Duration::from_millis(10);
 
 /// See the module's text.
-pub(super) struct Engine {
+pub(in crate::runtime) struct Engine {
     fabric: Box<dyn Fabric>,
     worker: Worker,
     /// Rank 0's other half.
@@ -65,7 +65,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<CoordinatorDriver>) -> Engine {
+    pub(in crate::runtime) fn new(fabric: Box<dyn Fabric>, worker: Worker, head: Option<CoordinatorDriver>) -> Engine {
         Engine {
             fabric,
             worker,
@@ -91,39 +91,39 @@ impl Engine {
         }
     }
 
-    pub(super) fn set_crew(&mut self, crew: &Arc<Crew>) {
+    pub(in crate::runtime) fn set_crew(&mut self, crew: &Arc<Crew>) {
         self.crew = Arc::downgrade(crew);
     }
 
     /// True if the run ends after a number of failures.
-    pub(super) fn stops_by_failures(&self) -> bool {
+    pub(in crate::runtime) fn stops_by_failures(&self) -> bool {
         self.worker.stops_by_failures()
     }
 
     /// True if there is no other rank.
-    pub(super) fn is_alone(&self) -> bool {
+    pub(in crate::runtime) fn is_alone(&self) -> bool {
         self.fabric.size() == 1
     }
 
     /// True once the rank may leave.
-    pub(super) fn is_over(&self) -> bool {
+    pub(in crate::runtime) fn is_over(&self) -> bool {
         self.over
     }
 
     /// Why this rank cannot go on, if it cannot.
-    pub(super) fn broken(&self) -> Option<&str> {
+    pub(in crate::runtime) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
 
     /// This rank joined a run that others began.
-    pub(super) fn set_guest(&mut self) {
+    pub(in crate::runtime) fn set_guest(&mut self) {
         self.guest = Some(0);
         self.watch = LongTaskWatch::new(GUEST_LOOK_INTERVAL);
     }
 
     /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
     /// wait for that if it is told again.
-    pub(super) fn signal(&mut self, crew: &Crew, signal: i32) {
+    pub(in crate::runtime) fn signal(&mut self, crew: &Crew, signal: i32) {
         crew.runner.signalled(signal);
         if let Some(head) = &mut self.head {
             let messages = head.signal(crew.clock.now(), signal);
@@ -138,54 +138,54 @@ impl Engine {
     }
 
     /// True if rank 0 is gone: then this rank has nothing to stay for.
-    pub(super) fn is_orphaned(&self) -> bool {
+    pub(in crate::runtime) fn is_orphaned(&self) -> bool {
         self.orphaned
     }
 
     /// True while a stop waits for what still runs.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(in crate::runtime) fn is_stopping(&self) -> bool {
         self.worker.is_stopping()
     }
 
     /// Gives the fabric and rank 0's half back, when all is over.
-    pub(super) fn take_apart(&mut self) -> (Box<dyn Fabric>, Option<CoordinatorDriver>) {
+    pub(in crate::runtime) fn take_apart(&mut self) -> (Box<dyn Fabric>, Option<CoordinatorDriver>) {
         let fabric = std::mem::replace(&mut self.fabric, Box::new(crate::fabric::Alone));
         (fabric, self.head.take())
     }
 
     /// How often slots have looked around so far.
-    pub(super) fn looks(&self) -> u64 {
+    pub(in crate::runtime) fn looks(&self) -> u64 {
         self.looks
     }
 
     /// True if frames may have come that nobody has taken: nothing tells of them again.
-    pub(super) fn has_more(&self) -> bool {
+    pub(in crate::runtime) fn has_more(&self) -> bool {
         self.has_more
     }
 
     /// The way to wait for frames, if the fabric has one.
-    pub(super) fn fabric(&mut self) -> &mut dyn Fabric {
+    pub(in crate::runtime) fn fabric(&mut self) -> &mut dyn Fabric {
         self.fabric.as_mut()
     }
 
     /// The way for ends between ranks of this node that needs no engine, if there is one.
-    pub(super) fn near(&self) -> Option<NearLane> {
+    pub(in crate::runtime) fn near(&self) -> Option<NearLane> {
         self.fabric.near()
     }
 
     /// The main thread will sleep until then.
-    pub(super) fn pilot_sleeps(&mut self, until: Time) {
+    pub(in crate::runtime) fn pilot_sleeps(&mut self, until: Time) {
         self.pilot_until = until;
     }
 
     /// When the machines next want to be called.
-    pub(super) fn next_tick(&self) -> Option<Time> {
+    pub(in crate::runtime) fn next_tick(&self) -> Option<Time> {
         let head = self.head.as_ref().map(CoordinatorDriver::next_tick);
         [self.worker.next_tick(), head].into_iter().flatten().min()
     }
 
     /// A turn driven by a slot without work, which sleeps afterwards unless it is `patient`. True if the slot should look for work again.
-    pub(super) fn turn_from_slot(&mut self, crew: &Crew, patient: bool) -> bool {
+    pub(in crate::runtime) fn turn_from_slot(&mut self, crew: &Crew, patient: bool) -> bool {
         self.looks += 1;
         if !patient {
             self.fabric.doze();
@@ -206,7 +206,7 @@ impl Engine {
 
     /// Passes on what a slot (with `all`: every slot) did and takes what has come. True if the slot has been given work.
     /// `busy`: the slot has more to do by itself.
-    pub(super) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
+    pub(in crate::runtime) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
         if self.over {
             return false;
         }
@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// Takes what has come. True if anything had.
-    pub(super) fn turn(&mut self, crew: &Crew) -> bool {
+    pub(in crate::runtime) fn turn(&mut self, crew: &Crew) -> bool {
         if self.over {
             return false;
         }
@@ -558,12 +558,12 @@ impl Engine {
     }
 
     /// Rank 0's half.
-    pub(super) fn head(&mut self) -> Option<&mut CoordinatorDriver> {
+    pub(in crate::runtime) fn head(&mut self) -> Option<&mut CoordinatorDriver> {
         self.head.as_mut()
     }
 
     /// Messages that rank 0's half wants sent outside a turn.
-    pub(super) fn post(&mut self, crew: &Crew, messages: Vec<(Rank, Message)>) {
+    pub(in crate::runtime) fn post(&mut self, crew: &Crew, messages: Vec<(Rank, Message)>) {
         self.send_all(messages);
         self.run_loopback(crew);
     }

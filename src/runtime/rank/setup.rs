@@ -3,32 +3,32 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::RunError;
-use super::clock::Clock;
-use super::coordinator::driver::CoordinatorDriver;
-use super::crew::{Crew, lock};
 use super::engine::Engine;
-use super::mailbox::{Mailbox, Sink};
-use super::vitals::Gauge;
-use super::wake::Wake;
+use super::executor::{Crew, lock};
+use super::resource_monitor::Gauge;
+use super::telemetry::{Mailbox, Sink};
 use crate::exec::{Kernels, Runner, Site, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::Job;
 use crate::journal::{OutputWriter, RunDir};
 use crate::pool::{Pool, PoolConfig, PoolGpu};
+use crate::runtime::RunError;
+use crate::runtime::clock::Clock;
+use crate::runtime::coordinator::driver::CoordinatorDriver;
+use crate::runtime::event_wait::Wake;
 use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
 use crate::topology::{Gpu, Place, Topology};
 
 /// What this process brings to a run.
-pub(super) struct Outfit {
+pub(in crate::runtime) struct Outfit {
     topology: Topology,
     places: Vec<Place>,
-    pub(super) hello: Hello,
+    pub(in crate::runtime) hello: Hello,
 }
 
 impl Outfit {
-    pub(super) fn new(mut topology: Topology, welcome: &Welcome) -> Outfit {
+    pub(in crate::runtime) fn new(mut topology: Topology, welcome: &Welcome) -> Outfit {
         if welcome.masks.len() > 1 {
             topology.grant.agree(&topology.machine, &welcome.masks);
         }
@@ -47,15 +47,15 @@ impl Outfit {
 }
 
 /// A rank that knows what it is to run and what it has.
-pub(super) struct Seat {
-    pub(super) welcome: Welcome,
-    pub(super) job: Arc<Job>,
-    pub(super) outfit: Outfit,
+pub(in crate::runtime) struct Seat {
+    pub(in crate::runtime) welcome: Welcome,
+    pub(in crate::runtime) job: Arc<Job>,
+    pub(in crate::runtime) outfit: Outfit,
 }
 
 impl Seat {
     /// Starts the rank's slots and its engine, which takes the fabric over. On an error the fabric stays where it is.
-    pub(super) fn take(
+    pub(in crate::runtime) fn take(
         self,
         fabric: &mut Box<dyn Fabric>,
         head: Option<CoordinatorDriver>,

@@ -12,8 +12,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::clock::Clock;
 use crate::model::Time;
+use crate::runtime::clock::Clock;
 
 /// Tasks that take longer than this on average are all timed.
 const SHORT: u64 = 2_000;
@@ -23,7 +23,7 @@ const EVERY: u32 = 16;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Stopwatch {
+pub(in crate::runtime) struct Stopwatch {
     /// The last look.
     looked: AtomicU64,
     /// Tasks that have ended since.
@@ -37,7 +37,7 @@ pub(super) struct Stopwatch {
 impl Stopwatch {
     /// A task that became ready at `ready` begins.
     #[inline]
-    pub(super) fn begin(&self, clock: &Clock, ready: Time) -> Time {
+    pub(in crate::runtime) fn begin(&self, clock: &Clock, ready: Time) -> Time {
         if !self.running.load(Relaxed) {
             self.look(clock.now());
         }
@@ -46,7 +46,7 @@ impl Stopwatch {
 
     /// A task ends. The time, if it was looked at.
     #[inline]
-    pub(super) fn end(&self, clock: &Clock) -> Option<Time> {
+    pub(in crate::runtime) fn end(&self, clock: &Clock) -> Option<Time> {
         let since = self.since.load(Relaxed) + 1;
         self.since.store(since, Relaxed);
         if self.short.load(Relaxed) && since < EVERY {
@@ -56,7 +56,7 @@ impl Stopwatch {
     }
 
     /// Looks at the clock on behalf of all tasks that have ended since the last look.
-    pub(super) fn time(&self, clock: &Clock) -> Time {
+    pub(in crate::runtime) fn time(&self, clock: &Clock) -> Time {
         let now = clock.now();
         let took = now.0.saturating_sub(self.looked.load(Relaxed));
         self.short.store(took < u64::from(self.since.load(Relaxed)) * SHORT, Relaxed);
@@ -65,14 +65,14 @@ impl Stopwatch {
     }
 
     /// Something else told the time.
-    pub(super) fn look(&self, now: Time) {
+    pub(in crate::runtime) fn look(&self, now: Time) {
         self.looked.store(now.0, Relaxed);
         self.since.store(0, Relaxed);
         self.running.store(true, Relaxed);
     }
 
     /// The slot waits for something.
-    pub(super) fn pause(&self) {
+    pub(in crate::runtime) fn pause(&self) {
         self.running.store(false, Relaxed);
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn clock() -> Clock {
-        Clock::new(super::super::clock::unix_ns())
+        Clock::new(crate::runtime::clock::unix_ns())
     }
 
     #[test]

@@ -17,8 +17,8 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
+use super::executor::{Crew, lock};
 use super::outbox::Outbox;
-use super::{Crew, lock};
 use crate::fabric::near::OpenLane;
 use crate::fabric::wire;
 use crate::pool::Slot;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::mailbox::Mailbox;
+use super::telemetry::Mailbox;
 use crate::exec::family_use;
 use crate::model::Vitals;
 use crate::topology::{Device, Probe};
@@ -24,14 +24,14 @@ const HEAD_START: Duration = Duration::from_millis(100);
 const LATER: u32 = 10;
 
 /// Looks until it is dropped.
-pub(super) struct Gauge {
+pub(in crate::runtime) struct Gauge {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Gauge {
     /// Begins to look. Without it the rank's use is not known, and nothing else is missing.
-    pub(super) fn begin(mailbox: Arc<Mailbox>, ranks: u32, gpus: Vec<Device>) -> Gauge {
+    pub(in crate::runtime) fn begin(mailbox: Arc<Mailbox>, ranks: u32, gpus: Vec<Device>) -> Gauge {
         let (stop, stopped) = channel();
         let every = (FOR_EACH_RANK * ranks).max(Duration::from_secs(1));
         let look = move || {
