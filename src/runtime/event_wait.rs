@@ -1,14 +1,15 @@
-//! Where a rank's main thread waits: until a slot has something to tell, a signal comes, or time is up.
+//! Where the main thread of a rank waits: until a thread notifies it, a signal arrives, a frame
+//! rings the doorbell, or the wait times out.
 //!
-//! Signals that concern the run are blocked in every thread and read from a descriptor here, so no
-//! handler ever runs. (METIS installs handlers of its own during a call; they never see a signal
+//! The signals that concern a run are blocked in every thread and read from a descriptor here, so
+//! no handler ever runs. (METIS installs handlers of its own during a call; they never see a signal
 //! either.) Children start with an empty mask: `exec/spawn` resets it. A signal that was ignored
-//! when Phalanx was started is left alone: a blocked one would be kept for us all the same.
+//! when Phalanx was started is not blocked, because the kernel would queue it for us all the same.
 //!
-//! A thread of its own reads them and hands them to the main thread. It depends on nothing else: a
-//! third SIGINT, or a second SIGTERM or SIGHUP, ends this process within a second even if the main
-//! thread hangs. The journal is written record by record, so nothing that was known is lost then,
-//! and whatever still runs is ended by its orphan killer.
+//! A thread of its own reads the signals and queues them for the main thread. It depends on nothing
+//! else, so a third SIGINT, or a second SIGTERM or SIGHUP, ends this process within a second even
+//! if the main thread hangs. The journal is written record by record, so no recorded attempt is
+//! lost then, and the orphan killer ends the commands that still run.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,49 +25,52 @@ use crate::system::event::Event;
 /// The signals that a run answers to.
 const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
 
-/// After a signal that ends the process whatever happens, it has so long to end in order.
-const LAST_CHANCE: Duration = Duration::from_millis(900);
+/// How long the process may take to end in order after a signal that ends it in any case.
+const FORCED_EXIT_DELAY: Duration = Duration::from_millis(900);
 
-/// See the module's text.
-pub struct Wake {
+/// The main thread waits on it; slots, the bridge and the control socket notify it. It also holds
+/// the signals that have arrived.
+pub struct EventWait {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
 
 struct Shared {
+    /// Ends a wait. Only signalled while the main thread is `waiting`.
     event: Event,
     waiting: AtomicBool,
-    told: AtomicBool,
-    signals: OwnedFd,
-    /// Ends the reader.
+    /// Set by `notify`, reset by `clear`.
+    notified: AtomicBool,
+    signal_fd: OwnedFd,
+    /// Ends the thread that reads signals.
     quit: Event,
-    came: Mutex<Came>,
-    /// Something is in `came`.
-    signalled: AtomicBool,
+    signals: Mutex<Signals>,
+    /// There are unread signals. Spares the main thread the lock while there are none.
+    has_signal: AtomicBool,
     #[cfg(test)]
     waits: std::sync::atomic::AtomicU64,
 }
 
-/// Signals that the main thread has not looked at, and what decides whether one is the last.
+/// Signals that the main thread has not taken yet, and the count that decides which one is final.
 #[derive(Default)]
-struct Came {
+struct Signals {
     unread: VecDeque<i32>,
     repeats: Repeats,
 }
 
-/// Counts signals that ask for the end.
+/// Counts the signals that ask a run to end.
 #[derive(Default)]
 struct Repeats {
     interrupts: u32,
     terminations: u32,
-    /// Another rank answers for this one.
+    /// Rank 0 handles signals for this rank: none of them is final here.
     spared: bool,
-    /// The run is over: only its end is waited for.
+    /// The run is over and this rank is leaving the world: the next signal is final.
     leaving: bool,
 }
 
 impl Repeats {
-    /// Counts a signal. True if it ends this process whatever happens.
+    /// Counts a signal. True if it must end this process even if the main thread hangs.
     fn is_final(&mut self, signal: i32) -> bool {
         match signal {
             libc::SIGINT => self.interrupts += 1,
@@ -77,12 +81,13 @@ impl Repeats {
     }
 }
 
-impl Drop for Wake {
-    /// A program that embeds Phalanx gets its signals back. Our own leaves in a moment: a signal that is pending then ends it.
+impl Drop for EventWait {
+    /// Unblocks the signals for a program that embeds Phalanx. Phalanx itself exits right after
+    /// this, and a pending signal ends it then.
     fn drop(&mut self) {
         self.shared.quit.signal();
         if let Some(reader) = self.reader.take() {
-            // It has no reason to panic.
+            // The reader does not panic.
             let _ = reader.join();
         }
         // SAFETY: as in `new`.
@@ -93,14 +98,16 @@ impl Drop for Wake {
     }
 }
 
-impl Wake {
-    /// Blocks the run's signals in this thread, and so in all that it starts. To be called before any other thread runs.
+impl EventWait {
+    /// Blocks the run's signals in this thread and in all threads that it starts. Call it before
+    /// any other thread runs.
     ///
     /// # Errors
-    /// If the system gives no descriptors, or no thread.
-    pub fn new() -> io::Result<Wake> {
-        // SAFETY: the set is initialised; the descriptors returned are new, checked, and owned by nobody else.
-        let signals = unsafe {
+    /// If the system refuses a descriptor or a thread.
+    pub fn new() -> io::Result<EventWait> {
+        // SAFETY: the set is initialised; the descriptor returned is new, checked, and owned by
+        // nobody else.
+        let signal_fd = unsafe {
             let set = signal_set(SIGNALS);
             let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
             if blocked != 0 {
@@ -108,46 +115,47 @@ impl Wake {
             }
             descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?
         };
-        let quiet = || AtomicBool::new(false);
+        let unset = || AtomicBool::new(false);
         let shared = Arc::new(Shared {
             event: Event::new()?,
-            waiting: quiet(),
-            told: quiet(),
-            signals,
+            waiting: unset(),
+            notified: unset(),
+            signal_fd,
             quit: Event::new()?,
-            came: Mutex::default(),
-            signalled: quiet(),
+            signals: Mutex::default(),
+            has_signal: unset(),
             #[cfg(test)]
             waits: Default::default(),
         });
         let reads = Arc::clone(&shared);
         let reader = std::thread::Builder::new().name("signals".into()).spawn(move || reads.read_signals())?;
-        Ok(Wake { shared, reader: Some(reader) })
+        Ok(EventWait { shared, reader: Some(reader) })
     }
 
-    /// A run begins. In a world rank 0 answers signals for all ranks: this one is `spared` then.
+    /// Resets the count of signals for a new run. `spared`: rank 0 handles signals for this rank.
     pub fn begin(&self, spared: bool) {
-        self.shared.came().repeats = Repeats { spared, ..Repeats::default() };
+        self.shared.lock_signals().repeats = Repeats { spared, ..Repeats::default() };
     }
 
-    /// The run is over: a signal that comes from now on is not waited for.
+    /// The run is over: the next signal ends the process.
     pub fn leave(&self) {
-        self.shared.came().repeats.leaving = true;
+        self.shared.lock_signals().repeats.leaving = true;
     }
 
-    /// Ends the current or the next wait. Costs one store and a load while the main thread is awake.
-    pub fn tell(&self) {
-        self.shared.tell();
+    /// Ends the current or the next wait. While the main thread is awake that costs an atomic swap
+    /// and a load.
+    pub fn notify(&self) {
+        self.shared.notify();
     }
 
-    /// Waits for `tell`, a signal, the bell, or the end of `limit`.
+    /// Waits for `notify`, a signal, the doorbell, or the end of `limit`.
     pub fn wait(&self, bell: Option<&OwnedFd>, limit: Duration) {
         let shared = &self.shared;
         #[cfg(test)]
         shared.waits.fetch_add(1, SeqCst);
         shared.waiting.store(true, SeqCst);
-        // Either `tell` sees that we wait and writes, or we see here that it was called.
-        let limit = if shared.told.load(SeqCst) { Duration::ZERO } else { limit };
+        // Either `notify` sees `waiting` and signals the event, or this load sees `notified`.
+        let limit = if shared.notified.load(SeqCst) { Duration::ZERO } else { limit };
         let bell = bell.map_or(-1, AsRawFd::as_raw_fd);
         let mut fds = [shared.event.as_fd().as_raw_fd(), bell].map(readable);
         let limit =
@@ -156,70 +164,72 @@ impl Wake {
         // and no signal mask.
         unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &limit, std::ptr::null()) };
         shared.waiting.store(false, SeqCst);
-        for told in fds.iter().filter(|fd| fd.revents != 0) {
+        for ready in fds.iter().filter(|fd| fd.revents != 0) {
             let mut drained = 0u64;
-            // SAFETY: reads at most eight bytes into a live integer; an empty counter or pipe answers EAGAIN.
-            unsafe { libc::read(told.fd, (&raw mut drained).cast(), 8) };
+            // SAFETY: reads at most eight bytes into a live integer; an empty counter or pipe
+            // fails with EAGAIN.
+            unsafe { libc::read(ready.fd, (&raw mut drained).cast(), 8) };
         }
     }
 
-    /// Takes note that everything told so far is being looked at. To be called before looking.
-    pub fn heard(&self) {
-        self.shared.told.store(false, SeqCst);
+    /// Forgets the notifications so far. Call it before processing what they announce: a later one
+    /// then ends the next wait.
+    pub fn clear(&self) {
+        self.shared.notified.store(false, SeqCst);
     }
 
-    /// The next signal that has come, if any.
-    pub fn signal(&self) -> Option<i32> {
-        if !self.shared.signalled.load(SeqCst) {
+    /// Takes the oldest signal that has not been taken yet.
+    pub fn next_signal(&self) -> Option<i32> {
+        if !self.shared.has_signal.load(SeqCst) {
             return None;
         }
-        let mut came = self.shared.came();
-        let signal = came.unread.pop_front();
-        self.shared.signalled.store(!came.unread.is_empty(), SeqCst);
+        let mut signals = self.shared.lock_signals();
+        let signal = signals.unread.pop_front();
+        self.shared.has_signal.store(!signals.unread.is_empty(), SeqCst);
         signal
     }
 
     /// How often the main thread has waited.
     #[cfg(test)]
-    pub(super) fn waits(&self) -> u64 {
+    pub(super) fn wait_count(&self) -> u64 {
         self.shared.waits.load(SeqCst)
     }
 }
 
 impl Shared {
-    fn came(&self) -> MutexGuard<'_, Came> {
-        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_signals(&self) -> MutexGuard<'_, Signals> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self) {
-        if !self.told.swap(true, SeqCst) && self.waiting.load(SeqCst) {
+    fn notify(&self) {
+        if !self.notified.swap(true, SeqCst) && self.waiting.load(SeqCst) {
             self.event.signal();
         }
     }
 
-    /// The life of the thread that reads signals.
+    /// The loop of the thread that reads signals.
     fn read_signals(&self) {
-        let mut last: Option<(Instant, i32)> = None;
+        let mut forced_exit: Option<(Instant, i32)> = None;
         loop {
-            let left = last.map(|(due, _)| due.saturating_duration_since(Instant::now()));
-            if let (Some(Duration::ZERO), Some((_, signal))) = (left, last) {
+            let left = forced_exit.map(|(due, _)| due.saturating_duration_since(Instant::now()));
+            if let (Some(Duration::ZERO), Some((_, signal))) = (left, forced_exit) {
                 exit_now(signal);
             }
-            let mut fds = [self.signals.as_raw_fd(), self.quit.as_fd().as_raw_fd()].map(readable);
+            let mut fds = [self.signal_fd.as_raw_fd(), self.quit.as_fd().as_raw_fd()].map(readable);
             let limit = left.map_or(-1, |left| left.as_millis() as i32 + 1);
-            // SAFETY: two valid pollfd entries. A call that was interrupted left them without news.
+            // SAFETY: two valid pollfd entries. An interrupted call has set no events.
             if unsafe { libc::poll(fds.as_mut_ptr(), 2, limit) } <= 0 {
                 continue;
             }
             while let Some(signal) = self.read_signal() {
-                let mut came = self.came();
-                came.unread.push_back(signal);
-                let is_final = came.repeats.is_final(signal);
-                self.signalled.store(true, SeqCst);
-                drop(came);
-                self.tell();
-                if is_final && last.is_none() {
-                    last = Some((Instant::now() + LAST_CHANCE, signal));
+                let mut signals = self.lock_signals();
+                signals.unread.push_back(signal);
+                let is_final = signals.repeats.is_final(signal);
+                self.has_signal.store(true, SeqCst);
+                drop(signals);
+                self.notify();
+                if is_final && forced_exit.is_none() {
+                    forced_exit = Some((Instant::now() + FORCED_EXIT_DELAY, signal));
                 }
             }
             if fds[1].revents != 0 {
@@ -229,11 +239,12 @@ impl Shared {
     }
 
     fn read_signal(&self) -> Option<i32> {
-        // SAFETY: the kernel writes at most one signalfd_siginfo, for which there is room; all-zero is a valid value of it.
+        // SAFETY: the kernel writes at most one signalfd_siginfo, for which there is room; all-zero
+        // is a valid value of it.
         unsafe {
             let mut info = std::mem::zeroed::<libc::signalfd_siginfo>();
             let size = size_of::<libc::signalfd_siginfo>();
-            let got = libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size);
+            let got = libc::read(self.signal_fd.as_raw_fd(), (&raw mut info).cast(), size);
             (got == size as isize).then_some(info.ssi_signo as i32)
         }
     }
@@ -243,8 +254,8 @@ impl Shared {
 fn exit_now(signal: i32) -> ! {
     let text = "phalanx: ended at once, as asked; continue with --resume\n";
     let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one valid pollfd entry, and a write of a live text to whatever takes it without
-    // waiting; then the process is gone.
+    // SAFETY: one valid pollfd entry, and a write of a live text, only if stderr does not block;
+    // then the process is gone.
     unsafe {
         if libc::poll(&mut stderr, 1, 0) == 1 && stderr.revents & libc::POLLOUT != 0 {
             libc::write(2, text.as_ptr().cast(), text.len());
@@ -257,16 +268,16 @@ fn readable(fd: i32) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
 
-/// Keeps the terminal from stopping this process, which would hear of no signal any more: from now
-/// on it may write there also in the background, and to read there fails. To be called before any
-/// other thread runs.
+/// Keeps the terminal from stopping this process, which would handle no signal while it is stopped.
+/// From now on it may write to the terminal in the background too, and reading from it fails. Call
+/// it before any other thread runs.
 pub(crate) fn go_on_without_terminal() {
     let set = signal_set([libc::SIGTTOU, libc::SIGTTIN]);
-    // SAFETY: the set is initialised, and nobody wants to know the mask before. It cannot fail.
+    // SAFETY: the set is initialised; the previous mask is not asked for. It cannot fail.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
 }
 
-/// Signals as the system wants them, without those that were ignored from the start.
+/// The set of these signals, without those that were ignored when Phalanx was started.
 fn signal_set(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
     // SAFETY: sigemptyset initialises the set before it is added to and returned.
     unsafe {
@@ -279,7 +290,7 @@ fn signal_set(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
     }
 }
 
-/// Owns what a system call returned.
+/// Takes ownership of the descriptor that a system call returned.
 ///
 /// # Safety
 /// `fd` must come from a call that opened it for the caller alone, or be negative.

@@ -50,7 +50,7 @@ use crate::journal::{JournalError, RunDirError};
 use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::system::open_files;
-use event_wait::Wake;
+use event_wait::EventWait;
 use rank::worker_main;
 
 pub use clock::unix_ns;
@@ -228,7 +228,7 @@ pub fn run(
 }
 
 /// Joins the other ranks, if a launcher started any.
-fn join() -> Result<(Arc<Wake>, Box<dyn Fabric>), RunError> {
+fn join() -> Result<(Arc<EventWait>, Box<dyn Fabric>), RunError> {
     // First of all, since threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
@@ -237,8 +237,8 @@ fn join() -> Result<(Arc<Wake>, Box<dyn Fabric>), RunError> {
 }
 
 /// From here on signals wait until they are asked for.
-fn listen() -> Result<Arc<Wake>, RunError> {
-    let wake = Wake::new().map_err(|source| RunError::System { what: "set up signals", source })?;
+fn listen() -> Result<Arc<EventWait>, RunError> {
+    let wake = EventWait::new().map_err(|source| RunError::System { what: "set up signals", source })?;
     Ok(Arc::new(wake))
 }
 
@@ -255,13 +255,13 @@ fn run_on(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
     tell: impl FnOnce(&Result<Finished, RunError>),
 ) -> Result<Finished, RunError> {
     wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
         Rank::ZERO => coordinator::launch::lead(fabric, options, kernels, wake),
-        _ => worker_main::follow(fabric, None, kernels, wake, false),
+        _ => worker_main::run(fabric, None, kernels, wake, false),
     };
     tell(&result);
     if let Err(RunError::Missing { .. }) = result {

@@ -25,7 +25,7 @@ use crate::fabric::bridge::hub::{Hub, LinkId, News, Outer};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
 use crate::runtime::RunError;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::fit;
 use crate::scale::NodeTypeId;
 use crate::schedule::coordinator::{Change, Coordinator, Event};
@@ -91,11 +91,15 @@ impl JoinEffects {
 
 impl JoinListener {
     /// Opens the listener on an address of this machine and writes the contact file.
-    pub(super) fn open(listen: &Listen, welcome: Welcome, wake: Arc<Wake>) -> Result<(JoinListener, Outer), RunError> {
+    pub(super) fn open(
+        listen: &Listen,
+        welcome: Welcome,
+        wake: Arc<EventWait>,
+    ) -> Result<(JoinListener, Outer), RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let secret = Secret::random().map_err(system("make a secret"))?;
         let address = JoinAddress::choose(listen)?;
-        let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wake.tell())
+        let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wake.notify())
             .map_err(system("listen for ranks that join"))?;
         let path = Path::new(&welcome.run_dir).join(FILE);
         let addresses = address.told(hub.address().port());
@@ -369,7 +373,7 @@ mod tests {
             open: true,
             max_failures: None,
         };
-        JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(Wake::new().unwrap())).unwrap().0
+        JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(EventWait::new().unwrap())).unwrap().0
     }
 
     /// Looks until as many changes have come as there should be.

@@ -24,12 +24,12 @@ use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::fit::{self, Terms};
 use crate::runtime::glue;
-use crate::runtime::rank::executor::{Crew, lock};
-use crate::runtime::rank::main_loop::pilot;
-use crate::runtime::rank::setup::{Outfit, Seat};
+use crate::runtime::rank::executor::{Executor, lock};
+use crate::runtime::rank::main_loop::main_loop;
+use crate::runtime::rank::setup::{RankResources, RankSetup};
 use crate::runtime::start::{Start, TaskEstimates, start};
 use crate::runtime::world::handshake::{dismiss, gather, send};
 use crate::runtime::{FAREWELL, Finished, Options, RunError, subject_of};
@@ -43,7 +43,7 @@ pub(crate) fn lead(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
 ) -> Result<Finished, RunError> {
     match prepare(fabric, options, kernels, wake) {
         Ok(run) => run.run_to_end(fabric),
@@ -56,8 +56,8 @@ pub(crate) fn lead(
 
 /// A run that is under way.
 struct Run {
-    crew: Arc<Crew>,
-    pool: Option<Pool<Crew>>,
+    executor: Arc<Executor>,
+    pool: Option<Pool<Executor>>,
     dir: PathBuf,
     lock: RunLock,
     /// Ranks may have joined.
@@ -71,18 +71,18 @@ struct Run {
 impl Run {
     /// Goes on to the end.
     fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
-        pilot(&self.crew);
+        main_loop(&self.executor);
         drop(self.pool);
-        let mut engine = lock(&self.crew.engine);
+        let mut engine = lock(&self.executor.engine);
         let broken = engine.broken().map(str::to_owned);
         let (back, mut driver) = engine.take_apart();
-        let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.crew.clock.now()));
+        let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.executor.clock.now()));
         *fabric = back;
         if self.open {
             *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
         }
         drop(self.watcher);
-        let recorded = driver.map_or(Ok(()), |driver| driver.close(self.crew.clock.now()));
+        let recorded = driver.map_or(Ok(()), |driver| driver.close(self.executor.clock.now()));
         drop(self.serving);
         drop(self.lock);
         match (broken, recorded) {
@@ -98,13 +98,13 @@ fn prepare(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let greeted = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
-        .and_then(|(outfit, hellos)| check(&start.job, &hellos).map(|()| (outfit, hellos)));
-    let (outfit, hellos) = match greeted {
+        .and_then(|(resources, hellos)| check(&start.job, &hellos).map(|()| (resources, hellos)));
+    let (resources, hellos) = match greeted {
         Ok(found) => found,
         Err(error) => {
             start.take_back();
@@ -146,15 +146,15 @@ fn prepare(
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
     driver.set_alerts(alerts);
     let dir = PathBuf::from(dir.path());
-    let seat = Seat { welcome, job, outfit };
-    let (crew, pool) = seat.take(fabric, Some(driver), kernels, wake)?;
+    let setup = RankSetup { welcome, job, resources };
+    let (executor, pool) = setup.start(fabric, Some(driver), kernels, wake)?;
     {
-        let mut engine = lock(&crew.engine);
-        let now = crew.clock.now();
+        let mut engine = lock(&executor.engine);
+        let now = executor.clock.now();
         let begun = engine.head().map(|driver| driver.begin(now)).unwrap_or_default();
-        engine.post(&crew, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
+        engine.post(&executor, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
-    Ok(Run { crew, pool, dir, lock: held, open, watcher, serving })
+    Ok(Run { executor, pool, dir, lock: held, open, watcher, serving })
 }
 
 /// Refuses a job that cannot be run: here, or on the nodes that its file can ask for.
@@ -174,9 +174,9 @@ fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
 }
 
 /// Opens the run's control socket. Without it the run goes on, and cannot be asked.
-fn answer(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
+fn answer(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
     let wake = Arc::clone(wake);
-    let opened = Server::open(run_dir.as_ref(), move || wake.tell());
+    let opened = Server::open(run_dir.as_ref(), move || wake.notify());
     opened
         .inspect_err(|error| tracing::warn!(%error, "no control socket: `phalanx status` and the like will not work"))
         .ok()
@@ -185,10 +185,10 @@ fn answer(run_dir: &str, wake: &Arc<Wake>) -> Option<Server> {
 /// The handshake: who is where, what the run is, what each has.
 fn handshake(
     fabric: &mut dyn Fabric,
-    wake: &Wake,
+    wake: &EventWait,
     welcome: &Welcome,
     works: bool,
-) -> Result<(Outfit, Vec<Hello>), RunError> {
+) -> Result<(RankResources, Vec<Hello>), RunError> {
     let topology = Topology::discover();
     let here = (topology.machine.node.clone(), topology.grant.mask.clone());
     let arrived = gather(fabric, wake, here, |message| match message {
@@ -203,12 +203,12 @@ fn handshake(
     for rank in 1..fabric.size() {
         send(fabric, Rank(rank), &Message::Welcome(Box::new(welcome_of(rank as usize))))?;
     }
-    let outfit = Outfit::new(topology, &Welcome { works, ..welcome_of(0) });
-    let hellos = gather(fabric, wake, outfit.hello.clone(), |message| match message {
+    let resources = RankResources::new(topology, &Welcome { works, ..welcome_of(0) });
+    let hellos = gather(fabric, wake, resources.hello.clone(), |message| match message {
         Message::Hello(hello) => Some(hello),
         _ => None,
     })?;
-    Ok((outfit, hellos))
+    Ok((resources, hellos))
 }
 
 /// For each node of the graph, whether an earlier session completed it; nothing if none did.

@@ -4,9 +4,9 @@ use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{MutexGuard, TryLockError};
 
 use super::engine::Engine;
-use super::executor::Crew;
+use super::executor::Executor;
 
-impl Crew {
+impl Executor {
     /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
     /// `turn` that others have called meanwhile.
     pub(super) fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {

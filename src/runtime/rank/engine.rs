@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::{Crew, Outbox};
+use super::executor::{Executor, Outbox};
 use crate::exec::Stop as StopTasks;
 use crate::fabric::near::NearLane;
 use crate::fabric::{Fabric, FabricError, wire};
@@ -61,7 +61,7 @@ pub(in crate::runtime) struct Engine {
     /// What rank 0 is told of this rank's part in the traffic: messages sent, bytes in them, tasks taken from others.
     traffic: [u64; 3],
     /// A reference to the crew for threads that outlive a turn; set before the first turn.
-    crew: std::sync::Weak<Crew>,
+    crew: std::sync::Weak<Executor>,
 }
 
 impl Engine {
@@ -91,7 +91,7 @@ impl Engine {
         }
     }
 
-    pub(in crate::runtime) fn set_crew(&mut self, crew: &Arc<Crew>) {
+    pub(in crate::runtime) fn set_crew(&mut self, crew: &Arc<Executor>) {
         self.crew = Arc::downgrade(crew);
     }
 
@@ -123,7 +123,7 @@ impl Engine {
 
     /// A signal has come. Launchers pass signals on to every rank, and rank 0 answers for all; a rank that joined asks to be drained, and does not
     /// wait for that if it is told again.
-    pub(in crate::runtime) fn signal(&mut self, crew: &Crew, signal: i32) {
+    pub(in crate::runtime) fn signal(&mut self, crew: &Executor, signal: i32) {
         crew.runner.signalled(signal);
         if let Some(head) = &mut self.head {
             let messages = head.signal(crew.clock.now(), signal);
@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// A turn driven by a slot without work, which sleeps afterwards unless it is `patient`. True if the slot should look for work again.
-    pub(in crate::runtime) fn turn_from_slot(&mut self, crew: &Crew, patient: bool) -> bool {
+    pub(in crate::runtime) fn turn_from_slot(&mut self, crew: &Executor, patient: bool) -> bool {
         self.looks += 1;
         if !patient {
             self.fabric.doze();
@@ -197,16 +197,16 @@ impl Engine {
 
     /// The main thread sleeps until what it knew to be next: it must hear of anything that is due
     /// sooner by more than `slack`, and of frames that nobody has taken.
-    fn call_pilot(&mut self, crew: &Crew, slack: Duration) {
+    fn call_pilot(&mut self, crew: &Executor, slack: Duration) {
         if self.over || self.has_more || self.next_tick().is_some_and(|due| due.after(slack) < self.pilot_until) {
             self.pilot_until = Time::ZERO;
-            crew.wake.tell();
+            crew.wake.notify();
         }
     }
 
     /// Passes on what a slot (with `all`: every slot) did and takes what has come. True if the slot has been given work.
     /// `busy`: the slot has more to do by itself.
-    pub(in crate::runtime) fn exchange(&mut self, crew: &Crew, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
+    pub(in crate::runtime) fn exchange(&mut self, crew: &Executor, slot: &mut Slot<'_>, all: bool, busy: bool) -> bool {
         if self.over {
             return false;
         }
@@ -242,7 +242,7 @@ impl Engine {
     }
 
     /// Counts the ends that the frame at hand tells of, if that is what it is for.
-    fn count(&mut self, crew: &Crew, slot: &mut Slot<'_>) -> bool {
+    fn count(&mut self, crew: &Executor, slot: &mut Slot<'_>) -> bool {
         let Some((epoch, ended)) = wire::counts(&self.came) else { return false };
         if !self.worker.is_counting(epoch) {
             return false;
@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// Takes what has come. True if anything had.
-    pub(in crate::runtime) fn turn(&mut self, crew: &Crew) -> bool {
+    pub(in crate::runtime) fn turn(&mut self, crew: &Executor) -> bool {
         if self.over {
             return false;
         }
@@ -300,7 +300,7 @@ impl Engine {
     }
 
     /// Tells the worker when rank 0 falls silent, and when it is heard again.
-    fn heed_silence(&mut self, crew: &Crew) {
+    fn heed_silence(&mut self, crew: &Executor) {
         let cut_off = self.fabric.is_cut_off();
         if cut_off != self.cut_off {
             self.cut_off = cut_off;
@@ -313,7 +313,7 @@ impl Engine {
     }
 
     /// Hears of the slots, and then how busy they were *before* that: what counts as idle has told all that it did.
-    fn hear_load(&mut self, crew: &Crew) -> bool {
+    fn hear_load(&mut self, crew: &Executor) -> bool {
         if crew.was_fed() {
             // Between then and now it has not starved without a break.
             let load = self.worker.load();
@@ -328,7 +328,7 @@ impl Engine {
         moved || changed
     }
 
-    fn hear_slots(&mut self, crew: &Crew) -> bool {
+    fn hear_slots(&mut self, crew: &Executor) -> bool {
         let mut moved = false;
         for slot in 0..crew.outboxes() {
             moved |= self.hear_outbox(crew, slot);
@@ -336,7 +336,7 @@ impl Engine {
         moved
     }
 
-    fn hear_outbox(&mut self, crew: &Crew, slot: usize) -> bool {
+    fn hear_outbox(&mut self, crew: &Executor, slot: usize) -> bool {
         if !crew.take_outbox(slot, &mut self.outbox) {
             return false;
         }
@@ -358,7 +358,7 @@ impl Engine {
 
     /// What a slot leaves beside what completed.
     #[cold]
-    fn hear_rest(&mut self, crew: &Crew) {
+    fn hear_rest(&mut self, crew: &Executor) {
         let mut outbox = std::mem::take(&mut self.outbox);
         if !outbox.special.is_empty() {
             self.step(crew, Event::Special(std::mem::take(&mut outbox.special)));
@@ -393,7 +393,7 @@ impl Engine {
         })
     }
 
-    fn hear_ranks(&mut self, crew: &Crew) -> bool {
+    fn hear_ranks(&mut self, crew: &Executor) -> bool {
         for taken in 0..FRAMES {
             let Some(from) = self.receive() else { return taken > 0 };
             self.hear_frame(crew, from);
@@ -401,7 +401,7 @@ impl Engine {
         true
     }
 
-    fn hear_frame(&mut self, crew: &Crew, from: Rank) {
+    fn hear_frame(&mut self, crew: &Executor, from: Rank) {
         match wire::decode(&self.came) {
             Ok(message) => {
                 if let Message::Loot { leases, .. } = &message {
@@ -414,7 +414,7 @@ impl Engine {
         }
     }
 
-    fn deliver(&mut self, crew: &Crew, from: Rank, message: Message) {
+    fn deliver(&mut self, crew: &Executor, from: Rank, message: Message) {
         if message.is_for_coordinator() {
             if let Some(head) = &mut self.head {
                 let messages = head.on_message(crew.clock.now(), from, message);
@@ -426,14 +426,14 @@ impl Engine {
         self.run_loopback(crew);
     }
 
-    fn run_loopback(&mut self, crew: &Crew) {
+    fn run_loopback(&mut self, crew: &Executor) {
         while let Some(message) = self.loopback.pop_front() {
             let me = self.fabric.me();
             self.deliver(crew, me, message);
         }
     }
 
-    fn step(&mut self, crew: &Crew, event: Event) {
+    fn step(&mut self, crew: &Executor, event: Event) {
         let opened = match &event {
             Event::Message { message: Message::HandOut(hand_out), .. } => {
                 Some((hand_out.epoch, hand_out.limits.clone()))
@@ -450,7 +450,7 @@ impl Engine {
     }
 
     /// Lets the worker do something and carries out what follows from it.
-    fn with_worker(&mut self, crew: &Crew, event: impl FnOnce(&mut Worker, &mut Vec<Action>)) {
+    fn with_worker(&mut self, crew: &Executor, event: impl FnOnce(&mut Worker, &mut Vec<Action>)) {
         let mut actions = std::mem::take(&mut self.actions);
         event(&mut self.worker, &mut actions);
         for action in actions.drain(..) {
@@ -462,7 +462,7 @@ impl Engine {
     }
 
     /// Carries one action out; some are answered by an event.
-    fn act(&mut self, crew: &Crew, action: Action) -> Option<Event> {
+    fn act(&mut self, crew: &Executor, action: Action) -> Option<Event> {
         match action {
             Action::Send { to, message } => {
                 if matches!(message, Message::Report { .. } | Message::Stopped) {
@@ -520,7 +520,7 @@ impl Engine {
     }
 
     /// Sends rank 0 what lies in the mailbox.
-    fn post_mail(&mut self, crew: &Crew) {
+    fn post_mail(&mut self, crew: &Executor) {
         for mut message in crew.mailbox.take() {
             if let Message::Vitals(vitals) = &mut message {
                 [vitals.messages, vitals.message_bytes, vitals.stolen] = self.traffic;
@@ -563,7 +563,7 @@ impl Engine {
     }
 
     /// Messages that rank 0's half wants sent outside a turn.
-    pub(in crate::runtime) fn post(&mut self, crew: &Crew, messages: Vec<(Rank, Message)>) {
+    pub(in crate::runtime) fn post(&mut self, crew: &Executor, messages: Vec<(Rank, Message)>) {
         self.send_all(messages);
         self.run_loopback(crew);
     }

@@ -19,18 +19,18 @@ use crossbeam_utils::CachePadded;
 use super::engine::Engine;
 use super::gangs::Gangs;
 use super::leases::Leases;
-use super::ledger_epochs::{Page, Pages};
+use super::ledger_epochs::{LedgerEpochs, Page};
 pub(in crate::runtime) use super::outbox::Outbox;
-use super::outbox::Station;
-use super::resource_monitor::Gauge;
-use super::telemetry::Mailbox;
+use super::outbox::SlotState;
+use super::resource_monitor::ResourceMonitor;
+use super::telemetry::TelemetryBuffer;
 use crate::exec::{Runner, Seat};
 use crate::fabric::near::NearLane;
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::runtime::clock::Clock;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::glue;
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load, is_among};
@@ -57,18 +57,18 @@ const POLLS_PER_EXCHANGE: u32 = 4;
 const POLLS: u32 = 64;
 
 /// See the module's text.
-pub(in crate::runtime) struct Crew {
+pub(in crate::runtime) struct Executor {
     pub(in crate::runtime) me: Rank,
     pub(in crate::runtime) clock: Clock,
-    pub(in crate::runtime) wake: Arc<Wake>,
+    pub(in crate::runtime) wake: Arc<EventWait>,
     pub(in crate::runtime) runner: Runner,
     pub(in crate::runtime) job: Arc<Job>,
     pub(in crate::runtime) engine: Mutex<Engine>,
     /// The rank's shares of groups' limits, by group.
     limits: RwLock<Vec<(u32, u32)>>,
-    pub(super) pages: Pages,
+    pub(super) pages: LedgerEpochs,
     pub(super) pool: OnceLock<Handle>,
-    pub(super) stations: Vec<CachePadded<Station>>,
+    pub(super) stations: Vec<CachePadded<SlotState>>,
     /// Somebody found the engine taken.
     pub(super) called: AtomicBool,
     /// The way for ends between ranks of this node that needs no engine.
@@ -84,9 +84,9 @@ pub(in crate::runtime) struct Crew {
     /// The run ends after a number of failures.
     job_stops_by_failures: bool,
     /// What rank 0 is told for who watches.
-    pub(in crate::runtime) mailbox: Arc<Mailbox>,
+    pub(in crate::runtime) mailbox: Arc<TelemetryBuffer>,
     /// Looks what is used, as long as the crew is there.
-    _gauge: Gauge,
+    _gauge: ResourceMonitor,
 }
 
 /// Takes a lock; what a panicking thread left behind is still whole, as every critical section here only moves values.
@@ -94,20 +94,20 @@ pub(in crate::runtime) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Crew {
+impl Executor {
     #[expect(clippy::too_many_arguments, reason = "one value for each of its parts")]
     pub(in crate::runtime) fn new(
         me: Rank,
         clock: Clock,
-        wake: Arc<Wake>,
+        wake: Arc<EventWait>,
         runner: Runner,
         job: Arc<Job>,
         engine: Engine,
         slots: usize,
-        (mailbox, gauge): (Arc<Mailbox>, Gauge),
-    ) -> Crew {
+        (mailbox, gauge): (Arc<TelemetryBuffer>, ResourceMonitor),
+    ) -> Executor {
         let lane = engine.near();
-        Crew {
+        Executor {
             job_stops_by_failures: engine.stops_by_failures(),
             mailbox,
             _gauge: gauge,
@@ -118,7 +118,7 @@ impl Crew {
             engine: Mutex::new(engine),
             limits: RwLock::default(),
             job,
-            pages: Pages::new(),
+            pages: LedgerEpochs::new(),
             pool: OnceLock::new(),
             // One more for threads that are no slots: the leaders of gangs.
             stations: (0..=slots).map(|_| CachePadded::default()).collect(),
@@ -164,7 +164,7 @@ impl Crew {
     }
 
     /// Homes are about to change: from now on slots count nothing by themselves. To be followed by hearing what they have counted, and then by
-    /// [`Crew::take_back`].
+    /// [`Executor::take_back`].
     pub(in crate::runtime) fn turn_page(&self) {
         self.pages.turn();
     }
@@ -431,7 +431,7 @@ impl Crew {
             // What would be started next could not be kept either. Rank 0 is told by the main
             // thread.
             self.pause();
-            self.wake.tell();
+            self.wake.notify();
         }
         if outcome.state.is_failure() && self.job_stops_by_failures {
             // The slot must not begin another task before the engine has counted this failure.
@@ -461,7 +461,7 @@ fn no_team(error: &PoolError) -> Arc<rayon::ThreadPool> {
     panic!("{error}")
 }
 
-impl Workload for Crew {
+impl Workload for Executor {
     fn run(&self, item: Item, slot: &mut Slot<'_>) {
         let station = &self.stations[slot.index()];
         if item.constrained {
@@ -533,7 +533,7 @@ impl Workload for Crew {
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         self.common_outbox().ended.push(record);
-        self.wake.tell();
+        self.wake.notify();
     }
 
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], _gpus: &[u32]) {
@@ -549,6 +549,6 @@ impl Workload for Crew {
         let now = self.clock.now();
         let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
         self.common_outbox().ended.push(record);
-        self.wake.tell();
+        self.wake.notify();
     }
 }

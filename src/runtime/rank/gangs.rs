@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::executor::{Crew, FAILED, lock};
+use super::executor::{Executor, FAILED, lock};
 use crate::exec::Seat;
 use crate::model::{Outcome, Reason, Time};
 use crate::pool::{HoldId, Needs};
@@ -32,7 +32,7 @@ pub(in crate::runtime) struct Held {
     pub(in crate::runtime) slot: u16,
 }
 
-impl Crew {
+impl Executor {
     /// Sets slots aside for a gang.
     pub(in crate::runtime) fn hold(&self, gang: u32, slots: u32, lead: Option<Lease>) -> Result<(), String> {
         let pool = self.pool.get().ok_or("was asked for slots, but has none")?;
@@ -88,7 +88,7 @@ impl Crew {
         self.release_gang(gang);
         self.common_outbox().gang_ended.push((gang, attempt));
         self.gangs.running.fetch_sub(1, SeqCst);
-        self.wake.tell();
+        self.wake.notify();
     }
 
     /// The pool has set the slots of a hold aside.
@@ -98,6 +98,6 @@ impl Crew {
             held.slot = slot as u16;
         }
         self.common_outbox().held.push((gang, cpus.to_vec()));
-        self.wake.tell();
+        self.wake.notify();
     }
 }

@@ -17,7 +17,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::executor::{Crew, lock};
+use super::executor::{Executor, lock};
 use super::outbox::Outbox;
 use crate::fabric::near::OpenLane;
 use crate::fabric::wire;
@@ -28,7 +28,7 @@ use crate::schedule::worker::each_destination;
 /// At most so many frames are taken at once: the slot has work of its own.
 const MAX_FRAMES: usize = 16;
 
-impl Crew {
+impl Executor {
     /// Sends the ends in a slot's outbox that others wait for, and counts what has come. Ends for
     /// ranks that cannot be reached so stay there. `(tag, ledger)` is the page that the caller
     /// found to be the present one while it held the outbox.

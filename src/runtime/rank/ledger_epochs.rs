@@ -21,7 +21,7 @@ pub(in crate::runtime) const PAGES: u8 = 250;
 const KEPT: usize = 64;
 
 /// See the module's text.
-pub(in crate::runtime) struct Pages {
+pub(in crate::runtime) struct LedgerEpochs {
     first: OnceLock<Arc<Ledger>>,
     later: RwLock<VecDeque<(u8, Arc<Ledger>)>>,
     /// The page that items are started from.
@@ -51,9 +51,14 @@ impl Deref for Page<'_> {
     }
 }
 
-impl Pages {
-    pub(in crate::runtime) fn new() -> Pages {
-        Pages { first: OnceLock::new(), later: RwLock::default(), current: AtomicU8::new(0), turns: AtomicU32::new(0) }
+impl LedgerEpochs {
+    pub(in crate::runtime) fn new() -> LedgerEpochs {
+        LedgerEpochs {
+            first: OnceLock::new(),
+            later: RwLock::default(),
+            current: AtomicU8::new(0),
+            turns: AtomicU32::new(0),
+        }
     }
 
     /// The tag of items that are started now.
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn each_tag_leads_to_its_own_ledger_for_a_while() {
-        let pages = Pages::new();
+        let pages = LedgerEpochs::new();
         let (mut tags, mut kept) = (Vec::new(), None);
         for node in 0..600 {
             pages.write(&ledger(node));
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_slept_for_all_tags_does_not_take_one_page_for_another() {
-        let (pages, mut kept) = (Pages::new(), None);
+        let (pages, mut kept) = (LedgerEpochs::new(), None);
         pages.turn();
         pages.write(&ledger(7));
         assert_eq!(pages.read(1, &mut kept).unwrap().task(0).0, 7);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::{Crew, lock};
+use super::executor::{Executor, lock};
 
 /// Shortest and longest time between two looks at the network while no bell tells of frames and nothing comes. The longest costs a
 /// sleeping rank well under one percent of a core.
@@ -16,12 +16,12 @@ const WATCHED: Duration = Duration::from_millis(2);
 const DOZE: Duration = Duration::from_secs(1);
 
 /// The main thread's work while the run goes on: what slots that are busy, or sleep, cannot see to.
-pub(in crate::runtime) fn pilot(crew: &Arc<Crew>) {
+pub(in crate::runtime) fn main_loop(crew: &Arc<Executor>) {
     let (mut look, mut looks, mut looked) = (LOOK[0], 0, crew.clock.now());
     let bell = lock(&crew.engine).fabric().bell();
     loop {
         let mut engine = lock(&crew.engine);
-        crew.wake.heard();
+        crew.wake.clear();
         crew.answer();
         if std::mem::replace(&mut looks, engine.looks()) != looks {
             looked = crew.clock.now();
@@ -31,7 +31,7 @@ pub(in crate::runtime) fn pilot(crew: &Arc<Crew>) {
             engine.fabric().doze();
         }
         let moved = engine.turn(crew);
-        while let Some(signal) = crew.wake.signal() {
+        while let Some(signal) = crew.wake.next_signal() {
             engine.signal(crew, signal);
         }
         if engine.is_over() {
@@ -65,7 +65,7 @@ mod tests {
     use crate::fabric::{Fabric, FabricError, wire};
     use crate::model::Rank;
     use crate::observe::progress::Mode;
-    use crate::runtime::event_wait::Wake;
+    use crate::runtime::event_wait::EventWait;
     use crate::runtime::{Options, listen, run_on};
     use crate::schedule::protocol::Message;
 
@@ -77,7 +77,7 @@ mod tests {
         left: AtomicU64,
         /// How often the main thread had waited at the first frame, and at the last.
         waits: [AtomicU64; 2],
-        wake: Arc<Wake>,
+        wake: Arc<EventWait>,
     }
 
     struct Flooded(Arc<Flood>);
@@ -101,7 +101,7 @@ mod tests {
                 return Ok(None);
             }
             let edge = [FRAMES, 1].into_iter().position(|at| at == left);
-            edge.into_iter().for_each(|edge| self.0.waits[edge].store(self.0.wake.waits(), SeqCst));
+            edge.into_iter().for_each(|edge| self.0.waits[edge].store(self.0.wake.wait_count(), SeqCst));
             self.0.left.store(left - 1, SeqCst);
             // It means nothing from a rank that does not take part.
             wire::encode(&Message::Steal { epoch: 0, want: 0 }, frame).expect("is small");

@@ -4,15 +4,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::ledger_epochs::Kept;
-use super::task_timer::Stopwatch;
+use super::task_timer::TaskTimer;
 use crate::model::Attempt;
 use crate::schedule::ledger::Ripple;
 
 /// What belongs to one slot.
 #[derive(Default)]
-pub(super) struct Station {
+pub(super) struct SlotState {
     pub(super) outbox: Mutex<Outbox>,
-    pub(super) watch: Stopwatch,
+    pub(super) watch: TaskTimer,
     /// The ledger that its tasks speak of, if homes have changed.
     pub(super) page: Mutex<Kept>,
     /// When the slot last drove the engine.
@@ -23,7 +23,7 @@ pub(super) struct Station {
     pub(super) polls: AtomicU32,
 }
 
-impl Station {
+impl SlotState {
     /// True for every so many-th task that ends.
     #[inline]
     pub(super) fn is_look_due(&self, tasks: u32) -> bool {

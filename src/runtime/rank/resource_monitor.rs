@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::telemetry::Mailbox;
+use super::telemetry::TelemetryBuffer;
 use crate::exec::family_use;
 use crate::model::Vitals;
 use crate::topology::{Device, Probe};
@@ -24,14 +24,14 @@ const HEAD_START: Duration = Duration::from_millis(100);
 const LATER: u32 = 10;
 
 /// Looks until it is dropped.
-pub(in crate::runtime) struct Gauge {
+pub(in crate::runtime) struct ResourceMonitor {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Gauge {
+impl ResourceMonitor {
     /// Begins to look. Without it the rank's use is not known, and nothing else is missing.
-    pub(in crate::runtime) fn begin(mailbox: Arc<Mailbox>, ranks: u32, gpus: Vec<Device>) -> Gauge {
+    pub(in crate::runtime) fn begin(mailbox: Arc<TelemetryBuffer>, ranks: u32, gpus: Vec<Device>) -> ResourceMonitor {
         let (stop, stopped) = channel();
         let every = (FOR_EACH_RANK * ranks).max(Duration::from_secs(1));
         let look = move || {
@@ -48,11 +48,11 @@ impl Gauge {
         };
         let thread = std::thread::Builder::new().name("vitals".into()).spawn(look);
         let thread = thread.inspect_err(|error| tracing::warn!("what this rank uses is not measured: {error}")).ok();
-        Gauge { stop: Some(stop), thread }
+        ResourceMonitor { stop: Some(stop), thread }
     }
 }
 
-impl Drop for Gauge {
+impl Drop for ResourceMonitor {
     fn drop(&mut self) {
         self.stop = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_gauge_can_be_ended() {
-        let mailbox = Arc::new(Mailbox::default());
-        drop(Gauge::begin(Arc::clone(&mailbox), 1, Vec::new()));
+        let mailbox = Arc::new(TelemetryBuffer::default());
+        drop(ResourceMonitor::begin(Arc::clone(&mailbox), 1, Vec::new()));
         assert_eq!(Arc::strong_count(&mailbox), 1);
     }
 }

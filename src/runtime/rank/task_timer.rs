@@ -23,7 +23,7 @@ const EVERY: u32 = 16;
 
 /// See the module's text.
 #[derive(Default)]
-pub(in crate::runtime) struct Stopwatch {
+pub(in crate::runtime) struct TaskTimer {
     /// The last look.
     looked: AtomicU64,
     /// Tasks that have ended since.
@@ -34,7 +34,7 @@ pub(in crate::runtime) struct Stopwatch {
     short: AtomicBool,
 }
 
-impl Stopwatch {
+impl TaskTimer {
     /// A task that became ready at `ready` begins.
     #[inline]
     pub(in crate::runtime) fn begin(&self, clock: &Clock, ready: Time) -> Time {
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_task_begins_when_the_one_before_it_ended_and_not_before_it_was_ready() {
-        let (clock, watch) = (clock(), Stopwatch::default());
+        let (clock, watch) = (clock(), TaskTimer::default());
         watch.begin(&clock, Time(0));
         let ended = watch.time(&clock);
         assert_eq!(watch.begin(&clock, Time(0)), ended);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn long_tasks_are_all_timed() {
-        let (clock, watch) = (clock(), Stopwatch::default());
+        let (clock, watch) = (clock(), TaskTimer::default());
         for _ in 0..3 {
             watch.begin(&clock, Time(0));
             std::thread::sleep(std::time::Duration::from_micros(50));
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn of_short_tasks_every_sixteenth_is_timed() {
-        let (clock, watch) = (clock(), Stopwatch::default());
+        let (clock, watch) = (clock(), TaskTimer::default());
         watch.begin(&clock, Time(0));
         watch.end(&clock);
         watch.short.store(true, Relaxed);

@@ -17,7 +17,7 @@ const TOGETHER: usize = 256;
 
 /// See the module's text.
 #[derive(Default)]
-pub(in crate::runtime) struct Mailbox {
+pub(in crate::runtime) struct TelemetryBuffer {
     any: AtomicBool,
     storage_lost: AtomicBool,
     held: Mutex<Held>,
@@ -33,7 +33,7 @@ struct Held {
     lost: Option<String>,
 }
 
-impl Mailbox {
+impl TelemetryBuffer {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +86,7 @@ impl Mailbox {
 /// Where the output of a rank's tasks goes: their text to files, their values to the mailbox.
 pub(in crate::runtime) struct Sink {
     pub(in crate::runtime) output: OutputWriter,
-    pub(in crate::runtime) mailbox: std::sync::Arc<Mailbox>,
+    pub(in crate::runtime) mailbox: std::sync::Arc<TelemetryBuffer>,
 }
 
 impl Sink {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_put_in_comes_out_once() {
-        let mailbox = Mailbox::default();
+        let mailbox = TelemetryBuffer::default();
         assert!(mailbox.take().is_empty());
         for task in 0..300 {
             mailbox.measure(Measure { task: TaskId(task), attempt: 1, name: "x".into(), value: 1.0 });

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::{Crew, lock};
-use super::main_loop::pilot;
-use super::setup::{Outfit, Seat};
+use super::executor::{Executor, lock};
+use super::main_loop::main_loop;
+use super::setup::{RankResources, RankSetup};
 use crate::exec::{Kernels, Stop as StopTasks};
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
 use crate::job;
 use crate::model::Rank;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::world::handshake::{await_welcome, send};
 use crate::runtime::{FAREWELL, Finished, RunError};
 use crate::schedule::protocol::{Message, Welcome};
@@ -22,11 +22,11 @@ use crate::topology::Topology;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
-pub(in crate::runtime) fn follow(
+pub(in crate::runtime) fn run(
     fabric: &mut Box<dyn Fabric>,
     slots: Option<u32>,
     kernels: Kernels,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
     guest: bool,
 ) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
@@ -55,26 +55,26 @@ fn work(
     welcome: Welcome,
     topology: Topology,
     kernels: Kernels,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
     guest: bool,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
     // Rank 0 hands out the edges that concern this rank.
     job.links = Vec::new();
-    let outfit = Outfit::new(topology, &welcome);
-    send(fabric.as_mut(), Rank::ZERO, &Message::Hello(outfit.hello.clone()))?;
+    let resources = RankResources::new(topology, &welcome);
+    send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
     let open = welcome.open;
     if open {
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, None));
     }
-    let seat = Seat { welcome, job: Arc::new(job), outfit };
-    let (crew, pool) = seat.take(fabric, None, kernels, wake)?;
+    let setup = RankSetup { welcome, job: Arc::new(job), resources };
+    let (crew, pool) = setup.start(fabric, None, kernels, wake)?;
     if guest {
         lock(&crew.engine).set_guest();
     }
-    pilot(&crew);
+    main_loop(&crew);
     let orphaned = lock(&crew.engine).is_orphaned();
     if orphaned {
         give_up(&crew);
@@ -91,7 +91,7 @@ fn work(
 }
 
 /// Nobody waits for what runs here any more: ends it. What cannot be ended (a kernel that does not look) does not keep the process.
-fn give_up(crew: &Crew) {
+fn give_up(crew: &Executor) {
     tracing::error!("{}", RunError::Orphaned);
     if let Some(pool) = crew.pool() {
         pool.pause();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::fabric::{Fabric, wire};
 use crate::model::Rank;
 use crate::runtime::RunError;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::schedule::protocol::{Message, Welcome};
 
 /// How long rank 0 waits for the others to say what they have, and they for it.
@@ -17,7 +17,7 @@ pub(crate) const LOOK: Duration = Duration::from_micros(100);
 /// Waits until every rank has said one thing; `mine` is what rank 0 says itself.
 pub(crate) fn gather<T>(
     fabric: &mut dyn Fabric,
-    wake: &Wake,
+    wake: &EventWait,
     mine: T,
     pick: impl Fn(Message) -> Option<T>,
 ) -> Result<Vec<T>, RunError> {
@@ -45,7 +45,7 @@ pub(crate) fn gather<T>(
 }
 
 /// Waits for what rank 0 has to say; `None` if it says that there is nothing to do.
-pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &Wake) -> Result<Option<Welcome>, RunError> {
+pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &EventWait) -> Result<Option<Welcome>, RunError> {
     let end = Instant::now() + HANDSHAKE;
     loop {
         match receive(fabric)? {
@@ -61,8 +61,8 @@ pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &Wake) -> Result<Opti
 }
 
 /// Waits a moment, unless a signal asks to give up. SIGUSR1 only warns of an end that is far away yet.
-fn pause(wake: &Wake) -> Result<(), RunError> {
-    match wake.signal() {
+fn pause(wake: &EventWait) -> Result<(), RunError> {
+    match wake.next_signal() {
         Some(signal) if signal != libc::SIGUSR1 => Err(RunError::Interrupted(signal)),
         _ => {
             std::thread::sleep(LOOK);

@@ -18,7 +18,7 @@ use crate::fabric::rounds::Rounds;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::rank::worker_main;
 use crate::runtime::{FAREWELL, Finished, RunError, listen};
 use crate::system::open_files;
@@ -64,7 +64,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
         false => Box::new(Alone),
     };
     let mut fabric = enter(world, options, &wake)?;
-    let result = worker_main::follow(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
+    let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
     match fabric.close(FAREWELL) {
         Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,
@@ -75,7 +75,11 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
 }
 
 /// Gets this rank its number and its link.
-fn enter(mut world: Box<dyn Fabric>, options: &JoinOptions, wake: &Arc<Wake>) -> Result<Box<dyn Fabric>, RunError> {
+fn enter(
+    mut world: Box<dyn Fabric>,
+    options: &JoinOptions,
+    wake: &Arc<EventWait>,
+) -> Result<Box<dyn Fabric>, RunError> {
     let (place, size) = (world.me(), world.size());
     let ask = match place {
         Rank::ZERO => Ask::World { ranks: size, block: options.block, node: node() },
@@ -101,12 +105,12 @@ fn enter(mut world: Box<dyn Fabric>, options: &JoinOptions, wake: &Arc<Wake>) ->
 
 /// Asks to be let in, again and again while that may help. The contact file is read each time: it
 /// goes when the run ends, and changes when it is resumed.
-fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<Wake>) -> Result<(Rank, Joined), RunError> {
+fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Rank, Joined), RunError> {
     let mut pauses = Pauses::begin();
     loop {
         let contact = Contact::read(&options.contact)?;
         let waker = Arc::clone(wake);
-        let error = match join(&contact, ask, move || waker.tell()) {
+        let error = match join(&contact, ask, move || waker.notify()) {
             Ok((me, link)) => {
                 tracing::info!("joined {} as {me}", contact.run);
                 return Ok((me, link));
@@ -116,7 +120,7 @@ fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<Wake>) -> Result<(Rank, Jo
         let Some(pause) = pauses.after(&error) else { return Err(error.into()) };
         tracing::debug!("{error}; the next attempt follows in {pause:?}");
         wake.wait(None, pause);
-        if let Some(signal) = wake.signal().filter(|&signal| signal != libc::SIGUSR1) {
+        if let Some(signal) = wake.next_signal().filter(|&signal| signal != libc::SIGUSR1) {
             return Err(RunError::Interrupted(signal));
         }
     }

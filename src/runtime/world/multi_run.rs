@@ -15,7 +15,7 @@ use crate::fabric::Fabric;
 use crate::fabric::local::Local;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
-use crate::runtime::event_wait::Wake;
+use crate::runtime::event_wait::EventWait;
 use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
 
 /// How often a rank that waits for a round looks before it offers its core to others, and before it sleeps.
@@ -25,7 +25,7 @@ const YIELDS: u32 = 20_000;
 /// The ranks that a launcher started together, or this process alone, joined once for any number of runs.
 pub struct World {
     fabric: Box<dyn Fabric>,
-    wake: Arc<Wake>,
+    wake: Arc<EventWait>,
     /// By sender: what has come for rounds of an operation on a graph that this rank has not reached.
     early: Vec<VecDeque<Vec<u8>>>,
 }
@@ -91,7 +91,7 @@ impl World {
             if let Some(from) = self.fabric.receive(&mut words)? {
                 return Ok((from, words));
             }
-            match self.wake.signal() {
+            match self.wake.next_signal() {
                 Some(signal) if leads && signal != libc::SIGUSR1 => return Err(RunError::Interrupted(signal)),
                 _ if leads && Instant::now() > end => {
                     return Err(RunError::Missing { ranks: (1..self.size()).collect(), seconds: HANDSHAKE.as_secs() });
