@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use phalanx::exec::Kernels;
 use phalanx::job::import;
 use phalanx::job::{Cost, Scaling};
+use phalanx::sim::Cluster;
 use phalanx::sim::compare::{Field, Row, balance_table, compare, compare_balance, table};
-use phalanx::sim::{Cluster, Scene};
+use phalanx::workload::PreparedJob;
 
 /// Ours, static ones, and those of others.
 const POLICIES: [&str; 21] = [
@@ -111,12 +112,13 @@ fn heavy_bag() -> String {
 
 struct Case {
     name: String,
-    scene: Scene,
+    scene: PreparedJob,
     spread: f64,
 }
 
 fn case(name: &str, text: &str, spread: f64) -> Case {
-    let scene = Scene::parse(text, &format!("{name}.toml"), Path::new("/"), &Kernels::builtin());
+    let scene = phalanx::job::parse(text, &format!("{name}.toml"), Path::new("/"), &Kernels::builtin())
+        .and_then(PreparedJob::of);
     let scene = scene.unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
     Case { name: name.to_owned(), scene, spread }
 }

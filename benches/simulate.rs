@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use phalanx::exec::Kernels;
 use phalanx::job::{Cost, Scaling};
-use phalanx::sim::{Before, Cluster, Forget, Scene, Setup, Trial, World};
+use phalanx::sim::{Before, Cluster, Forget, Setup, Trial, World};
+use phalanx::workload::PreparedJob;
 
 const RANKS: u32 = 10_000;
 
@@ -34,8 +35,10 @@ fn family(step: u32, width: u32, needs: Option<String>) -> String {
     format!("[[task]]\nname = \"s{step}\"\narray = \"0-{last}\"\nkernel = \"noop\"\nestimate = \"60s\"\n{needs}\n")
 }
 
-fn scene(text: &str) -> Scene {
-    Scene::parse(text, "bench.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
+fn scene(text: &str) -> PreparedJob {
+    phalanx::job::parse(text, "bench.toml", Path::new("/"), &Kernels::builtin())
+        .and_then(PreparedJob::of)
+        .expect("a good job")
 }
 
 /// A job on ranks that stay.
@@ -44,7 +47,8 @@ fn fixed(name: &str, text: &str, ranks: u32) {
     let began = Instant::now();
     let scene = scene(text);
     let read = began.elapsed();
-    let setup = Setup { cluster: &cluster, ranks, seed: 1, homes: None, captain: None, done: &|_| false };
+    let setup =
+        Setup { cluster: &cluster, ranks, seed: 1, homes: None, captain: None, done: &|_| false, recorded: None };
     let mut log = Forget;
     let world = World::new(&scene, setup, &mut log).expect("it fits");
     let parted = began.elapsed();

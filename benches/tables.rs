@@ -17,7 +17,8 @@ use phalanx::exec::{ArgError, Kernels, Prepared};
 use phalanx::fabric::Alone;
 use phalanx::job;
 use phalanx::observe::progress::Mode;
-use phalanx::runtime::{self, Options, estimate_ns, graph_of};
+use phalanx::runtime::{self, Options};
+use phalanx::workload::{estimate_ns, graph_of};
 use support::{Counting, Shape, forget_peak, heap, job_text, peak};
 use toml::de::DeTable;
 

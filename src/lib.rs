@@ -24,3 +24,4 @@ pub mod sim;
 mod svg;
 mod system;
 pub mod topology;
+pub mod workload;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use phalanx::job::{KernelCheck, parse};
-use phalanx::runtime::graph_of;
+use phalanx::workload::graph_of;
 use tables_support::{Counting, Shape, calls, forget_peak, heap, job_text, peak};
 
 #[global_allocator]

@@ -13,7 +13,7 @@ use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
 use crate::observe::{LISTED, Paint, and_more};
-use crate::runtime::{estimate_ns, graph_of};
+use crate::workload::{estimate_ns, graph_of};
 
 /// Checks a job file: reports every mistake at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]

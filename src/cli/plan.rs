@@ -11,14 +11,15 @@ use serde::Serialize;
 use super::simulate::{cluster_of, duration};
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
-use crate::job::Job;
+use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
 use crate::observe::{Paint, expected_text, moment_text, seconds, some};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
+use crate::sim::Cluster;
 use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
-use crate::sim::{Cluster, Scene};
+use crate::workload::PreparedJob;
 
 /// Shows what numbers of ranks would take and cost, and which to ask for.
 ///
@@ -70,11 +71,14 @@ pub(super) fn money(text: &str) -> Result<f64, String> {
 
 pub(super) fn main(args: Args) -> ExitCode {
     let mut past = Past::default();
-    let scene =
-        match Scene::prepared(&args.job, &Kernels::builtin(), |job| past = Past::of(args.history.as_deref(), job)) {
-            Ok(scene) => scene,
-            Err(mistakes) => return check::refuse(&mistakes),
-        };
+    let prepared = job::load(&args.job, &Kernels::builtin()).and_then(|mut loaded| {
+        past = Past::of(args.history.as_deref(), &mut loaded.job);
+        PreparedJob::of(loaded)
+    });
+    let scene = match prepared {
+        Ok(prepared) => prepared,
+        Err(mistakes) => return check::refuse(&mistakes),
+    };
     let (mut cluster, _) = match cluster_of(&scene, args.cluster.as_deref(), args.slots) {
         Ok(cluster) => cluster,
         Err(mistakes) => return check::refuse(&mistakes),
@@ -290,6 +294,6 @@ fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&st
 }
 
 /// Slots and prices where no cluster file says them.
-pub(super) fn default_cluster(scene: &Scene, slots: Option<u32>) -> Cluster {
+pub(super) fn default_cluster(scene: &PreparedJob, slots: Option<u32>) -> Cluster {
     Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::value_parser;
@@ -10,10 +11,11 @@ use super::plan::{default_cluster, money};
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::units::parse_duration;
-use crate::job::{Cost, Diagnostics, Scaling, Trigger};
+use crate::job::{self, Cost, Diagnostics, Scaling, Trigger};
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Field, balance_table, compare, compare_balance, table};
-use crate::sim::{Cluster, Rehearsed, Request, Scene, rehearse};
+use crate::sim::{Cluster, Rehearsed, Request, rehearse};
+use crate::workload::PreparedJob;
 
 /// Policies that a comparison shows if none are named.
 const USUAL: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1", "static-4", "static-16"];
@@ -73,7 +75,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// The cluster that a file describes, or that of the job's prices; with the file's text.
 pub(super) fn cluster_of(
-    scene: &Scene,
+    scene: &PreparedJob,
     file: Option<&Path>,
     slots: Option<u32>,
 ) -> Result<(Cluster, String), Diagnostics> {
@@ -87,9 +89,13 @@ pub(super) fn cluster_of(
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let found = Scene::load(&args.job, &Kernels::builtin())
-        .and_then(|scene| cluster_of(&scene, args.cluster.as_deref(), args.slots).map(|cluster| (scene, cluster)));
-    let (scene, (cluster, text)) = match found {
+    let found = job::load(&args.job, &Kernels::builtin()).and_then(|loaded| {
+        let (text, file) = (Arc::clone(&loaded.text), PathBuf::from(loaded.file()));
+        let scene = PreparedJob::of(loaded)?;
+        let cluster = cluster_of(&scene, args.cluster.as_deref(), args.slots)?;
+        Ok((scene, (text, file), cluster))
+    });
+    let (scene, source, (cluster, text)) = match found {
         Ok(found) => found,
         Err(mistakes) => return check::refuse(&mistakes),
     };
@@ -106,7 +112,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     match (args.compare || args.policy.len() > 1, args.compare_balance) {
         (true, _) => set.compare(),
         (_, true) => set.compare_balance(),
-        _ => set.run(&text),
+        _ => set.run((&source.0, &source.1), &text),
     }
 }
 
@@ -127,7 +133,7 @@ fn warn_of_silent_rules(scaling: &Scaling) {
 /// What is simulated.
 struct Set<'a> {
     args: &'a Args,
-    scene: &'a Scene,
+    scene: &'a PreparedJob,
     cluster: &'a Cluster,
     scaling: &'a Scaling,
     cost: &'a Cost,
@@ -135,11 +141,13 @@ struct Set<'a> {
 
 impl Set<'_> {
     /// One run, written down.
-    fn run(&self, cluster_text: &str) -> ExitCode {
+    fn run(&self, (job_text, job_path): (&Arc<str>, &Path), cluster_text: &str) -> ExitCode {
         let usual = self.scene.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
         let began = Instant::now();
         let rehearsed = rehearse(&Request {
             scene: self.scene,
+            job_text,
+            job_path,
             cluster: self.cluster,
             cluster_text,
             policy: self.args.policy.first().map_or(usual, String::as_str),

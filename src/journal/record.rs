@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Attempt, BlockState, RankState, Reason, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
+use crate::schedule::coordinator::{Tally, Why};
 
 /// One thing that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -223,6 +224,23 @@ pub struct Ended {
     pub reason: EndReason,
     /// Exit code of Phalanx.
     pub exit_code: i32,
+}
+
+impl Ended {
+    /// The end of a run that ended for this reason, with its tasks in these states.
+    pub fn of(time: Time, why: &Why, tally: &Tally) -> Ended {
+        // A skipped task alone is no failure: what it was to mend did not happen.
+        let all_ok = tally.failed + tally.cancelled == 0;
+        let (reason, exit_code) = match why {
+            Why::Complete if all_ok => (EndReason::Complete, 0),
+            Why::Complete | Why::Failures => (EndReason::Failures, 1),
+            Why::Broken(reason) => (EndReason::Error(reason.clone()), 1),
+            Why::Budget => (EndReason::Budget, 3),
+            Why::Walltime => (EndReason::Walltime, 4),
+            Why::Signal(signal) => (EndReason::Signal(*signal), 128 + signal),
+        };
+        Ended { time, reason, exit_code }
+    }
 }
 
 /// Why a session ended.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::graph_of;
 use crate::job::{self, Loaded};
 use crate::journal::Began;
 use crate::observe::Subject;
+use crate::workload::graph_of;
 
 /// Reads it as it was when the session began.
 ///

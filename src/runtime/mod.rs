@@ -9,7 +9,6 @@
 //! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
 //! | `join_address` | where rank 0 listens for them, and what it tells them |
 //! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
-//! | `fit` | what fits where: refusals, limits, homes |
 //! | `seat` | what a rank has, and how its slots and engine are started |
 //! | `engine` | frames and slots into the state machines, their decisions into the world |
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
@@ -19,16 +18,14 @@
 //! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
 //! | `wake`, `walltime` | waiting, the end of the allocation |
 //! | `mailbox`, `vitals` | what a rank tells rank 0 for who watches |
-//! | `glue`, `subject` | the job as each part wants to see it |
+//! | `job_adapters`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 
-pub(crate) mod captain;
 mod clock;
 mod coordinator;
 mod event_wait;
-pub(crate) mod fit;
-pub(crate) mod glue;
+mod job_adapters;
 mod job_from_session;
 mod rank;
 mod start;
@@ -54,13 +51,11 @@ use event_wait::EventWait;
 use rank::worker_main;
 
 pub use clock::unix_ns;
-pub(crate) use coordinator::driver::{code_of, end_reason};
 pub use coordinator::provisioner::BLOCKS;
 pub use coordinator::resume;
 pub use coordinator::run_history::{kind_of, recall};
 pub(crate) use event_wait::go_on_without_terminal;
 pub use job_from_session::{job_of, subject_of};
-pub use start::{estimate_ns, graph_of};
 pub use world::{JoinOptions, World, join_run};
 
 /// What a person asks a run for.

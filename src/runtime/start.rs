@@ -12,23 +12,18 @@ use super::coordinator::resume::{self, Again};
 use super::coordinator::run_history::LoadedHistory;
 use super::{Options, RunError};
 use crate::exec::Kernels;
-use crate::graph::link::GroupId;
-use crate::graph::{Cycle, GraphError, Order, TaskGraph};
+use crate::graph::TaskGraph;
 use crate::job::diagnostic::suggest;
-use crate::job::{self, Diagnostic, Diagnostics, Job, Loaded};
+use crate::job::{self, Job};
 use crate::journal::{EndedSessions, HistoryFile, Holder, Journal, KeptRun, RUNS, Record, RunDir, RunLock, replay};
 use crate::model::TaskId;
 use crate::schedule::protocol::Welcome;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
-
-/// Estimated duration of a task whose job file gives none: one second, so that tasks count.
-const UNKNOWN_NS: u64 = 1_000_000_000;
+use crate::workload::{PreparedJob, graph_of};
 
 /// A job that is ready to be run.
 pub(super) struct Start {
-    pub(super) job: Arc<Job>,
-    pub(super) graph: TaskGraph,
-    pub(super) order: Order,
+    pub(super) prepared: PreparedJob,
     pub(super) dir: RunDir,
     /// Held as long as the run goes on.
     pub(super) lock: RunLock,
@@ -54,69 +49,6 @@ impl Start {
         {
             tracing::warn!("{error}");
         }
-    }
-}
-
-/// The graph of a job.
-///
-/// # Errors
-/// A cycle, or too many dependencies, as a mistake in the job file.
-pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
-    let job = &loaded.job;
-    let counts: Vec<u32> = job.groups.iter().map(|g| g.count).collect();
-    TaskGraph::build(&counts, &job.links).map_err(|error| match error {
-        GraphError::Cycle(cycle) => loaded.report(vec![told_cycle(job, &cycle)]),
-        GraphError::TooLarge { .. } => {
-            let item = Diagnostic::error(format!("the job is too large: {error}"));
-            loaded.report(vec![item.help("split the job, or let each task do more")])
-        }
-    })
-}
-
-fn told_cycle(job: &Job, cycle: &Cycle) -> Diagnostic {
-    let mut names: Vec<String> = cycle.path.iter().map(|&task| job.task_name(task)).collect();
-    names.extend(names.first().cloned());
-    let mut item = Diagnostic::error(format!("tasks wait for each other: {}", names.join(" -> ")));
-    for span in &cycle.spans {
-        item = item.label(span, "part of the cycle");
-    }
-    item.help("remove one of these dependencies, or split a task in two")
-}
-
-/// Estimated duration of a task in nanoseconds.
-pub fn estimate_ns(job: &Job, task: TaskId) -> u64 {
-    job.estimate(task).map_or(UNKNOWN_NS, |d| (d.as_nanos() as u64).max(1))
-}
-
-/// [`estimate_ns`] of tasks one after the other: those of a group usually share one, which is then
-/// worked out once.
-pub(super) struct TaskEstimates {
-    job: Arc<Job>,
-    /// The tasks of the group that was asked for last, its number, and the estimate that they
-    /// share.
-    latest: (Range<u32>, GroupId, Option<u64>),
-}
-
-impl TaskEstimates {
-    pub(super) fn new(job: &Arc<Job>) -> TaskEstimates {
-        TaskEstimates { job: Arc::clone(job), latest: (0..0, 0, None) }
-    }
-
-    /// A task's group, and its estimate in nanoseconds.
-    #[inline]
-    pub(super) fn of(&mut self, task: TaskId) -> (GroupId, u64) {
-        if !self.latest.0.contains(&task.0) {
-            self.turn_to(task);
-        }
-        let (_, group, shared) = &self.latest;
-        (*group, shared.unwrap_or_else(|| estimate_ns(&self.job, task)))
-    }
-
-    fn turn_to(&mut self, task: TaskId) {
-        let (id, _) = self.job.group_of(task);
-        let group = &self.job.groups[id as usize];
-        let shared = self.job.has_one_estimate(id).then(|| estimate_ns(&self.job, task));
-        self.latest = (group.first.0..group.first.0 + group.count, id, shared);
     }
 }
 
@@ -147,10 +79,11 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
     let Opened { journal, session, kept, spent, ended } =
         open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
     let past = LoadedHistory::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
-    let order = graph.order(&|task| estimate_ns(&job, task));
+    let prepared = PreparedJob::new(job, Arc::new(graph));
     let base =
         std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
     let welcome = Welcome {
+        max_failures: prepared.job.max_failures,
         job_text: text,
         job_path,
         base_dir: text_of(&base)?,
@@ -162,9 +95,8 @@ pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunEr
         slots: options.slots,
         masks: Vec::new(),
         open: listen.is_some(),
-        max_failures: job.max_failures,
     };
-    Ok(Start { job: Arc::new(job), graph, order, dir, lock, journal, kept, welcome, spent, ended, past })
+    Ok(Start { prepared, dir, lock, journal, kept, welcome, spent, ended, past })
 }
 
 /// A path that other ranks are told.

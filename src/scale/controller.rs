@@ -1,42 +1,42 @@
-//! Who decides about ranks, in a real run and in a simulated one: the scaling core, with what it is shown.
+//! Decides about ranks, in a real run and in a simulated one: the scaling core with what it is shown.
 //!
-//! It is shown which tasks wait, run and are left, how long those took that ended, what nodes cost and how long they take to come. What it decides
-//! others carry out: the head of a real run, or the simulated world.
+//! The driver (rank 0 of a real run, or the simulator) reports which tasks wait, run and are left,
+//! how long those took that ended, what nodes cost and how long they take to come. It carries out
+//! what is decided here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::glue;
-use crate::graph::TaskGraph;
+use super::elasticity::Step;
+use super::estimate::{History, Learnt, Moment};
+use super::forecast::Forecaster;
+use super::{
+    Action, Alert, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, NodeTypeId,
+    Observation, Prices, RankView, RemainingWork, RequestView, Samples, Scaler, TaskFacts,
+};
 use crate::graph::link::GroupId;
 use crate::job::Job;
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
-use crate::scale::elasticity::Step;
-use crate::scale::estimate::{History, Learnt, Moment};
-use crate::scale::forecast::Forecaster;
-use crate::scale::{
-    Action, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, Observation, Prices, RankView,
-    RemainingWork, RequestView, Samples, Scaler, TaskFacts,
-};
-use crate::schedule::coordinator::Coordinator;
+use crate::workload::{PreparedJob, TaskEstimates, requirements};
 
-/// See the module's text.
-pub(crate) struct Captain {
+/// Observes a run and decides about its ranks.
+pub(crate) struct ScalingController {
     scaler: Scaler,
-    beliefs: Estimates,
+    estimates: Estimates,
     pub(crate) prices: Prices,
+    /// Time between two decisions.
     pub(crate) interval: Duration,
     /// What is still to be run, and how far it is.
     work: RemainingWork,
     /// Tasks that are known to run.
-    known: Vec<TaskId>,
+    known_running: Vec<TaskId>,
     /// How many tasks run, known or not.
     busy: u64,
     completed: u64,
     failed: u64,
     window: Window,
-    /// What each rank and its node used when it told last.
+    /// What each rank and its node used at the last report.
     usage: BTreeMap<Rank, Vitals>,
     /// Values that tasks wrote, as far as a rule asks for them.
     custom: Customs,
@@ -44,33 +44,33 @@ pub(crate) struct Captain {
     pub(crate) demand: Vec<Step>,
     last: Option<(Action, u32)>,
     forecaster: Forecaster,
-    /// What a policy that looks ahead foresaw, from decision to decision.
+    /// Forecasts of policies that make one, one per decision.
     pub(crate) forecasts: Vec<(Time, Forecast)>,
 }
 
 /// The job as decisions see it.
-struct Course {
+struct JobFacts {
     job: Arc<Job>,
-    /// The estimated duration of each task, in nanoseconds.
-    estimates: Arc<[u64]>,
+    estimates: Arc<TaskEstimates>,
     /// The class of each group.
     classes: Vec<ClassId>,
 }
 
-impl Course {
+impl JobFacts {
     fn facts(&self, task: TaskId) -> TaskFacts {
-        let at = self.job.group_of(task).0 as usize;
+        let place = self.job.group_of(task);
+        let at = place.0 as usize;
         let group = &self.job.groups[at];
         TaskFacts {
             class: self.classes[at],
             // Where the job file gives none, the estimate is a guess.
-            prior: group.estimate.map(|_| Duration::from_nanos(self.estimates[task.index()])),
-            slots: glue::slots(group),
+            prior: group.estimate.map(|_| Duration::from_nanos(self.estimates.ns(place))),
+            slots: requirements::slots(group),
         }
     }
 }
 
-/// What happened since the last decision.
+/// What has happened since the last decision.
 #[derive(Debug, Default)]
 struct Window {
     since: Time,
@@ -79,15 +79,17 @@ struct Window {
     failed: u64,
 }
 
-impl Captain {
-    /// Decides by `scaler`; nodes of each type take `delays` to come, as far as anybody knows.
+impl ScalingController {
+    /// Decides by `scaler`, every `interval`. Nodes of each type take `delays` to come, as far as
+    /// is known.
     pub(crate) fn new(
-        (job, graph, estimates): (Arc<Job>, Arc<TaskGraph>, Arc<[u64]>),
+        prepared: &PreparedJob,
         scaler: Scaler,
         prices: Prices,
         interval: Duration,
         delays: &[Duration],
-    ) -> Captain {
+    ) -> ScalingController {
+        let PreparedJob { job, graph, estimates, .. } = prepared;
         let (classes, firsts) = job.classes();
         let prior = |first: &GroupId| {
             let group = &job.groups[*first as usize];
@@ -95,14 +97,14 @@ impl Captain {
         };
         let priors = firsts.iter().map(prior).collect();
         let classes = classes.into_iter().map(ClassId).collect();
-        let course = Course { job, estimates, classes };
-        Captain {
-            work: RemainingWork::new(graph, Arc::new(move |task| course.facts(task))),
+        let facts = JobFacts { job: Arc::clone(job), estimates: Arc::clone(estimates), classes };
+        ScalingController {
+            work: RemainingWork::new(Arc::clone(graph), Arc::new(move |task| facts.facts(task))),
             scaler,
-            beliefs: Estimates::new(priors, delays),
+            estimates: Estimates::new(priors, delays),
             prices,
             interval,
-            known: Vec::new(),
+            known_running: Vec::new(),
             busy: 0,
             completed: 0,
             failed: 0,
@@ -116,40 +118,41 @@ impl Captain {
         }
     }
 
-    /// Takes what earlier runs found in place of guesses: for the classes that were learnt, and for nodes, which are all of one kind.
+    /// Replaces guesses by what earlier runs found: for the classes that were learnt, and for nodes,
+    /// which are all of one kind.
     pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
         let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
-        self.beliefs.recall(history, moment, &classes, &[kind]);
+        self.estimates.recall(history, moment, &classes, &[kind]);
     }
 
-    /// A task is complete already.
-    pub(crate) fn knows(&mut self, task: TaskId) {
+    /// A task has been complete since an earlier session.
+    pub(crate) fn was_complete(&mut self, task: TaskId) {
         self.completed += u64::from(self.work.ended(task));
     }
 
     /// A task waits for a slot.
-    pub(crate) fn is_ready(&mut self, task: TaskId) {
+    pub(crate) fn task_ready(&mut self, task: TaskId) {
         self.work.became_ready(task);
     }
 
-    /// A task waited so long for a slot.
-    pub(crate) fn waited(&mut self, waited: Duration) {
+    /// A task waited for a slot for this long.
+    pub(crate) fn task_waited(&mut self, waited: Duration) {
         self.window.waits.push(waited);
     }
 
-    /// Takes what the coordinator knows of running tasks: which have been running for a while, and
-    /// how many run in all. The others count as ready where it matters which ones they are: they
-    /// have hardly begun.
-    pub(crate) fn sees(&mut self, coordinator: &Coordinator) {
-        for task in std::mem::take(&mut self.known) {
+    /// Takes which tasks have been running for a while and since when, and how many run in all
+    /// (`busy`). The others count as ready where it matters which ones they are: they have hardly
+    /// begun.
+    pub(crate) fn update_running(&mut self, busy: u64, running: impl Iterator<Item = (TaskId, Time)>) {
+        for task in std::mem::take(&mut self.known_running) {
             if self.work.is_running(task) {
                 self.work.became_ready(task);
             }
         }
-        self.busy = coordinator.tally().running.into();
-        for (_, started) in coordinator.running() {
-            self.work.started(started.task, started.start);
-            self.known.push(started.task);
+        self.busy = busy;
+        for (task, start) in running {
+            self.work.started(task, start);
+            self.known_running.push(task);
         }
     }
 
@@ -159,12 +162,12 @@ impl Captain {
     }
 
     /// A task runs no more, and may have to run again.
-    pub(crate) fn stops(&mut self, task: TaskId) {
+    pub(crate) fn task_stopped(&mut self, task: TaskId) {
         self.work.stopped(task);
     }
 
-    /// The coordinator has heard of an end.
-    pub(crate) fn hears(&mut self, attempt: &Attempt) {
+    /// An attempt has ended.
+    pub(crate) fn attempt_ended(&mut self, attempt: &Attempt) {
         if attempt.attempt > 0 {
             self.window.ended += 1;
             self.window.failed += u64::from(!attempt.outcome.ok());
@@ -172,9 +175,9 @@ impl Captain {
         let TaskFacts { class, prior, .. } = self.work.facts(attempt.task);
         let took = attempt.end.since(attempt.start);
         if attempt.outcome.ok() {
-            self.beliefs.observe_task(class, prior, took);
+            self.estimates.observe_task(class, prior, took);
         } else if attempt.attempt > 0 && attempt.outcome.state.is_failure() && took > Duration::ZERO {
-            self.beliefs.observe_failure(class, prior, took);
+            self.estimates.observe_failure(class, prior, took);
         }
         if attempt.last && self.work.ended(attempt.task) {
             match attempt.outcome.ok() {
@@ -184,8 +187,8 @@ impl Captain {
         }
     }
 
-    /// How many tasks are in which state; those that run are as many as the coordinator says, known
-    /// or not.
+    /// How many tasks are in which state. Those that run are as many as the coordinator counts,
+    /// known or not.
     fn counts(&self) -> Counts {
         let (ready, known) = (self.work.ready_count(), self.work.running_count());
         let running = self.busy.max(known);
@@ -200,23 +203,24 @@ impl Captain {
     }
 
     /// Tasks wrote values.
-    pub(crate) fn measured(&mut self, measures: &[Measure]) {
+    pub(crate) fn update_measures(&mut self, measures: &[Measure]) {
         for measure in measures.iter().filter(|measure| self.scaler.asks_for(&measure.name)) {
             self.custom.insert(measure.name.clone(), measure.value);
         }
     }
 
-    /// A rank that was asked for takes part after so long.
-    pub(crate) fn arrived(&mut self, kind: crate::scale::NodeTypeId, took: Duration) {
-        self.beliefs.observe_delay(kind, took);
+    /// A requested rank takes part, this long after the request.
+    pub(crate) fn rank_arrived(&mut self, kind: NodeTypeId, took: Duration) {
+        self.estimates.observe_delay(kind, took);
     }
 
-    /// A rank tells what it and its node use.
-    pub(crate) fn uses(&mut self, rank: Rank, vitals: &Vitals) {
+    /// A rank reports what it and its node use.
+    pub(crate) fn update_usage(&mut self, rank: Rank, vitals: &Vitals) {
         self.usage.insert(rank, *vitals);
     }
 
-    /// The fullest memory of nodes, and how busy GPUs are on average, where active ranks have told.
+    /// The fullest memory of nodes, and how busy GPUs are on average, of active ranks that have
+    /// reported.
     fn usage_of(&self, ranks: &[RankView]) -> (Option<f64>, Option<f64>) {
         let active = ranks.iter().filter(|rank| rank.state == RankState::Active);
         let told: Vec<&Vitals> = active.filter_map(|rank| self.usage.get(&rank.rank)).collect();
@@ -227,12 +231,12 @@ impl Captain {
         (full.max_by(f64::total_cmp), mean)
     }
 
-    /// Somebody wants so many ranks; `None` lets the policy decide again.
+    /// Holds the run at this many ranks; `None` lets the policy decide again.
     pub(crate) fn hold(&mut self, ranks: Option<u32>) {
         self.scaler.hold(ranks);
     }
 
-    /// Decides.
+    /// Decides; `settled` is what nodes that have ended cost.
     pub(crate) fn decide(
         &mut self,
         now: Time,
@@ -246,13 +250,13 @@ impl Captain {
         self.demand.push((now, (counts.ready + counts.running) as f64));
         let (remaining, custom) = (&self.work, &self.custom);
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
-        let decisions = self.scaler.decide(&seen, &self.beliefs, &self.prices);
+        let decisions = self.scaler.decide(&seen, &self.estimates, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
         decisions
     }
 
-    /// When the run will be over: what the decision of this moment says, or, if its policy does not look ahead, what comes of the ranks
-    /// that there are.
+    /// Forecasts the end of the run: as the decision of this moment does, or, if its policy makes no
+    /// forecast, with the ranks that there are.
     pub(crate) fn foresee(
         &mut self,
         now: Time,
@@ -266,11 +270,11 @@ impl Captain {
         let (counts, samples) = (self.counts(), Samples::default());
         let (remaining, custom) = (&self.work, &self.custom);
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
-        self.forecaster.foresee(&seen, &self.beliefs, &self.prices)
+        self.forecaster.foresee(&seen, &self.estimates, &self.prices)
     }
 
-    /// True if a decision says something that the one before did not: any change; and of those to stay the first, and each that
-    /// holds another wish back.
+    /// True if a decision says something that the one before did not: any change; and of those to
+    /// stay the first, and each that holds another wish back.
     pub(crate) fn is_news(&mut self, decision: &Decision) -> bool {
         let now = (decision.action.clone(), decision.wish);
         let stays = decision.action == Action::Stay;
@@ -279,13 +283,14 @@ impl Captain {
         news
     }
 
+    /// What came of earlier decisions, by their numbers.
     pub(crate) fn effects(&mut self) -> Vec<(u32, Effect)> {
         self.scaler.effects()
     }
 
-    /// What the budget's alarms say.
+    /// Messages of the budget's alarms.
     pub(crate) fn alarms(&mut self) -> Vec<String> {
-        let text = |alert: crate::scale::Alert| {
+        let text = |alert: Alert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
         };
         self.scaler.alerts().into_iter().map(text).collect()
@@ -293,7 +298,7 @@ impl Captain {
 }
 
 impl Window {
-    /// What was measured, as a decision wants it; begins anew.
+    /// Returns what was measured since the last decision, and begins anew.
     fn close(&mut self, now: Time) -> Samples {
         let mut window = std::mem::replace(self, Window { since: now, ..Window::default() });
         let passed = now.since(window.since).as_secs_f64();

@@ -10,6 +10,7 @@
 //! Nothing here reads a clock, starts a thread, opens a file or a socket, or knows MPI.
 
 pub mod balance;
+pub(crate) mod controller;
 pub mod decision;
 pub mod elasticity;
 pub mod estimate;

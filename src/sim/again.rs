@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
 use super::draw::Distribution;
-use super::scene::{Scene, estimates};
+use super::fates::RecordedTasks;
 use super::world::{Forget, Homes, Setup, World};
 use crate::graph::TaskGraph;
 use crate::job::Job;
-use crate::model::{Outcome, TaskId, Time};
+use crate::model::{TaskId, Time};
+use crate::workload::PreparedJob;
 
 /// About what a message takes between two ranks of a node or of two.
 const LATENCY: Duration = Duration::from_micros(20);
@@ -24,10 +25,8 @@ pub struct Again<'a> {
     pub job: Job,
     /// Its graph.
     pub graph: &'a Arc<TaskGraph>,
-    /// How long each task takes, in nanoseconds.
-    pub took: Arc<[u64]>,
-    /// How each ends.
-    pub ends: Arc<[Outcome]>,
+    /// How long each task takes, and how it ends.
+    pub tasks: RecordedTasks,
     /// The slots of each rank; at least one rank.
     pub slots: &'a [u32],
     /// The homes of the graph's nodes, as [`homes`] chose them for as many ranks.
@@ -47,12 +46,12 @@ impl Again<'_> {
         }
         self.job.max_failures = None;
         let cluster = cluster(self.slots);
-        let expected = estimates(&self.job, self.graph);
-        let scene = Scene::measured(self.job, Arc::clone(self.graph), expected, (self.took, Some(self.ends)));
+        let prepared = PreparedJob::new(self.job, Arc::clone(self.graph));
         let homes = Some(Homes::Known(self.homes));
         let ranks = self.slots.len() as u32;
-        let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done };
-        Ok(World::new(&scene, setup, &mut Forget)?.run()?.time)
+        let recorded = Some(self.tasks);
+        let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done, recorded };
+        Ok(World::new(&prepared, setup, &mut Forget)?.run()?.time)
     }
 }
 
@@ -61,9 +60,8 @@ impl Again<'_> {
 /// # Errors
 /// If a task fits on none of the ranks.
 pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
-    let expected = estimates(job, graph);
-    let scene = Scene::measured(job.clone(), Arc::clone(graph), Arc::clone(&expected), (expected, None));
-    World::homes(&scene, &cluster(slots), slots.len() as u32)
+    let prepared = PreparedJob::new(job.clone(), Arc::clone(graph));
+    World::homes(&prepared, &cluster(slots), slots.len() as u32)
 }
 
 /// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.
@@ -99,8 +97,8 @@ mod tests {
 
     use super::*;
     use crate::exec::Kernels;
-    use crate::model::State;
-    use crate::runtime::graph_of;
+    use crate::model::{Outcome, State};
+    use crate::workload::graph_of;
 
     const S: u64 = 1_000_000_000;
 
@@ -129,8 +127,7 @@ mod tests {
         let again = Again {
             job: told.job.clone(),
             graph: &told.graph,
-            took: told.took.clone().into(),
-            ends: told.ends.clone().into(),
+            tasks: RecordedTasks { took: told.took.clone().into(), ends: told.ends.clone().into() },
             slots,
             homes: &homes,
             done: &|task| task.0 == 0 && told.took[0] == 0,

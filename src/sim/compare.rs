@@ -7,7 +7,6 @@ use std::fmt::Write;
 use rayon::prelude::*;
 
 use super::cluster::Cluster;
-use super::scene::Scene;
 use super::trial::{Before, Outcome, Trial, TrialError};
 use super::world::{Forget, Homes, World};
 use crate::graph::partition::Method;
@@ -15,12 +14,13 @@ use crate::job::{Cost, Scaling};
 use crate::model::TaskId;
 use crate::scale::NodeTypeId;
 use crate::scale::balance::{Balancer, Capabilities, Seat, Strategy};
+use crate::workload::PreparedJob;
 
 /// What is compared on.
 #[derive(Clone, Copy)]
 pub struct Field<'a> {
     /// The job.
-    pub scene: &'a Scene,
+    pub scene: &'a PreparedJob,
     /// Where it runs.
     pub cluster: &'a Cluster,
     /// Within which bounds.

@@ -3,7 +3,7 @@
 //! | file | one idea |
 //! |---|---|
 //! | `cluster`, `read` | what a cluster is like, and the file that says so |
-//! | `scene` | what is simulated: the job, and how long its tasks take |
+//! | `fates` | how long each attempt takes, and how it ends |
 //! | `draw` | random draws that do not depend on the order in which they are made |
 //! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
 //! | `search` | how idle ranks find work when there are very many of them |
@@ -19,12 +19,12 @@ mod agenda;
 mod cluster;
 pub mod compare;
 mod draw;
+mod fates;
 pub mod plan;
 mod pool;
 mod post;
 mod provider;
 mod read;
-mod scene;
 mod search;
 mod session;
 mod slab;
@@ -33,8 +33,8 @@ mod world;
 
 pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
 pub use draw::Distribution;
+pub use fates::RecordedTasks;
 pub use provider::Node;
-pub use scene::Scene;
 pub use session::{Rehearsed, Request, SessionError, rehearse};
 pub use trial::{Before, Floor, Outcome, Trial, TrialError};
 pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};

@@ -15,10 +15,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::scene::Scene;
 use super::trial::{Floor, Outcome, TrialError};
 use crate::job::Cost;
 use crate::scale::price::{Mix, Need, cheapest_mix};
+use crate::workload::PreparedJob;
 
 pub use picture::svg;
 pub use wishes::Verdict;
@@ -36,7 +36,7 @@ const NEAR: f64 = 1.15;
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
     /// The job.
-    pub scene: &'a Scene,
+    pub scene: &'a PreparedJob,
     /// Where it runs.
     pub cluster: &'a Cluster,
     /// Budget and deadline.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::cluster::Cluster;
-use super::scene::Scene;
 use super::trial::{Before, Outcome, Trial, TrialError};
 use super::world::{Log, World};
 use crate::job::{Cost, Flush, Scaling};
@@ -18,13 +17,17 @@ use crate::journal::{
     SIMULATED, Simulated, Terms, replay, unix_now_ns,
 };
 use crate::model::TaskId;
-use crate::runtime::{code_of, end_reason};
+use crate::workload::PreparedJob;
 
 /// What is to be simulated, and where it is written down.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The job.
-    pub scene: &'a Scene,
+    pub scene: &'a PreparedJob,
+    /// The text of the job file.
+    pub job_text: &'a Arc<str>,
+    /// Its path.
+    pub job_path: &'a Path,
     /// Where it runs.
     pub cluster: &'a Cluster,
     /// The text of the cluster file; empty if there is none.
@@ -86,7 +89,7 @@ pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
     };
     let done = |task: TaskId| past.done.get(task.index()) == Some(&true);
     let trial = trial(request, Before { done: &done, spent: past.spent });
-    dir.write_job(&request.scene.text)?;
+    dir.write_job(request.job_text)?;
     open(request, &trial, &past, &mut journal)?;
     let mut log = Written { journal: &mut journal, failed: None };
     let run = trial.run(&mut log);
@@ -106,9 +109,9 @@ pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
         return Err(error.into());
     }
     let (why, tally) = (&outcome.ended.why, &outcome.ended.tally);
-    let exit_code = code_of(why, tally);
-    let reason = end_reason(why, tally);
-    journal.append(&Record::Ended(Ended { time: outcome.ended.time, reason, exit_code }))?;
+    let ended = Ended::of(outcome.ended.time, why, tally);
+    let exit_code = ended.exit_code;
+    journal.append(&Record::Ended(ended))?;
     Ok(Rehearsed { dir: dir.path().to_owned(), exit_code, outcome })
 }
 
@@ -145,7 +148,7 @@ impl Past {
         if last.terms.as_ref().is_none_or(|terms| terms.simulated.is_none()) {
             return Err(SessionError::Resume("this run was a real one: `phalanx run --resume` continues it".into()));
         }
-        if *last.began.job_text != *request.scene.text {
+        if *last.began.job_text != **request.job_text {
             let text = "the job file has changed since this run was simulated: simulate it anew";
             return Err(SessionError::Resume(text.into()));
         }
@@ -180,8 +183,8 @@ fn open(request: &Request<'_>, trial: &Trial<'_>, past: &Past, journal: &mut Jou
         session: past.session + 1,
         unix_ns: past.began_unix_ns,
         phalanx: env!("CARGO_PKG_VERSION").to_owned(),
-        job_text: Arc::clone(&scene.text),
-        job_path: scene.path.clone(),
+        job_text: Arc::clone(request.job_text),
+        job_path: request.job_path.to_owned(),
         dir: std::env::current_dir().unwrap_or_default(),
         ranks: World::first_ranks(cluster, trial.first_ranks()).map(info).collect(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),

@@ -18,9 +18,11 @@ use crate::journal::Record;
 use crate::model::{Attempt, State, TaskId};
 use crate::schedule::coordinator::Why;
 use crate::seeds::{Named, seeds};
+use crate::workload::PreparedJob;
 
-fn scene(text: &str) -> Scene {
-    Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
+fn scene(text: &str) -> PreparedJob {
+    crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
+        .and_then(PreparedJob::of)
         .unwrap_or_else(|e| panic!("{}\n{text}", e.render(false)))
 }
 
@@ -136,7 +138,7 @@ fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
 }
 
 /// A complete run: every task has ended, is skipped exactly if something it needs ended against it, and none began before what it needs had ended.
-fn check_complete(scene: &Scene, records: &[Record], name: &str) {
+fn check_complete(scene: &PreparedJob, records: &[Record], name: &str) {
     let graph = &scene.graph;
     let attempts = attempts(records);
     let finals = finals(&attempts, scene.tasks());

@@ -9,21 +9,21 @@ use thiserror::Error;
 
 use super::cluster::Cluster;
 use super::draw::stretch;
-use super::scene::{Fates, Scene};
+use super::fates::Fates;
 use super::world::{Authority, Ended, Homes, Log, Setup, World};
 use crate::job::{Cost, Scaling};
 use crate::model::{TaskId, Time};
-use crate::runtime::glue;
 use crate::scale::elasticity::{Elasticity, Step, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
 use crate::scale::{Prices, Scaler};
 use crate::schedule::coordinator::Why;
+use crate::workload::{PreparedJob, requirements};
 
 /// What is to be simulated.
 #[derive(Clone, Copy)]
 pub struct Trial<'a> {
     /// The job.
-    pub scene: &'a Scene,
+    pub scene: &'a PreparedJob,
     /// Where it runs.
     pub cluster: &'a Cluster,
     /// Who decides about ranks: a policy's name.
@@ -105,13 +105,13 @@ pub struct Floor {
 
 impl Floor {
     /// The floor of a job on a cluster, for a seed.
-    pub fn of(scene: &Scene, cluster: &Cluster, seed: u64) -> Floor {
+    pub fn of(scene: &PreparedJob, cluster: &Cluster, seed: u64) -> Floor {
         let fates = Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed);
         let mut work_s = 0.0;
         let took: Vec<Duration> = (0..scene.tasks())
             .map(|task| {
                 let took = fates.of(scene, TaskId(task), 1, 1.0).took;
-                work_s += took.as_secs_f64() * f64::from(glue::slots(scene.job.group(TaskId(task))));
+                work_s += took.as_secs_f64() * f64::from(requirements::slots(scene.job.group(TaskId(task))));
                 took
             })
             .collect();
@@ -176,7 +176,15 @@ impl<'a> Trial<'a> {
         let decides = self.policy != "fixed" || prices.budget.is_some();
         let captain = decides.then(|| Authority { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
-        let setup = Setup { cluster: self.cluster, ranks, seed, homes: self.homes, captain, done: self.before.done };
+        let setup = Setup {
+            cluster: self.cluster,
+            ranks,
+            seed,
+            homes: self.homes,
+            captain,
+            done: self.before.done,
+            recorded: None,
+        };
         let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(TrialError::Refused)?;
         Ok(self.judge(ended, &prices))
     }

@@ -31,21 +31,21 @@ use std::time::Duration;
 use self::idle::{AGAIN, SILENCE};
 use super::agenda::Agenda;
 use super::cluster::Cluster;
+use super::fates::Fates;
 use super::pool::{Grant, Pool};
 use super::post::Post;
 use super::provider::{Answer, Loss, Provider};
-use super::scene::{Fates, Scene};
 use super::search::{CROWD, Search};
 use super::slab::Slab;
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
-use crate::runtime::captain::Captain;
-use crate::runtime::{fit, glue};
+use crate::scale::controller::ScalingController;
 use crate::scale::elasticity::Step;
 use crate::schedule::coordinator::{self, Coordinator, Member, Tasks, Why};
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
+use crate::workload::{PreparedJob, placement, requirements};
 
 pub use setup::{Authority, Ended, Forget, Homes, Log, Setup};
 
@@ -139,7 +139,7 @@ struct Seat {
 
 /// See the module's text.
 pub struct World<'a> {
-    scene: &'a Scene,
+    scene: &'a PreparedJob,
     cluster: &'a Cluster,
     facts: Arc<dyn Facts>,
     fates: Fates,
@@ -152,7 +152,7 @@ pub struct World<'a> {
     coordinator: Coordinator,
     partition: Partition,
     provider: Provider<'a>,
-    captain: Option<Captain>,
+    captain: Option<ScalingController>,
     /// When it was last decided.
     decided: Time,
     /// True while a decision on news is arranged.
@@ -183,37 +183,33 @@ impl<'a> World<'a> {
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
-    pub fn new(scene: &'a Scene, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
-        let Setup { cluster, ranks, seed, homes, captain, done } = setup;
+    pub fn new(scene: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
+        let Setup { cluster, ranks, seed, homes, captain, done, recorded } = setup;
         let mut provider = Provider::new(cluster, seed);
         let kinds = cluster.first_kinds(ranks);
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
-        fit::check_members(&scene.job, &members).map_err(|error| error.to_string())?;
-        let terms = fit::Terms::new(Arc::clone(&scene.job), &members);
+        placement::check(&scene.job, &members)?;
+        let rules = scene.placement_rules(&members);
         let mut partition = match homes {
-            Some(Homes::Dealt(dealt)) => scene.dealt(dealt, &members),
-            Some(Homes::Known(homes)) => scene.known(homes, &members),
-            Some(Homes::Method(method)) => scene.divide(&members, &terms, Some(method)),
-            None => scene.divide(&members, &terms, None),
+            Some(Homes::Dealt(dealt)) => scene.with_homes(setup::dealt_homes(scene, dealt), &members),
+            Some(Homes::Known(homes)) => scene.with_homes(homes.to_vec(), &members),
+            Some(Homes::Method(method)) => scene.divide(&members, &rules, Some(method)),
+            None => scene.divide(&members, &rules, None),
         };
         let home = std::mem::take(&mut partition.home);
-        let tasks = Tasks {
-            graph: Arc::clone(&scene.graph),
-            home,
-            urgency: scene.urgency.clone(),
-            advice: scene.advice(terms),
-        };
+        let tasks =
+            Tasks { graph: Arc::clone(&scene.graph), home, urgency: scene.urgency.clone(), advice: Box::new(rules) };
         let parts = setup::parts(&tasks, ranks, done);
         let most = captain.as_ref().map_or(ranks, |authority| authority.scaler.most_ranks().max(ranks));
         let crowded = most > CROWD;
         let pace = if crowded { Pace { steal: SILENCE, ..Pace::default() } } else { Pace::default() };
-        let shapes: Vec<_> = scene.job.groups.iter().map(glue::shape).collect();
+        let shapes: Vec<_> = scene.job.groups.iter().map(requirements::shape).collect();
         let job = Arc::clone(&scene.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
         let coordinator = Coordinator::new(tasks, done, members.clone(), scene.job.max_failures, Box::new(shape));
         let mut world = World {
-            fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed),
+            fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
             now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
             agenda: Agenda::new(),
@@ -254,11 +250,11 @@ impl<'a> World<'a> {
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
-    pub fn homes(scene: &Scene, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
+    pub fn homes(scene: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
-        fit::check_members(&scene.job, &members).map_err(|error| error.to_string())?;
-        let terms = fit::Terms::new(Arc::clone(&scene.job), &members);
-        Ok(scene.divide(&members, &terms, None).home)
+        placement::check(&scene.job, &members)?;
+        let rules = scene.placement_rules(&members);
+        Ok(scene.divide(&members, &rules, None).home)
     }
 
     /// All begins: each rank is sent its part.

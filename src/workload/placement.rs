@@ -1,12 +1,12 @@
-//! What fits where: refusals before the run, shares of limits, and the homes of tasks.
+//! Which tasks fit on which ranks: refusals before the run, shares of limits, and the homes of
+//! tasks.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::RunError;
-use super::glue;
-use super::start::{Start, estimate_ns};
+use super::estimates::TaskEstimates;
+use super::requirements;
 use crate::graph::link::GroupId;
 use crate::graph::partition::{self, Method, Partition, Problem};
 use crate::graph::{Order, TaskGraph};
@@ -14,15 +14,15 @@ use crate::job::{self, Group, Job};
 use crate::model::{Rank, TaskId};
 use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
-use crate::schedule::ledger::SPECIAL;
 use crate::schedule::protocol::Hello;
 
-/// The ranks as the coordinator wants to know them.
+/// The ranks as the coordinator knows them.
 pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
     hellos.iter().map(member).collect()
 }
 
-pub(super) fn member(hello: &Hello) -> Member {
+/// A rank as the coordinator knows it.
+pub(crate) fn member(hello: &Hello) -> Member {
     let cpus = hello.cpus.as_slice().into();
     Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus }
 }
@@ -30,18 +30,10 @@ pub(super) fn member(hello: &Hello) -> Member {
 /// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
 ///
 /// # Errors
-/// Each such task, with what it asks for and what there is.
-pub(crate) fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
-    check_members(job, &members(hellos))
-}
-
-/// The same for ranks as the coordinator knows them.
-///
-/// # Errors
-/// As [`check`].
-pub(crate) fn check_members(job: &Job, members: &[Member]) -> Result<(), RunError> {
+/// One line for each such task: what it asks for, what there is, and a remedy.
+pub(crate) fn check(job: &Job, members: &[Member]) -> Result<(), String> {
     let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, members)).collect();
-    if misfits.is_empty() { Ok(()) } else { Err(RunError::Refused(misfits.join("\n"))) }
+    if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
 }
 
 /// True if the rank alone can run the group's tasks.
@@ -60,7 +52,7 @@ fn misfit(group: &Group, members: &[Member]) -> Option<String> {
     }
     let name = &group.name;
     let Some(mpi) = group.mpi else { return Some(too_large(group, members)) };
-    if gang::place(glue::shape(group), members).is_none() {
+    if gang::place(requirements::shape(group), members).is_none() {
         let all: u64 = members.iter().map(|m| u64::from(m.slots)).sum();
         return Some(format!(
             "task `{name}` needs {} MPI ranks of {} CPUs, but this run has {all} slots on {} ranks: start more ranks, or give each more slots with --slots",
@@ -93,10 +85,10 @@ fn too_large(group: &Group, members: &[Member]) -> String {
 
 /// How many tasks of each limited group may run at once on each rank: for each rank `(group, share)`. A limit is shared out
 /// among the ranks that fit the group, the first ones getting one more where it does not divide.
-pub(crate) struct Shares(Vec<Vec<(u32, u32)>>);
+pub(crate) struct LimitShares(Vec<Vec<(u32, u32)>>);
 
-impl Shares {
-    pub(crate) fn new(job: &Job, members: &[Member]) -> Shares {
+impl LimitShares {
+    pub(crate) fn new(job: &Job, members: &[Member]) -> LimitShares {
         let mut shares = vec![Vec::new(); members.len()];
         for (id, group) in job.groups.iter().enumerate() {
             let Some(limit) = group.limit else { continue };
@@ -108,7 +100,7 @@ impl Shares {
                 }
             }
         }
-        Shares(shares)
+        LimitShares(shares)
     }
 
     /// The shares of one rank.
@@ -117,23 +109,25 @@ impl Shares {
     }
 }
 
-/// What the coordinator asks about tasks when it chooses homes anew.
-pub(crate) struct Terms {
+/// The coordinator's [`Advice`]: where each task may run, and how much work it is.
+pub(crate) struct PlacementRules {
     job: Arc<Job>,
-    shares: Shares,
+    estimates: Arc<TaskEstimates>,
+    shares: LimitShares,
     /// For each group whether some rank alone can run its tasks.
     alone: Vec<bool>,
     /// For each group the first one of its class.
     classes: Vec<u32>,
 }
 
-impl Terms {
-    pub(crate) fn new(job: Arc<Job>, members: &[Member]) -> Terms {
+impl PlacementRules {
+    pub(crate) fn new(job: Arc<Job>, estimates: Arc<TaskEstimates>, members: &[Member]) -> PlacementRules {
         let (classes, firsts) = job.classes();
         let classes = classes.into_iter().map(|class| firsts[class as usize]).collect();
-        let mut terms = Terms { shares: Shares(Vec::new()), alone: Vec::new(), classes, job };
-        terms.share_out(members);
-        terms
+        let shares = LimitShares(Vec::new());
+        let mut rules = PlacementRules { job, estimates, shares, alone: Vec::new(), classes };
+        rules.share_out(members);
+        rules
     }
 
     fn group(&self, task: TaskId) -> (usize, &Group) {
@@ -142,14 +136,14 @@ impl Terms {
     }
 }
 
-impl Advice for Terms {
+impl Advice for PlacementRules {
     fn class(&self, task: TaskId) -> (u32, Range<u32>) {
         let (id, group) = self.group(task);
         (self.classes[id], group.first.0..group.first.0 + group.count)
     }
 
     fn work(&self, task: TaskId) -> u64 {
-        estimate_ns(&self.job, task)
+        self.estimates.ns(self.job.group_of(task))
     }
 
     fn fits(&self, task: TaskId, member: &Member) -> bool {
@@ -159,7 +153,7 @@ impl Advice for Terms {
     }
 
     fn share_out(&mut self, members: &[Member]) {
-        self.shares = Shares::new(&self.job, members);
+        self.shares = LimitShares::new(&self.job, members);
         self.alone = self.job.groups.iter().map(|group| members.iter().any(|m| fits(group, m))).collect();
     }
 
@@ -174,23 +168,7 @@ impl Advice for Terms {
     }
 }
 
-/// The urgency of every node, with [`SPECIAL`].
-pub(super) fn urgencies(start: &Start) -> Vec<u8> {
-    let job = &start.job;
-    let mut urgency = partition::urgency(&start.graph, &start.order, &|task| job.group(task).priority);
-    for group in job.groups.iter().filter(|group| glue::is_special(group)) {
-        urgency[group.first.index()..][..group.count as usize].iter_mut().for_each(|u| *u |= SPECIAL);
-    }
-    urgency
-}
-
-/// Chooses the homes.
-pub(super) fn divide(start: &Start, members: &[Member], terms: &Terms) -> Partition {
-    let duration = |task: TaskId| estimate_ns(&start.job, task);
-    homes(&start.job, &start.graph, &start.order, &duration, members, terms, method(&start.job))
-}
-
-/// How a job wants its homes to be chosen.
+/// The method by which a job asks for its homes to be chosen.
 pub(crate) fn method(job: &Job) -> Method {
     match job.partition {
         job::Partition::Bands => Method::Bands,
@@ -206,11 +184,11 @@ pub(crate) fn homes(
     order: &Order,
     duration: &dyn Fn(TaskId) -> u64,
     members: &[Member],
-    terms: &Terms,
+    rules: &PlacementRules,
     method: Method,
 ) -> Partition {
     let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
-    let may = May::of(job, members, terms);
+    let may = May::of(job, members, rules);
     let fitting = |task: TaskId, rank: usize| may.on(job.group_of(task).0, rank);
     partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
@@ -223,7 +201,7 @@ struct May {
 }
 
 impl May {
-    fn of(job: &Job, members: &[Member], terms: &Terms) -> May {
+    fn of(job: &Job, members: &[Member], rules: &PlacementRules) -> May {
         let mut known: HashMap<_, u32> = HashMap::new();
         let mut rows = Vec::new();
         let mut row_of = Vec::with_capacity(job.groups.len());
@@ -231,7 +209,7 @@ impl May {
             // Shares of a limit are a group's own.
             let asked = (group.cpus, group.memory, group.gpus, group.mpi, group.limit.map(|_| id));
             row_of.push(*known.entry(asked).or_insert_with(|| {
-                let may = |(member, rank)| terms.fits(group.first, member) && terms.has_share(group.first, Rank(rank));
+                let may = |(member, rank)| rules.fits(group.first, member) && rules.has_share(group.first, Rank(rank));
                 rows.push(members.iter().zip(0..).map(may).collect());
                 rows.len() as u32 - 1
             }));
@@ -261,13 +239,14 @@ mod tests {
     fn a_limit_is_shared_out_among_the_ranks_that_fit() {
         let job = job("[[task]]\nname = \"a\"\narray = \"0-9%3\"\nmemory = \"2G\"\nkernel = \"noop\"\n");
         let hellos = [hello(2, 1 << 30), hello(2, 4 << 30), hello(0, 4 << 30), hello(2, 4 << 30)];
-        let shares = Shares::new(&job, &members(&hellos));
+        let shares = LimitShares::new(&job, &members(&hellos));
         assert_eq!([shares.of(0), shares.of(1), shares.of(2), shares.of(3)], [&[][..], &[(0, 2)], &[], &[(0, 1)]]);
     }
 
     #[test]
     fn what_fits_nowhere_is_refused_with_what_there_is() {
-        let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused").to_string();
+        let check = |job: &Job, hellos: &[Hello]| check(job, &members(hellos));
+        let refused = |text: &str, hellos: &[Hello]| check(&job(text), hellos).expect_err("refused");
         let wide = "[[task]]\nname = \"a\"\ncpus = 3\nkernel = \"noop\"\n";
         assert!(refused(wide, &[hello(2, 1), hello(2, 1)]).contains("3 CPUs"));
         let mpi = "[[task]]\nname = \"a\"\ncommand = \"x\"\nmpi = { ranks = 4 }\n";

@@ -581,7 +581,7 @@ fn a_circle_of_chains_is_told_with_its_path() {
     let text =
         "[[task]]\nname = \"s\"\narray = \"0-9\"\nneeds = [\"s[{index}-1]\", \"s[{index}+1]\"]\ncommand = \"x\"\n";
     let loaded = parse(text).unwrap();
-    let mistakes = phalanx::runtime::graph_of(&loaded).unwrap_err().to_string();
+    let mistakes = phalanx::workload::graph_of(&loaded).unwrap_err().to_string();
     assert!(mistakes.contains("s[1] -> s[2] -> s[1]"), "{mistakes}");
 }
 

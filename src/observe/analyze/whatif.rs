@@ -10,6 +10,7 @@ use crate::job::Job;
 use crate::model::{Outcome, TaskId};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::Slice;
+use crate::sim::RecordedTasks;
 use crate::sim::again::{Again, homes};
 
 /// A run with all that the simulator needs to know of it.
@@ -95,8 +96,7 @@ impl<'a> Model<'a> {
         let again = Again {
             job,
             graph: self.graph,
-            took: (0..self.ran.len()).map(took).collect(),
-            ends: Arc::clone(&self.ends),
+            tasks: RecordedTasks { took: (0..self.ran.len()).map(took).collect(), ends: Arc::clone(&self.ends) },
             slots,
             homes: moved.as_ref().unwrap_or(&self.homes),
             done: &|task| self.done[task.index()],

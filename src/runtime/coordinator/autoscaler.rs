@@ -1,4 +1,4 @@
-//! Rank 0's hand on the number of ranks: shows the captain how the real run stands, and turns decisions into changes of membership.
+//! Rank 0's hand on the number of ranks: shows the scaling controller how the real run stands, and turns decisions into changes of membership.
 //!
 //! What it shows follows from what rank 0 hears anyway: ends in batches, how busy each rank is, and
 //! which tasks have been running for a second.
@@ -20,9 +20,10 @@ use crate::graph::TaskGraph;
 use crate::job::{Cost, Group, Job, PolicyKind, ProviderKind, Scaling};
 use crate::journal::{RankChange, RankInfo, Record, Terms};
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
-use crate::runtime::captain::Captain;
+use crate::scale::controller::ScalingController;
 use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
 use crate::schedule::coordinator::{Change, Coordinator, Event};
+use crate::workload::PreparedJob;
 
 /// A parked rank takes part again after about this long; nothing else can be had here.
 const WAKING: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ const SHOWN: usize = 5;
 
 /// See the module's text.
 pub(super) struct Autoscaler {
-    captain: Captain,
+    controller: ScalingController,
     graph: Arc<TaskGraph>,
     /// Edges into each node that have not been counted.
     waits: Vec<u32>,
@@ -132,13 +133,13 @@ impl Autoscaler {
     /// The autoscaler of a run whose number of ranks or spending somebody must look after, or whose end can be foreseen; else `None`. `spent` is
     /// what earlier sessions cost.
     pub(super) fn of(
-        job: &Arc<Job>,
-        graph: &Arc<TaskGraph>,
+        prepared: &PreparedJob,
         ranks: &[RankInfo],
         done: &dyn Fn(u32) -> bool,
         spent: f64,
         past: &LoadedHistory,
     ) -> Option<Autoscaler> {
+        let (job, graph) = (&prepared.job, &prepared.graph);
         let still = || Scaling { policy: PolicyKind::Fixed, max_ranks: ranks.len() as u32, ..Scaling::default() };
         let mut scaling = job.scaling.clone().unwrap_or_else(still);
         // Ranks that only coordinate come on top of those that a job asks for.
@@ -152,14 +153,14 @@ impl Autoscaler {
         let mut prices = prices(job, ranks);
         prices.budget = prices.budget.map(|budget| (budget - spent).max(0.0));
         let tasks = graph.task_count() as u32;
-        let estimates: Arc<[u64]> = (0..tasks).map(|task| crate::runtime::estimate_ns(job, TaskId(task))).collect();
-        let course = (Arc::clone(job), Arc::clone(graph), estimates);
         let delay = match job.capacity.provider {
             ProviderKind::None => WAKING,
             kind => Provisioner::usual_delay(kind),
         };
+        let controller =
+            ScalingController::new(prepared, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]);
         let mut autoscaler = Autoscaler {
-            captain: Captain::new(course, Scaler::of(&scaling), prices.clone(), scaling.interval, &[delay]),
+            controller,
             graph: Arc::clone(graph),
             waits: waits(graph),
             ranks: seen(ranks),
@@ -173,12 +174,12 @@ impl Autoscaler {
             due: Time::ZERO,
             over: false,
         };
-        autoscaler.captain.recall(&past.history, past.moment, &past.learnt, kind_of(job));
+        autoscaler.controller.recall(&past.history, past.moment, &past.learnt, kind_of(job));
         let open: Vec<u32> =
             (0..graph.node_count() as u32).filter(|&node| autoscaler.waits[node as usize] == 0).collect();
         open.into_iter().for_each(|node| autoscaler.opens(node));
         for task in (0..tasks).filter(|&task| done(task)) {
-            autoscaler.captain.knows(TaskId(task));
+            autoscaler.controller.was_complete(TaskId(task));
             autoscaler.ends(task);
         }
         Some(autoscaler)
@@ -188,7 +189,7 @@ impl Autoscaler {
     pub(super) fn hears(&mut self, attempts: &[Attempt]) {
         for attempt in attempts {
             if attempt.attempt > 0 {
-                self.captain.waited(attempt.start.since(attempt.ready));
+                self.controller.task_waited(attempt.start.since(attempt.ready));
                 let (busy, failures) = match self.ranks.get_mut(attempt.rank.index()) {
                     Some(rank) => (&mut rank.busy, &mut rank.failures),
                     None => {
@@ -199,8 +200,8 @@ impl Autoscaler {
                 *busy += attempt.end.since(attempt.start);
                 *failures += u32::from(attempt.outcome.state.is_failure());
             }
-            let was_open = self.captain.is_open(attempt.task);
-            self.captain.hears(attempt);
+            let was_open = self.controller.is_open(attempt.task);
+            self.controller.attempt_ended(attempt);
             if was_open && attempt.last {
                 self.ends(attempt.task.0);
             }
@@ -209,7 +210,7 @@ impl Autoscaler {
 
     /// A rank tells what it and its node use.
     pub(super) fn uses(&mut self, rank: Rank, vitals: &Vitals) {
-        self.captain.uses(rank, vitals);
+        self.controller.update_usage(rank, vitals);
     }
 
     /// A node has ended: those that need it wait for one less.
@@ -229,7 +230,7 @@ impl Autoscaler {
         if self.graph.join(node).is_some() {
             return self.ends(node);
         }
-        self.captain.is_ready(TaskId(node));
+        self.controller.task_ready(TaskId(node));
     }
 
     /// True if it is time for a decision.
@@ -239,18 +240,19 @@ impl Autoscaler {
 
     /// Decides.
     pub(super) fn decide(&mut self, now: Time, coordinator: &Coordinator, fleet: &NodeSources<'_>) -> ScalingCommands {
-        self.due = now.after(self.captain.interval);
-        self.captain.sees(coordinator);
+        self.due = now.after(self.controller.interval);
+        let running = coordinator.running().map(|(_, started)| (started.task, started.start));
+        self.controller.update_running(coordinator.tally().running.into(), running);
         let mut views: Vec<RankView> =
             (0..).zip(&self.ranks).map(|(rank, seen)| view(Rank(rank), seen, coordinator)).collect();
         views.extend(self.views_of_joined(fleet, coordinator));
         let (requests, settled) = (requests(fleet), self.settled(now, fleet));
         let decisions = match self.decides {
-            true => self.captain.decide(now, &views, &requests, settled),
+            true => self.controller.decide(now, &views, &requests, settled),
             false => Vec::new(),
         };
-        self.forecast = self.captain.foresee(now, &views, &requests, settled);
-        let mut orders = ScalingCommands { warnings: self.captain.alarms(), ..ScalingCommands::default() };
+        self.forecast = self.controller.foresee(now, &views, &requests, settled);
+        let mut orders = ScalingCommands { warnings: self.controller.alarms(), ..ScalingCommands::default() };
         for decision in decisions {
             let change = |ranks: &[Rank], change: Change| -> Vec<Event> {
                 ranks.iter().map(|&rank| Event::Change { rank, change: change.clone() }).collect()
@@ -277,7 +279,7 @@ impl Autoscaler {
                 }
             }
             self.spent = Some(decision.inputs.spent);
-            if self.captain.is_news(&decision) {
+            if self.controller.is_news(&decision) {
                 self.latest.truncate(SHOWN - 1);
                 self.latest.push_front(decision.clone());
                 orders.records.push(Record::Decision(Box::new(decision)));
@@ -285,7 +287,7 @@ impl Autoscaler {
         }
         orders
             .records
-            .extend(self.captain.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
+            .extend(self.controller.effects().into_iter().map(|(number, effect)| Record::Effect { number, effect }));
         orders
     }
 
@@ -293,7 +295,7 @@ impl Autoscaler {
     pub(super) fn hold(&mut self, ranks: Option<u32>) -> bool {
         if self.decides {
             self.held = ranks;
-            self.captain.hold(ranks);
+            self.controller.hold(ranks);
             // What has been done by hand is looked at when it has come about.
             self.due = Time::ZERO;
         }
@@ -321,12 +323,12 @@ impl Autoscaler {
 
     /// Tasks wrote values.
     pub(super) fn measured(&mut self, measures: &[Measure]) {
-        self.captain.measured(measures);
+        self.controller.update_measures(measures);
     }
 
     /// A node that was asked for takes part after so long.
     pub(super) fn arrived(&mut self, took: Duration) {
-        self.captain.arrived(NodeTypeId(0), took);
+        self.controller.rank_arrived(NodeTypeId(0), took);
     }
 
     /// Ranks that joined and are here.

@@ -202,7 +202,7 @@ impl CoordinatorDriver {
     }
 
     fn cancel(&mut self, now: Time, name: &str) -> (Answer, Messages) {
-        let Some(tasks) = self.job.as_ref().and_then(|job| job.find(name)) else {
+        let Some(tasks) = self.job.find(name) else {
             return (Answer::refused(format!("this job has no task `{name}`")), Messages::new());
         };
         let open = tasks.clone().filter(|&task| self.coordinator.final_state(TaskId(task)).is_none()).count();
@@ -258,7 +258,7 @@ impl CoordinatorDriver {
 
     /// The tasks that have been running longest.
     fn running(&self) -> Vec<Value> {
-        let Some(job) = &self.job else { return Vec::new() };
+        let job = &self.job;
         let mut running: Vec<(Rank, Started)> = self.coordinator.running().collect();
         running.sort_unstable_by_key(|(_, started)| (started.start, started.task));
         let view = |(rank, started): (Rank, Started)| {

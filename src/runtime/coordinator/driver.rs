@@ -18,10 +18,10 @@ use crate::journal::{Clerk, EndReason, Ended, JournalError, Level, Note, RankInf
 use crate::model::{Rank, TaskId, Time};
 use crate::observe::Tally as Shown;
 use crate::observe::progress::Progress;
-use crate::runtime::start::TaskEstimates;
 use crate::scale::Forecast;
-use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Tally, Why};
+use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Why};
 use crate::schedule::protocol::{Message, Stop};
+use crate::workload::TaskEstimates;
 
 /// How often progress is shown, the journal is asked how it fares and the allocation's end is thought of.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,11 +54,11 @@ pub(crate) struct CoordinatorDriver {
     server: Option<Server>,
     /// What is to be noted of alerts.
     alerts: Option<Receiver<String>>,
-    /// What is being run; known once somebody may ask.
-    pub(super) job: Option<Arc<Job>>,
+    /// What is being run.
+    pub(super) job: Arc<Job>,
     /// The ranks that were there from the start.
     pub(super) infos: Vec<RankInfo>,
-    estimates: TaskEstimates,
+    estimates: Arc<TaskEstimates>,
     work_total_s: f64,
     work_done_s: f64,
     ranks: u32,
@@ -79,13 +79,13 @@ impl CoordinatorDriver {
         journal: Clerk,
         progress: Progress,
         walltime: Option<Walltime>,
-        mut estimates: TaskEstimates,
+        (job, estimates): (Arc<Job>, Arc<TaskEstimates>),
         ranks: u32,
     ) -> CoordinatorDriver {
         let total = coordinator.tally().total;
         let (mut work_total_s, mut work_done_s) = (0.0, 0.0);
         for task in (0..total).map(TaskId) {
-            let seconds = estimates.of(task).1 as f64 / 1e9;
+            let seconds = estimates.ns(job.group_of(task)) as f64 / 1e9;
             work_total_s += seconds;
             if coordinator.final_state(task).is_some() {
                 work_done_s += seconds;
@@ -99,6 +99,7 @@ impl CoordinatorDriver {
             journal_failure: None,
             progress,
             walltime,
+            job,
             estimates,
             ranks,
             autoscaler: None,
@@ -108,7 +109,6 @@ impl CoordinatorDriver {
             expiring: BTreeMap::new(),
             server: None,
             alerts: None,
-            job: None,
             infos: Vec::new(),
             launched: mpi::launched(),
             next_tick: Time::ZERO,
@@ -134,9 +134,9 @@ impl CoordinatorDriver {
         (self.listener, self.provisioner) = (Some(listener), provisioner);
     }
 
-    /// Answers those who ask at this socket about this job on these ranks.
-    pub(super) fn set_server(&mut self, server: Option<Server>, job: &Arc<Job>, infos: Vec<RankInfo>) {
-        (self.server, self.job, self.infos) = (server, Some(Arc::clone(job)), infos);
+    /// Answers requests on this socket about the run on these ranks.
+    pub(super) fn set_server(&mut self, server: Option<Server>, infos: Vec<RankInfo>) {
+        (self.server, self.infos) = (server, infos);
     }
 
     /// Notes what comes out here.
@@ -279,11 +279,14 @@ impl CoordinatorDriver {
     /// Writes how the run ended and waits until that is on disk, before anything that may take
     /// long. Returns the exit code: no run is complete whose journal does not say so.
     pub(super) fn conclude(&mut self, now: Time) -> i32 {
-        let (reason, exit_code) = match &self.finished {
-            Some(why) => (end_reason(why, &self.coordinator.tally()), code_of(why, &self.coordinator.tally())),
-            None => (EndReason::Error("the coordinator did not finish".to_owned()), 1),
+        let ended = match &self.finished {
+            Some(why) => Ended::of(now, why, &self.coordinator.tally()),
+            None => {
+                Ended::of(now, &Why::Broken("the coordinator did not finish".to_owned()), &self.coordinator.tally())
+            }
         };
-        self.journal.append_now(Record::Ended(Ended { time: now, reason, exit_code }));
+        let exit_code = ended.exit_code;
+        self.journal.append_now(Record::Ended(ended));
         self.note_failure(self.journal.check());
         self.progress.finish(now.since(Time::ZERO), &self.shown());
         if self.journal_failure.is_some() { 1 } else { exit_code }
@@ -304,7 +307,8 @@ impl CoordinatorDriver {
         self.server = None;
         self.note_alerts(now);
         let tally = self.coordinator.tally();
-        let complete = self.finished.as_ref().is_some_and(|why| end_reason(why, &tally) == EndReason::Complete);
+        let complete =
+            self.finished.as_ref().is_some_and(|why| Ended::of(now, why, &tally).reason == EndReason::Complete);
         if let Some(recorder) = &mut self.recorder {
             let unusual = recorder.close(now, complete);
             if !unusual.is_empty() {
@@ -331,12 +335,13 @@ impl CoordinatorDriver {
                         autoscaler.hears(&attempts);
                     }
                     for attempt in &attempts {
-                        let (group, estimate) = self.estimates.of(attempt.task);
+                        let place = self.job.group_of(attempt.task);
+                        let estimate = self.estimates.ns(place);
                         if attempt.last {
                             self.work_done_s += estimate as f64 / 1e9;
                         }
                         if let Some(recorder) = &mut self.recorder {
-                            recorder.ended(attempt, group, estimate);
+                            recorder.ended(attempt, place.0, estimate);
                         }
                     }
                     self.record(Record::Attempts(attempts));
@@ -402,30 +407,5 @@ impl CoordinatorDriver {
             ranks_active: self.ranks + self.joined_active(),
             forecast: self.forecast(),
         }
-    }
-}
-
-/// Phalanx's exit code for a run that ended so.
-pub(crate) fn code_of(why: &Why, tally: &Tally) -> i32 {
-    match why {
-        // A skipped task alone is no failure: what it was to mend did not happen.
-        Why::Complete if tally.failed + tally.cancelled == 0 => 0,
-        Why::Complete | Why::Failures | Why::Broken(_) => 1,
-        Why::Budget => 3,
-        Why::Walltime => 4,
-        Why::Signal(signal) => 128 + signal,
-    }
-}
-
-/// Why a session ended, in the journal's words.
-pub(crate) fn end_reason(why: &Why, tally: &Tally) -> EndReason {
-    match why {
-        Why::Complete if tally.failed + tally.cancelled > 0 => EndReason::Failures,
-        Why::Complete => EndReason::Complete,
-        Why::Failures => EndReason::Failures,
-        Why::Budget => EndReason::Budget,
-        Why::Walltime => EndReason::Walltime,
-        Why::Signal(signal) => EndReason::Signal(*signal),
-        Why::Broken(reason) => EndReason::Error(reason.clone()),
     }
 }

@@ -26,10 +26,10 @@ use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
 use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::fit;
 use crate::scale::NodeTypeId;
 use crate::schedule::coordinator::{Change, Coordinator, Event};
 use crate::schedule::protocol::{Hello, Message, Welcome};
+use crate::workload::placement;
 
 /// A world that has been let in must have arrived in this time.
 const ARRIVAL: Duration = Duration::from_secs(300);
@@ -242,7 +242,7 @@ impl JoinListener {
                     joiner.hello = Some(hello.clone());
                     let (node, slots) = (&hello.node, hello.slots);
                     steps.notes.push((Level::Info, format!("{from} on {node} takes part with {slots} slots")));
-                    steps.change(from, Change::Arrive(fit::member(hello)));
+                    steps.change(from, Change::Arrive(placement::member(hello)));
                 }
             }
             // That a rank which joined cannot go on is no reason for the others to stop.

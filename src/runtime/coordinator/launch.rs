@@ -25,12 +25,10 @@ use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::fit::{self, Terms};
-use crate::runtime::glue;
 use crate::runtime::rank::executor::{Executor, lock};
 use crate::runtime::rank::main_loop::main_loop;
 use crate::runtime::rank::setup::{RankResources, RankSetup};
-use crate::runtime::start::{Start, TaskEstimates, start};
+use crate::runtime::start::{Start, start};
 use crate::runtime::world::handshake::{dismiss, gather, send};
 use crate::runtime::{FAREWELL, Finished, Options, RunError, subject_of};
 use crate::schedule::coordinator::{Coordinator, Member, Tasks};
@@ -38,6 +36,7 @@ use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
+use crate::workload::{PreparedJob, TaskEstimates, placement, requirements};
 
 pub(crate) fn lead(
     fabric: &mut Box<dyn Fabric>,
@@ -103,7 +102,7 @@ fn prepare(
     let listener = options.listen.map(listen).transpose()?;
     let mut start = start(options, &kernels)?;
     let greeted = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
-        .and_then(|(resources, hellos)| check(&start.job, &hellos).map(|()| (resources, hellos)));
+        .and_then(|(resources, hellos)| check(&start.prepared.job, &hellos).map(|()| (resources, hellos)));
     let (resources, hellos) = match greeted {
         Ok(found) => found,
         Err(error) => {
@@ -111,18 +110,18 @@ fn prepare(
             return Err(error);
         }
     };
-    let members = fit::members(&hellos);
-    let terms = Terms::new(Arc::clone(&start.job), &members);
-    let urgency = fit::urgencies(&start);
-    let divided = fit::divide(&start, &members, &terms);
+    let members = placement::members(&hellos);
+    let rules = start.prepared.placement_rules(&members);
+    let divided = start.prepared.divide(&members, &rules, None);
     remember(&mut start, &hellos, &divided)?;
-    let Start { job, graph, order, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
-    drop(order);
-    let done = Done::of(&kept, graph.node_count());
-    let tasks = Tasks { graph: Arc::new(graph), home: divided.home, urgency, advice: Box::new(terms) };
-    let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
+    let Start { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
+    let done = Done::of(&kept, prepared.graph.node_count());
     let infos = infos(&hellos);
-    let autoscaler = Autoscaler::of(&job, &tasks.graph, &infos, &|task| done.has(task), spent, &past);
+    let autoscaler = Autoscaler::of(&prepared, &infos, &|task| done.has(task), spent, &past);
+    let PreparedJob { job, graph, estimates, order, urgency } = prepared;
+    drop(order);
+    let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules) };
+    let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let slots = infos.iter().map(|info| info.slots).sum();
     let recorder = HistoryRecorder::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
     if let Some(past) = recorder.before() {
@@ -130,10 +129,10 @@ fn prepare(
     }
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let mut driver = driver_of(&job, tasks, members, &done, journal, progress);
+    let mut driver = driver_of((&job, estimates), tasks, members, &done, journal, progress);
     driver.set_autoscaler(autoscaler);
     driver.set_recorder(recorder);
-    driver.set_server(answer(&welcome.run_dir, &wake), &job, infos);
+    driver.set_server(answer(&welcome.run_dir, &wake), infos);
     let open = welcome.open;
     if let Some(listen) = listen_on(options, &job) {
         let (listener, outer) = JoinListener::open(&listen, welcome.clone(), Arc::clone(&wake))?;
@@ -160,7 +159,7 @@ fn prepare(
 /// Refuses a job that cannot be run: here, or on the nodes that its file can ask for.
 fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
     if hellos.iter().any(|hello| hello.slots > 0) {
-        return fit::check(job, hellos);
+        return placement::check(job, &placement::members(hellos)).map_err(RunError::Refused);
     }
     // What the nodes have that will come, nobody knows yet.
     match job.capacity.provider {
@@ -251,7 +250,7 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
 }
 
 fn driver_of(
-    job: &Arc<Job>,
+    (job, estimates): (&Arc<Job>, Arc<TaskEstimates>),
     tasks: Tasks,
     members: Vec<Member>,
     done: &Done,
@@ -265,10 +264,16 @@ fn driver_of(
         &|task| done.has(task.0),
         members,
         job.max_failures,
-        Box::new(move |task| glue::shape(lookup.group(task))),
+        Box::new(move |task| requirements::shape(lookup.group(task))),
     );
-    let estimates = TaskEstimates::new(job);
-    CoordinatorDriver::new(coordinator, journal, progress, Walltime::from_environment(), estimates, ranks)
+    CoordinatorDriver::new(
+        coordinator,
+        journal,
+        progress,
+        Walltime::from_environment(),
+        (Arc::clone(job), estimates),
+        ranks,
+    )
 }
 
 /// The ranks as the journal knows them.
@@ -299,7 +304,7 @@ fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, 
 /// Writes how the session begins.
 fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
     let ranks = infos(hellos);
-    let terms = autoscaler::terms(&start.job, &ranks);
+    let terms = autoscaler::terms(&start.prepared.job, &ranks);
     let began = Began {
         session: start.welcome.session,
         unix_ns: start.welcome.began_unix_ns,
@@ -313,13 +318,13 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
     };
     start.dir.write_job(&start.welcome.job_text)?;
     start.journal.append(&Record::Began(began))?;
-    let graph = &start.graph;
+    let PreparedJob { graph, order, .. } = &start.prepared;
     start.journal.append(&Record::Graph(GraphFacts {
         tasks: graph.task_count() as u32,
         joins: (graph.node_count() - graph.task_count()) as u32,
         edges: graph.edge_count() as u64,
-        critical_path_ns: start.order.critical_path,
-        work_ns: start.order.work,
+        critical_path_ns: order.critical_path,
+        work_ns: order.work,
         cut_edges: divided.cut_edges,
         cut_bytes: divided.cut_bytes,
     }))?;

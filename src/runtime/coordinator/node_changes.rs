@@ -154,7 +154,7 @@ impl CoordinatorDriver {
     pub(super) fn hope(&mut self, now: Time) -> Vec<(Rank, Message)> {
         let Some(provisioner) = &self.provisioner else { return Vec::new() };
         let askable = provisioner.is_hopeful() && !self.spent;
-        let most = self.job.as_ref().and_then(|job| job.scaling.as_ref()).map_or(1, |scaling| scaling.max_ranks);
+        let most = self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks);
         let messages = self.happens(now, [Event::Hope(Hope { askable, coming: self.coming(), most })]);
         if self.coordinator.needs_node() {
             self.tell(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");

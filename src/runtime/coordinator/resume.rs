@@ -179,7 +179,7 @@ mod tests {
         let text = "[[task]]\nname = 'a'\ncommand = 'x'\n[[task]]\nname = 'b'\narray = '0-2'\nneeds = 'a'\ncommand = 'x'\n\
                     [[task]]\nname = 'c'\nneeds = 'b'\ncommand = 'x'\n";
         let loaded = crate::job::parse(text, "j", std::path::Path::new("/"), &crate::exec::Kernels::builtin()).unwrap();
-        let graph = crate::runtime::graph_of(&loaded).unwrap();
+        let graph = crate::workload::graph_of(&loaded).unwrap();
         let of = |completed: &[u32], lost: &[u32], forced: &[u32]| {
             let has = |list: &[u32], task: TaskId| list.contains(&task.0);
             let again = Again { forced: &|task| has(forced, task), lost: &|task| has(lost, task) };

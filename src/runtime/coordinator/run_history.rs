@@ -12,8 +12,8 @@ use crate::graph::link::GroupId;
 use crate::job::{Job, PolicyKind, ProviderKind};
 use crate::journal::{HistoryFile, Past};
 use crate::model::{Attempt, Time};
-use crate::runtime::glue;
 use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecord};
+use crate::workload::requirements;
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
 pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
@@ -132,7 +132,7 @@ impl HistoryRecorder {
         let Some(&class) = self.classes.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
         let took = attempt.end.since(attempt.start);
         if !took.is_zero() {
-            self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, glue::slots));
+            self.lessons.worked(took, self.job.groups.get(group as usize).map_or(1, requirements::slots));
         }
         if attempt.outcome.ok() {
             self.lessons.completed(class as usize, Some(Duration::from_nanos(estimate_ns)), took);

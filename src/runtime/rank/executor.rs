@@ -31,9 +31,9 @@ use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
 use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::glue;
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load, is_among};
+use crate::workload::requirements;
 
 /// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
 const LEASED: u8 = u8::MAX;
@@ -195,7 +195,7 @@ impl Executor {
 
     fn needs_of(&self, task: TaskId) -> Option<Needs> {
         let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        glue::needs(&self.job, task, &limits)
+        requirements::needs(&self.job, task, &limits)
     }
 
     /// What the slots are doing. To be read before their outboxes: what it calls idle has left everything there.

@@ -5,15 +5,17 @@ use crate::exec::Kernels;
 use crate::job::Scaling;
 use crate::sim::{Before, Forget, Trial};
 
-fn scene(text: &str) -> Scene {
-    Scene::parse(text, "t.toml", Path::new("/"), &Kernels::builtin()).expect("a good job")
+fn scene(text: &str) -> PreparedJob {
+    crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
+        .and_then(PreparedJob::of)
+        .expect("a good job")
 }
 
-fn bag() -> Scene {
+fn bag() -> PreparedJob {
     scene("[[task]]\nname = \"w\"\narray = \"1-64\"\nkernel = \"noop\"\nestimate = \"60s\"\n")
 }
 
-fn planned(scene: &Scene, cost: &Cost) -> (Plan, String) {
+fn planned(scene: &PreparedJob, cost: &Cost) -> (Plan, String) {
     let cluster = Cluster::of_job(cost, 4);
     let ranks = ranks_between(1, 20);
     let question = Question { scene, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };

@@ -48,7 +48,7 @@ impl World<'_> {
                 }
                 coordinator::Action::Journal(attempts) => {
                     if let Some(captain) = &mut self.captain {
-                        attempts.iter().for_each(|attempt| captain.hears(attempt));
+                        attempts.iter().for_each(|attempt| captain.attempt_ended(attempt));
                     }
                     self.log.record(Record::Attempts(attempts));
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Authority, Seat, What, World};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId};
-use crate::runtime::captain::Captain;
+use crate::scale::controller::ScalingController;
 use crate::scale::{Action, Decision, NodeTypeId, RankView};
 use crate::schedule::coordinator::{self, Change, Member, Why};
 use crate::schedule::protocol::Stop;
@@ -15,7 +15,7 @@ use crate::schedule::worker::Worker;
 use crate::sim::cluster::Cluster;
 use crate::sim::pool::Pool;
 use crate::sim::provider::{Answer, Loss};
-use crate::sim::scene::Scene;
+use crate::workload::PreparedJob;
 
 /// Among many ranks it is decided at most this often in an interval because nodes have come or
 /// gone.
@@ -35,14 +35,14 @@ pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
 
 /// Who decides, knowing of delays what the cluster file says.
 pub(super) fn captain(
-    scene: &Scene,
+    scene: &PreparedJob,
     cluster: &Cluster,
     authority: Authority,
     done: &dyn Fn(TaskId) -> bool,
-) -> Captain {
+) -> ScalingController {
     let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
-    let mut captain = Captain::new(scene.course(), authority.scaler, authority.prices, authority.interval, &delays);
-    (0..scene.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| captain.knows(task));
+    let mut captain = ScalingController::new(scene, authority.scaler, authority.prices, authority.interval, &delays);
+    (0..scene.tasks()).map(TaskId).filter(|&task| done(task)).for_each(|task| captain.was_complete(task));
     captain
 }
 
@@ -117,7 +117,8 @@ impl World<'_> {
         let ranks = self.views();
         let Some(captain) = &mut self.captain else { return };
         self.events += 1;
-        captain.sees(&self.coordinator);
+        let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
+        captain.update_running(self.coordinator.tally().running.into(), running);
         let settled = self.provider.settled(&captain.prices);
         let decisions = captain.decide(self.now, &ranks, self.provider.requests(), settled);
         let (effects, alarms) = (captain.effects(), captain.alarms());
@@ -243,7 +244,7 @@ impl World<'_> {
         }
         let (kind, took) = (node.kind, self.now.since(node.asked));
         if let Some(captain) = &mut self.captain {
-            captain.arrived(kind, took);
+            captain.rank_arrived(kind, took);
         }
         self.enters(rank);
         let member = self.seats[rank as usize].member.clone();
@@ -276,7 +277,7 @@ impl World<'_> {
             if let Some(running) = self.running.take(number)
                 && let Some(captain) = &mut self.captain
             {
-                captain.stops(running.lease.task);
+                captain.task_stopped(running.lease.task);
             }
         }
         self.agenda.arrange(self.now.after(self.cluster.faults.notice), What::Noticed(rank));

@@ -12,7 +12,9 @@ use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::HandOut;
 use crate::schedule::ranks::Ranks;
 use crate::sim::cluster::Cluster;
+use crate::sim::fates::RecordedTasks;
 use crate::sim::provider::Node;
+use crate::workload::PreparedJob;
 
 /// Told what a real run would write down.
 pub trait Log {
@@ -76,6 +78,8 @@ pub struct Setup<'a> {
     pub captain: Option<Authority>,
     /// Tasks that are complete already.
     pub done: &'a dyn Fn(TaskId) -> bool,
+    /// What the tasks did in a run that is repeated; `None`: what the estimates say.
+    pub recorded: Option<RecordedTasks>,
 }
 
 /// How homes are chosen at the start.
@@ -97,6 +101,18 @@ pub struct Authority {
     pub prices: Prices,
     /// Time between two decisions.
     pub interval: Duration,
+}
+
+/// The homes of all nodes where each task is at home where it was dealt, and a join with the first
+/// task that it waits for.
+pub(super) fn dealt_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
+    let graph = &prepared.graph;
+    let mut homes = dealt.to_vec();
+    homes.resize(graph.node_count(), 0);
+    for join in graph.topological().iter().filter(|&node| node as usize >= graph.task_count()) {
+        homes[join as usize] = graph.predecessors(join).next().map_or(0, |edge| homes[edge.node() as usize]);
+    }
+    homes
 }
 
 /// What each rank is handed at the beginning.

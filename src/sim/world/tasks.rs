@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::{On, Running, What, World};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId};
 use crate::pool::Needs;
-use crate::runtime::glue;
 use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Started};
 use crate::schedule::worker;
 use crate::sim::pool::Begin;
+use crate::workload::requirements;
 
 impl World<'_> {
     /// A task at home became ready.
@@ -27,13 +27,13 @@ impl World<'_> {
 
     pub(super) fn push(&mut self, rank: u32, lease: Lease, needs: Option<Needs>) {
         if let Some(captain) = &mut self.captain {
-            captain.is_ready(lease.task);
+            captain.task_ready(lease.task);
         }
         self.seats[rank as usize].pool.push(lease, needs);
     }
 
     pub(super) fn needs(&self, rank: u32, task: TaskId) -> Option<Needs> {
-        glue::needs(&self.scene.job, task, &self.seats[rank as usize].limits)
+        requirements::needs(&self.scene.job, task, &self.seats[rank as usize].limits)
     }
 
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
@@ -47,7 +47,7 @@ impl World<'_> {
         }
         // Which tasks run where matters to decisions alone.
         let Some(captain) = &mut self.captain else { return };
-        captain.waited(self.now.since(lease.ready));
+        captain.task_waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
         if told < self.now.after(fate.took) {
             self.agenda.arrange(told, What::Found(number));
@@ -97,7 +97,7 @@ impl World<'_> {
             On::Slots(grant) => grant.slots[0],
             On::Gang { slot, .. } => *slot,
         };
-        let busy = self.now.since(start) * glue::slots(self.scene.job.group(lease.task));
+        let busy = self.now.since(start) * requirements::slots(self.scene.job.group(lease.task));
         self.busy += busy;
         self.away += u64::from(lease.home != Rank(rank));
         let seat = &mut self.seats[rank as usize];
@@ -115,7 +115,7 @@ impl World<'_> {
             end: self.now,
         };
         if let Some(captain) = &mut self.captain {
-            captain.stops(lease.task);
+            captain.task_stopped(lease.task);
         }
         match on {
             On::Slots(grant) => seat.pool.finish(grant),

@@ -1,0 +1,93 @@
+//! The job as each part of the program wants to see it: implementations of the small traits that
+//! these parts declare.
+
+use std::time::Duration;
+
+use crate::exec::{Kernels, TaskSource};
+use crate::graph::link::GroupId;
+use crate::job::{DataGraph, Group, Job, KernelCheck, Task};
+use crate::model::TaskId;
+use crate::observe::{JobView, Label};
+use crate::workload::requirements;
+
+impl KernelCheck for Kernels {
+    fn names(&self) -> Vec<&str> {
+        Kernels::names(self).collect()
+    }
+
+    fn check(&self, name: &str, args: &toml::Table) -> Result<(), String> {
+        self.prepare(name, args).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+impl TaskSource for Job {
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn task(&self, id: TaskId) -> Result<Task, String> {
+        Job::task(self, id).map_err(|error| error.to_string())
+    }
+
+    fn index(&self, id: TaskId) -> Option<u64> {
+        self.index_of(id)
+    }
+
+    fn constant(&self, group: GroupId) -> bool {
+        self.is_constant(group)
+    }
+
+    fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    fn prologue(&self) -> &[String] {
+        &self.prologue
+    }
+
+    fn output_wait(&self) -> Duration {
+        self.output_wait
+    }
+
+    fn graphs(&self) -> &[DataGraph] {
+        &self.graphs
+    }
+}
+
+impl JobView for Job {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn task_count(&self) -> u32 {
+        Job::task_count(self) as u32
+    }
+
+    fn label(&self, task: TaskId) -> Label<'_> {
+        Label { name: &self.group(task).name, index: self.index_of(task) }
+    }
+
+    fn class(&self, task: TaskId) -> &str {
+        &self.group(task).class
+    }
+
+    fn group(&self, task: TaskId) -> Option<&Group> {
+        Some(Job::group(self, task))
+    }
+
+    fn slots(&self, task: TaskId) -> u32 {
+        requirements::slots(self.group(task))
+    }
+
+    fn whole(&self) -> Option<&Job> {
+        Some(self)
+    }
+
+    fn describe(&self, task: TaskId) -> Option<Task> {
+        Job::task(self, task).ok()
+    }
+
+    fn find(&self, name: &str) -> Vec<TaskId> {
+        Job::find(self, name).map_or_else(Vec::new, |range| range.map(TaskId).collect())
+    }
+}

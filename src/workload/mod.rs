@@ -1,0 +1,17 @@
+//! A job made ready to run: what both a real run and a simulated one derive from the job file,
+//! once. Pure: it reads no clock and no file.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `prepared` | [`PreparedJob`]: job, graph, estimates, order and urgency |
+//! | `estimates` | how long each task takes, in memory for each group |
+//! | `requirements` | what a task needs of a rank |
+//! | `placement` | which tasks fit on which ranks, shares of limits, homes |
+
+mod estimates;
+pub(crate) mod placement;
+mod prepared;
+pub(crate) mod requirements;
+
+pub use estimates::{TaskEstimates, estimate_ns};
+pub use prepared::{PreparedJob, graph_of};
