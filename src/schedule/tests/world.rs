@@ -127,6 +127,8 @@ pub(super) struct World {
     pub(super) told: Vec<String>,
     /// Ranks that lived when they were declared lost.
     pub(super) outcasts: HashSet<usize>,
+    /// The number of the last `Emptied` of each rank that has arrived or will.
+    emptied: BTreeMap<Rank, u64>,
     /// Ranks that nothing reaches, and that reach nobody: since when, and until when.
     cut: BTreeMap<Rank, (u64, u64)>,
     /// The next thief dies, and that is noticed so much later.
@@ -178,6 +180,7 @@ impl World {
             told: Vec::new(),
             outcasts: HashSet::new(),
             cut: BTreeMap::new(),
+            emptied: BTreeMap::new(),
             thief_dies: None,
             dead_thieves: 0,
             delay: [1_000, 100_000, 5_000_000][rng.usize(0..3)],
@@ -240,6 +243,9 @@ impl World {
         self.last.insert((from, to), at);
         self.sequence += 1;
         self.network.push(Reverse((at, self.sequence)));
+        if matches!(message, Message::Emptied { .. }) {
+            self.emptied.insert(from, self.sequence);
+        }
         self.in_flight.insert((at, self.sequence), (from, to, message));
     }
 
@@ -351,6 +357,9 @@ impl World {
     }
 
     /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may be.
+    ///
+    /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
+    /// sent before an `Emptied` that arrives, to whomever, arrives too.
     fn kill(&mut self, rank: Rank) {
         self.life[rank.index()] = Life::Dead;
         let ends = std::mem::take(&mut self.ends);
@@ -360,9 +369,16 @@ impl World {
             let sent: Vec<_> =
                 self.in_flight.iter().filter(|m| m.1.0 == rank && m.1.1 == Rank(to)).map(|m| *m.0).collect();
             let arrive = self.rng.usize(0..=sent.len());
-            sent[arrive..].iter().for_each(|key| {
-                self.in_flight.remove(key);
-            });
+            let lost = sent[arrive..].iter().copied();
+            // Rank 0 comes first.
+            let emptied = self.emptied.get(&rank).copied().unwrap_or(0);
+            let lost: Vec<_> = lost.filter(|key| to == 0 || key.1 > emptied).collect();
+            for key in lost {
+                let (_, _, message) = self.in_flight.remove(&key).expect("in flight");
+                if matches!(message, Message::Emptied { .. }) {
+                    self.emptied.remove(&rank);
+                }
+            }
         }
     }
 
