@@ -24,28 +24,22 @@
 
 mod clock;
 mod coordinator;
+mod error;
 mod event_wait;
 mod job_adapters;
 mod job_from_session;
+mod options;
 mod rank;
 mod start;
 mod world;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use crate::exec::Kernels;
-use crate::fabric::bridge::contact::ContactError;
-use crate::fabric::bridge::join::JoinError;
-use crate::fabric::{Alone, Fabric, FabricError, mpi};
-use crate::job::Diagnostics;
-use crate::journal::{JournalError, RunDirError};
+use crate::fabric::{Alone, Fabric, mpi};
 use crate::model::Rank;
-use crate::observe::progress::Mode;
 use crate::system::open_files;
 use event_wait::EventWait;
 use rank::worker_main;
@@ -54,59 +48,11 @@ pub use clock::unix_ns;
 pub use coordinator::provisioner::BLOCKS;
 pub use coordinator::resume;
 pub use coordinator::run_history::{kind_of, recall};
+pub use error::RunError;
 pub(crate) use event_wait::go_on_without_terminal;
 pub use job_from_session::{job_of, subject_of};
+pub use options::Options;
 pub use world::{JoinOptions, World, join_run};
-
-/// What a person asks a run for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The job file. Only rank 0 reads it.
-    pub job: PathBuf,
-    /// Where the run keeps its files; `None`: `phalanx-runs/<job>-<number>`.
-    pub run_dir: Option<PathBuf>,
-    /// Go on with the latest run of this job (or the one in `run_dir`).
-    pub resume: bool,
-    /// Tasks that run again although they have completed, with what needs them; only for a run that
-    /// goes on.
-    pub rerun: Vec<String>,
-    /// Slots of each rank; `None`: the CPUs that the launcher granted.
-    pub slots: Option<u32>,
-    /// Rank 0 runs no tasks.
-    pub coordinator_only: bool,
-    /// Stop starting tasks after so many failures; overrides the job file.
-    pub max_failures: Option<u32>,
-    /// Never stop because of failures; overrides the job file.
-    pub keep_going: bool,
-    /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: nobody can join.
-    pub join_on: Option<String>,
-    /// How progress is shown.
-    pub progress: Mode,
-    /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
-    pub listen: Option<SocketAddr>,
-    /// File that rank 0 keeps up to date with the metrics of the run, in the text format of Prometheus; `None`: none.
-    pub metrics_file: Option<PathBuf>,
-}
-
-impl Options {
-    /// The defaults for a job file.
-    pub fn new(job: impl Into<PathBuf>) -> Options {
-        Options {
-            job: job.into(),
-            run_dir: None,
-            resume: false,
-            rerun: Vec::new(),
-            slots: None,
-            coordinator_only: false,
-            max_failures: None,
-            keep_going: false,
-            join_on: None,
-            progress: Mode::detect(false),
-            listen: None,
-            metrics_file: None,
-        }
-    }
-}
 
 /// How a run ended, for who started it.
 #[derive(Debug)]
@@ -115,87 +61,6 @@ pub struct Finished {
     pub exit_code: i32,
     /// The run's directory; only rank 0 knows it.
     pub run_dir: Option<PathBuf>,
-}
-
-/// Why a run could not begin or go on.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// The job file has mistakes.
-    #[error("the job file has mistakes")]
-    Job(Diagnostics),
-    /// The run directory cannot be used.
-    #[error(transparent)]
-    RunDir(#[from] RunDirError),
-    /// The journal cannot be read or written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The journal could not take all that happened.
-    #[error(
-        "{error}; what the journal of {} does not say runs again: mend that, then continue with --resume", dir.display()
-    )]
-    Unrecorded {
-        /// The run directory.
-        dir: PathBuf,
-        /// What could not be written.
-        error: JournalError,
-    },
-    /// Ranks cannot talk.
-    #[error(transparent)]
-    Fabric(#[from] FabricError),
-    /// The contact file cannot be used.
-    #[error(transparent)]
-    Contact(#[from] ContactError),
-    /// The run could not be joined.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// Something that was asked for is not possible here.
-    #[error("{0}")]
-    Refused(String),
-    /// Ranks of this world do not answer.
-    #[error(
-        "ranks {ranks:?} have said nothing for {seconds} s; do all nodes reach each other, and run the same Phalanx?"
-    )]
-    Missing {
-        /// Their numbers.
-        ranks: Vec<u32>,
-        /// How long they were waited for.
-        seconds: u64,
-    },
-    /// A signal came before anything was started.
-    #[error("stopped by signal {0} before any task was started")]
-    Interrupted(i32),
-    /// This rank could not go on.
-    #[error("{0}")]
-    Broken(String),
-    /// The run that this rank joined has vanished.
-    #[error("the coordinator is gone: what ran here is ended")]
-    Orphaned,
-    /// The system refused something that every run needs.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
-}
-
-impl RunError {
-    /// Phalanx's exit code for it: 2 for what the user can mend in the job or on the command line, else 1.
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
-            RunError::Journal(_)
-            | RunError::Unrecorded { .. }
-            | RunError::Fabric(_)
-            | RunError::Join(_)
-            | RunError::Missing { .. }
-            | RunError::Broken(_)
-            | RunError::Orphaned
-            | RunError::System { .. } => 1,
-            RunError::Interrupted(signal) => 128 + signal,
-        }
-    }
 }
 
 /// How long frames may take to leave when the run is over.

@@ -1,0 +1,93 @@
+//! Errors that keep a run from beginning or going on. Failures of tasks are not among them.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::fabric::FabricError;
+use crate::fabric::bridge::contact::ContactError;
+use crate::fabric::bridge::join::JoinError;
+use crate::job::Diagnostics;
+use crate::journal::{JournalError, RunDirError};
+
+/// Why a run cannot begin or go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The job file has mistakes.
+    #[error("the job file has mistakes")]
+    Job(Diagnostics),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The journal did not record all that happened.
+    #[error(
+        "{error}; what the journal of {} does not say runs again: mend that, then continue with --resume", dir.display()
+    )]
+    Unrecorded {
+        /// The run directory.
+        dir: PathBuf,
+        /// What could not be written.
+        error: JournalError,
+    },
+    /// Ranks cannot communicate.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The contact file cannot be used.
+    #[error(transparent)]
+    Contact(#[from] ContactError),
+    /// The run could not be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// A request that is not possible here.
+    #[error("{0}")]
+    Refused(String),
+    /// Ranks of this world do not answer.
+    #[error(
+        "ranks {ranks:?} have said nothing for {seconds} s; do all nodes reach each other, and run the same Phalanx?"
+    )]
+    Missing {
+        /// Their numbers.
+        ranks: Vec<u32>,
+        /// How long rank 0 waited for them.
+        seconds: u64,
+    },
+    /// A signal came before anything was started.
+    #[error("stopped by signal {0} before any task was started")]
+    Interrupted(i32),
+    /// This rank could not go on.
+    #[error("{0}")]
+    Broken(String),
+    /// The coordinator of the run that this rank joined is gone.
+    #[error("the coordinator is gone: what ran here is ended")]
+    Orphaned,
+    /// The system refused something that every run needs.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit code of Phalanx: 2 for what the user can correct in the job or on the command line,
+    /// 128+n for a signal, else 1.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            RunError::Job(_) | RunError::RunDir(_) | RunError::Refused(_) | RunError::Contact(_) => 2,
+            RunError::Journal(_)
+            | RunError::Unrecorded { .. }
+            | RunError::Fabric(_)
+            | RunError::Join(_)
+            | RunError::Missing { .. }
+            | RunError::Broken(_)
+            | RunError::Orphaned
+            | RunError::System { .. } => 1,
+            RunError::Interrupted(signal) => 128 + signal,
+        }
+    }
+}

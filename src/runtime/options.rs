@@ -1,0 +1,56 @@
+//! What a user asks of a run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::observe::progress::Mode;
+
+/// What a user asks of a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The job file. Only rank 0 reads it.
+    pub job: PathBuf,
+    /// Where the run keeps its files; `None`: `phalanx-runs/<job>-<number>`.
+    pub run_dir: Option<PathBuf>,
+    /// Resume the latest run of this job, or the one in `run_dir`.
+    pub resume: bool,
+    /// Tasks to run again although they have completed, with their dependents; only with `resume`.
+    pub rerun: Vec<String>,
+    /// Slots of each rank; `None`: the CPUs that the launcher granted.
+    pub slots: Option<u32>,
+    /// Rank 0 runs no tasks.
+    pub coordinator_only: bool,
+    /// Start no further task after this number of failures; overrides the job file.
+    pub max_failures: Option<u32>,
+    /// Continue whatever fails; overrides the job file.
+    pub keep_going: bool,
+    /// Where rank 0 listens for ranks that join (`HOST` or `HOST:PORT`); `None`: as the job says.
+    pub join_on: Option<String>,
+    /// How progress is shown.
+    pub progress: Mode,
+    /// Where rank 0 serves a page and an API about the run; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// File that rank 0 updates with the metrics of the run, in the text format of Prometheus;
+    /// `None`: none.
+    pub metrics_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// The defaults for a job file.
+    pub fn new(job: impl Into<PathBuf>) -> Options {
+        Options {
+            job: job.into(),
+            run_dir: None,
+            resume: false,
+            rerun: Vec::new(),
+            slots: None,
+            coordinator_only: false,
+            max_failures: None,
+            keep_going: false,
+            join_on: None,
+            progress: Mode::detect(false),
+            listen: None,
+            metrics_file: None,
+        }
+    }
+}
