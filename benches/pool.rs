@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_deque::{Steal, Stealer, Worker};
-use phalanx::pool::{Handle, HoldId, Impossible, Item, Needs, Pool, PoolConfig, Slot, Workload};
+use phalanx::pool::{Handle, HoldId, Item, Pool, PoolConfig, Slot, Workload};
+use phalanx::schedule::resources::{Impossible, Needs};
 use phalanx::topology::{Place, Topology, bind_current_thread};
 
 const WIDTH: u32 = 8;

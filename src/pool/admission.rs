@@ -1,37 +1,34 @@
-//! The gate: what may start besides plain items on single slots, and whether anything may start at all.
+//! What may start besides plain items on single slots, and whether anything may start at all.
 //!
-//! Items with needs and holds wait here under one lock. A slot learns by one relaxed load of [`Gate::signal`] that there is nothing for it at
-//! the gate, which is all that plain items pay. The signal is written under the lock only, from what the lock protects, so
-//! it is exact whenever nobody is at the gate.
+//! Items with needs and holds wait here under one lock; in which order they start is decided by `schedule::admission`. A slot
+//! learns by one relaxed load of [`Admission::signal`] that nothing here is for it, which is all that plain items pay. The
+//! signal is written under the lock only, from what the lock protects, so it is exact whenever nobody holds the lock.
 //!
-//! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue reserves its memory and GPUs and
-//! starts a collection; slots that come by while it lasts give themselves up to it and wait; the last to come leads. One
-//! collection at a time, and a slot that is asked for does not start anything else, so neither can two collections block each other
-//! nor can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's domain, if enough of them are not given
-//! up already, else all; a slot that is about to sleep joins any.
+//! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue reserves its memory and GPUs
+//! and starts a collection; slots that come by while it lasts give themselves up to it and wait; the last to come leads. One
+//! collection at a time, and a slot that is asked for does not start anything else, so neither can two collections block
+//! each other nor can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's domain, if
+//! enough of them are not given up already, else all; a slot that is about to sleep joins any.
 //!
-//! The gate never blocks a slot and never calls the workload: it hands back what to do once the lock is free.
-
-mod ledger;
-mod waiting;
+//! Nothing here blocks a slot or calls the workload: what is to be done once the lock is free is returned.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use rustc_hash::FxHashMap;
 
-use self::ledger::Ledger;
-use self::waiting::Waiting;
-use self::waiting::What;
-use super::item::{Impossible, Item, Needs};
+use super::gpus::Gpus;
+use super::item::Item;
 use super::sleep::Sleeper;
 use super::sync::{AtomicU32, Ordering};
+use crate::schedule::admission::{AdmissionQueue, Entry, Head};
+use crate::schedule::resources::{Impossible, Needs, ResourceLedger};
 
 /// Names slots set aside by [`Handle::hold`](super::Handle::hold).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HoldId(pub u64);
 
-pub(super) struct Gate {
+pub(super) struct Admission {
     signal: CachePadded<AtomicU32>,
     inner: Mutex<Inner>,
 }
@@ -39,8 +36,8 @@ pub(super) struct Gate {
 struct Inner {
     stopping: bool,
     paused: bool,
-    waiting: Waiting,
-    ledger: Ledger,
+    queue: AdmissionQueue<Item, HoldId>,
+    gpus: Gpus,
     collecting: Option<Collecting>,
     held: FxHashMap<HoldId, Grant>,
     holds: u64,
@@ -52,7 +49,7 @@ struct Inner {
 
 /// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are granted already.
 struct Collecting {
-    what: What,
+    entry: Entry<Item, HoldId>,
     needs: Needs,
     gpus: Vec<u32>,
     /// The domain whose slots are asked for; `None` asks all.
@@ -70,11 +67,11 @@ pub(super) struct Grant {
     members: Vec<Sleeper>,
 }
 
-/// What a slot that came to the gate has to do.
+/// What a slot that came by has to do.
 pub(super) enum Visit {
     /// Go on elsewhere.
     Nothing,
-    /// Run the item, then [`Gate::finish`].
+    /// Run the item, then [`Admission::finish`].
     Run(Item, Grant),
     /// Wait until released; so many slots are still missing.
     Wait { missing: u32 },
@@ -82,7 +79,7 @@ pub(super) enum Visit {
     Held { id: HoldId, slots: Vec<usize>, gpus: Vec<u32> },
 }
 
-/// What the gate tells every slot in one word: two flags, one more than the highest level that may start (8 bits), and one
+/// What every slot is told in one word: two flags, one more than the highest level that may start (8 bits), and one
 /// more than the domain asked for a collection (16 bits; all ones ask all).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signal(u32);
@@ -92,7 +89,7 @@ const PAUSE: u32 = 2;
 const ALL_DOMAINS: u32 = u16::MAX as u32;
 
 impl Signal {
-    /// There is nothing at the gate: the common case.
+    /// Nothing waits and nothing is asked for: the common case.
     pub(super) fn is_quiet(self) -> bool {
         self.0 == 0
     }
@@ -124,23 +121,23 @@ impl Signal {
     }
 }
 
-impl Gate {
+impl Admission {
     /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's number with the domain that it is near to.
-    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Gate {
+    pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Admission {
         let count = domains.iter().max().map_or(0, |last| last + 1);
         let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
         let inner = Inner {
             stopping: false,
             paused: false,
-            waiting: Waiting::default(),
-            ledger: Ledger::new(domains.len() as u32, memory, gpus),
+            queue: AdmissionQueue::new(ResourceLedger::new(domains.len() as u32, memory, gpus.len() as u32)),
+            gpus: Gpus::new(gpus),
             collecting: None,
             held: FxHashMap::default(),
             holds: 0,
             domains: domains.into(),
             free,
         };
-        Gate { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
+        Admission { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
     }
 
     /// One relaxed load; what makes the answer reliable for a slot that goes to sleep is the fence of the sleep protocol.
@@ -152,16 +149,18 @@ impl Gate {
     /// Queues items; hands back those that can never start.
     pub(super) fn push(&self, items: impl Iterator<Item = (Item, Needs)>) -> Vec<(Item, Impossible)> {
         self.change(|inner| {
-            items.filter_map(|(item, needs)| inner.push(What::Run(item), needs).err().map(|why| (item, why))).collect()
+            items.filter_map(|(item, needs)| inner.push(item, needs).err().map(|why| (item, why))).collect()
         })
     }
 
     /// Queues a hold.
     pub(super) fn hold(&self, needs: Needs) -> Result<HoldId, Impossible> {
         self.change(|inner| {
+            inner.queue.check(&needs)?;
             inner.holds += 1;
             let id = HoldId(inner.holds);
-            inner.push(What::Hold(id), needs).map(|()| id)
+            inner.queue.push_hold(id, needs);
+            Ok(id)
         })
     }
 
@@ -180,7 +179,7 @@ impl Gate {
         self.change(|inner| inner.take_back(grant))
     }
 
-    /// Nothing starts until [`Gate::resume`]. A collection is dissolved, or slots that can no longer be joined would wait for others
+    /// Nothing starts until [`Admission::resume`]. A collection is dissolved, or slots that can no longer be joined would wait for others
     /// that no longer come; what it collected for goes back to the queue. The sleepers are to be released.
     pub(super) fn pause(&self) -> Vec<Sleeper> {
         self.change(|inner| {
@@ -189,7 +188,7 @@ impl Gate {
         })
     }
 
-    /// Goes on after [`Gate::pause`].
+    /// Goes on after [`Admission::pause`].
     pub(super) fn resume(&self) {
         self.change(|inner| inner.paused = false);
     }
@@ -204,23 +203,23 @@ impl Gate {
         })
     }
 
-    /// Takes out up to `most` items that have not started.
-    pub(super) fn take_out(&self, most: usize) -> Vec<Item> {
-        self.change(|inner| inner.waiting.take_out(most))
+    /// Takes out all items that have not started, except one that collects slots.
+    pub(super) fn take_out(&self) -> Vec<Item> {
+        self.change(|inner| inner.withdraw(&|_| true))
     }
 
     /// Takes out these items if they have not started. If one of them collects slots, the sleepers are to be released.
     pub(super) fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> (Vec<Item>, Vec<Sleeper>) {
         self.change(|inner| {
-            let collects = |c: &Collecting| matches!(&c.what, What::Run(item) if which(item));
+            let collects = |c: &Collecting| matches!(&c.entry, Entry::Task(item) if which(item));
             let freed = if inner.collecting.as_ref().is_some_and(collects) { inner.dissolve() } else { Vec::new() };
-            (inner.waiting.withdraw(which), freed)
+            (inner.withdraw(which), freed)
         })
     }
 
     /// Number of items that wait here.
     pub(super) fn len(&self) -> usize {
-        self.lock().waiting.len()
+        self.lock().queue.len()
     }
 
     /// Does something under the lock and brings the signal up to date.
@@ -231,17 +230,21 @@ impl Gate {
         result
     }
 
-    /// A panic under this lock would be a bug of the gate; the pool then goes on with what the gate knows.
+    /// A panic under this lock would be a bug; the pool then goes on with what is known here.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    fn push(&mut self, what: What, needs: Needs) -> Result<(), Impossible> {
-        self.ledger.possible(&needs)?;
-        self.waiting.push(what, needs);
+    fn push(&mut self, item: Item, needs: Needs) -> Result<(), Impossible> {
+        self.queue.check(&needs)?;
+        self.queue.push_task(item, item.urgency, needs);
         Ok(())
+    }
+
+    fn withdraw(&mut self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
+        self.queue.withdraw(which).into_iter().map(|withdrawn| withdrawn.task).collect()
     }
 
     fn signal(&self) -> u32 {
@@ -257,9 +260,9 @@ impl Inner {
         asked << 16 | may_start << 8
     }
 
-    fn head(&self) -> Option<waiting::Head> {
+    fn head(&self) -> Option<Head> {
         let collectable = if self.collecting.is_some() { 0 } else { self.free.iter().sum() };
-        self.waiting.head(&self.ledger, collectable)
+        self.queue.head(collectable)
     }
 
     fn visit(&mut self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
@@ -272,13 +275,12 @@ impl Inner {
             return self.join(collecting, slot);
         }
         let head = self.head().filter(|head| level.is_none_or(|own| head.level >= own));
-        let Some((head, what)) = head.and_then(|head| Some((head, self.waiting.take(&head)?))) else {
+        let Some((needs, entry)) = head.and_then(|head| Some((head.needs, self.queue.admit(&head)?))) else {
             return Visit::Nothing;
         };
-        let gpus = self.ledger.grant(&head.needs, domain);
-        let enough_here = self.free[domain] >= head.needs.slots();
-        let domain = enough_here.then_some(domain);
-        self.join(Collecting { what, needs: head.needs, gpus, domain, members: Vec::new() }, slot)
+        let gpus = self.gpus.take(needs.gpus, domain);
+        let domain = (self.free[domain] >= needs.slots()).then_some(domain);
+        self.join(Collecting { entry, needs, gpus, domain, members: Vec::new() }, slot)
     }
 
     /// The slot gives itself up to the collection, and completes it if it is the last.
@@ -290,12 +292,12 @@ impl Inner {
             self.collecting = Some(collecting);
             return Visit::Wait { missing: missing as u32 };
         }
-        let Collecting { what, needs, gpus, mut members, .. } = collecting;
+        let Collecting { entry, needs, gpus, mut members, .. } = collecting;
         let mut slots: Vec<usize> = members.iter().map(|m| m.slot).chain([slot]).collect();
         slots.sort_unstable();
-        match what {
-            What::Run(item) => Visit::Run(item, Grant { needs, slots, gpus, members }),
-            What::Hold(id) => {
+        match entry {
+            Entry::Task(item) => Visit::Run(item, Grant { needs, slots, gpus, members }),
+            Entry::Hold(id) => {
                 members.push(Sleeper::this(slot));
                 let told = Visit::Held { id, slots: slots.clone(), gpus: gpus.clone() };
                 self.held.insert(id, Grant { needs, slots, gpus, members });
@@ -305,7 +307,8 @@ impl Inner {
     }
 
     fn take_back(&mut self, grant: Grant) -> Vec<Sleeper> {
-        self.ledger.take_back(&grant.needs, &grant.gpus);
+        self.queue.take_back(&grant.needs);
+        self.gpus.give_back(&grant.gpus);
         for &slot in &grant.slots {
             self.free[self.domains[slot]] += 1;
         }
@@ -314,7 +317,10 @@ impl Inner {
 
     fn dissolve(&mut self) -> Vec<Sleeper> {
         let Some(c) = self.collecting.take() else { return Vec::new() };
-        self.waiting.push(c.what, c.needs);
+        match c.entry {
+            Entry::Task(item) => self.queue.push_task(item, item.urgency, c.needs),
+            Entry::Hold(id) => self.queue.push_hold(id, c.needs),
+        }
         let slots = c.members.iter().map(|m| m.slot).collect();
         self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members })
     }
@@ -323,11 +329,11 @@ impl Inner {
         if let Some(grant) = self.held.remove(&id) {
             return Some(self.take_back(grant));
         }
-        if let Some(c) = self.collecting.take_if(|c| c.what == What::Hold(id)) {
+        if let Some(c) = self.collecting.take_if(|c| c.entry == Entry::Hold(id)) {
             let slots = c.members.iter().map(|m| m.slot).collect();
             return Some(self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members }));
         }
-        self.waiting.cancel(id).then(Vec::new)
+        self.queue.cancel_hold(|&hold| hold == id).then(Vec::new)
     }
 }
 
@@ -340,11 +346,11 @@ mod tests {
     }
 
     /// Two domains of two slots.
-    fn gate(items: &[(u32, u8, u32)]) -> Gate {
-        let gate = Gate::new(vec![0, 0, 1, 1], 100, vec![]);
+    fn admission(items: &[(u32, u8, u32)]) -> Admission {
+        let admission = Admission::new(vec![0, 0, 1, 1], 100, vec![]);
         let entry = |&(task, urgency, cpus)| (item(task, urgency), Needs { cpus, ..Needs::SLOT });
-        assert!(gate.push(items.iter().map(entry)).is_empty());
-        gate
+        assert!(admission.push(items.iter().map(entry)).is_empty());
+        admission
     }
 
     fn run(visit: Visit) -> (u32, Grant) {
@@ -356,80 +362,80 @@ mod tests {
 
     #[test]
     fn a_collection_asks_the_domain_it_started_in() {
-        let gate = gate(&[(7, 0, 2)]);
-        assert!(gate.signal().calls_slot(0, None) && gate.signal().calls_slot(1, Some(0)));
-        assert!(matches!(gate.visit(3, Some(0), false), Visit::Wait { missing: 1 }));
-        assert!(gate.signal().calls_slot(1, Some(15)) && gate.signal().asks_elsewhere(0));
-        assert!(!gate.signal().calls_slot(0, None));
-        assert!(matches!(gate.visit(0, None, false), Visit::Nothing));
-        let (task, grant) = run(gate.visit(2, Some(15), false));
+        let admission = admission(&[(7, 0, 2)]);
+        assert!(admission.signal().calls_slot(0, None) && admission.signal().calls_slot(1, Some(0)));
+        assert!(matches!(admission.visit(3, Some(0), false), Visit::Wait { missing: 1 }));
+        assert!(admission.signal().calls_slot(1, Some(15)) && admission.signal().asks_elsewhere(0));
+        assert!(!admission.signal().calls_slot(0, None));
+        assert!(matches!(admission.visit(0, None, false), Visit::Nothing));
+        let (task, grant) = run(admission.visit(2, Some(15), false));
         assert_eq!((task, grant.slots.clone()), (7, vec![2, 3]));
-        assert_eq!(gate.finish(grant).iter().map(|m| m.slot).collect::<Vec<_>>(), [3]);
-        assert!(gate.signal().is_quiet());
+        assert_eq!(admission.finish(grant).iter().map(|m| m.slot).collect::<Vec<_>>(), [3]);
+        assert!(admission.signal().is_quiet());
     }
 
     #[test]
     fn a_collection_asks_all_if_its_domain_is_too_small() {
-        let gate = gate(&[(7, 0, 3)]);
-        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 2 }));
-        assert!(matches!(gate.visit(2, Some(9), false), Visit::Wait { missing: 1 }));
-        assert_eq!(run(gate.visit(1, Some(9), false)).1.slots, [0, 1, 2]);
+        let admission = admission(&[(7, 0, 3)]);
+        assert!(matches!(admission.visit(0, None, false), Visit::Wait { missing: 2 }));
+        assert!(matches!(admission.visit(2, Some(9), false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(admission.visit(1, Some(9), false)).1.slots, [0, 1, 2]);
     }
 
     #[test]
     fn an_idle_slot_joins_a_collection_elsewhere() {
-        let gate = gate(&[(7, 0, 2)]);
-        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 1 }));
-        assert_eq!(run(gate.visit(3, None, true)).1.slots, [0, 3]);
+        let admission = admission(&[(7, 0, 2)]);
+        assert!(matches!(admission.visit(0, None, false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(admission.visit(3, None, true)).1.slots, [0, 3]);
     }
 
     #[test]
     fn only_one_item_collects_and_a_narrow_one_may_start_beside_it() {
-        let gate = gate(&[(1, 9, 2), (2, 9, 2), (3, 1, 1)]);
-        assert!(matches!(gate.visit(0, None, false), Visit::Wait { missing: 1 }));
-        assert!(matches!(gate.visit(2, Some(5), false), Visit::Nothing), "its own work is more urgent");
-        let (narrow, grant) = run(gate.visit(2, None, false));
+        let admission = admission(&[(1, 9, 2), (2, 9, 2), (3, 1, 1)]);
+        assert!(matches!(admission.visit(0, None, false), Visit::Wait { missing: 1 }));
+        assert!(matches!(admission.visit(2, Some(5), false), Visit::Nothing), "its own work is more urgent");
+        let (narrow, grant) = run(admission.visit(2, None, false));
         assert_eq!(narrow, 3);
-        assert_eq!(run(gate.visit(1, None, false)).0, 1);
-        assert!(matches!(gate.visit(3, None, false), Visit::Nothing), "too few slots are left for the second");
-        gate.finish(grant);
-        assert!(matches!(gate.visit(3, None, false), Visit::Wait { missing: 1 }));
+        assert_eq!(run(admission.visit(1, None, false)).0, 1);
+        assert!(matches!(admission.visit(3, None, false), Visit::Nothing), "too few slots are left for the second");
+        admission.finish(grant);
+        assert!(matches!(admission.visit(3, None, false), Visit::Wait { missing: 1 }));
     }
 
     #[test]
     fn what_stops_or_pauses_is_seen_by_all_and_waiting_slots_are_freed() {
-        let gate = gate(&[(1, 0, 2)]);
-        gate.pause();
-        assert!(gate.signal().paused() && !gate.signal().calls());
-        assert!(matches!(gate.visit(0, None, true), Visit::Nothing));
-        gate.resume();
-        assert!(matches!(gate.visit(0, None, true), Visit::Wait { .. }));
-        assert_eq!(gate.stop().len(), 1);
-        assert!(gate.signal().stop() && matches!(gate.visit(1, None, true), Visit::Nothing));
+        let admission = admission(&[(1, 0, 2)]);
+        admission.pause();
+        assert!(admission.signal().paused() && !admission.signal().calls());
+        assert!(matches!(admission.visit(0, None, true), Visit::Nothing));
+        admission.resume();
+        assert!(matches!(admission.visit(0, None, true), Visit::Wait { .. }));
+        assert_eq!(admission.stop().len(), 1);
+        assert!(admission.signal().stop() && matches!(admission.visit(1, None, true), Visit::Nothing));
     }
 
     #[test]
     fn a_pause_dissolves_a_collection_and_it_starts_anew_later() {
-        let gate = gate(&[(1, 0, 3)]);
-        assert!(matches!(gate.visit(0, None, true), Visit::Wait { missing: 2 }));
-        let freed = gate.pause();
+        let admission = admission(&[(1, 0, 3)]);
+        assert!(matches!(admission.visit(0, None, true), Visit::Wait { missing: 2 }));
+        let freed = admission.pause();
         assert_eq!(freed.iter().map(|m| m.slot).collect::<Vec<_>>(), [0], "slot 0 waits for nobody any more");
-        assert_eq!(gate.len(), 1, "the item waits again");
-        gate.resume();
-        assert!(matches!(gate.visit(1, None, true), Visit::Wait { missing: 2 }));
-        assert!(matches!(gate.visit(2, None, true), Visit::Wait { missing: 1 }));
-        let (task, grant) = run(gate.visit(0, None, true));
+        assert_eq!(admission.len(), 1, "the item waits again");
+        admission.resume();
+        assert!(matches!(admission.visit(1, None, true), Visit::Wait { missing: 2 }));
+        assert!(matches!(admission.visit(2, None, true), Visit::Wait { missing: 1 }));
+        let (task, grant) = run(admission.visit(0, None, true));
         assert_eq!((task, &grant.slots[..]), (1, &[0, 1, 2][..]));
     }
 
     #[test]
     fn what_is_withdrawn_gives_back_the_slots_that_it_collected_and_the_others_keep_their_order() {
-        let gate = gate(&[(1, 5, 3), (2, 5, 1), (3, 5, 1), (4, 5, 1)]);
-        assert!(matches!(gate.visit(0, None, true), Visit::Wait { missing: 2 }));
-        let (items, freed) = gate.withdraw(&|item| item.task == 1 || item.task == 3);
-        assert_eq!(items.iter().map(|item| item.task).collect::<Vec<_>>(), [1, 3]);
+        let admission = admission(&[(1, 5, 3), (2, 5, 1), (3, 5, 1), (4, 5, 1)]);
+        assert!(matches!(admission.visit(0, None, true), Visit::Wait { missing: 2 }));
+        let (items, freed) = admission.withdraw(&|item| item.task == 1 || item.task == 3);
+        assert_eq!(items.iter().map(|item| item.task).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(freed.iter().map(|m| m.slot).collect::<Vec<_>>(), [0]);
-        assert_eq!(gate.len(), 2);
-        assert_eq!([run(gate.visit(1, None, true)).0, run(gate.visit(0, None, true)).0], [2, 4]);
+        assert_eq!(admission.len(), 2);
+        assert_eq!([run(admission.visit(1, None, true)).0, run(admission.visit(0, None, true)).0], [2, 4]);
     }
 }

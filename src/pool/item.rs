@@ -1,9 +1,8 @@
-//! What the pool runs, and what an item may need beyond a slot.
+//! What the pool runs.
 
 use std::num::NonZeroU64;
 
-/// Number of urgency levels. An item's urgency is cut to the highest, `LEVELS - 1`.
-pub const LEVELS: usize = 16;
+use crate::schedule::admission::LEVELS;
 
 /// A task that is ready, in 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,63 +55,6 @@ impl From<Packed> for Item {
         let byte = |shift: u32| (word >> shift) as u8;
         Item { task: word as u32, urgency: byte(32), tag: byte(40), constrained: byte(48) & 1 != 0 }
     }
-}
-
-/// What a constrained item needs while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Needs {
-    /// Slots that it takes; 0 counts as 1.
-    pub cpus: u32,
-    /// Bytes of memory.
-    pub memory: u64,
-    /// GPUs of its own.
-    pub gpus: u32,
-    /// `(key, max)`: of all items with this key at most `max` run at once on this rank.
-    pub limit: Option<(u32, u32)>,
-}
-
-impl Needs {
-    /// One slot and nothing else.
-    pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, limit: None };
-
-    /// Slots that it takes, at least 1.
-    pub(super) fn slots(&self) -> usize {
-        self.cpus.max(1) as usize
-    }
-}
-
-/// Why an item or a hold can never be granted on this rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Impossible {
-    /// More CPUs than there are slots.
-    #[error("needs {asked} CPUs, but this rank has {have} slots; lower `cpus` or raise --slots")]
-    Cpus {
-        /// CPUs asked for.
-        asked: u32,
-        /// Slots of the pool.
-        have: u32,
-    },
-    /// More memory than was granted.
-    #[error(
-        "needs {asked} bytes of memory, but this rank was granted {have}; lower `memory` or ask the launcher for more"
-    )]
-    Memory {
-        /// Bytes asked for.
-        asked: u64,
-        /// Bytes of the pool.
-        have: u64,
-    },
-    /// More GPUs than were granted.
-    #[error("needs {asked} GPUs, but this rank was granted {have}; lower `gpus` or ask the launcher for more")]
-    Gpus {
-        /// GPUs asked for.
-        asked: u32,
-        /// GPUs of the pool.
-        have: u32,
-    },
-    /// A limit of none at once.
-    #[error("its concurrency limit is 0, so that it could never start; raise the limit to at least 1")]
-    Limit,
 }
 
 #[cfg(test)]

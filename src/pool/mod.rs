@@ -4,11 +4,12 @@
 //! workload, which pushes what has become ready; the pool decides which slot runs it, when, and with what.
 //!
 //! README.md beside this file describes the states of a slot, how work is posted, and why no wake-up is lost. In short: plain items
-//! live in lock-free deques (`queues`), items with needs wait at one locked gate (`gate`), and idle slots follow one small
+//! live in lock-free deques (`queues`), items with needs wait in one locked queue (`admission`), and idle slots follow one small
 //! protocol (`sleep`). A plain item pays a few uncontended loads and stores for all three.
 
+mod admission;
 mod bind;
-mod gate;
+mod gpus;
 mod item;
 mod patience;
 mod queues;
@@ -27,17 +28,18 @@ use std::thread::{self, JoinHandle};
 
 use tracing::error;
 
-pub use self::gate::HoldId;
-pub use self::item::{Impossible, Item, LEVELS, Needs};
+pub use self::admission::HoldId;
+pub use self::item::Item;
 pub use self::slot::{Slot, Team};
 
+use self::admission::Admission;
 use self::bind::Binder;
-use self::gate::Gate;
 use self::queues::{Own, Queues};
 use self::shared::Shared;
 use self::sleep::{MOST_SLOTS, Sleep};
 use self::slot::Core;
 use self::team::Teams;
+use crate::schedule::resources::{Impossible, Needs};
 use crate::topology::Place;
 
 /// What a pool runs. Every method may be called from several slots at once.
@@ -167,7 +169,7 @@ impl<W: Workload> Pool<W> {
         let weak: Weak<W> = Arc::downgrade(&workload);
         let shared = Shared {
             queues,
-            gate: Gate::new(domains.clone(), config.memory, gpus),
+            admission: Admission::new(domains.clone(), config.memory, gpus),
             sleep: Sleep::new(slots),
             tallies: (0..slots).map(|_| Default::default()).collect(),
             binder: Arc::new(Binder::default()),
@@ -214,7 +216,7 @@ impl<W> Pool<W> {
 impl<W> Drop for Pool<W> {
     fn drop(&mut self) {
         let shared = &self.handle.shared;
-        shared.free(shared.gate.stop(), 0);
+        shared.free(shared.admission.stop(), 0);
         shared.sleep.wake_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -240,18 +242,18 @@ impl Handle {
         self.shared.queues.take_out(most)
     }
 
-    /// Takes up to `most` constrained items that have not started out of the pool, the most urgent first.
-    pub fn surrender_constrained(&self, most: usize) -> Vec<Item> {
-        let items = self.shared.gate.take_out(most);
-        self.shared.call_at_gate(0);
+    /// Takes all constrained items that have not started out of the pool, the most urgent first.
+    pub fn surrender_constrained(&self) -> Vec<Item> {
+        let items = self.shared.admission.take_out();
+        self.shared.call_for_admission(0);
         items
     }
 
     /// Takes these items out of the pool as far as they have not started; the others stay in their order.
     pub fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
-        let (mut items, freed) = self.shared.gate.withdraw(which);
+        let (mut items, freed) = self.shared.admission.withdraw(which);
         self.shared.free(freed, 0);
-        self.shared.call_at_gate(0);
+        self.shared.call_for_admission(0);
         let (plain, stay): (Vec<Item>, Vec<Item>) = self.shared.queues.take_all().into_iter().partition(which);
         self.shared.post(&stay);
         items.extend(plain);
@@ -261,7 +263,7 @@ impl Handle {
     /// What the pool is doing. Reads every slot's state, so not for hot paths; see [`Handle::starving_slots`].
     pub fn load(&self) -> Load {
         let slots = self.slots();
-        let ready = self.shared.queues.len() + self.shared.gate.len();
+        let ready = self.shared.queues.len() + self.shared.admission.len();
         Load { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
     }
 
@@ -282,18 +284,18 @@ impl Handle {
 
     /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just taken one still starts it.
     pub fn pause(&self) {
-        self.shared.free(self.shared.gate.pause(), 0);
+        self.shared.free(self.shared.admission.pause(), 0);
     }
 
     /// True if the pool is paused and no slot has anything: none runs, is set aside, or could still have taken an item before the
     /// pause. It stays so until [`Handle::resume`].
     pub fn is_quiet(&self) -> bool {
-        self.shared.gate.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
+        self.shared.admission.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
     }
 
     /// Goes on after [`Handle::pause`].
     pub fn resume(&self) {
-        self.shared.gate.resume();
+        self.shared.admission.resume();
         self.shared.sleep.wake_all();
     }
 
@@ -303,14 +305,14 @@ impl Handle {
     /// # Errors
     /// If this rank can never provide them.
     pub fn hold(&self, needs: Needs) -> Result<HoldId, Impossible> {
-        let id = self.shared.gate.hold(needs)?;
-        self.shared.call_at_gate(0);
+        let id = self.shared.admission.hold(needs)?;
+        self.shared.call_for_admission(0);
         Ok(id)
     }
 
     /// Gives a hold back, or gives it up before it is complete. False if there is no such hold (any more).
     pub fn release(&self, id: HoldId) -> bool {
-        let members = self.shared.gate.release(id);
+        let members = self.shared.admission.release(id);
         let known = members.is_some();
         self.shared.free(members.unwrap_or_default(), 0);
         known

@@ -14,8 +14,9 @@
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
 
-use super::item::{Item, LEVELS, Packed};
+use super::item::{Item, Packed};
 use super::sync::{AtomicU32, Ordering, fence};
+use crate::schedule::admission::LEVELS;
 
 /// A slot leaves its own work for another slot's only if that is at least so many levels more urgent. At 1 slots would trade
 /// items all the time, because in most graphs neighbours work on adjacent levels.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use crossbeam_utils::CachePadded;
 use rayon::ThreadPool;
 
+use super::admission::{Admission, Grant};
 use super::bind::Binder;
-use super::gate::{Gate, Grant};
 use super::item::Item;
 use super::queues::Queues;
 use super::sleep::{Sleep, Sleeper};
@@ -18,7 +18,7 @@ use crate::topology::Place;
 pub(super) struct Shared {
     pub(super) places: Box<[Place]>,
     pub(super) queues: Queues,
-    pub(super) gate: Gate,
+    pub(super) admission: Admission,
     pub(super) sleep: Sleep,
     pub(super) tallies: Box<[CachePadded<Tally>]>,
     pub(super) binder: Arc<Binder>,
@@ -30,11 +30,11 @@ pub(super) struct Shared {
 impl Shared {
     /// True if a slot that is about to sleep would find something to do.
     pub(super) fn visible(&self) -> bool {
-        let signal = self.gate.signal();
+        let signal = self.admission.signal();
         signal.stop() || (!signal.paused() && (signal.calls() || self.queues.visible()))
     }
 
-    /// Puts items from outside into the inbox or to the gate.
+    /// Puts items from outside into the inbox or the admission queue.
     pub(super) fn post(&self, items: &[Item]) {
         if items.iter().any(|item| item.constrained) {
             let (constrained, plain): (Vec<Item>, Vec<Item>) = items.iter().partition(|item| item.constrained);
@@ -50,16 +50,16 @@ impl Shared {
         self.announce(0, items.len());
     }
 
-    /// Brings items to the gate. Those that can never start go back to the workload. `near` is the slot that found them.
+    /// Queues items with needs. Those that can never start go back to the workload. `near` is the slot that found them.
     pub(super) fn post_constrained(&self, items: &[Item], near: usize) {
         // Without a workload the pool is being taken down, and nothing starts any more.
         let Some(workload) = self.workload.upgrade() else { return };
-        // Asked before the gate is locked: the workload may take its time, and locks of its own.
+        // Asked before the queue is locked: the workload may take its time, and locks of its own.
         let needed: Vec<_> = items.iter().map(|&item| (item, workload.needs(item))).collect();
-        for (item, why) in self.gate.push(needed.into_iter()) {
+        for (item, why) in self.admission.push(needed.into_iter()) {
             workload.impossible(item, why);
         }
-        if self.gate.signal().calls() {
+        if self.admission.signal().calls() {
             self.announce(near, items.len());
         }
     }
@@ -70,7 +70,7 @@ impl Shared {
 
     /// A constrained item is done: what it held is free for others, and its slots go on.
     pub(super) fn finish(&self, grant: Grant, slot: usize) {
-        self.free(self.gate.finish(grant), slot);
+        self.free(self.admission.finish(grant), slot);
     }
 
     /// Lets slots that were given up go on, and wakes one for what could start now.
@@ -78,12 +78,12 @@ impl Shared {
         for sleeper in &members {
             self.sleep.release(sleeper);
         }
-        self.call_at_gate(near);
+        self.call_for_admission(near);
     }
 
-    /// Wakes a slot if more waits at the gate than the calling slot has just taken.
-    pub(super) fn call_at_gate(&self, near: usize) {
-        if self.gate.signal().calls() {
+    /// Wakes a slot if more can be admitted than the calling slot has just taken.
+    pub(super) fn call_for_admission(&self, near: usize) {
+        if self.admission.signal().calls() {
             self.sleep.announce(near, 1);
         }
     }

@@ -1,6 +1,6 @@
 //! A slot: one thread that takes items, runs them, and looks for more. Its states and transitions are in README.md.
 //!
-//! Order of preference: what the gate has for it, the item that the last one made ready (inline, without touching shared
+//! Order of preference: what the admission queue has for it, the item that the last one made ready (inline, without touching shared
 //! state), its own shelf, the inbox and other slots, the workload's `starving`, and then sleep.
 
 use std::any::Any;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use super::gate::{Grant, HoldId, Visit};
+use super::admission::{Grant, HoldId, Visit};
 use super::item::{Item, Packed};
 use super::patience::Patience;
 use super::queues::Own;
@@ -38,7 +38,7 @@ struct Granted {
 /// The slot's own side: it belongs to its thread.
 pub(super) struct Core {
     index: usize,
-    /// Its domain, as the gate counts them.
+    /// Its domain, as the admission queue counts them.
     domain: usize,
     shared: Arc<Shared>,
     own: Own,
@@ -151,7 +151,7 @@ impl Core {
     pub(super) fn serve<W: Workload>(mut self, workload: &W) {
         self.bind();
         loop {
-            while self.shared.gate.signal().is_quiet()
+            while self.shared.admission.signal().is_quiet()
                 && let Some(item) = self.take()
             {
                 self.run(workload, item.into(), None);
@@ -179,7 +179,7 @@ impl Core {
 
     /// What to do next, from what this slot can have without taking it from others.
     fn turn<W: Workload>(&mut self, workload: &W) -> Turn {
-        if !self.shared.gate.signal().is_quiet()
+        if !self.shared.admission.signal().is_quiet()
             && let Some(turn) = self.heed(workload, false)
         {
             return turn;
@@ -236,7 +236,7 @@ impl Core {
         }
     }
 
-    /// Comes to the gate if it calls this slot. `None`: there is nothing for it, go on.
+    /// Visits the admission queue if it calls this slot. `None`: there is nothing for it, go on.
     #[cold]
     fn heed<W: Workload>(&mut self, workload: &W, idle: bool) -> Option<Turn> {
         if let Some(next) = self.next.take() {
@@ -244,28 +244,28 @@ impl Core {
             self.shelve(next);
         }
         loop {
-            let signal = self.shared.gate.signal();
+            let signal = self.shared.admission.signal();
             if signal.stop() {
                 return Some(Turn::Stop);
             }
             if signal.paused() {
                 return Some(Turn::Nothing);
             }
-            // What waits in the inbox is this slot's for the taking, and may be more urgent than what waits at the gate.
+            // What waits in the inbox is this slot's for the taking, and may be more urgent than what waits for admission.
             let level = self.own.level().max(self.shared.queues.inbox_level());
             let called = signal.calls_slot(self.domain, level) || (idle && signal.calls());
             if !called {
                 return None;
             }
-            match self.shared.gate.visit(self.index, level, idle) {
+            match self.shared.admission.visit(self.index, level, idle) {
                 Visit::Nothing => return None,
                 Visit::Run(item, grant) => {
-                    self.shared.call_at_gate(self.index);
+                    self.shared.call_for_admission(self.index);
                     return Some(Turn::Granted(item, grant));
                 }
                 Visit::Wait { missing } => self.wait(workload, missing),
                 Visit::Held { id, slots, gpus } => {
-                    self.shared.call_at_gate(self.index);
+                    self.shared.call_for_admission(self.index);
                     self.tell_held(workload, id, &slots, &gpus);
                     self.wait(workload, 0);
                 }
@@ -332,7 +332,7 @@ impl Core {
     /// True as long as a collection should get the chance to be served by the slots that it asks for, which may have to wake up
     /// first: a kernel whose slots lie in one domain is worth this short wait.
     fn is_courteous(&mut self) -> bool {
-        if !self.shared.gate.signal().asks_elsewhere(self.domain) {
+        if !self.shared.admission.signal().asks_elsewhere(self.domain) {
             self.courteous = None;
             return false;
         }
@@ -342,7 +342,7 @@ impl Core {
 
     fn look<W: Workload>(&mut self, workload: &W) -> Turn {
         match self.turn(workload) {
-            Turn::Nothing if self.shared.gate.signal().paused() => Turn::Nothing,
+            Turn::Nothing if self.shared.admission.signal().paused() => Turn::Nothing,
             Turn::Nothing => self.own.steal(&self.shared.queues).map_or(Turn::Nothing, Turn::Plain),
             found => found,
         }

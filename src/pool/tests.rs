@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::schedule::resources::Limit;
 
 type Run = dyn Fn(Item, &mut Slot<'_>) + Send + Sync;
 type Ask = dyn Fn(Item) -> Needs + Send + Sync;
@@ -180,7 +181,7 @@ fn constraints_are_never_exceeded() {
     let (slots, gpus, limits) = (counters(6), counters(3), counters(3));
     let needs = |item: Item| {
         let mut rng = fastrand::Rng::with_seed(u64::from(item.task));
-        let limit = rng.bool().then(|| (item.task % 3, 1 + item.task % 3));
+        let limit = rng.bool().then(|| Limit { key: item.task % 3, most: 1 + item.task % 3 });
         Needs { cpus: rng.u32(0..5), memory: rng.u64(0..3) * 300, gpus: rng.u32(0..3), limit }
     };
     let (mem, count) = (Arc::clone(&memory), Arc::clone(&done));
@@ -193,11 +194,11 @@ fn constraints_are_never_exceeded() {
         slot.cpus().iter().for_each(|&cpu| enter(&slots, cpu, 1));
         slot.gpus().iter().for_each(|&gpu| enter(&gpus, gpu, 1));
         assert!(mem.fetch_add(needs.memory, Ordering::SeqCst) + needs.memory <= 1000);
-        if let Some((key, most)) = needs.limit {
+        if let Some(Limit { key, most }) = needs.limit {
             enter(&limits, key, most);
         }
         std::hint::black_box((0..item.task % 1000).sum::<u32>());
-        if let Some((key, _)) = needs.limit {
+        if let Some(Limit { key, .. }) = needs.limit {
             leave(&limits, key);
         }
         mem.fetch_sub(needs.memory, Ordering::SeqCst);
@@ -252,7 +253,7 @@ fn what_can_never_start_is_handed_back() {
         cpus: if item.task == 0 { 9 } else { 1 },
         memory: if item.task == 1 { 1001 } else { 0 },
         gpus: if item.task == 2 { 4 } else { 0 },
-        limit: (item.task == 3).then_some((0, 0)),
+        limit: (item.task == 3).then_some(Limit { key: 0, most: 0 }),
     });
     let pool = work.start(places(&[0, 0]));
     pool.handle().push_many(&(0..4).map(constrained).collect::<Vec<_>>());
@@ -320,7 +321,8 @@ fn a_paused_pool_starts_nothing_and_gives_everything_up() {
     assert_eq!(handle.load(), Load { slots: 1, busy: 0, ready: 42 });
     assert!(ran.lock().unwrap().is_empty());
     assert_eq!(handle.surrender(5).iter().map(|i| i.task).collect::<Vec<_>>(), [3, 7, 11, 15, 19]);
-    assert_eq!(handle.surrender_constrained(1).len(), 1);
+    assert_eq!(handle.surrender_constrained().iter().map(|i| i.task).collect::<Vec<_>>(), [100, 101]);
+    handle.push(constrained(101));
     handle.resume();
     eventually("the rest runs", || ran.lock().unwrap().len() == 36);
     let plain_ones: Vec<u32> = ran.lock().unwrap().iter().copied().filter(|&t| t < 100).collect();

@@ -1,59 +1,76 @@
-//! The queue of the gate: constrained items and holds, in order of urgency and then of arrival.
+//! The rule by which tasks that need more than a free slot start: memory, GPUs, limits of groups, several slots.
 //!
-//! Entries with equal needs form a class, and only the head of each class is looked at: if it cannot start, none behind it
-//! can. A million tasks of one array under one limit are therefore one class, not a million entries to walk.
+//! The most urgent starts first, and of equals the one that came first; slots for gangs come before all tasks, because the
+//! slots of other ranks may be waiting for them. Tasks with equal needs form a class, and only the head of each class is
+//! examined: if it cannot start, none behind it can. A million tasks of one array under one limit are one class.
 //!
-//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind that it needs, and nothing behind it
-//! may take of a claimed kind. An entry that waits only for its own limit claims nothing: it waits for its kin.
+//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind that it needs, and nothing
+//! behind it may take of a claimed kind. An entry that waits only for its own limit claims nothing: it waits for its kin.
+//!
+//! The pool of a real run applies this rule under its lock, the simulator directly. What it costs to collect several slots
+//! that still run something is left to them: they say how many could be collected.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::HoldId;
-use super::ledger::Ledger;
-use crate::pool::item::{Item, LEVELS, Needs};
+use super::resources::{Impossible, Needs, ResourceLedger};
+use crate::graph::partition;
 
-/// What waits at the gate, or was let through.
+/// Number of urgency levels. A task's urgency is cut to the highest, `LEVELS - 1`.
+pub const LEVELS: usize = partition::LEVELS as usize;
+
+/// The level of slots for gangs.
+const HOLD_LEVEL: usize = LEVELS;
+
+/// What waits to be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// An item to run.
-    Run(Item),
-    /// Slots to set aside.
-    Hold(HoldId),
+pub enum Entry<T, H> {
+    /// A task to run.
+    Task(T),
+    /// Slots to set aside for a gang.
+    Hold(H),
 }
 
-impl What {
-    /// Holds come first: all the slots of another rank may be waiting for them.
-    fn level(self) -> u32 {
-        match self {
-            What::Run(item) => item.level(),
-            What::Hold(_) => LEVELS as u32 - 1,
-        }
-    }
-}
-
-#[derive(Default)]
-pub(super) struct Waiting {
-    classes: FxHashMap<Needs, Class>,
+/// The tasks of a rank that need more than a free slot, the holds, and what they share.
+#[derive(Debug)]
+pub struct AdmissionQueue<T, H> {
+    classes: FxHashMap<Needs, Class<T, H>>,
     arrivals: u64,
-    len: usize,
+    /// Tasks that wait.
+    tasks: usize,
+    ledger: ResourceLedger,
 }
 
-#[derive(Default)]
-struct Class {
+/// Entries with equal needs.
+#[derive(Debug)]
+struct Class<T, H> {
     /// Which of the queues are not empty.
     levels: u32,
-    queues: [VecDeque<(u64, What)>; LEVELS],
+    /// For each level the entries with the number of their arrival.
+    queues: [VecDeque<(u64, Entry<T, H>)>; LEVELS + 1],
 }
 
-/// The entry that may start next.
+/// The entry that starts next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) level: u32,
-    pub(super) needs: Needs,
+pub struct Head {
+    /// Its urgency; that of a hold is above all tasks.
+    pub level: u32,
+    /// What it needs.
+    pub needs: Needs,
     arrival: u64,
+}
+
+/// A task that was taken out.
+#[derive(Clone, Copy, Debug)]
+pub struct Withdrawn<T> {
+    /// The task.
+    pub task: T,
+    /// What it needs.
+    pub needs: Needs,
+    /// Its place in the order of arrivals.
+    pub arrival: u64,
 }
 
 const MEMORY: u8 = 1;
@@ -66,117 +83,142 @@ fn kinds(needs: &Needs) -> u8 {
     kind(needs.memory > 0, MEMORY) | kind(needs.gpus > 0, GPUS) | kind(needs.slots() > 1, SEVERAL_SLOTS)
 }
 
-impl Waiting {
-    /// Number of items; holds are not counted.
-    pub(super) fn len(&self) -> usize {
-        self.len
+impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
+    /// A queue in which nothing waits, for a rank that has what this ledger says.
+    pub fn new(ledger: ResourceLedger) -> AdmissionQueue<T, H> {
+        AdmissionQueue { classes: FxHashMap::default(), arrivals: 0, tasks: 0, ledger }
     }
 
-    pub(super) fn push(&mut self, what: What, needs: Needs) {
+    /// Number of tasks that wait; holds are not counted.
+    pub fn len(&self) -> usize {
+        self.tasks
+    }
+
+    /// True if no task waits.
+    pub fn is_empty(&self) -> bool {
+        self.tasks == 0
+    }
+
+    /// Numbers an arrival; for tasks that wait elsewhere, whose order with those here matters.
+    pub fn next_arrival(&mut self) -> u64 {
         self.arrivals += 1;
-        self.len += usize::from(matches!(what, What::Run(_)));
-        let class = self.classes.entry(needs).or_default();
-        class.levels |= 1 << what.level();
-        class.queues[what.level() as usize].push_back((self.arrivals, what));
+        self.arrivals
     }
 
-    /// The first entry that may start, given what is free and how many slots could be collected.
-    pub(super) fn head(&self, ledger: &Ledger, collectable: usize) -> Option<Head> {
+    /// Whether the needs could be met if nothing else ran.
+    ///
+    /// # Errors
+    /// If they never can.
+    pub fn check(&self, needs: &Needs) -> Result<(), Impossible> {
+        self.ledger.check(needs)
+    }
+
+    /// Queues a task.
+    pub fn push_task(&mut self, task: T, urgency: u8, needs: Needs) {
+        self.tasks += 1;
+        self.push(Entry::Task(task), usize::from(urgency).min(LEVELS - 1), needs);
+    }
+
+    /// Queues a hold.
+    pub fn push_hold(&mut self, hold: H, needs: Needs) {
+        self.push(Entry::Hold(hold), HOLD_LEVEL, needs);
+    }
+
+    fn push(&mut self, entry: Entry<T, H>, level: usize, needs: Needs) {
+        let arrival = self.next_arrival();
+        let class = self.classes.entry(needs).or_default();
+        class.levels |= 1 << level;
+        class.queues[level].push_back((arrival, entry));
+    }
+
+    /// The first entry that may start, given how many slots could be collected for one that needs several.
+    pub fn head(&self, collectable: usize) -> Option<Head> {
+        if self.classes.is_empty() {
+            return None;
+        }
         let mut heads: Vec<Head> = self.classes.iter().filter_map(|(needs, class)| class.head(*needs)).collect();
         heads.sort_unstable_by_key(|head| (Reverse(head.level), head.arrival));
         let mut claimed = 0;
         heads.into_iter().find(|head| {
-            if ledger.at_limit(&head.needs) {
+            if self.ledger.is_at_limit(&head.needs) {
                 return false;
             }
             let kinds = kinds(&head.needs);
             let slots = head.needs.slots();
-            let may = kinds & claimed == 0 && ledger.fits(&head.needs) && (slots == 1 || slots <= collectable);
+            let may = kinds & claimed == 0 && self.ledger.fits(&head.needs) && (slots == 1 || slots <= collectable);
             claimed |= kinds;
             may
         })
     }
 
-    /// Takes the head out of the queue.
-    pub(super) fn take(&mut self, head: &Head) -> Option<What> {
+    /// Takes the head out of the queue and grants what it needs.
+    pub fn admit(&mut self, head: &Head) -> Option<Entry<T, H>> {
         let class = self.classes.get_mut(&head.needs)?;
-        let (_, what) = class.queues[head.level as usize].pop_front()?;
-        self.tidy(&head.needs, head.level);
-        self.len -= usize::from(matches!(what, What::Run(_)));
-        Some(what)
-    }
-
-    /// Takes out up to `most` items (not holds), the most urgent first.
-    pub(super) fn take_out(&mut self, most: usize) -> Vec<Item> {
-        let mut out = Vec::new();
-        for level in (0..LEVELS).rev() {
-            for class in self.classes.values_mut() {
-                let queue = &mut class.queues[level];
-                let mut kept = VecDeque::new();
-                for (arrival, what) in queue.drain(..) {
-                    match what {
-                        What::Run(item) if out.len() < most => out.push(item),
-                        _ => kept.push_back((arrival, what)),
-                    }
-                }
-                *queue = kept;
+        let (_, entry) = class.queues[head.level as usize].pop_front()?;
+        if class.queues[head.level as usize].is_empty() {
+            class.levels &= !(1 << head.level);
+            if class.levels == 0 {
+                self.classes.remove(&head.needs);
             }
         }
-        self.len -= out.len();
-        self.tidy_all();
-        out
+        self.tasks -= usize::from(matches!(entry, Entry::Task(_)));
+        self.ledger.grant(&head.needs);
+        Some(entry)
     }
 
-    /// Takes out these items (not holds); the others keep their order.
-    pub(super) fn withdraw(&mut self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
+    /// Takes back what was granted for `needs`.
+    pub fn take_back(&mut self, needs: &Needs) {
+        self.ledger.take_back(needs);
+    }
+
+    /// Takes out these tasks (not holds), the most urgent first and those of one urgency as they came; the others keep their
+    /// order.
+    pub fn withdraw(&mut self, which: impl Fn(&T) -> bool) -> Vec<Withdrawn<T>> {
         let mut out = Vec::new();
-        for queue in self.classes.values_mut().flat_map(|class| &mut class.queues) {
-            queue.retain(|(_, what)| match what {
-                What::Run(item) if which(item) => {
-                    out.push(*item);
-                    false
-                }
-                _ => true,
-            });
+        for (&needs, class) in &mut self.classes {
+            for level in 0..LEVELS {
+                class.queues[level].retain(|&(arrival, entry)| match entry {
+                    Entry::Task(task) if which(&task) => {
+                        out.push((level, Withdrawn { task, needs, arrival }));
+                        false
+                    }
+                    _ => true,
+                });
+            }
         }
-        self.len -= out.len();
-        self.tidy_all();
-        out
+        self.tasks -= out.len();
+        self.tidy();
+        out.sort_unstable_by_key(|(level, withdrawn)| (Reverse(*level), withdrawn.arrival));
+        out.into_iter().map(|(_, withdrawn)| withdrawn).collect()
     }
 
-    /// Takes a hold out again; false if it does not wait here.
-    pub(super) fn cancel(&mut self, id: HoldId) -> bool {
-        let level = LEVELS - 1;
-        let is_it = |entry: &(u64, What)| entry.1 == What::Hold(id);
+    /// Takes a hold out; false if no such hold waits.
+    pub fn cancel_hold(&mut self, which: impl Fn(&H) -> bool) -> bool {
+        let is_it = |entry: &(u64, Entry<T, H>)| matches!(&entry.1, Entry::Hold(hold) if which(hold));
         let found = self.classes.values_mut().any(|class| {
-            let queue = &mut class.queues[level];
+            let queue = &mut class.queues[HOLD_LEVEL];
             queue.iter().position(is_it).and_then(|at| queue.remove(at)).is_some()
         });
-        self.tidy_all();
+        self.tidy();
         found
     }
 
-    fn tidy(&mut self, needs: &Needs, level: u32) {
-        if let Some(class) = self.classes.get_mut(needs)
-            && class.queues[level as usize].is_empty()
-        {
-            class.levels &= !(1 << level);
-            if class.levels == 0 {
-                self.classes.remove(needs);
-            }
-        }
-    }
-
-    fn tidy_all(&mut self) {
+    fn tidy(&mut self) {
         self.classes.retain(|_, class| {
-            let filled = (0..LEVELS).filter(|&level| !class.queues[level].is_empty());
+            let filled = (0..=LEVELS).filter(|&level| !class.queues[level].is_empty());
             class.levels = filled.fold(0, |levels, level| levels | 1 << level);
             class.levels != 0
         });
     }
 }
 
-impl Class {
+impl<T, H> Default for Class<T, H> {
+    fn default() -> Class<T, H> {
+        Class { levels: 0, queues: std::array::from_fn(|_| VecDeque::new()) }
+    }
+}
+
+impl<T, H> Class<T, H> {
     fn head(&self, needs: Needs) -> Option<Head> {
         let level = self.levels.checked_ilog2()?;
         let (arrival, _) = self.queues[level as usize].front()?;
@@ -187,76 +229,105 @@ impl Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::resources::Limit;
 
-    fn run(task: u32, urgency: u8) -> What {
-        What::Run(Item { task, urgency, tag: 0, constrained: true })
+    /// Tasks and holds are numbers.
+    type Queue = AdmissionQueue<u32, u32>;
+
+    /// A rank of 4 slots, 100 bytes and 2 GPUs.
+    fn queue() -> Queue {
+        AdmissionQueue::new(ResourceLedger::new(4, 100, 2))
     }
 
     fn memory(memory: u64) -> Needs {
         Needs { memory, ..Needs::SLOT }
     }
 
-    fn ledger() -> Ledger {
-        Ledger::new(4, 100, vec![(0, None), (1, None)])
+    /// What starts next, and what it needs.
+    fn admit(queue: &mut Queue) -> Option<(Entry<u32, u32>, Needs)> {
+        let head = queue.head(4)?;
+        Some((queue.admit(&head)?, head.needs))
     }
 
-    fn next(waiting: &mut Waiting, ledger: &Ledger) -> Option<What> {
-        let head = waiting.head(ledger, 4)?;
-        waiting.take(&head)
+    fn next(queue: &mut Queue) -> Option<Entry<u32, u32>> {
+        Some(admit(queue)?.0)
     }
 
     #[test]
-    fn urgency_comes_before_arrival() {
-        let mut waiting = Waiting::default();
-        for (task, urgency, bytes) in [(0, 1, 5), (1, 1, 6), (2, 9, 7), (3, 1, 5)] {
-            waiting.push(run(task, urgency), memory(bytes));
+    fn urgency_comes_before_arrival_and_beyond_the_highest_level_all_are_equal() {
+        let mut queue = queue();
+        for (task, urgency, bytes) in [(0, 1, 5), (1, 1, 6), (2, 15, 7), (3, 200, 8), (4, 1, 5)] {
+            queue.push_task(task, urgency, memory(bytes));
         }
-        let order: Vec<_> = std::iter::from_fn(|| next(&mut waiting, &ledger())).collect();
-        assert_eq!(order, [run(2, 9), run(0, 1), run(1, 1), run(3, 1)]);
-        assert_eq!(waiting.len(), 0);
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
+        assert_eq!(order, [2, 3, 0, 1, 4].map(Entry::Task));
+        assert!(queue.is_empty());
     }
 
     #[test]
-    fn a_stream_of_small_items_cannot_pass_a_large_one() {
-        let (mut waiting, mut ledger) = (Waiting::default(), ledger());
-        ledger.grant(&memory(30), 0);
-        waiting.push(run(0, 1), memory(80));
-        waiting.push(run(1, 1), memory(10));
-        waiting.push(run(2, 1), Needs { gpus: 1, ..Needs::SLOT });
-        assert_eq!(next(&mut waiting, &ledger), Some(run(2, 1)), "it takes nothing that the large one waits for");
-        assert_eq!(next(&mut waiting, &ledger), None);
-        ledger.take_back(&memory(30), &[]);
-        assert_eq!(next(&mut waiting, &ledger), Some(run(0, 1)));
+    fn a_stream_of_small_tasks_cannot_pass_a_large_one() {
+        let mut queue = queue();
+        queue.push_task(9, 1, memory(30));
+        let (_, running) = admit(&mut queue).unwrap();
+        queue.push_task(0, 1, memory(80));
+        queue.push_task(1, 1, memory(10));
+        queue.push_task(2, 1, Needs { gpus: 1, ..Needs::SLOT });
+        assert_eq!(next(&mut queue), Some(Entry::Task(2)), "it takes nothing that the large one waits for");
+        assert_eq!(next(&mut queue), None);
+        queue.take_back(&running);
+        assert_eq!(next(&mut queue), Some(Entry::Task(0)));
     }
 
     #[test]
-    fn an_item_at_its_limit_holds_up_only_its_kin() {
-        let (mut waiting, mut ledger) = (Waiting::default(), ledger());
-        let limited = Needs { memory: 1, limit: Some((5, 1)), ..Needs::SLOT };
-        ledger.grant(&limited, 0);
-        waiting.push(run(0, 9), limited);
-        waiting.push(run(1, 1), memory(1));
-        assert_eq!(next(&mut waiting, &ledger), Some(run(1, 1)));
-        assert_eq!(next(&mut waiting, &ledger), None);
+    fn a_task_at_its_limit_holds_up_only_its_kin() {
+        let mut queue = queue();
+        let limited = Needs { memory: 1, limit: Some(Limit { key: 5, most: 1 }), ..Needs::SLOT };
+        queue.push_task(9, 9, limited);
+        let (_, running) = admit(&mut queue).unwrap();
+        queue.push_task(0, 9, limited);
+        queue.push_task(1, 1, memory(1));
+        assert_eq!(next(&mut queue), Some(Entry::Task(1)));
+        assert_eq!(next(&mut queue), None);
+        queue.take_back(&running);
+        assert_eq!(next(&mut queue), Some(Entry::Task(0)));
     }
 
     #[test]
-    fn holds_come_first_and_can_be_cancelled() {
-        let mut waiting = Waiting::default();
-        waiting.push(run(0, 15), memory(1));
-        waiting.push(What::Hold(HoldId(7)), Needs { cpus: 2, ..Needs::SLOT });
-        waiting.push(run(1, 15), memory(1));
-        assert_eq!(waiting.take_out(1), [Item { task: 0, urgency: 15, tag: 0, constrained: true }]);
-        assert!(waiting.cancel(HoldId(7)) && !waiting.cancel(HoldId(7)));
-        assert_eq!(next(&mut waiting, &ledger()), Some(run(1, 15)));
+    fn holds_come_before_the_most_urgent_task_in_their_order_and_can_be_cancelled() {
+        let mut queue = queue();
+        queue.push_task(0, 15, Needs { cpus: 2, memory: 1, ..Needs::SLOT });
+        for (hold, cpus) in [(7, 2), (8, 3), (9, 2)] {
+            queue.push_hold(hold, Needs { cpus, ..Needs::SLOT });
+        }
+        assert_eq!(queue.len(), 1);
+        assert!(queue.cancel_hold(|&hold| hold == 8) && !queue.cancel_hold(|&hold| hold == 8));
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
+        assert_eq!(order, [Entry::Hold(7), Entry::Hold(9), Entry::Task(0)]);
     }
 
     #[test]
-    fn a_wide_item_that_cannot_collect_yet_keeps_its_claim() {
-        let mut waiting = Waiting::default();
-        waiting.push(run(0, 1), Needs { cpus: 3, memory: 1, ..Needs::SLOT });
-        waiting.push(run(1, 1), memory(1));
-        assert!(waiting.head(&ledger(), 2).is_none());
-        assert!(waiting.head(&ledger(), 3).is_some());
+    fn a_wide_task_that_cannot_collect_yet_keeps_its_claim() {
+        let mut queue = queue();
+        queue.push_task(0, 1, Needs { cpus: 3, memory: 1, ..Needs::SLOT });
+        queue.push_task(1, 1, memory(1));
+        queue.push_task(2, 1, Needs { gpus: 1, ..Needs::SLOT });
+        assert_eq!(queue.head(2).map(|head| head.needs.gpus), Some(1));
+        assert_eq!(queue.head(3).map(|head| head.needs.cpus), Some(3));
+    }
+
+    #[test]
+    fn withdrawn_tasks_come_by_urgency_and_arrival_and_the_others_stay() {
+        let mut queue = queue();
+        for (task, urgency, bytes) in [(0, 1, 5), (1, 9, 6), (2, 1, 7), (3, 1, 5)] {
+            queue.push_task(task, urgency, memory(bytes));
+        }
+        queue.push_hold(0, Needs { cpus: 2, ..Needs::SLOT });
+        let out = queue.withdraw(|&task| task != 2);
+        assert_eq!(out.iter().map(|withdrawn| withdrawn.task).collect::<Vec<_>>(), [1, 0, 3]);
+        assert_eq!((out[2].needs, queue.len()), (memory(5), 1));
+        assert_eq!(
+            [next(&mut queue), next(&mut queue), next(&mut queue)],
+            [Some(Entry::Hold(0)), Some(Entry::Task(2)), None]
+        );
     }
 }

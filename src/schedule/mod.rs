@@ -3,6 +3,7 @@
 //! See README.md in this folder for the protocol. The real run feeds these machines from MPI and threads; tests feed them from a
 //! simulated network.
 
+pub mod admission;
 mod amend;
 pub mod coordinator;
 pub mod gang;
@@ -16,6 +17,7 @@ pub mod membership;
 pub mod part;
 pub mod protocol;
 pub mod ranks;
+pub mod resources;
 mod thief;
 pub mod worker;
 

@@ -1,70 +1,130 @@
-//! What constrained items hold of this rank's memory, GPUs and concurrency limits. A pure ledger: it grants and takes back.
+//! What tasks need of a rank, and the ledger of what it has: memory, GPUs and concurrency limits.
 
 use rustc_hash::FxHashMap;
 
-use crate::pool::item::{Impossible, Needs};
+/// What a task needs of its rank while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Needs {
+    /// Slots that it takes; 0 counts as 1.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// GPUs of its own.
+    pub gpus: u32,
+    /// How many tasks of its kin run at once on this rank.
+    pub limit: Option<Limit>,
+}
 
-/// Free and total amounts. Nothing is ever granted twice: `free + granted = total` at all times.
-pub(super) struct Ledger {
+/// At most `most` tasks with the same key run at once on a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// Names the tasks that share the limit.
+    pub key: u32,
+    /// Tasks that may run at once.
+    pub most: u32,
+}
+
+impl Needs {
+    /// One slot and nothing else.
+    pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, limit: None };
+
+    /// Slots that it takes, at least 1.
+    pub fn slots(&self) -> usize {
+        self.cpus.max(1) as usize
+    }
+}
+
+/// Why a rank can never grant what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// More CPUs than there are slots.
+    #[error("needs {asked} CPUs, but this rank has {have} slots; lower `cpus` or raise --slots")]
+    Cpus {
+        /// CPUs asked for.
+        asked: u32,
+        /// Slots of the pool.
+        have: u32,
+    },
+    /// More memory than was granted.
+    #[error(
+        "needs {asked} bytes of memory, but this rank was granted {have}; lower `memory` or ask the launcher for more"
+    )]
+    Memory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes of the pool.
+        have: u64,
+    },
+    /// More GPUs than were granted.
+    #[error("needs {asked} GPUs, but this rank was granted {have}; lower `gpus` or ask the launcher for more")]
+    Gpus {
+        /// GPUs asked for.
+        asked: u32,
+        /// GPUs of the pool.
+        have: u32,
+    },
+    /// A limit of none at once.
+    #[error("its concurrency limit is 0, so that it could never start; raise the limit to at least 1")]
+    Limit,
+}
+
+/// The memory, GPUs and limits of one rank. Nothing is granted twice: `free + granted = total` at all times.
+#[derive(Debug)]
+pub struct ResourceLedger {
     slots: u32,
     memory: u64,
     gpus: u32,
     free_memory: u64,
-    free_gpus: Vec<u32>,
-    /// The domain that each GPU is near to, where one is.
-    near: FxHashMap<u32, usize>,
-    /// Running items per limit key; keys with none are absent.
+    free_gpus: u32,
+    /// Running tasks per limit key; keys with none are absent.
     running: FxHashMap<u32, u32>,
 }
 
-impl Ledger {
-    pub(super) fn new(slots: u32, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Ledger {
-        let near = gpus.iter().filter_map(|&(gpu, domain)| Some((gpu, domain?))).collect();
-        let free_gpus: Vec<u32> = gpus.into_iter().map(|(gpu, _)| gpu).collect();
-        let total = free_gpus.len() as u32;
-        Ledger { slots, memory, gpus: total, free_memory: memory, free_gpus, near, running: FxHashMap::default() }
+impl ResourceLedger {
+    /// A rank with this many slots, bytes of memory and GPUs.
+    pub fn new(slots: u32, memory: u64, gpus: u32) -> ResourceLedger {
+        ResourceLedger { slots, memory, gpus, free_memory: memory, free_gpus: gpus, running: FxHashMap::default() }
     }
 
     /// Whether the needs could be met if nothing else ran.
-    pub(super) fn possible(&self, needs: &Needs) -> Result<(), Impossible> {
+    ///
+    /// # Errors
+    /// If they never can.
+    pub fn check(&self, needs: &Needs) -> Result<(), Impossible> {
         match needs {
             n if n.cpus > self.slots => Err(Impossible::Cpus { asked: n.cpus, have: self.slots }),
             n if n.memory > self.memory => Err(Impossible::Memory { asked: n.memory, have: self.memory }),
             n if n.gpus > self.gpus => Err(Impossible::Gpus { asked: n.gpus, have: self.gpus }),
-            Needs { limit: Some((_, 0)), .. } => Err(Impossible::Limit),
+            Needs { limit: Some(Limit { most: 0, .. }), .. } => Err(Impossible::Limit),
             _ => Ok(()),
         }
     }
 
-    /// True if the item's kin already runs as often as its limit allows.
-    pub(super) fn at_limit(&self, needs: &Needs) -> bool {
-        needs.limit.is_some_and(|(key, max)| self.running.get(&key).is_some_and(|&n| n >= max))
+    /// True if as many tasks of its kin run as its limit allows.
+    pub fn is_at_limit(&self, needs: &Needs) -> bool {
+        let running = |limit: Limit| self.running.get(&limit.key).copied().unwrap_or(0);
+        needs.limit.is_some_and(|limit| running(limit) >= limit.most)
     }
 
     /// True if there is memory and GPUs enough now.
-    pub(super) fn fits(&self, needs: &Needs) -> bool {
-        needs.memory <= self.free_memory && needs.gpus as usize <= self.free_gpus.len()
+    pub fn fits(&self, needs: &Needs) -> bool {
+        needs.memory <= self.free_memory && needs.gpus <= self.free_gpus
     }
 
-    /// Grants what [`Ledger::fits`] and does not exceed its limit; returns the GPUs, those near to the domain first.
-    pub(super) fn grant(&mut self, needs: &Needs, domain: usize) -> Vec<u32> {
+    /// Grants what [`ResourceLedger::fits`] and is not at its limit.
+    pub fn grant(&mut self, needs: &Needs) {
         self.free_memory -= needs.memory;
-        if let Some((key, _)) = needs.limit {
+        self.free_gpus -= needs.gpus;
+        if let Some(Limit { key, .. }) = needs.limit {
             *self.running.entry(key).or_insert(0) += 1;
         }
-        if needs.gpus == 0 {
-            return Vec::new();
-        }
-        let Ledger { free_gpus, near, .. } = self;
-        free_gpus.sort_by_key(|gpu| (near.get(gpu).is_some_and(|&of| of != domain), *gpu));
-        free_gpus.drain(..needs.gpus as usize).collect()
     }
 
     /// Takes back what was granted for `needs`.
-    pub(super) fn take_back(&mut self, needs: &Needs, gpus: &[u32]) {
+    pub fn take_back(&mut self, needs: &Needs) {
         self.free_memory += needs.memory;
-        self.free_gpus.extend_from_slice(gpus);
-        if let Some((key, _)) = needs.limit
+        self.free_gpus += needs.gpus;
+        if let Some(Limit { key, .. }) = needs.limit
             && let Some(n) = self.running.get_mut(&key)
         {
             *n -= 1;
@@ -81,35 +141,23 @@ mod tests {
 
     #[test]
     fn what_is_granted_is_gone_until_it_is_taken_back() {
-        let mut ledger = Ledger::new(4, 100, vec![(7, None), (8, None), (9, None)]);
-        let needs = Needs { cpus: 1, memory: 60, gpus: 2, limit: Some((1, 1)) };
-        let gpus = ledger.grant(&needs, 0);
-        assert_eq!(gpus.len(), 2);
-        assert!(ledger.at_limit(&needs) && !ledger.fits(&needs));
+        let mut ledger = ResourceLedger::new(4, 100, 3);
+        let needs = Needs { cpus: 1, memory: 60, gpus: 2, limit: Some(Limit { key: 1, most: 1 }) };
+        ledger.grant(&needs);
+        assert!(ledger.is_at_limit(&needs) && !ledger.fits(&needs));
         assert!(ledger.fits(&Needs { memory: 40, gpus: 1, ..Needs::SLOT }));
-        ledger.take_back(&needs, &gpus);
-        assert!(ledger.fits(&Needs { memory: 100, gpus: 3, ..Needs::SLOT }) && !ledger.at_limit(&needs));
-    }
-
-    #[test]
-    fn a_gpu_that_is_near_is_granted_first() {
-        let mut ledger = Ledger::new(4, 0, vec![(0, Some(0)), (1, Some(1)), (2, Some(1)), (3, None)]);
-        let needs = |gpus| Needs { gpus, ..Needs::SLOT };
-        assert_eq!(ledger.grant(&needs(1), 1), [1]);
-        assert_eq!(ledger.grant(&needs(2), 1), [2, 3]);
-        assert_eq!(ledger.grant(&needs(1), 1), [0], "far is better than none");
-        ledger.take_back(&needs(2), &[2, 3]);
-        assert_eq!(ledger.grant(&needs(1), 0), [3], "one that is near to none is as good as any");
+        ledger.take_back(&needs);
+        assert!(ledger.fits(&Needs { memory: 100, gpus: 3, ..Needs::SLOT }) && !ledger.is_at_limit(&needs));
     }
 
     #[test]
     fn what_can_never_be_met_is_told_apart() {
-        let ledger = Ledger::new(4, 100, vec![(0, None)]);
-        let why = |needs| ledger.possible(&needs).unwrap_err();
+        let ledger = ResourceLedger::new(4, 100, 1);
+        let why = |needs| ledger.check(&needs).unwrap_err();
         assert_eq!(why(Needs { cpus: 5, ..Needs::SLOT }), Impossible::Cpus { asked: 5, have: 4 });
         assert_eq!(why(Needs { memory: 101, ..Needs::SLOT }), Impossible::Memory { asked: 101, have: 100 });
         assert_eq!(why(Needs { gpus: 2, ..Needs::SLOT }), Impossible::Gpus { asked: 2, have: 1 });
-        assert_eq!(why(Needs { limit: Some((3, 0)), ..Needs::SLOT }), Impossible::Limit);
-        assert!(ledger.possible(&Needs { cpus: 4, memory: 100, gpus: 1, limit: Some((0, 1)) }).is_ok());
+        assert_eq!(why(Needs { limit: Some(Limit { key: 3, most: 0 }), ..Needs::SLOT }), Impossible::Limit);
+        assert!(ledger.check(&Needs { cpus: 4, memory: 100, gpus: 1, limit: Some(Limit { key: 0, most: 1 }) }).is_ok());
     }
 }

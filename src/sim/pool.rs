@@ -1,16 +1,17 @@
 //! The virtual pool of one rank: which ready task starts on which slots.
 //!
-//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most urgent first; a task with needs starts when
-//! its memory, GPUs, place under its limit and slots are free together; what waits claims each kind that it needs, so nothing behind it takes
-//! of that; a wide task that is due collects slots, and nothing else starts meanwhile; slots for gangs come before tasks.
+//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most urgent first; tasks with
+//! needs and slots for gangs as `schedule::admission` says, before plain tasks of the same urgency; a wide task that is due
+//! collects slots, and nothing else starts meanwhile.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use crate::pool::Needs;
+use crate::schedule::admission::{AdmissionQueue, Entry, Withdrawn};
 use crate::schedule::protocol::{Lease, Load};
+use crate::schedule::resources::{Needs, ResourceLedger};
 
-/// A task that waits.
+/// A plain task that waits.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     arrival: u64,
@@ -24,7 +25,7 @@ impl Waiting {
     }
 }
 
-/// Tasks that wait, in order of arrival for each urgency. A task is added and taken in constant
+/// Plain tasks that wait, in order of arrival for each urgency. A task is added and taken in constant
 /// time for each of the urgencies that occur, which are few.
 #[derive(Debug, Default)]
 struct WaitingQueue {
@@ -68,7 +69,16 @@ impl WaitingQueue {
 pub(super) struct Grant {
     /// The slots; the first one gives its number to the attempt.
     pub(super) slots: Vec<u16>,
-    needs: Option<Needs>,
+    /// What the admission queue granted, if it came from there.
+    admitted: Option<Needs>,
+}
+
+/// Slots that are to be set aside for a gang.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    gang: u32,
+    /// The task to start when all are together, if this rank leads.
+    lead: Option<Lease>,
 }
 
 /// What may begin.
@@ -96,25 +106,15 @@ pub(super) struct Held {
     led: bool,
 }
 
-const MEMORY: u8 = 1;
-const GPUS: u8 = 2;
-const SEVERAL_SLOTS: u8 = 4;
-
-/// See the module's text.
+/// The pool of one rank.
 #[derive(Debug)]
 pub(super) struct Pool {
     slots: u32,
     free: Vec<u16>,
-    memory: u64,
-    gpus: u32,
-    /// Running tasks of each group with a limit.
-    limited: Vec<(u32, u32)>,
     plain: WaitingQueue,
-    /// Tasks with needs, those with equal ones together.
-    gate: Vec<(Needs, WaitingQueue)>,
-    holds: VecDeque<(u32, u32, Option<Lease>)>,
+    /// Tasks with needs, and holds.
+    queue: AdmissionQueue<Lease, Hold>,
     held: Vec<Held>,
-    arrivals: u64,
     paused: bool,
 }
 
@@ -123,28 +123,19 @@ impl Pool {
         Pool {
             slots,
             free: (0..slots as u16).rev().collect(),
-            memory,
-            gpus,
-            limited: Vec::new(),
             plain: WaitingQueue::default(),
-            gate: Vec::new(),
-            holds: VecDeque::new(),
+            queue: AdmissionQueue::new(ResourceLedger::new(slots, memory, gpus)),
             held: Vec::new(),
-            arrivals: 0,
             paused: false,
         }
     }
 
     /// Adds a task that is ready; `needs` if it asks for more than one slot, or must not be given away.
     pub(super) fn push(&mut self, lease: Lease, needs: Option<Needs>) {
-        self.arrivals += 1;
-        let waiting = Waiting { arrival: self.arrivals, lease };
-        let Some(needs) = needs else { return self.plain.push(waiting) };
-        let at = self.gate.iter().position(|(known, _)| *known == needs).unwrap_or_else(|| {
-            self.gate.push((needs, WaitingQueue::default()));
-            self.gate.len() - 1
-        });
-        self.gate[at].1.push(waiting);
+        match needs {
+            Some(needs) => self.queue.push_task(lease, lease.urgency, needs),
+            None => self.plain.push(Waiting { arrival: self.queue.next_arrival(), lease }),
+        }
     }
 
     /// Gives up to `max` tasks away that any rank can run, the most urgent first.
@@ -154,10 +145,11 @@ impl Pool {
 
     /// Takes out all that waits, except so many of the most urgent.
     pub(super) fn take_out(&mut self, keep: u32) -> Vec<Lease> {
-        let mut all: Vec<(Waiting, Option<Needs>)> = self.plain.drain().map(|waiting| (waiting, None)).collect();
-        for (needs, mut queue) in self.gate.drain(..) {
-            all.extend(queue.drain().map(|waiting| (waiting, Some(needs))));
-        }
+        let constrained = self.queue.withdraw(|_| true).into_iter();
+        let constrained =
+            constrained.map(|Withdrawn { task: lease, needs, arrival }| (Waiting { arrival, lease }, Some(needs)));
+        let mut all: Vec<(Waiting, Option<Needs>)> =
+            self.plain.drain().map(|waiting| (waiting, None)).chain(constrained).collect();
         all.sort_unstable_by_key(|(waiting, _)| Reverse(waiting.key()));
         let out = all.split_off((keep as usize).min(all.len()));
         all.into_iter().for_each(|(waiting, needs)| self.push(waiting.lease, needs));
@@ -166,12 +158,12 @@ impl Pool {
 
     /// Sets slots aside for a gang as soon as they are free.
     pub(super) fn hold(&mut self, gang: u32, slots: u32, lead: Option<Lease>) {
-        self.holds.push_back((gang, slots, lead));
+        self.queue.push_hold(Hold { gang, lead }, Needs { cpus: slots, ..Needs::SLOT });
     }
 
     /// Frees the slots of a gang.
     pub(super) fn release(&mut self, gang: u32) {
-        self.holds.retain(|hold| hold.0 != gang);
+        self.queue.cancel_hold(|hold| hold.gang == gang);
         if let Some(at) = self.held.iter().position(|held| held.gang == gang) {
             let held = self.held.remove(at);
             self.finish(held.grant);
@@ -210,13 +202,8 @@ impl Pool {
     /// Gives back what was granted to a task.
     pub(super) fn finish(&mut self, grant: Grant) {
         self.free.extend(grant.slots.iter().rev());
-        let Some(needs) = grant.needs else { return };
-        self.memory += needs.memory;
-        self.gpus += needs.gpus;
-        if let Some((group, _)) = needs.limit
-            && let Some(running) = self.limited.iter_mut().find(|l| l.0 == group)
-        {
-            running.1 -= 1;
+        if let Some(needs) = &grant.admitted {
+            self.queue.take_back(needs);
         }
     }
 
@@ -225,94 +212,38 @@ impl Pool {
         if self.paused || self.free.is_empty() {
             return None;
         }
-        if let Some(&(gang, slots, lead)) = self.holds.front() {
-            if (self.free.len() as u32) < slots {
-                return None;
-            }
-            self.holds.pop_front();
-            let grant = Grant { slots: self.take_slots(slots), needs: None };
-            let slots = grant.slots.clone();
-            self.held.push(Held { gang, grant, lead, led: false });
-            return Some(Begin::Held { gang, slots });
-        }
-        let plain = self.plain.peek().map(|w| w.lease.urgency);
-        match self.head().filter(|head| plain.is_none_or(|plain| head.1 >= plain)) {
-            Some((class, _)) => self.begin_constrained(class),
-            None => {
-                let lease = self.plain.pop()?.lease;
-                Some(Begin::Task(lease, Grant { slots: self.take_slots(1), needs: None }))
-            }
-        }
-    }
-
-    /// Begins the head of a class, unless it still collects slots.
-    fn begin_constrained(&mut self, class: usize) -> Option<Begin> {
-        let needs = self.gate[class].0;
-        if (self.free.len() as u32) < needs.cpus.max(1) {
+        let plain = self.plain.peek().map(|waiting| u32::from(waiting.lease.urgency));
+        let Some(head) = self.queue.head(self.slots as usize).filter(|head| plain.is_none_or(|p| head.level >= p))
+        else {
+            let lease = self.plain.pop()?.lease;
+            return Some(Begin::Task(lease, Grant { slots: self.take_slots(1), admitted: None }));
+        };
+        let needs = head.needs;
+        if self.free.len() < needs.slots() {
             return None;
         }
-        let lease = self.gate[class].1.pop()?.lease;
-        if self.gate[class].1.len == 0 {
-            self.gate.remove(class);
-        }
-        self.memory -= needs.memory;
-        self.gpus -= needs.gpus;
-        if let Some((group, _)) = needs.limit {
-            match self.limited.iter_mut().find(|l| l.0 == group) {
-                Some(running) => running.1 += 1,
-                None => self.limited.push((group, 1)),
+        let entry = self.queue.admit(&head)?;
+        let grant = Grant { slots: self.take_slots(needs.slots()), admitted: Some(needs) };
+        Some(match entry {
+            Entry::Task(lease) => Begin::Task(lease, grant),
+            Entry::Hold(Hold { gang, lead }) => {
+                let slots = grant.slots.clone();
+                self.held.push(Held { gang, grant, lead, led: false });
+                Begin::Held { gang, slots }
             }
-        }
-        Some(Begin::Task(lease, Grant { slots: self.take_slots(needs.cpus.max(1)), needs: Some(needs) }))
+        })
     }
 
-    /// The class whose head is due, and how urgent that is.
-    fn head(&self) -> Option<(usize, u8)> {
-        if self.gate.is_empty() {
-            return None;
-        }
-        let mut heads: Vec<(&Waiting, usize)> =
-            self.gate.iter().enumerate().filter_map(|(class, (_, queue))| Some((queue.peek()?, class))).collect();
-        heads.sort_unstable_by_key(|(waiting, _)| Reverse(waiting.key()));
-        let mut claimed = 0;
-        for (waiting, class) in heads {
-            let needs = &self.gate[class].0;
-            if self.at_limit(needs) {
-                continue;
-            }
-            let kinds = kinds(needs);
-            if kinds & claimed == 0
-                && needs.memory <= self.memory
-                && needs.gpus <= self.gpus
-                && needs.cpus <= self.slots
-            {
-                return Some((class, waiting.lease.urgency));
-            }
-            claimed |= kinds;
-        }
-        None
-    }
-
-    fn at_limit(&self, needs: &Needs) -> bool {
-        let running = |group: u32| self.limited.iter().find(|l| l.0 == group).map_or(0, |l| l.1);
-        needs.limit.is_some_and(|(group, most)| running(group) >= most)
-    }
-
-    fn take_slots(&mut self, count: u32) -> Vec<u16> {
+    fn take_slots(&mut self, count: usize) -> Vec<u16> {
         (0..count).filter_map(|_| self.free.pop()).collect()
     }
-}
-
-/// The kinds of things that a task needs and others may be waiting for.
-fn kinds(needs: &Needs) -> u8 {
-    let kind = |needed: bool, kind: u8| if needed { kind } else { 0 };
-    kind(needs.memory > 0, MEMORY) | kind(needs.gpus > 0, GPUS) | kind(needs.cpus > 1, SEVERAL_SLOTS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Rank, TaskId, Time};
+    use crate::schedule::resources::Limit;
 
     fn lease(task: u32, urgency: u8) -> Lease {
         Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO }
@@ -352,7 +283,7 @@ mod tests {
     fn memory_and_limits_are_kept() {
         let mut pool = Pool::new(4, 100, 0);
         let hungry = Some(Needs { memory: 60, ..Needs::SLOT });
-        let limited = Some(Needs { limit: Some((3, 1)), ..Needs::SLOT });
+        let limited = Some(Needs { limit: Some(Limit { key: 3, most: 1 }), ..Needs::SLOT });
         for (task, needs) in [(0, hungry), (1, hungry), (2, limited), (3, limited)] {
             pool.push(lease(task, 1), needs);
         }

@@ -2,8 +2,8 @@
 
 use crate::job::{Group, Job, Retry};
 use crate::model::TaskId;
-use crate::pool::Needs;
 use crate::schedule::gang::Shape;
+use crate::schedule::resources::{Limit, Needs};
 use crate::schedule::worker::Facts;
 
 impl Facts for Job {
@@ -46,6 +46,6 @@ pub(crate) fn needs(job: &Job, task: TaskId, limits: &[(u32, u32)]) -> Option<Ne
         cpus: group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)),
         memory: group.memory.unwrap_or(0),
         gpus: group.gpus,
-        limit: group.limit.map(|_| (id, share())),
+        limit: group.limit.map(|_| Limit { key: id, most: share() }),
     })
 }

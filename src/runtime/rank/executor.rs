@@ -28,11 +28,12 @@ use crate::exec::{Runner, Seat};
 use crate::fabric::near::NearLane;
 use crate::job::Job;
 use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
-use crate::pool::{Handle, HoldId, Impossible, Item, Needs, PoolError, Slot, Workload};
+use crate::pool::{Handle, HoldId, Item, PoolError, Slot, Workload};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{Lease, Load, is_among};
+use crate::schedule::resources::{Impossible, Needs};
 use crate::workload::requirements;
 
 /// An item's tag if it stands for an entry of `leases`; other tags are pages, and the item a number on that page.
@@ -172,7 +173,7 @@ impl Executor {
     /// Takes all that waits out of the pool but for some of the most urgent; returns what is out. What slots have in their hands they keep.
     pub(in crate::runtime) fn take_back(&self, keep: u32) -> Vec<Lease> {
         let Some(pool) = self.pool.get() else { return Vec::new() };
-        let constrained = pool.surrender_constrained(usize::MAX);
+        let constrained = pool.surrender_constrained();
         self.waiting.fetch_sub(constrained.len() as u32, Relaxed);
         let items = pool.surrender(usize::MAX).into_iter().chain(constrained);
         let mut leases: Vec<Lease> = items.filter_map(|item| self.lease_of(item)).collect();

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use super::executor::{Executor, FAILED, lock};
 use crate::exec::Seat;
 use crate::model::{Outcome, Reason, Time};
-use crate::pool::{HoldId, Needs};
+use crate::pool::HoldId;
 use crate::schedule::protocol::Lease;
+use crate::schedule::resources::Needs;
 use crate::topology::bind_to_lent;
 
 /// Gangs that hold slots of this rank.

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use super::{On, What, World};
 use crate::journal::{Level, Note, Record};
 use crate::model::Rank;
-use crate::pool::Needs;
 use crate::schedule::coordinator;
 use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::resources::Needs;
 use crate::schedule::worker;
 
 impl World<'_> {

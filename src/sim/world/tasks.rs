@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::{On, Running, What, World};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId};
-use crate::pool::Needs;
 use crate::schedule::ledger::{Ledger, Ripple};
 use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Started};
+use crate::schedule::resources::Needs;
 use crate::schedule::worker;
 use crate::sim::pool::Begin;
 use crate::workload::requirements;

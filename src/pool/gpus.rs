@@ -1,0 +1,47 @@
+//! Which of a rank's GPUs an item gets. How many there are is the admission queue's to count.
+
+use rustc_hash::FxHashMap;
+
+/// The GPUs that no item has.
+pub(super) struct Gpus {
+    free: Vec<u32>,
+    /// The domain that each GPU is near to, where one is.
+    near: FxHashMap<u32, usize>,
+}
+
+impl Gpus {
+    /// All GPUs by number, each with the domain that it is near to.
+    pub(super) fn new(gpus: Vec<(u32, Option<usize>)>) -> Gpus {
+        let near = gpus.iter().filter_map(|&(gpu, domain)| Some((gpu, domain?))).collect();
+        Gpus { free: gpus.into_iter().map(|(gpu, _)| gpu).collect(), near }
+    }
+
+    /// Takes this many, those near to the domain first.
+    pub(super) fn take(&mut self, count: u32, domain: usize) -> Vec<u32> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let Gpus { free, near } = self;
+        free.sort_by_key(|gpu| (near.get(gpu).is_some_and(|&of| of != domain), *gpu));
+        free.drain(..(count as usize).min(free.len())).collect()
+    }
+
+    pub(super) fn give_back(&mut self, gpus: &[u32]) {
+        self.free.extend_from_slice(gpus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_near_is_taken_first() {
+        let mut gpus = Gpus::new(vec![(0, Some(0)), (1, Some(1)), (2, Some(1)), (3, None)]);
+        assert_eq!(gpus.take(1, 1), [1]);
+        assert_eq!(gpus.take(2, 1), [2, 3]);
+        assert_eq!(gpus.take(1, 1), [0], "far is better than none");
+        gpus.give_back(&[2, 3]);
+        assert_eq!(gpus.take(1, 0), [3], "one that is near to none is as good as any");
+    }
+}
