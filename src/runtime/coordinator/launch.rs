@@ -25,7 +25,7 @@ use crate::observe::live::{Listener, Orders, Serving, Watcher};
 use crate::observe::progress::Progress;
 use crate::pool::Pool;
 use crate::runtime::event_wait::EventWait;
-use crate::runtime::rank::executor::{Executor, lock};
+use crate::runtime::rank::executor::Executor;
 use crate::runtime::rank::main_loop::main_loop;
 use crate::runtime::rank::setup::{RankResources, RankSetup};
 use crate::runtime::start::{Start, start};
@@ -72,16 +72,16 @@ impl Run {
     fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
         main_loop(&self.executor);
         drop(self.pool);
-        let mut engine = lock(&self.executor.engine);
+        let mut engine = self.executor.engine.lock();
         let broken = engine.broken().map(str::to_owned);
         let (back, mut driver) = engine.take_apart();
-        let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.executor.clock.now()));
+        let exit_code = driver.as_mut().map_or(1, |driver| driver.conclude(self.executor.shared.clock.now()));
         *fabric = back;
         if self.open {
             *fabric = fabric.close(FAREWELL).unwrap_or_else(|| Box::new(Alone));
         }
         drop(self.watcher);
-        let recorded = driver.map_or(Ok(()), |driver| driver.close(self.executor.clock.now()));
+        let recorded = driver.map_or(Ok(()), |driver| driver.close(self.executor.shared.clock.now()));
         drop(self.serving);
         drop(self.lock);
         match (broken, recorded) {
@@ -148,10 +148,10 @@ fn prepare(
     let setup = RankSetup { welcome, job, resources };
     let (executor, pool) = setup.start(fabric, Some(driver), kernels, wake)?;
     {
-        let mut engine = lock(&executor.engine);
-        let now = executor.clock.now();
-        let begun = engine.head().map(|driver| driver.begin(now)).unwrap_or_default();
-        engine.post(&executor, [(Rank::ZERO, first)].into_iter().chain(begun).collect());
+        let mut engine = executor.engine.lock();
+        let now = executor.shared.clock.now();
+        let begun = engine.coordinator().map(|driver| driver.begin(now)).unwrap_or_default();
+        engine.post([(Rank::ZERO, first)].into_iter().chain(begun).collect());
     }
     Ok(Run { executor, pool, dir, lock: held, open, watcher, serving })
 }

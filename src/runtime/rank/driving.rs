@@ -1,43 +1,71 @@
-//! Slots drive the engine: who finds it free uses it, who finds it taken leaves a call, and whoever has it answers before going on.
+//! The lock of the engine. Slots drive the engine themselves, so neither a completion that others
+//! wait for nor a message that brings work waits for a thread to wake up.
+//!
+//! A thread that finds the engine free uses it. One that finds it taken leaves a request, and the
+//! thread that has the engine serves it before that thread goes on. So no slot blocks here.
 
-use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst, fence};
-use std::sync::{MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::engine::Engine;
-use super::executor::Executor;
+use crossbeam_utils::CachePadded;
 
-impl Executor {
-    /// Does something with the engine, unless another thread has it: then that one looks around once more in our place. `true` tells
-    /// `turn` that others have called meanwhile.
-    pub(super) fn drive(&self, mut turn: impl FnMut(&mut Engine, bool)) {
-        while let Some(engine) = self.call_engine() {
-            self.use_engine(engine, &mut turn);
-            if !self.is_called() {
+use super::engine::{Drain, Engine};
+
+/// The engine, and whether a thread has found it taken.
+pub(in crate::runtime) struct EngineLock {
+    // Apart from what lies beside it: slots write here while others read their way to `Shared`.
+    engine: CachePadded<Mutex<Engine>>,
+    requested: CachePadded<AtomicBool>,
+}
+
+impl EngineLock {
+    pub(super) fn new(engine: Engine) -> EngineLock {
+        EngineLock { engine: CachePadded::new(Mutex::new(engine)), requested: CachePadded::default() }
+    }
+
+    /// Waits for the engine.
+    pub(in crate::runtime) fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uses the engine, unless another thread has it: then that thread uses it once more instead.
+    /// `use_engine` gets [`Drain::All`] if other threads have left requests.
+    pub(super) fn drive(&self, mut use_engine: impl FnMut(&mut Engine, Drain)) {
+        while let Some(engine) = self.try_lock_or_request() {
+            self.serve(engine, &mut use_engine);
+            if !self.is_requested() {
                 return;
             }
         }
     }
 
-    /// The same, unless another thread has the engine: then nothing is done at all.
-    pub(super) fn try_drive(&self, turn: &mut impl FnMut(&mut Engine, bool)) {
-        while let Some(engine) = self.try_engine() {
-            self.use_engine(engine, turn);
-            if !self.is_called() {
+    /// As [`EngineLock::drive`], but does nothing at all if another thread has the engine.
+    pub(super) fn try_drive(&self, use_engine: &mut impl FnMut(&mut Engine, Drain)) {
+        while let Some(engine) = self.try_lock() {
+            self.serve(engine, use_engine);
+            if !self.is_requested() {
                 return;
             }
         }
     }
 
-    fn use_engine(&self, mut engine: MutexGuard<'_, Engine>, turn: &mut impl FnMut(&mut Engine, bool)) {
-        turn(&mut engine, self.called.swap(false, SeqCst));
+    fn serve(&self, mut engine: MutexGuard<'_, Engine>, use_engine: &mut impl FnMut(&mut Engine, Drain)) {
+        let drain = if self.requested.swap(false, SeqCst) { Drain::All } else { Drain::Own };
+        use_engine(&mut engine, drain);
     }
 
-    /// Takes note that all who called so far are being answered: the caller has the engine.
-    pub(in crate::runtime) fn answer(&self) {
-        self.called.store(false, SeqCst);
+    /// Forgets the requests so far: the caller has the engine and is about to serve them all.
+    pub(super) fn clear_requests(&self) {
+        self.requested.store(false, SeqCst);
     }
 
-    fn try_engine(&self) -> Option<MutexGuard<'_, Engine>> {
+    /// True if a thread requested the engine while the caller, who has just freed it, had it.
+    pub(super) fn is_requested(&self) -> bool {
+        fence(SeqCst);
+        self.requested.load(Relaxed)
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Engine>> {
         match self.engine.try_lock() {
             Ok(engine) => Some(engine),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -45,19 +73,14 @@ impl Executor {
         }
     }
 
-    /// The engine, or a call to whoever has it.
-    fn call_engine(&self) -> Option<MutexGuard<'_, Engine>> {
-        self.try_engine().or_else(|| {
-            self.called.store(true, SeqCst);
-            // Whoever has the engine frees it, then looks for a call. Of that look and our second try one comes after the other's fence.
+    fn try_lock_or_request(&self) -> Option<MutexGuard<'_, Engine>> {
+        self.try_lock().or_else(|| {
+            self.requested.store(true, SeqCst);
+            // The thread that has the engine frees it, passes a fence and then checks for requests.
+            // One of the two fences comes first: either that check sees the request, or the second
+            // attempt here finds the engine free.
             fence(SeqCst);
-            self.try_engine()
+            self.try_lock()
         })
-    }
-
-    /// True if somebody called for the engine while the caller, who has just freed it, had it.
-    pub(in crate::runtime) fn is_called(&self) -> bool {
-        fence(SeqCst);
-        self.called.load(Relaxed)
     }
 }

@@ -1,35 +1,159 @@
-//! The leases that wait in the pool: an item is too small for one, so it carries a number.
+//! Items of the pool, and the leases that they stand for.
+//!
+//! An item is too small for a lease. A first attempt at a task at home is the task's number in the
+//! ledger that the item's tag names (`ledger_epochs`); every other attempt is the number of an
+//! entry in a slab, under a tag of its own.
 
-use crate::schedule::protocol::Lease;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 
-/// Leases that wait in the pool, by the number that their item carries.
-#[derive(Default)]
-pub(super) struct Leases {
-    entries: Vec<Option<Lease>>,
-    free: Vec<u32>,
-}
+use super::ledger_epochs::{CurrentLedger, LedgerRef};
+use super::shared::{Shared, lock};
+use crate::model::TaskId;
+use crate::pool::{Item, Slot};
+use crate::schedule::ledger::Ledger;
+use crate::schedule::protocol::{Lease, is_among};
+use crate::schedule::resources::Needs;
+use crate::workload::requirements;
 
-impl Leases {
-    pub(super) fn put(&mut self, lease: Lease) -> u32 {
-        match self.free.pop() {
-            Some(at) => {
-                self.entries[at as usize] = Some(lease);
-                at
+/// The tag of an item that stands for an entry of `Shared::leases`; all other tags name ledgers.
+pub(super) const LEASE_TAG: u8 = u8::MAX;
+
+impl Shared {
+    /// Starts tasks at home that have become ready: in this slot, or in any if there is none.
+    /// Leaves those that may need more than one slot in `special`.
+    pub(super) fn release(
+        &self,
+        current: CurrentLedger<'_>,
+        ready: &mut Vec<u32>,
+        slot: Option<&mut Slot<'_>>,
+        special: &mut Vec<u32>,
+    ) {
+        let CurrentLedger { tag, ledger } = current;
+        let plain = |local: u32| Item { task: local, urgency: ledger.urgency(local), tag, constrained: false };
+        let is_plain = |local: u32, special: &mut Vec<u32>| {
+            let is_special = ledger.is_special(local);
+            if is_special {
+                special.push(local);
             }
-            None => {
-                self.entries.push(Some(lease));
-                self.entries.len() as u32 - 1
+            !is_special
+        };
+        match (slot, self.pool.get()) {
+            (Some(slot), _) => {
+                for local in ready.drain(..).filter(|&local| is_plain(local, special)) {
+                    slot.push(plain(local));
+                }
             }
+            (None, Some(pool)) => {
+                let items: Vec<Item> = ready.drain(..).filter(|&l| is_plain(l, special)).map(plain).collect();
+                pool.push_many(&items);
+            }
+            (None, None) => ready.clear(),
         }
     }
 
-    pub(super) fn get(&self, at: u32) -> Option<Lease> {
-        self.entries.get(at as usize).copied().flatten()
+    /// Starts first attempts at tasks at home.
+    pub(super) fn start(&self, locals: &[u32]) {
+        let tag = self.ledgers.current();
+        let (Some(pool), Some(ledger)) = (self.pool.get(), self.ledger(tag)) else { return };
+        let item = |&local: &u32| {
+            let constrained = ledger.is_special(local) && self.needs_of(ledger.task(local)).is_some();
+            Item { task: local, urgency: ledger.urgency(local), tag, constrained }
+        };
+        let items: Vec<Item> = locals.iter().map(item).collect();
+        self.constrained_waiting.fetch_add(items.iter().filter(|i| i.constrained).count() as u32, Relaxed);
+        pool.push_many(&items);
     }
 
-    pub(super) fn take(&mut self, at: u32) -> Option<Lease> {
-        let lease = self.entries.get_mut(at as usize)?.take()?;
-        self.free.push(at);
-        Some(lease)
+    /// Starts any other attempt.
+    pub(super) fn start_lease(&self, lease: Lease) {
+        let Some(pool) = self.pool.get() else { return };
+        // A retry that must run on another rank must not be stolen back: only plain items can be.
+        let is_retry_elsewhere = lease.attempt > 1 && self.job.group(lease.task).retry.elsewhere;
+        let constrained = is_retry_elsewhere || self.needs_of(lease.task).is_some();
+        self.constrained_waiting.fetch_add(u32::from(constrained), Relaxed);
+        let task = lock(&self.leases).insert(lease) as u32;
+        pool.push(Item { task, urgency: lease.urgency, tag: LEASE_TAG, constrained });
     }
+
+    /// Takes at most `max` tasks out of the pool that any rank can run.
+    pub(super) fn surrender(&self, max: u32) -> Vec<Lease> {
+        let Some(pool) = self.pool.get() else { return Vec::new() };
+        pool.surrender(max as usize).into_iter().filter_map(|item| self.take_lease(item)).collect()
+    }
+
+    /// Takes all waiting tasks out of the pool but the `keep` most urgent, and returns those that
+    /// are out. Tasks that slots have already taken stay with them.
+    pub(super) fn surrender_all(&self, keep: u32) -> Vec<Lease> {
+        let Some(pool) = self.pool.get() else { return Vec::new() };
+        let constrained = pool.surrender_constrained();
+        self.constrained_waiting.fetch_sub(constrained.len() as u32, Relaxed);
+        let items = pool.surrender(usize::MAX).into_iter().chain(constrained);
+        let mut leases: Vec<Lease> = items.filter_map(|item| self.take_lease(item)).collect();
+        leases.sort_by_key(|lease| std::cmp::Reverse(lease.urgency));
+        let out = leases.split_off((keep as usize).min(leases.len()));
+        leases.into_iter().for_each(|lease| self.start_lease(lease));
+        out
+    }
+
+    /// Ends those of these tasks (from, to) that wait here as CANCELLED, without a slot. The caller
+    /// drains the outboxes afterwards.
+    pub(super) fn cancel_waiting(&self, tasks: &[(u32, u32)]) {
+        let Some(pool) = self.pool.get() else { return };
+        let now = self.clock.now();
+        let is_cancelled = |item: &Item| self.task_of(*item).is_some_and(|task| is_among(task, tasks));
+        let cancelled = pool.withdraw(&is_cancelled);
+        self.constrained_waiting.fetch_sub(cancelled.iter().filter(|item| item.constrained).count() as u32, Relaxed);
+        let leases = cancelled.into_iter().filter_map(|item| self.take_lease(item));
+        self.common_outbox().ended.extend(leases.map(|lease| lease.cancelled(self.me, now)));
+    }
+
+    /// What a task needs of the pool; `None` if a slot is enough.
+    pub(super) fn needs_of(&self, task: TaskId) -> Option<Needs> {
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        requirements::needs(&self.job, task, &limits)
+    }
+
+    /// The task that an item stands for.
+    pub(super) fn task_of(&self, item: Item) -> Option<TaskId> {
+        match item.tag {
+            LEASE_TAG => lock(&self.leases).get(item.task as usize).map(|lease| lease.task),
+            tag => self.ledger(tag).map(|ledger| ledger.task(item.task)),
+        }
+    }
+
+    /// The lease that an item stands for; removes its entry, so this succeeds once for each item.
+    pub(super) fn take_lease(&self, item: Item) -> Option<Lease> {
+        match item.tag {
+            LEASE_TAG => lock(&self.leases).try_remove(item.task as usize),
+            tag => self.ledger(tag).map(|ledger| self.home_lease(&ledger, item)),
+        }
+    }
+
+    /// The lease of a first attempt at a task at home.
+    #[inline]
+    pub(super) fn home_lease(&self, ledger: &Ledger, item: Item) -> Lease {
+        Lease {
+            task: ledger.task(item.task),
+            home: self.me,
+            attempt: 1,
+            urgency: item.urgency,
+            ready: ledger.ready_at(item.task),
+        }
+    }
+
+    #[inline]
+    fn ledger(&self, tag: u8) -> Option<LedgerRef<'_>> {
+        let ledger = self.ledgers.get(tag);
+        if ledger.is_none() {
+            report_lost_ledger();
+        }
+        ledger
+    }
+}
+
+/// Reports an item whose ledger has been dropped already.
+#[cold]
+pub(super) fn report_lost_ledger() {
+    tracing::error!("Phalanx itself failed: a slot has an item of a ledger that was dropped long ago");
 }

@@ -1,63 +1,67 @@
-//! The main thread of a rank: what slots that are busy, or sleep, cannot see to.
+//! The main thread of a rank: timers, signals, and frames while all slots are busy or asleep.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::{Executor, lock};
+use super::executor::Executor;
 
-/// Shortest and longest time between two looks at the network while no bell tells of frames and nothing comes. The longest costs a
-/// sleeping rank well under one percent of a core.
-const LOOK: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(10)];
+/// Shortest and longest time between two polls of the network while nothing announces frames and
+/// none arrive. The longest costs a sleeping rank well under one percent of a core.
+const MIN_POLL_INTERVAL: Duration = Duration::from_micros(50);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Slots that have looked around themselves so shortly ago will do so again, and hear of a frame sooner than a thread that has to be woken.
-const WATCHED: Duration = Duration::from_millis(2);
+/// While a slot has driven the engine this recently, slots will do so again, and receive a frame
+/// sooner than a thread that has to be woken.
+const SLOT_POLL_GRACE: Duration = Duration::from_millis(2);
 
-/// The main thread looks around at least this often even if nobody calls it.
-const DOZE: Duration = Duration::from_secs(1);
+/// Longest sleep of the main thread of a rank without other ranks.
+const MAX_IDLE_WAIT: Duration = Duration::from_secs(1);
 
-/// The main thread's work while the run goes on: what slots that are busy, or sleep, cannot see to.
-pub(in crate::runtime) fn main_loop(crew: &Arc<Executor>) {
-    let (mut look, mut looks, mut looked) = (LOOK[0], 0, crew.clock.now());
-    let bell = lock(&crew.engine).fabric().bell();
+/// Runs until the rank may leave. Never sleeps while a frame waits: nothing announces again what a
+/// poll has left behind.
+pub(in crate::runtime) fn main_loop(executor: &Executor) {
+    let Executor { shared, engine: engine_lock } = executor;
+    let (mut interval, mut drives, mut driven) = (MIN_POLL_INTERVAL, 0, shared.clock.now());
+    let bell = engine_lock.lock().fabric().bell();
     loop {
-        let mut engine = lock(&crew.engine);
-        crew.wake.clear();
-        crew.answer();
-        if std::mem::replace(&mut looks, engine.looks()) != looks {
-            looked = crew.clock.now();
+        let mut engine = engine_lock.lock();
+        shared.event_wait.clear();
+        engine_lock.clear_requests();
+        if std::mem::replace(&mut drives, engine.slot_drives()) != drives {
+            driven = shared.clock.now();
         }
-        let watched = crew.clock.now().since(looked) < WATCHED;
-        if !watched {
+        let slots_poll = shared.clock.now().since(driven) < SLOT_POLL_GRACE;
+        if !slots_poll {
             engine.fabric().doze();
         }
-        let moved = engine.turn(crew);
-        while let Some(signal) = crew.wake.next_signal() {
-            engine.signal(crew, signal);
+        let moved = engine.poll();
+        while let Some(signal) = shared.event_wait.next_signal() {
+            engine.handle_signal(signal);
         }
         if engine.is_over() {
             return;
         }
-        look = match () {
-            () if engine.fabric().is_moving() => LOOK[0],
-            () if watched => WATCHED,
-            () if engine.fabric().bell_is_enough() => LOOK[1],
-            () if moved => LOOK[0],
-            () => (look * 2).min(LOOK[1]),
+        interval = match () {
+            () if engine.fabric().is_moving() => MIN_POLL_INTERVAL,
+            () if slots_poll => SLOT_POLL_GRACE,
+            () if engine.fabric().bell_is_enough() => MAX_POLL_INTERVAL,
+            () if moved => MIN_POLL_INTERVAL,
+            () => (interval * 2).min(MAX_POLL_INTERVAL),
         };
-        let limit = if engine.is_alone() && !engine.is_stopping() { DOZE } else { look };
-        let now = crew.clock.now();
+        let limit = if engine.is_alone() && !engine.is_stopping() { MAX_IDLE_WAIT } else { interval };
+        let now = shared.clock.now();
         let limit = engine.next_tick().map_or(limit, |due| limit.min(due.since(now)));
-        engine.pilot_sleeps(now.after(limit));
+        engine.main_thread_sleeps(now.after(limit));
         let has_more = engine.has_more();
         drop(engine);
-        if !crew.is_called() && !has_more {
-            crew.wake.wait(bell.as_ref(), limit);
+        if !engine_lock.is_requested() && !has_more {
+            shared.event_wait.wait(bell.as_ref(), limit);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
     use super::*;
@@ -71,13 +75,13 @@ mod tests {
 
     const FRAMES: u64 = 10_000;
 
-    /// Frames that have all come once a task has begun, and of which nothing tells.
+    /// Frames that have all arrived once a task has begun, and that nothing announces.
     struct Flood {
         began: AtomicBool,
         left: AtomicU64,
         /// How often the main thread had waited at the first frame, and at the last.
         waits: [AtomicU64; 2],
-        wake: Arc<EventWait>,
+        event_wait: Arc<EventWait>,
     }
 
     struct Flooded(Arc<Flood>);
@@ -101,9 +105,9 @@ mod tests {
                 return Ok(None);
             }
             let edge = [FRAMES, 1].into_iter().position(|at| at == left);
-            edge.into_iter().for_each(|edge| self.0.waits[edge].store(self.0.wake.wait_count(), SeqCst));
+            edge.into_iter().for_each(|edge| self.0.waits[edge].store(self.0.event_wait.wait_count(), SeqCst));
             self.0.left.store(left - 1, SeqCst);
-            // It means nothing from a rank that does not take part.
+            // Ignored, as it comes from a rank that takes no part in the run.
             wire::encode(&Message::Steal { epoch: 0, want: 0 }, frame).expect("is small");
             Ok(Some(Rank(1)))
         }
@@ -117,17 +121,17 @@ mod tests {
     fn the_main_thread_does_not_sleep_while_frames_wait() {
         let dir = tempfile::tempdir().unwrap();
         let job = dir.path().join("job.toml");
-        std::fs::write(&job, "[[task]]\nname = \"t\"\nkernel = \"until_heard\"\n").unwrap();
-        let wake = listen().unwrap();
+        std::fs::write(&job, "[[task]]\nname = \"t\"\nkernel = \"until_received\"\n").unwrap();
+        let event_wait = listen().unwrap();
         let flood = Arc::new(Flood {
             began: AtomicBool::new(false),
             left: AtomicU64::new(FRAMES),
             waits: Default::default(),
-            wake: Arc::clone(&wake),
+            event_wait: Arc::clone(&event_wait),
         });
         let mut kernels = Kernels::builtin();
         let shared = Arc::clone(&flood);
-        kernels.register("until_heard", move |_: &toml::Table| -> Result<Prepared, crate::exec::ArgError> {
+        kernels.register("until_received", move |_: &toml::Table| -> Result<Prepared, crate::exec::ArgError> {
             let flood = Arc::clone(&shared);
             Ok(Arc::new(move |context| {
                 flood.began.store(true, SeqCst);
@@ -138,7 +142,7 @@ mod tests {
         let run_dir = Some(dir.path().join("run"));
         let options = Options { run_dir, slots: Some(1), progress: Mode::Quiet, ..Options::new(job) };
         let mut fabric: Box<dyn Fabric> = Box::new(Flooded(Arc::clone(&flood)));
-        let finished = run_on(&mut fabric, &options, kernels, wake, |_| {}).unwrap();
+        let finished = run_on(&mut fabric, &options, kernels, event_wait, |_| {}).unwrap();
         let [first, last] = [0, 1].map(|edge| flood.waits[edge].load(SeqCst));
         assert_eq!((finished.exit_code, flood.left.load(SeqCst), last - first), (0, 0, 0));
     }

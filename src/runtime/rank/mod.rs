@@ -1,16 +1,37 @@
-//! What every rank does.
+//! What every rank does during a run, from its setup to its leave.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `worker_main` | the life of a rank other than rank 0 (rank 0: `coordinator/launch`) |
+//! | `setup` | what a rank has and is to run; starts its slots and its engine from that |
+//! | `main_loop` | the main thread: timers, signals, and frames while slots are busy or asleep |
+//! | `engine` | frames and outboxes into the state machines, their actions carried out |
+//! | `driving` | the lock of the engine, which slots use without ever waiting for it |
+//! | `executor` | what a slot does between two tasks: run, count, pass on |
+//! | `shared` | what slots and engine share |
+//! | `leases` | items of the pool, and the leases that they stand for |
+//! | `intra_node` | completions between ranks of one node, without the engine |
+//! | `gangs` | slots set aside for MPI tasks over several ranks |
+//! | `outbox` | the state of one slot, and what it leaves for the engine |
+//! | `ledger_epochs` | the ledgers that items of the pool may name |
+//! | `task_timer` | when the tasks of a slot began and ended |
+//! | `telemetry` | values, reasons and resource usage on their way to rank 0 |
+//! | `resource_monitor` | samples what the rank and its node use |
+//!
+//! The executor owns the engine; both hold [`shared`]. Nothing refers back.
 
 mod driving;
 mod engine;
-pub(in crate::runtime) mod executor;
+pub(super) mod executor;
 mod gangs;
 mod intra_node;
 mod leases;
 mod ledger_epochs;
-pub(in crate::runtime) mod main_loop;
+pub(super) mod main_loop;
 mod outbox;
 mod resource_monitor;
-pub(in crate::runtime) mod setup;
+pub(super) mod setup;
+mod shared;
 mod task_timer;
 mod telemetry;
-pub(in crate::runtime) mod worker_main;
+pub(super) mod worker_main;

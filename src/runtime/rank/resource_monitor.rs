@@ -1,7 +1,8 @@
-//! A thread of each rank that looks now and then what the rank with its tasks, and their node, use.
+//! A thread of each rank that samples what the rank with its tasks, and their node, use.
 //!
-//! It is a thread of its own because a look reads a few files for each process, and the engine must not wait for that. It looks once a second
-//! in small runs and more seldom in large ones, so that what comes to rank 0 stays a few messages a second for each hundred ranks.
+//! It is a thread of its own because a sample reads a few files for each process, and the engine
+//! must not wait for that. It samples once a second in small runs and less often in large ones, so
+//! that rank 0 receives a few messages a second for each hundred ranks.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -15,38 +16,42 @@ use crate::exec::family_use;
 use crate::model::Vitals;
 use crate::topology::{Device, Probe};
 
-/// Time between two looks, for each rank of the run; at least a second.
-const FOR_EACH_RANK: Duration = Duration::from_millis(10);
-/// The first look waits this long: it reads for two milliseconds, in which a slot runs thousands of
-/// short tasks.
-const HEAD_START: Duration = Duration::from_millis(100);
-/// After the first hour looks are as much rarer.
-const LATER: u32 = 10;
+/// Time between two samples, times the number of ranks; at least [`MIN_INTERVAL`].
+const INTERVAL_PER_RANK: Duration = Duration::from_millis(10);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks until it is dropped.
-pub(in crate::runtime) struct ResourceMonitor {
+/// Delay before the first sample: it reads for two milliseconds, in which a slot runs thousands of
+/// short tasks.
+const FIRST_SAMPLE_DELAY: Duration = Duration::from_millis(100);
+
+/// In runs longer than this the interval grows by [`LONG_RUN_FACTOR`].
+const LONG_RUN: Duration = Duration::from_secs(3600);
+const LONG_RUN_FACTOR: u32 = 10;
+
+/// Samples until it is dropped.
+pub(super) struct ResourceMonitor {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ResourceMonitor {
-    /// Begins to look. Without it the rank's use is not known, and nothing else is missing.
-    pub(in crate::runtime) fn begin(mailbox: Arc<TelemetryBuffer>, ranks: u32, gpus: Vec<Device>) -> ResourceMonitor {
+    /// Starts the thread. If the system refuses one, only these samples are missing.
+    pub(super) fn start(telemetry: Arc<TelemetryBuffer>, ranks: u32, gpus: Vec<Device>) -> ResourceMonitor {
         let (stop, stopped) = channel();
-        let every = (FOR_EACH_RANK * ranks).max(Duration::from_secs(1));
-        let look = move || {
-            // The rank's first tasks start now, often on the one CPU that this thread has, too.
-            if stopped.recv_timeout(HEAD_START) != Err(RecvTimeoutError::Timeout) {
+        let interval = (INTERVAL_PER_RANK * ranks).max(MIN_INTERVAL);
+        let sample = move || {
+            // The rank's first tasks start now, perhaps on the only CPU that this thread has.
+            if stopped.recv_timeout(FIRST_SAMPLE_DELAY) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let (began, mut look) = (Instant::now(), Look::new(gpus));
-            let mut pause = every - HEAD_START;
+            let (began, mut sampler) = (Instant::now(), Sampler::new(gpus));
+            let mut pause = interval - FIRST_SAMPLE_DELAY;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
-                mailbox.vitals(look.take());
-                pause = if began.elapsed() < Duration::from_secs(3600) { every } else { every * LATER };
+                telemetry.set_vitals(sampler.sample());
+                pause = if began.elapsed() < LONG_RUN { interval } else { interval * LONG_RUN_FACTOR };
             }
         };
-        let thread = std::thread::Builder::new().name("vitals".into()).spawn(look);
+        let thread = std::thread::Builder::new().name("vitals".into()).spawn(sample);
         let thread = thread.inspect_err(|error| tracing::warn!("what this rank uses is not measured: {error}")).ok();
         ResourceMonitor { stop: Some(stop), thread }
     }
@@ -61,34 +66,34 @@ impl Drop for ResourceMonitor {
     }
 }
 
-/// What a look compares itself with.
-struct Look {
+/// Takes samples, some of which are differences to the sample before.
+struct Sampler {
     system: Option<System>,
     before: Option<(Instant, Stall)>,
-    /// The rank's GPUs, and who asks them.
+    /// The rank's GPUs, and the library that reads them.
     gpus: Vec<Device>,
     probe: Option<Probe>,
 }
 
-/// How long the node's tasks had waited for I/O, as far as the kernel tells.
+/// How long the node's tasks have waited for I/O since boot, as the kernel reports it.
 #[derive(Clone, Copy)]
 enum Stall {
-    /// Microseconds in which at least one task did (pressure stall information).
+    /// Microseconds in which at least one task waited (pressure stall information).
     Pressure(u64),
-    /// Ticks that CPUs were idle because of it, and all ticks.
+    /// Clock ticks that CPUs were idle because of it, and all ticks.
     Idle(u64, u64),
 }
 
-impl Look {
-    fn new(gpus: Vec<Device>) -> Look {
+impl Sampler {
+    fn new(gpus: Vec<Device>) -> Sampler {
         let kinds = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
         let probe = (!gpus.is_empty()).then(Probe::new);
-        Look { system: System::new_with_specifics(kinds).ok(), before: None, gpus, probe }
+        Sampler { system: System::new_with_specifics(kinds).ok(), before: None, gpus, probe }
     }
 
-    fn take(&mut self) -> Vitals {
+    fn sample(&mut self) -> Vitals {
         let mut vitals = Vitals::default();
         if let Some(system) = &mut self.system {
             system.refresh_cpu_usage();
@@ -98,18 +103,18 @@ impl Look {
             vitals.node_memory = system.total_memory();
         }
         vitals.io_stall = self.stall();
-        self.look_at_gpus(&mut vitals);
+        self.sample_gpus(&mut vitals);
         let family = family_use();
         (vitals.cpu_s, vitals.memory) = (family.cpu_s, family.resident);
         (vitals.read, vitals.written) = (family.read, family.written);
         vitals
     }
 
-    fn look_at_gpus(&self, vitals: &mut Vitals) {
+    fn sample_gpus(&self, vitals: &mut Vitals) {
         let Some(probe) = &self.probe else { return };
-        let told = self.gpus.iter().filter_map(|gpu| Some((gpu, probe.usage(gpu)?)));
+        let usages = self.gpus.iter().filter_map(|gpu| Some((gpu, probe.usage(gpu)?)));
         let (mut busy, mut count) = (0.0, 0u32);
-        for (gpu, usage) in told {
+        for (gpu, usage) in usages {
             (busy, count) = (busy + usage.busy, count + 1);
             vitals.gpu_memory += gpu.memory;
             vitals.gpu_memory_used += usage.memory_used;
@@ -117,7 +122,7 @@ impl Look {
         vitals.gpu_busy = busy / f64::from(count.max(1));
     }
 
-    /// The share of the time since the last look in which tasks of the node waited for I/O.
+    /// The share of the time since the last sample in which tasks of the node waited for I/O.
     fn stall(&mut self) -> f64 {
         let Some(stall) = stall_now() else { return 0.0 };
         let now = Instant::now();
@@ -154,19 +159,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_sees_this_process_and_its_node() {
-        let mut look = Look::new(Vec::new());
-        look.take();
-        let vitals = look.take();
+    fn a_sample_covers_this_process_and_its_node() {
+        let mut sampler = Sampler::new(Vec::new());
+        sampler.sample();
+        let vitals = sampler.sample();
         assert!(vitals.memory > 1 << 20 && vitals.node_memory > vitals.memory, "{vitals:?}");
         assert!(vitals.node_memory_used <= vitals.node_memory);
         assert!((0.0..=1.0).contains(&vitals.io_stall) && (0.0..=1.01).contains(&vitals.node_cpu), "{vitals:?}");
     }
 
     #[test]
-    fn a_gauge_can_be_ended() {
-        let mailbox = Arc::new(TelemetryBuffer::default());
-        drop(ResourceMonitor::begin(Arc::clone(&mailbox), 1, Vec::new()));
-        assert_eq!(Arc::strong_count(&mailbox), 1);
+    fn a_monitor_ends_when_it_is_dropped() {
+        let telemetry = Arc::new(TelemetryBuffer::default());
+        drop(ResourceMonitor::start(Arc::clone(&telemetry), 1, Vec::new()));
+        assert_eq!(Arc::strong_count(&telemetry), 1);
     }
 }

@@ -1,12 +1,19 @@
-//! A rank of a run: what it has, and how its slots and its engine are started.
+//! What a rank has and what it is to run, and how its slots and its engine are started from that.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use crossbeam_utils::CachePadded;
+
+use super::driving::EngineLock;
 use super::engine::Engine;
-use super::executor::{Executor, lock};
+use super::executor::Executor;
+use super::gangs::Gangs;
+use super::ledger_epochs::LedgerEpochs;
 use super::resource_monitor::ResourceMonitor;
-use super::telemetry::{Sink, TelemetryBuffer};
+use super::shared::Shared;
+use super::telemetry::{TaskOutput, TelemetryBuffer};
 use crate::exec::{Kernels, Runner, Site, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::Job;
@@ -20,7 +27,7 @@ use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
 use crate::topology::{Gpu, Place, Topology};
 
-/// What this process brings to a run.
+/// The CPUs, memory and GPUs that this process brings to a run.
 pub(in crate::runtime) struct RankResources {
     topology: Topology,
     places: Vec<Place>,
@@ -28,6 +35,7 @@ pub(in crate::runtime) struct RankResources {
 }
 
 impl RankResources {
+    /// Divides what the launcher granted among the processes of this node, and the rest into slots.
     pub(in crate::runtime) fn new(mut topology: Topology, welcome: &Welcome) -> RankResources {
         if welcome.masks.len() > 1 {
             topology.grant.agree(&topology.machine, &welcome.masks);
@@ -46,7 +54,7 @@ impl RankResources {
     }
 }
 
-/// A rank that knows what it is to run and what it has.
+/// Everything from which a rank is started.
 pub(in crate::runtime) struct RankSetup {
     pub(in crate::runtime) welcome: Welcome,
     pub(in crate::runtime) job: Arc<Job>,
@@ -54,51 +62,69 @@ pub(in crate::runtime) struct RankSetup {
 }
 
 impl RankSetup {
-    /// Starts the rank's slots and its engine, which takes the fabric over. On an error the fabric stays where it is.
+    /// Starts the rank's slots and its engine, which takes the fabric over. After an error the
+    /// fabric is back in its place.
     pub(in crate::runtime) fn start(
         self,
         fabric: &mut Box<dyn Fabric>,
-        head: Option<CoordinatorDriver>,
+        coordinator: Option<CoordinatorDriver>,
         kernels: Kernels,
-        wake: Arc<EventWait>,
+        event_wait: Arc<EventWait>,
     ) -> Result<(Arc<Executor>, Option<Pool<Executor>>), RunError> {
         let RankSetup { welcome, job, resources } = self;
         let slots = resources.places.len();
-        let rank = fabric.me();
+        let me = fabric.me();
         let refused = |error: &dyn std::error::Error| RunError::Refused(error.to_string());
         let dir = RunDir::open(Path::new(&welcome.run_dir))?;
-        let output = OutputWriter::create(&dir, welcome.session, rank, job.output).map_err(|e| refused(&e))?;
+        let files = OutputWriter::create(&dir, welcome.session, me, job.output).map_err(|e| refused(&e))?;
         let gpus = resources.topology.grant.gpus.clone();
         let pool_gpu =
             |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
         let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
-        let site = Site::new(welcome.run_name.clone(), rank, resources.hello.node.clone(), slots.max(1) as u16);
+        let site = Site::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
         let site = Site { gpus, scripts: dir.path().to_owned(), graphs, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
-        let mailbox = Arc::new(TelemetryBuffer::default());
-        let sink = Sink { output, mailbox: Arc::clone(&mailbox) };
-        let runner = Runner::new(source, kernels, site, Arc::new(sink)).map_err(|e| refused(&e))?;
-        let gauge = ResourceMonitor::begin(Arc::clone(&mailbox), fabric.size(), devices);
+        let telemetry = Arc::new(TelemetryBuffer::default());
+        let output = TaskOutput { files, telemetry: Arc::clone(&telemetry) };
+        let runner = Runner::new(source, kernels, site, Arc::new(output)).map_err(|e| refused(&e))?;
         let facts = Arc::clone(&job) as Arc<dyn Facts>;
-        let worker = Worker::new(rank, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
-        let engine = Engine::new(std::mem::replace(fabric, Box::new(Alone)), worker, head);
-        let clock = Clock::new(welcome.began_unix_ns);
-        let crew = Arc::new(Executor::new(rank, clock, wake, runner, job, engine, slots, (mailbox, gauge)));
-        // Slots that starve would drive the engine at once; they must not before the crew knows the pool to start tasks in.
-        let mut engine = lock(&crew.engine);
-        engine.set_crew(&crew);
+        let worker = Worker::new(me, slots as u32, facts, Pace::default()).with_max_failures(welcome.max_failures);
+        let shared = Arc::new(Shared {
+            me,
+            clock: Clock::new(welcome.began_unix_ns),
+            event_wait,
+            runner,
+            job,
+            limits: RwLock::default(),
+            ledgers: LedgerEpochs::new(),
+            pool: OnceLock::new(),
+            slots: (0..=slots).map(|_| CachePadded::default()).collect(),
+            lane: fabric.near(),
+            epoch: AtomicU32::new(0),
+            was_fed: AtomicBool::new(false),
+            leases: Mutex::default(),
+            constrained_waiting: AtomicU32::new(0),
+            gangs: Gangs::default(),
+            stops_by_failures: worker.stops_by_failures(),
+            _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
+            telemetry,
+        });
+        let fabric_of_engine = std::mem::replace(fabric, Box::new(Alone));
+        let engine = Engine::new(Arc::clone(&shared), fabric_of_engine, worker, coordinator);
+        let executor = Arc::new(Executor { shared, engine: EngineLock::new(engine) });
         if slots == 0 {
-            drop(engine);
-            return Ok((crew, None));
+            return Ok((executor, None));
         }
+        // Starving slots drive the engine at once, but must not before tasks can be started.
+        let mut engine = executor.engine.lock();
         let config = PoolConfig { places: resources.places, memory: resources.topology.grant.memory, gpus: pool_gpus };
-        match Pool::start(config, Arc::clone(&crew)) {
+        match Pool::start(config, Arc::clone(&executor)) {
             Ok(pool) => {
-                crew.set_pool(pool.handle());
+                executor.shared.set_pool(pool.handle());
                 drop(engine);
-                Ok((crew, Some(pool)))
+                Ok((executor, Some(pool)))
             }
             Err(error) => {
                 *fabric = engine.take_apart().0;

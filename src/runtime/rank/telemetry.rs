@@ -1,119 +1,122 @@
-//! What a rank has for rank 0 beside what the protocol is about: values that its tasks wrote, and what it and its node use.
+//! What a rank sends rank 0 besides the protocol: values that its tasks wrote, why attempts failed,
+//! and what the rank and its node use.
 //!
-//! Slots and a thread put it here, the engine takes it out when it looks around, and before each report, so that rank 0 has a task's values
-//! when it hears of the task's end. While nothing is here that costs one load of a flag.
+//! Slots and the resource monitor fill the buffer. The engine empties it at each poll and before
+//! each report, so rank 0 has a task's values before it learns of the task's end. While the buffer
+//! is empty that costs one load of a flag.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exec::OutputSink;
 use crate::journal::OutputWriter;
 use crate::model::{Measure, Outcome, Reason, Stream, TaskId, Usage, Vitals};
 use crate::schedule::protocol::Message;
 
-/// Values in one message.
-const TOGETHER: usize = 256;
+/// Values or reasons in one message, at most.
+const MAX_VALUES_PER_MESSAGE: usize = 256;
 
-/// See the module's text.
+/// Holds telemetry until the engine sends it to rank 0.
 #[derive(Default)]
-pub(in crate::runtime) struct TelemetryBuffer {
-    any: AtomicBool,
+pub(super) struct TelemetryBuffer {
+    /// `pending` is not empty.
+    has_pending: AtomicBool,
     storage_lost: AtomicBool,
-    held: Mutex<Held>,
+    pending: Mutex<Pending>,
 }
 
 #[derive(Default)]
-struct Held {
+struct Pending {
     measures: Vec<Measure>,
     reasons: Vec<Reason>,
     vitals: Option<Vitals>,
-    /// What the system said when the run directory could not be written, until rank 0 has been
-    /// told.
-    lost: Option<String>,
+    /// Why the run directory could not be written, until rank 0 has been notified.
+    storage_error: Option<String>,
 }
 
 impl TelemetryBuffer {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task wrote a value.
-    pub(in crate::runtime) fn measure(&self, measure: Measure) {
-        self.held().measures.push(measure);
-        self.any.store(true, Release);
+    /// Adds a value that a task wrote.
+    fn add_measure(&self, measure: Measure) {
+        self.pending().measures.push(measure);
+        self.has_pending.store(true, Release);
     }
 
-    /// An attempt failed for this reason.
-    pub(in crate::runtime) fn reason(&self, reason: Reason) {
-        self.held().reasons.push(reason);
-        self.any.store(true, Release);
+    /// Adds the reason why an attempt failed.
+    pub(super) fn add_reason(&self, reason: Reason) {
+        self.pending().reasons.push(reason);
+        self.has_pending.store(true, Release);
     }
 
-    /// The run directory cannot be written. Rank 0 is told of it once.
-    fn lose_storage(&self, error: &io::Error) {
+    /// Records that the run directory cannot be written. Rank 0 is notified once.
+    fn set_storage_lost(&self, error: &io::Error) {
         if !self.storage_lost.swap(true, AcqRel) {
-            self.held().lost = Some(error.to_string());
-            self.any.store(true, Release);
+            self.pending().storage_error = Some(error.to_string());
+            self.has_pending.store(true, Release);
         }
     }
 
     /// True if the run directory could not be written.
-    pub(in crate::runtime) fn is_storage_lost(&self) -> bool {
+    pub(super) fn is_storage_lost(&self) -> bool {
         self.storage_lost.load(Acquire)
     }
 
-    /// So much is used; of several the latest counts.
-    pub(in crate::runtime) fn vitals(&self, vitals: Vitals) {
-        self.held().vitals = Some(vitals);
-        self.any.store(true, Release);
+    /// Sets what the rank and its node use; replaces a sample that has not been sent yet.
+    pub(super) fn set_vitals(&self, vitals: Vitals) {
+        self.pending().vitals = Some(vitals);
+        self.has_pending.store(true, Release);
     }
 
-    /// What is to be sent to rank 0.
-    pub(in crate::runtime) fn take(&self) -> Vec<Message> {
-        if !self.any.load(Acquire) || !self.any.swap(false, Acquire) {
+    /// Empties the buffer into messages for rank 0.
+    pub(super) fn take(&self) -> Vec<Message> {
+        if !self.has_pending.load(Acquire) || !self.has_pending.swap(false, Acquire) {
             return Vec::new();
         }
-        let Held { measures, reasons, vitals, lost } = std::mem::take(&mut *self.held());
-        let lost = lost.map(|reason| Message::StorageLost { reason });
-        let reasons = reasons.chunks(TOGETHER).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
-        let measured = measures.chunks(TOGETHER).map(|chunk| Message::Measured { measures: chunk.to_vec() });
+        let Pending { measures, reasons, vitals, storage_error } = std::mem::take(&mut *self.pending());
+        let lost = storage_error.map(|reason| Message::StorageLost { reason });
+        let reasons = reasons.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Reasons { reasons: chunk.to_vec() });
+        let measured =
+            measures.chunks(MAX_VALUES_PER_MESSAGE).map(|chunk| Message::Measured { measures: chunk.to_vec() });
         let vitals = vitals.map(|vitals| Message::Vitals(Box::new(vitals)));
         lost.into_iter().chain(reasons).chain(measured).chain(vitals).collect()
     }
 }
 
-/// Where the output of a rank's tasks goes: their text to files, their values to the mailbox.
-pub(in crate::runtime) struct Sink {
-    pub(in crate::runtime) output: OutputWriter,
-    pub(in crate::runtime) mailbox: std::sync::Arc<TelemetryBuffer>,
+/// Where the output of a rank's tasks goes: text into files, values into the telemetry buffer.
+pub(super) struct TaskOutput {
+    pub(super) files: OutputWriter,
+    pub(super) telemetry: Arc<TelemetryBuffer>,
 }
 
-impl Sink {
-    fn noted(&self, result: io::Result<()>) -> io::Result<()> {
-        result.inspect_err(|error| self.mailbox.lose_storage(error))
+impl TaskOutput {
+    fn checked(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|error| self.telemetry.set_storage_lost(error))
     }
 }
 
-impl OutputSink for Sink {
+impl OutputSink for TaskOutput {
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
-        self.noted(self.output.append(task, attempt, stream, bytes).map_err(io::Error::other))
+        self.checked(self.files.append(task, attempt, stream, bytes).map_err(io::Error::other))
     }
 
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()> {
-        self.noted(self.output.finish(task, attempt, outcome).map_err(io::Error::other))
+        self.checked(self.files.finish(task, attempt, outcome).map_err(io::Error::other))
     }
 
     fn account(&self, task: TaskId, attempt: u16, used: Usage) -> io::Result<()> {
-        self.noted(self.output.account(task, attempt, used).map_err(io::Error::other))
+        self.checked(self.files.account(task, attempt, used).map_err(io::Error::other))
     }
 
     fn reason(&self, task: TaskId, attempt: u16, text: &str) {
-        self.mailbox.reason(Reason::new(task, attempt, text));
+        self.telemetry.add_reason(Reason::new(task, attempt, text));
     }
 
     fn measure(&self, task: TaskId, attempt: u16, name: &str, value: f64) {
-        self.mailbox.measure(Measure { task, attempt, name: name.to_owned(), value });
+        self.telemetry.add_measure(Measure { task, attempt, name: name.to_owned(), value });
     }
 }
 
@@ -123,14 +126,14 @@ mod tests {
 
     #[test]
     fn what_is_put_in_comes_out_once() {
-        let mailbox = TelemetryBuffer::default();
-        assert!(mailbox.take().is_empty());
+        let telemetry = TelemetryBuffer::default();
+        assert!(telemetry.take().is_empty());
         for task in 0..300 {
-            mailbox.measure(Measure { task: TaskId(task), attempt: 1, name: "x".into(), value: 1.0 });
+            telemetry.add_measure(Measure { task: TaskId(task), attempt: 1, name: "x".into(), value: 1.0 });
         }
-        mailbox.vitals(Vitals { cpu_s: 1.0, ..Vitals::default() });
-        mailbox.vitals(Vitals { cpu_s: 2.0, ..Vitals::default() });
-        let messages = mailbox.take();
+        telemetry.set_vitals(Vitals { cpu_s: 1.0, ..Vitals::default() });
+        telemetry.set_vitals(Vitals { cpu_s: 2.0, ..Vitals::default() });
+        let messages = telemetry.take();
         let counts: Vec<usize> = messages
             .iter()
             .map(|message| match message {
@@ -140,6 +143,6 @@ mod tests {
             })
             .collect();
         assert_eq!(counts, [256, 44, 2]);
-        assert!(mailbox.take().is_empty());
+        assert!(telemetry.take().is_empty());
     }
 }

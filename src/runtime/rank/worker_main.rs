@@ -1,12 +1,12 @@
-//! Any rank but 0, from its arrival to its leave.
+//! The life of any rank but rank 0, from its arrival to its leave.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::{Executor, lock};
 use super::main_loop::main_loop;
 use super::setup::{RankResources, RankSetup};
+use super::shared::Shared;
 use crate::exec::{Kernels, Stop as StopTasks};
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
@@ -18,15 +18,16 @@ use crate::runtime::{FAREWELL, Finished, RunError};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::topology::Topology;
 
-/// A rank whose coordinator is gone leaves within this time.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long a rank whose coordinator is gone may take to end its tasks before its process exits.
+const ORPHAN_EXIT_DELAY: Duration = Duration::from_secs(3);
 
-/// `slots` overrides what rank 0 says about slots; a `guest` has joined a run under way.
+/// Takes part in a run as a worker. `slots` overrides the number of slots that rank 0 asks for;
+/// a `guest` has joined a run under way.
 pub(in crate::runtime) fn run(
     fabric: &mut Box<dyn Fabric>,
     slots: Option<u32>,
     kernels: Kernels,
-    wake: Arc<EventWait>,
+    event_wait: Arc<EventWait>,
     guest: bool,
 ) -> Result<Finished, RunError> {
     let silent = Finished { exit_code: 0, run_dir: None };
@@ -36,11 +37,11 @@ pub(in crate::runtime) fn run(
     }
     let (node, mask) = (topology.machine.node.clone(), topology.grant.mask.clone());
     send(fabric.as_mut(), Rank::ZERO, &Message::Arrived { node, mask })?;
-    let Some(mut welcome) = await_welcome(fabric.as_mut(), &wake)? else { return Ok(silent) };
+    let Some(mut welcome) = await_welcome(fabric.as_mut(), &event_wait)? else { return Ok(silent) };
     welcome.slots = slots.or(welcome.slots);
-    match work(fabric, welcome, topology, kernels, wake, guest) {
+    match work(fabric, welcome, topology, kernels, event_wait, guest) {
         Ok(()) => Ok(silent),
-        // Nobody is there to be told.
+        // Rank 0 is gone: there is no rank to notify.
         Err(error @ RunError::Orphaned) => Err(error),
         Err(error) => {
             let reason = error.to_string();
@@ -55,12 +56,12 @@ fn work(
     welcome: Welcome,
     topology: Topology,
     kernels: Kernels,
-    wake: Arc<EventWait>,
+    event_wait: Arc<EventWait>,
     guest: bool,
 ) -> Result<(), RunError> {
     let base = PathBuf::from(&welcome.base_dir);
     let mut job = job::parse(welcome.job_text.clone(), &welcome.job_path, &base, &kernels).map_err(RunError::Job)?.job;
-    // Rank 0 hands out the edges that concern this rank.
+    // Rank 0 hands out the edges that this rank needs.
     job.links = Vec::new();
     let resources = RankResources::new(topology, &welcome);
     send(fabric.as_mut(), Rank::ZERO, &Message::Hello(resources.hello.clone()))?;
@@ -70,17 +71,17 @@ fn work(
         *fabric = Box::new(Combined::new(world, Rank::ZERO, None));
     }
     let setup = RankSetup { welcome, job: Arc::new(job), resources };
-    let (crew, pool) = setup.start(fabric, None, kernels, wake)?;
+    let (executor, pool) = setup.start(fabric, None, kernels, event_wait)?;
     if guest {
-        lock(&crew.engine).set_guest();
+        executor.engine.lock().set_guest();
     }
-    main_loop(&crew);
-    let orphaned = lock(&crew.engine).is_orphaned();
+    main_loop(&executor);
+    let orphaned = executor.engine.lock().is_orphaned();
     if orphaned {
-        give_up(&crew);
+        end_orphaned_tasks(&executor.shared);
     }
     drop(pool);
-    *fabric = lock(&crew.engine).take_apart().0;
+    *fabric = executor.engine.lock().take_apart().0;
     if open && let Some(world) = fabric.close(FAREWELL) {
         *fabric = world;
     }
@@ -90,15 +91,14 @@ fn work(
     }
 }
 
-/// Nobody waits for what runs here any more: ends it. What cannot be ended (a kernel that does not look) does not keep the process.
-fn give_up(crew: &Executor) {
+/// Kills the tasks of this rank, as rank 0 is gone. A task that cannot be ended (a kernel that does
+/// not check for it) does not keep the process.
+fn end_orphaned_tasks(shared: &Shared) {
     tracing::error!("{}", RunError::Orphaned);
-    if let Some(pool) = crew.pool() {
-        pool.pause();
-    }
-    crew.runner.stop_all(StopTasks::Kill);
+    shared.pause();
+    shared.runner.stop_all(StopTasks::Kill);
     let leave = || {
-        std::thread::sleep(GRACE);
+        std::thread::sleep(ORPHAN_EXIT_DELAY);
         std::process::exit(1);
     };
     if let Err(error) = std::thread::Builder::new().name("leave".into()).spawn(leave) {

@@ -1,0 +1,91 @@
+//! Events into the worker, and its actions carried out.
+
+use super::Engine;
+use crate::exec::Stop as StopTasks;
+use crate::model::{Attempt, Time};
+use crate::schedule::ledger::Ripple;
+use crate::schedule::protocol::{Message, Stop};
+use crate::schedule::worker::{Action, Event};
+
+impl Engine {
+    /// Hands the worker an event and carries out its actions.
+    pub(super) fn step(&mut self, event: Event) {
+        let opened = match &event {
+            Event::Message { message: Message::HandOut(hand_out), .. } => {
+                Some((hand_out.epoch, hand_out.limits.clone()))
+            }
+            _ => None,
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        self.worker.step(self.shared.clock.now(), event, &mut actions);
+        if let (Some((epoch, limits)), Some(ledger)) = (opened, self.worker.ledger()) {
+            self.shared.open_epoch(epoch, ledger, &limits);
+        }
+        self.carry_out(actions);
+    }
+
+    /// Records attempts that slots have counted, and carries out what follows for other ranks.
+    pub(super) fn record_completions(&mut self, now: Time, attempts: &mut Vec<Attempt>, ripple: &mut Ripple) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.worker.completed(now, attempts, ripple, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, mut actions: Vec<Action>) {
+        for action in actions.drain(..) {
+            if let Some(answer) = self.act(action) {
+                self.step(answer);
+            }
+        }
+        self.actions = actions;
+    }
+
+    /// Carries one action out; some are answered by an event.
+    fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Send { to, message } => {
+                if matches!(message, Message::Report { .. } | Message::Stopped) {
+                    self.send_telemetry();
+                }
+                self.send(to, message);
+            }
+            Action::Start(locals) => self.shared.start(&locals),
+            Action::StartLease(lease) => self.shared.start_lease(lease),
+            Action::Surrender { to, max } => {
+                return Some(Event::Surrendered { to, leases: self.shared.surrender(max) });
+            }
+            Action::Freeze { keep } => {
+                // In this order: what slots have counted until the ledger was retired still counts.
+                self.shared.ledgers.retire();
+                self.drain_outboxes();
+                return Some(Event::Frozen { waiting: self.shared.surrender_all(keep) });
+            }
+            Action::Hold { gang, slots, lead } => {
+                if let Err(reason) = self.shared.hold(gang, slots, lead) {
+                    self.fail(reason);
+                }
+            }
+            Action::Launch { gang, hosts, cpus } => self.shared.launch(gang, hosts, cpus),
+            Action::Release { gang } => self.shared.release_gang(gang),
+            Action::Suspend | Action::Halt => self.shared.pause(),
+            Action::Resume => self.shared.resume(),
+            Action::Stop(how) => {
+                self.shared.pause();
+                match how {
+                    Stop::Drain => {}
+                    Stop::Terminate => self.shared.runner.stop_all(StopTasks::Terminate),
+                    Stop::Kill => self.shared.runner.stop_all(StopTasks::Kill),
+                }
+            }
+            Action::Cancel(tasks) => {
+                for &(from, to) in &tasks {
+                    self.shared.runner.cancel(from..to);
+                }
+                self.shared.cancel_waiting(&tasks);
+                self.drain_outboxes();
+            }
+            Action::Exit => self.over = true,
+        }
+        None
+    }
+}

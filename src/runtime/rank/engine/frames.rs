@@ -1,0 +1,118 @@
+//! Frames and messages: received, delivered to the state machines, and sent.
+
+use super::{Engine, MAX_FRAMES_PER_POLL};
+use crate::fabric::{FabricError, wire};
+use crate::model::Rank;
+use crate::schedule::protocol::Message;
+use crate::schedule::worker::Event;
+
+impl Engine {
+    /// Receives a frame into `received` and returns its sender.
+    pub(super) fn receive_frame(&mut self) -> Option<Rank> {
+        let received = self.fabric.receive(&mut self.received);
+        self.has_more = matches!(received, Ok(Some(_)));
+        received.unwrap_or_else(|error| {
+            match error {
+                FabricError::Gone(Rank::ZERO) if self.fabric.me() != Rank::ZERO => {
+                    // A rank that was asked to leave expects this.
+                    self.orphaned = !self.over;
+                    self.over = true;
+                }
+                _ => self.fail(error.to_string()),
+            }
+            None
+        })
+    }
+
+    pub(super) fn receive_frames(&mut self) -> bool {
+        for taken in 0..MAX_FRAMES_PER_POLL {
+            let Some(from) = self.receive_frame() else { return taken > 0 };
+            self.process_frame(from);
+        }
+        true
+    }
+
+    /// Delivers the received frame.
+    pub(super) fn process_frame(&mut self, from: Rank) {
+        match wire::decode(&self.received) {
+            Ok(message) => {
+                if let Message::Loot { leases, .. } = &message {
+                    self.stolen += leases.len() as u64;
+                }
+                self.deliver(from, message);
+            }
+            // All ranks of a run must be the same program: the sender is another build of it.
+            Err(error) => self.fail(format!("a message from {from} cannot be read: {error}")),
+        }
+    }
+
+    fn deliver(&mut self, from: Rank, message: Message) {
+        if message.is_for_coordinator() {
+            if let Some(coordinator) = &mut self.coordinator {
+                let messages = coordinator.on_message(self.shared.clock.now(), from, message);
+                self.send_all(messages);
+            }
+        } else {
+            self.step(Event::Message { from, message });
+        }
+        self.run_loopback();
+    }
+
+    pub(super) fn run_loopback(&mut self) {
+        while let Some(message) = self.loopback.pop_front() {
+            let me = self.fabric.me();
+            self.deliver(me, message);
+        }
+    }
+
+    /// Sends rank 0 what the telemetry buffer holds.
+    pub(super) fn send_telemetry(&mut self) {
+        for mut message in self.shared.telemetry.take() {
+            if let Message::Vitals(vitals) = &mut message {
+                (vitals.messages, vitals.message_bytes) = (self.traffic.messages, self.traffic.bytes);
+                vitals.stolen = self.stolen;
+            }
+            self.send(Rank::ZERO, message);
+        }
+    }
+
+    /// Sends messages of rank 0's coordinator outside a poll.
+    pub(in crate::runtime) fn post(&mut self, messages: Vec<(Rank, Message)>) {
+        self.send_all(messages);
+        self.run_loopback();
+    }
+
+    pub(super) fn send_all(&mut self, messages: Vec<(Rank, Message)>) {
+        for (to, message) in messages {
+            self.send(to, message);
+        }
+    }
+
+    pub(super) fn send(&mut self, to: Rank, message: Message) {
+        if to == self.fabric.me() {
+            return self.loopback.push_back(message);
+        }
+        if let Err(error) = wire::encode(&message, &mut self.outgoing) {
+            return self.fail(format!("{to} cannot be sent what concerns it: {error}"));
+        }
+        self.traffic.messages += 1;
+        self.traffic.bytes += self.outgoing.len() as u64;
+        if let Err(error) = self.fabric.send(to, &mut self.outgoing) {
+            match error {
+                // A rank that has left needs no more messages.
+                FabricError::Gone(_) if self.over => {}
+                _ => self.fail(error.to_string()),
+            }
+        }
+    }
+
+    /// This rank cannot go on: notifies rank 0, which stops the run.
+    pub(super) fn fail(&mut self, reason: String) {
+        if self.broken.is_some() {
+            return;
+        }
+        tracing::error!("{reason}");
+        self.broken = Some(reason.clone());
+        self.send(Rank::ZERO, Message::Broken { reason });
+    }
+}

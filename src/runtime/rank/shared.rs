@@ -1,0 +1,164 @@
+//! What the slots and the engine of a rank share.
+//!
+//! Slots use it between two tasks without the engine; the engine carries out the worker's decisions
+//! through it. Whatever crosses from one to the other goes through the outboxes of the slots and
+//! the pool. It knows neither the engine nor the executor.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use crossbeam_utils::CachePadded;
+use slab::Slab;
+
+use super::gangs::Gangs;
+use super::ledger_epochs::LedgerEpochs;
+use super::outbox::{Outbox, SlotState};
+use super::resource_monitor::ResourceMonitor;
+use super::telemetry::TelemetryBuffer;
+use crate::exec::Runner;
+use crate::fabric::near::NearLane;
+use crate::job::Job;
+use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
+use crate::pool::Handle;
+use crate::runtime::clock::Clock;
+use crate::runtime::event_wait::EventWait;
+use crate::schedule::ledger::Ledger;
+use crate::schedule::protocol::{Lease, Load};
+
+/// The outcome of an attempt that Phalanx itself could not run.
+pub(super) const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
+
+/// State of a rank that its slots and its engine both use.
+pub(in crate::runtime) struct Shared {
+    pub(super) me: Rank,
+    pub(in crate::runtime) clock: Clock,
+    /// Where the main thread waits.
+    pub(super) event_wait: Arc<EventWait>,
+    pub(super) runner: Runner,
+    pub(super) job: Arc<Job>,
+    /// The rank's shares of groups' limits, by group.
+    pub(super) limits: RwLock<Vec<(u32, u32)>>,
+    pub(super) ledgers: LedgerEpochs,
+    /// Set once, before the engine is first used.
+    pub(super) pool: OnceLock<Handle>,
+    /// One for each slot, and one more for threads that are no slots.
+    pub(super) slots: Vec<CachePadded<SlotState>>,
+    /// The rings to the ranks of this node, which slots use without the engine.
+    pub(super) lane: Option<NearLane>,
+    /// The epoch of the current ledger.
+    pub(super) epoch: AtomicU32,
+    /// A starving slot has received work since the engine last checked.
+    pub(super) was_fed: AtomicBool,
+    /// The leases that wait or run here, by the number that their item carries.
+    pub(super) leases: Mutex<Slab<Lease>>,
+    /// Number of constrained items that wait in the pool. No other rank can have them.
+    pub(super) constrained_waiting: AtomicU32,
+    pub(super) gangs: Gangs,
+    /// The run ends after a number of failures.
+    pub(super) stops_by_failures: bool,
+    pub(super) telemetry: Arc<TelemetryBuffer>,
+    /// Samples into `telemetry` until it is dropped.
+    pub(super) _monitor: ResourceMonitor,
+}
+
+/// Takes a lock, also after a panic of another holder: every critical section here only moves
+/// values, so none is left half done.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// From now on tasks can be started.
+    pub(super) fn set_pool(&self, handle: Handle) {
+        let _ = self.pool.set(handle);
+    }
+
+    /// Starts no further tasks.
+    pub(super) fn pause(&self) {
+        if let Some(pool) = self.pool.get() {
+            pool.pause();
+        }
+    }
+
+    /// Starts tasks again, unless the run directory can no longer be written.
+    pub(super) fn resume(&self) {
+        if let Some(pool) = self.pool.get().filter(|_| !self.telemetry.is_storage_lost()) {
+            pool.resume();
+        }
+    }
+
+    /// Begins an epoch: from now on slots count in this ledger.
+    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.to_vec();
+        // Before the ledger: slots count only once that is there, and read the epoch after it.
+        self.epoch.store(epoch, Release);
+        self.ledgers.set(ledger);
+    }
+
+    /// What the slots are doing. Read it before their outboxes: a slot that it counts as idle has
+    /// left everything in its outbox.
+    pub(super) fn load(&self) -> Load {
+        let gangs = self.gangs.running.load(SeqCst);
+        let Some(pool) = self.pool.get() else { return Load { running: gangs, ..Load::default() } };
+        let load = pool.load();
+        let waiting = self.constrained_waiting.load(Relaxed) as usize;
+        Load {
+            idle: (load.slots - load.busy) as u32,
+            ready: load.ready.saturating_sub(waiting) as u32,
+            running: load.busy as u32 + gangs,
+        }
+    }
+
+    /// True if a starving slot has received work since the last call.
+    pub(super) fn take_was_fed(&self) -> bool {
+        self.was_fed.load(Relaxed) && self.was_fed.swap(false, Relaxed)
+    }
+
+    /// True if nothing can run here until the pool is resumed. Read it before the outboxes.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.gangs.running.load(SeqCst) == 0 && self.pool.get().is_none_or(Handle::is_quiet)
+    }
+
+    /// Swaps an outbox with `into`, which must be empty. False if the outbox is empty.
+    pub(super) fn take_outbox(&self, slot: usize, into: &mut Outbox) -> bool {
+        let mut outbox = lock(&self.slots[slot].outbox);
+        if outbox.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut *outbox, into);
+        true
+    }
+
+    /// Number of outboxes.
+    pub(super) fn outboxes(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The outbox of threads that are no slots.
+    pub(super) fn common_outbox(&self) -> MutexGuard<'_, Outbox> {
+        lock(&self.slots[self.slots.len() - 1].outbox)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one value for each field of the record")]
+    pub(super) fn record(
+        &self,
+        task: TaskId,
+        attempt: u16,
+        outcome: Outcome,
+        slot: u16,
+        ready: Time,
+        start: Time,
+        end: Time,
+    ) -> Attempt {
+        Attempt { task, attempt, outcome, last: outcome.ok(), rank: self.me, slot, ready, start, end }
+    }
+
+    /// Fails a lease that was not run, for this reason.
+    pub(super) fn fail_unstarted(&self, lease: Lease, reason: &str) {
+        self.telemetry.add_reason(Reason::new(lease.task, lease.attempt, reason));
+        let now = self.clock.now();
+        let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
+        self.common_outbox().ended.push(record);
+        self.event_wait.notify();
+    }
+}
