@@ -23,5 +23,6 @@ mod seeds;
 pub mod sim;
 mod svg;
 mod system;
+mod text;
 pub mod topology;
 pub mod workload;

@@ -13,12 +13,13 @@ use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, Job};
 use crate::journal::{HistoryFile, RUNS, unix_now_ns};
-use crate::observe::{Paint, expected_text, moment_text, seconds, some};
+use crate::observe::{Paint, expected_text, moment_text, some};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
 use crate::sim::Cluster;
 use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
+use crate::text::seconds;
 use crate::workload::PreparedJob;
 
 /// Shows what numbers of ranks would take and cost, and which to ask for.

@@ -11,8 +11,9 @@ use super::{print, refuse, view};
 use crate::control::{Question, ask};
 use crate::journal::{RUNS, RunDir};
 use crate::model::State;
-use crate::observe::{Figures, Paint, RunState, seconds, to_stdout, write_summary};
+use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
 use crate::scale::Forecast;
+use crate::text::seconds;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);

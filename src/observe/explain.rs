@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::RunView;
-use super::style::{self, Paint, count, percent, seconds};
+use super::style::{self, Paint, count, percent};
 use crate::job::Intent;
 use crate::journal::{Session, Terms};
 use crate::model::{Rank, Time};
 use crate::scale::policy::time_weight;
 use crate::scale::{Action, Decision, Forecast};
+use crate::text::seconds;
 
 /// A decision with the session that it was made in.
 type Made<'a> = (&'a Session, &'a Decision);

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::print::ReportError;
 use super::run_view::{RunView, node_of, run_ns};
-use super::style::{Paint, outcome, printable, seconds};
+use super::style::{Paint, outcome, printable};
 use crate::job::FileNames;
 use crate::journal::{Session, last_lines};
 use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
+use crate::text::seconds;
 
 /// Lines of standard error that are shown of a failed task.
 const LINES: usize = 10;

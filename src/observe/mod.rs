@@ -48,7 +48,7 @@ pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
 pub use samples::{Sample, Samples};
 pub use style::Paint;
-pub(crate) use style::{LISTED, and_more, bytes, seconds, some};
+pub(crate) use style::{LISTED, and_more, bytes, some};
 pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 

@@ -1,9 +1,10 @@
 //! A run against earlier runs of its job, in words: what was taken from them, and what is unusual about it.
 
 use super::run_view::RunView;
-use super::style::{seconds, some};
+use super::style::some;
 use crate::journal::Past;
 use crate::scale::estimate::{Anomaly, Expected, Moment, Quantity};
+use crate::text::seconds;
 
 /// Classes that are named.
 const NAMES: usize = 4;

@@ -13,7 +13,7 @@ use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunView, node_of, run_ns};
-use super::style::{LISTED, Paint, and_more, count, outcome, percent, seconds, value};
+use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::{OPERATION_KERNEL, Work};
@@ -21,6 +21,7 @@ use crate::journal::{Past, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
+use crate::text::seconds;
 
 pub use super::tables::{write_joblog, write_tasks};
 

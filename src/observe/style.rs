@@ -88,20 +88,6 @@ pub(crate) fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
 }
 
-/// Seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
-pub(crate) fn seconds(s: f64) -> String {
-    let whole = s.round() as u64;
-    match s {
-        s if s < 0.0005 => format!("{:.0} us", s * 1e6),
-        s if s < 0.1 => format!("{:.1} ms", s * 1e3),
-        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
-        s if s < 9.995 => format!("{s:.2} s"),
-        s if s < 59.95 => format!("{s:.1} s"),
-        _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
-    }
-}
-
 /// A number of any kind, with about five digits.
 pub(super) fn value(n: f64) -> String {
     let exact = n == n.trunc() && n.abs() < 1e12;
@@ -184,24 +170,6 @@ mod tests {
         let shown = [0.0, 7.0, -12000.0, 0.25, 1234.5678, 0.00012345, 1e300, 0.012345678].map(value);
         let expected = ["0", "7", "-12000", "0.25000", "1234.6", "1.2345e-4", "1.0000e300", "0.012346"];
         assert_eq!(shown, expected.map(str::to_owned));
-    }
-
-    #[test]
-    fn times_have_about_three_digits() {
-        let shown = [0.0, 0.0000123, 0.0123, 0.25, 0.9996, 4.557, 12.34, 59.96, 200.4, 7500.0].map(seconds);
-        let expected = [
-            "0 us",
-            "12 us",
-            "12.3 ms",
-            "250 ms",
-            "1.00 s",
-            "4.56 s",
-            "12.3 s",
-            "1 min 00 s",
-            "3 min 20 s",
-            "2 h 05 min",
-        ];
-        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -11,9 +11,10 @@ use super::past::{before_text, unusual};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
-use super::style::{Paint, bytes, count, percent, seconds, signal, some};
+use super::style::{Paint, bytes, count, percent, signal, some};
 use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
+use crate::text::seconds;
 
 /// Failed tasks that are shown with their output.
 const FAILURES: usize = 5;

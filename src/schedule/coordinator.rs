@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::change::Answer;
+pub use super::action::{CoordinatorAction as Action, Why};
 use super::gang::Gangs;
 use super::health::{Finding, Health};
 pub use super::homes::Advice;
@@ -82,43 +83,6 @@ pub struct Hope {
     pub coming: u32,
     /// At most so many ranks may join in all.
     pub most: u32,
-}
-
-/// What the coordinator does.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Send a message (to rank 0's own worker too).
-    Send {
-        /// To whom.
-        to: Rank,
-        /// What.
-        message: Message,
-    },
-    /// Write these attempts to the journal before anything that follows.
-    Journal(Vec<Attempt>),
-    /// Something that costs results: tasks that are not run, a request that is refused.
-    Tell(String),
-    /// Something that the user should know and that costs no results.
-    Note(String),
-    /// The run is over.
-    Finished(Why),
-}
-
-/// Why a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Every task has its final state.
-    Complete,
-    /// More tasks failed than the job allows.
-    Failures,
-    /// The allocation's end is near.
-    Walltime,
-    /// The budget is spent.
-    Budget,
-    /// The user interrupted it (signal number).
-    Signal(i32),
-    /// A rank could not go on.
-    Broken(String),
 }
 
 /// A count of tasks by state.
@@ -301,7 +265,7 @@ impl Coordinator {
     }
 
     /// True while homes are about to change, or ranks that have arrived wait for that.
-    pub fn is_changing(&self) -> bool {
+    fn is_changing(&self) -> bool {
         self.change.is_some() || self.next_tick().is_some()
     }
 

@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use super::coordinator::Action;
+use super::action::CoordinatorAction as Action;
 use super::membership::Member;
 use super::protocol::{Lease, Message};
 use crate::model::{Rank, TaskId};

@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::coordinator::Action;
+use super::action::CoordinatorAction as Action;
 use super::protocol::Message;
 use crate::model::{Rank, RankState};
 

@@ -3,6 +3,7 @@
 //! See README.md in this folder for the protocol. The real run feeds these machines from MPI and threads; tests feed them from a
 //! simulated network.
 
+pub mod action;
 pub mod admission;
 mod amend;
 pub mod coordinator;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{End, Part};
+use super::ledger::{End, Ledger, Part};
 use super::ranks::Ranks;
+use super::resources::Needs;
 use crate::graph::ascending::Ascending;
+use crate::job::Retry;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
 /// No message takes more bytes: a part of a hundred million tasks fits.
@@ -394,6 +396,26 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The first attempt at a task (by its local number) that is at home with this ledger's rank.
+    pub fn at_home(ledger: &Ledger, local: u32, home: Rank) -> Lease {
+        let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
+        Lease { task: ledger.task(local), home, attempt: 1, urgency, ready }
+    }
+
+    /// What the attempt needs of its rank, given what the task needs. A further attempt that is to run on another rank must not
+    /// be stolen back: only tasks without needs are given away, so it needs one slot at least.
+    pub fn needs(&self, retry: &Retry, of_task: Option<Needs>) -> Option<Needs> {
+        let stays = self.attempt > 1 && retry.elsewhere;
+        of_task.or(stays.then_some(Needs::SLOT))
+    }
+
+    /// The record of an attempt that ran. It is the last one if it completed; otherwise the home decides.
+    #[inline]
+    pub fn ended(&self, outcome: Outcome, rank: Rank, slot: u16, start: Time, end: Time) -> Attempt {
+        let Lease { task, attempt, ready, .. } = *self;
+        Attempt { task, attempt, outcome, last: outcome.ok(), rank, slot, ready, start, end }
+    }
+
     /// The record of an attempt that was cancelled on `rank` before it began.
     pub fn cancelled(&self, rank: Rank, now: Time) -> Attempt {
         let outcome = Outcome { state: State::Cancelled, exit: 0 };
@@ -430,4 +452,23 @@ pub enum Stop {
     Terminate,
     /// End what runs at once.
     Kill,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_further_attempt_that_is_to_run_elsewhere_is_not_given_away() {
+        let first = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time::ZERO };
+        let second = Lease { attempt: 2, ..first };
+        let here = Retry { count: 1, backoff: Duration::ZERO, factor: 1.0, elsewhere: false };
+        let elsewhere = Retry { elsewhere: true, ..here };
+        assert_eq!([first.needs(&elsewhere, None), second.needs(&here, None)], [None, None]);
+        assert_eq!(second.needs(&elsewhere, None), Some(Needs::SLOT));
+        let wide = Some(Needs { cpus: 2, ..Needs::SLOT });
+        assert_eq!(second.needs(&elsewhere, wide), wide);
+    }
 }

@@ -12,9 +12,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::action::WorkerAction as Action;
 use super::protocol::{Load, Message};
 use super::ranks::Ranks;
-use super::worker::Action;
 use crate::model::{Attempt, Rank, Time};
 
 /// At most so many others are asked in a round; each remembers us.

@@ -25,6 +25,7 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::change::Lost;
+pub use super::action::WorkerAction as Action;
 use super::ledger::{End, Ledger, Ripple};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
@@ -105,71 +106,6 @@ pub enum Event {
     Tick,
 }
 
-/// What a rank does.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Send a message (to itself too: rank 0's coordinator is addressed like any other).
-    Send {
-        /// To whom.
-        to: Rank,
-        /// What.
-        message: Message,
-    },
-    /// Start these tasks at home (local numbers), first attempt.
-    Start(Vec<u32>),
-    /// Start an attempt that is not the first, or a task of another home.
-    StartLease(Lease),
-    /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank.
-    Surrender {
-        /// To whom.
-        to: Rank,
-        /// At most so many.
-        max: u32,
-    },
-    /// From now on until the ledger is replaced slots count nothing by themselves: every end is an [`Event::Ended`]. Take all that
-    /// waits out of the pool but for some of the most urgent.
-    Freeze {
-        /// How many may stay and be started.
-        keep: u32,
-    },
-    /// Set slots aside for a gang; lead it if there is a lease.
-    Hold {
-        /// The gang.
-        gang: u32,
-        /// How many.
-        slots: u32,
-        /// The task to start when `Launch` comes.
-        lead: Option<Lease>,
-    },
-    /// Start the task of the gang that this rank leads.
-    Launch {
-        /// The gang.
-        gang: u32,
-        /// Nodes that take part, and how many MPI ranks each hosts.
-        hosts: Vec<(String, u32)>,
-        /// The CPUs set aside on this node.
-        cpus: Vec<u32>,
-    },
-    /// Free the slots set aside for a gang.
-    Release {
-        /// The gang.
-        gang: u32,
-    },
-    /// Start nothing until [`Action::Resume`]; what runs may end.
-    Suspend,
-    /// Go on.
-    Resume,
-    /// Start nothing more: the coordinator will say the same to all as soon as it has counted what
-    /// this rank has.
-    Halt,
-    /// Start nothing more, and end what runs as `Stop` says.
-    Stop(Stop),
-    /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is started later: they end as CANCELLED.
-    Cancel(Vec<(u32, u32)>),
-    /// The run is over: leave.
-    Exit,
-}
-
 /// Times that the protocol keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -217,7 +153,17 @@ struct Guest {
     ended: Option<Attempt>,
 }
 
-/// See the module's text.
+/// A further attempt at a task at home here; ordered by the time that it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PlannedRetry {
+    due: Time,
+    task: TaskId,
+    attempt: u16,
+    /// The rank that runs it.
+    to: Rank,
+}
+
+/// The state machine of one rank.
 pub struct Worker {
     me: Rank,
     facts: Arc<dyn Facts>,
@@ -260,14 +206,15 @@ pub struct Worker {
     load_due: Time,
     thief: Thief,
     /// Further attempts, by the time they are due.
-    retries: BinaryHeap<Reverse<(Time, TaskId, u16, Rank)>>,
+    retries: BinaryHeap<Reverse<PlannedRetry>>,
     /// True while rank 0 is silent.
     cut_off: bool,
     /// Nothing more is started once so many tasks have failed.
     max_failures: Option<u32>,
-    /// Failures that the coordinator has counted or will count: of tasks that ran here, and of
-    /// others.
-    failed: [u32; 2],
+    /// Tasks that ran here and failed for good.
+    failed_here: u32,
+    /// Failures of other ranks' tasks, as the coordinator has counted them.
+    failed_elsewhere: u32,
     halted: bool,
     stopping: Option<Stop>,
     quiet: bool,
@@ -309,7 +256,8 @@ impl Worker {
             retries: BinaryHeap::new(),
             cut_off: false,
             max_failures: None,
-            failed: [0; 2],
+            failed_here: 0,
+            failed_elsewhere: 0,
             halted: false,
             stopping: None,
             quiet: false,
@@ -362,7 +310,7 @@ impl Worker {
     /// When something is due that others wait for: a report, or a further attempt.
     pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
-        let retry = self.retries.peek().map(|Reverse(next)| next.0).filter(|_| self.phase.is_settled());
+        let retry = self.retries.peek().map(|Reverse(next)| next.due).filter(|_| self.phase.is_settled());
         [self.report_due, self.rested_at(), load, retry].into_iter().flatten().min()
     }
 
@@ -469,7 +417,7 @@ impl Worker {
                 }
             }
             Message::FailedElsewhere { tasks } => {
-                self.failed[1] = tasks;
+                self.failed_elsewhere = tasks;
                 self.halt_if_enough(actions);
             }
             Message::Cancel { tasks } => {
@@ -588,13 +536,7 @@ impl Worker {
             actions.push(Action::Start(here));
         }
         for local in gangs {
-            let lease = Lease {
-                task: ledger.task(local),
-                home: self.me,
-                attempt: 1,
-                urgency: ledger.urgency(local),
-                ready: ledger.ready_at(local),
-            };
+            let lease = Lease::at_home(&ledger, local, self.me);
             self.lent.insert(lease.task);
             send(actions, Rank::ZERO, Message::GangReady { lease });
         }
@@ -674,13 +616,14 @@ impl Worker {
 
     /// Counts a task that ran here and failed for good.
     fn count_failure(&mut self, actions: &mut Vec<Action>) {
-        self.failed[0] += 1;
+        self.failed_here += 1;
         self.halt_if_enough(actions);
     }
 
     /// The failure that reaches the job's bound is the last thing that this rank waits for.
     fn halt_if_enough(&mut self, actions: &mut Vec<Action>) {
-        let is_enough = self.max_failures.is_some_and(|most| self.failed[0].saturating_add(self.failed[1]) >= most);
+        let is_enough =
+            self.max_failures.is_some_and(|most| self.failed_here.saturating_add(self.failed_elsewhere) >= most);
         if is_enough && !self.halted && self.stopping.is_none() {
             self.halted = true;
             actions.push(Action::Halt);

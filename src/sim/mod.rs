@@ -27,7 +27,6 @@ mod provider;
 mod read;
 mod search;
 mod session;
-mod slab;
 mod trial;
 mod world;
 

@@ -28,6 +28,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use slab::Slab;
+
 use self::idle::{AGAIN, SILENCE};
 use super::agenda::Agenda;
 use super::cluster::Cluster;
@@ -36,7 +38,6 @@ use super::pool::{Grant, Pool};
 use super::post::Post;
 use super::provider::{Answer, Loss, Provider};
 use super::search::{CROWD, Search};
-use super::slab::Slab;
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
 use crate::scale::controller::ScalingController;
@@ -97,6 +98,14 @@ struct Running {
     on: On,
 }
 
+/// A message under way.
+#[derive(Debug)]
+struct Letter {
+    from: Rank,
+    to: Rank,
+    message: Message,
+}
+
 /// What a task runs on.
 #[derive(Debug)]
 enum On {
@@ -146,7 +155,7 @@ pub struct World<'a> {
     now: Time,
     agenda: Agenda<What>,
     post: Post,
-    letters: Slab<(Rank, Rank, Message)>,
+    letters: Slab<Letter>,
     running: Slab<Running>,
     seats: Vec<Seat>,
     coordinator: Coordinator,

@@ -4,8 +4,9 @@ use super::case::{Case, TRIED};
 use super::{Advice, Finding};
 use crate::job::{Job, Work};
 use crate::observe::idle::Use;
-use crate::observe::style::{bytes, count, percent, seconds};
+use crate::observe::style::{bytes, count, percent};
 use crate::observe::timeline::Slice;
+use crate::text::seconds;
 
 /// A task that takes at least so many times what starting it costs is long enough.
 const WORTH: f64 = 100.0;

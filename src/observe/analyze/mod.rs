@@ -27,7 +27,8 @@ use serde::Serialize;
 
 use super::print::ReportError;
 use super::run_view::RunView;
-use super::style::{Paint, percent, seconds};
+use super::style::{Paint, percent};
+use crate::text::seconds;
 use case::Case;
 
 /// One thing that bounded a run.

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use super::case::{Case, TRIED};
 use super::{Advice, Finding};
 use crate::model::State;
-use crate::observe::style::{bytes, count, percent, seconds};
+use crate::observe::style::{bytes, count, percent};
 use crate::observe::vitals::{self, Vital};
+use crate::text::seconds;
 
 /// The share of time in I/O from which it is worth a look.
 const STALL: f64 = 0.1;

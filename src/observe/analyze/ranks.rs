@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::Finding;
 use super::case::Case;
 use crate::observe::idle::Use;
-use crate::observe::style::{count, percent, seconds, some};
+use crate::observe::style::{count, percent, some};
+use crate::text::seconds;
 
 /// A rank that takes longer for the same kinds of tasks than the others do.
 pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {

@@ -5,8 +5,9 @@ use super::case::Case;
 use crate::job::Job;
 use crate::model::TaskId;
 use crate::observe::idle::Use;
-use crate::observe::style::{count, percent, seconds};
+use crate::observe::style::{count, percent};
 use crate::observe::timeline::Slice;
+use crate::text::seconds;
 
 /// What a slice did while slots starved, in nanoseconds.
 #[derive(Clone, Copy, Default)]

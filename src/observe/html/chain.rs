@@ -4,8 +4,9 @@ use super::page::{Escaped, Html, Plot};
 use crate::observe::chain::{After, ChainLink, ChainSums};
 use crate::observe::figures::Figures;
 use crate::observe::run_view::RunView;
-use crate::observe::style::{count, percent, seconds, some};
+use crate::observe::style::{count, percent, some};
 use crate::observe::timeline::Timeline;
+use crate::text::seconds;
 
 /// Stretches of the chain that are listed.
 const LISTED: usize = 40;

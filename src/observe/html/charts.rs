@@ -3,7 +3,8 @@
 use super::page::{Html, Plot, WIDTH};
 use crate::observe::idle::{Use, Uses};
 use crate::observe::steps::Steps;
-use crate::observe::style::{percent, seconds};
+use crate::observe::style::percent;
+use crate::text::seconds;
 
 /// Columns of every chart over time.
 pub(super) const COLUMNS: usize = 250;

@@ -4,8 +4,9 @@
 use super::page::{Escaped, Html, Plot};
 use crate::observe::run_view::RunView;
 use crate::observe::steps::spread;
-use crate::observe::style::{count, outcome, seconds};
+use crate::observe::style::{count, outcome};
 use crate::observe::timeline::{Slice, Timeline};
+use crate::text::seconds;
 
 /// The most attempts that get a bar each.
 const BARS: usize = 2000;

@@ -21,10 +21,11 @@ use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
 use super::spending::Spending;
 use super::steps::Counters;
-use super::style::{LISTED, and_more, bytes, count, outcome, percent, seconds, some, value};
+use super::style::{LISTED, and_more, bytes, count, outcome, percent, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
+use crate::text::seconds;
 use charts::Line;
 use page::{Escaped, Html};
 

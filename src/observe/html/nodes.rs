@@ -5,9 +5,9 @@ use super::page::{Escaped, Html};
 use crate::model::Vitals;
 use crate::observe::nodes::{NodeUse, uses};
 use crate::observe::run_view::RunView;
-use crate::observe::style::seconds;
 use crate::observe::timeline::Timeline;
 use crate::observe::vitals;
+use crate::text::seconds;
 
 /// Nodes in the table.
 const ROWS: usize = 40;

@@ -7,7 +7,8 @@ use super::members::Member;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
-use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable, seconds, some};
+use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable, some};
+use crate::text::seconds;
 
 /// Rows of a table where the terminal does not say how many it has.
 const ROWS: usize = 24;

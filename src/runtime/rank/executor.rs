@@ -73,7 +73,7 @@ impl Executor {
         if item.tag != shared.ledgers.current() {
             // Homes are changing, or have changed: the engine finds out which rank counts it.
             let end = ended.unwrap_or_else(|| state.timer.read(&shared.clock).max(start));
-            outbox.ended.push(shared.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
+            outbox.ended.push(lease.ended(Outcome::OK, shared.me, slot.index() as u16, start, end));
             drop(outbox);
             return self.exchange(slot, end);
         }
@@ -89,7 +89,7 @@ impl Executor {
         if ended.is_none() && slot.is_last() {
             ended = Some(state.timer.read(&shared.clock).max(start));
         }
-        attempts.push(shared.record(lease.task, 1, Outcome::OK, slot.index() as u16, lease.ready, start, end));
+        attempts.push(lease.ended(Outcome::OK, shared.me, slot.index() as u16, start, end));
         if shared.lane.is_some() && (!ripple.exports.is_empty() || state.is_poll_due(TASKS_PER_RING_POLL)) {
             shared.exchange_intra_node(current, &mut outbox, slot);
         }
@@ -118,7 +118,7 @@ impl Executor {
         let shared = &*self.shared;
         let state = &shared.slots[slot.index()];
         let end = state.timer.read(&shared.clock).max(start);
-        let record = shared.record(lease.task, lease.attempt, outcome, slot.index() as u16, lease.ready, start, end);
+        let record = lease.ended(outcome, shared.me, slot.index() as u16, start, end);
         lock(&state.outbox).ended.push(record);
         if shared.telemetry.is_storage_lost() {
             // The output of further tasks would be lost too. The main thread notifies rank 0.

@@ -89,7 +89,7 @@ impl Shared {
     }
 
     fn end_gang(&self, gang: u32, lease: Lease, outcome: Outcome, slot: u16, start: Time) {
-        let attempt = self.record(lease.task, lease.attempt, outcome, slot, lease.ready, start, self.clock.now());
+        let attempt = lease.ended(outcome, self.me, slot, start, self.clock.now());
         self.release_gang(gang);
         self.common_outbox().gang_ended.push((gang, attempt));
         self.gangs.running.fetch_sub(1, SeqCst);

@@ -68,9 +68,8 @@ impl Shared {
     /// Starts any other attempt.
     pub(super) fn start_lease(&self, lease: Lease) {
         let Some(pool) = self.pool.get() else { return };
-        // A retry that must run on another rank must not be stolen back: only plain items can be.
-        let is_retry_elsewhere = lease.attempt > 1 && self.job.group(lease.task).retry.elsewhere;
-        let constrained = is_retry_elsewhere || self.needs_of(lease.task).is_some();
+        let retry = self.job.group(lease.task).retry;
+        let constrained = lease.needs(&retry, self.needs_of(lease.task)).is_some();
         self.constrained_waiting.fetch_add(u32::from(constrained), Relaxed);
         let task = lock(&self.leases).insert(lease) as u32;
         pool.push(Item { task, urgency: lease.urgency, tag: LEASE_TAG, constrained });

@@ -18,7 +18,7 @@ use super::telemetry::TelemetryBuffer;
 use crate::exec::Runner;
 use crate::fabric::near::NearLane;
 use crate::job::Job;
-use crate::model::{Attempt, Outcome, Rank, Reason, State, TaskId, Time};
+use crate::model::{Outcome, Rank, Reason, State};
 use crate::pool::Handle;
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
@@ -88,8 +88,8 @@ impl Shared {
     }
 
     /// Begins an epoch: from now on slots count in this ledger.
-    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<Ledger>, limits: &[(u32, u32)]) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.to_vec();
+    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<Ledger>, limits: Vec<(u32, u32)>) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         // Before the ledger: slots count only once that is there, and read the epoch after it.
         self.epoch.store(epoch, Release);
         self.ledgers.set(ledger);
@@ -139,25 +139,11 @@ impl Shared {
         lock(&self.slots[self.slots.len() - 1].outbox)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one value for each field of the record")]
-    pub(super) fn record(
-        &self,
-        task: TaskId,
-        attempt: u16,
-        outcome: Outcome,
-        slot: u16,
-        ready: Time,
-        start: Time,
-        end: Time,
-    ) -> Attempt {
-        Attempt { task, attempt, outcome, last: outcome.ok(), rank: self.me, slot, ready, start, end }
-    }
-
     /// Fails a lease that was not run, for this reason.
     pub(super) fn fail_unstarted(&self, lease: Lease, reason: &str) {
         self.telemetry.add_reason(Reason::new(lease.task, lease.attempt, reason));
         let now = self.clock.now();
-        let record = self.record(lease.task, lease.attempt, FAILED, 0, lease.ready, now, now);
+        let record = lease.ended(FAILED, self.me, 0, now, now);
         self.common_outbox().ended.push(record);
         self.event_wait.notify();
     }

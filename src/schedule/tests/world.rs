@@ -13,6 +13,7 @@ use crate::schedule::handout::Cutter;
 use crate::schedule::ledger::{End, Ledger, Ripple};
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Started, Stop};
 use crate::schedule::ranks::Ranks;
+use crate::schedule::resources::Needs;
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 
 /// A task in a pool: task, home as the pool knows it, attempt, when it was ready.
@@ -472,11 +473,7 @@ impl World {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
-            let handed = matches!(&event, worker::Event::Message { message: Message::HandOut(_), .. });
             self.workers[rank].step(Time(self.now), event, &mut actions);
-            if handed {
-                self.pools[rank].frozen = false;
-            }
             for action in actions {
                 self.act(rank, action, &mut events);
             }
@@ -490,6 +487,7 @@ impl World {
         let me = Rank(rank as u32);
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
+            worker::Action::TakeUp { .. } => self.pools[rank].frozen = false,
             worker::Action::Start(locals) => {
                 assert!(!self.pools[rank].frozen, "rank {rank} starts tasks of a ledger that it does not have yet");
                 let ledger = self.workers[rank].ledger().expect("open").clone();
@@ -501,7 +499,7 @@ impl World {
             worker::Action::StartLease(l) => self.push(rank, l.urgency, (l.task.0, l.home.0, l.attempt, l.ready.0)),
             worker::Action::Surrender { to, max } => {
                 let job = Arc::clone(&self.job);
-                let leases = self.take_out(rank, max as usize, 0, |task| job.movable[task as usize]);
+                let leases = self.take_out(rank, max as usize, 0, |item| may_leave(&job, item));
                 events.push_back(worker::Event::Surrendered { to, leases });
             }
             worker::Action::Freeze { keep } => {
@@ -530,7 +528,7 @@ impl World {
             worker::Action::Cancel(tasks) => {
                 self.pools[rank].cancelled.extend(tasks.iter().flat_map(|tasks| tasks.0..tasks.1));
                 let cancelled = self.pools[rank].cancelled.clone();
-                for lease in self.take_out(rank, usize::MAX, 0, |task| cancelled.contains(&task)) {
+                for lease in self.take_out(rank, usize::MAX, 0, |item| cancelled.contains(&item.0)) {
                     let attempt = lease.cancelled(me, Time(self.now));
                     self.pools[rank].outbox.push(worker::Event::Ended { attempt });
                 }
@@ -551,18 +549,11 @@ impl World {
     }
 
     /// Takes up to `most` items out of a pool, after so many of the most urgent.
-    fn take_out(&mut self, rank: usize, most: usize, keep: usize, which: impl Fn(u32) -> bool) -> Vec<Lease> {
+    fn take_out(&mut self, rank: usize, most: usize, keep: usize, which: impl Fn(&Item) -> bool) -> Vec<Lease> {
         let pool = &mut self.pools[rank];
-        let chosen: Vec<_> = pool.ready.iter().filter(|r| which(r.2.0)).skip(keep).take(most).copied().collect();
+        let chosen: Vec<_> = pool.ready.iter().filter(|r| which(&r.2)).skip(keep).take(most).copied().collect();
         pool.ready.retain(|r| !chosen.contains(r));
-        let lease = |(Reverse(urgency), _, (task, home, attempt, ready))| Lease {
-            task: TaskId(task),
-            home: Rank(home),
-            attempt,
-            urgency,
-            ready: Time(ready),
-        };
-        chosen.into_iter().map(lease).collect()
+        chosen.into_iter().map(|(Reverse(urgency), _, item)| lease_of(urgency, &item)).collect()
     }
 
     /// Tells the machine what slots have done.
@@ -642,7 +633,7 @@ impl World {
         }
         let job = &self.job;
         let pool = &self.pools[rank];
-        let movable = pool.ready.iter().filter(|r| job.movable[r.2.0 as usize]).count() as u32;
+        let movable = pool.ready.iter().filter(|r| may_leave(job, &r.2)).count() as u32;
         // Slots that are set aside are busy, as in the real pool.
         let held: u32 = pool.held.values().map(|h| h.0).sum();
         let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
@@ -736,6 +727,16 @@ impl World {
         self.pools[rank].outbox.push(worker::Event::Completed { attempts: vec![attempt], ripple });
         self.leave(rank, worker::Event::Special(ready));
     }
+}
+
+fn lease_of(urgency: u8, &(task, home, attempt, ready): &Item) -> Lease {
+    Lease { task: TaskId(task), home: Rank(home), attempt, urgency, ready: Time(ready) }
+}
+
+/// True for a task that another rank may take.
+fn may_leave(job: &Job, item: &Item) -> bool {
+    let needs = (!job.movable[item.0 as usize]).then_some(Needs::SLOT);
+    lease_of(0, item).needs(&job.retry(TaskId(item.0)), needs).is_none()
 }
 
 /// What an entry of `ends` is about.

@@ -128,7 +128,7 @@ impl Worker {
         let mut lent: Vec<TaskId> = self.lent.iter().copied().collect();
         lent.sort_unstable();
         waiting.iter_mut().for_each(|lease| self.dismiss(lease));
-        self.lent.extend(self.retries.drain().map(|next| next.0.1));
+        self.lent.extend(self.retries.drain().map(|next| next.0.task));
         let ledger = self.ledger.clone();
         let here = ledger.iter().flat_map(|ledger| {
             let ready = (0..ledger.len() as u32).filter(|&local| ledger.is_ready(local));
@@ -169,7 +169,7 @@ impl Worker {
 
     /// Takes up the tasks that this rank is home of from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
-        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, .. } = hand_out;
+        let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, limits } = hand_out;
         let Phase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
@@ -192,6 +192,7 @@ impl Worker {
         self.last_change = now.since(self.acknowledged);
         self.completed_elsewhere.clear();
         self.ledger = Some(Arc::clone(&ledger));
+        actions.push(Action::TakeUp { limits });
         (self.leaving, self.emptied) = (leave, false);
         self.thief.meet(epoch, active);
         self.lent = out.into_iter().collect();

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Action, Worker, reported_by_runner, send};
+use super::{Action, PlannedRetry, Worker, reported_by_runner, send};
 use crate::model::{Attempt, Rank, State, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
@@ -70,9 +70,9 @@ impl Worker {
 
     /// Tasks are not wanted any more: those that wait for a further attempt have ended.
     pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<Action>) {
-        let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.1, &tasks));
+        let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.task, &tasks));
         self.retries.extend(stay);
-        for Reverse((_, task, attempt, _)) in cancelled {
+        for Reverse(PlannedRetry { task, attempt, .. }) in cancelled {
             let lease = Lease { task, home: self.me, attempt, urgency: 0, ready: now };
             self.attempt_ended(now, lease.cancelled(self.me, now), false, actions);
         }
@@ -89,11 +89,12 @@ impl Worker {
         let due = if failures > 0 { due } else { tried.end };
         let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
         let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
-        self.retries.push(Reverse((due, tried.task, tried.attempts.saturating_add(1), to)));
+        let attempt = tried.attempts.saturating_add(1);
+        self.retries.push(Reverse(PlannedRetry { due, task: tried.task, attempt, to }));
     }
 
     pub(super) fn start_retries(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(&Reverse((due, task, attempt, to))) = self.retries.peek() {
+        while let Some(&Reverse(PlannedRetry { due, task, attempt, to })) = self.retries.peek() {
             if due > now || !self.phase.is_settled() {
                 break;
             }

@@ -1,8 +1,8 @@
 //! The plan as a picture: cost against makespan, one point for each number of ranks.
 
 use super::{Candidate, Plan, Question};
-use crate::observe::seconds;
 use crate::svg::Picture;
+use crate::text::seconds;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;

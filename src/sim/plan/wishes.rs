@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Candidate, Question};
-use crate::observe::seconds;
+use crate::text::seconds;
 
 /// What deadline and budget allow.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,23 +2,22 @@
 
 use std::collections::VecDeque;
 
-use super::{On, What, World};
+use super::{Letter, On, What, World};
 use crate::journal::{Level, Note, Record};
 use crate::model::Rank;
 use crate::schedule::coordinator;
 use crate::schedule::protocol::{Message, Stop};
-use crate::schedule::resources::Needs;
 use crate::schedule::worker;
 
 impl World<'_> {
     pub(super) fn send(&mut self, from: Rank, to: Rank, message: Message) {
         let at = self.post.arrival(self.now, from, to);
-        let letter = self.letters.put((from, to, message));
-        self.agenda.arrange(at, What::Arrives(letter));
+        let letter = self.letters.insert(Letter { from, to, message });
+        self.agenda.arrange(at, What::Arrives(letter as u32));
     }
 
     pub(super) fn deliver(&mut self, letter: u32) {
-        let Some((from, to, message)) = self.letters.take(letter) else { return };
+        let Some(Letter { from, to, message }) = self.letters.try_remove(letter as usize) else { return };
         self.events += 1;
         if message.is_for_coordinator() {
             self.coordinate(coordinator::Event::Message { from, message });
@@ -79,18 +78,9 @@ impl World<'_> {
         let mut actions = std::mem::take(&mut self.actions);
         queue.push_back(event);
         while let Some(event) = queue.pop_front() {
-            let limits = match &event {
-                worker::Event::Message { message: Message::HandOut(part), .. } => Some(part.limits.clone()),
-                _ => None,
-            };
             let told = matches!(event, worker::Event::Quiet);
             let seat = &mut self.seats[rank as usize];
             seat.worker.step(self.now, event, &mut actions);
-            if let Some(limits) = limits {
-                seat.limits = limits;
-                seat.ledger = seat.worker.ledger().cloned();
-                seat.frozen = false;
-            }
             for action in actions.drain(..) {
                 self.act(rank, action, &mut queue);
             }
@@ -106,11 +96,15 @@ impl World<'_> {
         let me = Rank(rank);
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
+            worker::Action::TakeUp { limits } => {
+                let seat = &mut self.seats[rank as usize];
+                (seat.limits, seat.frozen) = (limits, false);
+                seat.ledger = seat.worker.ledger().cloned();
+            }
             worker::Action::Start(locals) => locals.into_iter().for_each(|local| self.start(rank, local)),
             worker::Action::StartLease(lease) => {
-                // One that is to be tried on another rank must not be stolen back.
-                let settled = lease.attempt > 1 && self.scene.job.group(lease.task).retry.elsewhere;
-                let needs = self.needs(rank, lease.task).or(settled.then_some(Needs::SLOT));
+                let retry = self.scene.job.group(lease.task).retry;
+                let needs = lease.needs(&retry, self.needs(rank, lease.task));
                 self.push(rank, lease, needs);
             }
             worker::Action::Surrender { to, max } => {

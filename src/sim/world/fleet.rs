@@ -274,7 +274,7 @@ impl World<'_> {
             self.provider.release(rank, self.now);
         }
         for number in self.running_on(rank) {
-            if let Some(running) = self.running.take(number)
+            if let Some(running) = self.running.try_remove(number)
                 && let Some(captain) = &mut self.captain
             {
                 captain.task_stopped(running.lease.task);

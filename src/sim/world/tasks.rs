@@ -19,10 +19,9 @@ impl World<'_> {
     /// A task at home became ready.
     pub(super) fn start(&mut self, rank: u32, local: u32) {
         let Some(ledger) = &self.seats[rank as usize].ledger else { return };
-        let task = ledger.task(local);
-        let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
-        let needs = if ledger.is_special(local) { self.needs(rank, task) } else { None };
-        self.push(rank, Lease { task, home: Rank(rank), attempt: 1, urgency, ready }, needs);
+        let lease = Lease::at_home(ledger, local, Rank(rank));
+        let needs = if ledger.is_special(local) { self.needs(rank, lease.task) } else { None };
+        self.push(rank, lease, needs);
     }
 
     pub(super) fn push(&mut self, rank: u32, lease: Lease, needs: Option<Needs>) {
@@ -40,24 +39,21 @@ impl World<'_> {
         let slowness = self.provider.node(rank).slowness;
         let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
         let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
-        let number = self.running.put(running);
-        let ends = self.agenda.arrange(self.now.after(fate.took), What::Ends(number));
-        if let Some(running) = self.running.get_mut(number) {
-            running.ends = ends;
-        }
+        let number = self.running.insert(running);
+        self.running[number].ends = self.agenda.arrange(self.now.after(fate.took), What::Ends(number as u32));
         // Which tasks run where matters to decisions alone.
         let Some(captain) = &mut self.captain else { return };
         captain.task_waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
         if told < self.now.after(fate.took) {
-            self.agenda.arrange(told, What::Found(number));
+            self.agenda.arrange(told, What::Found(number as u32));
         }
     }
 
     /// A rank finds a task in a slot for the second time, if it is still the one that was there at
     /// the first.
     pub(super) fn found(&mut self, number: u32) {
-        let Some(running) = self.running.get_mut(number) else { return };
+        let Some(running) = self.running.get(number as usize) else { return };
         let (rank, lease, (first, second)) = (running.rank, running.lease, found_at(running.start));
         if second == self.now {
             let started = Started { task: lease.task, attempt: lease.attempt, start: first };
@@ -88,10 +84,12 @@ impl World<'_> {
     }
 
     pub(super) fn end(&mut self, number: u32, entry: u64) {
-        if self.running.get_mut(number).is_none_or(|running| running.ends != entry) {
+        if self.running.get(number as usize).is_none_or(|running| running.ends != entry) {
             return;
         }
-        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.take(number) else { return };
+        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.try_remove(number as usize) else {
+            return;
+        };
         self.events += 1;
         let slot = match &on {
             On::Slots(grant) => grant.slots[0],
@@ -103,17 +101,7 @@ impl World<'_> {
         let seat = &mut self.seats[rank as usize];
         seat.busy += busy;
         seat.failures += u32::from(outcome.state.is_failure());
-        let attempt = Attempt {
-            task: lease.task,
-            attempt: lease.attempt,
-            outcome,
-            last: outcome.ok(),
-            rank: Rank(rank),
-            slot,
-            ready: lease.ready,
-            start,
-            end: self.now,
-        };
+        let attempt = lease.ended(outcome, Rank(rank), slot, start, self.now);
         if let Some(captain) = &mut self.captain {
             captain.task_stopped(lease.task);
         }
@@ -157,7 +145,7 @@ impl World<'_> {
     /// What runs on a rank ends now, without being decided.
     pub(super) fn interrupt(&mut self, rank: u32) {
         for number in self.running_on(rank) {
-            let ends = self.agenda.arrange(self.now, What::Ends(number));
+            let ends = self.agenda.arrange(self.now, What::Ends(number as u32));
             if let Some(running) = self.running.get_mut(number) {
                 running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
                 running.ends = ends;
@@ -165,7 +153,7 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn running_on(&self, rank: u32) -> Vec<u32> {
+    pub(super) fn running_on(&self, rank: u32) -> Vec<usize> {
         self.running.iter().filter(|(_, running)| running.rank == rank).map(|(number, _)| number).collect()
     }
 }

@@ -10,17 +10,8 @@ use crate::schedule::worker::{Action, Event};
 impl Engine {
     /// Hands the worker an event and carries out its actions.
     pub(super) fn step(&mut self, event: Event) {
-        let opened = match &event {
-            Event::Message { message: Message::HandOut(hand_out), .. } => {
-                Some((hand_out.epoch, hand_out.limits.clone()))
-            }
-            _ => None,
-        };
         let mut actions = std::mem::take(&mut self.actions);
         self.worker.step(self.shared.clock.now(), event, &mut actions);
-        if let (Some((epoch, limits)), Some(ledger)) = (opened, self.worker.ledger()) {
-            self.shared.open_epoch(epoch, ledger, &limits);
-        }
         self.carry_out(actions);
     }
 
@@ -48,6 +39,11 @@ impl Engine {
                     self.send_telemetry();
                 }
                 self.send(to, message);
+            }
+            Action::TakeUp { limits } => {
+                if let Some(ledger) = self.worker.ledger() {
+                    self.shared.open_epoch(self.worker.epoch(), ledger, limits);
+                }
             }
             Action::Start(locals) => self.shared.start(&locals),
             Action::StartLease(lease) => self.shared.start_lease(lease),
