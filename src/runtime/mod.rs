@@ -3,21 +3,18 @@
 //! | file | one idea |
 //! |---|---|
 //! | `start` | rank 0 before the others are told: job, run directory, what is done already |
-//! | `lead`, `follow` | rank 0, and every other rank, from beginning to end |
+//! | `rank` | what every rank does: its slots, its engine, its main thread |
+//! | `lead` | rank 0 from beginning to end |
 //! | `world` | ranks gather, are dismissed, leave together |
 //! | `many` | several runs one after the other on the same ranks |
 //! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
 //! | `join_address` | where rank 0 listens for them, and what it tells them |
 //! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
-//! | `seat` | what a rank has, and how its slots and engine are started |
-//! | `engine` | frames and slots into the state machines, their decisions into the world |
 //! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
 //! | `nodes` | its dealings with nodes: who comes and goes is told to those whom it concerns |
-//! | `crew` | what slots do between two tasks |
 //! | `resume` | which tasks stay complete |
-//! | `clock`, `stopwatch` | the run's time, and the times of a slot's tasks |
-//! | `wake`, `walltime` | waiting, the end of the allocation |
-//! | `mailbox`, `vitals` | what a rank tells rank 0 for who watches |
+//! | `clock`, `event_wait` | the run's time; where the main thread waits, and signals |
+//! | `walltime` | the end of the allocation |
 //! | `job_adapters`, `subject` | the job as each part wants to see it |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
