@@ -12,7 +12,7 @@ use crate::graph::link::GroupId;
 use crate::job::{Job, PolicyKind, ProviderKind};
 use crate::journal::{HistoryFile, Past};
 use crate::model::{Attempt, Time};
-use crate::scale::estimate::{Anomaly, History, Learnt, Lessons, Moment, RunRecord};
+use crate::scale::estimate::{Anomaly, History, Learnt, RunStats, Moment, RunRecord};
 use crate::workload::requirements;
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
@@ -77,7 +77,7 @@ pub(crate) struct HistoryRecorder {
     job: Arc<Job>,
     /// The class of each group.
     classes: Vec<u32>,
-    lessons: Lessons,
+    lessons: RunStats,
     run: RunRecord,
 }
 
@@ -96,7 +96,7 @@ impl HistoryRecorder {
             firsts.iter().map(|&first| &job.groups[first as usize]).map(|group| (&*group.class, group.estimate));
         let policy = job.scaling.as_ref().map_or(PolicyKind::Fixed, |scaling| scaling.policy).name();
         HistoryRecorder {
-            lessons: Lessons::new(sizes),
+            lessons: RunStats::new(sizes),
             classes,
             past,
             run: RunRecord {

@@ -8,7 +8,7 @@
 //! the job file, and the first observation of each class without one.
 
 mod history;
-mod lessons;
+mod run_stats;
 mod lognormal;
 mod unusual;
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::price::NodeTypeId;
 
 pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
-pub use lessons::Lessons;
+pub use run_stats::RunStats;
 pub use lognormal::{LogNormal, SPREAD};
 pub use unusual::{Anomaly, Quantity};
 

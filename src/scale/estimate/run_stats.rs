@@ -71,16 +71,16 @@ impl Sum {
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
-pub struct Lessons {
+pub struct RunStats {
     classes: Vec<Sum>,
     delays: Vec<Sum>,
     work: Duration,
 }
 
-impl Lessons {
+impl RunStats {
     /// Of a run with these classes, each with the duration that a factor of 1 stands for (a second, if none is known).
-    pub fn new<'a>(classes: impl Iterator<Item = (&'a str, Option<Duration>)>) -> Lessons {
-        Lessons { classes: classes.map(|(name, size)| Sum::new(name, size)).collect(), ..Lessons::default() }
+    pub fn new<'a>(classes: impl Iterator<Item = (&'a str, Option<Duration>)>) -> RunStats {
+        RunStats { classes: classes.map(|(name, size)| Sum::new(name, size)).collect(), ..RunStats::default() }
     }
 
     /// An attempt took so long, on so many slots.
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn sums_are_those_of_this_run() {
         let s = Duration::from_secs;
-        let mut lessons = Lessons::new([("a", Some(s(10))), ("b", None), ("never", None)].into_iter());
+        let mut lessons = RunStats::new([("a", Some(s(10))), ("b", None), ("never", None)].into_iter());
         for took in [20, 5] {
             lessons.completed(0, Some(s(10)), s(took));
             lessons.worked(s(took), 2);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn tasks_that_share_a_look_at_the_clock_count_with_their_mean() {
-        let mut lessons = Lessons::new([("a", Some(Duration::from_micros(1)))].into_iter());
+        let mut lessons = RunStats::new([("a", Some(Duration::from_micros(1)))].into_iter());
         for task in 0..32u64 {
             let took = Duration::from_micros(if task % 16 == 15 { 64 } else { 0 });
             lessons.completed(0, None, took);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn of_very_many_classes_the_dearest_are_told() {
         let names: Vec<String> = (0..1000).map(|k| format!("c{k}")).collect();
-        let mut lessons = Lessons::new(names.iter().map(|name| (name.as_str(), None)));
+        let mut lessons = RunStats::new(names.iter().map(|name| (name.as_str(), None)));
         (0..1000).for_each(|k| lessons.completed(k, None, Duration::from_secs(k as u64 + 1)));
         let found = lessons.tell(run(0, 0, 7.0, 1.0));
         assert_eq!((found.classes.len(), found.classes[0].name.as_str()), (MOST_CLASSES, "c999"));
