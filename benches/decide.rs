@@ -19,8 +19,8 @@ use phalanx::scale::forecast::{Forecaster, Scope};
 use phalanx::scale::policy::policy_of;
 use phalanx::scale::remaining::{CHUNKS, EXACT};
 use phalanx::scale::{
-    ClassId, ClassPrior, Counts, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, RemainingWork, Samples,
-    TaskFacts,
+    ClassId, ClassPrior, Customs, Estimates, NodeTypeId, Observation, Prices, RankView, RemainingWork, Samples,
+    TaskCounts, TaskFacts,
 };
 
 /// A graph of which nothing has run yet.
@@ -138,12 +138,12 @@ impl Fresh {
 const NOW: Time = Time(100_000_000_000);
 
 fn see<R>(work: &RemainingWork, ranks: &[RankView], look: impl FnOnce(&Observation<'_>) -> R) -> R {
-    let counts = Counts {
+    let counts = TaskCounts {
         total: work.graph().task_count() as u64,
         remaining: work.count(),
         ready: work.ready_count(),
         running: work.running_count(),
-        ..Counts::default()
+        ..TaskCounts::default()
     };
     look(&Observation {
         now: NOW,

@@ -155,7 +155,7 @@ struct Wire([AtomicUsize; 4]);
 
 /// A fabric that counts what is sent by what it says.
 struct Counted {
-    inner: local::Local,
+    inner: local::LocalFabric,
     wire: Arc<Wire>,
 }
 

@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use crossbeam_deque::{Steal, Stealer, Worker};
 use mpi::request::WaitGuard;
 use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Source};
-use phalanx::bench::curve::{Point, Shape, metg_us};
+use phalanx::bench::curve::{CurveShape, Point, metg_us};
 use phalanx::exec::compute_bound::iterate;
 use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::pattern::{Dependence, Pattern};
 use phalanx::graph::{Edge, TaskGraph};
-use phalanx::topology::{Place, Topology, bind_current_thread};
+use phalanx::topology::{SlotPlace, Topology, bind_current_thread};
 
 const WIDTH: u32 = 8;
 const STEPS: u32 = 1000;
@@ -69,7 +69,7 @@ fn compare(pattern: Pattern, turns: u32) {
     }
     let tasks = pattern.count();
     let points = |walls: &Walls, peak_gflops| -> Vec<Point> {
-        let shape = Shape { tasks, cores: CORES, peak_gflops };
+        let shape = CurveShape { tasks, cores: CORES, peak_gflops };
         walls.iter().map(|(&iterations, &wall)| Point::new(iterations, wall, &shape)).collect()
     };
     // What one of them has reached is no more than what can be reached.
@@ -138,7 +138,7 @@ struct Bare {
     graph: TaskGraph,
     missing: Vec<AtomicU32>,
     left: AtomicU32,
-    places: Vec<Place>,
+    places: Vec<SlotPlace>,
 }
 
 impl Bare {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_deque::{Steal, Stealer, Worker};
 use phalanx::pool::{Handle, HoldId, Item, Pool, PoolConfig, Slot, Workload};
 use phalanx::schedule::resources::{Impossible, Needs};
-use phalanx::topology::{Place, Topology, bind_current_thread};
+use phalanx::topology::{SlotPlace, Topology, bind_current_thread};
 
 const WIDTH: u32 = 8;
 const STEPS: u32 = 100_000;
@@ -114,7 +114,7 @@ fn in_pool(pool: &Pool<Work>, handle: &Handle) -> Duration {
 }
 
 /// The floor: threads around bare deques.
-fn bare(stencil: &Stencil, places: &[Place]) -> Duration {
+fn bare(stencil: &Stencil, places: &[SlotPlace]) -> Duration {
     stencil.reset();
     let workers: Vec<Worker<Item>> = places.iter().map(|_| Worker::new_fifo()).collect();
     let stealers: Vec<Stealer<Item>> = workers.iter().map(Worker::stealer).collect();

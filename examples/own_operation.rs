@@ -7,14 +7,14 @@
 //! shares those that have changed.
 
 use phalanx::data::exchange::{Exchange, share, sum};
-use phalanx::data::generate::{GAP_SEED, Generator, Kind};
-use phalanx::data::source::{Origin, Source};
+use phalanx::data::generate::{GAP_SEED, GeneratedKind, Generator};
+use phalanx::data::source::{GraphSource, Origin};
 use phalanx::runtime::World;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut world = World::join()?;
-    let generator = Generator { kind: Kind::Kron, scale: 12, degree: 8, seed: GAP_SEED };
-    let source = Source { origin: Origin::Generated(generator), directed: None, weights: None };
+    let generator = Generator { kind: GeneratedKind::Kron, scale: 12, degree: 8, seed: GAP_SEED };
+    let source = GraphSource { origin: Origin::Generated(generator), directed: None, weights: None };
     let graph = source.load(&mut world)?;
 
     // Labels of all vertices; this rank computes those of its own.

@@ -13,7 +13,7 @@ pub const HALF: f64 = 0.5;
 
 /// What was run at every point of a curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shape {
+pub struct CurveShape {
     /// Tasks in the graph.
     pub tasks: u64,
     /// Cores that took part.
@@ -39,7 +39,7 @@ pub struct Point {
 
 impl Point {
     /// A point whose tasks took `wall_s` seconds in all.
-    pub fn new(iterations: u64, wall_s: f64, shape: &Shape) -> Point {
+    pub fn new(iterations: u64, wall_s: f64, shape: &CurveShape) -> Point {
         let tasks = shape.tasks as f64;
         let gflops = compute_bound::flops(iterations) as f64 * tasks / wall_s / 1e9;
         Point {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHAPE: Shape = Shape { tasks: 8000, cores: 2, peak_gflops: 40.0 };
+    const SHAPE: CurveShape = CurveShape { tasks: 8000, cores: 2, peak_gflops: 40.0 };
 
     /// Walls of a system that adds `overhead_us` to every task and is else perfect.
     fn curve(overhead_us: f64) -> Vec<Point> {

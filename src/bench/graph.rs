@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::data::exchange::{Exchange, largest, sum};
 use crate::data::operations::pagerank::{self, Sinks};
-use crate::data::operations::{self, Edges, Number, Operation};
-use crate::data::part::Part;
-use crate::data::source::Source;
-use crate::data::{GraphError, Vertex};
+use crate::data::operations::{self, Edges, Operation, ReportedNumber};
+use crate::data::part::GraphPart;
+use crate::data::source::GraphSource;
+use crate::data::{DataGraphError, Vertex};
 
 /// Sources of searches; as in the GAP benchmark suite they are drawn among vertices that have edges.
 const SOURCES: usize = 8;
@@ -26,9 +26,9 @@ const STREAM: usize = 64 << 20;
 
 /// What is measured.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct GraphBenchPlan {
     /// The graph.
-    pub source: Source,
+    pub source: GraphSource,
     /// Operations by name; empty: all.
     pub operations: Vec<String>,
     /// How often each is run; the best counts.
@@ -37,7 +37,7 @@ pub struct Plan {
 
 /// One operation.
 #[derive(Clone, Debug, Serialize)]
-pub struct Timed {
+pub struct TimedOperation {
     /// Its name.
     pub operation: &'static str,
     /// Seconds of the fastest round; of searches the mean over sources of the fastest.
@@ -50,7 +50,7 @@ pub struct Timed {
 
 /// All that was measured.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct GraphMeasured {
     /// Ranks.
     pub ranks: u32,
     /// Threads of each.
@@ -68,14 +68,14 @@ pub struct Measured {
     /// Seconds for which the bandwidth would suffice for an iteration of PageRank: 4 bytes for each edge, 24 for each vertex.
     pub pagerank_iteration_floor_s: f64,
     /// The operations.
-    pub operations: Vec<Timed>,
+    pub operations: Vec<TimedOperation>,
 }
 
 /// Measures. Every rank calls it with the same plan, in its own pool of threads.
 ///
 /// # Errors
 /// If the graph cannot be loaded, or ranks cannot talk.
-pub fn measure(exchange: &mut dyn Exchange, plan: &Plan) -> Result<Measured, GraphError> {
+pub fn measure(exchange: &mut dyn Exchange, plan: &GraphBenchPlan) -> Result<GraphMeasured, DataGraphError> {
     let begin = Instant::now();
     let part = plan.source.load(exchange)?;
     sum(exchange, [0])?;
@@ -90,7 +90,7 @@ pub fn measure(exchange: &mut dyn Exchange, plan: &Plan) -> Result<Measured, Gra
             timed.push(time(exchange, &part, name, &sources, plan.rounds)?);
         }
     }
-    Ok(Measured {
+    Ok(GraphMeasured {
         ranks: exchange.ranks() as u32,
         threads: rayon::current_num_threads() as u32,
         vertices: part.vertices(),
@@ -104,7 +104,7 @@ pub fn measure(exchange: &mut dyn Exchange, plan: &Plan) -> Result<Measured, Gra
 }
 
 /// Ids of vertices that have edges, the same on all ranks.
-fn sources(exchange: &mut dyn Exchange, part: &Part) -> Result<Vec<u64>, GraphError> {
+fn sources(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Vec<u64>, DataGraphError> {
     let mut random = fastrand::Rng::with_seed(27_491_095);
     let mut sources = Vec::new();
     for _ in 0..1000 {
@@ -122,7 +122,7 @@ fn sources(exchange: &mut dyn Exchange, part: &Part) -> Result<Vec<u64>, GraphEr
 }
 
 /// The operations of a name: one for each source where it has one.
-fn operations_of(part: &Part, name: &str, sources: &[u64]) -> Vec<Operation> {
+fn operations_of(part: &GraphPart, name: &str, sources: &[u64]) -> Vec<Operation> {
     let each = |make: fn(u64) -> Operation| sources.iter().map(|&source| make(source)).collect();
     match name {
         "degrees" => vec![Operation::Degrees(operations::Direction::Both)],
@@ -149,11 +149,11 @@ fn operations_of(part: &Part, name: &str, sources: &[u64]) -> Vec<Operation> {
 
 fn time(
     exchange: &mut dyn Exchange,
-    part: &Part,
+    part: &GraphPart,
     name: &'static str,
     sources: &[u64],
     rounds: u32,
-) -> Result<Timed, GraphError> {
+) -> Result<TimedOperation, DataGraphError> {
     let operations = operations_of(part, name, sources);
     let (mut total, mut found) = (Duration::ZERO, serde_json::Map::new());
     let mut edges = part.edges();
@@ -171,8 +171,8 @@ fn time(
                 .iter()
                 .map(|&(key, number)| {
                     let number = match number {
-                        Number::Whole(number) => number.into(),
-                        Number::Real(number) => number.into(),
+                        ReportedNumber::Whole(number) => number.into(),
+                        ReportedNumber::Real(number) => number.into(),
                     };
                     (key.to_owned(), number)
                 })
@@ -184,11 +184,11 @@ fn time(
         total += best;
     }
     let seconds = total.as_secs_f64() / operations.len().max(1) as f64;
-    Ok(Timed { operation: name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
+    Ok(TimedOperation { operation: name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
 }
 
 /// Bytes per second that the threads of all ranks read together, all at once; the best of three.
-fn bandwidth(exchange: &mut dyn Exchange) -> Result<f64, GraphError> {
+fn bandwidth(exchange: &mut dyn Exchange) -> Result<f64, DataGraphError> {
     use rayon::prelude::*;
     let words: Vec<u64> = (0..(STREAM / 8) as u64).into_par_iter().collect();
     let mut best = u64::MAX;

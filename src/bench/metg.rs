@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use thiserror::Error;
 
-use super::curve::{self, Point, Shape};
+use super::curve::{self, CurveShape, Point};
 use super::peak;
 use crate::exec::Kernels;
 use crate::graph::pattern::{Dependence, Pattern};
@@ -36,7 +36,7 @@ const PEAKS: u32 = 3;
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct MetgPlan {
     /// The graph.
     pub pattern: Pattern,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
@@ -47,7 +47,7 @@ pub struct Plan {
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct MetgMeasured {
     /// Name of the pattern.
     pub pattern: String,
     /// Its width.
@@ -124,7 +124,7 @@ enum Next {
 ///
 /// # Errors
 /// See [`BenchError`].
-pub fn lead(world: &mut World, plan: &Plan) -> Result<Measured, BenchError> {
+pub fn lead(world: &mut World, plan: &MetgPlan) -> Result<MetgMeasured, BenchError> {
     let result = Leader::new(world, plan).and_then(Leader::measure);
     dismiss(world);
     result
@@ -178,7 +178,7 @@ struct Walls {
 /// Rank 0's side.
 struct Leader<'a> {
     world: &'a mut World,
-    plan: &'a Plan,
+    plan: &'a MetgPlan,
     dir: TempDir,
     /// Slots of each rank, once a run has told.
     slots: Vec<u32>,
@@ -187,13 +187,13 @@ struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    fn new(world: &'a mut World, plan: &'a Plan) -> Result<Leader<'a>, BenchError> {
+    fn new(world: &'a mut World, plan: &'a MetgPlan) -> Result<Leader<'a>, BenchError> {
         // Below the current directory, since that is where runs are kept and all ranks see it.
         let dir = tempfile::Builder::new().prefix("phalanx-bench-").tempdir_in(".")?;
         Ok(Leader { world, plan, dir, slots: Vec::new(), peak_gflops: 0.0, best: Vec::new() })
     }
 
-    fn measure(mut self) -> Result<Measured, BenchError> {
+    fn measure(mut self) -> Result<MetgMeasured, BenchError> {
         // The first run fills caches and says how many slots there are; it does not count.
         self.run(1)?;
         self.measure_peak()?;
@@ -224,8 +224,8 @@ impl<'a> Leader<'a> {
         Ok(efficiency >= PLATEAU || walls.tasks_s > LONG_S)
     }
 
-    fn shape(&self) -> Shape {
-        Shape { tasks: self.plan.pattern.count(), cores: self.cores(), peak_gflops: self.peak_gflops }
+    fn shape(&self) -> CurveShape {
+        CurveShape { tasks: self.plan.pattern.count(), cores: self.cores(), peak_gflops: self.peak_gflops }
     }
 
     /// Runs tasks of one size; keeps the best of all such runs.
@@ -295,7 +295,7 @@ impl<'a> Leader<'a> {
         (1..self.world.size()).try_for_each(|rank| self.world.tell(Rank(rank), words(next)))
     }
 
-    fn finish(mut self) -> Measured {
+    fn finish(mut self) -> MetgMeasured {
         // What the tasks themselves have reached is no more than what can be reached.
         let reached = self.best.iter().map(|walls| Point::new(walls.iterations, walls.tasks_s, &self.shape()).gflops);
         self.peak_gflops = reached.fold(self.peak_gflops, f64::max);
@@ -303,7 +303,7 @@ impl<'a> Leader<'a> {
         self.best.sort_by_key(|walls| std::cmp::Reverse(walls.iterations));
         let points: Vec<Point> = self.best.iter().map(|w| Point::new(w.iterations, w.tasks_s, &shape)).collect();
         let zero = self.best.iter().find(|walls| walls.iterations == 0).map_or(f64::INFINITY, |walls| walls.tasks_s);
-        Measured {
+        MetgMeasured {
             pattern: self.plan.pattern.dependence.name().to_owned(),
             width: self.plan.pattern.width,
             ranks: self.world.size(),

@@ -1,7 +1,7 @@
 //! The curve as a picture: efficiency against granularity, on a logarithmic scale.
 
 use super::curve::{HALF, Point};
-use super::metg::Measured;
+use super::metg::MetgMeasured;
 use crate::svg::Picture;
 
 const WIDTH: f64 = 640.0;
@@ -10,16 +10,16 @@ const HEIGHT: f64 = 400.0;
 const MARGIN: [f64; 4] = [64.0, 48.0, 24.0, 56.0];
 
 /// Where values lie in the picture.
-struct Scale {
+struct AxisScale {
     /// Powers of ten at both ends of the granularity's axis.
     decades: (i32, i32),
 }
 
-impl Scale {
-    fn of(points: &[Point]) -> Scale {
+impl AxisScale {
+    fn of(points: &[Point]) -> AxisScale {
         let log = |pick: fn(f64, f64) -> f64| points.iter().map(|p| p.granularity_us.log10()).reduce(pick);
         let (low, high) = (log(f64::min).unwrap_or(0.0).floor() as i32, log(f64::max).unwrap_or(1.0).ceil() as i32);
-        Scale { decades: (low, high.max(low + 1)) }
+        AxisScale { decades: (low, high.max(low + 1)) }
     }
 
     fn x(&self, granularity_us: f64) -> f64 {
@@ -33,8 +33,8 @@ impl Scale {
 }
 
 /// The picture as SVG.
-pub fn svg(measured: &Measured) -> String {
-    let scale = Scale::of(&measured.points);
+pub fn svg(measured: &MetgMeasured) -> String {
+    let scale = AxisScale::of(&measured.points);
     let mut picture = Picture::new(WIDTH, HEIGHT);
     axes(&mut picture, &scale);
     let mut corners: Vec<String> = Vec::new();
@@ -50,13 +50,13 @@ pub fn svg(measured: &Measured) -> String {
         picture.line((x, y), (x, foot), "#b03030", "4 3");
         picture.text((x + 6.0, y + 16.0), "start", &format!("METG(50 %) = {metg:.2} µs"));
     }
-    let Measured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
+    let MetgMeasured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
     let title = format!("{pattern}, width {width}, {ranks} x {slots} cores, peak {peak_gflops:.1} GFLOP/s");
     picture.text((WIDTH / 2.0, 28.0), "middle", &title);
     picture.finish()
 }
 
-fn axes(picture: &mut Picture, scale: &Scale) {
+fn axes(picture: &mut Picture, scale: &AxisScale) {
     let (left, right, foot) = (MARGIN[0], WIDTH - MARGIN[2], scale.y(0.0));
     for percent in (0..=100).step_by(25) {
         let y = scale.y(f64::from(percent) / 100.0);
@@ -75,19 +75,19 @@ fn axes(picture: &mut Picture, scale: &Scale) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::curve::Shape;
+    use crate::bench::curve::CurveShape;
 
     #[test]
     fn every_point_lies_inside_the_axes() {
-        let shape = Shape { tasks: 1000, cores: 2, peak_gflops: 40.0 };
+        let shape = CurveShape { tasks: 1000, cores: 2, peak_gflops: 40.0 };
         let points: Vec<Point> =
             [(4096, 0.03), (64, 0.002), (0, 0.0015)].map(|(n, wall)| Point::new(n, wall, &shape)).to_vec();
-        let scale = Scale::of(&points);
+        let scale = AxisScale::of(&points);
         for point in &points {
             let (x, y) = (scale.x(point.granularity_us), scale.y(point.efficiency));
             assert!((MARGIN[0]..=WIDTH - MARGIN[2]).contains(&x) && (MARGIN[1]..=HEIGHT - MARGIN[3]).contains(&y));
         }
-        let measured = Measured {
+        let measured = MetgMeasured {
             pattern: "fft".into(),
             width: 8,
             ranks: 1,
@@ -101,7 +101,7 @@ mod tests {
         let picture = svg(&measured);
         assert!(picture.contains("METG(50 %) = 12.3") && picture.matches("<circle").count() == 3, "{picture}");
         // Without a METG, and without any point, there is still a picture.
-        let nothing = svg(&Measured { metg_us: None, points: vec![], ..measured });
+        let nothing = svg(&MetgMeasured { metg_us: None, points: vec![], ..measured });
         assert!(!nothing.contains("METG") && nothing.ends_with("</svg>\n"), "{nothing}");
     }
 }

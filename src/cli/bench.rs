@@ -8,11 +8,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{Subcommand, value_parser};
 
 use super::{complain, launched_rank, print, refuse};
-use crate::bench::metg::{self, BenchError, Measured, Plan};
+use crate::bench::metg::{self, BenchError, MetgMeasured, MetgPlan};
 use crate::bench::{curve, graph, picture};
-use crate::data::generate::{GAP_SEED, Generator, Kind};
+use crate::data::generate::{GAP_SEED, GeneratedKind, Generator};
 use crate::data::operations::Operation;
-use crate::data::source::{Origin, Source, WeightSource};
+use crate::data::source::{GraphSource, Origin, WeightSource};
 use crate::graph::pattern::{Dependence, Pattern};
 use crate::model::Rank;
 use crate::runtime::{RunError, World};
@@ -21,11 +21,11 @@ use crate::runtime::{RunError, World};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: BenchVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum BenchVerb {
     Metg(MetgArgs),
     Graph(GraphArgs),
 }
@@ -34,7 +34,7 @@ enum What {
 #[derive(Debug, clap::Args)]
 struct GraphArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
-    #[arg(long, value_name = "KIND", default_value = "kron", value_parser = PossibleValuesParser::new(Kind::ALL.map(|kind| kind.0)))]
+    #[arg(long, value_name = "KIND", default_value = "kron", value_parser = PossibleValuesParser::new(GeneratedKind::ALL.map(|kind| kind.0)))]
     kind: String,
     /// The graph has 2^S vertices.
     #[arg(long, value_name = "S", default_value_t = 16, value_parser = value_parser!(u32).range(0..=31))]
@@ -96,8 +96,8 @@ fn names() -> PossibleValuesParser {
 
 pub(super) fn main(args: Args) -> ExitCode {
     let args = match args.what {
-        What::Metg(args) => args,
-        What::Graph(args) => return graph_bench(&args),
+        BenchVerb::Metg(args) => args,
+        BenchVerb::Graph(args) => return graph_bench(&args),
     };
     let plan = match plan(&args) {
         Ok(plan) => plan,
@@ -113,7 +113,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 }
 
 fn graph_bench(args: &GraphArgs) -> ExitCode {
-    let kind = Kind::named(&args.kind).unwrap_or(Kind::Kron);
+    let kind = GeneratedKind::named(&args.kind).unwrap_or(GeneratedKind::Kron);
     let (origin, weights) = match &args.file {
         Some(file) => (Origin::File(file.clone(), None), None),
         None => {
@@ -121,8 +121,8 @@ fn graph_bench(args: &GraphArgs) -> ExitCode {
             (Origin::Generated(generator), Some(WeightSource::Uniform { from: 1, to: 255, seed: 1 }))
         }
     };
-    let source = Source { origin, directed: None, weights };
-    let plan = graph::Plan { source, operations: args.operations.clone(), rounds: args.rounds };
+    let source = GraphSource { origin, directed: None, weights };
+    let plan = graph::GraphBenchPlan { source, operations: args.operations.clone(), rounds: args.rounds };
     let mut world = match World::join() {
         Ok(world) => world,
         Err(error) => return failed(&error.into()),
@@ -135,7 +135,7 @@ fn graph_bench(args: &GraphArgs) -> ExitCode {
     // The thread that entered MPI is the one that calls it, so it takes part in the pool as one of its threads.
     let measured = match threads.use_current_thread().build() {
         Ok(pool) => pool.install(|| graph::measure(&mut world, &plan)),
-        Err(error) => Err(crate::data::GraphError::refused(format!("cannot start threads: {error}"))),
+        Err(error) => Err(crate::data::DataGraphError::refused(format!("cannot start threads: {error}"))),
     };
     match measured {
         Ok(measured) if speaks && args.json => print(&format!("{}\n", serde_json::json!(measured))),
@@ -146,7 +146,7 @@ fn graph_bench(args: &GraphArgs) -> ExitCode {
     }
 }
 
-fn graph_table(measured: &graph::Measured) -> String {
+fn graph_table(measured: &graph::GraphMeasured) -> String {
     let mut text = format!(
         "{} vertices, {} edges on {} ranks x {} threads: loaded in {:.2} s, {:.1} MiB\n\n{:<14} {:>10} {:>14}  found\n",
         measured.vertices,
@@ -180,7 +180,7 @@ fn graph_table(measured: &graph::Measured) -> String {
     text
 }
 
-fn lead(world: &mut World, plan: &Plan, args: &MetgArgs) -> ExitCode {
+fn lead(world: &mut World, plan: &MetgPlan, args: &MetgArgs) -> ExitCode {
     let measured = match metg::lead(world, plan) {
         Ok(measured) => measured,
         Err(error) => return failed(&error),
@@ -213,7 +213,7 @@ fn failed(error: &BenchError) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
-fn plan(args: &MetgArgs) -> Result<Plan, String> {
+fn plan(args: &MetgArgs) -> Result<MetgPlan, String> {
     let named = Dependence::NAMED.iter().find(|(name, ..)| *name == args.pattern);
     let mut dependence = named.map(|(_, dependence, _)| *dependence).ok_or("unknown pattern")?;
     match (args.radix, dependence.radix_mut()) {
@@ -222,11 +222,11 @@ fn plan(args: &MetgArgs) -> Result<Plan, String> {
         (None, _) => {}
     }
     let pattern = Pattern { dependence, width: args.width, steps: args.steps };
-    Ok(Plan { pattern, slots: args.slots, rounds: args.rounds })
+    Ok(MetgPlan { pattern, slots: args.slots, rounds: args.rounds })
 }
 
-fn table(measured: &Measured, svg: Option<&Path>) -> String {
-    let Measured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
+fn table(measured: &MetgMeasured, svg: Option<&Path>) -> String {
+    let MetgMeasured { pattern, width, ranks, slots, peak_gflops, .. } = measured;
     let mut text =
         format!("{pattern}, width {width}, ranks {ranks}, slots {slots} each; peak {peak_gflops:.1} GFLOP/s\n\n");
     // Writing to a string cannot fail, here and below.

@@ -78,7 +78,7 @@ pub(super) fn show(diagnostics: &Diagnostics) {
 }
 
 /// The figures of a job's graph.
-struct Shape {
+struct GraphFigures {
     critical_path: Duration,
     work: Duration,
     levels: usize,
@@ -87,13 +87,13 @@ struct Shape {
     unknown: usize,
 }
 
-impl Shape {
-    fn of(job: &Job, graph: &TaskGraph) -> Shape {
+impl GraphFigures {
+    fn of(job: &Job, graph: &TaskGraph) -> GraphFigures {
         let order = graph.order(&|task| estimate_ns(job, task));
         let levels = &graph.levels()[..graph.task_count()];
         let mut width = vec![0usize; levels.iter().max().map_or(0, |&last| last as usize + 1)];
         levels.iter().for_each(|&level| width[level as usize] += 1);
-        Shape {
+        GraphFigures {
             critical_path: Duration::from_nanos(order.critical_path),
             work: Duration::from_nanos(order.work),
             levels: width.len(),
@@ -104,7 +104,7 @@ impl Shape {
 }
 
 fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
-    let shape = Shape::of(job, graph);
+    let shape = GraphFigures::of(job, graph);
     serde_json::json!({
         "ok": true,
         "job": job.name,
@@ -120,7 +120,7 @@ fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
 }
 
 fn summary(job: &Job, graph: &TaskGraph) -> String {
-    let shape = Shape::of(job, graph);
+    let shape = GraphFigures::of(job, graph);
     let mut text = String::new();
     let _ = writeln!(text, "{}: no mistakes found", job.name);
     if !job.description.is_empty() {

@@ -9,13 +9,13 @@ use clap::{Subcommand, value_parser};
 use serde_json::json;
 
 use super::{complain, print, refuse};
-use crate::data::GraphError;
-use crate::data::exchange::Alone;
-use crate::data::format::{Format, write};
-use crate::data::generate::{GAP_SEED, Generator, Kind};
+use crate::data::DataGraphError;
+use crate::data::exchange::SingleRank;
+use crate::data::format::{GraphFormat, write};
+use crate::data::generate::{GAP_SEED, GeneratedKind, Generator};
 use crate::data::operations::{self, Direction, components};
-use crate::data::part::Part;
-use crate::data::source::{Origin, Source, WeightSource};
+use crate::data::part::GraphPart;
+use crate::data::source::{GraphSource, Origin, WeightSource};
 use crate::observe::bytes;
 use crate::svg::Picture;
 
@@ -23,11 +23,11 @@ use crate::svg::Picture;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: GraphVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum GraphVerb {
     Generate(GenerateArgs),
     Convert(ConvertArgs),
     Info(InfoArgs),
@@ -37,7 +37,7 @@ enum What {
 #[derive(Debug, clap::Args)]
 struct GenerateArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
-    #[arg(value_parser = PossibleValuesParser::new(Kind::ALL.map(|kind| kind.0)))]
+    #[arg(value_parser = PossibleValuesParser::new(GeneratedKind::ALL.map(|kind| kind.0)))]
     kind: String,
     /// The graph has 2^S vertices.
     #[arg(long, value_name = "S", value_parser = value_parser!(u32).range(0..=31))]
@@ -67,7 +67,7 @@ struct ConvertArgs {
     /// File to write.
     to: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadArgs,
     /// Format of the file to write, where its ending does not say it.
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     to_format: Option<String>,
@@ -79,7 +79,7 @@ struct InfoArgs {
     /// File to read.
     file: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadArgs,
     /// Ranks that the graph is to lie on.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
     ranks: u32,
@@ -93,7 +93,7 @@ struct InfoArgs {
 
 /// How a file is read.
 #[derive(Debug, clap::Args)]
-struct Reading {
+struct ReadArgs {
     /// Format of the file to read, where its ending does not say it.
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     format: Option<String>,
@@ -109,7 +109,7 @@ struct Reading {
 }
 
 fn formats() -> PossibleValuesParser {
-    PossibleValuesParser::new(Format::ALL.map(|format| format.0))
+    PossibleValuesParser::new(GraphFormat::ALL.map(|format| format.0))
 }
 
 fn range(text: &str) -> Result<(u32, u32), String> {
@@ -127,27 +127,27 @@ fn weights(text: &str) -> Result<WeightSource, String> {
     }
 }
 
-fn named(word: Option<&String>) -> Option<Format> {
-    word.and_then(|word| Format::named(word))
+fn named(word: Option<&String>) -> Option<GraphFormat> {
+    word.and_then(|word| GraphFormat::named(word))
 }
 
-impl Reading {
-    fn load(&self, file: &Path) -> Result<Part, GraphError> {
+impl ReadArgs {
+    fn load(&self, file: &Path) -> Result<GraphPart, DataGraphError> {
         let directed = match (self.directed, self.undirected) {
             (true, _) => Some(true),
             (_, true) => Some(false),
             _ => None,
         };
         let origin = Origin::File(file.to_owned(), named(self.format.as_ref()));
-        Source { origin, directed, weights: self.weights }.load(&mut Alone::unstoppable())
+        GraphSource { origin, directed, weights: self.weights }.load(&mut SingleRank::unstoppable())
     }
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
     let done = match args.what {
-        What::Generate(args) => generate(&args),
-        What::Convert(args) => convert(&args),
-        What::Info(args) => info(&args),
+        GraphVerb::Generate(args) => generate(&args),
+        GraphVerb::Convert(args) => convert(&args),
+        GraphVerb::Info(args) => info(&args),
     };
     match done {
         Ok(text) => print(&text),
@@ -156,14 +156,14 @@ pub(super) fn main(args: Args) -> ExitCode {
 }
 
 /// Writes the graph; says what the format cannot keep.
-fn save(part: &Part, path: &Path, format: Option<Format>) -> Result<String, GraphError> {
+fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<String, DataGraphError> {
     let format = match format {
         Some(format) => format,
-        None => Format::need(path)?,
+        None => GraphFormat::need(path)?,
     };
-    write::save(&mut Alone::unstoppable(), part, path, format)?;
+    write::save(&mut SingleRank::unstoppable(), part, path, format)?;
     if !write::keeps_ids(part, format) {
-        let first = if format == Format::Gap { 0 } else { 1 };
+        let first = if format == GraphFormat::Gap { 0 } else { 1 };
         complain(format_args!(
             "note: {} files number vertices themselves: the ids of the graph have become {first}, {}, ... in ascending order",
             format.name(),
@@ -173,20 +173,20 @@ fn save(part: &Part, path: &Path, format: Option<Format>) -> Result<String, Grap
     Ok(format!("{}: {} vertices, {} edges\n", path.display(), part.vertices(), part.edges()))
 }
 
-fn generate(args: &GenerateArgs) -> Result<String, GraphError> {
-    let kind = Kind::named(&args.kind).unwrap_or(Kind::Kron);
+fn generate(args: &GenerateArgs) -> Result<String, DataGraphError> {
+    let kind = GeneratedKind::named(&args.kind).unwrap_or(GeneratedKind::Kron);
     let generator = Generator { kind, scale: args.scale, degree: args.degree, seed: args.seed };
     let weights = args.weights.map(|(from, to)| WeightSource::Uniform { from, to, seed: u64::from(args.seed) });
     // Before the work, not after it.
-    Format::need(&args.output)?;
-    let source = Source { origin: Origin::Generated(generator), directed: None, weights };
-    save(&source.load(&mut Alone::unstoppable())?, &args.output, None)
+    GraphFormat::need(&args.output)?;
+    let source = GraphSource { origin: Origin::Generated(generator), directed: None, weights };
+    save(&source.load(&mut SingleRank::unstoppable())?, &args.output, None)
 }
 
-fn convert(args: &ConvertArgs) -> Result<String, GraphError> {
+fn convert(args: &ConvertArgs) -> Result<String, DataGraphError> {
     let format = named(args.to_format.as_ref());
     if format.is_none() {
-        Format::need(&args.to)?;
+        GraphFormat::need(&args.to)?;
     }
     save(&args.reading.load(&args.from)?, &args.to, format)
 }
@@ -212,9 +212,9 @@ fn bin_name(bin: usize) -> String {
     }
 }
 
-fn info(args: &InfoArgs) -> Result<String, GraphError> {
+fn info(args: &InfoArgs) -> Result<String, DataGraphError> {
     let part = args.reading.load(&args.file)?;
-    let found = components::components(&mut Alone::unstoppable(), &part)?;
+    let found = components::components(&mut SingleRank::unstoppable(), &part)?;
     let degrees = operations::degrees(&part, Direction::Both);
     let most = degrees.iter().copied().max().unwrap_or(0);
     let mean = degrees.iter().sum::<u64>() as f64 / (degrees.len() as f64).max(1.0);
@@ -226,7 +226,7 @@ fn info(args: &InfoArgs) -> Result<String, GraphError> {
     if let Some(file) = &args.svg {
         let picture = picture(&args.file, &bins);
         std::fs::write(file, picture)
-            .map_err(|error| GraphError::refused(format!("{}: cannot write it: {error}", file.display())))?;
+            .map_err(|error| DataGraphError::refused(format!("{}: cannot write it: {error}", file.display())))?;
     }
     if args.json {
         let bins: Vec<_> = bins.iter().enumerate().map(|(bin, count)| json!([bin_name(bin), count])).collect();

@@ -14,7 +14,7 @@ use crate::job::import::{self, ImportError, Imported, Options};
 pub(super) struct Args {
     /// What the file is.
     #[arg(value_enum)]
-    format: Format,
+    format: ImportFormat,
     /// The file; `-` is standard input.
     file: PathBuf,
     /// Where the job file is written [default: standard output].
@@ -35,7 +35,7 @@ pub(super) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+enum ImportFormat {
     /// WfCommons WfFormat 1.5 or 1.6: recorded tasks become sleeps.
     Wfcommons,
     /// Pegasus-MPI-Cluster DAG.
@@ -73,13 +73,13 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-fn convert(format: Format, text: &str, options: &Options) -> Result<Imported, ImportError> {
+fn convert(format: ImportFormat, text: &str, options: &Options) -> Result<Imported, ImportError> {
     match format {
-        Format::Wfcommons => import::wfcommons(text, options),
-        Format::Dag => import::dag(text, options),
-        Format::Hq => import::hq(text, options),
-        Format::Makeflow => import::makeflow(text, options),
-        Format::Lines => import::lines(text, options),
+        ImportFormat::Wfcommons => import::wfcommons(text, options),
+        ImportFormat::Dag => import::dag(text, options),
+        ImportFormat::Hq => import::hq(text, options),
+        ImportFormat::Makeflow => import::makeflow(text, options),
+        ImportFormat::Lines => import::lines(text, options),
     }
 }
 

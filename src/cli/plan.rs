@@ -71,9 +71,9 @@ pub(super) fn money(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let mut past = Past::default();
+    let mut past = PlanHistory::default();
     let prepared = job::load(&args.job, &Kernels::builtin()).and_then(|mut loaded| {
-        past = Past::of(args.history.as_deref(), &mut loaded.job);
+        past = PlanHistory::of(args.history.as_deref(), &mut loaded.job);
         PreparedJob::of(loaded)
     });
     let scene = match prepared {
@@ -122,7 +122,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 
 /// What earlier runs of a job tell somebody who plans the next.
 #[derive(Debug, Default, Serialize)]
-struct Past {
+struct PlanHistory {
     /// How many there were.
     runs: usize,
     /// Durations that are taken from them.
@@ -136,9 +136,9 @@ struct Past {
     delay: Option<Quantiles>,
 }
 
-impl Past {
+impl PlanHistory {
     /// Looks the history of a job up and fills in what the job leaves open.
-    fn of(file: Option<&Path>, job: &mut Job) -> Past {
+    fn of(file: Option<&Path>, job: &mut Job) -> PlanHistory {
         let file = file.map_or_else(|| HistoryFile::under(Path::new(RUNS), &job.name), HistoryFile::at);
         let history = match file.read() {
             Ok((history, odd)) => {
@@ -159,7 +159,7 @@ impl Past {
         let moment = Moment::of_unix(now);
         let last = history.runs.iter().rev().find(|run| run.whole);
         let next = last.map(|run| RunRecord { began_unix_s: now, ..run.clone() });
-        Past {
+        PlanHistory {
             runs: history.runs.len(),
             learnt: recall(job, &history, moment),
             moment: Some(moment),
@@ -208,7 +208,7 @@ fn options(candidate: &Candidate) -> String {
     format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
 
-fn json(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&str>) -> String {
+fn json(question: &Question<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
     let object = serde_json::json!({
         "job": question.scene.job.name,
         "tasks": question.scene.tasks(),
@@ -229,7 +229,7 @@ fn json(question: &Question<'_>, planned: &Plan, past: &Past, sbatch: Option<&st
     format!("{object:#}\n")
 }
 
-fn text(question: &Question<'_>, planned: &Plan, past: &Past, submit: Option<&str>) -> String {
+fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Option<&str>) -> String {
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(

@@ -33,7 +33,7 @@ pub(super) struct Args {
 
 /// What is to be submitted.
 #[derive(Debug, Default)]
-struct Wish {
+struct Submission {
     job: PathBuf,
     sbatch: Vec<String>,
     run: Vec<String>,
@@ -41,8 +41,8 @@ struct Wish {
     resume: bool,
 }
 
-impl From<Args> for Wish {
-    fn from(args: Args) -> Wish {
+impl From<Args> for Submission {
+    fn from(args: Args) -> Submission {
         let mut words = args.words.into_iter();
         let job = words.next().unwrap_or_default().into();
         let mut sbatch: Vec<String> = words.by_ref().take_while(|word| word != "--").collect();
@@ -53,12 +53,12 @@ impl From<Args> for Wish {
             sbatch.len() < before
         };
         let (dry_run, resume) = (take("--dry-run") || args.dry_run, take("--resume") || args.resume);
-        Wish { job, sbatch, run: words.collect(), dry_run, resume }
+        Submission { job, sbatch, run: words.collect(), dry_run, resume }
     }
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
-    let wish = Wish::from(args);
+    let wish = Submission::from(args);
     let loaded = match job::load(&wish.job, &Kernels::builtin()) {
         Ok(loaded) => loaded,
         Err(mistakes) => return check::refuse(&mistakes),
@@ -85,7 +85,7 @@ pub(super) fn main(args: Args) -> ExitCode {
 }
 
 /// `sbatch OPTIONS SCRIPT JOB --run-dir DIR OPTIONS`.
-fn command(wish: &Wish, script: &Path, dir: &Path) -> Command {
+fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
     let mut command = Command::new("sbatch");
     command.arg("--parsable").args(&wish.sbatch).arg(script).arg(&wish.job).arg("--run-dir").arg(dir);
     if wish.resume {
@@ -106,7 +106,7 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-fn submit(wish: &Wish, dir: RunDir) -> ExitCode {
+fn submit(wish: &Submission, dir: RunDir) -> ExitCode {
     let number = write_script(&dir).and_then(|script| send(&mut command(wish, &script, dir.path())));
     let number = match number {
         Ok(number) => number,
@@ -146,7 +146,7 @@ fn send(command: &mut Command) -> Result<String, String> {
 }
 
 /// A run that Slurm did not take leaves nothing behind; one that was to go on stays as it was.
-fn take_back(wish: &Wish, dir: RunDir) {
+fn take_back(wish: &Submission, dir: RunDir) {
     if wish.resume {
         return;
     }
@@ -169,7 +169,7 @@ mod tests {
         args: Args,
     }
 
-    fn parsed(line: &str) -> Wish {
+    fn parsed(line: &str) -> Submission {
         Line::parse_from(line.split(' ')).args.into()
     }
 

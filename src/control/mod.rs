@@ -12,7 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use client::{ControlError, ask, ask_as};
-pub use server::{Call, Server};
+pub use server::{PendingRequest, Server};
 
 /// The folder that the socket lies in, in the run directory.
 const FOLDER: &str = "control";

@@ -25,7 +25,7 @@ const LONGEST_QUESTION: u64 = 4096;
 
 /// A question that waits for its answer.
 #[derive(Debug)]
-pub struct Call {
+pub struct PendingRequest {
     /// What is asked.
     pub question: Question,
     /// By whom, if not by the user at a terminal.
@@ -33,7 +33,7 @@ pub struct Call {
     back: Sender<Answer>,
 }
 
-impl Call {
+impl PendingRequest {
     /// Answers it.
     pub fn answer(self, answer: Answer) {
         // Who asked may have gone.
@@ -43,13 +43,13 @@ impl Call {
 
 /// See the module's text.
 pub struct Server {
-    calls: Receiver<Call>,
+    calls: Receiver<PendingRequest>,
     folder: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
-struct Shared {
-    calls: Sender<Call>,
+struct ServerState {
+    calls: Sender<PendingRequest>,
     notify: Box<dyn Fn() + Send + Sync>,
     callers: AtomicU32,
     closing: AtomicBool,
@@ -77,14 +77,14 @@ impl Server {
         let listener = through(&folder, |short| UnixListener::bind(short.join(SOCKET)))?;
         let (calls, taken) = channel();
         let (callers, closing) = (AtomicU32::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { calls, notify: Box::new(notify), callers, closing });
+        let shared = Arc::new(ServerState { calls, notify: Box::new(notify), callers, closing });
         let listening = Arc::clone(&shared);
         thread::Builder::new().name("control".into()).spawn(move || listen(&listening, &listener))?;
         Ok(Server { calls: taken, folder, shared })
     }
 
     /// The next question, if somebody has asked.
-    pub fn next(&self) -> Option<Call> {
+    pub fn next(&self) -> Option<PendingRequest> {
         self.calls.try_recv().ok()
     }
 }
@@ -98,7 +98,7 @@ impl Drop for Server {
     }
 }
 
-fn listen(shared: &Arc<Shared>, listener: &UnixListener) {
+fn listen(shared: &Arc<ServerState>, listener: &UnixListener) {
     while let accepted = listener.accept()
         && !shared.closing.load(SeqCst)
     {
@@ -124,7 +124,7 @@ fn listen(shared: &Arc<Shared>, listener: &UnixListener) {
     }
 }
 
-fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
+fn serve(shared: &ServerState, mut stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
@@ -132,7 +132,7 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<()> {
     let answer = match serde_json::from_str::<Asked<Question>>(&line) {
         Ok(Asked { by, question }) => {
             let (back, answered) = channel();
-            let call = Call { question, by, back };
+            let call = PendingRequest { question, by, back };
             shared.calls.send(call).map_err(|_| io::ErrorKind::BrokenPipe)?;
             (shared.notify)();
             // The run drops the question if it ends meanwhile.

@@ -46,23 +46,23 @@ pub trait Exchange {
 }
 
 /// The exchange of a graph that lies on one rank.
-pub struct Alone<'a> {
+pub struct SingleRank<'a> {
     is_cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl<'a> Alone<'a> {
+impl<'a> SingleRank<'a> {
     /// `is_cancelled` is asked once per round.
-    pub fn new(is_cancelled: &'a (dyn Fn() -> bool + Sync)) -> Alone<'a> {
-        Alone { is_cancelled }
+    pub fn new(is_cancelled: &'a (dyn Fn() -> bool + Sync)) -> SingleRank<'a> {
+        SingleRank { is_cancelled }
     }
 
     /// An exchange of one rank that nobody stops.
-    pub fn unstoppable() -> Alone<'static> {
-        Alone { is_cancelled: &|| false }
+    pub fn unstoppable() -> SingleRank<'static> {
+        SingleRank { is_cancelled: &|| false }
     }
 }
 
-impl Exchange for Alone<'_> {
+impl Exchange for SingleRank<'_> {
     fn place(&self) -> usize {
         0
     }

@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::exchange::{Exchange, largest};
-use super::ids::Ids;
-use super::part::Part;
+use super::ids::VertexIds;
+use super::part::GraphPart;
 use super::rows::EdgeList;
-use super::{GraphError, Vertex};
+use super::{DataGraphError, Vertex};
 
 /// GAP's seed.
 pub const GAP_SEED: u32 = 27_491_095;
@@ -22,7 +22,7 @@ const BLOCK: u64 = 1 << 18;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generator {
     /// How.
-    pub kind: Kind,
+    pub kind: GeneratedKind,
     /// 2^scale vertices.
     pub scale: u32,
     /// Edges for each vertex, before doubles and loops are taken out; of no meaning for grids.
@@ -33,7 +33,7 @@ pub struct Generator {
 
 /// Kinds of generated graphs; all are undirected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum GeneratedKind {
     /// Power-law degrees (Graph500's parameters).
     Kron,
     /// Both ends at random.
@@ -42,13 +42,14 @@ pub enum Kind {
     Grid,
 }
 
-impl Kind {
+impl GeneratedKind {
     /// All kinds, by their names.
-    pub const ALL: [(&'static str, Kind); 3] = [("kron", Kind::Kron), ("urand", Kind::Urand), ("grid", Kind::Grid)];
+    pub const ALL: [(&'static str, GeneratedKind); 3] =
+        [("kron", GeneratedKind::Kron), ("urand", GeneratedKind::Urand), ("grid", GeneratedKind::Grid)];
 
     /// The kind of that name.
-    pub fn named(name: &str) -> Option<Kind> {
-        Kind::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
+    pub fn named(name: &str) -> Option<GeneratedKind> {
+        GeneratedKind::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
     }
 }
 
@@ -61,24 +62,24 @@ impl Generator {
         &self,
         exchange: &mut dyn Exchange,
         weigh: Option<&(dyn Fn(u64, u64) -> f64 + Sync)>,
-    ) -> Result<Part, GraphError> {
+    ) -> Result<GraphPart, DataGraphError> {
         let mut ends = match self.kind {
-            Kind::Grid => self.grid(exchange),
-            Kind::Kron | Kind::Urand => self.random(exchange),
+            GeneratedKind::Grid => self.grid(exchange),
+            GeneratedKind::Kron | GeneratedKind::Urand => self.random(exchange),
         };
         ends.retain(|&(u, v)| u != v);
         // As in GAP, vertices beyond the last one that has an edge are none.
         let last = ends.par_iter().map(|&(u, v)| u64::from(u.max(v)) + 1).max().unwrap_or(0);
         let [count] = largest(exchange, [last])?;
-        let count = if self.kind == Kind::Grid { 1 << self.scale } else { count };
+        let count = if self.kind == GeneratedKind::Grid { 1 << self.scale } else { count };
         let weights = weigh.map(|weigh| ends.par_iter().map(|&(u, v)| weigh(u64::from(u), u64::from(v))).collect());
-        let ids = Ids::Dense { first: 0, count: count as Vertex };
-        Part::build(exchange, ids, EdgeList { ends, weights }, false)
+        let ids = VertexIds::Dense { first: 0, count: count as Vertex };
+        GraphPart::build(exchange, ids, EdgeList { ends, weights }, false)
     }
 
     fn random(&self, exchange: &dyn Exchange) -> Vec<(Vertex, Vertex)> {
         let edges = u64::from(self.degree) << self.scale;
-        let shuffled = (self.kind == Kind::Kron).then(|| permutation(1 << self.scale, self.seed));
+        let shuffled = (self.kind == GeneratedKind::Kron).then(|| permutation(1 << self.scale, self.seed));
         let blocks: Vec<u64> =
             (0..edges.div_ceil(BLOCK)).filter(|block| *block as usize % exchange.ranks() == exchange.place()).collect();
         let of_block = |&block: &u64| -> Vec<(Vertex, Vertex)> {
@@ -209,7 +210,7 @@ impl Twister {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::exchange::Alone;
+    use crate::data::exchange::SingleRank;
 
     #[test]
     fn the_twister_is_the_published_one() {
@@ -221,8 +222,8 @@ mod tests {
 
     #[test]
     fn a_grid_has_the_edges_of_a_rectangle() {
-        let grid = Generator { kind: Kind::Grid, scale: 5, degree: 4, seed: 1 };
-        let part = grid.part(&mut Alone::unstoppable(), None).unwrap();
+        let grid = Generator { kind: GeneratedKind::Grid, scale: 5, degree: 4, seed: 1 };
+        let part = grid.part(&mut SingleRank::unstoppable(), None).unwrap();
         // 4 rows of 8.
         assert_eq!((part.vertices(), part.edges()), (32, 4 * 7 + 3 * 8));
         assert_eq!(part.outgoing().row(9), [1, 8, 10, 17]);

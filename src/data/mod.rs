@@ -34,7 +34,7 @@ pub type Vertex = u32;
 
 /// What makes a graph, or an operation on it, impossible.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum GraphError {
+pub enum DataGraphError {
     /// The input is wrong, or cannot be read or written. The text names file, line and reason.
     #[error("{0}")]
     Refused(String),
@@ -43,10 +43,10 @@ pub enum GraphError {
     Stopped(#[from] exchange::Stopped),
 }
 
-impl GraphError {
+impl DataGraphError {
     /// An input that is refused, with the reason.
-    pub fn refused(reason: impl Into<String>) -> GraphError {
-        GraphError::Refused(reason.into())
+    pub fn refused(reason: impl Into<String>) -> DataGraphError {
+        DataGraphError::Refused(reason.into())
     }
 }
 
@@ -54,15 +54,15 @@ impl GraphError {
 ///
 /// # Errors
 /// What failed here or elsewhere.
-pub fn agree<T>(exchange: &mut dyn exchange::Exchange, result: Result<T, GraphError>) -> Result<T, GraphError> {
+pub fn agree<T>(exchange: &mut dyn exchange::Exchange, result: Result<T, DataGraphError>) -> Result<T, DataGraphError> {
     let own = match &result {
         Ok(_) => Vec::new(),
-        Err(GraphError::Stopped(_)) => return result,
-        Err(GraphError::Refused(reason)) => reason.clone().into_bytes(),
+        Err(DataGraphError::Stopped(_)) => return result,
+        Err(DataGraphError::Refused(reason)) => reason.clone().into_bytes(),
     };
     let all = exchange::gather(exchange, own)?;
     match all.into_iter().find(|reason| !reason.is_empty()) {
-        Some(reason) => Err(GraphError::Refused(String::from_utf8_lossy(&reason).into_owned())),
+        Some(reason) => Err(DataGraphError::Refused(String::from_utf8_lossy(&reason).into_owned())),
         None => result,
     }
 }

@@ -6,15 +6,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::exchange::{Exchange, push, sum, sum_arrays};
-use super::ids::Ids;
+use super::ids::VertexIds;
 use super::rows::{EdgeList, Rows};
-use super::{GraphError, Vertex};
+use super::{DataGraphError, Vertex};
 
 /// Edges that one message of a graph's distribution carries at most. Larger graphs take several rounds.
 const EDGES_PER_ROUND: usize = 1 << 24;
 
 /// Decides where the ranges of the ranks begin.
-pub trait Partition {
+pub trait RangePartition {
     /// `ranks + 1` ascending vertices, from 0 to the number of vertices.
     fn cuts(&self, out_degrees: &[u32], ranks: usize) -> Vec<Vertex>;
 }
@@ -23,7 +23,7 @@ pub trait Partition {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EvenRanges;
 
-impl Partition for EvenRanges {
+impl RangePartition for EvenRanges {
     fn cuts(&self, out_degrees: &[u32], ranks: usize) -> Vec<Vertex> {
         let each = 8 * (ranks as u64 - 1);
         let total: u64 = out_degrees.iter().map(|&degree| u64::from(degree) + each).sum();
@@ -42,8 +42,8 @@ impl Partition for EvenRanges {
 
 /// One rank's share of one version of a graph. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Part {
-    ids: Arc<Ids>,
+pub struct GraphPart {
+    ids: Arc<VertexIds>,
     cuts: Arc<[Vertex]>,
     place: usize,
     directed: bool,
@@ -54,21 +54,21 @@ pub struct Part {
     edges: u64,
 }
 
-impl Part {
+impl GraphPart {
     /// Distributes a graph over the ranks. Every rank gives the edges that it has read; an edge of an undirected graph is given once.
     ///
     /// # Errors
     /// If the ranks cannot talk.
     pub fn build(
         exchange: &mut dyn Exchange,
-        ids: Ids,
+        ids: VertexIds,
         mut edges: EdgeList,
         directed: bool,
-    ) -> Result<Part, GraphError> {
+    ) -> Result<GraphPart, DataGraphError> {
         if !directed {
             edges.mirror();
         }
-        Part::build_mirrored(exchange, ids, edges, directed)
+        GraphPart::build_mirrored(exchange, ids, edges, directed)
     }
 
     /// As [`Part::build`], with the edges of undirected graphs given in both directions.
@@ -77,10 +77,10 @@ impl Part {
     /// If the ranks cannot talk.
     pub fn build_mirrored(
         exchange: &mut dyn Exchange,
-        ids: Ids,
+        ids: VertexIds,
         edges: EdgeList,
         directed: bool,
-    ) -> Result<Part, GraphError> {
+    ) -> Result<GraphPart, DataGraphError> {
         let (ranks, place, count) = (exchange.ranks(), exchange.place(), ids.count() as usize);
         let cuts: Arc<[Vertex]> = if ranks == 1 {
             [0, count as Vertex].into()
@@ -103,7 +103,7 @@ impl Part {
             };
             (out, into)
         };
-        let part = Part { ids: Arc::new(ids), cuts, place, directed, version: 1, out, into, edges: 0 };
+        let part = GraphPart { ids: Arc::new(ids), cuts, place, directed, version: 1, out, into, edges: 0 };
         part.counted(exchange)
     }
 
@@ -113,18 +113,19 @@ impl Part {
     /// If the ranks cannot talk.
     pub fn from_rows(
         exchange: &mut dyn Exchange,
-        ids: Ids,
+        ids: VertexIds,
         cuts: Vec<Vertex>,
         out: Rows,
         into: Option<Rows>,
-    ) -> Result<Part, GraphError> {
+    ) -> Result<GraphPart, DataGraphError> {
         let (place, directed) = (exchange.place(), into.is_some());
-        let part = Part { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
+        let part =
+            GraphPart { ids: Arc::new(ids), cuts: cuts.into(), place, directed, version: 1, out, into, edges: 0 };
         part.counted(exchange)
     }
 
     /// With the number of edges summed over all ranks. An undirected edge counts once, though both its ends hold it.
-    fn counted(mut self, exchange: &mut dyn Exchange) -> Result<Part, GraphError> {
+    fn counted(mut self, exchange: &mut dyn Exchange) -> Result<GraphPart, DataGraphError> {
         let loops = if self.directed { 0 } else { self.own().filter(|&v| self.has_loop(v)).count() as u64 };
         let [edges, loops] = sum(exchange, [self.out.edges(), loops])?;
         self.edges = if self.directed { edges } else { (edges + loops) / 2 };
@@ -146,7 +147,7 @@ impl Part {
         exchange: &mut dyn Exchange,
         mut edges: EdgeList,
         insert: bool,
-    ) -> Result<(Part, u64), GraphError> {
+    ) -> Result<(GraphPart, u64), DataGraphError> {
         if !self.directed {
             edges.mirror();
         }
@@ -157,13 +158,13 @@ impl Part {
             (Some(into), Some(turned)) => Some(apply(into, &to_owners(exchange, &self.cuts, turned)?)),
             _ => None,
         };
-        let next = Part { out, into, version: self.version + 1, ..self.clone() }.counted(exchange)?;
+        let next = GraphPart { out, into, version: self.version + 1, ..self.clone() }.counted(exchange)?;
         let count = next.edges.abs_diff(self.edges);
         Ok((next, count))
     }
 
     /// The ids of all vertices.
-    pub fn ids(&self) -> &Ids {
+    pub fn ids(&self) -> &VertexIds {
         &self.ids
     }
 
@@ -243,7 +244,7 @@ impl Part {
 }
 
 /// Brings each edge to the owner of its source.
-fn to_owners(exchange: &mut dyn Exchange, cuts: &[Vertex], edges: EdgeList) -> Result<EdgeList, GraphError> {
+fn to_owners(exchange: &mut dyn Exchange, cuts: &[Vertex], edges: EdgeList) -> Result<EdgeList, DataGraphError> {
     let (ranks, place) = (exchange.ranks(), exchange.place());
     if ranks == 1 {
         return Ok(edges);
@@ -281,7 +282,7 @@ fn to_owners(exchange: &mut dyn Exchange, cuts: &[Vertex], edges: EdgeList) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::{EvenRanges, Partition};
+    use super::{EvenRanges, RangePartition};
 
     #[test]
     fn ranges_cover_all_vertices_and_share_the_work() {

@@ -83,7 +83,7 @@ struct ChangedRow {
     weights: Option<Box<[f64]>>,
 }
 
-type Page = Vec<Option<Arc<ChangedRow>>>;
+type RowPage = Vec<Option<Arc<ChangedRow>>>;
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub struct Rows {
     first: Vertex,
     base: Arc<Base>,
     /// Empty, or a place for each page.
-    pages: Arc<Vec<Option<Arc<Page>>>>,
+    pages: Arc<Vec<Option<Arc<RowPage>>>>,
     /// True while there are no such pages: what every look at a row asks first.
     is_plain: bool,
     /// Edges in all, and in changed rows.
@@ -333,21 +333,21 @@ impl Rows {
         self.change(edges, subtract)
     }
 
-    fn change(&self, edges: &EdgeList, with: fn(&RowView, &[Change]) -> (ChangedRow, u64)) -> (Rows, u64) {
+    fn change(&self, edges: &EdgeList, with: fn(&RowView, &[RowChange]) -> (ChangedRow, u64)) -> (Rows, u64) {
         if edges.ends.is_empty() || self.count() == 0 {
             return (self.clone(), 0);
         }
-        let mut changes: Vec<Change> = match &edges.weights {
-            None => edges.ends.par_iter().map(|&(u, v)| Change { u, v, weight: 1.0 }).collect(),
+        let mut changes: Vec<RowChange> = match &edges.weights {
+            None => edges.ends.par_iter().map(|&(u, v)| RowChange { u, v, weight: 1.0 }).collect(),
             Some(weights) => {
-                edges.ends.par_iter().zip(weights).map(|(&(u, v), &weight)| Change { u, v, weight }).collect()
+                edges.ends.par_iter().zip(weights).map(|(&(u, v), &weight)| RowChange { u, v, weight }).collect()
             }
         };
         // A stable order: of doubles in a batch the last one counts.
         changes.par_sort_by_key(|change| (u64::from(change.u) << 32) | u64::from(change.v));
-        let page_of = |change: &Change| (change.u - self.first) as usize / PAGE;
-        let groups: Vec<&[Change]> = changes.chunk_by(|a, b| page_of(a) == page_of(b)).collect();
-        let done: Vec<(usize, Page, u64, i64, i64)> = groups
+        let page_of = |change: &RowChange| (change.u - self.first) as usize / PAGE;
+        let groups: Vec<&[RowChange]> = changes.chunk_by(|a, b| page_of(a) == page_of(b)).collect();
+        let done: Vec<(usize, RowPage, u64, i64, i64)> = groups
             .par_iter()
             .map(|group| {
                 let number = page_of(&group[0]);
@@ -413,7 +413,7 @@ impl Rows {
     }
 }
 
-struct Change {
+struct RowChange {
     u: Vertex,
     v: Vertex,
     weight: f64,
@@ -425,7 +425,7 @@ struct RowView<'a> {
 }
 
 /// The row with these edges, ordered by target; how many are new.
-fn merge(row: &RowView, changes: &[Change]) -> (ChangedRow, u64) {
+fn merge(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     let room = row.targets.len() + changes.len();
     let mut targets = Vec::with_capacity(room);
     let mut weights = row.weights.map(|_| Vec::with_capacity(room));
@@ -451,7 +451,7 @@ fn merge(row: &RowView, changes: &[Change]) -> (ChangedRow, u64) {
 }
 
 /// The row without these edges; how many were there.
-fn subtract(row: &RowView, changes: &[Change]) -> (ChangedRow, u64) {
+fn subtract(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     let gone = |v: Vertex| changes.binary_search_by_key(&v, |change| change.v).is_ok();
     let stay: Vec<usize> = (0..row.targets.len()).filter(|&at| !gone(row.targets[at])).collect();
     let targets: Box<[Vertex]> = stay.iter().map(|&at| row.targets[at]).collect();

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use super::exchange::Exchange;
-use super::format::{self, Format};
+use super::format::{self, GraphFormat};
 use super::generate::Generator;
-use super::part::Part;
-use super::{GraphError, agree};
+use super::part::GraphPart;
+use super::{DataGraphError, agree};
 
 /// What a graph is made of.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Source {
+pub struct GraphSource {
     /// File or generator.
     pub origin: Origin,
     /// Whether edges have a direction; `None`: what the format says, else they do.
@@ -23,7 +23,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
     /// A file. The format follows from the name's ending unless it is given.
-    File(PathBuf, Option<Format>),
+    File(PathBuf, Option<GraphFormat>),
     /// A generator.
     Generated(Generator),
 }
@@ -67,12 +67,12 @@ fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-impl Source {
+impl GraphSource {
     /// Loads the graph: every rank reads or makes its own piece, then the pieces are distributed.
     ///
     /// # Errors
     /// If the file cannot be read (with file, line and reason), or the ranks cannot talk. All ranks get the same error.
-    pub fn load(&self, exchange: &mut dyn Exchange) -> Result<Part, GraphError> {
+    pub fn load(&self, exchange: &mut dyn Exchange) -> Result<GraphPart, DataGraphError> {
         match &self.origin {
             Origin::Generated(generator) => {
                 let refused = match (self.directed, self.weights) {
@@ -80,7 +80,7 @@ impl Source {
                     (_, Some(WeightSource::File)) => Some("a generated graph has no weights of a file"),
                     _ => None,
                 };
-                agree(exchange, refused.map_or(Ok(()), |reason| Err(GraphError::refused(reason))))?;
+                agree(exchange, refused.map_or(Ok(()), |reason| Err(DataGraphError::refused(reason))))?;
                 let draw = self.weights.and_then(WeightSource::draw);
                 let weigh = draw.as_ref().map(|draw| draw as &(dyn Fn(u64, u64) -> f64 + Sync));
                 generator.part(exchange, weigh)

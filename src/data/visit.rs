@@ -7,28 +7,28 @@ use std::collections::HashSet;
 use petgraph::visit::{GraphBase, GraphProp, IntoNeighbors, IntoNodeIdentifiers, NodeCount, NodeIndexable, Visitable};
 
 use super::Vertex;
-use super::part::Part;
+use super::part::GraphPart;
 
-impl GraphBase for Part {
+impl GraphBase for GraphPart {
     type NodeId = Vertex;
     type EdgeId = (Vertex, Vertex);
 }
 
-impl GraphProp for Part {
+impl GraphProp for GraphPart {
     type EdgeType = petgraph::Directed;
 
     fn is_directed(&self) -> bool {
-        Part::is_directed(self)
+        GraphPart::is_directed(self)
     }
 }
 
-impl NodeCount for Part {
+impl NodeCount for GraphPart {
     fn node_count(&self) -> usize {
         self.own().len()
     }
 }
 
-impl NodeIndexable for Part {
+impl NodeIndexable for GraphPart {
     fn node_bound(&self) -> usize {
         self.vertices() as usize
     }
@@ -42,7 +42,7 @@ impl NodeIndexable for Part {
     }
 }
 
-impl IntoNodeIdentifiers for &Part {
+impl IntoNodeIdentifiers for &GraphPart {
     type NodeIdentifiers = std::ops::Range<Vertex>;
 
     fn node_identifiers(self) -> std::ops::Range<Vertex> {
@@ -50,7 +50,7 @@ impl IntoNodeIdentifiers for &Part {
     }
 }
 
-impl<'a> IntoNeighbors for &'a Part {
+impl<'a> IntoNeighbors for &'a GraphPart {
     type Neighbors = std::iter::Copied<std::slice::Iter<'a, Vertex>>;
 
     fn neighbors(self, vertex: Vertex) -> Self::Neighbors {
@@ -59,7 +59,7 @@ impl<'a> IntoNeighbors for &'a Part {
     }
 }
 
-impl Visitable for Part {
+impl Visitable for GraphPart {
     type Map = HashSet<Vertex>;
 
     fn visit_map(&self) -> HashSet<Vertex> {
@@ -73,13 +73,13 @@ impl Visitable for Part {
 
 #[cfg(test)]
 mod tests {
-    use crate::data::exchange::Alone;
-    use crate::data::generate::{Generator, Kind};
+    use crate::data::exchange::SingleRank;
+    use crate::data::generate::{GeneratedKind, Generator};
 
     #[test]
     fn petgraph_walks_over_it() {
-        let grid = Generator { kind: Kind::Grid, scale: 6, degree: 4, seed: 1 };
-        let part = grid.part(&mut Alone::unstoppable(), None).unwrap();
+        let grid = Generator { kind: GeneratedKind::Grid, scale: 6, degree: 4, seed: 1 };
+        let part = grid.part(&mut SingleRank::unstoppable(), None).unwrap();
         let mut search = petgraph::visit::Bfs::new(&part, 9);
         assert_eq!(std::iter::from_fn(|| search.next(&part)).count(), 64);
     }

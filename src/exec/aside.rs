@@ -14,31 +14,31 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::Fault;
 use super::control::{Control, timespec};
 use crate::model::State;
-use crate::system::event::Event;
+use crate::system::event::EventFd;
 
 /// How long an attempt may go on.
 #[derive(Clone, Copy)]
-pub(super) struct Patience<'a> {
+pub(super) struct AttemptDeadline<'a> {
     pub(super) control: &'a Control,
     /// The time limit, and when it is over.
     pub(super) limit: Option<(Duration, Instant)>,
 }
 
-impl<'a> Patience<'a> {
+impl<'a> AttemptDeadline<'a> {
     /// From now on. A limit beyond what the clock can tell is none.
-    pub(super) fn begin(control: &'a Control, limit: Option<Duration>) -> Patience<'a> {
+    pub(super) fn begin(control: &'a Control, limit: Option<Duration>) -> AttemptDeadline<'a> {
         let limit = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
-        Patience { control, limit }
+        AttemptDeadline { control, limit }
     }
 
     /// The same, with a time limit that begins now.
-    pub(super) fn renewed(&self) -> Patience<'a> {
-        Patience::begin(self.control, self.limit.map(|(limit, _)| limit))
+    pub(super) fn renewed(&self) -> AttemptDeadline<'a> {
+        AttemptDeadline::begin(self.control, self.limit.map(|(limit, _)| limit))
     }
 
     /// The same without a time limit.
-    pub(super) fn untimed(&self) -> Patience<'a> {
-        Patience { limit: None, ..*self }
+    pub(super) fn untimed(&self) -> AttemptDeadline<'a> {
+        AttemptDeadline { limit: None, ..*self }
     }
 
     /// When the time limit is over.
@@ -82,11 +82,11 @@ impl<'a> Patience<'a> {
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Fault> {
         let fault = |error| Fault::refused(format!("the system refuses a thread for {doing}"), &error);
-        let done = Event::new().map_err(fault)?;
+        let done = EventFd::new().map_err(fault)?;
         let (done, is_given_up) = (Arc::new(done), Arc::new(AtomicBool::new(false)));
         let (bell, flag) = (Arc::clone(&done), Arc::clone(&is_given_up));
         let run = move || {
-            let _bell = Bell(bell);
+            let _bell = DoneSignal(bell);
             work(&flag)
         };
         let thread = std::thread::Builder::new().name("aside".into()).spawn(run).map_err(fault)?;
@@ -98,7 +98,7 @@ impl<'a> Patience<'a> {
         thread.join().map_err(|_| Fault::new(format!("Phalanx itself failed while {doing}")))
     }
 
-    fn wait(&self, doing: &str, done: &Event) -> Result<(), Fault> {
+    fn wait(&self, doing: &str, done: &EventFd) -> Result<(), Fault> {
         loop {
             self.check(doing)?;
             let mut fds =
@@ -118,9 +118,9 @@ impl<'a> Patience<'a> {
 }
 
 /// Rings when it is dropped, whether the work has ended or panicked.
-struct Bell(Arc<Event>);
+struct DoneSignal(Arc<EventFd>);
 
-impl Drop for Bell {
+impl Drop for DoneSignal {
     fn drop(&mut self) {
         self.0.signal();
     }

@@ -12,21 +12,21 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::aside::Patience;
+use super::aside::AttemptDeadline;
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::leftovers::{Leftovers, Owner};
-use super::measures::{Measures, VARIABLE};
+use super::measures::{MeasureFiles, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::{OomCounter, OomMark};
+use super::orphan_killer::{self, OrphanKiller};
 use super::output::{Output, OutputSink};
 use super::scarcity::{Scarcity, check_reserve, is_scarcity};
-use super::script::{DEFAULT, Prologue, Words};
-use super::signals::Signals;
-use super::spawn::{Child, Plan, Refusal, Step, ensure_children_can_be_awaited, spawn};
-use super::supervise::{Care, Cause, Ended, Limits, Pipe, Supervisor};
-use super::warden::{self, Warden};
-use super::{ExecError, Fault, Seat, Site};
+use super::script::{DEFAULT, Prologue, ScriptWords};
+use super::signals::ReceivedSignals;
+use super::spawn::{Child, ChildPlan, Refusal, StartStep, ensure_children_can_be_awaited, spawn};
+use super::supervise::{Care, Cause, CommandEnd, Limits, Pipe, Supervisor};
+use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
@@ -48,52 +48,56 @@ pub(super) struct Commands {
     null: File,
     oom: OomCounter,
     launcher: Launcher,
-    measures: Measures,
+    measures: MeasureFiles,
     prologue: Prologue,
-    signals: Signals,
+    signals: ReceivedSignals,
     leftovers: Leftovers,
     scarcity: Scarcity,
     /// By this our commands are known.
     mark: String,
     /// There once a command has been started; `None` if it could not be.
-    warden: OnceLock<Option<Warden>>,
+    warden: OnceLock<Option<OrphanKiller>>,
 }
 
 /// One attempt at a command.
 #[derive(Clone, Copy)]
-pub(super) struct Attempt<'a> {
+pub(super) struct CommandAttempt<'a> {
     pub(super) task: &'a Task,
     pub(super) group: &'a Group,
-    pub(super) seat: &'a Seat<'a>,
-    pub(super) site: &'a Site,
-    pub(super) patience: Patience<'a>,
+    pub(super) seat: &'a ExecContext<'a>,
+    pub(super) site: &'a RankContext,
+    pub(super) patience: AttemptDeadline<'a>,
     /// How long a declared output may take to be seen.
     pub(super) output_wait: Duration,
     pub(super) output: &'a Output<'a>,
 }
 
 /// A process that runs.
-struct Started {
+struct StartedProcess {
     child: Child,
     pipes: Vec<Pipe>,
     /// With the scripts that it may be reading.
-    words: Words,
+    words: ScriptWords,
     oom: OomMark,
 }
 
 impl Commands {
-    pub(super) fn new(site: &Site, job_env: &[(String, String)], prologue: &[String]) -> Result<Commands, ExecError> {
+    pub(super) fn new(
+        site: &RankContext,
+        job_env: &[(String, String)],
+        prologue: &[String],
+    ) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
-        let mark = warden::mark();
+        let mark = orphan_killer::mark();
         ensure_children_can_be_awaited().map_err(system("to hear of the end of child processes"))?;
         Ok(Commands {
             env: BaseEnv::new(std::env::vars_os(), site, job_env, &mark)?,
             null: File::options().read(true).write(true).open("/dev/null").map_err(system("/dev/null"))?,
             oom: OomCounter::find(),
             launcher: Launcher::new(site.mpirun.clone()),
-            measures: Measures::new(),
+            measures: MeasureFiles::new(),
             prologue: Prologue::new(prologue),
-            signals: Signals::default(),
+            signals: ReceivedSignals::default(),
             leftovers: Leftovers::new(&mark),
             scarcity: Scarcity::default(),
             mark,
@@ -102,15 +106,15 @@ impl Commands {
     }
 
     /// Signals that this process has got.
-    pub(super) fn signals(&self) -> &Signals {
+    pub(super) fn signals(&self) -> &ReceivedSignals {
         &self.signals
     }
 
     /// Runs the command and waits for its end.
-    pub(super) fn run(&self, attempt: &Attempt) -> Result<Outcome, Fault> {
+    pub(super) fn run(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
         let (task, number) = (attempt.task.id, attempt.seat.attempt);
         let (attempt, started) = self.scarcity.insist(&attempt.patience, |patience| {
-            let attempt = Attempt { patience, ..*attempt };
+            let attempt = CommandAttempt { patience, ..*attempt };
             let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
             if let Some(file) = self.measures.file(task, number) {
                 env.set(VARIABLE, &file.to_string_lossy())?;
@@ -132,7 +136,7 @@ impl Commands {
     }
 
     /// A command that ended well has failed all the same if it did not write what it declares.
-    fn keep_promises(&self, attempt: &Attempt, outcome: Outcome) -> Result<Outcome, Fault> {
+    fn keep_promises(&self, attempt: &CommandAttempt, outcome: Outcome) -> Result<Outcome, Fault> {
         let task = attempt.task;
         let look = |patience| first_missing(&patience, &task.dir, &task.promised, attempt.output_wait);
         let missing = self.scarcity.insist(&attempt.patience, look)?;
@@ -148,7 +152,7 @@ impl Commands {
         if self.warden.get().is_some() {
             return Ok(());
         }
-        let warden = match Warden::start(&self.null, &self.mark) {
+        let warden = match OrphanKiller::start(&self.null, &self.mark) {
             Ok(warden) => Some(warden),
             Err(error) if is_scarcity(&error) => return Err(Fault::refused("cannot start a helper process", &error)),
             Err(error) => {
@@ -165,19 +169,19 @@ impl Commands {
     /// Tries a start until it is not scarcity that refuses it.
     pub(super) fn insist<'a, T>(
         &self,
-        patience: &Patience<'a>,
-        start: impl FnMut(Patience<'a>) -> Result<T, Fault>,
+        patience: &AttemptDeadline<'a>,
+        start: impl FnMut(AttemptDeadline<'a>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         self.scarcity.insist(patience, start)
     }
 
     /// The words of the process that is to be started: the command with its launcher, its shell and the prologue around it.
-    fn words(&self, attempt: &Attempt, env: &mut TaskEnv) -> Result<Words, Fault> {
-        let &Attempt { task, group, seat, site, .. } = attempt;
+    fn words(&self, attempt: &CommandAttempt, env: &mut TaskEnv) -> Result<ScriptWords, Fault> {
+        let &CommandAttempt { task, group, seat, site, .. } = attempt;
         let (prologue, place) = (&self.prologue, &*site.scripts);
         let shell = || task.shell.as_deref().map_or_else(|| DEFAULT.map(str::to_owned).to_vec(), <[String]>::to_vec);
         let words = match &task.work {
-            Work::Command(words) => Words::plain(words.clone()),
+            Work::Command(words) => ScriptWords::plain(words.clone()),
             Work::Shell(line) if group.mpi.is_none() => {
                 return prologue.run_line(&shell(), line, &env.take_long(), place);
             }
@@ -194,7 +198,7 @@ impl Commands {
 
     /// Runs a program in the task's environment and within its limits; returns what it prints to
     /// each stream.
-    fn ask(&self, attempt: &Attempt, env: &TaskEnv, words: Words) -> Result<[String; 2], Fault> {
+    fn ask(&self, attempt: &CommandAttempt, env: &TaskEnv, words: ScriptWords) -> Result<[String; 2], Fault> {
         let heard = Heard::default();
         let output = Output::new(&heard, attempt.task.id, attempt.seat.attempt);
         let started = self.start(attempt, env, words, Streams::default())?;
@@ -210,8 +214,13 @@ impl Commands {
     }
 
     /// Waits for the end of a process.
-    fn supervise(&self, attempt: &Attempt, started: Started, output: &Output) -> Result<Ended, Fault> {
-        let Started { child, pipes, words, oom } = started;
+    fn supervise(
+        &self,
+        attempt: &CommandAttempt,
+        started: StartedProcess,
+        output: &Output,
+    ) -> Result<CommandEnd, Fault> {
+        let StartedProcess { child, pipes, words, oom } = started;
         let _running = self.scarcity.begin();
         let memory = attempt.group.memory;
         let limits = Limits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
@@ -224,10 +233,16 @@ impl Commands {
         let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
         // A shell that ends with the code of a killed child may have lived on for long.
         let was_killed = exit_code(ended.status) < 0;
-        Ok(Ended { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
+        Ok(CommandEnd { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
     }
 
-    fn start(&self, attempt: &Attempt, env: &TaskEnv, words: Words, streams: Streams) -> Result<Started, Fault> {
+    fn start(
+        &self,
+        attempt: &CommandAttempt,
+        env: &TaskEnv,
+        words: ScriptWords,
+        streams: Streams,
+    ) -> Result<StartedProcess, Fault> {
         let task = attempt.task;
         let (stdin, files) = (streams.stdin, streams.out);
         let (mut pipes, mut writers) = (Vec::with_capacity(2), [None, None]);
@@ -249,15 +264,15 @@ impl Commands {
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
-        let plan = Plan { programs: &programs, argv: &argv, envp, dir: &dir, stdio };
+        let plan = ChildPlan { programs: &programs, argv: &argv, envp, dir: &dir, stdio };
         let taken = pipes.iter().map(Pipe::as_fd).chain(plan.stdio);
         check_reserve(taken).map_err(|e| Fault::refused("cannot start a further command", &e))?;
         let oom = self.oom.mark();
-        Ok(Started { child: start_patiently(&plan, &attempt.patience)?, pipes, words, oom })
+        Ok(StartedProcess { child: start_patiently(&plan, &attempt.patience)?, pipes, words, oom })
     }
 
     /// What the end of the process means for the task.
-    fn judge(&self, attempt: &Attempt, ended: &Ended) -> Outcome {
+    fn judge(&self, attempt: &CommandAttempt, ended: &CommandEnd) -> Outcome {
         let exit = exit_code(ended.status);
         let killed = exit == -libc::SIGKILL || exit == 128 + libc::SIGKILL;
         let state = match ended.cause {
@@ -288,7 +303,7 @@ impl Commands {
 }
 
 /// Starts the process, with patience for a program that is just being written.
-fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
+fn start_patiently(plan: &ChildPlan, patience: &AttemptDeadline) -> Result<Child, Fault> {
     let mut waits = PATIENCE.iter();
     loop {
         let started = patience.control.start(patience.deadline(), |pid| spawn(plan, pid));
@@ -307,7 +322,7 @@ fn start_patiently(plan: &Plan, patience: &Patience) -> Result<Child, Fault> {
 }
 
 /// Opens the files that the task names for its streams.
-fn open_streams(attempt: &Attempt) -> Result<Streams, Fault> {
+fn open_streams(attempt: &CommandAttempt) -> Result<Streams, Fault> {
     let task = attempt.task;
     let names = attempt.site.file_names(&task.name, task.index);
     let path = |file: &Option<PathBuf>| file.as_deref().map(|file| task.dir.join(names.fill(file)));
@@ -360,16 +375,16 @@ fn places_of(name: &str, dir: &Path, env: &TaskEnv) -> Result<Vec<CString>, Faul
 }
 
 /// Says in words why a process could not be started, with the exit code that a shell would give.
-fn explain(plan: &Plan, refusal: &Refusal) -> Fault {
+fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
     let error = &refusal.error;
     let path = |text: &CStr| Path::new(OsStr::from_bytes(text.to_bytes())).to_owned();
     let dir = path(plan.dir);
     let place = match refusal.step {
-        Step::Process => return Fault { exit: 126, ..Fault::refused("cannot start a process", error) },
-        Step::Directory => {
+        StartStep::Process => return Fault { exit: 126, ..Fault::refused("cannot start a process", error) },
+        StartStep::Directory => {
             return Fault::refused(format!("cannot enter the task's directory {}", dir.display()), error);
         }
-        Step::Program(place) => place,
+        StartStep::Program(place) => place,
     };
     let name = plan.argv.first().map_or_else(PathBuf::new, |name| path(name));
     let program = plan.programs.get(place).map_or_else(|| name.clone(), |program| dir.join(path(program)));

@@ -22,25 +22,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::model::TaskId;
-use crate::system::event::Event;
+use crate::system::event::EventFd;
 
 /// Interval between two looks for a child whose start may not go on.
 const START_WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How a running task is to be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
+pub enum TaskStop {
     /// TERM, and KILL after the grace.
     Terminate = 1,
     /// KILL at once.
     Kill = 2,
 }
 
-impl Stop {
-    pub(super) fn from_bits(bits: u8) -> Option<Stop> {
+impl TaskStop {
+    pub(super) fn from_bits(bits: u8) -> Option<TaskStop> {
         match bits {
-            1 => Some(Stop::Terminate),
-            2 => Some(Stop::Kill),
+            1 => Some(TaskStop::Terminate),
+            2 => Some(TaskStop::Kill),
             _ => None,
         }
     }
@@ -54,15 +54,15 @@ const STOP_SHIFT: u32 = 32;
 /// The word and the event of one slot.
 pub(super) struct Control {
     word: AtomicU64,
-    event: Event,
+    event: EventFd,
     /// The child that is being started, if one is.
-    start: Mutex<Option<Start>>,
+    start: Mutex<Option<PendingChild>>,
     /// Its number, once it has one.
     child: AtomicI32,
 }
 
 /// A child that does not run its program yet.
-struct Start {
+struct PendingChild {
     /// When the attempt's time is over.
     deadline: Option<Instant>,
     /// It was killed, as the attempt may not go on.
@@ -70,9 +70,9 @@ struct Start {
 }
 
 /// Clears the word when the attempt is over, whichever way it ends.
-pub(super) struct Running<'a>(&'a Control);
+pub(super) struct ClearOnEnd<'a>(&'a Control);
 
-impl Drop for Running<'_> {
+impl Drop for ClearOnEnd<'_> {
     fn drop(&mut self) {
         self.0.word.store(0, Ordering::Release);
     }
@@ -80,14 +80,19 @@ impl Drop for Running<'_> {
 
 impl Control {
     pub(super) fn new() -> io::Result<Control> {
-        Ok(Control { word: AtomicU64::new(0), event: Event::new()?, start: Mutex::default(), child: AtomicI32::new(0) })
+        Ok(Control {
+            word: AtomicU64::new(0),
+            event: EventFd::new()?,
+            start: Mutex::default(),
+            child: AtomicI32::new(0),
+        })
     }
 
     /// Publishes that `task` runs here. Sequentially consistent, so that a run-wide stop is either seen by the caller
     /// afterwards or finds the task here.
-    pub(super) fn begin(&self, task: TaskId) -> Running<'_> {
+    pub(super) fn begin(&self, task: TaskId) -> ClearOnEnd<'_> {
         self.word.store(ACTIVE | u64::from(task.0), Ordering::SeqCst);
-        Running(self)
+        ClearOnEnd(self)
     }
 
     /// The task that runs here, if one does.
@@ -97,12 +102,12 @@ impl Control {
     }
 
     /// The request that has reached the task, if any.
-    pub(super) fn stop(&self) -> Option<Stop> {
-        Stop::from_bits((self.word.load(Ordering::Acquire) >> STOP_SHIFT) as u8)
+    pub(super) fn stop(&self) -> Option<TaskStop> {
+        TaskStop::from_bits((self.word.load(Ordering::Acquire) >> STOP_SHIFT) as u8)
     }
 
     /// Asks the running task to stop, if there is one and it is `task` (`None`: whichever). True if the request found it.
-    pub(super) fn request(&self, task: Option<TaskId>, stop: Stop) -> bool {
+    pub(super) fn request(&self, task: Option<TaskId>, stop: TaskStop) -> bool {
         let asked = |word: u64| {
             let wanted = word & ACTIVE != 0 && task.is_none_or(|t| t.0 == word as u32);
             let bits = (stop as u64) << STOP_SHIFT;
@@ -119,7 +124,7 @@ impl Control {
     /// Calls `start`, which starts a child and leaves its number in the word that it is given.
     /// `None` if the child was killed before it ran its program, as the attempt may not go on.
     pub(super) fn start<T>(&self, deadline: Option<Instant>, start: impl FnOnce(&AtomicI32) -> T) -> Option<T> {
-        *self.starting() = Some(Start { deadline, is_killed: false });
+        *self.starting() = Some(PendingChild { deadline, is_killed: false });
         let started = start(&self.child);
         // The number stays taken until the child is reaped, which is after this.
         let is_killed = self.starting().take().is_some_and(|start| start.is_killed);
@@ -127,7 +132,7 @@ impl Control {
         (!is_killed).then_some(started)
     }
 
-    fn starting(&self) -> MutexGuard<'_, Option<Start>> {
+    fn starting(&self) -> MutexGuard<'_, Option<PendingChild>> {
         self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -191,12 +196,12 @@ mod tests {
     #[test]
     fn a_request_reaches_only_its_task() {
         let control = Control::new().unwrap();
-        assert!(!control.request(None, Stop::Kill), "nothing runs");
+        assert!(!control.request(None, TaskStop::Kill), "nothing runs");
         let running = control.begin(TaskId(7));
-        assert!(!control.request(Some(TaskId(8)), Stop::Kill));
+        assert!(!control.request(Some(TaskId(8)), TaskStop::Kill));
         assert_eq!(control.stop(), None);
-        assert!(control.request(Some(TaskId(7)), Stop::Terminate));
-        assert_eq!(control.stop(), Some(Stop::Terminate));
+        assert!(control.request(Some(TaskId(7)), TaskStop::Terminate));
+        assert_eq!(control.stop(), Some(TaskStop::Terminate));
         drop(running);
         let _running = control.begin(TaskId(7));
         assert_eq!(control.stop(), None, "the next attempt starts afresh");
@@ -206,9 +211,9 @@ mod tests {
     fn a_kill_is_not_weakened() {
         let control = Control::new().unwrap();
         let _running = control.begin(TaskId(u32::MAX));
-        assert!(control.request(None, Stop::Kill));
-        assert!(control.request(None, Stop::Terminate));
-        assert_eq!(control.stop(), Some(Stop::Kill));
+        assert!(control.request(None, TaskStop::Kill));
+        assert!(control.request(None, TaskStop::Terminate));
+        assert_eq!(control.stop(), Some(TaskStop::Kill));
     }
 
     #[test]
@@ -222,7 +227,7 @@ mod tests {
                 }
             });
             std::thread::sleep(Duration::from_millis(20));
-            assert!(control.request(None, Stop::Terminate));
+            assert!(control.request(None, TaskStop::Terminate));
         });
     }
 }

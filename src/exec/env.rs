@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use rustc_hash::FxHashMap;
 
 use super::script::LONGEST_WORD;
-use super::{ExecError, Fault, Seat, Site, warden};
+use super::{ExecContext, ExecError, Fault, RankContext, orphan_killer};
 use crate::job::{Group, Task};
 use crate::topology::{Gpus, is_left_out_here};
 
@@ -86,7 +86,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
 
 /// Variables made here: those of an enclosing run must not be mistaken for a task's own.
 const OURS: [&str; 14] = [
-    warden::VARIABLE,
+    orphan_killer::VARIABLE,
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",
@@ -122,18 +122,18 @@ fn is_tuning(name: &str) -> bool {
 }
 
 /// One `NAME=value`, ready for the system.
-struct Entry {
+struct EnvEntry {
     name: usize,
     text: CString,
 }
 
-impl Entry {
-    fn new(name: &[u8], value: &[u8]) -> Option<Entry> {
+impl EnvEntry {
+    fn new(name: &[u8], value: &[u8]) -> Option<EnvEntry> {
         let mut text = Vec::with_capacity(name.len() + value.len() + 2);
         text.extend_from_slice(name);
         text.push(b'=');
         text.extend_from_slice(value);
-        Some(Entry { name: name.len(), text: CString::new(text).ok()? })
+        Some(EnvEntry { name: name.len(), text: CString::new(text).ok()? })
     }
 
     fn name(&self) -> &[u8] {
@@ -147,7 +147,7 @@ impl Entry {
 
 /// The part of the environment that all tasks of a run share.
 pub(super) struct BaseEnv {
-    entries: Vec<Entry>,
+    entries: Vec<EnvEntry>,
     by_name: FxHashMap<Vec<u8>, usize>,
     /// See [`SLURM_ALLOCATION`].
     allocation: Vec<(String, String)>,
@@ -160,7 +160,7 @@ impl BaseEnv {
     /// From the variables that this process was started with, the site, the job's variables, and the mark of this process.
     pub(super) fn new(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
-        site: &Site,
+        site: &RankContext,
         job: &[(String, String)],
         mark: &str,
     ) -> Result<BaseEnv, ExecError> {
@@ -188,13 +188,13 @@ impl BaseEnv {
         for (name, value) in job {
             base.set(name.as_bytes(), value.as_bytes())?;
         }
-        base.set(warden::VARIABLE.as_bytes(), mark.as_bytes())?;
+        base.set(orphan_killer::VARIABLE.as_bytes(), mark.as_bytes())?;
         Ok(base)
     }
 
     fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExecError> {
         let entry =
-            Entry::new(name, value).ok_or_else(|| ExecError::Nul(String::from_utf8_lossy(name).into_owned()))?;
+            EnvEntry::new(name, value).ok_or_else(|| ExecError::Nul(String::from_utf8_lossy(name).into_owned()))?;
         match self.by_name.get(name) {
             Some(&at) => self.entries[at] = entry,
             None => {
@@ -206,7 +206,7 @@ impl BaseEnv {
     }
 
     /// The environment of one attempt at `task`.
-    pub(super) fn of_task(&self, task: &Task, group: &Group, seat: &Seat) -> Result<TaskEnv<'_>, Fault> {
+    pub(super) fn of_task(&self, task: &Task, group: &Group, seat: &ExecContext) -> Result<TaskEnv<'_>, Fault> {
         let mut env = TaskEnv { base: self, own: Vec::with_capacity(16 + task.env.len()), replaced: Vec::new() };
         for (name, value) in &task.env {
             env.set(name, value)?;
@@ -220,13 +220,13 @@ impl BaseEnv {
 /// The environment of one attempt: what is its own, over the shared part.
 pub(super) struct TaskEnv<'a> {
     base: &'a BaseEnv,
-    own: Vec<Entry>,
+    own: Vec<EnvEntry>,
     /// Entries of the shared part that an own one replaces.
     replaced: Vec<usize>,
 }
 
 impl TaskEnv<'_> {
-    fn describe_task(&mut self, task: &Task, group: &Group, seat: &Seat) -> Result<(), Fault> {
+    fn describe_task(&mut self, task: &Task, group: &Group, seat: &ExecContext) -> Result<(), Fault> {
         self.offer("PHALANX_TASK_ID", task.id.0)?;
         self.offer("PHALANX_TASK_NAME", &task.name)?;
         self.offer("PHALANX_TASK_DIR", task.dir.display())?;
@@ -240,7 +240,7 @@ impl TaskEnv<'_> {
         Ok(())
     }
 
-    fn describe_seat(&mut self, group: &Group, seat: &Seat) -> Result<(), Fault> {
+    fn describe_seat(&mut self, group: &Group, seat: &ExecContext) -> Result<(), Fault> {
         // Slots that float over more CPUs than the task asked for are no more CPUs of its own.
         let all = group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks);
         self.offer("PHALANX_CPUS", all)?;
@@ -280,7 +280,7 @@ impl TaskEnv<'_> {
 
     /// Sets a variable over all others.
     pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), Fault> {
-        let entry = Entry::new(name.as_bytes(), value.as_bytes()).ok_or_else(|| {
+        let entry = EnvEntry::new(name.as_bytes(), value.as_bytes()).ok_or_else(|| {
             Fault::new(format!("variable {name} holds a NUL byte, which an environment cannot carry"))
         })?;
         if let Some(at) = self.own.iter().position(|e| e.name() == name.as_bytes()) {
@@ -296,9 +296,9 @@ impl TaskEnv<'_> {
 
     /// Takes out the variables that are too long for any program to be started with.
     pub(super) fn take_long(&mut self) -> Vec<(String, String)> {
-        let is_long = |entry: &Entry| entry.text.as_bytes_with_nul().len() > LONGEST_WORD;
+        let is_long = |entry: &EnvEntry| entry.text.as_bytes_with_nul().len() > LONGEST_WORD;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let pair = |entry: &Entry| (text(entry.name()), text(entry.value()));
+        let pair = |entry: &EnvEntry| (text(entry.name()), text(entry.value()));
         let shared = self.base.entries.iter().enumerate();
         let long: Vec<usize> =
             shared.filter(|(at, e)| is_long(e) && !self.replaced.contains(at)).map(|(at, _)| at).collect();
@@ -331,7 +331,7 @@ impl TaskEnv<'_> {
     /// The value of a variable.
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         let own = self.own.iter().find(|e| e.name() == name.as_bytes());
-        own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(Entry::value)
+        own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(EnvEntry::value)
     }
 
     /// Every `NAME=value`, each name once.

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Fault;
-use super::aside::Patience;
+use super::aside::AttemptDeadline;
 use super::control::timespec;
 
 /// Interval between two looks for the other end of a FIFO, or for a file on a shared file system.
@@ -36,7 +36,7 @@ pub(super) struct Streams {
 /// Opens the files that a task names, and makes those for its output with their directories. Both
 /// outputs may be the same file.
 pub(super) fn open(
-    patience: &Patience,
+    patience: &AttemptDeadline,
     stdin: Option<PathBuf>,
     out: Option<PathBuf>,
     err: Option<PathBuf>,
@@ -125,7 +125,7 @@ fn wait_again(file: &File) -> io::Result<()> {
 /// nodes share it is looked for again for up to `wait`: another node's view of a directory may be
 /// seconds old.
 pub(super) fn first_missing(
-    patience: &Patience,
+    patience: &AttemptDeadline,
     dir: &Path,
     promised: &[PathBuf],
     wait: Duration,
@@ -187,7 +187,7 @@ mod tests {
         let control = Control::new().unwrap();
         let _running = control.begin(TaskId(0));
         for (stdin, out) in [(Some(for_in), None), (None, Some(for_out))] {
-            let patience = Patience::begin(&control, Some(Duration::from_millis(30)));
+            let patience = AttemptDeadline::begin(&control, Some(Duration::from_millis(30)));
             let fault = open(&patience, stdin, out, None).err().unwrap();
             assert_eq!(fault.state, State::Timeout);
             assert!(fault.text.contains("opening") && fault.text.contains("fifo"), "{}", fault.text);
@@ -195,9 +195,9 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(20));
-                control.request(None, crate::exec::Stop::Terminate);
+                control.request(None, crate::exec::TaskStop::Terminate);
             });
-            let patience = Patience::begin(&control, None);
+            let patience = AttemptDeadline::begin(&control, None);
             assert_eq!(open(&patience, Some(path.clone()), None, None).err().unwrap().state, State::Cancelled);
         });
     }
@@ -210,12 +210,13 @@ mod tests {
         let read = std::thread::scope(|scope| {
             let (control, from) = (&controls[0], path.clone());
             let reader = scope.spawn(move || {
-                let mut file = open(&Patience::begin(control, None), Some(from), None, None).unwrap().stdin.unwrap();
+                let mut file =
+                    open(&AttemptDeadline::begin(control, None), Some(from), None, None).unwrap().stdin.unwrap();
                 let mut text = String::new();
                 file.read_to_string(&mut text).unwrap();
                 text
             });
-            let [out, _] = open(&Patience::begin(&controls[1], None), None, Some(path), None).unwrap().out;
+            let [out, _] = open(&AttemptDeadline::begin(&controls[1], None), None, Some(path), None).unwrap().out;
             out.unwrap().write_all(b"through").unwrap();
             reader.join().unwrap()
         });
@@ -226,7 +227,7 @@ mod tests {
     fn promised_files_are_looked_for() {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::new().unwrap();
-        let patience = Patience::begin(&control, None);
+        let patience = AttemptDeadline::begin(&control, None);
         let (one, two) = (PathBuf::from("one"), PathBuf::from("sub/two"));
         let missing = |files: &[PathBuf]| first_missing(&patience, dir.path(), files, Duration::ZERO).unwrap();
         assert_eq!(missing(&[]), None);

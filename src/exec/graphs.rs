@@ -18,10 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::kernel::Context;
-use crate::data::GraphError;
-use crate::data::exchange::{Alone, Exchange, Stopped};
-use crate::data::operations::{self, Answer, Edges, Operation, Values};
-use crate::data::part::Part;
+use crate::data::DataGraphError;
+use crate::data::exchange::{Exchange, SingleRank, Stopped};
+use crate::data::operations::{self, Edges, Operation, OperationAnswer, VertexValues};
+use crate::data::part::GraphPart;
 use crate::data::rows::EdgeList;
 use crate::job::DataGraph;
 
@@ -46,26 +46,26 @@ struct Resident {
     batches: Option<PathBuf>,
     /// Held while it is loaded or changed.
     loading: Mutex<()>,
-    part: Mutex<Option<Part>>,
-    results: Mutex<Vec<Kept>>,
+    part: Mutex<Option<GraphPart>>,
+    results: Mutex<Vec<CachedResult>>,
 }
 
 /// A result, or the place where it will be.
-struct Kept {
+struct CachedResult {
     version: u64,
     operation: Operation,
     /// It has the values of single vertices, where these have to be asked for.
     each: bool,
     since: Instant,
-    found: Arc<Mutex<Option<Arc<Found>>>>,
+    found: Arc<Mutex<Option<Arc<OperationResult>>>>,
 }
 
 /// What an operation has found, on which version.
-pub struct Found {
+pub struct OperationResult {
     /// The version.
-    pub part: Part,
+    pub part: GraphPart,
     /// Numbers and values.
-    pub answer: Answer,
+    pub answer: OperationAnswer,
     /// Seconds that it took.
     pub seconds: f64,
 }
@@ -75,7 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Takes a lock that others may hold for long, unless the task is to stop.
-fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, GraphError> {
+fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, DataGraphError> {
     loop {
         match mutex.try_lock() {
             Ok(guard) => return Ok(guard),
@@ -102,15 +102,15 @@ impl Graphs {
         Graphs { all: graphs.iter().map(|graph| (graph.name.clone(), resident(graph))).collect() }
     }
 
-    fn resident(&self, name: &str) -> Result<&Resident, GraphError> {
-        self.all.get(name).ok_or_else(|| GraphError::refused(format!("the job has no graph called `{name}`")))
+    fn resident(&self, name: &str) -> Result<&Resident, DataGraphError> {
+        self.all.get(name).ok_or_else(|| DataGraphError::refused(format!("the job has no graph called `{name}`")))
     }
 
     /// The present version of a graph; loads it if need be.
     ///
     /// # Errors
     /// If there is none of that name, it cannot be loaded, or the task is to stop.
-    pub fn part(&self, name: &str, context: &Context) -> Result<Part, GraphError> {
+    pub fn part(&self, name: &str, context: &Context) -> Result<GraphPart, DataGraphError> {
         let resident = self.resident(name)?;
         let present = || lock(&resident.part).clone();
         if let Some(part) = present().filter(|part| !resident.is_behind(part)) {
@@ -118,7 +118,7 @@ impl Graphs {
         }
         let _loading = lock_patiently(&resident.loading, context)?;
         let is_cancelled = || context.cancelled();
-        let mut exchange = Alone::new(&is_cancelled);
+        let mut exchange = SingleRank::new(&is_cancelled);
         let part = context.rayon().install(|| {
             let part = match present() {
                 Some(part) => part,
@@ -141,7 +141,7 @@ impl Graphs {
         operation: &Operation,
         context: &Context,
         each: bool,
-    ) -> Result<(Arc<Found>, bool), GraphError> {
+    ) -> Result<(Arc<OperationResult>, bool), DataGraphError> {
         let part = self.part(name, context)?;
         let resident = self.resident(name)?;
         match operation {
@@ -165,13 +165,18 @@ impl Graphs {
     }
 }
 
-fn compute(part: Part, operation: &Operation, context: &Context, each: bool) -> Result<Found, GraphError> {
+fn compute(
+    part: GraphPart,
+    operation: &Operation,
+    context: &Context,
+    each: bool,
+) -> Result<OperationResult, DataGraphError> {
     let begin = Instant::now();
     let is_cancelled = || context.cancelled();
-    let mut exchange = Alone::new(&is_cancelled);
+    let mut exchange = SingleRank::new(&is_cancelled);
     let run = || operations::run(&mut exchange, &part, operation, context.dir(), each);
     let answer = context.rayon().install(run)?;
-    Ok(Found { part, answer, seconds: begin.elapsed().as_secs_f64() })
+    Ok(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
 }
 
 impl Resident {
@@ -181,15 +186,15 @@ impl Resident {
     }
 
     /// True if there is a batch that makes the next version.
-    fn is_behind(&self, part: &Part) -> bool {
+    fn is_behind(&self, part: &GraphPart) -> bool {
         self.batch(part.version() + 1).is_some_and(|file| file.exists())
     }
 
     /// Puts in what has been written since that version, by this rank or another.
-    fn caught_up(&self, exchange: &mut dyn Exchange, mut part: Part) -> Result<Part, GraphError> {
+    fn caught_up(&self, exchange: &mut dyn Exchange, mut part: GraphPart) -> Result<GraphPart, DataGraphError> {
         while let Some(file) = self.batch(part.version() + 1).filter(|file| file.exists()) {
             let cannot =
-                |error: std::io::Error| GraphError::refused(format!("{}: cannot read it: {error}", file.display()));
+                |error: std::io::Error| DataGraphError::refused(format!("{}: cannot read it: {error}", file.display()));
             let mut first = String::new();
             let text = std::fs::File::open(&file).map_err(cannot)?;
             std::io::BufReader::new(text).read_line(&mut first).map_err(cannot)?;
@@ -197,7 +202,7 @@ impl Resident {
                 "# insert" => true,
                 "# delete" => false,
                 _ => {
-                    return Err(GraphError::refused(format!(
+                    return Err(DataGraphError::refused(format!(
                         "{}:1: expected `# insert` or `# delete`",
                         file.display()
                     )));
@@ -211,30 +216,30 @@ impl Resident {
     }
 
     /// Makes the next version.
-    fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<Found, GraphError> {
+    fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<OperationResult, DataGraphError> {
         let _loading = lock_patiently(&self.loading, context)?;
         let begin = Instant::now();
         let is_cancelled = || context.cancelled();
-        let mut exchange = Alone::new(&is_cancelled);
-        let mut part = lock(&self.part).clone().ok_or_else(|| GraphError::refused("the graph is not loaded"))?;
+        let mut exchange = SingleRank::new(&is_cancelled);
+        let mut part = lock(&self.part).clone().ok_or_else(|| DataGraphError::refused("the graph is not loaded"))?;
         let (part, count) = context.rayon().install(|| {
             loop {
                 part = self.caught_up(&mut exchange, part)?;
                 let batch = operations::read_changes(&mut exchange, &part, edges, context.dir())?;
                 let (next, count) = part.changed(&mut exchange, batch.clone(), insert)?;
                 if self.keep(&part, &batch, next.version(), insert)? {
-                    return Ok::<_, GraphError>((next, count));
+                    return Ok::<_, DataGraphError>((next, count));
                 }
             }
         })?;
         *lock(&self.part) = Some(part.clone());
         lock(&self.results).retain(|kept| kept.version + 1 >= part.version());
         let answer = operations::changed(count, insert);
-        Ok(Found { part, answer, seconds: begin.elapsed().as_secs_f64() })
+        Ok(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
     }
 
     /// Writes a batch to the run directory, as the one that makes `version`. False if another rank has written that one meanwhile.
-    fn keep(&self, part: &Part, batch: &EdgeList, version: u64, insert: bool) -> Result<bool, GraphError> {
+    fn keep(&self, part: &GraphPart, batch: &EdgeList, version: u64, insert: bool) -> Result<bool, DataGraphError> {
         let Some(file) = self.batch(version) else { return Ok(true) };
         let mut text = String::from(if insert { "# insert\n" } else { "# delete\n" });
         for (at, &(u, v)) in batch.ends.iter().enumerate() {
@@ -257,14 +262,15 @@ impl Resident {
                 Err(error) => Err(error.error),
             }
         };
-        write().map_err(|error| GraphError::refused(format!("{}: cannot write it: {error}", file.display())))
+        write().map_err(|error| DataGraphError::refused(format!("{}: cannot write it: {error}", file.display())))
     }
 
     /// The place of a result of that version.
-    fn place_for(&self, version: u64, operation: &Operation, each: bool) -> Arc<Mutex<Option<Arc<Found>>>> {
+    fn place_for(&self, version: u64, operation: &Operation, each: bool) -> Arc<Mutex<Option<Arc<OperationResult>>>> {
         let mut results = lock(&self.results);
         results.retain(|kept| kept.since.elapsed() < KEPT_FOR);
-        let answers = |kept: &&Kept| kept.version == version && kept.operation == *operation && kept.each >= each;
+        let answers =
+            |kept: &&CachedResult| kept.version == version && kept.operation == *operation && kept.each >= each;
         if let Some(kept) = results.iter().find(answers) {
             return Arc::clone(&kept.found);
         }
@@ -272,7 +278,7 @@ impl Resident {
             results.remove(0);
         }
         let found = Arc::default();
-        results.push(Kept {
+        results.push(CachedResult {
             version,
             operation: operation.clone(),
             each,
@@ -290,12 +296,12 @@ impl Resident {
 pub fn report(
     name: &str,
     operation: &Operation,
-    found: &Found,
+    found: &OperationResult,
     cached: bool,
     top: usize,
     exchange: &mut dyn Exchange,
-) -> Result<String, GraphError> {
-    let Found { part, answer, seconds } = found;
+) -> Result<String, DataGraphError> {
+    let OperationResult { part, answer, seconds } = found;
     let mut line: Vec<String> = Vec::new();
     let mut put = |key: &str, value: serde_json::Value| line.push(format!("\"{key}\":{value}"));
     put("operation", operation.name().into());
@@ -309,14 +315,14 @@ pub fn report(
         put(
             key,
             match number {
-                operations::Number::Whole(number) => (*number).into(),
-                operations::Number::Real(number) => (*number).into(),
+                operations::ReportedNumber::Whole(number) => (*number).into(),
+                operations::ReportedNumber::Real(number) => (*number).into(),
             },
         );
     }
     put("cached", cached.into());
     let mut text = format!("{{{}}}\n", line.join(","));
-    if top > 0 && !matches!(answer.values, Values::None) {
+    if top > 0 && !matches!(answer.values, VertexValues::None) {
         text += &operations::top(exchange, part, &answer.values, top)?;
     }
     Ok(text)

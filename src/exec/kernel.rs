@@ -14,9 +14,9 @@ use super::args::{ArgError, unknown};
 use super::control::Control;
 use super::graphs::Graphs;
 use super::output::Output;
-use super::{Seat, Site, kernels};
-use crate::data::GraphError;
-use crate::data::part::Part;
+use super::{ExecContext, RankContext, kernels};
+use crate::data::DataGraphError;
+use crate::data::part::GraphPart;
 use crate::model::Stream;
 use crate::model::{Measure, Rank, TaskId};
 
@@ -121,26 +121,31 @@ pub enum KernelError {
 }
 
 /// Which call of a kernel it is.
-pub(super) struct Call<'a> {
+pub(super) struct KernelCall<'a> {
     pub(super) task: TaskId,
     pub(super) name: &'a str,
     pub(super) dir: &'a Path,
-    pub(super) seat: &'a Seat<'a>,
-    pub(super) site: &'a Site,
+    pub(super) seat: &'a ExecContext<'a>,
+    pub(super) site: &'a RankContext,
     pub(super) graphs: &'a Graphs,
     pub(super) index: &'a (dyn Fn() -> Option<u64> + Sync),
 }
 
 /// What a kernel is told about its task, and what it can ask for. May be shared with the threads of [`Context::rayon`].
 pub struct Context<'a> {
-    call: Call<'a>,
+    call: KernelCall<'a>,
     control: &'a Control,
     deadline: Option<Instant>,
     output: &'a Output<'a>,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(call: Call<'a>, control: &'a Control, deadline: Option<Instant>, output: &'a Output<'a>) -> Self {
+    pub(super) fn new(
+        call: KernelCall<'a>,
+        control: &'a Control,
+        deadline: Option<Instant>,
+        output: &'a Output<'a>,
+    ) -> Self {
         Context { call, control, deadline, output }
     }
 
@@ -215,7 +220,7 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// If the job declares none of that name, it cannot be loaded, or the task is to stop.
-    pub fn graph(&self, name: &str) -> Result<Part, GraphError> {
+    pub fn graph(&self, name: &str) -> Result<GraphPart, DataGraphError> {
         self.call.graphs.part(name, self)
     }
 

@@ -34,11 +34,11 @@ pub(super) struct Leftovers {
     /// `NAME=mark` of this process in the environment of its commands.
     mark: String,
     session: i32,
-    held: Mutex<Held>,
+    held: Mutex<KnownChildren>,
 }
 
 #[derive(Default)]
-struct Held {
+struct KnownChildren {
     /// Children of ours that are no orphans: commands that run, and helpers.
     own: HashSet<i32>,
     /// How many of them are commands.
@@ -58,13 +58,13 @@ impl Leftovers {
         let pid = me.as_raw_nonzero().get();
         Leftovers {
             list: File::open(format!("/proc/{pid}/task/{pid}/children")).ok(),
-            mark: format!("{}={mark}", super::warden::VARIABLE),
+            mark: format!("{}={mark}", super::orphan_killer::VARIABLE),
             session: Stat::read(pid).map_or(0, |stat| stat.session),
             held: Mutex::default(),
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, KnownChildren> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -31,13 +31,13 @@ fn prefix() -> String {
 }
 
 /// Where the files of one rank lie.
-pub(super) struct Measures {
+pub(super) struct MeasureFiles {
     /// `None` where the system has no place for it: then tasks see no such variable.
-    dir: Option<Held>,
+    dir: Option<MeasureDir>,
 }
 
 /// A directory that lives as long as we do.
-struct Held {
+struct MeasureDir {
     dir: tempfile::TempDir,
     /// The directory itself, locked.
     _lock: File,
@@ -45,20 +45,20 @@ struct Held {
 
 /// What an attempt wrote.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Measured {
+pub(super) struct AttemptMeasures {
     pub(super) values: Vec<(String, f64)>,
     /// What the user should be told.
     pub(super) complaint: Option<String>,
 }
 
-impl Measures {
-    pub(super) fn new() -> Measures {
-        Measures::below(&std::env::temp_dir())
+impl MeasureFiles {
+    pub(super) fn new() -> MeasureFiles {
+        MeasureFiles::below(&std::env::temp_dir())
     }
 
-    fn below(place: &Path) -> Measures {
+    fn below(place: &Path) -> MeasureFiles {
         sweep(place);
-        Measures { dir: hold(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
+        MeasureFiles { dir: hold(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
     }
 
     /// The file of an attempt.
@@ -67,16 +67,16 @@ impl Measures {
     }
 
     /// What an attempt that has ended wrote.
-    pub(super) fn collect(&self, task: TaskId, attempt: u16) -> Measured {
-        let Some(path) = self.file(task, attempt) else { return Measured::default() };
+    pub(super) fn collect(&self, task: TaskId, attempt: u16) -> AttemptMeasures {
+        let Some(path) = self.file(task, attempt) else { return AttemptMeasures::default() };
         let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
         let file = match File::options().read(true).custom_flags(flags).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Measured::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return AttemptMeasures::default(),
             file => file,
         };
-        let measured = file.and_then(read).unwrap_or_else(|error| Measured {
+        let measured = file.and_then(read).unwrap_or_else(|error| AttemptMeasures {
             complaint: Some(format!("cannot read ${VARIABLE}: {error}")),
-            ..Measured::default()
+            ..AttemptMeasures::default()
         });
         // Whatever it is, it goes with the directory at the latest.
         let _ = fs::remove_file(&path);
@@ -85,7 +85,7 @@ impl Measures {
 }
 
 /// Makes a directory that nobody takes for one left behind.
-fn hold(place: &Path) -> std::io::Result<Held> {
+fn hold(place: &Path) -> std::io::Result<MeasureDir> {
     loop {
         let dir = tempfile::Builder::new().prefix(&prefix()).tempdir_in(place)?;
         let lock = match File::open(dir.path()) {
@@ -94,7 +94,7 @@ fn hold(place: &Path) -> std::io::Result<Held> {
         };
         // Where there are no locks, nobody gets one and sweeps. Where there are, somebody who sweeps may have come in between.
         if lock.lock().is_err() || dir.path().exists() {
-            return Ok(Held { dir, _lock: lock });
+            return Ok(MeasureDir { dir, _lock: lock });
         }
     }
 }
@@ -126,7 +126,7 @@ fn take_away(dir: &Path) {
     let _ = fs::remove_dir(dir);
 }
 
-fn read(file: File) -> std::io::Result<Measured> {
+fn read(file: File) -> std::io::Result<AttemptMeasures> {
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a plain file"));
     }
@@ -138,8 +138,8 @@ fn read(file: File) -> std::io::Result<Measured> {
 }
 
 /// The values in a file; `cut` if it went on.
-fn parse(bytes: &[u8], cut: bool) -> Measured {
-    let mut measured = Measured::default();
+fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
+    let mut measured = AttemptMeasures::default();
     let mut bad: Vec<String> = Vec::new();
     let text = String::from_utf8_lossy(bytes);
     let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn only_a_plain_file_is_read_and_it_is_gone_afterwards() {
-        let measures = Measures::new();
+        let measures = MeasureFiles::new();
         let path = measures.file(TaskId(3), 1).unwrap();
-        assert_eq!(measures.collect(TaskId(3), 1), Measured::default());
+        assert_eq!(measures.collect(TaskId(3), 1), AttemptMeasures::default());
         fs::write(&path, "a 1\n").unwrap();
         assert_eq!(measures.collect(TaskId(3), 1).values, [("a".to_owned(), 1.0)]);
         assert!(!path.exists());
@@ -213,8 +213,8 @@ mod tests {
         [&left, &used, &foreign].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
         fs::write(left.join("3.1"), "a 1\n").unwrap();
         fs::write(used.join("thesis"), "all of it").unwrap();
-        let first = Measures::below(place.path());
-        let second = Measures::below(place.path());
+        let first = MeasureFiles::below(place.path());
+        let second = MeasureFiles::below(place.path());
         assert!(!left.exists() && foreign.exists());
         assert!(used.join("thesis").exists(), "what no rank wrote stays");
         for measures in [&first, &second] {

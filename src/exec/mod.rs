@@ -46,6 +46,7 @@ mod leftovers;
 mod measures;
 mod mpi;
 mod oom;
+mod orphan_killer;
 mod output;
 mod process;
 mod runner;
@@ -54,7 +55,6 @@ pub(crate) mod script;
 mod signals;
 mod spawn;
 mod supervise;
-mod warden;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,9 +62,9 @@ use std::time::Duration;
 
 pub use crate::model::Stream;
 pub use args::{ArgError, Args, Bytes, FromArg};
-pub use control::Stop;
+pub use control::TaskStop;
 pub(crate) use env::is_hidden as is_hidden_from_tasks;
-pub use graphs::{Found, Graphs};
+pub use graphs::{Graphs, OperationResult};
 pub use kernel::{Context, Kernel, KernelError, Kernels, Prepared};
 pub use kernels::compute as compute_bound;
 pub use output::OutputSink;
@@ -106,7 +106,7 @@ pub trait TaskSource: Send + Sync {
 
 /// Where a runner runs: what all its tasks have in common.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct RankContext {
     /// The run, e.g. `mosaic-3`: `PHALANX_JOB_ID` and `%j`.
     pub job_id: String,
     /// This rank.
@@ -127,15 +127,15 @@ pub struct Site {
     pub mpirun: Vec<String>,
 }
 
-impl Site {
+impl RankContext {
     /// A site with the default grace of 5 s, and `mpirun` from the environment variable `PHALANX_MPIRUN` where that is set.
-    pub fn new(job_id: impl Into<String>, rank: Rank, node: impl Into<String>, slots: u16) -> Site {
+    pub fn new(job_id: impl Into<String>, rank: Rank, node: impl Into<String>, slots: u16) -> RankContext {
         let mpirun = std::env::var("PHALANX_MPIRUN").unwrap_or_default();
         let mut mpirun: Vec<String> = mpirun.split_whitespace().map(str::to_owned).collect();
         if mpirun.is_empty() {
             mpirun.push("mpirun".to_owned());
         }
-        Site {
+        RankContext {
             job_id: job_id.into(),
             rank,
             node: node.into(),
@@ -156,7 +156,7 @@ impl Site {
 
 /// Where one attempt at a task runs: the slot, and what was taken for it.
 #[derive(Clone, Copy)]
-pub struct Seat<'a> {
+pub struct ExecContext<'a> {
     /// The slot whose thread calls; no two attempts that run at the same time have the same.
     pub slot: u16,
     /// 1 for the first attempt.

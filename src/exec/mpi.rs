@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use super::env::TaskEnv;
-use super::{Fault, Seat};
+use super::{ExecContext, Fault};
 use crate::job::MpiShape;
 use crate::model::State;
 
@@ -87,7 +87,7 @@ fn recognise(version: &str) -> Option<Flavour> {
 pub(super) struct MpiJob<'a> {
     pub(super) shape: MpiShape,
     pub(super) cpus_per_rank: u32,
-    pub(super) seat: &'a Seat<'a>,
+    pub(super) seat: &'a ExecContext<'a>,
 }
 
 impl MpiJob<'_> {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn hydra(ranks: u32, cpus: &[u32], hosts: &[(String, u32)]) -> (String, bool) {
-        let seat = Seat { slot: 0, attempt: 1, cpus, numa: None, gpus: &[], hosts, rayon: &pool };
+        let seat = ExecContext { slot: 0, attempt: 1, cpus, numa: None, gpus: &[], hosts, rayon: &pool };
         let line = MpiJob { shape: MpiShape { ranks, per_node: Some(2) }, cpus_per_rank: 1, seat: &seat };
         (line.hydra().join(" "), line.is_crowded())
     }

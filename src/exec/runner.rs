@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
-use super::aside::Patience;
-use super::command::{Attempt, Commands};
-use super::control::{Control, Stop, watch_starts};
+use super::aside::AttemptDeadline;
+use super::command::{CommandAttempt, Commands};
+use super::control::{Control, TaskStop, watch_starts};
 use super::files;
 use super::graphs::Graphs;
-use super::kernel::{Call, Context, Kernels, Prepared};
+use super::kernel::{Context, KernelCall, Kernels, Prepared};
 use super::output::{Output, OutputSink};
-use super::{ExecError, Fault, Seat, Site, TaskSource};
+use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
 
@@ -34,12 +34,12 @@ const SOME: u8 = 1 << 7;
 pub struct Runner {
     source: Arc<dyn TaskSource>,
     kernels: Kernels,
-    site: Site,
+    site: RankContext,
     sink: Arc<dyn OutputSink>,
     /// Number of the first task of each group.
     firsts: Vec<u32>,
     /// What has been found out about each group of several tasks, when its first task came.
-    plans: Vec<OnceLock<Box<Plan>>>,
+    plans: Vec<OnceLock<Box<GroupPlan>>>,
     controls: Arc<[CachePadded<Control>]>,
     /// Set once starts of commands are watched.
     watch: Once,
@@ -52,7 +52,7 @@ pub struct Runner {
 }
 
 /// What is known about all tasks of a group.
-enum Plan {
+enum GroupPlan {
     /// They are one kernel with the same arguments.
     Constant(ReadyKernel),
     /// Each has to be looked at.
@@ -60,10 +60,10 @@ enum Plan {
 }
 
 /// One attempt on its way.
-struct Turn<'a> {
+struct AttemptRun<'a> {
     id: TaskId,
     group: &'a Group,
-    seat: &'a Seat<'a>,
+    seat: &'a ExecContext<'a>,
     control: &'a Control,
 }
 
@@ -81,7 +81,7 @@ impl Runner {
     pub fn new(
         source: Arc<dyn TaskSource>,
         kernels: Kernels,
-        site: Site,
+        site: RankContext,
         sink: Arc<dyn OutputSink>,
     ) -> Result<Runner, ExecError> {
         let system = |source| ExecError::System { what: "an event for each slot", source };
@@ -105,7 +105,7 @@ impl Runner {
     /// Runs one attempt at a task in the calling thread and returns when it is over.
     ///
     /// Everything that goes wrong on the way becomes a FAILED outcome with a message in the task's standard error.
-    pub fn run(&self, task: TaskId, seat: &Seat) -> Outcome {
+    pub fn run(&self, task: TaskId, seat: &ExecContext) -> Outcome {
         let mut output = Output::new(&*self.sink, task, seat.attempt);
         let result = match self.controls.get(usize::from(seat.slot)) {
             Some(control) => self.attempt(task, seat, control, &mut output),
@@ -129,7 +129,7 @@ impl Runner {
         self.stopping.fetch_or(SOME, Ordering::SeqCst);
         let running = self.controls.iter().filter(|control| {
             let task = control.task().filter(|task| tasks.contains(&task.0));
-            task.is_some_and(|task| control.request(Some(task), Stop::Terminate))
+            task.is_some_and(|task| control.request(Some(task), TaskStop::Terminate))
         });
         running.count()
     }
@@ -147,7 +147,7 @@ impl Runner {
     }
 
     /// Stops all running tasks, and every one that is started from now on at once: they end as CANCELLED.
-    pub fn stop_all(&self, stop: Stop) {
+    pub fn stop_all(&self, stop: TaskStop) {
         self.stopping.fetch_or(stop as u8, Ordering::SeqCst);
         for control in &*self.controls {
             control.request(None, stop);
@@ -160,11 +160,17 @@ impl Runner {
     }
 
     /// The site that the runner was made with.
-    pub fn site(&self) -> &Site {
+    pub fn site(&self) -> &RankContext {
         &self.site
     }
 
-    fn attempt(&self, id: TaskId, seat: &Seat, control: &Control, output: &mut Output) -> Result<Outcome, Fault> {
+    fn attempt(
+        &self,
+        id: TaskId,
+        seat: &ExecContext,
+        control: &Control,
+        output: &mut Output,
+    ) -> Result<Outcome, Fault> {
         let _running = control.begin(id);
         let stopping = self.stopping.load(Ordering::SeqCst);
         if stopping != 0 && self.is_stopped(id, stopping) {
@@ -173,7 +179,7 @@ impl Runner {
         let g = self.firsts.partition_point(|&first| first <= id.0).wrapping_sub(1);
         let group = self.source.groups().get(g).filter(|group| id.0 - group.first.0 < group.count);
         let group = group.ok_or_else(|| Fault::new(format!("there is no task {}", id.0)))?;
-        let turn = Turn { id, group, seat, control };
+        let turn = AttemptRun { id, group, seat, control };
         if group.count == 1 {
             return self.each(turn, output);
         }
@@ -185,38 +191,38 @@ impl Runner {
             }
         };
         match &**plan {
-            Plan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
-            Plan::Each => self.each(turn, output),
+            GroupPlan::Constant(kernel) => self.kernel(turn, kernel, output, &|| self.source.index(id)),
+            GroupPlan::Each => self.each(turn, output),
         }
     }
 
     /// Finds out whether the tasks of a group are one and the same kernel, from any of them.
-    fn plan(&self, g: usize, id: TaskId) -> Result<Plan, Fault> {
+    fn plan(&self, g: usize, id: TaskId) -> Result<GroupPlan, Fault> {
         if !self.source.constant(g as u32) {
-            return Ok(Plan::Each);
+            return Ok(GroupPlan::Each);
         }
         let task = self.source.task(id).map_err(Fault::new)?;
         match &task.work {
-            Work::Kernel { name, args } => Ok(Plan::Constant(self.prepare(&task, name, args)?)),
-            _ => Ok(Plan::Each),
+            Work::Kernel { name, args } => Ok(GroupPlan::Constant(self.prepare(&task, name, args)?)),
+            _ => Ok(GroupPlan::Each),
         }
     }
 
-    fn each(&self, turn: Turn, output: &mut Output) -> Result<Outcome, Fault> {
+    fn each(&self, turn: AttemptRun, output: &mut Output) -> Result<Outcome, Fault> {
         let task = self.source.task(turn.id).map_err(Fault::new)?;
         if let Work::Kernel { name, args } = &task.work {
             let kernel = self.prepare(&task, name, args)?;
             return self.kernel(turn, &kernel, output, &|| task.index);
         }
-        let Turn { group, seat, control, .. } = turn;
+        let AttemptRun { group, seat, control, .. } = turn;
         self.watch.call_once(|| {
             if let Err(error) = watch_starts(&self.controls) {
                 tracing::warn!("a dead mount may hold up a command beyond its time limit: {error}");
             }
         });
-        let patience = Patience::begin(control, group.time);
+        let patience = AttemptDeadline::begin(control, group.time);
         let output_wait = self.source.output_wait();
-        self.commands.run(&Attempt { task: &task, group, seat, site: &self.site, patience, output_wait, output })
+        self.commands.run(&CommandAttempt { task: &task, group, seat, site: &self.site, patience, output_wait, output })
     }
 
     fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
@@ -227,18 +233,18 @@ impl Runner {
 
     fn kernel(
         &self,
-        turn: Turn,
+        turn: AttemptRun,
         kernel: &ReadyKernel,
         output: &mut Output,
         index: &(dyn Fn() -> Option<u64> + Sync),
     ) -> Result<Outcome, Fault> {
-        let Turn { id, group, seat, control } = turn;
+        let AttemptRun { id, group, seat, control } = turn;
         if kernel.files.iter().any(Option::is_some) {
-            output.redirect(self.kernel_files(kernel, index(), &Patience::begin(control, group.time))?);
+            output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, group.time))?);
         }
         // A limit beyond what the clock can tell is none.
         let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
-        let call = Call {
+        let call = KernelCall {
             task: id,
             name: &kernel.name,
             dir: &kernel.dir,
@@ -256,7 +262,7 @@ impl Runner {
         &self,
         kernel: &ReadyKernel,
         index: Option<u64>,
-        patience: &Patience,
+        patience: &AttemptDeadline,
     ) -> Result<[Option<File>; 2], Fault> {
         let names = self.site.file_names(&kernel.name, index);
         let [out, err] = kernel.files.each_ref().map(|file| Some(kernel.dir.join(names.fill(file.as_deref()?))));

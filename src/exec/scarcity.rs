@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::Fault;
-use super::aside::Patience;
+use super::aside::AttemptDeadline;
 use crate::system::open_files;
 
 /// First and longest time between two tries.
@@ -34,9 +34,9 @@ pub(super) struct Scarcity {
 }
 
 /// A command that runs.
-pub(super) struct Running<'a>(&'a Scarcity);
+pub(super) struct RunningCommand<'a>(&'a Scarcity);
 
-impl Drop for Running<'_> {
+impl Drop for RunningCommand<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, SeqCst);
     }
@@ -60,16 +60,16 @@ pub(super) fn check_reserve<'a>(files: impl IntoIterator<Item = BorrowedFd<'a>>)
 
 impl Scarcity {
     /// A command has been started.
-    pub(super) fn begin(&self) -> Running<'_> {
+    pub(super) fn begin(&self) -> RunningCommand<'_> {
         self.running.fetch_add(1, SeqCst);
-        Running(self)
+        RunningCommand(self)
     }
 
     /// Tries until it is not scarcity that refuses.
     pub(super) fn insist<'a, T>(
         &self,
-        patience: &Patience<'a>,
-        mut attempt: impl FnMut(Patience<'a>) -> Result<T, Fault>,
+        patience: &AttemptDeadline<'a>,
+        mut attempt: impl FnMut(AttemptDeadline<'a>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let (mut wait, mut alone) = (WAITS[0], None);
         loop {
@@ -107,7 +107,7 @@ mod tests {
     fn a_refusal_that_passes_fails_nobody_and_costs_no_time_of_the_task() {
         let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
         let limit = Duration::from_millis(100);
-        let patience = Patience::begin(&control, Some(limit));
+        let patience = AttemptDeadline::begin(&control, Some(limit));
         let _running = scarcity.begin();
         let mut tries = 0;
         let begun = Instant::now();
@@ -123,10 +123,10 @@ mod tests {
         let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
         let _task = control.begin(crate::model::TaskId(1));
         let _running = scarcity.begin();
-        let patience = Patience::begin(&control, None);
+        let patience = AttemptDeadline::begin(&control, None);
         let other = scarcity.insist(&patience, |_| Err::<(), _>(Fault::new("absent")));
         assert_eq!(other.unwrap_err().text, "absent");
-        assert!(control.request(None, crate::exec::Stop::Terminate));
+        assert!(control.request(None, crate::exec::TaskStop::Terminate));
         let cancelled = scarcity.insist(&patience, |_| Err::<(), _>(scarce()));
         assert_eq!(cancelled.unwrap_err().state, crate::model::State::Cancelled);
     }

@@ -28,19 +28,19 @@ pub(super) struct Prologue {
 }
 
 /// Words to start, and the scripts that they name, which go when this does.
-pub(super) struct Words {
+pub(super) struct ScriptWords {
     pub(super) words: Vec<String>,
     scripts: Vec<TempPath>,
 }
 
-impl Words {
-    pub(super) fn plain(words: Vec<String>) -> Words {
-        Words { words, scripts: Vec::new() }
+impl ScriptWords {
+    pub(super) fn plain(words: Vec<String>) -> ScriptWords {
+        ScriptWords { words, scripts: Vec::new() }
     }
 
     /// These words behind others, which start them.
-    pub(super) fn behind(self, first: Words) -> Words {
-        Words { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }
+    pub(super) fn behind(self, first: ScriptWords) -> ScriptWords {
+        ScriptWords { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }
     }
 }
 
@@ -59,7 +59,7 @@ impl Prologue {
         line: &str,
         variables: &[(String, String)],
         place: &Path,
-    ) -> Result<Words, Fault> {
+    ) -> Result<ScriptWords, Fault> {
         let set = |(name, value): &(String, String)| format!("{name}='{}'\n", value.replace('\'', "'\\''"));
         let assignments: String = if is_standard(shell) { variables.iter().map(set).collect() } else { String::new() };
         if self.text.is_empty() {
@@ -79,7 +79,7 @@ impl Prologue {
 
     /// The words that run a line in a shell of its own that another shell has run the prologue for,
     /// as each rank of an MPI task does.
-    pub(super) fn line_of_rank(&self, shell: &[String], line: &str, place: &Path) -> Result<Words, Fault> {
+    pub(super) fn line_of_rank(&self, shell: &[String], line: &str, place: &Path) -> Result<ScriptWords, Fault> {
         let options = if is_standard(shell) { &self.options.commands[..] } else { &[] };
         let script = options.iter().map(String::as_str).chain([line]).collect::<Vec<_>>().join("\n");
         words(shell, script, &[], place)
@@ -87,9 +87,9 @@ impl Prologue {
 
     /// The words that run a command after the prologue, in the environment that it leaves; without
     /// one, the command itself.
-    pub(super) fn run_words(&self, command: Vec<String>, place: &Path) -> Result<Words, Fault> {
+    pub(super) fn run_words(&self, command: Vec<String>, place: &Path) -> Result<ScriptWords, Fault> {
         if self.text.is_empty() {
-            return Ok(Words::plain(command));
+            return Ok(ScriptWords::plain(command));
         }
         let script = format!("{}\nexec \"$@\"", self.strict());
         words(&DEFAULT.map(str::to_owned), script, &command, place)
@@ -102,13 +102,13 @@ impl Prologue {
 }
 
 /// The words that run a script with arguments.
-fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -> Result<Words, Fault> {
+fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -> Result<ScriptWords, Fault> {
     let name = || shell.first().cloned().unwrap_or_else(|| "sh".to_owned());
     // A byte more ends the argument.
     if script.len() + 1 < LONGEST_WORD {
         let zero = if arguments.is_empty() { None } else { Some(name()) };
         let words = shell.iter().cloned().chain([script]).chain(zero).chain(arguments.iter().cloned());
-        return Ok(Words::plain(words.collect()));
+        return Ok(ScriptWords::plain(words.collect()));
     }
     let doing = || format!("cannot write the long command to a script in {}", place.display());
     let fault = |error| Fault::refused(doing(), &error);
@@ -123,7 +123,7 @@ fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -
         )
     })?;
     let words = shell.into_iter().chain([path]).chain(arguments.iter().cloned());
-    Ok(Words { words: words.collect(), scripts: vec![file] })
+    Ok(ScriptWords { words: words.collect(), scripts: vec![file] })
 }
 
 /// The words of a shell that make it read a script: those that make it read a line, but for the

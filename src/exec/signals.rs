@@ -17,12 +17,12 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// The signals that this process has got so far.
 #[derive(Default)]
-pub(super) struct Signals {
+pub(super) struct ReceivedSignals {
     got: Mutex<Vec<i32>>,
     changed: Condvar,
 }
 
-impl Signals {
+impl ReceivedSignals {
     /// This process has got a signal.
     pub(super) fn note(&self, signal: i32) {
         self.got.lock().unwrap_or_else(PoisonError::into_inner).push(signal);

@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// What a child is to be.
-pub(super) struct Plan<'a> {
+pub(super) struct ChildPlan<'a> {
     /// Where the program may be; the first that there is runs, as in `execvp`.
     pub(super) programs: &'a [CString],
     pub(super) argv: &'a [CString],
@@ -51,7 +51,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// A plan as the child reads it.
-struct Start {
+struct ChildStart {
     programs: *const *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
@@ -64,12 +64,12 @@ struct Start {
     /// The child's answer: the number of the error that kept it from running its program, 0 for
     /// none, and the step at which it came.
     error: c_int,
-    step: Step,
+    step: StartStep,
 }
 
 /// How far a start has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum StartStep {
     /// The system makes a process.
     Process,
     /// The process enters its directory.
@@ -82,16 +82,16 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) error: io::Error,
-    pub(super) step: Step,
+    pub(super) step: StartStep,
 }
 
 /// Starts a child and returns when it runs its program. The child's number is in `pid` as soon as
 /// there is one, for other threads: a dead mount may hold up the child, and this thread with it.
-pub(super) fn spawn(plan: &Plan, pid: &AtomicI32) -> Result<Child, Refusal> {
+pub(super) fn spawn(plan: &ChildPlan, pid: &AtomicI32) -> Result<Child, Refusal> {
     let programs = pointers(plan.programs.iter().map(CString::as_c_str));
     let argv = pointers(plan.argv.iter().map(CString::as_c_str));
     let envp = pointers(plan.envp.iter().copied());
-    let mut start = Start {
+    let mut start = ChildStart {
         programs: programs.as_ptr(),
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
@@ -100,9 +100,9 @@ pub(super) fn spawn(plan: &Plan, pid: &AtomicI32) -> Result<Child, Refusal> {
         ignored: ignored_from_start(),
         files: open_files::child_limit(),
         error: 0,
-        step: Step::Process,
+        step: StartStep::Process,
     };
-    let pid = clone(&mut start, pid).map_err(|error| Refusal { error, step: Step::Process })?;
+    let pid = clone(&mut start, pid).map_err(|error| Refusal { error, step: StartStep::Process })?;
     let child = Child { pid, reaped: false };
     match start.error {
         0 => Ok(child),
@@ -111,7 +111,7 @@ pub(super) fn spawn(plan: &Plan, pid: &AtomicI32) -> Result<Child, Refusal> {
 }
 
 /// Makes the child, which carries out `start` in our memory.
-fn clone(start: &mut Start, pid: &AtomicI32) -> io::Result<Pid> {
+fn clone(start: &mut ChildStart, pid: &AtomicI32) -> io::Result<Pid> {
     STACK.with_borrow_mut(|stack| {
         stack.resize(STACK_BYTES / size_of::<u128>(), 0);
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
@@ -138,13 +138,13 @@ extern "C" fn run_in_child(start: *mut c_void) -> c_int {
     // SAFETY: `clone` passes a `Start` that nobody else uses until this process runs its program or
     // has ended.
     unsafe {
-        let start = &mut *start.cast::<Start>();
+        let start = &mut *start.cast::<ChildStart>();
         start.error = start.become_program();
         libc::_exit(127)
     }
 }
 
-impl Start {
+impl ChildStart {
     /// Runs the program in place of this process; returns the number of the error if it cannot.
     ///
     /// # Safety
@@ -161,7 +161,7 @@ impl Start {
             let has_files =
                 libc::setsid() >= 0 && (0..).zip(self.stdio).all(|(target, file)| libc::dup2(file, target) == target);
             if has_files {
-                self.step = Step::Directory;
+                self.step = StartStep::Directory;
             }
             if has_files && libc::chdir(self.dir) == 0 {
                 // A kernel before 5.9 does not know it; then files are closed that say so
@@ -197,11 +197,11 @@ impl Start {
                 libc::execve(program, self.argv, self.envp);
                 match *libc::__errno_location() {
                     libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {
-                        self.step = Step::Program(place)
+                        self.step = StartStep::Program(place)
                     }
                     libc::EACCES => denied = denied.or(Some(place)),
                     error => {
-                        self.step = Step::Program(place);
+                        self.step = StartStep::Program(place);
                         return error;
                     }
                 }
@@ -209,7 +209,7 @@ impl Start {
         }
         match denied {
             Some(place) => {
-                self.step = Step::Program(place);
+                self.step = StartStep::Program(place);
                 libc::EACCES
             }
             None => libc::ENOENT,

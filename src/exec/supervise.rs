@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::ioctl_fionread;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::control::{Control, Stop, timespec};
+use super::control::{Control, TaskStop, timespec};
 use super::leftovers::{Leftovers, Owner};
 use super::oom::{OomCounter, OomMark};
 use super::output::Output;
@@ -72,7 +72,7 @@ pub(super) enum Cause {
 }
 
 /// How a command ended.
-pub(super) struct Ended {
+pub(super) struct CommandEnd {
     pub(super) status: ExitStatus,
     pub(super) cause: Option<Cause>,
     pub(super) used: Usage,
@@ -112,7 +112,7 @@ impl Pipe {
 }
 
 /// How the exit of a command becomes known.
-enum Watch {
+enum ExitWatch {
     /// By the end of its pipes, until this moment.
     Pipes(Instant),
     /// Readable when the process has exited.
@@ -121,10 +121,11 @@ enum Watch {
     Glances(Every),
 }
 
-impl Watch {
+impl ExitWatch {
     /// For a command that may run for long.
-    fn of(child: &Child) -> Watch {
-        pidfd_open(child.pid, PidfdFlags::empty()).map_or_else(|_| Watch::Glances(Every::new(GLANCES)), Watch::Pidfd)
+    fn of(child: &Child) -> ExitWatch {
+        pidfd_open(child.pid, PidfdFlags::empty())
+            .map_or_else(|_| ExitWatch::Glances(Every::new(GLANCES)), ExitWatch::Pidfd)
     }
 }
 
@@ -161,7 +162,7 @@ pub(super) struct Supervisor<'a> {
     limit: Option<u64>,
     deadline: Option<Instant>,
     samples: Option<Every>,
-    watch: Watch,
+    watch: ExitWatch,
     peaks: Every,
     /// The most memory that was seen, in bytes; 0 if nobody has looked.
     peak: u64,
@@ -189,7 +190,7 @@ impl<'a> Supervisor<'a> {
         buffer: &'a mut Vec<u8>,
     ) -> Supervisor<'a> {
         buffer.resize(CHUNK, 0);
-        let watch = if pipes.is_empty() { Watch::of(&child) } else { Watch::Pipes(Instant::now() + SHORT) };
+        let watch = if pipes.is_empty() { ExitWatch::of(&child) } else { ExitWatch::Pipes(Instant::now() + SHORT) };
         Supervisor {
             family: Family::new(child.pid),
             watch,
@@ -215,7 +216,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Returns when the child has ended and its relatives have, too.
-    pub(super) fn run(mut self) -> io::Result<Ended> {
+    pub(super) fn run(mut self) -> io::Result<CommandEnd> {
         let leftovers = self.care.leftovers;
         let _running = leftovers.begin(self.child.pid);
         loop {
@@ -235,7 +236,7 @@ impl<'a> Supervisor<'a> {
         }
         let (status, used, inherited) = self.child.reap()?;
         let seen = if inherited && self.peak > 0 { self.peak.min(used.peak_bytes) } else { used.peak_bytes };
-        Ok(Ended { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used }, alive: self.alive })
+        Ok(CommandEnd { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used }, alive: self.alive })
     }
 
     /// True while the command, which has exited, is survived by processes that are to end.
@@ -260,9 +261,9 @@ impl<'a> Supervisor<'a> {
     /// Carries out what another thread has asked for.
     fn obey(&mut self) {
         match self.control.stop() {
-            Some(Stop::Terminate) if self.cause.is_none() && !self.exited => self.end(Cause::Asked),
-            Some(Stop::Terminate | Stop::Kill) if self.lingers.is_some() && !self.killed => self.kill(),
-            Some(Stop::Kill) if !self.killed && (self.cause.is_some() || !self.exited) => {
+            Some(TaskStop::Terminate) if self.cause.is_none() && !self.exited => self.end(Cause::Asked),
+            Some(TaskStop::Terminate | TaskStop::Kill) if self.lingers.is_some() && !self.killed => self.kill(),
+            Some(TaskStop::Kill) if !self.killed && (self.cause.is_some() || !self.exited) => {
                 self.cause.get_or_insert(Cause::Asked);
                 self.kill();
             }
@@ -277,8 +278,8 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         match &mut self.watch {
             _ if self.exited => {}
-            Watch::Pipes(until) if now >= *until => self.watch = Watch::of(&self.child),
-            Watch::Glances(glances) => self.exited = glances.due(now) && self.child.has_exited()?,
+            ExitWatch::Pipes(until) if now >= *until => self.watch = ExitWatch::of(&self.child),
+            ExitWatch::Glances(glances) => self.exited = glances.due(now) && self.child.has_exited()?,
             _ => {}
         }
         if !self.exited && self.peaks.due(now) {
@@ -330,9 +331,9 @@ impl<'a> Supervisor<'a> {
         let running = !self.exited && self.cause.is_none();
         let kill_at = self.kill_at.filter(|_| !self.killed);
         let watch = match &self.watch {
-            Watch::Pipes(until) => Some(*until),
-            Watch::Pidfd(_) => None,
-            Watch::Glances(glances) => Some(glances.next),
+            ExitWatch::Pipes(until) => Some(*until),
+            ExitWatch::Pidfd(_) => None,
+            ExitWatch::Glances(glances) => Some(glances.next),
         };
         let watch = watch.filter(|_| !self.exited);
         let samples = self.samples.as_ref().filter(|_| running);
@@ -350,7 +351,7 @@ impl<'a> Supervisor<'a> {
         let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN));
         fds.extend(open.iter().map(|&i| PollFd::new(&self.pipes[i].reader, PollFlags::IN)));
-        if let (Watch::Pidfd(pidfd), false) = (&self.watch, self.exited) {
+        if let (ExitWatch::Pidfd(pidfd), false) = (&self.watch, self.exited) {
             fds.push(PollFd::new(pidfd, PollFlags::IN));
         }
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
@@ -375,7 +376,7 @@ impl<'a> Supervisor<'a> {
 
     /// Once its pipes have ended, the command is about to exit, or it goes on without output.
     fn end_with_pipes(&mut self) -> io::Result<()> {
-        if !matches!(self.watch, Watch::Pipes(_)) || self.exited || !self.pipes.iter().all(|pipe| pipe.ended) {
+        if !matches!(self.watch, ExitWatch::Pipes(_)) || self.exited || !self.pipes.iter().all(|pipe| pipe.ended) {
             return Ok(());
         }
         for _ in 0..YIELDS {
@@ -385,7 +386,7 @@ impl<'a> Supervisor<'a> {
             }
             std::thread::yield_now();
         }
-        self.watch = Watch::of(&self.child);
+        self.watch = ExitWatch::of(&self.child);
         Ok(())
     }
 
@@ -421,7 +422,7 @@ mod tests {
     use crate::exec::OutputSink;
     use std::sync::atomic::AtomicI32;
 
-    use crate::exec::spawn::{Plan, spawn};
+    use crate::exec::spawn::{ChildPlan, spawn};
     use crate::model::TaskId;
 
     #[derive(Default)]
@@ -439,12 +440,17 @@ mod tests {
     }
 
     /// Runs a line of shell whose exit is to become known in the given way.
-    fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> Watch) -> (Ended, String) {
+    fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> ExitWatch) -> (CommandEnd, String) {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
-        let plan =
-            Plan { programs: &[c"/bin/sh".into()], argv: &argv, envp: vec![c"PATH=/usr/bin:/bin"], dir: c"/", stdio };
+        let plan = ChildPlan {
+            programs: &[c"/bin/sh".into()],
+            argv: &argv,
+            envp: vec![c"PATH=/usr/bin:/bin"],
+            dir: c"/",
+            stdio,
+        };
         let child = spawn(&plan, &AtomicI32::new(0)).unwrap();
         drop(writer);
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
@@ -468,9 +474,9 @@ mod tests {
 
     #[test]
     fn the_exit_is_known_in_each_way() {
-        let for_ever = |_: &Child| Watch::Pipes(Instant::now() + Duration::from_secs(3600));
-        let glances = |_: &Child| Watch::Glances(Every::new(GLANCES));
-        let ways: [&dyn Fn(&Child) -> Watch; 3] = [&for_ever, &Watch::of, &glances];
+        let for_ever = |_: &Child| ExitWatch::Pipes(Instant::now() + Duration::from_secs(3600));
+        let glances = |_: &Child| ExitWatch::Glances(Every::new(GLANCES));
+        let ways: [&dyn Fn(&Child) -> ExitWatch; 3] = [&for_ever, &ExitWatch::of, &glances];
         for way in ways {
             let (ended, printed) = run("echo one; sleep 0.05; echo two; exit 5", None, way);
             assert_eq!((ended.status.code(), ended.cause, &*printed), (Some(5), None, "one\ntwo\n"));
@@ -485,7 +491,7 @@ mod tests {
     #[test]
     fn a_process_in_the_background_is_ended() {
         let begin = Instant::now();
-        let soon = |_: &Child| Watch::Pipes(Instant::now() + SHORT);
+        let soon = |_: &Child| ExitWatch::Pipes(Instant::now() + SHORT);
         let (ended, printed) = run("sleep 600 & echo $!; exit 3", None, soon);
         assert_eq!(ended.status.code(), Some(3));
         // A killed process closes its files, which ends the run, shortly before it is seen to be dead.

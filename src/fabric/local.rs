@@ -6,20 +6,20 @@ use super::{Fabric, FabricError};
 use crate::model::Rank;
 
 /// One rank's end of a fabric between threads.
-pub struct Local {
+pub struct LocalFabric {
     me: Rank,
     peers: Vec<Sender<(Rank, Vec<u8>)>>,
     inbox: Receiver<(Rank, Vec<u8>)>,
 }
 
 /// The ends of a fabric of `size` ranks, in order of rank.
-pub fn world(size: u32) -> Vec<Local> {
+pub fn world(size: u32) -> Vec<LocalFabric> {
     let (peers, inboxes): (Vec<_>, Vec<_>) = (0..size).map(|_| channel()).unzip();
-    let end = |(rank, inbox)| Local { me: Rank(rank as u32), peers: peers.clone(), inbox };
+    let end = |(rank, inbox)| LocalFabric { me: Rank(rank as u32), peers: peers.clone(), inbox };
     inboxes.into_iter().enumerate().map(end).collect()
 }
 
-impl Fabric for Local {
+impl Fabric for LocalFabric {
     fn me(&self) -> Rank {
         self.me
     }

@@ -47,7 +47,7 @@ const NOWHERE: Address = [0; 2];
 const RINGS_PER_LOOK: usize = 8;
 
 /// A rank's own memory and pipe. Their descriptors stay open, for others to open them too.
-struct Own {
+struct OwnMemory {
     /// The page with the doorbell's word, then the rings that the ranks of the node write to.
     memory: SharedMemory,
     file: OwnedFd,
@@ -55,15 +55,15 @@ struct Own {
     _keeps_pipe_open: io::PipeWriter,
 }
 
-impl Own {
+impl OwnMemory {
     /// Makes room for rings from so many ranks; memory that nobody writes to costs nothing.
-    fn new(ranks: usize) -> io::Result<Own> {
+    fn new(ranks: usize) -> io::Result<OwnMemory> {
         let file = memfd_create("phalanx-near", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, memory_bytes(ranks) as u64)?;
         let (pipe, writer) = io::pipe()?;
         rustix::io::ioctl_fionbio(&pipe, true)?;
         let memory = SharedMemory::map(&file, 0, memory_bytes(ranks))?;
-        Ok(Own { memory, file, pipe, _keeps_pipe_open: writer })
+        Ok(OwnMemory { memory, file, pipe, _keeps_pipe_open: writer })
     }
 
     fn word(&self) -> &AtomicU64 {
@@ -155,7 +155,7 @@ enum Peer {
 
 /// This rank's memory and that of the others of its node.
 pub struct NearRanks {
-    own: Option<Own>,
+    own: Option<OwnMemory>,
     /// What tells this machine from others; zero if nothing does.
     node: u64,
     addresses: Vec<Address>,
@@ -175,7 +175,7 @@ impl NearRanks {
     /// Makes rank `me`'s memory, in a world of so many, and learns where that of the others is.
     /// `exchange` tells all ranks where this one's is and returns where theirs are.
     pub fn meet(me: Rank, ranks: u32, exchange: impl FnOnce(Address) -> Vec<Address>) -> NearRanks {
-        let own = Own::new(ranks as usize);
+        let own = OwnMemory::new(ranks as usize);
         let own = own.inspect_err(|error| tracing::debug!(%error, "this rank shares no memory with others")).ok();
         let node = own.as_ref().map_or(0, |_| node());
         let address = own.as_ref().map_or(NOWHERE, |own| {

@@ -28,7 +28,7 @@ pub struct Csr {
 pub struct TooMany(pub u64);
 
 /// A source of `(row, item)` pairs: it hands each to the function that it is given.
-pub type Pairs<'a> = dyn FnMut(&mut dyn FnMut(u32, u32)) + 'a;
+pub type PairSource<'a> = dyn FnMut(&mut dyn FnMut(u32, u32)) + 'a;
 
 impl Csr {
     /// Builds `rows` rows from a source that yields every `(row, item)` pair; it is asked twice (to count, then to fill) and must

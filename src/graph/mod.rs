@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use crate::model::TaskId;
 
-pub use order::{Order, Schedule, Topological};
+pub use order::{Order, TaskDurations, Topological};
 
 /// An edge as it is stored: the task at its other end and the condition, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,7 @@ impl TaskGraph {
     /// # Errors
     /// The shortest cycle through one of the tasks that lie on a cycle; or that the graph is too large.
     pub fn build(counts: &[u32], links: &[Link]) -> Result<TaskGraph, GraphError> {
-        let plan = Plan::new(counts, links)?;
+        let plan = EdgePlan::new(counts, links)?;
         let nodes = plan.tasks as usize + plan.joins.len();
         let too_many = |count: u64| GraphError::TooLarge { what: "dependencies", count, most: u32::MAX.into() };
         // Told from the links, so that nobody waits for billions of edges to be counted.
@@ -279,7 +279,7 @@ fn first_tasks(counts: &[u32]) -> Vec<u32> {
 }
 
 /// The links with their joins numbered: what the edges are made from.
-struct Plan<'a> {
+struct EdgePlan<'a> {
     tasks: u32,
     joins: Vec<JoinRule>,
     firsts: Vec<u32>,
@@ -288,8 +288,8 @@ struct Plan<'a> {
     links: Vec<(&'a Link, Option<u32>)>,
 }
 
-impl<'a> Plan<'a> {
-    fn new(counts: &'a [u32], links: &'a [Link]) -> Result<Plan<'a>, GraphError> {
+impl<'a> EdgePlan<'a> {
+    fn new(counts: &'a [u32], links: &'a [Link]) -> Result<EdgePlan<'a>, GraphError> {
         let most = u64::from(Edge::MASK);
         let nodes = counts.iter().map(|&count| u64::from(count)).sum::<u64>() + links.len() as u64;
         if nodes > most {
@@ -307,7 +307,7 @@ impl<'a> Plan<'a> {
             (link, join)
         });
         let links = links.collect();
-        Ok(Plan { tasks, joins, firsts: first_tasks(counts), counts, links })
+        Ok(EdgePlan { tasks, joins, firsts: first_tasks(counts), counts, links })
     }
 
     /// How many edges there will be, at most.

@@ -64,16 +64,16 @@ pub struct Order {
 }
 
 /// A run as it went: duration of each task as measured, for the critical path afterwards.
-pub type Schedule<'a> = &'a dyn Fn(TaskId) -> u64;
+pub type TaskDurations<'a> = &'a dyn Fn(TaskId) -> u64;
 
 impl TaskGraph {
     /// A node's duration; joins take none.
-    fn time(&self, node: u32, duration: Schedule<'_>) -> u64 {
+    fn time(&self, node: u32, duration: TaskDurations<'_>) -> u64 {
         if (node as usize) < self.task_count() { duration(TaskId(node)) } else { 0 }
     }
 
     /// Upward ranks and the critical path under these durations.
-    pub fn order(&self, duration: Schedule<'_>) -> Order {
+    pub fn order(&self, duration: TaskDurations<'_>) -> Order {
         let mut work = 0u64;
         let mut upward = vec![0u64; self.node_count()];
         for node in self.topological().iter().rev() {
@@ -87,7 +87,7 @@ impl TaskGraph {
     }
 
     /// For each node the earliest moment at which all that it needs can be done under these durations.
-    pub fn earliest(&self, duration: Schedule<'_>) -> Vec<u64> {
+    pub fn earliest(&self, duration: TaskDurations<'_>) -> Vec<u64> {
         let mut earliest = vec![0u64; self.node_count()];
         for node in self.topological().iter() {
             let end = earliest[node as usize].saturating_add(self.time(node, duration));

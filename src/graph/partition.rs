@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 
-use super::csr::{Csr, Pairs};
+use super::csr::{Csr, PairSource};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
@@ -32,7 +32,7 @@ pub enum Method {
 }
 
 /// What a partition is made for.
-pub struct Problem<'a> {
+pub struct PartitionProblem<'a> {
     /// The graph.
     pub graph: &'a TaskGraph,
     /// Its order under the estimated durations.
@@ -45,7 +45,7 @@ pub struct Problem<'a> {
     pub fits: &'a dyn Fn(TaskId, usize) -> bool,
 }
 
-impl Problem<'_> {
+impl PartitionProblem<'_> {
     /// Estimated work of a node; joins have none.
     fn work(&self, node: u32) -> u64 {
         if (node as usize) < self.graph.task_count() { (self.duration)(TaskId(node)).max(1) } else { 0 }
@@ -85,7 +85,7 @@ const PATIENCE: f64 = 1.25;
 static METIS: Mutex<()> = Mutex::new(());
 
 /// Chooses the home of every node.
-pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
+pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
     let able: Vec<u32> = (0..problem.slots.len() as u32).filter(|&r| problem.slots[r as usize] > 0).collect();
     let nodes = problem.graph.node_count();
     let mut home = match able[..] {
@@ -102,7 +102,7 @@ pub fn partition(problem: &Problem<'_>, method: Method) -> Partition {
 }
 
 /// Deals nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
-fn round_robin(problem: &Problem<'_>) -> Vec<u32> {
+fn round_robin(problem: &PartitionProblem<'_>) -> Vec<u32> {
     let turn: Vec<u32> = (0..problem.slots.iter().copied().max().unwrap_or(0))
         .flat_map(|k| (0..problem.slots.len() as u32).filter(move |&r| problem.slots[r as usize] > k))
         .collect();
@@ -110,7 +110,7 @@ fn round_robin(problem: &Problem<'_>) -> Vec<u32> {
 }
 
 /// Gives each node, most urgent first, to the rank on which it can end first.
-fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
+fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let mut free: Vec<BinaryHeap<Reverse<u64>>> =
         problem.slots.iter().map(|&s| (0..s).map(|_| Reverse(0)).collect()).collect();
@@ -125,7 +125,7 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         }
     };
     // As many as the graph has edges, so not too many.
-    let rows = |put: &mut Pairs<'_>| Csr::build(graph.node_count(), put).unwrap_or_default();
+    let rows = |put: &mut PairSource<'_>| Csr::build(graph.node_count(), put).unwrap_or_default();
     let from = rows(&mut |put| each_edge(&mut |to, from, _| put(to, from)));
     let edge_in = rows(&mut |put| each_edge(&mut |to, _, number| put(to, number)));
     let bytes: Vec<u64> = (0..graph.node_count() as u32)
@@ -163,7 +163,7 @@ fn earliest_finish(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
 }
 
 /// Balances each level band by itself and cuts few bytes; or blocks of levels, where that keeps ranks waiting for each other.
-fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
+fn bands(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let levels = graph.levels();
     let dealt = blocks(problem, able, &levels);
@@ -172,14 +172,14 @@ fn bands(problem: &Problem<'_>, able: &[u32]) -> Vec<u32> {
         return dealt;
     }
     // METIS refuses only what it has no memory for.
-    let Ok(cut) = metis_bands(problem, able, &Weights::new(problem)) else { return dealt };
+    let Ok(cut) = metis_bands(problem, able, &BandWeights::new(problem)) else { return dealt };
     let time = |home: &[u32]| level_by_level(problem, &levels, home);
     if time(&cut) <= PATIENCE * time(&dealt) { cut } else { dealt }
 }
 
 /// How long the levels take one after the other, each as long as the rank with the most of it. METIS sees nothing of what goes on within
 /// a band: of a deep and narrow graph it gives the first half of each band to one rank and the second to another.
-fn level_by_level(problem: &Problem<'_>, levels: &[u32], home: &[u32]) -> f64 {
+fn level_by_level(problem: &PartitionProblem<'_>, levels: &[u32], home: &[u32]) -> f64 {
     let count = levels.iter().max().map_or(0, |&last| last as usize + 1);
     let nodes = Csr::build(count, |put| (0..).zip(levels).for_each(|(node, &level)| put(level, node)));
     // As many as there are nodes, so not too many.
@@ -200,16 +200,16 @@ fn level_by_level(problem: &Problem<'_>, levels: &[u32], home: &[u32]) -> f64 {
 }
 
 /// Work of each node and the band it lies in.
-struct Weights {
+struct BandWeights {
     work: Vec<u64>,
     band: Vec<u8>,
     bands: usize,
 }
 
-impl Weights {
+impl BandWeights {
     /// Cuts the nodes, sorted by earliest start, into bands of equal work. Nodes of one earliest start share a band, so that a bag of
     /// equal tasks is one band.
-    fn new(problem: &Problem<'_>) -> Weights {
+    fn new(problem: &PartitionProblem<'_>) -> BandWeights {
         let work: Vec<u64> = (0..problem.graph.node_count() as u32).map(|n| problem.work(n)).collect();
         let earliest = problem.graph.earliest(problem.duration);
         let mut by_start: Vec<u32> = (0..work.len() as u32).collect();
@@ -227,12 +227,12 @@ impl Weights {
                 filled += u128::from(work[node as usize]);
             }
         }
-        Weights { work, band, bands: usize::from(current) + 1 }
+        BandWeights { work, band, bands: usize::from(current) + 1 }
     }
 }
 
 /// Contiguous blocks of each level, in proportion to slots.
-fn blocks(problem: &Problem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
+fn blocks(problem: &PartitionProblem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
     // For each rank the share of the slots of all ranks up to it.
     let slots = |r: &u32| f64::from(problem.slots[*r as usize]);
     let all: f64 = able.iter().map(slots).sum();
@@ -263,7 +263,7 @@ fn blocks(problem: &Problem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
     (0..).zip(levels).map(deal).collect()
 }
 
-fn metis_bands(problem: &Problem<'_>, able: &[u32], weights: &Weights) -> Result<Vec<u32>, metis::Error> {
+fn metis_bands(problem: &PartitionProblem<'_>, able: &[u32], weights: &BandWeights) -> Result<Vec<u32>, metis::Error> {
     let graph = problem.graph;
     let nodes = graph.node_count();
     let (offsets, neighbours, edge_weights) = undirected(graph);
@@ -326,7 +326,7 @@ fn undirected(graph: &TaskGraph) -> (Vec<metis::Idx>, Vec<metis::Idx>, Vec<metis
 }
 
 /// Sends tasks that do not fit where they were put to the rank, among those they fit, with the least work per slot.
-fn move_misfits(problem: &Problem<'_>, home: &mut [u32]) {
+fn move_misfits(problem: &PartitionProblem<'_>, home: &mut [u32]) {
     let mut load = vec![0f64; problem.slots.len()];
     let cost = |task: u32| (problem.duration)(TaskId(task)).max(1) as f64;
     let tasks = problem.graph.task_count() as u32;
@@ -404,7 +404,7 @@ mod tests {
 
     fn run(graph: &TaskGraph, slots: &[u32], method: Method) -> Partition {
         let order = graph.order(&|_| 1000);
-        let problem = Problem { graph, order: &order, duration: &|_| 1000, slots, fits: &|_, _| true };
+        let problem = PartitionProblem { graph, order: &order, duration: &|_| 1000, slots, fits: &|_, _| true };
         partition(&problem, method)
     }
 
@@ -459,7 +459,8 @@ mod tests {
         let graph = chains(8, 3);
         let order = graph.order(&|_| 1);
         let fits = |task: TaskId, rank: usize| task.0 >= 8 || rank == 2;
-        let problem = Problem { graph: &graph, order: &order, duration: &|_| 1, slots: &[1, 1, 1], fits: &fits };
+        let problem =
+            PartitionProblem { graph: &graph, order: &order, duration: &|_| 1, slots: &[1, 1, 1], fits: &fits };
         for method in [Method::Bands, Method::EarliestFinish, Method::RoundRobin] {
             let found = partition(&problem, method);
             assert!(found.home[..8].iter().all(|&r| r == 2), "{method:?}");

@@ -67,9 +67,9 @@ impl NodeIndexable for TaskGraph {
 }
 
 /// Which nodes a walk has seen.
-pub struct Seen(Vec<bool>);
+pub struct Visited(Vec<bool>);
 
-impl VisitMap<u32> for Seen {
+impl VisitMap<u32> for Visited {
     fn visit(&mut self, node: u32) -> bool {
         !std::mem::replace(&mut self.0[node as usize], true)
     }
@@ -84,13 +84,13 @@ impl VisitMap<u32> for Seen {
 }
 
 impl Visitable for TaskGraph {
-    type Map = Seen;
+    type Map = Visited;
 
-    fn visit_map(&self) -> Seen {
-        Seen(vec![false; self.node_count()])
+    fn visit_map(&self) -> Visited {
+        Visited(vec![false; self.node_count()])
     }
 
-    fn reset_map(&self, map: &mut Seen) {
+    fn reset_map(&self, map: &mut Visited) {
         map.0.fill(false);
     }
 }

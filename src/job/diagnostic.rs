@@ -69,18 +69,18 @@ pub(crate) struct Findings {
     items: Vec<Diagnostic>,
     seen: FxHashSet<(String, usize)>,
     errors: usize,
-    homes: Option<Homes>,
+    homes: Option<SectionsOfKey>,
 }
 
 /// The sections of a kind of file in which a key would be right.
-pub(crate) type Homes = fn(&str) -> Vec<&'static str>;
+pub(crate) type SectionsOfKey = fn(&str) -> Vec<&'static str>;
 
 /// After so many, further mistakes are not collected: a file of a million tasks could have as many.
 const MOST_KEPT: usize = 100;
 
 impl Findings {
     /// For a kind of file whose keys have these homes.
-    pub(crate) fn in_file_with(homes: Homes) -> Findings {
+    pub(crate) fn in_file_with(homes: SectionsOfKey) -> Findings {
         Findings { homes: Some(homes), ..Findings::default() }
     }
 

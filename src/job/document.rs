@@ -53,7 +53,7 @@ impl<'t> Document<'t> {
     /// The same into pieces that are at least this long.
     fn cut_into(text: &'t str, least: usize) -> Document<'t> {
         let document = Document { text, remainder: Vec::new(), pieces: Vec::new(), tables: 0 };
-        let mut cutter = Cutter { document, least, from: 0, in_tables: false };
+        let mut cutter = TableCutter { document, least, from: 0, in_tables: false };
         let mut headers = Headers { text, tokens: Source::new(text).lex(), open: Vec::new() };
         match headers.all(|at, header| cutter.take(at, header)) {
             Some(()) => cutter.finish(),
@@ -196,7 +196,7 @@ impl<I: Iterator<Item = Token>> Headers<'_, I> {
     }
 }
 
-struct Cutter<'t> {
+struct TableCutter<'t> {
     document: Document<'t>,
     /// Bytes that a piece has at least.
     least: usize,
@@ -205,7 +205,7 @@ struct Cutter<'t> {
     in_tables: bool,
 }
 
-impl<'t> Cutter<'t> {
+impl<'t> TableCutter<'t> {
     /// Takes note of a header. `None` if the text cannot be cut.
     fn take(&mut self, at: usize, header: Header) -> Option<()> {
         match header {

@@ -14,7 +14,7 @@ use super::diagnostic::Findings;
 use super::dialect::Sh;
 use super::document::{Document, TABLES};
 use super::pieces::read_pieces;
-use super::resolve::{Context, External, Resolution};
+use super::resolve::{External, Resolution, ResolveContext};
 use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
@@ -161,7 +161,7 @@ fn parse_for(
     let has_crlf = text.contains("\r\n");
     let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let context = Context { text: &text, stem: &stem, base_dir, kernels, sh };
+    let context = ResolveContext { text: &text, stem: &stem, base_dir, kernels, sh };
     let read = read(&Document::cut(&text), &context).unwrap_or_else(|| read_whole(&context));
     let failed = !read.syntax.is_empty() || read.findings.has_errors();
     let diagnostics = match read.syntax.is_empty() {
@@ -184,7 +184,7 @@ fn parse_for(
 
 /// What a text says; the job is of use only without mistakes.
 #[derive(Default)]
-struct Outcome {
+struct ReadOutcome {
     syntax: Vec<Diagnostic>,
     findings: Findings,
     job: Job,
@@ -192,14 +192,14 @@ struct Outcome {
 }
 
 /// Reads a text as one piece.
-fn read_whole(context: &Context<'_>) -> Outcome {
+fn read_whole(context: &ResolveContext<'_>) -> ReadOutcome {
     // Only what is cut can have pieces that do not fit together.
     read(&Document::whole(context.text), context).unwrap_or_default()
 }
 
 /// Reads a text piece by piece. `None` if the pieces do not fit together: the parser is to see them
 /// as one.
-fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
+fn read(document: &Document<'_>, context: &ResolveContext<'_>) -> Option<ReadOutcome> {
     let mut findings = Findings::in_file_with(homes_of);
     // What is made of tables is not told where the syntax is wrong.
     let mut meaning = Findings::default();
@@ -226,7 +226,7 @@ fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
         return None;
     }
     if !syntax.is_empty() {
-        return Some(Outcome { syntax, findings, ..Outcome::default() });
+        return Some(ReadOutcome { syntax, findings, ..ReadOutcome::default() });
     }
     if resolution.is_empty() && !findings.has_errors() && !meaning.has_errors() {
         let place = spec.task.as_ref().map_or(0..0, |tasks| tasks.span.clone());
@@ -235,7 +235,7 @@ fn read(document: &Document<'_>, context: &Context<'_>) -> Option<Outcome> {
     }
     let (job, external) = resolution.finish(&mut meaning);
     meaning.finish().into_iter().for_each(|finding| findings.push(finding));
-    Some(Outcome { syntax, findings, job, external })
+    Some(ReadOutcome { syntax, findings, job, external })
 }
 
 /// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error, or in a section
@@ -284,10 +284,11 @@ mod tests {
                 if path.extension().is_none_or(|ending| ending != "toml") {
                     continue;
                 }
-                let context = Context { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels, sh: None };
+                let context =
+                    ResolveContext { text: &text, stem: "j", base_dir: Path::new("/"), kernels: &kernels, sh: None };
                 let whole = read_whole(&context);
                 let Some(cut) = read(&in_small_pieces(&text), &context) else { continue };
-                let told = |outcome: Outcome| {
+                let told = |outcome: ReadOutcome| {
                     let job = format!("{:?} {:?} {:?}", outcome.job, outcome.external, outcome.syntax.len());
                     (job, with_syntax_errors(&text, outcome.syntax, outcome.findings))
                 };

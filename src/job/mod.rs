@@ -43,7 +43,7 @@ pub use expand::SubstError;
 pub use file_names::FileNames;
 pub use load::{KernelCheck, Loaded, load, parse};
 pub(crate) use resolve::graphs::OPERATION_KERNEL;
-pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, Trigger, Weights};
+pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 
 /// A validated job: what one TOML file describes.
@@ -73,7 +73,7 @@ pub struct Job {
     /// `[job] max_failures`: stop starting tasks after this many have failed; `None` keeps going.
     pub max_failures: Option<u32>,
     /// `[job] partition`: how tasks get their homes.
-    pub partition: Partition,
+    pub partition: PartitionMethod,
     /// `[scaling]`: how the number of ranks changes; `None` keeps it as it is started.
     pub scaling: Option<Scaling>,
     /// `[cost]`: prices, budget and deadline.
@@ -99,7 +99,7 @@ pub struct DataGraph {
     /// Its name.
     pub name: String,
     /// Where it comes from.
-    pub source: crate::data::source::Source,
+    pub source: crate::data::source::GraphSource,
 }
 
 /// Which captured output of tasks is kept. Output of failed tasks is always kept.
@@ -133,7 +133,7 @@ impl Default for Flush {
 
 /// How tasks get their homes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Partition {
+pub enum PartitionMethod {
     /// Multi-constraint k-way partition over level bands (METIS): little data moved, ranks busy throughout.
     #[default]
     Bands,

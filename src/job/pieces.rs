@@ -20,7 +20,7 @@ const MOST_READERS: usize = 8;
 const AHEAD: usize = 1;
 
 /// What was read of a piece.
-pub(crate) struct Piece {
+pub(crate) struct ParsedPiece {
     /// The tables; `None` if what is there is not only task tables.
     pub tasks: Option<Vec<At<TaskSpec>>>,
     /// What the parser found.
@@ -29,7 +29,10 @@ pub(crate) struct Piece {
 }
 
 /// Reads all pieces; `take` gets them in the order of the text and may end it.
-pub(crate) fn read_pieces(document: &Document<'_>, mut take: impl FnMut(Piece) -> ControlFlow<()>) -> ControlFlow<()> {
+pub(crate) fn read_pieces(
+    document: &Document<'_>,
+    mut take: impl FnMut(ParsedPiece) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let readers = thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS).min(document.pieces());
     if readers <= 1 {
         return (0..document.pieces()).try_for_each(|number| take(read_piece(document, number)));
@@ -43,23 +46,23 @@ pub(crate) fn read_pieces(document: &Document<'_>, mut take: impl FnMut(Piece) -
             let _ = thread::Builder::new().name("read".into()).spawn_scoped(scope, read);
             receiver
         };
-        let receivers: Vec<Receiver<Piece>> = (0..readers).map(begin).collect();
+        let receivers: Vec<Receiver<ParsedPiece>> = (0..readers).map(begin).collect();
         (0..document.pieces()).try_for_each(|number| {
             take(receivers[number % readers].recv().unwrap_or_else(|_| read_piece(document, number)))
         })
     })
 }
 
-fn read_some(document: &Document<'_>, mut numbers: impl Iterator<Item = usize>, sender: &SyncSender<Piece>) {
+fn read_some(document: &Document<'_>, mut numbers: impl Iterator<Item = usize>, sender: &SyncSender<ParsedPiece>) {
     // Nobody receives any more once the rest is of no interest.
     numbers.all(|number| sender.send(read_piece(document, number)).is_ok());
 }
 
-fn read_piece(document: &Document<'_>, number: usize) -> Piece {
+fn read_piece(document: &Document<'_>, number: usize) -> ParsedPiece {
     let parsed = document.parse_piece(number);
     let mut findings = Findings::in_file_with(homes_of);
     let list = parsed.root.get(TABLES).filter(|_| parsed.root.len() == 1).and_then(|list| list.get_ref().as_array());
     let mut read = |table| Some(At::new(TaskSpec::read(TABLES, table, &mut findings)?, table.span()));
     let tasks = list.map(|list| list.iter().filter_map(&mut read).collect());
-    Piece { tasks, syntax: parsed.mistakes, findings: findings.finish() }
+    ParsedPiece { tasks, syntax: parsed.mistakes, findings: findings.finish() }
 }

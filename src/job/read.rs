@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Findings, closest, suggest};
 
 /// A value of the tree, with its place.
-pub(crate) type Node<'i> = Spanned<DeValue<'i>>;
+pub(crate) type TomlNode<'i> = Spanned<DeValue<'i>>;
 
 /// A place in the text, in bytes.
 pub(crate) type Span = Range<usize>;
@@ -41,7 +41,7 @@ pub(crate) trait Read: Sized {
     fn schema() -> Value;
 
     /// Reads the value of the field `key`, or notes why it cannot be.
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self>;
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self>;
 }
 
 /// One field of a section.
@@ -114,7 +114,7 @@ macro_rules! section {
 
             fn read(
                 key: &str,
-                node: &$crate::job::read::Node<'_>,
+                node: &$crate::job::read::TomlNode<'_>,
                 findings: &mut $crate::job::diagnostic::Findings,
             ) -> Option<Self> {
                 let table = $crate::job::read::table::<Self>(key, node, findings)?;
@@ -132,14 +132,14 @@ macro_rules! section {
 pub(crate) use section;
 
 /// Reads the value of a field.
-pub(crate) fn field<T: Read>(name: &str, node: &Node<'_>, findings: &mut Findings) -> Option<At<T>> {
+pub(crate) fn field<T: Read>(name: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<At<T>> {
     T::read(name, node, findings).map(|value| At::new(value, node.span()))
 }
 
 /// The node as a table, or a note that it is none.
 pub(crate) fn table<'a, 'i, T: Read>(
     key: &str,
-    node: &'a Node<'i>,
+    node: &'a TomlNode<'i>,
     findings: &mut Findings,
 ) -> Option<&'a DeTable<'i>> {
     let table = node.get_ref().as_table();
@@ -161,7 +161,7 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
 }
 
 /// Notes each field that must be there and is not.
-pub(crate) fn check_required(what: &str, node: &Node<'_>, fields: &[Field], findings: &mut Findings) {
+pub(crate) fn check_required(what: &str, node: &TomlNode<'_>, fields: &[Field], findings: &mut Findings) {
     let Some(table) = node.get_ref().as_table() else { return };
     for field in fields.iter().filter(|f| f.default == Default::Required && !table.contains_key(f.name)) {
         findings.push(Diagnostic::error(format!("`{what}` has no `{}`", field.name)).at(&node.span()).help(format!(
@@ -187,7 +187,7 @@ fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> 
 }
 
 /// Notes that a value has the wrong type.
-pub(crate) fn mismatch<T: Read>(key: &str, node: &Node<'_>, findings: &mut Findings) {
+pub(crate) fn mismatch<T: Read>(key: &str, node: &TomlNode<'_>, findings: &mut Findings) {
     findings.push(
         Diagnostic::error(format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()))).at(&node.span()),
     );
@@ -256,7 +256,7 @@ impl Read for String {
         json!({ "type": "string" })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(text) = node.get_ref().as_str() else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -282,7 +282,7 @@ impl Read for bool {
         json!({ "type": "boolean" })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let value = node.get_ref().as_bool();
         if value.is_none() {
             mismatch::<Self>(key, node, findings);
@@ -304,7 +304,7 @@ impl<const LEAST: i64, const MOST: i64> Read for Whole<LEAST, MOST> {
         json!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(typed) = node.get_ref().as_integer() else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -342,7 +342,7 @@ impl<T: Read> Read for Tables<T> {
         json!({ "type": "array", "minItems": 1, "items": T::schema() })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(list) = node.get_ref().as_array() else {
             let found = if node.get_ref().is_table() { "one table" } else { found(node.get_ref()) };
             findings.push(

@@ -31,7 +31,7 @@ pub struct Scaling {
     /// `confidence`: wishes of a policy that is less sure than this (0 to 1) are not followed.
     pub confidence: f64,
     /// `weights`: how much each measure counts in the score of load.
-    pub weights: Weights,
+    pub weights: ScoreWeights,
     /// `[[scaling.rule]]`; the built-in rules if there is none.
     pub rules: Vec<Rule>,
 }
@@ -49,7 +49,7 @@ impl Default for Scaling {
             step_grow: 1,
             step_shrink: 1,
             confidence: 0.7,
-            weights: Weights::default(),
+            weights: ScoreWeights::default(),
             rules: Vec::new(),
         }
     }
@@ -105,7 +105,7 @@ pub enum Intent {
 
 /// How much each measure counts in the score of load; only their proportions matter.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Weights {
+pub struct ScoreWeights {
     /// CPU utilisation.
     pub cpu: f64,
     /// Ready tasks per rank.
@@ -118,9 +118,9 @@ pub struct Weights {
     pub errors: f64,
 }
 
-impl Default for Weights {
-    fn default() -> Weights {
-        Weights { cpu: 0.30, queue: 0.25, memory: 0.20, latency: 0.20, errors: 0.05 }
+impl Default for ScoreWeights {
+    fn default() -> ScoreWeights {
+        ScoreWeights { cpu: 0.30, queue: 0.25, memory: 0.20, latency: 0.20, errors: 0.05 }
     }
 }
 

@@ -8,16 +8,16 @@ use serde_json::Value;
 
 use super::diagnostic::Findings;
 use super::read::{
-    At, Field, Node, Read, Section, Tables, Whole, check_keys, check_required, section, table, table_schema,
+    At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, check_required, section, table, table_schema,
 };
 use super::values::{
     Amount, ArgsSpec, ArraySpec, Background, Budget, CommandSpec, DurationSpec, EnvSpec, EstimateSpec, FilesSpec,
     FlushSpec, Fraction, GraphWeights, MatrixSpec, MemorySpec, NeedsSpec, OneOf, OperationName, RetriesSpec, ShellSpec,
     Signed, SizeSpec, Strings, TriggerSpec,
 };
-use super::{Above, Intent, KeepOutput, Partition, PolicyKind, ProviderKind};
-use crate::data::format::Format;
-use crate::data::generate::Kind;
+use super::{Above, Intent, KeepOutput, PartitionMethod, PolicyKind, ProviderKind};
+use crate::data::format::GraphFormat;
+use crate::data::generate::GeneratedKind;
 use crate::graph::pattern::Dependence;
 
 section! {
@@ -69,7 +69,7 @@ section! {
         /// Stop starting tasks once so many have failed
         max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
         /// How tasks are divided among the ranks
-        partition: OneOf<Partition> = "\"bands\"",
+        partition: OneOf<PartitionMethod> = "\"bands\"",
     }
 }
 
@@ -167,7 +167,7 @@ section! {
         /// Make the graph from a seed instead of reading a file
         generate: GenerateSpec,
         /// Format of the file
-        format: OneOf<Format> = "by the ending of the file's name",
+        format: OneOf<GraphFormat> = "by the ending of the file's name",
         /// Whether edges have a direction
         directed: bool = "what the format says, else true",
         /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for whole numbers drawn at random
@@ -179,7 +179,7 @@ section! {
     /// A graph made from a seed; it is undirected
     GenerateSpec {
         /// What kind of graph
-        kind: OneOf<Kind> = required,
+        kind: OneOf<GeneratedKind> = required,
         /// The graph has 2^scale vertices
         scale: Whole<0, 31> = required,
         /// Edges for each vertex, before doubles and loops are taken out; a grid has none to choose
@@ -397,7 +397,7 @@ impl Read for TaskSpec {
         table_schema("One task, or with `array`, `matrix` or `pattern` a whole family of tasks", &TASK_FIELDS)
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let fields = table::<Self>(key, node, findings)?;
         check_keys("[[task]]", fields, &TASK_FIELDS, findings);
         check_required("[[task]]", node, TaskFields::FIELDS, findings);

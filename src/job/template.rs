@@ -27,16 +27,16 @@ pub(crate) enum Placeholder {
 
 /// A part of a template.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Piece {
+pub(crate) enum TemplatePart {
     Text(Box<str>),
     Value { what: Placeholder, width: u8 },
 }
 
-impl Piece {
+impl TemplatePart {
     fn typed_len(&self) -> usize {
         match self {
-            Piece::Text(text) => text.len(),
-            Piece::Value { .. } => 0,
+            TemplatePart::Text(text) => text.len(),
+            TemplatePart::Value { .. } => 0,
         }
     }
 }
@@ -47,7 +47,7 @@ pub(crate) enum Template {
     /// There are none in it. Equal texts of many tables may be one in memory.
     Text(Arc<str>),
     /// At least one piece is a placeholder.
-    Pieces(Box<[Piece]>),
+    Pieces(Box<[TemplatePart]>),
 }
 
 /// The element for which a template is filled in.
@@ -76,7 +76,7 @@ impl Template {
     pub(crate) fn typed_len(&self) -> usize {
         match self {
             Template::Text(text) => text.len(),
-            Template::Pieces(pieces) => pieces.iter().map(Piece::typed_len).sum(),
+            Template::Pieces(pieces) => pieces.iter().map(TemplatePart::typed_len).sum(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Template {
     pub(crate) fn sole(&self) -> Option<Placeholder> {
         match self {
             Template::Pieces(pieces) => match **pieces {
-                [Piece::Value { what, width: 0 }] => Some(what),
+                [TemplatePart::Value { what, width: 0 }] => Some(what),
                 _ => None,
             },
             Template::Text(_) => None,
@@ -101,7 +101,9 @@ impl Template {
 
     /// True if every element of an array or matrix gives the same text.
     pub(crate) fn is_same_for_all(&self) -> bool {
-        let is_same = |piece: &Piece| matches!(piece, Piece::Text(_) | Piece::Value { what: Placeholder::Name, .. });
+        let is_same = |piece: &TemplatePart| {
+            matches!(piece, TemplatePart::Text(_) | TemplatePart::Value { what: Placeholder::Name, .. })
+        };
         match self {
             Template::Text(_) => true,
             Template::Pieces(pieces) => pieces.iter().all(is_same),
@@ -134,8 +136,8 @@ impl Template {
         };
         for piece in pieces {
             match piece {
-                Piece::Text(literal) => text.push_str(literal),
-                Piece::Value { what, width } => match (element.value(*what), usize::from(*width)) {
+                TemplatePart::Text(literal) => text.push_str(literal),
+                TemplatePart::Value { what, width } => match (element.value(*what), usize::from(*width)) {
                     (Scalar::Int(value), width) => text.push_str(&format!("{value:0width$}")),
                     (value, _) => put(&value.to_string(), text),
                 },
@@ -152,7 +154,7 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 
 /// What kind of string it is, which decides how a near miss is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum StringKind {
     /// A line for the shell, full of braces of its own.
     Shell,
     /// Anything else.
@@ -160,14 +162,19 @@ pub(crate) enum Place {
 }
 
 /// Cuts a string at the placeholders that `space` knows.
-pub(crate) fn compile((source, span): (&str, &Span), place: Place, space: &Space, findings: &mut Findings) -> Template {
+pub(crate) fn compile(
+    (source, span): (&str, &Span),
+    place: StringKind,
+    space: &Space,
+    findings: &mut Findings,
+) -> Template {
     Compiler { source, span, place, space, findings }.run()
 }
 
 struct Compiler<'a> {
     source: &'a str,
     span: &'a Span,
-    place: Place,
+    place: StringKind,
     space: &'a Space,
     findings: &'a mut Findings,
 }
@@ -189,7 +196,7 @@ impl Compiler<'_> {
                 && let Some(value) = self.value(word)
             {
                 if !literal.is_empty() {
-                    pieces.push(Piece::Text(std::mem::take(&mut literal).into()));
+                    pieces.push(TemplatePart::Text(std::mem::take(&mut literal).into()));
                 }
                 pieces.push(value);
                 at = end;
@@ -203,7 +210,7 @@ impl Compiler<'_> {
             return Template::Text(literal.into());
         }
         if !literal.is_empty() {
-            pieces.push(Piece::Text(literal.into()));
+            pieces.push(TemplatePart::Text(literal.into()));
         }
         Template::Pieces(pieces.into())
     }
@@ -216,7 +223,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn value(&mut self, braces: &str) -> Option<Piece> {
+    fn value(&mut self, braces: &str) -> Option<TemplatePart> {
         let (word, width) = split_width(braces);
         let Some(what) = self.known(word) else {
             self.note_near_miss(word);
@@ -234,7 +241,7 @@ impl Compiler<'_> {
                     .help(format!("write `{{{word}}}`")),
             );
         }
-        Some(Piece::Value { what, width })
+        Some(TemplatePart::Value { what, width })
     }
 
     fn note_near_miss(&mut self, word: &str) {
@@ -254,8 +261,8 @@ impl Compiler<'_> {
         let words = self.space.axis_names().into_iter().chain(["index"]);
         let Some(meant) = closest(word, words) else { return };
         let diagnostic = match self.place {
-            Place::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
-            Place::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),
+            StringKind::Plain => Diagnostic::error(format!("unknown placeholder `{{{word}}}`")),
+            StringKind::Shell => Diagnostic::warning(format!("`{{{word}}}` is left to the shell as it is")),
         };
         self.findings.push(diagnostic.at(span).help(format!("did you mean `{{{meant}}}`?")));
     }
@@ -292,7 +299,7 @@ mod tests {
 
     fn fill(text: &str, space: &Space, number: u32) -> (String, usize) {
         let mut findings = Findings::default();
-        let template = compile((text, &(0..1)), Place::Plain, space, &mut findings);
+        let template = compile((text, &(0..1)), StringKind::Plain, space, &mut findings);
         (template.fill(Element { name: "t", space, number }), findings.finish().len())
     }
 

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_millis(1);
 
 /// What the clerk is asked to do.
-enum Order {
+enum WriterRequest {
     Write(Box<Record>),
     /// Writes it, forces everything to disk and says so.
     WriteNow(Box<Record>, SyncSender<()>),
@@ -41,20 +41,20 @@ enum Order {
 /// See the module's text.
 #[derive(Debug)]
 pub struct Clerk {
-    orders: Option<SyncSender<Order>>,
+    orders: Option<SyncSender<WriterRequest>>,
     thread: Option<JoinHandle<()>>,
-    failure: Arc<Failure>,
+    failure: Arc<FirstFailure>,
     always: bool,
 }
 
 /// The first thing that went wrong, until somebody takes it.
 #[derive(Debug)]
-struct Failure {
+struct FirstFailure {
     path: PathBuf,
     error: Mutex<Option<JournalError>>,
 }
 
-impl Failure {
+impl FirstFailure {
     fn note(&self, result: Result<(), JournalError>) {
         match result {
             // It only repeats that there was a failure.
@@ -84,7 +84,7 @@ impl Clerk {
     pub fn hire(journal: Journal) -> std::io::Result<Clerk> {
         let always = journal.flush() == Flush::Always;
         let (orders, inbox) = sync_channel(QUEUE);
-        let failure = Arc::new(Failure { path: journal.path().to_owned(), error: Mutex::new(None) });
+        let failure = Arc::new(FirstFailure { path: journal.path().to_owned(), error: Mutex::new(None) });
         let noted = Arc::clone(&failure);
         let thread =
             std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &noted))?;
@@ -95,7 +95,7 @@ impl Clerk {
     pub fn append(&self, record: Record) {
         match self.always {
             true => self.append_now(record),
-            false => self.send(Order::Write(Box::new(record))),
+            false => self.send(WriterRequest::Write(Box::new(record))),
         }
     }
 
@@ -103,7 +103,7 @@ impl Clerk {
     /// will not be.
     pub fn append_now(&self, record: Record) {
         let (done, wait) = sync_channel(1);
-        self.send(Order::WriteNow(Box::new(record), done));
+        self.send(WriterRequest::WriteNow(Box::new(record), done));
         if wait.recv().is_err() {
             self.failure.note_panic();
         }
@@ -126,7 +126,7 @@ impl Clerk {
         self.check()
     }
 
-    fn send(&self, order: Order) {
+    fn send(&self, order: WriterRequest) {
         if let Some(orders) = &self.orders
             && orders.send(order).is_err()
         {
@@ -153,7 +153,7 @@ impl Drop for Clerk {
 }
 
 /// The clerk's life.
-fn serve(mut journal: Journal, inbox: &Receiver<Order>, failure: &Failure) {
+fn serve(mut journal: Journal, inbox: &Receiver<WriterRequest>, failure: &FirstFailure) {
     let note = |result| failure.note(result);
     loop {
         let first = match inbox.recv_timeout(TICK) {
@@ -167,8 +167,8 @@ fn serve(mut journal: Journal, inbox: &Receiver<Order>, failure: &Failure) {
         let mut awaited = false;
         for order in std::iter::once(first).chain(inbox.try_iter()) {
             match order {
-                Order::Write(record) => note(journal.append(&record)),
-                Order::WriteNow(record, done) => {
+                WriterRequest::Write(record) => note(journal.append(&record)),
+                WriterRequest::WriteNow(record, done) => {
                     note(journal.append(&record).and_then(|()| journal.sync()));
                     // Who asked may have given up.
                     let _ = done.send(());

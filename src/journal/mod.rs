@@ -28,7 +28,7 @@ pub use holding::{Holding, NodeHolding};
 pub use lock::{Holder, Liveness, RunLock};
 pub use output::{OutputError, OutputReader, OutputWriter, last_lines};
 pub use record::{
-    Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, Past, RankChange, RankInfo, Record,
+    Began, BlockChange, EndReason, Ended, GraphFacts, KeptRun, Level, Note, PastRuns, RankChange, RankInfo, Record,
     Simulated, Terms,
 };
 pub use replay::{JournalReader, Replay, Session, replay};

@@ -46,7 +46,7 @@ pub enum Record {
     /// A block came, went or changed.
     Block(BlockChange),
     /// What earlier runs of the job have told the session.
-    Past(Box<Past>),
+    Past(Box<PastRuns>),
     /// What is unusual about the run, against earlier ones.
     Unusual(Vec<Anomaly>),
     /// Why Phalanx itself made attempts fail. They may come before the attempts or after.
@@ -55,7 +55,7 @@ pub enum Record {
 
 /// What earlier runs of a job tell the next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Past {
+pub struct PastRuns {
     /// How many runs there were.
     pub runs: u32,
     /// Durations that were taken from them.

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::error::JournalError;
 use super::frame::{self, BadHeader, Frames, HEADER, Rest, Tail};
-use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, Past, RankChange, Record, Terms};
+use super::record::{Began, BlockChange, Ended, GraphFacts, KeptRun, Note, PastRuns, RankChange, Record, Terms};
 use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
@@ -25,7 +25,7 @@ pub struct Replay {
     /// How the journal ends.
     pub tail: Tail,
     /// The latest attempt of each task of the last session, where there is one.
-    latest: FxHashMap<TaskId, Place>,
+    latest: FxHashMap<TaskId, AttemptPlace>,
 }
 
 /// One session: the first run, or a resume.
@@ -50,7 +50,7 @@ pub struct Session {
     /// Scaling decisions with their effects, in order of number.
     pub decisions: Vec<Decision>,
     /// What earlier runs told it, if there were any.
-    pub past: Option<Past>,
+    pub past: Option<PastRuns>,
     /// What was unusual about the run, against earlier ones.
     pub unusual: Vec<Anomaly>,
     /// Why Phalanx itself made attempts fail.
@@ -59,7 +59,7 @@ pub struct Session {
 
 /// Where an attempt is: index of its session, index within it.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct AttemptPlace {
     session: u32,
     attempt: u32,
 }
@@ -179,7 +179,7 @@ impl Replay {
         self.sessions.iter().map(|session| session.attempts.len()).sum()
     }
 
-    fn at(&self, place: Place) -> Option<(&Session, &Attempt)> {
+    fn at(&self, place: AttemptPlace) -> Option<(&Session, &Attempt)> {
         let session = self.sessions.get(place.session as usize)?;
         Some((session, session.attempts.get(place.attempt as usize)?))
     }
@@ -219,7 +219,7 @@ impl Replay {
         let session = &mut self.sessions[index];
         let number = |n: usize| u32::try_from(n).map_err(|_| "there are too many".to_string());
         for attempt in attempts {
-            let place = Place { session: number(index)?, attempt: number(session.attempts.len())? };
+            let place = AttemptPlace { session: number(index)?, attempt: number(session.attempts.len())? };
             session.attempts.push(*attempt);
             self.latest.insert(attempt.task, place);
         }
@@ -263,7 +263,10 @@ impl Session {
 }
 
 /// The latest attempts of the session before, under the numbers that the kept tasks have now.
-fn carried_over(before: &FxHashMap<TaskId, Place>, runs: &[KeptRun]) -> Result<FxHashMap<TaskId, Place>, &'static str> {
+fn carried_over(
+    before: &FxHashMap<TaskId, AttemptPlace>,
+    runs: &[KeptRun],
+) -> Result<FxHashMap<TaskId, AttemptPlace>, &'static str> {
     let mut by_old = runs.to_vec();
     by_old.sort_by_key(|run| run.was);
     let mut latest = FxHashMap::default();

@@ -6,7 +6,7 @@ use crate::scale::Forecast;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Tally {
+pub struct RunProgress {
     /// Tasks of the job.
     pub total: u64,
     /// Ended with success.
@@ -31,7 +31,7 @@ pub struct Tally {
     pub forecast: Option<Forecast>,
 }
 
-impl Tally {
+impl RunProgress {
     /// Tasks that are over, however they ended.
     pub fn ended(&self) -> u64 {
         self.completed + self.failed + self.skipped + self.cancelled
@@ -72,7 +72,7 @@ pub(super) struct Estimator {
 
 impl Estimator {
     /// Takes note of how far the run is at a moment, counted from its beginning.
-    pub fn observe(&mut self, at: Duration, tally: &Tally) {
+    pub fn observe(&mut self, at: Duration, tally: &RunProgress) {
         let (done, left) = tally.done_and_left();
         self.left = left;
         let tasks = tally.completed as f64 + tally.failed as f64;
@@ -106,7 +106,7 @@ mod tests {
 
     fn steady(estimator: &mut Estimator, seconds: std::ops::Range<u64>, done_at: impl Fn(u64) -> u64) {
         for s in seconds {
-            let tally = Tally { total: 1000, completed: done_at(s), ..Tally::default() };
+            let tally = RunProgress { total: 1000, completed: done_at(s), ..RunProgress::default() };
             estimator.observe(Duration::from_secs(s), &tally);
         }
     }
@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn work_counts_more_than_numbers_where_it_is_known() {
         let mut estimator = Estimator::default();
-        let tally = |completed, work_done_s| Tally {
+        let tally = |completed, work_done_s| RunProgress {
             total: 10,
             completed,
             work_done_s,
             work_total_s: 100.0,
-            ..Tally::default()
+            ..RunProgress::default()
         };
         estimator.observe(Duration::ZERO, &tally(0, 0.0));
         estimator.observe(Duration::from_secs(10), &tally(9, 10.0));
@@ -155,11 +155,11 @@ mod tests {
     #[test]
     fn nothing_and_nonsense_give_no_estimate() {
         let mut estimator = Estimator::default();
-        let nothing = Tally::default();
+        let nothing = RunProgress::default();
         assert_eq!(nothing.fraction(), 1.0);
         estimator.observe(Duration::from_secs(5), &nothing);
         assert_eq!(estimator.remaining(), None);
-        let nonsense = Tally { total: 1, completed: 5, work_done_s: f64::NAN, work_total_s: 1.0, ..nothing };
+        let nonsense = RunProgress { total: 1, completed: 5, work_done_s: f64::NAN, work_total_s: 1.0, ..nothing };
         estimator.observe(Duration::from_secs(9), &nonsense);
         assert_eq!(estimator.remaining(), None);
     }

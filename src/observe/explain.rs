@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::past::{before_text, unusual};
+use super::history_text::{before_text, unusual};
 use super::print::ReportError;
 use super::run_view::RunView;
 use super::style::{self, Paint, count, percent};
@@ -124,16 +124,16 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
 /// If it cannot be written.
 pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u32>) -> Result<(), ReportError> {
     #[derive(Serialize)]
-    struct Line<'a> {
+    struct ExplainLine<'a> {
         session: u32,
         #[serde(flatten)]
         decision: &'a Decision,
     }
     let made = decisions(run);
-    let lines: Vec<Line<'_>> = made
+    let lines: Vec<ExplainLine<'_>> = made
         .iter()
         .filter(|(_, decision)| number.is_none_or(|number| decision.number == number))
-        .map(|(session, decision)| Line { session: session.began.session, decision })
+        .map(|(session, decision)| ExplainLine { session: session.began.session, decision })
         .collect();
     if let Some(number) = number.filter(|_| lines.is_empty()) {
         return Err(ReportError::NoSuchDecision { number, there_are: made.len() });

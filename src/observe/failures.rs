@@ -20,20 +20,20 @@ const LINES: usize = 10;
 const BYTES: usize = 16 << 10;
 
 /// A task of the last session that failed for good, and its last attempt.
-pub(super) struct Failure<'a> {
+pub(super) struct TaskFailure<'a> {
     pub task: TaskId,
     pub session: &'a Session,
     pub attempt: &'a Attempt,
 }
 
 /// The failed tasks, the one that failed first before the others.
-pub(super) fn failures(run: &RunView) -> Vec<Failure<'_>> {
+pub(super) fn failures(run: &RunView) -> Vec<TaskFailure<'_>> {
     let tasks = run.subject().job.task_count();
     let failed = run
         .replay
         .all_latest()
         .filter(|(task, _, attempt)| task.0 < tasks && attempt.last && attempt.outcome.state.is_failure());
-    let mut failures: Vec<_> = failed.map(|(task, session, attempt)| Failure { task, session, attempt }).collect();
+    let mut failures: Vec<_> = failed.map(|(task, session, attempt)| TaskFailure { task, session, attempt }).collect();
     failures.sort_by_key(|failure| (run.on_run_clock(failure.session, failure.attempt.end), failure.task));
     failures
 }
@@ -42,10 +42,10 @@ pub(super) fn failures(run: &RunView) -> Vec<Failure<'_>> {
 pub(super) fn write_failure(
     out: &mut dyn Write,
     run: &RunView,
-    failure: &Failure<'_>,
+    failure: &TaskFailure<'_>,
     paint: Paint,
 ) -> Result<(), ReportError> {
-    let Failure { task, session, attempt } = failure;
+    let TaskFailure { task, session, attempt } = failure;
     let label = run.subject().job.label(*task);
     let how = paint.state(attempt.outcome.state, outcome(attempt.outcome));
     let tries = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
@@ -74,8 +74,8 @@ pub(super) struct OutputTail {
 }
 
 impl OutputTail {
-    fn of(run: &RunView, failure: &Failure<'_>, stream: Stream) -> Result<OutputTail, ReportError> {
-        let Failure { task, session, attempt } = failure;
+    fn of(run: &RunView, failure: &TaskFailure<'_>, stream: Stream) -> Result<OutputTail, ReportError> {
+        let TaskFailure { task, session, attempt } = failure;
         let own = own_file(run, *task, (session, attempt), stream);
         let text = match &own {
             Some(path) => run.probe.ask(path, tail_of_file).unwrap_or_default(),
@@ -112,7 +112,7 @@ impl OutputTail {
 /// The ends of what a failed task wrote that are worth showing: of standard error, and of standard
 /// output where that is empty or both are short. Many programs write their errors to standard
 /// output. A file of the task's own is named even if nothing is in it.
-pub(super) fn tails_of(run: &RunView, failure: &Failure<'_>) -> Result<Vec<OutputTail>, ReportError> {
+pub(super) fn tails_of(run: &RunView, failure: &TaskFailure<'_>) -> Result<Vec<OutputTail>, ReportError> {
     let [out, err] = [OutputTail::of(run, failure, Stream::Out)?, OutputTail::of(run, failure, Stream::Err)?];
     let shows_out = err.text.is_empty() || (out.is_short() && err.is_short());
     let is_worth = |tail: &OutputTail| !tail.text.is_empty() || tail.own.is_some();

@@ -8,17 +8,17 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 use serde::{Serialize, Serializer};
 
+use super::job_view::SessionJob;
 use super::run_view::{RunView, run_ns};
-use super::subject::Subject;
 use crate::graph::TaskGraph;
 use crate::journal::{Holding, Session};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
 /// How many tasks are in each state, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts([u32; State::ALL.len()]);
+pub struct StateCounts([u32; State::ALL.len()]);
 
-impl Counts {
+impl StateCounts {
     /// Tasks in a state.
     pub fn of(&self, state: State) -> u32 {
         self.0[state as usize]
@@ -35,7 +35,7 @@ impl Counts {
     }
 }
 
-impl Serialize for Counts {
+impl Serialize for StateCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(State::ALL.iter().zip(self.0).map(|(state, count)| (state.name(), count)))
     }
@@ -47,7 +47,7 @@ pub struct Figures {
     /// Tasks of the job.
     pub tasks: u32,
     /// Tasks by state.
-    pub counts: Counts,
+    pub counts: StateCounts,
     /// Ranks of the last session.
     pub ranks: u32,
     /// Slots of the last session.
@@ -79,7 +79,7 @@ pub struct Figures {
 impl Figures {
     /// Computes them.
     pub fn of(run: &RunView) -> Figures {
-        let mut totals = Totals::default();
+        let mut totals = SessionTotals::default();
         for (session, subject) in run.sessions() {
             totals.add(session, subject, run.wall_ns(session));
         }
@@ -109,7 +109,7 @@ impl Figures {
 
 /// Sums over sessions.
 #[derive(Default)]
-struct Totals {
+struct SessionTotals {
     wall_s: f64,
     work_s: f64,
     slot_s: f64,
@@ -120,8 +120,8 @@ struct Totals {
     bytes_moved: u64,
 }
 
-impl Totals {
-    fn add(&mut self, session: &Session, subject: &Subject, wall_ns: u64) {
+impl SessionTotals {
+    fn add(&mut self, session: &Session, subject: &SessionJob, wall_ns: u64) {
         let wall_s = wall_ns as f64 / 1e9;
         let mut busy: FxHashMap<u32, f64> = FxHashMap::default();
         for attempt in &session.attempts {
@@ -215,8 +215,8 @@ impl Most {
     }
 }
 
-fn counts(run: &RunView, tasks: u32) -> Counts {
-    let mut counts = Counts::default();
+fn counts(run: &RunView, tasks: u32) -> StateCounts {
+    let mut counts = StateCounts::default();
     let mut ended = 0;
     for (_, state) in states(run) {
         counts.0[state as usize] += 1;

@@ -142,9 +142,9 @@ impl Uses {
         let slices = || timeline.slices.iter().filter(|slice| slice.session as usize == session);
         let first = slices().map(|slice| slice.start).min();
         let last = slices().map(|slice| slice.end).max();
-        let mut changes: Vec<(u64, What, i64)> = slices().flat_map(changes_of).collect();
+        let mut changes: Vec<(u64, IdleChange, i64)> = slices().flat_map(changes_of).collect();
         let supply = timeline.supply.iter().filter(|change| change.session as usize == session);
-        changes.extend(supply.map(|change| (change.at, What::Slots, change.slots)));
+        changes.extend(supply.map(|change| (change.at, IdleChange::Slots, change.slots)));
         changes.sort_unstable_by_key(|change| change.0);
         let mut now = Now { to_come: slices().count() as i64, ..Now::default() };
         let mut at = span.from;
@@ -188,7 +188,7 @@ impl Uses {
 
 /// What a change is about.
 #[derive(Clone, Copy)]
-enum What {
+enum IdleChange {
     Work,
     Wasted,
     Waiting(HeldBy),
@@ -209,25 +209,25 @@ struct Now {
 }
 
 impl Now {
-    fn change(&mut self, what: What, by: i64) {
+    fn change(&mut self, what: IdleChange, by: i64) {
         *match what {
-            What::Work => &mut self.work,
-            What::Wasted => &mut self.wasted,
-            What::Waiting(HeldBy::Nothing) => &mut self.free,
-            What::Waiting(HeldBy::Limit) => &mut self.limited,
-            What::Waiting(HeldBy::Room) => &mut self.roomy,
-            What::ToCome => &mut self.to_come,
-            What::Slots => &mut self.slots,
+            IdleChange::Work => &mut self.work,
+            IdleChange::Wasted => &mut self.wasted,
+            IdleChange::Waiting(HeldBy::Nothing) => &mut self.free,
+            IdleChange::Waiting(HeldBy::Limit) => &mut self.limited,
+            IdleChange::Waiting(HeldBy::Room) => &mut self.roomy,
+            IdleChange::ToCome => &mut self.to_come,
+            IdleChange::Slots => &mut self.slots,
         } += by;
     }
 }
 
-fn changes_of(slice: &Slice) -> [(u64, What, i64); 5] {
+fn changes_of(slice: &Slice) -> [(u64, IdleChange, i64); 5] {
     let slots = i64::from(slice.slots);
-    let what = if slice.outcome.ok() { What::Work } else { What::Wasted };
-    let waiting = What::Waiting(slice.held_by);
+    let what = if slice.outcome.ok() { IdleChange::Work } else { IdleChange::Wasted };
+    let waiting = IdleChange::Waiting(slice.held_by);
     [
-        (slice.ready, What::ToCome, -1),
+        (slice.ready, IdleChange::ToCome, -1),
         (slice.ready, waiting, slots),
         (slice.start, waiting, -slots),
         (slice.start, what, slots),
@@ -239,7 +239,7 @@ fn changes_of(slice: &Slice) -> [(u64, What, i64); 5] {
 mod tests {
     use super::*;
     use crate::model::{Outcome, TaskId};
-    use crate::observe::timeline::{Span, Supply};
+    use crate::observe::timeline::{SessionSpan, Supply};
 
     fn slice(ready: u64, start: u64, end: u64) -> Slice {
         Slice {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn uses(slices: Vec<Slice>, to: u64) -> Uses {
-        let span = Span { from: 0, to, slots: 2 };
+        let span = SessionSpan { from: 0, to, slots: 2 };
         let change = |at, by| Supply { at, session: 0, ranks: by, slots: 2 * by };
         let supply = vec![change(0, 1), change(to, -1)];
         Uses::of(&Timeline { slices, classes: vec!["a".into()], sessions: vec![span], supply }, 10)

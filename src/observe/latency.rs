@@ -116,7 +116,7 @@ impl Durations {
 
 /// How the attempts of one class went.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Class {
+pub(super) struct ClassLatency {
     /// Its name.
     pub name: String,
     /// How long its attempts ran.
@@ -129,7 +129,7 @@ pub(super) struct Class {
     pub work_s: f64,
 }
 
-impl Class {
+impl ClassLatency {
     /// Takes note of an attempt.
     pub fn add(&mut self, slice: &Slice) {
         self.count(slice.ran(), slice.waited(), slice.slots, slice.outcome.state.is_failure());
@@ -145,9 +145,9 @@ impl Class {
 }
 
 /// The classes of a run, those with the most work first.
-pub(super) fn classes(timeline: &Timeline) -> Vec<Class> {
-    let mut classes: Vec<Class> =
-        timeline.classes.iter().map(|name| Class { name: name.clone(), ..Class::default() }).collect();
+pub(super) fn classes(timeline: &Timeline) -> Vec<ClassLatency> {
+    let mut classes: Vec<ClassLatency> =
+        timeline.classes.iter().map(|name| ClassLatency { name: name.clone(), ..ClassLatency::default() }).collect();
     for slice in &timeline.slices {
         classes[slice.class as usize].add(slice);
     }

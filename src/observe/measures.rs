@@ -8,14 +8,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::lines::Reading;
+use super::jsonl::JsonLinesReader;
 
 /// Names that are kept apart.
 const NAMES: usize = 1000;
 
 /// A line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Measured {
+pub(super) struct MeasureLine {
     /// Seconds since the session began.
     pub t: f64,
     /// The session.
@@ -54,22 +54,22 @@ impl Figure {
 
 /// The file, as far as it was read.
 #[derive(Debug, Default)]
-pub(super) struct Measures {
-    reading: Reading,
+pub(super) struct MeasureReader {
+    reading: JsonLinesReader,
     by_name: BTreeMap<String, Figure>,
 }
 
-impl Measures {
+impl MeasureReader {
     /// All of a run.
-    pub fn of(path: &Path) -> Measures {
-        let mut measures = Measures::default();
+    pub fn of(path: &Path) -> MeasureReader {
+        let mut measures = MeasureReader::default();
         measures.read_on(path);
         measures
     }
 
     /// Reads what has been written since the last time.
     pub fn read_on(&mut self, path: &Path) {
-        self.reading.read_on(path, &mut self.by_name, BTreeMap::clear, |names, Measured { name, value, .. }| {
+        self.reading.read_on(path, &mut self.by_name, BTreeMap::clear, |names, MeasureLine { name, value, .. }| {
             if let Some(figure) = names.get_mut(&name) {
                 *figure = Figure {
                     count: figure.count + 1,
@@ -103,18 +103,18 @@ impl Measures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::lines::Lines;
+    use crate::observe::jsonl::JsonLinesWriter;
 
     #[test]
     fn values_are_summed_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("measures");
         let measured =
-            |name: &str, value| Measured { t: 1.0, session: 1, task: 0, attempt: 1, name: name.into(), value };
-        let mut lines = Lines::going_on(path.clone());
+            |name: &str, value| MeasureLine { t: 1.0, session: 1, task: 0, attempt: 1, name: name.into(), value };
+        let mut lines = JsonLinesWriter::going_on(path.clone());
         lines.add(&[measured("loss", 0.5), measured("loss", -1.5), measured("steps", 7.0)]);
         lines.add(&[measured("loss", 0.25)]);
-        let measures = Measures::of(&path);
+        let measures = MeasureReader::of(&path);
         let loss = Figure { count: 3, sum: -0.75, min: -1.5, max: 0.5, last: 0.25 };
         assert_eq!(measures.get("loss"), Some(&loss));
         assert_eq!((loss.mean(), measures.iter().count()), (-0.25, 2));
@@ -125,10 +125,10 @@ mod tests {
     fn names_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("measures");
-        let many: Vec<Measured> = (0..NAMES + 50)
-            .map(|i| Measured { t: 0.0, session: 1, task: 0, attempt: 1, name: format!("n{i}"), value: 1.0 })
+        let many: Vec<MeasureLine> = (0..NAMES + 50)
+            .map(|i| MeasureLine { t: 0.0, session: 1, task: 0, attempt: 1, name: format!("n{i}"), value: 1.0 })
             .collect();
-        Lines::going_on(path.clone()).add(&many);
-        assert_eq!(Measures::of(&path).iter().count(), NAMES);
+        JsonLinesWriter::going_on(path.clone()).add(&many);
+        assert_eq!(MeasureReader::of(&path).iter().count(), NAMES);
     }
 }

@@ -8,31 +8,31 @@
 
 mod alerts;
 pub mod analyze;
-mod blame;
 mod chain;
 mod estimate;
 mod explain;
 mod failures;
 mod figures;
+mod history_text;
 pub mod html;
 mod idle;
+mod job_view;
+mod jsonl;
 mod latency;
-mod lines;
 pub mod live;
 pub mod logging;
 mod measures;
 mod nodes;
-mod past;
 mod print;
 pub mod progress;
 pub mod report;
 mod resume;
 mod run_view;
 mod samples;
+mod skip_cause;
 mod spending;
 mod steps;
 mod style;
-mod subject;
 mod summary;
 mod tables;
 mod terminal;
@@ -40,16 +40,16 @@ mod timeline;
 pub mod trace;
 mod vitals;
 
-pub use estimate::Tally;
+pub use estimate::RunProgress;
 pub use explain::{write_decision, write_decisions, write_decisions_json};
-pub use figures::{Counts, Figures};
-pub(crate) use past::{expected_text, moment_text};
+pub use figures::{Figures, StateCounts};
+pub(crate) use history_text::{expected_text, moment_text};
+pub use job_view::{JobView, Label, SessionJob};
 pub use print::{ReportError, to_stdout};
 pub use run_view::{Parse, RunState, RunView};
-pub use samples::{Sample, Samples};
+pub use samples::{RecordedSamples, Sample};
 pub use style::Paint;
 pub(crate) use style::{LISTED, and_more, bytes, some};
-pub use subject::{JobView, Label, Subject};
 pub use summary::write_summary;
 
 #[cfg(test)]

@@ -11,8 +11,8 @@
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::job_view::SessionJob;
 use super::run_view::{RunView, run_ns};
-use super::subject::Subject;
 use crate::journal::{NodeHolding, Session};
 use crate::model::Time;
 
@@ -43,7 +43,7 @@ pub(super) struct NodeUse {
 
 /// The nodes of all sessions, in order of time.
 pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
-    let of = |(session, subject): (&Session, &Subject)| {
+    let of = |(session, subject): (&Session, &SessionJob)| {
         let mut work_s: FxHashMap<u32, f64> = FxHashMap::default();
         for attempt in session.attempts.iter().filter(|attempt| attempt.attempt > 0) {
             let slots = f64::from(subject.job.slots(attempt.task));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::estimate::{Estimator, Tally};
+use super::estimate::{Estimator, RunProgress};
 use super::samples::Recorder;
 use super::style::count;
 use super::terminal::{AboveBar, set_bar};
@@ -80,7 +80,7 @@ impl Progress {
     }
 
     /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.
-    pub fn update(&mut self, at: Duration, tally: &Tally) {
+    pub fn update(&mut self, at: Duration, tally: &RunProgress) {
         self.estimator.observe(at, tally);
         self.recorder.iter_mut().for_each(|recorder| recorder.take(at, tally));
         match &mut self.face {
@@ -99,9 +99,9 @@ impl Progress {
     }
 
     /// Takes the bar away, or writes the last line. The closing summary says the rest.
-    pub fn finish(&mut self, at: Duration, tally: &Tally) {
+    pub fn finish(&mut self, at: Duration, tally: &RunProgress) {
         // The last reports of the ranks are older than the end of the run.
-        let tally = &Tally { running: 0, ready: 0, ..*tally };
+        let tally = &RunProgress { running: 0, ready: 0, ..*tally };
         self.estimator.observe(at, tally);
         self.recorder.take().into_iter().for_each(|mut recorder| recorder.write(at, tally));
         match &self.face {
@@ -115,7 +115,7 @@ impl Progress {
         self.face = Face::Quiet;
     }
 
-    fn line(&self, at: Duration, tally: &Tally) {
+    fn line(&self, at: Duration, tally: &RunProgress) {
         let share = (tally.fraction() * 100.0).floor();
         let status = status(tally, &self.estimator, at);
         // A standard error that is closed has nobody who could miss the line.
@@ -145,7 +145,7 @@ fn bar() -> ProgressBar {
 const TEMPLATE: &str = "[{bar:30}] {percent:>3} %  {wide_msg}";
 
 /// `120 of 400 done, 8 running, 2 failed, 12.5/s, 00:00:10, ends in 00:00:23`
-fn status(tally: &Tally, estimator: &Estimator, at: Duration) -> String {
+fn status(tally: &RunProgress, estimator: &Estimator, at: Duration) -> String {
     let mut text = format!("{} of {} done", count(tally.completed), count(tally.total));
     for (number, what) in [
         (tally.running, "running"),
@@ -172,7 +172,7 @@ fn status(tally: &Tally, estimator: &Estimator, at: Duration) -> String {
 }
 
 /// `, ends in 00:00:23 (8 of 10 cases: 00:00:20 to 00:00:31)`: as it is foreseen, or else as it will be at the speed of late.
-fn ends(tally: &Tally, estimator: &Estimator, at: Duration) -> Option<String> {
+fn ends(tally: &RunProgress, estimator: &Estimator, at: Duration) -> Option<String> {
     let until =
         |finish_s: f64| FormattedDuration(Duration::try_from_secs_f64(finish_s).unwrap_or(at).saturating_sub(at));
     // What has been foreseen for a moment that is past was wrong.
@@ -233,8 +233,15 @@ mod tests {
     #[test]
     fn a_status_says_only_what_there_is() {
         let mut estimator = Estimator::default();
-        let tally = Tally { total: 4000, completed: 1000, failed: 2, running: 8, ranks_active: 1, ..Tally::default() };
-        estimator.observe(Duration::ZERO, &Tally { total: 4000, ..Tally::default() });
+        let tally = RunProgress {
+            total: 4000,
+            completed: 1000,
+            failed: 2,
+            running: 8,
+            ranks_active: 1,
+            ..RunProgress::default()
+        };
+        estimator.observe(Duration::ZERO, &RunProgress { total: 4000, ..RunProgress::default() });
         estimator.observe(Duration::from_secs(100), &tally);
         let status = status(&tally, &estimator, Duration::from_secs(100));
         assert_eq!(status, "1,000 of 4,000 done, 8 running, 2 failed, 10/s, 00:01:40, ends in 00:04:59");
@@ -244,9 +251,9 @@ mod tests {
     fn every_face_survives_being_used() {
         for mode in [Mode::Bar, Mode::Lines, Mode::Quiet] {
             let mut progress = Progress::new(mode, "job");
-            progress.update(Duration::from_secs(1), &Tally::default());
-            progress.finish(Duration::from_secs(2), &Tally::default());
-            progress.finish(Duration::from_secs(2), &Tally::default());
+            progress.update(Duration::from_secs(1), &RunProgress::default());
+            progress.finish(Duration::from_secs(2), &RunProgress::default());
+            progress.finish(Duration::from_secs(2), &RunProgress::default());
         }
     }
 }

@@ -5,10 +5,10 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::failures::{Failure, failures, own_file, write_failure};
-use super::figures::{Counts, Figures};
-use super::latency::{Class, classes};
-use super::measures::{Figure, Measures};
+use super::failures::{TaskFailure, failures, own_file, write_failure};
+use super::figures::{Figures, StateCounts};
+use super::latency::{ClassLatency, classes};
+use super::measures::{Figure, MeasureReader};
 use super::nodes::{NodeUse, uses};
 use super::print::ReportError;
 use super::resume;
@@ -17,7 +17,7 @@ use super::style::{LISTED, Paint, and_more, count, outcome, percent, value};
 use super::summary::write_summary;
 use super::timeline::Timeline;
 use crate::job::{OPERATION_KERNEL, Work};
-use crate::journal::{Past, Session, utc};
+use crate::journal::{PastRuns, Session, utc};
 use crate::model::{Attempt, Stream, TaskId};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
@@ -46,9 +46,9 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
 /// Writes one JSON object with the figures of the run.
 pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     let figures = Figures::of(run);
-    let measures = Measures::of(&run.dir.measures());
+    let measures = MeasureReader::of(&run.dir.measures());
     let ended = run.session().ended.as_ref();
-    let object = Object {
+    let object = ReportJson {
         job: run.subject().job.name(),
         run: run.dir.path().display().to_string(),
         state: run.state().name(),
@@ -88,7 +88,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
 
 /// The object of `--json`. Its names are kept; a figure that is not known is null.
 #[derive(Serialize)]
-struct Object<'a> {
+struct ReportJson<'a> {
     job: &'a str,
     run: String,
     state: &'static str,
@@ -97,7 +97,7 @@ struct Object<'a> {
     sessions: usize,
     phalanx: &'a str,
     task_count: u32,
-    tasks: Counts,
+    tasks: StateCounts,
     ranks: u32,
     slots: u32,
     nodes: u32,
@@ -116,7 +116,7 @@ struct Object<'a> {
     /// Scaling decisions of all sessions; a job without a policy takes none.
     decisions: Vec<&'a Decision>,
     /// What earlier runs of the job told this one; null if there were none.
-    past: Option<&'a Past>,
+    past: Option<&'a PastRuns>,
     /// What is unusual about it against them.
     unusual: Vec<&'a Anomaly>,
     /// True if the last session was not real.
@@ -142,8 +142,8 @@ struct Failed<'a> {
     reason: Option<&'a str>,
 }
 
-fn failed<'a>(run: &RunView, failure: &Failure<'a>) -> Failed<'a> {
-    let Failure { task, session, attempt } = failure;
+fn failed<'a>(run: &RunView, failure: &TaskFailure<'a>) -> Failed<'a> {
+    let TaskFailure { task, session, attempt } = failure;
     Failed {
         task: run.subject().job.label(*task).to_string(),
         state: attempt.outcome.state.name(),
@@ -349,7 +349,7 @@ fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
 
 /// Values that tasks wrote about themselves.
 fn write_measures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
-    let measures = Measures::of(&run.dir.measures());
+    let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {
         return Ok(());
     }
@@ -363,7 +363,7 @@ fn write_measures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<()
     write_columns(out, &["name", "values", "mean", "least", "most", "latest"], &rows, paint)
 }
 
-fn class_row(class: &Class, all_work: f64) -> Vec<String> {
+fn class_row(class: &ClassLatency, all_work: f64) -> Vec<String> {
     let ran = &class.ran;
     let share = if all_work > 0.0 { percent(class.work_s / all_work) } else { "-".to_owned() };
     let times = [ran.mean_s(), ran.quantile_s(0.5), ran.quantile_s(0.95), ran.quantile_s(0.99), ran.max_s()];

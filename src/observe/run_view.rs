@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
+use super::job_view::{Nameless, SessionJob};
 use super::print::ReportError;
-use super::subject::{Nameless, Subject};
 use crate::journal::{
     Began, EndReason, JournalError, JournalReader, Liveness, OutputReader, Replay, RunDir, Session, Tail, unix_now_ns,
 };
@@ -13,7 +13,7 @@ use crate::model::{Attempt, Rank, Time};
 use crate::system::file_probe::FileProbe;
 
 /// Makes a job out of what a session began with.
-pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<Subject, String>;
+pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<SessionJob, String>;
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct RunView {
     /// Asks about files that tasks name.
     pub(crate) probe: FileProbe,
     /// The job of each session.
-    subjects: Vec<Subject>,
+    subjects: Vec<SessionJob>,
     /// Which of them cannot be read.
     unreadable: Vec<String>,
     /// What a reader should be warned of.
@@ -147,7 +147,7 @@ impl RunView {
                 let number = session.began.session;
                 self.unreadable
                     .push(format!("the job of session {number} cannot be read, its tasks go by number: {error}"));
-                Subject { job: Arc::new(Nameless { tasks: tasks_seen(session) }), graph: None }
+                SessionJob { job: Arc::new(Nameless { tasks: tasks_seen(session) }), graph: None }
             }));
         }
     }
@@ -166,7 +166,7 @@ impl RunView {
     }
 
     /// The sessions with their jobs, oldest first.
-    pub fn sessions(&self) -> impl Iterator<Item = (&Session, &Subject)> {
+    pub fn sessions(&self) -> impl Iterator<Item = (&Session, &SessionJob)> {
         self.replay.sessions.iter().zip(&self.subjects)
     }
 
@@ -176,7 +176,7 @@ impl RunView {
     }
 
     /// The job of the last session.
-    pub fn subject(&self) -> &Subject {
+    pub fn subject(&self) -> &SessionJob {
         &self.subjects[self.subjects.len() - 1]
     }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate::{Estimator, Tally};
-use super::lines::{Lines, Reading};
-use super::measures::Measured;
+use super::estimate::{Estimator, RunProgress};
+use super::jsonl::{JsonLinesReader, JsonLinesWriter};
+use super::measures::MeasureLine;
 use super::vitals::Vital;
 use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
@@ -56,7 +56,7 @@ pub struct Sample {
 
 impl Sample {
     /// The numbers of a tally.
-    fn of(at: Duration, tally: &Tally) -> Sample {
+    fn of(at: Duration, tally: &RunProgress) -> Sample {
         Sample {
             t: at.as_secs_f64(),
             total: tally.total,
@@ -75,8 +75,8 @@ impl Sample {
     }
 
     /// The tally that it was made from.
-    pub(super) fn tally(&self) -> Tally {
-        Tally {
+    pub(super) fn tally(&self) -> RunProgress {
+        RunProgress {
             total: self.total,
             completed: self.completed,
             failed: self.failed,
@@ -94,9 +94,9 @@ impl Sample {
 
 /// Writes what is known of a session moment by moment: samples, what ranks use, and what tasks measured.
 pub(super) struct Recorder {
-    samples: Lines,
-    vitals: Lines,
-    measures: Lines,
+    samples: JsonLinesWriter,
+    vitals: JsonLinesWriter,
+    measures: JsonLinesWriter,
     session: u32,
     next: Duration,
     /// What rank 0 and its node used of late.
@@ -107,9 +107,9 @@ impl Recorder {
     /// Begins the files of a session; values that tasks wrote in earlier ones are kept.
     pub fn new(run: &RunDir, session: u32) -> Recorder {
         Recorder {
-            samples: Lines::anew(run.samples()),
-            vitals: Lines::anew(run.vitals()),
-            measures: Lines::going_on(run.measures()),
+            samples: JsonLinesWriter::anew(run.samples()),
+            vitals: JsonLinesWriter::anew(run.vitals()),
+            measures: JsonLinesWriter::going_on(run.measures()),
             session,
             next: Duration::ZERO,
             node: Vitals::default(),
@@ -117,7 +117,7 @@ impl Recorder {
     }
 
     /// Writes a sample if it is time for one.
-    pub fn take(&mut self, at: Duration, tally: &Tally) {
+    pub fn take(&mut self, at: Duration, tally: &RunProgress) {
         if at >= self.next {
             self.next = at + EVERY[usize::from(at >= Duration::from_secs(3600))];
             self.write(at, tally);
@@ -125,7 +125,7 @@ impl Recorder {
     }
 
     /// Writes a sample now.
-    pub fn write(&mut self, at: Duration, tally: &Tally) {
+    pub fn write(&mut self, at: Duration, tally: &RunProgress) {
         let Vitals { node_cpu, node_memory_used, node_memory, .. } = self.node;
         self.samples.add(&[Sample { node_cpu, node_memory_used, node_memory, ..Sample::of(at, tally) }]);
     }
@@ -140,7 +140,7 @@ impl Recorder {
 
     /// Writes values that tasks measured.
     pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
-        let line = |measure: &Measure| Measured {
+        let line = |measure: &Measure| MeasureLine {
             t: at.as_secs_f64(),
             session: self.session,
             task: measure.task.0,
@@ -148,23 +148,23 @@ impl Recorder {
             name: measure.name.clone(),
             value: measure.value,
         };
-        let lines: Vec<Measured> = measures.iter().map(line).collect();
+        let lines: Vec<MeasureLine> = measures.iter().map(line).collect();
         self.measures.add(&lines);
     }
 }
 
 /// The samples of a run's last session, as far as they were read.
 #[derive(Debug, Default)]
-pub struct Samples {
+pub struct RecordedSamples {
     all: Vec<Sample>,
-    reading: Reading,
+    reading: JsonLinesReader,
     estimator: Estimator,
 }
 
-impl Samples {
+impl RecordedSamples {
     /// Reads what has been written since the last time.
     pub fn read_on(&mut self, path: &Path) {
-        let Samples { all, reading, estimator } = self;
+        let RecordedSamples { all, reading, estimator } = self;
         let anew = |(all, estimator): &mut (&mut Vec<Sample>, &mut Estimator)| {
             all.clear();
             **estimator = Estimator::default();
@@ -232,9 +232,9 @@ mod tests {
     fn what_was_recorded_is_read_as_it_grows() {
         let (_dir, run) = run();
         let mut recorder = Recorder::new(&run, 1);
-        let mut samples = Samples::default();
+        let mut samples = RecordedSamples::default();
         for s in 0..100 {
-            let tally = Tally { total: 400, completed: s * 4, running: 3, ready: 7, ..Tally::default() };
+            let tally = RunProgress { total: 400, completed: s * 4, running: 3, ready: 7, ..RunProgress::default() };
             recorder.vitals(Duration::from_secs(s), Rank(0), &Vitals { node_memory: 7, ..Vitals::default() });
             recorder.take(Duration::from_secs(s), &tally);
             recorder.take(Duration::from_secs(s) + Duration::from_millis(100), &tally);
@@ -248,7 +248,7 @@ mod tests {
         let few = samples.between(10.0, 19.0, 5);
         assert_eq!(few.iter().map(|s| s.completed).collect::<Vec<_>>(), [44, 52, 60, 68, 76]);
         // A resumed run begins anew.
-        Recorder::new(&run, 1).take(Duration::ZERO, &Tally::default());
+        Recorder::new(&run, 1).take(Duration::ZERO, &RunProgress::default());
         samples.read_on(&run.samples());
         assert_eq!(samples.all().len(), 1);
     }

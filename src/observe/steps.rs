@@ -75,7 +75,7 @@ pub(super) fn spread(columns: &mut [f64], end: u64, from: u64, until: u64, value
 }
 
 /// The quantities that a trace and a report show over time.
-pub(super) struct Counters {
+pub(super) struct StepCounters {
     /// Tasks whose needs are met and that wait for a slot.
     pub queued: Steps,
     /// Tasks that run.
@@ -88,13 +88,13 @@ pub(super) struct Counters {
     pub done: Steps,
 }
 
-impl Counters {
+impl StepCounters {
     /// Counts them.
-    pub fn of(timeline: &Timeline) -> Counters {
+    pub fn of(timeline: &Timeline) -> StepCounters {
         let slices = &timeline.slices;
         let between = |from: u64, to: u64| [(from, 1), (to, -1)];
         let active = timeline.supply.iter().map(|change| (change.at, change.ranks));
-        Counters {
+        StepCounters {
             queued: Steps::of(slices.iter().flat_map(|slice| between(slice.ready, slice.start)).collect()),
             running: Steps::of(slices.iter().flat_map(|slice| between(slice.start, slice.end)).collect()),
             active: Steps::of(active.collect()),

@@ -4,13 +4,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::blame::skipped;
 use super::failures::{failures, write_failure};
 use super::figures::Figures;
-use super::past::{before_text, unusual};
+use super::history_text::{before_text, unusual};
 use super::print::ReportError;
 use super::resume;
 use super::run_view::{RunState, RunView};
+use super::skip_cause::skipped;
 use super::style::{Paint, bytes, count, percent, signal, some};
 use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;

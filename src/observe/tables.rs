@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use super::job_view::JobView;
 use super::print::ReportError;
 use super::report::command;
 use super::run_view::{RunView, node_of, run_ns};
-use super::subject::JobView;
 use crate::journal::Session;
 use crate::model::Attempt;
 use crate::model::Stream;

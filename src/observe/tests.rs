@@ -72,13 +72,13 @@ impl JobView for Mosaic {
     }
 }
 
-fn parse(began: &Began) -> Result<Subject, String> {
+fn parse(began: &Began) -> Result<SessionJob, String> {
     if began.job_text.is_empty() {
         return Err("it is empty".to_owned());
     }
     let link = |from, to| Link { from, to, shape: LinkShape::All, on: Condition::Ok, bytes: 0, span: 0..0 };
     let graph = TaskGraph::build(&[4, 1, 1], &[link(0, 1), link(1, 2)]).unwrap();
-    Ok(Subject { job: Arc::new(Mosaic), graph: Some(Arc::new(graph)) })
+    Ok(SessionJob { job: Arc::new(Mosaic), graph: Some(Arc::new(graph)) })
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -417,7 +417,7 @@ fn a_million_attempts_are_reported() {
         fixture.write([Record::Attempts(attempts.collect())]);
     }
     fixture.end(10_000, EndReason::Complete, 0);
-    let many = |_: &Began| Ok(Subject { job: Arc::new(subject::Nameless { tasks: 1_000_000 }), graph: None });
+    let many = |_: &Began| Ok(SessionJob { job: Arc::new(job_view::Nameless { tasks: 1_000_000 }), graph: None });
     let timed = |what: &str, work: &dyn Fn() -> usize| {
         let started = std::time::Instant::now();
         let bytes = work();
@@ -475,7 +475,7 @@ fn ranks_that_come_and_go_and_the_reasons_are_in_the_report() {
     let uses = idle::Uses::of(&timeline, 8);
     assert_eq!(uses.sum(), (4 * 8 + 4 * 4) as f64 * SECOND as f64);
     assert_eq!(
-        steps::Counters::of(&timeline).active.points,
+        steps::StepCounters::of(&timeline).active.points,
         [(0, 2), (2 * SECOND, 3), (6 * SECOND, 2), (8 * SECOND, 0)]
     );
     let page = html::html(&view).unwrap();

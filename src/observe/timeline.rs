@@ -5,9 +5,9 @@
 
 use rustc_hash::FxHashMap;
 
+use super::job_view::{JobView, Label};
 use super::run_view::RunView;
 use super::steps::Steps;
-use super::subject::{JobView, Label};
 use crate::journal::Session;
 use crate::model::{Attempt, Outcome, RankState, State, TaskId, Time};
 
@@ -67,7 +67,7 @@ impl Slice {
 
 /// A stretch of time during which a session went on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct SessionSpan {
     /// Its beginning.
     pub from: u64,
     /// Its end, or the last that was heard of it.
@@ -96,7 +96,7 @@ pub(super) struct Timeline {
     /// Names of the classes.
     pub classes: Vec<String>,
     /// The sessions, oldest first.
-    pub sessions: Vec<Span>,
+    pub sessions: Vec<SessionSpan>,
     /// Ranks that came and went, by time within each session.
     pub supply: Vec<Supply>,
 }
@@ -104,7 +104,7 @@ pub(super) struct Timeline {
 impl Timeline {
     /// Puts all attempts of a run on one clock.
     pub fn of(run: &RunView) -> Timeline {
-        let mut classes = Classes::default();
+        let mut classes = ClassNames::default();
         let mut timeline =
             Timeline { slices: Vec::new(), classes: Vec::new(), sessions: Vec::new(), supply: Vec::new() };
         for (index, (session, subject)) in run.sessions().enumerate() {
@@ -113,7 +113,7 @@ impl Timeline {
             let slots = Steps::of(supply.iter().map(|change| (change.at, change.slots)).collect()).max();
             timeline.supply.extend(supply);
             let to = from + run.wall_ns(session);
-            timeline.sessions.push(Span { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
+            timeline.sessions.push(SessionSpan { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
             // One that was cancelled while it waited had no slot.
             let waited = |a: &Attempt| a.outcome.state == State::Cancelled && a.start == a.end;
             let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0 && !waited(attempt));
@@ -181,12 +181,12 @@ fn supply(run: &RunView, session: &Session, index: u32) -> Vec<Supply> {
 
 /// Names of classes by number.
 #[derive(Default)]
-struct Classes {
+struct ClassNames {
     names: Vec<String>,
     numbers: FxHashMap<String, u32>,
 }
 
-impl Classes {
+impl ClassNames {
     fn number(&mut self, name: &str) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
@@ -204,7 +204,7 @@ fn slice(
     job: &dyn JobView,
     index: usize,
     attempt: &Attempt,
-    classes: &mut Classes,
+    classes: &mut ClassNames,
 ) -> Slice {
     let start = run.on_run_clock(session, attempt.start);
     Slice {

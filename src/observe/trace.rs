@@ -17,7 +17,7 @@ use super::chain::binding;
 use super::print::ReportError;
 use super::run_view::RunView;
 use super::spending::Spending;
-use super::steps::{Counters, Steps};
+use super::steps::{StepCounters, Steps};
 use super::style::outcome;
 use super::timeline::{Slice, Timeline};
 use super::vitals::{self, Vital};
@@ -58,7 +58,7 @@ pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, Repor
     write_names(&mut events, run, &timeline)?;
     write_slices(&mut events, run, &timeline)?;
     let (flows, flows_left_out) = write_flows(&mut events, run, &timeline)?;
-    write_counters(&mut events, &Counters::of(&timeline))?;
+    write_counters(&mut events, &StepCounters::of(&timeline))?;
     write_spending(&mut events, run)?;
     write_vitals(&mut events, run)?;
     write_notes(&mut events, run)?;
@@ -68,7 +68,7 @@ pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, Repor
 
 /// One entry of `traceEvents`. The names are the format's.
 #[derive(Serialize)]
-struct Event<'a, A: Serialize> {
+struct TraceEvent<'a, A: Serialize> {
     ph: &'static str,
     pid: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,9 +92,9 @@ struct Event<'a, A: Serialize> {
     args: Option<A>,
 }
 
-impl<'a, A: Serialize> Event<'a, A> {
-    fn new(ph: &'static str, pid: u64, name: &'a str) -> Event<'a, A> {
-        Event { ph, pid, tid: None, ts: None, dur: None, name, cat: None, id: None, bp: None, s: None, args: None }
+impl<'a, A: Serialize> TraceEvent<'a, A> {
+    fn new(ph: &'static str, pid: u64, name: &'a str) -> TraceEvent<'a, A> {
+        TraceEvent { ph, pid, tid: None, ts: None, dur: None, name, cat: None, id: None, bp: None, s: None, args: None }
     }
 }
 
@@ -114,7 +114,7 @@ impl Events<'_> {
         Ok(())
     }
 
-    fn put<A: Serialize>(&mut self, event: &Event<'_, A>) -> Result<(), ReportError> {
+    fn put<A: Serialize>(&mut self, event: &TraceEvent<'_, A>) -> Result<(), ReportError> {
         self.out.write_all(if self.first { b"\n" } else { b",\n" })?;
         self.first = false;
         serde_json::to_writer(&mut *self.out, event).map_err(ReportError::Json)
@@ -149,13 +149,15 @@ struct Sort {
     sort_index: i64,
 }
 
-fn named<'a>(pid: u64, what: &'static str, name: &'a str) -> Event<'static, Name<'a>> {
-    Event { args: Some(Name { name }), ..Event::new("M", pid, what) }
+fn named<'a>(pid: u64, what: &'static str, name: &'a str) -> TraceEvent<'static, Name<'a>> {
+    TraceEvent { args: Some(Name { name }), ..TraceEvent::new("M", pid, what) }
 }
 
 fn write_names(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(), ReportError> {
-    let sort =
-        |pid, sort_index| Event { args: Some(Sort { sort_index }), ..Event::new("M", pid, "process_sort_index") };
+    let sort = |pid, sort_index| TraceEvent {
+        args: Some(Sort { sort_index }),
+        ..TraceEvent::new("M", pid, "process_sort_index")
+    };
     events.put(&named(RUN, "process_name", &run.name()))?;
     events.put(&sort(RUN, -1))?;
     let mut nodes: FxHashMap<u32, String> = FxHashMap::default();
@@ -175,7 +177,7 @@ fn write_names(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> R
     threads.dedup();
     for (rank, tid, slot) in threads {
         let name = format!("slot {slot}");
-        events.put(&Event { tid: Some(tid), ..named(pid(rank), "thread_name", &name) })?;
+        events.put(&TraceEvent { tid: Some(tid), ..named(pid(rank), "thread_name", &name) })?;
     }
     Ok(())
 }
@@ -198,13 +200,13 @@ fn write_slices(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> 
             slots: slice.slots,
             waited_us: us(slice.waited()),
         };
-        events.put(&Event {
+        events.put(&TraceEvent {
             tid: Some(tid(slice)),
             ts: Some(us(slice.start)),
             dur: Some(us(slice.ran())),
             cat: Some(&timeline.classes[slice.class as usize]),
             args: Some(about),
-            ..Event::new("X", pid(slice.rank), &timeline.label(run, slice).to_string())
+            ..TraceEvent::new("X", pid(slice.rank), &timeline.label(run, slice).to_string())
         })?;
     }
     Ok(())
@@ -275,19 +277,19 @@ fn count_dependencies(graph: &TaskGraph, slices: &[Option<usize>]) -> u64 {
 }
 
 fn write_flow(events: &mut Events<'_>, id: u64, from: &Slice, to: &Slice) -> Result<(), ReportError> {
-    let end = |ph, slice: &Slice, at: u64| Event::<()> {
+    let end = |ph, slice: &Slice, at: u64| TraceEvent::<()> {
         tid: Some(tid(slice)),
         ts: Some(us(at)),
         cat: Some("dependency"),
         id: Some(id),
-        ..Event::new(ph, pid(slice.rank), "needs")
+        ..TraceEvent::new(ph, pid(slice.rank), "needs")
     };
     // A flow belongs to the slice that it begins within, and a slice does not include its end.
     events.put(&end("s", from, from.end.saturating_sub(1).max(from.start)))?;
-    events.put(&Event { bp: Some("e"), ..end("f", to, to.start) })
+    events.put(&TraceEvent { bp: Some("e"), ..end("f", to, to.start) })
 }
 
-fn write_counters(events: &mut Events<'_>, counters: &Counters) -> Result<(), ReportError> {
+fn write_counters(events: &mut Events<'_>, counters: &StepCounters) -> Result<(), ReportError> {
     let all: [(&str, &Steps); 5] = [
         ("tasks queued", &counters.queued),
         ("tasks running", &counters.running),
@@ -301,7 +303,11 @@ fn write_counters(events: &mut Events<'_>, counters: &Counters) -> Result<(), Re
     }
     for (name, steps) in all {
         for (at, value) in steps.thinned(POINTS) {
-            events.put(&Event { ts: Some(us(at)), args: Some(Value { value }), ..Event::new("C", RUN, name) })?;
+            events.put(&TraceEvent {
+                ts: Some(us(at)),
+                args: Some(Value { value }),
+                ..TraceEvent::new("C", RUN, name)
+            })?;
         }
     }
     Ok(())
@@ -316,7 +322,7 @@ fn write_spending(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportEr
     let Some(spending) = Spending::of(run) else { return Ok(()) };
     let mut put = |name, at: Time, value: f64| {
         let ts = Some(us(run.on_run_clock(run.session(), at)));
-        events.put(&Event { ts, args: Some(Money { value }), ..Event::new("C", RUN, name) })
+        events.put(&TraceEvent { ts, args: Some(Money { value }), ..TraceEvent::new("C", RUN, name) })
     };
     for (at, spent) in spending.course(SPENDING) {
         put("spend", at, spent)?;
@@ -338,7 +344,7 @@ fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportErro
         let at = Time((look.t * 1e9) as u64);
         let ts = Some(us(run.on_run_clock(run.session(), at)));
         let mut put = |name, value: f64| {
-            events.put(&Event { ts, args: Some(Value { value }), ..Event::new("C", pid(look.rank), name) })
+            events.put(&TraceEvent { ts, args: Some(Value { value }), ..TraceEvent::new("C", pid(look.rank), name) })
         };
         put("memory (MiB)", look.vitals.memory as f64 / f64::from(1 << 20))?;
         if look.vitals.gpu_memory > 0 {
@@ -356,21 +362,21 @@ fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportErro
 fn write_notes(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
     for (session, _) in run.sessions() {
         for decision in &session.decisions {
-            events.put(&Event::<()> {
+            events.put(&TraceEvent::<()> {
                 tid: Some(1),
                 ts: Some(us(run.on_run_clock(session, decision.time))),
                 cat: Some("decision"),
                 s: Some("g"),
-                ..Event::new("i", RUN, &decision.reason)
+                ..TraceEvent::new("i", RUN, &decision.reason)
             })?;
         }
         for note in session.notes.iter().filter(|note| note.level > Level::Info) {
             let at = run.on_run_clock(session, note.time);
-            events.put(&Event::<()> {
+            events.put(&TraceEvent::<()> {
                 tid: Some(1),
                 ts: Some(us(at)),
                 s: Some("g"),
-                ..Event::new("i", RUN, &note.text)
+                ..TraceEvent::new("i", RUN, &note.text)
             })?;
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::lines::Reading;
+use super::jsonl::JsonLinesReader;
 use crate::model::Vitals;
 
 /// A line of the file.
@@ -32,7 +32,7 @@ pub(super) struct Lately {
 /// The file, as far as it was read.
 #[derive(Debug, Default)]
 pub(super) struct AllVitals {
-    reading: Reading,
+    reading: JsonLinesReader,
     ranks: BTreeMap<u32, Lately>,
 }
 
@@ -64,7 +64,7 @@ impl AllVitals {
 /// Every line of a file, in order.
 pub(super) fn all(path: &Path) -> Vec<Vital> {
     let mut all = Vec::new();
-    Reading::default().read_on(path, &mut all, Vec::clear, Vec::push);
+    JsonLinesReader::default().read_on(path, &mut all, Vec::clear, Vec::push);
     all
 }
 
@@ -77,7 +77,7 @@ pub(super) fn cpus(before: &Vital, after: &Vital) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::lines::Lines;
+    use crate::observe::jsonl::JsonLinesWriter;
 
     #[test]
     fn the_latest_of_each_rank_is_known_with_its_rate() {
@@ -85,7 +85,7 @@ mod tests {
         let path = dir.path().join("vitals");
         let vital = |t, rank, cpu_s| Vital { t, rank, vitals: Vitals { cpu_s, ..Vitals::default() } };
         let written = [vital(1.0, 0, 5.0), vital(1.0, 1, 1.0), vital(3.0, 0, 9.0)];
-        Lines::anew(path.clone()).add(&written);
+        JsonLinesWriter::anew(path.clone()).add(&written);
         let mut vitals = AllVitals::default();
         vitals.read_on(&path);
         assert_eq!(vitals.of(0), Some(&Lately { last: vital(3.0, 0, 9.0), cpus: 2.0 }));

@@ -40,7 +40,7 @@ use self::sleep::{MOST_SLOTS, Sleep};
 use self::slot::Core;
 use self::team::Teams;
 use crate::schedule::resources::{Impossible, Needs};
-use crate::topology::Place;
+use crate::topology::SlotPlace;
 
 /// What a pool runs. Every method may be called from several slots at once.
 pub trait Workload: Send + Sync + 'static {
@@ -72,7 +72,7 @@ pub trait Workload: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     /// One slot per place; see [`Topology::places`](crate::topology::Topology::places).
-    pub places: Vec<Place>,
+    pub places: Vec<SlotPlace>,
     /// Bytes of memory that constrained items may use together.
     pub memory: u64,
     /// GPUs that constrained items may use.
@@ -278,7 +278,7 @@ impl Handle {
     }
 
     /// Where the slots run.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[SlotPlace] {
         &self.shared.places
     }
 
@@ -331,7 +331,7 @@ impl Handle {
 }
 
 /// Each place's domain, numbered from 0 in order of appearance.
-fn ordinals(places: &[Place]) -> Vec<usize> {
+fn ordinals(places: &[SlotPlace]) -> Vec<usize> {
     let mut seen: Vec<u32> = Vec::new();
     let mut ordinal = |domain: u32| {
         let known = seen.iter().position(|&d| d == domain);

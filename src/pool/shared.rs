@@ -13,10 +13,10 @@ use super::sleep::{Sleep, Sleeper};
 use super::slot::Tally;
 use super::team::Teams;
 use super::{PoolError, Workload};
-use crate::topology::Place;
+use crate::topology::SlotPlace;
 
 pub(super) struct Shared {
-    pub(super) places: Box<[Place]>,
+    pub(super) places: Box<[SlotPlace]>,
     pub(super) queues: Queues,
     pub(super) admission: Admission,
     pub(super) sleep: Sleep,

@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::PoolError;
 use super::bind::Binder;
-use crate::topology::Place;
+use crate::topology::SlotPlace;
 
 /// The teams of one pool, the most recently used first.
 pub(super) struct Teams {
@@ -27,7 +27,7 @@ impl Teams {
     pub(super) fn get(
         &self,
         slots: &[usize],
-        places: &[Place],
+        places: &[SlotPlace],
         binder: &Arc<Binder>,
     ) -> Result<Arc<ThreadPool>, PoolError> {
         if let Some(team) = self.find(slots) {
@@ -49,7 +49,7 @@ impl Teams {
     }
 }
 
-fn build(slots: &[usize], places: &[Place], binder: Arc<Binder>) -> Result<ThreadPool, PoolError> {
+fn build(slots: &[usize], places: &[SlotPlace], binder: Arc<Binder>) -> Result<ThreadPool, PoolError> {
     let cpus: Vec<Vec<u32>> = slots.iter().map(|&slot| places[slot].cpus.clone()).collect();
     let first = slots.first().copied().unwrap_or(0);
     let builder = ThreadPoolBuilder::new().num_threads(slots.len()).thread_name(move |i| format!("team-{first}.{i}"));
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn teams_are_kept_up_to_a_bound_and_the_oldest_goes_first() {
-        let places = vec![Place { cpus: vec![0], domain: 0, pinned: true }; 3];
+        let places = vec![SlotPlace { cpus: vec![0], domain: 0, pinned: true }; 3];
         let (teams, binder) = (Teams::new(2), Arc::new(Binder::default()));
         let get = |slots: &[usize]| teams.get(slots, &places, &binder).unwrap();
         let first = get(&[0, 1]);

@@ -36,7 +36,7 @@ impl Work {
         Work { needs: Box::new(needs), ..self }
     }
 
-    fn start(self, places: Vec<Place>) -> Pool<Work> {
+    fn start(self, places: Vec<SlotPlace>) -> Pool<Work> {
         Pool::start(
             PoolConfig { places, memory: 1000, gpus: (0..3).map(|number| PoolGpu { number, domain: None }).collect() },
             Arc::new(self),
@@ -69,8 +69,8 @@ impl Workload for Work {
 
 /// Slots in the given domains. CPU numbers are slot numbers, so that `Slot::cpus` tells the slots; where no such CPU exists, the slot
 /// runs unbound.
-fn places(domains: &[u32]) -> Vec<Place> {
-    let place = |(slot, &domain): (usize, &u32)| Place { cpus: vec![slot as u32], domain, pinned: slot < 2 };
+fn places(domains: &[u32]) -> Vec<SlotPlace> {
+    let place = |(slot, &domain): (usize, &u32)| SlotPlace { cpus: vec![slot as u32], domain, pinned: slot < 2 };
     domains.iter().enumerate().map(place).collect()
 }
 

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::exec::is_ignored_from_start;
-use crate::system::event::Event;
+use crate::system::event::EventFd;
 
 /// The signals that a run answers to.
 const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
@@ -37,13 +37,13 @@ pub struct EventWait {
 
 struct Shared {
     /// Ends a wait. Only signalled while the main thread is `waiting`.
-    event: Event,
+    event: EventFd,
     waiting: AtomicBool,
     /// Set by `notify`, reset by `clear`.
     notified: AtomicBool,
     signal_fd: OwnedFd,
     /// Ends the thread that reads signals.
-    quit: Event,
+    quit: EventFd,
     signals: Mutex<Signals>,
     /// There are unread signals. Spares the main thread the lock while there are none.
     has_signal: AtomicBool,
@@ -117,11 +117,11 @@ impl EventWait {
         };
         let unset = || AtomicBool::new(false);
         let shared = Arc::new(Shared {
-            event: Event::new()?,
+            event: EventFd::new()?,
             waiting: unset(),
             notified: unset(),
             signal_fd,
-            quit: Event::new()?,
+            quit: EventFd::new()?,
             signals: Mutex::default(),
             has_signal: unset(),
             #[cfg(test)]

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use crate::job::{self, Loaded};
 use crate::journal::Began;
-use crate::observe::Subject;
+use crate::observe::SessionJob;
 use crate::workload::graph_of;
 
 /// Reads it as it was when the session began.
 ///
 /// # Errors
 /// If this version of Phalanx cannot read that text any more.
-pub fn subject_of(began: &Began) -> Result<Subject, String> {
+pub fn subject_of(began: &Began) -> Result<SessionJob, String> {
     let loaded = job_of(began)?;
     let graph = graph_of(&loaded).map_err(|e| e.render(false))?;
-    Ok(Subject { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
+    Ok(SessionJob { job: Arc::new(loaded.job), graph: Some(Arc::new(graph)) })
 }
 
 /// The job alone, as it was when the session began.

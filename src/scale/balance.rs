@@ -34,7 +34,7 @@ impl Strategy {
 
 /// A rank as the strategies see it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seat {
+pub struct BalancedRank {
     /// Slots.
     pub slots: u32,
     /// Measured speed relative to the others (1 where unknown).
@@ -95,11 +95,12 @@ impl Balancer {
     }
 
     /// The seat that gets a task of so many estimated seconds; `None` if no healthy rank can run it. The caller counts it there.
-    pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[Seat]) -> Option<usize> {
+    pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[BalancedRank]) -> Option<usize> {
         let able: Vec<usize> = (0..seats.len()).filter(|&k| seats[k].healthy && seats[k].able.covers(need)).collect();
-        let least =
-            |of: &dyn Fn(&Seat) -> f64| able.iter().copied().min_by(|&a, &b| of(&seats[a]).total_cmp(&of(&seats[b])));
-        let load = |s: &Seat| s.tasks as f64 / f64::from(s.slots.max(1));
+        let least = |of: &dyn Fn(&BalancedRank) -> f64| {
+            able.iter().copied().min_by(|&a, &b| of(&seats[a]).total_cmp(&of(&seats[b])))
+        };
+        let load = |s: &BalancedRank| s.tasks as f64 / f64::from(s.slots.max(1));
         match self.strategy {
             Strategy::RoundRobin => self.in_turn(&able),
             Strategy::LeastLoaded => least(&load),
@@ -121,7 +122,7 @@ impl Balancer {
         Some(choice)
     }
 
-    fn weighted(&mut self, able: &[usize], seats: &[Seat]) -> Option<usize> {
+    fn weighted(&mut self, able: &[usize], seats: &[BalancedRank]) -> Option<usize> {
         self.credit.resize(seats.len(), 0.0);
         let weight = |k: usize| f64::from(seats[k].slots) * seats[k].speed;
         let total: f64 = able.iter().map(|&k| weight(k)).sum();
@@ -132,7 +133,7 @@ impl Balancer {
     }
 
     /// Deals many tasks, given by their estimated seconds, and returns the seat of each; `None` where nobody can run it.
-    pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [Seat]) -> Vec<Option<usize>> {
+    pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [BalancedRank]) -> Vec<Option<usize>> {
         let mut homes = Vec::with_capacity(tasks.len());
         for (need, seconds) in tasks {
             let home = self.choose(need, *seconds, seats);
@@ -148,7 +149,7 @@ impl Balancer {
 
 /// How well a rank suits a task, 0 to 1: half for its load, the rest for its utilisation (squared: the last free slot is dear), for not
 /// wasting special equipment on a task that does not ask for it, and for its history.
-pub fn suitability(need: &Capabilities, seat: &Seat) -> f64 {
+pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
     let slots = f64::from(seat.slots.max(1));
     let load = 1.0 / (1.0 + seat.tasks as f64 / slots);
     let utilisation = (seat.tasks as f64 / slots).min(1.0);
@@ -160,8 +161,8 @@ pub fn suitability(need: &Capabilities, seat: &Seat) -> f64 {
 
 /// The rank that suits a task best: of those that can run it; if there is none, of the healthy ones (it will wait or fail
 /// there, and say so); `None` if none is healthy.
-pub fn best_suited(need: &Capabilities, seats: &[Seat]) -> Option<usize> {
-    let best = |able: &dyn Fn(&Seat) -> bool| {
+pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize> {
+    let best = |able: &dyn Fn(&BalancedRank) -> bool| {
         let open = (0..seats.len()).filter(|&k| seats[k].healthy && able(&seats[k]));
         open.max_by(|&a, &b| suitability(need, &seats[a]).total_cmp(&suitability(need, &seats[b])).then(b.cmp(&a)))
     };
@@ -180,12 +181,12 @@ pub fn balance_of(loads: &[(f64, f64)]) -> f64 {
 mod tests {
     use super::*;
 
-    fn seat(slots: u32, speed: f64) -> Seat {
+    fn seat(slots: u32, speed: f64) -> BalancedRank {
         let able = Capabilities { memory: 1 << 30, slots, ..Capabilities::default() };
-        Seat { slots, speed, able, success: 1.0, latency: 1.0, healthy: true, ..Seat::default() }
+        BalancedRank { slots, speed, able, success: 1.0, latency: 1.0, healthy: true, ..BalancedRank::default() }
     }
 
-    fn dealt(strategy: Strategy, seats: &[Seat], tasks: &[f64]) -> Vec<usize> {
+    fn dealt(strategy: Strategy, seats: &[BalancedRank], tasks: &[f64]) -> Vec<usize> {
         let tasks: Vec<_> = tasks.iter().map(|&s| (Capabilities::default(), s)).collect();
         let mut seats = seats.to_vec();
         Balancer::new(strategy).deal(&tasks, &mut seats).into_iter().flatten().collect()
@@ -213,7 +214,7 @@ mod tests {
     fn capabilities_come_first_and_healthy_ranks_last() {
         let mut gpu = seat(4, 1.0);
         gpu.able.gpus = 1;
-        let seats = [seat(4, 1.0), gpu, Seat { healthy: false, ..seat(64, 1.0) }];
+        let seats = [seat(4, 1.0), gpu, BalancedRank { healthy: false, ..seat(64, 1.0) }];
         let plain = Capabilities::default();
         let wants_gpu = Capabilities { gpus: 1, ..plain.clone() };
         let impossible = Capabilities { labels: vec!["moon".into()], ..plain.clone() };
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn history_counts() {
-        let unreliable = Seat { success: 0.2, ..seat(4, 1.0) };
+        let unreliable = BalancedRank { success: 0.2, ..seat(4, 1.0) };
         assert_eq!(best_suited(&Capabilities::default(), &[unreliable, seat(4, 1.0)]), Some(1));
     }
 

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::elasticity::Step;
+use super::elasticity::LevelStep;
 use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
 use super::{
-    Action, Alert, ClassId, ClassPrior, Counts, Customs, Decision, Effect, Estimates, Forecast, NodeTypeId,
-    Observation, Prices, RankView, RemainingWork, RequestView, Samples, Scaler, TaskFacts,
+    Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Effect, Estimates, Forecast, NodeTypeId, Observation,
+    Prices, RankView, RemainingWork, RequestView, Samples, Scaler, TaskCounts, TaskFacts,
 };
 use crate::graph::link::GroupId;
 use crate::job::Job;
@@ -41,7 +41,7 @@ pub(crate) struct ScalingController {
     /// Values that tasks wrote, as far as a rule asks for them.
     custom: Customs,
     /// Slots that running and waiting tasks could use, from decision to decision.
-    pub(crate) demand: Vec<Step>,
+    pub(crate) demand: Vec<LevelStep>,
     last: Option<(Action, u32)>,
     forecaster: Forecaster,
     /// Forecasts of policies that make one, one per decision.
@@ -189,10 +189,10 @@ impl ScalingController {
 
     /// How many tasks are in which state. Those that run are as many as the coordinator counts,
     /// known or not.
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> TaskCounts {
         let (ready, known) = (self.work.ready_count(), self.work.running_count());
         let running = self.busy.max(known);
-        Counts {
+        TaskCounts {
             total: self.work.graph().task_count() as u64,
             remaining: self.work.count(),
             ready: (ready + known).saturating_sub(running),
@@ -290,7 +290,7 @@ impl ScalingController {
 
     /// Messages of the budget's alarms.
     pub(crate) fn alarms(&mut self) -> Vec<String> {
-        let text = |alert: Alert| {
+        let text = |alert: BudgetAlert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
         };
         self.scaler.alerts().into_iter().map(text).collect()

@@ -176,7 +176,7 @@ pub struct Effect {
 
 /// A share of the budget has been reached.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Alert {
+pub struct BudgetAlert {
     /// When.
     pub time: Time,
     /// Which share, in percent: 50, 80 or 100.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Time;
 
 /// Value from a moment on, until the next.
-pub type Step = (Time, f64);
+pub type LevelStep = (Time, f64);
 
 /// The metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Elasticity {
 }
 
 /// Measures from time 0 to `end`, for at most `most` resources. Changes count for the second in which they happen.
-pub fn elasticity(demand: &[Step], supply: &[Step], end: Time, most: f64) -> Elasticity {
+pub fn elasticity(demand: &[LevelStep], supply: &[LevelStep], end: Time, most: f64) -> Elasticity {
     let total = end.seconds();
     if total <= 0.0 || most <= 0.0 {
         return Elasticity::default();
@@ -52,7 +52,7 @@ pub fn elasticity(demand: &[Step], supply: &[Step], end: Time, most: f64) -> Ela
 }
 
 /// Pieces of time in which neither changes: from, to, demand, supply.
-fn merged(demand: &[Step], supply: &[Step], end: Time) -> Vec<(Time, Time, f64, f64)> {
+fn merged(demand: &[LevelStep], supply: &[LevelStep], end: Time) -> Vec<(Time, Time, f64, f64)> {
     let mut moments: Vec<Time> = demand.iter().chain(supply).map(|s| s.0).filter(|t| *t < end).collect();
     moments.push(Time::ZERO);
     moments.sort_unstable();
@@ -62,19 +62,19 @@ fn merged(demand: &[Step], supply: &[Step], end: Time) -> Vec<(Time, Time, f64, 
 }
 
 /// The value at a moment; 0 before the first step.
-fn at(steps: &[Step], moment: Time) -> f64 {
+fn at(steps: &[LevelStep], moment: Time) -> f64 {
     let next = steps.partition_point(|s| s.0 <= moment);
     next.checked_sub(1).map_or(0.0, |k| steps[k].1)
 }
 
 /// `100 / (T - 1)` times the seconds in which the sign of the change of supply exceeds that of demand, and the reverse.
-fn instability(demand: &[Step], supply: &[Step], end: Time) -> (f64, f64) {
+fn instability(demand: &[LevelStep], supply: &[LevelStep], end: Time) -> (f64, f64) {
     let second = |t: Time| t.0 / 1_000_000_000;
     let mut seconds: Vec<u64> = demand.iter().chain(supply).filter(|s| s.0 <= end).map(|s| second(s.0)).collect();
     seconds.retain(|s| *s > 0);
     seconds.sort_unstable();
     seconds.dedup();
-    let change = |steps: &[Step], s: u64| {
+    let change = |steps: &[LevelStep], s: u64| {
         let (before, after) =
             (at(steps, Time((s - 1) * 1_000_000_000 + 999_999_999)), at(steps, Time(s * 1_000_000_000 + 999_999_999)));
         (after - before).partial_cmp(&0.0).map_or(0, |o| o as i32)
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::scale::testing::time;
 
-    fn steps(values: &[(f64, f64)]) -> Vec<Step> {
+    fn steps(values: &[(f64, f64)]) -> Vec<LevelStep> {
         values.iter().map(|&(at, value)| (time(at), value)).collect()
     }
 

@@ -16,18 +16,18 @@ pub mod elasticity;
 pub mod estimate;
 pub mod forecast;
 pub mod observation;
-pub mod peers;
 pub mod policy;
 pub mod price;
+pub mod reference_policies;
 pub mod remaining;
 mod scaler;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use decision::{Action, Alert, Candidate, Decision, Effect, Forecast, Inputs};
+pub use decision::{Action, BudgetAlert, Candidate, Decision, Effect, Forecast, Inputs};
 pub use estimate::{ClassId, ClassPrior, Estimates, Quantiles};
-pub use observation::{Counts, Customs, Observation, RankView, RequestId, RequestView, Samples};
-pub use policy::{Policy, Wish, policy_by_name, policy_names, policy_of};
+pub use observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
+pub use policy::{Policy, Target, policy_by_name, policy_names, policy_of};
 pub use price::{Account, NodeType, NodeTypeId, Prices};
 pub use remaining::{RemainingTask, RemainingWork, Stage, TaskFacts};
 pub use scaler::Scaler;

@@ -25,7 +25,7 @@ pub struct Observation<'a> {
     /// Requests for nodes that have not been granted yet.
     pub requests: &'a [RequestView],
     /// Tasks by state.
-    pub counts: Counts,
+    pub counts: TaskCounts,
     /// The part of the graph that is still to be run.
     pub remaining: &'a RemainingWork,
     /// What has been measured of late.
@@ -81,7 +81,7 @@ pub struct RequestView {
 
 /// Tasks by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TaskCounts {
     /// All tasks of the job.
     pub total: u64,
     /// Without a final state: waiting, ready or running.

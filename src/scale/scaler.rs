@@ -15,10 +15,10 @@ mod evidence;
 use std::time::Duration;
 
 use self::evidence::{IdleRanks, usable_ranks};
-use super::decision::{Action, Alert, Candidate, Decision, Effect, Inputs};
+use super::decision::{Action, BudgetAlert, Candidate, Decision, Effect, Inputs};
 use super::estimate::Estimates;
 use super::observation::{Observation, RankView, RequestId};
-use super::policy::{Policy, Wish, policy_of, utilisation};
+use super::policy::{Policy, Target, policy_of, utilisation};
 use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
 use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
@@ -34,7 +34,7 @@ pub struct Scaler {
     policy: Box<dyn Policy>,
     scaling: Scaling,
     alarm: Alarm,
-    alerts: Vec<Alert>,
+    alerts: Vec<BudgetAlert>,
     number: u32,
     /// The moment until which everything held can be paid for, as of the last decision.
     stop_by: Option<Time>,
@@ -43,21 +43,21 @@ pub struct Scaler {
     hesitated: Option<bool>,
     idle: IdleRanks,
     /// The last change: its number, and the active ranks before it.
-    watched: Option<Watch>,
+    watched: Option<PendingEffect>,
     effects: Vec<(u32, Effect)>,
     /// So many ranks are wanted by hand.
     held: Option<u32>,
 }
 
 /// A change whose effect is still to be seen.
-struct Watch {
+struct PendingEffect {
     number: u32,
     active: u32,
     arrived: Option<Time>,
 }
 
 /// What is to be done, before it has become a decision.
-struct Plan {
+struct ScalingPlan {
     action: Action,
     to: u32,
     reason: String,
@@ -102,11 +102,11 @@ impl Scaler {
         let drain = drain::time(seen, estimates);
         let inputs = inputs(seen, &account, estimates, drain);
         if let Some(plan) = self.stop(seen, drain) {
-            let wish = Wish::plain(0, plan.reason.clone());
+            let wish = Target::plain(0, plan.reason.clone());
             return vec![self.decision(seen, inputs, &wish, plan)];
         }
         let wish = match self.held {
-            Some(ranks) => Wish::plain(ranks, format!("held at {ranks} by hand")),
+            Some(ranks) => Target::plain(ranks, format!("held at {ranks} by hand")),
             None => self.policy.decide(seen, estimates, prices),
         };
         let wish = self.keep_useful(seen, estimates, wish);
@@ -130,7 +130,7 @@ impl Scaler {
     }
 
     /// Shares of the budget that have been reached since the last call.
-    pub fn alerts(&mut self) -> Vec<Alert> {
+    pub fn alerts(&mut self) -> Vec<BudgetAlert> {
         std::mem::take(&mut self.alerts)
     }
 
@@ -156,7 +156,7 @@ impl Scaler {
 
     /// The stop for the budget: when the running tasks could not all end if anything more were started. Later the cap itself
     /// would have to stop them.
-    fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<Plan> {
+    fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<ScalingPlan> {
         let by = self.stop_by?;
         let soon = seen.now.after(drain).after(self.scaling.interval);
         // The last tasks of a run end by themselves, and a run of which nothing is left needs no stop. But the next decision may be too late.
@@ -173,12 +173,12 @@ impl Scaler {
             by.seconds(),
             drain.as_secs_f64()
         );
-        Some(Plan { action: Action::StopForBudget { by }, to: 0, reason })
+        Some(ScalingPlan { action: Action::StopForBudget { by }, to: 0, reason })
     }
 
     /// A wish for fewer ranks that is not sure enough keeps those that will be of use, unless they
     /// have been idle for so long that others would have come meanwhile.
-    fn keep_useful(&self, seen: &Observation<'_>, estimates: &Estimates, wish: Wish) -> Wish {
+    fn keep_useful(&self, seen: &Observation<'_>, estimates: &Estimates, wish: Target) -> Target {
         let supply = seen.supply();
         if wish.ranks >= supply || wish.confidence >= self.scaling.confidence || !self.guarded() {
             return wish;
@@ -195,7 +195,7 @@ impl Scaler {
             wish.reason,
             ranks(useful)
         );
-        Wish { ranks: kept, reason, ..wish }
+        Target { ranks: kept, reason, ..wish }
     }
 
     /// What to do about a wish.
@@ -203,12 +203,12 @@ impl Scaler {
         &mut self,
         seen: &Observation<'_>,
         account: &Account<'_>,
-        wish: &Wish,
+        wish: &Target,
         prices: &Prices,
         drain: Duration,
-    ) -> Vec<Plan> {
+    ) -> Vec<ScalingPlan> {
         let supply = seen.supply();
-        let stay = |reason: String| vec![Plan { action: Action::Stay, to: supply, reason }];
+        let stay = |reason: String| vec![ScalingPlan { action: Action::Stay, to: supply, reason }];
         let least = self.scaling.min_ranks.max(1);
         let target = match self.held {
             Some(ranks) => ranks.max(1),
@@ -260,7 +260,7 @@ impl Scaler {
     }
 
     /// Wakes ranks, then asks for nodes, as many as can be paid for until the running tasks end.
-    fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, drain: Duration) -> Vec<Plan> {
+    fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, drain: Duration) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let supply = seen.supply();
         let parked = seen.ranks.iter().filter(|r| r.state == RankState::Parked).map(|r| r.rank);
@@ -268,27 +268,27 @@ impl Scaler {
         let awake = woken.len() as u32;
         if awake > 0 {
             let reason = format!("{} woken", some(awake, "parked rank"));
-            plans.push(Plan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
+            plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let node_type = NodeTypeId(0);
         let until = seen.now.after(drain).after(self.scaling.interval).after(MARGIN);
         let nodes = (more - awake).min(account.affordable(node_type, until));
         if nodes > 0 {
             let reason = format!("{} asked for", some(nodes, "more node"));
-            plans.push(Plan { action: Action::Grow { nodes, node_type }, to: supply + awake + nodes, reason });
+            plans.push(ScalingPlan { action: Action::Grow { nodes, node_type }, to: supply + awake + nodes, reason });
         }
         plans
     }
 
     /// Withdraws requests, then gives back the ranks that are least busy, and parks those that cannot be given back.
-    fn shrink(&self, seen: &Observation<'_>, fewer: u32, prices: &Prices) -> Vec<Plan> {
+    fn shrink(&self, seen: &Observation<'_>, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let mut left = fewer;
         let withdrawn = withdrawable(seen, &mut left);
         let mut to = seen.supply() - (fewer - left);
         if !withdrawn.is_empty() {
             let reason = format!("{} withdrawn", some(withdrawn.len() as u32, "request"));
-            plans.push(Plan { action: Action::Cancel { requests: withdrawn }, to, reason });
+            plans.push(ScalingPlan { action: Action::Cancel { requests: withdrawn }, to, reason });
         }
         let keep_paid = self.guarded();
         let mut candidates: Vec<&RankView> = seen
@@ -314,12 +314,12 @@ impl Scaler {
         to -= gone.len() as u32;
         if !gone.is_empty() {
             let reason = format!("{} drained, to give back what they hold", some(gone.len() as u32, "rank"));
-            plans.push(Plan { action: Action::Shrink { ranks: gone }, to, reason });
+            plans.push(ScalingPlan { action: Action::Shrink { ranks: gone }, to, reason });
         }
         to -= parked.len() as u32;
         if !parked.is_empty() {
             let reason = format!("{} parked, for they cannot leave", some(parked.len() as u32, "rank"));
-            plans.push(Plan { action: Action::Park { ranks: parked }, to, reason });
+            plans.push(ScalingPlan { action: Action::Park { ranks: parked }, to, reason });
         }
         plans
     }
@@ -330,7 +330,7 @@ impl Scaler {
         paid_until(prices, rank.node_type, since, now) >= now.after(self.scaling.interval * 2)
     }
 
-    fn decision(&mut self, seen: &Observation<'_>, inputs: Inputs, wish: &Wish, plan: Plan) -> Decision {
+    fn decision(&mut self, seen: &Observation<'_>, inputs: Inputs, wish: &Target, plan: ScalingPlan) -> Decision {
         self.number += 1;
         let chosen = wish.chosen.and_then(|k| wish.candidates.get(k));
         Decision {
@@ -364,7 +364,7 @@ impl Scaler {
             let effect = Effect { time: seen.now, active, arrived: watch.arrived, forecast: change.forecast };
             self.effects.push((watch.number, effect));
         }
-        self.watched = Some(Watch { number: change.number, active, arrived: None });
+        self.watched = Some(PendingEffect { number: change.number, active, arrived: None });
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::estimate::{ClassId, ClassPrior, Estimates};
-use super::observation::{Counts, Customs, Observation, RankView, RequestId, RequestView, Samples};
+use super::observation::{Customs, Observation, RankView, RequestId, RequestView, Samples, TaskCounts};
 use super::price::NodeTypeId;
 use super::remaining::{CHUNKS, EXACT, RemainingWork, Stage, TaskFacts};
 use crate::graph::TaskGraph;
@@ -150,7 +150,7 @@ impl World {
     pub fn see_in<R>(&self, exact: usize, chunks: usize, look: impl FnOnce(&Observation<'_>) -> R) -> R {
         let work = self.remaining(exact, chunks);
         let total = self.stages.len() as u64;
-        let counts = Counts {
+        let counts = TaskCounts {
             total,
             remaining: work.count(),
             ready: work.ready_count(),

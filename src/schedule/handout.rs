@@ -7,7 +7,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::graph::csr::{Csr, Pairs};
+use crate::graph::csr::{Csr, PairSource};
 use crate::graph::{Edge, TaskGraph};
 
 use super::ledger::End;
@@ -49,7 +49,7 @@ impl<'a> Cutter<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
-        let rows = |each: &mut Pairs<'_>| Csr::build(ranks, each).unwrap_or_default();
+        let rows = |each: &mut PairSource<'_>| Csr::build(ranks, each).unwrap_or_default();
         let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
         let mut next = vec![0; ranks];
         let mut local = vec![u32::MAX; nodes.len()];

@@ -13,7 +13,7 @@ use crate::graph::partition::Method;
 use crate::job::{Cost, Scaling};
 use crate::model::TaskId;
 use crate::scale::NodeTypeId;
-use crate::scale::balance::{Balancer, Capabilities, Seat, Strategy};
+use crate::scale::balance::{BalancedRank, Balancer, Capabilities, Strategy};
 use crate::workload::PreparedJob;
 
 /// What is compared on.
@@ -215,17 +215,17 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     let speeds = World::speeds(field.cluster, ranks, field.seed);
     let seat = |(kind, speed): (NodeTypeId, f64)| {
         let node = &field.cluster.nodes[kind.0 as usize];
-        Seat {
+        BalancedRank {
             slots: node.slots,
             speed,
             able: Capabilities { memory: node.memory, gpus: node.gpus, slots: node.slots, labels: Vec::new() },
             success: 1.0,
             latency: 1.0,
             healthy: true,
-            ..Seat::default()
+            ..BalancedRank::default()
         }
     };
-    let mut seats: Vec<Seat> = field.cluster.first_kinds(ranks).zip(speeds).map(seat).collect();
+    let mut seats: Vec<BalancedRank> = field.cluster.first_kinds(ranks).zip(speeds).map(seat).collect();
     let need = |task: u32| {
         let group = field.scene.job.group(TaskId(task));
         let able =

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::cluster::Cluster;
 use super::trial::{Floor, Outcome, TrialError};
 use crate::job::Cost;
-use crate::scale::price::{Mix, Need, cheapest_mix};
+use crate::scale::price::{CapacityNeed, Mix, cheapest_mix};
 use crate::workload::PreparedJob;
 
 pub use picture::svg;
@@ -200,7 +200,7 @@ fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
     if question.cluster.nodes.len() < 2 {
         return None;
     }
-    let need = Need {
+    let need = CapacityNeed {
         slots: question.cluster.first_speed(candidate.ranks),
         hold: Duration::from_secs_f64(candidate.makespan_q50_s),
         most_nodes: None,

@@ -15,7 +15,9 @@ use super::draw::Distribution;
 use crate::job::diagnostic::Findings;
 use crate::job::document::syntax_error;
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};
-use crate::job::read::{At, Field, Node, Read, Section, Tables, Whole, check_keys, float, integer, mismatch, section};
+use crate::job::read::{
+    At, Field, Read, Section, Tables, TomlNode, Whole, check_keys, float, integer, mismatch, section,
+};
 use crate::job::values::{DurationSpec, MemorySpec};
 use crate::job::{Diagnostic, Diagnostics};
 
@@ -146,7 +148,7 @@ pub(crate) struct Share(f64);
 const LARGEST: f64 = 1e9;
 
 /// Reads a number that must satisfy `right`.
-fn number<T: Read>(key: &str, node: &Node<'_>, right: fn(f64) -> bool, findings: &mut Findings) -> Option<f64> {
+fn number<T: Read>(key: &str, node: &TomlNode<'_>, right: fn(f64) -> bool, findings: &mut Findings) -> Option<f64> {
     let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
     match number {
         None => mismatch::<T>(key, node, findings),
@@ -168,7 +170,7 @@ impl Read for Amount {
         json!({ "type": "number", "minimum": 0, "maximum": LARGEST })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         number::<Self>(key, node, |n| (0.0..=LARGEST).contains(&n), findings).map(Amount)
     }
 }
@@ -182,7 +184,7 @@ impl Read for Positive {
         json!({ "type": "number", "exclusiveMinimum": 0, "maximum": LARGEST })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         number::<Self>(key, node, |n| (1e-9..=LARGEST).contains(&n), findings).map(Positive)
     }
 }
@@ -196,7 +198,7 @@ impl Read for Share {
         json!({ "type": "number", "minimum": 0, "maximum": 1 })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         number::<Self>(key, node, |n| (0.0..=1.0).contains(&n), findings).map(Share)
     }
 }
@@ -226,7 +228,7 @@ impl Read for Times {
         json!({ "type": "array", "minItems": 1, "items": DurationSpec::schema() })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(list) = node.get_ref().as_array().filter(|list| !list.is_empty()) else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -246,7 +248,7 @@ impl Read for Distribution {
         json!({ "oneOf": [DurationSpec::schema(), Times::schema(), DrawSpec::schema()] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match node.get_ref() {
             DeValue::Array(_) => Times::read(key, node, findings).map(|times| Distribution::Measured(times.0)),
             DeValue::Table(_) => DrawSpec::read(key, node, findings).and_then(|spec| spec.resolve(key, node, findings)),
@@ -262,7 +264,7 @@ impl Read for Distribution {
 }
 
 impl DrawSpec {
-    fn resolve(self, key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Distribution> {
+    fn resolve(self, key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Distribution> {
         match (self.uniform.map(|u| u.value.0), self.median, self.sigma) {
             (Some(times), None, None) if times.len() == 2 && times[0] <= times[1] => {
                 return Some(Distribution::Uniform(times[0], times[1]));

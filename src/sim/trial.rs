@@ -13,7 +13,7 @@ use super::fates::Fates;
 use super::world::{Authority, Ended, Homes, Log, Setup, World};
 use crate::job::{Cost, Scaling};
 use crate::model::{TaskId, Time};
-use crate::scale::elasticity::{Elasticity, Step, elasticity};
+use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
 use crate::scale::{Prices, Scaler};
 use crate::schedule::coordinator::Why;
@@ -204,7 +204,7 @@ impl<'a> Trial<'a> {
         let billed_node_s = ended.nodes.iter().map(|n| held(n).as_secs_f64()).sum();
         let slot_s: f64 = ended.nodes.iter().map(|n| held(n).as_secs_f64() * slots(n)).sum();
         let per_node = f64::from(self.cluster.nodes[0].slots.max(1));
-        let demand: Vec<Step> = ended.demand.iter().map(|&(at, tasks)| (at, (tasks / per_node).ceil())).collect();
+        let demand: Vec<LevelStep> = ended.demand.iter().map(|&(at, tasks)| (at, (tasks / per_node).ceil())).collect();
         let peak = ended.supply.iter().map(|step| step.1).fold(0.0, f64::max);
         Outcome {
             policy: self.policy.to_owned(),
@@ -221,7 +221,7 @@ impl<'a> Trial<'a> {
 }
 
 /// The area under steps.
-fn integral(steps: &[Step], end: Time) -> f64 {
+fn integral(steps: &[LevelStep], end: Time) -> f64 {
     let ends = steps.iter().skip(1).map(|step| step.0).chain([end]);
     steps.iter().zip(ends).map(|(&(from, value), to)| value * to.since(from).as_secs_f64()).sum()
 }

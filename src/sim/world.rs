@@ -41,7 +41,7 @@ use super::search::{CROWD, Search};
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
 use crate::scale::controller::ScalingController;
-use crate::scale::elasticity::Step;
+use crate::scale::elasticity::LevelStep;
 use crate::schedule::coordinator::{self, Coordinator, Member, Tasks, Why};
 use crate::schedule::ledger::Ledger;
 use crate::schedule::protocol::{HandOut, Lease, Message};
@@ -180,7 +180,7 @@ pub struct World<'a> {
     /// Ranks that are here.
     present: u32,
     active: u32,
-    supply: Vec<Step>,
+    supply: Vec<LevelStep>,
     /// Buffers of `step`, kept.
     queue: VecDeque<worker::Event>,
     actions: Vec<worker::Action>,

@@ -10,15 +10,15 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, retry_on_intr, write};
 
 #[derive(Debug)]
-pub(crate) struct Event(OwnedFd);
+pub(crate) struct EventFd(OwnedFd);
 
-impl Event {
+impl EventFd {
     /// An event that has not been signalled.
     ///
     /// # Errors
     /// If the system gives no descriptor.
-    pub(crate) fn new() -> io::Result<Event> {
-        Ok(Event(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    pub(crate) fn new() -> io::Result<EventFd> {
+        Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     /// Makes the descriptor readable.
@@ -34,7 +34,7 @@ impl Event {
     }
 }
 
-impl AsFd for Event {
+impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -14,11 +14,11 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct FileProbe {
     /// There once something has been asked; `None` if the system refuses a thread.
-    thread: OnceLock<Option<Sender<Question>>>,
+    thread: OnceLock<Option<Sender<Probe>>>,
     unanswered: OnceLock<PathBuf>,
 }
 
-type Question = Box<dyn FnOnce() + Send>;
+type Probe = Box<dyn FnOnce() + Send>;
 
 impl FileProbe {
     /// Whether the file exists; `None` if its file system gives no answer in time.
@@ -54,8 +54,8 @@ impl FileProbe {
     }
 }
 
-fn start() -> Option<Sender<Question>> {
-    let (sender, questions) = channel::<Question>();
+fn start() -> Option<Sender<Probe>> {
+    let (sender, questions) = channel::<Probe>();
     let serve = move || questions.into_iter().for_each(|question| question());
     Builder::new().name("file-probe".into()).spawn(serve).ok().map(|_| sender)
 }

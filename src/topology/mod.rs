@@ -22,7 +22,7 @@ pub use gpus::{Device, Gpu, GpuUse, Gpus, Maker, Probe};
 pub use grant::Grant;
 pub(crate) use hwloc::is_left_out_here;
 pub use hwloc::leave_out_plugins;
-pub use places::Place;
+pub use places::SlotPlace;
 
 /// The machine and the grant, as one reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +76,7 @@ impl Topology {
     }
 
     /// Where each slot runs; by default one slot per granted CPU. See [`Place`].
-    pub fn places(&self, slots: Option<usize>) -> Vec<Place> {
+    pub fn places(&self, slots: Option<usize>) -> Vec<SlotPlace> {
         places::places(&self.machine, &self.grant, slots)
     }
 }

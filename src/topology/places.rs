@@ -6,7 +6,7 @@ use super::{Grant, Machine};
 
 /// Where one slot runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct SlotPlace {
     /// The CPUs that the slot's thread may use: one if it is pinned, else those it floats over.
     pub cpus: Vec<u32>,
     /// Id of the domain that they belong to.
@@ -19,7 +19,7 @@ pub struct Place {
 ///
 /// Slots are spread over domains in proportion to their CPUs, and slots of one domain have neighbouring numbers. As long as
 /// there are enough CPUs each slot gets its own; with more slots than CPUs each floats over its domain's part of the grant.
-pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> Vec<Place> {
+pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> Vec<SlotPlace> {
     let default = if grant.crowded { 1 } else { grant.cpus.len() };
     let slots = slots.unwrap_or(default).max(1);
     if grant.crowded {
@@ -36,19 +36,19 @@ pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> 
         // Strides pick different cores before they pick a core's second hardware thread.
         places.extend((0..here).map(|i| match own {
             true => pinned(machine, grant, cpus[i * cpus.len() / here], domain),
-            false => Place { cpus: cpus.clone(), domain, pinned: false },
+            false => SlotPlace { cpus: cpus.clone(), domain, pinned: false },
         }));
     }
     places
 }
 
-fn pinned(machine: &Machine, grant: &Grant, cpu: u32, domain: u32) -> Place {
-    Place { cpus: vec![cpu], domain, pinned: machine.real || grant.mask.contains(&cpu) }
+fn pinned(machine: &Machine, grant: &Grant, cpu: u32, domain: u32) -> SlotPlace {
+    SlotPlace { cpus: vec![cpu], domain, pinned: machine.real || grant.mask.contains(&cpu) }
 }
 
-fn floating(machine: &Machine, cpus: Vec<u32>) -> Place {
+fn floating(machine: &Machine, cpus: Vec<u32>) -> SlotPlace {
     let domain = cpus.first().map_or(0, |&cpu| machine.domain_of(cpu));
-    Place { cpus, domain, pinned: false }
+    SlotPlace { cpus, domain, pinned: false }
 }
 
 /// The CPUs, which are in machine order, cut where the domain changes.
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    fn where_(places: &[Place]) -> Vec<(u32, u32)> {
+    fn where_(places: &[SlotPlace]) -> Vec<(u32, u32)> {
         places.iter().map(|p| (p.domain, p.cpus[0])).collect()
     }
 
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn crowded_ranks_have_one_slot_that_is_not_pinned() {
         let places = places(&machine(1, 2), &grant(vec![0, 1], true), None);
-        assert_eq!(places, vec![Place { cpus: vec![0, 1], domain: 0, pinned: false }]);
+        assert_eq!(places, vec![SlotPlace { cpus: vec![0, 1], domain: 0, pinned: false }]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How the ranks of one node divide what they were granted together.
 
 /// One rank's part of the CPUs of a shared mask.
-pub(super) struct Part {
+pub(super) struct CpuShare {
     pub cpus: Vec<u32>,
     /// More ranks than CPUs: each has the whole mask, and none pins.
     pub crowded: bool,
@@ -9,10 +9,10 @@ pub(super) struct Part {
 
 /// Part `rank` of `ranks` of the given CPUs, which are in machine order: parts are contiguous, so a part crosses from one domain
 /// to the next only where the numbers do not divide.
-pub(super) fn cpus(ordered: &[u32], rank: u32, ranks: u32) -> Part {
+pub(super) fn cpus(ordered: &[u32], rank: u32, ranks: u32) -> CpuShare {
     let crowded = ranks as usize > ordered.len();
     let cpus = if crowded { ordered } else { slice(ordered, rank, ranks) };
-    Part { cpus: cpus.to_vec(), crowded }
+    CpuShare { cpus: cpus.to_vec(), crowded }
 }
 
 /// One rank's part of what all local ranks are shown. With fewer GPUs than ranks, the first ranks get one each.

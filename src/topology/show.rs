@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Place, Topology, format_cpus};
+use super::{SlotPlace, Topology, format_cpus};
 
 /// For people.
-pub fn text(topology: &Topology, places: &[Place]) -> String {
+pub fn text(topology: &Topology, places: &[SlotPlace]) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_machine(&mut out, topology).and_then(|()| write_grant(&mut out, topology));
@@ -16,7 +16,7 @@ pub fn text(topology: &Topology, places: &[Place]) -> String {
 }
 
 /// For programs: one object with `machine`, `grant` and `slots`.
-pub fn json(topology: &Topology, places: &[Place]) -> Value {
+pub fn json(topology: &Topology, places: &[SlotPlace]) -> Value {
     json!({ "machine": topology.machine, "grant": topology.grant, "slots": places })
 }
 
@@ -61,7 +61,7 @@ fn write_grant(out: &mut String, topology: &Topology) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_slots(out: &mut String, topology: &Topology, places: &[Place]) -> std::fmt::Result {
+fn write_slots(out: &mut String, topology: &Topology, places: &[SlotPlace]) -> std::fmt::Result {
     writeln!(out, "slots      {}", places.len())?;
     for (index, place) in places.iter().enumerate() {
         let granted = place.cpus.iter().all(|cpu| topology.grant.mask.contains(cpu));

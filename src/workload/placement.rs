@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::estimates::TaskEstimates;
 use super::requirements;
 use crate::graph::link::GroupId;
-use crate::graph::partition::{self, Method, Partition, Problem};
+use crate::graph::partition::{self, Method, Partition, PartitionProblem};
 use crate::graph::{Order, TaskGraph};
 use crate::job::{self, Group, Job};
 use crate::model::{Rank, TaskId};
@@ -171,9 +171,9 @@ impl Advice for PlacementRules {
 /// The method by which a job asks for its homes to be chosen.
 pub(crate) fn method(job: &Job) -> Method {
     match job.partition {
-        job::Partition::Bands => Method::Bands,
-        job::Partition::Eft => Method::EarliestFinish,
-        job::Partition::RoundRobin => Method::RoundRobin,
+        job::PartitionMethod::Bands => Method::Bands,
+        job::PartitionMethod::Eft => Method::EarliestFinish,
+        job::PartitionMethod::RoundRobin => Method::RoundRobin,
     }
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn homes(
     let slots: Vec<u32> = members.iter().map(|m| m.slots).collect();
     let may = May::of(job, members, rules);
     let fitting = |task: TaskId, rank: usize| may.on(job.group_of(task).0, rank);
-    partition::partition(&Problem { graph, order, duration, slots: &slots, fits: &fitting }, method)
+    partition::partition(&PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
 
 /// On which ranks each group may run. It is worked out once for all groups that ask for the same,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use phalanx::fabric::wire;
 use phalanx::graph::TaskGraph;
 use phalanx::graph::link::{Condition, Link, LinkShape};
-use phalanx::graph::partition::{self, Method, Problem};
+use phalanx::graph::partition::{self, Method, PartitionProblem};
 use phalanx::model::{Rank, TaskId, Time};
 use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
 use phalanx::schedule::gang;
@@ -210,7 +210,8 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     clock.lap("order");
     let urgency = partition::urgency(&graph, &order, &|_| 0);
     clock.lap("urgency");
-    let problem = Problem { graph: &graph, order: &order, duration: &duration, slots: &slots, fits: &|_, _| true };
+    let problem =
+        PartitionProblem { graph: &graph, order: &order, duration: &duration, slots: &slots, fits: &|_, _| true };
     let divided = partition::partition(&problem, Method::Bands);
     let (tasks, nodes, edges) = (graph.task_count(), graph.node_count(), graph.edge_count());
     drop(order);

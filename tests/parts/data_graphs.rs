@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::skip_loudly;
-use phalanx::data::exchange::Alone;
+use phalanx::data::exchange::SingleRank;
 use phalanx::data::exchange::threads::on_ranks;
-use phalanx::data::generate::{GAP_SEED, Generator, Kind};
+use phalanx::data::generate::{GAP_SEED, GeneratedKind, Generator};
 use phalanx::data::operations::pagerank::{self, Sinks};
-use phalanx::data::operations::{Direction, Fact, Number, Operation, run, write_values};
-use phalanx::data::part::Part;
-use phalanx::data::source::{Origin, Source};
+use phalanx::data::operations::{Direction, Fact, Operation, ReportedNumber, run, write_values};
+use phalanx::data::part::GraphPart;
+use phalanx::data::source::{GraphSource, Origin};
 
 fn shared(path: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
@@ -21,11 +21,11 @@ fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
-fn of_file(path: &Path, directed: Option<bool>) -> Source {
-    Source { origin: Origin::File(path.to_owned(), None), directed, weights: None }
+fn of_file(path: &Path, directed: Option<bool>) -> GraphSource {
+    GraphSource { origin: Origin::File(path.to_owned(), None), directed, weights: None }
 }
 
-fn facts(ranks: usize, source: &Source, operation: &Operation) -> Vec<Fact> {
+fn facts(ranks: usize, source: &GraphSource, operation: &Operation) -> Vec<Fact> {
     let all = on_ranks(ranks, |exchange| {
         let part = source.load(exchange).unwrap();
         run(exchange, &part, operation, Path::new(""), false).unwrap().facts
@@ -36,13 +36,13 @@ fn facts(ranks: usize, source: &Source, operation: &Operation) -> Vec<Fact> {
 
 fn whole(facts: &[Fact], name: &str) -> u64 {
     match facts.iter().find(|fact| fact.0 == name) {
-        Some((_, Number::Whole(number))) => *number,
+        Some((_, ReportedNumber::Whole(number))) => *number,
         other => panic!("{name}: {other:?}"),
     }
 }
 
 /// The file that an operation writes on so many ranks: pairs of id and value.
-fn values(ranks: usize, source: &Source, operation: &Operation) -> Vec<(u64, String)> {
+fn values(ranks: usize, source: &GraphSource, operation: &Operation) -> Vec<(u64, String)> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("values.txt");
     on_ranks(ranks, |exchange| {
@@ -119,13 +119,13 @@ fn graphs_of_gap_have_the_values_that_others_found() {
 
 #[test]
 fn our_generator_makes_the_graphs_of_gap() {
-    for (name, kind) in [("graphs/kron14.sg", Kind::Kron), ("graphs/urand14.sg", Kind::Urand)] {
+    for (name, kind) in [("graphs/kron14.sg", GeneratedKind::Kron), ("graphs/urand14.sg", GeneratedKind::Urand)] {
         let Some(path) = shared(name) else { continue };
         let made = Generator { kind, scale: 14, degree: 16, seed: GAP_SEED };
-        let ours = made.part(&mut Alone::unstoppable(), None).unwrap();
-        let theirs = of_file(&path, None).load(&mut Alone::unstoppable()).unwrap();
+        let ours = made.part(&mut SingleRank::unstoppable(), None).unwrap();
+        let theirs = of_file(&path, None).load(&mut SingleRank::unstoppable()).unwrap();
         assert_eq!((ours.vertices(), ours.edges()), (theirs.vertices(), theirs.edges()), "{name}");
-        let same = |part: &Part, v| part.outgoing().row(v).to_vec();
+        let same = |part: &GraphPart, v| part.outgoing().row(v).to_vec();
         assert!((0..ours.vertices()).all(|v| same(&ours, v) == same(&theirs, v)), "{name}");
     }
 }
@@ -133,9 +133,9 @@ fn our_generator_makes_the_graphs_of_gap() {
 #[test]
 fn generated_graphs_have_known_values_on_any_number_of_ranks() {
     // Found with SciPy on the same graphs.
-    for (kind, components, reached) in [(Kind::Kron, 3834, 12543), (Kind::Urand, 1, 16384)] {
+    for (kind, components, reached) in [(GeneratedKind::Kron, 3834, 12543), (GeneratedKind::Urand, 1, 16384)] {
         let made = Generator { kind, scale: 14, degree: 16, seed: GAP_SEED };
-        let source = Source { origin: Origin::Generated(made), directed: None, weights: None };
+        let source = GraphSource { origin: Origin::Generated(made), directed: None, weights: None };
         for ranks in [1, 3] {
             let found = facts(ranks, &source, &Operation::Components);
             assert_eq!((whole(&found, "components"), whole(&found, "largest")), (components, reached));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::exec_support::{Job, Memory, Spec, bench, bench_with, once, seat, site};
-use phalanx::exec::{Kernels, OutputSink, Runner, Stop, Stream};
+use phalanx::exec::{Kernels, OutputSink, Runner, Stream, TaskStop};
 use phalanx::model::{Outcome, State, TaskId};
 
 fn ended(state: State, exit: i32) -> Outcome {
@@ -147,7 +147,7 @@ fn stopping_all_ends_what_runs_and_what_comes() {
             })
             .into();
         eventually("both to run", || bench.sink.out(0) == "up\n" && bench.sink.out(1) == "up\n");
-        bench.runner.stop_all(Stop::Kill);
+        bench.runner.stop_all(TaskStop::Kill);
         for thread in running {
             assert_eq!(thread.join().unwrap(), ended(State::Cancelled, -9));
         }
@@ -168,10 +168,10 @@ fn a_terminate_may_be_followed_by_a_kill() {
     std::thread::scope(|s| {
         let running = s.spawn(|| bench.run(0));
         eventually("its start", || bench.sink.out(0) == "up\n");
-        bench.runner.stop_all(Stop::Terminate);
+        bench.runner.stop_all(TaskStop::Terminate);
         std::thread::sleep(Duration::from_millis(100));
         assert!(!running.is_finished());
-        bench.runner.stop_all(Stop::Kill);
+        bench.runner.stop_all(TaskStop::Kill);
         assert_eq!(running.join().unwrap(), ended(State::Cancelled, -9));
     });
 }
@@ -236,7 +236,7 @@ fn a_task_sees_what_it_should() {
     job.env = vec![("MINE".to_owned(), "job".to_owned()), ("FROM_JOB".to_owned(), "a=b".to_owned())];
     let bench = bench(job);
     let cpus = [4, 5, 6, 9];
-    let seat = phalanx::exec::Seat { cpus: &cpus, numa: Some(1), gpus: &[2, 0], attempt: 2, ..seat(1) };
+    let seat = phalanx::exec::ExecContext { cpus: &cpus, numa: Some(1), gpus: &[2, 0], attempt: 2, ..seat(1) };
     assert_eq!(bench.runner.run(TaskId(0), &seat), Outcome::OK);
     let out = bench.sink.out(0);
     let lines: Vec<&str> = out.lines().collect();

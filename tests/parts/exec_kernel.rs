@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::exec_support::{Job, Spec, bench, bench_with, once, pool, seat, site};
-use phalanx::exec::{ArgError, Args, Kernels, Prepared, Seat, Stop};
+use phalanx::exec::{ArgError, Args, ExecContext, Kernels, Prepared, TaskStop};
 use phalanx::model::{Outcome, State, TaskId};
 
 const FAILED: Outcome = Outcome { state: State::Failed, exit: 1 };
@@ -133,7 +133,7 @@ fn a_sleep_is_long_enough_and_can_be_interrupted() {
         runner.cancel(1..2);
         assert_eq!(works.join().unwrap().state, State::Cancelled);
     });
-    bench.runner.stop_all(Stop::Terminate);
+    bench.runner.stop_all(TaskStop::Terminate);
     assert_eq!(bench.run(0).state, State::Cancelled);
 }
 
@@ -183,7 +183,7 @@ fn a_picture_is_rendered_in_bands_and_becomes_a_png() {
     specs.push(Spec::kernel("png", &format!("{png}width = {width}\nheight = 99")).dir(dir.path()));
     let bench = bench(Job::new(specs));
     // One of them with several CPUs: the picture is the same.
-    let several = Seat { cpus: &[0, 1], rayon: &pool, ..seat(0) };
+    let several = ExecContext { cpus: &[0, 1], rayon: &pool, ..seat(0) };
     assert_eq!(bench.runner.run(TaskId(0), &several), Outcome::OK);
     (1..=4).for_each(|i| assert_eq!(bench.run(i), Outcome::OK, "{}", bench.sink.err(i)));
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use phalanx::exec::{Kernels, OutputSink, Runner, Seat, Site, Stream, TaskSource};
+use phalanx::exec::{ExecContext, Kernels, OutputSink, RankContext, Runner, Stream, TaskSource};
 use phalanx::graph::link::GroupId;
 use phalanx::job::{Group, Retry, Task, Work};
 use phalanx::model::{Outcome, Rank, TaskId};
@@ -193,15 +193,15 @@ pub struct Bench {
     pub sink: Arc<Memory>,
 }
 
-pub fn site() -> Site {
-    Site { grace: Duration::from_millis(500), ..Site::new("test-1", Rank(3), "here", 2) }
+pub fn site() -> RankContext {
+    RankContext { grace: Duration::from_millis(500), ..RankContext::new("test-1", Rank(3), "here", 2) }
 }
 
 pub fn bench(job: Job) -> Bench {
     bench_with(job, Kernels::builtin(), site())
 }
 
-pub fn bench_with(job: Job, kernels: Kernels, site: Site) -> Bench {
+pub fn bench_with(job: Job, kernels: Kernels, site: RankContext) -> Bench {
     let sink = Arc::new(Memory::default());
     Bench { runner: Runner::new(Arc::new(job), kernels, site, sink.clone()).unwrap(), sink }
 }
@@ -210,8 +210,8 @@ pub fn pool() -> Arc<rayon::ThreadPool> {
     Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap())
 }
 
-pub fn seat(slot: u16) -> Seat<'static> {
-    Seat { slot, attempt: 1, cpus: &[], numa: None, gpus: &[], hosts: &[], rayon: &pool }
+pub fn seat(slot: u16) -> ExecContext<'static> {
+    ExecContext { slot, attempt: 1, cpus: &[], numa: None, gpus: &[], hosts: &[], rayon: &pool }
 }
 
 impl Bench {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use phalanx::graph::link::{Condition, LinkShape};
 use phalanx::job::import::{self, ImportError, Imported, Options};
 use phalanx::job::{
-    self, Above, Cost, Diagnostics, Intent, Job, KernelCheck, Loaded, PolicyKind, Scaling, Severity, Task, Trigger,
-    Weights, Work,
+    self, Above, Cost, Diagnostics, Intent, Job, KernelCheck, Loaded, PolicyKind, Scaling, ScoreWeights, Severity,
+    Task, Trigger, Work,
 };
 use phalanx::model::TaskId;
 use proptest::prelude::*;
@@ -101,7 +101,7 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
     let scaling = job.scaling.unwrap();
     assert_eq!((scaling.policy, scaling.intent), (PolicyKind::Reactive, Intent::Latency));
     assert_eq!((scaling.min_ranks, scaling.max_ranks, scaling.interval), (20, 20, Duration::from_secs(10)));
-    assert_eq!((scaling.weights.cpu, scaling.weights.queue), (1.0, Weights::default().queue));
+    assert_eq!((scaling.weights.cpu, scaling.weights.queue), (1.0, ScoreWeights::default().queue));
     let minute = Some(Duration::from_secs(60));
     assert_eq!((&scaling.rules[0].trigger, scaling.rules[0].act), (&Trigger::ErrorRate, Above::Hold));
     assert_eq!(

@@ -1,5 +1,6 @@
-//! Recorded workflows of real scientists, imported and run as sleeps on three ranks. What must hold is read from the recordings by this
-//! test itself, not by the importer, and from the report's table, not from the scheduler's counters.
+//! Workflows of scientists, imported and run as sleeps on three ranks: two that this test generates in the shapes of mosaics
+//! and of genome studies, and recorded ones where they stand beside the project. What must hold is read from the WfFormat
+//! files by this test itself, not by the importer, and from the report's table, not from the scheduler's counters.
 //!
 //! How far the wall time is from its lower bound is printed, not asserted: machines that tests run on are shared.
 
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::support::checker::Trace;
 use crate::support::{Dir, mpirun, phalanx, skip_loudly};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const RANKS: u32 = 3;
 const SLOTS: u32 = 4;
@@ -64,13 +65,84 @@ fn recording(name: &str) -> Option<PathBuf> {
 
 #[track_caller]
 fn run(name: &str, scale: f64) {
-    let Some(path) = recording(name) else {
-        return skip_loudly(&format!("the recorded workflow {name} is not beside the project"));
+    match recording(name) {
+        Some(path) => check(name, &std::fs::read_to_string(&path).expect("a recording can be read"), scale),
+        None => skip_loudly(&format!("the recorded workflow {name} is not beside the project")),
+    }
+}
+
+/// A workflow in WfFormat. Tasks are given as name, seconds and the numbers of those that they need.
+fn wf_format(tasks: &[(&str, f64, Vec<usize>)]) -> String {
+    let id = |number: usize| format!("{}_ID{number:07}", tasks[number].0);
+    let of = |number: usize| {
+        let children = (0..tasks.len()).filter(|&child| tasks[child].2.contains(&number)).map(id);
+        let parents = tasks[number].2.iter().map(|&parent| id(parent));
+        let (id, parents, children) = (id(number), parents.collect::<Vec<_>>(), children.collect::<Vec<_>>());
+        json!({ "name": id, "id": id, "parents": parents, "children": children })
     };
-    let text = std::fs::read_to_string(&path).expect("a recording can be read");
-    let recording = Recording::read(&text, scale);
+    let specified: Vec<Value> = (0..tasks.len()).map(of).collect();
+    let ran = |number| json!({ "id": id(number), "runtimeInSeconds": tasks[number].1 });
+    let executed: Vec<Value> = (0..tasks.len()).map(ran).collect();
+    let workflow = json!({ "specification": { "tasks": specified }, "execution": { "tasks": executed } });
+    json!({ "name": "generated", "schemaVersion": "1.5", "workflow": workflow }).to_string()
+}
+
+/// Numbers the tasks of a workflow as they are added.
+#[derive(Default)]
+struct Generated(Vec<(&'static str, f64, Vec<usize>)>);
+
+impl Generated {
+    fn add(&mut self, name: &'static str, seconds: f64, needs: &[usize]) -> usize {
+        self.0.push((name, seconds, needs.to_vec()));
+        self.0.len() - 1
+    }
+}
+
+/// Three bands of a mosaic: images are projected, neighbours compared, all fitted, each corrected, and all added up.
+#[test]
+fn a_generated_mosaic() {
+    let (mut tasks, mut rng) = (Generated::default(), fastrand::Rng::with_seed(7));
+    let mut time = |mean: f64| mean * (0.5 + rng.f64());
+    let mut views = Vec::new();
+    for _band in 0..3 {
+        let images: Vec<usize> = (0..6).map(|_| tasks.add("project", time(0.08), &[])).collect();
+        let pairs = (0..6).flat_map(|i| (i + 1..6).map(move |j| (i, j))).filter(|(i, j)| j - i <= 2);
+        let fits: Vec<usize> = pairs.map(|(i, j)| tasks.add("compare", time(0.01), &[images[i], images[j]])).collect();
+        let fit = tasks.add("fit", time(0.01), &fits);
+        let model = tasks.add("model", time(0.03), &[fit]);
+        let corrected: Vec<usize> =
+            images.iter().map(|&image| tasks.add("correct", time(0.01), &[image, model])).collect();
+        let table = tasks.add("table", time(0.01), &corrected);
+        let sum = tasks.add("add", time(0.1), &[&corrected[..], &[table]].concat());
+        views.push(tasks.add("view", time(0.05), &[sum]));
+    }
+    tasks.add("view", time(0.05), &views);
+    check("a generated mosaic", &wf_format(&tasks.0), 1.0);
+}
+
+/// Two chromosomes: many parts that are merged, a filter beside them, and pairs of statistics that need both.
+#[test]
+fn a_generated_genome_study() {
+    let (mut tasks, mut rng) = (Generated::default(), fastrand::Rng::with_seed(11));
+    let mut time = |mean: f64| mean * (0.5 + rng.f64());
+    for _chromosome in 0..2 {
+        let parts: Vec<usize> = (0..10).map(|_| tasks.add("individuals", time(0.1), &[])).collect();
+        let merged = tasks.add("merge", time(0.2), &parts);
+        let sifted = tasks.add("sift", time(0.3), &[]);
+        for _population in 0..7 {
+            tasks.add("overlap", time(0.05), &[merged, sifted]);
+            tasks.add("frequency", time(0.1), &[merged, sifted]);
+        }
+    }
+    check("a generated genome study", &wf_format(&tasks.0), 1.0);
+}
+
+/// Imports a workflow, runs it and checks that every task ran once, in order and for as long as it should.
+#[track_caller]
+fn check(name: &str, text: &str, scale: f64) {
+    let recording = Recording::read(text, scale);
     let dir = Dir::new("workflow");
-    dir.file("workflow.json", &text);
+    dir.file("workflow.json", text);
     let scale = scale.to_string();
     let import = ["import", "wfcommons", "workflow.json", "--time-scale", &scale, "-o", "job.toml"];
     phalanx(&dir).args(import).run().ok();

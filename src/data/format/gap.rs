@@ -13,11 +13,11 @@ use rayon::prelude::*;
 
 use super::trouble;
 use crate::data::exchange::Exchange;
-use crate::data::ids::Ids;
-use crate::data::part::{EvenRanges, Part, Partition};
+use crate::data::ids::VertexIds;
+use crate::data::part::{EvenRanges, GraphPart, RangePartition};
 use crate::data::rows::Rows;
 use crate::data::source::WeightSource;
-use crate::data::{GraphError, Vertex, agree};
+use crate::data::{DataGraphError, Vertex, agree};
 
 /// Bytes before the first beginning of a row.
 const HEADER: u64 = 17;
@@ -38,11 +38,11 @@ pub fn load(
     path: &Path,
     directed: Option<bool>,
     weights: Option<WeightSource>,
-) -> Result<Part, GraphError> {
+) -> Result<GraphPart, DataGraphError> {
     let file = agree(exchange, GapFile::open(path))?;
     if directed == Some(!file.directed) {
         let is = if file.directed { "directed" } else { "undirected" };
-        return Err(GraphError::refused(format!("{}: the file holds a graph that is {is}", path.display())));
+        return Err(DataGraphError::refused(format!("{}: the file holds a graph that is {is}", path.display())));
     }
     let (ranks, place) = (exchange.ranks(), exchange.place());
     let offsets = agree(exchange, file.offsets(HEADER))?;
@@ -58,13 +58,13 @@ pub fn load(
     } else {
         None
     };
-    let ids = Ids::Dense { first: 0, count: file.count as Vertex };
-    Part::from_rows(exchange, ids, cuts, out, into)
+    let ids = VertexIds::Dense { first: 0, count: file.count as Vertex };
+    GraphPart::from_rows(exchange, ids, cuts, out, into)
 }
 
 impl GapFile<'_> {
-    fn open(path: &Path) -> Result<GapFile<'_>, GraphError> {
-        let refuse = |reason: String| GraphError::refused(format!("{}: {reason}", path.display()));
+    fn open(path: &Path) -> Result<GapFile<'_>, DataGraphError> {
+        let refuse = |reason: String| DataGraphError::refused(format!("{}: {reason}", path.display()));
         let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
         let size = file.metadata().map_err(|error| trouble(path, "read it", &error))?.len();
         let mut header = [0; HEADER as usize];
@@ -89,19 +89,19 @@ impl GapFile<'_> {
         Ok(GapFile { path, file, directed, edges, count, each })
     }
 
-    fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, GraphError> {
+    fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, DataGraphError> {
         let mut all = vec![0; bytes];
         self.file.read_exact_at(&mut all, at).map_err(|error| trouble(self.path, "read it", &error))?;
         Ok(all)
     }
 
     /// Where all rows begin, and where the last one ends.
-    fn offsets(&self, at: u64) -> Result<Vec<u64>, GraphError> {
+    fn offsets(&self, at: u64) -> Result<Vec<u64>, DataGraphError> {
         let bytes = self.read(at, (self.count as usize + 1) * 8)?;
         let offsets: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
         if offsets.first() != Some(&0) || offsets.last() != Some(&self.edges) || !offsets.is_sorted() {
             let reason = "the places of its rows are not in order: the file is damaged";
-            return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));
+            return Err(DataGraphError::refused(format!("{}: {reason}", self.path.display())));
         }
         Ok(offsets)
     }
@@ -113,7 +113,7 @@ impl GapFile<'_> {
         offsets: &[u64],
         own: std::ops::Range<Vertex>,
         weights: Option<WeightSource>,
-    ) -> Result<Rows, GraphError> {
+    ) -> Result<Rows, DataGraphError> {
         let offsets = &offsets[own.start as usize..=own.end as usize];
         let (begin, end) = (offsets[0], offsets[offsets.len() - 1]);
         let start = at + (self.count + 1) * 8 + begin * self.each;
@@ -124,11 +124,11 @@ impl GapFile<'_> {
         let targets: Vec<Vertex> = (0..(end - begin) as usize).into_par_iter().map(|e| word(e * stride)).collect();
         if let Some(target) = targets.par_iter().find_any(|&&target| u64::from(target) >= self.count) {
             let reason = format!("an edge leads to vertex {target}, but there are {}", self.count);
-            return Err(GraphError::refused(format!("{}: {reason}", self.path.display())));
+            return Err(DataGraphError::refused(format!("{}: {reason}", self.path.display())));
         }
         let weights = match (weights, weights.and_then(WeightSource::draw)) {
             (Some(WeightSource::File), _) if stride == 1 => {
-                return Err(GraphError::refused(format!("{}: a .sg file has no weights", self.path.display())));
+                return Err(DataGraphError::refused(format!("{}: a .sg file has no weights", self.path.display())));
             }
             (_, Some(draw)) => {
                 let mut all = Vec::with_capacity(targets.len());
@@ -145,6 +145,6 @@ impl GapFile<'_> {
             _ => None,
         };
         Rows::from_offsets(own.start, offsets, targets, weights)
-            .ok_or_else(|| GraphError::refused(format!("{}: the file is damaged", self.path.display())))
+            .ok_or_else(|| DataGraphError::refused(format!("{}: the file is damaged", self.path.display())))
     }
 }

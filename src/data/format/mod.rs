@@ -25,16 +25,16 @@ use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
 use super::exchange::{Exchange, gather, largest, pack, sum, unpack};
-use super::ids::Ids;
-use super::part::Part;
+use super::ids::VertexIds;
+use super::part::GraphPart;
 use super::rows::EdgeList;
 use super::source::WeightSource;
-use super::{GraphError, Vertex, agree};
-use text::{Layout, Piece};
+use super::{DataGraphError, Vertex, agree};
+use text::{Layout, TextPiece};
 
 /// A format of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum GraphFormat {
     /// A line `u v` or `u v weight` for each edge, `#` or `%` before comments.
     EdgeList,
     /// Matrix Market's coordinate format.
@@ -49,37 +49,37 @@ pub enum Format {
     Graphalytics,
 }
 
-impl Format {
+impl GraphFormat {
     /// All formats, by their names.
-    pub const ALL: [(&'static str, Format); 6] = [
-        ("edge_list", Format::EdgeList),
-        ("matrix_market", Format::MatrixMarket),
-        ("metis", Format::Metis),
-        ("dimacs", Format::Dimacs),
-        ("gap", Format::Gap),
-        ("graphalytics", Format::Graphalytics),
+    pub const ALL: [(&'static str, GraphFormat); 6] = [
+        ("edge_list", GraphFormat::EdgeList),
+        ("matrix_market", GraphFormat::MatrixMarket),
+        ("metis", GraphFormat::Metis),
+        ("dimacs", GraphFormat::Dimacs),
+        ("gap", GraphFormat::Gap),
+        ("graphalytics", GraphFormat::Graphalytics),
     ];
 
     /// The format's name.
     pub fn name(self) -> &'static str {
-        Format::ALL.iter().find(|known| known.1 == self).map_or("", |known| known.0)
+        GraphFormat::ALL.iter().find(|known| known.1 == self).map_or("", |known| known.0)
     }
 
     /// The format of that name.
-    pub fn named(name: &str) -> Option<Format> {
-        Format::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
+    pub fn named(name: &str) -> Option<GraphFormat> {
+        GraphFormat::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
     }
 
     /// The format that a file's ending stands for.
-    pub fn of(path: &Path) -> Option<Format> {
+    pub fn of(path: &Path) -> Option<GraphFormat> {
         let (bare, _) = uncompressed(path);
         Some(match bare.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "el" | "wel" | "txt" | "edges" | "tsv" | "csv" => Format::EdgeList,
-            "mtx" => Format::MatrixMarket,
-            "graph" | "metis" => Format::Metis,
-            "gr" => Format::Dimacs,
-            "sg" | "wsg" => Format::Gap,
-            "v" | "e" => Format::Graphalytics,
+            "el" | "wel" | "txt" | "edges" | "tsv" | "csv" => GraphFormat::EdgeList,
+            "mtx" => GraphFormat::MatrixMarket,
+            "graph" | "metis" => GraphFormat::Metis,
+            "gr" => GraphFormat::Dimacs,
+            "sg" | "wsg" => GraphFormat::Gap,
+            "v" | "e" => GraphFormat::Graphalytics,
             _ => return None,
         })
     }
@@ -88,10 +88,10 @@ impl Format {
     ///
     /// # Errors
     /// If the ending stands for none.
-    pub fn need(path: &Path) -> Result<Format, GraphError> {
-        Format::of(path).ok_or_else(|| {
+    pub fn need(path: &Path) -> Result<GraphFormat, DataGraphError> {
+        GraphFormat::of(path).ok_or_else(|| {
             let known = ".el .wel .txt (edge_list), .mtx (matrix_market), .graph (metis), .gr (dimacs), .sg .wsg (gap), .v .e (graphalytics)";
-            GraphError::refused(format!("{}: the ending stands for no format of graphs; known are {known}", path.display()))
+            DataGraphError::refused(format!("{}: the ending stands for no format of graphs; known are {known}", path.display()))
         })
     }
 }
@@ -114,8 +114,8 @@ fn uncompressed(path: &Path) -> (PathBuf, Compression) {
 }
 
 /// Says that something about a file cannot be done.
-pub(super) fn trouble(path: &Path, what: &str, error: &std::io::Error) -> GraphError {
-    GraphError::refused(format!("{}: cannot {what}: {error}", path.display()))
+pub(super) fn trouble(path: &Path, what: &str, error: &std::io::Error) -> DataGraphError {
+    DataGraphError::refused(format!("{}: cannot {what}: {error}", path.display()))
 }
 
 /// One rank's piece of a text, and which bytes of the whole it is.
@@ -125,12 +125,12 @@ struct PieceOfText {
 }
 
 /// Reads the piece of a text that begins after the `place`-th of `ranks` cuts: whole lines.
-fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, GraphError> {
+fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, DataGraphError> {
     let cannot = |error: std::io::Error| trouble(path, "read it", &error);
     let mut file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.is_dir() {
-        return Err(GraphError::refused(format!("{}: this is a directory", path.display())));
+        return Err(DataGraphError::refused(format!("{}: this is a directory", path.display())));
     }
     let whole = match uncompressed(path).1 {
         Compression::Gzip => {
@@ -193,21 +193,21 @@ fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
 pub fn load(
     exchange: &mut dyn Exchange,
     path: &Path,
-    format: Option<Format>,
+    format: Option<GraphFormat>,
     directed: Option<bool>,
     weights: Option<WeightSource>,
-) -> Result<Part, GraphError> {
+) -> Result<GraphPart, DataGraphError> {
     let format = match format {
         Some(format) => format,
-        None => agree(exchange, Format::need(path))?,
+        None => agree(exchange, GraphFormat::need(path))?,
     };
-    if format == Format::Gap {
+    if format == GraphFormat::Gap {
         return gap::load(exchange, path, directed, weights);
     }
     let ending = uncompressed(path).0.extension().map(std::ffi::OsStr::to_ascii_lowercase);
     let (mut edges_path, mut listed, mut layout) = (path.to_owned(), None, None);
     let mut directed = directed;
-    if format == Format::Graphalytics {
+    if format == GraphFormat::Graphalytics {
         let (base, compression) = uncompressed(path);
         let beside = |ending: &str| {
             let name = base.with_extension(ending);
@@ -234,26 +234,26 @@ pub fn load(
         Some(WeightSource::File) => true,
         Some(_) => false,
         None => match format {
-            Format::EdgeList => ending.is_some_and(|ending| ending == "wel"),
-            Format::Graphalytics => text::columns(&text.bytes) >= 3,
+            GraphFormat::EdgeList => ending.is_some_and(|ending| ending == "wel"),
+            GraphFormat::Graphalytics => text::columns(&text.bytes) >= 3,
             _ => layout.has_weights(),
         },
     };
     let [wants_weights] = largest(exchange, [u64::from(wants_weights)])?;
     let parsed = text::parse(&layout, &text.bytes, text.range.start, wants_weights == 1)
         .map_err(|wrong| wrong.at(&edges_path, text.range.start));
-    let Piece { mut ends, weights: own_weights, rows } = agree(exchange, parsed)?;
+    let TextPiece { mut ends, weights: own_weights, rows } = agree(exchange, parsed)?;
     drop(text.bytes);
-    if format == Format::Metis {
+    if format == GraphFormat::Metis {
         number_rows(exchange, &edges_path, &layout, &mut ends, rows)?;
     }
     agree_on_count(exchange, &edges_path, &layout, ends.len() as u64)?;
     let ids = match (layout.vertices(), listed) {
         (Some(count), _) => agree(exchange, dense(&edges_path, count))?,
-        (None, Some(listed)) => agree(exchange, Ids::from_sorted(listed).ok_or_else(|| too_many(path)))?,
+        (None, Some(listed)) => agree(exchange, VertexIds::from_sorted(listed).ok_or_else(|| too_many(path)))?,
         (None, None) => agree_on_ids(exchange, path, &ends)?,
     };
-    let numbered: Result<Vec<(Vertex, Vertex)>, GraphError> = ends
+    let numbered: Result<Vec<(Vertex, Vertex)>, DataGraphError> = ends
         .par_iter()
         .map(|&(u, v)| {
             let find = |id| ids.vertex(id).ok_or_else(|| unknown_vertex(&edges_path, id, &ids));
@@ -269,18 +269,18 @@ pub fn load(
     let directed = directed.unwrap_or(layout.is_directed());
     let mut edges = EdgeList { ends: numbered, weights };
     // A METIS file lists each edge at both ends already.
-    if format == Format::Metis || (directed && layout.is_symmetric()) {
-        if layout.is_symmetric() && format != Format::Metis {
+    if format == GraphFormat::Metis || (directed && layout.is_symmetric()) {
+        if layout.is_symmetric() && format != GraphFormat::Metis {
             edges.mirror();
         }
-        return Part::build_mirrored(exchange, ids, edges, directed);
+        return GraphPart::build_mirrored(exchange, ids, edges, directed);
     }
-    Part::build(exchange, ids, edges, directed)
+    GraphPart::build(exchange, ids, edges, directed)
 }
 
 /// What the first lines of a text say.
-fn layout_of(format: Format, path: &Path) -> Result<Layout, GraphError> {
-    if format == Format::EdgeList {
+fn layout_of(format: GraphFormat, path: &Path) -> Result<Layout, DataGraphError> {
+    if format == GraphFormat::EdgeList {
         return Ok(Layout::EdgeList);
     }
     let head = read_head(path)?;
@@ -288,7 +288,7 @@ fn layout_of(format: Format, path: &Path) -> Result<Layout, GraphError> {
 }
 
 /// The first bytes of a text.
-fn read_head(path: &Path) -> Result<Vec<u8>, GraphError> {
+fn read_head(path: &Path) -> Result<Vec<u8>, DataGraphError> {
     const HEAD: u64 = 1 << 20;
     let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
     let mut head = Vec::new();
@@ -308,7 +308,7 @@ fn number_rows(
     layout: &Layout,
     ends: &mut [(u64, u64)],
     rows: u64,
-) -> Result<(), GraphError> {
+) -> Result<(), DataGraphError> {
     let mut before = 0;
     let mut all = 0;
     for (r, bytes) in gather(exchange, pack([rows]))?.iter().enumerate() {
@@ -326,14 +326,14 @@ fn number_rows(
         "{}: line {line} announces {said} vertices, but {all} lines of neighbours follow; is the file cut off?",
         path.display()
     );
-    Err(GraphError::Refused(reason))
+    Err(DataGraphError::Refused(reason))
 }
 
 /// A file that announces how many edges it holds must hold as many.
-fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, here: u64) -> Result<(), GraphError> {
+fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, here: u64) -> Result<(), DataGraphError> {
     let [found] = sum(exchange, [here])?;
     match layout.entries() {
-        Some((said, line)) if said != found => Err(GraphError::Refused(format!(
+        Some((said, line)) if said != found => Err(DataGraphError::Refused(format!(
             "{}: line {line} announces {said} entries, but {found} follow; is the file cut off?",
             path.display()
         ))),
@@ -341,27 +341,27 @@ fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, her
     }
 }
 
-fn dense(path: &Path, count: u64) -> Result<Ids, GraphError> {
+fn dense(path: &Path, count: u64) -> Result<VertexIds, DataGraphError> {
     let count = Vertex::try_from(count).ok().filter(|&count| count < Vertex::MAX).ok_or_else(|| too_many(path))?;
-    Ok(Ids::Dense { first: 1, count })
+    Ok(VertexIds::Dense { first: 1, count })
 }
 
-fn too_many(path: &Path) -> GraphError {
-    GraphError::refused(format!("{}: more than {} vertices are not supported", path.display(), Vertex::MAX - 1))
+fn too_many(path: &Path) -> DataGraphError {
+    DataGraphError::refused(format!("{}: more than {} vertices are not supported", path.display(), Vertex::MAX - 1))
 }
 
-fn unknown_vertex(path: &Path, id: u64, ids: &Ids) -> GraphError {
+fn unknown_vertex(path: &Path, id: u64, ids: &VertexIds) -> DataGraphError {
     let range = match ids {
-        Ids::Dense { first, count } => {
+        VertexIds::Dense { first, count } => {
             format!("ids go from {first} to {}", first + u64::from(*count).saturating_sub(1))
         }
         _ => "it is not in the list of vertices".to_owned(),
     };
-    GraphError::refused(format!("{}: an edge names vertex {id}, but {range}", path.display()))
+    DataGraphError::refused(format!("{}: an edge names vertex {id}, but {range}", path.display()))
 }
 
 /// The vertices of a graph that lists only edges are the ids that occur.
-fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -> Result<Ids, GraphError> {
+fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -> Result<VertexIds, DataGraphError> {
     let highest = ends.par_iter().map(|&(u, v)| u.max(v) + 1).max().unwrap_or(0);
     // An id of 2^64 - 1 would not be countable; the parser refuses it.
     let [highest, count] = {
@@ -403,18 +403,18 @@ fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -
         all.dedup();
         all
     };
-    Ids::from_sorted(ids).ok_or_else(|| too_many(path))
+    VertexIds::from_sorted(ids).ok_or_else(|| too_many(path))
 }
 
 /// Ids at the ends of edges, and weights.
-type Lines = (Vec<(u64, u64)>, Option<Vec<f64>>);
+type EdgesAndWeights = (Vec<(u64, u64)>, Option<Vec<f64>>);
 
 /// The edges of a file of lines `u v` or `u v weight`, each rank a piece of them. Weights are taken where `weighted` and
 /// the file has a third column.
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn edge_lines(exchange: &mut dyn Exchange, path: &Path, weighted: bool) -> Result<Lines, GraphError> {
+pub fn edge_lines(exchange: &mut dyn Exchange, path: &Path, weighted: bool) -> Result<EdgesAndWeights, DataGraphError> {
     let (place, ranks) = (exchange.place(), exchange.ranks());
     let text = agree(exchange, read_piece(path, place, ranks))?;
     let [third] = largest(exchange, [u64::from(weighted && text::columns(&text.bytes) >= 3)])?;

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::data::exchange::Alone;
+use crate::data::exchange::SingleRank;
 use crate::data::exchange::threads::on_ranks;
-use crate::data::source::{Origin, Source};
+use crate::data::source::{GraphSource, Origin};
 
 /// All edges of a graph by ids, with weights; undirected ones once.
 type Listing = (Vec<u64>, Vec<(u64, u64, f64)>);
 
-fn listing(part: &Part) -> Listing {
+fn listing(part: &GraphPart) -> Listing {
     let ids = part.ids();
     let mut edges = Vec::new();
     for v in part.own() {
@@ -26,16 +26,16 @@ fn listing(part: &Part) -> Listing {
     (part.own().map(|v| ids.id(v)).collect(), edges)
 }
 
-fn source(path: &Path, directed: Option<bool>, weights: Option<WeightSource>) -> Source {
-    Source { origin: Origin::File(path.to_owned(), None), directed, weights }
+fn source(path: &Path, directed: Option<bool>, weights: Option<WeightSource>) -> GraphSource {
+    GraphSource { origin: Origin::File(path.to_owned(), None), directed, weights }
 }
 
-fn load_on(ranks: usize, source: &Source) -> Result<(Listing, u64, bool), GraphError> {
+fn load_on(ranks: usize, source: &GraphSource) -> Result<(Listing, u64, bool), DataGraphError> {
     let parts = on_ranks(ranks, |exchange| {
         let part = source.load(exchange)?;
         Ok((listing(&part), part.edges(), part.is_directed()))
     });
-    let parts: Vec<(Listing, u64, bool)> = parts.into_iter().collect::<Result<_, GraphError>>()?;
+    let parts: Vec<(Listing, u64, bool)> = parts.into_iter().collect::<Result<_, DataGraphError>>()?;
     let (edges, directed) = (parts[0].1, parts[0].2);
     assert!(parts.iter().all(|part| part.1 == edges));
     let (ids, lists): (Vec<_>, Vec<_>) = parts.into_iter().map(|part| part.0).unzip();
@@ -87,10 +87,10 @@ proptest! {
             (want.0.iter().map(|&id| number(id)).collect(), edges)
         };
         let gap = if weighted { "a.wsg" } else { "a.sg" };
-        let mut files = vec![("a.wel", Format::EdgeList, None), ("a.mtx", Format::MatrixMarket, Some(1)),
-            ("a.gr", Format::Dimacs, Some(1)), (gap, Format::Gap, Some(0)), ("a.v", Format::Graphalytics, None)];
+        let mut files = vec![("a.wel", GraphFormat::EdgeList, None), ("a.mtx", GraphFormat::MatrixMarket, Some(1)),
+            ("a.gr", GraphFormat::Dimacs, Some(1)), (gap, GraphFormat::Gap, Some(0)), ("a.v", GraphFormat::Graphalytics, None)];
         if !directed {
-            files.push(("a.graph", Format::Metis, Some(1)));
+            files.push(("a.graph", GraphFormat::Metis, Some(1)));
         }
         for (name, format, base) in files {
             let path = at(name);
@@ -100,7 +100,7 @@ proptest! {
             });
             // Formats that always have weights, or never say so, are asked for what was put in.
             let weights = match format {
-                Format::EdgeList | Format::Dimacs => Some(if weighted { WeightSource::File } else { WeightSource::None }),
+                GraphFormat::EdgeList | GraphFormat::Dimacs => Some(if weighted { WeightSource::File } else { WeightSource::None }),
                 _ => None,
             };
             let (got, edges, is_directed) = load_on(readers, &source(&path, Some(directed), weights)).unwrap();
@@ -195,6 +195,6 @@ fn an_empty_file_is_an_empty_graph() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.el");
     std::fs::write(&path, "# nothing\n").unwrap();
-    let part = source(&path, None, None).load(&mut Alone::unstoppable()).unwrap();
+    let part = source(&path, None, None).load(&mut SingleRank::unstoppable()).unwrap();
     assert_eq!((part.vertices(), part.edges()), (0, 0));
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Format, GraphError};
+use super::{DataGraphError, GraphFormat};
 
 /// Bytes that one piece of parallel work parses.
 const CHUNK: usize = 1 << 20;
@@ -22,9 +22,9 @@ impl Wrong {
     }
 
     /// The mistake with its file and line; `before` bytes of the file come before the text at hand.
-    pub fn at(self, path: &Path, before: u64) -> GraphError {
+    pub fn at(self, path: &Path, before: u64) -> DataGraphError {
         let line = lines_before(path, before + self.at as u64).map_or(String::new(), |lines| format!(":{}", lines + 1));
-        GraphError::refused(format!("{}{line}: {}", path.display(), self.reason))
+        DataGraphError::refused(format!("{}{line}: {}", path.display(), self.reason))
     }
 }
 
@@ -99,17 +99,17 @@ pub enum Layout {
 
 impl Layout {
     /// Reads the header of a format that has one.
-    pub fn read(format: Format, text: &[u8]) -> Result<Layout, Wrong> {
+    pub fn read(format: GraphFormat, text: &[u8]) -> Result<Layout, Wrong> {
         match format {
-            Format::MatrixMarket => Layout::matrix(text),
-            Format::Metis => Layout::metis(text),
-            Format::Dimacs => Layout::dimacs(text),
-            Format::EdgeList | Format::Gap | Format::Graphalytics => Ok(Layout::EdgeList),
+            GraphFormat::MatrixMarket => Layout::matrix(text),
+            GraphFormat::Metis => Layout::metis(text),
+            GraphFormat::Dimacs => Layout::dimacs(text),
+            GraphFormat::EdgeList | GraphFormat::Gap | GraphFormat::Graphalytics => Ok(Layout::EdgeList),
         }
     }
 
     fn matrix(text: &[u8]) -> Result<Layout, Wrong> {
-        let mut lines = Lines::new(text);
+        let mut lines = TextLines::new(text);
         let (_, banner) = lines.next().unwrap_or_default();
         let banner = String::from_utf8_lossy(banner).to_ascii_lowercase();
         let words: Vec<&str> = banner.split_ascii_whitespace().collect();
@@ -152,7 +152,7 @@ impl Layout {
     }
 
     fn metis(text: &[u8]) -> Result<Layout, Wrong> {
-        let mut lines = Lines::new(text);
+        let mut lines = TextLines::new(text);
         for (at, line) in lines.by_ref() {
             if line.first() == Some(&b'%') {
                 continue;
@@ -174,7 +174,7 @@ impl Layout {
     }
 
     fn dimacs(text: &[u8]) -> Result<Layout, Wrong> {
-        let mut lines = Lines::new(text);
+        let mut lines = TextLines::new(text);
         for (at, line) in lines.by_ref() {
             let mut tokens = Tokens::new(line);
             match tokens.word() {
@@ -244,7 +244,7 @@ impl Layout {
 
 /// What a piece of text holds.
 #[derive(Debug, Default, PartialEq)]
-pub struct Piece {
+pub struct TextPiece {
     /// Ids of both ends of each edge. METIS: the source is the line's number within the piece.
     pub ends: Vec<(u64, u64)>,
     /// A weight for each edge, if they were asked for.
@@ -257,7 +257,7 @@ pub struct Piece {
 ///
 /// # Errors
 /// The first mistake.
-pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<Piece, Wrong> {
+pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<TextPiece, Wrong> {
     let mut start = (layout.header() as u64).saturating_sub(begin) as usize;
     let mut chunks = Vec::new();
     while start < text.len() {
@@ -266,7 +266,7 @@ pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<
         chunks.push(start..end);
         start = end;
     }
-    let pieces: Vec<Piece> = chunks
+    let pieces: Vec<TextPiece> = chunks
         .par_iter()
         .map(|range| {
             let chunk = &text[range.clone()];
@@ -276,7 +276,7 @@ pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<
         .collect::<Vec<_>>()
         .into_iter()
         .collect::<Result<_, _>>()?;
-    let mut whole = Piece { weights: weights.then(Vec::new), ..Piece::default() };
+    let mut whole = TextPiece { weights: weights.then(Vec::new), ..TextPiece::default() };
     whole.ends.reserve_exact(pieces.iter().map(|piece| piece.ends.len()).sum());
     for piece in pieces {
         let before = whole.rows;
@@ -289,9 +289,9 @@ pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<
     Ok(whole)
 }
 
-fn parse_chunk(layout: &Layout, text: &[u8], wants_weights: bool) -> Result<Piece, Wrong> {
-    let mut piece = Piece { weights: wants_weights.then(Vec::new), ..Piece::default() };
-    for (at, line) in Lines::new(text) {
+fn parse_chunk(layout: &Layout, text: &[u8], wants_weights: bool) -> Result<TextPiece, Wrong> {
+    let mut piece = TextPiece { weights: wants_weights.then(Vec::new), ..TextPiece::default() };
+    for (at, line) in TextLines::new(text) {
         let mut tokens = Tokens::new(line);
         if let Layout::Metis { count, before, weighted, .. } = layout {
             if line.first() != Some(&b'%') {
@@ -328,7 +328,7 @@ fn parse_chunk(layout: &Layout, text: &[u8], wants_weights: bool) -> Result<Piec
     Ok(piece)
 }
 
-impl Piece {
+impl TextPiece {
     fn push(&mut self, u: u64, v: u64, weight: f64) {
         self.ends.push((u, v));
         if let Some(weights) = &mut self.weights {
@@ -366,7 +366,7 @@ fn weight(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<f64, Wrong> {
 /// How many columns the first line with content has.
 pub fn columns(text: &[u8]) -> usize {
     let content = |line: &&[u8]| !matches!(Tokens::new(line).peek(), None | Some(b'#' | b'%'));
-    let Some(line) = Lines::new(text).map(|(_, line)| line).find(content) else { return 0 };
+    let Some(line) = TextLines::new(text).map(|(_, line)| line).find(content) else { return 0 };
     let mut tokens = Tokens::new(line);
     std::iter::from_fn(|| tokens.word()).count()
 }
@@ -375,9 +375,9 @@ pub fn columns(text: &[u8]) -> usize {
 ///
 /// # Errors
 /// If a line is not an id, or an id stands there twice.
-pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, GraphError> {
+pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, DataGraphError> {
     let mut ids = Vec::new();
-    for (at, line) in Lines::new(text) {
+    for (at, line) in TextLines::new(text) {
         let mut tokens = Tokens::new(line);
         if matches!(tokens.peek(), None | Some(b'#' | b'%')) {
             continue;
@@ -389,7 +389,7 @@ pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, GraphError> {
     }
     ids.par_sort_unstable();
     match ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(GraphError::refused(format!("{}: vertex {} is listed twice", path.display(), pair[0]))),
+        Some(pair) => Err(DataGraphError::refused(format!("{}: vertex {} is listed twice", path.display(), pair[0]))),
         None => Ok(ids),
     }
 }
@@ -402,20 +402,20 @@ pub fn directed_by_properties(path: &Path) -> Option<bool> {
 }
 
 /// The lines of a text, each with the place where it begins.
-struct Lines<'a> {
+struct TextLines<'a> {
     text: &'a [u8],
     at: usize,
     /// How many have been read.
     count: u64,
 }
 
-impl<'a> Lines<'a> {
-    fn new(text: &'a [u8]) -> Lines<'a> {
-        Lines { text, at: 0, count: 0 }
+impl<'a> TextLines<'a> {
+    fn new(text: &'a [u8]) -> TextLines<'a> {
+        TextLines { text, at: 0, count: 0 }
     }
 }
 
-impl<'a> Iterator for Lines<'a> {
+impl<'a> Iterator for TextLines<'a> {
     type Item = (usize, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

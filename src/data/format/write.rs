@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Format, trouble};
+use super::{GraphFormat, trouble};
 use crate::data::exchange::{Exchange, gather, pack, unpack};
-use crate::data::ids::Ids;
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex, agree};
+use crate::data::ids::VertexIds;
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex, agree};
 
 /// Rows that one piece of parallel work turns into text.
 const BLOCK: usize = 1 << 12;
@@ -20,15 +20,20 @@ const BLOCK: usize = 1 << 12;
 ///
 /// # Errors
 /// If the format cannot hold the graph, or the file cannot be written. All ranks get the same error.
-pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Format) -> Result<(), GraphError> {
-    let refuse = |reason: &str| Err(GraphError::refused(format!("{}: {reason}", path.display())));
+pub fn save(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    path: &Path,
+    format: GraphFormat,
+) -> Result<(), DataGraphError> {
+    let refuse = |reason: &str| Err(DataGraphError::refused(format!("{}: {reason}", path.display())));
     match format {
-        Format::Metis if part.is_directed() => refuse("METIS files hold undirected graphs only"),
-        Format::EdgeList => {
+        GraphFormat::Metis if part.is_directed() => refuse("METIS files hold undirected graphs only"),
+        GraphFormat::EdgeList => {
             let weighted = part.is_weighted();
             text(exchange, part, path, String::new(), |part, v, out| edge_lines(part, v, weighted, out))
         }
-        Format::Graphalytics => {
+        GraphFormat::Graphalytics => {
             let ids = part.ids();
             text(exchange, part, &path.with_extension("v"), String::new(), |_, v, out| number_line(ids.id(v), out))?;
             let weighted = part.is_weighted();
@@ -36,7 +41,7 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
                 edge_lines(part, v, weighted, out);
             })
         }
-        Format::MatrixMarket => {
+        GraphFormat::MatrixMarket => {
             let field = if part.is_weighted() { "real" } else { "pattern" };
             let symmetry = if part.is_directed() { "general" } else { "symmetric" };
             let n = part.vertices();
@@ -50,7 +55,7 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
                 });
             })
         }
-        Format::Dimacs => {
+        GraphFormat::Dimacs => {
             let [loops] = crate::data::exchange::sum(exchange, [loops(part)])?;
             let arcs = if part.is_directed() { part.edges() } else { 2 * part.edges() - loops };
             let header = format!("p sp {} {arcs}\n", part.vertices());
@@ -61,7 +66,7 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
                 }
             })
         }
-        Format::Metis => {
+        GraphFormat::Metis => {
             let [loops] = crate::data::exchange::sum(exchange, [loops(part)])?;
             if loops > 0 {
                 return refuse("METIS files hold no loops, but the graph has some");
@@ -80,20 +85,22 @@ pub fn save(exchange: &mut dyn Exchange, part: &Part, path: &Path, format: Forma
                 out.push(b'\n');
             })
         }
-        Format::Gap => gap(exchange, part, path),
+        GraphFormat::Gap => gap(exchange, part, path),
     }
 }
 
 /// True if a file of that format names the vertices as the graph does.
-pub fn keeps_ids(part: &Part, format: Format) -> bool {
+pub fn keeps_ids(part: &GraphPart, format: GraphFormat) -> bool {
     match format {
-        Format::EdgeList | Format::Graphalytics => true,
-        Format::Gap => matches!(part.ids(), Ids::Dense { first: 0, .. }),
-        Format::MatrixMarket | Format::Metis | Format::Dimacs => matches!(part.ids(), Ids::Dense { first: 1, .. }),
+        GraphFormat::EdgeList | GraphFormat::Graphalytics => true,
+        GraphFormat::Gap => matches!(part.ids(), VertexIds::Dense { first: 0, .. }),
+        GraphFormat::MatrixMarket | GraphFormat::Metis | GraphFormat::Dimacs => {
+            matches!(part.ids(), VertexIds::Dense { first: 1, .. })
+        }
     }
 }
 
-fn loops(part: &Part) -> u64 {
+fn loops(part: &GraphPart) -> u64 {
     part.own().into_par_iter().filter(|&v| part.has_loop(v)).count() as u64
 }
 
@@ -112,7 +119,7 @@ fn end_line(weighted: bool, weight: f64, out: &mut Vec<u8>) {
 }
 
 /// Calls `each` with target and weight of every edge of a vertex; undirected edges come once, at their smaller end.
-fn each_edge(part: &Part, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
+fn each_edge(part: &GraphPart, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
     let weights = part.outgoing().row_weights(vertex);
     for (at, &target) in part.outgoing().row(vertex).iter().enumerate() {
         if part.is_directed() || target >= vertex {
@@ -121,7 +128,7 @@ fn each_edge(part: &Part, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
     }
 }
 
-fn edge_lines(part: &Part, vertex: Vertex, weighted: bool, out: &mut Vec<u8>) {
+fn edge_lines(part: &GraphPart, vertex: Vertex, weighted: bool, out: &mut Vec<u8>) {
     let ids = part.ids();
     each_edge(part, vertex, |target, weight| {
         put(out, format_args!("{} {}", ids.id(vertex), ids.id(target)));
@@ -135,11 +142,11 @@ fn edge_lines(part: &Part, vertex: Vertex, weighted: bool, out: &mut Vec<u8>) {
 /// As [`save`].
 pub fn text(
     exchange: &mut dyn Exchange,
-    part: &Part,
+    part: &GraphPart,
     path: &Path,
     header: String,
-    line: impl Fn(&Part, Vertex, &mut Vec<u8>) + Sync,
-) -> Result<(), GraphError> {
+    line: impl Fn(&GraphPart, Vertex, &mut Vec<u8>) + Sync,
+) -> Result<(), DataGraphError> {
     let mut own = if exchange.place() == 0 { header.into_bytes() } else { Vec::new() };
     let blocks: Vec<Vertex> = part.own().step_by(BLOCK).collect();
     let pieces: Vec<Vec<u8>> = blocks
@@ -158,7 +165,7 @@ pub fn text(
 }
 
 /// How many bytes each rank has.
-fn sizes(exchange: &mut dyn Exchange, own: u64) -> Result<Vec<u64>, GraphError> {
+fn sizes(exchange: &mut dyn Exchange, own: u64) -> Result<Vec<u64>, DataGraphError> {
     let all = gather(exchange, pack([own]))?;
     all.iter().map(|bytes| Ok(unpack::<u64>(bytes)?.sum())).collect()
 }
@@ -169,7 +176,7 @@ fn together(
     path: &Path,
     size: u64,
     stretches: &[(u64, Vec<u8>)],
-) -> Result<(), GraphError> {
+) -> Result<(), DataGraphError> {
     let new = unfinished(path);
     let cannot = |error: std::io::Error| trouble(path, "write it", &error);
     let is_first = exchange.place() == 0;
@@ -207,7 +214,7 @@ fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.part"))
 }
 
-fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), GraphError> {
+fn gap(exchange: &mut dyn Exchange, part: &GraphPart, path: &Path) -> Result<(), DataGraphError> {
     let weighted = part.is_weighted();
     let is_wsg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg"));
     if weighted != is_wsg {
@@ -216,7 +223,7 @@ fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), Grap
         } else {
             "a graph without weights needs the ending .sg"
         };
-        return Err(GraphError::refused(format!("{}: {reason}", path.display())));
+        return Err(DataGraphError::refused(format!("{}: {reason}", path.display())));
     }
     let each = if weighted { 8 } else { 4 };
     let count = u64::from(part.vertices());
@@ -259,6 +266,6 @@ fn gap(exchange: &mut dyn Exchange, part: &Part, path: &Path) -> Result<(), Grap
         base += (count + 1) * 8 + edges * each;
     }
     let reason = "weights of .wsg files are whole numbers of 32 bits; save as .wel or .mtx instead";
-    agree(exchange, if good { Ok(()) } else { Err(GraphError::refused(format!("{}: {reason}", path.display()))) })?;
+    agree(exchange, if good { Ok(()) } else { Err(DataGraphError::refused(format!("{}: {reason}", path.display()))) })?;
     together(exchange, path, base, &stretches)
 }

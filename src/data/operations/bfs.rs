@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::bits::Bits;
 use crate::data::exchange::{Exchange, push, share, sum};
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex};
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex};
 
 /// The level of vertices that were not reached.
 pub const UNREACHED: u32 = u32::MAX;
@@ -35,14 +35,14 @@ pub struct Levels {
     pub depth: u32,
 }
 
-struct Search<'a> {
-    part: &'a Part,
+struct BfsSearch<'a> {
+    part: &'a GraphPart,
     levels: Vec<AtomicU32>,
     /// Vertices of other ranks that their owners have been told of.
     told: Bits,
 }
 
-impl Search<'_> {
+impl BfsSearch<'_> {
     fn level(&self, vertex: Vertex) -> &AtomicU32 {
         &self.levels[(vertex - self.part.own().start) as usize]
     }
@@ -58,7 +58,7 @@ impl Search<'_> {
         exchange: &mut dyn Exchange,
         frontier: &[Vertex],
         level: u32,
-    ) -> Result<(Vec<Vertex>, u64), GraphError> {
+    ) -> Result<(Vec<Vertex>, u64), DataGraphError> {
         let (part, ranks) = (self.part, exchange.ranks());
         let own = part.own();
         let expand = |piece: &[Vertex]| {
@@ -125,7 +125,7 @@ impl Search<'_> {
 }
 
 /// Lets all ranks know which own vertices of a rank are in the set.
-fn share_bits(exchange: &mut dyn Exchange, part: &Part, set: &Bits) -> Result<(), GraphError> {
+fn share_bits(exchange: &mut dyn Exchange, part: &GraphPart, set: &Bits) -> Result<(), DataGraphError> {
     if exchange.ranks() == 1 {
         return Ok(exchange.check()?);
     }
@@ -141,11 +141,16 @@ fn share_bits(exchange: &mut dyn Exchange, part: &Part, set: &Bits) -> Result<()
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn bfs(exchange: &mut dyn Exchange, part: &Part, sources: &[Vertex], hops: u32) -> Result<Levels, GraphError> {
+pub fn bfs(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    sources: &[Vertex],
+    hops: u32,
+) -> Result<Levels, DataGraphError> {
     let own = part.own();
     let count = part.vertices();
     let told = Bits::new(if exchange.ranks() > 1 { count } else { 0 });
-    let search = Search { part, levels: own.clone().map(|_| AtomicU32::new(UNREACHED)).collect(), told };
+    let search = BfsSearch { part, levels: own.clone().map(|_| AtomicU32::new(UNREACHED)).collect(), told };
     let mut frontier: Vec<Vertex> =
         sources.iter().copied().filter(|v| own.contains(v) && search.reach(*v, 0)).collect();
     let mut scout = frontier.iter().map(|&v| part.outgoing().degree(v) as u64).sum();

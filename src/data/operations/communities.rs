@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::components::sizes;
 use crate::data::exchange::{Exchange, share, sum};
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex};
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex};
 
 /// What was found.
 pub struct Communities {
@@ -24,7 +24,11 @@ pub struct Communities {
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn communities(exchange: &mut dyn Exchange, part: &Part, iterations: u32) -> Result<Communities, GraphError> {
+pub fn communities(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    iterations: u32,
+) -> Result<Communities, DataGraphError> {
     let own = part.own();
     let mut labels: Vec<Vertex> = (0..part.vertices()).collect();
     let mut done = 0;

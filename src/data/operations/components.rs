@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::data::exchange::{Exchange, gather, pack, push, sum, unpack};
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex};
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex};
 
 /// Neighbours that are linked before the largest component is guessed.
 const FIRST: usize = 2;
@@ -76,7 +76,7 @@ impl Forest {
     }
 
     /// The root that most of some sampled vertices have.
-    fn commonest(&self, part: &Part) -> Vertex {
+    fn commonest(&self, part: &GraphPart) -> Vertex {
         let own = part.own();
         let step = (own.len() as u32 / SAMPLES).max(1);
         let mut counts = FxHashMap::<Vertex, u32>::default();
@@ -89,7 +89,7 @@ impl Forest {
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn components(exchange: &mut dyn Exchange, part: &Part) -> Result<Components, GraphError> {
+pub fn components(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Components, DataGraphError> {
     let own = part.own();
     let alone = exchange.ranks() == 1;
     let forest = Forest { parents: (0..part.vertices()).into_par_iter().map(AtomicU32::new).collect() };
@@ -126,7 +126,7 @@ pub fn components(exchange: &mut dyn Exchange, part: &Part) -> Result<Components
 }
 
 /// Brings the forests of all ranks together on the first, which then tells each rank the roots of its vertices.
-fn unite(exchange: &mut dyn Exchange, part: &Part, forest: &Forest) -> Result<(), GraphError> {
+fn unite(exchange: &mut dyn Exchange, part: &GraphPart, forest: &Forest) -> Result<(), DataGraphError> {
     let (place, ranks) = (exchange.place(), exchange.ranks());
     let mut stride = 1;
     while stride < ranks {
@@ -155,7 +155,11 @@ fn unite(exchange: &mut dyn Exchange, part: &Part, forest: &Forest) -> Result<()
 }
 
 /// How many different labels there are, and how often the commonest occurs.
-pub(super) fn sizes(exchange: &mut dyn Exchange, part: &Part, labels: &[Vertex]) -> Result<(u64, u64), GraphError> {
+pub(super) fn sizes(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    labels: &[Vertex],
+) -> Result<(u64, u64), DataGraphError> {
     let mut own = FxHashMap::<Vertex, u64>::default();
     labels.iter().for_each(|&label| *own.entry(label).or_default() += 1);
     let (place, ranks) = (exchange.place(), exchange.ranks());

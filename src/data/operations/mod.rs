@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::exchange::{Exchange, gather, largest, pack, sum, unpack};
-use super::format::{self, Format};
-use super::part::Part;
+use super::format::{self, GraphFormat};
+use super::part::GraphPart;
 use super::rows::EdgeList;
-use super::{GraphError, Vertex, agree};
+use super::{DataGraphError, Vertex, agree};
 use bfs::UNREACHED;
 
 /// What vertices show as distance that a search by edges does not reach (Graphalytics).
@@ -89,7 +89,7 @@ pub enum Operation {
         /// Where.
         file: PathBuf,
         /// How; `None`: by the ending.
-        format: Option<Format>,
+        format: Option<GraphFormat>,
     },
 }
 
@@ -104,7 +104,7 @@ pub enum Edges {
 
 /// A number that an operation reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Number {
+pub enum ReportedNumber {
     /// Whole.
     Whole(u64),
     /// Not.
@@ -112,11 +112,11 @@ pub enum Number {
 }
 
 /// A name and a number, as in the operation's line of output.
-pub type Fact = (&'static str, Number);
+pub type Fact = (&'static str, ReportedNumber);
 
 /// Values of the own vertices of a rank.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Values {
+pub enum VertexValues {
     /// None.
     None,
     /// Whole numbers.
@@ -135,13 +135,13 @@ pub enum Values {
 }
 
 /// What an operation has found.
-pub struct Answer {
+pub struct OperationAnswer {
     /// Numbers of the whole graph, the same on every rank.
     pub facts: Vec<Fact>,
     /// Values of the own vertices.
-    pub values: Values,
+    pub values: VertexValues,
     /// The version that a change has made.
-    pub changed: Option<Part>,
+    pub changed: Option<GraphPart>,
 }
 
 impl Operation {
@@ -185,8 +185,8 @@ impl Operation {
     }
 }
 
-fn vertex(part: &Part, id: u64) -> Result<Vertex, GraphError> {
-    part.ids().vertex(id).ok_or_else(|| GraphError::refused(format!("the graph has no vertex {id}")))
+fn vertex(part: &GraphPart, id: u64) -> Result<Vertex, DataGraphError> {
+    part.ids().vertex(id).ok_or_else(|| DataGraphError::refused(format!("the graph has no vertex {id}")))
 }
 
 /// Runs an operation on every rank that shares the graph; `each`: values of single vertices are wanted. Relative files lie in `dir`.
@@ -195,48 +195,50 @@ fn vertex(part: &Part, id: u64) -> Result<Vertex, GraphError> {
 /// If it is stopped, or its arguments do not fit the graph. All ranks get the same error.
 pub fn run(
     exchange: &mut dyn Exchange,
-    part: &Part,
+    part: &GraphPart,
     operation: &Operation,
     dir: &Path,
     each: bool,
-) -> Result<Answer, GraphError> {
-    let whole = |name, number| (name, Number::Whole(number));
+) -> Result<OperationAnswer, DataGraphError> {
+    let whole = |name, number| (name, ReportedNumber::Whole(number));
     let (facts, values) = match operation {
         Operation::Degrees(direction) => {
             let degrees = degrees(part, *direction);
             let [total] = sum(exchange, [degrees.par_iter().sum::<u64>()])?;
             let [most] = largest(exchange, [degrees.iter().copied().max().unwrap_or(0)])?;
             let mean = total as f64 / f64::from(part.vertices()).max(1.0);
-            (vec![whole("largest", most), ("mean", Number::Real(mean))], Values::Whole(degrees))
+            (vec![whole("largest", most), ("mean", ReportedNumber::Real(mean))], VertexValues::Whole(degrees))
         }
         Operation::Bfs { source } => {
             let found = bfs::bfs(exchange, part, &[vertex(part, *source)?], UNREACHED)?;
             let facts = vec![whole("reached", found.reached), whole("depth", u64::from(found.depth))];
-            (facts, Values::Levels { levels: found.levels, only_reached: false })
+            (facts, VertexValues::Levels { levels: found.levels, only_reached: false })
         }
         Operation::KHop { sources, hops } => {
             let sources = sources.iter().map(|&id| vertex(part, id)).collect::<Result<Vec<_>, _>>()?;
             let found = bfs::bfs(exchange, part, &sources, *hops)?;
-            (vec![whole("reached", found.reached)], Values::Levels { levels: found.levels, only_reached: true })
+            (vec![whole("reached", found.reached)], VertexValues::Levels { levels: found.levels, only_reached: true })
         }
         Operation::Sssp { source, delta } => {
             let found = sssp::sssp(exchange, part, vertex(part, *source)?, *delta)?;
-            (vec![whole("reached", found.reached)], Values::Real(found.distances))
+            (vec![whole("reached", found.reached)], VertexValues::Real(found.distances))
         }
         Operation::Components => {
             let found = components::components(exchange, part)?;
             let facts = vec![whole("components", found.count), whole("largest", found.largest)];
-            (facts, Values::Vertices(found.labels))
+            (facts, VertexValues::Vertices(found.labels))
         }
         Operation::PageRank(options) => {
             let found = pagerank::pagerank(exchange, part, options)?;
-            let facts =
-                vec![whole("iterations", u64::from(found.iterations)), ("residual", Number::Real(found.residual))];
-            (facts, Values::Real(found.ranks))
+            let facts = vec![
+                whole("iterations", u64::from(found.iterations)),
+                ("residual", ReportedNumber::Real(found.residual)),
+            ];
+            (facts, VertexValues::Real(found.ranks))
         }
         Operation::Triangles => {
             let found = triangles::triangles(exchange, part, each)?;
-            (vec![whole("triangles", found.total)], Values::Whole(found.counts))
+            (vec![whole("triangles", found.total)], VertexValues::Whole(found.counts))
         }
         Operation::Clustering => {
             let values = triangles::clustering(exchange, part)?;
@@ -245,7 +247,7 @@ pub fn run(
             let own = values.par_iter().map(|&value| (value * ONE) as u64).sum::<u64>();
             let [total] = sum(exchange, [own])?;
             let mean = total as f64 / ONE / f64::from(part.vertices()).max(1.0);
-            (vec![("mean", Number::Real(mean))], Values::Real(values))
+            (vec![("mean", ReportedNumber::Real(mean))], VertexValues::Real(values))
         }
         Operation::Communities { iterations } => {
             let found = communities::communities(exchange, part, *iterations)?;
@@ -254,28 +256,28 @@ pub fn run(
                 whole("largest", found.largest),
                 whole("iterations", u64::from(found.iterations)),
             ];
-            (facts, Values::Vertices(found.labels))
+            (facts, VertexValues::Vertices(found.labels))
         }
         Operation::Change { insert, edges } => {
             let edges = read_changes(exchange, part, edges, dir)?;
             let (next, count) = part.changed(exchange, edges, *insert)?;
-            return Ok(Answer { changed: Some(next), ..changed(count, *insert) });
+            return Ok(OperationAnswer { changed: Some(next), ..changed(count, *insert) });
         }
         Operation::Save { file, format } => {
             let path = dir.join(file);
             let format = match format {
                 Some(format) => *format,
-                None => agree(exchange, Format::need(&path))?,
+                None => agree(exchange, GraphFormat::need(&path))?,
             };
             format::write::save(exchange, part, &path, format)?;
-            (Vec::new(), Values::None)
+            (Vec::new(), VertexValues::None)
         }
     };
-    Ok(Answer { facts, values, changed: None })
+    Ok(OperationAnswer { facts, values, changed: None })
 }
 
 /// Degrees of the own vertices. A loop of an undirected graph has both its ends there.
-pub fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
+pub fn degrees(part: &GraphPart, direction: Direction) -> Vec<u64> {
     let degree = |v: Vertex| {
         let (out, into) = (part.outgoing().degree(v) as u64, part.incoming().degree(v) as u64);
         match direction {
@@ -289,9 +291,9 @@ pub fn degrees(part: &Part, direction: Direction) -> Vec<u64> {
 }
 
 /// What a batch answers that has changed so many edges.
-pub fn changed(count: u64, insert: bool) -> Answer {
+pub fn changed(count: u64, insert: bool) -> OperationAnswer {
     let name = if insert { "inserted" } else { "deleted" };
-    Answer { facts: vec![(name, Number::Whole(count))], values: Values::None, changed: None }
+    OperationAnswer { facts: vec![(name, ReportedNumber::Whole(count))], values: VertexValues::None, changed: None }
 }
 
 /// The edges of a batch, each rank a piece of them. Relative files lie in `dir`.
@@ -300,10 +302,10 @@ pub fn changed(count: u64, insert: bool) -> Answer {
 /// If the file cannot be read, or names a vertex that the graph has not.
 pub fn read_changes(
     exchange: &mut dyn Exchange,
-    part: &Part,
+    part: &GraphPart,
     edges: &Edges,
     dir: &Path,
-) -> Result<EdgeList, GraphError> {
+) -> Result<EdgeList, DataGraphError> {
     let (pairs, weights) = match edges {
         Edges::Listed(pairs) => {
             let (place, ranks) = (exchange.place(), exchange.ranks());
@@ -318,17 +320,17 @@ pub fn read_changes(
     Ok(EdgeList { ends, weights })
 }
 
-impl Values {
+impl VertexValues {
     /// Appends the value of the own vertex at that place. False if it is left out.
-    fn put(&self, part: &Part, at: usize, text: &mut String) -> bool {
+    fn put(&self, part: &GraphPart, at: usize, text: &mut String) -> bool {
         // Writing to memory cannot fail.
         let _ = match self {
-            Values::None => return false,
-            Values::Whole(values) => write!(text, "{}", values[at]),
-            Values::Real(values) if values[at].is_infinite() => write!(text, "infinity"),
-            Values::Real(values) => write!(text, "{:?}", values[at]),
-            Values::Vertices(values) => write!(text, "{}", part.ids().id(values[at])),
-            Values::Levels { levels, only_reached } => match levels[at] {
+            VertexValues::None => return false,
+            VertexValues::Whole(values) => write!(text, "{}", values[at]),
+            VertexValues::Real(values) if values[at].is_infinite() => write!(text, "infinity"),
+            VertexValues::Real(values) => write!(text, "{:?}", values[at]),
+            VertexValues::Vertices(values) => write!(text, "{}", part.ids().id(values[at])),
+            VertexValues::Levels { levels, only_reached } => match levels[at] {
                 UNREACHED if *only_reached => return false,
                 UNREACHED => write!(text, "{UNREACHABLE}"),
                 level => write!(text, "{level}"),
@@ -338,14 +340,14 @@ impl Values {
     }
 
     /// What the value at that place is ordered by among the largest: larger is larger. `None` for what was not reached.
-    fn order(&self, part: &Part, at: usize) -> Option<u64> {
+    fn order(&self, part: &GraphPart, at: usize) -> Option<u64> {
         match self {
-            Values::None => None,
-            Values::Whole(values) => values.get(at).copied(),
+            VertexValues::None => None,
+            VertexValues::Whole(values) => values.get(at).copied(),
             // Neither is negative, so bits are ordered as numbers are.
-            Values::Real(values) => Some(values[at]).filter(|value| value.is_finite()).map(f64::to_bits),
-            Values::Vertices(values) => Some(part.ids().id(values[at])),
-            Values::Levels { levels, .. } => Some(levels[at]).filter(|&level| level != UNREACHED).map(u64::from),
+            VertexValues::Real(values) => Some(values[at]).filter(|value| value.is_finite()).map(f64::to_bits),
+            VertexValues::Vertices(values) => Some(part.ids().id(values[at])),
+            VertexValues::Levels { levels, .. } => Some(levels[at]).filter(|&level| level != UNREACHED).map(u64::from),
         }
     }
 }
@@ -354,7 +356,12 @@ impl Values {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_values(exchange: &mut dyn Exchange, part: &Part, values: &Values, path: &Path) -> Result<(), GraphError> {
+pub fn write_values(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    values: &VertexValues,
+    path: &Path,
+) -> Result<(), DataGraphError> {
     format::write::text(exchange, part, path, String::new(), |part, v, out| {
         let mut text = String::with_capacity(32);
         let _ = write!(text, "{} ", part.ids().id(v));
@@ -369,10 +376,16 @@ pub fn write_values(exchange: &mut dyn Exchange, part: &Part, values: &Values, p
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn top(exchange: &mut dyn Exchange, part: &Part, values: &Values, count: usize) -> Result<String, GraphError> {
+pub fn top(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    values: &VertexValues,
+    count: usize,
+) -> Result<String, DataGraphError> {
     let own = part.own();
     let key = |&(order, v): &(u64, Vertex)| (std::cmp::Reverse(order), v);
-    let has_values = !matches!(values, Values::None) && !matches!(values, Values::Whole(all) if all.len() < own.len());
+    let has_values =
+        !matches!(values, VertexValues::None) && !matches!(values, VertexValues::Whole(all) if all.len() < own.len());
     let all = if has_values { own.len() } else { 0 };
     let mut best: Vec<(u64, Vertex)> =
         (0..all).into_par_iter().filter_map(|at| Some((values.order(part, at)?, own.start + at as Vertex))).collect();
@@ -390,7 +403,7 @@ pub fn top(exchange: &mut dyn Exchange, part: &Part, values: &Values, count: usi
     for (order, v) in gathered {
         let _ = write!(text, "{} ", part.ids().id(v));
         let _ = match values {
-            Values::Real(_) => writeln!(text, "{:?}", f64::from_bits(order)),
+            VertexValues::Real(_) => writeln!(text, "{:?}", f64::from_bits(order)),
             _ => writeln!(text, "{order}"),
         };
     }

@@ -4,9 +4,9 @@
 
 use rayon::prelude::*;
 
-use crate::data::GraphError;
+use crate::data::DataGraphError;
 use crate::data::exchange::{Exchange, share, sum};
-use crate::data::part::Part;
+use crate::data::part::GraphPart;
 
 /// One in fixed point.
 const ONE: f64 = (1u64 << 61) as f64;
@@ -43,7 +43,7 @@ impl Default for Options {
 }
 
 /// What was found.
-pub struct Ranks {
+pub struct PageRanks {
     /// The rank of each own vertex.
     pub ranks: Vec<f64>,
     /// Iterations made.
@@ -60,7 +60,7 @@ fn fixed(value: f64) -> u64 {
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn pagerank(exchange: &mut dyn Exchange, part: &Part, options: &Options) -> Result<Ranks, GraphError> {
+pub fn pagerank(exchange: &mut dyn Exchange, part: &GraphPart, options: &Options) -> Result<PageRanks, DataGraphError> {
     let Options { damping, tolerance, iterations, sinks } = *options;
     let own = part.own();
     let count = f64::from(part.vertices());
@@ -116,7 +116,7 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &Part, options: &Options) -> 
             break;
         }
     }
-    Ok(Ranks { ranks, iterations: done, residual })
+    Ok(PageRanks { ranks, iterations: done, residual })
 }
 
 /// The sum of what the vertices of a row pass on, in four running sums, so that additions need not wait for each other.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use crate::data::exchange::{Exchange, combine, push, smallest, sum};
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex};
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex};
 
 /// A thread keeps the present bucket to itself while it holds fewer entries.
 const FUSED: usize = 1000;
@@ -27,8 +27,8 @@ pub struct Distances {
     pub reached: u64,
 }
 
-struct Search<'a> {
-    part: &'a Part,
+struct SsspSearch<'a> {
+    part: &'a GraphPart,
     /// Buckets in a distance of 1.
     buckets: f64,
     /// Distances of own vertices as the bits of numbers that are not negative, which are ordered as the numbers are.
@@ -38,7 +38,7 @@ struct Search<'a> {
 }
 
 /// What one piece of work has found.
-struct Found {
+struct RelaxedEdges {
     near: Vec<Vec<Vertex>>,
     far: Vec<(u64, Vertex)>,
     remote: Vec<Vec<(Vertex, f64)>>,
@@ -55,12 +55,12 @@ fn lower(place: &AtomicU64, bits: u64) -> bool {
     false
 }
 
-impl Search<'_> {
+impl SsspSearch<'_> {
     fn bucket(&self, distance: f64) -> u64 {
         (distance * self.buckets) as u64
     }
 
-    fn relax(&self, bucket: u64, v: Vertex, found: &mut Found) {
+    fn relax(&self, bucket: u64, v: Vertex, found: &mut RelaxedEdges) {
         let range = self.part.own();
         let distance = f64::from_bits(self.own[(v - range.start) as usize].load(Relaxed));
         // It has been lowered since, and dealt with then.
@@ -84,9 +84,9 @@ impl Search<'_> {
         }
     }
 
-    fn work(&self, bucket: u64, piece: &[Vertex], ranks: usize) -> Found {
+    fn work(&self, bucket: u64, piece: &[Vertex], ranks: usize) -> RelaxedEdges {
         let remote = vec![Vec::new(); if ranks == 1 { 0 } else { ranks }];
-        let mut found = Found { near: vec![Vec::new(); NEAR], far: Vec::new(), remote };
+        let mut found = RelaxedEdges { near: vec![Vec::new(); NEAR], far: Vec::new(), remote };
         piece.iter().for_each(|&v| self.relax(bucket, v, &mut found));
         while !found.near[0].is_empty() && found.near[0].len() < FUSED {
             let more = std::mem::take(&mut found.near[0]);
@@ -98,7 +98,7 @@ impl Search<'_> {
 
 /// The width of buckets where the user names none: the heaviest edge by the mean degree, which leaves an edge or so
 /// of each vertex within a bucket.
-fn width(exchange: &mut dyn Exchange, part: &Part) -> Result<f64, GraphError> {
+fn width(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<f64, DataGraphError> {
     let rows = part.outgoing();
     let heaviest = part
         .own()
@@ -112,7 +112,7 @@ fn width(exchange: &mut dyn Exchange, part: &Part) -> Result<f64, GraphError> {
     let bits = [u64::from(heaviest.0 < 0.0), heaviest.1.to_bits()];
     let [negative, high] = combine(exchange, bits, u64::max)?;
     if negative == 1 {
-        return Err(GraphError::refused("the graph has edges of negative weight, for which sssp is not defined"));
+        return Err(DataGraphError::refused("the graph has edges of negative weight, for which sssp is not defined"));
     }
     let [edges] = sum(exchange, [rows.edges()])?;
     let width = f64::from_bits(high) * f64::from(part.vertices()) / edges.max(1) as f64;
@@ -125,15 +125,15 @@ fn width(exchange: &mut dyn Exchange, part: &Part) -> Result<f64, GraphError> {
 /// If the operation is stopped, or an edge has a negative weight.
 pub fn sssp(
     exchange: &mut dyn Exchange,
-    part: &Part,
+    part: &GraphPart,
     source: Vertex,
     delta: Option<f64>,
-) -> Result<Distances, GraphError> {
+) -> Result<Distances, DataGraphError> {
     let (own, ranks) = (part.own(), exchange.ranks());
     let proposed = width(exchange, part)?;
     let infinite = || AtomicU64::new(f64::INFINITY.to_bits());
     let told = if ranks == 1 { 0 } else { part.vertices() };
-    let search = Search {
+    let search = SsspSearch {
         part,
         buckets: 1.0 / delta.unwrap_or(proposed),
         own: own.clone().map(|_| infinite()).collect(),
@@ -151,7 +151,8 @@ pub fn sssp(
         }
         let present = buckets.remove(&bucket).unwrap_or_default();
         let piece = PIECE.max(present.len() / (rayon::current_num_threads() * 8));
-        let found: Vec<Found> = present.par_chunks(piece).map(|piece| search.work(bucket, piece, ranks)).collect();
+        let found: Vec<RelaxedEdges> =
+            present.par_chunks(piece).map(|piece| search.work(bucket, piece, ranks)).collect();
         let mut outgoing = vec![Vec::new(); ranks];
         for found in found {
             for (ahead, list) in found.near.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::data::exchange::threads::on_ranks;
-use crate::data::ids::Ids;
+use crate::data::ids::VertexIds;
 
 /// A graph as a person would write it down.
 #[derive(Clone, Debug)]
@@ -48,14 +48,14 @@ impl Plain {
         self.ids.len() as u32
     }
 
-    fn part(&self, exchange: &mut dyn Exchange) -> Part {
+    fn part(&self, exchange: &mut dyn Exchange) -> GraphPart {
         let mine = |at: &usize| at % exchange.ranks() == exchange.place();
         let all: Vec<_> = self.edges.iter().enumerate().filter(|(at, _)| mine(at)).map(|(_, edge)| edge).collect();
         let edges = EdgeList {
             ends: all.iter().map(|edge| *edge.0).collect(),
             weights: self.weighted.then(|| all.iter().map(|edge| *edge.1).collect()),
         };
-        Part::build(exchange, Ids::from_sorted(self.ids.clone()).unwrap(), edges, self.directed).unwrap()
+        GraphPart::build(exchange, VertexIds::from_sorted(self.ids.clone()).unwrap(), edges, self.directed).unwrap()
     }
 
     fn out(&self, v: u32) -> Vec<(u32, f64)> {
@@ -194,7 +194,7 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
             &answers(&operation)
                 .into_iter()
                 .map(|a| match a.1 {
-                    Values::Whole(v) => v,
+                    VertexValues::Whole(v) => v,
                     other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>(),
@@ -205,7 +205,7 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
             &answers(&operation)
                 .into_iter()
                 .map(|a| match a.1 {
-                    Values::Real(v) => v,
+                    VertexValues::Real(v) => v,
                     other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>(),
@@ -216,7 +216,7 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
             &answers(&operation)
                 .into_iter()
                 .map(|a| match a.1 {
-                    Values::Vertices(v) => v,
+                    VertexValues::Vertices(v) => v,
                     other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>(),
@@ -227,7 +227,7 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
             &answers(&operation)
                 .into_iter()
                 .map(|a| match a.1 {
-                    Values::Levels { levels, .. } => levels,
+                    VertexValues::Levels { levels, .. } => levels,
                     other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>(),
@@ -265,8 +265,8 @@ fn check(plain: &Plain, ranks: usize, source: u32, sources: &[u32], hops: u32) {
     assert_eq!(levels(Operation::KHop { sources: ids(sources), hops }), within);
     let facts = &answers(&Operation::Bfs { source: id })[0].0;
     let reached: Vec<u32> = plain.levels(&[source]).into_iter().filter(|&level| level != UNREACHED).collect();
-    assert_eq!(facts[0], ("reached", Number::Whole(reached.len() as u64)));
-    assert_eq!(facts[1], ("depth", Number::Whole(u64::from(reached.iter().copied().max().unwrap()))));
+    assert_eq!(facts[0], ("reached", ReportedNumber::Whole(reached.len() as u64)));
+    assert_eq!(facts[1], ("depth", ReportedNumber::Whole(u64::from(reached.iter().copied().max().unwrap()))));
 }
 
 proptest! {

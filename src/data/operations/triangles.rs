@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::data::exchange::{Exchange, largest, push, share, sum};
-use crate::data::part::Part;
-use crate::data::{GraphError, Vertex};
+use crate::data::part::GraphPart;
+use crate::data::{DataGraphError, Vertex};
 
 /// Numbers that a rank sends in one round at most, but for one list.
 const ROUND: usize = 1 << 22;
@@ -41,7 +41,7 @@ impl Oriented {
         (&self.targets[range.clone()], self.times.get(range).unwrap_or_default())
     }
 
-    fn new(exchange: &mut dyn Exchange, part: &Part, with_times: bool) -> Result<Oriented, GraphError> {
+    fn new(exchange: &mut dyn Exchange, part: &GraphPart, with_times: bool) -> Result<Oriented, DataGraphError> {
         let own = part.own();
         let degree = |v: Vertex| {
             let mut degree = 0;
@@ -82,7 +82,7 @@ impl Oriented {
 
 /// Calls `each` for the neighbours of a vertex in either direction, ascending, with the number of edges between the two; an undirected
 /// edge counts as two.
-fn neighbours(part: &Part, v: Vertex, mut each: impl FnMut(Vertex, u8)) {
+fn neighbours(part: &GraphPart, v: Vertex, mut each: impl FnMut(Vertex, u8)) {
     let out = part.outgoing().row(v);
     if !part.is_directed() {
         out.iter().filter(|&&u| u != v).for_each(|&u| each(u, 2));
@@ -119,14 +119,14 @@ struct Scratch {
 }
 
 struct Counter<'a> {
-    part: &'a Part,
+    part: &'a GraphPart,
     lists: &'a Oriented,
     want: Want,
     scratch: Vec<Mutex<Scratch>>,
 }
 
 impl<'a> Counter<'a> {
-    fn new(part: &'a Part, lists: &'a Oriented, want: Want) -> Counter<'a> {
+    fn new(part: &'a GraphPart, lists: &'a Oriented, want: Want) -> Counter<'a> {
         let count = part.vertices() as usize;
         let one = |_| {
             Mutex::new(Scratch {
@@ -186,7 +186,12 @@ impl<'a> Counter<'a> {
 }
 
 /// Counts over all ranks.
-fn run(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, want: Want) -> Result<Triangles, GraphError> {
+fn run(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    lists: &Oriented,
+    want: Want,
+) -> Result<Triangles, DataGraphError> {
     let own = part.own();
     let counter = Counter::new(part, lists, want);
     let blocks: Vec<Vertex> = own.clone().step_by(4096).collect();
@@ -233,7 +238,12 @@ fn run(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, want: Want) -
 }
 
 /// Lists go to the other ranks that own some of their vertices, in rounds.
-fn remote(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, counter: &Counter) -> Result<(), GraphError> {
+fn remote(
+    exchange: &mut dyn Exchange,
+    part: &GraphPart,
+    lists: &Oriented,
+    counter: &Counter,
+) -> Result<(), DataGraphError> {
     let own = part.own();
     let mut next = own.start;
     loop {
@@ -284,7 +294,7 @@ fn remote(exchange: &mut dyn Exchange, part: &Part, lists: &Oriented, counter: &
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn triangles(exchange: &mut dyn Exchange, part: &Part, each: bool) -> Result<Triangles, GraphError> {
+pub fn triangles(exchange: &mut dyn Exchange, part: &GraphPart, each: bool) -> Result<Triangles, DataGraphError> {
     let lists = Oriented::new(exchange, part, false)?;
     run(exchange, part, &lists, if each { Want::Each } else { Want::Total })
 }
@@ -294,7 +304,7 @@ pub fn triangles(exchange: &mut dyn Exchange, part: &Part, each: bool) -> Result
 ///
 /// # Errors
 /// If the operation is stopped.
-pub fn clustering(exchange: &mut dyn Exchange, part: &Part) -> Result<Vec<f64>, GraphError> {
+pub fn clustering(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Vec<f64>, DataGraphError> {
     let lists = Oriented::new(exchange, part, true)?;
     let found = run(exchange, part, &lists, Want::Opposite)?;
     let coefficient = |(&count, &degree): (&u64, &u32)| {

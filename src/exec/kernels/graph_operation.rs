@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use toml::Value;
 
-use crate::data::exchange::Alone;
-use crate::data::format::Format;
+use crate::data::exchange::SingleRank;
+use crate::data::format::GraphFormat;
 use crate::data::operations::{Direction, Edges, Operation, pagerank, write_values};
 use crate::exec::args::{ArgError, Args, FromArg, unknown};
 use crate::exec::graphs::report;
@@ -43,14 +43,14 @@ fn run(
         let each = output.is_some() || top > 0;
         let (found, cached) = context.graphs().run(graph, operation, context, each)?;
         let is_cancelled = || context.cancelled();
-        let mut exchange = Alone::new(&is_cancelled);
+        let mut exchange = SingleRank::new(&is_cancelled);
         if let Some(output) = output {
             let path = context.path(output);
             context.rayon().install(|| write_values(&mut exchange, &found.part, &found.answer.values, &path))?;
         }
         report(graph, operation, &found, cached, top, &mut exchange)
     };
-    let text = done().map_err(|error: crate::data::GraphError| error.to_string())?;
+    let text = done().map_err(|error: crate::data::DataGraphError| error.to_string())?;
     context.print(&text);
     Ok(())
 }
@@ -86,9 +86,9 @@ fn operation(name: &str, table: &toml::Table) -> Result<Operation, ArgError> {
         "communities" => Operation::Communities { iterations: args(&["iterations"])?.get("iterations")?.unwrap_or(10) },
         "k_hop" => {
             let args = args(&["source", "sources", "hops"])?;
-            let sources = match (args.get::<u64>("source")?, args.get::<Ids>("sources")?) {
+            let sources = match (args.get::<u64>("source")?, args.get::<IdList>("sources")?) {
                 (Some(source), None) => vec![source],
-                (None, Some(Ids(sources))) if !sources.is_empty() => sources,
+                (None, Some(IdList(sources))) if !sources.is_empty() => sources,
                 _ => {
                     return Err(ArgError::new(
                         "source",
@@ -100,9 +100,9 @@ fn operation(name: &str, table: &toml::Table) -> Result<Operation, ArgError> {
         }
         "insert_edges" | "delete_edges" => {
             let args = args(&["file", "edges"])?;
-            let edges = match (args.get::<PathBuf>("file")?, args.get::<Pairs>("edges")?) {
+            let edges = match (args.get::<PathBuf>("file")?, args.get::<PairList>("edges")?) {
                 (Some(file), None) => Edges::File(file),
-                (None, Some(Pairs(pairs))) => Edges::Listed(pairs),
+                (None, Some(PairList(pairs))) => Edges::Listed(pairs),
                 _ => {
                     return Err(ArgError::new(
                         "edges",
@@ -117,9 +117,9 @@ fn operation(name: &str, table: &toml::Table) -> Result<Operation, ArgError> {
             let format = match args.get::<String>("format")? {
                 None => None,
                 Some(word) => {
-                    let known = Format::ALL.map(|known| known.0);
+                    let known = GraphFormat::ALL.map(|known| known.0);
                     Some(
-                        Format::named(&word)
+                        GraphFormat::named(&word)
                             .ok_or_else(|| ArgError::new("format", unknown("format", &word, &known)))?,
                     )
                 }
@@ -150,27 +150,27 @@ fn pagerank_options(args: &Args) -> Result<pagerank::Options, ArgError> {
 }
 
 /// A list of ids.
-struct Ids(Vec<u64>);
+struct IdList(Vec<u64>);
 
-impl FromArg for Ids {
+impl FromArg for IdList {
     const EXPECTED: &'static str = "a list of ids";
 
-    fn from_arg(value: &Value) -> Option<Ids> {
-        value.as_array()?.iter().map(u64::from_arg).collect::<Option<_>>().map(Ids)
+    fn from_arg(value: &Value) -> Option<IdList> {
+        value.as_array()?.iter().map(u64::from_arg).collect::<Option<_>>().map(IdList)
     }
 }
 
 /// A list of pairs of ids.
-struct Pairs(Vec<(u64, u64)>);
+struct PairList(Vec<(u64, u64)>);
 
-impl FromArg for Pairs {
+impl FromArg for PairList {
     const EXPECTED: &'static str = "a list of pairs of ids, [[u, v], ...]";
 
-    fn from_arg(value: &Value) -> Option<Pairs> {
+    fn from_arg(value: &Value) -> Option<PairList> {
         let pair = |pair: &Value| match pair.as_array()?.as_slice() {
             [u, v] => Some((u64::from_arg(u)?, u64::from_arg(v)?)),
             _ => None,
         };
-        value.as_array()?.iter().map(pair).collect::<Option<_>>().map(Pairs)
+        value.as_array()?.iter().map(pair).collect::<Option<_>>().map(PairList)
     }
 }

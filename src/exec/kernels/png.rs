@@ -11,7 +11,7 @@ use super::files::{NewFile, failed};
 use crate::exec::args::{ArgError, Args};
 use crate::exec::kernel::{Context, Prepared};
 
-struct Picture {
+struct PngImage {
     input: PathBuf,
     output: PathBuf,
     width: u32,
@@ -25,11 +25,11 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
         _ => Err(ArgError::new(field, "expected 1 to 2147483647 pixels")),
     };
     let (width, height) = (side("width")?, side("height")?);
-    let picture = Picture { input: args.need("input")?, output: args.need("output")?, width, height };
+    let picture = PngImage { input: args.need("input")?, output: args.need("output")?, width, height };
     Ok(Arc::new(move |context| convert(context, &picture)))
 }
 
-fn convert(context: &Context, picture: &Picture) -> Result<(), String> {
+fn convert(context: &Context, picture: &PngImage) -> Result<(), String> {
     let input = context.path(&picture.input);
     let file = File::open(&input).map_err(|e| failed("read", &input, &e))?;
     let found = file.metadata().map_err(|e| failed("read", &input, &e))?.len();
@@ -48,7 +48,7 @@ fn convert(context: &Context, picture: &Picture) -> Result<(), String> {
 
 fn encode(
     context: &Context,
-    picture: &Picture,
+    picture: &PngImage,
     name: &Path,
     mut pixels: impl Read,
     output: &mut NewFile,

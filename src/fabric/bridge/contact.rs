@@ -97,7 +97,7 @@ pub struct Contact {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct ContactText {
     run: String,
     addresses: Vec<String>,
     secret: String,
@@ -111,7 +111,7 @@ impl Contact {
     pub fn write(&self, path: &Path) -> Result<(), ContactError> {
         let io = |what| move |source| ContactError::Io { what, path: path.to_owned(), source };
         let Contact { run, addresses, secret } = self;
-        let written = Written { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
+        let written = ContactText { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
         let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
         // Under another name first: nobody finds half a file, and its permissions are right from the start.
         let new = path.with_extension("new");
@@ -142,7 +142,7 @@ impl Contact {
     }
 
     fn parse(text: &str) -> Result<Contact, String> {
-        let Written { run, addresses, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let ContactText { run, addresses, secret } = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let secret = Secret::from_hex(&secret).ok_or("its secret is not 64 hexadecimal digits")?;
         Ok(Contact { run, addresses, secret })
     }

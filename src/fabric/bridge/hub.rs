@@ -22,10 +22,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contact::Secret;
-use super::link::{self, Link};
-use super::secure::{self, Channel, Reader};
-use super::stream::{Frame, Kind};
-use super::{Answer, Ask, PATIENCE, SILENCE};
+use super::link::{self, LinkSender};
+use super::secure::{self, Channel, SecureReader};
+use super::stream::{FrameKind, ReceivedFrame};
+use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::combined::{Outside, Passed};
 use crate::model::Rank;
@@ -49,7 +49,7 @@ pub struct LinkId(u64);
 
 /// What rank 0 should know.
 #[derive(Debug)]
-pub enum News {
+pub enum LinkEvent {
     /// Somebody who knows the secret asks to come in; to be answered by [`Hub::admit`] or [`Hub::refuse`].
     Knock {
         /// Its connection.
@@ -70,24 +70,24 @@ pub enum News {
 
 /// See the module's text.
 pub struct Hub {
-    shared: Arc<Shared>,
+    shared: Arc<HubState>,
     address: SocketAddr,
 }
 
 /// Rank 0's fabric takes and gives frames here.
 pub struct Outer {
-    shared: Arc<Shared>,
+    shared: Arc<HubState>,
     frames: Receiver<Passed>,
 }
 
-struct Shared {
+struct HubState {
     secret: Secret,
     notify: Box<dyn Fn() + Send + Sync>,
     frames: Sender<Passed>,
     unread: Unread,
     /// Something lies in `frames` that nobody has looked for.
     came: AtomicBool,
-    news: Sender<News>,
+    news: Sender<LinkEvent>,
     doors: Mutex<Doors>,
     /// What has not shown that it knows the secret, each with what ends it.
     strangers: Mutex<Strangers<TcpStream>>,
@@ -103,7 +103,7 @@ struct Doors {
 }
 
 struct Door {
-    link: Link,
+    link: LinkSender,
     rank: Option<Rank>,
 }
 
@@ -116,7 +116,7 @@ impl Hub {
         address: SocketAddr,
         secret: Secret,
         notify: impl Fn() + Send + Sync + 'static,
-    ) -> io::Result<(Hub, Outer, Receiver<News>)> {
+    ) -> io::Result<(Hub, Outer, Receiver<LinkEvent>)> {
         Hub::bounded(address, secret, notify, MOST_UNREAD)
     }
 
@@ -126,11 +126,11 @@ impl Hub {
         secret: Secret,
         notify: impl Fn() + Send + Sync + 'static,
         most_unread: usize,
-    ) -> io::Result<(Hub, Outer, Receiver<News>)> {
+    ) -> io::Result<(Hub, Outer, Receiver<LinkEvent>)> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let ((frames, taken), (news, told)) = (channel(), channel());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HubState {
             secret,
             notify: Box::new(notify),
             frames,
@@ -158,7 +158,7 @@ impl Hub {
         let mut doors = self.shared.doors();
         let Some(door) = doors.links.get_mut(&link) else { return false };
         door.rank = Some(rank);
-        door.link.answer(&Answer::Admitted { rank: rank.0 });
+        door.link.answer(&JoinAnswer::Admitted { rank: rank.0 });
         doors.by_rank.insert(rank, link);
         true
     }
@@ -166,7 +166,7 @@ impl Hub {
     /// Sends somebody away who knocked.
     pub fn refuse(&self, link: LinkId, reason: &str) {
         if let Some(door) = self.shared.doors().links.get_mut(&link) {
-            door.link.answer(&Answer::Refused { reason: reason.to_owned() });
+            door.link.answer(&JoinAnswer::Refused { reason: reason.to_owned() });
             door.link.finish();
         }
     }
@@ -193,15 +193,15 @@ impl Drop for Hub {
     }
 }
 
-impl Link {
-    fn answer(&self, answer: &Answer) {
+impl LinkSender {
+    fn answer(&self, answer: &JoinAnswer) {
         // Two small variants: encoding them cannot fail.
         let content = postcard::to_stdvec(answer).unwrap_or_default();
-        self.send(Kind::Answer, Rank::ZERO, Rank::ZERO, &content);
+        self.send(FrameKind::Answer, Rank::ZERO, Rank::ZERO, &content);
     }
 }
 
-impl Shared {
+impl HubState {
     fn doors(&self) -> MutexGuard<'_, Doors> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,7 +261,7 @@ impl Shared {
             Ok((ask, reader, link)) => {
                 let id = self.open_door(link);
                 tracing::debug!(%peer, ?ask, "somebody knocks");
-                self.tell(News::Knock { link: id, ask, peer });
+                self.tell(LinkEvent::Knock { link: id, ask, peer });
                 self.carry(id, reader);
             }
             Err(why) => self.tell_refusal(peer, &why),
@@ -269,7 +269,7 @@ impl Shared {
     }
 
     /// Finds out whether somebody knows the secret, and what he wants.
-    fn introduce(&self, stream: TcpStream) -> Result<(Ask, Reader, Link), String> {
+    fn introduce(&self, stream: TcpStream) -> Result<(Ask, SecureReader, LinkSender), String> {
         let begun = Instant::now();
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let Channel { mut reader, writer } =
@@ -278,16 +278,16 @@ impl Shared {
         reader.set_limit(left).map_err(|error| text(&error))?;
         let mut asked = None;
         let why = link::read(&mut reader, None, |frame| {
-            asked = (frame.kind == Kind::Ask).then(|| postcard::from_bytes::<Ask>(&frame.content).ok()).flatten();
+            asked = (frame.kind == FrameKind::Ask).then(|| postcard::from_bytes::<Ask>(&frame.content).ok()).flatten();
             Err("it knows the secret but did not say what it wants".into())
         });
         let ask = asked.ok_or(why)?;
         reader.set_limit(SILENCE).map_err(|error| text(&error))?;
-        let link = Link::start(writer).map_err(|error| text(&error))?;
+        let link = LinkSender::start(writer).map_err(|error| text(&error))?;
         Ok((ask, reader, link))
     }
 
-    fn open_door(&self, link: Link) -> LinkId {
+    fn open_door(&self, link: LinkSender) -> LinkId {
         let mut doors = self.doors();
         let id = LinkId(doors.next);
         doors.next += 1;
@@ -296,12 +296,12 @@ impl Shared {
     }
 
     /// Takes in what comes over a link, until it ends.
-    fn carry(&self, id: LinkId, mut reader: Reader) {
+    fn carry(&self, id: LinkId, mut reader: SecureReader) {
         let mut rank = None;
         let why = link::read(&mut reader, None, |frame| {
             rank = rank.or_else(|| self.doors().links.get(&id).and_then(|door| door.rank));
-            let Frame { kind, from, to, content } = frame;
-            if kind != Kind::Data || rank != Some(from) {
+            let ReceivedFrame { kind, from, to, content } = frame;
+            if kind != FrameKind::Data || rank != Some(from) {
                 return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
             }
             self.unread.add(content.len());
@@ -319,12 +319,12 @@ impl Shared {
             if let Some(rank) = door.rank {
                 doors.by_rank.remove(&rank);
                 drop(doors);
-                self.tell(News::Gone { rank, why });
+                self.tell(LinkEvent::Gone { rank, why });
             }
         }
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: LinkEvent) {
         // Nobody hears it any more once the run is over.
         let _ = self.news.send(news);
         (self.notify)();
@@ -343,7 +343,7 @@ impl Outside for Outer {
     fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
         let doors = self.shared.doors();
         match doors.by_rank.get(&to).and_then(|link| doors.links.get(link)) {
-            Some(door) => door.link.send(Kind::Data, from, to, frame),
+            Some(door) => door.link.send(FrameKind::Data, from, to, frame),
             None => tracing::debug!(%to, "a frame for a rank that has gone is dropped"),
         }
     }

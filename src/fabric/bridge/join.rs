@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::contact::Contact;
-use super::link::{self, Link, Pulse};
-use super::secure::{self, Channel, Reader, SecureError};
-use super::stream::Kind;
-use super::{Answer, Ask, PATIENCE, SILENCE};
+use super::link::{self, LinkSender, Pulse};
+use super::secure::{self, Channel, SecureError, SecureReader};
+use super::stream::FrameKind;
+use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::combined::{Outside, Passed};
 use crate::model::Rank;
@@ -113,7 +113,7 @@ impl Pauses {
 
 /// The link of a rank that joined.
 pub struct Joined {
-    link: Link,
+    link: LinkSender,
     frames: Receiver<Passed>,
     pulse: Pulse,
     came: Arc<AtomicBool>,
@@ -128,9 +128,9 @@ pub struct Joined {
 pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) -> Result<(Rank, Joined), JoinError> {
     let Channel { mut reader, writer } = reach(contact)?;
     reader.set_limit(SILENCE).map_err(JoinError::Thread)?;
-    let link = Link::start(writer).map_err(JoinError::Thread)?;
+    let link = LinkSender::start(writer).map_err(JoinError::Thread)?;
     let content = postcard::to_stdvec(ask).map_err(|error| JoinError::Silent(error.to_string()))?;
-    link.send(Kind::Ask, Rank::ZERO, Rank::ZERO, &content);
+    link.send(FrameKind::Ask, Rank::ZERO, Rank::ZERO, &content);
     let me = answer(&mut reader)?;
     let (put, frames) = channel();
     let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -139,7 +139,7 @@ pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) ->
     let beats = pulse.clone();
     let carry = move || {
         let why = link::read(&mut reader, Some(&beats), |frame| {
-            if frame.kind != Kind::Data || frame.to != me {
+            if frame.kind != FrameKind::Data || frame.to != me {
                 return Err("it sent a frame that is not for this rank".into());
             }
             let passed = Passed { from: frame.from, to: frame.to, frame: frame.content };
@@ -191,22 +191,24 @@ fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// Waits for the run's answer.
-fn answer(reader: &mut Reader) -> Result<Rank, JoinError> {
+fn answer(reader: &mut SecureReader) -> Result<Rank, JoinError> {
     let mut answer = None;
     let why = link::read(reader, None, |frame| {
-        answer = (frame.kind == Kind::Answer).then(|| postcard::from_bytes::<Answer>(&frame.content).ok()).flatten();
+        answer = (frame.kind == FrameKind::Answer)
+            .then(|| postcard::from_bytes::<JoinAnswer>(&frame.content).ok())
+            .flatten();
         Err("it answered with something else".into())
     });
     match answer {
-        Some(Answer::Admitted { rank }) => Ok(Rank(rank)),
-        Some(Answer::Refused { reason }) => Err(JoinError::Refused(reason)),
+        Some(JoinAnswer::Admitted { rank }) => Ok(Rank(rank)),
+        Some(JoinAnswer::Refused { reason }) => Err(JoinError::Refused(reason)),
         None => Err(JoinError::Silent(why)),
     }
 }
 
 impl Outside for Joined {
     fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
-        self.link.send(Kind::Data, from, to, frame);
+        self.link.send(FrameKind::Data, from, to, frame);
     }
 
     fn receive(&mut self) -> Result<Option<Passed>, FabricError> {

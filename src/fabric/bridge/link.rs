@@ -13,8 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use super::secure::{Reader, SecureError, Writer};
-use super::stream::{Frame, Frames, Kind, put};
+use super::secure::{SecureError, SecureReader, SecureWriter};
+use super::stream::{FrameKind, FrameSplitter, ReceivedFrame, put};
 use super::{BEAT, SILENCE, TWO_BEATS_MISSING};
 use crate::model::Rank;
 
@@ -29,15 +29,15 @@ pub const MOST_WAITING: usize = 64 << 20;
 const MOST_WEIGHT: usize = 1 << 16;
 
 /// The sending side of a link.
-pub struct Link {
+pub struct LinkSender {
     /// Taken once nothing more is to be sent.
     outgoing: Option<Sender<Vec<u8>>>,
-    state: Arc<State>,
+    state: Arc<LinkState>,
     stream: TcpStream,
 }
 
 #[derive(Default)]
-struct State {
+struct LinkState {
     queued: AtomicU64,
     written: AtomicU64,
     /// The weight of what is queued and not written.
@@ -47,24 +47,24 @@ struct State {
     overrun: AtomicBool,
 }
 
-impl Link {
+impl LinkSender {
     /// Starts to write.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(writer: Writer) -> io::Result<Link> {
+    pub fn start(writer: SecureWriter) -> io::Result<LinkSender> {
         let stream = writer.stream().try_clone()?;
         stream.set_write_timeout(Some(SILENCE))?;
         stream.set_nodelay(true)?;
         let (outgoing, queue) = channel();
-        let state = Arc::new(State::default());
+        let state = Arc::new(LinkState::default());
         let shared = Arc::clone(&state);
         thread::Builder::new().name("bridge-out".into()).spawn(move || write(writer, &queue, &shared))?;
-        Ok(Link { outgoing: Some(outgoing), state, stream })
+        Ok(LinkSender { outgoing: Some(outgoing), state, stream })
     }
 
     /// Queues a frame. What a broken link is given is lost, and whoever reads it hears that it broke.
-    pub fn send(&self, kind: Kind, from: Rank, to: Rank, content: &[u8]) {
+    pub fn send(&self, kind: FrameKind, from: Rank, to: Rank, content: &[u8]) {
         let Some(outgoing) = &self.outgoing else { return };
         let mut frame = Vec::new();
         put(&mut frame, kind, from, to, content);
@@ -87,7 +87,7 @@ impl Link {
 
     /// True once all that was sent has left, or never will.
     pub fn drained(&self) -> bool {
-        let State { queued, written, broken, .. } = &*self.state;
+        let LinkState { queued, written, broken, .. } = &*self.state;
         broken.load(SeqCst) || written.load(SeqCst) == queued.load(SeqCst)
     }
 
@@ -103,7 +103,7 @@ impl Link {
     }
 }
 
-fn write(mut writer: Writer, queue: &Receiver<Vec<u8>>, state: &State) {
+fn write(mut writer: SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkState) {
     let end = match write_all(&mut writer, queue, state) {
         Ok(()) => Shutdown::Write,
         Err(error) => {
@@ -116,9 +116,9 @@ fn write(mut writer: Writer, queue: &Receiver<Vec<u8>>, state: &State) {
     let _ = writer.stream().shutdown(end);
 }
 
-fn write_all(writer: &mut Writer, queue: &Receiver<Vec<u8>>, state: &State) -> Result<(), SecureError> {
+fn write_all(writer: &mut SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkState) -> Result<(), SecureError> {
     let mut beat = Vec::new();
-    put(&mut beat, Kind::Beat, Rank::ZERO, Rank::ZERO, &[]);
+    put(&mut beat, FrameKind::Beat, Rank::ZERO, Rank::ZERO, &[]);
     loop {
         let mut text = match queue.recv_timeout(BEAT) {
             Ok(frame) => frame,
@@ -176,11 +176,15 @@ impl Pulse {
 }
 
 /// Reads a link to its end, heartbeats aside. Returns why it ended. `each` may end it with a reason of its own.
-pub fn read(reader: &mut Reader, pulse: Option<&Pulse>, mut each: impl FnMut(Frame) -> Result<(), String>) -> String {
-    let mut frames = Frames::default();
+pub fn read(
+    reader: &mut SecureReader,
+    pulse: Option<&Pulse>,
+    mut each: impl FnMut(ReceivedFrame) -> Result<(), String>,
+) -> String {
+    let mut frames = FrameSplitter::default();
     loop {
         match frames.take() {
-            Ok(Some(Frame { kind: Kind::Beat, .. })) => continue,
+            Ok(Some(ReceivedFrame { kind: FrameKind::Beat, .. })) => continue,
             Ok(Some(frame)) => match each(frame) {
                 Ok(()) => continue,
                 Err(why) => return why,

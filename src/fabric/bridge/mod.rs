@@ -64,7 +64,7 @@ pub enum Ask {
 
 /// What it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum JoinAnswer {
     /// It is a rank of the run.
     Admitted {
         /// Its number.

@@ -63,13 +63,13 @@ pub enum SecureError {
 /// The two directions of a connection.
 pub struct Channel {
     /// From the other side.
-    pub reader: Reader,
+    pub reader: SecureReader,
     /// To the other side.
-    pub writer: Writer,
+    pub writer: SecureWriter,
 }
 
 /// What comes, record by record.
-pub struct Reader {
+pub struct SecureReader {
     stream: TcpStream,
     keys: Arc<StatelessTransportState>,
     next: u64,
@@ -78,7 +78,7 @@ pub struct Reader {
 }
 
 /// What goes.
-pub struct Writer {
+pub struct SecureWriter {
     stream: TcpStream,
     keys: Arc<StatelessTransportState>,
     next: u64,
@@ -90,7 +90,7 @@ pub struct Writer {
 /// # Errors
 /// If the other side is not the run that the secret belongs to, or does not answer in time.
 pub fn connect(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
-    let mut stream = Timed::new(stream, limit);
+    let mut stream = DeadlineStream::new(stream, limit);
     let mut noise = builder(secret)?.build_initiator().map_err(SecureError::Crypto)?;
     stream.write_all(&hello())?;
     write_opening(&mut stream, &mut noise)?;
@@ -108,7 +108,7 @@ pub fn connect(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Ch
 /// # Errors
 /// If it does not, or does not show it in time.
 pub fn accept(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
-    let mut stream = Timed::new(stream, limit);
+    let mut stream = DeadlineStream::new(stream, limit);
     let mut noise = builder(secret)?.build_responder().map_err(SecureError::Crypto)?;
     let theirs = read_hello(&mut stream);
     if matches!(theirs, Ok(()) | Err(SecureError::Version(_))) {
@@ -136,7 +136,7 @@ fn builder(secret: &Secret) -> Result<Builder<'_>, SecureError> {
     builder.prologue(PROLOGUE.get_or_init(hello)).map_err(SecureError::Crypto)
 }
 
-fn read_hello(stream: &mut Timed) -> Result<(), SecureError> {
+fn read_hello(stream: &mut DeadlineStream) -> Result<(), SecureError> {
     let mut theirs = [0; HELLO];
     stream.read_exact(&mut theirs)?;
     let (name, version) = theirs.split_at(NAME.len());
@@ -149,34 +149,34 @@ fn read_hello(stream: &mut Timed) -> Result<(), SecureError> {
     }
 }
 
-fn write_opening(stream: &mut Timed, noise: &mut HandshakeState) -> Result<(), SecureError> {
+fn write_opening(stream: &mut DeadlineStream, noise: &mut HandshakeState) -> Result<(), SecureError> {
     let mut opening = [0; OPENING];
     let size = noise.write_message(&[], &mut opening).map_err(SecureError::Crypto)?;
     debug_assert_eq!(size, OPENING);
     Ok(stream.write_all(&opening)?)
 }
 
-fn read_opening(stream: &mut Timed, noise: &mut HandshakeState) -> Result<(), SecureError> {
+fn read_opening(stream: &mut DeadlineStream, noise: &mut HandshakeState) -> Result<(), SecureError> {
     let mut opening = [0; OPENING];
     stream.read_exact(&mut opening)?;
     noise.read_message(&opening, &mut [0; OPENING]).map(drop).map_err(|_| SecureError::Secret)
 }
 
-fn channel(stream: Timed, noise: HandshakeState) -> Result<Channel, SecureError> {
+fn channel(stream: DeadlineStream, noise: HandshakeState) -> Result<Channel, SecureError> {
     let keys = Arc::new(noise.into_stateless_transport_mode().map_err(SecureError::Crypto)?);
     let stream = stream.inner;
-    let reader = Reader {
+    let reader = SecureReader {
         stream: stream.try_clone()?,
         keys: Arc::clone(&keys),
         next: 0,
         sealed: vec![0; u16::MAX as usize],
         text: vec![0; u16::MAX as usize],
     };
-    let writer = Writer { stream, keys, next: 0, sealed: vec![0; 2 + u16::MAX as usize] };
+    let writer = SecureWriter { stream, keys, next: 0, sealed: vec![0; 2 + u16::MAX as usize] };
     Ok(Channel { reader, writer })
 }
 
-impl Reader {
+impl SecureReader {
     /// The text of the next record, which may take as long as the stream's time limit; `None` if the other side has closed the connection.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl Reader {
     }
 }
 
-impl Writer {
+impl SecureWriter {
     /// Sends text, in as many records as it takes.
     ///
     /// # Errors
@@ -232,14 +232,14 @@ impl Writer {
 }
 
 /// A stream that must be done by a certain moment, however slowly the other side feeds it.
-struct Timed {
+struct DeadlineStream {
     inner: TcpStream,
     due: Instant,
 }
 
-impl Timed {
-    fn new(inner: TcpStream, limit: Duration) -> Timed {
-        Timed { inner, due: Instant::now() + limit }
+impl DeadlineStream {
+    fn new(inner: TcpStream, limit: Duration) -> DeadlineStream {
+        DeadlineStream { inner, due: Instant::now() + limit }
     }
 
     fn left(&self) -> io::Result<Duration> {
@@ -248,14 +248,14 @@ impl Timed {
     }
 }
 
-impl Read for Timed {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.set_read_timeout(Some(self.left()?))?;
         self.inner.read(buffer)
     }
 }
 
-impl Write for Timed {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.inner.set_write_timeout(Some(self.left()?))?;
         self.inner.write(bytes)

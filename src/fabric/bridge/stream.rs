@@ -15,7 +15,7 @@ const HEADER: usize = 13;
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Between two ranks.
     Data = 1,
     /// The sender lives.
@@ -28,9 +28,9 @@ pub enum Kind {
 
 /// A frame that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct ReceivedFrame {
     /// What it is for.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// Who sent it.
     pub from: Rank,
     /// Whom it is for.
@@ -51,7 +51,7 @@ pub enum StreamError {
 }
 
 /// Appends a frame to a stream.
-pub fn put(stream: &mut Vec<u8>, kind: Kind, from: Rank, to: Rank, content: &[u8]) {
+pub fn put(stream: &mut Vec<u8>, kind: FrameKind, from: Rank, to: Rank, content: &[u8]) {
     // Senders keep to `MOST`, which fits.
     let size = content.len() as u32;
     stream.reserve(HEADER + content.len());
@@ -64,13 +64,13 @@ pub fn put(stream: &mut Vec<u8>, kind: Kind, from: Rank, to: Rank, content: &[u8
 
 /// Takes a stream apart.
 #[derive(Default)]
-pub struct Frames {
+pub struct FrameSplitter {
     came: Vec<u8>,
     /// So much of it has been taken out.
     taken: usize,
 }
 
-impl Frames {
+impl FrameSplitter {
     /// More has come.
     pub fn push(&mut self, bytes: &[u8]) {
         self.came.drain(..std::mem::take(&mut self.taken));
@@ -81,14 +81,14 @@ impl Frames {
     ///
     /// # Errors
     /// If this is no stream of frames; it cannot be read on.
-    pub fn take(&mut self) -> Result<Option<Frame>, StreamError> {
+    pub fn take(&mut self) -> Result<Option<ReceivedFrame>, StreamError> {
         let Some((header, rest)) = self.came[self.taken..].split_first_chunk::<HEADER>() else { return Ok(None) };
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let kind = match header[0] {
-            1 => Kind::Data,
-            2 => Kind::Beat,
-            3 => Kind::Ask,
-            4 => Kind::Answer,
+            1 => FrameKind::Data,
+            2 => FrameKind::Beat,
+            3 => FrameKind::Ask,
+            4 => FrameKind::Answer,
             other => return Err(StreamError::Kind(other)),
         };
         let size = word(9) as usize;
@@ -96,7 +96,7 @@ impl Frames {
             return Err(StreamError::TooLarge(size as u64));
         }
         let Some(content) = rest.get(..size) else { return Ok(None) };
-        let frame = Frame { kind, from: Rank(word(1)), to: Rank(word(5)), content: content.to_vec() };
+        let frame = ReceivedFrame { kind, from: Rank(word(1)), to: Rank(word(5)), content: content.to_vec() };
         self.taken += HEADER + size;
         Ok(Some(frame))
     }
@@ -108,15 +108,15 @@ mod tests {
 
     use super::*;
 
-    fn any_frame() -> impl Strategy<Value = Frame> {
-        let kind = prop::sample::select(vec![Kind::Data, Kind::Beat, Kind::Ask, Kind::Answer]);
+    fn any_frame() -> impl Strategy<Value = ReceivedFrame> {
+        let kind = prop::sample::select(vec![FrameKind::Data, FrameKind::Beat, FrameKind::Ask, FrameKind::Answer]);
         (kind, any::<u32>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..300))
-            .prop_map(|(kind, from, to, content)| Frame { kind, from: Rank(from), to: Rank(to), content })
+            .prop_map(|(kind, from, to, content)| ReceivedFrame { kind, from: Rank(from), to: Rank(to), content })
     }
 
     #[test]
     fn a_frame_of_four_gigabytes_is_refused_before_it_costs_anything() {
-        let mut frames = Frames::default();
+        let mut frames = FrameSplitter::default();
         frames.push(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF]);
         assert_eq!(frames.take(), Err(StreamError::TooLarge(u64::from(u32::MAX))));
         assert!(frames.came.capacity() < 4096);
@@ -127,7 +127,7 @@ mod tests {
         fn frames_survive_any_cut(frames in prop::collection::vec(any_frame(), 0..8), cuts in prop::collection::vec(1usize..90, 1..60)) {
             let mut stream = Vec::new();
             frames.iter().for_each(|f| put(&mut stream, f.kind, f.from, f.to, &f.content));
-            let (mut reader, mut found, mut cut) = (Frames::default(), Vec::new(), cuts.iter().cycle());
+            let (mut reader, mut found, mut cut) = (FrameSplitter::default(), Vec::new(), cuts.iter().cycle());
             let mut rest = stream.as_slice();
             while !rest.is_empty() {
                 let (now, later) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
@@ -142,7 +142,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..20)) {
-            let mut reader = Frames::default();
+            let mut reader = FrameSplitter::default();
             for piece in pieces {
                 reader.push(&piece);
                 while let Ok(Some(_)) = reader.take() {}

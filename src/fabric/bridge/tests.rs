@@ -6,9 +6,9 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::contact::{Contact, Secret};
-use super::hub::{Hub, News, Outer};
+use super::hub::{Hub, LinkEvent, Outer};
 use super::join::{JoinError, Joined, Pauses, join};
-use super::{Answer, Ask, secure};
+use super::{Ask, JoinAnswer, secure};
 use crate::fabric::combined::{Outside, Passed};
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct Run {
     hub: Hub,
     outer: Outer,
-    news: Receiver<News>,
+    news: Receiver<LinkEvent>,
     contact: Contact,
 }
 
@@ -42,7 +42,7 @@ impl Run {
     /// Lets the next one in who knocks.
     fn open_door(&self, rank: u32) {
         match self.news.recv_timeout(LONG).unwrap() {
-            News::Knock { link, ask, .. } => {
+            LinkEvent::Knock { link, ask, .. } => {
                 assert_eq!(ask, world());
                 assert!(self.hub.admit(link, Rank(rank)));
             }
@@ -96,7 +96,7 @@ fn ranks_join_talk_and_are_told_of_when_they_go() {
     let came = take(&mut run.outer);
     assert!(came.to == Rank(2) && came.frame == large);
     drop(a);
-    let News::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
+    let LinkEvent::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
     run.outer.send(Rank(0), Rank(1), b"lost");
     assert_alive(&mut run, 2, &mut b);
 }
@@ -106,7 +106,7 @@ fn who_is_refused_is_told_why() {
     let run = run();
     let contact = run.contact.clone();
     let other = std::thread::spawn(move || join(&contact, &world(), || {}).err().unwrap());
-    let News::Knock { link, .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("no knock") };
+    let LinkEvent::Knock { link, .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("no knock") };
     run.hub.refuse(link, "the run is ending");
     assert!(matches!(other.join().unwrap(), JoinError::Refused(why) if why == "the run is ending"));
 }
@@ -213,9 +213,9 @@ fn who_knows_the_secret_but_misbehaves_is_cut_off() {
         intruder.writer.write(&asking).unwrap();
         run.open_door(2);
         let answer = intruder.reader.read().unwrap().unwrap();
-        assert_eq!(postcard::from_bytes::<Answer>(&answer[13..]).unwrap(), Answer::Admitted { rank: 2 });
+        assert_eq!(postcard::from_bytes::<JoinAnswer>(&answer[13..]).unwrap(), JoinAnswer::Admitted { rank: 2 });
         intruder.writer.write(&bad).unwrap();
-        let News::Gone { rank: Rank(2), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not cut off") };
+        let LinkEvent::Gone { rank: Rank(2), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not cut off") };
     }
     // No request at all, and one that is none.
     for bad in [frame(1, 0, 0), frame(3, 0, 0)] {
@@ -263,7 +263,7 @@ fn who_does_not_read_is_cut_off_before_memory_is_full() {
         run.news.try_recv().ok()
     });
     let gone = gone.or_else(|| run.news.recv_timeout(LONG).ok());
-    let Some(News::Gone { rank: Rank(2), why }) = gone else { panic!("{gone:?}") };
+    let Some(LinkEvent::Gone { rank: Rank(2), why }) = gone else { panic!("{gone:?}") };
     assert!(why.contains("does not read what it is sent"), "{why}");
     assert_alive(&mut run, 1, &mut good);
     drop(deaf);
@@ -314,5 +314,5 @@ fn a_run_that_ends_frees_senders_that_wait() {
     assert_eq!(take(&mut sender).frame, b"last", "what comes meanwhile does not end the link");
     drop(sender);
     closer.join().unwrap();
-    let News::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
+    let LinkEvent::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
 }

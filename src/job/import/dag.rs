@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::write::{Document, Names, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
 use super::{ImportError, Imported, Options, plain_text};
 
 /// Standard input, output and error come first, and a shell redirects descriptors of one digit
@@ -16,7 +16,7 @@ const BLANKS: [char; 3] = [' ', '\t', '\r'];
 const LONGEST_NUMBER: usize = 64;
 
 #[derive(Default)]
-struct Task {
+struct DagTask {
     name: String,
     class: Option<String>,
     memory: Option<u64>,
@@ -37,7 +37,7 @@ struct Task {
 /// If a line cannot be read.
 pub fn dag(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let text = plain_text(text)?;
-    let mut reader = Reader::default();
+    let mut reader = DagReader::default();
     for (at, line) in text.lines().enumerate() {
         reader.line(at + 1, line.trim_matches(BLANKS))?;
     }
@@ -45,7 +45,7 @@ pub fn dag(text: &str, options: &Options) -> Result<Imported, ImportError> {
         return Err(ImportError::new(1, "there is no TASK"));
     }
     let name = options.name.as_deref().unwrap_or("dag");
-    let mut document = Document::new("Imported from a DAG file of Pegasus-MPI-Cluster.", name);
+    let mut document = JobFileWriter::new("Imported from a DAG file of Pegasus-MPI-Cluster.", name);
     for task in &reader.tasks {
         reader.write(task, &mut document);
     }
@@ -53,15 +53,15 @@ pub fn dag(text: &str, options: &Options) -> Result<Imported, ImportError> {
 }
 
 #[derive(Default)]
-struct Reader {
-    tasks: Vec<Task>,
+struct DagReader {
+    tasks: Vec<DagTask>,
     numbers: FxHashMap<String, usize>,
-    names: Names,
+    names: TaskNames,
     class: Option<String>,
     warnings: Vec<String>,
 }
 
-impl Reader {
+impl DagReader {
     fn line(&mut self, at: usize, line: &str) -> Result<(), ImportError> {
         let read = match line {
             "" => Ok(()),
@@ -86,7 +86,7 @@ impl Reader {
             return Err("TASK has no id".into());
         }
         let mut words = split_arguments(arguments).into_iter().peekable();
-        let mut task = Task { name: self.names.unique(id), class: self.class.take(), ..Task::default() };
+        let mut task = DagTask { name: self.names.unique(id), class: self.class.take(), ..DagTask::default() };
         while let Some(option) = words.next_if(|word| word.starts_with('-')) {
             let (option, value) = match option.split_once('=').filter(|_| option.starts_with("--")) {
                 Some((option, value)) => (option.to_string(), Some(value.to_string())),
@@ -106,7 +106,7 @@ impl Reader {
         Ok(())
     }
 
-    fn option(&mut self, at: usize, option: &str, value: &str, task: &mut Task) -> Result<(), String> {
+    fn option(&mut self, at: usize, option: &str, value: &str, task: &mut DagTask) -> Result<(), String> {
         let number = || match leading_number(value) {
             Some(number) if (0.0..=4e9).contains(&number) => Ok(number.ceil() as u64),
             _ => Err(format!("{option} {value}: a number of at least 0 is expected")),
@@ -181,7 +181,7 @@ impl Reader {
         Ok(())
     }
 
-    fn write(&self, task: &Task, document: &mut Document) {
+    fn write(&self, task: &DagTask, document: &mut JobFileWriter) {
         document.task(&task.name);
         if let Some(class) = &task.class {
             document.field("class", quote(class));
@@ -207,7 +207,7 @@ impl Reader {
     }
 }
 
-impl Task {
+impl DagTask {
     /// The command, in a shell that forwards data where the task asks for that.
     fn words(&self) -> Vec<String> {
         if self.pipes.is_empty() && self.files.is_empty() {

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use toml::de::DeTable;
 
-use super::write::{Document, protect, quote, strings};
+use super::write::{JobFileWriter, protect, quote, strings};
 use super::{ImportError, Imported, Options, without_mark};
 use crate::job::diagnostic::{Diagnostic, Findings, Severity, line_and_column};
-use crate::job::read::{At, Node, Read, Section, Span, Tables, Whole, check_keys, float, integer, mismatch, section};
+use crate::job::read::{
+    At, Read, Section, Span, Tables, TomlNode, Whole, check_keys, float, integer, mismatch, section,
+};
 use crate::job::units::{IndexSet, format_duration};
 use crate::job::values::{EnvSpec, Strings};
 
-type Number = Whole<0, { u32::MAX as i64 }>;
+type HqNumber = Whole<0, { u32::MAX as i64 }>;
 
 section! {
     /// A job definition file of HyperQueue
@@ -25,7 +27,7 @@ section! {
         /// Directory that output is streamed to
         stream: String,
         /// How many tasks may fail
-        max_fails: Number,
+        max_fails: HqNumber,
         /// The tasks
         task: Tables<HqTask>,
         /// The tasks of an array
@@ -39,7 +41,7 @@ section! {
     /// A task, or all tasks of an array
     HqTask {
         /// Number of the task
-        id: Number,
+        id: HqNumber,
         /// Numbers of the tasks of an array
         ids: String,
         /// Entries of an array
@@ -79,11 +81,11 @@ section! {
         /// Amounts by name
         resources: Amounts,
         /// Whole nodes
-        n_nodes: Number,
+        n_nodes: HqNumber,
         /// Time that must remain
         time_request: String,
         /// How much the request counts against others
-        weight: Positive,
+        weight: PositiveNumber,
     }
 }
 
@@ -112,7 +114,7 @@ impl Read for Numbers {
         json!({ "type": "array", "items": { "type": "integer" } })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let numbers: Option<Vec<i64>> =
             node.get_ref().as_array().and_then(|list| list.iter().map(|entry| integer(entry.get_ref())).collect());
         if numbers.is_none() {
@@ -139,7 +141,7 @@ impl Read for CrashLimit {
         json!({ "type": ["integer", "string"] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let value = node.get_ref();
         let number = integer(value).or_else(|| value.as_str()?.parse().ok());
         let limit = match (value.as_str(), number) {
@@ -157,9 +159,9 @@ impl Read for CrashLimit {
 
 /// A number above zero.
 #[derive(Clone, Debug)]
-pub(crate) struct Positive;
+pub(crate) struct PositiveNumber;
 
-impl Read for Positive {
+impl Read for PositiveNumber {
     fn expected() -> String {
         "a number above 0".into()
     }
@@ -168,17 +170,17 @@ impl Read for Positive {
         json!({ "type": "number" })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let value = number(node).filter(|value| *value > 0.0 && value.is_finite());
         if value.is_none() {
             mismatch::<Self>(key, node, findings);
         }
-        value.map(|_| Positive)
+        value.map(|_| PositiveNumber)
     }
 }
 
 /// The value of a whole number or of one with a point.
-fn number(node: &Node<'_>) -> Option<f64> {
+fn number(node: &TomlNode<'_>) -> Option<f64> {
     integer(node.get_ref()).map(|number| number as f64).or_else(|| float(node.get_ref()))
 }
 
@@ -198,7 +200,7 @@ impl Read for Stdio {
         json!({ "oneOf": [{ "type": "string" }, HqOutput::schema()] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match node.get_ref().is_table() {
             true => HqOutput::read(key, node, findings).map(Stdio::Table),
             false => String::read(key, node, findings).map(Stdio::File),
@@ -219,12 +221,12 @@ impl Read for Amounts {
         json!({ "type": "object" })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(table) = node.get_ref().as_table() else {
             mismatch::<Self>(key, node, findings);
             return None;
         };
-        let amount = |value: &Node<'_>| match value.get_ref().as_str() {
+        let amount = |value: &TomlNode<'_>| match value.get_ref().as_str() {
             Some(text) => text.to_string(),
             None => number(value).map_or_else(|| "?".to_string(), |number| number.to_string()),
         };
@@ -249,7 +251,7 @@ pub fn hq(text: &str, options: &Options) -> Result<Imported, ImportError> {
     if let Some(first) = findings.finish().into_iter().find(|finding| finding.severity == Severity::Error) {
         return Err(as_import_error(&first, text));
     }
-    let mut writer = Writer { text, warnings: Vec::new() };
+    let mut writer = HqWriter { text, warnings: Vec::new() };
     let toml = writer.file(&file, options)?;
     Ok(Imported { toml, warnings: writer.warnings })
 }
@@ -300,12 +302,12 @@ impl Numbered<'_> {
     }
 }
 
-struct Writer<'a> {
+struct HqWriter<'a> {
     text: &'a str,
     warnings: Vec<String>,
 }
 
-impl Writer<'_> {
+impl HqWriter<'_> {
     fn line(&self, span: &Span) -> usize {
         line_and_column(self.text, span.start).0
     }
@@ -320,7 +322,7 @@ impl Writer<'_> {
 
     fn file(&mut self, file: &HqFile, options: &Options) -> Result<String, ImportError> {
         let recorded = file.name.as_ref().map(|name| name.value.as_str());
-        let mut document = Document::new(
+        let mut document = JobFileWriter::new(
             "Imported from a job definition file of HyperQueue.",
             options.name.as_deref().or(recorded).unwrap_or("hq"),
         );
@@ -344,7 +346,7 @@ impl Writer<'_> {
         Ok(document.finish())
     }
 
-    fn array(&mut self, array: &At<HqTask>, document: &mut Document) -> Result<(), ImportError> {
+    fn array(&mut self, array: &At<HqTask>, document: &mut JobFileWriter) -> Result<(), ImportError> {
         let spec = &array.value;
         if let Some(id) = &spec.id {
             return self.refuse(&id.span, "an array has `ids`, not `id`");
@@ -379,7 +381,7 @@ impl Writer<'_> {
         ids: &At<String>,
         entries: &[At<String>],
         spec: &HqTask,
-        document: &mut Document,
+        document: &mut JobFileWriter,
     ) -> Result<(), ImportError> {
         let set = self.indices(ids)?;
         let (known, wanted) = (set.len(), entries.len() as u64);
@@ -410,7 +412,7 @@ impl Writer<'_> {
         }
     }
 
-    fn tasks(&mut self, tasks: &[At<HqTask>], document: &mut Document) -> Result<(), ImportError> {
+    fn tasks(&mut self, tasks: &[At<HqTask>], document: &mut JobFileWriter) -> Result<(), ImportError> {
         // HyperQueue numbers tasks that have no id from the highest one on.
         let own = |task: &At<HqTask>| task.value.id.as_ref().map(|id| id.value.0);
         let mut highest = tasks.iter().filter_map(own).max().unwrap_or(0);
@@ -456,7 +458,7 @@ impl Writer<'_> {
         task: &Numbered<'_>,
         needs: &[String],
         hq_env: impl Iterator<Item = (&'v str, &'v str)>,
-        document: &mut Document,
+        document: &mut JobFileWriter,
     ) -> Result<(), ImportError> {
         let spec = task.spec;
         if let Some(command) = &spec.command {
@@ -502,7 +504,7 @@ impl Writer<'_> {
         key: &str,
         task: &Numbered<'_>,
         output: &At<Stdio>,
-        document: &mut Document,
+        document: &mut JobFileWriter,
     ) -> Result<(), ImportError> {
         let path = match &output.value {
             Stdio::File(path) => path.as_str(),
@@ -529,7 +531,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn limits(&mut self, spec: &HqTask, document: &mut Document) -> Result<(), ImportError> {
+    fn limits(&mut self, spec: &HqTask, document: &mut JobFileWriter) -> Result<(), ImportError> {
         if let Some(limit) = &spec.time_limit {
             match humantime::parse_duration(&limit.value) {
                 Ok(time) if !time.is_zero() => document.field("time", quote(&format_duration(time))),
@@ -583,7 +585,7 @@ impl Writer<'_> {
         }
     }
 
-    fn requests(&mut self, spec: &HqTask, document: &mut Document) -> Result<(), ImportError> {
+    fn requests(&mut self, spec: &HqTask, document: &mut JobFileWriter) -> Result<(), ImportError> {
         let requests = spec.request.as_ref().map_or(&[][..], |requests| &requests.value.0);
         if let Some(second) = requests.get(1) {
             self.warn(&second.span, "alternative requests are left out; the first counts");
@@ -611,7 +613,13 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn resource(&mut self, name: &str, amount: &str, span: &Span, document: &mut Document) -> Result<(), ImportError> {
+    fn resource(
+        &mut self,
+        name: &str,
+        amount: &str,
+        span: &Span,
+        document: &mut JobFileWriter,
+    ) -> Result<(), ImportError> {
         let (key, most) = match name {
             "cpus" => ("cpus", 65536.0),
             "gpus" | "gpus/nvidia" | "gpus/amd" => ("gpus", 1024.0),

@@ -3,7 +3,7 @@
 //! Lines between two directives become one matrix over the lines, so a file of a million commands
 //! is one task table. The directives of disBatch are translated; those of other tools are named.
 
-use super::write::{Document, Names, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
 use super::{ImportError, Imported, Options, plain_text};
 
 /// Imports a list of shell commands; blank lines and comments are left out.
@@ -12,7 +12,7 @@ use super::{ImportError, Imported, Options, plain_text};
 /// If there is no command, one that contains a NUL byte, or a directive of disBatch at a place where none can be.
 pub fn lines(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let text = plain_text(text)?;
-    let mut reader = Reader::default();
+    let mut reader = LinesReader::default();
     for (at, line) in joined(&text) {
         reader.line(at, line).map_err(|reason| ImportError::new(at, reason))?;
     }
@@ -43,15 +43,15 @@ fn joined(text: &str) -> Vec<(usize, String)> {
 }
 
 /// What becomes one task table.
-struct Group {
-    kind: Kind,
+struct LineGroup {
+    kind: LineKind,
     /// Number that disBatch gives its first task.
     first: u64,
     /// The groups that end first; where it is true they must succeed.
     needs: Vec<(usize, bool)>,
 }
 
-enum Kind {
+enum LineKind {
     /// Commands, each with the number of its line.
     Lines(Vec<(usize, String)>),
     /// One command for the numbers `start`, `start + step`, ...
@@ -61,8 +61,8 @@ enum Kind {
 }
 
 #[derive(Default)]
-struct Reader {
-    groups: Vec<Group>,
+struct LinesReader {
+    groups: Vec<LineGroup>,
     /// `PERENGINE STOP`: line and command.
     stops: Vec<(usize, String)>,
     prefix: String,
@@ -78,7 +78,7 @@ struct Reader {
     warnings: Vec<String>,
 }
 
-impl Reader {
+impl LinesReader {
     fn line(&mut self, at: usize, line: String) -> Result<(), String> {
         if let Some(directive) = line.strip_prefix("#DISBATCH ") {
             self.has_directives = true;
@@ -94,15 +94,15 @@ impl Reader {
             self.next += 1;
             let open = self.groups.len() > self.segment;
             match self.groups.last_mut().filter(|_| open) {
-                Some(Group { kind: Kind::Lines(lines), .. }) => lines.push((at, command)),
-                _ => self.push(self.next - 1, Kind::Lines(vec![(at, command)])),
+                Some(LineGroup { kind: LineKind::Lines(lines), .. }) => lines.push((at, command)),
+                _ => self.push(self.next - 1, LineKind::Lines(vec![(at, command)])),
             }
         }
         Ok(())
     }
 
-    fn push(&mut self, first: u64, kind: Kind) {
-        self.groups.push(Group { kind, first, needs: self.needs.clone() });
+    fn push(&mut self, first: u64, kind: LineKind) {
+        self.groups.push(LineGroup { kind, first, needs: self.needs.clone() });
     }
 
     /// Names a comment that means something to the tool that it was written for.
@@ -138,7 +138,7 @@ impl Reader {
                 self.next =
                     self.next.checked_add(count).filter(|_| last.is_some()).ok_or("these numbers are too large")?;
                 if count > 0 {
-                    self.push(first, Kind::Repeat { at, command, count, start, step });
+                    self.push(first, LineKind::Repeat { at, command, count, start, step });
                 }
             }
             "PERENGINE" => self.per_engine(at, rest)?,
@@ -178,7 +178,7 @@ impl Reader {
         let place = match when.to_ascii_uppercase().as_str() {
             "START" => {
                 let group = self.groups.len();
-                self.push(0, Kind::Engine { at, command, name: "start" });
+                self.push(0, LineKind::Engine { at, command, name: "start" });
                 self.segment = group + 1;
                 self.lasting.push((group, true));
                 self.needs.push((group, true));
@@ -197,22 +197,26 @@ impl Reader {
     fn write(mut self, text: &str, options: &Options) -> Imported {
         let all: Vec<(usize, bool)> = (0..self.groups.len()).map(|group| (group, false)).collect();
         for (at, command) in std::mem::take(&mut self.stops) {
-            self.groups.push(Group { kind: Kind::Engine { at, command, name: "stop" }, first: 0, needs: all.clone() });
+            self.groups.push(LineGroup {
+                kind: LineKind::Engine { at, command, name: "stop" },
+                first: 0,
+                needs: all.clone(),
+            });
         }
         let variables = Mentioned::find(text, &mut self.warnings);
         let job = options.name.as_deref().unwrap_or("lines");
         let origin = "Imported from lines of commands. Each line is one task; `{index}` counts them from 0.";
-        let mut document = Document::new(origin, job);
+        let mut document = JobFileWriter::new(origin, job);
         if options.bash {
             document.field("shell", quote("bash"));
         }
-        let mut names = Names::default();
+        let mut names = TaskNames::default();
         let mut known: Vec<String> = Vec::new();
         for group in &self.groups {
             let wanted = match &group.kind {
-                Kind::Lines(_) => "line",
-                Kind::Repeat { .. } => "repeat",
-                Kind::Engine { name, .. } => name,
+                LineKind::Lines(_) => "line",
+                LineKind::Repeat { .. } => "repeat",
+                LineKind::Engine { name, .. } => name,
             };
             known.push(names.unique(wanted));
             document.task(&known[known.len() - 1]);
@@ -230,8 +234,8 @@ impl Reader {
     }
 }
 
-impl Group {
-    fn write(&self, variables: &Mentioned, directives: bool, job: &str, document: &mut Document) {
+impl LineGroup {
+    fn write(&self, variables: &Mentioned, directives: bool, job: &str, document: &mut JobFileWriter) {
         let number = |name: &str, value: &str| {
             let padded = variables.has(&format!("{name}_ZP"));
             let padded = if padded { format!("export {name}_ZP=$(printf %06d \"${name}\"); ") } else { String::new() };
@@ -241,14 +245,14 @@ impl Group {
         let mut before = variables.of_all_tasks(job);
         if directives || asked("DISBATCH_TASKID") {
             let value = match (&self.kind, self.first) {
-                (Kind::Engine { .. }, _) => None,
+                (LineKind::Engine { .. }, _) => None,
                 (_, 0) => Some("{index}".to_string()),
                 (_, first) => Some(format!("$(({first}+{{index}}))")),
             };
             before.extend(value.map(|value| number("DISBATCH_TASKID", &value)));
         }
         match &self.kind {
-            Kind::Lines(lines) => {
+            LineKind::Lines(lines) => {
                 if asked("DISBATCH_REPEAT_INDEX") {
                     before.push_str(&number("DISBATCH_REPEAT_INDEX", "-1"));
                 }
@@ -260,7 +264,7 @@ impl Group {
                 });
                 document.field("line", format!("[\n{}]", entries.collect::<String>()));
             }
-            Kind::Repeat { at, command, count, start, step } => {
+            LineKind::Repeat { at, command, count, start, step } => {
                 let value = match (start, step) {
                     (0, 1) => "{index}".to_string(),
                     _ => format!("$(({start}+{step}*{{index}}))"),
@@ -272,7 +276,7 @@ impl Group {
                 document.field("array", quote(&format!("0-{}", count - 1)));
                 document.field("command", quote(&(before + &protect(command, &["name", "index"]))));
             }
-            Kind::Engine { command, at, .. } => {
+            LineKind::Engine { command, at, .. } => {
                 if asked("DISBATCH_STREAM_INDEX") {
                     before.push_str(&number("DISBATCH_STREAM_INDEX", &at.to_string()));
                 }

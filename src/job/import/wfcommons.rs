@@ -7,7 +7,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
-use super::write::{Document, Names, list, protect, quote, strings};
+use super::write::{JobFileWriter, TaskNames, list, protect, quote, strings};
 use super::{ImportError, Imported, Options, without_mark};
 
 #[derive(Deserialize)]
@@ -97,7 +97,7 @@ pub fn wfcommons(text: &str, options: &Options) -> Result<Imported, ImportError>
 
     let recorded_name = instance.name.as_deref().unwrap_or("workflow").trim_end_matches(".json");
     let origin = "Imported from WfFormat: each task sleeps as long as it was recorded to run. Files are declarations.";
-    let mut document = Document::new(origin, options.name.as_deref().unwrap_or(recorded_name));
+    let mut document = JobFileWriter::new(origin, options.name.as_deref().unwrap_or(recorded_name));
     let scale = format!("Recorded run times times {}.", options.time_scale);
     let description = instance.description.as_deref().unwrap_or("");
     document.field("description", quote(format!("{description} {scale}").trim().replace('\0', " ").as_str()));
@@ -145,7 +145,7 @@ impl<'a> Graph<'a> {
         }
         let distinct: FxHashSet<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
         let by_name = distinct.len() == tasks.len();
-        let mut names = Names::default();
+        let mut names = TaskNames::default();
         let mut graph = Graph {
             names: tasks.iter().map(|task| names.unique(if by_name { &task.name } else { &task.id })).collect(),
             parents: parents(tasks, &numbers)?,
@@ -212,7 +212,7 @@ impl<'a> Graph<'a> {
         task: &SpecifiedTask,
         run: Option<&ExecutedTask>,
         options: &Options,
-        document: &mut Document,
+        document: &mut JobFileWriter,
     ) {
         let recorded = run.and_then(|run| run.runtime_in_seconds).filter(|s| s.is_finite() && *s > 0.0).unwrap_or(0.0);
         // Microseconds are as fine as a sleep can be, and a year is as long as a recorded task can have run.

@@ -8,15 +8,17 @@ use crate::job::resolve::names::make_name;
 const WIDTH: usize = 110;
 
 /// A job file being written.
-pub(super) struct Document {
+pub(super) struct JobFileWriter {
     text: String,
 }
 
-impl Document {
+impl JobFileWriter {
     /// Begins a job file: where it comes from, and its name.
-    pub(super) fn new(origin: &str, name: &str) -> Document {
+    pub(super) fn new(origin: &str, name: &str) -> JobFileWriter {
         let name = make_name(name, "imported");
-        Document { text: format!("# {}\n\n[job]\nname = {}\n", origin.replace(char::is_control, " "), quote(&name)) }
+        JobFileWriter {
+            text: format!("# {}\n\n[job]\nname = {}\n", origin.replace(char::is_control, " "), quote(&name)),
+        }
     }
 
     /// Adds `key = value` to the section that was begun last.
@@ -98,12 +100,12 @@ fn is_placeholder(inside: &str, words: &[&str]) -> bool {
 
 /// Gives every task a name of its own.
 #[derive(Default)]
-pub(super) struct Names {
+pub(super) struct TaskNames {
     used: FxHashSet<String>,
     next: FxHashMap<String, u32>,
 }
 
-impl Names {
+impl TaskNames {
     /// The wanted name made usable, with a number behind it if it is taken.
     pub(super) fn unique(&mut self, wanted: &str) -> String {
         let base = make_name(wanted, "task");
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_usable() {
-        let mut names = Names::default();
+        let mut names = TaskNames::default();
         let given = ["a b", "a-b", "a-b-2", "", "a b"].map(|wanted| names.unique(wanted));
         assert_eq!(given, ["a-b", "a-b-2", "a-b-2-2", "task", "a-b-3"]);
     }

@@ -21,15 +21,15 @@ const MOST_JUDGED: u32 = 10_000;
 
 /// A place in a text of less than 4 GiB.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct SourcePlace {
     start: u32,
     end: u32,
 }
 
-impl Place {
-    pub(super) fn of(span: &Span) -> Place {
+impl SourcePlace {
+    pub(super) fn of(span: &Span) -> SourcePlace {
         let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Place { start: narrow(span.start), end: narrow(span.end) }
+        SourcePlace { start: narrow(span.start), end: narrow(span.end) }
     }
 
     pub(super) fn span(self) -> Span {
@@ -38,9 +38,9 @@ impl Place {
 }
 
 /// A need as typed.
-pub(super) enum Need {
+pub(super) enum TypedNeed {
     /// A string without escapes, whose text is between its quotes.
-    Quoted(Place),
+    Quoted(SourcePlace),
     Other(Box<At<NeedSpec>>),
 }
 
@@ -53,24 +53,24 @@ pub(super) struct NeedView<'a> {
     pub span: Span,
 }
 
-impl Need {
-    pub(super) fn new(need: &At<NeedSpec>, text: &str) -> Need {
+impl TypedNeed {
+    pub(super) fn new(need: &At<NeedSpec>, text: &str) -> TypedNeed {
         let typed = &need.value.text;
         let quoted = need.value.when.is_none() && inside(text, &need.span) == Some(&typed.value);
         match quoted {
-            true => Need::Quoted(Place::of(&need.span)),
-            false => Need::Other(Box::new(need.clone())),
+            true => TypedNeed::Quoted(SourcePlace::of(&need.span)),
+            false => TypedNeed::Other(Box::new(need.clone())),
         }
     }
 
     /// What it says; `text` is that of the file.
     pub(super) fn view<'a>(&'a self, text: &'a str) -> NeedView<'a> {
         match self {
-            Need::Quoted(place) => {
+            TypedNeed::Quoted(place) => {
                 let span = place.span();
                 NeedView { text: inside(text, &span).unwrap_or_default(), text_span: span.clone(), when: None, span }
             }
-            Need::Other(need) => NeedView {
+            TypedNeed::Other(need) => NeedView {
                 text: &need.value.text.value,
                 text_span: need.value.text.span.clone(),
                 when: need.value.when.as_ref(),
@@ -87,11 +87,11 @@ fn inside<'t>(text: &'t str, span: &Span) -> Option<&'t str> {
 
 /// What is known of a table beside the group that it becomes, until the job is made.
 pub(super) struct Notes {
-    pub needs: Box<[Need]>,
-    pub name: Place,
-    pub space: Place,
-    pub inputs: Box<[Place]>,
-    pub outputs: Box<[Place]>,
+    pub needs: Box<[TypedNeed]>,
+    pub name: SourcePlace,
+    pub space: SourcePlace,
+    pub inputs: Box<[SourcePlace]>,
+    pub outputs: Box<[SourcePlace]>,
     /// True if it had a mistake, so that what refers to it cannot be judged.
     pub broken: bool,
 }
@@ -162,7 +162,7 @@ impl Drafts {
 
 /// What tables have in common, so that it is in memory once.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct SharedTables {
     texts: FxHashSet<Arc<str>>,
     env: Latest<[(Arc<str>, Template)]>,
     args: Latest<[(String, Arg)]>,
@@ -171,7 +171,7 @@ pub(super) struct Shared {
     judged: u32,
 }
 
-impl Shared {
+impl SharedTables {
     /// True for the first lines of a job: to parse all of a million would take a minute, and the
     /// first show what the others are like.
     pub(super) fn judge_one(&mut self) -> bool {

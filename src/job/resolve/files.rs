@@ -28,7 +28,7 @@ const MOST_EXTERNAL: usize = 10_000;
 
 /// The task that writes a file: group, element, and which of its outputs.
 #[derive(Clone, Copy)]
-struct Writer {
+struct OutputOrigin {
     group: GroupId,
     element: u32,
     output: u32,
@@ -52,12 +52,12 @@ fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
 }
 
 /// Makes names of files absolute.
-struct Names<'a> {
+struct PathNames<'a> {
     drafts: &'a Drafts,
     job_dir: String,
 }
 
-impl<'a> Names<'a> {
+impl<'a> PathNames<'a> {
     fn draft(&self, group: GroupId) -> Draft<'a> {
         self.drafts.get(group)
     }
@@ -96,13 +96,13 @@ fn clean(parts: &[&str]) -> String {
     path
 }
 
-fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128, Writer> {
-    let mut writers: FxHashMap<u128, Writer> = FxHashMap::default();
+fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> FxHashMap<u128, OutputOrigin> {
+    let mut writers: FxHashMap<u128, OutputOrigin> = FxHashMap::default();
     for (group, draft) in (0..).zip(names.drafts.iter()) {
         for (output, file) in draft.body.outputs.iter().enumerate() {
             for element in 0..draft.group.count {
                 let name = names.absolute(group, element, &file.name);
-                let writer = Writer { group, element, output: output as u32 };
+                let writer = OutputOrigin { group, element, output: output as u32 };
                 if let Some(other) = writers.insert(xxh3_128(name.as_bytes()), writer) {
                     findings.push(written_twice(names, &name, writer, other));
                     // The other elements would only repeat it.
@@ -114,9 +114,9 @@ fn collect_writers(names: &Names<'_>, findings: &mut Findings) -> FxHashMap<u128
     writers
 }
 
-fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -> Diagnostic {
-    let draft = |writer: Writer| names.draft(writer.group);
-    let place = |writer: Writer| draft(writer).notes.outputs[writer.output as usize].span();
+fn written_twice(names: &PathNames<'_>, name: &str, second: OutputOrigin, first: OutputOrigin) -> Diagnostic {
+    let draft = |writer: OutputOrigin| names.draft(writer.group);
+    let place = |writer: OutputOrigin| draft(writer).notes.outputs[writer.output as usize].span();
     if (first.group, first.output) == (second.group, second.output) {
         Diagnostic::error(format!("several tasks of `{}` write the same file {name}", draft(first).group.name))
             .at(&place(second))
@@ -133,23 +133,23 @@ fn written_twice(names: &Names<'_>, name: &str, second: Writer, first: Writer) -
 }
 
 /// Pairs of elements between which one output of a group travels.
-struct Found {
-    writer: Writer,
+struct FileLink {
+    writer: OutputOrigin,
     pairs: Vec<(u32, u32)>,
 }
 
 /// Links the tasks that read files to those that write them.
 pub(super) struct Files<'a> {
-    names: Names<'a>,
+    names: PathNames<'a>,
     /// `None` if nothing is to be made of the files because of other mistakes.
-    writers: Option<FxHashMap<u128, Writer>>,
+    writers: Option<FxHashMap<u128, OutputOrigin>>,
     external: External,
 }
 
 impl<'a> Files<'a> {
     pub(super) fn of(drafts: &'a Drafts, job_dir: &Path, findings: &mut Findings) -> Files<'a> {
         let usable = drafts.iter().all(|draft| !draft.notes.broken) && within_bounds(drafts, findings);
-        let names = Names { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
+        let names = PathNames { drafts, job_dir: job_dir.to_string_lossy().into_owned() };
         let writers = usable.then(|| collect_writers(&names, findings));
         Files { names, writers, external: Vec::new() }
     }
@@ -169,8 +169,8 @@ impl<'a> Files<'a> {
 }
 
 struct Readers<'a> {
-    names: &'a Names<'a>,
-    writers: &'a FxHashMap<u128, Writer>,
+    names: &'a PathNames<'a>,
+    writers: &'a FxHashMap<u128, OutputOrigin>,
     links: &'a mut Links,
     findings: &'a mut Findings,
     external: &'a mut External,
@@ -200,7 +200,7 @@ impl Readers<'_> {
     }
 
     fn link_elements(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
-        let mut found: BTreeMap<(GroupId, u32), Found> = BTreeMap::new();
+        let mut found: BTreeMap<(GroupId, u32), FileLink> = BTreeMap::new();
         for number in 0..self.names.draft(to).group.count {
             let Some(writer) = self.writer(to, number, file, span) else { continue };
             if writer.group == to && writer.element == number {
@@ -208,15 +208,15 @@ impl Readers<'_> {
                 return;
             }
             let entry =
-                found.entry((writer.group, writer.output)).or_insert_with(|| Found { writer, pairs: Vec::new() });
+                found.entry((writer.group, writer.output)).or_insert_with(|| FileLink { writer, pairs: Vec::new() });
             entry.pairs.push((writer.element, number));
         }
-        for Found { writer, pairs } in found.into_values() {
+        for FileLink { writer, pairs } in found.into_values() {
             self.add(writer, to, LinkShape::Pairs(pairs), file, span);
         }
     }
 
-    fn writer(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Option<Writer> {
+    fn writer(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Option<OutputOrigin> {
         let name = self.names.absolute(to, number, &file.name);
         let writer = self.writers.get(&xxh3_128(name.as_bytes())).copied();
         if writer.is_none() && self.external.len() < MOST_EXTERNAL {
@@ -226,7 +226,7 @@ impl Readers<'_> {
     }
 
     /// Adds a link with the size of the file: as the reader gives it, else as the writer does.
-    fn add(&mut self, writer: Writer, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
+    fn add(&mut self, writer: OutputOrigin, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
         let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
         let bytes = file.size.or(written.size).unwrap_or(0);
         self.links.add_file(Link { from: writer.group, to, shape, on: Condition::Ok, bytes, span: span.clone() });

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use super::names::{check_name, make_name};
-use crate::data::generate::{GAP_SEED, Generator, Kind};
-use crate::data::source::{Origin, Source};
+use crate::data::generate::{GAP_SEED, GeneratedKind, Generator};
+use crate::data::source::{GraphSource, Origin};
 use crate::job::DataGraph;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
@@ -34,21 +34,21 @@ pub(super) fn resolve_graphs(specs: &[At<GraphSpec>], dir: &Path, findings: &mut
             findings.push(Diagnostic::error(message).at(&name.span).help("give each graph a name of its own"));
             continue;
         }
-        let empty = Generator { kind: Kind::Grid, scale: 0, degree: 1, seed: 1 };
-        let nothing = Source { origin: Origin::Generated(empty), directed: None, weights: None };
+        let empty = Generator { kind: GeneratedKind::Grid, scale: 0, degree: 1, seed: 1 };
+        let nothing = GraphSource { origin: Origin::Generated(empty), directed: None, weights: None };
         let source = source(spec, dir, findings).unwrap_or(nothing);
         graphs.push(DataGraph { name: name.value.clone(), source });
     }
     graphs
 }
 
-fn source(spec: &At<GraphSpec>, dir: &Path, findings: &mut Findings) -> Option<Source> {
+fn source(spec: &At<GraphSpec>, dir: &Path, findings: &mut Findings) -> Option<GraphSource> {
     let GraphSpec { file, generate, format, directed, weights, .. } = &spec.value;
     let origin = match (file, generate) {
         (Some(file), None) => {
             let format = format.as_ref().map(|format| format.value.0);
             let path = dir.join(&file.value);
-            if format.is_none() && crate::data::format::Format::of(&path).is_none() {
+            if format.is_none() && crate::data::format::GraphFormat::of(&path).is_none() {
                 findings.push(
                     Diagnostic::error(format!("the ending of {:?} stands for no format of graphs", shorten(&file.value)))
                         .at(&file.span)
@@ -88,12 +88,12 @@ fn source(spec: &At<GraphSpec>, dir: &Path, findings: &mut Findings) -> Option<S
         }
     };
     let directed = directed.as_ref().map(|directed| directed.value);
-    Some(Source { origin, directed, weights: weights.as_ref().map(|weights| weights.value.0) })
+    Some(GraphSource { origin, directed, weights: weights.as_ref().map(|weights| weights.value.0) })
 }
 
 fn generator(spec: &GenerateSpec) -> Option<Generator> {
     let whole = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
-    let kind: Kind = spec.kind.as_ref()?.value.0;
+    let kind: GeneratedKind = spec.kind.as_ref()?.value.0;
     Some(Generator {
         kind,
         scale: whole(spec.scale.as_ref()?.value.0),

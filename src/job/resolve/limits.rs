@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::task::Resolver;
+use super::task::TaskResolver;
 use crate::exec::script::{DEFAULT, LONGEST_WORD, takes_scripts};
 use crate::job::Work;
 use crate::job::body::WorkTemplate;
@@ -17,7 +17,7 @@ const WORTH_A_LOOK: usize = LONGEST_WORD / 4;
 /// most. (It takes 2 MiB where stacks may have the usual 8 MiB.)
 const LONGEST_START: usize = 6 << 20;
 
-impl Resolver<'_> {
+impl TaskResolver<'_> {
     /// Notes what is too long in any of some elements that show every value.
     pub(super) fn check_lengths(
         &mut self,

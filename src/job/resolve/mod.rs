@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::drafts::{Drafts, Shared};
+use self::drafts::{Drafts, SharedTables};
 use self::files::Files;
 use self::links::Links;
 use super::diagnostic::{Diagnostic, Findings};
@@ -32,7 +32,7 @@ use super::dialect::Sh;
 use super::load::KernelCheck;
 use super::read::{At, Span};
 use super::spec::{Common, FileSpec, JobSpec, TaskSpec};
-use super::{Flush, Job, KeepOutput, Partition};
+use super::{Flush, Job, KeepOutput, PartitionMethod};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
@@ -43,7 +43,7 @@ const MOST_TASKS: u64 = 100_000_000;
 const OUTPUT_WAIT: Duration = Duration::from_secs(5);
 
 /// What resolution needs to know beside what was typed.
-pub(crate) struct Context<'a> {
+pub(crate) struct ResolveContext<'a> {
     /// The whole file.
     pub text: &'a str,
     /// Name of the file without its ending.
@@ -61,30 +61,31 @@ pub(crate) type External = Vec<(PathBuf, Span)>;
 /// A job in the making.
 pub(crate) struct Resolution<'a> {
     spec: &'a FileSpec,
-    context: &'a Context<'a>,
+    context: &'a ResolveContext<'a>,
     defaults: &'a Common,
     job: Job,
     drafts: Drafts,
-    shared: Shared,
+    shared: SharedTables,
 }
 
 impl<'a> Resolution<'a> {
     /// Begins with what stands outside of task tables, of which there will be this many.
     pub(crate) fn new(
         (spec, defaults): (&'a FileSpec, &'a Common),
-        context: &'a Context<'a>,
+        context: &'a ResolveContext<'a>,
         tables: usize,
         findings: &mut Findings,
     ) -> Self {
         let mut job = resolve_job(spec.job.as_ref().map(|at| &at.value), context, findings);
         job.graphs = graphs::resolve_graphs(spec.graphs(), &job.dir, findings);
         let drafts = Drafts::with_capacity(tables.max(spec.tasks().len()));
-        Resolution { spec, context, defaults, job, drafts, shared: Shared::default() }
+        Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }
     }
 
     /// Takes a task table.
     pub(crate) fn add(&mut self, task: &At<TaskSpec>, findings: &mut Findings) {
-        let resolver = task::Resolver::new(task, (self.defaults, &self.job), self.context, &mut self.shared, findings);
+        let resolver =
+            task::TaskResolver::new(task, (self.defaults, &self.job), self.context, &mut self.shared, findings);
         self.drafts.push(resolver.draft());
     }
 
@@ -110,7 +111,7 @@ impl<'a> Resolution<'a> {
 
 /// Puts the tables in relation to each other: successor by successor, each with what it needs in
 /// any way.
-fn link(job: &mut Job, drafts: &Drafts, context: &Context<'_>, findings: &mut Findings) -> External {
+fn link(job: &mut Job, drafts: &Drafts, context: &ResolveContext<'_>, findings: &mut Findings) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
     let mut files = Files::of(drafts, &job.dir, findings);
@@ -124,7 +125,7 @@ fn link(job: &mut Job, drafts: &Drafts, context: &Context<'_>, findings: &mut Fi
     files.external()
 }
 
-fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Findings) -> Job {
+fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &mut Findings) -> Job {
     let empty = JobSpec::default();
     let spec = spec.unwrap_or(&empty);
     if let Some(dir) = &spec.dir {
@@ -147,7 +148,7 @@ fn resolve_job(spec: Option<&JobSpec>, context: &Context<'_>, findings: &mut Fin
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
-        partition: spec.partition.as_ref().map_or(Partition::default(), |at| at.value.0),
+        partition: spec.partition.as_ref().map_or(PartitionMethod::default(), |at| at.value.0),
         ..Job::default()
     }
 }

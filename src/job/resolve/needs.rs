@@ -5,13 +5,13 @@ use rustc_hash::FxHashMap;
 
 use super::drafts::{Draft, Drafts, NeedView};
 use super::links::Links;
-use super::offsets::{self, Offset, Problem};
+use super::offsets::{self, Offset, OffsetError};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
 use crate::job::read::Span;
-use crate::job::template::{self, Element, Place, Placeholder, Template, compile};
+use crate::job::template::{self, Element, Placeholder, StringKind, Template, compile};
 use crate::job::units::{IndexSet, shorten};
-use crate::job::values::{When, Words};
+use crate::job::values::{When, WordValue};
 
 /// More edges than this from one entry of `needs` are refused.
 const MOST_EDGES: u64 = 100_000_000;
@@ -59,11 +59,11 @@ pub(super) fn resolve_needs(
     links: &mut Links,
     findings: &mut Findings,
 ) {
-    let mut resolver = Resolver { drafts, by_name, to, links, findings };
+    let mut resolver = NeedsResolver { drafts, by_name, to, links, findings };
     drafts.get(to).notes.needs.iter().for_each(|need| resolver.need(&need.view(text)));
 }
 
-struct Resolver<'a> {
+struct NeedsResolver<'a> {
     drafts: &'a Drafts,
     by_name: &'a FxHashMap<&'a str, GroupId>,
     to: GroupId,
@@ -71,7 +71,7 @@ struct Resolver<'a> {
     findings: &'a mut Findings,
 }
 
-impl<'a> Resolver<'a> {
+impl<'a> NeedsResolver<'a> {
     fn draft(&self, group: GroupId) -> Draft<'a> {
         self.drafts.get(group)
     }
@@ -192,7 +192,7 @@ impl<'a> Resolver<'a> {
         if bracket.split(',').any(|part| Offset::read(part).is_some()) {
             return self.at_distances(from, bracket, span);
         }
-        let template = compile((bracket, span), Place::Plain, self.draft(self.to).body.space(), self.findings);
+        let template = compile((bracket, span), StringKind::Plain, self.draft(self.to).body.space(), self.findings);
         match template.constant() {
             Some(set) => self.fixed(from, set, span),
             None => self.element_wise(from, &template, span),
@@ -211,7 +211,7 @@ impl<'a> Resolver<'a> {
             };
             let (source, target) = (self.draft(from), self.draft(self.to));
             let space = target.body.space();
-            let template = compile((offset.placeholder, span), Place::Plain, space, self.findings);
+            let template = compile((offset.placeholder, span), StringKind::Plain, space, self.findings);
             let Some(what) = template.sole().filter(|what| *what != Placeholder::Name) else {
                 return self.fixed(from, part, span);
             };
@@ -231,22 +231,22 @@ impl<'a> Resolver<'a> {
         Some(shapes)
     }
 
-    fn refuse_offset<T>(&mut self, from: GroupId, offset: &Offset<'_>, problem: Problem, span: &Span) -> Option<T> {
+    fn refuse_offset<T>(&mut self, from: GroupId, offset: &Offset<'_>, problem: OffsetError, span: &Span) -> Option<T> {
         let (source, target) = (self.draft(from), self.draft(self.to));
         let (name, placeholder) = (&source.group.name, offset.placeholder);
         let (message, help) = match problem {
-            Problem::NotWhole(value) => (
+            OffsetError::NotWhole(value) => (
                 format!("`{placeholder}` is not always a whole number, so nothing can be added to it: {value}"),
                 "number the values along this axis, or write `{index}`".to_string(),
             ),
-            Problem::Gap { element, wanted } => {
+            OffsetError::Gap { element, wanted } => {
                 let own = target.body.space().index(element).unwrap_or(0);
                 (
                     format!("`{}[{own}]` needs `{name}` at {wanted}, which does not exist", target.group.name),
                     format!("add or subtract the distance between neighbours, as in `[{placeholder}-10]` for 0-100:10"),
                 )
             }
-            Problem::Value { element, axis } => (
+            OffsetError::Value { element, axis } => (
                 format!(
                     "`{}[{}]` has a value along `{axis}` that `{name}` does not have",
                     target.group.name,
@@ -254,7 +254,7 @@ impl<'a> Resolver<'a> {
                 ),
                 format!("give `{axis}` the same values in both, or need elements of `{name}` by `{{index}}`"),
             ),
-            Problem::Axis(axis) => (
+            OffsetError::Axis(axis) => (
                 format!("`{name}` also has the axis `{axis}`, so `{placeholder}` does not say which task is meant"),
                 format!("give this task the axis `{axis}`, or need elements of `{name}` by `{{index}}`"),
             ),

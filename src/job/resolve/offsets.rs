@@ -37,7 +37,7 @@ impl Offset<'_> {
 
 /// Why there are no such needs.
 #[derive(Debug, PartialEq)]
-pub(super) enum Problem {
+pub(super) enum OffsetError {
     /// The placeholder's value at this element is no whole number.
     NotWhole(Scalar),
     /// This element needs an index or value that is missing between others.
@@ -53,7 +53,7 @@ pub(super) fn pairs(
     (source, target): (&Space, &Space),
     what: Placeholder,
     by: i64,
-) -> Result<Vec<(u32, u32)>, Problem> {
+) -> Result<Vec<(u32, u32)>, OffsetError> {
     let axis = match what {
         Placeholder::Axis(axis) => target.axes().get(axis).map(|axis| axis.name.as_str()),
         Placeholder::Index | Placeholder::Name => None,
@@ -69,18 +69,18 @@ pub(super) fn pairs(
     for element in 0..count {
         let wanted = match value(target, what, element) {
             Scalar::Int(value) => value.saturating_add(by),
-            other => return Err(Problem::NotWhole(other)),
+            other => return Err(OffsetError::NotWhole(other)),
         };
         let beyond = range.is_none_or(|(least, most)| wanted < least || wanted > most);
         let needed = match &matching {
             Some(matching) => matching.find(wanted, element),
-            None => Found::of(u64::try_from(wanted).ok().and_then(|index| source.element(index))),
+            None => OffsetMatch::of(u64::try_from(wanted).ok().and_then(|index| source.element(index))),
         };
         match needed {
-            Found::Element(needed) => pairs.push((needed, element)),
-            Found::Missing if !beyond => return Err(Problem::Gap { element, wanted }),
-            Found::Missing => {}
-            Found::OtherwiseMissing(axis) => return Err(Problem::Value { element, axis }),
+            OffsetMatch::Element(needed) => pairs.push((needed, element)),
+            OffsetMatch::Missing if !beyond => return Err(OffsetError::Gap { element, wanted }),
+            OffsetMatch::Missing => {}
+            OffsetMatch::OtherwiseMissing(axis) => return Err(OffsetError::Value { element, axis }),
         }
     }
     Ok(pairs)
@@ -100,7 +100,7 @@ fn range_of_indices(space: &Space) -> Option<(i64, i64)> {
     Some((index(0)?, index(space.len() - 1)?))
 }
 
-enum Found {
+enum OffsetMatch {
     Element(u32),
     /// There is no such index or value.
     Missing,
@@ -108,9 +108,9 @@ enum Found {
     OtherwiseMissing(String),
 }
 
-impl Found {
-    fn of(element: Option<u32>) -> Found {
-        element.map_or(Found::Missing, Found::Element)
+impl OffsetMatch {
+    fn of(element: Option<u32>) -> OffsetMatch {
+        element.map_or(OffsetMatch::Missing, OffsetMatch::Element)
     }
 }
 
@@ -134,7 +134,7 @@ struct OtherAxis {
 }
 
 impl Matching {
-    fn new(source: &Space, target: &Space, along: &str) -> Result<Matching, Problem> {
+    fn new(source: &Space, target: &Space, along: &str) -> Result<Matching, OffsetError> {
         let (mut stride, mut others) = (1, Vec::new());
         let mut matching = Matching { places: FxHashMap::default(), stride: 1, others: Vec::new() };
         for axis in source.axes().iter().rev() {
@@ -150,22 +150,22 @@ impl Matching {
         Ok(matching)
     }
 
-    fn find(&self, wanted: i64, element: u32) -> Found {
-        let Some(place) = self.places.get(&wanted) else { return Found::Missing };
+    fn find(&self, wanted: i64, element: u32) -> OffsetMatch {
+        let Some(place) = self.places.get(&wanted) else { return OffsetMatch::Missing };
         let mut needed = place * self.stride;
         for other in &self.others {
             let (stride, count) = other.own;
             match other.places[(u64::from(element) / stride % count) as usize] {
                 Some(place) => needed += place * other.stride,
-                None => return Found::OtherwiseMissing(other.name.clone()),
+                None => return OffsetMatch::OtherwiseMissing(other.name.clone()),
             }
         }
-        Found::of(u32::try_from(needed).ok())
+        OffsetMatch::of(u32::try_from(needed).ok())
     }
 }
 
 impl OtherAxis {
-    fn new(axis: &Axis, target: &Space, stride: u64) -> Result<OtherAxis, Problem> {
+    fn new(axis: &Axis, target: &Space, stride: u64) -> Result<OtherAxis, OffsetError> {
         let mut own_stride = 1;
         for own in target.axes().iter().rev() {
             if own.name == axis.name {
@@ -176,7 +176,7 @@ impl OtherAxis {
             }
             own_stride = own_stride.saturating_mul(own.len());
         }
-        Err(Problem::Axis(axis.name.clone()))
+        Err(OffsetError::Axis(axis.name.clone()))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::job::read::At;
 use crate::job::spec::{CapacitySpec, CostSpec, RuleSpec, ScalingSpec, WeightsSpec};
 use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec, Signed};
-use crate::job::{Above, Capacity, Cost, NodePrice, ProviderKind, Rule, Scaling, Trigger, Weights};
+use crate::job::{Above, Capacity, Cost, NodePrice, ProviderKind, Rule, Scaling, ScoreWeights, Trigger};
 
 /// What `[scaling]` means.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
@@ -41,10 +41,10 @@ pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Sc
     }
 }
 
-fn weights(at: &At<WeightsSpec>, findings: &mut Findings) -> Weights {
-    let usual = Weights::default();
+fn weights(at: &At<WeightsSpec>, findings: &mut Findings) -> ScoreWeights {
+    let usual = ScoreWeights::default();
     let of = |typed: &Option<At<Amount>>, usual: f64| typed.as_ref().map_or(usual, |at| at.value.0);
-    let weights = Weights {
+    let weights = ScoreWeights {
         cpu: of(&at.value.cpu, usual.cpu),
         queue: of(&at.value.queue, usual.queue),
         memory: of(&at.value.memory, usual.memory),

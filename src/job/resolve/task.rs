@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::drafts::{Need, Notes, Place as Spot, Shared};
+use super::drafts::{Notes, SharedTables, SourcePlace as Spot, TypedNeed};
 use super::graphs::OPERATION_KERNEL;
 use super::names::{check_dir, check_name, make_name};
-use super::{Context, pattern, warn_of_dialect};
-use crate::data::source::{Origin, Source};
+use super::{ResolveContext, pattern, warn_of_dialect};
+use crate::data::source::{GraphSource, Origin};
 use crate::job::body::{Arg, Body, Extras, FileTemplate, WorkTemplate};
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
 use crate::job::file_names::{check_patterns, tells_elements_apart};
 use crate::job::read::{At, Span};
 use crate::job::space::{Axis, Space};
 use crate::job::spec::{Common, TaskSpec};
-use crate::job::template::{Element, Place, Template, compile};
+use crate::job::template::{Element, StringKind, Template, compile};
 use crate::job::units::{parse_duration, shorten};
 use crate::job::values::{ArgsSpec, Background, CommandSpec, EnvSpec, EstimateSpec, FilesSpec, RawArg, RetriesSpec};
 use crate::job::{DataGraph, Group, Job, MpiShape, Retry, Work};
@@ -77,7 +77,7 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
 }
 
 /// Resolves one table.
-pub(super) struct Resolver<'a> {
+pub(super) struct TaskResolver<'a> {
     pub(super) spec: &'a At<TaskSpec>,
     defaults: &'a Common,
     /// What stands outside of tables.
@@ -86,22 +86,22 @@ pub(super) struct Resolver<'a> {
     pub(super) space: Space,
     limit: Option<u32>,
     space_span: Span,
-    context: &'a Context<'a>,
-    shared: &'a mut Shared,
+    context: &'a ResolveContext<'a>,
+    shared: &'a mut SharedTables,
     pub(super) findings: &'a mut Findings,
 }
 
-impl<'a> Resolver<'a> {
+impl<'a> TaskResolver<'a> {
     pub(super) fn new(
         spec: &'a At<TaskSpec>,
         (defaults, job): (&'a Common, &'a Job),
-        context: &'a Context<'a>,
-        shared: &'a mut Shared,
+        context: &'a ResolveContext<'a>,
+        shared: &'a mut SharedTables,
         findings: &'a mut Findings,
     ) -> Self {
         let name = name(spec, findings).into();
         let (space, limit, space_span) = space(spec, findings);
-        Resolver { spec, defaults, job, name, space, limit, space_span, context, shared, findings }
+        TaskResolver { spec, defaults, job, name, space, limit, space_span, context, shared, findings }
     }
 
     /// Always gives a draft; what could not be made out is replaced by something harmless.
@@ -123,7 +123,7 @@ impl<'a> Resolver<'a> {
         let text = self.context.text;
         let needs = own.needs.iter().flat_map(|needs| &needs.value.0);
         let notes = Notes {
-            needs: needs.map(|need| Need::new(need, text)).collect(),
+            needs: needs.map(|need| TypedNeed::new(need, text)).collect(),
             name: Spot::of(own.name.as_ref().map_or(&self.spec.span, |at| &at.span)),
             space: Spot::of(&self.space_span),
             inputs: spots(own.inputs.as_ref()).into_iter().chain(graph_file).collect(),
@@ -158,7 +158,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn template(&mut self, text: &str, span: &Span) -> Template {
-        let template = compile((text, span), Place::Plain, &self.space, self.findings);
+        let template = compile((text, span), StringKind::Plain, &self.space, self.findings);
         self.shared.template(template)
     }
 
@@ -238,7 +238,7 @@ impl<'a> Resolver<'a> {
                 WorkTemplate::Command(words.iter().map(|word| self.template(&word.value, &word.span)).collect())
             }
             CommandSpec::Line(line) => {
-                let line = compile((line, &command.span), Place::Shell, &self.space, self.findings);
+                let line = compile((line, &command.span), StringKind::Shell, &self.space, self.findings);
                 WorkTemplate::Shell(self.shared.template(line))
             }
         }
@@ -356,7 +356,7 @@ impl<'a> Resolver<'a> {
             self.job.graphs.iter().find(|known| known.name == graph.value).map(|known| (known, &graph.span))
         });
         let file = |name: Template| FileTemplate { name, size: None, optional: false };
-        if let Some((DataGraph { source: Source { origin: Origin::File(path, _), .. }, .. }, _)) = graph {
+        if let Some((DataGraph { source: GraphSource { origin: Origin::File(path, _), .. }, .. }, _)) = graph {
             let name = Template::Text(self.shared.text(&path.to_string_lossy()));
             body.inputs = body.inputs.iter().cloned().chain([file(name)]).collect();
         }

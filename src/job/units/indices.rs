@@ -17,14 +17,14 @@ const FORMS: &str = "write 0-99, 1-100:2 or 1,3,7-9";
 
 /// `first, first + step, ..., last`, after `before` indices of earlier runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
+struct IndexRun {
     first: u64,
     last: u64,
     step: u64,
     before: u64,
 }
 
-impl Run {
+impl IndexRun {
     fn len(&self) -> u64 {
         (self.last - self.first) / self.step + 1
     }
@@ -33,13 +33,13 @@ impl Run {
 /// A set of indices in ascending order; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSet {
-    runs: Vec<Run>,
+    runs: Vec<IndexRun>,
 }
 
 impl IndexSet {
     /// `0, 1, ..., count - 1`; a count of zero is taken as one.
     pub fn first(count: u64) -> IndexSet {
-        IndexSet { runs: vec![Run { first: 0, last: count.saturating_sub(1), step: 1, before: 0 }] }
+        IndexSet { runs: vec![IndexRun { first: 0, last: count.saturating_sub(1), step: 1, before: 0 }] }
     }
 
     /// Reads `0-99`, `1-100:2`, `1,3,7-9`. Indices given twice count once.
@@ -52,7 +52,7 @@ impl IndexSet {
         IndexSet::merge(runs).map_err(fail)
     }
 
-    fn merge(mut runs: Vec<Run>) -> Result<IndexSet, String> {
+    fn merge(mut runs: Vec<IndexRun>) -> Result<IndexSet, String> {
         runs.sort_by_key(|run| run.first);
         if runs.windows(2).any(|pair| pair[0].last >= pair[1].first) {
             let total = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.len()));
@@ -62,7 +62,7 @@ impl IndexSet {
             let mut all: Vec<u64> = runs.iter().flat_map(indices_of).collect();
             all.sort_unstable();
             all.dedup();
-            runs = all.into_iter().map(|i| Run { first: i, last: i, step: 1, before: 0 }).collect();
+            runs = all.into_iter().map(|i| IndexRun { first: i, last: i, step: 1, before: 0 }).collect();
         }
         let mut merged = join(runs);
         let mut before = 0;
@@ -101,14 +101,14 @@ impl IndexSet {
     }
 }
 
-fn indices_of(run: &Run) -> impl Iterator<Item = u64> + use<> {
+fn indices_of(run: &IndexRun) -> impl Iterator<Item = u64> + use<> {
     let (first, step) = (run.first, run.step);
     (0..run.len()).map(move |i| first + i * step)
 }
 
 /// Joins neighbouring runs that continue one another, so that equal sets have equal runs wherever they are simple.
-fn join(runs: Vec<Run>) -> Vec<Run> {
-    let mut joined: Vec<Run> = Vec::new();
+fn join(runs: Vec<IndexRun>) -> Vec<IndexRun> {
+    let mut joined: Vec<IndexRun> = Vec::new();
     for run in runs {
         if let Some(previous) = joined.last_mut() {
             let gap = run.first - previous.last;
@@ -125,7 +125,7 @@ fn join(runs: Vec<Run>) -> Vec<Run> {
     joined
 }
 
-fn parse_run(text: &str) -> Result<Run, String> {
+fn parse_run(text: &str) -> Result<IndexRun, String> {
     let text = text.trim();
     let (range, step) = match text.split_once(':') {
         Some((range, step)) => (range, number(step)?),
@@ -144,7 +144,7 @@ fn parse_run(text: &str) -> Result<Run, String> {
     }
     let last = first + (last - first) / step * step;
     // A single index has no step worth remembering; without this equal sets could differ.
-    Ok(Run { first, last, step: if first == last { 1 } else { step }, before: 0 })
+    Ok(IndexRun { first, last, step: if first == last { 1 } else { step }, before: 0 })
 }
 
 fn number(text: &str) -> Result<u64, String> {

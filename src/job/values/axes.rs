@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::quantities::refuse;
 use super::scalar;
 use crate::job::diagnostic::{Diagnostic, Findings};
-use crate::job::read::{At, Node, Read, integer, mismatch};
+use crate::job::read::{At, Read, TomlNode, integer, mismatch};
 use crate::job::space::Scalar;
 use crate::job::template::is_identifier;
 use crate::job::units::{IndexSet, parse_array, shorten};
@@ -30,7 +30,7 @@ impl Read for ArraySpec {
         })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         if let Some(text) = node.get_ref().as_str() {
             let parsed = parse_array(text).map_err(|error| refuse(key, &error, &node.span(), findings)).ok()?;
             return Some(ArraySpec { indices: parsed.0, limit: parsed.1 });
@@ -73,7 +73,7 @@ impl Read for MatrixSpec {
         })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(table) = node.get_ref().as_table() else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -112,7 +112,7 @@ fn check_axis_name(name: &toml::Spanned<std::borrow::Cow<'_, str>>, findings: &m
     findings.push(Diagnostic::error(format!("`{shown}` cannot be the name of an axis: {reason}")).at(&name.span()));
 }
 
-fn axis(name: &str, node: &Node<'_>, findings: &mut Findings) -> Option<AxisSpec> {
+fn axis(name: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<AxisSpec> {
     if let Some(text) = node.get_ref().as_str() {
         return match IndexSet::parse(text) {
             Ok(set) => Some(AxisSpec::Set(set)),

@@ -2,30 +2,30 @@
 
 use serde_json::{Value, json};
 
-use super::Words;
-use crate::data::format::Format;
-use crate::data::generate::Kind;
+use super::WordValue;
+use crate::data::format::GraphFormat;
+use crate::data::generate::GeneratedKind;
 use crate::data::source::WeightSource;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
-use crate::job::read::{Node, Read, integer, mismatch};
+use crate::job::read::{Read, TomlNode, integer, mismatch};
 use crate::job::units::shorten;
 
-impl Words for Format {
+impl WordValue for GraphFormat {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("edge_list", Format::EdgeList, "a line `u v` or `u v weight` for each edge (.el .wel .txt .csv)"),
-        ("matrix_market", Format::MatrixMarket, "Matrix Market's coordinate format (.mtx)"),
-        ("metis", Format::Metis, "METIS and Chaco: a line of neighbours for each vertex (.graph)"),
-        ("dimacs", Format::Dimacs, "DIMACS shortest paths (.gr)"),
-        ("gap", Format::Gap, "binary format of the GAP benchmark suite (.sg .wsg)"),
-        ("graphalytics", Format::Graphalytics, "LDBC Graphalytics: a file of vertices and one of edges (.v .e)"),
+        ("edge_list", GraphFormat::EdgeList, "a line `u v` or `u v weight` for each edge (.el .wel .txt .csv)"),
+        ("matrix_market", GraphFormat::MatrixMarket, "Matrix Market's coordinate format (.mtx)"),
+        ("metis", GraphFormat::Metis, "METIS and Chaco: a line of neighbours for each vertex (.graph)"),
+        ("dimacs", GraphFormat::Dimacs, "DIMACS shortest paths (.gr)"),
+        ("gap", GraphFormat::Gap, "binary format of the GAP benchmark suite (.sg .wsg)"),
+        ("graphalytics", GraphFormat::Graphalytics, "LDBC Graphalytics: a file of vertices and one of edges (.v .e)"),
     ];
 }
 
-impl Words for Kind {
+impl WordValue for GeneratedKind {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("kron", Kind::Kron, "degrees by a power law (Graph500)"),
-        ("urand", Kind::Urand, "both ends of each edge at random"),
-        ("grid", Kind::Grid, "a rectangle in which each vertex has up to four neighbours"),
+        ("kron", GeneratedKind::Kron, "degrees by a power law (Graph500)"),
+        ("urand", GeneratedKind::Urand, "both ends of each edge at random"),
+        ("grid", GeneratedKind::Grid, "a rectangle in which each vertex has up to four neighbours"),
     ];
 }
 
@@ -33,7 +33,7 @@ impl Words for Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OperationName(pub &'static str);
 
-impl Words for OperationName {
+impl WordValue for OperationName {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("degrees", OperationName("degrees"), "the degree of each vertex"),
         ("bfs", OperationName("bfs"), "distances in edges from a vertex"),
@@ -70,7 +70,7 @@ impl Read for GraphWeights {
         ] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         if let Some(word) = node.get_ref().as_str() {
             let known = match word {
                 "none" => Some(WeightSource::None),
@@ -86,7 +86,7 @@ impl Read for GraphWeights {
         }
         let drawn = node.get_ref().as_table().and_then(|table| {
             let get = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
-            let whole = |node: &Node<'_>| integer(node.get_ref()).and_then(|n| u32::try_from(n).ok());
+            let whole = |node: &TomlNode<'_>| integer(node.get_ref()).and_then(|n| u32::try_from(n).ok());
             let [low, high] = get("uniform")?.get_ref().as_array()?.iter().collect::<Vec<_>>()[..] else { return None };
             let (from, to) = (whole(low)?, whole(high)?);
             let seed =

@@ -10,7 +10,7 @@ mod work;
 use toml::de::DeValue;
 
 use super::diagnostic::Findings;
-use super::read::{At, Node, float, integer};
+use super::read::{At, TomlNode, float, integer};
 use super::space::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
@@ -19,14 +19,14 @@ pub(crate) use quantities::{
     Amount, Budget, DurationSpec, EstimateSpec, Factor, Fraction, MemorySpec, RetriesSpec, Signed, SizeSpec,
 };
 pub(crate) use relations::{FilesSpec, NeedSpec, NeedsSpec};
-pub(crate) use words::{Background, FlushSpec, OneOf, TriggerSpec, When, Words};
+pub(crate) use words::{Background, FlushSpec, OneOf, TriggerSpec, When, WordValue};
 pub(crate) use work::{ArgsSpec, CommandSpec, EnvSpec, RawArg, ShellSpec, Strings};
 
 /// Reads each entry of a list, or a single value as a list of one.
 fn entries<T>(
-    node: &Node<'_>,
+    node: &TomlNode<'_>,
     findings: &mut Findings,
-    mut read: impl FnMut(&Node<'_>, &mut Findings) -> Option<T>,
+    mut read: impl FnMut(&TomlNode<'_>, &mut Findings) -> Option<T>,
 ) -> Vec<At<T>> {
     match node.get_ref().as_array() {
         Some(list) => list.iter().filter_map(|n| read(n, findings).map(|value| At::new(value, n.span()))).collect(),

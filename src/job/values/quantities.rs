@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use crate::job::diagnostic::{Diagnostic, Findings};
-use crate::job::read::{Node, Read, Span, Whole, float, integer, mismatch};
+use crate::job::read::{Read, Span, TomlNode, Whole, float, integer, mismatch};
 use crate::job::spec::RetryTable;
 use crate::job::units::{UnitError, parse_duration, parse_memory, parse_size};
 
@@ -18,7 +18,7 @@ pub(super) fn refuse(key: &str, error: &UnitError, span: &Span, findings: &mut F
 /// Reads a quantity: a string through `parse`, a whole number as the same digits.
 fn quantity<T: Read, Q>(
     key: &str,
-    node: &Node<'_>,
+    node: &TomlNode<'_>,
     parse: impl Fn(&str) -> Result<Q, UnitError>,
     findings: &mut Findings,
 ) -> Option<Q> {
@@ -48,7 +48,7 @@ impl Read for DurationSpec {
         json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["30s", "10m", "1.5h", "01:30:00", "1-12:00:00"] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         quantity::<Self, _>(key, node, parse_duration, findings).map(DurationSpec)
     }
 }
@@ -69,7 +69,7 @@ impl Read for EstimateSpec {
         DurationSpec::schema()
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match node.get_ref().as_str() {
             Some(text) if text.contains('{') => String::read(key, node, findings).map(EstimateSpec::Text),
             _ => DurationSpec::read(key, node, findings).map(|d| EstimateSpec::Fixed(d.0)),
@@ -90,7 +90,7 @@ impl Read for MemorySpec {
         json!({ "type": ["string", "integer"], "minimum": 1, "examples": ["512M", "4G", "4GiB"] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         quantity::<Self, _>(key, node, parse_memory, findings).map(MemorySpec)
     }
 }
@@ -108,7 +108,7 @@ impl Read for SizeSpec {
         json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["2G", "512M", 1529220] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         quantity::<Self, _>(key, node, parse_size, findings).map(SizeSpec)
     }
 }
@@ -126,25 +126,25 @@ impl Read for Factor {
         json!({ "type": "number", "minimum": 1, "maximum": 1000 })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         bounded::<Self>(key, node, 1.0, 1000.0, findings).map(Factor)
     }
 }
 
 /// A number within bounds; they are given in thousandths so that they can be part of the type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Number<const LEAST_MILLI: i64, const MOST_MILLI: i64>(pub f64);
+pub(crate) struct BoundedNumber<const LEAST_MILLI: i64, const MOST_MILLI: i64>(pub f64);
 
 /// An amount of money or a threshold: not negative.
-pub(crate) type Amount = Number<0, { i64::MAX }>;
+pub(crate) type Amount = BoundedNumber<0, { i64::MAX }>;
 
 /// Any finite number.
-pub(crate) type Signed = Number<{ i64::MIN }, { i64::MAX }>;
+pub(crate) type Signed = BoundedNumber<{ i64::MIN }, { i64::MAX }>;
 
 /// Money that can be spent: at least a thousandth.
-pub(crate) type Budget = Number<1, { i64::MAX }>;
+pub(crate) type Budget = BoundedNumber<1, { i64::MAX }>;
 
-impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI, MOST_MILLI> {
+impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for BoundedNumber<LEAST_MILLI, MOST_MILLI> {
     fn expected() -> String {
         "a number".into()
     }
@@ -160,7 +160,7 @@ impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI,
         schema
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
         let Some(number) = number else {
             mismatch::<Self>(key, node, findings);
@@ -174,7 +174,7 @@ impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for Number<LEAST_MILLI,
         } else if number > most {
             format!("`{key}` must be at most {most}, not {number}")
         } else {
-            return Some(Number(number));
+            return Some(BoundedNumber(number));
         };
         findings.push(Diagnostic::error(message).at(&node.span()));
         None
@@ -194,13 +194,13 @@ impl Read for Fraction {
         json!({ "type": "number", "minimum": 0, "maximum": 1 })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         bounded::<Self>(key, node, 0.0, 1.0, findings).map(Fraction)
     }
 }
 
 /// Reads a number within bounds.
-fn bounded<T: Read>(key: &str, node: &Node<'_>, least: f64, most: f64, findings: &mut Findings) -> Option<f64> {
+fn bounded<T: Read>(key: &str, node: &TomlNode<'_>, least: f64, most: f64, findings: &mut Findings) -> Option<f64> {
     let number = float(node.get_ref()).or_else(|| integer(node.get_ref()).map(|n| n as f64));
     match number {
         None => mismatch::<T>(key, node, findings),
@@ -229,7 +229,7 @@ impl Read for RetriesSpec {
         json!({ "oneOf": [Whole::<0, 65535>::schema(), RetryTable::schema()] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match node.get_ref() {
             DeValue::Integer(_) => {
                 let count = Whole::<0, 65535>::read(key, node, findings)?;

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use super::entries;
 use super::words::{OneOf, When};
 use crate::job::diagnostic::{Diagnostic, Findings};
-use crate::job::read::{At, Node, Read, mismatch};
+use crate::job::read::{At, Read, TomlNode, mismatch};
 use crate::job::spec::{FileTable, NeedTable};
 
 /// What a task needs, as typed.
@@ -30,12 +30,12 @@ impl Read for NeedsSpec {
         json!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": entry }] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         Some(NeedsSpec(entries(node, findings, |n, f| need(key, n, f))))
     }
 }
 
-fn need(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<NeedSpec> {
+fn need(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<NeedSpec> {
     match node.get_ref() {
         DeValue::String(_) => {
             let text = String::read(key, node, findings)?;
@@ -75,13 +75,13 @@ impl Read for FilesSpec {
         json!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": entry }] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let files = entries(node, findings, |n, f| file(key, n, f));
         Some(FilesSpec(files.into_iter().map(|at| at.value).collect()))
     }
 }
 
-fn file(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<FileSpecEntry> {
+fn file(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<FileSpecEntry> {
     let entry = match node.get_ref() {
         DeValue::String(_) => FileSpecEntry {
             name: At::new(String::read(key, node, findings)?, node.span()),

@@ -6,13 +6,13 @@ use super::quantities::DurationSpec;
 use crate::graph::pattern::Dependence;
 use crate::job::alert::CUSTOM;
 use crate::job::diagnostic::{Diagnostic, Findings, suggest};
-use crate::job::read::{Node, Read, mismatch};
+use crate::job::read::{Read, TomlNode, mismatch};
 use crate::job::units::{parse_duration, shorten};
-use crate::job::{Above, Flush, Intent, KeepOutput, Partition, PolicyKind, ProviderKind, Trigger};
+use crate::job::{Above, Flush, Intent, KeepOutput, PartitionMethod, PolicyKind, ProviderKind, Trigger};
 use crate::model::Measure;
 
 /// A type whose values are words.
-pub(crate) trait Words: Clone + 'static {
+pub(crate) trait WordValue: Clone + 'static {
     /// The words, what they stand for, and what that means.
     const WORDS: &'static [(&'static str, Self, &'static str)];
 }
@@ -21,7 +21,7 @@ pub(crate) trait Words: Clone + 'static {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct OneOf<T>(pub T);
 
-impl<T: Words> Read for OneOf<T> {
+impl<T: WordValue> Read for OneOf<T> {
     fn expected() -> String {
         let words: Vec<String> = T::WORDS.iter().map(|(word, ..)| format!("\"{word}\"")).collect();
         words.join(" or ")
@@ -33,7 +33,7 @@ impl<T: Words> Read for OneOf<T> {
         json!({ "oneOf": words })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(text) = node.get_ref().as_str() else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -52,22 +52,22 @@ impl<T: Words> Read for OneOf<T> {
     }
 }
 
-impl Words for KeepOutput {
+impl WordValue for KeepOutput {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("all", KeepOutput::All, "the output of every task is kept"),
         ("failed", KeepOutput::Failed, "only the output of tasks that failed is kept"),
     ];
 }
 
-impl Words for Partition {
+impl WordValue for PartitionMethod {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("bands", Partition::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
-        ("eft", Partition::Eft, "greedy earliest finish time, longest remaining path first"),
-        ("round_robin", Partition::RoundRobin, "in turn, weighted by slots"),
+        ("bands", PartitionMethod::Bands, "little data moved, all ranks busy throughout (METIS over bands of levels)"),
+        ("eft", PartitionMethod::Eft, "greedy earliest finish time, longest remaining path first"),
+        ("round_robin", PartitionMethod::RoundRobin, "in turn, weighted by slots"),
     ];
 }
 
-impl Words for PolicyKind {
+impl WordValue for PolicyKind {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("fixed", PolicyKind::Fixed, "the ranks that were started, from the beginning to the end"),
         ("reactive", PolicyKind::Reactive, "by rules with thresholds, cooldowns and steps"),
@@ -78,7 +78,7 @@ impl Words for PolicyKind {
     ];
 }
 
-impl Words for ProviderKind {
+impl WordValue for ProviderKind {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("none", ProviderKind::None, "nobody: ranks that are not needed are parked"),
         ("local", ProviderKind::Local, "this machine: further processes, for development"),
@@ -86,7 +86,7 @@ impl Words for ProviderKind {
     ];
 }
 
-impl Words for Intent {
+impl WordValue for Intent {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("latency", Intent::Latency, "results soon: one percent of time is worth nine percent of money"),
         ("throughput", Intent::Throughput, "many tasks a second: time counts a little more than money"),
@@ -96,7 +96,7 @@ impl Words for Intent {
     ];
 }
 
-impl Words for Above {
+impl WordValue for Above {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("grow", Above::Grow, "ranks are added"),
         ("shrink", Above::Shrink, "ranks are given back"),
@@ -104,7 +104,7 @@ impl Words for Above {
     ];
 }
 
-impl Words for Trigger {
+impl WordValue for Trigger {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("cpu", Trigger::Cpu, "share of the slots that are busy, percent"),
         ("memory", Trigger::Memory, "share of the memory in use on the node where that is highest, percent"),
@@ -150,7 +150,7 @@ impl Read for TriggerSpec {
         schema
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(name) = node.get_ref().as_str().and_then(|text| text.strip_prefix(CUSTOM)) else {
             return OneOf::<Trigger>::read(key, node, findings).map(|word| TriggerSpec(word.0));
         };
@@ -164,7 +164,7 @@ impl Read for TriggerSpec {
     }
 }
 
-impl Words for Dependence {
+impl WordValue for Dependence {
     const WORDS: &'static [(&'static str, Self, &'static str)] = Dependence::NAMED;
 }
 
@@ -178,7 +178,7 @@ pub(crate) enum When {
     Corresponding,
 }
 
-impl Words for When {
+impl WordValue for When {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("afterok", When::Ok, "it must succeed"),
         ("afternotok", When::NotOk, "it must end without success"),
@@ -194,7 +194,7 @@ pub(crate) enum Background {
     Keep,
 }
 
-impl Words for Background {
+impl WordValue for Background {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("end", Background::End, "they are ended with it, and its slot is free when they are gone"),
         ("keep", Background::Keep, "they live on"),
@@ -214,7 +214,7 @@ impl Read for FlushSpec {
         json!({ "type": ["string", "integer"], "examples": ["always", "1s", "never"] })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match node.get_ref().as_str() {
             Some("always") => Some(FlushSpec(Flush::Always)),
             Some("never") => Some(FlushSpec(Flush::Never)),

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use super::{entries, scalar};
 use crate::exec::script::is_standard;
 use crate::job::diagnostic::{Diagnostic, Findings};
-use crate::job::read::{At, Node, Read, float, integer, mismatch};
+use crate::job::read::{At, Read, TomlNode, float, integer, mismatch};
 use crate::job::space::Scalar;
 use crate::job::units::shorten;
 
@@ -23,7 +23,7 @@ impl Read for Strings {
         json!({ "type": ["string", "array"], "items": { "type": "string" } })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         Some(Strings(entries(node, findings, |n, f| String::read(key, n, f))))
     }
 }
@@ -44,7 +44,7 @@ impl Read for CommandSpec {
         json!({ "type": ["string", "array"], "minLength": 1, "minItems": 1, "items": { "type": "string" } })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let command = match node.get_ref() {
             DeValue::Array(list) => {
                 let words = entries(node, findings, |n, f| word(key, n, f));
@@ -87,7 +87,7 @@ impl Read for ShellSpec {
         })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let mut refuse = |message: String, help: String| {
             findings.push(Diagnostic::error(message).at(&node.span()).help(help));
         };
@@ -124,7 +124,7 @@ impl Read for ShellSpec {
     }
 }
 
-fn word(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<String> {
+fn word(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<String> {
     if node.get_ref().is_str() {
         return String::read(key, node, findings);
     }
@@ -153,7 +153,7 @@ impl Read for EnvSpec {
         })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         let Some(table) = node.get_ref().as_table() else {
             mismatch::<Self>(key, node, findings);
             return None;
@@ -214,7 +214,7 @@ impl Read for ArgsSpec {
         json!({ "type": "object" })
     }
 
-    fn read(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Self> {
+    fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
         match raw_arg(key, node, findings)? {
             RawArg::Table(entries) => Some(ArgsSpec(entries)),
             _ => {
@@ -226,7 +226,7 @@ impl Read for ArgsSpec {
 }
 
 /// Copies an argument out of the tree, whose depth the TOML parser has bounded.
-fn raw_arg(key: &str, node: &Node<'_>, findings: &mut Findings) -> Option<RawArg> {
+fn raw_arg(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<RawArg> {
     Some(match node.get_ref() {
         DeValue::String(_) => RawArg::Text(String::read(key, node, findings)?),
         DeValue::Boolean(value) => RawArg::Fixed(toml::Value::Boolean(*value)),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::{Key, OutputError, extension};
+use super::{OutputError, OutputKey, extension};
 use crate::model::Stream;
 use crate::model::TaskId;
 
@@ -20,13 +20,13 @@ const IN_MEMORY: usize = 64 << 10;
 /// The output of running tasks. Slots do not wait for each other: each stream of an attempt has a
 /// lock of its own, and whatever reaches the disk does so under that lock alone.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct RunningOutput {
     dir: PathBuf,
-    parts: Mutex<FxHashMap<Key, Arc<Mutex<Part>>>>,
+    parts: Mutex<FxHashMap<OutputKey, Arc<Mutex<OutputPart>>>>,
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct OutputPart {
     memory: Vec<u8>,
     spilled: Option<Spill>,
 }
@@ -37,25 +37,25 @@ struct Spill {
     file: File,
 }
 
-impl Held {
-    pub fn new(dir: PathBuf) -> Held {
-        Held { dir, parts: Mutex::default() }
+impl RunningOutput {
+    pub fn new(dir: PathBuf) -> RunningOutput {
+        RunningOutput { dir, parts: Mutex::default() }
     }
 
-    pub fn append(&self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+    pub fn append(&self, key: OutputKey, bytes: &[u8]) -> Result<(), OutputError> {
         let part = Arc::clone(lock(&self.parts).entry(key).or_default());
         lock(&part).append(&self.dir, key, bytes)
     }
 
     /// Takes out what an attempt printed to a stream.
     pub fn take(&self, task: TaskId, attempt: u16, stream: Stream) -> Option<Released> {
-        let part = lock(&self.parts).remove(&Key { task, attempt, stream })?;
+        let part = lock(&self.parts).remove(&OutputKey { task, attempt, stream })?;
         Some(Released(std::mem::take(&mut *lock(&part))))
     }
 }
 
-impl Part {
-    fn append(&mut self, dir: &Path, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+impl OutputPart {
+    fn append(&mut self, dir: &Path, key: OutputKey, bytes: &[u8]) -> Result<(), OutputError> {
         if self.memory.len() + bytes.len() > IN_MEMORY && self.spilled.is_none() {
             self.spilled = match Spill::create(dir, key) {
                 Ok(spill) => Some(spill),
@@ -82,7 +82,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Held {
+impl Drop for RunningOutput {
     fn drop(&mut self) {
         lock(&self.parts).clear();
         // Empty unless a task was still running, whose output then stays for whoever looks; absent if nothing was long.
@@ -92,7 +92,7 @@ impl Drop for Held {
 
 /// Output that waits no longer: it is passed on, or dropped.
 #[derive(Debug)]
-pub(super) struct Released(Part);
+pub(super) struct Released(OutputPart);
 
 impl Released {
     /// Passes it on in chunks, and removes its file.
@@ -123,7 +123,7 @@ impl Released {
 }
 
 impl Spill {
-    fn create(dir: &Path, key: Key) -> Result<Spill, OutputError> {
+    fn create(dir: &Path, key: OutputKey) -> Result<Spill, OutputError> {
         fs::create_dir_all(dir).map_err(OutputError::io("create", dir))?;
         let path = dir.join(format!("{}-{}.{}", key.task.0, key.attempt, extension(key.stream)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);

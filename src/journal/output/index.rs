@@ -1,6 +1,6 @@
 //! The entries of an index of captured output, as bytes.
 
-use super::Key;
+use super::OutputKey;
 use crate::model::{Stream, TaskId, Usage};
 
 /// Bytes of an entry.
@@ -8,7 +8,7 @@ pub(super) const ENTRY: usize = 24;
 
 /// An entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum IndexEntry {
     /// Where a chunk of output is.
     Chunk(Chunk),
     /// What an attempt at a task used.
@@ -18,22 +18,22 @@ pub(super) enum Entry {
 /// Where a chunk of output is within the file of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
-    pub key: Key,
+    pub key: OutputKey,
     pub offset: u64,
     pub length: u64,
 }
 
-impl Entry {
+impl IndexEntry {
     pub fn encode(&self) -> [u8; ENTRY] {
         let (task, attempt, kind, numbers) = match self {
-            Entry::Chunk(Chunk { key, offset, length }) => {
+            IndexEntry::Chunk(Chunk { key, offset, length }) => {
                 let kind = match key.stream {
                     Stream::Out => 1,
                     Stream::Err => 2,
                 };
                 (key.task, key.attempt, kind, [*offset, *length])
             }
-            Entry::Used(task, attempt, used) => (*task, *attempt, 3, [used.cpu_ns, used.peak_bytes]),
+            IndexEntry::Used(task, attempt, used) => (*task, *attempt, 3, [used.cpu_ns, used.peak_bytes]),
         };
         let mut bytes = [0; ENTRY];
         bytes[0..4].copy_from_slice(&task.0.to_le_bytes());
@@ -45,17 +45,19 @@ impl Entry {
     }
 
     /// The entry that these bytes are; `None` for a place that was taken and never written.
-    pub fn decode(bytes: &[u8; ENTRY]) -> Option<Entry> {
+    pub fn decode(bytes: &[u8; ENTRY]) -> Option<IndexEntry> {
         let [t0, t1, t2, t3, a0, a1, kind, _, rest @ ..] = *bytes;
         let (first, second) = rest.split_at(8);
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
         let (first, second) = (number(first), number(second));
         let (task, attempt) = (TaskId(u32::from_le_bytes([t0, t1, t2, t3])), u16::from_le_bytes([a0, a1]));
-        let chunk = |stream| Entry::Chunk(Chunk { key: Key { task, attempt, stream }, offset: first, length: second });
+        let chunk = |stream| {
+            IndexEntry::Chunk(Chunk { key: OutputKey { task, attempt, stream }, offset: first, length: second })
+        };
         match kind {
             1 => Some(chunk(Stream::Out)),
             2 => Some(chunk(Stream::Err)),
-            3 => Some(Entry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second })),
+            3 => Some(IndexEntry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second })),
             _ => None,
         }
     }
@@ -70,18 +72,18 @@ mod tests {
         #[test]
         fn any_entry_comes_back(task: u32, attempt: u16, kind in 0..3, first: u64, second: u64) {
             let task = TaskId(task);
-            let chunk = |stream| Entry::Chunk(Chunk { key: Key { task, attempt, stream }, offset: first, length: second });
+            let chunk = |stream| IndexEntry::Chunk(Chunk { key: OutputKey { task, attempt, stream }, offset: first, length: second });
             let entry = match kind {
                 0 => chunk(Stream::Out),
                 1 => chunk(Stream::Err),
-                _ => Entry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second }),
+                _ => IndexEntry::Used(task, attempt, Usage { cpu_ns: first, peak_bytes: second }),
             };
-            prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
+            prop_assert_eq!(IndexEntry::decode(&entry.encode()), Some(entry));
         }
     }
 
     #[test]
     fn zeros_are_no_entry() {
-        assert_eq!(Entry::decode(&[0; ENTRY]), None);
+        assert_eq!(IndexEntry::decode(&[0; ENTRY]), None);
     }
 }

@@ -56,7 +56,7 @@ impl OutputError {
 
 /// Whose output a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Key {
+struct OutputKey {
     task: TaskId,
     attempt: u16,
     stream: Stream,

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::index::{Chunk, ENTRY, Entry};
-use super::{Key, OutputError, extension, file};
+use super::index::{Chunk, ENTRY, IndexEntry};
+use super::{OutputError, OutputKey, extension, file};
 use crate::journal::RunDir;
 use crate::model::{Attempt, Rank, Stream, TaskId, Usage};
 
@@ -114,8 +114,8 @@ impl OutputReader {
     }
 }
 
-fn key(attempt: &Attempt, stream: Stream) -> Key {
-    Key { task: attempt.task, attempt: attempt.attempt, stream }
+fn key(attempt: &Attempt, stream: Stream) -> OutputKey {
+    OutputKey { task: attempt.task, attempt: attempt.attempt, stream }
 }
 
 /// A rank that printed nothing, or whose files are gone, has no output.
@@ -138,9 +138,9 @@ fn read_index(path: &Path) -> io::Result<Index> {
     let mut bytes = [0; ENTRY];
     loop {
         match input.read_exact(&mut bytes) {
-            Ok(()) => match Entry::decode(&bytes) {
-                Some(Entry::Chunk(chunk)) => index.chunks.push(chunk),
-                Some(Entry::Used(task, attempt, used)) => {
+            Ok(()) => match IndexEntry::decode(&bytes) {
+                Some(IndexEntry::Chunk(chunk)) => index.chunks.push(chunk),
+                Some(IndexEntry::Used(task, attempt, used)) => {
                     index.used.insert((task, attempt), used);
                 }
                 None => {}
@@ -153,7 +153,7 @@ fn read_index(path: &Path) -> io::Result<Index> {
     Ok(index)
 }
 
-fn entries_of(index: &Index, key: Key) -> &[Chunk] {
+fn entries_of(index: &Index, key: OutputKey) -> &[Chunk] {
     let index = &index.chunks;
     let from = index.partition_point(|entry| entry.key < key);
     let length = index[from..].partition_point(|entry| entry.key == key);

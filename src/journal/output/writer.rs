@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::held::Held;
-use super::index::{Chunk, ENTRY, Entry};
-use super::{Key, OutputError, extension, file};
+use super::held::RunningOutput;
+use super::index::{Chunk, ENTRY, IndexEntry};
+use super::{OutputError, OutputKey, extension, file};
 use crate::job::KeepOutput;
 use crate::journal::RunDir;
 use crate::model::{Outcome, Rank, Stream, TaskId, Usage};
@@ -19,7 +19,7 @@ pub struct OutputWriter {
     err: Growing,
     index: Growing,
     /// Output whose task is still running, if only that of failed tasks is kept.
-    held: Option<Held>,
+    held: Option<RunningOutput>,
 }
 
 impl OutputWriter {
@@ -33,7 +33,7 @@ impl OutputWriter {
             out: Growing::open(file(run, session, rank, extension(Stream::Out)), 1)?,
             err: Growing::open(file(run, session, rank, extension(Stream::Err)), 1)?,
             index: Growing::open(file(run, session, rank, "idx"), ENTRY as u64)?,
-            held: (keep == KeepOutput::Failed).then(|| Held::new(held)),
+            held: (keep == KeepOutput::Failed).then(|| RunningOutput::new(held)),
         })
     }
 
@@ -42,7 +42,7 @@ impl OutputWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        let key = Key { task, attempt, stream };
+        let key = OutputKey { task, attempt, stream };
         match &self.held {
             None => self.write(key, bytes),
             Some(held) => held.append(key, bytes),
@@ -55,7 +55,7 @@ impl OutputWriter {
         for stream in [Stream::Out, Stream::Err] {
             match held.take(task, attempt, stream) {
                 Some(released) if outcome.ok() => released.discard()?,
-                Some(released) => released.pass(|bytes| self.write(Key { task, attempt, stream }, bytes))?,
+                Some(released) => released.pass(|bytes| self.write(OutputKey { task, attempt, stream }, bytes))?,
                 None => {}
             }
         }
@@ -64,16 +64,16 @@ impl OutputWriter {
 
     /// Notes what an attempt used.
     pub fn account(&self, task: TaskId, attempt: u16, used: Usage) -> Result<(), OutputError> {
-        self.index.append(&Entry::Used(task, attempt, used).encode()).map(|_| ())
+        self.index.append(&IndexEntry::Used(task, attempt, used).encode()).map(|_| ())
     }
 
-    fn write(&self, key: Key, bytes: &[u8]) -> Result<(), OutputError> {
+    fn write(&self, key: OutputKey, bytes: &[u8]) -> Result<(), OutputError> {
         let data = match key.stream {
             Stream::Out => &self.out,
             Stream::Err => &self.err,
         };
         let offset = data.append(bytes)?;
-        let entry: [u8; ENTRY] = Entry::Chunk(Chunk { key, offset, length: bytes.len() as u64 }).encode();
+        let entry: [u8; ENTRY] = IndexEntry::Chunk(Chunk { key, offset, length: bytes.len() as u64 }).encode();
         self.index.append(&entry).map(|_| ())
     }
 }

@@ -9,8 +9,8 @@
 //! | `watch` | when an alert is told, and when not again: no clock, no I/O |
 //! | `tell` | to a file, a webhook, a command |
 
-mod tell;
+mod notify;
 mod watch;
 
-pub(super) use tell::{Telling, tell};
-pub(super) use watch::{Told, Watch};
+pub(super) use notify::{Telling, tell};
+pub(super) use watch::{AlertWatch, Told};

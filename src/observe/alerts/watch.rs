@@ -5,7 +5,7 @@
 use crate::job::Alert;
 
 /// One alert with what happened to it.
-pub(crate) struct Watch {
+pub(crate) struct AlertWatch {
     pub(crate) alert: Alert,
     /// Since when it has held.
     since: Option<f64>,
@@ -28,9 +28,9 @@ pub(crate) struct Told {
     pub(crate) text: String,
 }
 
-impl Watch {
-    pub(crate) fn new(alert: Alert) -> Watch {
-        Watch { alert, since: None, told: None }
+impl AlertWatch {
+    pub(crate) fn new(alert: Alert) -> AlertWatch {
+        AlertWatch { alert, since: None, told: None }
     }
 
     /// Looks at the value at a moment, in seconds since the session began.
@@ -85,27 +85,27 @@ mod tests {
         }
     }
 
-    fn told(watch: &mut Watch, values: impl IntoIterator<Item = (u32, f64)>) -> Vec<u32> {
+    fn told(watch: &mut AlertWatch, values: impl IntoIterator<Item = (u32, f64)>) -> Vec<u32> {
         let look = |(t, value): (u32, f64)| watch.look(f64::from(t), Some(value)).map(|_| t);
         values.into_iter().filter_map(look).collect()
     }
 
     #[test]
     fn it_must_last_and_is_not_repeated_soon() {
-        let mut watch = Watch::new(alert());
+        let mut watch = AlertWatch::new(alert());
         assert_eq!(told(&mut watch, (0..200).map(|t| (t, 11.0))), [3, 63, 123, 183]);
         // A value that swings is told no more often than one that stays.
-        let mut watch = Watch::new(Alert { lasting: Duration::ZERO, ..alert() });
+        let mut watch = AlertWatch::new(Alert { lasting: Duration::ZERO, ..alert() });
         let swings = (0..200).map(|t| (t, if t % 2 == 0 { 20.0 } else { 1.0 }));
         assert_eq!(told(&mut watch, swings), [0, 60, 120, 180]);
         // One that never lasts is never told.
-        let mut watch = Watch::new(alert());
+        let mut watch = AlertWatch::new(alert());
         assert_eq!(told(&mut watch, (0..200).map(|t| (t, if t % 3 == 0 { 1.0 } else { 20.0 }))), Vec::<u32>::new());
     }
 
     #[test]
     fn what_is_not_known_holds_nothing() {
-        let mut watch = Watch::new(Alert { lasting: Duration::ZERO, ..alert() });
+        let mut watch = AlertWatch::new(Alert { lasting: Duration::ZERO, ..alert() });
         assert_eq!(watch.look(0.0, None), None);
         assert_eq!(watch.look(1.0, Some(f64::NAN)), None);
         assert_eq!(watch.look(2.0, Some(10.0)), None);
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn it_says_which_threshold() {
         let alert = Alert { below: Some(-1.0), lasting: Duration::ZERO, repeat: Duration::ZERO, ..alert() };
-        let mut watch = Watch::new(alert);
+        let mut watch = AlertWatch::new(alert);
         assert_eq!(watch.look(0.0, Some(12.0)).unwrap().text, "alert slow: queued is 12, above 10");
         assert_eq!(watch.look(4.0, Some(-1.25)).unwrap().text, "alert slow: queued is -1.2500, below -1 for 4 s");
     }

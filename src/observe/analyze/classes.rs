@@ -1,7 +1,7 @@
 //! Classes of tasks: too heavy, too short, too uneven, asking for more than they use, held back by their limit, failing.
 
-use super::case::{Case, TRIED};
-use super::{Advice, Finding};
+use super::facts::{Case, TRIED};
+use super::{Finding, Recommendation};
 use crate::job::{Job, Work};
 use crate::observe::idle::Use;
 use crate::observe::style::{bytes, count, percent};
@@ -57,7 +57,7 @@ pub(super) fn short(case: &Case<'_>) -> Option<Finding> {
 }
 
 /// Tasks of a class that would better be one.
-struct Batch {
+struct BatchAdvice {
     /// How many.
     size: u64,
     /// What starting a task costs, in nanoseconds, and how much of that goes to its process.
@@ -66,7 +66,7 @@ struct Batch {
 }
 
 /// How many tasks of a class would better be one, if they are too short.
-fn batch(case: &Case<'_>, number: u32) -> Option<Batch> {
+fn batch(case: &Case<'_>, number: u32) -> Option<BatchAdvice> {
     let class = &case.classes[number as usize];
     let task = case.slices.iter().find(|slice| slice.class == number)?.task;
     let is_command =
@@ -79,12 +79,12 @@ fn batch(case: &Case<'_>, number: u32) -> Option<Batch> {
         .clamp(1, 1000)
         .min(class.ran.count() / u64::from(case.slots).max(1));
     let is_short = class.ran.count() >= 8 * u64::from(case.slots) && size >= 4 && start as f64 >= 0.05 * net;
-    is_short.then_some(Batch { size, start, process })
+    is_short.then_some(BatchAdvice { size, start, process })
 }
 
 fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
     let class = &case.classes[number as usize];
-    let Batch { size: batch, start, process } = batch(case, number)?;
+    let BatchAdvice { size: batch, start, process } = batch(case, number)?;
     let batched = |i: usize| {
         let ran = case.model.ran[i];
         if case.is_of(i, number) { ran.saturating_sub(process - process / batch).max(1) } else { ran }
@@ -301,7 +301,7 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
             ),
         )
         .saving(case.saving_without(&|slice| failed(&slice)))
-        .change(Some(Advice {
+        .change(Some(Recommendation {
             place: "what they printed".to_owned(),
             text: format!("phalanx report {} --failed", case.run.name()),
         })),

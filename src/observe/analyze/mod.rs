@@ -13,8 +13,8 @@
 //! | `pressure` | I/O that was waited for, memory that ran out |
 //! | `ranks` | slow ranks, too many ranks, start-up, hand-over |
 
-mod case;
 mod classes;
+mod facts;
 mod place;
 mod pressure;
 mod ranks;
@@ -29,7 +29,7 @@ use super::print::ReportError;
 use super::run_view::RunView;
 use super::style::{Paint, percent};
 use crate::text::seconds;
-use case::Case;
+use facts::Case;
 
 /// One thing that bounded a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,7 +47,7 @@ pub struct Finding {
     /// The share of the wall time that [`Finding::saves_s`] is.
     pub saves_share: f64,
     /// What to change.
-    pub change: Option<Advice>,
+    pub change: Option<Recommendation>,
     /// The class that it is about, so that two findings do not say the same.
     #[serde(skip)]
     class: Option<u32>,
@@ -55,7 +55,7 @@ pub struct Finding {
 
 /// What to change, and where.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Advice {
+pub struct Recommendation {
     /// File, line and task, or where else.
     pub place: String,
     /// The line as it should be, or what to do.
@@ -75,7 +75,7 @@ impl Finding {
         Finding { class: Some(class), ..self }
     }
 
-    fn change(self, change: Option<Advice>) -> Finding {
+    fn change(self, change: Option<Recommendation>) -> Finding {
         Finding { change, ..self }
     }
 
@@ -157,7 +157,7 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
             paint.dim(format!("saves {}", finding.saving_text()))
         )?;
         writeln!(out, "   {}", finding.evidence)?;
-        if let Some(Advice { place, text }) = &finding.change {
+        if let Some(Recommendation { place, text }) = &finding.change {
             writeln!(out, "   {} {place}:", paint.green("change"))?;
             text.lines().try_for_each(|line| writeln!(out, "       {line}"))?;
         }
@@ -187,13 +187,13 @@ fn opening(findings: usize) -> &'static str {
 /// If they cannot be written, or the run cannot be simulated.
 pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     #[derive(Serialize)]
-    struct Object {
+    struct AnalysisJson {
         run: String,
         wall_s: Option<f64>,
         findings: Vec<Finding>,
     }
     let case = Case::of(run).transpose().map_err(ReportError::Again)?;
-    let object = Object {
+    let object = AnalysisJson {
         run: run.name(),
         wall_s: case.as_ref().map(Case::wall_s),
         findings: case.as_ref().map(worthwhile).unwrap_or_default(),

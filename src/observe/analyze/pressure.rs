@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::case::{Case, TRIED};
-use super::{Advice, Finding};
+use super::facts::{Case, TRIED};
+use super::{Finding, Recommendation};
 use crate::model::State;
 use crate::observe::style::{bytes, count, percent};
 use crate::observe::vitals::{self, Vital};
@@ -86,8 +86,9 @@ pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
         .saving(case.saving_without(&|slice| slice.outcome.state == State::OutOfMemory))
         .of_class(first.class)
         .change(
-            case.advice(first.class, "memory", text)
-                .or_else(|| Some(Advice { place: "the job file".to_owned(), text: "memory = \"...\"".to_owned() })),
+            case.advice(first.class, "memory", text).or_else(|| {
+                Some(Recommendation { place: "the job file".to_owned(), text: "memory = \"...\"".to_owned() })
+            }),
         ),
     )
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use super::case::Case;
+use super::facts::Case;
 use crate::observe::idle::Use;
 use crate::observe::style::{count, percent, some};
 use crate::text::seconds;

@@ -1,7 +1,7 @@
 //! The shape of the graph: phases in which one task runs alone, barriers, tails, and the critical path.
 
 use super::Finding;
-use super::case::Case;
+use super::facts::Case;
 use crate::job::Job;
 use crate::model::TaskId;
 use crate::observe::idle::Use;
@@ -34,14 +34,18 @@ impl Starved {
 pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
     /// In the order in which changes at one moment are taken: what is ready is not the task that holds it up.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
-    enum What {
+    enum SliceChange {
         Ready,
         Starts,
         Ends,
     }
-    let mut changes: Vec<(u64, What, usize)> = Vec::new();
+    let mut changes: Vec<(u64, SliceChange, usize)> = Vec::new();
     for (i, slice) in case.slices.iter().enumerate() {
-        changes.extend([(slice.ready, What::Ready, i), (slice.start, What::Starts, i), (slice.end, What::Ends, i)]);
+        changes.extend([
+            (slice.ready, SliceChange::Ready, i),
+            (slice.start, SliceChange::Starts, i),
+            (slice.end, SliceChange::Ends, i),
+        ]);
     }
     changes.sort_unstable();
     // What a slice that ran all the time would have by now; a slice has what came between its start and its end.
@@ -63,17 +67,17 @@ pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
         }
         at = moment;
         match what {
-            What::Ready => {
+            SliceChange::Ready => {
                 to_come -= 1;
                 waiting += 1;
             }
-            What::Starts => {
+            SliceChange::Starts => {
                 waiting -= 1;
                 running += 1;
                 used += case.slices[i].slots;
                 of_slices[i] = so_far;
             }
-            What::Ends => {
+            SliceChange::Ends => {
                 running -= 1;
                 used -= case.slices[i].slots;
                 of_slices[i] = so_far.map2(of_slices[i], |until, from| until - from);

@@ -9,8 +9,8 @@ use crate::job::{Flush, KeepOutput};
 use crate::journal::{Began, EndReason, Ended, Journal, OutputWriter, RankInfo, Record, RunDir};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time, Usage, Vitals};
 use crate::observe::RunView;
-use crate::observe::lines::Lines;
-use crate::observe::subject::Subject;
+use crate::observe::job_view::SessionJob;
+use crate::observe::jsonl::JsonLinesWriter;
 use crate::observe::vitals::Vital;
 use crate::runtime::subject_of;
 
@@ -56,7 +56,7 @@ impl Default for Plant<'_> {
 /// Slots, tasks and the order of events of a made-up execution.
 struct Execution<'a> {
     plant: &'a Plant<'a>,
-    subject: &'a Subject,
+    subject: &'a SessionJob,
     /// When each slot is free, with its rank and number.
     free: BinaryHeap<Reverse<(u64, u32, u16)>>,
     ready: BinaryHeap<Reverse<(u64, u32)>>,
@@ -153,7 +153,7 @@ impl Plant<'_> {
         }
         let vitals = Vitals { io_stall: self.stall, read: 5 << 30, ..Vitals::default() };
         let look = |rank: u32| Vital { t: 1.0, rank, vitals };
-        Lines::anew(run.vitals()).add(&(0..self.ranks).map(look).collect::<Vec<_>>());
+        JsonLinesWriter::anew(run.vitals()).add(&(0..self.ranks).map(look).collect::<Vec<_>>());
         let mut journal = Journal::create(&run.journal(), Flush::Never).unwrap();
         let ended = Ended { time: end, reason: EndReason::Complete, exit_code: 0 };
         for record in [Record::Began(began), Record::Attempts(attempts), Record::Ended(ended)] {

@@ -34,7 +34,7 @@ pub(super) struct Model<'a> {
 
 /// What is asked about; what is `None` is as it was.
 #[derive(Default)]
-pub(super) struct Change<'a> {
+pub(super) struct WhatIf<'a> {
     /// How long a task runs, in nanoseconds.
     pub ran: Option<&'a dyn Fn(usize) -> u64>,
     /// What starting a task costs, in nanoseconds.
@@ -78,7 +78,7 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
-    pub fn makespan(&self, change: &Change<'_>) -> Result<u64, String> {
+    pub fn makespan(&self, change: &WhatIf<'_>) -> Result<u64, String> {
         let overhead = change.overhead.unwrap_or(self.overhead);
         // What did not run takes no time, unless it is because of others: then it does not run now.
         let took = |i: usize| match (self.ran[i], change.ran) {

@@ -14,7 +14,7 @@ const LISTED: usize = 40;
 const DRAWN: usize = 1500;
 
 /// Consecutive links of one class that follow each other for the same reason.
-struct Stretch {
+struct ChainStretch {
     class: u32,
     after: After,
     /// Its first link.
@@ -78,9 +78,9 @@ fn draw(html: &mut Html, timeline: &Timeline, links: &[ChainLink], colours: &[us
     plot.close(html);
 }
 
-fn one(timeline: &Timeline, at: usize, link: &ChainLink) -> Stretch {
+fn one(timeline: &Timeline, at: usize, link: &ChainLink) -> ChainStretch {
     let slice = &timeline.slices[link.slice];
-    Stretch {
+    ChainStretch {
         class: slice.class,
         after: if link.after == After::Beginning { After::Dependency } else { link.after },
         first: at,
@@ -92,12 +92,12 @@ fn one(timeline: &Timeline, at: usize, link: &ChainLink) -> Stretch {
     }
 }
 
-fn singles(timeline: &Timeline, links: &[ChainLink]) -> Vec<Stretch> {
+fn singles(timeline: &Timeline, links: &[ChainLink]) -> Vec<ChainStretch> {
     links.iter().enumerate().map(|(at, link)| one(timeline, at, link)).collect()
 }
 
-fn stretches(timeline: &Timeline, links: &[ChainLink]) -> Vec<Stretch> {
-    let mut all: Vec<Stretch> = Vec::new();
+fn stretches(timeline: &Timeline, links: &[ChainLink]) -> Vec<ChainStretch> {
+    let mut all: Vec<ChainStretch> = Vec::new();
     for next in singles(timeline, links) {
         match all.last_mut() {
             Some(last) if (last.class, last.after) == (next.class, next.after) => {

@@ -102,7 +102,7 @@ pub(super) fn shares(html: &mut Html, title: &str, lines: &[(&str, &str, Vec<Opt
 }
 
 /// A line of a chart.
-pub(super) struct Line<'a> {
+pub(super) struct ChartLine<'a> {
     pub name: &'a str,
     /// Its colour: one of the style sheet's `l-` classes.
     pub style: &'a str,
@@ -110,7 +110,7 @@ pub(super) struct Line<'a> {
 }
 
 /// Quantities over time as lines, all on one scale: means over columns.
-pub(super) fn lines(html: &mut Html, title: &str, lines: &[Line<'_>], end: u64, height: f64) {
+pub(super) fn lines(html: &mut Html, title: &str, lines: &[ChartLine<'_>], end: u64, height: f64) {
     let plot = Plot { left: 58.0, top: 20.0, height, end };
     plot.open(html, title);
     let means: Vec<Vec<f64>> = lines.iter().map(|line| line.steps.means(end, COLUMNS)).collect();

@@ -18,15 +18,15 @@ const COLUMNS: usize = 250;
 pub(super) const COLOURS: usize = 9;
 
 /// A row of the picture: what it is called, the slots that it stands for, and which slices are in it.
-struct Rows {
+struct GanttRows {
     names: Vec<String>,
     slots: Vec<f64>,
     row_of: Box<dyn Fn(&Slice) -> usize>,
 }
 
-impl Rows {
+impl GanttRows {
     /// One row for each slot if they fit, else for each rank, else for as many ranks as must share one.
-    fn of(timeline: &Timeline, slots_of: &[(u32, u32)], most: usize) -> Rows {
+    fn of(timeline: &Timeline, slots_of: &[(u32, u32)], most: usize) -> GanttRows {
         let mut lanes: Vec<(u32, u16, u16)> = timeline.slices.iter().map(|s| (s.rank, s.slot, s.lane)).collect();
         lanes.sort_unstable();
         lanes.dedup();
@@ -34,7 +34,7 @@ impl Rows {
             let names = lanes.iter().map(|(rank, slot, _)| format!("{rank}.{slot}")).collect();
             let slots = vec![1.0; lanes.len()];
             let row_of = move |s: &Slice| lanes.binary_search(&(s.rank, s.slot, s.lane)).unwrap_or(0);
-            return Rows { names, slots, row_of: Box::new(row_of) };
+            return GanttRows { names, slots, row_of: Box::new(row_of) };
         }
         let mut ranks: Vec<u32> = lanes.iter().map(|lane| lane.0).collect();
         ranks.dedup();
@@ -45,7 +45,7 @@ impl Rows {
             [] => String::new(),
         });
         let slots = |rank: &u32| slots_of.iter().find(|s| s.0 == *rank).map_or(1.0, |s| f64::from(s.1.max(1)));
-        Rows {
+        GanttRows {
             names: names.collect(),
             slots: ranks.chunks(together).map(|chunk| chunk.iter().map(slots).sum()).collect(),
             row_of: Box::new(move |s: &Slice| ranks.binary_search(&s.rank).unwrap_or(0) / together),
@@ -58,7 +58,7 @@ pub(super) fn gantt(html: &mut Html, run: &RunView, timeline: &Timeline, colours
     let each = timeline.slices.len() <= BARS;
     let mut slots_of: Vec<(u32, u32)> = run.session().began.ranks.iter().map(|info| (info.rank, info.slots)).collect();
     slots_of.sort_unstable();
-    let rows = Rows::of(timeline, &slots_of, ROWS[usize::from(!each)]);
+    let rows = GanttRows::of(timeline, &slots_of, ROWS[usize::from(!each)]);
     let each = each && rows.slots.iter().all(|&slots| slots == 1.0);
     let height = (540.0 / rows.names.len().max(1) as f64).clamp(4.0, if each { 18.0 } else { 26.0 });
     let plot = Plot { left: 58.0, top: 4.0, height: height * rows.names.len() as f64, end: timeline.end() };
@@ -83,7 +83,7 @@ pub(super) fn gantt(html: &mut Html, run: &RunView, timeline: &Timeline, colours
     plot.close(html);
 }
 
-fn row_names(html: &mut Html, rows: &Rows, plot: Plot, height: f64) {
+fn row_names(html: &mut Html, rows: &GanttRows, plot: Plot, height: f64) {
     let every = (11.0 / height).ceil().max(1.0) as usize;
     for (row, name) in rows.names.iter().enumerate().step_by(every) {
         let y = plot.top + (row as f64 + 0.5) * height + 3.5;
@@ -95,7 +95,15 @@ fn row_names(html: &mut Html, rows: &Rows, plot: Plot, height: f64) {
     }
 }
 
-fn bars(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], rows: &Rows, plot: Plot, height: f64) {
+fn bars(
+    html: &mut Html,
+    run: &RunView,
+    timeline: &Timeline,
+    colours: &[usize],
+    rows: &GanttRows,
+    plot: Plot,
+    height: f64,
+) {
     let thick = (height - 1.0).max(height * 0.8);
     for slice in &timeline.slices {
         let (left, right) = (plot.x(slice.start), plot.x(slice.end));
@@ -113,7 +121,7 @@ fn bars(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize], 
     }
 }
 
-fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &Rows, plot: Plot, height: f64) {
+fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &GanttRows, plot: Plot, height: f64) {
     // Slot-nanoseconds by row and colour in each column.
     let mut held = vec![vec![vec![0.0; COLUMNS]; COLOURS + 1]; rows.names.len()];
     for slice in &timeline.slices {

@@ -8,25 +8,25 @@ mod nodes;
 mod page;
 
 use super::analyze::{Finding, capital, findings};
-use super::blame::skipped;
 use super::chain::chain as chain_of;
-use super::failures::{Failure, failures, tails_of};
+use super::failures::{TaskFailure, failures, tails_of};
 use super::figures::Figures;
 use super::idle::Uses;
-use super::latency::{Class, classes};
-use super::measures::Measures;
+use super::latency::{ClassLatency, classes};
+use super::measures::MeasureReader;
 use super::print::ReportError;
 use super::report::command;
 use super::resume;
 use super::run_view::{RunState, RunView, node_of, run_ns};
+use super::skip_cause::skipped;
 use super::spending::Spending;
-use super::steps::Counters;
+use super::steps::StepCounters;
 use super::style::{LISTED, and_more, bytes, count, outcome, percent, some, value};
 use super::summary::explanation;
 use super::timeline::Timeline;
 use crate::journal::{Level, utc};
 use crate::text::seconds;
-use charts::Line;
+use charts::ChartLine;
 use page::{Escaped, Html};
 
 /// Failures that are shown with the end of their output.
@@ -177,7 +177,7 @@ fn bounded_by(html: &mut Html, findings: Result<Vec<Finding>, ReportError>) {
 }
 
 /// Which colour is which class.
-fn key(html: &mut Html, by_work: &[Class]) {
+fn key(html: &mut Html, by_work: &[ClassLatency]) {
     html.add("<div class=\"key\">");
     for (i, class) in by_work.iter().take(gantt::COLOURS).enumerate() {
         html.add(format_args!("<span><span class=\"box k{i}\"></span>{}</span>", Escaped(&class.name)));
@@ -194,9 +194,9 @@ fn over_time(html: &mut Html, timeline: &Timeline) {
     let slots = timeline.sessions.iter().map(|span| span.slots).max().unwrap_or(0);
     html.add("<h2>What slots did</h2>\n");
     charts::utilisation(html, &Uses::of(timeline, charts::COLUMNS), end, slots);
-    let counters = Counters::of(timeline);
+    let counters = StepCounters::of(timeline);
     html.add("<h2>Tasks and ranks over time</h2>\n");
-    let line = |name, style, steps| Line { name, style, steps };
+    let line = |name, style, steps| ChartLine { name, style, steps };
     let tasks = [line("tasks queued", "b", &counters.queued), line("tasks running", "a", &counters.running)];
     charts::lines(html, "Tasks queued and running", &tasks, end, 110.0);
     charts::lines(html, "Tasks done", &[line("tasks done", "c", &counters.done)], end, 80.0);
@@ -223,7 +223,7 @@ fn critical_path(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &
     }
 }
 
-fn class_table(html: &mut Html, by_work: &[Class]) {
+fn class_table(html: &mut Html, by_work: &[ClassLatency]) {
     html.add(
         "<h2>Classes of tasks</h2>\n<div class=\"wide\"><table><thead><tr><th>class</th><th class=\"n\">attempts</th><th class=\"n\">failed</th>\
          <th class=\"n\">mean</th><th class=\"n\">p50</th><th class=\"n\">p95</th><th class=\"n\">p99</th><th class=\"n\">max</th>\
@@ -255,7 +255,7 @@ fn class_table(html: &mut Html, by_work: &[Class]) {
     }
 }
 
-fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class]) {
+fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[ClassLatency]) {
     let [classes, tasks] = SLOWEST;
     html.add(
         "<details><summary>Slowest tasks of each class</summary><div class=\"wide\"><table><thead><tr><th>class</th><th>task</th>\
@@ -286,7 +286,7 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
 
 /// Values that tasks wrote about themselves.
 fn measures(html: &mut Html, run: &RunView) {
-    let measures = Measures::of(&run.dir.measures());
+    let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {
         return;
     }
@@ -336,7 +336,7 @@ fn failed(html: &mut Html, run: &RunView) -> Result<(), ReportError> {
     }
     html.add(format_args!("<h2>Failed tasks: {}</h2>\n", count(failures.len() as u64)));
     for failure in failures.iter().take(FAILURES) {
-        let Failure { task, session, attempt } = failure;
+        let TaskFailure { task, session, attempt } = failure;
         html.add(format_args!(
             "<p><b>{}</b>: <span class=\"badly\">{}</span>, attempt {} on {} after {}</p>\n",
             Escaped(run.subject().job.label(*task)),

@@ -4,10 +4,10 @@
 use serde::Serialize;
 
 use super::Live;
-use super::members::Member;
+use super::members::RankEntry;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
-use crate::observe::failures::{Failure, OutputTail, tails_of};
+use crate::observe::failures::{OutputTail, TaskFailure, tails_of};
 use crate::observe::measures::Figure;
 use crate::observe::nodes::{NodeUse, of_session};
 use crate::observe::run_view::{node_of, run_ns};
@@ -23,7 +23,7 @@ const DECISIONS: usize = 50;
 const NOTES: usize = 20;
 
 #[derive(Serialize)]
-pub(super) struct Run {
+pub(super) struct RunInfo {
     run: String,
     job: String,
     phalanx: String,
@@ -62,13 +62,13 @@ struct Warning {
 }
 
 /// `/api/v1/run`
-pub(super) fn run(live: &Live) -> Run {
+pub(super) fn run(live: &Live) -> RunInfo {
     let (session, totals) = (live.view.session(), &live.totals);
     let tasks = u64::from(live.view.subject().job.task_count());
     let (running, queued) = live.running_and_queued();
     let sample = live.samples.last().filter(|sample| sample.node_memory > 0);
     let grave = session.notes.iter().rev().filter(|note| note.level > Level::Info).take(NOTES);
-    Run {
+    RunInfo {
         run: live.view.name(),
         job: live.view.subject().job.name().to_owned(),
         phalanx: session.began.phalanx.clone(),
@@ -113,7 +113,7 @@ pub(super) fn pending(live: &Live) -> u64 {
 }
 
 #[derive(Serialize)]
-pub(super) struct Ranks {
+pub(super) struct RankList {
     ranks: Vec<RankRow>,
 }
 
@@ -146,8 +146,8 @@ struct RankRow {
 }
 
 /// `/api/v1/ranks`
-pub(super) fn ranks(live: &Live) -> Ranks {
-    let row = |member: &Member| {
+pub(super) fn ranks(live: &Live) -> RankList {
+    let row = |member: &RankEntry| {
         let totals = live.totals.ranks.get(&member.rank).cloned().unwrap_or_default();
         let held = member.active_s * f64::from(member.slots);
         let lately = live.vitals.of(member.rank).filter(|_| live.goes_on() && member.state.is_billed());
@@ -178,7 +178,7 @@ pub(super) fn ranks(live: &Live) -> Ranks {
             gpu_memory: gpus.map(|vitals| vitals.gpu_memory),
         }
     };
-    Ranks { ranks: live.members.iter().map(row).collect() }
+    RankList { ranks: live.members.iter().map(row).collect() }
 }
 
 #[derive(Serialize)]
@@ -227,12 +227,12 @@ pub(super) fn decisions(live: &Live) -> Decisions {
 }
 
 #[derive(Serialize)]
-pub(super) struct Values<'a> {
-    values: Vec<Value<'a>>,
+pub(super) struct ApiValues<'a> {
+    values: Vec<ApiValue<'a>>,
 }
 
 #[derive(Serialize)]
-struct Value<'a> {
+struct ApiValue<'a> {
     name: &'a str,
     mean: f64,
     #[serde(flatten)]
@@ -240,8 +240,10 @@ struct Value<'a> {
 }
 
 /// `/api/v1/measures`
-pub(super) fn measures(live: &Live) -> Values<'_> {
-    Values { values: live.measures.iter().map(|(name, figure)| Value { name, mean: figure.mean(), figure }).collect() }
+pub(super) fn measures(live: &Live) -> ApiValues<'_> {
+    ApiValues {
+        values: live.measures.iter().map(|(name, figure)| ApiValue { name, mean: figure.mean(), figure }).collect(),
+    }
 }
 
 #[derive(Serialize)]
@@ -283,7 +285,7 @@ struct ClassRow {
 
 /// `/api/v1/classes`
 pub(super) fn classes(live: &Live) -> Classes {
-    let row = |class: &crate::observe::latency::Class| ClassRow {
+    let row = |class: &crate::observe::latency::ClassLatency| ClassRow {
         name: class.name.clone(),
         attempts: class.ran.count(),
         failed: class.failed,
@@ -299,14 +301,14 @@ pub(super) fn classes(live: &Live) -> Classes {
 }
 
 #[derive(Serialize)]
-pub(super) struct History {
+pub(super) struct DecisionHistory {
     samples: Vec<Sample>,
 }
 
 /// `/api/v1/history`
-pub(super) fn history(live: &Live, from: Option<f64>, to: Option<f64>, points: Option<usize>) -> History {
+pub(super) fn history(live: &Live, from: Option<f64>, to: Option<f64>, points: Option<usize>) -> DecisionHistory {
     let points = points.unwrap_or(300).clamp(1, POINTS);
-    History { samples: live.samples.between(from.unwrap_or(0.0), to.unwrap_or(f64::INFINITY), points) }
+    DecisionHistory { samples: live.samples.between(from.unwrap_or(0.0), to.unwrap_or(f64::INFINITY), points) }
 }
 
 #[derive(Serialize)]
@@ -336,7 +338,7 @@ pub(super) fn failures(live: &Live) -> Failures<'_> {
     let attempts = live.totals.failures.iter().filter_map(|&index| session.attempts.get(index));
     let row = |attempt: &crate::model::Attempt| {
         // Output that cannot be read is told by `phalanx report --failed`; here the failure itself is what counts.
-        let failure = Failure { task: attempt.task, session, attempt };
+        let failure = TaskFailure { task: attempt.task, session, attempt };
         let tails = tails_of(&live.view, &failure).unwrap_or_default();
         let text = |stream| tails.iter().find(|tail| tail.stream == stream).map(OutputTail::text).unwrap_or_default();
         FailureRow {

@@ -16,7 +16,7 @@ const BARS: usize = 1500;
 const COLUMNS: usize = 400;
 
 #[derive(Serialize)]
-pub(super) struct Timeline {
+pub(super) struct GanttData {
     from: f64,
     to: f64,
     classes: Vec<String>,
@@ -39,7 +39,7 @@ struct Bar {
 }
 
 /// Rows of the picture: slots if they fit, else ranks, else as many ranks as must share one.
-struct Rows {
+struct LiveGanttRows {
     names: Vec<String>,
     slots: Vec<f64>,
     by_slot: bool,
@@ -47,13 +47,13 @@ struct Rows {
     first: Vec<(u32, usize)>,
 }
 
-impl Rows {
-    fn of(live: &Live) -> Rows {
+impl LiveGanttRows {
+    fn of(live: &Live) -> LiveGanttRows {
         let ranks: Vec<_> = live.members.iter().filter(|rank| rank.slots > 0).collect();
         let slots: usize = ranks.iter().map(|rank| rank.slots as usize).sum();
         let by_slot = slots <= ROWS;
         let together = ranks.len().div_ceil(ROWS).max(1);
-        let mut rows = Rows { names: Vec::new(), slots: Vec::new(), by_slot, first: Vec::new() };
+        let mut rows = LiveGanttRows { names: Vec::new(), slots: Vec::new(), by_slot, first: Vec::new() };
         if by_slot {
             for rank in ranks {
                 rows.first.push((rank.rank, rows.names.len()));
@@ -80,17 +80,17 @@ impl Rows {
 }
 
 /// The answer for `from` to `to` seconds (the whole session where they are not given) in so many columns.
-pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns: Option<usize>) -> Timeline {
+pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns: Option<usize>) -> GanttData {
     let elapsed = live.elapsed_s();
     // NaN is a number to whoever reads queries, but no moment.
     let from = from.filter(|s| s.is_finite()).unwrap_or(0.0).clamp(0.0, elapsed);
     let to = to.filter(|s| s.is_finite()).unwrap_or(elapsed).clamp(from, elapsed.max(from));
     let columns = columns.unwrap_or(240).clamp(1, COLUMNS);
-    let rows = Rows::of(live);
+    let rows = LiveGanttRows::of(live);
     let (first_ns, last_ns) = ((from * 1e9) as u64, (to * 1e9) as u64);
     let attempts = &live.view.session().attempts;
     let within = || attempts.iter().filter(|a| a.attempt > 0 && a.end.0 >= first_ns && a.start.0 <= last_ns);
-    let mut answer = Timeline {
+    let mut answer = GanttData {
         from,
         to,
         classes: live.totals.classes().iter().map(|class| class.name.clone()).collect(),
@@ -108,7 +108,7 @@ pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns:
     answer
 }
 
-fn bar(live: &Live, rows: &Rows, attempt: &Attempt) -> Option<Bar> {
+fn bar(live: &Live, rows: &LiveGanttRows, attempt: &Attempt) -> Option<Bar> {
     let job = &live.view.subject().job;
     Some(Bar {
         row: rows.row(attempt)?,
@@ -122,7 +122,7 @@ fn bar(live: &Live, rows: &Rows, attempt: &Attempt) -> Option<Bar> {
 
 fn cells<'a>(
     live: &Live,
-    rows: &Rows,
+    rows: &LiveGanttRows,
     attempts: impl Iterator<Item = &'a Attempt>,
     from: u64,
     to: u64,

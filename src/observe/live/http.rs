@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 use super::steer::{self, VERBS};
 use super::{Live, api, gantt, metrics};
 use crate::journal::{Began, RunDir};
-use crate::observe::subject::Subject;
+use crate::observe::job_view::SessionJob;
 use crate::observe::terminal::AboveBar;
 use crate::system::strangers::Strangers;
 
@@ -40,7 +40,7 @@ use crate::system::strangers::Strangers;
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Makes a job out of what a session began with.
-type Read = fn(&Began) -> Result<Subject, String>;
+type SessionReader = fn(&Began) -> Result<SessionJob, String>;
 
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
@@ -65,25 +65,25 @@ pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// What answers a path.
-type Answer = fn(&Live, &Query) -> Body;
+type Endpoint = fn(&Live, &Query) -> ResponseBody;
 
-const ROUTES: [(&str, Answer); 12] = [
-    ("/api/v1/run", |live, _| Body::json(&api::run(live))),
-    ("/api/v1/ranks", |live, _| Body::json(&api::ranks(live))),
-    ("/api/v1/nodes", |live, _| Body::json(&api::nodes(live))),
-    ("/api/v1/classes", |live, _| Body::json(&api::classes(live))),
+const ROUTES: [(&str, Endpoint); 12] = [
+    ("/api/v1/run", |live, _| ResponseBody::json(&api::run(live))),
+    ("/api/v1/ranks", |live, _| ResponseBody::json(&api::ranks(live))),
+    ("/api/v1/nodes", |live, _| ResponseBody::json(&api::nodes(live))),
+    ("/api/v1/classes", |live, _| ResponseBody::json(&api::classes(live))),
     ("/api/v1/history", |live, q| {
-        Body::json(&api::history(live, q.number("from"), q.number("to"), q.number("points")))
+        ResponseBody::json(&api::history(live, q.number("from"), q.number("to"), q.number("points")))
     }),
     ("/api/v1/timeline", |live, q| {
-        Body::json(&gantt::timeline(live, q.number("from"), q.number("to"), q.number("columns")))
+        ResponseBody::json(&gantt::timeline(live, q.number("from"), q.number("to"), q.number("columns")))
     }),
-    ("/api/v1/decisions", |live, _| Body::json(&api::decisions(live))),
-    ("/api/v1/spend", |live, q| Body::json(&api::spend(live, q.number("points")))),
-    ("/api/v1/measures", |live, _| Body::json(&api::measures(live))),
-    ("/api/v1/failures", |live, _| Body::json(&api::failures(live))),
-    ("/api/v1/openapi.json", |_, _| Body { kind: "application/json", text: OPENAPI.to_owned(), nonce: None }),
-    ("/metrics", |live, _| Body {
+    ("/api/v1/decisions", |live, _| ResponseBody::json(&api::decisions(live))),
+    ("/api/v1/spend", |live, q| ResponseBody::json(&api::spend(live, q.number("points")))),
+    ("/api/v1/measures", |live, _| ResponseBody::json(&api::measures(live))),
+    ("/api/v1/failures", |live, _| ResponseBody::json(&api::failures(live))),
+    ("/api/v1/openapi.json", |_, _| ResponseBody { kind: "application/json", text: OPENAPI.to_owned(), nonce: None }),
+    ("/metrics", |live, _| ResponseBody {
         kind: "text/plain; version=0.0.4; charset=utf-8",
         text: metrics::text(live),
         nonce: None,
@@ -118,7 +118,7 @@ impl Listener {
     ///
     /// # Errors
     /// If there can be no thread for it.
-    pub fn serve(self, dir: &RunDir, read: Read) -> io::Result<Serving> {
+    pub fn serve(self, dir: &RunDir, read: SessionReader) -> io::Result<Serving> {
         let Listener { listener, bound, token } = self;
         let url = format!("http://{bound}/?token={token}");
         let (stop, stopped) = oneshot::channel();
@@ -160,12 +160,12 @@ fn secret() -> io::Result<String> {
 fn runtime(
     listener: TcpListener,
     dir: &RunDir,
-    read: Read,
+    read: SessionReader,
     token: String,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let desk = Rc::new(Desk {
+    let desk = Rc::new(Handler {
         dir: dir.clone(),
         read,
         token,
@@ -186,7 +186,7 @@ fn runtime(
     }))
 }
 
-async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
+async fn accept(listener: tokio::net::TcpListener, desk: Rc<Handler>) {
     for number in 0.. {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -251,9 +251,9 @@ impl Guests {
 }
 
 /// Where requests are answered.
-struct Desk {
+struct Handler {
     dir: RunDir,
-    read: Read,
+    read: SessionReader,
     token: String,
     /// The run, and when it was read last; from the first request on.
     live: RefCell<Option<(Instant, Live)>>,
@@ -278,7 +278,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-impl Desk {
+impl Handler {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if let Some(verb) = VERBS.iter().find(|verb| **verb == path) {
@@ -294,12 +294,14 @@ impl Desk {
         }
         if path == "/" {
             return match secret() {
-                Ok(nonce) => respond(StatusCode::OK, Body::page(nonce)),
-                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, Body::error(&error.to_string())),
+                Ok(nonce) => respond(StatusCode::OK, ResponseBody::page(nonce)),
+                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, ResponseBody::error(&error.to_string())),
             };
         }
         match ROUTES.iter().find(|(route, _)| *route == path) {
-            None => respond(StatusCode::NOT_FOUND, Body::error("there is nothing here; see /api/v1/openapi.json")),
+            None => {
+                respond(StatusCode::NOT_FOUND, ResponseBody::error("there is nothing here; see /api/v1/openapi.json"))
+            }
             Some((_, answer)) => self.with_live(|live| answer(live, &query)),
         }
     }
@@ -322,27 +324,27 @@ impl Desk {
             return refuse_method("POST");
         }
         // Told before it is sent: by its announced length, or else as soon as more has come.
-        let too_large = || closing(StatusCode::PAYLOAD_TOO_LARGE, Body::error("the body is too large"));
+        let too_large = || closing(StatusCode::PAYLOAD_TOO_LARGE, ResponseBody::error("the body is too large"));
         if request.body().size_hint().lower() > steer::BODY as u64 {
             return too_large();
         }
         let body = match tokio::time::timeout(BODY_TIME, Limited::new(request, steer::BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
-            Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, Body::error(&error.to_string())),
-            Err(_) => return respond(StatusCode::REQUEST_TIMEOUT, Body::error("the body did not come")),
+            Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, ResponseBody::error(&error.to_string())),
+            Err(_) => return respond(StatusCode::REQUEST_TIMEOUT, ResponseBody::error("the body did not come")),
         };
         let question = match steer::question(verb, &body) {
             Ok(question) => question,
-            Err(error) => return respond(StatusCode::BAD_REQUEST, Body::error(&error)),
+            Err(error) => return respond(StatusCode::BAD_REQUEST, ResponseBody::error(&error)),
         };
         let asking = Asking::begin(&self.asking);
         let run = self.dir.path().to_owned();
         let asked = tokio::task::spawn_blocking(move || steer::put(&run, &peer.to_string(), &question)).await;
         drop(asking);
         match asked {
-            Ok((status, did)) => respond(status, Body::json(&did)),
-            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, Body::error(&error.to_string())),
+            Ok((status, did)) => respond(status, ResponseBody::json(&did)),
+            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, ResponseBody::error(&error.to_string())),
         }
     }
 
@@ -361,7 +363,7 @@ impl Desk {
     }
 
     /// Lets `answer` look at the run as it is now.
-    fn with_live(&self, answer: impl FnOnce(&Live) -> Body) -> Response<Full<Bytes>> {
+    fn with_live(&self, answer: impl FnOnce(&Live) -> ResponseBody) -> Response<Full<Bytes>> {
         let mut live = self.live.borrow_mut();
         let read = match live.take() {
             Some((at, live)) if at.elapsed() < FRESH => Ok((at, live)),
@@ -370,7 +372,7 @@ impl Desk {
         };
         match read {
             Ok(read) => respond(StatusCode::OK, answer(&live.insert(read).1)),
-            Err(error) => respond(StatusCode::SERVICE_UNAVAILABLE, Body::error(&error.to_string())),
+            Err(error) => respond(StatusCode::SERVICE_UNAVAILABLE, ResponseBody::error(&error.to_string())),
         }
     }
 }
@@ -382,11 +384,11 @@ fn bearer(request: &Request<Incoming>) -> Option<&str> {
 
 /// Refuses who has no token, and ends the connection.
 fn refuse_stranger(text: &str) -> Response<Full<Bytes>> {
-    closing(StatusCode::UNAUTHORIZED, Body::error(text))
+    closing(StatusCode::UNAUTHORIZED, ResponseBody::error(text))
 }
 
 /// An answer after which the connection ends.
-fn closing(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
+fn closing(status: StatusCode, body: ResponseBody) -> Response<Full<Bytes>> {
     let mut response = respond(status, body);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -394,7 +396,7 @@ fn closing(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
 
 fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
     let mut response =
-        respond(StatusCode::METHOD_NOT_ALLOWED, Body::error(&format!("only {allowed} is answered here")));
+        respond(StatusCode::METHOD_NOT_ALLOWED, ResponseBody::error(&format!("only {allowed} is answered here")));
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
@@ -418,34 +420,34 @@ impl Query<'_> {
 }
 
 /// What is sent.
-struct Body {
+struct ResponseBody {
     kind: &'static str,
     text: String,
     /// Of a page: what its own script is known by.
     nonce: Option<String>,
 }
 
-impl Body {
-    fn json(value: &impl Serialize) -> Body {
+impl ResponseBody {
+    fn json(value: &impl Serialize) -> ResponseBody {
         // Our own structures have nothing that JSON could not say.
         let text = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-        Body { kind: "application/json", text, nonce: None }
+        ResponseBody { kind: "application/json", text, nonce: None }
     }
 
-    fn error(text: &str) -> Body {
-        Body::json(&serde_json::json!({ "error": text }))
+    fn error(text: &str) -> ResponseBody {
+        ResponseBody::json(&serde_json::json!({ "error": text }))
     }
 
-    fn page(nonce: String) -> Body {
+    fn page(nonce: String) -> ResponseBody {
         let text = include_str!("page.html")
             .replace("/*STYLE*/", include_str!("../html/style.css"))
             .replace("NONCE", &nonce)
             .replace("/*SCRIPT*/", include_str!("page.js"));
-        Body { kind: "text/html; charset=utf-8", text, nonce: Some(nonce) }
+        ResponseBody { kind: "text/html; charset=utf-8", text, nonce: Some(nonce) }
     }
 }
 
-fn respond(status: StatusCode, body: Body) -> Response<Full<Bytes>> {
+fn respond(status: StatusCode, body: ResponseBody) -> Response<Full<Bytes>> {
     let policy = match &body.nonce {
         Some(nonce) => format!(
             "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; frame-ancestors 'none'"

@@ -7,7 +7,7 @@ use crate::observe::run_view::RunView;
 
 /// A rank.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Member {
+pub(super) struct RankEntry {
     pub rank: u32,
     pub node: String,
     pub slots: u32,
@@ -17,11 +17,11 @@ pub(super) struct Member {
 }
 
 /// The ranks by number.
-pub(super) fn members(run: &RunView) -> Vec<Member> {
+pub(super) fn members(run: &RunView) -> Vec<RankEntry> {
     let session = run.session();
     let mut states: FxHashMap<u32, RankState> = FxHashMap::default();
     states.extend(session.ranks.iter().map(|change| (change.info.rank, change.state)));
-    let member = |holding: crate::journal::Holding| Member {
+    let member = |holding: crate::journal::Holding| RankEntry {
         state: states.get(&holding.rank).copied().unwrap_or(RankState::Active),
         rank: holding.rank,
         node: holding.node,

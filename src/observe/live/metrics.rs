@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::members::Member;
+use super::members::RankEntry;
 use super::{Live, api};
 use crate::model::{RankState, State, Vitals};
 use crate::observe::latency::Durations;
@@ -17,7 +17,7 @@ const SERIES: usize = 500;
 
 /// The whole text.
 pub(super) fn text(live: &Live) -> String {
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
     about(&mut page, live);
     money(&mut page, live);
     tasks(&mut page, live);
@@ -29,11 +29,11 @@ pub(super) fn text(live: &Live) -> String {
 }
 
 #[derive(Default)]
-struct Page {
+struct MetricsPage {
     text: String,
 }
 
-impl Page {
+impl MetricsPage {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
@@ -75,7 +75,7 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn about(page: &mut Page, live: &Live) {
+fn about(page: &mut MetricsPage, live: &Live) {
     let session = live.view.session();
     page.head("phalanx_run_info", "gauge", "The run; always 1.");
     let labels = [
@@ -100,7 +100,7 @@ fn about(page: &mut Page, live: &Live) {
 }
 
 /// What it costs, where nodes have a price.
-fn money(page: &mut Page, live: &Live) {
+fn money(page: &mut MetricsPage, live: &Live) {
     let Some(spending) = &live.spending else { return };
     page.one("phalanx_cost_total", "counter", "What the run has cost, as billed.", spending.spent());
     if let Some(budget) = spending.budget {
@@ -114,7 +114,7 @@ fn money(page: &mut Page, live: &Live) {
     page.quantiles(name, [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s]);
 }
 
-fn tasks(page: &mut Page, live: &Live) {
+fn tasks(page: &mut MetricsPage, live: &Live) {
     let (running, queued) = live.running_and_queued();
     page.head("phalanx_tasks", "gauge", "Tasks of the job by state.");
     let mut one =
@@ -132,7 +132,7 @@ fn tasks(page: &mut Page, live: &Live) {
     page.one("phalanx_work_seconds_total", "counter", "Slot-seconds that attempts have held.", live.totals.work_s());
 }
 
-fn classes(page: &mut Page, live: &Live) {
+fn classes(page: &mut MetricsPage, live: &Live) {
     let classes = live.totals.classes();
     page.head("phalanx_attempts_total", "counter", "Attempts that have ended, by class and state.");
     let mut attempts: Vec<_> = live.totals.attempts.iter().filter(|((class, _), _)| *class < SERIES).collect();
@@ -150,7 +150,7 @@ fn classes(page: &mut Page, live: &Live) {
         .for_each(|class| page.histogram("phalanx_task_wait_seconds", &class.name, &class.waited));
 }
 
-fn ranks(page: &mut Page, live: &Live) {
+fn ranks(page: &mut MetricsPage, live: &Live) {
     type Value = fn(&super::totals::RankTotals) -> f64;
     let series: [(&str, &str, Value); 2] = [
         ("phalanx_rank_attempts_total", "Attempts that have ended, by rank.", |totals| totals.attempts as f64),
@@ -166,8 +166,8 @@ fn ranks(page: &mut Page, live: &Live) {
 }
 
 /// What ranks and their nodes use. A node's figures come from the first of its ranks.
-fn vitals(page: &mut Page, live: &Live) {
-    let ranks: Vec<(&Member, &Vital)> =
+fn vitals(page: &mut MetricsPage, live: &Live) {
+    let ranks: Vec<(&RankEntry, &Vital)> =
         live.active().take(SERIES).filter_map(|member| Some((member, &live.vitals.of(member.rank)?.last))).collect();
     for (name, kind, help, value) in OF_RANKS {
         page.head(name, kind, help);
@@ -220,7 +220,7 @@ const OF_NODES: [Series; 4] = [
 ];
 
 /// Values that tasks wrote.
-fn measures(page: &mut Page, live: &Live) {
+fn measures(page: &mut MetricsPage, live: &Live) {
     if live.measures.is_empty() {
         return;
     }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn labels_cannot_break_a_line() {
         assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         page.value("x", &[("class", "a\"b")], 1.5);
         assert_eq!(page.text, "x{class=\"a\\\"b\"} 1.5\n");
     }

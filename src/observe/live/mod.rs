@@ -28,16 +28,16 @@ mod top;
 mod totals;
 mod watcher;
 
-use super::measures::Measures;
+use super::measures::MeasureReader;
 use super::print::ReportError;
 use super::run_view::{Parse, RunState, RunView};
-use super::samples::Samples;
+use super::samples::RecordedSamples;
 use super::spending::Spending;
 use super::vitals::AllVitals;
 use crate::journal::RunDir;
 use crate::model::RankState;
 use crate::scale::Forecast;
-use members::Member;
+use members::RankEntry;
 use totals::Totals;
 
 pub use http::{Listener, OPENAPI, Serving, routes};
@@ -47,12 +47,12 @@ pub use watcher::{Orders, Watcher};
 /// A run that is followed.
 pub struct Live {
     view: RunView,
-    samples: Samples,
+    samples: RecordedSamples,
     totals: Totals,
-    members: Vec<Member>,
+    members: Vec<RankEntry>,
     spending: Option<Spending>,
     vitals: AllVitals,
-    measures: Measures,
+    measures: MeasureReader,
     /// The run's name.
     name: String,
 }
@@ -65,12 +65,12 @@ impl Live {
     pub fn open(dir: &RunDir, parse: Parse<'_>) -> Result<Live, ReportError> {
         let mut live = Live {
             view: RunView::load(dir, parse)?,
-            samples: Samples::default(),
+            samples: RecordedSamples::default(),
             totals: Totals::default(),
             members: Vec::new(),
             spending: None,
             vitals: AllVitals::default(),
-            measures: Measures::default(),
+            measures: MeasureReader::default(),
             name: dir.name(),
         };
         live.count();
@@ -132,7 +132,7 @@ impl Live {
     }
 
     /// The ranks that take part now.
-    fn active(&self) -> impl Iterator<Item = &Member> {
+    fn active(&self) -> impl Iterator<Item = &RankEntry> {
         self.members.iter().filter(|member| member.state == RankState::Active)
     }
 

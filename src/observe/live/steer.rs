@@ -28,7 +28,7 @@ pub(super) struct Did {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Scale {
+struct ScaleRequest {
     ranks: String,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
     }
     match path {
         "/api/v1/scale" => {
-            let Scale { ranks } = read(body, "{\"ranks\": \"+2\"}")?;
+            let ScaleRequest { ranks } = read(body, "{\"ranks\": \"+2\"}")?;
             Ok(Question::Scale { to: ranks.parse()? })
         }
         "/api/v1/drain" => {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Live;
-use super::members::Member;
+use super::members::RankEntry;
 use crate::journal::{Level, utc};
 use crate::model::{State, Stream};
 use crate::observe::run_view::{RunState, node_of, run_ns};
@@ -21,7 +21,7 @@ const DECISIONS: usize = 2;
 pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
     let width = width.clamp(40, 400);
     let room = height.unwrap_or(ROWS + OTHERS).saturating_sub(OTHERS).max(6);
-    let mut frame = Frame { text: String::new(), width, paint };
+    let mut frame = TopFrame { text: String::new(), width, paint };
     head(&mut frame, live);
     bar(&mut frame, live);
     figures(&mut frame, live);
@@ -34,13 +34,13 @@ pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Pain
     frame.text
 }
 
-struct Frame {
+struct TopFrame {
     text: String,
     width: usize,
     paint: Paint,
 }
 
-impl Frame {
+impl TopFrame {
     /// Adds a line, cut to the width. `styled` is what the cut text looks like.
     fn line(&mut self, text: &str, styled: impl FnOnce(Paint, &str) -> String) {
         let cut: String = text.chars().take(self.width).collect();
@@ -58,7 +58,7 @@ impl Frame {
     }
 }
 
-fn head(frame: &mut Frame, live: &Live) {
+fn head(frame: &mut TopFrame, live: &Live) {
     let state = live.view.state();
     let session = live.view.session();
     let text = format!(
@@ -83,7 +83,7 @@ fn clock(s: f64) -> String {
     format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 
-fn bar(frame: &mut Frame, live: &Live) {
+fn bar(frame: &mut TopFrame, live: &Live) {
     let total = u64::from(live.view.subject().job.task_count());
     let share = if total == 0 { 1.0 } else { live.totals.ended() as f64 / total as f64 };
     let cells = (frame.width.saturating_sub(12)).clamp(10, 60);
@@ -104,7 +104,7 @@ fn bar(frame: &mut Frame, live: &Live) {
     frame.plain(&text);
 }
 
-fn figures(frame: &mut Frame, live: &Live) {
+fn figures(frame: &mut TopFrame, live: &Live) {
     let rate = live.tasks_per_s();
     let mut text = if rate < 10.0 { format!("{rate:.1} tasks/s") } else { format!("{} tasks/s", count(rate as u64)) };
     if let Some(left) = live.remaining_s() {
@@ -131,7 +131,7 @@ fn figures(frame: &mut Frame, live: &Live) {
 }
 
 /// What it costs, where nodes have a price, and how it is expected to end.
-fn money(frame: &mut Frame, live: &Live) {
+fn money(frame: &mut TopFrame, live: &Live) {
     let Some(spending) = &live.spending else { return };
     let mut text = format!("spent {:.2}", spending.spent());
     if let Some(budget) = spending.budget {
@@ -144,13 +144,13 @@ fn money(frame: &mut Frame, live: &Live) {
     frame.plain(&text);
 }
 
-fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
+fn ranks(frame: &mut TopFrame, live: &Live, rows: usize) {
     frame.heading(&format!(
         "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {:>6} {:>6} {:>11}",
         "rank", "node", "state", "slots", "ended", "failed", "work", "used", "CPUs", "memory"
     ));
     // Those that are there come first: of many that have gone, few need be seen.
-    let mut all: Vec<&Member> = live.members.iter().collect();
+    let mut all: Vec<&RankEntry> = live.members.iter().collect();
     all.sort_by_key(|member| !member.state.is_billed());
     for member in all.iter().take(if all.len() > rows { rows - 1 } else { rows }) {
         let totals = live.totals.ranks.get(&member.rank).cloned().unwrap_or_default();
@@ -178,7 +178,7 @@ fn ranks(frame: &mut Frame, live: &Live, rows: usize) {
     }
 }
 
-fn class_table(frame: &mut Frame, live: &Live, rows: usize) {
+fn class_table(frame: &mut TopFrame, live: &Live, rows: usize) {
     let mut classes: Vec<_> = live.totals.classes().iter().collect();
     if classes.is_empty() {
         return;
@@ -208,7 +208,7 @@ fn class_table(frame: &mut Frame, live: &Live, rows: usize) {
     }
 }
 
-fn last_failures(frame: &mut Frame, live: &Live, rows: usize) {
+fn last_failures(frame: &mut TopFrame, live: &Live, rows: usize) {
     if rows == 0 {
         return;
     }
@@ -230,7 +230,7 @@ fn last_failures(frame: &mut Frame, live: &Live, rows: usize) {
 }
 
 /// The last decisions about ranks and the last warnings.
-fn notes(frame: &mut Frame, live: &Live) {
+fn notes(frame: &mut TopFrame, live: &Live) {
     for decision in live.view.session().decisions.iter().rev().take(DECISIONS) {
         let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);
         frame.line(&format!("{at}: {from} to {to} ranks: {}", decision.reason), |paint, text| paint.bold(text));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use crate::model::{Attempt, State};
-use crate::observe::latency::Class;
+use crate::observe::latency::ClassLatency;
 use crate::observe::run_view::{RunView, run_ns};
 
 /// The failures that are remembered.
@@ -29,7 +29,7 @@ pub(super) struct Totals {
     states: [u64; State::ALL.len()],
     kept: u64,
     pub ranks: FxHashMap<u32, RankTotals>,
-    classes: Vec<Class>,
+    classes: Vec<ClassLatency>,
     class_numbers: FxHashMap<String, usize>,
     /// Attempts by class and state.
     pub attempts: FxHashMap<(usize, State), u64>,
@@ -80,7 +80,7 @@ impl Totals {
         if let Some(number) = self.class_numbers.get(name) {
             return *number;
         }
-        self.classes.push(Class { name: name.to_owned(), ..Class::default() });
+        self.classes.push(ClassLatency { name: name.to_owned(), ..ClassLatency::default() });
         self.class_numbers.insert(name.to_owned(), self.classes.len() - 1);
         self.classes.len() - 1
     }
@@ -106,7 +106,7 @@ impl Totals {
     }
 
     /// The classes, in the order in which they appeared.
-    pub fn classes(&self) -> &[Class] {
+    pub fn classes(&self) -> &[ClassLatency] {
         &self.classes
     }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use super::{Live, metric, metrics};
 use crate::job::Alert;
 use crate::journal::{Began, RunDir, unix_now_ns, utc};
-use crate::observe::alerts::{Telling, Told, Watch, tell};
-use crate::observe::subject::Subject;
+use crate::observe::alerts::{AlertWatch, Telling, Told, tell};
+use crate::observe::job_view::SessionJob;
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl Watcher {
     /// If there can be no thread for it.
     pub fn begin(
         dir: &RunDir,
-        read: fn(&Began) -> Result<Subject, String>,
+        read: fn(&Began) -> Result<SessionJob, String>,
         orders: Orders,
     ) -> std::io::Result<Option<(Watcher, Receiver<String>)>> {
         if orders.alerts.is_empty() && orders.metrics_file.is_none() {
@@ -50,7 +50,7 @@ impl Watcher {
         }
         let ((stop, stopped), (notes, noted)) = (channel(), channel());
         let dir = dir.clone();
-        let rounds = move || Rounds::new(dir, read, orders, notes).go(&stopped);
+        let rounds = move || WatchRounds::new(dir, read, orders, notes).go(&stopped);
         let thread = std::thread::Builder::new().name("phalanx-watch".into()).spawn(rounds)?;
         Ok(Some((Watcher { stop: Some(stop), thread: Some(thread) }, noted)))
     }
@@ -66,10 +66,10 @@ impl Drop for Watcher {
     }
 }
 
-struct Rounds {
+struct WatchRounds {
     dir: RunDir,
-    read: fn(&Began) -> Result<Subject, String>,
-    watches: Vec<Watch>,
+    read: fn(&Began) -> Result<SessionJob, String>,
+    watches: Vec<AlertWatch>,
     metrics_file: Option<PathBuf>,
     written: Option<Instant>,
     notes: Sender<String>,
@@ -78,11 +78,16 @@ struct Rounds {
     troubled: bool,
 }
 
-impl Rounds {
-    fn new(dir: RunDir, read: fn(&Began) -> Result<Subject, String>, orders: Orders, notes: Sender<String>) -> Rounds {
+impl WatchRounds {
+    fn new(
+        dir: RunDir,
+        read: fn(&Began) -> Result<SessionJob, String>,
+        orders: Orders,
+        notes: Sender<String>,
+    ) -> WatchRounds {
         let Orders { alerts, metrics_file } = orders;
-        let watches = alerts.into_iter().map(Watch::new).collect();
-        Rounds { dir, read, watches, metrics_file, written: None, notes, live: None, troubled: false }
+        let watches = alerts.into_iter().map(AlertWatch::new).collect();
+        WatchRounds { dir, read, watches, metrics_file, written: None, notes, live: None, troubled: false }
     }
 
     fn go(mut self, stopped: &Receiver<()>) {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::autoscaler::Autoscaler;
 use super::driver::CoordinatorDriver;
 use crate::capacity::{BlockId, Event as BlockEvent, State};
-use crate::control::{Answer, Call, Question, Scale};
+use crate::control::{Answer, PendingRequest, Question, Scale};
 use crate::journal::Level;
 use crate::model::{Rank, RankState, TaskId, Time};
 use crate::schedule::coordinator::{Change, Event, Why};
@@ -18,7 +18,7 @@ type Messages = Vec<(Rank, Message)>;
 
 impl CoordinatorDriver {
     /// Answers one question.
-    pub(super) fn command(&mut self, now: Time, call: Call) -> Messages {
+    pub(super) fn command(&mut self, now: Time, call: PendingRequest) -> Messages {
         let question = call.question.clone();
         let (answer, messages) = match &question {
             Question::Status => (self.status(now), Messages::new()),

@@ -16,7 +16,7 @@ use crate::fabric::mpi;
 use crate::job::Job;
 use crate::journal::{Clerk, EndReason, Ended, JournalError, Level, Note, RankInfo, Record};
 use crate::model::{Rank, TaskId, Time};
-use crate::observe::Tally as Shown;
+use crate::observe::RunProgress as Shown;
 use crate::observe::progress::Progress;
 use crate::scale::Forecast;
 use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Why};

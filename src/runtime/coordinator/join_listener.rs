@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::join_address::{JoinAddress, Listen};
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
-use crate::fabric::bridge::hub::{Hub, LinkId, News, Outer};
+use crate::fabric::bridge::hub::{Hub, LinkEvent, LinkId, Outer};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
 use crate::runtime::RunError;
@@ -40,7 +40,7 @@ const LARGEST: u32 = 4096;
 /// See the module's text.
 pub(super) struct JoinListener {
     hub: Hub,
-    news: Receiver<News>,
+    news: Receiver<LinkEvent>,
     welcome: Welcome,
     contact: PathBuf,
     worlds: Vec<JoinedWorld>,
@@ -152,8 +152,8 @@ impl JoinListener {
         let mut steps = JoinEffects::default();
         while let Ok(news) = self.news.try_recv() {
             match news {
-                News::Knock { link, .. } if !open => self.hub.refuse(link, "the run is ending"),
-                News::Knock { link, ask: Ask::World { ranks, block, node }, peer } => {
+                LinkEvent::Knock { link, .. } if !open => self.hub.refuse(link, "the run is ending"),
+                LinkEvent::Knock { link, ask: Ask::World { ranks, block, node }, peer } => {
                     if !(1..=LARGEST).contains(&ranks) {
                         self.hub.refuse(link, &format!("a world has 1 to {LARGEST} ranks"));
                         continue;
@@ -171,8 +171,8 @@ impl JoinListener {
                     self.worlds.push(world);
                     self.link(link, first, &mut steps);
                 }
-                News::Knock { link, ask: Ask::Rank { rank }, .. } => self.link(link, Rank(rank), &mut steps),
-                News::Gone { rank, why } => self.gone(rank, &why, &mut steps),
+                LinkEvent::Knock { link, ask: Ask::Rank { rank }, .. } => self.link(link, Rank(rank), &mut steps),
+                LinkEvent::Gone { rank, why } => self.gone(rank, &why, &mut steps),
             }
         }
         self.give_up(now, &mut steps);

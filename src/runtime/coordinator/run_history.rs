@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::graph::link::GroupId;
 use crate::job::{Job, PolicyKind, ProviderKind};
-use crate::journal::{HistoryFile, Past};
+use crate::journal::{HistoryFile, PastRuns};
 use crate::model::{Attempt, Time};
-use crate::scale::estimate::{Anomaly, History, Learnt, RunStats, Moment, RunRecord};
+use crate::scale::estimate::{Anomaly, History, Learnt, Moment, RunRecord, RunStats};
 use crate::workload::requirements;
 
 /// Fills in what earlier runs know of classes without an estimate; says what.
@@ -116,9 +116,9 @@ impl HistoryRecorder {
     }
 
     /// What is known before the run; `None` if there was none before it.
-    pub(crate) fn before(&self) -> Option<Past> {
+    pub(crate) fn before(&self) -> Option<PastRuns> {
         let LoadedHistory { history, learnt, .. } = &self.past;
-        (!history.runs.is_empty()).then(|| Past {
+        (!history.runs.is_empty()).then(|| PastRuns {
             runs: history.runs.len() as u32,
             learnt: learnt.clone(),
             wall: history.expect_wall(&self.run),

@@ -18,7 +18,7 @@ use super::leases::{LEASE_TAG, report_lost_ledger};
 use super::ledger_epochs::CurrentLedger;
 use super::outbox::Outbox;
 use super::shared::{Shared, lock};
-use crate::exec::Seat;
+use crate::exec::ExecContext;
 use crate::model::{Outcome, TaskId, Time};
 use crate::pool::{HoldId, Item, PoolError, Slot, Workload};
 use crate::schedule::ledger::Ledger;
@@ -52,7 +52,7 @@ impl Executor {
     fn execute(&self, task: TaskId, attempt: u16, slot: &Slot<'_>) -> Outcome {
         let team = slot.team();
         let rayon = || team.rayon().unwrap_or_else(|error| panic_without_team(&error));
-        let seat = Seat {
+        let seat = ExecContext {
             slot: slot.index() as u16,
             attempt,
             cpus: slot.cpus(),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use super::shared::{FAILED, Shared, lock};
-use crate::exec::Seat;
+use crate::exec::ExecContext;
 use crate::model::{Outcome, Reason, Time};
 use crate::pool::HoldId;
 use crate::schedule::protocol::Lease;
@@ -82,7 +82,7 @@ impl Shared {
             tracing::warn!(gang, %error, "the MPI task is not bound to the CPUs set aside for it");
         }
         let rayon = || panic!("an MPI task is a command and has no rayon pool");
-        let seat = Seat { slot, attempt: lease.attempt, cpus, numa: None, gpus: &[], hosts, rayon: &rayon };
+        let seat = ExecContext { slot, attempt: lease.attempt, cpus, numa: None, gpus: &[], hosts, rayon: &rayon };
         let run = || self.runner.run(lease.task, &seat);
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
         self.end_gang(gang, lease, outcome, slot, start);

@@ -14,7 +14,7 @@ use super::ledger_epochs::LedgerEpochs;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
 use super::telemetry::{TaskOutput, TelemetryBuffer};
-use crate::exec::{Kernels, Runner, Site, TaskSource};
+use crate::exec::{Kernels, RankContext, Runner, TaskSource};
 use crate::fabric::{Alone, Fabric};
 use crate::job::Job;
 use crate::journal::{OutputWriter, RunDir};
@@ -25,12 +25,12 @@ use crate::runtime::coordinator::driver::CoordinatorDriver;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::protocol::{Hello, Welcome};
 use crate::schedule::worker::{Facts, Pace, Worker};
-use crate::topology::{Gpu, Place, Topology};
+use crate::topology::{Gpu, SlotPlace, Topology};
 
 /// The CPUs, memory and GPUs that this process brings to a run.
 pub(in crate::runtime) struct RankResources {
     topology: Topology,
-    places: Vec<Place>,
+    places: Vec<SlotPlace>,
     pub(in crate::runtime) hello: Hello,
 }
 
@@ -82,9 +82,9 @@ impl RankSetup {
             |gpu: &Gpu| PoolGpu { number: gpu.ordinal, domain: gpu.device.as_ref().and_then(|device| device.domain) };
         let pool_gpus = gpus.list.iter().map(pool_gpu).collect();
         let devices = gpus.list.iter().filter_map(|gpu| gpu.device.clone()).collect();
-        let site = Site::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
+        let site = RankContext::new(welcome.run_name.clone(), me, resources.hello.node.clone(), slots.max(1) as u16);
         let graphs = Some(dir.path().join("graphs"));
-        let site = Site { gpus, scripts: dir.path().to_owned(), graphs, ..site };
+        let site = RankContext { gpus, scripts: dir.path().to_owned(), graphs, ..site };
         let source = Arc::clone(&job) as Arc<dyn TaskSource>;
         let telemetry = Arc::new(TelemetryBuffer::default());
         let output = TaskOutput { files, telemetry: Arc::clone(&telemetry) };

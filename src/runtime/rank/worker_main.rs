@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::main_loop::main_loop;
 use super::setup::{RankResources, RankSetup};
 use super::shared::Shared;
-use crate::exec::{Kernels, Stop as StopTasks};
+use crate::exec::{Kernels, TaskStop};
 use crate::fabric::combined::Combined;
 use crate::fabric::{Alone, Fabric};
 use crate::job;
@@ -96,7 +96,7 @@ fn work(
 fn end_orphaned_tasks(shared: &Shared) {
     tracing::error!("{}", RunError::Orphaned);
     shared.pause();
-    shared.runner.stop_all(StopTasks::Kill);
+    shared.runner.stop_all(TaskStop::Kill);
     let leave = || {
         std::thread::sleep(ORPHAN_EXIT_DELAY);
         std::process::exit(1);

@@ -12,7 +12,7 @@ use super::handshake::{HANDSHAKE, LOOK, settle};
 use crate::data::exchange::{Exchange, Stopped};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
-use crate::fabric::local::Local;
+use crate::fabric::local::LocalFabric;
 use crate::fabric::rounds::Rounds;
 use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
@@ -44,7 +44,7 @@ impl World {
     ///
     /// # Errors
     /// If signals cannot be listened to.
-    pub fn in_thread(fabric: Local) -> Result<World, RunError> {
+    pub fn in_thread(fabric: LocalFabric) -> Result<World, RunError> {
         Ok(World { fabric: Box::new(Rounds::new(Box::new(fabric))), wake: listen()?, early: Vec::new() })
     }
 
@@ -175,7 +175,7 @@ mod tests {
     use crate::observe::progress::Mode;
 
     /// One rank: three runs, and words between them.
-    fn rank(end: Local, dir: &std::path::Path) -> Vec<i32> {
+    fn rank(end: LocalFabric, dir: &std::path::Path) -> Vec<i32> {
         let mut world = World::in_thread(end).unwrap();
         let (me, size) = (world.rank(), world.size());
         let run = |(round, job)| {

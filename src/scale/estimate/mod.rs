@@ -7,10 +7,10 @@
 //! Of a class of which nothing is known at all the other classes of the job tell: the estimates of
 //! the job file, and the first observation of each class without one.
 
+mod anomaly;
 mod history;
-mod run_stats;
 mod lognormal;
-mod unusual;
+mod run_stats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::price::NodeTypeId;
 
+pub use anomaly::{Anomaly, Quantity};
 pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
-pub use run_stats::RunStats;
 pub use lognormal::{LogNormal, SPREAD};
-pub use unusual::{Anomaly, Quantity};
+pub use run_stats::RunStats;
 
 /// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub const UNKNOWN_DELAY: Duration = Duration::from_secs(60);
 /// What has been learnt so far.
 #[derive(Clone, Debug)]
 pub struct Estimates {
-    classes: Vec<Class>,
+    classes: Vec<ClassEstimate>,
     /// How long tasks of the other classes take, for a class of which nothing is known.
     unseen: LogNormal,
     delays: Vec<LogNormal>,
@@ -76,7 +76,7 @@ pub struct Estimates {
 
 /// One class: what is believed of the factor between prior and duration.
 #[derive(Clone, Debug)]
-struct Class {
+struct ClassEstimate {
     name: Arc<str>,
     /// Seconds that the factor refers to, for a task without a prior of its own.
     size: f64,
@@ -90,7 +90,7 @@ struct Class {
 impl Estimates {
     /// Knows no more than these priors; nodes of a type take `delays[type]` to come (those not listed: a minute).
     pub fn new(classes: Vec<ClassPrior>, delays: &[Duration]) -> Estimates {
-        let class = |prior: ClassPrior| Class {
+        let class = |prior: ClassPrior| ClassEstimate {
             name: prior.name,
             size: prior.estimate.map_or(1.0, lognormal::seconds),
             factor: if prior.estimate.is_some() { LogNormal::guess(1.0) } else { LogNormal::unknown(UNKNOWN_TASK_S) },
@@ -228,7 +228,7 @@ impl Estimates {
     }
 }
 
-impl Class {
+impl ClassEstimate {
     fn size_of(&self, prior: Option<Duration>) -> f64 {
         prior.map_or(self.size, lognormal::seconds)
     }

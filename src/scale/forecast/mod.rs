@@ -6,15 +6,15 @@
 //! and what that costs. The forecast for one number of ranks takes tens of microseconds, and a few
 //! hundred where very many tasks run: how many remain does not matter.
 
-mod hold;
-mod play;
-mod scene;
-mod sight;
+mod candidates;
+mod list_schedule;
+mod node_cost;
+mod remaining_chunks;
 mod usage;
 
-use self::play::Player;
-use self::scene::{Beliefs, Scene};
-use self::sight::Sight;
+use self::candidates::CandidateSearch;
+use self::list_schedule::ListScheduler;
+use self::remaining_chunks::{Beliefs, RemainingChunks};
 use super::decision::{Candidate, Forecast};
 use super::estimate::{Estimates, Quantiles};
 use super::observation::Observation;
@@ -24,8 +24,8 @@ use crate::model::Time;
 /// Forecasts of one run. It keeps its buffers between decisions.
 #[derive(Debug, Default)]
 pub struct Forecaster {
-    scene: Scene,
-    player: Player,
+    scene: RemainingChunks,
+    player: ListScheduler,
 }
 
 /// Between which numbers of ranks a forecast looks, and how far it plans.
@@ -108,7 +108,7 @@ impl Forecaster {
     /// Looks ahead from an observation.
     pub fn look(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices, scope: &Scope) -> Outlook {
         let delay = estimates.delay(NodeTypeId(0));
-        let mut sight = Sight::new(seen, estimates, prices, scope, delay);
+        let mut sight = CandidateSearch::new(seen, estimates, prices, scope, delay);
         self.scene.fill(seen.remaining, &Beliefs { now: seen.now, estimates, speed: sight.speed });
         sight.deal(&mut self.scene);
         let before = self.player.parts_run;

@@ -4,14 +4,14 @@
 //! free, and the node is held all the same. How many ranks are in use is therefore not the least that so many tasks fit on but what is left of
 //! those that were in use when tasks end here and there.
 
-use super::hold::{Holders, QUANTILES};
-use super::play::Course;
-use super::scene::Running;
+use super::list_schedule::Schedule;
+use super::node_cost::{Holders, QUANTILES};
+use super::remaining_chunks::RunningTasks;
 
 /// Deals the running tasks out to the ranks that run so many (which of them runs which is not
 /// known), and notes for each rank when its last one ends. Of ranks that are alike, and of tasks
 /// that end together, only is known how the ends are spread.
-pub(super) fn deal(running: &mut [Running], holders: &mut Holders, leaving: &mut Holders) {
+pub(super) fn deal(running: &mut [RunningTasks], holders: &mut Holders, leaving: &mut Holders) {
     let here = holders.busy();
     let seats = u64::from(here + leaving.busy());
     let step = stride(seats as usize) as u64;
@@ -40,7 +40,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn of(running: &[Running]) -> Ends {
+    fn of(running: &[RunningTasks]) -> Ends {
         let mut ended: Vec<(f64, u64)> = running.iter().map(|task| (task.rest, u64::from(task.slots))).collect();
         ended.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut sum = 0;
@@ -78,16 +78,16 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// How many ranks are in use, while slots become busy and free.
-pub(super) struct Usage<'a> {
+pub(super) struct RankUsage<'a> {
     holders: &'a Holders,
     busy: u32,
     used: f64,
 }
 
-impl<'a> Usage<'a> {
+impl<'a> RankUsage<'a> {
     /// Now.
-    pub fn of(holders: &'a Holders) -> Usage<'a> {
-        Usage { holders, busy: holders.busy(), used: f64::from(holders.in_use()) }
+    pub fn of(holders: &'a Holders) -> RankUsage<'a> {
+        RankUsage { holders, busy: holders.busy(), used: f64::from(holders.in_use()) }
     }
 
     /// So many slots are busy from now on: how many ranks are in use?
@@ -124,7 +124,7 @@ pub(super) struct Peaks(Vec<(f64, u32)>);
 
 impl Peaks {
     /// Of a course.
-    pub fn of(course: &Course) -> Peaks {
+    pub fn of(course: &Schedule) -> Peaks {
         let mut peak = 0;
         let rising = course.steps.iter().filter(|step| {
             let higher = step.1 > peak;
@@ -142,18 +142,18 @@ impl Peaks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hold::{Group, Holder};
+    use super::super::node_cost::{HeldNode, HolderGroup};
     use super::*;
 
     fn ranks(busy: &[u32]) -> Holders {
-        let holder = |&busy: &u32| Holder { slots: 4, busy, granted: true, ..Holder::default() };
-        Holders::new(busy.iter().map(|busy| Group::of(holder(busy), 1)).collect())
+        let holder = |&busy: &u32| HeldNode { slots: 4, busy, granted: true, ..HeldNode::default() };
+        Holders::new(busy.iter().map(|busy| HolderGroup::of(holder(busy), 1)).collect())
     }
 
     #[test]
     fn what_ends_here_and_there_frees_few_ranks() {
         let holders = ranks(&[4; 16]);
-        let mut usage = Usage::of(&holders);
+        let mut usage = RankUsage::of(&holders);
         assert_eq!(usage.change(64), 16);
         // Half of all slots are free, and hardly a rank is: at random one in sixteen.
         assert_eq!(usage.change(32), 15);
@@ -163,18 +163,18 @@ mod tests {
         assert_eq!(usage.change(0), 0);
         // What comes anew lies side by side.
         assert_eq!(usage.change(9), 3);
-        assert_eq!(Usage::of(&ranks(&[1, 1, 1, 0])).change(3), 3);
-        assert_eq!(Usage::of(&ranks(&[1, 1, 1, 0])).change(2), 2);
+        assert_eq!(RankUsage::of(&ranks(&[1, 1, 1, 0])).change(3), 3);
+        assert_eq!(RankUsage::of(&ranks(&[1, 1, 1, 0])).change(2), 2);
     }
 
-    fn running(tasks: u32, rest: f64) -> Running {
-        Running { chunk: 0, tasks, slots: tasks, rest, seat: None }
+    fn running(tasks: u32, rest: f64) -> RunningTasks {
+        RunningTasks { chunk: 0, tasks, slots: tasks, rest, seat: None }
     }
 
     #[test]
     fn every_running_task_is_dealt_to_a_rank_that_runs_something() {
         let (mut holders, mut leaving) = (ranks(&[3, 0, 2]), ranks(&[4]));
-        let mut tasks: Vec<Running> = (1..=9).map(|k| running(1, f64::from(k))).collect();
+        let mut tasks: Vec<RunningTasks> = (1..=9).map(|k| running(1, f64::from(k))).collect();
         deal(&mut tasks, &mut holders, &mut leaving);
         let of = |seats: std::ops::Range<u32>| {
             let there = tasks.iter().filter(|task| task.seat.is_some_and(|seat| seats.contains(&seat)));
@@ -189,9 +189,10 @@ mod tests {
 
     #[test]
     fn of_alike_ranks_it_is_known_how_the_ends_are_spread() {
-        let holder = Holder { slots: 4, busy: 4, granted: true, ..Holder::default() };
-        let mut holders = Holders::new(vec![Group::of(holder, 100), Group::of(Holder { busy: 1, ..holder }, 100)]);
-        let mut tasks: Vec<Running> = (1..=100).map(|k| running(5, f64::from(k))).collect();
+        let holder = HeldNode { slots: 4, busy: 4, granted: true, ..HeldNode::default() };
+        let mut holders =
+            Holders::new(vec![HolderGroup::of(holder, 100), HolderGroup::of(HeldNode { busy: 1, ..holder }, 100)]);
+        let mut tasks: Vec<RunningTasks> = (1..=100).map(|k| running(5, f64::from(k))).collect();
         deal(&mut tasks, &mut holders, &mut Holders::default());
         let until: Vec<[f64; QUANTILES]> = holders.groups().map(|group| group.until).collect();
         let mean = |ends: [f64; QUANTILES]| ends.iter().sum::<f64>() / QUANTILES as f64;
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn peaks_never_fall() {
-        let course = Course { steps: vec![(0.0, 4), (10.0, 2), (20.0, 9), (30.0, 0)], finish: 30.0, peak: 9 };
+        let course = Schedule { steps: vec![(0.0, 4), (10.0, 2), (20.0, 9), (30.0, 0)], finish: 30.0, peak: 9 };
         let peaks = Peaks::of(&course);
         assert_eq!([-1.0, 0.0, 15.0, 20.0, 99.0].map(|t| peaks.before(t)), [0, 4, 4, 9, 9]);
     }

@@ -3,23 +3,23 @@
 //! A policy says how many ranks it wants and why. It knows neither bounds nor hysteresis nor which rank goes: that is the
 //! [`Scaler`](super::Scaler)'s part, and the same for all policies.
 
-mod ahead;
+mod fixed;
+mod predictive;
 mod rules;
 mod score;
-mod still;
 
 use super::decision::Candidate;
 use super::estimate::Estimates;
 use super::observation::Observation;
-use super::peers;
 use super::price::Prices;
+use super::reference_policies;
 use crate::job::{PolicyKind, Scaling};
 
-pub use ahead::{Ahead, Aim, Hybrid};
+pub use fixed::{Fixed, Static};
+pub use predictive::{Ahead, Hybrid, Objective};
 pub use rules::{Reactive, default_rules};
 pub(crate) use score::utilisation;
 pub use score::{Pressure, time_weight};
-pub use still::{Fixed, Static};
 
 /// Decides how many ranks there should be. It may remember what it saw, and nothing else.
 pub trait Policy: Send {
@@ -27,7 +27,7 @@ pub trait Policy: Send {
     fn name(&self) -> &str;
 
     /// How many ranks it wishes for now.
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish;
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target;
 
     /// True if the scaler's good sense applies (see [`Scaler`](super::Scaler)); policies of other systems are carried out to
     /// the letter, within bounds and budget.
@@ -38,7 +38,7 @@ pub trait Policy: Send {
 
 /// What a policy wants.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wish {
+pub struct Target {
     /// Supply of ranks (active, joining, requested) that it wants.
     pub ranks: u32,
     /// How sure it is, 0 to 1.
@@ -51,10 +51,10 @@ pub struct Wish {
     pub reason: String,
 }
 
-impl Wish {
+impl Target {
     /// A wish of a policy that does not look ahead.
-    pub fn plain(ranks: u32, reason: impl Into<String>) -> Wish {
-        Wish { ranks, confidence: 1.0, candidates: Vec::new(), chosen: None, reason: reason.into() }
+    pub fn plain(ranks: u32, reason: impl Into<String>) -> Target {
+        Target { ranks, confidence: 1.0, candidates: Vec::new(), chosen: None, reason: reason.into() }
     }
 }
 
@@ -63,10 +63,10 @@ pub fn policy_of(scaling: &Scaling) -> Box<dyn Policy> {
     match scaling.policy {
         PolicyKind::Fixed => Box::new(Fixed::default()),
         PolicyKind::Reactive => Box::new(Reactive::new(scaling)),
-        PolicyKind::Predictive => Box::new(Ahead::new("predictive", Aim::of(scaling.intent), scaling)),
+        PolicyKind::Predictive => Box::new(Ahead::new("predictive", Objective::of(scaling.intent), scaling)),
         PolicyKind::Hybrid => Box::new(Hybrid::new(scaling)),
-        PolicyKind::Cost => Box::new(Ahead::new("cost", Aim::Cheapest, scaling)),
-        PolicyKind::Performance => Box::new(Ahead::new("performance", Aim::Fastest, scaling)),
+        PolicyKind::Cost => Box::new(Ahead::new("cost", Objective::Cheapest, scaling)),
+        PolicyKind::Performance => Box::new(Ahead::new("performance", Objective::Fastest, scaling)),
     }
 }
 
@@ -84,7 +84,7 @@ pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> 
             let still = name.strip_prefix("static-").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
             return still
                 .map(|n| Box::new(Static::new(n)) as Box<dyn Policy>)
-                .or_else(|| peers::by_name(name, scaling));
+                .or_else(|| reference_policies::by_name(name, scaling));
         }
     };
     Some(policy_of(&Scaling { policy, ..scaling.clone() }))
@@ -93,5 +93,5 @@ pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> 
 /// Names that [`policy_by_name`] knows, beside `static-N`.
 pub fn policy_names() -> Vec<&'static str> {
     let own = ["fixed", "reactive", "predictive", "hybrid", "cost", "performance"];
-    own.into_iter().chain(peers::NAMES).collect()
+    own.into_iter().chain(reference_policies::NAMES).collect()
 }

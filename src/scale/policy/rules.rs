@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::score::{Pressure, utilisation};
-use super::{Policy, Wish};
+use super::{Policy, Target};
 use crate::job::{Above, Rule, Scaling, Trigger};
 use crate::model::{RankState, Time};
 use crate::scale::balance::balance_of;
@@ -49,7 +49,7 @@ pub(super) struct RuleBook {
 
 /// What the rules say together.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Verdict {
+pub(super) struct RulesVerdict {
     /// Ranks to add (positive) or to give back.
     pub change: i64,
     /// Growth is forbidden, by this.
@@ -82,7 +82,7 @@ impl RuleBook {
         }
     }
 
-    pub fn judge(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Verdict {
+    pub fn judge(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> RulesVerdict {
         self.gauge.look(seen);
         self.gauge.foreseen = self.forecaster.as_mut().and_then(|forecaster| {
             let scope = Scope::of(&self.scaling);
@@ -105,21 +105,25 @@ impl RuleBook {
         let Some(vote) = chosen else {
             let reason =
                 hold.clone().unwrap_or_else(|| format!("no rule asks for a change (load {:.0} %)", score * 100.0));
-            return Verdict { change: 0, hold, reason };
+            return RulesVerdict { change: 0, hold, reason };
         };
         let growing = vote.act == Above::Grow;
         let pause = if growing { self.scaling.cooldown_grow } else { self.scaling.cooldown_shrink };
         if !cool(if growing { self.grown } else { self.shrunk }, pause) {
-            return Verdict { change: 0, hold, reason: format!("{}, but the last change is too recent", vote.words) };
+            return RulesVerdict {
+                change: 0,
+                hold,
+                reason: format!("{}, but the last change is too recent", vote.words),
+            };
         }
         if let Some(why) = hold.as_ref().filter(|_| growing) {
             let reason = format!("{}, but {why}", vote.words);
-            return Verdict { change: 0, hold, reason };
+            return RulesVerdict { change: 0, hold, reason };
         }
         *(if growing { &mut self.grown } else { &mut self.shrunk }) = Some(seen.now);
         self.acted[vote.rule] = Some(seen.now);
         let change = i64::from(vote.step) * if growing { 1 } else { -1 };
-        Verdict { change, hold, reason: vote.words.clone() }
+        RulesVerdict { change, hold, reason: vote.words.clone() }
     }
 
     fn votes(&mut self, seen: &Observation<'_>, prices: &Prices) -> Vec<Vote> {
@@ -265,10 +269,10 @@ impl Policy for Reactive {
         "reactive"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
         let verdict = self.book.judge(seen, estimates, prices);
         let ranks = i64::from(seen.supply()).saturating_add(verdict.change).clamp(0, i64::from(u32::MAX));
-        Wish::plain(ranks as u32, verdict.reason)
+        Target::plain(ranks as u32, verdict.reason)
     }
 }
 
@@ -278,7 +282,7 @@ mod tests {
     use crate::job::Cost;
     use crate::scale::testing::World;
 
-    fn wish(reactive: &mut Reactive, world: &World) -> Wish {
+    fn wish(reactive: &mut Reactive, world: &World) -> Target {
         let prices = Prices::of_job(&Cost { budget: Some(1000.0), ..Cost::default() }, 4);
         world.see(|seen| reactive.decide(seen, &world.estimates(60.0), &prices))
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Intent, Weights};
+use crate::job::{Intent, ScoreWeights};
 use crate::model::RankState;
 use crate::scale::observation::Observation;
 
@@ -47,7 +47,7 @@ impl Pressure {
     }
 
     /// The weighted mean of what is measured, 0 to 1; 0.5 if nothing is.
-    pub fn score(&self, weights: &Weights) -> f64 {
+    pub fn score(&self, weights: &ScoreWeights) -> f64 {
         let parts = [
             (self.cpu, weights.cpu),
             (self.queue, weights.queue),
@@ -78,10 +78,10 @@ mod tests {
     fn the_score_by_hand() {
         let pressure =
             Pressure { cpu: Some(1.0), queue: Some(0.5), memory: Some(0.0), latency: Some(1.0), errors: Some(0.0) };
-        assert!((pressure.score(&Weights::default()) - (0.30 + 0.125 + 0.20)).abs() < 1e-12);
+        assert!((pressure.score(&ScoreWeights::default()) - (0.30 + 0.125 + 0.20)).abs() < 1e-12);
         let little = Pressure { cpu: Some(1.0), queue: Some(0.0), ..Pressure::default() };
-        assert!((little.score(&Weights::default()) - 0.30 / 0.55).abs() < 1e-12);
-        assert_eq!(Pressure::default().score(&Weights::default()), 0.5);
+        assert!((little.score(&ScoreWeights::default()) - 0.30 / 0.55).abs() < 1e-12);
+        assert_eq!(Pressure::default().score(&ScoreWeights::default()), 0.5);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeTypeId, Prices};
 use crate::model::Time;
-use crate::scale::decision::Alert;
+use crate::scale::decision::BudgetAlert;
 use crate::scale::observation::Observation;
 
 /// The nodes of a run at one moment, as the bill sees them.
@@ -152,13 +152,13 @@ pub struct Alarm {
 
 impl Alarm {
     /// The shares reached since the last call.
-    pub fn ring(&mut self, account: &Account<'_>) -> Vec<Alert> {
+    pub fn ring(&mut self, account: &Account<'_>) -> Vec<BudgetAlert> {
         let Some(budget) = account.prices.budget.filter(|b| *b > 0.0) else { return Vec::new() };
         let spent = account.spent();
         let reached = |percent: u32| spent >= budget * f64::from(percent) / 100.0 * (1.0 - 1e-9);
         let news: Vec<u32> = [50, 80, 100].into_iter().filter(|&p| p > self.told && reached(p)).collect();
         self.told = news.last().copied().unwrap_or(self.told);
-        news.into_iter().map(|percent| Alert { time: account.now, percent, spent, budget }).collect()
+        news.into_iter().map(|percent| BudgetAlert { time: account.now, percent, spent, budget }).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{NodeType, NodeTypeId, Prices};
 
 /// What nodes are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Need {
+pub struct CapacityNeed {
     /// Slots, in slots of the node that estimates are for (a node twice as fast counts twice).
     pub slots: f64,
     /// How long the nodes will be held.
@@ -53,7 +53,7 @@ const MOST: u32 = 1_000_000;
 ///
 /// # Errors
 /// If limits or budget stand against it, with the mix of most slots that they allow.
-pub fn cheapest_mix(need: &Need, prices: &Prices) -> Result<Mix, Infeasible> {
+pub fn cheapest_mix(need: &CapacityNeed, prices: &Prices) -> Result<Mix, Infeasible> {
     let program = Program { need, prices };
     if let Some(mix) = program.solve(OptimizationDirection::Minimize, need.budget) {
         return Ok(mix);
@@ -70,7 +70,7 @@ pub fn cheapest_mix(need: &Need, prices: &Prices) -> Result<Mix, Infeasible> {
 
 /// The integer program: one variable for the number of nodes of each type.
 struct Program<'a> {
-    need: &'a Need,
+    need: &'a CapacityNeed,
     prices: &'a Prices,
 }
 
@@ -137,8 +137,8 @@ mod tests {
         Prices { nodes, ..Prices::of_job(&Cost::default(), 1) }
     }
 
-    fn need(slots: f64) -> Need {
-        Need { slots, hold: Duration::from_secs(3600), most_nodes: None, budget: None }
+    fn need(slots: f64) -> CapacityNeed {
+        CapacityNeed { slots, hold: Duration::from_secs(3600), most_nodes: None, budget: None }
     }
 
     /// All mixes of up to 12 of each type.
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told_with_the_nearest() {
         let prices = prices();
-        let poor = Need { budget: Some(5.0), ..need(64.0) };
+        let poor = CapacityNeed { budget: Some(5.0), ..need(64.0) };
         let error = cheapest_mix(&poor, &prices).unwrap_err();
         assert!(error.nearest.cost <= 5.0 && error.nearest.slots >= 20.0, "{error:?}");
         assert!(error.to_string().contains("may be spent"), "{error}");
-        let crowded = Need { most_nodes: Some(2), ..need(100.0) };
+        let crowded = CapacityNeed { most_nodes: Some(2), ..need(100.0) };
         let error = cheapest_mix(&crowded, &prices).unwrap_err();
         assert_eq!(error.nearest.slots, 72.0, "{error}");
         assert!(error.to_string().contains("not enough nodes"), "{error}");

@@ -14,7 +14,7 @@ use crate::job::Cost;
 use crate::model::Time;
 
 pub use account::{Account, Alarm, Savings, paid_until};
-pub use mix::{Infeasible, Mix, Need, cheapest_mix};
+pub use mix::{CapacityNeed, Infeasible, Mix, cheapest_mix};
 
 /// Number of a node type in [`Prices::nodes`]; 0 is the type of the job's `[cost]` section itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,15 +9,15 @@
 //!
 //! The real run and the simulator feed this with the same calls.
 
+mod coarsen;
 mod open_set;
-mod outline;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use self::coarsen::{CoarseGraph, NONE};
 use self::open_set::OpenSet;
-pub(super) use self::outline::{NONE, Outline};
 use super::estimate::ClassId;
 use crate::graph::TaskGraph;
 use crate::model::{TaskId, Time};
@@ -107,7 +107,7 @@ pub struct RemainingWork {
     ready: u64,
     exact: usize,
     chunks: usize,
-    outline: OnceCell<Outline>,
+    outline: OnceCell<CoarseGraph>,
 }
 
 impl RemainingWork {
@@ -256,19 +256,19 @@ impl RemainingWork {
     }
 
     /// The division into chunks, which is made at the first call.
-    pub(super) fn outline(&self) -> &Outline {
-        self.outline.get_or_init(|| Outline::new(self, None))
+    pub(super) fn outline(&self) -> &CoarseGraph {
+        self.outline.get_or_init(|| CoarseGraph::new(self, None))
     }
 
     /// True if half of what an outline was made for has ended, and few enough tasks remain to make
     /// it anew.
-    fn is_outdated(&self, outline: &Outline) -> bool {
+    fn is_outdated(&self, outline: &CoarseGraph) -> bool {
         !outline.is_exact && self.remaining < outline.made_for / 2 && self.remaining <= MOST_REMADE
     }
 
     fn remake(&mut self) {
         let old = self.outline.take();
-        let outline = Outline::new(self, old);
+        let outline = CoarseGraph::new(self, old);
         self.running.iter_mut().for_each(|running| running.cell = outline.cell_of(running.task));
         let _ = self.outline.set(outline);
     }

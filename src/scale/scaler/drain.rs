@@ -16,14 +16,14 @@ const EACH: usize = 1024;
 /// stopped when the money ends.
 pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     let running = seen.remaining.running();
-    let mut classes: Vec<Option<OfClass>> = Vec::new();
+    let mut classes: Vec<Option<RunningOfClass>> = Vec::new();
     let mut longest = 0.0f64;
     for task in running {
         let at = task.facts.class.0 as usize;
         if classes.len() <= at {
             classes.resize_with(at + 1, || None);
         }
-        let class = classes[at].get_or_insert_with(|| OfClass::new(estimates, task.facts.class));
+        let class = classes[at].get_or_insert_with(|| RunningOfClass::new(estimates, task.facts.class));
         let passed = seen.now.since(task.since).as_secs_f64();
         longest = longest.max(match class.late {
             Some(late) => late * estimates.size(task.facts.class, task.facts.prior) - passed,
@@ -49,7 +49,7 @@ pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
 }
 
 /// What runs of a class.
-struct OfClass {
+struct RunningOfClass {
     /// The factor of their sizes that nine of ten tasks stay below, if anything is known of the
     /// class.
     late: Option<f64>,
@@ -60,10 +60,10 @@ struct OfClass {
     largest: Option<(f64, RunningTask)>,
 }
 
-impl OfClass {
-    fn new(estimates: &Estimates, class: ClassId) -> OfClass {
+impl RunningOfClass {
+    fn new(estimates: &Estimates, class: ClassId) -> RunningOfClass {
         let late = estimates.is_known(class).then(|| estimates.factor(class).quantiles().q90);
-        OfClass { late, newest: None, oldest: None, largest: None }
+        RunningOfClass { late, newest: None, oldest: None, largest: None }
     }
 
     fn note(&mut self, task: &RunningTask, passed: f64) {

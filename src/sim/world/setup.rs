@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::graph::partition::{Method, Partition};
 use crate::journal::Record;
 use crate::model::{Rank, TaskId, Time};
-use crate::scale::elasticity::Step;
+use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
 use crate::schedule::coordinator::{Tally, Tasks, Why};
 use crate::schedule::handout::Cutter;
@@ -51,9 +51,9 @@ pub struct Ended {
     /// All nodes that were granted.
     pub nodes: Vec<Node>,
     /// Active ranks, from each change on.
-    pub supply: Vec<Step>,
+    pub supply: Vec<LevelStep>,
     /// Tasks that ran or waited for a slot, from decision to decision; empty if nobody decided.
-    pub demand: Vec<Step>,
+    pub demand: Vec<LevelStep>,
     /// When the end was foreseen for, from decision to decision of a policy that looks ahead.
     pub forecasts: Vec<(Time, Forecast)>,
     /// Homes have changed so often.

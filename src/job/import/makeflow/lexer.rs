@@ -83,7 +83,7 @@ impl Cursor<'_> {
 }
 
 /// What the lines of a file have in common while they are read.
-pub(super) struct Context<'v> {
+pub(super) struct LexerContext<'v> {
     /// The value of a variable, where the file defines it.
     pub value: &'v dyn Fn(&str) -> Option<String>,
     /// Variables that the file does not define.
@@ -91,15 +91,15 @@ pub(super) struct Context<'v> {
     expansion: Cell<usize>,
 }
 
-impl<'v> Context<'v> {
-    pub(super) fn new(value: &'v dyn Fn(&str) -> Option<String>) -> Context<'v> {
-        Context { value, undefined: RefCell::default(), expansion: Cell::new(0) }
+impl<'v> LexerContext<'v> {
+    pub(super) fn new(value: &'v dyn Fn(&str) -> Option<String>) -> LexerContext<'v> {
+        LexerContext { value, undefined: RefCell::default(), expansion: Cell::new(0) }
     }
 }
 
 /// A part of a list of files or of a command.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
+pub(super) enum LexerToken {
     Text(String),
     Blank,
     Colon,
@@ -110,19 +110,19 @@ pub(super) enum Token {
 /// Reads one construct of a file, or the value of a variable in it.
 pub(super) struct Lexer<'t, 'v, 'c> {
     pub cursor: Cursor<'t>,
-    context: &'c Context<'v>,
+    context: &'c LexerContext<'v>,
     depth: usize,
     /// The text is a list of files, in which no shell replaces anything.
     of_files: bool,
 }
 
 impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
-    pub(super) fn new(cursor: Cursor<'t>, context: &'c Context<'v>) -> Lexer<'t, 'v, 'c> {
+    pub(super) fn new(cursor: Cursor<'t>, context: &'c LexerContext<'v>) -> Lexer<'t, 'v, 'c> {
         Lexer { cursor, context, depth: 0, of_files: false }
     }
 
     /// The files of a rule up to the end of the line.
-    pub(super) fn files(&mut self) -> Result<Vec<Token>, String> {
+    pub(super) fn files(&mut self) -> Result<Vec<LexerToken>, String> {
         let mut tokens = Vec::new();
         self.of_files = true;
         while let Some(c) = self.cursor.peek() {
@@ -134,34 +134,34 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
                 '#' if self.depth == 0 => self.cursor.skip_comment(),
                 ' ' | '\t' | '\n' => {
                     self.cursor.next();
-                    push(&mut tokens, Token::Blank);
+                    push(&mut tokens, LexerToken::Blank);
                 }
                 ':' => {
                     self.cursor.next();
-                    tokens.push(Token::Colon);
+                    tokens.push(LexerToken::Colon);
                 }
                 '$' => self.substitute(&mut tokens, |lexer| lexer.files())?,
-                '\'' => push(&mut tokens, Token::Text(self.single_quoted(false)?)),
-                '"' => push(&mut tokens, Token::Text(self.double_quoted(false)?)),
+                '\'' => push(&mut tokens, LexerToken::Text(self.single_quoted(false)?)),
+                '"' => push(&mut tokens, LexerToken::Text(self.double_quoted(false)?)),
                 '-' if self.cursor.rest.starts_with("->") => {
                     self.cursor.rest = &self.cursor.rest[2..];
-                    tokens.push(Token::Arrow);
+                    tokens.push(LexerToken::Arrow);
                 }
                 // Makeflow makes a blank in a name of a continued line; nobody has such files.
                 '\\' if self.cursor.rest.starts_with("\\\n") => {
                     self.cursor.next();
                     self.cursor.next();
-                    push(&mut tokens, Token::Blank);
+                    push(&mut tokens, LexerToken::Blank);
                 }
                 '\\' => {
                     self.cursor.next();
-                    push(&mut tokens, Token::Text(self.cursor.next().map(String::from).unwrap_or_default()));
+                    push(&mut tokens, LexerToken::Text(self.cursor.next().map(String::from).unwrap_or_default()));
                 }
                 c => {
                     let first = c.len_utf8();
                     let rest = self.cursor.rest;
                     let end = rest[first..].find(NAME_OF_FILE_END).map_or(rest.len(), |end| first + end);
-                    push(&mut tokens, Token::Text(rest[..end].to_string()));
+                    push(&mut tokens, LexerToken::Text(rest[..end].to_string()));
                     self.cursor.rest = &rest[end..];
                 }
             }
@@ -170,7 +170,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
     }
 
     /// A command up to the end of the line, without its comment.
-    pub(super) fn command(&mut self) -> Result<Vec<Token>, String> {
+    pub(super) fn command(&mut self) -> Result<Vec<LexerToken>, String> {
         let mut tokens = Vec::new();
         while let Some(c) = self.cursor.peek() {
             match c {
@@ -181,19 +181,19 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
                 '#' if self.depth == 0 => self.cursor.skip_comment(),
                 ' ' | '\t' | '\n' => {
                     self.cursor.next();
-                    push(&mut tokens, Token::Blank);
+                    push(&mut tokens, LexerToken::Blank);
                 }
                 '$' => self.substitute(&mut tokens, |lexer| lexer.command())?,
-                '\'' => push(&mut tokens, Token::Text(self.single_quoted(true)?)),
-                '"' => push(&mut tokens, Token::Text(self.double_quoted(true)?)),
+                '\'' => push(&mut tokens, LexerToken::Text(self.single_quoted(true)?)),
+                '"' => push(&mut tokens, LexerToken::Text(self.double_quoted(true)?)),
                 '#' => {
                     self.cursor.next();
-                    push(&mut tokens, Token::Text("#".into()));
+                    push(&mut tokens, LexerToken::Text("#".into()));
                 }
                 _ => {
                     let mut text = String::new();
                     self.escaped_until(WORD_END, &mut text);
-                    push(&mut tokens, Token::Text(text));
+                    push(&mut tokens, LexerToken::Text(text));
                 }
             }
         }
@@ -335,12 +335,12 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
     /// A variable's value, read by the rules that hold where it is used.
     fn substitute(
         &mut self,
-        tokens: &mut Vec<Token>,
-        read: for<'x> fn(&mut Lexer<'x, 'v, 'c>) -> Result<Vec<Token>, String>,
+        tokens: &mut Vec<LexerToken>,
+        read: for<'x> fn(&mut Lexer<'x, 'v, 'c>) -> Result<Vec<LexerToken>, String>,
     ) -> Result<(), String> {
         let value = match self.replacement()? {
             Replacement::Shell(text) => {
-                push(tokens, Token::Text(text));
+                push(tokens, LexerToken::Text(text));
                 return Ok(());
             }
             Replacement::Value(value) => value,
@@ -364,10 +364,10 @@ enum Replacement {
 }
 
 /// Adds a token; texts grow together, and so do blanks.
-fn push(tokens: &mut Vec<Token>, token: Token) {
+fn push(tokens: &mut Vec<LexerToken>, token: LexerToken) {
     match (tokens.last_mut(), token) {
-        (Some(Token::Text(text)), Token::Text(more)) => text.push_str(&more),
-        (Some(Token::Blank), Token::Blank) => {}
+        (Some(LexerToken::Text(text)), LexerToken::Text(more)) => text.push_str(&more),
+        (Some(LexerToken::Blank), LexerToken::Blank) => {}
         (_, token) => tokens.push(token),
     }
 }

@@ -14,14 +14,14 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashSet;
 
-use self::lexer::{Context, Cursor, Lexer, Token};
+use self::lexer::{Cursor, Lexer, LexerContext, LexerToken};
 use self::variables::{DEFAULT, Variables};
 use super::{ImportError, Imported, Options, plain_text};
 
 /// Resources that `.MAKEFLOW` may set; their values are numbers.
 const RESOURCES: [&str; 5] = ["CORES", "MEMORY", "DISK", "WALL_TIME", "MPI_PROCESSES"];
 
-struct Rule {
+struct MakeRule {
     line: usize,
     /// How many rules come before it.
     number: usize,
@@ -44,7 +44,7 @@ pub fn makeflow(text: &str, options: &Options) -> Result<Imported, ImportError> 
             "this is Makeflow's JSON or JX form; write it as rules first: makeflow_viz -D make",
         ));
     }
-    let mut reader = Reader { category: DEFAULT.into(), ..Reader::default() };
+    let mut reader = MakeflowReader { category: DEFAULT.into(), ..MakeflowReader::default() };
     reader.read(Cursor { rest: &text, line: 1 })?;
     if reader.rules.is_empty() {
         return Err(ImportError::new(1, "there is no rule"));
@@ -53,21 +53,21 @@ pub fn makeflow(text: &str, options: &Options) -> Result<Imported, ImportError> 
 }
 
 #[derive(Default)]
-struct Reader {
+struct MakeflowReader {
     variables: Variables,
     /// The category of the rules that follow.
     category: String,
     exported: Vec<String>,
     sizes: BTreeMap<String, String>,
     /// The rule whose command is still to come.
-    open: Option<Rule>,
-    rules: Vec<Rule>,
+    open: Option<MakeRule>,
+    rules: Vec<MakeRule>,
     warnings: Vec<String>,
     /// What was warned of once and need not be again.
     warned: FxHashSet<String>,
 }
 
-impl Reader {
+impl MakeflowReader {
     fn read(&mut self, mut cursor: Cursor<'_>) -> Result<(), ImportError> {
         while let Some(c) = cursor.peek() {
             let at = cursor.line;
@@ -108,7 +108,7 @@ impl Reader {
             let own = own.and_then(|own| own.get(name)).map(String::as_str);
             own.or_else(|| self.variables.get(&self.category, name, number)).map(String::from)
         };
-        let context = Context::new(&value);
+        let context = LexerContext::new(&value);
         let mut lexer = Lexer::new(*cursor, &context);
         let result = read(&mut lexer);
         *cursor = lexer.cursor;
@@ -138,16 +138,16 @@ impl Reader {
         let (mut outputs, mut inputs, mut after_colon) = (Vec::new(), Vec::new(), false);
         for token in tokens {
             match token {
-                Token::Colon => after_colon = true,
-                Token::Blank => {}
-                Token::Arrow => return Err("files that are renamed on the way (`a->b`) are not supported".into()),
+                LexerToken::Colon => after_colon = true,
+                LexerToken::Blank => {}
+                LexerToken::Arrow => return Err("files that are renamed on the way (`a->b`) are not supported".into()),
                 // An empty name is a pair of quotes with nothing in it.
-                Token::Text(file) if file.is_empty() => {}
-                Token::Text(file) if after_colon => inputs.push(file),
-                Token::Text(file) => outputs.push(file),
+                LexerToken::Text(file) if file.is_empty() => {}
+                LexerToken::Text(file) if after_colon => inputs.push(file),
+                LexerToken::Text(file) => outputs.push(file),
             }
         }
-        self.open = Some(Rule {
+        self.open = Some(MakeRule {
             line: at,
             number: self.rules.len(),
             outputs,
@@ -162,7 +162,7 @@ impl Reader {
     fn command(&mut self, cursor: &mut Cursor<'_>) -> Result<(), String> {
         let at = cursor.line;
         let mut tokens = self.lex(cursor, |lexer| lexer.command())?;
-        tokens.drain(..tokens.iter().take_while(|token| **token == Token::Blank).count());
+        tokens.drain(..tokens.iter().take_while(|token| **token == LexerToken::Blank).count());
         if tokens.is_empty() {
             return Ok(());
         }
@@ -170,18 +170,18 @@ impl Reader {
             return Err("this command belongs to no rule, or is its second one; join both with `&&`".into());
         };
         let mut nested = false;
-        while let [Token::Text(word), rest @ ..] = &tokens[..] {
+        while let [LexerToken::Text(word), rest @ ..] = &tokens[..] {
             match word.as_str() {
                 "LOCAL" => self.warn(at, "LOCAL is left out; this task may run on any rank"),
                 "MAKEFLOW" => nested = true,
                 _ => break,
             }
-            tokens = rest.iter().skip_while(|token| **token == Token::Blank).cloned().collect();
+            tokens = rest.iter().skip_while(|token| **token == LexerToken::Blank).cloned().collect();
         }
         let command: String = tokens
             .iter()
             .map(|token| match token {
-                Token::Text(text) => text,
+                LexerToken::Text(text) => text,
                 _ => " ",
             })
             .collect();

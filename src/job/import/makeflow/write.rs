@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::variables::{DEFAULT, END};
-use super::{Reader, Rule};
-use crate::job::import::write::{Document, Names, list, protect, quote};
+use super::{MakeRule, MakeflowReader};
+use crate::job::import::write::{JobFileWriter, TaskNames, list, protect, quote};
 use crate::job::import::{Imported, Options};
 
-impl Reader {
+impl MakeflowReader {
     pub(super) fn write(mut self, options: &Options) -> Imported {
         let name = options.name.as_deref().unwrap_or("makeflow");
-        let mut document = Document::new("Imported from Makeflow rules.", name);
+        let mut document = JobFileWriter::new("Imported from Makeflow rules.", name);
         self.exported.sort_unstable();
         self.exported.dedup();
         let rules = std::mem::take(&mut self.rules);
@@ -27,7 +27,7 @@ impl Reader {
                 }
             }
         }
-        let mut names = Names::default();
+        let mut names = TaskNames::default();
         let mut warnings = Vec::new();
         for rule in &rules {
             document.task(&names.unique(rule.outputs.first().map_or("rule", String::as_str)));
@@ -44,12 +44,12 @@ impl Reader {
     }
 
     /// The value of a variable for a rule.
-    fn value<'a>(&'a self, rule: &'a Rule, name: &str) -> Option<&'a str> {
+    fn value<'a>(&'a self, rule: &'a MakeRule, name: &str) -> Option<&'a str> {
         let own = rule.variables.get(name).map(String::as_str);
         own.or_else(|| self.variables.get(&rule.category, name, rule.number))
     }
 
-    fn write_rule(&self, rule: &Rule, document: &mut Document, warnings: &mut Vec<String>) {
+    fn write_rule(&self, rule: &MakeRule, document: &mut JobFileWriter, warnings: &mut Vec<String>) {
         if rule.category != DEFAULT {
             document.field("class", quote(&rule.category));
         }
@@ -67,7 +67,7 @@ impl Reader {
     }
 
     /// Resources are the rule's own, else those that its category has at the end of the file.
-    fn write_resources(&self, rule: &Rule, document: &mut Document, warnings: &mut Vec<String>) {
+    fn write_resources(&self, rule: &MakeRule, document: &mut JobFileWriter, warnings: &mut Vec<String>) {
         for (name, key, unit) in
             [("CORES", "cpus", ""), ("GPUS", "gpus", ""), ("MEMORY", "memory", "M"), ("WALL_TIME", "time", "s")]
         {

@@ -1,7 +1,7 @@
 //! Events into the worker, and its actions carried out.
 
 use super::Engine;
-use crate::exec::Stop as StopTasks;
+use crate::exec::TaskStop;
 use crate::model::{Attempt, Time};
 use crate::schedule::ledger::Ripple;
 use crate::schedule::protocol::{Message, Stop};
@@ -69,8 +69,8 @@ impl Engine {
                 self.shared.pause();
                 match how {
                     Stop::Drain => {}
-                    Stop::Terminate => self.shared.runner.stop_all(StopTasks::Terminate),
-                    Stop::Kill => self.shared.runner.stop_all(StopTasks::Kill),
+                    Stop::Terminate => self.shared.runner.stop_all(TaskStop::Terminate),
+                    Stop::Kill => self.shared.runner.stop_all(TaskStop::Kill),
                 }
             }
             Action::Cancel(tasks) => {

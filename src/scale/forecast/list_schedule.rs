@@ -7,8 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::scene::{Running, Scene};
-use crate::scale::remaining::Outline;
+use super::remaining_chunks::{RemainingChunks, RunningTasks};
+use crate::scale::remaining::CoarseGraph;
 
 /// A slot takes at most this share of what is open for it: a quarter.
 const ROUNDS: u32 = 4;
@@ -22,7 +22,7 @@ const MOMENTS: f64 = 512.0;
 
 /// When slots come.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Capacity {
+pub(super) struct SlotSupply {
     /// Slots now.
     pub slots: u32,
     /// Further slots: after how many seconds, and how many; ascending.
@@ -33,7 +33,7 @@ pub(super) struct Capacity {
 
 /// How a forecast went.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Course {
+pub(super) struct Schedule {
     /// Busy slots from a moment on, in seconds from now; ascending, the last is the end with none.
     pub steps: Vec<(f64, u32)>,
     /// Seconds until the end.
@@ -44,7 +44,7 @@ pub(super) struct Course {
 
 /// Part of a chunk that runs.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct RunningPart {
     chunk: u32,
     tasks: u32,
     slots: u32,
@@ -52,7 +52,7 @@ struct Part {
 
 /// Room for a forecast, used again for the next.
 #[derive(Debug, Default)]
-pub(super) struct Player {
+pub(super) struct ListScheduler {
     left: Vec<u32>,
     open: Vec<u32>,
     /// The sum of `open`.
@@ -60,7 +60,7 @@ pub(super) struct Player {
     under_way: Vec<u32>,
     waits: Vec<u32>,
     startable: Positions,
-    parts: Vec<Part>,
+    parts: Vec<RunningPart>,
     /// Ends of parts: the bits of a positive float sort as the float does.
     ends: BinaryHeap<Reverse<(u64, u32)>>,
     opened: Vec<u32>,
@@ -68,14 +68,14 @@ pub(super) struct Player {
     moment: f64,
     /// Seconds by which the ends so far are too early.
     owed: f64,
-    course: Course,
+    course: Schedule,
     /// Parts that have been run, in all forecasts.
     pub parts_run: u64,
 }
 
-impl Player {
+impl ListScheduler {
     /// Plays a scene on ranks that have these slots. What runs elsewhere ends there.
-    pub fn play(&mut self, outline: &Outline, scene: &Scene, capacity: &Capacity) -> &Course {
+    pub fn play(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, capacity: &SlotSupply) -> &Schedule {
         let mut arrivals = capacity.arrivals.iter().peekable();
         let mut total = capacity.slots;
         let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
@@ -112,7 +112,7 @@ impl Player {
     }
 
     /// Returns how many of the slots are busy.
-    fn begin(&mut self, outline: &Outline, scene: &Scene, busy: (u32, u32)) -> u32 {
+    fn begin(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, busy: (u32, u32)) -> u32 {
         self.left.clone_from(&scene.left);
         self.waits.clone_from(&scene.waits);
         self.under_way.clone_from(&scene.running);
@@ -141,12 +141,12 @@ impl Player {
         for running in &scene.tasks_running {
             let slots = here.slots(running);
             taken += slots;
-            self.run(Part { chunk: running.chunk, tasks: running.tasks, slots }, 0.0, running.rest);
+            self.run(RunningPart { chunk: running.chunk, tasks: running.tasks, slots }, 0.0, running.rest);
         }
         taken
     }
 
-    fn run(&mut self, part: Part, start: f64, seconds: f64) {
+    fn run(&mut self, part: RunningPart, start: f64, seconds: f64) {
         let mut end = (start + seconds).max(0.0);
         if self.moment > 0.0 {
             // What one end is rounded by the next makes up for: or all steps of a chain would be
@@ -161,7 +161,7 @@ impl Player {
     }
 
     /// Starts what fits into the free slots; returns how many of them are taken.
-    fn start(&mut self, outline: &Outline, scene: &Scene, now: f64, free: u32, most: u32) -> u32 {
+    fn start(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, now: f64, free: u32, most: u32) -> u32 {
         self.admit(scene);
         let mut free_left = free;
         let mut tries = TRIES;
@@ -188,21 +188,21 @@ impl Player {
             }
             free_left -= fit * width;
             let seconds = scene.seconds[at] * f64::from(tasks) / f64::from(fit);
-            self.run(Part { chunk, tasks, slots: fit * width }, now, seconds);
+            self.run(RunningPart { chunk, tasks, slots: fit * width }, now, seconds);
             next = self.startable.first();
         }
         free - free_left
     }
 
     /// Ends all parts that end at a moment; returns the slots that they free.
-    fn end_at(&mut self, outline: &Outline, end: f64) -> u32 {
+    fn end_at(&mut self, outline: &CoarseGraph, end: f64) -> u32 {
         let mut freed = 0;
         while let Some(&Reverse((bits, part))) = self.ends.peek() {
             if f64::from_bits(bits) > end {
                 break;
             }
             self.ends.pop();
-            let Part { chunk, tasks, slots } = self.parts[part as usize];
+            let RunningPart { chunk, tasks, slots } = self.parts[part as usize];
             freed += slots;
             self.count(outline, chunk as usize, tasks);
         }
@@ -210,7 +210,7 @@ impl Player {
     }
 
     /// Counts the ends of tasks of a chunk, and what that opens.
-    fn count(&mut self, outline: &Outline, chunk: usize, tasks: u32) {
+    fn count(&mut self, outline: &CoarseGraph, chunk: usize, tasks: u32) {
         self.under_way[chunk] -= tasks;
         if self.under_way[chunk] > 0 || self.open[chunk] > 0 {
             return;
@@ -236,7 +236,7 @@ impl Player {
     }
 
     /// Opens as many tasks of a chunk as run in one wave.
-    fn open_wave(&mut self, outline: &Outline, chunk: usize) {
+    fn open_wave(&mut self, outline: &CoarseGraph, chunk: usize) {
         let wave = self.left[chunk].min(outline.wave[chunk]);
         if wave > self.open[chunk] {
             self.all_open += wave - self.open[chunk];
@@ -246,7 +246,7 @@ impl Player {
     }
 
     /// Makes the chunks startable that have been opened since the last call.
-    fn admit(&mut self, scene: &Scene) {
+    fn admit(&mut self, scene: &RemainingChunks) {
         while let Some(chunk) = self.opened.pop() {
             self.startable.insert(scene.position[chunk as usize]);
         }
@@ -273,7 +273,7 @@ struct Here {
 
 impl Here {
     /// Slots of the ranks here that tasks run on.
-    fn slots(&mut self, running: &Running) -> u32 {
+    fn slots(&mut self, running: &RunningTasks) -> u32 {
         let (here, all) = self.busy;
         match running.seat {
             Some(seat) if seat >= here => 0,

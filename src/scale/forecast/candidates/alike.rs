@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use crate::model::{RankState, Time};
 use crate::scale::estimate::Estimates;
-use crate::scale::forecast::hold::{Group, Holder, Holders};
+use crate::scale::forecast::node_cost::{HeldNode, HolderGroup, Holders};
 use crate::scale::observation::{Observation, RankView};
 use crate::scale::price::NodeTypeId;
 
@@ -34,7 +34,7 @@ pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: 
     let rest =
         |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
     let usable = |s: RankState| matches!(s, RankState::Active | RankState::Joining | RankState::Parked);
-    let mut groups: Vec<Group> = alike(seen, usable)
+    let mut groups: Vec<HolderGroup> = alike(seen, usable)
         .into_iter()
         .map(|alike| {
             let mut group = held(&alike);
@@ -49,8 +49,8 @@ pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: 
     for request in seen.requests {
         let arrives = rest(request.node_type, seen.now.since(request.asked).as_secs_f64());
         let slots = groups.first().map_or(1, |group| group.holder.slots);
-        let asked = Holder { since: Some(arrives), arrives, slots, ..Holder::default() };
-        groups.push(Group::of(asked, request.nodes));
+        let asked = HeldNode { since: Some(arrives), arrives, slots, ..HeldNode::default() };
+        groups.push(HolderGroup::of(asked, request.nodes));
     }
     groups.sort_by(|a, b| {
         let (a, b) = (&a.holder, &b.holder);
@@ -105,16 +105,16 @@ impl AgeSteps {
 }
 
 /// Ranks that are there.
-fn held(alike: &Alike) -> Group {
+fn held(alike: &Alike) -> HolderGroup {
     let rank = &alike.first;
     let age = alike.age / f64::from(alike.ranks);
-    let holder = Holder {
+    let holder = HeldNode {
         since: rank.billed_since.map(|_| -age),
         kept: !rank.releasable,
         granted: true,
         slots: rank.slots,
         busy: rank.busy_slots,
-        ..Holder::default()
+        ..HeldNode::default()
     };
-    Group::of(holder, alike.ranks)
+    HolderGroup::of(holder, alike.ranks)
 }

@@ -15,7 +15,7 @@ use crate::job::Scaling;
 
 pub use cloud::{Dask, Dpds, Hpa, HyperQueue, Parsl};
 pub use load::{Adapt, ConPaas, Hist, React, Reg};
-pub use workflow::{Plan, Token};
+pub use workflow::{PlanPolicy, TokenPolicy};
 
 /// Names of the comparison policies.
 pub const NAMES: [&str; 12] =
@@ -30,8 +30,8 @@ pub fn by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> {
         "hist" => Box::new(Hist::default()),
         "reg" => Box::new(Reg::default()),
         "conpaas" => Box::new(ConPaas::default()),
-        "token" => Box::new(Token { tick }),
-        "plan" => Box::new(Plan { tick }),
+        "token" => Box::new(TokenPolicy { tick }),
+        "plan" => Box::new(PlanPolicy { tick }),
         "hpa" => Box::new(Hpa::default()),
         "dask" => Box::new(Dask::default()),
         "hyperqueue" => Box::new(HyperQueue::default()),
@@ -63,7 +63,7 @@ fn nodes(value: f64) -> u32 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::policy::Wish;
+    use super::super::policy::Target;
     use super::*;
     use crate::job::Cost;
     use crate::model::Time;
@@ -77,7 +77,7 @@ pub(crate) mod tests {
         world
     }
 
-    pub(crate) fn wish(policy: &mut dyn Policy, world: &World) -> Wish {
+    pub(crate) fn wish(policy: &mut dyn Policy, world: &World) -> Target {
         let prices = Prices::of_job(&Cost { node_hour: 36.0, ..Cost::default() }, 4);
         world.see(|seen| policy.decide(seen, &world.estimates(60.0), &prices))
     }

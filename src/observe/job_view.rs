@@ -60,7 +60,7 @@ impl fmt::Display for Label<'_> {
 
 /// A job with its graph, as far as they are known.
 #[derive(Clone)]
-pub struct Subject {
+pub struct SessionJob {
     /// The job.
     pub job: Arc<dyn JobView>,
     /// Its graph; without it there is no critical path, and nobody knows why tasks were skipped.

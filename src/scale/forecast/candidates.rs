@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::hold::{self, Charge, Holder, Holders};
-use super::play::{Course, Player};
-use super::scene::Scene;
-use super::usage::{self, Peaks, Usage};
+use super::list_schedule::{ListScheduler, Schedule};
+use super::node_cost::{self, Charge, HeldNode, Holders};
+use super::remaining_chunks::RemainingChunks;
+use super::usage::{self, Peaks, RankUsage};
 use super::{Prospect, Scope};
 use crate::model::RankState;
 use crate::scale::estimate::{Estimates, Quantiles};
 use crate::scale::observation::Observation;
 use crate::scale::price::{Account, NodeType, NodeTypeId, Prices};
-use crate::scale::remaining::Outline;
+use crate::scale::remaining::CoarseGraph;
 
 mod alike;
 
@@ -30,7 +30,7 @@ const SLIP: f64 = 0.3;
 const HELD_TO_THE_END: f64 = 0.7;
 
 /// One look: the ranks that could be had, in the order in which they would be used, and what was found.
-pub(super) struct Sight<'a> {
+pub(super) struct CandidateSearch<'a> {
     scope: &'a Scope,
     holders: Holders,
     /// Ranks that go as soon as what runs there has ended.
@@ -56,14 +56,14 @@ pub(super) struct Sight<'a> {
     pub found: BTreeMap<u32, Prospect>,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> CandidateSearch<'a> {
     pub fn new(
         seen: &Observation<'_>,
         estimates: &Estimates,
         prices: &Prices,
         scope: &'a Scope,
         delay: Quantiles,
-    ) -> Sight<'a> {
+    ) -> CandidateSearch<'a> {
         let node = prices.node(NodeTypeId(0));
         let account = Account::of(seen, prices);
         let charge = Charge { notice: scope.interval, ..node.map_or(Charge::default(), charge_of) };
@@ -73,9 +73,10 @@ impl<'a> Sight<'a> {
         let working = holders.groups().filter(|group| group.holder.slots > 0).map(|group| group.ranks).sum();
         let slots = holders.slots().checked_div(working).unwrap_or(fallback).max(1);
         let most = scope.max_ranks.max(supply).max(1);
-        holders.add(Holder { since: Some(delay.q50), arrives: delay.q50, slots, ..Holder::default() }, most - supply);
+        holders
+            .add(HeldNode { since: Some(delay.q50), arrives: delay.q50, slots, ..HeldNode::default() }, most - supply);
         holders.keep(scope.min_ranks.min(most));
-        Sight {
+        CandidateSearch {
             scope,
             supply,
             speed: speed(seen, prices),
@@ -98,12 +99,12 @@ impl<'a> Sight<'a> {
     }
 
     /// Says of what runs where it runs.
-    pub fn deal(&mut self, scene: &mut Scene) {
+    pub fn deal(&mut self, scene: &mut RemainingChunks) {
         usage::deal(&mut scene.tasks_running, &mut self.holders, &mut self.leaving);
     }
 
     /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around what a policy may choose.
-    pub fn look_around(&mut self, outline: &Outline, scene: &Scene, player: &mut Player) {
+    pub fn look_around(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, player: &mut ListScheduler) {
         let mut tries = Vec::new();
         let mut n = self.least;
         while n < self.most {
@@ -148,13 +149,19 @@ impl<'a> Sight<'a> {
     }
 
     /// Plays one number of ranks; returns the most slots that were busy at once.
-    fn look_at(&mut self, ranks: u32, outline: &Outline, scene: &Scene, player: &mut Player) -> u32 {
+    fn look_at(
+        &mut self,
+        ranks: u32,
+        outline: &CoarseGraph,
+        scene: &RemainingChunks,
+        player: &mut ListScheduler,
+    ) -> u32 {
         let (holders, others) = self.holders.split(ranks);
         let all_busy = self.holders.busy() + self.leaving.busy();
-        let course = player.play(outline, scene, &hold::capacity(&holders, all_busy));
+        let course = player.play(outline, scene, &node_cost::capacity(&holders, all_busy));
         let gone: f64 =
-            self.leaving.groups().copied().chain(others).map(|group| hold::farewell(&group, &self.charge)).sum();
-        let cost = gone + hold::bill(course, &holders, self.gap, &self.charge);
+            self.leaving.groups().copied().chain(others).map(|group| node_cost::farewell(&group, &self.charge)).sum();
+        let cost = gone + node_cost::bill(course, &holders, self.gap, &self.charge);
         let slots = f64::from(holders.slots().max(1));
         // The end is late by what is not known of the classes and of the nodes that are still to come, and by chance: by what that
         // does to the longest chain, or to the sum of work where that binds. They are independent, so their squares add up.
@@ -187,8 +194,8 @@ impl<'a> Sight<'a> {
 
     /// How many of the first so many ranks are to be had: those that will have work before others could come, and of those there are the ones that
     /// will have some before they could go and come again, or while they are held by what they run anyway.
-    fn wanted(&self, ranks: u32, course: &Course, holders: &Holders) -> u32 {
-        let (peaks, usage) = (Peaks::of(course), Usage::of(holders));
+    fn wanted(&self, ranks: u32, course: &Schedule, holders: &Holders) -> u32 {
+        let (peaks, usage) = (Peaks::of(course), RankUsage::of(holders));
         let needed = |moment: f64| usage.least(peaks.before(moment));
         let grow = needed(self.lead);
         let keep = holders.last_that_stays(self.supply.min(ranks), |until| needed(self.gap.max(until)));

@@ -1,7 +1,7 @@
 //! A scene in which every task is a chunk: each is looked at.
 
-use super::{Beliefs, ClassTables, Running, SPREAD, Scene, Strata};
-use crate::scale::remaining::{NONE, Outline, RemainingTask, RemainingWork, Stage};
+use super::{Beliefs, ClassTables, RemainingChunks, RunningTasks, SPREAD, Strata};
+use crate::scale::remaining::{CoarseGraph, NONE, RemainingTask, RemainingWork, Stage};
 
 /// What is left of a class.
 #[derive(Clone, Debug, Default)]
@@ -13,9 +13,9 @@ struct Left {
     waiting: Strata,
 }
 
-impl Scene {
+impl RemainingChunks {
     /// From each task. Returns the sum of the variances of their durations.
-    pub(super) fn fill_exactly(&mut self, outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
+    pub(super) fn fill_exactly(&mut self, outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
         let Beliefs { now, estimates, speed } = *beliefs;
         let mut variances = vec![0.0; outline.len()];
         let mut classes = left_of_classes(work, beliefs);
@@ -35,7 +35,7 @@ impl Scene {
                 let rest = table.belief.rest(now.since(since).as_secs_f64() / size, share) * size;
                 self.running[chunk] += 1;
                 let (chunk, slots) = (chunk as u32, task.slots.max(1));
-                self.tasks_running.push(Running { chunk, tasks: 1, slots, rest, seat: None });
+                self.tasks_running.push(RunningTasks { chunk, tasks: 1, slots, rest, seat: None });
                 self.work += rest * f64::from(slots);
                 self.doubtful_work += rest * table.doubt * f64::from(slots);
                 return;

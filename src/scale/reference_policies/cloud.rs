@@ -8,7 +8,7 @@ use super::{load, nodes, slots_per_node};
 use crate::model::{Rank, RankState, Time};
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
-use crate::scale::policy::{Policy, Wish};
+use crate::scale::policy::{Policy, Target};
 use crate::scale::price::{Account, NodeTypeId, Prices};
 use crate::scale::remaining::Stage;
 
@@ -26,10 +26,10 @@ impl Policy for Hpa {
         "hpa"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let supply = seen.supply();
         if let Some((_, kept)) = self.last.filter(|(at, _)| seen.now.since(*at).as_secs_f64() < 15.0) {
-            return Wish::plain(kept, "it decides every 15 s");
+            return Target::plain(kept, "it decides every 15 s");
         }
         let ratio = load(seen, prices) / f64::from(supply.max(1));
         let wanted = if (ratio - 1.0).abs() <= 0.1 { supply } else { nodes(f64::from(supply.max(1)) * ratio) };
@@ -42,7 +42,7 @@ impl Policy for Hpa {
             highest.min(supply)
         };
         self.last = Some((seen.now, target));
-        Wish::plain(target, format!("{ratio:.2} times the load aimed at"))
+        Target::plain(target, format!("{ratio:.2} times the load aimed at"))
     }
 
     fn guarded(&self) -> bool {
@@ -62,7 +62,7 @@ impl Policy for Dask {
         "dask"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
         let (mut occupancy, mut at_hand) = (0.0, 0u64);
         seen.remaining.each(&mut |task| {
             occupancy += match task.stage {
@@ -80,9 +80,9 @@ impl Policy for Dask {
         let supply = seen.supply();
         self.votes = if target < supply { self.votes + 1 } else { 0 };
         if target < supply && self.votes < 3 {
-            return Wish::plain(supply, format!("vote {} of 3 for {target}", self.votes));
+            return Target::plain(supply, format!("vote {} of 3 for {target}", self.votes));
         }
-        Wish::plain(target, format!("{occupancy:.0} s of work at hand, to be done in 5 s"))
+        Target::plain(target, format!("{occupancy:.0} s of work at hand, to be done in 5 s"))
     }
 
     fn guarded(&self) -> bool {
@@ -105,7 +105,7 @@ impl Policy for HyperQueue {
         "hyperqueue"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let active: Vec<_> = seen.ranks.iter().filter(|r| r.state == RankState::Active).collect();
         self.idle_since.retain(|rank, _| active.iter().any(|r| r.rank == *rank && r.busy_slots == 0));
         for rank in active.iter().filter(|r| r.busy_slots == 0) {
@@ -119,9 +119,12 @@ impl Policy for HyperQueue {
         let coming = f64::from(requested + seen.ranks_in(RankState::Joining)) * slots_per_node(seen, prices);
         let supply = seen.supply();
         if seen.counts.ready as f64 > f64::from(free) + coming && requested < BACKLOG {
-            return Wish::plain(supply + BACKLOG - requested, format!("{} ready tasks do not fit", seen.counts.ready));
+            return Target::plain(
+                supply + BACKLOG - requested,
+                format!("{} ready tasks do not fit", seen.counts.ready),
+            );
         }
-        Wish::plain(supply - idle.min(supply), format!("{idle} workers have been idle for 5 minutes"))
+        Target::plain(supply - idle.min(supply), format!("{idle} workers have been idle for 5 minutes"))
     }
 
     fn guarded(&self) -> bool {
@@ -139,7 +142,7 @@ impl Policy for Parsl {
         "parsl"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let supply = seen.supply();
         let per_block = slots_per_node(seen, prices);
         let tasks = (seen.counts.running + seen.counts.ready) as f64;
@@ -151,7 +154,7 @@ impl Policy for Parsl {
         } else {
             supply
         };
-        Wish::plain(target, format!("{tasks:.0} tasks, {slots:.0} slots"))
+        Target::plain(target, format!("{tasks:.0} tasks, {slots:.0} slots"))
     }
 
     fn guarded(&self) -> bool {
@@ -172,10 +175,10 @@ impl Policy for Dpds {
         "dpds"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let supply = seen.supply();
         if self.last.is_some_and(|last| seen.now.since(last).as_secs_f64() < 10.0) {
-            return Wish::plain(supply, "it decides every 10 s");
+            return Target::plain(supply, "it decides every 10 s");
         }
         self.last = Some(seen.now);
         let busy: u32 = seen.ranks.iter().filter(|r| r.state == RankState::Active).map(|r| r.busy_slots).sum();
@@ -194,7 +197,7 @@ impl Policy for Dpds {
         } else {
             supply
         };
-        Wish::plain(target, format!("utilisation {:.0} %", utilisation * 100.0))
+        Target::plain(target, format!("utilisation {:.0} %", utilisation * 100.0))
     }
 
     fn guarded(&self) -> bool {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 pub(super) const LONGEST: usize = 4096;
 
 /// A file that is written.
-pub(super) struct Lines {
+pub(super) struct JsonLinesWriter {
     path: PathBuf,
     /// `None` before the first line and after an error, which was told.
     file: Option<File>,
@@ -23,17 +23,17 @@ pub(super) struct Lines {
     goes_on: bool,
 }
 
-impl Lines {
+impl JsonLinesWriter {
     /// Begins a file anew, at once.
-    pub fn anew(path: PathBuf) -> Lines {
-        let mut lines = Lines { path, file: None, failed: false, goes_on: false };
+    pub fn anew(path: PathBuf) -> JsonLinesWriter {
+        let mut lines = JsonLinesWriter { path, file: None, failed: false, goes_on: false };
         lines.open();
         lines
     }
 
     /// Goes on with a file, which need not exist until there is something to write.
-    pub fn going_on(path: PathBuf) -> Lines {
-        Lines { path, file: None, failed: false, goes_on: true }
+    pub fn going_on(path: PathBuf) -> JsonLinesWriter {
+        JsonLinesWriter { path, file: None, failed: false, goes_on: true }
     }
 
     /// Adds lines.
@@ -73,11 +73,11 @@ impl Lines {
 
 /// A file that is read as it grows.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct JsonLinesReader {
     at: u64,
 }
 
-impl Reading {
+impl JsonLinesReader {
     /// Hands over what has been written since the last time. A file that has become shorter is a new session's: `anew` is called first.
     pub fn read_on<S, T: DeserializeOwned>(
         &mut self,
@@ -111,7 +111,7 @@ impl Reading {
 mod tests {
     use super::*;
 
-    fn read(reading: &mut Reading, path: &Path, seen: &mut Vec<u32>) {
+    fn read(reading: &mut JsonLinesReader, path: &Path, seen: &mut Vec<u32>) {
         reading.read_on(path, seen, Vec::clear, |seen: &mut Vec<u32>, n: u32| seen.push(n));
     }
 
@@ -119,9 +119,9 @@ mod tests {
     fn what_is_added_is_read_once_and_damage_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lines");
-        let (mut reading, mut seen) = (Reading::default(), Vec::new());
+        let (mut reading, mut seen) = (JsonLinesReader::default(), Vec::new());
         read(&mut reading, &path, &mut seen);
-        let mut lines = Lines::going_on(path.clone());
+        let mut lines = JsonLinesWriter::going_on(path.clone());
         assert!(!path.exists(), "nothing was written yet");
         lines.add(&[1, 2]);
         read(&mut reading, &path, &mut seen);
@@ -133,7 +133,7 @@ mod tests {
         file.write_all(b"0\n").unwrap();
         read(&mut reading, &path, &mut seen);
         assert_eq!(seen, [1, 2, 3, 40]);
-        Lines::anew(path.clone()).add(&[7]);
+        JsonLinesWriter::anew(path.clone()).add(&[7]);
         read(&mut reading, &path, &mut seen);
         assert_eq!(seen, [7]);
     }

@@ -3,7 +3,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Cell, NONE, Outline};
+use super::{Cell, CoarseGraph, NONE};
 use crate::graph::csr::Csr;
 use crate::model::TaskId;
 use crate::scale::remaining::{ENDED, RemainingWork, TaskFacts};
@@ -17,7 +17,7 @@ const SIZE_STEPS: f64 = 8.0;
 
 /// A remaining node, as it is sorted into chunks.
 #[derive(Clone, Copy)]
-struct Member {
+struct SortedNode {
     level: u32,
     node: u32,
     /// `None` for joins, which come first within their level: tasks of that level may need them.
@@ -38,11 +38,11 @@ enum Grain {
 }
 
 /// Keys sort so that no group needs one behind it.
-type Key = (u32, bool, u32, u32);
+type ChunkKey = (u32, bool, u32, u32);
 
 /// Nodes of one key.
 #[derive(Clone, Copy, Default)]
-struct Group {
+struct NodeGroup {
     members: usize,
     tasks: usize,
     first_chunk: u32,
@@ -51,13 +51,14 @@ struct Group {
     given: usize,
 }
 
-pub(super) fn outline(work: &RemainingWork, old: Option<Outline>) -> Outline {
+pub(super) fn outline(work: &RemainingWork, old: Option<CoarseGraph>) -> CoarseGraph {
     let graph = work.graph();
     let (levels, cell_of) = match old {
         Some(old) => (old.levels, old.cell_of),
         None => (graph.levels(), vec![NONE; graph.task_count()]),
     };
-    let mut divider = Divider { work, joins: joins(work), outline: Outline { levels, cell_of, ..Outline::default() } };
+    let mut divider =
+        Divider { work, joins: joins(work), outline: CoarseGraph { levels, cell_of, ..CoarseGraph::default() } };
     divider.divide();
     divider.outline
 }
@@ -66,7 +67,7 @@ struct Divider<'a> {
     work: &'a RemainingWork,
     /// The joins that remaining tasks lead to, ascending.
     joins: Vec<u32>,
-    outline: Outline,
+    outline: CoarseGraph,
 }
 
 impl Divider<'_> {
@@ -79,7 +80,7 @@ impl Divider<'_> {
         self.cut(grain, &index, &mut groups, members.max(1));
         self.fill(grain, &index, &mut groups);
         let pairs = self.pairs();
-        let is_cut = |group: &Group| group.piece < group.members;
+        let is_cut = |group: &NodeGroup| group.piece < group.members;
         let pairs = match matches!(grain, Grain::Class | Grain::Level) && groups.iter().any(is_cut) {
             true => self.merge_twins(&groups, pairs),
             false => pairs,
@@ -92,12 +93,12 @@ impl Divider<'_> {
     }
 
     /// All remaining tasks in order of number, then the joins.
-    fn each(&self, each: &mut dyn FnMut(Member)) {
+    fn each(&self, each: &mut dyn FnMut(SortedNode)) {
         let levels = &self.outline.levels;
         for node in self.work.open.iter() {
-            each(Member { level: levels[node as usize], node, facts: Some(self.work.facts(TaskId(node))) });
+            each(SortedNode { level: levels[node as usize], node, facts: Some(self.work.facts(TaskId(node))) });
         }
-        self.joins.iter().for_each(|&node| each(Member { level: levels[node as usize], node, facts: None }));
+        self.joins.iter().for_each(|&node| each(SortedNode { level: levels[node as usize], node, facts: None }));
     }
 
     fn choose_grain(&self) -> Grain {
@@ -121,16 +122,16 @@ impl Divider<'_> {
     }
 
     /// The groups, and where each key's is.
-    fn groups(&self, grain: Grain) -> (FxHashMap<Key, u32>, Vec<Group>) {
-        let mut index: FxHashMap<Key, u32> = FxHashMap::default();
-        let mut groups: Vec<Group> = Vec::new();
+    fn groups(&self, grain: Grain) -> (FxHashMap<ChunkKey, u32>, Vec<NodeGroup>) {
+        let mut index: FxHashMap<ChunkKey, u32> = FxHashMap::default();
+        let mut groups: Vec<NodeGroup> = Vec::new();
         let mut last = None;
         self.each(&mut |member| {
             let key = key(&member, grain);
             let at = match last {
                 Some((known, at)) if known == key => at,
                 _ => *index.entry(key).or_insert_with(|| {
-                    groups.push(Group::default());
+                    groups.push(NodeGroup::default());
                     groups.len() as u32 - 1
                 }),
             };
@@ -142,8 +143,8 @@ impl Divider<'_> {
     }
 
     /// Cuts every group into pieces, in proportion to its members, and numbers them as chunks.
-    fn cut(&mut self, grain: Grain, index: &FxHashMap<Key, u32>, groups: &mut [Group], members: usize) {
-        let mut keys: Vec<(Key, u32)> = index.iter().map(|(&key, &at)| (key, at)).collect();
+    fn cut(&mut self, grain: Grain, index: &FxHashMap<ChunkKey, u32>, groups: &mut [NodeGroup], members: usize) {
+        let mut keys: Vec<(ChunkKey, u32)> = index.iter().map(|(&key, &at)| (key, at)).collect();
         keys.sort_unstable();
         let heights = self.heights(grain);
         for (key, at) in keys {
@@ -179,7 +180,7 @@ impl Divider<'_> {
     }
 
     /// Puts every node into its chunk, and counts tasks in cells.
-    fn fill(&mut self, grain: Grain, index: &FxHashMap<Key, u32>, groups: &mut [Group]) {
+    fn fill(&mut self, grain: Grain, index: &FxHashMap<ChunkKey, u32>, groups: &mut [NodeGroup]) {
         let mut outline = std::mem::take(&mut self.outline);
         let mut cells: FxHashMap<(u32, u32, bool), u32> = FxHashMap::default();
         let mut last = (None, NONE);
@@ -252,7 +253,7 @@ impl Divider<'_> {
 
     /// Makes one chunk of those pieces of a group that have the same chunks before and behind them
     /// and tasks of about the same size. Returns the edges between the chunks that there are then.
-    fn merge_twins(&mut self, groups: &[Group], pairs: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
+    fn merge_twins(&mut self, groups: &[NodeGroup], pairs: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
         let chunks = self.outline.len();
         let mut neighbours: Vec<(Vec<u32>, Vec<u32>)> = vec![Default::default(); chunks];
         for &(from, to) in &pairs {
@@ -358,8 +359,8 @@ fn joins(work: &RemainingWork) -> Vec<u32> {
     joins
 }
 
-fn key(member: &Member, grain: Grain) -> Key {
-    let Member { level, node, facts } = *member;
+fn key(member: &SortedNode, grain: Grain) -> ChunkKey {
+    let SortedNode { level, node, facts } = *member;
     match (grain, facts) {
         (Grain::Band(height), _) => (level / height, true, 0, 0),
         (Grain::Task, Some(facts)) => (level, true, facts.class.0, node),

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Pid;
 
-use super::spawn::{Child, Plan, spawn};
+use super::spawn::{Child, ChildPlan, spawn};
 
 /// By this a command shows which process of Phalanx it belongs to: its number, and a part that no other process has, here or on another node.
 pub(super) const VARIABLE: &str = "PHALANX_PROCESS";
@@ -48,7 +48,7 @@ done
 ";
 
 /// See the module's text. To drop it says that this process ends in order.
-pub(super) struct Warden {
+pub(super) struct OrphanKiller {
     // Dropped, and so killed, before the pipe is closed.
     shell: Child,
     _alive: OwnedFd,
@@ -60,7 +60,7 @@ pub(super) fn mark() -> String {
     format!("{}-{:08x}-{:x}", std::process::id(), fastrand::u32(..), now.as_secs())
 }
 
-impl Warden {
+impl OrphanKiller {
     /// The process that it is.
     pub(super) fn pid(&self) -> Pid {
         self.shell.pid
@@ -70,14 +70,14 @@ impl Warden {
     ///
     /// # Errors
     /// Why it cannot be started.
-    pub(super) fn start(null: &File, mark: &str) -> io::Result<Warden> {
+    pub(super) fn start(null: &File, mark: &str) -> io::Result<OrphanKiller> {
         let words = ["sh", "-c", SCRIPT, "phalanx-warden", mark];
         let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
         let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
         let envp = vec![c"PATH=/usr/bin:/bin"];
-        let plan = Plan { programs: &[c"/bin/sh".into()], argv: &argv, envp, dir: c"/", stdio };
+        let plan = ChildPlan { programs: &[c"/bin/sh".into()], argv: &argv, envp, dir: c"/", stdio };
         let shell = spawn(&plan, &AtomicI32::new(0)).map_err(|refusal| refusal.error)?;
-        Ok(Warden { shell, _alive: alive })
+        Ok(OrphanKiller { shell, _alive: alive })
     }
 }

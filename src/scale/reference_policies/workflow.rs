@@ -9,30 +9,30 @@ use super::{nodes, slots_per_node};
 use crate::graph::TaskGraph;
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
-use crate::scale::policy::{Policy, Wish};
+use crate::scale::policy::{Policy, Target};
 use crate::scale::price::{NodeTypeId, Prices};
 use crate::scale::remaining::{RemainingTask, Stage};
 
 /// Token: how many tasks could run at once within the horizon, found by moving tokens along the graph.
 #[derive(Clone, Copy, Debug)]
-pub struct Token {
+pub struct TokenPolicy {
     /// Seconds between decisions.
     pub tick: f64,
 }
 
-impl Policy for Token {
+impl Policy for TokenPolicy {
     fn name(&self) -> &str {
         "token"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
-        let rest = Rest::of(seen, estimates);
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
+        let rest = RemainingNodes::of(seen, estimates);
         let (tasks, seconds) = rest.critical_path();
         let horizon = self.tick + estimates.delay(NodeTypeId(0)).q50;
         let depth = if seconds > 0.0 { (horizon * tasks as f64 / seconds).ceil().min(1e6) as usize } else { 0 };
         let most = rest.most_tokens(depth);
         let target = nodes(most as f64 / slots_per_node(seen, prices));
-        Wish::plain(target, format!("{most} tasks can run at once within {depth} steps"))
+        Target::plain(target, format!("{most} tasks can run at once within {depth} steps"))
     }
 
     fn guarded(&self) -> bool {
@@ -42,22 +42,22 @@ impl Policy for Token {
 
 /// Plan: tasks are packed on processors over the next interval; as many processors as that takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct PlanPolicy {
     /// Seconds between decisions.
     pub tick: f64,
 }
 
-impl Policy for Plan {
+impl Policy for PlanPolicy {
     fn name(&self) -> &str {
         "plan"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
-        let rest = Rest::of(seen, estimates);
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
+        let rest = RemainingNodes::of(seen, estimates);
         let horizon = self.tick + estimates.delay(NodeTypeId(0)).q50;
         let processors = rest.pack(horizon);
         let target = nodes(processors as f64 / slots_per_node(seen, prices));
-        Wish::plain(target, format!("{processors} processors are used within {horizon:.0} s"))
+        Target::plain(target, format!("{processors} processors are used within {horizon:.0} s"))
     }
 
     fn guarded(&self) -> bool {
@@ -66,7 +66,7 @@ impl Policy for Plan {
 }
 
 /// What remains of a graph, by node.
-struct Rest<'a> {
+struct RemainingNodes<'a> {
     graph: &'a TaskGraph,
     /// Remaining tasks with the seconds that they still take; joins are not in it.
     tasks: FxHashMap<u32, f64>,
@@ -74,9 +74,9 @@ struct Rest<'a> {
     running: Vec<u32>,
 }
 
-impl<'a> Rest<'a> {
-    fn of(seen: &'a Observation<'_>, estimates: &Estimates) -> Rest<'a> {
-        let mut rest = Rest {
+impl<'a> RemainingNodes<'a> {
+    fn of(seen: &'a Observation<'_>, estimates: &Estimates) -> RemainingNodes<'a> {
+        let mut rest = RemainingNodes {
             graph: seen.remaining.graph(),
             tasks: FxHashMap::default(),
             eligible: Vec::new(),
@@ -229,17 +229,17 @@ mod tests {
     fn token_sees_a_wide_phase_only_within_its_horizon() {
         // Chain of 4 tasks of 30 s, then 40 at once; the horizon is 60 + 5 s, so ceil(65 x 5 / 150) = 3 steps.
         let world = World::phases(&[1, 1, 1, 1, 40], 30.0);
-        assert_eq!(wish(&mut Token { tick: 5.0 }, &world).ranks, 1);
+        assert_eq!(wish(&mut TokenPolicy { tick: 5.0 }, &world).ranks, 1);
         let world = World::phases(&[1, 1, 1, 40], 30.0);
-        assert_eq!(wish(&mut Token { tick: 5.0 }, &world).ranks, 10);
+        assert_eq!(wish(&mut TokenPolicy { tick: 5.0 }, &world).ranks, 10);
     }
 
     #[test]
     fn plan_packs_short_tasks_on_few_processors() {
         // 40 tasks of 6.5 s: ten on each processor in 65 s.
-        assert_eq!(wish(&mut Plan { tick: 5.0 }, &World::bag(40, 6.5)).ranks, 1);
+        assert_eq!(wish(&mut PlanPolicy { tick: 5.0 }, &World::bag(40, 6.5)).ranks, 1);
         // 40 tasks of 100 s: a processor each.
-        assert_eq!(wish(&mut Plan { tick: 5.0 }, &World::bag(40, 100.0)).ranks, 10);
-        assert_eq!(wish(&mut Plan { tick: 5.0 }, &World::chain(100, 10.0)).ranks, 1);
+        assert_eq!(wish(&mut PlanPolicy { tick: 5.0 }, &World::bag(40, 100.0)).ranks, 10);
+        assert_eq!(wish(&mut PlanPolicy { tick: 5.0 }, &World::chain(100, 10.0)).ranks, 1);
     }
 }

@@ -6,7 +6,7 @@ pub(in crate::scale::forecast) const QUANTILES: usize = 8;
 
 /// A rank that a forecast may use, in seconds from now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::scale::forecast) struct Holder {
+pub(in crate::scale::forecast) struct HeldNode {
     /// When its node was granted (negative: before now); `None` for a node that bills to another
     /// rank.
     pub since: Option<f64>,
@@ -24,17 +24,17 @@ pub(in crate::scale::forecast) struct Holder {
 
 /// Ranks that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::scale::forecast) struct Group {
-    pub holder: Holder,
+pub(in crate::scale::forecast) struct HolderGroup {
+    pub holder: HeldNode,
     /// How many.
     pub ranks: u32,
     /// When the last of what runs there now ends: quantiles over the ranks, ascending.
     pub until: [f64; QUANTILES],
 }
 
-impl Group {
-    pub fn of(holder: Holder, ranks: u32) -> Group {
-        Group { holder, ranks, until: [0.0; QUANTILES] }
+impl HolderGroup {
+    pub fn of(holder: HeldNode, ranks: u32) -> HolderGroup {
+        HolderGroup { holder, ranks, until: [0.0; QUANTILES] }
     }
 }
 
@@ -49,15 +49,15 @@ struct Upto {
 /// Ranks in the order in which they are used.
 #[derive(Clone, Debug, Default)]
 pub(in crate::scale::forecast) struct Holders {
-    groups: Vec<Group>,
+    groups: Vec<HolderGroup>,
     upto: Vec<Upto>,
 }
 
 impl Holders {
-    pub fn new(groups: Vec<Group>) -> Holders {
-        let groups: Vec<Group> = groups.into_iter().filter(|group| group.ranks > 0).collect();
+    pub fn new(groups: Vec<HolderGroup>) -> Holders {
+        let groups: Vec<HolderGroup> = groups.into_iter().filter(|group| group.ranks > 0).collect();
         let mut sum = Upto::default();
-        let upto = groups.iter().map(|Group { holder, ranks, .. }| {
+        let upto = groups.iter().map(|HolderGroup { holder, ranks, .. }| {
             sum.ranks += ranks;
             sum.slots += ranks * holder.slots;
             sum.busy += ranks * holder.busy;
@@ -66,19 +66,19 @@ impl Holders {
         Holders { upto: upto.collect(), groups }
     }
 
-    pub fn groups(&self) -> impl DoubleEndedIterator<Item = &Group> {
+    pub fn groups(&self) -> impl DoubleEndedIterator<Item = &HolderGroup> {
         self.groups.iter()
     }
 
     /// The first ranks, and the groups of the others.
-    pub fn split(&self, ranks: u32) -> (Holders, impl Iterator<Item = Group>) {
+    pub fn split(&self, ranks: u32) -> (Holders, impl Iterator<Item = HolderGroup>) {
         let at = self.upto.partition_point(|upto| upto.ranks < ranks);
         let mut first = self.groups[..self.groups.len().min(at + 1)].to_vec();
         let mut rest = None;
         if let (Some(last), Some(upto)) = (first.last_mut(), self.upto.get(at)) {
             let over = upto.ranks - ranks;
             last.ranks -= over;
-            rest = Some(Group { ranks: over, ..*last }).filter(|_| over > 0);
+            rest = Some(HolderGroup { ranks: over, ..*last }).filter(|_| over > 0);
         }
         let others = self.groups.iter().skip(at + 1).copied();
         (Holders::new(first), rest.into_iter().chain(others))
@@ -94,9 +94,9 @@ impl Holders {
     }
 
     /// Adds ranks that are used after all others.
-    pub fn add(&mut self, holder: Holder, ranks: u32) {
+    pub fn add(&mut self, holder: HeldNode, ranks: u32) {
         let mut groups = std::mem::take(&mut self.groups);
-        groups.push(Group::of(holder, ranks));
+        groups.push(HolderGroup::of(holder, ranks));
         *self = Holders::new(groups);
     }
 
@@ -164,7 +164,7 @@ impl Holders {
     /// The highest of the first ranks that has work when so many ranks have some at a moment, or by
     /// the time at which what it runs ends; as a number of ranks.
     pub fn last_that_stays(&self, ranks: u32, needed_at: impl Fn(f64) -> u32) -> u32 {
-        let stays = |(group, upto): (&Group, &Upto)| {
+        let stays = |(group, upto): (&HolderGroup, &Upto)| {
             let (first, end) = (upto.ranks - group.ranks, upto.ranks.min(ranks));
             let needed = group.until.iter().map(|&until| needed_at(until)).max().unwrap_or(0);
             (needed > first && end > first).then(|| needed.min(end))
@@ -183,11 +183,13 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let group = |random: &mut fastrand::Rng| {
                 let (slots, busy) = (random.u32(0..6), random.u32(0..4));
-                Group::of(Holder { slots, busy, ..Holder::default() }, random.u32(0..7))
+                HolderGroup::of(HeldNode { slots, busy, ..HeldNode::default() }, random.u32(0..7))
             };
-            let groups: Vec<Group> = (0..random.usize(0..6)).map(|_| group(&mut random)).collect();
-            let apart: Vec<Group> =
-                groups.iter().flat_map(|g| std::iter::repeat_n(Group::of(g.holder, 1), g.ranks as usize)).collect();
+            let groups: Vec<HolderGroup> = (0..random.usize(0..6)).map(|_| group(&mut random)).collect();
+            let apart: Vec<HolderGroup> = groups
+                .iter()
+                .flat_map(|g| std::iter::repeat_n(HolderGroup::of(g.holder, 1), g.ranks as usize))
+                .collect();
             let (grouped, apart) = (Holders::new(groups), Holders::new(apart));
             for n in 0..60 {
                 assert_eq!(grouped.room_for(n), apart.room_for(n), "seed {seed}, {n} slots");

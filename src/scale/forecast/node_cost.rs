@@ -9,9 +9,9 @@
 
 mod holders;
 
-pub(super) use self::holders::{Group, Holder, Holders, QUANTILES};
-use super::play::{Capacity, Course};
-use super::usage::Usage;
+pub(super) use self::holders::{HeldNode, HolderGroup, Holders, QUANTILES};
+use super::list_schedule::{Schedule, SlotSupply};
+use super::usage::RankUsage;
 
 /// How a node is charged, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,17 +32,17 @@ impl Charge {
 }
 
 /// The slots of holders over time; `all_busy` slots are busy on these and on others.
-pub(super) fn capacity(holders: &Holders, all_busy: u32) -> Capacity {
-    let all = |group: &Group| group.holder.slots * group.ranks;
+pub(super) fn capacity(holders: &Holders, all_busy: u32) -> SlotSupply {
+    let all = |group: &HolderGroup| group.holder.slots * group.ranks;
     let slots = holders.groups().filter(|g| g.holder.arrives <= 0.0).map(all).sum();
     let mut arrivals: Vec<(f64, u32)> =
         holders.groups().filter(|g| g.holder.arrives > 0.0).map(|g| (g.holder.arrives, all(g))).collect();
     arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Capacity { slots, arrivals, busy: (holders.busy(), all_busy) }
+    SlotSupply { slots, arrivals, busy: (holders.busy(), all_busy) }
 }
 
 /// Bill of holders to which nothing more is given: each goes when the last of what runs there ends.
-pub(super) fn farewell(group: &Group, charge: &Charge) -> f64 {
+pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
     let Some(since) = group.holder.since.filter(|_| group.holder.granted) else { return 0.0 };
     let bill = |until: f64| charge.bill(until - since) * f64::from(group.ranks);
     match group.until[0] == group.until[QUANTILES - 1] {
@@ -52,10 +52,10 @@ pub(super) fn farewell(group: &Group, charge: &Charge) -> f64 {
 }
 
 /// Bill of all holders from their grants on, if those that idle for longer than `gap` are given back.
-pub(super) fn bill(course: &Course, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
-    let mut ledger = Ledger::new(holders, charge, gap);
+pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
+    let mut ledger = HoldBill::new(holders, charge, gap);
     // Holders are used in order, so those that are used, and those that are not, are stacks.
-    let mut usage = Usage::of(holders);
+    let mut usage = RankUsage::of(holders);
     let mut used = 0;
     for &(now, busy) in &course.steps {
         let want = usage.change(busy).min(holders.ranks());
@@ -70,7 +70,7 @@ pub(super) fn bill(course: &Course, holders: &Holders, gap: f64, charge: &Charge
 
 /// Alike ranks side by side: since when they are held, and since when they idle.
 #[derive(Clone, Copy, Debug)]
-struct Stretch {
+struct HoldStretch {
     ranks: u32,
     held_since: Option<f64>,
     idle_since: Option<f64>,
@@ -80,19 +80,19 @@ struct Stretch {
 }
 
 /// The bill while ranks are used and idle.
-struct Ledger<'a> {
+struct HoldBill<'a> {
     charge: &'a Charge,
     gap: f64,
     /// In order of use; the last is the one that idles first.
-    used: Vec<Stretch>,
+    used: Vec<HoldStretch>,
     /// In order against use; the last is the one that is used first.
-    idle: Vec<Stretch>,
+    idle: Vec<HoldStretch>,
     bill: f64,
 }
 
-impl<'a> Ledger<'a> {
-    fn new(holders: &Holders, charge: &'a Charge, gap: f64) -> Ledger<'a> {
-        let stretch = |group: &Group| Stretch {
+impl<'a> HoldBill<'a> {
+    fn new(holders: &Holders, charge: &'a Charge, gap: f64) -> HoldBill<'a> {
+        let stretch = |group: &HolderGroup| HoldStretch {
             ranks: group.ranks,
             held_since: group.holder.since.filter(|_| group.holder.granted),
             idle_since: group.holder.granted.then_some(0.0),
@@ -100,7 +100,7 @@ impl<'a> Ledger<'a> {
             bills: group.holder.since.is_some(),
         };
         let idle = holders.groups().rev().map(stretch).collect();
-        Ledger { charge, gap, used: Vec::new(), idle, bill: 0.0 }
+        HoldBill { charge, gap, used: Vec::new(), idle, bill: 0.0 }
     }
 
     /// The next ranks are used from now on.
@@ -130,7 +130,7 @@ impl<'a> Ledger<'a> {
     fn idle(&mut self, mut ranks: u32, now: f64) {
         while let Some(stretch) = take(&mut self.used, ranks) {
             ranks -= stretch.ranks;
-            self.idle.push(Stretch { idle_since: Some(now), ..stretch });
+            self.idle.push(HoldStretch { idle_since: Some(now), ..stretch });
         }
     }
 
@@ -138,7 +138,7 @@ impl<'a> Ledger<'a> {
     fn close(self, finish: f64) -> f64 {
         // In order of use, as sums of other orders differ in their last digits.
         let all = self.used.iter().chain(self.idle.iter().rev());
-        let bill = |stretch: &Stretch| {
+        let bill = |stretch: &HoldStretch| {
             let end = match stretch.idle_since {
                 Some(idle) if !stretch.kept => finish.min(idle + self.charge.notice),
                 _ => finish,
@@ -149,22 +149,22 @@ impl<'a> Ledger<'a> {
     }
 }
 
-impl Stretch {
+impl HoldStretch {
     /// True for one of ranks that are used and billed in the same way.
-    fn is_like(&self, other: &Stretch) -> bool {
+    fn is_like(&self, other: &HoldStretch) -> bool {
         (self.held_since, self.kept, self.bills) == (other.held_since, other.kept, other.bills)
     }
 }
 
 /// Takes the last stretch off a stack, or as much of it as there may be ranks; `None` when there is
 /// nothing more to take.
-fn take(stack: &mut Vec<Stretch>, ranks: u32) -> Option<Stretch> {
+fn take(stack: &mut Vec<HoldStretch>, ranks: u32) -> Option<HoldStretch> {
     if ranks == 0 {
         return None;
     }
     let mut stretch = stack.pop()?;
     if stretch.ranks > ranks {
-        stack.push(Stretch { ranks: stretch.ranks - ranks, ..stretch });
+        stack.push(HoldStretch { ranks: stretch.ranks - ranks, ..stretch });
         stretch.ranks = ranks;
     }
     Some(stretch)
@@ -176,20 +176,20 @@ mod tests {
 
     const CHARGE: Charge = Charge { minimum: 60.0, granularity: 1.0, per_second: 1.0, notice: 0.0 };
 
-    fn held(since: f64) -> Holder {
-        Holder { since: Some(since), arrives: 0.0, granted: true, slots: 4, ..Holder::default() }
+    fn held(since: f64) -> HeldNode {
+        HeldNode { since: Some(since), arrives: 0.0, granted: true, slots: 4, ..HeldNode::default() }
     }
 
-    fn new(arrives: f64) -> Holder {
-        Holder { since: Some(arrives), arrives, slots: 4, ..Holder::default() }
+    fn new(arrives: f64) -> HeldNode {
+        HeldNode { since: Some(arrives), arrives, slots: 4, ..HeldNode::default() }
     }
 
-    fn course(steps: &[(f64, u32)]) -> Course {
-        Course { steps: steps.to_vec(), finish: steps.last().unwrap().0, peak: 0 }
+    fn course(steps: &[(f64, u32)]) -> Schedule {
+        Schedule { steps: steps.to_vec(), finish: steps.last().unwrap().0, peak: 0 }
     }
 
-    fn all(holders: &[Holder]) -> Holders {
-        Holders::new(holders.iter().map(|&holder| Group::of(holder, 1)).collect())
+    fn all(holders: &[HeldNode]) -> Holders {
+        Holders::new(holders.iter().map(|&holder| HolderGroup::of(holder, 1)).collect())
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
             bill(&course, holders, 150.0, &CHARGE)
         };
         let apart = all(&[held(0.0), held(0.0)]);
-        let grouped = Holders::new(vec![Group::of(held(0.0), 2)]);
+        let grouped = Holders::new(vec![HolderGroup::of(held(0.0), 2)]);
         for holders in [apart, grouped] {
             assert_eq!(bill_with(200.0, &holders), 600.0);
             assert_eq!(bill_with(400.0, &holders), 500.0 + 100.0 + 100.0);
@@ -212,7 +212,7 @@ mod tests {
         let course = course(&[(0.0, 4), (50.0, 0)]);
         assert_eq!(bill(&course, &all(&[held(-10.0), new(30.0)]), 100.0, &CHARGE), 60.0);
         assert_eq!(bill(&course, &all(&[held(-100.0), held(-10.0)]), 100.0, &CHARGE), 150.0 + 60.0);
-        let kept = Holder { kept: true, ..held(-100.0) };
+        let kept = HeldNode { kept: true, ..held(-100.0) };
         assert_eq!(bill(&course, &all(&[held(-100.0), kept]), 100.0, &CHARGE), 150.0 + 150.0);
     }
 
@@ -224,11 +224,12 @@ mod tests {
             for _ in 0..random.usize(1..5) {
                 let since = random.bool().then(|| -100.0 * random.f64());
                 let slots = random.u32(1..5);
-                let holder = Holder { since, granted: random.bool(), kept: random.bool(), slots, ..Holder::default() };
-                groups.push(Group::of(holder, random.u32(1..9)));
+                let holder =
+                    HeldNode { since, granted: random.bool(), kept: random.bool(), slots, ..HeldNode::default() };
+                groups.push(HolderGroup::of(holder, random.u32(1..9)));
             }
             let grouped = Holders::new(groups.clone());
-            let apart: Vec<Holder> =
+            let apart: Vec<HeldNode> =
                 groups.iter().flat_map(|g| std::iter::repeat_n(g.holder, g.ranks as usize)).collect();
             let (mut steps, mut now) = (Vec::new(), 0.0);
             for _ in 0..random.usize(1..20) {

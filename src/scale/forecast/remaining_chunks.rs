@@ -13,15 +13,15 @@ mod exact;
 
 use rustc_hash::FxHashMap;
 
-use self::batches::Batch;
+use self::batches::RunningBatch;
 use super::usage::stride;
 use crate::model::Time;
 use crate::scale::estimate::{ClassId, Estimates, LogNormal, SPREAD};
-use crate::scale::remaining::{NONE, Outline, RemainingWork};
+use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork};
 
 /// Tasks of a chunk that run now, and end together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Running {
+pub(super) struct RunningTasks {
     pub chunk: u32,
     pub tasks: u32,
     /// Slots that all of them take.
@@ -35,7 +35,7 @@ pub(super) struct Running {
 
 /// What is left, chunk by chunk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scene {
+pub(super) struct RemainingChunks {
     /// Tasks that have not started.
     pub left: Vec<u32>,
     /// Those of them that could.
@@ -55,7 +55,7 @@ pub(super) struct Scene {
     /// Position of each chunk in `order`.
     pub position: Vec<u32>,
     /// All that runs.
-    pub tasks_running: Vec<Running>,
+    pub tasks_running: Vec<RunningTasks>,
     /// Seconds of work left, in slots; and with doubt.
     pub work: f64,
     pub doubtful_work: f64,
@@ -135,7 +135,7 @@ pub(super) struct Beliefs<'a> {
     pub speed: f64,
 }
 
-impl Scene {
+impl RemainingChunks {
     /// Fills in what is left at a moment.
     pub fn fill(&mut self, work: &RemainingWork, beliefs: &Beliefs<'_>) {
         let outline = work.outline();
@@ -167,7 +167,7 @@ impl Scene {
     }
 
     /// From the sums of cells. Returns the sum of the variances of all tasks' durations.
-    fn fill_coarsely(&mut self, outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
+    fn fill_coarsely(&mut self, outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
         let Beliefs { estimates, speed, .. } = *beliefs;
         let batches = batches::of(outline, work, beliefs);
         let classes = batches::by_class(&batches);
@@ -205,7 +205,7 @@ impl Scene {
 
     /// Adds the tasks of a batch, piece by piece, each of which stands for another part of the
     /// distribution.
-    fn run_batch(&mut self, batch: &Batch, table: &ClassTable, strata: &mut Strata) {
+    fn run_batch(&mut self, batch: &RunningBatch, table: &ClassTable, strata: &mut Strata) {
         let (mut tasks, mut slots) = (batch.tasks, batch.slots);
         for left in (1..=batch.pieces).rev() {
             let (these, their_slots) = (tasks / left, slots / left);
@@ -214,13 +214,13 @@ impl Scene {
             let seconds = rest * f64::from(their_slots);
             self.work += seconds;
             self.doubtful_work += seconds * table.doubt;
-            let running = Running { chunk: batch.chunk, tasks: these, slots: their_slots, rest, seat: None };
+            let running = RunningTasks { chunk: batch.chunk, tasks: these, slots: their_slots, rest, seat: None };
             self.tasks_running.push(running);
         }
     }
 
     /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something before it is.
-    fn connect(&mut self, outline: &Outline) {
+    fn connect(&mut self, outline: &CoarseGraph) {
         for chunk in 0..outline.len() {
             if outline.slots[chunk] == 0 && self.waits[chunk] > 0 {
                 self.running[chunk] = 1;
@@ -232,7 +232,7 @@ impl Scene {
     }
 
     /// Orders the chunks by upward rank: the longest time from their start to the end of the graph.
-    fn rank(&mut self, outline: &Outline) {
+    fn rank(&mut self, outline: &CoarseGraph) {
         let mut upward = vec![Upward::default(); outline.len()];
         let mut rest = vec![0.0f64; outline.len()];
         for running in &self.tasks_running {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{load, nodes};
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
-use crate::scale::policy::{Policy, Wish};
+use crate::scale::policy::{Policy, Target};
 use crate::scale::price::Prices;
 
 /// React (Chieu et al., "Dynamic Scaling of Web Applications in a Virtualized Cloud Computing Environment", ICEBE 2009): two nodes more
@@ -18,7 +18,7 @@ impl Policy for React {
         "react"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let (load, capacity) = (load(seen, prices), f64::from(seen.supply()));
         let target = if load >= capacity {
             capacity + (load - capacity + 2.0)
@@ -27,7 +27,7 @@ impl Policy for React {
         } else {
             capacity
         };
-        Wish::plain(nodes(target), format!("load {load:.1} on {capacity:.0} nodes"))
+        Target::plain(nodes(target), format!("load {load:.1} on {capacity:.0} nodes"))
     }
 
     fn guarded(&self) -> bool {
@@ -56,14 +56,14 @@ impl Policy for Adapt {
         "adapt"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let (load, capacity) = (load(seen, prices), f64::from(seen.supply()));
         let apart = load - capacity;
         self.owed += if apart < 0.0 { apart / 15.0 } else { apart / self.tick };
         let ahead = self.owed.trunc();
         self.owed -= ahead;
         let reactive = if load.ceil() > capacity { load.ceil() - capacity + 2.0 } else { 0.0 };
-        Wish::plain(
+        Target::plain(
             nodes(capacity + ahead + reactive),
             format!("load {load:.1} on {capacity:.0} nodes, {ahead:+.0} ahead"),
         )
@@ -89,7 +89,7 @@ impl Policy for Hist {
         "hist"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let load = load(seen, prices);
         if let Some(predicted) = self.predicted {
             self.errors.push_back(load - predicted);
@@ -109,7 +109,7 @@ impl Policy for Hist {
         if under > 5 {
             target += load + 2.0;
         }
-        Wish::plain(nodes(target), format!("p90 of this hour {p90:.1}, mean error {mean_error:+.1}"))
+        Target::plain(nodes(target), format!("p90 of this hour {p90:.1}, mean error {mean_error:+.1}"))
     }
 
     fn guarded(&self) -> bool {
@@ -129,7 +129,7 @@ impl Policy for Reg {
         "reg"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let (load, capacity) = (load(seen, prices), f64::from(seen.supply()));
         self.loads.push_back(load);
         if self.loads.len() > 72 {
@@ -140,7 +140,7 @@ impl Policy for Reg {
         } else {
             load
         };
-        Wish::plain(nodes(target), format!("load {load:.1} on {capacity:.0} nodes"))
+        Target::plain(nodes(target), format!("load {load:.1} on {capacity:.0} nodes"))
     }
 
     fn guarded(&self) -> bool {
@@ -192,7 +192,7 @@ impl Policy for ConPaas {
         "conpaas"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, prices: &Prices) -> Target {
         let load = load(seen, prices);
         if !self.loads.is_empty() {
             for (error, predicted) in self.errors.iter_mut().zip(self.predicted) {
@@ -211,7 +211,7 @@ impl Policy for ConPaas {
         let mut best = [0, 1, 2];
         best.sort_by(|&a, &b| self.errors[a].total_cmp(&self.errors[b]));
         let target = [3.0, 2.0, 1.0].iter().zip(best).map(|(weight, k)| weight * self.predicted[k]).sum::<f64>() / 6.0;
-        Wish::plain(nodes(target), format!("load {load:.1}, predicted {target:.1}"))
+        Target::plain(nodes(target), format!("load {load:.1}, predicted {target:.1}"))
     }
 
     fn guarded(&self) -> bool {

@@ -26,7 +26,7 @@ pub(in crate::scale) const NONE: u32 = u32::MAX;
 /// Chunks with the dependencies between them. Chunks are numbered so that none needs one of a
 /// higher number.
 #[derive(Debug, Default)]
-pub(in crate::scale) struct Outline {
+pub(in crate::scale) struct CoarseGraph {
     /// For each chunk the slots that one of its tasks takes; 0 for a join.
     pub slots: Vec<u32>,
     /// For each chunk how many of its tasks run in one wave: all of them, but for bands.
@@ -69,10 +69,10 @@ pub(in crate::scale) struct Cell {
     pub largest: f64,
 }
 
-impl Outline {
+impl CoarseGraph {
     /// Divides what remains into chunks: task by task up to the limit of `work`, in about as many
     /// chunks as it says beyond. `old` lends what does not change.
-    pub(super) fn new(work: &RemainingWork, old: Option<Outline>) -> Outline {
+    pub(super) fn new(work: &RemainingWork, old: Option<CoarseGraph>) -> CoarseGraph {
         divide::outline(work, old)
     }
 

@@ -1,6 +1,6 @@
 //! Policies that never change their mind: what there is, or a number.
 
-use super::{Policy, Wish};
+use super::{Policy, Target};
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
 use crate::scale::price::Prices;
@@ -16,9 +16,9 @@ impl Policy for Fixed {
         "fixed"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, _: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, _: &Estimates, _: &Prices) -> Target {
         let ranks = *self.first.get_or_insert_with(|| seen.supply());
-        Wish::plain(ranks, "the number of ranks is fixed")
+        Target::plain(ranks, "the number of ranks is fixed")
     }
 }
 
@@ -41,8 +41,8 @@ impl Policy for Static {
         &self.name
     }
 
-    fn decide(&mut self, _: &Observation<'_>, _: &Estimates, _: &Prices) -> Wish {
-        Wish::plain(self.ranks, format!("always {} ranks", self.ranks))
+    fn decide(&mut self, _: &Observation<'_>, _: &Estimates, _: &Prices) -> Target {
+        Target::plain(self.ranks, format!("always {} ranks", self.ranks))
     }
 
     fn guarded(&self) -> bool {

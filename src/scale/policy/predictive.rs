@@ -6,7 +6,7 @@
 
 use super::rules::RuleBook;
 use super::score::time_weight;
-use super::{Policy, Wish};
+use super::{Policy, Target};
 use crate::job::{Intent, Scaling};
 use crate::scale::decision::Candidate;
 use crate::scale::estimate::Estimates;
@@ -23,7 +23,7 @@ const CLEAR: f64 = 0.2;
 
 /// What a policy wants of the prospects.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Aim {
+pub enum Objective {
     /// The least `w ln(finish) + (1 - w) ln(cost)`: one percent of time is worth `w / (1 - w)` percent of money.
     Trade(f64),
     /// The least cost among those that meet the deadline.
@@ -32,20 +32,20 @@ pub enum Aim {
     Fastest,
 }
 
-impl Aim {
+impl Objective {
     /// The trade that an intent stands for.
-    pub fn of(intent: Intent) -> Aim {
-        Aim::Trade(time_weight(intent))
+    pub fn of(intent: Intent) -> Objective {
+        Objective::Trade(time_weight(intent))
     }
 
     /// What is to be as small as possible. Differences are shares: 0.01 is one percent.
     fn burden(self, finish: f64, cost: f64) -> f64 {
         let (time, money) = (finish.max(1e-9).ln(), cost.max(1e-12).ln());
         match self {
-            Aim::Trade(weight) => weight * time + (1.0 - weight) * money,
+            Objective::Trade(weight) => weight * time + (1.0 - weight) * money,
             // The other quantity settles what would be a tie within the quality of the forecast.
-            Aim::Cheapest => money + SAME * time,
-            Aim::Fastest => time + SAME * money,
+            Objective::Cheapest => money + SAME * time,
+            Objective::Fastest => time + SAME * money,
         }
     }
 }
@@ -53,14 +53,14 @@ impl Aim {
 /// Chooses by forecast.
 pub struct Ahead {
     name: &'static str,
-    aim: Aim,
+    aim: Objective,
     scope: Scope,
     forecaster: Forecaster,
 }
 
 impl Ahead {
     /// A policy of this name and aim.
-    pub fn new(name: &'static str, aim: Aim, scaling: &Scaling) -> Ahead {
+    pub fn new(name: &'static str, aim: Objective, scaling: &Scaling) -> Ahead {
         Ahead { name, aim, scope: Scope::of(scaling), forecaster: Forecaster::new() }
     }
 }
@@ -70,7 +70,7 @@ impl Policy for Ahead {
         self.name
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
         let outlook = self.forecaster.look(seen, estimates, prices, &self.scope);
         Choice { aim: self.aim, seen, prices, outlook: &outlook }.wish()
     }
@@ -78,16 +78,18 @@ impl Policy for Ahead {
 
 /// One choice among prospects.
 struct Choice<'a> {
-    aim: Aim,
+    aim: Objective,
     seen: &'a Observation<'a>,
     prices: &'a Prices,
     outlook: &'a Outlook,
 }
 
 impl Choice<'_> {
-    fn wish(&self) -> Wish {
+    fn wish(&self) -> Target {
         let supply = self.seen.supply();
-        let Some((best, excuse)) = self.best() else { return Wish::plain(supply, "there is nothing to look ahead to") };
+        let Some((best, excuse)) = self.best() else {
+            return Target::plain(supply, "there is nothing to look ahead to");
+        };
         // Parked ranks are no supply until they are woken.
         let stay = self.at(supply).unwrap_or(best);
         let (mut ranks, mut chosen) = (best.wanted, best);
@@ -111,7 +113,7 @@ impl Choice<'_> {
             );
         }
         let candidates: Vec<Candidate> = self.outlook.prospects.iter().map(|p| self.candidate(p)).collect();
-        Wish {
+        Target {
             ranks,
             confidence: confidence(&chosen),
             chosen: candidates.iter().position(|c| c.ranks == chosen.ranks),
@@ -213,7 +215,7 @@ impl Hybrid {
     /// With the intent and the rules of the settings.
     pub fn new(scaling: &Scaling) -> Hybrid {
         Hybrid {
-            ahead: Ahead::new("hybrid", Aim::of(scaling.intent), scaling),
+            ahead: Ahead::new("hybrid", Objective::of(scaling.intent), scaling),
             book: RuleBook::new(scaling),
             confidence: scaling.confidence,
         }
@@ -225,7 +227,7 @@ impl Policy for Hybrid {
         "hybrid"
     }
 
-    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Wish {
+    fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target {
         let wish = self.ahead.decide(seen, estimates, prices);
         let verdict = self.book.judge(seen, estimates, prices);
         let supply = seen.supply();
@@ -242,12 +244,12 @@ impl Policy for Hybrid {
                 verdict.reason
             );
             let confidence = if ranks < supply { wish.confidence } else { 1.0 };
-            return Wish { ranks, confidence, reason, ..wish };
+            return Target { ranks, confidence, reason, ..wish };
         }
         match verdict.hold {
             Some(why) if wish.ranks > supply => {
                 let reason = format!("{}, but {why}: nothing is added", wish.reason);
-                Wish { ranks: supply, reason, ..wish }
+                Target { ranks: supply, reason, ..wish }
             }
             _ => wish,
         }
@@ -262,7 +264,7 @@ mod tests {
     use crate::scale::testing::World;
     use std::time::Duration;
 
-    fn wish(kind: PolicyKind, intent: Intent, world: &World, cost: &Cost, delay: f64) -> Wish {
+    fn wish(kind: PolicyKind, intent: Intent, world: &World, cost: &Cost, delay: f64) -> Target {
         let scaling = Scaling { policy: kind, intent, max_ranks: 16, ..Scaling::default() };
         let prices = Prices::of_job(cost, 4);
         world.see(|seen| policy_of(&scaling).decide(seen, &world.estimates(delay), &prices))

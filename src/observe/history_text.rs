@@ -2,7 +2,7 @@
 
 use super::run_view::RunView;
 use super::style::some;
-use crate::journal::Past;
+use crate::journal::PastRuns;
 use crate::scale::estimate::{Anomaly, Expected, Moment, Quantity};
 use crate::text::seconds;
 
@@ -22,7 +22,7 @@ pub(super) fn before_text(run: &RunView) -> Option<String> {
     Some(text)
 }
 
-fn learnt_text(past: &Past) -> String {
+fn learnt_text(past: &PastRuns) -> String {
     let mut names: Vec<String> =
         past.learnt.iter().take(NAMES).map(|l| format!("`{}` ({})", l.class, seconds(l.seconds))).collect();
     if past.learnt.len() > NAMES {

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use super::{Beliefs, unit};
 use crate::model::Time;
 use crate::scale::estimate::ClassId;
-use crate::scale::remaining::{NONE, Outline, RemainingWork, RunningTask};
+use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork, RunningTask};
 
 /// Batches of one cell by age: steps of a quarter of a sixteenth of the time that a task of the
 /// class takes, and beyond four times that steps that grow.
@@ -20,7 +20,7 @@ const PIECES: u64 = 256;
 
 /// Running tasks of a cell that began at about the same moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Batch {
+pub(super) struct RunningBatch {
     pub class: ClassId,
     pub chunk: u32,
     pub tasks: u32,
@@ -35,7 +35,7 @@ pub(super) struct Batch {
 
 /// What runs of a class.
 #[derive(Debug, Default)]
-pub(super) struct OfClass {
+pub(super) struct ClassBatches {
     /// How long tasks have been running, and how many for about so long.
     pub open: Vec<(f64, u32)>,
     /// Pieces of all its batches.
@@ -43,15 +43,15 @@ pub(super) struct OfClass {
 }
 
 /// All that runs, in batches.
-pub(super) fn of(outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>) -> Vec<Batch> {
+pub(super) fn of(outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> Vec<RunningBatch> {
     // Where the batches of each cell begin.
     let mut first = vec![NONE; outline.cells.len()];
     let busy = (0..).zip(&outline.cells).filter(|(_, cell)| cell.running > 0);
     let busy: Vec<usize> = busy.map(|(at, _)| at).collect();
     let each = (MOST_BATCHES / busy.len().max(1)).clamp(1, FINEST);
     (0..).zip(&busy).for_each(|(number, &at)| first[at] = number * each as u32);
-    let mut sums = vec![Batch::default(); busy.len() * each];
-    let scales = Scales::new(outline, &busy, beliefs);
+    let mut sums = vec![RunningBatch::default(); busy.len() * each];
+    let scales = CellScales::new(outline, &busy, beliefs);
     for running in work.running() {
         let cell = if running.cell == NONE { outline.cell_of(running.task) } else { running.cell };
         let Some(&from) = first.get(cell as usize).filter(|from| **from != NONE) else { continue };
@@ -69,15 +69,15 @@ pub(super) fn of(outline: &Outline, work: &RemainingWork, beliefs: &Beliefs<'_>)
         for sum in sums[number * each..][..each].iter().filter(|sum| sum.tasks > 0) {
             let tasks = f64::from(sum.tasks);
             let (factor, seconds) = (sum.factor / tasks, sum.seconds / tasks);
-            batches.push(Batch { class, chunk, factor, seconds, pieces: sum.tasks.div_ceil(whole), ..*sum });
+            batches.push(RunningBatch { class, chunk, factor, seconds, pieces: sum.tasks.div_ceil(whole), ..*sum });
         }
     }
     batches
 }
 
 /// The same, class by class.
-pub(super) fn by_class(batches: &[Batch]) -> FxHashMap<ClassId, OfClass> {
-    let mut classes: FxHashMap<ClassId, OfClass> = FxHashMap::default();
+pub(super) fn by_class(batches: &[RunningBatch]) -> FxHashMap<ClassId, ClassBatches> {
+    let mut classes: FxHashMap<ClassId, ClassBatches> = FxHashMap::default();
     for batch in batches {
         let class = classes.entry(batch.class).or_default();
         class.open.push((batch.factor, batch.tasks));
@@ -88,10 +88,10 @@ pub(super) fn by_class(batches: &[Batch]) -> FxHashMap<ClassId, OfClass> {
 
 /// For each cell with running tasks: seconds that a size of one nanosecond comes to on the ranks
 /// that there are, and what divides a factor to make it an age in durations of the class.
-struct Scales(Vec<(f64, f64)>);
+struct CellScales(Vec<(f64, f64)>);
 
-impl Scales {
-    fn new(outline: &Outline, busy: &[usize], beliefs: &Beliefs<'_>) -> Scales {
+impl CellScales {
+    fn new(outline: &CoarseGraph, busy: &[usize], beliefs: &Beliefs<'_>) -> CellScales {
         let mut scales = vec![(0.0, 1.0); outline.cells.len()];
         let mut medians: FxHashMap<ClassId, f64> = FxHashMap::default();
         for &at in busy {
@@ -102,7 +102,7 @@ impl Scales {
             let unit = unit(beliefs.estimates, cell.class, cell.is_sized) / beliefs.speed;
             scales[at] = (unit / 1e9, 1.0 / median);
         }
-        Scales(scales)
+        CellScales(scales)
     }
 
     /// How long a task of a cell has been running: as a factor of its size, and in durations of its

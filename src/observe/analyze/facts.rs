@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::place::line_of;
-use super::whatif::{Change, Model};
-use super::{Advice, Finding};
+use super::whatif::{Model, WhatIf};
+use super::{Finding, Recommendation};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job};
 use crate::journal::Session;
 use crate::model::{Rank, RankState, TaskId};
 use crate::observe::idle::{Use, Uses};
-use crate::observe::latency::{Class, classes};
+use crate::observe::latency::{ClassLatency, classes};
 use crate::observe::run_view::{RunView, node_of};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::{Slice, Timeline};
@@ -28,7 +28,7 @@ pub(super) struct Case<'a> {
     /// Names of the classes, by [`Slice::class`].
     pub names: Vec<String>,
     /// The classes, by the same number.
-    pub classes: Vec<Class>,
+    pub classes: Vec<ClassLatency>,
     /// When the session began and ended, in nanoseconds of the run's clock.
     pub from: u64,
     pub to: u64,
@@ -67,7 +67,7 @@ impl<'a> Case<'a> {
             return None;
         }
         let here = Timeline { slices: only, classes: names.clone(), sessions: Vec::new(), supply: Vec::new() };
-        let mut by_number: Vec<Class> = classes(&here);
+        let mut by_number: Vec<ClassLatency> = classes(&here);
         let number: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
         by_number.sort_by_key(|class| number.get(class.name.as_str()).copied());
         let done = |task: TaskId| run.replay.completed(task);
@@ -79,7 +79,7 @@ impl<'a> Case<'a> {
             }
         }
         let known = |model: Model<'a>| {
-            let base = model.makespan(&Change::default())?.max(1);
+            let base = model.makespan(&WhatIf::default())?.max(1);
             Ok(Case {
                 run,
                 graph,
@@ -116,12 +116,12 @@ impl<'a> Case<'a> {
 
     /// Seconds that the run would be shorter if tasks took this long.
     pub fn saving_if_ran(&self, ran: &dyn Fn(usize) -> u64) -> f64 {
-        self.saving(&Change { ran: Some(ran), ..Change::default() })
+        self.saving(&WhatIf { ran: Some(ran), ..WhatIf::default() })
     }
 
     /// Seconds that the run would be shorter if tasks took this long and starting one cost so many nanoseconds.
     pub fn saving_if_cheaper(&self, ran: &dyn Fn(usize) -> u64, overhead: u64) -> f64 {
-        self.saving(&Change { ran: Some(ran), overhead: Some(overhead), ..Change::default() })
+        self.saving(&WhatIf { ran: Some(ran), overhead: Some(overhead), ..WhatIf::default() })
     }
 
     /// Seconds that the run would be shorter without the attempts that ended like this.
@@ -137,17 +137,17 @@ impl<'a> Case<'a> {
 
     /// Seconds that the run would be shorter if its job file were otherwise.
     pub fn saving_if_asked(&self, job: &dyn Fn(&mut Job)) -> f64 {
-        self.saving(&Change { job: Some(job), ..Change::default() })
+        self.saving(&WhatIf { job: Some(job), ..WhatIf::default() })
     }
 
     /// The makespan on ranks with these slots, relative to that on those that there were. Without end if the job does not fit on them.
     pub fn relative_makespan(&self, ranks: &[u32]) -> f64 {
-        let change = Change { ranks: Some(ranks), ..Change::default() };
+        let change = WhatIf { ranks: Some(ranks), ..WhatIf::default() };
         self.model.makespan(&change).map_or(f64::INFINITY, |makespan| makespan as f64 / self.base as f64)
     }
 
     /// What does not fit saves nothing.
-    fn saving(&self, change: &Change<'_>) -> f64 {
+    fn saving(&self, change: &WhatIf<'_>) -> f64 {
         let makespan = self.model.makespan(change).unwrap_or(self.base);
         let began = self.slices.iter().map(|slice| slice.start).min().unwrap_or(self.from);
         let busy_s = self.to.saturating_sub(began) as f64 / 1e9;
@@ -211,7 +211,7 @@ impl<'a> Case<'a> {
     }
 
     /// An advice for the table of a class, at the line of a key.
-    pub fn advice(&self, class: u32, key: &str, text: String) -> Option<Advice> {
+    pub fn advice(&self, class: u32, key: &str, text: String) -> Option<Recommendation> {
         let (group, facts) = self.group_of_class(class)?;
         let began = &self.run.session().began;
         let file = began.job_path.display();
@@ -219,12 +219,12 @@ impl<'a> Case<'a> {
             Some(line) => format!("{file}:{line}, task \"{}\"", facts.name),
             None => format!("{file}, task \"{}\"", facts.name),
         };
-        Some(Advice { place, text })
+        Some(Recommendation { place, text })
     }
 
     /// An advice that concerns how the run is started.
-    pub fn advice_on_start(&self, text: String) -> Option<Advice> {
-        Some(Advice { place: "where the run is started".to_owned(), text })
+    pub fn advice_on_start(&self, text: String) -> Option<Recommendation> {
+        Some(Recommendation { place: "where the run is started".to_owned(), text })
     }
 
     /// True if the saving is worth a sentence.
