@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use phalanx::exec::Kernels;
 use phalanx::job::{Cost, Scaling};
-use phalanx::sim::{Before, Cluster, Forget, Setup, Trial, World};
+use phalanx::sim::{Before, Cluster, Forget, Setup, Simulation, World};
 use phalanx::workload::PreparedJob;
 
 const RANKS: u32 = 10_000;
@@ -75,7 +75,8 @@ fn under(policy: &str, text: &str) {
     let (scaling, cost) = (Scaling { max_ranks: RANKS, ..Scaling::default() }, Cost::default());
     let before = Before { done: &|_| false, spent: 0.0 };
     let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
-    let trial = Trial { scene, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
+    let trial =
+        Simulation { scene, cluster, policy, scaling, cost, ranks: None, homes: None, seed: 1, before, floor: None };
     let began = Instant::now();
     let outcome = trial.run(&mut Forget).expect("it ends");
     let took = began.elapsed().as_secs_f64();

@@ -22,7 +22,7 @@ const AVOID: Duration = Duration::from_millis(20);
 const QUICK: u32 = 64;
 
 /// One slot's patience.
-pub(super) struct Patience {
+pub(super) struct Backoff {
     may_spin: bool,
     looks: u32,
     began: Option<Instant>,
@@ -30,9 +30,9 @@ pub(super) struct Patience {
     avoid_until: Option<Instant>,
 }
 
-impl Patience {
-    pub(super) fn new(may_spin: bool) -> Patience {
-        Patience { may_spin, looks: 0, began: None, strikes: 0, avoid_until: None }
+impl Backoff {
+    pub(super) fn new(may_spin: bool) -> Backoff {
+        Backoff { may_spin, looks: 0, began: None, strikes: 0, avoid_until: None }
     }
 
     /// Something was found: patience is full again.
@@ -83,23 +83,23 @@ mod tests {
 
     #[test]
     fn patience_ends_and_is_renewed() {
-        let mut patience = Patience::new(true);
-        while patience.wait() {}
-        assert!(!patience.wait(), "it must not come back by itself");
-        patience.renew();
-        patience.avoid_until = None;
-        assert!(patience.wait());
+        let mut backoff = Backoff::new(true);
+        while backoff.wait() {}
+        assert!(!backoff.wait(), "it must not come back by itself");
+        backoff.renew();
+        backoff.avoid_until = None;
+        assert!(backoff.wait());
     }
 
     #[test]
     fn without_a_cpu_of_its_own_a_slot_never_spins() {
-        assert!(!Patience::new(false).wait());
+        assert!(!Backoff::new(false).wait());
     }
 
     #[test]
     fn a_slot_that_was_in_the_way_does_not_spin_for_a_while() {
-        let mut patience = Patience::new(true);
-        patience.avoid_until = Some(Instant::now() + Duration::from_secs(3600));
-        assert!(!patience.wait());
+        let mut backoff = Backoff::new(true);
+        backoff.avoid_until = Some(Instant::now() + Duration::from_secs(3600));
+        assert!(!backoff.wait());
     }
 }

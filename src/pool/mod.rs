@@ -8,10 +8,10 @@
 //! protocol (`sleep`). A plain item pays a few uncontended loads and stores for all three.
 
 mod admission;
+mod backoff;
 mod bind;
 mod gpus;
 mod item;
-mod patience;
 mod queues;
 mod shared;
 mod sleep;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::admission::{Grant, HoldId, Visit};
+use super::backoff::Backoff;
 use super::item::{Item, Packed};
-use super::patience::Patience;
 use super::queues::Own;
 use super::shared::Shared;
 use super::{PoolError, Workload};
@@ -45,7 +45,7 @@ pub(super) struct Core {
     /// Made ready by the item that runs now; runs next, unless something more urgent does.
     next: Option<Packed>,
     searching: bool,
-    patience: Patience,
+    backoff: Backoff,
     /// Since when it has let a collection elsewhere go first.
     courteous: Option<Instant>,
     tasks: u64,
@@ -143,8 +143,8 @@ impl Team<'_> {
 
 impl Core {
     pub(super) fn new(index: usize, domain: usize, shared: Arc<Shared>, own: Own) -> Core {
-        let patience = Patience::new(shared.places[index].pinned);
-        Core { index, domain, shared, own, next: None, searching: false, patience, courteous: None, tasks: 0, parks: 0 }
+        let backoff = Backoff::new(shared.places[index].pinned);
+        Core { index, domain, shared, own, next: None, searching: false, backoff, courteous: None, tasks: 0, parks: 0 }
     }
 
     /// The life of the slot's thread.
@@ -305,12 +305,12 @@ impl Core {
                 found => break found,
             }
             if self.ask(workload, patient) {
-                self.patience.renew();
+                self.backoff.renew();
                 patient = true;
                 continue;
             }
             if patient {
-                patient = self.patience.wait() || self.is_courteous();
+                patient = self.backoff.wait() || self.is_courteous();
                 continue;
             }
             if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
@@ -320,7 +320,7 @@ impl Core {
             patient = true;
         };
         self.end_search();
-        self.patience.renew();
+        self.backoff.renew();
         self.publish();
         match turn {
             Turn::Plain(item) => self.run(workload, item.into(), None),
@@ -365,7 +365,7 @@ impl Core {
         if self.shared.sleep.sleep(self.index, || self.shared.visible()) {
             self.parks += 1;
         }
-        self.patience.renew();
+        self.backoff.renew();
     }
 
     fn begin_search(&mut self) {

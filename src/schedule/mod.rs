@@ -6,12 +6,12 @@
 pub mod action;
 pub mod admission;
 mod amend;
+mod completion_inference;
 pub mod coordinator;
 pub mod gang;
 pub mod handout;
 mod health;
 mod homes;
-mod known;
 pub mod ledger;
 pub mod long_tasks;
 pub mod membership;
@@ -19,7 +19,7 @@ pub mod part;
 pub mod protocol;
 pub mod ranks;
 pub mod resources;
-mod thief;
+mod stealing;
 pub mod worker;
 
 #[cfg(test)]

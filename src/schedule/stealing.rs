@@ -37,7 +37,7 @@ pub(super) const DOUBLINGS: u32 = 3;
 const MOST: u32 = 128;
 
 /// See the module's text.
-pub(super) struct Thief {
+pub(super) struct WorkStealer {
     me: Rank,
     /// Ranks that take part: each may be asked, and may ask.
     peers: Ranks,
@@ -67,9 +67,9 @@ pub(super) struct Thief {
     random: u64,
 }
 
-impl Thief {
-    pub(super) fn new(me: Rank, pause: Duration) -> Thief {
-        Thief {
+impl WorkStealer {
+    pub(super) fn new(me: Rank, pause: Duration) -> WorkStealer {
+        WorkStealer {
             me,
             peers: Ranks::default(),
             epoch: 0,

@@ -29,7 +29,7 @@ pub use super::action::WorkerAction as Action;
 use super::ledger::{End, Ledger, Ripple};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
-use super::thief::Thief;
+use super::stealing::WorkStealer;
 use crate::job::Retry;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 
@@ -125,7 +125,7 @@ pub struct Pace {
 impl Pace {
     /// A rank that asks in vain never waits longer than this before it asks again.
     pub fn longest_pause(&self) -> Duration {
-        self.steal * (1 << super::thief::DOUBLINGS)
+        self.steal * (1 << super::stealing::DOUBLINGS)
     }
 }
 
@@ -204,7 +204,7 @@ pub struct Worker {
     load: Load,
     reported_load: Load,
     load_due: Time,
-    thief: Thief,
+    thief: WorkStealer,
     /// Further attempts, by the time they are due.
     retries: BinaryHeap<Reverse<PlannedRetry>>,
     /// True while rank 0 is silent.
@@ -252,7 +252,7 @@ impl Worker {
             load: Load::default(),
             reported_load: Load::default(),
             load_due: Time::ZERO,
-            thief: Thief::new(me, pace.steal),
+            thief: WorkStealer::new(me, pace.steal),
             retries: BinaryHeap::new(),
             cut_off: false,
             max_failures: None,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::draw::Distribution;
+use super::random::Distribution;
 use super::read;
 use crate::job::{Cost, Diagnostics};
 use crate::model::Time;

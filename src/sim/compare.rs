@@ -7,7 +7,7 @@ use std::fmt::Write;
 use rayon::prelude::*;
 
 use super::cluster::Cluster;
-use super::trial::{Before, Outcome, Trial, TrialError};
+use super::simulation::{Before, Outcome, Simulation, SimulationError};
 use super::world::{Forget, Homes, World};
 use crate::graph::partition::Method;
 use crate::job::{Cost, Scaling};
@@ -66,7 +66,7 @@ pub struct Row {
 ///
 /// # Errors
 /// If one of them is unknown, or a task fits nowhere.
-pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialError> {
+pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, SimulationError> {
     let homes = first_homes(field, policies)?;
     let trials: Vec<(usize, u64)> = (0..policies.len())
         .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n)))
@@ -74,7 +74,7 @@ pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialEr
     let outcomes: Vec<(usize, Outcome)> = trials
         .into_par_iter()
         .map(|(policy, seed)| Ok((policy, trial(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
-        .collect::<Result<_, TrialError>>()?;
+        .collect::<Result<_, SimulationError>>()?;
     let mut rows: Vec<Row> = (0..policies.len())
         .map(|policy| row(&outcomes.iter().filter(|(of, _)| *of == policy).map(|(_, o)| o).collect::<Vec<_>>()))
         .collect();
@@ -82,10 +82,10 @@ pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, TrialEr
     Ok(rows)
 }
 
-fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Trial<'a> {
+fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
     let Field { scene, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
-    Trial {
+    Simulation {
         scene,
         cluster,
         policy,
@@ -100,10 +100,10 @@ fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) ->
 }
 
 /// The homes with which each policy begins. The partitioner is not to be called by two threads at once.
-fn first_homes(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, TrialError> {
+fn first_homes(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
     let homes = |&policy: &&str| {
         let ranks = trial(field, policy, field.seed, &[]).first_ranks();
-        World::homes(field.scene, field.cluster, ranks).map_err(TrialError::Refused)
+        World::homes(field.scene, field.cluster, ranks).map_err(SimulationError::Refused)
     };
     policies.iter().map(homes).collect()
 }
@@ -198,7 +198,7 @@ pub struct BalanceRow {
 ///
 /// # Errors
 /// If a task fits on none of the ranks.
-pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>, TrialError> {
+pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>, SimulationError> {
     let mut rows = Vec::new();
     for (name, method) in [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)] {
         rows.push(balance_row(field, ranks, name, Homes::Method(method))?);
@@ -238,11 +238,11 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     homes.into_iter().map(|home| home.map_or(0, |seat| seat as u32)).collect()
 }
 
-fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, TrialError> {
+fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, SimulationError> {
     let Field { scene, cluster, scaling, cost, seed, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
     let (policy, first, homes) = ("fixed", Some(ranks), Some(homes));
-    let fixed = Trial { scene, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
+    let fixed = Simulation { scene, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };
     let outcome = fixed.run(&mut Forget)?;
     let partition = outcome.ended.partition.clone();
     let bound = outcome.floor.critical_path_s.max(outcome.floor.work_s / cluster.first_speed(ranks));

@@ -37,18 +37,18 @@ impl<T> Ord for Entry<T> {
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Agenda<T> {
+pub(super) struct EventQueue<T> {
     entries: BinaryHeap<Reverse<Entry<T>>>,
     arranged: u64,
 }
 
-impl<T: Copy> Agenda<T> {
-    pub(super) fn new() -> Agenda<T> {
-        Agenda { entries: BinaryHeap::new(), arranged: 0 }
+impl<T: Copy> EventQueue<T> {
+    pub(super) fn new() -> EventQueue<T> {
+        EventQueue { entries: BinaryHeap::new(), arranged: 0 }
     }
 
     /// Arranges that something happens; returns a number that no other entry has.
-    pub(super) fn arrange(&mut self, at: Time, what: T) -> u64 {
+    pub(super) fn schedule(&mut self, at: Time, what: T) -> u64 {
         self.arranged += 1;
         self.entries.push(Reverse(Entry { at, number: self.arranged, what }));
         self.arranged
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn time_orders_and_arrangement_breaks_ties() {
-        let mut agenda = Agenda::new();
+        let mut agenda = EventQueue::new();
         for (at, what) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
-            agenda.arrange(Time(at), what);
+            agenda.schedule(Time(at), what);
         }
         let order: String = std::iter::from_fn(|| agenda.next()).map(|(_, _, what)| what).collect();
         assert_eq!(order, "abcd");

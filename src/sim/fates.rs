@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::cluster::{Faults, Tasks};
-use super::draw::{Subject, generator, normal, stretch};
+use super::random::{Subject, generator, normal, stretch};
 use crate::job::Job;
 use crate::model::{Outcome, State, TaskId};
 use crate::workload::PreparedJob;

@@ -4,38 +4,38 @@
 //! |---|---|
 //! | `cluster`, `read` | what a cluster is like, and the file that says so |
 //! | `fates` | how long each attempt takes, and how it ends |
-//! | `draw` | random draws that do not depend on the order in which they are made |
-//! | `agenda`, `slab`, `post`, `pool` | what is to happen, what is under way, messages, ready tasks of a rank |
-//! | `search` | how idle ranks find work when there are very many of them |
+//! | `random` | random draws that do not depend on the order in which they are made |
+//! | `event_queue`, `network`, `pool` | what is to happen, messages under way, ready tasks of a rank |
+//! | `steal_matching` | how idle ranks find work when there are very many of them |
 //! | `provider` | where nodes come from, and their bills |
 //! | `world` | the state machines of a run, driven by all of these |
-//! | `trial` | one run under a policy, and its figures |
-//! | `session` | the same with a run directory, as a real run leaves it |
-//! | `again` | a run that has ended, with something about it changed |
+//! | `simulation` | one run under a policy, and its figures |
+//! | `recorded_run` | the same with a run directory, as a real run leaves it |
+//! | `rerun` | a run that has ended, with something about it changed |
 //! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
 
-pub mod again;
-mod agenda;
 mod cluster;
 pub mod compare;
-mod draw;
+mod event_queue;
 mod fates;
+mod network;
 pub mod plan;
 mod pool;
-mod post;
 mod provider;
+mod random;
 mod read;
-mod search;
-mod session;
-mod trial;
+mod recorded_run;
+pub mod rerun;
+mod simulation;
+mod steal_matching;
 mod world;
 
 pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
-pub use draw::Distribution;
 pub use fates::RecordedTasks;
 pub use provider::Node;
-pub use session::{Rehearsed, Request, SessionError, rehearse};
-pub use trial::{Before, Floor, Outcome, Trial, TrialError};
+pub use random::Distribution;
+pub use recorded_run::{Rehearsed, Request, SessionError, rehearse};
+pub use simulation::{Before, Floor, Outcome, Simulation, SimulationError};
 pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use fastrand::Rng;
 use rustc_hash::FxHashMap;
 
 use super::cluster::Network;
-use super::draw::{Subject, generator};
+use super::random::{Subject, generator};
 use crate::model::{Rank, Time};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Post {
+pub(super) struct NetworkModel {
     network: Network,
     rng: Rng,
     /// When the last message of a pair arrives, for pairs whose next one could overtake it.
@@ -20,9 +20,9 @@ pub(super) struct Post {
     tidy_at: usize,
 }
 
-impl Post {
-    pub(super) fn new(network: Network, seed: u64) -> Post {
-        Post { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024 }
+impl NetworkModel {
+    pub(super) fn new(network: Network, seed: u64) -> NetworkModel {
+        NetworkModel { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024 }
     }
 
     /// When a message that is sent now arrives.
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_pair_keeps_its_order_and_different_senders_do_not() {
         let network = Network { latency: Duration::from_micros(1), jitter: Duration::from_millis(1) };
-        let mut post = Post::new(network, 1);
+        let mut post = NetworkModel::new(network, 1);
         let mut last = [Time::ZERO; 2];
         let mut overtaken = false;
         for i in 0..5000u64 {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::trial::{Floor, Outcome, TrialError};
+use super::simulation::{Floor, Outcome, SimulationError};
 use crate::job::Cost;
 use crate::scale::price::{CapacityNeed, Mix, cheapest_mix};
 use crate::workload::PreparedJob;
@@ -145,7 +145,7 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
 ///
 /// # Errors
 /// If a task fits on none of the ranks.
-pub fn plan(question: &Question<'_>) -> Result<Plan, TrialError> {
+pub fn plan(question: &Question<'_>) -> Result<Plan, SimulationError> {
     let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
     let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
     let is_large = EFFORT / each < SEEDS.0;

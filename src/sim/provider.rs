@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::cluster::Cluster;
-use super::draw::{Subject, generator, waiting};
+use super::random::{Subject, generator, waiting};
 use crate::model::Time;
 use crate::scale::{NodeTypeId, Prices, RequestId, RequestView};
 

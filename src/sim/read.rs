@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
-use super::draw::Distribution;
+use super::random::Distribution;
 use crate::job::diagnostic::Findings;
 use crate::job::document::syntax_error;
 use crate::job::load::{not_utf8, read_bounded, with_syntax_errors};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::cluster::Cluster;
-use super::trial::{Before, Outcome, Trial, TrialError};
+use super::simulation::{Before, Outcome, Simulation, SimulationError};
 use super::world::{Log, World};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
@@ -64,7 +64,7 @@ pub struct Rehearsed {
 pub enum SessionError {
     /// There is nothing to simulate.
     #[error(transparent)]
-    Trial(#[from] TrialError),
+    Trial(#[from] SimulationError),
     /// The run directory cannot be used.
     #[error(transparent)]
     Dir(#[from] RunDirError),
@@ -115,9 +115,9 @@ pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
     Ok(Rehearsed { dir: dir.path().to_owned(), exit_code, outcome })
 }
 
-fn trial<'a>(request: &Request<'a>, before: Before<'a>) -> Trial<'a> {
+fn trial<'a>(request: &Request<'a>, before: Before<'a>) -> Simulation<'a> {
     let Request { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
-    Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
+    Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
 }
 
 fn run_dir(request: &Request<'_>) -> Result<RunDir, RunDirError> {
@@ -176,7 +176,7 @@ fn runs_of(done: &[bool]) -> Vec<KeptRun> {
 }
 
 /// Writes how the session begins.
-fn open(request: &Request<'_>, trial: &Trial<'_>, past: &Past, journal: &mut Journal) -> Result<(), JournalError> {
+fn open(request: &Request<'_>, trial: &Simulation<'_>, past: &Past, journal: &mut Journal) -> Result<(), JournalError> {
     let Request { scene, cluster, seed, .. } = *request;
     let info = |(rank, node, slots): (u32, String, u32)| RankInfo { rank, node, slots, pid: 0 };
     journal.append(&Record::Began(Began {

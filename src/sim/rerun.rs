@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
-use super::draw::Distribution;
 use super::fates::RecordedTasks;
+use super::random::Distribution;
 use super::world::{Forget, Homes, Setup, World};
 use crate::graph::TaskGraph;
 use crate::job::Job;
@@ -20,7 +20,7 @@ use crate::workload::PreparedJob;
 const LATENCY: Duration = Duration::from_micros(20);
 
 /// A run that is repeated.
-pub struct Again<'a> {
+pub struct Rerun<'a> {
     /// The job, with what is changed about it. Retries, limits of time and of failures are not looked at: what came of them is known.
     pub job: Job,
     /// Its graph.
@@ -35,7 +35,7 @@ pub struct Again<'a> {
     pub done: &'a dyn Fn(TaskId) -> bool,
 }
 
-impl Again<'_> {
+impl Rerun<'_> {
     /// When it is over.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ mod tests {
     /// Seconds until it is over; what the protocol takes beyond the tasks is less than a tenth of one.
     fn seconds(told: &Told, slots: &[u32]) -> f64 {
         let homes = homes(&told.job, &told.graph, slots).unwrap();
-        let again = Again {
+        let again = Rerun {
             job: told.job.clone(),
             graph: &told.graph,
             tasks: RecordedTasks { took: told.took.clone().into(), ends: told.ends.clone().into() },

@@ -8,8 +8,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::cluster::Cluster;
-use super::draw::stretch;
 use super::fates::Fates;
+use super::random::stretch;
 use super::world::{Authority, Ended, Homes, Log, Setup, World};
 use crate::job::{Cost, Scaling};
 use crate::model::{TaskId, Time};
@@ -21,7 +21,7 @@ use crate::workload::{PreparedJob, requirements};
 
 /// What is to be simulated.
 #[derive(Clone, Copy)]
-pub struct Trial<'a> {
+pub struct Simulation<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
     /// Where it runs.
@@ -55,7 +55,7 @@ pub struct Before<'a> {
 
 /// Why there is no simulated run.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TrialError {
+pub enum SimulationError {
     /// No policy has this name.
     #[error("there is no policy `{name}`; there are {known}, and static-N")]
     Policy {
@@ -147,7 +147,7 @@ impl Outcome {
     }
 }
 
-impl<'a> Trial<'a> {
+impl<'a> Simulation<'a> {
     /// Ranks at the beginning.
     pub fn first_ranks(&self) -> u32 {
         let still = self.policy.strip_prefix("static-").and_then(|n| n.parse().ok());
@@ -165,10 +165,12 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// If there is no such policy, a task fits nowhere, or, by a mistake in Phalanx, the run hangs.
-    pub fn run(&self, log: &mut dyn Log) -> Result<Outcome, TrialError> {
+    pub fn run(&self, log: &mut dyn Log) -> Result<Outcome, SimulationError> {
         let scaling = self.bounds();
-        let policy = policy_by_name(self.policy, &scaling)
-            .ok_or_else(|| TrialError::Policy { name: self.policy.to_owned(), known: policy_names().join(", ") })?;
+        let policy = policy_by_name(self.policy, &scaling).ok_or_else(|| SimulationError::Policy {
+            name: self.policy.to_owned(),
+            known: policy_names().join(", "),
+        })?;
         let prices = self.prices();
         let interval = scaling.interval;
         let scaler = Scaler::new(policy, scaling);
@@ -185,7 +187,7 @@ impl<'a> Trial<'a> {
             done: self.before.done,
             recorded: None,
         };
-        let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(TrialError::Refused)?;
+        let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(SimulationError::Refused)?;
         Ok(self.judge(ended, &prices))
     }
 

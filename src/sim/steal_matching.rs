@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::draw::{Subject, generator};
+use super::random::{Subject, generator};
 
 /// Up to so many ranks every question is played.
 pub(super) const CROWD: u32 = 64;

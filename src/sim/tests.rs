@@ -168,7 +168,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
-        let trial = Trial {
+        let trial = Simulation {
             scene: &scene,
             cluster: &cluster,
             policy,
@@ -183,7 +183,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
         let mut records: Vec<Record> = Vec::new();
         let outcome = match trial.run(&mut records) {
             Ok(outcome) => outcome,
-            Err(TrialError::Refused(why)) if why.contains("fits on no rank") => continue,
+            Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
             Err(error) => panic!("{error}"),
         };
         assert_eq!(outcome.ended.why, Why::Complete);
@@ -209,7 +209,7 @@ fn a_run_repeats_itself_exactly() {
             let cluster = cluster(&random_cluster(&mut rng, false));
             let (scaling, cost) = (random_scaling(&mut rng), Cost::default());
             let mut records: Vec<Record> = Vec::new();
-            let trial = Trial {
+            let trial = Simulation {
                 scene: &scene,
                 cluster: &cluster,
                 policy: "hybrid",
@@ -244,7 +244,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         }
         let scaling = random_scaling(&mut rng);
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
-        let first = Trial {
+        let first = Simulation {
             scene: &scene,
             cluster: &cluster,
             policy,
@@ -271,10 +271,10 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             let is_done = |task: TaskId| done.contains(&task);
             let before = Before { done: &is_done, spent: 0.0 };
             let mut records: Vec<Record> = Vec::new();
-            let trial = Trial { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
+            let trial = Simulation { cost: &cost, before, seed: seed + 1000 * sessions, ..first };
             let outcome = match trial.run(&mut records) {
                 Ok(outcome) => outcome,
-                Err(TrialError::Refused(why)) if why.contains("fits on no rank") => break,
+                Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => break,
                 Err(error) => panic!("{error}"),
             };
             assert!(outcome.bill <= budget + 1e-9, "{policy}: {} of {budget}", outcome.bill);
@@ -310,7 +310,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
         let planned = plan(&question).unwrap();
         for candidate in planned.candidates.iter().filter(|c| c.feasible) {
             for other in 0..20 {
-                let trial = Trial {
+                let trial = Simulation {
                     scene: &scene,
                     cluster: &cluster,
                     policy: "fixed",
@@ -355,7 +355,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
         let (cost, ranks) = (Cost::default(), Some(rng.u32(1..5)));
         let (scene, cluster, scaling, cost) = (&scene, &cluster, &scaling, &cost);
         let trial =
-            Trial { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
+            Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
         let outcome = trial.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
         // Looks of one run that follow each other are alike: four of each are asked, spread over it.

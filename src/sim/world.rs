@@ -31,13 +31,13 @@ use std::time::Duration;
 use slab::Slab;
 
 use self::idle::{AGAIN, SILENCE};
-use super::agenda::Agenda;
 use super::cluster::Cluster;
+use super::event_queue::EventQueue;
 use super::fates::Fates;
+use super::network::NetworkModel;
 use super::pool::{Grant, Pool};
-use super::post::Post;
 use super::provider::{Answer, Loss, Provider};
-use super::search::{CROWD, Search};
+use super::steal_matching::{CROWD, Search};
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
 use crate::scale::controller::ScalingController;
@@ -153,8 +153,8 @@ pub struct World<'a> {
     facts: Arc<dyn Facts>,
     fates: Fates,
     now: Time,
-    agenda: Agenda<What>,
-    post: Post,
+    events_due: EventQueue<What>,
+    network: NetworkModel,
     letters: Slab<Letter>,
     running: Slab<Running>,
     seats: Vec<Seat>,
@@ -221,8 +221,8 @@ impl<'a> World<'a> {
             fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
             now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
-            agenda: Agenda::new(),
-            post: Post::new(cluster.network, seed),
+            events_due: EventQueue::new(),
+            network: NetworkModel::new(cluster.network, seed),
             letters: Slab::new(),
             running: Slab::new(),
             seats: Vec::new(),
@@ -279,7 +279,7 @@ impl<'a> World<'a> {
         self.coordinator.begin(&mut actions);
         self.carry_out(actions);
         if self.captain.is_some() {
-            self.agenda.arrange(self.now, What::Decide);
+            self.events_due.schedule(self.now, What::Decide);
         }
     }
 
@@ -303,7 +303,7 @@ impl<'a> World<'a> {
     /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which this seed replays.
     pub fn run(mut self) -> Result<Ended, String> {
         while self.present > 0 {
-            let Some((at, number, what)) = self.agenda.next() else {
+            let Some((at, number, what)) = self.events_due.next() else {
                 let (now, tally) = (self.now.seconds(), self.coordinator.tally());
                 return Err(format!("the simulated run hangs at {now:.6} s: {tally:?}"));
             };

@@ -11,7 +11,7 @@ use crate::model::{Outcome, TaskId};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::Slice;
 use crate::sim::RecordedTasks;
-use crate::sim::again::{Again, homes};
+use crate::sim::rerun::{Rerun, homes};
 
 /// A run with all that the simulator needs to know of it.
 pub(super) struct Model<'a> {
@@ -93,7 +93,7 @@ impl<'a> Model<'a> {
         let slots = change.ranks.unwrap_or(&self.ranks);
         let moved =
             (change.job.is_some() || change.ranks.is_some()).then(|| homes(&job, self.graph, slots)).transpose()?;
-        let again = Again {
+        let again = Rerun {
             job,
             graph: self.graph,
             tasks: RecordedTasks { took: (0..self.ran.len()).map(took).collect(), ends: Arc::clone(&self.ends) },

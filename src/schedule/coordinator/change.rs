@@ -24,8 +24,8 @@ use super::{Action, Change, Coordinator, Why};
 use crate::graph::TaskGraph;
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
+use crate::schedule::completion_inference;
 use crate::schedule::homes::{self, Remains};
-use crate::schedule::known;
 use crate::schedule::ledger::End;
 use crate::schedule::membership::Member;
 use crate::schedule::protocol::{Message, Stop, Tried, is_among};
@@ -381,7 +381,7 @@ impl Coordinator {
                 }
             }
             let done = |node: u32| self.done_before.get(node as usize) == Some(&true);
-            known::close(graph, &|node| begun.contains(&node), &done, &mut self.ends);
+            completion_inference::close(graph, &|node| begun.contains(&node), &done, &mut self.ends);
             let closed = (0..).zip(before.iter().zip(&self.ends)).filter(|(_, (before, end))| before != end);
             told.extend(closed.map(|(node, _)| node));
             for task in (0..self.finals.len()).filter(|&task| self.finals[task].is_none()) {
@@ -390,7 +390,7 @@ impl Coordinator {
                 match self.ends[task] {
                     Some(End::Completed) => unheard.push(self.unheard(now, id, next, State::Completed)),
                     Some(End::Failed) => unheard.push(self.unheard(now, id, next, self.unsuccessful(id))),
-                    Some(End::Unsuccessful) if known::was_skipped(graph, id.0, &self.ends) => {
+                    Some(End::Unsuccessful) if completion_inference::was_skipped(graph, id.0, &self.ends) => {
                         unheard.push(self.unheard(now, id, 0, State::Skipped));
                     }
                     Some(End::Unsuccessful) => {
@@ -413,7 +413,8 @@ impl Coordinator {
         let mut closed = Vec::new();
         for node in graph.task_count() as u32..graph.node_count() as u32 {
             if let (None, Some(rule)) = (self.ends[node as usize], graph.join(node)) {
-                self.ends[node as usize] = known::join_end(graph, node, rule, &|node| self.ends[node as usize]);
+                self.ends[node as usize] =
+                    completion_inference::join_end(graph, node, rule, &|node| self.ends[node as usize]);
                 closed.extend(self.ends[node as usize].map(|_| node));
             }
         }
@@ -431,11 +432,11 @@ impl Coordinator {
             let task = TaskId(node);
             let known = |node: u32| self.ends[node as usize];
             if let Some(rule) = graph.join(node) {
-                self.ends[node as usize] = known::join_end(graph, node, rule, &known);
+                self.ends[node as usize] = completion_inference::join_end(graph, node, rule, &known);
                 cut.told.extend(self.ends[node as usize].map(|_| node));
                 continue;
             }
-            let state = match known::violated(graph, node, &known) {
+            let state = match completion_inference::violated(graph, node, &known) {
                 Some(true) => State::Skipped,
                 Some(false) if self.is_cancelled(task) => State::Cancelled,
                 _ => continue,
@@ -456,7 +457,7 @@ impl Coordinator {
     /// How a node ended, if that is known.
     fn node_end(&self, graph: &TaskGraph, node: u32) -> Option<End> {
         let open = || graph.join(node).map(|rule| (node, rule));
-        let join = |(node, rule)| known::join_end(graph, node, rule, &|node| self.node_end(graph, node));
+        let join = |(node, rule)| completion_inference::join_end(graph, node, rule, &|node| self.node_end(graph, node));
         self.ends[node as usize].or_else(|| open().and_then(join))
     }
 
@@ -467,7 +468,7 @@ impl Coordinator {
         }
         let graph = Arc::clone(&self.tasks.graph);
         let decided = |&task: &TaskId| {
-            let violated = known::violated(&graph, task.0, &|node| self.node_end(&graph, node))?;
+            let violated = completion_inference::violated(&graph, task.0, &|node| self.node_end(&graph, node))?;
             Some(match violated {
                 true => self.unheard(now, task, 0, State::Skipped),
                 false => self.unheard(now, task, self.attempts(task).saturating_add(1), self.unsuccessful(task)),

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Bound, Candidate, Question, candidate, keeps};
 use crate::job::{Cost, Scaling};
-use crate::sim::trial::{Before, Floor, Outcome, Trial, TrialError};
+use crate::sim::simulation::{Before, Floor, Outcome, Simulation, SimulationError};
 use crate::sim::world::{Forget, Homes, World};
 
 /// A number of ranks is what its neighbours say if it differs by no more than this share from it:
@@ -53,7 +53,7 @@ impl<'a> Simulations<'a> {
 
     /// One candidate for each number of ranks, ascending: all simulated, or only as many as it
     /// takes.
-    pub fn candidates(&self) -> Result<Vec<Candidate>, TrialError> {
+    pub fn candidates(&self) -> Result<Vec<Candidate>, SimulationError> {
         let ranks = self.question.ranks;
         let last = ranks.len().saturating_sub(1);
         let mut known: BTreeMap<usize, Candidate> = BTreeMap::new();
@@ -82,16 +82,16 @@ impl<'a> Simulations<'a> {
     }
 
     /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they agree.
-    fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, Candidate>) -> Result<(), TrialError> {
+    fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, Candidate>) -> Result<(), SimulationError> {
         let Question { scene, cluster, ranks, .. } = *self.question;
         // The partitioner is not to be called by two threads at once.
         let homes: Vec<Vec<u32>> = numbers
             .iter()
-            .map(|&at| World::homes(scene, cluster, ranks[at]).map_err(TrialError::Refused))
+            .map(|&at| World::homes(scene, cluster, ranks[at]).map_err(SimulationError::Refused))
             .collect::<Result<_, _>>()?;
         let all = self.floors.len();
         let few = if self.is_large { FEW_SEEDS.min(all) } else { all };
-        let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, Outcome)>, TrialError> {
+        let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, Outcome)>, SimulationError> {
             let pairs: Vec<(usize, usize)> = of.iter().flat_map(|&k| seeds.clone().map(move |n| (k, n))).collect();
             pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(ranks[numbers[k]], &homes[k], n)?))).collect()
         };
@@ -107,12 +107,12 @@ impl<'a> Simulations<'a> {
     }
 
     /// One run on so many ranks, with the seed of this number.
-    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<Outcome, TrialError> {
+    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<Outcome, SimulationError> {
         let Question { scene, cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
-        Trial { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
+        Simulation { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
     }
 
     /// True if the middle one is what the others say of it.

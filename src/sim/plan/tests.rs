@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::exec::Kernels;
 use crate::job::Scaling;
-use crate::sim::{Before, Forget, Trial};
+use crate::sim::{Before, Forget, Simulation};
 
 fn scene(text: &str) -> PreparedJob {
     crate::job::parse(text, "t.toml", Path::new("/"), &Kernels::builtin())
@@ -91,8 +91,18 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
         let (scaling, cost) = (Scaling::default(), Cost::default());
         let before = Before { done: &|_| false, spent: 0.0 };
         let (scene, scaling, cost) = (&scene, &scaling, &cost);
-        let trial =
-            Trial { scene, cluster, policy: "fixed", scaling, cost, ranks, homes: None, seed: 1, before, floor: None };
+        let trial = Simulation {
+            scene,
+            cluster,
+            policy: "fixed",
+            scaling,
+            cost,
+            ranks,
+            homes: None,
+            seed: 1,
+            before,
+            floor: None,
+        };
         trial.run(&mut Forget).unwrap()
     };
     // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow ones eight of a minute.

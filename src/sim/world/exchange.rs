@@ -11,9 +11,9 @@ use crate::schedule::worker;
 
 impl World<'_> {
     pub(super) fn send(&mut self, from: Rank, to: Rank, message: Message) {
-        let at = self.post.arrival(self.now, from, to);
+        let at = self.network.arrival(self.now, from, to);
         let letter = self.letters.insert(Letter { from, to, message });
-        self.agenda.arrange(at, What::Arrives(letter as u32));
+        self.events_due.schedule(at, What::Arrives(letter as u32));
     }
 
     pub(super) fn deliver(&mut self, letter: u32) {
@@ -31,7 +31,7 @@ impl World<'_> {
         let before = self.coordinator.next_tick();
         self.coordinator.step(self.now, event, &mut actions);
         if let Some(due) = self.coordinator.next_tick().filter(|due| before != Some(*due)) {
-            self.agenda.arrange(due.max(self.now), What::Admit);
+            self.events_due.schedule(due.max(self.now), What::Admit);
         }
         self.carry_out(actions);
     }

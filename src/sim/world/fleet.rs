@@ -82,7 +82,7 @@ impl World<'_> {
         if rank > 0
             && let Some((at, loss)) = self.provider.loss(rank)
         {
-            self.agenda.arrange(at.max(self.now), What::Lost(rank, loss));
+            self.events_due.schedule(at.max(self.now), What::Lost(rank, loss));
         }
     }
 
@@ -95,7 +95,7 @@ impl World<'_> {
         if self.search.is_none() || due <= self.now {
             self.decide();
         } else if !std::mem::replace(&mut self.news, true) {
-            self.agenda.arrange(due, What::DecideOnNews);
+            self.events_due.schedule(due, What::DecideOnNews);
         }
     }
 
@@ -104,7 +104,7 @@ impl World<'_> {
         self.decide();
         let interval = self.captain.as_ref().map(|captain| captain.interval);
         if let Some(interval) = interval.filter(|_| self.finished.is_none() && !self.stopping) {
-            self.agenda.arrange(self.now.after(interval), What::Decide);
+            self.events_due.schedule(self.now.after(interval), What::Decide);
         }
     }
 
@@ -172,7 +172,7 @@ impl World<'_> {
         match decision.action {
             Action::Grow { nodes, node_type } => {
                 for answer in self.provider.request(self.now, node_type, nodes) {
-                    self.agenda.arrange(answer.at, What::Answered(answer));
+                    self.events_due.schedule(answer.at, What::Answered(answer));
                 }
             }
             Action::Shrink { ranks } => ranks.into_iter().for_each(|rank| self.drain(rank)),
@@ -181,7 +181,7 @@ impl World<'_> {
             Action::Unpark { ranks } => each(self, ranks, Change::Recall),
             Action::StopForBudget { by } => {
                 self.stop(Stop::Drain);
-                self.agenda.arrange(by.max(self.now), What::OutOfMoney);
+                self.events_due.schedule(by.max(self.now), What::OutOfMoney);
             }
             Action::Stay => {}
         }
@@ -231,7 +231,7 @@ impl World<'_> {
         self.seat(member(self.cluster, kind, rank));
         self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Request });
         self.write_state(rank);
-        self.agenda.arrange(self.now.after(startup), What::Starts(rank));
+        self.events_due.schedule(self.now.after(startup), What::Starts(rank));
         self.decide_on_news();
     }
 
@@ -280,7 +280,7 @@ impl World<'_> {
                 captain.task_stopped(running.lease.task);
             }
         }
-        self.agenda.arrange(self.now.after(self.cluster.faults.notice), What::Noticed(rank));
+        self.events_due.schedule(self.now.after(self.cluster.faults.notice), What::Noticed(rank));
     }
 
     /// It is noticed that a rank is lost.

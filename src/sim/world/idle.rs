@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{What, World};
 use crate::model::{Rank, Time};
 use crate::schedule::protocol::{Load, Message};
-use crate::sim::search::Match;
+use crate::sim::steal_matching::Match;
 
 /// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
 pub(super) const SILENCE: Duration = Duration::from_secs(366 * 86_400);
@@ -48,7 +48,7 @@ impl World<'_> {
         self.seats[found.thief as usize].looks = true;
         self.seats[found.victim as usize].expected += 1;
         let asks = What::Asks { thief: found.thief, victim: found.victim };
-        self.agenda.arrange(self.now.after(found.after), asks);
+        self.events_due.schedule(self.now.after(found.after), asks);
     }
 
     /// A rank that looked for work asks another for it, if both still have reason to.
@@ -129,7 +129,7 @@ impl World<'_> {
         let (due, seat) = (due.max(self.now), &mut self.seats[rank as usize]);
         if seat.here && seat.tick.is_none_or(|tick| due < tick) {
             seat.tick = Some(due);
-            self.agenda.arrange(due, What::Tick(rank));
+            self.events_due.schedule(due, What::Tick(rank));
         }
     }
 }

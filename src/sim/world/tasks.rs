@@ -40,13 +40,13 @@ impl World<'_> {
         let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
         let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.insert(running);
-        self.running[number].ends = self.agenda.arrange(self.now.after(fate.took), What::Ends(number as u32));
+        self.running[number].ends = self.events_due.schedule(self.now.after(fate.took), What::Ends(number as u32));
         // Which tasks run where matters to decisions alone.
         let Some(captain) = &mut self.captain else { return };
         captain.task_waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
         if told < self.now.after(fate.took) {
-            self.agenda.arrange(told, What::Found(number as u32));
+            self.events_due.schedule(told, What::Found(number as u32));
         }
     }
 
@@ -145,7 +145,7 @@ impl World<'_> {
     /// What runs on a rank ends now, without being decided.
     pub(super) fn interrupt(&mut self, rank: u32) {
         for number in self.running_on(rank) {
-            let ends = self.agenda.arrange(self.now, What::Ends(number as u32));
+            let ends = self.events_due.schedule(self.now, What::Ends(number as u32));
             if let Some(running) = self.running.get_mut(number) {
                 running.outcome = Outcome { state: State::Cancelled, exit: -libc::SIGTERM };
                 running.ends = ends;
