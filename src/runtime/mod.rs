@@ -27,7 +27,6 @@ mod job_adapters;
 mod job_from_session;
 mod options;
 mod rank;
-mod start;
 mod world;
 
 use std::path::PathBuf;
