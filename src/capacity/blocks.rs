@@ -144,7 +144,11 @@ impl Block {
         }
     }
 
-    /// When its ranks shall begin to leave, for it will be taken away.
+    fn is_coming(&self) -> bool {
+        matches!(self.state, State::Requested | State::Pending | State::Granted)
+    }
+
+    /// When its ranks must begin to leave, because it will be taken away.
     fn drain_by(&self) -> Option<Time> {
         let (from, to) = (self.granted?, self.ends?);
         let margin = (to.since(from) / 10).clamp(LAST_TENTH[0], LAST_TENTH[1]);
@@ -333,6 +337,25 @@ impl Blocks {
     /// All blocks that ever were, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Block> {
         self.table.values()
+    }
+
+    /// Blocks that were requested and have not joined, oldest first.
+    pub fn coming(&self) -> impl Iterator<Item = &Block> {
+        self.iter().filter(|block| block.is_coming())
+    }
+
+    /// True if a block was requested and has not joined.
+    pub fn is_coming(&self, id: BlockId) -> bool {
+        self.get(id).is_some_and(Block::is_coming)
+    }
+
+    /// Withdraws requests that have not been granted, the newest first and at most `most`; returns
+    /// their number.
+    pub fn withdraw_waiting(&mut self, now: Time, most: usize) -> usize {
+        let waits = |block: &&Block| matches!(block.state, State::Requested | State::Pending);
+        let waiting: Vec<BlockId> = self.iter().rev().filter(waits).take(most).map(|block| block.id).collect();
+        waiting.iter().for_each(|&id| self.step(now, id, Event::Drain));
+        waiting.len()
     }
 
     /// A block.

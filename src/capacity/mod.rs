@@ -6,6 +6,7 @@
 //! | file | one idea |
 //! |---|---|
 //! | `blocks` | the life of each block, without I/O |
+//! | `nodes` | the node table: blocks joined with the ranks on them, without I/O |
 //! | `provider` | who gives nodes, as the run sees it |
 //! | `local` | further processes on this machine, or on the hosts of a hostfile |
 //! | `slurm/` | further jobs, and the nodes of the job that the run was started in |
@@ -15,8 +16,10 @@
 
 pub mod blocks;
 pub mod local;
+pub mod nodes;
 pub mod provider;
 pub mod slurm;
 
 pub use blocks::{Block, BlockId, Blocks, Event, Grant, Note, Order, State};
+pub use nodes::{Arrival, JoinedWorld, NodeTable, RankEntry, RankFacts};
 pub use provider::{Launch, Provider};

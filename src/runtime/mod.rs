@@ -41,9 +41,7 @@ use event_wait::EventWait;
 use rank::worker_main;
 
 pub use clock::unix_ns;
-pub use coordinator::provisioner::BLOCKS;
-pub use coordinator::resume;
-pub use coordinator::run_history::{kind_of, recall};
+pub use coordinator::{BLOCKS, kind_of, recall, resume};
 pub use error::RunError;
 pub(crate) use event_wait::go_on_without_terminal;
 pub use job_from_session::{job_of, subject_of};
@@ -116,7 +114,7 @@ fn run_on(
 ) -> Result<Finished, RunError> {
     wake.begin(fabric.me() != Rank::ZERO);
     let result = match fabric.me() {
-        Rank::ZERO => coordinator::launch::lead(fabric, options, kernels, wake),
+        Rank::ZERO => coordinator::launch::run(fabric, options, kernels, wake),
         _ => worker_main::run(fabric, None, kernels, wake, false),
     };
     tell(&result);

@@ -14,7 +14,7 @@ use crate::runtime::RunError;
 
 /// Where rank 0 is to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Listen {
+pub(super) enum Listen {
     /// `HOST`, `HOST:PORT`, or an IP address with or without a port.
     On(String),
     /// Wherever other nodes reach this machine.
@@ -24,8 +24,8 @@ pub(crate) enum Listen {
 /// What rank 0 binds, and the addresses that others are told, the likeliest first; the port is that
 /// which is bound.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct JoinAddress {
-    pub(crate) bind: SocketAddr,
+pub(super) struct JoinAddress {
+    pub(super) bind: SocketAddr,
     told: Vec<IpAddr>,
 }
 
@@ -34,7 +34,7 @@ impl JoinAddress {
     ///
     /// # Errors
     /// If the name has no address, or no other node can reach this machine.
-    pub(crate) fn choose(listen: &Listen) -> Result<JoinAddress, RunError> {
+    pub(super) fn choose(listen: &Listen) -> Result<JoinAddress, RunError> {
         let (asked, port) = match listen {
             Listen::On(text) => resolve(text)?,
             Listen::Reachable => (None, 0),
@@ -60,7 +60,7 @@ impl JoinAddress {
     }
 
     /// What others are told, once it is bound to a port.
-    pub(crate) fn told(&self, port: u16) -> Vec<String> {
+    pub(super) fn told(&self, port: u16) -> Vec<String> {
         self.told.iter().map(|&ip| SocketAddr::from((ip, port)).to_string()).collect()
     }
 }

@@ -1,78 +1,62 @@
-//! Rank 0's listener: lets ranks into a run that is under way, and hears when one has gone.
+//! Lets ranks into a run that is under way, and notices when one is gone.
 //!
-//! | a world that joins | event | next |
+//! | a world that joins | event | effect |
 //! |---|---|---|
-//! | knocking | its first rank asks | numbers are given out; its ranks are *requested* |
-//! | coming | all its ranks have said where they are, or are gone | each that is there is welcomed |
-//! | coming | a rank has said what it has | that rank *arrives* and is handed tasks with the next epoch |
-//! | any | a link ends | that rank is *lost*, and so are those of its world that never came |
-//! | coming | it takes too long | what has not come of it is lost |
+//! | asks | its first rank knocks | its ranks get numbers and are *requested* |
+//! | is welcomed | all its ranks have told where they are, or are gone | each that is there is sent the run's facts |
+//! | arrives | a rank tells what it has | the rank *arrives* and receives tasks with the next epoch |
+//! | loses ranks | a link ends | the rank is *lost*, and so are those of its world that never linked |
+//! | is late | ranks do not arrive in time | they are *lost* |
 //!
-//! A rank that had left in order is gone for good, and that its link ends then means nothing. What is lost costs the tasks that it was
-//! running; that is for the coordinator to see to. The listener decides nothing: it turns news of the bridge into events.
+//! The end of a link means nothing for a rank that has left in order. The coordinator handles the
+//! tasks that a lost rank was running. The listener makes no decisions: it turns news of the bridge
+//! into changes of the node table and events for the coordinator.
 //!
-//! Ranks that join share the CPUs of a node with their own world, not with others: whoever starts two worlds on one node means it.
+//! Ranks that join share the CPUs of a node within their own world only. Whoever starts two worlds
+//! on one node has divided its CPUs already.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::join_address::{JoinAddress, Listen};
+use crate::capacity::{BlockId, NodeTable};
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::{Contact, FILE, Secret};
 use crate::fabric::bridge::hub::{Hub, LinkEvent, LinkId, Outer};
-use crate::journal::{Level, RankChange, RankInfo, Record};
-use crate::model::{Rank, RankState, Time};
+use crate::journal::Level;
+use crate::model::{Rank, Time};
 use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
-use crate::scale::NodeTypeId;
-use crate::schedule::coordinator::{Change, Coordinator, Event};
-use crate::schedule::protocol::{Hello, Message, Welcome};
+use crate::schedule::coordinator::{Change, Event};
+use crate::schedule::protocol::{Message, Welcome};
 use crate::workload::placement;
 
-/// A world that has been let in must have arrived in this time.
-const ARRIVAL: Duration = Duration::from_secs(300);
+/// Time that a world has to arrive after it was let in.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A world is not larger than this.
-const LARGEST: u32 = 4096;
+/// Upper bound on the ranks of one world.
+const MAX_WORLD_SIZE: u32 = 4096;
 
-/// See the module's text.
+/// Listens for ranks that join.
 pub(super) struct JoinListener {
     hub: Hub,
     news: Receiver<LinkEvent>,
     welcome: Welcome,
     contact: PathBuf,
-    worlds: Vec<JoinedWorld>,
+    /// Where ranks are whose world has not been welcomed.
+    places: HashMap<Rank, Place>,
 }
 
-/// Ranks that came together.
-pub(super) struct JoinedWorld {
-    pub(super) first: Rank,
-    pub(super) block: Option<u64>,
-    pub(super) node: String,
-    since: Time,
-    /// Since when its node is billed, and until when if it is gone.
-    pub(super) billed: (Time, Option<Time>),
-    /// Its ranks have been told what the run is.
-    welcomed: bool,
-    /// The provisioner has been told that it is in, or gone.
-    pub(super) told: [bool; 2],
-    pub(super) ranks: Vec<JoinedRank>,
+/// The CPUs that a rank may use.
+struct Place {
+    node: String,
+    mask: Vec<u32>,
 }
 
-/// One of them.
-#[derive(Default)]
-pub(super) struct JoinedRank {
-    linked: bool,
-    /// Its node and CPUs.
-    place: Option<(String, Vec<u32>)>,
-    pub(super) hello: Option<Hello>,
-    pub(super) gone: bool,
-    state: Option<RankState>,
-}
-
-/// What follows from news.
+/// What follows from news of the bridge, or from a message of a rank that joins.
 #[derive(Default)]
 pub(super) struct JoinEffects {
     /// For the coordinator, in this order.
@@ -81,6 +65,8 @@ pub(super) struct JoinEffects {
     pub(super) messages: Vec<(Rank, Message)>,
     /// For the user and the journal.
     pub(super) notes: Vec<(Level, String)>,
+    /// Times that requested nodes took to join.
+    pub(super) delays: Vec<Duration>,
 }
 
 impl JoinEffects {
@@ -90,264 +76,146 @@ impl JoinEffects {
 }
 
 impl JoinListener {
-    /// Opens the listener on an address of this machine and writes the contact file.
+    /// Listens on an address of this machine and writes the contact file.
+    ///
+    /// # Errors
+    /// If the address cannot be used, or the contact file cannot be written.
     pub(super) fn open(
         listen: &Listen,
         welcome: Welcome,
-        wake: Arc<EventWait>,
+        wait: Arc<EventWait>,
     ) -> Result<(JoinListener, Outer), RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let secret = Secret::random().map_err(system("make a secret"))?;
         let address = JoinAddress::choose(listen)?;
-        let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wake.notify())
+        let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wait.notify())
             .map_err(system("listen for ranks that join"))?;
         let path = Path::new(&welcome.run_dir).join(FILE);
         let addresses = address.told(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
         Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
-        Ok((JoinListener { hub, news, welcome, contact: path, worlds: Vec::new() }, outer))
+        Ok((JoinListener { hub, news, welcome, contact: path, places: HashMap::new() }, outer))
     }
 
-    /// The worlds that ever came.
-    pub(super) fn worlds(&self) -> &[JoinedWorld] {
-        &self.worlds
-    }
-
-    /// The ranks of the world that a rank came with.
-    pub(super) fn mates(&self, rank: Rank) -> Vec<Rank> {
-        self.position(rank).map(|(world, _)| self.worlds[world].numbers().collect()).unwrap_or_default()
-    }
-
-    fn position(&self, rank: Rank) -> Option<(usize, usize)> {
-        let inside =
-            |world: &JoinedWorld| (rank.0.checked_sub(world.first.0)? < world.ranks.len() as u32).then_some(());
-        let world = self.worlds.iter().position(|world| inside(world).is_some())?;
-        Some((world, (rank.0 - self.worlds[world].first.0) as usize))
-    }
-
-    /// The world that a rank came with.
-    pub(super) fn world_of(&self, rank: Rank) -> Option<&JoinedWorld> {
-        self.position(rank).map(|(world, _)| &self.worlds[world])
-    }
-
-    /// The worlds that ever came, to be told more about.
-    pub(super) fn worlds_mut(&mut self) -> &mut [JoinedWorld] {
-        &mut self.worlds
-    }
-
-    fn joiner(&mut self, rank: Rank) -> Option<&mut JoinedRank> {
-        let (world, at) = self.position(rank)?;
-        self.worlds[world].ranks.get_mut(at)
-    }
-
-    /// Takes the news. `next` is the number that the next rank will have; nobody is let in unless the run is `open`, and no block unless it
-    /// is `expected`.
-    pub(super) fn look(
-        &mut self,
-        now: Time,
-        mut next: Rank,
-        open: bool,
-        expected: &dyn Fn(u64) -> bool,
-    ) -> JoinEffects {
-        let mut steps = JoinEffects::default();
+    /// Handles all news of the bridge, and gives up ranks that are late. Nobody is let in unless the
+    /// run is `open`, and no block unless it is still expected.
+    pub(super) fn poll(&mut self, now: Time, nodes: &mut NodeTable, open: bool) -> JoinEffects {
+        let mut effects = JoinEffects::default();
         while let Ok(news) = self.news.try_recv() {
             match news {
                 LinkEvent::Knock { link, .. } if !open => self.hub.refuse(link, "the run is ending"),
                 LinkEvent::Knock { link, ask: Ask::World { ranks, block, node }, peer } => {
-                    if !(1..=LARGEST).contains(&ranks) {
-                        self.hub.refuse(link, &format!("a world has 1 to {LARGEST} ranks"));
+                    let block = block.map(BlockId);
+                    if !(1..=MAX_WORLD_SIZE).contains(&ranks) {
+                        self.hub.refuse(link, &format!("a world has 1 to {MAX_WORLD_SIZE} ranks"));
                         continue;
                     }
-                    if block.is_some_and(|block| !expected(block)) {
+                    if block.is_some_and(|id| !nodes.blocks.is_coming(id)) {
                         self.hub.refuse(link, "this block is not wanted any more");
                         continue;
                     }
-                    let text = format!("{ranks} ranks from {node} ({peer}) join, as {next} and following");
-                    steps.notes.push((Level::Info, text));
-                    let world = JoinedWorld::new(next, ranks, block, node, now);
-                    world.numbers().for_each(|rank| steps.change(rank, Change::Request));
-                    next = Rank(next.0 + ranks);
-                    let first = world.first;
-                    self.worlds.push(world);
-                    self.link(link, first, &mut steps);
+                    let first = nodes.add_world(now, ranks, block, &node);
+                    let text = format!("{ranks} ranks from {node} ({peer}) join, as {first} and following");
+                    effects.notes.push((Level::Info, text));
+                    nodes.mates(first).into_iter().for_each(|rank| effects.change(rank, Change::Request));
+                    self.link(now, link, first, nodes, &mut effects);
                 }
-                LinkEvent::Knock { link, ask: Ask::Rank { rank }, .. } => self.link(link, Rank(rank), &mut steps),
-                LinkEvent::Gone { rank, why } => self.gone(rank, &why, &mut steps),
-            }
-        }
-        self.give_up(now, &mut steps);
-        // The end of a block's bill is told by its provider.
-        for world in self.worlds.iter_mut().filter(|world| world.block.is_none() && world.is_gone()) {
-            world.billed.1.get_or_insert(now);
-        }
-        steps
-    }
-
-    /// A rank is linked under the number that it was given.
-    fn link(&mut self, link: LinkId, rank: Rank, steps: &mut JoinEffects) {
-        match self.joiner(rank) {
-            Some(joiner) if !joiner.linked && !joiner.gone => {
-                joiner.linked = true;
-                if !self.hub.admit(link, rank) {
-                    self.gone(rank, "it hung up at once", steps);
+                LinkEvent::Knock { link, ask: Ask::Rank { rank }, .. } => {
+                    self.link(now, link, Rank(rank), nodes, &mut effects);
                 }
+                LinkEvent::Gone { rank, why } => self.lose(now, rank, &why, nodes, &mut effects),
             }
-            _ => self.hub.refuse(link, "no rank of this number is expected"),
         }
-    }
-
-    fn gone(&mut self, rank: Rank, why: &str, steps: &mut JoinEffects) {
-        let Some((world, _)) = self.position(rank) else { return };
-        let world = &mut self.worlds[world];
-        let lost: Vec<Rank> = world.lose(rank).collect();
-        for rank in lost {
-            tracing::debug!(%rank, "its link has ended: {why}");
-            steps.change(rank, Change::Lose);
-        }
-        // It may be the only one that the others waited for.
-        steps.messages.extend(world.welcomes(&self.welcome));
-    }
-
-    /// Worlds that do not come are not waited for.
-    fn give_up(&mut self, now: Time, steps: &mut JoinEffects) {
-        let late: Vec<Rank> = self
-            .worlds
-            .iter()
-            .filter(|world| now.since(world.since) > ARRIVAL)
-            .flat_map(JoinedWorld::missing)
-            .collect();
-        for rank in late {
-            if let Some(joiner) = self.joiner(rank) {
-                joiner.gone = true;
-            }
+        for rank in nodes.give_up(now, ARRIVAL_TIMEOUT) {
             self.hub.cut(rank);
-            let text = format!("{rank} was let in but did not arrive within {} s", ARRIVAL.as_secs());
-            steps.notes.push((Level::Warning, text));
-            steps.change(rank, Change::Lose);
+            let text = format!("{rank} was let in but did not arrive within {} s", ARRIVAL_TIMEOUT.as_secs());
+            effects.notes.push((Level::Warning, text));
+            effects.change(rank, Change::Lose);
+        }
+        effects
+    }
+
+    /// Links a rank under the number that it was given.
+    fn link(&mut self, now: Time, link: LinkId, rank: Rank, nodes: &mut NodeTable, effects: &mut JoinEffects) {
+        if !nodes.link(rank) {
+            self.hub.refuse(link, "no rank of this number is expected");
+        } else if !self.hub.admit(link, rank) {
+            self.lose(now, rank, "it hung up at once", nodes, effects);
         }
     }
 
-    /// Takes a message of a rank that joins; `None` if it is not for the listener.
-    pub(super) fn on_message(&mut self, from: Rank, message: &Message) -> Option<JoinEffects> {
-        let (at, _) = self.position(from)?;
-        let mut steps = JoinEffects::default();
+    fn lose(&mut self, now: Time, rank: Rank, why: &str, nodes: &mut NodeTable, effects: &mut JoinEffects) {
+        for rank in nodes.lose(now, rank) {
+            tracing::debug!(%rank, "its link has ended: {why}");
+            effects.change(rank, Change::Lose);
+        }
+        // The others may have waited for this rank only.
+        self.welcome_world(rank, nodes, effects);
+    }
+
+    /// Handles a message of a rank that joins; `None` if it is not for the listener.
+    pub(super) fn on_message(
+        &mut self,
+        now: Time,
+        from: Rank,
+        message: &Message,
+        nodes: &mut NodeTable,
+    ) -> Option<JoinEffects> {
+        let world = nodes.world_of(from)?.ranks();
+        let mut effects = JoinEffects::default();
         match message {
             Message::Arrived { node, mask } => {
-                self.joiner(from)?.place = Some((node.clone(), mask.clone()));
-                steps.messages.extend(self.worlds[at].welcomes(&self.welcome));
-            }
-            Message::Hello(hello) => {
-                let joiner = self.joiner(from)?;
-                if !joiner.gone && joiner.hello.is_none() {
-                    joiner.hello = Some(hello.clone());
-                    let (node, slots) = (&hello.node, hello.slots);
-                    steps.notes.push((Level::Info, format!("{from} on {node} takes part with {slots} slots")));
-                    steps.change(from, Change::Arrive(placement::member(hello)));
+                if nodes.is_linked(from) {
+                    self.places.insert(from, Place { node: node.clone(), mask: mask.clone() });
+                    self.welcome_world(from, nodes, &mut effects);
                 }
             }
-            // That a rank which joined cannot go on is no reason for the others to stop.
+            Message::Hello(hello) => {
+                if let Some(arrival) = nodes.arrive(now, from, hello.slots, hello.pid) {
+                    let (node, slots) = (&hello.node, hello.slots);
+                    effects.notes.push((Level::Info, format!("{from} on {node} takes part with {slots} slots")));
+                    effects.change(from, Change::Arrive(placement::member(hello)));
+                    effects.delays.extend(arrival.delay);
+                }
+            }
+            // The others can go on without it.
             Message::Broken { reason } => {
-                steps.notes.push((Level::Error, format!("{from} cannot take part: {reason}")));
-                self.gone(from, reason, &mut steps);
+                effects.notes.push((Level::Error, format!("{from} cannot take part: {reason}")));
+                self.lose(now, from, reason, nodes, &mut effects);
                 self.hub.cut(from);
             }
             Message::Leaving => {
-                steps.notes.push((Level::Info, format!("{from} was told to go, and drains with its world")));
-                self.worlds[at].numbers().for_each(|rank| steps.change(rank, Change::Drain));
+                effects.notes.push((Level::Info, format!("{from} was told to go, and drains with its world")));
+                world.for_each(|rank| effects.change(rank, Change::Drain));
             }
             _ => return None,
         }
-        Some(steps)
+        Some(effects)
     }
 
-    /// What has changed about the ranks that joined since it was last asked.
-    pub(super) fn changes(&mut self, now: Time, coordinator: &Coordinator) -> Vec<Record> {
-        let mut changes = Vec::new();
-        for world in &mut self.worlds {
-            for (rank, joiner) in (world.first.0..).zip(&mut world.ranks) {
-                let Some(state) = coordinator.standing(Rank(rank)) else { continue };
-                if joiner.state.replace(state) == Some(state) || (state == RankState::Requested) {
-                    continue;
-                }
-                let (slots, pid) = joiner.hello.as_ref().map_or((0, 0), |hello| (hello.slots, hello.pid));
-                let info = RankInfo { rank, node: world.node.clone(), slots, pid };
-                let (node_type, billed_since) = (NodeTypeId(0), world.billed.0);
-                changes.push(Record::Rank(RankChange { time: now, info, node_type, state, billed_since }));
-            }
+    /// Welcomes the ranks of a world, once: when all of them have told where they are, or are gone.
+    fn welcome_world(&mut self, rank: Rank, nodes: &mut NodeTable, effects: &mut JoinEffects) {
+        let mates = nodes.mates(rank);
+        if !mates.iter().all(|&mate| self.places.contains_key(&mate) || nodes.is_gone(mate)) {
+            return;
         }
-        changes
+        let places: Vec<(Rank, Place)> =
+            mates.iter().filter_map(|&mate| Some((mate, self.places.remove(&mate)?))).collect();
+        let here: Vec<&(Rank, Place)> = places.iter().filter(|(mate, _)| !nodes.is_gone(*mate)).collect();
+        for (mate, place) in &here {
+            let on_node = here.iter().filter(|(_, other)| other.node == place.node);
+            let masks = on_node.map(|(_, other)| other.mask.clone()).collect();
+            let welcome = Welcome { masks, open: false, ..self.welcome.clone() };
+            effects.messages.push((*mate, Message::Welcome(Box::new(welcome))));
+            nodes.welcome(*mate);
+        }
     }
 }
 
 impl Drop for JoinListener {
     fn drop(&mut self) {
-        // Nobody can use it any more; that it stays behind harms nobody.
+        // Nobody can use it any more; one that stays behind does no harm.
         let _ = std::fs::remove_file(&self.contact);
-    }
-}
-
-impl JoinedWorld {
-    fn new(first: Rank, ranks: u32, block: Option<u64>, node: String, since: Time) -> JoinedWorld {
-        JoinedWorld {
-            first,
-            block,
-            node,
-            since,
-            billed: (since, None),
-            welcomed: false,
-            told: [false; 2],
-            ranks: (0..ranks).map(|_| JoinedRank::default()).collect(),
-        }
-    }
-
-    pub(super) fn numbers(&self) -> impl Iterator<Item = Rank> + use<> {
-        (self.first.0..self.first.0 + self.ranks.len() as u32).map(Rank)
-    }
-
-    /// Slots of one of its ranks.
-    pub(super) fn slots(&self, rank: Rank) -> u32 {
-        let joiner = rank.0.checked_sub(self.first.0).and_then(|at| self.ranks.get(at as usize));
-        joiner.and_then(|joiner| joiner.hello.as_ref()).map_or(0, |hello| hello.slots)
-    }
-
-    /// True once any of its ranks takes part.
-    pub(super) fn is_in(&self) -> bool {
-        self.ranks.iter().any(|joiner| joiner.hello.is_some())
-    }
-
-    /// True once all of its ranks have gone.
-    pub(super) fn is_gone(&self) -> bool {
-        self.ranks.iter().all(|joiner| joiner.gone)
-    }
-
-    /// Ranks that have neither come nor gone.
-    fn missing(&self) -> impl Iterator<Item = Rank> + '_ {
-        let missing = |joiner: &JoinedRank| !joiner.gone && joiner.hello.is_none();
-        self.numbers().zip(&self.ranks).filter(move |(_, joiner)| missing(joiner)).map(|(rank, _)| rank)
-    }
-
-    /// A rank is gone; with it go those that never came. Returns all of them that were not known to be gone.
-    fn lose(&mut self, rank: Rank) -> impl Iterator<Item = Rank> + '_ {
-        self.numbers().zip(&mut self.ranks).filter_map(move |(other, joiner)| {
-            let goes = other == rank || !joiner.linked;
-            (goes && !std::mem::replace(&mut joiner.gone, true)).then_some(other)
-        })
-    }
-
-    /// What its ranks are told, once: when all of them have said where they are, or are gone.
-    fn welcomes(&mut self, welcome: &Welcome) -> Vec<(Rank, Message)> {
-        let is_complete = self.ranks.iter().all(|joiner| joiner.place.is_some() || joiner.gone);
-        if !is_complete || std::mem::replace(&mut self.welcomed, true) {
-            return Vec::new();
-        }
-        let places = || self.ranks.iter().filter(|joiner| !joiner.gone).filter_map(|joiner| joiner.place.as_ref());
-        let masks = |node: &str| places().filter(|place| place.0 == node).map(|place| place.1.clone()).collect();
-        let told = |(rank, joiner): (Rank, &JoinedRank)| {
-            let (node, _) = joiner.place.as_ref().filter(|_| !joiner.gone)?;
-            let welcome = Welcome { masks: masks(node), open: false, ..welcome.clone() };
-            Some((rank, Message::Welcome(Box::new(welcome))))
-        };
-        self.numbers().zip(&self.ranks).filter_map(told).collect()
     }
 }
 
@@ -356,9 +224,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::capacity::RankFacts;
     use crate::fabric::bridge::join::{Joined, join};
 
-    fn listener(dir: &Path) -> JoinListener {
+    /// A listener, and the table of a run with one rank.
+    fn listener(dir: &Path) -> (JoinListener, NodeTable) {
         let welcome = Welcome {
             job_text: "".into(),
             job_path: String::new(),
@@ -373,16 +243,18 @@ mod tests {
             open: true,
             max_failures: None,
         };
-        JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, Arc::new(EventWait::new().unwrap())).unwrap().0
+        let wait = Arc::new(EventWait::new().unwrap());
+        let (listener, _) = JoinListener::open(&Listen::On("127.0.0.1".into()), welcome, wait).unwrap();
+        (listener, NodeTable::new([RankFacts::default()]))
     }
 
-    /// Looks until as many changes have come as there should be.
-    fn look(listener: &mut JoinListener, changes: usize) -> JoinEffects {
+    /// Polls until this many events have come.
+    fn poll(listener: &mut JoinListener, nodes: &mut NodeTable, events: usize) -> JoinEffects {
         let (mut all, until) = (JoinEffects::default(), Instant::now() + Duration::from_secs(60));
-        while all.events.len() < changes {
-            let steps = listener.look(Time::ZERO, Rank(1), true, &|_| true);
-            all.events.extend(steps.events);
-            all.messages.extend(steps.messages);
+        while all.events.len() < events {
+            let effects = listener.poll(Time::ZERO, nodes, true);
+            all.events.extend(effects.events);
+            all.messages.extend(effects.messages);
             assert!(Instant::now() < until, "nothing happens");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -390,7 +262,7 @@ mod tests {
     }
 
     /// A world of two ranks; the second has its link.
-    fn world(listener: &mut JoinListener) -> [Joined; 2] {
+    fn world(listener: &mut JoinListener, nodes: &mut NodeTable) -> [Joined; 2] {
         let contact = Contact::read(&listener.contact).unwrap();
         let asks = [Ask::World { ranks: 2, block: None, node: "n".into() }, Ask::Rank { rank: 2 }];
         asks.map(|ask| {
@@ -398,7 +270,7 @@ mod tests {
             let joining = std::thread::spawn(move || join(&contact, &ask, || {}).unwrap().1);
             let until = Instant::now() + Duration::from_secs(60);
             while !joining.is_finished() {
-                listener.look(Time::ZERO, Rank(1), true, &|_| true);
+                listener.poll(Time::ZERO, nodes, true);
                 assert!(Instant::now() < until, "it is not let in");
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -409,14 +281,17 @@ mod tests {
     #[test]
     fn a_rank_that_dies_before_it_has_said_where_it_is_is_not_waited_for() {
         let arrived = Message::Arrived { node: "n".into(), mask: vec![0] };
-        let is_welcome = |steps: &JoinEffects| matches!(&steps.messages[..], [(Rank(1), Message::Welcome(_))]);
+        let is_welcome = |effects: &JoinEffects| matches!(&effects.messages[..], [(Rank(1), Message::Welcome(_))]);
         let dir = tempfile::tempdir().unwrap();
-        let mut listener = listener(dir.path());
-        let [_first, second] = world(&mut listener);
-        assert!(listener.on_message(Rank(1), &arrived).unwrap().messages.is_empty(), "the other may still come");
+        let (mut listener, mut nodes) = listener(dir.path());
+        let [_first, second] = world(&mut listener, &mut nodes);
+        let arrive = |listener: &mut JoinListener, nodes: &mut NodeTable| {
+            listener.on_message(Time::ZERO, Rank(1), &arrived, nodes).unwrap().messages
+        };
+        assert!(arrive(&mut listener, &mut nodes).is_empty(), "the other may still come");
         drop(second);
-        let steps = look(&mut listener, 1);
-        assert!(is_welcome(&steps), "{:?}", steps.messages);
-        assert!(listener.on_message(Rank(1), &arrived).unwrap().messages.is_empty(), "told once");
+        let effects = poll(&mut listener, &mut nodes, 1);
+        assert!(is_welcome(&effects), "{:?}", effects.messages);
+        assert!(arrive(&mut listener, &mut nodes).is_empty(), "welcomed once");
     }
 }

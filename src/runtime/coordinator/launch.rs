@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use super::autoscaler::{self, Autoscaler};
+use super::autoscaler::Autoscaler;
 use super::driver::CoordinatorDriver;
 use super::join_listener::JoinListener;
-use super::prepare::{Start, start};
+use super::prepare::PreparedRun;
+use super::pricing;
 use super::provisioner::{Provisioner, listen_on};
+use super::recording::Recording;
 use super::run_history::HistoryRecorder;
-use super::walltime::Walltime;
+use crate::capacity::{NodeTable, RankFacts};
 use crate::control::Server;
 use crate::exec::Kernels;
 use crate::fabric::combined::Combined;
@@ -36,9 +38,13 @@ use crate::schedule::handout::Cutter;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
-use crate::workload::{PreparedJob, TaskEstimates, placement, requirements};
+use crate::workload::{PreparedJob, placement, requirements};
 
-pub(crate) fn lead(
+/// Runs rank 0 from the job file to the end of the run.
+///
+/// # Errors
+/// If the run cannot begin, or its journal is incomplete.
+pub(crate) fn run(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
     kernels: Kernels,
@@ -59,16 +65,16 @@ struct Run {
     pool: Option<Pool<Executor>>,
     dir: PathBuf,
     lock: RunLock,
-    /// Ranks may have joined.
+    /// Ranks may join.
     open: bool,
-    /// Tells of alerts, until the run is over.
+    /// Raises alerts until the run is over.
     watcher: Option<Watcher>,
-    /// Answers who watches, until the run is over.
+    /// Serves the run's page until the run is over.
     serving: Option<Serving>,
 }
 
 impl Run {
-    /// Goes on to the end.
+    /// Runs to the end, and gives everything back.
     fn run_to_end(self, fabric: &mut Box<dyn Fabric>) -> Result<Finished, RunError> {
         main_loop(&self.executor);
         drop(self.pool);
@@ -92,7 +98,7 @@ impl Run {
     }
 }
 
-/// Everything up to the moment at which tasks are started.
+/// Prepares the run up to the start of the first tasks.
 fn prepare(
     fabric: &mut Box<dyn Fabric>,
     options: &Options,
@@ -100,10 +106,10 @@ fn prepare(
     wake: Arc<EventWait>,
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
-    let mut start = start(options, &kernels)?;
-    let greeted = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+    let mut start = PreparedRun::open(options, &kernels)?;
+    let arrived_all = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(resources, hellos)| check(&start.prepared.job, &hellos).map(|()| (resources, hellos)));
-    let (resources, hellos) = match greeted {
+    let (resources, hellos) = match arrived_all {
         Ok(found) => found,
         Err(error) => {
             start.take_back();
@@ -113,37 +119,42 @@ fn prepare(
     let members = placement::members(&hellos);
     let rules = start.prepared.placement_rules(&members);
     let divided = start.prepared.divide(&members, &rules, None);
-    remember(&mut start, &hellos, &divided)?;
-    let Start { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
-    let done = Done::of(&kept, prepared.graph.node_count());
     let infos = infos(&hellos);
-    let autoscaler = Autoscaler::of(&prepared, &infos, &|task| done.has(task), spent, &past);
+    record_beginning(&mut start, &infos, &divided)?;
+    let PreparedRun { prepared, dir, lock: held, mut journal, kept, welcome, spent, ended, past } = start;
+    let done = Done::of(&kept, prepared.graph.node_count());
+    let autoscaler = Autoscaler::new(&prepared, &infos, &|task| done.has(task), spent, &past);
     let PreparedJob { job, graph, estimates, order, urgency } = prepared;
     drop(order);
     let tasks = Tasks { graph, home: divided.home, urgency, advice: Box::new(rules) };
     let first = hand_out(fabric.as_mut(), &tasks, members.len(), &done)?;
     let slots = infos.iter().map(|info| info.slots).sum();
-    let recorder = HistoryRecorder::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
-    if let Some(past) = recorder.before() {
+    let history = HistoryRecorder::new(past, &job, &welcome.run_name, slots, welcome.began_unix_ns, kept.is_empty());
+    if let Some(past) = history.before() {
         journal.append(&Record::Past(Box::new(past)))?;
     }
     let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
-    let mut driver = driver_of((&job, estimates), tasks, members, &done, journal, progress);
-    driver.set_autoscaler(autoscaler);
-    driver.set_recorder(recorder);
-    driver.set_server(answer(&welcome.run_dir, &wake), infos);
+    let coordinator = coordinator(&job, tasks, members, &done);
+    drop(done);
+    let facts = |info: RankInfo| RankFacts { node: info.node, slots: info.slots, pid: info.pid };
+    let mut nodes = NodeTable::new(infos.into_iter().map(facts));
+    let server = control_socket(&welcome.run_dir, &wake);
     let open = welcome.open;
+    let mut joining = None;
     if let Some(listen) = listen_on(options, &job) {
         let (listener, outer) = JoinListener::open(&listen, welcome.clone(), Arc::clone(&wake))?;
-        driver.set_listener(listener, Provisioner::of(&job.capacity, &welcome, &ended)?);
+        joining = Some((listener, Provisioner::new(&job.capacity, &welcome, &ended, &mut nodes.blocks)?));
         let world = std::mem::replace(fabric, Box::new(Alone));
         *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
-    drop(done);
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
-    driver.set_alerts(alerts);
+    let recording = Recording::new(journal, progress, history, alerts, (Arc::clone(&job), estimates), &coordinator);
+    let mut driver = CoordinatorDriver::new(coordinator, Arc::clone(&job), nodes, recording, autoscaler, server);
+    if let Some((listener, provisioner)) = joining {
+        driver = driver.with_joining(listener, provisioner);
+    }
     let dir = PathBuf::from(dir.path());
     let setup = RankSetup { welcome, job, resources };
     let (executor, pool) = setup.start(fabric, Some(driver), kernels, wake)?;
@@ -156,12 +167,12 @@ fn prepare(
     Ok(Run { executor, pool, dir, lock: held, open, watcher, serving })
 }
 
-/// Refuses a job that cannot be run: here, or on the nodes that its file can ask for.
+/// Refuses a job that can run neither here nor on nodes that it can request.
 fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
     if hellos.iter().any(|hello| hello.slots > 0) {
         return placement::check(job, &placement::members(hellos)).map_err(RunError::Refused);
     }
-    // What the nodes have that will come, nobody knows yet.
+    // What the requested nodes will have is not known yet.
     match job.capacity.provider {
         ProviderKind::None => Err(RunError::Refused(
             "--coordinator-only leaves nobody to run tasks: start more ranks with mpirun, name a [capacity] to ask for nodes, or leave it \
@@ -172,8 +183,8 @@ fn check(job: &Job, hellos: &[Hello]) -> Result<(), RunError> {
     }
 }
 
-/// Opens the run's control socket. Without it the run goes on, and cannot be asked.
-fn answer(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
+/// Opens the run's control socket. A run without it goes on, but takes no commands.
+fn control_socket(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
     let wake = Arc::clone(wake);
     let opened = Server::open(run_dir.as_ref(), move || wake.notify());
     opened
@@ -181,7 +192,8 @@ fn answer(run_dir: &str, wake: &Arc<EventWait>) -> Option<Server> {
         .ok()
 }
 
-/// The handshake: who is where, what the run is, what each has.
+/// The handshake with the other ranks of the world: they tell where they are, receive the run's
+/// facts, and tell what they have.
 fn handshake(
     fabric: &mut dyn Fabric,
     wake: &EventWait,
@@ -236,7 +248,7 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
         let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));
         let hand_out = HandOut { part, limits, active, ..HandOut::default() };
         match hand_out.oversize(numbers::MOST) {
-            // Its own part is sent nowhere.
+            // A single rank sends its part to nobody.
             Some(size) if ranks > 1 => Err(RunError::Refused(format!(
                 "rank {rank} would be at home to more than a message holds ({size} tasks or dependencies): start more ranks"
             ))),
@@ -249,31 +261,11 @@ fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -
     message(0)
 }
 
-fn driver_of(
-    (job, estimates): (&Arc<Job>, Arc<TaskEstimates>),
-    tasks: Tasks,
-    members: Vec<Member>,
-    done: &Done,
-    journal: Clerk,
-    progress: Progress,
-) -> CoordinatorDriver {
+/// The coordinator of the run.
+fn coordinator(job: &Arc<Job>, tasks: Tasks, members: Vec<Member>, done: &Done) -> Coordinator {
     let lookup = Arc::clone(job);
-    let ranks = members.len() as u32;
-    let coordinator = Coordinator::new(
-        tasks,
-        &|task| done.has(task.0),
-        members,
-        job.max_failures,
-        Box::new(move |task| requirements::shape(lookup.group(task))),
-    );
-    CoordinatorDriver::new(
-        coordinator,
-        journal,
-        progress,
-        Walltime::from_environment(),
-        (Arc::clone(job), estimates),
-        ranks,
-    )
+    let shape = Box::new(move |task| requirements::shape(lookup.group(task)));
+    Coordinator::new(tasks, &|task| done.has(task.0), members, job.max_failures, shape)
 }
 
 /// The ranks as the journal knows them.
@@ -283,28 +275,27 @@ fn infos(hellos: &[Hello]) -> Vec<RankInfo> {
     (0..).zip(hellos).map(info).collect()
 }
 
-/// Takes the address of the run's page while it is early enough to refuse it.
+/// Binds the address of the run's page, early enough to refuse it.
 fn listen(address: SocketAddr) -> Result<Listener, RunError> {
     Listener::bind(address)
         .map_err(|source| RunError::Refused(format!("cannot listen on {address}: {source}; choose another --listen")))
 }
 
-/// Opens the run's page; whoever is to see it is told where it is.
+/// Serves the run's page.
 fn serve(listener: Listener, dir: &RunDir) -> Result<Serving, RunError> {
     listener.serve(dir, subject_of).map_err(|source| RunError::System { what: "start a thread for --listen", source })
 }
 
-/// Has somebody look for the alerts of the job, and after the file of metrics.
+/// Starts the thread that raises alerts and updates the file of metrics.
 fn watch(dir: &RunDir, job: &Job, options: &Options) -> Result<Option<(Watcher, Receiver<String>)>, RunError> {
     let orders = Orders { alerts: job.alerts.clone(), metrics_file: options.metrics_file.clone() };
     Watcher::begin(dir, subject_of, orders)
         .map_err(|source| RunError::System { what: "start a thread for alerts", source })
 }
 
-/// Writes how the session begins.
-fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<(), RunError> {
-    let ranks = infos(hellos);
-    let terms = autoscaler::terms(&start.prepared.job, &ranks);
+/// Writes the job, the ranks and the graph to the journal.
+fn record_beginning(start: &mut PreparedRun, ranks: &[RankInfo], divided: &Partition) -> Result<(), RunError> {
+    let terms = pricing::terms(&start.prepared.job, ranks);
     let began = Began {
         session: start.welcome.session,
         unix_ns: start.welcome.began_unix_ns,
@@ -312,7 +303,7 @@ fn remember(start: &mut Start, hellos: &[Hello], divided: &Partition) -> Result<
         job_text: start.welcome.job_text.clone(),
         job_path: start.welcome.job_path.clone().into(),
         dir: start.welcome.base_dir.clone().into(),
-        ranks,
+        ranks: ranks.to_vec(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: start.kept.clone(),
     };

@@ -3,12 +3,20 @@
 mod autoscaler;
 mod commands;
 pub(super) mod driver;
-pub(super) mod join_address;
+mod join_address;
 mod join_listener;
 pub(super) mod launch;
+mod limits;
 mod membership;
 mod prepare;
-pub(super) mod provisioner;
+mod pricing;
+mod provisioner;
+mod recording;
 pub mod resume;
-pub(super) mod run_history;
+mod run_history;
+mod scaling;
+mod status;
 mod walltime;
+
+pub use provisioner::BLOCKS;
+pub use run_history::{kind_of, recall};

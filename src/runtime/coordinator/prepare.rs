@@ -1,4 +1,5 @@
-//! Rank 0 before the others are told anything: the job, the run directory, and what is done already.
+//! What rank 0 does before it contacts the other ranks: reads the job, opens the run directory, and
+//! finds out which tasks are complete.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,27 +22,27 @@ use crate::schedule::protocol::Welcome;
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 use crate::workload::{PreparedJob, graph_of};
 
-/// A job that is ready to be run.
-pub(super) struct Start {
+/// A job that is ready to run, with its run directory.
+pub(super) struct PreparedRun {
     pub(super) prepared: PreparedJob,
     pub(super) dir: RunDir,
-    /// Held as long as the run goes on.
+    /// Held until the run is over.
     pub(super) lock: RunLock,
     pub(super) journal: Journal,
     pub(super) kept: Vec<KeptRun>,
     pub(super) welcome: Welcome,
-    /// What earlier sessions cost.
+    /// Cost of earlier sessions.
     pub(super) spent: f64,
-    /// The earlier sessions that nobody leads any more, for certain.
+    /// Earlier sessions that are certainly over.
     pub(super) ended: EndedSessions,
-    /// What earlier runs of the job tell.
+    /// The history of the job.
     pub(super) past: LoadedHistory,
 }
 
-impl Start {
-    /// Removes a new run directory of a run that cannot begin; that of a resumed run stays as it was.
+impl PreparedRun {
+    /// Removes the run directory of a new run that cannot begin. That of a resumed run stays.
     pub(super) fn take_back(self) {
-        let Start { dir, lock, journal, welcome, .. } = self;
+        let PreparedRun { dir, lock, journal, welcome, .. } = self;
         drop(journal);
         drop(lock);
         if welcome.session == 1
@@ -50,56 +51,60 @@ impl Start {
             tracing::warn!("{error}");
         }
     }
-}
 
-pub(super) fn start(options: &Options, kernels: &Kernels) -> Result<Start, RunError> {
-    let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
-    let graph = graph_of(&loaded).map_err(RunError::Job)?;
-    for report in [&loaded.warnings, &loaded.missing_inputs()] {
-        if !report.is_empty() {
-            tracing::warn!("the job file could be better\n{}", report.render(false));
+    /// Reads the job and opens its run directory.
+    ///
+    /// # Errors
+    /// If the job has mistakes, or the run directory cannot be used.
+    pub(super) fn open(options: &Options, kernels: &Kernels) -> Result<PreparedRun, RunError> {
+        let loaded = job::load(&options.job, kernels).map_err(RunError::Job)?;
+        let graph = graph_of(&loaded).map_err(RunError::Job)?;
+        for report in [&loaded.warnings, &loaded.missing_inputs()] {
+            if !report.is_empty() {
+                tracing::warn!("the job file could be better\n{}", report.render(false));
+            }
         }
+        let (text, job_path) = (Arc::clone(&loaded.text), loaded.file().to_owned());
+        let mut job = loaded.job;
+        // The graph holds them in half the space.
+        job.links = Vec::new();
+        job.max_failures = match options.keep_going {
+            true => None,
+            false => options.max_failures.or(job.max_failures),
+        };
+        provisioner::check(&job.capacity)?;
+        let listen = listen_on(options, &job);
+        if let Some(listen) = &listen {
+            JoinAddress::choose(listen)?;
+        }
+        let dir = run_dir(options, &job)?;
+        let lock = dir.lock()?;
+        let began_unix_ns = unix_ns();
+        let Opened { journal, session, kept, spent, ended } =
+            open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
+        let past = LoadedHistory::load(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
+        let prepared = PreparedJob::new(job, Arc::new(graph));
+        let base = std::env::current_dir()
+            .map_err(|source| RunError::System { what: "find the current directory", source })?;
+        let welcome = Welcome {
+            max_failures: prepared.job.max_failures,
+            job_text: text,
+            job_path,
+            base_dir: text_of(&base)?,
+            run_dir: text_of(&base.join(dir.path()))?,
+            run_name: dir.name(),
+            session,
+            began_unix_ns,
+            works: true,
+            slots: options.slots,
+            masks: Vec::new(),
+            open: listen.is_some(),
+        };
+        Ok(PreparedRun { prepared, dir, lock, journal, kept, welcome, spent, ended, past })
     }
-    let (text, job_path) = (Arc::clone(&loaded.text), loaded.file().to_owned());
-    let mut job = loaded.job;
-    // The graph has them all, in half the space.
-    job.links = Vec::new();
-    job.max_failures = match options.keep_going {
-        true => None,
-        false => options.max_failures.or(job.max_failures),
-    };
-    provisioner::check(&job.capacity)?;
-    let listen = listen_on(options, &job);
-    if let Some(listen) = &listen {
-        JoinAddress::choose(listen)?;
-    }
-    let dir = run_dir(options, &job)?;
-    let lock = dir.lock()?;
-    let began_unix_ns = unix_ns();
-    let Opened { journal, session, kept, spent, ended } =
-        open_journal(options, kernels, &dir, &job, &graph, &text, lock.gone_predecessor())?;
-    let past = LoadedHistory::of(HistoryFile::beside(&dir, &job.name), &mut job, began_unix_ns);
-    let prepared = PreparedJob::new(job, Arc::new(graph));
-    let base =
-        std::env::current_dir().map_err(|source| RunError::System { what: "find the current directory", source })?;
-    let welcome = Welcome {
-        max_failures: prepared.job.max_failures,
-        job_text: text,
-        job_path,
-        base_dir: text_of(&base)?,
-        run_dir: text_of(&base.join(dir.path()))?,
-        run_name: dir.name(),
-        session,
-        began_unix_ns,
-        works: true,
-        slots: options.slots,
-        masks: Vec::new(),
-        open: listen.is_some(),
-    };
-    Ok(Start { prepared, dir, lock, journal, kept, welcome, spent, ended, past })
 }
 
-/// A path that other ranks are told.
+/// A path that is sent to other ranks.
 fn text_of(path: &Path) -> Result<String, RunError> {
     let refused = || RunError::Refused(format!("{} is not valid UTF-8: run from a directory that is", path.display()));
     path.to_str().map(str::to_owned).ok_or_else(refused)
@@ -129,10 +134,10 @@ fn rerun(options: &Options, job: &Job) -> Result<Vec<Range<u32>>, RunError> {
     options.rerun.iter().map(find).collect()
 }
 
-/// A journal, and what earlier sessions left in it.
+/// A journal, and what earlier sessions recorded in it.
 struct Opened {
     journal: Journal,
-    /// Which session begins.
+    /// Number of the session that begins.
     session: u32,
     kept: Vec<KeptRun>,
     spent: f64,
@@ -145,8 +150,8 @@ impl Opened {
     }
 }
 
-/// A new journal, or the former one with what stays complete of it. `gone`: the last holder of its
-/// run's lock, if it is gone for certain.
+/// A new journal, or the former one with the tasks that stay complete. `gone`: the last holder of
+/// the run's lock, if it is certainly gone.
 fn open_journal(
     options: &Options,
     kernels: &Kernels,

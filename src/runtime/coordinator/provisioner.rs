@@ -1,6 +1,7 @@
-//! Rank 0's provisioner of nodes: the blocks of the run, with whoever gives them.
+//! Requests nodes for a run and gives them back, through a provider.
 //!
-//! A run may have nodes without a world from the start (the allocation that it was started in), and ask for more where the job names a provider.
+//! A run may own nodes without a world from the start (the allocation that it was started in), and
+//! request more if its job names a provider. The blocks themselves are in the node table.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::join_address::Listen;
 use crate::capacity::local::{Local, hosts};
 use crate::capacity::slurm::{Allocation, Slurm};
-use crate::capacity::{Block, BlockId, Blocks, Event, Launch, Note, Order, Provider, State};
+use crate::capacity::{BlockId, Blocks, Launch, Note, Order, Provider, State};
 use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind};
 use crate::journal::{EndedSessions, Level};
@@ -16,18 +17,17 @@ use crate::model::Time;
 use crate::runtime::{Options, RunError};
 use crate::schedule::protocol::Welcome;
 
-/// In the run directory: what blocks have to say, and the name of their jobs.
+/// Folder in the run directory with the output of blocks and the name of their jobs.
 pub const BLOCKS: &str = "blocks";
 
-/// See the module's text.
-pub(crate) struct Provisioner {
-    blocks: Blocks,
+/// Puts requests and orders to a provider.
+pub(super) struct Provisioner {
     provider: Box<dyn Provider>,
     kind: ProviderKind,
 }
 
-/// Where rank 0 listens for ranks that join; `None` if none will.
-pub(crate) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
+/// Where rank 0 listens for ranks that join; `None` if none can join.
+pub(super) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
     let capacity = &job.capacity;
     if let Some(named) = options.join_on.as_ref().or(capacity.listen.as_ref()) {
         return Some(Listen::On(named.clone()));
@@ -39,17 +39,33 @@ pub(crate) fn listen_on(options: &Options, job: &Job) -> Option<Listen> {
     }
 }
 
-/// Refuses, before anything has begun, a provisioner that there cannot be.
-pub(crate) fn check(capacity: &Capacity) -> Result<(), RunError> {
+/// Refuses a provider that cannot work, before anything has begun.
+///
+/// # Errors
+/// If the hostfile cannot be used.
+pub(super) fn check(capacity: &Capacity) -> Result<(), RunError> {
     capacity.hostfile.as_ref().map_or(Ok(()), |file| hosts(file).map(drop).map_err(RunError::Refused))
 }
 
+/// Time that a node takes to join, before one has been observed.
+pub(super) fn default_delay(kind: ProviderKind) -> Duration {
+    match kind {
+        ProviderKind::Slurm => Duration::from_secs(15),
+        _ => Duration::from_secs(1),
+    }
+}
+
 impl Provisioner {
-    /// The provisioner of a run whose listener is open: of the nodes on which it has no world yet, and of those that its job names a provider for.
-    pub(crate) fn of(
+    /// The provisioner of a run that ranks can join; `None` if it has neither nodes without a world
+    /// nor a provider. Nodes of its own become blocks at once.
+    ///
+    /// # Errors
+    /// If the provider cannot be used.
+    pub(super) fn new(
         capacity: &Capacity,
         welcome: &Welcome,
         ended: &EndedSessions,
+        blocks: &mut Blocks,
     ) -> Result<Option<Provisioner>, RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let allocation = Allocation::from_environment().filter(|_| capacity.provider != ProviderKind::Local);
@@ -62,7 +78,7 @@ impl Provisioner {
         let program = std::env::current_exe().map_err(system("find this program"))?;
         let (run, began_unix_ns) = (welcome.run_name.clone(), welcome.began_unix_ns);
         let launch = Launch { program, contact: dir.join(FILE), logs, run, began_unix_ns };
-        let (kind, mut blocks) = (capacity.provider, Blocks::default());
+        let kind = capacity.provider;
         let provider: Box<dyn Provider> = match &capacity.hostfile {
             _ if kind != ProviderKind::Local => {
                 let nodes = allocation.iter().flat_map(|allocation| allocation.others.clone());
@@ -75,91 +91,42 @@ impl Provisioner {
             Some(file) => Box::new(Local::new(launch, Some(hosts(file).map_err(RunError::Refused)?))),
             None => Box::new(Local::new(launch, None)),
         };
-        Ok(Some(Provisioner { blocks, provider, kind }))
+        Ok(Some(Provisioner { provider, kind }))
     }
 
-    /// How long a node may take to come, before anybody has seen one come.
-    pub(crate) fn usual_delay(kind: ProviderKind) -> Duration {
-        match kind {
-            ProviderKind::Slurm => Duration::from_secs(15),
-            _ => Duration::from_secs(1),
-        }
-    }
-
-    pub(crate) fn blocks(&self) -> &Blocks {
-        &self.blocks
-    }
-
-    /// Asks for so many nodes, which nobody needs for longer than `limit`; says for how many it did.
-    pub(crate) fn request(&mut self, now: Time, nodes: u32, limit: Option<Duration>) -> u32 {
-        let held = self.blocks.iter().filter(|block| block.state == State::Held && block.own).count();
+    /// Requests nodes, which are needed for at most `limit`; returns the number of requests.
+    pub(super) fn request(&mut self, now: Time, blocks: &mut Blocks, nodes: u32, limit: Option<Duration>) -> u32 {
+        let held = blocks.iter().filter(|block| block.state == State::Held && block.own).count();
         let most = if self.kind == ProviderKind::None { held } else { nodes as usize };
-        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| self.blocks.request(now)).collect();
+        let ids: Vec<BlockId> = (0..nodes).take(most).map_while(|_| blocks.request(now)).collect();
         if !ids.is_empty() {
             self.provider.request(&ids, limit);
         }
         ids.len() as u32
     }
 
-    /// Something happened to a block that the provider does not know of.
-    pub(crate) fn step(&mut self, now: Time, id: BlockId, event: Event) {
-        self.blocks.step(now, id, event);
-        self.pass_on();
-    }
-
-    /// Blocks that have not come, the newest first.
-    pub(crate) fn waiting(&self) -> Vec<BlockId> {
-        let waits = |block: &&Block| matches!(block.state, State::Requested | State::Pending);
-        self.blocks.iter().rev().filter(waits).map(|block| block.id).collect()
-    }
-
     /// True if a node may still come.
-    pub(crate) fn is_hopeful(&self) -> bool {
-        let comes = |block: &Block| self.expects(block.id.0);
-        self.blocks.paused().is_none() && (self.kind != ProviderKind::None || self.blocks.iter().any(comes))
+    pub(super) fn may_provide(&self, blocks: &Blocks) -> bool {
+        blocks.paused().is_none() && (self.kind != ProviderKind::None || blocks.coming().next().is_some())
     }
 
-    /// True if the world of a block may come in.
-    pub(crate) fn expects(&self, block: u64) -> bool {
-        let comes = |state| matches!(state, State::Requested | State::Pending | State::Granted);
-        self.blocks.get(BlockId(block)).is_some_and(|block| comes(block.state))
-    }
-
-    /// True if a block whose ranks are parked can be given back: alone, or because its whole job can end, in which no block is of use.
-    pub(crate) fn may_go(&self, id: BlockId, is_idle: &dyn Fn(BlockId) -> bool) -> bool {
-        let Some(block) = self.blocks.get(id) else { return false };
-        let mates = || self.blocks.iter().filter(|other| other.name == block.name && !other.state.is_over());
-        let useless = |other: &Block| other.state == State::Held || is_idle(other.id);
-        !self.blocks.is_bound(id) || (!block.own && mates().all(useless))
-    }
-
-    /// Active blocks whose time is nearly up, each once.
-    pub(crate) fn expiring(&mut self) -> Vec<BlockId> {
-        self.blocks.take_expiring()
-    }
-
-    /// Blocks of which something has changed since it was last asked.
-    pub(crate) fn changed(&mut self) -> Vec<Block> {
-        let changed = self.blocks.take_changed();
-        changed.into_iter().filter_map(|id| self.blocks.get(id).cloned()).collect()
-    }
-
-    /// Hears the provider; returns what is to be told.
-    pub(crate) fn look(&mut self, now: Time) -> Vec<(Level, String)> {
+    /// Takes the events of the provider, and puts the resulting orders to it.
+    pub(super) fn poll(&mut self, now: Time, blocks: &mut Blocks) -> Vec<(Level, String)> {
         for (id, event) in self.provider.poll() {
-            self.blocks.step(now, id, event);
+            blocks.step(now, id, event);
         }
-        self.blocks.tick(now);
-        self.pass_on();
-        let told = |note| match note {
+        blocks.tick(now);
+        self.execute_orders(blocks);
+        let note = |note| match note {
             Note::Info(text) => (Level::Info, text),
             Note::Warning(text) => (Level::Warning, text),
         };
-        self.blocks.take_notes().into_iter().map(told).collect()
+        blocks.take_notes().into_iter().map(note).collect()
     }
 
-    fn pass_on(&mut self) {
-        for order in self.blocks.take_orders() {
+    /// Puts orders to the provider that follow from events of blocks.
+    pub(super) fn execute_orders(&mut self, blocks: &mut Blocks) {
+        for order in blocks.take_orders() {
             match order {
                 Order::Release(id) => self.provider.release(id),
                 Order::Withdraw(id) => self.provider.withdraw(id),
@@ -167,12 +134,10 @@ impl Provisioner {
         }
     }
 
-    /// Gives everything back, and waits until that is done.
-    pub(crate) fn close(&mut self, now: Time) -> Vec<(Level, String)> {
-        for id in self.waiting() {
-            self.blocks.step(now, id, Event::Drain);
-        }
+    /// Gives everything back, and waits until the provider confirms it or a limit has passed.
+    pub(super) fn close(&mut self, now: Time, blocks: &mut Blocks) -> Vec<(Level, String)> {
+        blocks.withdraw_waiting(now, usize::MAX);
         self.provider.close();
-        self.look(now)
+        self.poll(now, blocks)
     }
 }

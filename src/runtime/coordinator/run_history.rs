@@ -1,8 +1,9 @@
-//! What earlier runs of a job tell rank 0, and what this run leaves for later ones.
+//! The history of a job: durations from earlier runs, and those of this run for later ones.
 //!
-//! Before the run, the durations of classes for which the job file gives no estimate are taken from earlier runs, as if they stood in the file.
-//! While it goes on, what its tasks and nodes took is summed up. At its end it is compared with the earlier ones, and added to them.
-//! Nothing of this can fail a run: a history that cannot be read or written is told and done without.
+//! Before the run, classes without an estimate in the job file get the duration that earlier runs
+//! measured. During the run, durations of tasks and delays of nodes are summed up. At its end the
+//! run is compared with the earlier ones and added to them. A history that cannot be read or written
+//! fails no run: a warning is logged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::model::{Attempt, Time};
 use crate::scale::estimate::{Anomaly, History, Learnt, Moment, RunRecord, RunStats};
 use crate::workload::requirements;
 
-/// Fills in what earlier runs know of classes without an estimate; says what.
+/// Gives classes without an estimate the duration that earlier runs measured; returns these classes.
 pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
     if history.runs.is_empty() {
         return Vec::new();
@@ -34,17 +35,17 @@ pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
     learnt
 }
 
-/// The history of a job as a run finds it.
-pub(crate) struct LoadedHistory {
+/// The history of a job at the beginning of a run.
+pub(super) struct LoadedHistory {
     file: HistoryFile,
-    pub(crate) history: History,
-    pub(crate) moment: Moment,
-    pub(crate) learnt: Vec<Learnt>,
+    pub(super) history: History,
+    pub(super) moment: Moment,
+    pub(super) learnt: Vec<Learnt>,
 }
 
 impl LoadedHistory {
-    /// Reads the history and fills in what it knows of the job.
-    pub(crate) fn of(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> LoadedHistory {
+    /// Reads the history and completes the estimates of the job.
+    pub(super) fn load(file: HistoryFile, job: &mut Job, began_unix_ns: u64) -> LoadedHistory {
         let history = match file.read() {
             Ok((history, 0)) => history,
             Ok((history, odd)) => {
@@ -71,8 +72,8 @@ pub fn kind_of(job: &Job) -> &'static str {
     }
 }
 
-/// What a run finds out, as it goes on.
-pub(crate) struct HistoryRecorder {
+/// Sums up what a run measures.
+pub(super) struct HistoryRecorder {
     past: LoadedHistory,
     job: Arc<Job>,
     /// The class of each group.
@@ -82,8 +83,9 @@ pub(crate) struct HistoryRecorder {
 }
 
 impl HistoryRecorder {
-    /// Of a run of this name that begins with so many slots; `anew` if no earlier session has done anything for it.
-    pub(crate) fn new(
+    /// The recorder of a run of this name that begins with this number of slots. `anew`: no earlier
+    /// session completed tasks of it.
+    pub(super) fn new(
         past: LoadedHistory,
         job: &Arc<Job>,
         run: &str,
@@ -115,8 +117,8 @@ impl HistoryRecorder {
         }
     }
 
-    /// What is known before the run; `None` if there was none before it.
-    pub(crate) fn before(&self) -> Option<PastRuns> {
+    /// What is known before the run; `None` for the first run of a job.
+    pub(super) fn before(&self) -> Option<PastRuns> {
         let LoadedHistory { history, learnt, .. } = &self.past;
         (!history.runs.is_empty()).then(|| PastRuns {
             runs: history.runs.len() as u32,
@@ -126,9 +128,9 @@ impl HistoryRecorder {
         })
     }
 
-    /// An attempt at a task of this group, estimated at so many nanoseconds, has ended.
+    /// An attempt at a task of this group has ended.
     #[inline]
-    pub(crate) fn ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
+    pub(super) fn attempt_ended(&mut self, attempt: &Attempt, group: GroupId, estimate_ns: u64) {
         let Some(&class) = self.classes.get(group as usize).filter(|_| attempt.attempt > 0) else { return };
         let took = attempt.end.since(attempt.start);
         if !took.is_zero() {
@@ -139,13 +141,14 @@ impl HistoryRecorder {
         }
     }
 
-    /// A node that was asked for takes part after so long.
-    pub(crate) fn arrived(&mut self, took: Duration) {
-        self.lessons.arrived(kind_of(&self.job), took);
+    /// A requested node took this long to join.
+    pub(super) fn node_arrived(&mut self, delay: Duration) {
+        self.lessons.arrived(kind_of(&self.job), delay);
     }
 
-    /// The run is over; `complete` if all of its tasks have completed. Adds it to the history, and says what is unusual about it.
-    pub(crate) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
+    /// Adds the run to the history and returns what is unusual about it. `complete`: all of its tasks
+    /// completed.
+    pub(super) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
         let whole = self.run.whole && complete;
         let run = self.lessons.tell(RunRecord { whole, wall_s: now.seconds(), ..self.run.clone() });
         if run.classes.is_empty() {

@@ -150,7 +150,7 @@ impl Engine {
     pub(super) fn handle_signal(&mut self, signal: i32) {
         self.shared.runner.signalled(signal);
         if let Some(coordinator) = &mut self.coordinator {
-            let messages = coordinator.signal(self.shared.clock.now(), signal);
+            let messages = coordinator.on_signal(self.shared.clock.now(), signal);
             return self.post(messages);
         }
         let Some(signals) = &mut self.guest_signals else { return };

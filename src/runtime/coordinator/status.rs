@@ -1,0 +1,94 @@
+//! Answers status requests with the state of a run.
+
+use serde_json::{Value, json};
+
+use super::autoscaler::Autoscaler;
+use super::driver::CoordinatorDriver;
+use crate::capacity::Block;
+use crate::control::Answer;
+use crate::model::{Rank, RankState, Time};
+use crate::schedule::protocol::Started;
+
+/// Number of running tasks in an answer; those that have been running longest are shown.
+const MAX_SHOWN_TASKS: usize = 100;
+
+impl CoordinatorDriver {
+    /// The state of the run.
+    pub(super) fn status(&self, now: Time) -> Answer {
+        let tally = self.coordinator.tally();
+        let ranks: Vec<Value> = (0..self.coordinator.next_rank().0).map(|rank| self.rank_status(Rank(rank))).collect();
+        let blocks: Vec<Value> = self.nodes.blocks.iter().map(|block| block_status(now, block)).collect();
+        let text = match &self.finished {
+            Some(_) => "ending",
+            None if self.coordinator.is_stopping() => "stopping",
+            None => "running",
+        };
+        let status = json!({
+            "state": text,
+            "time_s": now.seconds(),
+            "epoch": self.coordinator.epoch(),
+            "tasks": {
+                "total": tally.total, "completed": tally.completed, "failed": tally.failed, "skipped": tally.skipped,
+                "cancelled": tally.cancelled, "running": tally.running, "ready": tally.ready,
+            },
+            "forecast": self.forecast(),
+            "scaling": self.autoscaler.as_ref().map(Autoscaler::status),
+            "running": self.running(),
+            "ranks": ranks,
+            "blocks": blocks,
+            "paused": self.nodes.blocks.paused(),
+        });
+        Answer { status: Some(status), ..Answer::done(text) }
+    }
+
+    /// The tasks that have been running longest, at most [`MAX_SHOWN_TASKS`].
+    fn running(&self) -> Vec<Value> {
+        let job = &self.job;
+        let mut running: Vec<(Rank, Started)> = self.coordinator.running().collect();
+        running.sort_unstable_by_key(|(_, started)| (started.start, started.task));
+        let view = |(rank, started): (Rank, Started)| {
+            json!({
+                "task": job.task_name(started.task),
+                "attempt": started.attempt,
+                "rank": rank.0,
+                "node": self.nodes.rank(rank).map(|entry| &entry.facts.node),
+                "since_s": started.start.seconds(),
+            })
+        };
+        running.into_iter().take(MAX_SHOWN_TASKS).map(view).collect()
+    }
+
+    fn rank_status(&self, rank: Rank) -> Value {
+        let state = self.coordinator.standing(rank);
+        let load = self.coordinator.load(rank);
+        let entry = self.nodes.rank(rank);
+        let is_here = state.is_some_and(RankState::is_billed);
+        let (slow, failures) = self.coordinator.health(rank);
+        json!({
+            "rank": rank.0,
+            "node": entry.map(|entry| &entry.facts.node),
+            "state": state.map_or("unknown", RankState::name),
+            "slots": entry.map_or(0, |entry| entry.facts.slots),
+            "running": if is_here { load.running } else { 0 },
+            "ready": if is_here { load.ready } else { 0 },
+            "slowdown": slow,
+            "failures": failures,
+            "block": self.nodes.world_of(rank).and_then(|world| world.block).map(|id| id.0),
+        })
+    }
+}
+
+fn block_status(now: Time, block: &Block) -> Value {
+    let billed = block.granted.map_or(0.0, |from| block.ended.unwrap_or(now).since(from).as_secs_f64());
+    json!({
+        "block": block.id.0,
+        "state": block.state.name(),
+        "name": block.name,
+        "node": block.node,
+        "asked_s": block.asked.seconds(),
+        "granted_s": block.granted.map(Time::seconds),
+        "joined_s": block.joined.map(Time::seconds),
+        "ended_s": block.ended.map(Time::seconds),
+        "billed_node_s": billed,
+    })
+}
