@@ -4,22 +4,23 @@
 //! |---|---|---|---|
 //! | requested | accepted by the provider | pending | |
 //! | requested | refused | failed | ten in a row pause the provider |
-//! | requested, pending, granted | is wanted no more | releasing | tells the provider to withdraw it |
+//! | requested, pending, granted | is drained | releasing | the provider withdraws it |
 //! | pending | granted | granted | the bill begins |
 //! | granted | its world joins | active | |
-//! | granted | does not join in time | releasing | tells the provider to withdraw it; three in a row pause it |
-//! | active | is drained | draining | its ranks drain, which is for the coordinator to see to |
-//! | active | its time is nearly up | active | said once: its ranks shall drain |
-//! | granted, active, draining | its ranks are gone | releasing | tells the provider to release it, and to withdraw it if that takes long |
-//! | releasing | cannot be given back | held | the bill goes on, which is said; no other node of its job is given back |
-//! | releasing, held | has ended | released | the bill ends |
-//! | requested, pending, granted | has ended | failed | three in a row pause the provider |
-//! | active, draining | has ended | released | |
+//! | granted | does not join in time | releasing | the provider withdraws it; three in a row pause it |
+//! | active | is drained | draining | the coordinator drains its ranks |
+//! | active | its time is nearly up | active | reported once, so that its ranks drain |
+//! | granted, active, draining | its ranks are gone | releasing | the provider releases it, and withdraws it after a timeout |
+//! | releasing | cannot be released | held | the bill goes on; no other node of its job is released |
+//! | releasing, held | ends | released | the bill ends |
+//! | requested, pending, granted | ends | failed | three in a row pause the provider |
+//! | active, draining | ends | released | |
 //!
-//! The bill of a block runs from its grant to its end, whatever it did in between; both moments are the provider's where it tells them.
+//! A block is billed from its grant to its end; both times are the provider's if it reports them.
 //!
-//! Blocks of one name are nodes of one job. A job with a node that cannot be given back gives back none, and the node that its batch script
-//! runs on (the *anchor*) goes with the last of the others. Ranks of such blocks can only be parked ([`Blocks::is_bound`]).
+//! Blocks of one name are nodes of one job. If one of them cannot be released, none can. The node of
+//! the batch script (the *anchor*) is released with the last of the others. Ranks of such blocks can
+//! only be parked ([`Blocks::is_bound`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,20 +29,20 @@ use crate::model::Time;
 
 pub use crate::model::BlockState as State;
 
-/// So many submissions in a row may be refused ...
-const REFUSALS: u32 = 10;
+/// After this number of refused requests in a row no further node is requested.
+const MAX_REFUSALS: u32 = 10;
 
-/// ... and so many blocks in a row may fail to start, before nothing more is asked for.
-const FAILED_STARTS: u32 = 3;
+/// After this number of failed starts in a row no further node is requested.
+const MAX_FAILED_STARTS: u32 = 3;
 
-/// A block that has been granted must have joined in this time.
-const START: Duration = Duration::from_secs(300);
+/// Time that a granted block has to join.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A block whose ranks have left ends in this time, or is ended.
-const LEAVE: Duration = Duration::from_secs(10);
+/// Time that a block has to end after its ranks left, before it is withdrawn.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of the time that a block may last its ranks keep a tenth to drain in, within these bounds.
-const LAST_TENTH: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(120)];
+/// Ranks drain during the last tenth of their block's time, within these bounds.
+const DRAIN_TIME_BOUNDS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(120)];
 
 /// A block, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,28 +54,28 @@ impl std::fmt::Display for BlockId {
     }
 }
 
-/// What happens to a block.
+/// An event of a block's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The provider took the request, under this name.
+    /// The provider accepted the request under this name.
     Accepted(String),
-    /// The provider did not take it.
+    /// The provider refused the request, for this reason.
     Refused(String),
-    /// It has a node.
+    /// The provider granted a node.
     Granted(Grant),
-    /// Its world takes part.
+    /// Its world joined.
     Joined,
-    /// It is wanted no more.
+    /// It is not wanted any more.
     Drain,
     /// All its ranks are gone.
     Left,
-    /// The provider cannot give its node back yet, for this reason.
+    /// The provider cannot release its node yet, for this reason.
     Kept(String),
-    /// The provider says that it is over: why, and when if it knows.
+    /// The provider reports its end.
     Ended {
         /// Why.
         why: String,
-        /// When.
+        /// When, if the provider knows.
         at: Option<Time>,
     },
 }
@@ -86,9 +87,9 @@ pub struct Grant {
     pub node: String,
     /// Since when it is billed, if the provider knows.
     pub since: Option<Time>,
-    /// When it will be taken away.
+    /// When the provider takes it back.
     pub ends: Option<Time>,
-    /// The batch script of its job runs on it.
+    /// True for the node that runs the batch script of its job.
     pub anchor: bool,
 }
 
@@ -97,30 +98,30 @@ pub struct Grant {
 pub struct Block {
     /// Its number.
     pub id: BlockId,
-    /// How far it is.
+    /// Its state.
     pub state: State,
-    /// What the provider calls it (a job, a process); empty until it does.
+    /// The provider's name for its job or process; empty until it is accepted.
     pub name: String,
-    /// Its node; empty until it has one.
+    /// Its node; empty until it is granted.
     pub node: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub asked: Time,
-    /// When it got its node: the bill begins.
+    /// When it was granted: the bill begins.
     pub granted: Option<Time>,
-    /// When its world took part.
+    /// When its world joined.
     pub joined: Option<Time>,
     /// When it ended: the bill ends.
     pub ended: Option<Time>,
-    /// When it will be taken away, if that is known.
+    /// When the provider takes it back, if known.
     pub ends: Option<Time>,
-    /// Part of the allocation that the run was started in.
+    /// True for a node of the allocation that the run was started in.
     pub own: bool,
     anchor: bool,
-    /// Since when it has been in its state.
+    /// When it entered its state.
     since: Time,
-    /// The provider has been told to withdraw it.
+    /// The provider was ordered to withdraw it.
     withdrawn: bool,
-    /// It has been said that its time is nearly up.
+    /// It was reported that its time is nearly up.
     expires: bool,
 }
 
@@ -151,24 +152,24 @@ impl Block {
     /// When its ranks must begin to leave, because it will be taken away.
     fn drain_by(&self) -> Option<Time> {
         let (from, to) = (self.granted?, self.ends?);
-        let margin = (to.since(from) / 10).clamp(LAST_TENTH[0], LAST_TENTH[1]);
+        let margin = (to.since(from) / 10).clamp(DRAIN_TIME_BOUNDS[0], DRAIN_TIME_BOUNDS[1]);
         Some(Time(to.0.saturating_sub(u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX))))
     }
 }
 
-/// What a provider is to do.
+/// An order to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Its ranks have left: its node goes back as soon as its processes are gone.
+    /// Release the node as soon as its processes are gone; its ranks have left.
     Release(BlockId),
-    /// It is to end at once, or is not to come.
+    /// End the block at once, or withdraw its request.
     Withdraw(BlockId),
 }
 
-/// What a person should hear.
+/// A note for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Good to know.
+    /// Information.
     Info(String),
     /// Something went wrong.
     Warning(String),
@@ -189,12 +190,12 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Asks for a block; `None` while nothing is asked for any more.
+    /// Adds a requested block; `None` if requests are paused.
     pub fn request(&mut self, now: Time) -> Option<BlockId> {
         self.paused.is_none().then(|| self.add(now, false))
     }
 
-    /// Takes a node in that the run has from the start.
+    /// Adds a node that the run has from the start.
     pub fn own(&mut self, now: Time) -> BlockId {
         self.add(now, true)
     }
@@ -207,7 +208,7 @@ impl Blocks {
         id
     }
 
-    /// Takes an event in. One that means nothing in the block's state is passed over.
+    /// Applies an event. One that has no meaning in the block's state is ignored.
     pub fn step(&mut self, now: Time, id: BlockId, event: Event) {
         let Some(block) = self.table.get_mut(&id) else { return };
         let Some(next) = after(block.state, &event) else { return note_late(block, &event) };
@@ -244,8 +245,8 @@ impl Blocks {
 
     fn failed_to_start(&mut self) {
         self.failed_starts += 1;
-        if self.failed_starts >= FAILED_STARTS {
-            self.pause(format!("{FAILED_STARTS} blocks in a row failed to start"));
+        if self.failed_starts >= MAX_FAILED_STARTS {
+            self.pause(format!("{MAX_FAILED_STARTS} blocks in a row failed to start"));
         }
     }
 
@@ -256,8 +257,8 @@ impl Blocks {
             Event::Refused(why) => {
                 self.refusals += 1;
                 self.warn(format!("{id} was refused: {why}"));
-                if self.refusals >= REFUSALS {
-                    self.pause(format!("{REFUSALS} requests in a row were refused"));
+                if self.refusals >= MAX_REFUSALS {
+                    self.pause(format!("{MAX_REFUSALS} requests in a row were refused"));
                 }
             }
             Event::Ended { why, .. } if state == State::Failed => {
@@ -297,17 +298,18 @@ impl Blocks {
         }
     }
 
-    /// Time passed: blocks that do not start, or do not end, are ended, and those whose time is nearly up are named.
+    /// Applies timeouts: withdraws blocks that do not join or do not end in time, and reports those
+    /// whose time is nearly up.
     pub fn tick(&mut self, now: Time) {
         let mut slow = Vec::new();
         for block in self.table.values_mut() {
             let waited = now.since(block.since);
             match block.state {
-                State::Granted if waited > START => {
+                State::Granted if waited > START_TIMEOUT => {
                     slow.push(block.id);
                     (block.state, block.since) = (State::Releasing, now);
                 }
-                State::Releasing if waited > LEAVE && !block.withdrawn => {}
+                State::Releasing if waited > RELEASE_TIMEOUT && !block.withdrawn => {}
                 State::Active if !block.expires && block.drain_by().is_some_and(|by| by <= now) => {
                     block.expires = true;
                     self.expiring.push(block.id);
@@ -323,11 +325,11 @@ impl Blocks {
     }
 
     fn is_slow(&mut self, id: BlockId) {
-        self.warn(format!("{id} did not join within {} s", START.as_secs()));
+        self.warn(format!("{id} did not join within {} s", START_TIMEOUT.as_secs()));
         self.failed_to_start();
     }
 
-    /// True if a block's node cannot be given back now, because its job does not let it go.
+    /// True if a block's node cannot be released now because of the other nodes of its job.
     pub fn is_bound(&self, id: BlockId) -> bool {
         let Some(block) = self.table.get(&id) else { return false };
         let mates = || self.table.values().filter(|other| other.id != id && other.name == block.name);
@@ -363,27 +365,27 @@ impl Blocks {
         self.table.get(&id)
     }
 
-    /// Why nothing more is asked for, if so.
+    /// Why no further node is requested, if so.
     pub fn paused(&self) -> Option<&str> {
         self.paused.as_deref()
     }
 
-    /// What is to be told since the last call.
+    /// Notes for the user since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
 
-    /// What the provider is to do, since the last call.
+    /// Orders to the provider since the last call.
     pub fn take_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)
     }
 
-    /// Active blocks whose time is nearly up, since the last call.
+    /// Active blocks whose time is nearly up; each is returned once.
     pub fn take_expiring(&mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.expiring)
     }
 
-    /// Blocks of which something has changed since the last call.
+    /// Blocks that changed since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<BlockId> {
         std::mem::take(&mut self.changed)
     }
@@ -399,14 +401,14 @@ impl Block {
     }
 }
 
-/// What follows from an event; `None` if it means nothing in this state.
+/// The state after an event; `None` if the event has no meaning in this state.
 fn after(state: State, event: &Event) -> Option<State> {
     use State::{Active, Draining, Failed, Granted, Held, Pending, Released, Releasing, Requested};
     match (state, event) {
         (Requested, Event::Accepted(_)) => Some(Pending),
         (Requested, Event::Refused(_)) => Some(Failed),
         (Requested | Pending, Event::Granted(_)) => Some(Granted),
-        // It may be in before the provider has said that it has a node.
+        // Its world may join before the provider reports the grant.
         (Requested | Pending | Granted, Event::Joined) => Some(Active),
         (Requested | Pending | Granted, Event::Drain) => Some(Releasing),
         (Active, Event::Drain) => Some(Draining),
@@ -418,7 +420,7 @@ fn after(state: State, event: &Event) -> Option<State> {
     }
 }
 
-/// Facts that come after the state they belong to.
+/// Keeps facts that arrive after the state they belong to.
 fn note_late(block: &mut Block, event: &Event) {
     match event {
         Event::Accepted(name) if block.name.is_empty() => block.name.clone_from(name),

@@ -1,7 +1,7 @@
-//! Blocks without a scheduler: each is one more process, on this machine or on the hosts of a hostfile, which are reached by `ssh`.
+//! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
-//! A hostfile gives so many blocks at a time as it has slots. A request for which no slot is free waits, as it would in a queue. On this machine
-//! alone there is no such limit: it is for development, and for tests of everything but the scheduler.
+//! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free slot.
+//! On this machine alone there is no limit, for development and for tests.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -14,13 +14,13 @@ use super::blocks::{BlockId, Event, Grant};
 use super::provider::{Launch, Provider, alone};
 use crate::system::open_files;
 
-/// A block that is told to end does so in this time, or is killed.
+/// Time that a block has to exit after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often its end is looked for.
+/// Poll interval while blocks exit.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// More slots than any host has.
+/// Upper bound on the slots of a host.
 const MOST_SLOTS: u32 = 4096;
 
 /// A host that blocks are started on.
@@ -28,7 +28,7 @@ const MOST_SLOTS: u32 = 4096;
 pub struct Host {
     /// Its name.
     pub name: String,
-    /// So many blocks at a time.
+    /// Number of blocks at a time.
     pub slots: u32,
 }
 
@@ -40,10 +40,11 @@ impl Host {
     }
 }
 
-/// Reads a hostfile as `mpirun` does: a host a line, `slots=N` being how many blocks it may have at a time (1 if absent), `#` before a remark.
+/// Reads a hostfile in the format of `mpirun`: one host per line, `slots=N` for the number of blocks
+/// at a time (default 1), `#` before a comment.
 ///
 /// # Errors
-/// If it cannot be read, names no host, or has a line that is none.
+/// If it cannot be read, names no host, or has a malformed line.
 pub fn hosts(path: &Path) -> Result<Vec<Host>, String> {
     let told = |why: String| format!("the hostfile {}: {why}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
@@ -73,10 +74,10 @@ fn host(line: &str) -> Result<Host, String> {
     Ok(Host { name, slots })
 }
 
-/// See the module's text.
+/// Starts blocks as processes.
 pub struct Local {
     launch: Launch,
-    /// Where blocks may be started; `None`: on this machine, any number.
+    /// Hosts for blocks; `None`: this machine without a limit.
     hosts: Option<Vec<Host>>,
     waiting: VecDeque<BlockId>,
     running: HashMap<BlockId, Running>,
@@ -85,12 +86,12 @@ pub struct Local {
 
 struct Running {
     child: Child,
-    /// The place of its host in the list.
+    /// Index of its host.
     host: usize,
 }
 
 impl Local {
-    /// Starts blocks so.
+    /// A provider of blocks on these hosts; `None`: on this machine.
     pub fn new(launch: Launch, hosts: Option<Vec<Host>>) -> Local {
         let (waiting, running, happened) = (VecDeque::new(), HashMap::new(), Vec::new());
         Local { launch, hosts, waiting, running, happened }
@@ -103,7 +104,7 @@ impl Local {
         (0..hosts.len()).find(|&at| taken(at) < hosts[at].slots as usize)
     }
 
-    /// Starts what waits where there is a free slot.
+    /// Starts waiting blocks on free slots.
     fn start(&mut self) {
         while let (Some(&id), Some(host)) = (self.waiting.front(), self.free()) {
             self.waiting.pop_front();
@@ -143,7 +144,8 @@ impl Local {
     }
 }
 
-/// The same on another host. With a terminal (`-tt`) the process there is told when the connection ends.
+/// The same on another host. With a terminal (`-tt`) the process there gets SIGHUP when the
+/// connection ends.
 fn ssh(host: &Host, words: &[String]) -> Command {
     let line: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
     let mut command = Command::new("ssh");

@@ -1,18 +1,18 @@
-//! Nodes that a run asks for while it goes on, and gives back.
+//! Nodes that a run requests and releases while it goes on.
 //!
-//! A *block* is one node and one world on it, which joins the run over the bridge. Each block comes and goes alone, whatever job of the scheduler
-//! it is part of.
+//! A *block* is one node with one world on it, which joins the run over the bridge. Each block comes
+//! and goes alone, even if it shares a job of the scheduler with others.
 //!
 //! | file | one idea |
 //! |---|---|
 //! | `blocks` | the life of each block, without I/O |
 //! | `nodes` | the node table: blocks joined with the ranks on them, without I/O |
-//! | `provider` | who gives nodes, as the run sees it |
+//! | `provider` | the interface of what gives nodes |
 //! | `local` | further processes on this machine, or on the hosts of a hostfile |
 //! | `slurm/` | further jobs, and the nodes of the job that the run was started in |
 //!
-//! A block outlives nobody: its process hangs on the coordinator's link and leaves within seconds when that is gone, and one that starts after
-//! the run has ended finds nobody to join and ends at once.
+//! No block outlives its run: its process exits within seconds when the link to the coordinator ends,
+//! and one that starts after the end of the run finds nobody to join and exits at once.
 
 pub mod blocks;
 pub mod local;

@@ -1,4 +1,5 @@
-//! Who gives nodes, as the run sees it: takes requests, says what became of them, and ends blocks. Nothing here waits.
+//! The interface of what gives nodes: takes requests, reports events, and ends blocks. No call waits,
+//! except for [`Provider::close`].
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,7 +15,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// The run's contact file.
     pub contact: PathBuf,
-    /// Where blocks write what they have to say.
+    /// Folder of the blocks' output.
     pub logs: PathBuf,
     /// The run's name.
     pub run: String,
@@ -23,7 +24,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The words that a block runs.
+    /// The command line of a block.
     pub fn words(&self, id: BlockId) -> [String; 6] {
         let text = |path: &PathBuf| path.display().to_string();
         let words = ["join", "--contact", &text(&self.contact), "--block", &id.0.to_string()].map(str::to_owned);
@@ -31,42 +32,42 @@ impl Launch {
         [text(&self.program), join, flag, contact, block, number]
     }
 
-    /// Where a block writes.
+    /// File of a block's output.
     pub fn log(&self, id: BlockId) -> PathBuf {
         self.logs.join(format!("block-{}.log", id.0))
     }
 
-    /// A moment in seconds since 1970 in the run's time; what was before the run is its beginning.
+    /// Converts seconds since 1970 to the run's time; a moment before the run is its beginning.
     pub fn moment(&self, unix_s: u64) -> Time {
         Time(unix_s.saturating_mul(1_000_000_000).saturating_sub(self.began_unix_ns))
     }
 }
 
-/// Gives nodes.
+/// Gives nodes to a run.
 pub trait Provider: Send {
-    /// Asks for blocks, which nobody needs for longer than `limit`; what comes of it is told by [`Provider::poll`].
+    /// Requests blocks, which are needed for at most `limit`. [`Provider::poll`] reports the outcome.
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>);
 
-    /// The ranks of a block have left: its node goes back as soon as its processes are gone.
+    /// Releases the node of a block whose ranks have left, as soon as its processes are gone.
     fn release(&mut self, id: BlockId);
 
     /// Ends a block at once, or withdraws its request.
     fn withdraw(&mut self, id: BlockId);
 
-    /// What has happened since the last call.
+    /// Events since the last call.
     fn poll(&mut self) -> Vec<(BlockId, Event)>;
 
-    /// Ends and withdraws all that is left, and returns once nothing is, or after a while.
+    /// Ends and withdraws all blocks, and returns when that is done or a limit has passed.
     fn close(&mut self);
 }
 
-/// Takes from a command's environment what would make its process believe that it belongs to this
-/// process's world, job or step, and what changes what Slurm's commands print and do.
+/// Removes from a command's environment the variables that tie a process to this process's world, job
+/// or step, and those that change what Slurm's commands print and do.
 pub(super) fn alone(command: &mut Command) -> &mut Command {
     alone_but(command, &[])
 }
 
-/// The same, but leaves some variables.
+/// The same, but keeps some variables.
 pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut Command {
     let goes = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !ALWAYS.contains(&name);
     for (name, _) in std::env::vars_os() {
@@ -77,7 +78,7 @@ pub(super) fn alone_but<'a>(command: &'a mut Command, kept: &[&str]) -> &'a mut 
     command
 }
 
-/// Of launchers, and of the commands of Slurm.
+/// Prefixes of the variables of launchers and of Slurm's commands.
 const PREFIXES: [&str; 13] = [
     "OMPI_",
     "PMIX_",
@@ -94,5 +95,5 @@ const PREFIXES: [&str; 13] = [
     "SRUN_",
 ];
 
-/// Without these Slurm cannot be reached.
+/// Variables without which Slurm cannot be reached.
 const ALWAYS: [&str; 2] = ["SLURM_CONF", "SLURM_JWT"];

@@ -1,4 +1,4 @@
-//! The job of a session, from the text that its journal keeps.
+//! Reads the job of a session from the text in its journal.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::journal::Began;
 use crate::observe::SessionJob;
 use crate::workload::graph_of;
 
-/// Reads it as it was when the session began.
+/// The job and graph as they were when the session began.
 ///
 /// # Errors
 /// If this version of Phalanx cannot read that text any more.
@@ -26,7 +26,7 @@ pub fn job_of(began: &Began) -> Result<Loaded, String> {
     job::parse(began.job_text.clone(), &file, &began.dir, &AnyKernel).map_err(|e| e.render(false))
 }
 
-/// Accepts every kernel: the run may have been one of a program with kernels of its own.
+/// Accepts every kernel, as the program of that run may have registered its own.
 struct AnyKernel;
 
 impl job::KernelCheck for AnyKernel {

@@ -117,17 +117,17 @@ fn a_block_whose_time_is_nearly_up_is_named_once() {
 #[test]
 fn a_provider_that_only_fails_is_asked_no_more() {
     let mut blocks = Blocks::default();
-    for _ in 0..REFUSALS {
+    for _ in 0..MAX_REFUSALS {
         let id = blocks.request(Time(0)).unwrap();
         all(&mut blocks, id, &[Event::Refused("no".into())]);
     }
     assert!(blocks.request(Time(0)).is_none() && blocks.paused().is_some());
     let mut blocks = Blocks::default();
-    for turn in 0..2 * FAILED_STARTS {
+    for turn in 0..2 * MAX_FAILED_STARTS {
         let id = blocks.request(Time(0)).unwrap();
-        let works = turn == FAILED_STARTS - 1;
+        let works = turn == MAX_FAILED_STARTS - 1;
         all(&mut blocks, id, &[accepted(), granted(), if works { Event::Joined } else { ended() }]);
-        if turn == 2 * FAILED_STARTS - 1 {
+        if turn == 2 * MAX_FAILED_STARTS - 1 {
             assert!(blocks.request(Time(0)).is_none());
         }
     }

@@ -1,7 +1,8 @@
-//! The allocation that the run was started in, where it has a world of its own on each node and so can give nodes back.
+//! The allocation that the run was started in, if each of its nodes has a world of its own.
 //!
-//! The batch script starts rank 0's world on its own node alone and says so (`PHALANX_WORLDS=each`); worlds on the other nodes are started from here, each
-//! as one step. One `mpirun` over all nodes would die with the first node that is given back.
+//! The batch script starts rank 0's world on its own node and sets `PHALANX_WORLDS=each`; rank 0
+//! starts a world on each other node as a step. One `mpirun` over all nodes would die with the first
+//! node that is released.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -12,10 +13,10 @@ use super::super::provider::{Launch, alone};
 use crate::job::units::expand_hosts;
 use crate::system::open_files;
 
-/// What the batch script sets if each node has a world of its own.
+/// The batch script sets this if each node has a world of its own.
 const WORLDS: &str = "PHALANX_WORLDS";
 
-/// See the module's text.
+/// An allocation of several nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocation {
     /// The number of its job.
@@ -25,7 +26,7 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// The allocation that this process was started in, if it has nodes on which no world has been started.
+    /// The allocation of this process, if it has nodes without a world.
     pub fn from_environment() -> Option<Allocation> {
         Allocation::of(|name| std::env::var(name).ok())
     }
@@ -52,7 +53,8 @@ impl Allocation {
     }
 }
 
-/// How a world is started as a step of its own on one node, beside the batch script and with all CPUs of the node.
+/// Options of a step that starts a world on one node, beside the batch script and with all CPUs of
+/// the node.
 pub(super) const STEP: [&str; 6] =
     ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mpi=none", "--input=none"];
 

@@ -1,8 +1,8 @@
-//! What is asked of Slurm, one function a command. Times are in seconds since 1970.
+//! Slurm's commands, one function per command. Times are in seconds since 1970.
 //!
-//! The answer must not depend on whoever started the run: variables that change what these commands
-//! print or do are taken from their environment. What says whose account pays and where nodes come
-//! from reaches submissions. A command that does not end in time is killed and has failed.
+//! The output must not depend on the user's environment: variables that change what these commands
+//! print or do are removed. Variables that choose account and nodes are kept for submissions. A
+//! command that exceeds its time limit is killed and counts as failed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +34,7 @@ const SUBMISSION: [&str; 11] = [
     "SBATCH_WCKEY",
 ];
 
-/// A job, with the cluster that it was sent to if that is another than this one.
+/// A job, with its cluster if that is not this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobId {
     number: String,
@@ -47,7 +47,7 @@ impl JobId {
         JobId { number, cluster: None }
     }
 
-    /// What `sbatch --parsable` prints: `NUMBER` or `NUMBER;CLUSTER`.
+    /// Parses the output of `sbatch --parsable`: `NUMBER` or `NUMBER;CLUSTER`.
     fn parse(said: &str) -> Option<JobId> {
         let (number, cluster) = said.trim().split_once(';').map_or((said.trim(), None), |(n, c)| (n, Some(c)));
         let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -78,7 +78,7 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// True while it has its nodes. Until Slurm has cleaned up after it that is so.
+    /// True while it has its nodes, which includes Slurm's cleanup.
     pub(super) fn has_nodes(&self) -> bool {
         matches!(self.state.as_str(), "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "RESIZING")
     }
@@ -108,7 +108,7 @@ impl Queued {
 /// Calls Slurm's commands.
 #[derive(Clone, Default)]
 pub(super) struct SlurmCommands {
-    /// When the run stops waiting for answers, once it is over.
+    /// The deadline of all commands at the end of the run.
     closes: Arc<OnceLock<Instant>>,
 }
 
@@ -125,13 +125,13 @@ impl Queued {
 }
 
 impl SlurmCommands {
-    /// From now on no command goes on for longer than until `end`, also one that runs already.
+    /// Limits all commands to `end`, including one that runs already.
     pub(super) fn close_by(&self, end: Instant) {
         // The first end counts.
         let _ = self.closes.set(end);
     }
 
-    /// The jobs of a name on one cluster, those that ended of late included.
+    /// The jobs of a name on one cluster, including those that ended recently.
     pub(super) fn jobs_named(&self, name: &str, cluster: Option<&str>) -> Result<Vec<Queued>, String> {
         let said = self.output(command("squeue", cluster).args(LIST).args(["--name", name, COLUMNS]))?;
         Ok(said.lines().filter_map(Queued::parse).collect())
@@ -147,7 +147,7 @@ impl SlurmCommands {
         }
     }
 
-    /// The nodes on which steps of a job run, its batch script left out.
+    /// The nodes on which steps of a job run, without the batch step.
     pub(super) fn nodes_with_steps(&self, job: &JobId) -> Result<Vec<String>, String> {
         let list = ["--noheader", "--all", "--steps", "--jobs", &job.number, "--format=%i|%N"];
         let said = self.output(command("squeue", job.cluster.as_deref()).args(list))?;
@@ -163,12 +163,12 @@ impl SlurmCommands {
         JobId::parse(&said).ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))
     }
 
-    /// Lets a job wait in the queue for so long from now on.
+    /// Lets a job wait in the queue for this time from now.
     pub(super) fn renew(&self, job: &JobId, limit: Duration, lease: Duration) -> Result<(), String> {
         self.update(job, &format!("Deadline={}", deadline(limit, lease)), None)
     }
 
-    /// Lets a job keep these of its nodes only. What scontrol leaves behind it leaves in `dir`.
+    /// Shrinks a job to these nodes. scontrol writes its resize scripts into `dir`.
     pub(super) fn keep_nodes(&self, job: &JobId, nodes: &[String], dir: &Path) -> Result<(), String> {
         let result = self.update(job, &format!("NodeList={}", compress_hosts(nodes)), Some(dir));
         for shell in ["sh", "csh"] {
@@ -179,7 +179,7 @@ impl SlurmCommands {
         result
     }
 
-    /// Lets a job that waits ask for fewer nodes.
+    /// Reduces the number of nodes that a waiting job requests.
     pub(super) fn ask_for_fewer(&self, job: &JobId, nodes: usize) -> Result<(), String> {
         self.update(job, &format!("NumNodes={nodes}"), None)
     }
@@ -192,7 +192,7 @@ impl SlurmCommands {
         self.output(command.args(["update", &format!("JobId={}", job.number), what])).map(drop)
     }
 
-    /// Ends jobs, or takes them from the queue. Says for each cluster why it did not.
+    /// Cancels jobs. The error names the reason for each cluster.
     pub(super) fn cancel<'a>(&self, jobs: impl IntoIterator<Item = &'a JobId>) -> Result<(), String> {
         let mut by_cluster: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
         for job in jobs {
@@ -203,13 +203,13 @@ impl SlurmCommands {
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
-    /// Ends all jobs of a name on one cluster; only those that wait, if so wished.
+    /// Cancels all jobs of a name on one cluster, or only those that wait.
     pub(super) fn cancel_named(&self, name: &str, cluster: Option<&str>, only_waiting: bool) -> Result<(), String> {
         let state: &[&str] = if only_waiting { &["--state=PENDING"] } else { &[] };
         self.output(command("scancel", cluster).args(state).args(["--name", name])).map(drop)
     }
 
-    /// What a command printed, or why it failed.
+    /// The output of a command, or why it failed.
     fn output(&self, command: &mut Command) -> Result<String, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         let limit = Instant::now() + LIMIT;
@@ -224,10 +224,10 @@ impl SlurmCommands {
     }
 }
 
-/// Every job, also one of a partition that is not shown to everybody, and one that has ended.
+/// Selects all jobs, including ended ones and those of hidden partitions.
 const LIST: [&str; 3] = ["--noheader", "--all", "--states=all"];
 
-/// What Slurm says of a job that it does not know.
+/// Slurm's error for an unknown job.
 const UNKNOWN: &str = "Invalid job id";
 
 /// One of Slurm's commands, for another cluster than this one if named.
@@ -243,13 +243,13 @@ pub(super) struct Submission<'a> {
     pub(super) name: &'a str,
     pub(super) nodes: usize,
     pub(super) partition: Option<&'a str>,
-    /// How long it may last.
+    /// Its time limit.
     pub(super) limit: Option<Duration>,
-    /// If it has not started by then it shall never start, counted from now.
+    /// Time from now until which it must start, else Slurm removes it.
     pub(super) lease: Duration,
     pub(super) log: &'a Path,
     pub(super) extra: &'a [String],
-    /// What it runs, for a shell.
+    /// Its shell script.
     pub(super) script: &'a str,
 }
 
@@ -277,7 +277,7 @@ fn minutes(limit: Duration) -> u64 {
     limit.as_secs().div_ceil(60).max(1)
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

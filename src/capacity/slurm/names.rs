@@ -1,7 +1,7 @@
-//! Under which names a run may have jobs in the queue: a file in its run directory, a line for each
-//! session that may have left some, with the other clusters that it has sent jobs to.
+//! The names under which a run may have jobs in the queue: a file in the run directory with one line
+//! per session that may have left jobs, and the other clusters that it sent jobs to.
 //!
-//! A line is written before the first job is submitted, and goes when nothing of that name is left.
+//! A line is written before the first submission, and removed when no job of that name is left.
 
 use std::io;
 use std::path::PathBuf;
@@ -35,26 +35,26 @@ impl SessionJobs {
         u64::from_str_radix(self.name.rsplit('-').next()?, 16).ok()
     }
 
-    /// True if they are those of a session that nobody leads any more, for certain.
+    /// True if their session is certainly over.
     pub(super) fn are_of(&self, ended: &EndedSessions) -> bool {
         self.began_unix_ms().is_some_and(|began| ended.contains(began))
     }
 
-    /// Ends all of them; only those that wait, if so wished.
+    /// Cancels all of them, or only those that wait.
     pub(super) fn cancel(&self, slurm: &SlurmCommands, only_waiting: bool) -> Result<(), String> {
         let clusters = std::iter::once(None).chain(self.clusters.iter().map(|name| Some(name.as_str())));
         clusters.into_iter().try_for_each(|cluster| slurm.cancel_named(&self.name, cluster, only_waiting))
     }
 }
 
-/// The file, with what it is to hold.
+/// The file and its content.
 pub(super) struct NamesFile {
     path: PathBuf,
     pub(super) sessions: Vec<SessionJobs>,
 }
 
 impl NamesFile {
-    /// Reads it. One that is not there names no session.
+    /// Reads the file. A missing file names no session.
     pub(super) fn read(path: PathBuf) -> io::Result<NamesFile> {
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -63,8 +63,8 @@ impl NamesFile {
         Ok(NamesFile { path, sessions: text.lines().filter_map(SessionJobs::parse).collect() })
     }
 
-    /// Cancels the jobs of the sessions of which it is certain that they are over, and forgets
-    /// those. Returns their names, and what became of the others.
+    /// Cancels the jobs of sessions that are certainly over, and forgets these. Returns their names,
+    /// and the reasons for the others.
     pub(super) fn withdraw(&mut self, slurm: &SlurmCommands, ended: &EndedSessions) -> (Vec<String>, Vec<String>) {
         let (mut gone, mut left) = (Vec::new(), Vec::new());
         self.sessions.retain(|jobs| {
@@ -85,7 +85,7 @@ impl NamesFile {
         (gone, left)
     }
 
-    /// Writes it; one that would be empty is removed.
+    /// Writes the file, or removes it if it would be empty.
     pub(super) fn write(&self) -> io::Result<()> {
         if self.sessions.is_empty() {
             return match std::fs::remove_file(&self.path) {

@@ -1,9 +1,9 @@
-//! Where rank 0 listens for ranks that join, and what it tells them to connect to.
+//! Where rank 0 listens for ranks that join, and the addresses that it publishes.
 //!
-//! An address that somebody names is taken as it is. Where nobody does, or the name given is that
-//! of this machine and means its loopback interface (many systems map the own name to 127.0.1.1),
-//! rank 0 listens on all its interfaces and tells those addresses that other nodes may reach, the
-//! likeliest first: who joins tries one after the other.
+//! An explicit address is used as it is. Without one, or if the given name is that of this machine
+//! and resolves to its loopback interface (many systems map the own name to 127.0.1.1), rank 0
+//! listens on all interfaces and publishes the addresses that other nodes may reach, the likeliest
+//! first: a joining rank tries one after the other.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -12,17 +12,17 @@ use sysinfo::Networks;
 
 use crate::runtime::RunError;
 
-/// Where rank 0 is to listen.
+/// Where rank 0 should listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Listen {
     /// `HOST`, `HOST:PORT`, or an IP address with or without a port.
     On(String),
-    /// Wherever other nodes reach this machine.
+    /// On all interfaces that other nodes may reach.
     Reachable,
 }
 
-/// What rank 0 binds, and the addresses that others are told, the likeliest first; the port is that
-/// which is bound.
+/// The address that rank 0 binds, and the addresses that it publishes with the bound port, the
+/// likeliest first.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JoinAddress {
     pub(super) bind: SocketAddr,
@@ -30,7 +30,7 @@ pub(super) struct JoinAddress {
 }
 
 impl JoinAddress {
-    /// Chooses it by what the system says about its name and its interfaces.
+    /// Chooses the addresses from the machine's name and interfaces.
     ///
     /// # Errors
     /// If the name has no address, or no other node can reach this machine.
@@ -59,14 +59,14 @@ impl JoinAddress {
         Ok(JoinAddress { bind: (any, port).into(), told })
     }
 
-    /// What others are told, once it is bound to a port.
-    pub(super) fn told(&self, port: u16) -> Vec<String> {
+    /// The addresses to publish, with the bound port.
+    pub(super) fn published(&self, port: u16) -> Vec<String> {
         self.told.iter().map(|&ip| SocketAddr::from((ip, port)).to_string()).collect()
     }
 }
 
-/// The address and the port that a text means; no address if it is a name of this machine that
-/// means its loopback interface.
+/// The address and the port of a text; no address if it is a name of this machine that resolves to
+/// its loopback interface.
 fn resolve(text: &str) -> Result<(Option<IpAddr>, u16), RunError> {
     let refused = |why: String| RunError::Refused(format!("cannot listen on `{text}`: {why}"));
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -90,14 +90,14 @@ fn interfaces() -> BTreeMap<String, Vec<IpAddr>> {
     networks.iter().map(|(name, data)| (name.to_string_lossy().into_owned(), addresses(data))).collect()
 }
 
-/// The address that this machine's name has.
+/// The address of this machine's name.
 fn own_address() -> Option<IpAddr> {
     let name = sysinfo::System::host_name().ok()?;
     let mut found = (name.as_str(), 0).to_socket_addrs().ok()?;
     found.find(|address| !address.ip().is_loopback()).map(|address| address.ip())
 }
 
-/// Beginnings of the names of interfaces that lead to containers and virtual machines of this node.
+/// Prefixes of interfaces that lead to containers and virtual machines of this node.
 const INNER: [&str; 9] = ["docker", "br-", "virbr", "veth", "cni", "podman", "lxc", "lxd", "flannel"];
 
 /// The addresses by which other nodes may reach this machine: that of its name first, those of
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_named_is_taken_as_it_is() {
-        let told = |text: &str| JoinAddress::choose(&Listen::On(text.into())).map(|address| address.told(7));
+        let told = |text: &str| JoinAddress::choose(&Listen::On(text.into())).map(|address| address.published(7));
         assert_eq!(told("127.0.0.1").unwrap(), ["127.0.0.1:7"]);
         assert_eq!(told("localhost").unwrap().len(), 1);
         assert_eq!(told("[::1]:5").unwrap(), ["[::1]:7"]);

@@ -91,7 +91,7 @@ impl JoinListener {
         let (hub, outer, news) = Hub::open(address.bind, secret.clone(), move || wait.notify())
             .map_err(system("listen for ranks that join"))?;
         let path = Path::new(&welcome.run_dir).join(FILE);
-        let addresses = address.told(hub.address().port());
+        let addresses = address.published(hub.address().port());
         tracing::info!("ranks may join at {}: phalanx join --contact {}", addresses.join(", "), path.display());
         Contact { run: welcome.run_name.clone(), addresses, secret }.write(&path)?;
         Ok((JoinListener { hub, news, welcome, contact: path, places: HashMap::new() }, outer))

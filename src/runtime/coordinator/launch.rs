@@ -107,9 +107,9 @@ fn prepare(
 ) -> Result<Run, RunError> {
     let listener = options.listen.map(listen).transpose()?;
     let mut start = PreparedRun::open(options, &kernels)?;
-    let arrived_all = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
+    let ready = handshake(fabric.as_mut(), &wake, &start.welcome, !options.coordinator_only)
         .and_then(|(resources, hellos)| check(&start.prepared.job, &hellos).map(|()| (resources, hellos)));
-    let (resources, hellos) = match arrived_all {
+    let (resources, hellos) = match ready {
         Ok(found) => found,
         Err(error) => {
             start.take_back();

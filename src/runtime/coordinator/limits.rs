@@ -97,7 +97,7 @@ impl Limits {
             _ => ("SIGTERM", Stop::Terminate),
         };
         let harder = match how {
-            Stop::Drain if self.walltime.is_none() => Some((now.after(Walltime::PATIENCE), Stop::Terminate)),
+            Stop::Drain if self.walltime.is_none() => Some((now.after(Walltime::WARNING_GRACE), Stop::Terminate)),
             Stop::Terminate if self.launched => Some((now.after(KILL_DELAY_UNDER_MPIRUN), Stop::Kill)),
             _ => None,
         };

@@ -1,4 +1,21 @@
-//! What rank 0 does besides running tasks.
+//! What rank 0 does besides running tasks, in the order of a run.
+//!
+//! | step | file | what it does |
+//! |---|---|---|
+//! | prepare | `prepare`, `resume`, `run_history` | reads the job, opens the run directory, finds complete tasks, completes estimates |
+//! | launch | `launch`, `pricing` | handshake, hand-out, records the beginning, builds the driver |
+//! | drive | `driver` | delivers messages, timers and signals to the coordinator, carries out its actions |
+//! | | `recording` | journal, progress, history |
+//! | | `limits`, `walltime` | signals, budget and the end of the allocation |
+//! | nodes | `join_listener`, `join_address` | lets ranks in, notices lost ones |
+//! | | `provisioner` | requests and releases nodes |
+//! | | `membership` | keeps coordinator, node table and provider consistent |
+//! | scale | `autoscaler`, `scaling` | shows the run to the scaling controller, carries out its decisions |
+//! | control | `commands`, `status` | what users ask at the control socket |
+//! | conclude | `driver`, `launch` | writes the end, closes links, gives nodes back, closes the journal |
+//!
+//! The end is on disk before anything that may take long, so no run claims what its journal does not
+//! say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
 
 mod autoscaler;
 mod commands;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::join_address::JoinAddress;
 use super::provisioner::{self, listen_on};
-use super::resume::{self, Again};
+use super::resume::{self, RerunReasons};
 use super::run_history::LoadedHistory;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
@@ -197,7 +197,7 @@ fn open_journal(
     let forced = rerun(options, job)?;
     let probe = FileProbe::default();
     let is_gone = |file: PathBuf| probe.exists(&file) == Some(false);
-    let again = Again {
+    let again = RerunReasons {
         forced: &|task| forced.iter().any(|tasks| tasks.contains(&task.0)),
         lost: &|task| job.task(task).is_ok_and(|task| task.promised.iter().any(|file| is_gone(task.dir.join(file)))),
     };

@@ -1,14 +1,13 @@
 //! Which tasks of a resumed run stay complete.
 //!
-//! A task stays complete if it completed in an earlier session, still does the same (its content
-//! key has not changed), nobody asks for it to run again, and nothing that it needs has to run
-//! again for such a reason. One whose declared output is gone runs again, too, if something that
-//! still has to run needs it; what else has needed it has had it, and stays complete. Names and
-//! indices say which task is which: a task that moved in the file, or an array that grew, keeps
-//! what it had.
+//! A task stays complete if it completed in an earlier session, its content key has not changed, the
+//! user does not ask for it to run again, and none of its dependencies runs again for such a reason.
+//! A task whose declared output is gone runs again if a task that still has to run needs it;
+//! dependents that are complete stay so. Tasks are identified by name and index: a task that moved
+//! in the file, or an array that grew, keeps its state.
 //!
-//! Ranks report what ended each by itself, so a run that is killed may have written that a task completed but not yet that those did which
-//! it needed. They did: [`implied`] finds them, else they would run again, and all that came after them.
+//! Ranks report ends independently, so a killed run may have recorded that a task completed but not
+//! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
 
 use std::collections::HashMap;
 
@@ -18,11 +17,10 @@ use crate::job::Job;
 use crate::journal::KeptRun;
 use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
 
-/// Tasks that must have completed, though their own ends were never written, because one that needs
-/// them has: each as an attempt without a number, which ended when what followed it became ready.
-/// `completed` tells when each completed task had become ready, `before` which of them were
-/// complete when the last session began: nothing follows from those, as what they needed may have
-/// been about to run again.
+/// Tasks that completed without a record, because a dependent completed: each as an attempt without a
+/// number that ended when its dependent became ready. `completed` tells when each completed task
+/// became ready, `before` which tasks were complete when the last session began: nothing follows
+/// from those, as their dependencies may have been about to run again.
 pub fn implied(
     graph: &TaskGraph,
     completed: &dyn Fn(TaskId) -> Option<Time>,
@@ -34,7 +32,7 @@ pub fn implied(
     let mut by: Vec<Option<Time>> = known.iter().enumerate().map(tells).collect();
     by.resize(graph.node_count(), None);
     for node in graph.topological().iter().rev() {
-        // From a join that asks for a failure nothing follows about any one task.
+        // A join that asks for a failure implies nothing about a single task.
         let Some(ready) = by[node as usize].filter(|_| graph.join(node) != Some(JoinRule::AnyNotOk)) else { continue };
         for edge in graph.predecessors(node).filter(|edge| edge.on() == Condition::Ok) {
             let before = &mut by[edge.node() as usize];
@@ -56,11 +54,11 @@ pub fn implied(
     missing.filter_map(|task| Some(attempt(task, by[task]?))).collect()
 }
 
-/// Why a task that completed runs again, beside what has changed about it.
-pub struct Again<'a> {
-    /// It was asked for.
+/// Why a completed task runs again although it has not changed.
+pub struct RerunReasons<'a> {
+    /// The user asks for it.
     pub forced: &'a dyn Fn(TaskId) -> bool,
-    /// A declared output of it is gone; asked only of tasks that something still needs.
+    /// A declared output is gone; called only for tasks that an open task needs.
     pub lost: &'a dyn Fn(TaskId) -> bool,
 }
 
@@ -71,7 +69,7 @@ pub fn kept(
     new: &Job,
     graph: &TaskGraph,
     same_text: bool,
-    again: &Again,
+    again: &RerunReasons,
 ) -> Vec<KeptRun> {
     let was = former_numbers(old, new);
     let same = |task: TaskId, was: TaskId| {
@@ -97,7 +95,7 @@ pub fn kept(
             }
         }
     }
-    // From the last tasks to the first: what runs again needs its own inputs.
+    // In reverse order: a task that runs again needs its own inputs.
     let mut awaited = vec![false; nodes];
     for node in graph.topological().iter().rev() {
         let at = node as usize;
@@ -182,7 +180,7 @@ mod tests {
         let graph = crate::workload::graph_of(&loaded).unwrap();
         let of = |completed: &[u32], lost: &[u32], forced: &[u32]| {
             let has = |list: &[u32], task: TaskId| list.contains(&task.0);
-            let again = Again { forced: &|task| has(forced, task), lost: &|task| has(lost, task) };
+            let again = RerunReasons { forced: &|task| has(forced, task), lost: &|task| has(lost, task) };
             let runs = kept(&loaded.job, &|task| has(completed, task), &loaded.job, &graph, true, &again);
             runs.iter().flat_map(|run| run.first.0..run.first.0 + run.count).collect::<Vec<_>>()
         };

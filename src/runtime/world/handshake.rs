@@ -1,4 +1,5 @@
-//! The ranks of a world before and after a run: they gather, are dismissed, and leave together.
+//! The ranks of a world before and after a run: they exchange facts, or are dismissed, and leave
+//! together.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,13 @@ use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
 use crate::schedule::protocol::{Message, Welcome};
 
-/// How long rank 0 waits for the others to say what they have, and they for it.
-pub(crate) const HANDSHAKE: Duration = Duration::from_secs(300);
+/// Time limit of each step of the handshake.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How often a rank that waits for another looks whether something came.
-pub(crate) const LOOK: Duration = Duration::from_micros(100);
+/// Poll interval of a rank that waits for another.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
-/// Waits until every rank has said one thing; `mine` is what rank 0 says itself.
+/// Waits until every rank has sent one fact; `mine` is that of rank 0.
 pub(crate) fn gather<T>(
     fabric: &mut dyn Fabric,
     wake: &EventWait,
@@ -23,7 +24,7 @@ pub(crate) fn gather<T>(
 ) -> Result<Vec<T>, RunError> {
     let mut said: Vec<Option<T>> = (0..fabric.size()).map(|_| None).collect();
     said[0] = Some(mine);
-    let end = Instant::now() + HANDSHAKE;
+    let end = Instant::now() + HANDSHAKE_TIMEOUT;
     while said.iter().any(Option::is_none) {
         match receive(fabric)? {
             Some((from, Message::Broken { reason })) => {
@@ -36,7 +37,7 @@ pub(crate) fn gather<T>(
             }
             None if Instant::now() > end => {
                 let missing = said.iter().enumerate().filter(|s| s.1.is_none()).map(|s| s.0 as u32).collect();
-                return Err(RunError::Missing { ranks: missing, seconds: HANDSHAKE.as_secs() });
+                return Err(RunError::Missing { ranks: missing, seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
             None => pause(wake)?,
         }
@@ -44,34 +45,34 @@ pub(crate) fn gather<T>(
     Ok(said.into_iter().flatten().collect())
 }
 
-/// Waits for what rank 0 has to say; `None` if it says that there is nothing to do.
+/// Waits for the welcome of rank 0; `None` if there is no run.
 pub(crate) fn await_welcome(fabric: &mut dyn Fabric, wake: &EventWait) -> Result<Option<Welcome>, RunError> {
-    let end = Instant::now() + HANDSHAKE;
+    let end = Instant::now() + HANDSHAKE_TIMEOUT;
     loop {
         match receive(fabric)? {
             Some((_, Message::Welcome(welcome))) => return Ok(Some(*welcome)),
             Some((_, Message::Finish)) => return Ok(None),
             Some(_) => {}
             None if Instant::now() > end => {
-                return Err(RunError::Missing { ranks: vec![0], seconds: HANDSHAKE.as_secs() });
+                return Err(RunError::Missing { ranks: vec![0], seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
             None => pause(wake)?,
         }
     }
 }
 
-/// Waits a moment, unless a signal asks to give up. SIGUSR1 only warns of an end that is far away yet.
+/// Sleeps for one poll interval, unless a signal ends the wait. SIGUSR1 only warns of a later end.
 fn pause(wake: &EventWait) -> Result<(), RunError> {
     match wake.next_signal() {
         Some(signal) if signal != libc::SIGUSR1 => Err(RunError::Interrupted(signal)),
         _ => {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             Ok(())
         }
     }
 }
 
-/// Tells all other ranks that there will be no run. Those that cannot be told are beyond help.
+/// Tells all other ranks that there is no run.
 pub(crate) fn dismiss(fabric: &mut dyn Fabric) {
     for rank in 1..fabric.size() {
         if let Err(error) = send(fabric, Rank(rank), &Message::Finish) {
@@ -95,8 +96,8 @@ fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError>
     Ok(Some((from, message)))
 }
 
-/// Moves what is under way until every frame has left, or `limit` is over. What still comes is dropped, so that the others' frames
-/// leave too.
+/// Drives the fabric until every frame has left, or `limit` is over. Frames that arrive are dropped,
+/// so that the other ranks can send theirs.
 pub(crate) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
     let end = Instant::now() + limit;
     let mut dropped = Vec::new();
@@ -106,7 +107,7 @@ pub(crate) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
             return;
         }
         if !came {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A world that joins a run under way: this process, or all ranks of the `mpirun` that started it.
 //!
-//! Its first rank asks to be let in and tells the others which numbers they have; then each has a link of its own and goes on as any other rank
-//! does. When the coordinator is gone, so is the reason to be here: what runs is ended, and the process leaves within seconds.
+//! Its first rank asks to be let in and tells the others their numbers; then each opens a link of its
+//! own and works like any other rank. When the coordinator is gone, running tasks are ended and the
+//! process exits within seconds.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handshake::LOOK;
+use super::handshake::POLL_INTERVAL;
 use crate::capacity::slurm;
 use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
@@ -23,11 +24,11 @@ use crate::runtime::rank::worker_main;
 use crate::runtime::{FAREWELL, Finished, RunError, listen};
 use crate::system::open_files;
 
-/// How long the other ranks of a world wait for the first to be let in, which may try for a minute.
-const ADMISSION: Duration = Duration::from_secs(120);
+/// Time that the other ranks of a world wait for the first to be let in, which may try for a minute.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Ranks of a world leave together, whenever the last of them is done.
-const TOGETHER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Ranks of a world leave together when the last of them is done, so the first may wait this long.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How a run is joined.
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ pub fn join_run(options: &JoinOptions, kernels: Kernels) -> Result<Finished, Run
 }
 
 fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunError> {
-    // First of all, since threads inherit which signals are blocked.
+    // Before any thread starts, as threads inherit which signals are blocked.
     let wake = listen()?;
     open_files::raise_limit();
     let world: Box<dyn Fabric> = match mpi::launched() {
@@ -67,7 +68,7 @@ fn take_part(options: &JoinOptions, kernels: Kernels) -> Result<Finished, RunErr
     let result = worker_main::run(&mut fabric, options.slots, kernels, Arc::clone(&wake), true);
     wake.leave();
     match fabric.close(FAREWELL) {
-        Some(mut world) if result.is_ok() => world.end_round(TOGETHER)?,
+        Some(mut world) if result.is_ok() => world.end_round(LEAVE_TIMEOUT)?,
         Some(mut world) => world.abandon(),
         None => {}
     }
@@ -89,22 +90,22 @@ fn enter(
     if place == Rank::ZERO {
         let word = entered.as_ref().map_or(Vec::new(), |(first, _)| first.0.to_le_bytes().to_vec());
         for rank in 1..size {
-            // A word of no number: there is none.
+            // A frame without a number means that the world was not let in.
             world.send(Rank(rank), &mut [&[1], word.as_slice()].concat())?;
         }
     }
     let (me, link) = match entered {
         Ok(entered) => entered,
         Err(error) => {
-            world.end_round(ADMISSION)?;
+            world.end_round(ADMISSION_TIMEOUT)?;
             return Err(error);
         }
     };
     Ok(Box::new(Combined::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
 }
 
-/// Asks to be let in, again and again while that may help. The contact file is read each time: it
-/// goes when the run ends, and changes when it is resumed.
+/// Asks to be let in, and retries while that may help. Each attempt reads the contact file, which is
+/// removed when the run ends and changes when it is resumed.
 fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Rank, Joined), RunError> {
     let mut pauses = Pauses::begin();
     loop {
@@ -126,23 +127,23 @@ fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Ran
     }
 }
 
-/// Waits for the first rank of this world to say which numbers it was given.
+/// Waits for the first rank of this world to send the first number.
 fn await_first(world: &mut dyn Fabric) -> Result<u32, RunError> {
-    let (end, mut word) = (Instant::now() + ADMISSION, Vec::new());
+    let (end, mut word) = (Instant::now() + ADMISSION_TIMEOUT, Vec::new());
     while Instant::now() < end {
         if world.receive(&mut word)?.is_none() {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             continue;
         }
         return match word.as_slice() {
             &[1, a, b, c, d] => Ok(u32::from_le_bytes([a, b, c, d])),
             _ => {
-                world.end_round(ADMISSION)?;
+                world.end_round(ADMISSION_TIMEOUT)?;
                 Err(RunError::Refused("the first rank of this world was not let in".into()))
             }
         };
     }
-    Err(RunError::Missing { ranks: vec![0], seconds: ADMISSION.as_secs() })
+    Err(RunError::Missing { ranks: vec![0], seconds: ADMISSION_TIMEOUT.as_secs() })
 }
 
 /// This node's name, as the run will know it.

@@ -1,14 +1,14 @@
 //! Several runs one after the other on the same ranks, for programs that run more than one job.
 //!
-//! MPI can be joined and left once in the life of a process, so who wants a second run must keep the world. Between two runs the ranks may
-//! send each other words of their own: rank 0 says what comes next, the others answer. A run and the words after it are a round of
-//! the fabric, so nothing that was left under way by one run is taken for part of the next.
+//! A process can join and leave MPI only once, so a program with several runs keeps the world.
+//! Between two runs the ranks may exchange messages of their own. A run and the messages after it are
+//! a round of the fabric, so no frame of one run is taken for part of the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handshake::{HANDSHAKE, LOOK, settle};
+use super::handshake::{HANDSHAKE_TIMEOUT, POLL_INTERVAL, settle};
 use crate::data::exchange::{Exchange, Stopped};
 use crate::exec::Kernels;
 use crate::fabric::Fabric;
@@ -18,7 +18,7 @@ use crate::model::Rank;
 use crate::runtime::event_wait::EventWait;
 use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on};
 
-/// How often a rank that waits for a round looks before it offers its core to others, and before it sleeps.
+/// Number of polls before a rank that waits for a round yields its core, and before it sleeps.
 const SPINS: u32 = 200;
 const YIELDS: u32 = 20_000;
 
@@ -26,12 +26,12 @@ const YIELDS: u32 = 20_000;
 pub struct World {
     fabric: Box<dyn Fabric>,
     wake: Arc<EventWait>,
-    /// By sender: what has come for rounds of an operation on a graph that this rank has not reached.
+    /// By sender: frames for rounds of a graph operation that this rank has not reached.
     early: Vec<VecDeque<Vec<u8>>>,
 }
 
 impl World {
-    /// Joins the world that this process was started in. To be called before any other thread runs.
+    /// Joins the world that this process was started in. Call it before any other thread starts.
     ///
     /// # Errors
     /// If MPI cannot be used.
@@ -64,11 +64,12 @@ impl World {
     /// As [`run`](crate::runtime::run). The world can be used further unless ranks are missing.
     pub fn run(&mut self, options: &Options, kernels: Kernels) -> Result<Finished, RunError> {
         let result = run_on(&mut self.fabric, options, kernels, Arc::clone(&self.wake), |_| {});
-        self.fabric.end_round(HANDSHAKE)?;
+        self.fabric.end_round(HANDSHAKE_TIMEOUT)?;
         result
     }
 
-    /// Sends words of the caller's own to another rank. To be called between runs; the words must not be empty.
+    /// Sends a message of the caller's own to another rank. Call it between runs; the message must not
+    /// be empty.
     ///
     /// # Errors
     /// If there is no such rank.
@@ -76,16 +77,16 @@ impl World {
         Ok(self.fabric.send(to, &mut words)?)
     }
 
-    /// Waits for words of another rank, and says whose they are. Rank 0 gives up upon a signal, and when nothing comes for minutes; the others
-    /// wait for rank 0 as long as it takes.
+    /// Waits for a message of another rank; returns the sender and the message. Rank 0 gives up after a
+    /// signal or some minutes; the other ranks wait without a limit.
     ///
-    /// A rank that has sent its words and then runs the next job speaks of that at once. So whoever waits for words of several ranks has
-    /// them wait, too, before they run.
+    /// A rank that begins the next run sends frames of it at once. So a rank that waits for messages of
+    /// several others must keep them from running until it has received all.
     ///
     /// # Errors
-    /// If rank 0 gives up, or no words can come any more.
+    /// If rank 0 gives up, or no message can come any more.
     pub fn hear(&mut self) -> Result<(Rank, Vec<u8>), RunError> {
-        let (leads, end) = (self.rank() == Rank::ZERO, Instant::now() + HANDSHAKE);
+        let (leads, end) = (self.rank() == Rank::ZERO, Instant::now() + HANDSHAKE_TIMEOUT);
         loop {
             let mut words = Vec::new();
             if let Some(from) = self.fabric.receive(&mut words)? {
@@ -94,9 +95,12 @@ impl World {
             match self.wake.next_signal() {
                 Some(signal) if leads && signal != libc::SIGUSR1 => return Err(RunError::Interrupted(signal)),
                 _ if leads && Instant::now() > end => {
-                    return Err(RunError::Missing { ranks: (1..self.size()).collect(), seconds: HANDSHAKE.as_secs() });
+                    return Err(RunError::Missing {
+                        ranks: (1..self.size()).collect(),
+                        seconds: HANDSHAKE_TIMEOUT.as_secs(),
+                    });
                 }
-                _ => std::thread::sleep(LOOK),
+                _ => std::thread::sleep(POLL_INTERVAL),
             }
         }
     }
@@ -143,11 +147,11 @@ impl Exchange for World {
                 }
                 None => {
                     looks += 1;
-                    // Others may need this core to get on; a longer wait gives it up altogether.
+                    // Other ranks may need this core.
                     match looks {
                         0..SPINS => std::hint::spin_loop(),
                         SPINS..YIELDS => std::thread::yield_now(),
-                        _ => std::thread::sleep(LOOK),
+                        _ => std::thread::sleep(POLL_INTERVAL),
                     }
                 }
             }
@@ -162,7 +166,7 @@ impl Exchange for World {
 }
 
 impl Drop for World {
-    /// What was sent last must have left before MPI is left.
+    /// The last frames must leave before MPI is finalized.
     fn drop(&mut self) {
         settle(self.fabric.as_mut(), FAREWELL);
     }
