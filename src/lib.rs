@@ -1,4 +1,7 @@
 //! Phalanx runs graph workloads on MPI clusters.
+//!
+//! `ARCHITECTURE.md` maps the modules: which of them decide (pure), which of them do I/O, and how a
+//! task travels through them.
 
 pub mod bench;
 pub mod capacity;

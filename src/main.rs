@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // SAFETY: this process has no other thread yet.
+    // SAFETY: no other thread runs yet in this process.
     unsafe { phalanx::topology::leave_out_plugins() };
     phalanx::cli::main()
 }

@@ -1,4 +1,4 @@
-//! `phalanx analyze`: what bounded a run, and what to change.
+//! `phalanx analyze`: what bounded a run, and which changes would make it faster.
 
 use std::process::ExitCode;
 
@@ -6,13 +6,13 @@ use super::refuse;
 use crate::observe::analyze::{write_analysis, write_analysis_json};
 use crate::observe::{Paint, to_stdout};
 
-/// Says what bounded a run and what to change in the job file, by what that would save.
+/// Shows what bounded a run, and which changes to the job file would save the most time.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `phalanx bench`: measures Phalanx itself, here and now.
+//! `phalanx bench`: measures Phalanx itself on this machine.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::graph::pattern::{Dependence, Pattern};
 use crate::model::Rank;
 use crate::runtime::{RunError, World};
 
-/// Measures Phalanx itself: alone, or on all ranks of the mpirun that started this.
+/// Measures Phalanx itself: in one process, or on all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -30,7 +30,8 @@ enum BenchVerb {
     Graph(GraphArgs),
 }
 
-/// Times operations on a data graph, which is made from a seed or read from a file and lies on all ranks.
+/// Measures operations on a data graph that is generated or read from a file and spread over all
+/// ranks.
 #[derive(Debug, clap::Args)]
 struct GraphArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
@@ -39,7 +40,7 @@ struct GraphArgs {
     /// The graph has 2^S vertices.
     #[arg(long, value_name = "S", default_value_t = 16, value_parser = value_parser!(u32).range(0..=31))]
     scale: u32,
-    /// Edges for each vertex, before doubles and loops are taken out.
+    /// Edges per vertex, before duplicates and loops are removed.
     #[arg(long, value_name = "D", default_value_t = 16, value_parser = value_parser!(u32).range(1..=65536))]
     degree: u32,
     /// Read the graph from a file instead.
@@ -51,7 +52,7 @@ struct GraphArgs {
     /// Threads of each rank [default: the CPUs that the launcher granted it].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// How often each operation is run; the best counts.
+    /// Repetitions of each operation; the fastest is reported.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Print the result as one JSON object.
@@ -59,30 +60,31 @@ struct GraphArgs {
     json: bool,
 }
 
-/// Finds the smallest task that is worth its overhead: METG(50 %), as Task Bench defines it.
+/// Finds the smallest task granularity with 50 % efficiency: METG(50 %), as Task Bench defines it.
 ///
-/// Runs a graph of tasks of the kernel `compute_bound` again and again, from large tasks to empty ones, with the journal on.
+/// Runs a graph of `compute_bound` tasks repeatedly, from large tasks to empty ones, with the
+/// journal on.
 #[derive(Debug, clap::Args)]
 struct MetgArgs {
-    /// How the tasks depend on each other.
+    /// Dependence pattern.
     #[arg(long, value_name = "P", default_value = "stencil_1d", value_parser = names())]
     pattern: String,
     /// Tasks in each step.
     #[arg(long, value_name = "W", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1_000_000))]
     width: u32,
-    /// Steps.
+    /// Number of steps.
     #[arg(long, value_name = "S", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     steps: u32,
-    /// Tasks that a task needs, for nearest, spread and random_nearest [default: 5].
+    /// Dependencies per task, for nearest, spread and random_nearest [default: 5].
     #[arg(long, value_name = "R", value_parser = value_parser!(u32).range(1..=1_000_000))]
     radix: Option<u32>,
     /// Slots of each rank [default: the CPUs that the launcher granted it].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// How often each size of task is run; the best counts.
+    /// Repetitions of each task size; the fastest is reported.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Write the curve as a picture.
+    /// Write the efficiency curve as an SVG picture.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print the result as one JSON object.
@@ -101,7 +103,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     };
     let plan = match plan(&args) {
         Ok(plan) => plan,
-        // One rank speaks for all, as about the rest of the command line.
+        // Only rank 0 prints the error; see `cli::main`.
         Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
         Err(reason) => return refuse(reason),
     };
@@ -132,7 +134,7 @@ fn graph_bench(args: &GraphArgs) -> ExitCode {
         threads = threads.num_threads(slots as usize);
     }
     let speaks = world.rank() == Rank::ZERO;
-    // The thread that entered MPI is the one that calls it, so it takes part in the pool as one of its threads.
+    // The thread that initialized MPI makes all MPI calls, so it must be one of the pool's threads.
     let measured = match threads.use_current_thread().build() {
         Ok(pool) => pool.install(|| graph::measure(&mut world, &plan)),
         Err(error) => Err(crate::data::DataGraphError::refused(format!("cannot start threads: {error}"))),
@@ -197,7 +199,7 @@ fn lead(world: &mut World, plan: &MetgPlan, args: &MetgArgs) -> ExitCode {
     }
 }
 
-/// Does what rank 0 says; it alone speaks, unless this rank has a trouble of its own.
+/// Executes what rank 0 requests. Rank 0 prints the results; this rank prints only its own errors.
 fn follow(world: &mut World) -> ExitCode {
     match metg::follow(world) {
         Ok(()) => ExitCode::SUCCESS,
@@ -217,7 +219,7 @@ fn plan(args: &MetgArgs) -> Result<MetgPlan, String> {
     let named = Dependence::NAMED.iter().find(|(name, ..)| *name == args.pattern);
     let mut dependence = named.map(|(_, dependence, _)| *dependence).ok_or("unknown pattern")?;
     match (args.radix, dependence.radix_mut()) {
-        (Some(_), None) => return Err(format!("the pattern {} has no radix: leave --radix out", args.pattern)),
+        (Some(_), None) => return Err(format!("the pattern {} has no radix: remove --radix", args.pattern)),
         (Some(typed), Some(radix)) => *radix = typed,
         (None, _) => {}
     }
@@ -249,13 +251,13 @@ fn table(measured: &MetgMeasured, svg: Option<&Path>) -> String {
     }
     match measured.metg_us {
         Some(metg) => drop(writeln!(text, "\nMETG(50 %): {metg:.2} us")),
-        None => text += "\nMETG(50 %): half of the peak was never reached\n",
+        None => text += "\nMETG(50 %): no task size reached half of the peak\n",
     }
     for dip in curve::dips(&measured.points) {
         let (granularity, percent) = (dip.granularity_us, dip.efficiency * 100.0);
-        let _ = writeln!(text, "  but larger tasks do worse: {percent:.1} % at {granularity:.2} us");
+        let _ = writeln!(text, "  larger tasks are less efficient: {percent:.1} % at {granularity:.2} us");
     }
-    let _ = writeln!(text, "empty tasks: {:.0} a second", measured.zero_work_tasks_per_s);
+    let _ = writeln!(text, "empty tasks: {:.0} per second", measured.zero_work_tasks_per_s);
     if let Some(svg) = svg {
         let _ = writeln!(text, "picture: {}", svg.display());
     }

@@ -1,4 +1,4 @@
-//! `phalanx check`: every mistake of a job file at once, or what the job amounts to.
+//! `phalanx check`: reports all mistakes of a job file at once, or a summary of its graph.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,12 +15,12 @@ use crate::model::TaskId;
 use crate::observe::{LISTED, Paint, and_more};
 use crate::workload::{estimate_ns, graph_of};
 
-/// Checks a job file: reports every mistake at once, or a summary of its graph.
+/// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file; `-`: standard input.
+    /// Job file; `-` reads standard input.
     job: PathBuf,
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -29,7 +29,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     check(&args.job, args.json)
 }
 
-/// Shows mistakes, and returns exit code 2.
+/// Prints the mistakes and returns exit code 2.
 pub(super) fn refuse(mistakes: &Diagnostics) -> ExitCode {
     show(mistakes);
     ExitCode::from(USAGE)
@@ -64,26 +64,26 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// Says once that the file has line ends of Windows.
+/// A warning if the file has Windows line ends.
 fn line_ends(loaded: &Loaded) -> Diagnostics {
-    let text = "the file has the line ends of Windows (CR LF); they are read as plain line ends, in strings of several lines too";
+    let text = "the file has Windows line ends (CR LF); they are read as LF, also inside multi-line strings";
     loaded.report(loaded.has_crlf.then(|| Diagnostic::warning(text)).into_iter().collect())
 }
 
-/// Shows mistakes or warnings to a person.
+/// Prints mistakes or warnings to standard error, in colour on a terminal.
 pub(super) fn show(diagnostics: &Diagnostics) {
     let stderr = std::io::stderr();
     let colour = Paint::for_stream(&stderr) != Paint::OFF;
     let _ = writeln!(stderr.lock(), "{}", diagnostics.render(colour).trim_end());
 }
 
-/// The figures of a job's graph.
+/// Size and shape of a job's graph.
 struct GraphFigures {
     critical_path: Duration,
     work: Duration,
     levels: usize,
     widest: usize,
-    /// Tasks whose duration the file does not estimate.
+    /// Number of tasks without an `estimate`.
     unknown: usize,
 }
 
@@ -126,7 +126,7 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
     if !job.description.is_empty() {
         let _ = writeln!(text, "  {}", job.description);
     }
-    let _ = writeln!(text, "\n  {:<24} {:>9}  what each takes", "tasks", "count");
+    let _ = writeln!(text, "\n  {:<24} {:>9}  resources per task", "tasks", "count");
     for group in job.groups.iter().take(LISTED) {
         let _ = writeln!(text, "  {:<24} {:>9}  {}", group.name, group.count, request(group));
     }
@@ -145,7 +145,7 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
     if shape.unknown < graph.task_count() {
         let _ = writeln!(
             text,
-            "  work {}, critical path {}: more than {:.0} slots cannot make it faster",
+            "  work {}, critical path {}: more than {:.0} slots do not shorten the run",
             format_duration(shape.work),
             format_duration(shape.critical_path),
             (shape.work.as_secs_f64() / shape.critical_path.as_secs_f64().max(1e-9)).ceil().max(1.0)

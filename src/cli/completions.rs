@@ -1,4 +1,4 @@
-//! `phalanx completions`: what a shell needs to complete the command line.
+//! `phalanx completions`: prints a completion script for a shell.
 
 use std::process::ExitCode;
 
@@ -7,10 +7,11 @@ use clap_complete::Shell;
 
 use super::{Cli, print};
 
-/// Prints completions for a shell, e.g. `phalanx completions bash > ~/.local/share/bash-completion/completions/phalanx`.
+/// Prints a completion script for a shell, e.g. `phalanx completions bash >
+/// ~/.local/share/bash-completion/completions/phalanx`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The shell.
+    /// Shell to generate the script for.
     shell: Shell,
 }
 

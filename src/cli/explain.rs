@@ -7,15 +7,15 @@ use crate::job::Intent;
 use crate::observe::{Paint, RunView, to_stdout, write_decision, write_decisions, write_decisions_json};
 use crate::runtime::job_of;
 
-/// Shows what was decided about ranks, and why.
+/// Shows the scaling decisions of a run and the reasons for them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// All about the decision of this number: its inputs, what else was considered, what came of it.
+    /// Show one decision in full, by its number: inputs, rejected alternatives, effect.
     decision: Option<u32>,
-    /// Decisions as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -37,7 +37,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// The intent of the job's last session, if its policy follows one.
+/// The intent of the job's last session; `None` if its policy ignores the intent.
 fn intent(view: &RunView) -> Option<Intent> {
     let session = view.session();
     let policy = &session.terms.as_ref()?.policy;

@@ -1,4 +1,4 @@
-//! `phalanx graph`: makes, converts and describes data graphs.
+//! `phalanx graph`: generates, converts and describes data graphs.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::data::source::{GraphSource, Origin, WeightSource};
 use crate::observe::bytes;
 use crate::svg::Picture;
 
-/// Makes, converts and describes data graphs.
+/// Generates, converts and describes data graphs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -33,7 +33,7 @@ enum GraphVerb {
     Info(InfoArgs),
 }
 
-/// Makes a graph from a seed and writes it to a file.
+/// Generates a graph from a seed and writes it to a file.
 #[derive(Debug, clap::Args)]
 struct GenerateArgs {
     /// Kind of graph: kron (power law), urand (random) or grid.
@@ -42,48 +42,49 @@ struct GenerateArgs {
     /// The graph has 2^S vertices.
     #[arg(long, value_name = "S", value_parser = value_parser!(u32).range(0..=31))]
     scale: u32,
-    /// Edges for each vertex, before doubles and loops are taken out.
+    /// Edges per vertex, before duplicates and loops are removed.
     #[arg(long, value_name = "D", default_value_t = 16, value_parser = value_parser!(u32).range(1..=65536))]
     degree: u32,
-    /// Seed; that of the GAP benchmark suite unless given.
+    /// Seed of the generator; the default is that of the GAP benchmark suite.
     #[arg(long, value_name = "N", default_value_t = GAP_SEED)]
     seed: u32,
-    /// Draw whole weights from LOW to HIGH.
+    /// Draw integer weights between LOW and HIGH.
     #[arg(long, value_name = "LOW-HIGH", value_parser = range)]
     weights: Option<(u32, u32)>,
-    /// File to write; its ending names the format.
+    /// Output file; its extension selects the format.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
 
-/// Reads a graph and writes it in another format.
+/// Converts a graph to another format.
 ///
-/// The endings name the formats: .el .wel .txt (edge list), .mtx (Matrix Market), .graph (METIS), .gr (DIMACS), .sg .wsg (GAP), .v .e
-/// (Graphalytics). What is read may be compressed (.gz, .zst).
+/// File extensions select the formats: .el .wel .txt (edge list), .mtx (Matrix Market), .graph
+/// (METIS), .gr (DIMACS), .sg .wsg (GAP), .v .e (Graphalytics). Input may be compressed (.gz,
+/// .zst).
 #[derive(Debug, clap::Args)]
 struct ConvertArgs {
-    /// File to read.
+    /// Input file.
     from: PathBuf,
-    /// File to write.
+    /// Output file.
     to: PathBuf,
     #[command(flatten)]
     reading: ReadArgs,
-    /// Format of the file to write, where its ending does not say it.
+    /// Format of the output file, if its extension does not name one.
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     to_format: Option<String>,
 }
 
-/// Describes a graph: vertices, edges, degrees, components, and the memory that it takes on several ranks.
+/// Describes a graph: vertices, edges, degrees, components, and its memory use on several ranks.
 #[derive(Debug, clap::Args)]
 struct InfoArgs {
-    /// File to read.
+    /// Input file.
     file: PathBuf,
     #[command(flatten)]
     reading: ReadArgs,
-    /// Ranks that the graph is to lie on.
+    /// Number of ranks to compute the memory use for.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
     ranks: u32,
-    /// Write a picture of the degrees.
+    /// Write the degree distribution as an SVG picture.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print one JSON object.
@@ -91,19 +92,19 @@ struct InfoArgs {
     json: bool,
 }
 
-/// How a file is read.
+/// Options for reading a graph file.
 #[derive(Debug, clap::Args)]
 struct ReadArgs {
-    /// Format of the file to read, where its ending does not say it.
+    /// Format of the input file, if its extension does not name one.
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     format: Option<String>,
-    /// Edges have a direction, whatever the format says.
+    /// Treat edges as directed, whatever the format says.
     #[arg(long, conflicts_with = "undirected")]
     directed: bool,
-    /// Edges have no direction, whatever the format says.
+    /// Treat edges as undirected, whatever the format says.
     #[arg(long)]
     undirected: bool,
-    /// Weights: none, file, or LOW-HIGH to draw whole ones [default: file where the format has them].
+    /// Weights: none, file, or LOW-HIGH to draw integers [default: file if the format has weights].
     #[arg(long, value_name = "WEIGHTS", value_parser = weights)]
     weights: Option<WeightSource>,
 }
@@ -113,10 +114,10 @@ fn formats() -> PossibleValuesParser {
 }
 
 fn range(text: &str) -> Result<(u32, u32), String> {
-    let wrong = || "expected two whole numbers such as 1-255".to_owned();
+    let wrong = || "expected two integers such as 1-255".to_owned();
     let (low, high) = text.split_once('-').ok_or_else(wrong)?;
     let (low, high) = (low.parse().map_err(|_| wrong())?, high.parse().map_err(|_| wrong())?);
-    if low <= high { Ok((low, high)) } else { Err("the first number is the larger one".to_owned()) }
+    if low <= high { Ok((low, high)) } else { Err("the first number is larger than the second".to_owned()) }
 }
 
 fn weights(text: &str) -> Result<WeightSource, String> {
@@ -155,7 +156,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Writes the graph; says what the format cannot keep.
+/// Writes the graph, and prints a note if the format cannot keep the vertex ids.
 fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<String, DataGraphError> {
     let format = match format {
         Some(format) => format,
@@ -165,7 +166,7 @@ fn save(part: &GraphPart, path: &Path, format: Option<GraphFormat>) -> Result<St
     if !write::keeps_ids(part, format) {
         let first = if format == GraphFormat::Gap { 0 } else { 1 };
         complain(format_args!(
-            "note: {} files number vertices themselves: the ids of the graph have become {first}, {}, ... in ascending order",
+            "note: {} files number vertices themselves: the vertices were renumbered {first}, {}, ... in ascending order of their ids",
             format.name(),
             first + 1
         ));
@@ -177,7 +178,7 @@ fn generate(args: &GenerateArgs) -> Result<String, DataGraphError> {
     let kind = GeneratedKind::named(&args.kind).unwrap_or(GeneratedKind::Kron);
     let generator = Generator { kind, scale: args.scale, degree: args.degree, seed: args.seed };
     let weights = args.weights.map(|(from, to)| WeightSource::Uniform { from, to, seed: u64::from(args.seed) });
-    // Before the work, not after it.
+    // Rejects an unknown output format before the graph is generated.
     GraphFormat::need(&args.output)?;
     let source = GraphSource { origin: Origin::Generated(generator), directed: None, weights };
     save(&source.load(&mut SingleRank::unstoppable())?, &args.output, None)
@@ -191,7 +192,7 @@ fn convert(args: &ConvertArgs) -> Result<String, DataGraphError> {
     save(&args.reading.load(&args.from)?, &args.to, format)
 }
 
-/// How many vertices have a degree from 2^(i-1) up to 2^i - 1; the first are those of degree 0.
+/// Number of vertices per degree range: bin 0 holds degree 0, bin i holds 2^(i-1) to 2^i - 1.
 fn histogram(degrees: &[u64]) -> Vec<u64> {
     let mut bins = Vec::new();
     for &degree in degrees {
@@ -266,7 +267,7 @@ fn info(args: &InfoArgs) -> Result<String, DataGraphError> {
     Ok(text)
 }
 
-/// The degrees as bars, both axes by powers.
+/// Histogram of the degrees as SVG, with logarithmic axes.
 fn picture(file: &Path, bins: &[u64]) -> String {
     let (width, height, left, bottom) = (720.0, 400.0, 70.0, 350.0);
     let mut picture = Picture::new(width, height);
@@ -291,7 +292,7 @@ fn picture(file: &Path, bins: &[u64]) -> String {
         let smallest = if bin < 2 { bin.to_string() } else { format!("{}", 1u64 << (bin - 1)) };
         picture.text((x + step / 2.0, bottom + 16.0), "middle", &smallest);
     }
-    picture.text((width / 2.0, bottom + 36.0), "middle", "degree (each bar up to the next one's)");
+    picture.text((width / 2.0, bottom + 36.0), "middle", "degree (lower end of each bin)");
     picture.text((left, 40.0), "start", "vertices");
     picture.finish()
 }

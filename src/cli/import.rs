@@ -1,4 +1,4 @@
-//! `phalanx import`: turns a workflow of another system into a job file.
+//! `phalanx import`: converts a workflow of another system into a job file.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,27 +9,27 @@ use clap::ValueEnum;
 use super::{complain, print, refuse};
 use crate::job::import::{self, ImportError, Imported, Options};
 
-/// Turns a workflow of another system into a job file.
+/// Converts a workflow of another system into a job file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What the file is.
+    /// Format of the input file.
     #[arg(value_enum)]
     format: ImportFormat,
-    /// The file; `-` is standard input.
+    /// Input file; `-` reads standard input.
     file: PathBuf,
-    /// Where the job file is written [default: standard output].
+    /// Write the job file here [default: standard output].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write over an existing output file.
+    /// Overwrite an existing output file.
     #[arg(long, requires = "output")]
     force: bool,
-    /// Name of the job [default: the one in the file].
+    /// Name of the job [default: the name in the input file].
     #[arg(long)]
     name: Option<String>,
-    /// Multiply recorded run times by this (wfcommons).
+    /// Multiply recorded run times by FACTOR (wfcommons).
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     time_scale: f64,
-    /// Ask for as many CPUs per task as were recorded (wfcommons).
+    /// Request the recorded number of CPUs per task (wfcommons).
     #[arg(long)]
     cpus: bool,
 }
@@ -91,7 +91,7 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(file)
 }
 
-/// The text of a file; job files are UTF-8, so what is imported must be, too.
+/// Decodes the input, which must be UTF-8 because job files are.
 fn text_of(bytes: Vec<u8>) -> Result<String, ImportError> {
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -107,10 +107,9 @@ fn write(output: Option<&Path>, force: bool, toml: &str) -> ExitCode {
     options.write(true).create(force).create_new(!force).truncate(force);
     match options.open(path).and_then(|mut file| file.write_all(toml.as_bytes())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => refuse(format_args!(
-            "{} exists already: choose another name, or write over it with --force",
-            path.display()
-        )),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            refuse(format_args!("{} already exists: choose another name, or overwrite it with --force", path.display()))
+        }
         Err(error) => refuse(format_args!("cannot write {}: {error}", path.display())),
     }
 }

@@ -1,4 +1,4 @@
-//! `phalanx join`: further ranks for a run that is under way.
+//! `phalanx join`: adds ranks to a running run.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,19 +9,19 @@ use super::complain;
 use crate::exec::Kernels;
 use crate::runtime::{JoinOptions, go_on_without_terminal, join_run};
 
-/// Joins a run under way, alone or with all ranks of the mpirun that started this.
+/// Adds ranks to a running run: this process, or all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The run's contact file: `contact` in its run directory.
+    /// Contact file of the run: `contact` in its run directory.
     #[arg(long, value_name = "FILE")]
     contact: PathBuf,
-    /// Slots of each rank [default: as `phalanx run --slots`, else the CPUs that the launcher granted it].
+    /// Slots of each rank [default: the run's --slots, else the CPUs that the launcher granted].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// The block that this is part of; set by the run itself when it asks for nodes.
+    /// Block that this process belongs to; set by the run when it requests nodes.
     #[arg(long, value_name = "NUMBER", hide = true)]
     block: Option<u64>,
-    /// The name of the run's jobs in Slurm's queue; set by the run itself.
+    /// Name of the run's jobs in the Slurm queue; set by the run.
     #[arg(long, value_name = "NAME", hide = true)]
     siblings: Option<String>,
 }

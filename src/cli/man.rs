@@ -1,4 +1,4 @@
-//! `phalanx man`: manual pages, one for the program and one for each verb.
+//! `phalanx man`: writes manual pages, one for the program and one for each verb.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use super::{Cli, refuse};
 /// Writes manual pages, e.g. `phalanx man ~/.local/share/man/man1`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory for them; made if it does not exist.
+    /// Output directory; created if it does not exist.
     dir: PathBuf,
 }
 

@@ -1,4 +1,5 @@
-//! The command line: one file per verb. Each turns what was typed into a call of the library and an exit code.
+//! The command line, one file per verb. Each verb parses its arguments, calls the library and
+//! returns an exit code.
 
 mod analyze;
 mod bench;
@@ -31,7 +32,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use crate::model::Rank;
 use crate::observe::logging::{self, LogFormat};
 
-/// Exit code for what the user can mend on the command line or in the job file.
+/// Exit code for mistakes on the command line or in the job file.
 const USAGE: u8 = 2;
 
 /// Runs graph workloads on MPI clusters: one TOML file, started by mpirun or sbatch.
@@ -40,10 +41,10 @@ const USAGE: u8 = 2;
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Tell more about what happens (-v, -vv, -vvv).
+    /// Log more detail (-v, -vv, -vvv).
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// How log lines on standard error look.
+    /// Format of log lines on standard error.
     #[arg(long, global = true, value_enum, default_value = "human")]
     log_format: LogStyle,
 }
@@ -84,11 +85,12 @@ enum Verb {
     Man(man::Args),
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // One rank speaks for all. The others leave in peace, or the launcher would end the one that speaks.
+        // Only rank 0 prints the error. The other ranks exit with 0, because the launcher would
+        // otherwise kill rank 0 before it has printed.
         Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
         Err(error) => error.exit(),
     };
@@ -126,24 +128,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The rank that the launcher gave this process, before MPI is asked.
+/// The rank that the launcher assigned to this process, read from the environment before MPI
+/// starts.
 fn launched_rank() -> Option<Rank> {
     let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"];
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).map(Rank)
 }
 
-/// Says what was wrong with the request, and returns exit code 2.
+/// Prints an error about the request and returns exit code 2.
 fn refuse(error: impl Display) -> ExitCode {
     complain(error);
     ExitCode::from(USAGE)
 }
 
-/// Writes an error for a person. If even standard error is closed there is nobody to tell.
+/// Prints an error to standard error. A failure to do so is ignored: nothing else is left to print
+/// to.
 fn complain(error: impl Display) {
     let _ = writeln!(std::io::stderr(), "phalanx: {error}");
 }
 
-/// Writes text to standard output. A reader that has gone ends the program quietly.
+/// Prints text to standard output. A closed pipe is not an error.
 fn print(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

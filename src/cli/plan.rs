@@ -1,4 +1,4 @@
-//! `phalanx plan`: ranks against makespan and cost, before the run.
+//! `phalanx plan`: makespan and cost by number of ranks, before the run.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,38 +22,39 @@ use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, 
 use crate::text::seconds;
 use crate::workload::PreparedJob;
 
-/// Shows what numbers of ranks would take and cost, and which to ask for.
+/// Compares numbers of ranks by makespan and cost, and recommends one.
 ///
-/// Each number is simulated from the estimates in the job file, several times with tasks that scatter.
+/// Simulates each number of ranks with the estimates of the job file, several times with random
+/// task durations.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file; `-`: standard input.
+    /// Job file; `-` reads standard input.
     job: PathBuf,
-    /// Numbers of ranks to look at: 8, or 1..64.
+    /// Numbers of ranks to compare: 8, or 1..64.
     #[arg(long, value_name = "FROM..TO", default_value = "1..32", value_parser = range)]
     ranks: (u32, u32),
     /// Slots of each rank [default: those of the cluster file, else 1].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// Where it is to run: nodes with prices, speeds and delays (see docs/cluster-file.md).
+    /// Cluster to plan for: nodes with prices, speeds and delays (see docs/cluster-file.md).
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// When it should be over, e.g. 2h (overrides the job file).
+    /// Deadline of the run, e.g. 2h (overrides the job file).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
-    /// What it may cost (overrides the job file).
+    /// Budget of the run (overrides the job file).
     #[arg(long, value_name = "MONEY", value_parser = money)]
     budget: Option<f64>,
-    /// What earlier runs of the job have found [default: phalanx-runs/<job>.history.jsonl].
+    /// History of earlier runs [default: phalanx-runs/<job>.history.jsonl].
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
-    /// The first seed.
+    /// First seed of the random number generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Write cost against makespan as a picture.
+    /// Write a picture (SVG) of cost against makespan.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -112,7 +113,7 @@ pub(super) fn main(args: Args) -> ExitCode {
             let line = options.map(|options| format!("sbatch {options} slurm/phalanx.sbatch {job}"));
             print(&json(&question, &planned, &past, line.as_deref()))
         }
-        // The same script, wherever one stands.
+        // The verb submits the same script, from any directory.
         false => {
             let line = options.map(|options| format!("phalanx submit {job} {options}"));
             print(&text(&question, &planned, &past, line.as_deref()))
@@ -120,33 +121,30 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// What earlier runs of a job tell somebody who plans the next.
+/// What earlier runs of the job predict for the next one.
 #[derive(Debug, Default, Serialize)]
 struct PlanHistory {
-    /// How many there were.
+    /// Number of earlier runs.
     runs: usize,
-    /// Durations that are taken from them.
+    /// Task durations learnt from them, for classes that have no estimate.
     learnt: Vec<Learnt>,
-    /// When the next is thought to begin: now.
+    /// Assumed start of the next run: now.
     moment: Option<Moment>,
-    /// What runs like the last one take at such a moment, and how much time in tasks they bring.
+    /// Expected duration of a run like the last one at such a moment, and its total task time.
     wall: Option<Expected>,
     work: Option<Expected>,
-    /// How long nodes take to come at such a moment, in seconds.
+    /// Delay until requested nodes arrive at such a moment, in seconds.
     delay: Option<Quantiles>,
 }
 
 impl PlanHistory {
-    /// Looks the history of a job up and fills in what the job leaves open.
+    /// Reads the history of a job and fills in estimates that the job file lacks.
     fn of(file: Option<&Path>, job: &mut Job) -> PlanHistory {
         let file = file.map_or_else(|| HistoryFile::under(Path::new(RUNS), &job.name), HistoryFile::at);
         let history = match file.read() {
             Ok((history, odd)) => {
                 if odd > 0 {
-                    complain(format_args!(
-                        "{odd} lines of {} make no sense and are passed over",
-                        file.path().display()
-                    ));
+                    complain(format_args!("{odd} lines of {} cannot be read and are skipped", file.path().display()));
                 }
                 history
             }
@@ -171,25 +169,25 @@ impl PlanHistory {
 
     fn text(&self, paint: Paint) -> String {
         let Some(moment) = self.moment.filter(|_| self.runs > 0) else { return String::new() };
-        let mut text = format!("{} of this job have ended before", some(self.runs as u64, "run"));
+        let mut text = format!("history: {} of this job", some(self.runs as u64, "run"));
         if !self.learnt.is_empty() {
             let names = self.learnt.iter().take(6).map(|l| format!("`{}` {}", l.class, seconds(l.seconds)));
             let more = self.learnt.len().saturating_sub(6);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let names = names.collect::<Vec<_>>().join(", ");
-            text += &format!("; the job file does not say how long these take, so they do: {names}{more}");
+            text += &format!("; durations learnt for tasks without an estimate: {names}{more}");
         }
         text.push('\n');
         if let Some((wall, work)) = self.wall.as_ref().zip(self.work.as_ref()) {
             let when = moment_text(moment);
             text += &format!(
-                "One like the last, {when}, takes {}, with work of {}",
+                "A run like the last one, {when}, takes {}; total task time {}",
                 expected_text(wall),
                 seconds(work.seconds.q50)
             );
             if let Some(delay) = &self.delay {
                 text += &format!(
-                    "; nodes come after {} (8 of 10 within {} .. {})",
+                    "; nodes arrive after {} (8 of 10 within {} .. {})",
                     seconds(delay.q50),
                     seconds(delay.q10),
                     seconds(delay.q90)
@@ -201,7 +199,7 @@ impl PlanHistory {
     }
 }
 
-/// The options of sbatch for a run on so many nodes. Its time limit has room for what nine of ten runs take and a fifth more.
+/// Options of sbatch for the candidate. The time limit is the q90 of the makespan plus a fifth.
 fn options(candidate: &Candidate) -> String {
     let minutes = (candidate.makespan_q90_s * 1.2 / 60.0).ceil().max(1.0) as u64;
     let (hours, minutes) = (minutes / 60, minutes % 60);
@@ -233,7 +231,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(
-        "{}: {} tasks, {} of work, longest chain {}; nodes of {} slots at {} an hour, up to {} seeds each\n",
+        "{}: {} tasks, work {}, critical path {}; nodes of {} slots at {} per hour, up to {} seeds each\n",
         paint.bold(&question.scene.job.name),
         question.scene.tasks(),
         seconds(planned.work_s),
@@ -243,7 +241,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
         planned.seeds
     );
     text += &past.text(paint);
-    let head = "  ranks    makespan   8 of 10 runs within   node-hours        cost   slots used   held up by";
+    let head = "  ranks    makespan   8 of 10 runs within   node-hours        cost   slots used   bound by";
     let _ = writeln!(text, "{}", paint.dim(head));
     for candidate in &planned.candidates {
         let mark = match (planned.recommended == Some(candidate.ranks), candidate.pareto) {
@@ -260,24 +258,28 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
             candidate.cost,
             candidate.utilisation * 100.0,
             candidate.bound.name(),
-            if candidate.feasible { "" } else { "; breaks deadline or budget" },
+            if candidate.feasible { "" } else { "; misses deadline or budget" },
         );
         let _ = writeln!(text, "{}", if candidate.feasible { row } else { paint.dim(row) });
     }
     let all = planned.candidates.iter().all(|candidate| candidate.simulated);
-    let between = if all { "" } else { "   ~ between two that were simulated" };
+    let between = if all { "" } else { "   ~ interpolated" };
     let _ =
         writeln!(text, "{}", paint.dim(format!("  * no other is both faster and cheaper   > recommended{between}")));
     let _ = match &planned.verdict {
         Verdict::Free => Ok(()),
         Verdict::Feasible { ranks } => {
             let (first, last) = (ranks.first().copied().unwrap_or(0), ranks.last().copied().unwrap_or(0));
-            writeln!(text, "\nDeadline and budget are kept by {} of these numbers, from {first} to {last}", ranks.len())
+            writeln!(
+                text,
+                "\n{} of these numbers of ranks meet deadline and budget, from {first} to {last}",
+                ranks.len()
+            )
         }
         Verdict::Infeasible { why, nearest_in_time, nearest_in_cost } => writeln!(
             text,
             "\n{} {why}\nNearest: {nearest_in_time} ranks for the deadline, {nearest_in_cost} for the budget",
-            paint.red("Deadline and budget cannot both be kept:")
+            paint.red("No number of ranks meets both deadline and budget:")
         ),
     };
     if let Some(mix) = &planned.mix {
@@ -286,7 +288,7 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
             format!("{count} x {name}")
         });
         let nodes = nodes.collect::<Vec<_>>().join(" and ");
-        let _ = writeln!(text, "\nThe cheapest nodes for as many slots: {nodes}, {:.4} in all", mix.cost);
+        let _ = writeln!(text, "\nCheapest nodes for this number of slots: {nodes}, total cost {:.4}", mix.cost);
     }
     if let Some(line) = submit {
         let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
@@ -294,7 +296,8 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
     text
 }
 
-/// Slots and prices where no cluster file says them.
+/// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
+/// slot per node.
 pub(super) fn default_cluster(scene: &PreparedJob, slots: Option<u32>) -> Cluster {
     Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
 }

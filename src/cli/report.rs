@@ -1,4 +1,4 @@
-//! `phalanx report`: what happened in a run, while it goes on or afterwards.
+//! `phalanx report`: what happened in a run, during the run or after it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,28 +9,29 @@ use crate::observe::html::html;
 use crate::observe::report::{write_failed, write_joblog, write_json, write_report, write_task, write_tasks};
 use crate::observe::{Paint, RunView, to_stdout, write_summary};
 
-/// Shows a run: its summary, which is also written as a page (report.html in the run directory), or one of the views below.
+/// Shows a run: its summary, also written as an HTML page (report.html in the run directory), or
+/// one of the views below.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// All about one task: attempts, times, output.
+    /// Show one task: attempts, times, output.
     #[arg(long, value_name = "NAME", group = "view")]
     task: Option<String>,
-    /// The failed tasks, with the end of their standard error.
+    /// Show the failed tasks with the end of their standard error.
     #[arg(long, group = "view")]
     failed: bool,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long, group = "view")]
     json: bool,
-    /// Every attempt as CSV.
+    /// Print every attempt as CSV.
     #[arg(long, visible_alias = "csv", group = "view")]
     tasks: bool,
-    /// A job log as GNU parallel writes it.
+    /// Print a job log in the format of GNU parallel.
     #[arg(long, group = "view")]
     joblog: bool,
-    /// Where the page goes [default: report.html in the run directory].
+    /// Write the HTML page to this file [default: report.html in the run directory].
     #[arg(long, value_name = "FILE", conflicts_with = "view")]
     html: Option<PathBuf>,
 }
@@ -62,13 +63,14 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Writes the page and says where it is. A run directory of somebody else's is no reason to fail unless a file was asked for.
+/// Writes the HTML page and prints its path. A run directory without write permission is an error
+/// only if the user named a file.
 fn write_page(view: &RunView, asked: Option<&Path>) -> Result<(), String> {
     let path = asked.map_or_else(|| view.dir.path().join("report.html"), Path::to_owned);
     let text = html(view).map_err(|error| error.to_string())?;
     match (std::fs::write(&path, text), asked) {
         (Ok(()), _) => {
-            print(&format!("\nThe report as a page: {}\n", path.display()));
+            print(&format!("\nHTML report: {}\n", path.display()));
         }
         (Err(error), None) => {
             complain(format_args!("cannot write {}: {error}; --html FILE writes it elsewhere", path.display()));

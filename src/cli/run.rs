@@ -1,4 +1,4 @@
-//! `phalanx run`: runs a job and ends with its summary.
+//! `phalanx run`: runs a job and prints its summary.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,54 +13,57 @@ use crate::model::Rank;
 use crate::observe::progress::Mode;
 use crate::runtime::{self, Finished, Options, RunError, go_on_without_terminal};
 
-/// Environment variable that names a file for the exit code.
+/// Environment variable that names a file to which rank 0 writes the exit code.
 const EXIT_FILE: &str = "PHALANX_EXIT_FILE";
 
-/// Runs a job: alone, or on all ranks of the mpirun that started this.
+/// Runs a job: in one process, or on all ranks started by mpirun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file; `-`: standard input.
+    /// Job file; `-` reads standard input.
     job: PathBuf,
-    /// Go on with the latest run of this job (or the one in --run-dir): what is complete does not run again.
+    /// Resume the latest run of this job (or the run in --run-dir); completed tasks are not run
+    /// again.
     #[arg(long)]
     resume: bool,
-    /// With --resume: run this task again although it is complete (an array, or one element as
-    /// `tile[3]`), and what needs it.
+    /// With --resume: run this task again although it is complete, and all tasks that depend on it.
+    /// TASK is an array, or one element such as `tile[3]`.
     #[arg(long, value_name = "TASK", requires = "resume")]
     rerun: Vec<String>,
-    /// Where the run keeps its files [default: phalanx-runs/<job>-<number>].
+    /// Run directory [default: phalanx-runs/<job>-<number>].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Slots of each rank [default: the CPUs that the launcher granted it].
+    /// Slots of each rank [default: the CPUs that the launcher granted].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// Rank 0 coordinates and runs no tasks.
+    /// Rank 0 only coordinates and runs no tasks.
     #[arg(long)]
     coordinator_only: bool,
-    /// Start nothing more once so many tasks have failed (overrides the job file).
+    /// Start no further tasks after N tasks have failed (overrides the job file).
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     max_failures: Option<u32>,
-    /// Go on however many tasks fail, even if the job file sets `max_failures`.
+    /// Continue however many tasks fail, even if the job file sets `max_failures`.
     #[arg(short, long, conflicts_with = "max_failures")]
     keep_going: bool,
-    /// Let further ranks join (`phalanx join`): listen on this address of rank 0's node, e.g. 127.0.0.1 or node7:7000.
+    /// Let further ranks join (`phalanx join`): listen on this address of rank 0's node, e.g.
+    /// 127.0.0.1 or node7:7000.
     #[arg(long, value_name = "HOST[:PORT]")]
     join_on: Option<String>,
-    /// Check the job and show what would run, but run nothing.
+    /// Check the job and show its graph, but run nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Say for a batch script how several nodes are to be started: as one MPI world, or each as its own because the job's policy may give
-    /// nodes back. Nothing is run.
+    /// Print how a batch script should start several nodes: `one` MPI world, or `each` node as its
+    /// own world because the policy of the job may release nodes. Runs nothing.
     #[arg(long, hide = true)]
     worlds: bool,
-    /// Serve a page and an API about the run while it goes on, e.g. on 127.0.0.1:0 (any free port). The address, with the token that is
-    /// needed, is printed.
+    /// Serve a web page and an API during the run, e.g. on 127.0.0.1:0 (any free port). Prints the
+    /// address with its access token.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Keep this file up to date with the metrics of the run in Prometheus' text format, for node_exporter's textfile collector.
+    /// Write the metrics of the run to this file in the Prometheus text format, for the textfile
+    /// collector of node_exporter.
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
-    /// No progress, no summary.
+    /// Print no progress and no summary.
     #[arg(short, long)]
     quiet: bool,
 }
@@ -92,8 +95,8 @@ pub(super) fn main(args: Args) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// One world for a job that holds its nodes to the end, or has tasks that need several nodes at once. What is wrong with a job file is for the run
-/// to say.
+/// `one` world for a job that keeps its nodes to the end, or that has tasks spanning several nodes.
+/// A job file with mistakes gets `one` as well; the run itself reports them.
 fn worlds(args: &Args) -> &'static str {
     let Ok(job::Loaded { job, .. }) = job::load(&args.job, &Kernels::builtin()) else { return "one" };
     let here = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
@@ -103,7 +106,7 @@ fn worlds(args: &Args) -> &'static str {
     if apart && !job.groups.iter().any(|group| group.spans_ranks(slots)) { "each" } else { "one" }
 }
 
-/// Phalanx's exit code.
+/// Exit code of the process.
 fn exit_code(result: &Result<Finished, RunError>) -> i32 {
     match result {
         Ok(finished) => finished.exit_code,
@@ -111,7 +114,8 @@ fn exit_code(result: &Result<Finished, RunError>) -> i32 {
     }
 }
 
-/// Says how the run ended: to the user, and to the batch script that asked for the exit code in a file, since a launcher may change it.
+/// Prints the result, and writes the exit code to the file that the batch script named, because
+/// launchers may change the exit code.
 fn tell(result: &Result<Finished, RunError>, quiet: bool) {
     let leads =
         !matches!(result, Ok(Finished { run_dir: None, .. })) && launched_rank().is_none_or(|rank| rank == Rank::ZERO);

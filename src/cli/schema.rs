@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::print;
 
-/// Prints the JSON Schema of the job file, with which editors complete and check it.
+/// Prints the JSON Schema of the job file, which editors use for completion and checks.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 

@@ -1,4 +1,4 @@
-//! `phalanx simulate`: a run in virtual time, or many of them side by side.
+//! `phalanx simulate`: runs a job in virtual time, or compares several simulated runs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,54 +17,55 @@ use crate::sim::compare::{Field, balance_table, compare, compare_balance, table}
 use crate::sim::{Cluster, Rehearsed, Request, rehearse};
 use crate::workload::PreparedJob;
 
-/// Policies that a comparison shows if none are named.
-const USUAL: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1", "static-4", "static-16"];
+/// Policies of a comparison that names none.
+const DEFAULT_POLICIES: [&str; 7] = ["hybrid", "cost", "performance", "reactive", "static-1", "static-4", "static-16"];
 
-/// Runs a job in virtual time: the scheduler and the policies of a real run on a cluster that is only described.
+/// Runs a job in virtual time: the scheduler and policies of a real run on a described cluster.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job file; `-`: standard input.
+    /// Job file; `-` reads standard input.
     job: PathBuf,
-    /// Where it runs: nodes with prices, speeds, delays and faults (see docs/cluster-file.md) [default: nodes of the job's prices].
+    /// Cluster file: nodes with prices, speeds, delays and faults (see docs/cluster-file.md)
+    /// [default: nodes with the job's prices].
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
     /// Slots of each node (overrides the cluster file).
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// Who decides about ranks; several to compare, or `all` [default: the job file's, else hybrid].
+    /// Scaling policy; several (or `all`) are compared [default: the job file's, else hybrid].
     #[arg(long, value_name = "P", value_delimiter = ',')]
     policy: Vec<String>,
-    /// Ranks at the beginning [default: those of a static-N, else `min_ranks` of the job file].
+    /// Initial ranks [default: N of static-N, else `min_ranks` of the job file].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
     ranks: Option<u32>,
-    /// Most ranks (overrides the job file).
+    /// Maximum number of ranks (overrides the job file).
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
     max_ranks: Option<u32>,
-    /// What all chance follows from.
+    /// Seed of the random number generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// What it may cost (overrides the job file).
+    /// Budget of the run (overrides the job file).
     #[arg(long, value_name = "MONEY", value_parser = money)]
     budget: Option<f64>,
-    /// When it should be over, e.g. 2h (overrides the job file).
+    /// Deadline of the run, e.g. 2h (overrides the job file).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
-    /// Policies side by side, as a table; nothing is written down.
+    /// Compare policies and print a table; no run directory is written.
     #[arg(long, conflicts_with_all = ["resume", "run_dir", "ranks"])]
     compare: bool,
-    /// Ways to deal tasks out side by side, as a table; nothing is written down.
+    /// Compare placement strategies and print a table; no run directory is written.
     #[arg(long, conflicts_with_all = ["compare", "resume", "run_dir", "policy"])]
     compare_balance: bool,
-    /// With --compare: so many seeds each; figures are means.
+    /// With --compare: number of seeds per policy; results are averaged.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..=10_000))]
     repeats: u64,
-    /// Go on with a simulated run that has stopped, e.g. with a larger budget.
+    /// Resume a simulated run that stopped, e.g. with a larger budget.
     #[arg(long)]
     resume: bool,
-    /// Where the run keeps its files [default: phalanx-runs/<job>-simulated-<number>].
+    /// Run directory [default: phalanx-runs/<job>-simulated-<number>].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// No summary.
+    /// Print no summary.
     #[arg(short, long)]
     quiet: bool,
 }
@@ -73,7 +74,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// The cluster that a file describes, or that of the job's prices; with the file's text.
+/// The cluster and the text of its file; without a file, a cluster with the job's prices.
 pub(super) fn cluster_of(
     scene: &PreparedJob,
     file: Option<&Path>,
@@ -116,7 +117,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Nothing is measured in a simulated run: rules on such values never act.
+/// Warns of scaling rules on values that a simulated run does not measure: they never fire.
 fn warn_of_silent_rules(scaling: &Scaling) {
     let silent = scaling.rules.iter().filter_map(|rule| match &rule.trigger {
         Trigger::Memory => Some("memory".to_owned()),
@@ -126,11 +127,14 @@ fn warn_of_silent_rules(scaling: &Scaling) {
     });
     let silent: Vec<String> = silent.collect();
     if !silent.is_empty() {
-        complain(format_args!("rules on `{}` do nothing here, as only a real run measures that", silent.join("`, `")));
+        complain(format_args!(
+            "scaling rules on `{}` have no effect in a simulation: only a real run measures these values",
+            silent.join("`, `")
+        ));
     }
 }
 
-/// What is simulated.
+/// Inputs of a simulation.
 struct Set<'a> {
     args: &'a Args,
     scene: &'a PreparedJob,
@@ -140,7 +144,7 @@ struct Set<'a> {
 }
 
 impl Set<'_> {
-    /// One run, written down.
+    /// Runs one simulation and writes its run directory.
     fn run(&self, (job_text, job_path): (&Arc<str>, &Path), cluster_text: &str) -> ExitCode {
         let usual = self.scene.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
         let began = Instant::now();
@@ -169,7 +173,7 @@ impl Set<'_> {
             report::summarize(&rehearsed.dir);
             let events = rehearsed.outcome.ended.events;
             let rate = events as f64 / took.as_secs_f64().max(1e-9);
-            complain(format_args!("{events} events in {:.2} s, {rate:.0} a second", took.as_secs_f64()));
+            complain(format_args!("{events} events in {:.2} s, {rate:.0} per second", took.as_secs_f64()));
         }
         ExitCode::from(u8::try_from(rehearsed.exit_code).unwrap_or(1))
     }
@@ -182,7 +186,7 @@ impl Set<'_> {
     fn compare(&self) -> ExitCode {
         let named: Vec<&str> = self.args.policy.iter().map(String::as_str).collect();
         let policies = match named.as_slice() {
-            [] => USUAL.to_vec(),
+            [] => DEFAULT_POLICIES.to_vec(),
             ["all"] => policy_names().into_iter().chain(["static-1", "static-4", "static-16"]).collect(),
             _ => named,
         };

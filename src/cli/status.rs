@@ -1,4 +1,5 @@
-//! `phalanx status`: how a run stands. One under way is asked; one that is over is read.
+//! `phalanx status`: the state of a run. Queries a live run, or reads the journal of a finished
+//! one.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,22 +16,23 @@ use crate::observe::{Figures, Paint, RunState, to_stdout, write_summary};
 use crate::scale::Forecast;
 use crate::text::seconds;
 
-/// How often `--watch` looks.
-const EVERY: Duration = Duration::from_secs(1);
+/// Interval between two queries of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many of the tasks that have been running longest are shown to a person.
-const MOST_RUNNING: usize = 5;
+/// Maximum number of running tasks shown, longest running first.
+const MAX_RUNNING_SHOWN: usize = 5;
 
-/// Shows how a run stands: tasks, ranks and blocks while it goes on, how it ended once it is over.
+/// Shows the state of a run: tasks, ranks and blocks of a live run, or the summary of a finished
+/// one.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Look again every second, until the run is over.
+    /// Print the status every second until the run ends.
     #[arg(long)]
     watch: bool,
 }
@@ -43,7 +45,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     for looked in 0u64.. {
         let answer = match ask(dir.path(), &Question::Status) {
             Ok(answer) => answer,
-            // The run that was watched is over.
+            // The run ended between two queries.
             Err(_) if looked > 0 => return ExitCode::SUCCESS,
             Err(error) => {
                 return over(&dir, args.json).unwrap_or_else(|| refuse(format_args!("{}: {error}", dir.name())));
@@ -55,12 +57,12 @@ pub(super) fn main(args: Args) -> ExitCode {
         if !args.watch || printed != ExitCode::SUCCESS {
             return printed;
         }
-        std::thread::sleep(EVERY);
+        std::thread::sleep(WATCH_INTERVAL);
     }
     ExitCode::SUCCESS
 }
 
-/// Shows a run that is over; `None` if it is not, or cannot be read.
+/// Prints the status of a finished run; `None` if it is still running or cannot be read.
 fn over(dir: &RunDir, as_json: bool) -> Option<ExitCode> {
     let view = view::load(dir).ok().filter(|view| view.state() != RunState::Running)?;
     if !as_json {
@@ -92,7 +94,7 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
 }
 
-/// What has been spent, and what was decided of late.
+/// What the run has spent, and its latest scaling decisions.
 fn scaling(scaling: &Value, now: f64) -> String {
     let mut text = String::new();
     if let Some(spent) = scaling["spent"].as_f64() {
@@ -100,7 +102,10 @@ fn scaling(scaling: &Value, now: f64) -> String {
         let _ = writeln!(text, "  spent   {spent:.2}{of}");
     }
     if let Some(ranks) = scaling["held"].as_u64() {
-        let _ = writeln!(text, "  held    at {ranks} ranks by hand; `phalanx scale RUN auto` lets the policy decide");
+        let _ = writeln!(
+            text,
+            "  held    at {ranks} ranks by `phalanx scale`; `phalanx scale RUN auto` returns control to the policy"
+        );
     }
     for decision in scaling["decisions"].as_array().into_iter().flatten().take(3) {
         let ago = seconds((now - decision["time_s"].as_f64().unwrap_or(now)).max(0.0));
@@ -110,9 +115,12 @@ fn scaling(scaling: &Value, now: f64) -> String {
     text
 }
 
-/// What is wrong with a rank, if anything is.
+/// Slowdown and failures of a rank; empty if it is healthy.
 fn health(rank: &Value) -> String {
-    let slow = rank["slowdown"].as_f64().map(|times| format!("  {times:.1} x slower than others")).unwrap_or_default();
+    let slow = rank["slowdown"]
+        .as_f64()
+        .map(|times| format!("  {times:.1} x slower than the other ranks"))
+        .unwrap_or_default();
     match number(rank, "failures") {
         0 => slow,
         1 => format!("{slow}  1 failure"),
@@ -120,7 +128,7 @@ fn health(rank: &Value) -> String {
     }
 }
 
-/// The status as a person reads it.
+/// Formats the status as text.
 fn text(run: &str, status: &Value) -> String {
     let tasks = &status["tasks"];
     let [total, completed, failed, running, ready] =
@@ -136,7 +144,7 @@ fn text(run: &str, status: &Value) -> String {
         let _ = writeln!(text, "  end     in {middle}; in 8 of 10 cases in {soon} to {late}");
     }
     text += &scaling(&status["scaling"], time);
-    for task in status["running"].as_array().into_iter().flatten().take(MOST_RUNNING) {
+    for task in status["running"].as_array().into_iter().flatten().take(MAX_RUNNING_SHOWN) {
         let passed = seconds((time - task["since_s"].as_f64().unwrap_or(time)).max(0.0));
         let _ = writeln!(text, "  runs    {:<24} on rank {:<4} for {passed}", word(task, "task"), number(task, "rank"));
     }
@@ -159,7 +167,7 @@ fn text(run: &str, status: &Value) -> String {
         let _ = writeln!(text, "  block {id:<3} {state:<10} {node:<16} {billed:.0} s billed  {}", word(block, "name"));
     }
     if let Some(why) = status["paused"].as_str() {
-        let _ = writeln!(text, "  no further nodes are asked for: {why}");
+        let _ = writeln!(text, "  no further nodes are requested: {why}");
     }
     text
 }

@@ -1,4 +1,4 @@
-//! `phalanx scale`, `drain`, `rebalance` and `cancel`: changes to a run under way. Each is one question to the run.
+//! `phalanx scale`, `drain`, `rebalance` and `cancel`: each sends one request to a live run.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,26 +9,27 @@ use crate::control::{Question, Scale, ask};
 use crate::journal::{Liveness, RUNS, RunDir};
 use crate::runtime::BLOCKS;
 
-/// More or fewer ranks for a run under way. A policy leaves it so until `auto`.
+/// Changes the number of ranks of a live run. The policy is suspended until `auto`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ScaleArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// `+2` more, `-1` fewer, `6` in all, or `auto`: as the policy decides.
+    /// `+2` adds ranks, `-1` removes one, `6` sets the total, `auto` returns control to the policy.
     #[arg(allow_hyphen_values = true)]
     ranks: Scale,
 }
 
-/// Lets the ranks of a node leave a run under way: they end what they run and take nothing more.
+/// Drains the ranks of a node or one rank: they complete their running tasks, take no further tasks
+/// and leave the run.
 #[derive(Debug, clap::Args)]
 pub(super) struct DrainArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// A node's name, or a rank's number.
+    /// Name of a node, or number of a rank.
     what: String,
 }
 
-/// Shares the remaining work of a run under way out evenly.
+/// Redistributes the remaining work of a live run evenly over its ranks.
 #[derive(Debug, clap::Args)]
 pub(super) struct RebalanceArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
@@ -36,13 +37,14 @@ pub(super) struct RebalanceArgs {
     run: String,
 }
 
-/// Ends a run under way, or single tasks of it. What is complete stays so, and `phalanx run --resume` goes on.
+/// Cancels a live run, or single tasks of it. Completed tasks stay completed; `phalanx run
+/// --resume` continues the run.
 #[derive(Debug, clap::Args)]
 pub(super) struct CancelArgs {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     run: String,
-    /// Only this task (`tile[3]`), or all tasks of an array (`tile`): what runs of it is ended, what would run later is not started, and
-    /// what needs it is skipped.
+    /// Cancel only this task (`tile[3]`), or all tasks of an array (`tile`): running ones are
+    /// killed, waiting ones are not started, and tasks that depend on them are skipped.
     task: Option<String>,
 }
 
@@ -69,22 +71,25 @@ pub(super) fn cancel(args: CancelArgs) -> ExitCode {
     }
 }
 
-/// A run that was killed may have jobs in the queue that nobody waits for.
+/// Cancels the queued jobs of a run that was killed and can no longer cancel them itself.
 fn withdraw(dir: &RunDir) -> ExitCode {
     match withdraw_abandoned(&dir.path().join(BLOCKS), &dir.ended_sessions()) {
         Ok(jobs) if !jobs.is_empty() => {
             let jobs = jobs.join(", ");
             print(&format!("{}: the run is over; its jobs in Slurm's queue ({jobs}) are cancelled\n", dir.name()))
         }
-        Ok(_) => refuse(format_args!("{}: the run is over, and has nothing in a queue", dir.name())),
+        Ok(_) => refuse(format_args!("{}: the run is over and has no jobs in the queue", dir.name())),
         Err(why) => {
-            complain(format_args!("{}: nobody leads the run here, but its jobs are not cancelled: {why}", dir.name()));
+            complain(format_args!(
+                "{}: no coordinator runs on this node, and the jobs of the run were not cancelled: {why}",
+                dir.name()
+            ));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Asks a run, and says what it answered.
+/// Sends a request to a run and prints the answer.
 fn put(run: &str, question: &Question) -> ExitCode {
     let dir = match RunDir::find(Path::new(RUNS), run) {
         Ok(dir) => dir,

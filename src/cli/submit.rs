@@ -1,4 +1,4 @@
-//! `phalanx submit`: sends a job to Slurm with the batch script that is part of this program.
+//! `phalanx submit`: submits a job to Slurm with the built-in batch script.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,30 @@ use crate::exec::Kernels;
 use crate::job;
 use crate::journal::{RUNS, RunDir};
 
-/// The batch script as it is in `slurm/`.
+/// The batch script, a copy of `slurm/phalanx.sbatch`.
 const SCRIPT: &str = include_str!("../../slurm/phalanx.sbatch");
 
-/// What the script is called in the run directory.
+/// File name of the script in the run directory.
 const SCRIPT_FILE: &str = "phalanx.sbatch";
 
-/// Submits a job to Slurm. Options of sbatch follow the job file, those of `phalanx run` follow `--`:
+/// Submits a job to Slurm. Options of sbatch follow the job file, options of `phalanx run` follow
+/// `--`:
 /// `phalanx submit job.toml --nodes=4 --time=2:00:00 -- --keep-going`.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "phalanx submit [--dry-run] [--resume] JOB [SBATCH OPTIONS] [-- RUN OPTIONS]")]
 pub(super) struct Args {
-    /// Print the batch script and the command that would submit it, and submit nothing.
+    /// Print the batch script and the sbatch command, and submit nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Go on with the latest run of this job.
+    /// Resume the latest run of this job.
     #[arg(long)]
     resume: bool,
-    /// The job file, options of sbatch such as --nodes=4, and behind `--` options of `phalanx run`.
+    /// Job file, then options of sbatch such as --nodes=4, then `--` and options of `phalanx run`.
     #[arg(value_name = "JOB", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
 
-/// What is to be submitted.
+/// The parsed command line: what to submit, and with which options.
 #[derive(Debug, Default)]
 struct Submission {
     job: PathBuf,
@@ -46,7 +47,7 @@ impl From<Args> for Submission {
         let mut words = args.words.into_iter();
         let job = words.next().unwrap_or_default().into();
         let mut sbatch: Vec<String> = words.by_ref().take_while(|word| word != "--").collect();
-        // Behind the job file our own options look like sbatch's.
+        // After the job file, clap passes on our own options as if they were options of sbatch.
         let mut take = |wanted: &str| {
             let before = sbatch.len();
             sbatch.retain(|word| word != wanted);
@@ -65,14 +66,16 @@ pub(super) fn main(args: Args) -> ExitCode {
     };
     if let Some(own) = wish.run.iter().find(|word| word.starts_with("--run-dir") || *word == "--resume") {
         return refuse(format_args!(
-            "{own} is for this command to say: it chooses the run directory and knows --resume"
+            "{own} cannot follow `--`: this command chooses the run directory and has its own --resume"
         ));
     }
     let name = loaded.job.name.as_str();
     if wish.dry_run {
         let dir = Path::new(RUNS).join(format!("{name}-N"));
         let line = shown(&command(&wish, &dir.join(SCRIPT_FILE), &dir));
-        return print(&format!("{SCRIPT}\n# It would be submitted so, under the next free number N:\n#   {line}\n"));
+        return print(&format!(
+            "{SCRIPT}\n# The command that would submit it, with the next free number N:\n#   {line}\n"
+        ));
     }
     let dir = match wish.resume {
         true => RunDir::for_resume(Path::new(RUNS), name, None),
@@ -95,7 +98,7 @@ fn command(wish: &Submission, script: &Path, dir: &Path) -> Command {
     if std::env::var_os("PHALANX_BIN").is_none()
         && let Ok(program) = std::env::current_exe()
     {
-        // The job shall run what submitted it.
+        // The job runs the same binary that submitted it.
         command.env("PHALANX_BIN", program);
     }
     command
@@ -134,7 +137,7 @@ fn write_script(dir: &RunDir) -> Result<PathBuf, String> {
     written.map(|()| path.clone()).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Submits; the job's number.
+/// Runs sbatch and returns the number of the job.
 fn send(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("cannot start sbatch: {error}; is Slurm installed here?"))?;
     if !output.status.success() {
@@ -145,12 +148,12 @@ fn send(command: &mut Command) -> Result<String, String> {
     Ok(said.trim().split(';').next().unwrap_or_default().to_owned())
 }
 
-/// A run that Slurm did not take leaves nothing behind; one that was to go on stays as it was.
+/// Removes the run directory of a rejected submission. A resumed run keeps its directory.
 fn take_back(wish: &Submission, dir: RunDir) {
     if wish.resume {
         return;
     }
-    // What cannot be removed is left, and said.
+    // If the file cannot be removed, `take_back` keeps the directory.
     let _ = std::fs::remove_file(dir.path().join(SCRIPT_FILE));
     if let Err(error) = dir.take_back() {
         complain(error);

@@ -1,4 +1,4 @@
-//! `phalanx top`: a run in a terminal, while it goes on or as it ended.
+//! `phalanx top`: shows a run in the terminal, live or as it ended.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::observe::live::{Live, write_frame};
 use crate::observe::{Paint, ReportError};
 use crate::runtime::subject_of;
 
-/// Follows a run in the terminal: progress, rates and forecast, ranks, classes, the last failures.
+/// Shows a run in the terminal: progress, rates and forecast, ranks, classes, recent failures.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// Print one frame and end.
+    /// Print one frame and exit.
     #[arg(long)]
     once: bool,
     /// Seconds between frames.
@@ -27,9 +27,9 @@ pub(super) struct Args {
     every: u64,
 }
 
-/// Moves the cursor to the upper left corner; what each line leaves of the one before is cleared line by line.
+/// Moves the cursor to the upper left corner. Lines are cleared one by one, which avoids flicker.
 const HOME: &str = "\x1b[H";
-/// Clears the rest of the line, and of the screen.
+/// Clears the rest of the line, and the rest of the screen.
 const CLEAR_LINE: &str = "\x1b[K\n";
 const CLEAR_BELOW: &str = "\x1b[J";
 
@@ -54,7 +54,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Draws until the run has ended; an interrupt ends it before. The last frame stays on the screen.
+/// Redraws until the run ends or an interrupt arrives. The last frame stays on the screen.
 fn follow(mut live: Live, every: Duration, paint: Paint) -> Result<(), ReportError> {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{HOME}{CLEAR_BELOW}").as_bytes())?;

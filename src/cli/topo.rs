@@ -1,17 +1,18 @@
-//! `phalanx topo`: what hwloc sees, what the launcher granted, where each slot is pinned.
+//! `phalanx topo`: the CPUs of the machine, those that the launcher granted, and where slots are
+//! pinned.
 
 use std::process::ExitCode;
 
 use super::print;
 use crate::topology::{Topology, show};
 
-/// Shows the machine, what the launcher granted of it, and where each slot is pinned.
+/// Shows the machine, the CPUs that the launcher granted, and where each slot is pinned.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Slots to place [default: one per granted CPU].
+    /// Number of slots to place [default: one per granted CPU].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `phalanx trace`: a run for Perfetto.
+//! `phalanx trace`: exports a run as a Perfetto trace.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,13 +13,15 @@ use super::{complain, refuse};
 use crate::observe::trace::{Contents, write_trace};
 use crate::observe::{ReportError, RunView, to_stdout};
 
-/// Writes a run as a trace that https://ui.perfetto.dev opens: ranks, slots, tasks, dependencies, counters.
+/// Exports a run as a trace for https://ui.perfetto.dev: ranks, slots, tasks, dependencies,
+/// counters.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The run: a directory, a name such as mosaic-3, a job's name (its newest run), or `latest`.
     #[arg(default_value = "latest")]
     run: String,
-    /// File to write, compressed if its name ends in .gz; `-` is standard output [default: <run>.trace.json.gz].
+    /// Output file, compressed if its name ends in .gz; `-` writes standard output [default:
+    /// <run>.trace.json.gz].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -64,7 +66,7 @@ fn tell(path: &Path, contents: Contents) {
     ));
     if contents.flows_left_out > 0 {
         complain(format_args!(
-            "{} dependencies were left out: of so many, only the one that a task waited for last is drawn",
+            "{} dependencies were left out: in a large trace each task has only the one that completed last",
             contents.flows_left_out
         ));
     }

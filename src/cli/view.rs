@@ -1,4 +1,4 @@
-//! Finding a run and reading it, for every verb that looks at one.
+//! Finds and reads the run that a verb shows.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,10 +8,10 @@ use crate::journal::{RUNS, RunDir};
 use crate::observe::{ReportError, RunView};
 use crate::runtime::subject_of;
 
-/// Reads the run that a person calls so.
+/// Finds a run by directory, name, job name or `latest`, and reads it.
 ///
 /// # Errors
-/// If there is none, or its journal cannot be read; said so that it can be mended.
+/// If no run matches, or if its journal cannot be read.
 pub(super) fn find(wanted: &str) -> Result<RunView, String> {
     let dir = RunDir::find(Path::new(RUNS), wanted).map_err(|error| error.to_string())?;
     load(&dir).map_err(|error| error.to_string())
@@ -22,7 +22,7 @@ pub(super) fn load(dir: &RunDir) -> Result<RunView, ReportError> {
     RunView::load(dir, &subject_of)
 }
 
-/// The exit code after everything has been shown: failure if the journal is damaged, which is said.
+/// The exit code after the output: failure if the journal is damaged, with a message.
 pub(super) fn end(run: &RunView) -> ExitCode {
     match run.damage() {
         None => ExitCode::SUCCESS,

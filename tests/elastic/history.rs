@@ -45,7 +45,7 @@ fn a_slow_run_is_told_from_the_usual_ones() {
     assert!((0.29..10.0).contains(&seconds), "{seconds}");
     assert!(past["wall"]["seconds"]["q50"].as_f64().is_some_and(|wall| wall >= 0.4), "{past:#}");
     let plan = phalanx(&dir).args(["plan", "job.toml", "--ranks", "1", "--slots", "3"]).run().ok();
-    drop(plan.says("6 runs of this job have ended before").says("does not say how long these take").says("`nap`"));
+    drop(plan.says("history: 6 runs of this job").says("durations learnt for tasks without an estimate").says("`nap`"));
     let planned = phalanx(&dir).args(["plan", "job.toml", "--ranks", "1", "--slots", "3", "--json"]).run().ok().json();
     let foreseen = planned["candidates"][0]["makespan_q50_s"].as_f64().expect("a number");
     assert!((0.35..20.0).contains(&foreseen), "without a history it would be two seconds: {foreseen}");

@@ -263,5 +263,5 @@ fn rules_on_what_a_simulation_does_not_measure_are_said_to_be_silent() {
     let tasks = "[[task]]\nname = \"t\"\narray = \"0-9\"\nkernel = \"noop\"\nestimate = \"1s\"\n";
     dir.job("job.toml", &format!("[scaling]\npolicy = \"reactive\"\nmax_ranks = 2\n{rules}{tasks}"));
     let output = phalanx(&dir).args(["simulate", "job.toml"]).run().ok();
-    output.says("rules on `custom.backlog` do nothing here");
+    output.says("scaling rules on `custom.backlog` have no effect in a simulation");
 }
