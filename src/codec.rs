@@ -1,55 +1,57 @@
-//! Attempts as bytes: the same few bytes travel between ranks and lie in the journal.
+//! Encodes attempts compactly, for messages between ranks and for the journal.
 //!
-//! A batch is its attempts one after the other until the bytes end; there is no count that could lie. Each attempt is
-//! written against the one before it (an all-zero attempt stands before the first):
+//! A batch is a sequence of attempts up to the end of the bytes; there is no count that could be
+//! wrong. Each attempt is encoded relative to the previous one (before the first: all zeros):
 //!
 //! ```text
-//! flags   u8      which of the fields below are what is expected, and so are left out
-//! state   u8      number of the state in `State::ALL`, plus 128 if this is the task's last attempt
+//! flags   u8      which of the fields below have their expected value and are omitted
+//! state   u8      index in `State::ALL`, plus 128 if this is the task's last attempt
 //! exit    zigzag
 //! attempt varint
 //! rank    varint
 //! slot    varint
-//! task    zigzag  against the task before
-//! ready   zigzag  against the one before
-//! start   zigzag  against the own `ready`
-//! end     zigzag  against the own `start`
+//! task    zigzag  difference to the previous task
+//! ready   zigzag  difference to the previous `ready`
+//! start   zigzag  difference to `ready`
+//! end     zigzag  difference to `start`
 //! ```
 //!
-//! A task that succeeded at its first attempt, on the rank of the one before it, takes 10 to 16 bytes.
+//! A task that succeeded at its first attempt, on the same rank as the previous one, takes 10 to 16
+//! bytes.
 //!
-//! Decoding trusts nothing: every number is bounded by its type, and memory grows only with bytes that were really there.
+//! The decoder does not trust its input: each number is bounded by its type, and memory grows only
+//! with bytes that are present.
 
 use thiserror::Error;
 
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 
-/// State, exit, attempt and last are those of a task that succeeded at once.
+/// State, exit, attempt and last are those of a task that succeeded at its first attempt.
 const PLAIN: u8 = 1;
-/// The rank is that of the attempt before.
+/// Same rank as the previous attempt.
 const SAME_RANK: u8 = 1 << 1;
-/// The slot is that of the attempt before.
+/// Same slot as the previous attempt.
 const SAME_SLOT: u8 = 1 << 2;
-/// The task is the one after the task before.
+/// The task number follows that of the previous attempt.
 const NEXT_TASK: u8 = 1 << 3;
-/// It was ready when the one before was (the whole of an array usually is).
+/// Same `ready` as the previous attempt (usual for the tasks of an array).
 const SAME_READY: u8 = 1 << 4;
-/// Bits that no writer sets.
+/// Bits that no encoder sets.
 const UNKNOWN: u8 = !(PLAIN | SAME_RANK | SAME_SLOT | NEXT_TASK | SAME_READY);
 
-/// Flags and two times.
+/// Minimum size: the flags and two times.
 const SHORTEST_ATTEMPT_BYTES: usize = 3;
 
-/// Marks a task's last attempt in the byte of its state.
+/// Set in the state byte of a task's last attempt.
 const LAST: u8 = 128;
 
-/// Bytes that are not a batch of attempts.
+/// Error: the bytes are not a batch of attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a batch of attempts: {what} at byte {at}")]
 pub struct DecodeError {
-    /// Offset of the attempt that could not be read.
+    /// Offset of the invalid attempt in bytes.
     pub at: usize,
-    /// What is wrong with it.
+    /// What is wrong.
     pub what: &'static str,
 }
 
@@ -62,10 +64,10 @@ pub fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a batch that takes up all of `bytes`.
+/// Decodes a batch that takes up all of `bytes`.
 pub fn decode_attempts(bytes: &[u8]) -> Result<Vec<Attempt>, DecodeError> {
-    // No attempt takes fewer bytes, so a batch that lies about itself reserves little more than it
-    // brought.
+    // Reserve by the minimum size, so that a malformed batch reserves little more memory than it
+    // has bytes.
     let mut attempts = Vec::with_capacity(bytes.len() / SHORTEST_ATTEMPT_BYTES);
     let mut before = ORIGIN;
     let mut input = Input { bytes, at: 0 };
@@ -78,7 +80,7 @@ pub fn decode_attempts(bytes: &[u8]) -> Result<Vec<Attempt>, DecodeError> {
     Ok(attempts)
 }
 
-/// What stands before the first attempt of a batch.
+/// Predecessor of the first attempt of a batch.
 const ORIGIN: Attempt = Attempt {
     task: TaskId(0),
     attempt: 1,
@@ -156,7 +158,7 @@ fn decode(input: &mut Input<'_>, before: &Attempt) -> Result<Attempt, &'static s
     Ok(a)
 }
 
-/// Difference of two times. It wraps, so that any two times can be told apart and put together again.
+/// Difference of two times, wrapping, so that any two times can be restored.
 fn step(from: Time, to: Time) -> u64 {
     zigzag(to.0.wrapping_sub(from.0) as i64)
 }
@@ -169,7 +171,7 @@ fn unzigzag(n: u64) -> i64 {
     (n >> 1) as i64 ^ -((n & 1) as i64)
 }
 
-/// Appends `n`, seven bits a byte, the lowest first.
+/// Appends `n` as a varint: seven bits per byte, lowest first.
 fn put(mut n: u64, out: &mut Vec<u8>) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
@@ -194,7 +196,7 @@ impl Input<'_> {
     #[inline]
     fn varint(&mut self) -> Result<u64, &'static str> {
         match self.bytes.get(self.at) {
-            // Most numbers are differences that fit in seven bits.
+            // Fast path: most numbers are differences that fit in seven bits.
             Some(&byte) if byte < 0x80 => {
                 self.at += 1;
                 Ok(byte.into())
@@ -229,7 +231,7 @@ impl Input<'_> {
     }
 }
 
-/// The packed form for serde: `#[serde(with = "codec::packed")]` on a list of attempts.
+/// Serde adapter for the packed form: `#[serde(with = "codec::packed")]` on a list of attempts.
 pub mod packed {
     use serde::de::{Error, Visitor};
     use serde::{Deserializer, Serializer};
@@ -237,14 +239,14 @@ pub mod packed {
     use super::{decode_attempts, encode_attempts};
     use crate::model::Attempt;
 
-    /// Writes the packed bytes.
+    /// Serializes the packed bytes.
     pub fn serialize<S: Serializer>(attempts: &[Attempt], serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Vec::with_capacity(attempts.len() * 16);
         encode_attempts(attempts, &mut bytes);
         serializer.serialize_bytes(&bytes)
     }
 
-    /// Reads the packed bytes.
+    /// Deserializes the packed bytes.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Attempt>, D::Error> {
         deserializer.deserialize_bytes(Unpack)
     }
@@ -269,7 +271,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Any attempt at all, the common ones among them.
+    /// Arbitrary attempts, including the common ones.
     pub(crate) fn any_attempt() -> impl Strategy<Value = Attempt> {
         let outcome = prop_oneof![
             Just(Outcome::OK),
@@ -365,8 +367,8 @@ pub(crate) mod tests {
         }
     }
 }
-/// A text that several own, written as a string: a job file may be as long as a large part of the
-/// memory.
+/// Serde adapter for a shared string. The text is not copied, because a job file may fill a large
+/// part of the memory.
 pub(crate) mod shared_text {
     use std::sync::Arc;
 

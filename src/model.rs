@@ -1,7 +1,8 @@
-//! The words that every part of Phalanx shares: tasks, ranks, times, states and attempts.
+//! The vocabulary that all parts of Phalanx share: tasks, ranks, times, states and attempts.
 //!
-//! Plain data only. Nothing here reads a clock, opens a file or knows how a task is run, so the pure core
-//! (`graph`, `schedule`) and the edges (`pool`, `exec`, `journal`, `observe`) can both speak in these terms.
+//! Plain data. Nothing here reads a clock, opens a file or depends on how a task is executed, so
+//! both the pure core (`graph`, `schedule`) and the edges (`pool`, `exec`, `journal`, `observe`)
+//! use it.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Dense number of a task within its job: `0..job.task_count()`, in the order of the job file.
 ///
-/// Numbers at and above the job's task count belong to *joins*: nodes of the task graph that stand for
-/// "all of an array" and are never run (see `graph`).
+/// Numbers at and above the job's task count belong to *joins*: nodes of the task graph that stand
+/// for "all of an array" and are never run (see `graph`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId(pub u32);
 
@@ -42,12 +43,12 @@ impl fmt::Display for Rank {
     }
 }
 
-/// A moment of the run: nanoseconds since the run began on rank 0 (virtual or real, the core cannot tell).
+/// A time of the run in nanoseconds since the run began on rank 0, in real or virtual time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// The moment the run began.
+    /// The time at which the run began.
     pub const ZERO: Time = Time(0);
 
     /// Seconds since the run began.
@@ -55,24 +56,24 @@ impl Time {
         self.0 as f64 / 1e9
     }
 
-    /// Time from `earlier` to this moment; zero if `earlier` is later.
+    /// Duration from `earlier` to this time; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment plus `d`, saturating.
+    /// This time plus `d`, saturating.
     pub fn after(self, d: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// This moment minus `d`, saturating.
+    /// This time minus `d`, saturating.
     pub fn before(self, d: Duration) -> Time {
         Time(self.0.saturating_sub(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// This moment plus so many seconds, saturating; what is negative or no number adds nothing.
+    /// This time plus `seconds`, saturating. A negative value or NaN adds nothing.
     pub fn after_seconds(self, seconds: f64) -> Time {
-        // The cast saturates, and takes what is no number for zero.
+        // The cast saturates and converts NaN to zero.
         Time(self.0.saturating_add((seconds * 1e9) as u64))
     }
 }
@@ -80,25 +81,25 @@ impl Time {
 /// State of a task, in the words of Slurm's `sacct`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum State {
-    /// Waits for other tasks.
+    /// Waits for dependencies.
     Pending,
-    /// All that it needs is done; waits for a slot.
+    /// All dependencies are met; waits for a slot.
     Ready,
-    /// Is being run.
+    /// Runs on a slot.
     Running,
-    /// Ended with success.
+    /// Ended successfully.
     Completed,
     /// Ended with a non-zero exit code, a signal, or an error of its kernel.
     Failed,
-    /// Stopped because the user or the run's own end asked for it.
+    /// Killed or not started at the request of the user or because the run ended.
     Cancelled,
-    /// Stopped at its time limit.
+    /// Killed at its time limit.
     Timeout,
-    /// Stopped because it used more memory than it asked for, or because the system ran out.
+    /// Killed because it exceeded its requested memory, or because the system ran out of memory.
     OutOfMemory,
     /// Its rank or node was lost while it ran.
     NodeFail,
-    /// Never ran: what it needed did not end as it required.
+    /// Never ran, because a dependency did not end as the task requires.
     Skipped,
 }
 
@@ -117,7 +118,7 @@ impl State {
         State::Skipped,
     ];
 
-    /// The state as `sacct` spells it, e.g. `OUT_OF_MEMORY`.
+    /// The state as `sacct` prints it, e.g. `OUT_OF_MEMORY`.
     pub fn name(self) -> &'static str {
         match self {
             State::Pending => "PENDING",
@@ -133,7 +134,7 @@ impl State {
         }
     }
 
-    /// True for a task that ran and did not succeed (the states that `retries` may run again).
+    /// True for an attempt that ran and did not succeed (the states that `retries` covers).
     pub fn is_failure(self) -> bool {
         matches!(self, State::Failed | State::Timeout | State::OutOfMemory | State::NodeFail)
     }
@@ -148,9 +149,10 @@ impl fmt::Display for State {
 /// How one attempt at a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The state it ended in.
+    /// Final state.
     pub state: State,
-    /// Exit code of a command (0 to 255); `-n` if signal `n` ended it; 0 for a kernel that succeeded, 1 for one that failed.
+    /// Exit code of a command (0 to 255); `-n` if signal `n` killed it; 0 for a successful kernel,
+    /// 1 for a failed one.
     pub exit: i32,
 }
 
@@ -164,97 +166,100 @@ impl Outcome {
     }
 }
 
-/// What the processes of one attempt used, as the system had counted when they had ended.
+/// Resource usage of the processes of one attempt, as counted by the operating system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time of all of them together, in nanoseconds.
+    /// Total CPU time in nanoseconds.
     pub cpu_ns: u64,
-    /// The most memory that any one of them held, in bytes. Of programs that are smaller than their rank and end within a few hundredths of a
-    /// second the system tells only that they held no more than the rank: then it is that.
+    /// Peak memory of the largest single process, in bytes. For a process that is smaller than its
+    /// rank and runs only for some hundredths of a second, the system reports an upper bound: the
+    /// memory of the rank.
     pub peak_bytes: u64,
 }
 
-/// What a rank with its tasks, and the node that it is on, used, as the system had counted at a moment.
+/// Resource usage of a rank (with its tasks) and of its node at one time, as counted by the
+/// operating system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Vitals {
-    /// CPU time of the rank and its tasks since it began, in seconds.
+    /// CPU time of the rank and its tasks since the rank began, in seconds.
     pub cpu_s: f64,
-    /// Memory that they hold, in bytes; pages that several share count for each.
+    /// Memory of the rank and its tasks, in bytes; shared pages count once per process.
     pub memory: u64,
-    /// Bytes that they had read from disks since it began, where the kernel counts them.
+    /// Bytes read from disks since the rank began, where the kernel counts them.
     pub read: u64,
-    /// Bytes that they had caused to be written to disks.
+    /// Bytes written to disks since the rank began, where the kernel counts them.
     pub written: u64,
-    /// Share of the node's CPUs that is busy, 0 to 1.
+    /// Busy share of the node's CPUs, 0 to 1.
     pub node_cpu: f64,
     /// Memory in use on the node, in bytes.
     pub node_memory_used: u64,
     /// Memory of the node, in bytes.
     pub node_memory: u64,
-    /// Share of the time of late in which tasks of the node waited for I/O, 0 to 1.
+    /// Recent share of time in which tasks of the node waited for I/O, 0 to 1.
     pub io_stall: f64,
-    /// Messages that the rank has sent to others.
+    /// Messages sent to other ranks.
     pub messages: u64,
     /// Bytes in them.
     pub message_bytes: u64,
-    /// Tasks that it has taken from others.
+    /// Tasks stolen from other ranks.
     pub stolen: u64,
-    /// Mean share of the time of late in which its GPUs were busy, 0 to 1.
+    /// Recent mean busy share of the rank's GPUs, 0 to 1.
     pub gpu_busy: f64,
     /// Memory in use on its GPUs, in bytes.
     pub gpu_memory_used: u64,
-    /// Memory of its GPUs, in bytes; 0 if it has none that tell.
+    /// Memory of its GPUs, in bytes; 0 without a GPU that reports it.
     pub gpu_memory: u64,
 }
 
-/// A value that a task wrote under a name.
+/// A value that a task wrote to `$PHALANX_METRICS`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
     /// The task.
     pub task: TaskId,
-    /// Which attempt at it.
+    /// Number of the attempt.
     pub attempt: u16,
-    /// The name.
+    /// Name of the value, see [`Measure::is_name`].
     pub name: String,
     /// The value.
     pub value: f64,
 }
 
 impl Measure {
-    /// Bytes of a name.
+    /// Maximum length of a name, in bytes.
     const NAME: usize = 64;
 
-    /// True for what a value may be called: letters, digits and `_ . : -`, a letter or `_` first, at most 64 in all.
+    /// True for a valid name: letters, digits and `_ . : -`, beginning with a letter or `_`, at
+    /// most 64 bytes.
     pub fn is_name(name: &str) -> bool {
         let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
         first && name.len() <= Self::NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
     }
 }
 
-/// Why Phalanx itself made an attempt fail: not what a task says of itself.
+/// The reason why Phalanx itself failed an attempt, e.g. a missing output file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// The task.
     pub task: TaskId,
-    /// Which attempt at it.
+    /// Number of the attempt.
     pub attempt: u16,
-    /// In words.
+    /// The reason as text.
     pub text: String,
 }
 
 impl Reason {
-    /// Bytes of a text.
+    /// Maximum length of the text, in bytes.
     const MOST: usize = 1000;
 
-    /// A reason; a long text is cut.
+    /// Creates a reason; a long text is truncated.
     pub fn new(task: TaskId, attempt: u16, text: &str) -> Reason {
         let cut = (0..=Self::MOST.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
         Reason { task, attempt, text: text[..cut.unwrap_or(0)].to_owned() }
     }
 }
 
-/// Which of a task's two outputs.
+/// One of the two output streams of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stream {
     /// Standard output.
@@ -263,7 +268,7 @@ pub enum Stream {
     Err,
 }
 
-/// One attempt at a task, as it is reported to rank 0, journalled and shown.
+/// One attempt at a task, as it is sent to rank 0, journalled and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The task.
@@ -272,43 +277,43 @@ pub struct Attempt {
     pub attempt: u16,
     /// How it ended.
     pub outcome: Outcome,
-    /// True if no further attempt follows: the task's own final state.
+    /// True if no further attempt follows, so that the outcome is the final state of the task.
     pub last: bool,
-    /// Where it ran.
+    /// Rank that ran it.
     pub rank: Rank,
-    /// Which slot of that rank ran it.
+    /// Slot of that rank.
     pub slot: u16,
-    /// When all that it needed was done.
+    /// Time at which the last dependency was met.
     pub ready: Time,
-    /// When it was started.
+    /// Time at which it started.
     pub start: Time,
-    /// When it ended.
+    /// Time at which it ended.
     pub end: Time,
 }
 
-/// State of a rank in the run, from the moment it is asked for to the moment it is gone.
+/// State of a rank in the run, from the request for it to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RankState {
-    /// Asked for; nobody has answered yet.
+    /// Requested from the provider; no process has joined yet.
     Requested,
-    /// Its node is granted (and billed); it is starting.
+    /// Its node is granted and billed; the rank is starting.
     Joining,
-    /// Takes part: tasks may start on it.
+    /// Tasks may start on it.
     Active,
-    /// Ends what it runs and takes nothing new, because it is to leave.
+    /// Completes its running tasks and takes no further ones, before it leaves.
     Draining,
-    /// Holds no task and sleeps; its node is still billed.
+    /// Holds no task and sleeps; its node is billed.
     Parked,
-    /// Has left in order; its node is given back.
+    /// Left in order; its node is released.
     Left,
     /// Stopped answering.
     Lost,
-    /// Holds no task because tasks kept failing there; its node is still billed.
+    /// Holds no task because tasks kept failing on it; its node is billed.
     Quarantined,
 }
 
 impl RankState {
-    /// Every state, in the order in which a rank goes through them.
+    /// All states, in the order in which a rank passes through them.
     pub const ALL: [RankState; 7] = [
         RankState::Requested,
         RankState::Joining,
@@ -340,31 +345,31 @@ impl RankState {
     }
 }
 
-/// State of a block (one node gained or given back while a run goes on) from the moment it is asked for.
+/// State of a block (a node that is gained and released during the run), from the request for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BlockState {
-    /// The provider has been asked.
+    /// Requested from the provider.
     Requested,
-    /// The provider has it in its queue.
+    /// In the queue of the provider.
     Pending,
-    /// It has a node, which is billed, and is starting.
+    /// Has a node, which is billed; its ranks are starting.
     Granted,
-    /// Its ranks take part.
+    /// Its ranks are active.
     Active,
-    /// Its ranks end what they run.
+    /// Its ranks are draining.
     Draining,
-    /// Its ranks are gone, and its node is being given back.
+    /// Its ranks have left; the node is being released.
     Releasing,
-    /// Its ranks are gone, and its node cannot be given back yet: it is billed on.
+    /// Its ranks have left, but the node cannot be released yet and is still billed.
     Held,
-    /// It is gone.
+    /// Its node is released.
     Released,
-    /// It never came to work.
+    /// It ended without ever becoming active.
     Failed,
 }
 
 impl BlockState {
-    /// True once it is over.
+    /// True in a final state.
     pub fn is_over(self) -> bool {
         matches!(self, BlockState::Released | BlockState::Failed)
     }

@@ -1,22 +1,23 @@
-//! Lists of numbers in few bytes: what repeats travels once.
+//! Compresses lists of numbers by copying repeated sequences.
 //!
-//! The columns of a graph are regular wherever the job is: an array is one step repeated, layers and stencils repeat the edges of
-//! their first rows for ever. Columns are therefore written as *symbols* (differences, as their owners define them, so that a
-//! repeated shape is a repeated sequence of symbols), and a sequence that occurred before as a copy of any length:
+//! The columns of a graph are as regular as the job: an array repeats one step, layers and stencils
+//! repeat the edges of their first rows. Columns are therefore encoded as *symbols* (differences,
+//! chosen by the owner so that a repeated shape is a repeated sequence), and a sequence that
+//! occurred before as a copy of any length:
 //!
 //! ```text
-//! count  varint               symbols in all
-//! then, until there are so many:
-//!   n      varint             so many symbols as they are,
-//!   n x    zigzag varint      each as a signed number of 32 bits;
-//!   length varint             then (unless all are there) a copy of so many symbols
-//!   back   varint             that begins so far back, and may run into itself
+//! count  varint               total number of symbols
+//! then, until all are read:
+//!   n      varint             number of literal symbols
+//!   n x    zigzag varint      each as a signed 32-bit number;
+//!   length varint             then (unless all are read) a copy of `length` symbols
+//!   back   varint             from `back` symbols ago; source and target may overlap
 //! ```
 //!
-//! A million equal steps take eight bytes, a random graph about one byte for a small step.
+//! A million equal steps take eight bytes; a random graph takes about one byte per small step.
 //!
-//! Reading trusts nothing: a list holds at most [`MOST`] numbers, and memory grows only as numbers are really written, to at most twice
-//! of what there is.
+//! The decoder does not trust its input: a list holds at most [`MOST`] numbers, and memory grows
+//! only as numbers are decoded, to at most twice their size.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,28 +26,29 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-/// No list holds more numbers: it would take a gigabyte, as much as the largest frame.
+/// Maximum length of a list: a gigabyte, the size of the largest frame.
 pub const MOST: usize = 1 << 28;
 
-/// A copy costs up to eight bytes; a shorter sequence is cheaper as it is.
+/// Minimum length of a copy: a copy takes up to eight bytes, so a shorter sequence is cheaper as
+/// literals.
 const LEAST_COPY: usize = 8;
 
-/// A sequence is looked up by its first so many symbols.
+/// Sequences are looked up by a hash of this many symbols.
 const KEY: usize = 4;
 
-/// Sequences remembered while writing: 2 to the power of this.
+/// The encoder remembers up to two to this power sequences.
 const REMEMBERED: u32 = 14;
 
-/// Bytes that are not a list of numbers.
+/// Error: the bytes are not a list of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a list of numbers: {0}")]
 pub struct DecodeError(&'static str);
 
-/// Appends `count` symbols to `out`.
+/// Encodes `count` symbols and appends them to `out`.
 pub fn pack(count: usize, symbol: impl Fn(usize) -> u32, out: &mut Vec<u8>) {
     put(count as u64, out);
-    // For each key, as far as two do not fall on the same place: where it was last, counted from 1, and the key itself, so that a
-    // look at that far-away place is seldom in vain.
+    // For each key (colliding keys overwrite each other): its last position plus one, and the key
+    // itself, so that the distant position is rarely read in vain.
     let mut seen = vec![(0u32, 0u32); if count < LEAST_COPY { 0 } else { 1 << REMEMBERED }];
     // `plain` is the first symbol that is not written yet.
     let (mut plain, mut at) = (0, 0);
@@ -82,13 +84,13 @@ fn literals(range: std::ops::Range<usize>, symbol: &impl Fn(usize) -> u32, out: 
     });
 }
 
-/// A number that the first symbols of a sequence make, well mixed.
+/// Hash of the symbols at `at`.
 fn key(symbol: &impl Fn(usize) -> u32, at: usize) -> u32 {
     let key = (at..at + KEY).fold(0u32, |key, i| key.rotate_left(11).wrapping_mul(0x9E37_79B1) ^ symbol(i));
     key.wrapping_mul(0x85EB_CA6B)
 }
 
-/// How many symbols from `at` on are the same as those from `from` on.
+/// Length of the common prefix of the sequences at `from` and at `at`.
 fn common(symbol: &impl Fn(usize) -> u32, from: usize, at: usize, count: usize) -> usize {
     (0..count - at).take_while(|i| symbol(from + i) == symbol(at + i)).count()
 }
@@ -101,10 +103,10 @@ fn put(mut n: u64, out: &mut Vec<u8>) {
     out.push(n as u8);
 }
 
-/// Reads the symbols that take up all of `bytes`.
+/// Decodes a list that takes up all of `bytes`.
 ///
 /// # Errors
-/// If the bytes are not a list, or one of symbols that are no `T`.
+/// If the bytes are not a list of numbers, or a symbol does not fit in `T`.
 pub fn unpack<T: TryFrom<u32> + Copy>(mut bytes: &[u8]) -> Result<Vec<T>, DecodeError> {
     let count = take(&mut bytes, MOST as u64)? as usize;
     let mut out = Vec::new();
@@ -135,14 +137,15 @@ fn copy<T: Copy>(out: &mut Vec<T>, length: usize, back: usize, count: usize) -> 
     make_room(out, length, count)?;
     let (from, end) = (out.len() - back, out.len() + length);
     while out.len() < end {
-        // All from `from` on is whole periods, so however much of it there is can be copied at once.
+        // The output from `from` on is whole periods, so all of it can be copied at once.
         let upto = out.len().min(from + end - out.len());
         out.extend_from_within(from..upto);
     }
     Ok(())
 }
 
-/// Room for `more` numbers of a list of `count`: for the rest of it at once, unless that is more than is there already.
+/// Reserves space for `more` numbers: for the rest of the list of `count`, but at most as much as
+/// is already decoded (or `more`).
 fn make_room<T>(out: &mut Vec<T>, more: usize, count: usize) -> Result<(), DecodeError> {
     if out.capacity() - out.len() >= more {
         return Ok(());
@@ -151,7 +154,7 @@ fn make_room<T>(out: &mut Vec<T>, more: usize, count: usize) -> Result<(), Decod
     out.try_reserve_exact(room).map_err(|_| DecodeError("more numbers than fit into memory"))
 }
 
-/// A number of at most `most`.
+/// Decodes a number of at most `most`.
 fn take(bytes: &mut &[u8], most: u64) -> Result<u64, DecodeError> {
     let mut n = 0u64;
     for shift in (0..35).step_by(7) {
@@ -165,7 +168,7 @@ fn take(bytes: &mut &[u8], most: u64) -> Result<u64, DecodeError> {
     Err(DecodeError("a number of more than 32 bits"))
 }
 
-/// Symbols to be written with serde, computed one by one: how many, and each.
+/// Symbols to serialize with serde, computed one by one: their number, and the function.
 pub struct Symbols<F>(pub usize, pub F);
 
 impl<F: Fn(usize) -> u32> Serialize for Symbols<F> {
@@ -176,7 +179,7 @@ impl<F: Fn(usize) -> u32> Serialize for Symbols<F> {
     }
 }
 
-/// Symbols as they were read with serde.
+/// Symbols that serde deserialized.
 pub struct Unpacked<T>(pub Vec<T>);
 
 impl<'de, T: TryFrom<u32> + Copy> Deserialize<'de> for Unpacked<T> {
@@ -197,18 +200,18 @@ impl<'de, T: TryFrom<u32> + Copy> Deserialize<'de> for Unpacked<T> {
     }
 }
 
-/// Small numbers packed as they are: `#[serde(with = "crate::numbers::bytes")]` on a `Vec<u8>`.
+/// Serde adapter for small numbers: `#[serde(with = "crate::numbers::bytes")]` on a `Vec<u8>`.
 pub mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{Symbols, Unpacked};
 
-    /// Writes the packed numbers.
+    /// Serializes the packed numbers.
     pub fn serialize<S: Serializer>(numbers: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         Symbols(numbers.len(), |i| u32::from(numbers[i])).serialize(serializer)
     }
 
-    /// Reads the packed numbers.
+    /// Deserializes the packed numbers.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         Unpacked::deserialize(deserializer).map(|Unpacked(numbers)| numbers)
     }
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_small_claim_of_much_is_not_believed() {
-        // As many numbers as a list may have, of which the bytes hold one.
+        // A count of the maximum length, of which the bytes hold one number.
         let mut bytes = Vec::new();
         put(MOST as u64, &mut bytes);
         bytes.extend([1, 2]);
@@ -281,7 +284,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..60), small: bool) {
             if let (true, [first, second, third, ..]) = (small, &mut bytes[..]) {
-                // A count that is not absurd, so that what follows is looked at.
+                // A plausible count, so that the rest is decoded as well.
                 (*first, *second, *third) = (*first | 0x80, *second | 0x80, *third & 0x0f);
             }
             if let Ok(list) = unpack::<u8>(&bytes) {

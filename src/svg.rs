@@ -1,12 +1,12 @@
-//! Small pictures as SVG, written element by element.
+//! Writes small SVG pictures element by element.
 
 use std::fmt::Write;
 
-/// A picture that is being written.
+/// An SVG picture under construction.
 pub(crate) struct Picture(String);
 
 impl Picture {
-    /// An empty picture of this size on white.
+    /// An empty picture of the given size with a white background.
     pub(crate) fn new(width: f64, height: f64) -> Picture {
         Picture(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -14,18 +14,18 @@ impl Picture {
         ))
     }
 
-    /// The text of the picture.
+    /// Closes the picture and returns its text.
     pub(crate) fn finish(self) -> String {
         self.0 + "</svg>\n"
     }
 
-    /// Any element.
+    /// Adds an element.
     pub(crate) fn add(&mut self, element: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{element}");
     }
 
-    /// A line; `dashes` as in `stroke-dasharray`.
+    /// Adds a line; `dashes` is the value of `stroke-dasharray`.
     pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashes: &str) {
         self.add(format_args!(
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-dasharray=\"{dashes}\"/>",
@@ -33,7 +33,7 @@ impl Picture {
         ));
     }
 
-    /// Text; `anchor` is the side that lies at the point.
+    /// Adds a text; `anchor` is the value of `text-anchor`.
     pub(crate) fn text(&mut self, at: (f64, f64), anchor: &str, text: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
         self.add(format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>", at.0, at.1));

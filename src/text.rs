@@ -1,6 +1,6 @@
-//! How quantities are written for people, by whatever shows or simulates runs.
+//! Formats quantities for people.
 
-/// Seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
+/// Formats seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
 pub(crate) fn seconds(s: f64) -> String {
     let whole = s.round() as u64;
     match s {

@@ -1,9 +1,11 @@
-//! The chain of tasks that the end of the run waited for, walked back from the task that ended last.
+//! The chain of tasks that determined the end of the run, traced back from the task that ended
+//! last.
 //!
-//! Before each task stands what it waited for last: the last of its dependencies to end, or, if it was ready before that and waited for a
-//! slot, the task that held its slot until then. So the chain covers the wall time of its session without gaps other than those that it
-//! names, and tells whether dependencies or the number of slots bounded the run. (The critical path of the graph only knows of
-//! dependencies: it is what would be left on unlimited slots.)
+//! The predecessor of a task in the chain is what it waited for last: the dependency that ended
+//! last or, if the task was ready earlier and waited for a slot, the task that held its slot. The
+//! chain covers the wall time of its session except for the gaps that it reports, and so shows
+//! whether dependencies or the number of slots bounded the run. (The critical path of the graph
+//! considers dependencies only: it is the bound with unlimited slots.)
 
 use rustc_hash::FxHashMap;
 
@@ -11,14 +13,14 @@ use super::run_view::RunView;
 use super::timeline::{Slice, Timeline};
 use crate::graph::TaskGraph;
 
-/// What a link of the chain waited for before it could start.
+/// What a task of the chain waited for before it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// The beginning of the session.
     Beginning,
-    /// The link before is a task that it depends on.
+    /// The previous task of the chain, on which it depends.
     Dependency,
-    /// The link before is a task that held its slot.
+    /// The previous task of the chain, which held its slot.
     Slot,
 }
 
@@ -27,13 +29,14 @@ pub(super) enum After {
 pub(super) struct ChainLink {
     /// Index in [`Timeline::slices`].
     pub slice: usize,
-    /// Why it comes after the link before.
+    /// What it waited for.
     pub after: After,
-    /// Nanoseconds between the end of the link before (or the beginning) and its start.
+    /// Nanoseconds from the end of the previous task (or the beginning of the session) to its
+    /// start.
     pub gap: u64,
 }
 
-/// The chain of the last session, first to last; empty if nothing ran or the graph is not known.
+/// The chain of the last session in order of time; empty if no task ran or the graph is unknown.
 pub(super) fn chain(run: &RunView, timeline: &Timeline) -> Vec<ChainLink> {
     let (Some(graph), Some(last)) = (&run.subject().graph, timeline.sessions.len().checked_sub(1)) else {
         return Vec::new();
@@ -53,10 +56,11 @@ pub(super) fn chain(run: &RunView, timeline: &Timeline) -> Vec<ChainLink> {
             (None, None) => (After::Beginning, None),
             _ if end(held) > end(needed).max(slice.ready) => (After::Slot, held),
             (Some(_), _) => (After::Dependency, needed),
-            // Ready from the beginning, and its slot was free long before: nothing but the beginning came before it.
+            // It was ready from the beginning, and its slot was long free: only the beginning
+            // precedes it.
             (None, Some(_)) => (After::Slot, held),
         };
-        // Clocks of ranks may disagree a little; a link never comes before itself.
+        // Clocks of ranks may differ slightly; a task must not precede itself.
         let previous = previous.filter(|&j| timeline.slices[j].start < slice.start || j < i);
         let since = previous.map_or(timeline.sessions[last].from, |j| timeline.slices[j].end);
         let after = if previous.is_some() { after } else { After::Beginning };
@@ -71,7 +75,7 @@ fn dependency(before: &[Option<usize>], slice: &Slice) -> Option<usize> {
     before.get(slice.task.index()).copied().flatten()
 }
 
-/// For each node, the slice of the task before it that ended last, seen through joins.
+/// For each node, the slice of its dependency that ended last; joins are resolved.
 pub(super) fn binding(graph: &TaskGraph, timeline: &Timeline, here: &[usize]) -> Vec<Option<usize>> {
     let mut last_slice: Vec<Option<usize>> = vec![None; graph.node_count()];
     for &i in here {
@@ -98,7 +102,7 @@ pub(super) fn binding(graph: &TaskGraph, timeline: &Timeline, here: &[usize]) ->
     before
 }
 
-/// For each slice the one that ran before it in its slot, if there is one.
+/// For each slice, the previous slice in the same slot.
 fn slot_neighbours(timeline: &Timeline, here: &[usize]) -> FxHashMap<usize, usize> {
     let mut latest: FxHashMap<(u32, u16), usize> = FxHashMap::default();
     let mut neighbours = FxHashMap::default();
@@ -113,16 +117,16 @@ fn slot_neighbours(timeline: &Timeline, here: &[usize]) -> FxHashMap<usize, usiz
     neighbours
 }
 
-/// What the chain consists of, in nanoseconds.
+/// Time by cause along the chain, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ChainSums {
-    /// Tasks that came after a dependency or the beginning.
+    /// Run time of tasks that waited for a dependency or the beginning.
     pub dependency: u64,
-    /// Tasks that came after another in their slot.
+    /// Run time of tasks that waited for a slot.
     pub slot: u64,
     /// Gaps between tasks.
     pub gaps: u64,
-    /// From the beginning of the session to the first task.
+    /// From the beginning of the session to the start of the first task.
     pub start_up: u64,
 }
 

@@ -1,48 +1,48 @@
-//! When a run will end, estimated from how fast it has been: plain numbers, no clock.
+//! Estimates when a run will end from its recent speed. Reads no clock.
 
 use std::time::Duration;
 
 use crate::scale::Forecast;
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RunProgress {
     /// Tasks of the job.
     pub total: u64,
-    /// Ended with success.
+    /// Tasks that ended successfully.
     pub completed: u64,
-    /// Ended without.
+    /// Tasks that failed.
     pub failed: u64,
-    /// Never to be run, because of others.
+    /// Tasks that will never run because a dependency did not end as required.
     pub skipped: u64,
-    /// Stopped, or never to be run because the run ends.
+    /// Tasks that were cancelled, running or not.
     pub cancelled: u64,
     /// Running now.
     pub running: u64,
-    /// Waiting only for a slot.
+    /// Tasks that only wait for a slot.
     pub ready: u64,
     /// Estimated run time of the tasks that have ended, in seconds.
     pub work_done_s: f64,
-    /// Estimated run time of all tasks, in seconds; 0 if nothing is known of it, then tasks are counted instead.
+    /// Estimated run time of all tasks, in seconds; 0 if unknown: tasks are counted instead.
     pub work_total_s: f64,
-    /// Ranks that take part.
+    /// Active ranks.
     pub ranks_active: u32,
-    /// When the end was last foreseen for, if anybody looks ahead.
+    /// Latest forecast of the end, if the run makes forecasts.
     pub forecast: Option<Forecast>,
 }
 
 impl RunProgress {
-    /// Tasks that are over, however they ended.
+    /// Tasks in a final state.
     pub fn ended(&self) -> u64 {
         self.completed + self.failed + self.skipped + self.cancelled
     }
 
-    /// The share of tasks that are over, 0 to 1.
+    /// Share of the tasks in a final state, 0 to 1.
     pub fn fraction(&self) -> f64 {
         if self.total == 0 { 1.0 } else { self.ended() as f64 / self.total as f64 }
     }
 
-    /// What is done and what is left to do, in seconds of work, or in tasks where no work is known.
+    /// Completed and remaining work, in seconds, or in tasks if no estimates are known.
     fn done_and_left(&self) -> (f64, f64) {
         if self.work_total_s > 0.0 {
             (self.work_done_s, (self.work_total_s - self.work_done_s).max(0.0))
@@ -52,18 +52,19 @@ impl RunProgress {
     }
 }
 
-/// Forgets speeds older than this, or than a quarter of the run if that is longer.
-const MEMORY_S: f64 = 10.0;
+/// Time constant of the estimator in seconds; a quarter of the run time if that is longer.
+const TIME_CONSTANT_S: f64 = 10.0;
 
-/// Looks closer together than this add nothing but noise.
-const APART: Duration = Duration::from_millis(200);
+/// Minimum interval between two observations: shorter ones only add noise.
+const MIN_OBSERVATION_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Speeds with an exponentially fading memory.
+/// Average speed, exponentially weighted towards recent observations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Estimator {
-    /// The look before: when, and what was done by then. What is done at the first look was done by an earlier session.
+    /// Previous observation: time, completed work, ended tasks. What the first observation reports
+    /// was completed by earlier sessions.
     before: Option<(Duration, f64, f64)>,
-    /// Faded sums of work done, of tasks ended, and of the time that both took.
+    /// Weighted sums of completed work, ended tasks, and elapsed time.
     work: f64,
     ended: f64,
     time: f64,
@@ -71,29 +72,29 @@ pub(super) struct Estimator {
 }
 
 impl Estimator {
-    /// Takes note of how far the run is at a moment, counted from its beginning.
+    /// Records the progress at time `at` since the run began.
     pub fn observe(&mut self, at: Duration, tally: &RunProgress) {
         let (done, left) = tally.done_and_left();
         self.left = left;
         let tasks = tally.completed as f64 + tally.failed as f64;
         let (then, done_then, tasks_then) = *self.before.get_or_insert((at, done, tasks));
         let passed = at.saturating_sub(then);
-        if passed < APART {
+        if passed < MIN_OBSERVATION_INTERVAL {
             return;
         }
-        let fade = (-passed.as_secs_f64() / (at.as_secs_f64() / 4.0).max(MEMORY_S)).exp();
+        let fade = (-passed.as_secs_f64() / (at.as_secs_f64() / 4.0).max(TIME_CONSTANT_S)).exp();
         self.work = self.work * fade + (done - done_then).max(0.0);
         self.ended = self.ended * fade + (tasks - tasks_then).max(0.0);
         self.time = self.time * fade + passed.as_secs_f64();
         self.before = Some((at, done, tasks));
     }
 
-    /// Tasks that end in a second, lately.
+    /// Recent number of tasks that end per second.
     pub fn tasks_per_s(&self) -> f64 {
         if self.time > 0.0 { self.ended / self.time } else { 0.0 }
     }
 
-    /// How long the rest will take at the speed of late; `None` before anything has ended.
+    /// Remaining time at the recent speed; `None` before a task has ended.
     pub fn remaining(&self) -> Option<Duration> {
         let seconds = self.left * self.time / self.work;
         Duration::try_from_secs_f64(seconds).ok().filter(|_| self.time > 0.0 && self.work > 0.0)

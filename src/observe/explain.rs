@@ -15,13 +15,13 @@ use crate::scale::policy::time_weight;
 use crate::scale::{Action, Decision, Forecast};
 use crate::text::seconds;
 
-/// A decision with the session that it was made in.
+/// A decision and the session that made it.
 type Made<'a> = (&'a Session, &'a Decision);
 
-/// Writes what was decided and why, one paragraph for each decision.
+/// Writes one paragraph per decision: the action, the reason, the effect.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the output cannot be written.
 pub fn write_decisions(
     out: &mut dyn Write,
     run: &RunView,
@@ -31,12 +31,12 @@ pub fn write_decisions(
     write_past(out, run, paint)?;
     write!(out, "{}", paint.bold(run.name()))?;
     match &run.session().terms {
-        None => return Ok(writeln!(out, ": its job asks for no policy, so nothing was decided")?),
+        None => return Ok(writeln!(out, ": the job has no scaling policy, so there are no decisions")?),
         Some(terms) => writeln!(out, ": {}", terms_text(terms, intent))?,
     }
     let made = decisions(run);
     if made.is_empty() {
-        writeln!(out, "  nothing has been decided")?;
+        writeln!(out, "  no decisions yet")?;
     }
     for (_, decision) in &made {
         writeln!(out, "{} {}", paint.bold(head(decision)), action(decision))?;
@@ -49,13 +49,13 @@ pub fn write_decisions(
         writeln!(
             out,
             "\n{}",
-            paint.dim(format!("phalanx explain {} NUMBER shows what a decision was based on", run.name()))
+            paint.dim(format!("phalanx explain {} NUMBER shows the inputs of a decision", run.name()))
         )?;
     }
     Ok(())
 }
 
-/// Writes what earlier runs told this one, and what is unusual about it against them.
+/// Writes what this run learnt from earlier runs, and how it deviates from them.
 fn write_past(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     if let Some(text) = before_text(run) {
         writeln!(out, "{} {text}", paint.bold("Known before:"))?;
@@ -66,14 +66,14 @@ fn write_past(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
     Ok(())
 }
 
-/// Writes all there is about one decision: what it was based on, what else was considered, what came of it.
+/// Writes one decision in full: inputs, rejected alternatives, effect.
 ///
 /// # Errors
-/// If there is no such decision, or it cannot be written.
+/// If there is no such decision, or the output cannot be written.
 pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Paint) -> Result<(), ReportError> {
     let made = decisions(run);
     let found: Vec<&Made<'_>> = made.iter().filter(|(_, decision)| decision.number == number).collect();
-    // A resumed run numbers anew in each session; the last one is meant.
+    // A resumed run starts numbering again in each session; show the latest decision.
     let Some((_, decision)) = found.last() else {
         return Err(ReportError::NoSuchDecision { number, there_are: made.len() });
     };
@@ -83,33 +83,33 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     let inputs = &decision.inputs;
     row(
         "policy",
-        format!("{}, {} sure, wished for {} ranks", decision.policy, percent(decision.confidence), decision.wish),
+        format!("{}, confidence {}, target {} ranks", decision.policy, percent(decision.confidence), decision.wish),
     )?;
     row(
         "ranks",
         format!(
-            "{} active, {} joining, {} asked for, {} parked, {} draining",
+            "{} active, {} joining, {} requested, {} parked, {} draining",
             inputs.active, inputs.joining, inputs.requested, inputs.parked, inputs.draining
         ),
     )?;
     row(
         "tasks",
         format!(
-            "{} left: {} run, {} wait for a slot",
+            "{} remaining: {} running, {} waiting for a slot",
             count(inputs.remaining),
             count(inputs.running),
             count(inputs.ready)
         ),
     )?;
     row("slots", format!("{} busy", percent(inputs.utilisation)))?;
-    row("spent", format!("{:.4}, and {:.4} that can no longer be avoided", inputs.spent, inputs.committed))?;
-    row("new nodes", format!("come after {}", seconds(inputs.provisioning_s)))?;
+    row("spent", format!("{:.4}, plus {:.4} already committed", inputs.spent, inputs.committed))?;
+    row("new nodes", format!("arrive after {}", seconds(inputs.provisioning_s)))?;
     if !inputs.custom.is_empty() {
         let values = inputs.custom.iter().map(|(name, value)| format!("{name} {}", style::value(*value)));
         row("custom", values.collect::<Vec<_>>().join(", "))?;
     }
     if let Some(forecast) = decision.forecast {
-        row("foreseen", forecast_text(&forecast))?;
+        row("forecast", forecast_text(&forecast))?;
     }
     write_candidates(out, decision, paint)?;
     if let Some(effect) = effect_text(decision) {
@@ -118,10 +118,10 @@ pub fn write_decision(out: &mut dyn Write, run: &RunView, number: u32, paint: Pa
     Ok(())
 }
 
-/// Writes all decisions as JSON.
+/// Writes all decisions, or one, as JSON.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the output cannot be written.
 pub fn write_decisions_json(out: &mut dyn Write, run: &RunView, number: Option<u32>) -> Result<(), ReportError> {
     #[derive(Serialize)]
     struct ExplainLine<'a> {
@@ -150,19 +150,19 @@ fn terms_text(terms: &Terms, intent: Option<Intent>) -> String {
     let mut text = format!("policy `{}`", terms.policy);
     if let Some(weight) = intent.map(time_weight) {
         text += &format!(
-            ", to which one percent of time is worth {:.1} % of money",
+            ", where 1 % of time is worth {:.1} % of cost",
             if weight < 1.0 { weight / (1.0 - weight) } else { f64::INFINITY }
         );
     }
     let prices = &terms.prices;
     if let Some(node) = prices.nodes.first() {
-        text += &format!(", {} an hour for a node", node.node_hour);
+        text += &format!(", {} per node-hour", node.node_hour);
     }
     if let Some(budget) = prices.budget {
-        text += &format!(", at most {budget:.2} in all");
+        text += &format!(", budget {budget:.2}");
     }
     if let Some(deadline) = prices.deadline {
-        text += &format!(", to be over after {}", seconds(deadline.seconds()));
+        text += &format!(", deadline after {}", seconds(deadline.seconds()));
     }
     if let Some(simulated) = &terms.simulated {
         text += &format!("; simulated on `{}` with seed {}", simulated.cluster, simulated.seed);
@@ -180,13 +180,13 @@ fn action(decision: &Decision) -> String {
         many => format!("{} ranks", many.len()),
     };
     let what = match &decision.action {
-        Action::Grow { nodes, .. } => format!("ask for {nodes} more nodes"),
-        Action::Shrink { ranks: gone } => format!("give back {}", ranks(gone)),
-        Action::Cancel { requests } => format!("withdraw {} requests", requests.len()),
+        Action::Grow { nodes, .. } => format!("request {nodes} more nodes"),
+        Action::Shrink { ranks: gone } => format!("release {}", ranks(gone)),
+        Action::Cancel { requests } => format!("cancel {} requests", requests.len()),
         Action::Park { ranks: parked } => format!("park {}", ranks(parked)),
-        Action::Unpark { ranks: woken } => format!("wake {}", ranks(woken)),
+        Action::Unpark { ranks: woken } => format!("unpark {}", ranks(woken)),
         Action::StopForBudget { by } => {
-            return format!("stop for the budget; all is given back by {}", seconds(by.seconds()));
+            return format!("stop because of the budget; all nodes are released by {}", seconds(by.seconds()));
         }
         Action::Stay => return format!("stay at {}", decision.from),
     };
@@ -196,21 +196,21 @@ fn action(decision: &Decision) -> String {
 fn effect_text(decision: &Decision) -> Option<String> {
     let effect = decision.effect?;
     let at = |time: Time| seconds(time.seconds());
-    let mut text = format!("came of it by {}: {} active ranks", at(effect.time), effect.active);
+    let mut text = format!("effect after {}: {} active ranks", at(effect.time), effect.active);
     if let Some(arrived) = effect.arrived {
         text += &format!(", the first new one after {}", at(Time(arrived.0.saturating_sub(decision.time.0))));
     }
     if let Some((then, now)) = decision.forecast.zip(effect.forecast) {
         let (then, now) = (seconds(then.finish_q50_s), seconds(now.finish_q50_s));
-        text += &format!("; the end was foreseen for {then}, and then for {now}");
+        text += &format!("; forecast of the end: {then} before, {now} after");
     }
     Some(text)
 }
 
-/// When the end was foreseen and what for.
+/// A forecast of the end and the cost of the run.
 fn forecast_text(forecast: &Forecast) -> String {
     format!(
-        "the end after {}, in 8 of 10 cases between {} and {}; costs {:.4}, in 8 of 10 cases {:.4} to {:.4}",
+        "end after {} (8 of 10 cases: {} to {}), cost {:.4} (8 of 10 cases: {:.4} to {:.4})",
         seconds(forecast.finish_q50_s),
         seconds(forecast.finish_q10_s),
         seconds(forecast.finish_q90_s),
@@ -220,7 +220,7 @@ fn forecast_text(forecast: &Forecast) -> String {
     )
 }
 
-/// The candidates, the chosen one marked.
+/// Writes a table of the candidates; `*` marks the chosen one.
 fn write_candidates(out: &mut dyn Write, decision: &Decision, paint: Paint) -> Result<(), ReportError> {
     if decision.candidates.is_empty() {
         return Ok(());
@@ -237,7 +237,7 @@ fn write_candidates(out: &mut dyn Write, decision: &Decision, paint: Paint) -> R
             format!("{} .. {}", seconds(candidate.finish_q10.seconds()), seconds(candidate.finish_q90.seconds())),
             candidate.cost,
             format!("{:.4} .. {:.4}", candidate.cost_q10, candidate.cost_q90),
-            if candidate.feasible { "" } else { "   breaks budget or deadline" },
+            if candidate.feasible { "" } else { "   misses budget or deadline" },
         )?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Tasks that failed, with the end of what they printed: what a person looks for first.
+//! Failed tasks with the end of their output.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,19 +14,19 @@ use crate::model::Stream;
 use crate::model::{Attempt, TaskId};
 use crate::text::seconds;
 
-/// Lines of standard error that are shown of a failed task.
-const LINES: usize = 10;
-/// Bytes of it that are looked at.
-const BYTES: usize = 16 << 10;
+/// Lines of standard error shown per failed task.
+const TAIL_LINES: usize = 10;
+/// Bytes read from the end of a stream to find these lines.
+const TAIL_BYTES: usize = 16 << 10;
 
-/// A task of the last session that failed for good, and its last attempt.
+/// A task of the last session that failed for good, with its last attempt.
 pub(super) struct TaskFailure<'a> {
     pub task: TaskId,
     pub session: &'a Session,
     pub attempt: &'a Attempt,
 }
 
-/// The failed tasks, the one that failed first before the others.
+/// The failed tasks, in order of their failure.
 pub(super) fn failures(run: &RunView) -> Vec<TaskFailure<'_>> {
     let tasks = run.subject().job.task_count();
     let failed = run
@@ -38,7 +38,7 @@ pub(super) fn failures(run: &RunView) -> Vec<TaskFailure<'_>> {
     failures
 }
 
-/// Describes a failed task and shows the end of its output.
+/// Writes the description of a failed task and the end of its output.
 pub(super) fn write_failure(
     out: &mut dyn Write,
     run: &RunView,
@@ -65,11 +65,11 @@ pub(super) fn write_failure(
     Ok(())
 }
 
-/// The end of what a failed task wrote to a stream.
+/// The end of an output stream of a failed task.
 pub(super) struct OutputTail {
     pub(super) stream: Stream,
     text: Vec<u8>,
-    /// The file that it is in, if the job file gives it one of its own.
+    /// The file of the stream, if the job file redirects it.
     own: Option<PathBuf>,
 }
 
@@ -79,12 +79,12 @@ impl OutputTail {
         let own = own_file(run, *task, (session, attempt), stream);
         let text = match &own {
             Some(path) => run.probe.ask(path, tail_of_file).unwrap_or_default(),
-            None => run.outputs.tail(session.began.session, attempt, stream, LINES, BYTES)?,
+            None => run.outputs.tail(session.began.session, attempt, stream, TAIL_LINES, TAIL_BYTES)?,
         };
         Ok(OutputTail { stream, text, own })
     }
 
-    /// What stands above it: nothing over captured standard error, which is what one expects.
+    /// Heading of the output; `None` for captured standard error, the usual case.
     pub(super) fn heading(&self) -> Option<String> {
         let name = if self.stream == Stream::Out { "standard output" } else { "standard error" };
         match &self.own {
@@ -93,25 +93,25 @@ impl OutputTail {
         }
     }
 
-    /// Its lines.
+    /// The lines.
     pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
         let text = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         text.split(|&byte| byte == b'\n').filter(|_| !self.text.is_empty())
     }
 
-    /// Its lines as one text that can be shown.
+    /// The lines as one printable text.
     pub(super) fn text(&self) -> String {
         self.lines().map(printable).collect::<Vec<_>>().join("\n").trim_end().to_owned()
     }
 
     fn is_short(&self) -> bool {
-        self.lines().count() <= LINES / 2
+        self.lines().count() <= TAIL_LINES / 2
     }
 }
 
-/// The ends of what a failed task wrote that are worth showing: of standard error, and of standard
-/// output where that is empty or both are short. Many programs write their errors to standard
-/// output. A file of the task's own is named even if nothing is in it.
+/// The output to show for a failed task: standard error, and also standard output if standard error
+/// is empty or both are short, because many programs print errors there. A redirected stream is
+/// listed even if its file is empty.
 pub(super) fn tails_of(run: &RunView, failure: &TaskFailure<'_>) -> Result<Vec<OutputTail>, ReportError> {
     let [out, err] = [OutputTail::of(run, failure, Stream::Out)?, OutputTail::of(run, failure, Stream::Err)?];
     let shows_out = err.text.is_empty() || (out.is_short() && err.is_short());
@@ -120,7 +120,7 @@ pub(super) fn tails_of(run: &RunView, failure: &TaskFailure<'_>) -> Result<Vec<O
     Ok(tails.into_iter().flatten().filter(is_worth).collect())
 }
 
-/// The file that a task's stream went to in an attempt, if the job file gives it one of its own.
+/// The file that received a stream of an attempt, if the job file redirects it.
 pub(super) fn own_file(run: &RunView, task: TaskId, at: (&Session, &Attempt), stream: Stream) -> Option<PathBuf> {
     let (session, attempt) = at;
     let task = run.subject().job.describe(task)?;
@@ -138,20 +138,20 @@ pub(super) fn own_file(run: &RunView, task: TaskId, at: (&Session, &Attempt), st
     file.map(|pattern| task.dir.join(names.fill(&pattern)))
 }
 
-/// The last lines of a file that may be gone: then there is nothing to show, and its path is named anyway.
+/// The last lines of a file; empty if it cannot be read, since its path is shown anyway.
 fn tail_of_file(path: &Path) -> Vec<u8> {
     let read = || {
-        // A FIFO or a device would be waited for, and has no end to show.
+        // Opening a FIFO would block, and a device has no end.
         let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let facts = file.metadata()?;
         if !facts.is_file() {
             return Ok(Vec::new());
         }
         let length = facts.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES as u64)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES as u64)))?;
         let mut bytes = Vec::new();
-        file.take(BYTES as u64).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(last_lines(&bytes, LINES).to_vec())
+        file.take(TAIL_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(last_lines(&bytes, TAIL_LINES).to_vec())
     };
     read().unwrap_or_default()
 }

@@ -1,7 +1,8 @@
-//! The figures of a run, computed from its journal.
+//! Computes the figures of a run from its journal.
 //!
-//! Work counts slots: a task of four CPUs that ran for a second is four slot-seconds of work, whether it succeeded or not.
-//! Wall time is the time during which a session went on; the time between two sessions costs nothing and does not count.
+//! Work is counted in slot-seconds: a task with four CPUs that runs for a second is four
+//! slot-seconds, whether it succeeds or not. Wall time is the time during which sessions ran; time
+//! between two sessions does not count.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +15,22 @@ use crate::graph::TaskGraph;
 use crate::journal::{Holding, Session};
 use crate::model::{Attempt, Rank, State, TaskId, Time};
 
-/// How many tasks are in each state, in the order of [`State::ALL`].
+/// Number of tasks per state, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateCounts([u32; State::ALL.len()]);
 
 impl StateCounts {
-    /// Tasks in a state.
+    /// Number of tasks in a state.
     pub fn of(&self, state: State) -> u32 {
         self.0[state as usize]
     }
 
-    /// The states that there are tasks in, with how many.
+    /// The states that occur, with their counts.
     pub fn present(&self) -> impl Iterator<Item = (State, u32)> {
         State::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 
-    /// Tasks that ran and did not succeed.
+    /// Number of tasks that ran and did not succeed.
     pub fn failures(&self) -> u32 {
         self.present().filter(|(state, _)| state.is_failure()).map(|(_, count)| count).sum()
     }
@@ -41,7 +42,7 @@ impl Serialize for StateCounts {
     }
 }
 
-/// What a run did, in numbers. Shares are `None` where there was nothing to share.
+/// The figures of a run. A ratio is `None` where its denominator is zero or unknown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     /// Tasks of the job.
@@ -54,30 +55,31 @@ pub struct Figures {
     pub slots: u32,
     /// Nodes of the last session.
     pub nodes: u32,
-    /// Seconds that the sessions took.
+    /// Total duration of the sessions in seconds.
     pub wall_s: f64,
-    /// Slot-seconds that tasks ran.
+    /// Slot-seconds of all attempts.
     pub work_s: f64,
-    /// Seconds of the longest chain of tasks, as long as they really took.
+    /// Length of the critical path in seconds, with measured durations.
     pub critical_path_s: Option<f64>,
     /// Work over slots times wall time, 0 to 1.
     pub utilisation: Option<f64>,
     /// Mean over maximum of the ranks' work per slot, 0 to 1 (sessions weighted by their work).
     pub balance: Option<f64>,
-    /// Bytes along edges whose ends ran on different ranks; into a join, once for each rank behind it.
+    /// Bytes along edges between tasks on different ranks; an edge into a join counts once per rank
+    /// behind the join.
     pub bytes_moved: u64,
-    /// Node-seconds that were held.
+    /// Node-seconds billed.
     pub billed_node_s: f64,
     /// Node-seconds with an active rank on the node.
     pub active_node_s: f64,
-    /// What was charged, if the job names a price or a policy.
+    /// Total cost, if the job has a price or a policy.
     pub cost: Option<f64>,
-    /// What may be charged.
+    /// Budget of the run.
     pub budget: Option<f64>,
 }
 
 impl Figures {
-    /// Computes them.
+    /// Computes the figures.
     pub fn of(run: &RunView) -> Figures {
         let mut totals = SessionTotals::default();
         for (session, subject) in run.sessions() {
@@ -107,7 +109,7 @@ impl Figures {
     }
 }
 
-/// Sums over sessions.
+/// Totals over all sessions.
 #[derive(Default)]
 struct SessionTotals {
     wall_s: f64,
@@ -145,7 +147,7 @@ impl SessionTotals {
     }
 }
 
-/// Bytes that had to get from one rank to another in a session, as far as the job file gives sizes.
+/// Bytes that a session transferred between ranks, as far as the job file gives sizes.
 fn bytes_moved(graph: &TaskGraph, attempts: &[Attempt]) -> u64 {
     let mut ran_on = vec![None; graph.node_count()];
     for attempt in attempts.iter().filter(|a| a.outcome.ok() && a.task.index() < graph.task_count()) {
@@ -163,7 +165,7 @@ fn bytes_moved(graph: &TaskGraph, attempts: &[Attempt]) -> u64 {
     moved
 }
 
-/// Ranks other than `from` that ran a node, or what a join leads to.
+/// Number of ranks other than `from` that ran a node, or the nodes behind a join.
 fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Rank) -> u64 {
     let mut ranks: Vec<Rank> = match graph.join(node) {
         None => ran_on[node as usize].into_iter().collect(),
@@ -174,10 +176,12 @@ fn ranks_behind(graph: &TaskGraph, ran_on: &[Option<Rank>], node: u32, from: Ran
     ranks.iter().filter(|&&rank| rank != from).count() as u64
 }
 
-/// Busy time per unit of capacity: a rank that takes part for half of the time has half of the capacity.
+/// Mean over maximum of the load of ranks, where a rank that was active half of the time has half
+/// of the capacity.
 fn balance(ranks: &[Holding], busy: &FxHashMap<u32, f64>) -> Option<f64> {
     let capacity = |rank: &Holding| rank.active.as_secs_f64() * f64::from(rank.slots);
-    // Relative to the largest, so that equal ranks are compared by their work alone, without rounding.
+    // Capacities are relative to the largest, so that equal ranks compare by their work without
+    // rounding errors.
     let largest = ranks.iter().map(capacity).fold(0.0, f64::max);
     let working = ranks.iter().filter(|rank| capacity(rank) > 0.0);
     let work = |rank: &Holding| busy.get(&rank.rank).copied().unwrap_or(0.0);
@@ -190,7 +194,7 @@ fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-/// The most that were held at once.
+/// Maximum number held at once.
 #[derive(Clone, Copy, Default)]
 struct Most {
     ranks: u32,
@@ -226,7 +230,7 @@ fn counts(run: &RunView, tasks: u32) -> StateCounts {
     counts
 }
 
-/// The state of every task of the last session that has ended for good, in no particular order.
+/// The state of each ended task of the last session, in no particular order.
 pub(super) fn states(run: &RunView) -> impl Iterator<Item = (TaskId, State)> {
     let tasks = run.subject().job.task_count();
     let ended = run.replay.all_latest().filter(move |(task, _, attempt)| task.0 < tasks && attempt.last);

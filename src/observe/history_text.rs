@@ -1,4 +1,5 @@
-//! A run against earlier runs of its job, in words: what was taken from them, and what is unusual about it.
+//! Compares a run with earlier runs of its job, as text: what it learnt from them, and where it
+//! deviates.
 
 use super::run_view::RunView;
 use super::style::some;
@@ -6,27 +7,27 @@ use crate::journal::PastRuns;
 use crate::scale::estimate::{Anomaly, Expected, Moment, Quantity};
 use crate::text::seconds;
 
-/// Classes that are named.
-const NAMES: usize = 4;
+/// Maximum number of classes listed.
+const MAX_CLASSES_SHOWN: usize = 4;
 
-/// What was known before the run; `None` if it was the first of its job.
+/// What the run knew when it began; `None` if it was the first run of its job.
 pub(super) fn before_text(run: &RunView) -> Option<String> {
     let past = run.session().past.as_ref()?;
     let mut text = format!("{} of this job", some(u64::from(past.runs), "run"));
     if !past.learnt.is_empty() {
-        text += &format!(", which say how long {} takes", learnt_text(past));
+        text += &format!("; durations learnt: {}", learnt_text(past));
     }
     if let Some(wall) = &past.wall {
-        text += &format!("; one like this takes {}", expected_text(wall));
+        text += &format!("; expected duration {}", expected_text(wall));
     }
     Some(text)
 }
 
 fn learnt_text(past: &PastRuns) -> String {
     let mut names: Vec<String> =
-        past.learnt.iter().take(NAMES).map(|l| format!("`{}` ({})", l.class, seconds(l.seconds))).collect();
-    if past.learnt.len() > NAMES {
-        names.push(format!("{} more", past.learnt.len() - NAMES));
+        past.learnt.iter().take(MAX_CLASSES_SHOWN).map(|l| format!("`{}` ({})", l.class, seconds(l.seconds))).collect();
+    if past.learnt.len() > MAX_CLASSES_SHOWN {
+        names.push(format!("{} more", past.learnt.len() - MAX_CLASSES_SHOWN));
     }
     names.join(", ")
 }
@@ -42,22 +43,24 @@ pub(crate) fn expected_text(expected: &Expected) -> String {
     text + ")"
 }
 
-/// What is unusual, one sentence each.
+/// The deviations from earlier runs, one sentence each.
 pub(super) fn unusual(run: &RunView) -> Vec<String> {
     run.session().unusual.iter().map(anomaly_text).collect()
 }
 
-/// `the run took 12.0 s: 2.3 x what runs of this job take on a Tuesday at 9 h UTC (5.2 s, 8 of 10 within 5.0 s .. 5.4 s; from 6 runs)`
+/// For example:
+/// `the run took 12.0 s: 2.3 x the usual duration on a Tuesday at 9 h UTC (5.2 s, 8 of 10 within
+/// 5.0 s .. 5.4 s; from 6 runs)`
 pub(super) fn anomaly_text(anomaly: &Anomaly) -> String {
-    let (what, whose) = match &anomaly.what {
-        Quantity::Wall => ("the run took".to_owned(), "runs of this job take"),
-        Quantity::Work => ("its tasks took, in all,".to_owned(), "those of runs of this job take"),
-        Quantity::Class(class) => (format!("a task of `{class}` took"), "one takes in runs of this job"),
-        Quantity::Delay(kind) => (format!("a node (`{kind}`) took"), "one takes to come in runs of this job"),
+    let what = match &anomaly.what {
+        Quantity::Wall => "the run took".to_owned(),
+        Quantity::Work => "its tasks took a total of".to_owned(),
+        Quantity::Class(class) => format!("a task of `{class}` took"),
+        Quantity::Delay(kind) => format!("the provisioning of a node (`{kind}`) took"),
     };
     let usual = anomaly.usual_s;
     format!(
-        "{what} {}: {:.1} x what {whose} {} ({}, 8 of 10 within {} .. {}; from {})",
+        "{what} {}: {:.1} x the usual duration {} ({}, 8 of 10 within {} .. {}; from {})",
         seconds(anomaly.found_s),
         anomaly.found_s / usual.q50.max(1e-12),
         moment_text(anomaly.started),

@@ -1,45 +1,46 @@
-//! Where the time of slots went: into tasks, or idle, and then why.
+//! Accounts for the time of all slots: running tasks, or idle, with the cause.
 //!
-//! One sweep over all moments at which something changed. What is idle at a moment is divided in this order:
+//! One sweep over all times at which a quantity changed. Idle slots are assigned to causes in this
+//! order:
 //!
 //! | cause | when |
 //! |---|---|
 //! | start-up | no task of the session has started yet |
-//! | hand-over | tasks are ready that any slot could run: as many idle slots as there are such tasks |
+//! | hand-over | tasks are ready that any slot could run: one idle slot per such task |
 //! | limit | tasks are ready that the limit of their array holds back |
-//! | room | tasks are ready that need more slots, memory or GPUs than one rank has left |
-//! | dependencies | nothing is ready, but there are tasks that will be |
-//! | tail | nothing else will become ready: the last tasks run |
+//! | room | tasks are ready that need more slots, memory or GPUs than any one rank has free |
+//! | dependencies | no task is ready, but further tasks will become ready |
+//! | tail | no further task will become ready: the last tasks run |
 //! | closing | the last task has ended |
 
 use super::steps::spread;
 use super::timeline::{HeldBy, Slice, Timeline};
 
-/// What a slot does, or why it is idle.
+/// Use of a slot: a running task, or the cause of idleness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Use {
-    /// Runs a task that will complete.
+    /// Runs an attempt that succeeds.
     Work,
-    /// Runs an attempt that will not succeed.
+    /// Runs an attempt that does not succeed.
     Wasted,
     /// Idle: the session is starting.
     StartUp,
-    /// Idle: work is ready but has not reached it.
+    /// Idle: tasks are ready but have not reached the slot yet.
     HandOver,
     /// Idle: arrays are at their limits.
     Limit,
-    /// Idle: what is ready needs more room.
+    /// Idle: the ready tasks need more resources than are free.
     Room,
     /// Idle: waits for dependencies.
     Dependencies,
-    /// Idle: the last tasks run elsewhere.
+    /// Idle: the last tasks run on other slots.
     Tail,
     /// Idle: the session is closing.
     Closing,
 }
 
 impl Use {
-    /// All, in the order in which pictures stack them.
+    /// All uses, in the order in which charts stack them.
     pub const ALL: [Use; 9] = [
         Use::Work,
         Use::Wasted,
@@ -52,7 +53,7 @@ impl Use {
         Use::Closing,
     ];
 
-    /// What it is called.
+    /// Name for people.
     pub fn name(self) -> &'static str {
         match self {
             Use::Work => "work",
@@ -67,7 +68,7 @@ impl Use {
         }
     }
 
-    /// Its name in programs.
+    /// Name in JSON.
     pub fn key(self) -> &'static str {
         match self {
             Use::Work => "work",
@@ -83,7 +84,7 @@ impl Use {
     }
 }
 
-/// Slot-nanoseconds by use: in all, and in equal columns of the run's time.
+/// Slot-nanoseconds per use: total, and in equal columns over the run.
 #[derive(Clone, Debug)]
 pub(super) struct Uses {
     end: u64,
@@ -92,7 +93,7 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    /// Accounts for every slot-second of a run, in `columns` stretches of time.
+    /// Accounts for the slots of a run, in `columns` equal intervals of time.
     pub fn of(timeline: &Timeline, columns: usize) -> Uses {
         let mut uses = Uses {
             end: timeline.end(),
@@ -105,7 +106,7 @@ impl Uses {
         uses
     }
 
-    /// Accounts for every slot-second of one session.
+    /// Accounts for the slots of one session.
     pub fn of_session(timeline: &Timeline, session: usize) -> Uses {
         let mut uses =
             Uses { end: timeline.end(), totals: [0.0; Use::ALL.len()], columns: vec![Vec::new(); Use::ALL.len()] };
@@ -123,7 +124,7 @@ impl Uses {
         self.totals.iter().sum()
     }
 
-    /// Mean number of slots in this use, by column.
+    /// Mean number of slots in this use, per column.
     pub fn over_time(&self, of: Use) -> Vec<f64> {
         let columns = &self.columns[of as usize];
         let width = (self.end as f64 / columns.len().max(1) as f64).max(1.0);
@@ -176,7 +177,7 @@ impl Uses {
             self.add(why, from, until, part as f64);
             idle -= part;
         }
-        // One that waits for room may leave more slots empty than it needs.
+        // A task that waits for room may keep more slots idle than it needs.
         let rest = match (now.roomy > 0, now.to_come > 0) {
             (true, _) => Use::Room,
             (false, true) => Use::Dependencies,
@@ -186,7 +187,7 @@ impl Uses {
     }
 }
 
-/// What a change is about.
+/// A quantity that changes.
 #[derive(Clone, Copy)]
 enum IdleChange {
     Work,
@@ -196,7 +197,7 @@ enum IdleChange {
     Slots,
 }
 
-/// How many slots or tasks are in which condition at a moment.
+/// Current number of slots or tasks in each condition.
 #[derive(Default)]
 struct Now {
     work: i64,
@@ -268,7 +269,8 @@ mod tests {
 
     #[test]
     fn every_slot_second_has_a_use() {
-        // Two tasks after 10; one of them waits 5 though a slot is idle; a third is ready at 40; the run closes at 100.
+        // Two tasks start after 10; one of them waits for 5 while a slot is idle; a third becomes
+        // ready at 40; the run closes at 100.
         let uses = uses(vec![slice(10, 10, 40), slice(10, 15, 30), slice(40, 40, 90)], 100);
         let expected = [
             (Use::StartUp, 20.0),

@@ -1,4 +1,4 @@
-//! What a report needs to know of the job that a run was about.
+//! What reports need to know about the job of a run.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,45 +7,47 @@ use crate::graph::TaskGraph;
 use crate::job::{Group, Job, Task};
 use crate::model::TaskId;
 
-/// A job as reports name and describe its tasks. Every number below [`JobView::task_count`] is a task; for others the
-/// answers are empty, never a panic, because numbers come from a journal that may belong to another version of the job.
+/// A job as reports see it: names and descriptions of its tasks. Numbers below
+/// [`JobView::task_count`] are tasks. For other numbers the answers are empty and nothing panics,
+/// because a journal may belong to another version of the job.
 pub trait JobView {
     /// The job's name.
     fn name(&self) -> &str;
 
-    /// How many tasks it has.
+    /// Number of tasks.
     fn task_count(&self) -> u32;
 
-    /// What a task is called.
+    /// Name of a task.
     fn label(&self, task: TaskId) -> Label<'_>;
 
-    /// Name under which its durations are taken together.
+    /// Name of the class under which its durations are collected.
     fn class(&self, task: TaskId) -> &str;
 
-    /// The table of the job file that it comes from, if that can be read.
+    /// The table of the job file that defines it, if the job file can be read.
     fn group(&self, task: TaskId) -> Option<&Group>;
 
-    /// Slots that it takes, of all its MPI ranks together; at least 1.
+    /// Slots that a task takes, over all its MPI ranks; at least 1.
     fn slots(&self, task: TaskId) -> u32;
 
-    /// The whole job, if it is one that can be run again.
+    /// The whole job, if it can be run again.
     fn whole(&self) -> Option<&Job> {
         None
     }
 
-    /// All of it, if it can be expanded.
+    /// The full description of a task, if it can be expanded.
     fn describe(&self, task: TaskId) -> Option<Task>;
 
-    /// The tasks called so: one for `tile[3]`, all of the array for `tile`, none if there is no such name.
+    /// The tasks with this name: one for `tile[3]`, the whole array for `tile`, none if the name is
+    /// unknown.
     fn find(&self, name: &str) -> Vec<TaskId>;
 }
 
-/// What a task is called: `mosaic`, or `tile[3]` in an array.
+/// Name of a task: `mosaic`, or `tile[3]` in an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label<'a> {
-    /// Name of its group.
+    /// Name of the group.
     pub name: &'a str,
-    /// Its index, in an array or matrix.
+    /// Index within an array or matrix.
     pub index: Option<u64>,
 }
 
@@ -58,16 +60,16 @@ impl fmt::Display for Label<'_> {
     }
 }
 
-/// A job with its graph, as far as they are known.
+/// A job and its graph, as far as they are known.
 #[derive(Clone)]
 pub struct SessionJob {
     /// The job.
     pub job: Arc<dyn JobView>,
-    /// Its graph; without it there is no critical path, and nobody knows why tasks were skipped.
+    /// The graph; without it, the critical path and the causes of skipped tasks are unknown.
     pub graph: Option<Arc<TaskGraph>>,
 }
 
-/// Stands in for a job whose text can no longer be read, so that the rest of the journal still can.
+/// Replaces a job whose text cannot be read, so that the rest of the journal can be shown.
 pub(super) struct Nameless {
     pub tasks: u32,
 }

@@ -1,7 +1,8 @@
-//! Files of one JSON object a line, in the run directory: written by rank 0 as the run goes on, read by who watches.
+//! JSON Lines files in the run directory: rank 0 appends to them during the run, viewers read them.
 //!
-//! They are a convenience: a run goes on without them, and nothing that is counted or resumed depends on them. So trouble with one is told
-//! once and ends it, a damaged line is passed over, and a line that has no end yet is read the next time.
+//! They are optional: the run does not depend on them, neither for counting nor for resuming. The
+//! first write error is logged and closes the file. A damaged line is skipped, and an incomplete
+//! last line is read again later.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,33 +11,33 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest line that is believed.
-pub(super) const LONGEST: usize = 4096;
+/// Maximum length of a line in bytes; longer ones are skipped.
+pub(super) const MAX_LINE_BYTES: usize = 4096;
 
-/// A file that is written.
+/// Appends JSON lines to a file.
 pub(super) struct JsonLinesWriter {
     path: PathBuf,
-    /// `None` before the first line and after an error, which was told.
+    /// `None` before the first line, and after an error, which was logged.
     file: Option<File>,
     failed: bool,
-    /// Lines of earlier sessions are kept.
+    /// Keeps the lines of earlier sessions.
     goes_on: bool,
 }
 
 impl JsonLinesWriter {
-    /// Begins a file anew, at once.
+    /// Truncates the file at once.
     pub fn anew(path: PathBuf) -> JsonLinesWriter {
         let mut lines = JsonLinesWriter { path, file: None, failed: false, goes_on: false };
         lines.open();
         lines
     }
 
-    /// Goes on with a file, which need not exist until there is something to write.
+    /// Continues a file; it is created with the first line.
     pub fn going_on(path: PathBuf) -> JsonLinesWriter {
         JsonLinesWriter { path, file: None, failed: false, goes_on: true }
     }
 
-    /// Adds lines.
+    /// Appends lines.
     pub fn add<'a, T: Serialize + 'a>(&mut self, values: impl IntoIterator<Item = &'a T>) {
         let mut text = Vec::new();
         for value in values {
@@ -66,19 +67,20 @@ impl JsonLinesWriter {
     }
 
     fn give_up(&mut self, error: &io::Error) {
-        tracing::warn!("cannot write {}: {error}; who watches the run will know less", self.path.display());
+        tracing::warn!("cannot write {}: {error}; viewers of this run will show less", self.path.display());
         (self.file, self.failed) = (None, true);
     }
 }
 
-/// A file that is read as it grows.
+/// Reads a JSON Lines file while it grows.
 #[derive(Debug, Default)]
 pub(super) struct JsonLinesReader {
     at: u64,
 }
 
 impl JsonLinesReader {
-    /// Hands over what has been written since the last time. A file that has become shorter is a new session's: `anew` is called first.
+    /// Reads the lines appended since the last call. If the file became shorter, a new session
+    /// began, and `anew` is called first.
     pub fn read_on<S, T: DeserializeOwned>(
         &mut self,
         path: &Path,
@@ -86,7 +88,7 @@ impl JsonLinesReader {
         anew: impl FnOnce(&mut S),
         mut each: impl FnMut(&mut S, T),
     ) {
-        // A run of an older program has no such file, and then there is less to show and nothing to mend.
+        // A run of an older version has no such file.
         let Ok(mut file) = File::open(path) else { return };
         let length = file.metadata().map_or(0, |meta| meta.len());
         if length < self.at {
@@ -99,7 +101,7 @@ impl JsonLinesReader {
         }
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         self.at += whole as u64;
-        for line in bytes[..whole].split(|&byte| byte == b'\n').filter(|line| line.len() < LONGEST) {
+        for line in bytes[..whole].split(|&byte| byte == b'\n').filter(|line| line.len() < MAX_LINE_BYTES) {
             if let Ok(value) = serde_json::from_slice(line) {
                 each(state, value);
             }
@@ -125,7 +127,7 @@ mod tests {
         assert!(!path.exists(), "nothing was written yet");
         lines.add(&[1, 2]);
         read(&mut reading, &path, &mut seen);
-        let long = "x".repeat(LONGEST);
+        let long = "x".repeat(MAX_LINE_BYTES);
         let mut file = File::options().append(true).open(&path).unwrap();
         write!(file, "nonsense\n{long}\n3\n4").unwrap();
         read(&mut reading, &path, &mut seen);

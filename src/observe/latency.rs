@@ -1,12 +1,11 @@
-//! How long tasks of each class take and wait: mean and quantiles, from the durations themselves
-//! while there are few of them, and then from histograms of three digits, which take no more memory
-//! for a million.
+//! Run and wait times of tasks per class: mean and quantiles. Few durations are kept exactly; more
+//! of them become a histogram with three digits, whose memory does not grow with their number.
 
 use hdrhistogram::Histogram;
 
 use super::timeline::{Slice, Timeline};
 
-/// Durations of one kind.
+/// A set of durations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Durations {
     spread: Spread,
@@ -15,8 +14,8 @@ pub(super) struct Durations {
     longest_ns: u64,
 }
 
-/// More durations than this are kept as a histogram, which takes some ten kilobytes.
-const FEW: usize = 256;
+/// Above this number durations are kept as a histogram, which takes about ten kilobytes.
+const MAX_EXACT: usize = 256;
 
 #[derive(Clone, Debug)]
 enum Spread {
@@ -33,9 +32,9 @@ impl Default for Spread {
 impl Spread {
     fn add(&mut self, ns: u64) {
         match self {
-            Spread::Few(all) if all.len() < FEW => all.push(ns),
+            Spread::Few(all) if all.len() < MAX_EXACT => all.push(ns),
             Spread::Few(all) => {
-                // Three digits are within what the crate takes, so there always is a histogram.
+                // Three digits are within the range of the crate, so this cannot fail.
                 let Ok(mut histogram) = Histogram::new(3) else { return };
                 all.iter().chain([&ns]).for_each(|&ns| record(&mut histogram, ns));
                 *self = Spread::Many(Box::new(histogram));
@@ -44,7 +43,7 @@ impl Spread {
         }
     }
 
-    /// The smallest duration that this share of them did not exceed.
+    /// Smallest duration that the given share of durations does not exceed.
     fn quantile(&self, share: f64) -> u64 {
         match self {
             Spread::Few(all) => {
@@ -66,15 +65,15 @@ impl Spread {
 }
 
 fn record(histogram: &mut Histogram<u32>, ns: u64) {
-    // Grows as far as it must. Only a duration that no memory can count would be refused, and then
-    // the longest bucket has it.
+    // Resizes the histogram if necessary. A duration that does not fit in memory goes to the last
+    // bucket.
     if histogram.record(ns).is_err() {
         histogram.saturating_record(ns);
     }
 }
 
 impl Durations {
-    /// Takes note of one.
+    /// Adds a duration.
     pub fn add(&mut self, ns: u64) {
         self.count += 1;
         self.sum_ns += ns as f64;
@@ -82,60 +81,61 @@ impl Durations {
         self.spread.add(ns);
     }
 
-    /// How many there are.
+    /// Number of durations.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Their sum in seconds.
+    /// Sum in seconds.
     pub fn sum_s(&self) -> f64 {
         self.sum_ns / 1e9
     }
 
-    /// Their mean in seconds; 0 if there are none.
+    /// Mean in seconds; 0 if empty.
     pub fn mean_s(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum_ns / self.count as f64 / 1e9 }
     }
 
-    /// The smallest duration, in seconds, that this share of them (0 to 1) did not exceed; 0 if there are none.
+    /// Quantile in seconds: the smallest duration that `share` (0 to 1) of them do not exceed; 0 if
+    /// empty.
     pub fn quantile_s(&self, share: f64) -> f64 {
-        // A histogram answers with the end of a bucket, which may lie beyond the longest.
+        // A histogram returns the end of a bucket, which may exceed the maximum.
         self.spread.quantile(share).min(self.longest_ns) as f64 / 1e9
     }
 
-    /// The longest in seconds.
+    /// Maximum in seconds.
     pub fn max_s(&self) -> f64 {
         self.longest_ns as f64 / 1e9
     }
 
-    /// How many were at most so long, in seconds, to within the precision of the histogram.
+    /// Number of durations of at most `s` seconds, within the precision of the histogram.
     pub fn at_most(&self, s: f64) -> u64 {
         self.spread.at_most((s * 1e9) as u64)
     }
 }
 
-/// How the attempts of one class went.
+/// Latencies of the attempts of one class.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClassLatency {
-    /// Its name.
+    /// Name of the class.
     pub name: String,
-    /// How long its attempts ran.
+    /// Run times.
     pub ran: Durations,
-    /// How long they waited for a slot when all that they needed was done.
+    /// Times between being ready and being started.
     pub waited: Durations,
-    /// Attempts that did not succeed.
+    /// Number of attempts that did not succeed.
     pub failed: u64,
-    /// Slot-seconds that they held.
+    /// Slot-seconds used.
     pub work_s: f64,
 }
 
 impl ClassLatency {
-    /// Takes note of an attempt.
+    /// Adds an attempt.
     pub fn add(&mut self, slice: &Slice) {
         self.count(slice.ran(), slice.waited(), slice.slots, slice.outcome.state.is_failure());
     }
 
-    /// Takes note of an attempt by its numbers: nanoseconds that it ran and waited, and slots that it held.
+    /// Adds an attempt: run and wait time in nanoseconds, and slots.
     pub fn count(&mut self, ran: u64, waited: u64, slots: u32, failed: bool) {
         self.ran.add(ran);
         self.waited.add(waited);
@@ -144,7 +144,7 @@ impl ClassLatency {
     }
 }
 
-/// The classes of a run, those with the most work first.
+/// The classes of a run, by descending work.
 pub(super) fn classes(timeline: &Timeline) -> Vec<ClassLatency> {
     let mut classes: Vec<ClassLatency> =
         timeline.classes.iter().map(|name| ClassLatency { name: name.clone(), ..ClassLatency::default() }).collect();
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn few_durations_are_told_exactly_and_take_little_memory() {
         let mut durations = Durations::default();
-        (1..=FEW as u64).rev().for_each(|ns| durations.add(ns));
-        assert!(matches!(&durations.spread, Spread::Few(all) if all.len() == FEW));
+        (1..=MAX_EXACT as u64).rev().for_each(|ns| durations.add(ns));
+        assert!(matches!(&durations.spread, Spread::Few(all) if all.len() == MAX_EXACT));
         for (share, expected) in [(0.0, 1), (0.5, 128), (0.99, 254), (1.0, 256)] {
             assert_eq!(durations.quantile_s(share), expected as f64 / 1e9, "{share}");
         }

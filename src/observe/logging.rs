@@ -1,6 +1,6 @@
-//! Logs: what Phalanx tells about itself through `tracing`, for people or as JSON lines, always on standard error.
+//! Logging through `tracing`: text or JSON lines on standard error.
 //!
-//! Every line says which rank it is from, since the launcher mixes the standard errors of all ranks.
+//! Each line names its rank, because the launcher merges the standard errors of all ranks.
 
 use std::fmt;
 
@@ -17,43 +17,43 @@ use super::style::Paint;
 use super::terminal::AboveBar;
 use crate::model::Rank;
 
-/// Environment variable that chooses what is logged, e.g. `debug` or `phalanx::fabric=trace,info`.
+/// Environment variable with the log filter, e.g. `debug` or `phalanx::fabric=trace,info`.
 pub const FILTER_VARIABLE: &str = "PHALANX_LOG";
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text.
     #[default]
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Logging that cannot be set up.
+/// Error: logging cannot be set up.
 #[derive(Debug, Error)]
 pub enum LoggingError {
-    /// The filter in the environment makes no sense.
+    /// The filter in the environment is invalid.
     #[error(
         "{FILTER_VARIABLE}={text:?} is not a log filter ({reason}): use a level (error, warn, info, debug, trace) or e.g. \"info,phalanx::fabric=debug\""
     )]
     Filter {
         /// The variable's value.
         text: String,
-        /// Why not.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Something else has set up logging already.
+    /// A logger is already installed.
     #[error("logging is set up already: {0}")]
     Twice(String),
 }
 
-/// Sets up logging for this process: warnings and errors, with each `-v` one level more, unless `PHALANX_LOG` says otherwise.
-/// `rank` is `None` where there is only one.
+/// Installs the logger of this process: warnings and errors, plus one level per `-v`, unless
+/// `PHALANX_LOG` is set. `rank` is `None` without a launcher.
 pub fn init(format: LogFormat, verbosity: u8, rank: Option<Rank>) -> Result<(), LoggingError> {
     let filter = filter(std::env::var(FILTER_VARIABLE).ok(), verbosity)?;
-    // A layer that reports its own failed writes does so with `eprintln!`, which panics where
-    // standard error cannot be written.
+    // The layer would report its own failed writes with `eprintln!`, which panics if standard error
+    // cannot be written.
     let lines = tracing_subscriber::fmt::layer().with_writer(|| AboveBar).log_internal_errors(false);
     let registry = tracing_subscriber::registry();
     match format {
@@ -78,7 +78,7 @@ fn filter(variable: Option<String>, verbosity: u8) -> Result<Targets, LoggingErr
     }
 }
 
-/// `rank 3: ` before each line.
+/// Text format: prefixes each line with `rank 3: `.
 struct Human {
     rank: Option<Rank>,
     inner: Format,
@@ -97,7 +97,7 @@ where
     }
 }
 
-/// A field `rank` in each object.
+/// JSON format: adds the field `rank`.
 struct JsonLine {
     rank: Option<Rank>,
     inner: Format<Json>,

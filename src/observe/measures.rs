@@ -1,7 +1,8 @@
-//! Values that tasks wrote about themselves to `$PHALANX_METRICS`: a file of the run directory, written by rank 0 from what ranks tell it.
+//! Values that tasks wrote to `$PHALANX_METRICS`: a file in the run directory, written by rank 0
+//! from the reports of the ranks.
 //!
-//! It goes on from session to session, since tasks that are complete do not run again. Names are the users': so many are kept apart and
-//! no more, whatever tasks write.
+//! The file continues across sessions, because completed tasks do not run again. Users choose the
+//! names, so their number is limited.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::jsonl::JsonLinesReader;
 
-/// Names that are kept apart.
-const NAMES: usize = 1000;
+/// Maximum number of distinct names.
+const MAX_NAMES: usize = 1000;
 
 /// A line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,9 +21,9 @@ pub(super) struct MeasureLine {
     pub t: f64,
     /// The session.
     pub session: u32,
-    /// The task, by its number in that session.
+    /// Number of the task in that session.
     pub task: u32,
-    /// Which attempt.
+    /// Number of the attempt.
     pub attempt: u16,
     /// The name.
     pub name: String,
@@ -30,12 +31,12 @@ pub(super) struct MeasureLine {
     pub value: f64,
 }
 
-/// What was written under one name. The names of the fields are those of the HTTP API.
+/// Statistics of the values of one name. The field names are those of the HTTP API.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Figure {
-    /// How many values.
+    /// Number of values.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the values.
     pub sum: f64,
     /// The smallest.
     pub min: f64,
@@ -46,13 +47,13 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    /// Their mean.
+    /// Mean of the values.
     pub fn mean(&self) -> f64 {
         self.sum / self.count.max(1) as f64
     }
 }
 
-/// The file, as far as it was read.
+/// The part of the file that was read.
 #[derive(Debug, Default)]
 pub(super) struct MeasureReader {
     reading: JsonLinesReader,
@@ -60,14 +61,14 @@ pub(super) struct MeasureReader {
 }
 
 impl MeasureReader {
-    /// All of a run.
+    /// Reads the whole file.
     pub fn of(path: &Path) -> MeasureReader {
         let mut measures = MeasureReader::default();
         measures.read_on(path);
         measures
     }
 
-    /// Reads what has been written since the last time.
+    /// Reads the lines appended since the last call.
     pub fn read_on(&mut self, path: &Path) {
         self.reading.read_on(path, &mut self.by_name, BTreeMap::clear, |names, MeasureLine { name, value, .. }| {
             if let Some(figure) = names.get_mut(&name) {
@@ -78,23 +79,23 @@ impl MeasureReader {
                     max: figure.max.max(value),
                     last: value,
                 };
-            } else if names.len() < NAMES {
+            } else if names.len() < MAX_NAMES {
                 names.insert(name, Figure { count: 1, sum: value, min: value, max: value, last: value });
             }
         });
     }
 
-    /// The names with their figures, in order.
+    /// Names and statistics, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Figure)> {
         self.by_name.iter().map(|(name, figure)| (name.as_str(), figure))
     }
 
-    /// What was written under a name.
+    /// Statistics of one name.
     pub fn get(&self, name: &str) -> Option<&Figure> {
         self.by_name.get(name)
     }
 
-    /// True if no task wrote any.
+    /// True if no task wrote a value.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
@@ -125,10 +126,10 @@ mod tests {
     fn names_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("measures");
-        let many: Vec<MeasureLine> = (0..NAMES + 50)
+        let many: Vec<MeasureLine> = (0..MAX_NAMES + 50)
             .map(|i| MeasureLine { t: 0.0, session: 1, task: 0, attempt: 1, name: format!("n{i}"), value: 1.0 })
             .collect();
         JsonLinesWriter::going_on(path.clone()).add(&many);
-        assert_eq!(MeasureReader::of(&path).iter().count(), NAMES);
+        assert_eq!(MeasureReader::of(&path).iter().count(), MAX_NAMES);
     }
 }

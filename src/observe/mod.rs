@@ -1,10 +1,10 @@
-//! Knowing: what a run shows while it goes on, and what can be asked about it afterwards.
+//! Observability: what a run shows while it is live, and what can be queried afterwards.
 //!
-//! The closing summary of `run` and everything that `report` prints are made from the journal by the same code, so they
-//! say the same, whether the run is over, still going on or was killed. Nothing here changes a run.
+//! The closing summary of `run` and all output of `report` come from the journal through the same
+//! code, so they agree for finished, live and killed runs. Nothing here changes a run.
 //!
-//! Text goes to a writer that is handed in; only [`to_stdout`] and [`progress`] know a terminal. Standard output is for
-//! results, standard error for progress and logs.
+//! Functions write text to a writer that the caller passes; only [`to_stdout`] and [`progress`] use
+//! the terminal. Standard output is for results, standard error for progress and logs.
 
 mod alerts;
 pub mod analyze;

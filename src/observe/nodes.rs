@@ -1,12 +1,12 @@
-//! Where the time of each node went that a session held: from its grant to its end, and why it was not used.
+//! Accounts for the time of each node that a session held, from its grant to its end.
 //!
 //! | part | from | to |
 //! |---|---|---|
-//! | starting | the node is granted | its first rank takes part |
+//! | starting | the node is granted | its first rank is active |
 //! | working | | slot-seconds of attempts, as seconds of the whole node |
-//! | starving | | the rest of the time in which its ranks took part |
-//! | leaving | its ranks drain, or are parked | they take part again, or the node is given back |
-//! | minimum | the node is given back | what is charged all the same |
+//! | starving | | the remaining time during which its ranks were active |
+//! | leaving | its ranks drain, or are parked | they are active again, or the node is released |
+//! | minimum | the node is released | the end of the minimum charge |
 
 use rustc_hash::FxHashMap;
 use serde::Serialize;
@@ -16,32 +16,32 @@ use super::run_view::{RunView, run_ns};
 use crate::journal::{NodeHolding, Session};
 use crate::model::Time;
 
-/// One node from when to when, in seconds of the session.
+/// The use of one node, in seconds of the session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct NodeUse {
     /// Its name.
     pub node: String,
-    /// The block that it came as; absent if it was there from the start or came by hand.
+    /// The block that it belongs to; absent if it was there from the start or joined by hand.
     pub block: Option<u64>,
-    /// Which session held it.
+    /// The session that held it.
     pub session: u32,
-    /// Since when it was held.
+    /// Start of the time held.
     pub from_s: f64,
-    /// How long it was held.
+    /// Duration of the time held.
     pub held_s: f64,
-    /// See the table above; these four add up to the time held.
+    /// Starting, see the table of the module. The four parts add up to the time held.
     pub starting_s: f64,
-    /// As above.
+    /// Working.
     pub working_s: f64,
-    /// As above.
+    /// Starving: active without enough tasks.
     pub starving_s: f64,
-    /// As above.
+    /// Draining or parked.
     pub leaving_s: f64,
     /// Charged beyond the time held.
     pub minimum_s: f64,
 }
 
-/// The nodes of all sessions, in order of time.
+/// The nodes of all sessions, by time.
 pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
     let of = |(session, subject): (&Session, &SessionJob)| {
         let mut work_s: FxHashMap<u32, f64> = FxHashMap::default();
@@ -54,7 +54,7 @@ pub(super) fn uses(run: &RunView) -> Vec<NodeUse> {
     run.sessions().flat_map(of).collect()
 }
 
-/// The nodes of one session, whose ranks held so many slot-seconds.
+/// The nodes of one session; `work_s` returns the slot-seconds of a rank.
 pub(super) fn of_session(run: &RunView, session: &Session, work_s: &dyn Fn(u32) -> f64) -> Vec<NodeUse> {
     let end = Time(run.wall_ns(session));
     let holdings = session.holdings(end);

@@ -1,4 +1,4 @@
-//! Printing results: errors of reports, and a standard output that may be closed early.
+//! Prints reports: errors, and a standard output that the reader may close early.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
@@ -7,52 +7,50 @@ use thiserror::Error;
 
 use crate::journal::{JournalError, OutputError};
 
-/// A report that cannot be made.
+/// Error: a report cannot be made.
 #[derive(Debug, Error)]
 pub enum ReportError {
-    /// The text cannot be written.
+    /// The output cannot be written.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What a task printed cannot be read.
+    /// The captured output of a task cannot be read.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// The journal holds no session yet.
     #[error("{} holds no record of a run: it was killed before it began, or begins just now", path.display())]
     Empty {
-        /// The journal.
+        /// Path of the journal.
         path: PathBuf,
     },
     /// The job has no such task.
     #[error("job {job:?} has no task {wanted:?}: use the name from the job file, as in \"tile\" or \"tile[3]\"")]
     NoSuchTask {
-        /// What was asked for.
+        /// The name that the user gave.
         wanted: String,
         /// The job.
         job: String,
     },
-    /// The run has taken no such decision.
-    #[error(
-        "there is no decision {number}: {there_are} were written down; `phalanx explain` without a number lists them"
-    )]
+    /// The run has no decision of this number.
+    #[error("there is no decision {number}: the run has {there_are}; `phalanx explain` without a number lists them")]
     NoSuchDecision {
-        /// What was asked for.
+        /// The requested number.
         number: u32,
-        /// How many there are.
+        /// Number of decisions of the run.
         there_are: usize,
     },
     /// The run cannot be simulated.
     #[error("what a change would save is not known, since this run cannot be simulated again: {0}")]
     Again(String),
-    /// The report cannot be put into JSON.
+    /// The report cannot be converted to JSON.
     #[error("cannot write the report as JSON: {0}")]
     Json(serde_json::Error),
 }
 
 impl ReportError {
-    /// True if whoever reads our output has gone, as `head` does when it has enough.
+    /// True if the reader has closed the pipe, as `head` does.
     pub fn is_closed_pipe(&self) -> bool {
         match self {
             ReportError::Write(error) | ReportError::Output(OutputError { source: error, .. }) => {
@@ -68,11 +66,11 @@ impl ReportError {
     }
 }
 
-/// Lets `print` write to standard output. A reader that has gone is no error: there is nobody left to tell.
+/// Lets `print` write to standard output. A closed pipe is not an error.
 pub fn to_stdout(print: impl FnOnce(&mut dyn Write) -> Result<(), ReportError>) -> Result<(), ReportError> {
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = print(&mut out).and_then(|()| Ok(out.flush()?));
-    // What the buffer still holds was refused or came after an error: dropping the writer must not try again.
+    // Discard what is left in the buffer: dropping the writer would try to write it again.
     drop(out.into_parts());
     printed.or_else(|error| if error.is_closed_pipe() { Ok(()) } else { Err(error) })
 }

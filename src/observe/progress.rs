@@ -1,7 +1,7 @@
-//! Progress while a run goes on: a bar for a person at a terminal, sparse lines for a log file, nothing when not wanted.
+//! Progress of a live run: a bar on a terminal, occasional lines in a log file, nothing if quiet.
 //!
-//! Everything goes to standard error. What it shows is computed from a [`Tally`] and the time since the run began; this
-//! file only decides when to draw.
+//! Everything goes to standard error. The text is computed from [`RunProgress`] and the time since
+//! the run began; this file only decides when to draw.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -21,7 +21,7 @@ use crate::model::{Measure, Rank, Vitals};
 pub enum Mode {
     /// A bar that is redrawn.
     Bar,
-    /// A line now and then.
+    /// Occasional lines.
     Lines,
     /// Not at all.
     Quiet,
@@ -38,7 +38,7 @@ impl Mode {
     }
 }
 
-/// Shows the progress of one run.
+/// Shows and records the progress of one run.
 pub struct Progress {
     job: String,
     estimator: Estimator,
@@ -63,23 +63,23 @@ impl Progress {
         Progress { job: job.to_owned(), estimator: Estimator::default(), face, recorder: None }
     }
 
-    /// The same, and what it shows is also kept in the run directory, for who watches from elsewhere.
+    /// Also records the progress in the run directory, for viewers elsewhere.
     pub fn recorded(mut self, run: &RunDir, session: u32) -> Progress {
         self.recorder = Some(Recorder::new(run, session));
         self
     }
 
-    /// A rank has told what it and its node use.
+    /// Records the resource usage that a rank reported.
     pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
         self.recorder.iter_mut().for_each(|recorder| recorder.vitals(at, rank, vitals));
     }
 
-    /// Tasks that have ended measured these values.
+    /// Records values that ended tasks wrote.
     pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
         self.recorder.iter_mut().for_each(|recorder| recorder.measured(at, measures));
     }
 
-    /// Shows how far the run is, `at` this time after it began. May be called as often as one likes.
+    /// Shows the progress at time `at` since the run began. Cheap enough to be called often.
     pub fn update(&mut self, at: Duration, tally: &RunProgress) {
         self.estimator.observe(at, tally);
         self.recorder.iter_mut().for_each(|recorder| recorder.take(at, tally));
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, or writes the last line. The closing summary says the rest.
+    /// Removes the bar, or writes the last line. The closing summary follows.
     pub fn finish(&mut self, at: Duration, tally: &RunProgress) {
         // The last reports of the ranks are older than the end of the run.
         let tally = &RunProgress { running: 0, ready: 0, ..*tally };
@@ -118,7 +118,7 @@ impl Progress {
     fn line(&self, at: Duration, tally: &RunProgress) {
         let share = (tally.fraction() * 100.0).floor();
         let status = status(tally, &self.estimator, at);
-        // A standard error that is closed has nobody who could miss the line.
+        // If standard error is closed, the line is lost.
         let _ = writeln!(AboveBar, "{}: {share:.0} %, {status}", self.job);
     }
 }
@@ -134,7 +134,7 @@ impl Drop for Progress {
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    // The template is fixed, so it cannot be wrong at one time only; a test holds it.
+    // The template is constant and covered by a test, so this cannot fail.
     if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -171,11 +171,12 @@ fn status(tally: &RunProgress, estimator: &Estimator, at: Duration) -> String {
     text
 }
 
-/// `, ends in 00:00:23 (8 of 10 cases: 00:00:20 to 00:00:31)`: as it is foreseen, or else as it will be at the speed of late.
+/// `, ends in 00:00:23 (8 of 10 cases: 00:00:20 to 00:00:31)`: from the forecast, or else from the
+/// recent speed.
 fn ends(tally: &RunProgress, estimator: &Estimator, at: Duration) -> Option<String> {
     let until =
         |finish_s: f64| FormattedDuration(Duration::try_from_secs_f64(finish_s).unwrap_or(at).saturating_sub(at));
-    // What has been foreseen for a moment that is past was wrong.
+    // A forecast whose q90 lies in the past was wrong.
     if let Some(forecast) = tally.forecast.filter(|forecast| forecast.finish_q90_s > at.as_secs_f64()) {
         let [soon, middle, late] = [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s].map(until);
         return Some(format!(", ends in {middle} (8 of 10 cases: {soon} to {late})"));
@@ -183,8 +184,8 @@ fn ends(tally: &RunProgress, estimator: &Estimator, at: Duration) -> Option<Stri
     estimator.remaining().map(|left| format!(", ends in {}", FormattedDuration(left)))
 }
 
-/// Decides when a line is due: at each further tenth of the tasks, and now and then in between; more seldom as the run
-/// gets longer, so that a day of it still fits on a few screens.
+/// Decides when a line is due: at each tenth of the tasks, and from time to time in between. The
+/// interval grows with the run, so that the lines of a day fit on a few screens.
 #[derive(Debug, Default)]
 struct Sparse {
     last: Duration,
@@ -218,14 +219,14 @@ mod tests {
     #[test]
     fn lines_are_sparse() {
         let mut sparse = Sparse::default();
-        // 1,000 tasks in 100 seconds, looked at ten times a second: a line at each tenth.
+        // 1,000 tasks in 100 seconds, updated ten times a second: a line at each tenth.
         let short = (0..1000u64).filter(|i| sparse.due(Duration::from_millis(i * 100), *i as f64 / 1000.0)).count();
         assert_eq!(short, 9);
         // A day without progress.
         let mut sparse = Sparse::default();
         let long = (0..86_400).filter(|s| sparse.due(Duration::from_secs(*s), 0.0)).count();
         assert!((50..300).contains(&long), "{long}");
-        // All within a second: none but the last, which `finish` writes.
+        // All within a second: no line but the last, which `finish` writes.
         let mut sparse = Sparse::default();
         assert!(!(0..10).any(|i| sparse.due(Duration::from_millis(i * 90), i as f64 / 10.0)));
     }

@@ -1,4 +1,4 @@
-//! `phalanx report`: everything that can be asked about a run.
+//! `phalanx report`: the views of a run other than its summary.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,16 +25,16 @@ use crate::text::seconds;
 
 pub use super::tables::{write_joblog, write_tasks};
 
-/// How many of the slowest tasks are listed.
-const SLOWEST: usize = 10;
+/// Number of slowest tasks listed.
+const MAX_SLOWEST_SHOWN: usize = 10;
 
-/// How many failures `--json` names.
-const MOST_FAILURES: usize = 100;
+/// Maximum number of failures in `--json`.
+const MAX_JSON_FAILURES: usize = 100;
 
-/// How many nodes.
-const MOST_NODES: usize = 20;
+/// Maximum number of nodes listed.
+const MAX_NODES_SHOWN: usize = 20;
 
-/// Writes the summary, the slowest tasks, and tables of the classes of tasks, of their values and of nodes.
+/// Writes the summary, the slowest tasks, and tables of task classes, measured values and nodes.
 pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     write_summary(out, run, paint)?;
     write_slowest(out, run, paint)?;
@@ -43,7 +43,7 @@ pub fn write_report(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
     write_nodes(out, run, paint)
 }
 
-/// Writes one JSON object with the figures of the run.
+/// Writes the figures of the run as one JSON object.
 pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     let figures = Figures::of(run);
     let measures = MeasureReader::of(&run.dir.measures());
@@ -76,7 +76,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
         unusual: run.session().unusual.iter().collect(),
         simulated: run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()),
         resume: resume::command(run),
-        failures: failures(run).iter().take(MOST_FAILURES).map(|failure| failed(run, failure)).collect(),
+        failures: failures(run).iter().take(MAX_JSON_FAILURES).map(|failure| failed(run, failure)).collect(),
         measures: measures.iter().collect(),
         nodes_held: uses(run),
         warnings: run.warnings(),
@@ -86,7 +86,7 @@ pub fn write_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError>
     Ok(())
 }
 
-/// The object of `--json`. Its names are kept; a figure that is not known is null.
+/// The object of `--json`. Its field names are stable; an unknown figure is null.
 #[derive(Serialize)]
 struct ReportJson<'a> {
     job: &'a str,
@@ -109,24 +109,24 @@ struct ReportJson<'a> {
     bytes_moved: u64,
     billed_node_s: f64,
     active_node_s: f64,
-    /// Null as long as the job names no price.
+    /// Null if the job has no price.
     cost: Option<f64>,
-    /// Null as long as the job names no budget.
+    /// Null if the job has no budget.
     budget: Option<f64>,
-    /// Scaling decisions of all sessions; a job without a policy takes none.
+    /// Scaling decisions of all sessions; empty for a job without a policy.
     decisions: Vec<&'a Decision>,
-    /// What earlier runs of the job told this one; null if there were none.
+    /// What the run learnt from earlier runs of the job; null if there were none.
     past: Option<&'a PastRuns>,
-    /// What is unusual about it against them.
+    /// Deviations from these runs.
     unusual: Vec<&'a Anomaly>,
-    /// True if the last session was not real.
+    /// True if the last session was simulated.
     simulated: bool,
     resume: Option<String>,
-    /// Tasks that failed for good, the first ones first; at most a hundred.
+    /// Tasks that failed for good, in order of their failure; at most 100.
     failures: Vec<Failed<'a>>,
-    /// Values that tasks wrote about themselves, by name.
+    /// Values that tasks wrote, by name.
     measures: BTreeMap<&'a str, &'a Figure>,
-    /// Each node with where its time went, in order of time.
+    /// Use of each node, by time.
     nodes_held: Vec<NodeUse>,
     warnings: &'a [String],
 }
@@ -138,7 +138,7 @@ struct Failed<'a> {
     state: &'static str,
     exit: i32,
     attempt: u16,
-    /// Why Phalanx itself made it fail; null if the task did so by itself.
+    /// Why Phalanx failed it; null if the task failed by itself.
     reason: Option<&'a str>,
 }
 
@@ -165,7 +165,7 @@ pub fn write_failed(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<
     Ok(())
 }
 
-/// Writes all there is about a task: its attempts in every session, and what it printed. For an array, a line for each task.
+/// Writes one task: its attempts in all sessions, and its output. For an array, one line per task.
 pub fn write_task(out: &mut dyn Write, run: &RunView, wanted: &str, paint: Paint) -> Result<(), ReportError> {
     let job = &run.subject().job;
     match job.find(wanted).as_slice() {
@@ -216,7 +216,7 @@ fn write_one_task(out: &mut dyn Write, run: &RunView, task: TaskId, paint: Paint
     Ok(())
 }
 
-/// The attempts at the task of this name, in all sessions; each session knows it under a number of its own.
+/// Attempts at the task with this name in all sessions, which may number the task differently.
 fn attempts_of<'a>(run: &'a RunView, label: &str) -> Vec<(&'a Session, &'a Attempt)> {
     let mut found = Vec::new();
     for (session, subject) in run.sessions() {
@@ -265,7 +265,7 @@ fn write_stream(
     Ok(())
 }
 
-/// What a task does, on one line if its text is.
+/// What a task executes, on one line if its text is.
 pub(super) fn command(work: &Work) -> String {
     match work {
         Work::Command(words) => words.iter().map(|word| super::style::quoted(word)).collect::<Vec<_>>().join(" "),
@@ -289,7 +289,7 @@ fn write_slowest(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     let ran = run.replay.all_latest().filter(|(task, _, attempt)| task.0 < tasks && attempt.attempt > 0);
     let mut slowest: Vec<_> = ran.map(|(task, session, attempt)| (run_ns(attempt), task, session, attempt)).collect();
     slowest.sort_unstable_by_key(|(ns, task, ..)| (std::cmp::Reverse(*ns), *task));
-    slowest.truncate(SLOWEST);
+    slowest.truncate(MAX_SLOWEST_SHOWN);
     if slowest.is_empty() {
         return Ok(());
     }
@@ -315,12 +315,12 @@ fn write_classes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     let rows: Vec<Vec<String>> = classes.iter().take(LISTED).map(|class| class_row(class, all)).collect();
     write_columns(out, &["class", "ran", "failed", "mean", "p50", "p95", "p99", "max", "work"], &rows, paint)?;
     if let Some(more) = and_more(classes.len()) {
-        writeln!(out, "  {more} classes, with less work")?;
+        writeln!(out, "  and {more} more classes with less work")?;
     }
     Ok(())
 }
 
-/// Where the time of each node went, for runs that pay for them or whose nodes came and went.
+/// Writes the use of each node, for runs that have a price or whose nodes changed.
 fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     let nodes = uses(run);
     let came = nodes.iter().any(|node| node.block.is_some());
@@ -337,17 +337,17 @@ fn write_nodes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), R
         row.extend(parts.map(|part| if part > 0.0 { seconds(part) } else { "-".to_owned() }));
         row
     };
-    let rows: Vec<Vec<String>> = nodes.iter().take(MOST_NODES).map(row).collect();
+    let rows: Vec<Vec<String>> = nodes.iter().take(MAX_NODES_SHOWN).map(row).collect();
     let heads =
         ["node", "came as", "from", "held", "starting", "working", "starving", "leaving, parked", "minimum charge"];
     write_columns(out, &heads, &rows, paint)?;
-    match nodes.len().checked_sub(MOST_NODES).filter(|more| *more > 0) {
-        Some(more) => Ok(writeln!(out, "  and {more} more: --json")?),
+    match nodes.len().checked_sub(MAX_NODES_SHOWN).filter(|more| *more > 0) {
+        Some(more) => Ok(writeln!(out, "  and {more} more, see --json")?),
         None => Ok(()),
     }
 }
 
-/// Values that tasks wrote about themselves.
+/// Writes the statistics of values that tasks wrote.
 fn write_measures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {
@@ -373,9 +373,9 @@ fn class_row(class: &ClassLatency, all_work: f64) -> Vec<String> {
     row
 }
 
-/// Writes a table, the first column to the left and the others to the right.
+/// Writes a table; the first column is left-aligned, the others right-aligned.
 fn write_columns(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>], paint: Paint) -> Result<(), ReportError> {
-    // A class may be any text; a line break in it is none of the table's.
+    // A class name may contain line breaks, which would break the table.
     let one_line = |cell: &String| cell.replace(['\n', '\r'], " ");
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let width = |column: usize| {

@@ -1,4 +1,4 @@
-//! The command that continues a run, ready to be pasted.
+//! The command that continues a run, ready to paste into a shell.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::run_view::{RunState, RunView};
 use super::style::quoted;
 use crate::journal::{RUNS, RunDir, SIMULATED};
 
-/// The command, unless nothing is left to be done or the run still goes on.
+/// The command; `None` if nothing is left to do or the run is live.
 pub(super) fn command(run: &RunView) -> Option<String> {
     if matches!(run.state(), RunState::Completed | RunState::Running) {
         return None;
@@ -31,7 +31,7 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     Some(cd + &words.join(" "))
 }
 
-/// True if `--resume` alone, in the directory that the run was started in, continues this very run.
+/// True if `--resume` without `--run-dir`, in the original directory, finds this run.
 fn would_be_found(run: &RunView) -> bool {
     let runs: &Path = &run.session().began.dir.join(RUNS);
     // A simulated run has a name of its own; see `sim::session`.

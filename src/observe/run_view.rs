@@ -1,6 +1,7 @@
-//! A run as reports see it: its journal, the jobs of its sessions, and whether it is still alive.
+//! A run as reports read it: its journal, the jobs of its sessions, and whether it is live.
 //!
-//! All moments are put on one clock that began with the first session, so that a resumed run reads as one story.
+//! All times are converted to one clock that began with the first session, so that the sessions of
+//! a resumed run are consecutive.
 
 use std::sync::Arc;
 
@@ -12,33 +13,33 @@ use crate::journal::{
 use crate::model::{Attempt, Rank, Time};
 use crate::system::file_probe::FileProbe;
 
-/// Makes a job out of what a session began with.
+/// Loads the job of a session from its first record.
 pub type Parse<'a> = &'a dyn Fn(&Began) -> Result<SessionJob, String>;
 
-/// How a run stands.
+/// State of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// It goes on.
+    /// Live.
     Running,
-    /// Every task has completed.
+    /// Ended, and all tasks completed.
     Completed,
-    /// It is over and some tasks failed.
+    /// Ended, and some tasks failed.
     Failed,
-    /// It stopped because its budget was spent.
+    /// Stopped because the budget was spent.
     Budget,
     /// It stopped before the end of its allocation.
     Walltime,
-    /// It was asked to stop.
+    /// Cancelled by the user or a signal.
     Cancelled,
-    /// Phalanx could not go on.
+    /// Stopped by an error of Phalanx.
     Error,
-    /// It ended without saying so: it was killed, its machine went down, or its journal could not
+    /// Ended without a final record: it was killed, its machine went down, or its journal could not
     /// be written.
     Interrupted,
 }
 
 impl RunState {
-    /// The state as it is printed, e.g. `INTERRUPTED`.
+    /// The state in capitals, e.g. `INTERRUPTED`.
     pub fn name(self) -> &'static str {
         match self {
             RunState::Running => "RUNNING",
@@ -53,25 +54,25 @@ impl RunState {
     }
 }
 
-/// A run, as far as it was read: what happens later is in it after a [`RunView::refresh`].
+/// A snapshot of a run, which [`RunView::refresh`] updates.
 pub struct RunView {
     /// Its directory.
     pub dir: RunDir,
     /// Its journal.
     pub replay: Replay,
-    /// Whether it was alive when it was read.
+    /// Whether it was live at the snapshot.
     pub liveness: Liveness,
-    /// What its tasks printed.
+    /// Captured output of its tasks.
     pub outputs: OutputReader,
-    /// Asks about files that tasks name.
+    /// Checks files that tasks name.
     pub(crate) probe: FileProbe,
     /// The job of each session.
     subjects: Vec<SessionJob>,
-    /// Which of them cannot be read.
+    /// Why jobs of sessions could not be read.
     unreadable: Vec<String>,
-    /// What a reader should be warned of.
+    /// Warnings for the reader of a report.
     warnings: Vec<String>,
-    /// When it was read, in nanoseconds since 1970.
+    /// Time of the snapshot, in nanoseconds since 1970.
     read_unix_ns: u64,
     reader: JournalReader,
 }
@@ -80,7 +81,7 @@ impl RunView {
     /// Reads a run.
     ///
     /// # Errors
-    /// If its journal cannot be read at all, or holds not even the beginning of a session.
+    /// If its journal cannot be read, or does not even hold the beginning of a session.
     pub fn load(dir: &RunDir, parse: Parse<'_>) -> Result<RunView, ReportError> {
         let mut view = RunView {
             dir: dir.clone(),
@@ -104,12 +105,12 @@ impl RunView {
         Ok(view)
     }
 
-    /// Reads what has happened since it was read. Returns whether anything has.
+    /// Reads what was appended since the snapshot. Returns whether anything was.
     ///
     /// # Errors
-    /// If its journal cannot be read any more.
+    /// If its journal can no longer be read.
     pub fn refresh(&mut self, parse: Parse<'_>) -> Result<bool, ReportError> {
-        // In this order: a run that ends in between has written its end before it let go of the lock.
+        // Liveness first: a run writes its last record before it releases the lock.
         self.liveness = self.dir.liveness();
         let news = self.reader.read_on(&mut self.replay)?;
         self.read_unix_ns = unix_now_ns();
@@ -146,18 +147,18 @@ impl RunView {
             self.subjects.push(parse(&session.began).unwrap_or_else(|error| {
                 let number = session.began.session;
                 self.unreadable
-                    .push(format!("the job of session {number} cannot be read, its tasks go by number: {error}"));
+                    .push(format!("the job of session {number} cannot be read, so its tasks are numbered: {error}"));
                 SessionJob { job: Arc::new(Nameless { tasks: tasks_seen(session) }), graph: None }
             }));
         }
     }
 
-    /// What a reader should be warned of before believing the rest.
+    /// Warnings that qualify the rest of a report.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What is wrong with the journal, if anything is.
+    /// Damage of the journal, if any.
     pub fn damage(&self) -> Option<&JournalError> {
         match &self.replay.tail {
             Tail::Damaged(error) => Some(error),
@@ -170,7 +171,7 @@ impl RunView {
         self.replay.sessions.iter().zip(&self.subjects)
     }
 
-    /// The last session, which the states of tasks are about. (`load` saw to it that there is one.)
+    /// The last session, which defines the states of tasks. (`load` ensures that there is one.)
     pub fn session(&self) -> &Session {
         &self.replay.sessions[self.replay.sessions.len() - 1]
     }
@@ -180,7 +181,7 @@ impl RunView {
         &self.subjects[self.subjects.len() - 1]
     }
 
-    /// How the run stands.
+    /// State of the run.
     pub fn state(&self) -> RunState {
         match (&self.session().ended, &self.liveness) {
             (Some(ended), _) => match ended.reason {
@@ -196,7 +197,7 @@ impl RunView {
         }
     }
 
-    /// How long a session has been going on, or was, in nanoseconds.
+    /// Duration of a session, so far or in total, in nanoseconds.
     pub fn wall_ns(&self, session: &Session) -> u64 {
         let heard = session.last_heard().0;
         let is_last = std::ptr::eq(session, self.session());
@@ -207,12 +208,14 @@ impl RunView {
         }
     }
 
-    /// A session's moment on the clock of the whole run, in nanoseconds since the first session began.
+    /// Converts a time of a session to the clock of the run: nanoseconds since the first session
+    /// began.
     pub fn on_run_clock(&self, session: &Session, time: Time) -> u64 {
         session.began.unix_ns.saturating_sub(self.replay.sessions[0].began.unix_ns).saturating_add(time.0)
     }
 
-    /// The run's name as a person would type it: short if it is under the usual directory, else its path.
+    /// The name of the run for the command line: short if it is in the default directory, else its
+    /// path.
     pub fn name(&self) -> String {
         let usual = self.dir.path().parent().is_some_and(|runs| runs.ends_with(crate::journal::RUNS));
         if usual { self.dir.name() } else { self.dir.path().display().to_string() }
@@ -222,14 +225,14 @@ impl RunView {
 /// Name of the node that a rank of a session was on.
 pub(super) fn node_of(session: &Session, rank: Rank) -> &str {
     let ranks = &session.began.ranks;
-    // Ranks are listed by number, and a damaged list is searched.
+    // Ranks are usually listed by number; otherwise the list is searched.
     let direct = ranks.get(rank.index()).filter(|info| info.rank == rank.0);
     let joined = || session.ranks.iter().map(|change| &change.info);
     let found = direct.or_else(|| ranks.iter().chain(joined()).find(|info| info.rank == rank.0));
     found.map_or("unknown", |info| info.node.as_str())
 }
 
-/// How long an attempt ran, in nanoseconds.
+/// Run time of an attempt, in nanoseconds.
 pub(super) fn run_ns(attempt: &Attempt) -> u64 {
     if attempt.attempt == 0 { 0 } else { attempt.end.0.saturating_sub(attempt.start.0) }
 }

@@ -1,7 +1,8 @@
-//! How far a run was, moment by moment: one line of JSON a second beside the journal, which only tells what has ended.
+//! Progress of a run over time: one JSON line per second, next to the journal, which only records
+//! ended attempts.
 //!
-//! Rank 0 writes it from the numbers that its progress display shows anyway. A new session begins a new file. It is a convenience for who
-//! watches: a run goes on without it, and nothing that is counted or resumed depends on it.
+//! Rank 0 writes the file from the same numbers as its progress display. Each session truncates the
+//! file. It is optional: the run does not depend on it, neither for counting nor for resuming.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,46 +17,46 @@ use crate::journal::RunDir;
 use crate::model::{Measure, Rank, Vitals};
 use crate::scale::Forecast;
 
-/// Time between two samples in the first hour, and later.
-const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
-/// One moment of a run. The names are those of the file and of the HTTP API.
+/// Interval between samples, in the first hour and later.
+const SAMPLE_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// Progress at one time. The field names are those of the file and of the HTTP API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Seconds since the session began.
     pub t: f64,
     /// Tasks of the job.
     pub total: u64,
-    /// Tasks that ended with success.
+    /// Tasks that ended successfully.
     pub completed: u64,
-    /// Tasks that ended without.
+    /// Tasks that failed.
     pub failed: u64,
-    /// Tasks that will never run because of others.
+    /// Tasks that will never run because a dependency did not end as required.
     pub skipped: u64,
-    /// Tasks that were stopped.
+    /// Tasks that were cancelled.
     pub cancelled: u64,
-    /// Tasks that run.
+    /// Running tasks.
     pub running: u64,
     /// Tasks that only wait for a slot.
     pub queued: u64,
-    /// Ranks that take part.
+    /// Active ranks.
     pub ranks_active: u32,
-    /// Estimated work that is done, in seconds.
+    /// Estimated run time of the ended tasks, in seconds.
     pub work_done_s: f64,
-    /// Estimated work in all, in seconds.
+    /// Estimated run time of all tasks, in seconds.
     pub work_total_s: f64,
-    /// Share of the CPUs of rank 0's node that is busy, 0 to 1.
+    /// Busy share of the CPUs of rank 0's node, 0 to 1.
     pub node_cpu: f64,
     /// Memory in use on that node, in bytes.
     pub node_memory_used: u64,
     /// Memory of that node, in bytes.
     pub node_memory: u64,
-    /// When the end was foreseen for, as `finish_q10_s` to `cost_q90`; absent where nobody looks ahead.
+    /// Latest forecast, as `finish_q10_s` to `cost_q90`; absent if the run makes none.
     #[serde(flatten)]
     pub forecast: Option<Forecast>,
 }
 
 impl Sample {
-    /// The numbers of a tally.
+    /// Converts progress to a sample.
     fn of(at: Duration, tally: &RunProgress) -> Sample {
         Sample {
             t: at.as_secs_f64(),
@@ -74,7 +75,7 @@ impl Sample {
         }
     }
 
-    /// The tally that it was made from.
+    /// Converts the sample back to progress.
     pub(super) fn tally(&self) -> RunProgress {
         RunProgress {
             total: self.total,
@@ -92,19 +93,19 @@ impl Sample {
     }
 }
 
-/// Writes what is known of a session moment by moment: samples, what ranks use, and what tasks measured.
+/// Records a session over time: samples, resource usage of ranks, and values of tasks.
 pub(super) struct Recorder {
     samples: JsonLinesWriter,
     vitals: JsonLinesWriter,
     measures: JsonLinesWriter,
     session: u32,
     next: Duration,
-    /// What rank 0 and its node used of late.
+    /// Latest usage of rank 0 and its node.
     node: Vitals,
 }
 
 impl Recorder {
-    /// Begins the files of a session; values that tasks wrote in earlier ones are kept.
+    /// Starts the files of a session; the values of earlier sessions are kept.
     pub fn new(run: &RunDir, session: u32) -> Recorder {
         Recorder {
             samples: JsonLinesWriter::anew(run.samples()),
@@ -116,10 +117,10 @@ impl Recorder {
         }
     }
 
-    /// Writes a sample if it is time for one.
+    /// Writes a sample if the interval has passed.
     pub fn take(&mut self, at: Duration, tally: &RunProgress) {
         if at >= self.next {
-            self.next = at + EVERY[usize::from(at >= Duration::from_secs(3600))];
+            self.next = at + SAMPLE_INTERVALS[usize::from(at >= Duration::from_secs(3600))];
             self.write(at, tally);
         }
     }
@@ -130,7 +131,7 @@ impl Recorder {
         self.samples.add(&[Sample { node_cpu, node_memory_used, node_memory, ..Sample::of(at, tally) }]);
     }
 
-    /// Writes what a rank and its node use.
+    /// Records the usage of a rank and its node.
     pub fn vitals(&mut self, at: Duration, rank: Rank, vitals: &Vitals) {
         if rank == Rank::ZERO {
             self.node = *vitals;
@@ -138,7 +139,7 @@ impl Recorder {
         self.vitals.add(&[Vital { t: at.as_secs_f64(), rank: rank.0, vitals: *vitals }]);
     }
 
-    /// Writes values that tasks measured.
+    /// Records values that tasks wrote.
     pub fn measured(&mut self, at: Duration, measures: &[Measure]) {
         let line = |measure: &Measure| MeasureLine {
             t: at.as_secs_f64(),
@@ -153,7 +154,7 @@ impl Recorder {
     }
 }
 
-/// The samples of a run's last session, as far as they were read.
+/// The samples of the last session, as far as they were read.
 #[derive(Debug, Default)]
 pub struct RecordedSamples {
     all: Vec<Sample>,
@@ -162,7 +163,7 @@ pub struct RecordedSamples {
 }
 
 impl RecordedSamples {
-    /// Reads what has been written since the last time.
+    /// Reads the lines appended since the last call.
     pub fn read_on(&mut self, path: &Path) {
         let RecordedSamples { all, reading, estimator } = self;
         let anew = |(all, estimator): &mut (&mut Vec<Sample>, &mut Estimator)| {
@@ -177,27 +178,28 @@ impl RecordedSamples {
         });
     }
 
-    /// All of them, oldest first.
+    /// All samples, oldest first.
     pub fn all(&self) -> &[Sample] {
         &self.all
     }
 
-    /// The latest.
+    /// The latest sample.
     pub fn last(&self) -> Option<&Sample> {
         self.all.last()
     }
 
-    /// Tasks that end in a second, lately.
+    /// Recent number of tasks that end per second.
     pub fn tasks_per_s(&self) -> f64 {
         self.estimator.tasks_per_s()
     }
 
-    /// How long the rest will take, in seconds; `None` before anything has ended.
+    /// Remaining time in seconds; `None` before a task has ended.
     pub fn remaining_s(&self) -> Option<f64> {
         self.estimator.remaining().map(|left| left.as_secs_f64())
     }
 
-    /// Means of the samples from `from` to `to` seconds in at most `points` equal stretches; counts that only grow are the last of each.
+    /// Samples from `from` to `to` seconds, averaged over at most `points` equal intervals. Of
+    /// monotonic counts the last value of each interval is taken.
     pub fn between(&self, from: f64, to: f64, points: usize) -> Vec<Sample> {
         let within: Vec<&Sample> = self.all.iter().filter(|sample| sample.t >= from && sample.t <= to).collect();
         let together = within.len().div_ceil(points.max(1)).max(1);
@@ -247,7 +249,7 @@ mod tests {
         assert!((samples.remaining_s().unwrap() - 1.0).abs() < 1e-6);
         let few = samples.between(10.0, 19.0, 5);
         assert_eq!(few.iter().map(|s| s.completed).collect::<Vec<_>>(), [44, 52, 60, 68, 76]);
-        // A resumed run begins anew.
+        // A resumed run truncates the file.
         Recorder::new(&run, 1).take(Duration::ZERO, &RunProgress::default());
         samples.read_on(&run.samples());
         assert_eq!(samples.all().len(), 1);

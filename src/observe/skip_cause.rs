@@ -1,20 +1,20 @@
-//! Why tasks were skipped: the task whose end kept them from running, however far before them.
+//! Finds the cause of skipped tasks: the task whose end prevented them, directly or transitively.
 
 use super::figures::states;
 use super::run_view::RunView;
 use crate::graph::{JoinRule, TaskGraph};
 use crate::model::{State, TaskId};
 
-/// Tasks that never ran because of one other task.
+/// Tasks that were skipped because of the same task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Skipped {
-    /// The task that is to blame; `None` if the graph is not known.
+    /// The task that caused it; `None` if the graph is unknown.
     pub because_of: Option<TaskId>,
-    /// Those that were skipped, ascending.
+    /// The skipped tasks, ascending.
     pub tasks: Vec<TaskId>,
 }
 
-/// All skipped tasks by what they were skipped for, the largest group first.
+/// All skipped tasks by cause, the largest group first.
 pub(super) fn skipped(run: &RunView) -> Vec<Skipped> {
     let mut skipped: Vec<TaskId> = Vec::new();
     let mut states_by_task = vec![State::Pending; run.subject().graph.as_ref().map_or(0, |graph| graph.task_count())];
@@ -47,7 +47,8 @@ fn group(mut pairs: Vec<(Option<TaskId>, TaskId)>) -> Vec<Skipped> {
     groups
 }
 
-/// For each node that could not run, or did not end well, the task that is to blame; for the others `None`.
+/// For each node that was skipped or did not succeed, the task that caused it; `None` for the
+/// others.
 fn causes(graph: &TaskGraph, states: &[State]) -> Vec<Option<TaskId>> {
     let mut causes: Vec<Option<TaskId>> = vec![None; graph.node_count()];
     for node in graph.topological().iter() {
@@ -55,7 +56,8 @@ fn causes(graph: &TaskGraph, states: &[State]) -> Vec<Option<TaskId>> {
         if !is_join && states.get(node as usize) != Some(&State::Skipped) {
             continue;
         }
-        // A join or a skipped task passes the blame on; a task that ran bears it.
+        // A join or a skipped task passes on the cause of its dependency; a task that ran is itself
+        // the cause.
         let bearer = |before: u32| match states.get(before as usize) {
             Some(state) if *state != State::Skipped => Some(TaskId(before)),
             _ => causes[before as usize],
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn blame_passes_through_joins_and_skipped_tasks() {
-        // An array of 4 (one fails), an array of 3 that needs all of it, and one task behind that.
+        // An array of 4 (one fails), an array of 3 that needs all of it, and one task after that.
         let links = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
         let graph = TaskGraph::build(&[4, 3, 1], &links).unwrap();
         let mut states = vec![State::Completed; 8];

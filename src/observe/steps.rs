@@ -1,18 +1,18 @@
-//! Quantities that change at moments and are constant in between: tasks in the queue, tasks running, ranks at work.
+//! Step functions of time: queued tasks, running tasks, active ranks.
 
 use rustc_hash::FxHashMap;
 
 use super::timeline::Timeline;
 
-/// A quantity over time, from its first change on; 0 before.
+/// A step function; 0 before its first change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steps {
-    /// When it changed, ascending, and what it was from then on.
+    /// Times of changes, ascending, with the value from then on.
     pub points: Vec<(u64, i64)>,
 }
 
 impl Steps {
-    /// Sums up changes, which may come in any order.
+    /// Builds the function from changes in any order.
     pub fn of(mut changes: Vec<(u64, i64)>) -> Steps {
         changes.sort_unstable();
         let mut points: Vec<(u64, i64)> = Vec::new();
@@ -28,7 +28,7 @@ impl Steps {
         Steps { points }
     }
 
-    /// Means over `columns` equal stretches of `0..end`.
+    /// Mean values over `columns` equal intervals of `0..end`.
     pub fn means(&self, end: u64, columns: usize) -> Vec<f64> {
         let mut means = vec![0.0; columns];
         let untils = self.points.iter().skip(1).map(|next| next.0).chain([end]);
@@ -45,7 +45,7 @@ impl Steps {
         self.points.iter().map(|point| point.1).max().unwrap_or(0)
     }
 
-    /// At most `most` of its points: of those that lie close together the last, which is what the quantity stays at.
+    /// At most `most` of its points: of points close together the last one, whose value persists.
     pub fn thinned(&self, most: usize) -> impl Iterator<Item = (u64, i64)> + '_ {
         let span = self.points.last().map_or(0, |last| last.0);
         let apart = if self.points.len() > most { span / most as u64 + 1 } else { 0 };
@@ -74,22 +74,22 @@ pub(super) fn spread(columns: &mut [f64], end: u64, from: u64, until: u64, value
     }
 }
 
-/// The quantities that a trace and a report show over time.
+/// The step functions that the trace and the report show.
 pub(super) struct StepCounters {
-    /// Tasks whose needs are met and that wait for a slot.
+    /// Tasks that are ready and wait for a slot.
     pub queued: Steps,
-    /// Tasks that run.
+    /// Running tasks.
     pub running: Steps,
-    /// Ranks that take part.
+    /// Active ranks.
     pub active: Steps,
     /// Ranks that run at least one task.
     pub busy: Steps,
-    /// Tasks that have completed.
+    /// Completed tasks.
     pub done: Steps,
 }
 
 impl StepCounters {
-    /// Counts them.
+    /// Builds them from the slices.
     pub fn of(timeline: &Timeline) -> StepCounters {
         let slices = &timeline.slices;
         let between = |from: u64, to: u64| [(from, 1), (to, -1)];

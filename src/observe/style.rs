@@ -1,19 +1,19 @@
-//! How numbers, times and states look to people.
+//! Formats numbers, durations and states for people.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
 
 use crate::model::{Outcome, State};
 
-/// Of more classes or tables of tasks than this the first ones are listed.
+/// Longer lists of classes or tables of tasks are truncated to this number.
 pub const LISTED: usize = 40;
 
-/// `and 39,960 more`, where a list of so many does not show all.
+/// `and 39,960 more` for a list of `all` entries that is truncated to [`LISTED`].
 pub fn and_more(all: usize) -> Option<String> {
     all.checked_sub(LISTED).filter(|more| *more > 0).map(|more| format!("and {} more", count(more as u64)))
 }
 
-/// Colours, where the reader is a person at a terminal who has not asked for none.
+/// Colours, enabled on a terminal unless the user turned them off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paint {
     on: bool,
@@ -23,9 +23,11 @@ impl Paint {
     /// No colours.
     pub const OFF: Paint = Paint { on: false };
 
-    /// Colours if `stream` is a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the terminal is dumb.
+    /// Colours if `stream` is a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the
+    /// terminal is dumb.
     ///
-    /// Under an MPI launcher there are none: `mpirun` gives ranks a terminal of its own, wherever the output goes in the end.
+    /// Not under an MPI launcher: `mpirun` gives ranks a pseudo-terminal even if its own output
+    /// goes to a file.
     pub fn for_stream(stream: &impl IsTerminal) -> Paint {
         let set = |name: &str| std::env::var_os(name).unwrap_or_default();
         let wanted = set("NO_COLOR").is_empty() && set("TERM") != "dumb" && !crate::fabric::mpi::launched();
@@ -36,32 +38,32 @@ impl Paint {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 
-    /// A heading.
+    /// Formats a heading.
     pub fn bold(self, text: impl Display) -> String {
         self.wrap("1", text)
     }
 
-    /// Less important.
+    /// Formats less important text.
     pub fn dim(self, text: impl Display) -> String {
         self.wrap("2", text)
     }
 
-    /// Failure.
+    /// Formats a failure.
     pub fn red(self, text: impl Display) -> String {
         self.wrap("31", text)
     }
 
-    /// Success.
+    /// Formats a success.
     pub fn green(self, text: impl Display) -> String {
         self.wrap("32", text)
     }
 
-    /// Neither.
+    /// Formats a state that is neither.
     pub fn yellow(self, text: impl Display) -> String {
         self.wrap("33", text)
     }
 
-    /// Text about a task in this state.
+    /// Formats text in the colour of a task state.
     pub fn state(self, state: State, text: impl Display) -> String {
         match state {
             State::Completed => self.green(text),
@@ -72,39 +74,39 @@ impl Paint {
     }
 }
 
-/// A number with separators: `1,234,567`.
+/// Formats an integer with separators: `1,234,567`.
 pub(super) fn count(n: impl Into<u64>) -> String {
     indicatif::HumanCount(n.into()).to_string()
 }
 
-/// So many of something: `1 rank`, `1,024 ranks`.
+/// Formats a count with its unit: `1 rank`, `1,024 ranks`.
 pub(crate) fn some(n: impl Into<u64>, what: &str) -> String {
     let n = n.into();
     format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// Bytes: `1.50 MiB`.
+/// Formats bytes: `1.50 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
 }
 
-/// A number of any kind, with about five digits.
+/// Formats any number with about five digits.
 pub(super) fn value(n: f64) -> String {
     let exact = n == n.trunc() && n.abs() < 1e12;
     if exact || (1e-3..1e6).contains(&n.abs()) { format!("{:.*}", digits(n, exact), n) } else { format!("{n:.4e}") }
 }
 
-/// Digits after the point that make about five in all.
+/// Number of decimals that give about five digits in total.
 fn digits(n: f64, exact: bool) -> usize {
     if exact { 0 } else { (4.0 - n.abs().max(1e-3).log10().floor()).clamp(0.0, 7.0) as usize }
 }
 
-/// A share: `92 %`.
+/// Formats a ratio: `92 %`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-/// How an attempt ended: `FAILED, exit 3`, `FAILED, signal 9 (KILL)`, `COMPLETED`.
+/// Formats the outcome of an attempt: `FAILED, exit 3`, `FAILED, signal 9 (KILL)`, `COMPLETED`.
 pub(super) fn outcome(outcome: Outcome) -> String {
     match (outcome.state, outcome.exit) {
         (State::Completed | State::Skipped, _) | (_, 0) => outcome.state.to_string(),
@@ -113,7 +115,7 @@ pub(super) fn outcome(outcome: Outcome) -> String {
     }
 }
 
-/// A signal with its name, where it has one that people know.
+/// Formats a signal number with its name, if it has a common one.
 pub(super) fn signal(number: u32) -> String {
     let name = match number as i32 {
         libc::SIGHUP => "HUP",
@@ -138,7 +140,7 @@ pub(super) fn signal(number: u32) -> String {
     format!("signal {number} ({name})")
 }
 
-/// A word as a shell reads it back.
+/// Quotes a word for a shell.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -148,10 +150,10 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
-/// One line of what a task printed, without what would move the cursor or change colours.
+/// One line of a task's output without control sequences.
 pub(super) fn printable(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    // A progress bar rewrites its line; what it showed last is what counts.
+    // A progress bar rewrites its line with carriage returns; show its last state.
     let shown = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
     shown.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
 }

@@ -1,5 +1,5 @@
-//! The summary that closes a run and opens a report: what became of the tasks, how well the slots were used, what failed,
-//! and how to go on.
+//! The summary that ends a run and begins a report: states of the tasks, use of the slots,
+//! failures, and how to continue.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::journal::{EndReason, Level, Liveness, utc};
 use crate::model::State;
 use crate::text::seconds;
 
-/// Failed tasks that are shown with their output.
-const FAILURES: usize = 5;
-/// Groups of skipped tasks that are shown, and names in each.
-const SKIPPED: usize = 5;
-const NAMES: usize = 4;
-/// Notes that are shown.
-const NOTES: usize = 10;
+/// Maximum number of failed tasks shown with their output.
+const MAX_FAILURES_SHOWN: usize = 5;
+/// Maximum number of groups of skipped tasks, and of names in each group.
+const MAX_SKIPPED_GROUPS: usize = 5;
+const MAX_NAMES_PER_GROUP: usize = 4;
+/// Maximum number of notes shown.
+const MAX_NOTES_SHOWN: usize = 10;
 
 /// Writes the summary of a run.
 pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
@@ -40,7 +40,7 @@ pub fn write_summary(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result
     Ok(())
 }
 
-/// The run's state, and why it is so.
+/// Writes the state of the run and its cause.
 fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     let state = run.state();
     let name = state.name();
@@ -62,22 +62,22 @@ fn write_head(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), Re
     Ok(())
 }
 
-/// Why the run is in its state, where there is more to say than the state does.
+/// Why the run is in its state; `None` if the state says it all.
 pub(super) fn explanation(run: &RunView) -> Option<String> {
     let reason = run.session().ended.as_ref().map(|ended| &ended.reason);
     Some(match (reason, &run.liveness) {
         (Some(EndReason::Complete), _) => return None,
-        (Some(EndReason::Failures), _) => "all that could run has run".to_owned(),
+        (Some(EndReason::Failures), _) => "all tasks that could run have ended".to_owned(),
         (Some(EndReason::Budget), _) => "stopped because the budget is spent".to_owned(),
         (Some(EndReason::Walltime), _) => "stopped before the end of its allocation".to_owned(),
         (Some(EndReason::Signal(number)), _) => format!("stopped by {}", signal(number.unsigned_abs())),
         (Some(EndReason::Error(text)), _) => text.clone(),
         (None, Liveness::Alive(holder)) => holder.to_string(),
-        (None, Liveness::Unknown(holder)) => format!("{holder}, if that process still lives"),
+        (None, Liveness::Unknown(holder)) => format!("{holder}, if that process is still alive"),
         (None, Liveness::Gone) => {
             let heard = run.session().last_heard().seconds();
             format!(
-                "it was killed, its machine went down or its journal could not be written; last heard of after {}",
+                "it was killed, its machine went down or its journal could not be written; last record after {}",
                 seconds(heard)
             )
         }
@@ -105,7 +105,7 @@ fn write_figures(out: &mut dyn Write, run: &RunView, figures: &Figures, paint: P
     Ok(())
 }
 
-/// A path as it is shortest: relative if it lies under the current directory.
+/// A path relative to the current directory, if it lies below it.
 fn from_here(path: &Path) -> PathBuf {
     let relative = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     relative.unwrap_or_else(|| path.to_owned())
@@ -172,9 +172,9 @@ fn cost_text(run: &RunView, figures: &Figures, cost: f64) -> String {
 
 fn write_notes(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     let notes = run.session().notes.iter().filter(|note| note.level > Level::Info);
-    for note in notes.take(NOTES) {
+    for note in notes.take(MAX_NOTES_SHOWN) {
         let level = if note.level == Level::Error { paint.red("error:") } else { paint.yellow("warning:") };
-        writeln!(out, "  {level} {} ({} after the beginning)", note.text, seconds(note.time.seconds()))?;
+        writeln!(out, "  {level} {} ({} after the start)", note.text, seconds(note.time.seconds()))?;
     }
     Ok(())
 }
@@ -185,11 +185,11 @@ fn write_failures(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<()
         return Ok(());
     }
     writeln!(out, "\n{}", paint.bold("Failed"))?;
-    for failure in failures.iter().take(FAILURES) {
+    for failure in failures.iter().take(MAX_FAILURES_SHOWN) {
         write_failure(out, run, failure, paint)?;
     }
-    if failures.len() > FAILURES {
-        let more = (failures.len() - FAILURES) as u64;
+    if failures.len() > MAX_FAILURES_SHOWN {
+        let more = (failures.len() - MAX_FAILURES_SHOWN) as u64;
         writeln!(out, "  and {} more: phalanx report {} --failed", count(more), run.name())?;
     }
     Ok(())
@@ -202,20 +202,21 @@ fn write_skipped(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(),
     }
     writeln!(out, "\n{}", paint.bold("Skipped"))?;
     let job = &run.subject().job;
-    for group in groups.iter().take(SKIPPED) {
-        let mut names: Vec<String> = group.tasks.iter().take(NAMES).map(|task| job.label(*task).to_string()).collect();
-        if group.tasks.len() > NAMES {
-            names.push(format!("and {} more", count((group.tasks.len() - NAMES) as u64)));
+    for group in groups.iter().take(MAX_SKIPPED_GROUPS) {
+        let mut names: Vec<String> =
+            group.tasks.iter().take(MAX_NAMES_PER_GROUP).map(|task| job.label(*task).to_string()).collect();
+        if group.tasks.len() > MAX_NAMES_PER_GROUP {
+            names.push(format!("and {} more", count((group.tasks.len() - MAX_NAMES_PER_GROUP) as u64)));
         }
         let ended = |task| run.replay.latest(task).map_or("did not run", |(_, attempt)| attempt.outcome.state.name());
         let why = match group.because_of {
             Some(task) => format!("{} {}", job.label(task), ended(task)),
-            None => "what they need did not end as it must".to_owned(),
+            None => "their dependencies did not end as required".to_owned(),
         };
         writeln!(out, "  {} because {why}: {}", count(group.tasks.len() as u64), names.join(", "))?;
     }
-    if groups.len() > SKIPPED {
-        writeln!(out, "  and more, because of {} other tasks", count((groups.len() - SKIPPED) as u64))?;
+    if groups.len() > MAX_SKIPPED_GROUPS {
+        writeln!(out, "  and more, because of {} other tasks", count((groups.len() - MAX_SKIPPED_GROUPS) as u64))?;
     }
     Ok(())
 }

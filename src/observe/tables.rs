@@ -1,4 +1,4 @@
-//! Tables with one line for each attempt, written as they are read, so that a million of them cost no memory.
+//! Tables with one line per attempt, written while they are read, in constant memory.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -14,10 +14,10 @@ use crate::model::Stream;
 /// Writes `name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason` as CSV (RFC 4180
 /// without the carriage returns).
 ///
-/// Times are seconds since the first session began. A task that never ran has attempt 0 and neither
-/// rank, node nor slot; so has one that is only known to have completed because a later task has,
-/// since the run was killed before its own end was written. The reason is why Phalanx itself made
-/// the attempt fail, where it did.
+/// Times are seconds since the first session began. A task that never ran has attempt 0 and no
+/// rank, node and slot; so has a task whose own end was not recorded before the run was killed, and
+/// which is known to have completed because a task that depends on it has. The reason says why
+/// Phalanx failed the attempt, where it did.
 pub fn write_tasks(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     writeln!(out, "name,index,attempt,state,exit,rank,node,slot,ready,start,end,reason")?;
     for (session, subject) in run.sessions() {
@@ -54,7 +54,7 @@ fn write_row(
     Ok(())
 }
 
-/// A cell of CSV, quoted if it must be.
+/// A CSV cell, quoted if necessary.
 fn cell(text: &str) -> Cow<'_, str> {
     if text.contains([',', '"', '\n', '\r']) {
         Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")))
@@ -63,7 +63,8 @@ fn cell(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Writes the job log of GNU parallel, for the tools that read one. `Seq` is the task's place in the job file, from 1.
+/// Writes a job log in the format of GNU parallel. `Seq` is the number of the task in the job file,
+/// from 1.
 pub fn write_joblog(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     writeln!(out, "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand")?;
     for (session, subject) in run.sessions() {
@@ -82,7 +83,7 @@ pub fn write_joblog(out: &mut dyn Write, run: &RunView) -> Result<(), ReportErro
                 start_ms / 1000,
                 start_ms % 1000,
                 run_ns(attempt) as f64 / 1e9,
-                // As GNU parallel does, so that a command of several lines stays on one.
+                // GNU parallel does the same, so that a multi-line command stays on one line.
                 text.replace('\n', "\0"),
             )?;
         }

@@ -1,4 +1,5 @@
-//! The terminal is one, and a progress bar and log lines share it: whoever writes a line first takes the bar away.
+//! Shares the terminal between the progress bar and log lines: a line hides the bar while it is
+//! written.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -9,23 +10,23 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The bar that stands on the last line of the terminal, if there is one.
+/// The bar on the last line of the terminal, if there is one.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Says which bar is on the terminal.
+/// Sets or removes the bar.
 pub(super) fn set_bar(bar: Option<ProgressBar>) {
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }
 
-/// How long a reader of standard error that has fallen behind is waited for before lines are lost.
+/// Maximum time to wait for a slow reader of standard error before lines are dropped.
 const READER_WAIT: Duration = Duration::from_millis(100);
 
-/// A reader that was waited for in vain: it is not waited for again before it has read something.
+/// Set after a wait timed out; no further wait until the reader has read something.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Standard error, above the bar. No write fails, and none waits for long: what cannot be written
-/// (the disk is full, the reader has gone or does not read, the terminal was closed) is lost, and
-/// the run goes on.
+/// A writer to standard error, above the bar. Writes never fail and never block for long: what
+/// cannot be written (disk full, reader gone or stuck, terminal closed) is dropped, and the run
+/// continues.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AboveBar;
 
@@ -44,8 +45,7 @@ impl Write for AboveBar {
     }
 }
 
-/// Writes without the buffer of the standard library, which could not be given back what it has not
-/// written.
+/// Bypasses the buffer of the standard library, which would keep what could not be written.
 fn write_whole(stderr: &impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::retry_on_intr(|| rustix::io::write(stderr, bytes))? {
@@ -56,7 +56,7 @@ fn write_whole(stderr: &impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Writes in pieces that a pipe takes whole once it is writable at all.
+/// Writes in pieces that a writable pipe accepts as a whole.
 fn write_or_lose(bytes: &[u8]) {
     let stderr = io::stderr().lock();
     for piece in bytes.chunks(libc::PIPE_BUF) {

@@ -1,4 +1,4 @@
-//! Reports of made-up runs, through the same files that real ones leave behind.
+//! Reports of synthetic runs, read from the same files that real runs write.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Fixture {
         Fixture { run, journal, _dir: dir }
     }
 
-    /// Where `phalanx` was started.
+    /// Directory in which `phalanx` was started.
     fn start_dir(&self) -> &Path {
         self.run.path().parent().unwrap().parent().unwrap()
     }
@@ -142,7 +142,7 @@ impl Fixture {
         }
     }
 
-    /// One tile fails at its second attempt, and what is behind it is skipped.
+    /// One tile fails at its second attempt, and the tasks that depend on it are skipped.
     fn failed_session(&mut self) {
         let began = began(1, 0, self.start_dir());
         let retried = Attempt { last: false, ..ran(2, 1, 0, 1, Outcome { state: State::Timeout, exit: -15 }) };
@@ -208,7 +208,7 @@ fn a_failed_run_says_what_failed_what_was_skipped_and_how_to_go_on() {
     has(
         &report,
         &[
-            "mosaic-1 FAILED: all that could run has run",
+            "mosaic-1 FAILED: all tasks that could run have ended",
             "6: 3 completed, 1 failed, 2 skipped",
             "wall 10.0 s, critical path 4.00 s, work 14.0 s over all slots",
             "4 slots, 2 ranks, 2 nodes: 35 % used, balance 0.88",
@@ -310,7 +310,7 @@ fn a_run_that_goes_on_and_one_that_was_killed_are_told_apart() {
     drop(lock);
     let view = fixture.view();
     assert_eq!(view.state(), RunState::Interrupted);
-    has(&text(|out| write_summary(out, &view, Paint::OFF)), &["killed", "last heard of after 8.00 s", "--resume"]);
+    has(&text(|out| write_summary(out, &view, Paint::OFF)), &["killed", "last record after 8.00 s", "--resume"]);
     let object: serde_json::Value = serde_json::from_str(&text(|out| write_json(out, &view))).unwrap();
     assert!(object["exit_code"].is_null() && object["state"] == "INTERRUPTED");
 }
@@ -368,7 +368,7 @@ fn an_unreadable_job_leaves_its_numbers() {
     let view = RunView::load(&fixture.run, &nothing).unwrap();
     has(
         &text(|out| write_report(out, &view, Paint::OFF)),
-        &["tasks go by number: gone", "task[2]: FAILED", "2 because what"],
+        &["tasks are numbered: gone", "task[2]: FAILED", "2 because their"],
     );
     has(&text(|out| write_task(out, &view, "task[2]", Paint::OFF)), &["attempt 2", "trouble 19"]);
 }

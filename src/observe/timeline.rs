@@ -1,7 +1,7 @@
-//! A run as a picture sees it: every attempt that ran as a slice on one clock, by rank, slot and class.
+//! A run as charts show it: each attempt that ran as a slice on one clock, by rank, slot and class.
 //!
-//! The trace, the report and the analysis all start from here, so that they agree on what ran where and when. All moments are nanoseconds
-//! since the first session began.
+//! The trace, the report and the analysis all use this type, so they agree. All times are
+//! nanoseconds since the first session began.
 
 use rustc_hash::FxHashMap;
 
@@ -14,95 +14,95 @@ use crate::model::{Attempt, Outcome, RankState, State, TaskId, Time};
 /// An attempt that ran.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slice {
-    /// The task, by its number in its session.
+    /// Number of the task in its session.
     pub task: TaskId,
     /// Index of its session.
     pub session: u32,
     /// 1 for the first attempt.
     pub attempt: u16,
-    /// Where it ran.
+    /// Rank that ran it.
     pub rank: u32,
-    /// The slot that ran it.
+    /// Slot that ran it.
     pub slot: u16,
-    /// Which of the lanes of that slot it is drawn in: 0, unless it overlaps with another slice there.
+    /// Lane of the slot in charts: 0 unless it overlaps another slice of the slot.
     pub lane: u16,
     /// Index of its class in [`Timeline::classes`].
     pub class: u32,
-    /// Slots that it held.
+    /// Number of slots that it used.
     pub slots: u32,
-    /// What kept it from starting at once when all that it needed was done.
+    /// What may have delayed its start after it became ready.
     pub held_by: HeldBy,
     /// How it ended.
     pub outcome: Outcome,
-    /// When all that it needed was done.
+    /// Time at which its last dependency was met.
     pub ready: u64,
-    /// When it was started.
+    /// Time at which it started.
     pub start: u64,
-    /// When it ended.
+    /// Time at which it ended.
     pub end: u64,
 }
 
-/// Why a task that is ready may have to wait although a slot is idle.
+/// Why a ready task may wait although a slot is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeldBy {
-    /// Nothing: any idle slot will do.
+    /// Any idle slot can run it.
     Nothing,
-    /// So many of its array may run at once and no more.
+    /// The limit of its array.
     Limit,
     /// It needs several slots, memory or a GPU.
     Room,
 }
 
 impl Slice {
-    /// How long it ran.
+    /// Run time.
     pub fn ran(&self) -> u64 {
         self.end - self.start
     }
 
-    /// How long it waited for a slot.
+    /// Time between ready and start.
     pub fn waited(&self) -> u64 {
         self.start - self.ready
     }
 }
 
-/// A stretch of time during which a session went on.
+/// The time span of a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionSpan {
     /// Its beginning.
     pub from: u64,
-    /// Its end, or the last that was heard of it.
+    /// Its end, or the time of its last record.
     pub to: u64,
-    /// The most slots that it had at once.
+    /// Maximum number of slots at once.
     pub slots: u32,
 }
 
-/// Ranks that begin or cease to take part.
+/// A change of the active ranks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Supply {
-    /// When.
+    /// Time of the change.
     pub at: u64,
     /// Index of the session.
     pub session: u32,
-    /// So many ranks more.
+    /// Change of the number of ranks.
     pub ranks: i64,
-    /// So many slots more.
+    /// Change of the number of slots.
     pub slots: i64,
 }
 
-/// See the module's text.
+/// The slices, classes, sessions and rank changes of a run, on one clock.
 pub(super) struct Timeline {
-    /// Every attempt that ran, by the moment it started.
+    /// All attempts that ran, by start time.
     pub slices: Vec<Slice>,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// The sessions, oldest first.
     pub sessions: Vec<SessionSpan>,
-    /// Ranks that came and went, by time within each session.
+    /// Changes of the active ranks, by time within each session.
     pub supply: Vec<Supply>,
 }
 
 impl Timeline {
-    /// Puts all attempts of a run on one clock.
+    /// Collects all attempts of a run on one clock.
     pub fn of(run: &RunView) -> Timeline {
         let mut classes = ClassNames::default();
         let mut timeline =
@@ -114,7 +114,7 @@ impl Timeline {
             timeline.supply.extend(supply);
             let to = from + run.wall_ns(session);
             timeline.sessions.push(SessionSpan { from, to, slots: u32::try_from(slots).unwrap_or(u32::MAX) });
-            // One that was cancelled while it waited had no slot.
+            // A task cancelled while it waited had no slot.
             let waited = |a: &Attempt| a.outcome.state == State::Cancelled && a.start == a.end;
             let ran = session.attempts.iter().filter(|attempt| attempt.attempt > 0 && !waited(attempt));
             timeline.slices.extend(ran.map(|attempt| slice(run, session, &*subject.job, index, attempt, &mut classes)));
@@ -125,18 +125,18 @@ impl Timeline {
         timeline
     }
 
-    /// The end of the last session.
+    /// End of the last session.
     pub fn end(&self) -> u64 {
         self.sessions.iter().map(|span| span.to).max().unwrap_or(0)
     }
 
-    /// What a slice's task is called.
+    /// Name of the task of a slice.
     pub fn label<'a>(&self, run: &'a RunView, slice: &Slice) -> Label<'a> {
         let subject = run.sessions().nth(slice.session as usize).map_or(run.subject(), |(_, subject)| subject);
         subject.job.label(slice.task)
     }
 
-    /// Slices of one slot do not overlap, but for what the head of several ranks runs: those get further lanes.
+    /// Assigns lanes. Slices of one slot overlap only where the head of several ranks runs tasks.
     fn choose_lanes(&mut self) {
         let mut ends: FxHashMap<(u32, u16), Vec<u64>> = FxHashMap::default();
         for slice in &mut self.slices {
@@ -151,7 +151,7 @@ impl Timeline {
     }
 }
 
-/// The ranks that a session had from the start, and those that came, went or paused later.
+/// The initial ranks of a session, and those that joined, left or paused later.
 fn supply(run: &RunView, session: &Session, index: u32) -> Vec<Supply> {
     let (from, to) = (run.on_run_clock(session, Time::ZERO), run.on_run_clock(session, Time(run.wall_ns(session))));
     let change = |at: u64, slots: i64, ranks: i64| Supply {
@@ -179,7 +179,7 @@ fn supply(run: &RunView, session: &Session, index: u32) -> Vec<Supply> {
     supply
 }
 
-/// Names of classes by number.
+/// Class names by number.
 #[derive(Default)]
 struct ClassNames {
     names: Vec<String>,
@@ -218,7 +218,7 @@ fn slice(
         slots: job.slots(attempt.task),
         held_by: held_by(job, attempt.task),
         outcome: attempt.outcome,
-        // Clocks of two ranks may disagree by microseconds: a slice never ends before it starts.
+        // Clocks of two ranks may differ by microseconds; a slice must not end before it starts.
         ready: run.on_run_clock(session, attempt.ready).min(start),
         start,
         end: run.on_run_clock(session, attempt.end).max(start),

@@ -1,11 +1,13 @@
-//! A run as a trace in the Chrome format, which Perfetto (<https://ui.perfetto.dev>) and `chrome://tracing` open.
+//! Exports a run in the Chrome trace format, for Perfetto (<https://ui.perfetto.dev>) and
+//! `chrome://tracing`.
 //!
-//! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Tasks queued, running and done, ranks active and
-//! busy, what it costs and what ranks use are counters. Everything comes from the journal. Slices are complete whatever the size of the run; flows and counters are bounded,
-//! and [`Contents`] says what was left out:
+//! Ranks are processes, slots are threads, attempts are slices, dependencies are flows. Counters
+//! show queued, running and completed tasks, active and busy ranks, cost, and resource usage of
+//! ranks. All data come from the journal. Slices are complete whatever the size of the run; flows
+//! and counters are limited, and [`Contents`] reports what was left out:
 //!
-//! - While there are at most `FLOWS` dependencies between tasks that ran, each is a flow. In larger runs only the dependency that each
-//!   task waited for last is, and of those the first `FLOWS`.
+//! - Up to `FLOWS` dependencies between tasks that ran are all shown. In larger runs only the
+//!   dependency that each task waited for last is shown, and of those the first `FLOWS`.
 //! - Counters keep at most `POINTS` points each.
 
 use std::io::{self, Write};
@@ -25,32 +27,32 @@ use crate::graph::TaskGraph;
 use crate::journal::Level;
 use crate::model::Time;
 
-/// The most dependencies that are drawn.
+/// Maximum number of dependencies shown.
 const FLOWS: usize = 100_000;
-/// The most points of a counter.
+/// Maximum number of points per counter.
 const POINTS: usize = 20_000;
-/// Looks at what ranks used that are drawn, the first ones.
+/// Maximum number of usage records of ranks shown.
 const VITALS: usize = 100_000;
-/// Points of the bill.
+/// Points of the cost counter.
 const SPENDING: usize = 1000;
-/// The process that holds what concerns the whole run; ranks are numbered from 1, since viewers keep 0 for themselves.
+/// Process id for the whole run. Ranks are numbered from 1, because viewers reserve 0.
 const RUN: u64 = 1 << 30;
 
-/// What a trace holds.
+/// Counts of what a trace holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contents {
     /// Attempts.
     pub slices: usize,
     /// Dependencies.
     pub flows: usize,
-    /// Dependencies between tasks that ran which were left out.
+    /// Dependencies between tasks that ran, left out because of the limit.
     pub flows_left_out: usize,
 }
 
 /// Writes the trace of a run.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the output cannot be written.
 pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, ReportError> {
     let timeline = Timeline::of(run);
     let mut events = Events { out, first: true };
@@ -66,7 +68,7 @@ pub fn write_trace(out: &mut dyn Write, run: &RunView) -> Result<Contents, Repor
     Ok(Contents { slices: timeline.slices.len(), flows, flows_left_out })
 }
 
-/// One entry of `traceEvents`. The names are the format's.
+/// One entry of `traceEvents`, with the field names of the format.
 #[derive(Serialize)]
 struct TraceEvent<'a, A: Serialize> {
     ph: &'static str,
@@ -82,10 +84,10 @@ struct TraceEvent<'a, A: Serialize> {
     cat: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
-    /// Of a flow's end: it belongs to the slice around it. Viewers take an `e`.
+    /// End of a flow: `e` binds it to the enclosing slice.
     #[serde(skip_serializing_if = "Option::is_none")]
     bp: Option<&'static str>,
-    /// Of an instant: it concerns everything.
+    /// Scope of an instant: global.
     #[serde(skip_serializing_if = "Option::is_none")]
     s: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +100,7 @@ impl<'a, A: Serialize> TraceEvent<'a, A> {
     }
 }
 
-/// The document, written event by event.
+/// Writes the JSON document event by event.
 struct Events<'a> {
     out: &'a mut dyn Write,
     first: bool,
@@ -125,7 +127,7 @@ impl Events<'_> {
     }
 }
 
-/// The format counts in microseconds.
+/// Converts to microseconds, the unit of the format.
 fn us(ns: u64) -> f64 {
     ns as f64 / 1e3
 }
@@ -134,7 +136,7 @@ fn pid(rank: u32) -> u64 {
     u64::from(rank) + 1
 }
 
-/// Slots, and behind them the lanes of a slot that runs several things at once.
+/// Thread id of a slot; further lanes of a slot follow after all slots.
 fn tid(slice: &Slice) -> u64 {
     u64::from(slice.slot) + (u64::from(slice.lane) << 16) + 1
 }
@@ -212,7 +214,7 @@ fn write_slices(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> 
     Ok(())
 }
 
-/// Draws the dependencies of the last session; returns how many, and how many it left out.
+/// Writes the dependencies of the last session; returns the numbers written and left out.
 fn write_flows(events: &mut Events<'_>, run: &RunView, timeline: &Timeline) -> Result<(usize, usize), ReportError> {
     let Some(graph) = &run.subject().graph else { return Ok((0, 0)) };
     let last = timeline.sessions.len() as u32 - 1;
@@ -256,8 +258,8 @@ fn by_task(graph: &TaskGraph, timeline: &Timeline, here: &[usize]) -> Vec<Option
     slices
 }
 
-/// Dependencies between tasks that ran, seen through joins. A task that is needed through two
-/// joins counts twice.
+/// Number of dependencies between tasks that ran, with joins resolved. A task that is needed
+/// through two joins counts twice.
 fn count_dependencies(graph: &TaskGraph, slices: &[Option<usize>]) -> u64 {
     let mut tasks_before = vec![0u64; graph.node_count()];
     let mut sum = 0u64;
@@ -284,7 +286,7 @@ fn write_flow(events: &mut Events<'_>, id: u64, from: &Slice, to: &Slice) -> Res
         id: Some(id),
         ..TraceEvent::new(ph, pid(slice.rank), "needs")
     };
-    // A flow belongs to the slice that it begins within, and a slice does not include its end.
+    // A flow binds to the slice that encloses its begin time, and a slice excludes its end.
     events.put(&end("s", from, from.end.saturating_sub(1).max(from.start)))?;
     events.put(&TraceEvent { bp: Some("e"), ..end("f", to, to.start) })
 }
@@ -313,7 +315,7 @@ fn write_counters(events: &mut Events<'_>, counters: &StepCounters) -> Result<()
     Ok(())
 }
 
-/// What the last session had cost, where nodes have a price, with what it may cost.
+/// Writes the cost of the last session, and its budget, if nodes have a price.
 fn write_spending(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
     #[derive(Serialize)]
     struct Money {
@@ -333,7 +335,7 @@ fn write_spending(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportEr
     }
 }
 
-/// What each rank of the last session used, as counters of its process.
+/// Writes the resource usage of the ranks of the last session, as counters of their processes.
 fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
     #[derive(Serialize)]
     struct Value {
@@ -358,7 +360,7 @@ fn write_vitals(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportErro
     Ok(())
 }
 
-/// Decisions, warnings and errors as instants.
+/// Writes decisions, warnings and errors as instants.
 fn write_notes(events: &mut Events<'_>, run: &RunView) -> Result<(), ReportError> {
     for (session, _) in run.sessions() {
         for decision in &session.decisions {

@@ -1,4 +1,5 @@
-//! What ranks and their nodes used, moment by moment: a file beside the samples, written by rank 0 from what ranks tell it.
+//! Resource usage of ranks and their nodes over time: a file next to the samples, written by rank 0
+//! from the reports of the ranks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,21 +16,21 @@ pub(super) struct Vital {
     pub t: f64,
     /// The rank.
     pub rank: u32,
-    /// What it and its node used.
+    /// Usage of the rank and its node.
     #[serde(flatten)]
     pub vitals: Vitals,
 }
 
-/// What one rank used of late.
+/// Recent usage of one rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Lately {
-    /// The latest that is known.
+    /// Its latest record.
     pub last: Vital,
-    /// CPUs that it kept busy between the last two looks.
+    /// CPUs that it kept busy between its last two records.
     pub cpus: f64,
 }
 
-/// The file, as far as it was read.
+/// The part of the file that was read.
 #[derive(Debug, Default)]
 pub(super) struct AllVitals {
     reading: JsonLinesReader,
@@ -37,7 +38,7 @@ pub(super) struct AllVitals {
 }
 
 impl AllVitals {
-    /// Reads what has been written since the last time.
+    /// Reads the lines appended since the last call.
     pub fn read_on(&mut self, path: &Path) {
         self.reading.read_on(path, &mut self.ranks, BTreeMap::clear, |ranks, vital: Vital| {
             let before = ranks.get(&vital.rank).map(|lately| lately.last);
@@ -45,30 +46,30 @@ impl AllVitals {
         });
     }
 
-    /// What a rank used of late.
+    /// Recent usage of a rank.
     pub fn of(&self, rank: u32) -> Option<&Lately> {
         self.ranks.get(&rank)
     }
 
-    /// The latest of each rank.
+    /// The latest record of each rank.
     pub fn latest(&self) -> impl Iterator<Item = &Vital> {
         self.ranks.values().map(|lately| &lately.last)
     }
 
-    /// The largest of a value over ranks.
+    /// Maximum of a value over all ranks.
     pub fn most(&self, value: impl Fn(&Vitals) -> f64) -> Option<f64> {
         self.latest().map(|vital| value(&vital.vitals)).max_by(f64::total_cmp)
     }
 }
 
-/// Every line of a file, in order.
+/// Reads all records of a file, in order.
 pub(super) fn all(path: &Path) -> Vec<Vital> {
     let mut all = Vec::new();
     JsonLinesReader::default().read_on(path, &mut all, Vec::clear, Vec::push);
     all
 }
 
-/// CPUs that a rank kept busy between two looks.
+/// CPUs that a rank kept busy between two records.
 pub(super) fn cpus(before: &Vital, after: &Vital) -> f64 {
     let passed = after.t - before.t;
     if passed > 0.0 { ((after.vitals.cpu_s - before.vitals.cpu_s) / passed).max(0.0) } else { 0.0 }

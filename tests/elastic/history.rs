@@ -54,7 +54,7 @@ fn a_slow_run_is_told_from_the_usual_ones() {
 
     // Twenty times as slow.
     dir.job("job.toml", &sleepy(6.0));
-    run().ok().says("unusual:").says("x what runs of this job take");
+    run().ok().says("unusual:").says("x the usual duration");
     let slow = report(&dir);
     let unusual = slow["unusual"].as_array().expect("a list");
     assert!(unusual.iter().any(|anomaly| anomaly["what"] == "wall"), "{slow:#}");

@@ -378,7 +378,7 @@ fn skipped_tasks(html: &mut Html, run: &RunView) {
     }
     html.add("<h2>Skipped tasks</h2>\n<ul>");
     for group in groups.iter().take(FAILURES) {
-        let why = group.because_of.map_or("what they need did not end as it must".to_owned(), |task| {
+        let why = group.because_of.map_or("their dependencies did not end as required".to_owned(), |task| {
             let ended = run.replay.latest(task).map_or("did not run", |(_, attempt)| attempt.outcome.state.name());
             format!("{} {ended}", run.subject().job.label(task))
         });
