@@ -4,6 +4,7 @@
 mod analyze;
 mod bench;
 mod check;
+mod cluster_args;
 mod completions;
 mod explain;
 mod graph;

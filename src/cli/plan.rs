@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::value_parser;
 use serde::Serialize;
 
-use super::simulate::{cluster_of, duration};
+use super::cluster_args::{cluster_of, duration, money};
 use super::{check, complain, print, refuse};
 use crate::exec::Kernels;
 use crate::job::{self, Job};
@@ -17,7 +17,6 @@ use crate::observe::{Paint, expected_text, moment_text, some};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
-use crate::sim::Cluster;
 use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
 use crate::text::seconds;
 use crate::workload::PreparedJob;
@@ -64,11 +63,6 @@ fn range(text: &str) -> Result<(u32, u32), String> {
     let (from, to) = text.split_once("..").unwrap_or((text, text));
     let both = number(from).zip(number(to.trim_start_matches('=')));
     both.filter(|(from, to)| from <= to).ok_or_else(|| "write 8, or 1..64 (1 to 100000 ranks)".to_owned())
-}
-
-pub(super) fn money(text: &str) -> Result<f64, String> {
-    let amount = text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount > 0.0);
-    amount.ok_or_else(|| "write an amount above zero, e.g. 40 or 2.5".to_owned())
 }
 
 pub(super) fn main(args: Args) -> ExitCode {
@@ -294,10 +288,4 @@ fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Opt
         let _ = writeln!(text, "\n{} {line}", paint.bold("To submit:"));
     }
     text
-}
-
-/// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
-/// slot per node.
-pub(super) fn default_cluster(scene: &PreparedJob, slots: Option<u32>) -> Cluster {
-    Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
 }

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::value_parser;
 
-use super::plan::{default_cluster, money};
+use super::cluster_args::{cluster_of, duration, money};
 use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
-use crate::job::units::parse_duration;
-use crate::job::{self, Cost, Diagnostics, Scaling, Trigger};
+use crate::job::{self, Cost, Scaling, Trigger};
 use crate::scale::policy::policy_names;
 use crate::sim::compare::{Field, balance_table, compare, compare_balance, table};
 use crate::sim::{Cluster, Rehearsed, Request, rehearse};
@@ -68,25 +67,6 @@ pub(super) struct Args {
     /// Print no summary.
     #[arg(short, long)]
     quiet: bool,
-}
-
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|error| error.to_string())
-}
-
-/// The cluster and the text of its file; without a file, a cluster with the job's prices.
-pub(super) fn cluster_of(
-    scene: &PreparedJob,
-    file: Option<&Path>,
-    slots: Option<u32>,
-) -> Result<(Cluster, String), Diagnostics> {
-    let Some(file) = file else { return Ok((default_cluster(scene, slots), String::new())) };
-    let (cluster, text) = Cluster::load(file)?;
-    let cluster = match slots {
-        Some(slots) => cluster.with_slots(slots),
-        None => cluster,
-    };
-    Ok((cluster, text.to_string()))
 }
 
 pub(super) fn main(args: Args) -> ExitCode {

@@ -21,6 +21,7 @@ pub(crate) mod load;
 mod pieces;
 pub(crate) mod read;
 mod resolve;
+pub(crate) mod scalar;
 mod scaling;
 mod schema;
 mod space;

@@ -4,44 +4,11 @@
 //! number, so an array of a million tasks costs a few words.
 
 use std::borrow::Cow;
-use std::fmt;
 
+use super::scalar::Scalar;
 use super::units::IndexSet;
 use super::values::AxisSpec;
 use crate::graph::pattern::Pattern;
-
-/// A value along an axis.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Scalar {
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-    Text(String),
-}
-
-impl Scalar {
-    /// The same value as TOML.
-    pub(crate) fn to_toml(&self) -> toml::Value {
-        match self {
-            Scalar::Int(value) => toml::Value::Integer(*value),
-            Scalar::Float(value) => toml::Value::Float(*value),
-            Scalar::Bool(value) => toml::Value::Boolean(*value),
-            Scalar::Text(text) => toml::Value::String(text.clone()),
-        }
-    }
-}
-
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Scalar::Int(value) => value.fmt(f),
-            // The debug form keeps the fraction of 1.0 and the exponent of 1e-9.
-            Scalar::Float(value) => fmt::Debug::fmt(value, f),
-            Scalar::Bool(value) => value.fmt(f),
-            Scalar::Text(text) => f.write_str(text),
-        }
-    }
-}
 
 /// One axis of a matrix.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Findings, closest};
 use super::read::Span;
-use super::space::{Scalar, Space};
+use super::scalar::{Scalar, is_identifier};
+use super::space::Space;
 
 /// What stands between the braces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,12 +145,6 @@ impl Template {
             }
         }
     }
-}
-
-/// True for a letter or `_`, followed by letters, digits and `_`.
-pub(crate) fn is_identifier(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// What kind of string it is, which decides how a near miss is reported.

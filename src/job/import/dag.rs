@@ -137,7 +137,7 @@ impl DagReader {
             }
             "-f" | "--pipe-forward" => {
                 let (variable, file) = pair("VARIABLE=FILE")?;
-                if !crate::job::template::is_identifier(&variable) {
+                if !crate::job::scalar::is_identifier(&variable) {
                     return Err(format!("{option} {value}: {variable} cannot be the name of a variable"));
                 }
                 if task.pipes.len() == PIPES.count() {

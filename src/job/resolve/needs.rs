@@ -9,7 +9,7 @@ use super::offsets::{self, Offset, OffsetError};
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::diagnostic::{Diagnostic, Findings, closest, suggest};
 use crate::job::read::Span;
-use crate::job::template::{self, Element, Placeholder, StringKind, Template, compile};
+use crate::job::template::{Element, Placeholder, StringKind, Template, compile};
 use crate::job::units::{IndexSet, shorten};
 use crate::job::values::{When, WordValue};
 
@@ -338,7 +338,7 @@ impl<'a> NeedsResolver<'a> {
         match IndexSet::parse(text) {
             Ok(set) => Some(set),
             Err(error) => {
-                let help = match template::is_identifier(text.trim()) {
+                let help = match crate::job::scalar::is_identifier(text.trim()) {
                     true => format!("for the value of a placeholder write `[{{{}}}]`", text.trim()),
                     false => "in brackets stand indices: [3], [0-9] or [{index}]".to_string(),
                 };

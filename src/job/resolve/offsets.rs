@@ -8,7 +8,8 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::job::space::{Axis, Scalar, Space};
+use crate::job::scalar::Scalar;
+use crate::job::space::{Axis, Space};
 use crate::job::template::Placeholder;
 
 /// A placeholder and what is added to its value.

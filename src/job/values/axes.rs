@@ -6,8 +6,7 @@ use super::quantities::refuse;
 use super::scalar;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::{At, Read, TomlNode, integer, mismatch};
-use crate::job::space::Scalar;
-use crate::job::template::is_identifier;
+use crate::job::scalar::{Scalar, is_identifier};
 use crate::job::units::{IndexSet, parse_array, shorten};
 
 /// The indices of an array, and how many of its tasks may run at once.

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::diagnostic::Findings;
 use super::read::{At, TomlNode, float, integer};
-use super::space::Scalar;
+use super::scalar::Scalar;
 
 pub(crate) use axes::{ArraySpec, AxisSpec, MatrixSpec};
 pub(crate) use graphs::{GraphWeights, OperationName};

@@ -7,7 +7,7 @@ use super::{entries, scalar};
 use crate::exec::script::is_standard;
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::{At, Read, TomlNode, float, integer, mismatch};
-use crate::job::space::Scalar;
+use crate::job::scalar::Scalar;
 use crate::job::units::shorten;
 
 /// One string or a list of them.

@@ -14,7 +14,6 @@ mod exact;
 use rustc_hash::FxHashMap;
 
 use self::batches::RunningBatch;
-use super::usage::stride;
 use crate::model::Time;
 use crate::scale::estimate::{ClassId, Estimates, LogNormal, SPREAD};
 use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork};
@@ -312,4 +311,14 @@ impl Strata {
         self.given += 1;
         (at as f64 + 0.5) / f64::from(self.tasks)
     }
+}
+
+/// A step at about the golden section that comes to each of so many seats once.
+pub(super) fn stride(seats: usize) -> usize {
+    let coprime = |step: &usize| gcd(*step, seats) == 1;
+    (seats * 5 / 8..=seats).find(|step| *step > 0 && coprime(step)).unwrap_or(1)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -6,7 +6,7 @@
 
 use super::list_schedule::Schedule;
 use super::node_cost::{Holders, QUANTILES};
-use super::remaining_chunks::RunningTasks;
+use super::remaining_chunks::{RunningTasks, stride};
 
 /// Deals the running tasks out to the ranks that run so many (which of them runs which is not
 /// known), and notes for each rank when its last one ends. Of ranks that are alike, and of tasks
@@ -65,16 +65,6 @@ impl Ends {
             self.ended[at.min(self.ended.len() - 1)].0
         })
     }
-}
-
-/// A step at about the golden section that comes to each of so many seats once.
-pub(super) fn stride(seats: usize) -> usize {
-    let coprime = |step: &usize| gcd(*step, seats) == 1;
-    (seats * 5 / 8..=seats).find(|step| *step > 0 && coprime(step)).unwrap_or(1)
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How many ranks are in use, while slots become busy and free.

@@ -1,0 +1,39 @@
+//! What `plan` and `simulate` read alike: the cluster, times and amounts of money.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::job::Diagnostics;
+use crate::job::units::parse_duration;
+use crate::sim::Cluster;
+use crate::workload::PreparedJob;
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn money(text: &str) -> Result<f64, String> {
+    let amount = text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount > 0.0);
+    amount.ok_or_else(|| "write an amount above zero, e.g. 40 or 2.5".to_owned())
+}
+
+/// The cluster and the text of its file; without a file, a cluster with the job's prices.
+pub(super) fn cluster_of(
+    scene: &PreparedJob,
+    file: Option<&Path>,
+    slots: Option<u32>,
+) -> Result<(Cluster, String), Diagnostics> {
+    let Some(file) = file else { return Ok((default_cluster(scene, slots), String::new())) };
+    let (cluster, text) = Cluster::load(file)?;
+    let cluster = match slots {
+        Some(slots) => cluster.with_slots(slots),
+        None => cluster,
+    };
+    Ok((cluster, text.to_string()))
+}
+
+/// Cluster of nodes with the job's prices, used when no cluster file is given. The default is one
+/// slot per node.
+fn default_cluster(scene: &PreparedJob, slots: Option<u32>) -> Cluster {
+    Cluster::of_job(&scene.job.cost, slots.unwrap_or(1))
+}
