@@ -13,7 +13,7 @@ use phalanx::exec::Kernels;
 use phalanx::job::import;
 use phalanx::job::{Cost, Scaling};
 use phalanx::sim::Cluster;
-use phalanx::sim::compare::{Field, Row, balance_table, compare, compare_balance, table};
+use phalanx::sim::compare::{Comparison, Row, balance_table, compare, compare_balance, table};
 use phalanx::workload::PreparedJob;
 
 /// Ours, static ones, and those of others.
@@ -173,7 +173,8 @@ fn main() {
     for case in &cases {
         for delay in DELAYS {
             let cluster = cluster(delay, case.spread);
-            let field = Field { scene: &case.scene, cluster: &cluster, scaling: &scaling, cost: &cost, seed, repeats };
+            let field =
+                Comparison { scene: &case.scene, cluster: &cluster, scaling: &scaling, cost: &cost, seed, repeats };
             match compare(&field, &policies) {
                 Ok(rows) => {
                     println!("\n### {}, nodes after {delay} s\n\n{}", case.name, table(&rows));
@@ -194,7 +195,7 @@ fn main() {
             "slow.toml",
         )
         .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
-        let field = Field { scene: &case.scene, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
+        let field = Comparison { scene: &case.scene, cluster: &slow, scaling: &scaling, cost: &cost, seed, repeats };
         match compare_balance(&field, 8) {
             Ok(rows) => println!("\n### {}\n\n{}", case.name, balance_table(&rows)),
             Err(error) => println!("\n### {}: {error}", case.name),

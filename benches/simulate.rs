@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use phalanx::exec::Kernels;
 use phalanx::job::{Cost, Scaling};
-use phalanx::sim::{Before, Cluster, Forget, Setup, Simulation, World};
+use phalanx::sim::{Before, Cluster, Forget, Setup, Simulation, Simulator};
 use phalanx::workload::PreparedJob;
 
 const RANKS: u32 = 10_000;
@@ -50,7 +50,7 @@ fn fixed(name: &str, text: &str, ranks: u32) {
     let setup =
         Setup { cluster: &cluster, ranks, seed: 1, homes: None, captain: None, done: &|_| false, recorded: None };
     let mut log = Forget;
-    let world = World::new(&scene, setup, &mut log).expect("it fits");
+    let world = Simulator::new(&scene, setup, &mut log).expect("it fits");
     let parted = began.elapsed();
     let ended = world.run().expect("it ends");
     let took = began.elapsed();

@@ -56,13 +56,13 @@ impl std::fmt::Display for BlockId {
 
 /// An event of a block's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum BlockEvent {
     /// The provider accepted the request under this name.
     Accepted(String),
     /// The provider refused the request, for this reason.
     Refused(String),
     /// The provider granted a node.
-    Granted(Grant),
+    Granted(NodeGrant),
     /// Its world joined.
     Joined,
     /// It is not wanted any more.
@@ -82,7 +82,7 @@ pub enum Event {
 
 /// What a provider granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
+pub struct NodeGrant {
     /// The node.
     pub node: String,
     /// Since when it is billed, if the provider knows.
@@ -159,7 +159,7 @@ impl Block {
 
 /// An order to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum ProviderOrder {
     /// Release the node as soon as its processes are gone; its ranks have left.
     Release(BlockId),
     /// End the block at once, or withdraw its request.
@@ -168,7 +168,7 @@ pub enum Order {
 
 /// A note for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum BlockNote {
     /// Information.
     Info(String),
     /// Something went wrong.
@@ -183,8 +183,8 @@ pub struct Blocks {
     refusals: u32,
     failed_starts: u32,
     paused: Option<String>,
-    notes: Vec<Note>,
-    orders: Vec<Order>,
+    notes: Vec<BlockNote>,
+    orders: Vec<ProviderOrder>,
     expiring: Vec<BlockId>,
     changed: BTreeSet<BlockId>,
 }
@@ -209,14 +209,14 @@ impl Blocks {
     }
 
     /// Applies an event. One that has no meaning in the block's state is ignored.
-    pub fn step(&mut self, now: Time, id: BlockId, event: Event) {
+    pub fn step(&mut self, now: Time, id: BlockId, event: BlockEvent) {
         let Some(block) = self.table.get_mut(&id) else { return };
         let Some(next) = after(block.state, &event) else { return note_late(block, &event) };
         let before = std::mem::replace(&mut block.state, next);
         block.since = now;
         match &event {
-            Event::Accepted(name) => block.name.clone_from(name),
-            Event::Granted(grant) => block.take(grant),
+            BlockEvent::Accepted(name) => block.name.clone_from(name),
+            BlockEvent::Granted(grant) => block.take(grant),
             _ => {}
         }
         if matches!(next, State::Granted | State::Active) {
@@ -225,18 +225,18 @@ impl Blocks {
         if next == State::Active {
             block.joined = Some(now);
         }
-        if let Event::Ended { at, .. } = event {
+        if let BlockEvent::Ended { at, .. } = event {
             let end = at.unwrap_or(now);
             block.ended = Some(block.granted.map_or(end, |from| end.max(from)));
         } else if next.is_over() {
             block.ended = Some(now);
         }
         match (next, &event) {
-            (State::Releasing, Event::Drain) => {
+            (State::Releasing, BlockEvent::Drain) => {
                 block.withdrawn = true;
-                self.orders.push(Order::Withdraw(id));
+                self.orders.push(ProviderOrder::Withdraw(id));
             }
-            (State::Releasing, _) => self.orders.push(Order::Release(id)),
+            (State::Releasing, _) => self.orders.push(ProviderOrder::Release(id)),
             _ => {}
         }
         self.changed.insert(id);
@@ -250,45 +250,47 @@ impl Blocks {
         }
     }
 
-    fn tell(&mut self, id: BlockId, before: State, event: &Event) {
+    fn tell(&mut self, id: BlockId, before: State, event: &BlockEvent) {
         let Some(block) = self.table.get(&id) else { return };
         let (state, name, node) = (block.state, block.name.clone(), block.node.clone());
         match event {
-            Event::Refused(why) => {
+            BlockEvent::Refused(why) => {
                 self.refusals += 1;
                 self.warn(format!("{id} was refused: {why}"));
                 if self.refusals >= MAX_REFUSALS {
                     self.pause(format!("{MAX_REFUSALS} requests in a row were refused"));
                 }
             }
-            Event::Ended { why, .. } if state == State::Failed => {
+            BlockEvent::Ended { why, .. } if state == State::Failed => {
                 self.warn(format!("{id} ({name}) ended before it took part: {why}"));
                 self.failed_to_start();
             }
-            Event::Ended { why, .. } if before == State::Active => {
+            BlockEvent::Ended { why, .. } if before == State::Active => {
                 self.warn(format!("{id} ({name}) on {node} ended by itself: {why}"));
             }
-            Event::Ended { .. } => self.info(format!("{id} ({name}) is given back")),
-            Event::Kept(why) => self.warn(format!("{node} of {name} cannot be given back and is billed on: {why}")),
-            Event::Joined => {
+            BlockEvent::Ended { .. } => self.info(format!("{id} ({name}) is given back")),
+            BlockEvent::Kept(why) => {
+                self.warn(format!("{node} of {name} cannot be given back and is billed on: {why}"))
+            }
+            BlockEvent::Joined => {
                 (self.refusals, self.failed_starts) = (0, 0);
                 self.info(format!("{id} ({name}) takes part"));
             }
-            Event::Accepted(name) => self.info(format!("{id} is asked for as {name}")),
-            Event::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
-            Event::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
-            Event::Drain => self.info(format!("{id} ({name}) drains")),
-            Event::Left if before == State::Granted => self.failed_to_start(),
-            Event::Left => {}
+            BlockEvent::Accepted(name) => self.info(format!("{id} is asked for as {name}")),
+            BlockEvent::Granted(_) => self.info(format!("{id} ({name}) has node {node}")),
+            BlockEvent::Drain if state == State::Releasing => self.info(format!("{id} ({name}) is withdrawn")),
+            BlockEvent::Drain => self.info(format!("{id} ({name}) drains")),
+            BlockEvent::Left if before == State::Granted => self.failed_to_start(),
+            BlockEvent::Left => {}
         }
     }
 
     fn info(&mut self, text: String) {
-        self.notes.push(Note::Info(text));
+        self.notes.push(BlockNote::Info(text));
     }
 
     fn warn(&mut self, text: String) {
-        self.notes.push(Note::Warning(text));
+        self.notes.push(BlockNote::Warning(text));
     }
 
     fn pause(&mut self, why: String) {
@@ -319,7 +321,7 @@ impl Blocks {
             }
             block.withdrawn = true;
             self.changed.insert(block.id);
-            self.orders.push(Order::Withdraw(block.id));
+            self.orders.push(ProviderOrder::Withdraw(block.id));
         }
         slow.into_iter().for_each(|id| self.is_slow(id));
     }
@@ -356,7 +358,7 @@ impl Blocks {
     pub fn withdraw_waiting(&mut self, now: Time, most: usize) -> usize {
         let waits = |block: &&Block| matches!(block.state, State::Requested | State::Pending);
         let waiting: Vec<BlockId> = self.iter().rev().filter(waits).take(most).map(|block| block.id).collect();
-        waiting.iter().for_each(|&id| self.step(now, id, Event::Drain));
+        waiting.iter().for_each(|&id| self.step(now, id, BlockEvent::Drain));
         waiting.len()
     }
 
@@ -371,12 +373,12 @@ impl Blocks {
     }
 
     /// Notes for the user since the last call.
-    pub fn take_notes(&mut self) -> Vec<Note> {
+    pub fn take_notes(&mut self) -> Vec<BlockNote> {
         std::mem::take(&mut self.notes)
     }
 
     /// Orders to the provider since the last call.
-    pub fn take_orders(&mut self) -> Vec<Order> {
+    pub fn take_orders(&mut self) -> Vec<ProviderOrder> {
         std::mem::take(&mut self.orders)
     }
 
@@ -392,7 +394,7 @@ impl Blocks {
 }
 
 impl Block {
-    fn take(&mut self, grant: &Grant) {
+    fn take(&mut self, grant: &NodeGrant) {
         self.node.clone_from(&grant.node);
         (self.ends, self.anchor) = (grant.ends, grant.anchor);
         if grant.since.is_some() {
@@ -402,29 +404,29 @@ impl Block {
 }
 
 /// The state after an event; `None` if the event has no meaning in this state.
-fn after(state: State, event: &Event) -> Option<State> {
+fn after(state: State, event: &BlockEvent) -> Option<State> {
     use State::{Active, Draining, Failed, Granted, Held, Pending, Released, Releasing, Requested};
     match (state, event) {
-        (Requested, Event::Accepted(_)) => Some(Pending),
-        (Requested, Event::Refused(_)) => Some(Failed),
-        (Requested | Pending, Event::Granted(_)) => Some(Granted),
+        (Requested, BlockEvent::Accepted(_)) => Some(Pending),
+        (Requested, BlockEvent::Refused(_)) => Some(Failed),
+        (Requested | Pending, BlockEvent::Granted(_)) => Some(Granted),
         // Its world may join before the provider reports the grant.
-        (Requested | Pending | Granted, Event::Joined) => Some(Active),
-        (Requested | Pending | Granted, Event::Drain) => Some(Releasing),
-        (Active, Event::Drain) => Some(Draining),
-        (Granted | Active | Draining, Event::Left) => Some(Releasing),
-        (Releasing, Event::Kept(_)) => Some(Held),
-        (Requested | Pending | Granted, Event::Ended { .. }) => Some(Failed),
-        (Active | Draining | Releasing | Held, Event::Ended { .. }) => Some(Released),
+        (Requested | Pending | Granted, BlockEvent::Joined) => Some(Active),
+        (Requested | Pending | Granted, BlockEvent::Drain) => Some(Releasing),
+        (Active, BlockEvent::Drain) => Some(Draining),
+        (Granted | Active | Draining, BlockEvent::Left) => Some(Releasing),
+        (Releasing, BlockEvent::Kept(_)) => Some(Held),
+        (Requested | Pending | Granted, BlockEvent::Ended { .. }) => Some(Failed),
+        (Active | Draining | Releasing | Held, BlockEvent::Ended { .. }) => Some(Released),
         _ => None,
     }
 }
 
 /// Keeps facts that arrive after the state they belong to.
-fn note_late(block: &mut Block, event: &Event) {
+fn note_late(block: &mut Block, event: &BlockEvent) {
     match event {
-        Event::Accepted(name) if block.name.is_empty() => block.name.clone_from(name),
-        Event::Granted(grant) if block.node.is_empty() => block.take(grant),
+        BlockEvent::Accepted(name) if block.name.is_empty() => block.name.clone_from(name),
+        BlockEvent::Granted(grant) if block.node.is_empty() => block.take(grant),
         _ => {}
     }
 }

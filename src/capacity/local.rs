@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blocks::{BlockId, Event, Grant};
+use super::blocks::{BlockEvent, BlockId, NodeGrant};
 use super::provider::{Launch, Provider, alone};
 use crate::system::open_files;
 
@@ -80,11 +80,11 @@ pub struct Local {
     /// Hosts for blocks; `None`: this machine without a limit.
     hosts: Option<Vec<Host>>,
     waiting: VecDeque<BlockId>,
-    running: HashMap<BlockId, Running>,
-    happened: Vec<(BlockId, Event)>,
+    running: HashMap<BlockId, LocalProcess>,
+    happened: Vec<(BlockId, BlockEvent)>,
 }
 
-struct Running {
+struct LocalProcess {
     child: Child,
     /// Index of its host.
     host: usize,
@@ -111,11 +111,11 @@ impl Local {
             let event = match self.spawn(id, host) {
                 Ok(child) => {
                     let name = format!("process {}", child.id());
-                    self.running.insert(id, Running { child, host });
-                    self.happened.push((id, Event::Accepted(name)));
-                    Event::Granted(Grant { node: self.name(host), ..Grant::default() })
+                    self.running.insert(id, LocalProcess { child, host });
+                    self.happened.push((id, BlockEvent::Accepted(name)));
+                    BlockEvent::Granted(NodeGrant { node: self.name(host), ..NodeGrant::default() })
                 }
-                Err(error) => Event::Refused(format!("cannot start {}: {error}", self.launch.program.display())),
+                Err(error) => BlockEvent::Refused(format!("cannot start {}: {error}", self.launch.program.display())),
             };
             self.happened.push((id, event));
         }
@@ -169,14 +169,14 @@ impl Provider for Local {
         }
         if let Some(at) = self.waiting.iter().position(|&waiting| waiting == id) {
             self.waiting.remove(at);
-            self.happened.push((id, Event::Ended { why: "it was withdrawn".into(), at: None }));
+            self.happened.push((id, BlockEvent::Ended { why: "it was withdrawn".into(), at: None }));
         }
     }
 
-    fn poll(&mut self) -> Vec<(BlockId, Event)> {
+    fn poll(&mut self) -> Vec<(BlockId, BlockEvent)> {
         let mut happened = std::mem::take(&mut self.happened);
         let mut ended = |id, why: String| {
-            happened.push((id, Event::Ended { why, at: None }));
+            happened.push((id, BlockEvent::Ended { why, at: None }));
             false
         };
         self.running.retain(|&id, running| match running.child.try_wait() {
@@ -240,7 +240,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(60);
         let mut ended = Vec::new();
         while ended.len() < 3 && Instant::now() < until {
-            let over = |(id, event)| matches!(event, Event::Ended { .. }).then_some(id);
+            let over = |(id, event)| matches!(event, BlockEvent::Ended { .. }).then_some(id);
             ended.extend(local.poll().into_iter().filter_map(over));
             thread::sleep(LOOK);
         }

@@ -20,6 +20,6 @@ pub mod nodes;
 pub mod provider;
 pub mod slurm;
 
-pub use blocks::{Block, BlockId, Blocks, Event, Grant, Note, Order, State};
-pub use nodes::{Arrival, JoinedWorld, NodeTable, RankEntry, RankFacts};
+pub use blocks::{Block, BlockEvent, BlockId, BlockNote, Blocks, NodeGrant, ProviderOrder, State};
+pub use nodes::{Arrival, JoinedWorld, NodeRank, NodeTable, RankFacts};
 pub use provider::{Launch, Provider};

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::blocks::{BlockId, Blocks, Event, State};
+use super::blocks::{BlockEvent, BlockId, Blocks, State};
 use crate::model::{Rank, RankState, Time};
 
 /// All nodes of a run, with the ranks on them.
@@ -26,7 +26,7 @@ pub struct NodeTable {
     /// The nodes that a provider gave, or was asked for.
     pub blocks: Blocks,
     /// By number.
-    ranks: Vec<RankEntry>,
+    ranks: Vec<NodeRank>,
     /// The ranks of the base world are the first ones.
     base: u32,
     /// Worlds that joined, oldest first.
@@ -48,7 +48,7 @@ pub struct RankFacts {
 
 /// A rank of the run.
 #[derive(Debug)]
-pub struct RankEntry {
+pub struct NodeRank {
     /// What it told about itself; slots and process are 0 until it is present.
     pub facts: RankFacts,
     /// Time that its slots spent in tasks.
@@ -111,12 +111,12 @@ impl NodeTable {
     /// The table of a run that begins with these ranks.
     pub fn new(base: impl IntoIterator<Item = RankFacts>) -> NodeTable {
         let mut nodes = BTreeSet::new();
-        let entry = |facts: RankFacts| RankEntry {
+        let entry = |facts: RankFacts| NodeRank {
             pays: nodes.insert(facts.node.clone()),
             reported: Some(RankState::Active),
-            ..RankEntry::new(facts, Presence::Present, None)
+            ..NodeRank::new(facts, Presence::Present, None)
         };
-        let ranks: Vec<RankEntry> = base.into_iter().map(entry).collect();
+        let ranks: Vec<NodeRank> = base.into_iter().map(entry).collect();
         NodeTable { base: ranks.len() as u32, ranks, ..NodeTable::default() }
     }
 
@@ -126,17 +126,17 @@ impl NodeTable {
     }
 
     /// A rank.
-    pub fn rank(&self, rank: Rank) -> Option<&RankEntry> {
+    pub fn rank(&self, rank: Rank) -> Option<&NodeRank> {
         self.ranks.get(rank.index())
     }
 
     /// All ranks that ever were.
-    pub fn ranks(&self) -> impl Iterator<Item = (Rank, &RankEntry)> {
+    pub fn ranks(&self) -> impl Iterator<Item = (Rank, &NodeRank)> {
         (0..).map(Rank).zip(&self.ranks)
     }
 
     /// The ranks of the base world.
-    pub fn base(&self) -> &[RankEntry] {
+    pub fn base(&self) -> &[NodeRank] {
         &self.ranks[..self.base as usize]
     }
 
@@ -188,7 +188,7 @@ impl NodeTable {
         self.by_block.extend(block.map(|id| (id, at)));
         for place in 0..size {
             let facts = RankFacts { node: node.to_owned(), ..RankFacts::default() };
-            let entry = RankEntry { pays: place == 0, ..RankEntry::new(facts, Presence::Expected, Some(at)) };
+            let entry = NodeRank { pays: place == 0, ..NodeRank::new(facts, Presence::Expected, Some(at)) };
             self.ranks.push(entry);
         }
         first
@@ -226,7 +226,7 @@ impl NodeTable {
         let world = entry.world.and_then(|at| self.worlds.get_mut(at))?;
         let is_first = !std::mem::replace(&mut world.has_joined, true);
         let Some(id) = world.block.filter(|_| is_first) else { return Some(Arrival { delay: None }) };
-        self.blocks.step(now, id, Event::Joined);
+        self.blocks.step(now, id, BlockEvent::Joined);
         // How fast nodes come that were there from the start says nothing about requested ones.
         let requested = self.blocks.get(id).filter(|block| !block.own);
         Some(Arrival { delay: requested.map(|block| now.since(block.asked)) })
@@ -262,7 +262,7 @@ impl NodeTable {
             if world.ranks().all(|rank| self.is_gone(rank)) {
                 let block = world.block;
                 self.worlds[at].gone = Some(now);
-                block.into_iter().for_each(|id| self.blocks.step(now, id, Event::Left));
+                block.into_iter().for_each(|id| self.blocks.step(now, id, BlockEvent::Left));
             }
         }
     }
@@ -326,16 +326,16 @@ impl NodeTable {
     }
 }
 
-impl RankEntry {
-    fn new(facts: RankFacts, presence: Presence, world: Option<usize>) -> RankEntry {
-        RankEntry { facts, presence, world, pays: false, busy: Duration::ZERO, failures: 0, reported: None }
+impl NodeRank {
+    fn new(facts: RankFacts, presence: Presence, world: Option<usize>) -> NodeRank {
+        NodeRank { facts, presence, world, pays: false, busy: Duration::ZERO, failures: 0, reported: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::Grant;
+    use crate::capacity::NodeGrant;
 
     fn facts(node: &str) -> RankFacts {
         RankFacts { node: node.into(), slots: 4, pid: 7 }
@@ -349,9 +349,9 @@ mod tests {
     fn table() -> (NodeTable, BlockId) {
         let mut table = NodeTable::new([facts("n0"), facts("n0")]);
         let id = table.blocks.request(second(1)).unwrap();
-        table.blocks.step(second(2), id, Event::Accepted("job 7".into()));
-        let grant = Grant { node: "n1".into(), since: Some(second(3)), ..Grant::default() };
-        table.blocks.step(second(4), id, Event::Granted(grant));
+        table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
+        let grant = NodeGrant { node: "n1".into(), since: Some(second(3)), ..NodeGrant::default() };
+        table.blocks.step(second(4), id, BlockEvent::Granted(grant));
         (table, id)
     }
 
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(table.lose(second(9), Rank(3)), [Rank(3)]);
         assert_eq!(table.blocks.get(id).unwrap().state, State::Releasing);
         assert_eq!(table.closed_bills().count(), 0, "billed until the provider says that it ended");
-        table.blocks.step(second(11), id, Event::Ended { why: String::new(), at: None });
+        table.blocks.step(second(11), id, BlockEvent::Ended { why: String::new(), at: None });
         assert_eq!(table.closed_bills().collect::<Vec<_>>(), [(second(3), second(11))]);
     }
 
@@ -409,10 +409,10 @@ mod tests {
         let mut table = NodeTable::new([facts("n0")]);
         let ids = [0, 1].map(|at| {
             let id = table.blocks.request(second(1)).unwrap();
-            table.blocks.step(second(2), id, Event::Accepted("job 7".into()));
+            table.blocks.step(second(2), id, BlockEvent::Accepted("job 7".into()));
             // The batch script runs on the first node, which is released last.
-            let grant = Grant { node: format!("n{at}"), anchor: at == 0, ..Grant::default() };
-            table.blocks.step(second(3), id, Event::Granted(grant));
+            let grant = NodeGrant { node: format!("n{at}"), anchor: at == 0, ..NodeGrant::default() };
+            table.blocks.step(second(3), id, BlockEvent::Granted(grant));
             table.add_world(second(4), 1, Some(id), "n");
             table.arrive(second(5), Rank(at + 1), 1, 1);
             id

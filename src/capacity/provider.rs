@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::blocks::{BlockId, Event};
+use super::blocks::{BlockEvent, BlockId};
 use crate::model::Time;
 
 /// What it takes to start the world of a block.
@@ -55,7 +55,7 @@ pub trait Provider: Send {
     fn withdraw(&mut self, id: BlockId);
 
     /// Events since the last call.
-    fn poll(&mut self) -> Vec<(BlockId, Event)>;
+    fn poll(&mut self) -> Vec<(BlockId, BlockEvent)>;
 
     /// Ends and withdraws all blocks, and returns when that is done or a limit has passed.
     fn close(&mut self);

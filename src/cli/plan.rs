@@ -17,7 +17,7 @@ use crate::observe::{Paint, expected_text, moment_text, some};
 use crate::runtime::{kind_of, recall};
 use crate::scale::estimate::{Expected, History, Learnt, Moment, Quantiles, RunRecord};
 use crate::scale::policy::time_weight;
-use crate::sim::plan::{Candidate, Plan, Question, Verdict, plan, ranks_between, svg};
+use crate::sim::plan::{Plan, PlanCandidate, PlanQuestion, Verdict, plan, ranks_between, svg};
 use crate::text::seconds;
 use crate::workload::PreparedJob;
 
@@ -89,7 +89,7 @@ pub(super) fn main(args: Args) -> ExitCode {
     let ranks = ranks_between(args.ranks.0.min(limit), args.ranks.1.min(limit));
     let time_weight = time_weight(scene.job.scaling.clone().unwrap_or_default().intent);
     let question =
-        Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
+        PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: args.seed, time_weight };
     let planned = match plan(&question) {
         Ok(planned) => planned,
         Err(error) => return refuse(error),
@@ -194,13 +194,13 @@ impl PlanHistory {
 }
 
 /// Options of sbatch for the candidate. The time limit is the q90 of the makespan plus a fifth.
-fn options(candidate: &Candidate) -> String {
+fn options(candidate: &PlanCandidate) -> String {
     let minutes = (candidate.makespan_q90_s * 1.2 / 60.0).ceil().max(1.0) as u64;
     let (hours, minutes) = (minutes / 60, minutes % 60);
     format!("--nodes={} --time={hours}:{minutes:02}:00", candidate.ranks)
 }
 
-fn json(question: &Question<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
+fn json(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, sbatch: Option<&str>) -> String {
     let object = serde_json::json!({
         "job": question.scene.job.name,
         "tasks": question.scene.tasks(),
@@ -221,7 +221,7 @@ fn json(question: &Question<'_>, planned: &Plan, past: &PlanHistory, sbatch: Opt
     format!("{object:#}\n")
 }
 
-fn text(question: &Question<'_>, planned: &Plan, past: &PlanHistory, submit: Option<&str>) -> String {
+fn text(question: &PlanQuestion<'_>, planned: &Plan, past: &PlanHistory, submit: Option<&str>) -> String {
     let paint = Paint::for_stream(&std::io::stdout());
     let node = &question.cluster.nodes[0];
     let mut text = format!(

@@ -12,8 +12,8 @@ use super::{check, complain, print, refuse, report};
 use crate::exec::Kernels;
 use crate::job::{self, Cost, Scaling, Trigger};
 use crate::scale::policy::policy_names;
-use crate::sim::compare::{Field, balance_table, compare, compare_balance, table};
-use crate::sim::{Cluster, Rehearsed, Request, rehearse};
+use crate::sim::compare::{Comparison, balance_table, compare, compare_balance, table};
+use crate::sim::{Cluster, RecordRequest, Rehearsed, rehearse};
 use crate::workload::PreparedJob;
 
 /// Policies of a comparison that names none.
@@ -128,7 +128,7 @@ impl Set<'_> {
     fn run(&self, (job_text, job_path): (&Arc<str>, &Path), cluster_text: &str) -> ExitCode {
         let usual = self.scene.job.scaling.as_ref().map_or("hybrid", |scaling| scaling.policy.name());
         let began = Instant::now();
-        let rehearsed = rehearse(&Request {
+        let rehearsed = rehearse(&RecordRequest {
             scene: self.scene,
             job_text,
             job_path,
@@ -158,9 +158,9 @@ impl Set<'_> {
         ExitCode::from(u8::try_from(rehearsed.exit_code).unwrap_or(1))
     }
 
-    fn field(&self) -> Field<'_> {
+    fn field(&self) -> Comparison<'_> {
         let Set { args, scene, cluster, scaling, cost } = *self;
-        Field { scene, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
+        Comparison { scene, cluster, scaling, cost, seed: args.seed, repeats: args.repeats }
     }
 
     fn compare(&self) -> ExitCode {

@@ -25,7 +25,7 @@ use super::scarcity::{Scarcity, check_reserve, is_scarcity};
 use super::script::{DEFAULT, Prologue, ScriptWords};
 use super::signals::ReceivedSignals;
 use super::spawn::{Child, ChildPlan, Refusal, StartStep, ensure_children_can_be_awaited, spawn};
-use super::supervise::{Care, Cause, CommandEnd, Limits, Pipe, Supervisor};
+use super::supervise::{Care, Cause, CommandEnd, CommandLimits, Pipe, Supervisor};
 use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
@@ -223,7 +223,7 @@ impl Commands {
         let StartedProcess { child, pipes, words, oom } = started;
         let _running = self.scarcity.begin();
         let memory = attempt.group.memory;
-        let limits = Limits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
+        let limits = CommandLimits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
         let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
         let care = Care { leftovers: &self.leftovers, oom: &self.oom, owner, keeps: attempt.task.keeps_background };
         let ended = BUFFER.with_borrow_mut(|buffer| {

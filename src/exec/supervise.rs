@@ -82,7 +82,7 @@ pub(super) struct CommandEnd {
 
 /// What a command may use.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct CommandLimits {
     /// When its time is over.
     pub(super) deadline: Option<Instant>,
     /// In bytes.
@@ -183,7 +183,7 @@ impl<'a> Supervisor<'a> {
     pub(super) fn new(
         child: Child,
         pipes: Vec<Pipe>,
-        limits: Limits,
+        limits: CommandLimits,
         care: Care<'a>,
         control: &'a Control,
         output: &'a Output<'a>,
@@ -456,7 +456,7 @@ mod tests {
         let (sink, control, mut buffer) = (Bytes::default(), Control::new().unwrap(), Vec::new());
         let output = Output::new(&sink, TaskId(0), 1);
         let deadline = time.map(|time| Instant::now() + time);
-        let limits = Limits { deadline, memory: None, grace: Duration::from_secs(60) };
+        let limits = CommandLimits { deadline, memory: None, grace: Duration::from_secs(60) };
         let pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
         let leftovers = Leftovers::new("a mark");

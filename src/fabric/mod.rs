@@ -4,11 +4,11 @@
 //! messages nor tasks: `wire` turns one into the other.
 
 pub mod bridge;
-pub mod combined;
 pub mod local;
 pub mod mpi;
 pub mod near;
 pub mod rounds;
+pub mod routed;
 mod shared_memory;
 mod shared_ring;
 pub mod wire;

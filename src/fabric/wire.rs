@@ -8,7 +8,7 @@
 
 use thiserror::Error;
 
-use crate::schedule::ledger::End;
+use crate::schedule::dependency_counts::End;
 use crate::schedule::protocol::{Message, VERSION};
 
 /// First byte of every frame but those of counts.

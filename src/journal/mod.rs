@@ -6,7 +6,7 @@
 //!
 //! Nothing here decides anything; `schedule` does, and hands over what is to be remembered.
 
-mod clerk;
+mod async_writer;
 mod ended;
 mod error;
 mod frame;
@@ -19,7 +19,7 @@ mod replay;
 mod rundir;
 mod writer;
 
-pub use clerk::Clerk;
+pub use async_writer::AsyncJournal;
 pub use ended::EndedSessions;
 pub use error::{JournalError, RunDirError};
 pub use frame::Tail;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Attempt, BlockState, RankState, Reason, TaskId, Time};
 use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
-use crate::schedule::coordinator::{Tally, Why};
+use crate::schedule::coordinator::{StopReason, TaskTally};
 
 /// One thing that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,16 +228,16 @@ pub struct Ended {
 
 impl Ended {
     /// The end of a run that ended for this reason, with its tasks in these states.
-    pub fn of(time: Time, why: &Why, tally: &Tally) -> Ended {
+    pub fn of(time: Time, why: &StopReason, tally: &TaskTally) -> Ended {
         // A skipped task alone is no failure: what it was to mend did not happen.
         let all_ok = tally.failed + tally.cancelled == 0;
         let (reason, exit_code) = match why {
-            Why::Complete if all_ok => (EndReason::Complete, 0),
-            Why::Complete | Why::Failures => (EndReason::Failures, 1),
-            Why::Broken(reason) => (EndReason::Error(reason.clone()), 1),
-            Why::Budget => (EndReason::Budget, 3),
-            Why::Walltime => (EndReason::Walltime, 4),
-            Why::Signal(signal) => (EndReason::Signal(*signal), 128 + signal),
+            StopReason::Complete if all_ok => (EndReason::Complete, 0),
+            StopReason::Complete | StopReason::Failures => (EndReason::Failures, 1),
+            StopReason::Broken(reason) => (EndReason::Error(reason.clone()), 1),
+            StopReason::Budget => (EndReason::Budget, 3),
+            StopReason::Walltime => (EndReason::Walltime, 4),
+            StopReason::Signal(signal) => (EndReason::Signal(*signal), 128 + signal),
         };
         Ended { time, reason, exit_code }
     }

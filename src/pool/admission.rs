@@ -17,11 +17,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam_utils::CachePadded;
 use rustc_hash::FxHashMap;
 
-use super::gpus::Gpus;
+use super::gpus::FreeGpus;
 use super::item::Item;
 use super::sleep::Sleeper;
 use super::sync::{AtomicU32, Ordering};
-use crate::schedule::admission::{AdmissionQueue, Entry, Head};
+use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Head};
 use crate::schedule::resources::{Impossible, Needs, ResourceLedger};
 
 /// Names slots set aside by [`Handle::hold`](super::Handle::hold).
@@ -37,9 +37,9 @@ struct Inner {
     stopping: bool,
     paused: bool,
     queue: AdmissionQueue<Item, HoldId>,
-    gpus: Gpus,
+    gpus: FreeGpus,
     collecting: Option<Collecting>,
-    held: FxHashMap<HoldId, Grant>,
+    held: FxHashMap<HoldId, ItemGrant>,
     holds: u64,
     /// Per slot: which domain it is in, as an index into `free`.
     domains: Box<[usize]>,
@@ -49,7 +49,7 @@ struct Inner {
 
 /// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are granted already.
 struct Collecting {
-    entry: Entry<Item, HoldId>,
+    entry: AdmissionEntry<Item, HoldId>,
     needs: Needs,
     gpus: Vec<u32>,
     /// The domain whose slots are asked for; `None` asks all.
@@ -58,7 +58,7 @@ struct Collecting {
 }
 
 /// What was granted to an item or a hold.
-pub(super) struct Grant {
+pub(super) struct ItemGrant {
     needs: Needs,
     /// All its slots, in ascending order.
     pub(super) slots: Vec<usize>,
@@ -72,7 +72,7 @@ pub(super) enum Visit {
     /// Go on elsewhere.
     Nothing,
     /// Run the item, then [`Admission::finish`].
-    Run(Item, Grant),
+    Run(Item, ItemGrant),
     /// Wait until released; so many slots are still missing.
     Wait { missing: u32 },
     /// Tell the workload that the slots are held, then wait until released.
@@ -130,7 +130,7 @@ impl Admission {
             stopping: false,
             paused: false,
             queue: AdmissionQueue::new(ResourceLedger::new(domains.len() as u32, memory, gpus.len() as u32)),
-            gpus: Gpus::new(gpus),
+            gpus: FreeGpus::new(gpus),
             collecting: None,
             held: FxHashMap::default(),
             holds: 0,
@@ -175,7 +175,7 @@ impl Admission {
     }
 
     /// An item is done. The sleepers are to be released.
-    pub(super) fn finish(&self, grant: Grant) -> Vec<Sleeper> {
+    pub(super) fn finish(&self, grant: ItemGrant) -> Vec<Sleeper> {
         self.change(|inner| inner.take_back(grant))
     }
 
@@ -211,7 +211,7 @@ impl Admission {
     /// Takes out these items if they have not started. If one of them collects slots, the sleepers are to be released.
     pub(super) fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> (Vec<Item>, Vec<Sleeper>) {
         self.change(|inner| {
-            let collects = |c: &Collecting| matches!(&c.entry, Entry::Task(item) if which(item));
+            let collects = |c: &Collecting| matches!(&c.entry, AdmissionEntry::Task(item) if which(item));
             let freed = if inner.collecting.as_ref().is_some_and(collects) { inner.dissolve() } else { Vec::new() };
             (inner.withdraw(which), freed)
         })
@@ -296,17 +296,17 @@ impl Inner {
         let mut slots: Vec<usize> = members.iter().map(|m| m.slot).chain([slot]).collect();
         slots.sort_unstable();
         match entry {
-            Entry::Task(item) => Visit::Run(item, Grant { needs, slots, gpus, members }),
-            Entry::Hold(id) => {
+            AdmissionEntry::Task(item) => Visit::Run(item, ItemGrant { needs, slots, gpus, members }),
+            AdmissionEntry::Hold(id) => {
                 members.push(Sleeper::this(slot));
                 let told = Visit::Held { id, slots: slots.clone(), gpus: gpus.clone() };
-                self.held.insert(id, Grant { needs, slots, gpus, members });
+                self.held.insert(id, ItemGrant { needs, slots, gpus, members });
                 told
             }
         }
     }
 
-    fn take_back(&mut self, grant: Grant) -> Vec<Sleeper> {
+    fn take_back(&mut self, grant: ItemGrant) -> Vec<Sleeper> {
         self.queue.take_back(&grant.needs);
         self.gpus.give_back(&grant.gpus);
         for &slot in &grant.slots {
@@ -318,20 +318,20 @@ impl Inner {
     fn dissolve(&mut self) -> Vec<Sleeper> {
         let Some(c) = self.collecting.take() else { return Vec::new() };
         match c.entry {
-            Entry::Task(item) => self.queue.push_task(item, item.urgency, c.needs),
-            Entry::Hold(id) => self.queue.push_hold(id, c.needs),
+            AdmissionEntry::Task(item) => self.queue.push_task(item, item.urgency, c.needs),
+            AdmissionEntry::Hold(id) => self.queue.push_hold(id, c.needs),
         }
         let slots = c.members.iter().map(|m| m.slot).collect();
-        self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members })
+        self.take_back(ItemGrant { needs: c.needs, slots, gpus: c.gpus, members: c.members })
     }
 
     fn release(&mut self, id: HoldId) -> Option<Vec<Sleeper>> {
         if let Some(grant) = self.held.remove(&id) {
             return Some(self.take_back(grant));
         }
-        if let Some(c) = self.collecting.take_if(|c| c.entry == Entry::Hold(id)) {
+        if let Some(c) = self.collecting.take_if(|c| c.entry == AdmissionEntry::Hold(id)) {
             let slots = c.members.iter().map(|m| m.slot).collect();
-            return Some(self.take_back(Grant { needs: c.needs, slots, gpus: c.gpus, members: c.members }));
+            return Some(self.take_back(ItemGrant { needs: c.needs, slots, gpus: c.gpus, members: c.members }));
         }
         self.queue.cancel_hold(|&hold| hold == id).then(Vec::new)
     }
@@ -353,7 +353,7 @@ mod tests {
         admission
     }
 
-    fn run(visit: Visit) -> (u32, Grant) {
+    fn run(visit: Visit) -> (u32, ItemGrant) {
         match visit {
             Visit::Run(item, grant) => (item.task, grant),
             _ => panic!("nothing to run"),

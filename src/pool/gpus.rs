@@ -3,17 +3,17 @@
 use rustc_hash::FxHashMap;
 
 /// The GPUs that no item has.
-pub(super) struct Gpus {
+pub(super) struct FreeGpus {
     free: Vec<u32>,
     /// The domain that each GPU is near to, where one is.
     near: FxHashMap<u32, usize>,
 }
 
-impl Gpus {
+impl FreeGpus {
     /// All GPUs by number, each with the domain that it is near to.
-    pub(super) fn new(gpus: Vec<(u32, Option<usize>)>) -> Gpus {
+    pub(super) fn new(gpus: Vec<(u32, Option<usize>)>) -> FreeGpus {
         let near = gpus.iter().filter_map(|&(gpu, domain)| Some((gpu, domain?))).collect();
-        Gpus { free: gpus.into_iter().map(|(gpu, _)| gpu).collect(), near }
+        FreeGpus { free: gpus.into_iter().map(|(gpu, _)| gpu).collect(), near }
     }
 
     /// Takes this many, those near to the domain first.
@@ -21,7 +21,7 @@ impl Gpus {
         if count == 0 {
             return Vec::new();
         }
-        let Gpus { free, near } = self;
+        let FreeGpus { free, near } = self;
         free.sort_by_key(|gpu| (near.get(gpu).is_some_and(|&of| of != domain), *gpu));
         free.drain(..(count as usize).min(free.len())).collect()
     }
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_near_is_taken_first() {
-        let mut gpus = Gpus::new(vec![(0, Some(0)), (1, Some(1)), (2, Some(1)), (3, None)]);
+        let mut gpus = FreeGpus::new(vec![(0, Some(0)), (1, Some(1)), (2, Some(1)), (3, None)]);
         assert_eq!(gpus.take(1, 1), [1]);
         assert_eq!(gpus.take(2, 1), [2, 3]);
         assert_eq!(gpus.take(1, 1), [0], "far is better than none");

@@ -35,7 +35,7 @@ pub use self::slot::{Slot, Team};
 use self::admission::Admission;
 use self::bind::Binder;
 use self::queues::{Own, Queues};
-use self::shared::Shared;
+use self::shared::PoolShared;
 use self::sleep::{MOST_SLOTS, Sleep};
 use self::slot::Core;
 use self::team::Teams;
@@ -122,12 +122,12 @@ pub struct Pool<W> {
 /// Access to a pool from any thread.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 /// What a pool is doing; the parts are read one after another, so they may disagree by what happens meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct PoolLoad {
     /// Slots of the pool.
     pub slots: usize,
     /// Slots that run something or are set aside.
@@ -167,7 +167,7 @@ impl<W: Workload> Pool<W> {
         let near = |domain: u32| Some(domains[config.places.iter().position(|place| place.domain == domain)?]);
         let gpus = config.gpus.iter().map(|gpu| (gpu.number, gpu.domain.and_then(near))).collect();
         let weak: Weak<W> = Arc::downgrade(&workload);
-        let shared = Shared {
+        let shared = PoolShared {
             queues,
             admission: Admission::new(domains.clone(), config.memory, gpus),
             sleep: Sleep::new(slots),
@@ -261,10 +261,10 @@ impl Handle {
     }
 
     /// What the pool is doing. Reads every slot's state, so not for hot paths; see [`Handle::starving_slots`].
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> PoolLoad {
         let slots = self.slots();
         let ready = self.shared.queues.len() + self.shared.admission.len();
-        Load { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
+        PoolLoad { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
     }
 
     /// Slots that have nothing to do, by one load of one word.
@@ -320,7 +320,7 @@ impl Handle {
 
     /// What each slot has done so far. Steals and sleeps of a slot show up when it next finds work.
     pub fn counters(&self) -> Vec<Counters> {
-        let read = |tally: &slot::Tally| Counters {
+        let read = |tally: &slot::SlotTally| Counters {
             tasks: tally.tasks.load(Ordering::Relaxed),
             stolen_near: tally.stolen_near.load(Ordering::Relaxed),
             stolen_far: tally.stolen_far.load(Ordering::Relaxed),

@@ -5,29 +5,29 @@ use std::sync::{Arc, Weak};
 use crossbeam_utils::CachePadded;
 use rayon::ThreadPool;
 
-use super::admission::{Admission, Grant};
+use super::admission::{Admission, ItemGrant};
 use super::bind::Binder;
 use super::item::Item;
 use super::queues::Queues;
 use super::sleep::{Sleep, Sleeper};
-use super::slot::Tally;
+use super::slot::SlotTally;
 use super::team::Teams;
 use super::{PoolError, Workload};
 use crate::topology::SlotPlace;
 
-pub(super) struct Shared {
+pub(super) struct PoolShared {
     pub(super) places: Box<[SlotPlace]>,
     pub(super) queues: Queues,
     pub(super) admission: Admission,
     pub(super) sleep: Sleep,
-    pub(super) tallies: Box<[CachePadded<Tally>]>,
+    pub(super) tallies: Box<[CachePadded<SlotTally>]>,
     pub(super) binder: Arc<Binder>,
     pub(super) teams: Teams,
     /// For the slow paths. Weak, because workloads like to keep a handle of their pool.
     pub(super) workload: Weak<dyn Workload>,
 }
 
-impl Shared {
+impl PoolShared {
     /// True if a slot that is about to sleep would find something to do.
     pub(super) fn visible(&self) -> bool {
         let signal = self.admission.signal();
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// A constrained item is done: what it held is free for others, and its slots go on.
-    pub(super) fn finish(&self, grant: Grant, slot: usize) {
+    pub(super) fn finish(&self, grant: ItemGrant, slot: usize) {
         self.free(self.admission.finish(grant), slot);
     }
 

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use super::admission::{Grant, HoldId, Visit};
+use super::admission::{HoldId, ItemGrant, Visit};
 use super::backoff::Backoff;
 use super::item::{Item, Packed};
 use super::queues::Own;
-use super::shared::Shared;
+use super::shared::PoolShared;
 use super::{PoolError, Workload};
 
 /// How long an idle slot leaves a wide item to the slots of another domain, which may have to be woken.
@@ -40,7 +40,7 @@ pub(super) struct Core {
     index: usize,
     /// Its domain, as the admission queue counts them.
     domain: usize,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     own: Own,
     /// Made ready by the item that runs now; runs next, unless something more urgent does.
     next: Option<Packed>,
@@ -54,7 +54,7 @@ pub(super) struct Core {
 
 /// What one slot has done so far, written by the slot alone.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct SlotTally {
     pub(super) tasks: AtomicU64,
     pub(super) stolen_near: AtomicU64,
     pub(super) stolen_far: AtomicU64,
@@ -62,9 +62,9 @@ pub(super) struct Tally {
 }
 
 /// What a slot does next.
-enum Turn {
+enum SlotTurn {
     Plain(Packed),
-    Granted(Item, Grant),
+    Granted(Item, ItemGrant),
     Nothing,
     Stop,
 }
@@ -127,7 +127,7 @@ impl Slot<'_> {
 /// The slots of an item while it runs.
 #[derive(Clone, Copy)]
 pub struct Team<'a> {
-    shared: &'a Shared,
+    shared: &'a PoolShared,
     slots: &'a [usize],
 }
 
@@ -142,7 +142,7 @@ impl Team<'_> {
 }
 
 impl Core {
-    pub(super) fn new(index: usize, domain: usize, shared: Arc<Shared>, own: Own) -> Core {
+    pub(super) fn new(index: usize, domain: usize, shared: Arc<PoolShared>, own: Own) -> Core {
         let backoff = Backoff::new(shared.places[index].pinned);
         Core { index, domain, shared, own, next: None, searching: false, backoff, courteous: None, tasks: 0, parks: 0 }
     }
@@ -157,10 +157,10 @@ impl Core {
                 self.run(workload, item.into(), None);
             }
             match self.turn(workload) {
-                Turn::Plain(item) => self.run(workload, item.into(), None),
-                Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
-                Turn::Nothing => self.starve(workload),
-                Turn::Stop => break,
+                SlotTurn::Plain(item) => self.run(workload, item.into(), None),
+                SlotTurn::Granted(item, grant) => self.run_granted(workload, item, grant),
+                SlotTurn::Nothing => self.starve(workload),
+                SlotTurn::Stop => break,
             }
         }
     }
@@ -178,13 +178,13 @@ impl Core {
     }
 
     /// What to do next, from what this slot can have without taking it from others.
-    fn turn<W: Workload>(&mut self, workload: &W) -> Turn {
+    fn turn<W: Workload>(&mut self, workload: &W) -> SlotTurn {
         if !self.shared.admission.signal().is_quiet()
             && let Some(turn) = self.heed(workload, false)
         {
             return turn;
         }
-        self.take().map_or(Turn::Nothing, Turn::Plain)
+        self.take().map_or(SlotTurn::Nothing, SlotTurn::Plain)
     }
 
     #[inline]
@@ -198,7 +198,7 @@ impl Core {
     }
 
     #[cold]
-    fn run_granted<W: Workload>(&mut self, workload: &W, item: Item, grant: Grant) {
+    fn run_granted<W: Workload>(&mut self, workload: &W, item: Item, grant: ItemGrant) {
         let cpus = self.shared.cpus_of(&grant.slots);
         let granted = Granted { slots: grant.slots.clone(), cpus, gpus: grant.gpus.clone() };
         let wide = granted.slots.len() > 1;
@@ -238,7 +238,7 @@ impl Core {
 
     /// Visits the admission queue if it calls this slot. `None`: there is nothing for it, go on.
     #[cold]
-    fn heed<W: Workload>(&mut self, workload: &W, idle: bool) -> Option<Turn> {
+    fn heed<W: Workload>(&mut self, workload: &W, idle: bool) -> Option<SlotTurn> {
         if let Some(next) = self.next.take() {
             // Whatever happens here may take long; others may have the item meanwhile.
             self.shelve(next);
@@ -246,10 +246,10 @@ impl Core {
         loop {
             let signal = self.shared.admission.signal();
             if signal.stop() {
-                return Some(Turn::Stop);
+                return Some(SlotTurn::Stop);
             }
             if signal.paused() {
-                return Some(Turn::Nothing);
+                return Some(SlotTurn::Nothing);
             }
             // What waits in the inbox is this slot's for the taking, and may be more urgent than what waits for admission.
             let level = self.own.level().max(self.shared.queues.inbox_level());
@@ -261,7 +261,7 @@ impl Core {
                 Visit::Nothing => return None,
                 Visit::Run(item, grant) => {
                     self.shared.call_for_admission(self.index);
-                    return Some(Turn::Granted(item, grant));
+                    return Some(SlotTurn::Granted(item, grant));
                 }
                 Visit::Wait { missing } => self.wait(workload, missing),
                 Visit::Held { id, slots, gpus } => {
@@ -301,7 +301,7 @@ impl Core {
         let mut patient = true;
         let turn = loop {
             match self.look(workload) {
-                Turn::Nothing => {}
+                SlotTurn::Nothing => {}
                 found => break found,
             }
             if self.ask(workload, patient) {
@@ -313,7 +313,7 @@ impl Core {
                 patient = self.backoff.wait() || self.is_courteous();
                 continue;
             }
-            if let Some(found @ (Turn::Stop | Turn::Granted(..))) = self.heed(workload, true) {
+            if let Some(found @ (SlotTurn::Stop | SlotTurn::Granted(..))) = self.heed(workload, true) {
                 break found;
             }
             self.sleep();
@@ -323,9 +323,9 @@ impl Core {
         self.backoff.renew();
         self.publish();
         match turn {
-            Turn::Plain(item) => self.run(workload, item.into(), None),
-            Turn::Granted(item, grant) => self.run_granted(workload, item, grant),
-            Turn::Nothing | Turn::Stop => {}
+            SlotTurn::Plain(item) => self.run(workload, item.into(), None),
+            SlotTurn::Granted(item, grant) => self.run_granted(workload, item, grant),
+            SlotTurn::Nothing | SlotTurn::Stop => {}
         }
     }
 
@@ -340,10 +340,10 @@ impl Core {
         self.courteous.get_or_insert_with(Instant::now).elapsed() < COURTESY
     }
 
-    fn look<W: Workload>(&mut self, workload: &W) -> Turn {
+    fn look<W: Workload>(&mut self, workload: &W) -> SlotTurn {
         match self.turn(workload) {
-            Turn::Nothing if self.shared.admission.signal().paused() => Turn::Nothing,
-            Turn::Nothing => self.own.steal(&self.shared.queues).map_or(Turn::Nothing, Turn::Plain),
+            SlotTurn::Nothing if self.shared.admission.signal().paused() => SlotTurn::Nothing,
+            SlotTurn::Nothing => self.own.steal(&self.shared.queues).map_or(SlotTurn::Nothing, SlotTurn::Plain),
             found => found,
         }
     }

@@ -318,7 +318,7 @@ fn a_paused_pool_starts_nothing_and_gives_everything_up() {
     handle.push_many(&(0..40).map(urgency).collect::<Vec<_>>());
     handle.push_many(&[constrained(100), constrained(101)]);
     thread::sleep(Duration::from_millis(20));
-    assert_eq!(handle.load(), Load { slots: 1, busy: 0, ready: 42 });
+    assert_eq!(handle.load(), PoolLoad { slots: 1, busy: 0, ready: 42 });
     assert!(ran.lock().unwrap().is_empty());
     assert_eq!(handle.surrender(5).iter().map(|i| i.task).collect::<Vec<_>>(), [3, 7, 11, 15, 19]);
     assert_eq!(handle.surrender_constrained().iter().map(|i| i.task).collect::<Vec<_>>(), [100, 101]);

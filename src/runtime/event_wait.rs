@@ -31,11 +31,11 @@ const FORCED_EXIT_DELAY: Duration = Duration::from_millis(900);
 /// The main thread waits on it; slots, the bridge and the control socket notify it. It also holds
 /// the signals that have arrived.
 pub struct EventWait {
-    shared: Arc<Shared>,
+    shared: Arc<SignalState>,
     reader: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct SignalState {
     /// Ends a wait. Only signalled while the main thread is `waiting`.
     event: EventFd,
     waiting: AtomicBool,
@@ -116,7 +116,7 @@ impl EventWait {
             descriptor(libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?
         };
         let unset = || AtomicBool::new(false);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SignalState {
             event: EventFd::new()?,
             waiting: unset(),
             notified: unset(),
@@ -196,7 +196,7 @@ impl EventWait {
     }
 }
 
-impl Shared {
+impl SignalState {
     fn lock_signals(&self) -> MutexGuard<'_, Signals> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }

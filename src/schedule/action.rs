@@ -20,12 +20,12 @@ pub enum CoordinatorAction {
     /// Something that the user should know and that costs no results.
     Note(String),
     /// The run is over.
-    Finished(Why),
+    Finished(StopReason),
 }
 
 /// Why a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StopReason {
     /// Every task has its final state.
     Complete,
     /// More tasks failed than the job allows.

@@ -26,7 +26,7 @@ const HOLD_LEVEL: usize = LEVELS;
 
 /// What waits to be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry<T, H> {
+pub enum AdmissionEntry<T, H> {
     /// A task to run.
     Task(T),
     /// Slots to set aside for a gang.
@@ -49,7 +49,7 @@ struct Class<T, H> {
     /// Which of the queues are not empty.
     levels: u32,
     /// For each level the entries with the number of their arrival.
-    queues: [VecDeque<(u64, Entry<T, H>)>; LEVELS + 1],
+    queues: [VecDeque<(u64, AdmissionEntry<T, H>)>; LEVELS + 1],
 }
 
 /// The entry that starts next.
@@ -116,15 +116,15 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
     /// Queues a task.
     pub fn push_task(&mut self, task: T, urgency: u8, needs: Needs) {
         self.tasks += 1;
-        self.push(Entry::Task(task), usize::from(urgency).min(LEVELS - 1), needs);
+        self.push(AdmissionEntry::Task(task), usize::from(urgency).min(LEVELS - 1), needs);
     }
 
     /// Queues a hold.
     pub fn push_hold(&mut self, hold: H, needs: Needs) {
-        self.push(Entry::Hold(hold), HOLD_LEVEL, needs);
+        self.push(AdmissionEntry::Hold(hold), HOLD_LEVEL, needs);
     }
 
-    fn push(&mut self, entry: Entry<T, H>, level: usize, needs: Needs) {
+    fn push(&mut self, entry: AdmissionEntry<T, H>, level: usize, needs: Needs) {
         let arrival = self.next_arrival();
         let class = self.classes.entry(needs).or_default();
         class.levels |= 1 << level;
@@ -152,7 +152,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
     }
 
     /// Takes the head out of the queue and grants what it needs.
-    pub fn admit(&mut self, head: &Head) -> Option<Entry<T, H>> {
+    pub fn admit(&mut self, head: &Head) -> Option<AdmissionEntry<T, H>> {
         let class = self.classes.get_mut(&head.needs)?;
         let (_, entry) = class.queues[head.level as usize].pop_front()?;
         if class.queues[head.level as usize].is_empty() {
@@ -161,7 +161,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
                 self.classes.remove(&head.needs);
             }
         }
-        self.tasks -= usize::from(matches!(entry, Entry::Task(_)));
+        self.tasks -= usize::from(matches!(entry, AdmissionEntry::Task(_)));
         self.ledger.grant(&head.needs);
         Some(entry)
     }
@@ -178,7 +178,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         for (&needs, class) in &mut self.classes {
             for level in 0..LEVELS {
                 class.queues[level].retain(|&(arrival, entry)| match entry {
-                    Entry::Task(task) if which(&task) => {
+                    AdmissionEntry::Task(task) if which(&task) => {
                         out.push((level, Withdrawn { task, needs, arrival }));
                         false
                     }
@@ -194,7 +194,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
 
     /// Takes a hold out; false if no such hold waits.
     pub fn cancel_hold(&mut self, which: impl Fn(&H) -> bool) -> bool {
-        let is_it = |entry: &(u64, Entry<T, H>)| matches!(&entry.1, Entry::Hold(hold) if which(hold));
+        let is_it = |entry: &(u64, AdmissionEntry<T, H>)| matches!(&entry.1, AdmissionEntry::Hold(hold) if which(hold));
         let found = self.classes.values_mut().any(|class| {
             let queue = &mut class.queues[HOLD_LEVEL];
             queue.iter().position(is_it).and_then(|at| queue.remove(at)).is_some()
@@ -244,12 +244,12 @@ mod tests {
     }
 
     /// What starts next, and what it needs.
-    fn admit(queue: &mut Queue) -> Option<(Entry<u32, u32>, Needs)> {
+    fn admit(queue: &mut Queue) -> Option<(AdmissionEntry<u32, u32>, Needs)> {
         let head = queue.head(4)?;
         Some((queue.admit(&head)?, head.needs))
     }
 
-    fn next(queue: &mut Queue) -> Option<Entry<u32, u32>> {
+    fn next(queue: &mut Queue) -> Option<AdmissionEntry<u32, u32>> {
         Some(admit(queue)?.0)
     }
 
@@ -260,7 +260,7 @@ mod tests {
             queue.push_task(task, urgency, memory(bytes));
         }
         let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
-        assert_eq!(order, [2, 3, 0, 1, 4].map(Entry::Task));
+        assert_eq!(order, [2, 3, 0, 1, 4].map(AdmissionEntry::Task));
         assert!(queue.is_empty());
     }
 
@@ -272,10 +272,10 @@ mod tests {
         queue.push_task(0, 1, memory(80));
         queue.push_task(1, 1, memory(10));
         queue.push_task(2, 1, Needs { gpus: 1, ..Needs::SLOT });
-        assert_eq!(next(&mut queue), Some(Entry::Task(2)), "it takes nothing that the large one waits for");
+        assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(2)), "it takes nothing that the large one waits for");
         assert_eq!(next(&mut queue), None);
         queue.take_back(&running);
-        assert_eq!(next(&mut queue), Some(Entry::Task(0)));
+        assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(0)));
     }
 
     #[test]
@@ -286,10 +286,10 @@ mod tests {
         let (_, running) = admit(&mut queue).unwrap();
         queue.push_task(0, 9, limited);
         queue.push_task(1, 1, memory(1));
-        assert_eq!(next(&mut queue), Some(Entry::Task(1)));
+        assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(1)));
         assert_eq!(next(&mut queue), None);
         queue.take_back(&running);
-        assert_eq!(next(&mut queue), Some(Entry::Task(0)));
+        assert_eq!(next(&mut queue), Some(AdmissionEntry::Task(0)));
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(queue.len(), 1);
         assert!(queue.cancel_hold(|&hold| hold == 8) && !queue.cancel_hold(|&hold| hold == 8));
         let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
-        assert_eq!(order, [Entry::Hold(7), Entry::Hold(9), Entry::Task(0)]);
+        assert_eq!(order, [AdmissionEntry::Hold(7), AdmissionEntry::Hold(9), AdmissionEntry::Task(0)]);
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!((out[2].needs, queue.len()), (memory(5), 1));
         assert_eq!(
             [next(&mut queue), next(&mut queue), next(&mut queue)],
-            [Some(Entry::Hold(0)), Some(Entry::Task(2)), None]
+            [Some(AdmissionEntry::Hold(0)), Some(AdmissionEntry::Task(2)), None]
         );
     }
 }

@@ -5,7 +5,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::ledger::{End, Ledger};
+use super::dependency_counts::{DependencyCounts, End};
 use super::part::{Part, UnsoundPart};
 use super::protocol::Amendment;
 use super::ranks::Ranks;
@@ -27,7 +27,7 @@ enum Source {
 
 /// Edges from a node elsewhere: those of rows of up to two tables.
 #[derive(Clone, Copy, Default)]
-struct Rows {
+struct EdgeRows {
     imported: Option<u32>,
     /// The node itself was at home here until now.
     left: Option<u32>,
@@ -38,7 +38,12 @@ struct Rows {
 ///
 /// # Errors
 /// If the nodes that come contradict each other.
-pub(super) fn amended(ledger: &Ledger, come: &Part, amendment: &Amendment, lost: &Ranks) -> Result<Part, UnsoundPart> {
+pub(super) fn amended(
+    ledger: &DependencyCounts,
+    come: &Part,
+    amendment: &Amendment,
+    lost: &Ranks,
+) -> Result<Part, UnsoundPart> {
     come.waits()?;
     let had = ledger.part();
     let ended: FxHashMap<u32, End> = amendment.ended.iter().copied().collect();
@@ -135,18 +140,22 @@ impl Amend<'_> {
     }
 
     /// Open nodes elsewhere that nodes here need, and the edges from them.
-    fn imports(&self, ledger: &Ledger, ended: &FxHashMap<u32, End>) -> (crate::graph::ascending::Ascending, Csr) {
+    fn imports(
+        &self,
+        ledger: &DependencyCounts,
+        ended: &FxHashMap<u32, End>,
+    ) -> (crate::graph::ascending::Ascending, Csr) {
         let (had, come) = (self.had, self.come);
-        let mut rows: Vec<(u32, Rows)> = Vec::new();
+        let mut rows: Vec<(u32, EdgeRows)> = Vec::new();
         for (at, node) in (0..).zip(had.imports.iter()).filter(|&(at, _)| !ledger.is_counted(at)) {
-            rows.push((node, Rows { imported: Some(at), ..Rows::default() }));
+            rows.push((node, EdgeRows { imported: Some(at), ..EdgeRows::default() }));
         }
         let left = (0..).zip(had.nodes.iter()).filter(|&(local, _)| self.kept[local as usize] == NONE);
         for (local, node) in left.filter(|&(local, _)| !ledger.is_ended(local)) {
-            rows.push((node, Rows { left: Some(local), ..Rows::default() }));
+            rows.push((node, EdgeRows { left: Some(local), ..EdgeRows::default() }));
         }
         for (at, node) in (0..).zip(come.imports.iter()) {
-            rows.push((node, Rows { come: Some(at), ..Rows::default() }));
+            rows.push((node, EdgeRows { come: Some(at), ..EdgeRows::default() }));
         }
         rows.sort_by_key(|row| row.0);
         rows.dedup_by(|next, row| {
@@ -172,7 +181,7 @@ impl Amend<'_> {
         (rows.iter().map(|row| row.0).collect(), imported)
     }
 
-    fn edges_from_outside(&self, rows: Rows) -> impl Iterator<Item = u32> + '_ {
+    fn edges_from_outside(&self, rows: EdgeRows) -> impl Iterator<Item = u32> + '_ {
         let row = |csr: &'_ Csr, at: Option<u32>| at.map_or(0..0, |at| csr.range(at as usize));
         let (had, come) = (self.had, self.come);
         let imported = &had.imported.items()[row(&had.imported, rows.imported)];
@@ -216,7 +225,7 @@ impl Amend<'_> {
     }
 
     /// Nodes against which something that they need has ended.
-    fn violated(&self, ledger: &Ledger, ended: &FxHashMap<u32, End>) -> Vec<u32> {
+    fn violated(&self, ledger: &DependencyCounts, ended: &FxHashMap<u32, End>) -> Vec<u32> {
         let (had, come) = (self.had, self.come);
         let before = (0..had.nodes.len() as u32).filter(|&local| ledger.is_violated(local));
         let mut violated: Vec<u32> = before.map(|local| self.kept[local as usize]).collect();

@@ -10,7 +10,7 @@
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
 
-use super::ledger::End;
+use super::dependency_counts::End;
 
 /// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have begun. An edge that only asks for
 /// an end (`afterany`) tells nothing of how it was. Nothing follows from tasks that were `done`

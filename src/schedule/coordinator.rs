@@ -21,13 +21,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::change::Answer;
-pub use super::action::{CoordinatorAction as Action, Why};
+use self::change::PrepareAck;
+pub use super::action::{CoordinatorAction as Action, StopReason};
+use super::dependency_counts::End;
 use super::gang::Gangs;
-use super::health::{Finding, Health};
+use super::health::{Health, HealthFinding};
 pub use super::homes::Advice;
 use super::homes::Homeless;
-use super::ledger::End;
 use super::membership::Members;
 pub use super::membership::{Change, Member};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
@@ -39,7 +39,7 @@ use crate::numbers;
 
 /// What the coordinator is told.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum CoordinatorEvent {
     /// A message came (from rank 0's own worker too).
     Message {
         /// Who sent it.
@@ -52,7 +52,7 @@ pub enum Event {
         /// How.
         how: Stop,
         /// Why.
-        why: Why,
+        why: StopReason,
     },
     /// A rank comes, goes or pauses. Numbers of ranks are given out in turn; see [`Coordinator::next_rank`].
     Change {
@@ -64,7 +64,7 @@ pub enum Event {
     /// The remaining work shall be shared out evenly.
     Rebalance,
     /// What nodes can still be had: tasks that no rank can run wait for them, or end the run.
-    Hope(Hope),
+    Hope(ProvisioningState),
     /// Time passed; see [`Coordinator::next_tick`].
     Tick,
     /// These tasks are not wanted any more.
@@ -76,7 +76,7 @@ pub enum Event {
 
 /// What nodes a run may still get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hope {
+pub struct ProvisioningState {
     /// Somebody can be asked for nodes.
     pub askable: bool,
     /// Nodes that have been asked for.
@@ -87,7 +87,7 @@ pub struct Hope {
 
 /// A count of tasks by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct TaskTally {
     /// Tasks of the job.
     pub total: u32,
     /// Ended well (in this session or an earlier one).
@@ -140,16 +140,16 @@ pub struct Coordinator {
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: Homeless,
-    hope: Hope,
+    hope: ProvisioningState,
     /// So many ranks were there from the start.
     first: u32,
-    tally: Tally,
+    tally: TaskTally,
     open: u32,
     failures: u32,
     max_failures: Option<u32>,
     /// How many of the failures each rank ran.
     failed_at: Vec<u32>,
-    stopping: Option<(Stop, Why)>,
+    stopping: Option<(Stop, StopReason)>,
     finished: bool,
     gangs: Gangs,
     health: Health,
@@ -191,9 +191,9 @@ impl Coordinator {
             tried: FxHashMap::default(),
             running: FxHashMap::default(),
             homeless: Homeless::default(),
-            hope: Hope::default(),
+            hope: ProvisioningState::default(),
             first,
-            tally: Tally { total, completed, ..Tally::default() },
+            tally: TaskTally { total, completed, ..TaskTally::default() },
             open: total - completed,
             failures: 0,
             max_failures,
@@ -214,11 +214,11 @@ impl Coordinator {
     }
 
     /// How many tasks are in which state.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> TaskTally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
         // Ranks report their load now and then, so the last reports may count tasks that have ended.
         let running = sum(|l| l.running).min(self.open);
-        Tally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
+        TaskTally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
     }
 
     /// Where a rank stands, if there ever was one of this number.
@@ -285,15 +285,15 @@ impl Coordinator {
     }
 
     /// Takes one event and appends what follows from it.
-    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, event: CoordinatorEvent, actions: &mut Vec<Action>) {
         match event {
-            Event::Message { from, message } => self.receive(now, from, message, actions),
-            Event::Stop { how, why } => self.stop(how, why, actions),
-            Event::Change { rank, change } => self.change(now, rank, change, actions),
-            Event::Rebalance => self.rebalance(now, actions),
-            Event::Hope(hope) => self.hope = hope,
-            Event::Tick => self.admit_arrivals(now, actions),
-            Event::Cancel { tasks } => self.cancel(now, &tasks, actions),
+            CoordinatorEvent::Message { from, message } => self.receive(now, from, message, actions),
+            CoordinatorEvent::Stop { how, why } => self.stop(how, why, actions),
+            CoordinatorEvent::Change { rank, change } => self.change(now, rank, change, actions),
+            CoordinatorEvent::Rebalance => self.rebalance(now, actions),
+            CoordinatorEvent::Hope(hope) => self.hope = hope,
+            CoordinatorEvent::Tick => self.admit_arrivals(now, actions),
+            CoordinatorEvent::Cancel { tasks } => self.cancel(now, &tasks, actions),
         }
         self.release_leaderless(actions);
         self.call_for_help(now, actions);
@@ -323,7 +323,7 @@ impl Coordinator {
                 self.examine(now, from, actions);
             }
             Message::Ack { epoch, kept, lent, counted } => {
-                let answer = Answer { kept, lent, counted };
+                let answer = PrepareAck { kept, lent, counted };
                 self.acknowledged(now, from, epoch, answer, actions);
             }
             Message::Emptied { epoch } => self.emptied(from, epoch, actions),
@@ -331,13 +331,13 @@ impl Coordinator {
             Message::Broken { reason } => {
                 actions.push(Action::Tell(format!("{from} cannot go on: {reason}")));
                 self.stopped[from.index()] = true;
-                self.stop(Stop::Terminate, Why::Broken(reason), actions);
+                self.stop(Stop::Terminate, StopReason::Broken(reason), actions);
             }
             Message::StorageLost { reason } if self.stopping.is_none() => {
                 let text =
                     format!("{from} cannot write to the run directory any more ({reason}): nothing more is started");
                 actions.push(Action::Tell(format!("{text}; make room, then continue with --resume")));
-                self.stop(Stop::Drain, Why::Broken(text), actions);
+                self.stop(Stop::Drain, StopReason::Broken(text), actions);
             }
             Message::GangReady { .. } if self.stopping.is_some() => {}
             Message::GangReady { lease } if self.is_cancelled(lease.task) => self.return_cancelled(now, lease, actions),
@@ -440,7 +440,7 @@ impl Coordinator {
                 "{} tasks have failed, as many as `max_failures` allows: nothing more is started",
                 self.failures
             )));
-            self.stop(Stop::Drain, Why::Failures, actions);
+            self.stop(Stop::Drain, StopReason::Failures, actions);
         }
     }
 
@@ -451,19 +451,19 @@ impl Coordinator {
         }
         let members = &self.members;
         match self.health.examine(rank, &|rank| members.slots_per_cpu(rank)) {
-            Some(Finding::Slow(times)) => {
+            Some(HealthFinding::Slow(times)) => {
                 actions.push(Action::Note(format!(
                     "{rank} takes {times:.1} times as long as others for the same tasks: it gets less of them"
                 )));
                 self.rebalance(now, actions);
             }
-            Some(Finding::Crowded) => self.rebalance(now, actions),
-            Some(Finding::Recovered(told)) => {
+            Some(HealthFinding::Crowded) => self.rebalance(now, actions),
+            Some(HealthFinding::Recovered(told)) => {
                 let note = || Action::Note(format!("{rank} is as fast as the others again"));
                 actions.extend(told.then(note));
                 self.rebalance(now, actions);
             }
-            Some(Finding::Sick) => {
+            Some(HealthFinding::Sick) => {
                 actions.push(Action::Note(format!(
                     "{rank} is quarantined: tasks keep failing there that others complete"
                 )));
@@ -473,7 +473,7 @@ impl Coordinator {
         }
     }
 
-    fn stop(&mut self, how: Stop, why: Why, actions: &mut Vec<Action>) {
+    fn stop(&mut self, how: Stop, why: StopReason, actions: &mut Vec<Action>) {
         let harder = match &self.stopping {
             None => true,
             Some((before, _)) => *before < how,
@@ -521,7 +521,7 @@ impl Coordinator {
         }
         let why = match &self.stopping {
             // Tasks that end while the run stops may be the last ones: then nothing was cut short.
-            _ if self.open == 0 => Why::Complete,
+            _ if self.open == 0 => StopReason::Complete,
             // While homes change, the others may still tell of what a lost rank did.
             Some(_) if self.change.is_some() => return,
             Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),

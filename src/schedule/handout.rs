@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::graph::csr::{Csr, PairSource};
 use crate::graph::{Edge, TaskGraph};
 
-use super::ledger::End;
+use super::dependency_counts::End;
 use super::part::Part;
 
 /// Up to so many ranks each part looks through all edges of the nodes that it imports.
@@ -20,7 +20,7 @@ const FEW_RANKS: usize = 16;
 const WIDE: usize = 64;
 
 /// Makes parts one at a time, so that rank 0 never holds all of them.
-pub struct Cutter<'a> {
+pub struct PartBuilder<'a> {
     graph: &'a TaskGraph,
     home: &'a [u32],
     urgency: &'a [u8],
@@ -37,7 +37,7 @@ pub struct Cutter<'a> {
     violated: Vec<u32>,
 }
 
-impl<'a> Cutter<'a> {
+impl<'a> PartBuilder<'a> {
     /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it ended well.
     pub fn new(
         graph: &'a TaskGraph,
@@ -45,7 +45,7 @@ impl<'a> Cutter<'a> {
         urgency: &'a [u8],
         ranks: usize,
         ended: &'a dyn Fn(u32) -> Option<bool>,
-    ) -> Cutter<'a> {
+    ) -> PartBuilder<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
         // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
@@ -68,7 +68,7 @@ impl<'a> Cutter<'a> {
             .collect();
         violated.sort_unstable();
         violated.dedup();
-        let mut cutter = Cutter {
+        let mut cutter = PartBuilder {
             graph,
             home,
             urgency,

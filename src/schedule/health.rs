@@ -45,7 +45,7 @@ const TIMED: Duration = Duration::from_millis(1);
 
 /// What a rank, or all together, made of a class.
 #[derive(Clone, Copy, Debug, Default)]
-struct Record {
+struct ClassRecord {
     completed: u64,
     failed: u64,
     /// Timed attempts: how many, the sum of their durations over their estimates, and of the squares of that.
@@ -54,8 +54,8 @@ struct Record {
     squares: f64,
 }
 
-impl Record {
-    fn add(&mut self, other: &Record) {
+impl ClassRecord {
+    fn add(&mut self, other: &ClassRecord) {
         self.completed += other.completed;
         self.failed += other.failed;
         self.timed += other.timed;
@@ -63,8 +63,8 @@ impl Record {
         self.squares += other.squares;
     }
 
-    fn without(&self, part: &Record) -> Record {
-        Record {
+    fn without(&self, part: &ClassRecord) -> ClassRecord {
+        ClassRecord {
             completed: self.completed - part.completed,
             failed: self.failed - part.failed,
             timed: self.timed - part.timed,
@@ -85,7 +85,7 @@ impl Record {
 /// What is known of one rank.
 #[derive(Debug, Default)]
 struct Chart {
-    classes: FxHashMap<u32, Record>,
+    classes: FxHashMap<u32, ClassRecord>,
     /// Its latest tasks with their classes, if all attempts at them failed.
     streak: Vec<(TaskId, u32)>,
     failures: u64,
@@ -100,7 +100,7 @@ struct Chart {
 
 /// Something new about a rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Finding {
+pub(super) enum HealthFinding {
     /// It takes so many times as long as the others.
     Slow(f64),
     /// The same, as is to be expected where slots share CPUs.
@@ -115,7 +115,7 @@ pub(super) enum Finding {
 #[derive(Debug, Default)]
 pub(super) struct Health {
     ranks: Vec<Chart>,
-    classes: FxHashMap<u32, Record>,
+    classes: FxHashMap<u32, ClassRecord>,
 }
 
 impl Health {
@@ -143,7 +143,7 @@ impl Health {
             self.ranks.resize_with(rank.index() + 1, Chart::default);
         }
         let chart = &mut self.ranks[rank.index()];
-        let mut record = Record::default();
+        let mut record = ClassRecord::default();
         for attempt in attempts.iter().filter(|attempt| attempt.attempt > 0) {
             match attempt.outcome.state {
                 State::Completed => {
@@ -176,10 +176,10 @@ impl Health {
     }
 
     /// What is new about a rank that has just reported, so many of whose slots share a CPU.
-    pub(super) fn examine(&mut self, rank: Rank, slots_per_cpu: &dyn Fn(Rank) -> f64) -> Option<Finding> {
+    pub(super) fn examine(&mut self, rank: Rank, slots_per_cpu: &dyn Fn(Rank) -> f64) -> Option<HealthFinding> {
         if self.is_sick(rank) {
             self.ranks[rank.index()].streak.clear();
-            return Some(Finding::Sick);
+            return Some(HealthFinding::Sick);
         }
         let chart = self.ranks.get_mut(rank.index()).filter(|chart| chart.timed >= chart.due.max(SAMPLES))?;
         // Each look doubles the evidence of the one before.
@@ -191,10 +191,10 @@ impl Health {
         match now {
             Some(times) if !chart.told && times > SLOW * slots_per_cpu(rank) => {
                 chart.told = true;
-                Some(Finding::Slow(times))
+                Some(HealthFinding::Slow(times))
             }
-            Some(_) => (!before).then_some(Finding::Crowded),
-            None => before.then(|| Finding::Recovered(std::mem::take(&mut chart.told))),
+            Some(_) => (!before).then_some(HealthFinding::Crowded),
+            None => before.then(|| HealthFinding::Recovered(std::mem::take(&mut chart.told))),
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
     }
 
     /// A rank whose slots have their CPUs to themselves.
-    fn examine(health: &mut Health, rank: u32) -> Option<Finding> {
+    fn examine(health: &mut Health, rank: u32) -> Option<HealthFinding> {
         health.examine(Rank(rank), &|_| 1.0)
     }
 
@@ -274,11 +274,11 @@ mod tests {
         };
         hear(&mut health, &[all(0, 100), all(1, 100), all(2, 200)].concat());
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None));
-        let Some(Finding::Slow(times)) = examine(&mut health, 2) else { panic!("not found slow") };
+        let Some(HealthFinding::Slow(times)) = examine(&mut health, 2) else { panic!("not found slow") };
         assert!((1.8..2.1).contains(&times), "{times}");
         assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (None, Some(times)));
         (0..40).for_each(|_| hear(&mut health, &all(2, 100)));
-        assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (Some(Finding::Recovered(true)), None));
+        assert_eq!((examine(&mut health, 2), health.slow(Rank(2))), (Some(HealthFinding::Recovered(true)), None));
     }
 
     #[test]
@@ -289,14 +289,14 @@ mod tests {
         };
         hear(&mut health, &[all(0, 100, 8), all(1, 100, 8), all(2, 180, 8)].concat());
         let crowded = |health: &mut Health| health.examine(Rank(2), &|_| 2.0);
-        assert_eq!(crowded(&mut health), Some(Finding::Crowded));
+        assert_eq!(crowded(&mut health), Some(HealthFinding::Crowded));
         assert!(health.slow(Rank(2)).is_some());
         hear(&mut health, &all(2, 180, 16));
         assert_eq!(crowded(&mut health), None);
         hear(&mut health, &all(2, 900, 60));
-        assert!(matches!(crowded(&mut health), Some(Finding::Slow(_))));
+        assert!(matches!(crowded(&mut health), Some(HealthFinding::Slow(_))));
         hear(&mut health, &all(2, 100, 20_000));
-        assert_eq!(crowded(&mut health), Some(Finding::Recovered(true)));
+        assert_eq!(crowded(&mut health), Some(HealthFinding::Recovered(true)));
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         hear(&mut health, &[five(0, State::Failed), five(1, State::Failed)].concat());
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "they fail everywhere");
         hear(&mut health, &[five(1, State::Completed), five(2, State::Completed)].concat());
-        assert_eq!(examine(&mut health, 0), Some(Finding::Sick));
+        assert_eq!(examine(&mut health, 0), Some(HealthFinding::Sick));
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "it is said once");
         assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
         // One bad task, five times.
@@ -340,6 +340,6 @@ mod tests {
         hear(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
         assert_eq!(examine(&mut health, 4), None);
         hear(&mut health, &many(49..50, State::Failed));
-        assert_eq!(examine(&mut health, 4), Some(Finding::Sick), "or has lost its disk");
+        assert_eq!(examine(&mut health, 4), Some(HealthFinding::Sick), "or has lost its disk");
     }
 }

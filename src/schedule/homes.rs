@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::ledger::End;
+use super::dependency_counts::End;
 use super::membership::Member;
 use crate::graph::TaskGraph;
 use crate::model::{Rank, TaskId};

@@ -83,11 +83,11 @@ impl RankState {
 /// All ranks that ever were.
 #[derive(Debug)]
 pub(super) struct Members {
-    table: Vec<Entry>,
+    table: Vec<MemberEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct MemberEntry {
     member: Member,
     standing: RankState,
     /// It has been handed tasks at least once, so it must prepare for each change.
@@ -97,7 +97,7 @@ struct Entry {
 impl Members {
     /// The ranks with which a run begins: all take part.
     pub(super) fn new(members: Vec<Member>) -> Members {
-        let entry = |member| Entry { member, standing: RankState::Active, handed: true };
+        let entry = |member| MemberEntry { member, standing: RankState::Active, handed: true };
         Members { table: members.into_iter().map(entry).collect() }
     }
 
@@ -125,7 +125,7 @@ impl Members {
         self.ranks(|entry| matches!(entry.standing, RankState::Joining | RankState::Active))
     }
 
-    fn ranks(&self, which: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Rank> {
+    fn ranks(&self, which: impl Fn(&MemberEntry) -> bool) -> impl Iterator<Item = Rank> {
         (0..).zip(&self.table).filter(move |(_, entry)| which(entry)).map(|(rank, _)| Rank(rank))
     }
 
@@ -136,7 +136,7 @@ impl Members {
 
     /// The ranks with what they have; one that does not take part has no slots for anybody.
     pub(super) fn able(&self) -> Vec<Member> {
-        let able = |entry: &Entry| match entry.standing {
+        let able = |entry: &MemberEntry| match entry.standing {
             RankState::Joining | RankState::Active => entry.member.clone(),
             _ => Member { slots: 0, ..entry.member.clone() },
         };
@@ -162,7 +162,7 @@ impl Members {
     /// CPUs; rounded up, at least 1.
     pub(super) fn slots_per_cpu(&self, rank: Rank) -> f64 {
         let Some(own) = self.member(rank).filter(|own| !own.cpus.is_empty()) else { return 1.0 };
-        let shares = |entry: &&Entry| {
+        let shares = |entry: &&MemberEntry| {
             let other = &entry.member;
             let overlap = || other.cpus.iter().any(|cpu| own.cpus.contains(cpu));
             entry.standing.is_here() && other.node == own.node && overlap()
@@ -179,7 +179,7 @@ impl Members {
     pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
         let fresh = rank.index() == self.table.len();
         if fresh && matches!(change, Change::Request | Change::Arrive(_)) {
-            self.table.push(Entry { member: Member::default(), standing: RankState::Requested, handed: false });
+            self.table.push(MemberEntry { member: Member::default(), standing: RankState::Requested, handed: false });
         }
         let Some(entry) = self.table.get_mut(rank.index()) else { return false };
         let Some(next) = entry.standing.next(&change) else { return fresh };

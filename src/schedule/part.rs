@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::ledger::MOST_WAITS;
+use super::dependency_counts::MOST_WAITS;
 use crate::graph::ascending::Ascending;
 use crate::graph::csr::Csr;
 use crate::graph::{Edge, JoinRule};

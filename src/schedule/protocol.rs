@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{End, Ledger, Part};
+use super::dependency_counts::{DependencyCounts, End, Part};
 use super::ranks::Ranks;
 use super::resources::Needs;
 use crate::graph::ascending::Ascending;
@@ -397,7 +397,7 @@ pub struct Lease {
 
 impl Lease {
     /// The first attempt at a task (by its local number) that is at home with this ledger's rank.
-    pub fn at_home(ledger: &Ledger, local: u32, home: Rank) -> Lease {
+    pub fn at_home(ledger: &DependencyCounts, local: u32, home: Rank) -> Lease {
         let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
         Lease { task: ledger.task(local), home, attempt: 1, urgency, ready }
     }

@@ -26,7 +26,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::change::Lost;
 pub use super::action::WorkerAction as Action;
-use super::ledger::{End, Ledger, Ripple};
+use super::dependency_counts::{CompletionEffects, DependencyCounts, End};
 use super::protocol::{Lease, Load, Message, Started, Stop, Tried, add_range};
 use super::ranks::Ranks;
 use super::stealing::WorkStealer;
@@ -45,7 +45,7 @@ pub trait Facts: Send + Sync {
 
 /// What a rank is told.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum WorkerEvent {
     /// A message came.
     Message {
         /// Who sent it.
@@ -58,7 +58,7 @@ pub enum Event {
         /// Their attempts.
         attempts: Vec<Attempt>,
         /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready tasks have been started already.
-        ripple: Ripple,
+        ripple: CompletionEffects,
     },
     /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on lease, or any task since the answer
     /// to [`Action::Freeze`].
@@ -169,11 +169,11 @@ pub struct Worker {
     facts: Arc<dyn Facts>,
     pace: Pace,
     slots: u32,
-    ledger: Option<Arc<Ledger>>,
+    ledger: Option<Arc<DependencyCounts>>,
     /// The membership that this rank belongs to, or has prepared for.
     epoch: u32,
     /// How far it is with a change of membership; every rank begins by waiting for its tasks.
-    phase: change::Phase,
+    phase: change::ChangePhase,
     /// Messages of homes that are ahead of this rank.
     early: Vec<(Rank, Message)>,
     /// True if this rank leaves when it is empty, and once it has said that it is.
@@ -219,7 +219,7 @@ pub struct Worker {
     stopping: Option<Stop>,
     quiet: bool,
     stopped: bool,
-    ripple: Ripple,
+    ripple: CompletionEffects,
 }
 
 impl Worker {
@@ -232,7 +232,7 @@ impl Worker {
             slots,
             ledger: None,
             epoch: 0,
-            phase: change::Phase::default(),
+            phase: change::ChangePhase::default(),
             early: Vec::new(),
             leaving: false,
             emptied: false,
@@ -262,7 +262,7 @@ impl Worker {
             stopping: None,
             quiet: false,
             stopped: false,
-            ripple: Ripple::default(),
+            ripple: CompletionEffects::default(),
         }
     }
 
@@ -277,7 +277,7 @@ impl Worker {
     }
 
     /// The ledger, once the rank has been handed its part.
-    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
+    pub fn ledger(&self) -> Option<&Arc<DependencyCounts>> {
         self.ledger.as_ref()
     }
 
@@ -320,31 +320,31 @@ impl Worker {
     }
 
     /// Takes one event and appends what follows from it.
-    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, event: WorkerEvent, actions: &mut Vec<Action>) {
         match event {
-            Event::Message { from, message } => self.receive(now, from, message, actions),
-            Event::Completed { mut attempts, mut ripple } => {
+            WorkerEvent::Message { from, message } => self.receive(now, from, message, actions),
+            WorkerEvent::Completed { mut attempts, mut ripple } => {
                 return self.completed(now, &mut attempts, &mut ripple, actions);
             }
-            Event::Ended { attempt } => self.ended(now, attempt, actions),
-            Event::GangEnded { gang, attempt } => {
+            WorkerEvent::Ended { attempt } => self.ended(now, attempt, actions),
+            WorkerEvent::GangEnded { gang, attempt } => {
                 // Before this rank may say that nothing is left here: then nobody would listen.
                 self.gangs.remove(&gang);
                 send(actions, Rank::ZERO, Message::GangEnded { gang });
                 self.ended(now, attempt, actions);
             }
-            Event::Started(started) => {
+            WorkerEvent::Started(started) => {
                 self.started.extend(started);
                 self.note_report(now);
             }
-            Event::Frozen { waiting } => self.frozen(now, waiting, actions),
-            Event::Special(locals) => self.start(locals, actions),
-            Event::Surrendered { to, leases } => self.surrendered(to, leases, actions),
-            Event::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
-            Event::Load(load) => self.load = load,
-            Event::CutOff(cut_off) => self.cut_off(cut_off, actions),
-            Event::Quiet => self.quiet = true,
-            Event::Tick => {}
+            WorkerEvent::Frozen { waiting } => self.frozen(now, waiting, actions),
+            WorkerEvent::Special(locals) => self.start(locals, actions),
+            WorkerEvent::Surrendered { to, leases } => self.surrendered(to, leases, actions),
+            WorkerEvent::Held { gang, cpus } => send(actions, Rank::ZERO, Message::Held { gang, cpus }),
+            WorkerEvent::Load(load) => self.load = load,
+            WorkerEvent::CutOff(cut_off) => self.cut_off(cut_off, actions),
+            WorkerEvent::Quiet => self.quiet = true,
+            WorkerEvent::Tick => {}
         }
         self.settle(now, actions);
     }
@@ -354,7 +354,7 @@ impl Worker {
         &mut self,
         now: Time,
         attempts: &mut Vec<Attempt>,
-        ripple: &mut Ripple,
+        ripple: &mut CompletionEffects,
         actions: &mut Vec<Action>,
     ) {
         // One stands for all: they are many if they are short.
@@ -515,7 +515,7 @@ impl Worker {
     }
 
     /// Starts what became ready and tells others of what ended.
-    fn follow(&mut self, now: Time, ripple: &mut Ripple, actions: &mut Vec<Action>) {
+    fn follow(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
         self.start(std::mem::take(&mut ripple.ready), actions);
         self.spread(now, ripple, actions);
     }
@@ -543,7 +543,7 @@ impl Worker {
     }
 
     /// Tells other ranks of ends that they count, and the coordinator of tasks that will never run.
-    fn spread(&mut self, now: Time, ripple: &mut Ripple, actions: &mut Vec<Action>) {
+    fn spread(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
         if let Some(ledger) = &self.ledger {
             let skipped = ripple.skipped.drain(..).map(|local| Attempt {
                 task: ledger.task(local),

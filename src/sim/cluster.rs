@@ -19,18 +19,18 @@ pub struct Cluster {
     /// What it is called.
     pub name: String,
     /// Kinds of nodes; at least one. A run grows by the first kind.
-    pub nodes: Vec<NodeType>,
+    pub nodes: Vec<NodeKind>,
     /// How long messages travel.
     pub network: Network,
     /// What goes wrong.
     pub faults: Faults,
     /// How tasks deviate from their estimates.
-    pub tasks: Tasks,
+    pub tasks: TaskSpread,
 }
 
 /// A kind of node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeType {
+pub struct NodeKind {
     /// What it is called; nodes are numbered behind it.
     pub name: String,
     /// CPUs for tasks.
@@ -87,7 +87,7 @@ pub struct Faults {
 
 /// How tasks deviate from their estimates: by a log-normal factor of median 1.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tasks {
+pub struct TaskSpread {
     /// Standard deviation of the factor's natural logarithm.
     pub spread: f64,
     /// The same for single classes.
@@ -96,7 +96,7 @@ pub struct Tasks {
     pub spawn: Duration,
 }
 
-impl Tasks {
+impl TaskSpread {
     /// The spread of a class.
     pub fn spread_of(&self, class: &str) -> f64 {
         self.classes.iter().find(|(name, _)| name == class).map_or(self.spread, |(_, spread)| *spread)
@@ -153,7 +153,7 @@ impl Cluster {
     /// What its nodes cost, and what a job may spend.
     pub fn prices(&self, cost: &Cost) -> Prices {
         Prices {
-            nodes: self.nodes.iter().map(NodeType::priced).collect(),
+            nodes: self.nodes.iter().map(NodeKind::priced).collect(),
             budget: cost.budget,
             budget_per_hour: cost.budget_per_hour,
             deadline: cost.deadline.map(|deadline| Time::ZERO.after(deadline)),
@@ -176,7 +176,7 @@ impl Cluster {
     }
 }
 
-impl NodeType {
+impl NodeKind {
     /// The kind as a price list has it.
     fn priced(&self) -> scale::NodeType {
         scale::NodeType {

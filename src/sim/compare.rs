@@ -7,8 +7,8 @@ use std::fmt::Write;
 use rayon::prelude::*;
 
 use super::cluster::Cluster;
-use super::simulation::{Before, Outcome, Simulation, SimulationError};
-use super::world::{Forget, Homes, World};
+use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
+use super::simulator::{Forget, Homes, Simulator};
 use crate::graph::partition::Method;
 use crate::job::{Cost, Scaling};
 use crate::model::TaskId;
@@ -18,7 +18,7 @@ use crate::workload::PreparedJob;
 
 /// What is compared on.
 #[derive(Clone, Copy)]
-pub struct Field<'a> {
+pub struct Comparison<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
     /// Where it runs.
@@ -66,12 +66,12 @@ pub struct Row {
 ///
 /// # Errors
 /// If one of them is unknown, or a task fits nowhere.
-pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, SimulationError> {
+pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, SimulationError> {
     let homes = first_homes(field, policies)?;
     let trials: Vec<(usize, u64)> = (0..policies.len())
         .flat_map(|policy| (0..field.repeats.max(1)).map(move |n| (policy, field.seed + n)))
         .collect();
-    let outcomes: Vec<(usize, Outcome)> = trials
+    let outcomes: Vec<(usize, SimulationOutcome)> = trials
         .into_par_iter()
         .map(|(policy, seed)| Ok((policy, trial(field, policies[policy], seed, &homes[policy]).run(&mut Forget)?)))
         .collect::<Result<_, SimulationError>>()?;
@@ -82,8 +82,8 @@ pub fn compare(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Row>, Simulat
     Ok(rows)
 }
 
-fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
-    let Field { scene, cluster, scaling, cost, .. } = *field;
+fn trial<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) -> Simulation<'a> {
+    let Comparison { scene, cluster, scaling, cost, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
     Simulation {
         scene,
@@ -100,23 +100,24 @@ fn trial<'a>(field: &Field<'a>, policy: &'a str, seed: u64, homes: &'a [u32]) ->
 }
 
 /// The homes with which each policy begins. The partitioner is not to be called by two threads at once.
-fn first_homes(field: &Field<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
+fn first_homes(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
     let homes = |&policy: &&str| {
         let ranks = trial(field, policy, field.seed, &[]).first_ranks();
-        World::homes(field.scene, field.cluster, ranks).map_err(SimulationError::Refused)
+        Simulator::homes(field.scene, field.cluster, ranks).map_err(SimulationError::Refused)
     };
     policies.iter().map(homes).collect()
 }
 
-fn row(outcomes: &[&Outcome]) -> Row {
-    let mean =
-        |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(|o| of(o)).sum::<f64>() / outcomes.len().max(1) as f64;
+fn row(outcomes: &[&SimulationOutcome]) -> Row {
+    let mean = |of: &dyn Fn(&SimulationOutcome) -> f64| {
+        outcomes.iter().map(|o| of(o)).sum::<f64>() / outcomes.len().max(1) as f64
+    };
     Row {
         policy: outcomes.first().map_or_else(String::new, |o| o.policy.clone()),
-        makespan_s: mean(&Outcome::makespan_s),
-        stretch: mean(&Outcome::stretch),
+        makespan_s: mean(&SimulationOutcome::makespan_s),
+        stretch: mean(&SimulationOutcome::stretch),
         bill: mean(&|o| o.bill),
-        dearness: mean(&Outcome::dearness),
+        dearness: mean(&SimulationOutcome::dearness),
         utilisation: mean(&|o| o.utilisation),
         peak: mean(&|o| f64::from(o.peak)),
         accuracy: (mean(&|o| o.elasticity.accuracy_under), mean(&|o| o.elasticity.accuracy_over)),
@@ -198,7 +199,7 @@ pub struct BalanceRow {
 ///
 /// # Errors
 /// If a task fits on none of the ranks.
-pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>, SimulationError> {
+pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<BalanceRow>, SimulationError> {
     let mut rows = Vec::new();
     for (name, method) in [("graph (bands)", Method::Bands), ("graph (earliest finish)", Method::EarliestFinish)] {
         rows.push(balance_row(field, ranks, name, Homes::Method(method))?);
@@ -211,8 +212,8 @@ pub fn compare_balance(field: &Field<'_>, ranks: u32) -> Result<Vec<BalanceRow>,
 }
 
 /// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier run.
-fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
-    let speeds = World::speeds(field.cluster, ranks, field.seed);
+fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
+    let speeds = Simulator::speeds(field.cluster, ranks, field.seed);
     let seat = |(kind, speed): (NodeTypeId, f64)| {
         let node = &field.cluster.nodes[kind.0 as usize];
         BalancedRank {
@@ -238,8 +239,13 @@ fn deal(field: &Field<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     homes.into_iter().map(|home| home.map_or(0, |seat| seat as u32)).collect()
 }
 
-fn balance_row(field: &Field<'_>, ranks: u32, name: &str, homes: Homes<'_>) -> Result<BalanceRow, SimulationError> {
-    let Field { scene, cluster, scaling, cost, seed, .. } = *field;
+fn balance_row(
+    field: &Comparison<'_>,
+    ranks: u32,
+    name: &str,
+    homes: Homes<'_>,
+) -> Result<BalanceRow, SimulationError> {
+    let Comparison { scene, cluster, scaling, cost, seed, .. } = *field;
     let before = Before { done: &|_| false, spent: 0.0 };
     let (policy, first, homes) = ("fixed", Some(ranks), Some(homes));
     let fixed = Simulation { scene, cluster, policy, scaling, cost, ranks: first, homes, seed, before, floor: None };

@@ -9,27 +9,27 @@ use crate::model::Time;
 
 /// Something that is to happen, as a word and what it is about.
 #[derive(Clone, Copy, Debug)]
-struct Entry<T> {
+struct QueuedEvent<T> {
     at: Time,
     number: u64,
     what: T,
 }
 
-impl<T> PartialEq for Entry<T> {
+impl<T> PartialEq for QueuedEvent<T> {
     fn eq(&self, other: &Self) -> bool {
         self.number == other.number
     }
 }
 
-impl<T> Eq for Entry<T> {}
+impl<T> Eq for QueuedEvent<T> {}
 
-impl<T> PartialOrd for Entry<T> {
+impl<T> PartialOrd for QueuedEvent<T> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<T> Ord for Entry<T> {
+impl<T> Ord for QueuedEvent<T> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }
@@ -38,7 +38,7 @@ impl<T> Ord for Entry<T> {
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct EventQueue<T> {
-    entries: BinaryHeap<Reverse<Entry<T>>>,
+    entries: BinaryHeap<Reverse<QueuedEvent<T>>>,
     arranged: u64,
 }
 
@@ -50,7 +50,7 @@ impl<T: Copy> EventQueue<T> {
     /// Arranges that something happens; returns a number that no other entry has.
     pub(super) fn schedule(&mut self, at: Time, what: T) -> u64 {
         self.arranged += 1;
-        self.entries.push(Reverse(Entry { at, number: self.arranged, what }));
+        self.entries.push(Reverse(QueuedEvent { at, number: self.arranged, what }));
         self.arranged
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::cluster::{Faults, Tasks};
+use super::cluster::{Faults, TaskSpread};
 use super::random::{Subject, generator, normal, stretch};
 use crate::job::Job;
 use crate::model::{Outcome, State, TaskId};
@@ -22,7 +22,7 @@ pub struct RecordedTasks {
 
 /// How an attempt goes: how long it takes on a node of speed 1, and how it ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Fate {
+pub(super) struct SimulatedAttempt {
     pub(super) took: Duration,
     pub(super) outcome: Outcome,
 }
@@ -40,7 +40,7 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    pub(super) fn new(job: &Job, tasks: &Tasks, faults: &Faults, seed: u64) -> Fates {
+    pub(super) fn new(job: &Job, tasks: &TaskSpread, faults: &Faults, seed: u64) -> Fates {
         let spreads = job.groups.iter().map(|group| tasks.spread_of(&group.class)).collect();
         Fates { seed, failing: faults.task, spawn: tasks.spawn, spreads, recorded: None }
     }
@@ -51,7 +51,7 @@ impl Fates {
     }
 
     /// The fate of an attempt on a node where tasks take `slowness` times their duration.
-    pub(super) fn of(&self, prepared: &PreparedJob, task: TaskId, attempt: u16, slowness: f64) -> Fate {
+    pub(super) fn of(&self, prepared: &PreparedJob, task: TaskId, attempt: u16, slowness: f64) -> SimulatedAttempt {
         let place = prepared.job.group_of(task);
         let group = &prepared.job.groups[place.0 as usize];
         let mut rng = generator(self.seed, Subject::Task, u64::from(task.0) << 16 | u64::from(attempt));
@@ -65,11 +65,11 @@ impl Fates {
         let fails = self.failing > 0.0 && rng.f64() < self.failing;
         match group.time {
             Some(limit) if took > limit => {
-                Fate { took: limit, outcome: Outcome { state: State::Timeout, exit: -libc::SIGTERM } }
+                SimulatedAttempt { took: limit, outcome: Outcome { state: State::Timeout, exit: -libc::SIGTERM } }
             }
             // Nothing is known of when a task that fails does so: on average half way.
-            _ if fails => Fate { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1 } },
-            _ => Fate { took, outcome },
+            _ if fails => SimulatedAttempt { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1 } },
+            _ => SimulatedAttempt { took, outcome },
         }
     }
 

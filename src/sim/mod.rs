@@ -27,16 +27,16 @@ mod read;
 mod recorded_run;
 pub mod rerun;
 mod simulation;
+mod simulator;
 mod steal_matching;
-mod world;
 
-pub use cluster::{Cluster, Faults, Network, NodeType, Tasks};
+pub use cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
 pub use fates::RecordedTasks;
 pub use provider::Node;
 pub use random::Distribution;
-pub use recorded_run::{Rehearsed, Request, SessionError, rehearse};
-pub use simulation::{Before, Floor, Outcome, Simulation, SimulationError};
-pub use world::{Authority, Ended, Forget, Homes, Log, Setup, World};
+pub use recorded_run::{RecordRequest, Rehearsed, SessionError, rehearse};
+pub use simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
+pub use simulator::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::simulation::{Floor, Outcome, SimulationError};
+use super::simulation::{Floor, SimulationError, SimulationOutcome};
 use crate::job::Cost;
 use crate::scale::price::{CapacityNeed, Mix, cheapest_mix};
 use crate::workload::PreparedJob;
@@ -34,7 +34,7 @@ const NEAR: f64 = 1.15;
 
 /// What is planned.
 #[derive(Clone, Copy)]
-pub struct Question<'a> {
+pub struct PlanQuestion<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
     /// Where it runs.
@@ -83,7 +83,7 @@ impl Bound {
 
 /// What a number of ranks comes to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Candidate {
+pub struct PlanCandidate {
     /// So many ranks, one on each node.
     pub ranks: u32,
     /// Seconds from beginning to end: median.
@@ -114,7 +114,7 @@ pub struct Candidate {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// One for each number of ranks, ascending.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<PlanCandidate>,
     /// Which of them is recommended: of the feasible ones the best trade.
     pub recommended: Option<u32>,
     /// The cheapest nodes with as many slots for as long, if there are nodes of several types and these cost less than those of the
@@ -145,7 +145,7 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
 ///
 /// # Errors
 /// If a task fits on none of the ranks.
-pub fn plan(question: &Question<'_>) -> Result<Plan, SimulationError> {
+pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
     let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
     let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
     let is_large = EFFORT / each < SEEDS.0;
@@ -166,8 +166,8 @@ pub fn plan(question: &Question<'_>) -> Result<Plan, SimulationError> {
     })
 }
 
-fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[Outcome]) -> Candidate {
-    let quantile = |of: &dyn Fn(&Outcome) -> f64, q: f64| {
+fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutcome]) -> PlanCandidate {
+    let quantile = |of: &dyn Fn(&SimulationOutcome) -> f64, q: f64| {
         let mut values: Vec<f64> = outcomes.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         // The k-th of n values has k of n + 1 further ones below it on average; rounded away from the median, to promise rather too little.
@@ -175,14 +175,14 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[Outcome]) -> Candi
         let at = if q < 0.5 { at.floor() } else { at.ceil() } as usize;
         values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(0.0)
     };
-    let makespan_q50_s = quantile(&Outcome::makespan_s, 0.5);
+    let makespan_q50_s = quantile(&SimulationOutcome::makespan_s, 0.5);
     let chain = quantile(&|o| o.floor.critical_path_s, 0.5);
     let slots = quantile(&|o| o.floor.work_s, 0.5) / question.cluster.first_speed(ranks);
-    let (makespan_q90_s, cost_q90) = (quantile(&Outcome::makespan_s, 0.9), quantile(&|o| o.bill, 0.9));
-    Candidate {
+    let (makespan_q90_s, cost_q90) = (quantile(&SimulationOutcome::makespan_s, 0.9), quantile(&|o| o.bill, 0.9));
+    PlanCandidate {
         ranks,
         makespan_q50_s,
-        makespan_q10_s: quantile(&Outcome::makespan_s, 0.1),
+        makespan_q10_s: quantile(&SimulationOutcome::makespan_s, 0.1),
         makespan_q90_s,
         billed_node_s: quantile(&|o| o.billed_node_s, 0.5),
         cost: quantile(&|o| o.bill, 0.5),
@@ -196,7 +196,7 @@ fn candidate(question: &Question<'_>, ranks: u32, outcomes: &[Outcome]) -> Candi
 }
 
 /// The cheapest nodes that do what a candidate's do.
-fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
+fn mix(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> Option<Mix> {
     if question.cluster.nodes.len() < 2 {
         return None;
     }
@@ -211,7 +211,7 @@ fn mix(question: &Question<'_>, candidate: &Candidate) -> Option<Mix> {
 }
 
 /// True if deadline, budget and hourly budget are kept.
-fn keeps(question: &Question<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
+fn keeps(question: &PlanQuestion<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
     let hourly = question.cluster.first_price(ranks);
     question.cost.deadline.is_none_or(|deadline| Duration::from_secs_f64(makespan_s) <= deadline)
         && question.cost.budget.is_none_or(|budget| bill <= budget)
@@ -221,8 +221,8 @@ fn keeps(question: &Question<'_>, makespan_s: f64, bill: f64, ranks: u32) -> boo
 /// Differences below this share are none: they come from the seeds.
 const SAME: f64 = 0.005;
 
-fn mark_pareto(candidates: &mut [Candidate]) {
-    let beats = |a: &Candidate, b: &Candidate| {
+fn mark_pareto(candidates: &mut [PlanCandidate]) {
+    let beats = |a: &PlanCandidate, b: &PlanCandidate| {
         let (time, cost) = (a.makespan_q50_s / b.makespan_q50_s.max(1e-9), a.cost / b.cost.max(1e-12));
         time <= 1.0 + SAME && cost <= 1.0 + SAME && (time < 1.0 - SAME || cost < 1.0 - SAME)
     };

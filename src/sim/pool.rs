@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use crate::schedule::admission::{AdmissionQueue, Entry, Withdrawn};
+use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Withdrawn};
 use crate::schedule::protocol::{Lease, Load};
 use crate::schedule::resources::{Needs, ResourceLedger};
 
@@ -66,7 +66,7 @@ impl WaitingQueue {
 
 /// Slots and what else was granted.
 #[derive(Clone, Debug)]
-pub(super) struct Grant {
+pub(super) struct SlotGrant {
     /// The slots; the first one gives its number to the attempt.
     pub(super) slots: Vec<u16>,
     /// What the admission queue granted, if it came from there.
@@ -85,7 +85,7 @@ struct Hold {
 #[derive(Debug)]
 pub(super) enum Begin {
     /// A task.
-    Task(Lease, Grant),
+    Task(Lease, SlotGrant),
     /// Slots for a gang are set aside.
     Held {
         /// The gang.
@@ -99,7 +99,7 @@ pub(super) enum Begin {
 #[derive(Debug)]
 pub(super) struct Held {
     gang: u32,
-    grant: Grant,
+    grant: SlotGrant,
     /// The task to start when all are together, if this rank leads.
     lead: Option<Lease>,
     /// True while that task runs.
@@ -108,7 +108,7 @@ pub(super) struct Held {
 
 /// The pool of one rank.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct SimulatedPool {
     slots: u32,
     free: Vec<u16>,
     plain: WaitingQueue,
@@ -118,9 +118,9 @@ pub(super) struct Pool {
     paused: bool,
 }
 
-impl Pool {
-    pub(super) fn new(slots: u32, memory: u64, gpus: u32) -> Pool {
-        Pool {
+impl SimulatedPool {
+    pub(super) fn new(slots: u32, memory: u64, gpus: u32) -> SimulatedPool {
+        SimulatedPool {
             slots,
             free: (0..slots as u16).rev().collect(),
             plain: WaitingQueue::default(),
@@ -200,7 +200,7 @@ impl Pool {
     }
 
     /// Gives back what was granted to a task.
-    pub(super) fn finish(&mut self, grant: Grant) {
+    pub(super) fn finish(&mut self, grant: SlotGrant) {
         self.free.extend(grant.slots.iter().rev());
         if let Some(needs) = &grant.admitted {
             self.queue.take_back(needs);
@@ -216,17 +216,17 @@ impl Pool {
         let Some(head) = self.queue.head(self.slots as usize).filter(|head| plain.is_none_or(|p| head.level >= p))
         else {
             let lease = self.plain.pop()?.lease;
-            return Some(Begin::Task(lease, Grant { slots: self.take_slots(1), admitted: None }));
+            return Some(Begin::Task(lease, SlotGrant { slots: self.take_slots(1), admitted: None }));
         };
         let needs = head.needs;
         if self.free.len() < needs.slots() {
             return None;
         }
         let entry = self.queue.admit(&head)?;
-        let grant = Grant { slots: self.take_slots(needs.slots()), admitted: Some(needs) };
+        let grant = SlotGrant { slots: self.take_slots(needs.slots()), admitted: Some(needs) };
         Some(match entry {
-            Entry::Task(lease) => Begin::Task(lease, grant),
-            Entry::Hold(Hold { gang, lead }) => {
+            AdmissionEntry::Task(lease) => Begin::Task(lease, grant),
+            AdmissionEntry::Hold(Hold { gang, lead }) => {
                 let slots = grant.slots.clone();
                 self.held.push(Held { gang, grant, lead, led: false });
                 Begin::Held { gang, slots }
@@ -249,7 +249,7 @@ mod tests {
         Lease { task: TaskId(task), home: Rank(0), attempt: 1, urgency, ready: Time::ZERO }
     }
 
-    fn next(pool: &mut Pool) -> Option<(u32, Grant)> {
+    fn next(pool: &mut SimulatedPool) -> Option<(u32, SlotGrant)> {
         match pool.begin()? {
             Begin::Task(lease, grant) => Some((lease.task.0, grant)),
             Begin::Held { .. } => None,
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_most_urgent_begins_first_and_equals_in_order_of_arrival() {
-        let mut pool = Pool::new(8, 0, 0);
+        let mut pool = SimulatedPool::new(8, 0, 0);
         for (task, urgency) in [(0, 1), (1, 9), (2, 1)] {
             pool.push(lease(task, urgency), None);
         }
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_wide_task_collects_slots_and_nothing_passes_it() {
-        let mut pool = Pool::new(2, 0, 0);
+        let mut pool = SimulatedPool::new(2, 0, 0);
         pool.push(lease(0, 5), None);
         let (_, narrow) = next(&mut pool).unwrap();
         pool.push(lease(1, 5), Some(Needs { cpus: 2, ..Needs::SLOT }));
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn memory_and_limits_are_kept() {
-        let mut pool = Pool::new(4, 100, 0);
+        let mut pool = SimulatedPool::new(4, 100, 0);
         let hungry = Some(Needs { memory: 60, ..Needs::SLOT });
         let limited = Some(Needs { limit: Some(Limit { key: 3, most: 1 }), ..Needs::SLOT });
         for (task, needs) in [(0, hungry), (1, hungry), (2, limited), (3, limited)] {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn slots_for_a_gang_come_before_tasks() {
-        let mut pool = Pool::new(2, 0, 0);
+        let mut pool = SimulatedPool::new(2, 0, 0);
         pool.push(lease(0, 9), None);
         pool.hold(7, 2, Some(lease(5, 0)));
         assert!(matches!(pool.begin(), Some(Begin::Held { gang: 7, .. })));

@@ -26,7 +26,7 @@ pub struct Node {
 
 /// What becomes of one node of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Answer {
+pub(super) struct NodeGranted {
     pub(super) request: RequestId,
     pub(super) at: Time,
     pub(super) granted: bool,
@@ -43,7 +43,7 @@ pub(super) enum Loss {
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Provider<'a> {
+pub(super) struct SimulatedProvider<'a> {
     cluster: &'a Cluster,
     seed: u64,
     requests: Vec<RequestView>,
@@ -55,9 +55,9 @@ pub(super) struct Provider<'a> {
     settled: f64,
 }
 
-impl<'a> Provider<'a> {
-    pub(super) fn new(cluster: &'a Cluster, seed: u64) -> Provider<'a> {
-        Provider {
+impl<'a> SimulatedProvider<'a> {
+    pub(super) fn new(cluster: &'a Cluster, seed: u64) -> SimulatedProvider<'a> {
+        SimulatedProvider {
             cluster,
             seed,
             requests: Vec::new(),
@@ -70,7 +70,7 @@ impl<'a> Provider<'a> {
     }
 
     /// Asks for nodes, as far as the limit of their kind allows. Returns what will become of each.
-    pub(super) fn request(&mut self, now: Time, kind: NodeTypeId, nodes: u32) -> Vec<Answer> {
+    pub(super) fn request(&mut self, now: Time, kind: NodeTypeId, nodes: u32) -> Vec<NodeGranted> {
         let Some(node) = self.cluster.nodes.get(kind.0 as usize) else { return Vec::new() };
         let held = self.nodes.iter().filter(|n| n.kind == kind && n.gone.is_none()).count() as u32;
         let asked: u32 = self.requests.iter().filter(|r| r.node_type == kind).map(|r| r.nodes).sum();
@@ -85,7 +85,7 @@ impl<'a> Provider<'a> {
             self.answered += 1;
             let mut rng = generator(self.seed, Subject::Request, self.answered);
             let at = now.after(node.delay.draw(&mut rng));
-            Answer { request: id, at, granted: rng.f64() >= node.failure }
+            NodeGranted { request: id, at, granted: rng.f64() >= node.failure }
         };
         (0..nodes).map(draw).collect()
     }
@@ -96,7 +96,7 @@ impl<'a> Provider<'a> {
     }
 
     /// The time of an answer has come. Returns the number of the node and how long it takes to start, if it was granted.
-    pub(super) fn answer(&mut self, now: Time, answer: Answer) -> Option<(u32, Duration)> {
+    pub(super) fn answer(&mut self, now: Time, answer: NodeGranted) -> Option<(u32, Duration)> {
         let at = self.requests.iter().position(|request| request.id == answer.request)?;
         let (kind, asked) = (self.requests[at].node_type, self.requests[at].asked);
         self.requests[at].nodes -= 1;
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn requests_keep_the_limit_and_can_be_withdrawn() {
         let cluster = cluster();
-        let mut provider = Provider::new(&cluster, 1);
+        let mut provider = SimulatedProvider::new(&cluster, 1);
         let kind = NodeTypeId(0);
         provider.grant(Time::ZERO, Time::ZERO, kind);
         let answers = provider.request(Time::ZERO, kind, 9);
@@ -190,7 +190,7 @@ mod tests {
     fn a_bill_runs_from_the_grant_to_the_end() {
         let cluster = cluster();
         let prices = cluster.prices(&Cost::default());
-        let mut provider = Provider::new(&cluster, 1);
+        let mut provider = SimulatedProvider::new(&cluster, 1);
         let second = |s: u64| Time(s * 1_000_000_000);
         provider.grant(second(10), Time::ZERO, NodeTypeId(0));
         provider.grant(second(10), Time::ZERO, NodeTypeId(0));

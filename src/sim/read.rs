@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
+use super::cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::random::Distribution;
 use crate::job::diagnostic::Findings;
 use crate::job::document::syntax_error;
@@ -51,7 +51,7 @@ section! {
         /// A task takes its duration divided by this
         speed: Positive = "1.0",
         /// What an hour costs, in any currency
-        price: Amount = "1.0",
+        price: NonNegative = "1.0",
         /// A started piece of this length is charged whole, such as "1m" or "1h"
         billing: DurationSpec = "\"1s\"",
         /// The least that is charged for a node
@@ -83,9 +83,9 @@ section! {
     /// What goes wrong
     FaultsSpec {
         /// Nodes that go down, per node and hour
-        node_loss: Amount = "0.0",
+        node_loss: NonNegative = "0.0",
         /// Ranks that die alone, per rank and hour
-        rank_loss: Amount = "0.0",
+        rank_loss: NonNegative = "0.0",
         /// How long after it happened a loss is noticed
         notice: DurationSpec = "\"10s\"",
         /// Share of nodes that are slow, 0 to 1
@@ -101,7 +101,7 @@ section! {
     /// How tasks deviate from their estimates
     TasksSpec {
         /// Spread of durations around the estimate: standard deviation of the logarithm, so 0.1 is about 10 %
-        spread: Amount = "0.1",
+        spread: NonNegative = "0.1",
         /// What starting a command takes in addition to its duration
         spawn: DurationSpec = "\"1ms\"",
         /// The spread of single classes of tasks
@@ -115,7 +115,7 @@ section! {
         /// The class: a task's `class`, or its name
         name: String = required,
         /// Standard deviation of the logarithm of durations
-        spread: Amount = required,
+        spread: NonNegative = required,
     }
 }
 
@@ -134,7 +134,7 @@ fn homes_of(key: &str) -> Vec<&'static str> {
 
 /// A number that is not negative.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Amount(f64);
+pub(crate) struct NonNegative(f64);
 
 /// A number above zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,7 +161,7 @@ fn number<T: Read>(key: &str, node: &TomlNode<'_>, right: fn(f64) -> bool, findi
     None
 }
 
-impl Read for Amount {
+impl Read for NonNegative {
     fn expected() -> String {
         "a number from 0 to a thousand million".into()
     }
@@ -171,7 +171,7 @@ impl Read for Amount {
     }
 
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self> {
-        number::<Self>(key, node, |n| (0.0..=LARGEST).contains(&n), findings).map(Amount)
+        number::<Self>(key, node, |n| (0.0..=LARGEST).contains(&n), findings).map(NonNegative)
     }
 }
 
@@ -211,7 +211,7 @@ section! {
         /// Half of the times lie below this
         median: DurationSpec,
         /// Standard deviation of the logarithm
-        sigma: Amount,
+        sigma: NonNegative,
     }
 }
 
@@ -354,9 +354,9 @@ fn check_names(nodes: &[At<NodeSpec>], findings: &mut Findings) {
 }
 
 impl NodeSpec {
-    fn resolve(self, number: usize) -> NodeType {
+    fn resolve(self, number: usize) -> NodeKind {
         let nothing = || Distribution::Constant(Duration::ZERO);
-        NodeType {
+        NodeKind {
             name: or(self.name, if number == 0 { "node".to_owned() } else { format!("node{number}") }),
             slots: self.slots.map_or(1, |n| n.value.0 as u32),
             memory: self.memory.map_or(u64::MAX, |m| m.value.0),
@@ -397,10 +397,10 @@ impl FaultsSpec {
 }
 
 impl TasksSpec {
-    fn resolve(self) -> Tasks {
+    fn resolve(self) -> TaskSpread {
         let classes = self.class.map(|c| c.value.0).unwrap_or_default();
         let pair = |class: At<ClassSpec>| Some((class.value.name?.value, class.value.spread?.value.0.min(MOST_SIGMA)));
-        Tasks {
+        TaskSpread {
             spread: self.spread.map_or(0.1, |n| n.value.0.min(MOST_SIGMA)),
             classes: classes.into_iter().filter_map(pair).collect(),
             spawn: self.spawn.map_or(Duration::from_millis(1), |d| d.value.0),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::cluster::Cluster;
-use super::simulation::{Before, Outcome, Simulation, SimulationError};
-use super::world::{Log, World};
+use super::simulation::{Before, Simulation, SimulationError, SimulationOutcome};
+use super::simulator::{Log, Simulator};
 use crate::job::{Cost, Flush, Scaling};
 use crate::journal::{
     Began, Ended, GraphFacts, Journal, JournalError, KeptRun, RUNS, RankInfo, Record, Replay, RunDir, RunDirError,
@@ -21,7 +21,7 @@ use crate::workload::PreparedJob;
 
 /// What is to be simulated, and where it is written down.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
+pub struct RecordRequest<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
     /// The text of the job file.
@@ -56,7 +56,7 @@ pub struct Rehearsed {
     /// Phalanx's exit code, had it been real.
     pub exit_code: i32,
     /// How it went.
-    pub outcome: Outcome,
+    pub outcome: SimulationOutcome,
 }
 
 /// Why a run was not simulated.
@@ -80,7 +80,7 @@ pub enum SessionError {
 ///
 /// # Errors
 /// If it cannot be simulated, or not be written down.
-pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
+pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> {
     let dir = run_dir(request)?;
     let _lock = dir.lock()?;
     let (mut journal, past) = match request.resume {
@@ -115,12 +115,12 @@ pub fn rehearse(request: &Request<'_>) -> Result<Rehearsed, SessionError> {
     Ok(Rehearsed { dir: dir.path().to_owned(), exit_code, outcome })
 }
 
-fn trial<'a>(request: &Request<'a>, before: Before<'a>) -> Simulation<'a> {
-    let Request { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
+fn trial<'a>(request: &RecordRequest<'a>, before: Before<'a>) -> Simulation<'a> {
+    let RecordRequest { scene, cluster, policy, scaling, cost, ranks, seed, .. } = *request;
     Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before, floor: None }
 }
 
-fn run_dir(request: &Request<'_>) -> Result<RunDir, RunDirError> {
+fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {
     let (runs, name) = (Path::new(RUNS), format!("{}{SIMULATED}", request.scene.job.name));
     match (request.run_dir, request.resume) {
         (explicit, true) => RunDir::for_resume(runs, &name, explicit),
@@ -143,7 +143,7 @@ impl Past {
         Past { session: 0, began_unix_ns: unix_now_ns(), kept: Vec::new(), done: Vec::new(), spent: 0.0 }
     }
 
-    fn of(request: &Request<'_>, replay: &Replay) -> Result<Past, SessionError> {
+    fn of(request: &RecordRequest<'_>, replay: &Replay) -> Result<Past, SessionError> {
         let Some(last) = replay.last_session() else { return Ok(Past::nothing()) };
         if last.terms.as_ref().is_none_or(|terms| terms.simulated.is_none()) {
             return Err(SessionError::Resume("this run was a real one: `phalanx run --resume` continues it".into()));
@@ -176,8 +176,13 @@ fn runs_of(done: &[bool]) -> Vec<KeptRun> {
 }
 
 /// Writes how the session begins.
-fn open(request: &Request<'_>, trial: &Simulation<'_>, past: &Past, journal: &mut Journal) -> Result<(), JournalError> {
-    let Request { scene, cluster, seed, .. } = *request;
+fn open(
+    request: &RecordRequest<'_>,
+    trial: &Simulation<'_>,
+    past: &Past,
+    journal: &mut Journal,
+) -> Result<(), JournalError> {
+    let RecordRequest { scene, cluster, seed, .. } = *request;
     let info = |(rank, node, slots): (u32, String, u32)| RankInfo { rank, node, slots, pid: 0 };
     journal.append(&Record::Began(Began {
         session: past.session + 1,
@@ -186,7 +191,7 @@ fn open(request: &Request<'_>, trial: &Simulation<'_>, past: &Past, journal: &mu
         job_text: Arc::clone(request.job_text),
         job_path: request.job_path.to_owned(),
         dir: std::env::current_dir().unwrap_or_default(),
-        ranks: World::first_ranks(cluster, trial.first_ranks()).map(info).collect(),
+        ranks: Simulator::first_ranks(cluster, trial.first_ranks()).map(info).collect(),
         command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         kept: past.kept.clone(),
     }))?;

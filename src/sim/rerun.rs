@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Faults, Network, NodeType, Tasks};
+use super::cluster::{Cluster, Faults, Network, NodeKind, TaskSpread};
 use super::fates::RecordedTasks;
 use super::random::Distribution;
-use super::world::{Forget, Homes, Setup, World};
+use super::simulator::{Forget, Homes, Setup, Simulator};
 use crate::graph::TaskGraph;
 use crate::job::Job;
 use crate::model::{TaskId, Time};
@@ -51,7 +51,7 @@ impl Rerun<'_> {
         let ranks = self.slots.len() as u32;
         let recorded = Some(self.tasks);
         let setup = Setup { cluster: &cluster, ranks, seed: 0, homes, captain: None, done: self.done, recorded };
-        Ok(World::new(&prepared, setup, &mut Forget)?.run()?.time)
+        Ok(Simulator::new(&prepared, setup, &mut Forget)?.run()?.time)
     }
 }
 
@@ -61,13 +61,13 @@ impl Rerun<'_> {
 /// If a task fits on none of the ranks.
 pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
     let prepared = PreparedJob::new(job.clone(), Arc::clone(graph));
-    World::homes(&prepared, &cluster(slots), slots.len() as u32)
+    Simulator::homes(&prepared, &cluster(slots), slots.len() as u32)
 }
 
 /// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.
 fn cluster(slots: &[u32]) -> Cluster {
     let at_once = || Distribution::Constant(Duration::ZERO);
-    let node = |alike: &[u32]| NodeType {
+    let node = |alike: &[u32]| NodeKind {
         name: "n".to_owned(),
         slots: alike[0],
         memory: u64::MAX,
@@ -87,7 +87,7 @@ fn cluster(slots: &[u32]) -> Cluster {
         nodes: slots.chunk_by(|a, b| a == b).map(node).collect(),
         network: Network { latency: LATENCY, jitter: Duration::ZERO },
         faults: Faults::default(),
-        tasks: Tasks { spread: 0.0, classes: Vec::new(), spawn: Duration::ZERO },
+        tasks: TaskSpread { spread: 0.0, classes: Vec::new(), spawn: Duration::ZERO },
     }
 }
 

@@ -10,13 +10,13 @@ use thiserror::Error;
 use super::cluster::Cluster;
 use super::fates::Fates;
 use super::random::stretch;
-use super::world::{Authority, Ended, Homes, Log, Setup, World};
+use super::simulator::{Homes, Log, ScalingSetup, Setup, SimulatedEnd, Simulator};
 use crate::job::{Cost, Scaling};
 use crate::model::{TaskId, Time};
 use crate::scale::elasticity::{Elasticity, LevelStep, elasticity};
 use crate::scale::policy::{policy_by_name, policy_names};
 use crate::scale::{Prices, Scaler};
-use crate::schedule::coordinator::Why;
+use crate::schedule::coordinator::StopReason;
 use crate::workload::{PreparedJob, requirements};
 
 /// What is to be simulated.
@@ -71,11 +71,11 @@ pub enum SimulationError {
 
 /// How a simulated run went, in figures.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct SimulationOutcome {
     /// Name of the policy.
     pub policy: String,
     /// How it ended, and what happened on the way.
-    pub ended: Ended,
+    pub ended: SimulatedEnd,
     /// The bill of this session.
     pub bill: f64,
     /// Node-seconds from grant to end, all nodes together.
@@ -117,7 +117,7 @@ impl Floor {
             .collect();
         let nodes = || cluster.nodes.iter();
         let speed = nodes().map(|node| node.speed).fold(0.0, f64::max).max(1e-9);
-        let dearness = |node: &super::NodeType| node.price / 3600.0 / (f64::from(node.slots) * node.speed).max(1e-9);
+        let dearness = |node: &super::NodeKind| node.price / 3600.0 / (f64::from(node.slots) * node.speed).max(1e-9);
         let cheapest = nodes().map(dearness).fold(f64::INFINITY, f64::min);
         let fastest = |task: TaskId| stretch(took[task.index()], 1.0 / speed).as_nanos() as u64;
         let critical_path_s = scene.graph.order(&fastest).critical_path as f64 / 1e9;
@@ -125,7 +125,7 @@ impl Floor {
     }
 }
 
-impl Outcome {
+impl SimulationOutcome {
     /// Seconds from the beginning to the end.
     pub fn makespan_s(&self) -> f64 {
         self.ended.time.seconds()
@@ -143,7 +143,7 @@ impl Outcome {
 
     /// True if every task has its final state.
     pub fn is_complete(&self) -> bool {
-        self.ended.why == Why::Complete
+        self.ended.why == StopReason::Complete
     }
 }
 
@@ -165,7 +165,7 @@ impl<'a> Simulation<'a> {
     ///
     /// # Errors
     /// If there is no such policy, a task fits nowhere, or, by a mistake in Phalanx, the run hangs.
-    pub fn run(&self, log: &mut dyn Log) -> Result<Outcome, SimulationError> {
+    pub fn run(&self, log: &mut dyn Log) -> Result<SimulationOutcome, SimulationError> {
         let scaling = self.bounds();
         let policy = policy_by_name(self.policy, &scaling).ok_or_else(|| SimulationError::Policy {
             name: self.policy.to_owned(),
@@ -176,7 +176,7 @@ impl<'a> Simulation<'a> {
         let scaler = Scaler::new(policy, scaling);
         // Where nothing can be decided nobody need be asked all the time.
         let decides = self.policy != "fixed" || prices.budget.is_some();
-        let captain = decides.then(|| Authority { scaler, prices: prices.clone(), interval });
+        let captain = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
         let setup = Setup {
             cluster: self.cluster,
@@ -187,7 +187,8 @@ impl<'a> Simulation<'a> {
             done: self.before.done,
             recorded: None,
         };
-        let ended = World::new(self.scene, setup, log).and_then(World::run).map_err(SimulationError::Refused)?;
+        let ended =
+            Simulator::new(self.scene, setup, log).and_then(Simulator::run).map_err(SimulationError::Refused)?;
         Ok(self.judge(ended, &prices))
     }
 
@@ -198,7 +199,7 @@ impl<'a> Simulation<'a> {
         Scaling { max_ranks: most, ..self.scaling.clone() }
     }
 
-    fn judge(&self, ended: Ended, prices: &Prices) -> Outcome {
+    fn judge(&self, ended: SimulatedEnd, prices: &Prices) -> SimulationOutcome {
         let end = ended.time;
         let held = |node: &super::Node| node.gone.unwrap_or(end).since(node.granted);
         let slots = |node: &super::Node| f64::from(self.cluster.nodes[node.kind.0 as usize].slots);
@@ -208,7 +209,7 @@ impl<'a> Simulation<'a> {
         let per_node = f64::from(self.cluster.nodes[0].slots.max(1));
         let demand: Vec<LevelStep> = ended.demand.iter().map(|&(at, tasks)| (at, (tasks / per_node).ceil())).collect();
         let peak = ended.supply.iter().map(|step| step.1).fold(0.0, f64::max);
-        Outcome {
+        SimulationOutcome {
             policy: self.policy.to_owned(),
             bill,
             billed_node_s,

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::plan::{Question, plan};
+use super::plan::{PlanQuestion, plan};
 use super::*;
 use crate::exec::Kernels;
 use crate::graph::TaskGraph;
 use crate::job::{Cost, Scaling};
 use crate::journal::Record;
 use crate::model::{Attempt, State, TaskId};
-use crate::schedule::coordinator::Why;
+use crate::schedule::coordinator::StopReason;
 use crate::seeds::{Named, seeds};
 use crate::workload::PreparedJob;
 
@@ -186,7 +186,7 @@ fn no_task_is_lost_and_none_completes_twice_whatever_goes_wrong() {
             Err(SimulationError::Refused(why)) if why.contains("fits on no rank") => continue,
             Err(error) => panic!("{error}"),
         };
-        assert_eq!(outcome.ended.why, Why::Complete);
+        assert_eq!(outcome.ended.why, StopReason::Complete);
         check_complete(&scene, &records, policy);
         let left =
             |record: &&Record| matches!(record, Record::Rank(change) if change.state == crate::model::RankState::Lost);
@@ -284,8 +284,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
                 assert!(done.insert(attempt.task), "{attempt:?} ran again");
             }
             match outcome.ended.why {
-                Why::Complete => break,
-                Why::Budget => stopped += 1,
+                StopReason::Complete => break,
+                StopReason::Budget => stopped += 1,
                 why => panic!("{policy}: {why:?}"),
             }
         }
@@ -306,7 +306,7 @@ fn what_a_plan_calls_feasible_meets_its_deadline_and_its_intervals_hold() {
         let cost = Cost { deadline: Some(deadline), ..Cost::default() };
         let ranks = [2, 8, 16];
         let question =
-            Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+            PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
         let planned = plan(&question).unwrap();
         for candidate in planned.candidates.iter().filter(|c| c.feasible) {
             for other in 0..20 {

@@ -177,16 +177,16 @@ pub struct GpuUse {
 }
 
 /// Asks GPUs.
-pub struct Probe {
+pub struct GpuProbe {
     nvml: Option<Nvml>,
     sysfs: PathBuf,
 }
 
-impl Probe {
+impl GpuProbe {
     /// Loads NVML where there is one; takes tens of milliseconds then, and next to nothing elsewhere.
-    pub fn new() -> Probe {
+    pub fn new() -> GpuProbe {
         let nvml = Nvml::builder().lib_path(NVML.as_ref()).init();
-        Probe { nvml: nvml.inspect_err(|why| tracing::debug!("no NVIDIA GPUs: {why}")).ok(), sysfs: "/sys".into() }
+        GpuProbe { nvml: nvml.inspect_err(|why| tracing::debug!("no NVIDIA GPUs: {why}")).ok(), sysfs: "/sys".into() }
     }
 
     /// The GPUs of this machine that the system lets this process see.
@@ -264,9 +264,9 @@ impl Probe {
     }
 }
 
-impl Default for Probe {
-    fn default() -> Probe {
-        Probe::new()
+impl Default for GpuProbe {
+    fn default() -> GpuProbe {
+        GpuProbe::new()
     }
 }
 
@@ -368,7 +368,7 @@ mod tests {
             ("local_cpulist", "4-7\n"),
         ];
         files.iter().for_each(|(name, text)| fs::write(card.join(name), text).unwrap());
-        let probe = Probe { nvml: None, sysfs: root.path().into() };
+        let probe = GpuProbe { nvml: None, sysfs: root.path().into() };
         let devices = probe.devices(&|cpu| cpu / 4);
         let [device] = &devices[..] else { panic!("{devices:?}") };
         assert_eq!((device.maker, device.memory, device.domain), (Maker::Amd, 17_163_091_968, Some(1)));

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub use bind::{BindError, bind_current_thread, bind_to_lent};
 pub use cpulist::{format_cpus, parse_cpus};
-pub use gpus::{Device, Gpu, GpuUse, Gpus, Maker, Probe};
+pub use gpus::{Device, Gpu, GpuProbe, GpuUse, Gpus, Maker};
 pub use grant::Grant;
 pub(crate) use hwloc::is_left_out_here;
 pub use hwloc::leave_out_plugins;
@@ -69,7 +69,7 @@ impl Topology {
         let mask = bind::inherited_mask();
         let mut machine = hwloc::read_machine(mask);
         if machine.real {
-            machine.gpus = Probe::new().devices(&|cpu| machine.domain_of(cpu));
+            machine.gpus = GpuProbe::new().devices(&|cpu| machine.domain_of(cpu));
         }
         let grant = Grant::read(&machine, mask.to_vec(), &|name| std::env::var(name).ok());
         Topology { machine, grant }

@@ -11,7 +11,7 @@ use crate::graph::{Cycle, GraphError, Order, TaskGraph};
 use crate::job::{Diagnostic, Diagnostics, Job, Loaded};
 use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
-use crate::schedule::ledger::SPECIAL;
+use crate::schedule::dependency_counts::SPECIAL;
 
 /// A job with its graph, its estimates, and what follows from these: derived once, and shared by a
 /// real run's parts or by all simulated runs of the job.

@@ -17,9 +17,9 @@ use phalanx::graph::link::{Condition, Link, LinkShape};
 use phalanx::graph::partition::{self, Method, PartitionProblem};
 use phalanx::model::{Rank, TaskId, Time};
 use phalanx::schedule::coordinator::{Advice, Coordinator, Member, Tasks};
+use phalanx::schedule::dependency_counts::{CompletionEffects, DependencyCounts, Part};
 use phalanx::schedule::gang;
-use phalanx::schedule::handout::Cutter;
-use phalanx::schedule::ledger::{Ledger, Part, Ripple};
+use phalanx::schedule::handout::PartBuilder;
 use phalanx::schedule::protocol::{HandOut, Message};
 
 /// The system's allocator, counting.
@@ -217,7 +217,7 @@ pub fn hand_out(case: &Case, ranks: usize) -> Figures {
     drop(order);
     clock.lap("partition");
     let not_done = |_: u32| None;
-    let cutter = Cutter::new(&graph, &divided.home, &urgency, ranks, &not_done);
+    let cutter = PartBuilder::new(&graph, &divided.home, &urgency, ranks, &not_done);
     clock.lap("numbering");
     let frame = |rank| encoded(&Message::HandOut(Box::new(HandOut { part: cutter.part(rank), ..HandOut::default() })));
     let frames: Vec<Vec<u8>> = (1..ranks).map(frame).collect();
@@ -277,9 +277,9 @@ fn at_home(frame: Vec<u8>) -> Home {
 /// Opens the ledger of a part that takes so many bytes.
 fn open(part: Part, part_bytes: usize) -> Home {
     let before = heap() - part_bytes;
-    let ledger = Ledger::new(part).expect("a sound part");
+    let ledger = DependencyCounts::new(part).expect("a sound part");
     let resting = heap() - before;
-    let mut ripple = Ripple::default();
+    let mut ripple = CompletionEffects::default();
     ledger.open(Time(1), &mut ripple);
     Home { tasks: ledger.len(), peak: 0, resting, took: Duration::ZERO }
 }

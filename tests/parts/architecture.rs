@@ -1,17 +1,63 @@
-//! Holds what ARCHITECTURE.md promises about imports: the pure core (`graph`, `schedule` and `scale`) does no I/O and knows
-//! none of the parts that do.
+//! Holds what ARCHITECTURE.md promises about imports: which room of `src/` may use which other, that the pure rooms do no
+//! I/O, and that no circle of imports joins more than two files.
 //!
 //! The check reads the source. `use` trees are flattened, so a grouped import hides nothing, and paths written out in the code
-//! count as imports. Test modules are exempt: `tests.rs` files, and what follows `#[cfg(test)]` in a file.
+//! count as imports. Test modules are exempt: `tests` folders, `tests.rs` files, and what follows `#[cfg(test)]` in a file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of `src/` that make up the pure core.
-const CORE: [&str; 3] = ["graph", "schedule", "scale"];
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::DiGraph;
 
-/// What they may not name: the world outside, and the parts of Phalanx that touch it.
-const FORBIDDEN: [&str; 22] = [
+/// The rooms of `src/` (folders, and files that stand alone) and which others each may use. A new entry is a decision: it
+/// adds an arrow to the picture in ARCHITECTURE.md.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("bench", &["data", "exec", "graph", "journal", "model", "observe", "runtime", "svg"]),
+    ("capacity", &["job", "journal", "model", "system"]),
+    (
+        "cli",
+        &[
+            "bench", "capacity", "control", "data", "exec", "graph", "job", "journal", "model", "observe", "runtime",
+            "scale", "sim", "svg", "text", "topology", "workload",
+        ],
+    ),
+    ("codec", &["model"]),
+    ("control", &[]),
+    ("data", &[]),
+    ("exec", &["data", "graph", "job", "model", "system", "topology"]),
+    ("fabric", &["model", "numbers", "schedule", "system"]),
+    ("graph", &["model", "numbers"]),
+    ("job", &["data", "exec", "graph", "model", "system"]),
+    ("journal", &["codec", "job", "model", "scale", "schedule"]),
+    ("model", &[]),
+    ("numbers", &[]),
+    ("observe", &["control", "exec", "fabric", "graph", "job", "journal", "model", "scale", "sim", "system", "text"]),
+    ("pool", &["schedule", "topology"]),
+    (
+        "runtime",
+        &[
+            "capacity", "control", "data", "exec", "fabric", "graph", "job", "journal", "model", "numbers", "observe",
+            "pool", "scale", "schedule", "system", "topology", "workload",
+        ],
+    ),
+    ("scale", &["graph", "job", "model", "workload"]),
+    ("schedule", &["codec", "graph", "job", "model", "numbers"]),
+    ("sim", &["graph", "job", "journal", "model", "scale", "schedule", "svg", "text", "workload"]),
+    ("svg", &[]),
+    ("system", &[]),
+    ("text", &[]),
+    ("topology", &[]),
+    ("workload", &["graph", "job", "model", "schedule"]),
+];
+
+/// Rooms, and files of rooms, that do no I/O and read no clock.
+const PURE: &[&str] =
+    &["capacity/blocks", "capacity/blocks.rs", "capacity/nodes.rs", "graph", "scale", "schedule", "workload"];
+
+/// What pure rooms may not name.
+const FORBIDDEN: &[&str] = &[
     "std::fs",
     "std::io",
     "std::net",
@@ -20,39 +66,140 @@ const FORBIDDEN: [&str; 22] = [
     "std::env",
     "std::time::Instant",
     "std::time::SystemTime",
+    "libc",
+    "rustix",
     "mpi",
     "rayon",
     "sysinfo",
-    "crate::fabric",
-    "crate::pool",
-    "crate::exec",
-    "crate::journal",
-    "crate::observe",
-    "crate::cli",
-    "crate::runtime",
-    "crate::sim",
-    "crate::topology",
-    "crate::bench",
-    "crate::system",
+    "tracing",
 ];
 
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The path of a source file below `src/`.
+fn name_of(file: &Path) -> String {
+    file.strip_prefix(src()).unwrap_or(file).display().to_string()
+}
+
+/// The files of a room or of a part of one.
+fn files_of(room: &str) -> Vec<PathBuf> {
+    let path = src().join(room);
+    if path.extension().is_some_and(|ext| ext == "rs") { vec![path] } else { rust_files(&path) }
+}
+
 #[test]
-fn the_core_imports_nothing_that_does_io() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files: Vec<PathBuf> = CORE.iter().flat_map(|folder| rust_files(&root.join(folder))).collect();
-    assert!(files.len() >= 2, "the core has moved; tell this test where it is");
+fn rooms_use_only_the_rooms_that_the_table_allows() {
+    let entries = fs::read_dir(src()).expect("src can be listed").flatten().map(|entry| entry.path());
+    let is_room = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|ext| ext == "rs");
+    let stem = |path: PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let found: BTreeSet<String> = entries.filter(is_room).filter_map(stem).collect();
+    let top = ["lib", "main", "seeds"].map(str::to_owned);
+    let listed: BTreeSet<String> = ROOMS.iter().map(|room| room.0.to_owned()).chain(top).collect();
+    assert_eq!(found, listed, "the table lists every room of src/");
+    let mut wrong = Vec::new();
+    for (room, allowed) in ROOMS {
+        let files = [format!("{room}.rs"), (*room).to_owned()].map(|name| src().join(name));
+        let files = files.into_iter().flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] });
+        let mut used = BTreeSet::new();
+        for file in files.filter(|file| file.exists()) {
+            for path in imports_of(&file) {
+                let other = path.strip_prefix("crate::").map(|rest| rest.split("::").next().unwrap_or(rest).to_owned());
+                let Some(other) = other.filter(|other| other != room && found.contains(other)) else { continue };
+                if !allowed.contains(&other.as_str()) {
+                    wrong.push(format!("{} uses {path}; `{room}` may not use `{other}`", name_of(&file)));
+                }
+                used.insert(other);
+            }
+        }
+        wrong.extend(
+            allowed
+                .iter()
+                .filter(|other| !used.contains(**other))
+                .map(|other| format!("`{room}` uses `{other}` no more")),
+        );
+    }
+    assert!(wrong.is_empty(), "move this, or change the table and the picture:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_rooms_do_no_io() {
     let mut found = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a source file can be read");
-        for path in forbidden(&text) {
-            found.push(format!("{}: {path}", file.strip_prefix(&root).unwrap_or(&file).display()));
+    for room in PURE {
+        let files: Vec<PathBuf> = files_of(room).into_iter().filter(|file| file.exists()).collect();
+        assert!(!files.is_empty(), "{room} has moved; tell this test where it is");
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a source file can be read");
+            found.extend(forbidden(&text).into_iter().map(|path| format!("{}: {path}", name_of(&file))));
         }
     }
     assert!(
         found.is_empty(),
-        "the core must stay free of I/O; move this to an edge and pass in what it yields:\n{}",
+        "pure rooms must stay free of I/O; move this to an edge and pass in what it yields:\n{}",
         found.join("\n")
     );
+}
+
+#[test]
+fn no_circle_of_imports_joins_more_than_two_files() {
+    let folders = ["runtime", "schedule", "sim", "pool", "capacity", "scale", "job", "cli", "workload"];
+    let circles: Vec<Vec<String>> = folders.iter().flat_map(|folder| circles_in(&src().join(folder))).collect();
+    assert!(circles.is_empty(), "these files use each other in circles: {circles:#?}");
+}
+
+/// Files of a folder that use each other in a circle of more than two.
+fn circles_in(folder: &Path) -> Vec<Vec<String>> {
+    let files = rust_files(folder);
+    let module = |file: &Path| {
+        let name = name_of(file);
+        let name = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        format!("crate::{}", name.replace('/', "::"))
+    };
+    let modules: BTreeMap<String, &PathBuf> = files.iter().map(|file| (module(file), file)).collect();
+    let names: Vec<&String> = modules.keys().collect();
+    let mut edges = Vec::new();
+    for (from, file) in names.iter().enumerate() {
+        // A room's own file names what is in it, and what is in it may use what stands there.
+        if modules[*file].ends_with("mod.rs") {
+            continue;
+        }
+        for path in imports_of(modules[*file]) {
+            let path = absolute(&path, file);
+            let holds = |name: &str| path == name || path.starts_with(&format!("{name}::"));
+            let to = (0..names.len()).filter(|&to| holds(names[to])).max_by_key(|&to| names[to].len());
+            if let Some(to) = to.filter(|&to| to != from && !modules[names[to]].ends_with("mod.rs")) {
+                edges.push((from as u32, to as u32));
+            }
+        }
+    }
+    let circles = tarjan_scc(&DiGraph::<(), ()>::from_edges(edges)).into_iter().filter(|circle| circle.len() > 2);
+    circles.map(|circle| circle.into_iter().map(|at| names[at.index()].clone()).collect()).collect()
+}
+
+/// A path as seen from the crate's root; `module` is where it is written.
+fn absolute(path: &str, module: &str) -> String {
+    let mut place: Vec<&str> = module.split("::").collect();
+    let mut words: Vec<&str> = path.split("::").collect();
+    match words[0] {
+        "crate" => return path.to_owned(),
+        "super" => {
+            while words.first() == Some(&"super") {
+                words.remove(0);
+                place.pop();
+            }
+        }
+        "self" => drop(words.remove(0)),
+        _ => {}
+    }
+    place.extend(words);
+    place.join("::")
+}
+
+/// All paths that a file names.
+fn imports_of(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).expect("a source file can be read");
+    paths_of(&code_of(&text))
 }
 
 /// The files below a folder, test files excepted; none if there is no such folder.
@@ -60,7 +207,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files = Vec::new();
     for path in entries.map(|entry| entry.path()) {
-        if path.file_stem().is_some_and(|stem| stem == "tests") {
+        if path.file_stem().is_some_and(|stem| stem == "tests" || stem == "testing") {
             continue;
         }
         if path.is_dir() {

@@ -2,23 +2,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn all(blocks: &mut Blocks, id: BlockId, events: &[Event]) -> State {
+fn all(blocks: &mut Blocks, id: BlockId, events: &[BlockEvent]) -> State {
     for (at, event) in (1..).zip(events) {
         blocks.step(Time(at * 1_000_000_000), id, event.clone());
     }
     blocks.get(id).unwrap().state
 }
 
-fn accepted() -> Event {
-    Event::Accepted("job 7".into())
+fn accepted() -> BlockEvent {
+    BlockEvent::Accepted("job 7".into())
 }
 
-fn granted() -> Event {
-    Event::Granted(Grant { node: "n1".into(), ..Grant::default() })
+fn granted() -> BlockEvent {
+    BlockEvent::Granted(NodeGrant { node: "n1".into(), ..NodeGrant::default() })
 }
 
-fn ended() -> Event {
-    Event::Ended { why: "exit 0".into(), at: None }
+fn ended() -> BlockEvent {
+    BlockEvent::Ended { why: "exit 0".into(), at: None }
 }
 
 fn second(s: u64) -> Time {
@@ -29,35 +29,39 @@ fn second(s: u64) -> Time {
 fn a_block_is_billed_from_its_grant_to_its_end() {
     let mut blocks = Blocks::default();
     let id = blocks.request(Time(0)).unwrap();
-    let life = [accepted(), granted(), Event::Joined, Event::Drain, Event::Left, ended()];
+    let life = [accepted(), granted(), BlockEvent::Joined, BlockEvent::Drain, BlockEvent::Left, ended()];
     assert_eq!(all(&mut blocks, id, &life), State::Released);
     let block = blocks.get(id).unwrap();
     assert_eq!((block.granted, block.ended), (Some(Time(2_000_000_000)), Some(Time(6_000_000_000))));
-    assert_eq!(blocks.take_orders(), [Order::Release(id)], "it ended by itself");
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Release(id)], "it ended by itself");
 }
 
 #[test]
 fn what_waits_is_withdrawn_and_what_does_not_end_is_ended() {
     let mut blocks = Blocks::default();
     let waiting = blocks.request(Time(0)).unwrap();
-    assert_eq!(all(&mut blocks, waiting, &[accepted(), Event::Drain]), State::Releasing);
-    assert_eq!(blocks.take_orders(), [Order::Withdraw(waiting)]);
+    assert_eq!(all(&mut blocks, waiting, &[accepted(), BlockEvent::Drain]), State::Releasing);
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(waiting)]);
     let stuck = blocks.request(Time(0)).unwrap();
-    all(&mut blocks, stuck, &[accepted(), granted(), Event::Joined, Event::Left]);
+    all(&mut blocks, stuck, &[accepted(), granted(), BlockEvent::Joined, BlockEvent::Left]);
     blocks.tick(Time(5_000_000_000));
-    assert_eq!(blocks.take_orders(), [Order::Release(stuck)]);
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Release(stuck)]);
     blocks.tick(Time(60_000_000_000));
     blocks.tick(Time(61_000_000_000));
-    assert_eq!(blocks.take_orders(), [Order::Withdraw(stuck)], "told once");
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(stuck)], "told once");
 }
 
 #[test]
 fn the_bill_is_that_of_the_provider_where_it_tells_when() {
     let mut blocks = Blocks::default();
     let id = blocks.request(Time(0)).unwrap();
-    let grant = Grant { node: "n1".into(), since: Some(second(1)), ..Grant::default() };
-    let end = Event::Ended { why: String::new(), at: Some(second(4)) };
-    all(&mut blocks, id, &[accepted(), Event::Granted(grant), Event::Joined, Event::Drain, Event::Left, end]);
+    let grant = NodeGrant { node: "n1".into(), since: Some(second(1)), ..NodeGrant::default() };
+    let end = BlockEvent::Ended { why: String::new(), at: Some(second(4)) };
+    all(
+        &mut blocks,
+        id,
+        &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined, BlockEvent::Drain, BlockEvent::Left, end],
+    );
     let block = blocks.get(id).unwrap();
     assert_eq!((block.granted, block.ended), (Some(second(1)), Some(second(4))));
 }
@@ -66,8 +70,8 @@ fn the_bill_is_that_of_the_provider_where_it_tells_when() {
 fn a_granted_block_that_is_wanted_no_more_does_not_come() {
     let mut blocks = Blocks::default();
     let id = blocks.request(Time(0)).unwrap();
-    assert_eq!(all(&mut blocks, id, &[accepted(), granted(), Event::Drain]), State::Releasing);
-    assert_eq!(blocks.take_orders(), [Order::Withdraw(id)]);
+    assert_eq!(all(&mut blocks, id, &[accepted(), granted(), BlockEvent::Drain]), State::Releasing);
+    assert_eq!(blocks.take_orders(), [ProviderOrder::Withdraw(id)]);
 }
 
 #[test]
@@ -76,12 +80,12 @@ fn a_job_that_keeps_one_node_is_asked_for_no_other() {
     let two = [blocks.own(Time(0)), blocks.own(Time(0))];
     let other = blocks.request(Time(0)).unwrap();
     for id in two {
-        all(&mut blocks, id, &[Event::Accepted("job 1".into()), granted(), Event::Joined]);
+        all(&mut blocks, id, &[BlockEvent::Accepted("job 1".into()), granted(), BlockEvent::Joined]);
     }
-    all(&mut blocks, other, &[Event::Accepted("job 2".into()), granted(), Event::Joined]);
+    all(&mut blocks, other, &[BlockEvent::Accepted("job 2".into()), granted(), BlockEvent::Joined]);
     assert!(!blocks.is_bound(two[1]));
-    let kept = Event::Kept("no shrinking here".into());
-    assert_eq!(all(&mut blocks, two[0], &[Event::Drain, Event::Left, kept]), State::Held);
+    let kept = BlockEvent::Kept("no shrinking here".into());
+    assert_eq!(all(&mut blocks, two[0], &[BlockEvent::Drain, BlockEvent::Left, kept]), State::Held);
     assert!(blocks.is_bound(two[1]) && !blocks.is_bound(other));
     assert_eq!(blocks.get(two[0]).unwrap().ended, None, "it is billed on");
     assert_eq!(all(&mut blocks, two[0], &[ended()]), State::Released);
@@ -93,11 +97,11 @@ fn the_anchor_of_a_job_goes_last() {
     let mut blocks = Blocks::default();
     let ids = [(); 2].map(|()| blocks.request(Time(0)).unwrap());
     for (id, anchor) in ids.into_iter().zip([true, false]) {
-        let grant = Event::Granted(Grant { node: id.to_string(), anchor, ..Grant::default() });
-        all(&mut blocks, id, &[accepted(), grant, Event::Joined]);
+        let grant = BlockEvent::Granted(NodeGrant { node: id.to_string(), anchor, ..NodeGrant::default() });
+        all(&mut blocks, id, &[accepted(), grant, BlockEvent::Joined]);
     }
     assert!(blocks.is_bound(ids[0]) && !blocks.is_bound(ids[1]));
-    all(&mut blocks, ids[1], &[Event::Drain, Event::Left, ended()]);
+    all(&mut blocks, ids[1], &[BlockEvent::Drain, BlockEvent::Left, ended()]);
     assert!(!blocks.is_bound(ids[0]));
 }
 
@@ -105,8 +109,8 @@ fn the_anchor_of_a_job_goes_last() {
 fn a_block_whose_time_is_nearly_up_is_named_once() {
     let mut blocks = Blocks::default();
     let id = blocks.request(Time(0)).unwrap();
-    let grant = Grant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
-    all(&mut blocks, id, &[accepted(), Event::Granted(grant), Event::Joined]);
+    let grant = NodeGrant { node: "n1".into(), since: Some(second(0)), ends: Some(second(600)), anchor: false };
+    all(&mut blocks, id, &[accepted(), BlockEvent::Granted(grant), BlockEvent::Joined]);
     blocks.tick(second(539));
     assert!(blocks.take_expiring().is_empty());
     blocks.tick(second(541));
@@ -119,14 +123,14 @@ fn a_provider_that_only_fails_is_asked_no_more() {
     let mut blocks = Blocks::default();
     for _ in 0..MAX_REFUSALS {
         let id = blocks.request(Time(0)).unwrap();
-        all(&mut blocks, id, &[Event::Refused("no".into())]);
+        all(&mut blocks, id, &[BlockEvent::Refused("no".into())]);
     }
     assert!(blocks.request(Time(0)).is_none() && blocks.paused().is_some());
     let mut blocks = Blocks::default();
     for turn in 0..2 * MAX_FAILED_STARTS {
         let id = blocks.request(Time(0)).unwrap();
         let works = turn == MAX_FAILED_STARTS - 1;
-        all(&mut blocks, id, &[accepted(), granted(), if works { Event::Joined } else { ended() }]);
+        all(&mut blocks, id, &[accepted(), granted(), if works { BlockEvent::Joined } else { ended() }]);
         if turn == 2 * MAX_FAILED_STARTS - 1 {
             assert!(blocks.request(Time(0)).is_none());
         }
@@ -137,8 +141,8 @@ proptest! {
     /// Whatever comes in whatever order: a block that is over stays so, and one with a grant ends its bill after it began.
     #[test]
     fn no_order_of_events_confuses_it(events in prop::collection::vec(0usize..8, 0..30)) {
-        let (refused, kept) = (Event::Refused("no".into()), Event::Kept("no".into()));
-        let kinds = [accepted(), refused, granted(), Event::Joined, Event::Drain, Event::Left, ended(), kept];
+        let (refused, kept) = (BlockEvent::Refused("no".into()), BlockEvent::Kept("no".into()));
+        let kinds = [accepted(), refused, granted(), BlockEvent::Joined, BlockEvent::Drain, BlockEvent::Left, ended(), kept];
         let mut blocks = Blocks::default();
         let id = blocks.request(Time(0)).unwrap();
         let mut over = None;

@@ -157,7 +157,7 @@ impl SlurmCommands {
     }
 
     /// Submits a job.
-    pub(super) fn submit(&self, job: &Submission<'_>) -> Result<JobId, String> {
+    pub(super) fn submit(&self, job: &SbatchArgs<'_>) -> Result<JobId, String> {
         let mut command = Command::new("sbatch");
         let said = self.output(alone_but(job.add_to(&mut command), &SUBMISSION))?;
         JobId::parse(&said).ok_or_else(|| format!("sbatch took it but named no job (it printed {:?})", said.trim()))
@@ -239,7 +239,7 @@ fn command(program: &str, cluster: Option<&str>) -> Command {
 }
 
 /// A job to be submitted.
-pub(super) struct Submission<'a> {
+pub(super) struct SbatchArgs<'a> {
     pub(super) name: &'a str,
     pub(super) nodes: usize,
     pub(super) partition: Option<&'a str>,
@@ -253,7 +253,7 @@ pub(super) struct Submission<'a> {
     pub(super) script: &'a str,
 }
 
-impl Submission<'_> {
+impl SbatchArgs<'_> {
     fn add_to<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let log = self.log.display().to_string().replace('%', "%%");
         command.args(["--parsable", "--ntasks-per-node=1", "--exclusive", "--no-requeue", "--open-mode=append"]);

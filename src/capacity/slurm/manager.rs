@@ -5,13 +5,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::blocks::{BlockId, Event, Grant};
+use super::super::blocks::{BlockEvent, BlockId, NodeGrant};
 use super::super::provider::Launch;
 use super::CLOSE_LIMIT;
 use super::allocation::{Allocation, STEP};
-use super::commands::{JobId, Queued, SlurmCommands, Submission, quoted};
+use super::commands::{JobId, Queued, SbatchArgs, SlurmCommands, quoted};
 use super::names::NamesFile;
-use super::shrink::{JobNode, Phase};
+use super::shrink::{JobNode, NodePhase};
 use crate::job::{Capacity, ProviderKind};
 
 /// Poll interval while a job is about to change state.
@@ -42,7 +42,7 @@ const LEASE: Duration = Duration::from_secs(600);
 const LEASE_RENEWAL: Duration = Duration::from_secs(200);
 
 /// What the run asks of the manager.
-pub(super) enum Request {
+pub(super) enum ManagerRequest {
     /// Blocks to request, needed at most this long.
     Nodes(Vec<BlockId>, Option<Duration>),
     Adopt(BlockId, String),
@@ -76,7 +76,7 @@ pub(super) struct SlurmManager {
     lost_submit_until: Option<Instant>,
     /// When the run's own allocation began according to Slurm, once asked.
     began: Option<Option<u64>>,
-    events: Sender<(BlockId, Event)>,
+    events: Sender<(BlockId, BlockEvent)>,
 }
 
 impl SlurmJob {
@@ -91,7 +91,7 @@ impl SlurmJob {
     }
 
     /// The job was granted its nodes: assigns them to the blocks in order.
-    fn on_start(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, Event)> {
+    fn on_start(&mut self, queued: &Queued, launch: &Launch) -> Vec<(BlockId, BlockEvent)> {
         // Slurm may say that it runs a moment before it says where.
         if queued.nodes.len() < self.nodes.len() || std::mem::replace(&mut self.running, true) {
             return Vec::new();
@@ -102,10 +102,10 @@ impl SlurmJob {
         for (at, (node, name)) in self.nodes.iter_mut().zip(&queued.nodes).enumerate() {
             node.name.clone_from(name);
             match node.phase {
-                Phase::Unwanted => node.leave(),
+                NodePhase::Unwanted => node.leave(),
                 _ => {
-                    let grant = Grant { node: name.clone(), since, ends, anchor: several && at == 0 };
-                    news.push((node.block, Event::Granted(grant)));
+                    let grant = NodeGrant { node: name.clone(), since, ends, anchor: several && at == 0 };
+                    news.push((node.block, BlockEvent::Granted(grant)));
                 }
             }
         }
@@ -113,25 +113,25 @@ impl SlurmJob {
     }
 
     /// The job ended, and with it all blocks that had not ended before.
-    fn on_end(&mut self, why: &str, at: Option<u64>, launch: &Launch) -> Vec<(BlockId, Event)> {
-        let left = self.nodes.iter_mut().filter(|node| !matches!(node.phase, Phase::Gone));
+    fn on_end(&mut self, why: &str, at: Option<u64>, launch: &Launch) -> Vec<(BlockId, BlockEvent)> {
+        let left = self.nodes.iter_mut().filter(|node| !matches!(node.phase, NodePhase::Gone));
         let ended = |node: &mut JobNode| {
-            node.phase = Phase::Gone;
-            (node.block, Event::Ended { why: why.to_owned(), at: at.map(|s| launch.moment(s)) })
+            node.phase = NodePhase::Gone;
+            (node.block, BlockEvent::Ended { why: why.to_owned(), at: at.map(|s| launch.moment(s)) })
         };
         left.map(ended).collect()
     }
 
     fn is_over(&self) -> bool {
-        !self.own && self.nodes.iter().all(|node| matches!(node.phase, Phase::Gone))
+        !self.own && self.nodes.iter().all(|node| matches!(node.phase, NodePhase::Gone))
     }
 
     fn is_ending(&self) -> bool {
-        self.nodes.iter().any(|node| !matches!(node.phase, Phase::Wanted | Phase::Gone))
+        self.nodes.iter().any(|node| !matches!(node.phase, NodePhase::Wanted | NodePhase::Gone))
     }
 
     fn all_unwanted(&self) -> bool {
-        self.nodes.iter().all(|node| !matches!(node.phase, Phase::Wanted))
+        self.nodes.iter().all(|node| !matches!(node.phase, NodePhase::Wanted))
     }
 }
 
@@ -142,7 +142,7 @@ impl SlurmManager {
         allocation: Option<Allocation>,
         names: NamesFile,
         slurm: SlurmCommands,
-        events: Sender<(BlockId, Event)>,
+        events: Sender<(BlockId, BlockEvent)>,
     ) -> SlurmManager {
         let own = |allocation: &Allocation| SlurmJob::new(JobId::here(allocation.job.clone()), true, &[], None);
         let jobs = allocation.as_ref().map(own).into_iter().collect();
@@ -150,16 +150,16 @@ impl SlurmManager {
     }
 
     /// Handles requests until [`Request::Close`], and polls Slurm between them.
-    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+    pub(super) fn run(mut self, requests: &Receiver<ManagerRequest>) {
         let mut next = Instant::now() + FAST_POLL;
         loop {
             let wait = next.saturating_duration_since(Instant::now());
             match requests.recv_timeout(if self.has_nodes_to_release() { wait.min(RELEASE_POLL) } else { wait }) {
-                Ok(Request::Nodes(ids, limit)) => self.request(&ids, limit),
-                Ok(Request::Adopt(id, node)) => self.adopt(id, node, true),
-                Ok(Request::Release(id)) => self.release(id),
-                Ok(Request::Withdraw(id)) => self.withdraw(id),
-                Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
+                Ok(ManagerRequest::Nodes(ids, limit)) => self.request(&ids, limit),
+                Ok(ManagerRequest::Adopt(id, node)) => self.adopt(id, node, true),
+                Ok(ManagerRequest::Release(id)) => self.release(id),
+                Ok(ManagerRequest::Withdraw(id)) => self.withdraw(id),
+                Ok(ManagerRequest::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.release_nodes(),
             }
             if Instant::now() >= next {
@@ -170,7 +170,7 @@ impl SlurmManager {
         }
     }
 
-    fn report(&self, id: BlockId, event: Event) {
+    fn report(&self, id: BlockId, event: BlockEvent) {
         // The receiver is gone once the run is over.
         let _ = self.events.send((id, event));
     }
@@ -181,7 +181,7 @@ impl SlurmManager {
         while let [id, rest @ ..] = left
             && let Some((old, node)) = self.held_node()
         {
-            self.report(old, Event::Ended { why: "it is used again".into(), at: None });
+            self.report(old, BlockEvent::Ended { why: "it is used again".into(), at: None });
             self.adopt(*id, node, false);
             left = rest;
         }
@@ -193,12 +193,12 @@ impl SlurmManager {
     fn held_node(&mut self) -> Option<(BlockId, String)> {
         let own = self.jobs.iter_mut().find(|job| job.own)?;
         let held = own.nodes.iter_mut().find(|node| node.is_held())?;
-        held.phase = Phase::Gone;
+        held.phase = NodePhase::Gone;
         Some((held.block, held.name.clone()))
     }
 
     fn submit(&mut self, ids: &[BlockId], limit: Option<Duration>) {
-        let refuse = |why: &str| ids.iter().for_each(|&id| self.report(id, Event::Refused(why.to_owned())));
+        let refuse = |why: &str| ids.iter().for_each(|&id| self.report(id, BlockEvent::Refused(why.to_owned())));
         let Some(&first) = ids.first() else { return };
         if self.capacity.provider != ProviderKind::Slurm {
             return refuse("the job file names no provider = \"slurm\"");
@@ -206,7 +206,7 @@ impl SlurmManager {
         let limit = self.capacity.time.into_iter().chain(limit).min();
         let log = self.launch.log(first);
         let script = self.script(ids);
-        let submission = Submission {
+        let submission = SbatchArgs {
             name: self.name(),
             nodes: ids.len(),
             partition: self.capacity.partition.as_deref(),
@@ -218,7 +218,7 @@ impl SlurmManager {
         };
         match self.slurm.submit(&submission) {
             Ok(job) => {
-                ids.iter().for_each(|&id| self.report(id, Event::Accepted(format!("job {job}"))));
+                ids.iter().for_each(|&id| self.report(id, BlockEvent::Accepted(format!("job {job}"))));
                 self.note_cluster(&job);
                 self.jobs.push(SlurmJob::new(job, false, ids, limit));
             }
@@ -279,7 +279,9 @@ impl SlurmManager {
     /// Starts a world on a node of the own allocation. `first`: the node was there from the start, so
     /// it is billed since the start of the allocation.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
-        let Some(allocation) = &self.allocation else { return self.report(id, Event::Refused("no allocation".into())) };
+        let Some(allocation) = &self.allocation else {
+            return self.report(id, BlockEvent::Refused("no allocation".into()));
+        };
         let job = JobId::here(allocation.job.clone());
         let began = || self.slurm.job(&job).ok().flatten().and_then(|job| job.start);
         let since = if first { *self.began.get_or_insert_with(began) } else { None };
@@ -290,10 +292,10 @@ impl SlurmManager {
             Ok(step) => job_node.step = Some(step),
             Err(error) => tracing::warn!("cannot start srun for {node}: {error}"),
         }
-        self.report(id, Event::Accepted(format!("job {}", allocation.job)));
-        self.report(id, Event::Granted(Grant { node, since, ends: None, anchor: false }));
+        self.report(id, BlockEvent::Accepted(format!("job {}", allocation.job)));
+        self.report(id, BlockEvent::Granted(NodeGrant { node, since, ends: None, anchor: false }));
         if job_node.step.is_none() {
-            self.report(id, Event::Left);
+            self.report(id, BlockEvent::Left);
         }
         if let Some(own) = self.jobs.iter_mut().find(|job| job.own) {
             own.nodes.push(job_node);
@@ -319,17 +321,19 @@ impl SlurmManager {
         let slurm = self.slurm.clone();
         let Some((job, at)) = self.job_of(id) else { return };
         match (job.running, job.nodes[at].phase) {
-            (_, Phase::Gone) => return,
+            (_, NodePhase::Gone) => return,
             (true, _) => job.nodes[at].end_now(),
-            (false, _) => job.nodes[at].phase = Phase::Unwanted,
+            (false, _) => job.nodes[at].phase = NodePhase::Unwanted,
         }
         if !job.own && job.all_unwanted() {
             return cancel(&slurm, [&job.id]);
         }
-        let wanted = job.nodes.iter().rposition(|node| matches!(node.phase, Phase::Wanted)).map_or(0, |last| last + 1);
+        let wanted =
+            job.nodes.iter().rposition(|node| matches!(node.phase, NodePhase::Wanted)).map_or(0, |last| last + 1);
         if !job.running && wanted < job.nodes.len() && slurm.ask_for_fewer(&job.id, wanted).is_ok() {
             let gone: Vec<BlockId> = job.nodes.drain(wanted..).map(|node| node.block).collect();
-            gone.into_iter().for_each(|id| self.report(id, Event::Ended { why: "it was withdrawn".into(), at: None }));
+            gone.into_iter()
+                .for_each(|id| self.report(id, BlockEvent::Ended { why: "it was withdrawn".into(), at: None }));
         }
     }
 

@@ -32,10 +32,10 @@ use std::time::{Duration, Instant};
 
 pub use allocation::Allocation;
 use commands::SlurmCommands;
-use manager::{Request, SlurmManager};
+use manager::{ManagerRequest, SlurmManager};
 use names::{NamesFile, SessionJobs};
 
-use super::blocks::{BlockId, Event};
+use super::blocks::{BlockEvent, BlockId};
 use super::provider::{Launch, Provider};
 use crate::job::Capacity;
 use crate::journal::EndedSessions;
@@ -48,8 +48,8 @@ pub const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The handle of the thread that calls Slurm.
 pub struct Slurm {
-    requests: Sender<Request>,
-    events: Receiver<(BlockId, Event)>,
+    requests: Sender<ManagerRequest>,
+    events: Receiver<(BlockId, BlockEvent)>,
     manager: Option<JoinHandle<()>>,
     commands: SlurmCommands,
 }
@@ -79,10 +79,10 @@ impl Slurm {
 
     /// Starts the world of a block on a node that the run has from the start.
     pub fn adopt(&mut self, id: BlockId, node: String) {
-        self.send(Request::Adopt(id, node));
+        self.send(ManagerRequest::Adopt(id, node));
     }
 
-    fn send(&self, request: Request) {
+    fn send(&self, request: ManagerRequest) {
         // The manager exits only after `Request::Close`.
         let _ = self.requests.send(request);
     }
@@ -90,24 +90,24 @@ impl Slurm {
 
 impl Provider for Slurm {
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>) {
-        self.send(Request::Nodes(ids.to_vec(), limit));
+        self.send(ManagerRequest::Nodes(ids.to_vec(), limit));
     }
 
     fn release(&mut self, id: BlockId) {
-        self.send(Request::Release(id));
+        self.send(ManagerRequest::Release(id));
     }
 
     fn withdraw(&mut self, id: BlockId) {
-        self.send(Request::Withdraw(id));
+        self.send(ManagerRequest::Withdraw(id));
     }
 
-    fn poll(&mut self) -> Vec<(BlockId, Event)> {
+    fn poll(&mut self) -> Vec<(BlockId, BlockEvent)> {
         self.events.try_iter().collect()
     }
 
     fn close(&mut self) {
         self.commands.close_by(Instant::now() + CLOSE_LIMIT);
-        self.send(Request::Close);
+        self.send(ManagerRequest::Close);
         if self.manager.take().is_some_and(|manager| manager.join().is_err()) {
             tracing::error!("the thread that speaks to Slurm failed; `squeue` shows whether jobs of this run are left");
         }

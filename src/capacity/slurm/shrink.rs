@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::super::blocks::{BlockId, Event};
+use super::super::blocks::{BlockEvent, BlockId};
 use super::commands::{JobId, SlurmCommands};
 use super::manager::SlurmJob;
 
@@ -40,12 +40,12 @@ pub(super) struct JobNode {
     pub(super) name: String,
     /// The step that this process started on the node.
     pub(super) step: Option<Child>,
-    pub(super) phase: Phase,
+    pub(super) phase: NodePhase,
 }
 
 /// State of a node.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Phase {
+pub(super) enum NodePhase {
     /// Its block is wanted.
     Wanted,
     /// Its block was withdrawn while the job waits in the queue.
@@ -58,14 +58,14 @@ pub(super) enum Phase {
 
 impl JobNode {
     pub(super) fn new(block: BlockId) -> JobNode {
-        JobNode { block, name: String::new(), step: None, phase: Phase::Wanted }
+        JobNode { block, name: String::new(), step: None, phase: NodePhase::Wanted }
     }
 
     /// The ranks have left: schedules the release.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, Phase::Wanted | Phase::Unwanted) {
+        if matches!(self.phase, NodePhase::Wanted | NodePhase::Unwanted) {
             let now = Instant::now();
-            self.phase = Phase::Leaving { since: now, next: now + RELEASE_BATCH_DELAY, reported: false };
+            self.phase = NodePhase::Leaving { since: now, next: now + RELEASE_BATCH_DELAY, reported: false };
         }
     }
 
@@ -77,29 +77,29 @@ impl JobNode {
 
     /// True if the node is billed although no rank runs on it.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.phase, Phase::Leaving { reported: true, .. })
+        matches!(self.phase, NodePhase::Leaving { reported: true, .. })
     }
 
     fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving { .. })
+        matches!(self.phase, NodePhase::Leaving { .. })
     }
 
     /// True if a release should be attempted now.
     fn is_due(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Leaving { next, .. } if next <= now)
+        matches!(self.phase, NodePhase::Leaving { next, .. } if next <= now)
     }
 
     /// True while the step has time left to exit by itself.
     fn may_still_exit(&self) -> bool {
-        matches!(self.phase, Phase::Leaving { since, .. } if since.elapsed() < STEP_EXIT_TIMEOUT)
+        matches!(self.phase, NodePhase::Leaving { since, .. } if since.elapsed() < STEP_EXIT_TIMEOUT)
     }
 
     /// Schedules the next attempt after a refusal. True if the refusal is to be reported.
     fn on_refusal(&mut self, why: &str) -> bool {
-        let Phase::Leaving { since, reported, .. } = self.phase else { return false };
+        let NodePhase::Leaving { since, reported, .. } = self.phase else { return false };
         let report = !reported && (!is_transient(why) || since.elapsed() > HELD_AFTER);
         let wait = if reported || report { HELD_RETRY_INTERVAL } else { RELEASE_RETRY };
-        self.phase = Phase::Leaving { since, next: Instant::now() + wait, reported: reported || report };
+        self.phase = NodePhase::Leaving { since, next: Instant::now() + wait, reported: reported || report };
         report
     }
 }
@@ -125,7 +125,7 @@ impl SlurmJob {
     }
 
     fn releases_single_nodes(&self) -> bool {
-        self.own || self.nodes.iter().any(|node| matches!(node.phase, Phase::Wanted))
+        self.own || self.nodes.iter().any(|node| matches!(node.phase, NodePhase::Wanted))
     }
 
     /// The nodes to release. The node of a gained job's batch script goes last, with the job.
@@ -135,13 +135,13 @@ impl SlurmJob {
     }
 
     /// Collects steps that have exited. One that exited by itself has left its node.
-    pub(super) fn reap(&mut self) -> Vec<(BlockId, Event)> {
+    pub(super) fn reap(&mut self) -> Vec<(BlockId, BlockEvent)> {
         let mut left = Vec::new();
         for node in &mut self.nodes {
             if node.step.as_mut().is_some_and(|step| !matches!(step.try_wait(), Ok(None))) {
                 node.step = None;
-                if matches!(node.phase, Phase::Wanted) {
-                    left.push((node.block, Event::Left));
+                if matches!(node.phase, NodePhase::Wanted) {
+                    left.push((node.block, BlockEvent::Left));
                 }
             }
         }
@@ -164,7 +164,7 @@ impl SlurmJob {
     }
 
     /// Releases the nodes that can be released now; returns the resulting events.
-    pub(super) fn shrink(&mut self, slurm: &SlurmCommands, dir: &Path) -> Vec<(BlockId, Event)> {
+    pub(super) fn shrink(&mut self, slurm: &SlurmCommands, dir: &Path) -> Vec<(BlockId, BlockEvent)> {
         let now = Instant::now();
         if !self.releases_single_nodes() || !self.leaving().any(|node| node.is_due(now)) {
             return Vec::new();
@@ -194,22 +194,22 @@ impl SlurmJob {
         Ok(self.nodes.iter().filter(|node| node.step.is_some()).map(|node| node.name.clone()).collect())
     }
 
-    fn on_released(&mut self, asked: &[String], kept: &[String]) -> Vec<(BlockId, Event)> {
+    fn on_released(&mut self, asked: &[String], kept: &[String]) -> Vec<(BlockId, BlockEvent)> {
         let mut news = Vec::new();
         let leaving =
             |node: &&mut JobNode| node.is_leaving() && asked.contains(&node.name) && !kept.contains(&node.name);
         for node in self.nodes.iter_mut().filter(leaving) {
-            node.phase = Phase::Gone;
-            news.push((node.block, Event::Ended { why: "its node is given back".into(), at: None }));
+            node.phase = NodePhase::Gone;
+            news.push((node.block, BlockEvent::Ended { why: "its node is given back".into(), at: None }));
         }
         news.extend(self.on_refusal("Slurm agreed, but the job still has the node"));
         news
     }
 
-    fn on_refusal(&mut self, why: &str) -> Vec<(BlockId, Event)> {
+    fn on_refusal(&mut self, why: &str) -> Vec<(BlockId, BlockEvent)> {
         let anchor = usize::from(!self.own);
         let held = self.nodes.iter_mut().skip(anchor).filter(|node| node.is_leaving());
-        held.filter_map(|node| node.on_refusal(why).then(|| (node.block, Event::Kept(why.to_owned())))).collect()
+        held.filter_map(|node| node.on_refusal(why).then(|| (node.block, BlockEvent::Kept(why.to_owned())))).collect()
     }
 }
 

@@ -27,7 +27,7 @@ use super::secure::{self, Channel, SecureReader};
 use super::stream::{FrameKind, ReceivedFrame};
 use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
-use crate::fabric::combined::{Outside, Passed};
+use crate::fabric::routed::{Outside, Passed};
 use crate::model::Rank;
 use crate::system::strangers::Strangers;
 

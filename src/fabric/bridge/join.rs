@@ -16,7 +16,7 @@ use super::secure::{self, Channel, SecureError, SecureReader};
 use super::stream::FrameKind;
 use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
 use crate::fabric::FabricError;
-use crate::fabric::combined::{Outside, Passed};
+use crate::fabric::routed::{Outside, Passed};
 use crate::model::Rank;
 
 /// How often the end of a closed link is looked for.

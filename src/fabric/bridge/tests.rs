@@ -9,7 +9,7 @@ use super::contact::{Contact, Secret};
 use super::hub::{Hub, LinkEvent, Outer};
 use super::join::{JoinError, Joined, Pauses, join};
 use super::{Ask, JoinAnswer, secure};
-use crate::fabric::combined::{Outside, Passed};
+use crate::fabric::routed::{Outside, Passed};
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
 

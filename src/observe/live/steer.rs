@@ -34,7 +34,7 @@ struct ScaleRequest {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Drain {
+struct DrainRequest {
     what: String,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
             Ok(Question::Scale { to: ranks.parse()? })
         }
         "/api/v1/drain" => {
-            let Drain { what } = read(body, "{\"what\": \"NODE or number of a rank\"}")?;
+            let DrainRequest { what } = read(body, "{\"what\": \"NODE or number of a rank\"}")?;
             Ok(Question::Drain { what })
         }
         "/api/v1/rebalance" => read(body, "{}").map(|Nothing {}| Question::Rebalance),

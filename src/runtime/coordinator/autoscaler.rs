@@ -23,7 +23,7 @@ use crate::journal::{RankInfo, Record};
 use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
 use crate::scale::controller::ScalingController;
 use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
-use crate::schedule::coordinator::{Change, Coordinator, Event};
+use crate::schedule::coordinator::{Change, Coordinator, CoordinatorEvent};
 use crate::workload::PreparedJob;
 
 /// Time that a parked rank takes to be active again; the only delay of a run without a provider.
@@ -83,7 +83,7 @@ pub(super) struct ScalingCommands {
     /// For the journal.
     pub(super) records: Vec<Record>,
     /// For the coordinator.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<CoordinatorEvent>,
     /// The budget is spent: nothing may run beyond this.
     pub(super) stop_by: Option<Time>,
     /// Number of nodes to request.
@@ -248,7 +248,7 @@ impl Autoscaler {
     /// Adds what a decision asks for.
     fn command(&mut self, decision: &Decision, sources: &NodeSources<'_>, commands: &mut ScalingCommands) {
         let mut change = |ranks: &[Rank], change: Change| {
-            commands.events.extend(ranks.iter().map(|&rank| Event::Change { rank, change: change.clone() }));
+            commands.events.extend(ranks.iter().map(|&rank| CoordinatorEvent::Change { rank, change: change.clone() }));
         };
         match &decision.action {
             Action::Park { ranks } => change(ranks, Change::Park),

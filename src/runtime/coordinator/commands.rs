@@ -6,7 +6,7 @@ use super::driver::{CoordinatorDriver, Messages};
 use crate::control::{Answer, PendingRequest, Question, Scale};
 use crate::journal::Level;
 use crate::model::{Rank, RankState, TaskId, Time};
-use crate::schedule::coordinator::{Change, Event, Why};
+use crate::schedule::coordinator::{Change, CoordinatorEvent, StopReason};
 use crate::schedule::protocol::Stop;
 
 impl CoordinatorDriver {
@@ -19,11 +19,11 @@ impl CoordinatorDriver {
             Question::Scale { to } => self.scale(now, *to),
             Question::Drain { what } => self.drain(now, what),
             Question::Rebalance => {
-                (Answer::done("the remaining work is shared out evenly"), self.step(now, [Event::Rebalance]))
+                (Answer::done("the remaining work is shared out evenly"), self.step(now, [CoordinatorEvent::Rebalance]))
             }
             Question::Cancel { task: Some(name) } => self.cancel(now, name),
             Question::Cancel { task: None } => {
-                let messages = self.stop(now, Stop::Terminate, Why::Signal(libc::SIGTERM));
+                let messages = self.stop(now, Stop::Terminate, StopReason::Signal(libc::SIGTERM));
                 (Answer::done("the run is being ended; what is complete stays so (--resume)"), messages)
             }
         };
@@ -183,7 +183,7 @@ impl CoordinatorDriver {
         if open == 0 {
             return (Answer::refused(format!("`{name}` has ended already")), Messages::new());
         }
-        let messages = self.step(now, [Event::Cancel { tasks }]);
+        let messages = self.step(now, [CoordinatorEvent::Cancel { tasks }]);
         let text = match open {
             1 => "1 task is cancelled, with what needs it".to_owned(),
             many => format!("{many} tasks are cancelled, with what needs them"),

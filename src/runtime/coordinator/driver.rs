@@ -19,7 +19,7 @@ use crate::journal::{EndReason, Ended, JournalError, Level, Record};
 use crate::model::{Rank, Time};
 use crate::observe::RunProgress;
 use crate::scale::Forecast;
-use crate::schedule::coordinator::{Action, Coordinator, Event, Hope, Why};
+use crate::schedule::coordinator::{Action, Coordinator, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::{Message, Stop};
 
 /// Interval of the driver's periodic work: progress, journal, nodes, decisions, commands, limits.
@@ -45,7 +45,7 @@ pub(crate) struct CoordinatorDriver {
     server: Option<Server>,
     next_tick: Time,
     /// Why the run is over, once it is.
-    pub(super) finished: Option<Why>,
+    pub(super) finished: Option<StopReason>,
 }
 
 impl CoordinatorDriver {
@@ -84,9 +84,9 @@ impl CoordinatorDriver {
         self.coordinator.begin(&mut actions);
         if self.nodes.base().iter().all(|rank| rank.facts.slots == 0) {
             // No rank can be home to tasks yet.
-            let hope = Hope { askable: self.provisioner.is_some(), coming: 0, most: 1 };
-            self.coordinator.step(now, Event::Hope(hope), &mut actions);
-            self.coordinator.step(now, Event::Rebalance, &mut actions);
+            let hope = ProvisioningState { askable: self.provisioner.is_some(), coming: 0, most: 1 };
+            self.coordinator.step(now, CoordinatorEvent::Hope(hope), &mut actions);
+            self.coordinator.step(now, CoordinatorEvent::Rebalance, &mut actions);
         }
         self.carry_out(now, actions)
     }
@@ -119,7 +119,7 @@ impl CoordinatorDriver {
         if let Some(effects) = listener.and_then(|l| l.on_message(now, from, &message, &mut self.nodes)) {
             return self.apply(now, effects);
         }
-        self.step(now, [Event::Message { from, message }])
+        self.step(now, [CoordinatorEvent::Message { from, message }])
     }
 
     /// The periodic work.
@@ -131,10 +131,10 @@ impl CoordinatorDriver {
             return failed;
         }
         if let Some(how) = self.limits.escalation_due(now) {
-            return self.stop(now, how, Why::Walltime);
+            return self.stop(now, how, StopReason::Walltime);
         }
         self.recording.note_alerts(now);
-        let mut messages = self.step(now, [Event::Tick]);
+        let mut messages = self.step(now, [CoordinatorEvent::Tick]);
         messages.extend(self.poll_nodes(now));
         messages.extend(self.run_autoscaler(now));
         messages.extend(self.drain_quarantined(now));
@@ -144,13 +144,13 @@ impl CoordinatorDriver {
         }
         if let Some(how) = self.limits.walltime_due() {
             self.recording.note(now, Level::Warning, "the allocation ends soon: no further task is started");
-            messages.extend(self.stop(now, how, Why::Walltime));
+            messages.extend(self.stop(now, how, StopReason::Walltime));
         }
         messages
     }
 
     /// Delivers events to the coordinator and carries out its actions.
-    pub(super) fn step(&mut self, now: Time, events: impl IntoIterator<Item = Event>) -> Messages {
+    pub(super) fn step(&mut self, now: Time, events: impl IntoIterator<Item = CoordinatorEvent>) -> Messages {
         let mut actions = Vec::new();
         events.into_iter().for_each(|event| self.coordinator.step(now, event, &mut actions));
         self.carry_out(now, actions)
@@ -164,8 +164,8 @@ impl CoordinatorDriver {
     }
 
     /// Stops the run.
-    pub(super) fn stop(&mut self, now: Time, how: Stop, why: Why) -> Messages {
-        self.step(now, [Event::Stop { how, why }])
+    pub(super) fn stop(&mut self, now: Time, how: Stop, why: StopReason) -> Messages {
+        self.step(now, [CoordinatorEvent::Stop { how, why }])
     }
 
     fn carry_out(&mut self, now: Time, actions: Vec<Action>) -> Messages {
@@ -193,7 +193,7 @@ impl CoordinatorDriver {
     /// Stops the run once its journal has failed: to go on would only waste the allocation.
     fn check_journal(&mut self, now: Time) -> Messages {
         match self.recording.check() {
-            Some(error) => self.stop(now, Stop::Terminate, Why::Broken(error)),
+            Some(error) => self.stop(now, Stop::Terminate, StopReason::Broken(error)),
             None => Messages::new(),
         }
     }
@@ -203,12 +203,12 @@ impl CoordinatorDriver {
     pub(super) fn conclude(&mut self, now: Time) -> i32 {
         let ended = match &self.finished {
             Some(why) => self.ended(now, why),
-            None => self.ended(now, &Why::Broken("the coordinator did not finish".to_owned())),
+            None => self.ended(now, &StopReason::Broken("the coordinator did not finish".to_owned())),
         };
         self.recording.conclude(ended, self.tally())
     }
 
-    fn ended(&self, now: Time, why: &Why) -> Ended {
+    fn ended(&self, now: Time, why: &StopReason) -> Ended {
         Ended::of(now, why, &self.coordinator.tally())
     }
 

@@ -30,7 +30,7 @@ use crate::journal::Level;
 use crate::model::{Rank, Time};
 use crate::runtime::RunError;
 use crate::runtime::event_wait::EventWait;
-use crate::schedule::coordinator::{Change, Event};
+use crate::schedule::coordinator::{Change, CoordinatorEvent};
 use crate::schedule::protocol::{Message, Welcome};
 use crate::workload::placement;
 
@@ -60,7 +60,7 @@ struct Place {
 #[derive(Default)]
 pub(super) struct JoinEffects {
     /// For the coordinator, in this order.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<CoordinatorEvent>,
     /// To be sent.
     pub(super) messages: Vec<(Rank, Message)>,
     /// For the user and the journal.
@@ -71,7 +71,7 @@ pub(super) struct JoinEffects {
 
 impl JoinEffects {
     fn change(&mut self, rank: Rank, change: Change) {
-        self.events.push(Event::Change { rank, change });
+        self.events.push(CoordinatorEvent::Change { rank, change });
     }
 }
 

@@ -17,11 +17,11 @@ use super::run_history::HistoryRecorder;
 use crate::capacity::{NodeTable, RankFacts};
 use crate::control::Server;
 use crate::exec::Kernels;
-use crate::fabric::combined::Combined;
+use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::graph::partition::Partition;
 use crate::job::{Job, ProviderKind};
-use crate::journal::{Began, Clerk, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
+use crate::journal::{AsyncJournal, Began, GraphFacts, KeptRun, RankInfo, Record, RunDir, RunLock};
 use crate::model::Rank;
 use crate::numbers;
 use crate::observe::live::{Listener, Orders, Serving, Watcher};
@@ -34,7 +34,7 @@ use crate::runtime::rank::setup::{RankResources, RankSetup};
 use crate::runtime::world::handshake::{dismiss, gather, send};
 use crate::runtime::{FAREWELL, Finished, Options, RunError, subject_of};
 use crate::schedule::coordinator::{Coordinator, Member, Tasks};
-use crate::schedule::handout::Cutter;
+use crate::schedule::handout::PartBuilder;
 use crate::schedule::protocol::{HandOut, Hello, Message, Welcome};
 use crate::schedule::ranks::Ranks;
 use crate::topology::Topology;
@@ -133,7 +133,7 @@ fn prepare(
     if let Some(past) = history.before() {
         journal.append(&Record::Past(Box::new(past)))?;
     }
-    let journal = Clerk::hire(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
+    let journal = AsyncJournal::spawn(journal).map_err(|source| RunError::System { what: "start a thread", source })?;
     let progress = Progress::new(options.progress, &welcome.run_name).recorded(&dir, welcome.session);
     let coordinator = coordinator(&job, tasks, members, &done);
     drop(done);
@@ -146,7 +146,7 @@ fn prepare(
         let (listener, outer) = JoinListener::open(&listen, welcome.clone(), Arc::clone(&wake))?;
         joining = Some((listener, Provisioner::new(&job.capacity, &welcome, &ended, &mut nodes.blocks)?));
         let world = std::mem::replace(fabric, Box::new(Alone));
-        *fabric = Box::new(Combined::new(world, Rank::ZERO, Some(Box::new(outer))));
+        *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, Some(Box::new(outer))));
     }
     let serving = listener.map(|listener| serve(listener, &dir)).transpose()?;
     let (watcher, alerts) = watch(&dir, &job, options)?.unzip();
@@ -242,7 +242,7 @@ impl Done {
 /// Sends each rank its part of the graph; returns rank 0's own.
 fn hand_out(fabric: &mut dyn Fabric, tasks: &Tasks, ranks: usize, done: &Done) -> Result<Message, RunError> {
     let ended = |node: u32| done.has(node).then_some(true);
-    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
+    let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks, &ended);
     let message = |rank: usize| {
         let part = cutter.part(rank);
         let (limits, active) = (tasks.advice.shares(Rank(rank as u32)), Ranks::first(ranks as u32));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::walltime::Walltime;
 use crate::fabric::mpi;
 use crate::model::Time;
-use crate::schedule::coordinator::Why;
+use crate::schedule::coordinator::StopReason;
 use crate::schedule::protocol::Stop;
 
 /// `mpirun` kills its ranks one second after SIGTERM; tasks that are alive then would be orphans.
@@ -35,7 +35,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct StopRequest {
     pub(super) how: Stop,
-    pub(super) why: Why,
+    pub(super) why: StopReason,
     /// For the user.
     pub(super) text: String,
 }
@@ -89,7 +89,7 @@ impl Limits {
                 2 => (Stop::Terminate, format!("stopping {running} running tasks; interrupt again to kill them")),
                 _ => (Stop::Kill, format!("killing {running} running tasks")),
             };
-            return StopRequest { how, why: Why::Signal(signal), text };
+            return StopRequest { how, why: StopReason::Signal(signal), text };
         }
         let (name, how) = match signal {
             libc::SIGUSR1 => ("SIGUSR1", Stop::Drain),
@@ -104,7 +104,7 @@ impl Limits {
         // An earlier escalation, as at the end of the budget, stays where it is.
         self.escalation = self.escalation.into_iter().chain(harder).min_by_key(|(due, _)| *due);
         let text = format!("{name}: the end is near, no further task is started ({running} running)");
-        StopRequest { how, why: Why::Walltime, text }
+        StopRequest { how, why: StopReason::Walltime, text }
     }
 }
 

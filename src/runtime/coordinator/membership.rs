@@ -6,11 +6,11 @@
 
 use super::driver::{CoordinatorDriver, Messages};
 use super::join_listener::JoinEffects;
-use crate::capacity::{BlockId, Event as BlockEvent, JoinedWorld};
+use crate::capacity::{BlockEvent, BlockId, JoinedWorld};
 use crate::journal::{BlockChange, Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, Time};
 use crate::scale::NodeTypeId;
-use crate::schedule::coordinator::{Change, Event};
+use crate::schedule::coordinator::{Change, CoordinatorEvent};
 
 impl CoordinatorDriver {
     /// Handles ranks and nodes that have come or gone.
@@ -98,7 +98,7 @@ impl CoordinatorDriver {
 
     /// Changes the membership of ranks.
     pub(super) fn change(&mut self, now: Time, ranks: &[Rank], change: &Change) -> Messages {
-        self.step(now, ranks.iter().map(|&rank| Event::Change { rank, change: change.clone() }))
+        self.step(now, ranks.iter().map(|&rank| CoordinatorEvent::Change { rank, change: change.clone() }))
     }
 
     /// Delivers an event to a block that its provider does not know of.

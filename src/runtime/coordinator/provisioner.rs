@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::join_address::Listen;
 use crate::capacity::local::{Local, hosts};
 use crate::capacity::slurm::{Allocation, Slurm};
-use crate::capacity::{BlockId, Blocks, Launch, Note, Order, Provider, State};
+use crate::capacity::{BlockId, BlockNote, Blocks, Launch, Provider, ProviderOrder, State};
 use crate::fabric::bridge::contact::FILE;
 use crate::job::{Capacity, Job, ProviderKind};
 use crate::journal::{EndedSessions, Level};
@@ -118,8 +118,8 @@ impl Provisioner {
         blocks.tick(now);
         self.execute_orders(blocks);
         let note = |note| match note {
-            Note::Info(text) => (Level::Info, text),
-            Note::Warning(text) => (Level::Warning, text),
+            BlockNote::Info(text) => (Level::Info, text),
+            BlockNote::Warning(text) => (Level::Warning, text),
         };
         blocks.take_notes().into_iter().map(note).collect()
     }
@@ -128,8 +128,8 @@ impl Provisioner {
     pub(super) fn execute_orders(&mut self, blocks: &mut Blocks) {
         for order in blocks.take_orders() {
             match order {
-                Order::Release(id) => self.provider.release(id),
-                Order::Withdraw(id) => self.provider.withdraw(id),
+                ProviderOrder::Release(id) => self.provider.release(id),
+                ProviderOrder::Withdraw(id) => self.provider.withdraw(id),
             }
         }
     }

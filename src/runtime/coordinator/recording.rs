@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::run_history::HistoryRecorder;
 use crate::job::Job;
-use crate::journal::{Clerk, Ended, JournalError, Level, Note, Record};
+use crate::journal::{AsyncJournal, Ended, JournalError, Level, Note, Record};
 use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
 use crate::observe::RunProgress;
 use crate::observe::progress::Progress;
@@ -15,7 +15,7 @@ use crate::workload::TaskEstimates;
 
 /// The records of a run under way.
 pub(super) struct Recording {
-    journal: Clerk,
+    journal: AsyncJournal,
     /// The first failure of the journal.
     failure: Option<JournalError>,
     progress: Progress,
@@ -33,7 +33,7 @@ pub(super) struct Recording {
 impl Recording {
     /// The records of a run whose coordinator has not begun.
     pub(super) fn new(
-        journal: Clerk,
+        journal: AsyncJournal,
         progress: Progress,
         history: HistoryRecorder,
         alerts: Option<Receiver<String>>,

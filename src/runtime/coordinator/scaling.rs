@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::autoscaler::ScalingCommands;
 use super::driver::{CoordinatorDriver, Messages};
-use crate::capacity::Event as BlockEvent;
+use crate::capacity::BlockEvent;
 use crate::journal::Level;
 use crate::model::Time;
-use crate::schedule::coordinator::{Event, Hope, Why};
+use crate::schedule::coordinator::{CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
 
 impl CoordinatorDriver {
@@ -36,7 +36,7 @@ impl CoordinatorDriver {
         messages.extend(self.drain_worlds(now, &commands.drain));
         if let Some(by) = commands.stop_by {
             self.limits.budget_spent(by);
-            messages.extend(self.stop(now, Stop::Drain, Why::Budget));
+            messages.extend(self.stop(now, Stop::Drain, StopReason::Budget));
         }
         records.into_iter().for_each(|record| self.recording.record(record));
         messages
@@ -56,7 +56,8 @@ impl CoordinatorDriver {
         let Some(provisioner) = &self.provisioner else { return Messages::new() };
         let askable = provisioner.may_provide(&self.nodes.blocks) && !self.limits.is_spent;
         let most = self.job.scaling.as_ref().map_or(1, |scaling| scaling.max_ranks);
-        let messages = self.step(now, [Event::Hope(Hope { askable, coming: self.coming(), most })]);
+        let messages =
+            self.step(now, [CoordinatorEvent::Hope(ProvisioningState { askable, coming: self.coming(), most })]);
         if self.coordinator.needs_node() {
             self.recording.note(now, Level::Warning, "tasks are left that no rank can run: a node is asked for");
             self.request_nodes(now, 1, None);

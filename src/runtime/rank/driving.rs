@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crossbeam_utils::CachePadded;
 
-use super::engine::{Drain, Engine};
+use super::engine::{Engine, OutboxScope};
 
 /// The engine, and whether a thread has found it taken.
 pub(in crate::runtime) struct EngineLock {
@@ -30,7 +30,7 @@ impl EngineLock {
 
     /// Uses the engine, unless another thread has it: then that thread uses it once more instead.
     /// `use_engine` gets [`Drain::All`] if other threads have left requests.
-    pub(super) fn drive(&self, mut use_engine: impl FnMut(&mut Engine, Drain)) {
+    pub(super) fn drive(&self, mut use_engine: impl FnMut(&mut Engine, OutboxScope)) {
         while let Some(engine) = self.try_lock_or_request() {
             self.serve(engine, &mut use_engine);
             if !self.is_requested() {
@@ -40,7 +40,7 @@ impl EngineLock {
     }
 
     /// As [`EngineLock::drive`], but does nothing at all if another thread has the engine.
-    pub(super) fn try_drive(&self, use_engine: &mut impl FnMut(&mut Engine, Drain)) {
+    pub(super) fn try_drive(&self, use_engine: &mut impl FnMut(&mut Engine, OutboxScope)) {
         while let Some(engine) = self.try_lock() {
             self.serve(engine, use_engine);
             if !self.is_requested() {
@@ -49,8 +49,8 @@ impl EngineLock {
         }
     }
 
-    fn serve(&self, mut engine: MutexGuard<'_, Engine>, use_engine: &mut impl FnMut(&mut Engine, Drain)) {
-        let drain = if self.requested.swap(false, SeqCst) { Drain::All } else { Drain::Own };
+    fn serve(&self, mut engine: MutexGuard<'_, Engine>, use_engine: &mut impl FnMut(&mut Engine, OutboxScope)) {
+        let drain = if self.requested.swap(false, SeqCst) { OutboxScope::All } else { OutboxScope::Own };
         use_engine(&mut engine, drain);
     }
 

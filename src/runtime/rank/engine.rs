@@ -22,10 +22,10 @@ use crate::fabric::{Alone, Fabric};
 use crate::model::{Rank, Time};
 use crate::pool::Slot;
 use crate::runtime::coordinator::driver::CoordinatorDriver;
-use crate::schedule::ledger::Ripple;
+use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::long_tasks::{GUEST_LOOK_INTERVAL, LOOK_INTERVAL, LongTaskWatch};
 use crate::schedule::protocol::{Load, Message};
-use crate::schedule::worker::{Action, Event, Worker};
+use crate::schedule::worker::{Action, Worker, WorkerEvent};
 
 /// Frames taken in one poll or exchange at most, so that outboxes are drained in between.
 const MAX_FRAMES_PER_POLL: usize = 64;
@@ -36,7 +36,7 @@ const MAX_TIMER_DELAY: Duration = Duration::from_millis(10);
 
 /// Which outboxes an exchange drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drain {
+pub(super) enum OutboxScope {
     /// That of the slot at hand.
     Own,
     /// Those of all slots.
@@ -65,7 +65,7 @@ pub(in crate::runtime) struct Engine {
     received: Vec<u8>,
     outgoing: Vec<u8>,
     /// Buffers for what counts of other ranks set off, and for the worker's actions.
-    ripple: Ripple,
+    ripple: CompletionEffects,
     special: Vec<u32>,
     actions: Vec<Action>,
     /// Messages of this rank to itself.
@@ -106,7 +106,7 @@ impl Engine {
             outbox: Outbox::default(),
             received: Vec::new(),
             outgoing: Vec::new(),
-            ripple: Ripple::default(),
+            ripple: CompletionEffects::default(),
             special: Vec::new(),
             actions: Vec::new(),
             loopback: VecDeque::new(),
@@ -229,7 +229,7 @@ impl Engine {
     }
 
     /// Passes on what slots did and takes what has arrived. True if the slot has received work.
-    pub(super) fn exchange(&mut self, slot: &mut Slot<'_>, drain: Drain, phase: SlotPhase) -> bool {
+    pub(super) fn exchange(&mut self, slot: &mut Slot<'_>, drain: OutboxScope, phase: SlotPhase) -> bool {
         if self.over {
             return false;
         }
@@ -238,8 +238,8 @@ impl Engine {
         let moved = match drain {
             // Or this rank would go on stealing although it works again.
             _ if busy && self.worker.load().idle > 0 => self.poll_load(),
-            Drain::All => self.drain_outboxes(),
-            Drain::Own => self.drain_outbox(slot.index()),
+            OutboxScope::All => self.drain_outboxes(),
+            OutboxScope::Own => self.drain_outbox(slot.index()),
         };
         let mut was_fed = false;
         for _ in 0..MAX_FRAMES_PER_POLL {
@@ -256,7 +256,7 @@ impl Engine {
         if was_fed && !busy {
             let load = self.worker.load();
             let load = Load { idle: load.idle.saturating_sub(1), running: load.running + 1, ..load };
-            self.step(Event::Load(load));
+            self.step(WorkerEvent::Load(load));
         }
         // With other ranks the main thread never sleeps for longer than the delay anyway.
         if (moved || self.has_more) && self.is_alone() {
@@ -287,7 +287,7 @@ impl Engine {
         }
         if !self.special.is_empty() {
             let special = std::mem::take(&mut self.special);
-            self.step(Event::Special(special));
+            self.step(WorkerEvent::Special(special));
         }
         true
     }
@@ -306,17 +306,17 @@ impl Engine {
         let mut moved = self.poll_load();
         moved |= self.receive_frames();
         if quiet {
-            self.step(Event::Quiet);
+            self.step(WorkerEvent::Quiet);
         }
         let now = self.shared.clock.now();
         if self.worker.next_tick().is_some_and(|due| due <= now) {
-            self.step(Event::Tick);
+            self.step(WorkerEvent::Tick);
         }
         if self.long_tasks.is_due(now) {
             let running = self.shared.runner.running();
             let started = self.long_tasks.look(now, running, |task| self.worker.attempt_at(task));
             if !started.is_empty() {
-                self.step(Event::Started(started));
+                self.step(WorkerEvent::Started(started));
             }
         }
         if let Some(coordinator) = self.coordinator.as_mut().filter(|coordinator| coordinator.next_tick() <= now) {
@@ -336,7 +336,7 @@ impl Engine {
                 true => tracing::warn!("rank 0 is silent: nothing is started until it is heard again"),
                 false => tracing::warn!("rank 0 is heard again"),
             }
-            self.step(Event::CutOff(cut_off));
+            self.step(WorkerEvent::CutOff(cut_off));
         }
     }
 
@@ -346,13 +346,13 @@ impl Engine {
         if self.shared.take_was_fed() {
             // The slot was not idle all the time since the last load.
             let load = self.worker.load();
-            self.step(Event::Load(Load { idle: 0, ..load }));
+            self.step(WorkerEvent::Load(Load { idle: 0, ..load }));
         }
         let load = self.shared.load();
         let moved = self.drain_outboxes();
         let changed = load != self.worker.load();
         if changed {
-            self.step(Event::Load(load));
+            self.step(WorkerEvent::Load(load));
         }
         moved || changed
     }
@@ -388,16 +388,16 @@ impl Engine {
     fn process_rest(&mut self) {
         let mut outbox = std::mem::take(&mut self.outbox);
         if !outbox.special.is_empty() {
-            self.step(Event::Special(std::mem::take(&mut outbox.special)));
+            self.step(WorkerEvent::Special(std::mem::take(&mut outbox.special)));
         }
         for attempt in outbox.ended.drain(..) {
-            self.step(Event::Ended { attempt });
+            self.step(WorkerEvent::Ended { attempt });
         }
         for (gang, cpus) in outbox.held.drain(..) {
-            self.step(Event::Held { gang, cpus });
+            self.step(WorkerEvent::Held { gang, cpus });
         }
         for (gang, attempt) in outbox.gang_ended.drain(..) {
-            self.step(Event::GangEnded { gang, attempt });
+            self.step(WorkerEvent::GangEnded { gang, attempt });
         }
         self.run_loopback();
         self.outbox = outbox;

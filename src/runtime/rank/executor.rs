@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::driving::EngineLock;
-use super::engine::{Drain, Engine, SlotPhase};
+use super::engine::{Engine, OutboxScope, SlotPhase};
 use super::leases::{LEASE_TAG, report_lost_ledger};
 use super::ledger_epochs::CurrentLedger;
 use super::outbox::Outbox;
@@ -21,7 +21,7 @@ use super::shared::{Shared, lock};
 use crate::exec::ExecContext;
 use crate::model::{Outcome, TaskId, Time};
 use crate::pool::{HoldId, Item, PoolError, Slot, Workload};
-use crate::schedule::ledger::Ledger;
+use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::Lease;
 use crate::schedule::resources::{Impossible, Needs};
 
@@ -65,7 +65,7 @@ impl Executor {
     }
 
     /// The fast path: a first attempt at a task at home has completed.
-    fn complete(&self, ledger: &Ledger, item: Item, lease: Lease, start: Time, slot: &mut Slot<'_>) {
+    fn complete(&self, ledger: &DependencyCounts, item: Item, lease: Lease, start: Time, slot: &mut Slot<'_>) {
         let shared = &*self.shared;
         let state = &shared.slots[slot.index()];
         let mut ended = state.timer.end(&shared.clock).map(|end| end.max(start));
@@ -127,7 +127,7 @@ impl Executor {
         }
         if outcome.state.is_failure() && shared.stops_by_failures {
             // The engine must count this failure before the slot begins another task.
-            self.engine.lock().exchange(slot, Drain::All, SlotPhase::Busy);
+            self.engine.lock().exchange(slot, OutboxScope::All, SlotPhase::Busy);
         }
         self.exchange(slot, end);
     }

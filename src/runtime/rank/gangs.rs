@@ -19,7 +19,7 @@ use crate::topology::bind_to_lent;
 
 /// The gangs that hold slots of this rank.
 #[derive(Default)]
-pub(super) struct Gangs {
+pub(super) struct HeldGangs {
     by_hold: Mutex<HashMap<HoldId, u32>>,
     by_gang: Mutex<HashMap<u32, GangHold>>,
     /// Number of gang tasks that this rank runs.

@@ -11,7 +11,7 @@ use super::ledger_epochs::{CurrentLedger, LedgerRef};
 use super::shared::{Shared, lock};
 use crate::model::TaskId;
 use crate::pool::{Item, Slot};
-use crate::schedule::ledger::Ledger;
+use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{Lease, is_among};
 use crate::schedule::resources::Needs;
 use crate::workload::requirements;
@@ -131,7 +131,7 @@ impl Shared {
 
     /// The lease of a first attempt at a task at home.
     #[inline]
-    pub(super) fn home_lease(&self, ledger: &Ledger, item: Item) -> Lease {
+    pub(super) fn home_lease(&self, ledger: &DependencyCounts, item: Item) -> Lease {
         Lease {
             task: ledger.task(item.task),
             home: self.me,

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use crate::schedule::ledger::Ledger;
+use crate::schedule::dependency_counts::DependencyCounts;
 
 /// Tags below this name ledgers; they are reused round-robin.
 pub(super) const LEDGER_TAGS: u8 = 250;
@@ -24,8 +24,8 @@ const MAX_LATER_LEDGERS: usize = 64;
 
 /// All ledgers of a rank that its items may name, and the tag of the current one.
 pub(super) struct LedgerEpochs {
-    first: OnceLock<Arc<Ledger>>,
-    later: RwLock<VecDeque<(u8, Arc<Ledger>)>>,
+    first: OnceLock<Arc<DependencyCounts>>,
+    later: RwLock<VecDeque<(u8, Arc<DependencyCounts>)>>,
     /// The tag of items that are started now.
     current: AtomicU8,
     /// Number of ledgers that have been retired.
@@ -34,26 +34,26 @@ pub(super) struct LedgerEpochs {
 
 /// The later ledger that a slot used last: its tag, how many had been retired when the slot looked
 /// it up, and the ledger.
-pub(super) type CachedLedger = Option<(u8, u32, Arc<Ledger>)>;
+pub(super) type CachedLedger = Option<(u8, u32, Arc<DependencyCounts>)>;
 
 /// The current ledger, as a caller has found it, and its tag.
 #[derive(Clone, Copy)]
 pub(super) struct CurrentLedger<'a> {
     pub(super) tag: u8,
-    pub(super) ledger: &'a Ledger,
+    pub(super) ledger: &'a DependencyCounts,
 }
 
 /// One ledger, borrowed or shared.
 pub(super) enum LedgerRef<'a> {
-    First(&'a Ledger),
-    Later(Arc<Ledger>),
+    First(&'a DependencyCounts),
+    Later(Arc<DependencyCounts>),
 }
 
 impl Deref for LedgerRef<'_> {
-    type Target = Ledger;
+    type Target = DependencyCounts;
 
     #[inline]
-    fn deref(&self) -> &Ledger {
+    fn deref(&self) -> &DependencyCounts {
         match self {
             LedgerRef::First(ledger) => ledger,
             LedgerRef::Later(ledger) => ledger,
@@ -86,7 +86,7 @@ impl LedgerEpochs {
     }
 
     /// Sets the ledger of the current tag.
-    pub(super) fn set(&self, ledger: &Arc<Ledger>) {
+    pub(super) fn set(&self, ledger: &Arc<DependencyCounts>) {
         let tag = self.current();
         if tag == 0 {
             let _ = self.first.set(Arc::clone(ledger));
@@ -100,7 +100,7 @@ impl LedgerEpochs {
     /// The ledger of a tag, for a slot with its cache: so slots do not contend for a lock at every
     /// task.
     #[inline]
-    pub(super) fn get_cached<'a>(&'a self, tag: u8, cached: &'a mut CachedLedger) -> Option<&'a Ledger> {
+    pub(super) fn get_cached<'a>(&'a self, tag: u8, cached: &'a mut CachedLedger) -> Option<&'a DependencyCounts> {
         if tag == 0 {
             return self.first.get().map(Arc::as_ref);
         }
@@ -124,7 +124,7 @@ impl LedgerEpochs {
     }
 
     #[cold]
-    fn get_later(&self, tag: u8) -> Option<Arc<Ledger>> {
+    fn get_later(&self, tag: u8) -> Option<Arc<DependencyCounts>> {
         let later = self.later.read().unwrap_or_else(PoisonError::into_inner);
         later.iter().find(|(of, _)| *of == tag).map(|(_, ledger)| Arc::clone(ledger))
     }
@@ -133,9 +133,9 @@ impl LedgerEpochs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::ledger::Part;
+    use crate::schedule::dependency_counts::Part;
 
-    fn ledger(node: u32) -> Arc<Ledger> {
+    fn ledger(node: u32) -> Arc<DependencyCounts> {
         let part = Part {
             nodes: [node].into_iter().collect(),
             urgency: vec![0],
@@ -143,7 +143,7 @@ mod tests {
             exports: crate::graph::csr::Csr::in_order(1, 0, |_, _| {}),
             ..Part::default()
         };
-        Arc::new(Ledger::new(part).unwrap())
+        Arc::new(DependencyCounts::new(part).unwrap())
     }
 
     #[test]

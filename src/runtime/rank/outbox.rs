@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use super::ledger_epochs::CachedLedger;
 use super::task_timer::TaskTimer;
 use crate::model::Attempt;
-use crate::schedule::ledger::Ripple;
+use crate::schedule::dependency_counts::CompletionEffects;
 
 /// The state of one slot. Only its own thread uses it, but for the outbox, which the engine drains.
 #[derive(Default)]
@@ -39,7 +39,7 @@ pub(super) struct Outbox {
     /// Attempts that the slot has counted in the ledger by itself.
     pub(super) attempts: Vec<Attempt>,
     /// What followed from them for other ranks.
-    pub(super) ripple: Ripple,
+    pub(super) ripple: CompletionEffects,
     /// Tasks (local numbers) that became ready and may need more than this rank.
     pub(super) special: Vec<u32>,
     /// Attempts whose consequences the engine decides.

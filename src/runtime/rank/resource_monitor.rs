@@ -14,7 +14,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use super::telemetry::TelemetryBuffer;
 use crate::exec::family_use;
 use crate::model::Vitals;
-use crate::topology::{Device, Probe};
+use crate::topology::{Device, GpuProbe};
 
 /// Time between two samples, times the number of ranks; at least [`MIN_INTERVAL`].
 const INTERVAL_PER_RANK: Duration = Duration::from_millis(10);
@@ -72,7 +72,7 @@ struct Sampler {
     before: Option<(Instant, Stall)>,
     /// The rank's GPUs, and the library that reads them.
     gpus: Vec<Device>,
-    probe: Option<Probe>,
+    probe: Option<GpuProbe>,
 }
 
 /// How long the node's tasks have waited for I/O since boot, as the kernel reports it.
@@ -89,7 +89,7 @@ impl Sampler {
         let kinds = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
-        let probe = (!gpus.is_empty()).then(Probe::new);
+        let probe = (!gpus.is_empty()).then(GpuProbe::new);
         Sampler { system: System::new_with_specifics(kinds).ok(), before: None, gpus, probe }
     }
 

@@ -9,7 +9,7 @@ use crossbeam_utils::CachePadded;
 use super::driving::EngineLock;
 use super::engine::Engine;
 use super::executor::Executor;
-use super::gangs::Gangs;
+use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
 use super::resource_monitor::ResourceMonitor;
 use super::shared::Shared;
@@ -106,7 +106,7 @@ impl RankSetup {
             was_fed: AtomicBool::new(false),
             leases: Mutex::default(),
             constrained_waiting: AtomicU32::new(0),
-            gangs: Gangs::default(),
+            gangs: HeldGangs::default(),
             stops_by_failures: worker.stops_by_failures(),
             _monitor: ResourceMonitor::start(Arc::clone(&telemetry), fabric.size(), devices),
             telemetry,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use crossbeam_utils::CachePadded;
 use slab::Slab;
 
-use super::gangs::Gangs;
+use super::gangs::HeldGangs;
 use super::ledger_epochs::LedgerEpochs;
 use super::outbox::{Outbox, SlotState};
 use super::resource_monitor::ResourceMonitor;
@@ -22,7 +22,7 @@ use crate::model::{Outcome, Rank, Reason, State};
 use crate::pool::Handle;
 use crate::runtime::clock::Clock;
 use crate::runtime::event_wait::EventWait;
-use crate::schedule::ledger::Ledger;
+use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{Lease, Load};
 
 /// The outcome of an attempt that Phalanx itself could not run.
@@ -53,7 +53,7 @@ pub(in crate::runtime) struct Shared {
     pub(super) leases: Mutex<Slab<Lease>>,
     /// Number of constrained items that wait in the pool. No other rank can have them.
     pub(super) constrained_waiting: AtomicU32,
-    pub(super) gangs: Gangs,
+    pub(super) gangs: HeldGangs,
     /// The run ends after a number of failures.
     pub(super) stops_by_failures: bool,
     pub(super) telemetry: Arc<TelemetryBuffer>,
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// Begins an epoch: from now on slots count in this ledger.
-    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<Ledger>, limits: Vec<(u32, u32)>) {
+    pub(super) fn open_epoch(&self, epoch: u32, ledger: &Arc<DependencyCounts>, limits: Vec<(u32, u32)>) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         // Before the ledger: slots count only once that is there, and read the epoch after it.
         self.epoch.store(epoch, Release);

@@ -8,7 +8,7 @@ use super::main_loop::main_loop;
 use super::setup::{RankResources, RankSetup};
 use super::shared::Shared;
 use crate::exec::{Kernels, TaskStop};
-use crate::fabric::combined::Combined;
+use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric};
 use crate::job;
 use crate::model::Rank;
@@ -68,7 +68,7 @@ fn work(
     let open = welcome.open;
     if open {
         let world = std::mem::replace(fabric, Box::new(Alone));
-        *fabric = Box::new(Combined::new(world, Rank::ZERO, None));
+        *fabric = Box::new(RoutedFabric::new(world, Rank::ZERO, None));
     }
     let setup = RankSetup { welcome, job: Arc::new(job), resources };
     let (executor, pool) = setup.start(fabric, None, kernels, event_wait)?;

@@ -14,8 +14,8 @@ use crate::exec::Kernels;
 use crate::fabric::bridge::Ask;
 use crate::fabric::bridge::contact::Contact;
 use crate::fabric::bridge::join::{Joined, Pauses, join};
-use crate::fabric::combined::Combined;
 use crate::fabric::rounds::Rounds;
+use crate::fabric::routed::RoutedFabric;
 use crate::fabric::{Alone, Fabric, mpi};
 use crate::journal::RunDir;
 use crate::model::Rank;
@@ -101,7 +101,7 @@ fn enter(
             return Err(error);
         }
     };
-    Ok(Box::new(Combined::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
+    Ok(Box::new(RoutedFabric::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
 }
 
 /// Asks to be let in, and retries while that may help. Each attempt reads the contact file, which is

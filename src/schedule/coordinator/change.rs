@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Action, Change, Coordinator, Why};
+use super::{Action, Change, Coordinator, StopReason};
 use crate::graph::TaskGraph;
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
 use crate::schedule::completion_inference;
+use crate::schedule::dependency_counts::End;
 use crate::schedule::homes::{self, Remains};
-use crate::schedule::ledger::End;
 use crate::schedule::membership::Member;
 use crate::schedule::protocol::{Message, Stop, Tried, is_among};
 use crate::schedule::ranks::Ranks;
@@ -82,7 +82,7 @@ impl NextChange {
 }
 
 /// What a rank acknowledges a change with; see [`Message::Ack`].
-pub(super) struct Answer {
+pub(super) struct PrepareAck {
     pub(super) kept: Vec<(TaskId, u16)>,
     pub(super) lent: Vec<TaskId>,
     pub(super) counted: Vec<(u32, End)>,
@@ -232,7 +232,7 @@ impl Coordinator {
         now: Time,
         from: Rank,
         epoch: u32,
-        Answer { kept, lent, counted }: Answer,
+        PrepareAck { kept, lent, counted }: PrepareAck,
         actions: &mut Vec<Action>,
     ) {
         let Some(preparing) = self.change.as_mut().filter(|_| epoch == self.epoch) else { return };
@@ -300,7 +300,7 @@ impl Coordinator {
             let reason = format!("{rank} would be handed more than a message holds ({size} tasks or dependencies)");
             let remedy = "nothing more is started; continue with --resume on more ranks";
             actions.push(Action::Tell(format!("{reason}: {remedy}")));
-            self.stop(Stop::Drain, Why::Broken(reason), actions);
+            self.stop(Stop::Drain, StopReason::Broken(reason), actions);
         }
         if self.stopping.is_some() {
             self.gangs.abandon(actions);
@@ -330,7 +330,7 @@ impl Coordinator {
         } else if !self.members.expects_more() && !self.is_hopeful() {
             let reason = format!("no rank that is left can run {tasks} of the remaining tasks");
             actions.push(Action::Tell(format!("{reason}: nothing more is started")));
-            self.stop(Stop::Drain, Why::Broken(reason), actions);
+            self.stop(Stop::Drain, StopReason::Broken(reason), actions);
         }
     }
 

@@ -7,14 +7,14 @@ use super::change::Cut;
 use super::{Action, Coordinator};
 use crate::graph::TaskGraph;
 use crate::model::{Rank, RankState, TaskId, Time};
+use crate::schedule::dependency_counts::End;
 use crate::schedule::handout::Pieces;
-use crate::schedule::ledger::End;
 use crate::schedule::protocol::{Amendment, HandOut, Message};
 use crate::schedule::ranks::Ranks;
 
 /// What becomes of one rank's part.
 #[derive(Default)]
-struct Turn {
+struct PartHandover {
     /// It is handed all that is at home there.
     whole: bool,
     come: Vec<u32>,
@@ -54,7 +54,7 @@ impl Coordinator {
 
     fn hand_outs(&mut self, now: Time, graph: &TaskGraph, cut: &Cut, before: &[u32]) -> Vec<(Rank, HandOut)> {
         let home = &self.tasks.home;
-        let mut turns: Vec<Turn> = (0..self.members.len()).map(|_| Turn::default()).collect();
+        let mut turns: Vec<PartHandover> = (0..self.members.len()).map(|_| PartHandover::default()).collect();
         for (rank, turn) in (0..).zip(&mut turns) {
             turn.whole = !self.members.has_part(Rank(rank));
         }
@@ -107,7 +107,7 @@ impl Coordinator {
     }
 
     /// Homes that stay learn that a node which they are needed by is elsewhere now.
-    fn note_needed(&self, graph: &TaskGraph, cut: &Cut, before: &[u32], node: u32, turns: &mut [Turn]) {
+    fn note_needed(&self, graph: &TaskGraph, cut: &Cut, before: &[u32], node: u32, turns: &mut [PartHandover]) {
         if cut.begun.contains(&node) {
             return;
         }
@@ -122,7 +122,7 @@ impl Coordinator {
     }
 
     /// Tells the ends that have just become known, and those on ranks that hold nothing any more: what these have said may not arrive.
-    fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [Turn]) {
+    fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [PartHandover]) {
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let all = (0..self.members.len() as u32).map(Rank);
         let inactive = all.filter(|&rank| !active.contains(rank)).collect();
@@ -149,7 +149,7 @@ impl Coordinator {
     }
 
     /// Tells who keeps what, and what has been tried.
-    fn tell_kept(&self, cut: &Cut, before: &[u32], turns: &mut [Turn]) {
+    fn tell_kept(&self, cut: &Cut, before: &[u32], turns: &mut [PartHandover]) {
         let home = &self.tasks.home;
         let kept: &FxHashMap<TaskId, Rank> = &cut.kept;
         for (&task, keeper) in kept.iter().filter(|(task, keeper)| home[task.index()] != keeper.0) {
@@ -164,7 +164,7 @@ impl Coordinator {
                 turn.hand_out.tried.push(*tried);
             }
         }
-        for Turn { hand_out, .. } in turns {
+        for PartHandover { hand_out, .. } in turns {
             hand_out.out.sort_unstable();
             hand_out.leases.sort_unstable();
             hand_out.tried.sort_unstable_by_key(|tried| tried.task);

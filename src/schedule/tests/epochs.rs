@@ -7,7 +7,7 @@ use super::job::{Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, Time};
-use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Member, Tasks};
+use crate::schedule::coordinator::{Action, Change, Coordinator, CoordinatorEvent, Member, Tasks};
 use crate::schedule::gang::Shape;
 use crate::schedule::protocol::{HandOut, Message, Stop};
 
@@ -40,18 +40,18 @@ fn slots() -> Member {
     Member { slots: 2, ..Member::default() }
 }
 
-fn step(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
+fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
     let mut actions = Vec::new();
     coordinator.step(Time(1), event, &mut actions);
     actions
 }
 
 /// All ranks acknowledge a change; returns what each is sent then.
-fn change(coordinator: &mut Coordinator, event: Event) -> Vec<(Rank, Message)> {
+fn change(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<(Rank, Message)> {
     messages(change_actions(coordinator, event))
 }
 
-fn change_actions(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
+fn change_actions(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
     let prepare = step(coordinator, event);
     let asked = prepare.into_iter().filter_map(|action| match action {
         Action::Send { to, message: Message::Prepare { .. } } => Some(to),
@@ -61,7 +61,7 @@ fn change_actions(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
     for from in asked.collect::<Vec<Rank>>() {
         let (kept, lent, counted) = (Vec::new(), Vec::new(), Vec::new());
         let message = Message::Ack { epoch: coordinator.epoch(), kept, lent, counted };
-        sent.extend(step(coordinator, Event::Message { from, message }));
+        sent.extend(step(coordinator, CoordinatorEvent::Message { from, message }));
     }
     sent
 }
@@ -90,7 +90,7 @@ fn hand_outs(sent: &[(Rank, Message)]) -> Vec<(Rank, &HandOut, usize)> {
 fn an_epoch_costs_bytes_for_what_moves() {
     let count = 40_000;
     let mut coordinator = pairs(count);
-    let arrive = |rank| Event::Change { rank: Rank(rank), change: Change::Arrive(slots()) };
+    let arrive = |rank| CoordinatorEvent::Change { rank: Rank(rank), change: Change::Arrive(slots()) };
     let sent = change(&mut coordinator, arrive(RANKS));
     for (to, hand_out, bytes) in hand_outs(&sent) {
         let moved = hand_out.amends.as_ref().map_or(0, |amends| amends.gone.len());
@@ -104,7 +104,7 @@ fn an_epoch_costs_bytes_for_what_moves() {
             ),
         }
     }
-    let sent = change(&mut coordinator, Event::Rebalance);
+    let sent = change(&mut coordinator, CoordinatorEvent::Rebalance);
     for (to, _, bytes) in hand_outs(&sent) {
         assert!(bytes < 200, "{to}: {bytes} bytes for nothing");
     }
@@ -116,16 +116,16 @@ fn a_cancellation_is_told_to_each_rank_once() {
     let told = |sent: &[(Rank, Message)]| -> Vec<Rank> {
         sent.iter().filter(|sent| matches!(sent.1, Message::Cancel { .. })).map(|sent| sent.0).collect()
     };
-    step(&mut coordinator, Event::Cancel { tasks: 0..4 });
-    let arrive = Event::Change { rank: Rank(RANKS), change: Change::Arrive(slots()) };
+    step(&mut coordinator, CoordinatorEvent::Cancel { tasks: 0..4 });
+    let arrive = CoordinatorEvent::Change { rank: Rank(RANKS), change: Change::Arrive(slots()) };
     assert_eq!(told(&change(&mut coordinator, arrive)), [Rank(RANKS)], "it has not heard of it");
-    assert_eq!(told(&change(&mut coordinator, Event::Rebalance)), []);
+    assert_eq!(told(&change(&mut coordinator, CoordinatorEvent::Rebalance)), []);
 }
 
 #[test]
 fn a_part_that_no_message_holds_moves_nothing_and_stops_the_run() {
     let mut coordinator = pairs(400).with_longest_list(20);
-    let lost = Event::Change { rank: Rank(1), change: Change::Lose };
+    let lost = CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose };
     let actions = change_actions(&mut coordinator, lost);
     let sent = messages(actions.clone());
     let handed = hand_outs(&sent);
@@ -148,17 +148,17 @@ fn ranks_that_arrive_soon_after_a_change_are_handed_tasks_together() {
         let prepared = actions.iter().any(|a| matches!(a, Action::Send { message: Message::Prepare { .. }, .. }));
         (prepared, coordinator.next_tick())
     };
-    let arrive = |rank| Event::Change { rank: Rank(rank), change: Change::Arrive(slots()) };
+    let arrive = |rank| CoordinatorEvent::Change { rank: Rank(rank), change: Change::Arrive(slots()) };
     assert_eq!(at(1_000_000, arrive(RANKS)), (true, None), "the first is not kept waiting");
     for from in (0..RANKS).map(Rank) {
         let (kept, lent, counted) = (Vec::new(), Vec::new(), Vec::new());
-        at(3_000_000, Event::Message { from, message: Message::Ack { epoch: 1, kept, lent, counted } });
+        at(3_000_000, CoordinatorEvent::Message { from, message: Message::Ack { epoch: 1, kept, lent, counted } });
     }
     // The change took 2 ms, and some time to cut.
     let (prepared, due) = at(4_000_000, arrive(RANKS + 1));
     let due = due.expect("it waits");
     assert!(!prepared && due > Time(5_000_000) && due < Time(6_000_000), "{due:?}");
     assert_eq!(at(4_500_000, arrive(RANKS + 2)), (false, Some(due)));
-    assert_eq!(at(due.0 - 1, Event::Tick), (false, Some(due)));
-    assert_eq!(at(due.0, Event::Tick), (true, None));
+    assert_eq!(at(due.0 - 1, CoordinatorEvent::Tick), (false, Some(due)));
+    assert_eq!(at(due.0, CoordinatorEvent::Tick), (true, None));
 }

@@ -7,9 +7,9 @@ use super::job::{Job, Terms};
 use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
-use crate::schedule::coordinator::{Action, Change, Coordinator, Event, Member, Tasks, Why};
+use crate::schedule::coordinator::{Action, Change, Coordinator, CoordinatorEvent, Member, StopReason, Tasks};
+use crate::schedule::dependency_counts::End;
 use crate::schedule::gang::Shape;
-use crate::schedule::ledger::End;
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Stop};
 use crate::schedule::worker::{self, Pace, Worker};
 
@@ -41,19 +41,19 @@ fn plain_job(tasks: usize) -> Job {
     }
 }
 
-fn step(coordinator: &mut Coordinator, event: Event) -> Vec<Action> {
+fn step(coordinator: &mut Coordinator, event: CoordinatorEvent) -> Vec<Action> {
     let mut actions = Vec::new();
     coordinator.step(Time(1), event, &mut actions);
     actions
 }
 
 fn says(coordinator: &mut Coordinator, from: u32, message: Message) -> Vec<Action> {
-    step(coordinator, Event::Message { from: Rank(from), message })
+    step(coordinator, CoordinatorEvent::Message { from: Rank(from), message })
 }
 
 /// Rank 1 is lost while rank 0 runs its own tasks.
 fn lose(coordinator: &mut Coordinator, kept: &[u32]) -> Vec<Action> {
-    step(coordinator, Event::Change { rank: Rank(1), change: Change::Lose });
+    step(coordinator, CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose });
     let kept = kept.iter().map(|&task| (TaskId(task), 1)).collect();
     says(coordinator, 0, Message::Ack { epoch: 1, kept, lent: Vec::new(), counted: Vec::new() })
 }
@@ -91,7 +91,7 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     let lease = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0) };
     let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
     let leader = Member { slots: 3, ..Member::default() };
-    step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Arrive(leader) });
+    step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     for rank in [0, 1] {
         says(
             &mut coordinator,
@@ -103,8 +103,8 @@ fn slots_of_a_gang_whose_leader_is_lost_during_a_stop_are_free() {
     for rank in [0, 2] {
         says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() });
     }
-    step(&mut coordinator, Event::Stop { how: Stop::Kill, why: Why::Signal(2) });
-    let freed = step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Lose });
+    step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Kill, why: StopReason::Signal(2) });
+    let freed = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Lose });
     assert!(freed.contains(&Action::Send { to: Rank(0), message: Message::Release { gang: 1 } }), "{freed:?}");
 }
 
@@ -119,15 +119,15 @@ fn messages(actions: &[Action]) -> impl Iterator<Item = (Rank, &Message)> {
 #[test]
 fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
     let mut coordinator = two_ranks(&[Condition::Any], &[0, 0], ALONE);
-    step(&mut coordinator, Event::Stop { how: Stop::Drain, why: Why::Signal(2) });
+    step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Drain, why: StopReason::Signal(2) });
     says(&mut coordinator, 0, Message::Stopped);
     // Rank 1 ran task 0 on lease, told its home, and dies before it has reported it.
-    let asked = step(&mut coordinator, Event::Change { rank: Rank(1), change: Change::Lose });
+    let asked = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose });
     assert!(!asked.iter().any(|action| matches!(action, Action::Finished(_))), "{asked:?}");
     let counted = vec![(0, End::Completed)];
     let ended = says(&mut coordinator, 0, Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted });
     assert_eq!(coordinator.final_state(TaskId(0)), Some(State::Completed));
-    assert!(ended.contains(&Action::Finished(Why::Signal(2))), "{ended:?}");
+    assert!(ended.contains(&Action::Finished(StopReason::Signal(2))), "{ended:?}");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
     let lease = Lease { task: TaskId(0), home: Rank(0), attempt: 1, urgency: 0, ready: Time(0) };
     let mut coordinator = two_ranks(&[], &[0], Shape { ranks: 4, ..ALONE });
     let leader = Member { slots: 3, ..Member::default() };
-    step(&mut coordinator, Event::Change { rank: Rank(2), change: Change::Arrive(leader) });
+    step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(2), change: Change::Arrive(leader) });
     let ack = |epoch| Message::Ack { epoch, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
     (0..2).for_each(|rank| drop(says(&mut coordinator, rank, ack(1))));
     let asked = says(&mut coordinator, 0, Message::GangReady { lease });
@@ -148,7 +148,7 @@ fn slots_of_a_gang_whose_leader_has_left_are_free() {
     for rank in [leader.0, other] {
         says(&mut coordinator, rank, Message::Held { gang: 1, cpus: Vec::new() });
     }
-    step(&mut coordinator, Event::Change { rank: leader, change: Change::Drain });
+    step(&mut coordinator, CoordinatorEvent::Change { rank: leader, change: Change::Drain });
     (0..3).for_each(|rank| drop(says(&mut coordinator, rank, ack(2))));
     let freed = says(&mut coordinator, leader.0, Message::Emptied { epoch: 2 });
     let release = Action::Send { to: Rank(other), message: Message::Release { gang: 1 } };
@@ -165,13 +165,13 @@ fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
     let (ready, start, end) = (Time(4 * HOUR), Time(4 * HOUR), Time(4 * HOUR));
     let attempt = Attempt { task: TaskId(0), attempt: 1, outcome, last: false, rank, slot: 0, ready, start, end };
     let report = Message::Report { attempts: vec![attempt], started: Vec::new(), load: Load::default() };
-    coordinator.step(Time(3 * HOUR), Event::Message { from: rank, message: report }, &mut Vec::new());
-    let drain = Event::Change { rank: Rank(1), change: Change::Drain };
+    coordinator.step(Time(3 * HOUR), CoordinatorEvent::Message { from: rank, message: report }, &mut Vec::new());
+    let drain = CoordinatorEvent::Change { rank: Rank(1), change: Change::Drain };
     coordinator.step(Time(3 * HOUR), drain, &mut Vec::new());
     let ack = || Message::Ack { epoch: 1, kept: Vec::new(), lent: Vec::new(), counted: Vec::new() };
     let mut sent = Vec::new();
     for from in [Rank(0), Rank(1)] {
-        coordinator.step(Time(3 * HOUR + 100_000), Event::Message { from, message: ack() }, &mut sent);
+        coordinator.step(Time(3 * HOUR + 100_000), CoordinatorEvent::Message { from, message: ack() }, &mut sent);
     }
     let handed = messages(&sent).find(|(to, message)| *to == Rank::ZERO && matches!(message, Message::HandOut(_)));
     let Some((_, Message::HandOut(hand_out))) = handed else { panic!("{sent:?}") };
@@ -180,6 +180,6 @@ fn the_wait_before_a_further_attempt_does_not_depend_on_clocks() {
     let job = Job { retries: vec![1], ..plain_job(1) };
     let mut worker = Worker::new(Rank(0), 1, Arc::new(job), Pace::default());
     let message = Message::HandOut(Box::new(hand_out));
-    worker.step(Time(HOUR), worker::Event::Message { from: Rank::ZERO, message }, &mut Vec::new());
+    worker.step(Time(HOUR), worker::WorkerEvent::Message { from: Rank::ZERO, message }, &mut Vec::new());
     assert_eq!(worker.next_duty(), Some(Time(HOUR + 200_000)), "300 us, of which 100 have passed");
 }

@@ -15,7 +15,7 @@ use fastrand::Rng;
 
 use self::job::Job;
 use self::world::{Execution, Happening, Life, World};
-use super::coordinator::{Change, Why};
+use super::coordinator::{Change, StopReason};
 use super::protocol::Stop;
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
@@ -66,7 +66,8 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
     let plain = (0..graph.node_count() as u32)
         .all(|node| tells(node) && graph.predecessors(node).all(|e| e.on() == Condition::Ok));
     for run in &runs {
-        let strict = !any_lost || (plain && world.finished == Some(Why::Complete) && last[&run.task] == run.start);
+        let strict =
+            !any_lost || (plain && world.finished == Some(StopReason::Complete) && last[&run.task] == run.start);
         for needed in graph.tasks_before(run.task).into_iter().filter(|t| oracle[t.index()] != State::Skipped) {
             assert!(first_end.get(&needed).is_some_and(|&end| end <= run.start), "{run:?} started before {needed:?}");
             let later = runs.iter().find(|e| e.task == needed && e.end > run.start);
@@ -87,7 +88,7 @@ fn random_graphs_end_as_the_oracle_says() {
         world.signals = true;
         world.run();
         let oracle = job.oracle();
-        assert_eq!(world.finished, Some(Why::Complete));
+        assert_eq!(world.finished, Some(StopReason::Complete));
         assert_eq!(final_states(&[&world.journal], job.graph.task_count()), oracle);
         let finals = world.journal.iter().filter(|a| a.last).count();
         assert_eq!(finals, job.graph.task_count(), "each task is reported final once");
@@ -111,11 +112,11 @@ fn a_bound_on_failures_ends_every_run() {
         let failed: Vec<&Attempt> =
             world.journal.iter().filter(|a| a.last && a.outcome.state == State::Failed).collect();
         match world.finished {
-            Some(Why::Complete) => {}
-            Some(Why::Failures) => ended_early += 1,
+            Some(StopReason::Complete) => {}
+            Some(StopReason::Failures) => ended_early += 1,
             ref other => panic!("{other:?}"),
         }
-        if world.finished == Some(Why::Failures) {
+        if world.finished == Some(StopReason::Failures) {
             assert!(failed.len() as u32 >= most, "a rank gave up before the bound was reached");
         }
     }
@@ -155,7 +156,7 @@ fn a_stopped_run_resumes_without_running_anything_completed_again() {
         let mut first = World::new(Arc::clone(&job), seed, &slots, &BTreeSet::new());
         first.at(rng.u64(0..8_000_000), Happening::Stop(how));
         first.run();
-        cut_short += usize::from(first.finished != Some(Why::Complete));
+        cut_short += usize::from(first.finished != Some(StopReason::Complete));
         check_resume(&job, &first, seed, &slots);
     }
     assert!(cut_short > 0, "some runs were cut short");
@@ -181,7 +182,7 @@ fn cancelled_tasks_take_what_needs_them_along_and_nothing_else() {
             world.at(rng.u64(0..5_000_000), Happening::Kill(Rank(rng.u32(0..slots.len() as u32)), 10_000));
         }
         world.run();
-        if world.finished != Some(Why::Complete) {
+        if world.finished != Some(StopReason::Complete) {
             assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{:?}", world.finished);
             continue;
         }
@@ -269,7 +270,7 @@ fn a_run_that_loses_ranks_while_it_ends_is_resumed() {
         }
         first.run();
         check_resume(&job, &first, seed, &slots);
-        cut_short += usize::from(first.finished != Some(Why::Complete));
+        cut_short += usize::from(first.finished != Some(StopReason::Complete));
         lost += first.life.iter().filter(|life| **life == Life::Dead).count();
         thieves += first.dead_thieves;
     }
@@ -299,16 +300,19 @@ fn ranks_come_go_and_die_and_nothing_is_lost() {
             assert_eq!(attempt.outcome.state, oracle[attempt.task.index()], "{attempt:?}");
         }
         match world.finished.clone().expect("the run has ended") {
-            Why::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
-            Why::Signal(_) => {}
+            StopReason::Complete => assert_eq!(finals.len(), job.graph.task_count(), "every task has ended"),
+            StopReason::Signal(_) => {}
             why => assert!(world.told.iter().any(|text| text.contains("no rank that is left")), "{why:?}"),
         }
         check_executions(&world, &job.graph, &oracle, &BTreeSet::new());
         for &(task, attempt) in &world.told_started {
             let known = world.journal.iter().any(|a| (a.task, a.attempt) == (task, attempt));
-            assert!(known || world.finished != Some(Why::Complete), "{task:?}, attempt {attempt}, left no record");
+            assert!(
+                known || world.finished != Some(StopReason::Complete),
+                "{task:?}, attempt {attempt}, left no record"
+            );
         }
-        complete += usize::from(world.finished == Some(Why::Complete));
+        complete += usize::from(world.finished == Some(StopReason::Complete));
         changed += world.epochs();
         lost_attempts += world.journal.iter().filter(|a| a.outcome.state == State::NodeFail).count();
     }

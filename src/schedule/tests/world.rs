@@ -8,9 +8,9 @@ use fastrand::Rng;
 
 use super::job::{Job, Terms};
 use crate::model::{Attempt, Outcome, Rank, RankState, State, TaskId, Time};
-use crate::schedule::coordinator::{self, Change, Coordinator, Member, Tasks, Why};
-use crate::schedule::handout::Cutter;
-use crate::schedule::ledger::{End, Ledger, Ripple};
+use crate::schedule::coordinator::{self, Change, Coordinator, Member, StopReason, Tasks};
+use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts, End};
+use crate::schedule::handout::PartBuilder;
 use crate::schedule::protocol::{HandOut, Lease, Load, Message, Started, Stop};
 use crate::schedule::ranks::Ranks;
 use crate::schedule::resources::Needs;
@@ -37,7 +37,7 @@ struct Pool {
     /// Tasks that end as CANCELLED.
     cancelled: BTreeSet<u32>,
     /// What slots have done and not told yet.
-    outbox: Vec<worker::Event>,
+    outbox: Vec<worker::WorkerEvent>,
 }
 
 /// How it is with a rank's process.
@@ -124,7 +124,7 @@ pub(super) struct World {
     pub(super) told_started: HashSet<(TaskId, u16)>,
     /// Attempts that run and that the coordinator has been told of by the rank that runs them.
     known: HashSet<(Rank, TaskId, u16)>,
-    pub(super) finished: Option<Why>,
+    pub(super) finished: Option<StopReason>,
     pub(super) told: Vec<String>,
     /// Ranks that lived when they were declared lost.
     pub(super) outcasts: HashSet<usize>,
@@ -147,7 +147,7 @@ impl World {
         let home = random_homes(&mut rng, &job, slots);
         let urgency: Vec<u8> = home.iter().map(|_| rng.u8(0..16)).collect();
         let ended = |n: u32| done.contains(&n).then_some(true);
-        let cutter = Cutter::new(&job.graph, &home, &urgency, ranks as usize, &ended);
+        let cutter = PartBuilder::new(&job.graph, &home, &urgency, ranks as usize, &ended);
         let hand_out =
             |rank: u32| HandOut { part: cutter.part(rank as usize), active: Ranks::first(ranks), ..HandOut::default() };
         let hand_outs: Vec<HandOut> = (0..ranks).map(hand_out).collect();
@@ -290,11 +290,11 @@ impl World {
         } else if message.is_some_and(|at| at <= self.now) {
             self.deliver();
         } else if arrivals.is_some_and(|at| at <= self.now) {
-            self.coordinate(coordinator::Event::Tick);
+            self.coordinate(coordinator::CoordinatorEvent::Tick);
         } else if let Some((_, rank)) = tick {
             // The clock must pass the due time, or a machine that waits for "later than" would spin.
             self.now += 1;
-            self.step(rank, worker::Event::Tick);
+            self.step(rank, worker::WorkerEvent::Tick);
         }
     }
 
@@ -304,7 +304,9 @@ impl World {
         }
         let is_alive = |rank: Rank| self.life.get(rank.index()) == Some(&Life::Alive);
         match what {
-            Happening::Stop(how) => self.coordinate(coordinator::Event::Stop { how, why: Why::Signal(2) }),
+            Happening::Stop(how) => {
+                self.coordinate(coordinator::CoordinatorEvent::Stop { how, why: StopReason::Signal(2) })
+            }
             Happening::Kill(rank, notice) if rank != Rank::ZERO && is_alive(rank) => {
                 self.kill(rank);
                 self.at(self.now + notice, Happening::Notice(rank));
@@ -331,7 +333,7 @@ impl World {
             Happening::Arrive(rank, _) if self.finished.is_some() => self.life[rank.index()] = Life::Left,
             Happening::Arrive(rank, slots) if is_alive(rank) => self.change(rank, Change::Arrive(member(slots))),
             Happening::Wish(rank, change) => self.change(rank, change),
-            Happening::Cancel(task) => self.coordinate(coordinator::Event::Cancel { tasks: task..task + 1 }),
+            Happening::Cancel(task) => self.coordinate(coordinator::CoordinatorEvent::Cancel { tasks: task..task + 1 }),
             Happening::CutOff(rank, time) if rank != Rank::ZERO && is_alive(rank) => {
                 let (mut since, mut healed) = (self.now, self.now + time);
                 if let Some(before) = self.cut.get(&rank).filter(|before| before.1 > self.now) {
@@ -344,17 +346,17 @@ impl World {
             Happening::Hears(rank, heard) if self.lives(rank.index()) => {
                 let cut = self.cut.get(&rank).is_some_and(|&(_, healed)| self.now < healed);
                 if heard != cut {
-                    self.step(rank.index(), worker::Event::CutOff(cut));
+                    self.step(rank.index(), worker::WorkerEvent::CutOff(cut));
                 }
             }
-            Happening::Rebalance => self.coordinate(coordinator::Event::Rebalance),
+            Happening::Rebalance => self.coordinate(coordinator::CoordinatorEvent::Rebalance),
             Happening::KillThief(notice) => self.thief_dies = Some(notice),
             _ => {}
         }
     }
 
     fn change(&mut self, rank: Rank, change: Change) {
-        self.coordinate(coordinator::Event::Change { rank, change });
+        self.coordinate(coordinator::CoordinatorEvent::Change { rank, change });
     }
 
     /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may be.
@@ -399,9 +401,9 @@ impl World {
                     |s: &&Started| self.ends.iter().any(|Reverse(end)| runs_at(end) == (from, s.task, s.attempt));
                 self.known.extend(started.iter().filter(runs).map(|s| (from, s.task, s.attempt)));
             }
-            self.coordinate(coordinator::Event::Message { from, message });
+            self.coordinate(coordinator::CoordinatorEvent::Message { from, message });
         } else if self.lives(to.index()) {
-            self.step(to.index(), worker::Event::Message { from, message });
+            self.step(to.index(), worker::WorkerEvent::Message { from, message });
         } else if self.life[to.index()] == Life::Left {
             assert!(
                 message.epoch().is_some() || matches!(message, Message::Release { .. } | Message::Finish),
@@ -410,7 +412,7 @@ impl World {
         }
     }
 
-    fn coordinate(&mut self, event: coordinator::Event) {
+    fn coordinate(&mut self, event: coordinator::CoordinatorEvent) {
         let mut actions = Vec::new();
         self.coordinator.step(Time(self.now), event, &mut actions);
         self.carry_out(actions);
@@ -469,7 +471,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, rank: usize, event: worker::Event) {
+    fn step(&mut self, rank: usize, event: worker::WorkerEvent) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
@@ -483,7 +485,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, rank: usize, action: worker::Action, events: &mut VecDeque<worker::Event>) {
+    fn act(&mut self, rank: usize, action: worker::Action, events: &mut VecDeque<worker::WorkerEvent>) {
         let me = Rank(rank as u32);
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
@@ -500,13 +502,13 @@ impl World {
             worker::Action::Surrender { to, max } => {
                 let job = Arc::clone(&self.job);
                 let leases = self.take_out(rank, max as usize, 0, |item| may_leave(&job, item));
-                events.push_back(worker::Event::Surrendered { to, leases });
+                events.push_back(worker::WorkerEvent::Surrendered { to, leases });
             }
             worker::Action::Freeze { keep } => {
                 self.pools[rank].frozen = true;
                 let waiting = self.take_out(rank, usize::MAX, keep as usize, |_| true);
                 self.flush(rank, events);
-                events.push_back(worker::Event::Frozen { waiting });
+                events.push_back(worker::WorkerEvent::Frozen { waiting });
             }
             worker::Action::Hold { gang, slots, lead } => self.pools[rank].holds.push_back((gang, slots, lead)),
             worker::Action::Launch { gang, hosts, .. } => self.launch(rank, gang, &hosts, events),
@@ -530,7 +532,7 @@ impl World {
                 let cancelled = self.pools[rank].cancelled.clone();
                 for lease in self.take_out(rank, usize::MAX, 0, |item| cancelled.contains(&item.0)) {
                     let attempt = lease.cancelled(me, Time(self.now));
-                    self.pools[rank].outbox.push(worker::Event::Ended { attempt });
+                    self.pools[rank].outbox.push(worker::WorkerEvent::Ended { attempt });
                 }
             }
             worker::Action::Exit => self.exit(rank),
@@ -557,7 +559,7 @@ impl World {
     }
 
     /// Tells the machine what slots have done.
-    fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
+    fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
         events.extend(self.pools[rank].outbox.drain(..));
     }
 
@@ -576,7 +578,7 @@ impl World {
         }
     }
 
-    fn launch(&mut self, rank: usize, gang: u32, hosts: &[(String, u32)], events: &mut VecDeque<worker::Event>) {
+    fn launch(&mut self, rank: usize, gang: u32, hosts: &[(String, u32)], events: &mut VecDeque<worker::WorkerEvent>) {
         let held: u32 = self.pools.iter().filter_map(|p| p.held.get(&gang)).map(|h| h.0).sum();
         // A rank that has been given up may still receive what was sent before, when the others
         // have been released already.
@@ -588,7 +590,7 @@ impl World {
         self.begin(rank, item, events);
     }
 
-    fn begin(&mut self, rank: usize, item: Item, events: &mut VecDeque<worker::Event>) {
+    fn begin(&mut self, rank: usize, item: Item, events: &mut VecDeque<worker::WorkerEvent>) {
         let (task, attempt) = (TaskId(item.0), item.2);
         if self.trace {
             eprintln!("{:>9} rank {rank} begins {item:?}", self.now);
@@ -605,12 +607,12 @@ impl World {
         self.ends.push(Reverse((self.now + took, rank as u32, item, self.now)));
         self.pools[rank].running += 1;
         if self.rng.bool() {
-            events.push_back(worker::Event::Started(vec![Started { task, attempt, start: Time(self.now) }]));
+            events.push_back(worker::WorkerEvent::Started(vec![Started { task, attempt, start: Time(self.now) }]));
         }
     }
 
     /// Starts what fits, then tells the worker the load.
-    fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::Event>) {
+    fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
         while let Some(&(gang, slots, lead)) = self.pools[rank].holds.front() {
             if self.pools[rank].idle < slots || self.pools[rank].stopped || self.pools[rank].suspended {
                 break;
@@ -619,7 +621,7 @@ impl World {
             pool.holds.pop_front();
             pool.idle -= slots;
             pool.held.insert(gang, (slots, lead));
-            events.push_back(worker::Event::Held { gang, cpus: vec![rank as u32] });
+            events.push_back(worker::WorkerEvent::Held { gang, cpus: vec![rank as u32] });
         }
         let starts = |pool: &Pool| !pool.stopped && !pool.suspended;
         while starts(&self.pools[rank]) && self.pools[rank].idle > 0 && self.pools[rank].holds.is_empty() {
@@ -638,9 +640,9 @@ impl World {
         let held: u32 = pool.held.values().map(|h| h.0).sum();
         let load = Load { idle: pool.idle, ready: movable, running: pool.running + held };
         let quiet = pool.stopped && load.running == 0;
-        events.push_back(worker::Event::Load(load));
+        events.push_back(worker::WorkerEvent::Load(load));
         if quiet {
-            events.push_back(worker::Event::Quiet);
+            events.push_back(worker::WorkerEvent::Quiet);
         }
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
@@ -691,19 +693,19 @@ impl World {
             end: Time(self.now),
         };
         if let Some(gang) = gang {
-            return self.leave(rank, worker::Event::GangEnded { gang, attempt: record });
+            return self.leave(rank, worker::WorkerEvent::GangEnded { gang, attempt: record });
         }
         let fast = outcome.ok() && attempt == 1 && home.index() == rank && !self.pools[rank].frozen;
         let ledger = self.workers[rank].ledger().expect("open").clone();
         match ledger.local(task).filter(|_| fast) {
             Some(local) => self.complete_fast(rank, &ledger, local, record),
-            None => self.leave(rank, worker::Event::Ended { attempt: record }),
+            None => self.leave(rank, worker::WorkerEvent::Ended { attempt: record }),
         }
     }
 
     /// A slot leaves word for the machine, which hears it now or later.
-    fn leave(&mut self, rank: usize, word: worker::Event) {
-        let is_failure = matches!(&word, worker::Event::Ended { attempt } | worker::Event::GangEnded { attempt, .. } if attempt.outcome.state.is_failure());
+    fn leave(&mut self, rank: usize, word: worker::WorkerEvent) {
+        let is_failure = matches!(&word, worker::WorkerEvent::Ended { attempt } | worker::WorkerEvent::GangEnded { attempt, .. } if attempt.outcome.state.is_failure());
         self.pools[rank].outbox.push(word);
         let mut events = VecDeque::new();
         if is_failure && self.job.max_failures.is_some() {
@@ -719,13 +721,13 @@ impl World {
     }
 
     /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.
-    fn complete_fast(&mut self, rank: usize, ledger: &Ledger, local: u32, attempt: Attempt) {
-        let mut ripple = Ripple::default();
+    fn complete_fast(&mut self, rank: usize, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
+        let mut ripple = CompletionEffects::default();
         assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");
-        assert!(!ledger.complete(local, true, Time(self.now), &mut Ripple::default()), "and not again");
+        assert!(!ledger.complete(local, true, Time(self.now), &mut CompletionEffects::default()), "and not again");
         let ready = std::mem::take(&mut ripple.ready);
-        self.pools[rank].outbox.push(worker::Event::Completed { attempts: vec![attempt], ripple });
-        self.leave(rank, worker::Event::Special(ready));
+        self.pools[rank].outbox.push(worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
+        self.leave(rank, worker::WorkerEvent::Special(ready));
     }
 }
 

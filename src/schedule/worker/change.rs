@@ -20,8 +20,8 @@ use super::{Action, Guest, Worker, send};
 use crate::graph::ascending::Ascending;
 use crate::model::{Attempt, Rank, TaskId, Time};
 use crate::schedule::amend::amended;
+use crate::schedule::dependency_counts::{DependencyCounts, End, UnsoundPart};
 use crate::schedule::homes::NODE_NS;
-use crate::schedule::ledger::{End, Ledger, UnsoundPart};
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::ranks::Ranks;
 
@@ -39,7 +39,7 @@ pub(super) struct Lost {
 
 /// How far a rank is with a change of membership.
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(super) enum ChangePhase {
     /// The homes are known.
     Settled,
     /// The pool has been asked for what waits there.
@@ -62,29 +62,29 @@ pub(super) struct Frozen {
     ended: Vec<Attempt>,
 }
 
-impl Default for Phase {
-    fn default() -> Phase {
-        Phase::Frozen(Frozen::default())
+impl Default for ChangePhase {
+    fn default() -> ChangePhase {
+        ChangePhase::Frozen(Frozen::default())
     }
 }
 
-impl Phase {
+impl ChangePhase {
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self, Phase::Settled)
+        matches!(self, ChangePhase::Settled)
     }
 
     pub(super) fn is_freezing(&self) -> bool {
-        matches!(self, Phase::Freezing { .. })
+        matches!(self, ChangePhase::Freezing { .. })
     }
 
     pub(super) fn is_frozen(&self) -> bool {
-        matches!(self, Phase::Frozen(_))
+        matches!(self, ChangePhase::Frozen(_))
     }
 
     /// Keeps an end for later; false if it can be dealt with now.
     pub(super) fn remember(&mut self, attempt: &Attempt) -> bool {
         match self {
-            Phase::Frozen(frozen) => {
+            ChangePhase::Frozen(frozen) => {
                 frozen.ended.push(*attempt);
                 true
             }
@@ -97,13 +97,13 @@ impl Worker {
     /// Homes are about to change.
     pub(super) fn prepare(&mut self, now: Time, epoch: u32, lost: Lost, reserve: bool, actions: &mut Vec<Action>) {
         match &self.phase {
-            Phase::Settled => {
-                self.phase = Phase::Freezing { epoch, lost };
+            ChangePhase::Settled => {
+                self.phase = ChangePhase::Freezing { epoch, lost };
                 let keep = if reserve { self.reserve() } else { 0 };
                 actions.push(Action::Freeze { keep });
             }
-            Phase::Freezing { .. } => self.phase = Phase::Freezing { epoch, lost },
-            Phase::Frozen(frozen) => {
+            ChangePhase::Freezing { .. } => self.phase = ChangePhase::Freezing { epoch, lost },
+            ChangePhase::Frozen(frozen) => {
                 let (kept, lent) = (frozen.kept.clone(), frozen.lent.clone());
                 self.acknowledge(now, epoch, &lost, kept, lent, actions);
             }
@@ -123,7 +123,7 @@ impl Worker {
 
     /// The pool has given up what waited there; what it has not, this rank keeps.
     pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
-        let Phase::Freezing { epoch, lost } = &mut self.phase else { return };
+        let ChangePhase::Freezing { epoch, lost } = &mut self.phase else { return };
         let (epoch, lost) = (*epoch, std::mem::take(lost));
         let mut lent: Vec<TaskId> = self.lent.iter().copied().collect();
         lent.sort_unstable();
@@ -142,7 +142,7 @@ impl Worker {
         if !(self.report.is_empty() && self.started.is_empty()) {
             self.send_report(now, actions);
         }
-        self.phase = Phase::Frozen(Frozen { kept: kept.clone(), lent: lent.clone(), ended: Vec::new() });
+        self.phase = ChangePhase::Frozen(Frozen { kept: kept.clone(), lent: lent.clone(), ended: Vec::new() });
         self.acknowledge(now, epoch, &lost, kept, lent, actions);
     }
 
@@ -170,7 +170,7 @@ impl Worker {
     /// Takes up the tasks that this rank is home of from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
         let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, limits } = hand_out;
-        let Phase::Frozen(frozen) = &mut self.phase else {
+        let ChangePhase::Frozen(frozen) = &mut self.phase else {
             return send(actions, Rank::ZERO, Message::Broken { reason: "was handed its tasks twice".into() });
         };
         let whole = match (&amends, &self.ledger) {
@@ -178,7 +178,7 @@ impl Worker {
             (Some(amendment), Some(ledger)) => amended(ledger, &part, amendment, &lost),
             (Some(_), None) => Err(UnsoundPart("changes")),
         };
-        let ledger = match whole.and_then(Ledger::new) {
+        let ledger = match whole.and_then(DependencyCounts::new) {
             Ok(ledger) if active.is_sound() && lost.is_sound() => Arc::new(ledger),
             Ok(_) => {
                 let reason = "the list of ranks that take part is inconsistent".into();
@@ -187,7 +187,7 @@ impl Worker {
             Err(error) => return send(actions, Rank::ZERO, Message::Broken { reason: error.to_string() }),
         };
         let Frozen { mut kept, mut ended, .. } = std::mem::take(frozen);
-        self.phase = Phase::Settled;
+        self.phase = ChangePhase::Settled;
         (self.epoch, self.lost) = (epoch, lost);
         self.last_change = now.since(self.acknowledged);
         self.completed_elsewhere.clear();
@@ -248,7 +248,7 @@ impl Worker {
     }
 
     /// Starts what is ready and kept by nobody.
-    fn begin(&mut self, now: Time, ledger: &Ledger, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
+    fn begin(&mut self, now: Time, ledger: &DependencyCounts, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
         let kept: FxHashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
         let mut ripple = std::mem::take(&mut self.ripple);
         ripple.clear();

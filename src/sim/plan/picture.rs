@@ -1,6 +1,6 @@
 //! The plan as a picture: cost against makespan, one point for each number of ranks.
 
-use super::{Candidate, Plan, Question};
+use super::{Plan, PlanCandidate, PlanQuestion};
 use crate::svg::Picture;
 use crate::text::seconds;
 
@@ -10,21 +10,21 @@ const HEIGHT: f64 = 440.0;
 const MARGIN: [f64; 4] = [72.0, 48.0, 32.0, 56.0];
 
 /// Where a quantity lies: logarithmic, for candidates often differ by orders of magnitude.
-struct Axis {
+struct PictureAxis {
     low: f64,
     high: f64,
     from: f64,
     to: f64,
 }
 
-impl Axis {
-    fn of(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Axis {
+impl PictureAxis {
+    fn of(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> PictureAxis {
         let logs = values.filter(|v| *v > 0.0).map(f64::ln);
         let (low, high) = (logs.clone().fold(f64::INFINITY, f64::min), logs.fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
         // A little air, also where all values are the same.
         let air = ((high - low) * 0.08).max(0.05);
-        Axis { low: low - air, high: high + air, from, to }
+        PictureAxis { low: low - air, high: high + air, from, to }
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -39,13 +39,13 @@ impl Axis {
 }
 
 /// The picture as SVG.
-pub fn svg(question: &Question<'_>, plan: &Plan) -> String {
+pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     let mut picture = Picture::new(WIDTH, HEIGHT);
     let all = plan.candidates.iter();
     let times = all.clone().flat_map(|c| [c.makespan_q50_s, c.makespan_q90_s]);
     let deadline = question.cost.deadline.map(|d| d.as_secs_f64());
-    let x = Axis::of(times.chain(deadline), MARGIN[0], WIDTH - MARGIN[2]);
-    let y = Axis::of(all.clone().map(|c| c.cost).chain(question.cost.budget), HEIGHT - MARGIN[3], MARGIN[1]);
+    let x = PictureAxis::of(times.chain(deadline), MARGIN[0], WIDTH - MARGIN[2]);
+    let y = PictureAxis::of(all.clone().map(|c| c.cost).chain(question.cost.budget), HEIGHT - MARGIN[3], MARGIN[1]);
     axes(&mut picture, &x, &y);
     if let Some(deadline) = deadline {
         picture.line((x.at(deadline), y.from), (x.at(deadline), y.to), "#b03030", "5 4");
@@ -70,7 +70,7 @@ pub fn svg(question: &Question<'_>, plan: &Plan) -> String {
 }
 
 /// A candidate, with a line to its ninth decile; filled if it is one of the best trade-offs, green if it is recommended.
-fn point(picture: &mut Picture, x: &Axis, y: &Axis, candidate: &Candidate, recommended: Option<u32>) {
+fn point(picture: &mut Picture, x: &PictureAxis, y: &PictureAxis, candidate: &PlanCandidate, recommended: Option<u32>) {
     let (left, right, height) = (x.at(candidate.makespan_q50_s), x.at(candidate.makespan_q90_s), y.at(candidate.cost));
     picture.line((left, height), (right, height), "#9ab", "none");
     let colour = if recommended == Some(candidate.ranks) { "#208040" } else { "#2257a8" };
@@ -82,7 +82,7 @@ fn point(picture: &mut Picture, x: &Axis, y: &Axis, candidate: &Candidate, recom
     }
 }
 
-fn axes(picture: &mut Picture, x: &Axis, y: &Axis) {
+fn axes(picture: &mut Picture, x: &PictureAxis, y: &PictureAxis) {
     for time in x.marks() {
         picture.line((x.at(time), y.from), (x.at(time), y.to), "#e0e0e0", "none");
         picture.text((x.at(time), y.from + 18.0), "middle", &seconds(time));

@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Bound, Candidate, Question, candidate, keeps};
+use super::{Bound, PlanCandidate, PlanQuestion, candidate, keeps};
 use crate::job::{Cost, Scaling};
-use crate::sim::simulation::{Before, Floor, Outcome, Simulation, SimulationError};
-use crate::sim::world::{Forget, Homes, World};
+use crate::sim::simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
+use crate::sim::simulator::{Forget, Homes, Simulator};
 
 /// A number of ranks is what its neighbours say if it differs by no more than this share from it:
 /// about what seeds differ by.
@@ -27,7 +27,7 @@ const FEW_SEEDS: usize = 3;
 
 /// The simulations behind a plan.
 pub(super) struct Simulations<'a> {
-    question: &'a Question<'a>,
+    question: &'a PlanQuestion<'a>,
     scaling: Scaling,
     cost: Cost,
     /// For each seed what nobody can undercut.
@@ -40,8 +40,8 @@ pub(super) struct Simulations<'a> {
 }
 
 impl<'a> Simulations<'a> {
-    pub fn new(question: &'a Question<'a>, seeds: u64, is_large: bool) -> Simulations<'a> {
-        let Question { scene, cluster, seed, .. } = *question;
+    pub fn new(question: &'a PlanQuestion<'a>, seeds: u64, is_large: bool) -> Simulations<'a> {
+        let PlanQuestion { scene, cluster, seed, .. } = *question;
         let floors: Vec<Floor> =
             (0..seeds).into_par_iter().map(|n| Floor::of(scene, cluster, seed.wrapping_add(n))).collect();
         let mean = |of: fn(&Floor) -> f64| floors.iter().map(of).sum::<f64>() / seeds.max(1) as f64;
@@ -53,10 +53,10 @@ impl<'a> Simulations<'a> {
 
     /// One candidate for each number of ranks, ascending: all simulated, or only as many as it
     /// takes.
-    pub fn candidates(&self) -> Result<Vec<Candidate>, SimulationError> {
+    pub fn candidates(&self) -> Result<Vec<PlanCandidate>, SimulationError> {
         let ranks = self.question.ranks;
         let last = ranks.len().saturating_sub(1);
-        let mut known: BTreeMap<usize, Candidate> = BTreeMap::new();
+        let mut known: BTreeMap<usize, PlanCandidate> = BTreeMap::new();
         if !self.is_large || last <= STRETCHES {
             self.simulate((0..ranks.len()).collect(), &mut known)?;
             return Ok(known.into_values().collect());
@@ -82,20 +82,20 @@ impl<'a> Simulations<'a> {
     }
 
     /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they agree.
-    fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, Candidate>) -> Result<(), SimulationError> {
-        let Question { scene, cluster, ranks, .. } = *self.question;
+    fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, PlanCandidate>) -> Result<(), SimulationError> {
+        let PlanQuestion { scene, cluster, ranks, .. } = *self.question;
         // The partitioner is not to be called by two threads at once.
         let homes: Vec<Vec<u32>> = numbers
             .iter()
-            .map(|&at| World::homes(scene, cluster, ranks[at]).map_err(SimulationError::Refused))
+            .map(|&at| Simulator::homes(scene, cluster, ranks[at]).map_err(SimulationError::Refused))
             .collect::<Result<_, _>>()?;
         let all = self.floors.len();
         let few = if self.is_large { FEW_SEEDS.min(all) } else { all };
-        let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, Outcome)>, SimulationError> {
+        let trials = |of: &[usize], seeds: Range<usize>| -> Result<Vec<(usize, SimulationOutcome)>, SimulationError> {
             let pairs: Vec<(usize, usize)> = of.iter().flat_map(|&k| seeds.clone().map(move |n| (k, n))).collect();
             pairs.into_par_iter().map(|(k, n)| Ok((k, self.run(ranks[numbers[k]], &homes[k], n)?))).collect()
         };
-        let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); numbers.len()];
+        let mut outcomes: Vec<Vec<SimulationOutcome>> = vec![Vec::new(); numbers.len()];
         let everything: Vec<usize> = (0..numbers.len()).collect();
         trials(&everything, 0..few)?.into_iter().for_each(|(k, outcome)| outcomes[k].push(outcome));
         let apart: Vec<usize> = everything.into_iter().filter(|&k| !agree(&outcomes[k])).collect();
@@ -107,8 +107,8 @@ impl<'a> Simulations<'a> {
     }
 
     /// One run on so many ranks, with the seed of this number.
-    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<Outcome, SimulationError> {
-        let Question { scene, cluster, seed, .. } = *self.question;
+    fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<SimulationOutcome, SimulationError> {
+        let PlanQuestion { scene, cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
         let (ranks, homes, seed) = (Some(ranks), Some(Homes::Known(homes)), seed.wrapping_add(n as u64));
         let (before, floor) = (Before { done: &|_| false, spent: 0.0 }, Some(self.floors[n]));
@@ -116,7 +116,7 @@ impl<'a> Simulations<'a> {
     }
 
     /// True if the middle one is what the others say of it.
-    fn is_even(&self, low: &Candidate, middle: &Candidate, high: &Candidate) -> bool {
+    fn is_even(&self, low: &PlanCandidate, middle: &PlanCandidate, high: &PlanCandidate) -> bool {
         let said = self.between(middle.ranks, low, high);
         let is_close = |a: f64, b: f64| (a - b).abs() <= CLOSE * b.abs();
         is_close(said.makespan_q50_s, middle.makespan_q50_s)
@@ -124,7 +124,7 @@ impl<'a> Simulations<'a> {
             && is_close(said.cost, middle.cost)
     }
 
-    fn known_or_between(&self, at: usize, known: &BTreeMap<usize, Candidate>) -> Option<Candidate> {
+    fn known_or_between(&self, at: usize, known: &BTreeMap<usize, PlanCandidate>) -> Option<PlanCandidate> {
         let (before, low) = known.range(..=at).next_back()?;
         match *before == at {
             true => Some(low.clone()),
@@ -140,25 +140,25 @@ impl<'a> Simulations<'a> {
 
     /// What two candidates say of a number of ranks between theirs: what is relative to the bounds
     /// is interpolated.
-    fn between(&self, ranks: u32, low: &Candidate, high: &Candidate) -> Candidate {
+    fn between(&self, ranks: u32, low: &PlanCandidate, high: &PlanCandidate) -> PlanCandidate {
         let place = |ranks: u32| f64::from(ranks).ln();
         let share = (place(ranks) - place(low.ranks)) / (place(high.ranks) - place(low.ranks)).max(1e-9);
-        let mix = |of: &dyn Fn(&Candidate) -> f64| of(low) + share * (of(high) - of(low));
+        let mix = |of: &dyn Fn(&PlanCandidate) -> f64| of(low) + share * (of(high) - of(low));
         let bound = |ranks: u32| {
             let (chain, slots) = self.bounds(ranks);
             chain.max(slots).max(1e-9)
         };
-        let makespan = |of: fn(&Candidate) -> f64| bound(ranks) * mix(&|c| of(c) / bound(c.ranks));
+        let makespan = |of: fn(&PlanCandidate) -> f64| bound(ranks) * mix(&|c| of(c) / bound(c.ranks));
         let makespan_q50_s = makespan(|c| c.makespan_q50_s);
         // Bills and times held are in proportion to nodes and makespan, but for rounding.
         let price = |ranks: u32| self.question.cluster.first_price(ranks).max(1e-12);
-        let bill = |of: fn(&Candidate) -> f64| {
+        let bill = |of: fn(&PlanCandidate) -> f64| {
             price(ranks) * makespan_q50_s * mix(&|c| of(c) / (price(c.ranks) * c.makespan_q50_s.max(1e-9)))
         };
         let (makespan_q90_s, cost_q90) = (makespan(|c| c.makespan_q90_s), bill(|c| c.cost_q90));
         let held = mix(&|c| c.billed_node_s / (f64::from(c.ranks) * c.makespan_q50_s.max(1e-9)));
         let (chain, slots) = self.bounds(ranks);
-        Candidate {
+        PlanCandidate {
             ranks,
             makespan_q50_s,
             makespan_q10_s: makespan(|c| c.makespan_q10_s),
@@ -176,11 +176,11 @@ impl<'a> Simulations<'a> {
 }
 
 /// True if makespans and bills differ so little that further seeds would say nothing new.
-fn agree(outcomes: &[Outcome]) -> bool {
-    let is_close = |of: &dyn Fn(&Outcome) -> f64| {
+fn agree(outcomes: &[SimulationOutcome]) -> bool {
+    let is_close = |of: &dyn Fn(&SimulationOutcome) -> f64| {
         let values = || outcomes.iter().map(of);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
         most - least <= CLOSE * most
     };
-    is_close(&Outcome::makespan_s) && is_close(&|outcome| outcome.bill)
+    is_close(&SimulationOutcome::makespan_s) && is_close(&|outcome| outcome.bill)
 }

@@ -18,7 +18,7 @@ fn bag() -> PreparedJob {
 fn planned(scene: &PreparedJob, cost: &Cost) -> (Plan, String) {
     let cluster = Cluster::of_job(cost, 4);
     let ranks = ranks_between(1, 20);
-    let question = Question { scene, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+    let question = PlanQuestion { scene, cluster: &cluster, cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
     let plan = plan(&question).unwrap();
     let picture = svg(&question, &plan);
     (plan, picture)
@@ -107,7 +107,7 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
     };
     // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow ones eight of a minute.
     let (fast, slow, mixed) = (run(&with(2), None), run(&with(0), Some(2)), run(&with(1), Some(2)));
-    let kinds = |outcome: &Outcome| outcome.ended.nodes.iter().map(|node| node.kind.0).collect::<Vec<_>>();
+    let kinds = |outcome: &SimulationOutcome| outcome.ended.nodes.iter().map(|node| node.kind.0).collect::<Vec<_>>();
     assert_eq!((kinds(&fast), kinds(&slow), kinds(&mixed)), (vec![1, 1], vec![0, 0], vec![1, 0]));
     assert!((fast.makespan_s() - 120.0).abs() < 2.0 && (slow.makespan_s() - 480.0).abs() < 2.0);
     assert!(mixed.makespan_s() > 150.0 && mixed.makespan_s() < 260.0, "{}", mixed.makespan_s());
@@ -133,16 +133,16 @@ fn what_is_interpolated_is_what_would_have_been_simulated() {
         let (scene, cost) = (scene(text), Cost { node_hour: 1.0, ..Cost::default() });
         let (cluster, ranks) = (Cluster::of_job(&cost, 4), ranks_between(1, 32));
         let question =
-            Question { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
+            PlanQuestion { scene: &scene, cluster: &cluster, cost: &cost, ranks: &ranks, seed: 1, time_weight: 0.5 };
         let candidates = |is_large| refine::Simulations::new(&question, 5, is_large).candidates().unwrap();
         let (few, all) = (candidates(true), candidates(false));
         assert_eq!((few.len(), all.iter().all(|c| c.simulated)), (ranks.len(), true));
         for (few, all) in few.iter().zip(&all) {
-            let off = |of: fn(&Candidate) -> f64| (of(few) / of(all) - 1.0).abs();
+            let off = |of: fn(&PlanCandidate) -> f64| (of(few) / of(all) - 1.0).abs();
             assert_eq!(few.ranks, all.ranks);
             // Seeds that were left out would have differed by about as much as those that were run.
             let most = if few.simulated { 0.015 } else { 0.1 };
-            let values: [fn(&Candidate) -> f64; 3] = [|c| c.makespan_q50_s, |c| c.cost, |c| c.billed_node_s];
+            let values: [fn(&PlanCandidate) -> f64; 3] = [|c| c.makespan_q50_s, |c| c.cost, |c| c.billed_node_s];
             assert!(values.iter().all(|of| off(*of) < most), "{few:?} {all:?}");
         }
         let simulated = few.iter().filter(|c| c.simulated).count();

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Candidate, Question};
+use super::{PlanCandidate, PlanQuestion};
 use crate::text::seconds;
 
 /// What deadline and budget allow.
@@ -28,7 +28,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub(super) fn of(question: &Question<'_>, candidates: &[Candidate], critical_path_s: f64) -> Verdict {
+    pub(super) fn of(question: &PlanQuestion<'_>, candidates: &[PlanCandidate], critical_path_s: f64) -> Verdict {
         let cost = question.cost;
         if cost.deadline.is_none() && cost.budget.is_none() && cost.budget_per_hour.is_none() {
             return Verdict::Free;
@@ -37,10 +37,10 @@ impl Verdict {
         if !ranks.is_empty() {
             return Verdict::Feasible { ranks };
         }
-        let in_time = |c: &&Candidate| cost.deadline.is_none_or(|d| c.makespan_q90_s <= d.as_secs_f64());
-        let in_cost = |c: &&Candidate| cost.budget.is_none_or(|budget| c.cost_q90 <= budget);
-        let by_time = |a: &&Candidate, b: &&Candidate| a.makespan_q90_s.total_cmp(&b.makespan_q90_s);
-        let by_cost = |a: &&Candidate, b: &&Candidate| a.cost_q90.total_cmp(&b.cost_q90);
+        let in_time = |c: &&PlanCandidate| cost.deadline.is_none_or(|d| c.makespan_q90_s <= d.as_secs_f64());
+        let in_cost = |c: &&PlanCandidate| cost.budget.is_none_or(|budget| c.cost_q90 <= budget);
+        let by_time = |a: &&PlanCandidate, b: &&PlanCandidate| a.makespan_q90_s.total_cmp(&b.makespan_q90_s);
+        let by_cost = |a: &&PlanCandidate, b: &&PlanCandidate| a.cost_q90.total_cmp(&b.cost_q90);
         let timely = candidates.iter().filter(in_time).min_by(by_cost);
         let payable = candidates.iter().filter(in_cost).min_by(by_time);
         let soonest = timely.or(candidates.iter().min_by(by_time));
@@ -84,9 +84,9 @@ impl Verdict {
 }
 
 /// Of the feasible candidates the one with the best trade of time and money, as the intent weighs them.
-pub(super) fn best(question: &Question<'_>, candidates: &[Candidate]) -> Option<u32> {
+pub(super) fn best(question: &PlanQuestion<'_>, candidates: &[PlanCandidate]) -> Option<u32> {
     let weight = question.time_weight;
-    let burden = |c: &Candidate| weight * c.makespan_q50_s.max(1e-9).ln() + (1.0 - weight) * c.cost.max(1e-12).ln();
+    let burden = |c: &PlanCandidate| weight * c.makespan_q50_s.max(1e-9).ln() + (1.0 - weight) * c.cost.max(1e-12).ln();
     let feasible = candidates.iter().filter(|c| c.feasible);
     feasible.min_by(|a, b| burden(a).total_cmp(&burden(b))).map(|c| c.ranks)
 }

@@ -3,20 +3,25 @@
 use super::Engine;
 use crate::exec::TaskStop;
 use crate::model::{Attempt, Time};
-use crate::schedule::ledger::Ripple;
+use crate::schedule::dependency_counts::CompletionEffects;
 use crate::schedule::protocol::{Message, Stop};
-use crate::schedule::worker::{Action, Event};
+use crate::schedule::worker::{Action, WorkerEvent};
 
 impl Engine {
     /// Hands the worker an event and carries out its actions.
-    pub(super) fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: WorkerEvent) {
         let mut actions = std::mem::take(&mut self.actions);
         self.worker.step(self.shared.clock.now(), event, &mut actions);
         self.carry_out(actions);
     }
 
     /// Records attempts that slots have counted, and carries out what follows for other ranks.
-    pub(super) fn record_completions(&mut self, now: Time, attempts: &mut Vec<Attempt>, ripple: &mut Ripple) {
+    pub(super) fn record_completions(
+        &mut self,
+        now: Time,
+        attempts: &mut Vec<Attempt>,
+        ripple: &mut CompletionEffects,
+    ) {
         let mut actions = std::mem::take(&mut self.actions);
         self.worker.completed(now, attempts, ripple, &mut actions);
         self.carry_out(actions);
@@ -32,7 +37,7 @@ impl Engine {
     }
 
     /// Carries one action out; some are answered by an event.
-    fn act(&mut self, action: Action) -> Option<Event> {
+    fn act(&mut self, action: Action) -> Option<WorkerEvent> {
         match action {
             Action::Send { to, message } => {
                 if matches!(message, Message::Report { .. } | Message::Stopped) {
@@ -48,13 +53,13 @@ impl Engine {
             Action::Start(locals) => self.shared.start(&locals),
             Action::StartLease(lease) => self.shared.start_lease(lease),
             Action::Surrender { to, max } => {
-                return Some(Event::Surrendered { to, leases: self.shared.surrender(max) });
+                return Some(WorkerEvent::Surrendered { to, leases: self.shared.surrender(max) });
             }
             Action::Freeze { keep } => {
                 // In this order: what slots have counted until the ledger was retired still counts.
                 self.shared.ledgers.retire();
                 self.drain_outboxes();
-                return Some(Event::Frozen { waiting: self.shared.surrender_all(keep) });
+                return Some(WorkerEvent::Frozen { waiting: self.shared.surrender_all(keep) });
             }
             Action::Hold { gang, slots, lead } => {
                 if let Err(reason) = self.shared.hold(gang, slots, lead) {

@@ -4,7 +4,7 @@ use super::{Engine, MAX_FRAMES_PER_POLL};
 use crate::fabric::{FabricError, wire};
 use crate::model::Rank;
 use crate::schedule::protocol::Message;
-use crate::schedule::worker::Event;
+use crate::schedule::worker::WorkerEvent;
 
 impl Engine {
     /// Receives a frame into `received` and returns its sender.
@@ -53,7 +53,7 @@ impl Engine {
                 self.send_all(messages);
             }
         } else {
-            self.step(Event::Message { from, message });
+            self.step(WorkerEvent::Message { from, message });
         }
         self.run_loopback();
     }

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{On, Running, What, World};
+use super::{On, RunningAttempt, Simulator, What};
 use crate::model::{Attempt, Outcome, Rank, State, TaskId};
-use crate::schedule::ledger::{Ledger, Ripple};
+use crate::schedule::dependency_counts::{CompletionEffects, DependencyCounts};
 use crate::schedule::long_tasks::found_at;
 use crate::schedule::protocol::{Lease, Started};
 use crate::schedule::resources::Needs;
@@ -15,7 +15,7 @@ use crate::schedule::worker;
 use crate::sim::pool::Begin;
 use crate::workload::requirements;
 
-impl World<'_> {
+impl Simulator<'_> {
     /// A task at home became ready.
     pub(super) fn start(&mut self, rank: u32, local: u32) {
         let Some(ledger) = &self.seats[rank as usize].ledger else { return };
@@ -38,7 +38,7 @@ impl World<'_> {
     pub(super) fn begin(&mut self, rank: u32, lease: Lease, on: On) {
         let slowness = self.provider.node(rank).slowness;
         let fate = self.fates.of(self.scene, lease.task, lease.attempt, slowness);
-        let running = Running { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
+        let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.insert(running);
         self.running[number].ends = self.events_due.schedule(self.now.after(fate.took), What::Ends(number as u32));
         // Which tasks run where matters to decisions alone.
@@ -58,27 +58,27 @@ impl World<'_> {
         if second == self.now {
             let started = Started { task: lease.task, attempt: lease.attempt, start: first };
             self.events += 1;
-            self.step(rank, worker::Event::Started(vec![started]));
+            self.step(rank, worker::WorkerEvent::Started(vec![started]));
         }
     }
 
     /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now, that all is quiet.
-    pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::Event>) {
+    pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::WorkerEvent>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
                 Begin::Task(lease, grant) => self.begin(rank, lease, On::Slots(grant)),
                 Begin::Held { gang, slots } => {
                     let cpus = slots.into_iter().map(u32::from).collect();
-                    queue.push_back(worker::Event::Held { gang, cpus });
+                    queue.push_back(worker::WorkerEvent::Held { gang, cpus });
                 }
             }
         }
         let seat = &mut self.seats[rank as usize];
         let load = seat.pool.load();
         if seat.worker.load() != load {
-            queue.push_back(worker::Event::Load(load));
+            queue.push_back(worker::WorkerEvent::Load(load));
         } else if !told && seat.worker.is_stopping() && seat.pool.is_quiet() {
-            queue.push_back(worker::Event::Quiet);
+            queue.push_back(worker::WorkerEvent::Quiet);
         }
         self.count_surplus(rank, load);
     }
@@ -87,7 +87,8 @@ impl World<'_> {
         if self.running.get(number as usize).is_none_or(|running| running.ends != entry) {
             return;
         }
-        let Some(Running { rank, lease, outcome, start, on, .. }) = self.running.try_remove(number as usize) else {
+        let Some(RunningAttempt { rank, lease, outcome, start, on, .. }) = self.running.try_remove(number as usize)
+        else {
             return;
         };
         self.events += 1;
@@ -109,17 +110,22 @@ impl World<'_> {
             On::Slots(grant) => seat.pool.finish(grant),
             On::Gang { gang, .. } => {
                 seat.pool.release(gang);
-                return self.step(rank, worker::Event::GangEnded { gang, attempt });
+                return self.step(rank, worker::WorkerEvent::GangEnded { gang, attempt });
             }
         }
         match self.counted_by_slots(rank, &lease, outcome) {
             Some((ledger, local)) => self.complete(rank, &ledger, local, attempt),
-            None => self.step(rank, worker::Event::Ended { attempt }),
+            None => self.step(rank, worker::WorkerEvent::Ended { attempt }),
         }
     }
 
     /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots count those by themselves.
-    pub(super) fn counted_by_slots(&self, rank: u32, lease: &Lease, outcome: Outcome) -> Option<(Arc<Ledger>, u32)> {
+    pub(super) fn counted_by_slots(
+        &self,
+        rank: u32,
+        lease: &Lease,
+        outcome: Outcome,
+    ) -> Option<(Arc<DependencyCounts>, u32)> {
         let seat = &self.seats[rank as usize];
         let fast = outcome.ok() && lease.attempt == 1 && lease.home == Rank(rank) && !seat.frozen;
         let ledger = seat.ledger.clone().filter(|_| fast)?;
@@ -128,18 +134,18 @@ impl World<'_> {
     }
 
     /// What a slot does by itself after a task.
-    pub(super) fn complete(&mut self, rank: u32, ledger: &Ledger, local: u32, attempt: Attempt) {
-        let mut ripple = Ripple::default();
+    pub(super) fn complete(&mut self, rank: u32, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
+        let mut ripple = CompletionEffects::default();
         if !ledger.complete(local, true, self.now, &mut ripple) {
-            return self.step(rank, worker::Event::Ended { attempt });
+            return self.step(rank, worker::WorkerEvent::Ended { attempt });
         }
         let is_special = |&local: &u32| ledger.is_special(local);
         let (special, plain): (Vec<u32>, Vec<u32>) = ripple.ready.drain(..).partition(is_special);
         plain.into_iter().for_each(|local| self.start(rank, local));
         if !special.is_empty() {
-            self.queue.push_back(worker::Event::Special(special));
+            self.queue.push_back(worker::WorkerEvent::Special(special));
         }
-        self.step(rank, worker::Event::Completed { attempts: vec![attempt], ripple });
+        self.step(rank, worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
     }
 
     /// What runs on a rank ends now, without being decided.

@@ -7,8 +7,8 @@ use crate::journal::Record;
 use crate::model::{Rank, TaskId, Time};
 use crate::scale::elasticity::LevelStep;
 use crate::scale::{Forecast, Prices, Scaler};
-use crate::schedule::coordinator::{Tally, Tasks, Why};
-use crate::schedule::handout::Cutter;
+use crate::schedule::coordinator::{StopReason, TaskTally, Tasks};
+use crate::schedule::handout::PartBuilder;
 use crate::schedule::protocol::HandOut;
 use crate::schedule::ranks::Ranks;
 use crate::sim::cluster::Cluster;
@@ -37,13 +37,13 @@ impl Log for Vec<Record> {
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ended {
+pub struct SimulatedEnd {
     /// When.
     pub time: Time,
     /// Why.
-    pub why: Why,
+    pub why: StopReason,
     /// How many tasks are in which state.
-    pub tally: Tally,
+    pub tally: TaskTally,
     /// Events that happened: messages, ends of tasks, calls of a rank, decisions.
     pub events: u64,
     /// Slot-time that tasks ran, those that failed included.
@@ -75,7 +75,7 @@ pub struct Setup<'a> {
     /// How homes are chosen; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
     /// Who decides about ranks; `None`: nobody, and those that there are stay.
-    pub captain: Option<Authority>,
+    pub captain: Option<ScalingSetup>,
     /// Tasks that are complete already.
     pub done: &'a dyn Fn(TaskId) -> bool,
     /// What the tasks did in a run that is repeated; `None`: what the estimates say.
@@ -94,7 +94,7 @@ pub enum Homes<'a> {
 }
 
 /// Who decides about ranks.
-pub struct Authority {
+pub struct ScalingSetup {
     /// The scaling core.
     pub scaler: Scaler,
     /// What nodes cost, and what may be spent.
@@ -119,7 +119,7 @@ pub(super) fn dealt_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
 pub(super) fn parts(tasks: &Tasks, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
     let count = tasks.graph.task_count() as u32;
     let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);
-    let cutter = Cutter::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &ended);
+    let cutter = PartBuilder::new(&tasks.graph, &tasks.home, &tasks.urgency, ranks as usize, &ended);
     let part = |rank: u32| HandOut {
         part: cutter.part(rank as usize),
         limits: tasks.advice.shares(Rank(rank)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{What, World};
+use super::{Simulator, What};
 use crate::model::{Rank, Time};
 use crate::schedule::protocol::{Load, Message};
 use crate::sim::steal_matching::Match;
@@ -13,7 +13,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(366 * 86_400);
 /// A rank for which `search` has found work that is gone by now, or whose question was lost in a change of homes, looks again after this.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
-impl World<'_> {
+impl Simulator<'_> {
     pub(super) fn count_surplus(&mut self, rank: u32, load: Load) {
         let gives = load.ready > load.idle;
         let gave = std::mem::replace(&mut self.seats[rank as usize].gives, gives);

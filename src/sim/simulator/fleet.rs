@@ -4,17 +4,17 @@
 
 use std::time::Duration;
 
-use super::{Authority, Seat, What, World};
+use super::{ScalingSetup, Seat, Simulator, What};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId};
 use crate::scale::controller::ScalingController;
 use crate::scale::{Action, Decision, NodeTypeId, RankView};
-use crate::schedule::coordinator::{self, Change, Member, Why};
+use crate::schedule::coordinator::{self, Change, Member, StopReason};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
 use crate::sim::cluster::Cluster;
-use crate::sim::pool::Pool;
-use crate::sim::provider::{Answer, Loss};
+use crate::sim::pool::SimulatedPool;
+use crate::sim::provider::{Loss, NodeGranted};
 use crate::workload::PreparedJob;
 
 /// Among many ranks it is decided at most this often in an interval because nodes have come or
@@ -37,7 +37,7 @@ pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
 pub(super) fn captain(
     scene: &PreparedJob,
     cluster: &Cluster,
-    authority: Authority,
+    authority: ScalingSetup,
     done: &dyn Fn(TaskId) -> bool,
 ) -> ScalingController {
     let delays: Vec<Duration> = cluster.nodes.iter().map(|node| node.delay.median() + node.startup.median()).collect();
@@ -46,14 +46,14 @@ pub(super) fn captain(
     captain
 }
 
-impl World<'_> {
+impl Simulator<'_> {
     /// Adds a rank that is not there yet.
     pub(super) fn seat(&mut self, member: Member) {
         let rank = Rank(self.seats.len() as u32);
         self.seats.push(Seat {
             worker: Worker::new(rank, member.slots, std::sync::Arc::clone(&self.facts), self.pace)
                 .with_max_failures(self.scene.job.max_failures),
-            pool: Pool::new(member.slots, member.memory, member.gpus),
+            pool: SimulatedPool::new(member.slots, member.memory, member.gpus),
             member,
             ledger: None,
             limits: Vec::new(),
@@ -166,7 +166,7 @@ impl World<'_> {
     fn follow(&mut self, decision: Decision) {
         let each = |world: &mut Self, ranks: Vec<Rank>, change: Change| {
             for rank in ranks {
-                world.coordinate(coordinator::Event::Change { rank, change: change.clone() });
+                world.coordinate(coordinator::CoordinatorEvent::Change { rank, change: change.clone() });
             }
         };
         match decision.action {
@@ -191,17 +191,17 @@ impl World<'_> {
     fn drain(&mut self, rank: Rank) {
         if self.seats.get(rank.index()).is_some_and(|seat| !seat.here) {
             self.provider.release(rank.0, self.now);
-            self.coordinate(coordinator::Event::Change { rank, change: Change::Lose });
+            self.coordinate(coordinator::CoordinatorEvent::Change { rank, change: Change::Lose });
             self.set_state(rank.0, RankState::Left);
         } else {
-            self.coordinate(coordinator::Event::Change { rank, change: Change::Drain });
+            self.coordinate(coordinator::CoordinatorEvent::Change { rank, change: Change::Drain });
         }
     }
 
     /// The run is to end before its tasks have.
     pub(super) fn stop(&mut self, how: Stop) {
         self.stopping = true;
-        self.coordinate(coordinator::Event::Stop { how, why: Why::Budget });
+        self.coordinate(coordinator::CoordinatorEvent::Stop { how, why: StopReason::Budget });
     }
 
     /// The budget pays for nothing more: what runs is ended, and who does not answer is given up.
@@ -216,7 +216,7 @@ impl World<'_> {
     }
 
     /// A request is granted, or fails.
-    pub(super) fn answered(&mut self, answer: Answer) {
+    pub(super) fn answered(&mut self, answer: NodeGranted) {
         if self.finished.is_some() || self.stopping {
             return;
         }
@@ -229,7 +229,7 @@ impl World<'_> {
         };
         let kind = self.provider.node(rank).kind;
         self.seat(member(self.cluster, kind, rank));
-        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Request });
+        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Request });
         self.write_state(rank);
         self.events_due.schedule(self.now.after(startup), What::Starts(rank));
         self.decide_on_news();
@@ -248,7 +248,7 @@ impl World<'_> {
         }
         self.enters(rank);
         let member = self.seats[rank as usize].member.clone();
-        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Arrive(member) });
+        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Arrive(member) });
         self.decide_on_news();
     }
 
@@ -289,7 +289,7 @@ impl World<'_> {
         if self.finished.is_some() {
             return;
         }
-        self.coordinate(coordinator::Event::Change { rank: Rank(rank), change: Change::Lose });
+        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Lose });
         self.set_state(rank, RankState::Lost);
         self.decide_on_news();
     }

@@ -60,7 +60,7 @@ pub trait Outside: Send {
 }
 
 /// See the module's text.
-pub struct Combined {
+pub struct RoutedFabric {
     inner: Box<dyn Fabric>,
     /// The numbers of the ranks in the inner world.
     first: u32,
@@ -69,10 +69,10 @@ pub struct Combined {
     outside: Option<Box<dyn Outside>>,
 }
 
-impl Combined {
+impl RoutedFabric {
     /// The fabric of a rank whose world's numbers begin at `first`.
-    pub fn new(inner: Box<dyn Fabric>, first: Rank, outside: Option<Box<dyn Outside>>) -> Combined {
-        Combined { first: first.0, count: inner.size(), inner, outside }
+    pub fn new(inner: Box<dyn Fabric>, first: Rank, outside: Option<Box<dyn Outside>>) -> RoutedFabric {
+        RoutedFabric { first: first.0, count: inner.size(), inner, outside }
     }
 
     fn is_inside(&self, rank: Rank) -> bool {
@@ -120,7 +120,7 @@ impl Combined {
     }
 }
 
-impl Fabric for Combined {
+impl Fabric for RoutedFabric {
     fn me(&self) -> Rank {
         Rank(self.first + self.inner.me().0)
     }
@@ -241,7 +241,7 @@ mod tests {
         fn close(&mut self, _: Duration) {}
     }
 
-    fn take(fabric: &mut Combined) -> Option<(Rank, Vec<u8>)> {
+    fn take(fabric: &mut RoutedFabric) -> Option<(Rank, Vec<u8>)> {
         let mut frame = Vec::new();
         fabric.receive(&mut frame).unwrap().map(|from| (from, frame))
     }
@@ -254,12 +254,12 @@ mod tests {
         let mut base = local::world(2).into_iter();
         let mut inner = || Box::new(base.next().unwrap());
         let mut ranks = vec![
-            Combined::new(inner(), Rank(0), Some(Box::new(Wire(ways, hub_in, 2)))),
-            Combined::new(inner(), Rank(0), None),
+            RoutedFabric::new(inner(), Rank(0), Some(Box::new(Wire(ways, hub_in, 2)))),
+            RoutedFabric::new(inner(), Rank(0), None),
         ];
         for (first, came) in (2..).zip(ins) {
             let wire = Wire(vec![to_hub.clone()], came, 0);
-            ranks.push(Combined::new(Box::new(Alone), Rank(first), Some(Box::new(wire))));
+            ranks.push(RoutedFabric::new(Box::new(Alone), Rank(first), Some(Box::new(wire))));
         }
         for (number, from) in (0..4u32).flat_map(|from| (0..4u32).map(move |to| (from, to))).filter(|(a, b)| a != b) {
             let (from, to) = (number as usize, from);

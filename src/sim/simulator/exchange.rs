@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::{Letter, On, What, World};
+use super::{Letter, On, Simulator, What};
 use crate::journal::{Level, Note, Record};
 use crate::model::Rank;
 use crate::schedule::coordinator;
 use crate::schedule::protocol::{Message, Stop};
 use crate::schedule::worker;
 
-impl World<'_> {
+impl Simulator<'_> {
     pub(super) fn send(&mut self, from: Rank, to: Rank, message: Message) {
         let at = self.network.arrival(self.now, from, to);
         let letter = self.letters.insert(Letter { from, to, message });
@@ -20,13 +20,13 @@ impl World<'_> {
         let Some(Letter { from, to, message }) = self.letters.try_remove(letter as usize) else { return };
         self.events += 1;
         if message.is_for_coordinator() {
-            self.coordinate(coordinator::Event::Message { from, message });
+            self.coordinate(coordinator::CoordinatorEvent::Message { from, message });
         } else if self.seats[to.index()].here {
-            self.step(to.0, worker::Event::Message { from, message });
+            self.step(to.0, worker::WorkerEvent::Message { from, message });
         }
     }
 
-    pub(super) fn coordinate(&mut self, event: coordinator::Event) {
+    pub(super) fn coordinate(&mut self, event: coordinator::CoordinatorEvent) {
         let mut actions = Vec::new();
         let before = self.coordinator.next_tick();
         self.coordinator.step(self.now, event, &mut actions);
@@ -69,16 +69,16 @@ impl World<'_> {
         }
         seat.tick = None;
         self.events += 1;
-        self.step(rank, worker::Event::Tick);
+        self.step(rank, worker::WorkerEvent::Tick);
     }
 
     /// Hands an event to a rank's machine and carries out what follows.
-    pub(super) fn step(&mut self, rank: u32, event: worker::Event) {
+    pub(super) fn step(&mut self, rank: u32, event: worker::WorkerEvent) {
         let mut queue = std::mem::take(&mut self.queue);
         let mut actions = std::mem::take(&mut self.actions);
         queue.push_back(event);
         while let Some(event) = queue.pop_front() {
-            let told = matches!(event, worker::Event::Quiet);
+            let told = matches!(event, worker::WorkerEvent::Quiet);
             let seat = &mut self.seats[rank as usize];
             seat.worker.step(self.now, event, &mut actions);
             for action in actions.drain(..) {
@@ -92,7 +92,7 @@ impl World<'_> {
         self.arrange_tick(rank);
     }
 
-    pub(super) fn act(&mut self, rank: u32, action: worker::Action, queue: &mut VecDeque<worker::Event>) {
+    pub(super) fn act(&mut self, rank: u32, action: worker::Action, queue: &mut VecDeque<worker::WorkerEvent>) {
         let me = Rank(rank);
         match action {
             worker::Action::Send { to, message } => self.send(me, to, message),
@@ -109,13 +109,13 @@ impl World<'_> {
             }
             worker::Action::Surrender { to, max } => {
                 let leases = self.seats[rank as usize].pool.surrender(max);
-                queue.push_back(worker::Event::Surrendered { to, leases });
+                queue.push_back(worker::WorkerEvent::Surrendered { to, leases });
             }
             worker::Action::Freeze { keep } => {
                 let seat = &mut self.seats[rank as usize];
                 seat.frozen = true;
                 let waiting = seat.pool.take_out(keep);
-                queue.push_back(worker::Event::Frozen { waiting });
+                queue.push_back(worker::WorkerEvent::Frozen { waiting });
             }
             worker::Action::Hold { gang, slots, lead } => self.seats[rank as usize].pool.hold(gang, slots, lead),
             worker::Action::Launch { gang, .. } => {

@@ -40,7 +40,7 @@ enum WriterRequest {
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Clerk {
+pub struct AsyncJournal {
     orders: Option<SyncSender<WriterRequest>>,
     thread: Option<JoinHandle<()>>,
     failure: Arc<FirstFailure>,
@@ -76,19 +76,19 @@ impl FirstFailure {
     }
 }
 
-impl Clerk {
+impl AsyncJournal {
     /// Hands the journal over to a thread.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn hire(journal: Journal) -> std::io::Result<Clerk> {
+    pub fn spawn(journal: Journal) -> std::io::Result<AsyncJournal> {
         let always = journal.flush() == Flush::Always;
         let (orders, inbox) = sync_channel(QUEUE);
         let failure = Arc::new(FirstFailure { path: journal.path().to_owned(), error: Mutex::new(None) });
         let noted = Arc::clone(&failure);
         let thread =
             std::thread::Builder::new().name("journal".into()).spawn(move || serve(journal, &inbox, &noted))?;
-        Ok(Clerk { orders: Some(orders), thread: Some(thread), failure, always })
+        Ok(AsyncJournal { orders: Some(orders), thread: Some(thread), failure, always })
     }
 
     /// Appends a record. Whether that fails is known to [`check`](Clerk::check), later.
@@ -142,7 +142,7 @@ impl Clerk {
     }
 }
 
-impl Drop for Clerk {
+impl Drop for AsyncJournal {
     /// Waits until all is written.
     fn drop(&mut self) {
         self.finish();
@@ -193,7 +193,7 @@ mod tests {
         for flush in [Flush::Never, Flush::Always, Flush::Every(Duration::from_millis(1))] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("journal");
-            let clerk = Clerk::hire(Journal::create(&path, flush).unwrap()).unwrap();
+            let clerk = AsyncJournal::spawn(Journal::create(&path, flush).unwrap()).unwrap();
             clerk.append(began(1));
             let all: Vec<_> = (0..3000).map(attempt).collect();
             all.iter().for_each(|&a| clerk.append(Record::Attempts(vec![a])));
@@ -206,7 +206,7 @@ mod tests {
     fn what_was_asked_for_now_is_there_now() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let clerk = Clerk::hire(Journal::create(&path, Flush::Never).unwrap()).unwrap();
+        let clerk = AsyncJournal::spawn(Journal::create(&path, Flush::Never).unwrap()).unwrap();
         clerk.append(began(1));
         clerk.append_now(Record::Attempts(vec![attempt(1)]));
         clerk.check().unwrap();
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_once_also_at_the_end() {
-        let clerk = Clerk::hire(Journal::full_disk()).unwrap();
+        let clerk = AsyncJournal::spawn(Journal::full_disk()).unwrap();
         clerk.append_now(began(1));
         let error = clerk.check().unwrap_err().to_string();
         assert!(error.contains("No space left"), "{error}");
@@ -223,7 +223,7 @@ mod tests {
         clerk.check().unwrap();
         clerk.close().unwrap();
 
-        let clerk = Clerk::hire(Journal::full_disk()).unwrap();
+        let clerk = AsyncJournal::spawn(Journal::full_disk()).unwrap();
         clerk.append(began(1));
         let error = clerk.close().unwrap_err().to_string();
         assert!(error.contains("No space left"), "{error}");

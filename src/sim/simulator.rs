@@ -35,20 +35,20 @@ use super::cluster::Cluster;
 use super::event_queue::EventQueue;
 use super::fates::Fates;
 use super::network::NetworkModel;
-use super::pool::{Grant, Pool};
-use super::provider::{Answer, Loss, Provider};
+use super::pool::{SimulatedPool, SlotGrant};
+use super::provider::{Loss, NodeGranted, SimulatedProvider};
 use super::steal_matching::{CROWD, Search};
 use crate::graph::partition::Partition;
 use crate::model::{Outcome, Rank, RankState, Time};
 use crate::scale::controller::ScalingController;
 use crate::scale::elasticity::LevelStep;
-use crate::schedule::coordinator::{self, Coordinator, Member, Tasks, Why};
-use crate::schedule::ledger::Ledger;
+use crate::schedule::coordinator::{self, Coordinator, Member, StopReason, Tasks};
+use crate::schedule::dependency_counts::DependencyCounts;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::worker::{self, Facts, Pace, Worker};
 use crate::workload::{PreparedJob, placement, requirements};
 
-pub use setup::{Authority, Ended, Forget, Homes, Log, Setup};
+pub use setup::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd};
 
 /// Something that is to happen.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ enum What {
     /// It is decided about ranks because nodes have come or gone.
     DecideOnNews,
     /// A request is answered.
-    Answered(Answer),
+    Answered(NodeGranted),
     /// The rank of a granted node has started.
     Starts(u32),
     /// A node goes down, or a rank dies.
@@ -88,7 +88,7 @@ enum What {
 
 /// A task that runs.
 #[derive(Debug)]
-struct Running {
+struct RunningAttempt {
     /// The number of its entry in the agenda; another entry for it is stale.
     ends: u64,
     rank: u32,
@@ -110,7 +110,7 @@ struct Letter {
 #[derive(Debug)]
 enum On {
     /// Slots of its rank.
-    Slots(Grant),
+    Slots(SlotGrant),
     /// Those that a gang has set aside; the number is the first slot of its leader.
     Gang { gang: u32, slot: u16 },
 }
@@ -118,9 +118,9 @@ enum On {
 /// One rank.
 struct Seat {
     worker: Worker,
-    pool: Pool,
+    pool: SimulatedPool,
     member: Member,
-    ledger: Option<Arc<Ledger>>,
+    ledger: Option<Arc<DependencyCounts>>,
     /// Its shares of limits.
     limits: Vec<(u32, u32)>,
     /// Its slots count nothing by themselves.
@@ -147,7 +147,7 @@ struct Seat {
 }
 
 /// See the module's text.
-pub struct World<'a> {
+pub struct Simulator<'a> {
     scene: &'a PreparedJob,
     cluster: &'a Cluster,
     facts: Arc<dyn Facts>,
@@ -156,11 +156,11 @@ pub struct World<'a> {
     events_due: EventQueue<What>,
     network: NetworkModel,
     letters: Slab<Letter>,
-    running: Slab<Running>,
+    running: Slab<RunningAttempt>,
     seats: Vec<Seat>,
     coordinator: Coordinator,
     partition: Partition,
-    provider: Provider<'a>,
+    provider: SimulatedProvider<'a>,
     captain: Option<ScalingController>,
     /// When it was last decided.
     decided: Time,
@@ -172,7 +172,7 @@ pub struct World<'a> {
     dozing: Vec<u32>,
     /// Among many ranks: who idles, and who has something to give.
     search: Option<Search>,
-    finished: Option<Why>,
+    finished: Option<StopReason>,
     stopping: bool,
     events: u64,
     away: u64,
@@ -182,19 +182,19 @@ pub struct World<'a> {
     active: u32,
     supply: Vec<LevelStep>,
     /// Buffers of `step`, kept.
-    queue: VecDeque<worker::Event>,
+    queue: VecDeque<worker::WorkerEvent>,
     actions: Vec<worker::Action>,
     log: &'a mut dyn Log,
 }
 
-impl<'a> World<'a> {
+impl<'a> Simulator<'a> {
     /// A world at the moment at which all ranks of the beginning have started.
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
-    pub fn new(scene: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<World<'a>, String> {
+    pub fn new(scene: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<Simulator<'a>, String> {
         let Setup { cluster, ranks, seed, homes, captain, done, recorded } = setup;
-        let mut provider = Provider::new(cluster, seed);
+        let mut provider = SimulatedProvider::new(cluster, seed);
         let kinds = cluster.first_kinds(ranks);
         let startups: Vec<Duration> = kinds.map(|kind| provider.grant(Time::ZERO, Time::ZERO, kind).1).collect();
         let members = fleet::first_members(cluster, ranks);
@@ -217,7 +217,7 @@ impl<'a> World<'a> {
         let job = Arc::clone(&scene.job);
         let shape = move |task| shapes[job.group_of(task).0 as usize];
         let coordinator = Coordinator::new(tasks, done, members.clone(), scene.job.max_failures, Box::new(shape));
-        let mut world = World {
+        let mut world = Simulator {
             fates: Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed).with_recorded(recorded),
             facts: Arc::clone(&scene.job) as Arc<dyn Facts>,
             now: Time::ZERO.after(startups.into_iter().max().unwrap_or_default()),
@@ -290,7 +290,7 @@ impl<'a> World<'a> {
 
     /// How fast the first ranks of a run with this seed are, relative to a node of speed 1.
     pub fn speeds(cluster: &Cluster, ranks: u32, seed: u64) -> Vec<f64> {
-        let mut provider = Provider::new(cluster, seed);
+        let mut provider = SimulatedProvider::new(cluster, seed);
         cluster.first_kinds(ranks).for_each(|kind| {
             provider.grant(Time::ZERO, Time::ZERO, kind);
         });
@@ -301,7 +301,7 @@ impl<'a> World<'a> {
     ///
     /// # Errors
     /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which this seed replays.
-    pub fn run(mut self) -> Result<Ended, String> {
+    pub fn run(mut self) -> Result<SimulatedEnd, String> {
         while self.present > 0 {
             let Some((at, number, what)) = self.events_due.next() else {
                 let (now, tally) = (self.now.seconds(), self.coordinator.tally());
@@ -314,7 +314,7 @@ impl<'a> World<'a> {
                 What::Found(task) => self.found(task),
                 What::Tick(rank) => self.call(rank),
                 What::Asks { thief, victim } => self.ask(thief, victim),
-                What::Admit => self.coordinate(coordinator::Event::Tick),
+                What::Admit => self.coordinate(coordinator::CoordinatorEvent::Tick),
                 What::Decide => self.decide_again(),
                 What::DecideOnNews if self.news => self.decide(),
                 What::DecideOnNews => {}
@@ -328,7 +328,7 @@ impl<'a> World<'a> {
         self.provider.close(self.now);
         let why = self.finished.clone().ok_or("the ranks left before the coordinator finished")?;
         let (demand, forecasts) = self.captain.map(|captain| (captain.demand, captain.forecasts)).unwrap_or_default();
-        Ok(Ended {
+        Ok(SimulatedEnd {
             time: self.now,
             why,
             tally: self.coordinator.tally(),

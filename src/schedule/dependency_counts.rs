@@ -65,7 +65,7 @@ impl End {
 
 /// What one completion sets off.
 #[derive(Clone, Debug, Default)]
-pub struct Ripple {
+pub struct CompletionEffects {
     /// Tasks (local numbers) that became ready.
     pub ready: Vec<u32>,
     /// Tasks (local numbers) that will never run.
@@ -76,7 +76,7 @@ pub struct Ripple {
     open: Vec<(u32, End)>,
 }
 
-impl Ripple {
+impl CompletionEffects {
     /// True if nothing is left in it to act on.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.skipped.is_empty() && self.exports.is_empty()
@@ -93,7 +93,7 @@ impl Ripple {
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct DependencyCounts {
     part: Part,
     waits: Box<[AtomicU32]>,
     /// The first node that waits for something: those before it, all of an array, need no time of their own.
@@ -108,18 +108,18 @@ pub struct Ledger {
     last_import: AtomicU32,
 }
 
-impl Ledger {
+impl DependencyCounts {
     /// Opens the ledger of a part.
     ///
     /// # Errors
     /// If the part's tables contradict each other.
-    pub fn new(part: Part) -> Result<Ledger, UnsoundPart> {
+    pub fn new(part: Part) -> Result<DependencyCounts, UnsoundPart> {
         let mut waits: Box<[AtomicU32]> = part.waits()?.into_iter().map(AtomicU32::new).collect();
         let first_waiting = waits.iter_mut().position(|n| *n.get_mut() > 0).unwrap_or(waits.len());
         for &local in &part.violated {
             *waits[local as usize].get_mut() |= VIOLATED;
         }
-        Ok(Ledger {
+        Ok(DependencyCounts {
             ready_at: waits[first_waiting..].iter().map(|_| AtomicU64::new(0)).collect(),
             counted: (0..part.imports.len()).map(|_| AtomicU8::new(OPEN)).collect(),
             first_waiting: first_waiting as u32,
@@ -202,7 +202,7 @@ impl Ledger {
 
     /// Starts: everything that waits for nothing becomes ready, most urgent first (ties in order of their numbers), or ends at once (joins,
     /// tasks that an earlier session already decided against).
-    pub fn open(&self, now: Time, ripple: &mut Ripple) {
+    pub fn open(&self, now: Time, ripple: &mut CompletionEffects) {
         self.opened_at.store(now.0, Relaxed);
         for local in 0..self.part.nodes.len() as u32 {
             let word = self.waits[local as usize].load(Acquire);
@@ -219,7 +219,7 @@ impl Ledger {
 
     /// Notes that a task at home ended for good, and counts it where it is needed at home. False if it had ended before, or still
     /// waits: then nothing is counted.
-    pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut Ripple) -> bool {
+    pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut CompletionEffects) -> bool {
         let word = &self.waits[local as usize];
         // What still waits cannot have run: only a damaged message says so.
         if word.load(Acquire) & COUNT != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
@@ -232,7 +232,7 @@ impl Ledger {
     }
 
     /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
-    pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut Ripple) -> bool {
+    pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut CompletionEffects) -> bool {
         let near = self.last_import.load(Relaxed);
         let Some(at) = self.part.imports.position_after(node, near) else { return false };
         self.last_import.store(at, Relaxed);
@@ -254,14 +254,14 @@ impl Ledger {
     }
 
     #[inline]
-    fn count_successors(&self, local: u32, ok: bool, now: Time, ripple: &mut Ripple) {
+    fn count_successors(&self, local: u32, ok: bool, now: Time, ripple: &mut CompletionEffects) {
         for &raw in self.part.local.row(local as usize) {
             self.count(Edge::from_raw(raw), ok, now, ripple);
         }
     }
 
     #[inline]
-    fn count(&self, edge: Edge, ok: bool, now: Time, ripple: &mut Ripple) {
+    fn count(&self, edge: Edge, ok: bool, now: Time, ripple: &mut CompletionEffects) {
         let word = &self.waits[edge.node() as usize];
         if edge.violated_by(ok) {
             word.fetch_or(VIOLATED, Relaxed);
@@ -281,7 +281,7 @@ impl Ledger {
 
     /// Decides what becomes of a node whose last edge was counted.
     #[inline]
-    fn decide(&self, local: u32, violated: bool, ripple: &mut Ripple) {
+    fn decide(&self, local: u32, violated: bool, ripple: &mut CompletionEffects) {
         let join = match self.part.joins.is_empty() {
             true => None,
             false => self.part.joins.binary_search_by_key(&local, |j| j.0).ok().map(|i| self.part.joins[i].1),
@@ -299,7 +299,7 @@ impl Ledger {
 
     /// Counts the ends of skipped tasks and joins until nothing more follows from them.
     #[inline]
-    fn spread(&self, now: Time, ripple: &mut Ripple) {
+    fn spread(&self, now: Time, ripple: &mut CompletionEffects) {
         while let Some((local, end)) = ripple.open.pop() {
             self.waits[local as usize].fetch_or(ENDED, AcqRel);
             self.export(local, end, ripple);
@@ -308,7 +308,7 @@ impl Ledger {
     }
 
     #[inline]
-    fn export(&self, local: u32, end: End, ripple: &mut Ripple) {
+    fn export(&self, local: u32, end: End, ripple: &mut CompletionEffects) {
         let ranks = self.part.exports.row(local as usize);
         if !ranks.is_empty() {
             let node = self.part.nodes.get(local);
