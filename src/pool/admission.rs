@@ -1,16 +1,20 @@
 //! What may start besides plain items on single slots, and whether anything may start at all.
 //!
-//! Items with needs and holds wait here under one lock; in which order they start is decided by `schedule::admission`. A slot
-//! learns by one relaxed load of [`Admission::signal`] that nothing here is for it, which is all that plain items pay. The
-//! signal is written under the lock only, from what the lock protects, so it is exact whenever nobody holds the lock.
+//! Items with needs and holds wait here under one lock; in which order they start is decided by
+//! `schedule::admission`. A slot learns by one relaxed load of [`Admission::signal`] that nothing
+//! here is for it, which is all that plain items pay. The signal is written under the lock only,
+//! from what the lock protects, so it is exact whenever nobody holds the lock.
 //!
-//! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue reserves its memory and GPUs
-//! and starts a collection; slots that come by while it lasts give themselves up to it and wait; the last to come leads. One
-//! collection at a time, and a slot that is asked for does not start anything else, so neither can two collections block
-//! each other nor can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's domain, if
-//! enough of them are not given up already, else all; a slot that is about to sleep joins any.
+//! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue
+//! reserves its memory and GPUs and starts a collection; slots that come by while it lasts give
+//! themselves up to it and wait; the last to come leads. One collection at a time, and a slot that
+//! is asked for does not start anything else, so neither can two collections block each other nor
+//! can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's
+//! domain, if enough of them are not given up already, else all; a slot that is about to sleep
+//! joins any.
 //!
-//! Nothing here blocks a slot or calls the workload: what is to be done once the lock is free is returned.
+//! Nothing here blocks a slot or calls the workload: what is to be done once the lock is free is
+//! returned.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -47,7 +51,8 @@ struct Inner {
     free: Box<[usize]>,
 }
 
-/// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are granted already.
+/// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are
+/// granted already.
 struct Collecting {
     entry: AdmissionEntry<Item, HoldId>,
     needs: Needs,
@@ -79,8 +84,8 @@ pub(super) enum Visit {
     Held { id: HoldId, slots: Vec<usize>, gpus: Vec<u32> },
 }
 
-/// What every slot is told in one word: two flags, one more than the highest level that may start (8 bits), and one
-/// more than the domain asked for a collection (16 bits; all ones ask all).
+/// What every slot is told in one word: two flags, one more than the highest level that may start
+/// (8 bits), and one more than the domain asked for a collection (16 bits; all ones ask all).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signal(u32);
 
@@ -122,7 +127,8 @@ impl Signal {
 }
 
 impl Admission {
-    /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's number with the domain that it is near to.
+    /// `domains` holds each slot's domain, numbered from 0 without gaps, and `gpus` each GPU's
+    /// number with the domain that it is near to.
     pub(super) fn new(domains: Vec<usize>, memory: u64, gpus: Vec<(u32, Option<usize>)>) -> Admission {
         let count = domains.iter().max().map_or(0, |last| last + 1);
         let free = (0..count).map(|d| domains.iter().filter(|&&of| of == d).count()).collect();
@@ -140,7 +146,8 @@ impl Admission {
         Admission { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
     }
 
-    /// One relaxed load; what makes the answer reliable for a slot that goes to sleep is the fence of the sleep protocol.
+    /// One relaxed load; what makes the answer reliable for a slot that goes to sleep is the fence
+    /// of the sleep protocol.
     #[inline]
     pub(super) fn signal(&self) -> Signal {
         Signal(self.signal.load(Ordering::Relaxed))
@@ -164,12 +171,14 @@ impl Admission {
         })
     }
 
-    /// Gives a hold up, at whatever stage it is. The sleepers are to be released; `None` if there is no such hold.
+    /// Gives a hold up, at whatever stage it is. The sleepers are to be released; `None` if there
+    /// is no such hold.
     pub(super) fn release(&self, id: HoldId) -> Option<Vec<Sleeper>> {
         self.change(|inner| inner.release(id))
     }
 
-    /// Slot `slot` comes by. `level` is that of its own most urgent item; `idle` means that it would sleep otherwise.
+    /// Slot `slot` comes by. `level` is that of its own most urgent item; `idle` means that it
+    /// would sleep otherwise.
     pub(super) fn visit(&self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
         self.change(|inner| inner.visit(slot, level, idle))
     }
@@ -179,8 +188,9 @@ impl Admission {
         self.change(|inner| inner.take_back(grant))
     }
 
-    /// Nothing starts until [`Admission::resume`]. A collection is dissolved, or slots that can no longer be joined would wait for others
-    /// that no longer come; what it collected for goes back to the queue. The sleepers are to be released.
+    /// Nothing starts until [`Admission::resume`]. A collection is dissolved, or slots that can no
+    /// longer be joined would wait for others that no longer come; what it collected for goes back
+    /// to the queue. The sleepers are to be released.
     pub(super) fn pause(&self) -> Vec<Sleeper> {
         self.change(|inner| {
             inner.paused = true;
@@ -208,7 +218,8 @@ impl Admission {
         self.change(|inner| inner.withdraw(&|_| true))
     }
 
-    /// Takes out these items if they have not started. If one of them collects slots, the sleepers are to be released.
+    /// Takes out these items if they have not started. If one of them collects slots, the sleepers
+    /// are to be released.
     pub(super) fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> (Vec<Item>, Vec<Sleeper>) {
         self.change(|inner| {
             let collects = |c: &Collecting| matches!(&c.entry, AdmissionEntry::Task(item) if which(item));

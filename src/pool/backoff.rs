@@ -1,18 +1,21 @@
 //! How long a slot that found nothing keeps trying: it spins, then yields, then sleeps.
 //!
-//! Waking a sleeping thread costs about 25 us, being seen by a spinning one 50 ns; spinning for about two wake-ups
-//! is never worse than twice the best choice. A slot that yields in between two looks takes nothing from anybody, so it goes on with that
-//! for longer: the next task often hangs on another rank that is not quite as far. Both only pay on a CPU that nobody else wants. Whether that is so is
-//! found out: a yield that takes long means that another thread ran here in the meantime. Once may be chance (the rank's own main
-//! thread), again and again it means that this CPU has other work, and then this slot neither spins nor yields for a while. A
-//! slot without a CPU of its own never does.
+//! Waking a sleeping thread costs about 25 us, being seen by a spinning one 50 ns; spinning for
+//! about two wake-ups is never worse than twice the best choice. A slot that yields in between two
+//! looks takes nothing from anybody, so it goes on with that for longer: the next task often hangs
+//! on another rank that is not quite as far. Both only pay on a CPU that nobody else wants. Whether
+//! that is so is found out: a yield that takes long means that another thread ran here in the
+//! meantime. Once may be chance (the rank's own main thread), again and again it means that this
+//! CPU has other work, and then this slot neither spins nor yields for a while. A slot without a
+//! CPU of its own never does.
 
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 const SPIN: Duration = Duration::from_micros(30);
 const YIELD: Duration = Duration::from_micros(500);
-/// A yield on a free CPU takes less than a microsecond; one to the rank's own main thread, which has little to do, less than this.
+/// A yield on a free CPU takes less than a microsecond; one to the rank's own main thread, which
+/// has little to do, less than this.
 const CROWDED: Duration = Duration::from_micros(100);
 /// So many long yields in one wait are no chance.
 const STRIKES: u32 = 3;

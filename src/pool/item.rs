@@ -13,7 +13,8 @@ pub struct Item {
     pub urgency: u8,
     /// Carried along; means nothing to the pool.
     pub tag: u8,
-    /// It needs more than one free slot: the pool asks [`Workload::needs`](super::Workload::needs) what.
+    /// It needs more than one free slot: the pool asks [`Workload::needs`](super::Workload::needs)
+    /// what.
     pub constrained: bool,
 }
 
@@ -24,8 +25,9 @@ impl Item {
     }
 }
 
-/// An item as the pool moves it around: one word. Written field by field and then read as a whole, an item would cost
-/// a stall of the store buffer at every hand-over, which is more than all the rest of the way through a deque.
+/// An item as the pool moves it around: one word. Written field by field and then read as a whole,
+/// an item would cost a stall of the store buffer at every hand-over, which is more than all the
+/// rest of the way through a deque.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packed(NonZeroU64);
 

@@ -1,11 +1,13 @@
 //! The work-stealing pool: slots pinned to CPUs that run ready items, the most urgent first.
 //!
-//! It knows nothing of tasks, ranks or messages: a [`Workload`] says what running an item means. Dependencies are counted by the
-//! workload, which pushes what has become ready; the pool decides which slot runs it, when, and with what.
+//! It knows nothing of tasks, ranks or messages: a [`Workload`] says what running an item means.
+//! Dependencies are counted by the workload, which pushes what has become ready; the pool decides
+//! which slot runs it, when, and with what.
 //!
-//! README.md beside this file describes the states of a slot, how work is posted, and why no wake-up is lost. In short: plain items
-//! live in lock-free deques (`queues`), items with needs wait in one locked queue (`admission`), and idle slots follow one small
-//! protocol (`sleep`). A plain item pays a few uncontended loads and stores for all three.
+//! README.md beside this file describes the states of a slot, how work is posted, and why no
+//! wake-up is lost. In short: plain items live in lock-free deques (`queues`), items with needs
+//! wait in one locked queue (`admission`), and idle slots follow one small protocol (`sleep`). A
+//! plain item pays a few uncontended loads and stores for all three.
 
 mod admission;
 mod backoff;
@@ -50,8 +52,9 @@ pub trait Workload: Send + Sync + 'static {
     /// What an item marked as constrained needs. Must not call back into the pool.
     fn needs(&self, item: Item) -> Needs;
 
-    /// Called over and over by a slot that found nothing, before it sleeps: the place to look for work in the network, without
-    /// blocking. `patient` if the slot will ask again in a moment whatever happens, else it is about to sleep. True makes the slot look again at once.
+    /// Called over and over by a slot that found nothing, before it sleeps: the place to look for
+    /// work in the network, without blocking. `patient` if the slot will ask again in a moment
+    /// whatever happens, else it is about to sleep. True makes the slot look again at once.
     fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool;
 
     /// A slot is about to stand still for what others are to run, or to set aside.
@@ -60,11 +63,12 @@ pub trait Workload: Send + Sync + 'static {
     /// An item can never start on this rank. It is the workload's again.
     fn impossible(&self, item: Item, why: Impossible);
 
-    /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of them (`slot`). A hold that is
-    /// released in this very moment may still be told.
+    /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of
+    /// them (`slot`). A hold that is released in this very moment may still be told.
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]);
 
-    /// Running this item, or (`None`) another method of this trait, panicked with this message. The pool goes on.
+    /// Running this item, or (`None`) another method of this trait, panicked with this message. The
+    /// pool goes on.
     fn panicked(&self, item: Option<Item>, message: String);
 }
 
@@ -125,7 +129,8 @@ pub struct Handle {
     shared: Arc<PoolShared>,
 }
 
-/// What a pool is doing; the parts are read one after another, so they may disagree by what happens meanwhile.
+/// What a pool is doing; the parts are read one after another, so they may disagree by what happens
+/// meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLoad {
     /// Slots of the pool.
@@ -206,8 +211,8 @@ impl<W> Pool<W> {
         &self.workload
     }
 
-    /// Lets running items end, starts no other, and waits for the threads. Items that have not started are dropped. Must not be called
-    /// from a slot.
+    /// Lets running items end, starts no other, and waits for the threads. Items that have not
+    /// started are dropped. Must not be called from a slot.
     pub fn stop(self) {
         drop(self);
     }
@@ -232,12 +237,14 @@ impl Handle {
         self.shared.post(&[item]);
     }
 
-    /// Hands the pool many tasks that are ready; those of one urgency start in this order, as far as slots allow.
+    /// Hands the pool many tasks that are ready; those of one urgency start in this order, as far
+    /// as slots allow.
     pub fn push_many(&self, items: &[Item]) {
         self.shared.post(items);
     }
 
-    /// Takes up to `most` unconstrained items that have not started out of the pool, the most urgent first.
+    /// Takes up to `most` unconstrained items that have not started out of the pool, the most
+    /// urgent first.
     pub fn surrender(&self, most: usize) -> Vec<Item> {
         self.shared.queues.take_out(most)
     }
@@ -249,7 +256,8 @@ impl Handle {
         items
     }
 
-    /// Takes these items out of the pool as far as they have not started; the others stay in their order.
+    /// Takes these items out of the pool as far as they have not started; the others stay in their
+    /// order.
     pub fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
         let (mut items, freed) = self.shared.admission.withdraw(which);
         self.shared.free(freed, 0);
@@ -260,7 +268,8 @@ impl Handle {
         items
     }
 
-    /// What the pool is doing. Reads every slot's state, so not for hot paths; see [`Handle::starving_slots`].
+    /// What the pool is doing. Reads every slot's state, so not for hot paths; see
+    /// [`Handle::starving_slots`].
     pub fn load(&self) -> PoolLoad {
         let slots = self.slots();
         let ready = self.shared.queues.len() + self.shared.admission.len();
@@ -282,13 +291,14 @@ impl Handle {
         &self.shared.places
     }
 
-    /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just taken one still starts it.
+    /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just
+    /// taken one still starts it.
     pub fn pause(&self) {
         self.shared.free(self.shared.admission.pause(), 0);
     }
 
-    /// True if the pool is paused and no slot has anything: none runs, is set aside, or could still have taken an item before the
-    /// pause. It stays so until [`Handle::resume`].
+    /// True if the pool is paused and no slot has anything: none runs, is set aside, or could still
+    /// have taken an item before the pause. It stays so until [`Handle::resume`].
     pub fn is_quiet(&self) -> bool {
         self.shared.admission.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
     }
@@ -299,8 +309,9 @@ impl Handle {
         self.shared.sleep.wake_all();
     }
 
-    /// Asks for `needs.cpus` slots, with memory and GPUs, to be set aside for something that is led from elsewhere. It is
-    /// served before all items; [`Workload::held`] tells when the slots are there.
+    /// Asks for `needs.cpus` slots, with memory and GPUs, to be set aside for something that is led
+    /// from elsewhere. It is served before all items; [`Workload::held`] tells when the slots are
+    /// there.
     ///
     /// # Errors
     /// If this rank can never provide them.
@@ -310,7 +321,8 @@ impl Handle {
         Ok(id)
     }
 
-    /// Gives a hold back, or gives it up before it is complete. False if there is no such hold (any more).
+    /// Gives a hold back, or gives it up before it is complete. False if there is no such hold (any
+    /// more).
     pub fn release(&self, id: HoldId) -> bool {
         let members = self.shared.admission.release(id);
         let known = members.is_some();

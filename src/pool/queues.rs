@@ -1,13 +1,17 @@
-//! Where unconstrained items wait: one deque per slot and urgency level, and an inbox for what comes from outside.
+//! Where unconstrained items wait: one deque per slot and urgency level, and an inbox for what
+//! comes from outside.
 //!
-//! A slot pushes to and pops from its own deques; others steal from them, near slots (same domain) before far ones. Deques are
-//! first in, first out, so arrays start in index order. Beside the deques stand three sets of levels, one bit each:
+//! A slot pushes to and pops from its own deques; others steal from them, near slots (same domain)
+//! before far ones. Deques are first in, first out, so arrays start in index order. Beside the
+//! deques stand three sets of levels, one bit each:
 //!
-//! - a shelf's `levels`, written by its owner only: set before an item on that level can be announced, cleared by the owner
-//!   when it finds the level empty. A set bit may be stale (thieves emptied the level), a clear bit never is;
+//! - a shelf's `levels`, written by its owner only: set before an item on that level can be
+//!   announced, cleared by the owner when it finds the level empty. A set bit may be stale (thieves
+//!   emptied the level), a clear bit never is;
 //! - the inbox's `levels`, likewise never wrongly clear, but written by many;
-//! - `urgent`, a hint for the whole pool: a slot about to run an item looks here whether something clearly more urgent waits
-//!   elsewhere. It may be wrong both ways, so it decides what runs first but never whether something runs.
+//! - `urgent`, a hint for the whole pool: a slot about to run an item looks here whether something
+//!   clearly more urgent waits elsewhere. It may be wrong both ways, so it decides what runs first
+//!   but never whether something runs.
 //!
 //! A job with a single level pays two reads of cache lines that hardly ever change.
 
@@ -18,8 +22,9 @@ use super::item::{Item, Packed};
 use super::sync::{AtomicU32, Ordering, fence};
 use crate::schedule::admission::LEVELS;
 
-/// A slot leaves its own work for another slot's only if that is at least so many levels more urgent. At 1 slots would trade
-/// items all the time, because in most graphs neighbours work on adjacent levels.
+/// A slot leaves its own work for another slot's only if that is at least so many levels more
+/// urgent. At 1 slots would trade items all the time, because in most graphs neighbours work on
+/// adjacent levels.
 const CLEARLY: u32 = 2;
 
 /// All queues of a pool, as everybody sees them.
@@ -103,7 +108,8 @@ impl Queues {
         shelved + bits(self.inbox.levels.load(Ordering::Relaxed)).map(|l| self.inbox.queues[l].len()).sum::<usize>()
     }
 
-    /// Takes up to `most` items out, the most urgent first; from the inbox before the slots, which have started on theirs.
+    /// Takes up to `most` items out, the most urgent first; from the inbox before the slots, which
+    /// have started on theirs.
     pub(super) fn take_out(&self, most: usize) -> Vec<Item> {
         let mut out = Vec::new();
         for level in bits(self.levels()) {
@@ -180,8 +186,9 @@ impl Inbox {
         found
     }
 
-    /// Clears the bit of a level that was found empty, and sets it again if an item came in between: of a pusher that saw the bit
-    /// still set and this look at the queue, one comes after the other's fence.
+    /// Clears the bit of a level that was found empty, and sets it again if an item came in
+    /// between: of a pusher that saw the bit still set and this look at the queue, one comes after
+    /// the other's fence.
     fn emptied(&self, level: usize) {
         self.levels.fetch_and(!(1 << level), Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -248,9 +255,10 @@ impl Own {
         None
     }
 
-    /// For a slot that has nothing of its own and is counted as searching: the most urgent item that waits anywhere, with a
-    /// batch of others that move to this slot. While they move nobody sees them, which is why only a searching slot may do this:
-    /// it looks again for sleepers to wake when it stops searching.
+    /// For a slot that has nothing of its own and is counted as searching: the most urgent item
+    /// that waits anywhere, with a batch of others that move to this slot. While they move nobody
+    /// sees them, which is why only a searching slot may do this: it looks again for sleepers to
+    /// wake when it stops searching.
     pub(super) fn steal(&mut self, queues: &Queues) -> Option<Packed> {
         for level in bits(queues.levels()) {
             let dest = &self.deques[level];
@@ -266,7 +274,8 @@ impl Own {
         None
     }
 
-    /// One item of the given levels from elsewhere, for a slot that has work of its own: nothing else moves.
+    /// One item of the given levels from elsewhere, for a slot that has work of its own: nothing
+    /// else moves.
     #[cold]
     fn fetch(&mut self, queues: &Queues, levels: u32) -> Option<Packed> {
         let found = bits(levels).find_map(|level| queues.inbox.take(level).or_else(|| self.rob(queues, level, false)));

@@ -50,7 +50,8 @@ impl PoolShared {
         self.announce(0, items.len());
     }
 
-    /// Queues items with needs. Those that can never start go back to the workload. `near` is the slot that found them.
+    /// Queues items with needs. Those that can never start go back to the workload. `near` is the
+    /// slot that found them.
     pub(super) fn post_constrained(&self, items: &[Item], near: usize) {
         // Without a workload the pool is being taken down, and nothing starts any more.
         let Some(workload) = self.workload.upgrade() else { return };

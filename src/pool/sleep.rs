@@ -1,8 +1,9 @@
-//! How slots fall asleep and are woken: see README.md beside this file for the protocol and why no wake-up is lost.
+//! How slots fall asleep and are woken: see README.md beside this file for the protocol and why no
+//! wake-up is lost.
 //!
-//! Nothing here knows what work is. Callers make work visible *before* they call [`Sleep::announce`], and hand in a
-//! closure that tells whether any is visible. The file takes all its primitives from `super::sync`, so the model test
-//! runs this very text under loom.
+//! Nothing here knows what work is. Callers make work visible *before* they call
+//! [`Sleep::announce`], and hand in a closure that tells whether any is visible. The file takes all
+//! its primitives from `super::sync`, so the model test runs this very text under loom.
 
 use std::sync::PoisonError;
 
@@ -22,7 +23,8 @@ pub(super) struct Sleep {
     counts: CachePadded<AtomicU32>,
     /// The sleeping slots. Its length is the high half of `counts` whenever nobody holds the lock.
     sleepers: Mutex<Vec<Sleeper>>,
-    /// Per slot: it may stop waiting. Set once by whoever takes it off a list, cleared by the slot itself.
+    /// Per slot: it may stop waiting. Set once by whoever takes it off a list, cleared by the slot
+    /// itself.
     woken: Box<[AtomicBool]>,
 }
 
@@ -59,10 +61,12 @@ impl Sleep {
         sleeping(self.counts.load(Ordering::SeqCst))
     }
 
-    /// `count` pieces of work have just been made visible: wakes as many slots near slot `near` as are not searching already.
+    /// `count` pieces of work have just been made visible: wakes as many slots near slot `near` as
+    /// are not searching already.
     #[inline]
     pub(super) fn announce(&self, near: usize, count: u32) {
-        // Orders the work before the look at the counts; the counterpart is in `sleep` and `end_search`.
+        // Orders the work before the look at the counts; the counterpart is in `sleep` and
+        // `end_search`.
         fence(Ordering::SeqCst);
         let counts = self.counts.load(Ordering::Relaxed);
         if sleeping(counts) > 0 && searching(counts) < count {
@@ -75,8 +79,9 @@ impl Sleep {
         self.counts.fetch_add(SEARCHING, Ordering::SeqCst);
     }
 
-    /// The calling slot stops looking, because it found something or has to do something else. Announcements relied on it as long
-    /// as it searched, so the last one to stop looks once more whether another slot is needed.
+    /// The calling slot stops looking, because it found something or has to do something else.
+    /// Announcements relied on it as long as it searched, so the last one to stop looks once more
+    /// whether another slot is needed.
     pub(super) fn end_search(&self, near: usize, visible: impl FnOnce() -> bool) {
         let before = self.counts.fetch_sub(SEARCHING, Ordering::SeqCst);
         if searching(before) == 1 && sleeping(before) > 0 {
@@ -87,8 +92,8 @@ impl Sleep {
         }
     }
 
-    /// The calling slot, which is searching, sleeps until it is woken, unless work is visible. On return it is searching again.
-    /// Tells whether it slept.
+    /// The calling slot, which is searching, sleeps until it is woken, unless work is visible. On
+    /// return it is searching again. Tells whether it slept.
     pub(super) fn sleep(&self, slot: usize, visible: impl FnOnce() -> bool) -> bool {
         {
             let mut sleepers = self.lock();
@@ -110,9 +115,11 @@ impl Sleep {
         }
     }
 
-    /// Lets a waiting slot go on. Only for a sleeper that the caller took off a list: each is released once.
+    /// Lets a waiting slot go on. Only for a sleeper that the caller took off a list: each is
+    /// released once.
     pub(super) fn release(&self, sleeper: &Sleeper) {
-        // A swap where a store would do, because loom does not order a store against a concurrent swap.
+        // A swap where a store would do, because loom does not order a store against a concurrent
+        // swap.
         self.woken[sleeper.slot].swap(true, Ordering::Release);
         sleeper.thread.unpark();
     }
@@ -131,8 +138,8 @@ impl Sleep {
         }
     }
 
-    /// Takes the nearest sleeper off the list and counts it as searching on its behalf, so that the next announcement
-    /// does not wake a second one for the same work.
+    /// Takes the nearest sleeper off the list and counts it as searching on its behalf, so that the
+    /// next announcement does not wake a second one for the same work.
     fn take(&self, near: usize, wanted: u32) -> Option<Sleeper> {
         let mut sleepers = self.lock();
         if searching(self.counts.load(Ordering::Relaxed)) >= wanted {

@@ -1,7 +1,9 @@
-//! A slot: one thread that takes items, runs them, and looks for more. Its states and transitions are in README.md.
+//! A slot: one thread that takes items, runs them, and looks for more. Its states and transitions
+//! are in README.md.
 //!
-//! Order of preference: what the admission queue has for it, the item that the last one made ready (inline, without touching shared
-//! state), its own shelf, the inbox and other slots, the workload's `starving`, and then sleep.
+//! Order of preference: what the admission queue has for it, the item that the last one made ready
+//! (inline, without touching shared state), its own shelf, the inbox and other slots, the
+//! workload's `starving`, and then sleep.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +21,8 @@ use super::queues::Own;
 use super::shared::PoolShared;
 use super::{PoolError, Workload};
 
-/// How long an idle slot leaves a wide item to the slots of another domain, which may have to be woken.
+/// How long an idle slot leaves a wide item to the slots of another domain, which may have to be
+/// woken.
 const COURTESY: Duration = Duration::from_micros(200);
 
 /// What a running item sees of the slot that runs it.
@@ -75,8 +78,8 @@ impl Slot<'_> {
         self.core.index
     }
 
-    /// The CPUs that the current item may use: those of all its slots. This thread may run on exactly these, so a process
-    /// started from it inherits them.
+    /// The CPUs that the current item may use: those of all its slots. This thread may run on
+    /// exactly these, so a process started from it inherits them.
     pub fn cpus(&self) -> &[u32] {
         self.granted.map_or(&self.core.shared.places[self.core.index].cpus, |granted| &granted.cpus)
     }
@@ -104,7 +107,8 @@ impl Slot<'_> {
         self.team().rayon()
     }
 
-    /// The slots of the current item, to start a rayon pool on when one is wanted, from whichever thread.
+    /// The slots of the current item, to start a rayon pool on when one is wanted, from whichever
+    /// thread.
     pub fn team(&self) -> Team<'_> {
         let slots = self.granted.map_or(std::slice::from_ref(&self.core.index), |granted| &granted.slots);
         Team { shared: &self.core.shared, slots }
@@ -116,8 +120,9 @@ impl Slot<'_> {
         self.core.next.is_none() && self.core.own.level().is_none()
     }
 
-    /// Hands the pool a task that has become ready. The first one pushed by an item is usually run next by the same slot;
-    /// so push as the last thing that an item does, for until it returns nobody else can take that one.
+    /// Hands the pool a task that has become ready. The first one pushed by an item is usually run
+    /// next by the same slot; so push as the last thing that an item does, for until it returns
+    /// nobody else can take that one.
     #[inline]
     pub fn push(&mut self, item: Item) {
         self.core.push(item);
@@ -132,7 +137,8 @@ pub struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// A rayon pool with one thread per slot, bound as those slots are. Kept for the next item that runs on the same slots.
+    /// A rayon pool with one thread per slot, bound as those slots are. Kept for the next item that
+    /// runs on the same slots.
     ///
     /// # Errors
     /// If its threads cannot be started.
@@ -251,7 +257,8 @@ impl Core {
             if signal.paused() {
                 return Some(SlotTurn::Nothing);
             }
-            // What waits in the inbox is this slot's for the taking, and may be more urgent than what waits for admission.
+            // What waits in the inbox is this slot's for the taking, and may be more urgent than
+            // what waits for admission.
             let level = self.own.level().max(self.shared.queues.inbox_level());
             let called = signal.calls_slot(self.domain, level) || (idle && signal.calls());
             if !called {
@@ -280,7 +287,8 @@ impl Core {
         }
     }
 
-    /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing are woken, should they sleep.
+    /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing
+    /// are woken, should they sleep.
     fn wait<W: Workload>(&mut self, workload: &W, missing: u32) {
         workload.stands_still(self.index);
         let searching = self.searching;
@@ -329,8 +337,9 @@ impl Core {
         }
     }
 
-    /// True as long as a collection should get the chance to be served by the slots that it asks for, which may have to wake up
-    /// first: a kernel whose slots lie in one domain is worth this short wait.
+    /// True as long as a collection should get the chance to be served by the slots that it asks
+    /// for, which may have to wake up first: a kernel whose slots lie in one domain is worth this
+    /// short wait.
     fn is_courteous(&mut self) -> bool {
         if !self.shared.admission.signal().asks_elsewhere(self.domain) {
             self.courteous = None;

@@ -1,4 +1,5 @@
-//! The primitives of the sleep protocol, named in one place so that its model test can put loom's in their stead.
+//! The primitives of the sleep protocol, named in one place so that its model test can put loom's
+//! in their stead.
 
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 pub(super) use std::sync::{Mutex, MutexGuard};

@@ -1,7 +1,9 @@
-//! Rayon pools for kernels of several CPUs: one per set of slots, its threads bound as those slots are.
+//! Rayon pools for kernels of several CPUs: one per set of slots, its threads bound as those slots
+//! are.
 //!
-//! While a kernel works in its team, the slots that the team stands for wait, so no CPU is used twice. Teams are kept, because
-//! starting threads costs more than a short kernel; the one not used for longest goes first when there are too many.
+//! While a kernel works in its team, the slots that the team stands for wait, so no CPU is used
+//! twice. Teams are kept, because starting threads costs more than a short kernel; the one not used
+//! for longest goes first when there are too many.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,7 +35,8 @@ impl Teams {
         if let Some(team) = self.find(slots) {
             return Ok(team);
         }
-        // Built outside the lock: nobody else builds the same one, because the caller holds its slots.
+        // Built outside the lock: nobody else builds the same one, because the caller holds its
+        // slots.
         let team = Arc::new(build(slots, places, Arc::clone(binder))?);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         cached.insert(0, (slots.to_vec(), Arc::clone(&team)));

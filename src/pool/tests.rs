@@ -1,4 +1,5 @@
-//! The pool under many threads. Nothing here depends on being fast; what must happen is waited for, for up to two minutes.
+//! The pool under many threads. Nothing here depends on being fast; what must happen is waited for,
+//! for up to two minutes.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Mutex, OnceLock};
@@ -67,8 +68,8 @@ impl Workload for Work {
     }
 }
 
-/// Slots in the given domains. CPU numbers are slot numbers, so that `Slot::cpus` tells the slots; where no such CPU exists, the slot
-/// runs unbound.
+/// Slots in the given domains. CPU numbers are slot numbers, so that `Slot::cpus` tells the slots;
+/// where no such CPU exists, the slot runs unbound.
 fn places(domains: &[u32]) -> Vec<SlotPlace> {
     let place = |(slot, &domain): (usize, &u32)| SlotPlace { cpus: vec![slot as u32], domain, pinned: slot < 2 };
     domains.iter().enumerate().map(place).collect()
@@ -395,8 +396,8 @@ fn a_pool_without_slots_is_refused() {
     assert!(matches!(Pool::start(config, Arc::new(Work::new(|_, _| {}))), Err(PoolError::NoSlots)));
 }
 
-/// One item at a time, each pushed the moment the last one is done, while slots are forever falling asleep: a lost wake-up would
-/// stop it.
+/// One item at a time, each pushed the moment the last one is done, while slots are forever falling
+/// asleep: a lost wake-up would stop it.
 #[test]
 fn no_wake_up_is_lost_from_outside() {
     let done = Arc::new(AtomicU32::new(0));
@@ -408,7 +409,8 @@ fn no_wake_up_is_lost_from_outside() {
     }
 }
 
-/// An item makes two others ready which must run at the same time: the second needs a slot that is asleep or about to be.
+/// An item makes two others ready which must run at the same time: the second needs a slot that is
+/// asleep or about to be.
 #[test]
 fn no_wake_up_is_lost_from_inside() {
     const ROUNDS: u32 = 3_000;

@@ -1,7 +1,9 @@
-//! Which rank gets a task: five ways to deal tasks out, the filter for what a rank can do, and how even the load is.
+//! Which rank gets a task: five ways to deal tasks out, the filter for what a rank can do, and how
+//! even the load is.
 //!
-//! The partition of the graph (`graph::partition`) decides homes by dependencies. These strategies decide by load alone, as
-//! schedulers without a graph do; they are what a user chooses where tasks have no dependencies, and what the simulator compares.
+//! The partition of the graph (`graph::partition`) decides homes by dependencies. These strategies
+//! decide by load alone, as schedulers without a graph do; they are what a user chooses where tasks
+//! have no dependencies, and what the simulator compares.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +15,11 @@ pub enum Strategy {
     RoundRobin,
     /// To the rank with the fewest tasks per slot.
     LeastLoaded,
-    /// In turn, in proportion to slots times measured speed (smooth weighted round robin: no rank gets a run of tasks).
+    /// In turn, in proportion to slots times measured speed (smooth weighted round robin: no rank
+    /// gets a run of tasks).
     WeightedRoundRobin,
-    /// To the rank it went to last until that has a fifth more than the mean, then to the least loaded: keeps neighbours together.
+    /// To the rank it went to last until that has a fifth more than the mean, then to the least
+    /// loaded: keeps neighbours together.
     DynamicThreshold,
     /// To the rank that will be done with it first, by estimated duration.
     Predictive,
@@ -94,7 +98,8 @@ impl Balancer {
         Balancer { strategy, next: 0, credit: Vec::new() }
     }
 
-    /// The seat that gets a task of so many estimated seconds; `None` if no healthy rank can run it. The caller counts it there.
+    /// The seat that gets a task of so many estimated seconds; `None` if no healthy rank can run
+    /// it. The caller counts it there.
     pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[BalancedRank]) -> Option<usize> {
         let able: Vec<usize> = (0..seats.len()).filter(|&k| seats[k].healthy && seats[k].able.covers(need)).collect();
         let least = |of: &dyn Fn(&BalancedRank) -> f64| {
@@ -132,7 +137,8 @@ impl Balancer {
         Some(choice)
     }
 
-    /// Deals many tasks, given by their estimated seconds, and returns the seat of each; `None` where nobody can run it.
+    /// Deals many tasks, given by their estimated seconds, and returns the seat of each; `None`
+    /// where nobody can run it.
     pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [BalancedRank]) -> Vec<Option<usize>> {
         let mut homes = Vec::with_capacity(tasks.len());
         for (need, seconds) in tasks {
@@ -147,8 +153,9 @@ impl Balancer {
     }
 }
 
-/// How well a rank suits a task, 0 to 1: half for its load, the rest for its utilisation (squared: the last free slot is dear), for not
-/// wasting special equipment on a task that does not ask for it, and for its history.
+/// How well a rank suits a task, 0 to 1: half for its load, the rest for its utilisation (squared:
+/// the last free slot is dear), for not wasting special equipment on a task that does not ask for
+/// it, and for its history.
 pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
     let slots = f64::from(seat.slots.max(1));
     let load = 1.0 / (1.0 + seat.tasks as f64 / slots);
@@ -159,8 +166,8 @@ pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
     0.5 * load + 0.2 * (1.0 - utilisation * utilisation) + 0.15 * special + 0.15 * history.clamp(0.0, 1.0)
 }
 
-/// The rank that suits a task best: of those that can run it; if there is none, of the healthy ones (it will wait or fail
-/// there, and say so); `None` if none is healthy.
+/// The rank that suits a task best: of those that can run it; if there is none, of the healthy ones
+/// (it will wait or fail there, and say so); `None` if none is healthy.
 pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize> {
     let best = |able: &dyn Fn(&BalancedRank) -> bool| {
         let open = (0..seats.len()).filter(|&k| seats[k].healthy && able(&seats[k]));
@@ -169,8 +176,8 @@ pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize>
     best(&|seat| seat.able.covers(need)).or_else(|| best(&|_| true))
 }
 
-/// Mean over maximum of busy time per unit of capacity, 0 (one does all) to 1 (all do the same). `loads` are pairs of busy time and
-/// capacity.
+/// Mean over maximum of busy time per unit of capacity, 0 (one does all) to 1 (all do the same).
+/// `loads` are pairs of busy time and capacity.
 pub fn balance_of(loads: &[(f64, f64)]) -> f64 {
     let shares: Vec<f64> = loads.iter().filter(|(_, capacity)| *capacity > 0.0).map(|(busy, c)| busy / c).collect();
     let most = shares.iter().copied().fold(0.0, f64::max);
@@ -199,7 +206,8 @@ mod tests {
         assert_eq!(dealt(Strategy::RoundRobin, &seats, &[1.0; 4]), [0, 1, 0, 1]);
         assert_eq!(dealt(Strategy::LeastLoaded, &seats, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
         assert_eq!(dealt(Strategy::WeightedRoundRobin, &seats, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
-        // The big rank would have done 40 s of work after 20 s, the small one its 30 s only after 30 s.
+        // The big rank would have done 40 s of work after 20 s, the small one its 30 s only after
+        // 30 s.
         assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
         assert_eq!(dealt(Strategy::DynamicThreshold, &[seat(4, 1.0), seat(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
     }

@@ -1,4 +1,5 @@
-//! Decides about ranks, in a real run and in a simulated one: the scaling core with what it is shown.
+//! Decides about ranks, in a real run and in a simulated one: the scaling core with what it is
+//! shown.
 //!
 //! The driver (rank 0 of a real run, or the simulator) reports which tasks wait, run and are left,
 //! how long those took that ended, what nodes cost and how long they take to come. It carries out
@@ -118,8 +119,8 @@ impl ScalingController {
         }
     }
 
-    /// Replaces guesses by what earlier runs found: for the classes that were learnt, and for nodes,
-    /// which are all of one kind.
+    /// Replaces guesses by what earlier runs found: for the classes that were learnt, and for
+    /// nodes, which are all of one kind.
     pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
         let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
         self.estimates.recall(history, moment, &classes, &[kind]);
@@ -255,8 +256,8 @@ impl ScalingController {
         decisions
     }
 
-    /// Forecasts the end of the run: as the decision of this moment does, or, if its policy makes no
-    /// forecast, with the ranks that there are.
+    /// Forecasts the end of the run: as the decision of this moment does, or, if its policy makes
+    /// no forecast, with the ranks that there are.
     pub(crate) fn foresee(
         &mut self,
         now: Time,

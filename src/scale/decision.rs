@@ -1,4 +1,5 @@
-//! What was decided and why: the record that the journal keeps, `explain` prints and the simulator replays.
+//! What was decided and why: the record that the journal keeps, `explain` prints and the simulator
+//! replays.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,8 @@ pub struct Decision {
     pub confidence: f64,
     /// What it was based on.
     pub inputs: Inputs,
-    /// What else could have been done, with its predicted finish and cost; empty for policies that do not look ahead.
+    /// What else could have been done, with its predicted finish and cost; empty for policies that
+    /// do not look ahead.
     pub candidates: Vec<Candidate>,
     /// Why, in a sentence that a person understands.
     pub reason: String,
@@ -37,7 +39,8 @@ pub struct Decision {
     pub effect: Option<Effect>,
 }
 
-/// When a session will be over and what the whole of it will cost, as foreseen at one moment. From q10 to q90 lie eight of ten cases.
+/// When a session will be over and what the whole of it will cost, as foreseen at one moment. From
+/// q10 to q90 lie eight of ten cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Seconds from the session's beginning to its end: one case in ten is sooner.
@@ -85,8 +88,8 @@ pub enum Action {
         /// Which.
         ranks: Vec<Rank>,
     },
-    /// Start nothing more, let running tasks end, give everything back, exit resumable. Nothing may run beyond `by`: what still
-    /// does then must be stopped, or the bill would exceed the budget.
+    /// Start nothing more, let running tasks end, give everything back, exit resumable. Nothing may
+    /// run beyond `by`: what still does then must be stopped, or the bill would exceed the budget.
     StopForBudget {
         /// The moment at which the last node must be back.
         by: Time,

@@ -1,5 +1,5 @@
-//! How well supply followed demand: the elasticity metrics of the SPEC research group (Herbst et al., "Ready for Rain? A View from SPEC
-//! Research on the Future of Cloud Metrics", 2016).
+//! How well supply followed demand: the elasticity metrics of the SPEC research group (Herbst et
+//! al., "Ready for Rain? A View from SPEC Research on the Future of Cloud Metrics", 2016).
 //!
 //! Demand and supply are step functions of time. All results are percentages; 0 is perfect.
 
@@ -27,7 +27,8 @@ pub struct Elasticity {
     pub instability_under: f64,
 }
 
-/// Measures from time 0 to `end`, for at most `most` resources. Changes count for the second in which they happen.
+/// Measures from time 0 to `end`, for at most `most` resources. Changes count for the second in
+/// which they happen.
 pub fn elasticity(demand: &[LevelStep], supply: &[LevelStep], end: Time, most: f64) -> Elasticity {
     let total = end.seconds();
     if total <= 0.0 || most <= 0.0 {
@@ -67,7 +68,8 @@ fn at(steps: &[LevelStep], moment: Time) -> f64 {
     next.checked_sub(1).map_or(0.0, |k| steps[k].1)
 }
 
-/// `100 / (T - 1)` times the seconds in which the sign of the change of supply exceeds that of demand, and the reverse.
+/// `100 / (T - 1)` times the seconds in which the sign of the change of supply exceeds that of
+/// demand, and the reverse.
 fn instability(demand: &[LevelStep], supply: &[LevelStep], end: Time) -> (f64, f64) {
     let second = |t: Time| t.0 / 1_000_000_000;
     let mut seconds: Vec<u64> = demand.iter().chain(supply).filter(|s| s.0 <= end).map(|s| second(s.0)).collect();
@@ -107,7 +109,8 @@ mod tests {
         assert!((found.accuracy_under - 100.0 * 40.0 / 1000.0).abs() < 1e-9);
         assert!((found.accuracy_over - 100.0 * 90.0 / 1000.0).abs() < 1e-9);
         assert!((found.time_under - 20.0).abs() < 1e-9 && (found.time_over - 30.0).abs() < 1e-9);
-        // At 20 s supply rises while demand stays; at 50 s demand falls and supply stays; at 80 s supply falls.
+        // At 20 s supply rises while demand stays; at 50 s demand falls and supply stays; at 80 s
+        // supply falls.
         assert!((found.instability_over - 200.0 / 99.0).abs() < 1e-9, "{found:?}");
         assert!((found.instability_under - 100.0 / 99.0).abs() < 1e-9);
     }

@@ -1,7 +1,7 @@
 //! What a decision sees: the state of the run at one moment, as plain data.
 //!
-//! Whoever drives the core (rank 0 of a real run, or the simulator) fills this in. It must be complete: a policy that needs to know
-//! more gets a field here and never looks elsewhere.
+//! Whoever drives the core (rank 0 of a real run, or the simulator) fills this in. It must be
+//! complete: a policy that needs to know more gets a field here and never looks elsewhere.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub struct Observation<'a> {
     pub remaining: &'a RemainingWork,
     /// What has been measured of late.
     pub samples: Samples,
-    /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; those that rules ask for are enough.
+    /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; those that rules ask for
+    /// are enough.
     pub custom: &'a Customs,
     /// Bill of all nodes that have been given back, in the currency of the prices.
     pub settled: f64,
@@ -47,8 +48,8 @@ pub struct RankView {
     pub node_type: NodeTypeId,
     /// Its slots.
     pub slots: u32,
-    /// When its node was granted: billing runs from here. `None` if the node is not billed to this rank, because another rank on the
-    /// same node carries the bill.
+    /// When its node was granted: billing runs from here. `None` if the node is not billed to this
+    /// rank, because another rank on the same node carries the bill.
     pub billed_since: Option<Time>,
     /// Slots that run a task now.
     pub busy_slots: u32,
@@ -96,10 +97,12 @@ pub struct TaskCounts {
     pub failed: u64,
 }
 
-/// What has been measured of late (since about the last few decisions); `None` for what is not measured here.
+/// What has been measured of late (since about the last few decisions); `None` for what is not
+/// measured here.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Samples {
-    /// CPU utilisation of the active ranks' slots, 0 to 1; where it is `None` the share of busy slots stands for it.
+    /// CPU utilisation of the active ranks' slots, 0 to 1; where it is `None` the share of busy
+    /// slots stands for it.
     pub cpu: Option<f64>,
     /// Memory utilisation of the fullest active rank, 0 to 1.
     pub memory: Option<f64>,
@@ -119,7 +122,8 @@ impl Observation<'_> {
         self.ranks.iter().filter(|r| r.state == state).count() as u32
     }
 
-    /// Ranks that there are or will be when all that is under way has come: active, joining and requested.
+    /// Ranks that there are or will be when all that is under way has come: active, joining and
+    /// requested.
     pub fn supply(&self) -> u32 {
         let requested: u32 = self.requests.iter().map(|r| r.nodes).sum();
         self.ranks_in(RankState::Active) + self.ranks_in(RankState::Joining) + requested

@@ -1,13 +1,14 @@
 //! From wishes to decisions: bounds, budget, and which ranks come and go.
 //!
-//! The order is always the same. The budget comes first: if what is held can be paid for only until about the running tasks end,
-//! the run stops. Then the policy is asked; its wish is kept within bounds, limits and money. What is left is carried out with what
-//! is cheapest to undo: ranks are woken before nodes are asked for, requests are withdrawn before ranks are drained, idle ranks are
-//! drained before busy ones.
+//! The order is always the same. The budget comes first: if what is held can be paid for only until
+//! about the running tasks end, the run stops. Then the policy is asked; its wish is kept within
+//! bounds, limits and money. What is left is carried out with what is cheapest to undo: ranks are
+//! woken before nodes are asked for, requests are withdrawn before ranks are drained, idle ranks
+//! are drained before busy ones.
 //!
-//! For our own policies good sense applies too: wishes for more that are not sure enough are not followed, a change of one among many ranks must be
-//! wished for twice, no node is given back whose time is paid for anyway, and none that will be of
-//! use on a guess (`evidence`).
+//! For our own policies good sense applies too: wishes for more that are not sure enough are not
+//! followed, a change of one among many ranks must be wished for twice, no node is given back whose
+//! time is paid for anyway, and none that will be of use on a guess (`evidence`).
 
 mod drain;
 mod evidence;
@@ -26,7 +27,8 @@ use crate::model::{Rank, RankState, Time};
 /// With at most so many ranks a change of one is a large change and needs no second thought.
 const FEW: u32 = 4;
 
-/// Time kept between the moment at which everything must be back and the budget: for messages, signals and the scheduler.
+/// Time kept between the moment at which everything must be back and the budget: for messages,
+/// signals and the scheduler.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// A policy with everything that keeps it within bounds. One per run.
@@ -87,13 +89,15 @@ impl Scaler {
         Scaler::new(policy_of(scaling), scaling.clone())
     }
 
-    /// Somebody wants so many ranks, whatever the policy and its bounds say; `None` lets it decide again. The budget binds all the same.
+    /// Somebody wants so many ranks, whatever the policy and its bounds say; `None` lets it decide
+    /// again. The budget binds all the same.
     pub fn hold(&mut self, ranks: Option<u32>) {
         self.held = ranks;
     }
 
-    /// Decides. Call it every [`Scaling::interval`], when a node is granted, and when a rank joined or was lost. The decisions are to be
-    /// carried out in order; where nothing is to be done there is one [`Action::Stay`] with the reason.
+    /// Decides. Call it every [`Scaling::interval`], when a node is granted, and when a rank joined
+    /// or was lost. The decisions are to be carried out in order; where nothing is to be done there
+    /// is one [`Action::Stay`] with the reason.
     pub fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Vec<Decision> {
         let account = Account::of(seen, prices);
         self.alerts.extend(self.alarm.ring(&account));
@@ -117,14 +121,15 @@ impl Scaler {
         decisions
     }
 
-    /// True if a task that will probably take until `end` may start: the nodes that are held can be paid for until then. As of the
-    /// last decision.
+    /// True if a task that will probably take until `end` may start: the nodes that are held can be
+    /// paid for until then. As of the last decision.
     pub fn may_start(&self, end: Time) -> bool {
         !self.stopping && self.stop_by.is_none_or(|by| end <= by)
     }
 
-    /// The moment until which all nodes held can be paid for, less a margin; `None` without a budget. As of the last decision. What
-    /// still runs then must be stopped and the nodes given back.
+    /// The moment until which all nodes held can be paid for, less a margin; `None` without a
+    /// budget. As of the last decision. What still runs then must be stopped and the nodes given
+    /// back.
     pub fn stop_by(&self) -> Option<Time> {
         self.stop_by
     }
@@ -134,7 +139,8 @@ impl Scaler {
         std::mem::take(&mut self.alerts)
     }
 
-    /// What came of changes, once the next change was due; to be written beside the decisions of those numbers.
+    /// What came of changes, once the next change was due; to be written beside the decisions of
+    /// those numbers.
     pub fn effects(&mut self) -> Vec<(u32, Effect)> {
         std::mem::take(&mut self.effects)
     }
@@ -154,12 +160,13 @@ impl Scaler {
         self.policy.name()
     }
 
-    /// The stop for the budget: when the running tasks could not all end if anything more were started. Later the cap itself
-    /// would have to stop them.
+    /// The stop for the budget: when the running tasks could not all end if anything more were
+    /// started. Later the cap itself would have to stop them.
     fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<ScalingPlan> {
         let by = self.stop_by?;
         let soon = seen.now.after(drain).after(self.scaling.interval);
-        // The last tasks of a run end by themselves, and a run of which nothing is left needs no stop. But the next decision may be too late.
+        // The last tasks of a run end by themselves, and a run of which nothing is left needs no
+        // stop. But the next decision may be too late.
         let tail = seen.counts.remaining == seen.counts.running;
         let due = if tail { seen.now.after(self.scaling.interval) >= by } else { soon >= by };
         let rests = !due || seen.counts.remaining == 0;
@@ -220,7 +227,8 @@ impl Scaler {
             format!(" (bounds: {least} to {})", self.scaling.max_ranks.max(least))
         };
         if target != supply && self.guarded() && within(supply, least, self.scaling.max_ranks) {
-            // What has no work is given back however little is known of the rest: to hold it costs for certain, and a wrong guess a delay.
+            // What has no work is given back however little is known of the rest: to hold it costs
+            // for certain, and a wrong guess a delay.
             if wish.confidence < self.scaling.confidence && target > supply {
                 let sure = wish.confidence * 100.0;
                 return stay(format!("the wish for {target} ranks is only {sure:.0} % sure: {}", wish.reason));
@@ -280,7 +288,8 @@ impl Scaler {
         plans
     }
 
-    /// Withdraws requests, then gives back the ranks that are least busy, and parks those that cannot be given back.
+    /// Withdraws requests, then gives back the ranks that are least busy, and parks those that
+    /// cannot be given back.
     fn shrink(&self, seen: &Observation<'_>, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let mut left = fewer;
@@ -301,8 +310,8 @@ impl Scaler {
         let (go, bound): (Vec<&RankView>, Vec<&RankView>) = candidates.into_iter().partition(|r| r.releasable);
         let gone: Vec<Rank> = go.iter().filter(|r| goes(r)).take(left as usize).map(|r| r.rank).collect();
         left -= gone.len() as u32;
-        // A rank that cannot leave sleeps, if it has nothing to do: that frees no money, but CPUs and power. One whose time is paid
-        // for stays awake; it may be of use.
+        // A rank that cannot leave sleeps, if it has nothing to do: that frees no money, but CPUs
+        // and power. One whose time is paid for stays awake; it may be of use.
         let paid = go.iter().filter(|r| !goes(r)).count() as u32;
         let asleep = left.saturating_sub(paid) as usize;
         let parked: Vec<Rank> = bound
@@ -368,7 +377,8 @@ impl Scaler {
     }
 }
 
-/// The moment until which an account pays for everything, less a margin: tasks are stopped before money is short.
+/// The moment until which an account pays for everything, less a margin: tasks are stopped before
+/// money is short.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
     account.stop_by().map(|by| Time(by.0.saturating_sub(MARGIN.as_nanos() as u64)).max(account.now()))
 }
@@ -388,7 +398,8 @@ fn within(supply: u32, least: u32, most: u32) -> bool {
     (least..=most.max(least)).contains(&supply)
 }
 
-/// The latest requests that can be withdrawn without going below what is wanted; counts `left` down.
+/// The latest requests that can be withdrawn without going below what is wanted; counts `left`
+/// down.
 fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
     let mut withdrawn = Vec::new();
     let mut requests: Vec<_> = seen.requests.iter().collect();

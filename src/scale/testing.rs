@@ -47,7 +47,8 @@ pub(crate) fn time(seconds: f64) -> Time {
 }
 
 impl World {
-    /// A graph of groups under links, whose tasks take `durations[group]` seconds; the first rank is active.
+    /// A graph of groups under links, whose tasks take `durations[group]` seconds; the first rank
+    /// is active.
     pub fn new(counts: &[u32], links: &[(u32, u32, LinkShape)], durations: &[f64]) -> World {
         let links: Vec<Link> = links
             .iter()
@@ -111,7 +112,8 @@ impl World {
         self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked });
     }
 
-    /// Estimates that know the durations; nodes take `delay` seconds to come, which has been seen often.
+    /// Estimates that know the durations; nodes take `delay` seconds to come, which has been seen
+    /// often.
     pub fn estimates(&self, delay: f64) -> Estimates {
         let prior = ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(1)) };
         let delay = Duration::from_secs_f64(delay);

@@ -50,7 +50,8 @@ pub enum WorkerAction {
         /// What.
         message: Message,
     },
-    /// Take up the tasks at home that the worker's ledger now has: slots count again. The shares of limits replace earlier ones.
+    /// Take up the tasks at home that the worker's ledger now has: slots count again. The shares of
+    /// limits replace earlier ones.
     TakeUp {
         /// Groups, and how many of their tasks this rank may run at once.
         limits: Vec<(u32, u32)>,
@@ -66,8 +67,9 @@ pub enum WorkerAction {
         /// At most so many.
         max: u32,
     },
-    /// From now on until the ledger is replaced slots count nothing by themselves: every end is an [`Event::Ended`](super::worker::Event::Ended). Take all that
-    /// waits out of the pool but for some of the most urgent.
+    /// From now on until the ledger is replaced slots count nothing by themselves: every end is an
+    /// [`Event::Ended`](super::worker::Event::Ended). Take all that waits out of the pool but for
+    /// some of the most urgent.
     Freeze {
         /// How many may stay and be started.
         keep: u32,
@@ -104,7 +106,8 @@ pub enum WorkerAction {
     Halt,
     /// Start nothing more, and end what runs as `Stop` says.
     Stop(Stop),
-    /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is started later: they end as CANCELLED.
+    /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is
+    /// started later: they end as CANCELLED.
     Cancel(Vec<(u32, u32)>),
     /// The run is over: leave.
     Exit,

@@ -1,14 +1,18 @@
-//! The rule by which tasks that need more than a free slot start: memory, GPUs, limits of groups, several slots.
+//! The rule by which tasks that need more than a free slot start: memory, GPUs, limits of groups,
+//! several slots.
 //!
-//! The most urgent starts first, and of equals the one that came first; slots for gangs come before all tasks, because the
-//! slots of other ranks may be waiting for them. Tasks with equal needs form a class, and only the head of each class is
-//! examined: if it cannot start, none behind it can. A million tasks of one array under one limit are one class.
+//! The most urgent starts first, and of equals the one that came first; slots for gangs come before
+//! all tasks, because the slots of other ranks may be waiting for them. Tasks with equal needs form
+//! a class, and only the head of each class is examined: if it cannot start, none behind it can. A
+//! million tasks of one array under one limit are one class.
 //!
-//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind that it needs, and nothing
-//! behind it may take of a claimed kind. An entry that waits only for its own limit claims nothing: it waits for its kin.
+//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind
+//! that it needs, and nothing behind it may take of a claimed kind. An entry that waits only for
+//! its own limit claims nothing: it waits for its kin.
 //!
-//! The pool of a real run applies this rule under its lock, the simulator directly. What it costs to collect several slots
-//! that still run something is left to them: they say how many could be collected.
+//! The pool of a real run applies this rule under its lock, the simulator directly. What it costs
+//! to collect several slots that still run something is left to them: they say how many could be
+//! collected.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -131,7 +135,8 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         class.queues[level].push_back((arrival, entry));
     }
 
-    /// The first entry that may start, given how many slots could be collected for one that needs several.
+    /// The first entry that may start, given how many slots could be collected for one that needs
+    /// several.
     pub fn head(&self, collectable: usize) -> Option<Head> {
         if self.classes.is_empty() {
             return None;
@@ -171,8 +176,8 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         self.ledger.take_back(needs);
     }
 
-    /// Takes out these tasks (not holds), the most urgent first and those of one urgency as they came; the others keep their
-    /// order.
+    /// Takes out these tasks (not holds), the most urgent first and those of one urgency as they
+    /// came; the others keep their order.
     pub fn withdraw(&mut self, which: impl Fn(&T) -> bool) -> Vec<Withdrawn<T>> {
         let mut out = Vec::new();
         for (&needs, class) in &mut self.classes {

@@ -1,7 +1,9 @@
-//! What a rank makes of the part that it has and of the changes that it is told at an epoch: its new part.
+//! What a rank makes of the part that it has and of the changes that it is told at an epoch: its
+//! new part.
 //!
-//! Rank 0 tells only what changes, so that an epoch costs bytes in proportion to the tasks that change home. The result is the part that
-//! `handout` would have cut, but that a node may be told to ranks that do not need it any more, which they ignore.
+//! Rank 0 tells only what changes, so that an epoch costs bytes in proportion to the tasks that
+//! change home. The result is the part that `handout` would have cut, but that a node may be told
+//! to ranks that do not need it any more, which they ignore.
 
 use rustc_hash::FxHashMap;
 

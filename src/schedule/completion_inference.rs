@@ -1,20 +1,21 @@
 //! What has ended for certain, from reports, from what peers have counted, and from what has begun.
 //!
-//! A rank may be lost after others have counted an end that it never reported. What they counted is evidence; so is every task
-//! that has begun, for then all that it needed had ended as its edges ask. Without this such a task would run again beside its
-//! own successors.
+//! A rank may be lost after others have counted an end that it never reported. What they counted is
+//! evidence; so is every task that has begun, for then all that it needed had ended as its edges
+//! ask. Without this such a task would run again beside its own successors.
 //!
-//! Where a task that needs another to fail (`afternotok`) has begun, and the other was on a lost rank together with what that one needs,
-//! nobody knows whether the other failed or was skipped: it has ended, and the coordinator decides which once all that it needs has ended.
+//! Where a task that needs another to fail (`afternotok`) has begun, and the other was on a lost
+//! rank together with what that one needs, nobody knows whether the other failed or was skipped: it
+//! has ended, and the coordinator decides which once all that it needs has ended.
 
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
 
 use super::dependency_counts::End;
 
-/// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have begun. An edge that only asks for
-/// an end (`afterany`) tells nothing of how it was. Nothing follows from tasks that were `done`
-/// before the session: what they needed may run again by now.
+/// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have
+/// begun. An edge that only asks for an end (`afterany`) tells nothing of how it was. Nothing
+/// follows from tasks that were `done` before the session: what they needed may run again by now.
 pub(super) fn close(
     graph: &TaskGraph,
     begun: &dyn Fn(u32) -> bool,
@@ -51,7 +52,8 @@ pub(super) fn close(
             let known = |node: u32| ended[node as usize];
             ended[node as usize] = match graph.join(node) {
                 Some(rule) => join_end(graph, node, rule, &known),
-                // Its home has skipped it, and may have told only of what was skipped because of it.
+                // Its home has skipped it, and may have told only of what was skipped because of
+                // it.
                 None => violated(graph, node, &known).and_then(|violated| violated.then_some(End::Unsuccessful)),
             };
         }
@@ -76,7 +78,8 @@ pub(super) fn violated(graph: &TaskGraph, node: u32, ended: &dyn Fn(u32) -> Opti
         .try_fold(false, |violated, edge| ended(edge.node()).map(|end| violated || edge.violated_by(end.ok())))
 }
 
-/// True if a task that has not ended well must have been skipped: an edge into it was violated, whatever becomes of the others.
+/// True if a task that has not ended well must have been skipped: an edge into it was violated,
+/// whatever becomes of the others.
 pub(super) fn was_skipped(graph: &TaskGraph, node: u32, ended: &[Option<End>]) -> bool {
     graph.predecessors(node).any(|edge| ended[edge.node() as usize].is_some_and(|end| edge.violated_by(end.ok())))
 }
@@ -89,7 +92,8 @@ mod tests {
     #[test]
     fn what_has_begun_tells_of_what_it_needed() {
         let link = |from, to, shape, on| Link { from, to, shape, on, bytes: 0, span: 0..0 };
-        // Group 0 (tasks 0-2) through a join to 1 (tasks 3-4); task 5 if 3 fails; task 6 after any end of 5.
+        // Group 0 (tasks 0-2) through a join to 1 (tasks 3-4); task 5 if 3 fails; task 6 after any
+        // end of 5.
         let links = [
             link(0, 1, LinkShape::All, Condition::Ok),
             link(1, 2, LinkShape::Pairs(vec![(0, 0)]), Condition::NotOk),

@@ -1,7 +1,8 @@
 //! Rank 0's side of the protocol: a state machine without I/O, like the worker's.
 //!
-//! The coordinator is told what ended; it keeps the state of every task, decides when the run is over or must stop, and brings the ranks
-//! of a gang together. It is not on the path between two tasks: homes resolve dependencies among themselves.
+//! The coordinator is told what ended; it keeps the state of every task, decides when the run is
+//! over or must stop, and brings the ranks of a gang together. It is not on the path between two
+//! tasks: homes resolve dependencies among themselves.
 //!
 //! The life of a run:
 //!
@@ -54,7 +55,8 @@ pub enum CoordinatorEvent {
         /// Why.
         why: StopReason,
     },
-    /// A rank comes, goes or pauses. Numbers of ranks are given out in turn; see [`Coordinator::next_rank`].
+    /// A rank comes, goes or pauses. Numbers of ranks are given out in turn; see
+    /// [`Coordinator::next_rank`].
     Change {
         /// Which rank.
         rank: Rank,
@@ -153,7 +155,8 @@ pub struct Coordinator {
     finished: bool,
     gangs: Gangs,
     health: Health,
-    /// Open tasks that have ended badly; whether they failed or were skipped follows when all that they need has ended.
+    /// Open tasks that have ended badly; whether they failed or were skipped follows when all that
+    /// they need has ended.
     undecided: BTreeSet<TaskId>,
     /// Tasks that are not wanted any more (from, to).
     cancelled: Vec<(u32, u32)>,
@@ -162,7 +165,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A run of these tasks over these ranks, which have been handed them. `done` are complete already.
+    /// A run of these tasks over these ranks, which have been handed them. `done` are complete
+    /// already.
     pub fn new(
         tasks: Tasks,
         done: &dyn Fn(TaskId) -> bool,
@@ -216,7 +220,8 @@ impl Coordinator {
     /// How many tasks are in which state.
     pub fn tally(&self) -> TaskTally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
-        // Ranks report their load now and then, so the last reports may count tasks that have ended.
+        // Ranks report their load now and then, so the last reports may count tasks that have
+        // ended.
         let running = sum(|l| l.running).min(self.open);
         TaskTally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
     }
@@ -238,7 +243,8 @@ impl Coordinator {
         self.running.values().filter(move |(rank, _)| !is_gone(*rank)).copied()
     }
 
-    /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how many attempts failed there.
+    /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how
+    /// many attempts failed there.
     pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {
         (self.health.slow(rank), self.health.failures(rank))
     }
@@ -309,7 +315,8 @@ impl Coordinator {
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match self.members.standing(from) {
             Some(standing) if standing.is_here() => {}
-            // It was given up, and its tasks have been given out again: nothing that it says counts any more.
+            // It was given up, and its tasks have been given out again: nothing that it says counts
+            // any more.
             Some(RankState::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
             _ => return,
         }
@@ -498,13 +505,15 @@ impl Coordinator {
         for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
             self.return_cancelled(now, lease, actions);
         }
-        // Tasks that nobody can run are in nobody's part, or were asked for in vain: they end when parts are made anew.
+        // Tasks that nobody can run are in nobody's part, or were asked for in vain: they end when
+        // parts are made anew.
         if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }
     }
 
-    /// The home of a gang that will not be brought together hears so as it hears of a task on lease.
+    /// The home of a gang that will not be brought together hears so as it hears of a task on
+    /// lease.
     fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
         let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
         actions.push(Action::Send { to: lease.home, message });

@@ -1,12 +1,13 @@
 //! The ledger of one rank: how many of its predecessors each task at home still waits for.
 //!
-//! This is the hot path: pool threads call [`Ledger::complete`] between two tasks, without a lock. A task's word in `waits` holds
-//! the number of edges not yet counted and two flags; whoever counts the last edge decides what becomes of it, so exactly
-//! one caller sees each task become ready.
+//! This is the hot path: pool threads call [`Ledger::complete`] between two tasks, without a lock.
+//! A task's word in `waits` holds the number of edges not yet counted and two flags; whoever counts
+//! the last edge decides what becomes of it, so exactly one caller sees each task become ready.
 //!
-//! Counting is idempotent: a completion at home counts once because the `ENDED` flag is set by the first caller, a completion at another
-//! rank counts once because its bit in `imported` is. A skipped task and a join end the moment their last edge is counted, and
-//! their own successors with them (the *ripple*).
+//! Counting is idempotent: a completion at home counts once because the `ENDED` flag is set by the
+//! first caller, a completion at another rank counts once because its bit in `imported` is. A
+//! skipped task and a join end the moment their last edge is counted, and their own successors with
+//! them (the *ripple*).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{Edge, JoinRule};
 use crate::model::{Rank, TaskId, Time};
 
-/// An edge that a predecessor ended against (`afterok` after a failure, ...): the task will be skipped.
+/// An edge that a predecessor ended against (`afterok` after a failure, ...): the task will be
+/// skipped.
 const VIOLATED: u32 = 1 << 31;
 /// The task has ended.
 const ENDED: u32 = 1 << 30;
@@ -37,7 +39,8 @@ pub enum End {
     Completed,
     /// The task failed or was cancelled in its turn: all that it needed had ended as its edges ask.
     Failed,
-    /// The task was skipped, the join does not hold, or nobody knows why the end was not a good one.
+    /// The task was skipped, the join does not hold, or nobody knows why the end was not a good
+    /// one.
     Unsuccessful,
 }
 
@@ -96,7 +99,8 @@ impl CompletionEffects {
 pub struct DependencyCounts {
     part: Part,
     waits: Box<[AtomicU32]>,
-    /// The first node that waits for something: those before it, all of an array, need no time of their own.
+    /// The first node that waits for something: those before it, all of an array, need no time of
+    /// their own.
     first_waiting: u32,
     /// When each node from there on became ready.
     ready_at: Box<[AtomicU64]>,
@@ -162,13 +166,15 @@ impl DependencyCounts {
         self.part.urgency[local as usize] & !SPECIAL
     }
 
-    /// True for a task that asks for more than one slot: it needs a closer look before it is started.
+    /// True for a task that asks for more than one slot: it needs a closer look before it is
+    /// started.
     #[inline]
     pub fn is_special(&self, local: u32) -> bool {
         self.part.urgency[local as usize] & SPECIAL != 0
     }
 
-    /// True if the task waits for nothing any more and has not ended: it is to be run, or has been started.
+    /// True if the task waits for nothing any more and has not ended: it is to be run, or has been
+    /// started.
     pub fn is_ready(&self, local: u32) -> bool {
         self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
     }
@@ -200,8 +206,9 @@ impl DependencyCounts {
         Time(self.ready_at.get(at).unwrap_or(&self.opened_at).load(Relaxed))
     }
 
-    /// Starts: everything that waits for nothing becomes ready, most urgent first (ties in order of their numbers), or ends at once (joins,
-    /// tasks that an earlier session already decided against).
+    /// Starts: everything that waits for nothing becomes ready, most urgent first (ties in order of
+    /// their numbers), or ends at once (joins, tasks that an earlier session already decided
+    /// against).
     pub fn open(&self, now: Time, ripple: &mut CompletionEffects) {
         self.opened_at.store(now.0, Relaxed);
         for local in 0..self.part.nodes.len() as u32 {
@@ -217,8 +224,8 @@ impl DependencyCounts {
         ripple.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
     }
 
-    /// Notes that a task at home ended for good, and counts it where it is needed at home. False if it had ended before, or still
-    /// waits: then nothing is counted.
+    /// Notes that a task at home ended for good, and counts it where it is needed at home. False if
+    /// it had ended before, or still waits: then nothing is counted.
     pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut CompletionEffects) -> bool {
         let word = &self.waits[local as usize];
         // What still waits cannot have run: only a damaged message says so.
@@ -231,7 +238,8 @@ impl DependencyCounts {
         true
     }
 
-    /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing here needs it.
+    /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing
+    /// here needs it.
     pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut CompletionEffects) -> bool {
         let near = self.last_import.load(Relaxed);
         let Some(at) = self.part.imports.position_after(node, near) else { return false };
@@ -266,13 +274,14 @@ impl DependencyCounts {
         if edge.violated_by(ok) {
             word.fetch_or(VIOLATED, Relaxed);
         }
-        // A task is ready when the last of its predecessors ended, and that need not be the one that is counted last.
+        // A task is ready when the last of its predecessors ended, and that need not be the one
+        // that is counted last.
         let ready_at = &self.ready_at[(edge.node() - self.first_waiting) as usize];
         if ready_at.load(Relaxed) < now.0 {
             ready_at.fetch_max(now.0, Relaxed);
         }
-        // AcqRel: whoever takes the count to zero sees every VIOLATED set before an earlier decrement, and all that the
-        // predecessors wrote.
+        // AcqRel: whoever takes the count to zero sees every VIOLATED set before an earlier
+        // decrement, and all that the predecessors wrote.
         let before = word.fetch_sub(1, AcqRel);
         if before & COUNT == 1 {
             self.decide(edge.node(), before & VIOLATED != 0, ripple);

@@ -1,7 +1,8 @@
 //! Gangs: MPI tasks that need slots on several ranks at once.
 //!
-//! A home that cannot hold such a task alone tells the coordinator. Gangs are brought together one at a time, in the order in which they
-//! became ready, so two of them never wait for each other's slots:
+//! A home that cannot hold such a task alone tells the coordinator. Gangs are brought together one
+//! at a time, in the order in which they became ready, so two of them never wait for each other's
+//! slots:
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
@@ -36,7 +37,8 @@ pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
 /// Where a gang's MPI ranks go: Phalanx's rank, and how many it hosts.
 pub type Hosts = Vec<(Rank, u32)>;
 
-/// Spreads a shape over ranks: few ranks, those with the most room first, no node above its limit. `None` if they cannot hold it.
+/// Spreads a shape over ranks: few ranks, those with the most room first, no node above its limit.
+/// `None` if they cannot hold it.
 pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
     let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= shape.cpus.max(1)).collect();
     order.sort_by(|&a, &b| {
@@ -134,7 +136,8 @@ impl Gangs {
         }
     }
 
-    /// No gang is started until others take part: slots that are set aside for one that still gathers go back.
+    /// No gang is started until others take part: slots that are set aside for one that still
+    /// gathers go back.
     pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
         self.paused = true;
         self.waiting.clear();
@@ -202,7 +205,8 @@ impl Gangs {
             let shape = (self.shape)(lease.task);
             match place(shape, &self.members) {
                 Some(hosts) => break (lease, shape, hosts),
-                // Tasks that no set of ranks can hold are refused before the run starts, but ranks may go.
+                // Tasks that no set of ranks can hold are refused before the run starts, but ranks
+                // may go.
                 None => self.unplaced += 1,
             }
         };

@@ -1,9 +1,10 @@
 //! Cuts the graph into the parts that ranks are handed.
 //!
-//! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted here, once, before anything is sent.
+//! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted
+//! here, once, before anything is sent.
 //!
-//! Every part is made in one pass over its own nodes and those that it imports, so all of them together cost a few passes over the
-//! edges, however many ranks there are.
+//! Every part is made in one pass over its own nodes and those that it imports, so all of them
+//! together cost a few passes over the edges, however many ranks there are.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -31,14 +32,16 @@ pub struct PartBuilder<'a> {
     local: Vec<u32>,
     /// For each rank the nodes elsewhere that nodes there need.
     imports: Csr,
-    /// Among many ranks, for nodes that many need: by the rank that needs them, its edges. Each part would else look through all of them.
+    /// Among many ranks, for nodes that many need: by the rank that needs them, its edges. Each
+    /// part would else look through all of them.
     wide: FxHashMap<u32, Vec<(u32, u32)>>,
     /// Open nodes against which something that they need has ended; ascending.
     violated: Vec<u32>,
 }
 
 impl<'a> PartBuilder<'a> {
-    /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it ended well.
+    /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it
+    /// ended well.
     pub fn new(
         graph: &'a TaskGraph,
         home: &'a [u32],
@@ -48,7 +51,8 @@ impl<'a> PartBuilder<'a> {
     ) -> PartBuilder<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
-        // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never too many for a table.
+        // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never
+        // too many for a table.
         let rows = |each: &mut PairSource<'_>| Csr::build(ranks, each).unwrap_or_default();
         let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
         let mut next = vec![0; ranks];
@@ -139,7 +143,8 @@ impl<'a> PartBuilder<'a> {
         self.wide.get(&node).map_or_else(|| self.graph.successors(node).len(), |edges| of_rank(edges, rank).len())
     }
 
-    /// What needs a node and has not ended itself: a task can have run because one before it failed, which now runs again.
+    /// What needs a node and has not ended itself: a task can have run because one before it
+    /// failed, which now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
         self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
@@ -197,7 +202,8 @@ pub(super) struct Pieces<'a> {
     home: &'a [u32],
     urgency: &'a [u8],
     ends: &'a [Option<End>],
-    /// Open tasks that have begun: what they needed may be open again, but had ended, so they do not wait for it.
+    /// Open tasks that have begun: what they needed may be open again, but had ended, so they do
+    /// not wait for it.
     begun: &'a FxHashSet<u32>,
 }
 
@@ -212,7 +218,8 @@ impl<'a> Pieces<'a> {
         Pieces { graph, home, urgency, ends, begun }
     }
 
-    /// The part of these open nodes (ascending), which are at home on a rank. `local`: for each node of the graph `u32::MAX`.
+    /// The part of these open nodes (ascending), which are at home on a rank. `local`: for each
+    /// node of the graph `u32::MAX`.
     pub(super) fn piece(&self, rank: u32, nodes: &[u32], local: &mut [u32]) -> Part {
         for (at, &node) in (0..).zip(nodes) {
             local[node as usize] = at;

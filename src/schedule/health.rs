@@ -1,19 +1,23 @@
-//! How ranks do, compared with the others: which of them are slow, and on which tasks keep failing. Facts only; what follows from them is
-//! the coordinator's to decide.
+//! How ranks do, compared with the others: which of them are slow, and on which tasks keep failing.
+//! Facts only; what follows from them is the coordinator's to decide.
 //!
-//! Tasks of one class are expected to take as long, in proportion to their estimates, and to fail as often, wherever they run. So each rank is
-//! held against what the others made of the same classes:
+//! Tasks of one class are expected to take as long, in proportion to their estimates, and to fail
+//! as often, wherever they run. So each rank is held against what the others made of the same
+//! classes:
 //!
-//! - It is *slow* if its tasks take at least [`SLOW`] times as long as theirs, and chance would hardly make it so: the difference of the two
-//!   means must exceed [`DOUBT`] standard errors (Welch's statistic).
-//! - It is *sick* if all its attempts at the last [`STREAK`] tasks failed, while the others complete most tasks of those classes. Tasks that fail
-//!   everywhere make nobody sick, nor does a single bad one that is tried again and again. One that completed most of such tasks before must
-//!   fail [`LONG`] of them: it may have been given the bad ones of an array.
+//! - It is *slow* if its tasks take at least [`SLOW`] times as long as theirs, and chance would
+//!   hardly make it so: the difference of the two means must exceed [`DOUBT`] standard errors
+//!   (Welch's statistic).
+//! - It is *sick* if all its attempts at the last [`STREAK`] tasks failed, while the others
+//!   complete most tasks of those classes. Tasks that fail everywhere make nobody sick, nor does a
+//!   single bad one that is tried again and again. One that completed most of such tasks before
+//!   must fail [`LONG`] of them: it may have been given the bad ones of an array.
 //!
 //! A rank may be slow because its slots share CPUs with others. That counts when tasks are divided,
 //! but the user is notified only if sharing does not explain it.
 //!
-//! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as much.
+//! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as
+//! much.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -48,7 +52,8 @@ const TIMED: Duration = Duration::from_millis(1);
 struct ClassRecord {
     completed: u64,
     failed: u64,
-    /// Timed attempts: how many, the sum of their durations over their estimates, and of the squares of that.
+    /// Timed attempts: how many, the sum of their durations over their estimates, and of the
+    /// squares of that.
     timed: f64,
     sum: f64,
     squares: f64,
@@ -119,7 +124,8 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Takes in what ended, in the order in which it was reported. `class` and `work` as in [`Advice`](super::homes::Advice).
+    /// Takes in what ended, in the order in which it was reported. `class` and `work` as in
+    /// [`Advice`](super::homes::Advice).
     pub(super) fn hear(
         &mut self,
         attempts: &[Attempt],
@@ -229,7 +235,8 @@ impl Health {
         (certain && own > SLOW * usual).then(|| own / usual)
     }
 
-    /// How many times as long as the others a rank was last found to take; `None` if it is not slow.
+    /// How many times as long as the others a rank was last found to take; `None` if it is not
+    /// slow.
     pub(super) fn slow(&self, rank: Rank) -> Option<f64> {
         self.ranks.get(rank.index())?.slow
     }

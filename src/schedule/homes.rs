@@ -1,9 +1,11 @@
 //! New homes for open tasks, when ranks come, go or carry unequal shares of what remains.
 //!
-//! A task moves only if it must (its rank takes no part any more, or cannot run it) or, when the remaining work is evened out, as
-//! part of the share that its rank has too much of. It goes to a rank that has less than its share, by remaining work per slot (slow ranks count for less): where
-//! most of what it needs is at home, if that is such a rank, else where there is most room. Tasks follow those they need, so a chain
-//! moves as a whole. What somebody runs or is about to run stays with that rank if it takes part.
+//! A task moves only if it must (its rank takes no part any more, or cannot run it) or, when the
+//! remaining work is evened out, as part of the share that its rank has too much of. It goes to a
+//! rank that has less than its share, by remaining work per slot (slow ranks count for less): where
+//! most of what it needs is at home, if that is such a rank, else where there is most room. Tasks
+//! follow those they need, so a chain moves as a whole. What somebody runs or is about to run stays
+//! with that rank if it takes part.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,14 +24,17 @@ pub(super) const NODE_NS: u64 = 100;
 
 /// What must be known of tasks to choose homes.
 pub trait Advice: Send {
-    /// A number for all tasks that are expected to take as long (in proportion to [`Advice::work`]) and to fail as often as this one, and
-    /// a range of numbers around it that are of the same class.
+    /// A number for all tasks that are expected to take as long (in proportion to [`Advice::work`])
+    /// and to fail as often as this one, and a range of numbers around it that are of the same
+    /// class.
     fn class(&self, task: TaskId) -> (u32, Range<u32>);
     /// Estimated duration of a task in nanoseconds.
     fn work(&self, task: TaskId) -> u64;
-    /// True if a rank has what a task asks for. A task that no rank can hold alone may be at home with any.
+    /// True if a rank has what a task asks for. A task that no rank can hold alone may be at home
+    /// with any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
-    /// Shares the limits on how many tasks of a group run at once out among these ranks; one without slots takes no part.
+    /// Shares the limits on how many tasks of a group run at once out among these ranks; one
+    /// without slots takes no part.
     fn share_out(&mut self, members: &[Member]);
     /// True unless a task is of a limited group of which this rank has no share.
     fn has_share(&self, task: TaskId, rank: Rank) -> bool;
@@ -117,11 +122,13 @@ struct Scales {
     share: Vec<u128>,
     /// Hundredths of a slot, as fast as those of others.
     strength: Vec<u128>,
-    /// How much each rank had, how much of that it is to give away, and (times what it had) how much of it is due now.
+    /// How much each rank had, how much of that it is to give away, and (times what it had) how
+    /// much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,
-    /// Ranks by load per slot, the lightest first; an entry that is out of date is put right when it comes up.
+    /// Ranks by load per slot, the lightest first; an entry that is out of date is put right when
+    /// it comes up.
     lightest: BinaryHeap<Reverse<(u128, u32)>>,
 }
 
@@ -159,7 +166,8 @@ impl Scales {
         self.load[rank as usize] < self.share[rank as usize]
     }
 
-    /// Where a task goes that need not move: with what it needs, or away as part of what its rank has too much of.
+    /// Where a task goes that need not move: with what it needs, or away as part of what its rank
+    /// has too much of.
     fn lighten(&mut self, remains: &Remains<'_>, before: &[u32], home: &[u32], node: u32) -> u32 {
         let at = home[node as usize];
         if self.give[at as usize] == 0 {

@@ -1,4 +1,5 @@
-//! Who takes part in a run: the life of each rank as the coordinator sees it. No messages here; see `coordinator/change.rs`.
+//! Who takes part in a run: the life of each rank as the coordinator sees it. No messages here; see
+//! `coordinator/change.rs`.
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -11,7 +12,8 @@
 //! | parked, draining, quarantined | is recalled | active |
 //! | draining | is empty | left |
 //!
-//! A rank that left or was lost never comes back under its number: one that does is told to leave, and joins as another.
+//! A rank that left or was lost never comes back under its number: one that does is told to leave,
+//! and joins as another.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -143,7 +145,8 @@ impl Members {
         self.table.iter().map(able).collect()
     }
 
-    /// True if a rank has a part that can be amended: it has been handed tasks, and goes on taking part.
+    /// True if a rank has a part that can be amended: it has been handed tasks, and goes on taking
+    /// part.
     pub(super) fn has_part(&self, rank: Rank) -> bool {
         self.table.get(rank.index()).is_some_and(|entry| entry.handed && entry.standing == RankState::Active)
     }

@@ -1,10 +1,12 @@
 //! What a rank is handed: the nodes at home there and the edges that touch them.
 //!
-//! A part is a handful of columns, laid out as the ledger reads them between two tasks: what is decoded is what is used. All that follows from
-//! them (how many edges each node waits for) is left out. On the wire, columns are differences in which a shape that repeats is
-//! written once (see `numbers`).
+//! A part is a handful of columns, laid out as the ledger reads them between two tasks: what is
+//! decoded is what is used. All that follows from them (how many edges each node waits for) is left
+//! out. On the wire, columns are differences in which a shape that repeats is written once (see
+//! `numbers`).
 //!
-//! A part may have travelled: [`Part::waits`] checks that its columns fit together before anybody indexes by them.
+//! A part may have travelled: [`Part::waits`] checks that its columns fit together before anybody
+//! indexes by them.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -1,7 +1,8 @@
 //! What ranks say to each other. See README.md beside this file for who says what, when and why.
 //!
-//! A message is encoded with postcard (varints); the fabric adds version, length and sender. Everything here may come from a damaged or
-//! hostile peer once ranks join over the network, so receivers check numbers before they index by them.
+//! A message is encoded with postcard (varints); the fabric adds version, length and sender.
+//! Everything here may come from a damaged or hostile peer once ranks join over the network, so
+//! receivers check numbers before they index by them.
 
 use std::sync::Arc;
 
@@ -34,20 +35,23 @@ pub enum Message {
     Welcome(Box<Welcome>),
     /// A rank to the coordinator: what it has.
     Hello(Hello),
-    /// Coordinator to a rank: the tasks at home there, at the begin of the run and after each change of membership.
+    /// Coordinator to a rank: the tasks at home there, at the begin of the run and after each
+    /// change of membership.
     HandOut(Box<HandOut>),
     /// Coordinator to a rank: homes are about to change. Answered by `Ack`.
     Prepare {
         /// The epoch that will begin.
         epoch: u32,
-        /// Open nodes whose home has been lost: what others have heard of them may be all that is left of its work.
+        /// Open nodes whose home has been lost: what others have heard of them may be all that is
+        /// left of its work.
         lost: Ascending,
         /// All ranks that have been lost.
         lost_ranks: Ranks,
         /// False if this rank is to be emptied: then it begins nothing more.
         reserve: bool,
     },
-    /// A rank to the coordinator, after a `Report` of all that has ended: what it keeps until the new epoch begins.
+    /// A rank to the coordinator, after a `Report` of all that has ended: what it keeps until the
+    /// new epoch begins.
     Ack {
         /// The epoch that it is prepared for.
         epoch: u32,
@@ -55,7 +59,8 @@ pub enum Message {
         kept: Vec<(TaskId, u16)>,
         /// Tasks at home here that are elsewhere, as far as it knows.
         lent: Vec<TaskId>,
-        /// Ends that it has counted of the nodes in `lost`, and those of its own that a lost rank was to report.
+        /// Ends that it has counted of the nodes in `lost`, and those of its own that a lost rank
+        /// was to report.
         counted: Vec<(u32, End)>,
     },
     /// A rank to the coordinator: it is to leave, and nothing is left here.
@@ -80,15 +85,17 @@ pub enum Message {
         /// Each node, and how it ended.
         ended: Vec<(u32, End)>,
     },
-    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was empty. One that is remembered and has
-    /// work again says so in the same way, and gets no answer.
+    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was
+    /// empty. One that is remembered and has work again says so in the same way, and gets no
+    /// answer.
     Steal {
         /// The sender's epoch.
         epoch: u32,
         /// Slots without work; 0 to be forgotten.
         want: u32,
     },
-    /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a retry elsewhere.
+    /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a
+    /// retry elsewhere.
     Loot {
         /// The sender's epoch.
         epoch: u32,
@@ -162,8 +169,8 @@ pub enum Message {
         /// Whether running tasks are ended too.
         how: Stop,
     },
-    /// Coordinator to all: these tasks (from, to) are not wanted any more. What runs of them is ended; the others end as CANCELLED
-    /// when they would start.
+    /// Coordinator to all: these tasks (from, to) are not wanted any more. What runs of them is
+    /// ended; the others end as CANCELLED when they would start.
     Cancel {
         /// Ranges of numbers, the ends not included.
         tasks: Vec<(u32, u32)>,
@@ -181,7 +188,8 @@ pub enum Message {
     Leaving,
     /// A rank to rank 0: what it and its node use. For who watches; nothing is decided by it.
     Vitals(Box<Vitals>),
-    /// A rank to rank 0: values that tasks wrote which ended there. They come before the report of those ends.
+    /// A rank to rank 0: values that tasks wrote which ended there. They come before the report of
+    /// those ends.
     Measured {
         /// The values.
         measures: Vec<Measure>,
@@ -248,13 +256,15 @@ pub struct HandOut {
     pub epoch: u32,
     /// The time by the clock of rank 0, of which all times in here are: the receiver's may differ.
     pub now: Time,
-    /// The tasks and their edges: all that is at home on the receiver, or what comes there if it has a part to amend.
+    /// The tasks and their edges: all that is at home on the receiver, or what comes there if it
+    /// has a part to amend.
     pub part: Part,
     /// What else becomes of the part that the receiver has; `None` if `part` takes its place.
     pub amends: Option<Box<Amendment>>,
     /// All ranks that have been lost: what they have said and not been heard to say is void.
     pub lost: Ranks,
-    /// For each group of tasks with a limit on how many run at once: its number, and this rank's share of the limit.
+    /// For each group of tasks with a limit on how many run at once: its number, and this rank's
+    /// share of the limit.
     pub limits: Vec<(u32, u32)>,
     /// Ranks that take part; one that is not among them holds no task.
     pub active: Ranks,
@@ -344,7 +354,8 @@ pub struct Welcome {
     pub works: bool,
     /// Slots asked for (`--slots`).
     pub slots: Option<u32>,
-    /// The masks of all ranks on the receiver's node, in order of rank: those with the same one share it.
+    /// The masks of all ranks on the receiver's node, in order of rank: those with the same one
+    /// share it.
     pub masks: Vec<Vec<u32>>,
     /// True if ranks may join that are not of the receiver's world.
     pub open: bool,
@@ -402,14 +413,16 @@ impl Lease {
         Lease { task: ledger.task(local), home, attempt: 1, urgency, ready }
     }
 
-    /// What the attempt needs of its rank, given what the task needs. A further attempt that is to run on another rank must not
-    /// be stolen back: only tasks without needs are given away, so it needs one slot at least.
+    /// What the attempt needs of its rank, given what the task needs. A further attempt that is to
+    /// run on another rank must not be stolen back: only tasks without needs are given away, so it
+    /// needs one slot at least.
     pub fn needs(&self, retry: &Retry, of_task: Option<Needs>) -> Option<Needs> {
         let stays = self.attempt > 1 && retry.elsewhere;
         of_task.or(stays.then_some(Needs::SLOT))
     }
 
-    /// The record of an attempt that ran. It is the last one if it completed; otherwise the home decides.
+    /// The record of an attempt that ran. It is the last one if it completed; otherwise the home
+    /// decides.
     #[inline]
     pub fn ended(&self, outcome: Outcome, rank: Rank, slot: u16, start: Time, end: Time) -> Attempt {
         let Lease { task, attempt, ready, .. } = *self;

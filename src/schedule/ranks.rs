@@ -1,4 +1,5 @@
-//! A set of ranks, kept as runs of neighbours: a world of thousands of ranks that all take part is one run.
+//! A set of ranks, kept as runs of neighbours: a world of thousands of ranks that all take part is
+//! one run.
 
 use serde::{Deserialize, Serialize};
 

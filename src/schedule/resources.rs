@@ -68,7 +68,8 @@ pub enum Impossible {
     Limit,
 }
 
-/// The memory, GPUs and limits of one rank. Nothing is granted twice: `free + granted = total` at all times.
+/// The memory, GPUs and limits of one rank. Nothing is granted twice: `free + granted = total` at
+/// all times.
 #[derive(Debug)]
 pub struct ResourceLedger {
     slots: u32,

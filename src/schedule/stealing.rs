@@ -1,13 +1,16 @@
 //! Stealing between ranks: whom to ask, how much to give, when to wait.
 //!
-//! A rank without work asks others, one at a time, in an order of its own drawn from a seed. A rank that had nothing to give remembers who
-//! asked (a *lifeline*: Saraswat et al., "Lifeline-based global load balancing", PPoPP 2011) and sends work unasked when it next has
-//! more than its own slots can start. After a round without success the thief waits for those lifelines instead of asking on and on; once
-//! it has work again, it lets go of them. Rank 0 is not between thief and victim.
+//! A rank without work asks others, one at a time, in an order of its own drawn from a seed. A rank
+//! that had nothing to give remembers who asked (a *lifeline*: Saraswat et al., "Lifeline-based
+//! global load balancing", PPoPP 2011) and sends work unasked when it next has more than its own
+//! slots can start. After a round without success the thief waits for those lifelines instead of
+//! asking on and on; once it has work again, it lets go of them. Rank 0 is not between thief and
+//! victim.
 //!
-//! A rank whose own tasks only wait for a neighbour's next end would, if it stole at once, take from that neighbour what the
-//! neighbour is about to run, and both would be out of step from then on. So the thief has patience: it asks when it has starved for longer
-//! than such an end takes. What it lives on already is other ranks' work: then it asks at once.
+//! A rank whose own tasks only wait for a neighbour's next end would, if it stole at once, take
+//! from that neighbour what the neighbour is about to run, and both would be out of step from then
+//! on. So the thief has patience: it asks when it has starved for longer than such an end takes.
+//! What it lives on already is other ranks' work: then it asks at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,8 +23,8 @@ use crate::model::{Attempt, Rank, Time};
 /// At most so many others are asked in a round; each remembers us.
 const ROUND: usize = 8;
 
-/// Tasks of this length and more are given away one for each slot that is free for them: a message takes a hundredth of it even between
-/// ranks that look at the network only now and then.
+/// Tasks of this length and more are given away one for each slot that is free for them: a message
+/// takes a hundredth of it even between ranks that look at the network only now and then.
 const LONG_NS: u64 = 10_000_000;
 
 /// A rank waits for its own work as long as so many of its tasks take ...
@@ -29,11 +32,12 @@ const TASKS: u32 = 2;
 /// ... but not longer than this.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// So many rounds in vain double the pause before the next: who has nothing to do for long hears of work from those who remember it, and
-/// its messages would only keep all others awake.
+/// So many rounds in vain double the pause before the next: who has nothing to do for long hears of
+/// work from those who remember it, and its messages would only keep all others awake.
 pub(super) const DOUBLINGS: u32 = 3;
 
-/// At most so many tasks are given in one message (it stays below the eager limit of common transports).
+/// At most so many tasks are given in one message (it stays below the eager limit of common
+/// transports).
 const MOST: u32 = 128;
 
 /// See the module's text.
@@ -88,7 +92,8 @@ impl WorkStealer {
         }
     }
 
-    /// Others take part from now on. Who was asked before will not answer, and who asked will ask again.
+    /// Others take part from now on. Who was asked before will not answer, and who asked will ask
+    /// again.
     pub(super) fn meet(&mut self, epoch: u32, peers: Ranks) {
         self.epoch = epoch;
         self.peers = peers;
@@ -124,7 +129,8 @@ impl WorkStealer {
         }
     }
 
-    /// Asks another rank if this one starves; serves those who wait if this one has more than it can start.
+    /// Asks another rank if this one starves; serves those who wait if this one has more than it
+    /// can start.
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
             let since = *self.since.get_or_insert(now);
@@ -194,9 +200,10 @@ impl WorkStealer {
         Some(Action::Send { to: from, message: Message::Loot { epoch: self.epoch, leases: Vec::new() } })
     }
 
-    /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same time if tasks are alike, and a few
-    /// more messages mend it if they are not. Of long tasks no more than the other can start at once: what waits there would
-    /// be late if a slot falls free here first, and a message is nothing beside such a task.
+    /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same
+    /// time if tasks are alike, and a few more messages mend it if they are not. Of long tasks no
+    /// more than the other can start at once: what waits there would be late if a slot falls free
+    /// here first, and a message is nothing beside such a task.
     fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
@@ -220,7 +227,8 @@ impl WorkStealer {
         self.usual_ns.is_none_or(|ns| ns >= LONG_NS)
     }
 
-    /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank lives on.
+    /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank
+    /// lives on.
     pub(super) fn ran(&mut self, attempt: &Attempt, abroad: bool) {
         self.abroad = abroad;
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
@@ -245,7 +253,8 @@ impl WorkStealer {
         let take = (others as usize).min(ROUND);
         let mut picked: Vec<Rank> = Vec::with_capacity(take);
         while picked.len() < take {
-            // xorshift64 (Marsaglia 2003): any spread of victims does, and the simulator must draw the same one.
+            // xorshift64 (Marsaglia 2003): any spread of victims does, and the simulator must draw
+            // the same one.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;

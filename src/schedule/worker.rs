@@ -1,17 +1,21 @@
-//! A rank's side of the protocol: a state machine without I/O. Events and the time go in, actions come out.
+//! A rank's side of the protocol: a state machine without I/O. Events and the time go in, actions
+//! come out.
 //!
-//! It keeps what concerns other ranks: who is told of an end, who gets work, what is reported. The dependency counts are the ledger's,
-//! and the tasks that are ready lie in the pool (or in the simulator's queue): pool threads count and start successors at home by themselves and
-//! only leave here what others must hear of.
+//! It keeps what concerns other ranks: who is told of an end, who gets work, what is reported. The
+//! dependency counts are the ledger's, and the tasks that are ready lie in the pool (or in the
+//! simulator's queue): pool threads count and start successors at home by themselves and only leave
+//! here what others must hear of.
 //!
 //! Invariants:
-//! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only tells the home (and, if it
-//!   completed, the coordinator).
-//! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its task.
-//! - What another home says in an earlier epoch is void, what it says in a later one waits for this rank's own hand-out.
+//! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only
+//!   tells the home (and, if it completed, the coordinator).
+//! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its
+//!   task.
+//! - What another home says in an earlier epoch is void, what it says in a later one waits for this
+//!   rank's own hand-out.
 //!
-//! Beside this file, `change.rs` is the rank's part in a change of membership, `retry.rs` what becomes of a task after an attempt, and `report.rs`
-//! what the coordinator is told and when.
+//! Beside this file, `change.rs` is the rank's part in a change of membership, `retry.rs` what
+//! becomes of a task after an attempt, and `report.rs` what the coordinator is told and when.
 
 mod change;
 mod report;
@@ -57,11 +61,12 @@ pub enum WorkerEvent {
     Completed {
         /// Their attempts.
         attempts: Vec<Attempt>,
-        /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready tasks have been started already.
+        /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready
+        /// tasks have been started already.
         ripple: CompletionEffects,
     },
-    /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on lease, or any task since the answer
-    /// to [`Action::Freeze`].
+    /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
+    /// lease, or any task since the answer to [`Action::Freeze`].
     Ended {
         /// The attempt.
         attempt: Attempt,
@@ -75,7 +80,8 @@ pub enum WorkerEvent {
     },
     /// These tasks have been running for a while.
     Started(Vec<Started>),
-    /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able to run alone.
+    /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able
+    /// to run alone.
     Special(Vec<u32>),
     /// The answer to [`Action::Surrender`].
     Surrendered {
@@ -84,7 +90,8 @@ pub enum WorkerEvent {
         /// What the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`Action::Freeze`]. All that slots had counted by themselves has been told before this.
+    /// The answer to [`Action::Freeze`]. All that slots had counted by themselves has been told
+    /// before this.
     Frozen {
         /// What has been taken out of the pool.
         waiting: Vec<Lease>,
@@ -109,10 +116,11 @@ pub enum WorkerEvent {
 /// Times that the protocol keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// A report waits at most this long for more to report. Short tasks so share messages; nobody waits for a report.
+    /// A report waits at most this long for more to report. Short tasks so share messages; nobody
+    /// waits for a report.
     pub report: Duration,
-    /// A rank that has had nothing to do for so long reports: who waits for it should not wait longer. A shorter pause is none: the
-    /// next task only waits for another rank's end.
+    /// A rank that has had nothing to do for so long reports: who waits for it should not wait
+    /// longer. A shorter pause is none: the next task only waits for another rank's end.
     pub idle: Duration,
     /// A report is sent at once when it holds so many attempts.
     pub report_size: usize,
@@ -141,7 +149,8 @@ impl Default for Pace {
     }
 }
 
-/// At most so many ends are told in one message, which keeps it below the eager limit of common transports.
+/// At most so many ends are told in one message, which keeps it below the eager limit of common
+/// transports.
 const COUNTS: usize = 900;
 
 /// A task of another home that this rank has taken.
@@ -364,7 +373,8 @@ impl Worker {
         self.settle(now, actions);
     }
 
-    /// True if ends that another rank tells of in this epoch may be counted in the ledger right away instead of through a message.
+    /// True if ends that another rank tells of in this epoch may be counted in the ledger right
+    /// away instead of through a message.
     pub fn is_counting(&self, epoch: u32) -> bool {
         epoch == self.epoch && !self.phase.is_frozen()
     }
@@ -425,7 +435,8 @@ impl Worker {
                 self.cancel(now, tasks, actions);
             }
             Message::Finish => actions.push(Action::Exit),
-            // What only the coordinator is told, or what the handshake before this machine deals with.
+            // What only the coordinator is told, or what the handshake before this machine deals
+            // with.
             Message::Arrived { .. }
             | Message::Welcome(_)
             | Message::Hello(_)
@@ -526,7 +537,8 @@ impl Worker {
             return;
         }
         if self.phase.is_freezing() || self.slots == 0 {
-            // Whoever is home of them next starts them: the pool has given up what waits, or there is none, and nobody keeps these.
+            // Whoever is home of them next starts them: the pool has given up what waits, or there
+            // is none, and nobody keeps these.
             return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
         }
         let (gangs, here): (Vec<u32>, Vec<u32>) =
@@ -585,7 +597,8 @@ impl Worker {
         {
             self.count_failure(actions);
         }
-        // The stop ended it here; its home may not have heard of the stop yet, and would take this for the task's own end.
+        // The stop ended it here; its home may not have heard of the stop yet, and would take this
+        // for the task's own end.
         let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
         if interrupted || reported_by_runner(&attempt) {
             self.guests.remove(&attempt.task);
@@ -605,8 +618,8 @@ impl Worker {
         self.attempt_ended(now, attempt, true, actions);
     }
 
-    /// Rank 0 gives up a rank that it does not hear, and all that is at home there runs elsewhere. So a
-    /// rank that does not hear rank 0 starts nothing: it would run twice.
+    /// Rank 0 gives up a rank that it does not hear, and all that is at home there runs elsewhere.
+    /// So a rank that does not hear rank 0 starts nothing: it would run twice.
     fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
         let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
         if changed && self.stopping.is_none() && !self.halted {
@@ -646,8 +659,8 @@ pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(R
     }
 }
 
-/// True for an attempt on lease that its runner tells the coordinator of. After a failure the home reports all there is, so that
-/// the attempts of a task are recorded in their order.
+/// True for an attempt on lease that its runner tells the coordinator of. After a failure the home
+/// reports all there is, so that the attempts of a task are recorded in their order.
 fn reported_by_runner(attempt: &Attempt) -> bool {
     attempt.outcome.ok() && attempt.attempt == 1
 }

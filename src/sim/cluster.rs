@@ -1,7 +1,8 @@
 //! The simulated cluster: what `cluster.toml` describes, resolved.
 //!
-//! A *node* of the simulation hosts one rank, as the blocks do that Phalanx gains while running: so any node can be given back alone. How the
-//! file is written is `read`'s concern; docs/cluster-file.md tells it to people.
+//! A *node* of the simulation hosts one rank, as the blocks do that Phalanx gains while running: so
+//! any node can be given back alone. How the file is written is `read`'s concern;
+//! docs/cluster-file.md tells it to people.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -127,8 +128,8 @@ impl Cluster {
         read::parse(text, file)
     }
 
-    /// The kinds of the nodes with which a run of so many ranks begins: those that the file gives it, in its order; further ones are of the
-    /// first kind.
+    /// The kinds of the nodes with which a run of so many ranks begins: those that the file gives
+    /// it, in its order; further ones are of the first kind.
     pub fn first_kinds(&self, ranks: u32) -> impl Iterator<Item = NodeTypeId> + Clone + '_ {
         let given = (0u32..).zip(&self.nodes).flat_map(|(kind, node)| (0..node.first).map(move |_| NodeTypeId(kind)));
         given.chain(std::iter::repeat(NodeTypeId(0))).take(ranks as usize)
@@ -160,7 +161,8 @@ impl Cluster {
         }
     }
 
-    /// The cluster of a job that has no cluster file: nodes of so many slots, at the prices of the job.
+    /// The cluster of a job that has no cluster file: nodes of so many slots, at the prices of the
+    /// job.
     pub fn of_job(cost: &Cost, slots: u32) -> Cluster {
         let mut cluster = Cluster::default().with_slots(slots);
         let node = &mut cluster.nodes[0];

@@ -99,7 +99,8 @@ fn trial<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32
     }
 }
 
-/// The homes with which each policy begins. The partitioner is not to be called by two threads at once.
+/// The homes with which each policy begins. The partitioner is not to be called by two threads at
+/// once.
 fn first_homes(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
     let homes = |&policy: &&str| {
         let ranks = trial(field, policy, field.seed, &[]).first_ranks();
@@ -195,7 +196,8 @@ pub struct BalanceRow {
     pub away: f64,
 }
 
-/// Runs a job on so many ranks with its tasks dealt out in each of the ways: by the graph, and by the strategies that look at load alone.
+/// Runs a job on so many ranks with its tasks dealt out in each of the ways: by the graph, and by
+/// the strategies that look at load alone.
 ///
 /// # Errors
 /// If a task fits on none of the ranks.
@@ -211,7 +213,8 @@ pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<Balance
     Ok(rows)
 }
 
-/// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier run.
+/// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier
+/// run.
 fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     let speeds = Simulator::speeds(field.cluster, ranks, field.seed);
     let seat = |(kind, speed): (NodeTypeId, f64)| {

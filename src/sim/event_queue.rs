@@ -1,6 +1,8 @@
-//! What is still to happen, in order of time; what happens at the same moment, in the order in which it was arranged.
+//! What is still to happen, in order of time; what happens at the same moment, in the order in
+//! which it was arranged.
 //!
-//! The order depends on nothing else, so a run repeats itself exactly. Entries are small and copied; what they are about lies elsewhere.
+//! The order depends on nothing else, so a run repeats itself exactly. Entries are small and
+//! copied; what they are about lies elsewhere.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

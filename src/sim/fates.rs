@@ -27,7 +27,8 @@ pub(super) struct SimulatedAttempt {
     pub(super) outcome: Outcome,
 }
 
-/// Draws the fates of attempts: by seed, task and attempt alone, so that they are the same wherever and whenever a task runs.
+/// Draws the fates of attempts: by seed, task and attempt alone, so that they are the same wherever
+/// and whenever a task runs.
 #[derive(Clone, Debug)]
 pub(super) struct Fates {
     seed: u64,

@@ -1,4 +1,5 @@
-//! The simulated edges: a virtual cluster in virtual time, under the same coordinator, workers and scaling core as a real run.
+//! The simulated edges: a virtual cluster in virtual time, under the same coordinator, workers and
+//! scaling core as a real run.
 //!
 //! | file | one idea |
 //! |---|---|

@@ -1,6 +1,7 @@
 //! The virtual fabric: how long a message is under way.
 //!
-//! As in the real one, messages between two ranks keep their order and those of different senders do not. A message to oneself takes no time.
+//! As in the real one, messages between two ranks keep their order and those of different senders
+//! do not. A message to oneself takes no time.
 
 use fastrand::Rng;
 use rustc_hash::FxHashMap;

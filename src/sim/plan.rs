@@ -1,7 +1,9 @@
-//! Ranks against makespan and cost, before the run: each number of ranks is simulated with several seeds.
+//! Ranks against makespan and cost, before the run: each number of ranks is simulated with several
+//! seeds.
 //!
-//! What is planned is a run with so many ranks from the beginning to the end, as one allocation gives them. Times in queues are not part of
-//! it. Quantiles are over seeds: they say how far the tasks' own scatter reaches, not how wrong the estimates in the job file are.
+//! What is planned is a run with so many ranks from the beginning to the end, as one allocation
+//! gives them. Times in queues are not part of it. Quantiles are over seeds: they say how far the
+//! tasks' own scatter reaches, not how wrong the estimates in the job file are.
 //!
 //! Of large jobs only some numbers are simulated, and the figures of those between are interpolated
 //! as long as that is right (`refine`).
@@ -117,8 +119,8 @@ pub struct Plan {
     pub candidates: Vec<PlanCandidate>,
     /// Which of them is recommended: of the feasible ones the best trade.
     pub recommended: Option<u32>,
-    /// The cheapest nodes with as many slots for as long, if there are nodes of several types and these cost less than those of the
-    /// first type.
+    /// The cheapest nodes with as many slots for as long, if there are nodes of several types and
+    /// these cost less than those of the first type.
     pub mix: Option<Mix>,
     /// What deadline and budget allow.
     pub verdict: Verdict,
@@ -170,7 +172,8 @@ fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutc
     let quantile = |of: &dyn Fn(&SimulationOutcome) -> f64, q: f64| {
         let mut values: Vec<f64> = outcomes.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
-        // The k-th of n values has k of n + 1 further ones below it on average; rounded away from the median, to promise rather too little.
+        // The k-th of n values has k of n + 1 further ones below it on average; rounded away from
+        // the median, to promise rather too little.
         let at = (values.len() + 1) as f64 * q;
         let at = if q < 0.5 { at.floor() } else { at.ceil() } as usize;
         values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(0.0)

@@ -1,8 +1,9 @@
 //! The virtual pool of one rank: which ready task starts on which slots.
 //!
-//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most urgent first; tasks with
-//! needs and slots for gangs as `schedule::admission` says, before plain tasks of the same urgency; a wide task that is due
-//! collects slots, and nothing else starts meanwhile.
+//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most
+//! urgent first; tasks with needs and slots for gangs as `schedule::admission` says, before plain
+//! tasks of the same urgency; a wide task that is due collects slots, and nothing else starts
+//! meanwhile.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -25,8 +26,8 @@ impl Waiting {
     }
 }
 
-/// Plain tasks that wait, in order of arrival for each urgency. A task is added and taken in constant
-/// time for each of the urgencies that occur, which are few.
+/// Plain tasks that wait, in order of arrival for each urgency. A task is added and taken in
+/// constant time for each of the urgencies that occur, which are few.
 #[derive(Debug, Default)]
 struct WaitingQueue {
     /// One queue for each urgency that has occurred, ascending.
@@ -130,7 +131,8 @@ impl SimulatedPool {
         }
     }
 
-    /// Adds a task that is ready; `needs` if it asks for more than one slot, or must not be given away.
+    /// Adds a task that is ready; `needs` if it asks for more than one slot, or must not be given
+    /// away.
     pub(super) fn push(&mut self, lease: Lease, needs: Option<Needs>) {
         match needs {
             Some(needs) => self.queue.push_task(lease, lease.urgency, needs),
@@ -183,7 +185,8 @@ impl SimulatedPool {
         self.paused = true;
     }
 
-    /// True if nothing runs and nothing more begins. Slots that wait for a gang to begin, or to end elsewhere, do nothing.
+    /// True if nothing runs and nothing more begins. Slots that wait for a gang to begin, or to end
+    /// elsewhere, do nothing.
     pub(super) fn is_quiet(&self) -> bool {
         let led = self.held.iter().any(|held| held.led);
         self.paused && !led && self.free.len() + self.set_aside() == self.slots as usize

@@ -1,6 +1,8 @@
-//! Where nodes come from in the simulation: requests that wait, are granted or fail, and the bill of every node.
+//! Where nodes come from in the simulation: requests that wait, are granted or fail, and the bill
+//! of every node.
 //!
-//! A node hosts one rank and has its number. It is billed from its grant until it is given back, is found lost, or the run ends.
+//! A node hosts one rank and has its number. It is billed from its grant until it is given back, is
+//! found lost, or the run ends.
 
 use std::time::Duration;
 
@@ -95,7 +97,8 @@ impl<'a> SimulatedProvider<'a> {
         self.requests.retain(|request| request.id != id);
     }
 
-    /// The time of an answer has come. Returns the number of the node and how long it takes to start, if it was granted.
+    /// The time of an answer has come. Returns the number of the node and how long it takes to
+    /// start, if it was granted.
     pub(super) fn answer(&mut self, now: Time, answer: NodeGranted) -> Option<(u32, Duration)> {
         let at = self.requests.iter().position(|request| request.id == answer.request)?;
         let (kind, asked) = (self.requests[at].node_type, self.requests[at].asked);

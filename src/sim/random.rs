@@ -1,8 +1,10 @@
-//! Random draws of the simulated world: reproducible, and independent of the order in which they are made.
+//! Random draws of the simulated world: reproducible, and independent of the order in which they
+//! are made.
 //!
-//! What belongs to one thing (a task's duration, a node's slowness, a request's delay) is drawn from a generator of its own, seeded from the
-//! run's seed and the thing's number. So a task takes equally long under every policy and on every number of ranks, and a comparison shows
-//! the difference between policies and not between draws.
+//! What belongs to one thing (a task's duration, a node's slowness, a request's delay) is drawn
+//! from a generator of its own, seeded from the run's seed and the thing's number. So a task takes
+//! equally long under every policy and on every number of ranks, and a comparison shows the
+//! difference between policies and not between draws.
 
 use std::time::Duration;
 
@@ -28,7 +30,8 @@ pub fn generator(seed: u64, subject: Subject, number: u64) -> Rng {
     Rng::with_seed(mix(state))
 }
 
-/// SplitMix64's finaliser (Steele et al., OOPSLA 2014): neighbouring numbers give unrelated generators.
+/// SplitMix64's finaliser (Steele et al., OOPSLA 2014): neighbouring numbers give unrelated
+/// generators.
 fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,7 +1,8 @@
-//! The cluster file: from TOML text to a [`Cluster`], with every mistake reported at once, at line and column.
+//! The cluster file: from TOML text to a [`Cluster`], with every mistake reported at once, at line
+//! and column.
 //!
-//! Fields are declared once, with the same macro as those of the job file; the reader and the check for unknown keys follow from
-//! the declarations. docs/cluster-file.md describes them for people.
+//! Fields are declared once, with the same macro as those of the job file; the reader and the check
+//! for unknown keys follow from the declarations. docs/cluster-file.md describes them for people.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,7 +61,8 @@ section! {
         limit: Whole<1, 1_000_000> = "1000000",
         /// So many of the ranks with which a run begins are on nodes of this kind
         first: Whole<0, 100_000> = "0",
-        /// From a request to its grant: a duration, { uniform = ["30s", "90s"] }, { median = "60s", sigma = 0.5 } or a list of measured ones
+        /// From a request to its grant: a duration, { uniform = ["30s", "90s"] }, { median = "60s",
+        /// sigma = 0.5 } or a list of measured ones
         delay: Distribution = "\"0s\"",
         /// From the grant to the first task; written like `delay`
         startup: Distribution = "\"0s\"",
@@ -100,7 +102,8 @@ section! {
 section! {
     /// How tasks deviate from their estimates
     TasksSpec {
-        /// Spread of durations around the estimate: standard deviation of the logarithm, so 0.1 is about 10 %
+        /// Spread of durations around the estimate: standard deviation of the logarithm, so 0.1 is
+        /// about 10 %
         spread: NonNegative = "0.1",
         /// What starting a command takes in addition to its duration
         spawn: DurationSpec = "\"1ms\"",

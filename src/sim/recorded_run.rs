@@ -1,7 +1,8 @@
-//! A simulated run with a run directory: its journal holds what that of a real run would, so everything that reads a real run reads it too.
+//! A simulated run with a run directory: its journal holds what that of a real run would, so
+//! everything that reads a real run reads it too.
 //!
-//! Its journal says that it was simulated, and no real run continues it. Its sessions follow each other in virtual time: a resumed one begins
-//! when the one before ended.
+//! Its journal says that it was simulated, and no real run continues it. Its sessions follow each
+//! other in virtual time: a resumed one begins when the one before ended.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -214,7 +215,8 @@ fn open(
     }))
 }
 
-/// Writes records to a journal; keeps the first error for later, since a simulation cannot stop half way.
+/// Writes records to a journal; keeps the first error for later, since a simulation cannot stop
+/// half way.
 struct Written<'a> {
     journal: &'a mut Journal,
     failed: Option<JournalError>,

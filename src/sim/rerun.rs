@@ -1,8 +1,9 @@
-//! A run that has ended, once more in virtual time: each task takes what it took, and something about the run may be otherwise.
+//! A run that has ended, once more in virtual time: each task takes what it took, and something
+//! about the run may be otherwise.
 //!
-//! The coordinator and the workers are those of a real run, with the homes that they would choose. Nothing is drawn: no node is slow or lost, no
-//! message is late, and nobody decides about ranks. So the same question has the same answer, and what two answers differ by is what was
-//! changed.
+//! The coordinator and the workers are those of a real run, with the homes that they would choose.
+//! Nothing is drawn: no node is slow or lost, no message is late, and nobody decides about ranks.
+//! So the same question has the same answer, and what two answers differ by is what was changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,8 @@ const LATENCY: Duration = Duration::from_micros(20);
 
 /// A run that is repeated.
 pub struct Rerun<'a> {
-    /// The job, with what is changed about it. Retries, limits of time and of failures are not looked at: what came of them is known.
+    /// The job, with what is changed about it. Retries, limits of time and of failures are not
+    /// looked at: what came of them is known.
     pub job: Job,
     /// Its graph.
     pub graph: &'a Arc<TaskGraph>,
@@ -64,7 +66,8 @@ pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32
     Simulator::homes(&prepared, &cluster(slots), slots.len() as u32)
 }
 
-/// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let run at once is for the caller to limit.
+/// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let
+/// run at once is for the caller to limit.
 fn cluster(slots: &[u32]) -> Cluster {
     let at_once = || Distribution::Constant(Duration::ZERO);
     let node = |alike: &[u32]| NodeKind {
@@ -121,7 +124,8 @@ mod tests {
         Told { job: loaded.job, graph, took, ends: vec![Outcome::OK; 9] }
     }
 
-    /// Seconds until it is over; what the protocol takes beyond the tasks is less than a tenth of one.
+    /// Seconds until it is over; what the protocol takes beyond the tasks is less than a tenth of
+    /// one.
     fn seconds(told: &Told, slots: &[u32]) -> f64 {
         let homes = homes(&told.job, &told.graph, slots).unwrap();
         let again = Rerun {

@@ -1,7 +1,9 @@
-//! One simulated run from its beginning to its end, under a policy, with what can be said of it in figures.
+//! One simulated run from its beginning to its end, under a policy, with what can be said of it in
+//! figures.
 //!
-//! Figures are relative to what nobody can undercut with the same draws: the longest chain of tasks on the fastest nodes, and the work on the
-//! nodes that do most for their price. So runs of different jobs can be compared.
+//! Figures are relative to what nobody can undercut with the same draws: the longest chain of tasks
+//! on the fastest nodes, and the work on the nodes that do most for their price. So runs of
+//! different jobs can be compared.
 
 use std::time::Duration;
 
@@ -32,7 +34,8 @@ pub struct Simulation<'a> {
     pub scaling: &'a Scaling,
     /// Budget and deadline; prices are the cluster's.
     pub cost: &'a Cost,
-    /// Ranks at the beginning; `None`: those of a `static-N`, else those that the cluster begins with, else the fewest that the bounds allow.
+    /// Ranks at the beginning; `None`: those of a `static-N`, else those that the cluster begins
+    /// with, else the fewest that the bounds allow.
     pub ranks: Option<u32>,
     /// How homes are chosen at the beginning; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
@@ -192,7 +195,8 @@ impl<'a> Simulation<'a> {
         Ok(self.judge(ended, &prices))
     }
 
-    /// The bounds, no wider than the cluster; and at least as wide as what there is at the beginning.
+    /// The bounds, no wider than the cluster; and at least as wide as what there is at the
+    /// beginning.
     fn bounds(&self) -> Scaling {
         let limit = self.cluster.nodes.first().map_or(u32::MAX, |node| node.limit);
         let most = self.scaling.max_ranks.min(limit).max(self.first_ranks());

@@ -1,7 +1,8 @@
 //! The virtual world: drives the coordinator and the workers of a real run in virtual time.
 //!
-//! It decides nothing that a run decides. It does what MPI, threads and processes do for a real one: it carries messages, keeps ready tasks in
-//! pools, lets tasks last as long as their fate says, and hands each event to the state machine that it concerns. The wiring follows
+//! It decides nothing that a run decides. It does what MPI, threads and processes do for a real
+//! one: it carries messages, keeps ready tasks in pools, lets tasks last as long as their fate
+//! says, and hands each event to the state machine that it concerns. The wiring follows
 //! `runtime/rank/engine.rs` and `runtime/rank/executor.rs` step by step.
 //!
 //! | file | one idea |
@@ -12,11 +13,14 @@
 //! | `idle` | ranks without work |
 //! | `fleet` | ranks that come and go |
 //!
-//! Time jumps from event to event. Nothing looks over all ranks: a rank costs something only when something happens to it. An idle rank that has asked
-//! in vain as patiently as it ever will *dozes* while no rank has anything to give: its questions and their empty answers are left out, and it
-//! goes on in its own rhythm when there is something. Among many ranks still more questions are left out; see `search`.
+//! Time jumps from event to event. Nothing looks over all ranks: a rank costs something only when
+//! something happens to it. An idle rank that has asked in vain as patiently as it ever will
+//! *dozes* while no rank has anything to give: its questions and their empty answers are left out,
+//! and it goes on in its own rhythm when there is something. Among many ranks still more questions
+//! are left out; see `search`.
 //!
-//! Everything follows from the job, the cluster and the seed. The state of a run is never looked at in the order of a hash table.
+//! Everything follows from the job, the cluster and the seed. The state of a run is never looked at
+//! in the order of a hash table.
 
 mod exchange;
 mod fleet;
@@ -255,7 +259,8 @@ impl<'a> Simulator<'a> {
         Ok(world)
     }
 
-    /// The homes that a run on so many ranks begins with. Choosing them may take longer than the run, and is the same for every seed.
+    /// The homes that a run on so many ranks begins with. Choosing them may take longer than the
+    /// run, and is the same for every seed.
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
@@ -300,7 +305,8 @@ impl<'a> Simulator<'a> {
     /// Goes on until every rank has left.
     ///
     /// # Errors
-    /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which this seed replays.
+    /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which
+    /// this seed replays.
     pub fn run(mut self) -> Result<SimulatedEnd, String> {
         while self.present > 0 {
             let Some((at, number, what)) = self.events_due.next() else {

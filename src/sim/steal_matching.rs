@@ -1,12 +1,15 @@
 //! How ranks without work find work, when there are too many of them to play every question.
 //!
-//! In a real run an idle rank asks others at random, again and again, and is remembered by those it asked. Ten thousand idle ranks so send hundreds of
-//! thousands of messages a second, nearly all of them in vain; a simulator that plays them all does nothing else. Among more ranks than [`CROWD`] it leaves
-//! out the questions in vain: it brings an idle rank and one that has something to give together, and lets the question that finds be asked as late as chance
-//! would have it. What follows from that question is the protocol's own.
+//! In a real run an idle rank asks others at random, again and again, and is remembered by those it
+//! asked. Ten thousand idle ranks so send hundreds of thousands of messages a second, nearly all of
+//! them in vain; a simulator that plays them all does nothing else. Among more ranks than [`CROWD`]
+//! it leaves out the questions in vain: it brings an idle rank and one that has something to give
+//! together, and lets the question that finds be asked as late as chance would have it. What
+//! follows from that question is the protocol's own.
 //!
-//! A rank asks [`ROUND`] others in each pause, so one of `n` ranks is found after `n / (ROUND * k)` pauses on average, where `k` may be found (or
-//! may find). With a lifeline in every round's reach (`k >= n / ROUND`) it is found at once.
+//! A rank asks [`ROUND`] others in each pause, so one of `n` ranks is found after `n / (ROUND * k)`
+//! pauses on average, where `k` may be found (or may find). With a lifeline in every round's reach
+//! (`k >= n / ROUND`) it is found at once.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Whole runs in virtual time, against what the graph alone says of them. Every run is replayed by its seed.
+//! Whole runs in virtual time, against what the graph alone says of them. Every run is replayed by
+//! its seed.
 //!
 //! `PHALANX_SEEDS` says how many seeds are tried, `PHALANX_SEED` which single one.
 
@@ -137,7 +138,8 @@ fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
     ok
 }
 
-/// A complete run: every task has ended, is skipped exactly if something it needs ended against it, and none began before what it needs had ended.
+/// A complete run: every task has ended, is skipped exactly if something it needs ended against it,
+/// and none began before what it needs had ended.
 fn check_complete(scene: &PreparedJob, records: &[Record], name: &str) {
     let graph = &scene.graph;
     let attempts = attempts(records);
@@ -256,7 +258,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             before: NOBODY,
             floor: None,
         };
-        // What the first nodes cost at least, and the longest task on each of them, cannot be avoided by anybody.
+        // What the first nodes cost at least, and the longest task on each of them, cannot be
+        // avoided by anybody.
         let prices = cluster.prices(&Cost::default());
         let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
         let least =
@@ -344,7 +347,8 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
     for seed in seeds(120) {
         let _named = Named(seed, "sim::tests::end_and_bill_lie_in_the_interval");
         let mut rng = Rng::with_seed(seed);
-        // Tasks of one slot: wide ones are not stolen, and so wait for their homes rather than for any rank.
+        // Tasks of one slot: wide ones are not stolen, and so wait for their homes rather than for
+        // any rank.
         let scene = scene(&random_job(&mut rng, true).replace("cpus = 2", ""));
         let (delay, spread) = ([1, 20, 90][rng.usize(0..3)], 0.1 + rng.f64() * 0.4);
         let cluster = cluster(&format!(
@@ -358,7 +362,8 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
             Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
         let outcome = trial.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
-        // Looks of one run that follow each other are alike: four of each are asked, spread over it.
+        // Looks of one run that follow each other are alike: four of each are asked, spread over
+        // it.
         for share in [0.0, 0.25, 0.5, 0.75] {
             let look = outcome.ended.forecasts.iter().find(|(at, _)| at.seconds() >= share * end);
             let Some((_, forecast)) = look else { continue };

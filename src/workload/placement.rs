@@ -83,8 +83,9 @@ fn too_large(group: &Group, members: &[Member]) -> String {
     )
 }
 
-/// How many tasks of each limited group may run at once on each rank: for each rank `(group, share)`. A limit is shared out
-/// among the ranks that fit the group, the first ones getting one more where it does not divide.
+/// How many tasks of each limited group may run at once on each rank: for each rank `(group,
+/// share)`. A limit is shared out among the ranks that fit the group, the first ones getting one
+/// more where it does not divide.
 pub(crate) struct LimitShares(Vec<Vec<(u32, u32)>>);
 
 impl LimitShares {
@@ -148,7 +149,8 @@ impl Advice for PlacementRules {
 
     fn fits(&self, task: TaskId, member: &Member) -> bool {
         let (id, group) = self.group(task);
-        // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks together.
+        // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks
+        // together.
         (group.mpi.is_some() && !self.alone[id]) || fits(group, member)
     }
 

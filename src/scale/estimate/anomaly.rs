@@ -1,7 +1,9 @@
-//! What is unusual about a run, against earlier runs of the same job: its length, its work, a class of its tasks, the delay of its nodes.
+//! What is unusual about a run, against earlier runs of the same job: its length, its work, a class
+//! of its tasks, the delay of its nodes.
 //!
-//! Unusual is what lies outside the range in which 99 of 100 such runs are expected, with trend and with the pattern of day and week, and
-//! differs by a quarter at least: runs that are as like as two peas must not make a difference of a percent an alarm.
+//! Unusual is what lies outside the range in which 99 of 100 such runs are expected, with trend and
+//! with the pattern of day and week, and differs by a quarter at least: runs that are as like as
+//! two peas must not make a difference of a percent an alarm.
 
 use serde::{Deserialize, Serialize};
 

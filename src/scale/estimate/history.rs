@@ -1,8 +1,8 @@
-//! What earlier runs of the same job tell: how long its classes took, how long nodes took to come at this hour of this weekday,
-//! how long runs last and whether they grow longer.
+//! What earlier runs of the same job tell: how long its classes took, how long nodes took to come
+//! at this hour of this weekday, how long runs last and whether they grow longer.
 //!
-//! Plain data: whoever drives the core loads it before a run and adds to it after. `lessons` is what one run finds, `unusual` compares a
-//! run with those before.
+//! Plain data: whoever drives the core loads it before a run and adds to it after. `lessons` is
+//! what one run finds, `unusual` compares a run with those before.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
@@ -15,7 +15,8 @@ pub const KEPT: usize = 200;
 /// An older run counts this much less than the one after it.
 const FADE: f64 = 0.9;
 
-/// Earlier runs together count for at most so many observations: this run must be able to overrule them.
+/// Earlier runs together count for at most so many observations: this run must be able to overrule
+/// them.
 const MOST_WORTH: f64 = 20.0;
 
 /// With fewer runs nothing is expected of the next.
@@ -37,8 +38,9 @@ impl Moment {
         Moment { weekday: ((day + 3) % 7) as u8, hour: (second / 3600) as u8 }
     }
 
-    /// How much a run at another moment tells about this one, 0 to 1: the daily pattern counts by the distance of the hours
-    /// around the clock, the weekly one by whether both are working days or both are not.
+    /// How much a run at another moment tells about this one, 0 to 1: the daily pattern counts by
+    /// the distance of the hours around the clock, the weekly one by whether both are working days
+    /// or both are not.
     fn likeness(self, other: Moment) -> f64 {
         let apart = f64::from(self.hour.abs_diff(other.hour) % 24);
         let around = apart.min(24.0 - apart);
@@ -66,7 +68,8 @@ pub struct RunRecord {
     pub slots: u32,
     /// Its scaling policy.
     pub policy: String,
-    /// True if it ran all of the job's tasks in one go, and all of them completed: only such runs say how long a run lasts.
+    /// True if it ran all of the job's tasks in one go, and all of them completed: only such runs
+    /// say how long a run lasts.
     pub whole: bool,
     /// How long it took, in seconds.
     pub wall_s: f64,
@@ -169,7 +172,8 @@ impl History {
         self.pool(|run| &run.delays, name, 1.0, moment).map(|(mean, var, worth)| LogNormal::learnt(mean, var, worth))
     }
 
-    /// Mean and variance over runs, and how many observations they are worth; the variance has a part within runs and a part between them.
+    /// Mean and variance over runs, and how many observations they are worth; the variance has a
+    /// part within runs and a part between them.
     fn pool(
         &self,
         of: impl Fn(&RunRecord) -> &Vec<Summary>,
@@ -194,8 +198,9 @@ impl History {
         Some((mean, variance, total.min(MOST_WORTH)))
     }
 
-    /// How long a run like this one (as many tasks and slots, the same policy) is expected to take when it begins at this one's moment, with
-    /// trend and pattern; `None` with fewer than four such runs.
+    /// How long a run like this one (as many tasks and slots, the same policy) is expected to take
+    /// when it begins at this one's moment, with trend and pattern; `None` with fewer than four
+    /// such runs.
     pub fn expect_wall(&self, like: &RunRecord) -> Option<Expected> {
         let is_like = |run: &RunRecord| run.slots == like.slots && run.policy == like.policy;
         self.expect_of(like, |run| is_like(run).then_some(run.wall_s))
@@ -210,7 +215,8 @@ impl History {
         self.expect(like.started(), |run| value(run).filter(|_| run.whole && run.tasks == like.tasks))
     }
 
-    /// A straight line through the logarithms over the number of the run, fitted with weights for likeness, and the spread around it.
+    /// A straight line through the logarithms over the number of the run, fitted with weights for
+    /// likeness, and the spread around it.
     pub(super) fn expect(&self, moment: Moment, value: impl Fn(&RunRecord) -> Option<f64>) -> Option<Expected> {
         let values = self.runs.iter().filter_map(|run| Some((run, value(run).filter(|v| v.is_finite() && *v > 0.0)?)));
         let points: Vec<(f64, f64, f64)> =

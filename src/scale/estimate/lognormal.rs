@@ -1,12 +1,14 @@
 //! A log-normal belief about a positive quantity, sharpened by every observation.
 //!
-//! Durations of tasks of one class spread by factors rather than by seconds, so their logarithms are taken to be normal. Mean and
-//! variance are both unknown; with the conjugate normal-inverse-gamma prior (Murphy, "Conjugate Bayesian analysis of the Gaussian
-//! distribution", 2007, section 3) what comes next follows Student's t, which is wide after two observations and close to normal after
-//! thirty. Intervals are therefore honest from the first observation on, with no switch from "unknown" to "known".
+//! Durations of tasks of one class spread by factors rather than by seconds, so their logarithms
+//! are taken to be normal. Mean and variance are both unknown; with the conjugate
+//! normal-inverse-gamma prior (Murphy, "Conjugate Bayesian analysis of the Gaussian distribution",
+//! 2007, section 3) what comes next follows Student's t, which is wide after two observations and
+//! close to normal after thirty. Intervals are therefore honest from the first observation on, with
+//! no switch from "unknown" to "known".
 //!
-//! Where there are many observations, the quantiles of the last few hundred are used instead: they hold for any shape (two modes,
-//! a heavy tail) and forget what no longer holds.
+//! Where there are many observations, the quantiles of the last few hundred are used instead: they
+//! hold for any shape (two modes, a heavy tail) and forget what no longer holds.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -79,12 +81,14 @@ pub struct LogNormal {
 }
 
 impl LogNormal {
-    /// A guess from outside (a job file, an earlier run) that counts as one observation and may well be off by half.
+    /// A guess from outside (a job file, an earlier run) that counts as one observation and may
+    /// well be off by half.
     pub fn guess(median: f64) -> LogNormal {
         LogNormal::prior(median, 2.0, 0.12)
     }
 
-    /// No idea, only an order of magnitude to begin with: it counts as a hundredth of an observation.
+    /// No idea, only an order of magnitude to begin with: it counts as a hundredth of an
+    /// observation.
     pub fn unknown(median: f64) -> LogNormal {
         LogNormal::prior(median, 0.01, 0.05)
     }
@@ -157,7 +161,8 @@ impl LogNormal {
             belief = next;
         }
         if self.latest.len() >= ENOUGH {
-            // Of those that others of the sample would hardly outlast each is taken for complete, at its mean.
+            // Of those that others of the sample would hardly outlast each is taken for complete,
+            // at its mean.
             let thinned = open().map(|(_, count)| count).sum::<u64>().div_ceil(MOST_LATE).max(1);
             let late =
                 open().map(|(value, count)| (belief.beyond(value), count)).filter(|((_, _, share), _)| *share > 0.5);
@@ -209,7 +214,8 @@ impl LogNormal {
         Quantiles { q10: exp(self.mean - half), q50: exp(self.mean), q90: exp(self.mean + half) }
     }
 
-    /// By which factor the median itself may be underestimated (90 % point): 1 for perfect knowledge.
+    /// By which factor the median itself may be underestimated (90 % point): 1 for perfect
+    /// knowledge.
     pub fn doubt(&self) -> f64 {
         exp(self.t90() * (self.variance() / self.weight).sqrt())
     }
@@ -230,7 +236,8 @@ impl LogNormal {
         (self.latest.len() < ENOUGH).then(|| numbers.map(f64::to_bits))
     }
 
-    /// What is still to come of a value that has already reached `elapsed`: the share `p` of such values ends sooner.
+    /// What is still to come of a value that has already reached `elapsed`: the share `p` of such
+    /// values ends sooner.
     pub fn rest(&self, elapsed: f64, p: f64) -> f64 {
         let deviation = self.variance().sqrt();
         let passed = match elapsed > 0.0 && deviation > 0.0 {
@@ -238,13 +245,15 @@ impl LogNormal {
             false => 0.0,
         };
         if passed > 0.999 {
-            // Beyond all experience: what has lasted that long lasts as long again (the median under a scale-free prior).
+            // Beyond all experience: what has lasted that long lasts as long again (the median
+            // under a scale-free prior).
             return elapsed * p / (1.0 - p).max(1e-3);
         }
         (exp(self.mean + deviation * normal_point(passed + p * (1.0 - passed))) - elapsed).max(0.0)
     }
 
-    /// True if a value is so far out (one in a thousand) that something other than chance is likely.
+    /// True if a value is so far out (one in a thousand) that something other than chance is
+    /// likely.
     pub fn is_odd(&self, value: f64) -> bool {
         self.seen >= 10 && (log(value) - self.mean).abs() > 3.29 * self.variance().sqrt().max(0.05)
     }
@@ -297,7 +306,8 @@ pub(crate) fn normal_point(p: f64) -> f64 {
     standard_normal().inverse_cdf(p.clamp(1e-9, 1.0 - 1e-9))
 }
 
-/// Linear interpolation between order statistics (Hyndman and Fan 1996, definition 6: unbiased coverage).
+/// Linear interpolation between order statistics (Hyndman and Fan 1996, definition 6: unbiased
+/// coverage).
 pub(crate) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let at = (p * (sorted.len() as f64 + 1.0) - 1.0).clamp(0.0, last as f64);
@@ -326,7 +336,8 @@ mod tests {
 
     #[test]
     fn intervals_cover_what_they_promise() {
-        // 80 % intervals for the next value, after few and after many observations, for narrow and for wide classes.
+        // 80 % intervals for the next value, after few and after many observations, for narrow and
+        // for wide classes.
         for seen in [8, 15, 40, 100, 300] {
             let (mut inside, mut all) = (0, 0);
             for class in 0..400 {

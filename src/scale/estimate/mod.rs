@@ -1,8 +1,9 @@
 //! What is believed about durations: of tasks by class, and of the delay until a new node comes.
 //!
-//! What is learnt for a class is not a duration but the factor between a task's own prior (its `estimate` in the job file) and
-//! the time it took. So a sweep whose members take `{n}` minutes each is one class, and one observation says
-//! something about all of them. Without a prior the factor is that to one second.
+//! What is learnt for a class is not a duration but the factor between a task's own prior (its
+//! `estimate` in the job file) and the time it took. So a sweep whose members take `{n}` minutes
+//! each is one class, and one observation says something about all of them. Without a prior the
+//! factor is that to one second.
 //!
 //! Of a class of which nothing is known at all the other classes of the job tell: the estimates of
 //! the job file, and the first observation of each class without one.
@@ -83,12 +84,14 @@ struct ClassEstimate {
     factor: LogNormal,
     /// Something is known of it: the job file or an earlier run tells, or a task has ended.
     known: bool,
-    /// How long attempts took that failed: all that is known of a class none of whose tasks has completed.
+    /// How long attempts took that failed: all that is known of a class none of whose tasks has
+    /// completed.
     failed: LogNormal,
 }
 
 impl Estimates {
-    /// Knows no more than these priors; nodes of a type take `delays[type]` to come (those not listed: a minute).
+    /// Knows no more than these priors; nodes of a type take `delays[type]` to come (those not
+    /// listed: a minute).
     pub fn new(classes: Vec<ClassPrior>, delays: &[Duration]) -> Estimates {
         let class = |prior: ClassPrior| ClassEstimate {
             name: prior.name,
@@ -110,7 +113,8 @@ impl Estimates {
         }
     }
 
-    /// Takes what earlier runs of the job found in place of guesses: for these classes, and for the delay of nodes, whose kinds are listed.
+    /// Takes what earlier runs of the job found in place of guesses: for these classes, and for the
+    /// delay of nodes, whose kinds are listed.
     pub fn recall(&mut self, history: &History, moment: Moment, classes: &[&str], kinds: &[&str]) {
         let classes: FxHashSet<&str> = classes.iter().copied().collect();
         for class in self.classes.iter_mut().filter(|class| classes.contains(&*class.name)) {
@@ -128,8 +132,9 @@ impl Estimates {
         }
     }
 
-    /// Learns from a task of a class that completed: its own prior, and how long it took. Returns true if that is so far from
-    /// the others of its class that something other than chance is likely.
+    /// Learns from a task of a class that completed: its own prior, and how long it took. Returns
+    /// true if that is so far from the others of its class that something other than chance is
+    /// likely.
     pub fn observe_task(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) -> bool {
         let Some(class) = self.classes.get_mut(class.0 as usize) else { return false };
         let factor = lognormal::seconds(took) / class.size_of(prior);
@@ -142,7 +147,8 @@ impl Estimates {
         odd
     }
 
-    /// Learns from an attempt of a task of a class that failed. It tells only of a class of which nothing better is known.
+    /// Learns from an attempt of a task of a class that failed. It tells only of a class of which
+    /// nothing better is known.
     pub fn observe_failure(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) {
         if let Some(class) = self.classes.get_mut(class.0 as usize) {
             let factor = lognormal::seconds(took) / class.size_of(prior);
@@ -186,7 +192,8 @@ impl Estimates {
         }
     }
 
-    /// How long a node that was asked for `elapsed` ago will still take to come (median), in seconds.
+    /// How long a node that was asked for `elapsed` ago will still take to come (median), in
+    /// seconds.
     pub fn delay_rest(&self, node_type: NodeTypeId, elapsed: Duration) -> f64 {
         match self.delays.get(node_type.0 as usize) {
             Some(delay) => delay.rest(elapsed.as_secs_f64(), 0.5),
@@ -209,7 +216,8 @@ impl Estimates {
         self.odd
     }
 
-    /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its duration.
+    /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its
+    /// duration.
     pub(super) fn factor(&self, class: ClassId) -> &LogNormal {
         self.belief(class)
     }

@@ -1,6 +1,7 @@
 //! What one run finds out about its classes and its nodes, for the runs after it.
 //!
-//! Sums of this run alone: beliefs have learnt from earlier runs already, and to write those down would count every run again and again.
+//! Sums of this run alone: beliefs have learnt from earlier runs already, and to write those down
+//! would count every run again and again.
 
 use std::time::Duration;
 
@@ -78,7 +79,8 @@ pub struct RunStats {
 }
 
 impl RunStats {
-    /// Of a run with these classes, each with the duration that a factor of 1 stands for (a second, if none is known).
+    /// Of a run with these classes, each with the duration that a factor of 1 stands for (a second,
+    /// if none is known).
     pub fn new<'a>(classes: impl Iterator<Item = (&'a str, Option<Duration>)>) -> RunStats {
         RunStats { classes: classes.map(|(name, size)| Sum::new(name, size)).collect(), ..RunStats::default() }
     }

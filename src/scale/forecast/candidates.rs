@@ -1,7 +1,9 @@
-//! One look ahead: which ranks there are and could be had, and what would come of each number of them.
+//! One look ahead: which ranks there are and could be had, and what would come of each number of
+//! them.
 //!
-//! Ranks are put in the order in which they would be used, so that a number of ranks means the first so many. Those beyond go, and the tasks that
-//! run on them end first: until then their nodes are charged for, and nothing more is started there.
+//! Ranks are put in the order in which they would be used, so that a number of ranks means the
+//! first so many. Those beyond go, and the tasks that run on them end first: until then their nodes
+//! are charged for, and nothing more is started there.
 
 use std::collections::BTreeMap;
 
@@ -21,15 +23,18 @@ mod alike;
 /// The 90 % point of the standard normal distribution.
 const Z90: f64 = 1.281_551_565_544_6;
 
-/// By this share of what is not known the end is later than the scene says: whatever waits for several tasks waits for the last of them,
-/// and ranks come for a phase when it has begun. Measured: with it half of the ends of simulated runs are sooner
+/// By this share of what is not known the end is later than the scene says: whatever waits for
+/// several tasks waits for the last of them, and ranks come for a phase when it has begun.
+/// Measured: with it half of the ends of simulated runs are sooner
 /// (`end_and_bill_lie_in_the_interval` in `sim/tests.rs`).
 const SLIP: f64 = 0.3;
 
-/// So much of the bill that is left goes with the end: ranks that fall free before it are given back. Measured in the same way.
+/// So much of the bill that is left goes with the end: ranks that fall free before it are given
+/// back. Measured in the same way.
 const HELD_TO_THE_END: f64 = 0.7;
 
-/// One look: the ranks that could be had, in the order in which they would be used, and what was found.
+/// One look: the ranks that could be had, in the order in which they would be used, and what was
+/// found.
 pub(super) struct CandidateSearch<'a> {
     scope: &'a Scope,
     holders: Holders,
@@ -80,7 +85,8 @@ impl<'a> CandidateSearch<'a> {
             scope,
             supply,
             speed: speed(seen, prices),
-            // What is given back with one decision can be asked for with the next at the earliest, and both changes cost the run something.
+            // What is given back with one decision can be asked for with the next at the earliest,
+            // and both changes cost the run something.
             gap: delay.q50 + charge.minimum.max(2.0 * scope.interval),
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
@@ -103,7 +109,8 @@ impl<'a> CandidateSearch<'a> {
         usage::deal(&mut scene.tasks_running, &mut self.holders, &mut self.leaving);
     }
 
-    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer around what a policy may choose.
+    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer
+    /// around what a policy may choose.
     pub fn look_around(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, player: &mut ListScheduler) {
         let mut tries = Vec::new();
         let mut n = self.least;
@@ -129,8 +136,8 @@ impl<'a> CandidateSearch<'a> {
         }
     }
 
-    /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish x cost, the fewest ranks that meet
-    /// the deadline, the most that keep the budget.
+    /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish
+    /// x cost, the fewest ranks that meet the deadline, the most that keep the budget.
     fn between(&self) -> Vec<u32> {
         let product = |p: &Prospect| (self.now + p.finish_q50) * p.cost.max(1e-12);
         let all = || self.found.values();
@@ -163,8 +170,9 @@ impl<'a> CandidateSearch<'a> {
             self.leaving.groups().copied().chain(others).map(|group| node_cost::farewell(&group, &self.charge)).sum();
         let cost = gone + node_cost::bill(course, &holders, self.gap, &self.charge);
         let slots = f64::from(holders.slots().max(1));
-        // The end is late by what is not known of the classes and of the nodes that are still to come, and by chance: by what that
-        // does to the longest chain, or to the sum of work where that binds. They are independent, so their squares add up.
+        // The end is late by what is not known of the classes and of the nodes that are still to
+        // come, and by chance: by what that does to the longest chain, or to the sum of work where
+        // that binds. They are independent, so their squares add up.
         let late_nodes = holders.groups().map(|group| group.holder.arrives).fold(0.0, f64::max) * (self.late - 1.0);
         let unknown = course.finish * (scene.doubt(slots) - 1.0);
         let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
@@ -192,8 +200,9 @@ impl<'a> CandidateSearch<'a> {
         course.peak
     }
 
-    /// How many of the first so many ranks are to be had: those that will have work before others could come, and of those there are the ones that
-    /// will have some before they could go and come again, or while they are held by what they run anyway.
+    /// How many of the first so many ranks are to be had: those that will have work before others
+    /// could come, and of those there are the ones that will have some before they could go and
+    /// come again, or while they are held by what they run anyway.
     fn wanted(&self, ranks: u32, course: &Schedule, holders: &Holders) -> u32 {
         let (peaks, usage) = (Peaks::of(course), RankUsage::of(holders));
         let needed = |moment: f64| usage.least(peaks.before(moment));

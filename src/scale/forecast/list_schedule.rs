@@ -1,8 +1,10 @@
-//! Plays the rest of the graph forward on a given number of slots: list scheduling in order of upward rank, as the real pool does.
+//! Plays the rest of the graph forward on a given number of slots: list scheduling in order of
+//! upward rank, as the real pool does.
 //!
-//! A chunk is started in as large parts as slots are free; a part is one event. Where far more tasks are open than there are slots, a slot
-//! takes several of them one after the other, the fewer the nearer the end (guided self-scheduling: Polychronopoulos and Kuck
-//! 1987). So the number of events follows the number of chunks and slots rather than of tasks.
+//! A chunk is started in as large parts as slots are free; a part is one event. Where far more
+//! tasks are open than there are slots, a slot takes several of them one after the other, the fewer
+//! the nearer the end (guided self-scheduling: Polychronopoulos and Kuck 1987). So the number of
+//! events follows the number of chunks and slots rather than of tasks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -216,7 +218,8 @@ impl ListScheduler {
             return;
         }
         if self.left[chunk] > 0 {
-            // The next wave of a band; or, with tasks still closed, nothing until what they wait for has ended.
+            // The next wave of a band; or, with tasks still closed, nothing until what they wait
+            // for has ended.
             if self.waits[chunk] == 0 {
                 self.open_wave(outline, chunk);
             }

@@ -1,4 +1,5 @@
-//! The forecast: for every number of ranks, when the rest of the graph would be done and what it would cost.
+//! The forecast: for every number of ranks, when the rest of the graph would be done and what it
+//! would cost.
 //!
 //! What remains is kept in few chunks (`scale/remaining`). `scene` fills in how long it takes,
 //! `sight` lists the ranks there are and could be and tries numbers of them: `play` runs the scene
@@ -46,7 +47,8 @@ pub struct Outlook {
     pub supply: u32,
     /// How long a new node takes to come.
     pub delay: Quantiles,
-    /// Gaps in the use of a node up to this long are bridged: its delay and what its least charge buys, at least two decisions.
+    /// Gaps in the use of a node up to this long are bridged: its delay and what its least charge
+    /// buys, at least two decisions.
     pub gap: f64,
     /// Longest chain of what is left.
     pub critical: f64,
@@ -70,7 +72,8 @@ pub struct Prospect {
     pub finish_q50: f64,
     /// Seconds until the end, in nine of ten cases.
     pub finish_q90: f64,
-    /// By which factor the end may be late (nine of ten cases) because little is known; chance, which no knowledge takes away, apart.
+    /// By which factor the end may be late (nine of ten cases) because little is known; chance,
+    /// which no knowledge takes away, apart.
     pub doubt: f64,
     /// Bill of the whole run, spent so far included: one case in ten is cheaper.
     pub cost_q10: f64,
@@ -78,8 +81,8 @@ pub struct Prospect {
     pub cost: f64,
     /// The same in nine of ten cases.
     pub cost_q90: f64,
-    /// Ranks to ask for or to hold now: those that will be used before new ones could come, and those whose gap is shorter than
-    /// giving them back and asking again would take.
+    /// Ranks to ask for or to hold now: those that will be used before new ones could come, and
+    /// those whose gap is shorter than giving them back and asking again would take.
     pub wanted: u32,
 }
 
@@ -174,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_rank_that_drains_is_charged_for_until_its_tasks_end() {
-        // Sixty-four tasks of 1000 s run on sixteen ranks, and nothing else is left: to let ranks go saves nothing.
+        // Sixty-four tasks of 1000 s run on sixteen ranks, and nothing else is left: to let ranks
+        // go saves nothing.
         let mut world = World::bag(64, 1000.0).with_ranks(16).busy();
         world.stages.iter_mut().for_each(|stage| *stage = Some(crate::scale::Stage::Running(Time::ZERO)));
         world.now = 100.0;

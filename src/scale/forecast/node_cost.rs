@@ -1,8 +1,9 @@
 //! Which nodes a forecast holds when, and what that costs.
 //!
-//! A forecast is not billed as if all its nodes were held to the end. It is billed as the policy will act: a node that idles for
-//! longer than the gap rule allows is given back and asked for again in time. So trying 16 nodes for a wide phase does not charge
-//! the narrow phase after it with 15 idle ones.
+//! A forecast is not billed as if all its nodes were held to the end. It is billed as the policy
+//! will act: a node that idles for longer than the gap rule allows is given back and asked for
+//! again in time. So trying 16 nodes for a wide phase does not charge the narrow phase after it
+//! with 15 idle ones.
 //!
 //! Ranks are kept in groups of alike ones (`holders`), so that all of this costs as much as there
 //! are groups and changes, not ranks.
@@ -51,7 +52,8 @@ pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
     }
 }
 
-/// Bill of all holders from their grants on, if those that idle for longer than `gap` are given back.
+/// Bill of all holders from their grants on, if those that idle for longer than `gap` are given
+/// back.
 pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
     let mut ledger = HoldBill::new(holders, charge, gap);
     // Holders are used in order, so those that are used, and those that are not, are stacks.

@@ -1,7 +1,8 @@
 //! The scene of a forecast: what is left in each chunk at one moment, with durations filled in.
 //!
-//! Durations are not all medians, which would make every forecast too short: the tasks of a class that wait, and those that run, are each given
-//! a quantile of their own, so that the durations of a class spread as they are believed to. How much longer everything may take because little is
+//! Durations are not all medians, which would make every forecast too short: the tasks of a class
+//! that wait, and those that run, are each given a quantile of their own, so that the durations of
+//! a class spread as they are believed to. How much longer everything may take because little is
 //! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
 //!
 //! Where every task is a chunk (`exact`), each is looked at. Else the sums of the outline's cells
@@ -61,7 +62,8 @@ pub(super) struct RemainingChunks {
     /// Longest chain of what is left, in seconds; and with doubt.
     pub critical: f64,
     pub doubtful_critical: f64,
-    /// How far chance moves the end: standard deviation in seconds along the longest chain, and of the sum of work.
+    /// How far chance moves the end: standard deviation in seconds along the longest chain, and of
+    /// the sum of work.
     pub chain_deviation: f64,
     pub work_deviation: f64,
     /// Entries that were looked at: tasks where each is a chunk, else cells, running tasks and
@@ -218,7 +220,8 @@ impl RemainingChunks {
         }
     }
 
-    /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something before it is.
+    /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something
+    /// before it is.
     fn connect(&mut self, outline: &CoarseGraph) {
         for chunk in 0..outline.len() {
             if outline.slots[chunk] == 0 && self.waits[chunk] > 0 {
@@ -262,8 +265,8 @@ impl RemainingChunks {
         (0..).zip(&self.order).for_each(|(at, &chunk)| self.position[chunk as usize] = at);
     }
 
-    /// By which factor the end on so many slots may be late because little is known: that of the longest chain or of the work, whichever
-    /// binds.
+    /// By which factor the end on so many slots may be late because little is known: that of the
+    /// longest chain or of the work, whichever binds.
     pub fn doubt(&self, slots: f64) -> f64 {
         let middle = self.critical.max(self.work / slots);
         let late = self.doubtful_critical.max(self.doubtful_work / slots);
@@ -291,8 +294,9 @@ impl Upward {
     }
 }
 
-/// Which part of a class's distribution each of some tasks stands for: equal parts, so that one task alone stands for the median and of many the
-/// longest stands for a long one. Neighbours are given parts far from each other.
+/// Which part of a class's distribution each of some tasks stands for: equal parts, so that one
+/// task alone stands for the median and of many the longest stands for a long one. Neighbours are
+/// given parts far from each other.
 #[derive(Clone, Debug, Default)]
 struct Strata {
     tasks: u32,

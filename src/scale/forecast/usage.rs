@@ -1,8 +1,9 @@
 //! Which ranks have something to do, when it is only known how many slots are busy.
 //!
-//! Tasks do not move. When fewer slots are busy than there are, those that are do not lie side by side: of four slots of a node three may be
-//! free, and the node is held all the same. How many ranks are in use is therefore not the least that so many tasks fit on but what is left of
-//! those that were in use when tasks end here and there.
+//! Tasks do not move. When fewer slots are busy than there are, those that are do not lie side by
+//! side: of four slots of a node three may be free, and the node is held all the same. How many
+//! ranks are in use is therefore not the least that so many tasks fit on but what is left of those
+//! that were in use when tasks end here and there.
 
 use super::list_schedule::Schedule;
 use super::node_cost::{Holders, QUANTILES};
@@ -96,8 +97,9 @@ impl<'a> RankUsage<'a> {
         self.holders.room_for(busy)
     }
 
-    /// Ranks that are still in use when tasks have ended here and there until so many slots are busy. A rank of `s` slots each of which is busy with
-    /// probability `p` has nothing to do with probability `(1 - p)^s`.
+    /// Ranks that are still in use when tasks have ended here and there until so many slots are
+    /// busy. A rank of `s` slots each of which is busy with probability `p` has nothing to do with
+    /// probability `(1 - p)^s`.
     fn left(&self, busy: u32) -> f64 {
         let ranks = self.used.round().max(1.0);
         let each = f64::from(self.holders.slots_of(ranks as u32)) / ranks;

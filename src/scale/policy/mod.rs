@@ -1,7 +1,7 @@
 //! What every policy is: an observation in, a wish out. And the six policies of the job file.
 //!
-//! A policy says how many ranks it wants and why. It knows neither bounds nor hysteresis nor which rank goes: that is the
-//! [`Scaler`](super::Scaler)'s part, and the same for all policies.
+//! A policy says how many ranks it wants and why. It knows neither bounds nor hysteresis nor which
+//! rank goes: that is the [`Scaler`](super::Scaler)'s part, and the same for all policies.
 
 mod fixed;
 mod predictive;
@@ -29,8 +29,8 @@ pub trait Policy: Send {
     /// How many ranks it wishes for now.
     fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target;
 
-    /// True if the scaler's good sense applies (see [`Scaler`](super::Scaler)); policies of other systems are carried out to
-    /// the letter, within bounds and budget.
+    /// True if the scaler's good sense applies (see [`Scaler`](super::Scaler)); policies of other
+    /// systems are carried out to the letter, within bounds and budget.
     fn guarded(&self) -> bool {
         true
     }
@@ -70,8 +70,8 @@ pub fn policy_of(scaling: &Scaling) -> Box<dyn Policy> {
     }
 }
 
-/// The policy with a name: one of the six of the job file, `static-N`, or a comparison policy (see [`peers`]); `None` if there is
-/// none of that name.
+/// The policy with a name: one of the six of the job file, `static-N`, or a comparison policy (see
+/// [`peers`]); `None` if there is none of that name.
 pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> {
     let policy = match name {
         "fixed" => PolicyKind::Fixed,

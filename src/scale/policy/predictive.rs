@@ -1,8 +1,10 @@
-//! Policies that look ahead: the rest of the graph is played forward for many numbers of ranks, and the best is chosen.
+//! Policies that look ahead: the rest of the graph is played forward for many numbers of ranks, and
+//! the best is chosen.
 //!
-//! What is best is the *aim*: a trade between time and money (`predictive`), the least bill that meets the deadline (`cost`), or the
-//! earliest finish that keeps the budget (`performance`). `hybrid` does as `predictive` while the forecast is sure enough, and
-//! else grows as the rules say; rules may forbid growth in any case.
+//! What is best is the *aim*: a trade between time and money (`predictive`), the least bill that
+//! meets the deadline (`cost`), or the earliest finish that keeps the budget (`performance`).
+//! `hybrid` does as `predictive` while the forecast is sure enough, and else grows as the rules
+//! say; rules may forbid growth in any case.
 
 use super::rules::RuleBook;
 use super::score::time_weight;
@@ -17,14 +19,16 @@ use crate::scale::price::Prices;
 /// Differences smaller than this share are no reason for a change: forecasts are not that good.
 const SAME: f64 = 0.02;
 
-/// Ranks that have something to do are given back for no smaller share. What they run holds their nodes all the same, with slots that become
-/// free and are paid for; that the others pack what is left as well as a forecast does is not sure.
+/// Ranks that have something to do are given back for no smaller share. What they run holds their
+/// nodes all the same, with slots that become free and are paid for; that the others pack what is
+/// left as well as a forecast does is not sure.
 const CLEAR: f64 = 0.2;
 
 /// What a policy wants of the prospects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
-    /// The least `w ln(finish) + (1 - w) ln(cost)`: one percent of time is worth `w / (1 - w)` percent of money.
+    /// The least `w ln(finish) + (1 - w) ln(cost)`: one percent of time is worth `w / (1 - w)`
+    /// percent of money.
     Trade(f64),
     /// The least cost among those that meet the deadline.
     Cheapest,
@@ -122,7 +126,8 @@ impl Choice<'_> {
         }
     }
 
-    /// The best prospect that keeps budget and deadline; if there is none, the nearest, and what stands against it.
+    /// The best prospect that keeps budget and deadline; if there is none, the nearest, and what
+    /// stands against it.
     fn best(&self) -> Option<(Prospect, Option<&'static str>)> {
         let least = |keep: &dyn Fn(&Prospect) -> bool, by: &dyn Fn(&Prospect) -> f64| {
             self.outlook.prospects.iter().filter(|p| keep(p)).min_by(|a, b| by(a).total_cmp(&by(b))).copied()
@@ -144,13 +149,15 @@ impl Choice<'_> {
         upto.or(self.outlook.prospects.first()).copied()
     }
 
-    /// The burden of the whole run, not that of the rest: so a second has the same price from the beginning to the end, and none is bought dear in one
-    /// phase that was to be had cheaply in another.
+    /// The burden of the whole run, not that of the rest: so a second has the same price from the
+    /// beginning to the end, and none is bought dear in one phase that was to be had cheaply in
+    /// another.
     fn burden(&self, p: &Prospect) -> f64 {
         self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost)
     }
 
-    /// How much less burden one prospect is than another, as a share of what is left: of the whole run a change near its end can be but little.
+    /// How much less burden one prospect is than another, as a share of what is left: of the whole
+    /// run a change near its end can be but little.
     fn gain(&self, from: &Prospect, to: &Prospect) -> f64 {
         let left = from.finish_q50 / (self.seen.now.seconds() + from.finish_q50).max(1e-9);
         (self.burden(from) - self.burden(to)) / left.max(1e-9)
@@ -188,7 +195,8 @@ impl Choice<'_> {
     }
 }
 
-/// How sure a prospect is: 0.7 where not knowing the tasks may double the time. Chance does not count: it strikes whatever is chosen.
+/// How sure a prospect is: 0.7 where not knowing the tasks may double the time. Chance does not
+/// count: it strikes whatever is chosen.
 fn confidence(p: &Prospect) -> f64 {
     p.doubt.max(1.0).recip().sqrt()
 }

@@ -1,7 +1,9 @@
-//! Rules with thresholds: what most schedulers scale by. Here they are one policy (`reactive`) and the guard of another (`hybrid`).
+//! Rules with thresholds: what most schedulers scale by. Here they are one policy (`reactive`) and
+//! the guard of another (`hybrid`).
 //!
-//! A rule looks at one measure. Above its threshold it adds ranks (or gives them back, or forbids growth), below its lower one it
-//! gives ranks back; then it is silent for its cooldown. Rules that want different things are settled by the score of load.
+//! A rule looks at one measure. Above its threshold it adds ranks (or gives them back, or forbids
+//! growth), below its lower one it gives ranks back; then it is silent for its cooldown. Rules that
+//! want different things are settled by the score of load.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -95,7 +97,8 @@ impl RuleBook {
         let strongest = |act: Above| votes.iter().filter(|v| v.act == act).max_by_key(|v| v.step);
         let (grow, shrink) = (strongest(Above::Grow), strongest(Above::Shrink));
         let cool = |last: Option<Time>, pause: Duration| last.is_none_or(|last| seen.now.since(last) >= pause);
-        // A measure that is low says little while others are high: giving back needs the whole picture.
+        // A measure that is low says little while others are high: giving back needs the whole
+        // picture.
         let chosen = match (grow, shrink) {
             (Some(grow), None) => Some(grow),
             (Some(grow), Some(_)) if score >= 0.5 => Some(grow),

@@ -1,8 +1,9 @@
 //! What a run has spent, what it can no longer avoid to spend, and how long it may go on.
 //!
-//! The budget is a hard cap by reservation: at every moment the bill is reckoned as if every node held, and every node that may still
-//! be granted, were kept until the last running task ends. The moment at which that bill would reach the budget is
-//! [`Account::stop_by`]; nothing may run beyond it.
+//! The budget is a hard cap by reservation: at every moment the bill is reckoned as if every node
+//! held, and every node that may still be granted, were kept until the last running task ends. The
+//! moment at which that bill would reach the budget is [`Account::stop_by`]; nothing may run beyond
+//! it.
 
 use std::time::Duration;
 
@@ -66,21 +67,24 @@ impl<'a> Account<'a> {
         self.settled + self.held_until(self.now)
     }
 
-    /// What cannot be avoided beyond [`Account::spent`] if nothing more is started and the last task ends after `drain`. Requests
-    /// count with their least bill: they may be granted before they are withdrawn.
+    /// What cannot be avoided beyond [`Account::spent`] if nothing more is started and the last
+    /// task ends after `drain`. Requests count with their least bill: they may be granted before
+    /// they are withdrawn.
     pub fn committed(&self, drain: Duration) -> f64 {
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, Duration::ZERO)).sum();
         self.held_until(self.now.after(drain)) - self.held_until(self.now) + requests
     }
 
-    /// Bill of everything if all nodes held, and all requested as if granted now, are kept until `end`.
+    /// Bill of everything if all nodes held, and all requested as if granted now, are kept until
+    /// `end`.
     pub fn until(&self, end: Time) -> f64 {
         let hold = end.since(self.now);
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, hold)).sum();
         self.settled + self.held_until(end) + requests
     }
 
-    /// The last moment until which everything can be kept within the budget; now, if it is exceeded already; `None` without a budget.
+    /// The last moment until which everything can be kept within the budget; now, if it is exceeded
+    /// already; `None` without a budget.
     pub fn stop_by(&self) -> Option<Time> {
         let budget = self.prices.budget?;
         // A century bounds the search where nodes cost nothing.
@@ -109,8 +113,8 @@ impl<'a> Account<'a> {
         held + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
     }
 
-    /// How many more nodes of a type may be asked for: within the hourly budget, the limit of the type, and so that the budget pays for
-    /// all nodes until `end`.
+    /// How many more nodes of a type may be asked for: within the hourly budget, the limit of the
+    /// type, and so that the budget pays for all nodes until `end`.
     pub fn affordable(&self, node_type: NodeTypeId, end: Time) -> u32 {
         let Some(node) = self.prices.node(node_type) else { return 0 };
         let mut most = u32::MAX;
@@ -167,7 +171,8 @@ impl Alarm {
 pub struct Savings {
     /// What was charged.
     pub bill: f64,
-    /// What holding the greatest allowed number of nodes from the beginning to the end would have cost.
+    /// What holding the greatest allowed number of nodes from the beginning to the end would have
+    /// cost.
     pub static_maximum: f64,
     /// What nobody can undercut: price x work / slots.
     pub lower_bound: f64,
@@ -176,7 +181,8 @@ pub struct Savings {
 }
 
 impl Savings {
-    /// Reckons for nodes of one type: `wall` of the run, `work` in tasks summed over slots, `completed` tasks.
+    /// Reckons for nodes of one type: `wall` of the run, `work` in tasks summed over slots,
+    /// `completed` tasks.
     pub fn of(
         prices: &Prices,
         node_type: NodeTypeId,
@@ -226,7 +232,8 @@ mod tests {
         world.see(|seen| {
             let account = Account::of(seen, &prices);
             assert!((account.spent() - 0.160).abs() < 1e-9);
-            // 20 s more: the first pays 0.020, the second is still within its minimum, the requests pay their minimum.
+            // 20 s more: the first pays 0.020, the second is still within its minimum, the requests
+            // pay their minimum.
             assert!((account.committed(Duration::from_secs(20)) - 0.140).abs() < 1e-9);
             assert!((account.until(Time(200_000_000_000)) - (0.2 + 0.11 + 0.2)).abs() < 1e-9);
             assert!((account.per_hour() - 4.0 * 3.6).abs() < 1e-9);

@@ -1,5 +1,5 @@
-//! The cheapest nodes for a need, as an integer program: how many of each type, so that they have the slots, keep the limits and
-//! the budget, and cost the least.
+//! The cheapest nodes for a need, as an integer program: how many of each type, so that they have
+//! the slots, keep the limits and the budget, and cost the least.
 //!
 //! What cannot be had is said to be so, together with the nearest that can.
 
@@ -75,7 +75,8 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Minimises the cost of meeting the need, or maximises the slots without it; `None` if there is no solution.
+    /// Minimises the cost of meeting the need, or maximises the slots without it; `None` if there
+    /// is no solution.
     fn solve(&self, direction: OptimizationDirection, budget: Option<f64>) -> Option<Mix> {
         let least_cost = matches!(direction, OptimizationDirection::Minimize);
         let mut problem = Problem::new(direction);

@@ -1,7 +1,8 @@
-//! What nodes cost: the price list and the bill of a node; what has been spent (`account`), and the cheapest nodes for a need (`mix`).
+//! What nodes cost: the price list and the bill of a node; what has been spent (`account`), and the
+//! cheapest nodes for a need (`mix`).
 //!
-//! A node is charged from its grant to its end, for at least a minimum and in whole units, as sites and clouds do. A rank that idles is
-//! charged like one that works.
+//! A node is charged from its grant to its end, for at least a minimum and in whole units, as sites
+//! and clouds do. A rank that idles is charged like one that works.
 
 mod account;
 mod mix;
@@ -53,7 +54,8 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// The price list of a job, for nodes of one rank with so many slots each. `[[cost.node]]` types follow as 1, 2, ...
+    /// The price list of a job, for nodes of one rank with so many slots each. `[[cost.node]]`
+    /// types follow as 1, 2, ...
     pub fn of_job(cost: &Cost, slots: u32) -> Prices {
         let node = |name: &str, node_hour, minimum, granularity| NodeType {
             name: name.to_owned(),
@@ -86,7 +88,8 @@ impl Prices {
 }
 
 impl NodeType {
-    /// Time that is charged for a node held for `held`: at least the minimum, rounded up to the granularity.
+    /// Time that is charged for a node held for `held`: at least the minimum, rounded up to the
+    /// granularity.
     pub fn charged(&self, held: Duration) -> Duration {
         // Half a millennium fits, and accounts of many nodes do this often.
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -95,7 +98,8 @@ impl NodeType {
         Duration::from_nanos(rounded).max(self.minimum)
     }
 
-    /// Bill of a node held for `held`: `max(minimum, ceil(held / granularity) granularity) x price`.
+    /// Bill of a node held for `held`: `max(minimum, ceil(held / granularity) granularity) x
+    /// price`.
     pub fn bill(&self, held: Duration) -> f64 {
         self.charged(held).as_secs_f64() * self.per_second()
     }

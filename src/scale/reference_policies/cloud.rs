@@ -1,4 +1,5 @@
-//! Comparison policies of systems in use: Kubernetes, Dask, HyperQueue, Parsl, and DPDS for budgets.
+//! Comparison policies of systems in use: Kubernetes, Dask, HyperQueue, Parsl, and DPDS for
+//! budgets.
 
 use std::collections::VecDeque;
 
@@ -12,9 +13,10 @@ use crate::scale::policy::{Policy, Target};
 use crate::scale::price::{Account, NodeTypeId, Prices};
 use crate::scale::remaining::Stage;
 
-/// Horizontal Pod Autoscaler v2 of Kubernetes: `n' = ceil(n m / m*)` every 15 s, no change within a tolerance of 0.1; up by at most the
-/// larger of 100 % and 4, down to the highest recommendation of the last 300 s. The measure is the load per slot (running and
-/// queued), its target 1: with CPU alone, which ends at 100 %, it could not see a queue.
+/// Horizontal Pod Autoscaler v2 of Kubernetes: `n' = ceil(n m / m*)` every 15 s, no change within a
+/// tolerance of 0.1; up by at most the larger of 100 % and 4, down to the highest recommendation of
+/// the last 300 s. The measure is the load per slot (running and queued), its target 1: with CPU
+/// alone, which ends at 100 %, it could not see a queue.
 #[derive(Clone, Debug, Default)]
 pub struct Hpa {
     last: Option<(Time, u32)>,
@@ -50,8 +52,8 @@ impl Policy for Hpa {
     }
 }
 
-/// Adaptive of dask.distributed: as many threads as end all work at hand in 5 s, at most one per task; twice the workers above 60 %
-/// of memory; down after three votes in a row.
+/// Adaptive of dask.distributed: as many threads as end all work at hand in 5 s, at most one per
+/// task; twice the workers above 60 % of memory; down after three votes in a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dask {
     votes: u32,
@@ -90,8 +92,8 @@ impl Policy for Dask {
     }
 }
 
-/// Automatic allocation of HyperQueue: one request at a time while ready tasks do not fit on present and requested workers; a worker
-/// ends when it has been idle for 5 minutes.
+/// Automatic allocation of HyperQueue: one request at a time while ready tasks do not fit on
+/// present and requested workers; a worker ends when it has been idle for 5 minutes.
 #[derive(Clone, Debug, Default)]
 pub struct HyperQueue {
     idle_since: FxHashMap<Rank, Time>,
@@ -132,8 +134,8 @@ impl Policy for HyperQueue {
     }
 }
 
-/// The `simple` strategy of Parsl with parallelism 1 and blocks of one node: out while there are fewer slots than tasks, in only when no
-/// task remains.
+/// The `simple` strategy of Parsl with parallelism 1 and blocks of one node: out while there are
+/// fewer slots than tasks, in only when no task remains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parsl;
 
@@ -162,8 +164,9 @@ impl Policy for Parsl {
     }
 }
 
-/// DPDS (Malawski et al., "Algorithms for cost- and deadline-constrained provisioning for scientific workflow ensembles in IaaS clouds", FGCS
-/// 2015): every 10 s one node more above 90 % utilisation while money and time remain; below 70 % half of the nodes that complete a billing
+/// DPDS (Malawski et al., "Algorithms for cost- and deadline-constrained provisioning for
+/// scientific workflow ensembles in IaaS clouds", FGCS 2015): every 10 s one node more above 90 %
+/// utilisation while money and time remain; below 70 % half of the nodes that complete a billing
 /// unit end; near the budget only as many stay as it pays for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dpds {
@@ -246,7 +249,8 @@ mod tests {
 
     #[test]
     fn dask_by_hand() {
-        // 32 ready tasks of 10 s and 8 running with 10 s to go: 400 s in 5 s are 80 threads, but there are 40 tasks: 10 nodes.
+        // 32 ready tasks of 10 s and 8 running with 10 s to go: 400 s in 5 s are 80 threads, but
+        // there are 40 tasks: 10 nodes.
         assert_eq!(wish(&mut Dask::default(), &bag(8, 32, 10.0, 2)).ranks, 10);
         // 40 tasks of 1 s: 8 threads, 2 nodes.
         assert_eq!(wish(&mut Dask::default(), &bag(0, 40, 1.0, 1)).ranks, 2);

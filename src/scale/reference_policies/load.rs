@@ -1,4 +1,5 @@
-//! Comparison policies that see the load only: React, Adapt, Hist, Reg, ConPaaS (Ilyushkin et al., ICPE 2017).
+//! Comparison policies that see the load only: React, Adapt, Hist, Reg, ConPaaS (Ilyushkin et al.,
+//! ICPE 2017).
 
 use std::collections::VecDeque;
 
@@ -8,8 +9,8 @@ use crate::scale::observation::Observation;
 use crate::scale::policy::{Policy, Target};
 use crate::scale::price::Prices;
 
-/// React (Chieu et al., "Dynamic Scaling of Web Applications in a Virtualized Cloud Computing Environment", ICEBE 2009): two nodes more
-/// than the load.
+/// React (Chieu et al., "Dynamic Scaling of Web Applications in a Virtualized Cloud Computing
+/// Environment", ICEBE 2009): two nodes more than the load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct React;
 
@@ -35,8 +36,8 @@ impl Policy for React {
     }
 }
 
-/// Adapt (Ali-Eldin et al., "An adaptive hybrid elasticity controller for cloud infrastructures", NOMS 2012): follows the rate at which
-/// the load moves away from the capacity; slow to give back.
+/// Adapt (Ali-Eldin et al., "An adaptive hybrid elasticity controller for cloud infrastructures",
+/// NOMS 2012): follows the rate at which the load moves away from the capacity; slow to give back.
 #[derive(Clone, Copy, Debug)]
 pub struct Adapt {
     tick: f64,
@@ -74,8 +75,8 @@ impl Policy for Adapt {
     }
 }
 
-/// Hist (Urgaonkar et al., "Agile Dynamic Provisioning of Multi-tier Internet Applications", TAAS 2008): the 90th percentile of the loads
-/// seen at this hour, corrected by the errors of late.
+/// Hist (Urgaonkar et al., "Agile Dynamic Provisioning of Multi-tier Internet Applications", TAAS
+/// 2008): the 90th percentile of the loads seen at this hour, corrected by the errors of late.
 #[derive(Clone, Debug, Default)]
 pub struct Hist {
     /// Loads by hour of the run.
@@ -117,8 +118,9 @@ impl Policy for Hist {
     }
 }
 
-/// Reg (Iqbal et al., "Adaptive resource provisioning for read intensive multi-tier applications in the cloud", FGCS 2011): reactive when
-/// growing, a quadratic regression over the last 72 loads when giving back.
+/// Reg (Iqbal et al., "Adaptive resource provisioning for read intensive multi-tier applications in
+/// the cloud", FGCS 2011): reactive when growing, a quadratic regression over the last 72 loads
+/// when giving back.
 #[derive(Clone, Debug, Default)]
 pub struct Reg {
     loads: VecDeque<f64>,
@@ -173,8 +175,9 @@ fn quadratic_next(values: &[f64]) -> f64 {
     level + y1 / s2 * x + bend * x * x
 }
 
-/// ConPaaS (Fernandez et al., "Autoscaling Web Applications in Heterogeneous Cloud Infrastructures", IC2E 2014): autoregression, a straight line
-/// and Holt-Winters, weighted by the rank of their errors of late.
+/// ConPaaS (Fernandez et al., "Autoscaling Web Applications in Heterogeneous Cloud
+/// Infrastructures", IC2E 2014): autoregression, a straight line and Holt-Winters, weighted by the
+/// rank of their errors of late.
 #[derive(Clone, Debug, Default)]
 pub struct ConPaas {
     loads: VecDeque<f64>,
@@ -232,7 +235,8 @@ fn line_next(values: &[f64]) -> f64 {
     y + xy / xx * (n - x)
 }
 
-/// The next value by an autoregression of at most so many lags, fitted by the Yule-Walker equations (Levinson-Durbin recursion).
+/// The next value by an autoregression of at most so many lags, fitted by the Yule-Walker equations
+/// (Levinson-Durbin recursion).
 fn autoregression_next(values: &[f64], lags: usize) -> f64 {
     let n = values.len();
     let order = lags.min(n / 3);

@@ -1,8 +1,10 @@
-//! Policies of other systems and papers, **for comparison only**: the simulator runs them beside ours, no job file can choose them.
+//! Policies of other systems and papers, **for comparison only**: the simulator runs them beside
+//! ours, no job file can choose them.
 //!
-//! Each says where it comes from. They are carried out to the letter within bounds and budget. Seven are from the survey of Ilyushkin
-//! et al., "An Experimental Performance Evaluation of Autoscaling Policies for Complex Workflows" (ICPE 2017), in its terms: `L` is the
-//! load, running and queued tasks in units of nodes, `C` the capacity in nodes; one decision per tick.
+//! Each says where it comes from. They are carried out to the letter within bounds and budget.
+//! Seven are from the survey of Ilyushkin et al., "An Experimental Performance Evaluation of
+//! Autoscaling Policies for Complex Workflows" (ICPE 2017), in its terms: `L` is the load, running
+//! and queued tasks in units of nodes, `C` the capacity in nodes; one decision per tick.
 
 mod cloud;
 mod load;

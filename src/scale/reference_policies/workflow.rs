@@ -13,7 +13,8 @@ use crate::scale::policy::{Policy, Target};
 use crate::scale::price::{NodeTypeId, Prices};
 use crate::scale::remaining::{RemainingTask, Stage};
 
-/// Token: how many tasks could run at once within the horizon, found by moving tokens along the graph.
+/// Token: how many tasks could run at once within the horizon, found by moving tokens along the
+/// graph.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenPolicy {
     /// Seconds between decisions.
@@ -168,8 +169,9 @@ impl<'a> RemainingNodes<'a> {
         most
     }
 
-    /// Packs running and eligible tasks, and what they make eligible, on processors: each on the one that is free first, or on a new one if
-    /// that is free only after the horizon. Returns the processors used.
+    /// Packs running and eligible tasks, and what they make eligible, on processors: each on the
+    /// one that is free first, or on a new one if that is free only after the horizon. Returns the
+    /// processors used.
     fn pack(&self, horizon: f64) -> usize {
         let mut waits = self.waits();
         let mut free: BinaryHeap<Reverse<u64>> = BinaryHeap::new();
@@ -209,7 +211,8 @@ impl<'a> RemainingNodes<'a> {
         used
     }
 
-    /// Counts the end of a node at its successors; tells of each whether it was the last that it waited for.
+    /// Counts the end of a node at its successors; tells of each whether it was the last that it
+    /// waited for.
     fn pass(&self, node: u32, waits: &mut FxHashMap<u32, u32>, mut each: impl FnMut(u32, bool)) {
         for edge in self.graph.successors(node) {
             let Some(count) = waits.get_mut(&edge.node()) else { continue };
@@ -227,7 +230,8 @@ mod tests {
 
     #[test]
     fn token_sees_a_wide_phase_only_within_its_horizon() {
-        // Chain of 4 tasks of 30 s, then 40 at once; the horizon is 60 + 5 s, so ceil(65 x 5 / 150) = 3 steps.
+        // Chain of 4 tasks of 30 s, then 40 at once; the horizon is 60 + 5 s, so ceil(65 x 5 / 150)
+        // = 3 steps.
         let world = World::phases(&[1, 1, 1, 1, 40], 30.0);
         assert_eq!(wish(&mut TokenPolicy { tick: 5.0 }, &world).ranks, 1);
         let world = World::phases(&[1, 1, 1, 40], 30.0);

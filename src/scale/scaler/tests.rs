@@ -1,4 +1,5 @@
-//! The scaler over small worlds: which ranks go, and a toy run that shows that the budget holds whatever happens.
+//! The scaler over small worlds: which ranks go, and a toy run that shows that the budget holds
+//! whatever happens.
 
 use proptest::prelude::*;
 
@@ -125,7 +126,8 @@ fn the_effect_of_a_change_is_measured_when_the_next_is_due() {
     assert_eq!((effects[0].0, effects[0].1.arrived, effects[0].1.active), (first[0].number, Some(time(70.0)), 8));
 }
 
-/// A toy run in steps of half a second: tasks of drawn durations, nodes that come after drawn delays. It obeys the scaler and nothing else.
+/// A toy run in steps of half a second: tasks of drawn durations, nodes that come after drawn
+/// delays. It obeys the scaler and nothing else.
 struct Toy {
     world: World,
     cost: Cost,
@@ -315,7 +317,8 @@ fn run(policy: &str, world: World, cost: &Cost, delay: f64, seed: u64) -> Outcom
 
 #[test]
 fn a_run_is_not_stopped_for_what_nobody_knows() {
-    // Four nodes at 1 a second and 400 to spend: the money lasts for 100 s. Of the tasks nothing is known but that they run.
+    // Four nodes at 1 a second and 400 to spend: the money lasts for 100 s. Of the tasks nothing is
+    // known but that they run.
     let cost = Cost { node_hour: 3600.0, budget: Some(400.0), ..Cost::default() };
     let prices = Prices::of_job(&cost, 4);
     let estimates = Estimates::new(vec![crate::scale::ClassPrior::default()], &[]);
@@ -365,8 +368,8 @@ fn settings_choose_the_policy() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever the graph, the policy, the price and the delay: the bill stays under the budget, and a run that the budget
-    /// would pay for generously is not stopped.
+    /// Whatever the graph, the policy, the price and the delay: the bill stays under the budget,
+    /// and a run that the budget would pay for generously is not stopped.
     #[test]
     fn the_budget_is_never_exceeded(
         widths in prop::collection::vec(1u32..60, 1..5),

@@ -1,6 +1,8 @@
-//! The coordinator's part in a change of membership: prepare, gather what is known, give out new homes.
+//! The coordinator's part in a change of membership: prepare, gather what is known, give out new
+//! homes.
 //!
-//! Joining, draining, parking, losing a rank and rebalancing are one thing: *the homes of some open tasks change at an epoch*.
+//! Joining, draining, parking, losing a rank and rebalancing are one thing: *the homes of some open
+//! tasks change at an epoch*.
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
@@ -260,8 +262,9 @@ impl Coordinator {
         }
     }
 
-    /// What all acknowledgements say together is a consistent cut of the run. From it follow the tasks that have ended, who keeps which
-    /// of the open ones, the new homes, and what changes for each rank.
+    /// What all acknowledgements say together is a consistent cut of the run. From it follow the
+    /// tasks that have ended, who keeps which of the open ones, the new homes, and what changes for
+    /// each rank.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
         let mut cut = self.close(now, &graph, preparing, actions);
@@ -307,7 +310,8 @@ impl Coordinator {
         }
     }
 
-    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run stops unless somebody is to come.
+    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run
+    /// stops unless somebody is to come.
     pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
         let tasks = self.homeless.tasks + self.gangs.unplaced();
         if tasks == 0 || self.finished || self.stopping.is_some() || self.is_changing() {
@@ -334,8 +338,9 @@ impl Coordinator {
         }
     }
 
-    /// True if nodes may still come that help. The nodes of a run are alike: where one has come that cannot run a task, others cannot either. Tasks
-    /// that need several ranks may need more of them.
+    /// True if nodes may still come that help. The nodes of a run are alike: where one has come
+    /// that cannot run a task, others cannot either. Tasks that need several ranks may need more of
+    /// them.
     pub(super) fn is_hopeful(&self) -> bool {
         let joined = self.members.active().filter(|rank| rank.0 >= self.first).count() as u32;
         let more = if self.gangs.unplaced() > 0 { joined < self.hope.most } else { joined == 0 };
@@ -352,7 +357,8 @@ impl Coordinator {
         self.tried.get(&task).map_or(0, |tried| tried.attempts)
     }
 
-    /// Closes what is known to have ended. Ends that only the peers of a lost rank know of are written down.
+    /// Closes what is known to have ended. Ends that only the peers of a lost rank know of are
+    /// written down.
     fn close(&mut self, now: Time, graph: &TaskGraph, preparing: &Preparing, actions: &mut Vec<Action>) -> Cut {
         let mut unheard: Vec<Attempt> = Vec::new();
         let tasks = self.running.keys().chain(self.tried.keys());
@@ -421,7 +427,8 @@ impl Coordinator {
         closed
     }
 
-    /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else would end them.
+    /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else
+    /// would end them.
     fn end_cancelled(&mut self, now: Time, graph: &TaskGraph, cut: &mut Cut, actions: &mut Vec<Action>) {
         let members = self.members.able();
         let mut ends: Vec<Attempt> = Vec::new();
@@ -461,7 +468,8 @@ impl Coordinator {
         self.ends[node as usize].or_else(|| open().and_then(join))
     }
 
-    /// Writes down what became of tasks that nobody knew to have failed or to have been skipped, once all that they need has ended.
+    /// Writes down what became of tasks that nobody knew to have failed or to have been skipped,
+    /// once all that they need has ended.
     pub(super) fn decide(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.undecided.is_empty() {
             return;

@@ -1,5 +1,6 @@
-//! What each rank is told when homes have changed: only what changes for it, so that an epoch costs bytes in proportion to the tasks
-//! that move. A rank that is new, or holds nothing any more, is handed a whole part.
+//! What each rank is told when homes have changed: only what changes for it, so that an epoch costs
+//! bytes in proportion to the tasks that move. A rank that is new, or holds nothing any more, is
+//! handed a whole part.
 
 use rustc_hash::FxHashMap;
 
@@ -121,7 +122,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells the ends that have just become known, and those on ranks that hold nothing any more: what these have said may not arrive.
+    /// Tells the ends that have just become known, and those on ranks that hold nothing any more:
+    /// what these have said may not arrive.
     fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [PartHandover]) {
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let all = (0..self.members.len() as u32).map(Rank);

@@ -1,4 +1,5 @@
-//! A simulated world: ranks with pools as simple as can be, a network with delays, and a failure detector.
+//! A simulated world: ranks with pools as simple as can be, a network with delays, and a failure
+//! detector.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
@@ -100,7 +101,8 @@ pub(super) struct Execution {
 pub(super) struct World {
     job: Arc<Job>,
     rng: Rng,
-    /// Nodes get signals, and some attempts end by them. (Of such an attempt on a rank that dies before it tells, nobody knows why it ended.)
+    /// Nodes get signals, and some attempts end by them. (Of such an attempt on a rank that dies
+    /// before it tells, nobody knows why it ended.)
     pub(super) signals: bool,
     /// Attempts that a signal to their node ended.
     signalled: HashSet<(TaskId, u16)>,
@@ -113,7 +115,8 @@ pub(super) struct World {
     /// Messages under way: delivery time, tie-breaker.
     network: BinaryHeap<Reverse<(u64, u64)>>,
     in_flight: BTreeMap<(u64, u64), (Rank, Rank, Message)>,
-    /// Last delivery time of each pair: a pair's messages keep their order, those of different senders do not.
+    /// Last delivery time of each pair: a pair's messages keep their order, those of different
+    /// senders do not.
     pub(super) last: BTreeMap<(Rank, Rank), u64>,
     ends: BinaryHeap<Reverse<(u64, u32, Item, u64)>>,
     plan: BTreeMap<(u64, u64), Happening>,
@@ -292,7 +295,8 @@ impl World {
         } else if arrivals.is_some_and(|at| at <= self.now) {
             self.coordinate(coordinator::CoordinatorEvent::Tick);
         } else if let Some((_, rank)) = tick {
-            // The clock must pass the due time, or a machine that waits for "later than" would spin.
+            // The clock must pass the due time, or a machine that waits for "later than" would
+            // spin.
             self.now += 1;
             self.step(rank, worker::WorkerEvent::Tick);
         }
@@ -359,7 +363,8 @@ impl World {
         self.coordinate(coordinator::CoordinatorEvent::Change { rank, change });
     }
 
-    /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may be.
+    /// A process dies: what it runs is gone, and of what it sent to each rank the last messages may
+    /// be.
     ///
     /// A rank that leaves joined later, so that all that it sends passes through rank 0: what it
     /// sent before an `Emptied` that arrives, to whomever, arrives too.
@@ -629,7 +634,8 @@ impl World {
             self.pools[rank].idle -= 1;
             self.begin(rank, item, events);
         }
-        // What slots leave in their outboxes is heard late as long as another slot will be heard anyway.
+        // What slots leave in their outboxes is heard late as long as another slot will be heard
+        // anyway.
         if self.pools[rank].running == 0 || self.rng.bool() {
             self.flush(rank, events);
         }
@@ -720,7 +726,8 @@ impl World {
         self.fill(rank, &mut events);
     }
 
-    /// What a pool thread does by itself: count, start what became ready, leave the rest to the machine.
+    /// What a pool thread does by itself: count, start what became ready, leave the rest to the
+    /// machine.
     fn complete_fast(&mut self, rank: usize, ledger: &DependencyCounts, local: u32, attempt: Attempt) {
         let mut ripple = CompletionEffects::default();
         assert!(ledger.complete(local, true, Time(self.now), &mut ripple), "counted once");

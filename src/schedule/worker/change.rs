@@ -8,8 +8,9 @@
 //! | frozen | an attempt ends | frozen | remembers it: its home may be about to change |
 //! | frozen | `Prepare` of a later epoch | frozen | the same `Ack` again |
 //!
-//! Between `Ack` and `HandOut` nothing is counted, given, taken or tried again, so what the coordinator knows by all acknowledgements is
-//! a consistent cut: every message of the old epoch that is still under way speaks of what it knows already, and is void.
+//! Between `Ack` and `HandOut` nothing is counted, given, taken or tried again, so what the
+//! coordinator knows by all acknowledgements is a consistent cut: every message of the old epoch
+//! that is still under way speaks of what it knows already, and is void.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,8 +111,9 @@ impl Worker {
         }
     }
 
-    /// How many tasks the slots will start until the new homes are known: as many as fit in twice the time that it took before, or that it
-    /// takes rank 0 to look at all tasks. Beside long tasks a change takes no time, and what is kept would wait behind them.
+    /// How many tasks the slots will start until the new homes are known: as many as fit in twice
+    /// the time that it took before, or that it takes rank 0 to look at all tasks. Beside long
+    /// tasks a change takes no time, and what is kept would wait behind them.
     fn reserve(&self) -> u32 {
         let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.thief.ranks());
         let stop = self.last_change.max(Duration::from_nanos(nodes * NODE_NS)) * 2;
@@ -225,8 +227,8 @@ impl Worker {
         }
     }
 
-    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not have heard of. Returns such ends of tasks
-    /// whose home this rank may be now.
+    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not
+    /// have heard of. Returns such ends of tasks whose home this rank may be now.
     fn house(
         &mut self,
         kept: &[(TaskId, u16)],

@@ -1,4 +1,5 @@
-//! What a rank reports to the coordinator, and when: soon after something worth telling, and at last that it has stopped.
+//! What a rank reports to the coordinator, and when: soon after something worth telling, and at
+//! last that it has stopped.
 
 use super::{Action, Worker, send};
 use crate::model::{Rank, Time};

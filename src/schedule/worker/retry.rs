@@ -1,4 +1,5 @@
-//! What becomes of a task after an attempt, decided by its home: an end, or a further attempt here or elsewhere when its time has come.
+//! What becomes of a task after an attempt, decided by its home: an end, or a further attempt here
+//! or elsewhere when its time has come.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -14,7 +15,8 @@ const MOST_GROWTH: f64 = 1e6;
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
-    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it and has reported it if it completed.
+    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it
+    /// and has reported it if it completed.
     pub(super) fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };

@@ -69,7 +69,8 @@ pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     picture.finish()
 }
 
-/// A candidate, with a line to its ninth decile; filled if it is one of the best trade-offs, green if it is recommended.
+/// A candidate, with a line to its ninth decile; filled if it is one of the best trade-offs, green
+/// if it is recommended.
 fn point(picture: &mut Picture, x: &PictureAxis, y: &PictureAxis, candidate: &PlanCandidate, recommended: Option<u32>) {
     let (left, right, height) = (x.at(candidate.makespan_q50_s), x.at(candidate.makespan_q90_s), y.at(candidate.cost));
     picture.line((left, height), (right, height), "#9ab", "none");

@@ -81,7 +81,8 @@ impl<'a> Simulations<'a> {
         Ok((0..ranks.len()).filter_map(|at| self.known_or_between(at, &known)).collect())
     }
 
-    /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they agree.
+    /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they
+    /// agree.
     fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, PlanCandidate>) -> Result<(), SimulationError> {
         let PlanQuestion { scene, cluster, ranks, .. } = *self.question;
         // The partitioner is not to be called by two threads at once.

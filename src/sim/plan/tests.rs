@@ -105,7 +105,8 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
         };
         trial.run(&mut Forget).unwrap()
     };
-    // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow ones eight of a minute.
+    // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow
+    // ones eight of a minute.
     let (fast, slow, mixed) = (run(&with(2), None), run(&with(0), Some(2)), run(&with(1), Some(2)));
     let kinds = |outcome: &SimulationOutcome| outcome.ended.nodes.iter().map(|node| node.kind.0).collect::<Vec<_>>();
     assert_eq!((kinds(&fast), kinds(&slow), kinds(&mixed)), (vec![1, 1], vec![0, 0], vec![1, 0]));

@@ -1,4 +1,5 @@
-//! What deadline and budget allow: the best that keeps them, or, where nothing does, what stands against them and what comes nearest.
+//! What deadline and budget allow: the best that keeps them, or, where nothing does, what stands
+//! against them and what comes nearest.
 
 use serde::Serialize;
 
@@ -83,7 +84,8 @@ impl Verdict {
     }
 }
 
-/// Of the feasible candidates the one with the best trade of time and money, as the intent weighs them.
+/// Of the feasible candidates the one with the best trade of time and money, as the intent weighs
+/// them.
 pub(super) fn best(question: &PlanQuestion<'_>, candidates: &[PlanCandidate]) -> Option<u32> {
     let weight = question.time_weight;
     let burden = |c: &PlanCandidate| weight * c.makespan_q50_s.max(1e-9).ln() + (1.0 - weight) * c.cost.max(1e-12).ln();

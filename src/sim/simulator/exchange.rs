@@ -1,4 +1,5 @@
-//! Messages and machines: what one rank sends arrives at another, and each event goes to the state machine that it concerns.
+//! Messages and machines: what one rank sends arrives at another, and each event goes to the state
+//! machine that it concerns.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,8 @@
-//! Ranks that come and go in the virtual world: decisions are carried out, nodes are granted and lost, and all of it is written down.
+//! Ranks that come and go in the virtual world: decisions are carried out, nodes are granted and
+//! lost, and all of it is written down.
 //!
-//! The life of a node is the provider's, that of a rank the coordinator's; this file brings each to the other's notice.
+//! The life of a node is the provider's, that of a rank the coordinator's; this file brings each to
+//! the other's notice.
 
 use std::time::Duration;
 
@@ -257,7 +259,8 @@ impl Simulator<'_> {
         if !self.goes(rank) {
             return;
         }
-        // Nodes of ranks that leave at the end of the run are given back together, when the last one has left.
+        // Nodes of ranks that leave at the end of the run are given back together, when the last
+        // one has left.
         if self.finished.is_none() {
             self.provider.release(rank, self.now);
             self.set_state(rank, RankState::Left);

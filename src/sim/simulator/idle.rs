@@ -1,4 +1,5 @@
-//! Ranks without work: who asks whom, who dozes because nobody has anything to give, and when each rank is called next.
+//! Ranks without work: who asks whom, who dozes because nobody has anything to give, and when each
+//! rank is called next.
 
 use std::time::Duration;
 
@@ -7,10 +8,12 @@ use crate::model::{Rank, Time};
 use crate::schedule::protocol::{Load, Message};
 use crate::sim::steal_matching::Match;
 
-/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings together who would have found each other.
+/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings
+/// together who would have found each other.
 pub(super) const SILENCE: Duration = Duration::from_secs(366 * 86_400);
 
-/// A rank for which `search` has found work that is gone by now, or whose question was lost in a change of homes, looks again after this.
+/// A rank for which `search` has found work that is gone by now, or whose question was lost in a
+/// change of homes, looks again after this.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
 impl Simulator<'_> {
@@ -69,7 +72,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Somebody has something to give: those who doze ask again, each at the next beat of its own rhythm.
+    /// Somebody has something to give: those who doze ask again, each at the next beat of its own
+    /// rhythm.
     pub(super) fn wake(&mut self) {
         let rhythm = self.pace.longest_pause().as_nanos() as u64;
         for rank in std::mem::take(&mut self.dozing) {

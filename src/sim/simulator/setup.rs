@@ -60,7 +60,8 @@ pub struct SimulatedEnd {
     pub epochs: u32,
     /// Attempts that ran elsewhere than at home.
     pub away: u64,
-    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes themselves are with the ranks.)
+    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes
+    /// themselves are with the ranks.)
     pub partition: Partition,
 }
 

@@ -1,6 +1,8 @@
-//! The life of a task on a rank: it becomes ready, begins when it has what it needs, and ends as its fate says.
+//! The life of a task on a rank: it becomes ready, begins when it has what it needs, and ends as
+//! its fate says.
 //!
-//! What slots of a real run count by themselves (`runtime/rank/executor.rs`) is counted by itself here, too.
+//! What slots of a real run count by themselves (`runtime/rank/executor.rs`) is counted by itself
+//! here, too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +64,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now, that all is quiet.
+    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now,
+    /// that all is quiet.
     pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::WorkerEvent>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
@@ -119,7 +122,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots count those by themselves.
+    /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots
+    /// count those by themselves.
     pub(super) fn counted_by_slots(
         &self,
         rank: u32,
