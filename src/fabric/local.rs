@@ -40,7 +40,7 @@ impl Fabric for LocalFabric {
                 Ok(Some(from))
             }
             Err(TryRecvError::Empty) => Ok(None),
-            // It holds a sender to itself, so its inbox never closes.
+            // The rank holds a sender to itself, so its inbox never closes.
             Err(TryRecvError::Disconnected) => Err(FabricError::Gone(self.me)),
         }
     }

@@ -1,7 +1,9 @@
-//! Frames between ranks. The rest of the program addresses ranks and does not know which path a frame takes.
+//! Frames between ranks. The rest of the program addresses ranks and does not know which path a
+//! frame takes.
 //!
-//! A fabric moves opaque byte strings; it keeps the order of frames between two ranks, loses none and never blocks. It knows neither
-//! messages nor tasks: `wire` turns one into the other.
+//! A fabric transfers opaque byte strings. It keeps the order of frames between two ranks, loses
+//! none and never blocks. It knows neither messages nor tasks; `wire` converts between messages and
+//! frames.
 
 pub mod bridge;
 pub mod local;
@@ -24,7 +26,7 @@ use crate::model::Rank;
 /// Why frames no longer move.
 #[derive(Debug, Error)]
 pub enum FabricError {
-    /// A frame is larger than any rank would accept.
+    /// The frame is larger than any rank accepts.
     #[error("a message of {size} bytes to {to} exceeds the limit of {limit} bytes")]
     TooLarge {
         /// Receiver.
@@ -37,10 +39,10 @@ pub enum FabricError {
     /// There is no such rank.
     #[error("there is no {0} in this run")]
     NoSuchRank(Rank),
-    /// The other side has gone.
+    /// The other rank has left.
     #[error("{0} has left the run")]
     Gone(Rank),
-    /// Memory that a rank of this node writes to holds what no rank writes.
+    /// A rank of this node has written invalid data into shared memory.
     #[error("what {0} wrote to shared memory is damaged")]
     Damaged(Rank),
     /// MPI could not be used.
@@ -48,7 +50,7 @@ pub enum FabricError {
     Mpi(String),
 }
 
-/// A way for frames between the ranks of a world.
+/// A transport of frames between the ranks of a world.
 pub trait Fabric: Send {
     /// This rank.
     fn me(&self) -> Rank;
@@ -56,54 +58,58 @@ pub trait Fabric: Send {
     /// Number of ranks.
     fn size(&self) -> u32;
 
-    /// Sends a frame to another rank; returns at once. Leaves `frame` empty, with its memory where the frame was small: a sender
-    /// of many allocates nothing.
+    /// Sends a frame to another rank without waiting. Empties `frame` but keeps the memory of small
+    /// frames, so that a sender of many frames does not allocate.
     ///
     /// # Errors
-    /// If the frame can never arrive.
+    /// If the frame cannot be delivered.
     fn send(&mut self, to: Rank, frame: &mut Vec<u8>) -> Result<(), FabricError>;
 
-    /// Puts the next frame that has come into `frame`, in place of what was there, and tells its sender; `None` if none has. Never waits.
+    /// Replaces the content of `frame` with the next frame that has arrived and returns its sender,
+    /// or `None` if none has arrived. Never waits.
     ///
     /// # Errors
-    /// If no frame can come any more.
+    /// If no frame can arrive any more.
     fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError>;
 
-    /// True once every frame sent has left this rank. Moves what is under way.
+    /// True once every frame sent has left this rank. Also makes progress on pending transfers.
     fn drained(&mut self) -> bool;
 
-    /// True for a rank that has a link to rank 0 on which two heartbeats are missing.
+    /// True if this rank has a link to rank 0 on which two heartbeats are overdue.
     fn is_cut_off(&self) -> bool {
         false
     }
 
-    /// A descriptor that becomes readable when a frame has come for which this rank [dozed](Fabric::doze), and from which the woken reads
-    /// without waiting; `None` if there is no such thing here.
+    /// A descriptor that becomes readable when a frame arrives after [`doze`](Fabric::doze);
+    /// reading from it never blocks. `None` if this fabric has no doorbell.
     fn bell(&self) -> Option<OwnedFd> {
         None
     }
 
-    /// True if frames of all other ranks ring the bell: who waits for that needs not look around in between.
+    /// True if frames of all other ranks ring the bell, so that a rank that waits for it need not
+    /// poll.
     fn bell_is_enough(&self) -> bool {
         false
     }
 
-    /// The way for frames between ranks of this node that slots send and take by themselves, if
-    /// there is one.
+    /// The rings through which slots exchange frames with ranks of this node without the engine, if
+    /// there are any.
     fn near(&self) -> Option<NearLane> {
         None
     }
 
-    /// From now on the next frame rings the bell. To be called *before* the last look for frames.
+    /// Arms the bell: the next frame rings it. The caller must poll once more *after* this call and
+    /// before it sleeps.
     fn doze(&mut self) {}
 
-    /// True while a frame is half way, in or out, and only moves when this rank looks around.
+    /// True while a frame is partly sent or received and progresses only when this rank polls.
     fn is_moving(&mut self) -> bool {
         !self.drained()
     }
 
-    /// Ends a round: what other ranks sent before they ended theirs is gone, and what they send afterwards comes in the next one. Waits
-    /// for them, at most so long. A fabric that serves one round only has nothing to end.
+    /// Ends a round: discards frames that other ranks sent before they ended theirs; later frames
+    /// belong to the next round. Waits for all ranks, at most `limit`. Does nothing in a fabric
+    /// that serves one round only.
     ///
     /// # Errors
     /// If a rank did not end its round in time.
@@ -111,17 +117,18 @@ pub trait Fabric: Send {
         Ok(())
     }
 
-    /// Ends what this fabric added to another one, which is returned: no frame goes beyond that any more. Those under way have so long to
-    /// arrive. `None` if there is nothing beneath it.
+    /// Closes the layer that this fabric adds and returns the fabric beneath it, or `None` if there
+    /// is none. Frames under way have `limit` to arrive.
     fn close(&mut self, _limit: Duration) -> Option<Box<dyn Fabric>> {
         None
     }
 
-    /// Ends all ranks of the world at once, this one too where that is possible: for when some no longer answer.
+    /// Aborts all ranks of the world, this one too where possible: for use when some ranks no
+    /// longer answer.
     fn abandon(&mut self) {}
 }
 
-/// The fabric of a run that is one process: there is nobody else.
+/// The fabric of a run of one process: there is no other rank.
 pub struct Alone;
 
 impl Fabric for Alone {

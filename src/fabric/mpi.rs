@@ -1,17 +1,21 @@
-//! The fabric of a world started by `mpirun`.
+//! The fabric of a world that `mpirun` started.
 //!
-//! MPI is initialised for *serialised* threads: any thread may call it, one at a time. `&mut self` and the lock that the runtime keeps
-//! around the fabric see to the second half; multiple threads at once would double the cost of every call.
+//! MPI is initialised for *serialised* threads: any thread may call it, one at a time. `&mut self`
+//! and the runtime's lock around the fabric guarantee that. `MPI_THREAD_MULTIPLE` would double the
+//! cost of every call.
 //!
-//! Two sizes of frames take two ways, because MPI does the same inside:
+//! Small and large frames take different paths, as they do inside MPI:
 //!
-//! - A *small* one fits into what a transport sends eagerly. It is copied into a buffer of ours, sent without waiting, and received into one of a ring
-//!   of receives that are always posted: looking whether one has come costs a few nanoseconds, and nothing is allocated on the way.
-//!   Between ranks of a node it takes neither, but shared memory ([`near`](super::near)).
-//! - A *large* one is announced by a small one and then sent from the memory that it lies in. Its receiver takes nothing else until it
-//!   is there, which keeps the order of frames; it does not wait for it, so whoever looks goes on with its work.
+//! - A *small* frame fits into an eager message. It is copied into one of our buffers, sent without
+//!   waiting, and received into one of a ring of posted receives: polling costs a few nanoseconds
+//!   and nothing is allocated. Between ranks of a node it goes through shared memory instead
+//!   ([`near`](super::near)).
+//! - A *large* frame is announced by a small one and then sent from the memory that holds it. Until
+//!   it has arrived its receiver takes no other frame, which keeps the order of frames; the
+//!   receiver does not block but polls.
 //!
-//! Buffers belong to MPI from the call that starts a transfer until MPI says that it is over, or until it is finalised.
+//! MPI owns a buffer from the call that starts a transfer until the transfer completes or MPI is
+//! finalised.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -27,29 +31,31 @@ use super::shared_ring::MAX_FRAME_BYTES;
 use super::{Fabric, FabricError, wire};
 use crate::model::Rank;
 
-/// Largest content of a small frame: with MPI's own header it stays below the eager limit of Open MPI's shared-memory transport
-/// (4,096 bytes), above which a message takes ten times as long.
-const SMALL: usize = MAX_FRAME_BYTES;
+/// Largest content of a small frame in bytes. With MPI's own header it stays below the eager limit
+/// of Open MPI's shared-memory transport (4,096 bytes); longer messages take ten times as long.
+const MAX_SMALL_BYTES: usize = MAX_FRAME_BYTES;
 
-/// First byte or label of a small frame: it is the frame itself ...
+/// First byte or label of a small frame that is the whole frame ...
 const WHOLE: u8 = 0;
-/// ... or announces a large one, whose size follows.
+/// ... or announces a large frame, whose size follows.
 const ANNOUNCED: u8 = 1;
 
 /// Tags of small frames and of the bodies of large ones.
 const TAGS: [i32; 2] = [0, 1];
 
-/// Posted receives: as many small frames can come between two looks without MPI having to set them aside.
-const RING: usize = 16;
+/// Number of posted receives: the small frames that can arrive between two polls without MPI having
+/// to buffer them.
+const POSTED_RECEIVES: usize = 16;
 
-/// While all frames come through shared memory MPI is asked at every so many-th look: a rank that
-/// cannot write there uses MPI.
-const MPI_LOOK_INTERVAL: u32 = 16;
+/// While all frames arrive through shared memory, every how many polls MPI is polled too: a rank
+/// that cannot write to shared memory uses MPI.
+const POLLS_PER_MPI_POLL: u32 = 16;
 
-/// Memory of a small frame.
-type Buffer = Box<[u8; 1 + SMALL]>;
+/// Buffer of a small frame.
+type Buffer = Box<[u8; 1 + MAX_SMALL_BYTES]>;
 
-/// The world of an `mpirun`. The order of the fields matters: MPI is finalised before the buffers are freed.
+/// The world of an `mpirun`. The order of the fields matters: MPI is finalised before the buffers
+/// are freed.
 pub struct Mpi {
     universe: Universe,
     world: ffi::MPI_Comm,
@@ -58,18 +64,18 @@ pub struct Mpi {
     /// Posted receives; the one at `next` was posted first.
     ring: Vec<Transfer<Buffer>>,
     next: usize,
-    /// The large frame that is on its way in.
+    /// The large frame that is being received.
     body: Option<(Rank, Transfer<Vec<u8>>)>,
     sending: VecDeque<Transfer<Buffer>>,
     sending_large: VecDeque<Transfer<Vec<u8>>>,
     /// Buffers of small frames that have left.
     free: Vec<Buffer>,
     near: Arc<Mutex<NearRanks>>,
-    /// True if frames come through MPI: from other nodes, or from a rank of this one that found no
-    /// other way.
+    /// True if frames arrive through MPI: from other nodes, or from a rank of this node that cannot
+    /// use shared memory.
     mpi_carries: bool,
-    /// Looks for frames since MPI was last asked.
-    looks: u32,
+    /// Polls since MPI was last polled.
+    polls: u32,
 }
 
 /// Memory that MPI may still read from or write to.
@@ -78,8 +84,9 @@ struct Transfer<B> {
     buffer: B,
 }
 
-// SAFETY: a request handle is a plain word that MPI_THREAD_SERIALIZED allows any thread to use, and a communicator one that is constant; they are
-// only used through `&mut Mpi`, hence by one thread at a time.
+// SAFETY: a request handle is a plain word that MPI_THREAD_SERIALIZED allows any thread to use, and
+// a communicator one that is constant; they are only used through `&mut Mpi`, hence by one thread
+// at a time.
 unsafe impl Send for Mpi {}
 
 impl<B> Transfer<B> {
@@ -87,11 +94,12 @@ impl<B> Transfer<B> {
         Transfer { request: ffi::MPI_Request(std::ptr::null_mut()), buffer }
     }
 
-    /// If MPI has done with the buffer: the other rank and the number of bytes (of a receive).
+    /// Returns the other rank and the number of bytes (of a receive) if the transfer is complete.
     #[inline]
     fn over(&mut self) -> Option<(i32, usize)> {
         let mut done = 0;
-        // SAFETY: an all-zero status is a valid value to be overwritten; the request came from MPI and has not completed yet.
+        // SAFETY: an all-zero status is a valid value to be overwritten; the request came from MPI
+        // and has not completed yet.
         let status = unsafe {
             let mut status = std::mem::zeroed::<ffi::MPI_Status>();
             ffi::MPI_Test(&mut self.request, &mut done, &mut status);
@@ -107,7 +115,7 @@ impl<B> Transfer<B> {
     }
 }
 
-/// True if this process was started by an MPI launcher together with others, or could have been: only then is MPI initialised at all.
+/// True if an MPI launcher started this process; only then is MPI initialised.
 pub fn launched() -> bool {
     ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"]
         .iter()
@@ -115,7 +123,7 @@ pub fn launched() -> bool {
 }
 
 impl Mpi {
-    /// Joins the world that the launcher started.
+    /// Initialises MPI and joins the world that the launcher started.
     ///
     /// # Errors
     /// If MPI is initialised already or cannot serve more than one thread.
@@ -137,7 +145,7 @@ impl Mpi {
             universe,
             me,
             size,
-            ring: (0..RING).map(|_| Transfer::new(Box::new([0; 1 + SMALL]))).collect(),
+            ring: (0..POSTED_RECEIVES).map(|_| Transfer::new(Box::new([0; 1 + MAX_SMALL_BYTES]))).collect(),
             next: 0,
             body: None,
             sending: VecDeque::new(),
@@ -145,17 +153,18 @@ impl Mpi {
             free: Vec::new(),
             mpi_carries: !near.are_all(),
             near: Arc::new(Mutex::new(near)),
-            looks: 0,
+            polls: 0,
         };
-        (0..RING).for_each(|at| fabric.post(at));
+        (0..POSTED_RECEIVES).for_each(|at| fabric.post(at));
         Ok(fabric)
     }
 
-    /// Posts a receive for a small frame from anybody.
+    /// Posts a receive for a small frame from any rank.
     fn post(&mut self, at: usize) {
         let Transfer { request, buffer } = &mut self.ring[at];
-        // SAFETY: the buffer lies on the heap and is neither moved nor touched until `over` has said that the receive is complete; on a
-        // drop it is cancelled first. Errors are fatal in MPI (its default handler).
+        // SAFETY: the buffer lies on the heap and is neither moved nor touched until `over` has
+        // said that the receive is complete; on a drop it is cancelled first. Errors are fatal in
+        // MPI (its default handler).
         unsafe {
             ffi::MPI_Irecv(
                 buffer.as_mut_ptr().cast(),
@@ -172,8 +181,9 @@ impl Mpi {
     /// Starts to send from a buffer that its transfer then owns.
     fn start(&self, to: Rank, tag: i32, bytes: *const u8, len: usize) -> ffi::MPI_Request {
         let mut request = ffi::MPI_Request(std::ptr::null_mut());
-        // SAFETY: callers keep the memory, which lies on the heap, until `over` says that MPI has done with it, or until after MPI has
-        // been finalised. The length fits an i32 because frames are bounded.
+        // SAFETY: callers keep the memory, which lies on the heap, until `over` says that MPI has
+        // done with it, or until after MPI has been finalised. The length fits an i32 because
+        // frames are bounded.
         unsafe {
             let datatype = u8::equivalent_datatype().as_raw();
             ffi::MPI_Isend(bytes.cast(), len as i32, datatype, to.0 as i32, tag, self.world, &mut request);
@@ -189,7 +199,7 @@ impl Mpi {
     }
 
     fn send_through_mpi(&mut self, to: Rank, kind: u8, content: &[u8]) {
-        let mut buffer = self.free.pop().unwrap_or_else(|| Box::new([0; 1 + SMALL]));
+        let mut buffer = self.free.pop().unwrap_or_else(|| Box::new([0; 1 + MAX_SMALL_BYTES]));
         buffer[0] = kind;
         buffer[1..=content.len()].copy_from_slice(content);
         let request = self.start(to, TAGS[0], buffer.as_ptr(), 1 + content.len());
@@ -197,7 +207,7 @@ impl Mpi {
         self.reap();
     }
 
-    /// Takes back the buffers of frames that have left.
+    /// Reclaims the buffers of completed sends.
     #[inline]
     fn reap(&mut self) {
         while self.sending.front_mut().is_some_and(|first| first.over().is_some()) {
@@ -215,7 +225,7 @@ impl Mpi {
             return Ok(None);
         };
         self.mpi_carries = true;
-        self.next = (at + 1) % RING;
+        self.next = (at + 1) % POSTED_RECEIVES;
         let from = Rank(source as u32);
         let (kind, content) = (self.ring[at].buffer[0], 1..count.max(1));
         frame.clear();
@@ -224,7 +234,7 @@ impl Mpi {
         if kind == WHOLE { Ok(Some(from)) } else { self.announced(from, frame) }
     }
 
-    /// A large frame has been announced by the one at hand: starts to receive it.
+    /// Starts to receive the large frame that `frame` announces.
     fn announced(&mut self, from: Rank, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
         self.start_to_receive(from, frame)?;
         Ok(self.take_body(frame))
@@ -236,7 +246,8 @@ impl Mpi {
             return Err(FabricError::TooLarge { to: self.me, size, limit: wire::MOST });
         }
         let mut transfer = Transfer::new(vec![0u8; size]);
-        // SAFETY: as in `post`; the memory is that of a vector that is not touched until the receive is complete.
+        // SAFETY: as in `post`; the memory is that of a vector that is not touched until the
+        // receive is complete.
         unsafe {
             ffi::MPI_Irecv(
                 transfer.buffer.as_mut_ptr().cast(),
@@ -252,7 +263,7 @@ impl Mpi {
         Ok(())
     }
 
-    /// The large frame that is on its way in, if it has come.
+    /// Takes the large frame if it has arrived completely.
     fn take_body(&mut self, frame: &mut Vec<u8>) -> Option<Rank> {
         let (_, transfer) = self.body.as_mut()?;
         transfer.over()?;
@@ -264,9 +275,10 @@ impl Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        // Nobody sends any more: what is still posted would keep MPI from being finalised.
+        // No rank sends any more. Pending receives would keep MPI from being finalised.
         for transfer in &mut self.ring {
-            // SAFETY: the request is one of a posted receive; waiting for a cancelled one ends at once.
+            // SAFETY: the request is one of a posted receive; waiting for a cancelled one ends at
+            // once.
             unsafe {
                 ffi::MPI_Cancel(&mut transfer.request);
                 ffi::MPI_Wait(&mut transfer.request, ffi::RSMPI_STATUS_IGNORE);
@@ -292,7 +304,7 @@ impl Fabric for Mpi {
         if size > wire::MOST {
             return Err(FabricError::TooLarge { to, size, limit: wire::MOST });
         }
-        if size <= SMALL {
+        if size <= MAX_SMALL_BYTES {
             self.send_small(to, WHOLE, frame);
             frame.clear();
         } else {
@@ -320,12 +332,12 @@ impl Fabric for Mpi {
             Err(from) => return Err(FabricError::Damaged(from)),
         };
         drop(near);
-        self.looks += 1;
+        self.polls += 1;
         let busy = self.mpi_carries || !self.sending.is_empty() || !self.sending_large.is_empty();
-        if !busy && self.looks < MPI_LOOK_INTERVAL {
+        if !busy && self.polls < POLLS_PER_MPI_POLL {
             return Ok(None);
         }
-        self.looks = 0;
+        self.polls = 0;
         self.receive_through_mpi(frame)
     }
 
@@ -348,8 +360,8 @@ impl Fabric for Mpi {
 
     fn doze(&mut self) {
         lock(&self.near).doze();
-        // The last look before a sleep is at everything.
-        self.looks = MPI_LOOK_INTERVAL;
+        // The last poll before a sleep must include MPI.
+        self.polls = POLLS_PER_MPI_POLL;
     }
 
     fn is_moving(&mut self) -> bool {

@@ -1,24 +1,24 @@
-//! What the ranks of a node share: a doorbell for each, and rings of frames between them.
+//! Shared memory between the ranks of a node: a doorbell for each, and rings of frames between
+//! them.
 //!
-//! A frame through MPI costs a call, a receive that is posted again and a progress engine that
-//! looks at every network; between two ranks of a node a ring in shared memory (`shared_ring`) does
-//! with a few words. Each rank has a piece of memory with a page for its doorbell and a ring for
-//! every other rank of the node; whoever sends to it maps both when it first does.
+//! A frame through MPI costs a call, a receive that is posted again, and a progress engine that
+//! polls every network. Between two ranks of a node a ring in shared memory (`shared_ring`) needs a
+//! few words. Each rank owns a section of memory with a page for its doorbell and a ring for every
+//! other rank of the node; a sender maps both before its first frame.
 //!
-//! MPI has no way to sleep until a message comes; a rank that looks now and then is late by half of
-//! its pause. Hence the *doorbell*: a pipe that the rank's main thread waits on, and a word that
-//! says whether it wants to be woken. Who sent it a frame looks at the word, and only if it is set
-//! clears it and rings. A sender to a rank that is awake pays for one load of memory that nobody
-//! writes.
+//! MPI cannot sleep until a message arrives, and a rank that polls at intervals is late by half an
+//! interval on average. Hence the *doorbell*: a pipe on which the rank's main thread waits, and a
+//! word that says whether it wants to be woken. A sender reads the word after it has sent a frame;
+//! only if the word is set, it clears the word and writes to the pipe. Sending to an awake rank
+//! thus costs one load of a cache line that nobody writes.
 //!
-//! No ring of the bell is lost: the sleeper sets the word, *then* looks for frames once more; the
-//! sender sends, *then* looks at the word. A fence lies between both, so one of them sees the
-//! other.
+//! No wake-up is lost: the sleeper sets the word, *then* polls once more; the sender sends, *then*
+//! reads the word. Both have a fence in between, so at least one of them sees the other.
 //!
-//! Memory and pipe are opened through `/proc/PID/fd`: they have no names, nobody else's user may
-//! open them, and nothing of them is left, however a rank ends. Where that does not work (other
-//! nodes, containers that do not see each other) frames take MPI, nobody rings, and ranks look now
-//! and then. Which way frames to a rank take is decided by the first and stays so.
+//! Memory and pipe are opened through `/proc/PID/fd`: they have no names, other users cannot open
+//! them, and nothing is left behind, however a rank ends. Where that does not work (other nodes,
+//! containers that do not see each other), frames go through MPI, there is no doorbell, and ranks
+//! poll at intervals. The first frame to a rank decides on the path; later frames keep to it.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -36,17 +36,17 @@ use super::shared_memory::{PAGE_BYTES, SharedMemory};
 use super::shared_ring::{DamagedRing, MAX_LABEL, RING_BYTES, RingReader, RingWriter};
 use crate::model::Rank;
 
-/// Where a rank's memory and pipe are found: what ranks tell each other when they meet.
+/// Where a rank's memory and pipe are found; ranks exchange these when they start.
 pub type Address = [u64; 2];
 
-/// Nobody can open this one.
+/// Stands for memory that no other rank can open.
 const NOWHERE: Address = [0; 2];
 
-/// Rings at which one look for labelled frames looks, in turn: a slot looks between two tasks, and
-/// on a node of a hundred ranks it would otherwise spend longer on looks than on short tasks.
-const RINGS_PER_LOOK: usize = 8;
+/// Number of rings that one poll for labelled frames reads, in turn. A slot polls between two
+/// tasks; on a node of a hundred ranks polling all rings would take longer than a short task.
+const RINGS_PER_POLL: usize = 8;
 
-/// A rank's own memory and pipe. Their descriptors stay open, for others to open them too.
+/// A rank's own memory and pipe. Their descriptors stay open so that other ranks can open them.
 struct OwnMemory {
     /// The page with the doorbell's word, then the rings that the ranks of the node write to.
     memory: SharedMemory,
@@ -56,7 +56,7 @@ struct OwnMemory {
 }
 
 impl OwnMemory {
-    /// Makes room for rings from so many ranks; memory that nobody writes to costs nothing.
+    /// Allocates rings for `ranks` ranks; pages that are never written cost nothing.
     fn new(ranks: usize) -> io::Result<OwnMemory> {
         let file = memfd_create("phalanx-near", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, memory_bytes(ranks) as u64)?;
@@ -77,27 +77,27 @@ impl OwnMemory {
     }
 }
 
-/// Size of a rank's memory in a world of so many ranks.
+/// Size in bytes of a rank's memory in a world of `ranks` ranks.
 fn memory_bytes(ranks: usize) -> usize {
     PAGE_BYTES + ranks * RING_BYTES
 }
 
-/// Another rank of the node, as it is written to.
+/// The sending side to another rank of the node.
 struct Neighbour {
     bell: SharedMemory,
     button: File,
     ring: RingWriter,
-    /// Frames that found the ring full: what comes after them waits behind them.
+    /// Frames that did not fit into the ring; later frames queue behind them.
     backlog: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl Neighbour {
-    /// Opens another process's memory and pipe; `ring` is the number of our ring there.
+    /// Opens another rank's memory and pipe; `ring` is the number of this rank's ring in it.
     fn open([_, place]: Address, ring: usize, ranks: usize) -> io::Result<Neighbour> {
         let path = |fd: u64| format!("/proc/{}/fd/{}", place >> 32, fd & 0xFFFF);
         let memory = OpenOptions::new().read(true).write(true).open(path(place >> 16))?;
-        // A number that meanwhile stands for another file must not be mapped: past its end there is
-        // no memory.
+        // A descriptor number that meanwhile refers to another file must not be mapped: access past
+        // its end would be a fault.
         if memory.metadata()?.len() != memory_bytes(ranks) as u64 {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -111,7 +111,7 @@ impl Neighbour {
         })
     }
 
-    /// Sends a frame. False if it waits for room in the ring.
+    /// Sends a frame. Returns false if it waits for room in the ring.
     #[inline]
     fn send(&mut self, label: u32, content: &[u8]) -> bool {
         let sent = self.backlog.is_empty() && self.ring.push(label, content);
@@ -128,12 +128,12 @@ impl Neighbour {
         fence(SeqCst);
         let word = &self.bell.words()[0];
         if word.load(SeqCst) != 0 && word.swap(0, SeqCst) != 0 {
-            // A full pipe wakes, too, and a rank that has ended needs no waking.
+            // A full pipe wakes too, and a rank that has ended needs no wake-up.
             let _ = self.button.write_all(&[1]);
         }
     }
 
-    /// Moves what has waited into the ring; false if not all of it fits.
+    /// Moves waiting frames into the ring. Returns false if not all of them fit.
     fn flush(&mut self) -> bool {
         let before = self.backlog.len();
         while self.backlog.pop_front_if(|(label, content)| self.ring.push(*label, content)).is_some() {}
@@ -144,39 +144,40 @@ impl Neighbour {
     }
 }
 
-/// Another rank, as far as it is near.
+/// How another rank can be reached through shared memory.
 enum Peer {
-    /// Not looked for yet.
+    /// Not tried yet.
     Unknown,
     Near(Box<Neighbour>),
     /// Its memory cannot be reached from here.
     Far,
 }
 
-/// This rank's memory and that of the others of its node.
+/// The memory of this rank and of the other ranks of its node.
 pub struct NearRanks {
     own: Option<OwnMemory>,
-    /// What tells this machine from others; zero if nothing does.
+    /// A number that identifies this machine; zero if unknown.
     node: u64,
     addresses: Vec<Address>,
-    /// This rank's number among those of its node: its ring in the memory of every other.
+    /// This rank's index among the ranks of its node, which selects its ring in the memory of every
+    /// other.
     place: usize,
     peers: Vec<Peer>,
-    /// The other ranks of this node: each with the ring that it writes to, and how far that has
-    /// been read.
+    /// The other ranks of this node, each with the index of the ring that it writes to and the
+    /// reading side of that ring.
     readers: Vec<(Rank, usize, RingReader)>,
-    /// The ring that is looked at first.
+    /// The ring that the next poll reads first.
     next: usize,
     /// Ranks whose ring was full when they were last written to.
     waiting: Vec<Rank>,
 }
 
 impl NearRanks {
-    /// Makes rank `me`'s memory, in a world of so many, and learns where that of the others is.
-    /// `exchange` tells all ranks where this one's is and returns where theirs are.
+    /// Creates the memory of rank `me` in a world of `ranks` ranks and learns where that of the
+    /// others is. `exchange` is an all-gather of the ranks' addresses.
     pub fn meet(me: Rank, ranks: u32, exchange: impl FnOnce(Address) -> Vec<Address>) -> NearRanks {
         let own = OwnMemory::new(ranks as usize);
-        let own = own.inspect_err(|error| tracing::debug!(%error, "this rank shares no memory with others")).ok();
+        let own = own.inspect_err(|error| tracing::debug!(%error, "this rank cannot share memory with others")).ok();
         let node = own.as_ref().map_or(0, |_| node());
         let address = own.as_ref().map_or(NOWHERE, |own| {
             let fds = [own.file.as_raw_fd(), own.pipe.as_raw_fd()].map(|fd| fd as u64 & 0xFFFF);
@@ -198,8 +199,8 @@ impl NearRanks {
         }
     }
 
-    /// What to wait on: it is readable once somebody has rung; who wakes reads from it, which never
-    /// waits. `None` if nobody can ring.
+    /// The descriptor to wait on: readable once another rank has rung. Reading from it never
+    /// blocks. `None` if no rank can ring.
     pub fn bell(&self) -> Option<OwnedFd> {
         self.own.as_ref()?.pipe.as_fd().try_clone_to_owned().ok()
     }
@@ -209,7 +210,8 @@ impl NearRanks {
         self.node != 0 && self.addresses.iter().all(|address| address[0] == self.node)
     }
 
-    /// The next frame is to wake this rank. It must look for frames once more before it sleeps.
+    /// Arms the doorbell: the next frame wakes this rank. The caller must poll once more before it
+    /// sleeps.
     pub fn doze(&self) {
         if let Some(own) = &self.own {
             own.word().store(1, SeqCst);
@@ -217,8 +219,8 @@ impl NearRanks {
         }
     }
 
-    /// Sends a small frame to a rank of this node and wakes it if it sleeps. False if the rank
-    /// cannot be reached so.
+    /// Sends a small frame to a rank of this node and wakes it if it sleeps. Returns false if the
+    /// rank cannot be reached through shared memory.
     #[inline]
     pub fn send(&mut self, to: Rank, label: u32, content: &[u8]) -> bool {
         match &mut self.peers[to.index()] {
@@ -244,18 +246,18 @@ impl NearRanks {
         self.peers[rank.index()] = match found {
             Some(Ok(neighbour)) => Peer::Near(Box::new(neighbour)),
             Some(Err(error)) => {
-                tracing::debug!(%rank, %error, "its memory cannot be reached, frames to it take MPI");
+                tracing::debug!(%rank, %error, "cannot map the rank's memory, frames to it go through MPI");
                 Peer::Far
             }
             None => Peer::Far,
         };
     }
 
-    /// Puts the next frame that a rank of this node has sent into `frame`; returns the sender and
-    /// the label.
+    /// Replaces the content of `frame` with the next frame from a rank of this node. Returns the
+    /// sender and the label.
     ///
     /// # Errors
-    /// The rank whose ring holds what no rank writes.
+    /// The rank whose ring holds invalid data.
     #[inline]
     pub fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<(Rank, u32)>, Rank> {
         let Some(own) = &self.own else { return Ok(None) };
@@ -270,15 +272,16 @@ impl NearRanks {
         Ok(None)
     }
 
-    /// The same, if a frame with this label is the next of its ring: so a rank's slots take what
-    /// they may without disturbing the order. Looks at a few rings only, in turn.
+    /// As [`receive`](NearRanks::receive), but takes a frame only if it has this label and is the
+    /// next in its ring: slots take their frames without changing the order. Reads
+    /// [`RINGS_PER_POLL`] rings, in turn.
     ///
     /// # Errors
     /// As [`receive`](NearRanks::receive).
     #[inline]
     pub fn receive_labelled(&mut self, label: u32, frame: &mut Vec<u8>) -> Result<Option<Rank>, Rank> {
         let Some(own) = &self.own else { return Ok(None) };
-        for _ in 0..self.readers.len().min(RINGS_PER_LOOK) {
+        for _ in 0..self.readers.len().min(RINGS_PER_POLL) {
             let (rank, place, reader) = &mut self.readers[self.next];
             let ring = own.ring(*place);
             if reader.peek(ring) == Some(label) {
@@ -290,7 +293,7 @@ impl NearRanks {
         Ok(None)
     }
 
-    /// Moves frames on that found a ring full. True if all that was sent lies in the rings.
+    /// Moves waiting frames into their rings. Returns true if none waits any more.
     #[inline]
     pub fn flush(&mut self) -> bool {
         if !self.waiting.is_empty() {
@@ -304,32 +307,32 @@ impl NearRanks {
     }
 }
 
-/// Takes the lock; what a panicking thread left behind is still whole, as every critical section
-/// here only moves values.
+/// Takes the lock, poisoned or not: every critical section here only moves values, so the data
+/// stays valid.
 pub(super) fn lock(near: &Mutex<NearRanks>) -> MutexGuard<'_, NearRanks> {
     near.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The rings of a rank as its slots use them, beside the rank's engine: for frames that any slot
-/// may send and take.
+/// The rings of a rank for use by its slots, without the engine: for frames that any slot may send
+/// and receive.
 pub struct NearLane {
     ranks: Arc<Mutex<NearRanks>>,
-    /// The number of the world's first rank in the run.
+    /// Number of the world's first rank within the run.
     first: Rank,
 }
 
 impl NearLane {
-    /// Of a world whose first rank has this number in the run.
+    /// Makes the lane of a world whose first rank has the number `first` in the run.
     pub fn new(ranks: Arc<Mutex<NearRanks>>, first: Rank) -> NearLane {
         NearLane { ranks, first }
     }
 
-    /// The same world with other numbers.
+    /// Returns the lane with another number for the world's first rank.
     pub fn renumbered(self, first: Rank) -> NearLane {
         NearLane { first, ..self }
     }
 
-    /// The rings, unless another thread has them.
+    /// Locks the rings, unless another thread holds them.
     #[inline]
     pub fn try_lock(&self) -> Option<OpenLane<'_>> {
         let ranks = match self.ranks.try_lock() {
@@ -341,15 +344,15 @@ impl NearLane {
     }
 }
 
-/// [`NearLane`] while one thread has it.
+/// A locked [`NearLane`].
 pub struct OpenLane<'a> {
     ranks: MutexGuard<'a, NearRanks>,
     first: Rank,
 }
 
 impl OpenLane<'_> {
-    /// Sends a small frame; slots may take it that ask for its stamp. False if the rank cannot be
-    /// reached so.
+    /// Sends a small frame that slots with the same stamp may receive. Returns false if the rank
+    /// cannot be reached through shared memory.
     #[inline]
     pub fn send(&mut self, to: Rank, stamp: u32, frame: &[u8]) -> bool {
         match to.0.checked_sub(self.first.0) {
@@ -358,23 +361,23 @@ impl OpenLane<'_> {
         }
     }
 
-    /// Puts the next frame into `frame` that a slot sent with this stamp; false if none is next in
-    /// its ring. A damaged ring is left to the engine.
+    /// Replaces the content of `frame` with the next frame that carries this stamp. Returns false
+    /// if no ring has one as its next frame. The engine reports damaged rings.
     #[inline]
     pub fn receive(&mut self, stamp: u32, frame: &mut Vec<u8>) -> bool {
         self.ranks.receive_labelled(label_of(stamp), frame).is_ok_and(|from| from.is_some())
     }
 }
 
-/// Labels from here on are stamps; those below are for the fabric.
-const STAMPS: u32 = 1 << 8;
+/// Labels from here on are stamps; lower labels belong to the fabric.
+const FIRST_STAMP_LABEL: u32 = 1 << 8;
 
-/// Stamps come back after 2^29; nothing of the one before is under way by then.
+/// Stamps repeat after 2^29; no frame of the earlier use is under way by then.
 fn label_of(stamp: u32) -> u32 {
-    STAMPS + stamp % (MAX_LABEL / 2)
+    FIRST_STAMP_LABEL + stamp % (MAX_LABEL / 2)
 }
 
-/// A number for this machine, as far as its processes see each other; zero if that cannot be told.
+/// A number that identifies this machine among the processes that see each other; zero if unknown.
 fn node() -> u64 {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
     let processes = std::fs::read_link("/proc/self/ns/pid");
@@ -390,7 +393,7 @@ mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    /// Two ranks in one process: both find each other under this process's id.
+    /// Two ranks in one process, which find each other under this process's id.
     fn pair() -> (NearRanks, NearRanks) {
         use std::sync::mpsc::channel;
         let ((to_a, at_a), (to_b, at_b)) = (channel(), channel());
@@ -409,7 +412,7 @@ mod tests {
         })
     }
 
-    /// Waits for a ring of the bell, and takes it.
+    /// Waits for the doorbell and clears it.
     fn rings(ranks: &NearRanks, seconds: i64) -> bool {
         let pipe = ranks.bell().unwrap();
         let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
@@ -484,7 +487,7 @@ mod tests {
         assert!(!ranks.send(Rank(1), 0, b"1") && !ranks.send(Rank(2), 0, b"1"));
     }
 
-    /// Both sides as fast as they can: each frame wakes who dozes, or was seen before.
+    /// Both sides run as fast as they can; each frame either wakes the sleeper or was seen before.
     #[test]
     fn no_frame_is_slept_through() {
         const FRAMES: u32 = 3000;

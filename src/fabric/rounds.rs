@@ -1,8 +1,10 @@
-//! Several rounds (runs) one after the other on one fabric, so that no frame of one is taken for a frame of the next.
+//! Several rounds (runs) in sequence on one fabric, so that no frame of one round is taken for a
+//! frame of the next.
 //!
-//! A rank ends its round by an empty frame to every other, after which it waits for theirs. Frames between two ranks keep their order,
-//! so what comes before a rank's empty frame belongs to the round that it has ended, and what comes after it to the next;
-//! that is kept until this rank is there too. No message is empty, so nothing else looks like the end of a round.
+//! A rank ends its round by sending an empty frame to every other rank and waits for theirs. Frames
+//! between two ranks keep their order: frames before a rank's empty frame belong to the round that
+//! it has ended, and frames after it belong to the next round and are kept until this rank starts
+//! it. No message is empty, so an empty frame is unambiguous.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -12,22 +14,22 @@ use super::near::NearLane;
 use super::{Fabric, FabricError};
 use crate::model::Rank;
 
-/// How often a rank that waits for the others looks whether something came.
-const LOOK: Duration = Duration::from_micros(100);
+/// Poll interval of a rank that waits for the others.
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// A fabric whose frames belong to rounds.
 pub struct Rounds {
     inner: Box<dyn Fabric>,
     /// For each rank, whether it has ended this round.
     ended: Vec<bool>,
-    /// Frames that came before this round began, to be looked at again.
+    /// Frames that arrived before this round began and have not been delivered.
     again: VecDeque<(Rank, Vec<u8>)>,
     /// Frames from ranks that have ended this round.
     early: VecDeque<(Rank, Vec<u8>)>,
 }
 
 impl Rounds {
-    /// Divides the use of a fabric into rounds. All ranks must do so.
+    /// Wraps a fabric. All ranks must do so.
     pub fn new(inner: Box<dyn Fabric>) -> Rounds {
         let ended = vec![false; inner.size() as usize];
         Rounds { inner, ended, again: VecDeque::new(), early: VecDeque::new() }
@@ -106,13 +108,13 @@ impl Fabric for Rounds {
             self.inner.send(rank, &mut Vec::new())?;
         }
         let (due, mut dropped) = (Instant::now() + limit, Vec::new());
-        // `again` must be empty too: it may hold what belongs to the next round.
+        // `again` must be empty too: it may hold frames of the next round.
         while let Some(missing) = self.missing().or_else(|| self.again.front().map(|(from, _)| *from)) {
             if self.receive(&mut dropped)?.is_none() {
                 if Instant::now() > due {
                     return Err(FabricError::Gone(missing));
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
         self.again = std::mem::take(&mut self.early);
@@ -139,7 +141,8 @@ mod tests {
         local::world(size).into_iter().map(|end| Rounds::new(Box::new(end))).collect()
     }
 
-    /// Sends frames at random moments of many rounds, and sees that each comes in its own round or not at all.
+    /// Sends frames at random times over many rounds and checks that each arrives in its own round
+    /// or not at all.
     #[test]
     fn no_frame_crosses_the_end_of_a_round() {
         let ends = world(4);

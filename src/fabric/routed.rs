@@ -1,16 +1,19 @@
-//! A world and what lies beyond it, as one fabric.
+//! Routes frames inside a world and between the worlds of a run.
 //!
-//! Ranks that join a run later are in worlds of their own. Inside a world frames take its own path; beyond it there is one way, through rank 0:
+//! Ranks that join a run later are in MPI worlds of their own. Frames inside a world use the
+//! world's own fabric. All other frames go through rank 0:
 //!
-//! - rank 0 has a link to each rank that joined, and passes on what comes over one and is meant for somebody else;
-//! - the other ranks of rank 0's world send it what is meant for a rank beyond, in an *envelope* that names sender and receiver;
-//! - a rank that joined has one link, to rank 0, for all that is not in its own world.
+//! - rank 0 has a link to each rank that joined, and forwards frames between them and others;
+//! - the other ranks of rank 0's world wrap a frame for a joined rank in an *envelope*, which names
+//!   sender and receiver, and send it to rank 0;
+//! - a rank that joined has one link, to rank 0, for every frame that leaves its own world.
 //!
-//! So frames between two ranks always take the same way and keep their order. What is sent to a rank that has gone is dropped: whether a rank
-//! is gone is for the coordinator to say, and it says so in messages.
+//! All frames between two ranks take the same path and keep their order. Frames for a rank that has
+//! left are dropped; the coordinator decides whether a rank has left, and announces it in messages.
 //!
-//! Ranks that join rarely talk to each other at length, since the partition and the thieves prefer what is near; links between them would spare rank 0
-//! the passing on, at the price of as many secrets kept, ports open and ways to fail as there are pairs. They are not built.
+//! There are no direct links between joined ranks: partition and work stealing prefer near ranks,
+//! so such traffic is small, and every pair of ranks would need a secret, an open port and its own
+//! error handling.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -23,46 +26,47 @@ use crate::model::Rank;
 const ENVELOPE: u8 = 0xA9;
 
 /// Bytes of an envelope before the frame in it.
-const HEADER: usize = 9;
+const HEADER_BYTES: usize = 9;
 
-/// A frame on its way through, with both its ends.
+/// A frame that is forwarded, with sender and receiver.
 #[derive(Debug)]
 pub struct Passed {
-    /// Who sent it.
+    /// The sender.
     pub from: Rank,
-    /// Whom it is for.
+    /// The receiver.
     pub to: Rank,
-    /// What it says.
+    /// The content.
     pub frame: Vec<u8>,
 }
 
-/// The way out of a world.
+/// The connection from a world to other worlds.
 pub trait Outside: Send {
-    /// Sends a frame; never waits. One for a rank that has gone is dropped.
+    /// Sends a frame without waiting. A frame for a rank that has left is dropped.
     fn send(&mut self, from: Rank, to: Rank, frame: &[u8]);
 
-    /// The next frame that has come.
+    /// Returns the next frame that has arrived, if any.
     ///
     /// # Errors
-    /// If no frame can come any more.
+    /// If no frame can arrive any more.
     fn receive(&mut self) -> Result<Option<Passed>, FabricError>;
 
-    /// True once all that was sent has left.
+    /// True once every frame sent has left.
     fn drained(&mut self) -> bool;
 
-    /// True if nothing has come for so long that two heartbeats are missing.
+    /// True if two heartbeats are overdue.
     fn is_silent(&self) -> bool {
         false
     }
 
-    /// No frame is sent any more: lets those under way arrive and ends the connections, in at most so long.
+    /// Sends no further frames: delivers those under way and closes the connections, within
+    /// `limit`.
     fn close(&mut self, limit: Duration);
 }
 
-/// See the module's text.
+/// A fabric that routes frames to the inner world or to other worlds by the receiver's rank number.
 pub struct RoutedFabric {
     inner: Box<dyn Fabric>,
-    /// The numbers of the ranks in the inner world.
+    /// Number of the inner world's first rank; the others follow consecutively.
     first: u32,
     count: u32,
     /// Rank 0's links, or the link to rank 0; other ranks of the first world have none.
@@ -70,7 +74,7 @@ pub struct RoutedFabric {
 }
 
 impl RoutedFabric {
-    /// The fabric of a rank whose world's numbers begin at `first`.
+    /// Makes the fabric of a rank whose world has the rank numbers from `first` on.
     pub fn new(inner: Box<dyn Fabric>, first: Rank, outside: Option<Box<dyn Outside>>) -> RoutedFabric {
         RoutedFabric { first: first.0, count: inner.size(), inner, outside }
     }
@@ -80,7 +84,7 @@ impl RoutedFabric {
     }
 
     fn post(&mut self, from: Rank, to: Rank, frame: &[u8]) -> Result<(), FabricError> {
-        let mut envelope = Vec::with_capacity(HEADER + frame.len());
+        let mut envelope = Vec::with_capacity(HEADER_BYTES + frame.len());
         envelope.push(ENVELOPE);
         envelope.extend_from_slice(&from.0.to_le_bytes());
         envelope.extend_from_slice(&to.0.to_le_bytes());
@@ -89,7 +93,7 @@ impl RoutedFabric {
         self.inner.send(to, &mut envelope)
     }
 
-    /// Gives a frame from elsewhere to whom it is for; true if that is this rank.
+    /// Forwards a frame from another world to its receiver. Returns true if that is this rank.
     fn pass_on(&mut self, from: Rank, to: Rank, frame: &[u8]) -> Result<bool, FabricError> {
         let (me, is_hub) = (self.me(), self.first == 0 && self.outside.is_some());
         if to == me {
@@ -100,22 +104,22 @@ impl RoutedFabric {
         } else if let Some(outside) = self.outside.as_mut().filter(|_| is_hub) {
             outside.send(from, to, frame);
         } else {
-            tracing::error!(%from, %to, "a frame has lost its way and is dropped");
+            tracing::error!(%from, %to, "dropped a frame that cannot be routed");
         }
         Ok(false)
     }
 
-    /// Opens an envelope; true if what was in it, now in `frame`, is for this rank.
+    /// Unwraps an envelope into `frame`. Returns the sender if this rank is the receiver.
     #[cold]
     fn open(&mut self, frame: &mut Vec<u8>) -> Result<Option<Rank>, FabricError> {
-        let Some((header, content)) = frame.split_first_chunk::<HEADER>() else {
-            tracing::error!("an envelope is cut short and dropped");
+        let Some((header, content)) = frame.split_first_chunk::<HEADER_BYTES>() else {
+            tracing::error!("dropped a truncated envelope");
             return Ok(None);
         };
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (from, to) = (Rank(word(1)), Rank(word(5)));
         let mine = self.pass_on(from, to, content)?;
-        frame.drain(..HEADER);
+        frame.drain(..HEADER_BYTES);
         Ok(mine.then_some(from))
     }
 }
@@ -192,7 +196,7 @@ impl Fabric for RoutedFabric {
     }
 
     fn is_moving(&mut self) -> bool {
-        // What is on its way over a link moves by itself.
+        // Frames on a link are moved by the link's own threads.
         self.inner.is_moving()
     }
 
@@ -246,7 +250,7 @@ mod tests {
         fabric.receive(&mut frame).unwrap().map(|from| (from, frame))
     }
 
-    /// Two ranks begin; 2 and 3 join alone. Everybody reaches everybody, and in order.
+    /// Ranks 0 and 1 start together, 2 and 3 join alone. Every rank reaches every other, in order.
     #[test]
     fn all_ranks_reach_each_other() {
         let (to_hub, hub_in) = channel();
@@ -279,6 +283,6 @@ mod tests {
             assert_eq!(came, expected, "{from} to {to}");
         }
         ranks[1].send(Rank(9), &mut vec![0xA7]).unwrap();
-        assert!(ranks.iter_mut().all(|rank| take(rank).is_none()), "a frame for nobody is dropped");
+        assert!(ranks.iter_mut().all(|rank| take(rank).is_none()), "a frame for an unknown rank is dropped");
     }
 }

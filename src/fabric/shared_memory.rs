@@ -1,7 +1,7 @@
 //! Memory that two processes of a node share, as atomic words.
 //!
-//! Other processes write to it at any time, so nothing but atomics is ever made of it: a peer that
-//! misbehaves can pass on wrong numbers, which readers check, but cannot make a read undefined.
+//! Other processes write to it at any time, so it is accessed only through atomics. A faulty peer
+//! can pass on wrong numbers, which readers check, but cannot cause undefined behaviour.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -31,7 +31,7 @@ impl SharedMemory {
     /// If the system refuses.
     pub(super) fn map(file: impl AsFd, from: usize, bytes: usize) -> io::Result<SharedMemory> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: the kernel picks a place that is free, so no other memory is touched.
+        // SAFETY: the kernel chooses a free address, so no other memory is touched.
         let place = unsafe { mmap(std::ptr::null_mut(), bytes, access, flags, file, from as u64)? };
         let first = NonNull::new(place.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(SharedMemory { first, bytes })

@@ -1,14 +1,14 @@
 //! A ring of frames in shared memory, from one rank to another of the same node.
 //!
-//! One rank writes, one reads, neither waits. A record is a header word and the frame in words; the
-//! header is stored last, so the reader that finds it finds the whole record. The reader sets the
-//! words that it has taken back to zero and then moves `head` on, which is all that the writer must
-//! know of it; it looks there only when the ring seems full. A small frame so moves one cache line
-//! between two cores.
+//! One rank writes, one reads, and neither waits. A record is a header word and the frame in words.
+//! The header is stored last, so a reader that finds it finds the whole record. The reader sets
+//! consumed words back to zero and then advances `head`, which is all that the writer needs to
+//! know; the writer reads `head` only when the ring seems full. A small frame thus moves one cache
+//! line between two cores.
 //!
 //! ```text
-//! word 0      head: words that the reader has given back since the beginning
-//! words 8..   records; one that would not fit before the end starts at the beginning again, after a SKIP
+//! word 0      head: words that the reader has freed since the beginning
+//! words 8..   records; one that does not fit before the end starts at word 8, after a SKIP
 //! header      PRESENT | label << 32 | length in bytes
 //! ```
 //!
@@ -27,10 +27,10 @@ pub(super) const RING_BYTES: usize = 4 * PAGE_BYTES;
 /// Largest frame in bytes, so that several fit.
 pub(super) const MAX_FRAME_BYTES: usize = 4000;
 
-/// The records begin at this word, on a cache line of their own.
+/// Index of the first word of the records, on a cache line of its own.
 const FIRST_WORD: usize = 8;
 
-/// Words for records.
+/// Number of words for records.
 const CAPACITY: usize = RING_BYTES / 8 - FIRST_WORD;
 
 /// Largest label; [`SKIP`] carries a larger one.
@@ -39,10 +39,10 @@ pub(super) const MAX_LABEL: u32 = (1 << 30) - 1;
 /// Set in the header of every record.
 const PRESENT: u64 = 1 << 63;
 
-/// In place of a header: the next record is at the beginning.
+/// In place of a header: the next record starts at the beginning.
 const SKIP: u64 = u64::MAX;
 
-/// The ring holds what no writer of this program writes.
+/// The ring holds data that no writer of this program can have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DamagedRing;
 
@@ -51,20 +51,19 @@ pub(super) struct RingWriter {
     memory: SharedMemory,
     /// Where the next record begins.
     at: usize,
-    /// Words written since the beginning, and those of them that the reader is known to have given
-    /// back.
+    /// Words written since the beginning, and how many of them the reader is known to have freed.
     written: u64,
     freed: u64,
 }
 
 impl RingWriter {
-    /// Writes to a ring that nobody has written to, of [`RING_BYTES`].
+    /// Writes to a fresh ring of [`RING_BYTES`].
     pub(super) fn new(memory: SharedMemory) -> RingWriter {
         RingWriter { memory, at: 0, written: 0, freed: 0 }
     }
 
-    /// Appends a frame of at most [`MAX_FRAME_BYTES`] under a label of at most [`MAX_LABEL`]. False
-    /// if there is no room at present.
+    /// Appends a frame of at most [`MAX_FRAME_BYTES`] with a label of at most [`MAX_LABEL`].
+    /// Returns false if there is no room at present.
     #[inline]
     pub(super) fn push(&mut self, label: u32, frame: &[u8]) -> bool {
         let words = 1 + frame.len().div_ceil(8);
@@ -90,8 +89,7 @@ impl RingWriter {
     fn has_room(&mut self, words: u64) -> bool {
         let fits = |freed: u64| self.written + words <= freed.saturating_add(CAPACITY as u64);
         if !fits(self.freed) {
-            // Acquire: the words that the reader gave back have been set to zero before we write to
-            // them again.
+            // Acquire: the reader zeroed the freed words before we write to them again.
             self.freed = self.memory.words()[0].load(Acquire);
         }
         fits(self.freed)
@@ -128,11 +126,11 @@ impl RingReader {
         }
     }
 
-    /// Puts the next frame into `frame`, in place of what was there, and returns its label; `None`
-    /// if there is none.
+    /// Replaces the content of `frame` with the next frame and returns its label; `None` if there
+    /// is none.
     ///
     /// # Errors
-    /// If no writer of this program can have written what is there.
+    /// If the ring holds invalid data.
     #[inline]
     pub(super) fn pop(&mut self, ring: &[AtomicU64], frame: &mut Vec<u8>) -> Result<Option<u32>, DamagedRing> {
         match self.next_header(ring) {
@@ -164,7 +162,7 @@ impl RingReader {
         Ok(label(header))
     }
 
-    /// Gives the next so many words, which are zero now, back to the writer.
+    /// Frees the next `words` words, which are zero now.
     fn free(&mut self, ring: &[AtomicU64], words: usize) {
         self.at = advance(self.at, words);
         self.freed += words as u64;
@@ -181,7 +179,7 @@ fn advance(at: usize, words: usize) -> usize {
     if at + words == CAPACITY { 0 } else { at + words }
 }
 
-/// Up to eight bytes as a word.
+/// Packs up to eight bytes into a word.
 #[inline]
 fn pack(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];

@@ -1,35 +1,38 @@
-//! Messages as bytes: a mark, the protocol's version, then the message in postcard's encoding.
+//! Encodes messages as bytes: a mark, the protocol's version, then the message in postcard's
+//! format.
 //!
-//! `Counts`, of which fine-grained work sends one for every few tasks, has a mark and a form of its own: the epoch, and one word for each end. It is
-//! read where it lies, without building a message, and carries no version: ranks have compared theirs in the handshake before.
+//! `Counts`, which fine-grained jobs send every few tasks, has its own mark and format: the epoch,
+//! and one word for each end. It is read in place, without building a message, and carries no
+//! version, as the handshake has compared the versions.
 //!
-//! What comes in is not trusted: a frame of another version, cut short, too long or with anything after its message is refused with an
-//! error, never with a panic, and no length in it is believed before the bytes are there (postcard reads elements one by one).
+//! Input is not trusted. A frame of another version, cut short, too long, or with bytes after its
+//! message causes an error and never a panic, and no length in it is believed before the bytes are
+//! there (postcard reads elements one by one).
 
 use thiserror::Error;
 
 use crate::schedule::dependency_counts::End;
 use crate::schedule::protocol::{Message, VERSION};
 
-/// First byte of every frame but those of counts.
+/// First byte of every frame except those of counts.
 const MARK: u8 = 0xA7;
 
 /// First byte of a frame of counts.
 const COUNTS: u8 = 0xA8;
 
-/// Set in the word of an end without success ...
+/// Set in the word of an unsuccessful end ...
 const NOT_OK: u32 = 1 << 31;
 
-/// ... and this too if the node is not known to have run; the node's number is below both.
+/// ... and this too if the node may not have run. The node's number uses the bits below both.
 const UNSUCCESSFUL: u32 = NOT_OK | 1 << 30;
 
-/// No frame is larger.
+/// Largest size of a frame, in bytes.
 pub const MOST: usize = crate::schedule::protocol::MOST_BYTES;
 
 /// Why a frame was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
-    /// It does not begin as a frame does.
+    /// The frame does not begin with a known mark.
     #[error("not a frame of Phalanx")]
     Foreign,
     /// The sender is another version of Phalanx.
@@ -40,12 +43,12 @@ pub enum WireError {
     /// The message in it is damaged.
     #[error("damaged frame: {0}")]
     Damaged(String),
-    /// A message holds more than a frame can carry.
+    /// The message is too large for a frame.
     #[error("a message holds more than {most} numbers: start more ranks", most = crate::numbers::MOST)]
     Oversize,
 }
 
-/// Makes `frame` the one that carries a message.
+/// Encodes a message into `frame`.
 ///
 /// # Errors
 /// If a list in the message is too long.
@@ -57,14 +60,13 @@ pub fn encode(message: &Message, frame: &mut Vec<u8>) -> Result<(), WireError> {
     frame.clear();
     frame.push(MARK);
     frame.extend_from_slice(&VERSION.to_le_bytes());
-    // Writing to memory cannot fail, and of what messages hold postcard encodes all but lists that
+    // Writing to memory cannot fail, and postcard encodes everything in messages except lists that
     // are too long.
     *frame = postcard::to_extend(message, std::mem::take(frame)).map_err(|_| WireError::Oversize)?;
     Ok(())
 }
 
-/// Makes `frame` the one that carries [`Message::Counts`] of these ends: each node, and how it
-/// ended.
+/// Encodes [`Message::Counts`] of these ends (each a node and how it ended) into `frame`.
 #[inline]
 pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, End)>, frame: &mut Vec<u8>) {
     frame.clear();
@@ -80,7 +82,8 @@ pub fn encode_counts(epoch: u32, ended: impl Iterator<Item = (u32, End)>, frame:
     }
 }
 
-/// The epoch and the ends in a frame of counts: each node, and how it ended. `None` for any other frame.
+/// Decodes a frame of counts: the epoch and the ends (each a node and how it ended). `None` for any
+/// other frame.
 #[inline]
 pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, End)>)> {
     let [COUNTS, words @ ..] = frame else { return None };
@@ -97,7 +100,7 @@ pub fn counts(frame: &[u8]) -> Option<(u32, impl Iterator<Item = (u32, End)>)> {
     Some((u32::from_le_bytes(epoch), words.iter().map(read)))
 }
 
-/// The message in a frame.
+/// Decodes a frame.
 ///
 /// # Errors
 /// See [`WireError`].

@@ -1,7 +1,7 @@
-//! Where a run can be reached, and the secret that lets a rank in: one small file in the run directory.
+//! The contact file of a run: its addresses and the secret that admits a rank.
 //!
-//! Whoever can read the file can join the run and run programs as its owner. So it is written for its owner's eyes only, and a file that
-//! others could have read or written is not used.
+//! Any process that can read the file can join the run and start programs as its owner. Only the
+//! owner may therefore read it, and a file that others could have read or written is rejected.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,8 +14,8 @@ use thiserror::Error;
 /// Name of the file in the run directory.
 pub const FILE: &str = "contact";
 
-/// A contact file is smaller than this.
-const LARGEST: u64 = 4096;
+/// Upper bound on the size of a contact file, in bytes.
+const MAX_CONTACT_BYTES: u64 = 4096;
 
 /// Why a contact file cannot be used.
 #[derive(Debug, Error)]
@@ -23,14 +23,14 @@ pub enum ContactError {
     /// It cannot be read or written.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed, e.g. `read`.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// Others could have read it.
+    /// Other users may read or write the file.
     #[error("{} may be read or changed by others (mode {mode:o}, owner {owner}): it holds the run's secret and must be its owner's alone (chmod 600)", path.display())]
     Open {
         /// The file.
@@ -40,7 +40,7 @@ pub enum ContactError {
         /// Its owner's user id.
         owner: u32,
     },
-    /// It is not one.
+    /// The file does not have the format of a contact file.
     #[error("{} is no contact file of a run: {why}", path.display())]
     Malformed {
         /// The file.
@@ -61,10 +61,10 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A new one, from the system's source of randomness.
+    /// Returns a new secret from the system's random number generator.
     ///
     /// # Errors
-    /// If the system gives none.
+    /// If the system's random number generator fails.
     pub fn random() -> io::Result<Secret> {
         let mut bytes = [0; 32];
         io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
@@ -85,14 +85,15 @@ impl Secret {
     }
 }
 
-/// How to reach a run.
+/// The addresses and the secret of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
     /// The run's name.
     pub run: String,
-    /// Where it listens, as `HOST:PORT` each; whoever joins tries them in this order.
+    /// Addresses on which rank 0 listens, each as `HOST:PORT`. A joining rank tries them in this
+    /// order.
     pub addresses: Vec<String>,
-    /// What proves that one may come in.
+    /// Shared secret that a joining rank must prove it knows.
     pub secret: Secret,
 }
 
@@ -104,7 +105,7 @@ struct ContactText {
 }
 
 impl Contact {
-    /// Writes the file; one that is there already (of an earlier session) is replaced.
+    /// Writes the file and replaces that of an earlier session.
     ///
     /// # Errors
     /// If the directory cannot be written to.
@@ -113,7 +114,8 @@ impl Contact {
         let Contact { run, addresses, secret } = self;
         let written = ContactText { run: run.clone(), addresses: addresses.clone(), secret: secret.to_hex() };
         let text = serde_json::to_string(&written).map_err(io::Error::other).map_err(io("write"))?;
-        // Under another name first: nobody finds half a file, and its permissions are right from the start.
+        // Written under another name and then renamed: no reader sees half a file, and its
+        // permissions are right from the start.
         let new = path.with_extension("new");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("replace")(error)),
@@ -124,7 +126,7 @@ impl Contact {
         fs::rename(&new, path).map_err(io("write"))
     }
 
-    /// Reads the file, if it is its owner's alone.
+    /// Reads the file after checking that only its owner can read or write it.
     ///
     /// # Errors
     /// See [`ContactError`].
@@ -137,7 +139,7 @@ impl Contact {
             return Err(ContactError::Open { path: path.to_owned(), mode, owner });
         }
         let mut text = String::new();
-        io::Read::read_to_string(&mut io::Read::take(file, LARGEST), &mut text).map_err(io)?;
+        io::Read::read_to_string(&mut io::Read::take(file, MAX_CONTACT_BYTES), &mut text).map_err(io)?;
         Contact::parse(&text).map_err(|why| ContactError::Malformed { path: path.to_owned(), why })
     }
 

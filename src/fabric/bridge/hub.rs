@@ -1,16 +1,17 @@
-//! Rank 0's end of the bridge: listens, refuses strangers, and knows which rank is behind which link.
+//! Rank 0's end of the bridge: accepts connections, authenticates them, and maps ranks to links.
 //!
-//! | a link is | event | next |
+//! | state of a link | event | next state |
 //! |---|---|---|
-//! | strange | shows that it knows the secret, and asks | knocking; the asker is told of in the news |
-//! | strange | shows nothing in time, or nonsense, or too many others come | closed, logged |
-//! | knocking | is admitted under a number | open: frames go both ways |
-//! | knocking | is refused | closed after the answer |
-//! | open | breaks, is silent, sends nonsense or speaks for another rank | closed; the rank is told of as gone |
+//! | new | proves that it knows the secret, sends a request | requesting; rank 0 gets an event |
+//! | new | times out, sends invalid data, or is the oldest of too many | closed, logged |
+//! | requesting | rank 0 admits it under a rank number | open: frames pass in both directions |
+//! | requesting | rank 0 refuses it | closed after the answer is sent |
+//! | open | breaks, times out, or sends invalid frames | closed; rank 0 gets an event |
 //!
-//! The hub decides nothing about ranks: it only carries, and tells. Frames and news wait in queues until rank 0 looks; `notify` is called
-//! when there is something to look at. Where rank 0 does not look, links are read no further once
-//! `MOST_UNREAD` bytes wait: the senders then wait, and keep what they have to say.
+//! The hub takes no decisions about ranks; it forwards frames and reports events. Both wait in
+//! queues until rank 0 polls them; the hub calls `notify` when it adds something. Once
+//! [`MAX_UNREAD_BYTES`] bytes are queued, the hub stops reading from links, so that TCP flow
+//! control holds the senders back.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,38 +26,39 @@ use super::contact::Secret;
 use super::link::{self, LinkSender};
 use super::secure::{self, Channel, SecureReader};
 use super::stream::{FrameKind, ReceivedFrame};
-use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
+use super::{Ask, HANDSHAKE_TIMEOUT, JoinAnswer, MAX_SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::routed::{Outside, Passed};
 use crate::model::Rank;
 use crate::system::strangers::Strangers;
 
-/// So many connections may be strange at a time; older ones give way to further ones.
-const STRANGERS: usize = 128;
+/// Largest number of unauthenticated connections at a time; a further one closes the oldest.
+const MAX_UNAUTHENTICATED: usize = 128;
 
-/// So many refusals are told; more would only fill the log.
-const TOLD: u32 = 100;
+/// Refused connections that are logged; further ones are only counted, to keep the log short.
+const MAX_LOGGED_REFUSALS: u32 = 100;
 
-/// How often the end is looked for when all links are to close.
-const LOOK: Duration = Duration::from_millis(2);
+/// Poll interval while all links are closing.
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// So many bytes of frames may wait for rank 0 to look.
-const MOST_UNREAD: usize = 256 << 20;
+/// Largest total size of frames that rank 0 has not polled, in bytes.
+const MAX_UNREAD_BYTES: usize = 256 << 20;
 
-/// A connection, by number.
+/// Identifies a connection of the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LinkId(u64);
 
-/// What rank 0 should know.
+/// An event on a link, for rank 0.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// Somebody who knows the secret asks to come in; to be answered by [`Hub::admit`] or [`Hub::refuse`].
+    /// A process that knows the secret requests to join. Rank 0 answers it with [`Hub::admit`] or
+    /// [`Hub::refuse`].
     Knock {
         /// Its connection.
         link: LinkId,
-        /// What it wants.
+        /// Its request.
         ask: Ask,
-        /// Where it comes from.
+        /// Its network address.
         peer: SocketAddr,
     },
     /// The link of a rank has ended.
@@ -68,13 +70,13 @@ pub enum LinkEvent {
     },
 }
 
-/// See the module's text.
+/// Rank 0's listener and its links to the ranks that joined. Dropping it stops the listener.
 pub struct Hub {
     shared: Arc<HubState>,
     address: SocketAddr,
 }
 
-/// Rank 0's fabric takes and gives frames here.
+/// The frame queues of a [`Hub`], for rank 0's fabric.
 pub struct Outer {
     shared: Arc<HubState>,
     frames: Receiver<Passed>,
@@ -85,11 +87,11 @@ struct HubState {
     notify: Box<dyn Fn() + Send + Sync>,
     frames: Sender<Passed>,
     unread: Unread,
-    /// Something lies in `frames` that nobody has looked for.
+    /// True if `frames` holds something that rank 0 has not polled.
     came: AtomicBool,
     news: Sender<LinkEvent>,
     doors: Mutex<Doors>,
-    /// What has not shown that it knows the secret, each with what ends it.
+    /// Connections that are not authenticated yet, each with its deadline.
     strangers: Mutex<Strangers<TcpStream>>,
     refused: AtomicU32,
     closing: AtomicBool,
@@ -108,19 +110,20 @@ struct Door {
 }
 
 impl Hub {
-    /// Listens on an address of this machine; port 0 stands for one that is free. `notify` is called from other threads.
+    /// Starts listening on an address of this machine; port 0 selects a free port. The hub calls
+    /// `notify` from other threads.
     ///
     /// # Errors
-    /// If the address is not one of this machine's, or taken.
+    /// If the address does not belong to this machine or is in use.
     pub fn open(
         address: SocketAddr,
         secret: Secret,
         notify: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<(Hub, Outer, Receiver<LinkEvent>)> {
-        Hub::bounded(address, secret, notify, MOST_UNREAD)
+        Hub::bounded(address, secret, notify, MAX_UNREAD_BYTES)
     }
 
-    /// The same, with another bound on what waits for rank 0.
+    /// As [`open`](Hub::open), with another bound on the bytes that wait for rank 0.
     pub(super) fn bounded(
         address: SocketAddr,
         secret: Secret,
@@ -138,7 +141,7 @@ impl Hub {
             came: AtomicBool::new(false),
             news,
             doors: Mutex::default(),
-            strangers: Mutex::new(Strangers::new(STRANGERS)),
+            strangers: Mutex::new(Strangers::new(MAX_UNAUTHENTICATED)),
             refused: AtomicU32::new(0),
             closing: AtomicBool::new(false),
         });
@@ -148,12 +151,13 @@ impl Hub {
         Ok((Hub { shared, address }, outer, told))
     }
 
-    /// Where it listens.
+    /// The address on which the hub listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Lets somebody in who knocked. False if he has gone meanwhile.
+    /// Admits a requesting connection as `rank`. Returns false if the connection has closed
+    /// meanwhile.
     pub fn admit(&self, link: LinkId, rank: Rank) -> bool {
         let mut doors = self.shared.doors();
         let Some(door) = doors.links.get_mut(&link) else { return false };
@@ -163,7 +167,7 @@ impl Hub {
         true
     }
 
-    /// Sends somebody away who knocked.
+    /// Refuses a requesting connection and sends it the reason.
     pub fn refuse(&self, link: LinkId, reason: &str) {
         if let Some(door) = self.shared.doors().links.get_mut(&link) {
             door.link.answer(&JoinAnswer::Refused { reason: reason.to_owned() });
@@ -181,10 +185,11 @@ impl Hub {
 }
 
 impl Drop for Hub {
-    /// Stops listening. Links stay until [`Outer`] is dropped, too.
+    /// Stops listening. Links stay open until [`Outer`] is dropped too.
     fn drop(&mut self) {
         self.shared.closing.store(true, SeqCst);
-        // The listener waits for a connection; this one wakes it. If it cannot be made, it is gone.
+        // The listener blocks in `accept`; this connection wakes it. If connecting fails, the
+        // listener has already stopped.
         let mut own = self.address;
         if own.ip().is_unspecified() {
             own.set_ip(if own.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
@@ -218,21 +223,21 @@ impl HubState {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    // Out of descriptors, most likely: some may come free.
+                    // Most likely the process has no free descriptors; some may become free.
                     thread::sleep(Duration::from_millis(100));
                 }
             }
         }
     }
 
-    /// Listens to a stranger in a thread of its own.
+    /// Serves a new connection in a thread of its own.
     fn meet(self: &Arc<Self>, number: u64, stream: TcpStream, peer: SocketAddr) {
         let end = match stream.try_clone() {
             Ok(end) => end,
             Err(error) => return self.tell_refusal(peer, &error.to_string()),
         };
         if let Some(oldest) = self.strangers().come(number, peer.ip(), end) {
-            // Its thread finds it closed.
+            // The thread that serves it then finds it closed.
             let _ = oldest.shutdown(Shutdown::Both);
         }
         let shared = Arc::clone(self);
@@ -248,12 +253,12 @@ impl HubState {
     }
 
     fn tell_refusal(&self, peer: SocketAddr, why: &str) {
-        if self.refused.fetch_add(1, SeqCst) < TOLD {
+        if self.refused.fetch_add(1, SeqCst) < MAX_LOGGED_REFUSALS {
             tracing::warn!(%peer, "refused a connection: {why}");
         }
     }
 
-    /// One connection, from its first byte to its last.
+    /// Serves a connection from its first byte to its last.
     fn serve(&self, number: u64, stream: TcpStream, peer: SocketAddr) {
         let met = self.introduce(stream);
         let was_there = self.strangers().leave(number).is_some();
@@ -268,13 +273,13 @@ impl HubState {
         }
     }
 
-    /// Finds out whether somebody knows the secret, and what he wants.
+    /// Authenticates a connection and reads its request.
     fn introduce(&self, stream: TcpStream) -> Result<(Ask, SecureReader, LinkSender), String> {
         let begun = Instant::now();
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let Channel { mut reader, writer } =
-            secure::accept(stream, &self.secret, PATIENCE).map_err(|error| text(&error))?;
-        let left = PATIENCE.saturating_sub(begun.elapsed()).max(LOOK);
+            secure::accept(stream, &self.secret, HANDSHAKE_TIMEOUT).map_err(|error| text(&error))?;
+        let left = HANDSHAKE_TIMEOUT.saturating_sub(begun.elapsed()).max(CLOSE_POLL_INTERVAL);
         reader.set_limit(left).map_err(|error| text(&error))?;
         let mut asked = None;
         let why = link::read(&mut reader, None, |frame| {
@@ -282,7 +287,7 @@ impl HubState {
             Err("it knows the secret but did not say what it wants".into())
         });
         let ask = asked.ok_or(why)?;
-        reader.set_limit(SILENCE).map_err(|error| text(&error))?;
+        reader.set_limit(MAX_SILENCE).map_err(|error| text(&error))?;
         let link = LinkSender::start(writer).map_err(|error| text(&error))?;
         Ok((ask, reader, link))
     }
@@ -295,7 +300,7 @@ impl HubState {
         id
     }
 
-    /// Takes in what comes over a link, until it ends.
+    /// Queues the frames that arrive on a link, until the link ends.
     fn carry(&self, id: LinkId, mut reader: SecureReader) {
         let mut rank = None;
         let why = link::read(&mut reader, None, |frame| {
@@ -305,7 +310,7 @@ impl HubState {
                 return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
             }
             self.unread.add(content.len());
-            // Nobody to hear it any more: the run is over.
+            // The receiver is gone: the run is over.
             self.frames.send(Passed { from, to, frame: content }).map_err(|_| String::from("the run is over"))?;
             if !self.came.swap(true, SeqCst) {
                 (self.notify)();
@@ -325,7 +330,7 @@ impl HubState {
     }
 
     fn tell(&self, news: LinkEvent) {
-        // Nobody hears it any more once the run is over.
+        // Sending fails only after the run is over, when no one receives events.
         let _ = self.news.send(news);
         (self.notify)();
     }
@@ -333,7 +338,7 @@ impl HubState {
 
 #[cfg(test)]
 impl Outer {
-    /// Bytes that wait for rank 0.
+    /// Bytes of frames that wait for rank 0.
     pub(super) fn unread(&self) -> usize {
         self.shared.unread.bytes().unwrap_or_default()
     }
@@ -357,7 +362,7 @@ impl Outside for Outer {
             self.shared.unread.take(passed.frame.len());
             return Ok(Some(passed));
         }
-        // Cleared before the last look, so that whoever queues something afterwards says so.
+        // Cleared before the last poll: a frame that is queued afterwards sets it again.
         self.shared.came.store(false, SeqCst);
         let last = self.frames.try_recv().ok();
         if let Some(passed) = &last {
@@ -376,25 +381,25 @@ impl Outside for Outer {
         self.shared.closing.store(true, SeqCst);
         self.shared.doors().links.values_mut().for_each(|door| door.link.finish());
         let end = Instant::now() + limit;
-        // Whoever has been told that the run is over hangs up.
+        // Ranks that received the end of the run close their links themselves.
         while !self.shared.doors().links.is_empty() && Instant::now() < end {
-            thread::sleep(LOOK);
+            thread::sleep(CLOSE_POLL_INTERVAL);
         }
         self.shared.doors().links.values().for_each(|door| door.link.cut());
     }
 }
 
 impl Drop for Outer {
-    /// Nobody looks any more: whoever waits for that goes on.
+    /// No one polls any more: wakes the threads that wait for room.
     fn drop(&mut self) {
         self.shared.unread.close();
     }
 }
 
-/// Bytes that wait for rank 0, and those who wait because there are too many.
+/// Counts the bytes that wait for rank 0, and blocks threads that would exceed the bound.
 struct Unread {
     most: usize,
-    /// `None` once nobody looks any more.
+    /// `None` once no one polls any more.
     bytes: Mutex<Option<usize>>,
     fell: Condvar,
 }
@@ -408,7 +413,8 @@ impl Unread {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room, unless nobody looks any more. What is larger than all of it comes alone.
+    /// Blocks until there is room, or until no one polls any more. A frame larger than the bound is
+    /// accepted when the queue is empty.
     fn add(&self, bytes: usize) {
         let no_room =
             |unread: &mut Option<usize>| unread.is_some_and(|unread| unread > 0 && unread + bytes > self.most);

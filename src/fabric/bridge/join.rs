@@ -1,4 +1,4 @@
-//! The end of a link at a rank that joins.
+//! The joining rank's end of a link.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -14,70 +14,70 @@ use super::contact::Contact;
 use super::link::{self, LinkSender, Pulse};
 use super::secure::{self, Channel, SecureError, SecureReader};
 use super::stream::FrameKind;
-use super::{Ask, JoinAnswer, PATIENCE, SILENCE};
+use super::{Ask, HANDSHAKE_TIMEOUT, JoinAnswer, MAX_SILENCE};
 use crate::fabric::FabricError;
 use crate::fabric::routed::{Outside, Passed};
 use crate::model::Rank;
 
-/// How often the end of a closed link is looked for.
-const LOOK: Duration = Duration::from_millis(2);
+/// Poll interval while a link is closing.
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Whoever joins tries again for so long while it may help.
-const PERSISTENCE: Duration = Duration::from_secs(60);
+/// A joining rank retries for at most this long, as long as the error may be temporary.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(60);
 
-/// The first pause is about as long as this; each further one is twice as long as the one before
-/// ...
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Approximate first pause between two attempts. Each further pause is twice as long ...
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// ... up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// ... up to this limit.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// So often it may be that the run hangs up after this side's proof because it has too many
-/// connections, and not because the proof is wrong.
-const PROOFS: u32 = 5;
+/// Number of failed proofs after which the secret is taken to be wrong. Fewer failures may mean
+/// that the hub closed the connection because it had too many.
+const MAX_FAILED_PROOFS: u32 = 5;
 
 /// Why a run cannot be joined.
 #[derive(Debug, Error)]
 pub enum JoinError {
-    /// Nobody answers there.
+    /// Connecting to the address failed.
     #[error("cannot reach the run at {address}: {source} (is it over, or on another network?)")]
     Unreachable {
-        /// Where.
+        /// The address.
         address: String,
         /// Why not.
         source: io::Error,
     },
-    /// Somebody answers who is not the run that the contact file speaks of.
+    /// Another program answers, not the run of the contact file.
     #[error("{address} is not the run that the contact file speaks of: {source}")]
     Stranger {
-        /// Where.
+        /// The address.
         address: String,
-        /// What was wrong.
+        /// Why it is not that run.
         source: SecureError,
     },
-    /// None of several addresses leads to the run.
+    /// None of the addresses leads to the run.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Nowhere(Vec<JoinError>),
-    /// The run does not want another rank.
+    /// Rank 0 refused the request, for this reason.
     #[error("the run refused: {0}")]
     Refused(String),
-    /// It hung up, or said something else.
+    /// The run closed the connection or sent an unexpected answer.
     #[error("the run did not answer: {0}")]
     Silent(String),
-    /// The system gives no threads.
+    /// The system could not start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
 
 impl JoinError {
-    /// True if a further attempt may do better, the first of them having failed so `before` times.
+    /// True if a retry may succeed. `before` counts the earlier attempts that failed with an
+    /// unproven secret.
     fn may_pass(&self, before: u32) -> bool {
         match self {
-            // Nobody listens there any more.
+            // No process listens at the address any more.
             JoinError::Unreachable { source, .. } => source.kind() != io::ErrorKind::ConnectionRefused,
             JoinError::Stranger { source, .. } => match source {
                 SecureError::Io(_) => true,
-                SecureError::Secret => before < PROOFS,
+                SecureError::Secret => before < MAX_FAILED_PROOFS,
                 _ => false,
             },
             JoinError::Nowhere(errors) => errors.iter().any(|error| error.may_pass(before)),
@@ -87,9 +87,8 @@ impl JoinError {
     }
 }
 
-/// The pauses of somebody who tries again to join. They grow, and differ between those who began
-/// together, so that a world of hundreds of ranks comes in however few connections the run looks
-/// at.
+/// Pauses between a rank's attempts to join. They grow exponentially and are randomised, so that
+/// hundreds of ranks that start together do not retry together.
 pub struct Pauses {
     next: Duration,
     tried: u32,
@@ -97,21 +96,21 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// From now on.
+    /// Starts the retry time now.
     pub fn begin() -> Pauses {
-        Pauses { next: FIRST_PAUSE, tried: 0, until: Instant::now() + PERSISTENCE }
+        Pauses { next: FIRST_RETRY_PAUSE, tried: 0, until: Instant::now() + MAX_RETRY_TIME }
     }
 
-    /// How long to wait before the next attempt; `None` if there should be none.
+    /// Returns how long to wait before the next attempt, or `None` if the rank should give up.
     pub fn after(&mut self, error: &JoinError) -> Option<Duration> {
         self.tried += 1;
         let pause = self.next.mul_f64(0.5 + fastrand::f64());
-        self.next = (2 * self.next).min(LONGEST_PAUSE);
+        self.next = (2 * self.next).min(MAX_RETRY_PAUSE);
         (error.may_pass(self.tried) && Instant::now() + pause < self.until).then_some(pause)
     }
 }
 
-/// The link of a rank that joined.
+/// A joined rank's link to rank 0.
 pub struct Joined {
     link: LinkSender,
     frames: Receiver<Passed>,
@@ -120,14 +119,14 @@ pub struct Joined {
     over: Arc<AtomicBool>,
 }
 
-/// Asks a run to be let in; returns this rank's number and its link. `notify` is called, from another thread, when a frame has come or
-/// the link has ended.
+/// Requests to join a run; returns the assigned rank number and the link. Another thread calls
+/// `notify` when a frame has arrived or the link has ended.
 ///
 /// # Errors
 /// See [`JoinError`].
 pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) -> Result<(Rank, Joined), JoinError> {
     let Channel { mut reader, writer } = reach(contact)?;
-    reader.set_limit(SILENCE).map_err(JoinError::Thread)?;
+    reader.set_limit(MAX_SILENCE).map_err(JoinError::Thread)?;
     let link = LinkSender::start(writer).map_err(JoinError::Thread)?;
     let content = postcard::to_stdvec(ask).map_err(|error| JoinError::Silent(error.to_string()))?;
     link.send(FrameKind::Ask, Rank::ZERO, Rank::ZERO, &content);
@@ -159,14 +158,14 @@ pub fn join(contact: &Contact, ask: &Ask, notify: impl Fn() + Send + 'static) ->
     Ok((me, Joined { link, frames, pulse, came, over }))
 }
 
-/// Finds the run at the first of its addresses that leads to it: on another node an address may
-/// belong to somebody else.
+/// Connects to the run at the first address that leads to it. On another node an address may belong
+/// to another program.
 fn reach(contact: &Contact) -> Result<Channel, JoinError> {
     let mut failed = Vec::new();
     for address in &contact.addresses {
         let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };
         let stranger = |source| JoinError::Stranger { address: address.clone(), source };
-        let open = |stream| secure::connect(stream, &contact.secret, PATIENCE).map_err(stranger);
+        let open = |stream| secure::connect(stream, &contact.secret, HANDSHAKE_TIMEOUT).map_err(stranger);
         match connect(address).map_err(unreachable).and_then(open) {
             Ok(channel) => return Ok(channel),
             Err(error) => failed.push(error),
@@ -178,11 +177,11 @@ fn reach(contact: &Contact) -> Result<Channel, JoinError> {
     }
 }
 
-/// Connects to the first of a name's addresses that answers.
+/// Connects to the first address of a host name that answers.
 fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -190,7 +189,7 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Waits for the run's answer.
+/// Waits for rank 0's answer to the request.
 fn answer(reader: &mut SecureReader) -> Result<Rank, JoinError> {
     let mut answer = None;
     let why = link::read(reader, None, |frame| {
@@ -241,7 +240,7 @@ impl Outside for Joined {
         self.link.finish();
         let end = Instant::now() + limit;
         while !(self.link.drained() || self.over.load(SeqCst)) && Instant::now() < end {
-            thread::sleep(LOOK);
+            thread::sleep(CLOSE_POLL_INTERVAL);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! One connection of the bridge in use: frames that leave are queued for a thread that writes, frames that come are read by another.
+//! An open connection of the bridge: one thread writes queued frames, another reads arriving ones.
 //!
-//! Whoever sends never waits for the network. A side that does not read what it is sent costs no
-//! memory without end: once [`MOST_WAITING`] bytes wait, the link is cut. The writer joins what has
-//! gathered meanwhile into few records, and shows that this side lives when there
-//! is nothing to say. A side that ends a link in order has its last frames delivered first.
+//! Sending never waits for the network. If the other side does not read, the queue is bounded: the
+//! link is cut once [`MAX_QUEUED_BYTES`] bytes wait. The writer packs queued frames into few
+//! records and sends heartbeats when the queue is empty. Ending a link in order delivers the queued
+//! frames first.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -15,22 +15,23 @@ use std::time::Instant;
 
 use super::secure::{SecureError, SecureReader, SecureWriter};
 use super::stream::{FrameKind, FrameSplitter, ReceivedFrame, put};
-use super::{BEAT, SILENCE, TWO_BEATS_MISSING};
+use super::{HEARTBEAT_INTERVAL, MAX_SILENCE, TWO_BEATS_MISSING};
 use crate::model::Rank;
 
-/// So much is gathered before it is encrypted and sent.
-const GATHER: usize = 1 << 18;
+/// Bytes of frames that the writer gathers before it encrypts and sends them.
+const MAX_BATCH_BYTES: usize = 1 << 18;
 
-/// So many bytes may wait to be sent; then the other side is taken for one that does not read. It
-/// is minutes of messages, or more, over a slow network.
-pub const MOST_WAITING: usize = 64 << 20;
+/// Largest number of bytes in the queue; beyond it the other side counts as not reading. Over a
+/// slow network this is minutes of messages or more.
+pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// A frame counts as no more than this: what a rank is handed may be large, and comes once.
-const MOST_WEIGHT: usize = 1 << 16;
+/// Upper bound on what one frame counts towards [`MAX_QUEUED_BYTES`]: a hand-out may be large, but
+/// is sent once.
+const MAX_FRAME_WEIGHT_BYTES: usize = 1 << 16;
 
 /// The sending side of a link.
 pub struct LinkSender {
-    /// Taken once nothing more is to be sent.
+    /// `None` once the link is finished: nothing more is sent.
     outgoing: Option<Sender<Vec<u8>>>,
     state: Arc<LinkState>,
     stream: TcpStream,
@@ -40,21 +41,22 @@ pub struct LinkSender {
 struct LinkState {
     queued: AtomicU64,
     written: AtomicU64,
-    /// The weight of what is queued and not written.
+    /// Bytes that are queued and not yet written, each frame counted up to
+    /// [`MAX_FRAME_WEIGHT_BYTES`].
     waiting: AtomicUsize,
     broken: AtomicBool,
-    /// The other side does not read.
+    /// True if the queue exceeded its bound because the other side does not read.
     overrun: AtomicBool,
 }
 
 impl LinkSender {
-    /// Starts to write.
+    /// Starts the thread that writes.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start(writer: SecureWriter) -> io::Result<LinkSender> {
         let stream = writer.stream().try_clone()?;
-        stream.set_write_timeout(Some(SILENCE))?;
+        stream.set_write_timeout(Some(MAX_SILENCE))?;
         stream.set_nodelay(true)?;
         let (outgoing, queue) = channel();
         let state = Arc::new(LinkState::default());
@@ -63,13 +65,13 @@ impl LinkSender {
         Ok(LinkSender { outgoing: Some(outgoing), state, stream })
     }
 
-    /// Queues a frame. What a broken link is given is lost, and whoever reads it hears that it broke.
+    /// Queues a frame. Frames for a broken link are dropped; its reader reports the break.
     pub fn send(&self, kind: FrameKind, from: Rank, to: Rank, content: &[u8]) {
         let Some(outgoing) = &self.outgoing else { return };
         let mut frame = Vec::new();
         put(&mut frame, kind, from, to, content);
         let before = self.state.waiting.fetch_add(weight(&frame), SeqCst);
-        if before > MOST_WAITING {
+        if before > MAX_QUEUED_BYTES {
             self.state.overrun.store(true, SeqCst);
             return self.cut();
         }
@@ -82,23 +84,23 @@ impl LinkSender {
     /// Why the link was cut on this side, if it was.
     pub fn complaint(&self) -> Option<String> {
         let overrun = self.state.overrun.load(SeqCst);
-        overrun.then(|| format!("it does not read what it is sent: {} MiB waited", MOST_WAITING >> 20))
+        overrun.then(|| format!("it does not read what it is sent: {} MiB waited", MAX_QUEUED_BYTES >> 20))
     }
 
-    /// True once all that was sent has left, or never will.
+    /// True once the queue is empty or the link is broken.
     pub fn drained(&self) -> bool {
         let LinkState { queued, written, broken, .. } = &*self.state;
         broken.load(SeqCst) || written.load(SeqCst) == queued.load(SeqCst)
     }
 
-    /// Nothing more is sent: the other side hears so after the last frame.
+    /// Sends the queued frames and then closes the sending side.
     pub fn finish(&mut self) {
         self.outgoing = None;
     }
 
-    /// Ends the link at once.
+    /// Closes the link at once.
     pub fn cut(&self) {
-        // It may be gone already, which is what is wanted.
+        // An error means that the connection is closed already.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
@@ -109,7 +111,7 @@ fn write(mut writer: SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkState)
         Err(error) => {
             tracing::debug!(%error, "a link of the bridge cannot be written to");
             state.broken.store(true, SeqCst);
-            // The reader hears of it so.
+            // Shutting down both directions makes the reader notice.
             Shutdown::Both
         }
     };
@@ -120,7 +122,7 @@ fn write_all(writer: &mut SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkS
     let mut beat = Vec::new();
     put(&mut beat, FrameKind::Beat, Rank::ZERO, Rank::ZERO, &[]);
     loop {
-        let mut text = match queue.recv_timeout(BEAT) {
+        let mut text = match queue.recv_timeout(HEARTBEAT_INTERVAL) {
             Ok(frame) => frame,
             Err(RecvTimeoutError::Timeout) => {
                 writer.write(&beat)?;
@@ -129,7 +131,7 @@ fn write_all(writer: &mut SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkS
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         let (mut frames, mut weights) = (1, weight(&text));
-        while text.len() < GATHER
+        while text.len() < MAX_BATCH_BYTES
             && let Ok(more) = queue.try_recv()
         {
             text.extend_from_slice(&more);
@@ -143,29 +145,29 @@ fn write_all(writer: &mut SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkS
 }
 
 fn weight(frame: &[u8]) -> usize {
-    frame.len().min(MOST_WEIGHT)
+    frame.len().min(MAX_FRAME_WEIGHT_BYTES)
 }
 
-/// When something has last come over a link.
+/// When data last arrived on a link.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     began: Instant,
-    /// Milliseconds after that.
+    /// Milliseconds after `start`.
     last: Arc<AtomicU64>,
 }
 
 impl Pulse {
-    /// Something comes now.
+    /// Starts measuring; the present counts as an arrival.
     pub fn start() -> Pulse {
         Pulse { began: Instant::now(), last: Arc::default() }
     }
 
-    /// Something has come.
+    /// Records an arrival.
     pub fn beat(&self) {
         self.last.store(self.now(), SeqCst);
     }
 
-    /// True if two heartbeats are missing.
+    /// True if two heartbeats are overdue.
     pub fn is_missing(&self) -> bool {
         u128::from(self.now().saturating_sub(self.last.load(SeqCst))) > TWO_BEATS_MISSING.as_millis()
     }
@@ -175,7 +177,8 @@ impl Pulse {
     }
 }
 
-/// Reads a link to its end, heartbeats aside. Returns why it ended. `each` may end it with a reason of its own.
+/// Reads frames until the link ends and passes each to `each`, except heartbeats. Returns why the
+/// link ended. `each` may end it by returning a reason.
 pub fn read(
     reader: &mut SecureReader,
     pulse: Option<&Pulse>,
@@ -199,7 +202,7 @@ pub fn read(
             }
             Ok(None) => return "it closed the connection".into(),
             Err(SecureError::Io(error)) if is_silence(&error) => {
-                return format!("nothing has been heard from it for {} s", SILENCE.as_secs());
+                return format!("nothing has been heard from it for {} s", MAX_SILENCE.as_secs());
             }
             Err(error) => return format!("the connection broke: {error}"),
         }

@@ -1,24 +1,26 @@
-//! The bridge: frames between the run's own world and ranks that join it later, over TCP.
+//! The bridge: frames over TCP between the run's first world and ranks that join later.
 //!
-//! MPI lets nobody in once a world has begun. So rank 0 may listen, and each rank that joins has one *link* to it. What is on a link is the
-//! same frames as inside a world, and rank 0 passes on what is not for itself (`combined`): the rest of the program does not know which path
-//! a frame takes.
+//! An MPI world cannot grow. Rank 0 may therefore listen on a TCP port, and each rank that joins
+//! later has one *link* to it. Links carry the same frames as MPI does, and rank 0 forwards those
+//! for other ranks (`routed`). The rest of the program does not know which path a frame takes.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `contact` | where the run can be reached, and its secret, in a file that only its owner can read |
-//! | `stream` | frames in a stream of bytes, taken apart again however they are cut |
-//! | `secure` | both sides prove that they know the secret; then records that nobody else can read or forge |
-//! | `link` | one connection: a thread that reads, one that writes, a heartbeat |
-//! | `join` | the end of a rank that joins |
-//! | `hub` | rank 0's end: listens, refuses strangers, knows which rank is behind which link |
+//! | `contact` | the run's addresses and secret, in a file that only its owner can read |
+//! | `stream` | frames in a byte stream, and how to split it again |
+//! | `secure` | mutual proof of the secret, then encrypted and authenticated records |
+//! | `link` | an open connection: a reading thread, a writing thread, a heartbeat |
+//! | `join` | the joining rank's end |
+//! | `hub` | rank 0's end: accepts, authenticates, maps ranks to links |
 //!
-//! Trust: who does not know the secret is refused before it has cost more than a few hundred bytes and a thread for some seconds, and is
-//! never answered in clear but with the protocol's name and version. Who knows the secret is believed as a rank of the run, within bounds: no
-//! frame is larger than [`MOST`](super::wire::MOST), no memory is set aside for what has only been announced, and nobody speaks for a rank
-//! that is not his own.
+//! Trust: a peer without the secret is refused before it has cost more than a few hundred bytes and
+//! a thread for some seconds. In clear text it sees only the protocol's name and version. A peer
+//! with the secret is trusted as a rank of the run, within bounds: no frame is larger than
+//! [`MOST`](super::wire::MOST), no memory is allocated for data that has only been announced, and a
+//! peer can send only under its own rank number.
 //!
-//! A link that has been silent for [`SILENCE`] is closed, as is one that delivers nonsense. What that means is for others to say.
+//! A link on which nothing has arrived for [`MAX_SILENCE`], or on which invalid data arrives, is
+//! closed. The coordinator decides what that means for the rank.
 
 pub mod contact;
 pub mod hub;
@@ -31,46 +33,48 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A link that has nothing to say shows at least this often that it lives.
-pub const BEAT: Duration = Duration::from_secs(1);
+/// An idle link sends a heartbeat at this interval.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Two heartbeats are missing if nothing has come for so long.
+/// Two heartbeats are overdue if nothing has arrived for this long.
 pub const TWO_BEATS_MISSING: Duration = Duration::from_millis(2500);
 
-/// A link on which nothing has come for so long is given up. A machine that swaps or compiles may hold its threads up for seconds.
-pub const SILENCE: Duration = Duration::from_secs(15);
+/// A link on which nothing has arrived for this long is closed. The limit is generous because
+/// swapping or compiling may stall a machine's threads for seconds.
+pub const MAX_SILENCE: Duration = Duration::from_secs(15);
 
-/// A stranger must have shown that it knows the secret, and said what it wants, in this time.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// A new connection must prove that it knows the secret and send its request within this time.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who wants to come, as it says itself.
+/// A request to join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// A world of so many ranks. Asked by its first rank, which becomes the first of the numbers given out.
+    /// A whole world. Its first rank asks, and gets the first of the consecutive numbers.
     World {
         /// How many ranks it has.
         ranks: u32,
-        /// The block that it is part of, if the run itself asked for it.
+        /// Number of the block that it belongs to, if the run itself requested that block.
         block: Option<u64>,
-        /// Name of its node.
+        /// Name of the first rank's node.
         node: String,
     },
-    /// A further rank of a world that was let in, under the number that follows from its place there.
+    /// A further rank of a world that was admitted. Its number follows from its position in that
+    /// world.
     Rank {
         /// Its number.
         rank: u32,
     },
 }
 
-/// What it is told.
+/// Rank 0's answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JoinAnswer {
-    /// It is a rank of the run.
+    /// The rank is admitted.
     Admitted {
         /// Its number.
         rank: u32,
     },
-    /// It is not.
+    /// The rank is refused.
     Refused {
         /// Why.
         reason: String,

@@ -1,13 +1,16 @@
-//! A TCP connection on which both sides have proved that they know the run's secret, and that nobody else can read or forge.
+//! An encrypted and authenticated TCP connection between two sides that know the run's secret.
 //!
-//! The protocol is Noise (`NNpsk0`, X25519, ChaCha20-Poly1305, BLAKE2s): both sides mix the secret into fresh keys, so the secret never travels
-//! and who learns it later cannot read what was recorded before. A replayed opening leads nowhere, as the other side's keys are new each time.
+//! The protocol is Noise (`NNpsk0`, X25519, ChaCha20-Poly1305, BLAKE2s). Both sides mix the secret
+//! into fresh keys: the secret never travels, and learning it later does not decrypt recorded
+//! traffic. A replayed opening fails because the other side's keys are new each time.
 //!
-//! Before it both sides say in clear which program and which version of the protocol they are: two builds that do not fit are told so instead of
-//! failing to understand each other. That text is part of what both must agree on, so nobody can change it on the way.
+//! Before the handshake both sides send the program's name and the protocol's version in clear
+//! text, so that incompatible builds get a clear error message. This text is part of the Noise
+//! prologue, so that nobody can change it on the way.
 //!
-//! Afterwards the stream is cut into records of at most 65,535 bytes: their length (2 bytes), then the encrypted text. Each has its number, so none
-//! can be left out, repeated or moved. Reading and writing are independent of each other and belong to different threads.
+//! Afterwards the stream consists of records of at most 65,535 bytes: a length (2 bytes), then the
+//! encrypted text. Records are numbered implicitly, so none can be dropped, repeated or reordered.
+//! Reading and writing are independent and belong to different threads.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -22,26 +25,26 @@ use crate::schedule::protocol::VERSION;
 
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 
-/// What both sides say first; the protocol's version follows.
+/// What both sides send first; the protocol's version follows.
 const NAME: [u8; 8] = *b"PHALANX\n";
-const HELLO: usize = NAME.len() + 2;
+const HELLO_BYTES: usize = NAME.len() + 2;
 
-/// Each side's opening: a public key and the proof.
-const OPENING: usize = 48;
+/// Size of each side's handshake message in bytes: a public key and the authentication tag.
+const OPENING_BYTES: usize = 48;
 
-/// The proof at the end of each record.
-const TAG: usize = 16;
+/// Size of the authentication tag at the end of each record, in bytes.
+const TAG_BYTES: usize = 16;
 
-/// Largest text of a record.
-pub const RECORD: usize = u16::MAX as usize - TAG;
+/// Largest plain text of a record, in bytes.
+pub const MAX_RECORD_BYTES: usize = u16::MAX as usize - TAG_BYTES;
 
 /// Why a connection was refused, or broke.
 #[derive(Debug, Error)]
 pub enum SecureError {
-    /// The other side is something else.
+    /// The other side is not Phalanx.
     #[error("it does not speak as Phalanx does")]
     Foreign,
-    /// The other side is another build.
+    /// The other side has another version of the protocol.
     #[error(
         "it speaks version {0} of the protocol, this side version {VERSION}: use the same build of Phalanx everywhere"
     )]
@@ -55,20 +58,20 @@ pub enum SecureError {
     /// The network or the other side failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The keys could not be made.
+    /// A cryptographic operation failed.
     #[error("cryptography: {0}")]
     Crypto(snow::Error),
 }
 
 /// The two directions of a connection.
 pub struct Channel {
-    /// From the other side.
+    /// Receives from the other side.
     pub reader: SecureReader,
-    /// To the other side.
+    /// Sends to the other side.
     pub writer: SecureWriter,
 }
 
-/// What comes, record by record.
+/// The receiving direction of a [`Channel`].
 pub struct SecureReader {
     stream: TcpStream,
     keys: Arc<StatelessTransportState>,
@@ -77,7 +80,7 @@ pub struct SecureReader {
     text: Vec<u8>,
 }
 
-/// What goes.
+/// The sending direction of a [`Channel`].
 pub struct SecureWriter {
     stream: TcpStream,
     keys: Arc<StatelessTransportState>,
@@ -85,17 +88,19 @@ pub struct SecureWriter {
     sealed: Vec<u8>,
 }
 
-/// Opens a connection to a side that [accepts](accept) it.
+/// Performs the handshake on the connecting side; the other side calls [`accept`]. The handshake
+/// must complete within `limit`.
 ///
 /// # Errors
-/// If the other side is not the run that the secret belongs to, or does not answer in time.
+/// If the other side does not know the secret, is no Phalanx of this version, or does not answer in
+/// time.
 pub fn connect(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
     let mut stream = DeadlineStream::new(stream, limit);
     let mut noise = builder(secret)?.build_initiator().map_err(SecureError::Crypto)?;
     stream.write_all(&hello())?;
     write_opening(&mut stream, &mut noise)?;
     read_hello(&mut stream)?;
-    // Who knows another secret hangs up after our opening.
+    // A side with another secret closes the connection after it has read our opening.
     read_opening(&mut stream, &mut noise).map_err(|error| match error {
         SecureError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => SecureError::Secret,
         other => other,
@@ -103,16 +108,16 @@ pub fn connect(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Ch
     channel(stream, noise)
 }
 
-/// Lets a connection in, if the other side knows the secret.
+/// Performs the handshake on the accepting side. It must complete within `limit`.
 ///
 /// # Errors
-/// If it does not, or does not show it in time.
+/// If the other side does not prove in time that it knows the secret.
 pub fn accept(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Channel, SecureError> {
     let mut stream = DeadlineStream::new(stream, limit);
     let mut noise = builder(secret)?.build_responder().map_err(SecureError::Crypto)?;
     let theirs = read_hello(&mut stream);
     if matches!(theirs, Ok(()) | Err(SecureError::Version(_))) {
-        // Another build is told which one this is.
+        // Sent to another version too, so that it can name both versions in its error.
         stream.write_all(&hello())?;
     }
     theirs?;
@@ -121,8 +126,8 @@ pub fn accept(stream: TcpStream, secret: &Secret, limit: Duration) -> Result<Cha
     channel(stream, noise)
 }
 
-fn hello() -> [u8; HELLO] {
-    let mut hello = [0; HELLO];
+fn hello() -> [u8; HELLO_BYTES] {
+    let mut hello = [0; HELLO_BYTES];
     hello[..NAME.len()].copy_from_slice(&NAME);
     hello[NAME.len()..].copy_from_slice(&VERSION.to_le_bytes());
     hello
@@ -131,13 +136,13 @@ fn hello() -> [u8; HELLO] {
 fn builder(secret: &Secret) -> Result<Builder<'_>, SecureError> {
     let params = NOISE.parse().map_err(SecureError::Crypto)?;
     let builder = Builder::new(params).psk(0, &secret.0).map_err(SecureError::Crypto)?;
-    // A constant would be shorter, but must not forget the version.
-    static PROLOGUE: std::sync::OnceLock<[u8; HELLO]> = std::sync::OnceLock::new();
+    // Built at run time, as the version must be part of it.
+    static PROLOGUE: std::sync::OnceLock<[u8; HELLO_BYTES]> = std::sync::OnceLock::new();
     builder.prologue(PROLOGUE.get_or_init(hello)).map_err(SecureError::Crypto)
 }
 
 fn read_hello(stream: &mut DeadlineStream) -> Result<(), SecureError> {
-    let mut theirs = [0; HELLO];
+    let mut theirs = [0; HELLO_BYTES];
     stream.read_exact(&mut theirs)?;
     let (name, version) = theirs.split_at(NAME.len());
     if name != NAME {
@@ -150,16 +155,16 @@ fn read_hello(stream: &mut DeadlineStream) -> Result<(), SecureError> {
 }
 
 fn write_opening(stream: &mut DeadlineStream, noise: &mut HandshakeState) -> Result<(), SecureError> {
-    let mut opening = [0; OPENING];
+    let mut opening = [0; OPENING_BYTES];
     let size = noise.write_message(&[], &mut opening).map_err(SecureError::Crypto)?;
-    debug_assert_eq!(size, OPENING);
+    debug_assert_eq!(size, OPENING_BYTES);
     Ok(stream.write_all(&opening)?)
 }
 
 fn read_opening(stream: &mut DeadlineStream, noise: &mut HandshakeState) -> Result<(), SecureError> {
-    let mut opening = [0; OPENING];
+    let mut opening = [0; OPENING_BYTES];
     stream.read_exact(&mut opening)?;
-    noise.read_message(&opening, &mut [0; OPENING]).map(drop).map_err(|_| SecureError::Secret)
+    noise.read_message(&opening, &mut [0; OPENING_BYTES]).map(drop).map_err(|_| SecureError::Secret)
 }
 
 fn channel(stream: DeadlineStream, noise: HandshakeState) -> Result<Channel, SecureError> {
@@ -177,15 +182,16 @@ fn channel(stream: DeadlineStream, noise: HandshakeState) -> Result<Channel, Sec
 }
 
 impl SecureReader {
-    /// The text of the next record, which may take as long as the stream's time limit; `None` if the other side has closed the connection.
+    /// Returns the text of the next record, or `None` if the other side has closed the connection.
+    /// Waits as long as the stream's time limit.
     ///
     /// # Errors
-    /// If nothing comes in time, the connection breaks, or a record is not what the other side sent.
+    /// If nothing arrives in time, the connection breaks, or a record fails authentication.
     pub fn read(&mut self) -> Result<Option<&[u8]>, SecureError> {
         let mut size = [0; 2];
         let first = loop {
             match self.stream.read(&mut size[..1]) {
-                // A process that is stopped and goes on is interrupted in a read with a time limit.
+                // A process that is stopped and continued gets EINTR in a read with a time limit.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 first => break first?,
             }
@@ -201,22 +207,22 @@ impl SecureReader {
         Ok(Some(&self.text[..read]))
     }
 
-    /// Waits at most so long for the next bytes.
+    /// Sets how long a read waits for the next bytes.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(limit))
     }
 }
 
 impl SecureWriter {
-    /// Sends text, in as many records as it takes.
+    /// Sends text in one or more records.
     ///
     /// # Errors
     /// If the connection breaks, or the other side does not take it in time.
     pub fn write(&mut self, text: &[u8]) -> Result<(), SecureError> {
-        for piece in text.chunks(RECORD) {
+        for piece in text.chunks(MAX_RECORD_BYTES) {
             let size = self.keys.write_message(self.next, piece, &mut self.sealed[2..]).map_err(SecureError::Crypto)?;
             self.next += 1;
             self.sealed[..2].copy_from_slice(&(size as u16).to_be_bytes());
@@ -231,7 +237,7 @@ impl SecureWriter {
     }
 }
 
-/// A stream that must be done by a certain moment, however slowly the other side feeds it.
+/// A stream with one deadline for all its reads and writes, however slowly the other side sends.
 struct DeadlineStream {
     inner: TcpStream,
     due: Instant,

@@ -1,8 +1,9 @@
-//! Frames in a stream of bytes.
+//! Frames in a byte stream.
 //!
-//! A frame is its kind, its sender, its receiver and its length (13 bytes), then its content. The stream is cut anywhere by whatever carries it;
-//! [`Frames`] puts it together again. A frame that claims to be too large ends the stream before any memory is set aside for it, and memory grows only
-//! with what has really come.
+//! A frame is its kind, sender, receiver and length (13 bytes), then its content. The transport may
+//! cut the stream anywhere; [`FrameSplitter`] reassembles the frames. A frame whose announced
+//! length is too large ends the stream before memory is allocated for it, and memory grows only
+//! with the bytes that have arrived.
 
 use thiserror::Error;
 
@@ -10,51 +11,51 @@ use crate::fabric::wire::MOST;
 use crate::model::Rank;
 
 /// Bytes before a frame's content.
-const HEADER: usize = 13;
+const HEADER_BYTES: usize = 13;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// Between two ranks.
+    /// A message between two ranks.
     Data = 1,
-    /// The sender lives.
+    /// A heartbeat.
     Beat = 2,
-    /// An [`Ask`](super::Ask).
+    /// A request, [`Ask`](super::Ask).
     Ask = 3,
-    /// An [`Answer`](super::Answer).
+    /// The answer to a request, [`JoinAnswer`](super::JoinAnswer).
     Answer = 4,
 }
 
-/// A frame that came.
+/// A frame that has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedFrame {
     /// What it is for.
     pub kind: FrameKind,
-    /// Who sent it.
+    /// The sender.
     pub from: Rank,
-    /// Whom it is for.
+    /// The receiver.
     pub to: Rank,
-    /// What it says.
+    /// The content.
     pub content: Vec<u8>,
 }
 
-/// Why a stream cannot be read on.
+/// Why a stream cannot be split further.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StreamError {
-    /// There is no such kind of frame.
+    /// The kind of frame is unknown.
     #[error("a frame of unknown kind {0}")]
     Kind(u8),
-    /// A frame that nobody may send.
+    /// The announced length, in bytes, exceeds the limit.
     #[error("a frame of {0} bytes, of which at most {MOST} are allowed")]
     TooLarge(u64),
 }
 
 /// Appends a frame to a stream.
 pub fn put(stream: &mut Vec<u8>, kind: FrameKind, from: Rank, to: Rank, content: &[u8]) {
-    // Senders keep to `MOST`, which fits.
+    // Senders check the size against `MOST`, which fits.
     let size = content.len() as u32;
-    stream.reserve(HEADER + content.len());
+    stream.reserve(HEADER_BYTES + content.len());
     stream.push(kind as u8);
     for word in [from.0, to.0, size] {
         stream.extend_from_slice(&word.to_le_bytes());
@@ -62,27 +63,27 @@ pub fn put(stream: &mut Vec<u8>, kind: FrameKind, from: Rank, to: Rank, content:
     stream.extend_from_slice(content);
 }
 
-/// Takes a stream apart.
+/// Splits a byte stream into frames.
 #[derive(Default)]
 pub struct FrameSplitter {
     came: Vec<u8>,
-    /// So much of it has been taken out.
+    /// Bytes at the beginning of the buffer that have been consumed.
     taken: usize,
 }
 
 impl FrameSplitter {
-    /// More has come.
+    /// Appends bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.came.drain(..std::mem::take(&mut self.taken));
         self.came.extend_from_slice(bytes);
     }
 
-    /// The next frame, once all of it is there.
+    /// Returns the next frame if it has arrived completely.
     ///
     /// # Errors
-    /// If this is no stream of frames; it cannot be read on.
+    /// If the bytes are not a stream of frames; nothing more can be read from it.
     pub fn take(&mut self) -> Result<Option<ReceivedFrame>, StreamError> {
-        let Some((header, rest)) = self.came[self.taken..].split_first_chunk::<HEADER>() else { return Ok(None) };
+        let Some((header, rest)) = self.came[self.taken..].split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let kind = match header[0] {
             1 => FrameKind::Data,
@@ -97,7 +98,7 @@ impl FrameSplitter {
         }
         let Some(content) = rest.get(..size) else { return Ok(None) };
         let frame = ReceivedFrame { kind, from: Rank(word(1)), to: Rank(word(5)), content: content.to_vec() };
-        self.taken += HEADER + size;
+        self.taken += HEADER_BYTES + size;
         Ok(Some(frame))
     }
 }

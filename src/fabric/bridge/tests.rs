@@ -1,4 +1,5 @@
-//! The bridge over real sockets: who comes in, who does not, and that the one does not disturb the other.
+//! Tests of the bridge over real sockets: which connections are admitted and refused, and that
+//! refused ones do not disturb the others.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -39,7 +40,7 @@ fn world() -> Ask {
 }
 
 impl Run {
-    /// Lets the next one in who knocks.
+    /// Admits the next request.
     fn open_door(&self, rank: u32) {
         match self.news.recv_timeout(LONG).unwrap() {
             LinkEvent::Knock { link, ask, .. } => {
@@ -75,7 +76,7 @@ fn take(side: &mut dyn Outside) -> Passed {
     }
 }
 
-/// A rank is in the run and says so both ways.
+/// Asserts that frames pass between the run and a rank in both directions.
 fn assert_alive(run: &mut Run, rank: u32, joined: &mut Joined) {
     joined.send(Rank(rank), Rank::ZERO, b"up");
     let came = take(&mut run.outer);
@@ -118,28 +119,29 @@ fn strangers_are_refused_and_disturb_nobody() {
     // Another secret.
     let wrong = Contact { secret: Secret([9; 32]), ..run.contact.clone() };
     assert!(matches!(join(&wrong, &world(), || {}), Err(JoinError::Stranger { .. })));
-    // Other protocols, noise, and a promise of four gigabytes: each is hung up on.
+    // Other protocols, noise, and an announced length of four gigabytes: the hub closes each
+    // connection.
     let mut noise = vec![0u8; 100_000];
     fastrand::Rng::with_seed(7).fill(&mut noise);
     let huge = [b"PHALANX\n\x00\x00".as_slice(), &[0xFF; 64]].concat();
     for bytes in [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(), &noise, &huge, &[0; 80]] {
         let mut stream = TcpStream::connect(run.address()).unwrap();
-        // It may hang up before all of it is sent.
+        // The hub may close the connection before all bytes are sent.
         let _ = stream.write_all(bytes);
         stream.set_read_timeout(Some(LONG)).unwrap();
         let mut answer = [0; 64];
         while stream.read(&mut answer).is_ok_and(|read| read > 0) {}
     }
-    // Half-open connections stay for a while, and bother nobody meanwhile.
+    // Half-open connections stay for a while and must not disturb others.
     let silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(run.address()).unwrap()).collect();
     assert_alive(&mut run, 1, &mut good);
     let mut other = run.joined(2);
     assert_alive(&mut run, 2, &mut other);
     drop(silent);
-    assert!(run.news.try_recv().is_err(), "no stranger is told of");
+    assert!(run.news.try_recv().is_err(), "refused connections cause no event");
 }
 
-/// Joins as a rank does that does not give up at once.
+/// Joins with retries, as a rank does.
 fn join_patiently(contact: &Contact) -> Joined {
     let mut pauses = Pauses::begin();
     loop {
@@ -171,7 +173,7 @@ fn a_run_is_found_at_the_address_that_leads_to_it() {
     let run = run();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stranger = other.local_addr().unwrap().to_string();
-    // Somebody else lives at one address, and nobody at another.
+    // Another server listens at one address, and none at another.
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         while let Ok((mut stream, _)) = other.accept() {
@@ -192,7 +194,7 @@ fn a_run_is_found_at_the_address_that_leads_to_it() {
     assert!(Pauses::begin().after(&error).is_none(), "nothing there will become the run");
 }
 
-/// Knows the secret, and asks and sends what it likes.
+/// A peer that knows the secret but does not follow the protocol.
 fn intruder(run: &Run) -> secure::Channel {
     let stream = TcpStream::connect(run.address()).unwrap();
     secure::connect(stream, &run.contact.secret, LONG).unwrap()
@@ -207,7 +209,7 @@ fn who_knows_the_secret_but_misbehaves_is_cut_off() {
     };
     let ask = postcard::to_stdvec(&world()).unwrap();
     let asking = [frame(3, 0, ask.len() as u32), ask].concat();
-    // Frames of four gigabytes, of no kind, and in another rank's name.
+    // Frames of four gigabytes, of an unknown kind, and under another rank's number.
     for bad in [frame(1, 2, u32::MAX), frame(77, 2, 0), frame(1, 1, 0), frame(4, 2, 0)] {
         let mut intruder = intruder(&run);
         intruder.writer.write(&asking).unwrap();
@@ -217,7 +219,7 @@ fn who_knows_the_secret_but_misbehaves_is_cut_off() {
         intruder.writer.write(&bad).unwrap();
         let LinkEvent::Gone { rank: Rank(2), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not cut off") };
     }
-    // No request at all, and one that is none.
+    // A frame that is no request, and a request without content.
     for bad in [frame(1, 0, 0), frame(3, 0, 0)] {
         let mut intruder = intruder(&run);
         intruder.writer.write(&bad).unwrap();
@@ -256,8 +258,8 @@ fn who_does_not_read_is_cut_off_before_memory_is_full() {
     let head = [&[3u8][..], &[0; 8], &(ask.len() as u32).to_le_bytes(), &ask].concat();
     deaf.writer.write(&head).unwrap();
     run.open_door(2);
-    // It is admitted, and reads nothing more. What fits into the system's buffers is not counted.
-    let (frame, most) = (vec![0; 1 << 16], 4 * (super::link::MOST_WAITING >> 16));
+    // The peer is admitted and then reads nothing. Bytes in the system's buffers do not count.
+    let (frame, most) = (vec![0; 1 << 16], 4 * (super::link::MAX_QUEUED_BYTES >> 16));
     let gone = (0..most).find_map(|_| {
         run.outer.send(Rank::ZERO, Rank(2), &frame);
         run.news.try_recv().ok()
