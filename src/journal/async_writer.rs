@@ -1,14 +1,15 @@
-//! A thread that writes the journal, so that no disk holds up a rank.
+//! A background thread that writes the journal, so that no disk delays rank 0.
 //!
-//! Handing a record to the system takes microseconds, until the system forces earlier ones to disk: then it takes milliseconds, on the file
-//! system of a cluster sometimes seconds. Rank 0 drives its slots and answers others meanwhile. So records go into a queue, in order, and
-//! the clerk writes them. With `flush = "always"` an append waits until its record is on disk, as the job asked for. The queue is bounded: who
-//! is far ahead of the disk waits.
+//! Appending a record takes microseconds, but milliseconds when the system writes back earlier
+//! ones, and sometimes seconds on a cluster's file system. Meanwhile rank 0 must drive its slots
+//! and answer other ranks. Records therefore go through a queue, in order, to a writer thread. With
+//! `flush = "always"` an append waits until its record is on disk, as the job requires. The queue
+//! is bounded: an append blocks while it is full.
 //!
-//! The first failure is kept until the next check or the end, and nothing is written after it. What
-//! depends on the journal (an exit code, a summary) is made after [`Clerk::close`]. A killed
-//! process loses what was in the queue, which is no more than what other ranks had not reported
-//! yet: those tasks run again.
+//! The first failure is kept until the next check or the end, and nothing is written after it.
+//! Results that depend on the journal (the exit code, the summary) are made after
+//! [`AsyncJournal::close`]. A killed process loses the records in the queue; tasks whose end they
+//! hold run again.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -21,24 +22,24 @@ use super::record::Record;
 use super::writer::Journal;
 use crate::job::Flush;
 
-/// So many records wait at most. The largest are reports of a few thousand attempts.
-const QUEUE: usize = 1024;
+/// Capacity of the queue in records. The largest records are reports of a few thousand attempts.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// How often the clerk looks at the flush rule while nothing is appended.
-const TICK: Duration = Duration::from_millis(100);
+/// How often the writer checks the flush rule while nothing is appended.
+const FLUSH_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long the clerk rests after it has written all there was: who appends then finds it awake, or leaves more for it to write at once, and has not
-/// to wake it for every record.
-const REST: Duration = Duration::from_millis(1);
+/// How long the writer sleeps after it has emptied the queue. Appends meanwhile collect in the
+/// queue and need not wake the thread one by one.
+const WRITER_SLEEP: Duration = Duration::from_millis(1);
 
-/// What the clerk is asked to do.
+/// A request to the writer thread.
 enum WriterRequest {
     Write(Box<Record>),
-    /// Writes it, forces everything to disk and says so.
+    /// Writes the record, syncs the file to disk and sends a reply.
     WriteNow(Box<Record>, SyncSender<()>),
 }
 
-/// See the module's text.
+/// Handle to the thread that writes the journal.
 #[derive(Debug)]
 pub struct AsyncJournal {
     orders: Option<SyncSender<WriterRequest>>,
@@ -47,7 +48,7 @@ pub struct AsyncJournal {
     always: bool,
 }
 
-/// The first thing that went wrong, until somebody takes it.
+/// The first failure, until a caller takes it.
 #[derive(Debug)]
 struct FirstFailure {
     path: PathBuf,
@@ -57,7 +58,7 @@ struct FirstFailure {
 impl FirstFailure {
     fn note(&self, result: Result<(), JournalError>) {
         match result {
-            // It only repeats that there was a failure.
+            // `Closed` only repeats that there was an earlier failure.
             Ok(()) | Err(JournalError::Closed { .. }) => {}
             Err(error) => {
                 self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -65,9 +66,9 @@ impl FirstFailure {
         }
     }
 
-    /// The thread that writes has panicked.
+    /// Records that the writer thread has panicked.
     fn note_panic(&self) {
-        let source = std::io::Error::other("the thread that writes it has panicked");
+        let source = std::io::Error::other("the writer thread has panicked");
         self.note(Err(JournalError::io("write", &self.path)(source)));
     }
 
@@ -77,13 +78,13 @@ impl FirstFailure {
 }
 
 impl AsyncJournal {
-    /// Hands the journal over to a thread.
+    /// Moves the journal to a new thread.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn spawn(journal: Journal) -> std::io::Result<AsyncJournal> {
         let always = journal.flush() == Flush::Always;
-        let (orders, inbox) = sync_channel(QUEUE);
+        let (orders, inbox) = sync_channel(QUEUE_CAPACITY);
         let failure = Arc::new(FirstFailure { path: journal.path().to_owned(), error: Mutex::new(None) });
         let noted = Arc::clone(&failure);
         let thread =
@@ -91,7 +92,7 @@ impl AsyncJournal {
         Ok(AsyncJournal { orders: Some(orders), thread: Some(thread), failure, always })
     }
 
-    /// Appends a record. Whether that fails is known to [`check`](Clerk::check), later.
+    /// Queues a record. [`check`](AsyncJournal::check) reports failures later.
     pub fn append(&self, record: Record) {
         match self.always {
             true => self.append_now(record),
@@ -99,8 +100,7 @@ impl AsyncJournal {
         }
     }
 
-    /// Appends a record and waits until it and all before it are on disk, or it is known that they
-    /// will not be.
+    /// Appends a record and waits until it and all earlier ones are on disk, or writing has failed.
     pub fn append_now(&self, record: Record) {
         let (done, wait) = sync_channel(1);
         self.send(WriterRequest::WriteNow(Box::new(record), done));
@@ -109,7 +109,7 @@ impl AsyncJournal {
         }
     }
 
-    /// Takes the failure, if there was one that nobody has taken.
+    /// Takes the first failure, if there is one that has not been taken.
     ///
     /// # Errors
     /// The first failure.
@@ -120,7 +120,7 @@ impl AsyncJournal {
     /// Waits until everything is written, and on disk if the flush rule wants that.
     ///
     /// # Errors
-    /// The first failure, if nobody has taken it.
+    /// The first failure, unless it has been taken.
     pub fn close(mut self) -> Result<(), JournalError> {
         self.finish();
         self.check()
@@ -152,11 +152,11 @@ impl Drop for AsyncJournal {
     }
 }
 
-/// The clerk's life.
+/// The main loop of the writer thread.
 fn serve(mut journal: Journal, inbox: &Receiver<WriterRequest>, failure: &FirstFailure) {
     let note = |result| failure.note(result);
     loop {
-        let first = match inbox.recv_timeout(TICK) {
+        let first = match inbox.recv_timeout(FLUSH_CHECK_INTERVAL) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
                 note(journal.tick(Instant::now()));
@@ -170,14 +170,14 @@ fn serve(mut journal: Journal, inbox: &Receiver<WriterRequest>, failure: &FirstF
                 WriterRequest::Write(record) => note(journal.append(&record)),
                 WriterRequest::WriteNow(record, done) => {
                     note(journal.append(&record).and_then(|()| journal.sync()));
-                    // Who asked may have given up.
+                    // The caller may no longer wait.
                     let _ = done.send(());
                     awaited = true;
                 }
             }
         }
         if !awaited {
-            std::thread::sleep(REST);
+            std::thread::sleep(WRITER_SLEEP);
         }
     }
 }
@@ -189,15 +189,15 @@ mod tests {
     use crate::journal::replay;
 
     #[test]
-    fn records_are_written_in_order_and_before_the_clerk_goes() {
+    fn records_are_written_in_order_and_before_the_writer_ends() {
         for flush in [Flush::Never, Flush::Always, Flush::Every(Duration::from_millis(1))] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("journal");
-            let clerk = AsyncJournal::spawn(Journal::create(&path, flush).unwrap()).unwrap();
-            clerk.append(began(1));
+            let writer = AsyncJournal::spawn(Journal::create(&path, flush).unwrap()).unwrap();
+            writer.append(began(1));
             let all: Vec<_> = (0..3000).map(attempt).collect();
-            all.iter().for_each(|&a| clerk.append(Record::Attempts(vec![a])));
-            clerk.close().unwrap();
+            all.iter().for_each(|&a| writer.append(Record::Attempts(vec![a])));
+            writer.close().unwrap();
             assert_eq!(replay(&path).unwrap().sessions[0].attempts, all);
         }
     }
@@ -206,26 +206,26 @@ mod tests {
     fn what_was_asked_for_now_is_there_now() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let clerk = AsyncJournal::spawn(Journal::create(&path, Flush::Never).unwrap()).unwrap();
-        clerk.append(began(1));
-        clerk.append_now(Record::Attempts(vec![attempt(1)]));
-        clerk.check().unwrap();
+        let writer = AsyncJournal::spawn(Journal::create(&path, Flush::Never).unwrap()).unwrap();
+        writer.append(began(1));
+        writer.append_now(Record::Attempts(vec![attempt(1)]));
+        writer.check().unwrap();
         assert_eq!(replay(&path).unwrap().sessions[0].attempts, vec![attempt(1)]);
     }
 
     #[test]
     fn the_first_failure_is_told_once_also_at_the_end() {
-        let clerk = AsyncJournal::spawn(Journal::full_disk()).unwrap();
-        clerk.append_now(began(1));
-        let error = clerk.check().unwrap_err().to_string();
+        let writer = AsyncJournal::spawn(Journal::full_disk()).unwrap();
+        writer.append_now(began(1));
+        let error = writer.check().unwrap_err().to_string();
         assert!(error.contains("No space left"), "{error}");
-        clerk.append_now(began(2));
-        clerk.check().unwrap();
-        clerk.close().unwrap();
+        writer.append_now(began(2));
+        writer.check().unwrap();
+        writer.close().unwrap();
 
-        let clerk = AsyncJournal::spawn(Journal::full_disk()).unwrap();
-        clerk.append(began(1));
-        let error = clerk.close().unwrap_err().to_string();
+        let writer = AsyncJournal::spawn(Journal::full_disk()).unwrap();
+        writer.append(began(1));
+        let error = writer.close().unwrap_err().to_string();
         assert!(error.contains("No space left"), "{error}");
     }
 }

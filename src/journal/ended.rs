@@ -1,32 +1,33 @@
-//! Which sessions of a run nobody leads any more, for certain.
+//! Which sessions of a run have certainly ended.
 //!
-//! Two things prove it, and nothing else does: the journal says how the session ended; or its own
-//! node, which sees every lock that is taken there, shows that nobody holds the run directory's,
-//! and the session began after its last holder had taken it. That a file cannot be read, or that a
-//! lock seems free from another node, is no proof.
+//! Only two things prove that a session has ended: the journal records its end; or the node of its
+//! process, which sees every lock taken there, shows that the run directory's lock is free, and the
+//! session began after that lock's last holder had taken it. An unreadable file, or a lock that
+//! seems free from another node, proves nothing.
 
 use super::Holder;
 use super::replay::Replay;
 
-/// See the module's text.
+/// The sessions that have certainly ended, by the time at which they began.
 #[derive(Clone, Debug, Default)]
 pub struct EndedSessions {
-    /// When they began whose end is written, in milliseconds since 1970.
+    /// Start times of the sessions whose end is recorded, in milliseconds since 1970.
     written: Vec<u64>,
-    /// Sessions that began from then on are over, too.
+    /// Sessions that began at or after this time have ended too, in milliseconds since 1970.
     gone_since: Option<u64>,
 }
 
 impl EndedSessions {
-    /// By the run's journal, as far as it can be read, and the last holder of its lock if that is
-    /// gone for certain.
+    /// Derives them from the run's journal, as far as it can be read, and from the last holder of
+    /// its lock if that process is certainly gone.
     pub(crate) fn of(replay: Option<&Replay>, gone: Option<&Holder>) -> EndedSessions {
         let ended = replay.into_iter().flat_map(|replay| &replay.sessions).filter(|session| session.ended.is_some());
         let since = gone.map(|holder| holder.since_unix_ns / 1_000_000).filter(|&since| since > 0);
         EndedSessions { written: ended.map(|session| session.began.unix_ns / 1_000_000).collect(), gone_since: since }
     }
 
-    /// True if the session is among them that began then (in milliseconds since 1970).
+    /// True if the session that began at this time (in milliseconds since 1970) has certainly
+    /// ended.
     pub fn contains(&self, began_unix_ms: u64) -> bool {
         self.written.contains(&began_unix_ms) || self.gone_since.is_some_and(|since| began_unix_ms >= since)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a journal or a run directory, said so that a person can mend it.
+//! Errors of journals and run directories, with messages that say how to fix them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ pub enum JournalError {
     /// The system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was tried, e.g. `write`.
+        /// The operation that failed, e.g. `write`.
         doing: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// The file does not begin as a journal does.
+    /// The file does not begin with a journal's header.
     #[error("{} is not a journal of Phalanx (it begins differently)", path.display())]
     NotAJournal {
         /// The file.
         path: PathBuf,
     },
-    /// The journal's format is another one.
+    /// The journal has another format version.
     #[error("{} is a journal of format {found}, this Phalanx reads format {}: use the version of Phalanx that wrote it", path.display(), super::frame::VERSION)]
     Version {
         /// The file.
@@ -48,7 +48,7 @@ pub enum JournalError {
         /// Offset of the next intact frame.
         intact: u64,
     },
-    /// A frame is intact but its content makes no sense to this version.
+    /// A frame is intact but this version cannot decode its content.
     #[error(
         "{} holds a record at byte {at} that cannot be understood: {reason}; what precedes it still counts. \
          Use the version of Phalanx that wrote it, or keep a copy and run `truncate -s {at} {}`",
@@ -62,13 +62,13 @@ pub enum JournalError {
         /// What is wrong.
         reason: String,
     },
-    /// Nothing more is written, since something before it could not be.
+    /// The journal is closed because an earlier write failed.
     #[error("nothing more is written to {}: an earlier record could not be", path.display())]
     Closed {
         /// The file.
         path: PathBuf,
     },
-    /// A record that no frame can hold.
+    /// A record is too large for a frame.
     #[error(
         "a record of {bytes} bytes is too large for the journal (at most {}); split the job into several files",
         super::frame::MAX_PAYLOAD
@@ -77,38 +77,38 @@ pub enum JournalError {
         /// Its size in bytes.
         bytes: usize,
     },
-    /// A record that cannot be put into bytes.
+    /// A record cannot be encoded.
     #[error("cannot encode a record for the journal: {0}")]
     Encode(#[from] postcard::Error),
 }
 
 impl JournalError {
-    /// Wraps what the system said about `path`.
+    /// Wraps an I/O error about `path`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
         move |source| JournalError::Io { doing, path: path.to_owned(), source }
     }
 }
 
-/// A run directory that cannot be made, found or used.
+/// A run directory cannot be created, found or used.
 #[derive(Debug, Error)]
 pub enum RunDirError {
     /// The system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was tried, e.g. `create`.
+        /// The operation that failed, e.g. `create`.
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// A new run was to go where an earlier one is.
+    /// The directory for a new run already holds one.
     #[error("{} already holds a run: continue it with --resume, or choose another --run-dir", path.display())]
     Occupied {
         /// The directory.
         path: PathBuf,
     },
-    /// Another process uses the directory.
+    /// Another process holds the directory's lock.
     #[error("{} is in use by {holder}: wait until that run has ended, or start a run of its own without --resume and --run-dir", path.display())]
     InUse {
         /// The directory.
@@ -116,7 +116,8 @@ pub enum RunDirError {
         /// Who uses it.
         holder: Holder,
     },
-    /// A process uses or used the directory, on a file system where only a lock file can tell.
+    /// A process uses or used the directory on a file system without `flock`, where only a lock
+    /// file shows it.
     #[error(
         "{} is marked as in use by {holder}, and its file system cannot tell whether that run still goes on (it has no flock): \
          if it does not, remove {}",
@@ -140,7 +141,7 @@ pub enum RunDirError {
         /// The newest runs that there are.
         known: Vec<String>,
     },
-    /// There is no run of this job that could be continued.
+    /// There is no run of this job to resume.
     #[error("no run of job {job:?} to resume in {}: start it without --resume, or name its directory with --run-dir", runs.display())]
     NothingToResume {
         /// The job's name.
@@ -157,7 +158,7 @@ pub enum RunDirError {
 }
 
 impl RunDirError {
-    /// Wraps what the system said about `path`.
+    /// Wraps an I/O error about `path`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
         move |source| RunDirError::Io { doing, path: path.to_owned(), source }
     }

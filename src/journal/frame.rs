@@ -1,29 +1,32 @@
-//! Frames: how records lie in the journal file, so that a reader can tell what was written from what was not.
+//! Frames: the format of records in the journal file, which shows a reader whether each record was
+//! written completely.
 //!
 //! ```text
 //! header   magic [8]  version u32
 //! frame    mark [4]  length u32  crc32 u32  payload [length]       (numbers little-endian)
 //! ```
 //!
-//! The checksum covers length and payload. The mark cannot occur in text, so that a reader that met damage finds the next
-//! intact frame quickly. That is what tells the two kinds of damage apart:
+//! The checksum covers length and payload. The mark cannot occur in text, so after damage a reader
+//! finds the next intact frame quickly. That distinguishes two kinds of damage:
 //!
-//! - *torn*: nothing intact follows. A writer was stopped in the middle of an append; the rest is to be ignored.
-//! - *corrupt*: intact frames follow. Bytes changed after they were written; nobody may go on as if nothing were missing.
+//! - *torn*: no intact frame follows. A writer was stopped in the middle of an append; the rest is
+//!   ignored.
+//! - *corrupt*: intact frames follow. Bytes changed after they were written; the damage must be
+//!   reported.
 
 use super::error::JournalError;
 
-/// How a journal begins.
+/// The first bytes of a journal.
 const MAGIC: [u8; 8] = *b"PHLXJRNL";
 /// The format that this code writes and reads.
 pub(crate) const VERSION: u32 = 2;
 /// Bytes before the first frame.
 pub(crate) const HEADER: usize = 12;
-/// How a frame begins; no byte of it but the second and third can be part of UTF-8.
+/// The first bytes of a frame; of these only the second and third can occur in UTF-8.
 const MARK: [u8; 4] = [0xf5, 0xa7, 0xc1, 0xfe];
 /// Bytes of a frame before its payload.
 const FRAME_HEAD: usize = 12;
-/// The largest payload that is written or believed.
+/// Largest payload that is written or accepted, in bytes.
 pub(crate) const MAX_PAYLOAD: usize = 1 << 30;
 
 /// How a journal ends.
@@ -34,11 +37,11 @@ pub enum Tail {
     Clean,
     /// With this many bytes of a record that was cut short; they do not count.
     Torn(u64),
-    /// Before its end there is damage, or a record from another version; what follows it was not read.
+    /// Before its end there is damage or a record from another version; the rest was not read.
     Damaged(JournalError),
 }
 
-/// What stands where the intact frames end.
+/// What follows the intact frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
     Nothing,
@@ -120,7 +123,7 @@ impl<'a> Frames<'a> {
         Some(payload)
     }
 
-    /// What stands where [`Frames::advance`] found no further frame.
+    /// Returns what follows after [`Frames::advance`] has found no further frame.
     pub(crate) fn rest(&self) -> Rest {
         if self.at == self.bytes.len() && self.at >= HEADER {
             return Rest::Nothing;
@@ -136,7 +139,7 @@ impl<'a> Frames<'a> {
     }
 }
 
-/// The payload of the frame that begins at `at`, if there is an intact one.
+/// Returns the payload of the frame at offset `at`, if it is intact.
 fn frame_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
     if bytes.get(at..at + 4)? != MARK {
         return None;

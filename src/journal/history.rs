@@ -1,4 +1,4 @@
-//! The history of a job: a line of JSON for each of its runs, beside their directories.
+//! The history of a job: one line of JSON per run, in a file beside the run directories.
 //!
 //! ```text
 //! phalanx-runs/
@@ -6,9 +6,11 @@
 //!   mosaic.history.jsonl
 //! ```
 //!
-//! A run adds its line when it ends. Runs that end together take turns by a lock on the file; what a killed one has left of its line is passed over
-//! by readers, and the next line begins anew. When the file has become twice as long as is remembered, the later half is written to a new
-//! file that takes its place: so who has waited for the lock looks whether what it locked is still the file of that name.
+//! A run appends its line when it ends; a lock on the file serialises runs that end together.
+//! Readers skip the incomplete line of a killed run, and the next run starts a new line after it.
+//! When the file has grown to twice the length that readers use, the later half is written to a new
+//! file that replaces it. After taking the lock a writer must therefore check that the path still
+//! leads to the locked file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -20,14 +22,14 @@ use super::RunDir;
 use super::rundir::file_name;
 use crate::scale::estimate::{History, KEPT, RunRecord};
 
-/// More than this is not read: the end of it is.
+/// Only this many bytes at the end of the file are read.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Others hold the lock for milliseconds; who does not get it for so long goes without.
-const TRIES: u32 = 100;
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// Attempts to take the lock, which others hold for milliseconds; after them the line is dropped.
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Where the history of a job is.
+/// The history file of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryFile {
     path: PathBuf,
@@ -54,10 +56,11 @@ impl HistoryFile {
         &self.path
     }
 
-    /// Reads it; with how many lines make no sense. A file that is not there is an empty one.
+    /// Reads the file. Returns the history and the number of invalid lines. A missing file is an
+    /// empty history.
     ///
     /// # Errors
-    /// If it is there and cannot be read.
+    /// If the file exists and cannot be read.
     pub fn read(&self) -> io::Result<(History, usize)> {
         let mut file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((History::default(), 0)),
@@ -100,19 +103,20 @@ impl HistoryFile {
     fn open(&self) -> io::Result<(File, bool)> {
         let open = || OpenOptions::new().read(true).append(true).create(true).open(&self.path);
         let mut file = open()?;
-        for _ in 0..TRIES {
+        for _ in 0..LOCK_ATTEMPTS {
             match file.try_lock() {
                 Ok(()) if is_still(&file, &self.path)? => return Ok((file, true)),
                 Ok(()) => file = open()?,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
-                // A file system without locks: one write of one line is the best there is.
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY_INTERVAL),
+                // The file system has no locks: writing the line with one call is the best
+                // alternative.
                 Err(TryLockError::Error(_)) => return Ok((file, false)),
             }
         }
         Ok((file, false))
     }
 
-    /// Writes the later half anew once there is twice as much as is remembered.
+    /// Replaces the file by its later half once it is twice as long as readers use.
     fn shorten(&self, file: &mut File) -> io::Result<()> {
         let mut text = Vec::new();
         file.seek(SeekFrom::Start(0))?;
@@ -138,7 +142,7 @@ fn ends_a_line(file: &mut File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// True if a file is the one that a path leads to.
+/// True if the path still leads to this file.
 fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {

@@ -1,7 +1,9 @@
-//! What a session held and what that costs: each rank with its node, from when to when, worked out from the records.
+//! What a session held and what it cost: each rank with its node and its period, derived from the
+//! records.
 //!
-//! Several ranks that are on one node at the same time are billed as one node, from the first of them to the last. A node that came as a block is
-//! billed from the block's grant to its end, as its provider tells them: the ranks come later and go sooner.
+//! Ranks that are on one node at the same time are billed as one node, from the start of the first
+//! to the end of the last. A node that came as a block is billed from the block's grant to its end,
+//! as its provider reports them, because its ranks arrive later and leave earlier.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,43 +24,44 @@ pub struct Holding {
     pub node_type: NodeTypeId,
     /// Its slots.
     pub slots: u32,
-    /// From when it is billed.
+    /// Start of its billing.
     pub from: Time,
-    /// Until when.
+    /// End of its billing.
     pub to: Time,
-    /// When it first took part, if it did.
+    /// When it first became active, if it did.
     pub joined: Option<Time>,
-    /// How long it took part in between; the rest of the time it was starting, draining or parked.
+    /// Total time for which it was active; the rest of the time it was starting, draining or
+    /// parked.
     pub active: Duration,
 }
 
-/// A node's part in a session. One that was given back and gained again has several.
+/// A period in which a session held a node. A node that was released and gained again has several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHolding {
     /// The node.
     pub node: String,
-    /// The block that it came as, if it did.
+    /// The block that it belongs to, if any.
     pub block: Option<u64>,
     /// Its type.
     pub node_type: NodeTypeId,
-    /// From when it is billed.
+    /// Start of its billing.
     pub from: Time,
-    /// Until when.
+    /// End of its billing.
     pub to: Time,
-    /// How long its most active rank took part.
+    /// Active time of its most active rank.
     pub active: Duration,
     /// Its ranks, by number.
     pub ranks: Vec<u32>,
 }
 
-/// A rank's story while it is read.
-struct Story {
+/// A rank's state while its records are read.
+struct RankProgress {
     holding: Holding,
     state: RankState,
     since: Time,
 }
 
-impl Story {
+impl RankProgress {
     fn goes_on(&mut self, time: Time, state: RankState) {
         if matches!(self.state, RankState::Active) {
             self.holding.active += time.since(self.since);
@@ -75,35 +78,35 @@ impl Story {
 }
 
 impl Session {
-    /// What each rank held until `end`.
+    /// Returns the part of each rank, up to `end`.
     pub fn holdings(&self, end: Time) -> Vec<Holding> {
-        let mut stories: BTreeMap<u32, Story> = BTreeMap::new();
+        let mut ranks_seen: BTreeMap<u32, RankProgress> = BTreeMap::new();
         let begins = |rank: u32, node: &str, node_type, slots, from, state| {
             let node = node.to_owned();
             let joined = (state == RankState::Active).then_some(from);
             let holding = Holding { rank, node, node_type, slots, from, to: end, joined, active: Duration::ZERO };
-            Story { holding, state, since: from }
+            RankProgress { holding, state, since: from }
         };
         for info in &self.began.ranks {
-            let story = begins(info.rank, &info.node, NodeTypeId(0), info.slots, Time::ZERO, RankState::Active);
-            stories.insert(info.rank, story);
+            let progress = begins(info.rank, &info.node, NodeTypeId(0), info.slots, Time::ZERO, RankState::Active);
+            ranks_seen.insert(info.rank, progress);
         }
         for change in &self.ranks {
             let (info, from) = (&change.info, change.billed_since);
-            let story = stories.entry(info.rank).or_insert_with(|| {
+            let progress = ranks_seen.entry(info.rank).or_insert_with(|| {
                 begins(info.rank, &info.node, change.node_type, info.slots, from, RankState::Joining)
             });
-            story.goes_on(change.time, change.state);
+            progress.goes_on(change.time, change.state);
         }
-        let last = |mut story: Story| {
-            let state = story.state;
-            story.goes_on(end, state);
-            story.holding
+        let last = |mut progress: RankProgress| {
+            let state = progress.state;
+            progress.goes_on(end, state);
+            progress.holding
         };
-        stories.into_values().map(last).collect()
+        ranks_seen.into_values().map(last).collect()
     }
 
-    /// What each node was held until `end`, in order of time.
+    /// Returns the periods of all nodes up to `end`, ordered by time.
     pub fn nodes(&self, end: Time) -> Vec<NodeHolding> {
         let blocks: BTreeMap<u64, &BlockChange> = self.blocks.iter().map(|change| (change.block, change)).collect();
         let mut nodes: Vec<NodeHolding> = blocks.values().filter_map(|block| NodeHolding::of(block, end)).collect();
@@ -118,14 +121,14 @@ impl Session {
         nodes
     }
 
-    /// What its nodes cost until `end`.
+    /// Returns the cost of its nodes up to `end`.
     pub fn bill(&self, prices: &Prices, end: Time) -> f64 {
         self.nodes(end).iter().map(|node| prices.bill(node.node_type, node.from, node.to)).sum()
     }
 }
 
 impl NodeHolding {
-    /// The node of a block, if it ever had one.
+    /// Returns the node of a block, if it ever had one.
     fn of(block: &BlockChange, end: Time) -> Option<NodeHolding> {
         let from = block.granted?;
         let to = block.ended.unwrap_or(end).max(from);
@@ -134,13 +137,13 @@ impl NodeHolding {
         Some(NodeHolding { node, block: Some(block.block), node_type, from, to, active, ranks })
     }
 
-    /// True if a rank, which came as part of `block`, is on this node.
+    /// True if a rank that belongs to `block` is on this node.
     fn holds(&self, rank: &Holding, block: Option<u64>) -> bool {
         let together = self.from <= rank.to && rank.from <= self.to;
         self.block == block && (block.is_some() || (self.node == rank.node && together))
     }
 
-    /// One more rank on it.
+    /// Adds a rank to the node.
     fn add(&mut self, rank: &Holding) {
         self.active = self.active.max(rank.active);
         self.ranks.push(rank.rank);
@@ -159,7 +162,7 @@ impl From<Holding> for NodeHolding {
 }
 
 impl Replay {
-    /// What all sessions cost whose terms are known.
+    /// Total cost of all sessions whose terms are recorded.
     pub fn spent(&self) -> f64 {
         let bill = |session: &Session| Some(session.bill(&session.terms.as_ref()?.prices, session.last_heard()));
         self.sessions.iter().filter_map(bill).sum()

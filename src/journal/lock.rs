@@ -1,11 +1,13 @@
-//! One run at a time in a run directory.
+//! The lock of a run directory: one run at a time writes there.
 //!
-//! The lock is `flock` on the file `lock`: the system releases it whenever and however its holder ends, so nothing goes
-//! stale, and network file systems pass it on to other nodes. What the file says (process, node, since when) is for people.
+//! The lock is `flock` on the file `lock`. The system releases it whenever and however its holder
+//! ends, so it never becomes stale, and network file systems extend it to other nodes. The file's
+//! text (process, node, since when) is for people.
 //!
-//! Some parallel file systems are mounted without `flock`. There the lock is the existence of the file `lock.held`, created
-//! exclusively and removed at the end. A killed run leaves it behind, and nothing guesses whether its holder on some
-//! other node still lives: the message names the holder and the file to remove.
+//! Some parallel file systems are mounted without `flock`. There the lock is the existence of the
+//! file `lock.held`, created exclusively and removed at the end. A killed run leaves it behind.
+//! Phalanx does not guess whether a holder on another node is alive: the error message names the
+//! holder and the file to remove.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -19,47 +21,47 @@ use super::{unix_now_ns, utc};
 pub(super) const LOCK: &str = "lock";
 const MARK: &str = "lock.held";
 
-/// A reader that asks whether a run is alive holds the lock for a moment; a run that starts just then tries again.
-const TRIES: u32 = 5;
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// A reader that checks whether a run is alive holds the lock for a moment; a run that starts just
+/// then retries this often.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The right to write in a run directory, for as long as it lives.
+/// The lock of a run directory, held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
     /// The file whose existence is the lock, where there is no `flock`.
     mark: Option<PathBuf>,
-    /// The last holder before this one, if it was on this node, where the lock shows that it is
-    /// gone.
+    /// The previous holder, if it was on this node, where the lock proves that it is gone.
     predecessor: Option<Holder>,
 }
 
 impl RunLock {
-    /// The last holder before this one, if it is certain that it is gone.
+    /// The previous holder, if it is certainly gone.
     pub fn gone_predecessor(&self) -> Option<&Holder> {
         self.predecessor.as_ref()
     }
 }
 
-/// Whether somebody writes in a run directory.
+/// Whether a process holds a run directory's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// This process does.
+    /// This holder is alive.
     Alive(Holder),
-    /// Nobody does.
+    /// No process holds the lock.
     Gone,
-    /// The file system cannot tell: there is no `flock`, and this holder's mark is there.
+    /// Unknown: the file system has no `flock`, and this holder's mark exists.
     Unknown(Holder),
 }
 
-/// Who holds a lock, as far as its file says.
+/// The holder of a lock, as far as the lock's file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its process, 0 if unknown.
+    /// Process id; 0 if unknown.
     pub pid: u32,
-    /// Its node, empty if unknown.
+    /// Name of its node; empty if unknown.
     pub host: String,
-    /// Since when, in nanoseconds since 1970; 0 if unknown.
+    /// When it took the lock, in nanoseconds since 1970; 0 if unknown.
     pub since_unix_ns: u64,
 }
 
@@ -75,7 +77,7 @@ impl fmt::Display for Holder {
 }
 
 impl Holder {
-    /// True if it was on this node, where `flock` knows of it on every file system.
+    /// True if it was on this node, whose own locks `flock` sees on every file system.
     fn is_here(&self) -> bool {
         !self.host.is_empty() && self.host == sysinfo::System::host_name().unwrap_or_default()
     }
@@ -105,7 +107,7 @@ impl Holder {
 
 type TryLock = fn(&File) -> Result<(), TryLockError>;
 
-/// Takes the lock of a run directory, or says who has it.
+/// Takes the lock of a run directory. The error names the present holder.
 pub(super) fn take(dir: &Path) -> Result<RunLock, RunDirError> {
     take_by(dir, File::try_lock)
 }
@@ -118,10 +120,10 @@ fn take_by(dir: &Path, try_lock: TryLock) -> Result<RunLock, RunDirError> {
     for tried in 1.. {
         match try_lock(&file) {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if tried == TRIES => {
+            Err(TryLockError::WouldBlock) if tried == LOCK_ATTEMPTS => {
                 return Err(RunDirError::InUse { path: dir.to_owned(), holder: Holder::read(&path) });
             }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY_INTERVAL),
             Err(TryLockError::Error(error)) if unsupported(&error) => return take_mark(dir, file),
             Err(TryLockError::Error(error)) => return Err(RunDirError::io("lock", &path)(error)),
         }
@@ -147,7 +149,8 @@ fn take_mark(dir: &Path, file: File) -> Result<RunLock, RunDirError> {
     }
 }
 
-/// Whether somebody holds the lock of a run directory. Changes nothing, and needs only the right to read.
+/// Whether a process holds the lock of a run directory. Changes nothing and needs only read
+/// permission.
 pub(super) fn liveness(dir: &Path) -> Liveness {
     let mark = dir.join(MARK);
     if mark.exists() {
@@ -161,8 +164,8 @@ pub(super) fn liveness(dir: &Path) -> Liveness {
     }
 }
 
-/// The last holder of a run directory's lock, if it is certain that it is gone: the lock is free,
-/// and was last held on this node. Locks of other nodes may not be seen here.
+/// The last holder of a run directory's lock, if it is certainly gone: the lock is free and was
+/// last held on this node. Locks of other nodes may be invisible here.
 pub(super) fn gone_holder(dir: &Path) -> Option<Holder> {
     let path = dir.join(LOCK);
     let is_free = File::open(&path).is_ok_and(|file| file.try_lock_shared().is_ok());
@@ -170,7 +173,7 @@ pub(super) fn gone_holder(dir: &Path) -> Option<Holder> {
     Some(Holder::read(&path)).filter(|holder| is_certain && holder.is_here())
 }
 
-/// True if the file system has no `flock` (rather than having it in use).
+/// True if the error means that the file system has no `flock`, rather than that the lock is held.
 fn unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::ENOLCK | libc::EOPNOTSUPP))
 }

@@ -1,10 +1,11 @@
-//! What has happened, on disk: the run directory with its journal and the captured output of tasks.
+//! The record of a run on disk: the run directory with its journal and the captured output of
+//! tasks.
 //!
-//! Only rank 0 writes the journal, and every rank writes the output of the tasks that it ran. What is written is never
-//! changed again: records and output are appended, and a reader may look at any moment. Whoever was killed has left at
-//! most one record cut short, and everything before it counts.
+//! Only rank 0 writes the journal, and every rank writes the output of the tasks that it ran. Both
+//! are only appended to, so a reader may read at any time. A killed writer leaves at most one
+//! incomplete record, and everything before it is valid.
 //!
-//! Nothing here decides anything; `schedule` does, and hands over what is to be remembered.
+//! This module takes no decisions; it records those of `schedule` and `scale`.
 
 mod async_writer;
 mod ended;
@@ -37,13 +38,13 @@ pub use writer::Journal;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Now, in nanoseconds since 1970 (UTC).
+/// The current time in nanoseconds since 1970 (UTC).
 pub fn unix_now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A moment in nanoseconds since 1970 as people read it: `2026-03-01T12:00:00Z`.
+/// Formats a time in nanoseconds since 1970: `2026-03-01T12:00:00Z`.
 pub fn utc(unix_ns: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(unix_ns)).to_string()
 }

@@ -1,10 +1,11 @@
 //! The records of a journal.
 //!
-//! A run directory has one journal for all its *sessions* (the first run and each resume). A session opens with
-//! [`Record::Began`], which also says what it takes over from the session before: one record, so that no kill can come
-//! between the two and make a later resume forget. Numbers of tasks are those of the session's own job, since the job
-//! file may have changed in between. A record is never changed, and new kinds are only added at the end of [`Record`],
-//! so that old journals stay readable.
+//! A run directory has one journal for all its *sessions* (the first run and each resume). A
+//! session starts with [`Record::Began`], which also lists what it takes over from the session
+//! before: a single record, so that a kill cannot separate the two and make a later resume lose
+//! tasks. Task numbers are those of the session's own job, since the job file may have changed in
+//! between. Records never change, and new kinds are added only at the end of [`Record`], so that
+//! old journals stay readable.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,70 +18,70 @@ use crate::scale::estimate::{Anomaly, Expected, Learnt};
 use crate::scale::{Decision, Effect, NodeTypeId, Prices};
 use crate::schedule::coordinator::{StopReason, TaskTally};
 
-/// One thing that has happened.
+/// One event of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// A session began. All times up to the next such record count from here.
     Began(Began),
     /// Attempts that ended, and tasks that were skipped.
     Attempts(#[serde(with = "crate::codec::packed")] Vec<Attempt>),
-    /// Something that a person should find in the report.
+    /// A message for the report.
     Note(Note),
-    /// What is known of the job's graph and its partition.
+    /// Facts about the job's graph and its partition.
     Graph(GraphFacts),
     /// The session ended.
     Ended(Ended),
-    /// On what terms the session runs.
+    /// The terms of the session.
     Terms(Terms),
-    /// A rank came, went or paused after the session had begun.
+    /// A rank joined, left or was parked after the session had begun.
     Rank(RankChange),
     /// A scaling decision.
     Decision(Box<Decision>),
-    /// What came of a decision.
+    /// The effect of a scaling decision.
     Effect {
         /// Number of the decision.
         number: u32,
-        /// What was measured.
+        /// The measured effect.
         effect: Effect,
     },
-    /// A block came, went or changed.
+    /// A block was requested, changed or ended.
     Block(BlockChange),
-    /// What earlier runs of the job have told the session.
+    /// What the session knows from earlier runs of the job.
     Past(Box<PastRuns>),
-    /// What is unusual about the run, against earlier ones.
+    /// Anomalies of the run, compared with earlier runs.
     Unusual(Vec<Anomaly>),
-    /// Why Phalanx itself made attempts fail. They may come before the attempts or after.
+    /// Why Phalanx itself failed attempts. May precede or follow the attempts.
     Reasons(Vec<Reason>),
 }
 
-/// What earlier runs of a job tell the next.
+/// What a session knows from earlier runs of the job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastRuns {
-    /// How many runs there were.
+    /// Number of earlier runs.
     pub runs: u32,
-    /// Durations that were taken from them.
+    /// Durations learnt from them.
     pub learnt: Vec<Learnt>,
-    /// How long such a run is expected to take, if enough were like it.
+    /// Expected wall time of such a run, if enough earlier runs were similar.
     pub wall: Option<Expected>,
-    /// How much time in tasks it is expected to bring, summed over slots.
+    /// Expected total task time, summed over slots.
     pub work: Option<Expected>,
 }
 
-/// On what terms a session runs: who decides about ranks, what nodes cost, and whether any of it is real.
+/// The terms of a session: its scaling policy, its prices, and whether it is simulated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// Name of the scaling policy.
     pub policy: String,
-    /// What nodes cost, and what may be spent. Ranks that were there from the start are on nodes of type 0.
+    /// Prices of nodes and the budget. Ranks that took part from the start are on nodes of type 0.
     pub prices: Prices,
-    /// The simulation, if this is one.
+    /// The simulation, if the session is simulated.
     pub simulated: Option<Simulated>,
 }
 
-/// What a simulated session followed from, beside the job.
+/// The inputs of a simulated session besides the job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Simulated {
-    /// The seed.
+    /// Seed of the random number generator.
     pub seed: u64,
     /// Name of the cluster.
     pub cluster: String,
@@ -99,11 +100,13 @@ pub struct RankChange {
     pub node_type: NodeTypeId,
     /// Its state from now on.
     pub state: RankState,
-    /// Since when its node is billed; until this record if the rank is gone by it.
+    /// When the billing of its node began. If the rank has left by then, billing ends with this
+    /// record.
     pub billed_since: Time,
 }
 
-/// A block's new state, and all that is known of it by then. The bill of its node runs from its grant to its end.
+/// A block's new state with all that is known of the block so far. Its node is billed from its
+/// grant to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockChange {
     /// When.
@@ -112,17 +115,17 @@ pub struct BlockChange {
     pub block: u64,
     /// Its state from now on.
     pub state: BlockState,
-    /// What the provider calls it (a job, a process); empty until it does.
+    /// The provider's name for it (a job, a process); empty until known.
     pub name: String,
-    /// Its node; empty until it has one.
+    /// Name of its node; empty until it has one.
     pub node: String,
-    /// The numbers of its ranks; empty until they have come.
+    /// The numbers of its ranks; empty until they have joined.
     pub ranks: Range<u32>,
-    /// When it was asked for.
+    /// When it was requested.
     pub asked: Time,
-    /// When it got its node, as the provider says.
+    /// When it got its node, according to the provider.
     pub granted: Option<Time>,
-    /// When it gave it back, as the provider says.
+    /// When it released its node, according to the provider.
     pub ended: Option<Time>,
 }
 
@@ -138,7 +141,7 @@ pub struct Began {
     /// The job file's text.
     #[serde(with = "crate::codec::shared_text")]
     pub job_text: Arc<str>,
-    /// Where the job file was.
+    /// Path of the job file.
     pub job_path: PathBuf,
     /// The directory that Phalanx was started in.
     pub dir: PathBuf,
@@ -146,70 +149,70 @@ pub struct Began {
     pub ranks: Vec<RankInfo>,
     /// The command line, word by word.
     pub command: Vec<String>,
-    /// What the session before knew and stays so: the tasks that are complete and need not run again.
+    /// Tasks that completed in the previous session and need not run again.
     pub kept: Vec<KeptRun>,
 }
 
-/// One rank, as it was when it began.
+/// A rank, as it was when it joined.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankInfo {
     /// Its number.
     pub rank: u32,
     /// Name of its node.
     pub node: String,
-    /// Slots that it fills with tasks; 0 for one that only coordinates.
+    /// Slots that it fills with tasks; 0 for a rank that only coordinates.
     pub slots: u32,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
 }
 
-/// Consecutive tasks of this session that were consecutive tasks of the session before, too, and keep their state.
+/// Consecutive tasks that were also consecutive in the previous session and keep their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptRun {
     /// The first of them.
     pub first: TaskId,
-    /// Its number in the session before.
+    /// Its number in the previous session.
     pub was: TaskId,
     /// How many.
     pub count: u32,
 }
 
-/// How grave a note is.
+/// Severity of a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Level {
-    /// Good to know.
+    /// Information.
     Info,
-    /// Something should be looked at.
+    /// Something needs attention.
     Warning,
     /// Something failed.
     Error,
 }
 
-/// Something that a person should find in the report.
+/// A message for the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Note {
     /// When.
     pub time: Time,
-    /// How grave it is.
+    /// Its severity.
     pub level: Level,
     /// The message.
     pub text: String,
 }
 
-/// What is known of the job's graph before it runs; durations are estimates.
+/// Facts about the job's graph before it runs; durations are estimates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GraphFacts {
-    /// Tasks.
+    /// Number of tasks.
     pub tasks: u32,
-    /// Joins.
+    /// Number of joins.
     pub joins: u32,
-    /// Edges, those to and from joins included.
+    /// Number of edges, including those to and from joins.
     pub edges: u64,
     /// Longest chain of tasks, in nanoseconds.
     pub critical_path_ns: u64,
-    /// Run time times slots, of all tasks together, in nanoseconds.
+    /// Sum over all tasks of duration times slots, in nanoseconds.
     pub work_ns: u64,
-    /// Edges between tasks with different homes.
+    /// Number of edges between tasks with different homes.
     pub cut_edges: u64,
     /// Bytes on those edges.
     pub cut_bytes: u64,
@@ -227,9 +230,9 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The end of a run that ended for this reason, with its tasks in these states.
+    /// Makes the record for a run that ended for this reason with these task states.
     pub fn of(time: Time, why: &StopReason, tally: &TaskTally) -> Ended {
-        // A skipped task alone is no failure: what it was to mend did not happen.
+        // Skipped tasks alone are no failure: the condition they handle did not occur.
         let all_ok = tally.failed + tally.cancelled == 0;
         let (reason, exit_code) = match why {
             StopReason::Complete if all_ok => (EndReason::Complete, 0),
@@ -248,15 +251,15 @@ impl Ended {
 pub enum EndReason {
     /// Every task has completed.
     Complete,
-    /// Nothing more can run; some tasks failed.
+    /// No further task can run, and some tasks failed.
     Failures,
     /// The budget is spent.
     Budget,
     /// The end of the allocation was near.
     Walltime,
-    /// This signal asked for it.
+    /// This signal requested it.
     Signal(i32),
-    /// Phalanx itself could not go on.
+    /// Phalanx itself failed.
     Error(String),
 }
 

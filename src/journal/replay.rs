@@ -1,8 +1,9 @@
-//! From a journal back to what has happened.
+//! Reads a journal back into the history of a run.
 //!
-//! A replay holds every attempt once, by session, and for each task of the *last* session where its latest attempt is:
-//! in this session, or in an earlier one that it was taken over from. It reads what is there and stops at
-//! damage, which it reports beside all that precedes it; it never writes.
+//! A replay holds every attempt once, by session, and for each task of the *last* session the
+//! position of its latest attempt: in this session, or in an earlier one from which it was taken
+//! over. Reading stops at damage, which is reported together with everything that precedes it. A
+//! replay never writes.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -17,7 +18,7 @@ use crate::model::{Attempt, State, TaskId, Time};
 use crate::scale::Decision;
 use crate::scale::estimate::Anomaly;
 
-/// What a journal says.
+/// The content of a journal.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// The sessions, oldest first.
@@ -41,23 +42,23 @@ pub struct Session {
     pub notes: Vec<Note>,
     /// How it ended; `None` if it is still running or was killed.
     pub ended: Option<Ended>,
-    /// On what terms it ran, if that was written down.
+    /// Its terms, if they were recorded.
     pub terms: Option<Terms>,
-    /// Ranks that came, went or paused, in order of time.
+    /// Changes of ranks, ordered by time.
     pub ranks: Vec<RankChange>,
-    /// Blocks that came, went or changed, in order of time.
+    /// Changes of blocks, ordered by time.
     pub blocks: Vec<BlockChange>,
-    /// Scaling decisions with their effects, in order of number.
+    /// Scaling decisions with their effects, ordered by number.
     pub decisions: Vec<Decision>,
-    /// What earlier runs told it, if there were any.
+    /// What it knew from earlier runs, if there were any.
     pub past: Option<PastRuns>,
-    /// What was unusual about the run, against earlier ones.
+    /// Anomalies of the run, compared with earlier runs.
     pub unusual: Vec<Anomaly>,
-    /// Why Phalanx itself made attempts fail.
+    /// Why Phalanx itself failed attempts.
     reasons: FxHashMap<(TaskId, u16), String>,
 }
 
-/// Where an attempt is: index of its session, index within it.
+/// Position of an attempt: index of its session, index within it.
 #[derive(Clone, Copy, Debug)]
 struct AttemptPlace {
     session: u32,
@@ -66,29 +67,30 @@ struct AttemptPlace {
 
 /// Reads the journal at `path`.
 ///
-/// An error means that nothing of it can be read. Damage further in is in [`Replay::tail`].
+/// An error means that nothing can be read. Damage further in is reported by [`Replay::tail`].
 pub fn replay(path: &Path) -> Result<Replay, JournalError> {
     let mut replay = Replay::default();
     JournalReader::new(path).read_on(&mut replay)?;
     Ok(replay)
 }
 
-/// Reads a journal as it grows: each time what has been appended since.
+/// Reads a growing journal: each call reads the records appended since the last.
 #[derive(Debug)]
 pub struct JournalReader {
     path: PathBuf,
-    /// Where the last record that was taken ends; 0 before the header was seen.
+    /// Offset of the end of the last record read; 0 before the header was read.
     at: u64,
 }
 
 impl JournalReader {
-    /// A reader that begins at the beginning. The journal need not exist before it is read.
+    /// Makes a reader that starts at the beginning. The journal need not exist yet.
     pub fn new(path: &Path) -> JournalReader {
         JournalReader { path: path.to_owned(), at: 0 }
     }
 
-    /// Takes the records that have been appended since the last time into `replay`, which is this reader's from the beginning. Returns
-    /// whether there were any. A record of which only a part is there is looked at again the next time; nothing behind damage is read.
+    /// Appends the records written since the last call to `replay`, which must be the one that this
+    /// reader has filled from the beginning. Returns whether there were any. An incomplete record
+    /// is read again at the next call; nothing behind damage is read.
     ///
     /// # Errors
     /// If the file cannot be read, or is no journal of this version.
@@ -99,7 +101,7 @@ impl JournalReader {
         let bytes = self.unread()?;
         let path = &self.path;
         let mut frames = Frames::new(&bytes).map_err(|bad| bad_header(bad, path))?;
-        // The bytes stand behind a header, so that they are a journal by themselves.
+        // A header is put in front, so that the bytes form a journal of their own.
         let skipped = self.at.saturating_sub(HEADER as u64);
         let place = |at: usize| at as u64 + skipped;
         let before = frames.at();
@@ -124,7 +126,7 @@ impl JournalReader {
         Ok(taken)
     }
 
-    /// The bytes that have not been taken, behind a header.
+    /// Returns the unread bytes with a header in front of them.
     fn unread(&self) -> Result<Vec<u8>, JournalError> {
         let io = |doing| JournalError::io(doing, &self.path);
         let mut file = File::open(&self.path).map_err(io("open"))?;
@@ -138,7 +140,7 @@ impl JournalReader {
     }
 }
 
-/// The error for bytes that do not begin as a journal of this version does.
+/// The error for bytes without the header of a journal of this version.
 pub(super) fn bad_header(bad: BadHeader, path: &Path) -> JournalError {
     let path = path.to_owned();
     match bad {
@@ -153,28 +155,28 @@ pub(super) fn corrupt(path: &Path, at: u64, intact: u64) -> JournalError {
 }
 
 impl Replay {
-    /// The session that a report is about; `None` while not even its beginning has been written.
+    /// The last session; `None` before its first record has been written.
     pub fn last_session(&self) -> Option<&Session> {
         self.sessions.last()
     }
 
-    /// The latest attempt at a task of the last session, and the session that it was made in.
+    /// The latest attempt at a task of the last session, and the session that made it.
     pub fn latest(&self, task: TaskId) -> Option<(&Session, &Attempt)> {
         self.latest.get(&task).and_then(|place| self.at(*place))
     }
 
-    /// Every task of the last session with an attempt, in no particular order: its number, and what
-    /// [`Replay::latest`] says of it. (The attempt names the number that the task had in its own session.)
+    /// Every task of the last session that has an attempt, in no particular order, with the result
+    /// of [`Replay::latest`]. (The attempt holds the number that the task had in its own session.)
     pub fn all_latest(&self) -> impl Iterator<Item = (TaskId, &Session, &Attempt)> {
         self.latest.iter().filter_map(|(task, place)| self.at(*place).map(|(session, a)| (*task, session, a)))
     }
 
-    /// True if the task has completed, in the last session or in one that it was taken over from.
+    /// True if the task has completed, in the last session or in one from which it was taken over.
     pub fn completed(&self, task: TaskId) -> bool {
         self.latest(task).is_some_and(|(_, attempt)| attempt.outcome.ok())
     }
 
-    /// How many attempts there are.
+    /// Total number of attempts.
     pub fn attempts(&self) -> usize {
         self.sessions.iter().map(|session| session.attempts.len()).sum()
     }
@@ -245,13 +247,13 @@ impl Session {
         }
     }
 
-    /// Why Phalanx itself made an attempt fail, if it did.
+    /// Why Phalanx itself failed the attempt, if it did.
     pub fn reason(&self, attempt: &Attempt) -> Option<&str> {
         let is_lost = || (attempt.outcome.state == State::NodeFail).then_some("its rank or node was lost");
         self.reasons.get(&(attempt.task, attempt.attempt)).map(String::as_str).or_else(is_lost)
     }
 
-    /// The last moment that its records speak of.
+    /// The latest time in its records.
     pub fn last_heard(&self) -> Time {
         let attempts = self.attempts.iter().map(|attempt| attempt.end);
         let notes = self.notes.iter().map(|note| note.time);
@@ -262,7 +264,7 @@ impl Session {
     }
 }
 
-/// The latest attempts of the session before, under the numbers that the kept tasks have now.
+/// The latest attempts of the previous session, under the numbers that the kept tasks have now.
 fn carried_over(
     before: &FxHashMap<TaskId, AttemptPlace>,
     runs: &[KeptRun],
@@ -416,7 +418,7 @@ pub(crate) mod tests {
             let mut bytes = std::fs::read(&path).unwrap();
             let all: Vec<Attempt> = batches.concat();
 
-            // Where each record's frame ends, from the frames themselves.
+            // Offset of the end of each record's frame.
             let mut ends = Vec::new();
             let mut frames = Frames::new(&bytes).unwrap();
             while frames.advance().is_some() {

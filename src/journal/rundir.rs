@@ -1,23 +1,24 @@
-//! The run directory: where one run keeps everything that it leaves behind.
+//! The run directory, which holds all files of one run.
 //!
 //! ```text
 //! phalanx-runs/            in the directory that the job was started in
 //!   mosaic-1/  mosaic-2/   one a run; a resume continues in the same one
 //!   latest -> mosaic-2
-//!   mosaic.history.jsonl   what its runs have found, for later ones (see `history`)
+//!   mosaic.history.jsonl   results of its runs, for later ones (see `history`)
 //! mosaic-2/
-//!   journal                what happened (see `record`)
+//!   journal                events of the run (see `record`)
 //!   job.toml               the job file as it was last run
-//!   samples.jsonl          how far it was, second by second
-//!   vitals.jsonl           what ranks and their nodes used, moment by moment
+//!   samples.jsonl          progress over time
+//!   vitals.jsonl           resource use of ranks and nodes over time
 //!   measures.jsonl         values that tasks wrote to $PHALANX_METRICS
-//!   report.html            what `phalanx report` made of it
-//!   outputs/               what tasks printed (see `output`)
-//!   blocks/                what nodes that joined had to say, and the name of their jobs
+//!   report.html            written by `phalanx report`
+//!   outputs/               captured output of tasks (see `output`)
+//!   blocks/                logs of nodes that joined, and the names of their jobs
 //!   lock                   held while the run goes on (see `lock`)
 //! ```
 //!
-//! A number belongs to whoever made its directory (`mkdir` succeeds once), so two runs that start together get two.
+//! Creating the directory reserves its number (`mkdir` succeeds once), so two runs that start
+//! together get different numbers.
 
 use std::fs;
 use std::io;
@@ -34,20 +35,21 @@ pub const RUNS: &str = "phalanx-runs";
 const JOURNAL: &str = "journal";
 const LATEST: &str = "latest";
 
-/// How many runs a message lists.
+/// Largest number of runs in a message.
 const LISTED: usize = 5;
 
-/// What is added to a job's name in the names of its simulated runs.
+/// Suffix of a job's name in the names of its simulated runs.
 pub const SIMULATED: &str = "-simulated";
 
-/// The place of one run.
+/// The directory of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
 }
 
 impl RunDir {
-    /// Makes the directory of a new run of `job` under `runs` (usually [`RUNS`]), and lets `latest` point to it.
+    /// Creates the directory of a new run of `job` under `runs` (usually [`RUNS`]) and points
+    /// `latest` to it.
     pub fn create(runs: &Path, job: &str) -> Result<RunDir, RunDirError> {
         fs::create_dir_all(runs).map_err(RunDirError::io("create", runs))?;
         let job = file_name(job);
@@ -66,7 +68,8 @@ impl RunDir {
         }
     }
 
-    /// Makes the directory of a new run at `dir` itself (`--run-dir`). It may exist, but not hold a run.
+    /// Creates the directory of a new run at `dir` itself (`--run-dir`). It may exist, but must not
+    /// hold a run.
     pub fn create_at(dir: &Path) -> Result<RunDir, RunDirError> {
         if dir.join(JOURNAL).exists() {
             return Err(RunDirError::Occupied { path: dir.to_owned() });
@@ -75,13 +78,13 @@ impl RunDir {
         RunDir::at(dir)
     }
 
-    /// An existing run's directory.
+    /// Opens the directory of an existing run.
     pub fn open(dir: &Path) -> Result<RunDir, RunDirError> {
         if dir.join(JOURNAL).is_file() { RunDir::at(dir) } else { Err(RunDirError::NotARun { path: dir.to_owned() }) }
     }
 
-    /// Finds a run by what a person calls it: its directory, its name (`mosaic-3`), `latest`, or a job's name or file
-    /// (then the newest run of that job).
+    /// Finds a run by its directory, its name (`mosaic-3`), `latest`, or a job's name or file (then
+    /// the newest run of that job).
     pub fn find(runs: &Path, wanted: &str) -> Result<RunDir, RunDirError> {
         let direct = [PathBuf::from(wanted), runs.join(wanted)];
         if let Some(dir) = direct.iter().find(|dir| dir.join(JOURNAL).is_file()) {
@@ -97,7 +100,8 @@ impl RunDir {
         Err(RunDirError::NotFound { wanted: wanted.to_owned(), runs: runs.to_owned(), known: listed(runs)? })
     }
 
-    /// The run that `--resume` continues: `explicit` if given, else the newest run of `job` that has a journal.
+    /// Finds the run that `--resume` continues: `explicit` if given, else the newest run of `job`
+    /// that has a journal.
     pub fn for_resume(runs: &Path, job: &str, explicit: Option<&Path>) -> Result<RunDir, RunDirError> {
         if let Some(dir) = explicit {
             return RunDir::open(dir);
@@ -116,8 +120,9 @@ impl RunDir {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// Takes back a run that has not begun, so that nobody resumes it instead of the one before. Removes only what making it has left: a
-    /// directory that the user named may hold more.
+    /// Removes the directory of a run that has not begun, so that `--resume` finds the one before.
+    /// Removes only what creating it has made: a directory that the user named may hold other
+    /// files.
     ///
     /// # Errors
     /// If something cannot be removed.
@@ -157,22 +162,22 @@ impl RunDir {
         self.path.join("job.toml")
     }
 
-    /// What ranks and their nodes used at moments of its last session (see `observe::vitals`).
+    /// Resource use of ranks and nodes over its last session (see `observe::vitals`).
     pub fn vitals(&self) -> PathBuf {
         self.path.join("vitals.jsonl")
     }
 
-    /// Values that tasks wrote about themselves (see `observe::measures`).
+    /// Values that tasks measured (see `observe::measures`).
     pub fn measures(&self) -> PathBuf {
         self.path.join("measures.jsonl")
     }
 
-    /// How far the run was at moments of its last session (see `observe::samples`).
+    /// Progress over its last session (see `observe::samples`).
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.jsonl")
     }
 
-    /// Where the output of tasks is.
+    /// The directory of captured output.
     pub fn outputs(&self) -> PathBuf {
         self.path.join("outputs")
     }
@@ -183,17 +188,17 @@ impl RunDir {
         fs::write(&path, text).map_err(RunDirError::io("write", &path))
     }
 
-    /// Takes the right to write here, which only one process has at a time.
+    /// Takes the lock, which only one process holds at a time.
     pub fn lock(&self) -> Result<RunLock, RunDirError> {
         lock::take(&self.path)
     }
 
-    /// Whether a run is going on here.
+    /// Whether a process holds the lock.
     pub fn liveness(&self) -> Liveness {
         lock::liveness(&self.path)
     }
 
-    /// The sessions that nobody leads any more, for certain.
+    /// The sessions that have certainly ended.
     pub fn ended_sessions(&self) -> EndedSessions {
         let gone = lock::gone_holder(&self.path);
         EndedSessions::of(replay(&self.journal()).ok().as_ref(), gone.as_ref())
@@ -205,7 +210,8 @@ impl RunDir {
     }
 }
 
-/// A job's name as the name of a directory: separators and other characters that need quoting become `_`.
+/// Turns a job's name into a directory name: separators and characters that need quoting become
+/// `_`.
 pub(super) fn file_name(job: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
     let name: String = job.chars().map(|c| if plain(c) { c } else { '_' }).take(60).collect();
@@ -213,7 +219,7 @@ pub(super) fn file_name(job: &str) -> String {
     if name.is_empty() { "job".to_owned() } else { name.to_owned() }
 }
 
-/// The job that a person means by a name or by a job file.
+/// The job that a name or the path of a job file refers to.
 fn job_of(wanted: &str) -> String {
     let path = Path::new(wanted);
     let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -226,7 +232,7 @@ fn job_of(wanted: &str) -> String {
     file_name(&job.unwrap_or_else(|| wanted.to_owned()))
 }
 
-/// The numbers that runs of `job` have, ascending.
+/// The numbers of the runs of `job`, ascending.
 fn numbered(runs: &Path, job: &str) -> Result<Vec<u32>, RunDirError> {
     let mut numbers = Vec::new();
     for name in names(runs)? {
@@ -269,7 +275,7 @@ fn listed(runs: &Path) -> Result<Vec<String>, RunDirError> {
     Ok(names)
 }
 
-/// The names of all runs, the one written to last first.
+/// The names of all runs, most recently written first.
 fn by_age(runs: &Path) -> Result<Vec<String>, RunDirError> {
     let written = |name: &String| fs::metadata(runs.join(name).join(JOURNAL)).and_then(|meta| meta.modified()).ok();
     let mut names: Vec<_> = names(runs)?
@@ -281,13 +287,14 @@ fn by_age(runs: &Path) -> Result<Vec<String>, RunDirError> {
     Ok(names.into_iter().rev().map(|(_, name)| name).collect())
 }
 
-/// Lets `latest` point to a run. The link is a convenience: without it the newest journal is found, and no run fails for it.
+/// Points `latest` to a run. The link is a convenience: without it the newest journal is used, so
+/// failing here does not fail the run.
 fn point_latest(runs: &Path, name: &str) {
     let new = runs.join(format!(".{LATEST}-{name}"));
     let linked = std::os::unix::fs::symlink(name, &new).and_then(|()| fs::rename(&new, runs.join(LATEST)));
     if let Err(error) = linked {
-        tracing::warn!("cannot let {} point to {name}: {error}", runs.join(LATEST).display());
-        // What is in the way, or that links are not supported, has just been said; the left-over is all that remains.
+        tracing::warn!("cannot point {} to {name}: {error}", runs.join(LATEST).display());
+        // The failure has been logged already; this removes what is left over.
         let _ = fs::remove_file(&new);
     }
 }

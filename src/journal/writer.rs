@@ -1,13 +1,12 @@
-//! The journal's writing side: one append, one `write`.
+//! Appends records to the journal, with one `write` per record.
 //!
-//! A record has been handed to the system when [`Journal::append`] returns, so a killed process loses none. When it is
-//! forced to disk is the job's choice ([`Flush`]); the owner calls [`Journal::tick`] now and then to keep that promise
-//! while nothing is appended.
+//! When [`Journal::append`] returns, the system has the record, so a killed process loses none. The
+//! job chooses when records are synced to disk ([`Flush`]); the owner calls [`Journal::tick`]
+//! regularly so that this also happens while nothing is appended.
 //!
-//! The first failure is the last thing that happens to a journal: what could not be written is cut
-//! off, and every later call is refused. A record therefore never stands behind one that is
-//! missing, and a sync that failed is never followed by one that succeeds without the pages that
-//! the system has dropped meanwhile.
+//! The first failure closes the journal: the incomplete record is cut off and every later call is
+//! refused. A record therefore never follows a missing one, and a failed sync is never followed by
+//! one that succeeds without the pages that the system dropped meanwhile.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,9 +19,9 @@ use super::record::Record;
 use super::replay;
 use crate::job::Flush;
 
-/// Bytes of memory that are kept for the next frame: how a session begins holds the whole job file,
-/// and no other record is as long.
-const MOST_KEPT: usize = 1 << 20;
+/// Largest frame buffer that is kept for the next record, in bytes. `Began` holds the whole job
+/// file; no other record is as long.
+const MAX_KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// A journal that is open for appending. Its run directory must be locked.
 #[derive(Debug)]
@@ -34,14 +33,14 @@ pub struct Journal {
     /// True once anything has failed: nothing is written any more.
     failed: bool,
     flush: Flush,
-    /// When the oldest record was appended that has not been forced to disk.
+    /// When the oldest unsynced record was appended.
     unsynced: Option<Instant>,
     /// The frame being built; kept for its memory.
     frame: Vec<u8>,
 }
 
 impl Journal {
-    /// Starts a journal; there must be none at `path`.
+    /// Creates a journal; `path` must not exist.
     pub fn create(path: &Path, flush: Flush) -> Result<Journal, JournalError> {
         let file = OpenOptions::new().append(true).create_new(true).open(path);
         let mut journal = Journal::around(file.map_err(JournalError::io("create", path))?, path, 0, flush);
@@ -50,8 +49,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens a journal to append further records. What an interrupted append left behind is cut off first, and its size
-    /// in bytes is returned. A journal that is damaged in the middle is refused.
+    /// Opens a journal for appending. Cuts off the rest of an interrupted append and returns its
+    /// size in bytes. A journal that is damaged in the middle is refused.
     pub fn reopen(path: &Path, flush: Flush) -> Result<(Journal, u64), JournalError> {
         let bytes = std::fs::read(path).map_err(JournalError::io("read", path))?;
         let mut frames = Frames::new(&bytes).map_err(|bad| replay::bad_header(bad, path))?;
@@ -73,12 +72,12 @@ impl Journal {
         Journal { file, path: path.to_owned(), end, failed: false, flush, unsynced: None, frame: Vec::new() }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// When records are forced to disk.
+    /// The flush rule.
     pub(super) fn flush(&self) -> Flush {
         self.flush
     }
@@ -91,15 +90,15 @@ impl Journal {
         Journal::around(file.unwrap_or_else(|error| panic!("{error}")), path, 0, Flush::Never)
     }
 
-    /// Appends a record, and forces it to disk if the flush rule says so.
+    /// Appends a record, and syncs it to disk if the flush rule requires it.
     ///
     /// # Errors
-    /// If this record, or anything before it, could not be written.
+    /// If this record or an earlier one could not be written.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         self.unless_failed(|journal| journal.append_record(record))
     }
 
-    /// Forces to disk what has waited as long as the flush rule allows.
+    /// Syncs to disk if the oldest unsynced record has reached the age that the flush rule allows.
     ///
     /// # Errors
     /// As [`append`](Journal::append).
@@ -107,7 +106,7 @@ impl Journal {
         if self.is_due(now) { self.sync() } else { Ok(()) }
     }
 
-    /// Forces everything to disk now.
+    /// Syncs everything to disk now.
     ///
     /// # Errors
     /// As [`append`](Journal::append).
@@ -115,7 +114,7 @@ impl Journal {
         self.unless_failed(Journal::force)
     }
 
-    /// Forces to disk what the flush rule says must be there when nothing more comes.
+    /// Syncs to disk what the flush rule requires when nothing more is appended.
     ///
     /// # Errors
     /// As [`append`](Journal::append).
@@ -127,7 +126,7 @@ impl Journal {
         if self.unsynced.is_some() && self.flush != Flush::Never { self.sync() } else { Ok(()) }
     }
 
-    /// Does something to the file, which is not touched again if that fails.
+    /// Performs an operation on the file and closes the journal if it fails.
     fn unless_failed(
         &mut self,
         act: impl FnOnce(&mut Journal) -> Result<(), JournalError>,
@@ -150,7 +149,7 @@ impl Journal {
         frame::close_frame(&mut buffer)?;
         let written = self.write(&buffer);
         buffer.clear();
-        buffer.shrink_to(MOST_KEPT);
+        buffer.shrink_to(MAX_KEPT_BUFFER_BYTES);
         self.frame = buffer;
         written?;
         let now = Instant::now();
@@ -178,7 +177,7 @@ impl Journal {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         if let Err(error) = self.file.write_all(bytes) {
-            // If this fails too, readers and a resume find a record cut short, as a kill leaves it.
+            // If this fails too, readers and a resume find an incomplete record, as after a kill.
             let _ = self.cut();
             return Err(JournalError::io("write", &self.path)(error));
         }
@@ -186,12 +185,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Cuts off what lies behind the last whole record.
+    /// Cuts off everything behind the last whole record.
     fn cut(&mut self) -> Result<(), JournalError> {
         self.file.set_len(self.end).map_err(JournalError::io("truncate", &self.path))
     }
 
-    /// Makes sure that the file itself survives, not only what is in it.
+    /// Syncs the directory, so that the file itself survives a crash and not only its content.
     fn sync_directory(&self) -> Result<(), JournalError> {
         if self.flush == Flush::Never {
             return Ok(());

@@ -1,7 +1,8 @@
-//! Output that is kept only if its task fails (`output = "failed"`): held back until the task's end decides.
+//! Output that is kept only if its task fails (`output = "failed"`): buffered until the task ends.
 //!
-//! Short output waits in memory. What grows beyond [`IN_MEMORY`] goes to a file of its own, so that a task which prints
-//! gigabytes and then succeeds costs neither memory nor, in the end, disk.
+//! Short output is buffered in memory. Output beyond [`MAX_BUFFER_BYTES`] goes to a file of its
+//! own, so that a task that prints gigabytes and then succeeds costs no memory and, in the end, no
+//! disk space.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,11 +15,11 @@ use super::{OutputError, OutputKey, extension};
 use crate::model::Stream;
 use crate::model::TaskId;
 
-/// Bytes of one stream of one attempt that wait in memory.
-const IN_MEMORY: usize = 64 << 10;
+/// Bytes of one stream of one attempt that are buffered in memory.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 
-/// The output of running tasks. Slots do not wait for each other: each stream of an attempt has a
-/// lock of its own, and whatever reaches the disk does so under that lock alone.
+/// The output of running tasks. Each stream of an attempt has a lock of its own, under which it is
+/// also written to disk, so that slots do not wait for each other.
 #[derive(Debug)]
 pub(super) struct RunningOutput {
     dir: PathBuf,
@@ -47,7 +48,7 @@ impl RunningOutput {
         lock(&part).append(&self.dir, key, bytes)
     }
 
-    /// Takes out what an attempt printed to a stream.
+    /// Removes and returns the output of an attempt on a stream.
     pub fn take(&self, task: TaskId, attempt: u16, stream: Stream) -> Option<Released> {
         let part = lock(&self.parts).remove(&OutputKey { task, attempt, stream })?;
         Some(Released(std::mem::take(&mut *lock(&part))))
@@ -56,20 +57,20 @@ impl RunningOutput {
 
 impl OutputPart {
     fn append(&mut self, dir: &Path, key: OutputKey, bytes: &[u8]) -> Result<(), OutputError> {
-        if self.memory.len() + bytes.len() > IN_MEMORY && self.spilled.is_none() {
+        if self.memory.len() + bytes.len() > MAX_BUFFER_BYTES && self.spilled.is_none() {
             self.spilled = match Spill::create(dir, key) {
                 Ok(spill) => Some(spill),
-                // It waits in memory until a descriptor comes free.
+                // Stays in memory until a descriptor becomes free.
                 Err(error) if matches!(error.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => None,
                 Err(error) => return Err(error),
             };
         }
         match &mut self.spilled {
-            Some(spill) if self.memory.len() + bytes.len() > IN_MEMORY => {
+            Some(spill) if self.memory.len() + bytes.len() > MAX_BUFFER_BYTES => {
                 let written = spill.file.write_all(&self.memory).and_then(|()| spill.file.write_all(bytes));
                 written.map_err(OutputError::io("write", &spill.path))?;
                 self.memory.clear();
-                self.memory.shrink_to(IN_MEMORY);
+                self.memory.shrink_to(MAX_BUFFER_BYTES);
             }
             _ => self.memory.extend_from_slice(bytes),
         }
@@ -77,7 +78,7 @@ impl OutputPart {
     }
 }
 
-/// What a panicking thread left behind is whole: output is only added.
+/// Takes the lock, poisoned or not: output is only appended, so the data stays valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -85,21 +86,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for RunningOutput {
     fn drop(&mut self) {
         lock(&self.parts).clear();
-        // Empty unless a task was still running, whose output then stays for whoever looks; absent if nothing was long.
+        // Fails if a task was still running, whose output then stays for inspection, or if no
+        // output was long enough for a file.
         let _ = fs::remove_dir(&self.dir);
     }
 }
 
-/// Output that waits no longer: it is passed on, or dropped.
+/// Output of an ended task, to be kept or discarded.
 #[derive(Debug)]
 pub(super) struct Released(OutputPart);
 
 impl Released {
-    /// Passes it on in chunks, and removes its file.
+    /// Passes the output to `to` in chunks and removes its file.
     pub fn pass(mut self, mut to: impl FnMut(&[u8]) -> Result<(), OutputError>) -> Result<(), OutputError> {
         if let Some(spill) = &mut self.0.spilled {
             spill.file.seek(SeekFrom::Start(0)).map_err(OutputError::io("read", &spill.path))?;
-            let mut chunk = vec![0; IN_MEMORY];
+            let mut chunk = vec![0; MAX_BUFFER_BYTES];
             loop {
                 match spill.file.read(&mut chunk) {
                     Ok(0) => break,
@@ -115,7 +117,7 @@ impl Released {
         self.discard()
     }
 
-    /// Forgets it.
+    /// Discards the output and its file.
     pub fn discard(self) -> Result<(), OutputError> {
         let Some(spill) = self.0.spilled else { return Ok(()) };
         fs::remove_file(&spill.path).map_err(OutputError::io("remove", &spill.path))

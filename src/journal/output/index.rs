@@ -1,21 +1,21 @@
-//! The entries of an index of captured output, as bytes.
+//! Encoding of the entries in an index of captured output.
 
 use super::OutputKey;
 use crate::model::{Stream, TaskId, Usage};
 
-/// Bytes of an entry.
+/// Size of an entry in bytes.
 pub(super) const ENTRY: usize = 24;
 
 /// An entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IndexEntry {
-    /// Where a chunk of output is.
+    /// The position of a chunk of output.
     Chunk(Chunk),
-    /// What an attempt at a task used.
+    /// The resource use of an attempt.
     Used(TaskId, u16, Usage),
 }
 
-/// Where a chunk of output is within the file of its stream.
+/// The position of a chunk of output within the file of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub key: OutputKey,
@@ -44,7 +44,7 @@ impl IndexEntry {
         bytes
     }
 
-    /// The entry that these bytes are; `None` for a place that was taken and never written.
+    /// Decodes an entry; `None` for a place that was reserved and never written.
     pub fn decode(bytes: &[u8; ENTRY]) -> Option<IndexEntry> {
         let [t0, t1, t2, t3, a0, a1, kind, _, rest @ ..] = *bytes;
         let (first, second) = rest.split_at(8);

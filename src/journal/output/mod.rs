@@ -1,16 +1,19 @@
-//! What tasks print: one pair of growing files for each rank and session, not a file for each task.
+//! Captured output of tasks: one pair of growing files per rank and session, not one file per task.
 //!
 //! ```text
 //! outputs/s1/rank-0.out     standard output of all tasks that rank 0 ran in session 1, in chunks
 //! outputs/s1/rank-0.err     standard error
-//! outputs/s1/rank-0.idx     for each chunk 24 bytes: task u32, attempt u16, stream u8, 0 u8, offset u64, length u64;
-//!                           for each command that ended the same with 3 for the stream: CPU time (ns), peak memory (bytes)
-//! outputs/s1/rank-0.held/   output of running tasks that may be thrown away and is too long for memory
+//! outputs/s1/rank-0.idx     24 bytes per chunk: task u32, attempt u16, stream u8, 0 u8,
+//!                           offset u64, length u64;
+//!                           for each ended command the same with stream 3:
+//!                           CPU time (ns) and peak memory (bytes)
+//! outputs/s1/rank-0.held/   long output of running tasks that may be discarded
 //! ```
 //!
-//! Threads never wait for each other: each takes its place in a file by adding to a counter, and writes there. A chunk is
-//! written before its entry in the index, so that a reader who looks while the run goes on, or after it was killed, finds
-//! nothing that is not there. Places that were taken and never written are entries of zeros, which mean nothing.
+//! Threads never wait for each other: each reserves its place in a file by an atomic add, and
+//! writes there. A chunk is written before its index entry, so that a reader, during the run or
+//! after a kill, finds only complete chunks. Places that were reserved and never written are
+//! entries of zeros, which readers skip.
 
 mod held;
 mod index;
@@ -28,7 +31,7 @@ use thiserror::Error;
 use super::rundir::RunDir;
 use crate::model::{Rank, Stream, TaskId};
 
-/// The ending of the file that a stream is kept in.
+/// The file name extension for a stream.
 fn extension(stream: Stream) -> &'static str {
     match stream {
         Stream::Out => "out",
@@ -36,11 +39,11 @@ fn extension(stream: Stream) -> &'static str {
     }
 }
 
-/// Captured output that cannot be written or read.
+/// Captured output could not be written or read.
 #[derive(Debug, Error)]
 #[error("cannot {doing} {}: {source}", path.display())]
 pub struct OutputError {
-    /// What was tried, e.g. `write`.
+    /// The operation that failed, e.g. `write`.
     pub doing: &'static str,
     /// The file.
     pub path: PathBuf,
@@ -54,7 +57,7 @@ impl OutputError {
     }
 }
 
-/// Whose output a chunk is.
+/// The stream and attempt that a chunk belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct OutputKey {
     task: TaskId,
@@ -62,7 +65,7 @@ struct OutputKey {
     stream: Stream,
 }
 
-/// The file of a rank and session that ends in `extension`.
+/// The file of a rank and session with this extension.
 fn file(run: &RunDir, session: u32, rank: Rank, extension: &str) -> PathBuf {
     run.outputs().join(format!("s{session}")).join(format!("rank-{}.{extension}", rank.0))
 }
@@ -165,7 +168,7 @@ mod tests {
         for text in ["before", "after"] {
             let writer = OutputWriter::create(&run, 1, Rank(0), KeepOutput::All).unwrap();
             writer.append(TaskId(0), 1, Stream::Out, text.as_bytes()).unwrap();
-            // As a kill in the middle of writing an entry leaves it.
+            // As after a kill in the middle of writing an entry.
             let index = file(&run, 1, Rank(0), "idx");
             let whole = std::fs::read(&index).unwrap();
             std::fs::write(&index, [&whole[..], b"torn"].concat()).unwrap();

@@ -1,4 +1,4 @@
-//! Reading captured output, while a run goes on or long after it.
+//! Reading captured output, during a run or after it.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -14,21 +14,21 @@ use super::{OutputError, OutputKey, extension, file};
 use crate::journal::RunDir;
 use crate::model::{Attempt, Rank, Stream, TaskId, Usage};
 
-/// Bytes that are copied at a time.
-const CHUNK: usize = 64 << 10;
+/// Buffer size for copying, in bytes.
+const COPY_BUFFER_BYTES: usize = 64 << 10;
 
-/// Finds what tasks printed. An index is read when it is first asked for, and what is written later is not seen.
+/// Finds the output of tasks. Each index is read on first use; later output is not seen.
 #[derive(Debug)]
 pub struct OutputReader {
     run: RunDir,
-    /// The indices that were read, by session and rank.
+    /// The indices read so far, by session and rank.
     indices: RefCell<FxHashMap<(u32, Rank), Rc<Index>>>,
 }
 
 /// The index of a rank and session.
 #[derive(Debug, Default)]
 struct Index {
-    /// Sorted by key; of one key in the order in which they were written.
+    /// Sorted by key; chunks with the same key in the order in which they were written.
     chunks: Vec<Chunk>,
     used: FxHashMap<(TaskId, u16), Usage>,
 }
@@ -39,24 +39,25 @@ impl OutputReader {
         OutputReader { run: run.clone(), indices: RefCell::default() }
     }
 
-    /// Bytes that an attempt printed to a stream.
+    /// Returns the number of bytes that an attempt printed to a stream.
     pub fn length(&self, session: u32, attempt: &Attempt, stream: Stream) -> Result<u64, OutputError> {
         let index = self.index(session, attempt.rank)?;
         let entries = entries_of(&index, key(attempt, stream));
         Ok(entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.length)))
     }
 
-    /// Copies all that an attempt of a session printed to a stream.
+    /// Copies the whole output of an attempt on a stream.
     pub fn copy(&self, session: u32, attempt: &Attempt, stream: Stream, to: &mut dyn Write) -> Result<(), OutputError> {
         let index = self.index(session, attempt.rank)?;
         let entries = entries_of(&index, key(attempt, stream));
         let path = file(&self.run, session, attempt.rank, extension(stream));
         let Some(data) = open(&path)?.filter(|_| !entries.is_empty()) else { return Ok(()) };
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = vec![0; COPY_BUFFER_BYTES];
         for entry in entries {
             let mut done = 0;
             while done < entry.length {
-                let want = usize::try_from(entry.length - done).map_or(CHUNK, |left| left.min(CHUNK));
+                let want =
+                    usize::try_from(entry.length - done).map_or(COPY_BUFFER_BYTES, |left| left.min(COPY_BUFFER_BYTES));
                 let Some(at) = entry.offset.checked_add(done) else { break };
                 let got = read_at(&data, &mut chunk[..want], at).map_err(OutputError::io("read", &path))?;
                 if got == 0 {
@@ -69,7 +70,8 @@ impl OutputReader {
         Ok(())
     }
 
-    /// The last lines that an attempt printed to a stream: at most `lines` of them, and at most `bytes` bytes.
+    /// Returns the last lines that an attempt printed to a stream: at most `lines` lines and
+    /// `bytes` bytes.
     pub fn tail(
         &self,
         session: u32,
@@ -97,7 +99,7 @@ impl OutputReader {
         Ok(last_lines(&tail, lines).to_vec())
     }
 
-    /// What an attempt of a session used; `None` if nobody counted, as of a kernel.
+    /// Returns the resource use of an attempt; `None` if it was not measured, as for a kernel.
     pub fn used(&self, session: u32, attempt: &Attempt) -> Result<Option<Usage>, OutputError> {
         let index = self.index(session, attempt.rank)?;
         Ok(index.used.get(&(attempt.task, attempt.attempt)).copied())
@@ -118,7 +120,7 @@ fn key(attempt: &Attempt, stream: Stream) -> OutputKey {
     OutputKey { task: attempt.task, attempt: attempt.attempt, stream }
 }
 
-/// A rank that printed nothing, or whose files are gone, has no output.
+/// Opens a file; a missing one (the rank printed nothing, or the file was removed) is `None`.
 fn open(path: &Path) -> Result<Option<File>, OutputError> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -133,7 +135,7 @@ fn read_index(path: &Path) -> io::Result<Index> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
         Err(error) => return Err(error),
     };
-    let mut input = BufReader::with_capacity(CHUNK, file);
+    let mut input = BufReader::with_capacity(COPY_BUFFER_BYTES, file);
     let mut index = Index::default();
     let mut bytes = [0; ENTRY];
     loop {
@@ -168,7 +170,7 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // An offset that no file can have, from an index that is not ours.
+            // An impossible offset, from an index that Phalanx did not write.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
             Err(error) => return Err(error),
         }

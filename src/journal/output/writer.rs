@@ -1,4 +1,5 @@
-//! Writing captured output: every slot of a rank appends to the same three files, without a lock between them.
+//! Writing captured output: all slots of a rank append to the same three files without a common
+//! lock.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -12,18 +13,19 @@ use crate::job::KeepOutput;
 use crate::journal::RunDir;
 use crate::model::{Outcome, Rank, Stream, TaskId, Usage};
 
-/// Writes what the tasks of one rank print in one session.
+/// Writes the output of the tasks of one rank in one session.
 #[derive(Debug)]
 pub struct OutputWriter {
     out: Growing,
     err: Growing,
     index: Growing,
-    /// Output whose task is still running, if only that of failed tasks is kept.
+    /// Output of running tasks, if only the output of failed tasks is kept.
     held: Option<RunningOutput>,
 }
 
 impl OutputWriter {
-    /// Opens the files of a rank for a session; there are none unless an earlier start was killed before its session began.
+    /// Opens the files of a rank for a session. They exist already only if an earlier start was
+    /// killed before its session began.
     pub fn create(run: &RunDir, session: u32, rank: Rank, keep: KeepOutput) -> Result<OutputWriter, OutputError> {
         let held = file(run, session, rank, "held");
         if let Some(dir) = held.parent() {
@@ -37,7 +39,8 @@ impl OutputWriter {
         })
     }
 
-    /// Adds what an attempt has printed. Threads may call this together, but for one attempt and stream only one at a time.
+    /// Appends output of an attempt. Several threads may call this at once, but only one at a time
+    /// for one stream of an attempt.
     pub fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> Result<(), OutputError> {
         if bytes.is_empty() {
             return Ok(());
@@ -49,7 +52,8 @@ impl OutputWriter {
         }
     }
 
-    /// Says that an attempt has ended, after the last [`OutputWriter::append`] for it: its output is kept or thrown away.
+    /// Ends an attempt, after the last [`OutputWriter::append`] for it: keeps or discards its
+    /// output.
     pub fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> Result<(), OutputError> {
         let Some(held) = &self.held else { return Ok(()) };
         for stream in [Stream::Out, Stream::Err] {
@@ -62,7 +66,7 @@ impl OutputWriter {
         Ok(())
     }
 
-    /// Notes what an attempt used.
+    /// Records the resource use of an attempt.
     pub fn account(&self, task: TaskId, attempt: u16, used: Usage) -> Result<(), OutputError> {
         self.index.append(&IndexEntry::Used(task, attempt, used).encode()).map(|_| ())
     }
@@ -88,7 +92,7 @@ struct Growing {
 }
 
 impl Growing {
-    /// Goes on behind what is there, as far as that is whole pieces of `unit` bytes.
+    /// Opens the file for appending after its last whole unit of `unit` bytes.
     fn open(path: PathBuf, unit: u64) -> Result<Growing, OutputError> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(OutputError::io("create", &path))?;
@@ -96,9 +100,9 @@ impl Growing {
         Ok(Growing { file, path, end: AtomicU64::new(length - length % unit) })
     }
 
-    /// Writes at a place that is this caller's alone, and returns it.
+    /// Reserves a place, writes there and returns its offset.
     fn append(&self, bytes: &[u8]) -> Result<u64, OutputError> {
-        // Relaxed: only the sum counts, and the bytes are ordered by the system's own locks.
+        // Relaxed: only the sum matters; the system's own locks order the bytes.
         let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(bytes, at).map_err(OutputError::io("write", &self.path))?;
         Ok(at)
