@@ -1,6 +1,7 @@
-//! Reading the arguments of a kernel, with errors that name the argument and the near miss.
+//! Reads the arguments of a kernel. Errors name the argument and suggest a similar known name.
 //!
-//! A placeholder of the job file (`"{index}"`) can only stand in a string, so wherever a number is expected a string that holds one will do.
+//! A placeholder of the job file (`"{index}"`) can only stand in a string, so a string that holds a
+//! number is accepted wherever a number is expected.
 
 use std::path::PathBuf;
 
@@ -12,14 +13,15 @@ use crate::job::diagnostic::closest;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("args.{field}: {reason}")]
 pub struct ArgError {
-    /// The argument; `kernel` is not one of them, see [`Kernels::prepare`](super::Kernels::prepare).
+    /// The argument. (An unknown kernel is another error, see
+    /// [`Kernels::prepare`](super::Kernels::prepare).)
     pub field: String,
     /// What is wrong and what is expected.
     pub reason: String,
 }
 
 impl ArgError {
-    /// An error about one argument.
+    /// Makes an error about one argument.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> ArgError {
         ArgError { field: field.into(), reason: reason.into() }
     }
@@ -29,7 +31,7 @@ impl ArgError {
 pub struct Args<'a>(&'a toml::Table);
 
 impl<'a> Args<'a> {
-    /// Checks that no other arguments than the `known` ones are given.
+    /// Checks that only `known` arguments are given.
     pub fn new(table: &'a toml::Table, known: &[&str]) -> Result<Args<'a>, ArgError> {
         match table.keys().find(|key| !known.contains(&key.as_str())) {
             Some(key) => Err(ArgError::new(key, unknown("argument", key, known))),
@@ -37,7 +39,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// An argument that may be missing.
+    /// Returns an optional argument.
     pub fn get<T: FromArg>(&self, field: &str) -> Result<Option<T>, ArgError> {
         let Some(value) = self.0.get(field) else { return Ok(None) };
         match T::from_arg(value) {
@@ -46,13 +48,13 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// An argument that must be given.
+    /// Returns a mandatory argument.
     pub fn need<T: FromArg>(&self, field: &str) -> Result<T, ArgError> {
         self.get(field)?.ok_or_else(|| ArgError::new(field, format!("missing; expected {}", T::EXPECTED)))
     }
 }
 
-/// `unknown argument (did you mean `seconds`?)`, or else what there is.
+/// The text `unknown argument; did you mean ...?`, or else the list of known words.
 pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     match closest(word, known.iter().copied()) {
         Some(near) => format!("unknown {what}; did you mean `{near}`?"),
@@ -70,9 +72,9 @@ fn describe(value: &Value) -> String {
 
 /// A type that an argument can have.
 pub trait FromArg: Sized {
-    /// What is expected, as an error says it.
+    /// The expected type, for error messages.
     const EXPECTED: &'static str;
-    /// The argument, if the value is one.
+    /// Converts a value; `None` if it has another type.
     fn from_arg(value: &Value) -> Option<Self>;
 }
 
@@ -142,7 +144,8 @@ impl FromArg for [f64; 2] {
     }
 }
 
-/// An amount of memory in bytes: `"512M"`, `"4GiB"`, or a bare number of mebibytes, as everywhere in a job file.
+/// An amount of memory in bytes: `"512M"`, `"4GiB"`, or a bare number of mebibytes, as everywhere
+/// in a job file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 

@@ -1,9 +1,10 @@
-//! What may block for ever, in a thread of its own: the slot waits for it only as long as the
-//! attempt may go on.
+//! Runs operations that may block forever in a thread of their own: the slot waits for them only
+//! within the attempt's time limit.
 //!
-//! To open a FIFO waits for its other end, and anything on a mount whose server is gone waits for
-//! the server; the system offers no way to wait for either beside other things. Where an attempt is
-//! given up, its thread is told so, and ends as soon as the system lets it.
+//! Opening a FIFO blocks until its other end is open, and any access to a mount whose server is
+//! down blocks until the server returns; the system cannot wait for either together with other
+//! events. When an attempt is given up, a flag asks the thread to stop, and it ends as soon as the
+//! system lets it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,37 +17,38 @@ use super::control::{Control, timespec};
 use crate::model::State;
 use crate::system::event::EventFd;
 
-/// How long an attempt may go on.
+/// The time limit and the stop requests of an attempt.
 #[derive(Clone, Copy)]
 pub(super) struct AttemptDeadline<'a> {
     pub(super) control: &'a Control,
-    /// The time limit, and when it is over.
+    /// The time limit and its deadline.
     pub(super) limit: Option<(Duration, Instant)>,
 }
 
 impl<'a> AttemptDeadline<'a> {
-    /// From now on. A limit beyond what the clock can tell is none.
+    /// Starts the time limit now. A limit beyond the clock's range counts as none.
     pub(super) fn begin(control: &'a Control, limit: Option<Duration>) -> AttemptDeadline<'a> {
         let limit = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
         AttemptDeadline { control, limit }
     }
 
-    /// The same, with a time limit that begins now.
+    /// Returns a copy whose time limit starts now.
     pub(super) fn renewed(&self) -> AttemptDeadline<'a> {
         AttemptDeadline::begin(self.control, self.limit.map(|(limit, _)| limit))
     }
 
-    /// The same without a time limit.
+    /// Returns a copy without a time limit.
     pub(super) fn untimed(&self) -> AttemptDeadline<'a> {
         AttemptDeadline { limit: None, ..*self }
     }
 
-    /// When the time limit is over.
+    /// The deadline, if there is a time limit.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.limit.map(|(_, at)| at)
     }
 
-    /// An error once the attempt may not go on; `doing` says what it was at.
+    /// Fails once the attempt is cancelled or its time limit is over; `doing` describes the present
+    /// operation for the message.
     pub(super) fn check(&self, doing: &str) -> Result<(), Fault> {
         if self.control.stop().is_some() {
             return Err(Fault::ended(State::Cancelled, format!("cancelled while {doing}")));
@@ -60,7 +62,7 @@ impl<'a> AttemptDeadline<'a> {
         }
     }
 
-    /// Sleeps for so long, or until the attempt may not go on.
+    /// Sleeps for `time`, or until the attempt is cancelled or times out.
     pub(super) fn sleep(&self, time: Duration, doing: &str) -> Result<(), Fault> {
         let until = Instant::now() + time;
         loop {
@@ -74,8 +76,8 @@ impl<'a> AttemptDeadline<'a> {
         }
     }
 
-    /// Does `work` in a thread of its own and waits for it while the attempt may go on. The flag is
-    /// set for work that nobody waits for any more.
+    /// Runs `work` in a thread of its own and waits until it ends or the attempt is cancelled or
+    /// times out. In the latter case the flag passed to `work` is set.
     pub(super) fn aside<T: Send + 'static>(
         &self,
         doing: &str,
@@ -104,7 +106,7 @@ impl<'a> AttemptDeadline<'a> {
             let mut fds =
                 [PollFd::new(done, PollFlags::IN), PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN)];
             let left = self.deadline().map(|at| timespec(at.saturating_duration_since(Instant::now())));
-            // An interrupted wait is looked at again, too.
+            // An interrupted wait is repeated by the loop.
             let _ = poll(&mut fds, left.as_ref());
             let [is_done, is_asked] = fds.map(|fd| !fd.revents().is_empty());
             if is_done {
@@ -117,7 +119,7 @@ impl<'a> AttemptDeadline<'a> {
     }
 }
 
-/// Rings when it is dropped, whether the work has ended or panicked.
+/// Signals the event when it is dropped, whether the work has returned or panicked.
 struct DoneSignal(Arc<EventFd>);
 
 impl Drop for DoneSignal {

@@ -1,4 +1,4 @@
-//! From a command's words to a running process: shell and prologue, the search for the program, standard input and output.
+//! Starts commands: shell and prologue, the search for the program, standard input and output.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
@@ -30,19 +30,19 @@ use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, Stream, TaskId};
 
-/// Waits between attempts to start a program that is just being written.
-const PATIENCE: [Duration; 4] =
+/// Pauses between attempts to start a program file that is still open for writing (ETXTBSY).
+const BUSY_PROGRAM_RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(1000)];
 
-/// Where programs are looked for if the task has no `PATH`.
+/// Search path of tasks without `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
 thread_local! {
-    /// Where output passes through on its way to the sink.
+    /// Buffer for output between pipe and sink.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What running commands needs and all of them share.
+/// State that all commands of a rank share.
 pub(super) struct Commands {
     env: BaseEnv,
     null: File,
@@ -53,9 +53,9 @@ pub(super) struct Commands {
     signals: ReceivedSignals,
     leftovers: Leftovers,
     scarcity: Scarcity,
-    /// By this our commands are known.
+    /// `NAME=value` in the environment of this rank's commands, which identifies them.
     mark: String,
-    /// There once a command has been started; `None` if it could not be.
+    /// Set when the first command starts; `None` if it could not be started.
     warden: OnceLock<Option<OrphanKiller>>,
 }
 
@@ -67,16 +67,16 @@ pub(super) struct CommandAttempt<'a> {
     pub(super) seat: &'a ExecContext<'a>,
     pub(super) site: &'a RankContext,
     pub(super) patience: AttemptDeadline<'a>,
-    /// How long a declared output may take to be seen.
+    /// How long to wait for a declared output to become visible.
     pub(super) output_wait: Duration,
     pub(super) output: &'a Output<'a>,
 }
 
-/// A process that runs.
+/// A started process.
 struct StartedProcess {
     child: Child,
     pipes: Vec<Pipe>,
-    /// With the scripts that it may be reading.
+    /// Its words, with the scripts that it may still read.
     words: ScriptWords,
     oom: OomMark,
 }
@@ -89,7 +89,7 @@ impl Commands {
     ) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
         let mark = orphan_killer::mark();
-        ensure_children_can_be_awaited().map_err(system("to hear of the end of child processes"))?;
+        ensure_children_can_be_awaited().map_err(system("to wait for child processes"))?;
         Ok(Commands {
             env: BaseEnv::new(std::env::vars_os(), site, job_env, &mark)?,
             null: File::options().read(true).write(true).open("/dev/null").map_err(system("/dev/null"))?,
@@ -105,7 +105,7 @@ impl Commands {
         })
     }
 
-    /// Signals that this process has got.
+    /// Signals that this process has received.
     pub(super) fn signals(&self) -> &ReceivedSignals {
         &self.signals
     }
@@ -135,19 +135,18 @@ impl Commands {
         if outcome.ok() { self.keep_promises(attempt, outcome) } else { Ok(outcome) }
     }
 
-    /// A command that ended well has failed all the same if it did not write what it declares.
+    /// Turns success into failure if the command did not write its declared outputs.
     fn keep_promises(&self, attempt: &CommandAttempt, outcome: Outcome) -> Result<Outcome, Fault> {
         let task = attempt.task;
         let look = |patience| first_missing(&patience, &task.dir, &task.promised, attempt.output_wait);
         let missing = self.scarcity.insist(&attempt.patience, look)?;
         Ok(missing.map_or(outcome, |file| {
-            attempt.output.blame(&format!("it ended well, but did not write its output {}", file.display()));
+            attempt.output.blame(&format!("it succeeded, but did not write its output {}", file.display()));
             Outcome { state: State::Failed, ..outcome }
         }))
     }
 
-    /// Starts the process that ends the commands should this one be killed, before the first of
-    /// them.
+    /// Before the first command, starts the process that kills all commands if this one is killed.
     fn start_warden(&self) -> Result<(), Fault> {
         if self.warden.get().is_some() {
             return Ok(());
@@ -156,17 +155,17 @@ impl Commands {
             Ok(warden) => Some(warden),
             Err(error) if is_scarcity(&error) => return Err(Fault::refused("cannot start a helper process", &error)),
             Err(error) => {
-                tracing::warn!("if this rank is killed, its commands will go on: {error}");
+                tracing::warn!("if this rank is killed, its commands will keep running: {error}");
                 None
             }
         };
         warden.iter().for_each(|warden| self.leftovers.note_own(warden.pid()));
-        // Another slot may have been faster: one is enough.
+        // Another slot may have been faster; one process is enough.
         let _ = self.warden.set(warden);
         Ok(())
     }
 
-    /// Tries a start until it is not scarcity that refuses it.
+    /// Retries a start for as long as it fails for lack of resources.
     pub(super) fn insist<'a, T>(
         &self,
         patience: &AttemptDeadline<'a>,
@@ -175,7 +174,7 @@ impl Commands {
         self.scarcity.insist(patience, start)
     }
 
-    /// The words of the process that is to be started: the command with its launcher, its shell and the prologue around it.
+    /// Builds the words of the process: the command with its launcher, its shell and the prologue.
     fn words(&self, attempt: &CommandAttempt, env: &mut TaskEnv) -> Result<ScriptWords, Fault> {
         let &CommandAttempt { task, group, seat, site, .. } = attempt;
         let (prologue, place) = (&self.prologue, &*site.scripts);
@@ -196,15 +195,15 @@ impl Commands {
         Ok(words.behind(launched))
     }
 
-    /// Runs a program in the task's environment and within its limits; returns what it prints to
-    /// each stream.
+    /// Runs a program in the task's environment and within its limits; returns its standard output
+    /// and standard error.
     fn ask(&self, attempt: &CommandAttempt, env: &TaskEnv, words: ScriptWords) -> Result<[String; 2], Fault> {
         let heard = Heard::default();
         let output = Output::new(&heard, attempt.task.id, attempt.seat.attempt);
         let started = self.start(attempt, env, words, Streams::default())?;
         let ended = self.supervise(attempt, started, &output)?;
         if ended.cause.is_some() {
-            attempt.patience.check("asking the MPI launcher for its version")?;
+            attempt.patience.check("querying the version of the MPI launcher")?;
         }
         Ok(heard
             .0
@@ -231,7 +230,7 @@ impl Commands {
         });
         drop(words);
         let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
-        // A shell that ends with the code of a killed child may have lived on for long.
+        // A shell that exits with the code of a killed child may have lived on for long.
         let was_killed = exit_code(ended.status) < 0;
         Ok(CommandEnd { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
     }
@@ -271,7 +270,7 @@ impl Commands {
         Ok(StartedProcess { child: start_patiently(&plan, &attempt.patience)?, pipes, words, oom })
     }
 
-    /// What the end of the process means for the task.
+    /// Derives the task's outcome from the end of its process.
     fn judge(&self, attempt: &CommandAttempt, ended: &CommandEnd) -> Outcome {
         let exit = exit_code(ended.status);
         let killed = exit == -libc::SIGKILL || exit == 128 + libc::SIGKILL;
@@ -284,7 +283,7 @@ impl Commands {
             }
             Some(Cause::Memory(bytes)) => {
                 let (used, limit) = (mib(bytes), mib(attempt.group.memory.unwrap_or_default()));
-                attempt.output.blame(&format!("killed: it held {used} of memory, and `memory` allows {limit}"));
+                attempt.output.blame(&format!("killed: it used {used} of memory, and `memory` allows {limit}"));
                 State::OutOfMemory
             }
             None if exit == 0 => State::Completed,
@@ -293,7 +292,7 @@ impl Commands {
                 State::OutOfMemory
             }
             None if self.signals.explain(exit) => {
-                attempt.output.blame("ended by a signal to this node, not by a fault of its own: it is tried again");
+                attempt.output.blame("ended by a signal to this node, not by its own failure: it is retried");
                 State::NodeFail
             }
             None => State::Failed,
@@ -302,13 +301,13 @@ impl Commands {
     }
 }
 
-/// Starts the process, with patience for a program that is just being written.
+/// Starts the process, and retries while the program file is still open for writing.
 fn start_patiently(plan: &ChildPlan, patience: &AttemptDeadline) -> Result<Child, Fault> {
-    let mut waits = PATIENCE.iter();
+    let mut waits = BUSY_PROGRAM_RETRY_PAUSES.iter();
     loop {
         let started = patience.control.start(patience.deadline(), |pid| spawn(plan, pid));
         let Some(started) = started else {
-            patience.check("starting the program, which is held up by its file system")?;
+            patience.check("starting the program, which its file system delays")?;
             continue;
         };
         match started {
@@ -329,7 +328,7 @@ fn open_streams(attempt: &CommandAttempt) -> Result<Streams, Fault> {
     files::open(&attempt.patience, path(&task.stdin), path(&task.stdout), path(&task.stderr))
 }
 
-/// What a program prints that was asked something.
+/// Collects what a program prints.
 #[derive(Default)]
 struct Heard(Mutex<[Vec<u8>; 2]>);
 
@@ -357,11 +356,13 @@ fn mib(bytes: u64) -> String {
 }
 
 fn c_string(bytes: &[u8], what: &str) -> Result<CString, Fault> {
-    CString::new(bytes).map_err(|_| Fault::new(format!("{what} holds a NUL byte, which no process can be given")))
+    CString::new(bytes)
+        .map_err(|_| Fault::new(format!("{what} contains a NUL byte, which cannot be passed to a process")))
 }
 
-/// Where a program may be: in the directories of the task's own `PATH`. A name with a slash starts
-/// from the task's directory. The child looks, as a dead mount would hold up this thread.
+/// The paths at which a program may be: in the directories of the task's own `PATH`. A name with a
+/// slash is relative to the task's directory. The child does the search, because a mount that does
+/// not respond would block this thread.
 fn places_of(name: &str, dir: &Path, env: &TaskEnv) -> Result<Vec<CString>, Fault> {
     let c_path = |path: &Path| c_string(path.as_os_str().as_bytes(), "the program's name");
     if name.is_empty() {
@@ -374,7 +375,7 @@ fn places_of(name: &str, dir: &Path, env: &TaskEnv) -> Result<Vec<CString>, Faul
     std::env::split_paths(OsStr::from_bytes(search)).map(|entry| c_path(&dir.join(entry).join(name))).collect()
 }
 
-/// Says in words why a process could not be started, with the exit code that a shell would give.
+/// Explains why a process could not be started, with the exit code that a shell would return.
 fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
     let error = &refusal.error;
     let path = |text: &CStr| Path::new(OsStr::from_bytes(text.to_bytes())).to_owned();
@@ -389,7 +390,7 @@ fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
     let name = plan.argv.first().map_or_else(PathBuf::new, |name| path(name));
     let program = plan.programs.get(place).map_or_else(|| name.clone(), |program| dir.join(path(program)));
     let is_searched = !name.as_os_str().as_bytes().contains(&b'/');
-    // A directory of PATH that may not be searched denies each name.
+    // A directory in PATH without search permission reports "permission denied" for every name.
     let is_found = error.kind() == ErrorKind::PermissionDenied && (!is_searched || program.is_file());
     let program = program.display();
     match (error.kind(), error.raw_os_error()) {
@@ -414,7 +415,7 @@ fn explain(plan: &ChildPlan, refusal: &Refusal) -> Fault {
             Fault::with_exit(127, text)
         }
         (_, Some(libc::ENOEXEC)) => {
-            let text = format!("{program} is no program of this machine (a script needs a `#!` line)");
+            let text = format!("{program} is not executable on this machine (a script needs a `#!` line)");
             Fault::with_exit(126, text)
         }
         _ => Fault { exit: 126, ..Fault::refused(format!("cannot start {program}"), error) },

@@ -1,15 +1,17 @@
-//! How other threads stop a running task: one word and one event per slot.
+//! Lets other threads stop a running task, by one word and one event per slot.
 //!
-//! Protocol: the slot's thread publishes the task's number in the word before it runs the task and clears the word after. Who wants to
-//! stop a task swaps a stop request into the word, which succeeds only while that very task is there, and then signals the event. The
-//! slot's thread reads the word whenever its wait ends. A signal that arrives after the task has ended wakes the next one once, which
-//! finds no request and goes on.
+//! Protocol: the slot's thread stores the task's number in the word before it runs the task, and
+//! clears the word afterwards. To stop a task, another thread swaps a stop request into the word,
+//! which succeeds only while that very task is there, and then signals the event. The slot's thread
+//! reads the word whenever its wait ends. A signal that arrives after the task has ended wakes the
+//! next task's wait once; it finds no request and continues to wait.
 //!
-//! A slot's thread that starts a child waits until the child runs its program, which a dead mount
-//! can hold up for ever. So it leaves word of the child, and a thread of the rank (`watch_starts`)
-//! kills one that may not go on.
+//! A slot's thread that starts a child blocks until the child runs its program, which a mount that
+//! does not respond can delay forever. The slot therefore publishes the child's process id, and a
+//! thread of the rank (`watch_starts`) kills the child when the attempt is cancelled or times out.
 //!
-//! Invariant: a request never reaches another task than the one it was made for. A task that does not look pays two stores.
+//! Invariant: a request never reaches another task than the one it was made for. A task that does
+//! not poll costs two stores.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,13 +26,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::model::TaskId;
 use crate::system::event::EventFd;
 
-/// Interval between two looks for a child whose start may not go on.
+/// Interval between two checks for children whose start must be aborted.
 const START_WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How a running task is to be stopped.
+/// How to stop a running task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TaskStop {
-    /// TERM, and KILL after the grace.
+    /// TERM, then KILL after the grace period.
     Terminate = 1,
     /// KILL at once.
     Kill = 2,
@@ -48,7 +50,7 @@ impl TaskStop {
 
 /// Set while a task runs.
 const ACTIVE: u64 = 1 << 63;
-/// Where the stop request stands; the task's number is below it.
+/// Position of the stop request in the word; the task's number is below it.
 const STOP_SHIFT: u32 = 32;
 
 /// The word and the event of one slot.
@@ -57,19 +59,19 @@ pub(super) struct Control {
     event: EventFd,
     /// The child that is being started, if one is.
     start: Mutex<Option<PendingChild>>,
-    /// Its number, once it has one.
+    /// Its process id, once known.
     child: AtomicI32,
 }
 
-/// A child that does not run its program yet.
+/// A child that has not started its program yet.
 struct PendingChild {
-    /// When the attempt's time is over.
+    /// Deadline of the attempt.
     deadline: Option<Instant>,
-    /// It was killed, as the attempt may not go on.
+    /// True if it was killed because the attempt was cancelled or timed out.
     is_killed: bool,
 }
 
-/// Clears the word when the attempt is over, whichever way it ends.
+/// Clears the word when the attempt ends, in whatever way.
 pub(super) struct ClearOnEnd<'a>(&'a Control);
 
 impl Drop for ClearOnEnd<'_> {
@@ -88,8 +90,8 @@ impl Control {
         })
     }
 
-    /// Publishes that `task` runs here. Sequentially consistent, so that a run-wide stop is either seen by the caller
-    /// afterwards or finds the task here.
+    /// Publishes that `task` runs here. Sequentially consistent: either the caller sees a run-wide
+    /// stop afterwards, or the stop finds the task here.
     pub(super) fn begin(&self, task: TaskId) -> ClearOnEnd<'_> {
         self.word.store(ACTIVE | u64::from(task.0), Ordering::SeqCst);
         ClearOnEnd(self)
@@ -101,12 +103,12 @@ impl Control {
         (word & ACTIVE != 0).then_some(TaskId(word as u32))
     }
 
-    /// The request that has reached the task, if any.
+    /// The stop request for the task, if any.
     pub(super) fn stop(&self) -> Option<TaskStop> {
         TaskStop::from_bits((self.word.load(Ordering::Acquire) >> STOP_SHIFT) as u8)
     }
 
-    /// Asks the running task to stop, if there is one and it is `task` (`None`: whichever). True if the request found it.
+    /// Requests a stop if `task` is running (`None`: any task). Returns true if it is.
     pub(super) fn request(&self, task: Option<TaskId>, stop: TaskStop) -> bool {
         let asked = |word: u64| {
             let wanted = word & ACTIVE != 0 && task.is_none_or(|t| t.0 == word as u32);
@@ -121,12 +123,13 @@ impl Control {
         found
     }
 
-    /// Calls `start`, which starts a child and leaves its number in the word that it is given.
-    /// `None` if the child was killed before it ran its program, as the attempt may not go on.
+    /// Calls `start`, which starts a child and stores its process id in the given word. Returns
+    /// `None` if the child was killed before it ran its program because the attempt was cancelled
+    /// or timed out.
     pub(super) fn start<T>(&self, deadline: Option<Instant>, start: impl FnOnce(&AtomicI32) -> T) -> Option<T> {
         *self.starting() = Some(PendingChild { deadline, is_killed: false });
         let started = start(&self.child);
-        // The number stays taken until the child is reaped, which is after this.
+        // The process id is not reused until the child is reaped, which happens after this.
         let is_killed = self.starting().take().is_some_and(|start| start.is_killed);
         self.child.store(0, Ordering::Relaxed);
         (!is_killed).then_some(started)
@@ -136,7 +139,7 @@ impl Control {
         self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills a child that does not run its program yet if the attempt may not go on.
+    /// Kills a child that has not started its program if the attempt is cancelled or timed out.
     fn end_overdue_start(&self) {
         let mut starting = self.starting();
         let Some(start) = &mut *starting else { return };
@@ -144,7 +147,7 @@ impl Control {
         let child = Pid::from_raw(self.child.load(Ordering::Relaxed));
         if let (true, Some(child)) = (is_over, child) {
             start.is_killed = true;
-            // An error means that it has just ended.
+            // An error means that the child has just ended.
             let _ = kill_process(child, Signal::KILL);
         }
     }
@@ -168,10 +171,10 @@ impl Control {
     }
 }
 
-/// Watches the starts of children in all slots, in a thread of its own, until the slots are gone.
+/// Starts a thread that watches the starts of children in all slots until the slots are dropped.
 ///
 /// # Errors
-/// The system refuses the thread.
+/// If the system cannot start the thread.
 pub(super) fn watch_starts(controls: &Arc<[CachePadded<Control>]>) -> io::Result<()> {
     let controls: Weak<[CachePadded<Control>]> = Arc::downgrade(controls);
     let watch = move || {
@@ -184,7 +187,7 @@ pub(super) fn watch_starts(controls: &Arc<[CachePadded<Control>]>) -> io::Result
     std::thread::Builder::new().name("start-watch".into()).spawn(watch).map(drop)
 }
 
-/// A wait as the system takes it, capped where the system's type ends.
+/// Converts a duration for a system call, capped at the largest value of the system's type.
 pub(super) fn timespec(d: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), tv_nsec: d.subsec_nanos().into() }
 }

@@ -1,10 +1,12 @@
 //! The environment that a task sees.
 //!
-//! Invariant: a task never sees what our own launcher told us about our place in its world, else a task that is an MPI program
-//! would try to join that world and hang. What a user set for tuning stays.
+//! Invariant: a task never sees the variables by which our launcher placed this process in its MPI
+//! world; a task that is an MPI program would otherwise try to join that world and hang. Variables
+//! that a user set for tuning stay.
 //!
-//! The part that all tasks share is computed once per runner; a task adds only its own variables. From weakest to
-//! strongest: the environment that Phalanx was started in (scrubbed), the variables made here, the job's, the task's.
+//! The part that all tasks share is computed once per runner; each task adds only its own
+//! variables. In order of rising priority: the environment in which Phalanx was started (filtered),
+//! the variables that Phalanx sets, the job's, the task's.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fmt::{Display, Write};
@@ -17,7 +19,7 @@ use super::{ExecContext, ExecError, Fault, RankContext, orphan_killer};
 use crate::job::{Group, Task};
 use crate::topology::{Gpus, is_left_out_here};
 
-/// Prefixes of variables by which launchers tell a process that it is part of a world.
+/// Prefixes of variables by which launchers place a process in a world.
 const LAUNCHER: [&str; 14] = [
     "OMPI_",
     "PMIX_",
@@ -35,21 +37,22 @@ const LAUNCHER: [&str; 14] = [
     "PALS_",
 ];
 
-/// Variables with a launcher's prefix that are not about a place in a world.
+/// Variables with a launcher's prefix that do not describe a place in a world.
 const LAUNCHER_KEPT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
 
-/// Open MPI parameters of these frameworks tune how messages travel. Those of the others may come from the launcher, which passes
-/// its findings on in the same form.
+/// Parameters of these Open MPI frameworks tune the transport of messages. Those of other
+/// frameworks may come from the launcher, which passes its findings on in the same form.
 const TUNING: [&str; 17] = [
     "btl", "pml", "mtl", "coll", "op", "osc", "io", "fs", "fbtl", "fcoll", "sharedfp", "topo", "rcache", "mpool",
     "opal", "oob", "mpi",
 ];
 
-/// Parameters of those frameworks that the launcher sets all the same.
+/// Parameters of these frameworks that the launcher sets nevertheless.
 const TUNING_BY_LAUNCHER: [&str; 2] = ["OMPI_MCA_mpi_oversubscribe", "OMPI_MCA_mpi_yield_when_idle"];
 
-/// What a task sees of Slurm: which job it belongs to. All else describes a step or the job's nodes, and an `mpirun` inside a task that saw
-/// it (`SLURM_JOBID`, the old name, included) would start its ranks on nodes that belong to other tasks.
+/// Slurm variables that a task sees: those that identify the job. All others describe a step or the
+/// job's nodes; an `mpirun` inside a task would use them (the old name `SLURM_JOBID` included) to
+/// start its ranks on nodes that belong to other tasks.
 const SLURM_KEPT: [&str; 19] = [
     "SLURM_JOB_ID",
     "SLURM_JOB_NAME",
@@ -72,7 +75,7 @@ const SLURM_KEPT: [&str; 19] = [
     "SLURM_RESTART_COUNT",
 ];
 
-/// What an `mpirun` over several nodes of our allocation needs to see of Slurm, beside [`SLURM_KEPT`].
+/// Slurm variables that an `mpirun` over several nodes needs, in addition to [`SLURM_KEPT`].
 const SLURM_ALLOCATION: [&str; 8] = [
     "SLURM_JOBID",
     "SLURM_NODELIST",
@@ -84,7 +87,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
     "SLURM_CONF",
 ];
 
-/// Variables made here: those of an enclosing run must not be mistaken for a task's own.
+/// Variables that Phalanx sets: those of an enclosing run must not be taken for the task's own.
 const OURS: [&str; 14] = [
     orphan_killer::VARIABLE,
     "PHALANX_JOB_ID",
@@ -102,7 +105,8 @@ const OURS: [&str; 14] = [
     "PHALANX_METRICS",
 ];
 
-/// What a batch script says to this run: the file for its exit code, and that nodes wait for worlds. A run that a task starts must not hear it.
+/// Variables that a batch script sets for this run: the file for its exit code, and that nodes wait
+/// for worlds. They must not reach a run that a task starts.
 const THIS_RUN: [&str; 2] = ["PHALANX_EXIT_FILE", "PHALANX_WORLDS"];
 
 /// True for a variable of our own environment that no task may see.
@@ -157,7 +161,8 @@ pub(super) struct BaseEnv {
 }
 
 impl BaseEnv {
-    /// From the variables that this process was started with, the site, the job's variables, and the mark of this process.
+    /// Builds it from the environment of this process, the site, the job's variables and the mark
+    /// of this process.
     pub(super) fn new(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         site: &RankContext,
@@ -217,11 +222,11 @@ impl BaseEnv {
     }
 }
 
-/// The environment of one attempt: what is its own, over the shared part.
+/// The environment of one attempt: its own entries over the shared part.
 pub(super) struct TaskEnv<'a> {
     base: &'a BaseEnv,
     own: Vec<EnvEntry>,
-    /// Entries of the shared part that an own one replaces.
+    /// Entries of the shared part that its own entries replace.
     replaced: Vec<usize>,
 }
 
@@ -241,10 +246,11 @@ impl TaskEnv<'_> {
     }
 
     fn describe_seat(&mut self, group: &Group, seat: &ExecContext) -> Result<(), Fault> {
-        // Slots that float over more CPUs than the task asked for are no more CPUs of its own.
+        // If slots may float over more CPUs than the task asked for, the task still gets only that
+        // number.
         let all = group.cpus * group.mpi.map_or(1, |mpi| mpi.ranks);
         self.offer("PHALANX_CPUS", all)?;
-        // Each rank of an MPI task has its share of the CPUs; places for its threads are its launcher's business.
+        // Each rank of an MPI task gets its share of the CPUs; the launcher places its threads.
         self.offer("OMP_NUM_THREADS", group.cpus)?;
         if !seat.cpus.is_empty() {
             self.offer("PHALANX_CPU_LIST", cpu_list(seat.cpus))?;
@@ -265,24 +271,23 @@ impl TaskEnv<'_> {
         let gpus = &self.base.gpus;
         let variable = if gpus.variable.is_empty() { "CUDA_VISIBLE_DEVICES" } else { gpus.variable };
         if gpus.counted && variable == "CUDA_VISIBLE_DEVICES" {
-            // Our numbers follow the bus; CUDA's, without this, put the fastest first.
+            // Phalanx numbers GPUs by bus id; without this variable CUDA puts the fastest first.
             self.offer("CUDA_DEVICE_ORDER", "PCI_BUS_ID")?;
         }
         self.offer(variable, gpus.named(ordinals))
     }
 
-    /// Sets a variable unless the job or the task has set it. (Ours never come from the environment of this process, except
-    /// those that show GPUs.)
+    /// Sets a variable unless the job or the task has set it. (Only the variables that show GPUs
+    /// may also come from the environment of this process.)
     fn offer(&mut self, name: &str, value: impl Display) -> Result<(), Fault> {
         let chosen = self.own.iter().any(|e| e.name() == name.as_bytes()) || self.base.job.iter().any(|n| n == name);
         if chosen { Ok(()) } else { self.set(name, &value.to_string()) }
     }
 
-    /// Sets a variable over all others.
+    /// Sets a variable and replaces any other value.
     pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), Fault> {
-        let entry = EnvEntry::new(name.as_bytes(), value.as_bytes()).ok_or_else(|| {
-            Fault::new(format!("variable {name} holds a NUL byte, which an environment cannot carry"))
-        })?;
+        let entry = EnvEntry::new(name.as_bytes(), value.as_bytes())
+            .ok_or_else(|| Fault::new(format!("variable {name} contains a NUL byte, which no environment can hold")))?;
         if let Some(at) = self.own.iter().position(|e| e.name() == name.as_bytes()) {
             self.own[at] = entry;
             return Ok(());
@@ -294,7 +299,7 @@ impl TaskEnv<'_> {
         Ok(())
     }
 
-    /// Takes out the variables that are too long for any program to be started with.
+    /// Removes and returns the variables that are too long for any program to be started with.
     pub(super) fn take_long(&mut self) -> Vec<(String, String)> {
         let is_long = |entry: &EnvEntry| entry.text.as_bytes_with_nul().len() > LONGEST_WORD;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -309,7 +314,7 @@ impl TaskEnv<'_> {
         taken
     }
 
-    /// Shows the nodes of our allocation, for an `mpirun` that starts ranks on several of them.
+    /// Passes on the nodes of our allocation, for an `mpirun` that starts ranks on several of them.
     pub(super) fn show_allocation(&mut self) -> Result<(), Fault> {
         for (name, value) in &self.base.allocation {
             self.set(name, value)?;
@@ -321,7 +326,8 @@ impl TaskEnv<'_> {
         Ok(())
     }
 
-    /// Names of the variables that the job, the task and Phalanx set: those that a launcher must carry to other nodes.
+    /// Names of the variables that the job, the task and Phalanx set, which a launcher must pass to
+    /// other nodes.
     pub(super) fn names(&self) -> impl Iterator<Item = String> {
         let own = self.own.iter().map(|e| String::from_utf8_lossy(e.name()).into_owned());
         let job = self.base.job.iter().filter(|n| !self.own.iter().any(|e| e.name() == n.as_bytes()));
@@ -334,7 +340,7 @@ impl TaskEnv<'_> {
         own.or_else(|| self.base.by_name.get(name.as_bytes()).map(|&at| &self.base.entries[at])).map(EnvEntry::value)
     }
 
-    /// Every `NAME=value`, each name once.
+    /// All entries `NAME=value`, each name once.
     pub(super) fn entries(&self) -> impl Iterator<Item = &CStr> {
         let shared = self.base.entries.iter().enumerate().filter(|(at, _)| !self.replaced.contains(at));
         shared.map(|(_, e)| e).chain(&self.own).map(|e| e.text.as_c_str())
@@ -353,8 +359,8 @@ fn joined<T: Copy>(items: &[T], mut write: impl FnMut(&mut String, T) -> std::fm
     text
 }
 
-/// A place for each thread; a single one for all where CPUs are shared, since OpenMP binds the first thread to the first place, and all
-/// tasks would meet on one CPU.
+/// OpenMP places: one per thread. A single place for all threads where CPUs are shared, since
+/// OpenMP binds the first thread to the first place, and all tasks would share one CPU.
 fn omp_places(cpus: &[u32], threads: u32) -> String {
     match cpus.len() == threads as usize {
         true => joined(cpus, |place, cpu| write!(place, "{{{cpu}}}")),

@@ -1,5 +1,5 @@
-//! The files that a task names: opened before it starts, and looked for when it has ended. Nothing
-//! here waits longer than the attempt may go on.
+//! The files that a task names: opens them before it starts, and checks its outputs when it has
+//! ended. No operation here outlasts the attempt's time limit.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,23 +17,23 @@ use super::Fault;
 use super::aside::AttemptDeadline;
 use super::control::timespec;
 
-/// Interval between two looks for the other end of a FIFO, or for a file on a shared file system.
-const LOOKS: Duration = Duration::from_millis(20);
+/// Interval between two checks for the other end of a FIFO, or for a file on a shared file system.
+const FILE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The device that stands for the terminal of whoever opens it: (5, 0) in Linux.
-const OWN_TERMINAL: u64 = 5 << 8;
+/// The device number of the controlling terminal, /dev/tty: (5, 0) on Linux.
+const CONTROLLING_TERMINAL: u64 = 5 << 8;
 
-/// Nothing is waited for in the system, and no terminal becomes ours.
-const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+/// Opening must not block, and no terminal must become the controlling one.
+const OPEN_FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
-/// The files of a task: standard input, output and error, where it names any.
+/// The files that a task names for standard input, output and error.
 #[derive(Default)]
 pub(super) struct Streams {
     pub(super) stdin: Option<File>,
     pub(super) out: [Option<File>; 2],
 }
 
-/// Opens the files that a task names, and makes those for its output with their directories. Both
+/// Opens the files that a task names, and creates those for output with their directories. Both
 /// outputs may be the same file.
 pub(super) fn open(
     patience: &AttemptDeadline,
@@ -59,15 +59,15 @@ pub(super) fn open(
 
 fn open_input(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
     let open = || -> io::Result<File> {
-        let file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path)?;
+        let file = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS).open(path)?;
         let facts = file.metadata()?;
         refuse_terminal(&facts)?;
         if facts.file_type().is_fifo() {
-            // Open at once; a reader that was held up in `open` would go on when somebody has it
+            // Opening for reading does not block; a blocking `open` would return once the FIFO is
             // open for writing.
             let mut fds = [PollFd::new(&file, PollFlags::IN)];
             let is_waiting = |polled| matches!(polled, Ok(0) | Err(Errno::INTR));
-            while is_waiting(poll(&mut fds, Some(&timespec(LOOKS)))) && !is_given_up.load(Relaxed) {}
+            while is_waiting(poll(&mut fds, Some(&timespec(FILE_POLL_INTERVAL)))) && !is_given_up.load(Relaxed) {}
         }
         wait_again(&file)?;
         Ok(file)
@@ -75,7 +75,7 @@ fn open_input(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
     open().map_err(|e| Fault::refused(format!("cannot read stdin from {}", path.display()), &e))
 }
 
-/// Opened for appending, so that processes that share the file do not write over each other.
+/// Opens an output file for appending, so that processes that share it do not overwrite each other.
 fn create(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
     let make = || -> io::Result<File> {
         let parent = path.parent().map(PathBuf::from).unwrap_or_default();
@@ -83,17 +83,17 @@ fn create(path: &Path, is_given_up: &AtomicBool) -> Result<File, Fault> {
             std::fs::create_dir_all(&parent)?;
         }
         let file = loop {
-            match OpenOptions::new().create(true).append(true).custom_flags(FLAGS).open(path) {
-                // A FIFO that nobody reads yet.
+            match OpenOptions::new().create(true).append(true).custom_flags(OPEN_FLAGS).open(path) {
+                // A FIFO without a reader yet.
                 Err(e) if e.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) && !is_given_up.load(Relaxed) => {
-                    std::thread::sleep(LOOKS);
+                    std::thread::sleep(FILE_POLL_INTERVAL);
                 }
                 file => break file?,
             }
         };
         let facts = file.metadata()?;
         refuse_terminal(&facts)?;
-        // A device such as /dev/null has no length to cut.
+        // A device such as /dev/null cannot be truncated.
         if facts.is_file() {
             file.set_len(0)?;
         }
@@ -107,23 +107,22 @@ fn is_fifo(path: &Path) -> bool {
     path.metadata().is_ok_and(|facts| facts.file_type().is_fifo())
 }
 
-/// A task has no terminal, but this process may have one.
+/// Rejects terminals: a task has none, although this process may have one.
 fn refuse_terminal(facts: &std::fs::Metadata) -> io::Result<()> {
-    match facts.file_type().is_char_device() && facts.rdev() == OWN_TERMINAL {
+    match facts.file_type().is_char_device() && facts.rdev() == CONTROLLING_TERMINAL {
         true => Err(io::Error::other("a task has no terminal")),
         false => Ok(()),
     }
 }
 
-/// Takes back that reads and writes do not wait, which only to open was to keep to.
+/// Makes reads and writes blocking again; only opening must not block.
 fn wait_again(file: &File) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file.as_fd())?;
     Ok(rustix::fs::fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?)
 }
 
-/// The first of the files that a task promised to write and that is not there. On file systems that
-/// nodes share it is looked for again for up to `wait`: another node's view of a directory may be
-/// seconds old.
+/// Returns the first of the declared outputs that does not exist. On shared file systems the check
+/// is repeated for up to `wait`, since a node's view of a directory may be seconds old.
 pub(super) fn first_missing(
     patience: &AttemptDeadline,
     dir: &Path,
@@ -134,7 +133,7 @@ pub(super) fn first_missing(
         return Ok(None);
     }
     let files: Vec<PathBuf> = promised.iter().map(|file| dir.join(file)).collect();
-    let found = patience.aside("looking for its outputs", move |is_given_up| {
+    let found = patience.aside("checking for its outputs", move |is_given_up| {
         let until = Instant::now().checked_add(wait);
         files.into_iter().position(|file| !is_there(&file, until, is_given_up))
     })?;
@@ -151,9 +150,9 @@ fn is_there(file: &Path, until: Option<Instant>, is_given_up: &AtomicBool) -> bo
         if is_over || is_given_up.load(Relaxed) || !is_shared(parent) {
             return false;
         }
-        // To list the directory makes a network file system ask its server anew.
+        // Listing the directory makes a network file system query its server again.
         let _ = std::fs::read_dir(parent).map(Iterator::count);
-        std::thread::sleep(LOOKS);
+        std::thread::sleep(FILE_POLL_INTERVAL);
     }
 }
 
@@ -162,7 +161,7 @@ fn is_shared(dir: &Path) -> bool {
     // ext, XFS, Btrfs, tmpfs, ramfs, overlayfs, ZFS, F2FS.
     const LOCAL: [u64; 8] =
         [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010];
-    // A directory that is not there has no file system; whoever makes it may be another node.
+    // A missing directory has no file system; another node may create it.
     rustix::fs::statfs(dir).map_or(true, |facts| !LOCAL.contains(&(facts.f_type as u64 & 0xffff_ffff)))
 }
 
@@ -182,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_fifo_without_another_end_holds_nothing_up() {
-        // One for each: who is given up keeps its end for a moment.
+        // A FIFO for each: a thread that was given up keeps its end open for a moment.
         let [(_a, for_in), (_b, for_out), (_c, path)] = [fifo(), fifo(), fifo()];
         let control = Control::new().unwrap();
         let _running = control.begin(TaskId(0));

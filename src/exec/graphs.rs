@@ -1,14 +1,18 @@
-//! The data graphs of a run on this rank: loaded when the first operation needs them, kept until the run ends.
+//! The data graphs of a run on this rank: loaded for the first operation that needs them, and kept
+//! until the run ends.
 //!
-//! A graph has versions. Operations that read keep the version that they began with; a batch of changes makes the next one. Each batch is
-//! a file of the run directory, numbered by the version that it makes, which exists before that version is shown. So all ranks agree on
-//! the order of batches (a number is taken once), each puts in what others have written before it runs an operation, and a resumed
-//! run reads the source and then the batches. Edges are a set, so a batch that comes twice does no harm.
+//! A graph has versions. An operation that reads keeps the version with which it started; a batch
+//! of changes makes the next version. Each batch is a file of the run directory, numbered by the
+//! version that it makes, and is written before that version becomes visible. So all ranks agree on
+//! the order of batches (each number is taken once), each rank applies the batches of others before
+//! it runs an operation, and a resumed run reads the source and then the batches. Edges are a set,
+//! so applying a batch twice is harmless.
 //!
-//! Each rank that runs operations on a graph holds all of it.
+//! Each rank that runs operations on a graph holds the whole graph.
 //!
-//! What an operation finds is kept for [`KEPT_FOR`]: an equal one of the same version is answered from memory, and waits for one that is
-//! under way instead of computing the same again.
+//! The result of an operation is cached for [`RESULT_LIFETIME`]. An equal operation on the same
+//! version takes it from the cache, and waits for one in progress instead of computing the same
+//! again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,14 +29,14 @@ use crate::data::part::GraphPart;
 use crate::data::rows::EdgeList;
 use crate::job::DataGraph;
 
-/// How long results are answered from memory.
-const KEPT_FOR: Duration = Duration::from_secs(300);
+/// How long results are cached.
+const RESULT_LIFETIME: Duration = Duration::from_secs(300);
 
-/// How many results of a graph are kept at most.
-const KEPT_RESULTS: usize = 64;
+/// Largest number of cached results per graph.
+const MAX_CACHED_RESULTS: usize = 64;
 
-/// How long an operation waits before it asks again for what another one holds.
-const HELD_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+/// Poll interval for a lock that another operation holds.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The graphs of a run.
 #[derive(Default)]
@@ -42,7 +46,7 @@ pub struct Graphs {
 
 struct Resident {
     graph: DataGraph,
-    /// Where batches are kept; `None`: nowhere.
+    /// Directory of the batches; `None` if they are not kept.
     batches: Option<PathBuf>,
     /// Held while it is loaded or changed.
     loading: Mutex<()>,
@@ -50,23 +54,23 @@ struct Resident {
     results: Mutex<Vec<CachedResult>>,
 }
 
-/// A result, or the place where it will be.
+/// A cached result, or the place of one in progress.
 struct CachedResult {
     version: u64,
     operation: Operation,
-    /// It has the values of single vertices, where these have to be asked for.
+    /// True if it includes the values of single vertices, for operations where these are optional.
     each: bool,
     since: Instant,
     found: Arc<Mutex<Option<Arc<OperationResult>>>>,
 }
 
-/// What an operation has found, on which version.
+/// The result of an operation, and the version of the graph.
 pub struct OperationResult {
     /// The version.
     pub part: GraphPart,
     /// Numbers and values.
     pub answer: OperationAnswer,
-    /// Seconds that it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -74,14 +78,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a lock that others may hold for long, unless the task is to stop.
+/// Takes a lock that others may hold for long, and gives up when the task must stop.
 fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, DataGraphError> {
     loop {
         match mutex.try_lock() {
             Ok(guard) => return Ok(guard),
             Err(std::sync::TryLockError::Poisoned(guard)) => return Ok(guard.into_inner()),
             Err(std::sync::TryLockError::WouldBlock) => {
-                if !context.sleep(HELD_RETRY_INTERVAL) {
+                if !context.sleep(LOCK_POLL_INTERVAL) {
                     return Err(Stopped::Cancelled.into());
                 }
             }
@@ -90,7 +94,7 @@ fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<Mutex
 }
 
 impl Graphs {
-    /// The graphs of a job; batches of changes are kept in `dir`.
+    /// Declares the graphs of a job; batches of changes are written to `dir`.
     pub fn new(graphs: &[DataGraph], dir: Option<&Path>) -> Graphs {
         let resident = |graph: &DataGraph| Resident {
             graph: graph.clone(),
@@ -106,10 +110,10 @@ impl Graphs {
         self.all.get(name).ok_or_else(|| DataGraphError::refused(format!("the job has no graph called `{name}`")))
     }
 
-    /// The present version of a graph; loads it if need be.
+    /// Returns the present version of a graph and loads it if necessary.
     ///
     /// # Errors
-    /// If there is none of that name, it cannot be loaded, or the task is to stop.
+    /// If there is no graph of that name, it cannot be loaded, or the task must stop.
     pub fn part(&self, name: &str, context: &Context) -> Result<GraphPart, DataGraphError> {
         let resident = self.resident(name)?;
         let present = || lock(&resident.part).clone();
@@ -130,8 +134,9 @@ impl Graphs {
         Ok(part)
     }
 
-    /// Runs an operation on the present version, or takes what an equal one has found; `each`: values of single vertices are wanted. True
-    /// beside it if it was taken.
+    /// Runs an operation on the present version, or takes the cached result of an equal one.
+    /// `each`: values of single vertices are wanted. The flag returned is true if the result came
+    /// from the cache.
     ///
     /// # Errors
     /// If it is stopped, or its arguments do not fit the graph.
@@ -150,7 +155,7 @@ impl Graphs {
             }
             Operation::Save { .. } => compute(part, operation, context, each).map(|found| (Arc::new(found), false)),
             _ => {
-                // Only counting triangles is cheaper without.
+                // Only for counting triangles it is cheaper to leave out the values.
                 let each = each || *operation != Operation::Triangles;
                 let place = resident.place_for(part.version(), operation, each);
                 let mut found = lock_patiently(&place, context)?;
@@ -180,17 +185,17 @@ fn compute(
 }
 
 impl Resident {
-    /// The file of the batch that makes a version.
+    /// The file of the batch that makes `version`.
     fn batch(&self, version: u64) -> Option<PathBuf> {
         Some(self.batches.as_ref()?.join(format!("{version:09}.el")))
     }
 
-    /// True if there is a batch that makes the next version.
+    /// True if a batch for the next version exists.
     fn is_behind(&self, part: &GraphPart) -> bool {
         self.batch(part.version() + 1).is_some_and(|file| file.exists())
     }
 
-    /// Puts in what has been written since that version, by this rank or another.
+    /// Applies the batches written since that version, by this rank or another.
     fn caught_up(&self, exchange: &mut dyn Exchange, mut part: GraphPart) -> Result<GraphPart, DataGraphError> {
         while let Some(file) = self.batch(part.version() + 1).filter(|file| file.exists()) {
             let cannot =
@@ -215,7 +220,7 @@ impl Resident {
         Ok(part)
     }
 
-    /// Makes the next version.
+    /// Inserts or deletes edges and makes the next version.
     fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<OperationResult, DataGraphError> {
         let _loading = lock_patiently(&self.loading, context)?;
         let begin = Instant::now();
@@ -238,7 +243,8 @@ impl Resident {
         Ok(OperationResult { part, answer, seconds: begin.elapsed().as_secs_f64() })
     }
 
-    /// Writes a batch to the run directory, as the one that makes `version`. False if another rank has written that one meanwhile.
+    /// Writes a batch to the run directory as the one that makes `version`. Returns false if
+    /// another rank has already written that version.
     fn keep(&self, part: &GraphPart, batch: &EdgeList, version: u64, insert: bool) -> Result<bool, DataGraphError> {
         let Some(file) = self.batch(version) else { return Ok(true) };
         let mut text = String::from(if insert { "# insert\n" } else { "# delete\n" });
@@ -265,16 +271,16 @@ impl Resident {
         write().map_err(|error| DataGraphError::refused(format!("{}: cannot write it: {error}", file.display())))
     }
 
-    /// The place of a result of that version.
+    /// The cache entry for an operation on a version.
     fn place_for(&self, version: u64, operation: &Operation, each: bool) -> Arc<Mutex<Option<Arc<OperationResult>>>> {
         let mut results = lock(&self.results);
-        results.retain(|kept| kept.since.elapsed() < KEPT_FOR);
+        results.retain(|kept| kept.since.elapsed() < RESULT_LIFETIME);
         let answers =
             |kept: &&CachedResult| kept.version == version && kept.operation == *operation && kept.each >= each;
         if let Some(kept) = results.iter().find(answers) {
             return Arc::clone(&kept.found);
         }
-        if results.len() >= KEPT_RESULTS {
+        if results.len() >= MAX_CACHED_RESULTS {
             results.remove(0);
         }
         let found = Arc::default();
@@ -289,10 +295,10 @@ impl Resident {
     }
 }
 
-/// What an operation prints: a line of JSON, then the largest values.
+/// Prints the result of an operation: a line of JSON, then the largest values.
 ///
 /// # Errors
-/// If the task is to stop.
+/// If the task must stop.
 pub fn report(
     name: &str,
     operation: &Operation,

@@ -1,9 +1,11 @@
 //! Kernels: functions of this process as tasks.
 //!
-//! A kernel is prepared from its arguments once, which is where all errors in them come to light, and then called once per
-//! task. A kernel cannot be killed: it shares our process. It is *asked* to stop, through [`Context::cancelled`], which turns true when the task is
-//! cancelled and when its time limit is over. One that returns after its limit ends as TIMEOUT, one that returns after a
-//! cancellation as CANCELLED, whatever it returns; one that never looks occupies its slot until it returns.
+//! A kernel is prepared from its arguments once, which reports all errors in them, and then called
+//! once per task. A kernel shares our process and cannot be killed. It is *asked* to stop through
+//! [`Context::cancelled`], which becomes true when the task is cancelled and when its time limit is
+//! over. A kernel that returns after its limit ends as TIMEOUT, one that returns after a
+//! cancellation as CANCELLED, whatever it returns; one that never polls occupies its slot until it
+//! returns.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,13 +22,13 @@ use crate::data::part::GraphPart;
 use crate::model::Stream;
 use crate::model::{Measure, Rank, TaskId};
 
-/// A kernel with its arguments, ready to be called for any number of tasks, from several threads at once. An error is shown to the user
-/// and makes the task FAILED.
+/// A kernel with its arguments, ready to be called for any number of tasks, from several threads at
+/// once. An error is shown to the user and fails the task.
 pub type Prepared = Arc<dyn Fn(&Context) -> Result<(), String> + Send + Sync>;
 
 /// A kind of work that a job file can name.
 ///
-/// A function from arguments to what is to be done is a kernel:
+/// A function from arguments to a [`Prepared`] kernel is a `Kernel`:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -45,8 +47,8 @@ pub type Prepared = Arc<dyn Fn(&Context) -> Result<(), String> + Send + Sync>;
 /// assert!(kernels.get("greet").is_some());
 /// ```
 pub trait Kernel: Send + Sync {
-    /// Checks the arguments and readies the kernel for them. Called once per group of tasks where no placeholder stands in the
-    /// arguments, else once per task.
+    /// Checks the arguments and prepares the kernel. Called once per group of tasks if the
+    /// arguments hold no placeholder, else once per task.
     fn prepare(&self, args: &toml::Table) -> Result<Prepared, ArgError>;
 }
 
@@ -68,7 +70,7 @@ impl Kernels {
         all
     }
 
-    /// Adds a kernel, in place of one of the same name.
+    /// Adds a kernel; replaces one of the same name.
     pub fn register(&mut self, name: impl Into<String>, kernel: impl Kernel + 'static) {
         self.0.insert(name.into(), Arc::new(kernel));
     }
@@ -102,15 +104,15 @@ impl Default for Kernels {
 /// Why a kernel could not be prepared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
-    /// There is none of that name.
+    /// There is no kernel of that name.
     #[error("kernel `{name}`: {hint}")]
     Unknown {
         /// The name.
         name: String,
-        /// The near miss, or what there is.
+        /// A similar name, or the list of known kernels.
         hint: String,
     },
-    /// It does not take these arguments.
+    /// The kernel rejects its arguments.
     #[error("kernel `{name}`: {error}")]
     Args {
         /// The name.
@@ -120,7 +122,7 @@ pub enum KernelError {
     },
 }
 
-/// Which call of a kernel it is.
+/// One call of a kernel: the task and the attempt.
 pub(super) struct KernelCall<'a> {
     pub(super) task: TaskId,
     pub(super) name: &'a str,
@@ -131,7 +133,8 @@ pub(super) struct KernelCall<'a> {
     pub(super) index: &'a (dyn Fn() -> Option<u64> + Sync),
 }
 
-/// What a kernel is told about its task, and what it can ask for. May be shared with the threads of [`Context::rayon`].
+/// The view of a running kernel: its task, its resources, and its output. May be shared with the
+/// threads of [`Context::rayon`].
 pub struct Context<'a> {
     call: KernelCall<'a>,
     control: &'a Control,
@@ -164,11 +167,12 @@ impl<'a> Context<'a> {
         (self.call.index)()
     }
 
-    /// Tells a value of the task, as a command does by a line in the file that `$PHALANX_METRICS` names. Names are of letters, digits and
-    /// `_ . : -`, a letter or `_` first, at most 64 of them; others, and values that are not finite, are refused.
+    /// Records a value that the task measured, as a command does by a line in the file that
+    /// `$PHALANX_METRICS` names. A name has at most 64 characters: letters, digits and `_ . : -`,
+    /// starting with a letter or `_`. A value must be finite.
     ///
     /// # Errors
-    /// If the name or the value is none.
+    /// If the name or the value is invalid.
     pub fn measure(&self, name: &str, value: f64) -> Result<(), String> {
         if !Measure::is_name(name) || !value.is_finite() {
             return Err(format!(
@@ -194,7 +198,7 @@ impl<'a> Context<'a> {
         &self.call.site.job_id
     }
 
-    /// The CPUs that are the task's; empty if slots are not pinned.
+    /// The CPUs of the task; empty if slots are not pinned.
     pub fn cpus(&self) -> &[u32] {
         self.call.seat.cpus
     }
@@ -204,22 +208,23 @@ impl<'a> Context<'a> {
         self.call.seat.numa
     }
 
-    /// The GPUs that are the task's, by their numbers among those that this process sees: what CUDA and HIP call device numbers. On a machine with unlike
-    /// GPUs that no launcher shows, set `CUDA_DEVICE_ORDER=PCI_BUS_ID`: that is how they were counted.
+    /// The GPUs of the task, by their ordinals among those that this process sees: the device
+    /// numbers of CUDA and HIP. On a machine with different GPU models and no launcher that shows
+    /// them, set `CUDA_DEVICE_ORDER=PCI_BUS_ID`, the order in which Phalanx counts them.
     pub fn gpus(&self) -> &[u32] {
         self.call.seat.gpus
     }
 
-    /// The directory that relative file names start from.
+    /// The directory to which file names are relative.
     pub fn dir(&self) -> &Path {
         self.call.dir
     }
 
-    /// The share of a data graph that this rank holds, in its present version; loaded if need be. It has the graph's rows for
-    /// petgraph's `visit` traits and for [`crate::data::operations`].
+    /// The present version of this rank's part of a data graph, loaded if necessary. It holds the
+    /// rows for petgraph's `visit` traits and for [`crate::data::operations`].
     ///
     /// # Errors
-    /// If the job declares none of that name, it cannot be loaded, or the task is to stop.
+    /// If the job declares no graph of that name, it cannot be loaded, or the task must stop.
     pub fn graph(&self, name: &str) -> Result<GraphPart, DataGraphError> {
         self.call.graphs.part(name, self)
     }
@@ -229,22 +234,23 @@ impl<'a> Context<'a> {
         self.call.graphs
     }
 
-    /// A file of the task's directory.
+    /// The path of a file, relative to the task's directory.
     pub fn path(&self, file: &Path) -> PathBuf {
         self.call.dir.join(file)
     }
 
-    /// Threads for a kernel of several CPUs.
+    /// The thread pool for a kernel of several CPUs.
     pub fn rayon(&self) -> Arc<rayon::ThreadPool> {
         (self.call.seat.rayon)()
     }
 
-    /// True once the kernel should return: it is cancelled, or its time limit is over.
+    /// True once the kernel should return: it was cancelled, or its time limit is over.
     pub fn cancelled(&self) -> bool {
         self.control.stop().is_some() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Sleeps, and returns early if the kernel is cancelled or its time limit comes: true if it slept all the time.
+    /// Sleeps for `time`, less if the kernel is cancelled or its time limit is over. Returns true
+    /// if it slept all the time.
     pub fn sleep(&self, time: Duration) -> bool {
         let start = Instant::now();
         loop {

@@ -1,15 +1,16 @@
-//! What commands leave running when they end, and whose it is.
+//! Finds the processes that commands leave running when they end, and the command that each belongs
+//! to.
 //!
-//! When a process ends, the system gives its children to the nearest ancestor that has asked for
-//! orphans, which is this process (`PR_SET_CHILD_SUBREAPER`), and there to the main thread. So all
-//! that an ended command has left, however often it forked and whatever sessions it made, hangs on
-//! the children of the main thread, and a command that leaves nothing costs one look at a list that
-//! is empty.
+//! When a process ends, the system passes its children to the nearest ancestor that is a subreaper,
+//! which is this process (`PR_SET_CHILD_SUBREAPER`), and there to the main thread. So everything
+//! that an ended command has left, however often it forked and whatever sessions it made, is a
+//! descendant of the main thread's children, and a command that leaves nothing costs one read of an
+//! empty list.
 //!
 //! An orphan belongs to the command whose session it is in, or else to the attempt that its
-//! environment names. One that has neither belongs to the only command that runs; while there are
-//! several it waits until one is left. Children of Phalanx itself are known by their numbers, or by
-//! its own session.
+//! environment names. An orphan with neither belongs to the only running command; while there are
+//! several it waits until one is left. Children of Phalanx itself are known by their process ids or
+//! by its own session.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -20,14 +21,14 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
 use super::process::{Stat, signal_process};
 
-/// An attempt, as the environment of its processes names it.
+/// An attempt, as named in the environment of its processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) task: u32,
     pub(super) attempt: u16,
 }
 
-/// See the module's text.
+/// The orphans of this rank's commands.
 pub(super) struct Leftovers {
     /// The children of the main thread, where the kernel lists them.
     list: Option<File>,
@@ -39,21 +40,20 @@ pub(super) struct Leftovers {
 
 #[derive(Default)]
 struct KnownChildren {
-    /// Children of ours that are no orphans: commands that run, and helpers.
+    /// Children that are no orphans: running commands, and helpers.
     own: HashSet<i32>,
     /// How many of them are commands.
     commands: usize,
-    /// Orphans that are to live on: number and start time.
+    /// Orphans that may live on: process id and start time.
     excused: HashSet<(i32, u64)>,
 }
 
 impl Leftovers {
-    /// From now on this process gets the orphans of its commands, which have `mark` in their
-    /// environment.
+    /// Makes this process the subreaper of its commands, which have `mark` in their environment.
     pub(super) fn new(mark: &str) -> Leftovers {
         let me = getpid();
         if let Err(error) = rustix::process::set_child_subreaper(Some(me)) {
-            tracing::warn!("what commands leave running cannot be ended: {error}");
+            tracing::warn!("cannot end processes that commands leave running: {error}");
         }
         let pid = me.as_raw_nonzero().get();
         Leftovers {
@@ -68,12 +68,12 @@ impl Leftovers {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A child of ours that is no orphan, whatever thread it hangs on.
+    /// Registers a child that is no orphan, of whatever thread.
     pub(super) fn note_own(&self, pid: Pid) {
         self.held().own.insert(pid.as_raw_nonzero().get());
     }
 
-    /// A command runs. Until the guard goes it is no orphan.
+    /// Registers a running command, which is no orphan until the guard is dropped.
     pub(super) fn begin(&self, pid: Pid) -> Guard<'_> {
         let pid = pid.as_raw_nonzero().get();
         let mut held = self.held();
@@ -82,7 +82,7 @@ impl Leftovers {
         Guard { leftovers: self, pid }
     }
 
-    /// What an ended command has left that is alive; dead orphans are taken off the system's list.
+    /// Returns the live orphans of an ended command, and reaps dead ones.
     pub(super) fn of(&self, leader: Pid, owner: Owner) -> Vec<(i32, u64)> {
         let orphans = self.orphans();
         if orphans.is_empty() {
@@ -97,17 +97,17 @@ impl Leftovers {
         orphans.iter().filter(|orphan| is_of(orphan)).map(|orphan| (orphan.pid, orphan.start)).collect()
     }
 
-    /// These orphans live on.
+    /// Lets these orphans live on.
     pub(super) fn excuse(&self, orphans: Vec<(i32, u64)>) {
         self.held().excused.extend(orphans);
     }
 
-    /// Takes dead orphans off the system's list, so that a long command may have many.
+    /// Reaps dead orphans, so that a long command may have many.
     pub(super) fn reap(&self) {
         self.orphans();
     }
 
-    /// Orphans of commands that are alive and not excused.
+    /// Live orphans that may not live on.
     fn orphans(&self) -> Vec<Stat> {
         let children = self.children();
         if children.is_empty() {
@@ -119,7 +119,7 @@ impl Leftovers {
         let orphans = others.filter_map(Stat::read).filter(is_orphan);
         let (dead, alive): (Vec<Stat>, Vec<Stat>) = orphans.partition(|stat| stat.dead);
         for pid in dead.iter().filter_map(|stat| Pid::from_raw(stat.pid)) {
-            // One that is about to die stays for the next time.
+            // An orphan that is about to die is reaped the next time.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
         alive.into_iter().filter(|stat| !held.excused.contains(&(stat.pid, stat.start))).collect()
@@ -139,8 +139,8 @@ impl Leftovers {
                     at += n as u64;
                 }
             }
-            // A second look at a list that has changed meanwhile could take a part of a number for
-            // one. The system gives less than there is room for only at the end.
+            // Reading on in a list that has changed meanwhile could split a number. The system
+            // returns less than there is room for only at the end.
             if text.len() < bytes.len() {
                 break;
             }
@@ -163,7 +163,7 @@ impl Leftovers {
 }
 
 impl Drop for Leftovers {
-    /// What nobody could be found for does not outlive the run.
+    /// Orphans without a known owner must not outlive the run.
     fn drop(&mut self) {
         for orphan in self.orphans() {
             signal_process(orphan.pid, orphan.start, Signal::KILL);
@@ -171,7 +171,7 @@ impl Drop for Leftovers {
     }
 }
 
-/// See [`Leftovers::begin`].
+/// Keeps a command registered, see [`Leftovers::begin`].
 pub(super) struct Guard<'a> {
     leftovers: &'a Leftovers,
     pid: i32,

@@ -1,9 +1,11 @@
-//! Values that a task writes about itself: lines `NAME VALUE` in the file that `$PHALANX_METRICS` names.
+//! Values that a task measures: lines `NAME VALUE` in the file that `$PHALANX_METRICS` names.
 //!
-//! The file lies in a directory of this rank on the node's own disk, does not exist until the task makes it, and is read and removed when the
-//! attempt has ended. A rank holds a lock on its directory as long as it lives, so that whoever starts later can tell what was left behind by
-//! one that was killed, and takes it away. What is in it is a stranger's: it is opened so that nothing else than a plain file can hold us up, and read up to a
-//! bound. Lines that are not as they should be are left out, and the task's standard error says so.
+//! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
+//! rank reads and removes it when the attempt has ended. A rank locks its directory for its
+//! lifetime, so that a later rank can identify and remove the directories of killed ranks. The
+//! content is not trusted: opening cannot block on anything but a plain file, and only a bounded
+//! part is read. Invalid lines are skipped, and a message in the task's standard error reports
+//! them.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,42 +14,44 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Measure, TaskId};
 
-/// Bytes of the file that are read.
-const BYTES: u64 = 64 << 10;
-/// Values that one attempt may have.
-const VALUES: usize = 200;
+/// Largest number of bytes of the file that are read.
+const MAX_BYTES: u64 = 64 << 10;
+/// Largest number of values of one attempt.
+const MAX_VALUES: usize = 200;
 
-/// The variable that names the file.
+/// The environment variable that names the file.
 pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 
-/// What the directories' names begin with. Nobody else is likely to choose such a name: empty directories that have it are taken away.
+/// Prefix of the directories' names. Empty directories with this prefix are removed, as no other
+/// program is likely to use it.
 const PREFIX: &str = ".phalanx-metrics-";
 
-/// The same with this node's name: locks on a file system that nodes share may hold on one node only, so each sweeps before its own door.
+/// The prefix with this node's name. Locks on a shared file system may hold on one node only, so
+/// each node removes only its own directories.
 fn prefix() -> String {
     let host = sysinfo::System::host_name().unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
     format!("{PREFIX}{}-", host.chars().map(plain).collect::<String>())
 }
 
-/// Where the files of one rank lie.
+/// The directory for the files of one rank.
 pub(super) struct MeasureFiles {
-    /// `None` where the system has no place for it: then tasks see no such variable.
+    /// `None` if no directory could be created: then the variable is not set.
     dir: Option<MeasureDir>,
 }
 
-/// A directory that lives as long as we do.
+/// A directory that exists for the lifetime of this value.
 struct MeasureDir {
     dir: tempfile::TempDir,
     /// The directory itself, locked.
     _lock: File,
 }
 
-/// What an attempt wrote.
+/// The values that an attempt wrote.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct AttemptMeasures {
     pub(super) values: Vec<(String, f64)>,
-    /// What the user should be told.
+    /// A message for the user.
     pub(super) complaint: Option<String>,
 }
 
@@ -66,7 +70,7 @@ impl MeasureFiles {
         Some(self.dir.as_ref()?.dir.path().join(format!("{task}.{attempt}", task = task.0)))
     }
 
-    /// What an attempt that has ended wrote.
+    /// Reads and removes the file of an ended attempt.
     pub(super) fn collect(&self, task: TaskId, attempt: u16) -> AttemptMeasures {
         let Some(path) = self.file(task, attempt) else { return AttemptMeasures::default() };
         let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
@@ -78,13 +82,13 @@ impl MeasureFiles {
             complaint: Some(format!("cannot read ${VARIABLE}: {error}")),
             ..AttemptMeasures::default()
         });
-        // Whatever it is, it goes with the directory at the latest.
+        // If this fails, removing the directory removes it.
         let _ = fs::remove_file(&path);
         measured
     }
 }
 
-/// Makes a directory that nobody takes for one left behind.
+/// Creates a directory and locks it, so that no other rank removes it as left over.
 fn hold(place: &Path) -> std::io::Result<MeasureDir> {
     loop {
         let dir = tempfile::Builder::new().prefix(&prefix()).tempdir_in(place)?;
@@ -92,14 +96,15 @@ fn hold(place: &Path) -> std::io::Result<MeasureDir> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             lock => lock?,
         };
-        // Where there are no locks, nobody gets one and sweeps. Where there are, somebody who sweeps may have come in between.
+        // Without file locks no rank can lock and remove a directory. With them, another rank may
+        // have removed the directory between its creation and the lock.
         if lock.lock().is_err() || dir.path().exists() {
             return Ok(MeasureDir { dir, _lock: lock });
         }
     }
 }
 
-/// Takes away what ranks left behind that were killed. What cannot be taken away does no harm.
+/// Removes the directories of killed ranks. Failures are ignored as harmless.
 fn sweep(place: &Path) {
     let prefix = prefix();
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
@@ -107,14 +112,15 @@ fn sweep(place: &Path) {
         let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
         let Ok(dir) = File::options().read(true).custom_flags(flags).open(entry.path()) else { continue };
         let ours = dir.metadata().is_ok_and(|facts| facts.uid() == rustix::process::geteuid().as_raw());
-        // The lock is held until all is gone: whoever makes a directory looks, once it has the lock, whether it is still there.
+        // The lock is held until the directory is removed: a rank that creates one checks after
+        // locking that it still exists.
         if ours && dir.try_lock().is_ok() {
             take_away(&entry.path());
         }
     }
 }
 
-/// Removes a directory with the files of attempts in it. One with anything else in it stays.
+/// Removes a directory with files of attempts. A directory with other content stays.
 fn take_away(dir: &Path) {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_number = |text: &str| text.parse::<u32>().is_ok();
@@ -128,16 +134,16 @@ fn take_away(dir: &Path) {
 
 fn read(file: File) -> std::io::Result<AttemptMeasures> {
     if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a plain file"));
+        return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    file.take(BYTES + 1).read_to_end(&mut bytes)?;
-    let cut = bytes.len() as u64 > BYTES;
-    bytes.truncate(BYTES as usize);
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    let cut = bytes.len() as u64 > MAX_BYTES;
+    bytes.truncate(MAX_BYTES as usize);
     Ok(parse(&bytes, cut))
 }
 
-/// The values in a file; `cut` if it went on.
+/// Parses the values of a file; `cut` if only its beginning was read.
 fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
     let mut measured = AttemptMeasures::default();
     let mut bad: Vec<String> = Vec::new();
@@ -145,14 +151,14 @@ fn parse(bytes: &[u8], cut: bool) -> AttemptMeasures {
     let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     for line in lines {
         match value(line) {
-            Some(value) if measured.values.len() < VALUES => measured.values.push(value),
+            Some(value) if measured.values.len() < MAX_VALUES => measured.values.push(value),
             _ => bad.push(line.chars().take(40).filter(|c| !c.is_control()).collect()),
         }
     }
-    let more = if cut { format!(", and what is beyond {BYTES} bytes") } else { String::new() };
+    let more = if cut { format!(", and everything beyond {MAX_BYTES} bytes") } else { String::new() };
     if let Some(first) = bad.first().cloned().or_else(|| cut.then(String::new)) {
         measured.complaint = Some(format!(
-            "{} lines of ${VARIABLE} are left out{more}, the first: `{first}` (a line is NAME VALUE, at most {VALUES} of them)",
+            "{} lines of ${VARIABLE} are left out{more}, the first: `{first}` (a line is NAME VALUE, at most {MAX_VALUES} of them)",
             bad.len()
         ));
     }
@@ -182,9 +188,9 @@ mod tests {
         let measured = parse(b"loss\n1 2\nx nan\ny inf\nz 1 2\nok 1\n\xff 3\n", false);
         assert_eq!(measured.values, [("ok".to_owned(), 1.0)]);
         assert!(measured.complaint.unwrap().starts_with("6 lines of $PHALANX_METRICS are left out, the first: `loss`"));
-        let many = "a 1\n".repeat(VALUES + 5);
+        let many = "a 1\n".repeat(MAX_VALUES + 5);
         let measured = parse(many.as_bytes(), true);
-        assert_eq!(measured.values.len(), VALUES);
+        assert_eq!(measured.values.len(), MAX_VALUES);
         assert!(measured.complaint.unwrap().contains("5 lines"));
     }
 

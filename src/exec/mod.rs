@@ -1,12 +1,13 @@
-//! Runs one task at a time in the thread of the slot that it was given to.
+//! Runs tasks, one at a time in the thread of a slot.
 //!
-//! Why it exists: whatever a task is (a command, a kernel, a command of several MPI ranks), a slot calls
-//! [`Runner::run`] and gets an [`Outcome`](crate::model::Outcome) back. Nothing that a task does, or fails to do, comes back as
-//! an error of Phalanx itself: a missing program is a FAILED task with a message in its output.
+//! Whatever a task is (a command, a kernel, a command of several MPI ranks), a slot calls
+//! [`Runner::run`] and gets an [`Outcome`](crate::model::Outcome). Failures of a task are never
+//! errors of Phalanx itself: a missing program is a FAILED task with a message in its output.
 //!
 //! A child inherits the CPU mask of the calling thread, so the caller pins its thread before it
-//! calls. A child shares our memory until it runs its program, which costs the same however large
-//! this process is; a `fork` would copy the page tables of a process that maps MPI's memory.
+//! calls. A child shares our memory until it runs its program, at a cost that does not depend on
+//! the size of this process; a `fork` would copy the page tables of a process that maps MPI's
+//! memory.
 //!
 //! | file | one idea |
 //! |---|---|
@@ -15,23 +16,23 @@
 //! | `command` | from a task's words to a running process |
 //! | `script` | shell, prologue and line as the words of a process |
 //! | `files` | the files that a task names |
-//! | `aside` | what may block, beside a slot that must not |
+//! | `aside` | operations that may block, in a thread beside the slot |
 //! | `spawn` | a new process at the least cost |
 //! | `supervise` | waiting for a process: output, limits, stops |
-//! | `scarcity` | waiting for what the system has no more of |
+//! | `scarcity` | waiting for resources that the system lacks |
 //! | `process` | what `/proc` says about a process and its relatives |
 //! | `leftovers` | what a command leaves running when it ends |
-//! | `warden` | ending the commands of a rank that was killed |
-//! | `signals` | telling a signal to the whole node apart |
-//! | `oom` | telling a kill by the system's out-of-memory killer apart |
+//! | `orphan_killer` | ending the commands of a killed rank |
+//! | `signals` | recognising a signal to the whole node |
+//! | `oom` | recognising a kill by the system's out-of-memory killer |
 //! | `env` | the environment that a task sees |
 //! | `mpi` | the `mpirun` line of an MPI task |
 //! | `output` | where a task's output goes |
-//! | `measures` | values that a task writes about itself |
+//! | `measures` | values that a task measures |
 //! | `kernel`, `args`, `kernels/` | functions of this process as tasks |
-//! | `graphs` | data graphs that stay while the run lasts |
+//! | `graphs` | data graphs that stay in memory during the run |
 //!
-//! Nothing here decides what runs, where, or whether it runs again.
+//! This module does not decide what runs, where, or whether it runs again.
 
 mod args;
 mod aside;
@@ -77,24 +78,25 @@ use crate::job::{DataGraph, FileNames, Group, Task};
 use crate::model::{Rank, State, TaskId};
 use crate::topology::Gpus;
 
-/// Where the runner learns what a task does.
+/// Describes the tasks to a runner.
 ///
 /// A trait, so that tests and embedding programs can run tasks that no job file describes.
 pub trait TaskSource: Send + Sync {
     /// The groups, ordered by the number of their first task.
     fn groups(&self) -> &[Group];
-    /// One task with everything substituted; the error is shown to the user as it is.
+    /// Expands one task, with all placeholders substituted; the error is shown to the user as it
+    /// is.
     fn task(&self, id: TaskId) -> Result<Task, String>;
     /// The value of `{index}` of a task, without expanding the rest of it.
     fn index(&self, id: TaskId) -> Option<u64>;
-    /// True if the group's tasks differ in nothing but their number and index: no placeholder stands in their work, directory or
-    /// files. A kernel of such a group is prepared once.
+    /// True if the group's tasks differ only in number and index: no placeholder stands in their
+    /// work, directory or files. A kernel of such a group is prepared once.
     fn constant(&self, group: GroupId) -> bool;
     /// Variables that every task sees.
     fn env(&self) -> &[(String, String)];
     /// Shell lines that run before every command.
     fn prologue(&self) -> &[String];
-    /// How long a declared output on a shared file system may take to be seen.
+    /// How long to wait for a declared output to become visible on a shared file system.
     fn output_wait(&self) -> Duration {
         Duration::ZERO
     }
@@ -104,7 +106,7 @@ pub trait TaskSource: Send + Sync {
     }
 }
 
-/// Where a runner runs: what all its tasks have in common.
+/// The context of a runner, which all its tasks share.
 #[derive(Clone, Debug)]
 pub struct RankContext {
     /// The run, e.g. `mosaic-3`: `PHALANX_JOB_ID` and `%j`.
@@ -113,22 +115,23 @@ pub struct RankContext {
     pub rank: Rank,
     /// Name of this node, as the host list of an MPI task would write it.
     pub node: String,
-    /// How many slots may call [`Runner::run`] at once; [`Seat::slot`] is below it.
+    /// Number of slots that may call [`Runner::run`] at once; [`ExecContext::slot`] is below it.
     pub slots: u16,
-    /// Time from TERM to KILL when a command is stopped.
+    /// Grace period between TERM and KILL when a command is stopped.
     pub grace: Duration,
-    /// The GPUs of this rank, and the variable in which commands are told which are theirs.
+    /// The GPUs of this rank, and the environment variable that shows a command its own.
     pub gpus: Gpus,
-    /// Where long commands are put as scripts; all nodes of an MPI task must see it.
+    /// Directory for long commands written as scripts; all nodes of an MPI task must see it.
     pub scripts: PathBuf,
-    /// Where batches of changes to data graphs are kept; `None`: nowhere.
+    /// Directory for batches of changes to data graphs; `None` if they are not kept.
     pub graphs: Option<PathBuf>,
-    /// The command that starts MPI tasks, with options of its own if need be: `PHALANX_MPIRUN`, else `mpirun`.
+    /// The command that starts MPI tasks, with optional arguments: `PHALANX_MPIRUN`, else `mpirun`.
     pub mpirun: Vec<String>,
 }
 
 impl RankContext {
-    /// A site with the default grace of 5 s, and `mpirun` from the environment variable `PHALANX_MPIRUN` where that is set.
+    /// Makes a context with the default grace period of 5 s, and `mpirun` from the environment
+    /// variable `PHALANX_MPIRUN` if that is set.
     pub fn new(job_id: impl Into<String>, rank: Rank, node: impl Into<String>, slots: u16) -> RankContext {
         let mpirun = std::env::var("PHALANX_MPIRUN").unwrap_or_default();
         let mut mpirun: Vec<String> = mpirun.split_whitespace().map(str::to_owned).collect();
@@ -148,16 +151,16 @@ impl RankContext {
         }
     }
 
-    /// What the patterns in the file names of a task stand for here.
+    /// The values of the patterns in the file names of a task.
     fn file_names<'a>(&'a self, task: &'a str, index: Option<u64>) -> FileNames<'a> {
         FileNames { run: &self.job_id, node: &self.node, rank: self.rank.0, task, index }
     }
 }
 
-/// Where one attempt at a task runs: the slot, and what was taken for it.
+/// The context of one attempt: its slot and the resources reserved for it.
 #[derive(Clone, Copy)]
 pub struct ExecContext<'a> {
-    /// The slot whose thread calls; no two attempts that run at the same time have the same.
+    /// The slot whose thread calls; concurrent attempts have different slots.
     pub slot: u16,
     /// 1 for the first attempt.
     pub attempt: u16,
@@ -165,9 +168,10 @@ pub struct ExecContext<'a> {
     pub cpus: &'a [u32],
     /// Their NUMA node, if they share one.
     pub numa: Option<u32>,
-    /// The GPUs taken for the task, by their ordinals; see [`Gpus`].
+    /// The GPUs reserved for the task, by their ordinals; see [`Gpus`].
     pub gpus: &'a [u32],
-    /// For an MPI task over several nodes: each node and its number of ranks. Empty: all on this node.
+    /// For an MPI task over several nodes: each node and its number of ranks. Empty: all on this
+    /// node.
     pub hosts: &'a [(String, u32)],
     /// The thread pool for kernels of several CPUs.
     pub rayon: &'a (dyn Fn() -> Arc<rayon::ThreadPool> + Sync),
@@ -176,28 +180,28 @@ pub struct ExecContext<'a> {
 /// Why a [`Runner`] could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The system refused a file descriptor or the like.
+    /// The system refused a resource such as a file descriptor.
     #[error("cannot set up the execution of tasks: {what}: {source}")]
     System {
-        /// What was asked of the system.
+        /// What was requested of the system.
         what: &'static str,
-        /// Its answer.
+        /// Its error.
         source: std::io::Error,
     },
-    /// A variable, the job's name or the like holds a NUL byte, which no environment can carry.
-    #[error("variable {0} holds a NUL byte, which an environment cannot carry")]
+    /// A variable or a name contains a NUL byte, which no environment can hold.
+    #[error("variable {0} contains a NUL byte, which no environment can hold")]
     Nul(String),
 }
 
-/// Why an attempt ended before its work could speak for itself: shown in the task's output.
+/// Why Phalanx ended an attempt; shown in the task's output.
 #[derive(Debug)]
 struct Fault {
-    /// How the attempt ended by it.
+    /// Final state of the attempt.
     state: State,
-    /// The exit code that it is given; 126 and 127 mean what a shell means by them.
+    /// Exit code of the attempt; 126 and 127 have the meaning that shells give them.
     exit: i32,
     text: String,
-    /// The system had no more of something that comes free again.
+    /// True if the system lacked a resource that becomes free again.
     is_scarcity: bool,
 }
 
@@ -210,12 +214,12 @@ impl Fault {
         Fault { exit, ..Fault::ended(State::Failed, text) }
     }
 
-    /// The attempt ended in this state before it began.
+    /// Makes a fault that ends the attempt in this state.
     fn ended(state: State, text: impl Into<String>) -> Fault {
         Fault { state, exit: 0, text: text.into(), is_scarcity: false }
     }
 
-    /// The system refused something.
+    /// Makes a fault for a refusal by the system.
     fn refused(what: impl std::fmt::Display, error: &std::io::Error) -> Fault {
         Fault { is_scarcity: scarcity::is_scarcity(error), ..Fault::new(format!("{what}: {error}")) }
     }

@@ -1,8 +1,9 @@
-//! The `mpirun` line of an MPI task.
+//! Builds the `mpirun` command of an MPI task.
 //!
-//! The task's ranks form a world of their own, which has nothing to do with ours: the environment is scrubbed of our world's traces
-//! (see `env`), and on a single node Open MPI is told to look neither at Slurm nor for other nodes. The launcher inherits the CPU mask of the
-//! slot and its ranks inherit it too, so it must not bind them itself: it would count CPUs from zero, outside the mask.
+//! The task's ranks form an MPI world of their own, independent of ours: the environment holds no
+//! traces of our world (see `env`), and on a single node options keep Open MPI from using Slurm or
+//! searching for other nodes. The launcher and its ranks inherit the CPU mask of the slot. The
+//! launcher must not bind ranks itself, because it would count CPUs from zero, outside the mask.
 
 use std::sync::OnceLock;
 
@@ -11,7 +12,7 @@ use super::{ExecContext, Fault};
 use crate::job::MpiShape;
 use crate::model::State;
 
-/// The families of launchers, which take different options.
+/// Families of launchers, which have different options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
     /// Open MPI and PRRTE.
@@ -20,7 +21,7 @@ enum Flavour {
     Hydra,
 }
 
-/// The launcher of this site; which one it is, is found out when the first MPI task asks.
+/// The launcher of this site; its family is detected at the first MPI task.
 pub(super) struct Launcher {
     command: Vec<String>,
     flavour: OnceLock<Flavour>,
@@ -31,8 +32,8 @@ impl Launcher {
         Launcher { command, flavour: OnceLock::new() }
     }
 
-    /// The words that start `words` on the ranks of `shape`; completes `env` with what the launcher
-    /// needs. `ask` runs a program as the task would, and returns what it prints to each stream.
+    /// Returns the words that start `words` on the ranks of `shape`, and adds to `env` what the
+    /// launcher needs. `ask` runs a program as the task would, and returns its two output streams.
     pub(super) fn words(
         &self,
         words: Vec<String>,
@@ -54,14 +55,15 @@ impl Launcher {
         Ok(self.command.iter().cloned().chain(options).chain(words).collect())
     }
 
-    /// Asks the launcher that the task itself would find, which the prologue may bring.
+    /// Detects the family of the launcher that the task itself would find, possibly through the
+    /// prologue.
     fn flavour(&self, ask: impl FnOnce(Vec<String>) -> Result<[String; 2], Fault>) -> Result<Flavour, Fault> {
         if let Some(&flavour) = self.flavour.get() {
             return Ok(flavour);
         }
         let program = self.command.first().map_or("mpirun", String::as_str);
         let failed = |said: &str| {
-            let remedy = "an MPI task needs the mpirun of Open MPI, MPICH or Intel MPI; PHALANX_MPIRUN names it";
+            let remedy = "an MPI task needs the mpirun of Open MPI, MPICH or Intel MPI; set PHALANX_MPIRUN to its path";
             Fault::with_exit(127, format!("`{program} --version` failed: {}\nphalanx: {remedy}", said.trim()))
         };
         let answer = ask(vec![program.to_owned(), "--version".to_owned()]);
@@ -83,7 +85,7 @@ fn recognise(version: &str) -> Option<Flavour> {
     }
 }
 
-/// What the options of a launcher are made of.
+/// The inputs for a launcher's options.
 pub(super) struct MpiJob<'a> {
     pub(super) shape: MpiShape,
     pub(super) cpus_per_rank: u32,
@@ -91,7 +93,7 @@ pub(super) struct MpiJob<'a> {
 }
 
 impl MpiJob<'_> {
-    /// `node:ranks,...`; on this node alone, as many places as there are ranks.
+    /// The host list `node:ranks,...`; for this node alone with as many places as ranks.
     fn hosts(&self) -> String {
         if self.seat.hosts.is_empty() {
             return format!("localhost:{}", self.shape.ranks);
@@ -100,9 +102,9 @@ impl MpiJob<'_> {
         hosts.join(",")
     }
 
-    /// True if ranks have to share CPUs, and therefore must not spin while they wait.
+    /// True if ranks share CPUs and therefore must not spin while they wait.
     fn is_crowded(&self) -> bool {
-        // The CPUs are those of this node, which comes first where there are several.
+        // The CPUs are those of this node, which is the first of several.
         let here = self.seat.hosts.first().map_or(self.shape.ranks, |host| host.1);
         let wanted = u64::from(here) * u64::from(self.cpus_per_rank.max(1));
         !self.seat.cpus.is_empty() && wanted > self.seat.cpus.len() as u64

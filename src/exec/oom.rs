@@ -1,18 +1,19 @@
-//! Telling a kill by the system's out-of-memory killer from any other SIGKILL.
+//! Distinguishes a kill by the system's out-of-memory killer from any other SIGKILL.
 //!
-//! The kernel counts such kills before it sends the signal. A command that was killed by somebody,
-//! while the count has risen since it was last known to live, is taken for a victim, and each kill
-//! for the end of one command at most. Kills of others, which nobody claims, so concern no command
-//! that starts after them, nor one that survives them. Two commands that are killed at the same
-//! moment can be mistaken for each other; nothing in the kernel tells them apart after the fact.
+//! The kernel counts such kills before it sends the signal. If a command was killed and the count
+//! has risen since the command was last known to be alive, the command counts as a victim; each
+//! kill explains the end of one command at most. A kill of an unrelated process, which no command
+//! claims, therefore concerns neither commands that start later nor those that survive it. Two
+//! commands that are killed at the same moment can be confused; the kernel offers no way to
+//! distinguish them afterwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a count is taken for the present one, so that many short commands do not read it each.
-const FRESH: Duration = Duration::from_millis(10);
+/// How long a count is reused, so that many short commands need not read it each.
+const COUNT_LIFETIME: Duration = Duration::from_millis(10);
 
 /// The count of kills.
 pub(super) struct OomCounter {
@@ -32,12 +33,13 @@ impl Counted {
     }
 }
 
-/// A moment at which a command was alive, by the kills that nobody had claimed until then.
+/// A time at which a command was alive, as the number of unclaimed kills so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OomMark(u64);
 
 impl OomCounter {
-    /// Finds the narrowest count that covers the children of this process: its control group's, else the machine's.
+    /// Finds the narrowest counter that covers the children of this process: its control group's,
+    /// else the machine's.
     pub(super) fn find() -> OomCounter {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         OomCounter::of(candidates(&groups).into_iter().find(|path| count(path).is_some()))
@@ -48,16 +50,16 @@ impl OomCounter {
         OomCounter { file, counted: Mutex::new(Counted { at: Instant::now(), kills, claimed: 0 }) }
     }
 
-    /// A command is alive now, or about to start.
+    /// Marks the present, when a command is alive or about to start.
     pub(super) fn mark(&self) -> OomMark {
         let mut counted = self.counted();
-        if counted.at.elapsed() >= FRESH {
+        if counted.at.elapsed() >= COUNT_LIFETIME {
             self.count(&mut counted);
         }
         OomMark(counted.unclaimed())
     }
 
-    /// True if there was a kill since then that no other command has claimed.
+    /// True if there was a kill since `since` that no other command has claimed.
     pub(super) fn claim(&self, since: OomMark) -> bool {
         let mut counted = self.counted();
         self.count(&mut counted);
@@ -71,7 +73,7 @@ impl OomCounter {
     }
 
     fn count(&self, counted: &mut Counted) {
-        // A count that cannot be read stays what it was.
+        // If the count cannot be read, the last value is kept.
         counted.kills = self.file.as_deref().and_then(count).unwrap_or(counted.kills);
         counted.at = Instant::now();
     }
@@ -82,8 +84,8 @@ fn count(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
-/// From `/proc/self/cgroup`, whose lines are `id:controllers:path`. Inside a container the path may not be visible, but the
-/// root of the mount is then the group.
+/// The counter files for the text of `/proc/self/cgroup`, whose lines are `id:controllers:path`.
+/// Inside a container the path may not be visible; the root of the mount is then the group.
 fn candidates(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -119,7 +121,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let kills = |count: u32| {
             fs::write(file.path(), format!("low 0\noom 2\noom_kill {count}\n")).unwrap();
-            std::thread::sleep(FRESH);
+            std::thread::sleep(COUNT_LIFETIME);
         };
         kills(3);
         let counter = OomCounter::of(Some(file.path().to_owned()));
@@ -128,7 +130,7 @@ mod tests {
         kills(4);
         assert!(counter.claim(first));
         assert!(!counter.claim(first));
-        // Somebody else's, whom nobody claims.
+        // Kills of unrelated processes, which no command claims.
         kills(6);
         let later = counter.mark();
         assert!(!counter.claim(later));

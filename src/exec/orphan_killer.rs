@@ -1,10 +1,12 @@
-//! Ends the commands of a rank that is killed.
+//! Kills the commands of a rank that was killed itself.
 //!
-//! A command is a process group of its own, so nothing that kills this process takes it along; it would go on while another attempt at its task
-//! runs elsewhere. So a small shell sits beside each rank that has started a command. It reads from a pipe that only this process can write
-//! to: when that ends, however it ended, the system closes the pipe, and the shell kills every process that has the rank's mark in its
-//! environment ([`VARIABLE`]). At once, and not with TERM first: nobody waits for what such a command still writes, and the next attempt may
-//! write the same files. The shell has a process group of its own, too, and no open file of ours.
+//! A command has a process group of its own, so it survives when this process is killed, and would
+//! continue while another attempt at its task runs elsewhere. Each rank that has started a command
+//! therefore has a small shell beside it. The shell reads from a pipe that only this process can
+//! write to. When this process ends, in whatever way, the system closes the pipe, and the shell
+//! kills every process with the rank's mark in its environment ([`VARIABLE`]). It sends KILL
+//! without TERM first, because no reader is left for the command's output and the next attempt may
+//! write the same files. The shell too has a process group of its own, and none of our open files.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,12 +19,13 @@ use rustix::process::Pid;
 
 use super::spawn::{Child, ChildPlan, spawn};
 
-/// By this a command shows which process of Phalanx it belongs to: its number, and a part that no other process has, here or on another node.
+/// The environment variable that marks the commands of a process of Phalanx: its process id, and a
+/// part that is unique across nodes.
 pub(super) const VARIABLE: &str = "PHALANX_PROCESS";
 
-/// With the mark. A process that is just being replaced by another program shows an empty
-/// environment, hence the second look. The `grep` of some small systems does not know how to read
-/// an environment.
+/// Run with the mark as its argument. It scans twice, because a process that is just executing
+/// another program shows an empty environment. Where `grep` lacks `-z`, as on some small systems,
+/// `tr` replaces it.
 const SCRIPT: &str = "\
 trap '' HUP INT TERM
 read -r _
@@ -47,29 +50,30 @@ while [ $empty -lt 2 ]; do
 done
 ";
 
-/// See the module's text. To drop it says that this process ends in order.
+/// Handle to the shell that kills the commands of a killed rank. Dropping it means that this
+/// process ends in order: the shell is stopped without killing anything.
 pub(super) struct OrphanKiller {
     // Dropped, and so killed, before the pipe is closed.
     shell: Child,
     _alive: OwnedFd,
 }
 
-/// The mark of this process.
+/// The value of [`VARIABLE`] for this process.
 pub(super) fn mark() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     format!("{}-{:08x}-{:x}", std::process::id(), fastrand::u32(..), now.as_secs())
 }
 
 impl OrphanKiller {
-    /// The process that it is.
+    /// The process id of the shell.
     pub(super) fn pid(&self) -> Pid {
         self.shell.pid
     }
 
-    /// Starts it, to end the commands with this mark.
+    /// Starts the shell for the commands with this mark.
     ///
     /// # Errors
-    /// Why it cannot be started.
+    /// If the shell cannot be started.
     pub(super) fn start(null: &File, mark: &str) -> io::Result<OrphanKiller> {
         let words = ["sh", "-c", SCRIPT, "phalanx-warden", mark];
         let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,7 @@
-//! Where the output of an attempt goes: to the run's sink, or to files of the task's own.
+//! Routes the output of an attempt to the run's sink or to the task's own files.
 //!
-//! A sink that fails must not hold up a task that is writing, so the first error is kept here and makes the attempt FAILED
-//! when it is over; it is never dropped.
+//! A failing sink must not block a task that is writing. The first error is therefore kept and
+//! fails the attempt when it ends; it is never dropped.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::{Outcome, Stream, TaskId, Usage};
 
-/// Takes what tasks print. Called from all slots at once; the chunks of one attempt come in order, from one thread for a command, from
-/// whichever thread prints for a kernel.
+/// Receives the output of tasks. All slots call it concurrently. The chunks of one attempt arrive
+/// in order: from one thread for a command, from any thread that prints for a kernel.
 pub trait OutputSink: Send + Sync {
-    /// Appends a chunk of an attempt's output: readable by others from now on.
+    /// Appends a chunk of an attempt's output, and makes it readable by others.
     fn append(&self, task: TaskId, attempt: u16, stream: Stream, bytes: &[u8]) -> io::Result<()>;
-    /// The attempt has ended: nothing more comes. A sink that keeps only the output of failed tasks knows now what to keep.
+    /// Ends an attempt, after its last output. A sink that keeps only the output of failed tasks
+    /// decides here what to keep.
     fn finish(&self, task: TaskId, attempt: u16, outcome: Outcome) -> io::Result<()>;
-    /// A value that a task wrote about itself. A sink may ignore it.
+    /// Receives a value that a task measured. A sink may ignore it.
     fn measure(&self, _task: TaskId, _attempt: u16, _name: &str, _value: f64) {}
-    /// Why Phalanx itself made the attempt fail, in words. A sink may ignore it.
+    /// Receives the reason why Phalanx failed the attempt. A sink may ignore it.
     fn reason(&self, _task: TaskId, _attempt: u16, _text: &str) {}
-    /// What the processes of an attempt used; only commands have any. A sink may ignore it.
+    /// Receives the resource use of an attempt's processes; only commands have one. A sink may
+    /// ignore it.
     fn account(&self, _task: TaskId, _attempt: u16, _used: Usage) -> io::Result<()> {
         Ok(())
     }
@@ -32,7 +34,7 @@ pub(super) struct Output<'a> {
     sink: &'a dyn OutputSink,
     task: TaskId,
     attempt: u16,
-    /// Files of the task's own, which kernels print to; a command holds them itself.
+    /// The task's own files, for kernels; a command writes to its files itself.
     files: [Option<File>; 2],
     appended: AtomicBool,
     failure: Mutex<Option<io::Error>>,
@@ -44,7 +46,7 @@ impl<'a> Output<'a> {
         Output { sink, task, attempt, files: [None, None], appended, failure: Mutex::new(None) }
     }
 
-    /// From now on, what is printed goes to these files where there is one.
+    /// Redirects later output to these files, where given.
     pub(super) fn redirect(&mut self, files: [Option<File>; 2]) {
         self.files = files;
     }
@@ -63,43 +65,43 @@ impl<'a> Output<'a> {
         self.note(self.sink.append(self.task, self.attempt, stream, bytes));
     }
 
-    /// Tells the sink what the attempt's processes used.
+    /// Passes the resource use of the attempt's processes to the sink.
     pub(super) fn account(&self, used: Usage) {
         self.note(self.sink.account(self.task, self.attempt, used));
     }
 
-    /// Tells the sink a value that the task wrote.
+    /// Passes a value that the task measured to the sink.
     pub(super) fn measure(&self, name: &str, value: f64) {
         self.sink.measure(self.task, self.attempt, name, value);
     }
 
-    /// Tells the user something about the attempt, in its standard error.
+    /// Writes a message about the attempt to its standard error.
     pub(super) fn remark(&self, text: &str) {
         self.append(Stream::Err, format!("phalanx: {text}\n").as_bytes());
     }
 
-    /// Tells the user why Phalanx made the attempt fail: in its standard error, and beside its end.
+    /// Reports why Phalanx failed the attempt: in its standard error, and as its reason.
     pub(super) fn blame(&self, text: &str) {
         self.remark(text);
         self.reason(text);
     }
 
-    /// Notes why Phalanx made the attempt fail.
+    /// Records why Phalanx failed the attempt.
     pub(super) fn reason(&self, text: &str) {
         self.sink.reason(self.task, self.attempt, text);
     }
 
-    /// True if anything was handed to the sink or could not be written.
+    /// True if the sink got any output or failed.
     pub(super) fn used(&self) -> bool {
         self.appended.load(Ordering::Relaxed) || self.lock().is_some()
     }
 
-    /// Tells the sink how the attempt ended.
+    /// Reports the outcome of the attempt to the sink.
     pub(super) fn finish(&self, outcome: Outcome) {
         self.note(self.sink.finish(self.task, self.attempt, outcome));
     }
 
-    /// The first error met, if any.
+    /// The first error of the sink, if any.
     pub(super) fn failure(&self) -> Option<io::Error> {
         self.lock().take()
     }

@@ -1,11 +1,12 @@
-//! What `/proc` says about a process and its relatives, and how to end all of them.
+//! Reads from `/proc` about a process and its relatives, and ends all of them.
 //!
-//! A command's relatives are its session and its descendants: a shell's children are in the
-//! session, and a process whose parent has died is nobody's descendant any more (see `leftovers`).
-//! So a family is remembered from one look to the next.
+//! A command's relatives are the members of its session and its descendants: a shell's children are
+//! in its session. A process whose parent has died is no descendant any more (see `leftovers`), so
+//! a family is remembered from one scan to the next.
 //!
-//! Invariant: a process is named by its number *and* its start time, so a number that the system has given to somebody else is never
-//! signalled. The leader is not reaped before its family is dealt with, which keeps its number, and with it the group's, taken.
+//! Invariant: a process is identified by its id *and* its start time, so an id that the system has
+//! reused is never signalled. The leader is reaped only after its family has ended, which keeps its
+//! process id and that of its group reserved.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,19 +14,19 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal};
 
-/// What `exec` needs of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that `exec` needs.
 pub(super) struct Stat {
     pub(super) pid: i32,
     parent: i32,
     pub(super) session: i32,
-    /// In clock ticks since boot.
+    /// Start time in clock ticks since boot.
     pub(super) start: u64,
-    /// Has exited, or is about to.
+    /// True if it has exited or is about to.
     pub(super) dead: bool,
 }
 
 impl Stat {
-    /// A number from a list may have become that of another process.
+    /// True if it is a child of this process; a process id from a list may have been reused.
     pub(super) fn is_child_of_this_process(&self) -> bool {
         self.parent == rustix::process::getpid().as_raw_nonzero().get()
     }
@@ -34,35 +35,36 @@ impl Stat {
         Stat::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name of the program stands in parentheses and may hold anything, so the fields are counted from the last one.
+    /// The program's name stands in parentheses and may contain anything, so fields are counted
+    /// from the last parenthesis.
     fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
         let after = bytes.iter().rposition(|&b| b == b')')? + 1;
         let mut fields = std::str::from_utf8(&bytes[after..]).ok()?.split_ascii_whitespace();
         let dead = matches!(fields.next()?, "Z" | "X" | "x");
         let parent = fields.next()?.parse().ok()?;
-        // The process group stands between.
+        // The process group comes in between.
         let session = fields.nth(1)?.parse().ok()?;
         let start = fields.nth(15)?.parse().ok()?;
         Some(Stat { pid, parent, session, start, dead })
     }
 
-    /// Every process that there is.
+    /// All processes of the machine.
     fn all() -> Vec<Stat> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|e| Stat::read(e.file_name().to_str()?.parse().ok()?)).collect()
     }
 }
 
-/// Signals the process with this number and start time, if it is there. It is held before it is
-/// looked at, so that its number cannot be another's by the time of the signal; only a kernel
-/// before 5.3 leaves that moment.
+/// Signals the process with this id and start time, if it exists. A pidfd is opened before the
+/// start time is checked, so that the id cannot be reused before the signal; only kernels before
+/// 5.3 have that race.
 pub(super) fn signal_process(pid: i32, start: u64, signal: Signal) {
     let Some(number) = Pid::from_raw(pid) else { return };
     let held = pidfd_open(number, PidfdFlags::empty());
     if Stat::read(pid).is_none_or(|stat| stat.start != start) {
         return;
     }
-    // An error means that it has ended, which is what is wanted.
+    // An error means that it has already ended.
     let _ = match held {
         Ok(held) => pidfd_send_signal(&held, signal),
         Err(_) => kill_process(number, signal),
@@ -72,7 +74,7 @@ pub(super) fn signal_process(pid: i32, start: u64, signal: Signal) {
 /// A command's process, its session and its descendants.
 pub(super) struct Family {
     leader: Pid,
-    /// Number and start time of each relative seen so far that was alive at the last look.
+    /// Process id and start time of each known relative that was alive at the last scan.
     relatives: HashSet<(i32, u64)>,
 }
 
@@ -81,7 +83,7 @@ impl Family {
         Family { leader, relatives: HashSet::new() }
     }
 
-    /// Looks again. True if a relative other than the leader is alive.
+    /// Scans again. Returns true if a relative other than the leader is alive.
     pub(super) fn look(&mut self) -> bool {
         let leader = self.leader.as_raw_nonzero().get();
         let everyone = Stat::all();
@@ -100,22 +102,22 @@ impl Family {
         !self.relatives.is_empty()
     }
 
-    /// Counts processes (number and start time) among the relatives: orphans that no parent leads
-    /// to.
+    /// Adds processes (process id and start time) to the relatives: orphans, to which no parent
+    /// leads.
     pub(super) fn adopt(&mut self, orphans: Vec<(i32, u64)>) {
         self.relatives.extend(orphans);
     }
 
-    /// Asks the group to end; an `mpirun` passes it on to its ranks. A stopped process is continued, so that it can.
+    /// Sends TERM to the group; an `mpirun` passes it on to its ranks. A stopped process is
+    /// continued, so that it can end.
     pub(super) fn terminate(&mut self) {
         self.look();
-        // An error means that the group is gone, which its leader's end will tell.
+        // An error means that the group has ended, as the leader's exit will show.
         let _ = kill_process_group(self.leader, Signal::TERM);
         let _ = kill_process_group(self.leader, Signal::CONT);
     }
 
-    /// Asks each relative that was seen at the last look to end: nobody is left who could pass it
-    /// on.
+    /// Sends TERM to each relative found by the last scan: no leader is left to pass it on.
     pub(super) fn terminate_each(&self) {
         for signal in [Signal::TERM, Signal::CONT] {
             self.signal_each(signal);
@@ -128,7 +130,8 @@ impl Family {
         }
     }
 
-    /// Kills leader and relatives, and returns when none of the relatives is left or the system does not let them die.
+    /// Kills leader and relatives. Returns when no relative is left, or when the system does not
+    /// let them die.
     pub(super) fn kill(&mut self) {
         for round in 0..100u64 {
             let alive = self.look();
@@ -142,10 +145,11 @@ impl Family {
     }
 }
 
-/// Bytes of memory that a process and its descendants hold.
+/// Returns the memory of a process and its descendants in bytes, if it is above `limit`.
 ///
-/// Resident pages are counted once per process that maps them, which is cheap but too much for processes that share. So only where
-/// that count is above `limit` the kernel is asked for the proportional share of each.
+/// Resident pages are counted once per process that maps them, which is cheap but too much for
+/// processes that share memory. Only if that count is above `limit`, the proportional share of each
+/// process is read.
 pub(super) fn memory_above(leader: Pid, limit: u64) -> Option<u64> {
     let family = descendants(leader.as_raw_nonzero().get());
     let resident: u64 = family.iter().filter_map(|&pid| resident(pid)).sum();
@@ -160,7 +164,7 @@ fn resident_of_living(pid: i32) -> Option<u64> {
     resident(pid).filter(|&bytes| bytes > 0)
 }
 
-/// A process and its descendants, through the lists of children that the kernel keeps per thread.
+/// A process and its descendants, from the lists of children that the kernel keeps per thread.
 fn descendants(leader: i32) -> Vec<i32> {
     let mut family = vec![leader];
     let mut next = 0;
@@ -168,7 +172,8 @@ fn descendants(leader: i32) -> Vec<i32> {
         next += 1;
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for thread in threads {
-            // A kernel without these lists shows the leader alone; a thread that has just ended has no children.
+            // A kernel without these lists yields the leader alone; a thread that has just ended
+            // has no children.
             let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             family.extend(children.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
         }
@@ -176,10 +181,10 @@ fn descendants(leader: i32) -> Vec<i32> {
     family
 }
 
-/// What this process and its descendants use.
+/// Resource use of this process and its descendants.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FamilyUse {
-    /// CPU time, that of descendants that have ended and were waited for included, in seconds.
+    /// CPU time in seconds, including that of descendants that have ended and were waited for.
     pub(crate) cpu_s: f64,
     /// Resident bytes, counted once per process.
     pub(crate) resident: u64,
@@ -189,8 +194,8 @@ pub(crate) struct FamilyUse {
     pub(crate) written: u64,
 }
 
-/// Looks what this process and its descendants use now. What cannot be read, because a process has just ended or belongs to somebody else,
-/// is left out.
+/// Reads the present use of this process and its descendants. Processes that have just ended, or
+/// belong to another user, are left out.
 pub(crate) fn family_use() -> FamilyUse {
     let mut used = FamilyUse::default();
     let ticks = rustix::param::clock_ticks_per_second() as f64;
@@ -203,7 +208,7 @@ pub(crate) fn family_use() -> FamilyUse {
     used
 }
 
-/// Ticks of CPU time of a process and of its children that have ended.
+/// CPU time, in clock ticks, of a process and of its children that have ended.
 fn ticks_of(pid: i32) -> Option<u64> {
     let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = bytes.iter().rposition(|&b| b == b')')? + 1;
@@ -211,14 +216,14 @@ fn ticks_of(pid: i32) -> Option<u64> {
     fields.skip(11).take(4).map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
-/// Bytes that a process has had read and written on disks.
+/// Bytes that a process has read from and written to disks.
 fn transferred(pid: i32) -> Option<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     let of = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
     Some((of("read_bytes:")?, of("write_bytes:")?))
 }
 
-/// The most memory that one of a process and its descendants has held so far, in bytes.
+/// The largest peak, in bytes, of a process and its descendants so far.
 pub(super) fn peak_so_far(leader: Pid) -> u64 {
     let peak = |pid: i32| -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -1,7 +1,8 @@
-//! From a task's number to its outcome.
+//! Runs a task by its number and returns its outcome.
 //!
-//! The path of a kernel that is the same for all tasks of its group allocates nothing, takes no lock and reads no clock: a runtime whose
-//! tasks take a microsecond lives on that. Everything else about a task is found out on the way that only slower tasks take.
+//! For a kernel that is the same for all tasks of its group, the path allocates nothing, takes no
+//! lock and reads no clock, so that tasks of a microsecond remain efficient. All other work is done
+//! on a separate path for slower tasks.
 
 use std::fs::File;
 use std::ops::Range;
@@ -24,11 +25,11 @@ use super::{ExecContext, ExecError, Fault, RankContext, TaskSource};
 use crate::job::{Group, Task, Work};
 use crate::model::{Outcome, State, TaskId};
 
-/// The outcome of a task that was stopped before or while it ran, and whose process told no exit code.
+/// Outcome of a task that was stopped before or while it ran, without an exit code of its process.
 const CANCELLED: Outcome = Outcome { state: State::Cancelled, exit: 0 };
 
 /// Set in `stopping` once any task has been cancelled.
-const SOME: u8 = 1 << 7;
+const ANY_CANCELLED: u8 = 1 << 7;
 
 /// Runs tasks, one per slot at a time.
 pub struct Runner {
@@ -38,28 +39,29 @@ pub struct Runner {
     sink: Arc<dyn OutputSink>,
     /// Number of the first task of each group.
     firsts: Vec<u32>,
-    /// What has been found out about each group of several tasks, when its first task came.
+    /// The plan of each group of several tasks, made at its first task.
     plans: Vec<OnceLock<Box<GroupPlan>>>,
     controls: Arc<[CachePadded<Control>]>,
-    /// Set once starts of commands are watched.
+    /// Starts the watch over starts of commands once.
     watch: Once,
-    /// The strongest stop of the whole run so far, as `Stop`'s number, and [`SOME`]; 0 for none.
+    /// The strongest stop of the whole run so far, as the number of a `TaskStop`, and
+    /// [`ANY_CANCELLED`]; 0 for none.
     stopping: AtomicU8,
-    /// Tasks that are not to run, by their numbers.
+    /// Ranges of cancelled tasks.
     cancelled: RwLock<Vec<Range<u32>>>,
     commands: Commands,
     graphs: Graphs,
 }
 
-/// What is known about all tasks of a group.
+/// How the tasks of a group are run.
 enum GroupPlan {
-    /// They are one kernel with the same arguments.
+    /// All tasks are one kernel with the same arguments.
     Constant(ReadyKernel),
-    /// Each has to be looked at.
+    /// Each task is expanded separately.
     Each,
 }
 
-/// One attempt on its way.
+/// One attempt in progress.
 struct AttemptRun<'a> {
     id: TaskId,
     group: &'a Group,
@@ -72,12 +74,12 @@ struct ReadyKernel {
     call: Prepared,
     name: String,
     dir: PathBuf,
-    /// Files of its own for what it prints: standard output and standard error.
+    /// Its own files for standard output and standard error.
     files: [Option<PathBuf>; 2],
 }
 
 impl Runner {
-    /// A runner for the tasks of `source`. What it needs of the system (descriptors for each slot) is taken now.
+    /// Makes a runner for the tasks of `source`, and allocates the descriptors for each slot.
     pub fn new(
         source: Arc<dyn TaskSource>,
         kernels: Kernels,
@@ -102,9 +104,9 @@ impl Runner {
         })
     }
 
-    /// Runs one attempt at a task in the calling thread and returns when it is over.
+    /// Runs one attempt at a task in the calling thread and returns when it has ended.
     ///
-    /// Everything that goes wrong on the way becomes a FAILED outcome with a message in the task's standard error.
+    /// Every error becomes a FAILED outcome with a message in the task's standard error.
     pub fn run(&self, task: TaskId, seat: &ExecContext) -> Outcome {
         let mut output = Output::new(&*self.sink, task, seat.attempt);
         let result = match self.controls.get(usize::from(seat.slot)) {
@@ -118,15 +120,16 @@ impl Runner {
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
     }
 
-    /// Stops those of these tasks that are running here: TERM, then KILL after the grace; a kernel is asked. Those that are started from now on
-    /// are stopped at once. They end as CANCELLED. Returns how many were running.
+    /// Cancels tasks. Running ones are stopped: TERM, then KILL after the grace period; kernels are
+    /// asked to return. Later starts of these tasks end at once. All end as CANCELLED. Returns how
+    /// many were running.
     pub fn cancel(&self, tasks: Range<u32>) -> usize {
         let mut cancelled = self.cancelled.write().unwrap_or_else(PoisonError::into_inner);
         if !cancelled.contains(&tasks) {
             cancelled.push(tasks.clone());
         }
         drop(cancelled);
-        self.stopping.fetch_or(SOME, Ordering::SeqCst);
+        self.stopping.fetch_or(ANY_CANCELLED, Ordering::SeqCst);
         let running = self.controls.iter().filter(|control| {
             let task = control.task().filter(|task| tasks.contains(&task.0));
             task.is_some_and(|task| control.request(Some(task), TaskStop::Terminate))
@@ -134,19 +137,20 @@ impl Runner {
         running.count()
     }
 
-    /// This process has got a signal. Batch systems send it to all that runs on a node: commands that it ends have not failed by themselves.
+    /// Records a signal that this process has received. Batch systems signal all processes of a
+    /// node: commands that end by it have not failed by themselves.
     pub fn signalled(&self, signal: i32) {
         self.commands.signals().note(signal);
     }
 
-    /// True if a task is not to run.
+    /// True if a task is cancelled or the run is stopping.
     #[cold]
     fn is_stopped(&self, task: TaskId, stopping: u8) -> bool {
         let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
-        stopping & !SOME != 0 || cancelled.iter().any(|tasks| tasks.contains(&task.0))
+        stopping & !ANY_CANCELLED != 0 || cancelled.iter().any(|tasks| tasks.contains(&task.0))
     }
 
-    /// Stops all running tasks, and every one that is started from now on at once: they end as CANCELLED.
+    /// Stops all running tasks, and every later start at once. They end as CANCELLED.
     pub fn stop_all(&self, stop: TaskStop) {
         self.stopping.fetch_or(stop as u8, Ordering::SeqCst);
         for control in &*self.controls {
@@ -154,12 +158,12 @@ impl Runner {
         }
     }
 
-    /// What each slot runs now.
+    /// The task that each slot runs now.
     pub fn running(&self) -> impl Iterator<Item = Option<TaskId>> + '_ {
         self.controls.iter().map(|control| control.task())
     }
 
-    /// The site that the runner was made with.
+    /// The context that the runner was made with.
     pub fn site(&self) -> &RankContext {
         &self.site
     }
@@ -196,7 +200,7 @@ impl Runner {
         }
     }
 
-    /// Finds out whether the tasks of a group are one and the same kernel, from any of them.
+    /// Determines from any task of a group whether all its tasks are the same kernel.
     fn plan(&self, g: usize, id: TaskId) -> Result<GroupPlan, Fault> {
         if !self.source.constant(g as u32) {
             return Ok(GroupPlan::Each);
@@ -217,7 +221,7 @@ impl Runner {
         let AttemptRun { group, seat, control, .. } = turn;
         self.watch.call_once(|| {
             if let Err(error) = watch_starts(&self.controls) {
-                tracing::warn!("a dead mount may hold up a command beyond its time limit: {error}");
+                tracing::warn!("a mount that does not respond may delay a command beyond its time limit: {error}");
             }
         });
         let patience = AttemptDeadline::begin(control, group.time);
@@ -242,7 +246,7 @@ impl Runner {
         if kernel.files.iter().any(Option::is_some) {
             output.redirect(self.kernel_files(kernel, index(), &AttemptDeadline::begin(control, group.time))?);
         }
-        // A limit beyond what the clock can tell is none.
+        // A limit beyond the clock's range counts as none.
         let deadline = group.time.and_then(|limit| Instant::now().checked_add(limit));
         let call = KernelCall {
             task: id,
@@ -270,7 +274,8 @@ impl Runner {
         Ok(self.commands.insist(patience, open)?.out)
     }
 
-    /// Brings the attempt's output to its end: what need not be kept goes, and what could not be kept fails the attempt.
+    /// Finishes the attempt's output: discards what need not be kept, and fails the attempt if the
+    /// output could not be written.
     fn settle(&self, task: TaskId, output: &Output, outcome: Outcome) -> Outcome {
         output.finish(outcome);
         match output.failure() {
@@ -285,8 +290,8 @@ impl Runner {
     }
 }
 
-/// What a kernel's return means. A stop and the time limit count even if the kernel says that all is well: it may have returned early
-/// because of them.
+/// Derives the outcome from a kernel's return. A stop and the time limit override success, since
+/// the kernel may have returned early because of them.
 fn conclude(
     control: &Control,
     deadline: Option<Instant>,

@@ -1,12 +1,12 @@
-//! What the system has no more of for the moment: descriptors, processes, threads, memory.
+//! Handles temporary lack of system resources: descriptors, processes, threads, memory.
 //!
-//! A start that is refused for such a reason is no fault of the task. It is tried again, as a
-//! whole, until a command of this rank has ended or the system has more. The time limit of the task
-//! begins anew with each try. The refusal is final only if no command has been running here for a
-//! while, so that nothing will come free.
+//! A start that fails for lack of resources is no fault of the task. The whole start is retried
+//! until a command of this rank has ended or the system has more. The task's time limit restarts
+//! with each try. The failure is final only if no command of this rank has been running for a
+//! while, so that no resources will become free.
 //!
-//! Some descriptors are left to those who look after running commands: a start that would take them
-//! waits, too.
+//! Some descriptors are reserved for the supervision of running commands: a start that would use
+//! them waits too.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,23 +17,23 @@ use super::Fault;
 use super::aside::AttemptDeadline;
 use crate::system::open_files;
 
-/// First and longest time between two tries.
-const WAITS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+/// First and longest pause between two tries.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
-/// How long a start is tried while no command of this rank runs.
-const ALONE: Duration = Duration::from_secs(5);
+/// How long a start is retried while no command of this rank runs.
+const MAX_RETRY_TIME_ALONE: Duration = Duration::from_secs(5);
 
-/// Descriptors that no command is started with.
-const RESERVE: u64 = 16;
+/// Number of descriptors that starts must leave free.
+const RESERVED_DESCRIPTORS: u64 = 16;
 
-/// The commands of a rank that run, and whether any start has had to wait.
+/// The running commands of a rank, and whether any start has had to wait.
 #[derive(Default)]
 pub(super) struct Scarcity {
     running: AtomicU32,
     told: AtomicBool,
 }
 
-/// A command that runs.
+/// Counts a command as running until it is dropped.
 pub(super) struct RunningCommand<'a>(&'a Scarcity);
 
 impl Drop for RunningCommand<'_> {
@@ -42,36 +42,36 @@ impl Drop for RunningCommand<'_> {
     }
 }
 
-/// True for an error that passes when others give back what they hold.
+/// True for an error that may pass when other processes release resources.
 pub(super) fn is_scarcity(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code.is_some_and(|code| [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM].contains(&code))
 }
 
-/// Refuses a start whose descriptors are among the last.
+/// Fails if the descriptors of a start are among the reserved ones.
 pub(super) fn check_reserve<'a>(files: impl IntoIterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
-    // The system always gives the lowest number that is free.
+    // The system always allocates the lowest free number.
     let highest = files.into_iter().map(|file| file.as_raw_fd()).max().map_or(0, |fd| u64::from(fd.unsigned_abs()));
-    match highest < open_files::limit().saturating_sub(RESERVE) {
+    match highest < open_files::limit().saturating_sub(RESERVED_DESCRIPTORS) {
         true => Ok(()),
         false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
     }
 }
 
 impl Scarcity {
-    /// A command has been started.
+    /// Counts a command as running.
     pub(super) fn begin(&self) -> RunningCommand<'_> {
         self.running.fetch_add(1, SeqCst);
         RunningCommand(self)
     }
 
-    /// Tries until it is not scarcity that refuses.
+    /// Retries `start` for as long as it fails for lack of resources.
     pub(super) fn insist<'a, T>(
         &self,
         patience: &AttemptDeadline<'a>,
         mut attempt: impl FnMut(AttemptDeadline<'a>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let (mut wait, mut alone) = (WAITS[0], None);
+        let (mut wait, mut alone) = (RETRY_PAUSES[0], None);
         loop {
             let fault = match attempt(patience.renewed()) {
                 Err(fault) if fault.is_scarcity => fault,
@@ -79,7 +79,7 @@ impl Scarcity {
             };
             if self.running.load(SeqCst) > 0 {
                 alone = None;
-            } else if alone.get_or_insert_with(Instant::now).elapsed() >= ALONE {
+            } else if alone.get_or_insert_with(Instant::now).elapsed() >= MAX_RETRY_TIME_ALONE {
                 return Err(fault);
             }
             if !self.told.swap(true, SeqCst) {
@@ -89,7 +89,7 @@ impl Scarcity {
                 );
             }
             patience.untimed().sleep(wait, "waiting to be started")?;
-            wait = (wait * 2).min(WAITS[1]);
+            wait = (wait * 2).min(RETRY_PAUSES[1]);
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
             tries += 1;
             if tries < 7 { Err(scarce()) } else { Ok(patience.deadline()) }
         });
-        assert!(deadline.unwrap() >= Some(begun + limit + WAITS[0] * 10));
+        assert!(deadline.unwrap() >= Some(begun + limit + RETRY_PAUSES[0] * 10));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! From a line of shell, its shell and the prologue to the words that run them.
+//! Builds the words that run a line of shell with its shell and the prologue.
 //!
-//! A prologue runs strictly: the first of its lines that fails ends the attempt. That strictness is
-//! ours and ends with it, unless the prologue (or the shell's own words) asked for it: options that
-//! it sets hold for the command. Linux takes no single argument of 128 KiB, so a longer script goes
-//! to the shell as a file.
+//! The prologue runs with `set -e`: its first failing line ends the attempt. The option ends with
+//! the prologue, unless the prologue or the shell's own words set it; options that the prologue
+//! sets hold for the command. Linux accepts no single argument of 128 KiB, so a longer script is
+//! passed to the shell as a file.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,11 +13,11 @@ use tempfile::{NamedTempFile, TempPath};
 use super::Fault;
 use crate::job::dialect::PrologueOptions;
 
-/// Bytes of an argument, or of a variable with its name, from which on Linux starts no program with
-/// it.
+/// Size in bytes from which on Linux starts no program with such an argument or environment
+/// variable (including its name).
 pub(crate) const LONGEST_WORD: usize = 128 << 10;
 
-/// The words of the shell that runs the lines of tasks which choose none.
+/// The default shell.
 pub(crate) const DEFAULT: [&str; 2] = ["sh", "-c"];
 
 /// The prologue of a job.
@@ -27,7 +27,7 @@ pub(super) struct Prologue {
     options: PrologueOptions,
 }
 
-/// Words to start, and the scripts that they name, which go when this does.
+/// The words of a process, and the script files that they name, which are removed on drop.
 pub(super) struct ScriptWords {
     pub(super) words: Vec<String>,
     scripts: Vec<TempPath>,
@@ -38,7 +38,7 @@ impl ScriptWords {
         ScriptWords { words, scripts: Vec::new() }
     }
 
-    /// These words behind others, which start them.
+    /// Appends these words to others that start them.
     pub(super) fn behind(self, first: ScriptWords) -> ScriptWords {
         ScriptWords { words: first.words, scripts: first.scripts.into_iter().chain(self.scripts).collect() }
     }
@@ -50,9 +50,10 @@ impl Prologue {
         Prologue { options: PrologueOptions::of(&text), text }
     }
 
-    /// The words that run a line after the prologue, in one shell, so that the line sees functions
-    /// that the prologue defines. `variables` are too long for an environment: the shell has them,
-    /// and the programs that it starts do not. `place` is where a script may lie.
+    /// Returns the words that run a line after the prologue in one shell, so that the line sees
+    /// functions that the prologue defines. `variables` are too long for an environment: they
+    /// become shell variables, which programs do not inherit. `place` is the directory for script
+    /// files.
     pub(super) fn run_line(
         &self,
         shell: &[String],
@@ -66,8 +67,8 @@ impl Prologue {
             return words(shell, format!("{assignments}{line}"), &[], place);
         }
         if !is_standard(shell) {
-            // A shell of another language: the prologue runs in `sh`, and what it exports is what
-            // the line gets of it.
+            // A shell of another language: `sh` runs the prologue, and the line sees only exported
+            // variables.
             let inner = words(shell, line.to_owned(), &[], place)?;
             let outer = self.run_words(inner.words.clone(), place)?;
             return Ok(inner.behind(outer));
@@ -77,16 +78,16 @@ impl Prologue {
         words(shell, format!("{assignments}{}\n{relax}{line}", self.strict()), &[], place)
     }
 
-    /// The words that run a line in a shell of its own that another shell has run the prologue for,
-    /// as each rank of an MPI task does.
+    /// Returns the words that run a line in its own shell, after another shell has run the
+    /// prologue, as for each rank of an MPI task.
     pub(super) fn line_of_rank(&self, shell: &[String], line: &str, place: &Path) -> Result<ScriptWords, Fault> {
         let options = if is_standard(shell) { &self.options.commands[..] } else { &[] };
         let script = options.iter().map(String::as_str).chain([line]).collect::<Vec<_>>().join("\n");
         words(shell, script, &[], place)
     }
 
-    /// The words that run a command after the prologue, in the environment that it leaves; without
-    /// one, the command itself.
+    /// Returns the words that run a command after the prologue, in the resulting environment;
+    /// without a prologue, the command itself.
     pub(super) fn run_words(&self, command: Vec<String>, place: &Path) -> Result<ScriptWords, Fault> {
         if self.text.is_empty() {
             return Ok(ScriptWords::plain(command));
@@ -95,16 +96,16 @@ impl Prologue {
         words(&DEFAULT.map(str::to_owned), script, &command, place)
     }
 
-    /// Lines of a shell of which the first that fails ends it.
+    /// The prologue's lines with `set -e`, so that the first failing line ends the shell.
     fn strict(&self) -> String {
         format!("set -e\n{}", self.text)
     }
 }
 
-/// The words that run a script with arguments.
+/// Returns the words that run a script with arguments.
 fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -> Result<ScriptWords, Fault> {
     let name = || shell.first().cloned().unwrap_or_else(|| "sh".to_owned());
-    // A byte more ends the argument.
+    // The argument ends with one more byte, NUL.
     if script.len() + 1 < LONGEST_WORD {
         let zero = if arguments.is_empty() { None } else { Some(name()) };
         let words = shell.iter().cloned().chain([script]).chain(zero).chain(arguments.iter().cloned());
@@ -126,8 +127,8 @@ fn words(shell: &[String], script: String, arguments: &[String], place: &Path) -
     Ok(ScriptWords { words: words.collect(), scripts: vec![file] })
 }
 
-/// The words of a shell that make it read a script: those that make it read a line, but for the
-/// `c`. `None` where there is none.
+/// The words of a shell for running a script file: those for running a line, without the `c`.
+/// `None` if that is not possible.
 fn without_c(shell: &[String]) -> Option<Vec<String>> {
     let (last, before) = shell.split_last()?;
     let flags: String = last.chars().filter(|&c| c != 'c').collect();
@@ -135,20 +136,20 @@ fn without_c(shell: &[String]) -> Option<Vec<String>> {
     reads_line.then(|| before.iter().cloned().chain(Some(flags).filter(|flags| flags.len() > 1)).collect())
 }
 
-/// True for a shell that can be given a long line as a script.
+/// True for a shell that can run a long line as a script file.
 pub(crate) fn takes_scripts(shell: &[String]) -> bool {
     without_c(shell).is_some()
 }
 
-/// True for a shell that understands what `sh` does.
+/// True for a shell with the syntax of `sh`.
 pub(crate) fn is_standard(shell: &[String]) -> bool {
-    const KNOWN: [&str; 9] = ["sh", "bash", "dash", "ash", "ksh", "ksh93", "mksh", "zsh", "busybox"];
+    const KNOWN_SHELLS: [&str; 9] = ["sh", "bash", "dash", "ash", "ksh", "ksh93", "mksh", "zsh", "busybox"];
     let mut names = shell.iter().filter_map(|word| Path::new(word).file_name()?.to_str());
-    // Behind `env` and the like the shell's name comes later.
-    names.any(|name| KNOWN.contains(&name))
+    // After `env` and similar commands the shell's name comes later.
+    names.any(|name| KNOWN_SHELLS.contains(&name))
 }
 
-/// True if a shell's own words turn `set -e` on.
+/// True if a shell's own words set `-e`.
 fn sets_errexit(shell: &[String]) -> bool {
     let pairs = shell.iter().zip(shell.iter().skip(1));
     let named = pairs.into_iter().any(|(flag, name)| flag.ends_with('o') && name == "errexit");

@@ -1,19 +1,19 @@
-//! A new process at the least cost that the system offers.
+//! Starts processes at the lowest cost that the system offers.
 //!
-//! Why not `std::process::Command`: it builds the whole environment anew for each child, and falls
-//! back to `fork` when `PATH` is among the variables. Here the environment comes ready-made. Why
-//! not `posix_spawn`: it maps and unmaps a stack for each child, which costs a fifth of all that we
-//! spend on a short command, and asks for a limit with each descriptor.
+//! `std::process::Command` rebuilds the whole environment for each child, and falls back to `fork`
+//! when `PATH` is among the variables; here the environment is prepared in advance. `posix_spawn`
+//! maps and unmaps a stack for each child, a fifth of the total cost of a short command, and
+//! queries a limit for each descriptor.
 //!
-//! A child shares our memory until it runs its own program, and the calling thread waits for that
-//! (`CLONE_VM` and `CLONE_VFORK`, as in `posix_spawn`). So it has a stack of its own, one per
-//! thread of ours that starts children.
+//! A child shares our memory until it runs its program, and the calling thread waits for that
+//! (`CLONE_VM` and `CLONE_VFORK`, as in `posix_spawn`). The child uses a stack of its own, one per
+//! thread that starts children.
 //!
-//! A child starts in a session of its own, without a terminal: one that asks for a password or sets
-//! a terminal fails at once, instead of being stopped for ever. No signal is blocked, those that
-//! were ignored when Phalanx was started (`nohup`) stay so, and it has no file but its standard
-//! three: sockets of MPI that it kept open would make a lost rank look alive.
-//! This is the only file of `exec` with `unsafe` for system calls.
+//! A child starts in a session of its own, without a terminal: a program that asks for a password
+//! or configures a terminal fails at once instead of being stopped forever. No signal is blocked;
+//! those that were ignored when Phalanx was started (`nohup`) stay ignored. The child has only the
+//! three standard files: an inherited MPI socket would make a lost rank seem alive. This is the
+//! only file of `exec` with `unsafe` for system calls.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -31,18 +31,17 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use crate::model::Usage;
 use crate::system::open_files;
 
-/// Bytes of stack for a child until it runs its own program. It makes a handful of system calls.
+/// Stack size in bytes of a child until it runs its program. It makes only a few system calls.
 const STACK_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// The stack of the children of this thread, one after the other. Of 16-byte words, as a stack
-    /// has to be aligned.
+    /// The stack of this thread's children, in turn. Made of 16-byte words for its alignment.
     static STACK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a child is to be.
+/// The description of a child.
 pub(super) struct ChildPlan<'a> {
-    /// Where the program may be; the first that there is runs, as in `execvp`.
+    /// Possible paths of the program; the first that exists is run, as in `execvp`.
     pub(super) programs: &'a [CString],
     pub(super) argv: &'a [CString],
     pub(super) envp: Vec<&'a CStr>,
@@ -50,43 +49,44 @@ pub(super) struct ChildPlan<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
 }
 
-/// A plan as the child reads it.
+/// A plan in the form that the child reads.
 struct ChildStart {
     programs: *const *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
     dir: *const c_char,
     stdio: [c_int; 3],
-    /// The signals that it ignores, a bit for each.
+    /// The signals that it ignores, one bit each.
     ignored: u64,
-    /// Its limit on open files, if that is not ours.
+    /// Its limit on open files, if it differs from ours.
     files: Option<libc::rlimit>,
-    /// The child's answer: the number of the error that kept it from running its program, 0 for
-    /// none, and the step at which it came.
+    /// The child's result: the error number that kept it from running its program (0 for none), and
+    /// the step that failed.
     error: c_int,
     step: StartStep,
 }
 
-/// How far a start has come.
+/// The steps of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartStep {
-    /// The system makes a process.
+    /// Creating the process.
     Process,
-    /// The process enters its directory.
+    /// Entering its directory.
     Directory,
-    /// It runs one of the programs, by its place in the plan.
+    /// Running one of the programs, by its index in the plan.
     Program(usize),
 }
 
-/// Why a child was not started: the system's error, and at which step.
+/// Why a child could not be started: the system's error, and the step that failed.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) error: io::Error,
     pub(super) step: StartStep,
 }
 
-/// Starts a child and returns when it runs its program. The child's number is in `pid` as soon as
-/// there is one, for other threads: a dead mount may hold up the child, and this thread with it.
+/// Starts a child and returns when it runs its program. `pid` gets the child's process id as soon
+/// as it exists, for other threads: a mount that does not respond may block the child, and this
+/// thread with it.
 pub(super) fn spawn(plan: &ChildPlan, pid: &AtomicI32) -> Result<Child, Refusal> {
     let programs = pointers(plan.programs.iter().map(CString::as_c_str));
     let argv = pointers(plan.argv.iter().map(CString::as_c_str));
@@ -110,7 +110,7 @@ pub(super) fn spawn(plan: &ChildPlan, pid: &AtomicI32) -> Result<Child, Refusal>
     }
 }
 
-/// Makes the child, which carries out `start` in our memory.
+/// Creates the child, which executes `start` in our memory.
 fn clone(start: &mut ChildStart, pid: &AtomicI32) -> io::Result<Pid> {
     STACK.with_borrow_mut(|stack| {
         stack.resize(STACK_BYTES / size_of::<u128>(), 0);
@@ -133,10 +133,10 @@ fn clone(start: &mut ChildStart, pid: &AtomicI32) -> io::Result<Pid> {
     })
 }
 
-/// The whole life of a child in our memory. It allocates nothing, takes no lock, and cannot panic.
+/// The code of a child in our memory. It allocates nothing, takes no lock, and cannot panic.
 extern "C" fn run_in_child(start: *mut c_void) -> c_int {
-    // SAFETY: `clone` passes a `Start` that nobody else uses until this process runs its program or
-    // has ended.
+    // SAFETY: `clone` passes a `ChildStart` that no other code uses until this process runs its
+    // program or has ended.
     unsafe {
         let start = &mut *start.cast::<ChildStart>();
         start.error = start.become_program();
@@ -145,7 +145,7 @@ extern "C" fn run_in_child(start: *mut c_void) -> c_int {
 }
 
 impl ChildStart {
-    /// Runs the program in place of this process; returns the number of the error if it cannot.
+    /// Replaces this process by the program; returns the error number on failure.
     ///
     /// # Safety
     /// Only for a child that shares the memory of its parent, with all signals blocked.
@@ -155,7 +155,7 @@ impl ChildStart {
         unsafe {
             let default: libc::sigaction = std::mem::zeroed();
             for signal in (1..=libc::SIGRTMAX()).filter(|signal| self.ignored & bit(*signal) == 0) {
-                // Refused for those that cannot be handled, which have no handler.
+                // Fails for signals that cannot be handled, which have no handler anyway.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
             let has_files =
@@ -164,11 +164,10 @@ impl ChildStart {
                 self.step = StartStep::Directory;
             }
             if has_files && libc::chdir(self.dir) == 0 {
-                // A kernel before 5.9 does not know it; then files are closed that say so
-                // themselves (`CLOEXEC`).
+                // Unknown to kernels before 5.9; there `CLOEXEC` closes the files that have it set.
                 libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
                 if let Some(files) = &self.files {
-                    // Lowers the soft limit only, which is always allowed.
+                    // Lowers only the soft limit, which is always allowed.
                     libc::setrlimit(libc::RLIMIT_NOFILE, files);
                 }
                 let mut none = MaybeUninit::uninit();
@@ -180,7 +179,7 @@ impl ChildStart {
         }
     }
 
-    /// Runs the first of the programs that there is; returns the number of the error if none runs.
+    /// Runs the first of the programs that exists; returns the error number if none runs.
     ///
     /// # Safety
     /// As for `become_program`.
@@ -217,21 +216,22 @@ impl ChildStart {
     }
 }
 
-/// A process of ours that has not been reaped.
+/// A child that has not been reaped.
 pub(super) struct Child {
     pub(super) pid: Pid,
     reaped: bool,
 }
 
 impl Child {
-    /// True if it has exited. It stays a zombie, so its number stays taken.
+    /// True if it has exited. It stays a zombie, so its process id stays reserved.
     pub(super) fn has_exited(&self) -> io::Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         Ok(rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options))?.is_some())
     }
 
-    /// Waits for its exit, takes it off the system's list, and returns what it and the descendants that it waited for used, and whether the
-    /// most memory of that may be ours rather than theirs.
+    /// Waits for its exit and reaps it. Returns its status, the resource use of it and of the
+    /// descendants that it waited for, and whether the peak memory of that may be ours rather than
+    /// theirs.
     pub(super) fn reap(&mut self) -> io::Result<(ExitStatus, Usage, bool)> {
         let ended = rustix::io::retry_on_intr(|| wait4(self.pid))?;
         self.reaped = true;
@@ -240,7 +240,7 @@ impl Child {
 }
 
 impl Drop for Child {
-    /// Whatever went wrong on our side, no process stays behind.
+    /// After an error on our side, no process must stay behind.
     fn drop(&mut self) {
         if !self.reaped {
             let _ = kill_process_group(self.pid, Signal::KILL);
@@ -249,11 +249,10 @@ impl Drop for Child {
     }
 }
 
-/// Reaps a process. (`waitid` of the standard tells nothing about what it used.)
+/// Reaps a process. (`waitid` does not return resource use.)
 ///
-/// A child shares our memory until it runs its own program, and Linux counts that as memory that
-/// the child has held. So a peak that is not above our own says nothing about the child but that it
-/// held no more.
+/// A child shares our memory until it runs its program, and Linux counts that memory as the
+/// child's. A peak that is not above our own is therefore only an upper bound.
 fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
     let mut status = 0;
     // SAFETY: a zeroed `rusage` is valid, and the call gets valid pointers to a status and to one.
@@ -269,8 +268,8 @@ fn wait4(pid: Pid) -> rustix::io::Result<(ExitStatus, Usage, bool)> {
     Ok((ExitStatus::from_raw(status), usage, is_within_own_peak(used.ru_maxrss)))
 }
 
-/// True if this process has itself held as many KiB of memory at once. Its peak only grows, so the
-/// system is asked only about more than it was known to be.
+/// True if this process's own peak is at least `kib` KiB. The peak only grows, so the system is
+/// queried only for values above the last one known.
 fn is_within_own_peak(kib: i64) -> bool {
     static OWN_PEAK_KIB: AtomicI64 = AtomicI64::new(0);
     // Relaxed: any value that was the peak once is a lower bound of it.
@@ -288,13 +287,13 @@ fn is_within_own_peak(kib: i64) -> bool {
 }
 
 /// True for a signal that was ignored when this process was started, as by `nohup` or `trap ''`:
-/// whoever did so wants it to have no effect.
+/// the user wants it to have no effect.
 pub(crate) fn is_ignored_from_start(signal: c_int) -> bool {
     ignored_from_start() & bit(signal) != 0
 }
 
-/// The signals that were ignored when this process was started, a bit for each. Not SIGCHLD,
-/// without which no shell learns of its children.
+/// The signals that were ignored when this process was started, one bit each. Without SIGCHLD,
+/// which shells need to notice the end of their children.
 fn ignored_from_start() -> u64 {
     static FOUND: OnceLock<u64> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -311,9 +310,9 @@ fn ignored_from_start() -> u64 {
     })
 }
 
-/// Has them found before `main`: Rust's own start ignores SIGPIPE, and libraries change others.
-// SAFETY: the system calls each function that this section names once, before any other thread
-// runs. This one makes system calls and stores a number; it needs nothing that `main` would set up.
+/// Reads them before `main`: Rust's runtime ignores SIGPIPE, and libraries change others.
+// SAFETY: the system calls each function in this section once, before any other thread runs. This
+// one makes system calls and stores a number; it needs no initialisation.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static FIND_IGNORED: extern "C" fn() = {
@@ -323,14 +322,16 @@ static FIND_IGNORED: extern "C" fn() = {
     find
 };
 
-/// A signal's place among 64.
+/// The bit of a signal among 64.
 fn bit(signal: c_int) -> u64 {
     1u64.checked_shl(signal.unsigned_abs().wrapping_sub(1)).unwrap_or(0)
 }
 
-/// Some start scripts leave SIGCHLD ignored, and then the system reaps children before we learn how they ended.
+/// Resets SIGCHLD: some start scripts leave it ignored, and then the system reaps children before
+/// their exit status can be read.
 pub(super) fn ensure_children_can_be_awaited() -> io::Result<()> {
-    // SAFETY: a zeroed `sigaction` is valid, and both calls get valid pointers. SIG_DFL runs no code of ours.
+    // SAFETY: a zeroed `sigaction` is valid, and both calls get valid pointers. SIG_DFL runs no
+    // code of ours.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         if libc::sigaction(libc::SIGCHLD, ptr::null(), &mut action) != 0 {

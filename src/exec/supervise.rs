@@ -1,18 +1,20 @@
-//! Waiting for a process: takes its output as it comes, keeps its limits, and stops it when asked.
+//! Supervises a process: reads its output, enforces its limits, and stops it on request.
 //!
-//! One thread waits on everything at once: the process, its pipes, the slot's event, and the next
-//! moment that a limit or the command's memory needs a look.
+//! One thread waits for all events at once: the process, its pipes, the slot's event, and the next
+//! time at which a limit or the command's memory must be checked.
 //!
 //! Protocol:
-//! - A command that ends soon is known by its pipes: the system closes its ends moments before it
-//!   exits. A pidfd, which would cost a short command more than its pipes, is opened for what runs
-//!   longer than [`SHORT`], or has closed its output and goes on.
-//! - The end of output is not waited for, since a process left in the background may hold a pipe
-//!   for ever. What is in the pipes when the child has exited is its output.
-//! - A stop sends TERM to the group and, when the grace is over, KILL to all relatives. The first cause of a stop is the one reported.
-//! - We return only when no relative is left alive, unless what the command leaves behind is to
-//!   live on: after its own exit what is left has [`LINGER`] to end by itself (`cmd > >(tee log)`
-//!   leaves `tee` a moment), then TERM, then KILL when the grace is over.
+//! - The end of a short command is detected by its pipes, whose ends the system closes moments
+//!   before the exit. A pidfd would cost a short command more than its pipes; it is opened only for
+//!   a command that runs longer than [`PIPE_WATCH_TIME`] or closes its output and continues.
+//! - The end of output is not awaited, since a background process may hold a pipe open forever. The
+//!   command's output is what is in the pipes when it has exited.
+//! - A stop sends TERM to the group and, after the grace period, KILL to all relatives. The first
+//!   cause of a stop is the one reported.
+//! - We return only when no relative is alive, unless the processes that a command leaves behind
+//!   may live on. Otherwise they have [`LINGER_TIME`] after the command's exit to end by themselves
+//!   (`cmd > >(tee log)` leaves `tee` for a moment), then get TERM, and after the grace period
+//!   KILL.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,43 +33,44 @@ use super::process::{Family, memory_above, peak_so_far};
 use super::spawn::Child;
 use crate::model::{Stream, Usage};
 
-/// How much of a pipe is taken at once; a pipe holds as much unless somebody enlarges it.
-pub(super) const CHUNK: usize = 64 << 10;
-/// How long a command is waited for by its pipes alone. One that has left its pipes to a process in
-/// the background is known to have exited this much later at most.
-const SHORT: Duration = Duration::from_millis(5);
-/// How often the processor is left to a command that has closed its output and not yet exited.
-const YIELDS: u32 = 8;
-/// First and longest interval between two looks at the memory of a command.
-const SAMPLES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
-/// The same for looks at the most that it has held, which the system does not tell of small ones in the end (see `spawn`).
-const PEAKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-/// The same for looks at whether it has exited, where the kernel has no pidfd.
-const GLANCES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(10));
-/// Interval between two looks at whether the relatives of a stopped command have gone.
-const STRAGGLERS: Duration = Duration::from_millis(10);
+/// Bytes read from a pipe at once, which is the default capacity of a pipe.
+pub(super) const PIPE_READ_BYTES: usize = 64 << 10;
+/// How long only the pipes of a command are watched. If it leaves its pipes to a background
+/// process, its exit is noticed at most this much later.
+const PIPE_WATCH_TIME: Duration = Duration::from_millis(5);
+/// Number of times to yield the CPU to a command that has closed its output and not yet exited.
+const MAX_YIELDS: u32 = 8;
+/// First and longest interval between two checks of a command's memory.
+const MEMORY_CHECK_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// First and longest interval between two reads of a command's peak memory, which the system does
+/// not report for small commands at exit (see `spawn`).
+const PEAK_CHECK_INTERVALS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// First and longest interval between two checks for its exit, on kernels without pidfd.
+const EXIT_POLL_INTERVALS: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(10));
+/// Interval between two checks whether the relatives of a stopped command have ended.
+const RELATIVES_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a command leaves behind may go on for this long before it is ended.
-const LINGER: Duration = Duration::from_millis(250);
+/// How long processes that a command leaves behind may run before they are ended.
+const LINGER_TIME: Duration = Duration::from_millis(250);
 
-/// What is known of the commands of a rank, and what becomes of processes that this one leaves
+/// The commands of a rank and their leftovers, and what happens to processes that a command leaves
 /// running.
 pub(super) struct Care<'a> {
     pub(super) leftovers: &'a Leftovers,
     pub(super) oom: &'a OomCounter,
     pub(super) owner: Owner,
-    /// They live on.
+    /// True if processes that it leaves running may live on.
     pub(super) keeps: bool,
 }
 
 /// Why we ended a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Another thread asked for it.
+    /// Another thread requested it.
     Asked,
-    /// Its time was over.
+    /// Its time limit was over.
     Time,
-    /// It held this many bytes.
+    /// It used this many bytes of memory.
     Memory(u64),
 }
 
@@ -76,18 +79,18 @@ pub(super) struct CommandEnd {
     pub(super) status: ExitStatus,
     pub(super) cause: Option<Cause>,
     pub(super) used: Usage,
-    /// When it was last looked at and alive; `None` if it ended before the first look.
+    /// When it was last seen alive; `None` if it ended before the first check.
     pub(super) alive: Option<OomMark>,
 }
 
-/// What a command may use.
+/// The limits of a command.
 #[derive(Clone, Copy)]
 pub(super) struct CommandLimits {
-    /// When its time is over.
+    /// Its deadline.
     pub(super) deadline: Option<Instant>,
-    /// In bytes.
+    /// Memory in bytes.
     pub(super) memory: Option<u64>,
-    /// From TERM to KILL.
+    /// Grace period between TERM and KILL.
     pub(super) grace: Duration,
 }
 
@@ -95,41 +98,41 @@ pub(super) struct CommandLimits {
 pub(super) struct Pipe {
     stream: Stream,
     reader: OwnedFd,
-    /// No process can write to it any more, and all of it has been read.
+    /// True once no process can write to it any more and everything has been read.
     ended: bool,
 }
 
 impl Pipe {
-    /// From the end that we read.
+    /// Takes the reading end.
     pub(super) fn new(stream: Stream, reader: OwnedFd) -> Pipe {
         Pipe { stream, reader, ended: false }
     }
 
-    /// Where it is read.
+    /// The descriptor of the reading end.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
 }
 
-/// How the exit of a command becomes known.
+/// How the exit of a command is detected.
 enum ExitWatch {
     /// By the end of its pipes, until this moment.
     Pipes(Instant),
     /// Readable when the process has exited.
     Pidfd(OwnedFd),
-    /// By looking, on a kernel before 5.3.
+    /// By polling, on a kernel before 5.3.
     Glances(Every),
 }
 
 impl ExitWatch {
-    /// For a command that may run for long.
+    /// Selects the way for a command that may run for long.
     fn of(child: &Child) -> ExitWatch {
         pidfd_open(child.pid, PidfdFlags::empty())
-            .map_or_else(|_| ExitWatch::Glances(Every::new(GLANCES)), ExitWatch::Pidfd)
+            .map_or_else(|_| ExitWatch::Glances(Every::new(EXIT_POLL_INTERVALS)), ExitWatch::Pidfd)
     }
 }
 
-/// A moment that comes again, at growing intervals.
+/// A timer with growing intervals.
 struct Every {
     next: Instant,
     interval: Duration,
@@ -151,7 +154,7 @@ impl Every {
     }
 }
 
-/// Supervises one child until it has ended.
+/// Supervises one child until it and its relatives have ended.
 pub(super) struct Supervisor<'a> {
     child: Child,
     pipes: Vec<Pipe>,
@@ -164,15 +167,16 @@ pub(super) struct Supervisor<'a> {
     samples: Option<Every>,
     watch: ExitWatch,
     peaks: Every,
-    /// The most memory that was seen, in bytes; 0 if nobody has looked.
+    /// Largest memory use seen, in bytes; 0 if it was never checked.
     peak: u64,
     family: Family,
     care: Care<'a>,
     alive: Option<OomMark>,
-    /// The command has exited and left processes, which are to end: when they are asked to.
+    /// Set when the command has exited and left processes that must end: the time at which they get
+    /// TERM.
     lingers: Option<Instant>,
     cause: Option<Cause>,
-    /// When a stop turns into a kill.
+    /// When to send KILL after a stop.
     kill_at: Option<Instant>,
     killed: bool,
     exited: bool,
@@ -189,8 +193,9 @@ impl<'a> Supervisor<'a> {
         output: &'a Output<'a>,
         buffer: &'a mut Vec<u8>,
     ) -> Supervisor<'a> {
-        buffer.resize(CHUNK, 0);
-        let watch = if pipes.is_empty() { ExitWatch::of(&child) } else { ExitWatch::Pipes(Instant::now() + SHORT) };
+        buffer.resize(PIPE_READ_BYTES, 0);
+        let watch =
+            if pipes.is_empty() { ExitWatch::of(&child) } else { ExitWatch::Pipes(Instant::now() + PIPE_WATCH_TIME) };
         Supervisor {
             family: Family::new(child.pid),
             watch,
@@ -202,8 +207,8 @@ impl<'a> Supervisor<'a> {
             grace: limits.grace,
             limit: limits.memory,
             deadline: limits.deadline,
-            samples: limits.memory.map(|_| Every::new(SAMPLES)),
-            peaks: Every::new(PEAKS),
+            samples: limits.memory.map(|_| Every::new(MEMORY_CHECK_INTERVALS)),
+            peaks: Every::new(PEAK_CHECK_INTERVALS),
             peak: 0,
             care,
             alive: None,
@@ -215,7 +220,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns when the child has ended and its relatives have, too.
+    /// Returns when the child and its relatives have ended.
     pub(super) fn run(mut self) -> io::Result<CommandEnd> {
         let leftovers = self.care.leftovers;
         let _running = leftovers.begin(self.child.pid);
@@ -228,7 +233,7 @@ impl<'a> Supervisor<'a> {
             self.wait()?;
         }
         if self.lingers.is_some() {
-            // What died since the last look is a child of ours.
+            // Orphans that died since the last check are our children.
             leftovers.reap();
         }
         for i in 0..self.pipes.len() {
@@ -239,7 +244,7 @@ impl<'a> Supervisor<'a> {
         Ok(CommandEnd { status, cause: self.cause, used: Usage { peak_bytes: seen, ..used }, alive: self.alive })
     }
 
-    /// True while the command, which has exited, is survived by processes that are to end.
+    /// True while processes that must end survive the exited command.
     fn is_survived(&mut self) -> bool {
         let orphans = self.care.leftovers.of(self.child.pid, self.care.owner);
         if self.cause.is_some() {
@@ -254,11 +259,11 @@ impl<'a> Supervisor<'a> {
             return false;
         }
         self.family.adopt(orphans);
-        self.lingers.get_or_insert_with(|| Instant::now() + LINGER);
+        self.lingers.get_or_insert_with(|| Instant::now() + LINGER_TIME);
         self.family.look()
     }
 
-    /// Carries out what another thread has asked for.
+    /// Executes the stop that another thread has requested.
     fn obey(&mut self) {
         match self.control.stop() {
             Some(TaskStop::Terminate) if self.cause.is_none() && !self.exited => self.end(Cause::Asked),
@@ -317,7 +322,7 @@ impl<'a> Supervisor<'a> {
     fn end(&mut self, cause: Cause) {
         self.cause = Some(cause);
         self.family.terminate();
-        // A grace that never ends leaves it at TERM.
+        // With an unlimited grace period no KILL follows.
         self.kill_at = Instant::now().checked_add(self.grace);
     }
 
@@ -326,7 +331,7 @@ impl<'a> Supervisor<'a> {
         self.killed = true;
     }
 
-    /// The moments that need us next.
+    /// The next times at which something must be checked.
     fn timers(&self) -> impl Iterator<Item = Instant> {
         let running = !self.exited && self.cause.is_none();
         let kill_at = self.kill_at.filter(|_| !self.killed);
@@ -343,10 +348,14 @@ impl<'a> Supervisor<'a> {
         [deadline, kill_at, samples.map(|s| s.next), watch, peaks, lingers].into_iter().flatten()
     }
 
-    /// Sleeps until something happens, and takes the output that is there.
+    /// Sleeps until an event, and reads the available output.
     fn wait(&mut self) -> io::Result<()> {
         let timer = self.timers().min().map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = if self.exited { Some(timer.map_or(STRAGGLERS, |t| t.min(STRAGGLERS))) } else { timer };
+        let timeout = if self.exited {
+            Some(timer.map_or(RELATIVES_CHECK_INTERVAL, |t| t.min(RELATIVES_CHECK_INTERVAL)))
+        } else {
+            timer
+        };
         let open: Vec<usize> = (0..self.pipes.len()).filter(|&i| !self.pipes[i].ended).collect();
         let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN));
@@ -365,7 +374,7 @@ impl<'a> Supervisor<'a> {
         }
         for (&i, &ready) in open.iter().zip(&ready[1..]) {
             if ready.contains(PollFlags::IN) {
-                self.take(i, CHUNK)?;
+                self.take(i, PIPE_READ_BYTES)?;
             } else if !ready.is_empty() {
                 self.pipes[i].ended = true;
             }
@@ -374,12 +383,12 @@ impl<'a> Supervisor<'a> {
         self.end_with_pipes()
     }
 
-    /// Once its pipes have ended, the command is about to exit, or it goes on without output.
+    /// Handles the end of the pipes: the command is about to exit, or it continues without output.
     fn end_with_pipes(&mut self) -> io::Result<()> {
         if !matches!(self.watch, ExitWatch::Pipes(_)) || self.exited || !self.pipes.iter().all(|pipe| pipe.ended) {
             return Ok(());
         }
-        for _ in 0..YIELDS {
+        for _ in 0..MAX_YIELDS {
             self.exited = self.child.has_exited()?;
             if self.exited {
                 return Ok(());
@@ -390,19 +399,19 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Takes what is in a pipe now and no more, since a process in the background may be filling it for ever.
+    /// Reads what is in a pipe now and no more, since a background process may fill it forever.
     fn drain(&mut self, i: usize) -> io::Result<()> {
         if self.pipes[i].ended {
             return Ok(());
         }
         let mut left = usize::try_from(ioctl_fionread(self.pipes[i].reader.as_fd())?).unwrap_or(usize::MAX);
         while left > 0 {
-            left -= self.take(i, left.min(CHUNK))?;
+            left -= self.take(i, left.min(PIPE_READ_BYTES))?;
         }
         Ok(())
     }
 
-    /// Takes up to `most` bytes from a pipe that has some.
+    /// Reads up to `most` bytes from a pipe that is readable.
     fn take(&mut self, i: usize, most: usize) -> io::Result<usize> {
         let pipe = &self.pipes[i];
         let n = rustix::io::retry_on_intr(|| rustix::io::read(&pipe.reader, &mut self.buffer[..most]))?;
@@ -439,7 +448,7 @@ mod tests {
         }
     }
 
-    /// Runs a line of shell whose exit is to become known in the given way.
+    /// Runs a line of shell whose exit is detected in the given way.
     fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> ExitWatch) -> (CommandEnd, String) {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
@@ -475,14 +484,14 @@ mod tests {
     #[test]
     fn the_exit_is_known_in_each_way() {
         let for_ever = |_: &Child| ExitWatch::Pipes(Instant::now() + Duration::from_secs(3600));
-        let glances = |_: &Child| ExitWatch::Glances(Every::new(GLANCES));
+        let glances = |_: &Child| ExitWatch::Glances(Every::new(EXIT_POLL_INTERVALS));
         let ways: [&dyn Fn(&Child) -> ExitWatch; 3] = [&for_ever, &ExitWatch::of, &glances];
         for way in ways {
             let (ended, printed) = run("echo one; sleep 0.05; echo two; exit 5", None, way);
             assert_eq!((ended.status.code(), ended.cause, &*printed), (Some(5), None, "one\ntwo\n"));
             let (ended, _) = run("exec sleep 600", Some(Duration::from_millis(50)), way);
             assert_eq!((ended.status.signal(), ended.cause), (Some(15), Some(Cause::Time)));
-            // Who closes its output has not ended.
+            // A command that closes its output has not ended.
             let (ended, printed) = run("echo one; exec >&- 2>&-; sleep 0.05; exit 6", None, way);
             assert_eq!((ended.status.code(), &*printed), (Some(6), "one\n"));
         }
@@ -491,10 +500,10 @@ mod tests {
     #[test]
     fn a_process_in_the_background_is_ended() {
         let begin = Instant::now();
-        let soon = |_: &Child| ExitWatch::Pipes(Instant::now() + SHORT);
+        let soon = |_: &Child| ExitWatch::Pipes(Instant::now() + PIPE_WATCH_TIME);
         let (ended, printed) = run("sleep 600 & echo $!; exit 3", None, soon);
         assert_eq!(ended.status.code(), Some(3));
-        // A killed process closes its files, which ends the run, shortly before it is seen to be dead.
+        // A killed process closes its files, which ends the run, shortly before it is reaped.
         let pid = printed.trim().parse().unwrap();
         while crate::exec::process::Stat::read(pid).is_some_and(|left| !left.dead) {
             assert!(begin.elapsed() < Duration::from_secs(300), "process {pid} is still alive");

@@ -165,7 +165,7 @@ fn memory_is_taken_or_refused() {
     assert_eq!(once(Spec::kernel("memory", "size = '100M'\nseconds = 0")).0, Outcome::OK);
     let (outcome, _, err) = once(Spec::kernel("memory", "size = '500T'"));
     assert_eq!(outcome, FAILED);
-    assert!(err.contains("of 524288000 MiB of memory could be had"), "{err}");
+    assert!(err.contains("of 524288000 MiB of memory were available"), "{err}");
 }
 
 #[test]

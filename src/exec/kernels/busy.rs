@@ -1,6 +1,7 @@
 //! `busy { seconds }` or `busy { flops }`: work for one CPU.
 //!
-//! Seconds are of the thread's CPU time, not of the wall: two busy tasks that share a core take twice as long, as real work would.
+//! Seconds are CPU time of the thread, not wall time: two busy tasks that share a core take twice
+//! as long, as real work does.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::compute::{flops, iterate};
 use crate::exec::args::{ArgError, Args};
 use crate::exec::kernel::{Context, Prepared};
 
-/// Iterations between two looks at the clock: some microseconds.
+/// Iterations between two reads of the clock; they take some microseconds.
 const STRIDE: u64 = 500;
 
 pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
@@ -22,7 +23,7 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
         (Some(time), None) => Ok(Arc::new(move |context| burn_time(context, time))),
         (None, Some(amount)) if amount >= 0.0 => Ok(Arc::new(move |context| burn_flops(context, amount))),
         (None, Some(_)) => Err(ArgError::new("flops", "expected a number of operations, zero or more")),
-        (Some(_), Some(_)) => Err(ArgError::new("flops", "cannot stand beside `seconds`; leave one of them out")),
+        (Some(_), Some(_)) => Err(ArgError::new("flops", "cannot be combined with `seconds`; give only one of them")),
         (None, None) => Err(super::missing("seconds", "seconds of CPU time, or `flops`")),
     }
 }
@@ -38,7 +39,7 @@ fn burn_time(context: &Context, time: Duration) -> Result<(), String> {
 fn burn_flops(context: &Context, amount: f64) -> Result<(), String> {
     let mut left = amount;
     while left > 0.0 && !context.cancelled() {
-        // The last stride is as long as is left.
+        // The last stride does only the remaining iterations.
         let iterations = ((left / flops(1) as f64).ceil() as u64).min(STRIDE);
         black_box(iterate(iterations));
         left -= flops(iterations) as f64;

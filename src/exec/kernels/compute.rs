@@ -1,7 +1,8 @@
 //! `compute_bound { iterations }`: the compute kernel of Task Bench.
 //!
-//! 64 doubles, on each of them `iterations` times `x <- x * x + x`: `2 * 64 * iterations + 64` floating-point operations, no memory traffic.
-//! The values run off to infinity, where arithmetic is as fast as anywhere.
+//! 64 doubles, and on each of them `iterations` times `x <- x * x + x`: `2 * 64 * iterations + 64`
+//! floating-point operations and no memory traffic. The values overflow to infinity, where
+//! arithmetic is equally fast.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,23 +14,23 @@ const LANES: usize = 64;
 
 pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
     let iterations: u64 = Args::new(args, &["iterations"])?.need("iterations")?;
-    // No look at the context: the kernel is a yardstick of microseconds.
+    // Does not poll the context: the kernel is a yardstick of microseconds.
     Ok(Arc::new(move |_| {
         black_box(iterate(iterations));
         Ok(())
     }))
 }
 
-/// Floating-point operations of so many iterations.
+/// Number of floating-point operations of `iterations` iterations.
 pub fn flops(iterations: u64) -> u64 {
     iterations.saturating_mul(2 * LANES as u64).saturating_add(LANES as u64)
 }
 
-/// Does the iterations, with the widest instructions that this CPU has.
+/// Runs the iterations with the widest instructions that this CPU supports.
 pub fn iterate(iterations: u64) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the CPU has just said that it has these instructions.
+        // SAFETY: the check above found that the CPU has these instructions.
         return unsafe { iterate_fma(iterations) };
     }
     iterate_anywhere(iterations)
@@ -57,8 +58,8 @@ fn iterate_anywhere(iterations: u64) -> f64 {
     sum(&lanes)
 }
 
-/// Eight sums side by side: one after the other, the additions would wait for each other longer
-/// than an empty task takes.
+/// Eight independent sums: the latency of one chain of additions would take longer than an empty
+/// task.
 #[inline]
 fn sum(lanes: &[f64; LANES]) -> f64 {
     let mut sums = [0.0; 8];

@@ -1,6 +1,7 @@
-//! Output files that are there completely or not at all: written beside their place and renamed when they are complete.
+//! Output files that exist completely or not at all: written under a temporary name and renamed
+//! when complete.
 //!
-//! A task that is run again, or read from too early, must never meet half of a picture.
+//! A task that is retried, or whose output is read too early, must never leave half a picture.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::exec::kernel::Context;
 
-/// A file on its way to its place. It is removed if it does not get there.
+/// A file that is being written. It is removed unless it is completed.
 pub(super) struct NewFile {
     writer: BufWriter<File>,
     temporary: PathBuf,
@@ -17,7 +18,8 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    /// A file that will be at `place`, whose directory is created. The name meanwhile is the attempt's alone.
+    /// Creates a file for `place`, and the directory of `place`. The temporary name is unique to
+    /// the attempt.
     pub(super) fn create(context: &Context, place: PathBuf) -> Result<NewFile, String> {
         let name = place.file_name().ok_or_else(|| format!("{} is not a file name", place.display()))?;
         let mut hidden = std::ffi::OsString::from(".");
@@ -34,7 +36,7 @@ impl NewFile {
         Ok(NewFile { writer: BufWriter::with_capacity(256 << 10, file), temporary, place, arrived: false })
     }
 
-    /// Puts the complete file in its place.
+    /// Renames the complete file to its place.
     pub(super) fn arrive(mut self) -> Result<(), String> {
         self.writer
             .flush()
@@ -44,7 +46,7 @@ impl NewFile {
         Ok(())
     }
 
-    /// The error of a write, in words.
+    /// The message for a failed write.
     pub(super) fn failed(&self, error: &dyn std::fmt::Display) -> String {
         failed("write", &self.place, error)
     }
@@ -63,7 +65,7 @@ impl Write for NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.arrived {
-            // Whatever failed before has been reported; a leftover is harmless.
+            // The failure has been reported already; a leftover is harmless.
             let _ = fs::remove_file(&self.temporary);
         }
     }

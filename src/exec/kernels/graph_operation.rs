@@ -1,7 +1,9 @@
-//! `graph_operation { graph, operation, args, output, top }`: an operation on a data graph of the job.
+//! `graph_operation { graph, operation, args, output, top }`: an operation on a data graph of the
+//! job.
 //!
-//! Tasks with `graph` and `operation` become calls of this kernel (`job/resolve/graphs.rs`). `source` is there only so that a task
-//! whose graph has been declared otherwise counts as changed.
+//! Tasks with `graph` and `operation` become calls of this kernel (`job/resolve/graphs.rs`). The
+//! argument `source` exists only so that a task whose graph is declared differently counts as
+//! changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;

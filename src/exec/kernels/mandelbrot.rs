@@ -1,11 +1,12 @@
 //! `mandelbrot`: renders one horizontal strip of a picture of the Mandelbrot set.
 //!
-//! Strip `band` of `bands` of a picture of `width` x `height` pixels that shows `span` (the width) around `center` of the complex plane, as
-//! rows of raw RGB. The strips of all bands, one after the other, are the picture. With several CPUs the rows are rendered by
-//! the task's thread pool.
+//! Renders strip `band` of `bands` of a picture of `width` x `height` pixels that shows `span` (the
+//! width) around `center` of the complex plane, as rows of raw RGB. The concatenated strips of all
+//! bands are the picture. With several CPUs the task's thread pool renders the rows.
 //!
-//! A point's colour comes from its *smooth* iteration count, so there are no steps between colours, and is shaded by the slope of that count
-//! (through the derivative of the orbit), as if lit from the upper left.
+//! A point's colour comes from its *smooth* iteration count, so there are no steps between colours,
+//! and is shaded by the slope of that count (through the derivative of the orbit), as if lit from
+//! the upper left.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::io::Write;
@@ -19,9 +20,9 @@ use crate::exec::args::{ArgError, Args};
 use crate::exec::kernel::{Context, Prepared};
 
 const FIELDS: [&str; 9] = ["width", "height", "band", "bands", "center", "span", "iterations", "samples", "output"];
-/// Far enough out for the smooth count to be smooth.
+/// Escape radius; large enough for the smooth count to be smooth.
 const ESCAPE: f64 = 1e4;
-/// How far the light stands above the plane.
+/// Height of the light above the plane.
 const LIGHT_HEIGHT: f64 = 1.4;
 /// The palette: position on the cycle, and colour.
 const PALETTE: [(f64, [f64; 3]); 6] = [
@@ -41,7 +42,7 @@ struct Strip {
     center: [f64; 2],
     span: f64,
     iterations: u32,
-    /// Points per pixel and direction.
+    /// Sample points per pixel and direction.
     samples: u32,
     output: PathBuf,
 }
@@ -85,7 +86,7 @@ impl Strip {
         let mut file = NewFile::create(context, context.path(&self.output))?;
         let pool = (context.cpus().len() > 1).then(|| context.rayon());
         let rows: Vec<u32> = self.rows.clone().collect();
-        // A few rows at a time, so that memory does not grow with the strip.
+        // Renders a few rows at a time, so that memory does not grow with the strip.
         for rows in rows.chunks(pool.as_ref().map_or(1, |pool| 8 * pool.current_num_threads())) {
             if context.cancelled() {
                 return Ok(());
@@ -101,7 +102,7 @@ impl Strip {
         if context.cancelled() { Ok(()) } else { file.arrive() }
     }
 
-    /// The pixels of one row; black ones after a cancellation, when nobody will see them.
+    /// The pixels of one row; black after a cancellation, when the result is discarded.
     fn row(&self, context: &Context, y: u32) -> Vec<u8> {
         let mut row = vec![0; 3 * self.width as usize];
         for (x, pixel) in (0..self.width).zip(row.chunks_exact_mut(3)) {
@@ -126,7 +127,8 @@ impl Strip {
             sum.iter_mut().zip(colour).for_each(|(sum, c)| *sum += c);
         }
         let points = f64::from(self.samples * self.samples);
-        // The mean is one of light, so it is taken of squares: screens show about the square root.
+        // The mean is taken of light, that is of squared values: screens show about the square
+        // root.
         sum.map(|s| (s / points).sqrt().mul_add(255.0, 0.5).clamp(0.0, 255.0) as u8)
     }
 }
@@ -146,7 +148,7 @@ fn escape(re: f64, im: f64, iterations: u32) -> Option<(f64, f64)> {
             let count = f64::from(n) + 1.0 - (square.ln() / ESCAPE.ln()).log2();
             return Some((count, light(x, y, dx, dy)));
         }
-        // An orbit that comes back to where it was never leaves.
+        // A periodic orbit never escapes.
         if x == old_x && y == old_y {
             return None;
         }
@@ -163,7 +165,8 @@ fn in_main_bulbs(re: f64, im: f64) -> bool {
     q * (q + re - 0.25) <= 0.25 * im * im || (re + 1.0).powi(2) + im * im <= 0.0625
 }
 
-/// Light from the upper left on the surface whose height is the iteration count: its normal is the direction of `z / z'`.
+/// Light from the upper left on the surface whose height is the iteration count: its normal is the
+/// direction of `z / z'`.
 fn light(x: f64, y: f64, dx: f64, dy: f64) -> f64 {
     let (ux, uy) = (x * dx + y * dy, y * dx - x * dy);
     let length = ux.hypot(uy);
@@ -174,9 +177,10 @@ fn light(x: f64, y: f64, dx: f64, dy: f64) -> f64 {
     ((towards + LIGHT_HEIGHT) / (1.0 + LIGHT_HEIGHT)).max(0.0)
 }
 
-/// Colour as light (the square of what a screen is told), each part 0 to 1.
+/// Colour as light (the square of the screen's value), each component 0 to 1.
 fn colour(count: f64, light: f64) -> [f64; 3] {
-    // Bands that grow with the logarithm of the count look even at every depth; far outside is the sky.
+    // Bands that grow with the logarithm of the count are even at every depth; the far outside is
+    // the sky.
     let position = (count.max(0.0).ln_1p() * 0.42 - 0.4).rem_euclid(1.0);
     let after = PALETTE.iter().position(|stop| stop.0 > position).unwrap_or(PALETTE.len() - 1).max(1);
     let ((from, a), (to, b)) = (PALETTE[after - 1], PALETTE[after]);

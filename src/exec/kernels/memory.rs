@@ -1,7 +1,7 @@
-//! `memory { size, seconds }`: takes memory, touches every page of it and holds it for a while.
+//! `memory { size, seconds }`: allocates memory, touches every page of it and holds it.
 //!
-//! Most systems promise more memory than they have and kill somebody when the promise falls due, which would be us. So
-//! the kernel looks at what is left, before the first piece and before each further one, and fails instead.
+//! Most systems overcommit memory and kill a process when it runs out, which could be this one. The
+//! kernel therefore checks the available memory before every piece, and fails instead.
 
 use std::fs;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::exec::args::{ArgError, Args, Bytes};
 use crate::exec::kernel::{Context, Prepared};
 
-const PIECE: u64 = 64 << 20;
-/// What is left to the rest of the machine.
-const RESERVE: u64 = 128 << 20;
+const PIECE_BYTES: u64 = 64 << 20;
+/// Bytes left to the rest of the machine.
+const RESERVE_BYTES: u64 = 128 << 20;
 
 pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
     let args = Args::new(args, &["size", "seconds"])?;
@@ -24,12 +24,12 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
 fn take(context: &Context, size: u64, hold: Duration) -> Result<(), String> {
     let refusal = |had: u64| format!("only {} of {} MiB of memory could be had", had >> 20, size >> 20);
     if let Some(available) = available().filter(|&available| !leaves_reserve(available, size)) {
-        return Err(refusal(available.saturating_sub(RESERVE)));
+        return Err(refusal(available.saturating_sub(RESERVE_BYTES)));
     }
     let mut pieces = Vec::new();
     let mut left = size;
     while left > 0 && !context.cancelled() {
-        let bytes = left.min(PIECE);
+        let bytes = left.min(PIECE_BYTES);
         pieces.push(piece(bytes).ok_or_else(|| refusal(size - left))?);
         left -= bytes;
     }
@@ -38,7 +38,8 @@ fn take(context: &Context, size: u64, hold: Duration) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory with every page touched, if there is as much. Others take memory too, so it is looked at each time.
+/// Allocates memory and touches every page, if enough is available. Other processes allocate too,
+/// so this is checked for each piece.
 fn piece(bytes: u64) -> Option<Vec<u8>> {
     if available().is_some_and(|available| !leaves_reserve(available, bytes)) {
         return None;
@@ -51,10 +52,10 @@ fn piece(bytes: u64) -> Option<Vec<u8>> {
 }
 
 fn leaves_reserve(available: u64, bytes: u64) -> bool {
-    available.saturating_sub(RESERVE) >= bytes
+    available.saturating_sub(RESERVE_BYTES) >= bytes
 }
 
-/// What the system says that processes can still take without anybody being killed; nothing if it does not say.
+/// Available bytes according to the system; `None` if it does not say.
 fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -6,9 +6,9 @@
 //! | `sleep` | `seconds` | sleeps |
 //! | `busy` | `seconds` or `flops` | uses CPU time, or does floating-point operations |
 //! | `compute_bound` | `iterations` | the compute kernel of Task Bench |
-//! | `memory` | `size`, `seconds` | takes memory, touches it, holds it |
-//! | `mandelbrot` | `width height band bands center span iterations samples output` | renders one strip of a picture |
-//! | `graph_operation` | `graph operation args output top` | an operation on a data graph; tasks with `operation` become this |
+//! | `memory` | `size`, `seconds` | allocates memory, touches it, holds it |
+//! | `mandelbrot` | `width height band bands center span iterations samples output` | one strip |
+//! | `graph_operation` | `graph operation args output top` | an operation on a data graph |
 //! | `png` | `input output width height` | raw pixels to a PNG file |
 
 mod busy;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use super::args::{ArgError, Args};
 use super::kernel::{Kernels, Prepared};
 
-/// Adds all of them.
+/// Registers all built-in kernels.
 pub(super) fn register(kernels: &mut Kernels) {
     kernels.register("noop", noop);
     kernels.register("sleep", sleep::prepare);
@@ -42,7 +42,7 @@ fn noop(args: &toml::Table) -> Result<Prepared, ArgError> {
     Ok(Arc::new(|_| Ok(())))
 }
 
-/// An argument in seconds: zero or more, and not beyond what a wait can be.
+/// An argument in seconds: zero or more, and within the range of a duration.
 fn seconds(args: &Args, field: &str) -> Result<Option<std::time::Duration>, ArgError> {
     let convert = |s| {
         std::time::Duration::try_from_secs_f64(s).map_err(|_| ArgError::new(field, "expected seconds, zero or more"))

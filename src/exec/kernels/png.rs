@@ -1,6 +1,7 @@
-//! `png { input, output, width, height }`: a file of raw RGB pixels, three bytes each, becomes a PNG file.
+//! `png { input, output, width, height }`: converts a file of raw RGB pixels, three bytes each, to
+//! PNG.
 //!
-//! Row by row, so a picture of any size takes the memory of one row.
+//! Works row by row, so a picture of any size needs memory for one row only.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -64,7 +65,7 @@ fn encode(
     row.resize(3 * picture.width as usize, 0);
     for _ in 0..picture.height {
         if context.cancelled() {
-            // The file does not get to its place.
+            // The incomplete file is removed.
             return Ok(());
         }
         pixels.read_exact(&mut row).map_err(|e| failed("read", name, &e))?;

@@ -1,4 +1,4 @@
-//! `sleep { seconds }`: takes time and nothing else; stands for any task when a workload's shape is rehearsed.
+//! `sleep { seconds }`: only takes time; stands for any task in a rehearsal of a workload.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
     let time = super::seconds(&Args::new(args, &["seconds"])?, "seconds")?;
     let time = time.ok_or_else(|| super::missing("seconds", "seconds"))?;
     Ok(Arc::new(move |context| {
-        // Why it ended early is the runner's to say.
+        // The runner reports why it ended early.
         context.sleep(time);
         Ok(())
     }))
