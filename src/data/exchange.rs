@@ -1,62 +1,64 @@
-//! How the ranks that share a graph talk while an operation runs.
+//! Communication between the ranks that share a graph while an operation runs.
 //!
-//! An operation is the same function on every rank. It computes in rounds: each rank works on its own vertices, then all ranks
-//! call one of the functions of this file, in the same order. [`Exchange::swap`] is the only one that a carrier has to provide; the
-//! others are made of it. With one rank none of them copies anything.
+//! An operation is the same function on every rank. It computes in rounds: each rank works on its
+//! own vertices, then all ranks call one of the collective functions of this file, in the same
+//! order. [`Exchange::swap`] is the only one that a transport must provide; the others are built on
+//! it. With one rank none of them copies anything.
 //!
-//! [`share`] sends what changed among a rank's own values to all others, in the smallest of four encodings (nothing, all values,
-//! bit set and values, offsets and values), as Gluon does (Dathathri et al., PLDI 2018, section 4.2).
-//! [`push`] sends values to the ranks that own the vertices they are for.
+//! [`share`] sends the changed values of a rank's own vertices to all others, in the smallest of
+//! four encodings (nothing, all values, bit set and values, offsets and values), as in Gluon
+//! (Dathathri et al., PLDI 2018, section 4.2).
 
 use std::ops::Range;
 
 use super::Vertex;
 
-/// Why an operation did not come to its end.
+/// Why an operation did not complete.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// It was cancelled, or its time limit was over.
+    /// The operation was cancelled or timed out.
     #[error("stopped")]
     Cancelled,
-    /// Another rank of the operation is gone, or cannot go on.
+    /// Another rank of the operation left or failed.
     #[error("{0}")]
     Lost(String),
 }
 
-/// One rank's way to the other ranks of an operation.
+/// One rank's connection to the other ranks of an operation.
 pub trait Exchange {
-    /// This rank's place among those that share the graph, from 0.
+    /// Index of this rank among those that share the graph, from 0.
     fn place(&self) -> usize;
 
-    /// How many ranks share the graph.
+    /// Number of ranks that share the graph.
     fn ranks(&self) -> usize;
 
-    /// Sends `outgoing[r]` to rank `r` and returns what each rank has sent to this one. Every rank calls it equally often; it
-    /// returns when all have.
+    /// An all-to-all exchange: sends `outgoing[r]` to rank `r` and returns the bytes that each rank
+    /// has sent to this one. Every rank must call it equally often; it returns when all have called
+    /// it.
     ///
     /// # Errors
-    /// If the operation is to stop, or a rank is gone.
+    /// If the operation must stop, or a rank has left.
     fn swap(&mut self, outgoing: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Stopped>;
 
-    /// Returns an error if the operation is to stop. Called once per round at least.
+    /// Fails if the operation must stop. Called at least once per round.
     ///
     /// # Errors
-    /// If the operation is to stop.
+    /// If the operation must stop.
     fn check(&mut self) -> Result<(), Stopped>;
 }
 
-/// The exchange of a graph that lies on one rank.
+/// The exchange of a graph on a single rank.
 pub struct SingleRank<'a> {
     is_cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> SingleRank<'a> {
-    /// `is_cancelled` is asked once per round.
+    /// Makes an exchange that polls `is_cancelled` once per round.
     pub fn new(is_cancelled: &'a (dyn Fn() -> bool + Sync)) -> SingleRank<'a> {
         SingleRank { is_cancelled }
     }
 
-    /// An exchange of one rank that nobody stops.
+    /// Makes an exchange of one rank that cannot be stopped.
     pub fn unstoppable() -> SingleRank<'static> {
         SingleRank { is_cancelled: &|| false }
     }
@@ -81,9 +83,9 @@ impl Exchange for SingleRank<'_> {
     }
 }
 
-/// A value of fixed size that can travel: its bytes are little-endian.
+/// A value of fixed size that ranks can exchange, encoded in little-endian order.
 pub trait Wire: Copy + Default + PartialEq + Send + Sync + 'static {
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     const SIZE: usize;
     /// Appends the value.
     fn put(self, bytes: &mut Vec<u8>);
@@ -137,7 +139,7 @@ fn damaged() -> Stopped {
     Stopped::Lost("a message of an operation on a graph is damaged".to_owned())
 }
 
-/// The values in bytes that hold nothing else.
+/// Decodes bytes that hold only values of one type.
 ///
 /// # Errors
 /// If the bytes end within a value.
@@ -148,7 +150,7 @@ pub fn unpack<T: Wire>(bytes: &[u8]) -> Result<impl ExactSizeIterator<Item = T> 
     Ok(bytes.chunks_exact(T::SIZE).map(T::get))
 }
 
-/// The values, one after the other.
+/// Encodes values one after the other.
 pub fn pack<T: Wire>(values: impl IntoIterator<Item = T>) -> Vec<u8> {
     let values = values.into_iter();
     let mut bytes = Vec::with_capacity(values.size_hint().0 * T::SIZE);
@@ -156,7 +158,8 @@ pub fn pack<T: Wire>(values: impl IntoIterator<Item = T>) -> Vec<u8> {
     bytes
 }
 
-/// Sends the same bytes to all; returns what each rank sent, this one included.
+/// An all-gather: sends the same bytes to all ranks and returns the bytes of each rank, this one
+/// included.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -168,7 +171,7 @@ pub fn gather(exchange: &mut dyn Exchange, own: Vec<u8>) -> Result<Vec<Vec<u8>>,
     exchange.swap(outgoing)
 }
 
-/// Combines a few numbers over all ranks; every rank gets the same result.
+/// An all-reduce of a few numbers; every rank gets the same result.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -200,7 +203,7 @@ pub fn combine<const N: usize>(
     total.ok_or_else(damaged)
 }
 
-/// Sums over all ranks.
+/// Returns the sums over all ranks.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -208,7 +211,7 @@ pub fn sum<const N: usize>(exchange: &mut dyn Exchange, own: [u64; N]) -> Result
     combine(exchange, own, u64::wrapping_add)
 }
 
-/// The smallest over all ranks.
+/// Returns the minima over all ranks.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -216,7 +219,7 @@ pub fn smallest<const N: usize>(exchange: &mut dyn Exchange, own: [u64; N]) -> R
     combine(exchange, own, u64::min)
 }
 
-/// The largest over all ranks.
+/// Returns the maxima over all ranks.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -224,7 +227,8 @@ pub fn largest<const N: usize>(exchange: &mut dyn Exchange, own: [u64; N]) -> Re
     combine(exchange, own, u64::max)
 }
 
-/// Adds up arrays of equal length over all ranks, in place: each rank sums one stretch, then all get all stretches.
+/// Sums arrays of equal length over all ranks, in place: each rank sums one segment, then all
+/// gather all segments.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -265,7 +269,7 @@ const ALL: u8 = 1;
 const BITS: u8 = 2;
 const OFFSETS: u8 = 3;
 
-/// Encodes those of `values` whose place is in `changed` (ascending) in the fewest bytes.
+/// Encodes the `values` at the indices `changed` (ascending) in the fewest bytes.
 fn encode<T: Wire>(values: &[T], changed: &[u32]) -> Vec<u8> {
     let (all, bits) = (values.len() * T::SIZE, values.len().div_ceil(8) + changed.len() * T::SIZE);
     let offsets = changed.len() * (4 + T::SIZE);
@@ -292,7 +296,7 @@ fn encode<T: Wire>(values: &[T], changed: &[u32]) -> Vec<u8> {
     bytes
 }
 
-/// Calls `set` with place and value for each that [`encode`] has packed from `len` values.
+/// Decodes bytes from [`encode`] for `len` values: calls `set` with index and value of each.
 fn decode<T: Wire>(bytes: &[u8], len: usize, mut set: impl FnMut(usize, T)) -> Result<(), Stopped> {
     let (&kind, body) = bytes.split_first().ok_or_else(damaged)?;
     let sized = |values: &[u8], count: usize| if values.len() == count * T::SIZE { Ok(()) } else { Err(damaged()) };
@@ -337,8 +341,9 @@ fn decode<T: Wire>(bytes: &[u8], len: usize, mut set: impl FnMut(usize, T)) -> R
     }
 }
 
-/// Tells all ranks what has changed among this rank's own values, and calls `set` with vertex and value for what changed elsewhere.
-/// `changed` holds ascending places within `values`; `cuts` are the ranges of all ranks.
+/// Sends the changed values of this rank's own vertices to all ranks, and calls `set` with vertex
+/// and value for those that changed elsewhere. `changed` holds ascending indices within `values`;
+/// `cuts` are the ranges of all ranks.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -361,8 +366,8 @@ pub fn share<T: Wire>(
     Ok(())
 }
 
-/// Sends values to the owners of the vertices that they are for. `outgoing[r]` goes to rank `r`, what is for this rank itself stays
-/// out of it. Returns what has come, by sender.
+/// Sends values to the owners of their vertices: `outgoing[r]` to rank `r`. The entry of this rank
+/// itself must be empty. Returns the received values by sender.
 ///
 /// # Errors
 /// As [`Exchange::swap`].
@@ -374,20 +379,21 @@ pub fn push<T: Wire>(exchange: &mut dyn Exchange, outgoing: Vec<Vec<T>>) -> Resu
     exchange.swap(frames)?.iter().map(|bytes| Ok(unpack(bytes)?.collect())).collect()
 }
 
-/// Ranks that are threads of this process, for tests and for programs that want several ranks without MPI.
+/// Ranks as threads of this process, for tests and for programs that need several ranks without
+/// MPI.
 pub mod threads {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::{Exchange, Stopped};
 
-    /// One of several ranks that are threads.
+    /// The exchange of one such rank.
     pub struct Threads {
         place: usize,
         to: Vec<Sender<Vec<u8>>>,
         from: Vec<Receiver<Vec<u8>>>,
     }
 
-    /// An exchange for each of `ranks` threads.
+    /// Makes an exchange for each of `ranks` threads.
     fn exchanges(ranks: usize) -> Vec<Threads> {
         let mut all: Vec<Threads> =
             (0..ranks).map(|place| Threads { place, to: Vec::new(), from: Vec::new() }).collect();
@@ -401,8 +407,8 @@ pub mod threads {
         all
     }
 
-    /// Runs the same on so many ranks that are threads; returns what each returns, in their order.
-    /// A rank that panics makes the caller panic.
+    /// Runs the same function on `ranks` threads as ranks; returns their results in order. Panics
+    /// if a rank panics.
     pub fn on_ranks<T: Send>(ranks: usize, run: impl Fn(&mut dyn Exchange) -> T + Sync) -> Vec<T> {
         std::thread::scope(|scope| {
             let run = &run;
@@ -425,9 +431,9 @@ pub mod threads {
         }
 
         fn swap(&mut self, outgoing: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Stopped> {
-            let gone = |_| Stopped::Lost("a rank of the operation is gone".to_owned());
+            let gone = |_| Stopped::Lost("a rank of the operation has left".to_owned());
             for (to, bytes) in self.to.iter().zip(outgoing) {
-                to.send(bytes).map_err(|_| Stopped::Lost("a rank of the operation is gone".to_owned()))?;
+                to.send(bytes).map_err(|_| Stopped::Lost("a rank of the operation has left".to_owned()))?;
             }
             self.from.iter().map(|from| from.recv().map_err(gone)).collect()
         }

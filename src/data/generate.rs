@@ -1,8 +1,9 @@
-//! Graphs made from a seed: on any number of ranks the same.
+//! Generates graphs from a seed; the result is the same on any number of ranks.
 //!
-//! `kron` and `urand` are those of the GAP benchmark suite (Beamer, Asanovic and Patterson, arXiv 1508.03619, section 4): edges in blocks
-//! of 2^18, each from a Mersenne twister seeded with seed + block; the ids of `kron` are shuffled afterwards. With GAP's seed the graphs are
-//! GAP's. `grid` joins neighbours in a rectangle of 2^scale vertices.
+//! `kron` and `urand` are those of the GAP benchmark suite (Beamer, Asanovic and Patterson, arXiv
+//! 1508.03619, section 4): edges in blocks of 2^18, each from a Mersenne twister seeded with seed +
+//! block; the ids of `kron` are shuffled afterwards. With GAP's seed the graphs are identical to
+//! GAP's. `grid` connects neighbours in a rectangle of 2^scale vertices.
 
 use rayon::prelude::*;
 
@@ -15,19 +16,19 @@ use super::{DataGraphError, Vertex};
 /// GAP's seed.
 pub const GAP_SEED: u32 = 27_491_095;
 
-/// Edges of one block.
-const BLOCK: u64 = 1 << 18;
+/// Edges per block.
+const EDGES_PER_BLOCK: u64 = 1 << 18;
 
-/// A graph to be made.
+/// The parameters of a generated graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generator {
-    /// How.
+    /// The kind of graph.
     pub kind: GeneratedKind,
-    /// 2^scale vertices.
+    /// Binary logarithm of the number of vertices.
     pub scale: u32,
-    /// Edges for each vertex, before doubles and loops are taken out; of no meaning for grids.
+    /// Edges per vertex, before duplicates and loops are removed; ignored for grids.
     pub degree: u32,
-    /// What chance follows from.
+    /// Seed of the random number generator.
     pub seed: u32,
 }
 
@@ -36,7 +37,7 @@ pub struct Generator {
 pub enum GeneratedKind {
     /// Power-law degrees (Graph500's parameters).
     Kron,
-    /// Both ends at random.
+    /// Both ends are uniformly random.
     Urand,
     /// A rectangle in which each vertex has up to four neighbours.
     Grid,
@@ -54,10 +55,11 @@ impl GeneratedKind {
 }
 
 impl Generator {
-    /// Makes the graph, each rank a part of the edges, and distributes it. `weigh` gives an edge its weight.
+    /// Generates the graph, a part of the edges on each rank, and distributes it. `weigh` computes
+    /// the weight of an edge.
     ///
     /// # Errors
-    /// If the ranks cannot talk.
+    /// If communication fails.
     pub fn part(
         &self,
         exchange: &mut dyn Exchange,
@@ -68,7 +70,7 @@ impl Generator {
             GeneratedKind::Kron | GeneratedKind::Urand => self.random(exchange),
         };
         ends.retain(|&(u, v)| u != v);
-        // As in GAP, vertices beyond the last one that has an edge are none.
+        // As in GAP, vertices after the last one with an edge do not exist.
         let last = ends.par_iter().map(|&(u, v)| u64::from(u.max(v)) + 1).max().unwrap_or(0);
         let [count] = largest(exchange, [last])?;
         let count = if self.kind == GeneratedKind::Grid { 1 << self.scale } else { count };
@@ -80,11 +82,12 @@ impl Generator {
     fn random(&self, exchange: &dyn Exchange) -> Vec<(Vertex, Vertex)> {
         let edges = u64::from(self.degree) << self.scale;
         let shuffled = (self.kind == GeneratedKind::Kron).then(|| permutation(1 << self.scale, self.seed));
-        let blocks: Vec<u64> =
-            (0..edges.div_ceil(BLOCK)).filter(|block| *block as usize % exchange.ranks() == exchange.place()).collect();
+        let blocks: Vec<u64> = (0..edges.div_ceil(EDGES_PER_BLOCK))
+            .filter(|block| *block as usize % exchange.ranks() == exchange.place())
+            .collect();
         let of_block = |&block: &u64| -> Vec<(Vertex, Vertex)> {
             let mut random = Twister::new(self.seed.wrapping_add(block as u32));
-            let count = BLOCK.min(edges - block * BLOCK);
+            let count = EDGES_PER_BLOCK.min(edges - block * EDGES_PER_BLOCK);
             (0..count)
                 .map(|_| match &shuffled {
                     Some(to) => {
@@ -93,7 +96,8 @@ impl Generator {
                     }
                     None => {
                         let mask = (1u32 << self.scale) - 1;
-                        // 2^32 is a multiple of the number of vertices. GAP's compiler makes the second end first.
+                        // 2^32 is a multiple of the number of vertices. GAP's compiled code draws
+                        // the second end first.
                         let v = random.next() & mask;
                         (random.next() & mask, v)
                     }
@@ -114,7 +118,7 @@ impl Generator {
 }
 
 fn kron_edge(random: &mut Twister, scale: u32) -> (u32, u32) {
-    // The products are truncated, as they are where the parameters come from.
+    // The products are truncated, as in GAP.
     const A: u32 = (0.57 * u32::MAX as f64) as u32;
     const B: u32 = (0.19 * u32::MAX as f64) as u32;
     const C: u32 = B;
@@ -132,8 +136,8 @@ fn kron_edge(random: &mut Twister, scale: u32) -> (u32, u32) {
     (u, v)
 }
 
-/// The permutation that the C++ standard library of GCC 11 and later makes (`std::shuffle`: Fisher and Yates, two places
-/// from one number while their product fits).
+/// The permutation made by the C++ standard library of GCC 11 and later (`std::shuffle`: Fisher and
+/// Yates, two positions from one number while their product fits).
 fn permutation(count: usize, seed: u32) -> Vec<u32> {
     let mut all: Vec<u32> = (0..count as u32).collect();
     let mut random = Twister::new(seed);
@@ -193,7 +197,7 @@ impl Twister {
         number ^ (number >> 18)
     }
 
-    /// A number below `limit` (Lemire, ACM TOMACS 29, 2019, algorithm 5).
+    /// A uniform number below `limit` (Lemire, ACM TOMACS 29, 2019, algorithm 5).
     fn below(&mut self, limit: u64) -> u64 {
         let limit = limit as u32;
         let mut product = u64::from(self.next()) * u64::from(limit);
@@ -216,7 +220,7 @@ mod tests {
     fn the_twister_is_the_published_one() {
         let mut random = Twister::new(5489);
         let numbers: Vec<u32> = (0..10_000).map(|_| random.next()).collect();
-        // The C++ standard names the ten thousandth number.
+        // The C++ standard specifies the ten thousandth number.
         assert_eq!((numbers[0], numbers[9_999]), (3_499_211_612, 4_123_659_995));
     }
 

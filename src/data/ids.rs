@@ -1,28 +1,29 @@
-//! The ids by which a file names its vertices.
+//! The ids of vertices in files.
 //!
-//! Inside, vertices are numbered from 0 in ascending order of their ids, so whatever is ordered by number is ordered by id. A graph
-//! whose ids follow each other needs no table.
+//! Internally, vertices are numbered from 0 in ascending order of their ids, so an order by number
+//! is an order by id. A graph with consecutive ids needs no table.
 
 use super::Vertex;
 
 /// Ids of all vertices, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VertexIds {
-    /// They follow each other.
+    /// Consecutive ids.
     Dense {
         /// Id of vertex 0.
         first: u64,
-        /// How many vertices there are.
+        /// Number of vertices.
         count: Vertex,
     },
-    /// All fit 32 bits.
+    /// All ids fit into 32 bits.
     Narrow(Box<[u32]>),
-    /// Some do not.
+    /// Some ids need 64 bits.
     Wide(Box<[u64]>),
 }
 
 impl VertexIds {
-    /// From ascending ids without doubles. `None` if there are more than numbers of vertices.
+    /// Makes them from ascending ids without duplicates. `None` if there are more than vertex
+    /// numbers.
     pub fn from_sorted(ids: Vec<u64>) -> Option<VertexIds> {
         let count = Vertex::try_from(ids.len()).ok().filter(|&count| count < Vertex::MAX)?;
         let (first, last) = (ids.first().copied().unwrap_or(0), ids.last().copied().unwrap_or(0));
@@ -33,7 +34,7 @@ impl VertexIds {
         })
     }
 
-    /// How many vertices there are.
+    /// Number of vertices.
     pub fn count(&self) -> Vertex {
         match self {
             VertexIds::Dense { count, .. } => *count,
@@ -64,7 +65,7 @@ impl VertexIds {
         }
     }
 
-    /// Bytes of the table.
+    /// Size of the table in bytes.
     pub fn bytes(&self) -> u64 {
         match self {
             VertexIds::Dense { .. } => 0,

@@ -1,23 +1,25 @@
-//! Data graphs: graphs that stay on the ranks while a graph of operations runs over them.
+//! Data graphs: graphs that stay in the memory of the ranks while tasks run operations on them.
 //!
-//! Vertices are numbered in ascending order of their ids and lie in contiguous ranges over the ranks; each rank holds the rows
-//! (neighbours) of its own vertices in compressed form, and the rows of the opposite direction where the graph is directed. An operation is one
-//! function that runs on every rank at once: it computes on the rank's own vertices with all threads that it is given, and
-//! exchanges what changed once per round. Results do not depend on how many ranks or threads there are.
+//! Vertices are numbered in ascending order of their ids and divided among the ranks in contiguous
+//! ranges. Each rank holds the rows (neighbours) of its own vertices in compressed form, and for
+//! directed graphs also the rows of the opposite direction. An operation is one function that runs
+//! on every rank at once: it computes on the rank's own vertices with all its threads, and
+//! exchanges changed values once per round. Results do not depend on the number of ranks or
+//! threads.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `source` | where a graph comes from: file or generator, direction, weights |
-//! | `format/` | files in six formats, in pieces |
-//! | `generate` | graphs made from a seed |
-//! | `ids` | names of vertices in the file, numbers inside |
+//! | `source` | the origin of a graph: file or generator, direction, weights |
+//! | `format/` | six file formats, read in pieces |
+//! | `generate` | graphs generated from a seed |
+//! | `ids` | vertex ids in files and numbers in memory |
 //! | `rows` | neighbours of a range of vertices, and versions of them |
-//! | `part` | what one rank holds; who owns what |
-//! | `visit` | a rank's share for petgraph's algorithms |
-//! | `exchange` | how ranks talk in a round |
+//! | `part` | one rank's part of a graph; the owner of a vertex |
+//! | `visit` | a rank's part for petgraph's algorithms |
+//! | `exchange` | communication of the ranks in a round |
 //! | `operations/` | the operations |
 //!
-//! Nothing here knows tasks, jobs or MPI.
+//! This module does not know tasks, jobs or MPI.
 
 pub mod exchange;
 pub mod format;
@@ -29,31 +31,31 @@ pub mod rows;
 pub mod source;
 mod visit;
 
-/// Number of a vertex, from 0 in ascending order of ids.
+/// The number of a vertex, from 0 in ascending order of ids.
 pub type Vertex = u32;
 
-/// What makes a graph, or an operation on it, impossible.
+/// Why a graph could not be loaded or an operation could not run.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DataGraphError {
-    /// The input is wrong, or cannot be read or written. The text names file, line and reason.
+    /// The input is invalid, or cannot be read or written. The text names file, line and reason.
     #[error("{0}")]
     Refused(String),
-    /// The operation ended before it was done.
+    /// The operation ended before it was complete.
     #[error(transparent)]
     Stopped(#[from] exchange::Stopped),
 }
 
 impl DataGraphError {
-    /// An input that is refused, with the reason.
+    /// Makes an error for an invalid input.
     pub fn refused(reason: impl Into<String>) -> DataGraphError {
         DataGraphError::Refused(reason.into())
     }
 }
 
-/// All ranks fail if one does, with the same reason: whoever failed tells the others instead of leaving them waiting.
+/// Makes all ranks fail if one fails, with the same reason, so that none waits for the failed one.
 ///
 /// # Errors
-/// What failed here or elsewhere.
+/// The failure of this or another rank.
 pub fn agree<T>(exchange: &mut dyn exchange::Exchange, result: Result<T, DataGraphError>) -> Result<T, DataGraphError> {
     let own = match &result {
         Ok(_) => Vec::new(),

@@ -1,6 +1,7 @@
-//! What one rank holds of a graph, and which rank owns a vertex.
+//! One rank's part of a graph, and the ownership of vertices.
 //!
-//! Ranges are cut so that out-degree + 8 (ranks - 1) per vertex is even (Zhu et al., Gemini, OSDI 2016, section 4.1).
+//! Ranges are cut to balance the sum of out-degree + 8 (ranks - 1) per vertex (Zhu et al., Gemini,
+//! OSDI 2016, section 4.1).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,16 +11,18 @@ use super::ids::VertexIds;
 use super::rows::{EdgeList, Rows};
 use super::{DataGraphError, Vertex};
 
-/// Edges that one message of a graph's distribution carries at most. Larger graphs take several rounds.
+/// Largest number of edges in one message while a graph is distributed. Larger graphs take several
+/// rounds.
 const EDGES_PER_ROUND: usize = 1 << 24;
 
-/// Decides where the ranges of the ranks begin.
+/// Divides the vertices among the ranks.
 pub trait RangePartition {
-    /// `ranks + 1` ascending vertices, from 0 to the number of vertices.
+    /// Returns `ranks + 1` ascending vertices, from 0 to the number of vertices, between which the
+    /// ranges lie.
     fn cuts(&self, out_degrees: &[u32], ranks: usize) -> Vec<Vertex>;
 }
 
-/// Contiguous ranges of even work: see the module's text.
+/// Contiguous ranges with equal sums of out-degree + 8 (ranks - 1) per vertex.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EvenRanges;
 
@@ -40,7 +43,7 @@ impl RangePartition for EvenRanges {
     }
 }
 
-/// One rank's share of one version of a graph. Cheap to clone.
+/// One rank's part of one version of a graph. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct GraphPart {
     ids: Arc<VertexIds>,
@@ -49,16 +52,17 @@ pub struct GraphPart {
     directed: bool,
     version: u64,
     out: Rows,
-    /// Only of directed graphs: in others it would be the same.
+    /// Incoming edges, only for directed graphs.
     into: Option<Rows>,
     edges: u64,
 }
 
 impl GraphPart {
-    /// Distributes a graph over the ranks. Every rank gives the edges that it has read; an edge of an undirected graph is given once.
+    /// Distributes a graph over the ranks. Every rank passes the edges that it has read; each edge
+    /// of an undirected graph is passed once.
     ///
     /// # Errors
-    /// If the ranks cannot talk.
+    /// If communication fails.
     pub fn build(
         exchange: &mut dyn Exchange,
         ids: VertexIds,
@@ -71,10 +75,10 @@ impl GraphPart {
         GraphPart::build_mirrored(exchange, ids, edges, directed)
     }
 
-    /// As [`Part::build`], with the edges of undirected graphs given in both directions.
+    /// As [`GraphPart::build`], with the edges of undirected graphs passed in both directions.
     ///
     /// # Errors
-    /// If the ranks cannot talk.
+    /// If communication fails.
     pub fn build_mirrored(
         exchange: &mut dyn Exchange,
         ids: VertexIds,
@@ -107,10 +111,10 @@ impl GraphPart {
         part.counted(exchange)
     }
 
-    /// A graph whose rows are known already, on each rank those of its range.
+    /// Makes a graph from rows that are already distributed.
     ///
     /// # Errors
-    /// If the ranks cannot talk.
+    /// If communication fails.
     pub fn from_rows(
         exchange: &mut dyn Exchange,
         ids: VertexIds,
@@ -124,7 +128,8 @@ impl GraphPart {
         part.counted(exchange)
     }
 
-    /// With the number of edges summed over all ranks. An undirected edge counts once, though both its ends hold it.
+    /// Fills in the number of edges over all ranks. An undirected edge counts once, although both
+    /// ends hold it.
     fn counted(mut self, exchange: &mut dyn Exchange) -> Result<GraphPart, DataGraphError> {
         let loops = if self.directed { 0 } else { self.own().filter(|&v| self.has_loop(v)).count() as u64 };
         let [edges, loops] = sum(exchange, [self.out.edges(), loops])?;
@@ -132,16 +137,17 @@ impl GraphPart {
         Ok(self)
     }
 
-    /// True if an edge leads from this own vertex to itself.
+    /// True if this own vertex has a loop.
     pub fn has_loop(&self, vertex: Vertex) -> bool {
         self.out.row(vertex).binary_search(&vertex).is_ok()
     }
 
-    /// A version with changed edges: `insert` puts them in, else they are taken out. Every rank gives edges of its own reading.
-    /// Returns the version, and how many edges really came or went.
+    /// Makes a version with edges inserted (`insert`) or deleted. Every rank passes the edges that
+    /// it has read. Returns the version, and the number of edges that were actually inserted or
+    /// deleted.
     ///
     /// # Errors
-    /// If the ranks cannot talk.
+    /// If communication fails.
     pub fn changed(
         &self,
         exchange: &mut dyn Exchange,
@@ -168,12 +174,12 @@ impl GraphPart {
         &self.ids
     }
 
-    /// How many vertices the graph has.
+    /// Number of vertices of the graph.
     pub fn vertices(&self) -> Vertex {
         self.ids.count()
     }
 
-    /// How many edges it has; an undirected one counts once.
+    /// Number of edges of the graph; an undirected edge counts once.
     pub fn edges(&self) -> u64 {
         self.edges
     }
@@ -188,7 +194,7 @@ impl GraphPart {
         self.out.is_weighted()
     }
 
-    /// 1 as it was loaded, one more after each batch of changes.
+    /// Version of the graph: 1 after loading, incremented by each batch of changes.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -198,7 +204,7 @@ impl GraphPart {
         self.cuts[self.place]..self.cuts[self.place + 1]
     }
 
-    /// Where the ranges of the ranks begin, and where the last one ends.
+    /// Start of each rank's range, and end of the last.
     pub fn cuts(&self) -> &[Vertex] {
         &self.cuts
     }
@@ -222,7 +228,8 @@ impl GraphPart {
         self.into.as_ref().unwrap_or(&self.out)
     }
 
-    /// Bytes that each rank holds if a graph that lies on this rank alone is cut for so many.
+    /// Bytes that each rank would hold if a graph on this rank alone were divided among `ranks`
+    /// ranks.
     pub fn bytes_on(&self, ranks: usize) -> Vec<u64> {
         let degrees: Vec<u32> = self.own().map(|v| self.out.degree(v) as u32).collect();
         let each = if self.is_weighted() { 8 } else { 4 };
@@ -237,13 +244,13 @@ impl GraphPart {
         cuts.windows(2).map(of).collect()
     }
 
-    /// Bytes that this rank's share takes.
+    /// Memory of this rank's part in bytes.
     pub fn bytes(&self) -> u64 {
         self.out.bytes() + self.into.as_ref().map_or(0, Rows::bytes) + self.ids.bytes()
     }
 }
 
-/// Brings each edge to the owner of its source.
+/// Sends each edge to the owner of its source.
 fn to_owners(exchange: &mut dyn Exchange, cuts: &[Vertex], edges: EdgeList) -> Result<EdgeList, DataGraphError> {
     let (ranks, place) = (exchange.ranks(), exchange.place());
     if ranks == 1 {

@@ -1,8 +1,10 @@
-//! The edges that leave (or reach) a range of vertices, in compressed rows, and changes to them.
+//! The outgoing (or incoming) edges of a range of vertices in compressed rows, and changes to them.
 //!
-//! A row holds the other ends in ascending order, each once. The rows of a version never change: a batch of changes makes a new
-//! version that shares with the old one what both have. Changed rows lie in pages beside the base; once they hold a good part of all
-//! edges, a new base is made (DESIGN: a sorted delta per vertex costs about a fifth of a read; Wheatman et al., VLDB 2024).
+//! A row holds the other ends in ascending order without duplicates. The rows of a version are
+//! immutable: a batch of changes makes a new version that shares unchanged data with the old one.
+//! Changed rows are kept in pages beside the base; once they hold a large share of all edges, a new
+//! base is built (DESIGN: a sorted delta per vertex costs about a fifth of a read; Wheatman et al.,
+//! VLDB 2024).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -11,19 +13,19 @@ use rayon::prelude::*;
 
 use super::Vertex;
 
-/// Rows in one page of changes.
-const PAGE: usize = 512;
+/// Rows per page of changes.
+const ROWS_PER_PAGE: usize = 512;
 
-/// A new base is made when changed rows hold more than one in so many of all edges.
+/// A new base is built when changed rows hold more than 1/`REBUILD_SHARE` of all edges.
 const REBUILD_SHARE: usize = 4;
 
-/// Rows that one piece of parallel work covers.
-const BLOCK: usize = 1024;
+/// Rows per unit of parallel work.
+const ROWS_PER_UNIT: usize = 1024;
 
-/// Weights of edges. Those that a 32-bit float holds exactly are kept so.
+/// Weights of edges, in 32 bits if that is exact for all of them.
 #[derive(Clone, Debug)]
 pub enum Weights {
-    /// 32-bit floats hold all of them exactly.
+    /// 32-bit floats represent all of them exactly.
     Narrow(Box<[f32]>),
     /// Some need 64 bits.
     Wide(Box<[f64]>),
@@ -41,7 +43,7 @@ pub enum RowWeights<'a> {
 }
 
 impl RowWeights<'_> {
-    /// The weight of the edge at that place of the row.
+    /// The weight of the edge at index `at` of the row.
     #[inline]
     pub fn get(&self, at: usize) -> f64 {
         match self {
@@ -52,7 +54,7 @@ impl RowWeights<'_> {
     }
 }
 
-/// Where rows begin, and where the last one ends, from the numbers of edges in them.
+/// Computes the offsets of rows, and the end of the last, from the numbers of edges in them.
 fn offsets(counts: impl Iterator<Item = u64>) -> Box<[u64]> {
     let sums = counts.scan(0, |sum, count| {
         *sum += count;
@@ -64,7 +66,7 @@ fn offsets(counts: impl Iterator<Item = u64>) -> Box<[u64]> {
 #[derive(Debug)]
 struct Base {
     count: usize,
-    /// Where rows begin, and where the last one ends.
+    /// Start of each row, and end of the last.
     offsets: Box<[u64]>,
     targets: Box<[Vertex]>,
     weights: Option<Weights>,
@@ -85,31 +87,31 @@ struct ChangedRow {
 
 type RowPage = Vec<Option<Arc<ChangedRow>>>;
 
-/// See the module's text. Cheap to clone.
+/// The rows of one version. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Rows {
     first: Vertex,
     base: Arc<Base>,
-    /// Empty, or a place for each page.
+    /// Empty, or one entry per page.
     pages: Arc<Vec<Option<Arc<RowPage>>>>,
-    /// True while there are no such pages: what every look at a row asks first.
+    /// True while there are no such pages, which every access to a row checks first.
     is_plain: bool,
-    /// Edges in all, and in changed rows.
+    /// Total number of edges, and number of edges in changed rows.
     edges: u64,
     changed: u64,
 }
 
-/// Edges on their way into rows: source, target, and for each a weight if there are weights.
+/// Edges that are not yet in rows: source, target, and optionally weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EdgeList {
     /// Source and target.
     pub ends: Vec<(Vertex, Vertex)>,
-    /// One for each edge, or none at all.
+    /// One per edge, or `None`.
     pub weights: Option<Vec<f64>>,
 }
 
 impl EdgeList {
-    /// Appends each edge the other way round as well, except for loops.
+    /// Appends the reverse of each edge, except for loops.
     pub fn mirror(&mut self) {
         let more: Vec<usize> = (0..self.ends.len()).filter(|&e| self.ends[e].0 != self.ends[e].1).collect();
         let turned: Vec<(Vertex, Vertex)> = more.par_iter().map(|&e| (self.ends[e].1, self.ends[e].0)).collect();
@@ -120,14 +122,15 @@ impl EdgeList {
         }
     }
 
-    /// Each edge the other way round.
+    /// Returns the edges with source and target exchanged.
     pub fn turned(&self) -> EdgeList {
         EdgeList { ends: self.ends.par_iter().map(|&(u, v)| (v, u)).collect(), weights: self.weights.clone() }
     }
 }
 
 impl Rows {
-    /// The rows of `count` vertices from `first` on. Of doubles the lightest stays. Sources lie in that range.
+    /// Builds the rows of `count` vertices from `first` on, in which the sources must lie. Of
+    /// duplicates the lightest is kept.
     pub fn build(first: Vertex, count: usize, edges: &EdgeList) -> Rows {
         let degrees: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
         edges.ends.par_iter().for_each(|&(u, _)| {
@@ -159,7 +162,8 @@ impl Rows {
         Rows::from_parts(first, count, offsets, targets.into_iter().map(AtomicU32::into_inner).collect(), weights)
     }
 
-    /// Rows whose beginnings are known; `None` unless `offsets` are the `count + 1` ascending places of rows in `targets`.
+    /// Makes rows from known offsets; `None` unless `offsets` are `count + 1` ascending offsets
+    /// into `targets`.
     pub fn from_offsets(
         first: Vertex,
         offsets: &[u64],
@@ -177,7 +181,7 @@ impl Rows {
         Some(Rows::from_parts(first, count, places, targets, weights))
     }
 
-    /// Orders each row and takes doubles out.
+    /// Sorts each row and removes duplicates.
     fn from_parts(
         first: Vertex,
         count: usize,
@@ -186,7 +190,7 @@ impl Rows {
         mut weights: Option<Vec<f64>>,
     ) -> Rows {
         let blocks: Vec<std::ops::Range<usize>> =
-            (0..count).step_by(BLOCK).map(|row| row..(row + BLOCK).min(count)).collect();
+            (0..count).step_by(ROWS_PER_UNIT).map(|row| row..(row + ROWS_PER_UNIT).min(count)).collect();
         let mut left = targets.as_mut_slice();
         let mut left_weights = weights.as_deref_mut();
         let mut pieces = Vec::with_capacity(blocks.len());
@@ -261,12 +265,12 @@ impl Rows {
         self.first
     }
 
-    /// How many vertices there are.
+    /// Number of vertices.
     pub fn count(&self) -> usize {
         self.base.count
     }
 
-    /// How many edges there are.
+    /// Number of edges.
     pub fn edges(&self) -> u64 {
         self.edges
     }
@@ -281,7 +285,7 @@ impl Rows {
         if self.is_plain {
             return None;
         }
-        self.pages[row / PAGE].as_ref().and_then(|page| page[row % PAGE].as_deref())
+        self.pages[row / ROWS_PER_PAGE].as_ref().and_then(|page| page[row % ROWS_PER_PAGE].as_deref())
     }
 
     /// The other ends of a vertex's edges, ascending.
@@ -306,13 +310,13 @@ impl Rows {
         }
     }
 
-    /// How many edges a vertex has.
+    /// Number of edges of a vertex.
     #[inline]
     pub fn degree(&self, vertex: Vertex) -> usize {
         self.row(vertex).len()
     }
 
-    /// Bytes that the rows take.
+    /// Memory of the rows in bytes.
     pub fn bytes(&self) -> u64 {
         let weights = match &self.base.weights {
             None => 0,
@@ -323,12 +327,13 @@ impl Rows {
         8 * self.base.offsets.len() as u64 + 4 * self.base.targets.len() as u64 + weights as u64 + each * self.changed
     }
 
-    /// A version with these edges too, and how many of them are new. A weight replaces the one that an edge had.
+    /// Makes a version with these edges inserted; returns it and the number of new edges. A weight
+    /// replaces that of an existing edge.
     pub fn insert(&self, edges: &EdgeList) -> (Rows, u64) {
         self.change(edges, merge)
     }
 
-    /// A version without these edges, and how many of them were there.
+    /// Makes a version without these edges; returns it and the number of edges deleted.
     pub fn delete(&self, edges: &EdgeList) -> (Rows, u64) {
         self.change(edges, subtract)
     }
@@ -343,16 +348,16 @@ impl Rows {
                 edges.ends.par_iter().zip(weights).map(|(&(u, v), &weight)| RowChange { u, v, weight }).collect()
             }
         };
-        // A stable order: of doubles in a batch the last one counts.
+        // A stable sort: of duplicates in a batch the last one counts.
         changes.par_sort_by_key(|change| (u64::from(change.u) << 32) | u64::from(change.v));
-        let page_of = |change: &RowChange| (change.u - self.first) as usize / PAGE;
+        let page_of = |change: &RowChange| (change.u - self.first) as usize / ROWS_PER_PAGE;
         let groups: Vec<&[RowChange]> = changes.chunk_by(|a, b| page_of(a) == page_of(b)).collect();
         let done: Vec<(usize, RowPage, u64, i64, i64)> = groups
             .par_iter()
             .map(|group| {
                 let number = page_of(&group[0]);
                 let old = self.pages.get(number).and_then(Option::as_deref);
-                let mut page = old.cloned().unwrap_or_else(|| vec![None; PAGE]);
+                let mut page = old.cloned().unwrap_or_else(|| vec![None; ROWS_PER_PAGE]);
                 let (mut count, mut grown, mut lying) = (0, 0, 0);
                 for row in group.chunk_by(|a, b| a.u == b.u) {
                     let vertex = row[0].u;
@@ -363,7 +368,7 @@ impl Rows {
                     let (changed, here) = with(&view, row);
                     count += here;
                     grown += changed.targets.len() as i64 - view.targets.len() as i64;
-                    let place = &mut page[(vertex - self.first) as usize % PAGE];
+                    let place = &mut page[(vertex - self.first) as usize % ROWS_PER_PAGE];
                     lying += changed.targets.len() as i64 - place.as_ref().map_or(0, |old| old.targets.len() as i64);
                     *place = Some(Arc::new(changed));
                 }
@@ -372,7 +377,7 @@ impl Rows {
             .collect();
         let mut next = Rows { is_plain: false, ..self.clone() };
         let pages = Arc::make_mut(&mut next.pages);
-        pages.resize(self.count().div_ceil(PAGE), None);
+        pages.resize(self.count().div_ceil(ROWS_PER_PAGE), None);
         let mut total = 0;
         for (number, page, count, grown, lying) in done {
             pages[number] = Some(Arc::new(page));
@@ -386,11 +391,11 @@ impl Rows {
         (next, total)
     }
 
-    /// The same rows in a base of their own.
+    /// Builds a new base with the same rows.
     fn rebuilt(&self) -> Rows {
         let places = offsets((0..self.count()).map(|row| self.degree(self.first + row as Vertex) as u64));
-        let blocks: Vec<usize> = (0..self.count()).step_by(BLOCK).collect();
-        let range = |block: usize| block..(block + BLOCK).min(self.count());
+        let blocks: Vec<usize> = (0..self.count()).step_by(ROWS_PER_UNIT).collect();
+        let range = |block: usize| block..(block + ROWS_PER_UNIT).min(self.count());
         let targets: Vec<Vec<Vertex>> = blocks
             .par_iter()
             .map(|&block| range(block).flat_map(|row| self.row(self.first + row as Vertex).iter().copied()).collect())
@@ -424,7 +429,7 @@ struct RowView<'a> {
     weights: Option<RowWeights<'a>>,
 }
 
-/// The row with these edges, ordered by target; how many are new.
+/// Merges these edges, ordered by target, into a row; also returns the number of new edges.
 fn merge(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     let room = row.targets.len() + changes.len();
     let mut targets = Vec::with_capacity(room);
@@ -450,7 +455,7 @@ fn merge(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     (ChangedRow { targets: targets.into(), weights: weights.map(Vec::into_boxed_slice) }, new)
 }
 
-/// The row without these edges; how many were there.
+/// Removes these edges from a row; also returns the number removed.
 fn subtract(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     let gone = |v: Vertex| changes.binary_search_by_key(&v, |change| change.v).is_ok();
     let stay: Vec<usize> = (0..row.targets.len()).filter(|&at| !gone(row.targets[at])).collect();
@@ -460,7 +465,7 @@ fn subtract(row: &RowView, changes: &[RowChange]) -> (ChangedRow, u64) {
     (ChangedRow { targets, weights }, count)
 }
 
-/// Orders a row and moves its doubles to the end; how many edges stay.
+/// Sorts a row and moves duplicates to the end; returns how many edges stay.
 fn order(row: &mut [Vertex]) -> u32 {
     if !row.is_sorted() {
         row.sort_unstable();
@@ -477,7 +482,7 @@ fn order(row: &mut [Vertex]) -> u32 {
     kept as u32
 }
 
-/// As [`order`]; of doubles the lightest stays.
+/// As [`order`]; of duplicates the lightest is kept.
 fn order_weighted(row: &mut [Vertex], weights: &mut [f64], scratch: &mut Vec<(Vertex, f64)>) -> u32 {
     scratch.clear();
     scratch.extend(row.iter().copied().zip(weights.iter().copied()));

@@ -1,4 +1,4 @@
-//! Where a graph comes from, and how it is loaded.
+//! The origin of a graph, and how to load it.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use super::generate::Generator;
 use super::part::GraphPart;
 use super::{DataGraphError, agree};
 
-/// What a graph is made of.
+/// The source of a graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphSource {
     /// File or generator.
     pub origin: Origin,
-    /// Whether edges have a direction; `None`: what the format says, else they do.
+    /// Whether edges have a direction; `None`: as the format says, else true.
     pub directed: Option<bool>,
-    /// Weights of edges; `None`: those of the file where its format has some.
+    /// Weights of edges; `None`: those of the file, if its format has any.
     pub weights: Option<WeightSource>,
 }
 
@@ -28,32 +28,33 @@ pub enum Origin {
     Generated(Generator),
 }
 
-/// Where weights come from.
+/// The source of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightSource {
-    /// There are none; every edge counts as 1.
+    /// No weights; every edge counts as 1.
     None,
-    /// The file has them.
+    /// The weights in the file.
     File,
-    /// Whole numbers of this range, ends included, drawn for each pair of ids from a seed.
+    /// Whole numbers of this inclusive range, drawn from a seed for each pair of ids.
     Uniform {
         /// The smallest.
         from: u32,
         /// The largest.
         to: u32,
-        /// What chance follows from.
+        /// Seed of the random number generator.
         seed: u64,
     },
 }
 
 impl WeightSource {
-    /// The weight of an edge, if it is drawn: the same in both directions.
+    /// The function that draws the weight of an edge, the same in both directions; `None` if
+    /// weights are not drawn.
     pub fn draw(self) -> Option<impl Fn(u64, u64) -> f64 + Sync> {
         let WeightSource::Uniform { from, to, seed } = self else { return None };
         let range = u64::from(to.saturating_sub(from)) + 1;
         Some(move |u: u64, v: u64| {
             let mixed = mix(mix(seed ^ mix(u.min(v))) ^ u.max(v));
-            // The upper half times the range: a bias of 2^-32 at most.
+            // The upper half times the range, with a bias of at most 2^-32.
             f64::from(from + (((mixed >> 32) * range) >> 32) as u32)
         })
     }
@@ -68,16 +69,18 @@ fn mix(number: u64) -> u64 {
 }
 
 impl GraphSource {
-    /// Loads the graph: every rank reads or makes its own piece, then the pieces are distributed.
+    /// Loads the graph: every rank reads or generates its own piece, then the pieces are
+    /// distributed.
     ///
     /// # Errors
-    /// If the file cannot be read (with file, line and reason), or the ranks cannot talk. All ranks get the same error.
+    /// If the file cannot be read (with file, line and reason), or communication fails. All ranks
+    /// get the same error.
     pub fn load(&self, exchange: &mut dyn Exchange) -> Result<GraphPart, DataGraphError> {
         match &self.origin {
             Origin::Generated(generator) => {
                 let refused = match (self.directed, self.weights) {
                     (Some(true), _) => Some("a generated graph is undirected: `directed` must be false"),
-                    (_, Some(WeightSource::File)) => Some("a generated graph has no weights of a file"),
+                    (_, Some(WeightSource::File)) => Some("a generated graph has no weights from a file"),
                     _ => None,
                 };
                 agree(exchange, refused.map_or(Ok(()), |reason| Err(DataGraphError::refused(reason))))?;

@@ -1,6 +1,7 @@
-//! A rank's share of a graph for petgraph's algorithms: its own vertices and the edges that leave them.
+//! A rank's part of a graph for petgraph's algorithms: its own vertices and their outgoing edges.
 //!
-//! On one rank that is the whole graph. On several, neighbours may be vertices of other ranks, which have no neighbours here.
+//! On one rank this is the whole graph. On several, neighbours may be vertices of other ranks,
+//! which have no neighbours here.
 
 use std::collections::HashSet;
 

@@ -1,9 +1,11 @@
-//! The binary format of the GAP benchmark suite: whether edges have a direction (a byte), how many edges are stored and how many vertices
-//! there are (64 bits each), where rows begin (64 bits each), then neighbours in 32 bits, with weights of 32 bits behind each in `.wsg`. Directed
-//! graphs have the rows of the other direction behind that.
+//! The binary format of the GAP benchmark suite. A file holds: whether edges have a direction (a
+//! byte), the number of stored edges and the number of vertices (64 bits each), the offsets of the
+//! rows (64 bits each), then the neighbours in 32 bits, in `.wsg` files each followed by a weight
+//! of 32 bits. For directed graphs the rows of the other direction follow.
 //!
-//! Each rank reads the rows of its own range and nothing else: no number has to be parsed, and no edge sent. The file is read, not
-//! mapped: a mapping would die with a signal if somebody cut the file off meanwhile, and rows are kept in memory in any case.
+//! Each rank reads only the rows of its own range: no number has to be parsed, and no edge sent.
+//! The file is read rather than mapped: if another process truncated a mapped file, access would be
+//! a fatal signal; and rows are kept in memory in any case.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -19,8 +21,8 @@ use crate::data::rows::Rows;
 use crate::data::source::WeightSource;
 use crate::data::{DataGraphError, Vertex, agree};
 
-/// Bytes before the first beginning of a row.
-const HEADER: u64 = 17;
+/// Size of the header in bytes.
+const HEADER_BYTES: u64 = 17;
 
 struct GapFile<'a> {
     path: &'a Path,
@@ -28,11 +30,11 @@ struct GapFile<'a> {
     directed: bool,
     edges: u64,
     count: u64,
-    /// Bytes of a neighbour.
+    /// Bytes per neighbour, including its weight.
     each: u64,
 }
 
-/// Loads a graph; see the module's text.
+/// Loads a graph. Each rank reads the rows of its own range.
 pub fn load(
     exchange: &mut dyn Exchange,
     path: &Path,
@@ -42,17 +44,17 @@ pub fn load(
     let file = agree(exchange, GapFile::open(path))?;
     if directed == Some(!file.directed) {
         let is = if file.directed { "directed" } else { "undirected" };
-        return Err(DataGraphError::refused(format!("{}: the file holds a graph that is {is}", path.display())));
+        return Err(DataGraphError::refused(format!("{}: the graph in the file is {is}", path.display())));
     }
     let (ranks, place) = (exchange.ranks(), exchange.place());
-    let offsets = agree(exchange, file.offsets(HEADER))?;
+    let offsets = agree(exchange, file.offsets(HEADER_BYTES))?;
     let degrees: Vec<u32> = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
     let cuts = EvenRanges.cuts(&degrees, ranks);
     drop(degrees);
     let own = cuts[place]..cuts[place + 1];
-    let out = agree(exchange, file.rows(HEADER, &offsets, own.clone(), weights))?;
+    let out = agree(exchange, file.rows(HEADER_BYTES, &offsets, own.clone(), weights))?;
     let into = if file.directed {
-        let behind = HEADER + (file.count + 1) * 8 + file.edges * file.each;
+        let behind = HEADER_BYTES + (file.count + 1) * 8 + file.edges * file.each;
         let offsets = agree(exchange, file.offsets(behind))?;
         Some(agree(exchange, file.rows(behind, &offsets, own, weights))?)
     } else {
@@ -67,18 +69,18 @@ impl GapFile<'_> {
         let refuse = |reason: String| DataGraphError::refused(format!("{}: {reason}", path.display()));
         let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
         let size = file.metadata().map_err(|error| trouble(path, "read it", &error))?.len();
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER_BYTES as usize];
         file.read_exact_at(&mut header, 0)
             .map_err(|_| refuse(format!("{size} bytes are too short for a graph in GAP's format")))?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
         let (edges, count) = (number(1), number(9));
         if header[0] > 1 || edges > i64::MAX as u64 || count > u64::from(Vertex::MAX - 1) {
-            return Err(refuse("this is no graph in GAP's format: its first 17 bytes make no sense".to_owned()));
+            return Err(refuse("this is not a graph in GAP's format: its first 17 bytes are invalid".to_owned()));
         }
         let each = if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wsg")) { 8 } else { 4 };
         let directed = header[0] == 1;
         let once = u128::from(count + 1) * 8 + u128::from(edges) * u128::from(each);
-        let wanted = u128::from(HEADER) + once * if directed { 2 } else { 1 };
+        let wanted = u128::from(HEADER_BYTES) + once * if directed { 2 } else { 1 };
         if wanted != u128::from(size) {
             let reason = format!(
                 "{count} vertices and {edges} stored edges take {wanted} bytes, but the file has {size}; is it cut off, or the ending wrong \
@@ -95,18 +97,18 @@ impl GapFile<'_> {
         Ok(all)
     }
 
-    /// Where all rows begin, and where the last one ends.
+    /// Reads the offsets of all rows, and the end of the last.
     fn offsets(&self, at: u64) -> Result<Vec<u64>, DataGraphError> {
         let bytes = self.read(at, (self.count as usize + 1) * 8)?;
         let offsets: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
         if offsets.first() != Some(&0) || offsets.last() != Some(&self.edges) || !offsets.is_sorted() {
-            let reason = "the places of its rows are not in order: the file is damaged";
+            let reason = "the offsets of its rows are not ascending: the file is damaged";
             return Err(DataGraphError::refused(format!("{}: {reason}", self.path.display())));
         }
         Ok(offsets)
     }
 
-    /// The rows of a range of vertices.
+    /// Reads the rows of a range of vertices.
     fn rows(
         &self,
         at: u64,

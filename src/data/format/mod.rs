@@ -1,4 +1,4 @@
-//! Files that hold graphs.
+//! Reads and writes graph files.
 //!
 //! | format | endings | directed by default | ids |
 //! |---|---|---|---|
@@ -9,8 +9,9 @@
 //! | `gap` | `.sg .wsg` | as the file says | from 0 |
 //! | `graphalytics` | `.v` and `.e` | as `.properties` says, else yes | those in `.v` |
 //!
-//! Text may be compressed (`.gz`, `.zst` behind the ending). Every rank reads its own piece of a text, cut at ends of lines. An error
-//! names file, line and reason. An edge that is listed twice is one edge, with the smaller weight; loops stay.
+//! Text files may be compressed (a further ending `.gz` or `.zst`). Every rank reads its own piece
+//! of a text, cut at line ends. Errors name file, line and reason. An edge that is listed twice is
+//! one edge, with the smaller weight; loops stay.
 
 mod gap;
 pub mod text;
@@ -32,14 +33,14 @@ use super::source::WeightSource;
 use super::{DataGraphError, Vertex, agree};
 use text::{Layout, TextPiece};
 
-/// A format of files.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GraphFormat {
-    /// A line `u v` or `u v weight` for each edge, `#` or `%` before comments.
+    /// One line `u v` or `u v weight` per edge; `#` or `%` starts a comment.
     EdgeList,
     /// Matrix Market's coordinate format.
     MatrixMarket,
-    /// METIS and Chaco: a line of neighbours for each vertex.
+    /// METIS and Chaco: one line of neighbours per vertex.
     Metis,
     /// DIMACS shortest paths: `a u v weight`.
     Dimacs,
@@ -70,7 +71,7 @@ impl GraphFormat {
         GraphFormat::ALL.iter().find(|known| known.0 == name).map(|known| known.1)
     }
 
-    /// The format that a file's ending stands for.
+    /// Detects the format from the ending of a file's name.
     pub fn of(path: &Path) -> Option<GraphFormat> {
         let (bare, _) = uncompressed(path);
         Some(match bare.extension()?.to_str()?.to_ascii_lowercase().as_str() {
@@ -84,14 +85,14 @@ impl GraphFormat {
         })
     }
 
-    /// The format of a file by its ending.
+    /// As [`of`](GraphFormat::of), with an error that lists the known endings.
     ///
     /// # Errors
-    /// If the ending stands for none.
+    /// If the ending is unknown.
     pub fn need(path: &Path) -> Result<GraphFormat, DataGraphError> {
         GraphFormat::of(path).ok_or_else(|| {
             let known = ".el .wel .txt (edge_list), .mtx (matrix_market), .graph (metis), .gr (dimacs), .sg .wsg (gap), .v .e (graphalytics)";
-            DataGraphError::refused(format!("{}: the ending stands for no format of graphs; known are {known}", path.display()))
+            DataGraphError::refused(format!("{}: unknown file ending for a graph; known are {known}", path.display()))
         })
     }
 }
@@ -104,7 +105,7 @@ enum Compression {
     Zstd,
 }
 
-/// The name without what compression appends to it.
+/// Strips the ending of a compression from a name.
 fn uncompressed(path: &Path) -> (PathBuf, Compression) {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("gz") => (path.with_extension(""), Compression::Gzip),
@@ -113,18 +114,18 @@ fn uncompressed(path: &Path) -> (PathBuf, Compression) {
     }
 }
 
-/// Says that something about a file cannot be done.
+/// Makes an error for an operation that failed on a file.
 pub(super) fn trouble(path: &Path, what: &str, error: &std::io::Error) -> DataGraphError {
     DataGraphError::refused(format!("{}: cannot {what}: {error}", path.display()))
 }
 
-/// One rank's piece of a text, and which bytes of the whole it is.
+/// One rank's piece of a text, and its byte range in the whole.
 struct PieceOfText {
     bytes: Vec<u8>,
     range: Range<u64>,
 }
 
-/// Reads the piece of a text that begins after the `place`-th of `ranks` cuts: whole lines.
+/// Reads the piece number `place` of `ranks` pieces of a text: whole lines.
 fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, DataGraphError> {
     let cannot = |error: std::io::Error| trouble(path, "read it", &error);
     let mut file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
@@ -139,7 +140,7 @@ fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, Da
             whole
         }
         Compression::Zstd => zstd::decode_all(file).map_err(cannot)?,
-        // Only a plain file can be read from a place within it.
+        // Only a regular file can be read from an offset.
         Compression::None if !metadata.is_file() => {
             let mut whole = Vec::new();
             file.read_to_end(&mut whole).map_err(cannot)?;
@@ -163,7 +164,7 @@ fn read_piece(path: &Path, place: usize, ranks: usize) -> Result<PieceOfText, Da
     Ok(PieceOfText { bytes: whole[start..end].to_vec(), range: start as u64..end as u64 })
 }
 
-/// The first beginning of a line at or after that place.
+/// The first line start at or after offset `at`.
 fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
     if at == 0 {
         return Ok(0);
@@ -189,7 +190,7 @@ fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
 /// Loads a graph from a file; see [`Source::load`](super::source::Source::load).
 ///
 /// # Errors
-/// If the file cannot be read, or the ranks cannot talk.
+/// If the file cannot be read, or communication fails.
 pub fn load(
     exchange: &mut dyn Exchange,
     path: &Path,
@@ -268,7 +269,7 @@ pub fn load(
     drop(ends);
     let directed = directed.unwrap_or(layout.is_directed());
     let mut edges = EdgeList { ends: numbered, weights };
-    // A METIS file lists each edge at both ends already.
+    // A METIS file lists each edge at both ends.
     if format == GraphFormat::Metis || (directed && layout.is_symmetric()) {
         if layout.is_symmetric() && format != GraphFormat::Metis {
             edges.mirror();
@@ -278,7 +279,7 @@ pub fn load(
     GraphPart::build(exchange, ids, edges, directed)
 }
 
-/// What the first lines of a text say.
+/// Parses the layout from the first lines of a text.
 fn layout_of(format: GraphFormat, path: &Path) -> Result<Layout, DataGraphError> {
     if format == GraphFormat::EdgeList {
         return Ok(Layout::EdgeList);
@@ -287,7 +288,7 @@ fn layout_of(format: GraphFormat, path: &Path) -> Result<Layout, DataGraphError>
     Layout::read(format, &head).map_err(|wrong| wrong.at(path, 0))
 }
 
-/// The first bytes of a text.
+/// Reads the first bytes of a text.
 fn read_head(path: &Path) -> Result<Vec<u8>, DataGraphError> {
     const HEAD: u64 = 1 << 20;
     let file = File::open(path).map_err(|error| trouble(path, "open it", &error))?;
@@ -301,7 +302,8 @@ fn read_head(path: &Path) -> Result<Vec<u8>, DataGraphError> {
     Ok(head)
 }
 
-/// Rows of METIS files are numbered by the lines before them, which other ranks may have read.
+/// Numbers the rows of METIS files, which depends on the preceding lines, that other ranks may have
+/// read.
 fn number_rows(
     exchange: &mut dyn Exchange,
     path: &Path,
@@ -329,7 +331,7 @@ fn number_rows(
     Err(DataGraphError::Refused(reason))
 }
 
-/// A file that announces how many edges it holds must hold as many.
+/// Checks that a file holds as many edges as its header announces.
 fn agree_on_count(exchange: &mut dyn Exchange, path: &Path, layout: &Layout, here: u64) -> Result<(), DataGraphError> {
     let [found] = sum(exchange, [here])?;
     match layout.entries() {
@@ -360,17 +362,17 @@ fn unknown_vertex(path: &Path, id: u64, ids: &VertexIds) -> DataGraphError {
     DataGraphError::refused(format!("{}: an edge names vertex {id}, but {range}", path.display()))
 }
 
-/// The vertices of a graph that lists only edges are the ids that occur.
+/// Agrees on the vertices of a graph that lists only edges: the ids that occur.
 fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -> Result<VertexIds, DataGraphError> {
     let highest = ends.par_iter().map(|&(u, v)| u.max(v) + 1).max().unwrap_or(0);
-    // An id of 2^64 - 1 would not be countable; the parser refuses it.
+    // An id of 2^64 - 1 would overflow; the parser refuses it.
     let [highest, count] = {
         let [highest] = largest(exchange, [highest])?;
         let [count] = sum(exchange, [ends.len() as u64])?;
         [highest, count]
     };
     let ids: Vec<u64> = if highest <= 64 * count + (1 << 16) {
-        // A bit for each possible id.
+        // One bit per possible id.
         let words: Vec<std::sync::atomic::AtomicU64> =
             (0..highest.div_ceil(64)).map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
         let mark = |id: u64| {
@@ -406,11 +408,11 @@ fn agree_on_ids(exchange: &mut dyn Exchange, path: &Path, ends: &[(u64, u64)]) -
     VertexIds::from_sorted(ids).ok_or_else(|| too_many(path))
 }
 
-/// Ids at the ends of edges, and weights.
+/// Pairs of ids, and weights.
 type EdgesAndWeights = (Vec<(u64, u64)>, Option<Vec<f64>>);
 
-/// The edges of a file of lines `u v` or `u v weight`, each rank a piece of them. Weights are taken where `weighted` and
-/// the file has a third column.
+/// Reads the edges of a file of lines `u v` or `u v weight`, a piece on each rank. Weights are read
+/// if `weighted` is set and the file has a third column.
 ///
 /// # Errors
 /// If the file cannot be read.

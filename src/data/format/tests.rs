@@ -1,4 +1,4 @@
-//! Every format round trips, on any number of ranks; what is wrong is named with its line.
+//! Tests: every format round-trips on any number of ranks, and errors name the line.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ proptest! {
         let mut text = String::from("# made up\n");
         for (u, v, weight) in &edges {
             let (u, v) = (u % count, v % count);
-            // METIS knows no loops.
+            // METIS has no loops.
             if u != v {
                 text += &format!("{}\t{} {weight}\r\n", u * spread, v * spread);
             }
@@ -98,7 +98,7 @@ proptest! {
                 let part = first.load(exchange).unwrap();
                 write::save(exchange, &part, &path, format).unwrap();
             });
-            // Formats that always have weights, or never say so, are asked for what was put in.
+            // Formats that always have weights, or do not record it, are loaded as they were saved.
             let weights = match format {
                 GraphFormat::EdgeList | GraphFormat::Dimacs => Some(if weighted { WeightSource::File } else { WeightSource::None }),
                 _ => None,
@@ -149,7 +149,7 @@ fn what_is_wrong_is_named_with_its_line() {
     compare(&reasons);
 }
 
-/// Compares with what stands here, so that whoever changes a text sees it in the change.
+/// Compares with the expected texts, so that a change of a text shows up in the diff.
 fn compare(reasons: &[String]) {
     let want = [
         "a.el:2: expected the ids of two vertices (whole numbers from 0), found `3`",
@@ -167,7 +167,7 @@ fn compare(reasons: &[String]) {
     for (reason, want) in reasons.iter().zip(want) {
         assert_eq!(reason, want);
     }
-    assert!(reasons[want.len()].contains("stands for no format"), "{}", reasons[want.len()]);
+    assert!(reasons[want.len()].contains("unknown file ending"), "{}", reasons[want.len()]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Graphs as text: lines of numbers, parsed in parallel.
+//! Parses graphs in text formats, in parallel.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use super::{DataGraphError, GraphFormat};
 
-/// Bytes that one piece of parallel work parses.
-const CHUNK: usize = 1 << 20;
+/// Bytes that one unit of parallel work parses.
+const CHUNK_BYTES: usize = 1 << 20;
 
-/// A mistake, by the place in the text at hand where its line begins.
+/// An error, with the offset of its line in the piece of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
     at: usize,
@@ -21,14 +21,14 @@ impl Wrong {
         Wrong { at, reason: reason.into() }
     }
 
-    /// The mistake with its file and line; `before` bytes of the file come before the text at hand.
+    /// Adds file and line to the error; `before` bytes of the file precede the piece.
     pub fn at(self, path: &Path, before: u64) -> DataGraphError {
         let line = lines_before(path, before + self.at as u64).map_or(String::new(), |lines| format!(":{}", lines + 1));
         DataGraphError::refused(format!("{}{line}: {}", path.display(), self.reason))
     }
 }
 
-/// How many lines of a text end before that place.
+/// Number of lines that end before offset `at`.
 fn lines_before(path: &Path, at: u64) -> Option<u64> {
     use std::io::Read;
     let file = std::fs::File::open(path).ok()?;
@@ -49,7 +49,7 @@ fn lines_before(path: &Path, at: u64) -> Option<u64> {
     }
 }
 
-/// What the first lines of a text say of the rest.
+/// The layout of a text, from its first lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `u v [weight]`.
@@ -64,9 +64,9 @@ pub enum Layout {
         count: u64,
         /// Entries.
         entries: u64,
-        /// Entries have values.
+        /// True if entries have values.
         weighted: bool,
-        /// Each entry stands for both directions.
+        /// True if each entry stands for both directions.
         symmetric: bool,
     },
     /// METIS.
@@ -81,7 +81,7 @@ pub enum Layout {
         edges: u64,
         /// Numbers before the neighbours of a line: size and weights of the vertex.
         before: usize,
-        /// Neighbours are followed by weights.
+        /// True if a weight follows each neighbour.
         weighted: bool,
     },
     /// DIMACS.
@@ -117,7 +117,7 @@ impl Layout {
             return Err(Wrong::new(0, "a Matrix Market file begins with `%%MatrixMarket matrix coordinate ...`"));
         };
         if kind != "coordinate" {
-            return Err(Wrong::new(0, format!("`{kind}` matrices are not read, only `coordinate` ones")));
+            return Err(Wrong::new(0, format!("`{kind}` matrices are not supported, only `coordinate` ones")));
         }
         let weighted = match field {
             "pattern" => false,
@@ -130,7 +130,7 @@ impl Layout {
             _ => {
                 return Err(Wrong::new(
                     0,
-                    format!("`{symmetry}` matrices are not read, only general and symmetric ones"),
+                    format!("`{symmetry}` matrices are not supported, only general and symmetric ones"),
                 ));
             }
         };
@@ -163,7 +163,10 @@ impl Layout {
             let format = tokens.number().unwrap_or(0);
             let constraints = tokens.number();
             if format > 111 || format % 10 > 1 || format / 10 % 10 > 1 {
-                return Err(Wrong::new(at, format!("`{format}` is no format of METIS: three digits of 0 and 1")));
+                return Err(Wrong::new(
+                    at,
+                    format!("`{format}` is not a METIS format code: expected three digits 0 or 1"),
+                ));
             }
             let vertex_weights = if format / 10 % 10 == 1 { constraints.unwrap_or(1) } else { 0 };
             let before = (format / 100 + vertex_weights) as usize;
@@ -202,7 +205,7 @@ impl Layout {
         }
     }
 
-    /// How many vertices are announced.
+    /// Number of vertices according to the header.
     pub fn vertices(&self) -> Option<u64> {
         match self {
             Layout::EdgeList => None,
@@ -210,7 +213,7 @@ impl Layout {
         }
     }
 
-    /// How many entries are announced, and in which line.
+    /// Number of entries according to the header, and its line.
     pub fn entries(&self) -> Option<(u64, u64)> {
         match self {
             Layout::EdgeList => None,
@@ -220,7 +223,7 @@ impl Layout {
         }
     }
 
-    /// True if edges have a direction unless the user says otherwise.
+    /// True if edges have a direction by default.
     pub fn is_directed(&self) -> bool {
         match self {
             Layout::EdgeList | Layout::Dimacs { .. } => true,
@@ -242,26 +245,26 @@ impl Layout {
     }
 }
 
-/// What a piece of text holds.
+/// The edges in a piece of text.
 #[derive(Debug, Default, PartialEq)]
 pub struct TextPiece {
     /// Ids of both ends of each edge. METIS: the source is the line's number within the piece.
     pub ends: Vec<(u64, u64)>,
-    /// A weight for each edge, if they were asked for.
+    /// A weight for each edge, if requested.
     pub weights: Option<Vec<f64>>,
-    /// METIS: lines of neighbours.
+    /// METIS: number of lines of neighbours.
     pub rows: u64,
 }
 
-/// Parses a piece of text that begins at byte `begin` of the whole, without what belongs to the header.
+/// Parses a piece of text that begins at byte `begin` of the whole, skipping the header.
 ///
 /// # Errors
-/// The first mistake.
+/// The first error in the piece.
 pub fn parse(layout: &Layout, text: &[u8], begin: u64, weights: bool) -> Result<TextPiece, Wrong> {
     let mut start = (layout.header() as u64).saturating_sub(begin) as usize;
     let mut chunks = Vec::new();
     while start < text.len() {
-        let end = (start + CHUNK).min(text.len());
+        let end = (start + CHUNK_BYTES).min(text.len());
         let end = text[end..].iter().position(|&b| b == b'\n').map_or(text.len(), |more| end + more + 1);
         chunks.push(start..end);
         start = end;
@@ -341,7 +344,7 @@ fn within(id: u64, count: u64, at: usize) -> Result<(), Wrong> {
     if (1..=count).contains(&id) {
         return Ok(());
     }
-    Err(Wrong::new(at, format!("vertex {id} is outside of 1 to {count}, which the header announces")))
+    Err(Wrong::new(at, format!("vertex {id} is outside of 1 to {count}, the range in the header")))
 }
 
 fn shown(line: &[u8]) -> String {
@@ -363,7 +366,7 @@ fn weight(tokens: &mut Tokens, at: usize, line: &[u8]) -> Result<f64, Wrong> {
         .ok_or_else(|| Wrong::new(at, format!("expected a weight after the ids, found `{}`", shown(line))))
 }
 
-/// How many columns the first line with content has.
+/// Number of columns of the first line with content.
 pub fn columns(text: &[u8]) -> usize {
     let content = |line: &&[u8]| !matches!(Tokens::new(line).peek(), None | Some(b'#' | b'%'));
     let Some(line) = TextLines::new(text).map(|(_, line)| line).find(content) else { return 0 };
@@ -371,10 +374,10 @@ pub fn columns(text: &[u8]) -> usize {
     std::iter::from_fn(|| tokens.word()).count()
 }
 
-/// The ids of a file of vertices, ascending.
+/// Reads the ids of a file of vertices, ascending.
 ///
 /// # Errors
-/// If a line is not an id, or an id stands there twice.
+/// If a line is not an id, or an id is listed twice.
 pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, DataGraphError> {
     let mut ids = Vec::new();
     for (at, line) in TextLines::new(text) {
@@ -394,18 +397,18 @@ pub fn vertices(path: &Path, text: &[u8]) -> Result<Vec<u64>, DataGraphError> {
     }
 }
 
-/// What a Graphalytics properties file says of the direction of edges.
+/// Reads from a Graphalytics properties file whether edges have a direction.
 pub fn directed_by_properties(path: &Path) -> Option<bool> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim().ends_with(".directed")))?;
     line.split('=').nth(1)?.trim().parse().ok()
 }
 
-/// The lines of a text, each with the place where it begins.
+/// Iterates over the lines of a text, each with its offset.
 struct TextLines<'a> {
     text: &'a [u8],
     at: usize,
-    /// How many have been read.
+    /// Number of lines read so far.
     count: u64,
 }
 
@@ -428,7 +431,7 @@ impl<'a> Iterator for TextLines<'a> {
     }
 }
 
-/// The words of a line; blanks, tabs, commas and carriage returns are between them.
+/// The words of a line, separated by blanks, tabs, commas and carriage returns.
 struct Tokens<'a> {
     rest: &'a [u8],
 }
@@ -470,7 +473,7 @@ impl<'a> Tokens<'a> {
         (!word.is_empty()).then_some(word)
     }
 
-    /// A whole number of 64 bits, if the next word is one.
+    /// Parses the next word as a whole number of 64 bits.
     #[inline]
     fn number(&mut self) -> Option<u64> {
         let (mut value, mut length) = (0u64, 0);

@@ -1,4 +1,5 @@
-//! Writes a graph to a file: every rank its own rows, side by side, into a new file that takes the place of an old one at the end.
+//! Writes a graph to a file: every rank writes its own rows concurrently, into a new file that
+//! replaces the old one at the end.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,13 +14,14 @@ use crate::data::ids::VertexIds;
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex, agree};
 
-/// Rows that one piece of parallel work turns into text.
-const BLOCK: usize = 1 << 12;
+/// Rows that one unit of parallel work formats.
+const ROWS_PER_UNIT: usize = 1 << 12;
 
-/// Writes the graph. Formats that number vertices themselves lose its ids: [`keeps_ids`].
+/// Writes the graph. Formats with their own numbering of vertices lose the ids, see [`keeps_ids`].
 ///
 /// # Errors
-/// If the format cannot hold the graph, or the file cannot be written. All ranks get the same error.
+/// If the format cannot hold the graph, or the file cannot be written. All ranks get the same
+/// error.
 pub fn save(
     exchange: &mut dyn Exchange,
     part: &GraphPart,
@@ -48,7 +50,7 @@ pub fn save(
             let header = format!("%%MatrixMarket matrix coordinate {field} {symmetry}\n{n} {n} {}\n", part.edges());
             text(exchange, part, path, header, |part, v, out| {
                 each_edge(part, v, |target, weight| {
-                    // Symmetric matrices list their lower triangle.
+                    // Symmetric matrices list only their lower triangle.
                     let (row, column) = if part.is_directed() { (v, target) } else { (target, v) };
                     put(out, format_args!("{} {}", row + 1, column + 1));
                     end_line(part.is_weighted(), weight, out);
@@ -89,7 +91,7 @@ pub fn save(
     }
 }
 
-/// True if a file of that format names the vertices as the graph does.
+/// True if a file in this format preserves the graph's vertex ids.
 pub fn keeps_ids(part: &GraphPart, format: GraphFormat) -> bool {
     match format {
         GraphFormat::EdgeList | GraphFormat::Graphalytics => true,
@@ -109,7 +111,7 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments) {
     let _ = out.write_fmt(text);
 }
 
-/// Appends a number and the end of the line.
+/// Appends a number and a newline.
 pub fn number_line(number: u64, out: &mut Vec<u8>) {
     put(out, format_args!("{number}\n"));
 }
@@ -118,7 +120,8 @@ fn end_line(weighted: bool, weight: f64, out: &mut Vec<u8>) {
     if weighted { put(out, format_args!(" {weight}\n")) } else { out.push(b'\n') }
 }
 
-/// Calls `each` with target and weight of every edge of a vertex; undirected edges come once, at their smaller end.
+/// Calls `each` with target and weight of every edge of a vertex; undirected edges appear once, at
+/// their smaller end.
 fn each_edge(part: &GraphPart, vertex: Vertex, mut each: impl FnMut(Vertex, f64)) {
     let weights = part.outgoing().row_weights(vertex);
     for (at, &target) in part.outgoing().row(vertex).iter().enumerate() {
@@ -136,7 +139,8 @@ fn edge_lines(part: &GraphPart, vertex: Vertex, weighted: bool, out: &mut Vec<u8
     });
 }
 
-/// Writes lines for every vertex, in ascending order, behind a header: each rank those of its own vertices, at their place in the file.
+/// Writes a header and then lines for every vertex in ascending order: each rank writes those of
+/// its own vertices at their offset in the file.
 ///
 /// # Errors
 /// As [`save`].
@@ -148,12 +152,13 @@ pub fn text(
     line: impl Fn(&GraphPart, Vertex, &mut Vec<u8>) + Sync,
 ) -> Result<(), DataGraphError> {
     let mut own = if exchange.place() == 0 { header.into_bytes() } else { Vec::new() };
-    let blocks: Vec<Vertex> = part.own().step_by(BLOCK).collect();
+    let blocks: Vec<Vertex> = part.own().step_by(ROWS_PER_UNIT).collect();
     let pieces: Vec<Vec<u8>> = blocks
         .par_iter()
         .map(|&from| {
             let mut out = Vec::new();
-            (from..(from.saturating_add(BLOCK as Vertex)).min(part.own().end)).for_each(|v| line(part, v, &mut out));
+            (from..(from.saturating_add(ROWS_PER_UNIT as Vertex)).min(part.own().end))
+                .for_each(|v| line(part, v, &mut out));
             out
         })
         .collect();
@@ -164,13 +169,13 @@ pub fn text(
     together(exchange, path, sizes.iter().sum(), &own)
 }
 
-/// How many bytes each rank has.
+/// Returns the number of bytes of each rank.
 fn sizes(exchange: &mut dyn Exchange, own: u64) -> Result<Vec<u64>, DataGraphError> {
     let all = gather(exchange, pack([own]))?;
     all.iter().map(|bytes| Ok(unpack::<u64>(bytes)?.sum())).collect()
 }
 
-/// Writes a file of that size, of which each rank has some stretches.
+/// Writes a file of a given size, of which each rank provides some segments.
 fn together(
     exchange: &mut dyn Exchange,
     path: &Path,
@@ -198,7 +203,7 @@ fn together(
     let done = match &written {
         Ok(()) if is_first => std::fs::rename(&new, path).map_err(cannot),
         Err(_) if is_first => {
-            // What is left of it is of no use to anybody; the error above says what happened.
+            // Removes the incomplete file; the error above says what happened.
             let _ = std::fs::remove_file(&new);
             Ok(())
         }
@@ -208,7 +213,7 @@ fn together(
     agree(exchange, done)
 }
 
-/// The name of a file until it is complete.
+/// The temporary name of a file until it is complete.
 fn unfinished(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.part"))

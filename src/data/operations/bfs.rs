@@ -1,8 +1,10 @@
-//! Breadth-first search that changes direction (Beamer, Asanovic and Patterson, SC 2012; parameters of GAP 1.5).
+//! Direction-optimising breadth-first search (Beamer, Asanovic and Patterson, SC 2012; parameters
+//! of GAP 1.5).
 //!
-//! While few edges leave the frontier, its vertices push their level to their neighbours; remote ones are told in one message per
-//! rank and round, each at most once. When the frontier is large, each vertex that is not reached yet looks for a neighbour in
-//! the frontier, which all ranks then know as a set of bits.
+//! While few edges leave the frontier, its vertices push their level to their neighbours; the
+//! owners of remote ones get one message per rank and round, with each vertex at most once. When
+//! the frontier is large, each unreached vertex searches for a neighbour in the frontier, which all
+//! ranks then know as a bit set.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -13,23 +15,23 @@ use crate::data::exchange::{Exchange, push, share, sum};
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex};
 
-/// The level of vertices that were not reached.
+/// The level of unreached vertices.
 pub const UNREACHED: u32 = u32::MAX;
 
-/// Pull once more than one in so many of the edges left leave the frontier.
+/// Pull once more than 1/`ALPHA` of the remaining edges leave the frontier.
 const ALPHA: u64 = 15;
 
-/// Push again once fewer than one in so many vertices are in the frontier, and it shrinks.
+/// Push again once fewer than 1/`BETA` of the vertices are in the frontier and it shrinks.
 const BETA: u64 = 18;
 
-/// Vertices of the frontier that one piece of parallel work expands.
+/// Vertices of the frontier that one unit of parallel work expands.
 const PIECE: usize = 64;
 
-/// What a search has found.
+/// The result of a search.
 pub struct Levels {
     /// The level of each own vertex, or [`UNREACHED`].
     pub levels: Vec<u32>,
-    /// How many vertices of the graph were reached.
+    /// Number of vertices reached in the whole graph.
     pub reached: u64,
     /// The highest level.
     pub depth: u32,
@@ -38,8 +40,8 @@ pub struct Levels {
 struct BfsSearch<'a> {
     part: &'a GraphPart,
     levels: Vec<AtomicU32>,
-    /// Vertices of other ranks that their owners have been told of.
-    told: Bits,
+    /// Vertices of other ranks whose owners have been notified.
+    notified: Bits,
 }
 
 impl BfsSearch<'_> {
@@ -52,7 +54,8 @@ impl BfsSearch<'_> {
         place.load(Relaxed) == UNREACHED && place.compare_exchange(UNREACHED, level, Relaxed, Relaxed).is_ok()
     }
 
-    /// The frontier's neighbours get `level`. Returns the next frontier and the edges that leave it.
+    /// Assigns `level` to the frontier's neighbours. Returns the next frontier and the number of
+    /// edges that leave it.
     fn push(
         &self,
         exchange: &mut dyn Exchange,
@@ -71,7 +74,7 @@ impl BfsSearch<'_> {
                             scout += part.outgoing().degree(to) as u64;
                             next.push(to);
                         }
-                    } else if self.told.insert(to) {
+                    } else if self.notified.insert(to) {
                         remote[part.owner(to)].push(to);
                     }
                 }
@@ -98,7 +101,7 @@ impl BfsSearch<'_> {
         Ok((next, scout))
     }
 
-    /// Each vertex that is not reached looks for a neighbour in `front`. Returns how many found one.
+    /// Every unreached vertex searches for a neighbour in `front`. Returns how many found one.
     fn pull(&self, front: &Bits, next: &Bits, level: u32) -> u64 {
         let own = self.part.own();
         let into = self.part.incoming();
@@ -124,7 +127,7 @@ impl BfsSearch<'_> {
     }
 }
 
-/// Lets all ranks know which own vertices of a rank are in the set.
+/// Distributes to all ranks which own vertices of each rank are in the set.
 fn share_bits(exchange: &mut dyn Exchange, part: &GraphPart, set: &Bits) -> Result<(), DataGraphError> {
     if exchange.ranks() == 1 {
         return Ok(exchange.check()?);
@@ -137,7 +140,7 @@ fn share_bits(exchange: &mut dyn Exchange, part: &GraphPart, set: &Bits) -> Resu
     Ok(())
 }
 
-/// Levels from the nearest of `sources`, up to `hops`.
+/// Computes the levels from the nearest of `sources`, up to `hops`.
 ///
 /// # Errors
 /// If the operation is stopped.
@@ -149,8 +152,8 @@ pub fn bfs(
 ) -> Result<Levels, DataGraphError> {
     let own = part.own();
     let count = part.vertices();
-    let told = Bits::new(if exchange.ranks() > 1 { count } else { 0 });
-    let search = BfsSearch { part, levels: own.clone().map(|_| AtomicU32::new(UNREACHED)).collect(), told };
+    let notified = Bits::new(if exchange.ranks() > 1 { count } else { 0 });
+    let search = BfsSearch { part, levels: own.clone().map(|_| AtomicU32::new(UNREACHED)).collect(), notified };
     let mut frontier: Vec<Vertex> =
         sources.iter().copied().filter(|v| own.contains(v) && search.reach(*v, 0)).collect();
     let mut scout = frontier.iter().map(|&v| part.outgoing().degree(v) as u64).sum();
@@ -191,7 +194,7 @@ pub fn bfs(
             depth = level;
             share_bits(exchange, part, &front)?;
         }
-        // What has been pulled is not told again; a push of it is harmless.
+        // Levels found by pulling are not sent again; pushing them once more is harmless.
         frontier = front.within(own.clone()).collect();
         scout = 1;
     }

@@ -1,4 +1,4 @@
-//! A set of vertices as bits that several threads may set at once.
+//! A bit set of vertices that several threads may update concurrently.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,14 +22,14 @@ impl Bits {
         self.words[vertex as usize / 64].load(Relaxed) >> (vertex % 64) & 1 == 1
     }
 
-    /// Puts a vertex in; true if it was not there.
+    /// Inserts a vertex. Returns true if it was not in the set.
     #[inline]
     pub fn insert(&self, vertex: Vertex) -> bool {
         let (word, bit) = (&self.words[vertex as usize / 64], 1 << (vertex % 64));
         word.load(Relaxed) & bit == 0 && word.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    /// Puts in what is set in a word of 64 vertices.
+    /// Inserts the vertices set in a word of 64 vertices.
     #[inline]
     pub fn insert_word(&self, word: usize, bits: u64) {
         if bits != 0 {
@@ -37,12 +37,12 @@ impl Bits {
         }
     }
 
-    /// Takes all out.
+    /// Removes all vertices.
     pub fn clear(&mut self) {
         self.words.iter_mut().for_each(|word| *word.get_mut() = 0);
     }
 
-    /// The vertices of a range that are in it, ascending.
+    /// The members within a range, ascending.
     pub fn within(&self, range: Range<Vertex>) -> impl Iterator<Item = Vertex> + '_ {
         let (first, last) = (range.start as usize / 64, (range.end as usize).div_ceil(64));
         (first..last.max(first)).flat_map(move |at| {

@@ -1,5 +1,6 @@
-//! Communities by label propagation as Graphalytics defines it (CDLP): each vertex takes the label that most of its neighbours have, the
-//! smallest of several; all at once, a fixed number of times. Of a directed graph, an edge in each direction counts.
+//! Community detection by label propagation as defined by Graphalytics (CDLP). In each of a fixed
+//! number of synchronous iterations, every vertex takes the most frequent label among its
+//! neighbours, and the smallest of several. In a directed graph an edge counts in each direction.
 
 use rayon::prelude::*;
 
@@ -8,15 +9,15 @@ use crate::data::exchange::{Exchange, share, sum};
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex};
 
-/// What was found.
+/// The result.
 pub struct Communities {
     /// The label of each own vertex: a vertex.
     pub labels: Vec<Vertex>,
-    /// How many labels there are.
+    /// Number of labels.
     pub count: u64,
-    /// How many vertices have the commonest.
+    /// Number of vertices with the most frequent label.
     pub largest: u64,
-    /// Iterations made; fewer than asked for once nothing changes any more.
+    /// Iterations made; fewer than requested if nothing changes any more.
     pub iterations: u32,
 }
 
@@ -61,7 +62,7 @@ pub fn communities(
     Ok(Communities { labels, count, largest, iterations: done })
 }
 
-/// The number that occurs most often, the smallest of several.
+/// The most frequent number, and the smallest of several.
 fn commonest(seen: &mut [Vertex]) -> Option<Vertex> {
     seen.sort_unstable();
     let runs = seen.chunk_by(|a, b| a == b);

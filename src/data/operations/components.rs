@@ -1,8 +1,10 @@
-//! Weakly connected components by Afforest (Sutton, Ben-Nun and Barak, IPDPS 2018): two neighbours of each vertex are linked first, then
-//! the largest component found so far is guessed from samples, and only what lies outside of it looks at its other edges.
+//! Weakly connected components by Afforest (Sutton, Ben-Nun and Barak, IPDPS 2018): first two
+//! neighbours of each vertex are linked, then the largest component so far is estimated from
+//! samples, and only vertices outside of it process their other edges.
 //!
-//! Each rank does so with the rows it holds, over all vertices. The ranks' forests are then united along a binary tree: the number of
-//! rounds is the logarithm of the number of ranks, whatever the shape of the graph.
+//! Each rank does so with its own rows, over all vertices. The ranks' forests are then merged along
+//! a binary tree: the number of rounds is the logarithm of the number of ranks, whatever the shape
+//! of the graph.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -13,19 +15,19 @@ use crate::data::exchange::{Exchange, gather, pack, push, sum, unpack};
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex};
 
-/// Neighbours that are linked before the largest component is guessed.
-const FIRST: usize = 2;
+/// Neighbours per vertex that are linked before the largest component is estimated.
+const LINKED_NEIGHBOURS: usize = 2;
 
-/// Vertices looked at for the guess.
+/// Vertices sampled for the estimate.
 const SAMPLES: u32 = 1024;
 
-/// What was found.
+/// The result.
 pub struct Components {
     /// For each own vertex the smallest vertex of its component.
     pub labels: Vec<Vertex>,
-    /// How many components the graph has.
+    /// Number of components of the graph.
     pub count: u64,
-    /// Vertices of the largest one.
+    /// Number of vertices of the largest component.
     pub largest: u64,
 }
 
@@ -66,7 +68,7 @@ impl Forest {
         }
     }
 
-    /// Every vertex becomes a child of its root.
+    /// Makes every vertex a child of its root.
     fn flatten(&self) {
         self.parents.par_iter().with_min_len(4096).enumerate().for_each(|(v, parent)| {
             if parent.load(Relaxed) != v as Vertex {
@@ -75,7 +77,7 @@ impl Forest {
         });
     }
 
-    /// The root that most of some sampled vertices have.
+    /// The most frequent root among sampled vertices.
     fn commonest(&self, part: &GraphPart) -> Vertex {
         let own = part.own();
         let step = (own.len() as u32 / SAMPLES).max(1);
@@ -93,7 +95,7 @@ pub fn components(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Compo
     let own = part.own();
     let alone = exchange.ranks() == 1;
     let forest = Forest { parents: (0..part.vertices()).into_par_iter().map(AtomicU32::new).collect() };
-    for round in 0..FIRST {
+    for round in 0..LINKED_NEIGHBOURS {
         own.clone().into_par_iter().with_min_len(256).for_each(|v| {
             if let Some(&to) = part.outgoing().row(v).get(round) {
                 forest.link(v, to);
@@ -105,14 +107,14 @@ pub fn components(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Compo
     let giant = forest.commonest(part);
     own.clone().into_par_iter().with_min_len(256).for_each(|v| {
         let row = part.outgoing().row(v);
-        let rest = &row[row.len().min(FIRST)..];
+        let rest = &row[row.len().min(LINKED_NEIGHBOURS)..];
         if forest.parent(v) != giant {
             rest.iter().for_each(|&to| forest.link(v, to));
             if part.is_directed() {
                 part.incoming().row(v).iter().for_each(|&from| forest.link(v, from));
             }
         } else if !alone {
-            // The other end of such an edge may be skipped by its owner, who has a forest of its own.
+            // The owner of the other end may skip this edge, as it has a forest of its own.
             rest.iter().filter(|to| !own.contains(to)).for_each(|&to| forest.link(v, to));
         }
     });
@@ -125,7 +127,8 @@ pub fn components(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Compo
     Ok(Components { labels, count, largest })
 }
 
-/// Brings the forests of all ranks together on the first, which then tells each rank the roots of its vertices.
+/// Merges the forests of all ranks on the first rank, which then sends each rank the roots of its
+/// vertices.
 fn unite(exchange: &mut dyn Exchange, part: &GraphPart, forest: &Forest) -> Result<(), DataGraphError> {
     let (place, ranks) = (exchange.place(), exchange.ranks());
     let mut stride = 1;
@@ -154,7 +157,7 @@ fn unite(exchange: &mut dyn Exchange, part: &GraphPart, forest: &Forest) -> Resu
     Ok(())
 }
 
-/// How many different labels there are, and how often the commonest occurs.
+/// Number of different labels, and frequency of the most frequent one.
 pub(super) fn sizes(
     exchange: &mut dyn Exchange,
     part: &GraphPart,

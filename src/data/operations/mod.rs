@@ -1,7 +1,8 @@
 //! Operations on data graphs.
 //!
-//! [`run`] is one operation on every rank that shares the graph. What it finds is a few numbers ([`Fact`]) and, for most, a value
-//! for each vertex ([`Values`]), of which each rank has those of its own vertices.
+//! [`run`] runs one operation on every rank that shares the graph. Its result is a few numbers
+//! ([`Fact`]) and, for most operations, a value per vertex ([`VertexValues`]), of which each rank
+//! holds those of its own vertices.
 
 pub mod bfs;
 mod bits;
@@ -26,7 +27,7 @@ use super::rows::EdgeList;
 use super::{DataGraphError, Vertex, agree};
 use bfs::UNREACHED;
 
-/// What vertices show as distance that a search by edges does not reach (Graphalytics).
+/// The distance that is printed for vertices that a search by edges does not reach (Graphalytics).
 pub const UNREACHABLE: u64 = i64::MAX as u64;
 
 /// Which edges of a vertex are counted.
@@ -47,14 +48,14 @@ pub enum Operation {
     Degrees(Direction),
     /// Distances in edges.
     Bfs {
-        /// From where.
+        /// The source vertex.
         source: u64,
     },
     /// Distances by weight.
     Sssp {
-        /// From where.
+        /// The source vertex.
         source: u64,
-        /// Width of buckets.
+        /// Width of the buckets; `None`: derived from weights and degrees.
         delta: Option<f64>,
     },
     /// Weakly connected components.
@@ -67,28 +68,28 @@ pub enum Operation {
     Clustering,
     /// Communities by label propagation.
     Communities {
-        /// How often labels are passed on.
+        /// Number of iterations.
         iterations: u32,
     },
-    /// The vertices within so many edges.
+    /// The vertices within a number of edges.
     KHop {
-        /// From where.
+        /// The source vertex.
         sources: Vec<u64>,
-        /// How many edges.
+        /// Largest number of edges.
         hops: u32,
     },
     /// A batch of changes.
     Change {
-        /// Edges come, else they go.
+        /// True to insert the edges, false to delete them.
         insert: bool,
-        /// Which.
+        /// The edges.
         edges: Edges,
     },
     /// Writes the graph to a file.
     Save {
-        /// Where.
+        /// The file.
         file: PathBuf,
-        /// How; `None`: by the ending.
+        /// Its format; `None`: from the file's ending.
         format: Option<GraphFormat>,
     },
 }
@@ -105,9 +106,9 @@ pub enum Edges {
 /// A number that an operation reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ReportedNumber {
-    /// Whole.
+    /// A whole number.
     Whole(u64),
-    /// Not.
+    /// A real number.
     Real(f64),
 }
 
@@ -117,30 +118,30 @@ pub type Fact = (&'static str, ReportedNumber);
 /// Values of the own vertices of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub enum VertexValues {
-    /// None.
+    /// No values.
     None,
     /// Whole numbers.
     Whole(Vec<u64>),
     /// Real numbers, with at most 17 digits.
     Real(Vec<f64>),
-    /// Distances in edges; the vertices beyond the last one that counts are left out if `only_reached`.
+    /// Distances in edges.
     Levels {
-        /// [`UNREACHED`] for those that were not reached.
+        /// [`UNREACHED`] for unreached vertices.
         levels: Vec<u32>,
-        /// Leave those out.
+        /// True to leave out unreached vertices.
         only_reached: bool,
     },
     /// Vertices, shown by their ids.
     Vertices(Vec<Vertex>),
 }
 
-/// What an operation has found.
+/// The result of an operation.
 pub struct OperationAnswer {
     /// Numbers of the whole graph, the same on every rank.
     pub facts: Vec<Fact>,
     /// Values of the own vertices.
     pub values: VertexValues,
-    /// The version that a change has made.
+    /// The new version, for a change.
     pub changed: Option<GraphPart>,
 }
 
@@ -189,7 +190,8 @@ fn vertex(part: &GraphPart, id: u64) -> Result<Vertex, DataGraphError> {
     part.ids().vertex(id).ok_or_else(|| DataGraphError::refused(format!("the graph has no vertex {id}")))
 }
 
-/// Runs an operation on every rank that shares the graph; `each`: values of single vertices are wanted. Relative files lie in `dir`.
+/// Runs an operation on every rank that shares the graph. `each`: values of single vertices are
+/// wanted. Relative file names start from `dir`.
 ///
 /// # Errors
 /// If it is stopped, or its arguments do not fit the graph. All ranks get the same error.
@@ -242,7 +244,7 @@ pub fn run(
         }
         Operation::Clustering => {
             let values = triangles::clustering(exchange, part)?;
-            // Summed in whole numbers, for which the order does not matter.
+            // Summed in whole numbers, so that the order does not matter.
             const ONE: f64 = (1u64 << 31) as f64;
             let own = values.par_iter().map(|&value| (value * ONE) as u64).sum::<u64>();
             let [total] = sum(exchange, [own])?;
@@ -276,7 +278,7 @@ pub fn run(
     Ok(OperationAnswer { facts, values, changed: None })
 }
 
-/// Degrees of the own vertices. A loop of an undirected graph has both its ends there.
+/// Degrees of the own vertices. A loop in an undirected graph counts twice.
 pub fn degrees(part: &GraphPart, direction: Direction) -> Vec<u64> {
     let degree = |v: Vertex| {
         let (out, into) = (part.outgoing().degree(v) as u64, part.incoming().degree(v) as u64);
@@ -290,16 +292,16 @@ pub fn degrees(part: &GraphPart, direction: Direction) -> Vec<u64> {
     part.own().into_par_iter().map(degree).collect()
 }
 
-/// What a batch answers that has changed so many edges.
+/// The result of a batch that has changed `count` edges.
 pub fn changed(count: u64, insert: bool) -> OperationAnswer {
     let name = if insert { "inserted" } else { "deleted" };
     OperationAnswer { facts: vec![(name, ReportedNumber::Whole(count))], values: VertexValues::None, changed: None }
 }
 
-/// The edges of a batch, each rank a piece of them. Relative files lie in `dir`.
+/// The edges of a batch, a piece on each rank. Relative file names start from `dir`.
 ///
 /// # Errors
-/// If the file cannot be read, or names a vertex that the graph has not.
+/// If the file cannot be read, or names a vertex that is not in the graph.
 pub fn read_changes(
     exchange: &mut dyn Exchange,
     part: &GraphPart,
@@ -321,7 +323,7 @@ pub fn read_changes(
 }
 
 impl VertexValues {
-    /// Appends the value of the own vertex at that place. False if it is left out.
+    /// Appends the value of the own vertex at index `at`. Returns false if it is left out.
     fn put(&self, part: &GraphPart, at: usize, text: &mut String) -> bool {
         // Writing to memory cannot fail.
         let _ = match self {
@@ -339,12 +341,13 @@ impl VertexValues {
         true
     }
 
-    /// What the value at that place is ordered by among the largest: larger is larger. `None` for what was not reached.
+    /// The sort key of the value at index `at`: larger keys for larger values. `None` for unreached
+    /// vertices.
     fn order(&self, part: &GraphPart, at: usize) -> Option<u64> {
         match self {
             VertexValues::None => None,
             VertexValues::Whole(values) => values.get(at).copied(),
-            // Neither is negative, so bits are ordered as numbers are.
+            // Values are not negative, so their bits have the same order.
             VertexValues::Real(values) => Some(values[at]).filter(|value| value.is_finite()).map(f64::to_bits),
             VertexValues::Vertices(values) => Some(part.ids().id(values[at])),
             VertexValues::Levels { levels, .. } => Some(levels[at]).filter(|&level| level != UNREACHED).map(u64::from),
@@ -372,7 +375,8 @@ pub fn write_values(
     })
 }
 
-/// The vertices with the largest values of all ranks as lines `id value`, of equal ones that with the smallest id first.
+/// The vertices with the largest values over all ranks as lines `id value`; of equal values, the
+/// smallest id comes first.
 ///
 /// # Errors
 /// If the operation is stopped.

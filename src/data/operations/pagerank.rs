@@ -1,6 +1,7 @@
-//! PageRank by pulling (Page et al., 1999), all values of an iteration from those of the one before, so that ranks and threads make no
-//! difference. What is summed over the whole graph (the mass of sinks, the change) is summed in whole numbers of 2^-61, for which the order
-//! does not matter; the sum of a row is made in the order of the row.
+//! PageRank by pulling (Page et al., 1999). All values of an iteration are computed from those of
+//! the previous one, so that ranks and threads make no difference. Sums over the whole graph (the
+//! mass of sinks, the change) use whole multiples of 2^-61, for which the order does not matter; a
+//! row is summed in its order.
 
 use rayon::prelude::*;
 
@@ -11,28 +12,28 @@ use crate::data::part::GraphPart;
 /// One in fixed point.
 const ONE: f64 = (1u64 << 61) as f64;
 
-/// Vertices that one piece of parallel work takes.
+/// Vertices per unit of parallel work.
 const PIECE: usize = 1024;
 
-/// What becomes of the mass of vertices without outgoing edges.
+/// What happens to the mass of vertices without outgoing edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sinks {
-    /// It is spread evenly over all vertices (Graphalytics, NetworkX); ranks sum to 1.
+    /// Spread evenly over all vertices (Graphalytics, NetworkX); ranks sum to 1.
     Spread,
-    /// It is lost (GAP).
+    /// Dropped (GAP).
     Drop,
 }
 
-/// When to stop, and how.
+/// The parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// The share of its rank that a vertex passes on.
+    /// Damping factor: the share of its rank that a vertex passes on.
     pub damping: f64,
-    /// Stop once the sum of all changes is below.
+    /// Stop once the sum of all changes is below this.
     pub tolerance: f64,
-    /// Stop after as many iterations at the latest.
+    /// Largest number of iterations.
     pub iterations: u32,
-    /// What becomes of the mass of sinks.
+    /// What happens to the mass of sinks.
     pub sinks: Sinks,
 }
 
@@ -42,13 +43,13 @@ impl Default for Options {
     }
 }
 
-/// What was found.
+/// The result.
 pub struct PageRanks {
     /// The rank of each own vertex.
     pub ranks: Vec<f64>,
     /// Iterations made.
     pub iterations: u32,
-    /// Sum of all changes in the last one.
+    /// Sum of all changes in the last iteration.
     pub residual: f64,
 }
 
@@ -65,7 +66,7 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &GraphPart, options: &Options
     let own = part.own();
     let count = f64::from(part.vertices());
     let mut ranks = vec![1.0 / count; own.len()];
-    // What each vertex of the graph passes on along each of its edges.
+    // The value that each vertex passes on along each of its edges.
     let mut passed = vec![0.0f64; part.vertices() as usize];
     let inverse: Vec<f64> = own.clone().into_par_iter().map(|v| 1.0 / part.outgoing().degree(v) as f64).collect();
     let everything: Vec<u32> = if exchange.ranks() > 1 { (0..own.len() as u32).collect() } else { Vec::new() };
@@ -119,7 +120,8 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &GraphPart, options: &Options
     Ok(PageRanks { ranks, iterations: done, residual })
 }
 
-/// The sum of what the vertices of a row pass on, in four running sums, so that additions need not wait for each other.
+/// The sum of the values that the vertices of a row pass on, in four partial sums, so that
+/// additions need not wait for each other.
 #[inline]
 fn row_sum(row: &[u32], passed: &[f64]) -> f64 {
     let (fours, rest) = row.as_chunks::<4>();

@@ -1,5 +1,6 @@
-//! Shortest paths by delta-stepping (Meyer and Sanders, J. Algorithms 49, 2003), with the bucket fusion of GAP (Zhang et al., CGO 2020,
-//! section 3.3): a thread goes on with what falls into the present bucket while that is little.
+//! Shortest paths by delta-stepping (Meyer and Sanders, J. Algorithms 49, 2003), with GAP's bucket
+//! fusion (Zhang et al., CGO 2020, section 3.3): a thread continues with new entries of the current
+//! bucket while they are few.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,34 +11,36 @@ use crate::data::exchange::{Exchange, combine, push, smallest, sum};
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex};
 
-/// A thread keeps the present bucket to itself while it holds fewer entries.
-const FUSED: usize = 1000;
+/// A thread keeps new entries of the current bucket to itself while they are fewer than this.
+const MAX_FUSED_ENTRIES: usize = 1000;
 
-/// Buckets after the present one that are kept as lists of their own.
-const NEAR: usize = 64;
+/// Buckets after the current one that have lists of their own.
+const NEAR_BUCKETS: usize = 64;
 
-/// Fewest entries of a bucket that one piece of parallel work takes.
+/// Smallest number of bucket entries per unit of parallel work.
 const PIECE: usize = 64;
 
-/// What the search has found.
+/// The result of a search.
 pub struct Distances {
     /// The distance of each own vertex; infinite if it cannot be reached.
     pub distances: Vec<f64>,
-    /// How many vertices of the graph were reached.
+    /// Number of vertices reached in the whole graph.
     pub reached: u64,
 }
 
 struct SsspSearch<'a> {
     part: &'a GraphPart,
-    /// Buckets in a distance of 1.
+    /// Number of buckets per unit of distance.
     buckets: f64,
-    /// Distances of own vertices as the bits of numbers that are not negative, which are ordered as the numbers are.
+    /// Distances of own vertices as bit patterns of non-negative numbers, which have the same
+    /// order.
     own: Vec<AtomicU64>,
-    /// The best that this rank has told the owners of other vertices; empty with one rank.
-    told: Vec<AtomicU64>,
+    /// The smallest distances that this rank has sent to the owners of other vertices; empty with
+    /// one rank.
+    sent: Vec<AtomicU64>,
 }
 
-/// What one piece of work has found.
+/// The result of one unit of work.
 struct RelaxedEdges {
     near: Vec<Vec<Vertex>>,
     far: Vec<(u64, Vertex)>,
@@ -63,7 +66,7 @@ impl SsspSearch<'_> {
     fn relax(&self, bucket: u64, v: Vertex, found: &mut RelaxedEdges) {
         let range = self.part.own();
         let distance = f64::from_bits(self.own[(v - range.start) as usize].load(Relaxed));
-        // It has been lowered since, and dealt with then.
+        // The distance has been lowered and processed since.
         if self.bucket(distance) < bucket {
             return;
         }
@@ -78,7 +81,7 @@ impl SsspSearch<'_> {
                         None => found.far.push((bucket + ahead, to)),
                     }
                 }
-            } else if lower(&self.told[to as usize], new.to_bits()) {
+            } else if lower(&self.sent[to as usize], new.to_bits()) {
                 found.remote[self.part.owner(to)].push((to, new));
             }
         }
@@ -86,9 +89,9 @@ impl SsspSearch<'_> {
 
     fn work(&self, bucket: u64, piece: &[Vertex], ranks: usize) -> RelaxedEdges {
         let remote = vec![Vec::new(); if ranks == 1 { 0 } else { ranks }];
-        let mut found = RelaxedEdges { near: vec![Vec::new(); NEAR], far: Vec::new(), remote };
+        let mut found = RelaxedEdges { near: vec![Vec::new(); NEAR_BUCKETS], far: Vec::new(), remote };
         piece.iter().for_each(|&v| self.relax(bucket, v, &mut found));
-        while !found.near[0].is_empty() && found.near[0].len() < FUSED {
+        while !found.near[0].is_empty() && found.near[0].len() < MAX_FUSED_ENTRIES {
             let more = std::mem::take(&mut found.near[0]);
             more.into_iter().for_each(|v| self.relax(bucket, v, &mut found));
         }
@@ -96,8 +99,8 @@ impl SsspSearch<'_> {
     }
 }
 
-/// The width of buckets where the user names none: the heaviest edge by the mean degree, which leaves an edge or so
-/// of each vertex within a bucket.
+/// The default width of buckets: the heaviest edge divided by the mean degree, which leaves about
+/// one edge per vertex within a bucket.
 fn width(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<f64, DataGraphError> {
     let rows = part.outgoing();
     let heaviest = part
@@ -119,7 +122,8 @@ fn width(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<f64, DataGraph
     Ok(if width > 0.0 && width.is_finite() { width } else { 1.0 })
 }
 
-/// Distances from `source`. `delta` is the width of buckets; `None`: by weights and degrees.
+/// Computes the distances from `source`. `delta` is the width of buckets; `None`: derived from
+/// weights and degrees.
 ///
 /// # Errors
 /// If the operation is stopped, or an edge has a negative weight.
@@ -132,12 +136,12 @@ pub fn sssp(
     let (own, ranks) = (part.own(), exchange.ranks());
     let proposed = width(exchange, part)?;
     let infinite = || AtomicU64::new(f64::INFINITY.to_bits());
-    let told = if ranks == 1 { 0 } else { part.vertices() };
+    let sent = if ranks == 1 { 0 } else { part.vertices() };
     let search = SsspSearch {
         part,
         buckets: 1.0 / delta.unwrap_or(proposed),
         own: own.clone().map(|_| infinite()).collect(),
-        told: (0..told).map(|_| infinite()).collect(),
+        sent: (0..sent).map(|_| infinite()).collect(),
     };
     let mut buckets: BTreeMap<u64, Vec<Vertex>> = BTreeMap::new();
     if own.contains(&source) {

@@ -1,4 +1,4 @@
-//! Operations against references of one thread that do the obvious, on several ranks that are threads.
+//! Tests operations against simple single-threaded references, on several ranks that are threads.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::*;
 use crate::data::exchange::threads::on_ranks;
 use crate::data::ids::VertexIds;
 
-/// A graph as a person would write it down.
+/// A graph in the simplest representation.
 #[derive(Clone, Debug)]
 struct Plain {
     ids: Vec<u64>,
@@ -173,7 +173,7 @@ impl Plain {
     }
 }
 
-/// The values of all ranks, one after the other.
+/// The concatenated values of all ranks.
 fn joined<T: Clone>(parts: &[Vec<T>]) -> Vec<T> {
     parts.concat()
 }

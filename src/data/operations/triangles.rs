@@ -1,8 +1,10 @@
-//! Triangles, and local clustering coefficients, in the undirected view without loops.
+//! Counts triangles and computes local clustering coefficients, ignoring directions and loops.
 //!
-//! Each edge leads from its end of lower degree to that of higher degree. Of a triangle u -> v -> w, u -> w the neighbours of u are
-//! marked, and the lists of v are looked through for marks (Chiba and Nishizeki, SIAM J. Comput. 14, 1985; order by degree as GAP). A list
-//! goes to each other rank that owns one of its vertices once (Sanders and Uhl, arXiv 2302.11443), in rounds of bounded size.
+//! Each edge is oriented from its end of lower degree to that of higher degree. For triangles u ->
+//! v -> w, u -> w, the neighbours of u are marked, and the lists of v are searched for marks (Chiba
+//! and Nishizeki, SIAM J. Comput. 14, 1985; order by degree as in GAP). A list is sent once to each
+//! other rank that owns one of its vertices (Sanders and Uhl, arXiv 2302.11443), in rounds of
+//! bounded size.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,14 +14,14 @@ use crate::data::exchange::{Exchange, largest, push, share, sum};
 use crate::data::part::GraphPart;
 use crate::data::{DataGraphError, Vertex};
 
-/// Numbers that a rank sends in one round at most, but for one list.
+/// Largest number of list entries that a rank sends in one round, except for a single longer list.
 const ROUND: usize = 1 << 22;
 
-/// What was found.
+/// The result.
 pub struct Triangles {
-    /// How many triangles the graph has.
+    /// Number of triangles in the graph.
     pub total: u64,
-    /// Triangles of each own vertex; empty if only the total was asked for.
+    /// Number of triangles of each own vertex; empty if only the total was requested.
     pub counts: Vec<u64>,
 }
 
@@ -28,7 +30,7 @@ struct Oriented {
     first: Vertex,
     offsets: Vec<usize>,
     targets: Vec<Vertex>,
-    /// Edges of the graph between the two, 1 or 2; empty if nobody asks.
+    /// Number of edges of the graph between the two, 1 or 2; empty if not needed.
     times: Vec<u8>,
     /// Neighbours of each own vertex, in both directions, without itself.
     degrees: Vec<u32>,
@@ -80,8 +82,8 @@ impl Oriented {
     }
 }
 
-/// Calls `each` for the neighbours of a vertex in either direction, ascending, with the number of edges between the two; an undirected
-/// edge counts as two.
+/// Calls `each` for the neighbours of a vertex in either direction, ascending, with the number of
+/// edges between the two; an undirected edge counts as two.
 fn neighbours(part: &GraphPart, v: Vertex, mut each: impl FnMut(Vertex, u8)) {
     let out = part.outgoing().row(v);
     if !part.is_directed() {
@@ -106,7 +108,7 @@ fn neighbours(part: &GraphPart, v: Vertex, mut each: impl FnMut(Vertex, u8)) {
 enum Want {
     Total,
     Each,
-    /// For a vertex of a triangle the edges between the other two.
+    /// For a vertex of a triangle, the number of edges between the other two.
     Opposite,
 }
 
@@ -139,7 +141,7 @@ impl<'a> Counter<'a> {
         Counter { part, lists, want, scratch: (0..rayon::current_num_threads()).map(one).collect() }
     }
 
-    /// Counts the triangles of `u` with those of its list that are own vertices.
+    /// Counts the triangles of `u` through the own vertices in its list.
     fn count(&self, u: Vertex, list: &[Vertex], times: &[u8]) {
         let thread = rayon::current_thread_index().unwrap_or(0);
         let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +205,7 @@ fn run(
                 counter.count(u, list, times);
             }
         });
-        // Not a step that all ranks take at the same time.
+        // Polled only with one rank, as ranks do not reach this step at the same time.
         if exchange.ranks() == 1 {
             exchange.check()?;
         }
@@ -237,7 +239,7 @@ fn run(
     Ok(Triangles { total, counts: mine })
 }
 
-/// Lists go to the other ranks that own some of their vertices, in rounds.
+/// Sends lists to the other ranks that own some of their vertices, in rounds.
 fn remote(
     exchange: &mut dyn Exchange,
     part: &GraphPart,
@@ -290,7 +292,7 @@ fn remote(
     }
 }
 
-/// Counts triangles: those of each vertex if `each`, else only their number.
+/// Counts triangles: of each vertex if `each`, else only the total.
 ///
 /// # Errors
 /// If the operation is stopped.
@@ -299,8 +301,9 @@ pub fn triangles(exchange: &mut dyn Exchange, part: &GraphPart, each: bool) -> R
     run(exchange, part, &lists, if each { Want::Each } else { Want::Total })
 }
 
-/// The local clustering coefficient of each own vertex as Graphalytics defines it: of the pairs of its neighbours in either direction,
-/// in both orders, the share that an edge joins. 0 with fewer than two neighbours.
+/// The local clustering coefficient of each own vertex as defined by Graphalytics: the share of
+/// ordered pairs of its neighbours (in either direction) that an edge connects. 0 with fewer than
+/// two neighbours.
 ///
 /// # Errors
 /// If the operation is stopped.
