@@ -1,12 +1,14 @@
-//! A program with a kernel of its own, run by Phalanx alone or on all ranks of an mpirun:
+//! A program that defines its own kernel and runs a job on one process, or on all ranks of an
+//! `mpirun`:
 //!
 //! ```console
 //! cargo run --example own_kernel
 //! mpirun -n 3 target/debug/examples/own_kernel
 //! ```
 //!
-//! It estimates pi: 40 tasks count how many random points fall into a quarter circle and leave their counts in files, a last task adds
-//! them up. Every rank runs this same `main`, so every rank knows the kernels.
+//! It estimates pi: 40 tasks count how many random points fall into a quarter circle and write
+//! their counts to files; a last task adds them up. Every rank runs this same `main`, so every rank
+//! has the kernel.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ needs = "count"
 command = "cat hits/* | awk '{ hits += $1; points += $2 } END { print 4 * hits / points }'"
 "#;
 
-/// Reads its arguments once and returns what is called for each task.
+/// Reads the arguments once and returns the function that runs for each task.
 fn count_hits(table: &toml::Table) -> Result<Prepared, ArgError> {
     let args = Args::new(table, &["points", "seed", "output"])?;
     let points: u64 = args.need("points")?;
@@ -48,7 +50,7 @@ fn count_hits(table: &toml::Table) -> Result<Prepared, ArgError> {
 }
 
 fn main() {
-    // Only rank 0 reads the job file; the others are told.
+    // Only rank 0 reads the job file and sends it to the others.
     let job = std::env::temp_dir().join(format!("pi-{}.toml", std::process::id()));
     if let Err(error) = std::fs::write(&job, JOB) {
         eprintln!("cannot write {}: {error}", job.display());
@@ -64,7 +66,7 @@ fn main() {
         }
         Err(error) => eprintln!("{error}"),
     });
-    // Each process wrote a file of its own, and this is all that is left of it.
+    // Each process wrote a file of its own; a leftover is harmless.
     let _ = std::fs::remove_file(&job);
     std::process::exit(result.map_or_else(|error| error.exit_code(), |finished| finished.exit_code));
 }

@@ -1,10 +1,11 @@
-//! An operation of one's own on a data graph: communities, as vertices take the label that most of their neighbours have.
+//! A user-defined operation on a data graph: communities by label propagation. Each vertex takes
+//! the most frequent label among its neighbours.
 //!
 //!     cargo run --example own_operation
 //!     mpirun -n 3 target/debug/examples/own_operation
 //!
-//! Every rank holds a range of the vertices with their neighbours. In a round it computes the labels of its own vertices and
-//! shares those that have changed.
+//! Every rank holds a range of the vertices with their neighbours. In a round it computes the
+//! labels of its own vertices and shares those that have changed.
 
 use phalanx::data::exchange::{Exchange, share, sum};
 use phalanx::data::generate::{GAP_SEED, GeneratedKind, Generator};
@@ -17,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = GraphSource { origin: Origin::Generated(generator), directed: None, weights: None };
     let graph = source.load(&mut world)?;
 
-    // Labels of all vertices; this rank computes those of its own.
+    // Labels of all vertices; this rank computes those of its own vertices.
     let mut labels: Vec<u32> = (0..graph.vertices()).collect();
     let own = graph.own();
     for round in 1..=10 {

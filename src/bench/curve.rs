@@ -1,35 +1,36 @@
-//! From measured walls to efficiency and METG.
+//! Computes efficiency and METG from measured wall times.
 //!
-//! The minimum effective task granularity METG(50 %) is the smallest task at which the floating-point rate achieved is still half of
-//! the peak (Slaughter et al., SC'20, section III). The granularity of a task is what it costs in all: wall time, times cores, over tasks; so a
-//! system's overhead is part of it. Everything here is arithmetic.
+//! The minimum effective task granularity METG(50 %) is the smallest task at which the achieved
+//! floating-point rate is still half of the peak (Slaughter et al., SC'20, section III). The
+//! granularity of a task is its total cost, wall time times cores divided by tasks, and so includes
+//! the system's overhead. This module is pure arithmetic.
 
 use serde::Serialize;
 
 use crate::exec::compute_bound;
 
-/// The efficiency that a task must reach to be worth its overhead.
+/// The efficiency that defines METG(50 %).
 pub const HALF: f64 = 0.5;
 
-/// What was run at every point of a curve.
+/// The parameters that all points of a curve share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CurveShape {
-    /// Tasks in the graph.
+    /// Number of tasks in the graph.
     pub tasks: u64,
-    /// Cores that took part.
+    /// Number of cores.
     pub cores: u32,
-    /// Most floating-point operations that these cores do in a second, in billions.
+    /// Peak rate of these cores, in billions of floating-point operations per second.
     pub peak_gflops: f64,
 }
 
-/// One size of task.
+/// The measurement for one size of task.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Point {
     /// Iterations of the kernel in each task.
     pub iterations: u64,
-    /// Wall times cores over tasks, in microseconds.
+    /// Wall time times cores divided by tasks, in microseconds.
     pub granularity_us: f64,
-    /// Floating-point operations a second, in billions.
+    /// Billions of floating-point operations per second.
     pub gflops: f64,
     /// Share of the peak.
     pub efficiency: f64,
@@ -38,7 +39,7 @@ pub struct Point {
 }
 
 impl Point {
-    /// A point whose tasks took `wall_s` seconds in all.
+    /// Makes a point from the wall time of its tasks in seconds.
     pub fn new(iterations: u64, wall_s: f64, shape: &CurveShape) -> Point {
         let tasks = shape.tasks as f64;
         let gflops = compute_bound::flops(iterations) as f64 * tasks / wall_s / 1e9;
@@ -52,10 +53,12 @@ impl Point {
     }
 }
 
-/// METG(50 %) in microseconds: the smallest granularity at which half is still reached, as the publication has it. `None` if it is never
-/// reached, or also by the smallest tasks. Between two points the curve is taken for a straight line on logarithmic scales.
+/// METG(50 %) in microseconds: the smallest granularity at which half of the peak is reached, as in
+/// the publication. `None` if half is never reached, or is reached even by the smallest tasks.
+/// Between two points the curve is interpolated linearly on logarithmic scales.
 ///
-/// A curve need not fall evenly: larger tasks may do worse again, and then this figure alone flatters. See [`dips`].
+/// A curve need not be monotonic: larger tasks may be less efficient again, and then this figure
+/// alone is too good. See [`dips`].
 pub fn metg_us(points: &[Point]) -> Option<f64> {
     let sorted = from_large(points);
     let last = sorted.iter().rposition(|point| point.efficiency >= HALF)?;
@@ -64,7 +67,8 @@ pub fn metg_us(points: &[Point]) -> Option<f64> {
     Some(large.granularity_us * (small.granularity_us / large.granularity_us).powf(share))
 }
 
-/// The points below half that have smaller tasks above half, from large to small: where a system does worse than its METG lets expect.
+/// The points below half with smaller tasks above half, from large to small: where a system is
+/// worse than its METG suggests.
 pub fn dips(points: &[Point]) -> Vec<Point> {
     let sorted = from_large(points);
     let last = sorted.iter().rposition(|point| point.efficiency >= HALF).unwrap_or(0);
@@ -84,7 +88,7 @@ mod tests {
 
     const SHAPE: CurveShape = CurveShape { tasks: 8000, cores: 2, peak_gflops: 40.0 };
 
-    /// Walls of a system that adds `overhead_us` to every task and is else perfect.
+    /// Wall times of a system that adds `overhead_us` to every task and is otherwise perfect.
     fn curve(overhead_us: f64) -> Vec<Point> {
         let core_gflops = SHAPE.peak_gflops / f64::from(SHAPE.cores);
         let wall = |iterations| {
@@ -107,7 +111,8 @@ mod tests {
 
         #[test]
         fn metg_is_twice_a_constant_overhead(overhead_us in 0.05f64..200.0) {
-            // At half the peak a task takes as long as its overhead. Between two points the true curve is not straight: up to 3 % off.
+            // At half the peak a task takes as long as its overhead. The interpolation is up to 3 %
+            // off.
             let metg = metg_us(&curve(overhead_us)).unwrap();
             prop_assert!((metg / (2.0 * overhead_us) - 1.0).abs() < 0.04, "{} for {}", metg, overhead_us);
         }

@@ -1,7 +1,7 @@
-//! Operations on a data graph, timed: on this process alone, or on all ranks of the world.
+//! Measures operations on a data graph, on this process alone or on all ranks of the world.
 //!
-//! Each rank holds its share of the graph and works on it with its own threads; the world carries the rounds. There is no scheduler
-//! and no journal in between: what is measured is the operations themselves.
+//! Each rank holds its part of the graph and works on it with its own threads; MPI carries the
+//! rounds. No scheduler or journal is involved: only the operations themselves are measured.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,66 +15,68 @@ use crate::data::part::GraphPart;
 use crate::data::source::GraphSource;
 use crate::data::{DataGraphError, Vertex};
 
-/// Sources of searches; as in the GAP benchmark suite they are drawn among vertices that have edges.
+/// Number of sources for searches; as in the GAP benchmark suite they are drawn among vertices with
+/// edges.
 const SOURCES: usize = 8;
 
-/// Edges of a batch of insertions at most.
-const BATCH: usize = 1_000_000;
+/// Largest number of edges in a batch of insertions.
+const MAX_BATCH_EDGES: usize = 1_000_000;
 
-/// Bytes that the measurement of memory bandwidth goes through on each rank: more than caches hold.
-const STREAM: usize = 64 << 20;
+/// Bytes that each rank reads to measure memory bandwidth: more than caches hold.
+const STREAM_BYTES: usize = 64 << 20;
 
-/// What is measured.
+/// The measurements to make.
 #[derive(Clone, Debug)]
 pub struct GraphBenchPlan {
     /// The graph.
     pub source: GraphSource,
     /// Operations by name; empty: all.
     pub operations: Vec<String>,
-    /// How often each is run; the best counts.
+    /// Number of runs of each; the best counts.
     pub rounds: u32,
 }
 
-/// One operation.
+/// The measurement of one operation.
 #[derive(Clone, Debug, Serialize)]
 pub struct TimedOperation {
     /// Its name.
     pub operation: &'static str,
-    /// Seconds of the fastest round; of searches the mean over sources of the fastest.
+    /// Seconds of the fastest round; for searches the mean over sources of the fastest.
     pub seconds: f64,
-    /// Edges of the graph per second; of insertions those of the batch.
+    /// Edges of the graph per second; for insertions the edges of the batch.
     pub edges_per_s: f64,
-    /// What it found.
+    /// Its result.
     pub found: serde_json::Map<String, serde_json::Value>,
 }
 
-/// All that was measured.
+/// All measurements.
 #[derive(Clone, Debug, Serialize)]
 pub struct GraphMeasured {
-    /// Ranks.
+    /// Number of ranks.
     pub ranks: u32,
-    /// Threads of each.
+    /// Threads per rank.
     pub threads: u32,
-    /// Vertices of the graph.
+    /// Number of vertices.
     pub vertices: Vertex,
-    /// Edges of the graph; undirected ones count once.
+    /// Number of edges; undirected ones count once.
     pub edges: u64,
-    /// Seconds until it was loaded and distributed.
+    /// Seconds to load and distribute the graph.
     pub load_s: f64,
-    /// Bytes that it takes on all ranks together.
+    /// Memory of the graph on all ranks together, in bytes.
     pub bytes: u64,
-    /// Bytes per second that all threads of all ranks read together.
+    /// Memory bandwidth of all threads of all ranks together, in bytes per second.
     pub bandwidth: f64,
-    /// Seconds for which the bandwidth would suffice for an iteration of PageRank: 4 bytes for each edge, 24 for each vertex.
+    /// Lower bound of an iteration of PageRank from the bandwidth, in seconds: 4 bytes per edge, 24
+    /// per vertex.
     pub pagerank_iteration_floor_s: f64,
     /// The operations.
     pub operations: Vec<TimedOperation>,
 }
 
-/// Measures. Every rank calls it with the same plan, in its own pool of threads.
+/// Makes the measurements. Every rank calls it with the same plan, in its own thread pool.
 ///
 /// # Errors
-/// If the graph cannot be loaded, or ranks cannot talk.
+/// If the graph cannot be loaded, or communication fails.
 pub fn measure(exchange: &mut dyn Exchange, plan: &GraphBenchPlan) -> Result<GraphMeasured, DataGraphError> {
     let begin = Instant::now();
     let part = plan.source.load(exchange)?;
@@ -103,7 +105,7 @@ pub fn measure(exchange: &mut dyn Exchange, plan: &GraphBenchPlan) -> Result<Gra
     })
 }
 
-/// Ids of vertices that have edges, the same on all ranks.
+/// Ids of vertices with edges, the same on all ranks.
 fn sources(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Vec<u64>, DataGraphError> {
     let mut random = fastrand::Rng::with_seed(27_491_095);
     let mut sources = Vec::new();
@@ -121,7 +123,7 @@ fn sources(exchange: &mut dyn Exchange, part: &GraphPart) -> Result<Vec<u64>, Da
     Ok(sources)
 }
 
-/// The operations of a name: one for each source where it has one.
+/// The operations of a name: one per source for searches.
 fn operations_of(part: &GraphPart, name: &str, sources: &[u64]) -> Vec<Operation> {
     let each = |make: fn(u64) -> Operation| sources.iter().map(|&source| make(source)).collect();
     match name {
@@ -140,7 +142,7 @@ fn operations_of(part: &GraphPart, name: &str, sources: &[u64]) -> Vec<Operation
         _ => {
             let mut random = fastrand::Rng::with_seed(1);
             let mut vertex = || part.ids().id(random.u32(..part.vertices().max(1)));
-            let size = if part.vertices() == 0 { 0 } else { BATCH.min(part.edges() as usize) };
+            let size = if part.vertices() == 0 { 0 } else { MAX_BATCH_EDGES.min(part.edges() as usize) };
             let pairs = (0..size).map(|_| (vertex(), vertex())).collect();
             vec![Operation::Change { insert: true, edges: Edges::Listed(pairs) }]
         }
@@ -160,7 +162,7 @@ fn time(
     for operation in &operations {
         let mut best = Duration::MAX;
         for _ in 0..rounds {
-            // All begin together, and it is over when the last rank is done.
+            // All ranks start together, and the time ends with the last one.
             sum(exchange, [0])?;
             let begin = Instant::now();
             let answer = operations::run(exchange, part, operation, Path::new(""), false)?;
@@ -187,10 +189,10 @@ fn time(
     Ok(TimedOperation { operation: name, seconds, edges_per_s: edges as f64 / seconds.max(1e-9), found })
 }
 
-/// Bytes per second that the threads of all ranks read together, all at once; the best of three.
+/// Measures the bytes per second that the threads of all ranks read together; the best of three.
 fn bandwidth(exchange: &mut dyn Exchange) -> Result<f64, DataGraphError> {
     use rayon::prelude::*;
-    let words: Vec<u64> = (0..(STREAM / 8) as u64).into_par_iter().collect();
+    let words: Vec<u64> = (0..(STREAM_BYTES / 8) as u64).into_par_iter().collect();
     let mut best = u64::MAX;
     for _ in 0..3 {
         sum(exchange, [0])?;
@@ -201,5 +203,5 @@ fn bandwidth(exchange: &mut dyn Exchange) -> Result<f64, DataGraphError> {
         let [nanoseconds] = largest(exchange, [begin.elapsed().as_nanos() as u64])?;
         best = best.min(nanoseconds);
     }
-    Ok(STREAM as f64 * exchange.ranks() as f64 / (best.max(1) as f64 / 1e9))
+    Ok(STREAM_BYTES as f64 * exchange.ranks() as f64 / (best.max(1) as f64 / 1e9))
 }

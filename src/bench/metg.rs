@@ -1,10 +1,12 @@
-//! METG(50 %) of Phalanx: runs one pattern of Task Bench again and again, each time with smaller tasks.
+//! Measures METG(50 %) of Phalanx: runs one pattern of Task Bench repeatedly with smaller and
+//! smaller tasks.
 //!
-//! All ranks take part. Rank 0 leads: it says what comes next, runs the job, and reads from the journal when the first task started
-//! and the last one ended. The other ranks follow its words until it says that all is over.
+//! All ranks take part. Rank 0 sends the next step to the others, runs the job, and reads from the
+//! journal when the first task started and the last one ended. The other ranks follow until rank 0
+//! dismisses them.
 //!
-//! Rounds go over all sizes in turn, rather than over all repetitions of one size, so that a disturbance of some seconds does not spoil
-//! a whole point; of each size the best counts, as for the peak.
+//! Each round covers all sizes in turn, instead of repeating one size, so that a disturbance of
+//! some seconds does not spoil a whole point. The best run of each size counts, as for the peak.
 
 use std::path::Path;
 use std::time::Instant;
@@ -22,69 +24,70 @@ use crate::model::{Rank, Time};
 use crate::observe::progress::Mode;
 use crate::runtime::{Options, RunError, World};
 
-/// Efficiency that the largest tasks should reach: larger ones are tried until they do.
-const PLATEAU: f64 = 0.75;
+/// Efficiency that the largest tasks should reach: larger tasks are tried until they do.
+const PLATEAU_EFFICIENCY: f64 = 0.75;
 
-/// A task of this many nanoseconds is where the series begins.
-const LARGE_NS: f64 = 100_000.0;
+/// Duration of the first tasks of the series, in nanoseconds.
+const FIRST_TASK_NS: f64 = 100_000.0;
 
-/// A run that takes longer than this is not followed by one with larger tasks, in seconds.
-const LONG_S: f64 = 1.0;
+/// A run longer than this, in seconds, is not followed by one with larger tasks.
+const MAX_RUN_S: f64 = 1.0;
 
-/// How often the peak is measured before each round, and after the last.
-const PEAKS: u32 = 3;
+/// Number of measurements of the peak before each round, and after the last.
+const PEAK_MEASUREMENTS: u32 = 3;
 
-/// What is to be measured.
+/// The measurement to make.
 #[derive(Clone, Debug)]
 pub struct MetgPlan {
     /// The graph.
     pub pattern: Pattern,
     /// Slots of each rank; `None`: the CPUs that the launcher granted.
     pub slots: Option<u32>,
-    /// How often each size is run; the best counts.
+    /// Number of runs of each size; the best counts.
     pub rounds: u32,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Clone, Debug, Serialize)]
 pub struct MetgMeasured {
     /// Name of the pattern.
     pub pattern: String,
     /// Its width.
     pub width: u32,
-    /// Ranks that took part.
+    /// Number of ranks.
     pub ranks: u32,
-    /// Slots of each rank (the most that one had).
+    /// Slots per rank (the largest number).
     pub slots: u32,
-    /// Billions of floating-point operations a second that the cores do at most.
+    /// Peak rate of the cores in billions of floating-point operations per second.
     pub peak_gflops: f64,
     /// METG(50 %) in microseconds; `None` if half of the peak was never reached.
     pub metg_us: Option<f64>,
-    /// Tasks a second that do nothing but their 64 floating-point operations.
+    /// Tasks per second with tasks of only 64 floating-point operations.
     pub zero_work_tasks_per_s: f64,
     /// The curve, from large tasks to small ones.
     pub points: Vec<Point>,
-    /// For each point the seconds that its run took with all that comes before and after the tasks.
+    /// For each point the total duration of its run in seconds, including everything before and
+    /// after the tasks.
     #[serde(skip)]
     pub whole_s: Vec<f64>,
 }
 
-/// Why nothing could be measured.
+/// Why the measurement failed.
 #[derive(Debug, Error)]
 pub enum BenchError {
-    /// A run could not begin.
+    /// A run could not start.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A run ended before all its tasks had.
+    /// A run ended before all its tasks had completed; its exit code.
     #[error("a run of the benchmark ended with exit code {0}")]
     Unfinished(i32),
     /// The journal of a run cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The directory of a run cannot be found again.
+    /// The directory of a run was not found.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
-    /// A journal does not tell of every task.
+    /// A journal lacks some tasks.
     #[error("the journal of a run tells of {found} completed tasks instead of {expected}")]
     Incomplete {
         /// Tasks with a completed attempt.
@@ -98,7 +101,7 @@ pub enum BenchError {
 }
 
 impl BenchError {
-    /// Phalanx's exit code for it.
+    /// The exit code of Phalanx for this error.
     pub fn exit_code(&self) -> i32 {
         match self {
             BenchError::Run(error) => error.exit_code(),
@@ -109,18 +112,18 @@ impl BenchError {
     }
 }
 
-/// What rank 0 says that the others are to do next.
+/// The next step, which rank 0 sends to the others.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Next {
     /// Take part in a run.
     Run,
-    /// Measure the peak of so many threads and tell it.
+    /// Measure the peak of `threads` threads and send it to rank 0.
     Peak { threads: u32 },
     /// Leave.
     Leave,
 }
 
-/// Measures, as rank 0.
+/// Makes the measurement, as rank 0.
 ///
 /// # Errors
 /// See [`BenchError`].
@@ -130,7 +133,7 @@ pub fn lead(world: &mut World, plan: &MetgPlan) -> Result<MetgMeasured, BenchErr
     result
 }
 
-/// Lets the other ranks leave. Those that cannot be told are beyond help.
+/// Dismisses the other ranks. Failures are ignored: an unreachable rank cannot be dismissed.
 fn dismiss(world: &mut World) {
     for rank in 1..world.size() {
         if let Err(error) = world.tell(Rank(rank), words(&Next::Leave)) {
@@ -139,15 +142,15 @@ fn dismiss(world: &mut World) {
     }
 }
 
-/// Does what rank 0 says, as any other rank.
+/// Follows the steps from rank 0, as any other rank.
 ///
 /// # Errors
-/// If this rank could not do its part.
+/// If a step failed on this rank.
 pub fn follow(world: &mut World) -> Result<(), RunError> {
     let mut result = Ok(());
     loop {
         match understand(&world.hear()?.1)? {
-            // Rank 0 hears of an error by itself, and decides.
+            // Rank 0 notices an error by itself, and decides.
             Next::Run => result = world.run(&Options::new(""), Kernels::builtin()).map(|_| ()),
             Next::Peak { threads } => world.tell(Rank::ZERO, words(&peak::gflops(threads)))?,
             Next::Leave => return result,
@@ -156,7 +159,8 @@ pub fn follow(world: &mut World) -> Result<(), RunError> {
 }
 
 fn words<T: Serialize>(value: &T) -> Vec<u8> {
-    // Writing plain numbers and enums to memory cannot fail; an empty answer would be refused by its reader.
+    // Writing plain numbers and enums to memory cannot fail; an empty answer would be refused by
+    // its reader.
     postcard::to_stdvec(value).unwrap_or_default()
 }
 
@@ -165,22 +169,22 @@ fn understand<'a, T: Deserialize<'a>>(words: &'a [u8]) -> Result<T, RunError> {
         .map_err(|error| RunError::Broken(format!("ranks do not understand each other: {error}")))
 }
 
-/// What one run took.
+/// Durations of one run.
 #[derive(Clone, Copy, Debug)]
 struct Walls {
     iterations: u64,
-    /// From the first start of a task to the last end.
+    /// From the first start of a task to the last end, in seconds.
     tasks_s: f64,
-    /// Of the whole call, with reading, partition, hand-out and leaving.
+    /// Of the whole call in seconds, with reading, partition, hand-out and shutdown.
     whole_s: f64,
 }
 
-/// Rank 0's side.
+/// The state of rank 0.
 struct Leader<'a> {
     world: &'a mut World,
     plan: &'a MetgPlan,
     dir: TempDir,
-    /// Slots of each rank, once a run has told.
+    /// Slots of each rank, known after the first run.
     slots: Vec<u32>,
     peak_gflops: f64,
     best: Vec<Walls>,
@@ -188,17 +192,17 @@ struct Leader<'a> {
 
 impl<'a> Leader<'a> {
     fn new(world: &'a mut World, plan: &'a MetgPlan) -> Result<Leader<'a>, BenchError> {
-        // Below the current directory, since that is where runs are kept and all ranks see it.
+        // In the current directory, which all ranks see.
         let dir = tempfile::Builder::new().prefix("phalanx-bench-").tempdir_in(".")?;
         Ok(Leader { world, plan, dir, slots: Vec::new(), peak_gflops: 0.0, best: Vec::new() })
     }
 
     fn measure(mut self) -> Result<MetgMeasured, BenchError> {
-        // The first run fills caches and says how many slots there are; it does not count.
+        // The first run fills caches and yields the number of slots; its time does not count.
         self.run(1)?;
         self.measure_peak()?;
         let core_gflops = self.peak_gflops / f64::from(self.cores());
-        let large = LARGE_NS * core_gflops / crate::exec::compute_bound::flops(1) as f64;
+        let large = FIRST_TASK_NS * core_gflops / crate::exec::compute_bound::flops(1) as f64;
         let mut top = (large.max(1.0) as u64).next_power_of_two();
         while !self.is_large_enough(top)? {
             top *= 2;
@@ -217,18 +221,19 @@ impl<'a> Leader<'a> {
         self.slots.iter().sum::<u32>().max(1)
     }
 
-    /// Runs tasks of this size. False if larger ones would do better, and do not take too long.
+    /// Runs tasks of this size. Returns false if larger ones would be more efficient and do not
+    /// take too long.
     fn is_large_enough(&mut self, iterations: u64) -> Result<bool, BenchError> {
         let walls = self.point(iterations)?;
         let efficiency = Point::new(iterations, walls.tasks_s, &self.shape()).efficiency;
-        Ok(efficiency >= PLATEAU || walls.tasks_s > LONG_S)
+        Ok(efficiency >= PLATEAU_EFFICIENCY || walls.tasks_s > MAX_RUN_S)
     }
 
     fn shape(&self) -> CurveShape {
         CurveShape { tasks: self.plan.pattern.count(), cores: self.cores(), peak_gflops: self.peak_gflops }
     }
 
-    /// Runs tasks of one size; keeps the best of all such runs.
+    /// Runs tasks of one size and keeps the best result for that size.
     fn point(&mut self, iterations: u64) -> Result<Walls, BenchError> {
         let walls = self.run(iterations)?;
         match self.best.iter_mut().find(|best| best.iterations == iterations) {
@@ -261,7 +266,7 @@ impl<'a> Leader<'a> {
         Ok(Walls { iterations, tasks_s, whole_s })
     }
 
-    /// Reads from the journal of a run how long its tasks took, and how many slots it had.
+    /// Reads the duration of the tasks and the number of slots from the journal of a run.
     fn read(&mut self, run_dir: &Path) -> Result<f64, BenchError> {
         let replay = replay(&RunDir::open(run_dir)?.journal())?;
         let attempts = replay.last_session().map_or(&[][..], |session| &session.attempts);
@@ -272,12 +277,12 @@ impl<'a> Leader<'a> {
         self.slots = replay.last_session().iter().flat_map(|s| &s.began.ranks).map(|rank| rank.slots).collect();
         let first = attempts.iter().map(|a| a.start).min().unwrap_or(Time::ZERO);
         let last = attempts.iter().map(|a| a.end).max().unwrap_or(Time::ZERO);
-        // The clock counts nanoseconds: no run takes none.
+        // The clock counts nanoseconds; a duration of zero is raised to one.
         Ok(last.since(first).as_secs_f64().max(1e-9))
     }
 
     fn measure_peak(&mut self) -> Result<(), BenchError> {
-        for _ in 0..PEAKS {
+        for _ in 0..PEAK_MEASUREMENTS {
             for rank in 1..self.world.size() {
                 let threads = self.slots.get(rank as usize).copied().unwrap_or(1);
                 self.world.tell(Rank(rank), words(&Next::Peak { threads }))?;
@@ -296,7 +301,7 @@ impl<'a> Leader<'a> {
     }
 
     fn finish(mut self) -> MetgMeasured {
-        // What the tasks themselves have reached is no more than what can be reached.
+        // The peak is at least the rate that the tasks themselves reached.
         let reached = self.best.iter().map(|walls| Point::new(walls.iterations, walls.tasks_s, &self.shape()).gflops);
         self.peak_gflops = reached.fold(self.peak_gflops, f64::max);
         let shape = self.shape();
@@ -317,12 +322,12 @@ impl<'a> Leader<'a> {
     }
 }
 
-/// Iterations from large to none, each half of the one before.
+/// Iterations in descending order down to 0, each half of the one before.
 fn series(top: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(top), |&iterations| (iterations > 0).then_some(iterations / 2))
 }
 
-/// The job that is run.
+/// The job file of a run.
 fn job_text(pattern: &Pattern, iterations: u64) -> String {
     let Pattern { dependence, width, steps } = pattern;
     let mut text = format!(

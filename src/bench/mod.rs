@@ -1,14 +1,14 @@
-//! Measures Phalanx itself, on the machine and in the world that it is started in.
+//! Measures Phalanx itself, on the machine and in the MPI world in which it is started.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `metg` | the smallest task that is still worth it: runs a pattern with ever smaller tasks |
-//! | `curve` | from measured walls to efficiency and METG; pure |
-//! | `peak` | what the cores can do at most |
+//! | `metg` | the smallest effective task: runs a pattern with smaller and smaller tasks |
+//! | `curve` | from measured wall times to efficiency and METG; pure |
+//! | `peak` | the peak rate of the cores |
 //! | `picture` | the curve as SVG; pure |
 //! | `graph` | operations on a data graph |
 //!
-//! What is measured is the real runtime with its journal, as `phalanx run` runs a job.
+//! The measurements use the real runtime with its journal, as `phalanx run` does.
 
 pub mod curve;
 pub mod graph;

@@ -1,7 +1,7 @@
-//! What the cores can do at most: the bare kernel on as many threads as slots, all at the same time.
+//! The peak rate of the cores: the bare kernel on as many threads as slots, all at the same time.
 //!
-//! A rate that a core reaches while the others rest is not a peak that all can reach together, so the threads of a rank begin
-//! together, and so do the ranks, as nearly as a message tells them to.
+//! The rate of a single busy core is not a peak that all can reach together. So the threads of a
+//! rank start together, and the ranks do too, as far as a message can synchronise them.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use crate::exec::compute_bound::{flops, iterate};
 
-/// Length of one measurement: neither a clock nor a message's delay disturbs it.
+/// Duration of one measurement: long against the clock's resolution and a message's delay.
 const LENGTH: Duration = Duration::from_millis(30);
 
-/// A core that was idle needs a moment to reach its speed.
+/// Warm-up time, in which an idle core reaches its full clock rate.
 const WARM_UP: Duration = Duration::from_millis(3);
 
-/// Iterations between two looks at the clock.
+/// Iterations between two reads of the clock.
 const ITERATIONS: u64 = 20_000;
 
-/// Billions of floating-point operations a second of `threads` threads of this process together.
+/// Measures the billions of floating-point operations per second of `threads` threads of this
+/// process together.
 pub(super) fn gflops(threads: u32) -> f64 {
     let together = Barrier::new(threads as usize);
     std::thread::scope(|scope| {
@@ -33,7 +34,7 @@ fn one(together: &Barrier) -> f64 {
     compute(LENGTH)
 }
 
-/// Computes for a while, and says at which rate.
+/// Computes for `length` and returns the rate.
 fn compute(length: Duration) -> f64 {
     let begun = Instant::now();
     let mut done = 0;

@@ -1,4 +1,4 @@
-//! The curve as a picture: efficiency against granularity, on a logarithmic scale.
+//! The curve as an SVG picture: efficiency against granularity, on a logarithmic scale.
 
 use super::curve::{HALF, Point};
 use super::metg::MetgMeasured;
@@ -6,12 +6,12 @@ use crate::svg::Picture;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
-/// Room for the axes: left, top, right, bottom.
+/// Margins for the axes: left, top, right, bottom.
 const MARGIN: [f64; 4] = [64.0, 48.0, 24.0, 56.0];
 
-/// Where values lie in the picture.
+/// Maps values to positions in the picture.
 struct AxisScale {
-    /// Powers of ten at both ends of the granularity's axis.
+    /// Decimal exponents at both ends of the granularity axis.
     decades: (i32, i32),
 }
 
@@ -100,7 +100,7 @@ mod tests {
         };
         let picture = svg(&measured);
         assert!(picture.contains("METG(50 %) = 12.3") && picture.matches("<circle").count() == 3, "{picture}");
-        // Without a METG, and without any point, there is still a picture.
+        // Without a METG and without points there is still a picture.
         let nothing = svg(&MetgMeasured { metg_us: None, points: vec![], ..measured });
         assert!(!nothing.contains("METG") && nothing.ends_with("</svg>\n"), "{nothing}");
     }

@@ -1,4 +1,4 @@
-//! Asking a run.
+//! The client side of the control socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,25 +8,25 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::server::through;
-use super::{Answer, Asked, LONGEST, Question, SOCKET, folder};
+use super::{Answer, Asked, MAX_LINE_BYTES, Question, SOCKET, folder};
 
-/// A run answers within this time, or not at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a run did not answer.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// There is no socket, or nobody behind it.
+    /// There is no socket, or no process listens on it.
     #[error(
         "the run cannot be reached: {0}; it has ended, or its rank 0 is on another node (`phalanx report` shows a run that has ended)"
     )]
     Unreachable(io::Error),
-    /// It hung up, or said something else.
+    /// The run closed the connection, or sent an invalid answer.
     #[error("the run did not answer: {0}")]
     Silent(String),
 }
 
-/// Asks the run in this directory, as its user.
+/// Sends a question to the run in this directory, as its user.
 ///
 /// # Errors
 /// See [`ControlError`].
@@ -34,7 +34,7 @@ pub fn ask(run: &Path, question: &Question) -> Result<Answer, ControlError> {
     put(run, &Asked { by: None, question })
 }
 
-/// Asks the run in this directory on behalf of somebody, whom the journal will name.
+/// As [`ask`], on behalf of `by`, who is named in the journal.
 ///
 /// # Errors
 /// See [`ControlError`].
@@ -53,14 +53,14 @@ fn put(run: &Path, asked: &Asked<&Question>) -> Result<Answer, ControlError> {
         }
     };
     let mut stream = through(&folder(run), connect).map_err(ControlError::Unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| silent(&error))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| silent(&error))?;
     let mut line = serde_json::to_string(asked).map_err(|error| silent(&error))?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(|error| silent(&error))?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LONGEST)).read_line(&mut answer).map_err(|error| silent(&error))?;
+    BufReader::new(stream.take(MAX_LINE_BYTES)).read_line(&mut answer).map_err(|error| silent(&error))?;
     if answer.is_empty() {
-        return Err(ControlError::Silent("it ended meanwhile".into()));
+        return Err(ControlError::Silent("it ended before it answered".into()));
     }
     serde_json::from_str(&answer).map_err(|error| silent(&error))
 }

@@ -1,7 +1,9 @@
-//! How a person, or a script, speaks to a run under way: a Unix socket in the run directory.
+//! The control socket: users and scripts control a running run through a Unix socket in its
+//! directory.
 //!
-//! The socket lies in a folder that only the owner of the run can enter, so who reaches it is the owner. One connection is one question: a
-//! line of JSON, answered by a line of JSON. Rank 0 answers when it looks around, a tenth of a second later at most.
+//! The socket lies in a folder that only the owner of the run can enter, so every client is the
+//! owner. One connection carries one question, a line of JSON, and its answer, a line of JSON. Rank
+//! 0 answers within a tenth of a second.
 
 mod client;
 mod server;
@@ -14,47 +16,47 @@ use serde::{Deserialize, Serialize};
 pub use client::{ControlError, ask, ask_as};
 pub use server::{PendingRequest, Server};
 
-/// The folder that the socket lies in, in the run directory.
+/// The folder of the socket in the run directory.
 const FOLDER: &str = "control";
 
-/// The socket in it.
+/// The name of the socket in the folder.
 const SOCKET: &str = "socket";
 
-/// A question or answer is not longer than this.
-const LONGEST: u64 = 64 << 20;
+/// Largest size of a question or answer in bytes.
+const MAX_LINE_BYTES: u64 = 64 << 20;
 
 fn folder(run: &Path) -> PathBuf {
     run.join(FOLDER)
 }
 
-/// What is asked of a run.
+/// A question or command for a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Question {
-    /// How it stands.
+    /// Report the status.
     Status,
-    /// More or fewer ranks.
+    /// Change the number of ranks.
     Scale {
-        /// How many.
+        /// The requested number of ranks.
         to: Scale,
     },
-    /// A node or a rank shall leave.
+    /// Drain a node or a rank.
     Drain {
-        /// Its name, or the rank's number.
+        /// The node's name, or the rank's number.
         what: String,
     },
-    /// The remaining work shall be shared out evenly.
+    /// Distribute the remaining work evenly.
     Rebalance,
-    /// The run shall end, or only some of its tasks.
+    /// Cancel the run, or only some of its tasks.
     Cancel {
-        /// A task such as `tile[3]`, or all tasks of an array (`tile`).
+        /// A task such as `tile[3]`, or all tasks of an array (`tile`); `None`: the whole run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         task: Option<String>,
     },
 }
 
 impl std::fmt::Display for Question {
-    /// As one would type it.
+    /// As a user would type it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Question::Status => f.write_str("status"),
@@ -74,20 +76,20 @@ impl std::fmt::Display for Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
-    /// So many more.
+    /// This many more.
     More(u32),
-    /// So many fewer.
+    /// This many fewer.
     Fewer(u32),
-    /// So many.
+    /// This many in total.
     To(u32),
-    /// As the policy decides.
+    /// As the scaling policy decides.
     Auto,
 }
 
 impl FromStr for Scale {
     type Err = String;
 
-    /// `+2` more, `-1` fewer, `6` in all, or `auto`.
+    /// Parses `+2` (more), `-1` (fewer), `6` (in total) or `auto`.
     fn from_str(text: &str) -> Result<Scale, String> {
         if text == "auto" {
             return Ok(Scale::Auto);
@@ -102,34 +104,34 @@ impl FromStr for Scale {
     }
 }
 
-/// A question as it goes over the socket.
+/// A question as it is sent over the socket.
 #[derive(Serialize, Deserialize)]
 struct Asked<Q> {
-    /// Who asks, for the journal; the user if nobody says so.
+    /// Who asks, for the journal; `None`: the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     #[serde(flatten)]
     question: Q,
 }
 
-/// What a run answers.
+/// The answer of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Whether it did what was asked.
+    /// True if the command is being carried out.
     pub ok: bool,
-    /// What it did, or why not.
+    /// A description of the action, or the reason for refusing it.
     pub text: String,
-    /// How it stands, if that was asked.
+    /// The status, if requested.
     pub status: Option<serde_json::Value>,
 }
 
 impl Answer {
-    /// It is being done.
+    /// Makes a positive answer.
     pub fn done(text: impl Into<String>) -> Answer {
         Answer { ok: true, text: text.into(), status: None }
     }
 
-    /// It is not done.
+    /// Makes a negative answer.
     pub fn refused(text: impl Into<String>) -> Answer {
         Answer { ok: false, text: text.into(), status: None }
     }

@@ -1,4 +1,4 @@
-//! Rank 0's end of the socket: threads that read questions and hand them to whoever looks after the run.
+//! Rank 0's end of the control socket: threads read questions and queue them for rank 0.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,34 +14,34 @@ use std::time::Duration;
 
 use super::{Answer, Asked, Question, SOCKET, folder};
 
-/// Who connects must have asked within this time.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A client must send its question within this time.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// So many may ask at a time.
-const CALLERS: u32 = 32;
+/// Largest number of clients at a time.
+const MAX_CLIENTS: u32 = 32;
 
-/// A question is shorter than this.
-const LONGEST_QUESTION: u64 = 4096;
+/// Largest size of a question in bytes.
+const MAX_QUESTION_BYTES: u64 = 4096;
 
-/// A question that waits for its answer.
+/// A question that awaits its answer.
 #[derive(Debug)]
 pub struct PendingRequest {
-    /// What is asked.
+    /// The question.
     pub question: Question,
-    /// By whom, if not by the user at a terminal.
+    /// Who asks, if not the user at a terminal.
     pub by: Option<String>,
     back: Sender<Answer>,
 }
 
 impl PendingRequest {
-    /// Answers it.
+    /// Sends the answer.
     pub fn answer(self, answer: Answer) {
-        // Who asked may have gone.
+        // The client may have disconnected.
         let _ = self.back.send(answer);
     }
 }
 
-/// See the module's text.
+/// The listener of the control socket. Dropping it removes the socket.
 pub struct Server {
     calls: Receiver<PendingRequest>,
     folder: PathBuf,
@@ -55,20 +55,21 @@ struct ServerState {
     closing: AtomicBool,
 }
 
-/// Does something with a folder under a short name: the name of a socket may have 107 bytes only, and run directories lie deep.
+/// Calls `act` with a short path to a folder: a socket's path may have only 107 bytes, and the
+/// paths of run directories are long.
 pub(super) fn through<T>(folder: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let handle = File::open(folder)?;
     act(Path::new(&format!("/proc/self/fd/{}", handle.as_raw_fd())))
 }
 
 impl Server {
-    /// Opens the socket of a run. `notify` is called from other threads when somebody has asked.
+    /// Opens the socket of a run. Other threads call `notify` when a question has arrived.
     ///
     /// # Errors
     /// If the file system has no sockets, or the directory cannot be written to.
     pub fn open(run: &Path, notify: impl Fn() + Send + Sync + 'static) -> io::Result<Server> {
         let folder = folder(run);
-        // What an earlier session left behind.
+        // Removes what an earlier session left behind.
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -83,7 +84,7 @@ impl Server {
         Ok(Server { calls: taken, folder, shared })
     }
 
-    /// The next question, if somebody has asked.
+    /// Returns the next question, if there is one.
     pub fn next(&self) -> Option<PendingRequest> {
         self.calls.try_recv().ok()
     }
@@ -92,7 +93,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.closing.store(true, SeqCst);
-        // Wakes the listener; then nobody finds the socket any more. Both may be gone with the run directory.
+        // Wakes the listener, then removes the socket. Both may have been removed with the run
+        // directory.
         drop(through(&self.folder, |short| UnixStream::connect(short.join(SOCKET))));
         let _ = fs::remove_dir_all(&self.folder);
     }
@@ -106,7 +108,7 @@ fn listen(shared: &Arc<ServerState>, listener: &UnixListener) {
             thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if shared.callers.fetch_add(1, SeqCst) >= CALLERS {
+        if shared.callers.fetch_add(1, SeqCst) >= MAX_CLIENTS {
             shared.callers.fetch_sub(1, SeqCst);
             continue;
         }
@@ -125,10 +127,10 @@ fn listen(shared: &Arc<ServerState>, listener: &UnixListener) {
 }
 
 fn serve(shared: &ServerState, mut stream: UnixStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(QUESTION_TIMEOUT))?;
+    stream.set_write_timeout(Some(QUESTION_TIMEOUT))?;
     let mut line = String::new();
-    BufReader::new(stream.try_clone()?.take(LONGEST_QUESTION)).read_line(&mut line)?;
+    BufReader::new(stream.try_clone()?.take(MAX_QUESTION_BYTES)).read_line(&mut line)?;
     let answer = match serde_json::from_str::<Asked<Question>>(&line) {
         Ok(Asked { by, question }) => {
             let (back, answered) = channel();
@@ -138,7 +140,7 @@ fn serve(shared: &ServerState, mut stream: UnixStream) -> io::Result<()> {
             // The run drops the question if it ends meanwhile.
             answered.recv().map_err(|_| io::ErrorKind::BrokenPipe)?
         }
-        Err(error) => Answer::refused(format!("this is no question: {error}")),
+        Err(error) => Answer::refused(format!("invalid question: {error}")),
     };
     let mut line = serde_json::to_string(&answer)?;
     line.push('\n');

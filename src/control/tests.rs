@@ -1,4 +1,4 @@
-//! The socket, from both ends.
+//! Tests of the control socket from both ends.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

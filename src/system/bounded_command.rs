@@ -1,7 +1,7 @@
-//! Programs that Phalanx itself needs the answer of: none of them is waited for without end.
+//! Runs programs whose output Phalanx itself needs, with a time limit.
 //!
-//! Such a program starts in a process group of its own: an interrupt at the terminal is not for it,
-//! and when its time is up it is killed with all that it started.
+//! Such a program starts in a process group of its own, so that an interrupt at the terminal does
+//! not reach it; when it times out it is killed with all processes that it started.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,25 +14,26 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::system::open_files;
 
-/// Upper bound of one wait, after which the deadline and the exit are looked at again.
+/// Upper bound of one wait, after which deadline and exit are checked again.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
-/// The same once the program has closed its output, so that only its exit is waited for.
+/// As [`MAX_WAIT`], once the program has closed its output and only its exit is awaited.
 const MAX_WAIT_FOR_EXIT: Duration = Duration::from_millis(5);
 
-/// How long a killed program is waited for. One that the system does not let die is left behind.
+/// How long to wait for a killed program. A program that the system does not let die is left
+/// behind.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
-/// Starts a program and waits for its end, but not longer than until `deadline`, which is asked
-/// again and again. Output goes where the command says; pipes are read.
+/// Starts a program and waits for its end until `deadline`, which is called repeatedly. The output
+/// goes where the command says; pipes are read.
 ///
 /// # Errors
-/// The system's; [`io::ErrorKind::TimedOut`] if the program had to be killed.
+/// The system's errors; [`io::ErrorKind::TimedOut`] if the program was killed.
 pub(crate) fn run(command: &mut Command, deadline: &dyn Fn() -> Instant) -> io::Result<Output> {
     let began = Instant::now();
     let mut child = command.process_group(0).spawn()?;
     open_files::restore_limit(child.id());
-    // What nobody writes to would keep a program waiting that reads it.
+    // A program that reads an open stdin without a writer would wait forever.
     drop(child.stdin.take());
     let mut pipes = Pipes::of(&mut child);
     loop {
@@ -41,7 +42,7 @@ pub(crate) fn run(command: &mut Command, deadline: &dyn Fn() -> Instant) -> io::
         let wait = if ended.is_some() { Duration::ZERO } else { left.min(MAX_WAIT) };
         let came = pipes.take_in(wait);
         match ended {
-            // Others may hold its pipes open for longer; what it wrote itself has been read.
+            // Other processes may hold its pipes open for longer; its own output has been read.
             Some(status) if !came => return Ok(pipes.output(status)),
             None if left.is_zero() => {
                 kill(&mut child);
@@ -53,7 +54,7 @@ pub(crate) fn run(command: &mut Command, deadline: &dyn Fn() -> Instant) -> io::
     }
 }
 
-/// Not reaped so far, so its number, and with it the group's, is taken.
+/// The child has not been reaped, so its process id and that of its group are still reserved.
 fn kill(child: &mut Child) {
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let until = Instant::now() + KILL_WAIT;
@@ -62,7 +63,7 @@ fn kill(child: &mut Child) {
     }
 }
 
-/// What a program writes, each pipe until it is closed.
+/// Collects a program's output, from each pipe until it is closed.
 struct Pipes([(Option<OwnedFd>, Vec<u8>); 2]);
 
 impl Pipes {
@@ -71,14 +72,14 @@ impl Pipes {
         Pipes([(stdout, Vec::new()), (stderr, Vec::new())])
     }
 
-    /// Waits at most so long for output and reads what there is. True if there was any.
+    /// Waits at most `wait` for output and reads it. Returns true if there was any.
     fn take_in(&mut self, wait: Duration) -> bool {
         let is_closed = self.0.iter().all(|(pipe, _)| pipe.is_none());
         let wait = if is_closed { wait.min(MAX_WAIT_FOR_EXIT) } else { wait };
         let open = || self.0.iter().flat_map(|(pipe, _)| pipe);
         let mut fds: Vec<PollFd> = open().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        // One that is interrupted is begun again by the caller.
+        // The caller repeats an interrupted wait.
         let _ = poll(&mut fds, Some(&wait));
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut came = false;
@@ -132,7 +133,7 @@ mod tests {
         let file = dir.path().join("pid");
         let line = format!("trap '' TERM; sleep 3600 & echo $! > {}; wait", file.display());
         let begun = || std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'));
-        // Its time is up once it has started its child.
+        // The deadline comes once it has started its child.
         let mut command = Command::new("sh");
         let deadline = || if begun().is_some() { Instant::now() } else { Instant::now() + LONG };
         let error = run(command.args(["-c", &line]), &deadline).unwrap_err();

@@ -1,7 +1,7 @@
-//! An event that threads signal and one waits for: a descriptor that can be polled beside others.
+//! An event that threads signal and one thread waits for: a descriptor that can be polled together
+//! with others.
 //!
-//! A signal that is lost would leave the waiter asleep for ever, so an interrupted write is made
-//! again.
+//! A lost signal would leave the waiter asleep forever, so an interrupted write is retried.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,17 +13,17 @@ use rustix::io::{read, retry_on_intr, write};
 pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// An event that has not been signalled.
+    /// Makes an event that has not been signalled.
     ///
     /// # Errors
-    /// If the system gives no descriptor.
+    /// If no descriptor is available.
     pub(crate) fn new() -> io::Result<EventFd> {
         Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     /// Makes the descriptor readable.
     pub(crate) fn signal(&self) {
-        // The counter can only be full, and then the descriptor is readable already.
+        // It fails only if the counter is full, and then the descriptor is readable already.
         let _ = retry_on_intr(|| write(&self.0, &1u64.to_ne_bytes()));
     }
 

@@ -1,5 +1,5 @@
-//! Questions to file systems, asked without waiting for ever: a mount whose server is gone answers
-//! none, and the process that asks does not return.
+//! Queries file systems with a time limit: a mount whose server is down blocks the calling thread
+//! forever.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,10 +10,11 @@ use std::time::Duration;
 /// Upper bound on the wait for one answer; a busy file system answers well within it.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks in a thread of its own. After the first question without an answer it asks no further ones.
+/// Queries in a thread of its own. After the first query without an answer it makes no further
+/// ones.
 #[derive(Default)]
 pub(crate) struct FileProbe {
-    /// There once something has been asked; `None` if the system refuses a thread.
+    /// Set at the first query; `None` if the system could not start a thread.
     thread: OnceLock<Option<Sender<Probe>>>,
     unanswered: OnceLock<PathBuf>,
 }
@@ -26,8 +27,8 @@ impl FileProbe {
         self.ask(path, Path::exists)
     }
 
-    /// What `question` says of the file; `None` if a file system gives no answer in time, or gave
-    /// none before.
+    /// Returns the result of `question` for the file; `None` if its file system does not answer in
+    /// time, or an earlier query got no answer.
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         path: &Path,
@@ -39,7 +40,7 @@ impl FileProbe {
         let Some(thread) = self.thread.get_or_init(start) else { return Some(question(path)) };
         let (answer, answers) = channel();
         let asked = path.to_owned();
-        // Nobody waits any more for an answer that comes late.
+        // A late answer has no receiver any more.
         let ask = move || drop(answer.send(question(&asked)));
         let answer = thread.send(Box::new(ask)).ok().and_then(|()| answers.recv_timeout(ANSWER_TIMEOUT).ok());
         if answer.is_none() {
@@ -48,7 +49,7 @@ impl FileProbe {
         answer
     }
 
-    /// The file about which its file system gave no answer, if there was one.
+    /// The file whose file system did not answer, if there was one.
     pub(crate) fn unanswered(&self) -> Option<&Path> {
         self.unanswered.get().map(PathBuf::as_path)
     }

@@ -1,12 +1,12 @@
-//! What this process asks of the operating system in more than one part of the program.
+//! Services of the operating system that several parts of the program use.
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | `bounded_command` | runs a program and waits for its answer, but never without end |
-//! | `event` | an event that can be polled beside other descriptors |
-//! | `file_probe` | asks about files without waiting for a dead mount |
+//! | `bounded_command` | runs a program with a time limit and returns its output |
+//! | `event` | an event that can be polled together with other descriptors |
+//! | `file_probe` | queries files without blocking on a mount that does not respond |
 //! | `open_files` | the limit on open files: raised for this process, restored for its children |
-//! | `strangers` | which connections give way while it is not known whose they are |
+//! | `strangers` | bounds the number of connections that are not authenticated yet |
 
 pub(crate) mod bounded_command;
 pub(crate) mod event;

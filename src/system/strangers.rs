@@ -1,25 +1,26 @@
-//! Connections whose other side has not shown yet that it may be here.
+//! Connections whose peer is not authenticated yet.
 //!
-//! They are few, and nobody keeps others out by holding many: where there are too many, the address
-//! that has most of them loses its oldest one.
+//! Their number is bounded, and no peer can block others by holding many: when there are too many,
+//! the address with the most of them loses its oldest one.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-/// The strangers at one door. `E` ends a connection.
+/// The unauthenticated connections of one listener. `E` is the handle that closes a connection.
 pub(crate) struct Strangers<E> {
     most: usize,
-    /// Number, address and end of each, oldest first.
+    /// Number, address and handle of each, oldest first.
     list: VecDeque<(u64, IpAddr, E)>,
 }
 
 impl<E> Strangers<E> {
-    /// Keeps at most `most` such connections at a time.
+    /// Allows at most `most` such connections at a time.
     pub(crate) fn new(most: usize) -> Strangers<E> {
         Strangers { most, list: VecDeque::new() }
     }
 
-    /// Adds a connection under a number of its own. Returns the one to end that gives way to it.
+    /// Adds a connection under a unique number. Returns the handle of the connection that must be
+    /// closed in exchange, if any.
     #[must_use]
     pub(crate) fn come(&mut self, number: u64, from: IpAddr, end: E) -> Option<E> {
         self.list.push_back((number, from, end));
@@ -33,7 +34,8 @@ impl<E> Strangers<E> {
         self.list.remove(oldest).map(|(.., end)| end)
     }
 
-    /// A connection is no stranger any more, or has gone. `None` if it had to give way before.
+    /// Removes a connection that has authenticated or closed. `None` if it was removed before to
+    /// make room.
     pub(crate) fn leave(&mut self, number: u64) -> Option<E> {
         let at = self.list.iter().position(|(other, ..)| *other == number)?;
         self.list.remove(at).map(|(.., end)| end)
@@ -51,7 +53,7 @@ mod tests {
         for (number, from) in [(0, b), (1, a), (2, a), (3, a)] {
             assert_eq!(strangers.come(number, from, number), None);
         }
-        // The oldest of all is not the oldest of those who hold most.
+        // The oldest connection of all is not the oldest of the address with the most.
         assert_eq!(strangers.come(4, c, 4), Some(1));
         assert_eq!(strangers.leave(1), None, "it has given way");
         assert_eq!(strangers.leave(2), Some(2));

@@ -1,11 +1,12 @@
-//! Binding the calling thread to CPUs, and reading which CPUs it may use.
+//! Binds the calling thread to CPUs, and reads which CPUs it may use.
 //!
-//! The binding goes through hwloc where it has read this very machine. Where hwloc describes another machine, its binding
-//! calls succeed without doing anything, so there, and where hwloc could not be loaded, the system is asked directly.
-//! Memory needs no binding of its own: a page lands in the domain of the thread that touches it first, and slots are
-//! pinned before they allocate.
+//! Binding uses hwloc if it has read this very machine. If hwloc describes another machine its
+//! binding calls succeed without effect; then, or if hwloc could not be loaded, system calls are
+//! used directly. Memory needs no binding: a page is placed in the domain of the thread that
+//! touches it first, and slots are pinned before they allocate.
 //!
-//! No thread is ever bound outside the mask that the launcher gave this process, whoever asks for it.
+//! No thread is ever bound outside the mask that the launcher gave this process, whoever requests
+//! it.
 
 use std::io;
 use std::mem::size_of_val;
@@ -19,22 +20,24 @@ use super::{cpulist::format_cpus, hwloc};
 pub struct BindError {
     /// The CPUs asked for, as a list like `0-3`.
     pub cpus: String,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
 /// The mask that this process inherited; set when the topology is read.
 static INHERITED: OnceLock<Vec<u32>> = OnceLock::new();
 
-/// The inherited mask, in ascending order. The first call reads it, so it has to come before anything is bound.
+/// The inherited mask, in ascending order. The first call reads it, so it must precede any binding.
 pub(super) fn inherited_mask() -> &'static [u32] {
     INHERITED.get_or_init(current_mask)
 }
 
-/// Binds the calling thread to the given CPUs. Threads and processes that it starts afterwards inherit the binding.
+/// Binds the calling thread to the given CPUs. Threads and processes that it starts afterwards
+/// inherit the binding.
 ///
 /// # Errors
-/// If the list is empty, names a CPU outside the inherited mask, or names only CPUs that do not exist or that the system forbids.
+/// If the list is empty, names a CPU outside the inherited mask, or names only CPUs that do not
+/// exist or that the system forbids.
 pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
     let failed = |source| BindError { cpus: format_cpus(cpus), source };
     if cpus.is_empty() {
@@ -47,11 +50,12 @@ pub fn bind_current_thread(cpus: &[u32]) -> Result<(), BindError> {
     bind(cpus).map_err(failed)
 }
 
-/// Binds the calling thread to CPUs of which some were granted to other ranks of this node, which have set them aside for what this
-/// thread starts. The system still refuses what is outside the allocation as a whole.
+/// Binds the calling thread to CPUs of which some were granted to other ranks of this node, which
+/// have reserved them for children of this thread. The system still refuses CPUs outside the whole
+/// allocation.
 ///
 /// # Errors
-/// If there are none, or the system refuses.
+/// If the list is empty, or the system refuses.
 pub fn bind_to_lent(cpus: &[u32]) -> Result<(), BindError> {
     let failed = |source| BindError { cpus: format_cpus(cpus), source };
     if cpus.is_empty() {
@@ -67,7 +71,8 @@ fn bind(cpus: &[u32]) -> io::Result<()> {
     }
 }
 
-/// Words of 64 CPUs each in the masks handed to the system: 8192 CPUs, as many as the kernel can be built for.
+/// Number of 64-bit words in the masks passed to the system: 8192 CPUs, the largest number that a
+/// kernel can be built for.
 const WORDS: usize = 128;
 
 fn set_mask(cpus: &[u32]) -> io::Result<()> {
@@ -76,18 +81,19 @@ fn set_mask(cpus: &[u32]) -> io::Result<()> {
         let word = mask.get_mut(cpu as usize / 64).ok_or(io::ErrorKind::InvalidInput)?;
         *word |= 1 << (cpu % 64);
     }
-    // SAFETY: the kernel reads exactly the given number of bytes from `mask`, which outlives the call; `cpu_set_t` is
-    // a plain array of words to it, of any length. Thread 0 is the calling thread.
+    // SAFETY: the kernel reads exactly the given number of bytes from `mask`, which outlives the
+    // call; it treats `cpu_set_t` as a plain array of words of any length. Thread 0 is the calling
+    // thread.
     let rc = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The CPUs that the calling thread may run on, in ascending order. If the system does not say (it always should),
-/// as many as it reports to be usable, from 0.
+/// The CPUs on which the calling thread may run, in ascending order. If the system does not say (it
+/// always should), as many as it reports to be usable, from 0.
 fn current_mask() -> Vec<u32> {
     let mut mask = [0u64; WORDS];
-    // SAFETY: the C library writes at most the given number of bytes into `mask` and clears the rest of them. Thread 0 is
-    // the calling thread.
+    // SAFETY: the C library writes at most the given number of bytes into `mask` and clears the
+    // rest of them. Thread 0 is the calling thread.
     let rc = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
     let bits = (0..64 * WORDS as u32).filter(|&cpu| mask[cpu as usize / 64] >> (cpu % 64) & 1 == 1);
     match rc {

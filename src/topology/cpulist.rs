@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-/// Larger numbers than any kernel counts CPUs to: a range beyond it is refused rather than expanded.
-const LARGEST: u32 = 1 << 16;
+/// Larger than the CPU numbers of any kernel: a range beyond it is refused rather than expanded.
+const MAX_CPU: u32 = 1 << 16;
 
-/// `[0, 1, 2, 3, 8]` as `0-3,8`. Runs are found in the order given; nothing is sorted.
+/// Formats `[0, 1, 2, 3, 8]` as `0-3,8`. Ranges are found in the given order; nothing is sorted.
 pub fn format_cpus(cpus: &[u32]) -> String {
     let mut text = String::new();
     let mut rest = cpus;
@@ -22,17 +22,17 @@ pub fn format_cpus(cpus: &[u32]) -> String {
     text
 }
 
-/// `0-3,8` as `[0, 1, 2, 3, 8]`; `None` if the text is not such a list.
+/// Parses `0-3,8` as `[0, 1, 2, 3, 8]`; `None` if the text is not such a list.
 pub fn parse_cpus(text: &str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
     for range in text.trim().split(',').map(str::trim).filter(|r| !r.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if first > last || last >= LARGEST {
+        if first > last || last >= MAX_CPU {
             return None;
         }
         cpus.extend(first..=last);
-        if cpus.len() > LARGEST as usize {
+        if cpus.len() > MAX_CPU as usize {
             return None;
         }
     }

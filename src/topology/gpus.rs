@@ -1,11 +1,12 @@
-//! The GPUs that this rank may use, what tasks are told of them, and what they do at the moment.
+//! The GPUs that this rank may use, how tasks see them, and their present use.
 //!
-//! Which GPUs are ours is what launchers and users say in the variables of [`VARIABLES`]. Only where nothing is said, and no batch system owns
-//! the node, are all GPUs of the machine taken. A GPU has two names: a *name* in that variable, which a command is given, and an *ordinal*
-//! among the GPUs that this process sees, which a kernel hands to CUDA or HIP.
+//! Launchers and users select our GPUs through the variables of [`VARIABLES`]. Only if none is set,
+//! and no batch system owns the node, all GPUs of the machine are used. A GPU has a *name* in that
+//! variable, which commands get, and an *ordinal* among the GPUs that this process sees, which
+//! kernels pass to CUDA or HIP.
 //!
-//! NVIDIA's GPUs are asked through NVML, which is loaded when the program runs and comes with the driver; AMD's tell what they do in sysfs.
-//! A machine without either has none, and nothing is the worse for it.
+//! NVIDIA GPUs are queried through NVML_FILE, which comes with the driver and is loaded at run
+//! time; AMD GPUs through sysfs. A machine without either has no GPUs, which is not an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use serde::Serialize;
 use super::grant::Env;
 use super::{Machine, parse_cpus, share};
 
-/// The variables that show GPUs to a process, and whose tasks understand them.
+/// The variables that show GPUs to a process, and the vendor whose libraries read them.
 const VARIABLES: [(&str, Option<Maker>); 4] = [
     ("CUDA_VISIBLE_DEVICES", Some(Maker::Nvidia)),
     ("ROCR_VISIBLE_DEVICES", Some(Maker::Amd)),
@@ -24,8 +25,9 @@ const VARIABLES: [(&str, Option<Maker>); 4] = [
     ("ZE_AFFINITY_MASK", None),
 ];
 
-/// Batch systems own the nodes of their jobs: what they do not show is not ours.
-const BATCH: [&str; 8] = [
+/// Variables of batch systems, which own the nodes of their jobs: GPUs that they do not show are
+/// not ours.
+const BATCH_VARIABLES: [&str; 8] = [
     "SLURM_JOB_ID",
     "PBS_JOBID",
     "LSB_JOBID",
@@ -36,65 +38,67 @@ const BATCH: [&str; 8] = [
     "_CONDOR_JOB_AD",
 ];
 
-/// AMD's processors have graphics of their own, with a part of the machine's memory; what has less than this is no GPU to compute with.
-const AMD_LEAST: u64 = 4 << 30;
+/// Least memory, in bytes, of an AMD GPU for computing: integrated graphics, which use a part of
+/// the machine's memory, have less.
+const MIN_AMD_MEMORY_BYTES: u64 = 4 << 30;
 
-/// NVML's file. The name without a number belongs to a package for developers, which nodes often lack.
-const NVML: &str = "libnvidia-ml.so.1";
+/// File name of NVML_FILE. The name without a number belongs to a development package, which nodes
+/// often lack.
+const NVML_FILE: &str = "libnvidia-ml.so.1";
 
-/// Who made a GPU, and so who tells about it.
+/// The vendor of a GPU, which decides how it is queried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Maker {
-    /// Asked through NVML.
+    /// NVIDIA: queried through NVML_FILE.
     Nvidia,
-    /// Read from sysfs.
+    /// AMD: read from sysfs.
     Amd,
 }
 
 /// A GPU of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Device {
-    /// Who made it.
+    /// Its vendor.
     pub maker: Maker,
-    /// Its number among those of the maker, in the order of the bus.
+    /// Its number among the GPUs of its vendor, in bus order.
     pub number: u32,
-    /// What it is, e.g. `NVIDIA H100 80GB HBM3`.
+    /// Its model, e.g. `NVIDIA H100 80GB HBM3`.
     pub model: String,
-    /// A name that no other has, where the maker gives one.
+    /// Its unique id, if the vendor provides one.
     pub uuid: Option<String>,
-    /// Bytes of its memory.
+    /// Its memory in bytes.
     pub memory: u64,
-    /// The domain whose CPUs are nearest to it, if one is.
+    /// The domain whose CPUs are nearest to it, if known.
     pub domain: Option<u32>,
-    /// Its place on the PCI bus, e.g. `0000:3b:00.0`.
+    /// Its PCI address, e.g. `0000:3b:00.0`.
     pub address: String,
 }
 
 /// A GPU that this rank may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// What the variable calls it.
+    /// Its name in the variable.
     pub name: String,
-    /// Its number among those that this process sees.
+    /// Its number among the GPUs that this process sees.
     pub ordinal: u32,
-    /// What it is, where that is known.
+    /// The device, if known.
     pub device: Option<Device>,
 }
 
 /// The GPUs that this rank may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gpus {
-    /// The variable in which tasks are told.
+    /// The variable that shows a task its GPUs.
     pub variable: &'static str,
-    /// True if the names are our own, and so mean the order of the bus.
+    /// True if the names were assigned by Phalanx, in bus order.
     pub counted: bool,
-    /// The GPUs.
+    /// The GPUs, by ordinal.
     pub list: Vec<Gpu>,
 }
 
 impl Gpus {
-    /// This rank's of those that are shown, else of the machine's.
+    /// Determines this rank's share of the GPUs that a variable shows, else of the machine's.
     pub(super) fn read(machine: &Machine, env: Env<'_>, local_rank: u32, local_size: u32) -> Gpus {
         let (variable, maker, names, counted) = shown(env).unwrap_or_else(|| of_machine(machine, env));
         let device =
@@ -105,14 +109,15 @@ impl Gpus {
         Gpus { variable, counted, list }
     }
 
-    /// Leaves those that were only counted: a rank that was not started together with the machine's others cannot know which are theirs.
+    /// Gives up GPUs that Phalanx only counted: a rank that was not started together with the other
+    /// ranks of the machine cannot know which are theirs.
     pub fn leave_counted(&mut self) {
         if self.counted {
             self.list.clear();
         }
     }
 
-    /// The names of the GPUs with these ordinals, as the variable wants them.
+    /// The names of the GPUs with these ordinals, in the format of the variable.
     pub fn named(&self, ordinals: &[u32]) -> String {
         let name = |ordinal: &u32| match self.list.iter().find(|gpu| gpu.ordinal == *ordinal) {
             Some(gpu) => gpu.name.clone(),
@@ -123,9 +128,9 @@ impl Gpus {
 }
 
 impl Device {
-    /// True if a variable that says `name` means this GPU.
+    /// True if `name` in a variable refers to this GPU.
     fn is_called(&self, name: &str) -> bool {
-        // CUDA takes the beginning of a UUID for the whole.
+        // CUDA accepts a prefix of a UUID.
         name.parse() == Ok(self.number)
             || self.uuid.as_ref().is_some_and(|uuid| name.len() > 4 && uuid.starts_with(name))
     }
@@ -133,7 +138,7 @@ impl Device {
 
 type Shown = (&'static str, Option<Maker>, Vec<String>, bool);
 
-/// The GPUs that a variable shows; `None` if no variable says anything.
+/// The GPUs that a variable shows; `None` if none is set.
 fn shown(env: Env<'_>) -> Option<Shown> {
     let said = VARIABLES.iter().find_map(|&(name, maker)| Some((name, maker, env(name)?)));
     let by_slurm = || {
@@ -141,7 +146,8 @@ fn shown(env: Env<'_>) -> Option<Shown> {
         Some(("CUDA_VISIBLE_DEVICES", Some(Maker::Nvidia), list))
     };
     let (variable, maker, list) = said.or_else(by_slurm)?;
-    // As CUDA does: what follows a device that is none is not seen. `-1`, `NoDevFiles` and the like hide all.
+    // As in CUDA, the list ends at the first invalid device. `-1`, `NoDevFiles` and the like hide
+    // all.
     let is_device = |name: &&str| {
         let number = |name: &str| name.parse::<u32>().is_ok();
         let tile = maker.is_none() && name.split_once('.').is_some_and(|(card, tile)| number(card) && number(tile));
@@ -151,41 +157,41 @@ fn shown(env: Env<'_>) -> Option<Shown> {
     Some((variable, maker, names, false))
 }
 
-/// All of the machine's, unless a batch system owns it.
+/// All GPUs of the machine, unless a batch system owns it.
 fn of_machine(machine: &Machine, env: Env<'_>) -> Shown {
     let maker = machine.gpus.first().map_or(Maker::Nvidia, |device| device.maker);
     let variable = if maker == Maker::Nvidia { VARIABLES[0].0 } else { VARIABLES[1].0 };
-    let owned = BATCH.iter().any(|name| env(name).is_some());
+    let owned = BATCH_VARIABLES.iter().any(|name| env(name).is_some());
     let ours = machine.gpus.iter().filter(|device| device.maker == maker && !owned);
     (variable, Some(maker), ours.map(|device| device.number.to_string()).collect(), true)
 }
 
-/// Slurm was asked for GPUs per task, and has hidden the other tasks' from this one.
+/// True if Slurm was asked for GPUs per task and hides those of other tasks.
 fn given_per_task(env: Env<'_>) -> bool {
     let per_task =
         env("SLURM_GPUS_PER_TASK").is_some() || env("SLURM_TRES_PER_TASK").is_some_and(|v| v.contains("gpu"));
     per_task && env("SLURM_STEP_ID").is_some() && env("OMPI_COMM_WORLD_LOCAL_RANK").is_none()
 }
 
-/// What a GPU does.
+/// The use of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GpuUse {
-    /// Share of the time of late in which it was busy, 0 to 1.
+    /// Share of recent time in which it was busy, 0 to 1.
     pub busy: f64,
     /// Bytes of its memory in use.
     pub memory_used: u64,
 }
 
-/// Asks GPUs.
+/// Queries GPUs.
 pub struct GpuProbe {
     nvml: Option<Nvml>,
     sysfs: PathBuf,
 }
 
 impl GpuProbe {
-    /// Loads NVML where there is one; takes tens of milliseconds then, and next to nothing elsewhere.
+    /// Loads NVML_FILE if installed, which takes tens of milliseconds; otherwise next to nothing.
     pub fn new() -> GpuProbe {
-        let nvml = Nvml::builder().lib_path(NVML.as_ref()).init();
+        let nvml = Nvml::builder().lib_path(NVML_FILE.as_ref()).init();
         GpuProbe { nvml: nvml.inspect_err(|why| tracing::debug!("no NVIDIA GPUs: {why}")).ok(), sysfs: "/sys".into() }
     }
 
@@ -199,7 +205,7 @@ impl GpuProbe {
         devices
     }
 
-    /// What a GPU does now; `None` if it does not tell.
+    /// The present use of a GPU; `None` if unknown.
     pub fn usage(&self, device: &Device) -> Option<GpuUse> {
         match device.maker {
             Maker::Nvidia => {
@@ -242,7 +248,7 @@ impl GpuProbe {
         cards.retain(|card| {
             word(&card.join("vendor")).as_deref() == Some("0x1002") && card.join("gpu_busy_percent").exists()
         });
-        cards.retain(|card| number_or_none(&card.join("mem_info_vram_total")) >= AMD_LEAST);
+        cards.retain(|card| number_or_none(&card.join("mem_info_vram_total")) >= MIN_AMD_MEMORY_BYTES);
         cards.sort();
         let device = |(number, card): (usize, &PathBuf)| Device {
             maker: Maker::Amd,
@@ -256,7 +262,7 @@ impl GpuProbe {
         cards.iter().enumerate().map(device).collect()
     }
 
-    /// The domain of the CPUs that the system calls local to a place on the bus, if they are of one domain.
+    /// The domain of the CPUs that are local to a PCI address, if they are all in one domain.
     fn domain(&self, address: &str, domain_of: &dyn Fn(u32) -> u32) -> Option<u32> {
         let cpus = parse_cpus(&word(&self.sysfs.join("bus/pci/devices").join(address).join("local_cpulist"))?)?;
         let first = domain_of(*cpus.first()?);
@@ -270,7 +276,7 @@ impl Default for GpuProbe {
     }
 }
 
-/// NVML writes eight digits for the part of the bus that the system writes with four.
+/// Converts a PCI address: NVML_FILE writes eight digits for the domain, sysfs four.
 fn sysfs_address(address: &str) -> String {
     let address = address.to_lowercase();
     match address.split_once(':') {

@@ -1,9 +1,10 @@
-//! What the launcher granted this process: CPUs, memory, GPUs, and its place among the ranks of this node.
+//! What the launcher granted this process: CPUs, memory, GPUs, and its local rank on the node.
 //!
-//! The inherited affinity mask is the truth about CPUs: a thread *could* pin itself elsewhere, and never may. What the mask
-//! cannot tell is whether the node's other ranks hold the same one, as they do when the launcher bound nobody. Before ranks
-//! can talk this is judged from the mask alone: one as wide as the whole machine, or as wide as the launcher's own, was not cut
-//! for us, so all local ranks share it. [`Grant::agree`] replaces the judgement by certainty once ranks have compared masks.
+//! The inherited affinity mask is binding: a thread *could* pin itself elsewhere, but never may.
+//! The mask does not show whether the node's other ranks have the same one, as when the launcher
+//! did not bind. Before ranks can communicate this is inferred from the mask alone: a mask as wide
+//! as the whole machine or as the launcher's own was not made for us, so all local ranks share it.
+//! [`Grant::agree`] replaces the inference by facts once ranks have compared masks.
 
 use std::fs;
 
@@ -17,21 +18,23 @@ use super::{Machine, memory, parse_cpus, share};
 pub struct Grant {
     /// The affinity mask that this process inherited, in ascending order.
     pub mask: Vec<u32>,
-    /// The CPUs that are this rank's to use: the mask, or its share of it where several ranks share one. Never empty.
+    /// The CPUs of this rank: the mask, or its share if several ranks have the same mask. Never
+    /// empty.
     pub cpus: Vec<u32>,
-    /// True if more ranks share the mask than it has CPUs; then `cpus` is the whole mask, and nobody pins.
+    /// True if more ranks share the mask than it has CPUs; then `cpus` is the whole mask, and no
+    /// rank pins.
     pub crowded: bool,
-    /// How many ranks share the mask (1 if it is this rank's alone).
+    /// Number of ranks that share the mask (1 if it is this rank's alone).
     pub sharers: u32,
     /// Number of this rank among those that the same launcher started on this node, from 0.
     pub local_rank: u32,
-    /// How many there are of them.
+    /// Number of ranks that the same launcher started on this node.
     pub local_size: u32,
-    /// Who started this process, e.g. `OpenMPI`; `None` if nobody said.
+    /// The launcher of this process, e.g. `OpenMPI`; `None` if unknown.
     pub launcher: Option<&'static str>,
     /// Bytes of memory for this rank: the node's grant divided by the local size.
     pub memory: u64,
-    /// This rank's GPUs; written out as the names that their variable gives them.
+    /// This rank's GPUs; serialised as their names in the variable.
     #[serde(serialize_with = "names")]
     pub gpus: Gpus,
 }
@@ -39,8 +42,8 @@ pub struct Grant {
 /// Looks up an environment variable.
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Launchers and the variables in which they tell a rank its place on the node. Order matters: under Slurm, `mpirun` starts
-/// its daemons through `srun`, whose variables then describe the daemons.
+/// Launchers and the variables that hold a rank's local rank and local size. Order matters: under
+/// Slurm, `mpirun` starts its daemons through `srun`, whose variables then describe the daemons.
 const LAUNCHERS: [(&str, &str, &str); 5] = [
     ("OpenMPI", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("MPICH", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
@@ -63,8 +66,8 @@ impl Grant {
         Grant { mask, cpus, crowded, sharers, local_rank, local_size, launcher, memory, gpus }
     }
 
-    /// Settles who shares which CPUs, once the ranks of this node know each other's masks: `masks` holds the mask of every
-    /// rank on the node, in the order of their local ranks, this one's included. Call it before slots are placed.
+    /// Determines which ranks share CPUs: `masks` holds the mask of every rank on the node, in the
+    /// order of their local ranks, including this one. Call it before slots are placed.
     pub fn agree(&mut self, machine: &Machine, masks: &[Vec<u32>]) {
         let same = |mask: &&Vec<u32>| **mask == self.mask;
         let sharers = masks.iter().filter(same).count().max(1) as u32;
@@ -78,7 +81,8 @@ fn names<S: Serializer>(gpus: &Gpus, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(gpus.list.iter().map(|gpu| &gpu.name))
 }
 
-/// The mask cut down to what hwloc shows. A described machine is taken at its word: its CPUs are there to be tried out.
+/// The mask restricted to the CPUs that hwloc shows. If hwloc describes another machine, all its
+/// CPUs count, for experiments.
 fn usable(machine: &Machine, mask: &[u32]) -> Vec<u32> {
     if !machine.real {
         return machine.cpus.clone();
@@ -91,7 +95,7 @@ fn unbound(machine: &Machine, mask: &[u32], parent: Option<Vec<u32>>) -> bool {
     !machine.real || machine.cpus.iter().all(|cpu| mask.contains(cpu)) || parent.is_some_and(|parent| parent == mask)
 }
 
-/// The mask of the process that started this one.
+/// The mask of the parent process.
 fn parent_mask() -> Option<Vec<u32>> {
     let status = fs::read_to_string(format!("/proc/{}/status", std::os::unix::process::parent_id())).ok()?;
     parse_cpus(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
@@ -110,7 +114,8 @@ fn local_place(env: Env<'_>) -> (Option<&'static str>, u32, u32) {
     (None, 0, 1)
 }
 
-/// Ranks on this node: a plain number, or Slurm's list such as `4(x2),1`, read at `SLURM_NODEID`.
+/// Number of ranks on this node: a plain number, or Slurm's list such as `4(x2),1`, read at
+/// `SLURM_NODEID`.
 fn tasks_on_node(text: &str, env: Env<'_>) -> Option<u32> {
     let mut node = env("SLURM_NODEID").and_then(|v| v.trim().parse::<u32>().ok()).unwrap_or(0);
     for part in text.trim().split(',') {

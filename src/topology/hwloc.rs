@@ -1,9 +1,10 @@
-//! The only file that talks to hwloc: reads the machine into plain data, and keeps the topology for binding threads.
+//! The only file that calls hwloc: reads the machine into plain data, and keeps the topology for
+//! binding threads.
 //!
-//! The `hwloc2` crate is thin and old, so only calls that were seen to work are used. A bitmap is cloned before
-//! anything else is done with it, because the ones that objects hand out alias the topology itself. Names and `Display` of
-//! objects are never asked for, and NUMA nodes are found by the node sets of the CPUs because their level has no ordinary
-//! depth.
+//! The `hwloc2` crate is thin and old, so only calls that are known to work are used. A bitmap is
+//! cloned before any other use, because the bitmaps of objects alias the topology itself. Names and
+//! `Display` of objects are never used, and NUMA nodes are found through the node sets of CPUs
+//! because their level has no ordinary depth.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,36 +13,39 @@ use tracing::warn;
 
 use super::{Domain, Machine};
 
-/// The variable that names plugins which hwloc is not to load.
+/// The variable that names plugins that hwloc must not load.
 const LEFT_OUT_VARIABLE: &str = "HWLOC_PLUGINS_BLACKLIST";
 
-/// Plugins that look for displays and accelerators, whose libraries (X11, OpenCL, CUDA) take longer
-/// to load than the machine to be read, and the one for XML, which hwloc reads by itself, too. What
-/// finds PCI devices stays: Open MPI chooses network cards by it.
+/// Plugins that search for displays and accelerators, whose libraries (X11, OpenCL, CUDA) take
+/// longer to load than reading the machine, and the XML plugin, which hwloc does not need. The
+/// plugin for PCI devices stays: Open MPI selects network cards by it.
 const LEFT_OUT: &str = "hwloc_gl.so,hwloc_opencl.so,hwloc_cuda.so,hwloc_nvml.so,hwloc_rsmi.so,hwloc_levelzero.so,\
                         hwloc_xml_libxml.so";
 
-/// The topology of this very machine, kept for [`bind`]; `None` until it is read, and if it cannot be or describes another machine.
+/// The topology of this very machine, kept for [`bind`]; `None` until it is read, if that fails, or
+/// if it describes another machine.
 static LOADED: Mutex<Option<hwloc2::Topology>> = Mutex::new(None);
 
-/// Keeps hwloc, here and inside Open MPI, from loading plugins that neither needs, unless its user
-/// has chosen some. Of use before MPI is initialised and a topology is read.
+/// Keeps hwloc, here and inside Open MPI, from loading plugins that neither needs, unless the user
+/// has set the variable. Call it before MPI is initialised and a topology is read.
 ///
 /// # Safety
 /// As for [`std::env::set_var`]: no other thread may use the environment meanwhile.
 pub unsafe fn leave_out_plugins() {
     if std::env::var_os(LEFT_OUT_VARIABLE).is_none() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::env::set_var(LEFT_OUT_VARIABLE, LEFT_OUT) };
     }
 }
 
-/// True for the variable as [`leave_out_plugins`] sets it, which is nobody else's business.
+/// True for the variable with the value that [`leave_out_plugins`] sets, which must not reach
+/// tasks.
 pub(crate) fn is_left_out_here(name: &str, value: &[u8]) -> bool {
     name == LEFT_OUT_VARIABLE && value == LEFT_OUT.as_bytes()
 }
 
-/// Reads the machine. Where hwloc fails, the CPUs of the inherited mask stand as one domain, with a warning.
+/// Reads the machine. If hwloc fails, the CPUs of the inherited mask form one domain, with a
+/// warning.
 pub(super) fn read_machine(mask: &[u32]) -> Machine {
     let node = node_name();
     let Some(topology) = hwloc2::Topology::new() else {
@@ -63,7 +67,8 @@ pub(super) fn read_machine(mask: &[u32]) -> Machine {
     Machine { node, packages, domains, cpus, real, gpus: Vec::new() }
 }
 
-/// Binds the calling thread through hwloc; `None` if no topology of this machine is loaded, else the error as `errno`.
+/// Binds the calling thread through hwloc; `None` if no topology of this machine is loaded, else
+/// the error as `errno`.
 pub(super) fn bind(cpus: &[u32]) -> Option<Result<(), i32>> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let set: Bitmap = cpus.iter().copied().collect();
@@ -71,7 +76,8 @@ pub(super) fn bind(cpus: &[u32]) -> Option<Result<(), i32>> {
     Some(bound.map_err(|CpuBindError::Generic(errno, _)| errno))
 }
 
-/// hwloc describes another machine than this one where one of these is set, and it is not told otherwise.
+/// True if hwloc describes another machine: one of these variables is set, and `HWLOC_THISSYSTEM`
+/// does not override it.
 fn is_described() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     let told_otherwise = std::env::var_os("HWLOC_THISSYSTEM").is_some_and(|v| v == "1");
@@ -93,7 +99,8 @@ fn packages(topology: &hwloc2::Topology) -> u32 {
     level.map_or(1, |depth| topology.size_at_depth(depth))
 }
 
-/// CPUs grouped by the memory that is nearest to them. The processing units are always the deepest level.
+/// CPUs grouped by the memory that is nearest to them. The processing units are always the deepest
+/// level.
 fn domains(topology: &hwloc2::Topology) -> Vec<Domain> {
     let mut domains: Vec<(Vec<u32>, Domain)> = Vec::new();
     for unit in topology.objects_at_depth(topology.depth() - 1) {
@@ -110,7 +117,8 @@ fn domains(topology: &hwloc2::Topology) -> Vec<Domain> {
     domains.into_iter().map(|(_, domain)| domain).collect()
 }
 
-/// The memory of a domain is the total of the deepest object that has memory and exactly the domain's nodes.
+/// The memory of a domain: the total of the deepest object that has memory and exactly the domain's
+/// nodes.
 fn memory_of(topology: &hwloc2::Topology, nodes: &[u32]) -> Option<u64> {
     let owner = |object: &&TopologyObject| object.total_memory() > 0 && nodes_of(object) == nodes;
     let levels = (0..topology.depth()).rev();
@@ -119,7 +127,7 @@ fn memory_of(topology: &hwloc2::Topology, nodes: &[u32]) -> Option<u64> {
 
 fn nodes_of(object: &TopologyObject) -> Vec<u32> {
     match object.nodeset() {
-        // An endless set means that all memory is as near as any other; iterating over it would not end.
+        // An infinite set means that all memory is equally near; iterating over it would not end.
         Some(set) if set.last() >= 0 => set.clone().into_iter().collect(),
         _ => Vec::new(),
     }

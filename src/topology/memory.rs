@@ -1,4 +1,5 @@
-//! How much memory this node's ranks may use together: the least of what Slurm, the control groups and the machine allow.
+//! The memory that this node's ranks may use together: the minimum of what Slurm, the control
+//! groups and the machine allow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ pub(super) fn granted(cpus: &[u32], env: Env<'_>) -> u64 {
     let per_cpu = || number("SLURM_MEM_PER_CPU").map(|mb| mb.saturating_mul(cpus.len() as u64));
     let by_slurm = number("SLURM_MEM_PER_NODE").or_else(per_cpu).map(|mb| mb.saturating_mul(MIB));
     let limits = [by_slurm, by_control_groups(), machine_total()];
-    // Without any figure nothing is limited, which is what the system would say by failing an allocation.
+    // Without any figure there is no limit; the system would fail an allocation.
     limits.into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
@@ -23,7 +24,7 @@ fn machine_total() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least limit on the way from this process's control group up to the root.
+/// The smallest limit on the path from this process's control group to the root.
 fn by_control_groups() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     text.lines().filter_map(limit_files).flatten().filter_map(|file| read_limit(&file)).min()
@@ -42,7 +43,7 @@ fn limit_files(line: &str) -> Option<Vec<PathBuf>> {
     Some(inside.ancestors().map(|group| Path::new(root).join(group).join(file)).collect())
 }
 
-/// `max`, or an absurdly large number, means no limit.
+/// Reads a limit; `max` or an absurdly large number means none.
 fn read_limit(file: &Path) -> Option<u64> {
     let bytes = fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()?;
     (bytes < u64::MAX / 4).then_some(bytes)

@@ -1,8 +1,9 @@
-//! What this process has to work with: the machine as hwloc sees it, and the part of it that the launcher granted.
+//! The resources of this process: the machine as hwloc sees it, and the part that the launcher
+//! granted.
 //!
-//! Everything is read once, at the start and before any thread is pinned, and copied into plain data. After that
-//! nothing here asks hwloc again except to bind a thread. hwloc shows every CPU of the node, so what may be *used* is
-//! always its view cut down to the affinity mask that this process inherited; see [`Grant`].
+//! Everything is read once, at the start and before any thread is pinned, and copied into plain
+//! data. Later, hwloc is used only to bind threads. hwloc shows every CPU of the node; the CPUs to
+//! *use* are always restricted to the affinity mask that this process inherited, see [`Grant`].
 
 mod bind;
 mod cpulist;
@@ -24,7 +25,7 @@ pub(crate) use hwloc::is_left_out_here;
 pub use hwloc::leave_out_plugins;
 pub use places::SlotPlace;
 
-/// The machine and the grant, as one reading.
+/// The machine and the grant, read together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Topology {
     /// The machine that this process runs on.
@@ -42,9 +43,9 @@ pub struct Machine {
     pub packages: u32,
     /// Its domains, in hwloc's order; never empty.
     pub domains: Vec<Domain>,
-    /// All its CPUs that the system lets anybody use, in ascending order.
+    /// All its CPUs that the system allows any process to use, in ascending order.
     pub cpus: Vec<u32>,
-    /// False if hwloc was told to describe another machine (`HWLOC_SYNTHETIC`, `HWLOC_XMLFILE`).
+    /// False if hwloc describes another machine (`HWLOC_SYNTHETIC`, `HWLOC_XMLFILE`).
     pub real: bool,
     /// Its GPUs, as far as the system shows them to this process.
     pub gpus: Vec<Device>,
@@ -53,17 +54,17 @@ pub struct Machine {
 /// CPUs that share their nearest memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Domain {
-    /// Number of the NUMA node (the lowest, where CPUs have several as near).
+    /// Number of the NUMA node (the lowest, if several are equally near).
     pub id: u32,
     /// Its CPUs, in hwloc's logical order: hardware threads of one core are neighbours.
     pub cpus: Vec<u32>,
-    /// Bytes of its memory, where hwloc knows.
+    /// Its memory in bytes, if hwloc knows it.
     pub memory: Option<u64>,
 }
 
 impl Topology {
-    /// Reads the machine and the grant. Takes a few milliseconds, most of it in hwloc (tens on a large node), so a
-    /// program that has other things to read at its start may do it on a thread of its own, as long as nothing has been
+    /// Reads the machine and the grant. Takes a few milliseconds, mostly in hwloc (tens on a large
+    /// node), so a program may do it in a separate thread at its start, as long as nothing has been
     /// pinned yet.
     pub fn discover() -> Topology {
         let mask = bind::inherited_mask();
@@ -75,21 +76,22 @@ impl Topology {
         Topology { machine, grant }
     }
 
-    /// Where each slot runs; by default one slot per granted CPU. See [`Place`].
+    /// The place of each slot; by default one slot per granted CPU. See [`SlotPlace`].
     pub fn places(&self, slots: Option<usize>) -> Vec<SlotPlace> {
         places::places(&self.machine, &self.grant, slots)
     }
 }
 
 impl Machine {
-    /// The id of the domain that holds `cpu`; the first domain's for a CPU that hwloc does not show.
+    /// The id of the domain that holds `cpu`; the first domain's for a CPU that hwloc does not
+    /// show.
     pub fn domain_of(&self, cpu: u32) -> u32 {
         let holds = |d: &&Domain| d.cpus.contains(&cpu);
         self.domains.iter().find(holds).or(self.domains.first()).map_or(0, |d| d.id)
     }
 
-    /// The given CPUs, domain by domain and in logical order within each, so that neighbours in the list are
-    /// neighbours on the machine. CPUs that hwloc does not show come last.
+    /// The given CPUs by domain and in logical order within each, so that neighbours in the list
+    /// are neighbours on the machine. CPUs that hwloc does not show come last.
     fn in_order(&self, cpus: &[u32]) -> Vec<u32> {
         let shown = self.domains.iter().flat_map(|d| d.cpus.iter().copied()).filter(|c| cpus.contains(c));
         let mut ordered: Vec<u32> = shown.collect();
@@ -105,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs the test `name` of this module again, in a process of its own with these variables.
+    /// Runs the test `name` of this module in a process of its own with these variables.
     fn again(name: &str, vars: &[(&str, &str)]) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([&format!("topology::tests::{name}"), "--exact", "--ignored", "--nocapture"]);

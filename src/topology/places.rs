@@ -1,24 +1,27 @@
-//! Where the slots of this rank run.
+//! Places the slots of this rank on CPUs.
 
 use serde::Serialize;
 
 use super::{Grant, Machine};
 
-/// Where one slot runs.
+/// The place of one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SlotPlace {
-    /// The CPUs that the slot's thread may use: one if it is pinned, else those it floats over.
+    /// The CPUs that the slot's thread may use: one if it is pinned, else those over which it
+    /// floats.
     pub cpus: Vec<u32>,
-    /// Id of the domain that they belong to.
+    /// Id of their domain.
     pub domain: u32,
-    /// True if the slot has a CPU of its own, which exists and was granted.
+    /// True if the slot has a CPU of its own that exists and was granted.
     pub pinned: bool,
 }
 
-/// Places for `slots` slots (default: one per CPU of the grant; one in all if ranks already crowd the CPUs).
+/// Places `slots` slots (default: one per CPU of the grant; a single one if ranks already crowd the
+/// CPUs).
 ///
-/// Slots are spread over domains in proportion to their CPUs, and slots of one domain have neighbouring numbers. As long as
-/// there are enough CPUs each slot gets its own; with more slots than CPUs each floats over its domain's part of the grant.
+/// Slots are distributed over domains in proportion to their CPUs, and slots of one domain have
+/// consecutive numbers. While there are enough CPUs each slot gets its own; with more slots than
+/// CPUs each floats over its domain's part of the grant.
 pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> Vec<SlotPlace> {
     let default = if grant.crowded { 1 } else { grant.cpus.len() };
     let slots = slots.unwrap_or(default).max(1);
@@ -33,7 +36,7 @@ pub(super) fn places(machine: &Machine, grant: &Grant, slots: Option<usize>) -> 
         let before = seen * slots / grant.cpus.len();
         seen += cpus.len();
         let here = seen * slots / grant.cpus.len() - before;
-        // Strides pick different cores before they pick a core's second hardware thread.
+        // The stride selects different cores before a core's second hardware thread.
         places.extend((0..here).map(|i| match own {
             true => pinned(machine, grant, cpus[i * cpus.len() / here], domain),
             false => SlotPlace { cpus: cpus.clone(), domain, pinned: false },
@@ -51,7 +54,7 @@ fn floating(machine: &Machine, cpus: Vec<u32>) -> SlotPlace {
     SlotPlace { cpus, domain, pinned: false }
 }
 
-/// The CPUs, which are in machine order, cut where the domain changes.
+/// Splits the CPUs, which are in machine order, by domain.
 fn by_domain(machine: &Machine, cpus: &[u32]) -> Vec<(u32, Vec<u32>)> {
     let mut parts: Vec<(u32, Vec<u32>)> = Vec::new();
     for &cpu in cpus {

@@ -1,21 +1,22 @@
-//! How the ranks of one node divide what they were granted together.
+//! Divides the resources granted to a node among its ranks.
 
-/// One rank's part of the CPUs of a shared mask.
+/// One rank's share of the CPUs of a shared mask.
 pub(super) struct CpuShare {
     pub cpus: Vec<u32>,
-    /// More ranks than CPUs: each has the whole mask, and none pins.
+    /// True if there are more ranks than CPUs: each has the whole mask, and none pins.
     pub crowded: bool,
 }
 
-/// Part `rank` of `ranks` of the given CPUs, which are in machine order: parts are contiguous, so a part crosses from one domain
-/// to the next only where the numbers do not divide.
+/// Share `rank` of `ranks` of the given CPUs, which are in machine order. Shares are contiguous, so
+/// a share crosses domains only where the numbers do not divide evenly.
 pub(super) fn cpus(ordered: &[u32], rank: u32, ranks: u32) -> CpuShare {
     let crowded = ranks as usize > ordered.len();
     let cpus = if crowded { ordered } else { slice(ordered, rank, ranks) };
     CpuShare { cpus: cpus.to_vec(), crowded }
 }
 
-/// One rank's part of what all local ranks are shown. With fewer GPUs than ranks, the first ranks get one each.
+/// One rank's share of the GPUs that all local ranks see. With fewer GPUs than ranks, the first
+/// ranks get one each.
 pub(super) fn gpus<T: Clone>(shown: Vec<T>, local_rank: u32, local_size: u32) -> Vec<T> {
     match shown.len() < local_size as usize {
         true => shown.into_iter().skip(local_rank as usize).take(1).collect(),

@@ -1,4 +1,4 @@
-//! What `phalanx topo` prints: the machine, what the launcher granted, and where each slot is pinned.
+//! The output of `phalanx topo`: the machine, the grant, and the place of each slot.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{SlotPlace, Topology, format_cpus};
 
-/// For people.
+/// As text for people.
 pub fn text(topology: &Topology, places: &[SlotPlace]) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -15,7 +15,7 @@ pub fn text(topology: &Topology, places: &[SlotPlace]) -> String {
     out
 }
 
-/// For programs: one object with `machine`, `grant` and `slots`.
+/// As JSON for programs: one object with `machine`, `grant` and `slots`.
 pub fn json(topology: &Topology, places: &[SlotPlace]) -> Value {
     json!({ "machine": topology.machine, "grant": topology.grant, "slots": places })
 }
