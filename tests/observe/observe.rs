@@ -229,7 +229,7 @@ fn the_analysis_of_a_real_run_names_the_serial_phase() {
     assert_eq!(first["kind"], "serial_phase", "{json:#}");
     assert!(first["change"]["place"].as_str().expect("a place").contains("phases.toml:"), "{first:#}");
     let text = phalanx(&dir).args(["analyze", "phases"]).run().ok();
-    text.says("1. While class merge runs, everything else waits").says("change phases.toml:").says("cpus = ");
+    text.says("1. All other tasks wait while class merge runs").says("change phases.toml:").says("cpus = ");
 }
 
 /// Runs a job in which one thing is wrong, and returns what the analysis names first.

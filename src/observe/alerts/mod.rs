@@ -1,13 +1,13 @@
-//! Values of a run that somebody wants to hear of: the `[[alert]]` rules of its job file.
+//! Alerts: the `[[alert]]` rules of a job file, evaluated during the run.
 //!
-//! A thread of rank 0 looks once a second at the run as everybody else who watches it does, from the run directory, so what an alert
-//! sees is what the page shows. Who is told is told from that thread: nothing that is slow there holds up the run. Every alert is a
-//! note in the journal too.
+//! A thread of rank 0 reads the run once per second from its directory, as every viewer does, so an
+//! alert sees the values that the page shows. The same thread sends the notifications, so a slow
+//! receiver does not delay the run. Each alert is also recorded as a note in the journal.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `watch` | when an alert is told, and when not again: no clock, no I/O |
-//! | `tell` | to a file, a webhook, a command |
+//! | `watch` | decides when to notify: no clock, no I/O |
+//! | `notify` | to a file, a webhook, a command |
 
 mod notify;
 mod watch;

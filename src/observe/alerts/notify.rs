@@ -1,7 +1,7 @@
-//! Telling somebody of an alert: a line in a file, a POST to a webhook, a command.
+//! Sends the notifications of an alert: a line in a file, a POST to a webhook, a command.
 //!
-//! All three get the same JSON object. Each has a bounded time, and what goes wrong comes back as text for the journal: an alert that could not be
-//! told is worth knowing of.
+//! All three receive the same JSON object. Each has a timeout. Failures are returned as text for
+//! the journal, because a lost notification must be visible.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,43 +17,43 @@ use crate::exec::is_hidden_from_tasks;
 use crate::job::Alert;
 use crate::system::bounded_command;
 
-/// How long a webhook may take.
-const WEBHOOK: Duration = Duration::from_secs(10);
-/// How long a command may take.
-const COMMAND: Duration = Duration::from_secs(60);
+/// Timeout of a webhook.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is sent. The names are kept.
+/// The JSON object of a notification. Its field names are stable.
 #[derive(Serialize)]
 pub(crate) struct Telling<'a> {
-    /// The run, e.g. `mosaic-3`.
+    /// Name of the run, e.g. `mosaic-3`.
     pub(crate) run: &'a str,
-    /// The job.
+    /// Name of the job.
     pub(crate) job: &'a str,
-    /// Where the run keeps its files.
+    /// Run directory.
     pub(crate) run_dir: String,
-    /// The alert.
+    /// Name of the alert.
     pub(crate) alert: &'a str,
-    /// What is watched.
+    /// Name of the metric.
     pub(crate) metric: &'a str,
-    /// Its value.
+    /// Value of the metric.
     pub(crate) value: f64,
-    /// The threshold beyond which that is.
+    /// Threshold of the alert.
     pub(crate) threshold: f64,
     /// Seconds since the session began.
     pub(crate) t: f64,
-    /// For how many seconds it has been beyond the threshold.
+    /// Duration for which the condition has held, in seconds.
     pub(crate) for_s: f64,
-    /// When, in UTC.
+    /// Time of the alert in UTC.
     pub(crate) time: String,
-    /// All of it in a sentence.
+    /// The alert as a sentence.
     pub(crate) text: &'a str,
 }
 
-/// Tells everybody whom an alert names; returns what went wrong.
+/// Sends a notification to all receivers of an alert; returns the failures.
 pub(crate) fn tell(alert: &Alert, told: &Told, telling: &Telling<'_>) -> Vec<String> {
     let mut line = match serde_json::to_string(telling) {
         Ok(line) => line,
-        Err(error) => return vec![format!("alert {}: cannot be put into words: {error}", alert.name)],
+        Err(error) => return vec![format!("alert {}: cannot be converted to JSON: {error}", alert.name)],
     };
     line.push('\n');
     let mut troubles = Vec::new();
@@ -71,7 +71,7 @@ pub(crate) fn tell(alert: &Alert, told: &Told, telling: &Telling<'_>) -> Vec<Str
     if let Some(words) = &alert.command
         && let Err(error) = run(words, told, telling, &line)
     {
-        trouble(format!("its command {:?}", words.first().map_or("", String::as_str)), error);
+        trouble(format!("command {:?}", words.first().map_or("", String::as_str)), error);
     }
     troubles
 }
@@ -83,25 +83,27 @@ fn append(path: &std::path::Path, line: &str) -> io::Result<()> {
     File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())
 }
 
-/// Sends the JSON object to an address of HTTP, or of HTTPS through a proxy where the environment names one.
+/// Posts the JSON object to an HTTP or HTTPS address; HTTPS through the proxy of the environment,
+/// if there is one.
 fn post(webhook: &str, line: &str) -> io::Result<()> {
-    // What has moved is for its owner to know: a redirect is no success.
-    let mut config = Agent::config_builder().timeout_global(Some(WEBHOOK)).max_redirects(0).http_status_as_error(false);
+    // A redirect counts as a failure, so that the user corrects the address.
+    let mut config =
+        Agent::config_builder().timeout_global(Some(WEBHOOK_TIMEOUT)).max_redirects(0).http_status_as_error(false);
     config = match webhook.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
         true => config.tls_config(TlsConfig::builder().root_certs(roots()?).build()),
-        // A proxy would be asked for a tunnel, which few allow to other ports than that of HTTPS.
+        // For HTTP ureq would open a tunnel, which most proxies allow for the HTTPS port only.
         false => config.proxy(None),
     };
     let request = config.build().new_agent().post(webhook).content_type("application/json");
     let answer = request.send(line).map_err(ureq::Error::into_io)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
-        status => Err(io::Error::other(format!("it answered {status}"))),
+        status => Err(io::Error::other(format!("the answer was {status}"))),
     }
 }
 
-/// The certificates that are trusted: those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, else those of the system, and in a container that has
-/// none those of Mozilla as this program was built with them.
+/// The trusted certificates: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those of the system,
+/// else (in a container without any) the built-in ones of Mozilla.
 fn roots() -> io::Result<RootCerts> {
     let found = rustls_native_certs::load_native_certs();
     if !found.certs.is_empty() {
@@ -113,12 +115,12 @@ fn roots() -> io::Result<RootCerts> {
     }
 }
 
-/// Runs a command with the JSON object on its standard input. It is no task: what it prints is not kept.
+/// Runs a command with the JSON object on standard input. Its output is discarded.
 fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::Result<()> {
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
     let mut command = Command::new(program);
     command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-    // A program of MPI must not take itself for a rank of this world.
+    // An MPI program must not take itself for a rank of this world.
     let hidden = std::env::vars_os().filter(|(name, _)| is_hidden_from_tasks(&name.to_string_lossy()));
     for (name, _) in hidden {
         command.env_remove(name);
@@ -126,11 +128,11 @@ fn run(words: &[String], told: &Told, telling: &Telling<'_>, line: &str) -> io::
     command.env("PHALANX_ALERT", telling.alert).env("PHALANX_ALERT_METRIC", telling.metric);
     command.env("PHALANX_ALERT_VALUE", told.value.to_string()).env("PHALANX_ALERT_TEXT", telling.text);
     command.env("PHALANX_RUN_DIR", &telling.run_dir);
-    // It fits into a pipe; who does not want to read it need not.
+    // The object fits in the pipe buffer, so writing does not block if the command does not read.
     let (input, mut writer) = io::pipe()?;
     writer.write_all(line.as_bytes())?;
     drop(writer);
-    let deadline = Instant::now() + COMMAND;
+    let deadline = Instant::now() + COMMAND_TIMEOUT;
     match bounded_command::run(command.stdin(input), &|| deadline)?.status {
         status if status.success() => Ok(()),
         status => Err(io::Error::other(format!("ended with {status}"))),
@@ -218,7 +220,7 @@ mod tests {
         let bodies = serving.join().unwrap();
         assert!(bodies[0].0.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", bodies[0].0);
         assert!(bodies[0].1.contains("\"alert\":\"a\""));
-        // Nobody is there any more.
+        // No server is listening any more.
         assert!(told(&alert)[0].contains("cannot post to http://"));
     }
 

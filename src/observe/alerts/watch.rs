@@ -1,30 +1,32 @@
-//! When an alert is told: once its condition has held for long enough without a break, and not again before a while has passed.
+//! Decides when an alert notifies: after its condition has held without interruption for `for`, and
+//! not again before `repeat` has passed.
 //!
-//! The second rule holds across breaks, so a value that swings around its threshold does not flood anybody.
+//! The repeat interval applies even if the condition was false in between, so a value that
+//! oscillates around its threshold does not cause a flood of notifications.
 
 use crate::job::Alert;
 
-/// One alert with what happened to it.
+/// The state of one alert.
 pub(crate) struct AlertWatch {
     pub(crate) alert: Alert,
-    /// Since when it has held.
+    /// Time since which the condition has held.
     since: Option<f64>,
-    /// When it was told last.
+    /// Time of the last notification.
     told: Option<f64>,
 }
 
-/// What is told.
+/// Content of a notification.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Told {
     /// Seconds since the session began.
     pub(crate) t: f64,
-    /// The value.
+    /// Value of the metric.
     pub(crate) value: f64,
-    /// The threshold beyond which it is.
+    /// Threshold of the alert.
     pub(crate) threshold: f64,
-    /// For how many seconds it has been.
+    /// Duration for which the condition has held, in seconds.
     pub(crate) for_s: f64,
-    /// All of it in a sentence.
+    /// The alert as a sentence.
     pub(crate) text: String,
 }
 
@@ -33,7 +35,7 @@ impl AlertWatch {
         AlertWatch { alert, since: None, told: None }
     }
 
-    /// Looks at the value at a moment, in seconds since the session began.
+    /// Evaluates the alert at time `t`, in seconds since the session began.
     pub(crate) fn look(&mut self, t: f64, value: Option<f64>) -> Option<Told> {
         let Some(value) = value.filter(|value| self.alert.holds(Some(*value))) else {
             self.since = None;
@@ -60,7 +62,7 @@ impl AlertWatch {
     }
 }
 
-/// A value with about four digits.
+/// Formats a value with about four digits.
 fn short(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.4}") }
 }
@@ -94,11 +96,11 @@ mod tests {
     fn it_must_last_and_is_not_repeated_soon() {
         let mut watch = AlertWatch::new(alert());
         assert_eq!(told(&mut watch, (0..200).map(|t| (t, 11.0))), [3, 63, 123, 183]);
-        // A value that swings is told no more often than one that stays.
+        // An oscillating value notifies no more often than a constant one.
         let mut watch = AlertWatch::new(Alert { lasting: Duration::ZERO, ..alert() });
         let swings = (0..200).map(|t| (t, if t % 2 == 0 { 20.0 } else { 1.0 }));
         assert_eq!(told(&mut watch, swings), [0, 60, 120, 180]);
-        // One that never lasts is never told.
+        // A condition that never holds long enough never notifies.
         let mut watch = AlertWatch::new(alert());
         assert_eq!(told(&mut watch, (0..200).map(|t| (t, if t % 3 == 0 { 1.0 } else { 20.0 }))), Vec::<u32>::new());
     }

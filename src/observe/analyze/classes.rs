@@ -1,6 +1,7 @@
-//! Classes of tasks: too heavy, too short, too uneven, asking for more than they use, held back by their limit, failing.
+//! Findings about classes of tasks: too much work, too short, uneven, oversized requests, held back
+//! by a limit, failing.
 
-use super::facts::{Case, TRIED};
+use super::facts::{Case, MAX_SIMULATED_CLASSES};
 use super::{Finding, Recommendation};
 use crate::job::{Job, Work};
 use crate::observe::idle::Use;
@@ -8,12 +9,13 @@ use crate::observe::style::{bytes, count, percent};
 use crate::observe::timeline::Slice;
 use crate::text::seconds;
 
-/// A task that takes at least so many times what starting it costs is long enough.
-const WORTH: f64 = 100.0;
-/// What starting a process costs at most, in nanoseconds: less than any fork and exec of a small program on a node under load.
+/// A task is long enough if it takes at least this multiple of its start overhead.
+const MIN_RUN_TO_OVERHEAD: f64 = 100.0;
+/// Upper bound of the time to start a process, in nanoseconds: more than fork and exec of a small
+/// program take on a loaded node.
 const PROCESS_NS: u64 = 2_000_000;
 
-/// A class whose tasks are so long that it makes up most of the work.
+/// Finds a class with long tasks that makes up most of the work.
 pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
     let all: f64 = case.classes.iter().map(|class| class.work_s).sum();
     let (number, class) =
@@ -32,7 +34,7 @@ pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
             "heavy_class",
             format!("tasks of class {} take most of the time", class.name),
             format!(
-                "Its {} attempts are {} of all work: {} each (p95 {}), against {} of the others. The saving is that of making them twice as fast.",
+                "Its {} attempts are {} of all work: {} each (p95 {}), against {} for the others. The saving assumes tasks that are twice as fast.",
                 count(class.ran.count()),
                 percent(share),
                 seconds(class.ran.mean_s()),
@@ -45,37 +47,38 @@ pub(super) fn heavy(case: &Case<'_>) -> Option<Finding> {
         .change(case.advice(
             number,
             "cpus",
-            format!("cpus = {}   # if its program can use several CPUs; else make it faster or divide it into smaller tasks", cpus * 2),
+            format!("cpus = {}   # if the program can use several CPUs; else make it faster or divide it into smaller tasks", cpus * 2),
         )),
     )
 }
 
-/// Tasks so short that starting them costs a good part of the time.
+/// Finds tasks so short that starting them takes a large part of the time.
 pub(super) fn short(case: &Case<'_>) -> Option<Finding> {
-    let found = case.by_work().into_iter().filter_map(|number| short_class(case, number)).take(TRIED);
+    let found = case.by_work().into_iter().filter_map(|number| short_class(case, number)).take(MAX_SIMULATED_CLASSES);
     found.max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-/// Tasks of a class that would better be one.
+/// A recommendation to combine tasks of a class.
 struct BatchAdvice {
-    /// How many.
+    /// Number of tasks to combine into one.
     size: u64,
-    /// What starting a task costs, in nanoseconds, and how much of that goes to its process.
+    /// Overhead per task in nanoseconds, and the part of it that is the start of the process.
     start: u64,
     process: u64,
 }
 
-/// How many tasks of a class would better be one, if they are too short.
+/// How many tasks of a class should be combined; `None` if they are long enough.
 fn batch(case: &Case<'_>, number: u32) -> Option<BatchAdvice> {
     let class = &case.classes[number as usize];
     let task = case.slices.iter().find(|slice| slice.class == number)?.task;
     let is_command =
         case.run.subject().job.describe(task).is_some_and(|task| !matches!(task.work, Work::Kernel { .. }));
-    // No attempt can be shorter than the start of its process, so the shortest ones show what that takes.
+    // No attempt is shorter than the start of its process, so the shortest attempts bound that
+    // time.
     let process = if is_command { ((class.ran.quantile_s(0.01) * 1e9) as u64).min(PROCESS_NS) } else { 0 };
     let start = case.model.overhead + process;
     let net = (class.ran.mean_s() * 1e9 - process as f64).max(0.0) + 1.0;
-    let size = ((WORTH * start as f64 / net).ceil() as u64)
+    let size = ((MIN_RUN_TO_OVERHEAD * start as f64 / net).ceil() as u64)
         .clamp(1, 1000)
         .min(class.ran.count() / u64::from(case.slots).max(1));
     let is_short = class.ran.count() >= 8 * u64::from(case.slots) && size >= 4 && start as f64 >= 0.05 * net;
@@ -98,7 +101,7 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
             "short_tasks",
             format!("tasks of class {} are too short", class.name),
             format!(
-                "{} attempts ran {} each (median), of which starting costs about {}. With {batch} of them in one task that is paid once for all.",
+                "{} attempts ran {} each (median), of which starting costs about {}. With {batch} of them in one task, this cost is paid once for all.",
                 count(class.ran.count()),
                 seconds(class.ran.quantile_s(0.5)),
                 seconds(start as f64 / 1e9)
@@ -118,9 +121,9 @@ fn short_class(case: &Case<'_>, number: u32) -> Option<Finding> {
     )
 }
 
-/// Tasks whose durations differ so much that the slow ones decide when the run ends. Of tasks that
-/// are too short in any case it is the system that makes some of them slow, and with many in one
-/// task that evens out.
+/// Finds classes whose durations vary so much that slow tasks determine the end of the run. Classes
+/// of very short tasks are left out: their variation comes from the system, and evens out if many
+/// are combined into one task.
 pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
     let found = case.by_work().into_iter().filter_map(|number| {
         let class = &case.classes[number as usize];
@@ -137,7 +140,7 @@ pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
         Some(
             Finding::new(
                 "uneven_class",
-                format!("tasks of class {} differ much in duration", class.name),
+                format!("tasks of class {} vary widely in duration", class.name),
                 format!(
                     "Half of them took {} or less, 1 % more than {}, the longest {}; {} took more than twice the median. \
                      The saving is that of bringing those down to it.",
@@ -152,28 +155,29 @@ pub(super) fn uneven(case: &Case<'_>) -> Option<Finding> {
             .change(case.advice(
                 number,
                 "array",
-                "divide the long ones, or give them a table of their own with `estimate` and a higher `priority`, so that they start first".into(),
+                "divide the long ones, or give them their own table with `estimate` and a higher `priority`, so that they start first".into(),
             )),
         )
     });
-    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-/// Tasks that hold more CPUs or memory than they use, while others wait for room.
+/// Finds tasks that request more CPUs or memory than they use, while other tasks wait for room.
 pub(super) fn oversized(case: &Case<'_>) -> Option<Finding> {
     let found =
         case.by_work().into_iter().flat_map(|number| [too_many_cpus(case, number), too_much_memory(case, number)]);
-    found.flatten().take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.flatten().take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-/// What the attempts of a class used, as far as that is known, sorted: CPUs kept busy, and bytes at most.
+/// Usage of the attempts of a class, sorted: busy CPUs, and peak memory in bytes. `None` if too few
+/// are known.
 fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
     let session = case.run.session();
     let attempts =
         session.attempts.iter().filter(|a| a.attempt > 0 && a.outcome.ok() && case.is_of(a.task.index(), number));
     let (mut cpus, mut memory) = (Vec::new(), Vec::new());
     for attempt in attempts {
-        // A report without this finding is better than none: an index that cannot be read is told where output is asked for.
+        // An unreadable index is reported where output is shown; the other findings remain valid.
         let Ok(Some(used)) = case.run.outputs.used(session.began.session, attempt) else { continue };
         let ran = attempt.end.0.saturating_sub(attempt.start.0);
         cpus.push(used.cpu_ns as f64 / ran.max(1) as f64);
@@ -184,7 +188,7 @@ fn used(case: &Case<'_>, number: u32) -> Option<(Vec<f64>, Vec<f64>)> {
     (cpus.len() >= 5).then_some((cpus, memory))
 }
 
-/// The value that 90 % of sorted ones do not exceed.
+/// The 90 % quantile of sorted values.
 fn p90(sorted: &[f64]) -> f64 {
     sorted.get((sorted.len() * 9).div_ceil(10).saturating_sub(1)).copied().unwrap_or(0.0)
 }
@@ -196,7 +200,7 @@ fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
     }
     let busy = p90(&used(case, number)?.0);
     let enough = (busy.ceil() as u32).max(1);
-    // A quarter of a CPU is lost to start and end of any program.
+    // Round down small excess: a quarter of a CPU is lost to the start and end of any program.
     let enough = if busy - busy.floor() < 0.25 && enough > 1 { enough - 1 } else { enough };
     if enough >= group.cpus {
         return None;
@@ -209,8 +213,8 @@ fn too_many_cpus(case: &Case<'_>, number: u32) -> Option<Finding> {
     Some(
         Finding::new(
             "oversized_cpus",
-            format!("tasks of class {name} ask for more CPUs than they use"),
-            format!("They ask for {} CPUs each, and 90 % of them kept at most {busy:.1} busy.", group.cpus),
+            format!("tasks of class {name} request more CPUs than they use"),
+            format!("They request {} CPUs each, and 90 % of them kept at most {busy:.1} busy.", group.cpus),
         )
         .saving(case.saving_if_asked(&narrow))
         .of_class(number)
@@ -222,12 +226,12 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
     let (table, group) = case.group_of_class(number)?;
     let asked = group.memory? as f64;
     let held = p90(&used(case, number)?.1);
-    // A fifth more than nearly all of them need, in whole MiB.
+    // The 90 % quantile plus a fifth, in whole MiB.
     let enough = (held * 1.2 / 1048576.0).ceil().max(16.0) * 1048576.0;
     if enough > 0.5 * asked || case.uses.total(Use::Room) == 0.0 {
         return None;
     }
-    // How many of them could run at once is what memory allowed, if slots were idle meanwhile.
+    // If slots were idle meanwhile, memory limited how many ran at once.
     let together = case.most_at_once(number);
     let could = ((f64::from(together) * asked / enough) as u32).max(together);
     let limit = group.limit.map_or(could, |limit| limit.min(could));
@@ -236,9 +240,9 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
     Some(
         Finding::new(
             "oversized_memory",
-            format!("tasks of class {} ask for more memory than they use", case.names[number as usize]),
+            format!("tasks of class {} request more memory than they use", case.names[number as usize]),
             format!(
-                "They ask for {} each, and 90 % of them held at most {}. So only {together} ran at once, while {} of the slot time was idle for lack of room.",
+                "They request {} each, and 90 % of them used at most {}. Only {together} ran at once, while {} of the slot time was idle for lack of memory.",
                 bytes(asked as u64),
                 bytes(held as u64),
                 percent(case.share_of(Use::Room))
@@ -250,14 +254,14 @@ fn too_much_memory(case: &Case<'_>, number: u32) -> Option<Finding> {
     )
 }
 
-/// Slots idle because an array is at its limit.
+/// Finds slots that are idle because an array is at its limit.
 pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
     if case.share_of(Use::Limit) < 0.05 {
         return None;
     }
     let found = case.by_work().into_iter().filter_map(|number| {
         let (table, group) = case.group_of_class(number)?;
-        // What else they share may hold them back as well, and no limit tells how far.
+        // Memory or GPUs may hold them back as well, so the effect of the limit alone is unknown.
         let most = group.limit.filter(|_| group.gpus == 0 && group.memory.is_none())?;
         let unlimited = |job: &mut Job| job.groups[table].limit = None;
         let slots = case.slots / group.cpus.max(1);
@@ -266,20 +270,20 @@ pub(super) fn limited(case: &Case<'_>) -> Option<Finding> {
                 "array_limit",
                 format!("the limit of array {} leaves slots idle", group.name),
                 format!(
-                    "At most {most} of its {} tasks run at once; {} of the slot time was idle while others of them were ready.",
+                    "At most {most} of its {} tasks run at once; {} of the slot time was idle while more of them were ready.",
                     count(group.count),
                     percent(case.share_of(Use::Limit))
                 ),
             )
             .saving(case.saving_if_asked(&unlimited))
             .of_class(number)
-            .change(case.advice(number, "array", format!("array = \"...%{slots}\"   # instead of %{most}, if what the limit protects can take it"))),
+            .change(case.advice(number, "array", format!("array = \"...%{slots}\"   # instead of %{most}, if the protected resource can take it"))),
         )
     });
-    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
-/// Time spent in attempts that failed.
+/// Finds slot time lost to failed attempts.
 pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
     if case.share_of(Use::Wasted) < 0.05 {
         return None;
@@ -302,7 +306,7 @@ pub(super) fn wasted(case: &Case<'_>) -> Option<Finding> {
         )
         .saving(case.saving_without(&|slice| failed(&slice)))
         .change(Some(Recommendation {
-            place: "what they printed".to_owned(),
+            place: "their output".to_owned(),
             text: format!("phalanx report {} --failed", case.run.name()),
         })),
     )

@@ -1,4 +1,5 @@
-//! The facts that all findings argue from: the last session, what ran in it, and the model that answers "what if".
+//! The facts that all findings use: the last session, its attempts, and the model for what-if
+//! simulations.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,37 +16,38 @@ use crate::observe::run_view::{RunView, node_of};
 use crate::observe::steps::Steps;
 use crate::observe::timeline::{Slice, Timeline};
 
-/// A job may have as many classes as tasks; each that is looked at takes a look at every attempt.
+/// Maximum number of classes examined. A job may have one class per task, and each examination
+/// reads all attempts.
 const MOST_CLASSES: usize = 100;
 
-/// See the module's text.
+/// The facts about a run.
 pub(super) struct Case<'a> {
     pub run: &'a RunView,
     pub graph: &'a TaskGraph,
     job: &'a Job,
-    /// What ran in the last session.
+    /// Attempts of the last session.
     pub slices: Vec<Slice>,
-    /// Names of the classes, by [`Slice::class`].
+    /// Names of the classes, indexed by [`Slice::class`].
     pub names: Vec<String>,
-    /// The classes, by the same number.
+    /// Latencies of the classes, by the same index.
     pub classes: Vec<ClassLatency>,
-    /// When the session began and ended, in nanoseconds of the run's clock.
+    /// Begin and end of the session, in nanoseconds on the clock of the run.
     pub from: u64,
     pub to: u64,
     pub slots: u32,
     pub uses: Uses,
     pub model: Model<'a>,
-    /// The class of each task that ran.
+    /// Class of each task that ran.
     class_of: Vec<Option<u32>>,
-    /// What the simulator makes of the run as it was, in nanoseconds.
+    /// Simulated makespan of the unchanged run, in nanoseconds.
     base: u64,
 }
 
-/// So many classes are tried out for each kind of finding, those with the most work first.
-pub(super) const TRIED: usize = 3;
+/// Number of classes that each kind of finding simulates, by descending work.
+pub(super) const MAX_SIMULATED_CLASSES: usize = 3;
 
 impl<'a> Case<'a> {
-    /// The facts of a run; `None` if its job is not known or nothing ran.
+    /// The facts about a run; `None` if its job is unknown or no task ran.
     ///
     /// # Errors
     /// If the run cannot be simulated.
@@ -104,27 +106,28 @@ impl<'a> Case<'a> {
         self.job
     }
 
-    /// How long the session went on, in seconds.
+    /// Duration of the session in seconds.
     pub fn wall_s(&self) -> f64 {
         (self.to - self.from) as f64 / 1e9
     }
 
-    /// The share of slot time in a use.
+    /// Share of the slot time in a use.
     pub fn share_of(&self, of: Use) -> f64 {
         self.uses.total(of) / self.uses.sum().max(1.0)
     }
 
-    /// Seconds that the run would be shorter if tasks took this long.
+    /// Reduction of the makespan in seconds if tasks had these run times.
     pub fn saving_if_ran(&self, ran: &dyn Fn(usize) -> u64) -> f64 {
         self.saving(&WhatIf { ran: Some(ran), ..WhatIf::default() })
     }
 
-    /// Seconds that the run would be shorter if tasks took this long and starting one cost so many nanoseconds.
+    /// Reduction of the makespan in seconds if tasks had these run times and this overhead in
+    /// nanoseconds.
     pub fn saving_if_cheaper(&self, ran: &dyn Fn(usize) -> u64, overhead: u64) -> f64 {
         self.saving(&WhatIf { ran: Some(ran), overhead: Some(overhead), ..WhatIf::default() })
     }
 
-    /// Seconds that the run would be shorter without the attempts that ended like this.
+    /// Reduction of the makespan in seconds without the selected attempts.
     pub fn saving_without(&self, which: &dyn Fn(&Slice) -> bool) -> f64 {
         let mut ran = self.model.ran.clone();
         for slice in self.slices.iter().filter(|slice| which(slice)) {
@@ -135,18 +138,19 @@ impl<'a> Case<'a> {
         self.saving_if_ran(&|task| ran[task])
     }
 
-    /// Seconds that the run would be shorter if its job file were otherwise.
+    /// Reduction of the makespan in seconds with a changed job file.
     pub fn saving_if_asked(&self, job: &dyn Fn(&mut Job)) -> f64 {
         self.saving(&WhatIf { job: Some(job), ..WhatIf::default() })
     }
 
-    /// The makespan on ranks with these slots, relative to that on those that there were. Without end if the job does not fit on them.
+    /// Makespan on ranks with these slots, relative to the actual ones; infinite if the job does
+    /// not fit on them.
     pub fn relative_makespan(&self, ranks: &[u32]) -> f64 {
         let change = WhatIf { ranks: Some(ranks), ..WhatIf::default() };
         self.model.makespan(&change).map_or(f64::INFINITY, |makespan| makespan as f64 / self.base as f64)
     }
 
-    /// What does not fit saves nothing.
+    /// A change that cannot be simulated saves nothing.
     fn saving(&self, change: &WhatIf<'_>) -> f64 {
         let makespan = self.model.makespan(change).unwrap_or(self.base);
         let began = self.slices.iter().map(|slice| slice.start).min().unwrap_or(self.from);
@@ -154,8 +158,7 @@ impl<'a> Case<'a> {
         busy_s * (1.0 - makespan as f64 / self.base as f64).max(0.0)
     }
 
-    /// The classes with the most work, most first: what the others do saves nothing worth a
-    /// sentence.
+    /// Classes by descending work, limited to those worth examining.
     pub fn by_work(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = (0..self.classes.len() as u32).collect();
         let work = |number: u32| self.classes[number as usize].work_s;
@@ -164,18 +167,19 @@ impl<'a> Case<'a> {
         numbers
     }
 
-    /// The class of a task, if it ran.
+    /// Class of a task, if it ran.
     pub fn class_of(&self, task: usize) -> Option<u32> {
         self.class_of.get(task).copied().flatten()
     }
 
-    /// Seconds of CPU that the processes of a class used, and seconds that its attempts held CPUs; `None` if too few of them are known.
+    /// CPU seconds that the processes of a class used, and CPU seconds that its attempts held;
+    /// `None` if too few are known.
     pub fn cpu_of_class(&self, class: u32) -> Option<(f64, f64)> {
         let (session, job) = (self.run.session(), &self.run.subject().job);
         let attempts = session.attempts.iter().filter(|a| a.attempt > 0 && self.is_of(a.task.index(), class));
         let (mut known, mut cpu_s, mut held_s) = (0, 0.0, 0.0);
         for attempt in attempts {
-            // An index that cannot be read is told where output is asked for.
+            // An unreadable index is reported where output is shown.
             let Ok(Some(used)) = self.run.outputs.used(session.began.session, attempt) else { continue };
             known += 1;
             cpu_s += used.cpu_ns as f64 / 1e9;
@@ -184,24 +188,24 @@ impl<'a> Case<'a> {
         (known >= 5).then_some((cpu_s, held_s))
     }
 
-    /// True if the task ran and is of this class.
+    /// True if the task ran and belongs to this class.
     pub fn is_of(&self, task: usize, class: u32) -> bool {
         self.class_of(task) == Some(class)
     }
 
-    /// The most tasks of a class that ran at once.
+    /// Maximum number of tasks of a class that ran at once.
     pub fn most_at_once(&self, class: u32) -> u32 {
         let of_class = self.slices.iter().filter(|slice| slice.class == class);
         let changes = of_class.flat_map(|slice| [(slice.start, 1), (slice.end, -1)]).collect();
         u32::try_from(Steps::of(changes).max()).unwrap_or(1).max(1)
     }
 
-    /// Name of the node of a rank.
+    /// Name of a rank's node.
     pub fn node(&self, rank: u32) -> &str {
         node_of(self.run.session(), Rank(rank))
     }
 
-    /// The table of the job file that tasks of a class come from; of several, the one with the most tasks.
+    /// The job-file table that defines a class; if there are several, the one with the most tasks.
     pub fn group_of_class(&self, class: u32) -> Option<(usize, &Group)> {
         let mut counts = vec![0u32; self.job.groups.len()];
         let of_class = self.slices.iter().filter(|slice| slice.class == class);
@@ -210,7 +214,7 @@ impl<'a> Case<'a> {
         Some((table, &self.job.groups[table]))
     }
 
-    /// An advice for the table of a class, at the line of a key.
+    /// A recommendation for the table of a class, at the line of a key.
     pub fn advice(&self, class: u32, key: &str, text: String) -> Option<Recommendation> {
         let (group, facts) = self.group_of_class(class)?;
         let began = &self.run.session().began;
@@ -222,17 +226,17 @@ impl<'a> Case<'a> {
         Some(Recommendation { place, text })
     }
 
-    /// An advice that concerns how the run is started.
+    /// A recommendation for the command that starts the run.
     pub fn advice_on_start(&self, text: String) -> Option<Recommendation> {
         Some(Recommendation { place: "where the run is started".to_owned(), text })
     }
 
-    /// True if the saving is worth a sentence.
+    /// True if the saving is large enough to report.
     pub fn matters(&self, finding: &Finding) -> bool {
         finding.saves_s >= 0.02 * self.wall_s() || finding.saves_node_s >= 0.1 * self.node_s()
     }
 
-    /// Node-seconds that the session held.
+    /// Node-seconds of the session.
     pub fn node_s(&self) -> f64 {
         let nodes: std::collections::BTreeSet<&str> =
             self.run.session().began.ranks.iter().map(|rank| rank.node.as_str()).collect();
@@ -240,7 +244,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// The slots of the ranks that took part when there were most of them; ranks that only coordinate are left out.
+/// Slots per rank when most ranks were active, without ranks that only coordinate.
 fn most_ranks(session: &Session) -> Vec<u32> {
     let mut present: BTreeMap<u32, u32> = session.began.ranks.iter().map(|info| (info.rank, info.slots)).collect();
     let slots = |ranks: &BTreeMap<u32, u32>| ranks.values().map(|&slots| u64::from(slots)).sum::<u64>();

@@ -1,16 +1,18 @@
-//! What bounded a run, and what to change: sentences with numbers, the most worthwhile first.
+//! Analyzes what bounded a run and what to change: findings with numbers, largest saving first.
 //!
-//! Each finding is a function of the same facts (`case`) that either has something to say or not. What mending it would save is
-//! found by `whatif`: the run is simulated again with the measured durations and that one thing changed. Two are measured instead: the start-up,
-//! and idle slots while work is on its way to them, spread over all slots. Savings do not add up, since mending one thing uncovers the next.
+//! Each finding is a function of the same facts (`facts`) that returns a finding or nothing. Its
+//! saving is determined by `whatif`, which simulates the run again with the measured durations and
+//! one change. Two savings are measured instead: the start-up, and the idle time during hand-over,
+//! spread over all slots. Savings do not add up, because one change exposes the next bottleneck.
 //!
-//! Of the many classes that a job may have, each finding tries out a few with the most work, so that the number of simulated runs is bounded.
+//! A job may have many classes. Each finding simulates only a few with the most work, which bounds
+//! the number of simulations.
 //!
-//! | file | what it looks at |
+//! | file | findings about |
 //! |---|---|
 //! | `classes` | durations, requests and limits of classes of tasks |
 //! | `structure` | the shape of the graph: serial phases, critical path, barriers, tails |
-//! | `pressure` | I/O that was waited for, memory that ran out |
+//! | `pressure` | waiting for I/O, lack of memory |
 //! | `ranks` | slow ranks, too many ranks, start-up, hand-over |
 
 mod classes;
@@ -31,34 +33,34 @@ use super::style::{Paint, percent};
 use crate::text::seconds;
 use facts::Case;
 
-/// One thing that bounded a run.
+/// One cause that bounded a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// What kind of thing, e.g. `slow_rank`; kept once published.
+    /// Kind of the finding, e.g. `slow_rank`; stable, because it is published.
     pub kind: &'static str,
-    /// It in a few words.
+    /// Short description.
     pub title: String,
-    /// The numbers that show it, in a sentence or two.
+    /// The numbers that support it, in one or two sentences.
     pub evidence: String,
-    /// Seconds of wall time that mending it would save, as estimated.
+    /// Estimated saving of wall time in seconds.
     pub saves_s: f64,
-    /// Node-seconds that mending it would save beyond those.
+    /// Estimated further saving in node-seconds.
     pub saves_node_s: f64,
-    /// The share of the wall time that [`Finding::saves_s`] is.
+    /// [`Finding::saves_s`] as a share of the wall time.
     pub saves_share: f64,
-    /// What to change.
+    /// Recommended change.
     pub change: Option<Recommendation>,
-    /// The class that it is about, so that two findings do not say the same.
+    /// Class concerned, used to drop repeated findings.
     #[serde(skip)]
     class: Option<u32>,
 }
 
-/// What to change, and where.
+/// A recommended change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recommendation {
-    /// File, line and task, or where else.
+    /// File, line and task, or another place.
     pub place: String,
-    /// The line as it should be, or what to do.
+    /// The new line, or an instruction.
     pub text: String,
 }
 
@@ -79,7 +81,7 @@ impl Finding {
         Finding { change, ..self }
     }
 
-    /// What mending it would save, in words.
+    /// Describes the saving.
     pub fn saving_text(&self) -> String {
         if self.saves_s > 0.0 {
             format!("up to {} or {} of the wall time", seconds(self.saves_s), percent(self.saves_share))
@@ -89,11 +91,11 @@ impl Finding {
     }
 }
 
-/// What bounded a run: what saves most wall time first, then what only saves node time. Empty if nothing stands out, nothing ran, or the job
-/// is not known.
+/// The findings about a run: first by wall time saved, then those that only save node time. Empty
+/// if nothing stands out, no task ran, or the job is unknown.
 ///
 /// # Errors
-/// If the run cannot be simulated, so that nobody knows what mending anything would save.
+/// If the run cannot be simulated, so that savings are unknown.
 pub fn findings(run: &RunView) -> Result<Vec<Finding>, ReportError> {
     Case::of(run).transpose().map(|case| case.as_ref().map(worthwhile).unwrap_or_default()).map_err(ReportError::Again)
 }
@@ -120,12 +122,12 @@ fn worthwhile(case: &Case<'_>) -> Vec<Finding> {
     all.retain(|finding| case.matters(finding));
     let wall = case.wall_s().max(1e-9);
     all.iter_mut().for_each(|finding| finding.saves_share = finding.saves_s / wall);
-    // Stable: of equal ones, the more specific stand first above.
+    // The sort is stable: of equal findings, the more specific kinds come first above.
     all.sort_by(|a, b| b.saves_s.total_cmp(&a.saves_s).then(b.saves_node_s.total_cmp(&a.saves_node_s)));
     without_repetitions(all)
 }
 
-/// Of several findings about one class the one that saves most stays.
+/// Keeps only the finding with the largest saving per class.
 fn without_repetitions(all: Vec<Finding>) -> Vec<Finding> {
     let mut kept: Vec<Finding> = Vec::new();
     for finding in all {
@@ -137,13 +139,13 @@ fn without_repetitions(all: Vec<Finding>) -> Vec<Finding> {
     kept
 }
 
-/// Writes the findings for a person.
+/// Writes the findings as text.
 ///
 /// # Errors
-/// If they cannot be written, or the run cannot be simulated.
+/// If the output cannot be written, or the run cannot be simulated.
 pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Result<(), ReportError> {
     let Some(case) = Case::of(run).transpose().map_err(ReportError::Again)? else {
-        writeln!(out, "{}: nothing has ended in the last session, so there is nothing to analyze", run.name())?;
+        writeln!(out, "{}: no task ended in the last session, so there is nothing to analyze", run.name())?;
         return Ok(());
     };
     let (wall, found) = (case.wall_s(), worthwhile(&case));
@@ -165,7 +167,7 @@ pub fn write_analysis(out: &mut dyn Write, run: &RunView, paint: Paint) -> Resul
     Ok(())
 }
 
-/// The text as a sentence begins.
+/// Capitalizes the first letter.
 pub(super) fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
@@ -174,17 +176,17 @@ pub(super) fn capital(text: &str) -> String {
 fn opening(findings: usize) -> &'static str {
     match findings {
         0 => {
-            "Nothing stands out: slots were busy nearly all the time, and no change that we know of would make it much shorter."
+            "Nothing stands out: slots were busy nearly all the time, and no known change would make the run much shorter."
         }
         1 => "One thing bounded it:",
-        _ => "What bounded it, by what mending it would save (savings do not add up):",
+        _ => "What bounded it, by estimated saving (savings do not add up):",
     }
 }
 
 /// Writes the findings as one JSON object.
 ///
 /// # Errors
-/// If they cannot be written, or the run cannot be simulated.
+/// If the output cannot be written, or the run cannot be simulated.
 pub fn write_analysis_json(out: &mut dyn Write, run: &RunView) -> Result<(), ReportError> {
     #[derive(Serialize)]
     struct AnalysisJson {

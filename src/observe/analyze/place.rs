@@ -1,7 +1,7 @@
-//! Where in the job file something is said, so that an advice can name the line.
+//! Finds lines in the job file, so that a recommendation can name them.
 
-/// Line of the `key` of the `nth` task table (from 0), or of the table itself if it has no such key; from 1. `None` if the text has fewer
-/// tables, or writes them in another way.
+/// Line (from 1) of the `key` of the `nth` task table (from 0), or of the table itself if it has no
+/// such key. `None` if the text has fewer tables or uses another notation.
 pub(super) fn line_of(text: &str, nth: usize, key: &str) -> Option<usize> {
     let is_header = |line: &str| line.trim_start().starts_with('[') && !line.contains('=');
     let lines: Vec<&str> = text.lines().collect();

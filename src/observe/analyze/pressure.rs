@@ -1,40 +1,42 @@
-//! What the nodes lacked: I/O that tasks waited for, and memory that ran out.
+//! Findings about pressure on nodes: waiting for I/O, and lack of memory.
 //!
-//! That tasks waited for I/O takes two witnesses: their processes used little of the CPUs that they held, and the kernels of their nodes
-//! counted time in which somebody waited for a disk. A task that only sleeps has the first and not the second.
+//! Waiting for I/O needs two indications: the processes used little of the CPUs that they held, and
+//! the kernels of their nodes counted time stalled on I/O. A task that only sleeps shows the first
+//! and not the second.
 
 use std::collections::BTreeMap;
 
-use super::facts::{Case, TRIED};
+use super::facts::{Case, MAX_SIMULATED_CLASSES};
 use super::{Finding, Recommendation};
 use crate::model::State;
 use crate::observe::style::{bytes, count, percent};
 use crate::observe::vitals::{self, Vital};
 use crate::text::seconds;
 
-/// The share of time in I/O from which it is worth a look.
-const STALL: f64 = 0.1;
-/// A class whose processes keep their CPUs busier than this does not wait.
-const BUSY: f64 = 0.7;
+/// Minimum I/O stall of the nodes (share of time) for a finding.
+const MIN_IO_STALL: f64 = 0.1;
+/// A class that keeps its CPUs busier than this (share of time) does not wait for I/O.
+const MAX_BUSY: f64 = 0.7;
 
-/// Tasks that wait for disks.
+/// Finds tasks that wait for disks.
 pub(super) fn io_wait(case: &Case<'_>) -> Option<Finding> {
     let looks = vitals::all(&case.run.dir.vitals());
     let stall = mean(&looks, |vital| vital.vitals.io_stall)?;
-    if stall < STALL {
+    if stall < MIN_IO_STALL {
         return None;
     }
     let found = case.by_work().into_iter().filter_map(|number| waiting_class(case, number, stall, &looks));
-    found.take(TRIED).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
+    found.take(MAX_SIMULATED_CLASSES).max_by(|a, b| a.saves_s.total_cmp(&b.saves_s))
 }
 
 fn waiting_class(case: &Case<'_>, number: u32, stall: f64, looks: &[Vital]) -> Option<Finding> {
     let (cpu_s, held_s) = case.cpu_of_class(number)?;
     let busy = cpu_s / held_s.max(1e-9);
-    if busy > BUSY {
+    if busy > MAX_BUSY {
         return None;
     }
-    // No more of a task's time can be I/O than it did not compute, and than its node waited.
+    // The I/O share of a task is bounded by the time it did not compute and by the stall of its
+    // node.
     let waited = (1.0 - busy).min(stall);
     let without = |i: usize| {
         let ran = case.model.ran[i];
@@ -46,7 +48,7 @@ fn waiting_class(case: &Case<'_>, number: u32, stall: f64, looks: &[Vital]) -> O
             "io_wait",
             format!("tasks of class {} wait for I/O", case.names[number as usize]),
             format!(
-                "Their processes kept {} of their CPUs busy, while tasks of their nodes waited for I/O {} of the time; {} were read and written on disks in {}.",
+                "Their processes kept {} of their CPUs busy, while tasks of their nodes waited for I/O {} of the time; {} were read from and written to disks in {}.",
                 percent(busy),
                 percent(stall),
                 bytes(moved),
@@ -58,12 +60,12 @@ fn waiting_class(case: &Case<'_>, number: u32, stall: f64, looks: &[Vital]) -> O
         .change(case.advice(
             number,
             "dir",
-            "# work on the node's own disk (cd \"$TMPDIR\") and copy results at the end, or let fewer run at once (array = \"...%N\")".to_owned(),
+            "# work on the local disk of the node (cd \"$TMPDIR\") and copy the results at the end, or run fewer at once (array = \"...%N\")".to_owned(),
         )),
     )
 }
 
-/// Attempts that ended because memory ran out.
+/// Finds attempts that ended because memory ran out.
 pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
     let killed: Vec<_> = case.slices.iter().filter(|slice| slice.outcome.state == State::OutOfMemory).collect();
     let first = killed.first()?;
@@ -74,8 +76,8 @@ pub(super) fn memory(case: &Case<'_>) -> Option<Finding> {
     let nodes = if most > 0.0 { format!("; the fullest node was at {}", percent(most)) } else { String::new() };
     let (_, group) = case.group_of_class(first.class)?;
     let text = match group.memory {
-        Some(asked) => format!("memory = \"{}MiB\"   # twice what they may hold now", (asked >> 19).max(1)),
-        None => "memory = \"...\"   # what one of them needs: then no more run at once than a node holds".to_owned(),
+        Some(asked) => format!("memory = \"{}MiB\"   # twice the current request", (asked >> 19).max(1)),
+        None => "memory = \"...\"   # memory of one task: then only as many run at once as fit on a node".to_owned(),
     };
     Some(
         Finding::new(
@@ -97,7 +99,7 @@ fn mean(looks: &[Vital], value: impl Fn(&Vital) -> f64) -> Option<f64> {
     (!looks.is_empty()).then(|| looks.iter().map(value).sum::<f64>() / looks.len() as f64)
 }
 
-/// The last look at each rank.
+/// The last record of each rank.
 fn last_of_each(looks: &[Vital]) -> impl Iterator<Item = &Vital> {
     let last: BTreeMap<u32, &Vital> = looks.iter().map(|look| (look.rank, look)).collect();
     last.into_values()

@@ -1,4 +1,4 @@
-//! Ranks: one slower than the others, too many of them, late to start, short of work that others have.
+//! Findings about ranks: a slow rank, too many ranks, late start, slow hand-over of tasks.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::observe::idle::Use;
 use crate::observe::style::{count, percent, some};
 use crate::text::seconds;
 
-/// A rank that takes longer for the same kinds of tasks than the others do.
+/// Finds a rank that takes longer for the same classes of tasks than the others.
 pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
     let ranks: Vec<u32> = case.run.session().began.ranks.iter().filter(|r| r.slots > 0).map(|r| r.rank).collect();
     let factors = factors(case, &ranks);
@@ -29,9 +29,9 @@ pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
     let node = case.node(rank);
     let alone = case.run.session().began.ranks.iter().filter(|info| info.node == node).count() == 1;
     let text = if alone {
-        format!("sbatch --exclude={node} ...   # or leave {node} out of the hostfile, and have it looked at")
+        format!("sbatch --exclude={node} ...   # or remove {node} from the hostfile, and have it checked")
     } else {
-        format!("look at what else runs on the CPUs of rank {rank} on {node}; start fewer slots there")
+        format!("check which other programs use the CPUs of rank {rank} on {node}; start fewer slots there")
     };
     Some(
         Finding::new(
@@ -47,13 +47,14 @@ pub(super) fn slow(case: &Case<'_>) -> Option<Finding> {
     )
 }
 
-/// For each rank: its time over what the other ranks would have taken for the same tasks, and for how many tasks that is known.
+/// Slowdown of each rank: its time relative to that of the other ranks for the same tasks, with the
+/// number of tasks compared.
 fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
     if ranks.len() < 2 {
         return Vec::new();
     }
-    // Times by class and rank, of classes with enough tasks for a median on two ranks.
-    let telling = |class: u32| case.classes[class as usize].ran.count() >= 2 * LEAST as u64;
+    // Times by class and rank, for classes with enough tasks on at least two ranks.
+    let telling = |class: u32| case.classes[class as usize].ran.count() >= 2 * MIN_SAMPLES as u64;
     let mut times: BTreeMap<u32, Vec<Vec<u64>>> = BTreeMap::new();
     for slice in case.slices.iter().filter(|slice| slice.outcome.ok() && telling(slice.class)) {
         if let Ok(rank) = ranks.binary_search(&slice.rank) {
@@ -78,16 +79,17 @@ fn factors(case: &Case<'_>, ranks: &[u32]) -> Vec<(u32, f64, u64)> {
     all.map(|rank| (ranks[rank], took[rank] / expected[rank], tasks[rank])).collect()
 }
 
-/// Of fewer times nothing can be said.
-const LEAST: usize = 3;
+/// Minimum number of times for a median.
+const MIN_SAMPLES: usize = 3;
 
 /// The median.
 fn median(times: &mut [u64]) -> Option<f64> {
     times.sort_unstable();
-    if times.len() < LEAST { None } else { Some(times[times.len() / 2] as f64) }
+    if times.len() < MIN_SAMPLES { None } else { Some(times[times.len() / 2] as f64) }
 }
 
-/// A run that would have been about as fast with less: fewer ranks, or fewer slots of the only one.
+/// Finds a run that would have been about as fast with fewer ranks, or with fewer slots of its only
+/// rank.
 pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     let ranks = &case.model.ranks;
     let (what, all) = if ranks.len() > 1 { ("rank", ranks.len() as u32) } else { ("slot", case.slots) };
@@ -105,9 +107,9 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     let share = 1.0 - f64::from(kept) / f64::from(case.slots) * (1.0 + longer);
     let finding = Finding::new(
         "too_many_ranks",
-        format!("{} would have done instead of {all}", some(enough, what)),
+        format!("{} would have been enough instead of {all}", some(enough, what)),
         format!(
-            "The run would have been {} longer with {}; the other {} cost {} of the node time.",
+            "The run would have taken {} longer with {}; the other {} used {} of the node time.",
             percent(longer),
             some(enough, what),
             all - enough,
@@ -117,12 +119,12 @@ pub(super) fn too_many(case: &Case<'_>) -> Option<Finding> {
     let text = if ranks.len() > 1 {
         format!("mpirun -n {enough} ...   # instead of {all}")
     } else {
-        format!("phalanx run --slots {enough} ...   # or ask for so many CPUs")
+        format!("phalanx run --slots {enough} ...   # or request this number of CPUs")
     };
     Some(Finding { saves_node_s: share * case.node_s(), ..finding }.change(case.advice_on_start(text)))
 }
 
-/// A long time before the first task.
+/// Finds a long time before the first task.
 pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
     let first = case.slices.iter().map(|slice| slice.start).min()?;
     let took = first.saturating_sub(case.from) as f64 / 1e9;
@@ -132,9 +134,9 @@ pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
     Some(
         Finding::new(
             "start_up",
-            "the start took a good part of the run".to_owned(),
+            "the start took a large part of the run".to_owned(),
             format!(
-                "The first task started {} after the beginning, {} of the wall time; the job has {} tasks and {} ranks.",
+                "The first task started {} after the start of the run, {} of the wall time; the job has {} tasks and {} ranks.",
                 seconds(took),
                 percent(took / case.wall_s()),
                 count(case.run.subject().job.task_count()),
@@ -142,13 +144,13 @@ pub(super) fn start_up(case: &Case<'_>) -> Option<Finding> {
             ),
         )
         .saving(took)
-        .change(case.advice_on_start("put several small jobs into one, so that ranks start once for all of them".into())),
+        .change(case.advice_on_start("combine several small jobs into one, so that ranks start only once".into())),
     )
 }
 
-/// Slots idle although tasks were ready.
+/// Finds slots that are idle although tasks are ready.
 pub(super) fn hand_over(case: &Case<'_>) -> Option<Finding> {
-    // What starting a task costs anyway is a matter of how short tasks are.
+    // The usual overhead per task is covered by the finding on short tasks.
     let usual = case.model.overhead as f64 * case.slices.len() as f64;
     let idle = (case.uses.total(Use::HandOver) - usual).max(0.0);
     let share = idle / case.uses.sum().max(1.0);
@@ -159,14 +161,14 @@ pub(super) fn hand_over(case: &Case<'_>) -> Option<Finding> {
     let change = if ranks > 1 {
         case.advice_on_start("set `partition = \"eft\"` under [job], which spreads tasks by their estimates, and give classes an `estimate`".into())
     } else {
-        case.advice_on_start("larger tasks; or fewer slots, if other programs use the same CPUs".into())
+        case.advice_on_start("use larger tasks, or fewer slots if other programs use the same CPUs".into())
     };
     Some(
         Finding::new(
             "hand_over",
             "slots were idle although tasks were ready".to_owned(),
             format!(
-                "{} of the slot time was idle while tasks that any slot could run were ready: they were on another rank, or on their way.",
+                "{} of the slot time was idle while tasks that any slot could run were ready: they were on another rank or in transit.",
                 percent(share)
             ),
         )

@@ -1,4 +1,4 @@
-//! The shape of the graph: phases in which one task runs alone, barriers, tails, and the critical path.
+//! Findings about the shape of the graph: serial phases, barriers, tails, and the critical path.
 
 use super::Finding;
 use super::facts::Case;
@@ -9,14 +9,15 @@ use crate::observe::style::{count, percent};
 use crate::observe::timeline::Slice;
 use crate::text::seconds;
 
-/// What a slice did while slots starved, in nanoseconds.
+/// Time of a slice during which slots starved, in nanoseconds.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Starved {
-    /// It ran alone, and nothing else was ready.
+    /// Time during which it ran alone and no task was ready.
     alone: u64,
-    /// It would have run shorter by this if what ran beside starving slots had been spread over all of them, while more was to come ...
+    /// Time that it would have saved if the work that ran next to starving slots had been spread
+    /// over all slots, while further tasks were to become ready ...
     before_more: u64,
-    /// ... and while nothing else was.
+    /// ... and after the last task had become ready.
     at_end: u64,
 }
 
@@ -30,9 +31,9 @@ impl Starved {
     }
 }
 
-/// For each slice, what it did while slots starved.
+/// For each slice, its time while slots starved.
 pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
-    /// In the order in which changes at one moment are taken: what is ready is not the task that holds it up.
+    /// Order of changes at the same time: a task that becomes ready does not wait for itself.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum SliceChange {
         Ready,
@@ -48,7 +49,8 @@ pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
         ]);
     }
     changes.sort_unstable();
-    // What a slice that ran all the time would have by now; a slice has what came between its start and its end.
+    // Totals of a hypothetical slice that runs all the time; a slice gets the difference between
+    // its end and its start.
     let mut so_far = Starved::default();
     let mut of_slices = vec![Starved::default(); case.slices.len()];
     let (mut to_come, mut waiting, mut running, mut used, mut at) = (case.slices.len(), 0u32, 0u32, 0u32, 0);
@@ -87,7 +89,7 @@ pub(super) fn starved(case: &Case<'_>) -> Vec<Starved> {
     of_slices
 }
 
-/// Seconds that the run would be shorter if this much of the slices' time were spared.
+/// Reduction of the makespan in seconds if this part of each slice were saved.
 fn saving_if_spared(case: &Case<'_>, spared: impl Fn(usize) -> u64) -> f64 {
     let mut ran = case.model.ran.clone();
     for (i, slice) in case.slices.iter().enumerate() {
@@ -98,13 +100,14 @@ fn saving_if_spared(case: &Case<'_>, spared: impl Fn(usize) -> u64) -> f64 {
     case.saving_if_ran(&|i| ran[i])
 }
 
-/// Tasks that run alone while all other slots wait for them.
+/// Finds classes whose tasks run alone while all other slots wait.
 pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     if case.slots < 2 {
         return None;
     }
     let alone: Vec<u64> = starved.iter().map(|starved| starved.alone).collect();
-    // A task that was one of many when it started is a straggler, not a phase; one that waited for a slot could have run beside others.
+    // A task that started among many is a straggler, not a serial phase; one that waited for a slot
+    // could have run in parallel.
     let mut by_class = vec![(0u64, 0u64); case.classes.len()];
     let waited = |slice: &Slice| slice.start.saturating_sub(slice.ready);
     let is_phase = |i: usize| alone[i] * 2 > case.slices[i].ran() && waited(&case.slices[i]) * 10 < alone[i];
@@ -135,9 +138,9 @@ pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     Some(
         Finding::new(
             "serial_phase",
-            format!("while class {name} runs, everything else waits"),
+            format!("all other tasks wait while class {name} runs"),
             format!(
-                "{who} of it ran alone for {} in all, {} of the wall time, with {} slots idle. The saving is that of spreading that work over all slots.",
+                "{who} of it ran alone for a total of {}, {} of the wall time, with {} slots idle. The saving assumes that this work is spread over all slots.",
                 seconds(time as f64 / 1e9),
                 percent(time as f64 / 1e9 / case.wall_s()),
                 case.slots - 1
@@ -148,12 +151,12 @@ pub(super) fn serial(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
         .change(case.advice(
             number,
             "cpus",
-            format!("cpus = {}   # if its program can use several CPUs; else divide it into an array, or let less depend on it", case.slots.min(64)),
+            format!("cpus = {}   # if the program can use several CPUs; else divide it into an array, or remove dependencies on it", case.slots.min(64)),
         )),
     )
 }
 
-/// Slots that wait for dependencies although more than one task runs.
+/// Finds slots that wait for dependencies while more than one task runs.
 pub(super) fn barriers(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     let alone: u64 = starved.iter().map(|starved| starved.alone).sum();
     let idle = case.uses.total(Use::Dependencies) - alone as f64 * f64::from(case.slots.saturating_sub(1));
@@ -168,8 +171,8 @@ pub(super) fn barriers(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> 
             "dependencies",
             "slots waited for dependencies".to_owned(),
             format!(
-                "{} of the slot time was idle while nothing was ready but more was to come, most of it before tasks of class {name} became ready. \
-                 The saving is that of spreading over all slots what ran meanwhile.",
+                "{} of the slot time was idle while tasks waited for dependencies, most of it before tasks of class {name} became ready. \
+                 The saving assumes that the work that ran meanwhile is spread over all slots.",
                 percent(share)
             ),
         )
@@ -177,12 +180,12 @@ pub(super) fn barriers(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> 
         .change(case.advice(
             number,
             "needs",
-            "needs = \"...[{index}]\"   # if each needs only one element, not the whole array; or smaller tasks before it".into(),
+            "needs = \"...[{index}]\"   # if each needs one element only, not the whole array; or make the tasks before it smaller".into(),
         )),
     )
 }
 
-/// The class whose tasks became ready after the longest idle times.
+/// The class whose tasks became ready after the longest waits.
 fn waited_for(case: &Case<'_>) -> Option<u32> {
     let mut by_ready: Vec<(u64, u32)> = case.slices.iter().map(|slice| (slice.ready, slice.class)).collect();
     by_ready.sort_unstable();
@@ -193,7 +196,7 @@ fn waited_for(case: &Case<'_>) -> Option<u32> {
     (0..waits.len()).max_by_key(|&class| waits[class]).map(|class| class as u32)
 }
 
-/// Slots idle at the end, while the last tasks run.
+/// Finds slots that are idle at the end, while the last tasks run.
 pub(super) fn tail(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     if case.share_of(Use::Tail) < 0.05 {
         return None;
@@ -206,19 +209,19 @@ pub(super) fn tail(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     let first = |job: &mut Job| job.groups[group].priority = above;
     let earlier = case.saving_if_asked(&first);
     let smaller = saving_if_spared(case, |i| starved[i].at_end);
-    // To start them earlier is the simpler change, if it does.
+    // Starting them earlier is the simpler change; prefer it if it saves at least half as much.
     let (saving, of, key, text) = match earlier * 2.0 >= smaller {
         true => (
             earlier,
-            "starting its class before all others",
+            "its class starts before all others",
             "priority",
-            format!("priority = {above}   # higher than that of other tasks: what takes long first"),
+            format!("priority = {above}   # higher than that of all other tasks, so that long tasks start first"),
         ),
         false => (
             smaller,
-            "spreading over all slots what ran then",
+            "the work at the end is spread over all slots",
             "array",
-            "array = \"...\"   # more tasks with less to do each, or `cpus` if its program can use several".to_owned(),
+            "array = \"...\"   # more and smaller tasks, or `cpus` if the program can use several".to_owned(),
         ),
     };
     Some(
@@ -226,8 +229,8 @@ pub(super) fn tail(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
             "tail",
             "slots were idle while the last tasks ran".to_owned(),
             format!(
-                "{} of the slot time passed at the end with nothing left to start. The last task was {name}, started {} before the end. \
-                 The saving is that of {of}.",
+                "{} of the slot time passed at the end with no task left to start. The last task was {name}, started {} before the end. \
+                 The saving assumes that {of}.",
                 percent(case.share_of(Use::Tail)),
                 seconds(case.to.saturating_sub(last.start) as f64 / 1e9)
             ),
@@ -238,7 +241,7 @@ pub(super) fn tail(case: &Case<'_>, starved: &[Starved]) -> Option<Finding> {
     )
 }
 
-/// A run that its longest chain of dependencies bounds.
+/// Finds a critical path that bounds the run.
 pub(super) fn critical_path(case: &Case<'_>) -> Option<Finding> {
     let ran = |task: TaskId| case.model.ran[task.index()];
     let order = case.graph.order(&ran);
@@ -262,7 +265,7 @@ pub(super) fn critical_path(case: &Case<'_>) -> Option<Finding> {
     Some(
         Finding::new(
             "critical_path",
-            "the longest chain of dependencies bounds the run".to_owned(),
+            "the critical path bounds the run".to_owned(),
             format!(
                 "{} tasks that need one another take {} of the {} of wall time, however many slots there are; {} of them is class {}. \
                  {} tasks have less than 5 % of slack. The saving is that of making that class twice as fast.",
@@ -276,6 +279,6 @@ pub(super) fn critical_path(case: &Case<'_>) -> Option<Finding> {
         )
         .saving(case.saving_if_ran(&halved))
         .of_class(worst)
-        .change(case.advice(worst, "needs", "shorten these tasks, or let them need less".into())),
+        .change(case.advice(worst, "needs", "shorten these tasks, or remove dependencies".into())),
     )
 }

@@ -1,5 +1,6 @@
-//! Runs with one fault planted: the analysis names it first. Each is executed on made-up slots by a rule as simple as can be (whatever is
-//! ready goes to the slot that is free first) and journalled as a real run would be.
+//! Runs with one planted fault, which the analysis must list first. Each is executed on synthetic
+//! slots by a simple rule (a ready task goes to the slot that is free first) and journalled like a
+//! real run.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,23 +17,23 @@ use crate::runtime::subject_of;
 
 const MS: u64 = 1_000_000;
 
-/// A run to be made up.
+/// A run to synthesize.
 struct Plant<'a> {
     job: &'a str,
     ranks: u32,
     slots: u32,
-    /// Nanoseconds that a task takes on a rank.
+    /// Run time of a task on a rank, in nanoseconds.
     takes: &'a dyn Fn(&str, u32, u32) -> u64,
-    /// Nanoseconds of a first attempt that fails, for tasks that have one.
+    /// Run time of a failing first attempt in nanoseconds, for tasks that have one.
     fails: &'a dyn Fn(&str, u32) -> Option<u64>,
     /// Nanoseconds between the end of a task and the start of the next in its slot.
     gap: u64,
     /// Nanoseconds before the first task.
     start_up: u64,
-    /// At most so many tasks at once on a rank, for want of memory.
+    /// Maximum number of tasks at once on a rank, limited by memory.
     at_once: u32,
     used: Option<Usage>,
-    /// The share of time in which tasks of the nodes waited for I/O.
+    /// Share of time in which tasks of the nodes waited for I/O.
     stall: f64,
 }
 
@@ -53,11 +54,11 @@ impl Default for Plant<'_> {
     }
 }
 
-/// Slots, tasks and the order of events of a made-up execution.
+/// Slots, tasks and pending events of a synthetic execution.
 struct Execution<'a> {
     plant: &'a Plant<'a>,
     subject: &'a SessionJob,
-    /// When each slot is free, with its rank and number.
+    /// Times at which slots become free, with rank and slot number.
     free: BinaryHeap<Reverse<(u64, u32, u16)>>,
     ready: BinaryHeap<Reverse<(u64, u32)>>,
     attempts: Vec<Attempt>,
@@ -218,7 +219,7 @@ fn tiny_tasks_are_named_first() {
 
 #[test]
 fn what_the_system_does_to_short_tasks_makes_no_class_uneven() {
-    // Some wait for their turn on a CPU; nobody could divide them.
+    // Some tasks wait for a CPU; dividing them would not help.
     let takes = |_: &str, index: u32, _: u32| if index.is_multiple_of(20) { 6 * MS } else { MS };
     let plant = Plant { job: FLAT, takes: &takes, gap: 200_000, start_up: 1000, ..Plant::default() };
     let findings = plant.findings();
@@ -282,7 +283,7 @@ fn a_run_that_is_as_it_should_be_has_no_findings() {
 #[test]
 fn a_slow_start_is_named() {
     let plant = Plant { job: FLAT, takes: &|_, _, _| 10 * MS, start_up: 2000 * MS, ..Plant::default() };
-    plant.names_first("start_up", &["2.00 s after the beginning", "400 tasks"]);
+    plant.names_first("start_up", &["2.00 s after the start of the run", "400 tasks"]);
 }
 
 #[test]

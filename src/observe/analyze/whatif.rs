@@ -1,7 +1,8 @@
-//! What a run would have taken if something about it had been otherwise: the run once more by the simulator, with measured durations.
+//! Simulates a run again with one change, to find how long it would have taken.
 //!
-//! The simulator runs the coordinator and the workers of a real run in virtual time (see `sim::again`), so that homes, hand-over, limits and
-//! gangs have their part. What it leaves out is alike with and without a change, so only the *ratio* of two such runs is used.
+//! The simulator runs the coordinator and the workers of a real run in virtual time (see
+//! `sim::rerun`), including homes, hand-over, limits and gangs. Effects that it does not model are
+//! the same with and without the change, so only the *ratio* of two simulated makespans is used.
 
 use std::sync::Arc;
 
@@ -13,43 +14,44 @@ use crate::observe::timeline::Slice;
 use crate::sim::RecordedTasks;
 use crate::sim::rerun::{Rerun, homes};
 
-/// A run with all that the simulator needs to know of it.
+/// The run as input of the simulator.
 pub(super) struct Model<'a> {
-    /// The job. Groups that memory or GPUs held back have as limit what ran at once.
+    /// The job. Groups that memory or GPUs held back get as limit the number of tasks that ran at
+    /// once.
     job: Job,
     graph: &'a Arc<TaskGraph>,
-    /// How long each task ran, all its attempts together, in nanoseconds; 0 for those that did not.
+    /// Run time of each task over all its attempts, in nanoseconds; 0 for tasks that did not run.
     pub ran: Vec<u64>,
-    /// How each ended.
+    /// Outcome of each task.
     ends: Arc<[Outcome]>,
-    /// Tasks that were complete before.
+    /// Tasks completed before the session.
     done: Vec<bool>,
-    /// The slots of each rank.
+    /// Slots of each rank.
     pub ranks: Vec<u32>,
-    /// Where the graph's nodes are at home on these ranks.
+    /// Home rank of each node of the graph.
     homes: Vec<u32>,
-    /// What starting a task costs its slot, in nanoseconds.
+    /// Overhead of a slot per task, in nanoseconds.
     pub overhead: u64,
 }
 
-/// What is asked about; what is `None` is as it was.
+/// A change; `None` keeps the measured value.
 #[derive(Default)]
 pub(super) struct WhatIf<'a> {
-    /// How long a task runs, in nanoseconds.
+    /// Run time of a task, in nanoseconds.
     pub ran: Option<&'a dyn Fn(usize) -> u64>,
-    /// What starting a task costs, in nanoseconds.
+    /// Overhead per task, in nanoseconds.
     pub overhead: Option<u64>,
-    /// What is otherwise in the job file.
+    /// A change to the job file.
     pub job: Option<&'a dyn Fn(&mut Job)>,
-    /// The slots of each rank.
+    /// Slots of each rank.
     pub ranks: Option<&'a [u32]>,
 }
 
 impl<'a> Model<'a> {
-    /// The model of what ran, on ranks of so many slots. Tasks that are `done` were complete before.
+    /// The model of a session on ranks with these slots. Tasks in `done` were completed before.
     ///
     /// # Errors
-    /// If it cannot be simulated, since a task fits on none of the ranks.
+    /// If a task fits on none of the ranks.
     pub fn new(
         (job, graph): (&Job, &'a Arc<TaskGraph>),
         slices: &[Slice],
@@ -60,12 +62,12 @@ impl<'a> Model<'a> {
         let (mut ran, mut ends) = (vec![0u64; tasks], vec![Outcome::OK; tasks]);
         for slice in slices.iter().filter(|slice| slice.task.index() < tasks) {
             let i = slice.task.index();
-            // Attempts at one task come one after the other; one of no length still took its turn.
+            // Attempts at one task are consecutive; an attempt of zero length still counts.
             ran[i] = ran[i].saturating_add(slice.ran().max(1));
-            // What was only stopped because the run ended counts as far as it came.
+            // A task that was cancelled because the run ended counts with the time it ran.
             ends[i] = if slice.outcome.state.is_failure() { slice.outcome } else { Outcome::OK };
         }
-        // The graph has what the links say.
+        // The graph already contains the links.
         let mut job = Job { links: Vec::new(), ..job.clone() };
         hold_back(&mut job, slices);
         let homes = homes(&job, graph, &ranks)?;
@@ -74,13 +76,14 @@ impl<'a> Model<'a> {
         Ok(Model { job, graph, ran, ends: ends.into(), done, ranks, homes, overhead })
     }
 
-    /// Nanoseconds until the run would have been over.
+    /// Simulated makespan in nanoseconds.
     ///
     /// # Errors
     /// If a task fits on none of the ranks.
     pub fn makespan(&self, change: &WhatIf<'_>) -> Result<u64, String> {
         let overhead = change.overhead.unwrap_or(self.overhead);
-        // What did not run takes no time, unless it is because of others: then it does not run now.
+        // A task that did not run takes no time, unless its dependencies kept it from running: then
+        // it is not simulated.
         let took = |i: usize| match (self.ran[i], change.ran) {
             (0, _) => 1,
             (ran, None) => ran.saturating_add(overhead),
@@ -105,7 +108,8 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Gives groups that need memory or GPUs a limit: as many at once as ran. The simulator does not know what ranks had of either.
+/// Limits groups that need memory or GPUs to the number of tasks that ran at once, because the
+/// simulator does not know what resources the ranks had.
 fn hold_back(job: &mut Job, slices: &[Slice]) {
     let mut changes: Vec<Vec<(u64, i64)>> = vec![Vec::new(); job.groups.len()];
     let scarce = |job: &Job, id: usize| {
@@ -125,7 +129,8 @@ fn hold_back(job: &mut Job, slices: &[Slice]) {
     }
 }
 
-/// The median time between two tasks of one slot where the second was ready already: what it costs to start a task.
+/// Overhead per task: the median gap between two tasks of one slot where the second was already
+/// ready.
 fn overhead(slices: &[Slice]) -> u64 {
     let mut ends: rustc_hash::FxHashMap<(u32, u16), u64> = rustc_hash::FxHashMap::default();
     let mut gaps = Vec::new();
