@@ -1,5 +1,5 @@
-//! Decides when an alert notifies: after its condition has held without interruption for `for`, and
-//! not again before `repeat` has passed.
+//! Decides when an alert notifies: after its condition has held without interruption for `lasting`,
+//! and not again before `repeat` has passed.
 //!
 //! The repeat interval applies even if the condition was false in between, so a value that
 //! oscillates around its threshold does not cause a flood of notifications.

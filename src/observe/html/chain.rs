@@ -1,4 +1,4 @@
-//! The chain of tasks that the end waited for, drawn along the time axis and listed.
+//! The chain of tasks that the end of the run waited for, drawn along the time axis and as a table.
 
 use super::page::{Escaped, Html, Plot};
 use crate::observe::chain::{After, ChainLink, ChainSums};
@@ -8,16 +8,17 @@ use crate::observe::style::{count, percent, some};
 use crate::observe::timeline::Timeline;
 use crate::text::seconds;
 
-/// Stretches of the chain that are listed.
+/// Maximum number of stretches in the table.
 const LISTED: usize = 40;
-/// Links that are drawn one by one; of longer chains neighbours of one class are drawn as one.
-const DRAWN: usize = 1500;
+/// Maximum number of links drawn one by one; in longer chains adjacent links of one class are
+/// merged.
+const MAX_LINKS_DRAWN: usize = 1500;
 
-/// Consecutive links of one class that follow each other for the same reason.
+/// Consecutive links of one class with the same cause.
 struct ChainStretch {
     class: u32,
     after: After,
-    /// Its first link.
+    /// Index of its first link.
     first: usize,
     count: usize,
     from: u64,
@@ -26,7 +27,7 @@ struct ChainStretch {
     gaps: u64,
 }
 
-/// Draws the chain and lists it.
+/// Draws the chain and writes its table.
 pub(super) fn chain(
     html: &mut Html,
     run: &RunView,
@@ -64,7 +65,7 @@ fn draw(html: &mut Html, timeline: &Timeline, links: &[ChainLink], colours: &[us
     for (name, y) in [("needs", plot.top + 14.0), ("slot", plot.top + 44.0)] {
         html.add(format_args!("<text class=\"tick end\" x=\"{:.0}\" y=\"{y:.0}\">{name}</text>", plot.left - 6.0));
     }
-    for stretch in if links.len() > DRAWN { stretches(timeline, links) } else { singles(timeline, links) } {
+    for stretch in if links.len() > MAX_LINKS_DRAWN { stretches(timeline, links) } else { singles(timeline, links) } {
         let y = if stretch.after == After::Slot { plot.top + 30.0 } else { plot.top };
         let (left, right) = (plot.x(stretch.from), plot.x(stretch.to));
         html.add(format_args!(

@@ -1,4 +1,4 @@
-//! Quantities over time: what slots did, and counters.
+//! Charts over time: use of slots, and counters.
 
 use super::page::{Html, Plot, WIDTH};
 use crate::observe::idle::{Use, Uses};
@@ -6,10 +6,10 @@ use crate::observe::steps::Steps;
 use crate::observe::style::percent;
 use crate::text::seconds;
 
-/// Columns of every chart over time.
+/// Number of columns of each chart.
 pub(super) const COLUMNS: usize = 250;
 
-/// What slots did over time, stacked, and how much of it there was in all.
+/// Draws the stacked use of slots over time, and its totals.
 pub(super) fn utilisation(html: &mut Html, uses: &Uses, end: u64, slots: u32) {
     let plot = Plot { left: 58.0, top: 6.0, height: 190.0, end };
     plot.open(html, "What slots did over time");
@@ -29,7 +29,7 @@ pub(super) fn utilisation(html: &mut Html, uses: &Uses, end: u64, slots: u32) {
     legend_of_uses(html, uses);
 }
 
-/// The area between two step lines.
+/// SVG path of the area between two step lines.
 fn band(plot: &Plot, floor: &[f64], ceiling: &[f64], y: &impl Fn(f64) -> f64) -> String {
     let mut path = format!("M{:.1} {:.1}", plot.left, y(ceiling[0]));
     for (i, value) in ceiling.iter().enumerate() {
@@ -56,7 +56,7 @@ fn legend_of_uses(html: &mut Html, uses: &Uses) {
     html.add("</tbody></table>\n");
 }
 
-/// What had been spent by each column's end, with the budget as a line where there is one.
+/// Draws the cost up to the end of each column, with the budget as a dashed line.
 pub(super) fn spend(html: &mut Html, spent: &[f64], budget: Option<f64>, end: u64) {
     let plot = Plot { left: 58.0, top: 6.0, height: 90.0, end };
     plot.open(html, "What had been spent over time");
@@ -77,7 +77,8 @@ pub(super) fn spend(html: &mut Html, spent: &[f64], budget: Option<f64>, end: u6
     plot.close(html);
 }
 
-/// Shares over time, from 0 to 1, as lines in per cent: each has a value for each column, or none where it is not known.
+/// Draws ratios (0 to 1) over time as lines in per cent: one value per column, `None` where it is
+/// unknown.
 pub(super) fn shares(html: &mut Html, title: &str, lines: &[(&str, &str, Vec<Option<f64>>)], end: u64) {
     let plot = Plot { left: 58.0, top: 20.0, height: 90.0, end };
     plot.open(html, title);
@@ -104,12 +105,12 @@ pub(super) fn shares(html: &mut Html, title: &str, lines: &[(&str, &str, Vec<Opt
 /// A line of a chart.
 pub(super) struct ChartLine<'a> {
     pub name: &'a str,
-    /// Its colour: one of the style sheet's `l-` classes.
+    /// Style: one of the `l-` classes of the style sheet.
     pub style: &'a str,
     pub steps: &'a Steps,
 }
 
-/// Quantities over time as lines, all on one scale: means over columns.
+/// Draws step functions as lines on one scale: mean values per column.
 pub(super) fn lines(html: &mut Html, title: &str, lines: &[ChartLine<'_>], end: u64, height: f64) {
     let plot = Plot { left: 58.0, top: 20.0, height, end };
     plot.open(html, title);

@@ -1,5 +1,6 @@
-//! What ran where and when: one bar for each attempt while they can be told apart, and above that the share of each class in each stretch
-//! of time, so that a run of a million tasks takes no more space than one of a thousand.
+//! The Gantt chart: one bar per attempt while bars can be distinguished; above that, the share of
+//! each class per interval of time, so that a run of a million tasks takes no more space than one
+//! of a thousand.
 
 use super::page::{Escaped, Html, Plot};
 use crate::observe::run_view::RunView;
@@ -8,16 +9,16 @@ use crate::observe::style::{count, outcome};
 use crate::observe::timeline::{Slice, Timeline};
 use crate::text::seconds;
 
-/// The most attempts that get a bar each.
+/// Maximum number of attempts drawn as one bar each.
 const BARS: usize = 2000;
-/// The most rows, with and without a bar for each attempt.
+/// Maximum number of rows, with and without one bar per attempt.
 const ROWS: [usize; 2] = [128, 40];
-/// Columns where attempts are taken together.
+/// Number of columns if attempts are aggregated.
 const COLUMNS: usize = 250;
-/// Classes with a colour of their own; the others share one.
+/// Number of classes with their own colour; all others share one.
 pub(super) const COLOURS: usize = 9;
 
-/// A row of the picture: what it is called, the slots that it stands for, and which slices are in it.
+/// Rows of the chart: name, number of slots, and the slices of each.
 struct GanttRows {
     names: Vec<String>,
     slots: Vec<f64>,
@@ -25,7 +26,7 @@ struct GanttRows {
 }
 
 impl GanttRows {
-    /// One row for each slot if they fit, else for each rank, else for as many ranks as must share one.
+    /// One row per slot if they fit, else per rank, else per group of ranks.
     fn of(timeline: &Timeline, slots_of: &[(u32, u32)], most: usize) -> GanttRows {
         let mut lanes: Vec<(u32, u16, u16)> = timeline.slices.iter().map(|s| (s.rank, s.slot, s.lane)).collect();
         lanes.sort_unstable();
@@ -53,7 +54,7 @@ impl GanttRows {
     }
 }
 
-/// Draws it, with a sentence on how to read it.
+/// Draws the chart, with a sentence that explains it.
 pub(super) fn gantt(html: &mut Html, run: &RunView, timeline: &Timeline, colours: &[usize]) {
     let each = timeline.slices.len() <= BARS;
     let mut slots_of: Vec<(u32, u32)> = run.session().began.ranks.iter().map(|info| (info.rank, info.slots)).collect();
@@ -122,7 +123,7 @@ fn bars(
 }
 
 fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &GanttRows, plot: Plot, height: f64) {
-    // Slot-nanoseconds by row and colour in each column.
+    // Slot-nanoseconds per row and colour in each column.
     let mut held = vec![vec![vec![0.0; COLUMNS]; COLOURS + 1]; rows.names.len()];
     for slice in &timeline.slices {
         let columns = &mut held[(rows.row_of)(slice)][colours[slice.class as usize]];
@@ -159,7 +160,7 @@ fn shares(html: &mut Html, timeline: &Timeline, colours: &[usize], rows: &GanttR
     }
 }
 
-/// A colour for each class, in the order of `ranked` (those with the most work first).
+/// The colour of each class; `ranked` lists the classes by descending work.
 pub(super) fn colours(timeline: &Timeline, ranked: &[String]) -> Vec<usize> {
     let place = |name: &String| ranked.iter().position(|other| other == name).unwrap_or(COLOURS).min(COLOURS);
     timeline.classes.iter().map(place).collect()

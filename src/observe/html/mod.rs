@@ -1,5 +1,6 @@
-//! The report as one HTML file: tables and SVG pictures, styles included, no script and no network, so that it can be mailed, archived and
-//! printed. Its size depends on what is shown, not on the number of tasks: what there may be a million of is bounded or taken together.
+//! The report as one HTML file with tables and SVG charts. Styles are included, and there is no
+//! script and no network access, so the file can be mailed, archived and printed. Its size does not
+//! depend on the number of tasks: long lists are truncated or aggregated.
 
 mod chain;
 mod charts;
@@ -29,21 +30,21 @@ use crate::text::seconds;
 use charts::ChartLine;
 use page::{Escaped, Html};
 
-/// Failures that are shown with the end of their output.
+/// Maximum number of failures shown with the end of their output.
 const FAILURES: usize = 20;
-/// Classes whose slowest tasks are listed, and tasks of each.
+/// Maximum number of classes whose slowest tasks are listed, and tasks per class.
 const SLOWEST: [usize; 2] = [8, 3];
-/// Classes in the table.
+/// Maximum number of classes in the table.
 const CLASSES: usize = LISTED;
-/// Scaling decisions that are listed.
+/// Maximum number of scaling decisions listed.
 const DECISIONS: usize = 60;
-/// Notes that are shown.
+/// Maximum number of notes shown.
 const NOTES: usize = 40;
 
-/// Makes the report of a run.
+/// Renders the report of a run.
 ///
 /// # Errors
-/// If what a failed task printed cannot be read.
+/// If the captured output of a failed task cannot be read.
 pub fn html(run: &RunView) -> Result<String, ReportError> {
     let timeline = Timeline::of(run);
     let figures = Figures::of(run);
@@ -94,7 +95,7 @@ fn head(html: &mut Html, run: &RunView) {
         name = Escaped(run.name()),
     ));
     if run.session().terms.as_ref().is_some_and(|terms| terms.simulated.is_some()) {
-        html.add("<p class=\"warn\">A simulated run: nothing of this has happened.</p>\n");
+        html.add("<p class=\"warn\">A simulated run: none of this was executed.</p>\n");
     }
     for warning in run.warnings() {
         html.add(format_args!("<p class=\"warn\">{}</p>\n", Escaped(warning)));
@@ -141,7 +142,7 @@ fn summary(html: &mut Html, run: &RunView, figures: &Figures) {
     html.add("</div>\n");
 }
 
-/// A rate with about three digits.
+/// Formats a rate with about three digits.
 fn rate(per_s: f64) -> String {
     if per_s < 100.0 { format!("{per_s:.1}") } else { count(per_s as u64) }
 }
@@ -165,18 +166,14 @@ fn bounded_by(html: &mut Html, findings: Result<Vec<Finding>, ReportError>) {
             Escaped(&finding.evidence)
         ));
         if let Some(change) = &finding.change {
-            html.add(format_args!(
-                "<br>To mend it, {}: <code>{}</code>",
-                Escaped(&change.place),
-                Escaped(&change.text)
-            ));
+            html.add(format_args!("<br>Change {}: <code>{}</code>", Escaped(&change.place), Escaped(&change.text)));
         }
         html.add("</li>");
     }
     html.add("</ol>\n<p class=\"note\">Savings are estimated by simulating the run again with the measured durations, one finding at a time.</p>\n");
 }
 
-/// Which colour is which class.
+/// Writes the legend of class colours.
 fn key(html: &mut Html, by_work: &[ClassLatency]) {
     html.add("<div class=\"key\">");
     for (i, class) in by_work.iter().take(gantt::COLOURS).enumerate() {
@@ -206,7 +203,7 @@ fn over_time(html: &mut Html, timeline: &Timeline) {
     }
 }
 
-/// The bill over time, where nodes have prices.
+/// Draws the cost over time, if nodes have a price.
 fn spending(html: &mut Html, run: &RunView) {
     let Some(spending) = Spending::of(run).filter(|spending| spending.spent() > 0.0) else { return };
     let budget = spending.budget.map_or_else(String::new, |budget| format!(" of a budget of {budget:.2} (dashed)"));
@@ -251,7 +248,7 @@ fn class_table(html: &mut Html, by_work: &[ClassLatency]) {
     }
     html.add("</tbody></table></div>\n");
     if let Some(more) = and_more(by_work.len()) {
-        html.add(format_args!("<p class=\"note\">{more} classes, with less work.</p>\n"));
+        html.add(format_args!("<p class=\"note\">And {more} more classes with less work.</p>\n"));
     }
 }
 
@@ -284,7 +281,7 @@ fn slowest(html: &mut Html, run: &RunView, timeline: &Timeline, by_work: &[Class
     html.add("</tbody></table></div></details>\n");
 }
 
-/// Values that tasks wrote about themselves.
+/// Writes the statistics of values that tasks wrote.
 fn measures(html: &mut Html, run: &RunView) {
     let measures = MeasureReader::of(&run.dir.measures());
     if measures.is_empty() {
@@ -303,7 +300,7 @@ fn measures(html: &mut Html, run: &RunView) {
     html.add("</tbody></table></div>\n");
 }
 
-/// What was decided about ranks, and why.
+/// Writes the scaling decisions and their reasons.
 fn decisions(html: &mut Html, run: &RunView) {
     let all = &run.session().decisions;
     if all.is_empty() {
@@ -432,7 +429,7 @@ fn about(html: &mut Html, run: &RunView) {
     ));
 }
 
-/// A job file of the usual size whole, of a generated one the beginning.
+/// The whole text of a job file of normal size, or the beginning of a long one.
 fn shortened(text: &str) -> String {
     const MOST: usize = 20_000;
     match text.char_indices().nth(MOST) {

@@ -1,4 +1,4 @@
-//! The nodes of a run: what they used over time, and where the time went for which each was held.
+//! The node sections of the page: usage over time, and use of the time of each node.
 
 use super::charts;
 use super::page::{Escaped, Html};
@@ -9,10 +9,10 @@ use crate::observe::timeline::Timeline;
 use crate::observe::vitals;
 use crate::text::seconds;
 
-/// Nodes in the table.
+/// Maximum number of nodes in the table.
 const ROWS: usize = 40;
 
-/// What the nodes of the last session used over time, all of them together, where ranks have told.
+/// Draws the usage of all nodes of the last session over time, as far as ranks reported it.
 pub(super) fn used(html: &mut Html, run: &RunView, timeline: &Timeline) {
     let (looks, Some(span)) = (vitals::all(&run.dir.vitals()), timeline.sessions.last()) else { return };
     if looks.is_empty() {
@@ -39,11 +39,12 @@ pub(super) fn used(html: &mut Html, run: &RunView, timeline: &Timeline) {
     if looks.iter().any(|look| look.vitals.gpu_memory > 0) {
         lines.push(("GPUs busy", "d", course_of(&|vitals| (vitals.gpu_memory > 0).then_some(vitals.gpu_busy))));
     }
-    html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, whoever used them.</p>\n");
+    html.add("<h2>What the nodes used</h2>\n<p class=\"note\">Means over the nodes, including the usage of other programs.</p>\n");
     charts::shares(html, "CPU, memory and I/O of the nodes over time", &lines, end);
 }
 
-/// Where the time of each node went, those that were held longest first; for runs that pay for them or whose nodes came and went.
+/// Writes the use of the time of each node, longest held first, for runs that have a price or whose
+/// nodes changed.
 pub(super) fn held(html: &mut Html, run: &RunView) {
     let mut nodes: Vec<NodeUse> = uses(run);
     if run.session().terms.is_none() && nodes.iter().all(|node| node.block.is_none()) {
@@ -70,6 +71,6 @@ pub(super) fn held(html: &mut Html, run: &RunView) {
     }
     html.add("</tbody></table></div>\n");
     if let Some(more) = nodes.len().checked_sub(ROWS).filter(|more| *more > 0) {
-        html.add(format_args!("<p class=\"note\">And {more} more, which were held for less.</p>\n"));
+        html.add(format_args!("<p class=\"note\">And {more} more, held for shorter times.</p>\n"));
     }
 }

@@ -1,27 +1,28 @@
-//! Pieces of HTML and SVG: escaped text, a time axis, rows and columns. Nothing here knows what is drawn.
+//! Building blocks of HTML and SVG: escaped text, time axis, rows and columns, independent of the
+//! content.
 
 use std::fmt::{self, Display, Write as _};
 
-/// Text that grows. Writing to it cannot fail.
+/// A text buffer; writing to it cannot fail.
 #[derive(Default)]
 pub(super) struct Html {
     text: String,
 }
 
 impl Html {
-    /// Adds markup.
+    /// Appends markup.
     pub fn add(&mut self, markup: impl Display) {
-        // The only error that a string can pass on is one of `markup` itself, and none of ours has any.
+        // Only `markup` itself could return an error, and no implementation here does.
         let _ = write!(self.text, "{markup}");
     }
 
-    /// All of it.
+    /// Returns the text.
     pub fn into_text(self) -> String {
         self.text
     }
 }
 
-/// Text of the user's within markup or an attribute.
+/// Escapes user text for markup and attributes.
 pub(super) struct Escaped<T>(pub T);
 
 impl<T: Display> Display for Escaped<T> {
@@ -34,7 +35,7 @@ impl<T: Display> Display for Escaped<T> {
                     '<' => self.0.write_str("&lt;"),
                     '>' => self.0.write_str("&gt;"),
                     '"' => self.0.write_str("&quot;"),
-                    // No document of HTML or XML may hold these.
+                    // Control characters are not allowed in HTML and XML.
                     c if c.is_control() && !matches!(c, '\n' | '\t') => self.0.write_char('\u{fffd}'),
                     c => self.0.write_char(c),
                 })
@@ -44,10 +45,10 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
-/// Width of every picture in its own units; the page scales it.
+/// Width of each picture in its own units; the page scales it.
 pub(super) const WIDTH: f64 = 1000.0;
 
-/// The area of a picture in which time runs from left to right.
+/// A plot area with time on the horizontal axis.
 #[derive(Clone, Copy)]
 pub(super) struct Plot {
     /// Left edge.
@@ -56,7 +57,7 @@ pub(super) struct Plot {
     pub top: f64,
     /// Height.
     pub height: f64,
-    /// Nanoseconds from the left edge to the right.
+    /// Time span in nanoseconds.
     pub end: u64,
 }
 
@@ -71,17 +72,17 @@ impl Plot {
         self.top + self.height
     }
 
-    /// Where a moment is.
+    /// Horizontal position of a time.
     pub fn x(&self, ns: u64) -> f64 {
         self.left + self.width() * ns.min(self.end) as f64 / self.end.max(1) as f64
     }
 
-    /// Where column `i` of `columns` begins.
+    /// Left edge of column `i` of `columns`.
     pub fn column(&self, i: usize, columns: usize) -> f64 {
         self.left + self.width() * i as f64 / columns as f64
     }
 
-    /// Height of the picture with its time axis.
+    /// Height of the picture including the time axis.
     pub fn picture_height(&self) -> f64 {
         self.bottom() + 22.0
     }
@@ -113,7 +114,8 @@ impl Plot {
         html.add("</svg></div>\n");
     }
 
-    /// Draws a scale from 0 to `most` on the left, and returns where a value is.
+    /// Draws a scale from 0 to `most` on the left, and returns the function from values to
+    /// positions.
     pub fn scale(&self, html: &mut Html, most: f64) -> impl Fn(f64) -> f64 + use<> {
         let (top, height, most) = (self.top, self.height, most.max(1e-9));
         let y = move |value: f64| top + height * (1.0 - (value / most).clamp(0.0, 1.0));
@@ -135,7 +137,7 @@ impl Plot {
     }
 }
 
-/// A number on an axis.
+/// Formats a number on an axis.
 pub(super) struct Short(pub f64);
 
 impl Display for Short {
@@ -153,13 +155,13 @@ fn trim(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }
 
-/// The next of 1, 2, 5, 10, ... that is not below.
+/// The smallest of 1, 2, 5, 10, ... that is at least `raw`.
 pub(super) fn round_step(raw: f64) -> f64 {
     let power = 10f64.powf(raw.max(1e-12).log10().floor());
     [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&step| step >= raw * 0.9999).unwrap_or(10.0 * power)
 }
 
-/// Seconds between two ticks of a time axis that ends at `end_s`, the seconds in its unit, and the unit.
+/// For a time axis that ends at `end_s`: seconds between two ticks, seconds per unit, and the unit.
 fn time_step(end_s: f64) -> (f64, f64, &'static str) {
     let raw = end_s / 8.0;
     let of = |unit_s: f64, steps: &[f64], unit| {

@@ -1,5 +1,5 @@
-//! The answers as JSON. The field names are those of `openapi.json` beside this file, which a test holds against a running server; they are
-//! kept once published. Times are seconds since the session began.
+//! JSON answers. The field names are those of `openapi.json` in this folder, which a test compares
+//! with a running server; published names are stable. Times are seconds since the session began.
 
 use serde::Serialize;
 
@@ -15,11 +15,11 @@ use crate::observe::samples::Sample;
 use crate::observe::spending::Spending;
 use crate::scale::Forecast;
 
-/// The most points of a history.
+/// Maximum number of points of a history.
 const POINTS: usize = 1000;
-/// The latest decisions that are told.
+/// Number of latest decisions listed.
 const DECISIONS: usize = 50;
-/// The latest warnings and errors that are told.
+/// Number of latest warnings and errors listed.
 const NOTES: usize = 20;
 
 #[derive(Serialize)]
@@ -61,7 +61,7 @@ struct Warning {
     text: String,
 }
 
-/// `/api/v1/run`
+/// Answers `/api/v1/run`.
 pub(super) fn run(live: &Live) -> RunInfo {
     let (session, totals) = (live.view.session(), &live.totals);
     let tasks = u64::from(live.view.subject().job.task_count());
@@ -106,7 +106,7 @@ pub(super) fn run(live: &Live) -> RunInfo {
     }
 }
 
-/// Tasks that are neither over nor running nor waiting for a slot.
+/// Number of tasks that neither ended nor run nor wait for a slot.
 pub(super) fn pending(live: &Live) -> u64 {
     let (running, queued) = live.running_and_queued();
     u64::from(live.view.subject().job.task_count()).saturating_sub(live.totals.ended() + running + queued)
@@ -127,7 +127,7 @@ struct RankRow {
     failed: u64,
     work_s: f64,
     used: f64,
-    /// What it and its node use; `None` before it has told.
+    /// Usage of the rank and its node; `None` before its first report.
     cpus: Option<f64>,
     memory: Option<u64>,
     read: Option<u64>,
@@ -139,13 +139,13 @@ struct RankRow {
     messages: Option<u64>,
     message_bytes: Option<u64>,
     stolen: Option<u64>,
-    /// Its GPUs; `None` if it has none that tell.
+    /// Usage of its GPUs; `None` without GPUs that report it.
     gpu_busy: Option<f64>,
     gpu_memory_used: Option<u64>,
     gpu_memory: Option<u64>,
 }
 
-/// `/api/v1/ranks`
+/// Answers `/api/v1/ranks`.
 pub(super) fn ranks(live: &Live) -> RankList {
     let row = |member: &RankEntry| {
         let totals = live.totals.ranks.get(&member.rank).cloned().unwrap_or_default();
@@ -186,7 +186,7 @@ pub(super) struct Nodes {
     nodes: Vec<NodeUse>,
 }
 
-/// `/api/v1/nodes`: those of the session, in order of time.
+/// Answers `/api/v1/nodes`: the nodes of the session, by time.
 pub(super) fn nodes(live: &Live) -> Nodes {
     let work_s = |rank: u32| live.totals.ranks.get(&rank).map_or(0.0, |totals| totals.work_s);
     Nodes { nodes: of_session(&live.view, live.view.session(), &work_s) }
@@ -210,7 +210,7 @@ struct DecisionRow {
     cost: Option<f64>,
 }
 
-/// `/api/v1/decisions`: the latest first.
+/// Answers `/api/v1/decisions`, latest first.
 pub(super) fn decisions(live: &Live) -> Decisions {
     let row = |decision: &crate::scale::Decision| DecisionRow {
         number: decision.number,
@@ -239,7 +239,7 @@ struct ApiValue<'a> {
     figure: &'a Figure,
 }
 
-/// `/api/v1/measures`
+/// Answers `/api/v1/measures`.
 pub(super) fn measures(live: &Live) -> ApiValues<'_> {
     ApiValues {
         values: live.measures.iter().map(|(name, figure)| ApiValue { name, mean: figure.mean(), figure }).collect(),
@@ -257,7 +257,7 @@ struct Paid {
     spent: f64,
 }
 
-/// `/api/v1/spend`
+/// Answers `/api/v1/spend`.
 pub(super) fn spend(live: &Live, points: Option<usize>) -> Spend {
     let points = points.unwrap_or(300).clamp(1, POINTS);
     let course = live.spending.iter().flat_map(|spending| spending.course(points));
@@ -283,7 +283,7 @@ struct ClassRow {
     waited_p95_s: f64,
 }
 
-/// `/api/v1/classes`
+/// Answers `/api/v1/classes`.
 pub(super) fn classes(live: &Live) -> Classes {
     let row = |class: &crate::observe::latency::ClassLatency| ClassRow {
         name: class.name.clone(),
@@ -305,7 +305,7 @@ pub(super) struct DecisionHistory {
     samples: Vec<Sample>,
 }
 
-/// `/api/v1/history`
+/// Answers `/api/v1/history`.
 pub(super) fn history(live: &Live, from: Option<f64>, to: Option<f64>, points: Option<usize>) -> DecisionHistory {
     let points = points.unwrap_or(300).clamp(1, POINTS);
     DecisionHistory { samples: live.samples.between(from.unwrap_or(0.0), to.unwrap_or(f64::INFINITY), points) }
@@ -332,12 +332,13 @@ struct FailureRow<'a> {
     stderr: String,
 }
 
-/// `/api/v1/failures`
+/// Answers `/api/v1/failures`.
 pub(super) fn failures(live: &Live) -> Failures<'_> {
     let session = live.view.session();
     let attempts = live.totals.failures.iter().filter_map(|&index| session.attempts.get(index));
     let row = |attempt: &crate::model::Attempt| {
-        // Output that cannot be read is told by `phalanx report --failed`; here the failure itself is what counts.
+        // Unreadable output is reported by `phalanx report --failed`; here the failure itself
+        // matters.
         let failure = TaskFailure { task: attempt.task, session, attempt };
         let tails = tails_of(&live.view, &failure).unwrap_or_default();
         let text = |stream| tails.iter().find(|tail| tail.stream == stream).map(OutputTail::text).unwrap_or_default();

@@ -1,5 +1,6 @@
-//! `/api/v1/timeline`: what ran in a stretch of time. Few attempts come one by one; of many, each row tells for each column of time
-//! which class held most of its slots and how much of them was held, so that an answer has a bounded size whatever the run's.
+//! `/api/v1/timeline`: what ran in an interval of time. Few attempts are listed one by one. Many
+//! are aggregated: per row and column of time the class that used most slots, and the share of
+//! slots in use, so that the size of the answer is bounded.
 
 use serde::Serialize;
 
@@ -8,11 +9,11 @@ use crate::model::Attempt;
 use crate::observe::run_view::run_ns;
 use crate::observe::steps::spread;
 
-/// The most rows.
+/// Maximum number of rows.
 const ROWS: usize = 48;
-/// The most attempts that come one by one.
+/// Maximum number of attempts listed one by one.
 const BARS: usize = 1500;
-/// The most columns.
+/// Maximum number of columns.
 const COLUMNS: usize = 400;
 
 #[derive(Serialize)]
@@ -21,10 +22,10 @@ pub(super) struct GanttData {
     to: f64,
     classes: Vec<String>,
     rows: Vec<String>,
-    /// Empty where `cells` tells of them together.
+    /// Empty if `cells` aggregates the attempts.
     bars: Vec<Bar>,
     columns: usize,
-    /// Row, column, class, share of the row's slots in per cent.
+    /// Row, column, class, used share of the row's slots in per cent.
     cells: Vec<(usize, usize, usize, u8)>,
 }
 
@@ -38,12 +39,12 @@ struct Bar {
     state: &'static str,
 }
 
-/// Rows of the picture: slots if they fit, else ranks, else as many ranks as must share one.
+/// Rows of the chart: slots if they fit, else ranks, else groups of ranks.
 struct LiveGanttRows {
     names: Vec<String>,
     slots: Vec<f64>,
     by_slot: bool,
-    /// First row of each rank, by its place in the list of ranks.
+    /// First row of each rank, by its position in the list of ranks.
     first: Vec<(u32, usize)>,
 }
 
@@ -79,10 +80,10 @@ impl LiveGanttRows {
     }
 }
 
-/// The answer for `from` to `to` seconds (the whole session where they are not given) in so many columns.
+/// The answer for `from` to `to` seconds (default: the whole session) in `columns` columns.
 pub(super) fn timeline(live: &Live, from: Option<f64>, to: Option<f64>, columns: Option<usize>) -> GanttData {
     let elapsed = live.elapsed_s();
-    // NaN is a number to whoever reads queries, but no moment.
+    // NaN parses as a number but is no time.
     let from = from.filter(|s| s.is_finite()).unwrap_or(0.0).clamp(0.0, elapsed);
     let to = to.filter(|s| s.is_finite()).unwrap_or(elapsed).clamp(from, elapsed.max(from));
     let columns = columns.unwrap_or(240).clamp(1, COLUMNS);
@@ -131,7 +132,7 @@ fn cells<'a>(
     let job = &live.view.subject().job;
     let classes = live.totals.classes().len();
     let span = (to - from).max(1);
-    // Slot-nanoseconds by row and class in each column; only for classes that a row has.
+    // Slot-nanoseconds per row and class in each column, only for classes that occur in the row.
     let mut held: Vec<Vec<Option<Vec<f64>>>> = vec![vec![None; classes]; rows.names.len()];
     for attempt in attempts {
         let (Some(row), Some(class)) = (rows.row(attempt), live.totals.number_of(job.class(attempt.task))) else {

@@ -1,13 +1,14 @@
-//! Who may ask, and how requests become answers: HTTP on a thread of its own.
+//! The HTTP server of a run, on its own thread: authentication and dispatch of requests.
 //!
-//! - Only what holds the token of this run is answered; it is made anew for each run and printed once. Where to listen is the user's choice
-//!   and there is no default, so nothing listens unasked.
-//! - Requests are bounded: size of head and body, time to send them, length of a connection.
+//! - Every request needs the token of the run, which is generated per run and printed once. The
+//!   user chooses the address; there is no default, so nothing listens unless asked to.
+//! - Requests are limited in size of head and body, time to arrive, and duration of the connection.
 //! - Every connection is accepted at once. At most 64 are kept that have not shown the token (one
-//!   more ends the oldest of the address with most of them), and 32 that have (one more ends the
-//!   oldest). So connections without a token keep no others waiting.
-//! - What is read is computed from what the run has written. Between requests the thread sleeps.
-//! - What changes the run (`steer`) is a POST with the token in its header, where no link and no form of another page can put it.
+//!   more closes the oldest of the address with most of them), and 32 that have (one more closes
+//!   the oldest). So connections without a token never block others.
+//! - Answers are computed from the files of the run. The thread sleeps between requests.
+//! - Requests that change the run (`steer`) are POSTs with the token in a header, which no link or
+//!   form of another site can send.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,35 +37,35 @@ use crate::observe::job_view::SessionJob;
 use crate::observe::terminal::AboveBar;
 use crate::system::strangers::Strangers;
 
-/// The description of the API.
+/// The OpenAPI document.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// Makes a job out of what a session began with.
+/// Loads the job of a session from its first record.
 type SessionReader = fn(&Began) -> Result<SessionJob, String>;
 
-/// The largest head of a request, in bytes.
-const HEAD: usize = 16 << 10;
-/// How long a request's head may take.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long the body of a request with the token may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
-/// How long a connection lasts; a browser opens another one without being asked.
-const CONNECTION: Duration = Duration::from_secs(120);
-/// Connections that have not shown the token.
+/// Maximum size of the head of a request, in bytes.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Timeout for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for the body of an authenticated request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum duration of a connection; browsers reconnect by themselves.
+const MAX_CONNECTION_TIME: Duration = Duration::from_secs(120);
+/// Maximum number of connections that have not shown the token.
 const MAX_STRANGERS: usize = 64;
-/// Connections that have.
+/// Maximum number of connections that have.
 const MAX_KNOWN: usize = 32;
-/// How long an answer about a change may take to leave when the run is over.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// Answers within so short a time are made from the same reading of the run.
-const FRESH: Duration = Duration::from_millis(200);
+/// Time that an answer to a change has to leave after the run has ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Answers within this time use the same snapshot of the run.
+const SNAPSHOT_LIFETIME: Duration = Duration::from_millis(200);
 
-/// The paths that are answered, with the method for each.
+/// The paths that are served, with their methods.
 pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROUTES.iter().map(|(path, _)| (*path, "get")).chain(VERBS.iter().map(|path| (*path, "post")))
 }
 
-/// What answers a path.
+/// The function that answers a path.
 type Endpoint = fn(&Live, &Query) -> ResponseBody;
 
 const ROUTES: [(&str, Endpoint); 12] = [
@@ -90,7 +91,7 @@ const ROUTES: [(&str, Endpoint); 12] = [
     }),
 ];
 
-/// An address that is taken, before there is a run to serve.
+/// A bound address, before the run exists.
 pub struct Listener {
     listener: TcpListener,
     bound: SocketAddr,
@@ -104,20 +105,20 @@ pub struct Serving {
 }
 
 impl Listener {
-    /// Takes an address.
+    /// Binds an address.
     ///
     /// # Errors
-    /// If it cannot be had.
+    /// If the address is not available.
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(Listener { bound: listener.local_addr()?, listener, token: secret()? })
     }
 
-    /// Serves a run there and prints where the page is. `read` makes a job out of what a session began with.
+    /// Starts to serve a run and prints the URL of the page. `read` loads the job of a session.
     ///
     /// # Errors
-    /// If there can be no thread for it.
+    /// If the thread cannot be created.
     pub fn serve(self, dir: &RunDir, read: SessionReader) -> io::Result<Serving> {
         let Listener { listener, bound, token } = self;
         let url = format!("http://{bound}/?token={token}");
@@ -128,10 +129,10 @@ impl Listener {
             Err(error) => tracing::error!("the live page has ended: {error}"),
         };
         let thread = std::thread::Builder::new().name("phalanx-listen".to_owned()).spawn(serve)?;
-        // A standard error that is closed has nobody who could look at the page.
+        // If standard error is closed, the URL is lost.
         let _ = writeln!(AboveBar, "phalanx: the run's page: {url}");
         if !bound.ip().is_loopback() {
-            tracing::warn!("{bound} can be reached from other machines, and what is sent there is not encrypted");
+            tracing::warn!("{bound} is reachable from other machines, and the connection is not encrypted");
         }
         Ok(Serving { stop: Some(stop), thread: Some(thread) })
     }
@@ -139,7 +140,7 @@ impl Listener {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // If the thread has ended by itself it needs no telling, and it has said why.
+        // A thread that has ended by itself has logged why.
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
@@ -156,7 +157,7 @@ fn secret() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The life of the thread.
+/// Main function of the thread.
 fn runtime(
     listener: TcpListener,
     dir: &RunDir,
@@ -177,11 +178,11 @@ fn runtime(
     runtime.block_on(local.run_until(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let accepting = tokio::task::spawn_local(accept(listener, Rc::clone(&desk)));
-        // Told to stop, or left by whoever would tell.
+        // Stopped explicitly, or because the sender was dropped.
         let _ = stopped.await;
         accepting.abort();
-        // Who has ended the run from here is to hear that it has.
-        let _ = tokio::time::timeout(FAREWELL, desk.settled()).await;
+        // A client that cancelled the run through this server waits for the answer.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, desk.settled()).await;
         Ok(())
     }))
 }
@@ -191,7 +192,7 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Handler>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, or a connection that has gone again: neither is for ever.
+                // Out of descriptors, or the connection is already closed: both are temporary.
                 tracing::debug!("a connection was not accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -205,17 +206,17 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Handler>) {
                 async move { Ok::<_, Infallible>(desk.answer(request, peer, number).await) }
             });
             let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD);
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
             let connection = server.serve_connection(TokioIo::new(stream), service);
-            // A client that speaks no HTTP or has gone is no concern of the run.
-            let _ = tokio::time::timeout(CONNECTION, connection).await;
+            // A client that does not speak HTTP or disconnects does not affect the run.
+            let _ = tokio::time::timeout(MAX_CONNECTION_TIME, connection).await;
             own.guests.borrow_mut().leave(number);
         });
         desk.guests.borrow_mut().come(number, peer.ip(), serving.abort_handle());
     }
 }
 
-/// The connections, each with its number and what ends it; the oldest come first.
+/// Open connections, oldest first: number, and a handle that closes each.
 struct Guests {
     strangers: Strangers<AbortHandle>,
     known: VecDeque<(u64, AbortHandle)>,
@@ -234,7 +235,7 @@ impl Guests {
         }
     }
 
-    /// A connection has shown the token.
+    /// Marks a connection as authenticated.
     fn trust(&mut self, number: u64) {
         self.known.extend(self.strangers.leave(number).map(|end| (number, end)));
         if self.known.len() > MAX_KNOWN
@@ -250,19 +251,19 @@ impl Guests {
     }
 }
 
-/// Where requests are answered.
+/// Answers requests.
 struct Handler {
     dir: RunDir,
     read: SessionReader,
     token: String,
-    /// The run, and when it was read last; from the first request on.
+    /// Snapshot of the run and its time; `None` before the first request.
     live: RefCell<Option<(Instant, Live)>>,
-    /// Changes that have been asked for and whose answers have not left.
+    /// Number of requested changes whose answers have not been sent yet.
     asking: Cell<u32>,
     guests: RefCell<Guests>,
 }
 
-/// A change that is being asked for, however that ends.
+/// Counts a requested change until it is dropped.
 struct Asking<'a>(&'a Cell<u32>);
 
 impl<'a> Asking<'a> {
@@ -286,7 +287,7 @@ impl Handler {
         }
         let query = Query(request.uri().query().unwrap_or_default());
         if !self.holds_token(bearer(&request).or_else(|| query.text("token"))) {
-            return refuse_stranger("this needs the token that the run has printed");
+            return refuse_stranger("this requires the token that the run printed");
         }
         self.guests.borrow_mut().trust(number);
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -299,14 +300,12 @@ impl Handler {
             };
         }
         match ROUTES.iter().find(|(route, _)| *route == path) {
-            None => {
-                respond(StatusCode::NOT_FOUND, ResponseBody::error("there is nothing here; see /api/v1/openapi.json"))
-            }
+            None => respond(StatusCode::NOT_FOUND, ResponseBody::error("no such path; see /api/v1/openapi.json")),
             Some((_, answer)) => self.with_live(|live| answer(live, &query)),
         }
     }
 
-    /// Asks the run for a change.
+    /// Sends a change to the run and answers with its result.
     async fn change(
         &self,
         request: Request<Incoming>,
@@ -316,23 +315,25 @@ impl Handler {
     ) -> Response<Full<Bytes>> {
         if !self.holds_token(bearer(&request)) {
             return refuse_stranger(
-                "this needs the token that the run has printed, as the header `Authorization: Bearer TOKEN`",
+                "this requires the token that the run printed, as the header `Authorization: Bearer TOKEN`",
             );
         }
         self.guests.borrow_mut().trust(number);
         if *request.method() != Method::POST {
             return refuse_method("POST");
         }
-        // Told before it is sent: by its announced length, or else as soon as more has come.
+        // Rejects a large body by its announced length, or else as soon as too much has arrived.
         let too_large = || closing(StatusCode::PAYLOAD_TOO_LARGE, ResponseBody::error("the body is too large"));
         if request.body().size_hint().lower() > steer::BODY as u64 {
             return too_large();
         }
-        let body = match tokio::time::timeout(BODY_TIME, Limited::new(request, steer::BODY).collect()).await {
+        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(request, steer::BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
             Ok(Err(error)) => return respond(StatusCode::BAD_REQUEST, ResponseBody::error(&error.to_string())),
-            Err(_) => return respond(StatusCode::REQUEST_TIMEOUT, ResponseBody::error("the body did not come")),
+            Err(_) => {
+                return respond(StatusCode::REQUEST_TIMEOUT, ResponseBody::error("the body did not arrive in time"));
+            }
         };
         let question = match steer::question(verb, &body) {
             Ok(question) => question,
@@ -348,13 +349,13 @@ impl Handler {
         }
     }
 
-    /// Waits until all that was asked is answered.
+    /// Waits until all requested changes are answered.
     async fn settled(&self) {
         let pause = Duration::from_millis(20);
         while self.asking.get() > 0 {
             tokio::time::sleep(pause).await;
         }
-        // What has just been answered is on its way to the client.
+        // The last answer is still on its way to the client.
         tokio::time::sleep(pause).await;
     }
 
@@ -362,11 +363,11 @@ impl Handler {
         given.is_some_and(|given| same(given.as_bytes(), self.token.as_bytes()))
     }
 
-    /// Lets `answer` look at the run as it is now.
+    /// Calls `answer` with a current snapshot of the run.
     fn with_live(&self, answer: impl FnOnce(&Live) -> ResponseBody) -> Response<Full<Bytes>> {
         let mut live = self.live.borrow_mut();
         let read = match live.take() {
-            Some((at, live)) if at.elapsed() < FRESH => Ok((at, live)),
+            Some((at, live)) if at.elapsed() < SNAPSHOT_LIFETIME => Ok((at, live)),
             Some((_, mut live)) => live.refresh(&self.read).map(|()| (Instant::now(), live)),
             None => Live::open(&self.dir, &self.read).map(|live| (Instant::now(), live)),
         };
@@ -382,12 +383,12 @@ fn bearer(request: &Request<Incoming>) -> Option<&str> {
     request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-/// Refuses who has no token, and ends the connection.
+/// Answers a request without the token, and closes the connection.
 fn refuse_stranger(text: &str) -> Response<Full<Bytes>> {
     closing(StatusCode::UNAUTHORIZED, ResponseBody::error(text))
 }
 
-/// An answer after which the connection ends.
+/// An answer after which the connection is closed.
 fn closing(status: StatusCode, body: ResponseBody) -> Response<Full<Bytes>> {
     let mut response = respond(status, body);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -396,17 +397,17 @@ fn closing(status: StatusCode, body: ResponseBody) -> Response<Full<Bytes>> {
 
 fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
     let mut response =
-        respond(StatusCode::METHOD_NOT_ALLOWED, ResponseBody::error(&format!("only {allowed} is answered here")));
+        respond(StatusCode::METHOD_NOT_ALLOWED, ResponseBody::error(&format!("only {allowed} is allowed here")));
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
-/// Compares in a time that does not tell how much of it was right.
+/// Compares in constant time.
 fn same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
-/// What follows the `?`. Values that are not as expected count as not given: each has a default.
+/// The query string. Invalid values count as absent; every parameter has a default.
 struct Query<'a>(&'a str);
 
 impl Query<'_> {
@@ -419,17 +420,17 @@ impl Query<'_> {
     }
 }
 
-/// What is sent.
+/// The body of an answer.
 struct ResponseBody {
     kind: &'static str,
     text: String,
-    /// Of a page: what its own script is known by.
+    /// For a page: the nonce that allows its own script.
     nonce: Option<String>,
 }
 
 impl ResponseBody {
     fn json(value: &impl Serialize) -> ResponseBody {
-        // Our own structures have nothing that JSON could not say.
+        // Serializing these structures cannot fail.
         let text = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
         ResponseBody { kind: "application/json", text, nonce: None }
     }

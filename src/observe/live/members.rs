@@ -1,22 +1,22 @@
-//! The ranks that are or have been in the last session, each with its state of now.
+//! The current and former ranks of the last session, with their current states.
 
 use rustc_hash::FxHashMap;
 
 use crate::model::{RankState, Time};
 use crate::observe::run_view::RunView;
 
-/// A rank.
+/// A rank of the session.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RankEntry {
     pub rank: u32,
     pub node: String,
     pub slots: u32,
     pub state: RankState,
-    /// How long it has taken part, in seconds.
+    /// Total time active, in seconds.
     pub active_s: f64,
 }
 
-/// The ranks by number.
+/// The ranks, ordered by number.
 pub(super) fn members(run: &RunView) -> Vec<RankEntry> {
     let session = run.session();
     let mut states: FxHashMap<u32, RankState> = FxHashMap::default();

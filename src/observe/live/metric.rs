@@ -1,9 +1,9 @@
-//! The value of a metric by the name that alerts know it by: see [`crate::job::alert::METRICS`].
+//! Current values of the metrics that alerts can name: see [`crate::job::alert::METRICS`].
 
 use super::{Live, api};
 use crate::model::{RankState, State, Vitals};
 
-/// What a metric is now; `None` if that is not known, as a forecast before anything has ended.
+/// Current value of a metric; `None` if it is unknown, e.g. a forecast before a task has ended.
 pub(super) fn value(live: &Live, name: &str) -> Option<f64> {
     let totals = &live.totals;
     let (running, queued) = live.running_and_queued();
@@ -55,13 +55,13 @@ fn of_family(live: &Live, name: &str) -> Option<f64> {
     }
 }
 
-/// The largest of a value over the ranks that have GPUs.
+/// Maximum of a value over the ranks with GPUs.
 fn gpus(live: &Live, value: &dyn Fn(&Vitals) -> f64) -> Option<f64> {
     let with_gpus = live.vitals.latest().filter(|vital| vital.vitals.gpu_memory > 0);
     with_gpus.map(|vital| value(&vital.vitals)).max_by(f64::total_cmp)
 }
 
-/// The share of attempts that failed.
+/// Share of the attempts that failed.
 fn error_rate(live: &Live) -> Option<f64> {
     let (attempts, failed) =
         live.totals.ranks.values().fold((0, 0), |(n, failed), rank| (n + rank.attempts, failed + rank.failed));

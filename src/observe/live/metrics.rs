@@ -1,5 +1,6 @@
-//! `/metrics`: the run in the text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>), under names that
-//! follow its conventions: base units, `_total` for what only grows.
+//! `/metrics`: the run in the Prometheus text format
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). Names follow its conventions:
+//! base units, `_total` for counters.
 
 use std::fmt::Write as _;
 
@@ -9,13 +10,14 @@ use crate::model::{RankState, State, Vitals};
 use crate::observe::latency::Durations;
 use crate::observe::vitals::Vital;
 
-/// Upper bounds of the buckets of durations, in seconds.
+/// Upper bounds of the histogram buckets, in seconds.
 const BUCKETS: [f64; 18] =
     [1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0];
-/// Classes and ranks that have series of their own: more would be too many for whoever keeps them.
-const SERIES: usize = 500;
+/// Maximum number of classes and of ranks with their own series, to limit the load on the
+/// collector.
+const MAX_SERIES: usize = 500;
 
-/// The whole text.
+/// Renders all metrics.
 pub(super) fn text(live: &Live) -> String {
     let mut page = MetricsPage::default();
     about(&mut page, live);
@@ -52,7 +54,7 @@ impl MetricsPage {
         self.value(name, &[], value);
     }
 
-    /// What one of ten cases does not exceed, the middle, and what nine do not.
+    /// Writes the quantiles 0.1, 0.5 and 0.9.
     fn quantiles(&mut self, name: &str, values: [f64; 3]) {
         for (quantile, value) in ["0.1", "0.5", "0.9"].into_iter().zip(values) {
             self.value(name, &[("quantile", quantile)], value);
@@ -70,7 +72,7 @@ impl MetricsPage {
     }
 }
 
-/// The value of a label, as the format quotes it.
+/// Escapes the value of a label.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -86,31 +88,31 @@ fn about(page: &mut MetricsPage, live: &Live) {
     ];
     page.value("phalanx_run_info", &labels, 1.0);
     let began = session.began.unix_ns as f64 / 1e9;
-    page.one("phalanx_run_start_time_seconds", "gauge", "When the session began, since 1970.", began);
-    page.one("phalanx_run_elapsed_seconds", "gauge", "How long the session has been going on.", live.elapsed_s());
+    page.one("phalanx_run_start_time_seconds", "gauge", "Start of the session as Unix time.", began);
+    page.one("phalanx_run_elapsed_seconds", "gauge", "Duration of the session.", live.elapsed_s());
     if let Some(left) = live.remaining_s() {
-        page.one("phalanx_run_remaining_seconds", "gauge", "Estimated time to the end.", left);
+        page.one("phalanx_run_remaining_seconds", "gauge", "Estimated remaining time.", left);
     }
-    page.one("phalanx_slots", "gauge", "Slots that can be filled with tasks.", live.slots() as f64);
-    page.head("phalanx_ranks", "gauge", "Ranks that are or have been in the run, by state.");
+    page.one("phalanx_slots", "gauge", "Slots of the active ranks.", live.slots() as f64);
+    page.head("phalanx_ranks", "gauge", "Current and former ranks of the run, by state.");
     for state in RankState::ALL {
         let ranks = live.members.iter().filter(|member| member.state == state).count();
         page.value("phalanx_ranks", &[("state", state.name())], ranks as f64);
     }
 }
 
-/// What it costs, where nodes have a price.
+/// Writes cost and forecast, if nodes have a price.
 fn money(page: &mut MetricsPage, live: &Live) {
     let Some(spending) = &live.spending else { return };
-    page.one("phalanx_cost_total", "counter", "What the run has cost, as billed.", spending.spent());
+    page.one("phalanx_cost_total", "counter", "Cost of the run so far, as billed.", spending.spent());
     if let Some(budget) = spending.budget {
-        page.one("phalanx_cost_budget", "gauge", "What the run may cost.", budget);
+        page.one("phalanx_cost_budget", "gauge", "Budget of the run.", budget);
     }
     let Some(forecast) = live.forecast() else { return };
-    page.head("phalanx_cost_forecast", "gauge", "What the run is expected to cost, by quantile.");
+    page.head("phalanx_cost_forecast", "gauge", "Forecast cost of the run, by quantile.");
     page.quantiles("phalanx_cost_forecast", [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90]);
     let name = "phalanx_run_finish_seconds";
-    page.head(name, "gauge", "When the run is expected to be over, since it began, by quantile.");
+    page.head(name, "gauge", "Forecast end of the run since its start, by quantile.");
     page.quantiles(name, [forecast.finish_q10_s, forecast.finish_q50_s, forecast.finish_q90_s]);
 }
 
@@ -126,49 +128,55 @@ fn tasks(page: &mut MetricsPage, live: &Live) {
         one(state, live.totals.of(state));
     }
     if let Some(balance) = live.balance() {
-        page.one("phalanx_balance_ratio", "gauge", "Mean over maximum of what the slots of ranks did.", balance);
+        page.one("phalanx_balance_ratio", "gauge", "Mean over maximum of the work per slot of ranks.", balance);
     }
-    page.one("phalanx_tasks_per_second", "gauge", "Tasks that end in a second, lately.", live.tasks_per_s());
-    page.one("phalanx_work_seconds_total", "counter", "Slot-seconds that attempts have held.", live.totals.work_s());
+    page.one("phalanx_tasks_per_second", "gauge", "Recent number of tasks that end per second.", live.tasks_per_s());
+    page.one("phalanx_work_seconds_total", "counter", "Slot-seconds used by attempts.", live.totals.work_s());
 }
 
 fn classes(page: &mut MetricsPage, live: &Live) {
     let classes = live.totals.classes();
-    page.head("phalanx_attempts_total", "counter", "Attempts that have ended, by class and state.");
-    let mut attempts: Vec<_> = live.totals.attempts.iter().filter(|((class, _), _)| *class < SERIES).collect();
+    page.head("phalanx_attempts_total", "counter", "Ended attempts, by class and state.");
+    let mut attempts: Vec<_> = live.totals.attempts.iter().filter(|((class, _), _)| *class < MAX_SERIES).collect();
     attempts.sort_unstable_by_key(|((class, state), _)| (*class, *state as usize));
     for ((class, state), n) in attempts {
         let labels = [("class", &*classes[*class].name), ("state", &*state.name().to_lowercase())];
         page.value("phalanx_attempts_total", &labels, *n as f64);
     }
-    page.head("phalanx_task_run_seconds", "histogram", "How long attempts ran, by class.");
-    classes.iter().take(SERIES).for_each(|class| page.histogram("phalanx_task_run_seconds", &class.name, &class.ran));
-    page.head("phalanx_task_wait_seconds", "histogram", "How long attempts waited for a slot, by class.");
+    page.head("phalanx_task_run_seconds", "histogram", "Run time of attempts, by class.");
     classes
         .iter()
-        .take(SERIES)
+        .take(MAX_SERIES)
+        .for_each(|class| page.histogram("phalanx_task_run_seconds", &class.name, &class.ran));
+    page.head("phalanx_task_wait_seconds", "histogram", "Time that attempts waited for a slot, by class.");
+    classes
+        .iter()
+        .take(MAX_SERIES)
         .for_each(|class| page.histogram("phalanx_task_wait_seconds", &class.name, &class.waited));
 }
 
 fn ranks(page: &mut MetricsPage, live: &Live) {
     type Value = fn(&super::totals::RankTotals) -> f64;
     let series: [(&str, &str, Value); 2] = [
-        ("phalanx_rank_attempts_total", "Attempts that have ended, by rank.", |totals| totals.attempts as f64),
-        ("phalanx_rank_work_seconds_total", "Slot-seconds that attempts have held, by rank.", |totals| totals.work_s),
+        ("phalanx_rank_attempts_total", "Ended attempts, by rank.", |totals| totals.attempts as f64),
+        ("phalanx_rank_work_seconds_total", "Slot-seconds used by attempts, by rank.", |totals| totals.work_s),
     ];
     for (name, help, value) in series {
         page.head(name, "counter", help);
-        for info in live.members.iter().take(SERIES) {
+        for info in live.members.iter().take(MAX_SERIES) {
             let of = live.totals.ranks.get(&info.rank).map_or(0.0, value);
             page.value(name, &[("rank", &*info.rank.to_string()), ("node", &*info.node)], of);
         }
     }
 }
 
-/// What ranks and their nodes use. A node's figures come from the first of its ranks.
+/// Writes the usage of ranks and nodes. The figures of a node come from its first rank.
 fn vitals(page: &mut MetricsPage, live: &Live) {
-    let ranks: Vec<(&RankEntry, &Vital)> =
-        live.active().take(SERIES).filter_map(|member| Some((member, &live.vitals.of(member.rank)?.last))).collect();
+    let ranks: Vec<(&RankEntry, &Vital)> = live
+        .active()
+        .take(MAX_SERIES)
+        .filter_map(|member| Some((member, &live.vitals.of(member.rank)?.last)))
+        .collect();
     for (name, kind, help, value) in OF_RANKS {
         page.head(name, kind, help);
         for (member, vital) in &ranks {
@@ -191,17 +199,19 @@ fn vitals(page: &mut MetricsPage, live: &Live) {
     }
 }
 
-/// A series: its name, its kind, its help and its value.
+/// A series: name, type, help text, and value.
 type Series = (&'static str, &'static str, &'static str, fn(&Vitals) -> f64);
 
 const OF_RANKS: [Series; 7] = [
     ("phalanx_rank_cpu_seconds_total", "counter", "CPU time of ranks and their tasks.", |v| v.cpu_s),
-    ("phalanx_rank_memory_bytes", "gauge", "Memory that ranks and their tasks hold.", |v| v.memory as f64),
+    ("phalanx_rank_memory_bytes", "gauge", "Memory in use by ranks and their tasks.", |v| v.memory as f64),
     ("phalanx_rank_read_bytes_total", "counter", "Bytes read from disks by ranks and their tasks.", |v| v.read as f64),
     ("phalanx_rank_messages_total", "counter", "Messages that ranks sent to each other.", |v| v.messages as f64),
     ("phalanx_rank_message_bytes_total", "counter", "Bytes in these messages.", |v| v.message_bytes as f64),
-    ("phalanx_rank_stolen_tasks_total", "counter", "Tasks that ranks took from each other.", |v| v.stolen as f64),
-    ("phalanx_rank_written_bytes_total", "counter", "Bytes written to disks by them.", |v| v.written as f64),
+    ("phalanx_rank_stolen_tasks_total", "counter", "Tasks that ranks stole from each other.", |v| v.stolen as f64),
+    ("phalanx_rank_written_bytes_total", "counter", "Bytes written to disks by ranks and their tasks.", |v| {
+        v.written as f64
+    }),
 ];
 
 const OF_GPUS: [Series; 3] = [
@@ -219,20 +229,23 @@ const OF_NODES: [Series; 4] = [
     }),
 ];
 
-/// Values that tasks wrote.
+/// Writes the statistics of values that tasks wrote.
 fn measures(page: &mut MetricsPage, live: &Live) {
     if live.measures.is_empty() {
         return;
     }
     page.head("phalanx_custom", "gauge", "Latest value that a task wrote to $PHALANX_METRICS, by name.");
-    live.measures.iter().take(SERIES).for_each(|(name, it)| page.value("phalanx_custom", &[("name", name)], it.last));
+    live.measures
+        .iter()
+        .take(MAX_SERIES)
+        .for_each(|(name, it)| page.value("phalanx_custom", &[("name", name)], it.last));
     page.head("phalanx_custom_mean", "gauge", "Mean of the values that tasks wrote, by name.");
     live.measures
         .iter()
-        .take(SERIES)
+        .take(MAX_SERIES)
         .for_each(|(name, it)| page.value("phalanx_custom_mean", &[("name", name)], it.mean()));
-    page.head("phalanx_custom_values_total", "counter", "How many values tasks wrote, by name.");
-    let counts = live.measures.iter().take(SERIES);
+    page.head("phalanx_custom_values_total", "counter", "Number of values that tasks wrote, by name.");
+    let counts = live.measures.iter().take(MAX_SERIES);
     counts.for_each(|(name, it)| page.value("phalanx_custom_values_total", &[("name", name)], it.count as f64));
 }
 

@@ -1,21 +1,23 @@
-//! A run while it goes on: followed from its directory, shown in a terminal (`phalanx top`) and served over HTTP (`run --listen`).
+//! A live run: read from its directory, shown in a terminal (`phalanx top`) and served over HTTP
+//! (`run --listen`).
 //!
-//! Both look at the same [`Live`]: the journal for what has ended, the samples beside it for what is running and waiting. Nothing is
-//! computed for a viewer that nobody is, and the run itself is not asked: who watches costs it no more than reading two files. Who wants to
-//! change it asks at its control socket, as the commands do.
+//! Both use the same [`Live`]: the journal for ended attempts, the samples for running and waiting
+//! tasks. Nothing is computed without a viewer, and the run itself is not queried: a viewer only
+//! reads two files. Requests that change the run go to its control socket, as those of the commands
+//! do.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `totals` | sums over what has ended, kept up to date as the journal grows |
+//! | `totals` | sums over ended attempts, updated as the journal grows |
 //! | `top` | one frame for a terminal |
-//! | `api` | the answers, as JSON |
-//! | `metrics` | the answers, for Prometheus |
-//! | `gantt` | what ran in a stretch of time, in as much detail as a picture can show |
-//! | `members` | the ranks that are or have been in the run |
-//! | `http` | who may ask, and how requests become answers |
+//! | `api` | JSON answers |
+//! | `metrics` | Prometheus answers |
+//! | `gantt` | what ran in an interval of time, limited to what a chart can show |
+//! | `members` | current and former ranks of the run |
+//! | `http` | authentication, and dispatch of requests |
 //! | `steer` | requests that change the run |
-//! | `metric` | the value of a metric by its name |
-//! | `watcher` | alerts, and a file of metrics, for those who do not look |
+//! | `metric` | value of a metric by name |
+//! | `watcher` | alerts, and the metrics file |
 
 mod api;
 mod gantt;
@@ -44,7 +46,7 @@ pub use http::{Listener, OPENAPI, Serving, routes};
 pub use top::write_frame;
 pub use watcher::{Orders, Watcher};
 
-/// A run that is followed.
+/// A run that is read repeatedly.
 pub struct Live {
     view: RunView,
     samples: RecordedSamples,
@@ -53,7 +55,7 @@ pub struct Live {
     spending: Option<Spending>,
     vitals: AllVitals,
     measures: MeasureReader,
-    /// The run's name.
+    /// Name of the run.
     name: String,
 }
 
@@ -77,10 +79,10 @@ impl Live {
         Ok(live)
     }
 
-    /// Reads what has happened since.
+    /// Reads what was appended since the last call.
     ///
     /// # Errors
-    /// If its journal cannot be read any more.
+    /// If its journal can no longer be read.
     pub fn refresh(&mut self, parse: Parse<'_>) -> Result<(), ReportError> {
         self.view.refresh(parse)?;
         self.count();
@@ -96,17 +98,17 @@ impl Live {
         self.spending = Spending::of(&self.view);
     }
 
-    /// True until the run has ended, however.
+    /// True until the run has ended.
     pub fn goes_on(&self) -> bool {
         self.view.state() == RunState::Running
     }
 
-    /// How long the last session has been going on, or was, in seconds.
+    /// Duration of the last session, so far or in total, in seconds.
     fn elapsed_s(&self) -> f64 {
         self.view.wall_ns(self.view.session()) as f64 / 1e9
     }
 
-    /// Tasks that end in a second: lately, or over the whole session once it is over.
+    /// Tasks that end per second: recently, or over the whole session once it has ended.
     fn tasks_per_s(&self) -> f64 {
         let lately = self.samples.tasks_per_s();
         if self.goes_on() && lately > 0.0 {
@@ -116,13 +118,13 @@ impl Live {
         if elapsed > 0.0 { self.totals.ended_here() as f64 / elapsed } else { 0.0 }
     }
 
-    /// How long the rest will take, in seconds; `None` if nothing is known, or nothing is left.
+    /// Remaining time in seconds; `None` if unknown or if no task remains.
     fn remaining_s(&self) -> Option<f64> {
         let foreseen = self.forecast().map(|forecast| (forecast.finish_q50_s - self.elapsed_s()).max(0.0));
         foreseen.or_else(|| self.samples.remaining_s()).filter(|_| self.goes_on())
     }
 
-    /// When the end was last foreseen for, while the run goes on, and what all of it will cost, earlier sessions included.
+    /// Latest forecast of a live run; costs include earlier sessions.
     fn forecast(&self) -> Option<Forecast> {
         let forecast = self.samples.last().filter(|_| self.goes_on()).and_then(|sample| sample.forecast)?;
         let earlier = self.spending.as_ref().map_or(0.0, |spending| spending.earlier);
@@ -131,23 +133,23 @@ impl Live {
         Some(Forecast { cost_q10, cost_q50, cost_q90, ..forecast })
     }
 
-    /// The ranks that take part now.
+    /// The active ranks.
     fn active(&self) -> impl Iterator<Item = &RankEntry> {
         self.members.iter().filter(|member| member.state == RankState::Active)
     }
 
-    /// Slots of the ranks that take part now.
+    /// Slots of the active ranks.
     fn slots(&self) -> u64 {
         self.active().map(|member| u64::from(member.slots)).sum()
     }
 
-    /// The share of the time of all slots, from when their rank took part, that ended attempts held.
+    /// Share of the slot time, since the ranks became active, that ended attempts used.
     fn used(&self) -> Option<f64> {
         let held: f64 = self.members.iter().map(|member| member.active_s * f64::from(member.slots)).sum();
         (held > 0.0).then(|| (self.totals.work_s() / held).min(1.0))
     }
 
-    /// Mean over maximum of what the slots of ranks did while those took part; `None` for a single rank.
+    /// Mean over maximum of the work per slot of ranks, per time active; `None` for a single rank.
     fn balance(&self) -> Option<f64> {
         let took_part = self.members.iter().filter(|member| member.slots > 0 && member.active_s > 0.0);
         let work = |rank| self.totals.ranks.get(&rank).map_or(0.0, |totals| totals.work_s);
@@ -156,7 +158,8 @@ impl Live {
         (shares.len() > 1 && most > 0.0).then(|| shares.iter().sum::<f64>() / shares.len() as f64 / most)
     }
 
-    /// Tasks that run and tasks that only wait for a slot, at the latest sample of a run that goes on.
+    /// Running tasks, and tasks that wait for a slot, from the latest sample; zeros once the run
+    /// has ended.
     fn running_and_queued(&self) -> (u64, u64) {
         let last = self.samples.last().filter(|_| self.goes_on());
         last.map_or((0, 0), |sample| (sample.running, sample.queued))

@@ -1,8 +1,9 @@
-//! Requests that change the run: each is the question that the command of the same name asks.
+//! Requests that change the run, each equivalent to the command of the same name.
 //!
-//! There is one way to change a run, its control socket; what comes over HTTP takes that way like everybody else, under the name of who sent
-//! it, so that the journal has a line about every change and who wanted it. A body is JSON of a few words and is read whole before
-//! anything is done; a key that is not expected is refused rather than ignored, for it may have been meant to narrow what is done.
+//! A run is changed through its control socket only. A request over HTTP goes there as well, with
+//! the address of its sender, so that the journal records every change and its origin. The JSON
+//! body is read completely first. Unknown keys are rejected, because the client may have meant to
+//! narrow the request.
 
 use std::path::Path;
 
@@ -11,18 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{Question, ask_as};
 
-/// The paths that change something, all by POST.
+/// The paths of changes, all POST.
 pub(super) const VERBS: [&str; 4] = ["/api/v1/scale", "/api/v1/rebalance", "/api/v1/drain", "/api/v1/cancel"];
 
-/// The longest body, in bytes.
+/// Maximum size of a body in bytes.
 pub(super) const BODY: usize = 4096;
 
-/// What came of it.
+/// Result of a change.
 #[derive(Serialize)]
 pub(super) struct Did {
-    /// Whether the run did what was asked.
+    /// True if the run carried it out.
     pub ok: bool,
-    /// What it did, or why not.
+    /// What the run did, or why it did not.
     pub text: String,
 }
 
@@ -49,11 +50,11 @@ struct Cancel {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// The question behind a request; the error says what is wrong with its body.
+/// Parses a request; the error says what is wrong with its body.
 pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
     fn read<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, String> {
         let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-        serde_json::from_slice(body).map_err(|error| format!("the body is not as expected ({error}); send {example}"))
+        serde_json::from_slice(body).map_err(|error| format!("invalid body ({error}); send {example}"))
     }
     match path {
         "/api/v1/scale" => {
@@ -66,13 +67,14 @@ pub(super) fn question(path: &str, body: &[u8]) -> Result<Question, String> {
         }
         "/api/v1/rebalance" => read(body, "{}").map(|Nothing {}| Question::Rebalance),
         _ => {
-            let Cancel { task } = read(body, "{} for all of the run, or {\"task\": \"tile[3]\"}")?;
+            let Cancel { task } = read(body, "{} for the whole run, or {\"task\": \"tile[3]\"}")?;
             Ok(Question::Cancel { task })
         }
     }
 }
 
-/// Asks the run, on behalf of whoever is at `peer`. Waits for the answer, so it is not for the thread that serves.
+/// Sends the request to the run on behalf of `peer`. Blocks until the answer arrives, so the server
+/// thread must not call it.
 pub(super) fn put(run: &Path, peer: &str, question: &Question) -> (StatusCode, Did) {
     match ask_as(&format!("{peer} over HTTP"), run, question) {
         Ok(answer) if answer.ok => (StatusCode::OK, Did { ok: true, text: answer.text }),
@@ -98,7 +100,7 @@ mod tests {
         assert_eq!(question("/api/v1/rebalance", b""), Ok(Question::Rebalance));
         assert_eq!(question("/api/v1/cancel", b"{}"), Ok(Question::Cancel { task: None }));
         assert_eq!(question("/api/v1/cancel", b"{\"task\":\"a\"}"), Ok(Question::Cancel { task: Some("a".into()) }));
-        // Who means one task must not end the whole run.
+        // A misspelt key must not cancel the whole run instead of one task.
         assert!(question("/api/v1/cancel", b"{\"tsk\":\"a\"}").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! A run that is followed while it is written.
+//! Reads a run while it is written.
 
 use super::*;
 use crate::job::Flush;
@@ -56,7 +56,7 @@ fn what_is_written_is_counted_once() {
     assert_eq!(live.totals.of(State::Completed), 2);
     assert_eq!(live.totals.work_s(), 6.0);
 
-    // A resume counts what it keeps as done, and forgets the durations of the session before.
+    // A resumed session counts earlier completions as done, but not their durations.
     journal
         .append(&Record::Ended(Ended { time: Time(5 * SECOND), reason: EndReason::Walltime, exit_code: 4 }))
         .unwrap();
@@ -99,13 +99,13 @@ fn timelines_are_bounded() {
     let all = answer(None, None);
     assert_eq!(all["rows"].as_array().unwrap().len(), 4);
     assert!(all["bars"].as_array().unwrap().is_empty());
-    // Rank 0 and rank 1 take turns, each attempt of two seconds; slot 1 of both is idle.
+    // Ranks 0 and 1 alternate with attempts of two seconds; slot 1 of both is idle.
     let cells = all["cells"].as_array().unwrap();
     assert!(cells.len() >= 190 && cells.len() <= 200, "{}", cells.len());
     assert!(cells.iter().all(|cell| cell[3].as_u64().unwrap() > 90));
     let few = answer(Some(100.0), Some(110.0));
     assert!((10..=14).contains(&few["bars"].as_array().unwrap().len()));
-    // Nonsense is as good as nothing.
+    // Invalid parameters count as absent.
     assert_eq!(answer(Some(f64::NAN), Some(-5.0))["cells"], serde_json::json!([]));
 }
 
@@ -125,7 +125,7 @@ fn every_metric_that_an_alert_may_name_has_a_value() {
     assert_eq!((value("completed"), value("failed"), value("error_rate")), (Some(3.0), Some(1.0), Some(0.25)));
     assert_eq!((value("progress"), value("ranks"), value("slots")), (Some(0.4), Some(2.0), Some(4.0)));
     assert_eq!((value("p50_s.a"), value("p50_s.b"), value("custom.x")), (Some(2.0), None, None));
-    // Of a run without prices, forecast or ranks that have told anything, these are not known.
+    // Without prices, forecast and usage reports, these metrics are unknown.
     let unknown = [
         "remaining_s",
         "finish_s",

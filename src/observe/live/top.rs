@@ -1,4 +1,4 @@
-//! One frame for a terminal: what `top` is to processes, for a run.
+//! Renders one frame of `phalanx top`.
 
 use std::fmt::Write as _;
 
@@ -10,14 +10,15 @@ use crate::observe::run_view::{RunState, node_of, run_ns};
 use crate::observe::style::{LISTED, Paint, bytes, count, outcome, percent, printable, some};
 use crate::text::seconds;
 
-/// Rows of a table where the terminal does not say how many it has.
+/// Rows of a table if the height of the terminal is unknown.
 const ROWS: usize = 24;
-/// Lines for the rest of a frame: head, bar, figures, headings.
+/// Lines of a frame outside of tables: head, bar, figures, headings.
 const OTHERS: usize = 18;
-/// The last decisions that are shown.
+/// Number of latest decisions shown.
 const DECISIONS: usize = 2;
 
-/// Writes a frame for a terminal of so many columns and lines. Lines end in `\n`; none is longer than the terminal is wide.
+/// Renders a frame for a terminal with this width and height. Lines end in `\n` and do not exceed
+/// the width.
 pub fn write_frame(live: &Live, width: usize, height: Option<usize>, paint: Paint) -> String {
     let width = width.clamp(40, 400);
     let room = height.unwrap_or(ROWS + OTHERS).saturating_sub(OTHERS).max(6);
@@ -41,7 +42,7 @@ struct TopFrame {
 }
 
 impl TopFrame {
-    /// Adds a line, cut to the width. `styled` is what the cut text looks like.
+    /// Adds a line, cut to the width; `styled` formats the cut text.
     fn line(&mut self, text: &str, styled: impl FnOnce(Paint, &str) -> String) {
         let cut: String = text.chars().take(self.width).collect();
         self.text += &styled(self.paint, cut.trim_end());
@@ -130,7 +131,7 @@ fn figures(frame: &mut TopFrame, live: &Live) {
     }
 }
 
-/// What it costs, where nodes have a price, and how it is expected to end.
+/// Adds cost and forecast, if nodes have a price.
 fn money(frame: &mut TopFrame, live: &Live) {
     let Some(spending) = &live.spending else { return };
     let mut text = format!("spent {:.2}", spending.spent());
@@ -139,7 +140,7 @@ fn money(frame: &mut TopFrame, live: &Live) {
     }
     if let Some(forecast) = live.forecast() {
         let [cheap, middle, dear] = [forecast.cost_q10, forecast.cost_q50, forecast.cost_q90];
-        let _ = write!(text, "; expected in all {middle:.2} (8 of 10 cases: {cheap:.2} to {dear:.2})");
+        let _ = write!(text, "; expected total {middle:.2} (8 of 10 cases: {cheap:.2} to {dear:.2})");
     }
     frame.plain(&text);
 }
@@ -149,7 +150,7 @@ fn ranks(frame: &mut TopFrame, live: &Live, rows: usize) {
         "{:>6}  {:<16} {:<9} {:>5} {:>10} {:>7} {:>12} {:>6} {:>6} {:>11}",
         "rank", "node", "state", "slots", "ended", "failed", "work", "used", "CPUs", "memory"
     ));
-    // Those that are there come first: of many that have gone, few need be seen.
+    // Current ranks come first; former ones are shown as far as there is room.
     let mut all: Vec<&RankEntry> = live.members.iter().collect();
     all.sort_by_key(|member| !member.state.is_billed());
     for member in all.iter().take(if all.len() > rows { rows - 1 } else { rows }) {
@@ -220,7 +221,7 @@ fn last_failures(frame: &mut TopFrame, live: &Live, rows: usize) {
         let text =
             format!("{label}: {} on {node} after {}", outcome(attempt.outcome), seconds(run_ns(attempt) as f64 / 1e9));
         frame.line(&text, |paint, text| paint.red(text));
-        // What it printed is shown where it can be had; its end is what matters here.
+        // The output is a supplement; the failure is shown even if it cannot be read.
         let tail = live.view.outputs.tail(session.began.session, attempt, Stream::Err, 1, 4096).unwrap_or_default();
         if !tail.is_empty() {
             let line = format!("  | {}", printable(tail.strip_suffix(b"\n").unwrap_or(&tail)));
@@ -229,7 +230,7 @@ fn last_failures(frame: &mut TopFrame, live: &Live, rows: usize) {
     }
 }
 
-/// The last decisions about ranks and the last warnings.
+/// Adds the latest decisions and warnings.
 fn notes(frame: &mut TopFrame, live: &Live) {
     for decision in live.view.session().decisions.iter().rev().take(DECISIONS) {
         let (at, from, to) = (clock(decision.time.seconds()), decision.from, decision.to);

@@ -1,4 +1,5 @@
-//! Sums over what has ended in the last session, by state, rank and class, kept up to date as the journal grows.
+//! Sums over the ended attempts of the last session, by state, rank and class, updated as the
+//! journal grows.
 
 use std::collections::VecDeque;
 
@@ -8,37 +9,37 @@ use crate::model::{Attempt, State};
 use crate::observe::latency::ClassLatency;
 use crate::observe::run_view::{RunView, run_ns};
 
-/// The failures that are remembered.
+/// Number of latest failures kept.
 const FAILURES: usize = 20;
 
-/// What one rank has done.
+/// Sums of one rank.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RankTotals {
     pub attempts: u64,
     pub failed: u64,
-    /// Slot-seconds that its attempts held.
+    /// Slot-seconds that its attempts used.
     pub work_s: f64,
 }
 
-/// See the module's text.
+/// Sums over the last session.
 #[derive(Default)]
 pub(super) struct Totals {
     session: u32,
-    /// How many attempts of the session have been counted.
+    /// Number of attempts of the session that are counted.
     counted: usize,
     states: [u64; State::ALL.len()],
     kept: u64,
     pub ranks: FxHashMap<u32, RankTotals>,
     classes: Vec<ClassLatency>,
     class_numbers: FxHashMap<String, usize>,
-    /// Attempts by class and state.
+    /// Number of attempts by class and state.
     pub attempts: FxHashMap<(usize, State), u64>,
-    /// The latest failures, by their index in the session, the newest first.
+    /// Indices of the latest failures in the session, newest first.
     pub failures: VecDeque<usize>,
 }
 
 impl Totals {
-    /// Counts what is new.
+    /// Counts the attempts appended since the last call.
     pub fn count(&mut self, view: &RunView) {
         let session = view.session();
         if session.began.session != self.session {
@@ -85,32 +86,32 @@ impl Totals {
         self.classes.len() - 1
     }
 
-    /// Tasks in a state that is final.
+    /// Number of tasks in a final state.
     pub fn of(&self, state: State) -> u64 {
         self.states[state as usize]
     }
 
-    /// Tasks that ran and did not succeed.
+    /// Number of tasks that ran and did not succeed.
     pub fn failed(&self) -> u64 {
         State::ALL.into_iter().filter(|state| state.is_failure()).map(|state| self.of(state)).sum()
     }
 
-    /// Tasks that are over.
+    /// Number of tasks in any final state.
     pub fn ended(&self) -> u64 {
         self.states.iter().sum()
     }
 
-    /// Tasks that ended in this session, those that it kept from earlier ones left out.
+    /// Number of tasks that ended in this session, without those kept from earlier sessions.
     pub fn ended_here(&self) -> u64 {
         self.ended() - self.kept
     }
 
-    /// The classes, in the order in which they appeared.
+    /// The classes in order of first appearance.
     pub fn classes(&self) -> &[ClassLatency] {
         &self.classes
     }
 
-    /// Number of a class among [`Totals::classes`].
+    /// Index of a class in [`Totals::classes`].
     pub fn number_of(&self, class: &str) -> Option<usize> {
         self.class_numbers.get(class).copied()
     }

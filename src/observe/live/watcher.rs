@@ -1,8 +1,8 @@
-//! A thread of rank 0 that watches the run for those who do not look at it: it tells of alerts, and keeps a file of metrics up to date for a
-//! collector such as Prometheus' node_exporter.
+//! A thread of rank 0 that evaluates alerts and keeps a metrics file up to date for collectors such
+//! as the node_exporter of Prometheus.
 //!
-//! It reads what the run writes, as the page does, and looks a last time when the run ends. Whatever is slow or broken about whom it tells
-//! is no concern of the run.
+//! It reads the run directory as the page does, once more when the run ends. Slow or failing
+//! receivers do not affect the run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::journal::{Began, RunDir, unix_now_ns, utc};
 use crate::observe::alerts::{AlertWatch, Telling, Told, tell};
 use crate::observe::job_view::SessionJob;
 
-/// Time between two looks.
-const EVERY: Duration = Duration::from_secs(1);
-/// Time between two writings of the file of metrics; collectors look four times a minute.
-const WRITE: Duration = Duration::from_secs(5);
+/// Interval between two evaluations.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two writes of the metrics file; collectors usually read it every 15 s.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is to be watched.
+/// What to watch.
 pub struct Orders {
-    /// The alerts of the job.
+    /// Alerts of the job.
     pub alerts: Vec<Alert>,
-    /// Where the metrics are written for a collector.
+    /// Path of the metrics file.
     pub metrics_file: Option<PathBuf>,
 }
 
@@ -36,10 +36,11 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to watch, if there is anything to watch for. What is to be noted in the journal comes out of the receiver.
+    /// Starts the thread, if there is anything to watch. Notes for the journal arrive at the
+    /// receiver.
     ///
     /// # Errors
-    /// If there can be no thread for it.
+    /// If the thread cannot be created.
     pub fn begin(
         dir: &RunDir,
         read: fn(&Began) -> Result<SessionJob, String>,
@@ -57,7 +58,7 @@ impl Watcher {
 }
 
 impl Drop for Watcher {
-    /// Waits for a last look.
+    /// Waits for the final evaluation.
     fn drop(&mut self) {
         self.stop = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -74,7 +75,7 @@ struct WatchRounds {
     written: Option<Instant>,
     notes: Sender<String>,
     live: Option<Live>,
-    /// Trouble with the file of metrics is told once.
+    /// A failure to write the metrics file is reported once.
     troubled: bool,
 }
 
@@ -91,14 +92,14 @@ impl WatchRounds {
     }
 
     fn go(mut self, stopped: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY) {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(WATCH_INTERVAL) {
             self.look(false);
         }
         self.look(true);
     }
 
     fn look(&mut self, last: bool) {
-        // A journal that cannot be read yet can be the next time; one that is damaged is told of elsewhere.
+        // A journal that cannot be read yet may be readable later; damage is reported elsewhere.
         let live = match self.live.take() {
             None => Live::open(&self.dir, &self.read).ok(),
             Some(mut live) => live.refresh(&self.read).is_ok().then_some(live),
@@ -106,7 +107,7 @@ impl WatchRounds {
         let Some(live) = live else { return };
         for watch in &mut self.watches {
             if let Some(told) = watch.look(live.elapsed_s(), metric::value(&live, &watch.alert.metric)) {
-                // Who would note it is there until this thread has ended.
+                // The receiver outlives this thread.
                 let _ = self.notes.send(told.text.clone());
                 for trouble in tell(&watch.alert, &told, &telling(&live, &watch.alert, &told)) {
                     let _ = self.notes.send(trouble);
@@ -114,7 +115,7 @@ impl WatchRounds {
             }
         }
         if let Some(path) = &self.metrics_file
-            && (last || self.written.is_none_or(|at| at.elapsed() >= WRITE))
+            && (last || self.written.is_none_or(|at| at.elapsed() >= METRICS_INTERVAL))
         {
             self.written = Some(Instant::now());
             if let Err(error) = replace(path, &metrics::text(&live))
@@ -143,7 +144,7 @@ fn telling<'a>(live: &'a Live, alert: &'a Alert, told: &'a Told) -> Telling<'a> 
     }
 }
 
-/// Replaces a file as a whole, so that nobody reads half of it.
+/// Replaces a file atomically, so that readers never see a partial one.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     fs::write(&beside, text)?;
