@@ -158,7 +158,7 @@ fn compare(reasons: &[String]) {
         "a.el:1: expected the ids of two vertices (whole numbers from 0), found `1 99999999999999999999`",
         "a.mtx: line 3 announces 2 entries, but 1 follow; is the file cut off?",
         "a.mtx:2: a graph needs a square matrix, this one has 3 rows and 4 columns",
-        "a.mtx:3: vertex 4 is outside of 1 to 3, which the header announces",
+        "a.mtx:3: vertex 4 is outside of 1 to 3, the range in the header",
         "a.graph: line 1 announces 3 vertices, but 2 lines of neighbours follow; is the file cut off?",
         "a.graph: line 1 announces 4 entries, but 5 follow; is the file cut off?",
         "a.gr:3: expected `a u v weight`, found `x 1 2 3`",

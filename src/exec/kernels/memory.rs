@@ -22,7 +22,7 @@ pub(super) fn prepare(args: &toml::Table) -> Result<Prepared, ArgError> {
 }
 
 fn take(context: &Context, size: u64, hold: Duration) -> Result<(), String> {
-    let refusal = |had: u64| format!("only {} of {} MiB of memory could be had", had >> 20, size >> 20);
+    let refusal = |had: u64| format!("only {} of {} MiB of memory were available", had >> 20, size >> 20);
     if let Some(available) = available().filter(|&available| !leaves_reserve(available, size)) {
         return Err(refusal(available.saturating_sub(RESERVE_BYTES)));
     }
