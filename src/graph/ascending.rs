@@ -1,6 +1,7 @@
-//! Ascending numbers: a block of consecutive ones is kept as its two ends, others are listed.
+//! Ascending lists of numbers; consecutive numbers are stored as a range.
 //!
-//! A rank is usually at home to a block of an array, so which nodes it has takes no memory and no bytes on the way there.
+//! The home tasks of a rank are usually a block of an array, which then takes no memory and no
+//! bytes in messages.
 
 use serde::de::Error;
 use serde::ser::SerializeTuple;
@@ -8,22 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::numbers::{Symbols, Unpacked};
 
-/// Numbers, each larger than the one before.
+/// A strictly ascending list of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ascending {
     first: u32,
     len: u32,
-    /// All of them, if they are not consecutive.
+    /// The numbers, if they are not consecutive.
     listed: Vec<u32>,
 }
 
 impl Ascending {
-    /// How many there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// True if there is none.
+    /// True if the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -34,7 +35,7 @@ impl Ascending {
         if self.listed.is_empty() { self.first + at } else { self.listed[at as usize] }
     }
 
-    /// Where a number stands, if it is one of them.
+    /// The position of a number, if the list contains it.
     #[inline]
     pub fn position(&self, number: u32) -> Option<u32> {
         if self.listed.is_empty() {
@@ -44,26 +45,26 @@ impl Ascending {
         }
     }
 
-    /// The same, for a number that is likely to stand right after position `near`.
+    /// Like `position`, for a number that probably follows position `near` directly.
     #[inline]
     pub fn position_after(&self, number: u32, near: u32) -> Option<u32> {
         let next = near.wrapping_add(1);
         if self.listed.get(next as usize) == Some(&number) { Some(next) } else { self.position(number) }
     }
 
-    /// All of them.
+    /// All numbers.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         (0..self.len).map(|at| self.get(at))
     }
 
-    /// The step from the number before; for the first, from 0.
+    /// Difference to the previous number; for the first, to 0.
     fn step(&self, at: usize) -> u32 {
         if at == 0 { self.first } else { self.listed[at] - self.listed[at - 1] }
     }
 }
 
 impl FromIterator<u32> for Ascending {
-    /// Takes numbers that ascend.
+    /// Collects ascending numbers.
     fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Ascending {
         let mut listed = Vec::new();
         let (mut first, mut len) = (0, 0);
@@ -104,7 +105,7 @@ impl<'de> Deserialize<'de> for Ascending {
     }
 }
 
-/// Turns steps into numbers; false if they do not ascend.
+/// Converts differences to numbers in place; false if they do not ascend.
 fn add_up(steps: &mut [u32]) -> bool {
     (1..steps.len()).all(|at| {
         let sum = steps[at - 1].checked_add(steps[at]).filter(|&sum| sum > steps[at - 1]);

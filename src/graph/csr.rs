@@ -1,10 +1,12 @@
 //! Compressed sparse rows: for each of `n` rows a slice of `u32` items, in two flat arrays.
 //!
-//! All adjacency in Phalanx is kept this way: 4 bytes a row and 4 bytes an item, read-only once built. Rows behind the last one that
-//! has an item are not kept, so what has no edges takes no memory.
+//! All adjacency lists are stored in this form, with 4 bytes per row and 4 bytes per item,
+//! read-only after construction. Rows after the last non-empty one are not stored, so a graph
+//! without edges takes no memory.
 //!
-//! On the wire a row's first item is told against the first of the row before, the others against the one before: rows that
-//! look alike, seen from where they are, are the same symbols, and `numbers` writes those once.
+//! On the wire, the first item of a row is encoded relative to the first item of the previous row,
+//! and the others relative to their predecessors: rows of the same relative shape become equal
+//! symbols, which `numbers` compresses.
 
 use serde::de::Error;
 use serde::ser::SerializeTuple;
@@ -17,22 +19,24 @@ use crate::numbers::{Symbols, Unpacked};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Csr {
     rows: u32,
-    /// Where each row begins in `items`, up to the last row with an item, and then where that ends; empty if there is none.
+    /// Start of each row in `items` up to the last non-empty row, then the end of that row; empty
+    /// if there are no items.
     offsets: Vec<u32>,
     items: Vec<u32>,
 }
 
-/// More items than rows can be made of.
+/// Error: too many items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{0} items, more than 32 bits can count")]
 pub struct TooMany(pub u64);
 
-/// A source of `(row, item)` pairs: it hands each to the function that it is given.
+/// A source of `(row, item)` pairs, which it passes to its argument.
 pub type PairSource<'a> = dyn FnMut(&mut dyn FnMut(u32, u32)) + 'a;
 
 impl Csr {
-    /// Builds `rows` rows from a source that yields every `(row, item)` pair; it is asked twice (to count, then to fill) and must
-    /// yield the same pairs both times. Items keep the order in which their row's pairs come.
+    /// Builds `rows` rows from a source that yields all `(row, item)` pairs. The source is called
+    /// twice (to count, then to fill) and must yield the same pairs both times. Items of a row keep
+    /// their order.
     ///
     /// # Errors
     /// If there are 2^32 items or more.
@@ -40,7 +44,7 @@ impl Csr {
         let mut offsets = vec![0u32; rows + 1];
         let mut count = 0u64;
         each(&mut |row, _| {
-            // Wraps only if there are too many in all, and then nothing is made of it.
+            // Wraps only if the total is too large, which is rejected below.
             offsets[row as usize] = offsets[row as usize].wrapping_add(1);
             count += 1;
         });
@@ -54,7 +58,8 @@ impl Csr {
             end += std::mem::replace(offset, end);
         }
         let mut items = vec![0u32; count as usize];
-        // While rows are filled, each offset moves from the beginning of its row to the end, where the next one begins.
+        // While rows are filled, each offset moves from the start of its row to the end, where the
+        // next row starts.
         each(&mut |row, item| {
             let at = &mut offsets[row as usize];
             items[*at as usize] = item;
@@ -67,7 +72,8 @@ impl Csr {
         Ok(Csr { rows: rows as u32, offsets, items })
     }
 
-    /// Builds rows one after the other: `fill` appends the items of each to what there is. `most` is how many items there can be.
+    /// Builds rows in order: `fill` appends the items of each row. `most` is the maximum total
+    /// number of items.
     pub fn in_order(rows: usize, most: usize, mut fill: impl FnMut(u32, &mut Vec<u32>)) -> Csr {
         let mut items = Vec::with_capacity(most);
         let mut offsets = Vec::new();
@@ -86,7 +92,7 @@ impl Csr {
         Csr { rows: rows as u32, offsets, items }
     }
 
-    /// The same edges seen from their other end: `to` tells the row and the item that an item of a row becomes.
+    /// Reverses all edges: `to` maps a row and an item to the row and item of the reversed edge.
     pub(super) fn transposed(&self, to: impl Fn(u32, u32) -> (u32, u32)) -> Csr {
         let each = |put: &mut dyn FnMut(u32, u32)| {
             for row in 0..self.rows {
@@ -96,11 +102,11 @@ impl Csr {
                 });
             }
         };
-        // As many items as here, so not too many.
+        // The number of items is unchanged, so this cannot overflow.
         Csr::build(self.rows(), each).unwrap_or_default()
     }
 
-    /// The items of one row; none if there is no such row.
+    /// The items of one row; empty if there is no such row.
     #[inline]
     pub fn row(&self, row: usize) -> &[u32] {
         match self.offsets.get(row + 1) {
@@ -109,7 +115,7 @@ impl Csr {
         }
     }
 
-    /// The positions of a row's items among all.
+    /// The range of a row's items among all items.
     pub fn range(&self, row: usize) -> std::ops::Range<usize> {
         match self.offsets.get(row..row + 2) {
             Some(ends) => ends[0] as usize..ends[1] as usize,
@@ -122,23 +128,23 @@ impl Csr {
         self.rows as usize
     }
 
-    /// Number of items in all rows.
+    /// Total number of items.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// True if no row has an item.
+    /// True if there are no items.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// All items, row after row.
+    /// All items, row by row.
     pub fn items(&self) -> &[u32] {
         &self.items
     }
 
-    /// True if there are so many rows and every item is below `limit` once `mask` is applied to it: what a receiver checks before
-    /// it indexes by what another process sent.
+    /// True if there are `rows` rows and every item, masked with `mask`, is below `limit`. A
+    /// receiver checks this before it uses items from another process as indices.
     pub fn is_sound(&self, rows: usize, mask: u32, limit: u32) -> bool {
         self.rows() == rows && self.items.iter().all(|&item| item & mask < limit)
     }
@@ -176,12 +182,12 @@ impl<'de> Deserialize<'de> for Csr {
     }
 }
 
-/// The rows with an item, as ranges of all items.
+/// The non-empty rows as ranges of all items.
 fn filled(offsets: &[u32]) -> impl DoubleEndedIterator<Item = std::ops::Range<usize>> {
     offsets.windows(2).map(|w| w[0] as usize..w[1] as usize).filter(|row| !row.is_empty())
 }
 
-/// Items into differences. Differences wrap, so that any two items can be told apart and put together again.
+/// Converts items to wrapping differences in place.
 fn tell_apart(offsets: &[u32], items: &mut [u32]) {
     let mut first = 0;
     for row in filled(offsets) {
@@ -193,7 +199,7 @@ fn tell_apart(offsets: &[u32], items: &mut [u32]) {
     }
 }
 
-/// Differences into items.
+/// Converts differences to items in place.
 fn put_together(offsets: &[u32], items: &mut [u32]) {
     let mut first = 0u32;
     for row in filled(offsets) {
@@ -257,7 +263,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(csr) = postcard::from_bytes::<Csr>(&bytes) {
-                // Every row can be asked for, and together they are all the items.
+                // Every row can be read, and together they are all items.
                 let kept = csr.offsets.len() + 1;
                 prop_assert_eq!((0..kept).map(|row| csr.row(row).len()).sum::<usize>(), csr.len());
             }

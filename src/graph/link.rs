@@ -1,7 +1,7 @@
-//! Dependencies as the job file states them: between groups of tasks, not yet between single tasks.
+//! Dependencies as the job file states them: between groups of tasks.
 //!
-//! An array of a million tasks that all need one other task is one link here; `TaskGraph::build` makes the
-//! edges.
+//! An array of a million tasks that all depend on one other task is a single link;
+//! `TaskGraph::build` creates the edges.
 
 use std::ops::Range;
 
@@ -10,45 +10,47 @@ use super::pattern::Pattern;
 /// Number of a group of tasks (one `[[task]]` table of the job file), in file order.
 pub type GroupId = u32;
 
-/// Which end of the predecessor lets the successor start.
+/// The condition on the end of the predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Condition {
     /// It must complete (`afterok`, the default).
     Ok,
-    /// It must end without success (`afternotok`); for a whole array: all must end, at least one without success.
+    /// It must end without success (`afternotok`); of an array all tasks must end, at least one of
+    /// them without success.
     NotOk,
-    /// It must end, whichever way (`afterany`).
+    /// It must end, in any state (`afterany`).
     Any,
 }
 
-/// Which elements of one group need which elements of another. Elements count from 0 within their group.
+/// Which elements of one group depend on which elements of another. Elements are numbered from 0
+/// within their group.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LinkShape {
-    /// Every element needs every element of the predecessor group.
+    /// Every element depends on every element of the predecessor group.
     All,
-    /// Element `i` needs element `i`; both groups have the same number of elements.
+    /// Element `i` depends on element `i`; both groups have the same number of elements.
     Each,
-    /// Every element needs this one element of the predecessor group.
+    /// Every element depends on this element of the predecessor group.
     One(u32),
     /// Exactly these pairs `(predecessor element, successor element)`.
     Pairs(Vec<(u32, u32)>),
-    /// The points of a pattern need each other as it says; both ends are the one group whose elements these points are.
+    /// The dependencies of a pattern; both ends are the group whose elements are its points.
     Pattern(Pattern),
 }
 
-/// One dependency between two groups.
+/// A dependency between two groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
-    /// The group that is needed.
+    /// The predecessor group.
     pub from: GroupId,
-    /// The group that needs it.
+    /// The successor group.
     pub to: GroupId,
-    /// Which elements of them.
+    /// The dependent elements.
     pub shape: LinkShape,
-    /// Which end lets the successor start.
+    /// The condition on the predecessor.
     pub on: Condition,
-    /// Bytes that travel along each single edge (sizes of the files that imply it); 0 if unknown.
+    /// Bytes along each edge (sizes of the files that imply it); 0 if unknown.
     pub bytes: u64,
-    /// Where the job file says so (byte range), for messages about cycles.
+    /// The statement in the job file (byte range), for messages about cycles.
     pub span: Range<usize>,
 }

@@ -1,11 +1,12 @@
-//! The task graph: compact storage, order, critical path and partition.
+//! The task graph: compact storage, topological order, critical path and partition.
 //!
-//! A task is a dense number; an edge is four bytes, kept with the node that it comes from (where it leads to is worked out when somebody
-//! asks: a run does not). The graph implements petgraph's traits, so its algorithms (and its
-//! DOT writer) run on this storage without a copy.
+//! A task is a dense number. An edge takes four bytes and is stored with its source; the reverse
+//! edges are computed on demand, and a run does not need them. The graph implements petgraph's
+//! traits, so petgraph's algorithms and its DOT writer run on this storage without a copy.
 //!
-//! A *join* is a node that stands for "all elements of an array". Where `N` elements need `M` others, `N x M` edges would be
-//! kept and counted; one join makes it `N + M`. Joins are numbered after the tasks, are never run and are not reported.
+//! A *join* is a node that stands for "all elements of an array". Where `N` elements depend on `M`
+//! others, `N x M` edges would be stored and counted; with a join there are `N + M`. Joins are
+//! numbered after the tasks, are never run and are not reported.
 //!
 //! Nothing here does I/O.
 
@@ -28,16 +29,16 @@ use crate::model::TaskId;
 
 pub use order::{Order, TaskDurations, Topological};
 
-/// An edge as it is stored: the task at its other end and the condition, in one word.
+/// A stored edge: the task at its other end and the condition, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge(u32);
 
 impl Edge {
     const SHIFT: u32 = 30;
-    /// The bits of an edge that hold the number of a task.
+    /// The bits of an edge that hold the task number.
     pub const MASK: u32 = (1 << Self::SHIFT) - 1;
 
-    /// The edge to `node` under a condition.
+    /// An edge to `node` with a condition.
     pub fn new(node: u32, on: Condition) -> Edge {
         debug_assert!(node <= Self::MASK);
         let code = match on {
@@ -48,13 +49,13 @@ impl Edge {
         Edge(node | code << Self::SHIFT)
     }
 
-    /// Reads an edge as stored; any word is an edge.
+    /// Decodes a stored edge; any word is valid.
     #[inline]
     pub fn from_raw(raw: u32) -> Edge {
         Edge(raw)
     }
 
-    /// The word as stored.
+    /// The stored word.
     pub fn raw(self) -> u32 {
         self.0
     }
@@ -65,7 +66,7 @@ impl Edge {
         self.0 & Self::MASK
     }
 
-    /// Which end of the predecessor lets the successor start.
+    /// The condition on the predecessor's end.
     pub fn on(self) -> Condition {
         match self.0 >> Self::SHIFT {
             0 => Condition::Ok,
@@ -74,7 +75,7 @@ impl Edge {
         }
     }
 
-    /// True if a predecessor that ended so keeps the successor from running.
+    /// True if a predecessor with this result keeps the successor from running.
     #[inline]
     pub fn violated_by(self, ok: bool) -> bool {
         match self.0 >> Self::SHIFT {
@@ -85,12 +86,12 @@ impl Edge {
     }
 }
 
-/// When a join counts as ended well.
+/// When a join counts as successful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum JoinRule {
-    /// If all that it joins ended as their edges require.
+    /// If all its predecessors ended as their edges require.
     All,
-    /// If at least one of them ended without success (`afternotok` on an array).
+    /// If at least one of them did not succeed (`afternotok` on an array).
     AnyNotOk,
 }
 
@@ -100,7 +101,7 @@ pub struct TaskGraph {
     tasks: u32,
     joins: Vec<JoinRule>,
     successors: Csr,
-    /// Made when it is first asked for.
+    /// Computed on first use.
     predecessors: OnceLock<Csr>,
     topological: Topological,
     bytes: EdgeBytes,
@@ -109,49 +110,51 @@ pub struct TaskGraph {
 /// Bytes along each edge.
 #[derive(Clone, Debug)]
 enum EdgeBytes {
-    /// The same along all.
+    /// The same for all edges.
     Same(u64),
-    /// In the order of `successors`.
+    /// One value per edge, in the order of `successors`.
     Each(Vec<u64>),
 }
 
-/// Why there is no graph of these links.
+/// Error: the links do not form a valid graph.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GraphError {
-    /// Tasks wait for each other.
+    /// Tasks depend on each other in a cycle.
     #[error("tasks wait for each other")]
     Cycle(Cycle),
     /// More tasks and joins, or more edges, than can be numbered.
     #[error("{count} {what}, of which a graph holds at most {most}")]
     TooLarge {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// How many there are.
+        /// The actual number.
         count: u64,
-        /// How many there may be.
+        /// The maximum.
         most: u64,
     },
 }
 
-/// A cycle among tasks, which no order can satisfy.
+/// A cycle among tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle {
-    /// The tasks along the cycle, in order of dependency; the first needs the last.
+    /// The tasks of the cycle in order of dependency; the first depends on the last.
     pub path: Vec<TaskId>,
-    /// Where the job file states the dependencies of the cycle (byte ranges, in the order of `path`).
+    /// The statements of these dependencies in the job file (byte ranges, in the order of `path`).
     pub spans: Vec<Range<usize>>,
 }
 
 impl TaskGraph {
-    /// Builds the graph of groups with `counts[g]` tasks each, numbered group after group, under `links`.
+    /// Builds the graph of groups with `counts[g]` tasks each, numbered group by group, under
+    /// `links`.
     ///
     /// # Errors
-    /// The shortest cycle through one of the tasks that lie on a cycle; or that the graph is too large.
+    /// If the links form a cycle (a shortest one is returned), or if the graph is too large.
     pub fn build(counts: &[u32], links: &[Link]) -> Result<TaskGraph, GraphError> {
         let plan = EdgePlan::new(counts, links)?;
         let nodes = plan.tasks as usize + plan.joins.len();
         let too_many = |count: u64| GraphError::TooLarge { what: "dependencies", count, most: u32::MAX.into() };
-        // Told from the links, so that nobody waits for billions of edges to be counted.
+        // Computed from the links, so that an oversized graph is rejected before its edges are
+        // enumerated.
         let edges = plan.edges();
         if edges > u32::MAX.into() {
             return Err(too_many(edges));
@@ -177,7 +180,7 @@ impl TaskGraph {
         }
     }
 
-    /// Number of tasks (joins not counted).
+    /// Number of tasks, without joins.
     pub fn task_count(&self) -> usize {
         self.tasks as usize
     }
@@ -187,7 +190,7 @@ impl TaskGraph {
         self.successors.rows()
     }
 
-    /// Number of edges as stored (a join counts its own).
+    /// Number of stored edges, including those of joins.
     pub fn edge_count(&self) -> usize {
         self.successors.len()
     }
@@ -197,12 +200,12 @@ impl TaskGraph {
         node.checked_sub(self.tasks).map(|j| self.joins[j as usize])
     }
 
-    /// What needs a node.
+    /// The nodes that depend on a node.
     pub fn successors(&self, node: u32) -> impl ExactSizeIterator<Item = Edge> + '_ {
         self.successors.row(node as usize).iter().map(|&raw| Edge::from_raw(raw))
     }
 
-    /// What a node needs.
+    /// The nodes that a node depends on.
     pub fn predecessors(&self, node: u32) -> impl ExactSizeIterator<Item = Edge> + '_ {
         self.predecessor_rows().row(node as usize).iter().map(|&raw| Edge::from_raw(raw))
     }
@@ -216,12 +219,12 @@ impl TaskGraph {
         })
     }
 
-    /// The nodes in an order in which each comes after all that it needs.
+    /// The nodes in topological order.
     pub fn topological(&self) -> &Topological {
         &self.topological
     }
 
-    /// The tasks that a task needs, seen through joins; each once, ascending.
+    /// The tasks that a task depends on, with joins resolved; each once, ascending.
     pub fn tasks_before(&self, task: TaskId) -> Vec<TaskId> {
         let mut found = Vec::new();
         let mut open = vec![task.0];
@@ -266,7 +269,7 @@ impl TaskGraph {
     }
 }
 
-/// Number of each group's first task.
+/// Number of the first task of each group.
 fn first_tasks(counts: &[u32]) -> Vec<u32> {
     counts
         .iter()
@@ -278,13 +281,13 @@ fn first_tasks(counts: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// The links with their joins numbered: what the edges are made from.
+/// The links with numbered joins, from which the edges are enumerated.
 struct EdgePlan<'a> {
     tasks: u32,
     joins: Vec<JoinRule>,
     firsts: Vec<u32>,
     counts: &'a [u32],
-    /// Each link with the join that it goes through, if any.
+    /// Each link with its join, if it has one.
     links: Vec<(&'a Link, Option<u32>)>,
 }
 
@@ -310,7 +313,7 @@ impl<'a> EdgePlan<'a> {
         Ok(EdgePlan { tasks, joins, firsts: first_tasks(counts), counts, links })
     }
 
-    /// How many edges there will be, at most.
+    /// Upper bound of the number of edges.
     fn edges(&self) -> u64 {
         let of = |&(link, join): &(&Link, Option<u32>)| {
             let (from, to) = (u64::from(self.counts[link.from as usize]), u64::from(self.counts[link.to as usize]));
@@ -332,7 +335,8 @@ impl<'a> EdgePlan<'a> {
             let (from_count, to_count) = (self.counts[link.from as usize], self.counts[link.to as usize]);
             match (&link.shape, join) {
                 (LinkShape::All, Some(join)) => {
-                    // An `afternotok` join looks for an end without success: it is "violated" by one, so its edges are `afterok`.
+                    // An `afternotok` join succeeds if a predecessor fails; it tests for a
+                    // "violated" edge, so its edges are `afterok`.
                     let inward = if link.on == Condition::NotOk { Condition::Ok } else { link.on };
                     (0..from_count).for_each(|i| edge(from + i, join, inward, link.bytes));
                     (0..to_count).for_each(|k| edge(join, to + k, Condition::Ok, link.bytes));
@@ -439,7 +443,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_numbered_is_refused() {
-        // 70,000 tasks that each need the same 70,000, one by one: without a join that is more than 2^32 edges.
+        // 70,000 tasks that each depend on the same 70,000, stated one by one: without a join, more
+        // than 2^32 edges.
         let links: Vec<Link> = (0..70_000).map(|i| link(0, 1, LinkShape::One(i), Condition::Ok)).collect();
         let refused = TaskGraph::build(&[70_000, 70_000], &links).unwrap_err().to_string();
         assert!(refused.starts_with("4900000000 dependencies"), "{refused}");

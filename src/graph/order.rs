@@ -1,20 +1,22 @@
-//! What can be known of the graph before anything runs: an order, levels, earliest starts, upward ranks, the critical path.
+//! Properties of the graph before the run: topological order, levels, earliest starts, upward
+//! ranks, critical path.
 
 use super::csr::Csr;
 use super::{Edge, TaskGraph};
 use crate::model::TaskId;
 
-/// The nodes of a graph in an order in which each comes after all that it needs.
+/// The nodes of a graph in topological order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topological {
-    /// Their numbers are such an order already, as in most job files: so many nodes.
+    /// The node numbers are already in topological order, as in most job files; the number of
+    /// nodes.
     Numbers(u32),
-    /// One after the other.
+    /// Explicit order.
     Listed(Vec<u32>),
 }
 
 impl Topological {
-    /// The order of a graph; shorter than that if the graph has a cycle.
+    /// Computes the order; it has fewer nodes than the graph if the graph has a cycle.
     pub(super) fn of(successors: &Csr) -> Topological {
         let nodes = successors.rows() as u32;
         let after = |node: u32| successors.row(node as usize).iter().map(|&raw| Edge::from_raw(raw).node());
@@ -38,7 +40,7 @@ impl Topological {
         Topological::Listed(order)
     }
 
-    /// The nodes, first to last; `rev` gives them last to first.
+    /// The nodes in topological order; `rev` reverses it.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + ExactSizeIterator + '_ {
         let len = match self {
             Topological::Numbers(nodes) => *nodes as usize,
@@ -51,28 +53,28 @@ impl Topological {
     }
 }
 
-/// What estimated durations say about a graph when slots are not scarce. All times in nanoseconds.
+/// Properties of a graph under estimated durations with unlimited slots. All times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// For each node, the longest time from its start to the end of the graph: HEFT's upward rank without communication
-    /// (Topcuoglu et al., IEEE TPDS 13(3), 2002, eq. 8).
+    /// For each node, the longest time from its start to the end of the graph: HEFT's upward rank
+    /// without communication (Topcuoglu et al., IEEE TPDS 13(3), 2002, eq. 8).
     pub upward: Vec<u64>,
-    /// The longest chain: no run can be shorter.
+    /// Length of the critical path: a lower bound of the makespan.
     pub critical_path: u64,
-    /// The sum of all durations.
+    /// Sum of all durations.
     pub work: u64,
 }
 
-/// A run as it went: duration of each task as measured, for the critical path afterwards.
+/// Duration of each task in nanoseconds: estimated before a run, or measured afterwards.
 pub type TaskDurations<'a> = &'a dyn Fn(TaskId) -> u64;
 
 impl TaskGraph {
-    /// A node's duration; joins take none.
+    /// Duration of a node; zero for joins.
     fn time(&self, node: u32, duration: TaskDurations<'_>) -> u64 {
         if (node as usize) < self.task_count() { duration(TaskId(node)) } else { 0 }
     }
 
-    /// Upward ranks and the critical path under these durations.
+    /// Upward ranks and critical path under these durations.
     pub fn order(&self, duration: TaskDurations<'_>) -> Order {
         let mut work = 0u64;
         let mut upward = vec![0u64; self.node_count()];
@@ -86,7 +88,8 @@ impl TaskGraph {
         Order { upward, critical_path, work }
     }
 
-    /// For each node the earliest moment at which all that it needs can be done under these durations.
+    /// For each node, the earliest time at which all its dependencies can be complete under these
+    /// durations.
     pub fn earliest(&self, duration: TaskDurations<'_>) -> Vec<u64> {
         let mut earliest = vec![0u64; self.node_count()];
         for node in self.topological().iter() {
@@ -99,7 +102,7 @@ impl TaskGraph {
         earliest
     }
 
-    /// For each node the number of tasks in the longest chain before it.
+    /// For each node, the number of tasks in the longest chain before it.
     pub fn levels(&self) -> Vec<u32> {
         let mut levels = vec![0u32; self.node_count()];
         for node in self.topological().iter() {
@@ -112,10 +115,11 @@ impl TaskGraph {
         levels
     }
 
-    /// The tasks of one longest chain under these durations, first to last.
+    /// The tasks of one critical path under these durations, in order.
     pub fn critical_tasks(&self, order: &Order) -> Vec<TaskId> {
         let mut path = Vec::new();
-        // No node's rank is above that of one before it, and of equal ones the first in order needs nothing that takes time.
+        // The upward rank never increases along an edge, and of equal ones the first in order
+        // depends only on nodes of zero duration.
         let mut longest = self.topological().iter().filter(|&n| order.upward[n as usize] == order.critical_path);
         let mut at = longest.next();
         while let Some(node) = at {
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn diamond_with_a_heavy_side() {
-        // 0 -> {1, 2} -> 3, where 2 is heavy.
+        // 0 -> {1, 2} -> 3, where 2 has a long duration.
         let shape = |pairs: &[(u32, u32)]| LinkShape::Pairs(pairs.to_vec());
         let link = |from, to, shape| Link { from, to, shape, on: Condition::Ok, bytes: 0, span: 0..0 };
         let links = [link(0, 1, shape(&[(0, 0), (0, 1)])), link(1, 2, shape(&[(0, 0), (1, 0)]))];

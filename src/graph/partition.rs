@@ -1,16 +1,17 @@
-//! Which rank keeps which task: the partition.
+//! Partitioning: assigns a home rank to each task.
 //!
-//! The home of a task is where its dependencies are counted and where it runs unless another rank steals it. A good partition moves
-//! few bytes between ranks *and* keeps all ranks busy at every time of the run; plain minimum edge cut does only the first (it
-//! cuts along time, so that ranks work one after the other). [`Method::Bands`] therefore balances each *level band* (tasks whose
-//! earliest start falls into the same eighth of the work) by itself, as one of METIS's balance constraints
-//! (Karypis and Kumar, "Multilevel algorithms for multi-constraint graph partitioning", SC'98).
+//! The home of a task counts its dependencies and runs it unless another rank steals it. A good
+//! partition moves few bytes between ranks *and* keeps all ranks busy throughout the run. Plain
+//! minimum edge cut achieves only the first: it cuts along time, so that ranks work one after the
+//! other. [`Method::Bands`] therefore balances each *level band* (tasks whose earliest start lies
+//! in the same eighth of the work) separately, as one of METIS's balance constraints (Karypis and
+//! Kumar, "Multilevel algorithms for multi-constraint graph partitioning", SC'98).
 //!
-//! Where METIS would take too long, or keeps ranks waiting for each other within a band, each *level* (tasks with equally long chains before
-//! them) is dealt out in contiguous blocks: neighbours in the job file stay together, step after step, and all ranks are busy at every
-//! step.
+//! Where METIS would take too long, or makes ranks wait for each other within a band, each *level*
+//! (tasks with equally long chains before them) is divided into contiguous blocks: neighbours in
+//! the job file stay on one rank, level after level, and all ranks are busy in each level.
 //!
-//! Homes are decided once, before the run, on rank 0; stealing mends at run time what estimates got wrong.
+//! Rank 0 chooses homes once, before the run; stealing corrects wrong estimates at run time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,68 +21,71 @@ use super::csr::{Csr, PairSource};
 use super::{Order, TaskGraph};
 use crate::model::TaskId;
 
-/// How homes are chosen.
+/// Partitioning method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// METIS k-way partition with one balance constraint per level band. Recommended.
     Bands,
-    /// Greedy earliest finish in order of upward rank (HEFT without insertion): better when few tasks differ much in length.
+    /// Greedy earliest finish time in order of upward rank (HEFT without insertion): better for few
+    /// tasks with very different durations.
     EarliestFinish,
-    /// Tasks dealt out in turn, in proportion to slots.
+    /// Round robin, in proportion to slots.
     RoundRobin,
 }
 
-/// What a partition is made for.
+/// Input of the partitioning.
 pub struct PartitionProblem<'a> {
     /// The graph.
     pub graph: &'a TaskGraph,
-    /// Its order under the estimated durations.
+    /// Topological properties of the graph under the estimated durations.
     pub order: &'a Order,
     /// Estimated duration of each task in nanoseconds.
     pub duration: &'a dyn Fn(TaskId) -> u64,
-    /// Slots of each rank; a rank without slots is nobody's home.
+    /// Slots of each rank; a rank without slots gets no tasks.
     pub slots: &'a [u32],
-    /// True if a rank (by index) has what a task asks for.
+    /// True if a rank (by index) has the resources that a task requires.
     pub fits: &'a dyn Fn(TaskId, usize) -> bool,
 }
 
 impl PartitionProblem<'_> {
-    /// Estimated work of a node; joins have none.
+    /// Estimated work of a node in nanoseconds; zero for joins.
     fn work(&self, node: u32) -> u64 {
         if (node as usize) < self.graph.task_count() { (self.duration)(TaskId(node)).max(1) } else { 0 }
     }
 }
 
-/// Homes, and what is known of their quality before the run.
+/// Homes, and their estimated quality.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Partition {
-    /// For each node of the graph (joins too) the index of its rank.
+    /// Index of the home rank for each node of the graph, including joins.
     pub home: Vec<u32>,
-    /// Edges between ranks.
+    /// Number of edges between ranks.
     pub cut_edges: u64,
     /// Bytes along edges between ranks.
     pub cut_bytes: u64,
-    /// Mean over maximum of estimated work per slot, 0 to 1.
+    /// Mean over maximum of the estimated work per slot, 0 to 1.
     pub balance: f64,
 }
 
-/// Bandwidth (bytes per second) that `EarliestFinish` assumes between ranks: that of a common cluster network.
-const BANDWIDTH: f64 = 1e9;
+/// Bandwidth between ranks that `EarliestFinish` assumes, in bytes per second: a common cluster
+/// network.
+const ASSUMED_BYTES_PER_S: f64 = 1e9;
 
-/// Level bands of equal work that are balanced one by one.
+/// Number of level bands of equal work, each balanced separately.
 const BANDS: usize = 8;
 
-/// Above this many nodes METIS would take longer than it saves: contiguous blocks of levels are used instead.
-const METIS_LIMIT: usize = 100_000;
+/// Maximum number of nodes for METIS, which would take longer than it saves for larger graphs.
+const MAX_METIS_NODES: usize = 100_000;
 
-/// With fewer nodes for each rank METIS leaves ranks empty, and says so on standard output.
-const LEAST_EACH: usize = 8;
+/// Minimum number of nodes per rank for METIS, which otherwise leaves ranks empty and prints
+/// messages on standard output.
+const MIN_METIS_NODES_PER_RANK: usize = 8;
 
-/// METIS's partition is refused if its levels, one after the other, take so much longer than those of the blocks: more than stealing
-/// mends without anybody noticing.
-const PATIENCE: f64 = 1.25;
+/// The partition of METIS is rejected if its levels, run one after the other, take longer than
+/// those of the blocks by this factor: more than stealing can correct unnoticed.
+const MAX_METIS_SLOWDOWN: f64 = 1.25;
 
-/// METIS has one source of random numbers and one set of signal handlers for all threads of a process.
+/// METIS has one random number generator and one set of signal handlers per process.
 static METIS: Mutex<()> = Mutex::new(());
 
 /// Chooses the home of every node.
@@ -101,7 +105,7 @@ pub fn partition(problem: &PartitionProblem<'_>, method: Method) -> Partition {
     measure(problem.graph, problem.duration, problem.slots, home)
 }
 
-/// Deals nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
+/// Assigns nodes to ranks in turn; a rank with twice the slots gets twice the nodes.
 fn round_robin(problem: &PartitionProblem<'_>) -> Vec<u32> {
     let turn: Vec<u32> = (0..problem.slots.iter().copied().max().unwrap_or(0))
         .flat_map(|k| (0..problem.slots.len() as u32).filter(move |&r| problem.slots[r as usize] > k))
@@ -109,12 +113,12 @@ fn round_robin(problem: &PartitionProblem<'_>) -> Vec<u32> {
     (0..problem.graph.node_count()).map(|n| turn[n % turn.len()]).collect()
 }
 
-/// Gives each node, most urgent first, to the rank on which it can end first.
+/// Assigns each node, by descending urgency, to the rank on which it finishes first.
 fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let mut free: Vec<BinaryHeap<Reverse<u64>>> =
         problem.slots.iter().map(|&s| (0..s).map(|_| Reverse(0)).collect()).collect();
-    // Edges seen from their ends: where each comes from, and its number in order of its source.
+    // Edges by target: source, and number in the order of the sources.
     let each_edge = |put: &mut dyn FnMut(u32, u32, u32)| {
         let mut number = 0;
         for node in 0..graph.node_count() as u32 {
@@ -124,7 +128,7 @@ fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
             });
         }
     };
-    // As many as the graph has edges, so not too many.
+    // As many items as the graph has edges, so this cannot overflow.
     let rows = |put: &mut PairSource<'_>| Csr::build(graph.node_count(), put).unwrap_or_default();
     let from = rows(&mut |put| each_edge(&mut |to, from, _| put(to, from)));
     let edge_in = rows(&mut |put| each_edge(&mut |to, _, number| put(to, number)));
@@ -134,7 +138,7 @@ fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     let mut end = vec![0u64; graph.node_count()];
     let mut home = vec![able[0]; graph.node_count()];
     let mut by_rank: Vec<u32> = graph.topological().iter().collect();
-    // Stable, so that a node of no duration stays behind what it needs.
+    // The sort is stable, so that a node of zero duration stays after its dependencies.
     by_rank.sort_by_key(|&n| Reverse(problem.order.upward[n as usize]));
     for node in by_rank {
         let task = TaskId(node);
@@ -143,7 +147,7 @@ fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
         let arrival = |rank: u32| {
             let data = |(&before, &edge): (&u32, &u32)| {
                 let travels = if home[before as usize] == rank { 0 } else { bytes[edge as usize] };
-                end[before as usize].saturating_add((travels as f64 / BANDWIDTH * 1e9) as u64)
+                end[before as usize].saturating_add((travels as f64 / ASSUMED_BYTES_PER_S * 1e9) as u64)
             };
             let row = node as usize;
             from.row(row).iter().zip(edge_in.row(row)).map(data).max().unwrap_or(0)
@@ -162,27 +166,29 @@ fn earliest_finish(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     home
 }
 
-/// Balances each level band by itself and cuts few bytes; or blocks of levels, where that keeps ranks waiting for each other.
+/// Balances each level band separately with a small cut; falls back to blocks of levels where bands
+/// would make ranks wait.
 fn bands(problem: &PartitionProblem<'_>, able: &[u32]) -> Vec<u32> {
     let graph = problem.graph;
     let levels = graph.levels();
     let dealt = blocks(problem, able, &levels);
-    let few = graph.node_count() < LEAST_EACH * able.len();
-    if few || graph.edge_count() == 0 || graph.node_count() > METIS_LIMIT {
+    let few = graph.node_count() < MIN_METIS_NODES_PER_RANK * able.len();
+    if few || graph.edge_count() == 0 || graph.node_count() > MAX_METIS_NODES {
         return dealt;
     }
-    // METIS refuses only what it has no memory for.
+    // METIS fails only for lack of memory.
     let Ok(cut) = metis_bands(problem, able, &BandWeights::new(problem)) else { return dealt };
     let time = |home: &[u32]| level_by_level(problem, &levels, home);
-    if time(&cut) <= PATIENCE * time(&dealt) { cut } else { dealt }
+    if time(&cut) <= MAX_METIS_SLOWDOWN * time(&dealt) { cut } else { dealt }
 }
 
-/// How long the levels take one after the other, each as long as the rank with the most of it. METIS sees nothing of what goes on within
-/// a band: of a deep and narrow graph it gives the first half of each band to one rank and the second to another.
+/// Estimated time of all levels, run one after the other, where each level takes as long as its
+/// most loaded rank. METIS does not see the order within a band: of a deep and narrow graph it
+/// assigns the first half of each band to one rank and the second half to another.
 fn level_by_level(problem: &PartitionProblem<'_>, levels: &[u32], home: &[u32]) -> f64 {
     let count = levels.iter().max().map_or(0, |&last| last as usize + 1);
     let nodes = Csr::build(count, |put| (0..).zip(levels).for_each(|(node, &level)| put(level, node)));
-    // As many as there are nodes, so not too many.
+    // As many items as there are nodes, so this cannot overflow.
     let nodes = nodes.unwrap_or_default();
     let mut load = vec![0f64; problem.slots.len()];
     let mut time = 0.0;
@@ -199,7 +205,7 @@ fn level_by_level(problem: &PartitionProblem<'_>, levels: &[u32], home: &[u32]) 
     time
 }
 
-/// Work of each node and the band it lies in.
+/// Work and band of each node.
 struct BandWeights {
     work: Vec<u64>,
     band: Vec<u8>,
@@ -207,8 +213,8 @@ struct BandWeights {
 }
 
 impl BandWeights {
-    /// Cuts the nodes, sorted by earliest start, into bands of equal work. Nodes of one earliest start share a band, so that a bag of
-    /// equal tasks is one band.
+    /// Divides the nodes, sorted by earliest start, into bands of equal work. Nodes with the same
+    /// earliest start share a band, so that a bag of equal tasks is one band.
     fn new(problem: &PartitionProblem<'_>) -> BandWeights {
         let work: Vec<u64> = (0..problem.graph.node_count() as u32).map(|n| problem.work(n)).collect();
         let earliest = problem.graph.earliest(problem.duration);
@@ -231,9 +237,9 @@ impl BandWeights {
     }
 }
 
-/// Contiguous blocks of each level, in proportion to slots.
+/// Divides each level into contiguous blocks, in proportion to slots.
 fn blocks(problem: &PartitionProblem<'_>, able: &[u32], levels: &[u32]) -> Vec<u32> {
-    // For each rank the share of the slots of all ranks up to it.
+    // For each rank, the cumulative share of slots up to it.
     let slots = |r: &u32| f64::from(problem.slots[*r as usize]);
     let all: f64 = able.iter().map(slots).sum();
     let upto: Vec<f64> = able
@@ -270,7 +276,8 @@ fn metis_bands(problem: &PartitionProblem<'_>, able: &[u32], weights: &BandWeigh
     let heaviest = weights.work.iter().copied().max().unwrap_or(1).max(1);
     let mut vertex_weights = vec![0 as metis::Idx; nodes * weights.bands];
     for node in 0..nodes {
-        // METIS adds weights up in 32 bits: scale so that even a million of the heaviest stay below.
+        // METIS sums weights in 32 bits: scale them so that a million of the heaviest do not
+        // overflow.
         let scaled = (u128::from(weights.work[node]) * 1000).div_ceil(u128::from(heaviest));
         vertex_weights[node * weights.bands + usize::from(weights.band[node])] = scaled as metis::Idx;
     }
@@ -292,7 +299,7 @@ fn metis_bands(problem: &PartitionProblem<'_>, able: &[u32], weights: &BandWeigh
     Ok(part.into_iter().map(|p| able[p as usize]).collect())
 }
 
-/// The graph as METIS wants it: every edge from both ends, weights by bytes.
+/// The graph in METIS's format: each edge in both directions, weighted by bytes.
 fn undirected(graph: &TaskGraph) -> (Vec<metis::Idx>, Vec<metis::Idx>, Vec<metis::Idx>) {
     let most = (0..graph.node_count() as u32)
         .flat_map(|n| (0..graph.successors(n).len()).map(move |k| graph.edge_bytes(n, k)))
@@ -310,7 +317,7 @@ fn undirected(graph: &TaskGraph) -> (Vec<metis::Idx>, Vec<metis::Idx>, Vec<metis
     let (mut offsets, mut neighbours, mut weights) = (vec![0], Vec::new(), Vec::new());
     for row in &mut ends {
         row.sort_unstable();
-        // Two edges between the same nodes (a `needs` and a file) are one to METIS.
+        // METIS accepts one edge per pair of nodes: merge duplicates (a `needs` and a file).
         row.dedup_by(|b, a| {
             let same = a.0 == b.0;
             if same {
@@ -325,7 +332,8 @@ fn undirected(graph: &TaskGraph) -> (Vec<metis::Idx>, Vec<metis::Idx>, Vec<metis
     (offsets, neighbours, weights)
 }
 
-/// Sends tasks that do not fit where they were put to the rank, among those they fit, with the least work per slot.
+/// Moves each task that does not fit on its rank to the one with the least work per slot among
+/// those that it fits on.
 fn move_misfits(problem: &PartitionProblem<'_>, home: &mut [u32]) {
     let mut load = vec![0f64; problem.slots.len()];
     let cost = |task: u32| (problem.duration)(TaskId(task)).max(1) as f64;
@@ -348,7 +356,7 @@ fn move_misfits(problem: &PartitionProblem<'_>, home: &mut [u32]) {
     }
 }
 
-/// What is known of the quality of homes, however they were chosen.
+/// Estimates the quality of homes, however they were chosen.
 pub fn measure(graph: &TaskGraph, duration: &dyn Fn(TaskId) -> u64, slots: &[u32], home: Vec<u32>) -> Partition {
     let (mut cut_edges, mut cut_bytes) = (0, 0);
     for node in 0..graph.node_count() as u32 {
@@ -369,17 +377,17 @@ pub fn measure(graph: &TaskGraph, duration: &dyn Fn(TaskId) -> u64, slots: &[u32
     Partition { home, cut_edges, cut_bytes, balance: if most > 0.0 { mean / most } else { 1.0 } }
 }
 
-/// Number of urgency levels that a slot tells apart.
+/// Number of urgency levels of a slot's queues.
 pub const LEVELS: u8 = 16;
 
-/// For each node an urgency from 0 to `LEVELS - 1`, higher first: by `priority`, then by upward rank, in equal shares of the
-/// tasks. Nodes that compare equal get the same level.
+/// An urgency from 0 to `LEVELS - 1` for each node, higher first: by `priority`, then by upward
+/// rank, in equal shares of the tasks. Equal nodes get the same level.
 pub fn urgency(graph: &TaskGraph, order: &Order, priority: &dyn Fn(TaskId) -> i32) -> Vec<u8> {
     let tasks = graph.task_count();
     let key = |n: u32| (priority(TaskId(n)), order.upward[n as usize]);
     let mut sorted: Vec<(i32, u64)> = (0..tasks as u32).map(key).collect();
     sorted.sort_unstable();
-    // A task is at least at level `k` if at least `k` shares of the tasks come behind it.
+    // A task has at least level `k` if at least `k` shares of the tasks come after it.
     let above = |k: usize| sorted.get((k * tasks).div_ceil(usize::from(LEVELS)).checked_sub(1)?).copied();
     let bounds: Vec<(i32, u64)> = (1..usize::from(LEVELS)).filter_map(above).collect();
     let level = |n: u32| bounds.partition_point(|&bound| bound < key(n)) as u8;
@@ -393,7 +401,7 @@ mod tests {
     use super::super::pattern::{Dependence, Pattern};
     use super::*;
 
-    /// `columns` independent chains of `steps` tasks, each edge carrying bytes.
+    /// `columns` independent chains of `steps` tasks whose edges carry bytes.
     fn chains(columns: u32, steps: u32) -> TaskGraph {
         let counts = vec![columns; steps as usize];
         let links: Vec<Link> = (1..steps)

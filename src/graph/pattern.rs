@@ -1,83 +1,84 @@
-//! The dependence patterns of Task Bench (Slaughter et al., "Task Bench: A Parameterized Benchmark for Evaluating Parallel Runtime
-//! Performance", SC'20, section II and the code published with it).
+//! The dependence patterns of Task Bench (Slaughter et al., "Task Bench: A Parameterized Benchmark
+//! for Evaluating Parallel Runtime Performance", SC'20, section II and the code published with it).
 //!
-//! A pattern is a grid: `steps` rows of at most `width` points, where a point needs points of the row before. Points are numbered row
-//! after row without gaps, also where rows have different lengths. Nothing is listed: rows and needs are computed, so a
-//! pattern of a million points costs a few words.
+//! A pattern is a grid of `steps` rows with at most `width` points each; a point depends on points
+//! of the previous row. Points are numbered row by row without gaps, also where rows have different
+//! lengths. Nothing is stored: rows and dependencies are computed, so a pattern of a million points
+//! takes a few words.
 //!
-//! Everything here is total: no width, number of steps or radix makes it panic.
+//! All functions are total: no width, number of steps or radix makes them panic.
 
 use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// After so many steps the needs of `spread` and `random_nearest` repeat (Task Bench's default period).
+/// Period, in steps, of the dependencies of `spread` and `random_nearest` (Task Bench's default).
 const PERIOD: u32 = 3;
 
-/// Which points of the step before a point needs.
+/// Which points of the previous step a point depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Dependence {
-    /// None.
+    /// No point.
     Trivial,
-    /// Itself.
+    /// The same point.
     NoComm,
-    /// Itself and its two neighbours.
+    /// The same point and its two neighbours.
     Stencil1d,
-    /// Itself and its left neighbour, in a diamond: the wave of a discrete-ordinates sweep.
+    /// The same point and its left neighbour, in a diamond: the wave of a discrete-ordinates sweep.
     Dom,
-    /// Its parent: rows double until they have the full width.
+    /// The parent: rows double until they have the full width.
     Tree,
-    /// Itself and the two points at a distance that doubles from step to step: a butterfly.
+    /// The same point and the two points at a distance that doubles with each step: a butterfly.
     Fft,
-    /// The closest points, as many as the radix says.
+    /// The `radix` nearest points.
     Nearest {
-        /// How many, itself among them.
+        /// Number of points, including the same point.
         radix: u32,
     },
-    /// Points far apart, as many as the radix says, at distances that change from step to step.
+    /// `radix` distant points, at distances that change with each step.
     Spread {
-        /// How many, itself among them.
+        /// Number of points, including the same point.
         radix: u32,
     },
-    /// Of the closest points a random choice.
+    /// A random subset of the nearest points.
     RandomNearest {
-        /// How many are chosen from, itself among them.
+        /// Number of points to choose from, including the same point.
         radix: u32,
-        /// How probably each of the others is chosen, from 0 to 1.
+        /// Probability of each other point, 0 to 1.
         fraction: f64,
-        /// Another number gives another choice.
+        /// Seed of the choice.
         seed: u64,
     },
-    /// All.
+    /// All points.
     AllToAll,
 }
 
 impl Dependence {
-    /// Each by its name in Task Bench, with the usual parameters, and what it is.
+    /// All patterns: name in Task Bench, usual parameters, and description.
     pub const NAMED: &[(&str, Dependence, &str)] = &[
-        ("trivial", Dependence::Trivial, "no point needs another"),
-        ("no_comm", Dependence::NoComm, "each point needs itself in the step before"),
-        ("stencil_1d", Dependence::Stencil1d, "itself and its two neighbours"),
-        ("dom", Dependence::Dom, "itself and its left neighbour, in a diamond"),
-        ("tree", Dependence::Tree, "its parent; steps double until they have the full width"),
-        ("fft", Dependence::Fft, "itself and the points at a distance that doubles from step to step"),
-        ("nearest", Dependence::Nearest { radix: 5 }, "the `radix` closest points"),
-        ("spread", Dependence::Spread { radix: 5 }, "`radix` points far apart, others from step to step"),
+        ("trivial", Dependence::Trivial, "no dependencies"),
+        ("no_comm", Dependence::NoComm, "the same point of the previous step"),
+        ("stencil_1d", Dependence::Stencil1d, "the same point and its two neighbours"),
+        ("dom", Dependence::Dom, "the same point and its left neighbour, in a diamond"),
+        ("tree", Dependence::Tree, "the parent; steps double until they have the full width"),
+        ("fft", Dependence::Fft, "the same point and the points at a distance that doubles with each step"),
+        ("nearest", Dependence::Nearest { radix: 5 }, "the `radix` nearest points"),
+        ("spread", Dependence::Spread { radix: 5 }, "`radix` distant points, which change with each step"),
         (
             "random_nearest",
             Dependence::RandomNearest { radix: 5, fraction: 0.25, seed: 0 },
-            "itself, and each other of the `radix` closest points with the probability `fraction`",
+            "the same point, and each other of the `radix` nearest points with probability `fraction`",
         ),
         ("all_to_all", Dependence::AllToAll, "every point"),
     ];
 
-    /// Its name in Task Bench.
+    /// Name in Task Bench.
     pub fn name(&self) -> &'static str {
         let same = |other: &Dependence| std::mem::discriminant(other) == std::mem::discriminant(self);
         Dependence::NAMED.iter().find(|(_, other, _)| same(other)).map_or("", |(name, ..)| name)
     }
 
-    /// Its radix, if it has one.
+    /// The radix, if the pattern has one.
     pub fn radix_mut(&mut self) -> Option<&mut u32> {
         match self {
             Dependence::Nearest { radix } | Dependence::Spread { radix } | Dependence::RandomNearest { radix, .. } => {
@@ -88,29 +89,29 @@ impl Dependence {
     }
 }
 
-/// A grid of points that depend on each other.
+/// A grid of points with their dependencies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pattern {
-    /// What a point needs of the step before.
+    /// Dependencies of a point on the previous step.
     pub dependence: Dependence,
-    /// Points in a step; in some patterns not every step has as many.
+    /// Maximum number of points per step; in some patterns steps have different widths.
     pub width: u32,
-    /// Steps.
+    /// Number of steps.
     pub steps: u32,
 }
 
 impl Pattern {
-    /// How many points there are.
+    /// Total number of points.
     pub fn count(&self) -> u64 {
         self.first(self.steps)
     }
 
-    /// Number of the first point of a step: how many points the steps before it have.
+    /// Number of the first point of a step, i.e. the number of points in the steps before it.
     pub fn first(&self, step: u32) -> u64 {
         let width = u64::from(self.width);
         match self.dependence {
             Dependence::Dom => {
-                // A diamond is a ramp up, and from the other end of time the same ramp again.
+                // A diamond is a ramp up, and the same ramp from the other end.
                 let half = self.steps.div_ceil(2);
                 match step <= half {
                     true => self.ramp(step),
@@ -127,7 +128,8 @@ impl Pattern {
         }
     }
 
-    /// Points of the first steps of a diamond, as long as they only grow: 1, 2, 3 ... up to the width.
+    /// Number of points in the first `steps` steps of a diamond, whose widths grow 1, 2, 3 ... up
+    /// to the full width.
     fn ramp(&self, steps: u32) -> u64 {
         let grown = u64::from(steps.min(self.width));
         grown * (grown + 1) / 2 + (u64::from(steps) - grown) * u64::from(self.width)
@@ -146,10 +148,10 @@ impl Pattern {
         }
     }
 
-    /// Step and point of a number.
+    /// Step and point of a point number.
     pub fn place(&self, number: u64) -> (u32, u32) {
         let (mut low, mut high) = (0, self.steps);
-        // The step is the last one that begins at or before the number.
+        // Binary search for the last step that begins at or before the number.
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             match self.first(middle) <= number {
@@ -160,7 +162,7 @@ impl Pattern {
         (low, self.points(low).start.saturating_add((number - self.first(low)) as u32))
     }
 
-    /// Puts the points of the step before that a point needs into `found`, ascending.
+    /// Writes the points of the previous step that a point depends on into `found`, ascending.
     pub fn needs(&self, step: u32, point: u32, found: &mut Vec<u32>) {
         found.clear();
         let Some(before) = step.checked_sub(1).map(|before| self.points(before)) else { return };
@@ -186,7 +188,7 @@ impl Pattern {
                 let chosen = |other: u32| {
                     let words = [radix, step % PERIOD, other, point];
                     let bytes: [u8; 16] = std::array::from_fn(|i| words[i / 4].to_le_bytes()[i % 4]);
-                    // The upper 53 bits as a number from 0 to 1.
+                    // Maps the upper 53 bits to a number from 0 to 1.
                     (xxh3_64_with_seed(&bytes, seed) >> 11) as f64 / (1u64 << 53) as f64
                 };
                 found.extend(nearest(radix).filter(|&other| other == point || chosen(other) < fraction));
@@ -197,7 +199,7 @@ impl Pattern {
 
     fn spread(&self, step: u32, point: u32, radix: u32, found: &mut Vec<u32>) {
         let (width, radix) = (u64::from(self.width), u64::from(radix.min(self.width)));
-        // A longer period would let the last point meet the first.
+        // With a longer period the last point would coincide with the first.
         let period = u64::from(PERIOD).min(width.div_ceil(radix.max(1)));
         let turn = u64::from(step) % period.max(1);
         let far = |i: u64| (u64::from(point) + i * width / radix + if i > 0 { turn } else { 0 }) % width;
@@ -206,7 +208,7 @@ impl Pattern {
         found.dedup();
     }
 
-    /// The most points that one point needs.
+    /// Maximum number of dependencies of a point.
     pub fn most_needs(&self) -> u32 {
         match self.dependence {
             Dependence::Trivial => 0,
@@ -220,8 +222,8 @@ impl Pattern {
         }
     }
 
-    /// Calls `pair(needed, needing)` with the numbers of every two points that depend on each other, in the order of the
-    /// needing ones. To be used only for patterns whose numbers fit 32 bits.
+    /// Calls `pair(needed, needing)` with the numbers of each dependency, ordered by `needing`.
+    /// Only for patterns whose point numbers fit in 32 bits.
     pub fn each_pair(&self, mut pair: impl FnMut(u32, u32)) {
         let mut needs = Vec::new();
         for step in 1..self.steps {
@@ -235,7 +237,7 @@ impl Pattern {
     }
 }
 
-/// How often one must be doubled until it is at least `width`.
+/// Number of doublings from 1 to at least `width`.
 fn levels(width: u32) -> u32 {
     width.max(1).ilog2() + u32::from(!width.max(1).is_power_of_two())
 }
@@ -257,7 +259,8 @@ mod tests {
         }
     }
 
-    /// True if point `p` of step `t` needs point `q` of the step before, decided for one pair at a time.
+    /// True if point `p` of step `t` depends on point `q` of the previous step, decided for one
+    /// pair at a time.
     fn is_needed(pattern: &Pattern, t: i64, p: i64, q: i64) -> bool {
         let width = i64::from(pattern.width);
         let near = |radix: u32| q >= p - i64::from(radix / 2) && q <= p + (i64::from(radix) - 1).div_euclid(2);
@@ -278,7 +281,7 @@ mod tests {
                 let turn = t % 3.min((width + radix - 1) / radix);
                 (0..radix).any(|i| (p + i * width / radix + if i > 0 { turn } else { 0 }) % width == q)
             }
-            // The choice itself is tested apart; what is chosen from is that of `nearest`.
+            // The random choice has its own test; its candidates are those of `nearest`.
             Dependence::RandomNearest { radix, .. } => near(radix),
             Dependence::AllToAll => true,
         }
@@ -352,7 +355,8 @@ mod tests {
         let own = 64 * 63;
         assert!(edges(0.0, 1).len() == own && edges(0.0, 1).iter().all(|(from, to)| from + 64 == *to));
         let all = edges(1.0, 1).len() - own;
-        // The choice repeats every three steps, so there are about 750 independent draws: the share is within a few hundredths.
+        // The choice repeats every three steps, so there are about 750 independent draws, and the
+        // share is accurate to a few hundredths.
         let share = (edges(0.25, 1).len() - own) as f64 / all as f64;
         assert!((0.15..0.35).contains(&share), "{share}");
         assert_eq!(edges(0.25, 1), edges(0.25, 1));

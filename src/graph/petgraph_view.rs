@@ -1,4 +1,5 @@
-//! The task graph as petgraph sees it, so that petgraph's algorithms run on our storage without a copy.
+//! Implements petgraph's traits for the task graph, so that its algorithms run on our storage
+//! without a copy.
 
 use std::iter::Map;
 use std::ops::Range;
@@ -66,7 +67,7 @@ impl NodeIndexable for TaskGraph {
     }
 }
 
-/// Which nodes a walk has seen.
+/// The set of visited nodes of a traversal.
 pub struct Visited(Vec<bool>);
 
 impl VisitMap<u32> for Visited {
@@ -96,9 +97,10 @@ impl Visitable for TaskGraph {
 }
 
 impl TaskGraph {
-    /// The nodes of one shortest cycle, in order of dependency, if there is a cycle.
+    /// The nodes of a shortest cycle in order of dependency, if there is a cycle.
     pub(super) fn find_cycle(&self) -> Option<Vec<u32>> {
-        // petgraph names one node of a cycle; a breadth-first walk from it back to itself gives the shortest way round.
+        // petgraph returns one node of a cycle; a breadth-first search from it back to itself finds
+        // the shortest cycle through it.
         let named = toposort(self, None).err()?.node_id();
         self.cycle_through(named).or_else(|| (0..self.node_count() as u32).find_map(|node| self.cycle_through(node)))
     }
