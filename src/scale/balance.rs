@@ -1,32 +1,32 @@
-//! Which rank gets a task: five ways to deal tasks out, the filter for what a rank can do, and how
-//! even the load is.
+//! Load balancing: five strategies that assign tasks to ranks, the filter for what a rank can run,
+//! and a measure of how even the load is.
 //!
-//! The partition of the graph (`graph::partition`) decides homes by dependencies. These strategies
-//! decide by load alone, as schedulers without a graph do; they are what a user chooses where tasks
-//! have no dependencies, and what the simulator compares.
+//! The graph partition (`graph::partition`) chooses homes by dependencies. These strategies use
+//! load alone, as schedulers without a graph do. Users choose one for jobs without dependencies,
+//! and the simulator compares them.
 
 use serde::{Deserialize, Serialize};
 
-/// How tasks are dealt out.
+/// How tasks are assigned to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// In turn.
+    /// Round robin.
     RoundRobin,
     /// To the rank with the fewest tasks per slot.
     LeastLoaded,
     /// In turn, in proportion to slots times measured speed (smooth weighted round robin: no rank
     /// gets a run of tasks).
     WeightedRoundRobin,
-    /// To the rank it went to last until that has a fifth more than the mean, then to the least
-    /// loaded: keeps neighbours together.
+    /// To the rank that got the last task until its load exceeds the mean by a fifth, then to the
+    /// least loaded rank: keeps neighbouring tasks together.
     DynamicThreshold,
-    /// To the rank that will be done with it first, by estimated duration.
+    /// To the rank with the earliest expected completion, by estimated duration.
     Predictive,
 }
 
 impl Strategy {
-    /// All of them, with the names that the job file and the command line use.
+    /// All strategies, with their names in the job file and on the command line.
     pub const ALL: [(&'static str, Strategy); 5] = [
         ("round_robin", Strategy::RoundRobin),
         ("least_loaded", Strategy::LeastLoaded),
@@ -43,21 +43,22 @@ pub struct BalancedRank {
     pub slots: u32,
     /// Measured speed relative to the others (1 where unknown).
     pub speed: f64,
-    /// Tasks that it has been given and has not ended.
+    /// Tasks assigned to it that have not ended.
     pub tasks: u64,
-    /// Seconds of estimated work among them.
+    /// Estimated work of these tasks, in seconds.
     pub work: f64,
-    /// What it offers.
+    /// Its capabilities.
     pub able: Capabilities,
     /// Share of its attempts that succeeded, 0 to 1 (1 where none was made).
     pub success: f64,
-    /// Mean seconds from giving it a task to its end, relative to the others (1 where unknown).
+    /// Mean time in seconds from assigning a task to its end, relative to the others (1 where
+    /// unknown).
     pub latency: f64,
-    /// False if it must get nothing: it drains, is parked, or is in quarantine.
+    /// False if it must not get tasks: it is draining, parked or quarantined.
     pub healthy: bool,
 }
 
-/// What a rank offers or a task asks for.
+/// What a rank offers or a task needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Capabilities {
     /// Bytes of memory.
@@ -71,7 +72,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// True if a rank that offers this can run a task that asks for `need`.
+    /// True if a rank with these capabilities can run a task that needs `need`.
     pub fn covers(&self, need: &Capabilities) -> bool {
         self.memory >= need.memory
             && self.gpus >= need.gpus
@@ -80,7 +81,7 @@ impl Capabilities {
     }
 }
 
-/// Deals tasks out by one strategy.
+/// Assigns tasks to ranks by one strategy.
 #[derive(Clone, Debug)]
 pub struct Balancer {
     strategy: Strategy,
@@ -89,17 +90,17 @@ pub struct Balancer {
     credit: Vec<f64>,
 }
 
-/// How far above the mean the dynamic threshold lets a rank go.
-const THRESHOLD: f64 = 1.2;
+/// How far the dynamic threshold lets a rank's load exceed the mean.
+const DYNAMIC_THRESHOLD: f64 = 1.2;
 
 impl Balancer {
-    /// Deals by a strategy.
+    /// Creates a balancer with a strategy.
     pub fn new(strategy: Strategy) -> Balancer {
         Balancer { strategy, next: 0, credit: Vec::new() }
     }
 
-    /// The seat that gets a task of so many estimated seconds; `None` if no healthy rank can run
-    /// it. The caller counts it there.
+    /// Chooses the rank for a task with an estimated duration of `seconds`. Returns `None` if no
+    /// healthy rank can run it. The caller adds the task to that rank's load.
     pub fn choose(&mut self, need: &Capabilities, seconds: f64, seats: &[BalancedRank]) -> Option<usize> {
         let able: Vec<usize> = (0..seats.len()).filter(|&k| seats[k].healthy && seats[k].able.covers(need)).collect();
         let least = |of: &dyn Fn(&BalancedRank) -> f64| {
@@ -112,7 +113,7 @@ impl Balancer {
             Strategy::WeightedRoundRobin => self.weighted(&able, seats),
             Strategy::DynamicThreshold => {
                 let mean = able.iter().map(|&k| load(&seats[k])).sum::<f64>() / able.len().max(1) as f64;
-                let stays = able.contains(&self.next) && load(&seats[self.next]) <= (mean * THRESHOLD).max(1.0);
+                let stays = able.contains(&self.next) && load(&seats[self.next]) <= (mean * DYNAMIC_THRESHOLD).max(1.0);
                 let choice = if stays { Some(self.next) } else { least(&load) };
                 self.next = choice.unwrap_or(self.next);
                 choice
@@ -137,8 +138,8 @@ impl Balancer {
         Some(choice)
     }
 
-    /// Deals many tasks, given by their estimated seconds, and returns the seat of each; `None`
-    /// where nobody can run it.
+    /// Assigns many tasks, given by their needs and estimated seconds. Returns the index of each
+    /// task's rank, `None` where no rank can run it.
     pub fn deal(&mut self, tasks: &[(Capabilities, f64)], seats: &mut [BalancedRank]) -> Vec<Option<usize>> {
         let mut homes = Vec::with_capacity(tasks.len());
         for (need, seconds) in tasks {
@@ -153,9 +154,9 @@ impl Balancer {
     }
 }
 
-/// How well a rank suits a task, 0 to 1: half for its load, the rest for its utilisation (squared:
-/// the last free slot is dear), for not wasting special equipment on a task that does not ask for
-/// it, and for its history.
+/// How well a rank suits a task, 0 to 1. Half of the score is load. The rest is utilisation
+/// (squared, since the last free slot is the most valuable), special equipment that the task would
+/// leave unused, and the rank's history.
 pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
     let slots = f64::from(seat.slots.max(1));
     let load = 1.0 / (1.0 + seat.tasks as f64 / slots);
@@ -166,8 +167,8 @@ pub fn suitability(need: &Capabilities, seat: &BalancedRank) -> f64 {
     0.5 * load + 0.2 * (1.0 - utilisation * utilisation) + 0.15 * special + 0.15 * history.clamp(0.0, 1.0)
 }
 
-/// The rank that suits a task best: of those that can run it; if there is none, of the healthy ones
-/// (it will wait or fail there, and say so); `None` if none is healthy.
+/// The rank that suits a task best, among those that can run it. If no rank can, the best of the
+/// healthy ones: the task waits or fails there with a message. `None` if no rank is healthy.
 pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize> {
     let best = |able: &dyn Fn(&BalancedRank) -> bool| {
         let open = (0..seats.len()).filter(|&k| seats[k].healthy && able(&seats[k]));
@@ -176,8 +177,8 @@ pub fn best_suited(need: &Capabilities, seats: &[BalancedRank]) -> Option<usize>
     best(&|seat| seat.able.covers(need)).or_else(|| best(&|_| true))
 }
 
-/// Mean over maximum of busy time per unit of capacity, 0 (one does all) to 1 (all do the same).
-/// `loads` are pairs of busy time and capacity.
+/// Mean over maximum of busy time per unit of capacity, from 0 (one rank does everything) to 1 (all
+/// ranks are equally busy). `loads` are pairs of busy time and capacity.
 pub fn balance_of(loads: &[(f64, f64)]) -> f64 {
     let shares: Vec<f64> = loads.iter().filter(|(_, capacity)| *capacity > 0.0).map(|(busy, c)| busy / c).collect();
     let most = shares.iter().copied().fold(0.0, f64::max);
@@ -206,8 +207,8 @@ mod tests {
         assert_eq!(dealt(Strategy::RoundRobin, &seats, &[1.0; 4]), [0, 1, 0, 1]);
         assert_eq!(dealt(Strategy::LeastLoaded, &seats, &[1.0; 6]), [0, 1, 1, 0, 1, 1]);
         assert_eq!(dealt(Strategy::WeightedRoundRobin, &seats, &[1.0; 6]), [1, 0, 1, 1, 0, 1]);
-        // The big rank would have done 40 s of work after 20 s, the small one its 30 s only after
-        // 30 s.
+        // The big rank would complete 40 s of work after 20 s, the small one its 30 s only after 30
+        // s.
         assert_eq!(dealt(Strategy::Predictive, &seats, &[10.0, 30.0, 19.0, 2.0, 1.0]), [1, 1, 0, 0, 1]);
         assert_eq!(dealt(Strategy::DynamicThreshold, &[seat(4, 1.0), seat(4, 1.0)], &[1.0; 6]), [0, 0, 0, 0, 0, 1]);
     }

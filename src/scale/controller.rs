@@ -1,9 +1,9 @@
-//! Decides about ranks, in a real run and in a simulated one: the scaling core with what it is
-//! shown.
+//! The scaling controller: collects observations of a run, real or simulated, and decides about its
+//! ranks.
 //!
-//! The driver (rank 0 of a real run, or the simulator) reports which tasks wait, run and are left,
-//! how long those took that ended, what nodes cost and how long they take to come. It carries out
-//! what is decided here.
+//! The driver (rank 0 of a real run, or the simulator) reports which tasks wait, run and remain,
+//! how long completed tasks took, what nodes cost and how long they take to arrive. It carries out
+//! the decisions made here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,28 +28,28 @@ pub(crate) struct ScalingController {
     pub(crate) prices: Prices,
     /// Time between two decisions.
     pub(crate) interval: Duration,
-    /// What is still to be run, and how far it is.
+    /// Tasks that remain, and their stages.
     work: RemainingWork,
-    /// Tasks that are known to run.
+    /// Tasks reported as running.
     known_running: Vec<TaskId>,
-    /// How many tasks run, known or not.
+    /// Number of running tasks, reported one by one or not.
     busy: u64,
     completed: u64,
     failed: u64,
     window: Window,
     /// What each rank and its node used at the last report.
     usage: BTreeMap<Rank, Vitals>,
-    /// Values that tasks wrote, as far as a rule asks for them.
+    /// Values that tasks wrote, limited to those that a rule needs.
     custom: Customs,
-    /// Slots that running and waiting tasks could use, from decision to decision.
+    /// Demand after each decision: slots that running and waiting tasks could use.
     pub(crate) demand: Vec<LevelStep>,
     last: Option<(Action, u32)>,
     forecaster: Forecaster,
-    /// Forecasts of policies that make one, one per decision.
+    /// One forecast per decision, from policies that make forecasts.
     pub(crate) forecasts: Vec<(Time, Forecast)>,
 }
 
-/// The job as decisions see it.
+/// The facts about the job that decisions need.
 struct JobFacts {
     job: Arc<Job>,
     estimates: Arc<TaskEstimates>,
@@ -64,14 +64,14 @@ impl JobFacts {
         let group = &self.job.groups[at];
         TaskFacts {
             class: self.classes[at],
-            // Where the job file gives none, the estimate is a guess.
+            // Without an estimate in the job file, this one is a guess.
             prior: group.estimate.map(|_| Duration::from_nanos(self.estimates.ns(place))),
             slots: requirements::slots(group),
         }
     }
 }
 
-/// What has happened since the last decision.
+/// Events since the last decision.
 #[derive(Debug, Default)]
 struct Window {
     since: Time,
@@ -81,8 +81,8 @@ struct Window {
 }
 
 impl ScalingController {
-    /// Decides by `scaler`, every `interval`. Nodes of each type take `delays` to come, as far as
-    /// is known.
+    /// Creates a controller that asks `scaler` for a decision every `interval`. `delays[type]` is
+    /// how long a node of a type takes to arrive, where known.
     pub(crate) fn new(
         prepared: &PreparedJob,
         scaler: Scaler,
@@ -119,31 +119,31 @@ impl ScalingController {
         }
     }
 
-    /// Replaces guesses by what earlier runs found: for the classes that were learnt, and for
-    /// nodes, which are all of one kind.
+    /// Replaces guesses with what earlier runs observed: for the classes in `learnt`, and for the
+    /// delay of nodes, which are all of one kind.
     pub(crate) fn recall(&mut self, history: &History, moment: Moment, learnt: &[Learnt], kind: &str) {
         let classes: Vec<&str> = learnt.iter().map(|learnt| learnt.class.as_str()).collect();
         self.estimates.recall(history, moment, &classes, &[kind]);
     }
 
-    /// A task has been complete since an earlier session.
+    /// Records that a task completed in an earlier session.
     pub(crate) fn was_complete(&mut self, task: TaskId) {
         self.completed += u64::from(self.work.ended(task));
     }
 
-    /// A task waits for a slot.
+    /// Records that a task waits for a slot.
     pub(crate) fn task_ready(&mut self, task: TaskId) {
         self.work.became_ready(task);
     }
 
-    /// A task waited for a slot for this long.
+    /// Records how long a task waited for a slot.
     pub(crate) fn task_waited(&mut self, waited: Duration) {
         self.window.waits.push(waited);
     }
 
-    /// Takes which tasks have been running for a while and since when, and how many run in all
-    /// (`busy`). The others count as ready where it matters which ones they are: they have hardly
-    /// begun.
+    /// Updates the running tasks: `running` lists those that have been running for a while, with
+    /// their start, and `busy` counts all. The rest have hardly begun, so they count as ready where
+    /// identity matters.
     pub(crate) fn update_running(&mut self, busy: u64, running: impl Iterator<Item = (TaskId, Time)>) {
         for task in std::mem::take(&mut self.known_running) {
             if self.work.is_running(task) {
@@ -157,17 +157,17 @@ impl ScalingController {
         }
     }
 
-    /// True until a task has its final state.
+    /// True until the task reaches its final state.
     pub(crate) fn is_open(&self, task: TaskId) -> bool {
         self.work.is_open(task)
     }
 
-    /// A task runs no more, and may have to run again.
+    /// Records that a task stopped running; it may have to run again.
     pub(crate) fn task_stopped(&mut self, task: TaskId) {
         self.work.stopped(task);
     }
 
-    /// An attempt has ended.
+    /// Records the end of an attempt.
     pub(crate) fn attempt_ended(&mut self, attempt: &Attempt) {
         if attempt.attempt > 0 {
             self.window.ended += 1;
@@ -188,8 +188,8 @@ impl ScalingController {
         }
     }
 
-    /// How many tasks are in which state. Those that run are as many as the coordinator counts,
-    /// known or not.
+    /// Number of tasks by state. The running ones are counted as the coordinator counts them,
+    /// whether they have been reported one by one or not.
     fn counts(&self) -> TaskCounts {
         let (ready, known) = (self.work.ready_count(), self.work.running_count());
         let running = self.busy.max(known);
@@ -203,25 +203,24 @@ impl ScalingController {
         }
     }
 
-    /// Tasks wrote values.
+    /// Records values that tasks wrote.
     pub(crate) fn update_measures(&mut self, measures: &[Measure]) {
         for measure in measures.iter().filter(|measure| self.scaler.asks_for(&measure.name)) {
             self.custom.insert(measure.name.clone(), measure.value);
         }
     }
 
-    /// A requested rank takes part, this long after the request.
+    /// Records that a requested rank became active, and how long after the request.
     pub(crate) fn rank_arrived(&mut self, kind: NodeTypeId, took: Duration) {
         self.estimates.observe_delay(kind, took);
     }
 
-    /// A rank reports what it and its node use.
+    /// Records the resource usage that a rank reported for itself and its node.
     pub(crate) fn update_usage(&mut self, rank: Rank, vitals: &Vitals) {
         self.usage.insert(rank, *vitals);
     }
 
-    /// The fullest memory of nodes, and how busy GPUs are on average, of active ranks that have
-    /// reported.
+    /// Memory use of the fullest node and mean GPU use, over active ranks that have reported.
     fn usage_of(&self, ranks: &[RankView]) -> (Option<f64>, Option<f64>) {
         let active = ranks.iter().filter(|rank| rank.state == RankState::Active);
         let told: Vec<&Vitals> = active.filter_map(|rank| self.usage.get(&rank.rank)).collect();
@@ -232,12 +231,12 @@ impl ScalingController {
         (full.max_by(f64::total_cmp), mean)
     }
 
-    /// Holds the run at this many ranks; `None` lets the policy decide again.
+    /// Fixes the number of ranks; `None` returns the decision to the policy.
     pub(crate) fn hold(&mut self, ranks: Option<u32>) {
         self.scaler.hold(ranks);
     }
 
-    /// Decides; `settled` is what nodes that have ended cost.
+    /// Makes the decisions for this moment. `settled` is the bill of nodes that have ended.
     pub(crate) fn decide(
         &mut self,
         now: Time,
@@ -256,8 +255,8 @@ impl ScalingController {
         decisions
     }
 
-    /// Forecasts the end of the run: as the decision of this moment does, or, if its policy makes
-    /// no forecast, with the ranks that there are.
+    /// Forecasts the end of the run: reuses the forecast of this moment's decision or, if its
+    /// policy makes none, forecasts with the present ranks.
     pub(crate) fn foresee(
         &mut self,
         now: Time,
@@ -274,8 +273,8 @@ impl ScalingController {
         self.forecaster.foresee(&seen, &self.estimates, &self.prices)
     }
 
-    /// True if a decision says something that the one before did not: any change; and of those to
-    /// stay the first, and each that holds another wish back.
+    /// True if a decision differs from the one before: any change, and of decisions to stay the
+    /// first and each that overrides a different wish.
     pub(crate) fn is_news(&mut self, decision: &Decision) -> bool {
         let now = (decision.action.clone(), decision.wish);
         let stays = decision.action == Action::Stay;
@@ -284,12 +283,12 @@ impl ScalingController {
         news
     }
 
-    /// What came of earlier decisions, by their numbers.
+    /// Observed effects of earlier decisions, by decision number.
     pub(crate) fn effects(&mut self) -> Vec<(u32, Effect)> {
         self.scaler.effects()
     }
 
-    /// Messages of the budget's alarms.
+    /// Messages of the budget alerts.
     pub(crate) fn alarms(&mut self) -> Vec<String> {
         let text = |alert: BudgetAlert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
@@ -299,7 +298,7 @@ impl ScalingController {
 }
 
 impl Window {
-    /// Returns what was measured since the last decision, and begins anew.
+    /// Returns the measurements since the last decision, and resets them.
     fn close(&mut self, now: Time) -> Samples {
         let mut window = std::mem::replace(self, Window { since: now, ..Window::default() });
         let passed = now.since(window.since).as_secs_f64();

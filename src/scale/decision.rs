@@ -1,5 +1,5 @@
-//! What was decided and why: the record that the journal keeps, `explain` prints and the simulator
-//! replays.
+//! Decisions and the reasons for them: the record that the journal keeps, `explain` prints and the
+//! simulator replays.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,14 +7,14 @@ use super::observation::{Customs, RequestId};
 use super::price::NodeTypeId;
 use crate::model::{Rank, Time};
 
-/// One decision, complete enough to be understood and judged later.
+/// One decision, with everything needed to understand and judge it later.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Counts the decisions of a run from 1.
+    /// Number of the decision within the run, from 1.
     pub number: u32,
     /// When it was made.
     pub time: Time,
-    /// What is to be done.
+    /// The action to carry out.
     pub action: Action,
     /// Supply of ranks (active, joining, requested) before it.
     pub from: u32,
@@ -22,25 +22,24 @@ pub struct Decision {
     pub to: u32,
     /// Name of the policy.
     pub policy: String,
-    /// How many ranks the policy wished for, before bounds, budget and hysteresis.
+    /// Number of ranks that the policy wanted, before bounds, budget and hysteresis.
     pub wish: u32,
-    /// How sure the policy was, 0 to 1.
+    /// Confidence of the policy, 0 to 1.
     pub confidence: f64,
-    /// What it was based on.
+    /// The state that it was based on.
     pub inputs: Inputs,
-    /// What else could have been done, with its predicted finish and cost; empty for policies that
-    /// do not look ahead.
+    /// The alternatives, with predicted finish and cost; empty for policies that make no forecast.
     pub candidates: Vec<Candidate>,
-    /// Why, in a sentence that a person understands.
+    /// The reason, in a sentence for people.
     pub reason: String,
-    /// When the run will be over and what it will cost, if this was predicted.
+    /// Predicted end and cost of the run, if there was a forecast.
     pub forecast: Option<Forecast>,
-    /// What came of it, once that is known.
+    /// The observed effect, once it is known.
     pub effect: Option<Effect>,
 }
 
-/// When a session will be over and what the whole of it will cost, as foreseen at one moment. From
-/// q10 to q90 lie eight of ten cases.
+/// Predicted end and total cost of a session, as of one moment. Eight of ten cases lie between q10
+/// and q90.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Seconds from the session's beginning to its end: one case in ten is sooner.
@@ -57,11 +56,11 @@ pub struct Forecast {
     pub cost_q90: f64,
 }
 
-/// What is to be done.
+/// An action on the ranks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Ask for nodes; each brings one rank.
+    /// Request nodes; each brings one rank.
     Grow {
         /// How many.
         nodes: u32,
@@ -88,8 +87,8 @@ pub enum Action {
         /// Which.
         ranks: Vec<Rank>,
     },
-    /// Start nothing more, let running tasks end, give everything back, exit resumable. Nothing may
-    /// run beyond `by`: what still does then must be stopped, or the bill would exceed the budget.
+    /// Start nothing more, let running tasks end, give all nodes back and exit resumable. Whatever
+    /// still runs at `by` must be stopped, or the bill would exceed the budget.
     StopForBudget {
         /// The moment at which the last node must be back.
         by: Time,
@@ -121,37 +120,37 @@ pub struct Inputs {
     pub utilisation: f64,
     /// Bill up to now, as charged.
     pub spent: f64,
-    /// Bill that could no longer be avoided if everything stopped now.
+    /// Bill that would remain unavoidable if everything stopped now.
     pub committed: f64,
-    /// Time that a new node takes to come (median), in seconds.
+    /// Median time in seconds that a new node takes to arrive.
     pub provisioning_s: f64,
-    /// Values that tasks wrote and that rules ask for: the latest of each name.
+    /// Values that tasks wrote and that rules need: the latest of each name.
     pub custom: Customs,
 }
 
-/// One number of ranks that was considered, with what it would lead to.
+/// One number of ranks that was considered, with its predicted outcome.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// At most so many ranks, given back when they idle for long.
+    /// Upper limit on ranks; ranks that stay idle are given back.
     pub ranks: u32,
-    /// When it would be over: one case in ten is sooner.
+    /// Predicted end, q10.
     pub finish_q10: Time,
-    /// When the run would be over (median).
+    /// Predicted end, median.
     pub finish_q50: Time,
-    /// When it would be over in nine of ten cases.
+    /// Predicted end, q90.
     pub finish_q90: Time,
-    /// What the whole run would cost: one case in ten is cheaper.
+    /// Predicted cost of the whole run, q10.
     pub cost_q10: f64,
-    /// What the whole run would cost (median), spent so far included.
+    /// Predicted cost of the whole run, median; includes what is spent so far.
     pub cost: f64,
-    /// What it would cost in nine of ten cases.
+    /// Predicted cost of the whole run, q90.
     pub cost_q90: f64,
-    /// True if it keeps budget and deadline (each at q90).
+    /// True if it meets both budget and deadline at q90.
     pub feasible: bool,
 }
 
 impl Candidate {
-    /// The forecast that it is.
+    /// This candidate as a forecast.
     pub fn forecast(&self) -> Forecast {
         Forecast {
             finish_q10_s: self.finish_q10.seconds(),
@@ -164,27 +163,27 @@ impl Candidate {
     }
 }
 
-/// What came of a decision, measured when the next change was due or the run was over.
+/// The effect of a decision, measured when the next change was due or the run was over.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Effect {
     /// When it was measured.
     pub time: Time,
     /// Active ranks then.
     pub active: u32,
-    /// When the first of the ranks asked for was active, if any was.
+    /// When the first requested rank became active, if one did.
     pub arrived: Option<Time>,
-    /// What was foreseen at that time.
+    /// The forecast at that time.
     pub forecast: Option<Forecast>,
 }
 
-/// A share of the budget has been reached.
+/// A share of the budget has been spent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BudgetAlert {
     /// When.
     pub time: Time,
     /// Which share, in percent: 50, 80 or 100.
     pub percent: u32,
-    /// Bill up to then.
+    /// Bill at that time.
     pub spent: f64,
     /// The budget.
     pub budget: f64,

@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Time;
 
-/// Value from a moment on, until the next.
+/// A value that holds from a moment until the next step.
 pub type LevelStep = (Time, f64);
 
 /// The metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Elasticity {
-    /// Resources that were missing, as a share of the most there are, over time.
+    /// Missing resources over time, as a share of the most that there can be.
     pub accuracy_under: f64,
-    /// Resources that were idle, likewise.
+    /// Idle resources over time, as a share of the most that there can be.
     pub accuracy_over: f64,
     /// Share of the time in which resources were missing.
     pub time_under: f64,
@@ -27,8 +27,8 @@ pub struct Elasticity {
     pub instability_under: f64,
 }
 
-/// Measures from time 0 to `end`, for at most `most` resources. Changes count for the second in
-/// which they happen.
+/// Measures from time 0 to `end`, with at most `most` resources. A change counts in the second in
+/// which it happens.
 pub fn elasticity(demand: &[LevelStep], supply: &[LevelStep], end: Time, most: f64) -> Elasticity {
     let total = end.seconds();
     if total <= 0.0 || most <= 0.0 {
@@ -52,7 +52,7 @@ pub fn elasticity(demand: &[LevelStep], supply: &[LevelStep], end: Time, most: f
     result
 }
 
-/// Pieces of time in which neither changes: from, to, demand, supply.
+/// Intervals in which neither demand nor supply changes: from, to, demand, supply.
 fn merged(demand: &[LevelStep], supply: &[LevelStep], end: Time) -> Vec<(Time, Time, f64, f64)> {
     let mut moments: Vec<Time> = demand.iter().chain(supply).map(|s| s.0).filter(|t| *t < end).collect();
     moments.push(Time::ZERO);

@@ -1,13 +1,12 @@
 //! The scaling core: how many ranks there should be, what that costs, and why.
 //!
 //! An [`Observation`] goes in, [`Decision`]s come out. The same core serves a real run, where rank
-//! 0 makes the observations, and the simulator, which makes them in virtual time. What remains to
-//! be run is kept in [`RemainingWork`], what is learnt while tasks run in [`Estimates`], what nodes
-//! cost in [`Prices`]; a [`Policy`] turns them into a [`Wish`], and the [`Scaler`] turns wishes
-//! into decisions that keep within bounds, budget and good sense. See README.md in this folder for
-//! the reasoning.
+//! 0 makes the observations, and the simulator, which makes them in virtual time. [`RemainingWork`]
+//! holds the tasks that remain, [`Estimates`] what the run has learnt about durations, [`Prices`]
+//! what nodes cost. A [`Policy`] turns them into a [`Target`], and the [`Scaler`] turns targets
+//! into decisions within bounds, budget and hysteresis. README.md in this folder explains why.
 //!
-//! Nothing here reads a clock, starts a thread, opens a file or a socket, or knows MPI.
+//! The core reads no clock, starts no thread, opens no file or socket, and does not use MPI.
 
 pub mod balance;
 pub(crate) mod controller;

@@ -1,7 +1,7 @@
-//! What a decision sees: the state of the run at one moment, as plain data.
+//! The state of the run at one moment, as plain data: the input of a decision.
 //!
-//! Whoever drives the core (rank 0 of a real run, or the simulator) fills this in. It must be
-//! complete: a policy that needs to know more gets a field here and never looks elsewhere.
+//! The driver (rank 0 of a real run, or the simulator) fills it in. It must be complete: a policy
+//! that needs more gets a new field here and reads nothing else.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub type Customs = BTreeMap<String, f64>;
 pub struct Observation<'a> {
     /// The moment.
     pub now: Time,
-    /// Every rank that has been in the run, in order of number; those that left may be omitted.
+    /// Every rank of the run, in order of number; ranks that left may be omitted.
     pub ranks: &'a [RankView],
     /// Requests for nodes that have not been granted yet.
     pub requests: &'a [RequestView],
@@ -28,16 +28,16 @@ pub struct Observation<'a> {
     pub counts: TaskCounts,
     /// The part of the graph that is still to be run.
     pub remaining: &'a RemainingWork,
-    /// What has been measured of late.
+    /// Recent measurements.
     pub samples: Samples,
-    /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; those that rules ask for
-    /// are enough.
+    /// The latest values that tasks wrote to `$PHALANX_METRICS`, by name; only those that rules use
+    /// are needed.
     pub custom: &'a Customs,
-    /// Bill of all nodes that have been given back, in the currency of the prices.
+    /// Bill of all nodes already given back, in the currency of the prices.
     pub settled: f64,
 }
 
-/// A rank as a decision sees it.
+/// What a decision knows of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankView {
     /// Its number.
@@ -48,8 +48,8 @@ pub struct RankView {
     pub node_type: NodeTypeId,
     /// Its slots.
     pub slots: u32,
-    /// When its node was granted: billing runs from here. `None` if the node is not billed to this
-    /// rank, because another rank on the same node carries the bill.
+    /// When its node was granted, which is when billing starts. `None` if another rank on the same
+    /// node carries the bill.
     pub billed_since: Option<Time>,
     /// Slots that run a task now.
     pub busy_slots: u32,
@@ -57,24 +57,24 @@ pub struct RankView {
     pub busy: Duration,
     /// Attempts that failed on it.
     pub failures: u32,
-    /// True if it may be given back; rank 0, and a node whose allocation cannot shrink, may not.
+    /// True if it may be given back; false for rank 0 and for nodes whose allocation cannot shrink.
     pub releasable: bool,
-    /// When its allocation ends by itself, if that is known.
+    /// When its allocation ends by itself, if known.
     pub ends: Option<Time>,
 }
 
-/// Number of a request for nodes, as given by whoever carries out decisions.
+/// Number of a request for nodes, assigned by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
-/// Nodes that have been asked for and not granted yet. A grown node brings one rank.
+/// Nodes that have been requested and not granted yet. Each brings one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestView {
     /// Its number.
     pub id: RequestId,
-    /// How many nodes it asks for.
+    /// Number of nodes requested.
     pub nodes: u32,
-    /// Of which type.
+    /// Node type requested.
     pub node_type: NodeTypeId,
     /// When it was made.
     pub asked: Time,
@@ -85,30 +85,29 @@ pub struct RequestView {
 pub struct TaskCounts {
     /// All tasks of the job.
     pub total: u64,
-    /// Without a final state: waiting, ready or running.
+    /// Tasks without a final state: waiting, ready or running.
     pub remaining: u64,
     /// Waiting for a slot.
     pub ready: u64,
     /// Running.
     pub running: u64,
-    /// Ended with success.
+    /// Completed.
     pub completed: u64,
-    /// Ended without.
+    /// Failed, or ended otherwise without success.
     pub failed: u64,
 }
 
-/// What has been measured of late (since about the last few decisions); `None` for what is not
-/// measured here.
+/// Recent measurements, over about the last few decisions; `None` for what is not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Samples {
-    /// CPU utilisation of the active ranks' slots, 0 to 1; where it is `None` the share of busy
-    /// slots stands for it.
+    /// CPU utilisation of the active ranks' slots, 0 to 1; if `None`, policies use the share of
+    /// busy slots instead.
     pub cpu: Option<f64>,
     /// Memory utilisation of the fullest active rank, 0 to 1.
     pub memory: Option<f64>,
     /// GPU utilisation, 0 to 1.
     pub gpu: Option<f64>,
-    /// 95th percentile of how long tasks that started of late had waited for a slot.
+    /// 95th percentile of the time that recently started tasks had waited for a slot.
     pub queue_wait_p95: Option<Duration>,
     /// Share of attempts that failed, 0 to 1.
     pub error_rate: Option<f64>,
@@ -122,8 +121,7 @@ impl Observation<'_> {
         self.ranks.iter().filter(|r| r.state == state).count() as u32
     }
 
-    /// Ranks that there are or will be when all that is under way has come: active, joining and
-    /// requested.
+    /// Ranks once everything under way has arrived: active, joining and requested.
     pub fn supply(&self) -> u32 {
         let requested: u32 = self.requests.iter().map(|r| r.nodes).sum();
         self.ranks_in(RankState::Active) + self.ranks_in(RankState::Joining) + requested

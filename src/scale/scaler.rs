@@ -1,14 +1,14 @@
-//! From wishes to decisions: bounds, budget, and which ranks come and go.
+//! Turns a policy's target into decisions: bounds, budget, and which ranks join or leave.
 //!
-//! The order is always the same. The budget comes first: if what is held can be paid for only until
-//! about the running tasks end, the run stops. Then the policy is asked; its wish is kept within
-//! bounds, limits and money. What is left is carried out with what is cheapest to undo: ranks are
-//! woken before nodes are asked for, requests are withdrawn before ranks are drained, idle ranks
-//! are drained before busy ones.
+//! The order is always the same. The budget comes first: the run stops if the nodes held can be
+//! paid for only until about the end of the running tasks. Then the policy is asked, and its target
+//! is limited by bounds, provider limits and money. The change is carried out by the actions that
+//! are cheapest to undo: wake ranks before requesting nodes, withdraw requests before draining
+//! ranks, drain idle ranks before busy ones.
 //!
-//! For our own policies good sense applies too: wishes for more that are not sure enough are not
-//! followed, a change of one among many ranks must be wished for twice, no node is given back whose
-//! time is paid for anyway, and none that will be of use on a guess (`evidence`).
+//! For our own policies further guards apply: growth needs enough confidence, a change by one among
+//! many ranks needs two decisions in a row, a node whose time is already paid for is kept, and so
+//! is one that will probably be of use (`evidence`).
 
 mod drain;
 mod evidence;
@@ -24,41 +24,41 @@ use super::price::{Account, Alarm, NodeTypeId, Prices, paid_until};
 use crate::job::{Scaling, Trigger};
 use crate::model::{Rank, RankState, Time};
 
-/// With at most so many ranks a change of one is a large change and needs no second thought.
-const FEW: u32 = 4;
+/// Up to this number of ranks, a change by one is a large change and needs no confirmation.
+const FEW_RANKS: u32 = 4;
 
-/// Time kept between the moment at which everything must be back and the budget: for messages,
-/// signals and the scheduler.
-const MARGIN: Duration = Duration::from_secs(2);
+/// Time between the moment when all nodes must be back and the moment when the budget is exhausted:
+/// for messages, signals and the scheduler.
+const STOP_MARGIN: Duration = Duration::from_secs(2);
 
-/// A policy with everything that keeps it within bounds. One per run.
+/// A policy and the limits that it works within. One per run.
 pub struct Scaler {
     policy: Box<dyn Policy>,
     scaling: Scaling,
     alarm: Alarm,
     alerts: Vec<BudgetAlert>,
     number: u32,
-    /// The moment until which everything held can be paid for, as of the last decision.
+    /// Until when all nodes held can be paid for, as of the last decision.
     stop_by: Option<Time>,
     stopping: bool,
-    /// The direction of the last wish for a change of one that was not followed.
+    /// Direction of the last change by one that was not carried out.
     hesitated: Option<bool>,
     idle: IdleRanks,
-    /// The last change: its number, and the active ranks before it.
+    /// The last change, until its effect is recorded.
     watched: Option<PendingEffect>,
     effects: Vec<(u32, Effect)>,
-    /// So many ranks are wanted by hand.
+    /// Number of ranks fixed by a user.
     held: Option<u32>,
 }
 
-/// A change whose effect is still to be seen.
+/// A change whose effect has not been recorded yet.
 struct PendingEffect {
     number: u32,
     active: u32,
     arrived: Option<Time>,
 }
 
-/// What is to be done, before it has become a decision.
+/// An action to take, before it becomes a decision.
 struct ScalingPlan {
     action: Action,
     to: u32,
@@ -66,7 +66,7 @@ struct ScalingPlan {
 }
 
 impl Scaler {
-    /// Follows a policy within the bounds of the settings.
+    /// Creates a scaler that follows `policy` within the bounds of the settings.
     pub fn new(policy: Box<dyn Policy>, scaling: Scaling) -> Scaler {
         Scaler {
             policy,
@@ -84,20 +84,20 @@ impl Scaler {
         }
     }
 
-    /// Follows the policy of the settings.
+    /// Creates a scaler with the policy of the settings.
     pub fn of(scaling: &Scaling) -> Scaler {
         Scaler::new(policy_of(scaling), scaling.clone())
     }
 
-    /// Somebody wants so many ranks, whatever the policy and its bounds say; `None` lets it decide
-    /// again. The budget binds all the same.
+    /// Fixes the number of ranks, overriding the policy and its bounds; `None` returns the decision
+    /// to the policy. The budget still applies.
     pub fn hold(&mut self, ranks: Option<u32>) {
         self.held = ranks;
     }
 
-    /// Decides. Call it every [`Scaling::interval`], when a node is granted, and when a rank joined
-    /// or was lost. The decisions are to be carried out in order; where nothing is to be done there
-    /// is one [`Action::Stay`] with the reason.
+    /// Makes decisions. Call it every [`Scaling::interval`], when a node is granted, and when a
+    /// rank joined or was lost. The caller carries the decisions out in order. If nothing is to be
+    /// done, there is one [`Action::Stay`] with the reason.
     pub fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Vec<Decision> {
         let account = Account::of(seen, prices);
         self.alerts.extend(self.alarm.ring(&account));
@@ -121,36 +121,35 @@ impl Scaler {
         decisions
     }
 
-    /// True if a task that will probably take until `end` may start: the nodes that are held can be
-    /// paid for until then. As of the last decision.
+    /// True if a task that will probably take until `end` may start, that is, if the nodes held can
+    /// be paid for until then. As of the last decision.
     pub fn may_start(&self, end: Time) -> bool {
         !self.stopping && self.stop_by.is_none_or(|by| end <= by)
     }
 
-    /// The moment until which all nodes held can be paid for, less a margin; `None` without a
-    /// budget. As of the last decision. What still runs then must be stopped and the nodes given
-    /// back.
+    /// Until when all nodes held can be paid for, less a margin; `None` without a budget. As of the
+    /// last decision. The caller must then stop what still runs and give the nodes back.
     pub fn stop_by(&self) -> Option<Time> {
         self.stop_by
     }
 
-    /// Shares of the budget that have been reached since the last call.
+    /// Shares of the budget that were reached since the last call.
     pub fn alerts(&mut self) -> Vec<BudgetAlert> {
         std::mem::take(&mut self.alerts)
     }
 
-    /// What came of changes, once the next change was due; to be written beside the decisions of
-    /// those numbers.
+    /// Effects of earlier changes, by decision number. A change's effect is due once the next
+    /// change is.
     pub fn effects(&mut self) -> Vec<(u32, Effect)> {
         std::mem::take(&mut self.effects)
     }
 
-    /// There will never be more ranks than this, unless there were from the start.
+    /// Upper limit on ranks, unless the run started with more.
     pub fn most_ranks(&self) -> u32 {
         self.scaling.max_ranks.max(self.scaling.min_ranks)
     }
 
-    /// True if a rule asks for the values that tasks write under this name.
+    /// True if a rule uses the values that tasks write under this name.
     pub fn asks_for(&self, name: &str) -> bool {
         self.scaling.rules.iter().any(|rule| matches!(&rule.trigger, Trigger::Custom(custom) if custom == name))
     }
@@ -160,13 +159,13 @@ impl Scaler {
         self.policy.name()
     }
 
-    /// The stop for the budget: when the running tasks could not all end if anything more were
-    /// started. Later the cap itself would have to stop them.
+    /// Stops for the budget when, after starting anything more, the running tasks could no longer
+    /// all end in time. Later the cap itself would have to stop them.
     fn stop(&mut self, seen: &Observation<'_>, drain: Duration) -> Option<ScalingPlan> {
         let by = self.stop_by?;
         let soon = seen.now.after(drain).after(self.scaling.interval);
-        // The last tasks of a run end by themselves, and a run of which nothing is left needs no
-        // stop. But the next decision may be too late.
+        // The last tasks of a run end by themselves, and a run with nothing left needs no stop. But
+        // the next decision may be too late.
         let tail = seen.counts.remaining == seen.counts.running;
         let due = if tail { seen.now.after(self.scaling.interval) >= by } else { soon >= by };
         let rests = !due || seen.counts.remaining == 0;
@@ -183,8 +182,8 @@ impl Scaler {
         Some(ScalingPlan { action: Action::StopForBudget { by }, to: 0, reason })
     }
 
-    /// A wish for fewer ranks that is not sure enough keeps those that will be of use, unless they
-    /// have been idle for so long that others would have come meanwhile.
+    /// Reduces a low-confidence wish for fewer ranks: ranks that will be of use are kept, unless
+    /// they have been idle for longer than new ones take to arrive.
     fn keep_useful(&self, seen: &Observation<'_>, estimates: &Estimates, wish: Target) -> Target {
         let supply = seen.supply();
         if wish.ranks >= supply || wish.confidence >= self.scaling.confidence || !self.guarded() {
@@ -205,7 +204,7 @@ impl Scaler {
         Target { ranks: kept, reason, ..wish }
     }
 
-    /// What to do about a wish.
+    /// The actions that carry out a target.
     fn plans(
         &mut self,
         seen: &Observation<'_>,
@@ -227,8 +226,8 @@ impl Scaler {
             format!(" (bounds: {least} to {})", self.scaling.max_ranks.max(least))
         };
         if target != supply && self.guarded() && within(supply, least, self.scaling.max_ranks) {
-            // What has no work is given back however little is known of the rest: to hold it costs
-            // for certain, and a wrong guess a delay.
+            // Ranks without work are given back however uncertain the rest is: holding them
+            // certainly costs money, a wrong guess only a delay.
             if wish.confidence < self.scaling.confidence && target > supply {
                 let sure = wish.confidence * 100.0;
                 return stay(format!("the wish for {target} ranks is only {sure:.0} % sure: {}", wish.reason));
@@ -254,20 +253,21 @@ impl Scaler {
         plans
     }
 
-    /// True if good sense may hold a wish back.
+    /// True if the guards of the module's documentation apply.
     fn guarded(&self) -> bool {
         self.held.is_none() && self.policy.guarded()
     }
 
-    /// True if a change of one is wished for for the first time, among many ranks.
+    /// True if this is the first decision in a row for a change by one among many ranks.
     fn hesitates(&mut self, supply: u32, target: u32) -> bool {
-        let direction = (supply.abs_diff(target) == 1 && supply > FEW).then_some(target > supply);
+        let direction = (supply.abs_diff(target) == 1 && supply > FEW_RANKS).then_some(target > supply);
         let again = direction.is_some() && self.hesitated == direction;
         self.hesitated = if again { None } else { direction };
         direction.is_some() && !again
     }
 
-    /// Wakes ranks, then asks for nodes, as many as can be paid for until the running tasks end.
+    /// Wakes ranks, then requests nodes: as many as the budget pays for until the running tasks
+    /// end.
     fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, drain: Duration) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let supply = seen.supply();
@@ -279,7 +279,7 @@ impl Scaler {
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let node_type = NodeTypeId(0);
-        let until = seen.now.after(drain).after(self.scaling.interval).after(MARGIN);
+        let until = seen.now.after(drain).after(self.scaling.interval).after(STOP_MARGIN);
         let nodes = (more - awake).min(account.affordable(node_type, until));
         if nodes > 0 {
             let reason = format!("{} asked for", some(nodes, "more node"));
@@ -288,8 +288,8 @@ impl Scaler {
         plans
     }
 
-    /// Withdraws requests, then gives back the ranks that are least busy, and parks those that
-    /// cannot be given back.
+    /// Withdraws requests, then gives back the least busy ranks, and parks those that cannot be
+    /// given back.
     fn shrink(&self, seen: &Observation<'_>, fewer: u32, prices: &Prices) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let mut left = fewer;
@@ -310,8 +310,8 @@ impl Scaler {
         let (go, bound): (Vec<&RankView>, Vec<&RankView>) = candidates.into_iter().partition(|r| r.releasable);
         let gone: Vec<Rank> = go.iter().filter(|r| goes(r)).take(left as usize).map(|r| r.rank).collect();
         left -= gone.len() as u32;
-        // A rank that cannot leave sleeps, if it has nothing to do: that frees no money, but CPUs
-        // and power. One whose time is paid for stays awake; it may be of use.
+        // An idle rank that cannot leave is parked: that saves no money, but CPU time and power.
+        // One whose time is paid for stays awake, since it may be of use.
         let paid = go.iter().filter(|r| !goes(r)).count() as u32;
         let asleep = left.saturating_sub(paid) as usize;
         let parked: Vec<Rank> = bound
@@ -359,7 +359,7 @@ impl Scaler {
         }
     }
 
-    /// Watches the last change until the next one.
+    /// Records the last change as pending until the next one.
     fn watch(&mut self, seen: &Observation<'_>, decisions: &[Decision]) {
         let active = seen.ranks_in(RankState::Active);
         if let Some(watch) = &mut self.watched
@@ -377,29 +377,29 @@ impl Scaler {
     }
 }
 
-/// The moment until which an account pays for everything, less a margin: tasks are stopped before
-/// money is short.
+/// Until when an account pays for everything, less a margin, so that tasks are stopped before the
+/// money runs out.
 fn stop_with_margin(account: &Account<'_>) -> Option<Time> {
-    account.stop_by().map(|by| Time(by.0.saturating_sub(MARGIN.as_nanos() as u64)).max(account.now()))
+    account.stop_by().map(|by| Time(by.0.saturating_sub(STOP_MARGIN.as_nanos() as u64)).max(account.now()))
 }
 
-/// So many ranks: `1 rank`, `3 ranks`.
+/// A number of ranks in words: `1 rank`, `3 ranks`.
 fn ranks(count: u32) -> String {
     if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
 }
 
-/// So many things: `1 rank is`, `3 ranks are`.
+/// A number of things in words: `1 rank is`, `3 ranks are`.
 fn some(count: u32, thing: &str) -> String {
     if count == 1 { format!("1 {thing} is") } else { format!("{count} {thing}s are") }
 }
 
-/// True if a supply is within bounds already; outside of them good sense must not stand in the way.
+/// True if a supply is already within bounds; the guards apply only then.
 fn within(supply: u32, least: u32, most: u32) -> bool {
     (least..=most.max(least)).contains(&supply)
 }
 
-/// The latest requests that can be withdrawn without going below what is wanted; counts `left`
-/// down.
+/// The latest requests that can be withdrawn without falling below the target; reduces `left` by
+/// their nodes.
 fn withdrawable(seen: &Observation<'_>, left: &mut u32) -> Vec<RequestId> {
     let mut withdrawn = Vec::new();
     let mut requests: Vec<_> = seen.requests.iter().collect();

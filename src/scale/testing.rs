@@ -1,4 +1,4 @@
-//! Small worlds for tests of the core: a graph, some ranks, a moment.
+//! Small worlds for tests of the scaling core: a graph, some ranks, a moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::graph::TaskGraph;
 use crate::graph::link::{Condition, Link, LinkShape};
 use crate::model::{Rank, RankState, TaskId, Time};
 
-/// What an observation is made of.
+/// The parts of an observation.
 pub(crate) struct World {
     pub graph: Arc<TaskGraph>,
-    /// For each task without a final state how far it is.
+    /// The stage of each task; `None` for tasks with a final state.
     pub stages: Vec<Option<Stage>>,
-    /// For each task its duration, which its class is told as a prior.
+    /// The duration of each task in seconds; its class gets it as a prior.
     pub durations: Vec<f64>,
     pub ranks: Vec<RankView>,
     pub requests: Vec<RequestView>,
@@ -26,7 +26,7 @@ pub(crate) struct World {
     pub settled: f64,
 }
 
-/// A rank of four slots whose node is billed since a moment.
+/// A rank of four slots whose node has been billed since `since`.
 pub(crate) fn rank(number: u32, state: RankState, since: f64) -> RankView {
     RankView {
         rank: Rank(number),
@@ -47,8 +47,8 @@ pub(crate) fn time(seconds: f64) -> Time {
 }
 
 impl World {
-    /// A graph of groups under links, whose tasks take `durations[group]` seconds; the first rank
-    /// is active.
+    /// A graph of groups under links, whose tasks take `durations[group]` seconds; only the first
+    /// rank is active.
     pub fn new(counts: &[u32], links: &[(u32, u32, LinkShape)], durations: &[f64]) -> World {
         let links: Vec<Link> = links
             .iter()
@@ -78,30 +78,30 @@ impl World {
         }
     }
 
-    /// Tasks that need nothing.
+    /// Independent tasks.
     pub fn bag(tasks: u32, duration: f64) -> World {
         World::new(&[tasks], &[], &[duration])
     }
 
-    /// Tasks each of which needs the one before.
+    /// A chain: each task needs the one before.
     pub fn chain(tasks: u32, duration: f64) -> World {
         let pairs = (1..tasks).map(|k| (k - 1, k)).collect();
         World::new(&[tasks], &[(0, 0, LinkShape::Pairs(pairs))], &[duration])
     }
 
-    /// Phases of so many tasks, each after all of the one before.
+    /// Phases of these widths; each task of a phase needs all tasks of the phase before.
     pub fn phases(widths: &[u32], duration: f64) -> World {
         let links: Vec<_> = (1..widths.len() as u32).map(|k| (k - 1, k, LinkShape::All)).collect();
         World::new(widths, &links, &vec![duration; widths.len()])
     }
 
-    /// Active ranks, billed since the beginning.
+    /// With this number of active ranks, billed since the beginning.
     pub fn with_ranks(mut self, ranks: u32) -> World {
         self.ranks = (0..ranks).map(|r| rank(r, RankState::Active, 0.0)).collect();
         self
     }
 
-    /// All slots of all ranks have something to do.
+    /// Occupies all slots of all ranks.
     pub fn busy(mut self) -> World {
         self.ranks.iter_mut().for_each(|r| r.busy_slots = r.slots);
         self
@@ -112,8 +112,8 @@ impl World {
         self.requests.push(RequestView { id: RequestId(id), nodes, node_type: NodeTypeId(0), asked });
     }
 
-    /// Estimates that know the durations; nodes take `delay` seconds to come, which has been seen
-    /// often.
+    /// Estimates that know the durations and, from many observations, that nodes take `delay`
+    /// seconds to arrive.
     pub fn estimates(&self, delay: f64) -> Estimates {
         let prior = ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(1)) };
         let delay = Duration::from_secs_f64(delay);
@@ -125,7 +125,7 @@ impl World {
         estimates
     }
 
-    /// What remains, task by task up to `exact` tasks and in `chunks` chunks beyond.
+    /// The remaining work: task by task up to `exact` tasks, in `chunks` chunks beyond.
     pub fn remaining(&self, exact: usize, chunks: usize) -> RemainingWork {
         let durations = self.durations.clone();
         let facts = move |task: TaskId| TaskFacts {

@@ -1,28 +1,28 @@
-//! What is unusual about a run, against earlier runs of the same job: its length, its work, a class
-//! of its tasks, the delay of its nodes.
+//! What is unusual about a run compared with earlier runs of the same job: its length, its work, a
+//! class of its tasks, the delay of its nodes.
 //!
-//! Unusual is what lies outside the range in which 99 of 100 such runs are expected, with trend and
-//! with the pattern of day and week, and differs by a quarter at least: runs that are as like as
-//! two peas must not make a difference of a percent an alarm.
+//! A value is unusual if it lies outside the range expected for 99 of 100 such runs, with trend and
+//! daily and weekly pattern, and differs by at least a quarter. The second condition prevents
+//! alarms about one percent where all earlier runs were nearly equal.
 
 use serde::{Deserialize, Serialize};
 
 use super::Quantiles;
 use super::history::{Expected, History, Moment, RunRecord, Summary};
 
-/// A factor below which no difference is unusual.
-const LEAST: f64 = 1.25;
+/// Minimum factor of an unusual difference.
+const MIN_FACTOR: f64 = 1.25;
 
-/// A run that is this much longer or shorter in seconds is not worth a word, whatever the factor.
-const LEAST_WALL_S: f64 = 1.0;
+/// Minimum difference in wall time, in seconds, whatever the factor.
+const MIN_WALL_DIFFERENCE_S: f64 = 1.0;
 
-/// A class is worth a word if its difference is at least this share of the run's work.
-const LEAST_SHARE: f64 = 0.02;
+/// Minimum difference of a class, as a share of the run's work.
+const MIN_CLASS_SHARE: f64 = 0.02;
 
-/// At most so many classes are named, those with the greatest difference.
-const MOST_CLASSES: usize = 5;
+/// At most this number of classes is reported, those with the greatest difference.
+const MAX_CLASSES_REPORTED: usize = 5;
 
-/// Of what something is unusual.
+/// The quantity that is unusual.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantity {
@@ -36,27 +36,28 @@ pub enum Quantity {
     Delay(String),
 }
 
-/// Something unusual about a run.
+/// An unusual quantity of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Anomaly {
-    /// Of what.
+    /// The quantity.
     pub what: Quantity,
-    /// What it was, in seconds.
+    /// The value found, in seconds.
     pub found_s: f64,
-    /// What it usually is.
+    /// The usual value, in seconds.
     pub usual_s: Quantiles,
-    /// How many runs that follows from.
+    /// Number of earlier runs that the usual value is based on.
     pub runs: u32,
     /// When the run began.
     pub started: Moment,
 }
 
 impl History {
-    /// What is unusual about a run.
+    /// The unusual quantities of a run.
     pub fn unusual(&self, run: &RunRecord) -> Vec<Anomaly> {
         let mut found = Vec::new();
         if run.whole {
-            let wall = self.expect_wall(run).filter(|usual| (run.wall_s - usual.seconds.q50).abs() >= LEAST_WALL_S);
+            let wall =
+                self.expect_wall(run).filter(|usual| (run.wall_s - usual.seconds.q50).abs() >= MIN_WALL_DIFFERENCE_S);
             found.extend(odd(run, Quantity::Wall, run.wall_s, wall));
             found.extend(odd(run, Quantity::Work, run.work_s, self.expect_work(run)));
         }
@@ -75,13 +76,13 @@ impl History {
             let anomaly = odd(run, Quantity::Class(class.name.clone()), class.seconds(), usual);
             found.extend(anomaly.map(|a| ((a.found_s - a.usual_s.q50).abs() * class.seen as f64, a)));
         }
-        found.retain(|(difference, _)| *difference >= LEAST_SHARE * run.work_s);
+        found.retain(|(difference, _)| *difference >= MIN_CLASS_SHARE * run.work_s);
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
-        found.into_iter().take(MOST_CLASSES).map(|(_, anomaly)| anomaly).collect()
+        found.into_iter().take(MAX_CLASSES_REPORTED).map(|(_, anomaly)| anomaly).collect()
     }
 }
 
-/// What a run found under a name, in seconds.
+/// The value of a run under a name, in seconds.
 fn named(summaries: &[Summary], name: &str) -> Option<f64> {
     summaries.iter().find(|summary| summary.name == name).map(Summary::seconds)
 }
@@ -89,7 +90,7 @@ fn named(summaries: &[Summary], name: &str) -> Option<f64> {
 fn odd(run: &RunRecord, what: Quantity, found_s: f64, usual: Option<Expected>) -> Option<Anomaly> {
     let usual = usual?;
     let middle = usual.seconds.q50;
-    let outside = found_s > usual.usual.1.max(middle * LEAST) || found_s < usual.usual.0.min(middle / LEAST);
+    let outside = found_s > usual.usual.1.max(middle * MIN_FACTOR) || found_s < usual.usual.0.min(middle / MIN_FACTOR);
     let anomaly = Anomaly { what, found_s, usual_s: usual.seconds, runs: usual.runs, started: run.started() };
     outside.then_some(anomaly)
 }

@@ -1,26 +1,26 @@
-//! What earlier runs of the same job tell: how long its classes took, how long nodes took to come
-//! at this hour of this weekday, how long runs last and whether they grow longer.
+//! What earlier runs of the same job show: task durations by class, node delays by hour and
+//! weekday, and the length of runs with its trend.
 //!
-//! Plain data: whoever drives the core loads it before a run and adds to it after. `lessons` is
-//! what one run finds, `unusual` compares a run with those before.
+//! Plain data: the driver loads it before a run and adds to it after. `run_stats` collects the
+//! findings of one run, `anomaly` compares a run with earlier ones.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{LogNormal, Quantiles};
 
-/// Runs beyond this many are forgotten, oldest first.
+/// Number of runs kept; the oldest are dropped first.
 pub const KEPT: usize = 200;
 
-/// An older run counts this much less than the one after it.
-const FADE: f64 = 0.9;
+/// Weight of a run relative to the next newer one.
+const RUN_DECAY: f64 = 0.9;
 
-/// Earlier runs together count for at most so many observations: this run must be able to overrule
-/// them.
-const MOST_WORTH: f64 = 20.0;
+/// All earlier runs together count as at most this number of observations, so that the present run
+/// can outweigh them.
+const MAX_HISTORY_OBSERVATIONS: f64 = 20.0;
 
-/// With fewer runs nothing is expected of the next.
-const FEWEST: usize = 4;
+/// Minimum number of runs for an expectation.
+const MIN_RUNS_FOR_EXPECTATION: usize = 4;
 
 /// A weekday and an hour, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,15 +32,15 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The moment so many seconds after the beginning of 1970, which was a Thursday.
+    /// The moment `seconds` after the beginning of 1970, which was a Thursday.
     pub fn of_unix(seconds: u64) -> Moment {
         let (day, second) = (seconds / 86_400, seconds % 86_400);
         Moment { weekday: ((day + 3) % 7) as u8, hour: (second / 3600) as u8 }
     }
 
-    /// How much a run at another moment tells about this one, 0 to 1: the daily pattern counts by
-    /// the distance of the hours around the clock, the weekly one by whether both are working days
-    /// or both are not.
+    /// How similar a run at another moment is to one at this moment, 0 to 1. The daily pattern
+    /// counts the distance of the hours around the clock, the weekly one whether both are working
+    /// days or both are not.
     fn likeness(self, other: Moment) -> f64 {
         let apart = f64::from(self.hour.abs_diff(other.hour) % 24);
         let around = apart.min(24.0 - apart);
@@ -50,12 +50,12 @@ impl Moment {
             (false, true) => 0.7,
             (false, false) => 0.2,
         };
-        // Even the most unlike run is better than none.
+        // Even the least similar run is better than none.
         0.05 + 0.95 * daily * weekly
     }
 }
 
-/// What one run found.
+/// The results of one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Name of the run.
@@ -64,14 +64,14 @@ pub struct RunRecord {
     pub began_unix_s: u64,
     /// Tasks of the job.
     pub tasks: u32,
-    /// Slots that it began with.
+    /// Number of slots at its start.
     pub slots: u32,
     /// Its scaling policy.
     pub policy: String,
-    /// True if it ran all of the job's tasks in one go, and all of them completed: only such runs
-    /// say how long a run lasts.
+    /// True if it ran all tasks of the job in one session and all completed: only such runs show
+    /// how long a run lasts.
     pub whole: bool,
-    /// How long it took, in seconds.
+    /// Wall time in seconds.
     pub wall_s: f64,
     /// Time in tasks, summed over slots, in seconds.
     pub work_s: f64,
@@ -91,11 +91,11 @@ impl RunRecord {
 /// Mean and variance of the logarithm of something observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Of what: a class, a kind of node.
+    /// Name of the class or kind of node.
     pub name: String,
-    /// Observations.
+    /// Number of observations.
     pub seen: u64,
-    /// Seconds that a factor of 1 stood for.
+    /// Seconds that correspond to a factor of 1.
     pub size_s: f64,
     /// Mean of the factors' natural logarithms.
     pub mean_log: f64,
@@ -109,7 +109,7 @@ impl Summary {
         self.size_s * self.mean_log.clamp(-40.0, 40.0).exp()
     }
 
-    /// True if it holds numbers that can be reckoned with; a file may hold anything.
+    /// True if the numbers are finite and valid; a file may contain anything.
     fn is_sound(&self) -> bool {
         let size = self.size_s.is_finite() && self.size_s > 0.0;
         size && self.mean_log.is_finite() && self.variance_log.is_finite() && self.variance_log >= 0.0
@@ -123,27 +123,27 @@ pub struct History {
     pub runs: Vec<RunRecord>,
 }
 
-/// What a run is expected to need.
+/// The expectation for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
     /// In seconds.
     pub seconds: Quantiles,
     /// Growth from run to run: 0.02 if each takes 2 % more than the one before.
     pub trend: f64,
-    /// The range that all but one run in a hundred should stay in.
+    /// The range that 99 of 100 runs should stay in.
     pub usual: (f64, f64),
-    /// How many runs that follows from.
+    /// Number of runs that it is based on.
     pub runs: u32,
 }
 
-/// A duration of a class that the job file does not give and earlier runs do.
+/// The duration of a class that earlier runs give and the job file does not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learnt {
     /// The class.
     pub class: String,
-    /// Seconds that one of its tasks takes, in the median.
+    /// Median duration of one of its tasks, in seconds.
     pub seconds: f64,
-    /// Standard deviation of the logarithm of that.
+    /// Standard deviation of the logarithm of the duration.
     pub spread: f64,
 }
 
@@ -161,19 +161,20 @@ impl History {
         Some(Learnt { class: class.to_owned(), seconds: mean.clamp(-40.0, 40.0).exp(), spread: variance.sqrt() })
     }
 
-    /// What is known of the factor between `size_s` seconds and the duration of a task of a class.
+    /// The distribution of the factor between `size_s` seconds and the duration of a task of a
+    /// class.
     pub(super) fn class(&self, name: &str, size_s: f64, moment: Moment) -> Option<LogNormal> {
         self.pool(|run| &run.classes, name, size_s, moment)
             .map(|(mean, var, worth)| LogNormal::learnt(mean, var, worth))
     }
 
-    /// What is known of the delay of a kind of nodes at this hour of this weekday.
+    /// The distribution of the delay of a kind of nodes at this hour of this weekday.
     pub fn delay(&self, name: &str, moment: Moment) -> Option<LogNormal> {
         self.pool(|run| &run.delays, name, 1.0, moment).map(|(mean, var, worth)| LogNormal::learnt(mean, var, worth))
     }
 
-    /// Mean and variance over runs, and how many observations they are worth; the variance has a
-    /// part within runs and a part between them.
+    /// Mean and variance over runs, and the number of observations that they count as. The variance
+    /// has a part within runs and a part between them.
     fn pool(
         &self,
         of: impl Fn(&RunRecord) -> &Vec<Summary>,
@@ -182,7 +183,7 @@ impl History {
         moment: Moment,
     ) -> Option<(f64, f64, f64)> {
         let found = self.runs.iter().rev().enumerate().flat_map(|(age, run)| {
-            let weight = FADE.powi(age as i32) * moment.likeness(run.started());
+            let weight = RUN_DECAY.powi(age as i32) * moment.likeness(run.started());
             let worth = move |s: &Summary| weight * (s.seen as f64).min(10.0);
             of(run).iter().filter(|s| s.name == name && s.is_sound()).map(move |s| (worth(s), s))
         });
@@ -195,18 +196,17 @@ impl History {
         let mean = found.iter().map(|(w, s)| w * mean_of(s)).sum::<f64>() / total;
         let around = |s: &Summary| s.variance_log + (mean_of(s) - mean).powi(2);
         let variance = found.iter().map(|(w, s)| w * around(s)).sum::<f64>() / total;
-        Some((mean, variance, total.min(MOST_WORTH)))
+        Some((mean, variance, total.min(MAX_HISTORY_OBSERVATIONS)))
     }
 
-    /// How long a run like this one (as many tasks and slots, the same policy) is expected to take
-    /// when it begins at this one's moment, with trend and pattern; `None` with fewer than four
-    /// such runs.
+    /// Expected wall time of a run like this one (the same tasks, slots and policy) that begins at
+    /// the same moment, with trend and pattern. `None` with fewer than four such runs.
     pub fn expect_wall(&self, like: &RunRecord) -> Option<Expected> {
         let is_like = |run: &RunRecord| run.slots == like.slots && run.policy == like.policy;
         self.expect_of(like, |run| is_like(run).then_some(run.wall_s))
     }
 
-    /// How much work (seconds in tasks) such a run is expected to bring, on however many slots.
+    /// Expected work of such a run (seconds in tasks), on any number of slots.
     pub fn expect_work(&self, like: &RunRecord) -> Option<Expected> {
         self.expect_of(like, |run| Some(run.work_s))
     }
@@ -215,13 +215,13 @@ impl History {
         self.expect(like.started(), |run| value(run).filter(|_| run.whole && run.tasks == like.tasks))
     }
 
-    /// A straight line through the logarithms over the number of the run, fitted with weights for
-    /// likeness, and the spread around it.
+    /// A straight line through the logarithms over the number of the run, fitted with similarity as
+    /// weights, and the deviation from it.
     pub(super) fn expect(&self, moment: Moment, value: impl Fn(&RunRecord) -> Option<f64>) -> Option<Expected> {
         let values = self.runs.iter().filter_map(|run| Some((run, value(run).filter(|v| v.is_finite() && *v > 0.0)?)));
         let points: Vec<(f64, f64, f64)> =
             values.enumerate().map(|(k, (run, v))| (moment.likeness(run.started()), k as f64, v.ln())).collect();
-        if points.len() < FEWEST {
+        if points.len() < MIN_RUNS_FOR_EXPECTATION {
             return None;
         }
         let count = points.len() as f64;
@@ -249,7 +249,7 @@ impl History {
 pub(super) mod tests {
     use super::*;
 
-    /// A run at an hour of the day after so many others: 1970 began on a Thursday.
+    /// A run at an hour of the day, `day` days after a Thursday: 1970 began on one.
     pub(in super::super) fn run(day: u64, hour: u64, wall_s: f64, delay_s: f64) -> RunRecord {
         let summary = |name: &str, seen: u64, value: f64| {
             vec![Summary { name: name.into(), seen, size_s: 1.0, mean_log: value.ln(), variance_log: 0.01 }]

@@ -1,14 +1,14 @@
-//! A log-normal belief about a positive quantity, sharpened by every observation.
+//! A log-normal distribution of a positive quantity, updated by every observation.
 //!
 //! Durations of tasks of one class spread by factors rather than by seconds, so their logarithms
-//! are taken to be normal. Mean and variance are both unknown; with the conjugate
+//! are taken to be normal. Mean and variance are both unknown. With the conjugate
 //! normal-inverse-gamma prior (Murphy, "Conjugate Bayesian analysis of the Gaussian distribution",
-//! 2007, section 3) what comes next follows Student's t, which is wide after two observations and
-//! close to normal after thirty. Intervals are therefore honest from the first observation on, with
-//! no switch from "unknown" to "known".
+//! 2007, section 3) the next value follows Student's t, which is wide after two observations and
+//! close to normal after thirty. So intervals are valid from the first observation on, without a
+//! switch from "unknown" to "known".
 //!
-//! Where there are many observations, the quantiles of the last few hundred are used instead: they
-//! hold for any shape (two modes, a heavy tail) and forget what no longer holds.
+//! With many observations, the quantiles of the last few hundred are used instead: they are valid
+//! for any shape (two modes, a heavy tail) and adapt to changes.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,27 +18,27 @@ use statrs::distribution::{Continuous, ContinuousCDF, Normal, StudentsT};
 use super::Quantiles;
 
 /// Observations kept for empirical quantiles.
-const KEPT: usize = 256;
+const KEPT_OBSERVATIONS: usize = 256;
 
-/// With fewer observations the fitted distribution is used.
-const ENOUGH: usize = 64;
+/// With fewer observations, the fitted distribution is used.
+const MIN_EMPIRICAL_OBSERVATIONS: usize = 64;
 
-/// At most so many values that go on are looked at.
-const OPEN: usize = 1024;
+/// Upper limit on unfinished values that are considered one by one.
+const MAX_UNFINISHED_SAMPLES: usize = 1024;
 
-/// At most about this number of values that go on are put beside the observations.
-const MOST_LATE: u64 = 4096;
+/// Upper limit on unfinished values that are added to the observations, approximately.
+const MAX_UNFINISHED_ADDED: u64 = 4096;
 
-/// Turns in which values that go on are taken into account.
-const ROUNDS: usize = 4;
+/// Iterations of expectation and maximisation over unfinished values.
+const EM_ITERATIONS: usize = 4;
 
-/// Beyond so many deviations the tail of the normal distribution is too thin to reckon with.
-const FARTHEST: f64 = 6.0;
+/// Beyond this number of deviations, the normal distribution's tail is too thin for arithmetic.
+const MAX_DEVIATIONS: f64 = 6.0;
 
-/// Above so many degrees of freedom Student's t is taken to be normal.
+/// From this number of degrees of freedom on, Student's t is taken to be normal.
 const NORMAL_FROM: f64 = 200.0;
 
-/// Number of values that stand for a whole distribution ([`LogNormal::spread`]).
+/// Number of values that represent a whole distribution ([`LogNormal::spread`]).
 pub const SPREAD: usize = 32;
 
 /// The middles of [`SPREAD`] equal parts of the standard normal distribution.
@@ -60,21 +60,21 @@ static T90: LazyLock<[f64; T90_STEPS + 1]> = LazyLock::new(|| {
 /// The 90 % point of the standard normal distribution.
 const Z90: f64 = 1.281_551_565_544_6;
 
-/// Logarithms beyond this are clamped: e^46 seconds is longer than the universe has lasted.
+/// Logarithms beyond this are clamped: e^46 seconds is longer than the age of the universe.
 const LONGEST_LOG: f64 = 46.0;
 
-/// What is believed of a positive quantity.
+/// The estimated distribution of a positive quantity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogNormal {
-    /// Mean of the logarithm, and how many observations that is worth.
+    /// Mean of the logarithm, and the number of observations that it counts as.
     mean: f64,
     weight: f64,
     /// Shape and scale of the inverse gamma distribution of the variance.
     shape: f64,
     scale: f64,
-    /// How many were really observed.
+    /// Number of actual observations.
     seen: u64,
-    /// Logarithms of the latest, as a ring, and the same in order.
+    /// Logarithms of the latest observations, as a ring, and the same sorted.
     latest: Vec<f64>,
     next: usize,
     sorted: Vec<f64>,
@@ -87,19 +87,18 @@ impl LogNormal {
         LogNormal::prior(median, 2.0, 0.12)
     }
 
-    /// No idea, only an order of magnitude to begin with: it counts as a hundredth of an
-    /// observation.
+    /// Only an order of magnitude: counts as a hundredth of an observation.
     pub fn unknown(median: f64) -> LogNormal {
         LogNormal::prior(median, 0.01, 0.05)
     }
 
-    /// Of a class of tasks of which nothing is known, before other classes tell of it: durations of
-    /// the classes of one job lie a factor of e apart as a rule, and often of far more.
+    /// For a class of tasks without any information, before other classes provide some: durations
+    /// of the classes of one job usually differ by a factor of e, and often by far more.
     pub fn of_other_classes(median: f64) -> LogNormal {
         LogNormal { shape: 2.0, ..LogNormal::prior(median, 0.3, 2.0) }
     }
 
-    /// What earlier runs found: the mean and variance of the logarithm, worth so many observations.
+    /// From earlier runs: mean and variance of the logarithm, counting as `worth` observations.
     pub fn learnt(mean_log: f64, variance_log: f64, worth: f64) -> LogNormal {
         let shape = 1.0 + worth / 2.0;
         let scale = shape * variance_log.clamp(1e-4, 9.0);
@@ -119,7 +118,7 @@ impl LogNormal {
         }
     }
 
-    /// Learns from one observation; what is not a positive number is ignored.
+    /// Learns from one observation; ignores anything that is not a positive number.
     pub fn observe(&mut self, value: f64) {
         if !value.is_finite() || value <= 0.0 {
             return;
@@ -127,7 +126,7 @@ impl LogNormal {
         let x = log(value);
         self.learn(x, 1.0);
         self.seen += 1;
-        if self.latest.len() < KEPT {
+        if self.latest.len() < KEPT_OBSERVATIONS {
             self.latest.push(x);
         } else {
             let oldest = std::mem::replace(&mut self.latest[self.next], x);
@@ -135,23 +134,23 @@ impl LogNormal {
             self.sorted.remove(at);
         }
         self.sorted.insert(self.sorted.partition_point(|y| *y < x), x);
-        self.next = (self.next + 1) % KEPT;
+        self.next = (self.next + 1) % KEPT_OBSERVATIONS;
     }
 
-    /// The belief with what values tell that have reached `elapsed` and go on. Without them it
-    /// would be too low: of values that began together the low ones are complete first. Each counts
-    /// as what it will be on average, and for as much of an observation as it is likely that it
-    /// would have been complete by now (expectation and maximisation in turns: Dempster, Laird and
-    /// Rubin 1977). Beside each value stands how many there are of it.
+    /// The distribution including unfinished values that have reached `elapsed` so far. Without
+    /// them it would be too low: of values that began together, the low ones are complete first.
+    /// Each counts as its expected final value, weighted by the probability that it would have been
+    /// complete by now (expectation and maximisation in turns: Dempster, Laird and Rubin 1977). The
+    /// second number of each pair is a count.
     pub fn with_open(&self, elapsed: &[(f64, u32)]) -> LogNormal {
         let mut belief = self.clone();
-        // Of very many, so many at equal distances stand for all.
-        let each = elapsed.len().div_ceil(OPEN).max(1);
+        // Very many values are represented by a sample at equal distances.
+        let each = elapsed.len().div_ceil(MAX_UNFINISHED_SAMPLES).max(1);
         let open = || {
             let some = elapsed.iter().step_by(each).filter(|(value, _)| *value > 0.0);
             some.map(|&(value, count)| (log(value), u64::from(count) * each as u64))
         };
-        for _ in 0..ROUNDS {
+        for _ in 0..EM_ITERATIONS {
             let mut next = self.clone();
             for (value, count) in open() {
                 let (mean, variance, share) = belief.beyond(value);
@@ -160,10 +159,10 @@ impl LogNormal {
             }
             belief = next;
         }
-        if self.latest.len() >= ENOUGH {
-            // Of those that others of the sample would hardly outlast each is taken for complete,
-            // at its mean.
-            let thinned = open().map(|(_, count)| count).sum::<u64>().div_ceil(MOST_LATE).max(1);
+        if self.latest.len() >= MIN_EMPIRICAL_OBSERVATIONS {
+            // A value that others of the sample would hardly outlast counts as complete, at its
+            // mean.
+            let thinned = open().map(|(_, count)| count).sum::<u64>().div_ceil(MAX_UNFINISHED_ADDED).max(1);
             let late =
                 open().map(|(value, count)| (belief.beyond(value), count)).filter(|((_, _, share), _)| *share > 0.5);
             let late: Vec<f64> = late
@@ -178,14 +177,14 @@ impl LogNormal {
     /// Mean and variance of the logarithms above `x`, and the share below it.
     fn beyond(&self, x: f64) -> (f64, f64, f64) {
         let deviation = self.variance().sqrt().max(1e-6);
-        let z = ((x - self.mean) / deviation).min(FARTHEST);
+        let z = ((x - self.mean) / deviation).min(MAX_DEVIATIONS);
         let normal = standard_normal();
         let hazard = normal.pdf(z) / normal.sf(z);
         let variance = deviation * deviation * (1.0 + z * hazard - hazard * hazard).max(0.0);
         ((self.mean + deviation * hazard).max(x), variance, normal.cdf(z))
     }
 
-    /// Takes the logarithm `x` for `share` of an observation.
+    /// Counts the logarithm `x` as `share` of an observation.
     fn learn(&mut self, x: f64, share: f64) {
         let apart = x - self.mean;
         self.scale += 0.5 * share * self.weight / (self.weight + share) * apart * apart;
@@ -199,14 +198,14 @@ impl LogNormal {
         self.seen
     }
 
-    /// Mean and variance of the logarithm, for a record of the run.
+    /// Mean and variance of the logarithm, for the record of the run.
     pub fn moments(&self) -> (f64, f64) {
         (self.mean, self.variance())
     }
 
     /// Quantiles of the next value.
     pub fn quantiles(&self) -> Quantiles {
-        if self.latest.len() >= ENOUGH {
+        if self.latest.len() >= MIN_EMPIRICAL_OBSERVATIONS {
             let at = |p: f64| exp(quantile(&self.sorted, p));
             return Quantiles { q10: at(0.1), q50: at(0.5), q90: at(0.9) };
         }
@@ -214,30 +213,30 @@ impl LogNormal {
         Quantiles { q10: exp(self.mean - half), q50: exp(self.mean), q90: exp(self.mean + half) }
     }
 
-    /// By which factor the median itself may be underestimated (90 % point): 1 for perfect
+    /// Factor by which the median itself may be underestimated (90 % point): 1 for perfect
     /// knowledge.
     pub fn doubt(&self) -> f64 {
         exp(self.t90() * (self.variance() / self.weight).sqrt())
     }
 
-    /// [`SPREAD`] values that stand for the whole distribution, ascending: its quantiles at the
-    /// middles of as many equal parts.
+    /// [`SPREAD`] values that represent the whole distribution, ascending: its quantiles at the
+    /// middles of equal parts.
     pub fn spread(&self) -> [f64; SPREAD] {
-        if self.latest.len() >= ENOUGH {
+        if self.latest.len() >= MIN_EMPIRICAL_OBSERVATIONS {
             return std::array::from_fn(|k| exp(quantile(&self.sorted, middle(k))));
         }
         let deviation = self.variance().sqrt();
         NORMAL_POINTS.map(|point| exp(self.mean + deviation * point))
     }
 
-    /// The numbers that all of its quantiles follow from; `None` once single observations count.
+    /// The numbers that determine all of its quantiles; `None` once single observations count.
     pub fn key(&self) -> Option<[u64; 4]> {
         let numbers = [self.mean, self.weight, self.shape, self.scale];
-        (self.latest.len() < ENOUGH).then(|| numbers.map(f64::to_bits))
+        (self.latest.len() < MIN_EMPIRICAL_OBSERVATIONS).then(|| numbers.map(f64::to_bits))
     }
 
-    /// What is still to come of a value that has already reached `elapsed`: the share `p` of such
-    /// values ends sooner.
+    /// The time left for a value that has already reached `elapsed`: a share `p` of such values
+    /// ends sooner.
     pub fn rest(&self, elapsed: f64, p: f64) -> f64 {
         let deviation = self.variance().sqrt();
         let passed = match elapsed > 0.0 && deviation > 0.0 {
@@ -245,15 +244,14 @@ impl LogNormal {
             false => 0.0,
         };
         if passed > 0.999 {
-            // Beyond all experience: what has lasted that long lasts as long again (the median
+            // Beyond all observations: what has lasted this long lasts as long again (the median
             // under a scale-free prior).
             return elapsed * p / (1.0 - p).max(1e-3);
         }
         (exp(self.mean + deviation * normal_point(passed + p * (1.0 - passed))) - elapsed).max(0.0)
     }
 
-    /// True if a value is so far out (one in a thousand) that something other than chance is
-    /// likely.
+    /// True if a value is so extreme (one in a thousand) that a cause other than chance is likely.
     pub fn is_odd(&self, value: f64) -> bool {
         self.seen >= 10 && (log(value) - self.mean).abs() > 3.29 * self.variance().sqrt().max(0.05)
     }
@@ -275,12 +273,12 @@ impl LogNormal {
     }
 }
 
-/// The middle of the part `k` of [`SPREAD`] equal parts of 0 to 1.
+/// The middle of part `k` when 0 to 1 is divided into [`SPREAD`] equal parts.
 fn middle(k: usize) -> f64 {
     (k as f64 + 0.5) / SPREAD as f64
 }
 
-/// Seconds as a belief counts them.
+/// A duration in seconds, clamped to what the distribution accepts.
 pub(super) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64().max(1e-9)
 }
@@ -379,7 +377,7 @@ mod tests {
 
     #[test]
     fn what_still_runs_keeps_the_belief_from_being_too_low() {
-        // Sixteen begin together; six are complete, and ten go on.
+        // Sixteen begin together; six are complete, and ten still run.
         let (mut low, mut mended) = (0.0, 0.0);
         for seed in 0..200 {
             let mut draw = draws(seed, 10.0, 0.5);
@@ -391,7 +389,7 @@ mod tests {
             mended += belief.with_open(&[(values[5], 10)]).mean / 200.0;
         }
         assert!(low.exp() < 6.5 && mended.exp() > 7.5 && mended.exp() < 11.0, "{} {}", low.exp(), mended.exp());
-        // What has just begun tells nothing.
+        // A value that has just begun carries no information.
         let belief = LogNormal::guess(10.0);
         let same = belief.with_open(&[(0.01, 1); 10]);
         assert!((same.mean - belief.mean).abs() < 1e-3 && same.weight < belief.weight + 0.01);
@@ -404,7 +402,8 @@ mod tests {
         let mut draw = draws(3, 10.0, 0.3);
         (0..100).for_each(|_| belief.observe(draw()));
         let seen = belief.quantiles();
-        // What has just begun tells nothing; what goes on and on does, of the tail above all.
+        // A value that has just begun carries no information; one that lasts long does, mainly
+        // about the tail.
         assert_eq!(belief.with_open(&[(0.1, 20)]).quantiles(), seen);
         let mended = belief.with_open(&[(100.0, 1); 20]).quantiles();
         assert!(mended.q90 >= 100.0 && seen.q90 < 20.0, "{mended:?}");

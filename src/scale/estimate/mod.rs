@@ -1,12 +1,12 @@
-//! What is believed about durations: of tasks by class, and of the delay until a new node comes.
+//! Estimates of durations: of tasks by class, and of the delay until a new node arrives.
 //!
-//! What is learnt for a class is not a duration but the factor between a task's own prior (its
-//! `estimate` in the job file) and the time it took. So a sweep whose members take `{n}` minutes
-//! each is one class, and one observation says something about all of them. Without a prior the
-//! factor is that to one second.
+//! The quantity learnt for a class is not a duration but the factor between a task's own prior (its
+//! `estimate` in the job file) and the time that it took. So a sweep whose members take `{n}`
+//! minutes each is one class, and one observation says something about all members. Without a
+//! prior, the factor is relative to one second.
 //!
-//! Of a class of which nothing is known at all the other classes of the job tell: the estimates of
-//! the job file, and the first observation of each class without one.
+//! A class without any information borrows from the other classes of the job: from their estimates
+//! in the job file, and from the first observation of each class without one.
 
 mod anomaly;
 mod history;
@@ -26,16 +26,16 @@ pub use history::{Expected, History, KEPT, Learnt, Moment, RunRecord, Summary};
 pub use lognormal::{LogNormal, SPREAD};
 pub use run_stats::RunStats;
 
-/// Number of a class of tasks; whoever drives the core numbers the classes of the job from 0.
+/// Number of a class of tasks; the driver numbers the classes of the job from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClassId(pub u32);
 
-/// What is known of a class before anything has run.
+/// The prior knowledge of a class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClassPrior {
     /// Its name.
     pub name: Arc<str>,
-    /// How long one of its tasks takes, if the job file says so (for tasks that differ, see
+    /// Duration of one of its tasks, if the job file has one (for tasks that differ, see
     /// [`RemainingTask::prior`](super::RemainingTask::prior)).
     pub estimate: Option<Duration>,
 }
@@ -52,46 +52,46 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// All times a factor.
+    /// All quantiles times a factor.
     fn times(self, factor: f64) -> Quantiles {
         Quantiles { q10: self.q10 * factor, q50: self.q50 * factor, q90: self.q90 * factor }
     }
 }
 
-/// Seconds that a task is thought to take where nothing at all is known.
+/// Assumed duration of a task where nothing is known, in seconds.
 const UNKNOWN_TASK_S: f64 = 10.0;
 
-/// Seconds that a node is thought to take to come where nothing is known.
+/// Assumed delay of a node where nothing is known.
 pub const UNKNOWN_DELAY: Duration = Duration::from_secs(60);
 
 /// What has been learnt so far.
 #[derive(Clone, Debug)]
 pub struct Estimates {
     classes: Vec<ClassEstimate>,
-    /// How long tasks of the other classes take, for a class of which nothing is known.
+    /// Durations of the other classes' tasks, for a class without information.
     unseen: LogNormal,
     delays: Vec<LogNormal>,
-    /// Tasks that took a time far from all others of their class.
+    /// Number of tasks whose duration was far from all others of their class.
     odd: u64,
 }
 
-/// One class: what is believed of the factor between prior and duration.
+/// One class: the distribution of the factor between prior and duration.
 #[derive(Clone, Debug)]
 struct ClassEstimate {
     name: Arc<str>,
-    /// Seconds that the factor refers to, for a task without a prior of its own.
+    /// Reference duration of the factor in seconds, for a task without a prior of its own.
     size: f64,
     factor: LogNormal,
-    /// Something is known of it: the job file or an earlier run tells, or a task has ended.
+    /// True if there is information about it: from the job file, an earlier run, or an attempt.
     known: bool,
-    /// How long attempts took that failed: all that is known of a class none of whose tasks has
+    /// Durations of failed attempts: the only information about a class none of whose tasks has
     /// completed.
     failed: LogNormal,
 }
 
 impl Estimates {
-    /// Knows no more than these priors; nodes of a type take `delays[type]` to come (those not
-    /// listed: a minute).
+    /// Creates estimates from priors alone; nodes of a type take `delays[type]` to arrive (a minute
+    /// for types that are not listed).
     pub fn new(classes: Vec<ClassPrior>, delays: &[Duration]) -> Estimates {
         let class = |prior: ClassPrior| ClassEstimate {
             name: prior.name,
@@ -113,8 +113,8 @@ impl Estimates {
         }
     }
 
-    /// Takes what earlier runs of the job found in place of guesses: for these classes, and for the
-    /// delay of nodes, whose kinds are listed.
+    /// Replaces guesses with observations of earlier runs: for these classes, and for the delay of
+    /// nodes of these kinds.
     pub fn recall(&mut self, history: &History, moment: Moment, classes: &[&str], kinds: &[&str]) {
         let classes: FxHashSet<&str> = classes.iter().copied().collect();
         for class in self.classes.iter_mut().filter(|class| classes.contains(&*class.name)) {
@@ -132,8 +132,8 @@ impl Estimates {
         }
     }
 
-    /// Learns from a task of a class that completed: its own prior, and how long it took. Returns
-    /// true if that is so far from the others of its class that something other than chance is
+    /// Learns from a completed task: its class, its own prior, and its duration. Returns true if
+    /// the duration is so far from the others of its class that a cause other than chance is
     /// likely.
     pub fn observe_task(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) -> bool {
         let Some(class) = self.classes.get_mut(class.0 as usize) else { return false };
@@ -147,8 +147,7 @@ impl Estimates {
         odd
     }
 
-    /// Learns from an attempt of a task of a class that failed. It tells only of a class of which
-    /// nothing better is known.
+    /// Learns from a failed attempt. It counts only for a class without better information.
     pub fn observe_failure(&mut self, class: ClassId, prior: Option<Duration>, took: Duration) {
         if let Some(class) = self.classes.get_mut(class.0 as usize) {
             let factor = lognormal::seconds(took) / class.size_of(prior);
@@ -156,13 +155,13 @@ impl Estimates {
         }
     }
 
-    /// True if something is known of how long tasks of this class take: from the job file, an
-    /// earlier run, or an attempt.
+    /// True if there is information about the duration of this class: from the job file, an earlier
+    /// run, or an attempt.
     pub fn is_known(&self, class: ClassId) -> bool {
         self.classes.get(class.0 as usize).is_some_and(|class| class.known || class.failed.seen() > 0)
     }
 
-    /// Learns how long a node of a type took from the request to an active rank.
+    /// Learns the time that a node of a type took from the request to an active rank.
     pub fn observe_delay(&mut self, node_type: NodeTypeId, took: Duration) {
         let at = node_type.0 as usize;
         while self.delays.len() <= at && at < 1 << 16 {
@@ -173,18 +172,18 @@ impl Estimates {
         }
     }
 
-    /// How long a task of a class takes.
+    /// Duration of a task of a class.
     pub fn task(&self, class: ClassId, prior: Option<Duration>) -> Quantiles {
         self.belief(class).quantiles().times(self.size(class, prior))
     }
 
-    /// How long a task that has been running for `elapsed` will still take (median), in seconds.
+    /// Median time in seconds that a task running for `elapsed` still needs.
     pub fn rest(&self, class: ClassId, prior: Option<Duration>, elapsed: Duration) -> f64 {
         let size = self.size(class, prior);
         self.belief(class).rest(elapsed.as_secs_f64() / size, 0.5) * size
     }
 
-    /// How long a node of a type takes to come.
+    /// Time until a requested node of a type arrives.
     pub fn delay(&self, node_type: NodeTypeId) -> Quantiles {
         match self.delays.get(node_type.0 as usize) {
             Some(delay) => delay.quantiles(),
@@ -192,8 +191,7 @@ impl Estimates {
         }
     }
 
-    /// How long a node that was asked for `elapsed` ago will still take to come (median), in
-    /// seconds.
+    /// Median time in seconds until a node arrives that was requested `elapsed` ago.
     pub fn delay_rest(&self, node_type: NodeTypeId, elapsed: Duration) -> f64 {
         match self.delays.get(node_type.0 as usize) {
             Some(delay) => delay.rest(elapsed.as_secs_f64(), 0.5),
@@ -211,12 +209,12 @@ impl Estimates {
         self.classes.get(class.0 as usize).map_or(0, |class| class.factor.seen())
     }
 
-    /// How many tasks took a time far from all others of their class.
+    /// Number of tasks whose duration was far from all others of their class.
     pub fn odd(&self) -> u64 {
         self.odd
     }
 
-    /// What is believed of the factor between the size of a task ([`Estimates::size`]) and its
+    /// The distribution of the factor between the size of a task ([`Estimates::size`]) and its
     /// duration.
     pub(super) fn factor(&self, class: ClassId) -> &LogNormal {
         self.belief(class)
@@ -230,7 +228,7 @@ impl Estimates {
         }
     }
 
-    /// Seconds that the factor of a task refers to.
+    /// Reference duration of a task's factor, in seconds.
     pub(super) fn size(&self, class: ClassId, prior: Option<Duration>) -> f64 {
         self.classes.get(class.0 as usize).map_or(1.0, |class| class.size_of(prior))
     }
@@ -312,7 +310,7 @@ mod tests {
         );
         estimates.observe_task(ClassId(1), None, Duration::from_secs(40));
         assert!(estimates.task(ClassId(1), None).q50 > 20.0);
-        // A class with an estimate is not shaken by attempts that fail early.
+        // Attempts that fail early do not change a class with an estimate.
         estimates.observe_failure(ClassId(0), None, Duration::from_secs(1));
         assert!((estimates.task(ClassId(0), None).q50 - 100.0).abs() < 1.0);
     }

@@ -1,15 +1,15 @@
-//! What one run finds out about its classes and its nodes, for the runs after it.
+//! Statistics of one run about its classes and nodes, for later runs.
 //!
-//! Sums of this run alone: beliefs have learnt from earlier runs already, and to write those down
-//! would count every run again and again.
+//! They contain this run alone: estimates already include earlier runs, and recording those would
+//! count every run repeatedly.
 
 use std::time::Duration;
 
 use super::history::{RunRecord, Summary};
 use super::lognormal::seconds;
 
-/// A run with more classes writes down those that took most time.
-const MOST_CLASSES: usize = 256;
+/// Upper limit on recorded classes; those with the most time are kept.
+const MAX_CLASSES_RECORDED: usize = 256;
 
 /// Count, mean and spread of logarithms (Welford 1962).
 #[derive(Clone, Debug)]
@@ -19,10 +19,10 @@ struct Sum {
     seen: u64,
     mean: f64,
     squares: f64,
-    /// Seconds in all.
+    /// Total seconds.
     total_s: f64,
-    /// Tasks that have not been timed one by one, and the sum of their priors in seconds: the next
-    /// that has been brings the time of all.
+    /// Number of tasks not timed one by one, and the sum of their priors in seconds. The next timed
+    /// task reports the time of all.
     untimed: u64,
     untimed_prior_s: f64,
 }
@@ -42,8 +42,8 @@ impl Sum {
         }
     }
 
-    /// Takes in one that took so long. Short tasks share a look at the clock; the ones without are
-    /// recorded as having taken no time.
+    /// Adds one task. Short tasks share a reading of the clock; those without one are recorded with
+    /// a duration of zero.
     #[inline]
     fn take(&mut self, prior_s: f64, took: Duration) {
         self.untimed += 1;
@@ -53,7 +53,8 @@ impl Sum {
         }
     }
 
-    /// Those since the last timed one took so long together: each counts with their mean.
+    /// Adds the tasks since the last timed one, which together took `took_s`: each counts with
+    /// their mean.
     fn take_timed(&mut self, took_s: f64) {
         let x = (took_s / self.untimed_prior_s).max(1e-12).ln();
         let (weight, apart) = (self.untimed as f64, x - self.mean);
@@ -70,7 +71,7 @@ impl Sum {
     }
 }
 
-/// See the module's text.
+/// Collects durations by class and node delays while a run lasts, and adds them to its record.
 #[derive(Clone, Debug, Default)]
 pub struct RunStats {
     classes: Vec<Sum>,
@@ -79,25 +80,25 @@ pub struct RunStats {
 }
 
 impl RunStats {
-    /// Of a run with these classes, each with the duration that a factor of 1 stands for (a second,
-    /// if none is known).
+    /// For a run with these classes, each with the duration that a factor of 1 means (`None`: a
+    /// second).
     pub fn new<'a>(classes: impl Iterator<Item = (&'a str, Option<Duration>)>) -> RunStats {
         RunStats { classes: classes.map(|(name, size)| Sum::new(name, size)).collect(), ..RunStats::default() }
     }
 
-    /// An attempt took so long, on so many slots.
+    /// Adds the work of an attempt: its duration on this number of slots.
     pub fn worked(&mut self, took: Duration, slots: u32) {
         self.work += took * slots;
     }
 
-    /// A task of the class of this number, whose prior is `prior`, completed after so long.
+    /// Adds a completed task of a class, with its prior and its duration.
     pub fn completed(&mut self, class: usize, prior: Option<Duration>, took: Duration) {
         if let Some(sum) = self.classes.get_mut(class) {
             sum.take(prior.map_or(sum.size_s, seconds), took);
         }
     }
 
-    /// A node of this kind came after so long.
+    /// Adds the delay of a node of this kind.
     pub fn arrived(&mut self, kind: &str, took: Duration) {
         let at = self.delays.iter().position(|sum| sum.name == kind).unwrap_or_else(|| {
             self.delays.push(Sum::new(kind, None));
@@ -106,12 +107,12 @@ impl RunStats {
         self.delays[at].take(1.0, took.max(Duration::from_nanos(1)));
     }
 
-    /// Adds what was found to the record of the run.
+    /// Adds the statistics to the record of the run.
     pub fn tell(&self, record: RunRecord) -> RunRecord {
         let mut classes: Vec<&Sum> = self.classes.iter().filter(|sum| sum.seen > 0).collect();
-        if classes.len() > MOST_CLASSES {
+        if classes.len() > MAX_CLASSES_RECORDED {
             classes.sort_by(|a, b| b.total_s.total_cmp(&a.total_s));
-            classes.truncate(MOST_CLASSES);
+            classes.truncate(MAX_CLASSES_RECORDED);
         }
         RunRecord {
             work_s: self.work.as_secs_f64(),
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!((found.wall_s, found.work_s), (7.0, 50.0));
         let names: Vec<&str> = found.classes.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
-        // Twice and half of the prior.
+        // Twice the prior, and half of it.
         let (a, b) = (&found.classes[0], &found.classes[1]);
         assert!(a.mean_log.abs() < 1e-12 && (a.variance_log - 2.0 * 2f64.ln().powi(2)).abs() < 1e-9, "{a:?}");
         assert!((a.seconds() - 10.0).abs() < 1e-9 && (b.seconds() - 3.0).abs() < 1e-9);
@@ -166,6 +167,6 @@ mod tests {
         let mut lessons = RunStats::new(names.iter().map(|name| (name.as_str(), None)));
         (0..1000).for_each(|k| lessons.completed(k, None, Duration::from_secs(k as u64 + 1)));
         let found = lessons.tell(run(0, 0, 7.0, 1.0));
-        assert_eq!((found.classes.len(), found.classes[0].name.as_str()), (MOST_CLASSES, "c999"));
+        assert_eq!((found.classes.len(), found.classes[0].name.as_str()), (MAX_CLASSES_RECORDED, "c999"));
     }
 }

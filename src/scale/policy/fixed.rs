@@ -1,11 +1,11 @@
-//! Policies that never change their mind: what there is, or a number.
+//! Policies that never change their target: the ranks at the start, or a given number.
 
 use super::{Policy, Target};
 use crate::scale::estimate::Estimates;
 use crate::scale::observation::Observation;
 use crate::scale::price::Prices;
 
-/// Keeps the ranks that there were at its first look.
+/// Keeps the number of ranks of its first decision.
 #[derive(Clone, Debug, Default)]
 pub struct Fixed {
     first: Option<u32>,
@@ -22,7 +22,7 @@ impl Policy for Fixed {
     }
 }
 
-/// Wants a number of ranks from the beginning to the end.
+/// Keeps a given number of ranks throughout the run.
 #[derive(Clone, Debug)]
 pub struct Static {
     name: String,
@@ -30,7 +30,7 @@ pub struct Static {
 }
 
 impl Static {
-    /// Wants so many.
+    /// With this number of ranks.
     pub fn new(ranks: u32) -> Static {
         Static { name: format!("static-{ranks}"), ranks }
     }

@@ -1,7 +1,8 @@
-//! What every policy is: an observation in, a wish out. And the six policies of the job file.
+//! The interface of policies: an observation in, a target out. And the six policies of the job
+//! file.
 //!
-//! A policy says how many ranks it wants and why. It knows neither bounds nor hysteresis nor which
-//! rank goes: that is the [`Scaler`](super::Scaler)'s part, and the same for all policies.
+//! A policy says how many ranks it wants and why. Bounds, hysteresis and the choice of ranks to
+//! remove are the [`Scaler`](super::Scaler)'s task, the same for all policies.
 
 mod fixed;
 mod predictive;
@@ -21,38 +22,38 @@ pub use rules::{Reactive, default_rules};
 pub(crate) use score::utilisation;
 pub use score::{Pressure, time_weight};
 
-/// Decides how many ranks there should be. It may remember what it saw, and nothing else.
+/// Decides how many ranks there should be. It may keep state between decisions.
 pub trait Policy: Send {
     /// Its name, as in the job file or on the command line.
     fn name(&self) -> &str;
 
-    /// How many ranks it wishes for now.
+    /// The number of ranks that it wants now.
     fn decide(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Target;
 
-    /// True if the scaler's good sense applies (see [`Scaler`](super::Scaler)); policies of other
-    /// systems are carried out to the letter, within bounds and budget.
+    /// True if the guards of the [`Scaler`](super::Scaler) apply. Policies of other systems are
+    /// carried out literally, within bounds and budget.
     fn guarded(&self) -> bool {
         true
     }
 }
 
-/// What a policy wants.
+/// The target of a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// Supply of ranks (active, joining, requested) that it wants.
+    /// Wanted supply of ranks (active, joining, requested).
     pub ranks: u32,
-    /// How sure it is, 0 to 1.
+    /// Confidence, 0 to 1.
     pub confidence: f64,
-    /// What it considered.
+    /// The candidates considered.
     pub candidates: Vec<Candidate>,
-    /// Which of them it chose, as an index.
+    /// Index of the candidate chosen.
     pub chosen: Option<usize>,
-    /// Why, in a sentence without a full stop.
+    /// The reason, in a sentence without a full stop.
     pub reason: String,
 }
 
 impl Target {
-    /// A wish of a policy that does not look ahead.
+    /// A target of a policy that makes no forecast.
     pub fn plain(ranks: u32, reason: impl Into<String>) -> Target {
         Target { ranks, confidence: 1.0, candidates: Vec::new(), chosen: None, reason: reason.into() }
     }
@@ -70,8 +71,8 @@ pub fn policy_of(scaling: &Scaling) -> Box<dyn Policy> {
     }
 }
 
-/// The policy with a name: one of the six of the job file, `static-N`, or a comparison policy (see
-/// [`peers`]); `None` if there is none of that name.
+/// The policy of a name: one of the six of the job file, `static-N`, or a reference policy (see
+/// [`reference_policies`]). `None` if the name is unknown.
 pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> {
     let policy = match name {
         "fixed" => PolicyKind::Fixed,
@@ -90,7 +91,7 @@ pub fn policy_by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> 
     Some(policy_of(&Scaling { policy, ..scaling.clone() }))
 }
 
-/// Names that [`policy_by_name`] knows, beside `static-N`.
+/// The names that [`policy_by_name`] accepts, besides `static-N`.
 pub fn policy_names() -> Vec<&'static str> {
     let own = ["fixed", "reactive", "predictive", "hybrid", "cost", "performance"];
     own.into_iter().chain(reference_policies::NAMES).collect()

@@ -1,10 +1,10 @@
-//! Policies that look ahead: the rest of the graph is played forward for many numbers of ranks, and
-//! the best is chosen.
+//! Policies with a forecast: they simulate the rest of the graph for many numbers of ranks and
+//! choose the best.
 //!
-//! What is best is the *aim*: a trade between time and money (`predictive`), the least bill that
-//! meets the deadline (`cost`), or the earliest finish that keeps the budget (`performance`).
-//! `hybrid` does as `predictive` while the forecast is sure enough, and else grows as the rules
-//! say; rules may forbid growth in any case.
+//! What is best depends on the *objective*: a trade between time and money (`predictive`), the
+//! least bill that meets the deadline (`cost`), or the earliest finish within the budget
+//! (`performance`). `hybrid` follows `predictive` while the forecast is certain enough, and
+//! otherwise grows as the rules say. Rules may forbid growth in any case.
 
 use super::rules::RuleBook;
 use super::score::time_weight;
@@ -16,15 +16,15 @@ use crate::scale::forecast::{Forecaster, Outlook, Prospect, Scope};
 use crate::scale::observation::Observation;
 use crate::scale::price::Prices;
 
-/// Differences smaller than this share are no reason for a change: forecasts are not that good.
-const SAME: f64 = 0.02;
+/// Differences below this share are no reason for a change: forecasts are not more accurate.
+const NEGLIGIBLE_GAIN: f64 = 0.02;
 
-/// Ranks that have something to do are given back for no smaller share. What they run holds their
-/// nodes all the same, with slots that become free and are paid for; that the others pack what is
-/// left as well as a forecast does is not sure.
-const CLEAR: f64 = 0.2;
+/// Minimum gain, as a share, for giving back ranks that have work. Their tasks hold the nodes
+/// anyway, with slots that become free and are paid for, and it is uncertain whether the other
+/// ranks pack the rest as well as the forecast does.
+const MIN_SHRINK_GAIN: f64 = 0.2;
 
-/// What a policy wants of the prospects.
+/// What a policy optimizes among prospects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
     /// The least `w ln(finish) + (1 - w) ln(cost)`: one percent of time is worth `w / (1 - w)`
@@ -37,19 +37,19 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// The trade that an intent stands for.
+    /// The trade that an intent means.
     pub fn of(intent: Intent) -> Objective {
         Objective::Trade(time_weight(intent))
     }
 
-    /// What is to be as small as possible. Differences are shares: 0.01 is one percent.
+    /// The quantity to minimize. Differences are shares: 0.01 is one percent.
     fn burden(self, finish: f64, cost: f64) -> f64 {
         let (time, money) = (finish.max(1e-9).ln(), cost.max(1e-12).ln());
         match self {
             Objective::Trade(weight) => weight * time + (1.0 - weight) * money,
-            // The other quantity settles what would be a tie within the quality of the forecast.
-            Objective::Cheapest => money + SAME * time,
-            Objective::Fastest => time + SAME * money,
+            // The other quantity breaks ties within the accuracy of the forecast.
+            Objective::Cheapest => money + NEGLIGIBLE_GAIN * time,
+            Objective::Fastest => time + NEGLIGIBLE_GAIN * money,
         }
     }
 }
@@ -63,7 +63,7 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// A policy of this name and aim.
+    /// A policy with this name and objective.
     pub fn new(name: &'static str, aim: Objective, scaling: &Scaling) -> Ahead {
         Ahead { name, aim, scope: Scope::of(scaling), forecaster: Forecaster::new() }
     }
@@ -94,18 +94,18 @@ impl Choice<'_> {
         let Some((best, excuse)) = self.best() else {
             return Target::plain(supply, "there is nothing to look ahead to");
         };
-        // Parked ranks are no supply until they are woken.
+        // Parked ranks are not supply until they are woken.
         let stay = self.at(supply).unwrap_or(best);
         let (mut ranks, mut chosen) = (best.wanted, best);
         let mut reason = self.sentence(&best, &stay, excuse);
         let gain = self.gain(&stay, &best);
         let may_stay = self.in_budget(&stay) && self.in_time(&stay);
         let short = stay.finish_q50 <= 2.0 * self.outlook.delay.q50;
-        if ranks > supply && may_stay && gain < SAME {
+        if ranks > supply && may_stay && gain < NEGLIGIBLE_GAIN {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
-            reason = format!("more ranks would gain less than {:.0} %", SAME * 100.0);
+            reason = format!("more ranks would gain less than {:.0} %", NEGLIGIBLE_GAIN * 100.0);
         }
-        if best.ranks < supply && may_stay && gain < CLEAR {
+        if best.ranks < supply && may_stay && gain < MIN_SHRINK_GAIN {
             (ranks, chosen) = (stay.wanted.min(supply), stay);
             reason = self.sentence(&stay, &best, None);
         }
@@ -126,8 +126,8 @@ impl Choice<'_> {
         }
     }
 
-    /// The best prospect that keeps budget and deadline; if there is none, the nearest, and what
-    /// stands against it.
+    /// The best prospect within budget and deadline. If there is none, the nearest one, and which
+    /// constraint it violates.
     fn best(&self) -> Option<(Prospect, Option<&'static str>)> {
         let least = |keep: &dyn Fn(&Prospect) -> bool, by: &dyn Fn(&Prospect) -> f64| {
             self.outlook.prospects.iter().filter(|p| keep(p)).min_by(|a, b| by(a).total_cmp(&by(b))).copied()
@@ -144,20 +144,20 @@ impl Choice<'_> {
     }
 
     fn at(&self, ranks: u32) -> Option<Prospect> {
-        // Numbers beyond the one whose slots are never all busy are not listed: they are like it.
+        // Numbers above the one whose slots are never all busy are not listed: their outcome is the
+        // same.
         let upto = self.outlook.prospects.iter().filter(|p| p.ranks <= ranks).max_by_key(|p| p.ranks);
         upto.or(self.outlook.prospects.first()).copied()
     }
 
-    /// The burden of the whole run, not that of the rest: so a second has the same price from the
-    /// beginning to the end, and none is bought dear in one phase that was to be had cheaply in
-    /// another.
+    /// The burden of the whole run, not of the rest. So a second has the same price throughout the
+    /// run, and no phase buys time dearly that another could buy cheaply.
     fn burden(&self, p: &Prospect) -> f64 {
         self.aim.burden(self.seen.now.seconds() + p.finish_q50, p.cost)
     }
 
-    /// How much less burden one prospect is than another, as a share of what is left: of the whole
-    /// run a change near its end can be but little.
+    /// How much one prospect reduces the burden of another, as a share of what is left: near the
+    /// end any change is a small share of the whole run.
     fn gain(&self, from: &Prospect, to: &Prospect) -> f64 {
         let left = from.finish_q50 / (self.seen.now.seconds() + from.finish_q50).max(1e-9);
         (self.burden(from) - self.burden(to)) / left.max(1e-9)
@@ -195,8 +195,8 @@ impl Choice<'_> {
     }
 }
 
-/// How sure a prospect is: 0.7 where not knowing the tasks may double the time. Chance does not
-/// count: it strikes whatever is chosen.
+/// Confidence in a prospect: 0.7 where lack of knowledge about the tasks may double the time.
+/// Chance does not count, since it affects every choice alike.
 fn confidence(p: &Prospect) -> f64 {
     p.doubt.max(1.0).recip().sqrt()
 }
@@ -212,7 +212,7 @@ impl Scope {
     }
 }
 
-/// Looks ahead, with the rules where that is not sure enough.
+/// Follows the forecast, and the rules where the forecast is not certain enough.
 pub struct Hybrid {
     ahead: Ahead,
     book: RuleBook,
@@ -239,8 +239,9 @@ impl Policy for Hybrid {
         let wish = self.ahead.decide(seen, estimates, prices);
         let verdict = self.book.judge(seen, estimates, prices);
         let supply = seen.supply();
-        // Rules know how to begin where nothing is known. What to give back is plainer to see:
-        // slots for which no task is left. The scaler gives back no more than that on such a wish.
+        // Rules can start a run about which nothing is known. For shrinking they are not needed:
+        // slots without a remaining task are visible, and on such a target the scaler gives back no
+        // more than those.
         if wish.confidence < self.confidence && wish.ranks < supply {
             return wish;
         }
@@ -308,7 +309,7 @@ mod tests {
             wish(PolicyKind::Hybrid, Intent::Balanced, &world, &cost(), 60.0).ranks
         };
         assert_eq!(ranks(1200.0), 1);
-        // The next phase comes sooner than a node could be given back and had again.
+        // The next phase starts before a node could be given back and requested again.
         assert!(ranks(100.0) > 8);
     }
 
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn haste_buys_more_ranks() {
-        // Few long tasks and hourly billing: each rank more is paid for a whole hour.
+        // Few long tasks and hourly billing: each additional rank is charged for a whole hour.
         let world = World::bag(40, 400.0);
         let hourly = Cost { granularity: Duration::from_secs(3600), minimum: Duration::from_secs(3600), ..cost() };
         let ranks = |intent| wish(PolicyKind::Predictive, intent, &world, &hourly, 60.0).ranks;

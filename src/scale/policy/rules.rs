@@ -1,9 +1,9 @@
-//! Rules with thresholds: what most schedulers scale by. Here they are one policy (`reactive`) and
-//! the guard of another (`hybrid`).
+//! Threshold rules, as most schedulers use for scaling: one policy (`reactive`) and the guard of
+//! another (`hybrid`).
 //!
-//! A rule looks at one measure. Above its threshold it adds ranks (or gives them back, or forbids
-//! growth), below its lower one it gives ranks back; then it is silent for its cooldown. Rules that
-//! want different things are settled by the score of load.
+//! A rule checks one measure. Above its threshold it adds ranks (or gives them back, or forbids
+//! growth); below its lower threshold it gives ranks back. Then it pauses for its cooldown. The
+//! load score settles conflicts between rules.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::scale::forecast::{Forecaster, Scope};
 use crate::scale::observation::Observation;
 use crate::scale::price::{Account, Prices};
 
-/// The rules that hold where the job file has none.
+/// The rules that apply where the job file has none.
 pub fn default_rules() -> Vec<Rule> {
     let rule = |trigger, above, below, act| Rule { trigger, above, below, act, step: None, cooldown: None };
     vec![
@@ -35,13 +35,13 @@ pub fn default_rules() -> Vec<Rule> {
     ]
 }
 
-/// The rules, with the memory that they need.
+/// The rules with their state.
 pub(super) struct RuleBook {
     rules: Vec<Rule>,
     scaling: Scaling,
-    /// For each rule when it acted last.
+    /// When each rule acted last.
     acted: Vec<Option<Time>>,
-    /// For each rule since when its measure has been below the lower threshold.
+    /// Since when each rule's measure has been below its lower threshold.
     low_since: Vec<Option<Time>>,
     grown: Option<Time>,
     shrunk: Option<Time>,
@@ -49,18 +49,18 @@ pub(super) struct RuleBook {
     forecaster: Option<Forecaster>,
 }
 
-/// What the rules say together.
+/// The combined result of all rules.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RulesVerdict {
     /// Ranks to add (positive) or to give back.
     pub change: i64,
-    /// Growth is forbidden, by this.
+    /// Growth is forbidden, with the name of the rule that forbids it.
     pub hold: Option<String>,
-    /// Why, in words.
+    /// The reason, in words.
     pub reason: String,
 }
 
-/// What one rule wants now.
+/// The vote of one rule.
 struct Vote {
     rule: usize,
     act: Above,
@@ -97,8 +97,7 @@ impl RuleBook {
         let strongest = |act: Above| votes.iter().filter(|v| v.act == act).max_by_key(|v| v.step);
         let (grow, shrink) = (strongest(Above::Grow), strongest(Above::Shrink));
         let cool = |last: Option<Time>, pause: Duration| last.is_none_or(|last| seen.now.since(last) >= pause);
-        // A measure that is low says little while others are high: giving back needs the whole
-        // picture.
+        // A low measure says little while others are high: shrinking needs all of them.
         let chosen = match (grow, shrink) {
             (Some(grow), None) => Some(grow),
             (Some(grow), Some(_)) if score >= 0.5 => Some(grow),
@@ -154,8 +153,8 @@ impl RuleBook {
             } else if let (Some(limit), Some(since)) = (rule.below, low_since)
                 && (seen.now.since(since) >= self.scaling.interval || matches!(rule.trigger, Trigger::Custom(_)))
             {
-                // One look is no measurement: a run that has just begun uses nothing yet. What a
-                // task wrote is one.
+                // A single sample is no measurement: a run that has just begun uses nothing yet. A
+                // value that a task wrote is one.
                 vote(Above::Shrink, "below", limit);
             }
         }
@@ -182,7 +181,7 @@ fn words(trigger: &Trigger) -> (Cow<'_, str>, &'static str) {
     (Cow::Borrowed(what), unit)
 }
 
-/// A number with three digits, or all that are before the point.
+/// A number with three significant digits, or all digits before the point.
 fn figure(value: f64) -> String {
     let size = value.abs();
     if value != 0.0 && !(1e-3..1e9).contains(&size) {
@@ -193,13 +192,13 @@ fn figure(value: f64) -> String {
     format!("{}", (value * scale).round() / scale)
 }
 
-/// Measures that need a memory of earlier looks.
+/// Measures that depend on earlier samples.
 #[derive(Default)]
 struct Gauge {
     /// Smoothed completions per second.
     usual_throughput: Option<f64>,
     drop: Option<f64>,
-    /// Busy time of each rank at the last look.
+    /// Busy time of each rank at the last sample.
     busy: Vec<(u32, Duration)>,
     imbalance: Option<f64>,
     lost: u32,
@@ -209,7 +208,7 @@ struct Gauge {
 
 impl Gauge {
     fn look(&mut self, seen: &Observation<'_>) {
-        // A drop means something only while there is work to do.
+        // A drop is meaningful only while tasks are ready.
         self.drop = seen.samples.throughput.filter(|_| seen.counts.ready > 0).map(|now| {
             let usual = *self.usual_throughput.get_or_insert(now);
             self.usual_throughput = Some(usual * 0.8 + now * 0.2);
@@ -315,7 +314,7 @@ mod tests {
         assert_eq!(wish(&mut reactive, &world).ranks, 4, "it has just begun");
         world.now = 10.0;
         assert_eq!(wish(&mut reactive, &world).ranks, 2);
-        // Little CPU, but full of waiting tasks (they wait for something else than CPU).
+        // Little CPU use, but many waiting tasks (they wait for something other than CPU).
         let mut reactive = one(Trigger::Cpu, 80.0, Some(20.0), Above::Grow);
         world = World::bag(500, 10.0).with_ranks(4);
         world.samples.cpu = Some(0.1);

@@ -1,4 +1,4 @@
-//! What intents mean in numbers, and one number for how loaded a run is.
+//! Intents as numbers, and the load of a run as one number.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use crate::job::{Intent, ScoreWeights};
 use crate::model::RankState;
 use crate::scale::observation::Observation;
 
-/// How much the time until the end counts against money, 0 to 1: an exchange rate between percents.
-/// At 0.5 a run that ends 1 % sooner may cost 1 % more; at 0.9 it may cost 9 % more.
+/// Weight of the time until the end against money, 0 to 1: an exchange rate between percentages. At
+/// 0.5 a run that ends 1 % sooner may cost 1 % more; at 0.9 it may cost 9 % more.
 pub fn time_weight(intent: Intent) -> f64 {
     match intent {
         Intent::Latency => 0.9,
@@ -17,8 +17,8 @@ pub fn time_weight(intent: Intent) -> f64 {
     }
 }
 
-/// How loaded a run is by five measures, each 0 (its lower threshold) to 1 (its upper one); `None`
-/// for what is not measured.
+/// The load of a run by five measures, each from 0 (its lower threshold) to 1 (its upper one);
+/// `None` for what is not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pressure {
     /// CPU utilisation, between 20 and 80 %.
@@ -47,7 +47,7 @@ impl Pressure {
         }
     }
 
-    /// The weighted mean of what is measured, 0 to 1; 0.5 if nothing is.
+    /// The weighted mean of the available measures, 0 to 1; 0.5 if there are none.
     pub fn score(&self, weights: &ScoreWeights) -> f64 {
         let parts = [
             (self.cpu, weights.cpu),

@@ -1,9 +1,9 @@
-//! What a run has spent, what it can no longer avoid to spend, and how long it may go on.
+//! What a run has spent, what it can no longer avoid spending, and how long it can afford its
+//! nodes.
 //!
-//! The budget is a hard cap by reservation: at every moment the bill is reckoned as if every node
-//! held, and every node that may still be granted, were kept until the last running task ends. The
-//! moment at which that bill would reach the budget is [`Account::stop_by`]; nothing may run beyond
-//! it.
+//! The budget is a hard cap, enforced by reservation: the bill is always calculated as if every
+//! node held, and every node that may still be granted, were kept until the last running task ends.
+//! [`Account::stop_by`] is the moment when that bill reaches the budget; nothing may run beyond it.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::model::Time;
 use crate::scale::decision::BudgetAlert;
 use crate::scale::observation::Observation;
 
-/// The nodes of a run at one moment, as the bill sees them.
+/// The nodes of a run at one moment, for billing.
 #[derive(Clone, Debug)]
 pub struct Account<'a> {
     prices: &'a Prices,
     now: Time,
     settled: f64,
-    /// Nodes held: their type, since when, and how many side by side are alike in both.
+    /// Nodes held: type, granted since, and number of consecutive nodes with the same two values.
     held: Vec<(NodeTypeId, Time, u32)>,
     /// Nodes that may be granted at any moment.
     requested: Vec<(NodeTypeId, u32)>,
 }
 
 impl<'a> Account<'a> {
-    /// The account of a run as observed.
+    /// The account of an observed run.
     pub fn of(seen: &Observation<'_>, prices: &'a Prices) -> Account<'a> {
         let billed = seen.ranks.iter().filter(|r| r.state.is_billed());
         let mut held: Vec<(NodeTypeId, Time, u32)> = Vec::new();
@@ -46,13 +46,13 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// The same with so many more nodes asked for.
+    /// The same account with further nodes requested.
     pub fn with_request(mut self, node_type: NodeTypeId, nodes: u32) -> Account<'a> {
         self.requested.push((node_type, nodes));
         self
     }
 
-    /// The moment that it is for.
+    /// The moment of the account.
     pub fn now(&self) -> Time {
         self.now
     }
@@ -62,29 +62,28 @@ impl<'a> Account<'a> {
         self.settled
     }
 
-    /// Bill up to now: of the nodes given back, and of those held as if they were given back now.
+    /// Bill so far: of the nodes given back, and of those held as if they were given back now.
     pub fn spent(&self) -> f64 {
         self.settled + self.held_until(self.now)
     }
 
-    /// What cannot be avoided beyond [`Account::spent`] if nothing more is started and the last
-    /// task ends after `drain`. Requests count with their least bill: they may be granted before
-    /// they are withdrawn.
+    /// Unavoidable cost beyond [`Account::spent`] if nothing more is started and the last task ends
+    /// after `drain`. Requests count with their minimum bill, since they may be granted before they
+    /// are withdrawn.
     pub fn committed(&self, drain: Duration) -> f64 {
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, Duration::ZERO)).sum();
         self.held_until(self.now.after(drain)) - self.held_until(self.now) + requests
     }
 
-    /// Bill of everything if all nodes held, and all requested as if granted now, are kept until
-    /// `end`.
+    /// Total bill if all nodes held, and all requested as if granted now, are kept until `end`.
     pub fn until(&self, end: Time) -> f64 {
         let hold = end.since(self.now);
         let requests: f64 = self.requested.iter().map(|&(t, n)| f64::from(n) * self.node_bill(t, hold)).sum();
         self.settled + self.held_until(end) + requests
     }
 
-    /// The last moment until which everything can be kept within the budget; now, if it is exceeded
-    /// already; `None` without a budget.
+    /// The last moment until which everything can be kept within the budget; now if the budget is
+    /// already exceeded; `None` without a budget.
     pub fn stop_by(&self) -> Option<Time> {
         let budget = self.prices.budget?;
         // A century bounds the search where nodes cost nothing.
@@ -106,15 +105,15 @@ impl<'a> Account<'a> {
         Some(fits)
     }
 
-    /// What the nodes held and requested cost in an hour.
+    /// Cost per hour of the nodes held and requested.
     pub fn per_hour(&self) -> f64 {
         let price = |t: NodeTypeId| self.prices.node(t).map_or(0.0, |n| n.node_hour);
         let held: f64 = self.held.iter().map(|&(t, _, n)| f64::from(n) * price(t)).sum();
         held + self.requested.iter().map(|&(t, n)| f64::from(n) * price(t)).sum::<f64>()
     }
 
-    /// How many more nodes of a type may be asked for: within the hourly budget, the limit of the
-    /// type, and so that the budget pays for all nodes until `end`.
+    /// Number of further nodes of a type that may be requested: within the hourly budget and the
+    /// limit of the type, and such that the budget pays for all nodes until `end`.
     pub fn affordable(&self, node_type: NodeTypeId, end: Time) -> u32 {
         let Some(node) = self.prices.node(node_type) else { return 0 };
         let mut most = u32::MAX;
@@ -143,12 +142,12 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Time for which a rank's node is paid already: giving it back before that saves nothing.
+/// Until when a rank's node is already paid for: giving it back earlier saves nothing.
 pub fn paid_until(prices: &Prices, node_type: NodeTypeId, since: Time, now: Time) -> Time {
     prices.node(node_type).map_or(now, |n| since.after(n.charged(now.since(since))))
 }
 
-/// Tells once when a half, four fifths and all of the budget are spent.
+/// Reports once each when 50, 80 and 100 % of the budget are spent.
 #[derive(Clone, Debug, Default)]
 pub struct Alarm {
     told: u32,
@@ -166,22 +165,22 @@ impl Alarm {
     }
 }
 
-/// What a run saved, and what the best possible would have saved.
+/// What a run saved, compared with a fixed maximum and with the theoretical lower bound.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Savings {
-    /// What was charged.
+    /// Amount charged.
     pub bill: f64,
     /// What holding the greatest allowed number of nodes from the beginning to the end would have
     /// cost.
     pub static_maximum: f64,
-    /// What nobody can undercut: price x work / slots.
+    /// The theoretical lower bound: price x work / slots.
     pub lower_bound: f64,
-    /// What one completed task cost.
+    /// Cost per completed task.
     pub per_task: f64,
 }
 
 impl Savings {
-    /// Reckons for nodes of one type: `wall` of the run, `work` in tasks summed over slots,
+    /// Calculates for nodes of one type: `wall` time of the run, `work` in tasks summed over slots,
     /// `completed` tasks.
     pub fn of(
         prices: &Prices,
@@ -250,7 +249,7 @@ mod tests {
             let by = account.stop_by().unwrap();
             assert!((by.seconds() - 250.0).abs() < 0.01, "{by:?}");
             assert!(account.until(by) <= 0.5);
-            // Three more nodes cost 0.3 until 100 s, and 0.2 is spent by the two there are.
+            // Three more nodes cost 0.3 until 100 s, and the two present ones have cost 0.2.
             assert_eq!(account.affordable(NodeTypeId(0), Time(100_000_000_000)), 3);
         });
     }

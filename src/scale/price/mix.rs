@@ -1,7 +1,7 @@
-//! The cheapest nodes for a need, as an integer program: how many of each type, so that they have
-//! the slots, keep the limits and the budget, and cost the least.
+//! The cheapest nodes for a need, as an integer program: how many of each type provide the slots
+//! within the limits and the budget at the least cost.
 //!
-//! What cannot be had is said to be so, together with the nearest that can.
+//! An infeasible need is an error that names the constraint and the nearest feasible mix.
 
 use std::time::Duration;
 
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeType, NodeTypeId, Prices};
 
-/// What nodes are wanted for.
+/// Requirements on the nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CapacityNeed {
-    /// Slots, in slots of the node that estimates are for (a node twice as fast counts twice).
+    /// Slots, in slots of the reference node of the estimates (a node twice as fast counts twice).
     pub slots: f64,
     /// How long the nodes will be held.
     pub hold: Duration,
-    /// At most so many nodes in all.
+    /// Upper limit on the number of nodes.
     pub most_nodes: Option<u32>,
-    /// At most so much money.
+    /// Upper limit on the cost.
     pub budget: Option<f64>,
 }
 
-/// How many nodes of each type.
+/// Number of nodes of each type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
-    /// Nodes by type, those of which there are any.
+    /// Nodes by type; types with none are omitted.
     pub nodes: Vec<(NodeTypeId, u32)>,
     /// Their slots, counted as in [`Need::slots`].
     pub slots: f64,
-    /// What they cost for the time that they are held.
+    /// Cost of holding them for the given time.
     pub cost: f64,
 }
 
@@ -38,21 +38,21 @@ pub struct Mix {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{wish} cannot be had: {why}; the nearest is {:.0} slots for {:.2}", nearest.slots, nearest.cost)]
 pub struct Infeasible {
-    /// What was wanted.
+    /// What was requested.
     pub wish: String,
-    /// What stands against it.
+    /// The constraint that prevents it.
     pub why: String,
-    /// The most that can be had.
+    /// The mix with the most slots that is possible.
     pub nearest: Mix,
 }
 
-/// More nodes of a type than this are never considered.
-const MOST: u32 = 1_000_000;
+/// Upper limit on nodes per type in the search.
+const MAX_NODES: u32 = 1_000_000;
 
 /// Finds the cheapest mix of nodes that meets a need.
 ///
 /// # Errors
-/// If limits or budget stand against it, with the mix of most slots that they allow.
+/// If limits or budget prevent it, with the mix of the most slots that they allow.
 pub fn cheapest_mix(need: &CapacityNeed, prices: &Prices) -> Result<Mix, Infeasible> {
     let program = Program { need, prices };
     if let Some(mix) = program.solve(OptimizationDirection::Minimize, need.budget) {
@@ -87,7 +87,8 @@ impl Program<'_> {
             .iter()
             .map(|node| {
                 let aim = if least_cost { bill(node) } else { node.capacity() };
-                let most = node.limit.unwrap_or(MOST).min(self.need.most_nodes.unwrap_or(MOST)).min(MOST);
+                let most =
+                    node.limit.unwrap_or(MAX_NODES).min(self.need.most_nodes.unwrap_or(MAX_NODES)).min(MAX_NODES);
                 problem.add_integer_var(aim, (0, most as i32))
             })
             .collect();
@@ -133,7 +134,7 @@ mod tests {
             granularity: Duration::from_secs(1),
             limit,
         };
-        // Per slot the big node is cheapest, the small one dearest; only one big one is to be had.
+        // Per slot the big node is cheapest, the small one dearest; only one big node is available.
         let nodes = vec![node("small", 4, 1.0, None), node("middle", 8, 1.9, None), node("big", 64, 8.0, Some(1))];
         Prices { nodes, ..Prices::of_job(&Cost::default(), 1) }
     }

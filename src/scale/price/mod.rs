@@ -1,8 +1,8 @@
-//! What nodes cost: the price list and the bill of a node; what has been spent (`account`), and the
-//! cheapest nodes for a need (`mix`).
+//! What nodes cost: the price list and the bill of one node, the account of a run (`account`), and
+//! the cheapest nodes for a need (`mix`).
 //!
-//! A node is charged from its grant to its end, for at least a minimum and in whole units, as sites
-//! and clouds do. A rank that idles is charged like one that works.
+//! A node is charged from grant to end, for at least a minimum and in whole units, as sites and
+//! clouds do. Idle ranks are charged like busy ones.
 
 mod account;
 mod mix;
@@ -21,41 +21,41 @@ pub use mix::{CapacityNeed, Infeasible, Mix, cheapest_mix};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeTypeId(pub u32);
 
-/// A kind of node that can be had.
+/// A kind of node that can be requested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeType {
     /// Its name.
     pub name: String,
     /// Slots that a rank on it has.
     pub slots: u32,
-    /// How fast it runs tasks, relative to the node that estimates are for.
+    /// Speed relative to the reference node of the estimates.
     pub speed: f64,
     /// Price for one hour.
     pub node_hour: f64,
     /// The least time that is charged.
     pub minimum: Duration,
-    /// Charged time is rounded up to a multiple of this (zero: to nothing).
+    /// Charged time is rounded up to a multiple of this; zero turns rounding off.
     pub granularity: Duration,
-    /// At most so many can be had at once, if that is known.
+    /// Upper limit on nodes held at once, if known.
     pub limit: Option<u32>,
 }
 
-/// The price list with what may be spent.
+/// The price list and the spending limits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prices {
     /// The node types; type 0 is the one that the job grows by.
     pub nodes: Vec<NodeType>,
-    /// The run never costs more.
+    /// Upper limit on the cost of the run.
     pub budget: Option<f64>,
-    /// Nodes held at one time never cost more per hour.
+    /// Upper limit on the hourly cost of the nodes held at one time.
     pub budget_per_hour: Option<f64>,
     /// When the run should be over.
     pub deadline: Option<Time>,
 }
 
 impl Prices {
-    /// The price list of a job, for nodes of one rank with so many slots each. `[[cost.node]]`
-    /// types follow as 1, 2, ...
+    /// The price list of a job, for nodes of one rank with `slots` slots each. The types of
+    /// `[[cost.node]]` follow as 1, 2, ...
     pub fn of_job(cost: &Cost, slots: u32) -> Prices {
         let node = |name: &str, node_hour, minimum, granularity| NodeType {
             name: name.to_owned(),
@@ -76,22 +76,21 @@ impl Prices {
         }
     }
 
-    /// A node type; `None` if there is none of that number.
+    /// A node type by number; `None` if there is no such type.
     pub fn node(&self, node_type: NodeTypeId) -> Option<&NodeType> {
         self.nodes.get(node_type.0 as usize)
     }
 
-    /// Bill of a node that is held from `from` to `to`; a type that is not listed costs nothing.
+    /// Bill of a node held from `from` to `to`; an unlisted type costs nothing.
     pub fn bill(&self, node_type: NodeTypeId, from: Time, to: Time) -> f64 {
         self.node(node_type).map_or(0.0, |n| n.bill(to.since(from)))
     }
 }
 
 impl NodeType {
-    /// Time that is charged for a node held for `held`: at least the minimum, rounded up to the
-    /// granularity.
+    /// Charged time of a node held for `held`: at least the minimum, rounded up to the granularity.
     pub fn charged(&self, held: Duration) -> Duration {
-        // Half a millennium fits, and accounts of many nodes do this often.
+        // Half a millennium fits in 64 bits, and accounts of many nodes call this often.
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let (unit, held) = (nanos(self.granularity), nanos(held));
         let rounded = if unit == 0 { held } else { held.div_ceil(unit).saturating_mul(unit) };
@@ -104,12 +103,12 @@ impl NodeType {
         self.charged(held).as_secs_f64() * self.per_second()
     }
 
-    /// Price of a second.
+    /// Price per second.
     pub fn per_second(&self) -> f64 {
         self.node_hour / 3600.0
     }
 
-    /// Work that it does in a second, in seconds of one slot of the node that estimates are for.
+    /// Work per second, in slot-seconds of the reference node of the estimates.
     pub fn capacity(&self) -> f64 {
         f64::from(self.slots) * self.speed
     }

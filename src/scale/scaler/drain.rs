@@ -1,4 +1,4 @@
-//! How long the running tasks still take.
+//! How long the running tasks still need.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::scale::estimate::{ClassId, Estimates};
 use crate::scale::observation::Observation;
 use crate::scale::remaining::RunningTask;
 
-/// Up to this number of running tasks the median of each one's rest is looked at; of more, those of
-/// each class that are likely to take longest.
-const EACH: usize = 1024;
+/// Up to this number of running tasks, each is evaluated; of more, only those of each class that
+/// are likely to take longest.
+const MAX_TASKS_EVALUATED: usize = 1024;
 
-/// How long the running tasks still take: the longest of them, in nine of ten cases. Where nothing
-/// is known of a class it is not its prior that counts, whose tail is long enough to end any run,
-/// but what is seen: what has lasted so long lasts as long again. What takes longer after all is
-/// stopped when the money ends.
+/// How long the running tasks still need: the longest of them, at q90. For a class without
+/// information the prior is ignored, since its tail is long enough to stop any run, and the
+/// observation counts: a task that has lasted this long lasts as long again. A task that takes
+/// longer after all is stopped when the money runs out.
 pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     let running = seen.remaining.running();
     let mut classes: Vec<Option<RunningOfClass>> = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     };
     let is_known =
         |task: &&RunningTask| classes[task.facts.class.0 as usize].as_ref().is_some_and(|class| class.late.is_some());
-    let rests: f64 = match running.len() <= EACH {
+    let rests: f64 = match running.len() <= MAX_TASKS_EVALUATED {
         true => running.iter().filter(is_known).map(rest).fold(0.0, f64::max),
         false => {
             let extremes =
@@ -48,13 +48,12 @@ pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
     Duration::try_from_secs_f64(longest.max(rests)).unwrap_or(Duration::ZERO)
 }
 
-/// What runs of a class.
+/// The running tasks of a class.
 struct RunningOfClass {
-    /// The factor of their sizes that nine of ten tasks stay below, if anything is known of the
-    /// class.
+    /// q90 of the factor between their sizes and durations, if the class is known.
     late: Option<f64>,
-    /// The rest of a task first falls and then rises with the time for which it has been running:
-    /// so it is longest for the newest, for the oldest, or for the largest.
+    /// The remaining time of a task first falls and then rises with its age: so it is longest for
+    /// the newest, the oldest, or the largest.
     newest: Option<(f64, RunningTask)>,
     oldest: Option<(f64, RunningTask)>,
     largest: Option<(f64, RunningTask)>,

@@ -1,11 +1,11 @@
-//! What may be given back while too little is known to foresee how long the rest takes.
+//! Which ranks may be given back while there is too little information for a forecast.
 //!
-//! Ranks beyond what any level of the rest can use may go at once: that is certain. Others will be
-//! of use, and the question is whether it costs less to hold them until then or to ask for others.
-//! While the forecast cannot tell, a rank is held for as long as it has been idle less than another
-//! one takes to come, which costs at most twice the best (the ski-rental rule: Karlin, Manasse,
-//! McGeoch and Owicki, "Competitive randomized algorithms for nonuniform problems", 1994, section
-//! 2).
+//! Ranks beyond what any level of the remaining graph can use may leave at once: that is certain.
+//! The others will be of use, and the question is whether holding them until then or requesting
+//! others later costs less. Until the forecast can answer that, a rank is held until it has been
+//! idle for as long as a new one takes to arrive, which costs at most twice the optimum (the
+//! ski-rental rule: Karlin, Manasse, McGeoch and Owicki, "Competitive randomized algorithms for
+//! nonuniform problems", 1994, section 8).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,12 +22,12 @@ pub(super) struct IdleRanks {
 #[derive(Clone, Copy)]
 struct Idle {
     since: Time,
-    /// The time that its slots had spent in tasks: it grows if one ran between two decisions.
+    /// Time that its slots had spent in tasks: it grows if a task ran between two decisions.
     busy: Duration,
 }
 
 impl IdleRanks {
-    /// Notes which ranks are idle now.
+    /// Records which ranks are idle now.
     pub(super) fn note(&mut self, seen: &Observation<'_>) {
         let before = std::mem::take(&mut self.since);
         let is_idle = |rank: &&RankView| rank.state == RankState::Active && rank.busy_slots == 0;
@@ -38,7 +38,7 @@ impl IdleRanks {
         self.since = idle.collect();
     }
 
-    /// How many have been idle for this long.
+    /// Number of ranks that have been idle for at least `time`.
     pub(super) fn idle_for(&self, now: Time, time: Duration) -> u32 {
         self.since.values().filter(|idle| now.since(idle.since) >= time).count() as u32
     }

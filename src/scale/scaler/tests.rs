@@ -1,5 +1,5 @@
-//! The scaler over small worlds: which ranks go, and a toy run that shows that the budget holds
-//! whatever happens.
+//! The scaler on small worlds: which ranks leave, and a toy run that shows that the budget always
+//! holds.
 
 use proptest::prelude::*;
 
@@ -69,8 +69,8 @@ fn what_is_paid_for_stays() {
 
 #[test]
 fn on_a_guess_only_what_nothing_will_use_is_given_back() {
-    // One task runs, of a class of which nothing is known; twelve wait for it, for which three
-    // ranks are enough.
+    // One task runs, of a class without information; twelve wait for it, for which three ranks are
+    // enough.
     let mut world = World::phases(&[1, 12], 1.0).with_ranks(6);
     world.stages[0] = Some(Stage::Running(time(0.0)));
     world.ranks[0].busy_slots = 1;
@@ -88,7 +88,7 @@ fn on_a_guess_only_what_nothing_will_use_is_given_back() {
         assert_eq!(held.as_ref().map(|held| held.0), Some(3), "after {now} s: {held:?}");
         world.ranks.truncate(3);
     }
-    // They have been idle for longer than others would take to come.
+    // They have been idle for longer than new ranks would take to arrive.
     world.now = 600.0;
     assert_eq!(held(&world).map(|held| held.0), Some(1));
 }
@@ -126,8 +126,8 @@ fn the_effect_of_a_change_is_measured_when_the_next_is_due() {
     assert_eq!((effects[0].0, effects[0].1.arrived, effects[0].1.active), (first[0].number, Some(time(70.0)), 8));
 }
 
-/// A toy run in steps of half a second: tasks of drawn durations, nodes that come after drawn
-/// delays. It obeys the scaler and nothing else.
+/// A toy run in steps of half a second: tasks with random durations, nodes with random delays. It
+/// follows the scaler's decisions and nothing else.
 struct Toy {
     world: World,
     cost: Cost,
@@ -317,8 +317,8 @@ fn run(policy: &str, world: World, cost: &Cost, delay: f64, seed: u64) -> Outcom
 
 #[test]
 fn a_run_is_not_stopped_for_what_nobody_knows() {
-    // Four nodes at 1 a second and 400 to spend: the money lasts for 100 s. Of the tasks nothing is
-    // known but that they run.
+    // Four nodes at 1 a second and 400 to spend: the money lasts for 100 s. The tasks are known
+    // only to be running.
     let cost = Cost { node_hour: 3600.0, budget: Some(400.0), ..Cost::default() };
     let prices = Prices::of_job(&cost, 4);
     let estimates = Estimates::new(vec![crate::scale::ClassPrior::default()], &[]);
@@ -331,7 +331,7 @@ fn a_run_is_not_stopped_for_what_nobody_knows() {
     };
     assert!(!stopped_at(0.0, 6.0), "6 % are spent");
     assert!(!stopped_at(0.0, 40.0));
-    // What has lasted for 60 s will hardly end within the 38 s that are left.
+    // A task that has lasted for 60 s will hardly end within the 38 s that are left.
     assert!(stopped_at(0.0, 60.0));
     assert!(!stopped_at(55.0, 60.0) && stopped_at(90.0, 93.5), "what is short may go on to the end");
 }
@@ -388,7 +388,7 @@ proptest! {
             budget: Some(budget),
             ..Cost::default()
         };
-        // What the first node costs at least cannot be avoided by anybody.
+        // The minimum charge of the first node is unavoidable.
         let least = Prices::of_job(&cost, 4).bill(NodeTypeId(0), Time::ZERO, Time(1));
         let outcome = run(policy, World::phases(&widths, duration), &cost, delay, seed);
         prop_assert!(outcome.bill <= budget.max(least) + 1e-9, "{outcome:?}");
