@@ -1,35 +1,35 @@
-//! What `[[alert]]` of the job file means: a value of the run that somebody wants to hear of, and how.
+//! `[[alert]]` of the job file: a metric with a threshold, and the receivers of notifications.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Measure;
 
-/// `[[alert]]`.
+/// One `[[alert]]` table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
     /// `name`.
     pub name: String,
-    /// `metric`: what is watched; one of [`METRICS`], or a name with one of [`PREFIXES`].
+    /// `metric`: one of [`METRICS`], or a name with one of [`PREFIXES`].
     pub metric: String,
-    /// It holds while the value is above this,
+    /// `above`: the condition holds while the value is above this,
     pub above: Option<f64>,
-    /// or below this.
+    /// `below`: or below this.
     pub below: Option<f64>,
-    /// `lasting`: it is told once it has held for so long without a break.
+    /// `lasting`: notify after the condition has held for this long without interruption.
     pub lasting: Duration,
-    /// `repeat`: it is not told again before so much time has passed.
+    /// `repeat`: minimum time between two notifications.
     pub repeat: Duration,
-    /// `file`: where a line is added, relative to the job's directory.
+    /// `file`: append a line to this file, relative to the job's directory.
     pub file: Option<PathBuf>,
-    /// `webhook`: whom it is posted to.
+    /// `webhook`: post to this address.
     pub webhook: Option<String>,
-    /// `command`: what is run, word by word.
+    /// `command`: run these words as a command.
     pub command: Option<Vec<String>>,
 }
 
 impl Alert {
-    /// True if it holds at this value. What is not known holds no alert.
+    /// True if the condition holds at this value; false for an unknown value.
     pub fn holds(&self, value: Option<f64>) -> bool {
         value.is_some_and(|value| {
             self.above.is_some_and(|above| value > above) || self.below.is_some_and(|below| value < below)
@@ -37,7 +37,7 @@ impl Alert {
     }
 }
 
-/// The metrics of a run that have one value, and what each is.
+/// The metrics of a run with their descriptions.
 pub const METRICS: [(&str, &str); 28] = [
     ("elapsed_s", "how long the session has been going on, in seconds"),
     ("remaining_s", "estimated time to the end, in seconds"),
@@ -69,10 +69,10 @@ pub const METRICS: [(&str, &str); 28] = [
     ("silence_s", "time since the last task ended, in seconds"),
 ];
 
-/// The beginning of the names of values that tasks write themselves.
+/// Prefix of the names of values that tasks write.
 pub(crate) const CUSTOM: &str = "custom.";
 
-/// The beginnings of names that stand for families of metrics, and what each is.
+/// Prefixes of metric families with their descriptions.
 pub const PREFIXES: [(&str, &str); 4] = [
     ("p50_s.", "median duration of the attempts of a class, in seconds"),
     ("p95_s.", "95th percentile of the durations of a class, in seconds"),
@@ -80,7 +80,7 @@ pub const PREFIXES: [(&str, &str); 4] = [
     (CUSTOM, "latest value that a task wrote to $PHALANX_METRICS under this name"),
 ];
 
-/// True if there can be such a metric.
+/// True if a metric of this name can exist.
 pub(crate) fn is_metric(name: &str) -> bool {
     if let Some(name) = name.strip_prefix(CUSTOM) {
         return Measure::is_name(name);

@@ -1,7 +1,7 @@
-//! What the tasks of a group do, with placeholders: the part of a group that differs from element to element.
+//! The work of a group's tasks, with placeholders: the part of a group that differs per element.
 //!
-//! There may be a million groups, so what most tables do not give, and what many give alike, is
-//! kept apart and shared.
+//! There may be a million groups. Fields that few tables set, and values that many tables share,
+//! are stored separately and shared.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::template::{Element, Placeholder, Template};
 use super::{Task, Work};
 use crate::model::TaskId;
 
-/// The strings of one `[[task]]` table, ready to be filled in.
+/// The strings of one `[[task]]` table with compiled placeholders.
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
     /// The elements; `None` for a single task.
@@ -23,14 +23,14 @@ pub(crate) struct Body {
     pub extras: Arc<Extras>,
 }
 
-/// What few tables give, or many alike by `[defaults]`.
+/// Fields that few tables set, or that many share through `[defaults]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Extras {
     pub stdin: Option<Template>,
     pub stdout: Option<Template>,
     pub stderr: Option<Template>,
     pub dir: Option<Template>,
-    /// Only where the estimate differs from element to element.
+    /// Set only if the estimate differs per element.
     pub estimate: Option<Template>,
     pub shell: Option<Arc<[String]>>,
     pub keeps_background: bool,
@@ -44,7 +44,7 @@ pub(crate) struct FileTemplate {
     pub optional: bool,
 }
 
-/// What a task does, with placeholders.
+/// The work of a task, with placeholders.
 #[derive(Clone, Debug)]
 pub(crate) enum WorkTemplate {
     Command(Box<[Template]>),
@@ -56,7 +56,8 @@ pub(crate) enum WorkTemplate {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Arg {
     Fixed(toml::Value),
-    /// A string that is one placeholder: the argument is the value itself, with its type.
+    /// A string that is a single placeholder: the argument is its value, with the type of the
+    /// value.
     Value(Placeholder),
     Text(Template),
     List(Vec<Arg>),
@@ -101,7 +102,7 @@ impl WorkTemplate {
         }
     }
 
-    /// True if all elements do the same.
+    /// True if all elements have the same work.
     pub(crate) fn is_constant(&self) -> bool {
         match self {
             WorkTemplate::Command(words) => words.iter().all(Template::is_same_for_all),
@@ -112,12 +113,12 @@ impl WorkTemplate {
 }
 
 impl Body {
-    /// The elements.
+    /// The elements of the group.
     pub(crate) fn space(&self) -> &Space {
         self.family.as_deref().unwrap_or(&Space::One)
     }
 
-    /// One element as a task.
+    /// Expands one element to a task.
     pub(crate) fn task(&self, id: TaskId, name: &str, number: u32, job_dir: &Path) -> Task {
         let element = Element { name, space: self.space(), number };
         let Extras { stdin, stdout, stderr, dir, shell, keeps_background, .. } = &*self.extras;

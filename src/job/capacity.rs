@@ -1,44 +1,46 @@
-//! What `[capacity]` of the job file means: where further nodes come from.
+//! `[capacity]` of the job file: where further nodes come from.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// `[capacity]`.
+/// The `[capacity]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
     /// `provider`.
     pub provider: ProviderKind,
-    /// `partition` of Slurm.
+    /// `partition`: the Slurm partition.
     pub partition: Option<String>,
-    /// `nodes_per_block`: a request for several nodes is put to Slurm as jobs of at most so many.
+    /// `nodes_per_block`: maximum number of nodes per Slurm job; a larger request becomes several
+    /// jobs.
     pub nodes_per_block: u32,
-    /// `hostfile`: the hosts of the provider `local`, relative to where Phalanx is started.
+    /// `hostfile`: hosts of the provider `local`, relative to the directory where Phalanx is
+    /// started.
     pub hostfile: Option<PathBuf>,
-    /// `time`: how long a block may last; the partition's default if absent.
+    /// `time`: time limit of a block; `None`: the default of the partition.
     pub time: Option<Duration>,
     /// `extra`: further options of `sbatch`.
     pub extra: Vec<String>,
-    /// `listen`: the address of rank 0's node that blocks connect to.
+    /// `listen`: address on rank 0's node that blocks connect to.
     pub listen: Option<String>,
 }
 
-/// Who gives nodes.
+/// The provider of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {
-    /// Nobody: ranks can only be parked.
+    /// No provider: ranks can only be parked.
     #[default]
     None,
-    /// This machine, by further processes.
+    /// This machine: further processes.
     Local,
-    /// Slurm, by further jobs.
+    /// Slurm: further jobs.
     Slurm,
 }
 
-/// Long options of `sbatch` that a block cannot have, with their letters: it would not be one job
-/// of a known number, name and size.
+/// Long options of `sbatch`, with their letters, that a block cannot have: it would no longer be
+/// one job with a known number, name and size.
 const UNUSABLE: [(&str, Option<char>); 10] = [
     ("array", Some('a')),
     ("help", Some('h')),
@@ -52,11 +54,11 @@ const UNUSABLE: [(&str, Option<char>); 10] = [
     ("wrap", None),
 ];
 
-/// Letters of `sbatch` that take no value, so that others may follow in the same word.
+/// Letters of `sbatch` options without a value, which may be followed by others in the same word.
 const SWITCHES: &str = "hHIkOQsvVW";
 
-/// The option of `sbatch` in a word of `extra` that a block cannot have, if there is one. Long
-/// options may be cut short (`--arr`), and letters stand together (`-HW`), as `sbatch` reads them.
+/// The option in a word of `extra` that a block cannot have, if there is one. As in `sbatch`, long
+/// options may be abbreviated (`--arr`) and letters combined (`-HW`).
 pub(crate) fn unusable_option(word: &str) -> Option<&'static str> {
     let found = |(name, _): &(&'static str, Option<char>)| *name;
     if let Some(long) = word.strip_prefix("--") {

@@ -1,8 +1,9 @@
-//! Mistakes in a job file, with their places: collected, then shown all at once.
+//! Mistakes in a job file with their places, collected and reported all at once.
 //!
-//! Nothing in the job file's code stops at the first mistake. Each is pushed into [`Findings`] with byte ranges of the
-//! text, and at the end they become [`Diagnostics`], which can be rendered for a person or as JSON. The first range of a
-//! diagnostic is where it is; further ranges are what it refers to.
+//! Reading a job file never stops at the first mistake. Each mistake is pushed into [`Findings`]
+//! with byte ranges of the text. At the end they become [`Diagnostics`], which can be rendered as
+//! text or JSON. The first range of a diagnostic is its place, further ranges are what it refers
+//! to.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,7 +13,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 
-/// How bad it is.
+/// Severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The job cannot run.
@@ -21,26 +22,27 @@ pub enum Severity {
     Warning,
 }
 
-/// One mistake: what, where and how to mend it.
+/// One mistake: what, where, and how to correct it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// Byte ranges in the text, each with a label (may be empty); the first is the place of the mistake.
+    /// Byte ranges in the text, each with a label (may be empty); the first is the place of the
+    /// mistake.
     pub spans: Vec<(Range<usize>, String)>,
-    /// What to do about it.
+    /// How to correct it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// An error without a place yet.
+    /// An error without a place.
     pub fn error(message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Error, message: message.into(), spans: Vec::new(), help: None }
     }
 
-    /// A warning without a place yet.
+    /// A warning without a place.
     pub fn warning(message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(message) }
     }
@@ -56,14 +58,15 @@ impl Diagnostic {
         self
     }
 
-    /// Adds the remedy.
+    /// Adds advice how to correct it.
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
         self.help = Some(help.into());
         self
     }
 }
 
-/// The mistakes found so far; equal ones (a mistake in `[defaults]` that each task would repeat) are kept once.
+/// The mistakes found so far. Equal ones are kept once, e.g. a mistake in `[defaults]` that affects
+/// every task.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     items: Vec<Diagnostic>,
@@ -72,19 +75,19 @@ pub(crate) struct Findings {
     homes: Option<SectionsOfKey>,
 }
 
-/// The sections of a kind of file in which a key would be right.
+/// Returns the sections in which a key is valid.
 pub(crate) type SectionsOfKey = fn(&str) -> Vec<&'static str>;
 
-/// After so many, further mistakes are not collected: a file of a million tasks could have as many.
+/// Maximum number of mistakes kept, because a file of a million tasks could have as many.
 const MOST_KEPT: usize = 100;
 
 impl Findings {
-    /// For a kind of file whose keys have these homes.
+    /// Findings of a kind of file, with the function that returns the valid sections of a key.
     pub(crate) fn in_file_with(homes: SectionsOfKey) -> Findings {
         Findings { homes: Some(homes), ..Findings::default() }
     }
 
-    /// The sections in which a key would be right.
+    /// The sections in which a key is valid.
     pub(crate) fn homes_of(&self, key: &str) -> Vec<&'static str> {
         self.homes.map_or_else(Vec::new, |homes| homes(key))
     }
@@ -104,19 +107,19 @@ impl Findings {
         self.errors > 0
     }
 
-    /// True once further mistakes are dropped, so that nobody need work out a remedy for them.
+    /// True if further mistakes are dropped, so that callers can skip computing advice for them.
     pub(crate) fn is_full(&self) -> bool {
         self.items.len() >= MOST_KEPT
     }
 
-    /// The findings in the order of the text, errors and warnings together.
+    /// Returns the findings in the order of the text, errors and warnings together.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
         self.items.sort_by_key(|d| d.spans.first().map_or(0, |(span, _)| span.start));
         self.items
     }
 }
 
-/// Diagnostics of one file, together with its text so that they can be shown.
+/// Diagnostics of one file with its text.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
     file: String,
@@ -124,7 +127,7 @@ pub struct Diagnostics {
     items: Vec<Diagnostic>,
 }
 
-/// More than this many are not rendered: nobody reads them, and the first ones often cause the others.
+/// Maximum number rendered: the first ones often cause the others.
 const MOST_SHOWN: usize = 50;
 
 impl Diagnostics {
@@ -133,12 +136,12 @@ impl Diagnostics {
         Diagnostics { file: file.into(), text: text.into(), items }
     }
 
-    /// Each of them, in the order of the text.
+    /// All diagnostics in the order of the text.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.items.iter()
     }
 
-    /// How many there are.
+    /// Number of diagnostics.
     pub fn len(&self) -> usize {
         self.items.len()
     }
@@ -148,17 +151,17 @@ impl Diagnostics {
         self.items.is_empty()
     }
 
-    /// How many of them are errors.
+    /// Number of errors among them.
     pub fn errors(&self) -> usize {
         self.items.iter().filter(|d| d.severity == Severity::Error).count()
     }
 
-    /// Line and column (both from 1, columns in characters) of the place of a diagnostic; `None` if it has no place.
+    /// Line and column (from 1, columns in characters) of a diagnostic; `None` if it has no place.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
         diagnostic.spans.first().map(|(span, _)| line_and_column(&self.text, span.start))
     }
 
-    /// Renders all of them for a terminal, the way rustc does: place, source line, caret, help.
+    /// Renders all of them for a terminal in the style of rustc: place, source line, caret, help.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
@@ -190,8 +193,9 @@ impl Diagnostics {
         vec![group]
     }
 
-    /// One snippet for all places where they lie close together, else one for each. Only the lines that are shown are
-    /// handed to the renderer, which would otherwise go through the whole file for each diagnostic.
+    /// One snippet for all places if they are close together, else one per place. The renderer gets
+    /// only the lines that are shown, because it would otherwise scan the whole file for each
+    /// diagnostic.
     fn snippets<'a>(&'a self, item: &'a Diagnostic) -> Vec<Snippet<'a, annotate_snippets::Annotation<'a>>> {
         const CLOSE: usize = 4096;
         let Some(start) = item.spans.iter().map(|(span, _)| span.start).min() else { return Vec::new() };
@@ -251,8 +255,8 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// The range, moved to lie inside the text, on the boundaries of characters and not across what follows its first line
-/// break: a value of many lines is pointed at by its first.
+/// Moves a range inside the text and to character boundaries, and ends it at its first line break,
+/// so that a multi-line value is marked on its first line.
 fn clamp(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = floor_boundary(text, span.start);
     let end = floor_boundary(text, span.end.max(start));
@@ -264,20 +268,20 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
 }
 
-/// Line and column of a byte, both counted from 1.
+/// Line and column of a byte, both from 1.
 pub(crate) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..floor_boundary(text, at)];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     (before.bytes().filter(|b| *b == b'\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// The candidate that a mistyped word most likely meant.
+/// The candidate that is most similar to a mistyped word, if any is similar enough.
 pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        // For `c` nobody means `a`: more must be alike than differs.
+        // More characters must match than differ: `c` does not mean `a`.
         .filter(|(distance, candidate)| {
             let shorter = candidate.chars().count().min(lower.chars().count());
             *distance <= 1 + shorter / 4 && *distance * 2 <= shorter
@@ -286,7 +290,7 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// "did you mean `x`?" where something is close, else the list of what is possible.
+/// "did you mean `x`?" if a candidate is similar, else the list of candidates.
 pub(crate) fn suggest(word: &str, candidates: &[&str], what: &str) -> String {
     match closest(word, candidates.iter().copied()) {
         Some(candidate) => format!("did you mean `{candidate}`?"),

@@ -1,12 +1,11 @@
-//! What a line of shell is made of, by a parser: which words of bash it holds that a plain `sh`
-//! takes for something else, and which options a prologue sets. Quoted text and here-documents are
-//! data, and no finding.
+//! Parses lines of shell, to find constructs of bash that a plain `sh` does not understand, and the
+//! shell options that a prologue sets. Quoted text and here-documents are data and are ignored.
 
 use std::path::Path;
 
 use tree_sitter::{Node, Parser, TreeCursor};
 
-/// What the `sh` of this machine is.
+/// The `sh` of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sh {
     /// Its name, such as `dash`.
@@ -16,16 +15,16 @@ pub(crate) struct Sh {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Knows {
-    /// All that is looked for here.
+    /// All constructs that are checked here.
     All,
-    /// What BusyBox adds to the standard.
+    /// The extensions of BusyBox.
     Some,
-    /// The standard alone.
+    /// The POSIX standard only.
     Standard,
 }
 
 impl Sh {
-    /// The one that `sh` leads to here.
+    /// The shell that `sh` resolves to on this machine.
     pub(crate) fn here() -> Sh {
         let path = std::fs::canonicalize("/bin/sh").unwrap_or_else(|_| "/bin/sh".into());
         Sh::called(&path)
@@ -41,10 +40,10 @@ impl Sh {
         Sh { name, knows }
     }
 
-    /// What in a line this shell does not understand, or takes for something else: each once, as
-    /// typed.
+    /// The constructs of a line that this shell does not understand or interprets differently, each
+    /// once, as typed.
     pub(crate) fn foreign(&self, line: &str) -> Vec<String> {
-        // Most lines have none of the characters that it takes, and need no parser.
+        // Most lines contain none of the relevant characters and need no parser.
         if self.knows == Knows::All || !may_be_foreign(line) {
             return Vec::new();
         }
@@ -60,7 +59,7 @@ impl Sh {
     }
 }
 
-/// True for a line in which a parser may find something.
+/// True if a line may contain such a construct, so that it must be parsed.
 fn may_be_foreign(line: &str) -> bool {
     const SIGNS: [&str; 19] = [
         "&>", ">&", "[[", "<(", ">(", "((", "|&", "<<<", "$'", "${", "(", "{", "source", "function", "declare",
@@ -70,7 +69,7 @@ fn may_be_foreign(line: &str) -> bool {
     SIGNS.iter().chain(&WORDS).any(|sign| line.contains(sign))
 }
 
-/// What a node has that is bash's own, as typed, and whether BusyBox has it too.
+/// The bash construct that a node represents, as typed, and whether BusyBox supports it.
 fn foreign(node: Node<'_>, line: &str) -> Option<(String, bool)> {
     let text = |node: Node<'_>| line.get(node.byte_range()).unwrap_or_default();
     let short = |text: &str| {
@@ -85,7 +84,7 @@ fn foreign(node: Node<'_>, line: &str) -> Option<(String, bool)> {
     let parent = node.parent().map_or("", |parent| parent.kind());
     match node.kind() {
         "&>" | "&>>" => shared(node.kind()),
-        // With a number behind it this is a copy of a descriptor, which every shell knows.
+        // With a number after it this copies a descriptor, which every shell supports.
         ">&" if parent == "file_redirect" => {
             let target = node.parent().and_then(|redirect| redirect.child_by_field_name("destination"));
             let is_file = target.is_some_and(|target| target.kind() != "number" && text(target) != "-");
@@ -127,7 +126,7 @@ fn in_single_brackets(node: Node<'_>) -> bool {
     false
 }
 
-/// `{a,b}`, `{a..c}`, unquoted: between braces that are tokens of their own.
+/// `{a,b}`, `{a..c}`, unquoted: the braces are tokens of their own.
 fn is_brace_list(node: Node<'_>, line: &str) -> bool {
     let mut cursor = node.walk();
     let words: Vec<&str> = node
@@ -140,7 +139,7 @@ fn is_brace_list(node: Node<'_>, line: &str) -> bool {
     words[open + 1..open + close].iter().any(|word| word.contains(',') || word.contains(".."))
 }
 
-/// The kind of an expansion that the standard does not have.
+/// The kind of an expansion that is not in the standard.
 fn expansion(text: &str) -> Option<&'static str> {
     let inner = text.strip_prefix("${")?;
     if inner.starts_with('!') {
@@ -158,7 +157,7 @@ fn expansion(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Shows each node of a line whose parents are all `wanted`, in the order of the text.
+/// Calls `show` for each node of a line whose ancestors are all `wanted`, in the order of the text.
 fn each_node(line: &str, wanted: &dyn Fn(Node<'_>) -> bool, show: &mut dyn FnMut(Node<'_>)) {
     let mut parser = Parser::new();
     let language = tree_sitter_bash::LANGUAGE.into();
@@ -167,7 +166,7 @@ fn each_node(line: &str, wanted: &dyn Fn(Node<'_>) -> bool, show: &mut dyn FnMut
     loop {
         let node = cursor.node();
         show(node);
-        // What the parser could not make out is not judged.
+        // Text that the parser does not understand is not checked.
         if wanted(node) && !node.is_error() && cursor.goto_first_child() {
             continue;
         }
@@ -179,18 +178,18 @@ fn each_node(line: &str, wanted: &dyn Fn(Node<'_>) -> bool, show: &mut dyn FnMut
     }
 }
 
-/// What a prologue does to the options of the shell that it runs in.
+/// The shell options that a prologue sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PrologueOptions {
-    /// Whether it leaves `set -e` on or off, if it says so.
+    /// Whether it leaves `set -e` on or off; `None` if it does not change it.
     pub errexit: Option<bool>,
-    /// The commands that set options, for a further shell.
+    /// The commands that set options, to repeat them in another shell.
     pub commands: Vec<String>,
 }
 
 impl PrologueOptions {
-    /// Of these lines. What runs in a process or a function of its own sets nothing for the
-    /// command.
+    /// Finds the options. Commands in a subshell or function are ignored, because they do not
+    /// affect the command.
     pub(crate) fn of(prologue: &str) -> PrologueOptions {
         let mut options = PrologueOptions::default();
         if !prologue.contains("set") && !prologue.contains("shopt") {

@@ -1,14 +1,14 @@
-//! The text of a job file in pieces, so that a file of a million `[[task]]` tables is never one
-//! tree.
+//! Splits the text of a job file into pieces, so that a file with a million `[[task]]` tables never
+//! becomes one tree.
 //!
-//! The parser needs twenty times the memory of the text for the tree of a document. So the text is
-//! cut at the headers of its tables: runs of `[[task]]` tables are parsed and read one piece after
-//! the other, and what is left when they are taken out (the *remainder*: `[job]`, `[defaults]`,
-//! ...) is parsed as one document. The parser's own lexer finds the headers, so a header in a
-//! string, a comment or a list is none. Places are moved to where they are in the whole text.
+//! The parser needs twenty times the memory of the text for its tree. The text is therefore cut at
+//! the headers of its tables: runs of `[[task]]` tables are parsed and read piece by piece, and the
+//! rest (the *remainder*: `[job]`, `[defaults]`, ...) is parsed as one document. The lexer of the
+//! parser finds the headers, so a header inside a string, comment or list is not mistaken for one.
+//! Places are mapped back to the whole text.
 //!
-//! What the parser would say about the whole text it says about the pieces, but for what relates a
-//! piece to another. A text in which that could matter is one piece.
+//! The parser reports the same mistakes for the pieces as for the whole text, except those that
+//! relate a piece to another. A text in which such a mistake is possible is kept as one piece.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,36 +21,36 @@ use toml_parser::lexer::{Token, TokenKind};
 use super::diagnostic::Diagnostic;
 use super::read::Span;
 
-/// The key under which the tables stand that are read piece by piece.
+/// Key of the tables that are read piece by piece.
 pub(crate) const TABLES: &str = "task";
 
-/// A piece ends with the first table that makes it at least this long (bytes). It bounds the memory
-/// of the tree of a piece.
-const LEAST_PIECE: usize = 64 << 10;
+/// Minimum size of a piece in bytes: it ends with the first table that reaches it. It bounds the
+/// memory of the tree of a piece.
+const MIN_PIECE_BYTES: usize = 64 << 10;
 
-/// A text with the places at which it is cut.
+/// A text and the places at which it is cut.
 pub(crate) struct Document<'t> {
     text: &'t str,
-    /// What is no task table.
+    /// Everything except task tables.
     remainder: Vec<Span>,
-    /// Runs of task tables, each with the tables inside of them (`[task.env]`).
+    /// Runs of task tables, each with its subtables (`[task.env]`).
     pieces: Vec<Span>,
     tables: usize,
 }
 
-/// A part of a text as the parser sees it, with places in the whole text.
+/// A part of a text for the parser, with the mapping of its places to the whole text.
 pub(crate) struct Parsed<'t> {
     pub root: DeTable<'t>,
     pub mistakes: Vec<Diagnostic>,
 }
 
 impl<'t> Document<'t> {
-    /// Finds the places at which a text can be cut.
+    /// Cuts a text into pieces.
     pub(crate) fn cut(text: &'t str) -> Document<'t> {
-        Document::cut_into(text, LEAST_PIECE)
+        Document::cut_into(text, MIN_PIECE_BYTES)
     }
 
-    /// The same into pieces that are at least this long.
+    /// Cuts a text into pieces of at least `least` bytes.
     fn cut_into(text: &'t str, least: usize) -> Document<'t> {
         let document = Document { text, remainder: Vec::new(), pieces: Vec::new(), tables: 0 };
         let mut cutter = TableCutter { document, least, from: 0, in_tables: false };
@@ -66,7 +66,7 @@ impl<'t> Document<'t> {
         Document { text, remainder: std::iter::once(0..text.len()).collect(), pieces: Vec::new(), tables: 0 }
     }
 
-    /// How many task tables there are outside of the remainder.
+    /// Number of task tables outside of the remainder.
     pub(crate) fn tables(&self) -> usize {
         self.tables
     }
@@ -79,12 +79,12 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// Parses the text of the remainder.
+    /// Parses the remainder.
     pub(crate) fn parse_remainder<'f>(&self, remainder: &'f str) -> Parsed<'f> {
         parse(remainder, &|at| self.place_in_remainder(at))
     }
 
-    /// How many pieces there are.
+    /// Number of pieces.
     pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
     }
@@ -108,14 +108,14 @@ impl<'t> Document<'t> {
     }
 }
 
-/// What a header says.
+/// A table header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Header {
     /// `[[task]]`
     Task,
-    /// `[task.env]` and the like: it belongs to the task table before it.
+    /// `[task.env]` and the like: part of the previous task table.
     InTask,
-    /// Any other.
+    /// Any other header.
     Other,
 }
 
@@ -123,12 +123,13 @@ enum Header {
 struct Headers<'t, I> {
     text: &'t str,
     tokens: I,
-    /// The brackets that are open.
+    /// The open brackets.
     open: Vec<TokenKind>,
 }
 
 impl<I: Iterator<Item = Token>> Headers<'_, I> {
-    /// Hands on every header with its place. `None` if one cannot be judged or is not wanted.
+    /// Passes every header with its position to `each`. `None` if a header is ambiguous or `each`
+    /// stops.
     fn all(&mut self, mut each: impl FnMut(usize, Header) -> Option<()>) -> Option<()> {
         let mut begins = true;
         while let Some(token) = self.tokens.next() {
@@ -162,7 +163,7 @@ impl<I: Iterator<Item = Token>> Headers<'_, I> {
         }
     }
 
-    /// Reads a header behind its first bracket, up to the end of its line.
+    /// Parses a header after its first bracket, up to the end of its line.
     fn header(&mut self) -> Option<Header> {
         let mut token = self.tokens.next()?;
         let double = token.kind() == TokenKind::LeftSquareBracket;
@@ -170,7 +171,7 @@ impl<I: Iterator<Item = Token>> Headers<'_, I> {
             token = self.tokens.next()?;
         }
         token = self.visible(token)?;
-        // A quoted key may be the same word in other letters.
+        // A quoted key may spell the same word with escapes.
         let is_task = match token.kind() {
             TokenKind::Atom => &self.text[token.span().start()..token.span().end()] == TABLES,
             TokenKind::BasicString | TokenKind::LiteralString => return None,
@@ -198,15 +199,15 @@ impl<I: Iterator<Item = Token>> Headers<'_, I> {
 
 struct TableCutter<'t> {
     document: Document<'t>,
-    /// Bytes that a piece has at least.
+    /// Minimum size of a piece in bytes.
     least: usize,
-    /// Where the part begins that is open.
+    /// Start of the current part.
     from: usize,
     in_tables: bool,
 }
 
 impl<'t> TableCutter<'t> {
-    /// Takes note of a header. `None` if the text cannot be cut.
+    /// Processes a header. `None` if the text cannot be cut.
     fn take(&mut self, at: usize, header: Header) -> Option<()> {
         match header {
             Header::Task => {
@@ -249,7 +250,7 @@ fn parse<'t>(text: &'t str, place: &dyn Fn(usize) -> usize) -> Parsed<'t> {
     Parsed { root: if same { root } else { moved_table(root, place) }, mistakes }
 }
 
-/// A mistake that the parser found, at a place that is to be moved so.
+/// Converts a syntax error of the parser; `moved` maps its place to the whole text.
 pub(crate) fn syntax_error(error: &toml::de::Error, moved: impl Fn(Span) -> Span) -> Diagnostic {
     let span = moved(error.span().unwrap_or(0..0));
     Diagnostic::error(error.message().replace('\n', ", ")).at(&span)
@@ -257,7 +258,7 @@ pub(crate) fn syntax_error(error: &toml::de::Error, moved: impl Fn(Span) -> Span
 
 fn moved(span: Range<usize>, place: &dyn Fn(usize) -> usize) -> Range<usize> {
     let start = place(span.start);
-    // The byte behind the last one may be elsewhere.
+    // The byte after the last one may lie elsewhere in the whole text.
     let end = if span.is_empty() { start } else { place(span.end - 1) + 1 };
     start..end
 }
@@ -287,12 +288,12 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A text as small pieces as possible.
+    /// Cuts a text into the smallest possible pieces.
     pub(in crate::job) fn in_small_pieces(text: &str) -> Document<'_> {
         Document::cut_into(text, 1)
     }
 
-    /// Lines of which job files are made, and some that are in the way.
+    /// Typical lines of job files, and some that prevent cutting.
     const LINES: &[&str] = &[
         "[[task]]\nname = \"a\"\nkernel = \"noop\"",
         "[[task]] # [[task]]\nname = \"b\"\ncommand = \"x [[task]] y\"",
@@ -321,7 +322,7 @@ pub(super) mod tests {
         "",
     ];
 
-    /// Values in their places.
+    /// All values with their places.
     fn flat(at: &str, value: &DeValue<'_>, span: Span, into: &mut Vec<String>) {
         match value {
             DeValue::Table(table) => {

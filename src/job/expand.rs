@@ -1,4 +1,5 @@
-//! From groups to single tasks, one at a time: what a million-task array never does all at once.
+//! Expands groups to single tasks, one at a time, so that a large array is never expanded as a
+//! whole.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use super::{Group, Job, Task};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
-/// Why a task cannot be expanded.
+/// Error: a task cannot be expanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubstError {
-    /// The number is not below the job's task count (numbers above it are joins of the graph).
+    /// The job has no task of this number (larger numbers are joins of the graph).
     #[error("the job has no task number {0}")]
     NoSuchTask(u32),
 }
@@ -24,13 +25,13 @@ impl Job {
     /// The group of a task.
     ///
     /// # Panics
-    /// If the job has no groups; a validated job has.
+    /// If the job has no groups; a validated job has at least one.
     pub fn group(&self, task: TaskId) -> &Group {
         &self.groups[self.group_of(task).0 as usize]
     }
 
-    /// The classes of the groups, numbered from 0 in the order of their first groups: the class of
-    /// each group, and the first group of each class.
+    /// Numbers the classes from 0 in the order of their first groups. Returns the class of each
+    /// group, and the first group of each class.
     pub fn classes(&self) -> (Vec<u32>, Vec<GroupId>) {
         let mut numbers: FxHashMap<&str, u32> = FxHashMap::default();
         let mut firsts = Vec::new();
@@ -50,16 +51,16 @@ impl Job {
         Some(TaskId(self.groups.get(group as usize)?.first.0 + element))
     }
 
-    /// How many tasks there are.
+    /// Number of tasks.
     pub fn task_count(&self) -> usize {
         self.groups.last().map_or(0, |group| group.first.index() + group.count as usize)
     }
 
-    /// The group of a task, and its number within that group (from 0).
+    /// The group of a task, and its number within the group (from 0).
     ///
-    /// For a number that is no task of this job, the last group and a number beyond its count.
+    /// For a number that is not a task of this job: the last group, and a number beyond its count.
     pub fn group_of(&self, task: TaskId) -> (GroupId, u32) {
-        // Where every group is a single task, its number is the task's.
+        // If every group is a single task, group and task numbers are equal.
         let guess = task.index().min(self.groups.len().saturating_sub(1));
         let at = match self.groups.get(guess) {
             Some(group) if group.first == task => guess,
@@ -69,10 +70,11 @@ impl Job {
         (at as GroupId, task.0 - first.min(task.0))
     }
 
-    /// One task, with everything filled in but the `%`-patterns of its files (see [`FileNames`](super::FileNames)).
+    /// Expands one task completely, except for the `%`-patterns of its files (see
+    /// [`FileNames`](super::FileNames)).
     ///
     /// # Errors
-    /// If the number is not one of a task of this job.
+    /// If the job has no task of this number.
     pub fn task(&self, task: TaskId) -> Result<Task, SubstError> {
         let (group, body, number) = self.element(task).ok_or(SubstError::NoSuchTask(task.0))?;
         let task = body.task(task, &group.name, number, &self.dir);
@@ -85,7 +87,8 @@ impl Job {
         Some((group, self.bodies.get(id as usize)?, number))
     }
 
-    /// What reports call a task: `tile[3]`, or `merge` for one that stands alone. Empty for a number that is no task.
+    /// Name of a task in reports: `tile[3]` in an array, `merge` for a single task. Empty for an
+    /// invalid number.
     pub fn task_name(&self, task: TaskId) -> String {
         let Some((group, body, number)) = self.element(task) else { return String::new() };
         match body.space().index(number) {
@@ -100,8 +103,8 @@ impl Job {
         body.space().index(number)
     }
 
-    /// The numbers of the tasks with a name: all elements for `tile`, one for `tile[3]`. Takes time in proportion to the
-    /// number of groups.
+    /// Numbers of the tasks with a name: all elements for `tile`, one for `tile[3]`. Takes time in
+    /// proportion to the number of groups.
     pub fn find(&self, name: &str) -> Option<Range<u32>> {
         let (name, index) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
             Some((name, index)) => (name, Some(index.parse().ok()?)),
@@ -116,7 +119,7 @@ impl Job {
         }
     }
 
-    /// How long a task will probably take, if the job file says so.
+    /// Estimated duration of a task, if the job file gives one.
     pub fn estimate(&self, task: TaskId) -> Option<Duration> {
         let (group, body, number) = self.element(task)?;
         match &body.extras.estimate {
@@ -135,7 +138,7 @@ impl Job {
         self.bodies.get(group as usize).is_some_and(|body| matches!(body.work, WorkTemplate::Kernel { .. }))
     }
 
-    /// True if all tasks of a group do the very same work, so that it need be prepared only once.
+    /// True if all tasks of a group have the same work, so that it needs to be prepared only once.
     pub fn is_constant(&self, group: GroupId) -> bool {
         self.bodies.get(group as usize).is_some_and(|body| body.work.is_constant())
     }

@@ -1,11 +1,12 @@
-//! `%`-patterns in the names of a task's files, as in `sbatch --output`: `%x-%a.txt`.
+//! `%`-patterns in the file names of a task, as in `sbatch --output`: `%x-%a.txt`.
 //!
-//! Placeholders in braces are filled in when a task is expanded, which every rank does alike. The patterns are filled in
-//! where the task runs, because only there the node and the rank are known.
+//! Placeholders in braces are replaced when a task is expanded, with the same result on every rank.
+//! The patterns are replaced where the task runs, because only there the node and the rank are
+//! known.
 
 use std::path::{Path, PathBuf};
 
-/// What the patterns in a task's file names stand for.
+/// The values of the patterns.
 #[derive(Clone, Copy, Debug)]
 pub struct FileNames<'a> {
     /// Name of the run (`%j`, `%A`).
@@ -20,11 +21,11 @@ pub struct FileNames<'a> {
     pub index: Option<u64>,
 }
 
-/// The letters that may follow `%`, with an optional width for zeros as in `%4a`.
+/// The letters that may follow `%`; a width pads with zeros, as in `%4a`.
 const LETTERS: &str = "jaAxNt";
 
 impl FileNames<'_> {
-    /// Fills in the patterns of a `stdin`, `stdout` or `stderr`.
+    /// Replaces the patterns in the path of `stdin`, `stdout` or `stderr`.
     pub fn fill(&self, pattern: &Path) -> PathBuf {
         let Some(text) = pattern.to_str() else { return pattern.to_path_buf() };
         let mut name = String::new();
@@ -48,7 +49,7 @@ impl FileNames<'_> {
     }
 }
 
-/// Splits what follows a `%` into its letter, the width before it, and the rest.
+/// Splits the text after a `%` into letter, width and rest.
 fn split_pattern(after: &str) -> (Option<char>, usize, &str) {
     let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
     let letter = after[digits..].chars().next();
@@ -56,7 +57,7 @@ fn split_pattern(after: &str) -> (Option<char>, usize, &str) {
     (letter, after[..digits].parse().unwrap_or(0).min(20), tail)
 }
 
-/// Why a pattern is not usable, if it is not; `indexed` tells whether `%a` has a meaning.
+/// Checks the patterns of a text; `indexed` tells whether `%a` is defined.
 pub(crate) fn check_patterns(text: &str, indexed: bool) -> Result<(), String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
@@ -75,7 +76,7 @@ pub(crate) fn check_patterns(text: &str, indexed: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// True if the patterns give each element of an array a file of its own.
+/// True if the patterns give each element of an array its own file.
 pub(crate) fn tells_elements_apart(text: &str) -> bool {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {

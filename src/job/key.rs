@@ -1,14 +1,15 @@
-//! The content key: what a task is and does, as 128 bits, by which a resumed run knows what is already done.
+//! The content key: a 128-bit hash of a task's definition, by which a resumed run recognizes
+//! completed tasks.
 //!
-//! The key covers whatever changes what a task computes or where its results go: name, index, work,
-//! directory, files for its streams, environment, prologue, shell, number of MPI ranks. It leaves
-//! out how the task is scheduled (time, memory, CPUs, priority, retries, needs), so that raising a
-//! limit does not throw away finished work. The name and the index belong to it because a task sees
-//! them, and because two tasks with the same command are still two tasks. For a point of a pattern
-//! its step and place belong to it too: in a wider pattern the same index is another point.
+//! The key covers everything that affects the result of a task or its location: name, index, work,
+//! directory, files of its streams, environment, prologue, shell, number of MPI ranks. It excludes
+//! scheduling (time, memory, CPUs, priority, retries, needs), so that a higher limit does not
+//! discard completed work. Name and index are included because a task can read them, and because
+//! two tasks with the same command are still two tasks. For a point of a pattern the key includes
+//! its step and place, because in a wider pattern the same index is another point.
 //!
-//! The encoding must stay the same between releases, or a resumed run would start from the beginning: fields in a fixed
-//! order, each with its length, numbers as little-endian bytes.
+//! The encoding must not change between releases, or a resumed run would start from the beginning:
+//! fields in a fixed order, each with its length, numbers as little-endian bytes.
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use super::space::Space;
 use super::{Job, SubstError, Work};
 use crate::model::TaskId;
 
-/// Begins every encoding; counts up whenever the encoding has to change.
+/// First byte of every encoding; increment it when the encoding changes.
 const VERSION: u8 = 1;
 
 struct Encoder(Vec<u8>);
@@ -62,7 +63,7 @@ impl Encoder {
 
     fn table(&mut self, table: &toml::Table) {
         self.number(table.len() as u64);
-        // The table is kept in the order of its keys, so the encoding does not depend on how it was typed.
+        // The table is sorted by key, so the encoding does not depend on the order in the file.
         for (key, value) in table {
             self.text(key);
             self.value(value);
@@ -124,7 +125,7 @@ impl Job {
     /// The content key of a task.
     ///
     /// # Errors
-    /// If the number is not one of a task of this job.
+    /// If the job has no task of this number.
     pub fn content_key(&self, id: TaskId) -> Result<u128, SubstError> {
         let task = self.task(id)?;
         let (group, number) = self.group_of(id);
@@ -141,7 +142,7 @@ impl Job {
         encoder.variables(&self.env);
         encoder.variables(&task.env);
         encoder.option(mpi, |encoder, mpi| encoder.number(u64::from(mpi.ranks)));
-        // A prologue runs before commands only.
+        // The prologue only affects commands.
         if !matches!(task.work, Work::Kernel { .. }) {
             encoder.number(self.prologue.len() as u64);
             self.prologue.iter().for_each(|line| encoder.text(line));

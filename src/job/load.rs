@@ -1,7 +1,8 @@
-//! The way in: a file or its text becomes a [`Loaded`] job, or all of its mistakes.
+//! Entry point: turns a file or its text into a [`Loaded`] job, or into all of its mistakes.
 //!
-//! [`parse`] is a pure function of its arguments and does not touch the disk, so that every rank comes to the same job. What
-//! only a look at the disk can tell (input files that are not there) is asked for separately, by [`Loaded::missing_inputs`].
+//! [`parse`] is a pure function of its arguments and does not read the disk, so that every rank
+//! builds the same job. Checks that read the disk (missing input files) are separate, in
+//! [`Loaded::missing_inputs`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,12 +20,12 @@ use super::spec::{Common, homes_of, read_file};
 use super::{Diagnostic, Diagnostics, Job};
 use crate::system::file_probe::{ANSWER_TIMEOUT, FileProbe};
 
-/// A larger file is refused: it is no job file, or one that should be an array.
-const LARGEST: u64 = 256 << 20;
+/// Maximum size of a job file in bytes. A larger one is not a job file, or should use arrays.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// What the job file needs to know about kernels; the registry of kernels implements it.
+/// Information about kernels that job files need; the kernel registry implements it.
 pub trait KernelCheck {
-    /// The names of all kernels.
+    /// Names of all kernels.
     fn names(&self) -> Vec<&str>;
 
     /// True if there is a kernel of this name.
@@ -39,23 +40,23 @@ pub trait KernelCheck {
     fn check(&self, name: &str, args: &toml::Table) -> Result<(), String>;
 }
 
-/// A job without errors, with what is worth saying about it.
+/// A job without errors, and its warnings.
 #[derive(Debug)]
 pub struct Loaded {
     /// The job.
     pub job: Job,
-    /// What is probably not as intended.
+    /// Warnings: probably not as intended.
     pub warnings: Diagnostics,
-    /// The text that it was read from, which other ranks parse again.
+    /// The text of the job file, which other ranks parse again.
     pub text: Arc<str>,
-    /// The file had line ends of Windows, which are read as plain ones.
+    /// The file had Windows line ends, which are read as LF.
     pub has_crlf: bool,
     file: String,
     external: Vec<(PathBuf, Range<usize>)>,
 }
 
 impl Loaded {
-    /// The name under which it was read: the path of its file, or `stdin`.
+    /// Name of the source: the path of the file, or `stdin`.
     pub fn file(&self) -> &str {
         &self.file
     }
@@ -85,22 +86,22 @@ impl Loaded {
         self.report(warnings.chain(hung).collect())
     }
 
-    /// Diagnostics about this file that were found elsewhere (cycles, tasks that fit nowhere).
+    /// Diagnostics about this file that were found later (cycles, tasks that fit nowhere).
     pub fn report(&self, items: Vec<Diagnostic>) -> Diagnostics {
         Diagnostics::new(self.file.clone(), self.text.clone(), items)
     }
 }
 
-/// True for `-`, which stands for standard input.
+/// True for `-`, which denotes standard input.
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Reads a job file; `-` is standard input. Relative directories in it count from the current
+/// Reads a job file; `-` reads standard input. Relative directories in it start from the current
 /// directory.
 ///
 /// # Errors
-/// Every mistake in the file, or why it could not be read.
+/// All mistakes in the file, or why it cannot be read.
 pub fn load(path: &Path, kernels: &dyn KernelCheck) -> Result<Loaded, Diagnostics> {
     let file = if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() };
     let refuse = |message: String| Diagnostics::new(file.clone(), "", vec![Diagnostic::error(message)]);
@@ -118,9 +119,9 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
         false => Box::new(File::open(path).map_err(|error| error.to_string())?),
     };
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(format!("it is larger than {} MiB; describe many tasks as an `array`", LARGEST >> 20));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("it is larger than {} MiB; describe many tasks as an `array`", MAX_FILE_BYTES >> 20));
     }
     Ok(bytes)
 }
@@ -135,10 +136,11 @@ pub(crate) fn not_utf8(file: &str, error: &std::string::FromUtf8Error) -> Diagno
     Diagnostics::new(file, text, vec![item])
 }
 
-/// Parses the text of a job file called `file_name`; relative directories in it count from `base_dir`.
+/// Parses the text of a job file called `file_name`; relative directories in it start from
+/// `base_dir`.
 ///
 /// # Errors
-/// Every mistake in it.
+/// All mistakes in the text.
 pub fn parse(
     text: impl Into<Arc<str>>,
     file_name: &str,
@@ -148,7 +150,7 @@ pub fn parse(
     parse_for(text.into(), file_name, base_dir, kernels, None)
 }
 
-/// [`parse`], with warnings of lines that this `sh` does not understand.
+/// Like [`parse`], with warnings of lines that this `sh` does not understand.
 fn parse_for(
     text: Arc<str>,
     file_name: &str,
@@ -156,8 +158,7 @@ fn parse_for(
     kernels: &dyn KernelCheck,
     sh: Option<&Sh>,
 ) -> Result<Loaded, Diagnostics> {
-    // In a string of several lines the ends of lines are part of it, and those of Windows would
-    // reach the shell.
+    // Line ends are part of multi-line strings, and those of Windows would reach the shell.
     let has_crlf = text.contains("\r\n");
     let text = if has_crlf { text.replace("\r\n", "\n").into() } else { text };
     let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -182,7 +183,7 @@ fn parse_for(
     }
 }
 
-/// What a text says; the job is of use only without mistakes.
+/// The result of reading a text; the job is valid only without errors.
 #[derive(Default)]
 struct ReadOutcome {
     syntax: Vec<Diagnostic>,
@@ -193,15 +194,15 @@ struct ReadOutcome {
 
 /// Reads a text as one piece.
 fn read_whole(context: &ResolveContext<'_>) -> ReadOutcome {
-    // Only what is cut can have pieces that do not fit together.
+    // Reading fails only for texts that were cut into several pieces.
     read(&Document::whole(context.text), context).unwrap_or_default()
 }
 
-/// Reads a text piece by piece. `None` if the pieces do not fit together: the parser is to see them
-/// as one.
+/// Reads a text piece by piece. `None` if the pieces do not fit together, so that the parser must
+/// read the text as a whole.
 fn read(document: &Document<'_>, context: &ResolveContext<'_>) -> Option<ReadOutcome> {
     let mut findings = Findings::in_file_with(homes_of);
-    // What is made of tables is not told where the syntax is wrong.
+    // Separate from syntax errors: findings that follow from one are dropped below.
     let mut meaning = Findings::default();
     let remainder = document.remainder();
     let parsed = document.parse_remainder(&remainder);
@@ -238,8 +239,8 @@ fn read(document: &Document<'_>, context: &ResolveContext<'_>) -> Option<ReadOut
     Some(ReadOutcome { syntax, findings, job, external })
 }
 
-/// The syntax errors, and what was found wrong with the rest. What stands on the same line as a syntax error, or in a section
-/// whose header has one, is left out: it is most likely a consequence.
+/// Combines syntax errors and other findings. Findings on the line of a syntax error, or in a
+/// section whose header has one, are dropped: they are most likely consequences.
 pub(crate) fn with_syntax_errors(text: &str, errors: Vec<Diagnostic>, findings: Findings) -> Vec<Diagnostic> {
     let mut syntax = Findings::default();
     errors.into_iter().for_each(|error| syntax.push(error));
@@ -252,7 +253,7 @@ pub(crate) fn with_syntax_errors(text: &str, errors: Vec<Diagnostic>, findings: 
     items
 }
 
-/// What a syntax error at a byte may have spoilt: its line, or if that is a header all that follows up to the next one.
+/// The text that a syntax error at a byte may affect: its line, or for a header the whole section.
 fn reach(text: &str, at: usize) -> Range<usize> {
     let (before, after) = text.as_bytes().split_at(at.min(text.len()));
     let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -270,8 +271,7 @@ mod tests {
     use crate::exec::Kernels;
     use crate::job::document::tests::in_small_pieces;
 
-    /// Every job of the examples and every bad one says the same read piece by piece and as a
-    /// whole.
+    /// Every example and every bad job gives the same result read piece by piece and as a whole.
     #[test]
     fn pieces_say_what_the_whole_says() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

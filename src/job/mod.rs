@@ -1,11 +1,12 @@
-//! The job file: from TOML text to a validated [`Job`], with every mistake reported at once.
+//! The job file: parses TOML text into a validated [`Job`] and reports all mistakes at once.
 //!
-//! The way of a file: [`load`] reads it, `read` and `spec` turn the TOML tree into what was typed (with places), `resolve`
-//! works out what that means and makes the [`Job`]. Mistakes of all stages are collected as [`Diagnostics`]. A job keeps its
-//! tasks as groups with templates; [`Job::task`] expands one at a time.
+//! Stages: [`load`] reads the file; `read` and `spec` convert the TOML tree to typed fields with
+//! places; `resolve` interprets them and builds the [`Job`]. Mistakes of all stages are collected
+//! as [`Diagnostics`]. A job stores its tasks as groups with templates; [`Job::task`] expands one
+//! at a time.
 //!
-//! Parsing is a pure function of the text and the starting directory: ranks that cannot see the file parse the text that
-//! rank 0 sends them and come to the same job, with the same numbers.
+//! Parsing is a pure function of the text and the starting directory: ranks that cannot read the
+//! file parse the text that rank 0 sends, and build the same job with the same numbers.
 
 pub mod alert;
 mod body;
@@ -47,50 +48,51 @@ pub(crate) use resolve::graphs::OPERATION_KERNEL;
 pub use scaling::{Above, Cost, Intent, NodePrice, PolicyKind, Rule, Scaling, ScoreWeights, Trigger};
 pub use schema::schema;
 
-/// A validated job: what one TOML file describes.
+/// A validated job: the content of one TOML file.
 ///
-/// Tasks are kept as *groups* (one per `[[task]]` table) and expanded one at a time by [`Job::task`], so an array of a million
-/// tasks costs one group.
+/// Tasks are stored as *groups* (one per `[[task]]` table) and expanded one at a time by
+/// [`Job::task`], so an array of a million tasks takes one group.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
     /// `[job] name`, else the file's stem.
     pub name: String,
     /// `[job] description`.
     pub description: String,
-    /// Directory that relative paths and commands start from (absolute). Default: the current directory.
+    /// Base directory of relative paths, and working directory of commands (absolute). Default: the
+    /// current directory.
     pub dir: PathBuf,
-    /// `[job.env]`: variables that every task sees.
+    /// `[job.env]`: environment variables of every task.
     pub env: Vec<(String, String)>,
     /// `[job] prologue`: shell lines that run before every command (`module load ...`).
     pub prologue: Vec<String>,
-    /// `[job] shell`: the shell of tasks that choose none; `None`: `sh -c`.
+    /// `[job] shell`: default shell of tasks; `None`: `sh -c`.
     pub shell: Option<Arc<[String]>>,
-    /// `[job] output_wait`: how long a declared output on a shared file system may take to be seen.
+    /// `[job] output_wait`: maximum time for a declared output to appear on a shared file system.
     pub output_wait: Duration,
     /// `[job] output`: which captured output is kept.
     pub output: KeepOutput,
-    /// `[job] flush`: when the journal is forced to disk.
+    /// `[job] flush`: when the journal is synced to disk.
     pub flush: Flush,
     /// `[job] max_failures`: stop starting tasks after this many have failed; `None` keeps going.
     pub max_failures: Option<u32>,
-    /// `[job] partition`: how tasks get their homes.
+    /// `[job] partition`: how homes of tasks are chosen.
     pub partition: PartitionMethod,
-    /// `[scaling]`: how the number of ranks changes; `None` keeps it as it is started.
+    /// `[scaling]`: how the number of ranks changes; `None` keeps the initial ranks.
     pub scaling: Option<Scaling>,
     /// `[cost]`: prices, budget and deadline.
     pub cost: Cost,
     /// `[capacity]`: where further nodes come from.
     pub capacity: Capacity,
-    /// `[[alert]]`: what somebody wants to hear of.
+    /// `[[alert]]`: metrics to watch.
     pub alerts: Vec<Alert>,
-    /// `[[graph]]`: the data graphs that operations run on.
+    /// `[[graph]]`: data graphs for operations.
     pub graphs: Vec<DataGraph>,
     /// The groups, in file order.
     pub groups: Vec<Group>,
-    /// The dependencies between them (from `needs`, and from `inputs`/`outputs` that name the same file). Two links may
-    /// imply the same edge.
+    /// Dependencies between groups (from `needs`, and from `inputs`/`outputs` that name the same
+    /// file). Two links may imply the same edge.
     pub links: Vec<Link>,
-    /// What the tasks of each group do.
+    /// Work of the tasks of each group.
     pub(crate) bodies: Vec<body::Body>,
 }
 
@@ -99,43 +101,45 @@ pub struct Job {
 pub struct DataGraph {
     /// Its name.
     pub name: String,
-    /// Where it comes from.
+    /// Its source: a file or a generator.
     pub source: crate::data::source::GraphSource,
 }
 
-/// Which captured output of tasks is kept. Output of failed tasks is always kept.
+/// Which captured output is kept. Output of failed tasks is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum KeepOutput {
-    /// Of every task.
+    /// Output of all tasks.
     #[default]
     All,
-    /// Only of tasks that failed.
+    /// Output of failed tasks only.
     Failed,
 }
 
-/// When the journal is forced to disk (`fdatasync`). Each record is handed to the system as soon as that takes it in any case, so a killed
-/// process loses next to nothing; this is about the machine itself going down.
+/// When the journal is synced to disk (`fdatasync`). Records are passed to the operating system
+/// immediately in any case, so a killed process loses next to nothing; this setting protects
+/// against a crash of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// After every record.
     Always,
     /// At most this long after a record.
     Every(Duration),
-    /// Left to the system.
+    /// Never; the operating system decides.
     Never,
 }
 
 impl Default for Flush {
-    /// Once a second.
+    /// Once per second.
     fn default() -> Flush {
         Flush::Every(Duration::from_secs(1))
     }
 }
 
-/// How tasks get their homes.
+/// How homes of tasks are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum PartitionMethod {
-    /// Multi-constraint k-way partition over level bands (METIS): little data moved, ranks busy throughout.
+    /// Multi-constraint k-way partition over level bands (METIS): little data movement, ranks busy
+    /// throughout.
     #[default]
     Bands,
     /// Greedy earliest finish time, in order of upward rank (HEFT).
@@ -144,41 +148,43 @@ pub enum PartitionMethod {
     RoundRobin,
 }
 
-/// One `[[task]]` table: tasks that differ only in index and substitutions. Elements count from 0.
+/// One `[[task]]` table: tasks that differ only in index and substituted values. Elements are
+/// numbered from 0.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// `name`.
     pub name: Arc<str>,
-    /// Number of its first element; element `i` is task `first + i`.
+    /// Task number of element 0; element `i` is task `first + i`.
     pub first: TaskId,
-    /// How many tasks it stands for (1 for a plain task).
+    /// Number of tasks (1 for a single task).
     pub count: u32,
-    /// True for `array`, `matrix` or `pattern`: its tasks are called `name[index]`.
+    /// True for `array`, `matrix` and `pattern`: the tasks are called `name[index]`.
     pub indexed: bool,
-    /// `array = "...%limit"`: at most so many of its tasks run at once.
+    /// `array = "...%limit"`: maximum number of its tasks that run at once.
     pub limit: Option<u32>,
-    /// CPUs (slots) that each task takes; at least 1. For MPI tasks: per MPI rank.
+    /// CPUs (slots) per task, at least 1; for MPI tasks per MPI rank.
     pub cpus: u32,
-    /// Bytes of memory that each task may use.
+    /// Memory limit per task in bytes.
     pub memory: Option<u64>,
-    /// GPUs that each task takes.
+    /// GPUs per task.
     pub gpus: u32,
-    /// Time limit.
+    /// Time limit per task.
     pub time: Option<Duration>,
-    /// What happens after a failure.
+    /// Retries after a failure.
     pub retry: Retry,
-    /// Higher first; default 0.
+    /// Priority, higher first; default 0.
     pub priority: i32,
-    /// Prior duration of one task, if the file gives one; of the first, where they differ (see [`Job::estimate`]).
+    /// Estimated duration of one task; of the first task if estimates differ (see
+    /// [`Job::estimate`]).
     pub estimate: Option<Duration>,
-    /// Name under which durations are learnt and shown; default: the group's name.
+    /// Name under which durations are learnt and shown; default: the name of the group.
     pub class: Arc<str>,
-    /// `mpi`: the command is started on several MPI ranks.
+    /// `mpi`: starts the command on several MPI ranks.
     pub mpi: Option<MpiShape>,
 }
 
 impl Group {
-    /// True if its tasks need more than one rank of so many slots.
+    /// True if one task needs more than one rank of `slots` slots.
     pub fn spans_ranks(&self, slots: u32) -> bool {
         let spans = |mpi: MpiShape| {
             mpi.ranks.saturating_mul(self.cpus) > slots || mpi.per_node.is_some_and(|most| most < mpi.ranks)
@@ -190,66 +196,67 @@ impl Group {
 /// `retries`, with its options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
-    /// Further attempts after the first.
+    /// Number of further attempts.
     pub count: u16,
-    /// Wait before the first further attempt.
+    /// Delay before the first further attempt.
     pub backoff: Duration,
-    /// The wait grows by this factor with each attempt.
+    /// The delay is multiplied by this factor with each attempt.
     pub factor: f64,
-    /// Try again on another rank, where there is one.
+    /// Retry on another rank if there is one.
     pub elsewhere: bool,
 }
 
 /// `mpi = { ranks = 4, per_node = 2 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MpiShape {
-    /// MPI ranks that the command is started with.
+    /// Number of MPI ranks.
     pub ranks: u32,
-    /// At most so many of them on one node.
+    /// Maximum number of MPI ranks per node.
     pub per_node: Option<u32>,
 }
 
-/// One task, with everything substituted: what a slot needs in order to run it.
+/// One task with all values substituted: everything that a slot needs to run it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     /// Its number.
     pub id: TaskId,
-    /// The group's name.
+    /// Name of its group.
     pub name: String,
     /// The value of `{index}`, for tasks of an array, matrix or pattern.
     pub index: Option<u64>,
-    /// What it does.
+    /// Its work.
     pub work: Work,
-    /// File to read standard input from; like `stdout` and `stderr` with its `%`-patterns, which [`FileNames::fill`] fills in.
+    /// File for standard input. It may contain `%`-patterns, as `stdout` and `stderr` may, which
+    /// [`FileNames::fill`] replaces.
     pub stdin: Option<PathBuf>,
-    /// File of its own for standard output.
+    /// File for standard output, instead of the captured output.
     pub stdout: Option<PathBuf>,
-    /// File of its own for standard error.
+    /// File for standard error, instead of the captured output.
     pub stderr: Option<PathBuf>,
-    /// Directory that it runs in (absolute).
+    /// Working directory (absolute).
     pub dir: PathBuf,
-    /// Variables of its own, after the job's.
+    /// Its environment variables, applied after those of the job.
     pub env: Vec<(String, String)>,
     /// Declared input files (as written, relative to `dir`) and their sizes in bytes where given.
     pub inputs: Vec<(PathBuf, Option<u64>)>,
     /// Declared output files.
     pub outputs: Vec<(PathBuf, Option<u64>)>,
-    /// Those of them that must be there when its command has ended well.
+    /// Output files that must exist after the command has succeeded.
     pub promised: Vec<PathBuf>,
-    /// The words of the shell that a line of shell is given to as the last one; `None`: `sh -c`.
+    /// Words of the shell, to which the command line is appended; `None`: `sh -c`.
     pub shell: Option<Arc<[String]>>,
-    /// `background = "keep"`: what its command leaves running when it ends lives on.
+    /// `background = "keep"`: processes that the command leaves running are not killed.
     pub keeps_background: bool,
 }
 
-/// What a task does.
+/// The work of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// `command = ["prog", "arg"]`: executed directly.
     Command(Vec<String>),
-    /// `command = "line"`: through the task's shell.
+    /// `command = "line"`: run by the task's shell.
     Shell(String),
-    /// `kernel = "name"`, `args = { ... }`: a function of this process.
+    /// `kernel = "name"`, `args = { ... }`: a function within this process.
     Kernel {
         /// Its registered name.
         name: String,

@@ -1,8 +1,7 @@
-//! Reads the task tables of a document, piece by piece, in as many threads as there are CPUs.
+//! Reads the pieces of a document with several threads.
 //!
-//! Each thread takes every n-th piece and waits when it is two ahead, so that what has been read
-//! and not yet been resolved stays small, and pieces come in the order of the text whoever reads
-//! them.
+//! Each of `n` threads reads every n-th piece and waits when it is two pieces ahead. So the amount
+//! of unresolved data stays small, and pieces arrive in the order of the text.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,27 +12,27 @@ use super::document::{Document, TABLES};
 use super::read::{At, Read};
 use super::spec::{TaskSpec, homes_of};
 
-/// More threads than this would wait for the one that resolves what they have read.
-const MOST_READERS: usize = 8;
+/// Maximum number of threads: more would wait for the thread that resolves the pieces.
+const MAX_READERS: usize = 8;
 
-/// Pieces that a thread reads ahead.
+/// Number of pieces that a thread reads ahead.
 const AHEAD: usize = 1;
 
-/// What was read of a piece.
+/// The content of a piece.
 pub(crate) struct ParsedPiece {
-    /// The tables; `None` if what is there is not only task tables.
+    /// The tables; `None` if the piece contains anything else.
     pub tasks: Option<Vec<At<TaskSpec>>>,
-    /// What the parser found.
+    /// Syntax errors.
     pub syntax: Vec<Diagnostic>,
     pub findings: Vec<Diagnostic>,
 }
 
-/// Reads all pieces; `take` gets them in the order of the text and may end it.
+/// Reads all pieces; `take` receives them in the order of the text and may stop.
 pub(crate) fn read_pieces(
     document: &Document<'_>,
     mut take: impl FnMut(ParsedPiece) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let readers = thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS).min(document.pieces());
+    let readers = thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS).min(document.pieces());
     if readers <= 1 {
         return (0..document.pieces()).try_for_each(|number| take(read_piece(document, number)));
     }
@@ -42,7 +41,7 @@ pub(crate) fn read_pieces(
             let (sender, receiver) = sync_channel(AHEAD);
             let numbers = (first..document.pieces()).step_by(readers);
             let read = move || read_some(document, numbers, &sender);
-            // Where no thread can be had, the pieces are read below.
+            // If no thread can be created, the pieces are read below.
             let _ = thread::Builder::new().name("read".into()).spawn_scoped(scope, read);
             receiver
         };
@@ -54,7 +53,7 @@ pub(crate) fn read_pieces(
 }
 
 fn read_some(document: &Document<'_>, mut numbers: impl Iterator<Item = usize>, sender: &SyncSender<ParsedPiece>) {
-    // Nobody receives any more once the rest is of no interest.
+    // The receiver may stop early.
     numbers.all(|number| sender.send(read_piece(document, number)).is_ok());
 }
 

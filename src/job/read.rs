@@ -1,9 +1,9 @@
-//! From the TOML tree to typed specifications, with every mistake noted and none fatal.
+//! Converts the TOML tree to typed specifications; mistakes are collected and never fatal.
 //!
-//! A section of the job file is declared once, by the [`section!`] macro: its fields, their types, their one-line
-//! documentation and their defaults. From that one declaration come the struct that holds what was typed, the reader that
-//! fills it, the check for unknown keys and the JSON Schema; nothing about a field is written twice. How one type is read
-//! and described is an implementation of [`Read`].
+//! The [`section!`] macro declares a section of the job file once: its fields, their types,
+//! one-line documentation and defaults. It generates the struct of typed values, the reader, the
+//! check for unknown keys and the JSON Schema, so nothing about a field is written twice. An
+//! implementation of [`Read`] defines how a type is read and described.
 
 use std::ops::Range;
 
@@ -13,13 +13,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Findings, closest, suggest};
 
-/// A value of the tree, with its place.
+/// A TOML value with its place.
 pub(crate) type TomlNode<'i> = Spanned<DeValue<'i>>;
 
-/// A place in the text, in bytes.
+/// A byte range of the text.
 pub(crate) type Span = Range<usize>;
 
-/// Something that was typed, and where.
+/// A typed value with its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct At<T> {
     pub value: T,
@@ -32,15 +32,15 @@ impl<T> At<T> {
     }
 }
 
-/// A type that can stand as the value of a field.
+/// A type that a field may have.
 pub(crate) trait Read: Sized {
-    /// What is expected, with its article: "a whole number".
+    /// The expected value with its article, for messages: "a whole number".
     fn expected() -> String;
 
     /// JSON Schema of the values that are read.
     fn schema() -> Value;
 
-    /// Reads the value of the field `key`, or notes why it cannot be.
+    /// Reads the value of the field `key`, or records why it is invalid.
     fn read(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Self>;
 }
 
@@ -52,23 +52,23 @@ pub(crate) struct Field {
     pub schema: fn() -> Value,
 }
 
-/// What holds where a field is absent.
+/// The default of an absent field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Default {
-    /// Nothing worth a word.
+    /// None that needs a description.
     Nothing,
-    /// This, in words.
+    /// Described by this text.
     Words(&'static str),
-    /// It must not be absent.
+    /// The field is required.
     Required,
 }
 
 /// A table of the job file with a fixed set of fields.
 pub(crate) trait Section: Sized {
-    /// The fields that it may have.
+    /// All fields of the section.
     const FIELDS: &'static [Field];
 
-    /// Reads those fields; other keys are not looked at.
+    /// Reads these fields; other keys are ignored.
     fn read_fields(table: &DeTable<'_>, findings: &mut Findings) -> Self;
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn field<T: Read>(name: &str, node: &TomlNode<'_>, findings: &mut Fin
     T::read(name, node, findings).map(|value| At::new(value, node.span()))
 }
 
-/// The node as a table, or a note that it is none.
+/// The node as a table, or records that it is not one.
 pub(crate) fn table<'a, 'i, T: Read>(
     key: &str,
     node: &'a TomlNode<'i>,
@@ -149,7 +149,7 @@ pub(crate) fn table<'a, 'i, T: Read>(
     table
 }
 
-/// Notes each key that is not among the fields, with what was probably meant.
+/// Records each unknown key with a suggestion.
 pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], findings: &mut Findings) {
     let is_known = |key: &str| fields.iter().flat_map(|f| f.iter()).any(|f| f.name == key);
     for key in table.keys().filter(|key| !is_known(key.get_ref())) {
@@ -160,7 +160,7 @@ pub(crate) fn check_keys(what: &str, table: &DeTable<'_>, fields: &[&[Field]], f
     }
 }
 
-/// Notes each field that must be there and is not.
+/// Records each required field that is missing.
 pub(crate) fn check_required(what: &str, node: &TomlNode<'_>, fields: &[Field], findings: &mut Findings) {
     let Some(table) = node.get_ref().as_table() else { return };
     for field in fields.iter().filter(|f| f.default == Default::Required && !table.contains_key(f.name)) {
@@ -177,7 +177,7 @@ fn one_line(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Where a key belongs that is right in itself but stands in the wrong section.
+/// The section of a key that is valid elsewhere.
 fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> {
     if closest(name, names.iter().copied()).is_some() {
         return None;
@@ -186,7 +186,7 @@ fn elsewhere(name: &str, names: &[&str], findings: &Findings) -> Option<String> 
     (!home.is_empty()).then(|| format!("`{name}` belongs in {}", home.join(" or ")))
 }
 
-/// Notes that a value has the wrong type.
+/// Records that a value has the wrong type.
 pub(crate) fn mismatch<T: Read>(key: &str, node: &TomlNode<'_>, findings: &mut Findings) {
     findings.push(
         Diagnostic::error(format!("`{key}` must be {}, not {}", T::expected(), found(node.get_ref()))).at(&node.span()),
@@ -205,7 +205,7 @@ fn found(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The description of a field, as an editor shows it.
+/// The description of a field for editors.
 fn described(field: &Field) -> Value {
     let mut schema = (field.schema)();
     let mut description = one_line(field.doc);
@@ -218,7 +218,7 @@ fn described(field: &Field) -> Value {
     schema
 }
 
-/// JSON Schema of a table with these fields and no others.
+/// JSON Schema of a table with exactly these fields.
 pub(crate) fn table_schema(about: &str, fields: &[&[Field]]) -> Value {
     let properties: serde_json::Map<String, Value> =
         fields.iter().flat_map(|f| f.iter()).map(|f| (f.name.to_string(), described(f))).collect();
@@ -236,13 +236,13 @@ pub(crate) fn table_schema(about: &str, fields: &[&[Field]]) -> Value {
     schema
 }
 
-/// A whole number of the tree as `i64`; `None` if it is none or does not fit.
+/// An integer of the tree as `i64`; `None` for other types and values that do not fit.
 pub(crate) fn integer(value: &DeValue<'_>) -> Option<i64> {
     let integer = value.as_integer()?;
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// A number with a fraction of the tree.
+/// A float of the tree.
 pub(crate) fn float(value: &DeValue<'_>) -> Option<f64> {
     value.as_float()?.as_str().parse().ok()
 }
@@ -291,7 +291,7 @@ impl Read for bool {
     }
 }
 
-/// A whole number within bounds.
+/// An integer within bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Whole<const LEAST: i64, const MOST: i64>(pub i64);
 
@@ -320,7 +320,7 @@ impl<const LEAST: i64, const MOST: i64> Read for Whole<LEAST, MOST> {
     }
 }
 
-/// The header under which the tables of a list stand.
+/// The header of the tables of a list.
 fn header_of(key: &str) -> String {
     match key {
         "rule" => "scaling.rule".into(),

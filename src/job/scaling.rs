@@ -1,7 +1,7 @@
-//! What `[scaling]` and `[cost]` of the job file mean: plain settings, with the defaults that hold where a field is absent.
+//! `[scaling]` and `[cost]` of the job file: plain settings with their defaults.
 //!
-//! The scaling core (`scale`) takes its settings from here and adds no default of its own, so that a job file and a program that embeds
-//! Phalanx start from the same numbers.
+//! The scaling core (`scale`) uses these settings and adds no defaults of its own, so that a job
+//! file and an embedding program have the same defaults.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use serde::{Deserialize, Serialize};
 pub struct Scaling {
     /// `policy`.
     pub policy: PolicyKind,
-    /// `intent`: what matters to the user.
+    /// `intent`: how time is weighed against cost.
     pub intent: Intent,
-    /// `min_ranks`: never fewer ranks than this (at least 1: the coordinator).
+    /// `min_ranks`: minimum number of ranks, at least 1 (the coordinator).
     pub min_ranks: u32,
-    /// `max_ranks`: never more ranks than this.
+    /// `max_ranks`: maximum number of ranks.
     pub max_ranks: u32,
     /// `interval`: time between two decisions.
     pub interval: Duration,
-    /// `cooldown_grow`: after a rule made the job grow, no rule does again for so long.
+    /// `cooldown_grow`: after a rule has added ranks, rules add none for this long.
     pub cooldown_grow: Duration,
-    /// `cooldown_shrink`: the same for giving ranks back.
+    /// `cooldown_shrink`: after a rule has released ranks, rules release none for this long.
     pub cooldown_shrink: Duration,
-    /// `step_grow`: so many ranks are added at once by a rule that does not say.
+    /// `step_grow`: ranks that a rule without its own `step` adds.
     pub step_grow: u32,
-    /// `step_shrink`: so many are given back at once by a rule that does not say.
+    /// `step_shrink`: ranks that a rule without its own `step` releases.
     pub step_shrink: u32,
-    /// `confidence`: wishes of a policy that is less sure than this (0 to 1) are not followed.
+    /// `confidence`: targets of a policy with a confidence below this (0 to 1) are ignored.
     pub confidence: f64,
-    /// `weights`: how much each measure counts in the score of load.
+    /// `weights`: weight of each measure in the load score.
     pub weights: ScoreWeights,
-    /// `[[scaling.rule]]`; the built-in rules if there is none.
+    /// `[[scaling.rule]]`; if there is none, the built-in rules.
     pub rules: Vec<Rule>,
 }
 
@@ -55,26 +55,26 @@ impl Default for Scaling {
     }
 }
 
-/// By what the number of ranks is decided.
+/// Scaling policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyKind {
-    /// Not at all: the ranks that were started.
+    /// Keeps the initial ranks.
     Fixed,
-    /// By rules with thresholds, cooldowns and steps.
+    /// Rules with thresholds, cooldowns and steps.
     Reactive,
-    /// By running the rest of the graph forward for every candidate.
+    /// Simulates the rest of the graph for every candidate.
     Predictive,
-    /// Like `predictive`, with the rules where the forecast is not sure enough.
+    /// Like `predictive`, but follows the rules where the forecast is not confident enough.
     Hybrid,
-    /// The least bill that meets the deadline.
+    /// Minimum cost that meets the deadline.
     Cost,
-    /// The earliest finish that keeps the budget.
+    /// Earliest finish within the budget.
     Performance,
 }
 
 impl PolicyKind {
-    /// As it is written in the job file.
+    /// Name of the policy in the job file.
     pub fn name(self) -> &'static str {
         match self {
             PolicyKind::Fixed => "fixed",
@@ -87,23 +87,23 @@ impl PolicyKind {
     }
 }
 
-/// What matters to the user.
+/// How time is weighed against cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Intent {
-    /// Results soon; money hardly matters.
+    /// Short response time; cost hardly matters.
     Latency,
-    /// Many tasks a second; a little above time alone.
+    /// Many tasks per second; time counts slightly more than cost.
     Throughput,
-    /// A small bill; time hardly matters.
+    /// Low cost; time hardly matters.
     Cost,
-    /// One percent of time is worth one percent of money.
+    /// One percent of time is worth one percent of cost.
     Balanced,
-    /// Room to grow: as latency, and idle ranks are kept longer.
+    /// Like throughput, and idle ranks are kept longer.
     Scalability,
 }
 
-/// How much each measure counts in the score of load; only their proportions matter.
+/// Weight of each measure in the load score; only ratios matter.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoreWeights {
     /// CPU utilisation.
@@ -112,7 +112,7 @@ pub struct ScoreWeights {
     pub queue: f64,
     /// Memory utilisation.
     pub memory: f64,
-    /// How long ready tasks wait (95th percentile).
+    /// Time that ready tasks wait (95th percentile).
     pub latency: f64,
     /// Share of attempts that fail.
     pub errors: f64,
@@ -124,36 +124,36 @@ impl Default for ScoreWeights {
     }
 }
 
-/// `[[scaling.rule]]`: one threshold, and what happens beyond it.
+/// `[[scaling.rule]]`: a threshold and an action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
-    /// `trigger`: what is measured.
+    /// `trigger`: the measured quantity.
     pub trigger: Trigger,
-    /// `above`: beyond this value `act` happens.
+    /// `above`: above this value `act` is taken.
     pub above: Option<f64>,
-    /// `below`: under this value ranks are given back.
+    /// `below`: below this value ranks are released.
     pub below: Option<f64>,
-    /// `act`: what happens above.
+    /// `act`: action above the threshold.
     pub act: Above,
-    /// `step`: ranks added or given back at once.
+    /// `step`: number of ranks added or released at once.
     pub step: Option<u32>,
-    /// `cooldown`: after this rule has acted it is silent for so long.
+    /// `cooldown`: after this rule has acted, it does not act for this long.
     pub cooldown: Option<Duration>,
 }
 
-/// What happens when a measure is above its threshold.
+/// Action of a rule above its threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Above {
-    /// Ranks are added.
+    /// Adds ranks.
     Grow,
-    /// Ranks are given back.
+    /// Releases ranks.
     Shrink,
-    /// Nothing is added while it lasts.
+    /// Adds no ranks while the condition holds.
     Hold,
 }
 
-/// What a rule measures.
+/// Quantity that a rule measures.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
@@ -167,17 +167,17 @@ pub enum Trigger {
     QueueDepth,
     /// 95th percentile of the time that ready tasks wait, milliseconds.
     ResponseTime,
-    /// How far the rate of completions fell below that of late, percent.
+    /// Drop of the completion rate relative to its recent average, percent.
     ThroughputDrop,
-    /// Share of attempts that failed of late, percent.
+    /// Recent share of attempts that failed, percent.
     ErrorRate,
-    /// Share of the budget that is spent, percent.
+    /// Spent share of the budget, percent.
     Cost,
-    /// Ranks that the forecast wants beyond those there are.
+    /// Ranks that the forecast recommends beyond the current number.
     Predictive,
-    /// How uneven the load is: 100 less the balance in percent.
+    /// Imbalance of the load: 100 minus the balance in percent.
     Imbalance,
-    /// Ranks lost or joined since the last decision.
+    /// Ranks lost since the last decision.
     Coordination,
     /// `custom.NAME`: the latest value that a task wrote to `$PHALANX_METRICS` under this name.
     Custom(String),
@@ -186,19 +186,20 @@ pub enum Trigger {
 /// `[cost]`: prices, budget and deadline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// `node_hour`: price of one node for one hour, in any currency. 1 where absent: costs are then node-hours.
+    /// `node_hour`: price of one node for one hour, in any currency. Default 1: costs are then
+    /// node-hours.
     pub node_hour: f64,
-    /// `minimum`: the least time that a node is charged for.
+    /// `minimum`: minimum charged time per node.
     pub minimum: Duration,
     /// `granularity`: charged time is rounded up to a multiple of this.
     pub granularity: Duration,
-    /// `budget`: the run never costs more.
+    /// `budget`: maximum cost of the run.
     pub budget: Option<f64>,
-    /// `budget_per_hour`: the nodes held at one time never cost more per hour.
+    /// `budget_per_hour`: maximum hourly cost of the nodes held at one time.
     pub budget_per_hour: Option<f64>,
-    /// `deadline`: when the run should be over, counted from its beginning.
+    /// `deadline`: target end, counted from the start of the run.
     pub deadline: Option<Duration>,
-    /// `[[cost.node]]`: prices of node types that differ.
+    /// `[[cost.node]]`: prices of further node types.
     pub nodes: Vec<NodePrice>,
 }
 
@@ -216,7 +217,7 @@ impl Default for Cost {
     }
 }
 
-/// `[[cost.node]]`: a node type with a price of its own; what is absent is as in `[cost]`.
+/// `[[cost.node]]`: price of a node type; absent fields are as in `[cost]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodePrice {
     /// `name` of the node type.

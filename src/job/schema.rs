@@ -1,4 +1,4 @@
-//! The JSON Schema of the job file, for editors that complete and check TOML.
+//! The JSON Schema of the job file, with which editors complete and check TOML.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
-//! The elements that one `[[task]]` table stands for: one, an array's indices, the combinations of a matrix, or the points of a pattern.
+//! The elements of one `[[task]]` table: a single task, the indices of an array, the combinations
+//! of a matrix, or the points of a pattern.
 //!
-//! Nothing is listed: an element is a number from 0, and its index and the values along its axes are computed from that
-//! number, so an array of a million tasks costs a few words.
+//! Nothing is stored per element: an element is a number from 0, from which its index and the
+//! values along its axes are computed, so an array of a million tasks takes a few words.
 
 use std::borrow::Cow;
 
@@ -34,7 +35,7 @@ impl Axis {
         }
     }
 
-    /// The value at a place, if it is a whole number.
+    /// The value at a position, if it is an integer.
     pub(crate) fn whole_value(&self, at: u64) -> Option<i64> {
         match *self.value(at) {
             Scalar::Int(value) => Some(value),
@@ -42,13 +43,13 @@ impl Axis {
         }
     }
 
-    /// The least and the largest whole number.
+    /// Minimum and maximum, if the values are integers.
     pub(crate) fn range(&self) -> Option<(i64, i64)> {
         let values = || (0..self.len()).filter_map(|at| self.whole_value(at));
         Some((values().min()?, values().max()?))
     }
 
-    /// True if every value is a whole number.
+    /// True if every value is an integer.
     fn is_whole(&self) -> bool {
         match &self.values {
             AxisSpec::Set(_) => true,
@@ -58,7 +59,7 @@ impl Axis {
 }
 
 fn whole(value: u64) -> Scalar {
-    // Indices are far below the limit of `i64` (see `IndexSet`).
+    // Indices are far below the maximum of `i64` (see `IndexSet`).
     Scalar::Int(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
@@ -71,11 +72,11 @@ pub(crate) enum Space {
     Pattern(Pattern),
 }
 
-/// What the places of a pattern's points are called, as if they were axes.
+/// Names of the two coordinates of a pattern's points, used like axes.
 const PLACE: [&str; 2] = ["step", "point"];
 
 impl Space {
-    /// How many elements there are; saturates.
+    /// Number of elements, saturating.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Space::One => 1,
@@ -98,7 +99,7 @@ impl Space {
         }
     }
 
-    /// The names of the axes, in order.
+    /// Names of the axes in order.
     pub(crate) fn axis_names(&self) -> Vec<&str> {
         match self {
             Space::Pattern(_) => PLACE.to_vec(),
@@ -106,7 +107,7 @@ impl Space {
         }
     }
 
-    /// True if every value along an axis is a whole number.
+    /// True if every value along an axis is an integer.
     pub(crate) fn is_whole(&self, axis: usize) -> bool {
         match self {
             Space::Pattern(_) => true,
@@ -114,7 +115,7 @@ impl Space {
         }
     }
 
-    /// Bytes of the longest value along any axis.
+    /// Maximum length of a value along any axis, in bytes.
     pub(crate) fn longest_value(&self) -> usize {
         let longest = |axis: &Axis| match &axis.values {
             AxisSpec::Set(_) => 20,
@@ -125,7 +126,7 @@ impl Space {
         self.axes().iter().map(longest).max().unwrap_or(0)
     }
 
-    /// The index of an element: what the array says, or its number within the matrix or pattern.
+    /// The index of an element: the array's index, or its number within the matrix or pattern.
     pub(crate) fn index(&self, element: u32) -> Option<u64> {
         match self {
             Space::One => None,
@@ -134,7 +135,7 @@ impl Space {
         }
     }
 
-    /// The element with an index.
+    /// The element with this index.
     pub(crate) fn element(&self, index: u64) -> Option<u32> {
         let at = match self {
             Space::One => None,
@@ -166,8 +167,8 @@ impl Space {
         }
     }
 
-    /// A few elements that between them show every value of every axis (of long axes, the first thousand values): what is
-    /// checked beforehand, where checking each of a million would take too long.
+    /// A few elements that together cover every value of every axis (of long axes the first
+    /// thousand values), for checks that would take too long for every element.
     pub(crate) fn samples(&self) -> Vec<u32> {
         let last = u32::try_from(self.len() - 1).unwrap_or(u32::MAX);
         let mut samples = vec![0, last];

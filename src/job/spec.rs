@@ -1,8 +1,8 @@
-//! The job file as typed: every section with its fields, before anything is resolved.
+//! The job file as typed: all sections with their fields, before resolution.
 //!
-//! These declarations are the reference of the format: the reader, the check for unknown keys and the JSON Schema follow
-//! from them (see `read`), and their comments are what an editor shows. What the fields mean together (defaults, arrays,
-//! dependencies) is worked out in `resolve`.
+//! These declarations define the format: the reader, the check for unknown keys and the JSON Schema
+//! are generated from them (see `read`), and editors show their comments. `resolve` determines what
+//! the fields mean together (defaults, arrays, dependencies).
 
 use serde_json::Value;
 
@@ -21,15 +21,15 @@ use crate::data::generate::GeneratedKind;
 use crate::graph::pattern::Dependence;
 
 section! {
-    /// A Phalanx job: the tasks of one run and what they need of each other
+    /// A Phalanx job: the tasks of one run and their dependencies
     FileSpec {
-        /// What holds for the job as a whole
+        /// Settings of the whole job
         job: JobSpec,
-        /// Settings for every task that does not set them itself
+        /// Default settings of tasks
         defaults: Common,
         /// The tasks, one table each
         task: Tables<TaskSpec>,
-        /// Data graphs that operations run on, one table each
+        /// Data graphs for operations, one table each
         graph: Tables<GraphSpec>,
         /// How the number of ranks changes while the job runs
         scaling: ScalingSpec,
@@ -37,36 +37,38 @@ section! {
         cost: CostSpec,
         /// Where further nodes come from while the job runs
         capacity: CapacitySpec,
-        /// Values of the run that somebody wants to hear of, one table each
+        /// Alerts: metrics of the run to watch, one table each
         alert: Tables<AlertSpec>,
     }
 }
 
 section! {
-    /// What holds for the job as a whole
+    /// Settings of the whole job
     JobSpec {
         /// Name of the job and of its run directories: letters, digits and `. _ - + @ =`
         name: String = "the name of the file without its ending",
-        /// What the job is for, in words
+        /// Description of the job
         description: String,
-        /// Directory that relative paths and commands start from, relative to where Phalanx is started (as with sbatch)
+        /// Base directory of relative paths and commands, relative to where Phalanx is started (as
+        /// with sbatch)
         dir: String = "the directory where Phalanx is started",
-        /// Environment variables for every task
+        /// Environment variables of every task
         env: EnvSpec,
-        /// Shell lines that run before every command, such as `module load gcc`; options that they
-        /// set hold for the command
+        /// Shell lines that run before every command, such as `module load gcc`; shell options that
+        /// they set apply to the command
         prologue: Strings,
-        /// The shell that runs lines of shell, as "bash" or with its options: ["bash", "-euo",
-        /// "pipefail", "-c"]
+        /// Shell for command lines, as "bash" or with its options: ["bash", "-euo", "pipefail",
+        /// "-c"]
         shell: ShellSpec = "[\"sh\", \"-c\"]",
-        /// How long a declared output on a file system that nodes share may take to be seen after
-        /// its task has ended
+        /// Maximum time for a declared output to appear on a shared file system after its task has
+        /// ended
         output_wait: DurationSpec = "\"5s\"",
         /// Which captured output is kept; that of failed tasks always is
         output: OneOf<KeepOutput> = "\"all\"",
-        /// How soon the journal is forced to disk: `always` (each record), `never`, or at most a duration later
+        /// When the journal is synced to disk: `always` (after each record), `never`, or at most a
+        /// duration later
         flush: FlushSpec = "\"1s\"",
-        /// Stop starting tasks once so many have failed
+        /// Stop starting tasks after this number of failed tasks
         max_failures: Whole<1, { u32::MAX as i64 }> = "no limit",
         /// How tasks are divided among the ranks
         partition: OneOf<PartitionMethod> = "\"bands\"",
@@ -74,34 +76,35 @@ section! {
 }
 
 section! {
-    /// Settings for every task that does not set them itself
+    /// Default settings of tasks
     Common {
-        /// CPUs that each task takes; for MPI tasks, per MPI rank
+        /// CPUs per task; for MPI tasks, per MPI rank
         cpus: Whole<1, 65536> = "1",
-        /// Memory that each task may use, as 512M, 4G or 4GiB; a bare number is megabytes
+        /// Memory limit per task, as 512M, 4G or 4GiB; a bare number is megabytes
         memory: MemorySpec = "no limit",
-        /// GPUs that each task takes
+        /// GPUs per task
         gpus: Whole<0, 1024> = "0",
         /// Time limit, as 30s, 10m, 1.5h, HH:MM:SS or D-HH:MM:SS; a bare number is minutes
         time: DurationSpec = "no limit",
-        /// What happens after a failure: further attempts, or a table with how they are made
+        /// Further attempts after a failure: their number, or a table with options
         retries: RetriesSpec = "0",
-        /// Of the tasks that could start, those with a higher number start first
+        /// Ready tasks with a higher priority start first
         priority: Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }> = "0",
-        /// How long one task will probably take; may contain `{...}`
+        /// Estimated duration of one task; may contain `{...}`
         estimate: EstimateSpec = "learnt while running",
         /// Name under which durations are learnt and shown
         class: String = "the name of the task",
-        /// Directory that the task runs in, relative to the job's; may contain `{...}`
+        /// Working directory of the task, relative to that of the job; may contain `{...}`
         dir: String = "the job's",
         /// Environment variables; values may contain `{...}`
         env: EnvSpec,
-        /// File for standard output; may contain `{...}` and `%x` (task), `%a` (index), `%j` (run), `%N` (node), `%t` (rank)
+        /// File for standard output; may contain `{...}` and `%x` (task), `%a` (index), `%j` (run),
+        /// `%N` (node), `%t` (rank)
         stdout: String = "kept in the run directory",
         /// File for standard error, like stdout
         stderr: String = "kept in the run directory",
-        /// The shell that runs a line of shell, as "bash" or with its options: ["bash", "-euo",
-        /// "pipefail", "-c"]
+        /// Shell for command lines, as "bash" or with its options: ["bash", "-euo", "pipefail",
+        /// "-c"]
         shell: ShellSpec = "the job's",
     }
 }
@@ -114,77 +117,82 @@ section! {
         /// What to run: a list is a program with its arguments, a string is a line for the shell;
         /// may contain `{...}`
         command: CommandSpec,
-        /// Function of Phalanx itself to run instead of a command
+        /// Built-in function of Phalanx to run instead of a command
         kernel: String,
-        /// Arguments of the kernel; strings may contain `{...}`, and a string that is one `{...}` becomes the value itself
+        /// Arguments of the kernel; strings may contain `{...}`, and a string that is a single
+        /// `{...}` becomes the value itself
         args: ArgsSpec,
         /// Data graph (a `[[graph]]` table) that the operation runs on
         graph: String,
         /// Operation on the graph to run instead of a command or a kernel
         operation: OneOf<OperationName>,
-        /// File that the operation writes a line `id value` to for each vertex; may contain `{...}`
+        /// File to which the operation writes a line `id value` per vertex; may contain `{...}`
         output: String,
-        /// So many of the largest values are printed
+        /// Number of largest values to print
         top: Whole<1, 1_000_000> = "none",
         /// Start the command on several MPI ranks
         mpi: MpiSpec,
-        /// One task for each index: "0-99", "1-100:2", "1,3,7-9"; "0-99%5" runs at most 5 at once
+        /// One task per index: "0-99", "1-100:2", "1,3,7-9"; "0-99%5" runs at most 5 at once
         array: ArraySpec,
-        /// One task for each combination of values: { alpha = [0.1, 0.2], seed = "0-9" }; the last axis varies fastest
+        /// One task per combination of values: { alpha = [0.1, 0.2], seed = "0-9" }; the last axis
+        /// varies fastest
         matrix: MatrixSpec,
-        /// One task for each point of a grid of `steps` times `width` points, which need points of the step before as this pattern of Task Bench says
+        /// One task per point of a grid of `steps` times `width` points, where a point depends on
+        /// points of the previous step by this pattern of Task Bench
         pattern: OneOf<Dependence>,
-        /// Points in each step of the pattern; at most so many where steps differ
+        /// Points per step of the pattern; the maximum where steps differ
         width: Whole<1, 100_000_000>,
-        /// Steps of the pattern
+        /// Number of steps of the pattern
         steps: Whole<1, 100_000_000>,
-        /// How many points a point needs, for `nearest`, `spread` and `random_nearest`
+        /// Number of dependencies per point, for `nearest`, `spread` and `random_nearest`
         radix: Whole<1, 1_000_000> = "5",
-        /// How probably `random_nearest` needs each neighbour, from 0 to 1
+        /// Probability of each neighbour of `random_nearest`, from 0 to 1
         fraction: Fraction = "0.25",
-        /// Another number gives another choice of `random_nearest`
+        /// Seed of `random_nearest`
         seed: Whole<0, { i64::MAX }> = "0",
-        /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "a[{index}-1]", "afternotok:a", "afterany:a", "aftercorr:a"
+        /// Tasks that must end first: "a", "a[3]", "a[0-9]", "a[{index}]", "a[{index}-1]",
+        /// "afternotok:a", "afterany:a", "aftercorr:a"
         needs: NeedsSpec,
-        /// Files that the task reads; where another task lists one as output, this task needs that one
+        /// Files that the task reads; if another task lists one as output, this task depends on it
         inputs: FilesSpec,
-        /// Files that the task writes: it has failed if one is not there when its command has ended
+        /// Files that the task writes; the task fails if one is missing after its command has ended
         outputs: FilesSpec,
-        /// What becomes of processes that the command leaves running when it ends
+        /// What happens to processes that the command leaves running
         background: OneOf<Background> = "\"end\"",
-        /// File for standard input; may contain the same as stdout
+        /// File for standard input; may contain the same placeholders as stdout
         stdin: String = "empty",
     }
 }
 
 section! {
-    /// A data graph, which is loaded when the first operation needs it and stays until the run ends
+    /// A data graph; it is loaded when the first operation needs it, and kept until the run ends
     GraphSpec {
         /// Name of the graph: letters, digits and `. _ - + @ =`
         name: String = required,
-        /// File that it is read from, relative to the job's directory; may be compressed (`.gz`, `.zst`)
+        /// File of the graph, relative to the job's directory; may be compressed (`.gz`, `.zst`)
         file: String,
-        /// Make the graph from a seed instead of reading a file
+        /// Generate the graph from a seed instead of reading a file
         generate: GenerateSpec,
         /// Format of the file
         format: OneOf<GraphFormat> = "by the ending of the file's name",
-        /// Whether edges have a direction
+        /// Whether edges are directed
         directed: bool = "what the format says, else true",
-        /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for whole numbers drawn at random
+        /// Weights of the edges: "none", "file", or { uniform = [1, 255], seed = 1 } for random
+        /// integers
         weights: GraphWeights = "\"file\" where the format has weights, else \"none\"",
     }
 }
 
 section! {
-    /// A graph made from a seed; it is undirected
+    /// A generated graph; it is undirected
     GenerateSpec {
-        /// What kind of graph
+        /// Kind of graph
         kind: OneOf<GeneratedKind> = required,
         /// The graph has 2^scale vertices
         scale: Whole<0, 31> = required,
-        /// Edges for each vertex, before doubles and loops are taken out; a grid has none to choose
+        /// Edges per vertex, before duplicates and loops are removed; does not apply to a grid
         degree: Whole<1, 65536> = "16",
-        /// Another number gives another graph
+        /// Seed of the generator
         seed: Whole<0, { u32::MAX as i64 }> = "27491095, which gives the graphs of the GAP benchmark suite",
     }
 }
@@ -192,23 +200,23 @@ section! {
 section! {
     /// How a command is started on several MPI ranks
     MpiSpec {
-        /// How many MPI ranks
+        /// Number of MPI ranks
         ranks: Whole<1, 1_000_000> = required,
-        /// At most so many of them on one node
+        /// Maximum number of MPI ranks per node
         per_node: Whole<1, 1_000_000> = "as many as fit",
     }
 }
 
 section! {
-    /// How a failed task is tried again
+    /// How a failed task is retried
     RetryTable {
-        /// Further attempts after the first
+        /// Number of further attempts
         count: Whole<0, 65535> = required,
-        /// Wait before the first further attempt
+        /// Delay before the first further attempt
         backoff: DurationSpec = "\"1s\"",
-        /// The wait grows by this factor with each attempt
+        /// The delay is multiplied by this factor with each attempt
         factor: super::values::Factor = "2.0",
-        /// Try again on another rank, where there is one
+        /// Retry on another rank if there is one
         elsewhere: bool = "false",
     }
 }
@@ -218,7 +226,7 @@ section! {
     NeedTable {
         /// The task: "a", "a[3]", "a[0-9]", "a[{index}]", "a[{index}-1]"
         task: String = required,
-        /// Which end of it lets this task start
+        /// Condition on its end
         when: OneOf<super::values::When> = "\"afterok\"",
     }
 }
@@ -226,11 +234,11 @@ section! {
 section! {
     /// A file with its size
     FileTable {
-        /// Its name, relative to the directory of the task; may contain `{...}`
+        /// File name, relative to the directory of the task; may contain `{...}`
         file: String = required,
-        /// Its size, as 2G or 512M; a bare number is bytes
+        /// Size, as 2G or 512M; a bare number is bytes
         size: SizeSpec = "unknown",
-        /// The task may end well without writing it; for outputs
+        /// For outputs: the task may succeed without writing it
         optional: bool = "false",
     }
 }
@@ -238,27 +246,27 @@ section! {
 section! {
     /// How the number of ranks changes while the job runs
     ScalingSpec {
-        /// By what the number of ranks is decided
+        /// Scaling policy
         policy: OneOf<PolicyKind> = "\"hybrid\"",
-        /// What matters: how much time counts against money
+        /// How time is weighed against cost
         intent: OneOf<Intent> = "\"balanced\"",
-        /// Never fewer ranks than this
+        /// Minimum number of ranks
         min_ranks: Whole<1, 1_000_000> = "1",
-        /// Never more ranks than this
+        /// Maximum number of ranks
         max_ranks: Whole<1, 1_000_000> = "10, or min_ranks if that is more",
-        /// Time between two decisions
+        /// Time between two scaling decisions
         interval: DurationSpec = "\"5s\"",
-        /// After a rule made the job grow, no rule does so again for this long
+        /// After a rule has added ranks, rules add none for this long
         cooldown_grow: DurationSpec = "\"300s\"",
-        /// After a rule made the job shrink, no rule does so again for this long
+        /// After a rule has released ranks, rules release none for this long
         cooldown_shrink: DurationSpec = "\"600s\"",
         /// Ranks that a rule adds at once
         step_grow: Whole<1, 1_000_000> = "1",
-        /// Ranks that a rule gives back at once
+        /// Ranks that a rule releases at once
         step_shrink: Whole<1, 1_000_000> = "1",
-        /// Wishes of a policy that is less sure than this are not followed, 0 to 1
+        /// Targets of a policy with a confidence below this are ignored, 0 to 1
         confidence: Fraction = "0.7",
-        /// How much each measure counts in the score of load that settles between rules
+        /// Weight of each measure in the load score, which decides between conflicting rules
         weights: WeightsSpec = "{ cpu = 0.30, queue = 0.25, memory = 0.20, latency = 0.20, errors = 0.05 }",
         /// Rules of the policies `reactive` and `hybrid`, one table each
         rule: Tables<RuleSpec> = "one for each trigger but `predictive`",
@@ -266,7 +274,7 @@ section! {
 }
 
 section! {
-    /// How much each measure counts in the score of load; only their proportions matter
+    /// Weight of each measure in the load score; only ratios matter
     WeightsSpec {
         /// CPU utilisation
         cpu: Amount = "0.30",
@@ -274,27 +282,27 @@ section! {
         queue: Amount = "0.25",
         /// Memory utilisation
         memory: Amount = "0.20",
-        /// How long ready tasks wait
+        /// Time that ready tasks wait
         latency: Amount = "0.20",
-        /// Attempts that fail
+        /// Share of attempts that fail
         errors: Amount = "0.05",
     }
 }
 
 section! {
-    /// One threshold, and what happens beyond it
+    /// A threshold and an action
     RuleSpec {
-        /// What is measured
+        /// Measured quantity
         trigger: TriggerSpec = required,
-        /// Above this value `act` happens
+        /// Above this value `act` is taken
         above: Signed,
-        /// Below this value ranks are given back
+        /// Below this value ranks are released
         below: Signed,
-        /// What happens above
+        /// Action above the threshold
         act: OneOf<Above> = "\"grow\"; for error_rate, cost and imbalance \"hold\"",
-        /// Ranks added or given back at once
+        /// Number of ranks added or released at once
         step: Whole<1, 1_000_000> = "step_grow or step_shrink",
-        /// After this rule has acted it is silent for this long
+        /// After this rule has acted, it does not act for this long
         cooldown: DurationSpec = "only the cooldowns of [scaling]",
     }
 }
@@ -304,29 +312,29 @@ section! {
     CostSpec {
         /// Price of one node for one hour, in any currency
         node_hour: Amount = "1, so that costs are node-hours",
-        /// The least time that a node is charged for
+        /// Minimum charged time per node
         minimum: DurationSpec = "\"60s\"",
         /// Charged time is rounded up to a multiple of this
         granularity: DurationSpec = "\"1s\"",
-        /// The run never costs more: it stops before, and can be resumed
+        /// Maximum cost of the run: the run stops before, and can be resumed
         budget: Budget = "no limit",
-        /// The nodes held at one time never cost more per hour
+        /// Maximum hourly cost of the nodes held at one time
         budget_per_hour: Budget = "no limit",
-        /// When the run should be over, counted from its beginning
+        /// Target end of the run, counted from its start
         deadline: DurationSpec = "none",
-        /// Node types with prices of their own, one table each
+        /// Prices of further node types, one table each
         node: Tables<NodePriceSpec>,
     }
 }
 
 section! {
-    /// A node type with a price of its own
+    /// Price of a node type
     NodePriceSpec {
         /// Name of the node type
         name: String = required,
         /// Price of one such node for one hour
         node_hour: Amount = required,
-        /// The least time that it is charged for
+        /// Minimum charged time
         minimum: DurationSpec = "as in [cost]",
         /// Charged time is rounded up to a multiple of this
         granularity: DurationSpec = "as in [cost]",
@@ -336,43 +344,44 @@ section! {
 section! {
     /// Where further nodes come from while the job runs
     CapacitySpec {
-        /// Who gives them
+        /// Provider of nodes
         provider: OneOf<ProviderKind> = "\"none\"",
-        /// Partition of Slurm that blocks are asked from
+        /// Slurm partition of the blocks
         partition: String = "Slurm's default",
-        /// A request for several nodes is put to Slurm as jobs of at most so many; each node still goes alone, the first of a job last
+        /// Maximum number of nodes per Slurm job; a larger request becomes several jobs. Each node
+        /// is still released by itself, the first node of a job last
         nodes_per_block: Whole<1, 1024> = "1",
-        /// Hosts of the provider `local`, as mpirun reads them; those that are not this machine are reached by ssh
+        /// Hosts of the provider `local` in the format of mpirun; other machines are reached by ssh
         hostfile: String = "this machine alone",
-        /// How long a block may last
+        /// Time limit of a block
         time: DurationSpec = "as the partition says",
         /// Further options of sbatch, such as an account
         extra: Strings,
-        /// Address of rank 0's node that blocks connect to, as HOST or HOST:PORT
+        /// Address on rank 0's node that blocks connect to, as HOST or HOST:PORT
         listen: String = "127.0.0.1 for \"local\" without `hostfile`, else all that other nodes can reach",
     }
 }
 
 section! {
-    /// A value of the run that somebody wants to hear of
+    /// An alert: a metric with a threshold, and the receivers of notifications
     AlertSpec {
         /// Name of the alert
         name: String = required,
-        /// What is watched, such as `failed`, `remaining_s`, `p95_s.CLASS` or `custom.NAME`
+        /// Metric, such as `failed`, `remaining_s`, `p95_s.CLASS` or `custom.NAME`
         metric: String = required,
         /// The alert holds while the value is above this
         above: Signed,
         /// The alert holds while the value is below this
         below: Signed,
-        /// It is told once it has held for so long without a break
+        /// Notify after the condition has held for this long without interruption
         lasting: DurationSpec = "\"0s\"",
-        /// While it goes on holding, it is told again after so long and not before
+        /// Minimum time between two notifications
         repeat: DurationSpec = "\"10m\"",
-        /// File that a line is added to, relative to the job's directory
+        /// File to which a line is appended, relative to the job's directory
         file: String,
-        /// Address that it is posted to as JSON, such as `https://host/path`
+        /// Address that receives the alert as a JSON POST, such as `https://host/path`
         webhook: String,
-        /// Command that is run, with the alert as JSON on its standard input and in `PHALANX_ALERT...`
+        /// Command that receives the alert as JSON on standard input and in `PHALANX_ALERT...`
         command: CommandSpec,
     }
 }
@@ -382,7 +391,7 @@ section! {
 pub(crate) struct TaskSpec {
     pub own: TaskFields,
     pub common: Common,
-    /// The fields that were typed, also those whose values could not be read: nobody need be told that they are missing.
+    /// The fields that were typed, including invalid ones, which must not be reported as missing.
     pub typed: Vec<&'static str>,
 }
 
@@ -410,7 +419,7 @@ impl Read for TaskSpec {
     }
 }
 
-/// The sections in which a key would be right.
+/// The sections in which a key is valid.
 pub(crate) fn homes_of(key: &str) -> Vec<&'static str> {
     let has = |fields: &[Field]| fields.iter().any(|f| f.name == key);
     let homes = [

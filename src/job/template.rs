@@ -1,15 +1,16 @@
-//! Strings with placeholders: `{index}`, `{name}` and the names of a matrix's axes (for a pattern: `{step}` and `{point}`).
+//! Strings with placeholders: `{index}`, `{name}`, and the axes of a matrix (for a pattern:
+//! `{step}` and `{point}`).
 //!
-//! The rule is meant to be safe in front of shells, awk and JSON, which have braces of their own:
+//! The rules are safe with shells, awk and JSON, which have braces of their own:
 //!
-//! - `{word}` is replaced if `word` is `name`, the task's own axis, or `index` in an array or matrix. A whole number may be
-//!   padded with zeros: `{index:03}`.
+//! - `{word}` is replaced if `word` is `name`, the task's own axis, or `index` in an array or
+//!   matrix. A whole number may be padded with zeros: `{index:03}`.
 //! - `{{word}}` around such a word stands for `{word}` itself.
 //! - `${word}` is the shell's and stays.
 //! - Every other brace stays as it is.
 //!
-//! A word that is almost an axis is reported, since it is almost surely a slip: as an error, except in a line for the
-//! shell, where it is a warning.
+//! A word that is similar to an axis is almost surely a typo. It is reported as an error, or in a
+//! shell line as a warning.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::read::Span;
 use super::scalar::{Scalar, is_identifier};
 use super::space::Space;
 
-/// What stands between the braces.
+/// The content of the braces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Placeholder {
     Name,
@@ -42,16 +43,16 @@ impl TemplatePart {
     }
 }
 
-/// A string, cut at its placeholders.
+/// A string, split at its placeholders.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Template {
-    /// There are none in it. Equal texts of many tables may be one in memory.
+    /// A string without placeholders. Equal strings of many tables may share memory.
     Text(Arc<str>),
     /// At least one piece is a placeholder.
     Pieces(Box<[TemplatePart]>),
 }
 
-/// The element for which a template is filled in.
+/// The element for which a template is expanded.
 #[derive(Clone, Copy)]
 pub(crate) struct Element<'a> {
     pub name: &'a str,
@@ -73,7 +74,7 @@ impl Element<'_> {
 }
 
 impl Template {
-    /// Bytes of what was typed, about.
+    /// Approximate length of the typed string in bytes.
     pub(crate) fn typed_len(&self) -> usize {
         match self {
             Template::Text(text) => text.len(),
@@ -81,7 +82,7 @@ impl Template {
         }
     }
 
-    /// The value itself, where the whole string is one placeholder.
+    /// The placeholder, if the whole string is a single placeholder.
     pub(crate) fn sole(&self) -> Option<Placeholder> {
         match self {
             Template::Pieces(pieces) => match **pieces {
@@ -92,7 +93,7 @@ impl Template {
         }
     }
 
-    /// The text, if there is no placeholder in it.
+    /// The text, if it contains no placeholder.
     pub(crate) fn constant(&self) -> Option<&str> {
         match self {
             Template::Text(text) => Some(text),
@@ -100,7 +101,7 @@ impl Template {
         }
     }
 
-    /// True if every element of an array or matrix gives the same text.
+    /// True if the text is the same for every element.
     pub(crate) fn is_same_for_all(&self) -> bool {
         let is_same = |piece: &TemplatePart| {
             matches!(piece, TemplatePart::Text(_) | TemplatePart::Value { what: Placeholder::Name, .. })
@@ -123,7 +124,7 @@ impl Template {
         self.write(element, text, |value, text| text.push_str(value));
     }
 
-    /// The text for one element, in which `%` begins a pattern: values are written so that they contain none.
+    /// The text for one element as a `%`-pattern: `%` in values is escaped.
     pub(crate) fn fill_pattern(&self, element: Element<'_>) -> String {
         let mut text = String::new();
         self.write(element, &mut text, |value, text| text.push_str(&value.replace('%', "%%")));
@@ -147,16 +148,16 @@ impl Template {
     }
 }
 
-/// What kind of string it is, which decides how a near miss is reported.
+/// Kind of the string, which decides how a similar word is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StringKind {
-    /// A line for the shell, full of braces of its own.
+    /// A shell line, which may contain braces of its own.
     Shell,
-    /// Anything else.
+    /// Any other string.
     Plain,
 }
 
-/// Cuts a string at the placeholders that `space` knows.
+/// Compiles a string with the placeholders of `space`.
 pub(crate) fn compile(
     (source, span): (&str, &Span),
     place: StringKind,
@@ -263,7 +264,7 @@ impl Compiler<'_> {
     }
 }
 
-/// The word between `open` and `close` at a byte of the text, and where what follows begins.
+/// The word between `open` and `close` at a byte of the text, and the position after it.
 fn braced<'a>(text: &'a str, at: usize, open: &str, close: &str) -> Option<(&'a str, usize)> {
     let rest = text[at..].strip_prefix(open)?;
     let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')?;
@@ -272,7 +273,7 @@ fn braced<'a>(text: &'a str, at: usize, open: &str, close: &str) -> Option<(&'a 
     fits.then(|| (word, at + open.len() + length + close.len()))
 }
 
-/// Splits `index:03` into the word and the width; a width of 0 is none.
+/// Splits `index:03` into word and width; a width of 0 means none.
 fn split_width(word: &str) -> (&str, u8) {
     match word.split_once(":0") {
         Some((name, width)) if width.len() == 1 => (name, width.parse().unwrap_or(0)),
