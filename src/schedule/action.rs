@@ -1,23 +1,23 @@
-//! What the state machines ask their drivers to do: the output of each step.
+//! Actions: the output of each step of the state machines, carried out by their drivers.
 
 use super::protocol::{Lease, Message, Stop};
 use crate::model::{Attempt, Rank};
 
-/// What the coordinator's driver carries out.
+/// An action of the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorAction {
-    /// Send a message (to rank 0's own worker too).
+    /// Send a message, also to rank 0's own worker.
     Send {
-        /// To whom.
+        /// Receiver.
         to: Rank,
-        /// What.
+        /// Content.
         message: Message,
     },
     /// Write these attempts to the journal before anything that follows.
     Journal(Vec<Attempt>),
-    /// Something that costs results: tasks that are not run, a request that is refused.
+    /// Report something that costs results: tasks that will not run, a request that is refused.
     Tell(String),
-    /// Something that the user should know and that costs no results.
+    /// Report something that costs no results.
     Note(String),
     /// The run is over.
     Finished(StopReason),
@@ -30,85 +30,85 @@ pub enum StopReason {
     Complete,
     /// More tasks failed than the job allows.
     Failures,
-    /// The allocation's end is near.
+    /// The end of the allocation is near.
     Walltime,
     /// The budget is spent.
     Budget,
-    /// The user interrupted it (signal number).
+    /// A signal (its number) interrupted the run.
     Signal(i32),
-    /// A rank could not go on.
+    /// A rank broke down.
     Broken(String),
 }
 
-/// What a worker's driver carries out.
+/// An action of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerAction {
-    /// Send a message (to itself too: rank 0's coordinator is addressed like any other).
+    /// Send a message, also to this rank itself: rank 0's coordinator is addressed like any other.
     Send {
-        /// To whom.
+        /// Receiver.
         to: Rank,
-        /// What.
+        /// Content.
         message: Message,
     },
-    /// Take up the tasks at home that the worker's ledger now has: slots count again. The shares of
-    /// limits replace earlier ones.
+    /// Activate the tasks at home in the worker's new ledger: slots count completions again. The
+    /// limit shares replace earlier ones.
     TakeUp {
         /// Groups, and how many of their tasks this rank may run at once.
         limits: Vec<(u32, u32)>,
     },
     /// Start these tasks at home (local numbers), first attempt.
     Start(Vec<u32>),
-    /// Start an attempt that is not the first, or a task of another home.
+    /// Start a further attempt, or a task whose home is another rank.
     StartLease(Lease),
     /// Take up to `max` tasks that any rank can run out of the pool and give them to another rank.
     Surrender {
-        /// To whom.
+        /// Receiver.
         to: Rank,
-        /// At most so many.
+        /// Upper limit on tasks.
         max: u32,
     },
-    /// From now on until the ledger is replaced slots count nothing by themselves: every end is an
-    /// [`Event::Ended`](super::worker::Event::Ended). Take all that waits out of the pool but for
-    /// some of the most urgent.
+    /// Until the ledger is replaced, slots count no completions: every end is reported as an
+    /// [`WorkerEvent::Ended`](super::worker::WorkerEvent::Ended). Take all waiting tasks out of the pool
+    /// except for some of the most urgent.
     Freeze {
-        /// How many may stay and be started.
+        /// Number of waiting tasks that may stay and start.
         keep: u32,
     },
-    /// Set slots aside for a gang; lead it if there is a lease.
+    /// Set slots aside for a gang; lead it if `lead` is set.
     Hold {
         /// The gang.
         gang: u32,
-        /// How many.
+        /// Number of slots.
         slots: u32,
-        /// The task to start when `Launch` comes.
+        /// The task to start on `Launch`, if this rank leads the gang.
         lead: Option<Lease>,
     },
     /// Start the task of the gang that this rank leads.
     Launch {
         /// The gang.
         gang: u32,
-        /// Nodes that take part, and how many MPI ranks each hosts.
+        /// Participating nodes, and the number of MPI ranks that each hosts.
         hosts: Vec<(String, u32)>,
         /// The CPUs set aside on this node.
         cpus: Vec<u32>,
     },
-    /// Free the slots set aside for a gang.
+    /// Free the slots that are set aside for a gang.
     Release {
         /// The gang.
         gang: u32,
     },
-    /// Start nothing until [`WorkerAction::Resume`]; what runs may end.
+    /// Start nothing until [`WorkerAction::Resume`]; running tasks continue.
     Suspend,
-    /// Go on.
+    /// Start tasks again.
     Resume,
-    /// Start nothing more: the coordinator will say the same to all as soon as it has counted what
-    /// this rank has.
+    /// Start nothing more. The coordinator will send `Stop` to all ranks as soon as it has counted
+    /// this rank's failures.
     Halt,
-    /// Start nothing more, and end what runs as `Stop` says.
+    /// Start nothing more, and end running tasks as `Stop` specifies.
     Stop(Stop),
-    /// End what runs of these tasks (from, to), what waits in the pool, and whatever of them is
-    /// started later: they end as CANCELLED.
+    /// Cancel these tasks (from, to), whether they run, wait in the pool, or start later: they end
+    /// as CANCELLED.
     Cancel(Vec<(u32, u32)>),
-    /// The run is over: leave.
+    /// The run is over: exit.
     Exit,
 }

@@ -1,17 +1,17 @@
-//! The rule by which tasks that need more than a free slot start: memory, GPUs, limits of groups,
+//! Admission of tasks that need more than a free slot: memory, GPUs, a share of a group's limit,
 //! several slots.
 //!
-//! The most urgent starts first, and of equals the one that came first; slots for gangs come before
-//! all tasks, because the slots of other ranks may be waiting for them. Tasks with equal needs form
-//! a class, and only the head of each class is examined: if it cannot start, none behind it can. A
-//! million tasks of one array under one limit are one class.
+//! The most urgent task starts first, and among equals the first to arrive. Slots for gangs come
+//! before all tasks, because the slots of other ranks may be waiting for them. Tasks with equal
+//! needs form a class, and only the head of each class is examined: if it cannot start, no other
+//! task of the class can. A million tasks of one array under one limit are one class.
 //!
-//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind
-//! that it needs, and nothing behind it may take of a claimed kind. An entry that waits only for
-//! its own limit claims nothing: it waits for its kin.
+//! Backfilling is safe because an entry that waits for memory, GPUs or slots *claims* every kind of
+//! resource that it needs, and nothing behind it may take a claimed kind. An entry that waits only
+//! for its own limit claims nothing, since only its own class uses that limit.
 //!
-//! The pool of a real run applies this rule under its lock, the simulator directly. What it costs
-//! to collect several slots that still run something is left to them: they say how many could be
+//! The pool of a real run applies this rule under its lock, the simulator directly. Both decide
+//! themselves how to collect several slots that are still busy; they pass in how many could be
 //! collected.
 
 use std::cmp::Reverse;
@@ -22,13 +22,13 @@ use rustc_hash::FxHashMap;
 use super::resources::{Impossible, Needs, ResourceLedger};
 use crate::graph::partition;
 
-/// Number of urgency levels. A task's urgency is cut to the highest, `LEVELS - 1`.
+/// Number of urgency levels. A task's urgency is clamped to the highest, `LEVELS - 1`.
 pub const LEVELS: usize = partition::LEVELS as usize;
 
 /// The level of slots for gangs.
 const HOLD_LEVEL: usize = LEVELS;
 
-/// What waits to be admitted.
+/// An entry that waits for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdmissionEntry<T, H> {
     /// A task to run.
@@ -37,12 +37,12 @@ pub enum AdmissionEntry<T, H> {
     Hold(H),
 }
 
-/// The tasks of a rank that need more than a free slot, the holds, and what they share.
+/// The waiting tasks and holds of a rank, and the resources that they share.
 #[derive(Debug)]
 pub struct AdmissionQueue<T, H> {
     classes: FxHashMap<Needs, Class<T, H>>,
     arrivals: u64,
-    /// Tasks that wait.
+    /// Number of waiting tasks.
     tasks: usize,
     ledger: ResourceLedger,
 }
@@ -50,30 +50,30 @@ pub struct AdmissionQueue<T, H> {
 /// Entries with equal needs.
 #[derive(Debug)]
 struct Class<T, H> {
-    /// Which of the queues are not empty.
+    /// Bit mask of the queues that are not empty.
     levels: u32,
-    /// For each level the entries with the number of their arrival.
+    /// For each level, its entries with their arrival numbers.
     queues: [VecDeque<(u64, AdmissionEntry<T, H>)>; LEVELS + 1],
 }
 
 /// The entry that starts next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its urgency; that of a hold is above all tasks.
+    /// Its urgency; holds are above all tasks.
     pub level: u32,
     /// What it needs.
     pub needs: Needs,
     arrival: u64,
 }
 
-/// A task that was taken out.
+/// A task taken out of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Withdrawn<T> {
     /// The task.
     pub task: T,
     /// What it needs.
     pub needs: Needs,
-    /// Its place in the order of arrivals.
+    /// Its arrival number.
     pub arrival: u64,
 }
 
@@ -81,19 +81,19 @@ const MEMORY: u8 = 1;
 const GPUS: u8 = 2;
 const SEVERAL_SLOTS: u8 = 4;
 
-/// The kinds of things that an entry needs and others may be waiting for.
+/// The kinds of resources that an entry needs and that others may claim.
 fn kinds(needs: &Needs) -> u8 {
     let kind = |needed: bool, kind: u8| if needed { kind } else { 0 };
     kind(needs.memory > 0, MEMORY) | kind(needs.gpus > 0, GPUS) | kind(needs.slots() > 1, SEVERAL_SLOTS)
 }
 
 impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
-    /// A queue in which nothing waits, for a rank that has what this ledger says.
+    /// An empty queue for a rank with these resources.
     pub fn new(ledger: ResourceLedger) -> AdmissionQueue<T, H> {
         AdmissionQueue { classes: FxHashMap::default(), arrivals: 0, tasks: 0, ledger }
     }
 
-    /// Number of tasks that wait; holds are not counted.
+    /// Number of waiting tasks, without holds.
     pub fn len(&self) -> usize {
         self.tasks
     }
@@ -103,16 +103,18 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         self.tasks == 0
     }
 
-    /// Numbers an arrival; for tasks that wait elsewhere, whose order with those here matters.
+    /// Returns the next arrival number, for tasks that wait elsewhere and whose order relative to
+    /// these matters.
     pub fn next_arrival(&mut self) -> u64 {
         self.arrivals += 1;
         self.arrivals
     }
 
-    /// Whether the needs could be met if nothing else ran.
+    /// Checks that the needs could be met if nothing else ran.
     ///
     /// # Errors
-    /// If they never can.
+    ///
+    /// If they can never be met.
     pub fn check(&self, needs: &Needs) -> Result<(), Impossible> {
         self.ledger.check(needs)
     }
@@ -135,8 +137,8 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         class.queues[level].push_back((arrival, entry));
     }
 
-    /// The first entry that may start, given how many slots could be collected for one that needs
-    /// several.
+    /// The first entry that may start. `collectable`: number of slots that could be collected for
+    /// an entry that needs several.
     pub fn head(&self, collectable: usize) -> Option<Head> {
         if self.classes.is_empty() {
             return None;
@@ -156,7 +158,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         })
     }
 
-    /// Takes the head out of the queue and grants what it needs.
+    /// Takes the head out of the queue and grants its needs.
     pub fn admit(&mut self, head: &Head) -> Option<AdmissionEntry<T, H>> {
         let class = self.classes.get_mut(&head.needs)?;
         let (_, entry) = class.queues[head.level as usize].pop_front()?;
@@ -171,13 +173,13 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         Some(entry)
     }
 
-    /// Takes back what was granted for `needs`.
+    /// Returns what was granted for `needs`.
     pub fn take_back(&mut self, needs: &Needs) {
         self.ledger.take_back(needs);
     }
 
-    /// Takes out these tasks (not holds), the most urgent first and those of one urgency as they
-    /// came; the others keep their order.
+    /// Takes out the tasks that match (not holds), the most urgent first and by arrival within one
+    /// urgency; the others keep their order.
     pub fn withdraw(&mut self, which: impl Fn(&T) -> bool) -> Vec<Withdrawn<T>> {
         let mut out = Vec::new();
         for (&needs, class) in &mut self.classes {
@@ -197,7 +199,7 @@ impl<T: Copy, H: Copy> AdmissionQueue<T, H> {
         out.into_iter().map(|(_, withdrawn)| withdrawn).collect()
     }
 
-    /// Takes a hold out; false if no such hold waits.
+    /// Takes out the hold that matches; false if there is none.
     pub fn cancel_hold(&mut self, which: impl Fn(&H) -> bool) -> bool {
         let is_it = |entry: &(u64, AdmissionEntry<T, H>)| matches!(&entry.1, AdmissionEntry::Hold(hold) if which(hold));
         let found = self.classes.values_mut().any(|class| {
@@ -236,7 +238,7 @@ mod tests {
     use super::*;
     use crate::schedule::resources::Limit;
 
-    /// Tasks and holds are numbers.
+    /// A queue with numbers for tasks and holds.
     type Queue = AdmissionQueue<u32, u32>;
 
     /// A rank of 4 slots, 100 bytes and 2 GPUs.
@@ -248,7 +250,7 @@ mod tests {
         Needs { memory, ..Needs::SLOT }
     }
 
-    /// What starts next, and what it needs.
+    /// The next entry to start, and its needs.
     fn admit(queue: &mut Queue) -> Option<(AdmissionEntry<u32, u32>, Needs)> {
         let head = queue.head(4)?;
         Some((queue.admit(&head)?, head.needs))

@@ -1,9 +1,8 @@
-//! What a rank makes of the part that it has and of the changes that it is told at an epoch: its
-//! new part.
+//! Builds a rank's new part from its present part and the changes that rank 0 sends at an epoch.
 //!
-//! Rank 0 tells only what changes, so that an epoch costs bytes in proportion to the tasks that
-//! change home. The result is the part that `handout` would have cut, but that a node may be told
-//! to ranks that do not need it any more, which they ignore.
+//! Rank 0 sends only changes, so the bytes of an epoch are proportional to the tasks that change
+//! home. The result is the part that `handout` would have cut, except that a node may still be
+//! exported to ranks that no longer need it; they ignore it.
 
 use rustc_hash::FxHashMap;
 
@@ -18,28 +17,30 @@ use crate::model::Rank;
 /// No local number.
 const NONE: u32 = u32::MAX;
 
-/// Where a node of the new part comes from.
+/// The origin of a node of the new part.
 #[derive(Clone, Copy)]
 enum Source {
-    /// The part so far, by its local number there.
+    /// The present part, with the local number there.
     Kept(u32),
-    /// The nodes that come, by the local number there.
+    /// The arriving nodes, with the local number there.
     Come(u32),
 }
 
-/// Edges from a node elsewhere: those of rows of up to two tables.
+/// Edges from a node elsewhere, as rows of up to two tables.
 #[derive(Clone, Copy, Default)]
 struct EdgeRows {
     imported: Option<u32>,
-    /// The node itself was at home here until now.
+    /// The node itself, if its home was here until now.
     left: Option<u32>,
     come: Option<u32>,
 }
 
-/// The part that a ledger's part becomes. `lost`: ranks that nobody is told anything any more.
+/// Builds the new part from the ledger's part and the amendment. `lost`: ranks that receive no
+/// messages any more.
 ///
 /// # Errors
-/// If the nodes that come contradict each other.
+///
+/// If the arriving nodes contradict each other.
 pub(super) fn amended(
     ledger: &DependencyCounts,
     come: &Part,
@@ -92,7 +93,7 @@ fn merged(had: &Part, kept: &[u32], come: &Part) -> Vec<(u32, Source)> {
         while let Some(before) = kept.next_if(|kept| kept.0 < node) {
             sources.push(before);
         }
-        // One that is here already has not come.
+        // A node that is already here has not arrived.
         kept.next_if(|kept| kept.0 == node);
         sources.push((node, Source::Come(local)));
     }
@@ -103,13 +104,13 @@ fn merged(had: &Part, kept: &[u32], come: &Part) -> Vec<(u32, Source)> {
 struct Amend<'a> {
     had: &'a Part,
     come: &'a Part,
-    /// The new local number of each node that was here, if it stays, and of each that comes.
+    /// New local numbers: of each node that was here, if it stays, and of each arriving node.
     kept: Vec<u32>,
     arrived: Vec<u32>,
 }
 
 impl Amend<'_> {
-    /// The same edges to new local numbers, without those to nodes that are not here.
+    /// The same edges with new local numbers, without those to nodes that are not here.
     fn edges<'a>(row: &'a [u32], numbers: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
         row.iter().filter_map(|&raw| {
             let edge = Edge::from_raw(raw);
@@ -118,7 +119,7 @@ impl Amend<'_> {
         })
     }
 
-    /// Edges between nodes that are here from now on.
+    /// Edges between nodes whose home is here from now on.
     fn local(&self, sources: &[(u32, Source)]) -> Csr {
         let (had, come) = (self.had, self.come);
         let most = had.local.len() + had.imported.len() + come.local.len() + come.imported.len();
@@ -226,14 +227,14 @@ impl Amend<'_> {
         joins.binary_search_by_key(&local, |join| join.0).ok().map(|at| joins[at].1)
     }
 
-    /// Nodes against which something that they need has ended.
+    /// Nodes with a violated edge.
     fn violated(&self, ledger: &DependencyCounts, ended: &FxHashMap<u32, End>) -> Vec<u32> {
         let (had, come) = (self.had, self.come);
         let before = (0..had.nodes.len() as u32).filter(|&local| ledger.is_violated(local));
         let mut violated: Vec<u32> = before.map(|local| self.kept[local as usize]).collect();
         violated.extend(come.violated.iter().map(|&local| self.arrived[local as usize]));
         for (&node, end) in ended {
-            // What has been counted has left its mark before.
+            // Edges that were counted before have already set the flag.
             let row = match (had.nodes.position(node), had.imports.position(node)) {
                 (Some(local), _) if !ledger.is_ended(local) => had.local.row(local as usize),
                 (None, Some(at)) if !ledger.is_counted(at) => had.imported.row(at as usize),

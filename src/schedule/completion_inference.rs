@@ -1,21 +1,23 @@
-//! What has ended for certain, from reports, from what peers have counted, and from what has begun.
+//! Infers which tasks have certainly ended: from reports, from peers' counts, and from tasks that
+//! began.
 //!
-//! A rank may be lost after others have counted an end that it never reported. What they counted is
-//! evidence; so is every task that has begun, for then all that it needed had ended as its edges
-//! ask. Without this such a task would run again beside its own successors.
+//! A rank may be lost after others have counted an end that it never reported. Such a count is
+//! evidence. So is every task that has begun, since all its predecessors must have ended as its
+//! edges require. Without this inference a completed task could run again beside its own
+//! successors.
 //!
-//! Where a task that needs another to fail (`afternotok`) has begun, and the other was on a lost
-//! rank together with what that one needs, nobody knows whether the other failed or was skipped: it
-//! has ended, and the coordinator decides which once all that it needs has ended.
+//! One case stays undecided for a while: a task that needs another to fail (`afternotok`) has
+//! begun, and the other was on a lost rank together with its own predecessors. It has ended, but
+//! failed or skipped? The coordinator decides once all its predecessors have ended.
 
 use crate::graph::link::Condition;
 use crate::graph::{JoinRule, TaskGraph};
 
 use super::dependency_counts::End;
 
-/// Adds to `ended` (for each node how it ended) what follows from it and from which tasks have
-/// begun. An edge that only asks for an end (`afterany`) tells nothing of how it was. Nothing
-/// follows from tasks that were `done` before the session: what they needed may run again by now.
+/// Extends `ended` (for each node how it ended) by what follows from it and from the tasks that
+/// have begun. An edge that accepts any end (`afterany`) says nothing about how the predecessor
+/// ended. Tasks `done` before the session imply nothing: their predecessors may run again by now.
 pub(super) fn close(
     graph: &TaskGraph,
     begun: &dyn Fn(u32) -> bool,
@@ -24,7 +26,7 @@ pub(super) fn close(
 ) {
     for node in graph.topological().iter().rev() {
         let end = &mut ended[node as usize];
-        // All edges into the node were kept: each end was as its edge asks.
+        // No edge into the node was violated: each predecessor ended as its edge requires.
         let kept = match graph.join(node) {
             None => {
                 if *end == Some(End::Unsuccessful) && begun(node) {
@@ -52,15 +54,14 @@ pub(super) fn close(
             let known = |node: u32| ended[node as usize];
             ended[node as usize] = match graph.join(node) {
                 Some(rule) => join_end(graph, node, rule, &known),
-                // Its home has skipped it, and may have told only of what was skipped because of
-                // it.
+                // Its home skipped it, and may have reported only the tasks skipped because of it.
                 None => violated(graph, node, &known).and_then(|violated| violated.then_some(End::Unsuccessful)),
             };
         }
     }
 }
 
-/// How a join ended, once all that it needs has ended.
+/// How a join ended, once all its predecessors have ended.
 pub(super) fn join_end(
     graph: &TaskGraph,
     node: u32,
@@ -71,15 +72,15 @@ pub(super) fn join_end(
     Some(End::without_run(violated == (rule == JoinRule::AnyNotOk)))
 }
 
-/// Whether an edge into a node was violated, once all that it needs has ended.
+/// Whether an edge into a node was violated, once all its predecessors have ended.
 pub(super) fn violated(graph: &TaskGraph, node: u32, ended: &dyn Fn(u32) -> Option<End>) -> Option<bool> {
     graph
         .predecessors(node)
         .try_fold(false, |violated, edge| ended(edge.node()).map(|end| violated || edge.violated_by(end.ok())))
 }
 
-/// True if a task that has not ended well must have been skipped: an edge into it was violated,
-/// whatever becomes of the others.
+/// True if a task that did not complete must have been skipped: an edge into it was violated,
+/// whatever the other edges are.
 pub(super) fn was_skipped(graph: &TaskGraph, node: u32, ended: &[Option<End>]) -> bool {
     graph.predecessors(node).any(|edge| ended[edge.node() as usize].is_some_and(|end| edge.violated_by(end.ok())))
 }
@@ -116,7 +117,7 @@ mod tests {
         (ended[3], ended[4]) = (Some(End::Failed), Some(End::Unsuccessful));
         close(&graph, &|_| false, &|_| false, &mut ended);
         assert_eq!((ended[0], ended[7]), (good, good), "what failed has run");
-        // The first failed; of what needs it, somebody has only heard how the last one ended.
+        // The first failed; of its successors, a peer has only counted how the last one ended.
         let chain = [link(0, 1, LinkShape::All, Condition::Ok), link(1, 2, LinkShape::All, Condition::Ok)];
         let line = TaskGraph::build(&[1, 1, 1], &chain).unwrap();
         let mut ended = vec![None; line.node_count()];

@@ -1,19 +1,19 @@
-//! Rank 0's side of the protocol: a state machine without I/O, like the worker's.
+//! The coordinator: rank 0's side of the protocol, a state machine without I/O like the worker.
 //!
-//! The coordinator is told what ended; it keeps the state of every task, decides when the run is
-//! over or must stop, and brings the ranks of a gang together. It is not on the path between two
-//! tasks: homes resolve dependencies among themselves.
+//! The coordinator receives reports of ended tasks. It keeps the state of every task, decides when
+//! the run is over or must stop, and assembles gangs. It is not on the path between two tasks:
+//! homes resolve dependencies among themselves.
 //!
 //! The life of a run:
 //!
 //! | state | event | next |
 //! |---|---|---|
 //! | running | last task final | finished |
-//! | running | failures reach `max_failures`; a stop is asked for; a rank is broken | stopping |
-//! | stopping | a harder stop is asked for | stopping |
+//! | running | failures reach `max_failures`; a stop is requested; a rank is broken | stopping |
+//! | stopping | a harder stop is requested | stopping |
 //! | stopping | every rank has stopped | finished |
 //!
-//! Who takes part may change meanwhile: `change.rs` beside this file.
+//! Meanwhile ranks may join, leave or be lost: `change.rs` beside this file.
 
 mod change;
 mod handover;
@@ -38,52 +38,53 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::model::{Attempt, Rank, RankState, State, TaskId, Time};
 use crate::numbers;
 
-/// What the coordinator is told.
+/// An input of the coordinator.
 #[derive(Clone, Debug)]
 pub enum CoordinatorEvent {
-    /// A message came (from rank 0's own worker too).
+    /// A message arrived (also from rank 0's own worker).
     Message {
-        /// Who sent it.
+        /// Sender.
         from: Rank,
-        /// What it says.
+        /// Content.
         message: Message,
     },
-    /// The run shall end before its tasks have.
+    /// Stop the run before its tasks have ended.
     Stop {
-        /// How.
+        /// How to stop.
         how: Stop,
-        /// Why.
+        /// The reason.
         why: StopReason,
     },
-    /// A rank comes, goes or pauses. Numbers of ranks are given out in turn; see
+    /// A rank joins, leaves or pauses. Rank numbers are assigned in sequence; see
     /// [`Coordinator::next_rank`].
     Change {
-        /// Which rank.
+        /// The rank.
         rank: Rank,
-        /// What happens to it.
+        /// The change of its state.
         change: Change,
     },
-    /// The remaining work shall be shared out evenly.
+    /// Distribute the remaining work evenly.
     Rebalance,
-    /// What nodes can still be had: tasks that no rank can run wait for them, or end the run.
+    /// Which nodes can still be provisioned: tasks that no rank can run wait for them, or end the
+    /// run.
     Hope(ProvisioningState),
-    /// Time passed; see [`Coordinator::next_tick`].
+    /// Time has passed; see [`Coordinator::next_tick`].
     Tick,
-    /// These tasks are not wanted any more.
+    /// Cancel these tasks.
     Cancel {
-        /// Their numbers.
+        /// Range of task numbers.
         tasks: Range<u32>,
     },
 }
 
-/// What nodes a run may still get.
+/// The nodes that a run may still get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProvisioningState {
-    /// Somebody can be asked for nodes.
+    /// True if there is a provider to request nodes from.
     pub askable: bool,
-    /// Nodes that have been asked for.
+    /// Nodes requested and not arrived yet.
     pub coming: u32,
-    /// At most so many ranks may join in all.
+    /// Upper limit on ranks that may join in total.
     pub most: u32,
 }
 
@@ -92,81 +93,81 @@ pub struct ProvisioningState {
 pub struct TaskTally {
     /// Tasks of the job.
     pub total: u32,
-    /// Ended well (in this session or an earlier one).
+    /// Completed (in this session or an earlier one).
     pub completed: u32,
     /// Ended without success.
     pub failed: u32,
-    /// Never run, because of what came before.
+    /// Never run, because a dependency was violated.
     pub skipped: u32,
     /// Cancelled by the user.
     pub cancelled: u32,
-    /// Run now, as last reported.
+    /// Running, as last reported.
     pub running: u32,
-    /// Wait for a slot, as last reported.
+    /// Waiting for a slot, as last reported.
     pub ready: u32,
 }
 
-/// The tasks of a run: what the coordinator must know to give them new homes.
+/// The tasks of a run, with what the coordinator needs to choose new homes.
 pub struct Tasks {
     /// Their graph.
     pub graph: Arc<TaskGraph>,
-    /// For each node the rank that it is at home on.
+    /// Home rank of each node.
     pub home: Vec<u32>,
-    /// For each node its urgency, with [`SPECIAL`](super::ledger::SPECIAL).
+    /// Urgency of each node, with [`SPECIAL`](super::part::SPECIAL).
     pub urgency: Vec<u8>,
-    /// What else counts when homes are chosen.
+    /// Further facts that the choice of homes depends on.
     pub advice: Box<dyn Advice>,
 }
 
-/// See the module's text.
+/// The state machine of rank 0: final states, membership, gangs and the end of the run.
 pub struct Coordinator {
     tasks: Tasks,
     members: Members,
     epoch: u32,
-    /// A change of membership that is under way.
+    /// The change of membership in progress.
     change: Option<change::Preparing>,
-    /// When ranks that have arrived since the last change are handed tasks.
+    /// When to give tasks to ranks that have arrived since the last change.
     next_change: change::NextChange,
     loads: Vec<Load>,
     stopped: Vec<bool>,
     finals: Vec<Option<State>>,
-    /// The tasks that were complete when the session began; empty if none was.
+    /// Tasks that were complete when the session began; empty if there were none.
     done_before: Vec<bool>,
-    /// For each node how it ended, if it is known to have. Its home knows, or has been told.
+    /// How each node ended, where known. Its home knows it too, or has been sent it.
     ends: Vec<Option<End>>,
-    /// Ranks that hold nothing, and what has ended there was told to those who need it.
+    /// Ranks without tasks whose completions have been sent to every rank that needs them.
     evacuated: FxHashSet<Rank>,
-    /// Open tasks that have been tried in vain.
+    /// Open tasks with unsuccessful attempts.
     tried: FxHashMap<TaskId, Tried>,
-    /// Open tasks known to be running, and where.
+    /// Open tasks known to be running, with their rank.
     running: FxHashMap<TaskId, (Rank, Started)>,
     /// Open tasks that no rank can run.
     homeless: Homeless,
     hope: ProvisioningState,
-    /// So many ranks were there from the start.
+    /// Number of ranks at the start.
     first: u32,
     tally: TaskTally,
     open: u32,
     failures: u32,
     max_failures: Option<u32>,
-    /// How many of the failures each rank ran.
+    /// Number of failed tasks by the rank that ran them.
     failed_at: Vec<u32>,
     stopping: Option<(Stop, StopReason)>,
     finished: bool,
     gangs: Gangs,
     health: Health,
-    /// Open tasks that have ended badly; whether they failed or were skipped follows when all that
-    /// they need has ended.
+    /// Open tasks known to have ended without success. Whether they failed or were skipped follows
+    /// once all their predecessors have ended.
     undecided: BTreeSet<TaskId>,
-    /// Tasks that are not wanted any more (from, to).
+    /// Cancelled tasks, as ranges (from, to).
     cancelled: Vec<(u32, u32)>,
-    /// No list in a message is longer.
+    /// Upper limit on the length of a list in a message.
     longest_list: usize,
 }
 
 impl Coordinator {
-    /// A run of these tasks over these ranks, which have been handed them. `done` are complete
-    /// already.
+    /// Starts a run of these tasks over these ranks, which already have their parts. `done`: tasks
+    /// that are already complete.
     pub fn new(
         tasks: Tasks,
         done: &dyn Fn(TaskId) -> bool,
@@ -217,60 +218,58 @@ impl Coordinator {
         Coordinator { longest_list, ..self }
     }
 
-    /// How many tasks are in which state.
+    /// Number of tasks by state.
     pub fn tally(&self) -> TaskTally {
         let sum = |of: fn(&Load) -> u32| self.loads.iter().map(of).sum::<u32>();
-        // Ranks report their load now and then, so the last reports may count tasks that have
-        // ended.
+        // Load reports are periodic, so the latest may count tasks that have ended since.
         let running = sum(|l| l.running).min(self.open);
         TaskTally { running, ready: sum(|l| l.ready).min(self.open - running), ..self.tally }
     }
 
-    /// Where a rank stands, if there ever was one of this number.
+    /// State of a rank; `None` if the number was never assigned.
     pub fn standing(&self, rank: Rank) -> Option<RankState> {
         self.members.standing(rank)
     }
 
-    /// How busy a rank is, as it last said.
+    /// Load of a rank, as last reported.
     pub fn load(&self, rank: Rank) -> Load {
         self.loads.get(rank.index()).copied().unwrap_or_default()
     }
 
-    /// The open tasks that have been running for a while: with the rank that runs them, the
-    /// attempt, and since when.
+    /// The open tasks that have been running for a while, with their rank, attempt and start.
     pub fn running(&self) -> impl Iterator<Item = (Rank, Started)> + '_ {
         let is_gone = |rank: Rank| self.members.standing(rank).is_none_or(RankState::is_gone);
         self.running.values().filter(move |(rank, _)| !is_gone(*rank)).copied()
     }
 
-    /// How many times as long as the others a rank takes for the same tasks, if it is slow; and how
-    /// many attempts failed there.
+    /// Slowdown of a rank relative to the others (`None` if it is not slow), and the number of
+    /// attempts that failed there.
     pub fn health(&self, rank: Rank) -> (Option<f64>, u64) {
         (self.health.slow(rank), self.health.failures(rank))
     }
 
-    /// True if tasks are left that no rank can run, and one more node may help.
+    /// True if tasks remain that no rank can run and that a further node may be able to run.
     pub fn needs_node(&self) -> bool {
         let needs = self.homeless.tasks + self.gangs.unplaced() > 0;
         needs && self.is_hopeful() && self.hope.coming == 0 && !self.is_changing() && self.stopping.is_none()
     }
 
-    /// The number that the next rank to be asked for, or to arrive unasked, will have.
+    /// The number of the next rank that is requested or arrives on its own.
     pub fn next_rank(&self) -> Rank {
         Rank(self.members.len() as u32)
     }
 
-    /// The epoch of the present homes, or of those that are about to be.
+    /// The epoch of the present homes or, during a change, of the coming ones.
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// True once the run has been asked to end before its tasks have.
+    /// True once a stop has been requested.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// True while homes are about to change, or ranks that have arrived wait for that.
+    /// True while homes are changing, or ranks that have arrived wait for a change.
     fn is_changing(&self) -> bool {
         self.change.is_some() || self.next_tick().is_some()
     }
@@ -285,12 +284,12 @@ impl Coordinator {
         self.finals.get(task.index()).copied().flatten()
     }
 
-    /// Begins: a run of which nothing is left to do ends at once.
+    /// Starts the run; a run without open tasks finishes at once.
     pub fn begin(&mut self, actions: &mut Vec<Action>) {
         self.finish_if_over(actions);
     }
 
-    /// Takes one event and appends what follows from it.
+    /// Processes one event and appends the resulting actions.
     pub fn step(&mut self, now: Time, event: CoordinatorEvent, actions: &mut Vec<Action>) {
         match event {
             CoordinatorEvent::Message { from, message } => self.receive(now, from, message, actions),
@@ -304,7 +303,7 @@ impl Coordinator {
         self.release_leaderless(actions);
         self.call_for_help(now, actions);
         self.finish_if_over(actions);
-        // Who is gone is told nothing but to leave.
+        // A rank that has left or was lost gets no message except the order to exit.
         let gone = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_gone);
         actions.retain(|action| match action {
             Action::Send { to, message } => *message == Message::Finish || !gone(*to),
@@ -315,8 +314,7 @@ impl Coordinator {
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
         match self.members.standing(from) {
             Some(standing) if standing.is_here() => {}
-            // It was given up, and its tasks have been given out again: nothing that it says counts
-            // any more.
+            // The rank was declared lost and its tasks have new homes, so its messages are void.
             Some(RankState::Lost) => return actions.push(Action::Send { to: from, message: Message::Finish }),
             _ => return,
         }
@@ -366,7 +364,7 @@ impl Coordinator {
         }
     }
 
-    /// `now`, not the attempt's end: that is a time of another rank's clock.
+    /// Uses `now`, not the attempt's end, which is a time of another rank's clock.
     fn note_tried(&mut self, now: Time, attempt: &Attempt) {
         let Attempt { task, attempt: number, rank, .. } = *attempt;
         if self.running.get(&task).is_some_and(|(_, running)| running.attempt <= number) {
@@ -382,8 +380,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells ranks how many tasks have failed elsewhere, once as many may fail at a time as are
-    /// still allowed to.
+    /// Sends ranks the number of tasks that failed elsewhere, once the remaining failure allowance
+    /// could be used up by tasks that run at the same time.
     fn tell_of_failures(&mut self, actions: &mut Vec<Action>) {
         let Some(left) = self.max_failures.and_then(|most| most.checked_sub(self.failures)) else { return };
         let slots: u64 = self.members.able().iter().map(|member| u64::from(member.slots)).sum();
@@ -413,8 +411,8 @@ impl Coordinator {
                 _ => End::Failed,
             });
             self.open -= 1;
-            // Hardly any short task is in these: of millions of them the look-ups were a tenth of
-            // rank 0's work.
+            // Short tasks are hardly ever in these maps: with millions of tasks, the look-ups took
+            // a tenth of rank 0's time.
             if !self.tried.is_empty() {
                 self.tried.remove(&attempt.task);
             }
@@ -451,7 +449,7 @@ impl Coordinator {
         }
     }
 
-    /// What a rank's report says about the rank.
+    /// Evaluates the health of a rank after its report.
     fn examine(&mut self, now: Time, rank: Rank, actions: &mut Vec<Action>) {
         if self.stopping.is_some() || self.open == 0 {
             return;
@@ -495,7 +493,8 @@ impl Coordinator {
         self.tell_all(Message::Stop { how }, actions);
     }
 
-    /// Everybody hears of it, for anybody may have them; who comes later hears of it then.
+    /// Sends the cancellation to all ranks, since any of them may have the tasks. Ranks that join
+    /// later get it with their part.
     fn cancel(&mut self, now: Time, tasks: &Range<u32>, actions: &mut Vec<Action>) {
         if self.finished {
             return;
@@ -505,15 +504,14 @@ impl Coordinator {
         for lease in self.gangs.take_back(|task| tasks.contains(&task.0), actions) {
             self.return_cancelled(now, lease, actions);
         }
-        // Tasks that nobody can run are in nobody's part, or were asked for in vain: they end when
-        // parts are made anew.
+        // Tasks that no rank can run are in no part, and gangs may wait for ranks that do not
+        // exist: both end when the parts are cut anew.
         if self.homeless.tasks + self.gangs.unplaced() > 0 {
             self.begin_change(now, false, false, actions);
         }
     }
 
-    /// The home of a gang that will not be brought together hears so as it hears of a task on
-    /// lease.
+    /// Returns a cancelled gang task to its home, in the same way as a task on lease.
     fn return_cancelled(&self, now: Time, lease: Lease, actions: &mut Vec<Action>) {
         let message = Message::Returned { epoch: self.epoch, attempt: lease.cancelled(lease.home, now) };
         actions.push(Action::Send { to: lease.home, message });
@@ -529,9 +527,9 @@ impl Coordinator {
             return;
         }
         let why = match &self.stopping {
-            // Tasks that end while the run stops may be the last ones: then nothing was cut short.
+            // Tasks that end during the stop may be the last ones: then the run is complete.
             _ if self.open == 0 => StopReason::Complete,
-            // While homes change, the others may still tell of what a lost rank did.
+            // While homes change, other ranks may still report what a lost rank completed.
             Some(_) if self.change.is_some() => return,
             Some((_, why)) if self.members.here().all(|rank| self.stopped[rank.index()]) => why.clone(),
             _ => return,
@@ -543,8 +541,8 @@ impl Coordinator {
     }
 }
 
-/// Tells ranks that their attempts at tasks of other homes have been reported: until then nobody
-/// else could tell of them should the home be lost.
+/// Confirms to ranks that their attempts at tasks of other homes have been reported. Until then
+/// they must keep the attempts, because they are the only other source should the home be lost.
 fn acknowledge(home: Rank, attempts: &[Attempt], actions: &mut Vec<Action>) {
     let elsewhere = attempts.iter().filter(|attempt| attempt.rank != home);
     actions.extend(elsewhere.map(|&Attempt { task, attempt, rank, .. }| {

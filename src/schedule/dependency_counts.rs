@@ -1,13 +1,15 @@
-//! The ledger of one rank: how many of its predecessors each task at home still waits for.
+//! The ledger of one rank: for each task at home, the number of predecessors that it still waits
+//! for.
 //!
-//! This is the hot path: pool threads call [`Ledger::complete`] between two tasks, without a lock.
-//! A task's word in `waits` holds the number of edges not yet counted and two flags; whoever counts
-//! the last edge decides what becomes of it, so exactly one caller sees each task become ready.
+//! This is the hot path: pool threads call [`DependencyCounts::complete`] between two tasks,
+//! without a lock. A task's word in `waits` holds the number of edges not yet counted and two
+//! flags. The caller that counts the last edge decides what becomes of the task, so exactly one
+//! caller sees each task become ready.
 //!
-//! Counting is idempotent: a completion at home counts once because the `ENDED` flag is set by the
-//! first caller, a completion at another rank counts once because its bit in `imported` is. A
-//! skipped task and a join end the moment their last edge is counted, and their own successors with
-//! them (the *ripple*).
+//! Counting is idempotent: a completion at home counts once because the first caller sets the
+//! `ENDED` flag, a completion elsewhere because the first caller sets its entry in `counted`. A
+//! skipped task or a join ends when its last edge is counted, and its successors are counted with
+//! it ([`CompletionEffects`]).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
@@ -17,30 +19,30 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{Edge, JoinRule};
 use crate::model::{Rank, TaskId, Time};
 
-/// An edge that a predecessor ended against (`afterok` after a failure, ...): the task will be
-/// skipped.
+/// An edge was violated (`afterok` after a failure, ...): the task will be skipped.
 const VIOLATED: u32 = 1 << 31;
 /// The task has ended.
 const ENDED: u32 = 1 << 30;
 /// Edges not yet counted.
 const COUNT: u32 = ENDED - 1;
 
-/// So many edges into one node can be counted.
-pub(super) const MOST_WAITS: u32 = COUNT;
+/// Upper limit on edges into one node.
+pub(super) const MAX_WAITS: u32 = COUNT;
 
-/// The end of an import that has not been counted; other values are those of [`End`], plus 1.
+/// An import whose end has not been counted; other values are those of [`End`], plus 1.
 const OPEN: u8 = 0;
 
-/// How a node ended. Edges only distinguish good ends from others; if ranks are lost, it matters
-/// whether a task that did not complete has run.
+/// How a node ended. Edges only distinguish completion from other ends. When ranks are lost, it
+/// also matters whether a task that did not complete has run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The task completed, or the join holds.
     Completed,
-    /// The task failed or was cancelled in its turn: all that it needed had ended as its edges ask.
+    /// The task ran and failed, or was cancelled when it was due: all its predecessors had ended as
+    /// its edges require.
     Failed,
-    /// The task was skipped, the join does not hold, or nobody knows why the end was not a good
-    /// one.
+    /// The task was skipped, the join does not hold, or it is unknown why the node did not
+    /// complete.
     Unsuccessful,
 }
 
@@ -55,7 +57,7 @@ impl End {
         if good { End::Completed } else { End::Unsuccessful }
     }
 
-    /// True for a good end.
+    /// True for `Completed`.
     #[inline]
     pub fn ok(self) -> bool {
         self == End::Completed
@@ -66,26 +68,26 @@ impl End {
     }
 }
 
-/// What one completion sets off.
+/// The effects of one completion.
 #[derive(Clone, Debug, Default)]
 pub struct CompletionEffects {
     /// Tasks (local numbers) that became ready.
     pub ready: Vec<u32>,
     /// Tasks (local numbers) that will never run.
     pub skipped: Vec<u32>,
-    /// Ends that other ranks count: where to, which node, and how it ended.
+    /// Ends that other ranks count: the receiver, the node, and how it ended.
     pub exports: Vec<(Rank, u32, End)>,
-    /// Nodes that ended and whose successors are still to be counted.
+    /// Nodes that ended and whose successors have not been counted yet.
     open: Vec<(u32, End)>,
 }
 
 impl CompletionEffects {
-    /// True if nothing is left in it to act on.
+    /// True if there is nothing to act on.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.skipped.is_empty() && self.exports.is_empty()
     }
 
-    /// Empties it for another use, keeping its buffers.
+    /// Empties it for reuse; keeps its buffers.
     pub fn clear(&mut self) {
         self.ready.clear();
         self.skipped.clear();
@@ -94,21 +96,22 @@ impl CompletionEffects {
     }
 }
 
-/// See the module's text.
+/// For each task at home on a rank, how many predecessors it still waits for; shared by all pool
+/// threads.
 #[derive(Debug)]
 pub struct DependencyCounts {
     part: Part,
     waits: Box<[AtomicU32]>,
-    /// The first node that waits for something: those before it, all of an array, need no time of
+    /// The first node that waits for something. Those before it, all of an array, need no times of
     /// their own.
     first_waiting: u32,
-    /// When each node from there on became ready.
+    /// When each node from `first_waiting` on became ready.
     ready_at: Box<[AtomicU64]>,
-    /// When the others did.
+    /// When the nodes before it became ready.
     opened_at: AtomicU64,
-    /// For each import whether its end has been counted, and how it ended.
+    /// For each import: not counted, or how it ended.
     counted: Box<[AtomicU8]>,
-    /// Where the import that was counted last stands: the next one is usually its neighbour.
+    /// Position of the last import counted: the next one is usually its neighbour.
     last_import: AtomicU32,
 }
 
@@ -144,7 +147,7 @@ impl DependencyCounts {
         self.part.nodes.is_empty()
     }
 
-    /// True if all that is at home here has ended.
+    /// True if all nodes at home here have ended.
     pub(super) fn is_over(&self) -> bool {
         (0..self.len() as u32).all(|local| self.is_ended(local))
     }
@@ -166,20 +169,18 @@ impl DependencyCounts {
         self.part.urgency[local as usize] & !SPECIAL
     }
 
-    /// True for a task that asks for more than one slot: it needs a closer look before it is
-    /// started.
+    /// True for a task that needs more than one slot: its needs must be checked before it starts.
     #[inline]
     pub fn is_special(&self, local: u32) -> bool {
         self.part.urgency[local as usize] & SPECIAL != 0
     }
 
-    /// True if the task waits for nothing any more and has not ended: it is to be run, or has been
-    /// started.
+    /// True if the task waits for nothing and has not ended: it is to be run, or runs.
     pub fn is_ready(&self, local: u32) -> bool {
         self.waits[local as usize].load(Acquire) & (COUNT | ENDED) == 0
     }
 
-    /// The part that this is the ledger of.
+    /// The part that the counts are for.
     pub(super) fn part(&self) -> &Part {
         &self.part
     }
@@ -189,7 +190,7 @@ impl DependencyCounts {
         self.waits[local as usize].load(Acquire) & ENDED != 0
     }
 
-    /// True for a node against which something that it needs has ended.
+    /// True for a node with a violated edge.
     pub(super) fn is_violated(&self, local: u32) -> bool {
         self.waits[local as usize].load(Acquire) & VIOLATED != 0
     }
@@ -206,9 +207,8 @@ impl DependencyCounts {
         Time(self.ready_at.get(at).unwrap_or(&self.opened_at).load(Relaxed))
     }
 
-    /// Starts: everything that waits for nothing becomes ready, most urgent first (ties in order of
-    /// their numbers), or ends at once (joins, tasks that an earlier session already decided
-    /// against).
+    /// Opens the part: every node that waits for nothing becomes ready, most urgent first (ties by
+    /// number), or ends at once (joins, tasks with an edge violated in an earlier session).
     pub fn open(&self, now: Time, ripple: &mut CompletionEffects) {
         self.opened_at.store(now.0, Relaxed);
         for local in 0..self.part.nodes.len() as u32 {
@@ -224,11 +224,11 @@ impl DependencyCounts {
         ripple.ready.sort_by_key(|&local| std::cmp::Reverse(self.urgency(local)));
     }
 
-    /// Notes that a task at home ended for good, and counts it where it is needed at home. False if
-    /// it had ended before, or still waits: then nothing is counted.
+    /// Records the final end of a task at home and counts its edges here. False if it had already
+    /// ended or still waits; then nothing is counted.
     pub fn complete(&self, local: u32, completed: bool, now: Time, ripple: &mut CompletionEffects) -> bool {
         let word = &self.waits[local as usize];
-        // What still waits cannot have run: only a damaged message says so.
+        // A task that still waits cannot have run: only a damaged message says so.
         if word.load(Acquire) & COUNT != 0 || word.fetch_or(ENDED, AcqRel) & ENDED != 0 {
             return false;
         }
@@ -238,8 +238,8 @@ impl DependencyCounts {
         true
     }
 
-    /// Counts the end of a node whose home is elsewhere. False if it was counted before or nothing
-    /// here needs it.
+    /// Counts the end of a node whose home is another rank. False if it was counted before or
+    /// nothing here needs it.
     pub fn import(&self, node: u32, end: End, now: Time, ripple: &mut CompletionEffects) -> bool {
         let near = self.last_import.load(Relaxed);
         let Some(at) = self.part.imports.position_after(node, near) else { return false };
@@ -255,7 +255,7 @@ impl DependencyCounts {
         true
     }
 
-    /// The nodes elsewhere whose ends have been counted, and how they ended.
+    /// The imports whose ends have been counted, and how they ended.
     pub fn counted(&self) -> impl Iterator<Item = (u32, End)> + '_ {
         let counted = self.part.imports.iter().zip(&self.counted);
         counted.filter_map(|(node, counted)| Some((node, End::from_counted(counted.load(Acquire))?)))
@@ -274,14 +274,14 @@ impl DependencyCounts {
         if edge.violated_by(ok) {
             word.fetch_or(VIOLATED, Relaxed);
         }
-        // A task is ready when the last of its predecessors ended, and that need not be the one
+        // A task becomes ready when the last of its predecessors ends, which need not be the one
         // that is counted last.
         let ready_at = &self.ready_at[(edge.node() - self.first_waiting) as usize];
         if ready_at.load(Relaxed) < now.0 {
             ready_at.fetch_max(now.0, Relaxed);
         }
-        // AcqRel: whoever takes the count to zero sees every VIOLATED set before an earlier
-        // decrement, and all that the predecessors wrote.
+        // AcqRel: the caller that takes the count to zero sees every VIOLATED flag set before an
+        // earlier decrement, and all that the predecessors wrote.
         let before = word.fetch_sub(1, AcqRel);
         if before & COUNT == 1 {
             self.decide(edge.node(), before & VIOLATED != 0, ripple);
@@ -306,7 +306,7 @@ impl DependencyCounts {
         }
     }
 
-    /// Counts the ends of skipped tasks and joins until nothing more follows from them.
+    /// Counts the ends of skipped tasks and joins until no further ends follow.
     #[inline]
     fn spread(&self, now: Time, ripple: &mut CompletionEffects) {
         while let Some((local, end)) = ripple.open.pop() {

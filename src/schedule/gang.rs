@@ -1,8 +1,8 @@
 //! Gangs: MPI tasks that need slots on several ranks at once.
 //!
-//! A home that cannot hold such a task alone tells the coordinator. Gangs are brought together one
-//! at a time, in the order in which they became ready, so two of them never wait for each other's
-//! slots:
+//! A home that cannot hold such a task alone sends it to the coordinator. The coordinator assembles
+//! gangs one at a time, in the order in which they became ready, so two gangs never wait for each
+//! other's slots:
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
@@ -11,7 +11,7 @@
 //! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
 //! | waiting, gathering | it is cancelled, the run stops, or homes change | gone | `Release` to all |
 //!
-//! After a change of homes each home asks again for its gangs that had not started.
+//! After a change of homes, each home requests its gangs again that had not started.
 
 use std::collections::VecDeque;
 
@@ -20,25 +20,25 @@ use super::membership::Member;
 use super::protocol::{Lease, Message};
 use crate::model::{Rank, TaskId};
 
-/// What an MPI task asks for.
+/// The shape that an MPI task requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// MPI ranks.
     pub ranks: u32,
     /// CPUs of each.
     pub cpus: u32,
-    /// At most so many MPI ranks on one node.
+    /// Upper limit on MPI ranks per node.
     pub per_node: Option<u32>,
 }
 
-/// Looks a task's shape up.
+/// Looks up a task's shape.
 pub type ShapeOf = Box<dyn Fn(TaskId) -> Shape + Send>;
 
-/// Where a gang's MPI ranks go: Phalanx's rank, and how many it hosts.
+/// The placement of a gang: each Phalanx rank with the number of MPI ranks that it hosts.
 pub type Hosts = Vec<(Rank, u32)>;
 
-/// Spreads a shape over ranks: few ranks, those with the most room first, no node above its limit.
-/// `None` if they cannot hold it.
+/// Places a shape on ranks: as few as possible, those with the most room first, no node above its
+/// limit. `None` if they cannot hold it.
 pub fn place(shape: Shape, members: &[Member]) -> Option<Hosts> {
     let mut order: Vec<usize> = (0..members.len()).filter(|&r| members[r].slots >= shape.cpus.max(1)).collect();
     order.sort_by(|&a, &b| {
@@ -79,9 +79,9 @@ pub(super) struct Gangs {
     gathering: Option<Gang>,
     running: Vec<Gang>,
     next: u32,
-    /// No gang is brought together while homes change.
+    /// True while homes change: no gang is assembled.
     paused: bool,
-    /// Gangs that the ranks that are left cannot hold.
+    /// Number of gangs that the present ranks cannot hold.
     unplaced: u32,
 }
 
@@ -136,15 +136,15 @@ impl Gangs {
         }
     }
 
-    /// No gang is started until others take part: slots that are set aside for one that still
-    /// gathers go back.
+    /// Pauses gangs until the next [`Gangs::meet`]: slots already set aside for a gathering gang
+    /// are freed.
     pub(super) fn abandon(&mut self, actions: &mut Vec<Action>) {
         self.paused = true;
         self.waiting.clear();
         self.scatter(actions);
     }
 
-    /// Returns those of these gangs that do not run yet, and forgets them.
+    /// Returns the matching gangs that do not run yet, and removes them.
     pub(super) fn take_back(&mut self, which: impl Fn(TaskId) -> bool, actions: &mut Vec<Action>) -> Vec<Lease> {
         let (mut back, stay): (Vec<Lease>, _) = self.waiting.drain(..).partition(|lease| which(lease.task));
         self.waiting = stay.into();
@@ -155,7 +155,7 @@ impl Gangs {
         back
     }
 
-    /// The gang that gathers gives back the slots that it has.
+    /// Frees the slots of the gathering gang.
     fn scatter(&mut self, actions: &mut Vec<Action>) -> Option<Lease> {
         let gang = self.gathering.take()?;
         let release = |&(to, _): &(Rank, u32)| Action::Send { to, message: Message::Release { gang: gang.number } };
@@ -163,14 +163,14 @@ impl Gangs {
         Some(gang.lease)
     }
 
-    /// These ranks take part from now on.
+    /// Sets the ranks that gangs are placed on from now on, and resumes.
     pub(super) fn meet(&mut self, members: Vec<Member>) {
         self.members = members;
         self.paused = false;
         self.unplaced = 0;
     }
 
-    /// Gangs whose leader is gone free their slots.
+    /// Frees the slots of gangs whose leader is gone.
     pub(super) fn release_leaderless(&mut self, is_here: &dyn Fn(Rank) -> bool, actions: &mut Vec<Action>) {
         let leaderless = self.running.iter().filter(|gang| !is_here(gang.hosts[0].0)).map(|gang| gang.number);
         for gang in leaderless.collect::<Vec<u32>>() {
@@ -178,12 +178,12 @@ impl Gangs {
         }
     }
 
-    /// How many gangs wait for ranks that are not there.
+    /// Number of gangs that wait for ranks that do not exist.
     pub(super) fn unplaced(&self) -> u32 {
         self.unplaced
     }
 
-    /// Ranks of one node share a line of the host list.
+    /// The host list: ranks of one node share a line.
     fn by_node(&self, hosts: &Hosts) -> Vec<(String, u32)> {
         let mut nodes: Vec<(String, u32)> = Vec::new();
         for &(rank, count) in hosts {
@@ -206,7 +206,7 @@ impl Gangs {
             match place(shape, &self.members) {
                 Some(hosts) => break (lease, shape, hosts),
                 // Tasks that no set of ranks can hold are refused before the run starts, but ranks
-                // may go.
+                // may leave.
                 None => self.unplaced += 1,
             }
         };

@@ -1,10 +1,10 @@
-//! Cuts the graph into the parts that ranks are handed.
+//! Cuts the graph into the parts of the ranks.
 //!
-//! What has ended (in an earlier session, or before an epoch) is in no part: its edges are counted
-//! here, once, before anything is sent.
+//! Nodes that have ended (in an earlier session, or before an epoch) are in no part: their edges
+//! are counted here, once, before anything is sent.
 //!
-//! Every part is made in one pass over its own nodes and those that it imports, so all of them
-//! together cost a few passes over the edges, however many ranks there are.
+//! Each part takes one pass over its own nodes and its imports, so all parts together cost a few
+//! passes over the edges, whatever the number of ranks.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -14,13 +14,13 @@ use crate::graph::{Edge, TaskGraph};
 use super::dependency_counts::End;
 use super::part::Part;
 
-/// Up to so many ranks each part looks through all edges of the nodes that it imports.
+/// Up to this number of ranks, each part scans all edges of its imports.
 const FEW_RANKS: usize = 16;
 
-/// Nodes with more edges than this are wide.
+/// Nodes with more edges than this are *wide*: their edges are sorted by rank once.
 const WIDE: usize = 64;
 
-/// Makes parts one at a time, so that rank 0 never holds all of them.
+/// Cuts parts one at a time, so that rank 0 never holds all of them.
 pub struct PartBuilder<'a> {
     graph: &'a TaskGraph,
     home: &'a [u32],
@@ -30,18 +30,18 @@ pub struct PartBuilder<'a> {
     by_rank: Csr,
     /// Each node's position among those of its rank.
     local: Vec<u32>,
-    /// For each rank the nodes elsewhere that nodes there need.
+    /// For each rank, the nodes elsewhere that its nodes need.
     imports: Csr,
-    /// Among many ranks, for nodes that many need: by the rank that needs them, its edges. Each
-    /// part would else look through all of them.
+    /// With many ranks, for wide nodes: the edges by receiving rank. Otherwise each part would scan
+    /// all of them.
     wide: FxHashMap<u32, Vec<(u32, u32)>>,
-    /// Open nodes against which something that they need has ended; ascending.
+    /// Open nodes with a violated edge; ascending.
     violated: Vec<u32>,
 }
 
 impl<'a> PartBuilder<'a> {
-    /// Prepares to cut for `ranks` ranks. `ended(node)` tells of a node that has ended whether it
-    /// ended well.
+    /// Prepares to cut parts for `ranks` ranks. `ended(node)`: for a node that has ended, whether
+    /// it completed.
     pub fn new(
         graph: &'a TaskGraph,
         home: &'a [u32],
@@ -51,7 +51,7 @@ impl<'a> PartBuilder<'a> {
     ) -> PartBuilder<'a> {
         let nodes = 0..graph.node_count() as u32;
         let open = || nodes.clone().filter(|&node| ended(node).is_none());
-        // There are fewer nodes, and edges between ranks, than the graph has edges and nodes: never
+        // Nodes, and edges between ranks, are fewer than the nodes and edges of the graph: never
         // too many for a table.
         let rows = |each: &mut PairSource<'_>| Csr::build(ranks, each).unwrap_or_default();
         let by_rank = rows(&mut |put| open().for_each(|n| put(home[n as usize], n)));
@@ -120,7 +120,7 @@ impl<'a> PartBuilder<'a> {
         }
     }
 
-    /// Sorts the edges of nodes that many need by rank.
+    /// Sorts the edges of wide nodes by rank.
     fn sort_wide(&mut self, ranks: usize) {
         if ranks <= FEW_RANKS {
             return;
@@ -138,23 +138,24 @@ impl<'a> PartBuilder<'a> {
         }
     }
 
-    /// At least the edges from a node to a rank.
+    /// An upper bound on the edges from a node to a rank.
     fn width(&self, node: u32, rank: usize) -> usize {
         self.wide.get(&node).map_or_else(|| self.graph.successors(node).len(), |edges| of_rank(edges, rank).len())
     }
 
-    /// What needs a node and has not ended itself: a task can have run because one before it
-    /// failed, which now runs again.
+    /// Successors of a node that have not ended. Some may have: a task can have run because a
+    /// predecessor failed that now runs again.
     fn open_successors(&self, node: u32) -> impl Iterator<Item = Edge> + '_ {
         self.graph.successors(node).filter(|e| (self.ended)(e.node()).is_none())
     }
 
-    /// The ranks other than its own that need a node, each once, ascending.
+    /// Calls `tell` for each rank, other than the node's home, that needs a node: each once,
+    /// ascending.
     fn each_other(&self, node: u32, seen: &mut Seen, mut tell: impl FnMut(u32)) {
         let own = self.home[node as usize];
         seen.found.clear();
         for rank in self.open_successors(node).map(|e| self.home[e.node() as usize]).filter(|&rank| rank != own) {
-            // Nodes count from 1, so that 0 is none.
+            // Stored numbers start at 1, so that 0 means none.
             if std::mem::replace(&mut seen.by[rank as usize], node + 1) != node + 1 {
                 seen.found.push(rank);
             }
@@ -176,16 +177,16 @@ impl<'a> PartBuilder<'a> {
     }
 }
 
-/// The edges to one rank among those sorted by rank.
+/// The edges to one rank, from edges sorted by rank.
 fn of_rank(edges: &[(u32, u32)], rank: usize) -> &[(u32, u32)] {
     let from = edges.partition_point(|edge| (edge.0 as usize) < rank);
     let to = edges.partition_point(|edge| edge.0 as usize <= rank);
     &edges[from..to]
 }
 
-/// Which ranks a node has been seen to be needed by.
+/// Marks the ranks already found to need a node.
 struct Seen {
-    /// For each rank the last node (and 1) that it was seen to need.
+    /// For each rank the last node (plus 1) that it was found to need.
     by: Vec<u32>,
     found: Vec<u32>,
 }
@@ -196,14 +197,14 @@ impl Seen {
     }
 }
 
-/// Cuts parts of given nodes, in time that follows from them and their edges.
+/// Cuts parts of given nodes, in time proportional to the nodes and their edges.
 pub(super) struct Pieces<'a> {
     graph: &'a TaskGraph,
     home: &'a [u32],
     urgency: &'a [u8],
     ends: &'a [Option<End>],
-    /// Open tasks that have begun: what they needed may be open again, but had ended, so they do
-    /// not wait for it.
+    /// Open tasks that have begun. They do not wait for their predecessors: those had ended, even
+    /// if they are open again.
     begun: &'a FxHashSet<u32>,
 }
 
@@ -218,8 +219,8 @@ impl<'a> Pieces<'a> {
         Pieces { graph, home, urgency, ends, begun }
     }
 
-    /// The part of these open nodes (ascending), which are at home on a rank. `local`: for each
-    /// node of the graph `u32::MAX`.
+    /// The part of these open nodes (ascending), at home on `rank`. `local` must hold `u32::MAX`
+    /// for each node of the graph.
     pub(super) fn piece(&self, rank: u32, nodes: &[u32], local: &mut [u32]) -> Part {
         for (at, &node) in (0..).zip(nodes) {
             local[node as usize] = at;
@@ -269,7 +270,7 @@ impl<'a> Pieces<'a> {
         part
     }
 
-    /// True for a node that waits for what is open of what it needs.
+    /// True for a node that waits for its open predecessors.
     fn waits(&self, node: u32) -> bool {
         self.ends[node as usize].is_none() && !self.begun.contains(&node)
     }

@@ -1,23 +1,21 @@
-//! How ranks do, compared with the others: which of them are slow, and on which tasks keep failing.
-//! Facts only; what follows from them is the coordinator's to decide.
+//! Health of ranks relative to each other: which are slow, and on which tasks keep failing. This
+//! file states facts; the coordinator decides what follows.
 //!
-//! Tasks of one class are expected to take as long, in proportion to their estimates, and to fail
-//! as often, wherever they run. So each rank is held against what the others made of the same
-//! classes:
+//! Tasks of one class are expected to take equally long, in proportion to their estimates, and to
+//! fail equally often, on every rank. So each rank is compared with the others on the same classes:
 //!
-//! - It is *slow* if its tasks take at least [`SLOW`] times as long as theirs, and chance would
-//!   hardly make it so: the difference of the two means must exceed [`DOUBT`] standard errors
-//!   (Welch's statistic).
-//! - It is *sick* if all its attempts at the last [`STREAK`] tasks failed, while the others
-//!   complete most tasks of those classes. Tasks that fail everywhere make nobody sick, nor does a
-//!   single bad one that is tried again and again. One that completed most of such tasks before
-//!   must fail [`LONG`] of them: it may have been given the bad ones of an array.
+//! - It is *slow* if its tasks take at least [`SLOW_FACTOR`] times as long as theirs and chance
+//!   is an unlikely cause: the difference of the two means must exceed [`MIN_DEVIATION_SE`]
+//!   standard errors (Welch's statistic).
+//! - It is *sick* if all its attempts at the last [`SICK_STREAK`] tasks failed, while the others
+//!   complete most tasks of those classes. Tasks that fail everywhere make no rank sick, nor does
+//!   one bad task that is retried repeatedly. A rank that completed most such tasks before must
+//!   fail [`LONG_STREAK`] of them: it may have got the bad tasks of an array.
 //!
-//! A rank may be slow because its slots share CPUs with others. That counts when tasks are divided,
-//! but the user is notified only if sharing does not explain it.
+//! A rank may be slow because its slots share CPUs with others. That counts when work is
+//! distributed, but the user is notified only if sharing does not explain it.
 //!
-//! Tasks below a millisecond say nothing about speed here: what a rank does between them weighs as
-//! much.
+//! Tasks below a millisecond say nothing about speed, since the work between tasks takes as long.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -26,34 +24,34 @@ use rustc_hash::FxHashMap;
 
 use crate::model::{Attempt, Rank, State, TaskId};
 
-/// So many failures in a row are looked into.
-const STREAK: usize = 5;
+/// Number of failed tasks in a row that make a rank suspicious.
+const SICK_STREAK: usize = 5;
 
-/// So many, if it had done well before.
-const LONG: usize = 20;
+/// The same for a rank that did well before.
+const LONG_STREAK: usize = 20;
 
-/// So many completions elsewhere say that a class of tasks can be run.
-const PROOF: u64 = 3;
+/// Number of completions elsewhere that prove that a class of tasks can be run.
+const MIN_COMPLETIONS_ELSEWHERE: u64 = 3;
 
-/// How much slower than the others a rank must be ...
-const SLOW: f64 = 1.3;
+/// Minimum factor by which a slow rank is slower than the others.
+const SLOW_FACTOR: f64 = 1.3;
 
-/// ... and by how many standard errors of the difference ...
-const DOUBT: f64 = 3.0;
+/// Minimum difference from the others, in standard errors.
+const MIN_DEVIATION_SE: f64 = 3.0;
 
-/// ... after so many tasks of its own, and as many of others.
-const SAMPLES: f64 = 8.0;
+/// Minimum number of timed tasks, of the rank's own and of the others'.
+const MIN_SAMPLES: f64 = 8.0;
 
 /// Attempts shorter than this are not timed.
-const TIMED: Duration = Duration::from_millis(1);
+const MIN_TIMED: Duration = Duration::from_millis(1);
 
-/// What a rank, or all together, made of a class.
+/// Results of a rank, or of all ranks, for one class.
 #[derive(Clone, Copy, Debug, Default)]
 struct ClassRecord {
     completed: u64,
     failed: u64,
-    /// Timed attempts: how many, the sum of their durations over their estimates, and of the
-    /// squares of that.
+    /// Timed attempts: their number, the sum of their durations relative to their estimates, and
+    /// the sum of the squares.
     timed: f64,
     sum: f64,
     squares: f64,
@@ -87,7 +85,7 @@ impl ClassRecord {
     }
 }
 
-/// What is known of one rank.
+/// The record of one rank.
 #[derive(Debug, Default)]
 struct Chart {
     classes: FxHashMap<u32, ClassRecord>,
@@ -95,28 +93,28 @@ struct Chart {
     streak: Vec<(TaskId, u32)>,
     failures: u64,
     timed: f64,
-    /// After so many timed attempts it is looked at again.
+    /// Number of timed attempts at which it is evaluated next.
     due: f64,
-    /// How many times as long as the others it takes, if it is slow.
+    /// Slowdown relative to the others, if it is slow.
     slow: Option<f64>,
-    /// A person has been told that it is slow.
+    /// True once the user has been notified that it is slow.
     told: bool,
 }
 
-/// Something new about a rank.
+/// A finding about a rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum HealthFinding {
-    /// It takes so many times as long as the others.
+    /// It takes this many times as long as the others.
     Slow(f64),
-    /// The same, as is to be expected where slots share CPUs.
+    /// Slow, as expected where slots share CPUs.
     Crowded,
-    /// It is as fast as the others after all; true if it was told that it was not.
+    /// No longer slow; true if the user had been notified that it was.
     Recovered(bool),
     /// Tasks keep failing there that others complete.
     Sick,
 }
 
-/// See the module's text.
+/// The records of all ranks, by class and in total.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     ranks: Vec<Chart>,
@@ -124,7 +122,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Takes in what ended, in the order in which it was reported. `class` and `work` as in
+    /// Records ended attempts in the order of the report. `class` and `work` as in
     /// [`Advice`](super::homes::Advice).
     pub(super) fn hear(
         &mut self,
@@ -156,7 +154,7 @@ impl Health {
                     record.completed += 1;
                     chart.streak.clear();
                     let took = attempt.end.since(attempt.start);
-                    if took >= TIMED {
+                    if took >= MIN_TIMED {
                         let ratio = took.as_nanos() as f64 / work(attempt.task).max(1) as f64;
                         record.timed += 1.0;
                         record.sum += ratio;
@@ -166,7 +164,7 @@ impl Health {
                 state if state.is_failure() && state != State::NodeFail => {
                     record.failed += 1;
                     if !chart.streak.iter().any(|(task, _)| *task == attempt.task) {
-                        if chart.streak.len() == LONG {
+                        if chart.streak.len() == LONG_STREAK {
                             chart.streak.remove(0);
                         }
                         chart.streak.push((attempt.task, class));
@@ -181,21 +179,22 @@ impl Health {
         self.classes.entry(class).or_default().add(&record);
     }
 
-    /// What is new about a rank that has just reported, so many of whose slots share a CPU.
+    /// Evaluates a rank that has just reported. `slots_per_cpu`: the slots that share one of its
+    /// CPUs.
     pub(super) fn examine(&mut self, rank: Rank, slots_per_cpu: &dyn Fn(Rank) -> f64) -> Option<HealthFinding> {
         if self.is_sick(rank) {
             self.ranks[rank.index()].streak.clear();
             return Some(HealthFinding::Sick);
         }
-        let chart = self.ranks.get_mut(rank.index()).filter(|chart| chart.timed >= chart.due.max(SAMPLES))?;
-        // Each look doubles the evidence of the one before.
+        let chart = self.ranks.get_mut(rank.index()).filter(|chart| chart.timed >= chart.due.max(MIN_SAMPLES))?;
+        // Evaluate again when the evidence has doubled.
         chart.due = 2.0 * chart.timed;
         let before = chart.slow.is_some();
         let now = self.slowness(rank);
         let chart = &mut self.ranks[rank.index()];
         chart.slow = now;
         match now {
-            Some(times) if !chart.told && times > SLOW * slots_per_cpu(rank) => {
+            Some(times) if !chart.told && times > SLOW_FACTOR * slots_per_cpu(rank) => {
                 chart.told = true;
                 Some(HealthFinding::Slow(times))
             }
@@ -209,19 +208,19 @@ impl Health {
         let only_here = |(_, class): &(TaskId, u32)| {
             let own = chart.classes.get(class).copied().unwrap_or_default();
             let others = self.classes.get(class).map(|all| all.without(&own)).unwrap_or_default();
-            let did_well = own.completed > own.failed && chart.streak.len() < LONG;
-            others.completed >= PROOF && others.completed > others.failed && !did_well
+            let did_well = own.completed > own.failed && chart.streak.len() < LONG_STREAK;
+            others.completed >= MIN_COMPLETIONS_ELSEWHERE && others.completed > others.failed && !did_well
         };
-        chart.streak.len() >= STREAK && chart.streak.iter().all(only_here)
+        chart.streak.len() >= SICK_STREAK && chart.streak.iter().all(only_here)
     }
 
-    /// How many times as long as the others a rank takes, if that is certain and much.
+    /// Slowdown of a rank relative to the others, if it is significant and large.
     fn slowness(&self, rank: Rank) -> Option<f64> {
         let chart = self.ranks.get(rank.index())?;
         let (mut own, mut samples, mut usual, mut error) = (0.0, 0.0, 0.0, 0.0);
         for (class, mine) in chart.classes.iter().filter(|(_, mine)| mine.timed >= 2.0) {
             let others = self.classes.get(class)?.without(mine);
-            if others.timed < SAMPLES {
+            if others.timed < MIN_SAMPLES {
                 continue;
             }
             samples += mine.timed;
@@ -231,12 +230,11 @@ impl Health {
             let spread = mine.variance() / mine.timed + others.variance() / others.timed;
             error += spread * (mine.timed / others.mean()).powi(2);
         }
-        let certain = samples >= SAMPLES && own - usual > DOUBT * error.sqrt();
-        (certain && own > SLOW * usual).then(|| own / usual)
+        let certain = samples >= MIN_SAMPLES && own - usual > MIN_DEVIATION_SE * error.sqrt();
+        (certain && own > SLOW_FACTOR * usual).then(|| own / usual)
     }
 
-    /// How many times as long as the others a rank was last found to take; `None` if it is not
-    /// slow.
+    /// The last evaluated slowdown of a rank; `None` if it is not slow.
     pub(super) fn slow(&self, rank: Rank) -> Option<f64> {
         self.ranks.get(rank.index())?.slow
     }
@@ -254,7 +252,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// An attempt at a task of class `task / 100` that took so many milliseconds.
+    /// An attempt at a task of class `task / 100` that took `ms` milliseconds.
     fn attempt(task: u32, rank: u32, ms: u64, state: State) -> Attempt {
         let outcome = Outcome { state, exit: 0 };
         let end = Time(SECOND + ms * 1_000_000);
@@ -262,7 +260,7 @@ mod tests {
         Attempt { task: TaskId(task), attempt: 1, outcome, last: true, rank: Rank(rank), slot: 0, ready, start, end }
     }
 
-    /// A rank whose slots have their CPUs to themselves.
+    /// A rank whose slots do not share CPUs.
     fn examine(health: &mut Health, rank: u32) -> Option<HealthFinding> {
         health.examine(Rank(rank), &|_| 1.0)
     }
@@ -314,7 +312,7 @@ mod tests {
         };
         hear(&mut health, &[class(0, 0, 10), class(100, 1, 900), class(0, 1, 10), class(100, 0, 900)].concat());
         let mut rng = fastrand::Rng::with_seed(3);
-        // Exponential durations, as many as eight per rank: means differ by half now and then.
+        // Exponential durations, only eight per rank: means differ by half now and then.
         for rank in 2..40 {
             let draw = |k: u32, rng: &mut fastrand::Rng| {
                 let ms = (-rng.f64().max(1e-9).ln() * 100.0) as u64 + 1;
@@ -337,12 +335,12 @@ mod tests {
         assert_eq!(examine(&mut health, 0), Some(HealthFinding::Sick));
         assert_eq!((examine(&mut health, 0), examine(&mut health, 1)), (None, None), "it is said once");
         assert_eq!((health.failures(Rank(0)), health.failures(Rank(1))), (5, 5));
-        // One bad task, five times.
+        // One bad task, five attempts.
         let bad = |number: u16| Attempt { attempt: number, ..attempt(50, 3, 5, State::Failed) };
         hear(&mut health, &(1..6).map(bad).collect::<Vec<_>>());
         assert_eq!(examine(&mut health, 3), None);
         (5..9).for_each(|rank| hear(&mut health, &five(rank, State::Completed)));
-        // One that had done well was given the bad tasks of an array.
+        // A rank that did well before got the bad tasks of an array.
         let many = |tasks: Range<u32>, state| tasks.map(|k| attempt(k, 4, 5, state)).collect::<Vec<Attempt>>();
         hear(&mut health, &[many(0..30, State::Completed), many(30..49, State::Failed)].concat());
         assert_eq!(examine(&mut health, 4), None);

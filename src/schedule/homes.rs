@@ -1,11 +1,11 @@
-//! New homes for open tasks, when ranks come, go or carry unequal shares of what remains.
+//! Chooses new homes for open tasks when ranks join or leave, or carry unequal shares of the work.
 //!
-//! A task moves only if it must (its rank takes no part any more, or cannot run it) or, when the
-//! remaining work is evened out, as part of the share that its rank has too much of. It goes to a
-//! rank that has less than its share, by remaining work per slot (slow ranks count for less): where
-//! most of what it needs is at home, if that is such a rank, else where there is most room. Tasks
-//! follow those they need, so a chain moves as a whole. What somebody runs or is about to run stays
-//! with that rank if it takes part.
+//! A task moves only if it must (its rank is no longer active, or cannot run it) or, when the
+//! remaining work is balanced, as part of the excess share of its rank. It goes to a rank below its
+//! share, by remaining work per slot (slow ranks count for less): to the home of most of its
+//! predecessors if that is such a rank, otherwise to the rank with the most room. Tasks follow
+//! their predecessors, so a chain moves as a whole. Tasks that an active rank runs or is about to
+//! run stay there.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,43 +18,43 @@ use super::membership::Member;
 use crate::graph::TaskGraph;
 use crate::model::{Rank, TaskId};
 
-/// It takes rank 0 about so long for each node of the graph (nanoseconds) to find new homes and to
-/// cut the parts anew.
+/// Approximate time in nanoseconds per node of the graph that rank 0 needs to choose new homes and
+/// to cut the parts anew.
 pub(super) const NODE_NS: u64 = 100;
 
-/// What must be known of tasks to choose homes.
+/// Facts about tasks that the choice of homes depends on.
 pub trait Advice: Send {
-    /// A number for all tasks that are expected to take as long (in proportion to [`Advice::work`])
-    /// and to fail as often as this one, and a range of numbers around it that are of the same
-    /// class.
+    /// The class of a task: a number shared by all tasks that are expected to take equally long (in
+    /// proportion to [`Advice::work`]) and to fail equally often, and a range of task numbers
+    /// around it that belong to that class.
     fn class(&self, task: TaskId) -> (u32, Range<u32>);
     /// Estimated duration of a task in nanoseconds.
     fn work(&self, task: TaskId) -> u64;
-    /// True if a rank has what a task asks for. A task that no rank can hold alone may be at home
-    /// with any.
+    /// True if a rank has the resources for a task. A task that no single rank can hold may be at
+    /// home on any.
     fn fits(&self, task: TaskId, member: &Member) -> bool;
-    /// Shares the limits on how many tasks of a group run at once out among these ranks; one
-    /// without slots takes no part.
+    /// Distributes the limits on concurrent tasks of a group over these ranks; a rank without slots
+    /// gets no share.
     fn share_out(&mut self, members: &[Member]);
-    /// True unless a task is of a limited group of which this rank has no share.
+    /// True unless the task is in a limited group of which this rank has no share.
     fn has_share(&self, task: TaskId, rank: Rank) -> bool;
-    /// A rank's shares: groups, and how many of their tasks it may run at once.
+    /// A rank's shares: groups, and the number of their tasks that it may run at once.
     fn shares(&self, rank: Rank) -> Vec<(u32, u32)>;
 }
 
-/// What remains, and who is there.
+/// The remaining work and the ranks.
 pub(super) struct Remains<'a> {
     pub(super) graph: &'a TaskGraph,
     /// For each node how it ended, if it has.
     pub(super) ended: &'a [Option<End>],
-    /// Who runs or is about to run a task.
+    /// The rank that runs or is about to run a task.
     pub(super) kept: &'a FxHashMap<TaskId, Rank>,
-    /// All ranks; one that takes no part has no slots.
+    /// All ranks; an inactive one has no slots.
     pub(super) members: &'a [Member],
-    /// How many times as long as others a rank takes; 1 unless it is slow.
+    /// Slowdown of a rank relative to the others; 1 unless it is slow.
     pub(super) slowness: &'a dyn Fn(Rank) -> f64,
     pub(super) advice: &'a dyn Advice,
-    /// Whether the work is evened out, or only moved where it must be.
+    /// True to balance the work, false to move only what must move.
     pub(super) even_out: bool,
 }
 
@@ -73,15 +73,14 @@ impl Remains<'_> {
 /// Open tasks that no rank can take.
 #[derive(Debug, Default)]
 pub(super) struct Homeless {
-    /// How many.
+    /// Their number.
     pub(super) tasks: u32,
-    /// One of each array.
+    /// One task of each array.
     pub(super) some: Vec<TaskId>,
 }
 
-/// Chooses homes anew. Returns the open tasks that no rank can take: those stay where they are, in
-/// nobody's part. What is kept by a rank that takes no part, and that no other can take, is at home
-/// there.
+/// Chooses homes anew. Returns the open tasks that no rank can take: they keep their home but are
+/// in no part. A task kept by an inactive rank that no other can take is at home there.
 pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     let before = home.to_vec();
     let mut scales = Scales::new(remains, home);
@@ -96,7 +95,7 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
             None => None,
         };
         let next = next.or_else(|| scales.near(remains, home, node)).or_else(|| scales.lightest(remains, node));
-        // Somebody must hear how it ends. Whoever runs it can try it again, too.
+        // A home must receive the result. The rank that runs the task can also retry it.
         let next = next.or_else(|| remains.kept.get(&TaskId(node)).map(|keeper| keeper.0));
         match next {
             Some(next) => {
@@ -116,19 +115,18 @@ pub(super) fn choose(remains: &Remains<'_>, home: &mut [u32]) -> Homeless {
     homeless
 }
 
-/// How much each rank has, and how much it should have.
+/// The work that each rank has, and the share that it should have.
 struct Scales {
     load: Vec<u128>,
     share: Vec<u128>,
-    /// Hundredths of a slot, as fast as those of others.
+    /// Strength in hundredths of a slot, adjusted for speed.
     strength: Vec<u128>,
-    /// How much each rank had, how much of that it is to give away, and (times what it had) how
+    /// The work that each rank had, how much of that it must give away, and (times what it had) how
     /// much of it is due now.
     had: Vec<u128>,
     give: Vec<u128>,
     due: Vec<u128>,
-    /// Ranks by load per slot, the lightest first; an entry that is out of date is put right when
-    /// it comes up.
+    /// Ranks by load per slot, the lightest first; an outdated entry is corrected when it is taken.
     lightest: BinaryHeap<Reverse<(u128, u32)>>,
 }
 
@@ -166,8 +164,8 @@ impl Scales {
         self.load[rank as usize] < self.share[rank as usize]
     }
 
-    /// Where a task goes that need not move: with what it needs, or away as part of what its rank
-    /// has too much of.
+    /// The new home of a task that may stay: with its predecessors, or away as part of its rank's
+    /// excess.
     fn lighten(&mut self, remains: &Remains<'_>, before: &[u32], home: &[u32], node: u32) -> u32 {
         let at = home[node as usize];
         if self.give[at as usize] == 0 {
@@ -192,7 +190,7 @@ impl Scales {
         }
     }
 
-    /// Where most of what a task needs is, or was, at home, if there is room.
+    /// The home of most of a task's predecessors, if there is room.
     fn near(&self, remains: &Remains<'_>, home: &[u32], node: u32) -> Option<u32> {
         let mut homes: Vec<u32> = remains.graph.predecessors(node).map(|edge| home[edge.node() as usize]).collect();
         homes.sort_unstable();

@@ -1,43 +1,42 @@
-//! Which tasks of a rank rank 0 is told of while they run: those that have been running for about a
-//! second.
+//! Which running tasks a rank reports to rank 0: those that have been running for about a second.
 //!
-//! A rank looks at its slots now and then. A task that it finds in a slot at two looks is told of
-//! once, with the next report, as running since the first of them. So short tasks cost nothing,
-//! slots are not bothered at all, and a rank sends at most one message a look.
+//! A rank samples its slots at an interval. A task found in the same slot by two samples is
+//! reported once, with the next report, as running since the first of them. So short tasks cost
+//! nothing, slots are not interrupted, and a rank sends at most one message per sample.
 
 use std::time::Duration;
 
 use super::protocol::Started;
 use crate::model::{TaskId, Time};
 
-/// Time between two looks.
+/// Time between two samples.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same for a rank that joined: it may be lost, and of what it was running only what was told
-/// is known to have run.
+/// The same for a rank that joined: it may be lost, and only the tasks that it reported are then
+/// known to have run.
 pub const GUEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The looks of one rank.
+/// The samples of one rank.
 pub struct LongTaskWatch {
     interval: Duration,
     due: Time,
-    /// For each slot what it was found to run, since when, and whether that was told.
+    /// For each slot: the task found, since when, and whether it was reported.
     seen: Vec<Option<(TaskId, Time, bool)>>,
 }
 
 impl LongTaskWatch {
-    /// Looks after each interval.
+    /// Samples at this interval.
     pub fn new(interval: Duration) -> LongTaskWatch {
         LongTaskWatch { interval, due: Time::ZERO, seen: Vec::new() }
     }
 
-    /// True if it is time for a look.
+    /// True if the next sample is due.
     pub fn is_due(&self, now: Time) -> bool {
         self.due <= now
     }
 
-    /// Looks at what each slot runs; returns what is to be told. `attempt` says which attempt at a
-    /// task runs here.
+    /// Samples the task of each slot; returns the tasks to report. `attempt` gives the number of
+    /// the attempt that runs here.
     pub fn look(
         &mut self,
         now: Time,
@@ -63,8 +62,8 @@ impl LongTaskWatch {
     }
 }
 
-/// When a rank whose looks fall on whole intervals finds a task that starts at a moment for the
-/// first time, and for the second time.
+/// When a rank that samples at whole intervals finds a task that starts at `start` for the first
+/// and for the second time.
 pub fn found_at(start: Time) -> (Time, Time) {
     let interval = LOOK_INTERVAL.as_nanos() as u64;
     let first = Time(start.0.div_ceil(interval).saturating_mul(interval));

@@ -1,5 +1,5 @@
-//! Who takes part in a run: the life of each rank as the coordinator sees it. No messages here; see
-//! `coordinator/change.rs`.
+//! Membership: the state of each rank as the coordinator sees it. It sends no messages except the
+//! order to leave; see `coordinator/change.rs`.
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -12,8 +12,8 @@
 //! | parked, draining, quarantined | is recalled | active |
 //! | draining | is empty | left |
 //!
-//! A rank that left or was lost never comes back under its number: one that does is told to leave,
-//! and joins as another.
+//! A rank that left or was lost never returns under its number: if it reconnects, it is told to
+//! leave, and joins under a new number.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,42 +22,42 @@ use super::action::CoordinatorAction as Action;
 use super::protocol::Message;
 use crate::model::{Rank, RankState};
 
-/// A rank as the coordinator knows it.
+/// The resources of a rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// Its node.
     pub node: String,
     /// Its slots; a rank without slots runs no tasks.
     pub slots: u32,
-    /// Bytes of memory that its tasks may use in all.
+    /// Bytes of memory for its tasks in total.
     pub memory: u64,
-    /// GPUs that its tasks may use.
+    /// GPUs for its tasks.
     pub gpus: u32,
-    /// CPUs that its slots run on; none if that is not known.
+    /// CPUs that its slots run on; empty if unknown.
     pub cpus: Arc<[u32]>,
 }
 
-/// What may happen to a rank.
+/// An event in the life of a rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has been asked for.
+    /// It has been requested.
     Request,
-    /// It is there.
+    /// It has arrived.
     Arrive(Member),
-    /// It shall leave for good.
+    /// It must leave for good.
     Drain,
-    /// It shall hold no task, but stay.
+    /// It must hold no task, but stay.
     Park,
-    /// It shall hold no task, because they keep failing there.
+    /// It must hold no task, because tasks keep failing there.
     Quarantine,
-    /// It shall take part again.
+    /// It becomes active again.
     Recall,
-    /// It is not heard of any more.
+    /// It no longer responds.
     Lose,
 }
 
 impl RankState {
-    /// True for a rank that hears messages.
+    /// True for a rank that receives messages.
     pub fn is_here(self) -> bool {
         self.is_billed()
     }
@@ -67,7 +67,7 @@ impl RankState {
         matches!(self, RankState::Left | RankState::Lost)
     }
 
-    /// What follows from an event; `None` if it means nothing to a rank in this state.
+    /// The state after an event; `None` if the event does not apply to this state.
     fn next(self, change: &Change) -> Option<RankState> {
         use RankState::{Active, Draining, Joining, Lost, Parked, Quarantined, Requested};
         match (self, change) {
@@ -82,7 +82,7 @@ impl RankState {
     }
 }
 
-/// All ranks that ever were.
+/// All ranks of the run, past ones included.
 #[derive(Debug)]
 pub(super) struct Members {
     table: Vec<MemberEntry>,
@@ -92,18 +92,18 @@ pub(super) struct Members {
 struct MemberEntry {
     member: Member,
     standing: RankState,
-    /// It has been handed tasks at least once, so it must prepare for each change.
+    /// True once it has had tasks, so it must prepare for each change.
     handed: bool,
 }
 
 impl Members {
-    /// The ranks with which a run begins: all take part.
+    /// The ranks at the start of a run, all active.
     pub(super) fn new(members: Vec<Member>) -> Members {
         let entry = |member| MemberEntry { member, standing: RankState::Active, handed: true };
         Members { table: members.into_iter().map(entry).collect() }
     }
 
-    /// How many numbers have been given out.
+    /// Number of rank numbers assigned.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
@@ -112,17 +112,17 @@ impl Members {
         self.table.get(rank.index()).map(|entry| entry.standing)
     }
 
-    /// Ranks that hear messages.
+    /// Ranks that receive messages.
     pub(super) fn here(&self) -> impl Iterator<Item = Rank> + '_ {
         self.ranks(|entry| entry.standing.is_here())
     }
 
-    /// Ranks that hold tasks, or did, and are here.
+    /// Ranks that are here and hold or held tasks.
     pub(super) fn handed(&self) -> impl Iterator<Item = Rank> + '_ {
         self.ranks(|entry| entry.handed && entry.standing.is_here())
     }
 
-    /// Ranks that take part, once the joining ones have been handed their tasks.
+    /// Active ranks, and joining ones, which become active with the next hand-out.
     pub(super) fn active(&self) -> impl Iterator<Item = Rank> + '_ {
         self.ranks(|entry| matches!(entry.standing, RankState::Joining | RankState::Active))
     }
@@ -131,12 +131,12 @@ impl Members {
         (0..).zip(&self.table).filter(move |(_, entry)| which(entry)).map(|(rank, _)| Rank(rank))
     }
 
-    /// True if a number is still to be filled by a rank that has been asked for.
+    /// True if a requested rank has not arrived yet.
     pub(super) fn expects_more(&self) -> bool {
         self.table.iter().any(|entry| entry.standing == RankState::Requested)
     }
 
-    /// The ranks with what they have; one that does not take part has no slots for anybody.
+    /// All ranks with their resources; an inactive one has no slots.
     pub(super) fn able(&self) -> Vec<Member> {
         let able = |entry: &MemberEntry| match entry.standing {
             RankState::Joining | RankState::Active => entry.member.clone(),
@@ -145,8 +145,7 @@ impl Members {
         self.table.iter().map(able).collect()
     }
 
-    /// True if a rank has a part that can be amended: it has been handed tasks, and goes on taking
-    /// part.
+    /// True if a rank has a part that can be amended: it had tasks before, and stays active.
     pub(super) fn has_part(&self, rank: Rank) -> bool {
         self.table.get(rank.index()).is_some_and(|entry| entry.handed && entry.standing == RankState::Active)
     }
@@ -156,12 +155,12 @@ impl Members {
         self.ranks(|entry| entry.standing == RankState::Lost)
     }
 
-    /// What a rank has, whether it takes part or not.
+    /// Resources of a rank, active or not.
     pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
         self.table.get(rank.index()).map(|entry| &entry.member)
     }
 
-    /// Slots per CPU of this rank, counting those of other ranks on its node that use the same
+    /// Slots per CPU of this rank, including slots of other ranks on its node that use the same
     /// CPUs; rounded up, at least 1.
     pub(super) fn slots_per_cpu(&self, rank: Rank) -> f64 {
         let Some(own) = self.member(rank).filter(|own| !own.cpus.is_empty()) else { return 1.0 };
@@ -178,7 +177,7 @@ impl Members {
         (f64::from(slots) / cpus.len().max(1) as f64).ceil().max(1.0)
     }
 
-    /// Takes one event in. False if it changes nothing.
+    /// Applies one event; false if it changes nothing.
     pub(super) fn change(&mut self, rank: Rank, change: Change) -> bool {
         let fresh = rank.index() == self.table.len();
         if fresh && matches!(change, Change::Request | Change::Arrive(_)) {
@@ -193,7 +192,7 @@ impl Members {
         true
     }
 
-    /// All ranks that are here have been handed their tasks.
+    /// Marks all present ranks as having been given their tasks.
     pub(super) fn hand_out(&mut self) {
         for entry in self.table.iter_mut().filter(|entry| entry.standing.is_here()) {
             entry.handed = true;
@@ -203,7 +202,7 @@ impl Members {
         }
     }
 
-    /// A rank has nothing to do here any more: it is told so.
+    /// Sends a rank the order to leave, since it has no work here any more.
     pub(super) fn leave(&mut self, rank: Rank, actions: &mut Vec<Action>) {
         if let Some(entry) = self.table.get_mut(rank.index()) {
             entry.standing = RankState::Left;

@@ -1,8 +1,8 @@
-//! The pure core of a run: what coordinator and workers decide, without clock, thread, socket or
-//! MPI.
+//! The pure core of a run: the decisions of the coordinator and the workers, without clock, thread,
+//! socket or MPI.
 //!
-//! See README.md in this folder for the protocol. The real run feeds these machines from MPI and
-//! threads; tests feed them from a simulated network.
+//! README.md in this folder describes the protocol. The real run feeds these machines from MPI and
+//! threads, tests feed them from a simulated network.
 
 pub mod action;
 pub mod admission;

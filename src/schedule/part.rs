@@ -1,23 +1,23 @@
-//! What a rank is handed: the nodes at home there and the edges that touch them.
+//! The part of a rank: the nodes at home there and the edges that touch them.
 //!
-//! A part is a handful of columns, laid out as the ledger reads them between two tasks: what is
-//! decoded is what is used. All that follows from them (how many edges each node waits for) is left
-//! out. On the wire, columns are differences in which a shape that repeats is written once (see
+//! A part is a few columns, laid out as the ledger reads them between two tasks, so decoding needs
+//! no conversion. Everything that can be derived from them (how many edges each node waits for) is
+//! left out. On the wire, columns are differences in which a repeated shape is written once (see
 //! `numbers`).
 //!
-//! A part may have travelled: [`Part::waits`] checks that its columns fit together before anybody
-//! indexes by them.
+//! A part may come from the network: [`Part::waits`] checks that its columns are consistent before
+//! they are used as indexes.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::dependency_counts::MOST_WAITS;
+use super::dependency_counts::MAX_WAITS;
 use crate::graph::ascending::Ascending;
 use crate::graph::csr::Csr;
 use crate::graph::{Edge, JoinRule};
 use crate::numbers;
 
-/// Set in a node's urgency if the task asks for more than one slot.
+/// Set in a node's urgency if the task needs more than one slot.
 pub const SPECIAL: u8 = 0x80;
 
 /// The nodes at home on one rank and the edges that touch them.
@@ -25,24 +25,24 @@ pub const SPECIAL: u8 = 0x80;
 pub struct Part {
     /// The nodes; a node's *local number* is its position here.
     pub nodes: Ascending,
-    /// Which of them (by local number, ascending) are joins, and their rules.
+    /// The joins among them (by local number, ascending), with their rules.
     pub joins: Vec<(u32, JoinRule)>,
     /// Urgency of each, higher first, with [`SPECIAL`].
     #[serde(with = "numbers::bytes")]
     pub urgency: Vec<u8>,
-    /// Which of them (local numbers) a predecessor already ended against.
+    /// Nodes (local numbers) with an edge already violated.
     pub violated: Vec<u32>,
-    /// From each to its successors at home: raw [`Edge`]s to local numbers.
+    /// From each node to its successors at home: raw [`Edge`]s to local numbers.
     pub local: Csr,
-    /// From each to the ranks where it has successors.
+    /// From each node to the ranks where it has successors.
     pub exports: Csr,
     /// Nodes elsewhere that nodes here need.
     pub imports: Ascending,
-    /// From each of `imports` to the successors here: raw [`Edge`]s to local numbers.
+    /// From each import to its successors here: raw [`Edge`]s to local numbers.
     pub imported: Csr,
 }
 
-/// A part that does not hold together, as only a damaged message brings.
+/// An inconsistent part, which only a damaged message can contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the part of the graph that this rank was handed is inconsistent in its {0}")]
 pub struct UnsoundPart(pub(super) &'static str);
@@ -53,15 +53,16 @@ impl Part {
         self.nodes.len().max(self.imports.len()).max(self.local.len()).max(self.exports.len()).max(self.imported.len())
     }
 
-    /// At most so many numbers tell all that is in it.
+    /// An upper bound on the numbers that encode the part.
     pub fn numbers(&self) -> usize {
         let nodes = 5 * self.nodes.len() + 2 * self.joins.len() + self.violated.len();
         nodes + self.local.len() + self.exports.len() + 2 * self.imports.len() + self.imported.len()
     }
 
-    /// How many edges into each node are still to be counted.
+    /// Number of edges into each node that have not been counted yet.
     ///
     /// # Errors
+    ///
     /// If the part's columns contradict each other.
     pub fn waits(&self) -> Result<Vec<u32>, UnsoundPart> {
         self.check()?;
@@ -69,7 +70,7 @@ impl Part {
         for &raw in self.local.items().iter().chain(self.imported.items()) {
             waits[Edge::from_raw(raw).node() as usize] += 1;
         }
-        if waits.iter().all(|&n| n <= MOST_WAITS) { Ok(waits) } else { Err(UnsoundPart("counts")) }
+        if waits.iter().all(|&n| n <= MAX_WAITS) { Ok(waits) } else { Err(UnsoundPart("counts")) }
     }
 
     fn check(&self) -> Result<(), UnsoundPart> {

@@ -1,8 +1,8 @@
-//! What ranks say to each other. See README.md beside this file for who says what, when and why.
+//! The messages between ranks. README.md beside this file says which rank sends what, when and why.
 //!
-//! A message is encoded with postcard (varints); the fabric adds version, length and sender.
-//! Everything here may come from a damaged or hostile peer once ranks join over the network, so
-//! receivers check numbers before they index by them.
+//! Messages are encoded with postcard (varints); the fabric adds version, length and sender. Once
+//! ranks join over the network, messages may come from a damaged or hostile peer, so receivers
+//! check numbers before they use them as indexes.
 
 use std::sync::Arc;
 
@@ -15,130 +15,130 @@ use crate::graph::ascending::Ascending;
 use crate::job::Retry;
 use crate::model::{Attempt, Measure, Outcome, Rank, Reason, State, TaskId, Time, Vitals};
 
-/// No message takes more bytes: a part of a hundred million tasks fits.
+/// Upper limit on the size of a message: the part of a hundred million tasks fits.
 pub const MOST_BYTES: usize = 1 << 30;
 
-/// Version of the messages below; ranks of different versions refuse each other.
+/// Version of the messages; ranks of different versions refuse each other.
 pub const VERSION: u16 = 11;
 
 /// A message between two ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// A rank to the coordinator, first of all: where it is and which CPUs its launcher left it.
+    /// Rank to coordinator, the first message: its node, and the CPUs that its launcher assigned.
     Arrived {
         /// Name of its node.
         node: String,
         /// Its affinity mask: numbers of CPUs, ascending.
         mask: Vec<u32>,
     },
-    /// Coordinator to a rank: the run that it is part of. Answered by `Hello`.
+    /// Coordinator to rank: the run that it belongs to. The rank answers with `Hello`.
     Welcome(Box<Welcome>),
-    /// A rank to the coordinator: what it has.
+    /// Rank to coordinator: its resources.
     Hello(Hello),
-    /// Coordinator to a rank: the tasks at home there, at the begin of the run and after each
-    /// change of membership.
+    /// Coordinator to rank: the tasks at home there, at the start of the run and after each change
+    /// of membership.
     HandOut(Box<HandOut>),
-    /// Coordinator to a rank: homes are about to change. Answered by `Ack`.
+    /// Coordinator to rank: homes are about to change. The rank answers with `Ack`.
     Prepare {
         /// The epoch that will begin.
         epoch: u32,
-        /// Open nodes whose home has been lost: what others have heard of them may be all that is
-        /// left of its work.
+        /// Open nodes whose home was lost: what other ranks have counted of them may be the only
+        /// record of their ends.
         lost: Ascending,
         /// All ranks that have been lost.
         lost_ranks: Ranks,
-        /// False if this rank is to be emptied: then it begins nothing more.
+        /// False if this rank is being emptied: then it starts nothing more.
         reserve: bool,
     },
-    /// A rank to the coordinator, after a `Report` of all that has ended: what it keeps until the
-    /// new epoch begins.
+    /// Rank to coordinator, after a `Report` of all ended attempts: what it keeps until the new
+    /// epoch begins.
     Ack {
         /// The epoch that it is prepared for.
         epoch: u32,
-        /// Tasks that it runs or is about to start, and which attempts.
+        /// Tasks that it runs or is about to start, with the attempt.
         kept: Vec<(TaskId, u16)>,
-        /// Tasks at home here that are elsewhere, as far as it knows.
+        /// Tasks at home here that other ranks have, as far as it knows.
         lent: Vec<TaskId>,
-        /// Ends that it has counted of the nodes in `lost`, and those of its own that a lost rank
-        /// was to report.
+        /// Ends that it has counted of the nodes in `lost`, and of its own nodes whose report was
+        /// up to a lost rank.
         counted: Vec<(u32, End)>,
     },
-    /// A rank to the coordinator: it is to leave, and nothing is left here.
+    /// Rank to coordinator: it is leaving and holds nothing any more.
     Emptied {
-        /// The epoch in which that is so.
+        /// The epoch in which it is empty.
         epoch: u32,
     },
-    /// A rank to the coordinator: what ended since its last report, and how busy it is.
+    /// Rank to coordinator: attempts ended since its last report, and its load.
     Report {
         /// Ended attempts, oldest first.
         #[serde(with = "crate::codec::packed")]
         attempts: Vec<Attempt>,
-        /// Tasks that have been running for a while, each told once: what is lost if the rank is.
+        /// Tasks that have been running for a while, each reported once: if the rank is lost, so
+        /// are these.
         started: Vec<Started>,
         /// Its load now.
         load: Load,
     },
-    /// A home to another: these nodes ended, count them.
+    /// Home to home: these nodes ended, count them.
     Counts {
         /// The sender's epoch.
         epoch: u32,
         /// Each node, and how it ended.
         ended: Vec<(u32, End)>,
     },
-    /// A rank without work asks another. It is answered by one `Loot`, and remembered if that was
-    /// empty. One that is remembered and has work again says so in the same way, and gets no
-    /// answer.
+    /// A rank without work asks another for tasks. The victim answers with one `Loot`, and
+    /// remembers the thief if it had nothing to give. A thief that is remembered and has work again
+    /// sends `Steal` with `want = 0`, which gets no answer.
     Steal {
         /// The sender's epoch.
         epoch: u32,
-        /// Slots without work; 0 to be forgotten.
+        /// Number of slots without work; 0 to be forgotten.
         want: u32,
     },
-    /// Tasks given to another rank: the answer to `Steal`, or work for a rank remembered, or a
-    /// retry elsewhere.
+    /// Tasks given to another rank: the answer to `Steal`, work for a remembered thief, or a retry
+    /// elsewhere.
     Loot {
         /// The sender's epoch.
         epoch: u32,
         /// The tasks, most urgent first.
         leases: Vec<Lease>,
     },
-    /// A rank to a task's home: a task run on lease ended so.
+    /// Rank to a task's home: a task on lease ended.
     Returned {
         /// The sender's epoch.
         epoch: u32,
-        /// The attempt; whether it is the last is for the home to say.
+        /// The attempt; the home decides whether it is the last.
         attempt: Attempt,
     },
-    /// Coordinator to a rank that ran a task of another home and left it to that to report the
-    /// attempt: it has been reported.
+    /// Coordinator to a rank that ran a task of another home: the home has reported the attempt.
     Heard {
         /// The task.
         task: TaskId,
-        /// Which attempt.
+        /// The attempt.
         attempt: u16,
     },
-    /// A home to the coordinator: this MPI task is ready and needs more than this rank has.
+    /// Home to coordinator: this MPI task is ready and needs more than this rank has.
     GangReady {
         /// The task.
         lease: Lease,
     },
-    /// Coordinator to a rank: set slots aside for a gang.
+    /// Coordinator to rank: set slots aside for a gang.
     Hold {
         /// The gang.
         gang: u32,
-        /// How many slots.
+        /// Number of slots.
         slots: u32,
     },
-    /// Coordinator to a rank: set slots aside for a gang, and lead it.
+    /// Coordinator to rank: set slots aside for a gang, and lead it.
     Lead {
         /// The gang.
         gang: u32,
-        /// How many slots of your own.
+        /// Number of the leader's own slots.
         slots: u32,
         /// The task to start.
         lease: Lease,
     },
-    /// A rank to the coordinator: its slots for a gang are set aside.
+    /// Rank to coordinator: its slots for a gang are set aside.
     Held {
         /// The gang.
         gang: u32,
@@ -149,73 +149,74 @@ pub enum Message {
     Launch {
         /// The gang.
         gang: u32,
-        /// Nodes that take part, and how many MPI ranks each hosts.
+        /// Participating nodes, and the number of MPI ranks that each hosts.
         hosts: Vec<(String, u32)>,
         /// The CPUs that all ranks of the leader's node have set aside.
         cpus: Vec<u32>,
     },
-    /// The leader to the coordinator: the gang's task ended.
+    /// Leader to coordinator: the gang's task ended.
     GangEnded {
         /// The gang.
         gang: u32,
     },
-    /// Coordinator to a rank: the slots set aside for a gang are free again.
+    /// Coordinator to rank: free the slots that are set aside for a gang.
     Release {
         /// The gang.
         gang: u32,
     },
-    /// Coordinator to all: start nothing more. Answered by `Stopped` once nothing runs.
+    /// Coordinator to all: start nothing more. A rank answers with `Stopped` once nothing runs
+    /// there.
     Stop {
         /// Whether running tasks are ended too.
         how: Stop,
     },
-    /// Coordinator to all: these tasks (from, to) are not wanted any more. What runs of them is
-    /// ended; the others end as CANCELLED when they would start.
+    /// Coordinator to all: cancel these tasks (from, to). Running ones are ended; the others end as
+    /// CANCELLED when they would start.
     Cancel {
-        /// Ranges of numbers, the ends not included.
+        /// Half-open ranges of task numbers.
         tasks: Vec<(u32, u32)>,
     },
-    /// A rank to the coordinator: nothing runs here any more, and all that ended has been reported.
+    /// Rank to coordinator: nothing runs here any more, and all ended attempts have been reported.
     Stopped,
-    /// A rank to the coordinator: it cannot go on.
+    /// Rank to coordinator: it broke down.
     Broken {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Coordinator to all: the run is over.
     Finish,
-    /// A rank that joined to the coordinator: it was told to go, and asks to be drained.
+    /// Joined rank to coordinator: it was asked to terminate, and requests to be drained.
     Leaving,
-    /// A rank to rank 0: what it and its node use. For who watches; nothing is decided by it.
+    /// Rank to rank 0: resource use of the rank and its node. For display; the protocol does not
+    /// depend on it.
     Vitals(Box<Vitals>),
-    /// A rank to rank 0: values that tasks wrote which ended there. They come before the report of
+    /// Rank to rank 0: values written by tasks that ended there. They arrive before the report of
     /// those ends.
     Measured {
         /// The values.
         measures: Vec<Measure>,
     },
-    /// A rank to rank 0: why it made attempts fail by itself.
+    /// Rank to rank 0: why it made attempts fail itself.
     Reasons {
         /// The reasons.
         reasons: Vec<Reason>,
     },
-    /// A rank to the coordinator: it cannot write to the run directory any more. What would still
-    /// be started could not be kept, so nothing is.
+    /// Rank to coordinator: it cannot write to the run directory any more. Results of further tasks
+    /// could not be stored, so it starts none.
     StorageLost {
-        /// What the system said.
+        /// The system's error message.
         reason: String,
     },
-    /// Coordinator to a rank, when the job's `max_failures` is near: how many tasks have failed
-    /// that other ranks ran. With its own the rank knows by itself when nothing more is to be
-    /// started.
+    /// Coordinator to rank, when the job's `max_failures` is near: the number of failed tasks that
+    /// other ranks ran. Together with its own failures the rank knows when to start nothing more.
     FailedElsewhere {
-        /// How many.
+        /// Number of failed tasks.
         tasks: u32,
     },
 }
 
 impl Message {
-    /// True for what a rank tells the coordinator (and its own worker never hears).
+    /// True for messages from a rank to the coordinator, which workers never receive.
     pub fn is_for_coordinator(&self) -> bool {
         matches!(
             self,
@@ -237,7 +238,7 @@ impl Message {
         )
     }
 
-    /// The epoch of a message between two homes; `None` for those from and to the coordinator.
+    /// The epoch of a message between two homes; `None` for messages from or to the coordinator.
     pub fn epoch(&self) -> Option<u32> {
         match *self {
             Message::Counts { epoch, .. }
@@ -249,38 +250,39 @@ impl Message {
     }
 }
 
-/// What a rank is home of from an epoch on, and what it must know of those tasks.
+/// The tasks at home on a rank from an epoch on, and what it must know about them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HandOut {
-    /// The epoch that begins; 0 is the begin of the run.
+    /// The epoch that begins; 0 is the start of the run.
     pub epoch: u32,
-    /// The time by the clock of rank 0, of which all times in here are: the receiver's may differ.
+    /// Current time on the clock of rank 0, to which all times in this message refer: the
+    /// receiver's clock may differ.
     pub now: Time,
-    /// The tasks and their edges: all that is at home on the receiver, or what comes there if it
-    /// has a part to amend.
+    /// The tasks and their edges: all that is at home on the receiver or, with `amends`, the
+    /// arriving nodes.
     pub part: Part,
-    /// What else becomes of the part that the receiver has; `None` if `part` takes its place.
+    /// Further changes of the receiver's present part; `None` if `part` replaces it.
     pub amends: Option<Box<Amendment>>,
-    /// All ranks that have been lost: what they have said and not been heard to say is void.
+    /// All ranks that have been lost: their messages that have not been processed are void.
     pub lost: Ranks,
-    /// For each group of tasks with a limit on how many run at once: its number, and this rank's
-    /// share of the limit.
+    /// For each group with a limit on concurrent tasks: its number, and this rank's share of the
+    /// limit.
     pub limits: Vec<(u32, u32)>,
-    /// Ranks that take part; one that is not among them holds no task.
+    /// Active ranks; any other holds no task.
     pub active: Ranks,
-    /// True if the receiver leaves for good as soon as nothing is left there.
+    /// True if the receiver leaves for good as soon as it is empty.
     pub leave: bool,
     /// Tasks at home there that another rank keeps: they are on lease.
     pub out: Vec<TaskId>,
-    /// Tasks at home there that have been tried in vain, unless the receiver knows that.
+    /// Tasks at home there with unsuccessful attempts that the receiver does not know of.
     pub tried: Vec<Tried>,
-    /// Tasks kept by the receiver whose home is elsewhere, and where.
+    /// Tasks kept by the receiver whose home is another rank, with that rank.
     pub leases: Vec<(TaskId, Rank)>,
 }
 
 impl HandOut {
-    /// The length of its longest list, if that or the size of the whole is more than a message
-    /// holds. `most`: how long a list may be.
+    /// The length of its longest list, if that or the total size exceeds what a message may hold.
+    /// `most`: upper limit on the length of a list.
     pub fn oversize(&self, most: usize) -> Option<usize> {
         let amends = self.amends.as_deref();
         let [gone, ended, needed] = amends.map_or([0; 3], |a| [a.gone.len(), a.ended.len(), a.needed.len()]);
@@ -295,29 +297,29 @@ impl HandOut {
     }
 }
 
-/// What becomes of a part at an epoch, beside the nodes that come to it.
+/// Changes of a part at an epoch, besides the arriving nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amendment {
-    /// Nodes that are at home elsewhere from now on.
+    /// Nodes whose home is another rank from now on.
     pub gone: Ascending,
-    /// Ends that the receiver may not know of.
+    /// Ends that the receiver may not know.
     pub ended: Vec<(u32, End)>,
-    /// Nodes at home there that nodes on a further rank need from now on; ascending.
+    /// Nodes at home there, each with a further rank that needs it from now on; ascending.
     pub needed: Vec<(u32, u32)>,
 }
 
-/// What is known of a task's attempts so far.
+/// The record of a task's attempts so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
     /// The task.
     pub task: TaskId,
-    /// Attempts that have ended.
+    /// Number of attempts that have ended.
     pub attempts: u16,
-    /// How many of them ended with their rank: those use up no retry.
+    /// Number of them that ended because their rank was lost: those use up no retry.
     pub lost: u16,
-    /// Where the last one ran.
+    /// Rank of the last one.
     pub rank: Rank,
-    /// When the last one ended by itself; zero if none did.
+    /// When the last attempt ended by itself; zero if none did.
     pub end: Time,
 }
 
@@ -326,13 +328,13 @@ pub struct Tried {
 pub struct Started {
     /// The task.
     pub task: TaskId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: u16,
-    /// Since when.
+    /// Start of the attempt.
     pub start: Time,
 }
 
-/// What a rank must know of the run before it can take part.
+/// What a rank must know of the run before it can take tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The job file.
@@ -350,44 +352,44 @@ pub struct Welcome {
     pub session: u32,
     /// When the run's clock began: nanoseconds since the Unix epoch.
     pub began_unix_ns: u64,
-    /// False for a rank that shall not run tasks (`--coordinator-only`).
+    /// False for a rank that must not run tasks (`--coordinator-only`).
     pub works: bool,
-    /// Slots asked for (`--slots`).
+    /// Requested slots (`--slots`).
     pub slots: Option<u32>,
-    /// The masks of all ranks on the receiver's node, in order of rank: those with the same one
-    /// share it.
+    /// The masks of all ranks on the receiver's node, in order of rank: ranks with equal masks
+    /// share the CPUs.
     pub masks: Vec<Vec<u32>>,
-    /// True if ranks may join that are not of the receiver's world.
+    /// True if ranks from outside the receiver's MPI world may join.
     pub open: bool,
-    /// Nothing more is started once so many tasks have failed; `None`: however many do.
+    /// Nothing more is started once this number of tasks has failed; `None`: no limit.
     pub max_failures: Option<u32>,
 }
 
-/// What a rank has.
+/// The resources of a rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// Name of its node.
     pub node: String,
-    /// Its process.
+    /// Process id.
     pub pid: u32,
     /// Slots; 0 if it runs no tasks.
     pub slots: u32,
-    /// Bytes of memory that its tasks may use in all.
+    /// Bytes of memory for its tasks in total.
     pub memory: u64,
-    /// GPUs that its tasks may use.
+    /// GPUs for its tasks.
     pub gpus: u32,
-    /// CPUs that its slots run on; other ranks of the node may use the same.
+    /// CPUs that its slots run on; other ranks of the node may use the same ones.
     pub cpus: Vec<u32>,
 }
 
-/// How busy a rank is.
+/// Load of a rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Slots without work.
     pub idle: u32,
-    /// Tasks ready but not started that any rank could run.
+    /// Ready tasks that have not started and that any rank could run.
     pub ready: u32,
-    /// Tasks that run, or that wait for memory, GPUs or further slots.
+    /// Running tasks, and tasks that wait for memory, GPUs or further slots.
     pub running: u32,
 }
 
@@ -396,9 +398,9 @@ pub struct Load {
 pub struct Lease {
     /// The task.
     pub task: TaskId,
-    /// Its home: who is told how it ended.
+    /// Its home, which receives the result.
     pub home: Rank,
-    /// Which attempt this is, from 1.
+    /// Number of this attempt, from 1.
     pub attempt: u16,
     /// Its urgency.
     pub urgency: u8,
@@ -407,22 +409,22 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The first attempt at a task (by its local number) that is at home with this ledger's rank.
+    /// The first attempt at a task (by local number) at home on this ledger's rank.
     pub fn at_home(ledger: &DependencyCounts, local: u32, home: Rank) -> Lease {
         let (urgency, ready) = (ledger.urgency(local), ledger.ready_at(local));
         Lease { task: ledger.task(local), home, attempt: 1, urgency, ready }
     }
 
-    /// What the attempt needs of its rank, given what the task needs. A further attempt that is to
-    /// run on another rank must not be stolen back: only tasks without needs are given away, so it
-    /// needs one slot at least.
+    /// The needs of this attempt, given the task's needs. A further attempt that is to run on
+    /// another rank must not be stolen back: only tasks without needs are given away, so it needs
+    /// at least one slot.
     pub fn needs(&self, retry: &Retry, of_task: Option<Needs>) -> Option<Needs> {
         let stays = self.attempt > 1 && retry.elsewhere;
         of_task.or(stays.then_some(Needs::SLOT))
     }
 
-    /// The record of an attempt that ran. It is the last one if it completed; otherwise the home
-    /// decides.
+    /// The record of an attempt that ran. It is the last one if the task completed; otherwise the
+    /// home decides.
     #[inline]
     pub fn ended(&self, outcome: Outcome, rank: Rank, slot: u16, start: Time, end: Time) -> Attempt {
         let Lease { task, attempt, ready, .. } = *self;
@@ -437,13 +439,13 @@ impl Lease {
     }
 }
 
-/// True if one of these ranges of tasks (from, to), which are in order and apart, has this one.
+/// True if one of these sorted, disjoint ranges of tasks (from, to) contains this one.
 pub fn is_among(task: TaskId, tasks: &[(u32, u32)]) -> bool {
     let next = tasks.partition_point(|&(_, to)| to <= task.0);
     tasks.get(next).is_some_and(|&(from, _)| from <= task.0)
 }
 
-/// Adds a range to ranges of tasks (from, to) and keeps them in order and apart.
+/// Adds a range to sorted, disjoint ranges of tasks (from, to).
 pub fn add_range(tasks: &mut Vec<(u32, u32)>, (mut from, mut to): (u32, u32)) {
     tasks.retain(|&(other_from, other_to)| {
         let apart = other_to < from || other_from > to;
@@ -459,11 +461,11 @@ pub fn add_range(tasks: &mut Vec<(u32, u32)>, (mut from, mut to): (u32, u32)) {
 /// How a run is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stop {
-    /// Start nothing more; what runs may end.
+    /// Start nothing more; running tasks continue.
     Drain,
-    /// End what runs too: TERM, and KILL after the grace time.
+    /// End running tasks too: TERM, and KILL after the grace time.
     Terminate,
-    /// End what runs at once.
+    /// End running tasks at once.
     Kill,
 }
 

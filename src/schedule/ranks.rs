@@ -1,4 +1,4 @@
-//! A set of ranks, kept as runs of neighbours: a world of thousands of ranks that all take part is
+//! A set of ranks, stored as runs of consecutive numbers: a world of thousands of active ranks is
 //! one run.
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ impl Ranks {
         self.position(rank).is_some()
     }
 
-    /// How many of them come before a rank, if it is one of them.
+    /// Number of members below a rank, if it is a member itself.
     pub fn position(&self, rank: Rank) -> Option<u32> {
         let mut before = 0;
         for &(first, count) in &self.0 {
@@ -42,7 +42,7 @@ impl Ranks {
         None
     }
 
-    /// The one before which so many come.
+    /// The member at a position, counted from 0.
     pub fn nth(&self, mut position: u32) -> Option<Rank> {
         for &(first, count) in &self.0 {
             if position < count {
@@ -53,7 +53,7 @@ impl Ranks {
         None
     }
 
-    /// The next one above a rank, or else the lowest.
+    /// The next member above a rank, or else the lowest.
     pub fn after(&self, rank: Rank) -> Option<Rank> {
         let above = |&(first, count): &(u32, u32)| match rank.0 < first {
             true => Some(first),
@@ -62,7 +62,8 @@ impl Ranks {
         self.0.iter().find_map(above).map(Rank).or_else(|| self.nth(0))
     }
 
-    /// True if this is what `collect` makes; what comes from another process may be anything.
+    /// True if the runs are valid, that is, as `collect` makes them; data from another process may
+    /// not be.
     pub fn is_sound(&self) -> bool {
         let end = |&(first, count): &(u32, u32)| first.checked_add(count).filter(|_| count > 0);
         self.0.iter().all(|run| end(run).is_some()) && self.0.windows(2).all(|w| end(&w[0]) < Some(w[1].0))

@@ -1,24 +1,25 @@
-//! What tasks need of a rank, and the ledger of what it has: memory, GPUs and concurrency limits.
+//! The resources that a task needs of its rank, and the ledger of the rank's memory, GPUs and
+//! concurrency limits.
 
 use rustc_hash::FxHashMap;
 
-/// What a task needs of its rank while it runs.
+/// Resources that a task needs while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Needs {
-    /// Slots that it takes; 0 counts as 1.
+    /// Number of slots; 0 counts as 1.
     pub cpus: u32,
     /// Bytes of memory.
     pub memory: u64,
-    /// GPUs of its own.
+    /// GPUs for its own use.
     pub gpus: u32,
-    /// How many tasks of its kin run at once on this rank.
+    /// Limit on concurrent tasks of its group on this rank.
     pub limit: Option<Limit>,
 }
 
-/// At most `most` tasks with the same key run at once on a rank.
+/// Upper limit `most` on concurrent tasks with the same key on a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
-    /// Names the tasks that share the limit.
+    /// Key of the tasks that share the limit.
     pub key: u32,
     /// Tasks that may run at once.
     pub most: u32,
@@ -28,13 +29,13 @@ impl Needs {
     /// One slot and nothing else.
     pub const SLOT: Needs = Needs { cpus: 1, memory: 0, gpus: 0, limit: None };
 
-    /// Slots that it takes, at least 1.
+    /// Number of slots, at least 1.
     pub fn slots(&self) -> usize {
         self.cpus.max(1) as usize
     }
 }
 
-/// Why a rank can never grant what is needed.
+/// Why a rank can never meet the needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Impossible {
     /// More CPUs than there are slots.
@@ -45,7 +46,7 @@ pub enum Impossible {
         /// Slots of the pool.
         have: u32,
     },
-    /// More memory than was granted.
+    /// More memory than the rank has.
     #[error(
         "needs {asked} bytes of memory, but this rank was granted {have}; lower `memory` or ask the launcher for more"
     )]
@@ -55,7 +56,7 @@ pub enum Impossible {
         /// Bytes of the pool.
         have: u64,
     },
-    /// More GPUs than were granted.
+    /// More GPUs than the rank has.
     #[error("needs {asked} GPUs, but this rank was granted {have}; lower `gpus` or ask the launcher for more")]
     Gpus {
         /// GPUs asked for.
@@ -63,7 +64,7 @@ pub enum Impossible {
         /// GPUs of the pool.
         have: u32,
     },
-    /// A limit of none at once.
+    /// A concurrency limit of 0.
     #[error("its concurrency limit is 0, so that it could never start; raise the limit to at least 1")]
     Limit,
 }
@@ -87,10 +88,11 @@ impl ResourceLedger {
         ResourceLedger { slots, memory, gpus, free_memory: memory, free_gpus: gpus, running: FxHashMap::default() }
     }
 
-    /// Whether the needs could be met if nothing else ran.
+    /// Checks that the needs could be met if nothing else ran.
     ///
     /// # Errors
-    /// If they never can.
+    ///
+    /// If they can never be met.
     pub fn check(&self, needs: &Needs) -> Result<(), Impossible> {
         match needs {
             n if n.cpus > self.slots => Err(Impossible::Cpus { asked: n.cpus, have: self.slots }),
@@ -101,18 +103,18 @@ impl ResourceLedger {
         }
     }
 
-    /// True if as many tasks of its kin run as its limit allows.
+    /// True if the number of running tasks with the same limit key has reached the limit.
     pub fn is_at_limit(&self, needs: &Needs) -> bool {
         let running = |limit: Limit| self.running.get(&limit.key).copied().unwrap_or(0);
         needs.limit.is_some_and(|limit| running(limit) >= limit.most)
     }
 
-    /// True if there is memory and GPUs enough now.
+    /// True if enough memory and GPUs are free now.
     pub fn fits(&self, needs: &Needs) -> bool {
         needs.memory <= self.free_memory && needs.gpus <= self.free_gpus
     }
 
-    /// Grants what [`ResourceLedger::fits`] and is not at its limit.
+    /// Grants needs that [`ResourceLedger::fits`] and that are not at their limit.
     pub fn grant(&mut self, needs: &Needs) {
         self.free_memory -= needs.memory;
         self.free_gpus -= needs.gpus;
@@ -121,7 +123,7 @@ impl ResourceLedger {
         }
     }
 
-    /// Takes back what was granted for `needs`.
+    /// Returns what was granted for `needs`.
     pub fn take_back(&mut self, needs: &Needs) {
         self.free_memory += needs.memory;
         self.free_gpus += needs.gpus;

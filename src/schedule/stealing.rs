@@ -1,16 +1,15 @@
-//! Stealing between ranks: whom to ask, how much to give, when to wait.
+//! Work stealing between ranks: which rank to ask, how much to give, how long to wait.
 //!
-//! A rank without work asks others, one at a time, in an order of its own drawn from a seed. A rank
-//! that had nothing to give remembers who asked (a *lifeline*: Saraswat et al., "Lifeline-based
-//! global load balancing", PPoPP 2011) and sends work unasked when it next has more than its own
-//! slots can start. After a round without success the thief waits for those lifelines instead of
-//! asking on and on; once it has work again, it lets go of them. Rank 0 is not between thief and
-//! victim.
+//! A rank without work asks others, one at a time, in its own order drawn from a seed. A victim
+//! with nothing to give remembers the thief (a *lifeline*: Saraswat et al., "Lifeline-based global
+//! load balancing", PPoPP 2011) and sends work unasked when it next has more than its own slots can
+//! start. After an unsuccessful round the thief waits for those lifelines instead of asking again;
+//! once it has work, it releases them. Rank 0 is not involved.
 //!
-//! A rank whose own tasks only wait for a neighbour's next end would, if it stole at once, take
-//! from that neighbour what the neighbour is about to run, and both would be out of step from then
-//! on. So the thief has patience: it asks when it has starved for longer than such an end takes.
-//! What it lives on already is other ranks' work: then it asks at once.
+//! A rank whose own tasks only wait for a neighbour's next completion would, if it stole at once,
+//! take the tasks that the neighbour is about to run, and both would stay out of step. So the thief
+//! waits: it asks only after it has starved for longer than such a completion takes. A rank that
+//! already lives on other ranks' work asks at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,53 +19,53 @@ use super::protocol::{Load, Message};
 use super::ranks::Ranks;
 use crate::model::{Attempt, Rank, Time};
 
-/// At most so many others are asked in a round; each remembers us.
-const ROUND: usize = 8;
+/// Number of ranks asked per round; each of them remembers the thief.
+const ROUND_SIZE: usize = 8;
 
-/// Tasks of this length and more are given away one for each slot that is free for them: a message
-/// takes a hundredth of it even between ranks that look at the network only now and then.
-const LONG_NS: u64 = 10_000_000;
+/// Tasks of at least this duration are given away one per free slot: a message takes a hundredth of
+/// it, even between ranks that poll the network rarely.
+const LONG_TASK_NS: u64 = 10_000_000;
 
-/// A rank waits for its own work as long as so many of its tasks take ...
-const TASKS: u32 = 2;
-/// ... but not longer than this.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// A rank waits for its own work for this many times the usual duration of its tasks,
+const STARVED_TASKS: u32 = 2;
+/// but at most this long.
+const MAX_STARVED_WAIT: Duration = Duration::from_millis(1);
 
-/// So many rounds in vain double the pause before the next: who has nothing to do for long hears of
-/// work from those who remember it, and its messages would only keep all others awake.
+/// Number of unsuccessful rounds that each double the pause before the next. A rank that is idle
+/// for long receives work through lifelines; its requests would only keep other ranks awake.
 pub(super) const DOUBLINGS: u32 = 3;
 
-/// At most so many tasks are given in one message (it stays below the eager limit of common
-/// transports).
-const MOST: u32 = 128;
+/// Upper limit on tasks per message, below the eager limit of common transports.
+const MAX_TASKS_PER_MESSAGE: u32 = 128;
 
-/// See the module's text.
+/// The stealing state of one rank: as thief (rounds, lifelines) and as victim (ranks that wait for
+/// work).
 pub(super) struct WorkStealer {
     me: Rank,
-    /// Ranks that take part: each may be asked, and may ask.
+    /// Active ranks: each may be asked, and may ask.
     peers: Ranks,
-    /// Membership that this rank's messages speak of.
+    /// Epoch of this rank's messages.
     epoch: u32,
-    /// Others still to be asked in this round.
+    /// Ranks still to be asked in this round.
     round: Vec<Rank>,
-    /// Whom we have asked and who has not answered yet.
+    /// The rank that has been asked and has not answered yet.
     asked: Option<Rank>,
-    /// No new round before this.
+    /// Earliest start of the next round.
     not_before: Time,
     pause: Duration,
     /// Since when this rank has starved.
     since: Option<Time>,
-    /// True if what it ran last was another rank's.
+    /// True if the last task that ran here was another rank's.
     abroad: bool,
-    /// Who remembers that this rank starves.
+    /// Ranks that remember that this rank starves.
     lifelines: Vec<Rank>,
-    /// Rounds in vain since this rank last had work.
+    /// Unsuccessful rounds since this rank last had work.
     in_vain: u32,
-    /// Ranks that wait for work from here, and how many slots they had free.
+    /// Ranks that wait for work from here, with their number of free slots.
     hungry: VecDeque<(Rank, u32)>,
-    /// True while the pool has been asked to give something up.
+    /// True while the pool has been asked to give up tasks.
     giving: bool,
-    /// How long tasks usually take here; `None` until the first has ended.
+    /// Usual duration of tasks here; `None` until the first has ended.
     usual_ns: Option<u64>,
     random: u64,
 }
@@ -92,8 +91,8 @@ impl WorkStealer {
         }
     }
 
-    /// Others take part from now on. Who was asked before will not answer, and who asked will ask
-    /// again.
+    /// Changes the active ranks. Pending questions are dropped: the rank asked will not answer, and
+    /// ranks that asked will ask again.
     pub(super) fn meet(&mut self, epoch: u32, peers: Ranks) {
         self.epoch = epoch;
         self.peers = peers;
@@ -105,17 +104,17 @@ impl WorkStealer {
         self.in_vain = 0;
     }
 
-    /// The rank after another one, which may be this one if there are only two.
+    /// The next active rank after another one; it may be this rank if there are only two.
     pub(super) fn next_after(&self, rank: Rank) -> Rank {
         self.peers.after(rank).unwrap_or(self.me)
     }
 
-    /// How many others there are to steal from; none for a rank that does not take part.
+    /// Number of other ranks to steal from; none for an inactive rank.
     fn others(&self) -> u32 {
         if self.peers.contains(self.me) { self.peers.len() - 1 } else { 0 }
     }
 
-    /// When to look again by itself.
+    /// When to try again without a further event.
     pub(super) fn next_try(&self, load: Load) -> Option<Time> {
         let starving = load.idle > 0 && load.ready == 0 && self.others() > 0;
         let patient_until = self.since.map_or(Time::ZERO, |since| since.after(self.patience()));
@@ -124,13 +123,13 @@ impl WorkStealer {
 
     fn patience(&self) -> Duration {
         match self.usual_ns {
-            Some(ns) if !self.abroad => (TASKS * Duration::from_nanos(ns)).min(PATIENCE),
+            Some(ns) if !self.abroad => (STARVED_TASKS * Duration::from_nanos(ns)).min(MAX_STARVED_WAIT),
             _ => Duration::ZERO,
         }
     }
 
-    /// Asks another rank if this one starves; serves those who wait if this one has more than it
-    /// can start.
+    /// Asks another rank if this one starves; serves waiting ranks if this one has more than it can
+    /// start.
     pub(super) fn look(&mut self, now: Time, load: Load, actions: &mut Vec<Action>) {
         if load.ready == 0 && load.idle > 0 {
             let since = *self.since.get_or_insert(now);
@@ -163,7 +162,7 @@ impl WorkStealer {
         }
     }
 
-    /// A victim answered, or somebody sent work unasked.
+    /// Records a victim's answer, or work that was sent unasked.
     pub(super) fn answered(&mut self, now: Time, from: Rank, got: usize) {
         if self.asked == Some(from) {
             self.asked = None;
@@ -184,7 +183,7 @@ impl WorkStealer {
         }
     }
 
-    /// Somebody asks us.
+    /// Answers another rank's request.
     pub(super) fn asked(&mut self, from: Rank, want: u32, load: Load) -> Option<Action> {
         if from == self.me || !self.peers.contains(from) {
             return None;
@@ -200,42 +199,43 @@ impl WorkStealer {
         Some(Action::Send { to: from, message: Message::Loot { epoch: self.epoch, leases: Vec::new() } })
     }
 
-    /// Of short tasks half of what we cannot start ourselves: so both sides end at about the same
-    /// time if tasks are alike, and a few more messages mend it if they are not. Of long tasks no
-    /// more than the other can start at once: what waits there would be late if a slot falls free
-    /// here first, and a message is nothing beside such a task.
+    /// Of short tasks, gives half of those that this rank cannot start itself: then both ranks
+    /// finish at about the same time if tasks are alike, and a few more messages correct it if not.
+    /// Of long tasks, gives no more than the other can start at once: a task that waits there would
+    /// be late if a slot becomes free here first, and a message costs little compared with such a
+    /// task.
     fn give(&mut self, to: Rank, want: u32, load: Load) -> Action {
         self.giving = true;
         let surplus = load.ready.saturating_sub(load.idle);
         let half = surplus.div_ceil(2);
         let share = if self.are_tasks_long() { half.min(want) } else { half };
-        Action::Surrender { to, max: share.clamp(1, MOST) }
+        Action::Surrender { to, max: share.clamp(1, MAX_TASKS_PER_MESSAGE) }
     }
 
-    /// How long tasks usually take here, once one has ended.
+    /// Usual duration of tasks here, once one has ended.
     pub(super) fn usual(&self) -> Option<Duration> {
         self.usual_ns.map(Duration::from_nanos)
     }
 
-    /// How many ranks take part.
+    /// Number of active ranks.
     pub(super) fn ranks(&self) -> u32 {
         self.peers.len()
     }
 
-    /// True unless tasks are known to be so short that a message counts beside them.
+    /// True unless tasks are known to be so short that the cost of a message matters.
     pub(super) fn are_tasks_long(&self) -> bool {
-        self.usual_ns.is_none_or(|ns| ns >= LONG_NS)
+        self.usual_ns.is_none_or(|ns| ns >= LONG_TASK_NS)
     }
 
-    /// Learns from an attempt that ended here how long tasks usually take, and whose work this rank
-    /// lives on.
+    /// Learns from an ended attempt: how long tasks usually take, and whether this rank lives on
+    /// other ranks' work.
     pub(super) fn ran(&mut self, attempt: &Attempt, abroad: bool) {
         self.abroad = abroad;
         let ns = attempt.end.0.saturating_sub(attempt.start.0);
         self.usual_ns = Some(self.usual_ns.map_or(ns, |usual| usual - usual / 8 + ns / 8));
     }
 
-    /// The pool gave something (or nothing) up for a rank; it stays hungry if it got nothing.
+    /// Records what the pool gave up for a rank; a rank that got nothing stays in the queue.
     pub(super) fn gave(&mut self, to: Rank, count: usize) {
         self.giving = false;
         if count == 0 {
@@ -250,11 +250,11 @@ impl WorkStealer {
 
     fn draw_round(&mut self) -> Vec<Rank> {
         let (Some(mine), others) = (self.peers.position(self.me), self.others()) else { return Vec::new() };
-        let take = (others as usize).min(ROUND);
+        let take = (others as usize).min(ROUND_SIZE);
         let mut picked: Vec<Rank> = Vec::with_capacity(take);
         while picked.len() < take {
-            // xorshift64 (Marsaglia 2003): any spread of victims does, and the simulator must draw
-            // the same one.
+            // xorshift64 (Marsaglia 2003): any distribution of victims works, and the simulator
+            // must draw the same one.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;

@@ -1,21 +1,22 @@
-//! A rank's side of the protocol: a state machine without I/O. Events and the time go in, actions
-//! come out.
+//! The worker: a rank's side of the protocol, a state machine without I/O. Events and the time go
+//! in, actions come out.
 //!
-//! It keeps what concerns other ranks: who is told of an end, who gets work, what is reported. The
-//! dependency counts are the ledger's, and the tasks that are ready lie in the pool (or in the
-//! simulator's queue): pool threads count and start successors at home by themselves and only leave
-//! here what others must hear of.
+//! The worker handles everything that concerns other ranks: where ends are sent, who gets work,
+//! what is reported. The ledger holds the dependency counts, and the pool (or the simulator's
+//! queue) holds the ready tasks. Pool threads count and start successors at home by themselves, and
+//! pass on to the worker only what other ranks need.
 //!
 //! Invariants:
-//! - A task's home alone decides what becomes of it after an attempt; whoever ran it on lease only
-//!   tells the home (and, if it completed, the coordinator).
+//! - The home alone decides what becomes of a task after an attempt; a rank that ran it on lease
+//!   only reports to the home (and, if it completed, to the coordinator).
 //! - Nothing is started after a `Stop`; an attempt that the stop itself ended does not end its
 //!   task.
-//! - What another home says in an earlier epoch is void, what it says in a later one waits for this
-//!   rank's own hand-out.
+//! - A message from another home is void if its epoch has passed; if its epoch is still to come,
+//!   it waits for this rank's own hand-out.
 //!
 //! Beside this file, `change.rs` is the rank's part in a change of membership, `retry.rs` what
-//! becomes of a task after an attempt, and `report.rs` what the coordinator is told and when.
+//! becomes of a task after an attempt, and `report.rs` what is reported to the coordinator and
+//! when.
 
 mod change;
 mod report;
@@ -37,36 +38,36 @@ use super::stealing::WorkStealer;
 use crate::job::Retry;
 use crate::model::{Attempt, Outcome, Rank, State, TaskId, Time};
 
-/// What the machine asks about tasks.
+/// Facts about tasks that the worker needs.
 pub trait Facts: Send + Sync {
-    /// What happens after a failure.
+    /// The retry policy of a task.
     fn retry(&self, task: TaskId) -> Retry;
-    /// True if any rank with slots can run the task: it asks for one CPU and nothing else.
+    /// True if any rank with slots can run the task, that is, if it needs one CPU and nothing else.
     fn movable(&self, task: TaskId) -> bool;
     /// True for an MPI task that this many slots cannot hold: it needs several ranks.
     fn needs_gang(&self, task: TaskId, slots: u32) -> bool;
 }
 
-/// What a rank is told.
+/// An input of the worker.
 #[derive(Clone, Debug)]
 pub enum WorkerEvent {
-    /// A message came.
+    /// A message arrived.
     Message {
-        /// Who sent it.
+        /// Sender.
         from: Rank,
-        /// What it says.
+        /// Content.
         message: Message,
     },
-    /// Tasks at home completed on the fast path: the ledger has counted them at home already.
+    /// Tasks at home completed on the fast path; the ledger has already counted them at home.
     Completed {
         /// Their attempts.
         attempts: Vec<Attempt>,
-        /// What followed from them: ends to be told to other ranks, and tasks skipped. Its ready
-        /// tasks have been started already.
+        /// The effects: ends to send to other ranks, and skipped tasks. Tasks that became ready
+        /// have already been started.
         ripple: CompletionEffects,
     },
     /// An attempt ended that the ledger has not counted: a failure, a further attempt, a task on
-    /// lease, or any task since the answer to [`Action::Freeze`].
+    /// lease, or any task after the answer to [`Action::Freeze`].
     Ended {
         /// The attempt.
         attempt: Attempt,
@@ -80,20 +81,20 @@ pub enum WorkerEvent {
     },
     /// These tasks have been running for a while.
     Started(Vec<Started>),
-    /// Tasks at home (local numbers) became ready on the fast path that this rank may not be able
-    /// to run alone.
+    /// Tasks at home (local numbers) became ready on the fast path that this rank may be unable to
+    /// run alone.
     Special(Vec<u32>),
     /// The answer to [`Action::Surrender`].
     Surrendered {
-        /// For whom.
+        /// Receiver.
         to: Rank,
-        /// What the pool gave up.
+        /// The leases that the pool gave up.
         leases: Vec<Lease>,
     },
-    /// The answer to [`Action::Freeze`]. All that slots had counted by themselves has been told
-    /// before this.
+    /// The answer to [`Action::Freeze`]. All completions that slots counted by themselves were
+    /// reported in earlier events.
     Frozen {
-        /// What has been taken out of the pool.
+        /// Tasks taken out of the pool.
         waiting: Vec<Lease>,
     },
     /// Slots for a gang are set aside.
@@ -103,35 +104,35 @@ pub enum WorkerEvent {
         /// Their CPUs.
         cpus: Vec<u32>,
     },
-    /// The pool's load, after any change of it.
+    /// The pool's load, after any change.
     Load(Load),
-    /// Rank 0 is silent (true), or is heard again (false).
+    /// The connection to rank 0 is silent (true), or works again (false).
     CutOff(bool),
-    /// After a `Stop`: no slot has anything any more, and all that ended has been told before this.
+    /// After a `Stop`: no slot is busy any more, and earlier events have reported all that ended.
     Quiet,
-    /// Time passed.
+    /// Time has passed.
     Tick,
 }
 
-/// Times that the protocol keeps to.
+/// Time limits of the protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// A report waits at most this long for more to report. Short tasks so share messages; nobody
-    /// waits for a report.
+    /// Longest time that a report waits for further entries, so that short tasks share messages; no
+    /// rank waits for a report.
     pub report: Duration,
-    /// A rank that has had nothing to do for so long reports: who waits for it should not wait
-    /// longer. A shorter pause is none: the next task only waits for another rank's end.
+    /// A rank that has been idle for this long reports at once, since others may wait for it. After
+    /// a shorter pause the next task usually just waits for another rank's completion.
     pub idle: Duration,
-    /// A report is sent at once when it holds so many attempts.
+    /// A report with this many attempts is sent at once.
     pub report_size: usize,
-    /// Load is reported at least this often while it changes.
+    /// Longest time between load reports while the load changes.
     pub load: Duration,
-    /// A rank that no other had work for asks again after this long (it is remembered meanwhile).
+    /// Pause of a rank after an unsuccessful round of stealing (victims remember it meanwhile).
     pub steal: Duration,
 }
 
 impl Pace {
-    /// A rank that asks in vain never waits longer than this before it asks again.
+    /// Longest pause between unsuccessful rounds of stealing.
     pub fn longest_pause(&self) -> Duration {
         self.steal * (1 << super::stealing::DOUBLINGS)
     }
@@ -149,26 +150,26 @@ impl Default for Pace {
     }
 }
 
-/// At most so many ends are told in one message, which keeps it below the eager limit of common
+/// Upper limit on ends per `Counts` message, which keeps it below the eager limit of common
 /// transports.
-const COUNTS: usize = 900;
+const MAX_ENDS_PER_MESSAGE: usize = 900;
 
-/// A task of another home that this rank has taken.
+/// A task of another home that this rank runs or will run.
 #[derive(Clone, Copy, Debug)]
 struct Guest {
     home: Rank,
     attempt: u16,
-    /// Set while the coordinator is not known to have heard from the home how it ended.
+    /// The attempt that ended, until the coordinator confirms that the home has reported it.
     ended: Option<Attempt>,
 }
 
-/// A further attempt at a task at home here; ordered by the time that it is due.
+/// A further attempt at a task at home here; ordered by its due time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PlannedRetry {
     due: Time,
     task: TaskId,
     attempt: u16,
-    /// The rank that runs it.
+    /// The rank that will run it.
     to: Rank,
 }
 
@@ -179,31 +180,31 @@ pub struct Worker {
     pace: Pace,
     slots: u32,
     ledger: Option<Arc<DependencyCounts>>,
-    /// The membership that this rank belongs to, or has prepared for.
+    /// Epoch of the membership that this rank belongs to, or has prepared for.
     epoch: u32,
-    /// How far it is with a change of membership; every rank begins by waiting for its tasks.
+    /// Phase of a change of membership; every rank starts by waiting for its tasks.
     phase: change::ChangePhase,
-    /// Messages of homes that are ahead of this rank.
+    /// Messages whose epoch is ahead of this rank's.
     early: Vec<(Rank, Message)>,
-    /// True if this rank leaves when it is empty, and once it has said that it is.
+    /// True if this rank leaves when it is empty, and true once it has reported that it is.
     leaving: bool,
     emptied: bool,
     /// Ranks that have been lost.
     lost: Ranks,
-    /// Tasks that are not wanted any more (from, to).
+    /// Cancelled tasks, as ranges (from, to).
     cancelled: Vec<(u32, u32)>,
-    /// Tasks at home here that others completed since the last change, which report them.
+    /// Tasks at home here that other ranks completed since the last change and report themselves.
     completed_elsewhere: Vec<(TaskId, Rank)>,
-    /// When it acknowledged the change under way, and how long the one before took from then on.
+    /// When it acknowledged the present change, and how long the change before took from then on.
     acknowledged: Time,
     last_change: Duration,
-    /// Tasks of other homes that are here.
+    /// Tasks of other homes on this rank.
     guests: FxHashMap<TaskId, Guest>,
-    /// Tasks at home here that are elsewhere: on lease, or with the coordinator as gangs.
+    /// Tasks at home here that are with others: on lease, or with the coordinator as gangs.
     lent: FxHashSet<TaskId>,
-    /// Tasks at home here that have been tried in vain.
+    /// Tasks at home here with unsuccessful attempts.
     tried: FxHashMap<TaskId, Tried>,
-    /// Gangs that hold slots here, and what is led from here and has not been started.
+    /// Gangs that hold slots here, with the task that this rank leads and has not started.
     gangs: FxHashMap<u32, Option<Lease>>,
     report: Vec<Attempt>,
     started: Vec<Started>,
@@ -214,15 +215,15 @@ pub struct Worker {
     reported_load: Load,
     load_due: Time,
     thief: WorkStealer,
-    /// Further attempts, by the time they are due.
+    /// Further attempts, by their due time.
     retries: BinaryHeap<Reverse<PlannedRetry>>,
-    /// True while rank 0 is silent.
+    /// True while the connection to rank 0 is silent.
     cut_off: bool,
-    /// Nothing more is started once so many tasks have failed.
+    /// Nothing more is started once this number of tasks has failed.
     max_failures: Option<u32>,
-    /// Tasks that ran here and failed for good.
+    /// Number of tasks that ran here and failed finally.
     failed_here: u32,
-    /// Failures of other ranks' tasks, as the coordinator has counted them.
+    /// Number of failed tasks that other ranks ran, as the coordinator counts them.
     failed_elsewhere: u32,
     halted: bool,
     stopping: Option<Stop>,
@@ -232,7 +233,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A rank with so many slots.
+    /// The worker of a rank with this number of slots.
     pub fn new(me: Rank, slots: u32, facts: Arc<dyn Facts>, pace: Pace) -> Worker {
         Worker {
             me,
@@ -275,7 +276,7 @@ impl Worker {
         }
     }
 
-    /// The rank starts nothing more once so many tasks have failed.
+    /// Sets the number of failed tasks after which the rank starts nothing more.
     pub fn with_max_failures(self, max_failures: Option<u32>) -> Worker {
         Worker { max_failures, ..self }
     }
@@ -285,18 +286,18 @@ impl Worker {
         self.max_failures.is_some()
     }
 
-    /// The ledger, once the rank has been handed its part.
+    /// The ledger, once the rank has its part.
     pub fn ledger(&self) -> Option<&Arc<DependencyCounts>> {
         self.ledger.as_ref()
     }
 
-    /// Which attempt at a task runs here, if it does.
+    /// Number of the attempt at a task that runs here.
     pub fn attempt_at(&self, task: TaskId) -> u16 {
         let tried = || self.tried.get(&task).map_or(1, |tried| tried.attempts.saturating_add(1));
         self.guests.get(&task).map_or_else(tried, |guest| guest.attempt)
     }
 
-    /// The pool's load as it was last told.
+    /// The pool's load, as last reported.
     pub fn load(&self) -> Load {
         self.load
     }
@@ -306,7 +307,7 @@ impl Worker {
         self.stopping.is_some() && !self.stopped
     }
 
-    /// The membership that this rank's messages speak of.
+    /// Epoch of this rank's messages.
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
@@ -316,19 +317,19 @@ impl Worker {
         [self.next_duty(), self.next_ask()].into_iter().flatten().min()
     }
 
-    /// When something is due that others wait for: a report, or a further attempt.
+    /// Due time of an action that others wait for: a report, or a further attempt.
     pub fn next_duty(&self) -> Option<Time> {
         let load = (self.load != self.reported_load).then_some(self.load_due);
         let retry = self.retries.peek().map(|Reverse(next)| next.due).filter(|_| self.phase.is_settled());
         [self.report_due, self.rested_at(), load, retry].into_iter().flatten().min()
     }
 
-    /// When this rank, which has nothing to do, will ask another for work by itself.
+    /// When this rank, if it is idle, asks another for work without a further event.
     pub fn next_ask(&self) -> Option<Time> {
         if self.may_steal() { self.thief.next_try(self.load) } else { None }
     }
 
-    /// Takes one event and appends what follows from it.
+    /// Processes one event and appends the resulting actions.
     pub fn step(&mut self, now: Time, event: WorkerEvent, actions: &mut Vec<Action>) {
         match event {
             WorkerEvent::Message { from, message } => self.receive(now, from, message, actions),
@@ -337,7 +338,8 @@ impl Worker {
             }
             WorkerEvent::Ended { attempt } => self.ended(now, attempt, actions),
             WorkerEvent::GangEnded { gang, attempt } => {
-                // Before this rank may say that nothing is left here: then nobody would listen.
+                // Remove it before this rank may report that it is empty: later messages would be
+                // ignored.
                 self.gangs.remove(&gang);
                 send(actions, Rank::ZERO, Message::GangEnded { gang });
                 self.ended(now, attempt, actions);
@@ -358,7 +360,8 @@ impl Worker {
         self.settle(now, actions);
     }
 
-    /// Takes [`Event::Completed`], and leaves the caller the emptied buffers for the next one.
+    /// Processes [`WorkerEvent::Completed`], and leaves the emptied buffers with the caller for
+    /// reuse.
     pub fn completed(
         &mut self,
         now: Time,
@@ -366,21 +369,21 @@ impl Worker {
         ripple: &mut CompletionEffects,
         actions: &mut Vec<Action>,
     ) {
-        // One stands for all: they are many if they are short.
+        // One represents all: there are many only if they are short.
         attempts.last().into_iter().for_each(|attempt| self.thief.ran(attempt, false));
         self.report.append(attempts);
         self.spread(now, ripple, actions);
         self.settle(now, actions);
     }
 
-    /// True if ends that another rank tells of in this epoch may be counted in the ledger right
-    /// away instead of through a message.
+    /// True if completions on another rank in this epoch may be counted directly in the ledger
+    /// instead of through a message.
     pub fn is_counting(&self, epoch: u32) -> bool {
         epoch == self.epoch && !self.phase.is_frozen()
     }
 
     fn receive(&mut self, now: Time, from: Rank, message: Message, actions: &mut Vec<Action>) {
-        // An end is an end in every epoch; whom it concerns now has been told where it is known.
+        // An end is valid in every epoch; ranks that it concerns now got it where it is known.
         let stays = matches!(message, Message::Counts { .. });
         match message.epoch() {
             Some(_) if self.lost.contains(from) => {}
@@ -435,8 +438,8 @@ impl Worker {
                 self.cancel(now, tasks, actions);
             }
             Message::Finish => actions.push(Action::Exit),
-            // What only the coordinator is told, or what the handshake before this machine deals
-            // with.
+            // Messages for the coordinator only, and those of the handshake before the worker
+            // starts.
             Message::Arrived { .. }
             | Message::Welcome(_)
             | Message::Hello(_)
@@ -468,7 +471,7 @@ impl Worker {
         actions.push(Action::Launch { gang, hosts, cpus });
     }
 
-    /// Notes that a task has come here.
+    /// Records that a task is on this rank now.
     fn admit(&mut self, lease: &Lease) {
         if lease.home == self.me {
             self.lent.remove(&lease.task);
@@ -477,7 +480,7 @@ impl Worker {
         }
     }
 
-    /// Notes that a task is no longer here. Its home may have changed since the pool took it.
+    /// Records that a task has left this rank. Its home may have changed since the pool took it.
     fn dismiss(&mut self, lease: &mut Lease) {
         match self.guests.remove(&lease.task) {
             Some(guest) => lease.home = guest.home,
@@ -488,11 +491,12 @@ impl Worker {
         }
     }
 
-    /// Starts what another rank gave; a rank without slots passes it on.
+    /// Starts tasks that another rank gave; a rank without slots passes them on.
     fn take(&mut self, leases: Vec<Lease>, actions: &mut Vec<Action>) {
         if self.slots > 0 {
             leases.iter().for_each(|lease| self.admit(lease));
-            // They count as ready until the pool tells its load again, or this rank would steal on.
+            // Count them as ready until the pool reports its load again; otherwise this rank would
+            // steal more.
             self.load.ready += leases.len() as u32;
             actions.extend(leases.into_iter().map(Action::StartLease));
         } else if !leases.is_empty() {
@@ -504,11 +508,11 @@ impl Worker {
         send(actions, to, Message::Loot { epoch: self.epoch, leases });
     }
 
-    /// The pool gave up what another rank had asked for.
+    /// Sends the tasks that the pool gave up to the rank that asked for them.
     fn surrendered(&mut self, to: Rank, mut leases: Vec<Lease>, actions: &mut Vec<Action>) {
         self.thief.gave(to, leases.len());
         leases.iter_mut().for_each(|lease| self.dismiss(lease));
-        // Until the pool tells its load again: what it did not give, it does not have.
+        // Until the pool reports its load again: it has no more to give than it gave.
         let given = leases.len() as u32;
         self.load.ready = if given == 0 { 0 } else { self.load.ready.saturating_sub(given) };
         self.give(to, leases, actions);
@@ -525,7 +529,7 @@ impl Worker {
         self.ripple = ripple;
     }
 
-    /// Starts what became ready and tells others of what ended.
+    /// Starts tasks that became ready and sends ends to other ranks.
     fn follow(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
         self.start(std::mem::take(&mut ripple.ready), actions);
         self.spread(now, ripple, actions);
@@ -537,8 +541,8 @@ impl Worker {
             return;
         }
         if self.phase.is_freezing() || self.slots == 0 {
-            // Whoever is home of them next starts them: the pool has given up what waits, or there
-            // is none, and nobody keeps these.
+            // Their next home starts them: the pool has given up its waiting tasks, or there is
+            // none, and no rank keeps these.
             return self.lent.extend(locals.into_iter().map(|local| ledger.task(local)));
         }
         let (gangs, here): (Vec<u32>, Vec<u32>) =
@@ -554,7 +558,7 @@ impl Worker {
         }
     }
 
-    /// Tells other ranks of ends that they count, and the coordinator of tasks that will never run.
+    /// Sends ends to the ranks that count them, and skipped tasks to the coordinator.
     fn spread(&mut self, now: Time, ripple: &mut CompletionEffects, actions: &mut Vec<Action>) {
         if let Some(ledger) = &self.ledger {
             let skipped = ripple.skipped.drain(..).map(|local| Attempt {
@@ -588,7 +592,7 @@ impl Worker {
         };
         let home = guest.home;
         guest.ended = Some(attempt);
-        // What its home will make of a first attempt at a task without retries is certain.
+        // The home's verdict on a first attempt at a task without retries is certain.
         let state = attempt.outcome.state;
         if state.is_failure()
             && state != State::NodeFail
@@ -597,8 +601,8 @@ impl Worker {
         {
             self.count_failure(actions);
         }
-        // The stop ended it here; its home may not have heard of the stop yet, and would take this
-        // for the task's own end.
+        // The stop ended it here. Its home may not have received the stop yet, and would take this
+        // for the task's own failure.
         let interrupted = self.stopping.is_some() && !attempt.outcome.ok();
         if interrupted || reported_by_runner(&attempt) {
             self.guests.remove(&attempt.task);
@@ -610,7 +614,7 @@ impl Worker {
         }
     }
 
-    /// A task at home here that ran elsewhere has ended.
+    /// Processes the end of a task at home here that ran elsewhere.
     fn returned(&mut self, now: Time, from: Rank, attempt: Attempt, actions: &mut Vec<Action>) {
         if reported_by_runner(&attempt) {
             self.completed_elsewhere.push((attempt.task, from));
@@ -618,8 +622,8 @@ impl Worker {
         self.attempt_ended(now, attempt, true, actions);
     }
 
-    /// Rank 0 gives up a rank that it does not hear, and all that is at home there runs elsewhere.
-    /// So a rank that does not hear rank 0 starts nothing: it would run twice.
+    /// Suspends the rank while the connection to rank 0 is silent. Rank 0 gives up a silent rank
+    /// and runs its tasks elsewhere, so a rank that starts tasks meanwhile would run them twice.
     fn cut_off(&mut self, cut_off: bool, actions: &mut Vec<Action>) {
         let changed = std::mem::replace(&mut self.cut_off, cut_off) != cut_off;
         if changed && self.stopping.is_none() && !self.halted {
@@ -633,7 +637,7 @@ impl Worker {
         self.halt_if_enough(actions);
     }
 
-    /// The failure that reaches the job's bound is the last thing that this rank waits for.
+    /// Stops starting tasks when the failure limit of the job is reached.
     fn halt_if_enough(&mut self, actions: &mut Vec<Action>) {
         let is_enough =
             self.max_failures.is_some_and(|most| self.failed_here.saturating_add(self.failed_elsewhere) >= most);
@@ -648,19 +652,18 @@ impl Worker {
     }
 }
 
-/// Sorts ends by where they are told, and calls `tell` with each rank and what one message to it
-/// holds.
+/// Sorts ends by receiver, and calls `tell` for each message with its receiver and its content.
 pub fn each_destination(exports: &mut [(Rank, u32, End)], mut tell: impl FnMut(Rank, &[(Rank, u32, End)])) {
     if exports.len() > 1 {
         exports.sort_by_key(|export| export.0);
     }
     for run in exports.chunk_by(|a, b| a.0 == b.0) {
-        run.chunks(COUNTS).for_each(|batch| tell(run[0].0, batch));
+        run.chunks(MAX_ENDS_PER_MESSAGE).for_each(|batch| tell(run[0].0, batch));
     }
 }
 
-/// True for an attempt on lease that its runner tells the coordinator of. After a failure the home
-/// reports all there is, so that the attempts of a task are recorded in their order.
+/// True for an attempt on lease that the rank that ran it reports to the coordinator. After a
+/// failure the home reports all attempts, so that they are recorded in order.
 fn reported_by_runner(attempt: &Attempt) -> bool {
     attempt.outcome.ok() && attempt.attempt == 1
 }

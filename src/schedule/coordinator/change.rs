@@ -1,19 +1,19 @@
-//! The coordinator's part in a change of membership: prepare, gather what is known, give out new
-//! homes.
+//! The coordinator's part in a change of membership: prepare, collect what ranks know, distribute
+//! new homes.
 //!
-//! Joining, draining, parking, losing a rank and rebalancing are one thing: *the homes of some open
-//! tasks change at an epoch*.
+//! Joining, draining, parking, losing a rank and rebalancing are one operation: *the homes of some
+//! open tasks change at an epoch*.
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
-//! | settled | a rank comes, goes, pauses or is lost; a rebalance | preparing | gangs that gather are released; `Prepare` to all that have been handed tasks |
-//! | settled | a rank comes soon after the last change | settled | it waits for others, as long as that change took |
+//! | settled | a rank joins, leaves, pauses or is lost; a rebalance | preparing | release gathering gangs; send `Prepare` to all ranks with parts |
+//! | settled | a rank joins soon after the last change | settled | wait for further ranks, for as long as that change took |
 //! | preparing | every rank has acknowledged | settled | see `commit` |
-//! | preparing | a rank is lost | preparing, next epoch | `Prepare` again: the others tell what they heard from it |
-//! | preparing | any other change | preparing | the commit takes it along |
+//! | preparing | a rank is lost | preparing, next epoch | send `Prepare` again: the others report what they counted of it |
+//! | preparing | any other change | preparing | the commit includes it |
 //!
-//! While the run stops, only a loss begins a change: the others tell what they know of the lost
-//! rank's work, and take up what it was home of. The run ends after the commit, for frozen ranks
+//! While the run stops, only a loss starts a change: the other ranks report what they know of the
+//! lost rank's work, and take over its tasks. The run ends after the commit, since frozen ranks
 //! wait for it.
 
 use std::collections::BTreeSet;
@@ -33,33 +33,33 @@ use crate::schedule::membership::Member;
 use crate::schedule::protocol::{Message, Stop, Tried, is_among};
 use crate::schedule::ranks::Ranks;
 
-/// What is known of a change that has begun.
+/// The state of a change in progress.
 #[derive(Debug, Default)]
 pub(super) struct Preparing {
-    /// Who has not acknowledged yet.
+    /// Ranks that have not acknowledged yet.
     missing: BTreeSet<Rank>,
-    /// What each rank keeps: task, attempt, rank.
+    /// Tasks that ranks keep: task, attempt, rank.
     kept: Vec<(TaskId, u16, Rank)>,
-    /// Tasks that their homes believe elsewhere.
+    /// Tasks that their homes believe to be on other ranks.
     lent: Vec<TaskId>,
     /// Ends that peers have counted.
     counted: FxHashMap<u32, End>,
-    /// Whether a rank was lost.
+    /// True if a rank was lost.
     lost: bool,
-    /// Whether the remaining work is shared out evenly.
+    /// True to balance the remaining work.
     even_out: bool,
 }
 
-/// When the next change may begin that only hands tasks to ranks which have arrived. Each cuts the
-/// graph anew, so arrivals are collected for as long as the last change took: of a burst of them
-/// changes take half of the time at most.
+/// When the next change may start that only gives tasks to ranks which have arrived. Each change
+/// cuts the graph anew, so arrivals are collected for as long as the last change took: during a
+/// burst, changes take at most half of the time.
 #[derive(Debug, Default)]
 pub(super) struct NextChange {
-    /// When the last change began.
+    /// Start of the last change.
     began: Time,
     /// Arrivals are collected until then.
     collects_until: Time,
-    /// Ranks have arrived meanwhile.
+    /// True if ranks have arrived meanwhile.
     waits: bool,
 }
 
@@ -76,34 +76,34 @@ impl NextChange {
         self.waits.then_some(self.collects_until)
     }
 
-    /// A change has been decided on; to cut and send the parts takes some more time.
+    /// Records that a change was committed; cutting and sending the parts takes some more time.
     fn after(&mut self, now: Time, nodes: usize) {
         let cut = Duration::from_nanos(nodes as u64 * homes::NODE_NS);
         self.collects_until = now.after(now.since(self.began) + cut);
     }
 }
 
-/// What a rank acknowledges a change with; see [`Message::Ack`].
+/// A rank's acknowledgement of a change; see [`Message::Ack`].
 pub(super) struct PrepareAck {
     pub(super) kept: Vec<(TaskId, u16)>,
     pub(super) lent: Vec<TaskId>,
     pub(super) counted: Vec<(u32, End)>,
 }
 
-/// What a consistent cut of the run says.
+/// A consistent cut of the run, from all acknowledgements.
 pub(super) struct Cut {
-    /// Who runs or is about to run a task.
+    /// The rank that runs or is about to run a task.
     pub(super) kept: FxHashMap<TaskId, Rank>,
     /// Open tasks that have begun.
     pub(super) begun: FxHashSet<u32>,
-    /// Nodes that have ended, which those whom it concerns may not know.
+    /// Nodes that have ended, which the ranks concerned may not know.
     pub(super) told: Vec<u32>,
-    /// Tasks of whose attempts their homes may not know.
+    /// Tasks with attempts that their homes may not know.
     pub(super) retried: FxHashSet<TaskId>,
 }
 
 impl Coordinator {
-    /// Something happened to a rank, or shall happen.
+    /// Processes a change of a rank's state that has happened or is requested.
     pub(super) fn change(&mut self, now: Time, rank: Rank, change: Change, actions: &mut Vec<Action>) {
         if let Some(refusal) = self.refusal(rank, &change) {
             return actions.push(Action::Tell(refusal));
@@ -121,7 +121,7 @@ impl Coordinator {
                 self.lose(rank, actions);
                 self.begin_change(now, true, false, actions);
             }
-            // It comes too late.
+            // The rank arrives too late.
             Change::Arrive(_) if self.stopping.is_some() && self.change.is_none() => self.members.leave(rank, actions),
             Change::Arrive(_) if self.change.is_none() && self.next_change.is_early(now) => self.next_change.wait(),
             Change::Arrive(_) | Change::Recall => {
@@ -134,7 +134,7 @@ impl Coordinator {
         }
     }
 
-    /// Why a wish cannot be granted.
+    /// Why a requested change is refused; `None` if it is allowed.
     pub fn refusal(&self, rank: Rank, change: &Change) -> Option<String> {
         let verb = match change {
             Change::Drain => "drained",
@@ -159,14 +159,14 @@ impl Coordinator {
             .then(|| format!("{rank} is the last one that can run some of the remaining tasks and is not {verb}"))
     }
 
-    /// Ranks that have arrived since the last change are handed tasks.
+    /// Starts a change that gives tasks to ranks which have arrived since the last one.
     pub(super) fn admit_arrivals(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.next_change.due().is_some_and(|due| due <= now) {
             self.begin_change(now, false, true, actions);
         }
     }
 
-    /// Nobody would hand ranks tasks that wait for a change.
+    /// Sends away ranks that wait for a change, since no change will follow.
     pub(super) fn send_arrivals_away(&mut self, actions: &mut Vec<Action>) {
         if std::mem::take(&mut self.next_change).due().is_some() {
             let waits = |rank: &Rank| self.members.standing(*rank) == Some(RankState::Joining);
@@ -175,20 +175,20 @@ impl Coordinator {
         }
     }
 
-    /// The slots of gangs whose leader is gone are free again, whether it left or was lost.
+    /// Frees the slots of gangs whose leader has left or was lost.
     pub(super) fn release_leaderless(&mut self, actions: &mut Vec<Action>) {
         let is_here = |rank: Rank| self.members.standing(rank).is_some_and(RankState::is_here);
         self.gangs.release_leaderless(&is_here, actions);
     }
 
-    /// The remaining work shall be shared out evenly.
+    /// Starts a change that balances the remaining work.
     pub(super) fn rebalance(&mut self, now: Time, actions: &mut Vec<Action>) {
         if !self.finished {
             self.begin_change(now, false, true, actions);
         }
     }
 
-    /// A rank is gone.
+    /// Processes the loss of a rank.
     fn lose(&mut self, rank: Rank, actions: &mut Vec<Action>) {
         self.loads[rank.index()] = Default::default();
         actions.push(Action::Note(format!("{rank} is lost")));
@@ -228,7 +228,8 @@ impl Coordinator {
         self.commit_if_prepared(now, actions);
     }
 
-    /// A rank has stopped starting tasks and told all that it knows.
+    /// Processes an acknowledgement: the rank has stopped starting tasks and reported what it
+    /// knows.
     pub(super) fn acknowledged(
         &mut self,
         now: Time,
@@ -246,10 +247,10 @@ impl Coordinator {
         }
     }
 
-    /// A rank that drains has nothing left.
+    /// Processes a draining rank's report that it is empty.
     pub(super) fn emptied(&mut self, from: Rank, epoch: u32, actions: &mut Vec<Action>) {
         let drained = self.members.standing(from) == Some(RankState::Draining);
-        // During a change it is asked for an answer, and says so again afterwards.
+        // During a change the rank answers `Prepare`, and reports again afterwards.
         if drained && epoch == self.epoch && self.change.is_none() {
             self.loads[from.index()] = Default::default();
             self.members.leave(from, actions);
@@ -262,9 +263,9 @@ impl Coordinator {
         }
     }
 
-    /// What all acknowledgements say together is a consistent cut of the run. From it follow the
-    /// tasks that have ended, who keeps which of the open ones, the new homes, and what changes for
-    /// each rank.
+    /// Commits the change. All acknowledgements together are a consistent cut of the run. From it
+    /// follow the tasks that have ended, the ranks that keep open ones, the new homes, and the
+    /// changes for each rank.
     fn commit(&mut self, now: Time, preparing: &Preparing, actions: &mut Vec<Action>) {
         let graph = Arc::clone(&self.tasks.graph);
         let mut cut = self.close(now, &graph, preparing, actions);
@@ -291,7 +292,7 @@ impl Coordinator {
         self.homeless = homes::choose(&remains, &mut self.tasks.home);
         let oversize = self.hand_over(now, &graph, &cut, &before, actions);
         if !self.cancelled.is_empty() {
-            // The others have been told before.
+            // The others have been sent it before.
             let fresh = self.members.here().filter(|&to| !self.members.handed().any(|handed| handed == to));
             let cancel = |to| Action::Send { to, message: Message::Cancel { tasks: self.cancelled.clone() } };
             actions.extend(fresh.map(cancel));
@@ -310,15 +311,15 @@ impl Coordinator {
         }
     }
 
-    /// Some tasks can run nowhere: ranks that were to rest or to leave take part again, or the run
-    /// stops unless somebody is to come.
+    /// Handles tasks that no rank can run: ranks that were to rest or leave become active again, or
+    /// the run stops unless further ranks are expected.
     pub(super) fn call_for_help(&mut self, now: Time, actions: &mut Vec<Action>) {
         let tasks = self.homeless.tasks + self.gangs.unplaced();
         if tasks == 0 || self.finished || self.stopping.is_some() || self.is_changing() {
             return;
         }
         let rests = |state| matches!(state, Some(RankState::Parked | RankState::Draining | RankState::Quarantined));
-        // Whoever would be of no use may rest or leave.
+        // A rank that cannot run any of the tasks may rest or leave.
         let helps = |rank: &Rank| {
             let fits = |member| self.homeless.some.iter().any(|&task| self.tasks.advice.fits(task, member));
             self.gangs.unplaced() > 0 || self.members.member(*rank).is_some_and(fits)
@@ -338,39 +339,40 @@ impl Coordinator {
         }
     }
 
-    /// True if nodes may still come that help. The nodes of a run are alike: where one has come
-    /// that cannot run a task, others cannot either. Tasks that need several ranks may need more of
-    /// them.
+    /// True if nodes may still arrive that can help. The nodes of a run are alike: if one that has
+    /// arrived cannot run a task, others cannot either. Tasks that need several ranks may need more
+    /// of them.
     pub(super) fn is_hopeful(&self) -> bool {
         let joined = self.members.active().filter(|rank| rank.0 >= self.first).count() as u32;
         let more = if self.gangs.unplaced() > 0 { joined < self.hope.most } else { joined == 0 };
         self.hope.coming > 0 || (self.hope.askable && more)
     }
 
-    /// True if a rank's word that it keeps a task is not overtaken by a later one.
+    /// True if a rank's claim to keep a task is not superseded by a later attempt.
     fn is_claim(&self, task: TaskId, attempt: u16) -> bool {
         self.finals.get(task.index()).is_some_and(Option::is_none) && attempt > self.attempts(task)
     }
 
-    /// How many attempts at a task have ended.
+    /// Number of ended attempts at a task.
     fn attempts(&self, task: TaskId) -> u16 {
         self.tried.get(&task).map_or(0, |tried| tried.attempts)
     }
 
-    /// Closes what is known to have ended. Ends that only the peers of a lost rank know of are
-    /// written down.
+    /// Infers all certain ends. Ends that only peers of a lost rank know are written to the
+    /// journal.
     fn close(&mut self, now: Time, graph: &TaskGraph, preparing: &Preparing, actions: &mut Vec<Action>) -> Cut {
         let mut unheard: Vec<Attempt> = Vec::new();
         let tasks = self.running.keys().chain(self.tried.keys());
         let mut begun: FxHashSet<u32> = tasks.map(|task| task.0).collect();
-        // The attempt that a rank still has is the one that ended, if its task has.
+        // If the task has ended, the attempt that a rank still has is the one that ended.
         let mut latest: FxHashMap<TaskId, u16> = FxHashMap::default();
         for &(task, attempt, _) in &preparing.kept {
             if self.is_claim(task, attempt) {
                 begun.insert(task.0);
                 let latest = latest.entry(task).or_default();
                 *latest = attempt.max(*latest);
-                // Who tries a task again has heard of failures that nobody else may have.
+                // A rank that retries a task has received failures that may be recorded nowhere
+                // else.
                 let failed =
                     (self.attempts(task) + 1..attempt).map(|number| self.unheard(now, task, number, State::Failed));
                 unheard.extend(failed.map(|failed| Attempt { last: false, ..failed }));
@@ -406,7 +408,7 @@ impl Coordinator {
                 }
             }
         } else {
-            // All homes are here, and have told of all other nodes.
+            // All homes are present, and have sent the ends of all other nodes.
             told.extend(self.close_joins(graph));
         }
         self.count(now, unheard, actions);
@@ -414,7 +416,7 @@ impl Coordinator {
         Cut { kept: FxHashMap::default(), begun, told, retried }
     }
 
-    /// Joins that have ended, as all that they need has.
+    /// Ends the joins all of whose predecessors have ended.
     fn close_joins(&mut self, graph: &TaskGraph) -> Vec<u32> {
         let mut closed = Vec::new();
         for node in graph.task_count() as u32..graph.node_count() as u32 {
@@ -427,7 +429,7 @@ impl Coordinator {
         closed
     }
 
-    /// Cancelled tasks that no rank can take, and what is skipped because of them: nobody else
+    /// Ends cancelled tasks that no rank can take, and the tasks skipped because of them: no rank
     /// would end them.
     fn end_cancelled(&mut self, now: Time, graph: &TaskGraph, cut: &mut Cut, actions: &mut Vec<Action>) {
         let members = self.members.able();
@@ -461,15 +463,15 @@ impl Coordinator {
         self.decide(now, actions);
     }
 
-    /// How a node ended, if that is known.
+    /// How a node ended, if known.
     fn node_end(&self, graph: &TaskGraph, node: u32) -> Option<End> {
         let open = || graph.join(node).map(|rule| (node, rule));
         let join = |(node, rule)| completion_inference::join_end(graph, node, rule, &|node| self.node_end(graph, node));
         self.ends[node as usize].or_else(|| open().and_then(join))
     }
 
-    /// Writes down what became of tasks that nobody knew to have failed or to have been skipped,
-    /// once all that they need has ended.
+    /// Records whether tasks with an undecided end failed or were skipped, once all their
+    /// predecessors have ended.
     pub(super) fn decide(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.undecided.is_empty() {
             return;
@@ -487,7 +489,7 @@ impl Coordinator {
         self.count(now, ends, actions);
     }
 
-    /// The state of a task that ran in vain.
+    /// The state of a task that ran without success.
     fn unsuccessful(&self, task: TaskId) -> State {
         if self.is_cancelled(task) { State::Cancelled } else { State::Failed }
     }
@@ -496,14 +498,15 @@ impl Coordinator {
         is_among(task, &self.cancelled)
     }
 
-    /// The record of an end that its own rank did not live to report.
+    /// The record of an end that its own rank was lost before reporting.
     fn unheard(&self, now: Time, task: TaskId, attempt: u16, state: State) -> Attempt {
         let (rank, exit) = (Rank(self.tasks.home[task.index()]), i32::from(state == State::Failed));
         let outcome = Outcome { state, exit };
         Attempt { task, attempt, outcome, last: true, rank, slot: 0, ready: now, start: now, end: now }
     }
 
-    /// Writes down what lost ranks are known to have been running, and counts it as tried.
+    /// Records the attempts that lost ranks are known to have been running, and counts them as
+    /// tried.
     fn note_lost_attempts(
         &mut self,
         now: Time,

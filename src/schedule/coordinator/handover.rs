@@ -1,6 +1,6 @@
-//! What each rank is told when homes have changed: only what changes for it, so that an epoch costs
-//! bytes in proportion to the tasks that move. A rank that is new, or holds nothing any more, is
-//! handed a whole part.
+//! Sends each rank its changes after new homes have been chosen. Only changes are sent, so the
+//! bytes of an epoch are proportional to the tasks that move. A rank that is new, or holds nothing
+//! any more, gets a whole part.
 
 use rustc_hash::FxHashMap;
 
@@ -13,10 +13,10 @@ use crate::schedule::handout::Pieces;
 use crate::schedule::protocol::{Amendment, HandOut, Message};
 use crate::schedule::ranks::Ranks;
 
-/// What becomes of one rank's part.
+/// The hand-over to one rank.
 #[derive(Default)]
 struct PartHandover {
-    /// It is handed all that is at home there.
+    /// True if it gets its whole part.
     whole: bool,
     come: Vec<u32>,
     gone: Vec<u32>,
@@ -26,9 +26,8 @@ struct PartHandover {
 }
 
 impl Coordinator {
-    /// Sends each rank what it must know of the new homes. If a message could not carry that, all
-    /// homes stay as they were `before`; returns the rank and how long a list it would have been
-    /// handed.
+    /// Sends each rank what it must know of the new homes. If a message would be too long, all
+    /// homes stay as they were `before`; then returns the rank and the length of its longest list.
     pub(super) fn hand_over(
         &mut self,
         now: Time,
@@ -107,7 +106,7 @@ impl Coordinator {
         hand_outs
     }
 
-    /// Homes that stay learn that a node which they are needed by is elsewhere now.
+    /// Notifies homes that stay of nodes elsewhere that need them from now on.
     fn note_needed(&self, graph: &TaskGraph, cut: &Cut, before: &[u32], node: u32, turns: &mut [PartHandover]) {
         if cut.begun.contains(&node) {
             return;
@@ -122,8 +121,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells the ends that have just become known, and those on ranks that hold nothing any more:
-    /// what these have said may not arrive.
+    /// Sends the ends that have just been inferred, and those on ranks that hold nothing any more,
+    /// whose own messages may be lost.
     fn tell_ends(&mut self, graph: &TaskGraph, cut: &Cut, turns: &mut [PartHandover]) {
         let active: Ranks = self.members.active().map(|rank| rank.0).collect();
         let all = (0..self.members.len() as u32).map(Rank);
@@ -150,7 +149,7 @@ impl Coordinator {
         }
     }
 
-    /// Tells who keeps what, and what has been tried.
+    /// Sends which ranks keep which tasks, and the tasks with unsuccessful attempts.
     fn tell_kept(&self, cut: &Cut, before: &[u32], turns: &mut [PartHandover]) {
         let home = &self.tasks.home;
         let kept: &FxHashMap<TaskId, Rank> = &cut.kept;

@@ -1,16 +1,16 @@
-//! A rank's part in a change of membership: freeze, answer, thaw under the new homes.
+//! A rank's part in a change of membership: freeze, acknowledge, resume under the new homes.
 //!
 //! | phase | event | next | does |
 //! |---|---|---|---|
-//! | frozen (a rank begins so) | `HandOut` | settled | takes up its part; starts what is ready and nobody keeps; counts what ended meanwhile |
-//! | settled | `Prepare` | freezing | asks the pool for what waits there |
-//! | freezing | `Frozen` | frozen | reports all that ended; `Ack` names what it keeps |
-//! | frozen | an attempt ends | frozen | remembers it: its home may be about to change |
+//! | frozen (initial) | `HandOut` | settled | activate the part; start ready tasks that no rank keeps; count ends received meanwhile |
+//! | settled | `Prepare` | freezing | take the waiting tasks out of the pool |
+//! | freezing | `Frozen` | frozen | report all that ended; send `Ack` with the tasks that it keeps |
+//! | frozen | an attempt ends | frozen | remember it, since its home may be changing |
 //! | frozen | `Prepare` of a later epoch | frozen | the same `Ack` again |
 //!
-//! Between `Ack` and `HandOut` nothing is counted, given, taken or tried again, so what the
-//! coordinator knows by all acknowledgements is a consistent cut: every message of the old epoch
-//! that is still under way speaks of what it knows already, and is void.
+//! Between `Ack` and `HandOut` the rank counts, gives, takes and retries nothing. So the
+//! acknowledgements together are a consistent cut: every message of the old epoch still under way
+//! repeats what the coordinator already knows, and is void.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,35 +26,35 @@ use crate::schedule::homes::NODE_NS;
 use crate::schedule::protocol::{HandOut, Lease, Message};
 use crate::schedule::ranks::Ranks;
 
-/// At most so many tasks are reserved: the others shall have a share of the rest.
-const MOST_RESERVED: u32 = 65_536;
+/// Upper limit on reserved tasks, so that the other ranks get a share of the rest.
+const MAX_RESERVED_TASKS: u32 = 65_536;
 
-/// What has been lost with ranks.
+/// What was lost with ranks.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    /// Open nodes whose home it was.
+    /// Open nodes whose homes were lost.
     pub(super) nodes: Ascending,
-    /// The ranks.
+    /// The lost ranks.
     pub(super) ranks: Ranks,
 }
 
-/// How far a rank is with a change of membership.
+/// Phase of a change of membership.
 #[derive(Debug)]
 pub(super) enum ChangePhase {
     /// The homes are known.
     Settled,
-    /// The pool has been asked for what waits there.
+    /// Waits for the pool to give up its waiting tasks.
     Freezing {
         /// The epoch to prepare for.
         epoch: u32,
-        /// What has been lost.
+        /// What was lost.
         lost: Lost,
     },
     /// Waits for its tasks.
     Frozen(Frozen),
 }
 
-/// What a frozen rank answers for.
+/// What a frozen rank must account for.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     kept: Vec<(TaskId, u16)>,
@@ -82,7 +82,7 @@ impl ChangePhase {
         matches!(self, ChangePhase::Frozen(_))
     }
 
-    /// Keeps an end for later; false if it can be dealt with now.
+    /// Keeps an end for later if the rank is frozen; false if it can be processed now.
     pub(super) fn remember(&mut self, attempt: &Attempt) -> bool {
         match self {
             ChangePhase::Frozen(frozen) => {
@@ -95,7 +95,7 @@ impl ChangePhase {
 }
 
 impl Worker {
-    /// Homes are about to change.
+    /// Processes `Prepare`: homes are about to change.
     pub(super) fn prepare(&mut self, now: Time, epoch: u32, lost: Lost, reserve: bool, actions: &mut Vec<Action>) {
         match &self.phase {
             ChangePhase::Settled => {
@@ -111,19 +111,20 @@ impl Worker {
         }
     }
 
-    /// How many tasks the slots will start until the new homes are known: as many as fit in twice
-    /// the time that it took before, or that it takes rank 0 to look at all tasks. Beside long
-    /// tasks a change takes no time, and what is kept would wait behind them.
+    /// Number of tasks that slots will start until the new homes are known: as many as fit in twice
+    /// the time of the last change, or of rank 0's pass over all tasks. Beside long tasks a change
+    /// takes no time, and reserved tasks would wait behind them.
     fn reserve(&self) -> u32 {
         let nodes = self.ledger.as_ref().map_or(0, |ledger| ledger.len() as u64) * u64::from(self.thief.ranks());
         let stop = self.last_change.max(Duration::from_nanos(nodes * NODE_NS)) * 2;
         let waves = self.thief.usual().map_or(0.0, |usual| stop.as_secs_f64() / usual.as_secs_f64().max(1e-7));
         let bridge = (f64::from(self.slots) * waves) as u32;
         let least = if self.thief.are_tasks_long() { 0 } else { self.slots };
-        (least + bridge).min(MOST_RESERVED.max(self.slots))
+        (least + bridge).min(MAX_RESERVED_TASKS.max(self.slots))
     }
 
-    /// The pool has given up what waited there; what it has not, this rank keeps.
+    /// Acknowledges the change: the pool has given up its waiting tasks, and the rank keeps the
+    /// others.
     pub(super) fn frozen(&mut self, now: Time, mut waiting: Vec<Lease>, actions: &mut Vec<Action>) {
         let ChangePhase::Freezing { epoch, lost } = &mut self.phase else { return };
         let (epoch, lost) = (*epoch, std::mem::take(lost));
@@ -169,7 +170,7 @@ impl Worker {
         send(actions, Rank::ZERO, Message::Ack { epoch, kept, lent, counted });
     }
 
-    /// Takes up the tasks that this rank is home of from now on.
+    /// Activates the tasks that are at home here from now on.
     pub(super) fn take_up(&mut self, now: Time, hand_out: HandOut, actions: &mut Vec<Action>) {
         let HandOut { epoch, now: told, part, amends, lost, active, leave, out, tried, leases, limits } = hand_out;
         let ChangePhase::Frozen(frozen) = &mut self.phase else {
@@ -211,7 +212,7 @@ impl Worker {
                 self.tried.insert(tried.task, tried);
             }
         }
-        // Of what it kept, this may have been overtaken by what the coordinator heard from others.
+        // What the coordinator received from others may supersede some of the kept tasks.
         kept.retain(|&(task, attempt)| self.tried.get(&task).is_none_or(|tried| attempt > tried.attempts));
         ended.extend(self.house(&kept, leases, actions));
         self.begin(now, &ledger, &kept, actions);
@@ -219,7 +220,7 @@ impl Worker {
             self.ended(now, attempt, actions);
         }
         if !self.cancelled.is_empty() {
-            // Some of them may have come just now.
+            // Some of the cancelled tasks may have just arrived.
             self.cancel(now, self.cancelled.clone(), actions);
         }
         for (from, message) in std::mem::take(&mut self.early) {
@@ -227,8 +228,8 @@ impl Worker {
         }
     }
 
-    /// Learns who is home of the tasks that it keeps, and tells homes of ends that they may not
-    /// have heard of. Returns such ends of tasks whose home this rank may be now.
+    /// Learns the homes of the tasks that it keeps, and sends homes the ends that they may not have
+    /// received. Returns those ends whose home may be this rank now.
     fn house(
         &mut self,
         kept: &[(TaskId, u16)],
@@ -249,7 +250,7 @@ impl Worker {
         unheard
     }
 
-    /// Starts what is ready and kept by nobody.
+    /// Starts ready tasks that no rank keeps.
     fn begin(&mut self, now: Time, ledger: &DependencyCounts, kept: &[(TaskId, u16)], actions: &mut Vec<Action>) {
         let kept: FxHashSet<TaskId> = kept.iter().map(|kept| kept.0).collect();
         let mut ripple = std::mem::take(&mut self.ripple);
@@ -268,7 +269,7 @@ impl Worker {
         self.ripple = ripple;
     }
 
-    /// Says once that nothing is left on a rank that is to leave.
+    /// Reports once that a leaving rank is empty.
     pub(super) fn leave_if_empty(&mut self, now: Time, actions: &mut Vec<Action>) {
         if !self.leaving || self.emptied || !self.phase.is_settled() {
             return;

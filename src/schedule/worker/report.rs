@@ -1,5 +1,5 @@
-//! What a rank reports to the coordinator, and when: soon after something worth telling, and at
-//! last that it has stopped.
+//! What a rank reports to the coordinator, and when: shortly after something changes, and finally
+//! that it has stopped.
 
 use super::{Action, Worker, send};
 use crate::model::{Rank, Time};
@@ -12,7 +12,7 @@ impl Worker {
         }
     }
 
-    /// What every event ends with: due retries, steals, reports, and the end of a stop.
+    /// The last step of every event: due retries, steals, reports, and the end of a stop.
     pub(super) fn settle(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.start_retries(now, actions);
         if self.may_steal() {
@@ -25,7 +25,8 @@ impl Worker {
         let changed = self.load != self.reported_load && self.load_due <= now;
         let full = self.report.len() >= self.pace.report_size;
         let last = self.stopping.is_some() && !self.stopped && self.quiet && self.has_settled();
-        // One that is sent after the pool was asked could come after the `Ack` that must follow it.
+        // A report sent after the pool was asked to freeze could arrive after the `Ack` that must
+        // follow it.
         let may_report = !self.phase.is_freezing();
         if may_report && (due || full || changed || rested || (last && !self.report.is_empty())) {
             self.send_report(now, actions);
@@ -37,8 +38,8 @@ impl Worker {
         self.leave_if_empty(now, actions);
     }
 
-    /// True if nothing depends on what this rank may still be told: homes are known, and the
-    /// coordinator has heard from them of all attempts here that only they report.
+    /// True if no further message can matter to this rank: homes are known, and the coordinator has
+    /// confirmed all attempts here that only their homes report.
     fn has_settled(&self) -> bool {
         self.phase.is_settled() && self.guests.values().all(|guest| guest.ended.is_none())
     }

@@ -1,5 +1,5 @@
-//! What becomes of a task after an attempt, decided by its home: an end, or a further attempt here
-//! or elsewhere when its time has come.
+//! What becomes of a task after an attempt, decided by its home: an end, or a later attempt, here
+//! or on another rank.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use super::{Action, PlannedRetry, Worker, reported_by_runner, send};
 use crate::model::{Attempt, Rank, State, Time};
 use crate::schedule::protocol::{Lease, Message, Tried, is_among};
 
-/// The wait between attempts grows to at most this many times the first one ...
-const MOST_GROWTH: f64 = 1e6;
+/// Upper limit on the growth of the wait between attempts, as a factor of the first wait.
+const MAX_WAIT_GROWTH: f64 = 1e6;
 
-/// ... and no longer than this, unless the job file asks for it.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// Upper limit on the wait, unless the job file asks for more.
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
-    /// The home decides what becomes of a task after an attempt. `by_lease`: another rank ran it
-    /// and has reported it if it completed.
+    /// Decides what becomes of a task after an attempt. `by_lease`: another rank ran it, and has
+    /// reported it if it completed.
     pub(super) fn attempt_ended(&mut self, now: Time, mut attempt: Attempt, by_lease: bool, actions: &mut Vec<Action>) {
         let Some(ledger) = self.ledger.clone() else { return };
         let Some(local) = ledger.local(attempt.task).filter(|&local| ledger.is_ready(local)) else { return };
@@ -32,7 +32,7 @@ impl Worker {
             self.note_report(now);
         }
         if attempt.last && attempt.outcome.state.is_failure() && self.max_failures.is_some() {
-            // Others may be about to start what nobody wants any more.
+            // Report at once: other ranks may be about to start unnecessary tasks.
             self.report_due = Some(now);
             if attempt.rank == self.me {
                 self.count_failure(actions);
@@ -48,7 +48,7 @@ impl Worker {
         }
     }
 
-    /// True if the task has a further attempt left, which is then planned unless the run stops.
+    /// True if the task has a further attempt left; plans that attempt unless the run stops.
     fn try_again(&mut self, now: Time, attempt: &Attempt) -> bool {
         if !attempt.outcome.state.is_failure() {
             return false;
@@ -63,14 +63,14 @@ impl Worker {
             return false;
         }
         self.tried.insert(task, tried);
-        // After a stop the rest is left to the resume.
+        // After a stop, a resume runs the further attempts.
         if self.stopping.is_none() {
             self.plan(tried, attempt.outcome.state == State::NodeFail);
         }
         true
     }
 
-    /// Tasks are not wanted any more: those that wait for a further attempt have ended.
+    /// Cancels tasks: those that wait for a further attempt have ended.
     pub(super) fn cancel(&mut self, now: Time, tasks: Vec<(u32, u32)>, actions: &mut Vec<Action>) {
         let (cancelled, stay): (Vec<_>, Vec<_>) = self.retries.drain().partition(|next| is_among(next.0.task, &tasks));
         self.retries.extend(stay);
@@ -85,9 +85,9 @@ impl Worker {
     pub(super) fn plan(&mut self, tried: Tried, doomed: bool) {
         let retry = self.facts.retry(tried.task);
         let failures = i32::from(tried.attempts) - i32::from(tried.lost);
-        let growth = retry.factor.max(1.0).powi(failures - 1).min(MOST_GROWTH);
-        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(LONGEST_WAIT);
-        let due = tried.end.after(wait.min(LONGEST_WAIT).max(retry.backoff));
+        let growth = retry.factor.max(1.0).powi(failures - 1).min(MAX_WAIT_GROWTH);
+        let wait = Duration::try_from_secs_f64(retry.backoff.as_secs_f64() * growth).unwrap_or(MAX_RETRY_WAIT);
+        let due = tried.end.after(wait.min(MAX_RETRY_WAIT).max(retry.backoff));
         let due = if failures > 0 { due } else { tried.end };
         let elsewhere = (doomed || retry.elsewhere && failures > 0) && self.facts.movable(tried.task);
         let to = if elsewhere { self.thief.next_after(tried.rank) } else { self.me };
