@@ -88,7 +88,7 @@ pub enum BenchError {
     #[error(transparent)]
     RunDir(#[from] RunDirError),
     /// A journal lacks some tasks.
-    #[error("the journal of a run tells of {found} completed tasks instead of {expected}")]
+    #[error("the journal of a run lists {found} completed tasks instead of {expected}")]
     Incomplete {
         /// Tasks with a completed attempt.
         found: u64,
@@ -136,7 +136,7 @@ pub fn lead(world: &mut World, plan: &MetgPlan) -> Result<MetgMeasured, BenchErr
 /// Dismisses the other ranks. Failures are ignored: an unreachable rank cannot be dismissed.
 fn dismiss(world: &mut World) {
     for rank in 1..world.size() {
-        if let Err(error) = world.tell(Rank(rank), words(&Next::Leave)) {
+        if let Err(error) = world.tell(Rank(rank), encode(&Next::Leave)) {
             tracing::error!("{error}");
         }
     }
@@ -149,24 +149,24 @@ fn dismiss(world: &mut World) {
 pub fn follow(world: &mut World) -> Result<(), RunError> {
     let mut result = Ok(());
     loop {
-        match understand(&world.hear()?.1)? {
+        match decode(&world.hear()?.1)? {
             // Rank 0 notices an error by itself, and decides.
             Next::Run => result = world.run(&Options::new(""), Kernels::builtin()).map(|_| ()),
-            Next::Peak { threads } => world.tell(Rank::ZERO, words(&peak::gflops(threads)))?,
+            Next::Peak { threads } => world.tell(Rank::ZERO, encode(&peak::gflops(threads)))?,
             Next::Leave => return result,
         }
     }
 }
 
-fn words<T: Serialize>(value: &T) -> Vec<u8> {
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Writing plain numbers and enums to memory cannot fail; an empty answer would be refused by
     // its reader.
     postcard::to_stdvec(value).unwrap_or_default()
 }
 
-fn understand<'a, T: Deserialize<'a>>(words: &'a [u8]) -> Result<T, RunError> {
-    postcard::from_bytes(words)
-        .map_err(|error| RunError::Broken(format!("ranks do not understand each other: {error}")))
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RunError> {
+    postcard::from_bytes(bytes)
+        .map_err(|error| RunError::Broken(format!("cannot decode a message of another rank: {error}")))
 }
 
 /// Durations of one run.
@@ -285,11 +285,11 @@ impl<'a> Leader<'a> {
         for _ in 0..PEAK_MEASUREMENTS {
             for rank in 1..self.world.size() {
                 let threads = self.slots.get(rank as usize).copied().unwrap_or(1);
-                self.world.tell(Rank(rank), words(&Next::Peak { threads }))?;
+                self.world.tell(Rank(rank), encode(&Next::Peak { threads }))?;
             }
             let mut sum = peak::gflops(self.slots.first().copied().unwrap_or(1));
             for _ in 1..self.world.size() {
-                sum += understand::<f64>(&self.world.hear()?.1)?;
+                sum += decode::<f64>(&self.world.hear()?.1)?;
             }
             self.peak_gflops = self.peak_gflops.max(sum);
         }
@@ -297,7 +297,7 @@ impl<'a> Leader<'a> {
     }
 
     fn announce(&mut self, next: &Next) -> Result<(), RunError> {
-        (1..self.world.size()).try_for_each(|rank| self.world.tell(Rank(rank), words(next)))
+        (1..self.world.size()).try_for_each(|rank| self.world.tell(Rank(rank), encode(next)))
     }
 
     fn finish(mut self) -> MetgMeasured {

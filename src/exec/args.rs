@@ -58,7 +58,7 @@ impl<'a> Args<'a> {
 pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     match closest(word, known.iter().copied()) {
         Some(near) => format!("unknown {what}; did you mean `{near}`?"),
-        _ if known.is_empty() => format!("unknown {what}; none is taken"),
+        _ if known.is_empty() => format!("unknown {what}; none is accepted"),
         _ => format!("unknown {what}; known: {}", known.join(", ")),
     }
 }

@@ -43,7 +43,7 @@ impl<'a> AttemptDeadline<'a> {
     }
 
     /// The deadline, if there is a time limit.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn instant(&self) -> Option<Instant> {
         self.limit.map(|(_, at)| at)
     }
 
@@ -71,7 +71,7 @@ impl<'a> AttemptDeadline<'a> {
             if now >= until {
                 return Ok(());
             }
-            let end = self.deadline().map_or(until, |deadline| deadline.min(until));
+            let end = self.instant().map_or(until, |deadline| deadline.min(until));
             self.control.doze(end.saturating_duration_since(now));
         }
     }
@@ -83,7 +83,7 @@ impl<'a> AttemptDeadline<'a> {
         doing: &str,
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Fault> {
-        let fault = |error| Fault::refused(format!("the system refuses a thread for {doing}"), &error);
+        let fault = |error| Fault::refused(format!("cannot start a thread for {doing}"), &error);
         let done = EventFd::new().map_err(fault)?;
         let (done, is_given_up) = (Arc::new(done), Arc::new(AtomicBool::new(false)));
         let (bell, flag) = (Arc::clone(&done), Arc::clone(&is_given_up));
@@ -105,7 +105,7 @@ impl<'a> AttemptDeadline<'a> {
             self.check(doing)?;
             let mut fds =
                 [PollFd::new(done, PollFlags::IN), PollFd::from_borrowed_fd(self.control.event(), PollFlags::IN)];
-            let left = self.deadline().map(|at| timespec(at.saturating_duration_since(Instant::now())));
+            let left = self.instant().map(|at| timespec(at.saturating_duration_since(Instant::now())));
             // An interrupted wait is repeated by the loop.
             let _ = poll(&mut fds, left.as_ref());
             let [is_done, is_asked] = fds.map(|fd| !fd.revents().is_empty());

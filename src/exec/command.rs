@@ -56,7 +56,7 @@ pub(super) struct Commands {
     /// `NAME=value` in the environment of this rank's commands, which identifies them.
     mark: String,
     /// Set when the first command starts; `None` if it could not be started.
-    warden: OnceLock<Option<OrphanKiller>>,
+    orphan_killer: OnceLock<Option<OrphanKiller>>,
 }
 
 /// One attempt at a command.
@@ -66,7 +66,7 @@ pub(super) struct CommandAttempt<'a> {
     pub(super) group: &'a Group,
     pub(super) seat: &'a ExecContext<'a>,
     pub(super) site: &'a RankContext,
-    pub(super) patience: AttemptDeadline<'a>,
+    pub(super) deadline: AttemptDeadline<'a>,
     /// How long to wait for a declared output to become visible.
     pub(super) output_wait: Duration,
     pub(super) output: &'a Output<'a>,
@@ -101,7 +101,7 @@ impl Commands {
             leftovers: Leftovers::new(&mark),
             scarcity: Scarcity::default(),
             mark,
-            warden: OnceLock::new(),
+            orphan_killer: OnceLock::new(),
         })
     }
 
@@ -113,13 +113,13 @@ impl Commands {
     /// Runs the command and waits for its end.
     pub(super) fn run(&self, attempt: &CommandAttempt) -> Result<Outcome, Fault> {
         let (task, number) = (attempt.task.id, attempt.seat.attempt);
-        let (attempt, started) = self.scarcity.insist(&attempt.patience, |patience| {
-            let attempt = CommandAttempt { patience, ..*attempt };
+        let (attempt, started) = self.scarcity.retry_while_scarce(&attempt.deadline, |deadline| {
+            let attempt = CommandAttempt { deadline, ..*attempt };
             let mut env = self.env.of_task(attempt.task, attempt.group, attempt.seat)?;
             if let Some(file) = self.measures.file(task, number) {
                 env.set(VARIABLE, &file.to_string_lossy())?;
             }
-            self.start_warden()?;
+            self.start_orphan_killer()?;
             let words = self.words(&attempt, &mut env)?;
             let streams = open_streams(&attempt)?;
             let started = self.start(&attempt, &env, words, streams)?;
@@ -132,46 +132,46 @@ impl Commands {
         measured.values.iter().for_each(|(name, value)| attempt.output.measure(name, *value));
         measured.complaint.iter().for_each(|text| attempt.output.remark(text));
         let outcome = self.judge(attempt, &ended);
-        if outcome.ok() { self.keep_promises(attempt, outcome) } else { Ok(outcome) }
+        if outcome.ok() { self.check_declared_outputs(attempt, outcome) } else { Ok(outcome) }
     }
 
     /// Turns success into failure if the command did not write its declared outputs.
-    fn keep_promises(&self, attempt: &CommandAttempt, outcome: Outcome) -> Result<Outcome, Fault> {
+    fn check_declared_outputs(&self, attempt: &CommandAttempt, outcome: Outcome) -> Result<Outcome, Fault> {
         let task = attempt.task;
-        let look = |patience| first_missing(&patience, &task.dir, &task.promised, attempt.output_wait);
-        let missing = self.scarcity.insist(&attempt.patience, look)?;
+        let look = |deadline| first_missing(&deadline, &task.dir, &task.promised, attempt.output_wait);
+        let missing = self.scarcity.retry_while_scarce(&attempt.deadline, look)?;
         Ok(missing.map_or(outcome, |file| {
-            attempt.output.blame(&format!("it succeeded, but did not write its output {}", file.display()));
+            attempt.output.report_failure(&format!("it succeeded, but did not write its output {}", file.display()));
             Outcome { state: State::Failed, ..outcome }
         }))
     }
 
     /// Before the first command, starts the process that kills all commands if this one is killed.
-    fn start_warden(&self) -> Result<(), Fault> {
-        if self.warden.get().is_some() {
+    fn start_orphan_killer(&self) -> Result<(), Fault> {
+        if self.orphan_killer.get().is_some() {
             return Ok(());
         }
-        let warden = match OrphanKiller::start(&self.null, &self.mark) {
-            Ok(warden) => Some(warden),
+        let orphan_killer = match OrphanKiller::start(&self.null, &self.mark) {
+            Ok(orphan_killer) => Some(orphan_killer),
             Err(error) if is_scarcity(&error) => return Err(Fault::refused("cannot start a helper process", &error)),
             Err(error) => {
                 tracing::warn!("if this rank is killed, its commands will keep running: {error}");
                 None
             }
         };
-        warden.iter().for_each(|warden| self.leftovers.note_own(warden.pid()));
+        orphan_killer.iter().for_each(|orphan_killer| self.leftovers.note_own(orphan_killer.pid()));
         // Another slot may have been faster; one process is enough.
-        let _ = self.warden.set(warden);
+        let _ = self.orphan_killer.set(orphan_killer);
         Ok(())
     }
 
     /// Retries a start for as long as it fails for lack of resources.
-    pub(super) fn insist<'a, T>(
+    pub(super) fn retry_while_scarce<'a, T>(
         &self,
-        patience: &AttemptDeadline<'a>,
+        deadline: &AttemptDeadline<'a>,
         start: impl FnMut(AttemptDeadline<'a>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        self.scarcity.insist(patience, start)
+        self.scarcity.retry_while_scarce(deadline, start)
     }
 
     /// Builds the words of the process: the command with its launcher, its shell and the prologue.
@@ -198,14 +198,14 @@ impl Commands {
     /// Runs a program in the task's environment and within its limits; returns its standard output
     /// and standard error.
     fn ask(&self, attempt: &CommandAttempt, env: &TaskEnv, words: ScriptWords) -> Result<[String; 2], Fault> {
-        let heard = Heard::default();
-        let output = Output::new(&heard, attempt.task.id, attempt.seat.attempt);
+        let captured = CapturedOutput::default();
+        let output = Output::new(&captured, attempt.task.id, attempt.seat.attempt);
         let started = self.start(attempt, env, words, Streams::default())?;
         let ended = self.supervise(attempt, started, &output)?;
         if ended.cause.is_some() {
-            attempt.patience.check("querying the version of the MPI launcher")?;
+            attempt.deadline.check("querying the version of the MPI launcher")?;
         }
-        Ok(heard
+        Ok(captured
             .0
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
@@ -222,14 +222,14 @@ impl Commands {
         let StartedProcess { child, pipes, words, oom } = started;
         let _running = self.scarcity.begin();
         let memory = attempt.group.memory;
-        let limits = CommandLimits { deadline: attempt.patience.deadline(), memory, grace: attempt.site.grace };
+        let limits = CommandLimits { deadline: attempt.deadline.instant(), memory, grace: attempt.site.grace };
         let owner = Owner { task: attempt.task.id.0, attempt: attempt.seat.attempt };
         let care = Care { leftovers: &self.leftovers, oom: &self.oom, owner, keeps: attempt.task.keeps_background };
         let ended = BUFFER.with_borrow_mut(|buffer| {
-            Supervisor::new(child, pipes, limits, care, attempt.patience.control, output, buffer).run()
+            Supervisor::new(child, pipes, limits, care, attempt.deadline.control, output, buffer).run()
         });
         drop(words);
-        let ended = ended.map_err(|e| Fault::new(format!("lost sight of the process: {e}")))?;
+        let ended = ended.map_err(|e| Fault::new(format!("cannot wait for the process: {e}")))?;
         // A shell that exits with the code of a killed child may have lived on for long.
         let was_killed = exit_code(ended.status) < 0;
         Ok(CommandEnd { alive: ended.alive.filter(|_| was_killed).or(Some(oom)), ..ended })
@@ -267,7 +267,7 @@ impl Commands {
         let taken = pipes.iter().map(Pipe::as_fd).chain(plan.stdio);
         check_reserve(taken).map_err(|e| Fault::refused("cannot start a further command", &e))?;
         let oom = self.oom.mark();
-        Ok(StartedProcess { child: start_patiently(&plan, &attempt.patience)?, pipes, words, oom })
+        Ok(StartedProcess { child: start_with_retries(&plan, &attempt.deadline)?, pipes, words, oom })
     }
 
     /// Derives the task's outcome from the end of its process.
@@ -278,21 +278,23 @@ impl Commands {
             Some(Cause::Asked) => State::Cancelled,
             Some(Cause::Time) => {
                 let limit = attempt.group.time.unwrap_or_default();
-                attempt.output.blame(&format!("stopped at its time limit of {:?}", limit));
+                attempt.output.report_failure(&format!("stopped at its time limit of {:?}", limit));
                 State::Timeout
             }
             Some(Cause::Memory(bytes)) => {
                 let (used, limit) = (mib(bytes), mib(attempt.group.memory.unwrap_or_default()));
-                attempt.output.blame(&format!("killed: it used {used} of memory, and `memory` allows {limit}"));
+                attempt
+                    .output
+                    .report_failure(&format!("killed: it used {used} of memory, and `memory` allows {limit}"));
                 State::OutOfMemory
             }
             None if exit == 0 => State::Completed,
             None if killed && ended.alive.is_some_and(|alive| self.oom.claim(alive)) => {
-                attempt.output.blame("killed by the system, which ran out of memory");
+                attempt.output.report_failure("killed by the system, which ran out of memory");
                 State::OutOfMemory
             }
             None if self.signals.explain(exit) => {
-                attempt.output.blame("ended by a signal to this node, not by its own failure: it is retried");
+                attempt.output.report_failure("ended by a signal to this node, not by its own failure: it is retried");
                 State::NodeFail
             }
             None => State::Failed,
@@ -302,17 +304,17 @@ impl Commands {
 }
 
 /// Starts the process, and retries while the program file is still open for writing.
-fn start_patiently(plan: &ChildPlan, patience: &AttemptDeadline) -> Result<Child, Fault> {
+fn start_with_retries(plan: &ChildPlan, deadline: &AttemptDeadline) -> Result<Child, Fault> {
     let mut waits = BUSY_PROGRAM_RETRY_PAUSES.iter();
     loop {
-        let started = patience.control.start(patience.deadline(), |pid| spawn(plan, pid));
+        let started = deadline.control.start(deadline.instant(), |pid| spawn(plan, pid));
         let Some(started) = started else {
-            patience.check("starting the program, which its file system delays")?;
+            deadline.check("starting the program, which its file system delays")?;
             continue;
         };
         match started {
             Err(e) if e.error.raw_os_error() == Some(libc::ETXTBSY) => match waits.next() {
-                Some(&wait) => patience.sleep(wait, "waiting to be started")?,
+                Some(&wait) => deadline.sleep(wait, "waiting to be started")?,
                 None => return Err(explain(plan, &e)),
             },
             result => return result.map_err(|e| explain(plan, &e)),
@@ -325,14 +327,14 @@ fn open_streams(attempt: &CommandAttempt) -> Result<Streams, Fault> {
     let task = attempt.task;
     let names = attempt.site.file_names(&task.name, task.index);
     let path = |file: &Option<PathBuf>| file.as_deref().map(|file| task.dir.join(names.fill(file)));
-    files::open(&attempt.patience, path(&task.stdin), path(&task.stdout), path(&task.stderr))
+    files::open(&attempt.deadline, path(&task.stdin), path(&task.stdout), path(&task.stderr))
 }
 
 /// Collects what a program prints.
 #[derive(Default)]
-struct Heard(Mutex<[Vec<u8>; 2]>);
+struct CapturedOutput(Mutex<[Vec<u8>; 2]>);
 
-impl OutputSink for Heard {
+impl OutputSink for CapturedOutput {
     fn append(&self, _: TaskId, _: u16, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[stream as usize].extend_from_slice(bytes);
         Ok(())

@@ -36,7 +36,7 @@ pub(super) struct Streams {
 /// Opens the files that a task names, and creates those for output with their directories. Both
 /// outputs may be the same file.
 pub(super) fn open(
-    patience: &AttemptDeadline,
+    deadline: &AttemptDeadline,
     stdin: Option<PathBuf>,
     out: Option<PathBuf>,
     err: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub(super) fn open(
     }
     let names = [&stdin, &out, &err].into_iter().flatten().map(|path| path.display().to_string()).collect::<Vec<_>>();
     let doing = format!("opening {}", names.join(", "));
-    patience.aside(&doing, move |is_given_up| {
+    deadline.aside(&doing, move |is_given_up| {
         let stdin = stdin.map(|path| open_input(&path, is_given_up)).transpose()?;
         let first = out.as_deref().map(|path| create(path, is_given_up)).transpose()?;
         let second = match &first {
@@ -124,7 +124,7 @@ fn wait_again(file: &File) -> io::Result<()> {
 /// Returns the first of the declared outputs that does not exist. On shared file systems the check
 /// is repeated for up to `wait`, since a node's view of a directory may be seconds old.
 pub(super) fn first_missing(
-    patience: &AttemptDeadline,
+    deadline: &AttemptDeadline,
     dir: &Path,
     promised: &[PathBuf],
     wait: Duration,
@@ -133,7 +133,7 @@ pub(super) fn first_missing(
         return Ok(None);
     }
     let files: Vec<PathBuf> = promised.iter().map(|file| dir.join(file)).collect();
-    let found = patience.aside("checking for its outputs", move |is_given_up| {
+    let found = deadline.aside("checking for its outputs", move |is_given_up| {
         let until = Instant::now().checked_add(wait);
         files.into_iter().position(|file| !is_there(&file, until, is_given_up))
     })?;
@@ -186,8 +186,8 @@ mod tests {
         let control = Control::new().unwrap();
         let _running = control.begin(TaskId(0));
         for (stdin, out) in [(Some(for_in), None), (None, Some(for_out))] {
-            let patience = AttemptDeadline::begin(&control, Some(Duration::from_millis(30)));
-            let fault = open(&patience, stdin, out, None).err().unwrap();
+            let deadline = AttemptDeadline::begin(&control, Some(Duration::from_millis(30)));
+            let fault = open(&deadline, stdin, out, None).err().unwrap();
             assert_eq!(fault.state, State::Timeout);
             assert!(fault.text.contains("opening") && fault.text.contains("fifo"), "{}", fault.text);
         }
@@ -196,8 +196,8 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(20));
                 control.request(None, crate::exec::TaskStop::Terminate);
             });
-            let patience = AttemptDeadline::begin(&control, None);
-            assert_eq!(open(&patience, Some(path.clone()), None, None).err().unwrap().state, State::Cancelled);
+            let deadline = AttemptDeadline::begin(&control, None);
+            assert_eq!(open(&deadline, Some(path.clone()), None, None).err().unwrap().state, State::Cancelled);
         });
     }
 
@@ -226,9 +226,9 @@ mod tests {
     fn promised_files_are_looked_for() {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::new().unwrap();
-        let patience = AttemptDeadline::begin(&control, None);
+        let deadline = AttemptDeadline::begin(&control, None);
         let (one, two) = (PathBuf::from("one"), PathBuf::from("sub/two"));
-        let missing = |files: &[PathBuf]| first_missing(&patience, dir.path(), files, Duration::ZERO).unwrap();
+        let missing = |files: &[PathBuf]| first_missing(&deadline, dir.path(), files, Duration::ZERO).unwrap();
         assert_eq!(missing(&[]), None);
         assert_eq!(missing(&[one.clone(), two.clone()]), Some(one.clone()));
         std::fs::write(dir.path().join("one"), "").unwrap();

@@ -79,7 +79,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Takes a lock that others may hold for long, and gives up when the task must stop.
-fn lock_patiently<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, DataGraphError> {
+fn lock_or_stop<'m, T>(mutex: &'m Mutex<T>, context: &Context) -> Result<MutexGuard<'m, T>, DataGraphError> {
     loop {
         match mutex.try_lock() {
             Ok(guard) => return Ok(guard),
@@ -120,7 +120,7 @@ impl Graphs {
         if let Some(part) = present().filter(|part| !resident.is_behind(part)) {
             return Ok(part);
         }
-        let _loading = lock_patiently(&resident.loading, context)?;
+        let _loading = lock_or_stop(&resident.loading, context)?;
         let is_cancelled = || context.cancelled();
         let mut exchange = SingleRank::new(&is_cancelled);
         let part = context.rayon().install(|| {
@@ -158,7 +158,7 @@ impl Graphs {
                 // Only for counting triangles it is cheaper to leave out the values.
                 let each = each || *operation != Operation::Triangles;
                 let place = resident.place_for(part.version(), operation, each);
-                let mut found = lock_patiently(&place, context)?;
+                let mut found = lock_or_stop(&place, context)?;
                 if let Some(found) = &*found {
                     return Ok((Arc::clone(found), true));
                 }
@@ -222,7 +222,7 @@ impl Resident {
 
     /// Inserts or deletes edges and makes the next version.
     fn change(&self, insert: bool, edges: &Edges, context: &Context) -> Result<OperationResult, DataGraphError> {
-        let _loading = lock_patiently(&self.loading, context)?;
+        let _loading = lock_or_stop(&self.loading, context)?;
         let begin = Instant::now();
         let is_cancelled = || context.cancelled();
         let mut exchange = SingleRank::new(&is_cancelled);

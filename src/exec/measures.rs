@@ -26,8 +26,8 @@ pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 /// program is likely to use it.
 const PREFIX: &str = ".phalanx-metrics-";
 
-/// The prefix with this node's name. Locks on a shared file system may hold on one node only, so
-/// each node removes only its own directories.
+/// The prefix with this node's name. Locks on a shared file system may create_locked on one node
+/// only, so each node removes only its own directories.
 fn prefix() -> String {
     let host = sysinfo::System::host_name().unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
@@ -61,8 +61,10 @@ impl MeasureFiles {
     }
 
     fn below(place: &Path) -> MeasureFiles {
-        sweep(place);
-        MeasureFiles { dir: hold(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok() }
+        remove_leftovers(place);
+        MeasureFiles {
+            dir: create_locked(place).inspect_err(|error| tracing::warn!("tasks have no ${VARIABLE}: {error}")).ok(),
+        }
     }
 
     /// The file of an attempt.
@@ -89,7 +91,7 @@ impl MeasureFiles {
 }
 
 /// Creates a directory and locks it, so that no other rank removes it as left over.
-fn hold(place: &Path) -> std::io::Result<MeasureDir> {
+fn create_locked(place: &Path) -> std::io::Result<MeasureDir> {
     loop {
         let dir = tempfile::Builder::new().prefix(&prefix()).tempdir_in(place)?;
         let lock = match File::open(dir.path()) {
@@ -105,7 +107,7 @@ fn hold(place: &Path) -> std::io::Result<MeasureDir> {
 }
 
 /// Removes the directories of killed ranks. Failures are ignored as harmless.
-fn sweep(place: &Path) {
+fn remove_leftovers(place: &Path) {
     let prefix = prefix();
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
@@ -115,13 +117,13 @@ fn sweep(place: &Path) {
         // The lock is held until the directory is removed: a rank that creates one checks after
         // locking that it still exists.
         if ours && dir.try_lock().is_ok() {
-            take_away(&entry.path());
+            remove_leftover(&entry.path());
         }
     }
 }
 
 /// Removes a directory with files of attempts. A directory with other content stays.
-fn take_away(dir: &Path) {
+fn remove_leftover(dir: &Path) {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_number = |text: &str| text.parse::<u32>().is_ok();
     let of_attempt =

@@ -81,7 +81,7 @@ impl<'a> Output<'a> {
     }
 
     /// Reports why Phalanx failed the attempt: in its standard error, and as its reason.
-    pub(super) fn blame(&self, text: &str) {
+    pub(super) fn report_failure(&self, text: &str) {
         self.remark(text);
         self.reason(text);
     }

@@ -114,7 +114,7 @@ impl Runner {
             None => Err(Fault::new(format!("slot {} of {} does not exist", seat.slot, self.controls.len()))),
         };
         let outcome = result.unwrap_or_else(|fault| {
-            output.blame(&fault.text);
+            output.report_failure(&fault.text);
             Outcome { state: fault.state, exit: fault.exit }
         });
         if output.used() { self.settle(task, &output, outcome) } else { outcome }
@@ -224,9 +224,9 @@ impl Runner {
                 tracing::warn!("a mount that does not respond may delay a command beyond its time limit: {error}");
             }
         });
-        let patience = AttemptDeadline::begin(control, group.time);
+        let deadline = AttemptDeadline::begin(control, group.time);
         let output_wait = self.source.output_wait();
-        self.commands.run(&CommandAttempt { task: &task, group, seat, site: &self.site, patience, output_wait, output })
+        self.commands.run(&CommandAttempt { task: &task, group, seat, site: &self.site, deadline, output_wait, output })
     }
 
     fn prepare(&self, task: &Task, name: &str, args: &toml::Table) -> Result<ReadyKernel, Fault> {
@@ -266,12 +266,12 @@ impl Runner {
         &self,
         kernel: &ReadyKernel,
         index: Option<u64>,
-        patience: &AttemptDeadline,
+        deadline: &AttemptDeadline,
     ) -> Result<[Option<File>; 2], Fault> {
         let names = self.site.file_names(&kernel.name, index);
         let [out, err] = kernel.files.each_ref().map(|file| Some(kernel.dir.join(names.fill(file.as_deref()?))));
-        let open = |patience| files::open(&patience, None, out.clone(), err.clone());
-        Ok(self.commands.insist(patience, open)?.out)
+        let open = |deadline| files::open(&deadline, None, out.clone(), err.clone());
+        Ok(self.commands.retry_while_scarce(deadline, open)?.out)
     }
 
     /// Finishes the attempt's output: discards what need not be kept, and fails the attempt if the
@@ -300,17 +300,17 @@ fn conclude(
     result: std::thread::Result<Result<(), String>>,
 ) -> Outcome {
     if let Ok(Err(message)) = &result {
-        output.blame(message);
+        output.report_failure(message);
     }
     if let Err(panic) = &result {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        output.blame(&format!("the kernel panicked: {}", text.unwrap_or("it gave no message")));
+        output.report_failure(&format!("the kernel panicked: {}", text.unwrap_or("no message")));
     }
     if control.stop().is_some() {
         return CANCELLED;
     }
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        output.blame(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
+        output.report_failure(&format!("over its time limit of {:?}", limit.unwrap_or_default()));
         return Outcome { state: State::Timeout, exit: 0 };
     }
     match result {

@@ -30,7 +30,7 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 #[derive(Default)]
 pub(super) struct Scarcity {
     running: AtomicU32,
-    told: AtomicBool,
+    warned: AtomicBool,
 }
 
 /// Counts a command as running until it is dropped.
@@ -66,14 +66,14 @@ impl Scarcity {
     }
 
     /// Retries `start` for as long as it fails for lack of resources.
-    pub(super) fn insist<'a, T>(
+    pub(super) fn retry_while_scarce<'a, T>(
         &self,
-        patience: &AttemptDeadline<'a>,
+        deadline: &AttemptDeadline<'a>,
         mut attempt: impl FnMut(AttemptDeadline<'a>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let (mut wait, mut alone) = (RETRY_PAUSES[0], None);
         loop {
-            let fault = match attempt(patience.renewed()) {
+            let fault = match attempt(deadline.renewed()) {
                 Err(fault) if fault.is_scarcity => fault,
                 result => return result,
             };
@@ -82,13 +82,13 @@ impl Scarcity {
             } else if alone.get_or_insert_with(Instant::now).elapsed() >= MAX_RETRY_TIME_ALONE {
                 return Err(fault);
             }
-            if !self.told.swap(true, SeqCst) {
+            if !self.warned.swap(true, SeqCst) {
                 tracing::warn!(
                     "{}: tasks wait for others to end; raise the limits (`ulimit -n`, `ulimit -u`) or use fewer --slots",
                     fault.text
                 );
             }
-            patience.untimed().sleep(wait, "waiting to be started")?;
+            deadline.untimed().sleep(wait, "waiting to be started")?;
             wait = (wait * 2).min(RETRY_PAUSES[1]);
         }
     }
@@ -107,13 +107,13 @@ mod tests {
     fn a_refusal_that_passes_fails_nobody_and_costs_no_time_of_the_task() {
         let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
         let limit = Duration::from_millis(100);
-        let patience = AttemptDeadline::begin(&control, Some(limit));
+        let deadline = AttemptDeadline::begin(&control, Some(limit));
         let _running = scarcity.begin();
         let mut tries = 0;
         let begun = Instant::now();
-        let deadline = scarcity.insist(&patience, |patience| {
+        let deadline = scarcity.retry_while_scarce(&deadline, |deadline| {
             tries += 1;
-            if tries < 7 { Err(scarce()) } else { Ok(patience.deadline()) }
+            if tries < 7 { Err(scarce()) } else { Ok(deadline.instant()) }
         });
         assert!(deadline.unwrap() >= Some(begun + limit + RETRY_PAUSES[0] * 10));
     }
@@ -123,11 +123,11 @@ mod tests {
         let (scarcity, control) = (Scarcity::default(), Control::new().unwrap());
         let _task = control.begin(crate::model::TaskId(1));
         let _running = scarcity.begin();
-        let patience = AttemptDeadline::begin(&control, None);
-        let other = scarcity.insist(&patience, |_| Err::<(), _>(Fault::new("absent")));
+        let deadline = AttemptDeadline::begin(&control, None);
+        let other = scarcity.retry_while_scarce(&deadline, |_| Err::<(), _>(Fault::new("absent")));
         assert_eq!(other.unwrap_err().text, "absent");
         assert!(control.request(None, crate::exec::TaskStop::Terminate));
-        let cancelled = scarcity.insist(&patience, |_| Err::<(), _>(scarce()));
+        let cancelled = scarcity.retry_while_scarce(&deadline, |_| Err::<(), _>(scarce()));
         assert_eq!(cancelled.unwrap_err().state, crate::model::State::Cancelled);
     }
 }

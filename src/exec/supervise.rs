@@ -225,7 +225,7 @@ impl<'a> Supervisor<'a> {
         let leftovers = self.care.leftovers;
         let _running = leftovers.begin(self.child.pid);
         loop {
-            self.obey();
+            self.execute_stop();
             self.keep_limits()?;
             if self.exited && (self.killed || !self.is_survived()) {
                 break;
@@ -264,7 +264,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Executes the stop that another thread has requested.
-    fn obey(&mut self) {
+    fn execute_stop(&mut self) {
         match self.control.stop() {
             Some(TaskStop::Terminate) if self.cause.is_none() && !self.exited => self.end(Cause::Asked),
             Some(TaskStop::Terminate | TaskStop::Kill) if self.lingers.is_some() && !self.killed => self.kill(),

@@ -43,7 +43,7 @@ pub enum FabricError {
     #[error("{0} has left the run")]
     Gone(Rank),
     /// A rank of this node has written invalid data into shared memory.
-    #[error("what {0} wrote to shared memory is damaged")]
+    #[error("{0} wrote invalid data to shared memory")]
     Damaged(Rank),
     /// MPI could not be used.
     #[error("MPI: {0}")]

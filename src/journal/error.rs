@@ -21,7 +21,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// The file does not begin with a journal's header.
-    #[error("{} is not a journal of Phalanx (it begins differently)", path.display())]
+    #[error("{} is not a journal of Phalanx (it has another header)", path.display())]
     NotAJournal {
         /// The file.
         path: PathBuf,
@@ -36,8 +36,8 @@ pub enum JournalError {
     },
     /// Bytes in the middle have changed since they were written.
     #[error(
-        "{} is damaged at byte {at} (intact again from byte {intact}); what precedes it still counts. \
-         To go on from there, keep a copy and run `truncate -s {at} {}`: tasks recorded later then run again",
+        "{} is damaged at byte {at} (intact again from byte {intact}); everything before it is valid. \
+         To continue from there, keep a copy and run `truncate -s {at} {}`: tasks recorded later then run again",
         path.display(), path.display()
     )]
     Corrupt {
@@ -50,7 +50,7 @@ pub enum JournalError {
     },
     /// A frame is intact but this version cannot decode its content.
     #[error(
-        "{} holds a record at byte {at} that cannot be understood: {reason}; what precedes it still counts. \
+        "{} holds a record at byte {at} that cannot be decoded: {reason}; everything before it is valid. \
          Use the version of Phalanx that wrote it, or keep a copy and run `truncate -s {at} {}`",
         path.display(), path.display()
     )]
@@ -63,7 +63,7 @@ pub enum JournalError {
         reason: String,
     },
     /// The journal is closed because an earlier write failed.
-    #[error("nothing more is written to {}: an earlier record could not be", path.display())]
+    #[error("nothing more is written to {}: an earlier write failed", path.display())]
     Closed {
         /// The file.
         path: PathBuf,
@@ -109,7 +109,7 @@ pub enum RunDirError {
         path: PathBuf,
     },
     /// Another process holds the directory's lock.
-    #[error("{} is in use by {holder}: wait until that run has ended, or start a run of its own without --resume and --run-dir", path.display())]
+    #[error("{} is in use by {holder}: wait until that run has ended, or start a separate run without --resume and --run-dir", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -119,7 +119,7 @@ pub enum RunDirError {
     /// A process uses or used the directory on a file system without `flock`, where only a lock
     /// file shows it.
     #[error(
-        "{} is marked as in use by {holder}, and its file system cannot tell whether that run still goes on (it has no flock): \
+        "{} is marked as in use by {holder}, and its file system cannot tell whether that run is still running (it has no flock): \
          if it does not, remove {}",
         path.display(), mark.display()
     )]
@@ -167,7 +167,7 @@ impl RunDirError {
 fn hint(runs: &Path, known: &[String]) -> String {
     if known.is_empty() {
         format!(
-            "{} holds no runs; name a run directory, or go to the directory that the job was started in",
+            "{} holds no runs; name a run directory, or change to the directory in which the job was started",
             runs.display()
         )
     } else {

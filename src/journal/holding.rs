@@ -62,7 +62,7 @@ struct RankProgress {
 }
 
 impl RankProgress {
-    fn goes_on(&mut self, time: Time, state: RankState) {
+    fn advance(&mut self, time: Time, state: RankState) {
         if matches!(self.state, RankState::Active) {
             self.holding.active += time.since(self.since);
         }
@@ -96,11 +96,11 @@ impl Session {
             let progress = ranks_seen.entry(info.rank).or_insert_with(|| {
                 begins(info.rank, &info.node, change.node_type, info.slots, from, RankState::Joining)
             });
-            progress.goes_on(change.time, change.state);
+            progress.advance(change.time, change.state);
         }
         let last = |mut progress: RankProgress| {
             let state = progress.state;
-            progress.goes_on(end, state);
+            progress.advance(end, state);
             progress.holding
         };
         ranks_seen.into_values().map(last).collect()

@@ -192,7 +192,7 @@ impl Replay {
             self.sessions.push(Session::new(began));
             return Ok(());
         }
-        let index = self.sessions.len().checked_sub(1).ok_or("it stands before the beginning of a session")?;
+        let index = self.sessions.len().checked_sub(1).ok_or("it precedes the beginning of a session")?;
         let session = &mut self.sessions[index];
         match record {
             Record::Began(_) => {}
@@ -211,7 +211,7 @@ impl Replay {
             }
             Record::Effect { number, effect } => {
                 let decided = session.decisions.iter_mut().rev().find(|decision| decision.number == number);
-                decided.ok_or("it tells of an effect of no decision")?.effect = Some(effect);
+                decided.ok_or("it holds the effect of an unknown decision")?.effect = Some(effect);
             }
         }
         Ok(())

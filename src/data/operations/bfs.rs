@@ -25,7 +25,7 @@ const ALPHA: u64 = 15;
 const BETA: u64 = 18;
 
 /// Vertices of the frontier that one unit of parallel work expands.
-const PIECE: usize = 64;
+const VERTICES_PER_UNIT: usize = 64;
 
 /// The result of a search.
 pub struct Levels {
@@ -81,7 +81,7 @@ impl BfsSearch<'_> {
             }
             (next, scout, remote)
         };
-        let pieces: Vec<_> = frontier.par_chunks(PIECE).map(expand).collect();
+        let pieces: Vec<_> = frontier.par_chunks(VERTICES_PER_UNIT).map(expand).collect();
         let mut next = Vec::with_capacity(pieces.iter().map(|piece| piece.0.len()).sum());
         let mut scout = 0;
         let mut outgoing = vec![Vec::new(); ranks];

@@ -13,7 +13,7 @@ use crate::data::part::GraphPart;
 const ONE: f64 = (1u64 << 61) as f64;
 
 /// Vertices per unit of parallel work.
-const PIECE: usize = 1024;
+const VERTICES_PER_UNIT: usize = 1024;
 
 /// What happens to the mass of vertices without outgoing edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &GraphPart, options: &Options
     while done < iterations {
         let mine = &mut passed[own.start as usize..own.end as usize];
         let lost: u64 = mine
-            .par_chunks_mut(PIECE)
-            .zip(ranks.par_chunks(PIECE).zip(inverse.par_chunks(PIECE)))
+            .par_chunks_mut(VERTICES_PER_UNIT)
+            .zip(ranks.par_chunks(VERTICES_PER_UNIT).zip(inverse.par_chunks(VERTICES_PER_UNIT)))
             .map(|(passed, (ranks, inverse))| {
                 let mut lost = 0u64;
                 for ((passed, rank), inverse) in passed.iter_mut().zip(ranks).zip(inverse) {
@@ -98,10 +98,10 @@ pub fn pagerank(exchange: &mut dyn Exchange, part: &GraphPart, options: &Options
         };
         let base = (1.0 - damping) / count + damping * spread / count;
         let change: u64 = ranks
-            .par_chunks_mut(PIECE)
+            .par_chunks_mut(VERTICES_PER_UNIT)
             .enumerate()
             .map(|(piece, ranks)| {
-                let first = own.start + (piece * PIECE) as u32;
+                let first = own.start + (piece * VERTICES_PER_UNIT) as u32;
                 let mut change = 0u64;
                 for (at, rank) in ranks.iter_mut().enumerate() {
                     let new = base + damping * row_sum(part.incoming().row(first + at as u32), &passed);

@@ -18,7 +18,7 @@ const MAX_FUSED_ENTRIES: usize = 1000;
 const NEAR_BUCKETS: usize = 64;
 
 /// Smallest number of bucket entries per unit of parallel work.
-const PIECE: usize = 64;
+const MIN_ENTRIES_PER_UNIT: usize = 64;
 
 /// The result of a search.
 pub struct Distances {
@@ -154,7 +154,7 @@ pub fn sssp(
             break;
         }
         let present = buckets.remove(&bucket).unwrap_or_default();
-        let piece = PIECE.max(present.len() / (rayon::current_num_threads() * 8));
+        let piece = MIN_ENTRIES_PER_UNIT.max(present.len() / (rayon::current_num_threads() * 8));
         let found: Vec<RelaxedEdges> =
             present.par_chunks(piece).map(|piece| search.work(bucket, piece, ranks)).collect();
         let mut outgoing = vec![Vec::new(); ranks];

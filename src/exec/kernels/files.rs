@@ -14,7 +14,7 @@ pub(super) struct NewFile {
     writer: BufWriter<File>,
     temporary: PathBuf,
     place: PathBuf,
-    arrived: bool,
+    completed: bool,
 }
 
 impl NewFile {
@@ -33,16 +33,16 @@ impl NewFile {
             File::create(&temporary)
         };
         let file = open().map_err(|e| failed("create", &place, &e))?;
-        Ok(NewFile { writer: BufWriter::with_capacity(256 << 10, file), temporary, place, arrived: false })
+        Ok(NewFile { writer: BufWriter::with_capacity(256 << 10, file), temporary, place, completed: false })
     }
 
     /// Renames the complete file to its place.
-    pub(super) fn arrive(mut self) -> Result<(), String> {
+    pub(super) fn complete(mut self) -> Result<(), String> {
         self.writer
             .flush()
             .and_then(|()| fs::rename(&self.temporary, &self.place))
             .map_err(|e| failed("write", &self.place, &e))?;
-        self.arrived = true;
+        self.completed = true;
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl Write for NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if !self.arrived {
+        if !self.completed {
             // The failure has been reported already; a leftover is harmless.
             let _ = fs::remove_file(&self.temporary);
         }

@@ -99,7 +99,7 @@ impl Strip {
                 file.write_all(&row).map_err(|e| file.failed(&e))?;
             }
         }
-        if context.cancelled() { Ok(()) } else { file.arrive() }
+        if context.cancelled() { Ok(()) } else { file.complete() }
     }
 
     /// The pixels of one row; black after a cancellation, when the result is discarded.

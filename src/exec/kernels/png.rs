@@ -44,7 +44,7 @@ fn convert(context: &Context, picture: &PngImage) -> Result<(), String> {
     if let Err(error) = encode(context, picture, &input, BufReader::with_capacity(256 << 10, file), &mut output) {
         return Err(output.failed(&error));
     }
-    if context.cancelled() { Ok(()) } else { output.arrive() }
+    if context.cancelled() { Ok(()) } else { output.complete() }
 }
 
 fn encode(

@@ -41,7 +41,7 @@ pub enum ContactError {
         owner: u32,
     },
     /// The file does not have the format of a contact file.
-    #[error("{} is no contact file of a run: {why}", path.display())]
+    #[error("{} is not the contact file of a run: {why}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

@@ -65,7 +65,7 @@ pub enum LinkEvent {
     Gone {
         /// The rank.
         rank: Rank,
-        /// Why, as far as this side can tell.
+        /// Why, as far as this side knows.
         why: String,
     },
 }
@@ -88,9 +88,9 @@ struct HubState {
     frames: Sender<Passed>,
     unread: Unread,
     /// True if `frames` holds something that rank 0 has not polled.
-    came: AtomicBool,
-    news: Sender<LinkEvent>,
-    doors: Mutex<Doors>,
+    has_unread: AtomicBool,
+    events: Sender<LinkEvent>,
+    table: Mutex<LinkTable>,
     /// Connections that are not authenticated yet, each with its deadline.
     strangers: Mutex<Strangers<TcpStream>>,
     refused: AtomicU32,
@@ -98,13 +98,13 @@ struct HubState {
 }
 
 #[derive(Default)]
-struct Doors {
+struct LinkTable {
     next: u64,
-    links: HashMap<LinkId, Door>,
+    links: HashMap<LinkId, OpenLink>,
     by_rank: HashMap<Rank, LinkId>,
 }
 
-struct Door {
+struct OpenLink {
     link: LinkSender,
     rank: Option<Rank>,
 }
@@ -132,15 +132,15 @@ impl Hub {
     ) -> io::Result<(Hub, Outer, Receiver<LinkEvent>)> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let ((frames, taken), (news, told)) = (channel(), channel());
+        let ((frames, taken), (events, reported)) = (channel(), channel());
         let shared = Arc::new(HubState {
             secret,
             notify: Box::new(notify),
             frames,
             unread: Unread::new(most_unread),
-            came: AtomicBool::new(false),
-            news,
-            doors: Mutex::default(),
+            has_unread: AtomicBool::new(false),
+            events,
+            table: Mutex::default(),
             strangers: Mutex::new(Strangers::new(MAX_UNAUTHENTICATED)),
             refused: AtomicU32::new(0),
             closing: AtomicBool::new(false),
@@ -148,7 +148,7 @@ impl Hub {
         let listening = Arc::clone(&shared);
         thread::Builder::new().name("bridge-listen".into()).spawn(move || listening.listen(&listener))?;
         let outer = Outer { shared: Arc::clone(&shared), frames: taken };
-        Ok((Hub { shared, address }, outer, told))
+        Ok((Hub { shared, address }, outer, reported))
     }
 
     /// The address on which the hub listens.
@@ -159,27 +159,27 @@ impl Hub {
     /// Admits a requesting connection as `rank`. Returns false if the connection has closed
     /// meanwhile.
     pub fn admit(&self, link: LinkId, rank: Rank) -> bool {
-        let mut doors = self.shared.doors();
-        let Some(door) = doors.links.get_mut(&link) else { return false };
-        door.rank = Some(rank);
-        door.link.answer(&JoinAnswer::Admitted { rank: rank.0 });
-        doors.by_rank.insert(rank, link);
+        let mut table = self.shared.table();
+        let Some(entry) = table.links.get_mut(&link) else { return false };
+        entry.rank = Some(rank);
+        entry.link.answer(&JoinAnswer::Admitted { rank: rank.0 });
+        table.by_rank.insert(rank, link);
         true
     }
 
     /// Refuses a requesting connection and sends it the reason.
     pub fn refuse(&self, link: LinkId, reason: &str) {
-        if let Some(door) = self.shared.doors().links.get_mut(&link) {
-            door.link.answer(&JoinAnswer::Refused { reason: reason.to_owned() });
-            door.link.finish();
+        if let Some(entry) = self.shared.table().links.get_mut(&link) {
+            entry.link.answer(&JoinAnswer::Refused { reason: reason.to_owned() });
+            entry.link.finish();
         }
     }
 
     /// Closes the link of a rank at once.
     pub fn cut(&self, rank: Rank) {
-        let doors = self.shared.doors();
-        if let Some(door) = doors.by_rank.get(&rank).and_then(|link| doors.links.get(link)) {
-            door.link.cut();
+        let table = self.shared.table();
+        if let Some(entry) = table.by_rank.get(&rank).and_then(|link| table.links.get(link)) {
+            entry.link.cut();
         }
     }
 }
@@ -207,8 +207,8 @@ impl LinkSender {
 }
 
 impl HubState {
-    fn doors(&self) -> MutexGuard<'_, Doors> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, LinkTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listen(self: &Arc<Self>, listener: &TcpListener) {
@@ -219,7 +219,7 @@ impl HubState {
             match accepted {
                 Ok((stream, peer)) => {
                     number += 1;
-                    self.meet(number, stream, peer);
+                    self.serve_in_thread(number, stream, peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -231,20 +231,21 @@ impl HubState {
     }
 
     /// Serves a new connection in a thread of its own.
-    fn meet(self: &Arc<Self>, number: u64, stream: TcpStream, peer: SocketAddr) {
+    fn serve_in_thread(self: &Arc<Self>, number: u64, stream: TcpStream, peer: SocketAddr) {
         let end = match stream.try_clone() {
             Ok(end) => end,
-            Err(error) => return self.tell_refusal(peer, &error.to_string()),
+            Err(error) => return self.log_refusal(peer, &error.to_string()),
         };
         if let Some(oldest) = self.strangers().come(number, peer.ip(), end) {
             // The thread that serves it then finds it closed.
             let _ = oldest.shutdown(Shutdown::Both);
         }
         let shared = Arc::clone(self);
-        let met = thread::Builder::new().name("bridge-in".into()).spawn(move || shared.serve(number, stream, peer));
-        if let Err(error) = met {
+        let authenticated =
+            thread::Builder::new().name("bridge-in".into()).spawn(move || shared.serve(number, stream, peer));
+        if let Err(error) = authenticated {
             self.strangers().leave(number);
-            self.tell_refusal(peer, &error.to_string());
+            self.log_refusal(peer, &error.to_string());
         }
     }
 
@@ -252,7 +253,7 @@ impl HubState {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_refusal(&self, peer: SocketAddr, why: &str) {
+    fn log_refusal(&self, peer: SocketAddr, why: &str) {
         if self.refused.fetch_add(1, SeqCst) < MAX_LOGGED_REFUSALS {
             tracing::warn!(%peer, "refused a connection: {why}");
         }
@@ -260,21 +261,23 @@ impl HubState {
 
     /// Serves a connection from its first byte to its last.
     fn serve(&self, number: u64, stream: TcpStream, peer: SocketAddr) {
-        let met = self.introduce(stream);
+        let authenticated = self.authenticate(stream);
         let was_there = self.strangers().leave(number).is_some();
-        match met.and_then(|met| was_there.then_some(met).ok_or_else(|| "it gave way to newer ones".into())) {
+        match authenticated.and_then(|authenticated| {
+            was_there.then_some(authenticated).ok_or_else(|| "it was closed to make room for newer ones".into())
+        }) {
             Ok((ask, reader, link)) => {
-                let id = self.open_door(link);
-                tracing::debug!(%peer, ?ask, "somebody knocks");
-                self.tell(LinkEvent::Knock { link: id, ask, peer });
-                self.carry(id, reader);
+                let id = self.add_link(link);
+                tracing::debug!(%peer, ?ask, "a process requests to join");
+                self.publish(LinkEvent::Knock { link: id, ask, peer });
+                self.receive_frames(id, reader);
             }
-            Err(why) => self.tell_refusal(peer, &why),
+            Err(why) => self.log_refusal(peer, &why),
         }
     }
 
     /// Authenticates a connection and reads its request.
-    fn introduce(&self, stream: TcpStream) -> Result<(Ask, SecureReader, LinkSender), String> {
+    fn authenticate(&self, stream: TcpStream) -> Result<(Ask, SecureReader, LinkSender), String> {
         let begun = Instant::now();
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let Channel { mut reader, writer } =
@@ -284,7 +287,7 @@ impl HubState {
         let mut asked = None;
         let why = link::read(&mut reader, None, |frame| {
             asked = (frame.kind == FrameKind::Ask).then(|| postcard::from_bytes::<Ask>(&frame.content).ok()).flatten();
-            Err("it knows the secret but did not say what it wants".into())
+            Err("it knows the secret but sent no request".into())
         });
         let ask = asked.ok_or(why)?;
         reader.set_limit(MAX_SILENCE).map_err(|error| text(&error))?;
@@ -292,46 +295,46 @@ impl HubState {
         Ok((ask, reader, link))
     }
 
-    fn open_door(&self, link: LinkSender) -> LinkId {
-        let mut doors = self.doors();
-        let id = LinkId(doors.next);
-        doors.next += 1;
-        doors.links.insert(id, Door { link, rank: None });
+    fn add_link(&self, link: LinkSender) -> LinkId {
+        let mut table = self.table();
+        let id = LinkId(table.next);
+        table.next += 1;
+        table.links.insert(id, OpenLink { link, rank: None });
         id
     }
 
     /// Queues the frames that arrive on a link, until the link ends.
-    fn carry(&self, id: LinkId, mut reader: SecureReader) {
+    fn receive_frames(&self, id: LinkId, mut reader: SecureReader) {
         let mut rank = None;
         let why = link::read(&mut reader, None, |frame| {
-            rank = rank.or_else(|| self.doors().links.get(&id).and_then(|door| door.rank));
+            rank = rank.or_else(|| self.table().links.get(&id).and_then(|entry| entry.rank));
             let ReceivedFrame { kind, from, to, content } = frame;
             if kind != FrameKind::Data || rank != Some(from) {
-                return Err(format!("it sent a frame that is not its own ({kind:?} from {from})"));
+                return Err(format!("it sent an invalid frame ({kind:?} from {from})"));
             }
             self.unread.add(content.len());
             // The receiver is gone: the run is over.
             self.frames.send(Passed { from, to, frame: content }).map_err(|_| String::from("the run is over"))?;
-            if !self.came.swap(true, SeqCst) {
+            if !self.has_unread.swap(true, SeqCst) {
                 (self.notify)();
             }
             Ok(())
         });
-        let mut doors = self.doors();
-        if let Some(door) = doors.links.remove(&id) {
-            let why = door.link.complaint().unwrap_or(why);
-            door.link.cut();
-            if let Some(rank) = door.rank {
-                doors.by_rank.remove(&rank);
-                drop(doors);
-                self.tell(LinkEvent::Gone { rank, why });
+        let mut table = self.table();
+        if let Some(entry) = table.links.remove(&id) {
+            let why = entry.link.cut_reason().unwrap_or(why);
+            entry.link.cut();
+            if let Some(rank) = entry.rank {
+                table.by_rank.remove(&rank);
+                drop(table);
+                self.publish(LinkEvent::Gone { rank, why });
             }
         }
     }
 
-    fn tell(&self, news: LinkEvent) {
+    fn publish(&self, event: LinkEvent) {
         // Sending fails only after the run is over, when no one receives events.
-        let _ = self.news.send(news);
+        let _ = self.events.send(event);
         (self.notify)();
     }
 }
@@ -346,16 +349,16 @@ impl Outer {
 
 impl Outside for Outer {
     fn send(&mut self, from: Rank, to: Rank, frame: &[u8]) {
-        let doors = self.shared.doors();
-        match doors.by_rank.get(&to).and_then(|link| doors.links.get(link)) {
-            Some(door) => door.link.send(FrameKind::Data, from, to, frame),
-            None => tracing::debug!(%to, "a frame for a rank that has gone is dropped"),
+        let table = self.shared.table();
+        match table.by_rank.get(&to).and_then(|link| table.links.get(link)) {
+            Some(entry) => entry.link.send(FrameKind::Data, from, to, frame),
+            None => tracing::debug!(%to, "dropped a frame for a rank that has left"),
         }
     }
 
     #[inline]
     fn receive(&mut self) -> Result<Option<Passed>, FabricError> {
-        if !self.shared.came.load(SeqCst) {
+        if !self.shared.has_unread.load(SeqCst) {
             return Ok(None);
         }
         if let Ok(passed) = self.frames.try_recv() {
@@ -363,29 +366,29 @@ impl Outside for Outer {
             return Ok(Some(passed));
         }
         // Cleared before the last poll: a frame that is queued afterwards sets it again.
-        self.shared.came.store(false, SeqCst);
+        self.shared.has_unread.store(false, SeqCst);
         let last = self.frames.try_recv().ok();
         if let Some(passed) = &last {
             self.shared.unread.take(passed.frame.len());
-            self.shared.came.store(true, SeqCst);
+            self.shared.has_unread.store(true, SeqCst);
         }
         Ok(last)
     }
 
     fn drained(&mut self) -> bool {
-        self.shared.doors().links.values().all(|door| door.link.drained())
+        self.shared.table().links.values().all(|entry| entry.link.drained())
     }
 
     fn close(&mut self, limit: Duration) {
         self.shared.unread.close();
         self.shared.closing.store(true, SeqCst);
-        self.shared.doors().links.values_mut().for_each(|door| door.link.finish());
+        self.shared.table().links.values_mut().for_each(|entry| entry.link.finish());
         let end = Instant::now() + limit;
         // Ranks that received the end of the run close their links themselves.
-        while !self.shared.doors().links.is_empty() && Instant::now() < end {
+        while !self.shared.table().links.is_empty() && Instant::now() < end {
             thread::sleep(CLOSE_POLL_INTERVAL);
         }
-        self.shared.doors().links.values().for_each(|door| door.link.cut());
+        self.shared.table().links.values().for_each(|entry| entry.link.cut());
     }
 }
 

@@ -47,7 +47,7 @@ pub enum JoinError {
         source: io::Error,
     },
     /// Another program answers, not the run of the contact file.
-    #[error("{address} is not the run that the contact file speaks of: {source}")]
+    #[error("{address} is not the run of the contact file: {source}")]
     Stranger {
         /// The address.
         address: String,
@@ -71,7 +71,7 @@ pub enum JoinError {
 impl JoinError {
     /// True if a retry may succeed. `before` counts the earlier attempts that failed with an
     /// unproven secret.
-    fn may_pass(&self, before: u32) -> bool {
+    fn is_temporary(&self, before: u32) -> bool {
         match self {
             // No process listens at the address any more.
             JoinError::Unreachable { source, .. } => source.kind() != io::ErrorKind::ConnectionRefused,
@@ -80,7 +80,7 @@ impl JoinError {
                 SecureError::Secret => before < MAX_FAILED_PROOFS,
                 _ => false,
             },
-            JoinError::Nowhere(errors) => errors.iter().any(|error| error.may_pass(before)),
+            JoinError::Nowhere(errors) => errors.iter().any(|error| error.is_temporary(before)),
             JoinError::Silent(_) => true,
             JoinError::Refused(_) | JoinError::Thread(_) => false,
         }
@@ -106,7 +106,7 @@ impl Pauses {
         self.tried += 1;
         let pause = self.next.mul_f64(0.5 + fastrand::f64());
         self.next = (2 * self.next).min(MAX_RETRY_PAUSE);
-        (error.may_pass(self.tried) && Instant::now() + pause < self.until).then_some(pause)
+        (error.is_temporary(self.tried) && Instant::now() + pause < self.until).then_some(pause)
     }
 }
 
@@ -196,7 +196,7 @@ fn answer(reader: &mut SecureReader) -> Result<Rank, JoinError> {
         answer = (frame.kind == FrameKind::Answer)
             .then(|| postcard::from_bytes::<JoinAnswer>(&frame.content).ok())
             .flatten();
-        Err("it answered with something else".into())
+        Err("it sent an unexpected answer".into())
     });
     match answer {
         Some(JoinAnswer::Admitted { rank }) => Ok(Rank(rank)),

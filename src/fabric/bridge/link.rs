@@ -82,7 +82,7 @@ impl LinkSender {
     }
 
     /// Why the link was cut on this side, if it was.
-    pub fn complaint(&self) -> Option<String> {
+    pub fn cut_reason(&self) -> Option<String> {
         let overrun = self.state.overrun.load(SeqCst);
         overrun.then(|| format!("it does not read what it is sent: {} MiB waited", MAX_QUEUED_BYTES >> 20))
     }
@@ -109,7 +109,7 @@ fn write(mut writer: SecureWriter, queue: &Receiver<Vec<u8>>, state: &LinkState)
     let end = match write_all(&mut writer, queue, state) {
         Ok(()) => Shutdown::Write,
         Err(error) => {
-            tracing::debug!(%error, "a link of the bridge cannot be written to");
+            tracing::debug!(%error, "cannot write to a link of the bridge");
             state.broken.store(true, SeqCst);
             // Shutting down both directions makes the reader notice.
             Shutdown::Both
@@ -202,7 +202,7 @@ pub fn read(
             }
             Ok(None) => return "it closed the connection".into(),
             Err(SecureError::Io(error)) if is_silence(&error) => {
-                return format!("nothing has been heard from it for {} s", MAX_SILENCE.as_secs());
+                return format!("nothing has arrived from it for {} s", MAX_SILENCE.as_secs());
             }
             Err(error) => return format!("the connection broke: {error}"),
         }

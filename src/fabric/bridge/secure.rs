@@ -42,7 +42,7 @@ pub const MAX_RECORD_BYTES: usize = u16::MAX as usize - TAG_BYTES;
 #[derive(Debug, Error)]
 pub enum SecureError {
     /// The other side is not Phalanx.
-    #[error("it does not speak as Phalanx does")]
+    #[error("it does not speak Phalanx's protocol")]
     Foreign,
     /// The other side has another version of the protocol.
     #[error(

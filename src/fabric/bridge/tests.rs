@@ -19,7 +19,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct Run {
     hub: Hub,
     outer: Outer,
-    news: Receiver<LinkEvent>,
+    events: Receiver<LinkEvent>,
     contact: Contact,
 }
 
@@ -30,9 +30,9 @@ fn run() -> Run {
 fn run_with(most_unread: usize) -> Run {
     let secret = Secret::random().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
-    let (hub, outer, news) = Hub::bounded(address, secret.clone(), || {}, most_unread).unwrap();
+    let (hub, outer, events) = Hub::bounded(address, secret.clone(), || {}, most_unread).unwrap();
     let contact = Contact { run: "r-1".into(), addresses: vec![hub.address().to_string()], secret };
-    Run { hub, outer, news, contact }
+    Run { hub, outer, events, contact }
 }
 
 fn world() -> Ask {
@@ -41,8 +41,8 @@ fn world() -> Ask {
 
 impl Run {
     /// Admits the next request.
-    fn open_door(&self, rank: u32) {
-        match self.news.recv_timeout(LONG).unwrap() {
+    fn admit_next(&self, rank: u32) {
+        match self.events.recv_timeout(LONG).unwrap() {
             LinkEvent::Knock { link, ask, .. } => {
                 assert_eq!(ask, world());
                 assert!(self.hub.admit(link, Rank(rank)));
@@ -54,7 +54,7 @@ impl Run {
     fn joined(&self, rank: u32) -> Joined {
         let contact = self.contact.clone();
         let other = std::thread::spawn(move || join(&contact, &world(), || {}).unwrap());
-        self.open_door(rank);
+        self.admit_next(rank);
         let (me, joined) = other.join().unwrap();
         assert_eq!(me, Rank(rank));
         joined
@@ -97,7 +97,7 @@ fn ranks_join_talk_and_are_told_of_when_they_go() {
     let came = take(&mut run.outer);
     assert!(came.to == Rank(2) && came.frame == large);
     drop(a);
-    let LinkEvent::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
+    let LinkEvent::Gone { rank: Rank(1), .. } = run.events.recv_timeout(LONG).unwrap() else { panic!("not told") };
     run.outer.send(Rank(0), Rank(1), b"lost");
     assert_alive(&mut run, 2, &mut b);
 }
@@ -107,7 +107,7 @@ fn who_is_refused_is_told_why() {
     let run = run();
     let contact = run.contact.clone();
     let other = std::thread::spawn(move || join(&contact, &world(), || {}).err().unwrap());
-    let LinkEvent::Knock { link, .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("no knock") };
+    let LinkEvent::Knock { link, .. } = run.events.recv_timeout(LONG).unwrap() else { panic!("no knock") };
     run.hub.refuse(link, "the run is ending");
     assert!(matches!(other.join().unwrap(), JoinError::Refused(why) if why == "the run is ending"));
 }
@@ -138,7 +138,7 @@ fn strangers_are_refused_and_disturb_nobody() {
     let mut other = run.joined(2);
     assert_alive(&mut run, 2, &mut other);
     drop(silent);
-    assert!(run.news.try_recv().is_err(), "refused connections cause no event");
+    assert!(run.events.try_recv().is_err(), "refused connections cause no event");
 }
 
 /// Joins with retries, as a rank does.
@@ -160,7 +160,7 @@ fn a_world_of_200_ranks_comes_in_at_once_past_connections_that_say_nothing() {
     let joined: Vec<Joined> = std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..200).map(|_| scope.spawn(|| join_patiently(&run.contact))).collect();
         let also = idle();
-        (0..200).for_each(|rank| run.open_door(rank + 1));
+        (0..200).for_each(|rank| run.admit_next(rank + 1));
         drop(also);
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
@@ -185,7 +185,7 @@ fn a_run_is_found_at_the_address_that_leads_to_it() {
     let contact = Contact { addresses: addresses.clone(), ..run.contact.clone() };
     std::thread::scope(|scope| {
         let joining = scope.spawn(|| join(&contact, &world(), || {}).unwrap());
-        run.open_door(1);
+        run.admit_next(1);
         assert_eq!(joining.join().unwrap().0, Rank(1));
     });
     let nowhere = Contact { addresses: addresses[..2].to_vec(), ..contact };
@@ -213,11 +213,13 @@ fn who_knows_the_secret_but_misbehaves_is_cut_off() {
     for bad in [frame(1, 2, u32::MAX), frame(77, 2, 0), frame(1, 1, 0), frame(4, 2, 0)] {
         let mut intruder = intruder(&run);
         intruder.writer.write(&asking).unwrap();
-        run.open_door(2);
+        run.admit_next(2);
         let answer = intruder.reader.read().unwrap().unwrap();
         assert_eq!(postcard::from_bytes::<JoinAnswer>(&answer[13..]).unwrap(), JoinAnswer::Admitted { rank: 2 });
         intruder.writer.write(&bad).unwrap();
-        let LinkEvent::Gone { rank: Rank(2), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not cut off") };
+        let LinkEvent::Gone { rank: Rank(2), .. } = run.events.recv_timeout(LONG).unwrap() else {
+            panic!("not cut off")
+        };
     }
     // A frame that is no request, and a request without content.
     for bad in [frame(1, 0, 0), frame(3, 0, 0)] {
@@ -226,7 +228,7 @@ fn who_knows_the_secret_but_misbehaves_is_cut_off() {
         while let Ok(Some(_)) = intruder.reader.read() {}
     }
     assert_alive(&mut run, 1, &mut good);
-    assert!(run.news.try_recv().is_err() && wire::MOST < u32::MAX as usize);
+    assert!(run.events.try_recv().is_err() && wire::MOST < u32::MAX as usize);
 }
 
 #[test]
@@ -257,14 +259,14 @@ fn who_does_not_read_is_cut_off_before_memory_is_full() {
     let mut deaf = intruder(&run);
     let head = [&[3u8][..], &[0; 8], &(ask.len() as u32).to_le_bytes(), &ask].concat();
     deaf.writer.write(&head).unwrap();
-    run.open_door(2);
+    run.admit_next(2);
     // The peer is admitted and then reads nothing. Bytes in the system's buffers do not count.
     let (frame, most) = (vec![0; 1 << 16], 4 * (super::link::MAX_QUEUED_BYTES >> 16));
     let gone = (0..most).find_map(|_| {
         run.outer.send(Rank::ZERO, Rank(2), &frame);
-        run.news.try_recv().ok()
+        run.events.try_recv().ok()
     });
-    let gone = gone.or_else(|| run.news.recv_timeout(LONG).ok());
+    let gone = gone.or_else(|| run.events.recv_timeout(LONG).ok());
     let Some(LinkEvent::Gone { rank: Rank(2), why }) = gone else { panic!("{gone:?}") };
     assert!(why.contains("does not read what it is sent"), "{why}");
     assert_alive(&mut run, 1, &mut good);
@@ -316,5 +318,5 @@ fn a_run_that_ends_frees_senders_that_wait() {
     assert_eq!(take(&mut sender).frame, b"last", "what comes meanwhile does not end the link");
     drop(sender);
     closer.join().unwrap();
-    let LinkEvent::Gone { rank: Rank(1), .. } = run.news.recv_timeout(LONG).unwrap() else { panic!("not told") };
+    let LinkEvent::Gone { rank: Rank(1), .. } = run.events.recv_timeout(LONG).unwrap() else { panic!("not told") };
 }
