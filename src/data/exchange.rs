@@ -8,6 +8,7 @@
 //! [`share`] sends the changed values of a rank's own vertices to all others, in the smallest of
 //! four encodings (nothing, all values, bit set and values, offsets and values), as in Gluon
 //! (Dathathri et al., PLDI 2018, section 4.2).
+//! [`push`] sends values to the ranks that own their vertices.
 
 use std::ops::Range;
 

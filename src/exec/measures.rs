@@ -3,8 +3,8 @@
 //! The file lies in a directory of this rank on the node's local disk. The task creates it, and the
 //! rank reads and removes it when the attempt has ended. A rank locks its directory for its
 //! lifetime, so that a later rank can identify and remove the directories of killed ranks. The
-//! content is not trusted: opening cannot block on anything but a plain file, and only a bounded
-//! part is read. Invalid lines are skipped, and a message in the task's standard error reports
+//! content is not trusted: the file is opened without blocking, must be a regular file, and is read
+//! up to a bound. Invalid lines are skipped, and a message in the task's standard error reports
 //! them.
 
 use std::fs::{self, File};
@@ -26,8 +26,8 @@ pub(super) const VARIABLE: &str = "PHALANX_METRICS";
 /// program is likely to use it.
 const PREFIX: &str = ".phalanx-metrics-";
 
-/// The prefix with this node's name. Locks on a shared file system may create_locked on one node
-/// only, so each node removes only its own directories.
+/// The prefix with this node's name. Locks on a shared file system may hold on one node only, so
+/// each node removes only its own directories.
 fn prefix() -> String {
     let host = sysinfo::System::host_name().unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };

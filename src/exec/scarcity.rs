@@ -65,7 +65,7 @@ impl Scarcity {
         RunningCommand(self)
     }
 
-    /// Retries `start` for as long as it fails for lack of resources.
+    /// Retries `attempt` for as long as it fails for lack of resources.
     pub(super) fn retry_while_scarce<'a, T>(
         &self,
         deadline: &AttemptDeadline<'a>,

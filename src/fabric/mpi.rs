@@ -47,8 +47,8 @@ const TAGS: [i32; 2] = [0, 1];
 /// to buffer them.
 const POSTED_RECEIVES: usize = 16;
 
-/// While all frames arrive through shared memory, every how many polls MPI is polled too: a rank
-/// that cannot write to shared memory uses MPI.
+/// Number of polls of shared memory per poll of MPI while all frames arrive through shared memory.
+/// MPI must be polled too, because a rank that cannot write to shared memory uses MPI.
 const POLLS_PER_MPI_POLL: u32 = 16;
 
 /// Buffer of a small frame.

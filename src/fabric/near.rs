@@ -273,8 +273,8 @@ impl NearRanks {
     }
 
     /// As [`receive`](NearRanks::receive), but takes a frame only if it has this label and is the
-    /// next in its ring: slots take their frames without changing the order. Reads
-    /// [`RINGS_PER_POLL`] rings, in turn.
+    /// next in its ring: slots take their frames without changing the order. Reads `RINGS_PER_POLL`
+    /// rings, in turn.
     ///
     /// # Errors
     /// As [`receive`](NearRanks::receive).

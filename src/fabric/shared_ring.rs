@@ -14,14 +14,14 @@
 //!
 //! Sources: L. Lamport, "Specifying Concurrent Program Modules", TOPLAS 5(2), 1983 (one writer, one
 //! reader, no lock); J. Giacomoni et al., "FastForward for efficient pipeline parallelism", PPoPP
-//! 2008 (the data itself says that it is there).
+//! 2008 (the data itself signals its presence).
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::shared_memory::{PAGE_BYTES, SharedMemory};
 
-/// Memory of one ring.
+/// Size of one ring in bytes.
 pub(super) const RING_BYTES: usize = 4 * PAGE_BYTES;
 
 /// Largest frame in bytes, so that several fit.

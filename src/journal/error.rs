@@ -113,7 +113,7 @@ pub enum RunDirError {
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Who uses it.
+        /// The holder of its lock.
         holder: Holder,
     },
     /// A process uses or used the directory on a file system without `flock`, where only a lock
@@ -128,15 +128,15 @@ pub enum RunDirError {
         path: PathBuf,
         /// The file that marks it.
         mark: PathBuf,
-        /// Who made the mark.
+        /// The holder named in the mark.
         holder: Holder,
     },
     /// There is no such run.
     #[error("no run {wanted:?} here: {}", hint(runs, known))]
     NotFound {
-        /// What was asked for.
+        /// The requested name.
         wanted: String,
-        /// Where it was looked for.
+        /// The directory that was searched.
         runs: PathBuf,
         /// The newest runs that there are.
         known: Vec<String>,
@@ -146,7 +146,7 @@ pub enum RunDirError {
     NothingToResume {
         /// The job's name.
         job: String,
-        /// Where it was looked for.
+        /// The directory that was searched.
         runs: PathBuf,
     },
     /// The directory holds no journal.

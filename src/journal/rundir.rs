@@ -14,7 +14,7 @@
 //!   report.html            written by `phalanx report`
 //!   outputs/               captured output of tasks (see `output`)
 //!   blocks/                logs of nodes that joined, and the names of their jobs
-//!   lock                   held while the run goes on (see `lock`)
+//!   lock                   held while the run is active (see `lock`)
 //! ```
 //!
 //! Creating the directory reserves its number (`mkdir` succeeds once), so two runs that start

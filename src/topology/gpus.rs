@@ -5,7 +5,7 @@
 //! variable, which commands get, and an *ordinal* among the GPUs that this process sees, which
 //! kernels pass to CUDA or HIP.
 //!
-//! NVIDIA GPUs are queried through NVML_FILE, which comes with the driver and is loaded at run
+//! NVIDIA GPUs are queried through NVML, which comes with the driver and is loaded at run
 //! time; AMD GPUs through sysfs. A machine without either has no GPUs, which is not an error.
 
 use std::fs;
@@ -42,7 +42,7 @@ const BATCH_VARIABLES: [&str; 8] = [
 /// the machine's memory, have less.
 const MIN_AMD_MEMORY_BYTES: u64 = 4 << 30;
 
-/// File name of NVML_FILE. The name without a number belongs to a development package, which nodes
+/// File name of NVML. The name without a number belongs to a development package, which nodes
 /// often lack.
 const NVML_FILE: &str = "libnvidia-ml.so.1";
 
@@ -50,7 +50,7 @@ const NVML_FILE: &str = "libnvidia-ml.so.1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Maker {
-    /// NVIDIA: queried through NVML_FILE.
+    /// NVIDIA: queried through NVML.
     Nvidia,
     /// AMD: read from sysfs.
     Amd,
@@ -189,7 +189,7 @@ pub struct GpuProbe {
 }
 
 impl GpuProbe {
-    /// Loads NVML_FILE if installed, which takes tens of milliseconds; otherwise next to nothing.
+    /// Loads NVML if installed, which takes tens of milliseconds; otherwise next to nothing.
     pub fn new() -> GpuProbe {
         let nvml = Nvml::builder().lib_path(NVML_FILE.as_ref()).init();
         GpuProbe { nvml: nvml.inspect_err(|why| tracing::debug!("no NVIDIA GPUs: {why}")).ok(), sysfs: "/sys".into() }
@@ -276,7 +276,7 @@ impl Default for GpuProbe {
     }
 }
 
-/// Converts a PCI address: NVML_FILE writes eight digits for the domain, sysfs four.
+/// Converts a PCI address: NVML writes eight digits for the domain, sysfs four.
 fn sysfs_address(address: &str) -> String {
     let address = address.to_lowercase();
     match address.split_once(':') {

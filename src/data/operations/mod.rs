@@ -73,7 +73,7 @@ pub enum Operation {
     },
     /// The vertices within a number of edges.
     KHop {
-        /// The source vertex.
+        /// The source vertices.
         sources: Vec<u64>,
         /// Largest number of edges.
         hops: u32,

@@ -10,8 +10,8 @@
 //!
 //! The hub takes no decisions about ranks; it forwards frames and reports events. Both wait in
 //! queues until rank 0 polls them; the hub calls `notify` when it adds something. Once
-//! [`MAX_UNREAD_BYTES`] bytes are queued, the hub stops reading from links, so that TCP flow
-//! control holds the senders back.
+//! `MAX_UNREAD_BYTES` bytes are queued, the hub stops reading from links, so that TCP flow control
+//! holds the senders back.
 
 use std::collections::HashMap;
 use std::io;
@@ -32,7 +32,8 @@ use crate::fabric::routed::{Outside, Passed};
 use crate::model::Rank;
 use crate::system::strangers::Strangers;
 
-/// Largest number of unauthenticated connections at a time; a further one closes the oldest.
+/// Largest number of unauthenticated connections at a time; a further one closes the oldest
+/// connection of the address with the most.
 const MAX_UNAUTHENTICATED: usize = 128;
 
 /// Refused connections that are logged; further ones are only counted, to keep the log short.
@@ -91,7 +92,7 @@ struct HubState {
     has_unread: AtomicBool,
     events: Sender<LinkEvent>,
     table: Mutex<LinkTable>,
-    /// Connections that are not authenticated yet, each with its deadline.
+    /// Connections that are not authenticated yet, each with the handle that closes it.
     strangers: Mutex<Strangers<TcpStream>>,
     refused: AtomicU32,
     closing: AtomicBool,
