@@ -187,7 +187,7 @@ fn line_start(file: &mut File, at: u64) -> std::io::Result<u64> {
     }
 }
 
-/// Loads a graph from a file; see [`Source::load`](super::source::Source::load).
+/// Loads a graph from a file; see [`GraphSource::load`](super::source::GraphSource::load).
 ///
 /// # Errors
 /// If the file cannot be read, or communication fails.
