@@ -1,8 +1,7 @@
-//! The simulated cluster: what `cluster.toml` describes, resolved.
+//! The simulated cluster: the resolved contents of `cluster.toml`.
 //!
-//! A *node* of the simulation hosts one rank, as the blocks do that Phalanx gains while running: so
-//! any node can be given back alone. How the file is written is `read`'s concern;
-//! docs/cluster-file.md tells it to people.
+//! A simulated *node* hosts one rank, like the blocks that Phalanx adds while running, so any node
+//! can be given back alone. `read` parses the file; docs/cluster-file.md documents it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use crate::job::{Cost, Diagnostics};
 use crate::model::Time;
 use crate::scale::{self, NodeTypeId, Prices};
 
-/// A cluster, as far as it matters to a run.
+/// A cluster, as far as it affects a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Kinds of nodes; at least one. A run grows by the first kind.
     pub nodes: Vec<NodeKind>,
-    /// How long messages travel.
+    /// Message delays.
     pub network: Network,
-    /// What goes wrong.
+    /// Failure rates.
     pub faults: Faults,
     /// How tasks deviate from their estimates.
     pub tasks: TaskSpread,
@@ -32,7 +31,7 @@ pub struct Cluster {
 /// A kind of node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeKind {
-    /// What it is called; nodes are numbered behind it.
+    /// Name of the kind; node names are this name with a number.
     pub name: String,
     /// CPUs for tasks.
     pub slots: u32,
@@ -42,15 +41,15 @@ pub struct NodeKind {
     pub gpus: u32,
     /// A task takes its duration divided by this.
     pub speed: f64,
-    /// What an hour costs.
+    /// Price per hour.
     pub price: f64,
-    /// A started piece of this length is charged whole; zero charges to the nanosecond.
+    /// Unit of billing: a started unit is charged whole; zero charges to the nanosecond.
     pub granularity: Duration,
-    /// The least that is charged.
+    /// Minimum charged time.
     pub minimum: Duration,
-    /// At most so many at once.
+    /// Upper limit on nodes of this kind at once.
     pub limit: u32,
-    /// So many of the ranks with which a run begins are on nodes of this kind.
+    /// Number of ranks at the start of a run that are on nodes of this kind.
     pub first: u32,
     /// From the request to the grant; the bill begins with the grant.
     pub delay: Distribution,
@@ -60,27 +59,27 @@ pub struct NodeKind {
     pub failure: f64,
 }
 
-/// How long messages travel. Between two ranks they keep their order.
+/// Message delays. Messages between two ranks keep their order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Network {
-    /// The least.
+    /// Minimum delay.
     pub latency: Duration,
-    /// Up to so much more, equally likely.
+    /// Maximum additional delay, uniformly distributed.
     pub jitter: Duration,
 }
 
-/// What goes wrong.
+/// Failure rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Nodes that go down, per node and hour.
+    /// Node failures, per node and hour.
     pub node_loss: f64,
-    /// Ranks that die alone, per rank and hour.
+    /// Failures of a rank alone, per rank and hour.
     pub rank_loss: f64,
     /// Share of nodes that are slow, 0 to 1.
     pub slow: f64,
-    /// A task takes so many times as long there; at least 1.
+    /// Factor by which a task takes longer there; at least 1.
     pub slow_factor: f64,
-    /// How long after it happened a loss is noticed.
+    /// Delay until a loss is noticed.
     pub notice: Duration,
     /// Share of attempts that fail, 0 to 1.
     pub task: f64,
@@ -93,7 +92,7 @@ pub struct TaskSpread {
     pub spread: f64,
     /// The same for single classes.
     pub classes: Vec<(String, f64)>,
-    /// What starting a command takes in addition.
+    /// Additional time to start a command.
     pub spawn: Duration,
 }
 
@@ -105,7 +104,7 @@ impl TaskSpread {
 }
 
 impl Default for Cluster {
-    /// The file that has nothing but one kind of node.
+    /// The result of a file with one kind of node and nothing else.
     fn default() -> Cluster {
         read::defaults()
     }
@@ -115,43 +114,45 @@ impl Cluster {
     /// Reads a cluster file.
     ///
     /// # Errors
-    /// Every mistake in it, or why it cannot be read.
+    ///
+    /// All mistakes in it, or why it cannot be read.
     pub fn load(path: &Path) -> Result<(Cluster, Arc<str>), Diagnostics> {
         read::load(path)
     }
 
-    /// Reads the text of a cluster file called `file`.
+    /// Parses the text of a cluster file called `file`.
     ///
     /// # Errors
-    /// Every mistake in it.
+    ///
+    /// All mistakes in it.
     pub fn parse(text: &str, file: &str) -> Result<Cluster, Diagnostics> {
         read::parse(text, file)
     }
 
-    /// The kinds of the nodes with which a run of so many ranks begins: those that the file gives
-    /// it, in its order; further ones are of the first kind.
+    /// The kinds of the nodes with which a run of `ranks` ranks starts: those that the file lists,
+    /// in its order; further ones are of the first kind.
     pub fn first_kinds(&self, ranks: u32) -> impl Iterator<Item = NodeTypeId> + Clone + '_ {
         let given = (0u32..).zip(&self.nodes).flat_map(|(kind, node)| (0..node.first).map(move |_| NodeTypeId(kind)));
         given.chain(std::iter::repeat(NodeTypeId(0))).take(ranks as usize)
     }
 
-    /// With how many ranks a run begins, if the file says so.
+    /// Number of ranks at the start of a run, if the file specifies it.
     pub fn first_ranks(&self) -> Option<u32> {
         Some(self.nodes.iter().map(|node| node.first).fold(0, u32::saturating_add)).filter(|ranks| *ranks > 0)
     }
 
-    /// Slots of so many first ranks, each times the speed of its node.
+    /// Slots of the first `ranks` ranks, weighted by the speed of their nodes.
     pub fn first_speed(&self, ranks: u32) -> f64 {
         let node = |kind: NodeTypeId| &self.nodes[kind.0 as usize];
         self.first_kinds(ranks).map(|kind| f64::from(node(kind).slots) * node(kind).speed).sum()
     }
 
-    /// What nodes of so many first ranks cost in an hour.
+    /// Hourly cost of the nodes of the first `ranks` ranks.
     pub fn first_price(&self, ranks: u32) -> f64 {
         self.first_kinds(ranks).map(|kind| self.nodes[kind.0 as usize].price).sum()
     }
 
-    /// What its nodes cost, and what a job may spend.
+    /// The prices of its nodes, with the job's spending limits.
     pub fn prices(&self, cost: &Cost) -> Prices {
         Prices {
             nodes: self.nodes.iter().map(NodeKind::priced).collect(),
@@ -161,7 +162,7 @@ impl Cluster {
         }
     }
 
-    /// The cluster of a job that has no cluster file: nodes of so many slots, at the prices of the
+    /// The cluster for a job without a cluster file: nodes with `slots` slots, at the prices of the
     /// job.
     pub fn of_job(cost: &Cost, slots: u32) -> Cluster {
         let mut cluster = Cluster::default().with_slots(slots);
@@ -170,7 +171,7 @@ impl Cluster {
         cluster
     }
 
-    /// The same with `slots` on every node.
+    /// The same cluster with `slots` slots on every node.
     #[must_use]
     pub fn with_slots(mut self, slots: u32) -> Cluster {
         self.nodes.iter_mut().for_each(|node| node.slots = slots);
@@ -179,7 +180,7 @@ impl Cluster {
 }
 
 impl NodeKind {
-    /// The kind as a price list has it.
+    /// The kind in terms of a price list.
     fn priced(&self) -> scale::NodeType {
         scale::NodeType {
             name: self.name.clone(),

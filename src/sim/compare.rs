@@ -1,4 +1,5 @@
-//! Policies, or ways to deal tasks out, side by side: the same job, cluster and draws under each.
+//! Compares policies, or strategies to assign tasks: the same job, cluster and random draws under
+//! each.
 //!
 //! A policy is on the *front* if no other is both faster and cheaper.
 
@@ -16,56 +17,57 @@ use crate::scale::NodeTypeId;
 use crate::scale::balance::{BalancedRank, Balancer, Capabilities, Strategy};
 use crate::workload::PreparedJob;
 
-/// What is compared on.
+/// The common setup of a comparison.
 #[derive(Clone, Copy)]
 pub struct Comparison<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
-    /// Where it runs.
+    /// The cluster that it runs on.
     pub cluster: &'a Cluster,
-    /// Within which bounds.
+    /// Bounds of scaling.
     pub scaling: &'a Scaling,
     /// Budget and deadline.
     pub cost: &'a Cost,
     /// The first seed.
     pub seed: u64,
-    /// How many seeds each is run with; figures are means.
+    /// Number of seeds per policy; results are means.
     pub repeats: u64,
 }
 
-/// A policy's means.
+/// The mean results of a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Its name.
     pub policy: String,
-    /// Seconds from beginning to end.
+    /// Makespan in seconds.
     pub makespan_s: f64,
     /// Makespan over the longest chain.
     pub stretch: f64,
     /// The bill.
     pub bill: f64,
-    /// Bill over the least that the work costs.
+    /// Bill over the lower bound for the work.
     pub dearness: f64,
     /// Share of the billed slot-time in which tasks ran.
     pub utilisation: f64,
-    /// Most ranks at once.
+    /// Maximum number of ranks at once.
     pub peak: f64,
-    /// Resources missing and idle, percent of the most there may be over time (SPEC accuracy).
+    /// Missing and idle resources over time, percent of the maximum (SPEC accuracy).
     pub accuracy: (f64, f64),
     /// Share of time with resources missing and idle, percent (SPEC time share).
     pub time_share: (f64, f64),
     /// Changes of supply against demand, percent of seconds (SPEC instability).
     pub instability: f64,
-    /// True if no other is both faster and cheaper.
+    /// True if no other policy is both faster and cheaper.
     pub front: bool,
-    /// Runs that did not come to their end.
+    /// Number of runs that stopped before completion.
     pub stopped: u64,
 }
 
 /// Runs a job under each of the policies.
 ///
 /// # Errors
-/// If one of them is unknown, or a task fits nowhere.
+///
+/// If a policy is unknown, or a task fits nowhere.
 pub fn compare(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Row>, SimulationError> {
     let homes = first_homes(field, policies)?;
     let trials: Vec<(usize, u64)> = (0..policies.len())
@@ -99,8 +101,8 @@ fn trial<'a>(field: &Comparison<'a>, policy: &'a str, seed: u64, homes: &'a [u32
     }
 }
 
-/// The homes with which each policy begins. The partitioner is not to be called by two threads at
-/// once.
+/// The initial homes under each policy, chosen one after another: the partitioner must not be
+/// called by two threads at once.
 fn first_homes(field: &Comparison<'_>, policies: &[&str]) -> Result<Vec<Vec<u32>>, SimulationError> {
     let homes = |&policy: &&str| {
         let ranks = trial(field, policy, field.seed, &[]).first_ranks();
@@ -129,12 +131,12 @@ fn row(outcomes: &[&SimulationOutcome]) -> Row {
     }
 }
 
-/// Differences below this share are none: they lie within what the draws of a few seeds differ by.
-const SAME: f64 = 0.01;
+/// Differences below this share count as none: they are within the variation of a few seeds.
+const MIN_DIFFERENCE: f64 = 0.01;
 
 fn mark_front(rows: &mut [Row]) {
-    let better = |a: f64, b: f64| a < b * (1.0 - SAME);
-    let no_worse = |a: f64, b: f64| a <= b * (1.0 + SAME);
+    let better = |a: f64, b: f64| a < b * (1.0 - MIN_DIFFERENCE);
+    let no_worse = |a: f64, b: f64| a <= b * (1.0 + MIN_DIFFERENCE);
     let beats = |a: &Row, b: &Row| {
         no_worse(a.makespan_s, b.makespan_s)
             && no_worse(a.bill, b.bill)
@@ -177,29 +179,30 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// How one way to deal tasks out does.
+/// The results of one strategy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BalanceRow {
     /// Its name.
     pub name: String,
-    /// Seconds from beginning to end.
+    /// Makespan in seconds.
     pub makespan_s: f64,
     /// Makespan over the greater of the longest chain and work / slots.
     pub stretch: f64,
-    /// How even the dealt work is before the run: mean over maximum, 0 to 1.
+    /// Balance of the assigned work before the run: mean over maximum, 0 to 1.
     pub balance: f64,
     /// Bytes along edges between homes on different ranks.
     pub cut_bytes: u64,
     /// Edges between them.
     pub cut_edges: u64,
-    /// Share of attempts that ran away from home, by stealing.
+    /// Share of attempts that ran on another rank than their home, by stealing.
     pub away: f64,
 }
 
-/// Runs a job on so many ranks with its tasks dealt out in each of the ways: by the graph, and by
-/// the strategies that look at load alone.
+/// Runs a job on `ranks` ranks with each way to assign its tasks: by the graph, and by the
+/// strategies that use load alone.
 ///
 /// # Errors
+///
 /// If a task fits on none of the ranks.
 pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<BalanceRow>, SimulationError> {
     let mut rows = Vec::new();
@@ -213,8 +216,7 @@ pub fn compare_balance(field: &Comparison<'_>, ranks: u32) -> Result<Vec<Balance
     Ok(rows)
 }
 
-/// Deals all tasks in order of their numbers among ranks whose speed is known, as after an earlier
-/// run.
+/// Assigns all tasks in order of their numbers to ranks of known speed, as after an earlier run.
 fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     let speeds = Simulator::speeds(field.cluster, ranks, field.seed);
     let seat = |(kind, speed): (NodeTypeId, f64)| {
@@ -238,7 +240,7 @@ fn deal(field: &Comparison<'_>, ranks: u32, strategy: Strategy) -> Vec<u32> {
     };
     let tasks: Vec<(Capabilities, f64)> = (0..field.scene.tasks()).map(need).collect();
     let homes = Balancer::new(strategy).deal(&tasks, &mut seats);
-    // What no strategy can place (an MPI task over several ranks) is at home on rank 0.
+    // A task that no strategy can place (an MPI task over several ranks) is at home on rank 0.
     homes.into_iter().map(|home| home.map_or(0, |seat| seat as u32)).collect()
 }
 

@@ -1,15 +1,15 @@
-//! What is still to happen, in order of time; what happens at the same moment, in the order in
-//! which it was arranged.
+//! The queue of future events, in order of time; events at the same time are in the order in which
+//! they were scheduled.
 //!
-//! The order depends on nothing else, so a run repeats itself exactly. Entries are small and
-//! copied; what they are about lies elsewhere.
+//! The order depends on nothing else, so a run is exactly reproducible. Entries are small and
+//! copied; the data that they refer to is stored elsewhere.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::model::Time;
 
-/// Something that is to happen, as a word and what it is about.
+/// A scheduled event: its kind and an index.
 #[derive(Clone, Copy, Debug)]
 struct QueuedEvent<T> {
     at: Time,
@@ -37,7 +37,7 @@ impl<T> Ord for QueuedEvent<T> {
     }
 }
 
-/// See the module's text.
+/// Future events by time, with a number that breaks ties.
 #[derive(Debug)]
 pub(super) struct EventQueue<T> {
     entries: BinaryHeap<Reverse<QueuedEvent<T>>>,
@@ -49,14 +49,14 @@ impl<T: Copy> EventQueue<T> {
         EventQueue { entries: BinaryHeap::new(), arranged: 0 }
     }
 
-    /// Arranges that something happens; returns a number that no other entry has.
+    /// Schedules an event; returns the unique number of its entry.
     pub(super) fn schedule(&mut self, at: Time, what: T) -> u64 {
         self.arranged += 1;
         self.entries.push(Reverse(QueuedEvent { at, number: self.arranged, what }));
         self.arranged
     }
 
-    /// Takes what happens next: when, its number, and what.
+    /// Removes the next event: its time, its number, and the event.
     pub(super) fn next(&mut self) -> Option<(Time, u64, T)> {
         self.entries.pop().map(|Reverse(entry)| (entry.at, entry.number, entry.what))
     }

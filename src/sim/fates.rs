@@ -1,4 +1,4 @@
-//! How attempts of a simulated run go: how long each takes, and how it ends.
+//! The outcomes of attempts in a simulated run: how long each takes, and how it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use crate::job::Job;
 use crate::model::{Outcome, State, TaskId};
 use crate::workload::PreparedJob;
 
-/// What each task of a run did that has ended.
+/// What each task of a recorded run did.
 #[derive(Clone, Debug)]
 pub struct RecordedTasks {
-    /// How long each took, in nanoseconds.
+    /// Duration of each task, in nanoseconds.
     pub took: Arc<[u64]>,
     /// How each ended.
     pub ends: Arc<[Outcome]>,
 }
 
-/// How an attempt goes: how long it takes on a node of speed 1, and how it ends.
+/// The outcome of an attempt: its duration on a node of speed 1, and how it ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct SimulatedAttempt {
     pub(super) took: Duration,
     pub(super) outcome: Outcome,
 }
 
-/// Draws the fates of attempts: by seed, task and attempt alone, so that they are the same wherever
-/// and whenever a task runs.
+/// Draws the outcomes of attempts from seed, task and attempt number alone, so that they do not
+/// depend on where and when a task runs.
 #[derive(Clone, Debug)]
 pub(super) struct Fates {
     seed: u64,
@@ -36,7 +36,7 @@ pub(super) struct Fates {
     spawn: Duration,
     /// The spread of each group.
     spreads: Vec<f64>,
-    /// What the tasks did in the run that is repeated, if one is.
+    /// What the tasks did in the run that is repeated, if there is one.
     recorded: Option<RecordedTasks>,
 }
 
@@ -46,12 +46,12 @@ impl Fates {
         Fates { seed, failing: faults.task, spawn: tasks.spawn, spreads, recorded: None }
     }
 
-    /// Lets each task do what it did in a recorded run, if there is one.
+    /// Uses the outcomes of a recorded run, if there is one.
     pub(super) fn with_recorded(self, recorded: Option<RecordedTasks>) -> Fates {
         Fates { recorded, ..self }
     }
 
-    /// The fate of an attempt on a node where tasks take `slowness` times their duration.
+    /// The outcome of an attempt on a node where tasks take `slowness` times their duration.
     pub(super) fn of(&self, prepared: &PreparedJob, task: TaskId, attempt: u16, slowness: f64) -> SimulatedAttempt {
         let place = prepared.job.group_of(task);
         let group = &prepared.job.groups[place.0 as usize];
@@ -68,7 +68,7 @@ impl Fates {
             Some(limit) if took > limit => {
                 SimulatedAttempt { took: limit, outcome: Outcome { state: State::Timeout, exit: -libc::SIGTERM } }
             }
-            // Nothing is known of when a task that fails does so: on average half way.
+            // The moment at which a failing task fails is unknown: half way on average.
             _ if fails => SimulatedAttempt { took: took / 2, outcome: Outcome { state: State::Failed, exit: 1 } },
             _ => SimulatedAttempt { took, outcome },
         }

@@ -1,19 +1,19 @@
-//! The simulated edges: a virtual cluster in virtual time, under the same coordinator, workers and
-//! scaling core as a real run.
+//! The simulator: a virtual cluster in virtual time, with the coordinator, workers and scaling core
+//! of a real run.
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `cluster`, `read` | what a cluster is like, and the file that says so |
+//! | `cluster`, `read` | the properties of a cluster, and the file that defines them |
 //! | `fates` | how long each attempt takes, and how it ends |
 //! | `random` | random draws that do not depend on the order in which they are made |
-//! | `event_queue`, `network`, `pool` | what is to happen, messages under way, ready tasks of a rank |
+//! | `event_queue`, `network`, `pool` | future events, messages under way, ready tasks of a rank |
 //! | `steal_matching` | how idle ranks find work when there are very many of them |
-//! | `provider` | where nodes come from, and their bills |
-//! | `world` | the state machines of a run, driven by all of these |
-//! | `simulation` | one run under a policy, and its figures |
+//! | `provider` | node requests, grants and bills |
+//! | `simulator` | the state machines of a run, driven by all of these |
+//! | `simulation` | one run under a policy, and its results |
 //! | `recorded_run` | the same with a run directory, as a real run leaves it |
-//! | `rerun` | a run that has ended, with something about it changed |
-//! | `compare`, `plan` | many runs: policies side by side, and ranks against makespan and cost |
+//! | `rerun` | repeats a run that has ended, with some property changed |
+//! | `compare`, `plan` | many runs: comparison of policies, and ranks against makespan and cost |
 
 mod cluster;
 pub mod compare;

@@ -1,7 +1,7 @@
-//! The virtual fabric: how long a message is under way.
+//! The virtual fabric: message delays.
 //!
-//! As in the real one, messages between two ranks keep their order and those of different senders
-//! do not. A message to oneself takes no time.
+//! As in the real one, messages between two ranks keep their order, those of different senders do
+//! not. A message to the sender itself takes no time.
 
 use fastrand::Rng;
 use rustc_hash::FxHashMap;
@@ -10,14 +10,14 @@ use super::cluster::Network;
 use super::random::{Subject, generator};
 use crate::model::{Rank, Time};
 
-/// See the module's text.
+/// Computes arrival times from latency and jitter, and keeps the order between two ranks.
 #[derive(Debug)]
 pub(super) struct NetworkModel {
     network: Network,
     rng: Rng,
-    /// When the last message of a pair arrives, for pairs whose next one could overtake it.
+    /// Arrival of the last message of each pair whose next message could overtake it.
     last: FxHashMap<(Rank, Rank), Time>,
-    /// Pairs after which those without a message under way are forgotten.
+    /// Number of pairs at which those without a message under way are removed.
     tidy_at: usize,
 }
 
@@ -26,14 +26,14 @@ impl NetworkModel {
         NetworkModel { network, rng: generator(seed, Subject::Network, 0), last: FxHashMap::default(), tidy_at: 1024 }
     }
 
-    /// When a message that is sent now arrives.
+    /// Arrival time of a message that is sent now.
     pub(super) fn arrival(&mut self, now: Time, from: Rank, to: Rank) -> Time {
         if from == to {
             return now;
         }
         let at = now.after(self.network.latency);
         if self.network.jitter.is_zero() {
-            // All take equally long: nothing can overtake.
+            // All delays are equal: no message can overtake another.
             return at;
         }
         let at = at.after(self.network.jitter.mul_f64(self.rng.f64()));

@@ -1,12 +1,12 @@
-//! Ranks against makespan and cost, before the run: each number of ranks is simulated with several
-//! seeds.
+//! Plans the number of ranks before a run: simulates each number with several seeds, and reports
+//! makespan and cost.
 //!
-//! What is planned is a run with so many ranks from the beginning to the end, as one allocation
-//! gives them. Times in queues are not part of it. Quantiles are over seeds: they say how far the
-//! tasks' own scatter reaches, not how wrong the estimates in the job file are.
+//! A planned run has the same number of ranks throughout, as one allocation provides. Queue times
+//! are not included. Quantiles are over seeds: they show the effect of the tasks' random variation,
+//! not of errors in the job file's estimates.
 //!
-//! Of large jobs only some numbers are simulated, and the figures of those between are interpolated
-//! as long as that is right (`refine`).
+//! For large jobs only some numbers are simulated, and results between them are interpolated where
+//! that is accurate (`refine`).
 
 mod picture;
 mod refine;
@@ -25,33 +25,34 @@ use crate::workload::PreparedJob;
 pub use picture::svg;
 pub use wishes::Verdict;
 
-/// About so many tasks are simulated for a plan; more seeds are tried where runs are small.
-const EFFORT: u64 = 3_000_000;
+/// Approximate number of tasks simulated for a plan; small runs get more seeds.
+const TASKS_PER_PLAN: u64 = 3_000_000;
 
-/// Least and most seeds for each number of ranks.
+/// Minimum and maximum number of seeds per number of ranks.
 const SEEDS: (u64, u64) = (5, 41);
 
-/// A ratio of makespan and bound above which neither the chain nor the slots alone explain it.
-const NEAR: f64 = 1.15;
+/// Ratio of makespan and bound above which neither the chain nor the slots alone explain the
+/// makespan.
+const MAX_RATIO_EXPLAINED: f64 = 1.15;
 
-/// What is planned.
+/// The input of a plan.
 #[derive(Clone, Copy)]
 pub struct PlanQuestion<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
-    /// Where it runs.
+    /// The cluster that it runs on.
     pub cluster: &'a Cluster,
     /// Budget and deadline.
     pub cost: &'a Cost,
-    /// Numbers of ranks to look at, ascending.
+    /// Numbers of ranks to consider, ascending.
     pub ranks: &'a [u32],
     /// The first seed.
     pub seed: u64,
-    /// What one percent of time is worth in percent of money, as a weight from 0 to 1.
+    /// Weight of time against money, 0 to 1, as an exchange rate between percentages.
     pub time_weight: f64,
 }
 
-/// What stands in the way of an earlier end.
+/// What limits the makespan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -59,21 +60,21 @@ pub enum Bound {
     CriticalPath,
     /// The slots: more ranks help.
     Slots,
-    /// The way in which wide and narrow parts of the graph follow each other.
+    /// The shape of the graph: the order of its wide and narrow parts.
     Shape,
 }
 
 impl Bound {
-    /// What stands in the way where the longest chain, and the work on all slots, take such times.
+    /// The limit, given the times of the longest chain and of the work on all slots.
     fn of(makespan: f64, chain: f64, slots: f64) -> Bound {
         match makespan {
-            makespan if makespan > NEAR * chain.max(slots) => Bound::Shape,
+            makespan if makespan > MAX_RATIO_EXPLAINED * chain.max(slots) => Bound::Shape,
             _ if chain > slots => Bound::CriticalPath,
             _ => Bound::Slots,
         }
     }
 
-    /// As it is printed.
+    /// Its name in the output.
     pub fn name(self) -> &'static str {
         match self {
             Bound::CriticalPath => "critical path",
@@ -83,56 +84,56 @@ impl Bound {
     }
 }
 
-/// What a number of ranks comes to.
+/// The prediction for a number of ranks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PlanCandidate {
-    /// So many ranks, one on each node.
+    /// Number of ranks, one on each node.
     pub ranks: u32,
-    /// Seconds from beginning to end: median.
+    /// Makespan in seconds: median.
     pub makespan_q50_s: f64,
-    /// The same: one case in ten ends sooner. From here to `makespan_q90_s` lie eight of ten.
+    /// Makespan, q10. Eight of ten cases lie between this and `makespan_q90_s`.
     pub makespan_q10_s: f64,
-    /// The same in nine of ten cases.
+    /// Makespan, q90.
     pub makespan_q90_s: f64,
     /// Node-seconds held: median.
     pub billed_node_s: f64,
     /// The bill: median.
     pub cost: f64,
-    /// The same in nine of ten cases.
+    /// The bill: q90.
     pub cost_q90: f64,
     /// Share of the slots' time in which tasks run, 0 to 1.
     pub utilisation: f64,
-    /// What stands in the way of an earlier end.
+    /// What limits the makespan.
     pub bound: Bound,
     /// True if no other is both faster and cheaper.
     pub pareto: bool,
-    /// True if it keeps deadline and budget in nine of ten cases.
+    /// True if it meets deadline and budget in nine of ten cases.
     pub feasible: bool,
     /// False if it was not simulated but lies between two that were, and is interpolated.
     pub simulated: bool,
 }
 
-/// The trade-offs, and what follows from them.
+/// The candidates and the conclusions from them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// One for each number of ranks, ascending.
     pub candidates: Vec<PlanCandidate>,
-    /// Which of them is recommended: of the feasible ones the best trade.
+    /// The recommended number of ranks: the feasible one with the best trade.
     pub recommended: Option<u32>,
-    /// The cheapest nodes with as many slots for as long, if there are nodes of several types and
-    /// these cost less than those of the first type.
+    /// The cheapest nodes with as many slots for the same time, if there are several types of nodes
+    /// and these cost less than those of the first type.
     pub mix: Option<Mix>,
-    /// What deadline and budget allow.
+    /// Whether deadline and budget can be met.
     pub verdict: Verdict,
     /// Seconds of the longest chain of tasks.
     pub critical_path_s: f64,
     /// Work of all tasks, in seconds summed over slots.
     pub work_s: f64,
-    /// Most seeds tried for each number of ranks; of large jobs fewer are where they agree.
+    /// Maximum number of seeds per number of ranks; large jobs use fewer where results agree.
     pub seeds: u64,
 }
 
-/// Numbers between two bounds: all of them where they are few, else in steps that grow.
+/// Numbers between two bounds: all if there are few, otherwise in growing steps.
 pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
     const ALL: u32 = 16;
     let mut numbers: Vec<u32> = (least..=most.min(least.saturating_add(ALL - 1))).collect();
@@ -143,14 +144,15 @@ pub fn ranks_between(least: u32, most: u32) -> Vec<u32> {
     numbers
 }
 
-/// Plans.
+/// Makes a plan.
 ///
 /// # Errors
+///
 /// If a task fits on none of the ranks.
 pub fn plan(question: &PlanQuestion<'_>) -> Result<Plan, SimulationError> {
     let each = u64::from(question.scene.tasks().max(1)) * question.ranks.len().max(1) as u64;
-    let seeds = (EFFORT / each).clamp(SEEDS.0, SEEDS.1);
-    let is_large = EFFORT / each < SEEDS.0;
+    let seeds = (TASKS_PER_PLAN / each).clamp(SEEDS.0, SEEDS.1);
+    let is_large = TASKS_PER_PLAN / each < SEEDS.0;
     let simulations = refine::Simulations::new(question, seeds, is_large);
     let mut candidates = simulations.candidates()?;
     mark_pareto(&mut candidates);
@@ -172,8 +174,8 @@ fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutc
     let quantile = |of: &dyn Fn(&SimulationOutcome) -> f64, q: f64| {
         let mut values: Vec<f64> = outcomes.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
-        // The k-th of n values has k of n + 1 further ones below it on average; rounded away from
-        // the median, to promise rather too little.
+        // On average, k of n + 1 further values are below the k-th of n. Round away from the
+        // median, so that the prediction is rather too cautious.
         let at = (values.len() + 1) as f64 * q;
         let at = if q < 0.5 { at.floor() } else { at.ceil() } as usize;
         values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(0.0)
@@ -198,7 +200,7 @@ fn candidate(question: &PlanQuestion<'_>, ranks: u32, outcomes: &[SimulationOutc
     }
 }
 
-/// The cheapest nodes that do what a candidate's do.
+/// The cheapest nodes with the capacity of a candidate's nodes.
 fn mix(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> Option<Mix> {
     if question.cluster.nodes.len() < 2 {
         return None;
@@ -213,7 +215,7 @@ fn mix(question: &PlanQuestion<'_>, candidate: &PlanCandidate) -> Option<Mix> {
     (found.cost < candidate.cost).then_some(found)
 }
 
-/// True if deadline, budget and hourly budget are kept.
+/// True if deadline, budget and hourly budget are met.
 fn keeps(question: &PlanQuestion<'_>, makespan_s: f64, bill: f64, ranks: u32) -> bool {
     let hourly = question.cluster.first_price(ranks);
     question.cost.deadline.is_none_or(|deadline| Duration::from_secs_f64(makespan_s) <= deadline)
@@ -221,13 +223,15 @@ fn keeps(question: &PlanQuestion<'_>, makespan_s: f64, bill: f64, ranks: u32) ->
         && question.cost.budget_per_hour.is_none_or(|most| hourly <= most)
 }
 
-/// Differences below this share are none: they come from the seeds.
-const SAME: f64 = 0.005;
+/// Differences below this share count as none: they come from the seeds.
+const MIN_DIFFERENCE: f64 = 0.005;
 
 fn mark_pareto(candidates: &mut [PlanCandidate]) {
     let beats = |a: &PlanCandidate, b: &PlanCandidate| {
         let (time, cost) = (a.makespan_q50_s / b.makespan_q50_s.max(1e-9), a.cost / b.cost.max(1e-12));
-        time <= 1.0 + SAME && cost <= 1.0 + SAME && (time < 1.0 - SAME || cost < 1.0 - SAME)
+        time <= 1.0 + MIN_DIFFERENCE
+            && cost <= 1.0 + MIN_DIFFERENCE
+            && (time < 1.0 - MIN_DIFFERENCE || cost < 1.0 - MIN_DIFFERENCE)
     };
     let pareto: Vec<bool> = candidates.iter().map(|c| !candidates.iter().any(|other| beats(other, c))).collect();
     candidates.iter_mut().zip(pareto).for_each(|(c, pareto)| c.pareto = pareto);

@@ -1,9 +1,9 @@
-//! The virtual pool of one rank: which ready task starts on which slots.
+//! The virtual pool of one rank: decides which ready task starts on which slots.
 //!
-//! It keeps the rules of the real pool that matter to a schedule, without its threads: the most
-//! urgent first; tasks with needs and slots for gangs as `schedule::admission` says, before plain
-//! tasks of the same urgency; a wide task that is due collects slots, and nothing else starts
-//! meanwhile.
+//! It applies the rules of the real pool that matter to a schedule, without threads: the most
+//! urgent task first; tasks with needs and slots for gangs by `schedule::admission`, before plain
+//! tasks of the same urgency; a wide task whose turn has come collects slots, and nothing else
+//! starts meanwhile.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Withdrawn};
 use crate::schedule::protocol::{Lease, Load};
 use crate::schedule::resources::{Needs, ResourceLedger};
 
-/// A plain task that waits.
+/// A waiting plain task.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     arrival: u64,
@@ -20,14 +20,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The greatest key goes first: the most urgent, and of those the first to arrive.
+    /// The greatest key starts first: the most urgent and, of those, the first to arrive.
     fn key(&self) -> (u8, Reverse<u64>) {
         (self.lease.urgency, Reverse(self.arrival))
     }
 }
 
-/// Plain tasks that wait, in order of arrival for each urgency. A task is added and taken in
-/// constant time for each of the urgencies that occur, which are few.
+/// Waiting plain tasks, in order of arrival for each urgency. Adding and taking a task is linear in
+/// the number of urgencies that occur, which is small.
 #[derive(Debug, Default)]
 struct WaitingQueue {
     /// One queue for each urgency that has occurred, ascending.
@@ -65,24 +65,24 @@ impl WaitingQueue {
     }
 }
 
-/// Slots and what else was granted.
+/// The slots and other resources granted to a task.
 #[derive(Clone, Debug)]
 pub(super) struct SlotGrant {
-    /// The slots; the first one gives its number to the attempt.
+    /// The slots; the attempt records the number of the first.
     pub(super) slots: Vec<u16>,
     /// What the admission queue granted, if it came from there.
     admitted: Option<Needs>,
 }
 
-/// Slots that are to be set aside for a gang.
+/// Slots to be set aside for a gang.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     gang: u32,
-    /// The task to start when all are together, if this rank leads.
+    /// The task to start when the gang is complete, if this rank leads.
     lead: Option<Lease>,
 }
 
-/// What may begin.
+/// Something that may start now.
 #[derive(Debug)]
 pub(super) enum Begin {
     /// A task.
@@ -101,7 +101,7 @@ pub(super) enum Begin {
 pub(super) struct Held {
     gang: u32,
     grant: SlotGrant,
-    /// The task to start when all are together, if this rank leads.
+    /// The task to start when the gang is complete, if this rank leads.
     lead: Option<Lease>,
     /// True while that task runs.
     led: bool,
@@ -131,8 +131,7 @@ impl SimulatedPool {
         }
     }
 
-    /// Adds a task that is ready; `needs` if it asks for more than one slot, or must not be given
-    /// away.
+    /// Adds a ready task; `needs` if it needs more than one slot, or must not be given away.
     pub(super) fn push(&mut self, lease: Lease, needs: Option<Needs>) {
         match needs {
             Some(needs) => self.queue.push_task(lease, lease.urgency, needs),
@@ -140,12 +139,12 @@ impl SimulatedPool {
         }
     }
 
-    /// Gives up to `max` tasks away that any rank can run, the most urgent first.
+    /// Gives away up to `max` tasks that any rank can run, the most urgent first.
     pub(super) fn surrender(&mut self, max: u32) -> Vec<Lease> {
         (0..max).map_while(|_| self.plain.pop()).map(|waiting| waiting.lease).collect()
     }
 
-    /// Takes out all that waits, except so many of the most urgent.
+    /// Takes out all waiting tasks, except `keep` of the most urgent.
     pub(super) fn take_out(&mut self, keep: u32) -> Vec<Lease> {
         let constrained = self.queue.withdraw(|_| true).into_iter();
         let constrained =
@@ -180,13 +179,13 @@ impl SimulatedPool {
         Some((lease, held.grant.slots[0]))
     }
 
-    /// Nothing more begins.
+    /// Starts nothing more.
     pub(super) fn pause(&mut self) {
         self.paused = true;
     }
 
-    /// True if nothing runs and nothing more begins. Slots that wait for a gang to begin, or to end
-    /// elsewhere, do nothing.
+    /// True if nothing runs and nothing more starts. Slots that wait for a gang to start, or to end
+    /// elsewhere, count as idle.
     pub(super) fn is_quiet(&self) -> bool {
         let led = self.held.iter().any(|held| held.led);
         self.paused && !led && self.free.len() + self.set_aside() == self.slots as usize
@@ -196,13 +195,13 @@ impl SimulatedPool {
         self.held.iter().map(|held| held.grant.slots.len()).sum()
     }
 
-    /// What the worker is told.
+    /// The load as reported to the worker.
     pub(super) fn load(&self) -> Load {
         let idle = self.free.len() as u32;
         Load { idle, ready: self.plain.len, running: self.slots - idle }
     }
 
-    /// Gives back what was granted to a task.
+    /// Returns the resources of a task.
     pub(super) fn finish(&mut self, grant: SlotGrant) {
         self.free.extend(grant.slots.iter().rev());
         if let Some(needs) = &grant.admitted {
@@ -210,7 +209,7 @@ impl SimulatedPool {
         }
     }
 
-    /// What begins next, if anything can.
+    /// The next task or hold to start, if any can.
     pub(super) fn begin(&mut self) -> Option<Begin> {
         if self.paused || self.free.is_empty() {
             return None;

@@ -1,8 +1,8 @@
-//! Where nodes come from in the simulation: requests that wait, are granted or fail, and the bill
-//! of every node.
+//! The simulated provider: node requests that wait, are granted or fail, and the bill of every
+//! node.
 //!
-//! A node hosts one rank and has its number. It is billed from its grant until it is given back, is
-//! found lost, or the run ends.
+//! A node hosts one rank and has the rank's number. It is billed from its grant until it is given
+//! back, its loss is noticed, or the run ends.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use super::random::{Subject, generator, waiting};
 use crate::model::Time;
 use crate::scale::{NodeTypeId, Prices, RequestId, RequestView};
 
-/// A node that was granted.
+/// A granted node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Its kind.
     pub kind: NodeTypeId,
-    /// When it was asked for.
+    /// Time of the request.
     pub asked: Time,
-    /// When it was granted.
+    /// Time of the grant.
     pub granted: Time,
-    /// When it was given back or lost.
+    /// Time when it was given back or lost.
     pub gone: Option<Time>,
-    /// Tasks take so many times their duration there.
+    /// Factor by which tasks take longer there.
     pub(super) slowness: f64,
 }
 
-/// What becomes of one node of a request.
+/// The answer for one node of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct NodeGranted {
     pub(super) request: RequestId,
@@ -34,16 +34,16 @@ pub(super) struct NodeGranted {
     pub(super) granted: bool,
 }
 
-/// What ends a node or its rank before it is given back.
+/// A loss of a node or of its rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
     /// The whole node goes down, and its bill ends.
     Node,
-    /// The rank dies, and the node is billed until that is noticed.
+    /// The rank dies; the node is billed until that is noticed.
     Rank,
 }
 
-/// See the module's text.
+/// Draws delays, failures and losses of nodes, and keeps their bills.
 #[derive(Debug)]
 pub(super) struct SimulatedProvider<'a> {
     cluster: &'a Cluster,
@@ -52,7 +52,7 @@ pub(super) struct SimulatedProvider<'a> {
     made: u64,
     answered: u64,
     nodes: Vec<Node>,
-    /// Nodes that have been given back and are not part of `settled` yet.
+    /// Nodes that have been given back and are not included in `settled` yet.
     released: Vec<u32>,
     settled: f64,
 }
@@ -71,7 +71,7 @@ impl<'a> SimulatedProvider<'a> {
         }
     }
 
-    /// Asks for nodes, as far as the limit of their kind allows. Returns what will become of each.
+    /// Requests nodes, within the limit of their kind. Returns the future answer for each.
     pub(super) fn request(&mut self, now: Time, kind: NodeTypeId, nodes: u32) -> Vec<NodeGranted> {
         let Some(node) = self.cluster.nodes.get(kind.0 as usize) else { return Vec::new() };
         let held = self.nodes.iter().filter(|n| n.kind == kind && n.gone.is_none()).count() as u32;
@@ -92,13 +92,13 @@ impl<'a> SimulatedProvider<'a> {
         (0..nodes).map(draw).collect()
     }
 
-    /// Withdraws a request: what has not been granted of it never will be.
+    /// Withdraws a request: nodes not granted yet will not be.
     pub(super) fn withdraw(&mut self, id: RequestId) {
         self.requests.retain(|request| request.id != id);
     }
 
-    /// The time of an answer has come. Returns the number of the node and how long it takes to
-    /// start, if it was granted.
+    /// Answers for one node when the delay is over. Returns its number and its startup time if it
+    /// is granted.
     pub(super) fn answer(&mut self, now: Time, answer: NodeGranted) -> Option<(u32, Duration)> {
         let at = self.requests.iter().position(|request| request.id == answer.request)?;
         let (kind, asked) = (self.requests[at].node_type, self.requests[at].asked);
@@ -109,7 +109,7 @@ impl<'a> SimulatedProvider<'a> {
         answer.granted.then(|| self.grant(now, asked, kind))
     }
 
-    /// Adds a node. Returns its number and how long it takes to start.
+    /// Adds a node. Returns its number and its startup time.
     pub(super) fn grant(&mut self, now: Time, asked: Time, kind: NodeTypeId) -> (u32, Duration) {
         let number = self.nodes.len() as u32;
         let (node, faults) = (&self.cluster.nodes[kind.0 as usize], &self.cluster.faults);
@@ -120,7 +120,7 @@ impl<'a> SimulatedProvider<'a> {
         (number, startup)
     }
 
-    /// When and how a node or its rank will be lost, if it lives so long.
+    /// When and how a node or its rank will be lost, unless it is given back earlier.
     pub(super) fn loss(&self, number: u32) -> Option<(Time, Loss)> {
         let faults = &self.cluster.faults;
         let mut rng = generator(self.seed ^ 1, Subject::Node, u64::from(number));
@@ -156,7 +156,7 @@ impl<'a> SimulatedProvider<'a> {
         &self.requests
     }
 
-    /// What the nodes cost that have been given back.
+    /// Bill of all nodes that have been given back.
     pub(super) fn settled(&mut self, prices: &Prices) -> f64 {
         for number in self.released.drain(..) {
             let node = &self.nodes[number as usize];

@@ -1,29 +1,29 @@
-//! Random draws of the simulated world: reproducible, and independent of the order in which they
-//! are made.
+//! Random draws of the simulation: reproducible, and independent of the order in which they are
+//! made.
 //!
-//! What belongs to one thing (a task's duration, a node's slowness, a request's delay) is drawn
-//! from a generator of its own, seeded from the run's seed and the thing's number. So a task takes
-//! equally long under every policy and on every number of ranks, and a comparison shows the
-//! difference between policies and not between draws.
+//! Each subject (a task's duration, a node's slowness, a request's delay) has a generator of its
+//! own, seeded from the run's seed and the subject's number. So a task takes equally long under
+//! every policy and on every number of ranks, and a comparison shows differences between policies
+//! rather than between draws.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// What a draw is about; draws about different subjects are independent.
+/// The subject of a draw; draws for different subjects are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// How long an attempt takes, and whether it fails.
+    /// Duration and failure of an attempt.
     Task,
-    /// Whether a node is slow, and when it is lost.
+    /// Slowness and loss of a node.
     Node,
-    /// How long a request for a node waits, and whether it fails.
+    /// Delay and failure of a request for a node.
     Request,
-    /// How long messages travel.
+    /// Message delays.
     Network,
 }
 
-/// The generator for one thing.
+/// The generator for one subject and number.
 pub fn generator(seed: u64, subject: Subject, number: u64) -> Rng {
     let mut state = seed ^ (subject as u64 + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     state = mix(state).wrapping_add(number);
@@ -45,18 +45,18 @@ pub fn normal(rng: &mut Rng) -> f64 {
     radius * (std::f64::consts::TAU * rng.f64()).cos()
 }
 
-/// The time until the next of events that come at `rate` per hour; `None` if they never come.
+/// The time until the next event at `rate` events per hour; `None` if there are none.
 pub fn waiting(rng: &mut Rng, rate: f64) -> Option<Duration> {
     let hours = -(1.0 - rng.f64()).ln() / rate;
     Duration::try_from_secs_f64(hours * 3600.0).ok().filter(|_| rate > 0.0)
 }
 
-/// Times of which one is drawn.
+/// A distribution of times.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Distribution {
-    /// Always the same.
+    /// A constant.
     Constant(Duration),
-    /// Any between the two, equally likely.
+    /// Uniform between the two.
     Uniform(Duration, Duration),
     /// Log-normal: half of the draws lie below the median; sigma is the spread of the logarithm.
     LogNormal {
@@ -65,12 +65,12 @@ pub enum Distribution {
         /// Standard deviation of the natural logarithm.
         sigma: f64,
     },
-    /// One of these, as they were measured. Never empty.
+    /// A uniform choice from measured values. Never empty.
     Measured(Vec<Duration>),
 }
 
 impl Distribution {
-    /// Draws one.
+    /// Draws a value.
     pub fn draw(&self, rng: &mut Rng) -> Duration {
         match self {
             Distribution::Constant(time) => *time,
@@ -80,7 +80,7 @@ impl Distribution {
         }
     }
 
-    /// The time that half of the draws exceed.
+    /// The median.
     pub fn median(&self) -> Duration {
         match self {
             Distribution::Constant(time) => *time,
@@ -95,7 +95,7 @@ impl Distribution {
     }
 }
 
-/// A time multiplied, at most a century.
+/// A time multiplied by a factor, at most a century.
 pub fn stretch(time: Duration, factor: f64) -> Duration {
     const CENTURY: f64 = 36_525.0 * 86_400.0;
     Duration::from_secs_f64((time.as_secs_f64() * factor).clamp(0.0, CENTURY))

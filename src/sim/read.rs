@@ -1,8 +1,8 @@
-//! The cluster file: from TOML text to a [`Cluster`], with every mistake reported at once, at line
-//! and column.
+//! Parses the cluster file: from TOML text to a [`Cluster`], reporting all mistakes at once, with
+//! line and column.
 //!
 //! Fields are declared once, with the same macro as those of the job file; the reader and the check
-//! for unknown keys follow from the declarations. docs/cluster-file.md describes them for people.
+//! for unknown keys follow from the declarations. docs/cluster-file.md documents them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ section! {
     }
 }
 
-/// The sections in which a key would be right.
+/// The sections in which a key would be valid.
 fn homes_of(key: &str) -> Vec<&'static str> {
     let has = |fields: &[Field]| fields.iter().any(|f| f.name == key);
     let homes = [
@@ -147,7 +147,7 @@ pub(crate) struct Positive(f64);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Share(f64);
 
-/// The largest number that is believed; beyond it sums would lose their meaning.
+/// The largest number accepted; larger ones would make sums meaningless.
 const LARGEST: f64 = 1e9;
 
 /// Reads a number that must satisfy `right`.
@@ -283,7 +283,7 @@ impl DrawSpec {
     }
 }
 
-/// Beyond this the logarithm's spread makes nonsense of a median.
+/// Upper limit on sigma; beyond it the median is meaningless.
 const MOST_SIGMA: f64 = 5.0;
 
 /// Reads a cluster file; returns its text too.
@@ -317,7 +317,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Cluster, Diagnostics> {
     }
 }
 
-/// What holds where a file says nothing.
+/// The defaults for everything that a file omits.
 pub(super) fn defaults() -> Cluster {
     let mut findings = Findings::default();
     let node = NodeSpec::default().resolve(0);
@@ -338,7 +338,7 @@ impl ClusterSpec {
     }
 }
 
-/// Two kinds of one name could not be told apart in a report.
+/// Reports two kinds of nodes with the same name, which a report could not tell apart.
 fn check_names(nodes: &[At<NodeSpec>], findings: &mut Findings) {
     for (i, node) in nodes.iter().enumerate() {
         let name = |node: &At<NodeSpec>| node.value.name.as_ref().map(|n| n.value.clone());

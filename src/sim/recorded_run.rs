@@ -1,8 +1,8 @@
-//! A simulated run with a run directory: its journal holds what that of a real run would, so
-//! everything that reads a real run reads it too.
+//! A simulated run with a run directory: its journal has the records of a real run, so every
+//! command that reads a real run can read it.
 //!
-//! Its journal says that it was simulated, and no real run continues it. Its sessions follow each
-//! other in virtual time: a resumed one begins when the one before ended.
+//! The journal says that the run was simulated, and no real run continues it. Its sessions follow
+//! each other in virtual time: a resumed one starts when the one before ended.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,43 +20,43 @@ use crate::journal::{
 use crate::model::TaskId;
 use crate::workload::PreparedJob;
 
-/// What is to be simulated, and where it is written down.
+/// What to simulate, and where to record it.
 #[derive(Clone, Copy)]
 pub struct RecordRequest<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
     /// The text of the job file.
     pub job_text: &'a Arc<str>,
-    /// Its path.
+    /// Path of the job file.
     pub job_path: &'a Path,
-    /// Where it runs.
+    /// The cluster that it runs on.
     pub cluster: &'a Cluster,
     /// The text of the cluster file; empty if there is none.
     pub cluster_text: &'a str,
-    /// Who decides about ranks.
+    /// Name of the scaling policy.
     pub policy: &'a str,
-    /// Within which bounds.
+    /// Bounds of scaling.
     pub scaling: &'a Scaling,
     /// Budget and deadline.
     pub cost: &'a Cost,
-    /// Ranks at the beginning.
+    /// Number of ranks at the start.
     pub ranks: Option<u32>,
     /// The seed.
     pub seed: u64,
-    /// The run directory; `None`: a new one, or, to resume, the newest of this job's simulations.
+    /// The run directory; `None`: a new one or, to resume, the newest of this job's simulations.
     pub run_dir: Option<&'a Path>,
-    /// Go on with a simulated run that has stopped.
+    /// True to resume a simulated run that has stopped.
     pub resume: bool,
 }
 
-/// A simulated run that has been written down.
+/// A recorded simulated run.
 #[derive(Debug)]
 pub struct Rehearsed {
     /// Its directory.
     pub dir: PathBuf,
-    /// Phalanx's exit code, had it been real.
+    /// The exit code that Phalanx would have had.
     pub exit_code: i32,
-    /// How it went.
+    /// Its results.
     pub outcome: SimulationOutcome,
 }
 
@@ -72,15 +72,16 @@ pub enum SessionError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The run to be resumed is another one.
+    /// The run to be resumed does not match.
     #[error("{0}")]
     Resume(String),
 }
 
-/// Simulates a run and leaves its directory behind.
+/// Simulates a run and records it in a run directory.
 ///
 /// # Errors
-/// If it cannot be simulated, or not be written down.
+///
+/// If it cannot be simulated or recorded.
 pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> {
     let dir = run_dir(request)?;
     let _lock = dir.lock()?;
@@ -97,7 +98,7 @@ pub fn rehearse(request: &RecordRequest<'_>) -> Result<Rehearsed, SessionError> 
     let failed = log.failed.take();
     let outcome = match run {
         Ok(outcome) => outcome,
-        // Nothing has happened yet in a run that cannot begin.
+        // A run that cannot start has no events yet.
         Err(error) => {
             drop(journal);
             if !request.resume {
@@ -130,7 +131,7 @@ fn run_dir(request: &RecordRequest<'_>) -> Result<RunDir, RunDirError> {
     }
 }
 
-/// What the sessions before have left behind.
+/// The results of earlier sessions.
 struct Past {
     session: u32,
     began_unix_ns: u64,
@@ -164,7 +165,7 @@ impl Past {
     }
 }
 
-/// Consecutive tasks that are complete.
+/// Runs of consecutive completed tasks.
 fn runs_of(done: &[bool]) -> Vec<KeptRun> {
     let mut runs: Vec<KeptRun> = Vec::new();
     for (task, _) in (0..).zip(done).filter(|(_, done)| **done) {
@@ -176,7 +177,7 @@ fn runs_of(done: &[bool]) -> Vec<KeptRun> {
     runs
 }
 
-/// Writes how the session begins.
+/// Writes the records that start the session.
 fn open(
     request: &RecordRequest<'_>,
     trial: &Simulation<'_>,

@@ -1,9 +1,9 @@
-//! A run that has ended, once more in virtual time: each task takes what it took, and something
-//! about the run may be otherwise.
+//! Repeats a run that has ended in virtual time: each task takes the recorded time, and some
+//! property of the run may be changed.
 //!
 //! The coordinator and the workers are those of a real run, with the homes that they would choose.
-//! Nothing is drawn: no node is slow or lost, no message is late, and nobody decides about ranks.
-//! So the same question has the same answer, and what two answers differ by is what was changed.
+//! Nothing is random: no node is slow or lost, no message is late, and no policy changes the ranks.
+//! So the same question has the same answer, and two answers differ only because of the change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,31 @@ use crate::job::Job;
 use crate::model::{TaskId, Time};
 use crate::workload::PreparedJob;
 
-/// About what a message takes between two ranks of a node or of two.
-const LATENCY: Duration = Duration::from_micros(20);
+/// Approximate time of a message between two ranks.
+const MESSAGE_LATENCY: Duration = Duration::from_micros(20);
 
 /// A run that is repeated.
 pub struct Rerun<'a> {
-    /// The job, with what is changed about it. Retries, limits of time and of failures are not
-    /// looked at: what came of them is known.
+    /// The job, with the change. Retries, time limits and failure limits are ignored, since their
+    /// results are recorded.
     pub job: Job,
     /// Its graph.
     pub graph: &'a Arc<TaskGraph>,
-    /// How long each task takes, and how it ends.
+    /// Duration and end of each task.
     pub tasks: RecordedTasks,
     /// The slots of each rank; at least one rank.
     pub slots: &'a [u32],
-    /// The homes of the graph's nodes, as [`homes`] chose them for as many ranks.
+    /// The homes of the graph's nodes, as [`homes`] chose them for the same number of ranks.
     pub homes: &'a [u32],
     /// True for tasks that were complete before.
     pub done: &'a dyn Fn(TaskId) -> bool,
 }
 
 impl Rerun<'_> {
-    /// When it is over.
+    /// Returns the time when the run is over.
     ///
     /// # Errors
+    ///
     /// If a task fits on none of the ranks.
     pub fn run(mut self) -> Result<Time, String> {
         for group in &mut self.job.groups {
@@ -57,17 +58,18 @@ impl Rerun<'_> {
     }
 }
 
-/// The homes that a run on ranks with these slots begins with, by the estimates of its job file.
+/// The initial homes of a run on ranks with these slots, by the estimates of its job file.
 ///
 /// # Errors
+///
 /// If a task fits on none of the ranks.
 pub fn homes(job: &Job, graph: &Arc<TaskGraph>, slots: &[u32]) -> Result<Vec<u32>, String> {
     let prepared = PreparedJob::new(job.clone(), Arc::clone(graph));
     Simulator::homes(&prepared, &cluster(slots), slots.len() as u32)
 }
 
-/// Nodes with so many slots each, and whatever else a task may ask for: what memory and GPUs let
-/// run at once is for the caller to limit.
+/// Nodes with these slots and unlimited other resources: the caller must model the effect of memory
+/// and GPU limits.
 fn cluster(slots: &[u32]) -> Cluster {
     let at_once = || Distribution::Constant(Duration::ZERO);
     let node = |alike: &[u32]| NodeKind {
@@ -88,7 +90,7 @@ fn cluster(slots: &[u32]) -> Cluster {
     Cluster {
         name: "as it was".to_owned(),
         nodes: slots.chunk_by(|a, b| a == b).map(node).collect(),
-        network: Network { latency: LATENCY, jitter: Duration::ZERO },
+        network: Network { latency: MESSAGE_LATENCY, jitter: Duration::ZERO },
         faults: Faults::default(),
         tasks: TaskSpread { spread: 0.0, classes: Vec::new(), spawn: Duration::ZERO },
     }
@@ -124,8 +126,7 @@ mod tests {
         Told { job: loaded.job, graph, took, ends: vec![Outcome::OK; 9] }
     }
 
-    /// Seconds until it is over; what the protocol takes beyond the tasks is less than a tenth of
-    /// one.
+    /// Seconds until the run is over; the protocol adds less than a tenth of one to the tasks.
     fn seconds(told: &Told, slots: &[u32]) -> f64 {
         let homes = homes(&told.job, &told.graph, slots).unwrap();
         let again = Rerun {

@@ -1,8 +1,7 @@
-//! One simulated run from its beginning to its end, under a policy, with what can be said of it in
-//! figures.
+//! One simulated run from start to end, under a policy, with its results.
 //!
-//! Figures are relative to what nobody can undercut with the same draws: the longest chain of tasks
-//! on the fastest nodes, and the work on the nodes that do most for their price. So runs of
+//! Results are relative to lower bounds for the same random draws: the longest chain of tasks on
+//! the fastest nodes, and the work on the nodes with the best price-performance. So runs of
 //! different jobs can be compared.
 
 use std::time::Duration;
@@ -21,50 +20,50 @@ use crate::scale::{Prices, Scaler};
 use crate::schedule::coordinator::StopReason;
 use crate::workload::{PreparedJob, requirements};
 
-/// What is to be simulated.
+/// The input of a simulation.
 #[derive(Clone, Copy)]
 pub struct Simulation<'a> {
     /// The job.
     pub scene: &'a PreparedJob,
-    /// Where it runs.
+    /// The cluster that it runs on.
     pub cluster: &'a Cluster,
-    /// Who decides about ranks: a policy's name.
+    /// Name of the scaling policy.
     pub policy: &'a str,
-    /// Within which bounds, how often, and by which weights.
+    /// Bounds, interval and weights of scaling.
     pub scaling: &'a Scaling,
     /// Budget and deadline; prices are the cluster's.
     pub cost: &'a Cost,
-    /// Ranks at the beginning; `None`: those of a `static-N`, else those that the cluster begins
-    /// with, else the fewest that the bounds allow.
+    /// Number of ranks at the start; `None`: that of a `static-N` policy, else that of the cluster
+    /// file, else the minimum of the bounds.
     pub ranks: Option<u32>,
-    /// How homes are chosen at the beginning; `None`: as the job file says.
+    /// How homes are chosen at the start; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
     /// The seed.
     pub seed: u64,
-    /// What earlier sessions have left to do and to spend.
+    /// What earlier sessions completed and spent.
     pub before: Before<'a>,
-    /// The floor of this job, cluster and seed, if it has been worked out before.
+    /// The lower bounds for this job, cluster and seed, if already computed.
     pub floor: Option<Floor>,
 }
 
-/// What earlier sessions of a run did.
+/// The results of earlier sessions of a run.
 #[derive(Clone, Copy)]
 pub struct Before<'a> {
     /// Tasks that are complete.
     pub done: &'a (dyn Fn(TaskId) -> bool + Sync),
-    /// What they cost.
+    /// Their bill.
     pub spent: f64,
 }
 
-/// Why there is no simulated run.
+/// Why a simulation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SimulationError {
     /// No policy has this name.
     #[error("there is no policy `{name}`; there are {known}, and static-N")]
     Policy {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The known names.
         known: String,
     },
     /// It cannot run on such ranks.
@@ -72,42 +71,42 @@ pub enum SimulationError {
     Refused(String),
 }
 
-/// How a simulated run went, in figures.
+/// The results of a simulated run.
 #[derive(Clone, Debug)]
 pub struct SimulationOutcome {
     /// Name of the policy.
     pub policy: String,
-    /// How it ended, and what happened on the way.
+    /// How it ended, with its history.
     pub ended: SimulatedEnd,
     /// The bill of this session.
     pub bill: f64,
-    /// Node-seconds from grant to end, all nodes together.
+    /// Node-seconds from grant to end, over all nodes.
     pub billed_node_s: f64,
-    /// Rank-seconds in which ranks took part.
+    /// Rank-seconds of active ranks.
     pub active_s: f64,
-    /// Most ranks that took part at once.
+    /// Maximum number of active ranks at once.
     pub peak: u32,
     /// Share of the slots' time on billed nodes in which tasks ran, 0 to 1.
     pub utilisation: f64,
-    /// What nobody can undercut.
+    /// The lower bounds.
     pub floor: Floor,
-    /// How well ranks followed the demand.
+    /// How well the ranks followed the demand.
     pub elasticity: Elasticity,
 }
 
-/// What nobody can undercut, with the same draws.
+/// Lower bounds for the same random draws.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Floor {
     /// Longest chain of tasks on the fastest nodes, in seconds.
     pub critical_path_s: f64,
     /// Work of all tasks on a node of speed 1, summed over slots, in seconds.
     pub work_s: f64,
-    /// That work on the nodes that do most for their price, without any idle time.
+    /// Cost of that work on the nodes with the best price-performance, without idle time.
     pub cost: f64,
 }
 
 impl Floor {
-    /// The floor of a job on a cluster, for a seed.
+    /// The lower bounds of a job on a cluster, for a seed.
     pub fn of(scene: &PreparedJob, cluster: &Cluster, seed: u64) -> Floor {
         let fates = Fates::new(&scene.job, &cluster.tasks, &cluster.faults, seed);
         let mut work_s = 0.0;
@@ -139,7 +138,7 @@ impl SimulationOutcome {
         self.makespan_s() / self.floor.critical_path_s.max(1e-9)
     }
 
-    /// Bill over the least that the work costs.
+    /// Bill over the lower bound for the work.
     pub fn dearness(&self) -> f64 {
         self.bill / self.floor.cost.max(1e-12)
     }
@@ -151,23 +150,25 @@ impl SimulationOutcome {
 }
 
 impl<'a> Simulation<'a> {
-    /// Ranks at the beginning.
+    /// Number of ranks at the start.
     pub fn first_ranks(&self) -> u32 {
         let still = self.policy.strip_prefix("static-").and_then(|n| n.parse().ok());
         self.ranks.or(still).or(self.cluster.first_ranks()).unwrap_or(self.scaling.min_ranks).max(1)
     }
 
-    /// What it runs on: the prices of the cluster, the budget that earlier sessions have left.
+    /// The prices of the cluster, with the budget that earlier sessions have left.
     pub fn prices(&self) -> Prices {
         let mut prices = self.cluster.prices(self.cost);
         prices.budget = prices.budget.map(|budget| (budget - self.before.spent).max(0.0));
         prices
     }
 
-    /// Simulates it and writes down what happens.
+    /// Runs the simulation and records its events in `log`.
     ///
     /// # Errors
-    /// If there is no such policy, a task fits nowhere, or, by a mistake in Phalanx, the run hangs.
+    ///
+    /// If there is no such policy, a task fits nowhere, or the run hangs because of a bug in
+    /// Phalanx.
     pub fn run(&self, log: &mut dyn Log) -> Result<SimulationOutcome, SimulationError> {
         let scaling = self.bounds();
         let policy = policy_by_name(self.policy, &scaling).ok_or_else(|| SimulationError::Policy {
@@ -177,7 +178,7 @@ impl<'a> Simulation<'a> {
         let prices = self.prices();
         let interval = scaling.interval;
         let scaler = Scaler::new(policy, scaling);
-        // Where nothing can be decided nobody need be asked all the time.
+        // Where nothing can be decided, no periodic decisions are needed.
         let decides = self.policy != "fixed" || prices.budget.is_some();
         let captain = decides.then(|| ScalingSetup { scaler, prices: prices.clone(), interval });
         let (ranks, seed) = (self.first_ranks(), self.seed);
@@ -195,8 +196,8 @@ impl<'a> Simulation<'a> {
         Ok(self.judge(ended, &prices))
     }
 
-    /// The bounds, no wider than the cluster; and at least as wide as what there is at the
-    /// beginning.
+    /// The bounds, limited to the capacity of the cluster and extended to include the ranks at the
+    /// start.
     fn bounds(&self) -> Scaling {
         let limit = self.cluster.nodes.first().map_or(u32::MAX, |node| node.limit);
         let most = self.scaling.max_ranks.min(limit).max(self.first_ranks());
@@ -227,7 +228,7 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// The area under steps.
+/// The integral of a step function.
 fn integral(steps: &[LevelStep], end: Time) -> f64 {
     let ends = steps.iter().skip(1).map(|step| step.0).chain([end]);
     steps.iter().zip(ends).map(|(&(from, value), to)| value * to.since(from).as_secs_f64()).sum()

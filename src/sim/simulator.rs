@@ -1,9 +1,9 @@
-//! The virtual world: drives the coordinator and the workers of a real run in virtual time.
+//! The simulator: drives the coordinator and the workers of a real run in virtual time.
 //!
-//! It decides nothing that a run decides. It does what MPI, threads and processes do for a real
-//! one: it carries messages, keeps ready tasks in pools, lets tasks last as long as their fate
-//! says, and hands each event to the state machine that it concerns. The wiring follows
-//! `runtime/rank/engine.rs` and `runtime/rank/executor.rs` step by step.
+//! It makes no decisions of a run. It replaces MPI, threads and processes: it delivers messages,
+//! keeps ready tasks in pools, ends each task after its drawn duration, and passes each event to
+//! the state machine concerned. The wiring follows `runtime/rank/engine.rs` and
+//! `runtime/rank/executor.rs` step by step.
 //!
 //! | file | one idea |
 //! |---|---|
@@ -13,14 +13,14 @@
 //! | `idle` | ranks without work |
 //! | `fleet` | ranks that come and go |
 //!
-//! Time jumps from event to event. Nothing looks over all ranks: a rank costs something only when
-//! something happens to it. An idle rank that has asked in vain as patiently as it ever will
-//! *dozes* while no rank has anything to give: its questions and their empty answers are left out,
-//! and it goes on in its own rhythm when there is something. Among many ranks still more questions
-//! are left out; see `search`.
+//! Time advances from event to event. Nothing iterates over all ranks: a rank costs time only when
+//! an event concerns it. An idle rank whose pause between steal requests has reached its maximum
+//! *dozes* while no rank has surplus tasks: its requests and their empty answers are left out, and
+//! it resumes its own rhythm when a rank has some. With many ranks further requests are left out;
+//! see `steal_matching`.
 //!
-//! Everything follows from the job, the cluster and the seed. The state of a run is never looked at
-//! in the order of a hash table.
+//! Everything follows from the job, the cluster and the seed. The state of a run is never read in
+//! the order of a hash table.
 
 mod exchange;
 mod fleet;
@@ -54,29 +54,29 @@ use crate::workload::{PreparedJob, placement, requirements};
 
 pub use setup::{Forget, Homes, Log, ScalingSetup, Setup, SimulatedEnd};
 
-/// Something that is to happen.
+/// A future event.
 #[derive(Clone, Copy, Debug)]
 enum What {
     /// A message arrives.
     Arrives(u32),
     /// A task ends.
     Ends(u32),
-    /// A rank finds a task that has been running for a while.
+    /// A rank's sample finds a task that has been running for a while.
     Found(u32),
-    /// A rank wants to be called.
+    /// A rank's requested wake-up is due.
     Tick(u32),
-    /// A rank without work asks one that had something to give.
+    /// A rank without work asks one that had surplus tasks.
     Asks {
-        /// Who asks.
+        /// The rank that asks.
         thief: u32,
-        /// Whom.
+        /// The rank that is asked.
         victim: u32,
     },
-    /// Ranks that have arrived are handed tasks.
+    /// Ranks that have arrived get tasks.
     Admit,
-    /// It is decided about ranks.
+    /// A scaling decision is due.
     Decide,
-    /// It is decided about ranks because nodes have come or gone.
+    /// A scaling decision is due because nodes have joined or left.
     DecideOnNews,
     /// A request is answered.
     Answered(NodeGranted),
@@ -84,16 +84,16 @@ enum What {
     Starts(u32),
     /// A node goes down, or a rank dies.
     Lost(u32, Loss),
-    /// Somebody notices that.
+    /// The loss is noticed.
     Noticed(u32),
-    /// What still runs must end, or the budget would be exceeded.
+    /// Running tasks must end now, or the budget would be exceeded.
     OutOfMoney,
 }
 
-/// A task that runs.
+/// A running task.
 #[derive(Debug)]
 struct RunningAttempt {
-    /// The number of its entry in the agenda; another entry for it is stale.
+    /// Number of its entry in the event queue; any other entry for it is stale.
     ends: u64,
     rank: u32,
     lease: Lease,
@@ -110,12 +110,12 @@ struct Letter {
     message: Message,
 }
 
-/// What a task runs on.
+/// The slots that a task runs on.
 #[derive(Debug)]
 enum On {
     /// Slots of its rank.
     Slots(SlotGrant),
-    /// Those that a gang has set aside; the number is the first slot of its leader.
+    /// Slots set aside for a gang; the number is the first slot of its leader.
     Gang { gang: u32, slot: u16 },
 }
 
@@ -127,30 +127,30 @@ struct Seat {
     ledger: Option<Arc<DependencyCounts>>,
     /// Its shares of limits.
     limits: Vec<(u32, u32)>,
-    /// Its slots count nothing by themselves.
+    /// True while its slots count no completions.
     frozen: bool,
-    /// When it is called next.
+    /// Its next wake-up.
     tick: Option<Time>,
     /// While it dozes: when it would have asked next.
     dozes: Option<Time>,
-    /// True while `dozing` names it.
+    /// True while `dozing` contains it.
     listed: bool,
     /// True from its start until it leaves or dies.
     here: bool,
-    /// As it was last written down.
+    /// Its state as last recorded.
     state: RankState,
-    /// True while it has more than it can start.
+    /// True while it has surplus tasks.
     gives: bool,
-    /// True while it looks for work that `search` has found for it.
+    /// True while it searches for work that `search` has found for it.
     looks: bool,
-    /// Ranks that will ask it.
+    /// Number of ranks that are going to ask it.
     expected: u32,
-    /// Slot-time that tasks ran here.
+    /// Slot-time of the tasks that ran here.
     busy: Duration,
     failures: u32,
 }
 
-/// See the module's text.
+/// The state of one simulated run: coordinator, workers, pools, provider and event queue.
 pub struct Simulator<'a> {
     scene: &'a PreparedJob,
     cluster: &'a Cluster,
@@ -166,35 +166,36 @@ pub struct Simulator<'a> {
     partition: Partition,
     provider: SimulatedProvider<'a>,
     captain: Option<ScalingController>,
-    /// When it was last decided.
+    /// Time of the last scaling decision.
     decided: Time,
-    /// True while a decision on news is arranged.
+    /// True while a decision because of news is scheduled.
     news: bool,
     pace: Pace,
-    /// Ranks that have something to give.
+    /// Number of ranks with surplus tasks.
     surplus: u32,
     dozing: Vec<u32>,
-    /// Among many ranks: who idles, and who has something to give.
+    /// With many ranks: which of them are idle, and which have surplus tasks.
     search: Option<Search>,
     finished: Option<StopReason>,
     stopping: bool,
     events: u64,
     away: u64,
     busy: Duration,
-    /// Ranks that are here.
+    /// Number of ranks present.
     present: u32,
     active: u32,
     supply: Vec<LevelStep>,
-    /// Buffers of `step`, kept.
+    /// Buffers of `step`, kept for reuse.
     queue: VecDeque<worker::WorkerEvent>,
     actions: Vec<worker::Action>,
     log: &'a mut dyn Log,
 }
 
 impl<'a> Simulator<'a> {
-    /// A world at the moment at which all ranks of the beginning have started.
+    /// A simulator in which all initial ranks have started.
     ///
     /// # Errors
+    ///
     /// If a task fits on none of the ranks.
     pub fn new(scene: &'a PreparedJob, setup: Setup<'a>, log: &'a mut dyn Log) -> Result<Simulator<'a>, String> {
         let Setup { cluster, ranks, seed, homes, captain, done, recorded } = setup;
@@ -259,10 +260,11 @@ impl<'a> Simulator<'a> {
         Ok(world)
     }
 
-    /// The homes that a run on so many ranks begins with. Choosing them may take longer than the
-    /// run, and is the same for every seed.
+    /// The initial homes of a run on `ranks` ranks. Choosing them may take longer than the run, and
+    /// gives the same result for every seed.
     ///
     /// # Errors
+    ///
     /// If a task fits on none of the ranks.
     pub fn homes(scene: &PreparedJob, cluster: &Cluster, ranks: u32) -> Result<Vec<u32>, String> {
         let members = fleet::first_members(cluster, ranks);
@@ -271,7 +273,7 @@ impl<'a> Simulator<'a> {
         Ok(scene.divide(&members, &rules, None).home)
     }
 
-    /// All begins: each rank is sent its part.
+    /// Starts the run: sends each rank its part.
     fn open(&mut self, parts: Vec<HandOut>) {
         self.active = parts.len() as u32;
         self.supply.push((Time::ZERO, f64::from(self.active)));
@@ -288,12 +290,12 @@ impl<'a> Simulator<'a> {
         }
     }
 
-    /// The ranks with which a run begins: number, node and slots.
+    /// The ranks at the start of a run: number, node and slots.
     pub fn first_ranks(cluster: &Cluster, ranks: u32) -> impl Iterator<Item = (u32, String, u32)> {
         (0..).zip(fleet::first_members(cluster, ranks)).map(|(rank, member)| (rank, member.node, member.slots))
     }
 
-    /// How fast the first ranks of a run with this seed are, relative to a node of speed 1.
+    /// Speeds of the first ranks of a run with this seed, relative to a node of speed 1.
     pub fn speeds(cluster: &Cluster, ranks: u32, seed: u64) -> Vec<f64> {
         let mut provider = SimulatedProvider::new(cluster, seed);
         cluster.first_kinds(ranks).for_each(|kind| {
@@ -302,11 +304,12 @@ impl<'a> Simulator<'a> {
         provider.nodes().iter().map(|node| 1.0 / node.slowness).collect()
     }
 
-    /// Goes on until every rank has left.
+    /// Runs until every rank has left.
     ///
     /// # Errors
-    /// If nothing more is to happen although ranks are still there: a mistake in Phalanx, which
-    /// this seed replays.
+    ///
+    /// If no event is left although ranks are still present: a bug in Phalanx, which this seed
+    /// reproduces.
     pub fn run(mut self) -> Result<SimulatedEnd, String> {
         while self.present > 0 {
             let Some((at, number, what)) = self.events_due.next() else {

@@ -1,15 +1,15 @@
-//! How ranks without work find work, when there are too many of them to play every question.
+//! Matches idle ranks with work when there are too many to simulate every steal request.
 //!
-//! In a real run an idle rank asks others at random, again and again, and is remembered by those it
-//! asked. Ten thousand idle ranks so send hundreds of thousands of messages a second, nearly all of
-//! them in vain; a simulator that plays them all does nothing else. Among more ranks than [`CROWD`]
-//! it leaves out the questions in vain: it brings an idle rank and one that has something to give
-//! together, and lets the question that finds be asked as late as chance would have it. What
-//! follows from that question is the protocol's own.
+//! In a real run an idle rank repeatedly asks random others, and is remembered by those it asked.
+//! Ten thousand idle ranks send hundreds of thousands of messages a second, nearly all of them
+//! unsuccessful; a simulator of them all would do nothing else. With more than [`CROWD`] ranks,
+//! unsuccessful requests are left out: an idle rank is matched with one that has surplus tasks, and
+//! the successful request is delayed as chance would delay it. What follows from that request is
+//! the protocol's own.
 //!
-//! A rank asks [`ROUND`] others in each pause, so one of `n` ranks is found after `n / (ROUND * k)`
-//! pauses on average, where `k` may be found (or may find). With a lifeline in every round's reach
-//! (`k >= n / ROUND`) it is found at once.
+//! A rank asks [`ROUND_SIZE`] others in each pause, so one of `n` ranks is found after `n /
+//! (ROUND_SIZE * k)` pauses on average, where `k` may be found (or may find). With a lifeline in
+//! reach of every round (`k >= n / ROUND_SIZE`) it is found at once.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use fastrand::Rng;
 
 use super::random::{Subject, generator};
 
-/// Up to so many ranks every question is played.
+/// Up to this number of ranks, every request is simulated.
 pub(super) const CROWD: u32 = 64;
 
-/// Others that a rank asks in one round (`schedule/thief.rs`).
-const ROUND: usize = 8;
+/// Number of ranks asked per round (`schedule/stealing.rs`).
+const ROUND_SIZE: usize = 8;
 
-/// Some of the ranks, of which one can be drawn.
+/// A set of ranks from which one can be drawn.
 #[derive(Debug, Default)]
 struct Roster {
     list: Vec<u32>,
-    /// Where each rank stands in the list, plus one.
+    /// Position of each rank in the list, plus one.
     place: Vec<u32>,
 }
 
 impl Roster {
-    /// Puts a rank in; false if it is there already.
+    /// Adds a rank; false if it is already a member.
     fn insert(&mut self, rank: u32) -> bool {
         if self.place.len() <= rank as usize {
             self.place.resize(rank as usize + 1, 0);
@@ -60,16 +60,16 @@ impl Roster {
     }
 }
 
-/// A question that will find something.
+/// A steal request that will succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Match {
     pub(super) thief: u32,
     pub(super) victim: u32,
-    /// How long the thief still looks for it.
+    /// Time until the thief finds the victim.
     pub(super) after: Duration,
 }
 
-/// See the module's text.
+/// Idle ranks, ranks with surplus tasks, and the random draws that match them.
 #[derive(Debug)]
 pub(super) struct Search {
     ranks: usize,
@@ -85,12 +85,12 @@ impl Search {
         Search { ranks: 0, pause, rng, idle: Roster::default(), giving: Roster::default() }
     }
 
-    /// So many ranks take part from now on.
+    /// Sets the number of active ranks.
     pub(super) fn meet(&mut self, ranks: usize) {
         self.ranks = ranks;
     }
 
-    /// A rank has nothing to do and asks nobody at the moment.
+    /// A rank has become idle and has no request under way.
     pub(super) fn idles(&mut self, thief: u32) -> Option<Match> {
         if !self.idle.insert(thief) {
             return None;
@@ -99,26 +99,26 @@ impl Search {
         Some(self.pair(thief, victim, self.giving.list.len()))
     }
 
-    /// A rank has more than it can start.
+    /// A rank has surplus tasks.
     pub(super) fn gives(&mut self, victim: u32) -> Option<Match> {
         self.giving.insert(victim);
         let thief = self.idle.draw(&mut self.rng)?;
         Some(self.pair(thief, victim, self.idle.list.len()))
     }
 
-    /// A rank has something to do, or asks.
+    /// A rank is no longer idle, or has a request under way.
     pub(super) fn idles_not(&mut self, rank: u32) {
         self.idle.remove(rank);
     }
 
-    /// A rank has nothing more to give.
+    /// A rank has no surplus tasks any more.
     pub(super) fn gives_not(&mut self, rank: u32) {
         self.giving.remove(rank);
     }
 
     fn pair(&mut self, thief: u32, victim: u32, found: usize) -> Match {
         self.idle.remove(thief);
-        let pauses = self.ranks as f64 / (ROUND * found.max(1)) as f64;
+        let pauses = self.ranks as f64 / (ROUND_SIZE * found.max(1)) as f64;
         let after = match pauses > 1.0 {
             true => self.pause.mul_f64(pauses * -(1.0 - self.rng.f64()).ln()),
             false => Duration::ZERO,

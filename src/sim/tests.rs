@@ -1,7 +1,7 @@
-//! Whole runs in virtual time, against what the graph alone says of them. Every run is replayed by
-//! its seed.
+//! Whole runs in virtual time, checked against what the graph alone implies. Every run can be
+//! reproduced from its seed.
 //!
-//! `PHALANX_SEEDS` says how many seeds are tried, `PHALANX_SEED` which single one.
+//! `PHALANX_SEEDS` sets the number of seeds, `PHALANX_SEED` a single one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -38,7 +38,7 @@ fn random_job(rng: &mut Rng, plain: bool) -> String {
     let mut text = String::new();
     let mut counts: Vec<u32> = Vec::new();
     for group in 0..rng.usize(1..7) {
-        // Element by element needs equal numbers, so these are frequent.
+        // Element-wise links need equal sizes, so these are frequent.
         let count = if group > 0 && rng.bool() { counts[group - 1] } else { rng.u32(1..if plain { 60 } else { 14 }) };
         counts.push(count);
         let seconds = rng.f64() * rng.f64() * 200.0 + 0.5;
@@ -71,7 +71,7 @@ fn random_job(rng: &mut Rng, plain: bool) -> String {
     text
 }
 
-/// A cluster with everything that can go wrong, or, if `calm`, with nothing of it.
+/// A cluster with every kind of failure or, if `calm`, with none.
 fn random_cluster(rng: &mut Rng, calm: bool) -> String {
     let rate = |rng: &mut Rng, most: f64| if calm || rng.bool() { 0.0 } else { rng.f64() * most };
     let delay = [0, 1, 20, 90][rng.usize(0..4)];
@@ -102,7 +102,7 @@ fn random_scaling(rng: &mut Rng) -> Scaling {
     Scaling { max_ranks: rng.u32(1..9), interval: Duration::from_secs(rng.u64(1..15)), ..Scaling::default() }
 }
 
-/// What the journal says: the attempts, in the order in which they were written.
+/// The attempts in the journal, in the order in which they were written.
 fn attempts(records: &[Record]) -> Vec<Attempt> {
     let of = |record: &Record| match record {
         Record::Attempts(attempts) => attempts.clone(),
@@ -121,7 +121,7 @@ fn finals(attempts: &[Attempt], tasks: u32) -> Vec<Option<Attempt>> {
     finals
 }
 
-/// True if a node ended well, as far as everything is decided.
+/// Whether each node completed, as far as everything is decided.
 fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
     let mut ok: Vec<Option<bool>> = finals.iter().map(|f| f.map(|attempt| attempt.outcome.ok())).collect();
     ok.resize(graph.node_count(), None);
@@ -138,8 +138,8 @@ fn ok_of(graph: &TaskGraph, finals: &[Option<Attempt>]) -> Vec<Option<bool>> {
     ok
 }
 
-/// A complete run: every task has ended, is skipped exactly if something it needs ended against it,
-/// and none began before what it needs had ended.
+/// Checks a complete run: every task has ended, is skipped exactly if an edge into it was violated,
+/// and none began before its predecessors had ended.
 fn check_complete(scene: &PreparedJob, records: &[Record], name: &str) {
     let graph = &scene.graph;
     let attempts = attempts(records);
@@ -241,7 +241,7 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
         let mut cluster = cluster(&random_cluster(&mut rng, calm));
         (cluster.tasks.spread, cluster.faults.slow) = (0.2, 0.0);
         if cluster.faults.task > 0.0 {
-            // A task that fails is final, and not what a resume is about.
+            // A task that fails is final; a resume does not run it again.
             continue;
         }
         let scaling = random_scaling(&mut rng);
@@ -258,8 +258,8 @@ fn the_budget_holds_and_what_it_stops_can_be_continued() {
             before: NOBODY,
             floor: None,
         };
-        // What the first nodes cost at least, and the longest task on each of them, cannot be
-        // avoided by anybody.
+        // The minimum cost of the first nodes, and the longest task on each of them, are
+        // unavoidable.
         let prices = cluster.prices(&Cost::default());
         let longest = (0..scene.tasks()).map(|task| scene.estimate(TaskId(task)).as_secs_f64()).fold(0.0, f64::max);
         let least =
@@ -347,7 +347,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
     for seed in seeds(120) {
         let _named = Named(seed, "sim::tests::end_and_bill_lie_in_the_interval");
         let mut rng = Rng::with_seed(seed);
-        // Tasks of one slot: wide ones are not stolen, and so wait for their homes rather than for
+        // Tasks of one slot: wide ones are not stolen, so they wait for their homes rather than for
         // any rank.
         let scene = scene(&random_job(&mut rng, true).replace("cpus = 2", ""));
         let (delay, spread) = ([1, 20, 90][rng.usize(0..3)], 0.1 + rng.f64() * 0.4);
@@ -362,7 +362,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
             Simulation { scene, cluster, policy, scaling, cost, ranks, homes: None, seed, before: NOBODY, floor: None };
         let outcome = trial.run(&mut Forget).unwrap();
         let (end, bill) = (outcome.makespan_s(), outcome.bill);
-        // Looks of one run that follow each other are alike: four of each are asked, spread over
+        // Consecutive forecasts of one run are alike, so four of each run are checked, spread over
         // it.
         for share in [0.0, 0.25, 0.5, 0.75] {
             let look = outcome.ended.forecasts.iter().find(|(at, _)| at.seconds() >= share * end);
@@ -380,7 +380,7 @@ fn end_and_bill_lie_in_the_interval_that_was_foreseen_eight_times_of_ten() {
     if std::env::var("PHALANX_SEED").is_err() {
         let share = |count: u32| f64::from(count) / f64::from(all);
         assert!((0.75..=0.90).contains(&share(end_within)), "{end_within} of {all}");
-        // A bill depends on decisions to come, too.
+        // A bill also depends on later decisions.
         assert!((0.75..=0.90).contains(&share(bill_within)), "{bill_within} of {all}");
         assert!((0.4..=0.6).contains(&share(sooner)), "{sooner} of {all}");
         assert!((0.4..=0.6).contains(&share(cheaper)), "{cheaper} of {all}");

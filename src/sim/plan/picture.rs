@@ -1,4 +1,4 @@
-//! The plan as a picture: cost against makespan, one point for each number of ranks.
+//! The plan as an SVG chart: cost against makespan, one point per number of ranks.
 
 use super::{Plan, PlanCandidate, PlanQuestion};
 use crate::svg::Picture;
@@ -6,10 +6,10 @@ use crate::text::seconds;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
-/// Room for the axes: left, top, right, bottom.
+/// Space for the axes: left, top, right, bottom.
 const MARGIN: [f64; 4] = [72.0, 48.0, 32.0, 56.0];
 
-/// Where a quantity lies: logarithmic, for candidates often differ by orders of magnitude.
+/// A logarithmic axis, since candidates often differ by orders of magnitude.
 struct PictureAxis {
     low: f64,
     high: f64,
@@ -22,7 +22,7 @@ impl PictureAxis {
         let logs = values.filter(|v| *v > 0.0).map(f64::ln);
         let (low, high) = (logs.clone().fold(f64::INFINITY, f64::min), logs.fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
-        // A little air, also where all values are the same.
+        // Some padding, also where all values are equal.
         let air = ((high - low) * 0.08).max(0.05);
         PictureAxis { low: low - air, high: high + air, from, to }
     }
@@ -32,13 +32,13 @@ impl PictureAxis {
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
 
-    /// Values for marks.
+    /// Values of the tick marks.
     fn marks(&self) -> impl Iterator<Item = f64> + '_ {
         (0..=4).map(|k| (self.low + (self.high - self.low) * f64::from(k) / 4.0).exp())
     }
 }
 
-/// The picture as SVG.
+/// The chart as SVG.
 pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     let mut picture = Picture::new(WIDTH, HEIGHT);
     let all = plan.candidates.iter();
@@ -69,8 +69,8 @@ pub fn svg(question: &PlanQuestion<'_>, plan: &Plan) -> String {
     picture.finish()
 }
 
-/// A candidate, with a line to its ninth decile; filled if it is one of the best trade-offs, green
-/// if it is recommended.
+/// A candidate, with a line to its q90; filled if it is one of the best trade-offs, green if it is
+/// recommended.
 fn point(picture: &mut Picture, x: &PictureAxis, y: &PictureAxis, candidate: &PlanCandidate, recommended: Option<u32>) {
     let (left, right, height) = (x.at(candidate.makespan_q50_s), x.at(candidate.makespan_q90_s), y.at(candidate.cost));
     picture.line((left, height), (right, height), "#9ab", "none");

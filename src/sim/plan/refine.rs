@@ -1,9 +1,9 @@
-//! Which numbers of ranks are simulated, and what is said of those between.
+//! Which numbers of ranks are simulated, and the interpolation between them.
 //!
 //! A makespan relative to its bound (the longest chain, or the work on all slots) changes little
-//! from one number of ranks to the next, and the bill follows from it. So of a large job the ends
-//! and the quarters of the range are simulated, and then the middle of each stretch: where it is
-//! what its ends say, what lies between is interpolated; else both halves are looked into.
+//! from one number of ranks to the next, and the bill follows from it. So for a large job the ends
+//! and the quarters of the range are simulated, and then the middle of each stretch. If the middle
+//! agrees with its ends, numbers between are interpolated; otherwise both halves are refined.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,14 +15,14 @@ use crate::job::{Cost, Scaling};
 use crate::sim::simulation::{Before, Floor, Simulation, SimulationError, SimulationOutcome};
 use crate::sim::simulator::{Forget, Homes, Simulator};
 
-/// A number of ranks is what its neighbours say if it differs by no more than this share from it:
-/// about what seeds differ by.
-const CLOSE: f64 = 0.01;
+/// Maximum difference, as a share, between a simulated and an interpolated result: about the
+/// variation between seeds.
+const MAX_INTERPOLATION_ERROR: f64 = 0.01;
 
-/// The range is divided into so many stretches before any is tested.
+/// Number of stretches into which the range is divided at first.
 const STRETCHES: usize = 4;
 
-/// Seeds for each number of ranks of a large job, as long as they say the same.
+/// Number of seeds per number of ranks of a large job, as long as they agree.
 const FEW_SEEDS: usize = 3;
 
 /// The simulations behind a plan.
@@ -30,11 +30,11 @@ pub(super) struct Simulations<'a> {
     question: &'a PlanQuestion<'a>,
     scaling: Scaling,
     cost: Cost,
-    /// For each seed what nobody can undercut.
+    /// For each seed, the lower bounds.
     pub floors: Vec<Floor>,
-    /// True if only as many simulations are run as it takes.
+    /// True if the number of simulations is kept small.
     is_large: bool,
-    /// Means of these over seeds: the longest chain, and the work of all tasks.
+    /// Means over seeds: the longest chain, and the work of all tasks.
     chain_s: f64,
     work_s: f64,
 }
@@ -45,14 +45,13 @@ impl<'a> Simulations<'a> {
         let floors: Vec<Floor> =
             (0..seeds).into_par_iter().map(|n| Floor::of(scene, cluster, seed.wrapping_add(n))).collect();
         let mean = |of: fn(&Floor) -> f64| floors.iter().map(of).sum::<f64>() / seeds.max(1) as f64;
-        // Without a cap: a plan shows what a run would cost, and the verdict what that means.
+        // Without a cap: a plan shows what a run would cost, and the verdict evaluates it.
         let cost = Cost { budget: None, budget_per_hour: None, deadline: None, ..question.cost.clone() };
         let (chain_s, work_s) = (mean(|floor| floor.critical_path_s), mean(|floor| floor.work_s));
         Simulations { question, scaling: Scaling::default(), cost, floors, is_large, chain_s, work_s }
     }
 
-    /// One candidate for each number of ranks, ascending: all simulated, or only as many as it
-    /// takes.
+    /// One candidate for each number of ranks, ascending: all simulated, or some interpolated.
     pub fn candidates(&self) -> Result<Vec<PlanCandidate>, SimulationError> {
         let ranks = self.question.ranks;
         let last = ranks.len().saturating_sub(1);
@@ -81,11 +80,10 @@ impl<'a> Simulations<'a> {
         Ok((0..ranks.len()).filter_map(|at| self.known_or_between(at, &known)).collect())
     }
 
-    /// Simulates some numbers of ranks: with all seeds, or of a large job with few where they
-    /// agree.
+    /// Simulates some numbers of ranks with all seeds; for a large job with few where they agree.
     fn simulate(&self, numbers: Vec<usize>, known: &mut BTreeMap<usize, PlanCandidate>) -> Result<(), SimulationError> {
         let PlanQuestion { scene, cluster, ranks, .. } = *self.question;
-        // The partitioner is not to be called by two threads at once.
+        // The partitioner must not be called by two threads at once.
         let homes: Vec<Vec<u32>> = numbers
             .iter()
             .map(|&at| Simulator::homes(scene, cluster, ranks[at]).map_err(SimulationError::Refused))
@@ -107,7 +105,7 @@ impl<'a> Simulations<'a> {
         Ok(())
     }
 
-    /// One run on so many ranks, with the seed of this number.
+    /// One run on `ranks` ranks, with the `n`-th seed.
     fn run(&self, ranks: u32, homes: &[u32], n: usize) -> Result<SimulationOutcome, SimulationError> {
         let PlanQuestion { scene, cluster, seed, .. } = *self.question;
         let (scaling, cost, policy) = (&self.scaling, &self.cost, "fixed");
@@ -116,10 +114,10 @@ impl<'a> Simulations<'a> {
         Simulation { scene, cluster, policy, scaling, cost, ranks, homes, seed, before, floor }.run(&mut Forget)
     }
 
-    /// True if the middle one is what the others say of it.
+    /// True if the middle candidate agrees with the interpolation of the others.
     fn is_even(&self, low: &PlanCandidate, middle: &PlanCandidate, high: &PlanCandidate) -> bool {
         let said = self.between(middle.ranks, low, high);
-        let is_close = |a: f64, b: f64| (a - b).abs() <= CLOSE * b.abs();
+        let is_close = |a: f64, b: f64| (a - b).abs() <= MAX_INTERPOLATION_ERROR * b.abs();
         is_close(said.makespan_q50_s, middle.makespan_q50_s)
             && is_close(said.makespan_q90_s, middle.makespan_q90_s)
             && is_close(said.cost, middle.cost)
@@ -133,14 +131,12 @@ impl<'a> Simulations<'a> {
         }
     }
 
-    /// The shortest time in which nothing could be done on so many ranks: the longest chain, and
-    /// the work on all slots.
+    /// Lower bounds of the makespan on `ranks` ranks: the longest chain, and the work on all slots.
     fn bounds(&self, ranks: u32) -> (f64, f64) {
         (self.chain_s, self.work_s / self.question.cluster.first_speed(ranks).max(1e-9))
     }
 
-    /// What two candidates say of a number of ranks between theirs: what is relative to the bounds
-    /// is interpolated.
+    /// Interpolates a candidate between two others, in results relative to the bounds.
     fn between(&self, ranks: u32, low: &PlanCandidate, high: &PlanCandidate) -> PlanCandidate {
         let place = |ranks: u32| f64::from(ranks).ln();
         let share = (place(ranks) - place(low.ranks)) / (place(high.ranks) - place(low.ranks)).max(1e-9);
@@ -151,7 +147,7 @@ impl<'a> Simulations<'a> {
         };
         let makespan = |of: fn(&PlanCandidate) -> f64| bound(ranks) * mix(&|c| of(c) / bound(c.ranks));
         let makespan_q50_s = makespan(|c| c.makespan_q50_s);
-        // Bills and times held are in proportion to nodes and makespan, but for rounding.
+        // Bills and node-seconds are proportional to nodes and makespan, except for rounding.
         let price = |ranks: u32| self.question.cluster.first_price(ranks).max(1e-12);
         let bill = |of: fn(&PlanCandidate) -> f64| {
             price(ranks) * makespan_q50_s * mix(&|c| of(c) / (price(c.ranks) * c.makespan_q50_s.max(1e-9)))
@@ -176,12 +172,12 @@ impl<'a> Simulations<'a> {
     }
 }
 
-/// True if makespans and bills differ so little that further seeds would say nothing new.
+/// True if makespans and bills differ so little that further seeds would add nothing.
 fn agree(outcomes: &[SimulationOutcome]) -> bool {
     let is_close = |of: &dyn Fn(&SimulationOutcome) -> f64| {
         let values = || outcomes.iter().map(of);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
-        most - least <= CLOSE * most
+        most - least <= MAX_INTERPOLATION_ERROR * most
     };
     is_close(&SimulationOutcome::makespan_s) && is_close(&|outcome| outcome.bill)
 }

@@ -57,7 +57,7 @@ fn wishes_that_cannot_be_kept_are_said_to_be_so() {
     let Verdict::Feasible { ranks } = &plan.verdict else { panic!("{:?}", plan.verdict) };
     assert!(ranks[0] >= 4 && ranks.contains(&16) && plan.recommended.is_some_and(|n| ranks.contains(&n)), "{ranks:?}");
 
-    // No task is so short.
+    // No task is that short.
     let (plan, _) = planned(&bag(), &Cost { deadline: Some(Duration::from_secs(10)), ..Cost::default() });
     let Verdict::Infeasible { why, .. } = &plan.verdict else { panic!("{:?}", plan.verdict) };
     assert!(why.contains("no number of ranks helps") && plan.recommended.is_none(), "{why}");
@@ -105,8 +105,8 @@ fn a_run_begins_on_the_kinds_that_the_cluster_gives_it() {
         };
         trial.run(&mut Forget).unwrap()
     };
-    // Sixty-four tasks of a minute: on two fast nodes four rounds of half a minute, on two slow
-    // ones eight of a minute.
+    // Sixty-four tasks of a minute: four rounds of half a minute on two fast nodes, eight rounds of
+    // a minute on two slow ones.
     let (fast, slow, mixed) = (run(&with(2), None), run(&with(0), Some(2)), run(&with(1), Some(2)));
     let kinds = |outcome: &SimulationOutcome| outcome.ended.nodes.iter().map(|node| node.kind.0).collect::<Vec<_>>();
     assert_eq!((kinds(&fast), kinds(&slow), kinds(&mixed)), (vec![1, 1], vec![0, 0], vec![1, 0]));

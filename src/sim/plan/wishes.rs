@@ -1,29 +1,29 @@
-//! What deadline and budget allow: the best that keeps them, or, where nothing does, what stands
-//! against them and what comes nearest.
+//! Whether deadline and budget can be met: the candidates that meet them or, if there are none, the
+//! reason and the nearest ones.
 
 use serde::Serialize;
 
 use super::{PlanCandidate, PlanQuestion};
 use crate::text::seconds;
 
-/// What deadline and budget allow.
+/// Whether deadline and budget can be met.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing was wished for.
+    /// There is neither deadline nor budget.
     Free,
-    /// These numbers of ranks keep them in nine of ten cases.
+    /// These numbers of ranks meet both in nine of ten cases.
     Feasible {
         /// The numbers.
         ranks: Vec<u32>,
     },
-    /// No number of ranks does.
+    /// No number of ranks meets both.
     Infeasible {
-        /// What stands against it.
+        /// The reason.
         why: String,
-        /// The fewest ranks that keep the deadline, or come nearest to it.
+        /// The fewest ranks that meet the deadline, or come nearest to it.
         nearest_in_time: u32,
-        /// The number of ranks that keeps the budget and ends soonest, or costs least.
+        /// The number of ranks within the budget that ends soonest, or costs least.
         nearest_in_cost: u32,
     },
 }
@@ -84,8 +84,7 @@ impl Verdict {
     }
 }
 
-/// Of the feasible candidates the one with the best trade of time and money, as the intent weighs
-/// them.
+/// The feasible candidate with the best trade of time and money under the intent.
 pub(super) fn best(question: &PlanQuestion<'_>, candidates: &[PlanCandidate]) -> Option<u32> {
     let weight = question.time_weight;
     let burden = |c: &PlanCandidate| weight * c.makespan_q50_s.max(1e-9).ln() + (1.0 - weight) * c.cost.max(1e-12).ln();

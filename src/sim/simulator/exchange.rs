@@ -1,5 +1,5 @@
-//! Messages and machines: what one rank sends arrives at another, and each event goes to the state
-//! machine that it concerns.
+//! Messages and state machines: delivers messages between ranks, and passes each event to the state
+//! machine concerned.
 
 use std::collections::VecDeque;
 
@@ -62,7 +62,7 @@ impl Simulator<'_> {
         self.log.record(Record::Note(Note { time: self.now, level, text }));
     }
 
-    /// A rank wanted to be called at this time.
+    /// The wake-up that a rank requested is due.
     pub(super) fn call(&mut self, rank: u32) {
         let seat = &mut self.seats[rank as usize];
         if seat.tick != Some(self.now) || !seat.here {
@@ -73,7 +73,7 @@ impl Simulator<'_> {
         self.step(rank, worker::WorkerEvent::Tick);
     }
 
-    /// Hands an event to a rank's machine and carries out what follows.
+    /// Passes an event to a rank's worker and carries out the resulting actions.
     pub(super) fn step(&mut self, rank: u32, event: worker::WorkerEvent) {
         let mut queue = std::mem::take(&mut self.queue);
         let mut actions = std::mem::take(&mut self.actions);
@@ -132,9 +132,9 @@ impl Simulator<'_> {
                     self.interrupt(rank);
                 }
             }
-            // Links do not break here.
+            // Links do not break in the simulation.
             worker::Action::Suspend | worker::Action::Resume => {}
-            // Nobody is there who could ask for it.
+            // The simulation has no user who could cancel tasks.
             worker::Action::Cancel(_) => {}
             worker::Action::Exit => self.leave(rank),
         }

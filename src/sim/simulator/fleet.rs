@@ -1,8 +1,8 @@
-//! Ranks that come and go in the virtual world: decisions are carried out, nodes are granted and
-//! lost, and all of it is written down.
+//! Ranks that join and leave in the simulation: carries out decisions, grants and loses nodes, and
+//! records all of it.
 //!
-//! The life of a node is the provider's, that of a rank the coordinator's; this file brings each to
-//! the other's notice.
+//! The provider holds the state of nodes, the coordinator that of ranks; this file keeps each
+//! informed of the other.
 
 use std::time::Duration;
 
@@ -19,23 +19,23 @@ use crate::sim::pool::SimulatedPool;
 use crate::sim::provider::{Loss, NodeGranted};
 use crate::workload::PreparedJob;
 
-/// Among many ranks it is decided at most this often in an interval because nodes have come or
-/// gone.
+/// With many ranks, upper limit on the decisions per interval that are made because nodes have
+/// joined or left.
 const NEWS_PER_INTERVAL: u32 = 10;
 
-/// What the rank on a node has.
+/// The resources of the rank on a node.
 pub(super) fn member(cluster: &Cluster, kind: NodeTypeId, rank: u32) -> Member {
     let node = &cluster.nodes[kind.0 as usize];
     let name = format!("{}{rank}", node.name);
     Member { node: name, slots: node.slots, memory: node.memory, gpus: node.gpus, ..Member::default() }
 }
 
-/// The ranks with which a run begins.
+/// The ranks at the start of a run.
 pub(super) fn first_members(cluster: &Cluster, ranks: u32) -> Vec<Member> {
     (0..).zip(cluster.first_kinds(ranks)).map(|(rank, kind)| member(cluster, kind, rank)).collect()
 }
 
-/// Who decides, knowing of delays what the cluster file says.
+/// The scaling controller, with the delays of the cluster file as priors.
 pub(super) fn captain(
     scene: &PreparedJob,
     cluster: &Cluster,
@@ -49,7 +49,7 @@ pub(super) fn captain(
 }
 
 impl Simulator<'_> {
-    /// Adds a rank that is not there yet.
+    /// Adds a new rank.
     pub(super) fn seat(&mut self, member: Member) {
         let rank = Rank(self.seats.len() as u32);
         self.seats.push(Seat {
@@ -73,14 +73,14 @@ impl Simulator<'_> {
         });
     }
 
-    /// A rank is there from now on.
+    /// Marks a rank as present.
     pub(super) fn enters(&mut self, rank: u32) {
         self.seats[rank as usize].here = true;
         self.present += 1;
         if let Some(search) = &mut self.search {
             search.meet(self.present as usize);
         }
-        // Rank 0 is where the run itself is: without it there is none.
+        // Rank 0 hosts the run itself: without it there is none.
         if rank > 0
             && let Some((at, loss)) = self.provider.loss(rank)
         {
@@ -88,8 +88,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Nodes have come or gone: it is decided at once. Among many ranks news is collected for a
-    /// while first: thousands of nodes that come within a minute are no reason for thousands of
+    /// Decides at once because nodes have joined or left. With many ranks such news is collected
+    /// for a while: thousands of nodes that arrive within a minute should not cause thousands of
     /// decisions.
     fn decide_on_news(&mut self) {
         let interval = self.captain.as_ref().map_or(Duration::ZERO, |captain| captain.interval);
@@ -101,7 +101,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// It is decided, and again after the interval.
+    /// Runs a scaling decision and schedules the next one.
     pub(super) fn decide_again(&mut self) {
         self.decide();
         let interval = self.captain.as_ref().map(|captain| captain.interval);
@@ -110,7 +110,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// The scaling core is asked.
+    /// Runs a scaling decision.
     pub(super) fn decide(&mut self) {
         (self.decided, self.news) = (self.now, false);
         if self.finished.is_some() || self.stopping {
@@ -134,7 +134,7 @@ impl Simulator<'_> {
         effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
     }
 
-    /// The ranks as a decision sees them.
+    /// The ranks as input of a decision.
     fn views(&self) -> Vec<RankView> {
         let live = |(rank, seat): (u32, &Seat)| {
             let state = self.state_of(Rank(rank), seat);
@@ -189,7 +189,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// A rank is to leave. One that has not started yet is let go at once.
+    /// Drains a rank. One that has not started yet is released at once.
     fn drain(&mut self, rank: Rank) {
         if self.seats.get(rank.index()).is_some_and(|seat| !seat.here) {
             self.provider.release(rank.0, self.now);
@@ -200,13 +200,13 @@ impl Simulator<'_> {
         }
     }
 
-    /// The run is to end before its tasks have.
+    /// Stops the run before its tasks have ended.
     pub(super) fn stop(&mut self, how: Stop) {
         self.stopping = true;
         self.coordinate(coordinator::CoordinatorEvent::Stop { how, why: StopReason::Budget });
     }
 
-    /// The budget pays for nothing more: what runs is ended, and who does not answer is given up.
+    /// The budget is exhausted: ends running tasks, and gives up ranks that do not answer.
     pub(super) fn out_of_money(&mut self) {
         self.stop(Stop::Terminate);
         let silent = |(rank, seat): (u32, &Seat)| {
@@ -240,7 +240,7 @@ impl Simulator<'_> {
     /// The rank of a granted node has started.
     pub(super) fn starts(&mut self, rank: u32) {
         let node = self.provider.node(rank);
-        // It was let go meanwhile, or comes too late.
+        // It was released meanwhile, or arrives too late.
         if node.gone.is_some() || self.finished.is_some() {
             return;
         }
@@ -254,7 +254,7 @@ impl Simulator<'_> {
         self.decide_on_news();
     }
 
-    /// A rank is told to leave.
+    /// Orders a rank to leave.
     pub(super) fn leave(&mut self, rank: u32) {
         if !self.goes(rank) {
             return;
@@ -267,7 +267,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// A node goes down, or a rank dies: what runs there is gone, and nobody knows yet.
+    /// A node goes down, or a rank dies: its tasks are lost, and nothing has noticed it yet.
     pub(super) fn lost(&mut self, rank: u32, loss: Loss) {
         if self.finished.is_some() || !self.goes(rank) {
             return;
@@ -286,7 +286,7 @@ impl Simulator<'_> {
         self.events_due.schedule(self.now.after(self.cluster.faults.notice), What::Noticed(rank));
     }
 
-    /// It is noticed that a rank is lost.
+    /// The loss of a rank is noticed.
     pub(super) fn noticed(&mut self, rank: u32) {
         self.provider.release(rank, self.now);
         if self.finished.is_some() {
@@ -297,7 +297,7 @@ impl Simulator<'_> {
         self.decide_on_news();
     }
 
-    /// A rank is here no more; false if it was not.
+    /// Marks a rank as gone; false if it was not present.
     fn goes(&mut self, rank: u32) -> bool {
         let seat = &mut self.seats[rank as usize];
         if !std::mem::replace(&mut seat.here, false) {
@@ -314,7 +314,7 @@ impl Simulator<'_> {
         true
     }
 
-    /// A rank is handed tasks: it may stand differently from now on.
+    /// Records the state of a rank, which may have changed.
     pub(super) fn note_state(&mut self, rank: Rank) {
         let Some(seat) = self.seats.get(rank.index()) else { return };
         let state = self.state_of(rank, seat);

@@ -1,5 +1,5 @@
-//! Ranks without work: who asks whom, who dozes because nobody has anything to give, and when each
-//! rank is called next.
+//! Ranks without work: which rank asks which, which ranks doze because no rank has surplus tasks,
+//! and when each rank is woken next.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::model::{Rank, Time};
 use crate::schedule::protocol::{Load, Message};
 use crate::sim::steal_matching::Match;
 
-/// Among many ranks nobody asks by himself for so long after a round in vain: `search` brings
-/// together who would have found each other.
+/// With many ranks, pause after an unsuccessful round: `search` matches idle ranks with surplus
+/// tasks instead.
 pub(super) const SILENCE: Duration = Duration::from_secs(366 * 86_400);
 
-/// A rank for which `search` has found work that is gone by now, or whose question was lost in a
-/// change of homes, looks again after this.
+/// Pause before a rank searches again whose match has no tasks any more, or whose request was lost
+/// in a change of homes.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
 impl Simulator<'_> {
@@ -38,7 +38,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Among many ranks: lets idle ranks ask this one for what it has too much of.
+    /// With many ranks: lets idle ranks ask this one for its surplus tasks.
     pub(super) fn find_thieves(&mut self, rank: u32, surplus: u32) {
         let Some(search) = &mut self.search else { return };
         let seat = &self.seats[rank as usize];
@@ -54,7 +54,7 @@ impl Simulator<'_> {
         self.events_due.schedule(self.now.after(found.after), asks);
     }
 
-    /// A rank that looked for work asks another for it, if both still have reason to.
+    /// The delayed request of a matched rank, if both ranks still have reason for it.
     pub(super) fn ask(&mut self, thief: u32, victim: u32) {
         self.seats[victim as usize].expected -= 1;
         let seat = &mut self.seats[thief as usize];
@@ -72,8 +72,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Somebody has something to give: those who doze ask again, each at the next beat of its own
-    /// rhythm.
+    /// A rank has surplus tasks: dozing ranks ask again, each at the next beat of its own rhythm.
     pub(super) fn wake(&mut self) {
         let rhythm = self.pace.longest_pause().as_nanos() as u64;
         for rank in std::mem::take(&mut self.dozing) {
@@ -85,7 +84,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Arranges the next call of a rank.
+    /// Schedules the next wake-up of a rank.
     pub(super) fn arrange_tick(&mut self, rank: u32) {
         let seat = &mut self.seats[rank as usize];
         if !seat.here {
@@ -104,7 +103,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Among many ranks: a rank that starves looks for one that has something to give.
+    /// With many ranks: matches a starving rank with one that has surplus tasks.
     pub(super) fn look_for_work(&mut self, rank: u32, starves: bool) {
         let Some(search) = &mut self.search else { return };
         let found = match starves && !self.seats[rank as usize].looks {
@@ -117,7 +116,7 @@ impl Simulator<'_> {
         found.into_iter().for_each(|found| self.expect(found));
     }
 
-    /// True if a rank that would ask at a time dozes instead.
+    /// True if a rank that would ask at `at` dozes instead.
     pub(super) fn dozes(&mut self, rank: u32, at: Time) -> bool {
         let seat = &mut self.seats[rank as usize];
         let patient = seat.dozes == Some(at) || at.since(self.now) >= self.pace.longest_pause();
@@ -128,7 +127,7 @@ impl Simulator<'_> {
         seat.dozes.is_some()
     }
 
-    /// Sees to it that a rank is called at a time, or before.
+    /// Ensures that a rank is woken at `due` or earlier.
     pub(super) fn arrange_call(&mut self, rank: u32, due: Time) {
         let (due, seat) = (due.max(self.now), &mut self.seats[rank as usize]);
         if seat.here && seat.tick.is_none_or(|tick| due < tick) {

@@ -1,4 +1,4 @@
-//! What a simulated run is given and what it gives back.
+//! The input and the result of a simulated run.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::sim::fates::RecordedTasks;
 use crate::sim::provider::Node;
 use crate::workload::PreparedJob;
 
-/// Told what a real run would write down.
+/// Receives the records that a real run would write to its journal.
 pub trait Log {
-    /// Takes a record, in the order in which a journal would have them.
+    /// Takes a record, in the order of a journal.
     fn record(&mut self, record: Record);
 }
 
-/// Writes nothing down.
+/// Discards all records.
 pub struct Forget;
 
 impl Log for Forget {
@@ -35,51 +35,51 @@ impl Log for Vec<Record> {
     }
 }
 
-/// How a run went.
+/// The end of a run, with its history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedEnd {
-    /// When.
+    /// Time of the end.
     pub time: Time,
-    /// Why.
+    /// The reason.
     pub why: StopReason,
-    /// How many tasks are in which state.
+    /// Number of tasks by state.
     pub tally: TaskTally,
-    /// Events that happened: messages, ends of tasks, calls of a rank, decisions.
+    /// Number of events: messages, ends of tasks, wake-ups, decisions.
     pub events: u64,
-    /// Slot-time that tasks ran, those that failed included.
+    /// Slot-time of all attempts, failed ones included.
     pub busy: Duration,
-    /// All nodes that were granted.
+    /// All granted nodes.
     pub nodes: Vec<Node>,
-    /// Active ranks, from each change on.
+    /// Number of active ranks, from each change on.
     pub supply: Vec<LevelStep>,
-    /// Tasks that ran or waited for a slot, from decision to decision; empty if nobody decided.
+    /// Tasks that ran or waited for a slot, at each decision; empty without decisions.
     pub demand: Vec<LevelStep>,
-    /// When the end was foreseen for, from decision to decision of a policy that looks ahead.
+    /// The forecast at each decision, for policies that make forecasts.
     pub forecasts: Vec<(Time, Forecast)>,
-    /// Homes have changed so often.
+    /// Number of changes of homes.
     pub epochs: u32,
-    /// Attempts that ran elsewhere than at home.
+    /// Number of attempts that ran on another rank than their home.
     pub away: u64,
-    /// What is known of the first partition: how much it cuts and how balanced it is. (The homes
-    /// themselves are with the ranks.)
+    /// Statistics of the first partition: its cut and its balance. (The homes themselves are with
+    /// the ranks.)
     pub partition: Partition,
 }
 
-/// What to simulate beside the job.
+/// The input of a simulation besides the job.
 pub struct Setup<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
-    /// Ranks that take part from the start.
+    /// Number of ranks at the start.
     pub ranks: u32,
     /// The seed.
     pub seed: u64,
     /// How homes are chosen; `None`: as the job file says.
     pub homes: Option<Homes<'a>>,
-    /// Who decides about ranks; `None`: nobody, and those that there are stay.
+    /// The scaling setup; `None`: the number of ranks stays as it is.
     pub captain: Option<ScalingSetup>,
-    /// Tasks that are complete already.
+    /// Tasks that are already complete.
     pub done: &'a dyn Fn(TaskId) -> bool,
-    /// What the tasks did in a run that is repeated; `None`: what the estimates say.
+    /// What the tasks did in a run that is repeated; `None`: durations follow the estimates.
     pub recorded: Option<RecordedTasks>,
 }
 
@@ -88,24 +88,24 @@ pub struct Setup<'a> {
 pub enum Homes<'a> {
     /// By the graph.
     Method(Method),
-    /// As dealt: for each task its rank. Joins stay with the first task that they wait for.
+    /// Explicitly: the rank of each task. Joins are at home with the first task that they wait for.
     Dealt(&'a [u32]),
     /// As [`World::homes`](super::World::homes) chose them before.
     Known(&'a [u32]),
 }
 
-/// Who decides about ranks.
+/// The scaling of a simulated run.
 pub struct ScalingSetup {
     /// The scaling core.
     pub scaler: Scaler,
-    /// What nodes cost, and what may be spent.
+    /// The prices of nodes and the spending limits.
     pub prices: Prices,
     /// Time between two decisions.
     pub interval: Duration,
 }
 
-/// The homes of all nodes where each task is at home where it was dealt, and a join with the first
-/// task that it waits for.
+/// The homes of all nodes, given those of the tasks; a join is at home with the first task that it
+/// waits for.
 pub(super) fn dealt_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
     let graph = &prepared.graph;
     let mut homes = dealt.to_vec();
@@ -116,7 +116,7 @@ pub(super) fn dealt_homes(prepared: &PreparedJob, dealt: &[u32]) -> Vec<u32> {
     homes
 }
 
-/// What each rank is handed at the beginning.
+/// The part of each rank at the start.
 pub(super) fn parts(tasks: &Tasks, ranks: u32, done: &dyn Fn(TaskId) -> bool) -> Vec<HandOut> {
     let count = tasks.graph.task_count() as u32;
     let ended = |node: u32| (node < count && done(TaskId(node))).then_some(true);

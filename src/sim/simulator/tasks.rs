@@ -1,8 +1,8 @@
-//! The life of a task on a rank: it becomes ready, begins when it has what it needs, and ends as
-//! its fate says.
+//! The life of a task on a rank: it becomes ready, starts when it has its resources, and ends as
+//! drawn.
 //!
-//! What slots of a real run count by themselves (`runtime/rank/executor.rs`) is counted by itself
-//! here, too.
+//! Completions that slots of a real run count by themselves (`runtime/rank/executor.rs`) are
+//! counted in the same way here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Simulator<'_> {
         let running = RunningAttempt { ends: 0, rank, lease, outcome: fate.outcome, start: self.now, on };
         let number = self.running.insert(running);
         self.running[number].ends = self.events_due.schedule(self.now.after(fate.took), What::Ends(number as u32));
-        // Which tasks run where matters to decisions alone.
+        // Which tasks run where matters only to scaling decisions.
         let Some(captain) = &mut self.captain else { return };
         captain.task_waited(self.now.since(lease.ready));
         let (_, told) = found_at(self.now);
@@ -52,8 +52,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// A rank finds a task in a slot for the second time, if it is still the one that was there at
-    /// the first.
+    /// The second sample of a slot: reports the task if it is still the one that the first sample
+    /// found.
     pub(super) fn found(&mut self, number: u32) {
         let Some(running) = self.running.get(number as usize) else { return };
         let (rank, lease, (first, second)) = (running.rank, running.lease, found_at(running.start));
@@ -64,8 +64,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Starts what can start, then tells the worker the load; or, unless it was `told` so just now,
-    /// that all is quiet.
+    /// Starts what can start, then reports the load to the worker, unless it was just `told`; or
+    /// reports that the rank is quiet.
     pub(super) fn fill(&mut self, rank: u32, told: bool, queue: &mut VecDeque<worker::WorkerEvent>) {
         while let Some(begin) = self.seats[rank as usize].pool.begin() {
             match begin {
@@ -122,7 +122,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// The ledger, and the number in it, of a first attempt at a task at home that completed: slots
+    /// The ledger, and the local number, of a completed first attempt at a task at home: slots
     /// count those by themselves.
     pub(super) fn counted_by_slots(
         &self,
@@ -152,7 +152,7 @@ impl Simulator<'_> {
         self.step(rank, worker::WorkerEvent::Completed { attempts: vec![attempt], ripple });
     }
 
-    /// What runs on a rank ends now, without being decided.
+    /// Ends everything that runs on a rank, without its drawn outcome.
     pub(super) fn interrupt(&mut self, rank: u32) {
         for number in self.running_on(rank) {
             let ends = self.events_due.schedule(self.now, What::Ends(number as u32));
