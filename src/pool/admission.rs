@@ -1,20 +1,19 @@
-//! What may start besides plain items on single slots, and whether anything may start at all.
+//! Admission in the pool: which constrained items may start, and whether anything may start at all.
 //!
-//! Items with needs and holds wait here under one lock; in which order they start is decided by
-//! `schedule::admission`. A slot learns by one relaxed load of [`Admission::signal`] that nothing
-//! here is for it, which is all that plain items pay. The signal is written under the lock only,
-//! from what the lock protects, so it is exact whenever nobody holds the lock.
+//! Items with needs and holds wait here under one lock; `schedule::admission` decides the order in
+//! which they start. Plain items pay only one relaxed load of [`Admission::signal`], which shows a
+//! slot that nothing here concerns it. The signal is written under the lock only, from the data
+//! that the lock protects, so it is exact whenever the lock is free.
 //!
 //! A *wide* item (and a hold) collects slots: the slot that finds it at the head of the queue
-//! reserves its memory and GPUs and starts a collection; slots that come by while it lasts give
-//! themselves up to it and wait; the last to come leads. One collection at a time, and a slot that
-//! is asked for does not start anything else, so neither can two collections block each other nor
-//! can a stream of narrow items starve a wide one. A collection asks the slots of its first slot's
-//! domain, if enough of them are not given up already, else all; a slot that is about to sleep
-//! joins any.
+//! reserves its memory and GPUs and starts a collection. Slots that visit during the collection
+//! join it and wait; the last to join leads. There is one collection at a time, and a slot that is
+//! needed starts nothing else, so two collections cannot block each other and a stream of narrow
+//! items cannot starve a wide one. A collection takes the slots of its first slot's domain if
+//! enough of them are free, otherwise all; a slot that is about to sleep joins any.
 //!
-//! Nothing here blocks a slot or calls the workload: what is to be done once the lock is free is
-//! returned.
+//! This code neither blocks a slot nor calls the workload: it returns what the caller must do after
+//! releasing the lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +27,7 @@ use super::sync::{AtomicU32, Ordering};
 use crate::schedule::admission::{AdmissionEntry, AdmissionQueue, Head};
 use crate::schedule::resources::{Impossible, Needs, ResourceLedger};
 
-/// Names slots set aside by [`Handle::hold`](super::Handle::hold).
+/// Identifies slots set aside by [`Handle::hold`](super::Handle::hold).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HoldId(pub u64);
 
@@ -45,47 +44,47 @@ struct Inner {
     collecting: Option<Collecting>,
     held: FxHashMap<HoldId, ItemGrant>,
     holds: u64,
-    /// Per slot: which domain it is in, as an index into `free`.
+    /// Domain of each slot, as an index into `free`.
     domains: Box<[usize]>,
-    /// Per domain: slots that are not given up to a wide item or a hold.
+    /// Per domain, the number of slots not given to a wide item or a hold.
     free: Box<[usize]>,
 }
 
-/// A wide item or hold that is short of slots. Its memory, GPUs and place under its limit are
-/// granted already.
+/// A wide item or hold that needs further slots. Its memory, GPUs and place under its limit are
+/// already granted.
 struct Collecting {
     entry: AdmissionEntry<Item, HoldId>,
     needs: Needs,
     gpus: Vec<u32>,
-    /// The domain whose slots are asked for; `None` asks all.
+    /// The domain whose slots are needed; `None` for all.
     domain: Option<usize>,
     members: Vec<Sleeper>,
 }
 
-/// What was granted to an item or a hold.
+/// The resources granted to an item or a hold.
 pub(super) struct ItemGrant {
     needs: Needs,
     /// All its slots, in ascending order.
     pub(super) slots: Vec<usize>,
     pub(super) gpus: Vec<u32>,
-    /// Those of its slots that wait until it is finished.
+    /// Those of its slots that wait until it ends.
     members: Vec<Sleeper>,
 }
 
-/// What a slot that came by has to do.
+/// What a visiting slot must do.
 pub(super) enum Visit {
-    /// Go on elsewhere.
+    /// Continue elsewhere.
     Nothing,
     /// Run the item, then [`Admission::finish`].
     Run(Item, ItemGrant),
-    /// Wait until released; so many slots are still missing.
+    /// Wait until released; this number of slots is still missing.
     Wait { missing: u32 },
-    /// Tell the workload that the slots are held, then wait until released.
+    /// Notify the workload that the slots are held, then wait until released.
     Held { id: HoldId, slots: Vec<usize>, gpus: Vec<u32> },
 }
 
-/// What every slot is told in one word: two flags, one more than the highest level that may start
-/// (8 bits), and one more than the domain asked for a collection (16 bits; all ones ask all).
+/// The word that every slot polls: two flags, one more than the highest level that may start (8
+/// bits), and one more than the domain whose slots are needed (16 bits; all ones for all domains).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signal(u32);
 
@@ -94,7 +93,7 @@ const PAUSE: u32 = 2;
 const ALL_DOMAINS: u32 = u16::MAX as u32;
 
 impl Signal {
-    /// Nothing waits and nothing is asked for: the common case.
+    /// True if nothing waits and no slot is needed: the common case.
     pub(super) fn is_quiet(self) -> bool {
         self.0 == 0
     }
@@ -107,18 +106,18 @@ impl Signal {
         self.0 & PAUSE != 0
     }
 
-    /// An idle slot would get something to do.
+    /// True if an idle slot would get something to do.
     pub(super) fn calls(self) -> bool {
         self.0 >> 8 != 0
     }
 
-    /// A collection asks for slots of another domain than `domain` only.
+    /// True if a collection needs slots of a domain other than `domain` only.
     pub(super) fn asks_elsewhere(self, domain: usize) -> bool {
         let asked = self.0 >> 16;
         asked != 0 && asked != ALL_DOMAINS && asked != domain as u32 + 1
     }
 
-    /// A slot of `domain`, whose most urgent own item is at `level`, has to come.
+    /// True if a slot of `domain`, whose most urgent own item is at `level`, must visit.
     pub(super) fn calls_slot(self, domain: usize, level: Option<u32>) -> bool {
         let asked = self.0 >> 16;
         let may_start = self.0 >> 8 & 0xff;
@@ -146,14 +145,14 @@ impl Admission {
         Admission { signal: CachePadded::new(AtomicU32::new(0)), inner: Mutex::new(inner) }
     }
 
-    /// One relaxed load; what makes the answer reliable for a slot that goes to sleep is the fence
-    /// of the sleep protocol.
+    /// One relaxed load. For a slot that goes to sleep, the fence of the sleep protocol makes the
+    /// answer reliable.
     #[inline]
     pub(super) fn signal(&self) -> Signal {
         Signal(self.signal.load(Ordering::Relaxed))
     }
 
-    /// Queues items; hands back those that can never start.
+    /// Queues items; returns those that can never start.
     pub(super) fn push(&self, items: impl Iterator<Item = (Item, Needs)>) -> Vec<(Item, Impossible)> {
         self.change(|inner| {
             items.filter_map(|(item, needs)| inner.push(item, needs).err().map(|why| (item, why))).collect()
@@ -171,26 +170,26 @@ impl Admission {
         })
     }
 
-    /// Gives a hold up, at whatever stage it is. The sleepers are to be released; `None` if there
-    /// is no such hold.
+    /// Releases a hold at any stage. The caller must release the sleepers; `None` if there is no
+    /// such hold.
     pub(super) fn release(&self, id: HoldId) -> Option<Vec<Sleeper>> {
         self.change(|inner| inner.release(id))
     }
 
-    /// Slot `slot` comes by. `level` is that of its own most urgent item; `idle` means that it
-    /// would sleep otherwise.
+    /// Visit by slot `slot`. `level` is that of its own most urgent item; `idle` means that it
+    /// would otherwise sleep.
     pub(super) fn visit(&self, slot: usize, level: Option<u32>, idle: bool) -> Visit {
         self.change(|inner| inner.visit(slot, level, idle))
     }
 
-    /// An item is done. The sleepers are to be released.
+    /// Ends an item. The caller must release the sleepers.
     pub(super) fn finish(&self, grant: ItemGrant) -> Vec<Sleeper> {
         self.change(|inner| inner.take_back(grant))
     }
 
-    /// Nothing starts until [`Admission::resume`]. A collection is dissolved, or slots that can no
-    /// longer be joined would wait for others that no longer come; what it collected for goes back
-    /// to the queue. The sleepers are to be released.
+    /// Starts nothing until [`Admission::resume`]. A collection is dissolved and its item requeued;
+    /// otherwise its slots would wait for others that no longer join. The caller must release the
+    /// sleepers.
     pub(super) fn pause(&self) -> Vec<Sleeper> {
         self.change(|inner| {
             inner.paused = true;
@@ -198,12 +197,12 @@ impl Admission {
         })
     }
 
-    /// Goes on after [`Admission::pause`].
+    /// Starts items again after [`Admission::pause`].
     pub(super) fn resume(&self) {
         self.change(|inner| inner.paused = false);
     }
 
-    /// Nothing starts any more. The sleepers are to be released.
+    /// Starts nothing any more. The caller must release the sleepers.
     pub(super) fn stop(&self) -> Vec<Sleeper> {
         self.change(|inner| {
             inner.stopping = true;
@@ -218,8 +217,8 @@ impl Admission {
         self.change(|inner| inner.withdraw(&|_| true))
     }
 
-    /// Takes out these items if they have not started. If one of them collects slots, the sleepers
-    /// are to be released.
+    /// Takes out the matching items that have not started. If one of them was collecting slots, the
+    /// caller must release the sleepers.
     pub(super) fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> (Vec<Item>, Vec<Sleeper>) {
         self.change(|inner| {
             let collects = |c: &Collecting| matches!(&c.entry, AdmissionEntry::Task(item) if which(item));
@@ -228,12 +227,12 @@ impl Admission {
         })
     }
 
-    /// Number of items that wait here.
+    /// Number of waiting items.
     pub(super) fn len(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// Does something under the lock and brings the signal up to date.
+    /// Runs `act` under the lock and updates the signal.
     fn change<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let result = act(&mut inner);
@@ -241,7 +240,7 @@ impl Admission {
         result
     }
 
-    /// A panic under this lock would be a bug; the pool then goes on with what is known here.
+    /// A panic under this lock would be a bug; the pool then continues with the present state.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,7 +293,7 @@ impl Inner {
         self.join(Collecting { entry, needs, gpus, domain, members: Vec::new() }, slot)
     }
 
-    /// The slot gives itself up to the collection, and completes it if it is the last.
+    /// Adds the slot to the collection, and completes it if the slot is the last.
     fn join(&mut self, mut collecting: Collecting, slot: usize) -> Visit {
         self.free[self.domains[slot]] -= 1;
         let missing = collecting.needs.slots() - collecting.members.len() - 1;

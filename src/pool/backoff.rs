@@ -1,30 +1,29 @@
-//! How long a slot that found nothing keeps trying: it spins, then yields, then sleeps.
+//! Backoff of a slot that found no work: it spins, then yields, then sleeps.
 //!
-//! Waking a sleeping thread costs about 25 us, being seen by a spinning one 50 ns; spinning for
-//! about two wake-ups is never worse than twice the best choice. A slot that yields in between two
-//! looks takes nothing from anybody, so it goes on with that for longer: the next task often hangs
-//! on another rank that is not quite as far. Both only pay on a CPU that nobody else wants. Whether
-//! that is so is found out: a yield that takes long means that another thread ran here in the
-//! meantime. Once may be chance (the rank's own main thread), again and again it means that this
-//! CPU has other work, and then this slot neither spins nor yields for a while. A slot without a
-//! CPU of its own never does.
+//! Waking a sleeping thread takes about 25 us, a spinning one reacts in 50 ns; spinning for about
+//! two wake-ups costs at most twice the best choice. A slot that yields between two polls takes CPU
+//! time from no other thread, so it does that for longer: the next task often depends on another
+//! rank that is slightly behind. Both are useful only on a CPU without other work, which is
+//! detected: a yield that takes long means that another thread ran here meanwhile. Once may be
+//! chance (the rank's own main thread). Repeatedly means that this CPU has other work, and then the
+//! slot neither spins nor yields for a while. A slot without a CPU of its own never does.
 
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-const SPIN: Duration = Duration::from_micros(30);
-const YIELD: Duration = Duration::from_micros(500);
-/// A yield on a free CPU takes less than a microsecond; one to the rank's own main thread, which
-/// has little to do, less than this.
-const CROWDED: Duration = Duration::from_micros(100);
-/// So many long yields in one wait are no chance.
-const STRIKES: u32 = 3;
-const AVOID: Duration = Duration::from_millis(20);
+const SPIN_TIME: Duration = Duration::from_micros(30);
+const YIELD_TIME: Duration = Duration::from_micros(500);
+/// Shortest yield that indicates other work. A yield on a free CPU takes less than a microsecond,
+/// and one to the rank's own main thread, which has little to do, less than this.
+const MIN_LONG_YIELD: Duration = Duration::from_micros(100);
+/// Number of long yields in one wait that indicate other work on this CPU.
+const CROWDED_LONG_YIELDS: u32 = 3;
+const AVOID_TIME: Duration = Duration::from_millis(20);
 
-/// So many looks take less than the time to spin, in which no clock need be read.
-const QUICK: u32 = 64;
+/// Number of polls that certainly take less than the spin time, so that no clock need be read.
+const POLLS_WITHOUT_CLOCK: u32 = 64;
 
-/// One slot's patience.
+/// The backoff state of one slot.
 pub(super) struct Backoff {
     may_spin: bool,
     looks: u32,
@@ -38,7 +37,7 @@ impl Backoff {
         Backoff { may_spin, looks: 0, began: None, strikes: 0, avoid_until: None }
     }
 
-    /// Something was found: patience is full again.
+    /// Starts over, since work was found.
     pub(super) fn renew(&mut self) {
         self.looks = 0;
         self.began = None;
@@ -51,7 +50,7 @@ impl Backoff {
             return false;
         }
         self.looks += 1;
-        if self.looks <= QUICK && self.avoid_until.is_none() {
+        if self.looks <= POLLS_WITHOUT_CLOCK && self.avoid_until.is_none() {
             std::hint::spin_loop();
             return true;
         }
@@ -62,8 +61,8 @@ impl Backoff {
         self.avoid_until = None;
         let waited = now - *self.began.get_or_insert(now);
         match () {
-            () if waited < SPIN => std::hint::spin_loop(),
-            () if waited < YIELD => return self.give_way(now),
+            () if waited < SPIN_TIME => std::hint::spin_loop(),
+            () if waited < YIELD_TIME => return self.give_way(now),
             () => return false,
         }
         true
@@ -71,10 +70,10 @@ impl Backoff {
 
     fn give_way(&mut self, now: Instant) -> bool {
         yield_now();
-        self.strikes += u32::from(now.elapsed() > CROWDED);
-        let crowded = self.strikes >= STRIKES;
+        self.strikes += u32::from(now.elapsed() > MIN_LONG_YIELD);
+        let crowded = self.strikes >= CROWDED_LONG_YIELDS;
         if crowded {
-            self.avoid_until = Some(now + AVOID);
+            self.avoid_until = Some(now + AVOID_TIME);
         }
         !crowded
     }

@@ -1,16 +1,16 @@
-//! Which of a rank's GPUs an item gets. How many there are is the admission queue's to count.
+//! Assigns a rank's GPUs to items. The admission queue counts how many are free.
 
 use rustc_hash::FxHashMap;
 
-/// The GPUs that no item has.
+/// The free GPUs.
 pub(super) struct FreeGpus {
     free: Vec<u32>,
-    /// The domain that each GPU is near to, where one is.
+    /// The domain near each GPU, where known.
     near: FxHashMap<u32, usize>,
 }
 
 impl FreeGpus {
-    /// All GPUs by number, each with the domain that it is near to.
+    /// All GPUs by number, each with the domain near it.
     pub(super) fn new(gpus: Vec<(u32, Option<usize>)>) -> FreeGpus {
         let near = gpus.iter().filter_map(|&(gpu, domain)| Some((gpu, domain?))).collect();
         FreeGpus { free: gpus.into_iter().map(|(gpu, _)| gpu).collect(), near }

@@ -1,4 +1,4 @@
-//! What the pool runs.
+//! The items that the pool runs.
 
 use std::num::NonZeroU64;
 
@@ -11,10 +11,10 @@ pub struct Item {
     pub task: u32,
     /// Higher first, `0..LEVELS`.
     pub urgency: u8,
-    /// Carried along; means nothing to the pool.
+    /// Passed through; has no meaning to the pool.
     pub tag: u8,
-    /// It needs more than one free slot: the pool asks [`Workload::needs`](super::Workload::needs)
-    /// what.
+    /// True if it needs more than one free slot: the pool asks
+    /// [`Workload::needs`](super::Workload::needs).
     pub constrained: bool,
 }
 
@@ -25,13 +25,13 @@ impl Item {
     }
 }
 
-/// An item as the pool moves it around: one word. Written field by field and then read as a whole,
-/// an item would cost a stall of the store buffer at every hand-over, which is more than all the
-/// rest of the way through a deque.
+/// An item as the pool moves it: one word. If an item were written field by field and then read as
+/// a whole, every hand-over would stall the store buffer, which costs more than all other steps
+/// through a deque.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packed(NonZeroU64);
 
-/// Set in every packed item, so that none is 0 and `Option<Packed>` is one word, too.
+/// Set in every packed item, so that none is 0 and `Option<Packed>` is one word too.
 const PRESENT: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
 
 impl Packed {

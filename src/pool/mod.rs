@@ -1,13 +1,13 @@
 //! The work-stealing pool: slots pinned to CPUs that run ready items, the most urgent first.
 //!
-//! It knows nothing of tasks, ranks or messages: a [`Workload`] says what running an item means.
-//! Dependencies are counted by the workload, which pushes what has become ready; the pool decides
-//! which slot runs it, when, and with what.
+//! The pool knows nothing of tasks, ranks or messages: a [`Workload`] defines what running an item
+//! means. The workload counts dependencies and pushes items that have become ready; the pool
+//! decides which slot runs an item, when, and with which resources.
 //!
 //! README.md beside this file describes the states of a slot, how work is posted, and why no
-//! wake-up is lost. In short: plain items live in lock-free deques (`queues`), items with needs
-//! wait in one locked queue (`admission`), and idle slots follow one small protocol (`sleep`). A
-//! plain item pays a few uncontended loads and stores for all three.
+//! wake-up is lost. In short: plain items are in lock-free deques (`queues`), items with needs wait
+//! in one locked queue (`admission`), and idle slots follow one small protocol (`sleep`). A plain
+//! item pays a few uncontended loads and stores for all three.
 
 mod admission;
 mod backoff;
@@ -44,35 +44,36 @@ use self::team::Teams;
 use crate::schedule::resources::{Impossible, Needs};
 use crate::topology::SlotPlace;
 
-/// What a pool runs. Every method may be called from several slots at once.
+/// The work that a pool runs. Every method may be called from several slots at once.
 pub trait Workload: Send + Sync + 'static {
-    /// Runs an item; [`Slot::push`] hands over what it made ready.
+    /// Runs an item; it passes items that became ready to [`Slot::push`].
     fn run(&self, item: Item, slot: &mut Slot<'_>);
 
-    /// What an item marked as constrained needs. Must not call back into the pool.
+    /// The needs of an item marked as constrained. Must not call the pool.
     fn needs(&self, item: Item) -> Needs;
 
-    /// Called over and over by a slot that found nothing, before it sleeps: the place to look for
-    /// work in the network, without blocking. `patient` if the slot will ask again in a moment
-    /// whatever happens, else it is about to sleep. True makes the slot look again at once.
+    /// Called repeatedly by a slot that found no work, before it sleeps: polls for work, for
+    /// example from the network, without blocking. `patient`: the slot will call again shortly in
+    /// any case; otherwise it is about to sleep. Returns true if the slot should look for items
+    /// again at once.
     fn starving(&self, slot: &mut Slot<'_>, patient: bool) -> bool;
 
-    /// A slot is about to stand still for what others are to run, or to set aside.
+    /// A slot is about to wait for slots of a collection or hold.
     fn stands_still(&self, _slot: usize) {}
 
-    /// An item can never start on this rank. It is the workload's again.
+    /// An item can never start on this rank. The pool returns it to the workload.
     fn impossible(&self, item: Item, why: Impossible);
 
     /// All slots of a hold are set aside; they wait until [`Handle::release`]. Called on one of
-    /// them (`slot`). A hold that is released in this very moment may still be told.
+    /// them (`slot`). May still be called for a hold that is released at the same moment.
     fn held(&self, id: HoldId, slot: usize, cpus: &[u32], gpus: &[u32]);
 
     /// Running this item, or (`None`) another method of this trait, panicked with this message. The
-    /// pool goes on.
+    /// pool continues.
     fn panicked(&self, item: Option<Item>, message: String);
 }
 
-/// What a pool has to work with.
+/// The resources of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     /// One slot per place; see [`Topology::places`](crate::topology::Topology::places).
@@ -86,13 +87,13 @@ pub struct PoolConfig {
 /// A GPU that constrained items may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolGpu {
-    /// The number that [`Slot::gpus`] tells.
+    /// The number that [`Slot::gpus`] returns.
     pub number: u32,
-    /// The domain that it is near to, as places number them.
+    /// The domain near it, as places number them.
     pub domain: Option<u32>,
 }
 
-/// A pool could not be started, or could not start a team.
+/// A pool or a team could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// No place was given.
@@ -108,7 +109,7 @@ pub enum PoolError {
     Thread {
         /// The slot.
         slot: usize,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The threads of a rayon pool could not be started.
@@ -129,8 +130,7 @@ pub struct Handle {
     shared: Arc<PoolShared>,
 }
 
-/// What a pool is doing; the parts are read one after another, so they may disagree by what happens
-/// meanwhile.
+/// A snapshot of a pool's load. Its parts are read one after another, so they may be inconsistent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLoad {
     /// Slots of the pool.
@@ -141,7 +141,7 @@ pub struct PoolLoad {
     pub ready: usize,
 }
 
-/// What one slot has done so far.
+/// Totals of one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Items run.
@@ -150,7 +150,7 @@ pub struct Counters {
     pub stolen_near: u64,
     /// Batches stolen from slots of other domains.
     pub stolen_far: u64,
-    /// Times it slept.
+    /// Number of times that it slept.
     pub parks: u64,
 }
 
@@ -201,18 +201,18 @@ impl<W: Workload> Pool<W> {
 }
 
 impl<W> Pool<W> {
-    /// Access from anywhere.
+    /// A handle for use from any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// What the pool runs.
+    /// The workload.
     pub fn workload(&self) -> &Arc<W> {
         &self.workload
     }
 
-    /// Lets running items end, starts no other, and waits for the threads. Items that have not
-    /// started are dropped. Must not be called from a slot.
+    /// Lets running items end, starts no others, and joins the threads. Items that have not started
+    /// are dropped. Must not be called from a slot.
     pub fn stop(self) {
         drop(self);
     }
@@ -232,13 +232,13 @@ impl<W> Drop for Pool<W> {
 }
 
 impl Handle {
-    /// Hands the pool a task that is ready.
+    /// Queues an item that is ready.
     pub fn push(&self, item: Item) {
         self.shared.post(&[item]);
     }
 
-    /// Hands the pool many tasks that are ready; those of one urgency start in this order, as far
-    /// as slots allow.
+    /// Queues many items that are ready; those of one urgency start in this order, as far as slots
+    /// allow.
     pub fn push_many(&self, items: &[Item]) {
         self.shared.post(items);
     }
@@ -256,8 +256,7 @@ impl Handle {
         items
     }
 
-    /// Takes these items out of the pool as far as they have not started; the others stay in their
-    /// order.
+    /// Takes the matching items that have not started out of the pool; the others keep their order.
     pub fn withdraw(&self, which: &dyn Fn(&Item) -> bool) -> Vec<Item> {
         let (mut items, freed) = self.shared.admission.withdraw(which);
         self.shared.free(freed, 0);
@@ -268,7 +267,7 @@ impl Handle {
         items
     }
 
-    /// What the pool is doing. Reads every slot's state, so not for hot paths; see
+    /// The present load. Reads every slot's state, so not for hot paths; see
     /// [`Handle::starving_slots`].
     pub fn load(&self) -> PoolLoad {
         let slots = self.slots();
@@ -276,7 +275,7 @@ impl Handle {
         PoolLoad { slots, busy: slots.saturating_sub(self.starving_slots()), ready }
     }
 
-    /// Slots that have nothing to do, by one load of one word.
+    /// Number of idle slots, by one load of one word.
     pub fn starving_slots(&self) -> usize {
         self.shared.sleep.idle() as usize
     }
@@ -286,34 +285,34 @@ impl Handle {
         self.shared.places.len()
     }
 
-    /// Where the slots run.
+    /// Places of the slots.
     pub fn places(&self) -> &[SlotPlace] {
         &self.shared.places
     }
 
-    /// Starts nothing more until [`Handle::resume`]. Running items go on, and a slot that has just
-    /// taken one still starts it.
+    /// Starts nothing more until [`Handle::resume`]. Running items continue, and a slot that has
+    /// just taken one still starts it.
     pub fn pause(&self) {
         self.shared.free(self.shared.admission.pause(), 0);
     }
 
-    /// True if the pool is paused and no slot has anything: none runs, is set aside, or could still
-    /// have taken an item before the pause. It stays so until [`Handle::resume`].
+    /// True if the pool is paused and all slots are idle: none runs an item, is set aside, or could
+    /// still have taken an item before the pause. It stays so until [`Handle::resume`].
     pub fn is_quiet(&self) -> bool {
         self.shared.admission.signal().paused() && self.shared.sleep.sleeping() as usize == self.slots()
     }
 
-    /// Goes on after [`Handle::pause`].
+    /// Starts items again after [`Handle::pause`].
     pub fn resume(&self) {
         self.shared.admission.resume();
         self.shared.sleep.wake_all();
     }
 
-    /// Asks for `needs.cpus` slots, with memory and GPUs, to be set aside for something that is led
-    /// from elsewhere. It is served before all items; [`Workload::held`] tells when the slots are
-    /// there.
+    /// Requests `needs.cpus` slots, with memory and GPUs, for a task that another rank leads. Holds
+    /// are served before all items; [`Workload::held`] reports when the slots are set aside.
     ///
     /// # Errors
+    ///
     /// If this rank can never provide them.
     pub fn hold(&self, needs: Needs) -> Result<HoldId, Impossible> {
         let id = self.shared.admission.hold(needs)?;
@@ -321,8 +320,7 @@ impl Handle {
         Ok(id)
     }
 
-    /// Gives a hold back, or gives it up before it is complete. False if there is no such hold (any
-    /// more).
+    /// Releases a hold, complete or not. False if there is no such hold (any more).
     pub fn release(&self, id: HoldId) -> bool {
         let members = self.shared.admission.release(id);
         let known = members.is_some();
@@ -330,7 +328,7 @@ impl Handle {
         known
     }
 
-    /// What each slot has done so far. Steals and sleeps of a slot show up when it next finds work.
+    /// Totals of each slot. A slot updates its steals and sleeps when it next finds work.
     pub fn counters(&self) -> Vec<Counters> {
         let read = |tally: &slot::SlotTally| Counters {
             tasks: tally.tasks.load(Ordering::Relaxed),
@@ -342,7 +340,7 @@ impl Handle {
     }
 }
 
-/// Each place's domain, numbered from 0 in order of appearance.
+/// Domain of each place, numbered from 0 in order of appearance.
 fn ordinals(places: &[SlotPlace]) -> Vec<usize> {
     let mut seen: Vec<u32> = Vec::new();
     let mut ordinal = |domain: u32| {

@@ -1,17 +1,18 @@
-//! Where unconstrained items wait: one deque per slot and urgency level, and an inbox for what
-//! comes from outside.
+//! Queues of unconstrained items: one deque per slot and urgency level, and an inbox for items from
+//! outside.
 //!
-//! A slot pushes to and pops from its own deques; others steal from them, near slots (same domain)
-//! before far ones. Deques are first in, first out, so arrays start in index order. Beside the
-//! deques stand three sets of levels, one bit each:
+//! A slot pushes to and pops from its own deques; other slots steal from them, near ones (same
+//! domain) before far ones. Deques are first in, first out, so arrays start in index order. Three
+//! sets of levels, one bit per level, accompany them:
 //!
-//! - a shelf's `levels`, written by its owner only: set before an item on that level can be
+//! - the `levels` of a shelf, written by its owner only: set before an item on that level can be
 //!   announced, cleared by the owner when it finds the level empty. A set bit may be stale (thieves
-//!   emptied the level), a clear bit never is;
-//! - the inbox's `levels`, likewise never wrongly clear, but written by many;
-//! - `urgent`, a hint for the whole pool: a slot about to run an item looks here whether something
-//!   clearly more urgent waits elsewhere. It may be wrong both ways, so it decides what runs first
-//!   but never whether something runs.
+//!   emptied the level); a clear bit is always correct;
+//! - the `levels` of the inbox: a clear bit is always correct here too, but many threads write
+//!   it;
+//! - `urgent`, a hint for the whole pool: a slot about to run an item checks it for clearly more
+//!   urgent items elsewhere. It may be wrong in both directions, so it decides what runs first but
+//!   never whether something runs.
 //!
 //! A job with a single level pays two reads of cache lines that hardly ever change.
 
@@ -22,19 +23,19 @@ use super::item::{Item, Packed};
 use super::sync::{AtomicU32, Ordering, fence};
 use crate::schedule::admission::LEVELS;
 
-/// A slot leaves its own work for another slot's only if that is at least so many levels more
-/// urgent. At 1 slots would trade items all the time, because in most graphs neighbours work on
-/// adjacent levels.
-const CLEARLY: u32 = 2;
+/// A slot leaves its own item for another slot's only if that is at least this number of levels
+/// more urgent. With 1, slots would trade items constantly, because in most graphs neighbours work
+/// on adjacent levels.
+const MIN_LEVEL_GAP: u32 = 2;
 
-/// All queues of a pool, as everybody sees them.
+/// All queues of a pool; shared.
 pub(super) struct Queues {
     shelves: Box<[CachePadded<Shelf>]>,
     inbox: CachePadded<Inbox>,
     urgent: CachePadded<AtomicU32>,
 }
 
-/// One slot's deques, as others see them.
+/// One slot's deques, for other slots.
 struct Shelf {
     levels: AtomicU32,
     stealers: [Stealer<Packed>; LEVELS],
@@ -45,11 +46,11 @@ struct Inbox {
     queues: [Injector<Packed>; LEVELS],
 }
 
-/// One slot's deques, as their owner sees them.
+/// One slot's deques, for their owner.
 pub(super) struct Own {
     slot: usize,
     deques: [Worker<Packed>; LEVELS],
-    /// The same bits as in this slot's shelf, without the detour over shared memory.
+    /// The same bits as in this slot's shelf, without an access to shared memory.
     levels: u32,
     /// The other slots of this slot's domain, then those of other domains.
     victims: Vec<usize>,
@@ -61,7 +62,7 @@ pub(super) struct Own {
 }
 
 impl Queues {
-    /// The shared queues, and each slot's own end of them. `domains` holds each slot's domain.
+    /// The shared queues, and each slot's own part. `domains` holds each slot's domain.
     pub(super) fn new(domains: &[u32]) -> (Queues, Vec<Own>) {
         let owns: Vec<Own> = (0..domains.len()).map(|slot| Own::new(slot, domains)).collect();
         let shelf =
@@ -71,14 +72,14 @@ impl Queues {
         (Queues { shelves, inbox: CachePadded::new(inbox), urgent: CachePadded::new(AtomicU32::new(0)) }, owns)
     }
 
-    /// Puts items into the inbox. They are visible on return, but not yet announced.
+    /// Puts items into the inbox. They are visible on return, but not announced yet.
     pub(super) fn post(&self, items: &[Item]) {
         let mut levels = 0;
         for item in items {
             self.inbox.queues[item.level() as usize].push(Packed::from(*item));
             levels |= 1 << item.level();
         }
-        // Orders the push before the look at the bits; the counterpart is in `Inbox::emptied`.
+        // Orders the push before the read of the bits; the counterpart is in `Inbox::emptied`.
         fence(Ordering::SeqCst);
         if self.inbox.levels.load(Ordering::Relaxed) & levels != levels {
             self.inbox.levels.fetch_or(levels, Ordering::SeqCst);
@@ -91,7 +92,7 @@ impl Queues {
         self.levels() != 0
     }
 
-    /// Levels at which items wait, stale bits sorted out.
+    /// Levels at which items wait, without stale bits.
     fn levels(&self) -> u32 {
         let on_shelves = self.shelves.iter().map(|shelf| shelf.live_levels());
         on_shelves.fold(self.inbox.live_levels(), |all, levels| all | levels)
@@ -102,13 +103,13 @@ impl Queues {
         self.inbox.live_levels().checked_ilog2()
     }
 
-    /// How many items wait, roughly.
+    /// Approximate number of waiting items.
     pub(super) fn len(&self) -> usize {
         let shelved: usize = self.shelves.iter().map(|shelf| shelf.len()).sum();
         shelved + bits(self.inbox.levels.load(Ordering::Relaxed)).map(|l| self.inbox.queues[l].len()).sum::<usize>()
     }
 
-    /// Takes up to `most` items out, the most urgent first; from the inbox before the slots, which
+    /// Takes out up to `most` items, the most urgent first; from the inbox before the slots, which
     /// have started on theirs.
     pub(super) fn take_out(&self, most: usize) -> Vec<Item> {
         let mut out = Vec::new();
@@ -121,7 +122,7 @@ impl Queues {
         out
     }
 
-    /// Takes all out, the most urgent first and those of one urgency as they came.
+    /// Takes out all items, the most urgent first, and by arrival within one urgency.
     pub(super) fn take_all(&self) -> Vec<Item> {
         let mut out = Vec::new();
         for level in bits(self.levels()) {
@@ -139,7 +140,7 @@ impl Queues {
         }
     }
 
-    /// The hint led nowhere at these levels: takes it back, unless items have come meanwhile.
+    /// Clears the hint at levels where nothing was found, unless items have arrived meanwhile.
     fn unhint(&self, levels: u32) {
         self.urgent.fetch_and(!levels, Ordering::Relaxed);
         self.hint(self.levels() & levels);
@@ -186,9 +187,9 @@ impl Inbox {
         found
     }
 
-    /// Clears the bit of a level that was found empty, and sets it again if an item came in
-    /// between: of a pusher that saw the bit still set and this look at the queue, one comes after
-    /// the other's fence.
+    /// Clears the bit of a level that was found empty, and sets it again if an item arrived
+    /// meanwhile. Of this read of the queue and a pusher that still saw the bit set, one comes
+    /// after the other's fence.
     fn emptied(&self, level: usize) {
         self.levels.fetch_and(!(1 << level), Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -217,18 +218,18 @@ impl Own {
         }
     }
 
-    /// Puts an item on this slot's shelf. It is visible on return, but not yet announced.
+    /// Puts an item on this slot's shelf. It is visible on return, but not announced yet.
     pub(super) fn push(&mut self, queues: &Queues, item: Packed) {
         let level = item.level();
         self.deques[level as usize].push(item);
         self.show(queues, level);
     }
 
-    /// True if `item`, which this slot is about to run, should stand back for something else.
+    /// True if `item`, which this slot is about to run, must yield to another item.
     #[inline]
     pub(super) fn outranks(&self, queues: &Queues, item: Packed) -> bool {
         let level = item.level();
-        self.levels >> (level + 1) != 0 || queues.urgent.load(Ordering::Relaxed) >> (level + CLEARLY) != 0
+        self.levels >> (level + 1) != 0 || queues.urgent.load(Ordering::Relaxed) >> (level + MIN_LEVEL_GAP) != 0
     }
 
     /// The highest level that this slot may have items on.
@@ -236,11 +237,11 @@ impl Own {
         self.levels.checked_ilog2()
     }
 
-    /// The next item of this slot's own, or one that is clearly more urgent from elsewhere.
+    /// The next item of this slot's own, or a clearly more urgent one from elsewhere.
     #[inline]
     pub(super) fn pop(&mut self, queues: &Queues) -> Option<Packed> {
         while let Some(level) = self.level() {
-            let higher = queues.urgent.load(Ordering::Relaxed) >> (level + CLEARLY) << (level + CLEARLY);
+            let higher = queues.urgent.load(Ordering::Relaxed) >> (level + MIN_LEVEL_GAP) << (level + MIN_LEVEL_GAP);
             if higher != 0
                 && let Some(item) = self.fetch(queues, higher)
             {
@@ -255,10 +256,10 @@ impl Own {
         None
     }
 
-    /// For a slot that has nothing of its own and is counted as searching: the most urgent item
-    /// that waits anywhere, with a batch of others that move to this slot. While they move nobody
-    /// sees them, which is why only a searching slot may do this: it looks again for sleepers to
-    /// wake when it stops searching.
+    /// For a slot that has no items and is counted as searching: takes the most urgent item that
+    /// waits anywhere, and moves a batch of others to this slot. The batch is invisible while it
+    /// moves, so only a searching slot may do this: it checks again for sleepers to wake when it
+    /// stops searching.
     pub(super) fn steal(&mut self, queues: &Queues) -> Option<Packed> {
         for level in bits(queues.levels()) {
             let dest = &self.deques[level];
@@ -274,8 +275,8 @@ impl Own {
         None
     }
 
-    /// One item of the given levels from elsewhere, for a slot that has work of its own: nothing
-    /// else moves.
+    /// For a slot with items of its own: takes one item of the given levels from elsewhere, without
+    /// a batch.
     #[cold]
     fn fetch(&mut self, queues: &Queues, levels: u32) -> Option<Packed> {
         let found = bits(levels).find_map(|level| queues.inbox.take(level).or_else(|| self.rob(queues, level, false)));
@@ -285,7 +286,7 @@ impl Own {
         found
     }
 
-    /// Goes round the other slots, near ones first, each group from a random start.
+    /// Tries the other slots, near ones first, each group from a random start.
     fn rob(&mut self, queues: &Queues, level: usize, batch: bool) -> Option<Packed> {
         let (near, far) = self.victims.split_at(self.near);
         for (group, stolen) in [(near, &mut self.stolen_near), (far, &mut self.stolen_far)] {
@@ -325,7 +326,7 @@ fn bits(mut levels: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// A steal that lost a race is tried again: somebody else succeeded, so this ends.
+/// Retries a steal that lost a race: another thread succeeded, so this ends.
 fn retried<T>(mut steal: impl FnMut() -> Steal<T>) -> Option<T> {
     loop {
         match steal() {

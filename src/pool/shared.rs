@@ -1,4 +1,4 @@
-//! What all slots and handles of one pool share.
+//! The state shared by all slots and handles of one pool.
 
 use std::sync::{Arc, Weak};
 
@@ -23,7 +23,7 @@ pub(super) struct PoolShared {
     pub(super) tallies: Box<[CachePadded<SlotTally>]>,
     pub(super) binder: Arc<Binder>,
     pub(super) teams: Teams,
-    /// For the slow paths. Weak, because workloads like to keep a handle of their pool.
+    /// For the slow paths. Weak, because workloads often keep a handle of their pool.
     pub(super) workload: Weak<dyn Workload>,
 }
 
@@ -50,12 +50,12 @@ impl PoolShared {
         self.announce(0, items.len());
     }
 
-    /// Queues items with needs. Those that can never start go back to the workload. `near` is the
+    /// Queues items with needs. Returns those that can never start to the workload. `near` is the
     /// slot that found them.
     pub(super) fn post_constrained(&self, items: &[Item], near: usize) {
-        // Without a workload the pool is being taken down, and nothing starts any more.
+        // Without a workload the pool is shutting down, and nothing starts any more.
         let Some(workload) = self.workload.upgrade() else { return };
-        // Asked before the queue is locked: the workload may take its time, and locks of its own.
+        // Called before the queue is locked: the workload may be slow, and take locks of its own.
         let needed: Vec<_> = items.iter().map(|&item| (item, workload.needs(item))).collect();
         for (item, why) in self.admission.push(needed.into_iter()) {
             workload.impossible(item, why);
@@ -69,12 +69,12 @@ impl PoolShared {
         self.sleep.announce(near, u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// A constrained item is done: what it held is free for others, and its slots go on.
+    /// Ends a constrained item: frees its resources, and releases its slots.
     pub(super) fn finish(&self, grant: ItemGrant, slot: usize) {
         self.free(self.admission.finish(grant), slot);
     }
 
-    /// Lets slots that were given up go on, and wakes one for what could start now.
+    /// Releases slots, and wakes one for an item that can start now.
     pub(super) fn free(&self, members: Vec<Sleeper>, near: usize) {
         for sleeper in &members {
             self.sleep.release(sleeper);

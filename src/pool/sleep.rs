@@ -1,9 +1,9 @@
-//! How slots fall asleep and are woken: see README.md beside this file for the protocol and why no
-//! wake-up is lost.
+//! The sleep protocol: how slots fall asleep and are woken. README.md beside this file explains why
+//! no wake-up is lost.
 //!
-//! Nothing here knows what work is. Callers make work visible *before* they call
-//! [`Sleep::announce`], and hand in a closure that tells whether any is visible. The file takes all
-//! its primitives from `super::sync`, so the model test runs this very text under loom.
+//! This file does not know what work is. Callers make work visible *before* they call
+//! [`Sleep::announce`], and pass a closure that returns whether any is visible. All primitives come
+//! from `super::sync`, so the model test runs this code unchanged under loom.
 
 use std::sync::PoisonError;
 
@@ -23,8 +23,8 @@ pub(super) struct Sleep {
     counts: CachePadded<AtomicU32>,
     /// The sleeping slots. Its length is the high half of `counts` whenever nobody holds the lock.
     sleepers: Mutex<Vec<Sleeper>>,
-    /// Per slot: it may stop waiting. Set once by whoever takes it off a list, cleared by the slot
-    /// itself.
+    /// Per slot: it may stop waiting. Set once by the thread that takes it off a list, cleared by
+    /// the slot itself.
     woken: Box<[AtomicBool]>,
 }
 
@@ -50,22 +50,22 @@ impl Sleep {
         }
     }
 
-    /// Slots that have nothing to do: searching and sleeping ones.
+    /// Number of idle slots, searching or sleeping.
     pub(super) fn idle(&self) -> u32 {
         let counts = self.counts.load(Ordering::Relaxed);
         searching(counts) + sleeping(counts)
     }
 
-    /// Slots that sleep. One that is being woken no longer counts.
+    /// Number of sleeping slots. One that is being woken no longer counts.
     pub(super) fn sleeping(&self) -> u32 {
         sleeping(self.counts.load(Ordering::SeqCst))
     }
 
-    /// `count` pieces of work have just been made visible: wakes as many slots near slot `near` as
-    /// are not searching already.
+    /// Announces `count` pieces of work that are now visible: wakes as many slots near slot `near`
+    /// as are not already searching.
     #[inline]
     pub(super) fn announce(&self, near: usize, count: u32) {
-        // Orders the work before the look at the counts; the counterpart is in `sleep` and
+        // Orders the work before the read of the counts; the counterpart is in `sleep` and
         // `end_search`.
         fence(Ordering::SeqCst);
         let counts = self.counts.load(Ordering::Relaxed);
@@ -74,14 +74,14 @@ impl Sleep {
         }
     }
 
-    /// The calling slot has no work of its own and starts to look elsewhere.
+    /// The calling slot has no work and starts to search.
     pub(super) fn begin_search(&self) {
         self.counts.fetch_add(SEARCHING, Ordering::SeqCst);
     }
 
-    /// The calling slot stops looking, because it found something or has to do something else.
-    /// Announcements relied on it as long as it searched, so the last one to stop looks once more
-    /// whether another slot is needed.
+    /// The calling slot stops searching, because it found something or must do something else.
+    /// Announcements relied on it while it searched, so the last one to stop checks again whether
+    /// another slot is needed.
     pub(super) fn end_search(&self, near: usize, visible: impl FnOnce() -> bool) {
         let before = self.counts.fetch_sub(SEARCHING, Ordering::SeqCst);
         if searching(before) == 1 && sleeping(before) > 0 {
@@ -93,7 +93,7 @@ impl Sleep {
     }
 
     /// The calling slot, which is searching, sleeps until it is woken, unless work is visible. On
-    /// return it is searching again. Tells whether it slept.
+    /// return it is searching again. Returns whether it slept.
     pub(super) fn sleep(&self, slot: usize, visible: impl FnOnce() -> bool) -> bool {
         {
             let mut sleepers = self.lock();
@@ -108,23 +108,23 @@ impl Sleep {
         true
     }
 
-    /// Blocks the calling slot until [`Sleep::release`] is, or has been, called for it.
+    /// Blocks the calling slot until [`Sleep::release`] is called for it, or if it was called
+    /// before.
     pub(super) fn wait(&self, slot: usize) {
         while !self.woken[slot].swap(false, Ordering::Acquire) {
             park();
         }
     }
 
-    /// Lets a waiting slot go on. Only for a sleeper that the caller took off a list: each is
+    /// Releases a waiting slot. Only for a sleeper that the caller took off a list: each is
     /// released once.
     pub(super) fn release(&self, sleeper: &Sleeper) {
-        // A swap where a store would do, because loom does not order a store against a concurrent
-        // swap.
+        // A swap instead of a store, because loom does not order a store against a concurrent swap.
         self.woken[sleeper.slot].swap(true, Ordering::Release);
         sleeper.thread.unpark();
     }
 
-    /// Wakes all that sleep.
+    /// Wakes all sleeping slots.
     pub(super) fn wake_all(&self) {
         fence(Ordering::SeqCst);
         self.wake(0, u32::MAX);
@@ -150,7 +150,7 @@ impl Sleep {
         Some(sleepers.swap_remove(nearest))
     }
 
-    /// The slot takes itself off the list; false if somebody else just did, and will release it.
+    /// The slot takes itself off the list; false if another thread just did, and will release it.
     fn take_back(&self, slot: usize) -> bool {
         let mut sleepers = self.lock();
         let found = sleepers.iter().position(|s| s.slot == slot);
@@ -161,7 +161,7 @@ impl Sleep {
         found.is_some()
     }
 
-    /// No code that can panic runs under this lock, so a poisoned one is still sound.
+    /// No code that can panic runs under this lock, so a poisoned lock still holds valid data.
     fn lock(&self) -> MutexGuard<'_, Vec<Sleeper>> {
         self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
-//! A slot: one thread that takes items, runs them, and looks for more. Its states and transitions
-//! are in README.md.
+//! A slot: one thread that takes items, runs them, and searches for more. README.md describes its
+//! states and transitions.
 //!
-//! Order of preference: what the admission queue has for it, the item that the last one made ready
-//! (inline, without touching shared state), its own shelf, the inbox and other slots, the
+//! Order of preference: an item from the admission queue, the item that the last one made ready
+//! (inline, without access to shared state), the slot's own shelf, the inbox and other slots, the
 //! workload's `starving`, and then sleep.
 
 use std::any::Any;
@@ -21,41 +21,41 @@ use super::queues::Own;
 use super::shared::PoolShared;
 use super::{PoolError, Workload};
 
-/// How long an idle slot leaves a wide item to the slots of another domain, which may have to be
-/// woken.
-const COURTESY: Duration = Duration::from_micros(200);
+/// How long an idle slot leaves a wide item to the slots of another domain, which may have to wake
+/// up.
+const MAX_COURTESY_WAIT: Duration = Duration::from_micros(200);
 
-/// What a running item sees of the slot that runs it.
+/// The running item's access to its slot.
 pub struct Slot<'a> {
     core: &'a mut Core,
     granted: Option<&'a Granted>,
 }
 
-/// What a constrained item was granted.
+/// The grant of a constrained item.
 struct Granted {
     slots: Vec<usize>,
     cpus: Vec<u32>,
     gpus: Vec<u32>,
 }
 
-/// The slot's own side: it belongs to its thread.
+/// The slot's own state, used by its thread only.
 pub(super) struct Core {
     index: usize,
-    /// Its domain, as the admission queue counts them.
+    /// Its domain, as the admission queue numbers them.
     domain: usize,
     shared: Arc<PoolShared>,
     own: Own,
-    /// Made ready by the item that runs now; runs next, unless something more urgent does.
+    /// Made ready by the running item; runs next, unless something is more urgent.
     next: Option<Packed>,
     searching: bool,
     backoff: Backoff,
-    /// Since when it has let a collection elsewhere go first.
+    /// Since when it has left a collection to another domain.
     courteous: Option<Instant>,
     tasks: u64,
     parks: u64,
 }
 
-/// What one slot has done so far, written by the slot alone.
+/// Totals of one slot, written by the slot alone.
 #[derive(Default)]
 pub(super) struct SlotTally {
     pub(super) tasks: AtomicU64,
@@ -64,7 +64,7 @@ pub(super) struct SlotTally {
     pub(super) parks: AtomicU64,
 }
 
-/// What a slot does next.
+/// The next step of a slot.
 enum SlotTurn {
     Plain(Packed),
     Granted(Item, ItemGrant),
@@ -78,13 +78,13 @@ impl Slot<'_> {
         self.core.index
     }
 
-    /// The CPUs that the current item may use: those of all its slots. This thread may run on
-    /// exactly these, so a process started from it inherits them.
+    /// The CPUs that the current item may use: those of all its slots. This thread is bound to
+    /// exactly these, so processes that it starts inherit them.
     pub fn cpus(&self) -> &[u32] {
         self.granted.map_or(&self.core.shared.places[self.core.index].cpus, |granted| &granted.cpus)
     }
 
-    /// Slots that the current item has.
+    /// Number of slots of the current item.
     pub fn width(&self) -> usize {
         self.granted.map_or(1, |granted| granted.slots.len())
     }
@@ -107,22 +107,21 @@ impl Slot<'_> {
         self.team().rayon()
     }
 
-    /// The slots of the current item, to start a rayon pool on when one is wanted, from whichever
-    /// thread.
+    /// The slots of the current item, to start a rayon pool on if needed, from any thread.
     pub fn team(&self) -> Team<'_> {
         let slots = self.granted.map_or(std::slice::from_ref(&self.core.index), |granted| &granted.slots);
         Team { shared: &self.core.shared, slots }
     }
 
-    /// True if the slot has nothing of its own to run next.
+    /// True if the slot has no item of its own to run next.
     #[inline]
     pub fn is_last(&self) -> bool {
         self.core.next.is_none() && self.core.own.level().is_none()
     }
 
-    /// Hands the pool a task that has become ready. The first one pushed by an item is usually run
-    /// next by the same slot; so push as the last thing that an item does, for until it returns
-    /// nobody else can take that one.
+    /// Queues an item that has become ready. The first one pushed by an item usually runs next on
+    /// the same slot. So push as the last step of an item: until it returns, no other slot can take
+    /// that one.
     #[inline]
     pub fn push(&mut self, item: Item) {
         self.core.push(item);
@@ -153,7 +152,7 @@ impl Core {
         Core { index, domain, shared, own, next: None, searching: false, backoff, courteous: None, tasks: 0, parks: 0 }
     }
 
-    /// The life of the slot's thread.
+    /// The main loop of the slot's thread.
     pub(super) fn serve<W: Workload>(mut self, workload: &W) {
         self.bind();
         loop {
@@ -171,7 +170,7 @@ impl Core {
         }
     }
 
-    /// The next plain item of this slot's own.
+    /// The next plain item of this slot.
     #[inline]
     fn take(&mut self) -> Option<Packed> {
         if let Some(item) = self.next.take() {
@@ -183,7 +182,7 @@ impl Core {
         self.own.pop(&self.shared.queues)
     }
 
-    /// What to do next, from what this slot can have without taking it from others.
+    /// The next step, from what this slot can have without taking it from others.
     fn turn<W: Workload>(&mut self, workload: &W) -> SlotTurn {
         if !self.shared.admission.signal().is_quiet()
             && let Some(turn) = self.heed(workload, false)
@@ -234,7 +233,7 @@ impl Core {
         }
     }
 
-    /// Puts an item where others can take it, and tells them.
+    /// Makes an item available to other slots, and announces it.
     fn shelve(&mut self, item: Packed) {
         self.own.push(&self.shared.queues, item);
         if self.shared.places.len() > 1 {
@@ -242,11 +241,11 @@ impl Core {
         }
     }
 
-    /// Visits the admission queue if it calls this slot. `None`: there is nothing for it, go on.
+    /// Visits the admission queue if it calls this slot. `None`: there is nothing to do; continue.
     #[cold]
     fn heed<W: Workload>(&mut self, workload: &W, idle: bool) -> Option<SlotTurn> {
         if let Some(next) = self.next.take() {
-            // Whatever happens here may take long; others may have the item meanwhile.
+            // The visit may take long; another slot may take the item meanwhile.
             self.shelve(next);
         }
         loop {
@@ -257,8 +256,8 @@ impl Core {
             if signal.paused() {
                 return Some(SlotTurn::Nothing);
             }
-            // What waits in the inbox is this slot's for the taking, and may be more urgent than
-            // what waits for admission.
+            // Items in the inbox are available to this slot, and may be more urgent than what waits
+            // for admission.
             let level = self.own.level().max(self.shared.queues.inbox_level());
             let called = signal.calls_slot(self.domain, level) || (idle && signal.calls());
             if !called {
@@ -287,8 +286,8 @@ impl Core {
         }
     }
 
-    /// Given up to a wide item or a hold: waits until that is over. Slots that are still missing
-    /// are woken, should they sleep.
+    /// Waits until the wide item or hold that this slot joined ends. Wakes sleeping slots if slots
+    /// are still missing.
     fn wait<W: Workload>(&mut self, workload: &W, missing: u32) {
         workload.stands_still(self.index);
         let searching = self.searching;
@@ -302,7 +301,7 @@ impl Core {
         }
     }
 
-    /// Looks elsewhere until something is found, then runs it; sleeps in between.
+    /// Searches elsewhere until something is found, then runs it; sleeps in between.
     #[cold]
     fn starve<W: Workload>(&mut self, workload: &W) {
         self.begin_search();
@@ -337,16 +336,15 @@ impl Core {
         }
     }
 
-    /// True as long as a collection should get the chance to be served by the slots that it asks
-    /// for, which may have to wake up first: a kernel whose slots lie in one domain is worth this
-    /// short wait.
+    /// True while a collection should first be served by the slots of its domain, which may have to
+    /// wake up: a kernel whose slots share a domain is worth this short wait.
     fn is_courteous(&mut self) -> bool {
         if !self.shared.admission.signal().asks_elsewhere(self.domain) {
             self.courteous = None;
             return false;
         }
         thread::yield_now();
-        self.courteous.get_or_insert_with(Instant::now).elapsed() < COURTESY
+        self.courteous.get_or_insert_with(Instant::now).elapsed() < MAX_COURTESY_WAIT
     }
 
     fn look<W: Workload>(&mut self, workload: &W) -> SlotTurn {
@@ -357,7 +355,7 @@ impl Core {
         }
     }
 
-    /// Lets the workload look for work, e.g. in the network.
+    /// Lets the workload search for work, for example from the network.
     fn ask<W: Workload>(&mut self, workload: &W, patient: bool) -> bool {
         let mut slot = Slot { core: self, granted: None };
         let asked = catch_unwind(AssertUnwindSafe(|| workload.starving(&mut slot, patient)));
@@ -400,7 +398,7 @@ impl Core {
     }
 }
 
-/// Tells the workload of a panic in its code; a panic in the telling ends here.
+/// Reports a panic of the workload's code to the workload; a second panic in the report is ignored.
 #[cold]
 fn report<W: Workload>(workload: &W, item: Option<Item>, payload: Box<dyn Any + Send>) {
     let text = payload.downcast_ref::<&str>().map(|s| s.to_string());

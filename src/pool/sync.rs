@@ -1,5 +1,4 @@
-//! The primitives of the sleep protocol, named in one place so that its model test can put loom's
-//! in their stead.
+//! The primitives of the sleep protocol, in one place so that its model test can substitute loom's.
 
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 pub(super) use std::sync::{Mutex, MutexGuard};

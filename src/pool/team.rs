@@ -1,9 +1,9 @@
-//! Rayon pools for kernels of several CPUs: one per set of slots, its threads bound as those slots
-//! are.
+//! Rayon pools for kernels on several CPUs: one per set of slots, with its threads bound to the
+//! CPUs of those slots.
 //!
-//! While a kernel works in its team, the slots that the team stands for wait, so no CPU is used
-//! twice. Teams are kept, because starting threads costs more than a short kernel; the one not used
-//! for longest goes first when there are too many.
+//! While a kernel runs on its team, the team's slots wait, so no CPU is used twice. Teams are kept,
+//! because starting threads costs more than a short kernel; the least recently used one is dropped
+//! when there are too many.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,7 +35,7 @@ impl Teams {
         if let Some(team) = self.find(slots) {
             return Ok(team);
         }
-        // Built outside the lock: nobody else builds the same one, because the caller holds its
+        // Built outside the lock: no other thread builds the same one, because the caller holds its
         // slots.
         let team = Arc::new(build(slots, places, Arc::clone(binder))?);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The pool under many threads. Nothing here depends on being fast; what must happen is waited for,
-//! for up to two minutes.
+//! The pool with many threads. No test depends on speed; tests wait for expected events for up to
+//! two minutes.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Mutex, OnceLock};
@@ -11,7 +11,7 @@ use crate::schedule::resources::Limit;
 type Run = dyn Fn(Item, &mut Slot<'_>) + Send + Sync;
 type Ask = dyn Fn(Item) -> Needs + Send + Sync;
 
-/// A workload made of closures, which remembers what it is told.
+/// A workload made of closures, which records the calls.
 struct Work {
     run: Box<Run>,
     needs: Box<Ask>,
@@ -68,8 +68,8 @@ impl Workload for Work {
     }
 }
 
-/// Slots in the given domains. CPU numbers are slot numbers, so that `Slot::cpus` tells the slots;
-/// where no such CPU exists, the slot runs unbound.
+/// Slots in the given domains. CPU numbers are slot numbers, so that `Slot::cpus` identifies the
+/// slots; where no such CPU exists, the slot runs unbound.
 fn places(domains: &[u32]) -> Vec<SlotPlace> {
     let place = |(slot, &domain): (usize, &u32)| SlotPlace { cpus: vec![slot as u32], domain, pinned: slot < 2 };
     domains.iter().enumerate().map(place).collect()
@@ -277,10 +277,10 @@ fn held_slots_run_nothing_and_the_others_go_on() {
     eventually("the free slot does all", || ran.lock().unwrap().len() == 100);
     assert!(ran.lock().unwrap().iter().all(|slot| !cpus.contains(slot)));
     assert!(handle.release(id) && !handle.release(id));
-    // All three slots are there again.
+    // All three slots are available again.
     let again = handle.hold(Needs { cpus: 3, gpus: 3, ..Needs::SLOT }).unwrap();
     eventually("the second hold is told", || pool.workload().held.lock().unwrap().len() == 2);
-    // A third can only wait, and is given up.
+    // A third hold can only wait, and is released.
     let waits = handle.hold(Needs { cpus: 1, ..Needs::SLOT }).unwrap();
     assert!(handle.release(waits) && handle.release(again));
     eventually("all are idle", || handle.starving_slots() == 3);
@@ -396,8 +396,8 @@ fn a_pool_without_slots_is_refused() {
     assert!(matches!(Pool::start(config, Arc::new(Work::new(|_, _| {}))), Err(PoolError::NoSlots)));
 }
 
-/// One item at a time, each pushed the moment the last one is done, while slots are forever falling
-/// asleep: a lost wake-up would stop it.
+/// One item at a time, each pushed when the last one ends, while slots fall asleep constantly: a
+/// lost wake-up would stop the chain.
 #[test]
 fn no_wake_up_is_lost_from_outside() {
     let done = Arc::new(AtomicU32::new(0));
@@ -409,7 +409,7 @@ fn no_wake_up_is_lost_from_outside() {
     }
 }
 
-/// An item makes two others ready which must run at the same time: the second needs a slot that is
+/// An item makes two others ready that must run at the same time: the second needs a slot that is
 /// asleep or about to be.
 #[test]
 fn no_wake_up_is_lost_from_inside() {

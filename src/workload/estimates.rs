@@ -1,4 +1,4 @@
-//! How long each task is estimated to take.
+//! Estimated durations of tasks.
 
 use rustc_hash::FxHashMap;
 
@@ -6,7 +6,8 @@ use crate::graph::link::GroupId;
 use crate::job::Job;
 use crate::model::TaskId;
 
-/// Estimated duration of a task whose job file gives none: one second, so that tasks count.
+/// Estimated duration of a task without an estimate in the job file: one second, so that it counts
+/// as work.
 const UNKNOWN_NS: u64 = 1_000_000_000;
 
 /// Estimated duration of a task in nanoseconds, at least 1; one second if the job gives none.
@@ -14,21 +15,21 @@ pub fn estimate_ns(job: &Job, task: TaskId) -> u64 {
     job.estimate(task).map_or(UNKNOWN_NS, |d| (d.as_nanos() as u64).max(1))
 }
 
-/// Marks a group in `shared` whose tasks have estimates of their own.
+/// Marks a group in `shared` whose tasks have individual estimates.
 const INDIVIDUAL: u64 = 0;
 
-/// The [estimates](estimate_ns) of all tasks of a job. The tasks of most groups share one, which is
-/// stored once.
+/// The [estimates](estimate_ns) of all tasks of a job. Tasks of most groups have the same one,
+/// which is stored once.
 #[derive(Debug)]
 pub struct TaskEstimates {
-    /// Nanoseconds that a task of each group takes, or [`INDIVIDUAL`].
+    /// Nanoseconds per task of each group, or [`INDIVIDUAL`].
     shared: Vec<u64>,
-    /// Nanoseconds that each task of a group takes, for the other groups.
+    /// Nanoseconds for each task of the other groups.
     individual: FxHashMap<GroupId, Box<[u64]>>,
 }
 
 impl TaskEstimates {
-    /// Derives them from the job.
+    /// Derives the estimates from the job.
     pub fn of(job: &Job) -> TaskEstimates {
         let mut individual = FxHashMap::default();
         let shared = (0..).zip(&job.groups).map(|(id, group)| {
@@ -42,8 +43,8 @@ impl TaskEstimates {
         TaskEstimates { shared: shared.collect(), individual }
     }
 
-    /// The estimate in nanoseconds of a task: its group, and its number within that group, as
-    /// [`Job::group_of`] gives them.
+    /// The estimate of a task in nanoseconds. The arguments are its group and its number within it,
+    /// as [`Job::group_of`] returns them.
     #[inline]
     pub fn ns(&self, (group, number): (GroupId, u32)) -> u64 {
         match self.shared.get(group as usize) {

@@ -1,5 +1,5 @@
-//! A job made ready to run: what both a real run and a simulated one derive from the job file,
-//! once. Pure: it reads no clock and no file.
+//! A job made ready to run: everything that a real run and a simulated one both derive from the job
+//! file, once. Pure: it reads no clock and no file.
 //!
 //! | file | one idea |
 //! |---|---|

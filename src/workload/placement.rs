@@ -16,21 +16,23 @@ use crate::schedule::coordinator::{Advice, Member};
 use crate::schedule::gang;
 use crate::schedule::protocol::Hello;
 
-/// The ranks as the coordinator knows them.
+/// The ranks in the coordinator's terms.
 pub(crate) fn members(hellos: &[Hello]) -> Vec<Member> {
     hellos.iter().map(member).collect()
 }
 
-/// A rank as the coordinator knows it.
+/// A rank in the coordinator's terms.
 pub(crate) fn member(hello: &Hello) -> Member {
     let cpus = hello.cpus.as_slice().into();
     Member { node: hello.node.clone(), slots: hello.slots, memory: hello.memory, gpus: hello.gpus, cpus }
 }
 
-/// Refuses a job with a task that no rank, or for an MPI task no set of ranks, can ever run.
+/// Refuses a job with a task that can never run: on no rank or, for an MPI task, on no set of
+/// ranks.
 ///
 /// # Errors
-/// One line for each such task: what it asks for, what there is, and a remedy.
+///
+/// One line per such task: what it needs, what there is, and a remedy.
 pub(crate) fn check(job: &Job, members: &[Member]) -> Result<(), String> {
     let misfits: Vec<String> = job.groups.iter().filter_map(|group| misfit(group, members)).collect();
     if misfits.is_empty() { Ok(()) } else { Err(misfits.join("\n")) }
@@ -83,9 +85,9 @@ fn too_large(group: &Group, members: &[Member]) -> String {
     )
 }
 
-/// How many tasks of each limited group may run at once on each rank: for each rank `(group,
-/// share)`. A limit is shared out among the ranks that fit the group, the first ones getting one
-/// more where it does not divide.
+/// Number of tasks of each limited group that may run at once on each rank: per rank, `(group,
+/// share)`. A limit is distributed over the ranks that fit the group; a remainder goes to the first
+/// ranks.
 pub(crate) struct LimitShares(Vec<Vec<(u32, u32)>>);
 
 impl LimitShares {
@@ -115,9 +117,9 @@ pub(crate) struct PlacementRules {
     job: Arc<Job>,
     estimates: Arc<TaskEstimates>,
     shares: LimitShares,
-    /// For each group whether some rank alone can run its tasks.
+    /// For each group, whether some rank alone can run its tasks.
     alone: Vec<bool>,
-    /// For each group the first one of its class.
+    /// For each group, the first group of its class.
     classes: Vec<u32>,
 }
 
@@ -149,8 +151,8 @@ impl Advice for PlacementRules {
 
     fn fits(&self, task: TaskId, member: &Member) -> bool {
         let (id, group) = self.group(task);
-        // An MPI task that no rank holds may be at home anywhere: the coordinator brings its ranks
-        // together.
+        // An MPI task that no single rank can hold may be at home anywhere: the coordinator
+        // assembles its gang.
         (group.mpi.is_some() && !self.alone[id]) || fits(group, member)
     }
 
@@ -170,7 +172,7 @@ impl Advice for PlacementRules {
     }
 }
 
-/// The method by which a job asks for its homes to be chosen.
+/// The partition method that the job requests.
 pub(crate) fn method(job: &Job) -> Method {
     match job.partition {
         job::PartitionMethod::Bands => Method::Bands,
@@ -179,7 +181,7 @@ pub(crate) fn method(job: &Job) -> Method {
     }
 }
 
-/// Chooses the homes of a graph's nodes among ranks that have what the tasks ask for.
+/// Chooses homes for the graph's nodes on ranks with the resources that the tasks need.
 pub(crate) fn homes(
     job: &Job,
     graph: &TaskGraph,
@@ -195,8 +197,8 @@ pub(crate) fn homes(
     partition::partition(&PartitionProblem { graph, order, duration, slots: &slots, fits: &fitting }, method)
 }
 
-/// On which ranks each group may run. It is worked out once for all groups that ask for the same,
-/// so that neither a million tasks nor a million groups look the same up again and again.
+/// The ranks on which each group may run. Groups with equal needs share an entry, so neither a
+/// million tasks nor a million groups repeat the check.
 struct May {
     row_of: Vec<u32>,
     rows: Vec<Vec<bool>>,
@@ -208,7 +210,7 @@ impl May {
         let mut rows = Vec::new();
         let mut row_of = Vec::with_capacity(job.groups.len());
         for (id, group) in (0u32..).zip(&job.groups) {
-            // Shares of a limit are a group's own.
+            // The shares of a limit belong to one group.
             let asked = (group.cpus, group.memory, group.gpus, group.mpi, group.limit.map(|_| id));
             row_of.push(*known.entry(asked).or_insert_with(|| {
                 let may = |(member, rank)| rules.fits(group.first, member) && rules.has_share(group.first, Rank(rank));

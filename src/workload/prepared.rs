@@ -1,4 +1,4 @@
-//! A job made ready to run: its graph, and what is derived from graph and estimates.
+//! A job made ready to run: its graph, and everything derived from graph and estimates.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,33 +13,34 @@ use crate::model::TaskId;
 use crate::schedule::coordinator::Member;
 use crate::schedule::dependency_counts::SPECIAL;
 
-/// A job with its graph, its estimates, and what follows from these: derived once, and shared by a
-/// real run's parts or by all simulated runs of the job.
+/// A job with its graph, its estimates and what follows from them: derived once, and shared by the
+/// parts of a real run or by all simulated runs of the job.
 pub struct PreparedJob {
     /// The job.
     pub job: Arc<Job>,
     /// Its graph.
     pub graph: Arc<TaskGraph>,
-    /// How long each task is estimated to take.
+    /// Estimated durations of the tasks.
     pub estimates: Arc<TaskEstimates>,
     /// Upward ranks and the critical path under the estimates.
     pub order: Order,
-    /// For each node of the graph how early it is to start among those that are ready; with
-    /// [`SPECIAL`] where it needs more than a slot.
+    /// For each node of the graph, its priority among ready nodes; with [`SPECIAL`] where it needs
+    /// more than one slot.
     pub urgency: Vec<u8>,
 }
 
 impl PreparedJob {
-    /// Prepares a job that has been read.
+    /// Prepares a job from its job file.
     ///
     /// # Errors
-    /// A cycle, or too many dependencies, as a mistake in the job file.
+    ///
+    /// A cycle, or too many dependencies, reported as a mistake in the job file.
     pub fn of(loaded: Loaded) -> Result<PreparedJob, Diagnostics> {
         let graph = graph_of(&loaded)?;
         Ok(PreparedJob::new(loaded.job, Arc::new(graph)))
     }
 
-    /// Prepares a job whose graph has been built.
+    /// Prepares a job with an existing graph.
     pub fn new(job: Job, graph: Arc<TaskGraph>) -> PreparedJob {
         let estimates = TaskEstimates::of(&job);
         let order = graph.order(&|task| estimates.ns(job.group_of(task)));
@@ -65,7 +66,8 @@ impl PreparedJob {
         self.estimates.ns(self.job.group_of(task))
     }
 
-    /// Chooses the home of every node on these ranks; `None`: by the method that the job asks for.
+    /// Chooses the home of every node on these ranks. `method`: `None` for the one that the job
+    /// requests.
     pub(crate) fn divide(&self, members: &[Member], rules: &PlacementRules, method: Option<Method>) -> Partition {
         let duration = |task| self.estimate_ns(task);
         let method = method.unwrap_or_else(|| placement::method(&self.job));
@@ -78,16 +80,17 @@ impl PreparedJob {
         partition::measure(&self.graph, &|task| self.estimate_ns(task), &slots, homes)
     }
 
-    /// The rules of where the job's tasks may run, among these ranks.
+    /// The placement rules for the job on these ranks.
     pub(crate) fn placement_rules(&self, members: &[Member]) -> PlacementRules {
         PlacementRules::new(Arc::clone(&self.job), Arc::clone(&self.estimates), members)
     }
 }
 
-/// The graph of a job.
+/// Builds the graph of a job.
 ///
 /// # Errors
-/// A cycle, or too many dependencies, as a mistake in the job file.
+///
+/// A cycle, or too many dependencies, reported as a mistake in the job file.
 pub fn graph_of(loaded: &Loaded) -> Result<TaskGraph, Diagnostics> {
     let job = &loaded.job;
     let counts: Vec<u32> = job.groups.iter().map(|g| g.count).collect();

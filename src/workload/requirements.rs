@@ -1,4 +1,4 @@
-//! What the tasks of a job need of a rank.
+//! The resources that the tasks of a job need of a rank.
 
 use crate::job::{Group, Job, Retry};
 use crate::model::TaskId;
@@ -20,24 +20,24 @@ impl Facts for Job {
     }
 }
 
-/// True if the group's tasks ask for more than one slot of any rank.
+/// True if the group's tasks need more than one slot of a rank.
 pub(crate) fn is_special(group: &Group) -> bool {
     group.cpus > 1 || group.memory.is_some() || group.gpus > 0 || group.limit.is_some() || group.mpi.is_some()
 }
 
-/// Slots that a task of the group takes, of all its MPI ranks together; at least 1.
+/// Number of slots of a task of the group, over all its MPI ranks; at least 1.
 pub(crate) fn slots(group: &Group) -> u32 {
     group.cpus.saturating_mul(group.mpi.map_or(1, |mpi| mpi.ranks)).max(1)
 }
 
-/// What an MPI task asks for.
+/// The shape that an MPI task requests.
 pub(crate) fn shape(group: &Group) -> Shape {
     let (ranks, per_node) = group.mpi.map_or((1, None), |mpi| (mpi.ranks, mpi.per_node));
     Shape { ranks, cpus: group.cpus, per_node }
 }
 
-/// What a task needs of a rank's pool, if more than one slot. `limits` holds the rank's share of
-/// each group's limit, by group.
+/// The needs of a task, if it needs more than one slot. `limits` holds the rank's share of each
+/// group's limit, by group.
 pub(crate) fn needs(job: &Job, task: TaskId, limits: &[(u32, u32)]) -> Option<Needs> {
     let id = job.group_of(task).0;
     let group = &job.groups[id as usize];
