@@ -1,4 +1,4 @@
-//! What `plan` and `simulate` read alike: the cluster, times and amounts of money.
+//! Arguments that `plan` and `simulate` share: the cluster, durations and amounts of money.
 
 use std::path::Path;
 use std::time::Duration;

@@ -79,7 +79,7 @@ pub(crate) struct Findings {
 pub(crate) type SectionsOfKey = fn(&str) -> Vec<&'static str>;
 
 /// Maximum number of mistakes kept, because a file of a million tasks could have as many.
-const MOST_KEPT: usize = 100;
+const MAX_KEPT: usize = 100;
 
 impl Findings {
     /// Findings of a kind of file, with the function that returns the valid sections of a key.
@@ -109,7 +109,7 @@ impl Findings {
 
     /// True if further mistakes are dropped, so that callers can skip computing advice for them.
     pub(crate) fn is_full(&self) -> bool {
-        self.items.len() >= MOST_KEPT
+        self.items.len() >= MAX_KEPT
     }
 
     /// Returns the findings in the order of the text, errors and warnings together.
@@ -128,7 +128,7 @@ pub struct Diagnostics {
 }
 
 /// Maximum number rendered: the first ones often cause the others.
-const MOST_SHOWN: usize = 50;
+const MAX_SHOWN: usize = 50;
 
 impl Diagnostics {
     /// Diagnostics of the file called `file` with this text.
@@ -165,12 +165,12 @@ impl Diagnostics {
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for item in self.items.iter().take(MOST_SHOWN) {
+        for item in self.items.iter().take(MAX_SHOWN) {
             text.push_str(&renderer.render(&self.report(item)));
             text.push_str("\n\n");
         }
-        if self.items.len() > MOST_SHOWN {
-            text.push_str(&format!("... and {} more\n", self.items.len() - MOST_SHOWN));
+        if self.items.len() > MAX_SHOWN {
+            text.push_str(&format!("... and {} more\n", self.items.len() - MAX_SHOWN));
         }
         text
     }

@@ -1,19 +1,20 @@
-//! DAG files of Pegasus-MPI-Cluster: `TASK id [options] executable args` and `EDGE parent child`.
+//! Imports DAG files of Pegasus-MPI-Cluster: `TASK id [options] executable args` and `EDGE parent
+//! child`.
 
 use rustc_hash::FxHashMap;
 
 use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
 use super::{ImportError, Imported, Options, plain_text};
 
-/// Standard input, output and error come first, and a shell redirects descriptors of one digit
-/// only.
+/// Descriptors for pipes: 0 to 2 are the standard streams, and shells redirect one-digit
+/// descriptors only.
 const PIPES: std::ops::RangeInclusive<usize> = 3..=9;
 
-/// What separates the words of a line.
+/// Separators of the words of a line.
 const BLANKS: [char; 3] = [' ', '\t', '\r'];
 
-/// Numbers are looked for in so many bytes.
-const LONGEST_NUMBER: usize = 64;
+/// Maximum length of a number in bytes.
+const MAX_NUMBER_BYTES: usize = 64;
 
 #[derive(Default)]
 struct DagTask {
@@ -25,9 +26,9 @@ struct DagTask {
     priority: Option<i32>,
     command: Vec<String>,
     parents: Vec<usize>,
-    /// Variables that hold the number of a descriptor, and the file that it writes to.
+    /// Variables that hold a descriptor number, with the file that it writes to.
     pipes: Vec<(String, String)>,
-    /// Files of the task, and the files that they are added to when it has succeeded.
+    /// Files of the task, with the files to which they are appended after success.
     files: Vec<(String, String)>,
 }
 
@@ -80,7 +81,7 @@ impl DagReader {
 
     fn task(&mut self, at: usize, line: &str) -> Result<(), String> {
         let (_, rest) = first_word(line);
-        // The id is taken as it stands; quotes mean something in what follows only.
+        // The id is taken literally; quotes apply to the rest of the line only.
         let (id, arguments) = first_word(rest);
         if id.is_empty() {
             return Err("TASK has no id".into());
@@ -116,7 +117,7 @@ impl DagReader {
             _ => Err(format!("{option} {value}: {form} is expected")),
         };
         match option {
-            // Zero is "nothing asked for", as where the option is absent.
+            // Zero means no request, like an absent option.
             "-m" | "--request-memory" => task.memory = Some(number()?).filter(|m| *m > 0),
             "-c" | "--request-cpus" => {
                 let cpus = number()?.min(65536);
@@ -208,13 +209,12 @@ impl DagReader {
 }
 
 impl DagTask {
-    /// The command, in a shell that forwards data where the task asks for that.
+    /// The command, within a shell that forwards data if the task requires it.
     fn words(&self) -> Vec<String> {
         if self.pipes.is_empty() && self.files.is_empty() {
             return self.command.clone();
         }
-        // Names of files are arguments of the script, so that none of their characters means
-        // anything to it.
+        // File names are arguments of the script, so that none of their characters is special.
         let (mut script, mut arguments) = (String::new(), Vec::new());
         let mut argument = |text: &String| {
             arguments.push(text.clone());
@@ -227,12 +227,12 @@ impl DagTask {
         let mut after = String::new();
         for (source, target) in &self.files {
             let (source, target) = (argument(source), argument(target));
-            // A file that the task did not make is none to add.
+            // A file that the task did not write is not appended.
             after.push_str(&format!(
                 "; [ ! -e \"{source}\" ] || {{ cat -- \"{source}\" >> \"{target}\" && rm -- \"{source}\"; }} || exit"
             ));
         }
-        // The command is a function's, whose arguments are those after the names of files.
+        // The command runs in a function, whose arguments are those after the file names.
         let count = arguments.len();
         script.push_str(&format!("run() {{ shift {count}; \"$@\"; }}; run \"$@\" || exit{after}"));
         let shell = ["/bin/sh", "-c", &script, "sh"].map(String::from);
@@ -240,24 +240,24 @@ impl DagTask {
     }
 }
 
-/// The first word, and what follows the blanks after it.
+/// The first word, and the text after the blanks that follow it.
 fn first_word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_once(BLANKS).unwrap_or((text, ""));
     (word, rest.trim_start_matches(BLANKS))
 }
 
-/// The number that a text begins with, as `scanf` reads it.
+/// The number at the start of a text, as `scanf` reads it.
 fn leading_number(text: &str) -> Option<f64> {
     let text = text.trim_start();
-    let end = (0..=text.len().min(LONGEST_NUMBER))
+    let end = (0..=text.len().min(MAX_NUMBER_BYTES))
         .rev()
         .find(|end| text.get(..*end).is_some_and(|part| part.parse::<f64>().is_ok()))?;
     text[..end].parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Splits arguments as Pegasus-MPI-Cluster does: a backslash takes the next character as it is,
-/// inside quotes too; either quote ends a quoted part, which is an argument of its own; and what is
-/// still open at the end counts.
+/// Splits arguments as Pegasus-MPI-Cluster does: a backslash escapes the next character, also
+/// inside quotes; either kind of quote ends a quoted part, which is an argument of its own; an
+/// unterminated quote extends to the end.
 fn split_arguments(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
     let mut chars = text.chars();
@@ -284,7 +284,7 @@ fn split_arguments(text: &str) -> Vec<String> {
     words
 }
 
-/// White space as the C library knows it.
+/// White space as in the C library.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }

@@ -1,6 +1,6 @@
-//! HyperQueue's job definition files (TOML): tasks with numbers and `deps`, or one array.
+//! Imports HyperQueue's job definition files (TOML): tasks with numbers and `deps`, or one array.
 //!
-//! The sections are declared and read like those of our own job file, so an unknown key is named
+//! The sections are declared and read like those of our own job file, so an unknown key is reported
 //! with its line.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,7 @@ impl Read for Numbers {
     }
 }
 
-/// When a task is given up whose workers crash.
+/// When a task is given up because its workers crash.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum CrashLimit {
     AtMost,
@@ -179,12 +179,12 @@ impl Read for PositiveNumber {
     }
 }
 
-/// The value of a whole number or of one with a point.
+/// The value of an integer or float.
 fn number(node: &TomlNode<'_>) -> Option<f64> {
     integer(node.get_ref()).map(|number| number as f64).or_else(|| float(node.get_ref()))
 }
 
-/// A file for output, given as its name or as a table.
+/// An output file, given by name or as a table.
 #[derive(Clone, Debug)]
 pub(crate) enum Stdio {
     File(String),
@@ -237,7 +237,7 @@ impl Read for Amounts {
 /// Imports a job definition file of HyperQueue.
 ///
 /// # Errors
-/// If it is no such file, or asks for what Phalanx does not do.
+/// If the text is not such a file, or uses a feature that Phalanx does not support.
 pub fn hq(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let text = without_mark(text);
     let line = |span: &Span| line_and_column(text, span.start).0;
@@ -268,7 +268,7 @@ struct Numbered<'a> {
 }
 
 impl Numbered<'_> {
-    /// The words in braces that mean something for it.
+    /// The words in braces that are placeholders for it.
     fn words(&self) -> &'static [&'static str] {
         match self.id {
             Some(_) => &["name"],
@@ -280,7 +280,7 @@ impl Numbered<'_> {
         protect(text, self.words())
     }
 
-    /// HyperQueue's placeholders in names of files and directories; `%` is ours to escape in names
+    /// Converts HyperQueue's placeholders in file and directory names. `%` must be escaped in names
     /// of output files only.
     fn path(&self, text: &str, escape: bool) -> Result<String, String> {
         let id = self.id.map_or("{index}".to_string(), |id| id.to_string());
@@ -327,7 +327,7 @@ impl HqWriter<'_> {
             options.name.as_deref().or(recorded).unwrap_or("hq"),
         );
         if let Some(max) = &file.max_fails {
-            // HyperQueue stops when more tasks than this have failed, Phalanx when as many have.
+            // HyperQueue stops after more failures than this, Phalanx after exactly this number.
             document.field("max_failures", (max.value.0 + 1).min(i64::from(u32::MAX)).to_string());
         }
         if let Some(stream) = &file.stream {
@@ -375,7 +375,7 @@ impl HqWriter<'_> {
         Ok(())
     }
 
-    /// An array whose entries have ids of their own becomes a list of tasks.
+    /// An array whose entries have explicit ids becomes a list of tasks.
     fn chosen(
         &mut self,
         ids: &At<String>,
@@ -397,7 +397,7 @@ impl HqWriter<'_> {
             let warned = self.warnings.len();
             self.task(&task, &[], env.into_iter(), document)?;
             if at > 0 {
-                // The first task has told of everything.
+                // The first task has reported all warnings.
                 self.warnings.truncate(warned);
             }
         }
@@ -413,7 +413,7 @@ impl HqWriter<'_> {
     }
 
     fn tasks(&mut self, tasks: &[At<HqTask>], document: &mut JobFileWriter) -> Result<(), ImportError> {
-        // HyperQueue numbers tasks that have no id from the highest one on.
+        // HyperQueue numbers tasks without an id from the highest id on.
         let own = |task: &At<HqTask>| task.value.id.as_ref().map(|id| id.value.0);
         let mut highest = tasks.iter().filter_map(own).max().unwrap_or(0);
         let mut number = |task: &At<HqTask>| {
@@ -568,7 +568,7 @@ impl HqWriter<'_> {
         Ok(())
     }
 
-    /// Names variables of HyperQueue that a command refers to and that it will not find.
+    /// Warns of HyperQueue variables in a command that are not set here.
     fn warn_of_variables(&mut self, command: &At<Strings>) {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let mut names = BTreeSet::new();
@@ -588,7 +588,7 @@ impl HqWriter<'_> {
     fn requests(&mut self, spec: &HqTask, document: &mut JobFileWriter) -> Result<(), ImportError> {
         let requests = spec.request.as_ref().map_or(&[][..], |requests| &requests.value.0);
         if let Some(second) = requests.get(1) {
-            self.warn(&second.span, "alternative requests are left out; the first counts");
+            self.warn(&second.span, "alternative requests are left out; the first is used");
         }
         let Some(request) = requests.first() else { return Ok(()) };
         if let Some(nodes) = request.value.n_nodes.as_ref().filter(|nodes| nodes.value.0 > 1) {
@@ -601,10 +601,10 @@ impl HqWriter<'_> {
             if humantime::parse_duration(&time.value).is_err() {
                 return self.refuse(&time.span, format!("`time_request = \"{}\"` is not a duration", time.value));
             }
-            self.warn(&time.span, "`time_request` is left out; the task may start shortly before its allocation ends");
+            self.warn(&time.span, "`time_request` is left out; the task may start shortly before the allocation ends");
         }
         if let Some(weight) = &request.value.weight {
-            self.warn(&weight.span, "`weight` is left out; `priority` says what starts first");
+            self.warn(&weight.span, "`weight` is left out; use `priority` instead");
         }
         let Some(resources) = &request.value.resources else { return Ok(()) };
         for (name, amount) in &resources.value.0 {
@@ -640,7 +640,7 @@ impl HqWriter<'_> {
             return self.refuse(span, format!("`{name} = \"{amount}\"` is no amount; give a number"));
         };
         if number.fract() != 0.0 {
-            self.warn(span, &format!("`{name} = \"{amount}\"` is rounded up; parts are not given out"));
+            self.warn(span, &format!("`{name} = \"{amount}\"` is rounded up; fractions are not supported"));
         }
         match (key, number.ceil()) {
             ("cpus" | "memory", 0.0) => self.warn(span, &format!("`{name} = 0` is left out")),

@@ -1,15 +1,16 @@
-//! One shell command per line, as GNU parallel, disBatch and many scripts have them.
+//! Imports files with one shell command per line, as for GNU parallel, disBatch and many scripts.
 //!
 //! Lines between two directives become one matrix over the lines, so a file of a million commands
-//! is one task table. The directives of disBatch are translated; those of other tools are named.
+//! is one task table. disBatch directives are converted; those of other tools cause a warning.
 
 use super::write::{JobFileWriter, TaskNames, protect, quote, strings};
 use super::{ImportError, Imported, Options, plain_text};
 
-/// Imports a list of shell commands; blank lines and comments are left out.
+/// Imports a list of shell commands; blank lines and comments are skipped.
 ///
 /// # Errors
-/// If there is no command, one that contains a NUL byte, or a directive of disBatch at a place where none can be.
+/// If there is no command, if a command contains a NUL byte, or if a disBatch directive is
+/// misplaced.
 pub fn lines(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let text = plain_text(text)?;
     let mut reader = LinesReader::default();
@@ -22,7 +23,7 @@ pub fn lines(text: &str, options: &Options) -> Result<Imported, ImportError> {
     Ok(reader.write(&text, options))
 }
 
-/// Lines with their numbers, joined where a command ends in a backslash.
+/// Lines with their numbers; lines that end in a backslash are joined with the next.
 fn joined(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut continued = false;
@@ -32,7 +33,7 @@ fn joined(text: &str) -> Vec<(usize, String)> {
             None => lines.push((at + 1, line.to_string())),
         }
         let Some((_, whole)) = lines.last_mut() else { continue };
-        // A comment ends with its line, and of two backslashes the second is text.
+        // A comment cannot be continued, and of two backslashes the second is text.
         let backslashes = whole.len() - whole.trim_end_matches('\\').len();
         continued = backslashes % 2 == 1 && !whole.trim_start().starts_with('#');
         if continued {
@@ -42,36 +43,37 @@ fn joined(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// What becomes one task table.
+/// A group of lines that becomes one task table.
 struct LineGroup {
     kind: LineKind,
-    /// Number that disBatch gives its first task.
+    /// Number that disBatch assigns to its first task.
     first: u64,
-    /// The groups that end first; where it is true they must succeed.
+    /// Groups that must end first; `true` if they must succeed.
     needs: Vec<(usize, bool)>,
 }
 
 enum LineKind {
-    /// Commands, each with the number of its line.
+    /// Commands with their line numbers.
     Lines(Vec<(usize, String)>),
     /// One command for the numbers `start`, `start + step`, ...
     Repeat { at: usize, command: String, count: u64, start: u64, step: u64 },
-    /// What disBatch runs when an engine starts or stops.
+    /// A command that disBatch runs when an engine starts or stops.
     Engine { at: usize, command: String, name: &'static str },
 }
 
 #[derive(Default)]
 struct LinesReader {
     groups: Vec<LineGroup>,
-    /// `PERENGINE STOP`: line and command.
+    /// Line and command of `PERENGINE STOP` directives.
     stops: Vec<(usize, String)>,
     prefix: String,
     suffix: String,
-    /// Number that disBatch gives the next task; barriers have one, too.
+    /// Number that disBatch assigns to the next task; barriers have one, too.
     next: u64,
-    /// The first group after the last barrier.
+    /// First group after the last barrier.
     segment: usize,
-    /// What groups of this segment need, and the part of it that those after it need, too.
+    /// Dependencies of the groups of this segment, and those of them that later segments have as
+    /// well.
     needs: Vec<(usize, bool)>,
     lasting: Vec<(usize, bool)>,
     has_directives: bool,
@@ -105,7 +107,7 @@ impl LinesReader {
         self.groups.push(LineGroup { kind, first, needs: self.needs.clone() });
     }
 
-    /// Names a comment that means something to the tool that it was written for.
+    /// Warns of a comment that is a directive of another tool.
     fn comment(&mut self, at: usize, comment: &str) {
         let rest = &comment[1..];
         let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
@@ -118,7 +120,7 @@ impl LinesReader {
             let mut program = interpreter.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or(word));
             let program = program.find(|word| *word != "env").unwrap_or_default();
             if at > 1 || !["sh", "bash", "dash"].contains(&program) {
-                self.warnings.push(format!("line {at}: `{comment}` is left out; lines are commands for a shell"));
+                self.warnings.push(format!("line {at}: `{comment}` is left out; each line is a shell command"));
             }
         }
     }
@@ -159,8 +161,7 @@ impl LinesReader {
         }
         self.segment = ended.end;
         if check {
-            // Where a check has failed nothing further runs, so whatever comes later needs its
-            // success.
+            // After a failed check no further task runs, so all later groups depend on its success.
             self.lasting.extend(ended.map(|group| (group, true)));
             self.needs = self.lasting.clone();
         } else {
@@ -286,11 +287,11 @@ impl LineGroup {
     }
 }
 
-/// disBatch's variables that a text refers to.
+/// The disBatch variables that a text refers to.
 struct Mentioned(Vec<String>);
 
 impl Mentioned {
-    /// Finds them, and names those that have no counterpart.
+    /// Finds them, and warns of those without an equivalent.
     fn find(text: &str, warnings: &mut Vec<String>) -> Mentioned {
         const NUMBERED: [&str; 3] = ["DISBATCH_TASKID", "DISBATCH_REPEAT_INDEX", "DISBATCH_STREAM_INDEX"];
         let mut found: Vec<String> = Vec::new();
@@ -315,15 +316,15 @@ impl Mentioned {
         self.0.iter().any(|known| known == name)
     }
 
-    /// Sets those that are the same for all tasks of a file, or what Phalanx sets under another
-    /// name.
+    /// Exports the variables that are the same for all tasks, or that Phalanx provides under
+    /// another name.
     fn of_all_tasks(&self, job: &str) -> String {
         let set = self.0.iter().filter_map(|name| Some(format!("export {name}={}; ", counterpart(name, job)?)));
         set.collect()
     }
 }
 
-/// The value of a variable as a word of the shell.
+/// The value of a variable as a shell word.
 fn counterpart(name: &str, job: &str) -> Option<String> {
     Some(match name {
         "DISBATCH_NAMETASKS" => format!("'{}'", job.replace('\'', "'\\''")),
@@ -358,7 +359,7 @@ impl Repeat<'_> {
     }
 }
 
-/// A number after blanks, and what follows it.
+/// A number after blanks, and the rest.
 fn leading_number(text: &str) -> Option<(u64, &str)> {
     let text = text.trim_start();
     let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -404,13 +405,13 @@ mod tests {
         assert_eq!([needs(0), needs(1), needs(2)], ["", r#"["afterany:line"]"#, r#"["afterany:line"]"#]);
         assert_eq!(needs(3), r#"["line-2", "repeat"]"#);
         assert_eq!(needs(4), r#"["line-2", "repeat", "afterany:line-3"]"#);
-        // The barriers have numbers, too.
+        // Barriers have numbers, too.
         assert!(tasks[1]["command"].as_str().unwrap().contains("DISBATCH_TASKID=$((3+{index}))"));
         assert!(tasks[4]["command"].as_str().unwrap().contains("DISBATCH_TASKID=$((9+{index}))"));
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 
-    /// What the shell prints for an element of a task.
+    /// The output of an element's command.
     fn output(task: &toml::Value, index: usize) -> String {
         let line = task.get("matrix").map(|matrix| matrix["line"][index].as_str().unwrap());
         let command = task["command"].as_str().unwrap().replace("{index}", &index.to_string());

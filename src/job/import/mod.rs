@@ -1,8 +1,8 @@
-//! Jobs written for other tools, rewritten as a Phalanx job file that a person can go on with.
+//! Importers: convert jobs of other tools to a Phalanx job file that a user can edit.
 //!
-//! An importer turns text into text: what it writes is a job file like any other and passes through
-//! the same checks. What a format can say and Phalanx cannot do the same way is refused with its
-//! line, or, where the job still does its work, named in a warning; nothing is dropped in silence.
+//! An importer converts text to text: its result is an ordinary job file and passes the same
+//! checks. A feature that Phalanx does not support in the same way is an error with its line, or a
+//! warning if the job still works; nothing is dropped silently.
 
 mod dag;
 mod hq;
@@ -19,16 +19,16 @@ pub use lines::lines;
 pub use makeflow::makeflow;
 pub use wfcommons::wfcommons;
 
-/// What the user chooses about an import.
+/// Options of an import.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of the job; default: as in the imported text, else `imported`.
+    /// Name of the job; default: the name in the imported text, else `imported`.
     pub name: Option<String>,
-    /// Recorded run times are multiplied by this (`wfcommons`).
+    /// Factor for recorded run times (`wfcommons`).
     pub time_scale: f64,
-    /// Ask for as many CPUs per task as were recorded (`wfcommons`); otherwise one.
+    /// Request the recorded number of CPUs per task (`wfcommons`), otherwise one.
     pub cpus: bool,
-    /// Lines of shell run in bash (`lines`), which is what they are mostly written for.
+    /// Run lines with bash (`lines`), for which they are usually written.
     pub bash: bool,
 }
 
@@ -38,22 +38,23 @@ impl Default for Options {
     }
 }
 
-/// An imported job.
+/// Result of an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
-    /// The job file.
+    /// The text of the job file.
     pub toml: String,
-    /// What the job file says differently or not at all, each with its line where it has one.
+    /// Features that the job file expresses differently or not at all, with their lines where
+    /// known.
     pub warnings: Vec<String>,
 }
 
-/// Why a text cannot be imported.
+/// Error: a text cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ImportError {
-    /// The line, counted from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// What is wrong.
     pub reason: String,
 }
 
@@ -63,8 +64,8 @@ impl ImportError {
     }
 }
 
-/// The text without a byte-order mark and with plain ends of lines. A NUL byte, which no command or
-/// file name can contain, is refused.
+/// The text without byte-order mark and with LF line ends. A NUL byte is an error, because no
+/// command or file name can contain one.
 fn plain_text(text: &str) -> Result<Cow<'_, str>, ImportError> {
     if let Some(at) = text.lines().position(|line| line.contains('\0')) {
         return Err(ImportError::new(at + 1, "there is a NUL byte, which no command can contain"));
@@ -73,7 +74,7 @@ fn plain_text(text: &str) -> Result<Cow<'_, str>, ImportError> {
     Ok(if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text.into() })
 }
 
-/// The text without the byte-order mark that some editors begin files with.
+/// The text without the byte-order mark that some editors write.
 fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }

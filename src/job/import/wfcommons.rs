@@ -1,8 +1,10 @@
-//! Recorded workflows in WfFormat 1.5 and 1.6: every task becomes a sleep of its recorded run time.
+//! Imports recorded workflows in WfFormat 1.5 and 1.6: each task becomes a sleep of its recorded
+//! run time.
 //!
-//! The files that tasks hand to one another are declared with their sizes, so that the bytes along each edge are known. They
-//! are declarations only: a sleep neither reads nor writes them. Files that come from outside the workflow, or that no child
-//! of their writer reads, say nothing about an edge and are left out.
+//! Files that tasks pass to each other are declared with their sizes, so that the bytes along each
+//! edge are known. They are declarations only: a sleep neither reads nor writes them. Files from
+//! outside the workflow, and files that no child of their writer reads, imply no edge and are left
+//! out.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
@@ -72,7 +74,7 @@ struct ExecutedTask {
 /// Imports a workflow in WfFormat.
 ///
 /// # Errors
-/// If the text is not WfFormat 1.5 or 1.6, or contradicts itself.
+/// If the text is not WfFormat 1.5 or 1.6, or is inconsistent.
 pub fn wfcommons(text: &str, options: &Options) -> Result<Imported, ImportError> {
     if !(options.time_scale.is_finite() && options.time_scale >= 0.0) {
         return Err(ImportError::new(
@@ -125,7 +127,7 @@ fn check_version(instance: &Instance) -> Result<(), ImportError> {
     }
 }
 
-/// The tasks by number, with names, parents and the files that travel between them.
+/// The tasks by number, with names, parents and the files passed between them.
 struct Graph<'a> {
     names: Vec<String>,
     parents: Vec<Vec<usize>>,
@@ -160,7 +162,8 @@ impl<'a> Graph<'a> {
         Ok(graph)
     }
 
-    /// Keeps the files that a task hands to a child; a file has one writer, the first that names it.
+    /// Assigns files to the edges between tasks. The first task that names a file as output is its
+    /// only writer.
     fn assign_files(&mut self, tasks: &'a [SpecifiedTask], warnings: &mut Vec<String>) {
         let mut writers: FxHashMap<&str, usize> = FxHashMap::default();
         let mut contested: Vec<&str> = Vec::new();
@@ -215,7 +218,7 @@ impl<'a> Graph<'a> {
         document: &mut JobFileWriter,
     ) {
         let recorded = run.and_then(|run| run.runtime_in_seconds).filter(|s| s.is_finite() && *s > 0.0).unwrap_or(0.0);
-        // Microseconds are as fine as a sleep can be, and a year is as long as a recorded task can have run.
+        // Sleeps have a resolution of microseconds, and a recorded task runs for a year at most.
         let seconds = ((recorded * options.time_scale).min(3.2e7) * 1e6).round() / 1e6;
         document.task(&self.names[at]);
         document.field("class", quote(class_of(&task.name)));
@@ -242,7 +245,7 @@ impl<'a> Graph<'a> {
     fn sized(&self, file: &str) -> String {
         let size = self.sizes.get(file).copied().filter(|size| *size >= 1.0).unwrap_or(0.0);
         let name = quote(&file_name(file));
-        // Sizes are written as TOML integers, which hold 63 bits.
+        // Sizes are written as TOML integers of 63 bits.
         match size {
             size if size >= 1.0 => format!("{{ file = {name}, size = {:.0} }}", size.min(9e18)),
             _ => name,
@@ -250,7 +253,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// The file as it is declared: relative to a directory of its own, so that no real file is meant, and one name for one id.
+/// The declared file name: in a directory of its own, to avoid real files, and unique per id.
 fn file_name(id: &str) -> String {
     let plain = !id.is_empty()
         && !id.starts_with('/')
@@ -287,7 +290,7 @@ fn parents(tasks: &[SpecifiedTask], numbers: &FxHashMap<&str, usize>) -> Result<
     Ok(parents)
 }
 
-/// What kind of task it is: its name without the number at the end (`mProject_ID0000001`).
+/// The class of a task: its name without the trailing number (`mProject_ID0000001`).
 fn class_of(name: &str) -> &str {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let stem = stem.strip_suffix("_ID").unwrap_or(stem).trim_end_matches(['_', '-']);

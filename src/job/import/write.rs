@@ -1,19 +1,19 @@
-//! Writes job files: lists over several lines, placeholders, unique names.
+//! Writes job files: multi-line lists, escaped placeholders, unique names.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::job::resolve::names::make_name;
 
-/// Lists longer than this go over several lines.
-const WIDTH: usize = 110;
+/// Longer lists are written over several lines.
+const MAX_LIST_WIDTH: usize = 110;
 
-/// A job file being written.
+/// A job file under construction.
 pub(super) struct JobFileWriter {
     text: String,
 }
 
 impl JobFileWriter {
-    /// Begins a job file: where it comes from, and its name.
+    /// Starts a job file with its origin and its name.
     pub(super) fn new(origin: &str, name: &str) -> JobFileWriter {
         let name = make_name(name, "imported");
         JobFileWriter {
@@ -21,17 +21,17 @@ impl JobFileWriter {
         }
     }
 
-    /// Adds `key = value` to the section that was begun last.
+    /// Adds `key = value` to the current section.
     pub(super) fn field(&mut self, key: &str, value: impl AsRef<str>) {
         self.text.push_str(&format!("{key} = {}\n", value.as_ref()));
     }
 
-    /// Begins a section.
+    /// Starts a section.
     pub(super) fn section(&mut self, header: &str) {
         self.text.push_str(&format!("\n{header}\n"));
     }
 
-    /// Begins a task.
+    /// Starts a task.
     pub(super) fn task(&mut self, name: &str) {
         self.section("[[task]]");
         self.field("name", quote(name));
@@ -42,21 +42,21 @@ impl JobFileWriter {
     }
 }
 
-/// A string as TOML.
+/// Formats a string as TOML.
 pub(super) fn quote(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-/// A list of values that are TOML already.
+/// Formats a list of TOML values.
 pub(super) fn list(values: &[String]) -> String {
     let length: usize = values.iter().map(|value| value.len() + 2).sum();
-    if length <= WIDTH {
+    if length <= MAX_LIST_WIDTH {
         return format!("[{}]", values.join(", "));
     }
     let mut text = String::from("[\n");
     let mut line = String::new();
     for value in values {
-        if !line.is_empty() && line.len() + value.len() > WIDTH {
+        if !line.is_empty() && line.len() + value.len() > MAX_LIST_WIDTH {
             text.push_str(&format!("    {}\n", line.trim_end()));
             line.clear();
         }
@@ -66,12 +66,12 @@ pub(super) fn list(values: &[String]) -> String {
     text
 }
 
-/// A list of strings.
+/// Formats a list of strings.
 pub(super) fn strings<S: AsRef<str>>(texts: &[S]) -> String {
     list(&texts.iter().map(|text| quote(text.as_ref())).collect::<Vec<_>>())
 }
 
-/// A text in which nothing is a placeholder, given the words that would be.
+/// Escapes everything in a text that would be read as a placeholder for one of `words`.
 pub(super) fn protect(text: &str, words: &[&str]) -> String {
     let mut safe = String::new();
     let mut rest = text;
@@ -98,7 +98,7 @@ fn is_placeholder(inside: &str, words: &[&str]) -> bool {
     words.contains(&inside.split(':').next().unwrap_or(inside))
 }
 
-/// Gives every task a name of its own.
+/// Makes task names unique.
 #[derive(Default)]
 pub(super) struct TaskNames {
     used: FxHashSet<String>,
@@ -106,7 +106,7 @@ pub(super) struct TaskNames {
 }
 
 impl TaskNames {
-    /// The wanted name made usable, with a number behind it if it is taken.
+    /// A valid unique name close to the wanted one, with a number appended if it is taken.
     pub(super) fn unique(&mut self, wanted: &str) -> String {
         let base = make_name(wanted, "task");
         let mut name = base.clone();
@@ -114,7 +114,7 @@ impl TaskNames {
             let next = self.next.entry(base.clone()).or_insert(1);
             *next += 1;
             let mut stem = base.as_str();
-            // The number must not make a long name too long.
+            // The number must fit in the maximum length of a name.
             while stem.len() > 180 {
                 stem = &stem[..stem.char_indices().next_back().map_or(0, |(at, _)| at)];
             }

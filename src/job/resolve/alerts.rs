@@ -1,4 +1,4 @@
-//! `[[alert]]`: defaults, and what cannot be meant.
+//! Resolves `[[alert]]`: defaults, and contradictions.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::job::spec::AlertSpec;
 use crate::job::units::shorten;
 use crate::job::values::CommandSpec;
 
-/// An alert that still holds is told again after so long.
-const REPEAT: Duration = Duration::from_secs(600);
+/// Default interval between two notifications of an alert.
+const DEFAULT_REPEAT: Duration = Duration::from_secs(600);
 
-/// What the `[[alert]]` tables mean.
+/// Resolves the `[[alert]]` tables.
 pub(super) fn resolve_alerts(specs: &[At<AlertSpec>], dir: &Path, findings: &mut Findings) -> Vec<Alert> {
     let mut alerts: Vec<Alert> = Vec::new();
     for at in specs {
@@ -44,13 +44,13 @@ fn resolve_alert(at: &At<AlertSpec>, dir: &Path, findings: &mut Findings) -> Opt
         check_webhook(webhook, findings);
     }
     Some(Alert {
-        // What is missing has been told already.
+        // Missing fields are already reported.
         name: spec.name.as_ref()?.value.clone(),
         metric: spec.metric.as_ref()?.value.clone(),
         above: spec.above.as_ref().map(|at| at.value.0),
         below: spec.below.as_ref().map(|at| at.value.0),
         lasting: spec.lasting.as_ref().map_or(Duration::ZERO, |at| at.value.0),
-        repeat: spec.repeat.as_ref().map_or(REPEAT, |at| at.value.0),
+        repeat: spec.repeat.as_ref().map_or(DEFAULT_REPEAT, |at| at.value.0),
         file: spec.file.as_ref().map(|at| dir.join(PathBuf::from(&at.value))),
         webhook: spec.webhook.as_ref().map(|at| at.value.clone()),
         command: spec.command.as_ref().map(|at| words(&at.value)),

@@ -1,4 +1,4 @@
-//! Resolved task tables whose dependencies are still as typed, in little space: there may be a
+//! Resolved task tables whose dependencies are not resolved yet, stored compactly: there may be a
 //! million of them.
 
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::job::read::{At, Span};
 use crate::job::template::Template;
 use crate::job::values::{NeedSpec, OneOf, When};
 
-/// Texts that are remembered in order to be shared. A job has few that many tables give, and they
-/// come early.
-const MOST_TEXTS: usize = 4096;
+/// Maximum number of texts remembered for sharing. The few texts that many tables have in common
+/// come early in a file.
+const MAX_SHARED_TEXTS: usize = 4096;
 
-/// Lines of shell that are judged.
-const MOST_JUDGED: u32 = 10_000;
+/// Maximum number of shell lines checked.
+const MAX_LINES_CHECKED: u32 = 10_000;
 
-/// A place in a text of less than 4 GiB.
+/// A byte range in a text of less than 4 GiB.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SourcePlace {
     start: u32,
@@ -39,12 +39,12 @@ impl SourcePlace {
 
 /// A need as typed.
 pub(super) enum TypedNeed {
-    /// A string without escapes, whose text is between its quotes.
+    /// A string without escapes: its text is between the quotes.
     Quoted(SourcePlace),
     Other(Box<At<NeedSpec>>),
 }
 
-/// What a need says, wherever that is kept.
+/// The content of a need, independent of its storage.
 pub(super) struct NeedView<'a> {
     pub text: &'a str,
     pub text_span: Span,
@@ -63,7 +63,7 @@ impl TypedNeed {
         }
     }
 
-    /// What it says; `text` is that of the file.
+    /// The content of the need; `text` is the text of the file.
     pub(super) fn view<'a>(&'a self, text: &'a str) -> NeedView<'a> {
         match self {
             TypedNeed::Quoted(place) => {
@@ -80,19 +80,19 @@ impl TypedNeed {
     }
 }
 
-/// What stands between the first and the last byte of a place.
+/// The text between the first and the last byte of a place.
 fn inside<'t>(text: &'t str, span: &Span) -> Option<&'t str> {
     text.get(span.start + 1..span.end.checked_sub(1)?)
 }
 
-/// What is known of a table beside the group that it becomes, until the job is made.
+/// Facts about a table that are needed only until the job is built.
 pub(super) struct Notes {
     pub needs: Box<[TypedNeed]>,
     pub name: SourcePlace,
     pub space: SourcePlace,
     pub inputs: Box<[SourcePlace]>,
     pub outputs: Box<[SourcePlace]>,
-    /// True if it had a mistake, so that what refers to it cannot be judged.
+    /// True if the table had a mistake, so that references to it cannot be checked.
     pub broken: bool,
 }
 
@@ -154,29 +154,29 @@ impl Drafts {
         self.groups.iter_mut().zip(others).map(|(group, (body, notes))| (group, body, notes))
     }
 
-    /// The groups with what their tasks do.
+    /// The groups and the work of their tasks.
     pub(super) fn finish(self) -> (Vec<Group>, Vec<Body>) {
         (self.groups, self.bodies)
     }
 }
 
-/// What tables have in common, so that it is in memory once.
+/// Values that tables share, so that each is in memory once.
 #[derive(Default)]
 pub(super) struct SharedTables {
     texts: FxHashSet<Arc<str>>,
     env: Latest<[(Arc<str>, Template)]>,
     args: Latest<[(String, Arg)]>,
     extras: Latest<Extras>,
-    /// Lines of shell that have been judged.
+    /// Number of shell lines checked.
     judged: u32,
 }
 
 impl SharedTables {
-    /// True for the first lines of a job: to parse all of a million would take a minute, and the
-    /// first show what the others are like.
+    /// True for the first lines of a job: checking a million lines would take a minute, and the
+    /// first ones are representative.
     pub(super) fn judge_one(&mut self) -> bool {
         self.judged += 1;
-        self.judged <= MOST_JUDGED
+        self.judged <= MAX_LINES_CHECKED
     }
 
     pub(super) fn text(&mut self, text: &str) -> Arc<str> {
@@ -184,7 +184,7 @@ impl SharedTables {
             return Arc::clone(known);
         }
         let text: Arc<str> = text.into();
-        if self.texts.len() < MOST_TEXTS {
+        if self.texts.len() < MAX_SHARED_TEXTS {
             self.texts.insert(Arc::clone(&text));
         }
         text
@@ -210,7 +210,7 @@ impl SharedTables {
     }
 }
 
-/// What a table had none of, and what the last one had that did: neighbours are most alike.
+/// Shares values of the last table that had one, because adjacent tables are usually similar.
 struct Latest<T: ?Sized> {
     none: Arc<T>,
     last: Arc<T>,

@@ -1,9 +1,11 @@
-//! What `inputs` and `outputs` imply: a task that reads a file needs the task that writes it.
+//! Dependencies implied by `inputs` and `outputs`: a task that reads a file depends on the task
+//! that writes it.
 //!
-//! Files are declarations: Phalanx neither makes nor checks them while a job runs. They give order and bytes.
+//! Files are declarations: Phalanx neither creates nor checks them here. They give order and bytes.
 //!
-//! Every name is filled in, made absolute and hashed to 128 bits, so a million files cost a few dozen bytes each while the job
-//! is read and nothing afterwards: what remains are links, in the simplest shape that says the same.
+//! Each name is expanded, made absolute and hashed to 128 bits. A million files take some dozen
+//! bytes each while the job is read, and nothing afterwards: only links remain, in the simplest
+//! equivalent shape.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,13 +22,13 @@ use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::Span;
 use crate::job::template::{Element, Template};
 
-/// Files beyond this are refused: the order of so many tasks is better said with `needs`.
-const MOST_FILES: u64 = 20_000_000;
+/// Maximum number of files: for more, `needs` states the order better.
+const MAX_FILES: u64 = 20_000_000;
 
-/// Inputs from outside that are remembered, in order to see whether they exist.
-const MOST_EXTERNAL: usize = 10_000;
+/// Maximum number of external inputs kept, to check whether they exist.
+const MAX_EXTERNAL: usize = 10_000;
 
-/// The task that writes a file: group, element, and which of its outputs.
+/// The writer of a file: group, element, and index among its outputs.
 #[derive(Clone, Copy)]
 struct OutputOrigin {
     group: GroupId,
@@ -39,9 +41,9 @@ fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
     for draft in drafts.iter() {
         let per_task = (draft.body.inputs.len() + draft.body.outputs.len()) as u64;
         files = files.saturating_add(per_task.saturating_mul(u64::from(draft.group.count)));
-        if files > MOST_FILES {
+        if files > MAX_FILES {
             findings.push(
-                Diagnostic::error(format!("the job names more than {MOST_FILES} files"))
+                Diagnostic::error(format!("the job names more than {MAX_FILES} files"))
                     .at(&draft.notes.name.span())
                     .help("say with `needs` what depends on what, and leave these files out"),
             );
@@ -51,7 +53,7 @@ fn within_bounds(drafts: &Drafts, findings: &mut Findings) -> bool {
     true
 }
 
-/// Makes names of files absolute.
+/// Makes file names absolute.
 struct PathNames<'a> {
     drafts: &'a Drafts,
     job_dir: String,
@@ -68,19 +70,19 @@ impl<'a> PathNames<'a> {
         let name = file.fill(element);
         let dir = draft.body.extras.dir.as_ref().map(|dir| dir.fill(element));
         let parts = [self.job_dir.as_str(), dir.as_deref().unwrap_or(""), name.as_str()];
-        // An absolute part makes the ones before it meaningless.
+        // An absolute part replaces the parts before it.
         let start = parts.iter().rposition(|part| part.starts_with('/')).unwrap_or(0);
         clean(&parts[start..])
     }
 
-    /// True if every element of the group means the same file.
+    /// True if the file is the same for all elements of the group.
     fn is_same_for_all(&self, group: GroupId, file: &Template) -> bool {
         let dir = &self.draft(group).body.extras.dir;
         file.is_same_for_all() && dir.as_ref().is_none_or(Template::is_same_for_all)
     }
 }
 
-/// Joins the parts of a path and takes out `.`, `..` and doubled slashes, without looking at the disk.
+/// Joins the parts of a path and removes `.`, `..` and double slashes, without reading the disk.
 fn clean(parts: &[&str]) -> String {
     let mut path = String::new();
     for component in parts.iter().flat_map(|part| part.split('/')) {
@@ -105,7 +107,7 @@ fn collect_writers(names: &PathNames<'_>, findings: &mut Findings) -> FxHashMap<
                 let writer = OutputOrigin { group, element, output: output as u32 };
                 if let Some(other) = writers.insert(xxh3_128(name.as_bytes()), writer) {
                     findings.push(written_twice(names, &name, writer, other));
-                    // The other elements would only repeat it.
+                    // The other elements would repeat the same mistake.
                     break;
                 }
             }
@@ -132,16 +134,16 @@ fn written_twice(names: &PathNames<'_>, name: &str, second: OutputOrigin, first:
     }
 }
 
-/// Pairs of elements between which one output of a group travels.
+/// Pairs of elements between which an output of a group is passed.
 struct FileLink {
     writer: OutputOrigin,
     pairs: Vec<(u32, u32)>,
 }
 
-/// Links the tasks that read files to those that write them.
+/// Links the readers of files to their writers.
 pub(super) struct Files<'a> {
     names: PathNames<'a>,
-    /// `None` if nothing is to be made of the files because of other mistakes.
+    /// `None` if files are ignored because of other mistakes.
     writers: Option<FxHashMap<u128, OutputOrigin>>,
     external: External,
 }
@@ -154,7 +156,7 @@ impl<'a> Files<'a> {
         Files { names, writers, external: Vec::new() }
     }
 
-    /// Links a group to those that write what it reads.
+    /// Links a group to the writers of its inputs.
     pub(super) fn link_group(&mut self, to: GroupId, links: &mut Links, findings: &mut Findings) {
         if let Some(writers) = &self.writers {
             let external = &mut self.external;
@@ -162,7 +164,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The files that nobody writes.
+    /// The files that no task writes.
     pub(super) fn external(self) -> External {
         self.external
     }
@@ -188,10 +190,10 @@ impl Readers<'_> {
         }
     }
 
-    /// One file that all elements read: one look-up, whatever their number.
+    /// A file that all elements read: one look-up, whatever their number.
     fn link_constant(&mut self, to: GroupId, file: &FileTemplate, span: &Span) {
         let Some(writer) = self.writer(to, 0, file, span) else { return };
-        // Among the tasks that read the file is the one that writes it.
+        // One of the tasks that read the file also writes it.
         if writer.group == to {
             self.refuse_self(to, writer.element, span);
             return;
@@ -219,13 +221,13 @@ impl Readers<'_> {
     fn writer(&mut self, to: GroupId, number: u32, file: &FileTemplate, span: &Span) -> Option<OutputOrigin> {
         let name = self.names.absolute(to, number, &file.name);
         let writer = self.writers.get(&xxh3_128(name.as_bytes())).copied();
-        if writer.is_none() && self.external.len() < MOST_EXTERNAL {
+        if writer.is_none() && self.external.len() < MAX_EXTERNAL {
             self.external.push((PathBuf::from(name), span.clone()));
         }
         writer
     }
 
-    /// Adds a link with the size of the file: as the reader gives it, else as the writer does.
+    /// Adds a link with the size of the file, as given by the reader, else by the writer.
     fn add(&mut self, writer: OutputOrigin, to: GroupId, shape: LinkShape, file: &FileTemplate, span: &Span) {
         let written = &self.names.draft(writer.group).body.outputs[writer.output as usize];
         let bytes = file.size.or(written.size).unwrap_or(0);

@@ -1,7 +1,8 @@
-//! The `[[graph]]` tables, and tasks that are operations on a graph.
+//! Resolves the `[[graph]]` tables, and tasks that are operations on a graph.
 //!
-//! An operation becomes a call of the kernel [`OPERATION_KERNEL`], whose arguments say everything that its result follows from, the
-//! graph's source included: so a resumed run sees when any of it has changed.
+//! An operation becomes a call of the kernel [`OPERATION_KERNEL`]. Its arguments contain everything
+//! that affects the result, including the source of the graph, so that a resumed run detects any
+//! change.
 
 use std::path::Path;
 
@@ -14,10 +15,10 @@ use crate::job::read::At;
 use crate::job::spec::{GenerateSpec, GraphSpec};
 use crate::job::units::shorten;
 
-/// The kernel that runs operations on graphs.
+/// Name of the kernel that runs operations on graphs.
 pub(crate) const OPERATION_KERNEL: &str = "graph_operation";
 
-/// What is declared; in place of a graph whose source has a mistake there is one that nobody will see.
+/// The declared graphs. A source with a mistake is replaced by a placeholder that is never used.
 pub(super) fn resolve_graphs(specs: &[At<GraphSpec>], dir: &Path, findings: &mut Findings) -> Vec<DataGraph> {
     let mut graphs: Vec<DataGraph> = Vec::new();
     for spec in specs {

@@ -1,5 +1,5 @@
-//! Commands that Linux can start in no way, because they or their variables are too long: found
-//! before anything has run.
+//! Detects commands that Linux cannot start because their arguments or variables are too long,
+//! before the job runs.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::job::body::WorkTemplate;
 use crate::job::diagnostic::Diagnostic;
 use crate::job::template::Template;
 
-/// Tables with less text than this have nothing that is too long.
+/// Tables with less text than this cannot exceed a limit.
 const WORTH_A_LOOK: usize = LONGEST_WORD / 4;
 
-/// Bytes of all arguments and variables together, with a pointer for each, that Linux takes at
-/// most. (It takes 2 MiB where stacks may have the usual 8 MiB.)
+/// Maximum total size of arguments and variables, with a pointer for each, that Linux accepts. (It
+/// accepts 2 MiB if the stack limit is the usual 8 MiB.)
 const LONGEST_START: usize = 6 << 20;
 
 impl TaskResolver<'_> {
-    /// Notes what is too long in any of some elements that show every value.
+    /// Checks elements that together cover every value.
     pub(super) fn check_lengths(
         &mut self,
         work: &WorkTemplate,
@@ -44,7 +44,7 @@ impl TaskResolver<'_> {
                 env.fold((longest_of_job, all_of_job), |(most, all), len| (most.max(len), all + len + 9));
             let short_variables = if longest_variable < LONGEST_WORD { all_variables } else { 0 };
             let reason = match work.fill(element) {
-                // What is too long for an argument or a variable goes to the shell in a script.
+                // A shell line that is too long is passed to the shell as a script.
                 Work::Shell(_) if takes_scripts => too_long(std::iter::empty(), 0, short_variables),
                 Work::Shell(line) => too_long([line.len()].into_iter(), longest_variable, all_variables),
                 Work::Command(words) => too_long(words.iter().map(String::len), longest_variable, all_variables),
@@ -65,15 +65,15 @@ impl TaskResolver<'_> {
     }
 }
 
-/// What about words and variables that are handed to a program directly is too long: what it is,
-/// its length, and the bound.
+/// The argument or variable that is too long for a direct start: its description, length, and
+/// limit.
 fn too_long(
     words: impl Iterator<Item = usize>,
     longest_variable: usize,
     all_variables: usize,
 ) -> Option<(&'static str, usize, usize)> {
     let (longest, all) = words.fold((0, all_variables), |(most, all), len| (most.max(len), all + len + 9));
-    // A byte ends each.
+    // Each has a terminating byte.
     let word = (longest + 1 > LONGEST_WORD).then_some(("an argument has", longest, LONGEST_WORD - 1));
     let variable =
         (longest_variable + 1 > LONGEST_WORD).then_some(("a variable has", longest_variable, LONGEST_WORD - 1));

@@ -1,6 +1,7 @@
-//! Collects the links between groups and keeps them few: equal links are one, and single elements that together are a whole
+//! Collects the links between groups and reduces their number: equal links are merged, and links to
+//! all single elements of a group become one link to the group.
 //! group become a link to all of it.
-//!
+//! Links are added successor by successor, so that only those to the current group need a look-up.
 //! Links are added successor by successor, so that only those to one group have to be looked up.
 
 use rustc_hash::FxHashMap;
@@ -8,17 +9,17 @@ use rustc_hash::FxHashMap;
 use crate::graph::link::{Condition, GroupId, Link, LinkShape};
 use crate::job::read::Span;
 
-/// A look-up table with room for more than this many groups is made anew for the next group: to
-/// clear it takes time in proportion to its room.
-const MOST_REUSED: usize = 64;
+/// A look-up table with capacity for more groups than this is replaced for the next group, because
+/// clearing it takes time in proportion to its capacity.
+const MAX_REUSED: usize = 64;
 
 /// The links found so far.
 pub(super) struct Links {
     counts: Vec<u32>,
     list: Vec<Link>,
-    /// Where the links to the present group begin in `list`.
+    /// Start of the links to the current group in `list`.
     present: usize,
-    /// Those links by the group that they come from.
+    /// These links by source group.
     by_source: FxHashMap<GroupId, Vec<usize>>,
 }
 
@@ -27,7 +28,7 @@ impl Links {
         Links { counts, list: Vec::new(), present: 0, by_source: FxHashMap::default() }
     }
 
-    /// The simplest shape that means the same.
+    /// The simplest equivalent shape.
     fn simplify(&self, from: GroupId, to: GroupId, shape: LinkShape) -> LinkShape {
         let (from, to) = (self.counts[from as usize], self.counts[to as usize]);
         match shape {
@@ -38,12 +39,12 @@ impl Links {
         }
     }
 
-    /// The links from a group to the present one.
+    /// The links from a group to the current one.
     fn from(&self, from: GroupId) -> impl Iterator<Item = &Link> {
         self.by_source.get(&from).into_iter().flatten().map(|at| &self.list[*at])
     }
 
-    /// Adds what `needs` says. Returns the place of an earlier need that contradicts it.
+    /// Adds a dependency of `needs`. Returns the place of an earlier one that contradicts it.
     pub(super) fn add_need(&mut self, link: Link) -> Option<Span> {
         let shape = self.simplify(link.from, link.to, link.shape);
         let contradicts = |earlier: &&Link| {
@@ -60,8 +61,8 @@ impl Links {
         None
     }
 
-    /// Adds what a file implies. Where `needs` names the same group under another condition, that stands: the user has said
-    /// when to start, and the file adds its bytes at most.
+    /// Adds a dependency implied by a file. If `needs` states another condition for the same group,
+    /// that condition holds, and the file only adds its bytes.
     pub(super) fn add_file(&mut self, link: Link) {
         let shape = self.simplify(link.from, link.to, link.shape);
         let conditions: Vec<Condition> = self.from(link.from).map(|earlier| earlier.on).collect();
@@ -72,7 +73,7 @@ impl Links {
         }
     }
 
-    /// Adds a link as it is; one that is there already only carries more bytes.
+    /// Adds a link, or adds its bytes to an equal one.
     pub(super) fn merge(&mut self, link: Link) {
         let at = self.by_source.entry(link.from).or_default();
         match at.iter().find(|at| self.list[**at].on == link.on && self.list[**at].shape == link.shape) {
@@ -84,7 +85,7 @@ impl Links {
         }
     }
 
-    /// All links to the present group are there: the next ones lead to another.
+    /// Ends the current group: the next links lead to another one.
     pub(super) fn close_group(&mut self) {
         let mut dropped = Vec::new();
         for (from, members) in &self.by_source {
@@ -97,7 +98,8 @@ impl Links {
             let alike = |at: &usize| {
                 (self.list[*at].on, self.list[*at].bytes) == (self.list[ones[0]].on, self.list[ones[0]].bytes)
             };
-            // Equal links are merged already, so as many of them as elements are all elements.
+            // Equal links are already merged, so if there are as many as elements, they cover all
+            // elements.
             if ones.len() == count && ones.iter().all(alike) && self.list[ones[0]].on != Condition::NotOk {
                 self.list[ones[0]].shape = LinkShape::All;
                 dropped.extend_from_slice(&ones[1..]);
@@ -107,14 +109,14 @@ impl Links {
             self.drop_links(dropped);
         }
         self.present = self.list.len();
-        if self.by_source.capacity() > MOST_REUSED {
+        if self.by_source.capacity() > MAX_REUSED {
             self.by_source = FxHashMap::default();
         } else {
             self.by_source.clear();
         }
     }
 
-    /// Drops links to the present group.
+    /// Removes links to the current group.
     fn drop_links(&mut self, mut dropped: Vec<usize>) {
         dropped.sort_unstable();
         let mut dropped = dropped.into_iter().peekable();

@@ -1,10 +1,11 @@
-//! From what was typed to what it means: defaults, elements, templates, dependencies.
+//! Resolves the typed job file: defaults, elements, templates, dependencies.
 //!
-//! Resolution goes on after a mistake, so that all are reported together; the job that comes out counts only if no error was
-//! found. A task with a mistake of its own is marked *broken*, and what refers to it is not judged by what was lost.
+//! Resolution continues after a mistake, so that all mistakes are reported together; the resulting
+//! job is valid only if there was no error. A task with a mistake is marked *broken*, and
+//! references to it are not checked against what was lost.
 //!
-//! A table is resolved as soon as it is read and kept in little space, as there may be a million.
-//! What relates it to others waits until all of them are there.
+//! A table is resolved as soon as it is read, and stored compactly, because there may be a million.
+//! Relations between tables are resolved after all of them have been read.
 
 mod alerts;
 mod drafts;
@@ -36,29 +37,29 @@ use super::{Flush, Job, KeepOutput, PartitionMethod};
 use crate::graph::link::GroupId;
 use crate::model::TaskId;
 
-/// More tasks than this are refused: they would not fit into memory.
-const MOST_TASKS: u64 = 100_000_000;
+/// Maximum number of tasks: more would not fit in memory.
+const MAX_TASKS: u64 = 100_000_000;
 
-/// How long a declared output may take to be seen on a shared file system.
-const OUTPUT_WAIT: Duration = Duration::from_secs(5);
+/// Default time for a declared output to appear on a shared file system.
+const DEFAULT_OUTPUT_WAIT: Duration = Duration::from_secs(5);
 
-/// What resolution needs to know beside what was typed.
+/// Inputs of the resolution besides the typed values.
 pub(crate) struct ResolveContext<'a> {
     /// The whole file.
     pub text: &'a str,
-    /// Name of the file without its ending.
+    /// File name without its extension.
     pub stem: &'a str,
-    /// Where relative directories start.
+    /// Base of relative directories.
     pub base_dir: &'a Path,
     pub kernels: &'a dyn KernelCheck,
-    /// Lines of shell that it does not understand are warned of; `None`: none are.
+    /// The `sh` for which shell lines are checked; `None` disables the check.
     pub sh: Option<&'a Sh>,
 }
 
 /// Input files that no task writes, with their places.
 pub(crate) type External = Vec<(PathBuf, Span)>;
 
-/// A job in the making.
+/// A job under construction.
 pub(crate) struct Resolution<'a> {
     spec: &'a FileSpec,
     context: &'a ResolveContext<'a>,
@@ -69,7 +70,7 @@ pub(crate) struct Resolution<'a> {
 }
 
 impl<'a> Resolution<'a> {
-    /// Begins with what stands outside of task tables, of which there will be this many.
+    /// Starts with everything except the task tables, of which `tables` will follow.
     pub(crate) fn new(
         (spec, defaults): (&'a FileSpec, &'a Common),
         context: &'a ResolveContext<'a>,
@@ -82,14 +83,14 @@ impl<'a> Resolution<'a> {
         Resolution { spec, context, defaults, job, drafts, shared: SharedTables::default() }
     }
 
-    /// Takes a task table.
+    /// Adds a task table.
     pub(crate) fn add(&mut self, task: &At<TaskSpec>, findings: &mut Findings) {
         let resolver =
             task::TaskResolver::new(task, (self.defaults, &self.job), self.context, &mut self.shared, findings);
         self.drafts.push(resolver.draft());
     }
 
-    /// Makes the job; it is usable if there were no errors.
+    /// Builds the job; it is valid if there were no errors.
     pub(crate) fn finish(self, findings: &mut Findings) -> (Job, External) {
         let Resolution { spec, context, mut job, mut drafts, .. } = self;
         number(&mut drafts, findings);
@@ -103,14 +104,13 @@ impl<'a> Resolution<'a> {
         (job, external)
     }
 
-    /// True if there is no task at all.
+    /// True if there is no task.
     pub(crate) fn is_empty(&self) -> bool {
         self.drafts.len() == 0
     }
 }
 
-/// Puts the tables in relation to each other: successor by successor, each with what it needs in
-/// any way.
+/// Resolves the relations between tables, successor by successor, each with all its dependencies.
 fn link(job: &mut Job, drafts: &Drafts, context: &ResolveContext<'_>, findings: &mut Findings) -> External {
     let by_name = index_names(drafts, findings);
     let mut links = Links::new(drafts.iter().map(|draft| draft.group.count).collect());
@@ -144,7 +144,7 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
         env: variables.map(|(name, value)| (name.value.clone(), value.value.clone())).collect(),
         prologue: spec.prologue.iter().flat_map(|lines| &lines.value.0).map(|line| line.value.clone()).collect(),
         shell: spec.shell.as_ref().map(|at| at.value.0.as_slice().into()),
-        output_wait: spec.output_wait.as_ref().map_or(OUTPUT_WAIT, |at| at.value.0),
+        output_wait: spec.output_wait.as_ref().map_or(DEFAULT_OUTPUT_WAIT, |at| at.value.0),
         output: spec.output.as_ref().map_or(KeepOutput::default(), |at| at.value.0),
         flush: spec.flush.as_ref().map_or(Flush::default(), |at| at.value.0),
         max_failures: spec.max_failures.as_ref().and_then(|at| u32::try_from(at.value.0).ok()),
@@ -153,7 +153,7 @@ fn resolve_job(spec: Option<&JobSpec>, context: &ResolveContext<'_>, findings: &
     }
 }
 
-/// Warns of what the `sh` of this machine takes for something else than bash does.
+/// Warns of constructs that the `sh` of this machine interprets differently than bash.
 fn warn_of_dialect(sh: &Sh, mut foreign: Vec<String>, span: &Span, findings: &mut Findings) {
     let mut seen = FxHashSet::default();
     foreign.retain(|word| seen.insert(word.clone()));
@@ -177,21 +177,21 @@ fn job_name(typed: Option<&At<String>>, stem: &str, findings: &mut Findings) -> 
     name.value.clone()
 }
 
-/// Gives every group the numbers of its tasks.
+/// Assigns task numbers to the groups.
 fn number(drafts: &mut Drafts, findings: &mut Findings) {
     let mut next = 0u64;
     for (group, body, notes) in drafts.iter_mut() {
         let count = body.space().len();
-        if next.saturating_add(count) > MOST_TASKS {
+        if next.saturating_add(count) > MAX_TASKS {
             findings.push(
-                Diagnostic::error(format!("the job has more than {MOST_TASKS} tasks"))
+                Diagnostic::error(format!("the job has more than {MAX_TASKS} tasks"))
                     .label(&notes.space.span(), format!("this alone stands for {count}"))
                     .help("split the job, or let each task do more"),
             );
             notes.broken = true;
             continue;
         }
-        // Both fit, since the sum is at most MOST_TASKS.
+        // Both fit, because the sum is at most the maximum number of tasks.
         group.first = TaskId(u32::try_from(next).unwrap_or(0));
         group.count = u32::try_from(count).unwrap_or(1);
         next += count;

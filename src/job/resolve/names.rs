@@ -1,4 +1,4 @@
-//! What may be a name of a job or task: something that can stand in a file name, on a command line and in `needs`.
+//! Valid names of jobs and tasks: they can be part of a file name, a command line and `needs`.
 
 use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::At;
@@ -9,7 +9,7 @@ fn allowed(c: char) -> bool {
     c.is_alphanumeric() || "._-+@=".contains(c)
 }
 
-/// Why a text cannot be a name, if it cannot.
+/// Checks a name; the error says what is wrong.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("it is empty".into());
@@ -26,7 +26,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The nearest usable name; `fallback` where nothing usable is left.
+/// The nearest valid name; `fallback` if nothing valid remains.
 pub(crate) fn make_name(text: &str, fallback: &str) -> String {
     let mut name: String = text.trim().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     let end = (0..=name.len().min(LONGEST)).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
@@ -37,7 +37,7 @@ pub(crate) fn make_name(text: &str, fallback: &str) -> String {
     }
 }
 
-/// Notes a directory that is empty or means something only to a shell.
+/// Reports a directory that is empty or only meaningful to a shell.
 pub(super) fn check_dir(key: &str, dir: &At<String>, findings: &mut Findings) {
     if dir.value.is_empty() {
         findings

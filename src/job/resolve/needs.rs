@@ -1,5 +1,5 @@
-//! What `needs` says: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`, with a
-//! condition in front or beside it.
+//! Resolves `needs`: `tile`, `tile[3]`, `tile[0-9]`, `tile[{index}]`, `tile[{index}-1]`, with an
+//! optional condition as a prefix or a separate field.
 
 use rustc_hash::FxHashMap;
 
@@ -13,13 +13,13 @@ use crate::job::template::{Element, Placeholder, StringKind, Template, compile};
 use crate::job::units::{IndexSet, shorten};
 use crate::job::values::{When, WordValue};
 
-/// More edges than this from one entry of `needs` are refused.
-const MOST_EDGES: u64 = 100_000_000;
+/// Maximum number of edges from one entry of `needs`.
+const MAX_EDGES: u64 = 100_000_000;
 
-/// Beyond this many pairs an entry would cost more memory than it is worth.
-const MOST_PAIRS: usize = 16_000_000;
+/// Maximum number of listed pairs per entry, to bound its memory.
+const MAX_PAIRS: usize = 16_000_000;
 
-/// A need, taken apart.
+/// The parts of a need.
 #[derive(Debug, PartialEq)]
 struct Parts<'a> {
     condition: Option<&'a str>,
@@ -27,7 +27,7 @@ struct Parts<'a> {
     bracket: Option<&'a str>,
 }
 
-/// Takes `afterany:tile[3]` apart.
+/// Splits `afterany:tile[3]` into its parts.
 fn split(text: &str) -> Result<Parts<'_>, String> {
     let (head, bracket) = match text.split_once('[') {
         Some((head, tail)) => {
@@ -50,7 +50,7 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
     Ok(Parts { condition, name, bracket })
 }
 
-/// Resolves the needs of a group's tasks; `text` is that of the file.
+/// Resolves the needs of a group's tasks; `text` is the text of the file.
 pub(super) fn resolve_needs(
     to: GroupId,
     drafts: &Drafts,
@@ -145,7 +145,8 @@ impl<'a> NeedsResolver<'a> {
         if let Some(id) = self.by_name.get(parts.name) {
             return Some(*id);
         }
-        // Comparing with all names takes a while in large files; nobody reads that many remedies.
+        // Comparing with all names is slow in large files, so skip it when no further advice is
+        // shown.
         if self.findings.is_full() {
             return None;
         }
@@ -199,7 +200,8 @@ impl<'a> NeedsResolver<'a> {
         }
     }
 
-    /// Elements at a distance, beside others perhaps: `tile[{index}-1]`, `tile[{index}-2,{index}-1]`.
+    /// Elements at a distance, possibly with others: `tile[{index}-1]`,
+    /// `tile[{index}-2,{index}-1]`.
     fn at_distances(&mut self, from: GroupId, bracket: &str, span: &Span) -> Option<Vec<LinkShape>> {
         let mut shapes = Vec::new();
         for part in bracket.split(',') {
@@ -218,11 +220,11 @@ impl<'a> NeedsResolver<'a> {
             if from == self.to && offset.by == 0 {
                 return self.refuse_self(span);
             }
-            if space.len() > MOST_PAIRS as u64 {
+            if space.len() > MAX_PAIRS as u64 {
                 return self.refuse_size(span);
             }
             match offsets::pairs((source.body.space(), space), what, offset.by) {
-                // Nothing is needed: every element is as near to the end as that.
+                // No dependency: every element is too close to the end.
                 Ok(pairs) if pairs.is_empty() => {}
                 Ok(pairs) => shapes.push(LinkShape::Pairs(pairs)),
                 Err(problem) => return self.refuse_offset(from, &offset, problem, span),
@@ -292,7 +294,7 @@ impl<'a> NeedsResolver<'a> {
             return if from == self.to { self.refuse_self(span) } else { Some(vec![LinkShape::All]) };
         }
         let edges = set.len().saturating_mul(u64::from(self.draft(self.to).group.count));
-        if edges > MOST_EDGES {
+        if edges > MAX_EDGES {
             return self.refuse_size(span);
         }
         let mut elements = Vec::new();
@@ -303,14 +305,14 @@ impl<'a> NeedsResolver<'a> {
             }
         }
         match (from == self.to, self.draft(self.to).group.count) {
-            // Whichever element it is, it is one of the tasks that need it.
+            // Every element of the group is also one of the tasks that need it.
             (true, _) => self.refuse_self(span),
             (false, 1) => Some(vec![LinkShape::Pairs(elements.into_iter().map(|element| (element, 0)).collect())]),
             (false, _) => Some(elements.into_iter().map(LinkShape::One).collect()),
         }
     }
 
-    /// Elements that depend on the task's own index or axes: `tile[{index}]`.
+    /// Elements that depend on the index or axes of the task: `tile[{index}]`.
     fn element_wise(&mut self, from: GroupId, template: &Template, span: &Span) -> Option<Vec<LinkShape>> {
         let (source, target) = (self.draft(from), self.draft(self.to));
         let own_index = template.sole() == Some(Placeholder::Index);
@@ -326,7 +328,7 @@ impl<'a> NeedsResolver<'a> {
                     Some(needed) => pairs.push((needed, number)),
                     None => return self.refuse_index(from, index, target.body.space().index(number), span),
                 }
-                if pairs.len() > MOST_PAIRS {
+                if pairs.len() > MAX_PAIRS {
                     return self.refuse_size(span);
                 }
             }

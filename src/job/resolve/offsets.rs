@@ -1,10 +1,10 @@
-//! Needs at a distance: `step[{index}-1]` is the element before, along an array or one axis of a
-//! matrix.
+//! Needs at a distance: `step[{index}-1]` is the previous element along an array or along one axis
+//! of a matrix.
 //!
-//! Where a matrix is needed that has the axis in the placeholder, the elements must agree along all
-//! its other axes; so the steps of each member of an ensemble are a chain of their own. Elsewhere
-//! the value is the index that is needed. What lies beyond the first or last one needs nothing,
-//! which is how a chain begins; a gap between them is a mistake.
+//! If the needed matrix has the axis of the placeholder, the elements must agree along all its
+//! other axes, so that the steps of each ensemble member form a chain of their own. Otherwise the
+//! value is the needed index. Beyond the first or last element there is no dependency, which is how
+//! a chain begins; a gap between elements is a mistake.
 
 use rustc_hash::FxHashMap;
 
@@ -12,16 +12,16 @@ use crate::job::scalar::Scalar;
 use crate::job::space::{Axis, Space};
 use crate::job::template::Placeholder;
 
-/// A placeholder and what is added to its value.
+/// A placeholder and the number added to its value.
 #[derive(Debug, PartialEq)]
 pub(super) struct Offset<'a> {
-    /// With its braces.
+    /// The placeholder with its braces.
     pub placeholder: &'a str,
     pub by: i64,
 }
 
 impl Offset<'_> {
-    /// Reads `{index}-1` or `{index} + 12`; `None` for anything else.
+    /// Parses `{index}-1` or `{index} + 12`; `None` for anything else.
     pub(super) fn read(text: &str) -> Option<Offset<'_>> {
         let (placeholder, rest) = text.trim().split_at(text.trim().find('}')? + 1);
         let (sign, number) = rest.trim_start().split_at_checked(1)?;
@@ -36,16 +36,16 @@ impl Offset<'_> {
     }
 }
 
-/// Why there are no such needs.
+/// Error: the needs cannot be resolved.
 #[derive(Debug, PartialEq)]
 pub(super) enum OffsetError {
-    /// The placeholder's value at this element is no whole number.
+    /// The value of the placeholder at this element is not an integer.
     NotWhole(Scalar),
-    /// This element needs an index or value that is missing between others.
+    /// This element needs an index or value that is missing between existing ones.
     Gap { element: u32, wanted: i64 },
     /// The needed matrix has an axis that the task does not have.
     Axis(String),
-    /// Along this axis the needed matrix has no such value as the element.
+    /// The needed matrix lacks the element's value along this axis.
     Value { element: u32, axis: String },
 }
 
@@ -103,9 +103,9 @@ fn range_of_indices(space: &Space) -> Option<(i64, i64)> {
 
 enum OffsetMatch {
     Element(u32),
-    /// There is no such index or value.
+    /// The index or value does not exist.
     Missing,
-    /// Another axis of the needed matrix lacks the value that the element has there.
+    /// The needed matrix lacks the element's value along another axis.
     OtherwiseMissing(String),
 }
 
@@ -117,20 +117,20 @@ impl OffsetMatch {
 
 /// Finds elements of a matrix that agree with those of another along all axes but one.
 struct Matching {
-    /// Place of each value along the axis that the offset goes along.
+    /// Position of each value along the axis of the offset.
     places: FxHashMap<i64, u64>,
-    /// How far apart neighbours along that axis are.
+    /// Distance between neighbours along that axis.
     stride: u64,
     others: Vec<OtherAxis>,
 }
 
 struct OtherAxis {
     name: String,
-    /// How far apart neighbours along it are in the needed matrix.
+    /// Distance between neighbours along the axis in the needed matrix.
     stride: u64,
-    /// The same, and the number of values, for the matrix that needs it.
+    /// Distance and number of values in the matrix that needs it.
     own: (u64, u64),
-    /// For each place along the own axis the place of the same value along the needed one.
+    /// For each position along the own axis, the position of the same value along the needed axis.
     places: Vec<Option<u64>>,
 }
 

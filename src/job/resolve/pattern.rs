@@ -1,4 +1,4 @@
-//! `pattern`, with what belongs to it: a family of tasks that depend on each other by a rule.
+//! Resolves `pattern` and its fields: tasks that depend on each other by a rule.
 
 use super::drafts::Drafts;
 use super::links::Links;
@@ -9,10 +9,10 @@ use crate::job::read::{At, Span};
 use crate::job::space::Space;
 use crate::job::spec::TaskSpec;
 
-/// More edges than this are refused: they would not fit into memory.
-const MOST_EDGES: u64 = 200_000_000;
+/// Maximum number of edges: more would not fit in memory.
+const MAX_PATTERN_EDGES: u64 = 200_000_000;
 
-/// The pattern of a task table and its place in the file; `None` if it has none, or a mistake.
+/// The pattern of a task table with its place; `None` if there is none or it has a mistake.
 pub(super) fn resolve(spec: &TaskSpec, findings: &mut Findings) -> Option<(Pattern, Span)> {
     if !spec.typed.contains(&"pattern") {
         refuse_strays(spec, findings);
@@ -36,7 +36,7 @@ pub(super) fn resolve(spec: &TaskSpec, findings: &mut Findings) -> Option<(Patte
     check_size(&pattern, &typed.span, findings).then(|| (pattern, typed.span.clone()))
 }
 
-/// Where the fields that only a pattern has were typed.
+/// Places of the fields that are valid only with a pattern.
 fn places(spec: &TaskSpec) -> [(&'static str, Option<&Span>); 5] {
     let own = &spec.own;
     [
@@ -73,7 +73,7 @@ fn refuse_other_families(spec: &TaskSpec, findings: &mut Findings) {
     }
 }
 
-/// Puts `radix`, `fraction` and `seed` where the pattern has use for them.
+/// Applies `radix`, `fraction` and `seed` to patterns that use them.
 fn set_parameters(dependence: &mut Dependence, spec: &TaskSpec, findings: &mut Findings) {
     let (own, name) = (&spec.own, dependence.name());
     let mut unused = |key: &str, span: &Span, right: &str| {
@@ -101,17 +101,17 @@ fn set_parameters(dependence: &mut Dependence, spec: &TaskSpec, findings: &mut F
 
 fn check_size(pattern: &Pattern, span: &Span, findings: &mut Findings) -> bool {
     let edges = pattern.count().saturating_mul(pattern.most_needs().into());
-    if edges > MOST_EDGES {
+    if edges > MAX_PATTERN_EDGES {
         findings.push(
-            Diagnostic::error(format!("the pattern may have {edges} dependencies, more than {MOST_EDGES}"))
+            Diagnostic::error(format!("the pattern may have {edges} dependencies, more than {MAX_PATTERN_EDGES}"))
                 .at(span)
                 .help("make it smaller, or choose a pattern in which a point needs fewer"),
         );
     }
-    edges <= MOST_EDGES
+    edges <= MAX_PATTERN_EDGES
 }
 
-/// Links the points of a group, if they are a pattern.
+/// Adds the dependencies of a group that is a pattern.
 pub(super) fn link(id: GroupId, drafts: &Drafts, links: &mut Links) {
     let draft = drafts.get(id);
     if let Space::Pattern(pattern) = *draft.body.space()

@@ -1,4 +1,4 @@
-//! `[scaling]`, `[cost]` and `[capacity]`: defaults, and what cannot be meant together.
+//! Resolves `[scaling]`, `[cost]` and `[capacity]`: defaults, and contradictions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::job::units::shorten;
 use crate::job::values::{Amount, DurationSpec, Signed};
 use crate::job::{Above, Capacity, Cost, NodePrice, ProviderKind, Rule, Scaling, ScoreWeights, Trigger};
 
-/// What `[scaling]` means.
+/// Resolves `[scaling]`.
 pub(super) fn resolve_scaling(spec: &ScalingSpec, findings: &mut Findings) -> Scaling {
     let usual = Scaling::default();
     let min_ranks = whole(spec.min_ranks.as_ref().map(|at| at.value.0)).unwrap_or(usual.min_ranks);
@@ -62,7 +62,7 @@ fn rule(at: &At<RuleSpec>, findings: &mut Findings) -> Rule {
     let spec = &at.value;
     let limit = |typed: &Option<At<Signed>>| typed.as_ref().map(|at| at.value.0);
     let (above, below) = (limit(&spec.above), limit(&spec.below));
-    // A rule whose trigger could not be read has been told so; what it measures then does not matter.
+    // An invalid trigger is already reported; the choice here does not matter.
     let trigger = spec.trigger.as_ref().map_or(Trigger::Cpu, |at| at.value.0.clone());
     let own = matches!(trigger, Trigger::Custom(_));
     for limit in [&spec.above, &spec.below].into_iter().flatten().filter(|limit| !own && limit.value.0 < 0.0) {
@@ -101,7 +101,7 @@ fn rule(at: &At<RuleSpec>, findings: &mut Findings) -> Rule {
     }
 }
 
-/// More ranks neither mend failures nor save money nor even out a load that is uneven.
+/// The default action: more ranks neither fix failures, save money nor balance an uneven load.
 fn usual_act(trigger: &Trigger) -> Above {
     match trigger {
         Trigger::ErrorRate | Trigger::Cost | Trigger::Imbalance => Above::Hold,
@@ -109,7 +109,7 @@ fn usual_act(trigger: &Trigger) -> Above {
     }
 }
 
-/// What `[cost]` means.
+/// Resolves `[cost]`.
 pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
     let usual = Cost::default();
     let node_hour = spec.node_hour.as_ref().map_or(usual.node_hour, |at| at.value.0);
@@ -142,7 +142,7 @@ pub(super) fn resolve_cost(spec: &CostSpec, findings: &mut Findings) -> Cost {
     }
 }
 
-/// What `[capacity]` means.
+/// Resolves `[capacity]`.
 pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> Capacity {
     not_zero("time", spec.time.as_ref(), findings);
     let provider = spec.provider.as_ref().map(|at| at.value.0).unwrap_or_default();
@@ -173,7 +173,7 @@ pub(super) fn resolve_capacity(spec: &CapacitySpec, findings: &mut Findings) -> 
 fn node_prices(spec: &CostSpec, minimum: Duration, granularity: Duration, findings: &mut Findings) -> Vec<NodePrice> {
     let mut prices: Vec<NodePrice> = Vec::new();
     for at in spec.node.iter().flat_map(|nodes| &nodes.value.0) {
-        // What is missing has been told already.
+        // Missing fields are already reported.
         let (Some(name), Some(price)) = (&at.value.name, &at.value.node_hour) else { continue };
         if prices.iter().any(|p| p.name == name.value) {
             let error = Diagnostic::error(format!("two node types are called `{}`", shorten(&name.value)));
@@ -193,7 +193,7 @@ fn time(typed: Option<&At<DurationSpec>>, usual: Duration) -> Duration {
     typed.map_or(usual, |at| at.value.0)
 }
 
-/// A number that its reader has bounded to less than `u32` holds.
+/// Converts a number whose reader has bounded it to 32 bits.
 fn whole(typed: Option<i64>) -> Option<u32> {
     typed.and_then(|value| u32::try_from(value).ok())
 }

@@ -1,4 +1,4 @@
-//! One `[[task]]` table: what it says of itself, before it is put in relation to others.
+//! Resolves one `[[task]]` table by itself, without relations to others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::job::values::{ArgsSpec, Background, CommandSpec, EnvSpec, EstimateSpe
 use crate::job::{DataGraph, Group, Job, MpiShape, Retry, Work};
 use crate::model::TaskId;
 
-/// A number that its reader has bounded to less than `u32` holds.
+/// Converts a number whose reader has bounded it to 32 bits.
 fn small(value: i64) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
@@ -80,7 +80,7 @@ fn retry(spec: Option<&RetriesSpec>) -> Retry {
 pub(super) struct TaskResolver<'a> {
     pub(super) spec: &'a At<TaskSpec>,
     defaults: &'a Common,
-    /// What stands outside of tables.
+    /// Everything outside of the task tables.
     pub(super) job: &'a Job,
     pub(super) name: Arc<str>,
     pub(super) space: Space,
@@ -104,7 +104,7 @@ impl<'a> TaskResolver<'a> {
         TaskResolver { spec, defaults, job, name, space, limit, space_span, context, shared, findings }
     }
 
-    /// Always gives a draft; what could not be made out is replaced by something harmless.
+    /// Always returns a draft; invalid values are replaced by harmless ones.
     pub(super) fn draft(mut self) -> (Group, Body, Notes) {
         let own = &self.spec.value.own;
         let common = Given { own: &self.spec.value.common, defaults: self.defaults };
@@ -244,7 +244,7 @@ impl<'a> TaskResolver<'a> {
         }
     }
 
-    /// Warns of a line that the plain `sh` does not understand.
+    /// Warns of a shell line that the plain `sh` does not understand.
     fn judge_line(&mut self, work: &WorkTemplate, shell: Option<&Arc<[String]>>) {
         let is_plain = shell.is_none_or(|words| matches!(&*words[0], "sh" | "/bin/sh"));
         let (WorkTemplate::Shell(line), Some(command), true) = (work, &self.spec.value.own.command, is_plain) else {
@@ -282,7 +282,7 @@ impl<'a> TaskResolver<'a> {
         work
     }
 
-    /// An operation on a graph, as a call of the kernel that runs them.
+    /// An operation on a graph, as a call of the kernel that runs operations.
     fn operation(&mut self) -> WorkTemplate {
         let own = &self.spec.value.own;
         for (other, span) in [
@@ -349,7 +349,7 @@ impl<'a> TaskResolver<'a> {
         work
     }
 
-    /// Files that an operation reads and writes beside those that are listed: that of its graph, and its output.
+    /// Adds the files of an operation: the file of its graph, and its output.
     fn operation_files(&mut self, body: &mut Body) {
         let own = &self.spec.value.own;
         let graph = own.graph.as_ref().and_then(|graph| {
@@ -382,7 +382,8 @@ impl<'a> TaskResolver<'a> {
         }
     }
 
-    /// Lets the kernel judge its arguments, for as many elements as show every value of every axis.
+    /// Lets the kernel check its arguments, for elements that together cover every value of every
+    /// axis.
     fn check_args(&mut self, work: &WorkTemplate, span: &Span) {
         let samples = if work.is_constant() { vec![0] } else { self.space.samples() };
         for number in samples {
@@ -430,7 +431,7 @@ impl<'a> TaskResolver<'a> {
         Some(template)
     }
 
-    /// The variables of `[defaults]`, replaced and followed by the task's own.
+    /// The variables of `[defaults]`, overridden and followed by those of the task.
     fn variables(&mut self, defaults: Option<&At<EnvSpec>>, own: Option<&At<EnvSpec>>) -> Vec<(Arc<str>, Template)> {
         let own = own.map_or(&[][..], |at| &at.value.0);
         let kept = defaults
@@ -457,7 +458,7 @@ impl<'a> TaskResolver<'a> {
             .collect()
     }
 
-    /// Fills the estimate in for a few elements; gives that of the first.
+    /// Checks the estimate for a few elements; returns that of the first.
     fn check_estimate(&mut self, body: &Body, typed: Option<&At<EstimateSpec>>) -> Option<Duration> {
         let (template, typed) = (body.extras.estimate.as_ref()?, typed?);
         let mut first = None;
@@ -508,7 +509,7 @@ impl<'a> TaskResolver<'a> {
     }
 }
 
-/// The fields that `[defaults]` may give: a table's own ones, and where they are absent those.
+/// The fields that `[defaults]` may set: those of the table take precedence.
 struct Given<'a> {
     own: &'a Common,
     defaults: &'a Common,

@@ -1,4 +1,5 @@
-//! Durations: `90s`, `1h30m`, `1.5h`, and Slurm's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`.
+//! Durations: `90s`, `1h30m`, `1.5h`, and Slurm's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`,
+//! `D-HH:MM:SS`.
 //!
 //! A bare number is minutes, as in `sbatch --time`.
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use super::{UnitError, scale, split_number};
 
-/// Units with their nanoseconds, longest first: the order in which they may follow one another.
+/// Units in nanoseconds, longest first: the order in which they may appear.
 const UNITS: [(&str, u128); 7] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
@@ -17,12 +18,12 @@ const UNITS: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
-/// A century; longer than any job, and far from every overflow.
+/// Maximum duration, a century: longer than any job, and far from overflow.
 const LONGEST: Duration = Duration::from_secs(36_525 * 86_400);
 
 const FORMS: &str = "write 30s, 10m, 1.5h, 1h30m, 1d, or Slurm's MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS";
 
-/// Reads a duration in any of the forms above.
+/// Parses a duration in any of the forms above.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let fail = |reason: &str| UnitError::new("a duration", text, reason);
     let trimmed = text.trim();
@@ -49,7 +50,7 @@ fn bounded(nanos: u128, text: &str) -> Result<Duration, UnitError> {
     }
 }
 
-/// `1h30m`: numbers with units, from the longest unit to the shortest.
+/// Parses `1h30m`: numbers with units, from the longest unit to the shortest.
 fn parse_suffixed(text: &str) -> Result<u128, String> {
     let mut rest = text;
     let mut total = 0u128;
@@ -74,14 +75,14 @@ fn parse_suffixed(text: &str) -> Result<u128, String> {
     Ok(total)
 }
 
-/// Slurm's forms with colons and a leading number of days.
+/// Parses Slurm's forms with colons and a leading number of days.
 fn parse_slurm(text: &str) -> Result<u128, String> {
     let (days, clock) = match text.split_once('-') {
         Some((days, clock)) => (Some(days), clock),
         None => (None, text),
     };
     let fields: Vec<&str> = clock.split(':').collect();
-    // What the fields mean depends on their number and on whether days stand before them.
+    // The units of the fields depend on their number and on whether days precede them.
     let units: &[usize] = match (days, fields.len()) {
         (Some(_), 1) => &[1],
         (Some(_), 2) => &[1, 2],
@@ -108,7 +109,7 @@ fn field(text: &str, unit: usize) -> Result<u128, String> {
     scale(text, UNITS[unit].1).ok_or_else(|| "it is too long".into())
 }
 
-/// Writes a duration so that [`parse_duration`] reads the same value back: `1h30m`, `1s500ms`, `0s`.
+/// Formats a duration so that [`parse_duration`] returns the same value: `1h30m`, `1s500ms`, `0s`.
 pub fn format_duration(duration: Duration) -> String {
     let mut rest = duration.as_nanos();
     let mut text = String::new();

@@ -1,11 +1,11 @@
-//! Lists of hosts as Slurm writes them: `node[01-10,15]`, `r[1-2]n[1-4]`, `login1,node[1-3]`.
+//! Lists of hosts in Slurm's notation: `node[01-10,15]`, `r[1-2]n[1-4]`, `login1,node[1-3]`.
 
 use super::UnitError;
 
-/// More hosts than any machine has; a longer list is refused, so that a short text cannot fill the memory.
+/// Maximum number of hosts, more than any machine has, so that a short text cannot fill the memory.
 pub const MAX_HOSTS: usize = 1 << 17;
 
-/// Lists the hosts that an expression names, in its order. Leading zeros are kept (`n[08-10]`).
+/// Expands an expression to its hosts, in order. Leading zeros are kept (`n[08-10]`).
 pub fn expand_hosts(text: &str) -> Result<Vec<String>, UnitError> {
     let fail = |reason: String| UnitError::new("a list of hosts", text, reason);
     let mut hosts = Vec::new();
@@ -15,7 +15,7 @@ pub fn expand_hosts(text: &str) -> Result<Vec<String>, UnitError> {
     Ok(hosts)
 }
 
-/// Splits at the commas that are not inside brackets.
+/// Splits at commas outside of brackets.
 fn split_outside_brackets(text: &str) -> Result<Vec<&str>, String> {
     let mut items = Vec::new();
     let mut start = 0;
@@ -82,7 +82,7 @@ fn expand_range(range: &str, numbers: &mut Vec<String>) -> Result<(), String> {
     Ok(())
 }
 
-/// A host name split at its last number.
+/// A host name, split at its last number.
 struct Split<'a> {
     prefix: &'a str,
     digits: &'a str,
@@ -93,14 +93,14 @@ struct Split<'a> {
 fn split(host: &str) -> Option<Split<'_>> {
     let end = host.rfind(|c: char| c.is_ascii_digit())? + 1;
     let start = host[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
-    // The character before the digits may be longer than a byte.
+    // The character before the digits may have several bytes.
     let start = (start..end).find(|&at| host.is_char_boundary(at))?;
     let digits = &host[start..end];
     let number = digits.parse().ok().filter(|_| digits.len() <= 18)?;
     Some(Split { prefix: &host[..start], digits, suffix: &host[end..], number })
 }
 
-/// True if a bracket with the width of `first` writes this number in exactly these digits.
+/// True if a bracket with the width of `first` formats this number with exactly these digits.
 fn continues(run: &[Split<'_>], next: &Split<'_>) -> bool {
     let (first, last) = (&run[0], &run[run.len() - 1]);
     let width = first.digits.len();
@@ -110,9 +110,9 @@ fn continues(run: &[Split<'_>], next: &Split<'_>) -> bool {
         && format!("{:0width$}", next.number) == next.digits
 }
 
-/// Writes hosts as briefly as their order allows; [`expand_hosts`] reads the same list back.
+/// Formats hosts compactly in their order; [`expand_hosts`] returns the same list.
 ///
-/// Only neighbours in the list are joined: the order of hosts often means something (rank 0 runs on the first).
+/// Only adjacent hosts are joined, because their order may matter (rank 0 runs on the first).
 pub fn compress_hosts<S: AsRef<str>>(hosts: &[S]) -> String {
     let mut items: Vec<String> = Vec::new();
     let mut at = 0;

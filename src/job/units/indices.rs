@@ -1,21 +1,21 @@
-//! Sets of indices as Slurm writes them for job arrays: `0-99`, `1-100:2`, `1,3,7-9`, with `%limit`.
+//! Sets of indices in Slurm's notation for job arrays: `0-99`, `1-100:2`, `1,3,7-9`, with `%limit`.
 //!
-//! A set is kept as ascending, non-overlapping runs, so a million indices cost one run and both directions (the n-th
-//! index, the position of an index) are a binary search.
+//! A set is stored as ascending, disjoint runs. A million indices take one run, and look-ups in
+//! both directions (the n-th index, the position of an index) are binary searches.
 
 use std::fmt;
 
 use super::UnitError;
 
-/// Runs that interleave (`0-98:2,1-99:2`) are merged by listing their indices; beyond so many that is refused.
+/// Interleaved runs (`0-98:2,1-99:2`) are merged by listing their indices, up to this number.
 const MAX_MERGED: u64 = 1 << 20;
 
-/// Indices are kept below this, so that sums of them cannot overflow.
+/// Exclusive maximum of an index, so that sums cannot overflow.
 const MAX_INDEX: u64 = 1 << 48;
 
 const FORMS: &str = "write 0-99, 1-100:2 or 1,3,7-9";
 
-/// `first, first + step, ..., last`, after `before` indices of earlier runs.
+/// `first, first + step, ..., last`; earlier runs have `before` indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct IndexRun {
     first: u64,
@@ -37,12 +37,12 @@ pub struct IndexSet {
 }
 
 impl IndexSet {
-    /// `0, 1, ..., count - 1`; a count of zero is taken as one.
+    /// `0, 1, ..., count - 1`; a count of zero is treated as one.
     pub fn first(count: u64) -> IndexSet {
         IndexSet { runs: vec![IndexRun { first: 0, last: count.saturating_sub(1), step: 1, before: 0 }] }
     }
 
-    /// Reads `0-99`, `1-100:2`, `1,3,7-9`. Indices given twice count once.
+    /// Parses `0-99`, `1-100:2`, `1,3,7-9`. Duplicate indices count once.
     pub fn parse(text: &str) -> Result<IndexSet, UnitError> {
         let fail = |reason: String| UnitError::new("a set of indices", text, reason);
         if text.trim().is_empty() {
@@ -73,13 +73,13 @@ impl IndexSet {
         Ok(IndexSet { runs: merged })
     }
 
-    /// How many indices there are; at least 1.
+    /// Number of indices, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a set of indices is never empty")]
     pub fn len(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.before + run.len())
     }
 
-    /// The index at a position, counted from 0 in ascending order.
+    /// The index at a position, from 0 in ascending order.
     pub fn nth(&self, position: u64) -> Option<u64> {
         let at = self.runs.partition_point(|run| run.before <= position).checked_sub(1)?;
         let run = self.runs.get(at)?;
@@ -87,7 +87,7 @@ impl IndexSet {
         (index <= run.last).then_some(index)
     }
 
-    /// The position of an index, if it belongs to the set.
+    /// The position of an index, if the set contains it.
     pub fn position(&self, index: u64) -> Option<u64> {
         let at = self.runs.partition_point(|run| run.first <= index).checked_sub(1)?;
         let run = self.runs.get(at)?;
@@ -106,7 +106,7 @@ fn indices_of(run: &IndexRun) -> impl Iterator<Item = u64> + use<> {
     (0..run.len()).map(move |i| first + i * step)
 }
 
-/// Joins neighbouring runs that continue one another, so that equal sets have equal runs wherever they are simple.
+/// Joins adjacent runs that continue each other, so that equal simple sets have equal runs.
 fn join(runs: Vec<IndexRun>) -> Vec<IndexRun> {
     let mut joined: Vec<IndexRun> = Vec::new();
     for run in runs {
@@ -143,7 +143,7 @@ fn parse_run(text: &str) -> Result<IndexRun, String> {
         return Err(format!("`{text}` ends before it begins"));
     }
     let last = first + (last - first) / step * step;
-    // A single index has no step worth remembering; without this equal sets could differ.
+    // A single index gets step 1, so that equal sets compare equal.
     Ok(IndexRun { first, last, step: if first == last { 1 } else { step }, before: 0 })
 }
 
@@ -171,7 +171,8 @@ impl fmt::Display for IndexSet {
     }
 }
 
-/// Reads the value of `array`: a set of indices, optionally with `%limit` (at most so many run at once).
+/// Parses the value of `array`: a set of indices, optionally with `%limit` (maximum number of
+/// concurrent tasks).
 pub fn parse_array(text: &str) -> Result<(IndexSet, Option<u32>), UnitError> {
     let Some((set, limit)) = text.split_once('%') else {
         return Ok((IndexSet::parse(text)?, None));

@@ -1,4 +1,5 @@
-//! Memory and file sizes: `4G`, `512M`, `4GiB`. As in Slurm, K, M, G, T and P are powers of 1024, with or without `B`.
+//! Memory and file sizes: `4G`, `512M`, `4GiB`. As in Slurm, K, M, G, T and P are powers of 1024,
+//! with or without `B`.
 
 use super::{UnitError, scale, split_number};
 
@@ -7,12 +8,12 @@ const UNITS: [(&str, u64); 6] =
 
 const FORMS: &str = "write 512M, 4G, 1.5G or 4GiB";
 
-/// Reads an amount of memory in bytes; a bare number is megabytes, as in `sbatch --mem`.
+/// Parses an amount of memory in bytes; a bare number is megabytes, as in `sbatch --mem`.
 pub fn parse_memory(text: &str) -> Result<u64, UnitError> {
     parse(text, "an amount of memory", 1 << 20)
 }
 
-/// Reads the size of a file in bytes; a bare number is bytes.
+/// Parses a file size in bytes; a bare number is bytes.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     parse(text, "a size", 1)
 }
@@ -44,8 +45,8 @@ fn unit_of(suffix: &str, bare: u64) -> Option<u64> {
     UNITS.iter().find(|(name, _)| *name == letter).map(|(_, unit)| *unit)
 }
 
-/// Writes bytes exactly, in the largest unit that divides them: `4G`, `1536M`, `1529220B`. Reads back through
-/// [`parse_memory`] and [`parse_size`] to the same value.
+/// Formats bytes exactly, in the largest unit that divides them: `4G`, `1536M`, `1529220B`.
+/// [`parse_memory`] and [`parse_size`] return the same value.
 pub fn format_bytes(bytes: u64) -> String {
     let (name, unit) =
         UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)).unwrap_or(&("B", 1));

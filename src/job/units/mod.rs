@@ -1,9 +1,9 @@
-//! The units that people type: durations, memory, sets of indices and lists of hosts.
+//! Units and notations in job files: durations, memory, sets of indices and lists of hosts.
 //!
-//! They are Slurm's own forms, so that what a user knows from `sbatch` can be typed here, beside the forms that other
-//! tools made common (`90s`, `1h30m`, `4GiB`). Each has a parser and a formatter, and what the formatter writes the
-//! parser reads back to the same value. Everything here is bounded: no input makes a parser allocate more than a
-//! small multiple of its own length without an explicit limit.
+//! They are Slurm's notations, known from `sbatch`, and common ones of other tools (`90s`, `1h30m`,
+//! `4GiB`). Each has a parser and a formatter, and the parser restores the value that the formatter
+//! wrote. All input is bounded: without an explicit limit, no parser allocates more than a small
+//! multiple of the input's length.
 
 mod duration;
 mod hosts;
@@ -15,15 +15,15 @@ pub use hosts::{MAX_HOSTS, compress_hosts, expand_hosts};
 pub use indices::{IndexSet, parse_array};
 pub use memory::{format_bytes, parse_memory, parse_size};
 
-/// A text that is not the quantity it should be.
+/// Error: a text is not the expected quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {what}: {reason}")]
 pub struct UnitError {
-    /// What was expected, with its article ("a duration").
+    /// The expected quantity with its article ("a duration").
     pub what: &'static str,
-    /// The text as typed, cut to a readable length.
+    /// The text as typed, truncated.
     pub text: String,
-    /// Why it is not one, and what to write instead.
+    /// What is wrong, and what to write instead.
     pub reason: String,
 }
 
@@ -33,7 +33,7 @@ impl UnitError {
     }
 }
 
-/// The text itself, or its beginning where it is too long for a message.
+/// The text, truncated if it is too long for a message.
 pub(crate) fn shorten(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
@@ -42,14 +42,14 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-/// Splits a decimal number off the front of `text`: digits, optionally with a fraction.
+/// Splits a decimal number, optionally with a fraction, off the start of `text`.
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// `number * unit` exactly where the product is a whole number, else rounded; `None` if it is no decimal number or does
-/// not fit into 128 bits.
+/// `number * unit`, exact if the product is an integer, else rounded; `None` if `number` is not
+/// decimal or the product exceeds 128 bits.
 fn scale(number: &str, unit: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') || fraction.contains('.') {

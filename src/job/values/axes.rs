@@ -1,4 +1,4 @@
-//! What makes one table many tasks: `array` and `matrix`.
+//! Values that turn one table into many tasks: `array` and `matrix`.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::job::read::{At, Read, TomlNode, integer, mismatch};
 use crate::job::scalar::{Scalar, is_identifier};
 use crate::job::units::{IndexSet, parse_array, shorten};
 
-/// The indices of an array, and how many of its tasks may run at once.
+/// The indices of an array, and the maximum number of its tasks that run at once.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ArraySpec {
     pub indices: IndexSet,
@@ -92,7 +92,7 @@ impl Read for MatrixSpec {
                 Some((At::new(name.get_ref().to_string(), name.span()), values?))
             })
             .collect();
-        // The tree keeps its keys sorted; the axes count in the order in which they were typed.
+        // The tree is sorted by key; the axes are used in the order of the file.
         axes.sort_by_key(|(name, _)| name.span.start);
         (!axes.is_empty() && axes.len() == table.len()).then_some(MatrixSpec(axes))
     }

@@ -1,4 +1,4 @@
-//! Fields of data graphs and of operations on them.
+//! Values for data graphs and operations on them.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ impl WordValue for OperationName {
     ];
 }
 
-/// Where the weights of a graph come from.
+/// The source of a graph's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GraphWeights(pub WeightSource);
 

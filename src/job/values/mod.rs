@@ -1,4 +1,4 @@
-//! How the values of fields are written: the forms that a single field may take, each with its reader and its schema.
+//! Types of field values: the notations that a field may have, each with its reader and its schema.
 
 mod axes;
 mod graphs;
@@ -34,7 +34,7 @@ fn entries<T>(
     }
 }
 
-/// A single value of the tree; `None` for lists, tables, dates and numbers that do not fit.
+/// A scalar of the tree; `None` for lists, tables, dates and numbers out of range.
 fn scalar(value: &DeValue<'_>) -> Option<Scalar> {
     match value {
         DeValue::String(text) => Some(Scalar::Text(text.to_string())),

@@ -1,4 +1,4 @@
-//! Quantities: durations, memory, sizes, and what is built of them.
+//! Values that are quantities: durations, memory, sizes, and combinations of them.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::job::read::{Read, Span, TomlNode, Whole, float, integer, mismatch};
 use crate::job::spec::RetryTable;
 use crate::job::units::{UnitError, parse_duration, parse_memory, parse_size};
 
-/// Notes a text that is not the quantity it should be.
+/// Records a text that is not the expected quantity.
 pub(super) fn refuse(key: &str, error: &UnitError, span: &Span, findings: &mut Findings) {
     findings.push(Diagnostic::error(format!("`{key}`: {error}")).at(span));
 }
 
-/// Reads a quantity: a string through `parse`, a whole number as the same digits.
+/// Reads a quantity: a string through `parse`, an integer as the same digits.
 fn quantity<T: Read, Q>(
     key: &str,
     node: &TomlNode<'_>,
@@ -53,7 +53,7 @@ impl Read for DurationSpec {
     }
 }
 
-/// An expected duration, which may differ from element to element.
+/// An estimated duration, which may differ per element.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum EstimateSpec {
     Fixed(Duration),
@@ -113,7 +113,7 @@ impl Read for SizeSpec {
     }
 }
 
-/// The factor by which a wait grows.
+/// Factor by which a delay grows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Factor(pub f64);
 
@@ -131,7 +131,7 @@ impl Read for Factor {
     }
 }
 
-/// A number within bounds; they are given in thousandths so that they can be part of the type.
+/// A number within bounds, which are given in thousandths to be part of the type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BoundedNumber<const LEAST_MILLI: i64, const MOST_MILLI: i64>(pub f64);
 
@@ -141,7 +141,7 @@ pub(crate) type Amount = BoundedNumber<0, { i64::MAX }>;
 /// Any finite number.
 pub(crate) type Signed = BoundedNumber<{ i64::MIN }, { i64::MAX }>;
 
-/// Money that can be spent: at least a thousandth.
+/// An amount of money that can be spent: at least a thousandth.
 pub(crate) type Budget = BoundedNumber<1, { i64::MAX }>;
 
 impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for BoundedNumber<LEAST_MILLI, MOST_MILLI> {
@@ -181,7 +181,7 @@ impl<const LEAST_MILLI: i64, const MOST_MILLI: i64> Read for BoundedNumber<LEAST
     }
 }
 
-/// A probability, or another share of a whole.
+/// A probability, or another ratio.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Fraction(pub f64);
 

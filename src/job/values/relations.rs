@@ -1,4 +1,4 @@
-//! What relates tasks: `needs`, `inputs` and `outputs`.
+//! Values for relations between tasks: `needs`, `inputs` and `outputs`.
 
 use serde_json::{Value, json};
 use toml::de::DeValue;
@@ -9,11 +9,11 @@ use crate::job::diagnostic::{Diagnostic, Findings};
 use crate::job::read::{At, Read, TomlNode, mismatch};
 use crate::job::spec::{FileTable, NeedTable};
 
-/// What a task needs, as typed.
+/// The dependencies of a task, as typed.
 #[derive(Clone, Debug)]
 pub(crate) struct NeedsSpec(pub Vec<At<NeedSpec>>);
 
-/// One need: the text, and the condition where it was given apart.
+/// One dependency: the text, and the condition if it was given separately.
 #[derive(Clone, Debug)]
 pub(crate) struct NeedSpec {
     pub text: At<String>,
@@ -56,12 +56,12 @@ fn need(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<NeedS
 #[derive(Clone, Debug)]
 pub(crate) struct FilesSpec(pub Vec<FileSpecEntry>);
 
-/// One file, with its size where given.
+/// One file, with its size if given.
 #[derive(Clone, Debug)]
 pub(crate) struct FileSpecEntry {
     pub name: At<String>,
     pub size: Option<u64>,
-    /// It may be missing.
+    /// The file may be missing.
     pub optional: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Fields whose values are words.
+//! Values that are one of several words.
 
 use serde_json::{Value, json};
 
@@ -13,11 +13,11 @@ use crate::model::Measure;
 
 /// A type whose values are words.
 pub(crate) trait WordValue: Clone + 'static {
-    /// The words, what they stand for, and what that means.
+    /// Each word with its value and its description.
     const WORDS: &'static [(&'static str, Self, &'static str)];
 }
 
-/// One of a few words.
+/// One of several words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct OneOf<T>(pub T);
 
@@ -69,20 +69,24 @@ impl WordValue for PartitionMethod {
 
 impl WordValue for PolicyKind {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("fixed", PolicyKind::Fixed, "the ranks that were started, from the beginning to the end"),
-        ("reactive", PolicyKind::Reactive, "by rules with thresholds, cooldowns and steps"),
-        ("predictive", PolicyKind::Predictive, "by running the rest of the graph forward for every number of ranks"),
-        ("hybrid", PolicyKind::Hybrid, "as predictive, by rules where the forecast is not sure enough"),
-        ("cost", PolicyKind::Cost, "the least bill that meets the deadline"),
-        ("performance", PolicyKind::Performance, "the earliest finish that keeps the budget"),
+        ("fixed", PolicyKind::Fixed, "keeps the initial ranks"),
+        ("reactive", PolicyKind::Reactive, "rules with thresholds, cooldowns and steps"),
+        ("predictive", PolicyKind::Predictive, "simulates the rest of the graph for every number of ranks"),
+        (
+            "hybrid",
+            PolicyKind::Hybrid,
+            "as predictive, but follows the rules where the forecast is not confident enough",
+        ),
+        ("cost", PolicyKind::Cost, "minimum cost that meets the deadline"),
+        ("performance", PolicyKind::Performance, "earliest finish within the budget"),
     ];
 }
 
 impl WordValue for ProviderKind {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("none", ProviderKind::None, "nobody: ranks that are not needed are parked"),
-        ("local", ProviderKind::Local, "this machine: further processes, for development"),
-        ("slurm", ProviderKind::Slurm, "Slurm: a further job for each node"),
+        ("none", ProviderKind::None, "no provider: ranks that are not needed are parked"),
+        ("local", ProviderKind::Local, "this machine: further processes, for development and tests"),
+        ("slurm", ProviderKind::Slurm, "Slurm: further jobs"),
     ];
 }
 
@@ -98,9 +102,9 @@ impl WordValue for Intent {
 
 impl WordValue for Above {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("grow", Above::Grow, "ranks are added"),
-        ("shrink", Above::Shrink, "ranks are given back"),
-        ("hold", Above::Hold, "nothing is added while it lasts"),
+        ("grow", Above::Grow, "adds ranks"),
+        ("shrink", Above::Shrink, "releases ranks"),
+        ("hold", Above::Hold, "adds no ranks while the condition holds"),
     ];
 }
 
@@ -118,17 +122,17 @@ impl WordValue for Trigger {
         (
             "throughput_drop",
             Trigger::ThroughputDrop,
-            "how far completions per second fell below those of late, percent",
+            "drop of the completion rate relative to its recent average, percent",
         ),
-        ("error_rate", Trigger::ErrorRate, "attempts that failed of late, percent"),
+        ("error_rate", Trigger::ErrorRate, "recent share of attempts that failed, percent"),
         ("cost", Trigger::Cost, "share of the budget that is spent, percent"),
-        ("predictive", Trigger::Predictive, "ranks that the forecast wants beyond those there are"),
+        ("predictive", Trigger::Predictive, "ranks that the forecast recommends beyond the current number"),
         ("imbalance", Trigger::Imbalance, "how uneven the load of the ranks is, percent"),
         ("coordination", Trigger::Coordination, "ranks lost since the last decision"),
     ];
 }
 
-/// What a rule measures: one of the words, or `custom.NAME`.
+/// The quantity that a rule measures: one of the words, or `custom.NAME`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TriggerSpec(pub Trigger);
 
@@ -168,7 +172,7 @@ impl WordValue for Dependence {
     const WORDS: &'static [(&'static str, Self, &'static str)] = Dependence::NAMED;
 }
 
-/// Which end of a task lets another start, in Slurm's words.
+/// The condition on the end of a task, in Slurm's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     Ok,
@@ -182,12 +186,12 @@ impl WordValue for When {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
         ("afterok", When::Ok, "it must succeed"),
         ("afternotok", When::NotOk, "it must end without success"),
-        ("afterany", When::Any, "it must end, whichever way"),
+        ("afterany", When::Any, "it must end, in any state"),
         ("aftercorr", When::Corresponding, "its element with the same index must succeed"),
     ];
 }
 
-/// What becomes of processes that a command leaves running.
+/// What happens to processes that a command leaves running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Background {
     End,
@@ -196,8 +200,8 @@ pub(crate) enum Background {
 
 impl WordValue for Background {
     const WORDS: &'static [(&'static str, Self, &'static str)] = &[
-        ("end", Background::End, "they are ended with it, and its slot is free when they are gone"),
-        ("keep", Background::Keep, "they live on"),
+        ("end", Background::End, "they are killed, and the slot is free after they have ended"),
+        ("keep", Background::Keep, "they continue to run"),
     ];
 }
 

@@ -1,4 +1,4 @@
-//! What a task runs: commands, arguments of kernels, environment.
+//! Values for the work of a task: commands, arguments of kernels, environment.
 
 use serde_json::{Value, json};
 use toml::de::DeValue;
@@ -10,7 +10,7 @@ use crate::job::read::{At, Read, TomlNode, float, integer, mismatch};
 use crate::job::scalar::Scalar;
 use crate::job::units::shorten;
 
-/// One string or a list of them.
+/// A string or a list of strings.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Strings(pub Vec<At<String>>);
 
@@ -28,7 +28,7 @@ impl Read for Strings {
     }
 }
 
-/// A program with arguments, or a line for the shell.
+/// A program with arguments, or a shell line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum CommandSpec {
     List(Vec<At<String>>),
@@ -68,7 +68,7 @@ impl Read for CommandSpec {
     }
 }
 
-/// The words of a shell, to which the line is added.
+/// The words of a shell, to which the command line is appended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShellSpec(pub Vec<String>);
 
@@ -136,7 +136,7 @@ fn word(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<Strin
     None
 }
 
-/// Variables of the environment.
+/// Environment variables.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct EnvSpec(pub Vec<(At<String>, At<String>)>);
 
@@ -225,7 +225,7 @@ impl Read for ArgsSpec {
     }
 }
 
-/// Copies an argument out of the tree, whose depth the TOML parser has bounded.
+/// Copies an argument out of the tree. The TOML parser has bounded its depth.
 fn raw_arg(key: &str, node: &TomlNode<'_>, findings: &mut Findings) -> Option<RawArg> {
     Some(match node.get_ref() {
         DeValue::String(_) => RawArg::Text(String::read(key, node, findings)?),

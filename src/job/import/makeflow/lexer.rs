@@ -1,22 +1,23 @@
-//! Makeflow's lexical rules: quotes, backslashes, comments, and where variables are replaced.
+//! Lexer for Makeflow: quotes, backslashes, comments, and substitution of variables.
 //!
-//! They differ from those of make and of the shell. In a command one level of backslashes goes,
-//! inside single quotes too, and the shell sees the rest; `#` begins a comment wherever it is not
-//! quoted; a variable's value is split at blanks outside double quotes and is one word inside them.
+//! The rules differ from those of make and of the shell. In a command, one level of backslashes is
+//! removed, also inside single quotes, and the shell processes the rest. `#` starts a comment
+//! wherever it is not quoted. The value of a variable is split at blanks outside double quotes, and
+//! is one word inside them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-/// Upper bound on the text that the variables of one line may add, in bytes.
+/// Maximum number of bytes that variables may add to one line.
 const MAX_EXPANSION: usize = 1 << 20;
 
-/// Upper bound on values that refer to variables again when they are used.
+/// Maximum nesting depth of variables in values.
 const MAX_DEPTH: usize = 32;
 
-/// Characters that end a plain word.
+/// Characters that end an unquoted word.
 const WORD_END: &str = "\"'$#\n\t ";
 
-/// Characters at which the name of a file may end.
+/// Characters at which a file name may end.
 const NAME_OF_FILE_END: &[char] = &['\\', '"', '\'', '$', '#', '\n', '\t', ' ', ':', '-'];
 
 /// Characters that end the name of a variable or keyword.
@@ -26,7 +27,7 @@ const NAME_END: &str = "\\\"'$#\n\t ,.-(){},[]<>=+!?/:";
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'t> {
     pub rest: &'t str,
-    /// Counted from 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 
@@ -46,12 +47,12 @@ impl Cursor<'_> {
         self.rest = self.rest.trim_start_matches([' ', '\t']);
     }
 
-    /// Skips to the end of the line, which stays.
+    /// Skips to the end of the line, without consuming it.
     pub(super) fn skip_comment(&mut self) {
         self.rest = &self.rest[self.rest.find('\n').unwrap_or(self.rest.len())..];
     }
 
-    /// A keyword or the name of a variable; a keyword may begin with a dot.
+    /// Reads a keyword or variable name; a keyword may begin with a dot.
     pub(super) fn name(&mut self) -> String {
         let end_of = |text: &str, stops: &str| text.find(|c| stops.contains(c)).unwrap_or(text.len());
         let end = match self.rest.starts_with('.') {
@@ -63,7 +64,7 @@ impl Cursor<'_> {
         name.to_string()
     }
 
-    /// True if this line is the head of a rule: an unquoted colon comes before any unquoted `=`.
+    /// True if this line starts a rule: an unquoted colon comes before any unquoted `=`.
     pub(super) fn is_rule(&self) -> bool {
         let mut quote = None;
         let mut chars = self.rest.chars();
@@ -82,11 +83,11 @@ impl Cursor<'_> {
     }
 }
 
-/// What the lines of a file have in common while they are read.
+/// State that the lines of a file share.
 pub(super) struct LexerContext<'v> {
-    /// The value of a variable, where the file defines it.
+    /// Returns the value of a variable that the file defines.
     pub value: &'v dyn Fn(&str) -> Option<String>,
-    /// Variables that the file does not define.
+    /// Variables that the file uses and does not define.
     pub undefined: RefCell<BTreeSet<String>>,
     expansion: Cell<usize>,
 }
@@ -97,7 +98,7 @@ impl<'v> LexerContext<'v> {
     }
 }
 
-/// A part of a list of files or of a command.
+/// A token of a file list or command.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum LexerToken {
     Text(String),
@@ -112,7 +113,7 @@ pub(super) struct Lexer<'t, 'v, 'c> {
     pub cursor: Cursor<'t>,
     context: &'c LexerContext<'v>,
     depth: usize,
-    /// The text is a list of files, in which no shell replaces anything.
+    /// The text is a list of files, in which no shell substitutes variables.
     of_files: bool,
 }
 
@@ -121,7 +122,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Lexer { cursor, context, depth: 0, of_files: false }
     }
 
-    /// The files of a rule up to the end of the line.
+    /// Reads the files of a rule up to the end of the line.
     pub(super) fn files(&mut self) -> Result<Vec<LexerToken>, String> {
         let mut tokens = Vec::new();
         self.of_files = true;
@@ -147,7 +148,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
                     self.cursor.rest = &self.cursor.rest[2..];
                     tokens.push(LexerToken::Arrow);
                 }
-                // Makeflow makes a blank in a name of a continued line; nobody has such files.
+                // Makeflow inserts a blank into a continued file name; such files do not occur.
                 '\\' if self.cursor.rest.starts_with("\\\n") => {
                     self.cursor.next();
                     self.cursor.next();
@@ -169,7 +170,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Ok(tokens)
     }
 
-    /// A command up to the end of the line, without its comment.
+    /// Reads a command up to the end of the line, without its comment.
     pub(super) fn command(&mut self) -> Result<Vec<LexerToken>, String> {
         let mut tokens = Vec::new();
         while let Some(c) = self.cursor.peek() {
@@ -200,15 +201,15 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Ok(tokens)
     }
 
-    /// The value of a variable up to the end of the line, without its comment.
+    /// Reads the value of a variable up to the end of the line, without its comment.
     pub(super) fn value(&mut self) -> Result<String, String> {
         let mut value = String::new();
         self.cursor.skip_blanks();
         while let Some(c) = self.cursor.peek() {
             match c {
                 '\n' => break,
-                // Makeflow 7 takes the next line for a part of this value then, and says so in
-                // errors only.
+                // In this case Makeflow 7 takes the next line as part of the value, which only
+                // shows in its error messages.
                 '#' => self.cursor.skip_comment(),
                 '$' => value.push_str(&self.variable()?),
                 '\'' => value.push_str(&self.single_quoted(true)?),
@@ -219,8 +220,8 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Ok(value)
     }
 
-    /// Up to a character of `stops`. A backslash goes; what follows it stays, and the end of a line
-    /// becomes a blank.
+    /// Reads up to a character of `stops`. Backslashes are removed and the characters after them
+    /// kept; an escaped line end becomes a blank.
     fn escaped_until(&mut self, stops: &str, text: &mut String) {
         while let Some(c) = self.cursor.peek().filter(|c| !stops.contains(*c)) {
             self.cursor.next();
@@ -234,7 +235,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         }
     }
 
-    /// The same with the escapes of C, as in values and double quotes.
+    /// The same with C escapes, as in values and double quotes.
     fn expandable(&mut self, stops: &str, text: &mut String) {
         while let Some(c) = self.cursor.peek().filter(|c| !stops.contains(*c)) {
             self.cursor.next();
@@ -283,7 +284,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Ok(text)
     }
 
-    /// The name after a `$`.
+    /// Reads the name after a `$`.
     fn variable_name(&mut self) -> Result<String, String> {
         self.cursor.next();
         let closer = match self.cursor.peek() {
@@ -306,7 +307,7 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         Ok(name)
     }
 
-    /// What stands for the variable at this place.
+    /// Determines the replacement of the variable at this place.
     fn replacement(&mut self) -> Result<Replacement, String> {
         let name = self.variable_name()?;
         let Some(value) = (self.context.value)(&name) else {
@@ -327,12 +328,12 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
         }
     }
 
-    /// A variable's value as one piece.
+    /// The value of a variable as one word.
     fn variable(&mut self) -> Result<String, String> {
         self.replacement().map(|(Replacement::Value(text) | Replacement::Shell(text))| text)
     }
 
-    /// A variable's value, read by the rules that hold where it is used.
+    /// The value of a variable, tokenized by the rules of the place where it is used.
     fn substitute(
         &mut self,
         tokens: &mut Vec<LexerToken>,
@@ -355,15 +356,15 @@ impl<'t, 'v, 'c> Lexer<'t, 'v, 'c> {
     }
 }
 
-/// What stands for a variable.
+/// The replacement of a variable.
 enum Replacement {
-    /// Its value in the file.
+    /// The value that the file defines.
     Value(String),
-    /// The shell's way to write it, as the file does not define it.
+    /// A shell variable reference, because the file does not define the variable.
     Shell(String),
 }
 
-/// Adds a token; texts grow together, and so do blanks.
+/// Adds a token; adjacent texts are merged, and so are blanks.
 fn push(tokens: &mut Vec<LexerToken>, token: LexerToken) {
     match (tokens.last_mut(), token) {
         (Some(LexerToken::Text(text)), LexerToken::Text(more)) => text.push_str(&more),

@@ -1,10 +1,9 @@
-//! Makeflow's make-like rules: `outputs : inputs`, then one command on a line that begins with a
-//! blank.
+//! Imports Makeflow's make-like rules: `outputs : inputs`, then one command on a line that begins
+//! with a blank.
 //!
-//! Files make the dependencies here as there. The text is read as Makeflow's own parser does
-//! (`lexer`), so that files and commands are the same; what its parser refuses is refused, except
-//! where what is meant is plain. Variables that the file does not define are the shell's and are
-//! left to it.
+//! Files imply the dependencies, as in Makeflow. The text is read like Makeflow's own parser does
+//! (`lexer`), so that files and commands are the same. What that parser rejects is rejected, except
+//! where the meaning is clear. Variables that the file does not define are left to the shell.
 
 mod lexer;
 mod variables;
@@ -23,7 +22,7 @@ const RESOURCES: [&str; 5] = ["CORES", "MEMORY", "DISK", "WALL_TIME", "MPI_PROCE
 
 struct MakeRule {
     line: usize,
-    /// How many rules come before it.
+    /// Number of rules before it.
     number: usize,
     outputs: Vec<String>,
     inputs: Vec<String>,
@@ -32,10 +31,10 @@ struct MakeRule {
     command: String,
 }
 
-/// Imports a makeflow in the syntax of make.
+/// Imports a makeflow in make syntax.
 ///
 /// # Errors
-/// If a line cannot be read, or asks for what Phalanx does not do (renamed files, JX).
+/// If a line cannot be read, or uses a feature that Phalanx does not support (renamed files, JX).
 pub fn makeflow(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let text = plain_text(text)?;
     if text.trim_start().starts_with('{') {
@@ -55,15 +54,15 @@ pub fn makeflow(text: &str, options: &Options) -> Result<Imported, ImportError> 
 #[derive(Default)]
 struct MakeflowReader {
     variables: Variables,
-    /// The category of the rules that follow.
+    /// Category of the following rules.
     category: String,
     exported: Vec<String>,
     sizes: BTreeMap<String, String>,
-    /// The rule whose command is still to come.
+    /// The rule whose command is still missing.
     open: Option<MakeRule>,
     rules: Vec<MakeRule>,
     warnings: Vec<String>,
-    /// What was warned of once and need not be again.
+    /// Warnings that are reported once only.
     warned: FxHashSet<String>,
 }
 
@@ -96,7 +95,7 @@ impl MakeflowReader {
         }
     }
 
-    /// Reads one construct, with the variables that hold here.
+    /// Reads one construct with the current variables.
     fn lex<T>(
         &mut self,
         cursor: &mut Cursor<'_>,
@@ -141,7 +140,7 @@ impl MakeflowReader {
                 LexerToken::Colon => after_colon = true,
                 LexerToken::Blank => {}
                 LexerToken::Arrow => return Err("files that are renamed on the way (`a->b`) are not supported".into()),
-                // An empty name is a pair of quotes with nothing in it.
+                // An empty name is a pair of quotes without content.
                 LexerToken::Text(file) if file.is_empty() => {}
                 LexerToken::Text(file) if after_colon => inputs.push(file),
                 LexerToken::Text(file) => outputs.push(file),
@@ -200,7 +199,7 @@ impl MakeflowReader {
         Ok(())
     }
 
-    /// `export`, a directive or a variable.
+    /// Reads an `export`, a directive or a variable.
     fn keyword(&mut self, cursor: &mut Cursor<'_>) -> Result<(), String> {
         cursor.skip_blanks();
         let at = cursor.line;
@@ -260,7 +259,7 @@ impl MakeflowReader {
             self.warn(at, format_args!("{name} is left out; {meaning}"));
         }
         let number = self.rules.len();
-        // What is appended to is always a variable of the category `default`, or the rule's own.
+        // `+=` always appends to a variable of the category `default`, or to that of the rule.
         let known = self.variables.get(DEFAULT, name, number);
         match &mut self.open {
             Some(rule) => {
@@ -321,7 +320,7 @@ impl MakeflowReader {
 
 const NO_COMMAND: &str = "this rule has no command; it is the line after it that begins with a blank";
 
-/// Variables that mean something to Makeflow and have no effect here.
+/// Variables that affect Makeflow and have no effect here.
 const WITHOUT_EFFECT: [(&str, &str); 7] = [
     ("BATCH_OPTIONS", "options of a batch system belong in the script that starts Phalanx"),
     ("BATCH_LOCAL", "this task may run on any rank"),

@@ -1,17 +1,17 @@
-//! Variables of a makeflow: each category has its own, what it lacks is that of the category
-//! `default`, and a rule sees what was set before it.
+//! Variables of a makeflow. Each category has its own and inherits the others from the category
+//! `default`. A rule uses the values that were set before it.
 
 use rustc_hash::FxHashMap;
 
-/// The category of rules that name none; the others fall back on its variables.
+/// The category of rules that name none; other categories inherit its variables.
 pub(super) const DEFAULT: &str = "default";
 
-/// Stands for "after all rules".
+/// Position after all rules.
 pub(super) const END: usize = usize::MAX;
 
 #[derive(Default)]
 pub(super) struct Variables {
-    /// For each category and name the values, each with the number of the first rule that sees it.
+    /// The values by category and name, each with the number of the first rule to which it applies.
     values: FxHashMap<String, FxHashMap<String, Vec<(usize, String)>>>,
 }
 
@@ -22,7 +22,7 @@ impl Variables {
         values.push((rule, value));
     }
 
-    /// The value that a rule of a category sees.
+    /// The value that applies to a rule of a category.
     pub(super) fn get(&self, category: &str, name: &str, rule: usize) -> Option<&str> {
         let own = |category: &str| {
             let values = self.values.get(category)?.get(name)?;

@@ -1,4 +1,4 @@
-//! The rules as tasks of a job file.
+//! Writes the rules as tasks of a job file.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,8 @@ impl MakeflowReader {
         self.write_resources(rule, document, warnings);
     }
 
-    /// Resources are the rule's own, else those that its category has at the end of the file.
+    /// Resources of the rule itself take precedence over those of its category at the end of the
+    /// file.
     fn write_resources(&self, rule: &MakeRule, document: &mut JobFileWriter, warnings: &mut Vec<String>) {
         for (name, key, unit) in
             [("CORES", "cpus", ""), ("GPUS", "gpus", ""), ("MEMORY", "memory", "M"), ("WALL_TIME", "time", "s")]
@@ -74,7 +75,7 @@ impl MakeflowReader {
             let own = rule.variables.get(name).map(String::as_str);
             let Some(value) = own.or_else(|| self.variables.get(&rule.category, name, END)) else { continue };
             match value.trim().parse::<u32>().ok().filter(|number| !unit.is_empty() || *number <= 1024) {
-                // Nothing asked for.
+                // No request.
                 Some(0) => {}
                 Some(number) if unit.is_empty() => document.field(key, number.to_string()),
                 Some(number) => document.field(key, quote(&format!("{number}{unit}"))),
@@ -87,7 +88,7 @@ impl MakeflowReader {
 fn declared(files: &[&String], sizes: &BTreeMap<String, String>) -> String {
     let entries = files.iter().map(|file| {
         let name = quote(&protect(file, &["name"]));
-        // Makeflow gives sizes in bytes or with a unit, as they are written here.
+        // Makeflow sizes are in bytes or have a unit, as in job files.
         match sizes.get(*file).filter(|size| crate::job::units::parse_size(size).is_ok()) {
             Some(size) => format!("{{ file = {name}, size = {} }}", quote(size)),
             None => name,
