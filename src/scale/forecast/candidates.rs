@@ -1,9 +1,9 @@
-//! One look ahead: which ranks there are and could be had, and what would come of each number of
-//! them.
+//! The candidate search: lists the ranks that exist or could be requested, and predicts the outcome
+//! for several numbers of them.
 //!
-//! Ranks are put in the order in which they would be used, so that a number of ranks means the
-//! first so many. Those beyond go, and the tasks that run on them end first: until then their nodes
-//! are charged for, and nothing more is started there.
+//! Ranks are in the order in which they would be used, so a number of ranks means the first ones of
+//! the list. Ranks beyond leave after their running tasks: until then their nodes are charged, and
+//! nothing more is started there.
 
 use std::collections::BTreeMap;
 
@@ -23,34 +23,33 @@ mod alike;
 /// The 90 % point of the standard normal distribution.
 const Z90: f64 = 1.281_551_565_544_6;
 
-/// By this share of what is not known the end is later than the scene says: whatever waits for
-/// several tasks waits for the last of them, and ranks come for a phase when it has begun.
-/// Measured: with it half of the ends of simulated runs are sooner
-/// (`end_and_bill_lie_in_the_interval` in `sim/tests.rs`).
-const SLIP: f64 = 0.3;
+/// Share of the uncertainty by which the end is later than predicted: a task that waits for several
+/// others waits for the last of them, and ranks for a phase arrive after it has started. Calibrated
+/// so that half of the simulated runs end sooner (`end_and_bill_lie_in_the_interval` in
+/// `sim/tests.rs`).
+const END_DELAY_SHARE: f64 = 0.3;
 
-/// So much of the bill that is left goes with the end: ranks that fall free before it are given
-/// back. Measured in the same way.
-const HELD_TO_THE_END: f64 = 0.7;
+/// Share of the remaining bill that grows with the end; ranks that become idle before it are given
+/// back. Calibrated in the same way.
+const HELD_TO_END_SHARE: f64 = 0.7;
 
-/// One look: the ranks that could be had, in the order in which they would be used, and what was
-/// found.
+/// One search: the ranks in the order in which they would be used, and the results.
 pub(super) struct CandidateSearch<'a> {
     scope: &'a Scope,
     holders: Holders,
-    /// Ranks that go as soon as what runs there has ended.
+    /// Ranks that leave as soon as their running tasks have ended.
     leaving: Holders,
     pub supply: u32,
     pub speed: f64,
     pub gap: f64,
-    /// So many seconds ahead ranks must be asked for now.
+    /// Seconds that a node must be requested in advance.
     lead: f64,
-    /// By which factor a node may come later than usual.
+    /// Factor by which a node may arrive later than usual.
     late: f64,
     charge: Charge,
-    /// Bill of the nodes that have been given back.
+    /// Bill of the nodes already given back.
     settled: f64,
-    /// The bill up to now.
+    /// The bill so far.
     spent: f64,
     /// Seconds until the deadline.
     deadline: Option<f64>,
@@ -85,8 +84,8 @@ impl<'a> CandidateSearch<'a> {
             scope,
             supply,
             speed: speed(seen, prices),
-            // What is given back with one decision can be asked for with the next at the earliest,
-            // and both changes cost the run something.
+            // A node given back with one decision can be requested with the next at the earliest,
+            // and both changes cost the run some time.
             gap: delay.q50 + charge.minimum.max(2.0 * scope.interval),
             lead: delay.q50 + scope.interval,
             late: (delay.q90 / delay.q50.max(1e-9)).max(1.0),
@@ -104,13 +103,13 @@ impl<'a> CandidateSearch<'a> {
         }
     }
 
-    /// Says of what runs where it runs.
+    /// Assigns running tasks to ranks.
     pub fn deal(&mut self, scene: &mut RemainingChunks) {
         usage::deal(&mut scene.tasks_running, &mut self.holders, &mut self.leaving);
     }
 
-    /// Looks at numbers of ranks in geometric steps, at those around what there is, and closer
-    /// around what a policy may choose.
+    /// Evaluates numbers of ranks in geometric steps, around the present supply, and more densely
+    /// around the likely choices of a policy.
     pub fn look_around(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, player: &mut ListScheduler) {
         let mut tries = Vec::new();
         let mut n = self.least;
@@ -136,8 +135,8 @@ impl<'a> CandidateSearch<'a> {
         }
     }
 
-    /// Numbers half way to the neighbours of what a policy may choose: the prospect of least finish
-    /// x cost, the fewest ranks that meet the deadline, the most that keep the budget.
+    /// Numbers half way to the neighbours of likely choices: the prospect of least finish x cost,
+    /// the fewest ranks that meet the deadline, the most that stay within the budget.
     fn between(&self) -> Vec<u32> {
         let product = |p: &Prospect| (self.now + p.finish_q50) * p.cost.max(1e-12);
         let all = || self.found.values();
@@ -155,7 +154,7 @@ impl<'a> CandidateSearch<'a> {
         numbers
     }
 
-    /// Plays one number of ranks; returns the most slots that were busy at once.
+    /// Evaluates one number of ranks; returns the most slots that were busy at once.
     fn look_at(
         &mut self,
         ranks: u32,
@@ -170,20 +169,20 @@ impl<'a> CandidateSearch<'a> {
             self.leaving.groups().copied().chain(others).map(|group| node_cost::farewell(&group, &self.charge)).sum();
         let cost = gone + node_cost::bill(course, &holders, self.gap, &self.charge);
         let slots = f64::from(holders.slots().max(1));
-        // The end is late by what is not known of the classes and of the nodes that are still to
-        // come, and by chance: by what that does to the longest chain, or to the sum of work where
-        // that binds. They are independent, so their squares add up.
+        // The end is delayed by uncertainty about the classes, by nodes that have not arrived, and
+        // by chance, through their effect on the longest chain or, where that limits the run, on
+        // the total work. They are independent, so their squares add up.
         let late_nodes = holders.groups().map(|group| group.holder.arrives).fold(0.0, f64::max) * (self.late - 1.0);
         let unknown = course.finish * (scene.doubt(slots) - 1.0);
         let chance = Z90 * scene.chain_deviation.max(scene.work_deviation / slots);
         let late = unknown.hypot(chance);
-        // What may take twice as long may take half as long, too.
+        // What may take twice as long may also take half as long.
         let early = (unknown * course.finish / (course.finish + unknown).max(1e-9)).hypot(chance);
-        let middle = course.finish + SLIP * late;
+        let middle = course.finish + END_DELAY_SHARE * late;
         let [finish_q10, finish_q50, finish_q90] =
             [(middle - early).max(0.0), middle, middle + late.hypot(late_nodes.min(course.finish))];
         let spent = self.spent.min(self.settled + cost);
-        let stretch = |finish: f64| 1.0 + HELD_TO_THE_END * (finish / course.finish.max(1e-9) - 1.0);
+        let stretch = |finish: f64| 1.0 + HELD_TO_END_SHARE * (finish / course.finish.max(1e-9) - 1.0);
         let bill = |finish: f64| spent + (self.settled + cost - spent) * stretch(finish);
         let prospect = Prospect {
             ranks,
@@ -200,9 +199,9 @@ impl<'a> CandidateSearch<'a> {
         course.peak
     }
 
-    /// How many of the first so many ranks are to be had: those that will have work before others
-    /// could come, and of those there are the ones that will have some before they could go and
-    /// come again, or while they are held by what they run anyway.
+    /// How many of the first ranks should exist now: new ones that will have work before others
+    /// could arrive, and existing ones that will have work before they could leave and return, or
+    /// that their running tasks hold anyway.
     fn wanted(&self, ranks: u32, course: &Schedule, holders: &Holders) -> u32 {
         let (peaks, usage) = (Peaks::of(course), RankUsage::of(holders));
         let needed = |moment: f64| usage.least(peaks.before(moment));
@@ -212,7 +211,7 @@ impl<'a> CandidateSearch<'a> {
     }
 }
 
-/// Mean speed of the slots there are.
+/// Mean speed of the present slots.
 fn speed(seen: &Observation<'_>, prices: &Prices) -> f64 {
     let active = seen.ranks.iter().filter(|r| r.state == RankState::Active);
     let (slots, work) = active.fold((0.0, 0.0), |(slots, work), r| {

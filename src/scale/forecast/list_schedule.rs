@@ -1,10 +1,10 @@
-//! Plays the rest of the graph forward on a given number of slots: list scheduling in order of
-//! upward rank, as the real pool does.
+//! Simulates the rest of the graph on a given number of slots: list scheduling in order of upward
+//! rank, as the real pool does.
 //!
-//! A chunk is started in as large parts as slots are free; a part is one event. Where far more
-//! tasks are open than there are slots, a slot takes several of them one after the other, the fewer
-//! the nearer the end (guided self-scheduling: Polychronopoulos and Kuck 1987). So the number of
-//! events follows the number of chunks and slots rather than of tasks.
+//! A chunk is started in parts as large as the free slots allow; a part is one event. Where far
+//! more tasks are open than there are slots, a slot takes several of them in sequence, fewer
+//! towards the end (guided self-scheduling: Polychronopoulos and Kuck 1987). So the number of
+//! events depends on the number of chunks and slots rather than of tasks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,31 +12,32 @@ use std::collections::BinaryHeap;
 use super::remaining_chunks::{RemainingChunks, RunningTasks};
 use crate::scale::remaining::CoarseGraph;
 
-/// A slot takes at most this share of what is open for it: a quarter.
+/// A slot takes at most one in this number of the open tasks.
 const ROUNDS: u32 = 4;
 
-/// At most so many chunks are tried for one that fits into the slots that are free.
-const TRIES: u32 = 8;
+/// Upper limit on the chunks tried for one that fits into the free slots.
+const MAX_FIT_TRIES: u32 = 8;
 
-/// Where several tasks end together, ends are rounded to this share of the shortest time in which
-/// all could be done: what ends at about the same moment is one event.
-const MOMENTS: f64 = 512.0;
+/// Ends of parts with several tasks are rounded to this fraction of the shortest possible time for
+/// all work, so that nearly equal ends are one event.
+const ROUNDING_STEPS: f64 = 512.0;
 
-/// When slots come.
+/// The supply of slots over time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SlotSupply {
     /// Slots now.
     pub slots: u32,
-    /// Further slots: after how many seconds, and how many; ascending.
+    /// Further slots: after how many seconds, and their number; ascending.
     pub arrivals: Vec<(f64, u32)>,
-    /// Slots of these ranks that are busy now, and of all ranks.
+    /// Busy slots of these ranks, and of all ranks.
     pub busy: (u32, u32),
 }
 
-/// How a forecast went.
+/// The result of a schedule.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Schedule {
-    /// Busy slots from a moment on, in seconds from now; ascending, the last is the end with none.
+    /// Number of busy slots from a moment on, in seconds from now; ascending, the last entry is the
+    /// end with none.
     pub steps: Vec<(f64, u32)>,
     /// Seconds until the end.
     pub finish: f64,
@@ -44,7 +45,7 @@ pub(super) struct Schedule {
     pub peak: u32,
 }
 
-/// Part of a chunk that runs.
+/// A running part of a chunk.
 #[derive(Clone, Copy, Debug)]
 struct RunningPart {
     chunk: u32,
@@ -52,7 +53,7 @@ struct RunningPart {
     slots: u32,
 }
 
-/// Room for a forecast, used again for the next.
+/// The buffers of a schedule, reused by the next.
 #[derive(Debug, Default)]
 pub(super) struct ListScheduler {
     left: Vec<u32>,
@@ -66,24 +67,25 @@ pub(super) struct ListScheduler {
     /// Ends of parts: the bits of a positive float sort as the float does.
     ends: BinaryHeap<Reverse<(u64, u32)>>,
     opened: Vec<u32>,
-    /// Ends are multiples of this, in seconds; 0 if they are not rounded.
+    /// Ends are multiples of this, in seconds; 0 without rounding.
     moment: f64,
-    /// Seconds by which the ends so far are too early.
+    /// Accumulated rounding of ends, in seconds.
     owed: f64,
     course: Schedule,
-    /// Parts that have been run, in all forecasts.
+    /// Number of parts run, in all schedules.
     pub parts_run: u64,
 }
 
 impl ListScheduler {
-    /// Plays a scene on ranks that have these slots. What runs elsewhere ends there.
+    /// Simulates the remaining chunks on ranks with these slots. Tasks that run on other ranks end
+    /// there.
     pub fn play(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, capacity: &SlotSupply) -> &Schedule {
         let mut arrivals = capacity.arrivals.iter().peekable();
         let mut total = capacity.slots;
         let most = total + capacity.arrivals.iter().map(|a| a.1).sum::<u32>();
         self.moment = match outline.is_exact {
             true => 0.0,
-            false => scene.critical.max(scene.work / f64::from(most.max(1))) / MOMENTS,
+            false => scene.critical.max(scene.work / f64::from(most.max(1))) / ROUNDING_STEPS,
         };
         self.owed = 0.0;
         let mut busy = self.begin(outline, scene, capacity.busy);
@@ -97,7 +99,7 @@ impl ListScheduler {
                     now = at;
                     total += slots;
                     arrivals.next();
-                    // An arrival after the last end serves nothing.
+                    // An arrival after the last end has no use.
                     if end.is_none() && self.startable.first().is_none() {
                         break;
                     }
@@ -113,7 +115,7 @@ impl ListScheduler {
         &self.course
     }
 
-    /// Returns how many of the slots are busy.
+    /// Sets up the initial state; returns the number of busy slots.
     fn begin(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, busy: (u32, u32)) -> u32 {
         self.left.clone_from(&scene.left);
         self.waits.clone_from(&scene.waits);
@@ -151,8 +153,8 @@ impl ListScheduler {
     fn run(&mut self, part: RunningPart, start: f64, seconds: f64) {
         let mut end = (start + seconds).max(0.0);
         if self.moment > 0.0 {
-            // What one end is rounded by the next makes up for: or all steps of a chain would be
-            // too long, or too short.
+            // The next end compensates for the rounding of this one; otherwise all steps of a chain
+            // would be too long, or too short.
             let exact = end + self.owed;
             end = ((exact / self.moment).round() * self.moment).max(start);
             self.owed = (exact - end).clamp(-self.moment, self.moment);
@@ -166,12 +168,12 @@ impl ListScheduler {
     fn start(&mut self, outline: &CoarseGraph, scene: &RemainingChunks, now: f64, free: u32, most: u32) -> u32 {
         self.admit(scene);
         let mut free_left = free;
-        let mut tries = TRIES;
+        let mut tries = MAX_FIT_TRIES;
         let mut next = self.startable.first();
         while let Some(position) = next.filter(|_| free_left > 0 && tries > 0) {
             let chunk = scene.order[position as usize];
             let at = chunk as usize;
-            // A task wider than everything is refused elsewhere; here it takes what there is.
+            // Tasks wider than all slots are refused elsewhere; here they take all slots.
             let width = outline.slots[at].clamp(1, most.max(1));
             let in_turn = (self.all_open / (ROUNDS * (most / width).max(1))).max(1);
             let fit = self.open[at].div_ceil(in_turn).min(free_left / width);
@@ -196,7 +198,7 @@ impl ListScheduler {
         free - free_left
     }
 
-    /// Ends all parts that end at a moment; returns the slots that they free.
+    /// Ends all parts that end at a moment; returns the slots that become free.
     fn end_at(&mut self, outline: &CoarseGraph, end: f64) -> u32 {
         let mut freed = 0;
         while let Some(&Reverse((bits, part))) = self.ends.peek() {
@@ -211,15 +213,14 @@ impl ListScheduler {
         freed
     }
 
-    /// Counts the ends of tasks of a chunk, and what that opens.
+    /// Counts ended tasks of a chunk, and opens the chunks that waited for them.
     fn count(&mut self, outline: &CoarseGraph, chunk: usize, tasks: u32) {
         self.under_way[chunk] -= tasks;
         if self.under_way[chunk] > 0 || self.open[chunk] > 0 {
             return;
         }
         if self.left[chunk] > 0 {
-            // The next wave of a band; or, with tasks still closed, nothing until what they wait
-            // for has ended.
+            // Opens the next wave of a band, unless its tasks still wait for others.
             if self.waits[chunk] == 0 {
                 self.open_wave(outline, chunk);
             }
@@ -248,7 +249,7 @@ impl ListScheduler {
         }
     }
 
-    /// Makes the chunks startable that have been opened since the last call.
+    /// Makes chunks that were opened since the last call startable.
     fn admit(&mut self, scene: &RemainingChunks) {
         while let Some(chunk) = self.opened.pop() {
             self.startable.insert(scene.position[chunk as usize]);
@@ -265,17 +266,17 @@ impl ListScheduler {
     }
 }
 
-/// Deals out what runs now between the ranks that a forecast has and those that it has not.
+/// Divides the running tasks between the ranks of a schedule and the others.
 struct Here {
-    /// Busy slots of those that it has, and of all.
+    /// Busy slots of the ranks of the schedule, and of all.
     busy: (u32, u32),
-    /// Busy slots here of tasks that are all over the slots, in units of one of all; what has not
-    /// been given yet.
+    /// Busy slots here of tasks that are spread over all slots, in units of one of all; the part
+    /// not assigned yet.
     sum: u64,
 }
 
 impl Here {
-    /// Slots of the ranks here that tasks run on.
+    /// Slots of the ranks here that the tasks run on.
     fn slots(&mut self, running: &RunningTasks) -> u32 {
         let (here, all) = self.busy;
         match running.seat {
@@ -291,7 +292,7 @@ impl Here {
     }
 }
 
-/// A set of small numbers that finds its least member at once.
+/// A set of small numbers with constant-time access to its minimum.
 #[derive(Debug, Default)]
 struct Positions {
     words: Vec<u64>,

@@ -1,11 +1,12 @@
-//! The forecast: for every number of ranks, when the rest of the graph would be done and what it
+//! The forecast: for each number of ranks, when the rest of the graph would be complete and what it
 //! would cost.
 //!
-//! What remains is kept in few chunks (`scale/remaining`). `scene` fills in how long it takes,
-//! `sight` lists the ranks there are and could be and tries numbers of them: `play` runs the scene
-//! forward, `usage` says which ranks have something to do meanwhile, `hold` which nodes are held
-//! and what that costs. The forecast for one number of ranks takes tens of microseconds, and a few
-//! hundred where very many tasks run: how many remain does not matter.
+//! The remaining work is kept in few chunks (`scale/remaining`). `remaining_chunks` adds durations.
+//! `candidates` lists the ranks that exist or could be requested, and tries numbers of them:
+//! `list_schedule` simulates the chunks, `usage` derives which ranks are in use meanwhile,
+//! `node_cost` which nodes are held and what that costs. The forecast for one number of ranks takes
+//! tens of microseconds, and a few hundred with very many running tasks, whatever the number of
+//! remaining tasks.
 
 mod candidates;
 mod list_schedule;
@@ -22,72 +23,71 @@ use super::observation::Observation;
 use super::price::{NodeTypeId, Prices};
 use crate::model::Time;
 
-/// Forecasts of one run. It keeps its buffers between decisions.
+/// Makes the forecasts of one run. It keeps its buffers between decisions.
 #[derive(Debug, Default)]
 pub struct Forecaster {
     scene: RemainingChunks,
     player: ListScheduler,
 }
 
-/// Between which numbers of ranks a forecast looks, and how far it plans.
+/// The range of numbers of ranks, and the planning interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scope {
-    /// Least ranks; so many are held to the end.
+    /// Minimum number of ranks; these are held to the end.
     pub min_ranks: u32,
-    /// Most ranks.
+    /// Maximum number of ranks.
     pub max_ranks: u32,
     /// Seconds until the next decision.
     pub interval: f64,
 }
 
-/// What a forecast found. Times are in seconds from now.
+/// The result of a forecast. Times are in seconds from now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outlook {
-    /// Ranks there are or will be when all that is under way has come, parked ones included.
+    /// Number of ranks once everything under way has arrived, including parked ones.
     pub supply: u32,
-    /// How long a new node takes to come.
+    /// Time until a requested node arrives.
     pub delay: Quantiles,
-    /// Gaps in the use of a node up to this long are bridged: its delay and what its least charge
-    /// buys, at least two decisions.
+    /// Gaps in the use of a node up to this long are bridged: its delay plus the time that its
+    /// minimum charge buys, at least two decision intervals.
     pub gap: f64,
-    /// Longest chain of what is left.
+    /// Longest chain of the remaining tasks.
     pub critical: f64,
-    /// Work left, summed over slots.
+    /// Remaining work, summed over slots.
     pub work: f64,
-    /// One prospect for each number of ranks looked at, ascending.
+    /// One prospect for each number of ranks evaluated, ascending.
     pub prospects: Vec<Prospect>,
-    /// What it took: entries that were looked at and events that were played, numbers of ranks all
-    /// together.
+    /// Effort: entries read and events simulated, over all numbers of ranks.
     pub steps: u64,
 }
 
-/// What would become of the run with at most so many ranks.
+/// The predicted outcome with a maximum number of ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prospect {
-    /// So many ranks.
+    /// Maximum number of ranks.
     pub ranks: u32,
-    /// Seconds until the end: one case in ten is sooner.
+    /// Seconds until the end, q10.
     pub finish_q10: f64,
-    /// Seconds until the end (median).
+    /// Seconds until the end, median.
     pub finish_q50: f64,
-    /// Seconds until the end, in nine of ten cases.
+    /// Seconds until the end, q90.
     pub finish_q90: f64,
-    /// By which factor the end may be late (nine of ten cases) because little is known; chance,
-    /// which no knowledge takes away, apart.
+    /// Factor by which the end may be late (q90) because of limited knowledge, without the effect
+    /// of chance.
     pub doubt: f64,
-    /// Bill of the whole run, spent so far included: one case in ten is cheaper.
+    /// Bill of the whole run, spent so far included: q10.
     pub cost_q10: f64,
-    /// The same (median).
+    /// The same, median.
     pub cost: f64,
-    /// The same in nine of ten cases.
+    /// The same, q90.
     pub cost_q90: f64,
-    /// Ranks to ask for or to hold now: those that will be used before new ones could come, and
-    /// those whose gap is shorter than giving them back and asking again would take.
+    /// Number of ranks to request or hold now: those that will be used before new ones could
+    /// arrive, and those with a gap shorter than giving back and requesting again would take.
     pub wanted: u32,
 }
 
 impl Prospect {
-    /// What it comes to, on the clock of the run.
+    /// This prospect on the clock of the run.
     pub fn candidate(&self, now: Time, feasible: bool) -> Candidate {
         Candidate {
             ranks: self.ranks,
@@ -103,12 +103,12 @@ impl Prospect {
 }
 
 impl Forecaster {
-    /// With no buffers yet.
+    /// A forecaster without buffers yet.
     pub fn new() -> Forecaster {
         Forecaster::default()
     }
 
-    /// Looks ahead from an observation.
+    /// Makes a forecast from an observation.
     pub fn look(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices, scope: &Scope) -> Outlook {
         let delay = estimates.delay(NodeTypeId(0));
         let mut sight = CandidateSearch::new(seen, estimates, prices, scope, delay);
@@ -127,7 +127,7 @@ impl Forecaster {
         }
     }
 
-    /// When the run will be over, and what it will cost, if the number of ranks stays as it is.
+    /// Predicts end and cost of the run if the number of ranks stays as it is.
     pub fn foresee(&mut self, seen: &Observation<'_>, estimates: &Estimates, prices: &Prices) -> Option<Forecast> {
         let supply = seen.supply().max(1);
         let scope = Scope { min_ranks: supply, max_ranks: supply, interval: 0.0 };
@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn a_rank_that_drains_is_charged_for_until_its_tasks_end() {
-        // Sixty-four tasks of 1000 s run on sixteen ranks, and nothing else is left: to let ranks
-        // go saves nothing.
+        // Sixty-four tasks of 1000 s run on sixteen ranks, and nothing else remains: releasing
+        // ranks saves nothing.
         let mut world = World::bag(64, 1000.0).with_ranks(16).busy();
         world.stages.iter_mut().for_each(|stage| *stage = Some(crate::scale::Stage::Running(Time::ZERO)));
         world.now = 100.0;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn narrow_phases_want_few_ranks_and_are_not_charged_for_many() {
-        // Now wide, then narrow for long, then wide again.
+        // Wide now, then narrow for long, then wide again.
         let world = World::phases(&[64, 1, 64], 600.0).with_ranks(16);
         let outlook = look(&world, 60.0, &SCOPE);
         let all = at(&outlook, 16);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn no_node_goes_that_is_wanted_again_two_decisions_later() {
-        // A merge before a wide phase; nodes come at once and are charged by the second.
+        // A join before a wide phase; nodes arrive at once and are charged by the second.
         let cost = Cost { minimum: std::time::Duration::ZERO, ..Cost::default() };
         let wanted = |merge: f64| {
             let mut world = World::phases(&[1, 64], 8.0).with_ranks(16);
@@ -212,7 +212,7 @@ mod tests {
             at(&world.see(|seen| Forecaster::new().look(seen, &estimates, &prices, &SCOPE)), 16).wanted
         };
         assert_eq!(wanted(8.0), 16);
-        // A longer one is worth two changes.
+        // A longer gap is worth two changes.
         assert_eq!(wanted(60.0), 1);
     }
 
@@ -256,7 +256,7 @@ mod tests {
                 world.stages.iter_mut().take(64).for_each(|stage| *stage = running);
                 look(&world, 60.0, &SCOPE).steps
             };
-            // Guided scheduling takes some more turns.
+            // Guided scheduling takes some more rounds.
             let (few, many) = (steps(10_000), steps(1_000_000));
             assert!(few > 100 && many < 3 * few, "{name}: {few} steps, then {many}");
         }

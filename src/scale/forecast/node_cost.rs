@@ -1,12 +1,11 @@
 //! Which nodes a forecast holds when, and what that costs.
 //!
-//! A forecast is not billed as if all its nodes were held to the end. It is billed as the policy
-//! will act: a node that idles for longer than the gap rule allows is given back and asked for
-//! again in time. So trying 16 nodes for a wide phase does not charge the narrow phase after it
-//! with 15 idle ones.
+//! A forecast is not billed as if all its nodes were held to the end, but as the policy will act: a
+//! node that idles for longer than the gap rule allows is given back and requested again in time.
+//! So trying 16 nodes for a wide phase does not charge the narrow phase after it with 15 idle ones.
 //!
-//! Ranks are kept in groups of alike ones (`holders`), so that all of this costs as much as there
-//! are groups and changes, not ranks.
+//! Similar ranks are kept in groups (`holders`), so the effort depends on the number of groups and
+//! changes, not of ranks.
 
 mod holders;
 
@@ -20,7 +19,7 @@ pub(super) struct Charge {
     pub minimum: f64,
     pub granularity: f64,
     pub per_second: f64,
-    /// A node goes so long after it began to idle: it takes a decision.
+    /// Time after which an idle node is given back: it takes a decision.
     pub notice: f64,
 }
 
@@ -32,7 +31,7 @@ impl Charge {
     }
 }
 
-/// The slots of holders over time; `all_busy` slots are busy on these and on others.
+/// The slots of holders over time; `all_busy` slots are busy on these and on other ranks.
 pub(super) fn capacity(holders: &Holders, all_busy: u32) -> SlotSupply {
     let all = |group: &HolderGroup| group.holder.slots * group.ranks;
     let slots = holders.groups().filter(|g| g.holder.arrives <= 0.0).map(all).sum();
@@ -42,7 +41,7 @@ pub(super) fn capacity(holders: &Holders, all_busy: u32) -> SlotSupply {
     SlotSupply { slots, arrivals, busy: (holders.busy(), all_busy) }
 }
 
-/// Bill of holders to which nothing more is given: each goes when the last of what runs there ends.
+/// Bill of leaving ranks: each leaves when its last running task ends.
 pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
     let Some(since) = group.holder.since.filter(|_| group.holder.granted) else { return 0.0 };
     let bill = |until: f64| charge.bill(until - since) * f64::from(group.ranks);
@@ -52,11 +51,10 @@ pub(super) fn farewell(group: &HolderGroup, charge: &Charge) -> f64 {
     }
 }
 
-/// Bill of all holders from their grants on, if those that idle for longer than `gap` are given
-/// back.
+/// Bill of all holders since their grants, if those that idle for longer than `gap` are given back.
 pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64, charge: &Charge) -> f64 {
     let mut ledger = HoldBill::new(holders, charge, gap);
-    // Holders are used in order, so those that are used, and those that are not, are stacks.
+    // Holders are used in order, so the used ones and the idle ones are stacks.
     let mut usage = RankUsage::of(holders);
     let mut used = 0;
     for &(now, busy) in &course.steps {
@@ -70,14 +68,14 @@ pub(super) fn bill(course: &Schedule, holders: &Holders, gap: f64, charge: &Char
     ledger.close(course.finish)
 }
 
-/// Alike ranks side by side: since when they are held, and since when they idle.
+/// Consecutive similar ranks: since when they are held, and since when they idle.
 #[derive(Clone, Copy, Debug)]
 struct HoldStretch {
     ranks: u32,
     held_since: Option<f64>,
     idle_since: Option<f64>,
     kept: bool,
-    /// False for ranks whose node bills to another.
+    /// False for ranks whose node is billed to another rank.
     bills: bool,
 }
 
@@ -85,9 +83,9 @@ struct HoldStretch {
 struct HoldBill<'a> {
     charge: &'a Charge,
     gap: f64,
-    /// In order of use; the last is the one that idles first.
+    /// In order of use; the last is the first to become idle.
     used: Vec<HoldStretch>,
-    /// In order against use; the last is the one that is used first.
+    /// In reverse order of use; the last is the first to be used.
     idle: Vec<HoldStretch>,
     bill: f64,
 }
@@ -105,7 +103,7 @@ impl<'a> HoldBill<'a> {
         HoldBill { charge, gap, used: Vec::new(), idle, bill: 0.0 }
     }
 
-    /// The next ranks are used from now on.
+    /// The next `ranks` ranks are used from now on.
     fn resume(&mut self, mut ranks: u32, now: f64) {
         while let Some(mut stretch) = take(&mut self.idle, ranks) {
             ranks -= stretch.ranks;
@@ -128,7 +126,7 @@ impl<'a> HoldBill<'a> {
         }
     }
 
-    /// The last ranks that were used idle from now on.
+    /// The last `ranks` used ranks are idle from now on.
     fn idle(&mut self, mut ranks: u32, now: f64) {
         while let Some(stretch) = take(&mut self.used, ranks) {
             ranks -= stretch.ranks;
@@ -136,9 +134,9 @@ impl<'a> HoldBill<'a> {
         }
     }
 
-    /// The run is over.
+    /// Ends the run, and returns the bill.
     fn close(self, finish: f64) -> f64 {
-        // In order of use, as sums of other orders differ in their last digits.
+        // In order of use, since sums in other orders differ in their last digits.
         let all = self.used.iter().chain(self.idle.iter().rev());
         let bill = |stretch: &HoldStretch| {
             let end = match stretch.idle_since {
@@ -152,14 +150,14 @@ impl<'a> HoldBill<'a> {
 }
 
 impl HoldStretch {
-    /// True for one of ranks that are used and billed in the same way.
+    /// True for ranks that are used and billed in the same way.
     fn is_like(&self, other: &HoldStretch) -> bool {
         (self.held_since, self.kept, self.bills) == (other.held_since, other.kept, other.bills)
     }
 }
 
-/// Takes the last stretch off a stack, or as much of it as there may be ranks; `None` when there is
-/// nothing more to take.
+/// Takes the last stretch off a stack, or as much of it as `ranks` allows; `None` when nothing is
+/// left to take.
 fn take(stack: &mut Vec<HoldStretch>, ranks: u32) -> Option<HoldStretch> {
     if ranks == 0 {
         return None;

@@ -1,13 +1,14 @@
-//! The scene of a forecast: what is left in each chunk at one moment, with durations filled in.
+//! The remaining work of each chunk at one moment, with durations filled in: the input of a
+//! schedule.
 //!
-//! Durations are not all medians, which would make every forecast too short: the tasks of a class
-//! that wait, and those that run, are each given a quantile of their own, so that the durations of
-//! a class spread as they are believed to. How much longer everything may take because little is
-//! known of a class (its *doubt*) is kept as sums, beside those of what is expected.
+//! Durations are not all medians, which would make every forecast too short: waiting and running
+//! tasks of a class each get a quantile of their own, so that the durations of a class spread as
+//! estimated. How much longer everything may take because little is known of a class (its *doubt*)
+//! is kept as separate sums.
 //!
-//! Where every task is a chunk (`exact`), each is looked at. Else the sums of the outline's cells
-//! are, and batches of the tasks that run (`batches`): that costs as much as there are chunks,
-//! classes and running tasks, however many tasks remain.
+//! Where every task is a chunk (`exact`), each task is read. Otherwise the sums of the chunks'
+//! cells and batches of running tasks (`batches`) are read: the effort depends on the number of
+//! chunks, classes and running tasks, not of remaining tasks.
 
 mod batches;
 mod exact;
@@ -19,7 +20,7 @@ use crate::model::Time;
 use crate::scale::estimate::{ClassId, Estimates, LogNormal, SPREAD};
 use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork};
 
-/// Tasks of a chunk that run now, and end together.
+/// Running tasks of a chunk that end together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunningTasks {
     pub chunk: u32,
@@ -29,49 +30,49 @@ pub(super) struct RunningTasks {
     /// Seconds until they end.
     pub rest: f64,
     /// Which of the busy slots a single task is on, counted in the order in which ranks are used;
-    /// `None`: on one of the first rank. Several tasks are all over the busy slots.
+    /// `None`: on one of the first rank. Several tasks are spread over the busy slots.
     pub seat: Option<u32>,
 }
 
-/// What is left, chunk by chunk.
+/// The remaining work, chunk by chunk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RemainingChunks {
     /// Tasks that have not started.
     pub left: Vec<u32>,
-    /// Those of them that could.
+    /// Those of them that are ready.
     pub ready: Vec<u32>,
-    /// Tasks that run, or 1 for a join that has not been passed.
+    /// Number of running tasks, or 1 for a join that has not been passed.
     pub running: Vec<u32>,
-    /// Chunks that each waits for.
+    /// Number of chunks that each waits for.
     pub waits: Vec<u32>,
-    /// Seconds that a task of the chunk takes on average.
+    /// Mean duration of a task of the chunk, in seconds.
     pub seconds: Vec<f64>,
-    /// By which factor that may be too little.
+    /// Factor by which that may be too low.
     doubt: Vec<f64>,
-    /// How far chance moves the duration of one of its tasks: the greatest variance.
+    /// The greatest variance of a task's duration in the chunk.
     widest: Vec<f64>,
-    /// Chunks with something left, most urgent first.
+    /// Chunks with work left, most urgent first.
     pub order: Vec<u32>,
     /// Position of each chunk in `order`.
     pub position: Vec<u32>,
-    /// All that runs.
+    /// All running tasks.
     pub tasks_running: Vec<RunningTasks>,
-    /// Seconds of work left, in slots; and with doubt.
+    /// Remaining work in slot-seconds; and with doubt.
     pub work: f64,
     pub doubtful_work: f64,
-    /// Longest chain of what is left, in seconds; and with doubt.
+    /// Longest chain of the remaining tasks, in seconds; and with doubt.
     pub critical: f64,
     pub doubtful_critical: f64,
-    /// How far chance moves the end: standard deviation in seconds along the longest chain, and of
+    /// Effect of chance on the end: standard deviation in seconds along the longest chain, and of
     /// the sum of work.
     pub chain_deviation: f64,
     pub work_deviation: f64,
-    /// Entries that were looked at: tasks where each is a chunk, else cells, running tasks and
+    /// Number of entries read: tasks where each is a chunk, otherwise cells, running tasks and
     /// batches of them.
     pub looked_at: u64,
 }
 
-/// What is believed of one class, ready to be used a thousand times.
+/// The estimates of one class, tabulated for frequent use.
 struct ClassTable {
     spread: [f64; SPREAD],
     mean: f64,
@@ -93,14 +94,14 @@ impl ClassTable {
     }
 }
 
-/// The tables of classes, each made when it is first asked for. Classes of which as little is known
-/// share one: a job of many separate tasks has as many classes.
+/// The tables of classes, each made at its first use. Classes without information share one, since
+/// a job of many separate tasks has as many classes.
 #[derive(Default)]
 struct ClassTables {
     tables: Vec<ClassTable>,
     /// The table of each class by number, or [`NONE`].
     of_class: Vec<u32>,
-    /// The table of a belief that follows from four numbers.
+    /// The table of an estimate that follows from four numbers.
     by_key: FxHashMap<[u64; 4], u32>,
 }
 
@@ -127,7 +128,7 @@ impl ClassTables {
     }
 }
 
-/// The moment that a scene shows, and what is believed then.
+/// The moment, and the estimates at that moment.
 #[derive(Clone, Copy)]
 pub(super) struct Beliefs<'a> {
     pub now: Time,
@@ -137,7 +138,7 @@ pub(super) struct Beliefs<'a> {
 }
 
 impl RemainingChunks {
-    /// Fills in what is left at a moment.
+    /// Fills in the remaining work at a moment.
     pub fn fill(&mut self, work: &RemainingWork, beliefs: &Beliefs<'_>) {
         let outline = work.outline();
         self.reset(outline.len());
@@ -167,7 +168,7 @@ impl RemainingChunks {
         (self.work, self.doubtful_work, self.looked_at) = (0.0, 0.0, 0);
     }
 
-    /// From the sums of cells. Returns the sum of the variances of all tasks' durations.
+    /// Fills in from the sums of cells. Returns the sum of the variances of all tasks' durations.
     fn fill_coarsely(&mut self, outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
         let Beliefs { estimates, speed, .. } = *beliefs;
         let batches = batches::of(outline, work, beliefs);
@@ -204,7 +205,7 @@ impl RemainingChunks {
         variance
     }
 
-    /// Adds the tasks of a batch, piece by piece, each of which stands for another part of the
+    /// Adds the tasks of a batch, piece by piece; each piece represents another part of the
     /// distribution.
     fn run_batch(&mut self, batch: &RunningBatch, table: &ClassTable, strata: &mut Strata) {
         let (mut tasks, mut slots) = (batch.tasks, batch.slots);
@@ -220,8 +221,8 @@ impl RemainingChunks {
         }
     }
 
-    /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if something
-    /// before it is.
+    /// Counts for each chunk the unfinished chunks that it needs; a join is unfinished if a
+    /// predecessor is.
     fn connect(&mut self, outline: &CoarseGraph) {
         for chunk in 0..outline.len() {
             if outline.slots[chunk] == 0 && self.waits[chunk] > 0 {
@@ -265,8 +266,8 @@ impl RemainingChunks {
         (0..).zip(&self.order).for_each(|(at, &chunk)| self.position[chunk as usize] = at);
     }
 
-    /// By which factor the end on so many slots may be late because little is known: that of the
-    /// longest chain or of the work, whichever binds.
+    /// Factor by which the end on `slots` slots may be late because of limited knowledge: that of
+    /// the longest chain or of the work, whichever limits the run.
     pub fn doubt(&self, slots: f64) -> f64 {
         let middle = self.critical.max(self.work / slots);
         let late = self.doubtful_critical.max(self.doubtful_work / slots);
@@ -274,8 +275,7 @@ impl RemainingChunks {
     }
 }
 
-/// Seconds that sizes of one second stand for: those of tasks without priors are in units of their
-/// class's.
+/// Seconds per unit of size: sizes of tasks without priors are in units of their class.
 fn unit(estimates: &Estimates, class: ClassId, is_sized: bool) -> f64 {
     if is_sized { 1.0 } else { estimates.size(class, None) }
 }
@@ -294,9 +294,8 @@ impl Upward {
     }
 }
 
-/// Which part of a class's distribution each of some tasks stands for: equal parts, so that one
-/// task alone stands for the median and of many the longest stands for a long one. Neighbours are
-/// given parts far from each other.
+/// Which part of a class's distribution each task represents: equal parts, so that a single task
+/// represents the median, and the longest of many a long one. Neighbours get distant parts.
 #[derive(Clone, Debug, Default)]
 struct Strata {
     tasks: u32,
@@ -317,7 +316,7 @@ impl Strata {
     }
 }
 
-/// A step at about the golden section that comes to each of so many seats once.
+/// A step near the golden section that visits each of `seats` seats once.
 pub(super) fn stride(seats: usize) -> usize {
     let coprime = |step: &usize| gcd(*step, seats) == 1;
     (seats * 5 / 8..=seats).find(|step| *step > 0 && coprime(step)).unwrap_or(1)

@@ -1,17 +1,17 @@
-//! Which ranks have something to do, when it is only known how many slots are busy.
+//! Which ranks are in use, when only the number of busy slots is known.
 //!
-//! Tasks do not move. When fewer slots are busy than there are, those that are do not lie side by
-//! side: of four slots of a node three may be free, and the node is held all the same. How many
-//! ranks are in use is therefore not the least that so many tasks fit on but what is left of those
-//! that were in use when tasks end here and there.
+//! Tasks do not move. When fewer slots are busy than exist, the busy ones are not adjacent: three
+//! of a node's four slots may be free while the node is still held. So the number of ranks in use
+//! is not the minimum for the running tasks, but what is left of the ranks that were in use when
+//! tasks end at random.
 
 use super::list_schedule::Schedule;
 use super::node_cost::{Holders, QUANTILES};
 use super::remaining_chunks::{RunningTasks, stride};
 
-/// Deals the running tasks out to the ranks that run so many (which of them runs which is not
-/// known), and notes for each rank when its last one ends. Of ranks that are alike, and of tasks
-/// that end together, only is known how the ends are spread.
+/// Assigns running tasks to the ranks with busy slots (which of them runs which task is not known),
+/// and records for each rank when its last one ends. For groups of similar ranks and tasks only the
+/// distribution of the ends is known.
 pub(super) fn deal(running: &mut [RunningTasks], holders: &mut Holders, leaving: &mut Holders) {
     let here = holders.busy();
     let seats = u64::from(here + leaving.busy());
@@ -19,7 +19,7 @@ pub(super) fn deal(running: &mut [RunningTasks], holders: &mut Holders, leaving:
     let is_known = running.iter().all(|task| task.tasks == 1);
     let mut given = 0u64;
     for task in running.iter_mut().filter(|_| is_known) {
-        // More than is told of by the ranks runs on the first.
+        // Tasks beyond the reported busy slots run on the first rank.
         task.seat = (given < seats).then(|| (given * step % seats) as u32);
         given += u64::from(task.slots);
         match task.seat {
@@ -34,9 +34,9 @@ pub(super) fn deal(running: &mut [RunningTasks], holders: &mut Holders, leaving:
     }
 }
 
-/// When what runs ends.
+/// Ends of running tasks.
 struct Ends {
-    /// Ends ascending, with the slots that have ended by then.
+    /// Ends ascending, with the number of slots that have ended by then.
     ended: Vec<(f64, u64)>,
 }
 
@@ -52,14 +52,14 @@ impl Ends {
         Ends { ended }
     }
 
-    /// When the last of so many slots becomes free that are any of all: quantiles.
+    /// When the last of `busy` random slots becomes free: quantiles.
     fn last_of(&self, busy: u32) -> [f64; QUANTILES] {
         let all = self.ended.last().map_or(0, |last| last.1);
         if busy == 0 || all == 0 {
             return [0.0; QUANTILES];
         }
         std::array::from_fn(|quantile| {
-            // All of them have ended with probability `p` when each has with its root.
+            // If each has ended with probability `p^(1/busy)`, all have with probability `p`.
             let p = (quantile as f64 + 0.5) / QUANTILES as f64;
             let slots = p.powf(1.0 / f64::from(busy)) * all as f64;
             let at = self.ended.partition_point(|(_, ended)| (*ended as f64) < slots);
@@ -68,7 +68,7 @@ impl Ends {
     }
 }
 
-/// How many ranks are in use, while slots become busy and free.
+/// Number of ranks in use while slots become busy and free.
 pub(super) struct RankUsage<'a> {
     holders: &'a Holders,
     busy: u32,
@@ -76,12 +76,12 @@ pub(super) struct RankUsage<'a> {
 }
 
 impl<'a> RankUsage<'a> {
-    /// Now.
+    /// The present state.
     pub fn of(holders: &'a Holders) -> RankUsage<'a> {
         RankUsage { holders, busy: holders.busy(), used: f64::from(holders.in_use()) }
     }
 
-    /// So many slots are busy from now on: how many ranks are in use?
+    /// Number of ranks in use when `busy` slots are busy from now on.
     pub fn change(&mut self, busy: u32) -> u32 {
         let least = self.least(busy);
         if busy < self.busy {
@@ -92,14 +92,13 @@ impl<'a> RankUsage<'a> {
         (self.used.round() as u32).max(least)
     }
 
-    /// So many ranks have room for them.
+    /// Minimum number of ranks for `busy` slots.
     pub fn least(&self, busy: u32) -> u32 {
         self.holders.room_for(busy)
     }
 
-    /// Ranks that are still in use when tasks have ended here and there until so many slots are
-    /// busy. A rank of `s` slots each of which is busy with probability `p` has nothing to do with
-    /// probability `(1 - p)^s`.
+    /// Number of ranks still in use after tasks have ended at random until `busy` slots are busy. A
+    /// rank of `s` slots, each busy with probability `p`, is idle with probability `(1 - p)^s`.
     fn left(&self, busy: u32) -> f64 {
         let ranks = self.used.round().max(1.0);
         let each = f64::from(self.holders.slots_of(ranks as u32)) / ranks;
@@ -111,11 +110,11 @@ impl<'a> RankUsage<'a> {
         self.used * some(share * f64::from(busy) / f64::from(self.busy)) / some(share)
     }
 }
-/// Most slots that are busy at once up to each moment of a course.
+/// The most slots busy at once up to each moment of a schedule.
 pub(super) struct Peaks(Vec<(f64, u32)>);
 
 impl Peaks {
-    /// Of a course.
+    /// The peaks of a schedule.
     pub fn of(course: &Schedule) -> Peaks {
         let mut peak = 0;
         let rising = course.steps.iter().filter(|step| {
@@ -126,7 +125,7 @@ impl Peaks {
         Peaks(rising.copied().collect())
     }
 
-    /// Before a moment.
+    /// The peak before a moment.
     pub fn before(&self, moment: f64) -> u32 {
         self.0.partition_point(|step| step.0 <= moment).checked_sub(1).map_or(0, |at| self.0[at].1)
     }
@@ -147,13 +146,13 @@ mod tests {
         let holders = ranks(&[4; 16]);
         let mut usage = RankUsage::of(&holders);
         assert_eq!(usage.change(64), 16);
-        // Half of all slots are free, and hardly a rank is: at random one in sixteen.
+        // Half of all slots are free, but hardly any rank is: at random one in sixteen.
         assert_eq!(usage.change(32), 15);
         assert!((10..13).contains(&usage.change(16)));
         assert!((3..5).contains(&usage.change(4)));
         assert_eq!(usage.change(1), 1);
         assert_eq!(usage.change(0), 0);
-        // What comes anew lies side by side.
+        // New tasks are placed on adjacent slots.
         assert_eq!(usage.change(9), 3);
         assert_eq!(RankUsage::of(&ranks(&[1, 1, 1, 0])).change(3), 3);
         assert_eq!(RankUsage::of(&ranks(&[1, 1, 1, 0])).change(2), 2);

@@ -41,12 +41,12 @@ impl Policy for React {
 #[derive(Clone, Copy, Debug)]
 pub struct Adapt {
     tick: f64,
-    /// Part of a node that is owed.
+    /// Fraction of a node carried over to the next decision.
     owed: f64,
 }
 
 impl Adapt {
-    /// With so many seconds between decisions.
+    /// With `tick` seconds between decisions.
     pub fn new(tick: f64) -> Adapt {
         Adapt { tick, owed: 0.0 }
     }
@@ -235,7 +235,7 @@ fn line_next(values: &[f64]) -> f64 {
     y + xy / xx * (n - x)
 }
 
-/// The next value by an autoregression of at most so many lags, fitted by the Yule-Walker equations
+/// The next value by an autoregression of at most `lags` lags, fitted by the Yule-Walker equations
 /// (Levinson-Durbin recursion).
 fn autoregression_next(values: &[f64], lags: usize) -> f64 {
     let n = values.len();

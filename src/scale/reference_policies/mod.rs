@@ -1,10 +1,10 @@
-//! Policies of other systems and papers, **for comparison only**: the simulator runs them beside
-//! ours, no job file can choose them.
+//! Policies of other systems and papers, **for comparison only**: the simulator compares them with
+//! ours, and no job file can choose them.
 //!
-//! Each says where it comes from. They are carried out to the letter within bounds and budget.
-//! Seven are from the survey of Ilyushkin et al., "An Experimental Performance Evaluation of
-//! Autoscaling Policies for Complex Workflows" (ICPE 2017), in its terms: `L` is the load, running
-//! and queued tasks in units of nodes, `C` the capacity in nodes; one decision per tick.
+//! Each states its source. They are carried out literally, within bounds and budget. Seven are from
+//! the survey of Ilyushkin et al., "An Experimental Performance Evaluation of Autoscaling Policies
+//! for Complex Workflows" (ICPE 2017), in its terms: `L` is the load, running and queued tasks in
+//! units of nodes, `C` the capacity in nodes; one decision per tick.
 
 mod cloud;
 mod load;
@@ -23,7 +23,7 @@ pub use workflow::{PlanPolicy, TokenPolicy};
 pub const NAMES: [&str; 12] =
     ["react", "adapt", "hist", "reg", "conpaas", "token", "plan", "hpa", "dask", "hyperqueue", "parsl", "dpds"];
 
-/// The comparison policy with a name.
+/// The comparison policy of a name.
 pub fn by_name(name: &str, scaling: &Scaling) -> Option<Box<dyn Policy>> {
     let tick = scaling.interval.as_secs_f64().max(1e-3);
     Some(match name {
@@ -72,7 +72,7 @@ pub(crate) mod tests {
     use crate::scale::remaining::Stage;
     use crate::scale::testing::World;
 
-    /// A bag of which so many tasks run and the others wait.
+    /// A bag of tasks of which `running` run and `ready` wait.
     pub(crate) fn bag(running: u32, ready: u32, duration: f64, ranks: u32) -> World {
         let mut world = World::bag(running + ready, duration).with_ranks(ranks);
         (0..running as usize).for_each(|k| world.stages[k] = Some(Stage::Running(Time::ZERO)));

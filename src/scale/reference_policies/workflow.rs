@@ -13,8 +13,8 @@ use crate::scale::policy::{Policy, Target};
 use crate::scale::price::{NodeTypeId, Prices};
 use crate::scale::remaining::{RemainingTask, Stage};
 
-/// Token: how many tasks could run at once within the horizon, found by moving tokens along the
-/// graph.
+/// Token: the number of tasks that could run at once within the horizon, found by moving tokens
+/// along the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenPolicy {
     /// Seconds between decisions.
@@ -41,7 +41,8 @@ impl Policy for TokenPolicy {
     }
 }
 
-/// Plan: tasks are packed on processors over the next interval; as many processors as that takes.
+/// Plan: packs tasks on processors over the next interval, and requests as many processors as that
+/// takes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanPolicy {
     /// Seconds between decisions.
@@ -69,7 +70,7 @@ impl Policy for PlanPolicy {
 /// What remains of a graph, by node.
 struct RemainingNodes<'a> {
     graph: &'a TaskGraph,
-    /// Remaining tasks with the seconds that they still take; joins are not in it.
+    /// Remaining tasks with their remaining seconds; joins are not included.
     tasks: FxHashMap<u32, f64>,
     eligible: Vec<u32>,
     running: Vec<u32>,
@@ -211,8 +212,8 @@ impl<'a> RemainingNodes<'a> {
         used
     }
 
-    /// Counts the end of a node at its successors; tells of each whether it was the last that it
-    /// waited for.
+    /// Counts the end of a node at its successors; calls `each` with every successor and whether
+    /// that was its last open predecessor.
     fn pass(&self, node: u32, waits: &mut FxHashMap<u32, u32>, mut each: impl FnMut(u32, bool)) {
         for edge in self.graph.successors(node) {
             let Some(count) = waits.get_mut(&edge.node()) else { continue };

@@ -1,15 +1,15 @@
-//! The outline of a graph: few chunks of like tasks in place of many tasks, so that a decision
-//! takes milliseconds whatever the size.
+//! Coarsening of a graph: few chunks of similar tasks in place of many tasks, so that a decision
+//! takes milliseconds for any size.
 //!
-//! A chunk holds tasks of one level, class and width that lie side by side in the job; up to a
-//! limit every task is a chunk of its own and nothing is lost. A chunk can be started in parts of
-//! any size, so bags, sweeps and fork-joins lose nothing either. What is lost beyond the limit is
-//! that a chunk waits for *all* tasks of the chunks before it. Graphs with more levels than the
-//! limit are cut into bands of levels, each a chunk that runs in as many waves as it has levels.
-//! Chunks that nothing tells apart (alike, with the same chunks before and behind them) are one.
+//! A chunk holds tasks of one level, class and width that are adjacent in the job; up to a limit
+//! every task is a chunk of its own, without loss. A chunk can be started in parts of any size, so
+//! bags, sweeps and fork-joins lose nothing either. Beyond the limit, the loss is that a chunk
+//! waits for *all* tasks of the chunks before it. Graphs with more levels than the limit are cut
+//! into bands of levels, each a chunk that runs in as many waves as it has levels.
+//! Indistinguishable chunks (similar, with the same predecessors and successors) are merged.
 //!
-//! The tasks of one class in a chunk are a cell. Cells hold the sums over their tasks, which the
-//! events of tasks keep right.
+//! The tasks of one class in a chunk are a cell. Cells hold sums over their tasks, which task
+//! events update.
 
 mod divide;
 
@@ -23,17 +23,16 @@ use crate::scale::estimate::ClassId;
 /// Marks a task that is in no cell, and a node that is in no chunk.
 pub(in crate::scale) const NONE: u32 = u32::MAX;
 
-/// Chunks with the dependencies between them. Chunks are numbered so that none needs one of a
-/// higher number.
+/// Chunks with the dependencies between them. No chunk needs one with a higher number.
 #[derive(Debug, Default)]
 pub(in crate::scale) struct CoarseGraph {
     /// For each chunk the slots that one of its tasks takes; 0 for a join.
     pub slots: Vec<u32>,
-    /// For each chunk how many of its tasks run in one wave: all of them, but for bands.
+    /// For each chunk, the number of tasks that run in one wave: all of them, except for bands.
     pub wave: Vec<u32>,
     /// From each chunk to those that need it.
     pub successors: Csr,
-    /// How many tasks remained when it was made.
+    /// Number of tasks that remained when it was made.
     pub made_for: u64,
     /// True if every task is a chunk of its own.
     pub is_exact: bool,
@@ -52,26 +51,26 @@ pub(in crate::scale) struct CoarseGraph {
 pub(in crate::scale) struct Cell {
     pub chunk: u32,
     pub class: ClassId,
-    /// True if its tasks have priors; sizes of others are in units of their class's.
+    /// True if its tasks have priors; other sizes are in units of their class.
     pub is_sized: bool,
     /// Tasks that have not started.
     pub left: u32,
-    /// Those of them that could.
+    /// Those of them that are ready.
     pub ready: u32,
     /// Tasks that run.
     pub running: u32,
-    /// Sizes of the tasks that have not started, in nanoseconds: their sum, and that of each times
-    /// its slots.
+    /// Sizes of the tasks that have not started, in nanoseconds: their sum, and the sum of size
+    /// times slots.
     pub size: u128,
     pub slot_size: u128,
-    /// Of all its tasks at first: mean square (s²) and maximum (s) of sizes.
+    /// Over all its initial tasks: mean square (s²) and maximum (s) of sizes.
     pub mean_square: f64,
     pub largest: f64,
 }
 
 impl CoarseGraph {
-    /// Divides what remains into chunks: task by task up to the limit of `work`, in about as many
-    /// chunks as it says beyond. `old` lends what does not change.
+    /// Divides the remaining work into chunks: task by task up to the limit of `work`, beyond it in
+    /// about the number of chunks that `work` specifies. `old` lends what does not change.
     pub(super) fn new(work: &RemainingWork, old: Option<CoarseGraph>) -> CoarseGraph {
         divide::outline(work, old)
     }
@@ -81,7 +80,7 @@ impl CoarseGraph {
         self.slots.len()
     }
 
-    /// The cell of a task that was open when the outline was made.
+    /// The cell of a task that was open when the graph was coarsened.
     pub fn cell_of(&self, task: TaskId) -> u32 {
         self.cell_of.get(task.index()).copied().unwrap_or(NONE)
     }
@@ -113,7 +112,7 @@ impl CoarseGraph {
         levels.into_iter().max().unwrap_or(0)
     }
 
-    /// Counts a task in or out of a stage.
+    /// Adds a task to the counts of a stage, or removes it (`sign`).
     pub(super) fn count(&mut self, cell: u32, facts: &TaskFacts, stage: u32, sign: i32) {
         if let Some(cell) = self.cells.get_mut(cell as usize) {
             cell.count(facts, stage, sign);

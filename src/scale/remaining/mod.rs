@@ -1,13 +1,13 @@
-//! What remains of a run's tasks, kept up to date by the events of tasks, so that a decision need
-//! not look at each of them.
+//! The remaining tasks of a run, kept up to date by task events, so that a decision need not read
+//! each of them.
 //!
-//! Every task has a stage. Tasks that run are listed with the moment at which they began; tasks
-//! that are open can be enumerated at the cost of those that are left. Everything else that a
-//! forecast needs is kept as sums: the first forecast divides the graph into chunks (`outline`),
-//! and from then on every event adjusts the sums of the chunk of its task. The sums are integers,
-//! so that they are at every moment exactly those that would be found by counting again.
+//! Every task has a stage. Running tasks are listed with their start; open tasks can be enumerated
+//! in time proportional to their number. Everything else that a forecast needs is kept as sums: the
+//! first forecast divides the graph into chunks (`coarsen`), and from then on every event adjusts
+//! the sums of its task's chunk. The sums are integers, so they always equal the result of counting
+//! again.
 //!
-//! The real run and the simulator feed this with the same calls.
+//! The real run and the simulator make the same calls.
 
 mod coarsen;
 mod open_set;
@@ -22,24 +22,23 @@ use super::estimate::ClassId;
 use crate::graph::TaskGraph;
 use crate::model::{TaskId, Time};
 
-/// Up to this number of remaining tasks and joins each is a chunk of its own.
+/// Up to this number of remaining tasks and joins, each is a chunk of its own.
 pub const EXACT: usize = 2_500;
 
-/// Number of chunks beyond [`EXACT`]; more are finer and slower. `benches/decide.rs` says what this
-/// costs in quality.
+/// Number of chunks beyond [`EXACT`]; more are finer and slower. `benches/decide.rs` measures the
+/// loss of quality.
 pub const CHUNKS: usize = 2_000;
 
-/// Most remaining tasks for which the division into chunks is made anew when half of them have
-/// ended: it takes some microseconds per task.
-const MOST_REMADE: u64 = 32_768;
+/// Upper limit on remaining tasks for dividing them into chunks again when half of them have ended:
+/// that takes some microseconds per task.
+const MAX_TASKS_REDIVIDED: u64 = 32_768;
 
-/// What does not change about a task.
+/// The constant facts of a task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TaskFacts {
-    /// The class under which its duration is learnt.
+    /// The class that its duration is learnt for.
     pub class: ClassId,
-    /// Its own prior duration from the job file, if it has one: what is learnt is how durations
-    /// relate to it.
+    /// Its own prior duration from the job file, if any: durations are learnt relative to it.
     pub prior: Option<Duration>,
     /// Slots that it takes on one rank.
     pub slots: u32,
@@ -52,40 +51,40 @@ impl TaskFacts {
     }
 }
 
-/// Tells the facts of each task of a job.
+/// Returns the facts of each task of a job.
 pub type FactsOf = dyn Fn(TaskId) -> TaskFacts + Send + Sync;
 
-/// One task that is still to be run.
+/// A task without a final state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RemainingTask {
     /// Its number.
     pub task: TaskId,
-    /// The class under which its duration is learnt.
+    /// The class that its duration is learnt for.
     pub class: ClassId,
     /// Its own prior duration from the job file, if it has one.
     pub prior: Option<Duration>,
     /// Slots that it takes on one rank.
     pub slots: u32,
-    /// How far it is.
+    /// Its stage.
     pub stage: Stage,
 }
 
-/// How far a task is that has no final state.
+/// Stage of a task without a final state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Waits for other tasks, which are themselves remaining.
+    /// Waits for other tasks, which also remain.
     Waiting,
     /// Waits for a slot.
     Ready,
-    /// Has been running since this moment.
+    /// Running since this moment.
     Running(Time),
 }
 
-/// A task that runs.
+/// A running task.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunningTask {
     pub task: TaskId,
-    /// Its cell in the outline; [`NONE`] if there is no outline yet.
+    /// Its cell in the coarse graph; [`NONE`] if there is no coarse graph yet.
     pub cell: u32,
     pub since: Time,
     pub facts: TaskFacts,
@@ -111,12 +110,13 @@ pub struct RemainingWork {
 }
 
 impl RemainingWork {
-    /// All tasks of a graph, each waiting for others.
+    /// All tasks of a graph, in stage `Waiting`.
     pub fn new(graph: Arc<TaskGraph>, facts: Arc<FactsOf>) -> RemainingWork {
         RemainingWork::with_limits(graph, facts, EXACT, CHUNKS)
     }
 
-    /// The same, task by task up to `exact` tasks and in about `chunks` chunks beyond.
+    /// The same with these limits: task by task up to `exact` tasks, in about `chunks` chunks
+    /// beyond.
     pub fn with_limits(graph: Arc<TaskGraph>, facts: Arc<FactsOf>, exact: usize, chunks: usize) -> RemainingWork {
         let tasks = graph.task_count();
         RemainingWork {
@@ -148,17 +148,17 @@ impl RemainingWork {
         self.remaining
     }
 
-    /// Tasks that wait for a slot.
+    /// Number of ready tasks.
     pub fn ready_count(&self) -> u64 {
         self.ready
     }
 
-    /// Tasks that run.
+    /// Number of running tasks.
     pub fn running_count(&self) -> u64 {
         self.running.len() as u64
     }
 
-    /// True until a task has its final state.
+    /// True until a task reaches its final state.
     pub fn is_open(&self, task: TaskId) -> bool {
         self.stages.get(task.index()).is_some_and(|stage| *stage != ENDED)
     }
@@ -168,12 +168,12 @@ impl RemainingWork {
         self.stages.get(task.index()).is_some_and(|&stage| stage < READY)
     }
 
-    /// A task waits for a slot.
+    /// Records that a task waits for a slot.
     pub fn became_ready(&mut self, task: TaskId) {
         self.change(task, READY);
     }
 
-    /// A task runs, since about `since`.
+    /// Records that a task runs, since about `since`.
     pub fn started(&mut self, task: TaskId, since: Time) {
         self.change(task, self.running.len() as u32);
         let Some(&stage) = self.stages.get(task.index()).filter(|stage| **stage < READY) else { return };
@@ -182,12 +182,12 @@ impl RemainingWork {
         }
     }
 
-    /// A task runs no more, and may have to run again.
+    /// Records that a task stopped running; it may have to run again.
     pub fn stopped(&mut self, task: TaskId) {
         self.change(task, WAITING);
     }
 
-    /// A task has its final state; false if it had one before.
+    /// Records the final state of a task; false if it already had one.
     pub fn ended(&mut self, task: TaskId) -> bool {
         let was_open = self.is_open(task);
         if was_open {
@@ -201,8 +201,8 @@ impl RemainingWork {
         was_open
     }
 
-    /// Puts a task into a stage; a position in the list of running tasks puts it at the end of that
-    /// list, unless it is there.
+    /// Moves a task to a stage. A position in the list of running tasks adds it to the end of that
+    /// list, unless it is already listed.
     fn change(&mut self, task: TaskId, to: u32) {
         let Some(&from) = self.stages.get(task.index()) else { return };
         if from == ENDED || from == to || (from < READY && to < READY) {
@@ -244,8 +244,8 @@ impl RemainingWork {
         RemainingTask { task, class, prior, slots, stage }
     }
 
-    /// The most slots that remaining tasks of one level of the graph take: so many may be of use at
-    /// once, now or later, however long tasks take.
+    /// The most slots that remaining tasks of one level of the graph take: an upper bound on the
+    /// useful slots at any time, whatever the durations.
     pub fn widest_level(&self) -> u64 {
         self.outline().widest()
     }
@@ -255,15 +255,15 @@ impl RemainingWork {
         &self.running
     }
 
-    /// The division into chunks, which is made at the first call.
+    /// The division into chunks, made at the first call.
     pub(super) fn outline(&self) -> &CoarseGraph {
         self.outline.get_or_init(|| CoarseGraph::new(self, None))
     }
 
-    /// True if half of what an outline was made for has ended, and few enough tasks remain to make
-    /// it anew.
+    /// True if half of the tasks that a coarse graph was made for have ended, and few enough remain
+    /// to make it again.
     fn is_outdated(&self, outline: &CoarseGraph) -> bool {
-        !outline.is_exact && self.remaining < outline.made_for / 2 && self.remaining <= MOST_REMADE
+        !outline.is_exact && self.remaining < outline.made_for / 2 && self.remaining <= MAX_TASKS_REDIVIDED
     }
 
     fn remake(&mut self) {

@@ -1,14 +1,14 @@
-//! The set of open tasks: one bit per task, and above every 64 bits one that says whether any is
+//! The set of open tasks: one bit per task and, for every 64 bits, a bit that says whether any is
 //! set.
 //!
-//! A removal costs one write in most cases, and an enumeration a few words per member, however many
-//! tasks have left.
+//! A removal usually costs one write, an enumeration a few words per member, whatever the number of
+//! removed tasks.
 
 /// A set of the numbers from 0 to a bound, full at the start; members can only be removed.
 #[derive(Clone, Debug)]
 pub(super) struct OpenSet {
-    /// Bits of the members, then bits of the words of the level below that are not zero; the last
-    /// level has one word.
+    /// Bits of the members, then bits of the non-zero words of the level below; the last level has
+    /// one word.
     levels: Vec<Vec<u64>>,
 }
 
@@ -54,14 +54,14 @@ impl OpenSet {
         })
     }
 
-    /// The least member that is not below `from`.
+    /// The lowest member at or above `from`.
     fn from(&self, from: usize) -> Option<usize> {
         let mut at = from;
         for (height, words) in self.levels.iter().enumerate() {
             let word = words.get(at / 64)? & (u64::MAX << (at % 64));
             if word != 0 {
                 at = at / 64 * 64 + word.trailing_zeros() as usize;
-                // Down again, to the first bit of each word that is not zero.
+                // Descends again, to the first bit of each non-zero word.
                 for below in self.levels[..height].iter().rev() {
                     at = at * 64 + below[at].trailing_zeros() as usize;
                 }

@@ -1,5 +1,4 @@
-//! Random graphs under random events: what is kept must be at every moment what would be found by
-//! counting.
+//! Random graphs under random events: the sums must always equal the result of counting again.
 
 use super::*;
 use crate::graph::link::{Condition, Link, LinkShape};
@@ -35,12 +34,12 @@ fn random_work(rng: &mut Rng, exact: usize, chunks: usize) -> RemainingWork {
     RemainingWork::with_limits(graph, Arc::new(move |task: TaskId| facts[task.index()]), exact, chunks)
 }
 
-/// The stages as the test knows them, event by event.
+/// The stages, tracked by the test.
 #[derive(Clone)]
 struct Known(Vec<Option<Stage>>);
 
 impl Known {
-    /// Something happens to some task.
+    /// Applies a random event to a random task.
     fn happen(&mut self, rng: &mut Rng, now: Time, work: &mut RemainingWork) {
         let task = TaskId(rng.u32(0..self.0.len() as u32));
         let stage = &mut self.0[task.index()];
@@ -61,7 +60,7 @@ impl Known {
     }
 }
 
-/// The cells of an outline, counted anew.
+/// The cells of a coarse graph, counted again.
 fn recounted(work: &RemainingWork, known: &Known) -> Vec<(u32, u32, u32, u128, u128)> {
     let mut cells = vec![(0, 0, 0, 0, 0); work.outline().cells.len()];
     for (task, stage) in (0..).map(TaskId).zip(&known.0).filter_map(|(task, stage)| Some((task, (*stage)?))) {
@@ -105,7 +104,7 @@ fn what_is_kept_is_what_counting_anew_would_find() {
         let (exact, chunks) = ([0, 20, 100, 2500][rng.usize(0..4)], rng.usize(16..200));
         let mut work = random_work(&mut rng, exact, chunks);
         let mut known = Known(vec![Some(Stage::Waiting); work.graph().task_count()]);
-        // The first look comes at any time.
+        // The first forecast may be made at any time.
         let first_look = rng.usize(0..known.0.len());
         for step in 0..6 * known.0.len() {
             known.happen(&mut rng, Time(step as u64), &mut work);

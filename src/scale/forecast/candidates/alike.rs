@@ -1,5 +1,5 @@
-//! The ranks of an observation as a forecast uses them. Few ranks are told apart; of many, those
-//! that are nearly alike are one group.
+//! The ranks of an observation as a forecast uses them. Few ranks are kept separate; of many,
+//! similar ones form groups.
 
 use rustc_hash::FxHashMap;
 
@@ -9,27 +9,26 @@ use crate::scale::forecast::node_cost::{HeldNode, HolderGroup, Holders};
 use crate::scale::observation::{Observation, RankView};
 use crate::scale::price::NodeTypeId;
 
-/// Up to this number of ranks each is a group of its own.
-const APART: usize = 256;
+/// Up to this number of ranks, each is a group of its own.
+const MAX_SEPARATE_RANKS: usize = 256;
 
-/// Nodes of many are held for about equally long if the logarithms of their times, in these units,
-/// are the same: within a thirty-second.
+/// Ages are similar if their logarithms, in these units, are equal: within a thirty-second.
 const AGE_STEPS: f64 = 32.0;
 
-/// By what ranks are alike: the state of their node, since when it is billed and under way (in
-/// steps), slots, and busy ones.
+/// The key of similar ranks: state, type, whether and since when the node is billed and under way
+/// (in steps), slots, and busy slots.
 type Likeness = (RankState, NodeTypeId, bool, Option<i64>, u32, u32, usize);
 
-/// Ranks that are alike, summed.
+/// Similar ranks, summed.
 struct Alike {
     first: RankView,
     ranks: u32,
-    /// Seconds for which their nodes have been billed.
+    /// Billed time of their nodes, in seconds.
     age: f64,
 }
 
-/// The ranks there are or that are under way, in the order in which they are used: those that
-/// cannot go first, then those that are there, the busiest first.
+/// The ranks present or under way, in order of use: first those that cannot leave, then the present
+/// ones, the busiest first.
 pub(super) fn holders(seen: &Observation<'_>, estimates: &Estimates, min_ranks: u32) -> Holders {
     let rest =
         |node_type, age: f64| estimates.delay_rest(node_type, std::time::Duration::from_secs_f64(age)).max(0.001);
@@ -67,9 +66,9 @@ pub(super) fn leaving(seen: &Observation<'_>) -> Holders {
     Holders::new(alike(seen, |state| state == RankState::Draining).iter().map(held).collect())
 }
 
-/// Ranks in such states, those that are alike together; in order of their first.
+/// Ranks in the given states, grouped by similarity; in order of their first members.
 fn alike(seen: &Observation<'_>, is_in: impl Fn(RankState) -> bool) -> Vec<Alike> {
-    let apart = seen.ranks.len() <= APART;
+    let apart = seen.ranks.len() <= MAX_SEPARATE_RANKS;
     let mut index: FxHashMap<Likeness, usize> = FxHashMap::default();
     let mut all: Vec<Alike> = Vec::new();
     let mut steps = AgeSteps { now: seen.now, last: None };
@@ -86,7 +85,7 @@ fn alike(seen: &Observation<'_>, is_in: impl Fn(RankState) -> bool) -> Vec<Alike
     all
 }
 
-/// Ages with their steps; neighbours often have the same.
+/// Ages with their steps; neighbours often have the same age.
 struct AgeSteps {
     now: Time,
     last: Option<(Time, (f64, Option<i64>))>,
@@ -104,7 +103,7 @@ impl AgeSteps {
     }
 }
 
-/// Ranks that are there.
+/// Present ranks as a group of holders.
 fn held(alike: &Alike) -> HolderGroup {
     let rank = &alike.first;
     let age = alike.age / f64::from(alike.ranks);

@@ -1,34 +1,33 @@
-//! The ranks that a forecast may use, in the order in which they would be used; those that are
-//! alike are one group.
+//! The ranks that a forecast may use, in order of use; similar ranks form groups.
 
-/// Quantiles by which it is known how the ends of what runs on alike ranks are spread.
+/// Number of quantiles that describe the ends of running tasks on similar ranks.
 pub(in crate::scale::forecast) const QUANTILES: usize = 8;
 
 /// A rank that a forecast may use, in seconds from now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::scale::forecast) struct HeldNode {
-    /// When its node was granted (negative: before now); `None` for a node that bills to another
+    /// When its node was granted (negative: before now); `None` if its node is billed to another
     /// rank.
     pub since: Option<f64>,
     /// When it can take tasks.
     pub arrives: f64,
-    /// True if it is kept to the end whatever it does.
+    /// True if it is held to the end in any case.
     pub kept: bool,
-    /// True if its node is granted already.
+    /// True if its node is already granted.
     pub granted: bool,
     /// Slots.
     pub slots: u32,
-    /// Slots that run something now.
+    /// Number of busy slots.
     pub busy: u32,
 }
 
-/// Ranks that are alike.
+/// Similar ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::scale::forecast) struct HolderGroup {
     pub holder: HeldNode,
-    /// How many.
+    /// Number of ranks.
     pub ranks: u32,
-    /// When the last of what runs there now ends: quantiles over the ranks, ascending.
+    /// When the last task running now ends: quantiles over the ranks, ascending.
     pub until: [f64; QUANTILES],
 }
 
@@ -38,7 +37,7 @@ impl HolderGroup {
     }
 }
 
-/// Ranks, slots and busy slots of a group and of all before it.
+/// Ranks, slots and busy slots of a group and of all groups before it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Upto {
     ranks: u32,
@@ -46,7 +45,7 @@ struct Upto {
     busy: u32,
 }
 
-/// Ranks in the order in which they are used.
+/// Ranks in order of use.
 #[derive(Clone, Debug, Default)]
 pub(in crate::scale::forecast) struct Holders {
     groups: Vec<HolderGroup>,
@@ -70,7 +69,7 @@ impl Holders {
         self.groups.iter()
     }
 
-    /// The first ranks, and the groups of the others.
+    /// The first `ranks` ranks, and the groups of the others.
     pub fn split(&self, ranks: u32) -> (Holders, impl Iterator<Item = HolderGroup>) {
         let at = self.upto.partition_point(|upto| upto.ranks < ranks);
         let mut first = self.groups[..self.groups.len().min(at + 1)].to_vec();
@@ -84,7 +83,7 @@ impl Holders {
         (Holders::new(first), rest.into_iter().chain(others))
     }
 
-    /// Keeps the first ranks to the end.
+    /// Marks the first ranks as held to the end.
     pub fn keep(&mut self, ranks: u32) {
         let (first, rest) = self.split(ranks);
         let mut groups = first.groups;
@@ -112,12 +111,12 @@ impl Holders {
         self.all().slots
     }
 
-    /// Slots that run something now.
+    /// Number of busy slots.
     pub fn busy(&self) -> u32 {
         self.all().busy
     }
 
-    /// Ranks that run something now.
+    /// Number of ranks with busy slots.
     pub fn in_use(&self) -> u32 {
         self.groups.iter().filter(|group| group.holder.busy > 0).map(|group| group.ranks).sum()
     }
@@ -127,7 +126,7 @@ impl Holders {
         self.groups.iter().any(|group| group.ranks > 1)
     }
 
-    /// The fewest ranks that have so many slots; all, if they have not.
+    /// The fewest ranks that have `slots` slots; all ranks if they have fewer.
     pub fn room_for(&self, slots: u32) -> u32 {
         if slots == 0 {
             return 0;
@@ -145,8 +144,8 @@ impl Holders {
         self.upto[at].slots - (self.upto[at].ranks - ranks) * group.holder.slots
     }
 
-    /// A task ends after so many seconds; it is on a busy slot, counted in order of use, or on the
-    /// first rank.
+    /// Records a task that ends after `rest` seconds on a busy slot, counted in order of use, or on
+    /// the first rank.
     pub fn occupy(&mut self, seat: Option<u32>, rest: f64) {
         let at = seat.map_or(0, |seat| self.upto.partition_point(|upto| upto.busy <= seat));
         if let Some(group) = self.groups.get_mut(at) {
@@ -154,15 +153,15 @@ impl Holders {
         }
     }
 
-    /// Notes for groups of several ranks when the last of what runs on one with so many busy slots
-    /// ends.
+    /// Sets for groups of several ranks when the last running task of a rank ends, by its number of
+    /// busy slots.
     pub fn spread(&mut self, is_known: bool, mut last_of: impl FnMut(u32) -> [f64; QUANTILES]) {
         let groups = self.groups.iter_mut().filter(|group| group.ranks > 1 || !is_known);
         groups.for_each(|group| group.until = last_of(group.holder.busy));
     }
 
-    /// The highest of the first ranks that has work when so many ranks have some at a moment, or by
-    /// the time at which what it runs ends; as a number of ranks.
+    /// The last of the first `ranks` ranks with work, by the number of ranks needed at a moment or
+    /// by the end of its running tasks; as a number of ranks.
     pub fn last_that_stays(&self, ranks: u32, needed_at: impl Fn(f64) -> u32) -> u32 {
         let stays = |(group, upto): (&HolderGroup, &Upto)| {
             let (first, end) = (upto.ranks - group.ranks, upto.ranks.min(ranks));

@@ -1,5 +1,4 @@
-//! Tasks that run, put together in batches: those of one cell that have been running for about
-//! equally long.
+//! Batches of running tasks: tasks of one cell that have been running for about equally long.
 
 use rustc_hash::FxHashMap;
 
@@ -8,14 +7,14 @@ use crate::model::Time;
 use crate::scale::estimate::ClassId;
 use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork, RunningTask};
 
-/// Batches of one cell by age: steps of a quarter of a sixteenth of the time that a task of the
-/// class takes, and beyond four times that steps that grow.
-const FINEST: usize = 80;
+/// Number of age steps of a cell: sixteenths of the class's duration up to four times that duration,
+/// growing steps beyond.
+const AGE_STEPS: usize = 80;
 
-/// Most batches if many cells have tasks that run; at least one for each of them.
-const MOST_BATCHES: usize = 1024;
+/// Upper limit on batches if many cells have running tasks; each of them has at least one.
+const MAX_BATCHES: usize = 1024;
 
-/// Pieces into which large batches are divided, all together: each ends at another moment.
+/// Number of pieces into which large batches are divided in total: each ends at another moment.
 const PIECES: u64 = 256;
 
 /// Running tasks of a cell that began at about the same moment.
@@ -27,28 +26,28 @@ pub(super) struct RunningBatch {
     pub slots: u32,
     /// How long they have been running, as a factor of their sizes: mean.
     pub factor: f64,
-    /// Seconds that their sizes come to on the ranks that there are: mean.
+    /// Their sizes in seconds on the present ranks: mean.
     pub seconds: f64,
-    /// As so many pieces they end.
+    /// Number of pieces, which end one by one.
     pub pieces: u32,
 }
 
-/// What runs of a class.
+/// The running tasks of a class.
 #[derive(Debug, Default)]
 pub(super) struct ClassBatches {
-    /// How long tasks have been running, and how many for about so long.
+    /// Ages of tasks, with the number of tasks of about that age.
     pub open: Vec<(f64, u32)>,
     /// Pieces of all its batches.
     pub pieces: u32,
 }
 
-/// All that runs, in batches.
+/// All running tasks, in batches.
 pub(super) fn of(outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> Vec<RunningBatch> {
-    // Where the batches of each cell begin.
+    // The first batch of each cell.
     let mut first = vec![NONE; outline.cells.len()];
     let busy = (0..).zip(&outline.cells).filter(|(_, cell)| cell.running > 0);
     let busy: Vec<usize> = busy.map(|(at, _)| at).collect();
-    let each = (MOST_BATCHES / busy.len().max(1)).clamp(1, FINEST);
+    let each = (MAX_BATCHES / busy.len().max(1)).clamp(1, AGE_STEPS);
     (0..).zip(&busy).for_each(|(number, &at)| first[at] = number * each as u32);
     let mut sums = vec![RunningBatch::default(); busy.len() * each];
     let scales = CellScales::new(outline, &busy, beliefs);
@@ -56,7 +55,7 @@ pub(super) fn of(outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<
         let cell = if running.cell == NONE { outline.cell_of(running.task) } else { running.cell };
         let Some(&from) = first.get(cell as usize).filter(|from| **from != NONE) else { continue };
         let (factor, age, seconds) = scales.of(cell, running, beliefs.now);
-        let sum = &mut sums[from as usize + age_step(age) * each / FINEST];
+        let sum = &mut sums[from as usize + age_step(age) * each / AGE_STEPS];
         sum.tasks += 1;
         sum.slots += running.facts.slots.max(1);
         sum.factor += factor;
@@ -75,7 +74,7 @@ pub(super) fn of(outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<
     batches
 }
 
-/// The same, class by class.
+/// The batches by class.
 pub(super) fn by_class(batches: &[RunningBatch]) -> FxHashMap<ClassId, ClassBatches> {
     let mut classes: FxHashMap<ClassId, ClassBatches> = FxHashMap::default();
     for batch in batches {
@@ -86,8 +85,8 @@ pub(super) fn by_class(batches: &[RunningBatch]) -> FxHashMap<ClassId, ClassBatc
     classes
 }
 
-/// For each cell with running tasks: seconds that a size of one nanosecond comes to on the ranks
-/// that there are, and what divides a factor to make it an age in durations of the class.
+/// For each cell with running tasks: the seconds per nanosecond of size on the present ranks, and
+/// the divisor that converts a factor to an age in durations of the class.
 struct CellScales(Vec<(f64, f64)>);
 
 impl CellScales {
@@ -105,8 +104,8 @@ impl CellScales {
         CellScales(scales)
     }
 
-    /// How long a task of a cell has been running: as a factor of its size, and in durations of its
-    /// class; and what its size comes to.
+    /// How long a task of a cell has been running, as a factor of its size and in durations of its
+    /// class; and its size in seconds.
     fn of(&self, cell: u32, running: &RunningTask, now: Time) -> (f64, f64, f64) {
         let (unit, per_median) = self.0[cell as usize];
         let seconds = running.facts.size() as f64 * unit;
@@ -117,5 +116,9 @@ impl CellScales {
 
 /// The step of an age.
 fn age_step(age: f64) -> usize {
-    if age < 4.0 { (age * 16.0) as usize } else { (64.0 + (age / 4.0).log2() * 2.0).min(FINEST as f64 - 1.0) as usize }
+    if age < 4.0 {
+        (age * 16.0) as usize
+    } else {
+        (64.0 + (age / 4.0).log2() * 2.0).min(AGE_STEPS as f64 - 1.0) as usize
+    }
 }

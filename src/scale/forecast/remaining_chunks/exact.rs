@@ -1,12 +1,12 @@
-//! A scene in which every task is a chunk: each is looked at.
+//! Fills in the remaining work when every task is a chunk, from each task.
 
 use super::{Beliefs, ClassTables, RemainingChunks, RunningTasks, SPREAD, Strata};
 use crate::scale::remaining::{CoarseGraph, NONE, RemainingTask, RemainingWork, Stage};
 
-/// What is left of a class.
+/// The remaining tasks of a class.
 #[derive(Clone, Debug, Default)]
 struct Left {
-    /// How long its tasks have been running, as factors of their sizes; each is one task.
+    /// How long its tasks have been running, as factors of their sizes; each entry is one task.
     open: Vec<(f64, u32)>,
     waiting_tasks: u32,
     running: Strata,
@@ -14,7 +14,7 @@ struct Left {
 }
 
 impl RemainingChunks {
-    /// From each task. Returns the sum of the variances of their durations.
+    /// Fills in from each task. Returns the sum of the variances of their durations.
     pub(super) fn fill_exactly(&mut self, outline: &CoarseGraph, work: &RemainingWork, beliefs: &Beliefs<'_>) -> f64 {
         let Beliefs { now, estimates, speed } = *beliefs;
         let mut variances = vec![0.0; outline.len()];
@@ -52,7 +52,7 @@ impl RemainingChunks {
     }
 }
 
-/// The part, 0 to 1, of its class's distribution that a task stands for.
+/// The part, 0 to 1, of its class's distribution that a task represents.
 fn part(strata: &mut Strata, task: &RemainingTask) -> f64 {
     match strata.tasks as usize >= SPREAD {
         true => (draw(task) as f64 + 0.5) / SPREAD as f64,
@@ -82,8 +82,8 @@ fn left_of_classes(work: &RemainingWork, beliefs: &Beliefs<'_>) -> Vec<Left> {
     left
 }
 
-/// Which quantile of its class a task is given: always the same for a task (Knuth's multiplicative
-/// hash of its number).
+/// The quantile of a task within its class, always the same for a task (Knuth's multiplicative hash
+/// of its number).
 fn draw(task: &RemainingTask) -> usize {
     (task.task.0.wrapping_mul(2_654_435_761) >> (u32::BITS - SPREAD.trailing_zeros())) as usize
 }

@@ -1,5 +1,5 @@
-//! How what remains of a graph is divided into chunks: nodes are grouped by a key, groups are cut
-//! into pieces, and pieces that nothing tells apart are put together again.
+//! Divides the remaining graph into chunks: nodes are grouped by a key, groups are cut into pieces,
+//! and indistinguishable pieces are merged.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -8,14 +8,14 @@ use crate::graph::csr::Csr;
 use crate::model::TaskId;
 use crate::scale::remaining::{ENDED, RemainingWork, TaskFacts};
 
-/// Edges between chunks are made distinct whenever their list has doubled, and has at least this
+/// Edges between chunks are deduplicated whenever their list has doubled and has at least this
 /// length.
 const DISTINCT_FROM: usize = 1 << 16;
 
-/// Pieces of a group are alike if the logarithms of their mean sizes, in these units, are the same.
+/// Pieces of a group are similar if the logarithms of their mean sizes, in these units, are equal.
 const SIZE_STEPS: f64 = 8.0;
 
-/// A remaining node, as it is sorted into chunks.
+/// A remaining node, while it is sorted into chunks.
 #[derive(Clone, Copy)]
 struct SortedNode {
     level: u32,
@@ -24,10 +24,10 @@ struct SortedNode {
     facts: Option<TaskFacts>,
 }
 
-/// By what nodes are put together, from fine to coarse.
+/// The grouping of nodes, from fine to coarse.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Grain {
-    /// Every task by itself.
+    /// Every task alone.
     Task,
     /// Level, class and slots.
     Class,
@@ -37,7 +37,7 @@ enum Grain {
     Band(u32),
 }
 
-/// Keys sort so that no group needs one behind it.
+/// Keys sort so that no group needs a later one.
 type ChunkKey = (u32, bool, u32, u32);
 
 /// Nodes of one key.
@@ -65,7 +65,7 @@ pub(super) fn outline(work: &RemainingWork, old: Option<CoarseGraph>) -> CoarseG
 
 struct Divider<'a> {
     work: &'a RemainingWork,
-    /// The joins that remaining tasks lead to, ascending.
+    /// The joins that depend on remaining tasks, ascending.
     joins: Vec<u32>,
     outline: CoarseGraph,
 }
@@ -85,7 +85,7 @@ impl Divider<'_> {
             true => self.merge_twins(&groups, pairs),
             false => pairs,
         };
-        // As many as the graph has edges, so not too many.
+        // At most as many as the graph has edges, so not too many.
         self.outline.successors = Csr::build(self.outline.len(), |put| {
             pairs.iter().for_each(|&(from, to)| put(from, to));
         })
@@ -102,7 +102,7 @@ impl Divider<'_> {
     }
 
     fn choose_grain(&self) -> Grain {
-        // Half of the chunks are left for cutting wide groups into pieces.
+        // Leaves half of the chunks for cutting wide groups into pieces.
         let enough = self.work.chunks / 2;
         let (mut by_class, mut by_level) = (FxHashSet::default(), FxHashSet::default());
         let mut last = 0;
@@ -121,7 +121,7 @@ impl Divider<'_> {
         }
     }
 
-    /// The groups, and where each key's is.
+    /// The groups, and the index of each key's group.
     fn groups(&self, grain: Grain) -> (FxHashMap<ChunkKey, u32>, Vec<NodeGroup>) {
         let mut index: FxHashMap<ChunkKey, u32> = FxHashMap::default();
         let mut groups: Vec<NodeGroup> = Vec::new();
@@ -166,7 +166,7 @@ impl Divider<'_> {
         }
     }
 
-    /// For each band how many of its levels have tasks.
+    /// For each band, the number of its levels with tasks.
     fn heights(&self, grain: Grain) -> FxHashMap<u32, u32> {
         let mut heights = FxHashMap::default();
         let Grain::Band(height) = grain else { return heights };
@@ -217,7 +217,7 @@ impl Divider<'_> {
         self.outline = outline;
     }
 
-    /// The chunk of a node that remains.
+    /// The chunk of a remaining node.
     fn chunk_of(&self, node: u32) -> u32 {
         match self.work.stages.get(node as usize) {
             Some(&ENDED) => NONE,
@@ -251,8 +251,8 @@ impl Divider<'_> {
         pairs
     }
 
-    /// Makes one chunk of those pieces of a group that have the same chunks before and behind them
-    /// and tasks of about the same size. Returns the edges between the chunks that there are then.
+    /// Merges pieces of a group with the same predecessor and successor chunks and tasks of similar
+    /// size. Returns the edges between the resulting chunks.
     fn merge_twins(&mut self, groups: &[NodeGroup], pairs: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
         let chunks = self.outline.len();
         let mut neighbours: Vec<(Vec<u32>, Vec<u32>)> = vec![Default::default(); chunks];
@@ -302,7 +302,7 @@ impl Divider<'_> {
         sums.into_iter().map(|(size, tasks)| if tasks > 0.0 { size / tasks } else { 0.0 }).collect()
     }
 
-    /// Gives chunks other numbers; cells of one class that come to lie in one chunk become one.
+    /// Renumbers chunks; cells of one class in the same chunk are merged.
     fn rename(&mut self, renamed: &[u32]) {
         let outline = &mut self.outline;
         outline.chunk_of_join.values_mut().for_each(|chunk| *chunk = renamed[*chunk as usize]);
@@ -341,7 +341,7 @@ impl Cell {
     }
 }
 
-/// The joins that remaining tasks lead to, ascending.
+/// The joins that depend on remaining tasks, ascending.
 fn joins(work: &RemainingWork) -> Vec<u32> {
     let graph = work.graph();
     let tasks = graph.task_count() as u32;

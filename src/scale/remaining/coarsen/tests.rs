@@ -43,7 +43,7 @@ fn pieces_that_nothing_tells_apart_are_one() {
     let phases = work(&World::phases(&[10_000, 10, 10_000], 1.0), 200);
     check(&phases);
     assert_eq!(phases.outline().len(), 5, "three phases and two joins");
-    // Tasks of other sizes are told apart, so that the long ones can come first.
+    // Tasks of different sizes stay separate, so that the long ones can start first.
     let mut sweep = World::bag(10_000, 1.0);
     (1..).zip(&mut sweep.durations).for_each(|(k, duration)| *duration = f64::from(k));
     let sweep = work(&sweep, 200);
