@@ -387,7 +387,7 @@ fn a_policy_leaves_what_was_scaled_by_hand() {
         Some(status(&dir)).filter(|now| now["time_s"].as_f64() > Some(decided))
     });
     assert_eq!((count(&later, "active"), &later["scaling"]["held"]), (3, &3.into()), "{later:#}");
-    phalanx(&dir).args(["status", "run"]).run().ok().says("by hand").says("of 1000.00");
+    phalanx(&dir).args(["status", "run"]).run().ok().says("ranks by `phalanx scale`").says("of 1000.00");
     phalanx(&dir).args(["scale", "run", "auto"]).run().ok().says("decides again");
     wait_for("the policy to give back what is beyond its bounds", 120, || {
         (count(&status(&dir), "left") > 0).then_some(())
@@ -493,7 +493,7 @@ fn a_rank_on_which_tasks_keep_failing_is_quarantined_and_a_slow_one_gets_less() 
                command = \"sleep 0.2; [ $PHALANX_RANK != 1 ] || { sleep 0.5; exit 1; }\"\n";
     let run = open_run(&dir, mpirun(&dir, 3), &(job.to_owned() + &held(1, "needs = [\"sick\"]")));
     wait_for("the slow rank to be found", 120, || run.stderr_so_far().contains("times as long").then_some(()));
-    phalanx(&dir).args(["status", "run"]).run().ok().says("slower than others");
+    phalanx(&dir).args(["status", "run"]).run().ok().says("slower than the other ranks");
     wait_for("the sick rank to be found", 120, || (count(&status(&dir), "quarantined") == 1).then_some(()));
     phalanx(&dir).args(["status", "run"]).run().ok().says("failures");
     release(&dir);

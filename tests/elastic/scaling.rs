@@ -76,7 +76,7 @@ fn ranks_of_a_world_sleep_while_they_are_not_needed_and_wake_for_the_next_phase(
     let last: HashSet<u32> = trace.0.iter().filter(|row| row.name == "last").filter_map(|row| row.rank).collect();
     assert!(last.len() > 1, "the last phase ran on {last:?}");
     let number = explained[0]["number"].to_string();
-    let said = phalanx(&dir).args(["explain", "run", &number]).run().ok().says("policy").says("wait for a slot");
+    let said = phalanx(&dir).args(["explain", "run", &number]).run().ok().says("policy").says("waiting for a slot");
     drop(said);
     phalanx(&dir).args(["explain", "run", "999999"]).run().code(2);
     let report = phalanx(&dir).args(["report", "run", "--json"]).run().ok().json();
@@ -201,7 +201,7 @@ fn a_simulated_run_leaves_what_a_real_one_leaves() {
     let trace = Trace::of(&dir, "latest");
     assert_eq!(trace.completed().len(), 48 + 6 + 64);
     trace.slots_are_exclusive();
-    phalanx(&dir).args(["explain"]).run().ok().says("ask for").says("give back");
+    phalanx(&dir).args(["explain"]).run().ok().says("request").says("release");
     // The same seed is the same run.
     let csv = |run: &str| phalanx(&dir).args(["report", run, "--tasks"]).run().ok().stdout().to_owned();
     simulate(&["--seed", "7", "--run-dir", "again"]).ok();
@@ -250,7 +250,7 @@ fn a_plan_shows_trade_offs_and_what_is_possible() {
     assert!(planned["sbatch"].as_str().unwrap().starts_with("sbatch --nodes="));
     assert!(dir.read("plan.svg").ends_with("</svg>\n"));
     plan(&["--ranks", "1..12", "--deadline", "5m"]).ok().says("no number of ranks helps");
-    plan(&["--ranks", "1..12", "--deadline", "30h"]).ok().says("are kept by").says("phalanx submit job.toml --nodes=");
+    plan(&["--ranks", "1..12", "--deadline", "30h"]).ok().says("meet deadline and budget").says("phalanx submit job.toml --nodes=");
     plan(&["--ranks", "0..3"]).code(2);
     plan(&["--budget", "-1"]).code(2);
 }
