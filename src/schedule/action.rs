@@ -68,8 +68,8 @@ pub enum WorkerAction {
         max: u32,
     },
     /// Until the ledger is replaced, slots count no completions: every end is reported as an
-    /// [`WorkerEvent::Ended`](super::worker::WorkerEvent::Ended). Take all waiting tasks out of the pool
-    /// except for some of the most urgent.
+    /// [`WorkerEvent::Ended`](super::worker::WorkerEvent::Ended). Take all waiting tasks out of the
+    /// pool except for some of the most urgent.
     Freeze {
         /// Number of waiting tasks that may stay and start.
         keep: u32,

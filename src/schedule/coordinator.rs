@@ -274,7 +274,7 @@ impl Coordinator {
         self.change.is_some() || self.next_tick().is_some()
     }
 
-    /// When the next [`Event::Tick`] is due, if any.
+    /// When the next [`CoordinatorEvent::Tick`] is due, if any.
     pub fn next_tick(&self) -> Option<Time> {
         self.next_change.due()
     }

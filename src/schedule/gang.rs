@@ -9,7 +9,7 @@
 //! | waiting | no other is gathering | gathering | `Lead` to the leader, `Hold` to the others |
 //! | gathering | every rank has `Held` | running | `Launch` to the leader |
 //! | running | `GangEnded`, or the leader leaves or is lost | gone | `Release` to the others |
-//! | waiting, gathering | it is cancelled, the run stops, or homes change | gone | `Release` to all |
+//! | waiting, gathering | cancelled, the run stops, or homes change | gone | `Release` to all |
 //!
 //! After a change of homes, each home requests its gangs again that had not started.
 

@@ -28,7 +28,7 @@ pub struct CapacityNeed {
 pub struct Mix {
     /// Nodes by type; types with none are omitted.
     pub nodes: Vec<(NodeTypeId, u32)>,
-    /// Their slots, counted as in [`Need::slots`].
+    /// Their slots, counted as in [`CapacityNeed::slots`].
     pub slots: f64,
     /// Cost of holding them for the given time.
     pub cost: f64,

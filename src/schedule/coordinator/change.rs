@@ -6,10 +6,10 @@
 //!
 //! | state | event | next | does |
 //! |---|---|---|---|
-//! | settled | a rank joins, leaves, pauses or is lost; a rebalance | preparing | release gathering gangs; send `Prepare` to all ranks with parts |
-//! | settled | a rank joins soon after the last change | settled | wait for further ranks, for as long as that change took |
+//! | settled | a change of a rank, or a rebalance | preparing | `Release` gangs; `Prepare` to all |
+//! | settled | a rank joins soon after a change | settled | wait as long as that change took |
 //! | preparing | every rank has acknowledged | settled | see `commit` |
-//! | preparing | a rank is lost | preparing, next epoch | send `Prepare` again: the others report what they counted of it |
+//! | preparing | a rank is lost | preparing, next epoch | `Prepare` again: others report its ends |
 //! | preparing | any other change | preparing | the commit includes it |
 //!
 //! While the run stops, only a loss starts a change: the other ranks report what they know of the

@@ -2,9 +2,9 @@
 //!
 //! | phase | event | next | does |
 //! |---|---|---|---|
-//! | frozen (initial) | `HandOut` | settled | activate the part; start ready tasks that no rank keeps; count ends received meanwhile |
+//! | frozen (initial) | `HandOut` | settled | activate the part; start ready tasks |
 //! | settled | `Prepare` | freezing | take the waiting tasks out of the pool |
-//! | freezing | `Frozen` | frozen | report all that ended; send `Ack` with the tasks that it keeps |
+//! | freezing | `Frozen` | frozen | report all ends; `Ack` with kept tasks |
 //! | frozen | an attempt ends | frozen | remember it, since its home may be changing |
 //! | frozen | `Prepare` of a later epoch | frozen | the same `Ack` again |
 //!

@@ -90,7 +90,7 @@ pub enum Homes<'a> {
     Method(Method),
     /// Explicitly: the rank of each task. Joins are at home with the first task that they wait for.
     Dealt(&'a [u32]),
-    /// As [`World::homes`](super::World::homes) chose them before.
+    /// As [`Simulator::homes`](super::Simulator::homes) chose them before.
     Known(&'a [u32]),
 }
 

@@ -7,8 +7,8 @@ use crate::model::Time;
 use crate::scale::estimate::ClassId;
 use crate::scale::remaining::{CoarseGraph, NONE, RemainingWork, RunningTask};
 
-/// Number of age steps of a cell: sixteenths of the class's duration up to four times that duration,
-/// growing steps beyond.
+/// Number of age steps of a cell: sixteenths of the class's duration up to four times that
+/// duration, growing steps beyond.
 const AGE_STEPS: usize = 80;
 
 /// Upper limit on batches if many cells have running tasks; each of them has at least one.
