@@ -21,7 +21,7 @@ pub(super) const MOST_SLOTS: usize = (1 << 16) - 1;
 pub(super) struct Sleep {
     /// How many slots search (low half) and sleep (high half).
     counts: CachePadded<AtomicU32>,
-    /// The sleeping slots. Its length is the high half of `counts` whenever nobody holds the lock.
+    /// The sleeping slots. Its length is the high half of `counts` whenever the lock is free.
     sleepers: Mutex<Vec<Sleeper>>,
     /// Per slot: it may stop waiting. Set once by the thread that takes it off a list, cleared by
     /// the slot itself.

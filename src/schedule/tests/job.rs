@@ -26,7 +26,7 @@ pub(super) struct Job {
     pub(super) duration: Vec<u64>,
     /// Slots that a rank must have to run a task.
     pub(super) needs: Vec<u32>,
-    /// Nothing more is started once so many tasks have failed.
+    /// Nothing more is started once this number of tasks has failed.
     pub(super) max_failures: Option<u32>,
 }
 

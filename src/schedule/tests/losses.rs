@@ -121,7 +121,7 @@ fn an_end_that_only_its_home_knows_is_told_while_the_run_ends() {
     let mut coordinator = two_ranks(&[Condition::Any], &[0, 0], ALONE);
     step(&mut coordinator, CoordinatorEvent::Stop { how: Stop::Drain, why: StopReason::Signal(2) });
     says(&mut coordinator, 0, Message::Stopped);
-    // Rank 1 ran task 0 on lease, told its home, and dies before it has reported it.
+    // Rank 1 ran task 0 on lease, reported to its home, and dies before the home has reported it.
     let asked = step(&mut coordinator, CoordinatorEvent::Change { rank: Rank(1), change: Change::Lose });
     assert!(!asked.iter().any(|action| matches!(action, Action::Finished(_))), "{asked:?}");
     let counted = vec![(0, End::Completed)];

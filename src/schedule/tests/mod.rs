@@ -39,8 +39,8 @@ fn random_slots(rng: &mut Rng) -> Vec<u32> {
     slots
 }
 
-/// Every edge is respected and nothing ran twice that need not. What a rank did that had been
-/// declared lost by mistake is nobody's business but its own, unless others heard of it.
+/// Every edge is respected, and nothing runs twice without need. What a rank does after it was
+/// declared lost by mistake counts only if other ranks received it.
 fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &BTreeSet<u32>) {
     let is_lost = |rank: usize| world.life[rank] == Life::Dead || world.outcasts.contains(&rank);
     let any_lost = (0..world.life.len()).any(is_lost);
@@ -56,14 +56,14 @@ fn check_executions(world: &World, graph: &TaskGraph, oracle: &[State], done: &B
         let start = last.entry(run.task).or_insert(run.start);
         *start = run.start.max(*start);
         if let Some(before) = seen.insert((run.task, run.attempt), run) {
-            // A first success is told by who ran it. Other ends only the home tells of, and it may
-            // be lost before it has.
+            // A first success is reported by the rank that ran it. Other ends are reported by the
+            // home only, which may be lost before it has reported.
             let told = before.ok && before.attempt == 1;
             assert!(is_lost(before.rank) || (any_lost && !told), "{run:?} ran before: {before:?}");
         }
     }
-    // After losses a task may run again after its successor if nothing tells how it ended but
-    // `afterany`, or that not all of an array ended well; as may one whose successor does, too.
+    // After losses a task may run again after its successor if the only evidence of its end is
+    // `afterany`, or that not all of an array completed; and so may a task whose successor does.
     let tells = |node| graph.join(node) != Some(JoinRule::AnyNotOk);
     let plain = (0..graph.node_count() as u32)
         .all(|node| tells(node) && graph.predecessors(node).all(|e| e.on() == Condition::Ok));

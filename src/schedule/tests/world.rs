@@ -37,7 +37,7 @@ struct Pool {
     frozen: bool,
     /// Tasks that end as CANCELLED.
     cancelled: BTreeSet<u32>,
-    /// What slots have done and not told yet.
+    /// Completions of slots that have not been reported yet.
     outbox: Vec<worker::WorkerEvent>,
 }
 
@@ -68,7 +68,7 @@ pub(super) enum Happening {
     Suspect(Rank),
     /// It was found dead.
     Notice(Rank),
-    /// A rank with so many slots arrives, having been asked for or not.
+    /// A rank with this number of slots arrives, requested or not.
     Join(u32, bool),
     /// It arrives now.
     Arrive(Rank, u32),
@@ -78,7 +78,7 @@ pub(super) enum Happening {
     Rebalance,
     /// Nothing goes between rank 0 and a rank for so long; after a while the rank notices.
     CutOff(Rank, u64),
-    /// It notices, or hears rank 0 again.
+    /// It notices the silence of rank 0, or its end.
     Hears(Rank, bool),
     /// A task is not wanted any more.
     Cancel(u32),
@@ -101,8 +101,8 @@ pub(super) struct Execution {
 pub(super) struct World {
     job: Arc<Job>,
     rng: Rng,
-    /// Nodes get signals, and some attempts end by them. (Of such an attempt on a rank that dies
-    /// before it tells, nobody knows why it ended.)
+    /// Nodes get signals, and some attempts end by them. (If the rank dies before it reports such
+    /// an attempt, the reason is lost.)
     pub(super) signals: bool,
     /// Attempts that a signal to their node ended.
     signalled: HashSet<(TaskId, u16)>,
@@ -123,9 +123,9 @@ pub(super) struct World {
     pub(super) journal: Vec<Attempt>,
     journalled: HashSet<(TaskId, u16)>,
     pub(super) executed: Vec<Execution>,
-    /// Attempts that the coordinator has been told are running.
+    /// Attempts that the coordinator has been notified are running.
     pub(super) told_started: HashSet<(TaskId, u16)>,
-    /// Attempts that run and that the coordinator has been told of by the rank that runs them.
+    /// Running attempts that their rank has reported to the coordinator.
     known: HashSet<(Rank, TaskId, u16)>,
     pub(super) finished: Option<StopReason>,
     pub(super) told: Vec<String>,
@@ -133,7 +133,7 @@ pub(super) struct World {
     pub(super) outcasts: HashSet<usize>,
     /// The number of the last `Emptied` of each rank that has arrived or will.
     emptied: BTreeMap<Rank, u64>,
-    /// Ranks that nothing reaches, and that reach nobody: since when, and until when.
+    /// Isolated ranks, which neither receive nor send: since when, and until when.
     cut: BTreeMap<Rank, (u64, u64)>,
     /// The next thief dies, and that is noticed so much later.
     thief_dies: Option<u64>,
@@ -321,7 +321,7 @@ impl World {
                 self.change(rank, Change::Lose);
             }
             Happening::Notice(rank) => self.change(rank, Change::Lose),
-            // Nobody would answer it any more.
+            // No rank would answer it any more.
             Happening::Join(..) if self.finished.is_some() => {}
             Happening::Join(slots, asked) => {
                 let rank = self.coordinator.next_rank();
@@ -424,8 +424,8 @@ impl World {
         self.check_running();
     }
 
-    /// What the coordinator takes for running is open, and nobody has told of its end; and it knows
-    /// of every task that runs and that it was told of, where it runs.
+    /// Every task that the coordinator considers running is open, and no rank has reported its end;
+    /// and for every reported running task the coordinator knows the rank.
     fn check_running(&self) {
         let known: HashSet<_> = self.coordinator.running().map(|(rank, s)| (rank, s.task, s.attempt)).collect();
         for &(rank, task, attempt) in &known {
@@ -555,7 +555,7 @@ impl World {
         self.ends = ends.into_iter().filter(|Reverse(end)| end.1 as usize != rank).collect();
     }
 
-    /// Takes up to `most` items out of a pool, after so many of the most urgent.
+    /// Takes up to `most` items out of a pool, leaving the given number of the most urgent.
     fn take_out(&mut self, rank: usize, most: usize, keep: usize, which: impl Fn(&Item) -> bool) -> Vec<Lease> {
         let pool = &mut self.pools[rank];
         let chosen: Vec<_> = pool.ready.iter().filter(|r| which(&r.2)).skip(keep).take(most).copied().collect();
@@ -563,7 +563,7 @@ impl World {
         chosen.into_iter().map(|(Reverse(urgency), _, item)| lease_of(urgency, &item)).collect()
     }
 
-    /// Tells the machine what slots have done.
+    /// Reports completions of slots to the machine.
     fn flush(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
         events.extend(self.pools[rank].outbox.drain(..));
     }
@@ -616,7 +616,7 @@ impl World {
         }
     }
 
-    /// Starts what fits, then tells the worker the load.
+    /// Starts what fits, then reports the load to the worker.
     fn fill(&mut self, rank: usize, events: &mut VecDeque<worker::WorkerEvent>) {
         while let Some(&(gang, slots, lead)) = self.pools[rank].holds.front() {
             if self.pools[rank].idle < slots || self.pools[rank].stopped || self.pools[rank].suspended {
@@ -674,7 +674,7 @@ impl World {
             false if self.signals && self.rng.u32(0..50) == 0 => Outcome { state: State::NodeFail, exit: -15 },
             false => self.job.outcome(task, attempt - before),
         };
-        // Nobody may hear of it: then the next attempt has the same number.
+        // The report may be lost: then the next attempt has the same number.
         match outcome.state {
             State::NodeFail => drop(self.signalled.insert((task, attempt))),
             _ => drop(self.signalled.remove(&(task, attempt))),
@@ -709,7 +709,7 @@ impl World {
         }
     }
 
-    /// A slot leaves word for the machine, which hears it now or later.
+    /// Posts a slot's completion to the machine, which processes it now or later.
     fn leave(&mut self, rank: usize, word: worker::WorkerEvent) {
         let is_failure = matches!(&word, worker::WorkerEvent::Ended { attempt } | worker::WorkerEvent::GangEnded { attempt, .. } if attempt.outcome.state.is_failure());
         self.pools[rank].outbox.push(word);
