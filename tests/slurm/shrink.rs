@@ -178,7 +178,7 @@ fn what_a_dead_run_left_in_the_queue_is_withdrawn_by_whoever_comes() {
     assert!(waiting() > 0, "nobody has withdrawn it");
     slurm.run_here(&dir, &["cancel", "run"]).wait().ok().says("cancelled");
     wait_for("the queue to be empty", 120, || (waiting() == 0).then_some(()));
-    slurm.run_here(&dir, &["cancel", "run"]).wait().code(2).says("nothing in a queue");
+    slurm.run_here(&dir, &["cancel", "run"]).wait().code(2).says("has no jobs in the queue");
 
     let mut run = start(&["--resume"]);
     wait_for("a request that waits", 120, || (waiting() > 0).then_some(()));
