@@ -1,21 +1,13 @@
 //! Runs a job for real: brings the pure core together with threads, processes, MPI and the disk.
 //!
-//! | file | one idea |
+//! | part | one idea |
 //! |---|---|
-//! | `start` | rank 0 before the others are told: job, run directory, what is done already |
+//! | `coordinator` | what rank 0 does besides: prepare, launch, decide, record, answer |
 //! | `rank` | what every rank does: its slots, its engine, its main thread |
-//! | `lead` | rank 0 from beginning to end |
-//! | `world` | ranks gather, are dismissed, leave together |
-//! | `many` | several runs one after the other on the same ranks |
-//! | `gate`, `join` | ranks that join a run under way, seen from rank 0 and from themselves |
-//! | `join_address` | where rank 0 listens for them, and what it tells them |
-//! | `supply`, `command` | nodes asked for and given back; what people ask of a run |
-//! | `head` | rank 0's half: coordinator, journal, progress, signals, walltime |
-//! | `nodes` | its dealings with nodes: who comes and goes is told to those whom it concerns |
-//! | `resume` | which tasks stay complete |
+//! | `world` | ranks meet, are dismissed and leave together; several runs on one world; joining |
 //! | `clock`, `event_wait` | the run's time; where the main thread waits, and signals |
-//! | `walltime` | the end of the allocation |
-//! | `job_adapters`, `subject` | the job as each part wants to see it |
+//! | `job_adapters`, `job_from_session` | the job as each part of the program wants to see it |
+//! | `options`, `error` | what a person asks a run for; why it could not begin or go on |
 //!
 //! [`run`] is the whole of it; [`World`] is for who wants to run more than one job.
 

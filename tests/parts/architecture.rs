@@ -53,8 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms, and files of rooms, that do no I/O and read no clock.
-const PURE: &[&str] =
-    &["capacity/blocks.rs", "capacity/nodes.rs", "graph", "scale", "schedule", "workload"];
+const PURE: &[&str] = &["capacity/blocks.rs", "capacity/nodes.rs", "graph", "scale", "schedule", "workload"];
 
 /// What pure rooms may not name.
 const FORBIDDEN: &[&str] = &[
@@ -177,6 +176,28 @@ fn circles_in(folder: &Path) -> Vec<Vec<String>> {
     }
     let circles = tarjan_scc(&DiGraph::<(), ()>::from_edges(edges)).into_iter().filter(|circle| circle.len() > 2);
     circles.map(|circle| circle.into_iter().map(|at| names[at.index()].clone()).collect()).collect()
+}
+
+#[test]
+fn the_walks_of_the_architecture_name_functions_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("ARCHITECTURE.md can be read");
+    let walks = text.split("## Two walks").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("two walks");
+    let steps: Vec<Vec<&str>> = walks
+        .lines()
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect::<Vec<_>>())
+        .filter(|cells| cells.get(2).is_some_and(|file| file.ends_with(".rs")))
+        .collect();
+    assert!(steps.len() > 20, "{} steps were found", steps.len());
+    for step in steps {
+        let (file, function) = (step[2], step[3]);
+        let source = fs::read_to_string(src().join(file)).unwrap_or_else(|error| panic!("src/{file}: {error}"));
+        let declared = format!("fn {function}");
+        let exists = source.match_indices(&declared).any(|(at, _)| {
+            !source[at + declared.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+        });
+        assert!(exists, "src/{file} has no function `{function}`");
+    }
 }
 
 /// A path as seen from the crate's root; `module` is where it is written.
