@@ -424,7 +424,8 @@ fn the_memory_of_a_small_command_is_its_own() {
     const MIB: u64 = 1 << 20;
     let ours = std::hint::black_box(vec![1u8; 200 << 20]);
     let told = Arc::new(Told::default());
-    let large = Spec::shell("head -c 320000000 /dev/zero | tail -c 310000000 > /dev/null; true");
+    // It holds its memory until nobody reads any more, long enough to be seen.
+    let large = Spec::shell("dd if=/dev/zero bs=310000000 count=1 status=none 2>/dev/null | sleep 3; true");
     let job = Job::new([Spec::command(&["sleep", "1"]), large]);
     let runner = Runner::new(Arc::new(job), Kernels::builtin(), site(), told.clone()).unwrap();
     assert_eq!(runner.run(TaskId(0), &seat(0)), Outcome::OK);
