@@ -250,7 +250,10 @@ fn a_plan_shows_trade_offs_and_what_is_possible() {
     assert!(planned["sbatch"].as_str().unwrap().starts_with("sbatch --nodes="));
     assert!(dir.read("plan.svg").ends_with("</svg>\n"));
     plan(&["--ranks", "1..12", "--deadline", "5m"]).ok().says("no number of ranks helps");
-    plan(&["--ranks", "1..12", "--deadline", "30h"]).ok().says("meet deadline and budget").says("phalanx submit job.toml --nodes=");
+    plan(&["--ranks", "1..12", "--deadline", "30h"])
+        .ok()
+        .says("meet deadline and budget")
+        .says("phalanx submit job.toml --nodes=");
     plan(&["--ranks", "0..3"]).code(2);
     plan(&["--budget", "-1"]).code(2);
 }
