@@ -38,6 +38,9 @@ pub(super) struct Leftovers {
     held: Mutex<KnownChildren>,
 }
 
+/// The list of children is read again this often at most while it changes.
+const MAX_LIST_READS: u32 = 16;
+
 #[derive(Default)]
 struct KnownChildren {
     /// Children that are no orphans: running commands, and helpers.
@@ -125,25 +128,20 @@ impl Leftovers {
         alive.into_iter().filter(|stat| !held.excused.contains(&(stat.pid, stat.start))).collect()
     }
 
-    /// The children of the main thread.
+    /// The children of the main thread. The system may leave one out while another that it has just
+    /// listed is reaped (`proc_pid_children(5)`), so a list counts when it reads the same twice.
     fn children(&self) -> Vec<i32> {
         let Some(list) = &self.list else { return Vec::new() };
-        let mut bytes = [0u8; 4096];
-        let (mut text, mut at) = (Vec::new(), 0);
-        loop {
-            match list.read_at(&mut bytes, at) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Ok(0) | Err(_) => break,
-                Ok(n) => {
-                    text.extend_from_slice(&bytes[..n]);
-                    at += n as u64;
-                }
-            }
-            // Reading on in a list that has changed meanwhile could split a number. The system
-            // returns less than there is room for only at the end.
-            if text.len() < bytes.len() {
+        let mut text = read_all(list);
+        if text.is_empty() {
+            return Vec::new();
+        }
+        for _ in 0..MAX_LIST_READS {
+            let again = read_all(list);
+            if again == text {
                 break;
             }
+            text = again;
         }
         String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
     }
@@ -160,6 +158,28 @@ impl Leftovers {
         let task = value("PHALANX_TASK_ID")?.parse().ok()?;
         Some(Owner { task, attempt: value("PHALANX_ATTEMPT")?.parse().ok()? })
     }
+}
+
+/// Reads a file of `/proc` from its beginning.
+fn read_all(file: &File) -> Vec<u8> {
+    let mut bytes = [0u8; 4096];
+    let (mut text, mut at) = (Vec::new(), 0);
+    loop {
+        match file.read_at(&mut bytes, at) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(n) => {
+                text.extend_from_slice(&bytes[..n]);
+                at += n as u64;
+            }
+        }
+        // Reading on in a list that has changed meanwhile could split a number. The system
+        // returns less than there is room for only at the end.
+        if text.len() < bytes.len() {
+            break;
+        }
+    }
+    text
 }
 
 impl Drop for Leftovers {

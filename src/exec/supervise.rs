@@ -450,6 +450,8 @@ mod tests {
 
     /// Runs a line of shell whose exit is detected in the given way.
     fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> ExitWatch) -> (CommandEnd, String) {
+        // An orphan of a child that ends before this goes to `init`.
+        let leftovers = Leftovers::new("a mark");
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
@@ -468,7 +470,6 @@ mod tests {
         let limits = CommandLimits { deadline, memory: None, grace: Duration::from_secs(60) };
         let pipes = vec![Pipe::new(Stream::Out, reader)];
         let watch = watch(&child);
-        let leftovers = Leftovers::new("a mark");
         let care = Care {
             leftovers: &leftovers,
             oom: &OomCounter::find(),

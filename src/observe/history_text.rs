@@ -93,7 +93,7 @@ mod tests {
         };
         assert_eq!(
             anomaly_text(&anomaly),
-            "a task of `align` took 23.0 s: 2.3 x what one takes in runs of this job on a Tuesday at 9 h UTC \
+            "a task of `align` took 23.0 s: 2.3 x the usual duration on a Tuesday at 9 h UTC \
              (10.0 s, 8 of 10 within 9.00 s .. 11.0 s; from 6 runs)"
         );
         let expected = Expected { seconds: anomaly.usual_s, trend: -0.05, usual: (1.0, 2.0), runs: 6 };

@@ -173,7 +173,7 @@ fn graphs_are_made_converted_and_described() {
     assert!(dir.read("a.svg").starts_with("<svg"));
     dir.file("bad.mtx", "%%MatrixMarket matrix coordinate pattern general\n3 3 2\n1 2\n");
     phalanx(&dir).args(["graph", "info", "bad.mtx"]).run().code(2).says("bad.mtx: line 2 announces 2 entries");
-    phalanx(&dir).args(["graph", "convert", "a.sg", "a.xyz"]).run().code(2).says("format");
+    phalanx(&dir).args(["graph", "convert", "a.sg", "a.xyz"]).run().code(2).says("unknown file ending");
 }
 
 #[test]

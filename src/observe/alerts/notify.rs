@@ -216,7 +216,7 @@ mod tests {
         });
         let alert = Alert { webhook: Some(format!("http://{address}/hook?x=1")), ..alert() };
         assert_eq!(told(&alert), Vec::<String>::new());
-        assert!(told(&alert)[0].contains("it answered 500"));
+        assert!(told(&alert)[0].contains("the answer was 500"));
         let bodies = serving.join().unwrap();
         assert!(bodies[0].0.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", bodies[0].0);
         assert!(bodies[0].1.contains("\"alert\":\"a\""));
