@@ -1,9 +1,12 @@
-//! Policies side by side over graphs of several shapes, provisioning delays and recorded workflows: the tables of docs/policies.md.
+//! Policies side by side over graphs of several shapes, provisioning delays and recorded workflows:
+//! the tables of docs/policies.md.
 //!
-//! `cargo bench --bench policies [-- --workflows DIR] [--repeats N] [--seed N] [--only GRAPH] [--policies A,B]`
+//! `cargo bench --bench policies [-- --workflows DIR] [--repeats N] [--seed N] [--only GRAPH]
+//! [--policies A,B]`
 //!
-//! DIR holds recorded workflows in WfFormat. A cluster has 16 nodes of 4 slots at a price of 1 an hour, billed by the second and for at
-//! least a minute; tasks scatter around their estimates as `[tasks]` of each cluster says. Every policy sees the same draws.
+//! DIR holds recorded workflows in WfFormat. A cluster has 16 nodes of 4 slots at a price of 1 an
+//! hour, billed by the second and for at least a minute; tasks scatter around their estimates as
+//! `[tasks]` of each cluster says. Every policy sees the same draws.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -103,7 +106,8 @@ fn cholesky() -> String {
     text
 }
 
-/// A bag of a thousand tasks of two minutes in the median; one in a hundred takes thirty times as long.
+/// A bag of a thousand tasks of two minutes in the median; one in a hundred takes thirty times as
+/// long.
 fn heavy_bag() -> String {
     let mut text = String::new();
     task(&mut text, "heavy", 1000, 120.0, &[]);
@@ -203,8 +207,8 @@ fn main() {
     }
 }
 
-/// What nobody can undercut at a price of 1 an hour: the work on slots that never idle, and one node from the beginning to the end of the
-/// longest chain.
+/// What nobody can undercut at a price of 1 an hour: the work on slots that never idle, and one
+/// node from the beginning to the end of the longest chain.
 fn least_bill(row: &Row) -> f64 {
     let work = row.bill / row.dearness;
     let chain = row.makespan_s / row.stretch;

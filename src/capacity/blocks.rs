@@ -18,9 +18,9 @@
 //!
 //! A block is billed from its grant to its end; both times are the provider's if it reports them.
 //!
-//! Blocks of one name are nodes of one job. If one of them cannot be released, none can. The node of
-//! the batch script (the *anchor*) is released with the last of the others. Ranks of such blocks can
-//! only be parked ([`Blocks::is_bound`]).
+//! Blocks of one name are nodes of one job. If one of them cannot be released, none can. The node
+//! of the batch script (the *anchor*) is released with the last of the others. Ranks of such blocks
+//! can only be parked ([`Blocks::is_bound`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

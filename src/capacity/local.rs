@@ -1,7 +1,7 @@
 //! Blocks without a scheduler: processes on this machine, or over `ssh` on the hosts of a hostfile.
 //!
-//! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free slot.
-//! On this machine alone there is no limit, for development and for tests.
+//! A hostfile gives as many blocks at a time as it has slots; further requests wait for a free
+//! slot. On this machine alone there is no limit, for development and for tests.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -40,8 +40,8 @@ impl Host {
     }
 }
 
-/// Reads a hostfile in the format of `mpirun`: one host per line, `slots=N` for the number of blocks
-/// at a time (default 1), `#` before a comment.
+/// Reads a hostfile in the format of `mpirun`: one host per line, `slots=N` for the number of
+/// blocks at a time (default 1), `#` before a comment.
 ///
 /// # Errors
 /// If it cannot be read, names no host, or has a malformed line.

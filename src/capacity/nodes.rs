@@ -165,8 +165,8 @@ impl NodeTable {
         self.worlds.get(*self.by_block.get(&block)?)
     }
 
-    /// True if a block whose ranks are parked can be released: alone, or together with all blocks of
-    /// its job, of which none is of use.
+    /// True if a block whose ranks are parked can be released: alone, or together with all blocks
+    /// of its job, of which none is of use.
     pub fn may_release(&self, block: BlockId, is_parked: &dyn Fn(Rank) -> bool) -> bool {
         let Some(block) = self.blocks.get(block) else { return false };
         let mut mates = self.blocks.iter().filter(|other| other.name == block.name && !other.state.is_over());
@@ -219,7 +219,8 @@ impl NodeTable {
         self.rank(rank).is_some_and(|entry| entry.presence == Presence::Gone)
     }
 
-    /// A rank tells what it has: it takes part from now on. `None` if it does so already, or is gone.
+    /// A rank tells what it has: it takes part from now on. `None` if it does so already, or is
+    /// gone.
     pub fn arrive(&mut self, now: Time, rank: Rank, slots: u32, pid: u32) -> Option<Arrival> {
         let entry = self.ranks.get_mut(rank.index()).filter(|entry| entry.presence < Presence::Present)?;
         (entry.presence, entry.facts.slots, entry.facts.pid) = (Presence::Present, slots, pid);

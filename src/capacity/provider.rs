@@ -1,5 +1,5 @@
-//! The interface of what gives nodes: takes requests, reports events, and ends blocks. No call waits,
-//! except for [`Provider::close`].
+//! The interface of what gives nodes: takes requests, reports events, and ends blocks. No call
+//! waits, except for [`Provider::close`].
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -45,7 +45,8 @@ impl Launch {
 
 /// Gives nodes to a run.
 pub trait Provider: Send {
-    /// Requests blocks, which are needed for at most `limit`. [`Provider::poll`] reports the outcome.
+    /// Requests blocks, which are needed for at most `limit`. [`Provider::poll`] reports the
+    /// outcome.
     fn request(&mut self, ids: &[BlockId], limit: Option<Duration>);
 
     /// Releases the node of a block whose ranks have left, as soon as its processes are gone.
@@ -61,8 +62,8 @@ pub trait Provider: Send {
     fn close(&mut self);
 }
 
-/// Removes from a command's environment the variables that tie a process to this process's world, job
-/// or step, and those that change what Slurm's commands print and do.
+/// Removes from a command's environment the variables that tie a process to this process's world,
+/// job or step, and those that change what Slurm's commands print and do.
 pub(super) fn alone(command: &mut Command) -> &mut Command {
     alone_but(command, &[])
 }

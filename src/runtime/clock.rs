@@ -1,7 +1,7 @@
 //! The run's clock: nanoseconds since the run began on rank 0.
 //!
-//! Ranks of one node share the system's clock; clocks of several nodes are as accurate as their time
-//! service.
+//! Ranks of one node share the system's clock; clocks of several nodes are as accurate as their
+//! time service.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

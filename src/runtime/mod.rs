@@ -52,10 +52,11 @@ pub struct Finished {
 /// How long frames may take to leave when the run is over.
 const FAREWELL: Duration = Duration::from_secs(30);
 
-/// Runs a job on all ranks of the world that this process was started in, or alone. Every rank calls it, with the same kernels.
+/// Runs a job on all ranks of the world that this process was started in, or alone. Every rank
+/// calls it, with the same kernels.
 ///
-/// `tell` is called once with what will be returned, before this rank leaves the world: leaving waits for all others, and whoever started
-/// the run should hear of an error before that.
+/// `tell` is called once with what will be returned, before this rank leaves the world: leaving
+/// waits for all others, and whoever started the run should hear of an error before that.
 ///
 /// # Errors
 /// If the run could not begin. Failures of tasks are no errors: see [`Finished::exit_code`].
@@ -88,7 +89,8 @@ fn listen() -> Result<Arc<EventWait>, RunError> {
     Ok(Arc::new(wake))
 }
 
-/// Runs one rank of a world whose ranks are threads of this process; for tests of whole runs without MPI.
+/// Runs one rank of a world whose ranks are threads of this process; for tests of whole runs
+/// without MPI.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,8 +1,9 @@
-//! Holds what ARCHITECTURE.md promises about imports: which room of `src/` may use which other, that the pure rooms do no
-//! I/O, and that no circle of imports joins more than two files.
+//! Holds what ARCHITECTURE.md promises about imports: which room of `src/` may use which other,
+//! that the pure rooms do no I/O, and that no circle of imports joins more than two files.
 //!
-//! The check reads the source. `use` trees are flattened, so a grouped import hides nothing, and paths written out in the code
-//! count as imports. Test modules are exempt: `tests` folders, `tests.rs` files, and what follows `#[cfg(test)]` in a file.
+//! The check reads the source. `use` trees are flattened, so a grouped import hides nothing, and
+//! paths written out in the code count as imports. Test modules are exempt: `tests` folders,
+//! `tests.rs` files, and what follows `#[cfg(test)]` in a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::DiGraph;
 
-/// The rooms of `src/` (folders, and files that stand alone) and which others each may use. A new entry is a decision: it
-/// adds an arrow to the picture in ARCHITECTURE.md.
+/// The rooms of `src/` (folders, and files that stand alone) and which others each may use. A new
+/// entry is a decision: it adds an arrow to the picture in ARCHITECTURE.md.
 const ROOMS: &[(&str, &[&str])] = &[
     ("bench", &["data", "exec", "graph", "journal", "model", "observe", "runtime", "svg"]),
     ("capacity", &["job", "journal", "model", "system"]),
@@ -265,7 +266,8 @@ fn code_of(source: &str) -> String {
                 _ => break,
             }
         }
-        // Whole comment lines and trailing comments; a `//` inside a literal only shortens what is looked at.
+        // Whole comment lines and trailing comments; a `//` inside a literal only shortens what is
+        // looked at.
         let line = line.split("//").next().unwrap_or_default();
         // Every second piece between quotes is a literal.
         code.extend(line.split('"').step_by(2));
@@ -274,7 +276,8 @@ fn code_of(source: &str) -> String {
     code
 }
 
-/// All paths, with the braces of `use` trees flattened: `std::{fs, time::Instant}` gives `std::fs` and `std::time::Instant`.
+/// All paths, with the braces of `use` trees flattened: `std::{fs, time::Instant}` gives `std::fs`
+/// and `std::time::Instant`.
 fn paths_of(code: &str) -> Vec<String> {
     let tokens = tokens_of(code);
     let mut paths = Vec::new();

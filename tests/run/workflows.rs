@@ -1,8 +1,10 @@
-//! Workflows of scientists, imported and run as sleeps on three ranks: two that this test generates in the shapes of mosaics
-//! and of genome studies, and recorded ones where they stand beside the project. What must hold is read from the WfFormat
-//! files by this test itself, not by the importer, and from the report's table, not from the scheduler's counters.
+//! Workflows of scientists, imported and run as sleeps on three ranks: two that this test generates
+//! in the shapes of mosaics and of genome studies, and recorded ones where they stand beside the
+//! project. What must hold is read from the WfFormat files by this test itself, not by the
+//! importer, and from the report's table, not from the scheduler's counters.
 //!
-//! How far the wall time is from its lower bound is printed, not asserted: machines that tests run on are shared.
+//! How far the wall time is from its lower bound is printed, not asserted: machines that tests run
+//! on are shared.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -71,7 +73,8 @@ fn run(name: &str, scale: f64) {
     }
 }
 
-/// A workflow in WfFormat. Tasks are given as name, seconds and the numbers of those that they need.
+/// A workflow in WfFormat. Tasks are given as name, seconds and the numbers of those that they
+/// need.
 fn wf_format(tasks: &[(&str, f64, Vec<usize>)]) -> String {
     let id = |number: usize| format!("{}_ID{number:07}", tasks[number].0);
     let of = |number: usize| {
@@ -98,7 +101,8 @@ impl Generated {
     }
 }
 
-/// Three bands of a mosaic: images are projected, neighbours compared, all fitted, each corrected, and all added up.
+/// Three bands of a mosaic: images are projected, neighbours compared, all fitted, each corrected,
+/// and all added up.
 #[test]
 fn a_generated_mosaic() {
     let (mut tasks, mut rng) = (Generated::default(), fastrand::Rng::with_seed(7));
@@ -120,7 +124,8 @@ fn a_generated_mosaic() {
     check("a generated mosaic", &wf_format(&tasks.0), 1.0);
 }
 
-/// Two chromosomes: many parts that are merged, a filter beside them, and pairs of statistics that need both.
+/// Two chromosomes: many parts that are merged, a filter beside them, and pairs of statistics that
+/// need both.
 #[test]
 fn a_generated_genome_study() {
     let (mut tasks, mut rng) = (Generated::default(), fastrand::Rng::with_seed(11));
@@ -137,7 +142,8 @@ fn a_generated_genome_study() {
     check("a generated genome study", &wf_format(&tasks.0), 1.0);
 }
 
-/// Imports a workflow, runs it and checks that every task ran once, in order and for as long as it should.
+/// Imports a workflow, runs it and checks that every task ran once, in order and for as long as it
+/// should.
 #[track_caller]
 fn check(name: &str, text: &str, scale: f64) {
     let recording = Recording::read(text, scale);
@@ -149,7 +155,8 @@ fn check(name: &str, text: &str, scale: f64) {
     mpirun(&dir, RANKS).args(["run", "job.toml", "--slots", &SLOTS.to_string()]).run().ok();
 
     let trace = Trace::of(&dir, "latest");
-    // The importer keeps a task's id in its name; ids that start with the recorded name stand as they are.
+    // The importer keeps a task's id in its name; ids that start with the recorded name stand as
+    // they are.
     let name_of =
         |id: &str| trace.0.iter().find(|row| row.name == id || row.name.ends_with(id)).map(|row| row.name.clone());
     let names: HashMap<&String, String> =

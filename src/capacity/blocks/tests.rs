@@ -138,7 +138,8 @@ fn a_provider_that_only_fails_is_asked_no_more() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: a block that is over stays so, and one with a grant ends its bill after it began.
+    /// Whatever comes in whatever order: a block that is over stays so, and one with a grant ends
+    /// its bill after it began.
     #[test]
     fn no_order_of_events_confuses_it(events in prop::collection::vec(0usize..8, 0..30)) {
         let (refused, kept) = (BlockEvent::Refused("no".into()), BlockEvent::Kept("no".into()));

@@ -1,8 +1,8 @@
 //! The allocation that the run was started in, if each of its nodes has a world of its own.
 //!
 //! The batch script starts rank 0's world on its own node and sets `PHALANX_WORLDS=each`; rank 0
-//! starts a world on each other node as a step. One `mpirun` over all nodes would die with the first
-//! node that is released.
+//! starts a world on each other node as a step. One `mpirun` over all nodes would die with the
+//! first node that is released.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -47,7 +47,8 @@ impl Allocation {
         let mut command = Command::new("srun");
         command.args(["--jobid", &self.job, "--nodelist", node]).args(STEP).args(words);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A launcher signals the whole group of rank 0, and `srun` would pass it on to all that runs in its step, commands included.
+        // A launcher signals the whole group of rank 0, and `srun` would pass it on to all that
+        // runs in its step, commands included.
         command.process_group(0);
         alone(&mut command).spawn().inspect(|child| open_files::restore_limit(child.id()))
     }

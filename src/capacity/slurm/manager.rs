@@ -257,7 +257,8 @@ impl SlurmManager {
         self.launch.words(id).into_iter().chain(more).collect()
     }
 
-    /// The batch script of a job: one world, or one step per node so that each node can leave alone.
+    /// The batch script of a job: one world, or one step per node so that each node can leave
+    /// alone.
     fn script(&self, ids: &[BlockId]) -> String {
         let line = |id: BlockId| self.words(id).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         if let [id] = ids {
@@ -276,8 +277,8 @@ impl SlurmManager {
         script + "wait\n"
     }
 
-    /// Starts a world on a node of the own allocation. `first`: the node was there from the start, so
-    /// it is billed since the start of the allocation.
+    /// Starts a world on a node of the own allocation. `first`: the node was there from the start,
+    /// so it is billed since the start of the allocation.
     fn adopt(&mut self, id: BlockId, node: String, first: bool) {
         let Some(allocation) = &self.allocation else {
             return self.report(id, BlockEvent::Refused("no allocation".into()));
@@ -425,8 +426,8 @@ impl SlurmManager {
         }
     }
 
-    /// Cancels all jobs and terminates all steps. Unless Slurm confirms it, the name of the jobs stays
-    /// on disk, so that they can be cancelled later.
+    /// Cancels all jobs and terminates all steps. Unless Slurm confirms it, the name of the jobs
+    /// stays on disk, so that they can be cancelled later.
     fn close(mut self) {
         let begun = Instant::now();
         // Running jobs were asked to leave already.

@@ -1,9 +1,9 @@
 //! Blocks from Slurm: further jobs, and the nodes of the job that the run was started in.
 //!
 //! A request becomes batch jobs of up to `nodes_per_block` nodes, with one world per node. With one
-//! node per job (the default) each job starts as soon as any node is free and is released by ending,
-//! which needs no request to Slurm. Single nodes of a larger job are released by shrinking it
-//! (`shrink`); so are the nodes of the job that the run itself was started in (`allocation`).
+//! node per job (the default) each job starts as soon as any node is free and is released by
+//! ending, which needs no request to Slurm. Single nodes of a larger job are released by shrinking
+//! it (`shrink`); so are the nodes of the job that the run itself was started in (`allocation`).
 //!
 //! Gained jobs are batch jobs, not `salloc --no-shell`: a batch job ends when its worlds end, even
 //! if the run was killed; an allocation without a shell would stay for its whole time limit. The

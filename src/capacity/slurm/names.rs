@@ -1,5 +1,5 @@
-//! The names under which a run may have jobs in the queue: a file in the run directory with one line
-//! per session that may have left jobs, and the other clusters that it sent jobs to.
+//! The names under which a run may have jobs in the queue: a file in the run directory with one
+//! line per session that may have left jobs, and the other clusters that it sent jobs to.
 //!
 //! A line is written before the first submission, and removed when no job of that name is left.
 
@@ -63,8 +63,8 @@ impl NamesFile {
         Ok(NamesFile { path, sessions: text.lines().filter_map(SessionJobs::parse).collect() })
     }
 
-    /// Cancels the jobs of sessions that are certainly over, and forgets these. Returns their names,
-    /// and the reasons for the others.
+    /// Cancels the jobs of sessions that are certainly over, and forgets these. Returns their
+    /// names, and the reasons for the others.
     pub(super) fn withdraw(&mut self, slurm: &SlurmCommands, ended: &EndedSessions) -> (Vec<String>, Vec<String>) {
         let (mut gone, mut left) = (Vec::new(), Vec::new());
         self.sessions.retain(|jobs| {

@@ -1,12 +1,13 @@
 //! Releases single nodes of a job that continues to run.
 //!
-//! The order is fixed: the ranks leave (their results are acknowledged); the step on the node exits,
-//! or is terminated after a timeout; Slurm shrinks the job to the other nodes; Slurm confirms which
-//! nodes the job has; the block ends.
+//! The order is fixed: the ranks leave (their results are acknowledged); the step on the node
+//! exits, or is terminated after a timeout; Slurm shrinks the job to the other nodes; Slurm
+//! confirms which nodes the job has; the block ends.
 //!
 //! Slurm may refuse (`disable_job_shrink`) or fail for the moment. The job then keeps the node and
-//! the bill goes on, which is reported once; the release is retried at intervals. Without accounting
-//! Slurm shrinks a job only once, so nodes whose worlds leave together are released together.
+//! the bill goes on, which is reported once; the release is retried at intervals. Without
+//! accounting Slurm shrinks a job only once, so nodes whose worlds leave together are released
+//! together.
 
 use std::path::Path;
 use std::process::Child;
@@ -50,7 +51,8 @@ pub(super) enum NodePhase {
     Wanted,
     /// Its block was withdrawn while the job waits in the queue.
     Unwanted,
-    /// The node is to be released: since when, the next attempt, and whether it was reported as held.
+    /// The node is to be released: since when, the next attempt, and whether it was reported as
+    /// held.
     Leaving { since: Instant, next: Instant, reported: bool },
     /// The job no longer has the node.
     Gone,
@@ -118,8 +120,8 @@ fn end(step: &mut Option<Child>) {
 }
 
 impl SlurmJob {
-    /// True while nodes wait to be released one by one. A gained job of which no node is wanted ends
-    /// by itself.
+    /// True while nodes wait to be released one by one. A gained job of which no node is wanted
+    /// ends by itself.
     pub(super) fn has_nodes_to_release(&self) -> bool {
         self.releases_single_nodes() && self.leaving().next().is_some()
     }

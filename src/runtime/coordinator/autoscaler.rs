@@ -1,7 +1,7 @@
 //! Shows the scaling controller the state of a real run, and turns its decisions into commands.
 //!
-//! The state follows from what rank 0 knows anyway: ended attempts, how busy each rank is, and which
-//! tasks have been running for a second.
+//! The state follows from what rank 0 knows anyway: ended attempts, how busy each rank is, and
+//! which tasks have been running for a second.
 //!
 //! Ranks of the base world cannot leave it. Those that are not needed are parked: they hold no task
 //! and sleep, and their nodes are billed. Nodes that joined are given back, and further ones are
@@ -35,8 +35,8 @@ const MAX_FORECAST_TASKS: usize = 1 << 20;
 /// Without a policy or a budget, the end is forecast only if all tasks take at least this long.
 const MIN_FORECAST_TASK: Duration = Duration::from_millis(10);
 
-/// Least confidence of a forecast that limits how long nodes are requested for: with it, nine of ten
-/// runs end within twice the median.
+/// Least confidence of a forecast that limits how long nodes are requested for: with it, nine of
+/// ten runs end within twice the median.
 const MIN_LIMIT_CONFIDENCE: f64 = 0.7;
 
 /// Nodes are requested for at least this time, whatever the forecast.
@@ -88,7 +88,8 @@ pub(super) struct ScalingCommands {
     pub(super) stop_by: Option<Time>,
     /// Number of nodes to request.
     pub(super) grow: u32,
-    /// Upper bound on how long the requested nodes are needed (twice the q90 of the remaining time).
+    /// Upper bound on how long the requested nodes are needed (twice the q90 of the remaining
+    /// time).
     pub(super) needed_for: Option<Duration>,
     /// Blocks to withdraw.
     pub(super) withdraw: Vec<BlockId>,
@@ -105,8 +106,8 @@ fn can_forecast(job: &Job) -> bool {
 }
 
 impl Autoscaler {
-    /// The autoscaler of a run with a policy or a budget, or whose end can be forecast; else `None`.
-    /// `done` tells which tasks are complete, `spent` what earlier sessions cost.
+    /// The autoscaler of a run with a policy or a budget, or whose end can be forecast; else
+    /// `None`. `done` tells which tasks are complete, `spent` what earlier sessions cost.
     pub(super) fn new(
         prepared: &PreparedJob,
         ranks: &[RankInfo],
@@ -274,7 +275,8 @@ impl Autoscaler {
         }
     }
 
-    /// The user wants this number of ranks; `None` lets the policy decide. False if there is no policy.
+    /// The user wants this number of ranks; `None` lets the policy decide. False if there is no
+    /// policy.
     pub(super) fn hold(&mut self, ranks: Option<u32>) -> bool {
         if self.decides {
             self.held = ranks;

@@ -198,8 +198,8 @@ impl CoordinatorDriver {
         }
     }
 
-    /// Writes how the run ended and waits until that is on disk, before anything that may take long.
-    /// Returns the exit code.
+    /// Writes how the run ended and waits until that is on disk, before anything that may take
+    /// long. Returns the exit code.
     pub(super) fn conclude(&mut self, now: Time) -> i32 {
         let ended = match &self.finished {
             Some(why) => self.ended(now, why),

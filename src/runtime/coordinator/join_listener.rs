@@ -97,8 +97,8 @@ impl JoinListener {
         Ok((JoinListener { hub, news, welcome, contact: path, places: HashMap::new() }, outer))
     }
 
-    /// Handles all news of the bridge, and gives up ranks that are late. Nobody is let in unless the
-    /// run is `open`, and no block unless it is still expected.
+    /// Handles all news of the bridge, and gives up ranks that are late. Nobody is let in unless
+    /// the run is `open`, and no block unless it is still expected.
     pub(super) fn poll(&mut self, now: Time, nodes: &mut NodeTable, open: bool) -> JoinEffects {
         let mut effects = JoinEffects::default();
         while let Ok(news) = self.news.try_recv() {

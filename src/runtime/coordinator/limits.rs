@@ -76,8 +76,8 @@ impl Limits {
         Some(how)
     }
 
-    /// Handles a signal. SIGINT drains, then terminates, then kills; the other signals mean that the
-    /// allocation ends soon.
+    /// Handles a signal. SIGINT drains, then terminates, then kills; the other signals mean that
+    /// the allocation ends soon.
     pub(super) fn on_signal(&mut self, now: Time, signal: i32, running: u32) -> StopRequest {
         if signal == libc::SIGINT {
             self.interrupts += 1;

@@ -1,8 +1,8 @@
 //! Ranks and nodes that come and go: keeps coordinator, node table and provider consistent.
 //!
 //! The listener reports links, the provisioner reports nodes, and the coordinator knows which ranks
-//! have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which tasks
-//! keep failing, is of no use.
+//! have tasks. Nothing here needs a policy: a node that is about to be taken away, or on which
+//! tasks keep failing, is of no use.
 
 use super::driver::{CoordinatorDriver, Messages};
 use super::join_listener::JoinEffects;

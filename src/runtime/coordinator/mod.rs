@@ -14,8 +14,8 @@
 //! | control | `commands`, `status` | what users ask at the control socket |
 //! | conclude | `driver`, `launch` | writes the end, closes links, gives nodes back, closes the journal |
 //!
-//! The end is on disk before anything that may take long, so no run claims what its journal does not
-//! say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
+//! The end is on disk before anything that may take long, so no run claims what its journal does
+//! not say. Decisions are made elsewhere: `schedule` (tasks and ranks), `scale` (number of ranks).
 
 mod autoscaler;
 mod commands;

@@ -111,8 +111,8 @@ impl Recording {
         RunProgress { work_done_s: self.work_done_s, work_total_s: self.work_total_s, ..tally }
     }
 
-    /// The first failure of the journal since the last call, in words. Nothing that ends from then on
-    /// is remembered, so the run should stop.
+    /// The first failure of the journal since the last call, in words. Nothing that ends from then
+    /// on is remembered, so the run should stop.
     pub(super) fn check(&mut self) -> Option<String> {
         self.keep_failure(self.journal.check())
     }

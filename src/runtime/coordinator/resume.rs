@@ -1,10 +1,10 @@
 //! Which tasks of a resumed run stay complete.
 //!
-//! A task stays complete if it completed in an earlier session, its content key has not changed, the
-//! user does not ask for it to run again, and none of its dependencies runs again for such a reason.
-//! A task whose declared output is gone runs again if a task that still has to run needs it;
-//! dependents that are complete stay so. Tasks are identified by name and index: a task that moved
-//! in the file, or an array that grew, keeps its state.
+//! A task stays complete if it completed in an earlier session, its content key has not changed,
+//! the user does not ask for it to run again, and none of its dependencies runs again for such a
+//! reason. A task whose declared output is gone runs again if a task that still has to run needs
+//! it; dependents that are complete stay so. Tasks are identified by name and index: a task that
+//! moved in the file, or an array that grew, keeps its state.
 //!
 //! Ranks report ends independently, so a killed run may have recorded that a task completed but not
 //! its dependencies. [`implied`] finds these; else they and all their dependents would run again.
@@ -17,8 +17,8 @@ use crate::job::Job;
 use crate::journal::KeptRun;
 use crate::model::{Attempt, Outcome, Rank, TaskId, Time};
 
-/// Tasks that completed without a record, because a dependent completed: each as an attempt without a
-/// number that ended when its dependent became ready. `completed` tells when each completed task
+/// Tasks that completed without a record, because a dependent completed: each as an attempt without
+/// a number that ended when its dependent became ready. `completed` tells when each completed task
 /// became ready, `before` which tasks were complete when the last session began: nothing follows
 /// from those, as their dependencies may have been about to run again.
 pub fn implied(
@@ -62,7 +62,8 @@ pub struct RerunReasons<'a> {
     pub lost: &'a dyn Fn(TaskId) -> bool,
 }
 
-/// The tasks of `new` that stay complete, with their numbers in `old`. `completed` says which tasks of `old` are complete.
+/// The tasks of `new` that stay complete, with their numbers in `old`. `completed` says which tasks
+/// of `old` are complete.
 pub fn kept(
     old: &Job,
     completed: &dyn Fn(TaskId) -> bool,

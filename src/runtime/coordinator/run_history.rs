@@ -2,8 +2,8 @@
 //!
 //! Before the run, classes without an estimate in the job file get the duration that earlier runs
 //! measured. During the run, durations of tasks and delays of nodes are summed up. At its end the
-//! run is compared with the earlier ones and added to them. A history that cannot be read or written
-//! fails no run: a warning is logged.
+//! run is compared with the earlier ones and added to them. A history that cannot be read or
+//! written fails no run: a warning is logged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::model::{Attempt, Time};
 use crate::scale::estimate::{Anomaly, History, Learnt, Moment, RunRecord, RunStats};
 use crate::workload::requirements;
 
-/// Gives classes without an estimate the duration that earlier runs measured; returns these classes.
+/// Gives classes without an estimate the duration that earlier runs measured; returns these
+/// classes.
 pub fn recall(job: &mut Job, history: &History, moment: Moment) -> Vec<Learnt> {
     if history.runs.is_empty() {
         return Vec::new();
@@ -146,8 +147,8 @@ impl HistoryRecorder {
         self.lessons.arrived(kind_of(&self.job), delay);
     }
 
-    /// Adds the run to the history and returns what is unusual about it. `complete`: all of its tasks
-    /// completed.
+    /// Adds the run to the history and returns what is unusual about it. `complete`: all of its
+    /// tasks completed.
     pub(super) fn close(&mut self, now: Time, complete: bool) -> Vec<Anomaly> {
         let whole = self.run.whole && complete;
         let run = self.lessons.tell(RunRecord { whole, wall_s: now.seconds(), ..self.run.clone() });

@@ -96,8 +96,8 @@ fn receive(fabric: &mut dyn Fabric) -> Result<Option<(Rank, Message)>, RunError>
     Ok(Some((from, message)))
 }
 
-/// Drives the fabric until every frame has left, or `limit` is over. Frames that arrive are dropped,
-/// so that the other ranks can send theirs.
+/// Drives the fabric until every frame has left, or `limit` is over. Frames that arrive are
+/// dropped, so that the other ranks can send theirs.
 pub(crate) fn settle(fabric: &mut dyn Fabric, limit: Duration) {
     let end = Instant::now() + limit;
     let mut dropped = Vec::new();

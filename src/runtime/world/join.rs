@@ -1,8 +1,8 @@
 //! A world that joins a run under way: this process, or all ranks of the `mpirun` that started it.
 //!
-//! Its first rank asks to be let in and tells the others their numbers; then each opens a link of its
-//! own and works like any other rank. When the coordinator is gone, running tasks are ended and the
-//! process exits within seconds.
+//! Its first rank asks to be let in and tells the others their numbers; then each opens a link of
+//! its own and works like any other rank. When the coordinator is gone, running tasks are ended and
+//! the process exits within seconds.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::runtime::rank::worker_main;
 use crate::runtime::{FAREWELL, Finished, RunError, listen};
 use crate::system::open_files;
 
-/// Time that the other ranks of a world wait for the first to be let in, which may try for a minute.
+/// Time that the other ranks of a world wait for the first to be let in, which may try for a
+/// minute.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Ranks of a world leave together when the last of them is done, so the first may wait this long.
@@ -104,8 +105,8 @@ fn enter(
     Ok(Box::new(RoutedFabric::new(world, Rank(me.0 - place.0), Some(Box::new(link)))))
 }
 
-/// Asks to be let in, and retries while that may help. Each attempt reads the contact file, which is
-/// removed when the run ends and changes when it is resumed.
+/// Asks to be let in, and retries while that may help. Each attempt reads the contact file, which
+/// is removed when the run ends and changes when it is resumed.
 fn knock(options: &JoinOptions, ask: &Ask, wake: &Arc<EventWait>) -> Result<(Rank, Joined), RunError> {
     let mut pauses = Pauses::begin();
     loop {

@@ -1,8 +1,8 @@
 //! Several runs one after the other on the same ranks, for programs that run more than one job.
 //!
 //! A process can join and leave MPI only once, so a program with several runs keeps the world.
-//! Between two runs the ranks may exchange messages of their own. A run and the messages after it are
-//! a round of the fabric, so no frame of one run is taken for part of the next.
+//! Between two runs the ranks may exchange messages of their own. A run and the messages after it
+//! are a round of the fabric, so no frame of one run is taken for part of the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::runtime::{FAREWELL, Finished, Options, RunError, join, listen, run_on
 const SPINS: u32 = 200;
 const YIELDS: u32 = 20_000;
 
-/// The ranks that a launcher started together, or this process alone, joined once for any number of runs.
+/// The ranks that a launcher started together, or this process alone, joined once for any number of
+/// runs.
 pub struct World {
     fabric: Box<dyn Fabric>,
     wake: Arc<EventWait>,
@@ -68,8 +69,8 @@ impl World {
         result
     }
 
-    /// Sends a message of the caller's own to another rank. Call it between runs; the message must not
-    /// be empty.
+    /// Sends a message of the caller's own to another rank. Call it between runs; the message must
+    /// not be empty.
     ///
     /// # Errors
     /// If there is no such rank.
@@ -77,11 +78,11 @@ impl World {
         Ok(self.fabric.send(to, &mut words)?)
     }
 
-    /// Waits for a message of another rank; returns the sender and the message. Rank 0 gives up after a
-    /// signal or some minutes; the other ranks wait without a limit.
+    /// Waits for a message of another rank; returns the sender and the message. Rank 0 gives up
+    /// after a signal or some minutes; the other ranks wait without a limit.
     ///
-    /// A rank that begins the next run sends frames of it at once. So a rank that waits for messages of
-    /// several others must keep them from running until it has received all.
+    /// A rank that begins the next run sends frames of it at once. So a rank that waits for
+    /// messages of several others must keep them from running until it has received all.
     ///
     /// # Errors
     /// If rank 0 gives up, or no message can come any more.
