@@ -12,8 +12,8 @@ use crate::graph::TaskGraph;
 use crate::job::units::format_duration;
 use crate::job::{self, Diagnostic, Diagnostics, Group, Job, Loaded};
 use crate::model::TaskId;
-use crate::observe::{LISTED, Paint, and_more};
-use crate::workload::{estimate_ns, graph_of};
+use crate::observe::{LISTED, Paint, and_more, some};
+use crate::workload::{estimate_ns, graph_of, requirements};
 
 /// Checks a job file: reports all mistakes at once, or a summary of its graph.
 #[derive(Debug, clap::Args)]
@@ -81,8 +81,14 @@ pub(super) fn show(diagnostics: &Diagnostics) {
 struct GraphFigures {
     critical_path: Duration,
     work: Duration,
+    /// No number of slots makes the run shorter: the critical path, or the work of an array at its
+    /// limit.
+    at_least: Duration,
     levels: usize,
     widest: usize,
+    /// Upper bounds of the tasks that run at once, and of their slots.
+    tasks_at_once: u64,
+    slots_at_once: u64,
     /// Number of tasks without an `estimate`.
     unknown: usize,
 }
@@ -93,14 +99,38 @@ impl GraphFigures {
         let levels = &graph.levels()[..graph.task_count()];
         let mut width = vec![0usize; levels.iter().max().map_or(0, |&last| last as usize + 1)];
         levels.iter().for_each(|&level| width[level as usize] += 1);
+        let slots = |task| requirements::slots(job.group(task)).into();
         GraphFigures {
             critical_path: Duration::from_nanos(order.critical_path),
             work: Duration::from_nanos(order.work),
+            at_least: Duration::from_nanos(order.critical_path.max(longest_limited(job))),
             levels: width.len(),
             widest: width.iter().copied().max().unwrap_or(0),
+            tasks_at_once: max_at_once(job, graph, &|_| 1),
+            slots_at_once: max_at_once(job, graph, &slots),
             unknown: (0..graph.task_count()).filter(|&t| job.estimate(TaskId(t as u32)).is_none()).count(),
         }
     }
+}
+
+/// The longest time in nanoseconds that the tasks of an array take at its limit.
+fn longest_limited(job: &Job) -> u64 {
+    let limited = job.groups.iter().filter_map(|group| Some((group, u64::from(group.limit?))));
+    let work = |group: &Group| (group.first.0..).take(group.count as usize).map(|task| estimate_ns(job, TaskId(task)));
+    limited.map(|(group, limit)| work(group).fold(0, u64::saturating_add) / limit).max().unwrap_or(0)
+}
+
+/// An upper bound on the weight of the tasks that run at once, by the graph and the limits of
+/// arrays.
+fn max_at_once(job: &Job, graph: &TaskGraph, weight: &dyn Fn(TaskId) -> u64) -> u64 {
+    let by_graph = graph.max_at_once(weight);
+    let limited = job.groups.iter().filter_map(|group| Some(weight(group.first) * u64::from(group.limit?)));
+    let limited: Vec<u64> = limited.collect();
+    if limited.is_empty() {
+        return by_graph;
+    }
+    let others = graph.max_at_once(&|task| if job.group(task).limit.is_some() { 0 } else { weight(task) });
+    by_graph.min(others + limited.iter().sum::<u64>())
 }
 
 fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
@@ -113,8 +143,11 @@ fn summary_json(job: &Job, graph: &TaskGraph) -> serde_json::Value {
         "dependencies": graph.edge_count(),
         "levels": shape.levels,
         "widest_level": shape.widest,
+        "max_tasks_at_once": shape.tasks_at_once,
+        "max_slots_at_once": shape.slots_at_once,
         "work_s": shape.work.as_secs_f64(),
         "critical_path_s": shape.critical_path.as_secs_f64(),
+        "shortest_s": shape.at_least.as_secs_f64(),
         "without_estimate": shape.unknown,
     })
 }
@@ -137,18 +170,19 @@ fn summary(job: &Job, graph: &TaskGraph) -> String {
     let _ = writeln!(text, "  {:<24} {:>9}", "all", graph.task_count());
     let _ = writeln!(
         text,
-        "\n  {} dependencies in {} levels; the widest level has {} tasks",
+        "\n  {} dependencies in {} levels; never more than {} at once, on {}",
         graph.edge_count(),
         shape.levels,
-        shape.widest
+        some(shape.tasks_at_once, "task"),
+        some(shape.slots_at_once, "slot")
     );
     if shape.unknown < graph.task_count() {
         let _ = writeln!(
             text,
-            "  work {}, critical path {}: more than {:.0} slots do not shorten the run",
+            "  work {}, critical path {}: no number of slots makes the run shorter than {}",
             format_duration(shape.work),
             format_duration(shape.critical_path),
-            (shape.work.as_secs_f64() / shape.critical_path.as_secs_f64().max(1e-9)).ceil().max(1.0)
+            format_duration(shape.at_least)
         );
     }
     if shape.unknown > 0 {

@@ -17,6 +17,7 @@ mod order;
 pub mod partition;
 pub mod pattern;
 mod petgraph_view;
+mod width;
 
 use std::ops::Range;
 use std::sync::OnceLock;
