@@ -16,10 +16,11 @@ use super::aside::AttemptDeadline;
 use super::env::{BaseEnv, TaskEnv};
 use super::files::{self, Streams, first_missing};
 use super::leftovers::{Leftovers, Owner};
+use super::mark::Mark;
 use super::measures::{MeasureFiles, VARIABLE};
 use super::mpi::{Launcher, MpiJob};
 use super::oom::{OomCounter, OomMark};
-use super::orphan_killer::{self, OrphanKiller};
+use super::orphan_killer::OrphanKiller;
 use super::output::{Output, OutputSink};
 use super::scarcity::{Scarcity, check_reserve, is_scarcity};
 use super::script::{DEFAULT, Prologue, ScriptWords};
@@ -53,8 +54,8 @@ pub(super) struct Commands {
     signals: ReceivedSignals,
     leftovers: Leftovers,
     scarcity: Scarcity,
-    /// `NAME=value` in the environment of this rank's commands, which identifies them.
-    mark: String,
+    /// Identifies this rank's commands.
+    mark: Mark,
     /// Set when the first command starts; `None` if it could not be started.
     orphan_killer: OnceLock<Option<OrphanKiller>>,
 }
@@ -88,7 +89,7 @@ impl Commands {
         prologue: &[String],
     ) -> Result<Commands, ExecError> {
         let system = |what| move |source| ExecError::System { what, source };
-        let mark = orphan_killer::mark();
+        let mark = Mark::new();
         ensure_children_can_be_awaited().map_err(system("to wait for child processes"))?;
         Ok(Commands {
             env: BaseEnv::new(std::env::vars_os(), site, job_env, &mark)?,
@@ -263,7 +264,7 @@ impl Commands {
         let dir = c_string(task.dir.as_os_str().as_bytes(), "the directory")?;
         let stdio = [stdin.as_ref().unwrap_or(&self.null).as_fd(), end(Stream::Out), end(Stream::Err)];
         let envp = env.entries().collect();
-        let plan = ChildPlan { programs: &programs, argv: &argv, envp, dir: &dir, stdio };
+        let plan = ChildPlan { programs: &programs, argv: &argv, envp, dir: &dir, stdio, blocks_signals: false };
         let taken = pipes.iter().map(Pipe::as_fd).chain(plan.stdio);
         check_reserve(taken).map_err(|e| Fault::refused("cannot start a further command", &e))?;
         let oom = self.oom.mark();

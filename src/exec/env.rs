@@ -14,8 +14,9 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustc_hash::FxHashMap;
 
+use super::mark::{self, Mark};
 use super::script::LONGEST_WORD;
-use super::{ExecContext, ExecError, Fault, RankContext, orphan_killer};
+use super::{ExecContext, ExecError, Fault, RankContext};
 use crate::job::{Group, Task};
 use crate::topology::{Gpus, is_left_out_here};
 
@@ -89,7 +90,7 @@ const SLURM_ALLOCATION: [&str; 8] = [
 
 /// Variables that Phalanx sets: those of an enclosing run must not be taken for the task's own.
 const OURS: [&str; 14] = [
-    orphan_killer::VARIABLE,
+    mark::VARIABLE,
     "PHALANX_JOB_ID",
     "PHALANX_TASK_ID",
     "PHALANX_TASK_NAME",
@@ -167,7 +168,7 @@ impl BaseEnv {
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         site: &RankContext,
         job: &[(String, String)],
-        mark: &str,
+        mark: &Mark,
     ) -> Result<BaseEnv, ExecError> {
         let names = job.iter().map(|(name, _)| name.clone()).collect();
         let mut base = BaseEnv {
@@ -193,7 +194,7 @@ impl BaseEnv {
         for (name, value) in job {
             base.set(name.as_bytes(), value.as_bytes())?;
         }
-        base.set(orphan_killer::VARIABLE.as_bytes(), mark.as_bytes())?;
+        base.set(mark::VARIABLE.as_bytes(), mark.value().as_bytes())?;
         Ok(base)
     }
 

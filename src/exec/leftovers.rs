@@ -13,12 +13,13 @@
 //! by its own session.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
+use super::mark::Mark;
 use super::process::{Stat, signal_process};
 
 /// An attempt, as named in the environment of its processes.
@@ -32,8 +33,8 @@ pub(super) struct Owner {
 pub(super) struct Leftovers {
     /// The children of the main thread, where the kernel lists them.
     list: Option<File>,
-    /// `NAME=mark` of this process in the environment of its commands.
-    mark: String,
+    /// The mark of this process's commands.
+    mark: Mark,
     session: i32,
     held: Mutex<KnownChildren>,
 }
@@ -53,7 +54,7 @@ struct KnownChildren {
 
 impl Leftovers {
     /// Makes this process the subreaper of its commands, which have `mark` in their environment.
-    pub(super) fn new(mark: &str) -> Leftovers {
+    pub(super) fn new(mark: &Mark) -> Leftovers {
         let me = getpid();
         if let Err(error) = rustix::process::set_child_subreaper(Some(me)) {
             tracing::warn!("cannot end processes that commands leave running: {error}");
@@ -61,7 +62,7 @@ impl Leftovers {
         let pid = me.as_raw_nonzero().get();
         Leftovers {
             list: File::open(format!("/proc/{pid}/task/{pid}/children")).ok(),
-            mark: format!("{}={mark}", super::orphan_killer::VARIABLE),
+            mark: mark.clone(),
             session: Stat::read(pid).map_or(0, |stat| stat.session),
             held: Mutex::default(),
         }
@@ -148,15 +149,9 @@ impl Leftovers {
 
     /// The attempt that the environment of a process names, if it has our mark.
     fn owner_of(&self, pid: i32) -> Option<Owner> {
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let entries = || environment.split(|&byte| byte == 0);
-        let value = |name: &str| {
-            let entry = entries().find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-            std::str::from_utf8(entry).ok()
-        };
-        entries().find(|entry| *entry == self.mark.as_bytes())?;
-        let task = value("PHALANX_TASK_ID")?.parse().ok()?;
-        Some(Owner { task, attempt: value("PHALANX_ATTEMPT")?.parse().ok()? })
+        let environment = self.mark.environment_of(pid)?;
+        let task = environment.value("PHALANX_TASK_ID")?.parse().ok()?;
+        Some(Owner { task, attempt: environment.value("PHALANX_ATTEMPT")?.parse().ok()? })
     }
 }
 

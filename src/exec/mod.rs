@@ -22,6 +22,7 @@
 //! | `scarcity` | waiting for resources that the system lacks |
 //! | `process` | what `/proc` says about a process and its relatives |
 //! | `leftovers` | what a command leaves running when it ends |
+//! | `mark` | which processes belong to a rank |
 //! | `orphan_killer` | ending the commands of a killed rank |
 //! | `signals` | recognising a signal to the whole node |
 //! | `oom` | recognising a kill by the system's out-of-memory killer |
@@ -44,6 +45,7 @@ mod graphs;
 mod kernel;
 mod kernels;
 mod leftovers;
+mod mark;
 mod measures;
 mod mpi;
 mod oom;

@@ -2,86 +2,159 @@
 //!
 //! A command has a process group of its own, so it survives when this process is killed, and would
 //! continue while another attempt at its task runs elsewhere. Each rank that has started a command
-//! therefore has a small shell beside it. The shell reads from a pipe that only this process can
-//! write to. When this process ends, in whatever way, the system closes the pipe, and the shell
-//! kills every process with the rank's mark in its environment ([`VARIABLE`]). It sends KILL
-//! without TERM first, because no reader is left for the command's output and the next attempt may
-//! write the same files. The shell too has a process group of its own, and none of our open files.
+//! therefore has a second process of the same program beside it. That process reads from a pipe
+//! that only the rank can write to. When the rank ends, in whatever way, the system closes the
+//! pipe, and the process kills every process with the rank's mark in its environment ([`Mark`]). It
+//! sends KILL without TERM first, because no reader is left for the command's output and the next
+//! attempt may write the same files. It has a session of its own, blocks all signals, and has none
+//! of the rank's open files but the pipe.
+//!
+//! The program is run again by `/proc/self/exe`, which works after its file was replaced or removed
+//! and in a program that embeds Phalanx. It becomes the orphan killer before `main`, by its first
+//! argument, so it reads no command line and starts neither threads nor MPI.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicI32;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal};
 
+use super::mark::Mark;
+use super::process::{Stat, signal_process};
 use super::spawn::{Child, ChildPlan, spawn};
 
-/// The environment variable that marks the commands of a process of Phalanx: its process id, and a
-/// part that is unique across nodes.
-pub(super) const VARIABLE: &str = "PHALANX_PROCESS";
+/// The first of the arguments by which the program becomes an orphan killer; the second is the
+/// mark.
+const ARGUMENT: &CStr = c"phalanx-orphan-killer";
 
-/// Run with the mark as its argument. It scans twice, because a process that is just executing
-/// another program shows an empty environment. Where `grep` lacks `-z`, as on some small systems,
-/// `tr` replaces it.
-const SCRIPT: &str = "\
-trap '' HUP INT TERM
-read -r _
-if printf 'a\\0b\\0' | grep -qxzF b 2>/dev/null; then
-    marked() { grep -lsxzF \"PHALANX_PROCESS=$1\" /proc/[0-9]*/environ; }
-else
-    marked() {
-        for file in /proc/[0-9]*/environ; do
-            tr '\\0' '\\n' 2>/dev/null <\"$file\" | grep -qxF \"PHALANX_PROCESS=$1\" && echo \"$file\"
-        done
-    }
-fi
-empty=0
-while [ $empty -lt 2 ]; do
-    found=$(marked \"$1\")
-    if [ \"$found\" ]; then empty=0; else empty=$((empty + 1)); fi
-    for file in $found; do
-        process=${file#/proc/}
-        kill -s KILL \"${process%/environ}\"
-    done
-    sleep 0.1
-done
-";
+/// The name of the process. A signal to all processes named `phalanx` must not reach it.
+const PROCESS_NAME: &str = "orphan-killer";
 
-/// Handle to the shell that kills the commands of a killed rank. Dropping it means that this
-/// process ends in order: the shell is stopped without killing anything.
+/// Pause between two scans for marked processes.
+const SCAN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Handle to the process that kills the commands of a killed rank. Dropping it means that this
+/// process ends in order: the orphan killer is stopped without killing anything.
 pub(super) struct OrphanKiller {
     // Dropped, and so killed, before the pipe is closed.
-    shell: Child,
+    process: Child,
     _alive: OwnedFd,
 }
 
-/// The value of [`VARIABLE`] for this process.
-pub(super) fn mark() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    format!("{}-{:08x}-{:x}", std::process::id(), fastrand::u32(..), now.as_secs())
-}
-
 impl OrphanKiller {
-    /// The process id of the shell.
+    /// The process id of the orphan killer.
     pub(super) fn pid(&self) -> Pid {
-        self.shell.pid
+        self.process.pid
     }
 
-    /// Starts the shell for the commands with this mark.
+    /// Starts the orphan killer for the commands with this mark.
     ///
     /// # Errors
-    /// If the shell cannot be started.
-    pub(super) fn start(null: &File, mark: &str) -> io::Result<OrphanKiller> {
-        let words = ["sh", "-c", SCRIPT, "phalanx-warden", mark];
-        let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
-        let (reader, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let stdio = [reader.as_fd(), null.as_fd(), null.as_fd()];
-        let envp = vec![c"PATH=/usr/bin:/bin"];
-        let plan = ChildPlan { programs: &[c"/bin/sh".into()], argv: &argv, envp, dir: c"/", stdio };
-        let shell = spawn(&plan, &AtomicI32::new(0)).map_err(|refusal| refusal.error)?;
-        Ok(OrphanKiller { shell, _alive: alive })
+    /// If the process cannot be started.
+    pub(super) fn start(null: &File, mark: &Mark) -> io::Result<OrphanKiller> {
+        let argv = [ARGUMENT.to_owned(), CString::new(mark.value())?];
+        // Where the program finds its libraries, and nothing that a library could act on.
+        let libraries = std::env::var_os("LD_LIBRARY_PATH");
+        let libraries = libraries.map(|path| CString::new([b"LD_LIBRARY_PATH=", path.as_bytes()].concat()));
+        let libraries = libraries.transpose()?;
+        let (reader, alive) = pipe_with(PipeFlags::CLOEXEC)?;
+        let plan = ChildPlan {
+            programs: &[c"/proc/self/exe".into()],
+            argv: &argv,
+            envp: libraries.iter().map(CString::as_c_str).collect(),
+            dir: c"/",
+            stdio: [reader.as_fd(), null.as_fd(), null.as_fd()],
+            blocks_signals: true,
+        };
+        let process = spawn(&plan, &AtomicI32::new(0)).map_err(|refusal| refusal.error)?;
+        Ok(OrphanKiller { process, _alive: alive })
+    }
+}
+
+/// Becomes the orphan killer if the arguments of this process say so.
+// SAFETY: the system calls each function in this section once, before any other thread runs. This
+// one reads the arguments, which the standard library has stored by then, and returns or ends the
+// process. It cannot panic.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BECOME_ORPHAN_KILLER: extern "C" fn() = {
+    extern "C" fn enter() {
+        let mut arguments = std::env::args_os();
+        if arguments.next().is_some_and(|first| first.as_bytes() == ARGUMENT.to_bytes())
+            && let Some(Ok(mark)) = arguments.next().map(|mark| mark.into_string())
+        {
+            kill_orphans(&Mark::from_value(mark));
+            std::process::exit(0);
+        }
+    }
+    enter
+};
+
+/// Waits for the end of the rank, then kills its commands.
+fn kill_orphans(mark: &Mark) {
+    // Without a name of its own the process works as well.
+    let _ = std::fs::write("/proc/self/comm", PROCESS_NAME);
+    // Nothing is ever written to the pipe. Any result but an interrupted call means its end.
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+    // Scans until two in a row find nothing, because a process that is just starting another
+    // program shows no mark.
+    let mut empty = 0;
+    while empty < 2 {
+        let marked = Stat::all().into_iter().filter(|process| mark.environment_of(process.pid).is_some());
+        empty = match marked.map(|process| signal_process(process.pid, process.start, Signal::KILL)).count() {
+            0 => empty + 1,
+            _ => 0,
+        };
+        std::thread::sleep(SCAN_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::mark::VARIABLE;
+    use super::*;
+
+    /// A process with the mark, which would run for ten minutes.
+    fn command(mark: &str) -> std::process::Child {
+        Command::new("sleep").arg("600").env(VARIABLE, mark).spawn().unwrap()
+    }
+
+    fn start(mark: &Mark) -> OrphanKiller {
+        OrphanKiller::start(&File::options().read(true).write(true).open("/dev/null").unwrap(), mark).unwrap()
+    }
+
+    #[test]
+    fn it_kills_what_has_the_mark_when_the_pipe_closes() {
+        let mark = Mark::new();
+        let (mut own, mut other) = (command(mark.value()), command(&format!("{}0", mark.value())));
+        let OrphanKiller { mut process, _alive } = start(&mark);
+        drop(_alive);
+        assert!(!own.wait().unwrap().success());
+        assert_eq!(process.reap().unwrap().0.code(), Some(0));
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn it_survives_signals_and_ends_with_its_handle() {
+        let mark = Mark::new();
+        let mut own = command(mark.value());
+        let killer = start(&mark);
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::USR2] {
+            rustix::process::kill_process(killer.pid(), signal).unwrap();
+        }
+        assert!(!killer.process.has_exited().unwrap());
+        drop(killer);
+        assert!(own.try_wait().unwrap().is_none());
+        own.kill().unwrap();
+        own.wait().unwrap();
     }
 }

@@ -49,7 +49,7 @@ impl Stat {
     }
 
     /// All processes of the machine.
-    fn all() -> Vec<Stat> {
+    pub(super) fn all() -> Vec<Stat> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|e| Stat::read(e.file_name().to_str()?.parse().ok()?)).collect()
     }

@@ -10,8 +10,8 @@
 //! thread that starts children.
 //!
 //! A child starts in a session of its own, without a terminal: a program that asks for a password
-//! or configures a terminal fails at once instead of being stopped forever. No signal is blocked;
-//! those that were ignored when Phalanx was started (`nohup`) stay ignored. The child has only the
+//! or configures a terminal fails at once instead of being stopped forever. No signal is blocked
+//! (unless asked for); those that were ignored when Phalanx was started (`nohup`) stay ignored. The child has only the
 //! three standard files: an inherited MPI socket would make a lost rank seem alive. This is the
 //! only file of `exec` with `unsafe` for system calls.
 
@@ -47,6 +47,8 @@ pub(super) struct ChildPlan<'a> {
     pub(super) envp: Vec<&'a CStr>,
     pub(super) dir: &'a CStr,
     pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// True if no signal but KILL and STOP may affect it.
+    pub(super) blocks_signals: bool,
 }
 
 /// A plan in the form that the child reads.
@@ -56,6 +58,7 @@ struct ChildStart {
     envp: *const *const c_char,
     dir: *const c_char,
     stdio: [c_int; 3],
+    blocks_signals: bool,
     /// The signals that it ignores, one bit each.
     ignored: u64,
     /// Its limit on open files, if it differs from ours.
@@ -97,6 +100,7 @@ pub(super) fn spawn(plan: &ChildPlan, pid: &AtomicI32) -> Result<Child, Refusal>
         envp: envp.as_ptr(),
         dir: plan.dir.as_ptr(),
         stdio: plan.stdio.map(|file| file.as_raw_fd()),
+        blocks_signals: plan.blocks_signals,
         ignored: ignored_from_start(),
         files: open_files::child_limit(),
         error: 0,
@@ -170,9 +174,11 @@ impl ChildStart {
                     // Lowers only the soft limit, which is always allowed.
                     libc::setrlimit(libc::RLIMIT_NOFILE, files);
                 }
-                let mut none = MaybeUninit::uninit();
-                libc::sigemptyset(none.as_mut_ptr());
-                libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+                if !self.blocks_signals {
+                    let mut none = MaybeUninit::uninit();
+                    libc::sigemptyset(none.as_mut_ptr());
+                    libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+                }
                 return self.run_first();
             }
             *libc::__errno_location()

@@ -427,6 +427,7 @@ mod tests {
 
     use rustix::pipe::{PipeFlags, pipe_with};
 
+    use super::super::mark::Mark;
     use super::*;
     use crate::exec::OutputSink;
     use std::sync::atomic::AtomicI32;
@@ -451,7 +452,7 @@ mod tests {
     /// Runs a line of shell whose exit is detected in the given way.
     fn run(line: &str, time: Option<Duration>, watch: impl FnOnce(&Child) -> ExitWatch) -> (CommandEnd, String) {
         // An orphan of a child that ends before this goes to `init`.
-        let leftovers = Leftovers::new("a mark");
+        let leftovers = Leftovers::new(&Mark::new());
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let argv = ["sh", "-c", line].map(|word| std::ffi::CString::new(word).unwrap());
         let stdio = [writer.as_fd(); 3];
@@ -461,6 +462,7 @@ mod tests {
             envp: vec![c"PATH=/usr/bin:/bin"],
             dir: c"/",
             stdio,
+            blocks_signals: false,
         };
         let child = spawn(&plan, &AtomicI32::new(0)).unwrap();
         drop(writer);
