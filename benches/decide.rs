@@ -174,7 +174,8 @@ fn rank(number: u32) -> RankView {
 
 const MOST_RANKS: u32 = 64;
 
-/// First decision (which makes the outline) and median of the following ones, in milliseconds; and the ranks wished for.
+/// First decision (which makes the outline) and median of the following ones, in milliseconds; and
+/// the ranks wished for.
 fn time_of(fresh: &Fresh, ranks: u32, most_ranks: u32, runs: usize) -> (f64, f64, u32) {
     let scaling = Scaling { max_ranks: most_ranks, ..Scaling::default() };
     let prices = Prices::of_job(&Cost::default(), 4);
@@ -194,8 +195,9 @@ fn time_of(fresh: &Fresh, ranks: u32, most_ranks: u32, runs: usize) -> (f64, f64
     (first, times[times.len() / 2], ranks)
 }
 
-/// Largest and mean deviation of the outlined finish from the exact one, in percent, and by how much more the choice made by the outline
-/// takes times costs than the exact choice, by the exact forecast.
+/// Largest and mean deviation of the outlined finish from the exact one, in percent, and by how
+/// much more the choice made by the outline takes times costs than the exact choice, by the exact
+/// forecast.
 fn quality_of(fresh: &Fresh, chunks: usize) -> (f64, f64, f64) {
     let scope = Scope { min_ranks: 1, max_ranks: MOST_RANKS, interval: 5.0 };
     let prices = Prices::of_job(&Cost::default(), 4);

@@ -1,10 +1,11 @@
-//! What it takes to hand a million tasks out: bytes of the heap and of the wire, and seconds, step by step.
+//! What it takes to hand a million tasks out: bytes of the heap and of the wire, and seconds, step
+//! by step.
 //!
 //! `cargo bench --bench handout [-- TASKS]`
 //!
-//! First the steps one by one, as `tests/handout.rs` holds their bounds, for every kind of graph; then whole runs of ranks that are threads of
-//! this process, from the job file to the first task that starts and on to the end, with every frame between ranks counted by what
-//! it says.
+//! First the steps one by one, as `tests/handout.rs` holds their bounds, for every kind of graph;
+//! then whole runs of ranks that are threads of this process, from the job file to the first task
+//! that starts and on to the end, with every frame between ranks counted by what it says.
 
 #[path = "../tests/handout_support/mod.rs"]
 mod support;
@@ -134,7 +135,8 @@ fn one_rank(job: &Path, fabric: Counted, started: &Arc<Started>) {
     assert_eq!(finished.exit_code, 0);
 }
 
-/// When the first task of a run started, and what lay on the heap then: the most so far, and at that moment.
+/// When the first task of a run started, and what lay on the heap then: the most so far, and at
+/// that moment.
 #[derive(Default)]
 struct Started {
     once: AtomicBool,
@@ -160,7 +162,8 @@ struct Counted {
 }
 
 impl Counted {
-    /// Which message a frame carries; but for counts, frames of different messages first differ in the byte after the version.
+    /// Which message a frame carries; but for counts, frames of different messages first differ in
+    /// the byte after the version.
     fn kind(frame: &[u8]) -> usize {
         let handout = encoded(&Message::HandOut(Box::default()));
         let report = encoded(&Message::Report { attempts: Vec::new(), started: Vec::new(), load: Load::default() });

@@ -1,12 +1,14 @@
-//! How near Phalanx comes to what a program without any scheduler reaches on graphs of tiny tasks, in METG(50 %) and in empty tasks a
-//! second; see `phalanx::bench` for what these are.
+//! How near Phalanx comes to what a program without any scheduler reaches on graphs of tiny tasks,
+//! in METG(50 %) and in empty tasks a second; see `phalanx::bench` for what these are.
 //!
-//! Two floors stand beside it, with the same kernel, graphs and shared peak, measured in turns with it in the same run:
+//! Two floors stand beside it, with the same kernel, graphs and shared peak, measured in turns with
+//! it in the same run:
 //!
-//! - a bare loop on two threads: successors in flat arrays, atomic counts of what is missing, deques to steal from; no order, limits,
-//!   journal or ranks;
-//! - a hand-written MPI program on two ranks: each has half of the points, sends its edge without waiting, computes what needs
-//!   no other rank, then waits. It knows the graph beforehand and schedules nothing.
+//! - a bare loop on two threads: successors in flat arrays, atomic counts of what is missing,
+//!   deques to steal from; no order, limits, journal or ranks;
+//! - a hand-written MPI program on two ranks: each has half of the points, sends its edge without
+//!   waiting, computes what needs no other rank, then waits. It knows the graph beforehand and
+//!   schedules nothing.
 //!
 //! `cargo bench --bench metg [-- TURNS]`
 
@@ -90,7 +92,8 @@ fn compare(pattern: Pattern, turns: u32) {
     }
 }
 
-/// A figure; a dash where half of the peak was never reached (on a machine that does something else meanwhile, say).
+/// A figure; a dash where half of the peak was never reached (on a machine that does something else
+/// meanwhile, say).
 fn shown(figure: f64) -> String {
     if figure.is_nan() { "-".to_owned() } else { format!("{figure:.2}") }
 }
@@ -205,7 +208,8 @@ fn mpi_floor(radius: u32) -> Walls {
     text.lines().filter_map(line).collect()
 }
 
-/// One of the two ranks. Points need those at most `radius` away; every task leaves two words behind, which its successors look at.
+/// One of the two ranks. Points need those at most `radius` away; every task leaves two words
+/// behind, which its successors look at.
 fn mpi_program(radius: usize) {
     let universe = mpi::initialize().expect("MPI serves this program");
     let world = universe.world();

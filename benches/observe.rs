@@ -1,8 +1,10 @@
-//! What being watched costs a run of tasks of 1 ms: CPU time of all threads that are there for who watches (the page, alerts and the file of
-//! metrics, what ranks use), with more and more of it asked for, up to a page that asks for everything every two seconds as a browser does.
+//! What being watched costs a run of tasks of 1 ms: CPU time of all threads that are there for who
+//! watches (the page, alerts and the file of metrics, what ranks use), with more and more of it
+//! asked for, up to a page that asks for everything every two seconds as a browser does.
 //!
-//! `cargo bench --bench observe`. CPU time is what the kernel's scheduler counted, so other work on the machine does not matter. The bound is
-//! 1 % of the CPU time of the run; it fails if watching needs more.
+//! `cargo bench --bench observe`. CPU time is what the kernel's scheduler counted, so other work on
+//! the machine does not matter. The bound is 1 % of the CPU time of the run; it fails if watching
+//! needs more.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,9 +1,11 @@
 //! What the pool costs per task, against a bare loop over the same queues in the same run.
 //!
-//! The task does nothing but count down the dependencies of its successors, so all that is measured is scheduling. The graph is a
-//! one-dimensional stencil (each point of a step needs itself and its neighbours in the step before). `floor` is the least that any
-//! scheduler with these queues could do: pop from one's deque, count down, push, and steal when empty, with no sleep, urgency, limits, pause
-//! or panic. Times are core-nanoseconds per task: wall time, times slots, over tasks; the best of several runs.
+//! The task does nothing but count down the dependencies of its successors, so all that is measured
+//! is scheduling. The graph is a one-dimensional stencil (each point of a step needs itself and its
+//! neighbours in the step before). `floor` is the least that any scheduler with these queues could
+//! do: pop from one's deque, count down, push, and steal when empty, with no sleep, urgency,
+//! limits, pause or panic. Times are core-nanoseconds per task: wall time, times slots, over tasks;
+//! the best of several runs.
 //!
 //! `cargo bench --bench pool`
 

@@ -1,9 +1,11 @@
-//! How near commands come to the floor: `/bin/true` through the runner on two threads against a bare loop of `posix_spawn` and `waitpid`
-//! on two threads, each thread pinned to a CPU as slots are.
+//! How near commands come to the floor: `/bin/true` through the runner on two threads against a
+//! bare loop of `posix_spawn` and `waitpid` on two threads, each thread pinned to a CPU as slots
+//! are.
 //!
-//! `cargo bench --bench spawn [-- ROUNDS]` runs the two in turns, in rounds short enough that both meet the same disturbances, and prints
-//! the median of the rounds' ratios, which is to be 0.90 or more. Beside it stands the CPU time that this process itself uses per command
-//! (without the children's), which hardly depends on what else the machine does.
+//! `cargo bench --bench spawn [-- ROUNDS]` runs the two in turns, in rounds short enough that both
+//! meet the same disturbances, and prints the median of the rounds' ratios, which is to be 0.90 or
+//! more. Beside it stands the CPU time that this process itself uses per command (without the
+//! children's), which hardly depends on what else the machine does.
 
 #[path = "../tests/parts/exec_support.rs"]
 mod exec_support;
@@ -19,7 +21,8 @@ use rustix::time::{ClockId, clock_gettime};
 const THREADS: u32 = 2;
 const PER_THREAD: u32 = 100;
 
-/// One measurement: commands per second of wall time, and this process's own CPU time per command in microseconds.
+/// One measurement: commands per second of wall time, and this process's own CPU time per command
+/// in microseconds.
 #[derive(Clone, Copy)]
 struct Sample {
     rate: f64,

@@ -1,8 +1,10 @@
-//! Whole runs as users start them, each beside its floor in the same run: chains and masses of commands, hops of a dependency, stealing
-//! between ranks, more ranks than cores, ranks without work, starting up, and what the journal takes.
+//! Whole runs as users start them, each beside its floor in the same run: chains and masses of
+//! commands, hops of a dependency, stealing between ranks, more ranks than cores, ranks without
+//! work, starting up, and what the journal takes.
 //!
-//! `cargo bench --bench world [-- ROUNDS] [PART ...]`; the parts are `commands`, `hops`, `stealing`, `crowd`, `idle`, `start` and `journal`. Figures
-//! are medians over rounds, in which ours and the floor take turns.
+//! `cargo bench --bench world [-- ROUNDS] [PART ...]`; the parts are `commands`, `hops`,
+//! `stealing`, `crowd`, `idle`, `start` and `journal`. Figures are medians over rounds, in which
+//! ours and the floor take turns.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 use mpi::traits::Communicator;
 use phalanx::topology::{Topology, bind_current_thread};
 
-/// The word by which this program tells itself that it is a rank of an MPI program that does nothing.
+/// The word by which this program tells itself that it is a rank of an MPI program that does
+/// nothing.
 const AS_MPI: &str = "--as-empty-mpi-program";
 
 /// The word by which this program tells itself to start so many commands one after the other.
@@ -56,7 +59,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Commands against a loop of `posix_spawn` in one thread, or two of them at once; what both need to start is taken off.
+    /// Commands against a loop of `posix_spawn` in one thread, or two of them at once; what both
+    /// need to start is taken off.
     fn commands(&self) {
         let job = |count| command_job(&format!("array = \"1-{count}\""));
         let chain = |count: u32| {
@@ -84,7 +88,8 @@ impl Bench {
         }
     }
 
-    /// Two columns that need each other at every step, on two ranks; and one that needs itself, on one slot. Setting up is not counted.
+    /// Two columns that need each other at every step, on two ranks; and one that needs itself, on
+    /// one slot. Setting up is not counted.
     fn hops(&self) {
         let per_step = |ranks, width: u32| {
             let mut command = program(ranks);
@@ -253,7 +258,8 @@ fn spawn_true() {
     let program = c"/bin/true";
     let argv = [program.as_ptr().cast_mut(), std::ptr::null_mut()];
     let (mut pid, mut status) = (0, 0);
-    // SAFETY: all pointers are valid during the calls, both lists end with a null pointer, and the process is our child.
+    // SAFETY: all pointers are valid during the calls, both lists end with a null pointer, and the
+    // process is our child.
     unsafe {
         unsafe extern "C" {
             static environ: *const *mut libc::c_char;

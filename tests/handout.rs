@@ -1,7 +1,7 @@
 //! What a hand-out may take: bytes of the heap at rank 0 and at home, bytes on the wire.
 //!
-//! Bytes are the same on every machine, so they are held here; what they take in seconds is for `cargo bench --bench handout`.
-//! Alone in its process, because every byte of the process counts.
+//! Bytes are the same on every machine, so they are held here; what they take in seconds is for
+//! `cargo bench --bench handout`. Alone in its process, because every byte of the process counts.
 
 mod handout_support;
 

@@ -23,7 +23,8 @@ fn names(waves: u32, width: u32) -> Vec<String> {
     (0..waves).flat_map(|wave| (1..=width).map(move |index| format!("w{wave}[{index}]"))).collect()
 }
 
-/// Tasks that wait for one another: each holds the only slot of a rank until so many ranks have one.
+/// Tasks that wait for one another: each holds the only slot of a rank until so many ranks have
+/// one.
 fn meeting(ranks: u32) -> String {
     format!(
         "[[task]]\nname = \"meet\"\npriority = 1\nestimate = \"1s\"\narray = \"1-{ranks}\"\n\
@@ -41,7 +42,8 @@ fn met_names(ranks: u32, waves: u32, width: u32) -> Vec<String> {
     (1..=ranks).map(|index| format!("meet[{index}]")).chain(names(waves, width)).collect()
 }
 
-/// Tasks that come last and go on until the test says that they may end ([`release`]): the run is not over before.
+/// Tasks that come last and go on until the test says that they may end ([`release`]): the run is
+/// not over before.
 fn held(count: u32, needs: &str) -> String {
     format!(
         "[[task]]\nname = \"held\"\nestimate = \"1s\"\narray = \"1-{count}\"\n{needs}\n\
@@ -320,7 +322,8 @@ fn a_job_grows_when_it_is_wide_and_shrinks_when_it_is_narrow() {
     assert!(html.contains("Where the time of nodes went") && html.contains("<td>block 1</td>"));
 }
 
-/// On a login node the run's own process may not work: nodes are asked for at once, and again when the only one dies.
+/// On a login node the run's own process may not work: nodes are asked for at once, and again when
+/// the only one dies.
 #[test]
 fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
     let dir = Dir::new("alone");
@@ -345,7 +348,8 @@ fn a_coordinator_that_does_not_work_lives_on_the_nodes_that_it_is_given() {
     assert_eq!(ranks(&trace), HashSet::from([1, 2]));
 }
 
-/// Nobody has a task that no rank can run: whoever cancels it does not wait for a node that never comes.
+/// Nobody has a task that no rank can run: whoever cancels it does not wait for a node that never
+/// comes.
 #[test]
 fn tasks_that_no_rank_can_run_can_be_cancelled() {
     let dir = Dir::new("nobody");
@@ -421,7 +425,8 @@ fn single_tasks_are_cancelled_wherever_they_are() {
     phalanx(&dir).args(["report", "run"]).run().ok().says("3 cancelled");
 }
 
-/// Who waits for a slot, for a further attempt or for slots on several ranks does not wait for them to be cancelled.
+/// Who waits for a slot, for a further attempt or for slots on several ranks does not wait for them
+/// to be cancelled.
 #[test]
 fn tasks_that_wait_are_cancelled_at_once() {
     let dir = Dir::new("cancel-waiting");
@@ -451,7 +456,8 @@ fn tasks_that_wait_are_cancelled_at_once() {
     run.wait().code(1);
 }
 
-/// People scale, drain and rebalance a run of many short tasks without a pause: none is lost, none completes twice.
+/// People scale, drain and rebalance a run of many short tasks without a pause: none is lost, none
+/// completes twice.
 #[test]
 fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
     let dir = Dir::new("many");
@@ -485,7 +491,8 @@ fn a_hundred_thousand_short_tasks_are_scaled_by_hand() {
 #[test]
 fn a_rank_on_which_tasks_keep_failing_is_quarantined_and_a_slow_one_gets_less() {
     let dir = Dir::new("health");
-    // Rank 1 takes four times as long, and fails what the last array asks: seldom enough that nothing is added before it is noticed.
+    // Rank 1 takes four times as long, and fails what the last array asks: seldom enough that
+    // nothing is added before it is noticed.
     let job = "[job]\nname = \"health\"\n\
                [[task]]\nname = \"slow\"\narray = \"1-120\"\n\
                command = \"if [ $PHALANX_RANK = 1 ]; then sleep 0.8; else sleep 0.2; fi\"\n\
@@ -517,7 +524,8 @@ fn what_a_lost_rank_ran_is_marked_and_runs_again() {
         let status = status(&dir);
         (status["ranks"][1]["running"] == 1 && dir.has("by-1")).then_some(())
     });
-    // A rank tells of a task that has run for half a second; that it has told cannot be seen from here.
+    // A rank tells of a task that has run for half a second; that it has told cannot be seen from
+    // here.
     std::thread::sleep(Duration::from_secs(5));
     joined.kill_all();
     release(&dir);

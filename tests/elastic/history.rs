@@ -1,4 +1,5 @@
-//! What runs of a job leave for later ones: durations that the job file does not give, what a run usually takes, and what is unusual.
+//! What runs of a job leave for later ones: durations that the job file does not give, what a run
+//! usually takes, and what is unusual.
 
 use crate::support::{Dir, mpirun, phalanx};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Deciding about ranks: planned and simulated before a run, done in a run, explained after it; and a budget that holds.
+//! Deciding about ranks: planned and simulated before a run, done in a run, explained after it; and
+//! a budget that holds.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -37,7 +38,8 @@ fn actions(decisions: &Value) -> Vec<String> {
 #[test]
 fn ranks_of_a_world_sleep_while_they_are_not_needed_and_wake_for_the_next_phase() {
     let dir = Dir::new("park");
-    // The last narrow task waits until ranks sleep, and those of the last phase until one has woken.
+    // The last narrow task waits until ranks sleep, and those of the last phase until one has
+    // woken.
     let sleep = "kernel = \"sleep\"\nargs = { seconds = 1 }\n";
     let until = |file: &str| format!("command = \"until test -e {file}; do sleep 0.05; done; sleep 0.5\"\n");
     let job = ["narrow-5", "last"].into_iter().fold(phases(HYBRID), |job, task| {
@@ -86,7 +88,8 @@ fn ranks_of_a_world_sleep_while_they_are_not_needed_and_wake_for_the_next_phase(
     assert_eq!(report["decisions"].as_array().map(Vec::len), Some(actions.len()));
 }
 
-/// A task measures something outside, and a rule of the user's own makes the job grow by it; which value it was can be read later.
+/// A task measures something outside, and a rule of the user's own makes the job grow by it; which
+/// value it was can be read later.
 #[test]
 fn a_value_that_a_task_wrote_makes_a_job_grow() {
     let dir = Dir::new("custom-rule");
@@ -121,7 +124,8 @@ fn a_value_that_a_task_wrote_makes_a_job_grow() {
     phalanx(&dir).args(["explain", "run", &number]).run().ok().says("custom     backlog 252");
 }
 
-/// A hundred tasks of a second; a node costs one a second. Decisions are seldom, so that the run stops in time wherever this machine halts.
+/// A hundred tasks of a second; a node costs one a second. Decisions are seldom, so that the run
+/// stops in time wherever this machine halts.
 fn dear(budget: f64) -> String {
     format!(
         "[job]\nname = \"dear\"\n[scaling]\npolicy = \"fixed\"\ninterval = \"5s\"\n\

@@ -1,7 +1,8 @@
-//! The hand-out step by step, with every byte of the heap counted: shared by the test that holds its bounds and the benchmark.
+//! The hand-out step by step, with every byte of the heap counted: shared by the test that holds
+//! its bounds and the benchmark.
 //!
-//! The steps are those of rank 0 in a run, and at the end those of the other homes; each rank's work is done by itself, so what is
-//! counted is that rank's.
+//! The steps are those of rank 0 in a run, and at the end those of the other homes; each rank's
+//! work is done by itself, so what is counted is that rank's.
 
 // The test and the benchmark each use what they need of it.
 #![allow(dead_code)]
@@ -33,7 +34,8 @@ fn grow(by: usize) {
     PEAK.fetch_max(now, Relaxed);
 }
 
-// SAFETY: every call is passed on as it came to the system's allocator, which keeps the contract; counting touches no memory of it.
+// SAFETY: every call is passed on as it came to the system's allocator, which keeps the contract;
+// counting touches no memory of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
@@ -49,7 +51,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps `dealloc`'s contract, and all memory came from the system's allocator.
+        // SAFETY: the caller keeps `dealloc`'s contract, and all memory came from the system's
+        // allocator.
         unsafe { System.dealloc(memory, layout) }
     }
 
@@ -58,7 +61,8 @@ unsafe impl GlobalAlloc for Counting {
             Some(more) => grow(more),
             None => drop(NOW.fetch_sub(layout.size() - size, Relaxed)),
         }
-        // SAFETY: the caller keeps `realloc`'s contract, and all memory came from the system's allocator.
+        // SAFETY: the caller keeps `realloc`'s contract, and all memory came from the system's
+        // allocator.
         unsafe { System.realloc(memory, layout, size) }
     }
 }
@@ -188,7 +192,8 @@ pub struct Figures {
 #[derive(Clone, Copy)]
 pub struct Home {
     pub tasks: usize,
-    /// The most that it held at a time while the part was unpacked and the ledger opened (for rank 0, see `rank0_peak`).
+    /// The most that it held at a time while the part was unpacked and the ledger opened (for rank
+    /// 0, see `rank0_peak`).
     pub peak: usize,
     /// What it goes on holding.
     pub resting: usize,

@@ -1,4 +1,5 @@
-//! Small habits of a well-behaved command: completions, manual pages, quiet, colours only where they are wanted.
+//! Small habits of a well-behaved command: completions, manual pages, quiet, colours only where
+//! they are wanted.
 
 use crate::support::{self, Dir, TestCommand, phalanx, shell};
 

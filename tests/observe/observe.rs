@@ -1,5 +1,5 @@
-//! What a run leaves for people and programs to look at: trace, report, analysis. All of them are compared with the table of attempts, which
-//! comes straight from the journal.
+//! What a run leaves for people and programs to look at: trace, report, analysis. All of them are
+//! compared with the table of attempts, which comes straight from the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -7,7 +7,8 @@ use std::io::Read as _;
 use crate::support::{Dir, mpirun, phalanx};
 use serde_json::Value;
 
-/// Twelve tasks of two classes behind one, a join, one that fails once and succeeds then, and one that fails for good.
+/// Twelve tasks of two classes behind one, a join, one that fails once and succeeds then, and one
+/// that fails for good.
 const JOB: &str = r#"
 [job]
 name = "look"
@@ -104,7 +105,8 @@ fn a_trace_says_what_the_journal_says() {
         assert!(times.windows(2).all(|w| w[0].1 <= w[1].0 + 1e-3), "slices overlap in {slot:?}");
         assert!(of("M").iter().any(|e| e["pid"] == slot.0 && e["tid"] == slot.1 && e["name"] == "thread_name"));
     }
-    // Every dependency, through the join too: 12 parts, `again` and `broken` on `first`; `all` on 12 parts and `again`.
+    // Every dependency, through the join too: 12 parts, `again` and `broken` on `first`; `all` on
+    // 12 parts and `again`.
     let (begins, ends) = (of("s"), of("f"));
     assert_eq!((begins.len(), ends.len()), (14 + 13, 14 + 13));
     let ids: BTreeSet<u64> = begins.iter().map(|e| e["id"].as_u64().expect("an id")).collect();
@@ -243,7 +245,8 @@ fn named_first(name: &str, job: &str, ranks: u32, slots: u32) -> Value {
     first
 }
 
-/// Sleeping tasks take as long on a busy machine as on an idle one, so the planted thing stands out whatever else runs here.
+/// Sleeping tasks take as long on a busy machine as on an idle one, so the planted thing stands out
+/// whatever else runs here.
 #[test]
 fn the_analysis_of_a_real_run_names_the_slow_rank() {
     let job = "[[task]]\nname = \"work\"\narray = \"0-119\"\n\

@@ -1,10 +1,11 @@
-//! Keeps the documents true: the commands of the README work, the job files in it are valid, the reference names every field, links
-//! lead somewhere.
+//! Keeps the documents true: the commands of the README work, the job files in it are valid, the
+//! reference names every field, links lead somewhere.
 //!
 //! Conventions in the documents:
-//! - A block marked `console` is a session: its lines that begin with `$ ` are run, in order, in one directory. `console no-run` is for what
-//!   needs a cluster or builds the project.
-//! - A block marked `toml` is a whole job file. If it begins with `# NAME.toml`, the session finds it under that name.
+//! - A block marked `console` is a session: its lines that begin with `$ ` are run, in order, in
+//!   one directory. `console no-run` is for what needs a cluster or builds the project.
+//! - A block marked `toml` is a whole job file. If it begins with `# NAME.toml`, the session finds
+//!   it under that name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -135,7 +136,8 @@ fn every_metric_of_alerts_is_described() {
     assert!(missing.is_empty(), "docs/observing.md does not describe {missing:?}");
 }
 
-/// The names of all properties, at any depth. Sections that the schema refuses (`{"not": {}}`) are left out.
+/// The names of all properties, at any depth. Sections that the schema refuses (`{"not": {}}`) are
+/// left out.
 fn collect_fields(schema: &Value, fields: &mut BTreeSet<String>) {
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         let allowed = properties.iter().filter(|(_, value)| value.get("not").is_none());

@@ -1,5 +1,6 @@
-//! Data graphs against values that others have computed: GAP's graphs with SciPy's values, and Graphalytics' examples, on one
-//! rank and on several. Where the recorded files are absent, generated graphs of the same kinds are checked against known values.
+//! Data graphs against values that others have computed: GAP's graphs with SciPy's values, and
+//! Graphalytics' examples, on one rank and on several. Where the recorded files are absent,
+//! generated graphs of the same kinds are checked against known values.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Kernels: what the built-in ones do, and how the runner treats those that fail, panic or take too long.
+//! Kernels: what the built-in ones do, and how the runner treats those that fail, panic or take too
+//! long.
 
 use std::fs;
 use std::sync::Arc;

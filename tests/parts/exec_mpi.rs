@@ -1,4 +1,5 @@
-//! MPI programs as tasks: as a plain command and as an MPI task, each from a process on its own and from inside a world of ours.
+//! MPI programs as tasks: as a plain command and as an MPI task, each from a process on its own and
+//! from inside a world of ours.
 //!
 //! For the latter the test starts itself under `mpirun -n 2`; see `inside_a_world`.
 
@@ -11,7 +12,8 @@ use crate::support::test_name;
 use phalanx::job::MpiShape;
 use phalanx::model::{Outcome, State};
 
-/// Set in the copies of this test that run under `mpirun`: the program that they are to run as tasks.
+/// Set in the copies of this test that run under `mpirun`: the program that they are to run as
+/// tasks.
 const INSIDE: &str = "EXEC_MPI_INSIDE";
 
 /// Compiles the small MPI program.

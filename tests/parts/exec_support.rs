@@ -1,4 +1,5 @@
-//! What the tests and the benchmark of `exec` share: tasks without a job file, and a sink that keeps everything in memory.
+//! What the tests and the benchmark of `exec` share: tasks without a job file, and a sink that
+//! keeps everything in memory.
 #![allow(dead_code, reason = "each test uses its own part")]
 
 use std::collections::HashMap;

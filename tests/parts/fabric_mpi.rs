@@ -1,7 +1,8 @@
-//! The MPI fabric itself, on real ranks: frames of every size arrive whole and in order, on both sides of the size above which they take
-//! another way; and a rank that dozes is woken by one.
+//! The MPI fabric itself, on real ranks: frames of every size arrive whole and in order, on both
+//! sides of the size above which they take another way; and a rank that dozes is woken by one.
 //!
-//! Each test starts this very program under `mpirun`, told by a variable that it is now one of the ranks.
+//! Each test starts this very program under `mpirun`, told by a variable that it is now one of the
+//! ranks.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Job files from the outside: what good ones become, what bad ones are told, and that no bytes make the reader panic.
+//! Job files from the outside: what good ones become, what bad ones are told, and that no bytes
+//! make the reader panic.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,7 +116,8 @@ fn scaling_and_cost_have_the_defaults_of_their_documentation() {
     assert_eq!((job.cost.nodes[0].minimum, job.cost.nodes[0].granularity), (hour / 6, hour));
 }
 
-/// Each bad file says in its first lines what it must be told, and where: `# expect 4:8: fragment of the message`.
+/// Each bad file says in its first lines what it must be told, and where: `# expect 4:8: fragment
+/// of the message`.
 #[test]
 fn every_bad_job_is_told_what_is_wrong_and_where() {
     let files = files_in("tests/bad_jobs");

@@ -1,6 +1,7 @@
-//! The sleep protocol of the pool under loom: every interleaving (up to a bound on preemptions) of slots that fall asleep with
-//! others that post work. The file under test is the very one that the pool is built from, with loom's primitives in place of the
-//! standard ones. A lost wake-up shows as a deadlock.
+//! The sleep protocol of the pool under loom: every interleaving (up to a bound on preemptions) of
+//! slots that fall asleep with others that post work. The file under test is the very one that the
+//! pool is built from, with loom's primitives in place of the standard ones. A lost wake-up shows
+//! as a deadlock.
 
 #[allow(dead_code)]
 #[path = "../../src/pool/sleep.rs"]
@@ -11,8 +12,9 @@ mod sync {
     use loom::sync::{Arc, Condvar};
     pub(super) use loom::sync::{Mutex, MutexGuard};
 
-    // Loom's own `park` forgets an `unpark` that came while the thread waited for a lock, which the standard one does not. So
-    // threads are parked here by what the standard library promises: a token that stays until it is taken.
+    // Loom's own `park` forgets an `unpark` that came while the thread waited for a lock, which the
+    // standard one does not. So threads are parked here by what the standard library promises: a
+    // token that stays until it is taken.
     loom::thread_local! {
         static THIS: Thread = Thread(Arc::new((Mutex::new(false), Condvar::new())));
     }
@@ -146,7 +148,8 @@ fn two_slots_and_one_poster() {
     });
 }
 
-/// Two items that wait for each other can only end if the announcement of both wakes both slots, or the first wakes the second.
+/// Two items that wait for each other can only end if the announcement of both wakes both slots, or
+/// the first wakes the second.
 #[test]
 fn two_items_that_need_each_other_get_a_slot_each() {
     check(2, || {
@@ -171,7 +174,8 @@ fn two_items_that_need_each_other_get_a_slot_each() {
     });
 }
 
-/// A slot that waits for another reason (it was given up to a wide item) is released exactly once, even before it waits.
+/// A slot that waits for another reason (it was given up to a wide item) is released exactly once,
+/// even before it waits.
 #[test]
 fn a_release_before_the_wait_is_not_lost() {
     check(4, || {

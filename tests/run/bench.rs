@@ -1,4 +1,5 @@
-//! The patterns of Task Bench as jobs, and `phalanx bench`, which measures with them. No figure is judged here: only that it is one.
+//! The patterns of Task Bench as jobs, and `phalanx bench`, which measures with them. No figure is
+//! judged here: only that it is one.
 
 use crate::support::checker::Trace;
 use crate::support::{Dir, mpirun, phalanx};
@@ -20,8 +21,8 @@ fn row(pattern: &str, step: i64) -> (i64, i64) {
     }
 }
 
-/// True if a point of a step needs this point of the step before, as the publication defines it. (`random_nearest` is run with a
-/// fraction of 1, so it chooses all.)
+/// True if a point of a step needs this point of the step before, as the publication defines it.
+/// (`random_nearest` is run with a fraction of 1, so it chooses all.)
 fn needs(pattern: &str, step: i64, point: i64, other: i64) -> bool {
     match pattern {
         "trivial" => false,

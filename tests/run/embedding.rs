@@ -1,4 +1,5 @@
-//! A program with kernels of its own runs them through the library, alone and on the ranks of an mpirun.
+//! A program with kernels of its own runs them through the library, alone and on the ranks of an
+//! mpirun.
 
 use crate::support::{self, Dir};
 

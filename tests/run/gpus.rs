@@ -1,7 +1,9 @@
-//! GPUs: each task gets its own, named as the launcher names them; the machine's are found and measured through NVML.
+//! GPUs: each task gets its own, named as the launcher names them; the machine's are found and
+//! measured through NVML.
 //!
-//! Test machines have no GPU, so NVML is played by a small library (`tests/gpus/nvml.c`) that claims two. It is loaded and asked as the
-//! driver's would be; that a real driver answers likewise is what it cannot show.
+//! Test machines have no GPU, so NVML is played by a small library (`tests/gpus/nvml.c`) that
+//! claims two. It is loaded and asked as the driver's would be; that a real driver answers likewise
+//! is what it cannot show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +11,8 @@ use std::process::Command;
 
 use crate::support::{Dir, mpirun, phalanx, repository};
 
-/// Eight tasks that say which rank ran them, and which GPU was theirs. None ends before two run at a time, so two GPUs are in use.
+/// Eight tasks that say which rank ran them, and which GPU was theirs. None ends before two run at
+/// a time, so two GPUs are in use.
 const WHICH: &str = r#"
     [[task]]
     name = "which"

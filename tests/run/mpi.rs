@@ -1,5 +1,5 @@
-//! Several ranks: whatever their number, every task runs once and none before what it needs; a task may itself be an MPI program; a lost
-//! rank costs nothing that was done.
+//! Several ranks: whatever their number, every task runs once and none before what it needs; a task
+//! may itself be an MPI program; a lost rank costs nothing that was done.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -160,7 +160,8 @@ fn who_asks_is_told_what_has_been_running_where() {
 #[test]
 fn work_at_home_on_one_rank_is_shared() {
     let dir = Dir::new("steal");
-    // By estimate all but one of the tasks are nothing, so they may well all be at home on one rank.
+    // By estimate all but one of the tasks are nothing, so they may well all be at home on one
+    // rank.
     let job = r#"
         [[task]]
         name = "heavy"
@@ -344,7 +345,8 @@ fn a_task_may_be_an_mpi_program() {
         command = ["true"]
         needs = ["gang", "afternotok:failing-gang"]
     "#;
-    // Alone each MPI task fits on the one rank; with three ranks of two slots the gangs need two of them.
+    // Alone each MPI task fits on the one rank; with three ranks of two slots the gangs need two of
+    // them.
     for (ranks, slots) in [(None, "4"), (Some(3), "2")] {
         let dir = Dir::new("program");
         mpi_program(&dir);

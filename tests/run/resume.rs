@@ -1,4 +1,5 @@
-//! What is done stays done: whatever ends a run, the next one goes on from there, and it notices what has been changed.
+//! What is done stays done: whatever ends a run, the next one goes on from there, and it notices
+//! what has been changed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -11,7 +12,8 @@ use crate::support::{Dir, Output, mpirun, phalanx, wait_for};
 const FAMILIES: u32 = 4;
 const EACH: u32 = 500;
 
-/// 2,000 short commands; each leaves its name in the file `ran`. Dependencies go across the arrays, and so across ranks.
+/// 2,000 short commands; each leaves its name in the file `ran`. Dependencies go across the arrays,
+/// and so across ranks.
 fn two_thousand() -> String {
     let mut toml = String::from("[job]\npartition = \"round_robin\"\n");
     for family in 0..FAMILIES {
@@ -49,7 +51,8 @@ fn lines(dir: &Dir, name: &str) -> Vec<String> {
 #[test]
 fn chains_run_in_order_and_go_on_where_they_broke() {
     let dir = Dir::new("chains");
-    // Each segment reads what the one before has left, and says which it was; the third of member 1 fails at first.
+    // Each segment reads what the one before has left, and says which it was; the third of member 1
+    // fails at first.
     let command = "test {part} = 1 || grep -qx $(({part}-1)) {member}; test {member}-{part} != 1-3 -o -e mended; \
                    echo {part} >> {member}";
     dir.job(
@@ -118,7 +121,8 @@ fn twenty_kills_lose_nothing_and_repeat_nothing() {
     check_history(&Trace::of(&dir, "latest"));
 }
 
-/// Over all sessions every task completed exactly once, and none started before what it needs had ended.
+/// Over all sessions every task completed exactly once, and none started before what it needs had
+/// ended.
 fn check_history(trace: &Trace) {
     let mut completed: HashMap<String, &Row> = HashMap::new();
     for row in trace.0.iter().filter(|row| row.state == "COMPLETED") {
@@ -132,7 +136,8 @@ fn check_history(trace: &Trace) {
     }
 }
 
-/// Runs `job.toml` with the given text; every command of these jobs appends a line to the file `ran`. Returns the lines that were added.
+/// Runs `job.toml` with the given text; every command of these jobs appends a line to the file
+/// `ran`. Returns the lines that were added.
 fn run(dir: &Dir, toml: &str, args: &[&str]) -> (Output, Vec<String>) {
     let before = lines(dir, "ran").len();
     dir.job("job.toml", toml);

@@ -1,4 +1,5 @@
-//! One process: what a person sees of a run, from the exit code to the report, watched from outside.
+//! One process: what a person sees of a run, from the exit code to the report, watched from
+//! outside.
 
 use std::collections::BTreeSet;
 
@@ -722,7 +723,8 @@ fn the_commands_of_a_killed_run_are_ended_and_what_they_left_on_purpose_is_not()
     run.kill_all();
 }
 
-/// A wide task that collects slots keeps them from others: not for a moment longer than it is wanted.
+/// A wide task that collects slots keeps them from others: not for a moment longer than it is
+/// wanted.
 #[test]
 fn a_cancelled_task_that_collects_slots_gives_them_back() {
     let dir = Dir::new("collects");

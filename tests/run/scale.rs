@@ -1,4 +1,5 @@
-//! Many tasks: all are run once, memory stays small, nothing leaks. Rates are printed, not asserted.
+//! Many tasks: all are run once, memory stays small, nothing leaks. Rates are printed, not
+//! asserted.
 
 use crate::support::{Dir, mpirun, phalanx};
 

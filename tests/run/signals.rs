@@ -1,12 +1,13 @@
-//! Signals and the walltime: what still runs is treated as the signal asks, the exit code says why the run ended, a resume does the rest, and
-//! no process is left behind.
+//! Signals and the walltime: what still runs is treated as the signal asks, the exit code says why
+//! the run ended, a resume does the rest, and no process is left behind.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::checker::Trace;
 use crate::support::{Dir, Output, Running, mpirun, phalanx, send, wait_for};
 
-/// Forty tasks that say that they began and that they ended, and do not end before the test says that they may.
+/// Forty tasks that say that they began and that they ended, and do not end before the test says
+/// that they may.
 const STEPS: &str = r#"
 [[task]]
 name = "step"
@@ -95,7 +96,8 @@ fn a_second_interrupt_ends_running_tasks() {
 
 #[test]
 fn a_wide_task_that_collects_slots_holds_no_stop_up() {
-    // The first slot falls free, takes up a wide task and waits for the second, which is busy when the stop comes.
+    // The first slot falls free, takes up a wide task and waits for the second, which is busy when
+    // the stop comes.
     let job = r#"
         [[task]]
         name = "narrow"
@@ -133,7 +135,8 @@ fn a_termination_ends_the_run_in_good_order() {
 
 #[test]
 fn an_mpirun_that_is_ended_leaves_no_task_behind() {
-    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives ten, since this machine may be slow.
+    // It gives its ranks a second, however long a task may otherwise take to end. Here it gives
+    // ten, since this machine may be slow.
     let stubborn = HOURS.replace("sleep 3600", "trap '' TERM; sleep 3600");
     let dir = Dir::new("mpirun-ended");
     dir.job("job.toml", &stubborn);
@@ -163,7 +166,8 @@ fn a_warning_to_mpirun_reaches_the_run() {
 fn the_run_stops_before_its_allocation_ends() {
     let dir = Dir::new("walltime");
     dir.job("job.toml", HOURS);
-    // Nothing is started in the last 10 s, and in the last 8 s what runs is ended. The rest is there to begin in, if the machine is busy.
+    // Nothing is started in the last 10 s, and in the last 8 s what runs is ended. The rest is
+    // there to begin in, if the machine is busy.
     let end = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 30;
     let command = phalanx(&dir).args(["run", "job.toml", "--slots", "2"]);
     let running = command.env("SLURM_JOB_END_TIME", end.to_string()).start();

@@ -1,4 +1,5 @@
-//! Nodes from a real Slurm: asked for when a job is wide, given back when it is narrow, and nothing left behind.
+//! Nodes from a real Slurm: asked for when a job is wide, given back when it is narrow, and nothing
+//! left behind.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -80,7 +81,8 @@ fn a_full_cluster_keeps_requests_waiting_and_the_run_goes_on() {
     slurm.wait_empty();
 }
 
-/// Follows a job in the queue until it ends: how many nodes were idle while each phase ran, at most and at least.
+/// Follows a job in the queue until it ends: how many nodes were idle while each phase ran, at most
+/// and at least.
 fn watch(slurm: &Slurm, dir: &Dir, id: u32) -> HashMap<String, (usize, usize)> {
     let mut seen: HashMap<String, (usize, usize)> = HashMap::new();
     let until = Instant::now() + Duration::from_secs(600);
@@ -98,8 +100,8 @@ fn watch(slurm: &Slurm, dir: &Dir, id: u32) -> HashMap<String, (usize, usize)> {
     seen
 }
 
-/// How far what was recorded of each block is from what Slurm recorded of its job, in seconds. Slurm has no record of when nodes of the run's own job
-/// left it.
+/// How far what was recorded of each block is from what Slurm recorded of its job, in seconds.
+/// Slurm has no record of when nodes of the run's own job left it.
 fn distance(slurm: &Slurm, dir: &Dir, own: u32) -> Vec<(String, f64)> {
     let own = format!("job {own}");
     let ended = |block: &BlockChange| Some((block.name.clone(), block.granted?, block.ended?)).filter(|b| b.0 != own);
@@ -137,8 +139,8 @@ fn a_phased_job_grows_and_shrinks_with_its_phases_and_the_bill_is_that_of_slurm(
     assert!(distance.iter().all(|block| block.1 <= 2.0), "{distance:?}");
 }
 
-/// Measures what a phased job costs with nodes that come and go, against the same on four nodes from beginning to end:
-/// `cargo test --test slurm -- --ignored --nocapture measure`.
+/// Measures what a phased job costs with nodes that come and go, against the same on four nodes
+/// from beginning to end: `cargo test --test slurm -- --ignored --nocapture measure`.
 #[test]
 #[ignore = "measures for eight minutes"]
 fn measure_what_coming_and_going_saves() {

@@ -17,7 +17,8 @@ pub struct Settings {
     pub capacity: &'static str,
     /// Further lines of `[cost]`.
     pub cost: &'static str,
-    /// The test says when a phase may end ([`release`]): a narrow one waits for that, a wide one should have work for minutes.
+    /// The test says when a phase may end ([`release`]): a narrow one waits for that, a wide one
+    /// should have work for minutes.
     pub held: bool,
 }
 
@@ -31,7 +32,8 @@ impl Default for Settings {
     }
 }
 
-/// So many times a wide phase (`w0`, `w1`, ...) and a narrow one (a chain `n0-0`, `n0-1`, ...), of tasks of a second.
+/// So many times a wide phase (`w0`, `w1`, ...) and a narrow one (a chain `n0-0`, `n0-1`, ...), of
+/// tasks of a second.
 pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String {
     let Settings { provider, policy, capacity, cost, held } = settings;
     let mut job = format!(
@@ -50,7 +52,8 @@ pub fn phased(settings: Settings, wide: u32, narrow: u32, times: u32) -> String 
     for phase in 0..times {
         if wide > 0 {
             let (more, name) = (format!("array = \"1-{wide}\"\n{before}"), format!("w{phase}"));
-            // They take as long as is foreseen until the phase may end, and no time from then on: the run stays hungry.
+            // They take as long as is foreseen until the phase may end, and no time from then on:
+            // the run stays hungry.
             let command = format!("echo $PHALANX_RANK >> ranks-{phase}; test -e end-{name} || sleep 1");
             task(&name, &more, Some(command));
             before = format!("needs = [\"w{phase}\"]\n");

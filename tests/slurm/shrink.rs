@@ -1,4 +1,5 @@
-//! The nodes that a run was started with go back to Slurm when it needs them no more, and what fails does no harm.
+//! The nodes that a run was started with go back to Slurm when it needs them no more, and what
+//! fails does no harm.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -50,7 +51,8 @@ fn four_nodes_become_one_in_the_tail() {
     }
 }
 
-/// Each time that a job shrinks, Slurm begins a new record of it; the next time has to wait for that.
+/// Each time that a job shrinks, Slurm begins a new record of it; the next time has to wait for
+/// that.
 #[test]
 fn a_job_shrinks_more_than_once() {
     let Some(slurm) = Slurm::start_with(3, KEEPS_RECORDS) else { return };

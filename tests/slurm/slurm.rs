@@ -1,4 +1,5 @@
-//! Phalanx under a real Slurm: a cluster of four nodes that the test starts on this machine, and `slurm/phalanx.sbatch` as a user submits it.
+//! Phalanx under a real Slurm: a cluster of four nodes that the test starts on this machine, and
+//! `slurm/phalanx.sbatch` as a user submits it.
 
 use crate::support::slurm::{JobEnd, Slurm};
 use crate::support::{Dir, phalanx, repository, wait_for};
@@ -30,7 +31,8 @@ array = "0-399"
 command = "mkdir -p marks; test -e hurry || sleep 1; echo done >> marks/{index}"
 "#;
 
-/// Submits `slurm/phalanx.sbatch`: Slurm's options before it, the job file and options of `phalanx run` after it.
+/// Submits `slurm/phalanx.sbatch`: Slurm's options before it, the job file and options of `phalanx
+/// run` after it.
 fn submit(slurm: &Slurm, dir: &Dir, options: &[&str], job: &[&str]) -> u32 {
     let script = repository().join("slurm/phalanx.sbatch");
     let script = script.to_str().expect("the repository's path is text");
@@ -112,7 +114,8 @@ fn a_warning_signal_stops_a_run_that_can_be_resumed() {
     dir.job("long.toml", LONG);
     let id = submit(&slurm, &dir, &["--nodes=2"], &["long.toml", "--slots", "2"]);
     wait_for("the first marks", 120, || dir.has("marks").then(|| dir.list("marks").len() > 4)?.then_some(()));
-    // Slurm tells the batch shell alone, as `--signal=B:USR1@120` does before the end of the allocation.
+    // Slurm tells the batch shell alone, as `--signal=B:USR1@120` does before the end of the
+    // allocation.
     slurm.scancel(["--batch", "--signal=USR1", &id.to_string()]);
     assert_ended(&slurm.wait_job(id, 240), "FAILED", 4);
     let done = dir.list("marks").len();
@@ -130,7 +133,8 @@ fn a_run_stops_before_the_walltime_and_resumes() {
     let Some(slurm) = Slurm::start(2) else { return };
     let dir = Dir::new("walltime");
     dir.job("long.toml", LONG);
-    // A minute is Slurm's shortest limit; the warning is moved so that some of it remains to work in.
+    // A minute is Slurm's shortest limit; the warning is moved so that some of it remains to work
+    // in.
     let options = ["--nodes=2", "--time=1", "--signal=B:USR1@30"];
     let id = submit(&slurm, &dir, &options, &["long.toml", "--slots", "2"]);
     assert_ended(&slurm.wait_job(id, 240), "FAILED", 4);

@@ -1,6 +1,7 @@
 //! A real browser that does what a person would: opens a page, reads it, clicks.
 //!
-//! It is spoken to in the DevTools protocol through two pipes (`--remote-debugging-pipe`): messages are JSON, each ended by a NUL.
+//! It is spoken to in the DevTools protocol through two pipes (`--remote-debugging-pipe`): messages
+//! are JSON, each ended by a NUL.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -1,7 +1,8 @@
 //! An independent reader of what a run has done.
 //!
-//! It knows the program only by what it prints: the CSV of `report --tasks`. What should have happened it is told by the test, which
-//! made the job and so knows its tasks and edges. No code of the program is used here, so the two cannot be wrong together.
+//! It knows the program only by what it prints: the CSV of `report --tasks`. What should have
+//! happened it is told by the test, which made the job and so knows its tasks and edges. No code of
+//! the program is used here, so the two cannot be wrong together.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -100,7 +101,8 @@ impl Trace {
         assert!(times.is_empty(), "nobody asked for {times:?}");
     }
 
-    /// Fails the test unless no task started before all that it needs had ended. `edges` are pairs: what must end, what may then start.
+    /// Fails the test unless no task started before all that it needs had ended. `edges` are pairs:
+    /// what must end, what may then start.
     #[track_caller]
     pub fn respects<'a>(&self, edges: impl IntoIterator<Item = (&'a str, &'a str)>) {
         let rows: HashMap<String, &Row> = self.0.iter().map(|row| (row.task(), row)).collect();

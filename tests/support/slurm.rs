@@ -1,14 +1,17 @@
 //! A real Slurm of several nodes on this machine, for one test.
 //!
-//! The nodes are `slurmd` processes with names of their own (`n1`, `n2`, ...) beside one `slurmctld` and one `munged`, all on loopback,
-//! on free ports and in a temporary directory. A Slurm that the machine may already run is not touched: configuration, key, socket and state are all
-//! our own.
+//! The nodes are `slurmd` processes with names of their own (`n1`, `n2`, ...) beside one
+//! `slurmctld` and one `munged`, all on loopback, on free ports and in a temporary directory. A
+//! Slurm that the machine may already run is not touched: configuration, key, socket and state are
+//! all our own.
 //!
-//! Everything that is started carries the [`Tag`] of this Slurm and is killed by process id when it is dropped, jobs included; should the
-//! test itself be killed, the system ends the daemons with it (`setpriv --pdeathsig`).
+//! Everything that is started carries the [`Tag`] of this Slurm and is killed by process id when it
+//! is dropped, jobs included; should the test itself be killed, the system ends the daemons with it
+//! (`setpriv --pdeathsig`).
 //!
-//! What differs from a cluster: all nodes share one host name, so OpenMPI's shared-memory segments of different nodes would overwrite one
-//! another. Jobs therefore use its TCP transport, over loopback.
+//! What differs from a cluster: all nodes share one host name, so OpenMPI's shared-memory segments
+//! of different nodes would overwrite one another. Jobs therefore use its TCP transport, over
+//! loopback.
 
 mod accounting;
 
@@ -40,7 +43,8 @@ pub struct Slurm {
 pub struct Setup {
     /// Further `SchedulerParameters`.
     pub scheduler: &'static str,
-    /// Whether it keeps records in a database, as production clusters do. A job can shrink more than once only then.
+    /// Whether it keeps records in a database, as production clusters do. A job can shrink more
+    /// than once only then.
     pub accounting: bool,
 }
 
@@ -67,8 +71,9 @@ pub struct JobEnd {
 }
 
 impl Slurm {
-    /// Starts a Slurm with nodes `n1` to `n{nodes}`, all idle. `None`, said loudly, where Slurm is not installed; with
-    /// `PHALANX_REQUIRE_SLURM=1` in the environment that fails the test instead.
+    /// Starts a Slurm with nodes `n1` to `n{nodes}`, all idle. `None`, said loudly, where Slurm is
+    /// not installed; with `PHALANX_REQUIRE_SLURM=1` in the environment that fails the test
+    /// instead.
     pub fn start(nodes: usize) -> Option<Slurm> {
         Slurm::start_with(nodes, Setup::default())
     }
@@ -79,7 +84,8 @@ impl Slurm {
         let needed = NEEDED.iter().chain(further).copied();
         let missing: Vec<&str> = needed.filter(|name| find(name).is_none()).collect();
         if missing.is_empty() {
-            // Another process may take a port between our choice and the daemon's start; fresh ports mend that.
+            // Another process may take a port between our choice and the daemon's start; fresh
+            // ports mend that.
             let second = || Slurm::try_start(nodes, setup);
             return Some(Slurm::try_start(nodes, setup).or_else(|_| second()).unwrap_or_else(|e| panic!("{e}")));
         }
@@ -108,7 +114,8 @@ impl Slurm {
 
     /// Writes the key, the configuration and the directories that the daemons expect.
     fn lay_out(&self, nodes: usize, accounting: Option<accounting::Ports>) -> std::io::Result<()> {
-        // munged insists on a key that only its user reads, in folders that others can enter but not write.
+        // munged insists on a key that only its user reads, in folders that others can enter but
+        // not write.
         fs::set_permissions(self.root.path(), Permissions::from_mode(0o755))?;
         let mut key = [0; 1024];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
@@ -202,7 +209,8 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         Ok(())
     }
 
-    /// Starts one daemon in the foreground, so that its process id is known and it cannot outlive us.
+    /// Starts one daemon in the foreground, so that its process id is known and it cannot outlive
+    /// us.
     fn start_daemon(&mut self, program: &str, name: &str, args: &[String]) -> std::io::Result<()> {
         let out = File::create(self.path(&format!("{name}.out")))?;
         let mut command = Command::new("setpriv");
@@ -232,7 +240,8 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         Err("the nodes are not idle after two minutes".into())
     }
 
-    /// One of Slurm's commands, speaking to this Slurm, with the environment that its jobs shall have.
+    /// One of Slurm's commands, speaking to this Slurm, with the environment that its jobs shall
+    /// have.
     pub fn command(&self, name: &str) -> TestCommand {
         self.command_in(name, self.root.path())
     }

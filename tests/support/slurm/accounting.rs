@@ -1,8 +1,9 @@
-//! The accounting of a test's Slurm: `slurmdbd` over a MariaDB of its own, as nearly every production cluster has it.
+//! The accounting of a test's Slurm: `slurmdbd` over a MariaDB of its own, as nearly every
+//! production cluster has it.
 //!
-//! Without it Slurm lets a job shrink once only, because the record that every shrink begins anew never gets its number. The
-//! database lies in the Slurm's temporary directory, listens on loopback only, needs no password and trades durability for
-//! speed: it lives as long as one test.
+//! Without it Slurm lets a job shrink once only, because the record that every shrink begins anew
+//! never gets its number. The database lies in the Slurm's temporary directory, listens on loopback
+//! only, needs no password and trades durability for speed: it lives as long as one test.
 
 use std::fs::{self, Permissions};
 use std::net::TcpStream;
@@ -47,7 +48,8 @@ AccountingStoragePass={}/munge.sock
 }
 
 impl Slurm {
-    /// Starts the database and `slurmdbd` and makes the cluster known to them; `munged` must run already.
+    /// Starts the database and `slurmdbd` and makes the cluster known to them; `munged` must run
+    /// already.
     pub(super) fn start_accounting(&mut self, ports: Ports) -> std::io::Result<()> {
         let root = self.path("").display().to_string();
         let data = self.path("database").display().to_string();
