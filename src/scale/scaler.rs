@@ -114,7 +114,8 @@ impl Scaler {
             None => self.policy.decide(seen, estimates, prices),
         };
         let wish = self.keep_useful(seen, estimates, wish);
-        let plans = self.plans(seen, &account, &wish, prices, drain);
+        let needed = drain.max(drain::next_tasks(seen, estimates));
+        let plans = self.plans(seen, &account, &wish, prices, needed);
         let decisions: Vec<Decision> =
             plans.into_iter().map(|plan| self.decision(seen, inputs.clone(), &wish, plan)).collect();
         self.watch(seen, &decisions);
@@ -211,7 +212,7 @@ impl Scaler {
         account: &Account<'_>,
         wish: &Target,
         prices: &Prices,
-        drain: Duration,
+        needed: Duration,
     ) -> Vec<ScalingPlan> {
         let supply = seen.supply();
         let stay = |reason: String| vec![ScalingPlan { action: Action::Stay, to: supply, reason }];
@@ -237,7 +238,7 @@ impl Scaler {
             }
         }
         let mut plans = match target.cmp(&supply) {
-            std::cmp::Ordering::Greater => self.grow(seen, account, target - supply, drain),
+            std::cmp::Ordering::Greater => self.grow(seen, account, target - supply, needed),
             std::cmp::Ordering::Less => self.shrink(seen, supply - target, prices),
             std::cmp::Ordering::Equal => Vec::new(),
         };
@@ -266,9 +267,9 @@ impl Scaler {
         direction.is_some() && !again
     }
 
-    /// Wakes ranks, then requests nodes: as many as the budget pays for until the running tasks
-    /// end.
-    fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, drain: Duration) -> Vec<ScalingPlan> {
+    /// Wakes ranks, then requests nodes: as many as the budget pays for while all of them are
+    /// `needed`, so that the tasks that start next can end on them.
+    fn grow(&self, seen: &Observation<'_>, account: &Account<'_>, more: u32, needed: Duration) -> Vec<ScalingPlan> {
         let mut plans = Vec::new();
         let supply = seen.supply();
         let parked = seen.ranks.iter().filter(|r| r.state == RankState::Parked).map(|r| r.rank);
@@ -279,7 +280,7 @@ impl Scaler {
             plans.push(ScalingPlan { action: Action::Unpark { ranks: woken }, to: supply + awake, reason });
         }
         let node_type = NodeTypeId(0);
-        let until = seen.now.after(drain).after(self.scaling.interval).after(STOP_MARGIN);
+        let until = seen.now.after(needed).after(self.scaling.interval).after(STOP_MARGIN);
         let nodes = (more - awake).min(account.affordable(node_type, until));
         if nodes > 0 {
             let reason = format!("{} asked for", some(nodes, "more node"));

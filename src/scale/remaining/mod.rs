@@ -90,6 +90,26 @@ pub(super) struct RunningTask {
     pub facts: TaskFacts,
 }
 
+/// The ready tasks of a class.
+#[derive(Clone, Copy, Debug, Default)]
+struct ReadyTasks {
+    count: u64,
+    /// The sum of their sizes.
+    size_ns: u128,
+}
+
+impl ReadyTasks {
+    fn add(&mut self, facts: &TaskFacts) {
+        self.count += 1;
+        self.size_ns += u128::from(facts.size());
+    }
+
+    fn remove(&mut self, facts: &TaskFacts) {
+        self.count -= 1;
+        self.size_ns -= u128::from(facts.size());
+    }
+}
+
 /// Stages as they are stored; any other number is a position in the list of running tasks.
 const ENDED: u32 = u32::MAX;
 const WAITING: u32 = u32::MAX - 1;
@@ -103,7 +123,8 @@ pub struct RemainingWork {
     open: OpenSet,
     running: Vec<RunningTask>,
     remaining: u64,
-    ready: u64,
+    /// The ready tasks of each class.
+    ready: Vec<ReadyTasks>,
     exact: usize,
     chunks: usize,
     outline: OnceCell<CoarseGraph>,
@@ -124,7 +145,7 @@ impl RemainingWork {
             open: OpenSet::full(tasks),
             running: Vec::new(),
             remaining: tasks as u64,
-            ready: 0,
+            ready: Vec::new(),
             exact,
             chunks: chunks.max(16),
             outline: OnceCell::new(),
@@ -150,7 +171,13 @@ impl RemainingWork {
 
     /// Number of ready tasks.
     pub fn ready_count(&self) -> u64 {
-        self.ready
+        self.ready.iter().map(|ready| ready.count).sum()
+    }
+
+    /// The classes of the ready tasks, with the mean size of those tasks in seconds.
+    pub(super) fn ready_classes(&self) -> impl Iterator<Item = (ClassId, f64)> {
+        let mean = |ready: &ReadyTasks| (ready.count > 0).then(|| ready.size_ns as f64 / ready.count as f64 / 1e9);
+        (0..).map(ClassId).zip(&self.ready).filter_map(move |(class, ready)| Some((class, mean(ready)?)))
     }
 
     /// Number of running tasks.
@@ -209,8 +236,11 @@ impl RemainingWork {
             return;
         }
         let facts = (self.facts)(task);
-        self.ready -= u64::from(from == READY);
-        self.ready += u64::from(to == READY);
+        match (from, to) {
+            (READY, _) => self.ready[facts.class.0 as usize].remove(&facts),
+            (_, READY) => self.ready_of(facts.class).add(&facts),
+            _ => {}
+        }
         let mut cell = NONE;
         if let Some(outline) = self.outline.get_mut() {
             cell = outline.cell_of(task);
@@ -227,6 +257,14 @@ impl RemainingWork {
             self.running.push(RunningTask { task, cell, since: Time::ZERO, facts });
         }
         self.stages[task.index()] = to;
+    }
+
+    fn ready_of(&mut self, class: ClassId) -> &mut ReadyTasks {
+        let at = class.0 as usize;
+        if self.ready.len() <= at {
+            self.ready.resize(at + 1, ReadyTasks::default());
+        }
+        &mut self.ready[at]
     }
 
     /// Calls `each` once for every task without a final state, in ascending order of number.

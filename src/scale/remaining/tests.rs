@@ -88,6 +88,15 @@ fn check(work: &RemainingWork, known: &Known, what: &str) {
         (count(|_| true), count(|s| *s == Stage::Ready), count(|s| matches!(s, Stage::Running(_)))),
         "{what}"
     );
+    let mut ready = vec![(0u64, 0u128); 4];
+    for (task, _) in (0..).map(TaskId).zip(&known.0).filter(|(_, stage)| **stage == Some(Stage::Ready)) {
+        let facts = work.facts(task);
+        let of_class = &mut ready[facts.class.0 as usize];
+        *of_class = (of_class.0 + 1, of_class.1 + u128::from(facts.size()));
+    }
+    let mean = |&(count, size): &(u64, u128)| (count > 0).then(|| size as f64 / count as f64 / 1e9);
+    let classes = (0..).map(ClassId).zip(&ready).filter_map(|(class, ready)| Some((class, mean(ready)?)));
+    assert!(work.ready_classes().eq(classes), "{what}");
     let cells = work.outline().cells.iter().map(|c| (c.left, c.ready, c.running, c.size, c.slot_size));
     assert_eq!(cells.collect::<Vec<_>>(), recounted(work, known), "{what}");
     for running in work.running() {

@@ -1,4 +1,4 @@
-//! How long the running tasks still need.
+//! How long the running tasks still need, and how long those that start next will take.
 
 use std::time::Duration;
 
@@ -46,6 +46,14 @@ pub(super) fn time(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
         }
     };
     Duration::try_from_secs_f64(longest.max(rests)).unwrap_or(Duration::ZERO)
+}
+
+/// How long the tasks that start next will take: those of the slowest class of ready tasks, at q90.
+/// Classes without information are ignored.
+pub(super) fn next_tasks(seen: &Observation<'_>, estimates: &Estimates) -> Duration {
+    let known = seen.remaining.ready_classes().filter(|(class, _)| estimates.is_known(*class));
+    let late = known.map(|(class, size)| estimates.factor(class).quantiles().q90 * size);
+    Duration::try_from_secs_f64(late.fold(0.0, f64::max)).unwrap_or(Duration::ZERO)
 }
 
 /// The running tasks of a class.

@@ -337,6 +337,26 @@ fn a_run_is_not_stopped_for_what_nobody_knows() {
 }
 
 #[test]
+fn growth_leaves_money_for_the_tasks_that_start_next() {
+    // Each node costs 60 for its first minute, so 500 would pay for eight of them. But the tasks
+    // take about 82 s, up to 181 s at q90: three minutes and a second, so four are charged.
+    let minute = Duration::from_secs(60);
+    let cost = Cost { node_hour: 3600.0, minimum: minute, granularity: minute, budget: Some(500.0), ..Cost::default() };
+    let prices = Prices::of_job(&cost, 4);
+    let prior = crate::scale::ClassPrior { name: "all".into(), estimate: Some(Duration::from_secs(82)) };
+    let estimates = Estimates::new(vec![prior], &[Duration::from_secs(1)]);
+    let grown = |duration: f64| {
+        let world = World::bag(80, duration);
+        let decisions = world.see(|seen| scaler("static-8", 8).decide(seen, &estimates, &prices));
+        match decisions[0].action {
+            Action::Grow { nodes, .. } => nodes,
+            _ => 0,
+        }
+    };
+    assert_eq!((grown(1.0), grown(82.0), grown(2000.0)), (7, 1, 0));
+}
+
+#[test]
 fn a_chain_never_grows() {
     for policy in ["hybrid", "predictive", "performance", "cost"] {
         for delay in [1.0, 60.0] {
