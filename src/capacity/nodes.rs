@@ -303,6 +303,11 @@ impl NodeTable {
         self.rank(rank)?.pays.then(|| self.billed_since(rank))
     }
 
+    /// True until the bill of a rank's node has ended.
+    pub fn holds_node(&self, rank: Rank) -> bool {
+        self.world_of(rank).is_none_or(|world| self.billed(world).1.is_none())
+    }
+
     /// The bills that have ended, each from its beginning to its end.
     pub fn closed_bills(&self) -> impl Iterator<Item = (Time, Time)> {
         let by_hand = self.worlds.iter().filter(|world| world.block.is_none());
@@ -385,9 +390,10 @@ mod tests {
         assert!(table.lose(second(8), Rank(2)).is_empty() && !table.link(Rank(4)));
         assert_eq!(table.lose(second(9), Rank(3)), [Rank(3)]);
         assert_eq!(table.blocks.get(id).unwrap().state, State::Releasing);
-        assert_eq!(table.closed_bills().count(), 0, "billed until the provider says that it ended");
+        assert!(table.closed_bills().count() == 0 && table.holds_node(Rank(3)), "billed until the provider ends it");
         table.blocks.step(second(11), id, BlockEvent::Ended { why: String::new(), at: None });
         assert_eq!(table.closed_bills().collect::<Vec<_>>(), [(second(3), second(11))]);
+        assert!(!table.holds_node(Rank(2)) && !table.holds_node(Rank(3)) && table.holds_node(Rank(1)));
     }
 
     #[test]

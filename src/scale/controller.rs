@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commands::{NodeChanges, ScalingStep};
 use super::elasticity::LevelStep;
 use super::estimate::{History, Learnt, Moment};
 use super::forecast::Forecaster;
 use super::{
-    Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Effect, Estimates, Forecast, NodeTypeId, Observation,
-    Prices, RankView, RemainingWork, RequestView, Samples, Scaler, TaskCounts, TaskFacts,
+    Action, BudgetAlert, ClassId, ClassPrior, Customs, Decision, Estimates, Forecast, NodeTypeId, Observation, Prices,
+    RankView, RemainingWork, RequestView, Samples, Scaler, TaskCounts, TaskFacts,
 };
 use crate::graph::link::GroupId;
 use crate::job::Job;
@@ -44,6 +45,8 @@ pub(crate) struct ScalingController {
     /// Demand after each decision: slots that running and waiting tasks could use.
     pub(crate) demand: Vec<LevelStep>,
     last: Option<(Action, u32)>,
+    /// True once the budget stops the run: nothing is decided any more.
+    is_over: bool,
     forecaster: Forecaster,
     /// One forecast per decision, from policies that make forecasts.
     pub(crate) forecasts: Vec<(Time, Forecast)>,
@@ -114,6 +117,7 @@ impl ScalingController {
             custom: Customs::new(),
             demand: Vec::new(),
             last: None,
+            is_over: false,
             forecaster: Forecaster::new(),
             forecasts: Vec::new(),
         }
@@ -236,14 +240,16 @@ impl ScalingController {
         self.scaler.hold(ranks);
     }
 
-    /// Makes the decisions for this moment. `settled` is the bill of nodes that have ended.
+    /// Makes the decisions for this moment, and returns what follows from them. `settled` is the bill
+    /// of nodes that have ended, `can` tells whether the nodes of the run can change.
     pub(crate) fn decide(
         &mut self,
         now: Time,
         ranks: &[RankView],
         requests: &[RequestView],
         settled: f64,
-    ) -> Vec<Decision> {
+        can: NodeChanges,
+    ) -> ScalingStep {
         let (memory, gpu) = self.usage_of(ranks);
         let samples = Samples { memory, gpu, ..self.window.close(now) };
         let counts = self.counts();
@@ -252,7 +258,21 @@ impl ScalingController {
         let seen = Observation { now, ranks, requests, counts, remaining, samples, custom, settled };
         let decisions = self.scaler.decide(&seen, &self.estimates, &self.prices);
         self.forecasts.extend(decisions.last().and_then(|decision| decision.forecast).map(|forecast| (now, forecast)));
-        decisions
+        let mut step =
+            ScalingStep { effects: self.scaler.effects(), warnings: self.alarms(), ..ScalingStep::default() };
+        for decision in decisions {
+            step.add(&decision, can);
+            if self.is_news(&decision) {
+                step.decisions.push(decision);
+            }
+        }
+        self.is_over |= step.stops();
+        step
+    }
+
+    /// True once the budget stops the run: no further decision is due.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Forecasts the end of the run: reuses the forecast of this moment's decision or, if its
@@ -275,7 +295,7 @@ impl ScalingController {
 
     /// True if a decision differs from the one before: any change, and of decisions to stay the
     /// first and each that overrides a different wish.
-    pub(crate) fn is_news(&mut self, decision: &Decision) -> bool {
+    fn is_news(&mut self, decision: &Decision) -> bool {
         let now = (decision.action.clone(), decision.wish);
         let stays = decision.action == Action::Stay;
         let news = !stays || self.last.as_ref() != Some(&now);
@@ -283,13 +303,8 @@ impl ScalingController {
         news
     }
 
-    /// Observed effects of earlier decisions, by decision number.
-    pub(crate) fn effects(&mut self) -> Vec<(u32, Effect)> {
-        self.scaler.effects()
-    }
-
     /// Messages of the budget alerts.
-    pub(crate) fn alarms(&mut self) -> Vec<String> {
+    fn alarms(&mut self) -> Vec<String> {
         let text = |alert: BudgetAlert| {
             format!("{} % of the budget are spent: {:.2} of {:.2}", alert.percent, alert.spent, alert.budget)
         };

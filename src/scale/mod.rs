@@ -9,6 +9,7 @@
 //! The core reads no clock, starts no thread, opens no file or socket, and does not use MPI.
 
 pub mod balance;
+pub(crate) mod commands;
 pub(crate) mod controller;
 pub mod decision;
 pub mod elasticity;

@@ -63,6 +63,26 @@ pub struct RankView {
     pub ends: Option<Time>,
 }
 
+impl RankView {
+    /// A rank as a decision sees it, from its state in the coordinator and what the driver knows of
+    /// it; `holds_node` is true until the bill of its node has ended. `None` for a rank that is gone
+    /// with its node.
+    ///
+    /// A node is billed until it has been given back, whatever its rank does, so a rank that has
+    /// left its node behind counts as draining. So does one that has been requested and has not
+    /// arrived: it counts among the requests.
+    pub fn of(self, holds_node: bool) -> Option<RankView> {
+        let state = match self.state {
+            state if state.is_billed() => state,
+            _ if holds_node => RankState::Draining,
+            _ => return None,
+        };
+        let billed_since = self.billed_since.filter(|_| holds_node);
+        // A load report may be older than the number of slots.
+        Some(RankView { state, billed_since, busy_slots: self.busy_slots.min(self.slots), ..self })
+    }
+}
+
 /// Number of a request for nodes, assigned by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
@@ -125,5 +145,28 @@ impl Observation<'_> {
     pub fn supply(&self) -> u32 {
         let requested: u32 = self.requests.iter().map(|r| r.nodes).sum();
         self.ranks_in(RankState::Active) + self.ranks_in(RankState::Joining) + requested
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scale::testing::rank;
+
+    #[test]
+    fn a_rank_counts_until_its_node_is_back() {
+        let seen = |state, holds_node| {
+            let view = RankView { busy_slots: 9, ..rank(1, state, 5.0) }.of(holds_node)?;
+            assert_eq!(view.busy_slots, view.slots);
+            Some((view.state, view.billed_since.is_some()))
+        };
+        for state in RankState::ALL.into_iter().filter(|state| state.is_billed()) {
+            assert_eq!(seen(state, true), Some((state, true)));
+            assert_eq!(seen(state, false), Some((state, false)), "{state:?}: its node is lost, and not billed twice");
+        }
+        for state in [RankState::Left, RankState::Lost, RankState::Requested] {
+            assert_eq!(seen(state, true), Some((RankState::Draining, true)));
+            assert_eq!(seen(state, false), None);
+        }
     }
 }

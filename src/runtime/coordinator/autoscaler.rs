@@ -1,4 +1,4 @@
-//! Shows the scaling controller the state of a real run, and turns its decisions into commands.
+//! Shows the scaling controller the state of a real run.
 //!
 //! The state follows from what rank 0 knows anyway: ended attempts, how busy each rank is, and
 //! which tasks have been running for a second.
@@ -16,14 +16,15 @@ use serde_json::{Value, json};
 use super::pricing::prices;
 use super::provisioner::default_delay;
 use super::run_history::{LoadedHistory, kind_of};
-use crate::capacity::{Block, BlockId, NodeTable};
+use crate::capacity::{Block, NodeTable};
 use crate::graph::TaskGraph;
 use crate::job::{Group, Job, PolicyKind, ProviderKind, Scaling};
-use crate::journal::{RankInfo, Record};
-use crate::model::{Attempt, Measure, Rank, RankState, TaskId, Time, Vitals};
+use crate::journal::RankInfo;
+use crate::model::{Attempt, Measure, Rank, TaskId, Time, Vitals};
+use crate::scale::commands::{NodeChanges, ScalingStep};
 use crate::scale::controller::ScalingController;
-use crate::scale::{Action, Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
-use crate::schedule::coordinator::{Change, Coordinator, CoordinatorEvent};
+use crate::scale::{Decision, Forecast, NodeTypeId, Prices, RankView, RequestId, RequestView, Scaler};
+use crate::schedule::coordinator::Coordinator;
 use crate::workload::PreparedJob;
 
 /// Time that a parked rank takes to be active again; the only delay of a run without a provider.
@@ -34,13 +35,6 @@ const MAX_FORECAST_TASKS: usize = 1 << 20;
 
 /// Without a policy or a budget, the end is forecast only if all tasks take at least this long.
 const MIN_FORECAST_TASK: Duration = Duration::from_millis(10);
-
-/// Least confidence of a forecast that limits how long nodes are requested for: with it, nine of
-/// ten runs end within twice the median.
-const MIN_LIMIT_CONFIDENCE: f64 = 0.7;
-
-/// Nodes are requested for at least this time, whatever the forecast.
-const MIN_BLOCK_TIME: Duration = Duration::from_secs(600);
 
 /// Number of decisions in the answer to a status request.
 const MAX_SHOWN_DECISIONS: usize = 5;
@@ -64,39 +58,6 @@ pub(super) struct Autoscaler {
     held: Option<u32>,
     /// When the next decision is due.
     due: Time,
-    /// The budget is spent: nothing is decided any more.
-    is_over: bool,
-}
-
-/// The nodes of the run, and whether they can change.
-pub(super) struct NodeSources<'a> {
-    pub(super) nodes: &'a NodeTable,
-    /// Further nodes can be requested.
-    pub(super) grows: bool,
-    /// Ranks that joined can leave.
-    pub(super) shrinks: bool,
-}
-
-/// What follows from a decision.
-#[derive(Default)]
-pub(super) struct ScalingCommands {
-    /// For the journal.
-    pub(super) records: Vec<Record>,
-    /// For the coordinator.
-    pub(super) events: Vec<CoordinatorEvent>,
-    /// The budget is spent: nothing may run beyond this.
-    pub(super) stop_by: Option<Time>,
-    /// Number of nodes to request.
-    pub(super) grow: u32,
-    /// Upper bound on how long the requested nodes are needed (twice the q90 of the remaining
-    /// time).
-    pub(super) needed_for: Option<Duration>,
-    /// Blocks to withdraw.
-    pub(super) withdraw: Vec<BlockId>,
-    /// Ranks to drain.
-    pub(super) drain: Vec<Rank>,
-    /// For the user.
-    pub(super) warnings: Vec<String>,
 }
 
 /// True if a forecast is meaningful and cheap: it costs about a microsecond per task that ends.
@@ -146,7 +107,6 @@ impl Autoscaler {
             spent: None,
             held: None,
             due: Time::ZERO,
-            is_over: false,
         };
         let nodes = 0..graph.node_count() as u32;
         let open: Vec<u32> = nodes.filter(|&node| autoscaler.waits[node as usize] == 0).collect();
@@ -209,7 +169,7 @@ impl Autoscaler {
 
     /// True if a decision is due.
     pub(super) fn is_due(&self, now: Time) -> bool {
-        !self.is_over && self.due <= now
+        !self.controller.is_over() && self.due <= now
     }
 
     /// Runs a scaling decision and schedules the next one.
@@ -217,62 +177,26 @@ impl Autoscaler {
         &mut self,
         now: Time,
         coordinator: &Coordinator,
-        sources: &NodeSources<'_>,
-    ) -> ScalingCommands {
+        nodes: &NodeTable,
+        can: NodeChanges,
+    ) -> ScalingStep {
         self.due = now.after(self.controller.interval);
         let running = coordinator.running().map(|(_, started)| (started.task, started.start));
         self.controller.update_running(coordinator.tally().running.into(), running);
-        let nodes = sources.nodes;
         let views: Vec<RankView> = nodes.ranks().filter_map(|(rank, _)| view(nodes, rank, coordinator)).collect();
         let requests: Vec<RequestView> = nodes.blocks.coming().map(request_view).collect();
         let settled = nodes.closed_bills().map(|(from, to)| self.prices.bill(NodeTypeId(0), from, to)).sum();
-        let decisions = match self.decides {
-            true => self.controller.decide(now, &views, &requests, settled),
-            false => Vec::new(),
+        let step = match self.decides {
+            true => self.controller.decide(now, &views, &requests, settled, can),
+            false => ScalingStep::default(),
         };
         self.forecast = self.controller.foresee(now, &views, &requests, settled);
-        let mut commands = ScalingCommands { warnings: self.controller.alarms(), ..ScalingCommands::default() };
-        for decision in decisions {
-            self.command(&decision, sources, &mut commands);
-            self.spent = Some(decision.inputs.spent);
-            if self.controller.is_news(&decision) {
-                self.latest.truncate(MAX_SHOWN_DECISIONS - 1);
-                self.latest.push_front(decision.clone());
-                commands.records.push(Record::Decision(Box::new(decision)));
-            }
+        self.spent = step.spent.or(self.spent);
+        for decision in &step.decisions {
+            self.latest.truncate(MAX_SHOWN_DECISIONS - 1);
+            self.latest.push_front(decision.clone());
         }
-        let effects = self.controller.effects().into_iter();
-        commands.records.extend(effects.map(|(number, effect)| Record::Effect { number, effect }));
-        commands
-    }
-
-    /// Adds what a decision asks for.
-    fn command(&mut self, decision: &Decision, sources: &NodeSources<'_>, commands: &mut ScalingCommands) {
-        let mut change = |ranks: &[Rank], change: Change| {
-            commands.events.extend(ranks.iter().map(|&rank| CoordinatorEvent::Change { rank, change: change.clone() }));
-        };
-        match &decision.action {
-            Action::Park { ranks } => change(ranks, Change::Park),
-            Action::Unpark { ranks } => change(ranks, Change::Recall),
-            Action::StopForBudget { by } => {
-                self.is_over = true;
-                commands.stop_by = Some(*by);
-                commands.warnings.push(decision.reason.clone());
-            }
-            Action::Stay => {}
-            Action::Grow { nodes, .. } if sources.grows => {
-                commands.grow += nodes;
-                commands.needed_for = needed_for(decision);
-            }
-            Action::Shrink { ranks } if sources.shrinks => commands.drain.extend(ranks),
-            Action::Cancel { requests } => {
-                commands.withdraw.extend(requests.iter().map(|request| BlockId(request.0)));
-            }
-            Action::Grow { .. } | Action::Shrink { .. } => {
-                let text = format!("this run cannot change its nodes, so this is not done: {}", decision.reason);
-                commands.warnings.push(text);
-            }
-        }
+        step
     }
 
     /// The user wants this number of ranks; `None` lets the policy decide. False if there is no
@@ -307,41 +231,28 @@ impl Autoscaler {
     }
 }
 
-/// A rank as a decision sees it; `None` if it joined and its node is not billed any more.
+/// A rank as a decision sees it; `None` if it is gone with its node.
 fn view(nodes: &NodeTable, rank: Rank, coordinator: &Coordinator) -> Option<RankView> {
     let (entry, world) = (nodes.rank(rank)?, nodes.world_of(rank));
     let block = world.and_then(|world| world.block).and_then(|id| nodes.blocks.get(id));
-    let state = match coordinator.standing(rank)? {
-        state if world.is_none() || state.is_billed() => state,
-        // Its node is billed until it has been given back.
-        _ if block.is_some_and(|block| !block.state.is_over()) => RankState::Draining,
-        _ => return None,
-    };
-    Some(RankView {
+    let view = RankView {
         rank,
-        state,
+        state: coordinator.standing(rank)?,
         node_type: NodeTypeId(0),
         slots: entry.facts.slots,
         billed_since: nodes.bill_of(rank),
-        busy_slots: coordinator.load(rank).running.min(entry.facts.slots),
+        busy_slots: coordinator.load(rank).running,
         busy: entry.busy,
         failures: entry.failures,
         releasable: world.is_some() && block.is_none_or(|block| !nodes.blocks.is_bound(block.id)),
         ends: block.and_then(|block| block.ends),
-    })
+    };
+    view.of(nodes.holds_node(rank))
 }
 
 /// A block that was requested as a decision sees it.
 fn request_view(block: &Block) -> RequestView {
     RequestView { id: RequestId(block.id.0), nodes: 1, node_type: NodeTypeId(0), asked: block.asked }
-}
-
-/// Twice the q90 of the remaining time: nodes that are requested for less come sooner. A forecast
-/// without confidence limits nothing, for a task longer than its block would never end.
-fn needed_for(decision: &Decision) -> Option<Duration> {
-    let forecast = decision.forecast.filter(|_| decision.confidence >= MIN_LIMIT_CONFIDENCE)?;
-    let left = forecast.finish_q90_s - decision.time.seconds();
-    Some(Duration::try_from_secs_f64(2.0 * left).unwrap_or_default().max(MIN_BLOCK_TIME))
 }
 
 /// For each node of a graph the number of its dependencies.

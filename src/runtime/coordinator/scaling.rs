@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::autoscaler::ScalingCommands;
 use super::driver::{CoordinatorDriver, Messages};
-use crate::capacity::BlockEvent;
-use crate::journal::Level;
+use crate::capacity::{BlockEvent, BlockId};
+use crate::journal::{Level, Record};
 use crate::model::Time;
-use crate::schedule::coordinator::{CoordinatorEvent, ProvisioningState, StopReason};
+use crate::scale::commands::{NodeChanges, ScalingCommand, ScalingStep};
+use crate::schedule::coordinator::{Change, CoordinatorEvent, ProvisioningState, StopReason};
 use crate::schedule::protocol::Stop;
 
 impl CoordinatorDriver {
@@ -18,28 +18,38 @@ impl CoordinatorDriver {
         }
         let base = self.nodes.base_ranks();
         let mut records = self.rank_changes(now, base);
-        let mut commands = ScalingCommands::default();
+        let mut step = ScalingStep::default();
         if let Some(autoscaler) = self.autoscaler.as_mut().filter(|a| self.finished.is_none() && a.is_due(now)) {
-            let (grows, shrinks) = (self.provisioner.is_some(), self.listener.is_some());
-            let sources = super::autoscaler::NodeSources { nodes: &self.nodes, grows, shrinks };
-            commands = autoscaler.decide(now, &self.coordinator, &sources);
+            let can = NodeChanges { grows: self.provisioner.is_some(), shrinks: self.listener.is_some() };
+            step = autoscaler.decide(now, &self.coordinator, &self.nodes, can);
         }
         if self.coordinator.is_stopping() {
-            // New nodes would only be given back again.
-            (commands.grow, commands.events) = (0, Vec::new());
+            step.commands.retain(ScalingCommand::applies_while_stopping);
         }
-        records.append(&mut commands.records);
-        commands.warnings.iter().for_each(|text| self.recording.note(now, Level::Warning, text));
-        let mut messages = self.step(now, commands.events);
-        self.request_nodes(now, commands.grow, commands.needed_for);
-        commands.withdraw.into_iter().for_each(|id| self.step_block(now, id, BlockEvent::Drain));
-        messages.extend(self.drain_worlds(now, &commands.drain));
-        if let Some(by) = commands.stop_by {
-            self.limits.budget_spent(by);
-            messages.extend(self.stop(now, Stop::Drain, StopReason::Budget));
+        records.extend(step.decisions.into_iter().map(|decision| Record::Decision(Box::new(decision))));
+        records.extend(step.effects.into_iter().map(|(number, effect)| Record::Effect { number, effect }));
+        step.warnings.iter().for_each(|text| self.recording.note(now, Level::Warning, text));
+        let mut messages = Messages::new();
+        for command in step.commands {
+            messages.extend(self.carry_out_scaling(now, command));
         }
         records.into_iter().for_each(|record| self.recording.record(record));
         messages
+    }
+
+    fn carry_out_scaling(&mut self, now: Time, command: ScalingCommand) -> Messages {
+        match command {
+            ScalingCommand::Request { nodes, needed_for, .. } => _ = self.request_nodes(now, nodes, needed_for),
+            ScalingCommand::Withdraw(request) => self.step_block(now, BlockId(request.0), BlockEvent::Drain),
+            ScalingCommand::Drain(ranks) => return self.drain_worlds(now, &ranks),
+            ScalingCommand::Park(rank) => return self.change(now, &[rank], &Change::Park),
+            ScalingCommand::Recall(rank) => return self.change(now, &[rank], &Change::Recall),
+            ScalingCommand::Stop { by } => {
+                self.limits.budget_spent(by);
+                return self.stop(now, Stop::Drain, StopReason::Budget);
+            }
+        }
+        Messages::new()
     }
 
     /// Requests nodes, which are needed for about `needed_for` if that is known; returns the number

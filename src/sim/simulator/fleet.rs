@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::{ScalingSetup, Seat, Simulator, What};
 use crate::journal::{Level, RankChange, RankInfo, Record};
 use crate::model::{Rank, RankState, TaskId};
+use crate::scale::commands::{NodeChanges, ScalingCommand};
 use crate::scale::controller::ScalingController;
-use crate::scale::{Action, Decision, NodeTypeId, RankView};
+use crate::scale::{NodeTypeId, RankView};
 use crate::schedule::coordinator::{self, Change, Member, StopReason};
 use crate::schedule::protocol::Stop;
 use crate::schedule::worker::Worker;
@@ -122,41 +123,36 @@ impl Simulator<'_> {
         let running = self.coordinator.running().map(|(_, started)| (started.task, started.start));
         captain.update_running(self.coordinator.tally().running.into(), running);
         let settled = self.provider.settled(&captain.prices);
-        let decisions = captain.decide(self.now, &ranks, self.provider.requests(), settled);
-        let (effects, alarms) = (captain.effects(), captain.alarms());
-        alarms.into_iter().for_each(|alarm| self.note(Level::Warning, alarm));
-        for decision in decisions {
-            if self.captain.as_mut().is_some_and(|captain| captain.is_news(&decision)) {
-                self.log.record(Record::Decision(Box::new(decision.clone())));
-            }
-            self.follow(decision);
-        }
-        effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
+        let can = NodeChanges { grows: true, shrinks: true };
+        let step = captain.decide(self.now, &ranks, self.provider.requests(), settled, can);
+        step.warnings.into_iter().for_each(|warning| self.note(Level::Warning, warning));
+        step.decisions.into_iter().for_each(|decision| self.log.record(Record::Decision(Box::new(decision))));
+        step.effects.into_iter().for_each(|(number, effect)| self.log.record(Record::Effect { number, effect }));
+        step.commands.into_iter().for_each(|command| self.carry_out_scaling(command));
     }
 
     /// The ranks as input of a decision.
     fn views(&self) -> Vec<RankView> {
-        let live = |(rank, seat): (u32, &Seat)| {
-            let state = self.state_of(Rank(rank), seat);
+        let view = |(rank, seat): (u32, &Seat)| {
             let node = self.provider.node(rank);
-            let load = seat.pool.load();
-            let gone = matches!(state, RankState::Left | RankState::Lost);
-            (!gone).then(|| RankView {
+            let view = RankView {
                 rank: Rank(rank),
-                state,
+                state: self.state_of(Rank(rank), seat),
                 node_type: node.kind,
                 slots: seat.member.slots,
-                billed_since: node.gone.is_none().then_some(node.granted),
-                busy_slots: load.running,
+                billed_since: Some(node.granted),
+                busy_slots: seat.pool.load().running,
                 busy: seat.busy,
                 failures: seat.failures,
                 releasable: rank > 0,
                 ends: None,
-            })
+            };
+            view.of(node.gone.is_none())
         };
-        (0..).zip(&self.seats).filter_map(live).collect()
+        (0..).zip(&self.seats).filter_map(view).collect()
     }
 
+    /// State of a rank; a requested one is starting, for its node has been granted.
     fn state_of(&self, rank: Rank, seat: &Seat) -> RankState {
         match self.coordinator.standing(rank) {
             Some(RankState::Requested) => RankState::Joining,
@@ -164,39 +160,37 @@ impl Simulator<'_> {
         }
     }
 
-    /// Carries a decision out.
-    fn follow(&mut self, decision: Decision) {
-        let each = |world: &mut Self, ranks: Vec<Rank>, change: Change| {
-            for rank in ranks {
-                world.coordinate(coordinator::CoordinatorEvent::Change { rank, change: change.clone() });
-            }
-        };
-        match decision.action {
-            Action::Grow { nodes, node_type } => {
+    /// Carries out a command of the scaling controller.
+    fn carry_out_scaling(&mut self, command: ScalingCommand) {
+        match command {
+            ScalingCommand::Request { nodes, node_type, .. } => {
                 for answer in self.provider.request(self.now, node_type, nodes) {
                     self.events_due.schedule(answer.at, What::Answered(answer));
                 }
             }
-            Action::Shrink { ranks } => ranks.into_iter().for_each(|rank| self.drain(rank)),
-            Action::Cancel { requests } => requests.into_iter().for_each(|id| self.provider.withdraw(id)),
-            Action::Park { ranks } => each(self, ranks, Change::Park),
-            Action::Unpark { ranks } => each(self, ranks, Change::Recall),
-            Action::StopForBudget { by } => {
+            ScalingCommand::Withdraw(request) => self.provider.withdraw(request),
+            ScalingCommand::Drain(ranks) => ranks.into_iter().for_each(|rank| self.drain(rank)),
+            ScalingCommand::Park(rank) => self.change(rank, Change::Park),
+            ScalingCommand::Recall(rank) => self.change(rank, Change::Recall),
+            ScalingCommand::Stop { by } => {
                 self.stop(Stop::Drain);
                 self.events_due.schedule(by.max(self.now), What::OutOfMoney);
             }
-            Action::Stay => {}
         }
+    }
+
+    fn change(&mut self, rank: Rank, change: Change) {
+        self.coordinate(coordinator::CoordinatorEvent::Change { rank, change });
     }
 
     /// Drains a rank. One that has not started yet is released at once.
     fn drain(&mut self, rank: Rank) {
         if self.seats.get(rank.index()).is_some_and(|seat| !seat.here) {
             self.provider.release(rank.0, self.now);
-            self.coordinate(coordinator::CoordinatorEvent::Change { rank, change: Change::Lose });
+            self.change(rank, Change::Lose);
             self.set_state(rank.0, RankState::Left);
         } else {
-            self.coordinate(coordinator::CoordinatorEvent::Change { rank, change: Change::Drain });
+            self.change(rank, Change::Drain);
         }
     }
 
@@ -231,7 +225,7 @@ impl Simulator<'_> {
         };
         let kind = self.provider.node(rank).kind;
         self.seat(member(self.cluster, kind, rank));
-        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Request });
+        self.change(Rank(rank), Change::Request);
         self.write_state(rank);
         self.events_due.schedule(self.now.after(startup), What::Starts(rank));
         self.decide_on_news();
@@ -250,7 +244,7 @@ impl Simulator<'_> {
         }
         self.enters(rank);
         let member = self.seats[rank as usize].member.clone();
-        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Arrive(member) });
+        self.change(Rank(rank), Change::Arrive(member));
         self.decide_on_news();
     }
 
@@ -292,7 +286,7 @@ impl Simulator<'_> {
         if self.finished.is_some() {
             return;
         }
-        self.coordinate(coordinator::CoordinatorEvent::Change { rank: Rank(rank), change: Change::Lose });
+        self.change(Rank(rank), Change::Lose);
         self.set_state(rank, RankState::Lost);
         self.decide_on_news();
     }
