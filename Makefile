@@ -10,7 +10,13 @@ export RUST_TEST_THREADS ?= $(shell expr 1 + $$(nproc))
 SLURM_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
 TESTS = $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 
-.PHONY: help deps build demo test lint bench peers clean rust
+PREFIX ?= /usr/local
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+DIST = phalanx-$(VERSION)-$(shell uname -m)-linux
+# What `phalanx --version` names.
+COMMIT = $(shell git describe --always --dirty 2>/dev/null)
+
+.PHONY: help deps build install dist deb demo test lint bench peers clean rust
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,7 +25,25 @@ deps: rust ## Install what is missing to build (apt, as root or with sudo); noth
 	@.ci/deps build
 
 build: deps ## Build target/release/phalanx
-	$(CARGO) build --release
+	PHALANX_COMMIT="$(COMMIT)" $(CARGO) build --release
+
+install: ## Install program, manual pages, completions, examples: make install [PREFIX=/usr/local] [DESTDIR=]
+	@# As root nothing is built that has been built before: root often has no Rust.
+	@test -x target/release/phalanx || $(MAKE) build
+	@packaging/stage target/release/phalanx "$(DESTDIR)$(PREFIX)" "$(PREFIX)"
+	@echo "installed below $(DESTDIR)$(PREFIX)"
+
+dist: build ## Make target/dist/*.tar.gz: what an installation holds, to unpack anywhere
+	@rm -rf "target/dist/$(DIST)"
+	@packaging/stage target/release/phalanx "target/dist/$(DIST)" "/opt/phalanx/$(VERSION)"
+	@tar -C target/dist --owner=0 --group=0 --sort=name -czf "target/dist/$(DIST).tar.gz" "$(DIST)"
+	@echo "target/dist/$(DIST).tar.gz"
+
+deb: build ## Make a Debian package (installs the tool cargo-deb if it is missing)
+	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
+	@rm -rf target/stage
+	@packaging/stage target/release/phalanx target/stage /usr
+	$(CARGO) deb --no-build --no-strip
 
 demo: build ## Build, run a real job on 3 MPI ranks, end with a picture to look at
 	@.ci/demo target/release/phalanx

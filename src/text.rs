@@ -1,4 +1,4 @@
-//! Formats quantities for people.
+//! Formats quantities for people and words for shells.
 
 /// Formats seconds with about three digits: `12.3 ms`, `4.56 s`, `3 min 20 s`, `2 h 05 min`.
 pub(crate) fn seconds(s: f64) -> String {
@@ -11,6 +11,16 @@ pub(crate) fn seconds(s: f64) -> String {
         s if s < 59.95 => format!("{s:.1} s"),
         _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// Quotes a word for a shell, where it needs quotes.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -34,5 +44,15 @@ mod tests {
             "2 h 05 min",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(shell_word("jobs/a.toml"), "jobs/a.toml");
+        for word in ["", "it's $HOME; `x`", "~", "a b", "#", "*", "\n\t\\", "!x"] {
+            let line = format!("printf %s {}", shell_word(word));
+            let printed = std::process::Command::new("sh").arg("-c").arg(line).output().unwrap();
+            assert_eq!(printed.stdout, word.as_bytes());
+        }
     }
 }

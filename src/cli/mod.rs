@@ -11,6 +11,7 @@ mod graph;
 mod import;
 mod join;
 mod man;
+mod new;
 mod plan;
 mod report;
 mod run;
@@ -22,12 +23,14 @@ mod submit;
 mod top;
 mod topo;
 mod trace;
+mod version;
 mod view;
 
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::model::Rank;
@@ -61,6 +64,7 @@ enum LogStyle {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    New(new::Args),
     Check(check::Args),
     Plan(plan::Args),
     Simulate(simulate::Args),
@@ -86,13 +90,15 @@ enum Verb {
     Man(man::Args),
 }
 
-/// Parses the command line and runs the verb.
-pub fn main() -> ExitCode {
+/// Parses the command line and runs the verb. `commit` is what the program was built from, for
+/// `--version`.
+pub fn main(commit: Option<&str>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Only rank 0 prints the error. The other ranks exit with 0, because the launcher would
         // otherwise kill rank 0 before it has printed.
         Err(_) if launched_rank().is_some_and(|rank| rank != Rank::ZERO) => return ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => return print(&version::text(commit)),
         Err(error) => error.exit(),
     };
     let format = match cli.log_format {
@@ -103,6 +109,7 @@ pub fn main() -> ExitCode {
         return refuse(error);
     }
     match cli.verb {
+        Verb::New(args) => new::main(args),
         Verb::Check(args) => check::main(args),
         Verb::Plan(args) => plan::main(args),
         Verb::Simulate(args) => simulate::main(args),

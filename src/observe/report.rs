@@ -268,7 +268,7 @@ fn write_stream(
 /// What a task executes, on one line if its text is.
 pub(super) fn command(work: &Work) -> String {
     match work {
-        Work::Command(words) => words.iter().map(|word| super::style::quoted(word)).collect::<Vec<_>>().join(" "),
+        Work::Command(words) => words.iter().map(|word| crate::text::shell_word(word)).collect::<Vec<_>>().join(" "),
         Work::Shell(line) => line.clone(),
         Work::Kernel { name, args } if args.is_empty() => format!("kernel {name}"),
         Work::Kernel { name, args } if name == OPERATION_KERNEL => {

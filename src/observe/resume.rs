@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::run_view::{RunState, RunView};
-use super::style::quoted;
 use crate::journal::{RUNS, RunDir, SIMULATED};
+use crate::text::shell_word;
 
 /// The command; `None` if nothing is left to do or the run is live.
 pub(super) fn command(run: &RunView) -> Option<String> {
@@ -17,17 +17,17 @@ pub(super) fn command(run: &RunView) -> Option<String> {
     if began.ranks.len() > 1 && !simulated {
         words.extend(["mpirun".to_owned(), "-n".to_owned(), began.ranks.len().to_string()]);
     }
-    words.extend(began.command.iter().map(|word| quoted(word)));
+    words.extend(began.command.iter().map(|word| shell_word(word)));
     let named =
         |option: &str| began.command.iter().any(|word| word == option || word.starts_with(&format!("{option}=")));
     if !named("--resume") {
         words.push("--resume".to_owned());
     }
     if !named("--run-dir") && !would_be_found(run) {
-        words.extend(["--run-dir".to_owned(), quoted(&run.dir.path().to_string_lossy())]);
+        words.extend(["--run-dir".to_owned(), shell_word(&run.dir.path().to_string_lossy())]);
     }
     let here = std::env::current_dir().is_ok_and(|dir| dir == began.dir);
-    let cd = if here { String::new() } else { format!("cd {} && ", quoted(&began.dir.to_string_lossy())) };
+    let cd = if here { String::new() } else { format!("cd {} && ", shell_word(&began.dir.to_string_lossy())) };
     Some(cd + &words.join(" "))
 }
 

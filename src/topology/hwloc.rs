@@ -38,6 +38,17 @@ pub unsafe fn leave_out_plugins() {
     }
 }
 
+/// The version of the hwloc library that the program runs with, such as `2.9`.
+pub fn hwloc_version() -> String {
+    unsafe extern "C" {
+        fn hwloc_get_api_version() -> std::ffi::c_uint;
+    }
+    // SAFETY: the function takes nothing, returns a constant of the library, and exists since
+    // hwloc 1.0; the library is linked by the crate `hwloc2`.
+    let version = unsafe { hwloc_get_api_version() };
+    format!("{}.{}.{}", version >> 16, (version >> 8) & 0xff, version & 0xff)
+}
+
 /// True for the variable with the value that [`leave_out_plugins`] sets, which must not reach
 /// tasks.
 pub(crate) fn is_left_out_here(name: &str, value: &[u8]) -> bool {

@@ -22,7 +22,7 @@ pub use cpulist::{format_cpus, parse_cpus};
 pub use gpus::{Device, Gpu, GpuProbe, GpuUse, Gpus, Maker};
 pub use grant::Grant;
 pub(crate) use hwloc::is_left_out_here;
-pub use hwloc::leave_out_plugins;
+pub use hwloc::{hwloc_version, leave_out_plugins};
 pub use places::SlotPlace;
 
 /// The machine and the grant, read together.

@@ -9,6 +9,7 @@ mod graphs;
 mod journal;
 mod limits;
 mod mpi;
+mod new;
 mod resume;
 mod run;
 mod scale;

@@ -277,11 +277,6 @@ fn minutes(limit: Duration) -> u64 {
     limit.as_secs().div_ceil(60).max(1)
 }
 
-/// Quotes a word for a shell.
-pub(super) fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,13 +301,6 @@ mod tests {
         assert_eq!((other.to_string().as_str(), other.cluster.as_deref()), ("17 of cluster big", Some("big")));
         // `--quiet`, `--test-only` and what a plugin may print.
         assert!(["", ";big", "Submitted batch job 17"].into_iter().all(|said| JobId::parse(said).is_none()));
-    }
-
-    #[test]
-    fn words_survive_the_shell() {
-        let said =
-            Command::new("sh").arg("-c").arg(format!("printf %s {}", quoted("it's $HOME; `x`"))).output().unwrap();
-        assert_eq!(said.stdout, b"it's $HOME; `x`");
     }
 
     #[test]

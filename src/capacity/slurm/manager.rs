@@ -9,10 +9,11 @@ use super::super::blocks::{BlockEvent, BlockId, NodeGrant};
 use super::super::provider::Launch;
 use super::CLOSE_LIMIT;
 use super::allocation::{Allocation, STEP};
-use super::commands::{JobId, Queued, SbatchArgs, SlurmCommands, quoted};
+use super::commands::{JobId, Queued, SbatchArgs, SlurmCommands};
 use super::names::NamesFile;
 use super::shrink::{JobNode, NodePhase};
 use crate::job::{Capacity, ProviderKind};
+use crate::text::shell_word;
 
 /// Poll interval while a job is about to change state.
 const FAST_POLL: Duration = Duration::from_secs(1);
@@ -260,13 +261,13 @@ impl SlurmManager {
     /// The batch script of a job: one world, or one step per node so that each node can leave
     /// alone.
     fn script(&self, ids: &[BlockId]) -> String {
-        let line = |id: BlockId| self.words(id).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+        let line = |id: BlockId| self.words(id).iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
         if let [id] = ids {
             return format!("exec {}", line(*id));
         }
         let mut script = "set -- $(scontrol show hostnames \"$SLURM_JOB_NODELIST\")\n".to_owned();
         for &id in ids {
-            let log = quoted(&self.launch.log(id).display().to_string().replace('%', "%%"));
+            let log = shell_word(&self.launch.log(id).display().to_string().replace('%', "%%"));
             let step = STEP.join(" ");
             // If the request was shrunk meanwhile, the last blocks have no host.
             script += &format!(

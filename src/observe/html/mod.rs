@@ -413,7 +413,7 @@ fn notes(html: &mut Html, run: &RunView) {
 
 fn about(html: &mut Html, run: &RunView) {
     let began = &run.session().began;
-    let words: Vec<String> = began.command.iter().map(|word| super::style::quoted(word)).collect();
+    let words: Vec<String> = began.command.iter().map(|word| crate::text::shell_word(word)).collect();
     html.add(format_args!(
         "<h2>How it was run</h2>\n<p><code>{}</code><br><span class=\"dim\">in {}, by Phalanx {}</span></p>\n",
         Escaped(words.join(" ")),
