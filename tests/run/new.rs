@@ -30,9 +30,31 @@ fn a_new_job_overwrites_nothing() {
 #[test]
 fn the_version_names_the_libraries() {
     let dir = Dir::new("version");
-    let output = phalanx(&dir).arg("--version").run().ok();
+    let output = phalanx(&dir).args(["--version"]).run().ok();
     let lines: Vec<&str> = output.stdout().lines().collect();
     assert!(lines[0].starts_with(concat!("phalanx ", env!("CARGO_PKG_VERSION"))), "{output}");
     assert!(lines[1].contains("MPI") || lines[1].contains("MPICH"), "{output}");
     assert!(lines[2].starts_with("hwloc "), "{output}");
+}
+
+#[test]
+fn an_installation_has_manual_pages_completions_and_examples() {
+    let dir = Dir::new("stage");
+    let stage = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/stage");
+    let program = crate::support::program();
+    let staged = std::process::Command::new(stage).arg(program).arg(dir.path().join("root")).arg("/opt/x").output();
+    let staged = staged.expect("bash runs");
+    assert!(staged.status.success(), "{}", String::from_utf8_lossy(&staged.stderr));
+    let has = |name: &str, text: &str| {
+        let read = std::fs::read_to_string(dir.path().join("root").join(name));
+        assert!(read.unwrap_or_else(|error| panic!("{name}: {error}")).contains(text), "{name}");
+    };
+    has("share/man/man1/phalanx-run.1", ".TH");
+    has("share/bash-completion/completions/phalanx", "--resume");
+    has("share/zsh/site-functions/_phalanx", "#compdef phalanx");
+    has("share/fish/vendor_completions.d/phalanx.fish", "complete -c phalanx");
+    has("share/phalanx/slurm/phalanx.sbatch", "#SBATCH");
+    has("share/phalanx/modulefiles/phalanx", "set root /opt/x\n");
+    has("share/doc/phalanx/docs/job-file.md", "matrix");
+    assert!(dir.path().join("root/bin/phalanx").exists());
 }
